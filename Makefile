@@ -1,0 +1,62 @@
+# One word for people and for CI. `make` alone lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+UV := uv==0.13.9
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench lock clean
+.DELETE_ON_ERROR:
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## Start a relay with dev.toml
+	$(BIN)/moq-relay dev.toml
+
+test: $(VENV)/.dev ## Run all tests
+	@sh tests/e2e/install-chromium.sh
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## Check style, types and which room may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_imports.py
+
+format: $(VENV)/.dev ## Put the source into the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.run ## Say how to measure the relay
+	@if ls bench/* >/dev/null 2>&1; then echo "The benchmarks live in bench/:"; ls bench; \
+	else echo "There are no benchmarks yet."; fi
+
+lock: $(VENV)/.python ## Renew requirements/*.txt: the newest releases that pyproject.toml allows
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(BIN)/python -m venv "$$tools" && "$$tools/bin/python" -m pip --quiet install $(UV) && \
+	compile() { "$$tools/bin/uv" pip compile --quiet --no-config --upgrade --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command "make lock" "$$@"; } && \
+	compile pyproject.toml -o requirements/run.txt && \
+	compile pyproject.toml --extra dev -c requirements/run.txt -o requirements/dev.txt && \
+	compile requirements/build.in -o requirements/build.txt
+
+clean: ## Remove everything that was made
+	rm -rf $(VENV) .venv-* build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps below are older than the lock they were made from only when that lock has changed since.
+
+$(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/.python
+	$(PIP) install --require-hashes -r requirements/run.txt -r requirements/build.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.python:
+	@sh requirements/venv.sh $(VENV)
+	@touch $@

@@ -1,0 +1,86 @@
+"""The broadcast actor: one publication of one path by one session, and the tracks of it that somebody wants.
+
+Started by the publishing connection, found through the origin. It forwards each request to the track's actor, which
+it starts on the first one and stops when the track has been idle. After `Retire` no new request can come: it ends
+when its last track has.
+"""
+
+from __future__ import annotations
+
+from relay.actors import messages as m
+from relay.actors.runtime import LoopActor, Ref, halt, send
+from relay.actors.track import TrackActor
+from relay.model.limits import Limits
+from relay.wire.errors import StreamCode
+
+
+class TrackEntry:
+    """A running track and the number of requests forwarded to it."""
+
+    __slots__ = ("forwarded", "ref")
+
+    def __init__(self, ref: Ref) -> None:
+        self.ref = ref
+        self.forwarded = 0
+
+
+class BroadcastActor(LoopActor):
+    """Tracks of one publication, by path and name (a prefix route serves several paths)."""
+
+    def __init__(self, *, path: str, source: Ref, limits: Limits) -> None:
+        super().__init__()
+        self._path = path
+        self._source = source
+        self._limits = limits
+        self._tracks: dict[tuple[str, str], TrackEntry] = {}
+        self._retired = False
+
+    def __str__(self) -> str:
+        return f"broadcast {self._path}"
+
+    def on_receive(self, message: object) -> object:
+        match message:
+            case m.Subscribe() | m.Describe() | m.Fetch():
+                self._forward(message)
+            case m.TrackIdle():
+                entry = self._tracks.get((message.path, message.track))
+                if entry is not None and entry.forwarded == message.handled:
+                    del self._tracks[(message.path, message.track)]
+                    halt(entry.ref)
+            case m.TrackEnded():
+                entry = self._tracks.get((message.path, message.track))
+                if entry is not None and entry.ref is message.ref:
+                    del self._tracks[(message.path, message.track)]
+            case m.Retire():
+                self._retired = True
+            case m.ListTracks():
+                return tuple(sorted(name for _, name in self._tracks))
+            case _:
+                return super().on_receive(message)
+        if self._retired and not self._tracks:
+            self.stop()
+        return None
+
+    def on_end(self, error: BaseException | None) -> None:  # noqa: ARG002 - the same either way
+        for entry in self._tracks.values():
+            halt(entry.ref)
+        self._tracks.clear()
+
+    def _forward(self, request: m.Subscribe | m.Describe | m.Fetch) -> None:
+        key = (request.path, request.track)
+        entry = self._tracks.get(key)
+        if entry is None or not entry.ref.is_alive():
+            if len(self._tracks) >= self._limits.tracks:
+                send(request.subscriber, m.Refused(request.key, StreamCode.NO_CAPACITY))
+                return
+            ref = TrackActor.start(
+                broadcast=self.actor_ref,
+                source=self._source,
+                path=request.path,
+                name=request.track,
+                limits=self._limits,
+            )
+            entry = self._tracks[key] = TrackEntry(ref)
+        entry.forwarded += 1
+        if not send(entry.ref, request):
+            send(request.subscriber, m.Refused(request.key, StreamCode.UNROUTABLE))

@@ -1,0 +1,481 @@
+"""The connection actor: one session, from its first byte to its last.
+
+Owns the session's life: version and SETUP, authorisation where the path comes in-band, dispatch of stream events,
+keeping count, the log lines of accept and close. What the peer publishes is `ingest.py`, what it consumes is
+`egress.py`; both are parts of this actor, not actors.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from relay.actors import messages as m
+from relay.actors.egress import Egress
+from relay.actors.ingest import Ingest
+from relay.actors.runtime import LoopActor, Ref, Timer, send
+from relay.auth.authenticator import UnauthorizedError
+from relay.auth.permissions import Permissions
+from relay.model.limits import Limits
+from relay.transport.session import (
+    DatagramReceived,
+    Event,
+    Pong,
+    Session,
+    SessionClosed,
+    Stream,
+    StreamData,
+    StreamReset,
+    StreamStopped,
+)
+from relay.wire.decoder import ServerSetupDecoder, SetupDecoder
+from relay.wire.errors import SessionCode, WireError, session_code_for, stream_code_for
+from relay.wire.frame import setup_stream
+from relay.wire.messages import ClientSetup, ServerSetup, SessionInfo, Setup, SetupForm
+from relay.wire.version import Version, version_from_setup_code
+
+ALIVE_AT_LEAST = 1.0
+"""Seconds that a publisher gets, at least, to answer when another session announces its path."""
+
+HELD_BYTES = 262_144
+"""What a peer may send before its SETUP has been answered."""
+
+
+class SetupTimedOut(NamedTuple):
+    """Timer: the peer has not introduced itself."""
+
+
+class AliveTimedOut(NamedTuple):
+    """Timer: the peer has not answered our ping."""
+
+
+class Expired(NamedTuple):
+    """Timer: the token of this session runs out."""
+
+
+class Handler(Protocol):
+    """What is attached to a stream: receives its events. May raise WireError, about the stream or the session."""
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        """The next bytes, in order."""
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        """The peer aborted its half."""
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        """The peer wants no more of our half."""
+
+
+class Ignore:
+    """For streams of which nothing more is wanted."""
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        """Drop it."""
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        """Nothing to undo."""
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        """Nothing to undo."""
+
+
+IGNORE = Ignore()
+
+
+class SessionLogger(logging.LoggerAdapter[logging.Logger]):
+    """Puts the session's number in front of every line."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(logging.getLogger("relay.session"))
+        self._prefix = f"[session {number}] "
+
+    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
+        return self._prefix + msg, kwargs
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What all connections of a relay share."""
+
+    origin: Ref
+    hop: int
+    """This relay's id in hop lists."""
+    limits: Limits
+    versions: tuple[Version, ...]
+    authorize: Callable[[str, str], Permissions]
+    """Path and query to permissions; raises UnauthorizedError."""
+
+
+class ConnectionActor(LoopActor):
+    """One session with one peer."""
+
+    def __init__(
+        self,
+        *,
+        session: Session,
+        number: int,
+        environment: Environment,
+        permissions: Permissions | None = None,
+        on_gone: Callable[[int], object] | None = None,
+    ) -> None:
+        """`permissions` are given where the peer's URL was known before it was accepted."""
+        super().__init__()
+        self._on_gone = on_gone
+        self.session = session
+        self.number = number
+        self.environment = environment
+        self.log = SessionLogger(number)
+        self.version = session.version or Version.LITE_01
+        self.peer_setup: Setup | None = None
+        self.permissions = permissions or Permissions()
+        self._authorized = permissions is not None
+        self._negotiated = session.version is not None
+        self._established = False
+        self._announced = False
+        self._setup_form: SetupForm | None = None
+        self._setup_stream: Stream | None = None
+        self._held: list[Event] = []
+        self._held_bytes = 0
+        self._setup_timer: Timer | None = None
+        self._alive_timer: Timer | None = None
+        self._closed: SessionClosed | None = None
+        self._since = time.monotonic()
+        self.ingest = Ingest(self)
+        self.egress = Egress(self)
+
+    def __str__(self) -> str:
+        return f"session {self.number}"
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def on_start(self) -> None:
+        ref = self.actor_ref
+        self.session.start(lambda events: _deliver(ref, events))
+        self._setup_timer = self.call_later(self.environment.limits.setup_timeout, SetupTimedOut())
+        if not self._negotiated:
+            if self.session.is_client:
+                self._send_client_setup()
+            return
+        if self.version >= Version.LITE_05:
+            self._send_setup()
+        self._advance()
+
+    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
+        match message:
+            case m.SessionEvents():
+                for event in message.events:
+                    self._on_event(event)
+            case m.Deliver():
+                self.egress.deliver(message)
+            case m.CheckAlive():
+                self._check_alive()
+            case m.CloseSession():
+                self.close(message.code, message.reason)
+            case SetupTimedOut():
+                self._setup_timer = None
+                self.close(SessionCode.CONTROL_TIMEOUT, "no SETUP in time")
+            case AliveTimedOut():
+                self._alive_timer = None
+                send(self.environment.origin, m.Alive(self.number, alive=False))
+            case Expired():
+                self.close(SessionCode.UNAUTHORIZED, "token expired")
+            case m.DescribeSession():
+                return self.describe()
+            case _:
+                if not (self.ingest.on_message(message) or self.egress.on_message(message)):
+                    return super().on_receive(message)
+        return None
+
+    def on_turn_end(self) -> None:
+        self.ingest.flush()
+        if self._closed is not None:
+            self.stop()
+
+    def on_end(self, error: BaseException | None) -> None:
+        if self._closed is None:
+            code, reason = (SessionCode.INTERNAL, "internal error") if error else (SessionCode.NO_ERROR, "")
+            self.session.close(session_code_for(self.version, code), reason)
+        self.ingest.end()
+        self.egress.end()
+        send(self.environment.origin, m.SessionGone(self.number))
+        self._log_end(error)
+        if self._on_gone is not None:
+            self._on_gone(self.number)
+
+    def close(self, code: int, reason: str) -> None:
+        """End the session with a code of the current session registry."""
+        if self._closed is None:
+            self._closed = SessionClosed(code, reason, by_peer=False)
+            self.session.close(session_code_for(self.version, code), reason)
+            self.stop()
+
+    def _log_end(self, error: BaseException | None) -> None:
+        lasted = f"{time.monotonic() - self._since:.1f}s"
+        if error is not None:
+            self.log.error("closed by=relay reason=%r after=%s", f"failed: {error!r}", lasted)
+        elif self._closed is None:
+            self.log.info("closed by=relay after=%s", lasted)
+        else:
+            by = "peer" if self._closed.by_peer else "relay"
+            code = "-" if self._closed.code is None else self._closed.code
+            self.log.info("closed by=%s code=%s reason=%r after=%s", by, code, self._closed.reason, lasted)
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        if self._closed is not None:
+            return
+        try:
+            match event:
+                case StreamData():
+                    self._on_data(event)
+                case StreamReset() | StreamStopped():
+                    self._on_abort(event)
+                case DatagramReceived():
+                    if self._established:
+                        self.ingest.on_datagram(event.data)
+                case Pong():
+                    self._on_pong()
+                case SessionClosed():
+                    self._closed = event
+        except WireError as error:
+            self._on_wire_error(error, getattr(event, "stream", None))
+
+    def _on_data(self, event: StreamData) -> None:
+        stream = event.stream
+        handler = stream.context
+        if handler is None:
+            handler = self._admit(event)
+            if handler is None:
+                return
+            stream.context = handler
+        handler.on_data(stream, event.data, fin=event.fin)
+
+    def _on_abort(self, event: StreamReset | StreamStopped) -> None:
+        handler = event.stream.context
+        if handler is None:
+            if not self._established:
+                self._hold(event, 0)
+            return
+        if isinstance(event, StreamReset):
+            handler.on_reset(event.stream, event.code)
+        else:
+            handler.on_stopped(event.stream, event.code)
+
+    def _admit(self, event: StreamData) -> Handler | None:
+        """The handler of a stream that the peer has just opened; `None` while it has to wait."""
+        if not self._negotiated and not self.session.is_client and not event.stream.unidirectional:
+            if self._setup_stream is None:
+                self._setup_stream = event.stream
+                return ServerSide01(self)
+        elif self._negotiated and event.stream.unidirectional:
+            return self.ingest.uni_handler()
+        elif self._established:
+            return self.egress.request_handler()
+        self._hold(event, len(event.data))
+        return None
+
+    def _hold(self, event: Event, size: int) -> None:
+        self._held.append(event)
+        self._held_bytes += size + 64
+        if self._held_bytes > HELD_BYTES:
+            self.close(SessionCode.PROTOCOL_VIOLATION, "too much before SETUP")
+
+    def _on_wire_error(self, error: WireError, stream: Stream | None) -> None:
+        """The peer broke a rule: refuse the stream if that is enough, else the session."""
+        if error.stream_only and stream is not None:
+            self.log.debug("stream refused stream=%s reason=%r", stream.id, str(error))
+            self.refuse(stream, error.stream_code)
+            return
+        self.log.warning("protocol error reason=%r", str(error))
+        self._closed = SessionClosed(error.session_code, str(error), by_peer=False)
+        self.session.close(error.close_code(self.version), str(error))
+        self.stop()
+
+    def refuse(self, stream: Stream, code: int) -> None:
+        """End both halves of a stream with a code of the current stream registry."""
+        wire = stream_code_for(self.version, code)
+        stream.context = IGNORE
+        if stream.opened_by_peer or not stream.unidirectional:
+            stream.stop(wire)
+        if not stream.opened_by_peer or not stream.unidirectional:
+            stream.reset(wire)
+
+    # --- setup -----------------------------------------------------------------------------------------------------
+
+    def _send_setup(self) -> None:
+        path = None
+        if self.session.is_client and self.session.transport == "quic":
+            path = (self.session.path or "/") + (f"?{self.session.query}" if self.session.query else "")
+        stream = self.session.open_uni()
+        stream.context = IGNORE
+        setup = Setup(origin=self.environment.hop, path=path)
+        stream.write((setup_stream(self.version, setup),), fin=True)
+
+    def on_peer_setup(self, setup: Setup) -> None:
+        """05 and 06: the peer introduced itself."""
+        if self.peer_setup is not None:
+            self.close(SessionCode.PROTOCOL_VIOLATION, "second SETUP")
+            return
+        self.peer_setup = setup
+        if not self._authorized:
+            self._authorize(setup.path or "/")
+        self._advance()
+
+    def _send_client_setup(self) -> None:
+        form = SetupForm.SESSION if self.session.alpn == "moql-01" else SetupForm.DRAFT14
+        offered = sorted((v for v in self.environment.versions if v <= Version.LITE_02), reverse=True)
+        if form is SetupForm.SESSION:
+            offered = [Version.LITE_01]
+        params: dict[int, int | bytes] = {}
+        if self.session.transport == "quic" and form is SetupForm.DRAFT14:
+            params[1] = ((self.session.path or "/") + (f"?{self.session.query}" if self.session.query else "")).encode()
+        stream = self._setup_stream = self.session.open_bidi()
+        stream.context = ClientSide01(self, form)
+        stream.write((ClientSetup(form, tuple(v.setup_code for v in offered), params).encode(),))
+
+    def on_client_setup(self, stream: Stream, setup: ClientSetup) -> None:
+        """01 and 02, server side: choose the first of the client's versions that we speak."""
+        spoken = [v for code in setup.versions if (v := version_from_setup_code(code)) is not None]
+        chosen = next((v for v in spoken if v <= Version.LITE_02 and v in self.environment.versions), None)
+        if chosen is None:
+            self.close(SessionCode.VERSION_NEGOTIATION, "no common version")
+            return
+        self.version = chosen
+        self._negotiated = True
+        if not self._authorized and not self._authorize(setup.path or "/"):
+            return
+        stream.write((ServerSetup(setup.form, chosen.setup_code).encode(),))
+        self._advance()
+
+    def on_server_setup(self, setup: ServerSetup) -> None:
+        """01 and 02, client side: the server chose."""
+        chosen = version_from_setup_code(setup.version)
+        if chosen is None or chosen > Version.LITE_02 or chosen not in self.environment.versions:
+            self.close(SessionCode.VERSION_NEGOTIATION, "the server chose a version that was not offered")
+            return
+        self.version = chosen
+        self._negotiated = True
+        self._advance()
+
+    def _authorize(self, target: str) -> bool:
+        path, _, query = target.partition("?")
+        try:
+            self.permissions = self.environment.authorize(path, query)
+        except UnauthorizedError as error:
+            self.log.info("refused path=%s reason=%r", path, str(error))
+            self.close(SessionCode.UNAUTHORIZED, "unauthorized")
+            return False
+        self._authorized = True
+        return True
+
+    def _advance(self) -> None:
+        """Take every step that is due by now."""
+        if self._closed is not None or not self._negotiated:
+            return
+        if not self._authorized:
+            if self.version >= Version.LITE_05 and self.session.path is None and self.peer_setup is None:
+                return  # raw QUIC: path and token come with the peer's SETUP
+            if not self._authorize(self.session.path or "/"):
+                return
+        if not self._announced:
+            self._announced = True
+            self._log_accept()
+            self.ingest.start()
+        if self._established or (self.version >= Version.LITE_06 and self.peer_setup is None):
+            return  # 06: what we may offer depends on the hop id in the peer's SETUP
+        self._established = True
+        if self._setup_timer is not None:
+            self._setup_timer.cancel()
+            self._setup_timer = None
+        held, self._held = self._held, []
+        for event in held:
+            self._on_event(event)
+
+    def _log_accept(self) -> None:
+        permissions = self.permissions
+        self.log.info(
+            "accepted transport=%s remote=%s version=%s path=/%s publish=%s subscribe=%s",
+            self.session.transport,
+            self.session.remote,
+            self.version.name_on_wire,
+            permissions.root,
+            _shown(permissions.publish),
+            _shown(permissions.subscribe),
+        )
+        if permissions.expires is not None:
+            self.call_later(max(0.0, permissions.expires - time.time()), Expired())
+
+    # --- sign of life ----------------------------------------------------------------------------------------------
+
+    def _check_alive(self) -> None:
+        self.session.ping()
+        if self._alive_timer is None:
+            wait = max(self.session.probe_timeout(), ALIVE_AT_LEAST)
+            self._alive_timer = self.call_later(wait, AliveTimedOut())
+
+    def _on_pong(self) -> None:
+        if self._alive_timer is not None:
+            self._alive_timer.cancel()
+            self._alive_timer = None
+            send(self.environment.origin, m.Alive(self.number, alive=True))
+
+    def describe(self) -> dict[str, Any]:
+        """For people and tests: what this session is doing."""
+        return {
+            "session": self.number,
+            "transport": self.session.transport,
+            "remote": self.session.remote,
+            "version": self.version.name_on_wire,
+            "path": self.permissions.root,
+            "publishing": self.ingest.paths(),
+            "subscriptions": self.egress.count(),
+            "upstreams": self.ingest.count(),
+        }
+
+
+class ServerSide01(Ignore):
+    """The setup stream of 01 and 02 seen from the server; its end is the end of the session."""
+
+    def __init__(self, connection: ConnectionActor) -> None:
+        self._connection = connection
+        self._decoder = SetupDecoder()
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        for message in self._decoder.feed(data):
+            if isinstance(message, ClientSetup):
+                self._connection.on_client_setup(stream, message)
+        if fin:
+            self._connection.close(SessionCode.NO_ERROR, "setup stream ended")
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._connection.close(SessionCode.NO_ERROR, "setup stream reset")
+
+
+class ClientSide01(ServerSide01):
+    """The same stream seen from the client."""
+
+    def __init__(self, connection: ConnectionActor, form: SetupForm) -> None:
+        self._connection = connection
+        self._reply = ServerSetupDecoder(form)
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+        for message in self._reply.feed(data):
+            if not isinstance(message, SessionInfo):
+                self._connection.on_server_setup(message)
+        if fin:
+            self._connection.close(SessionCode.NO_ERROR, "setup stream ended")
+
+
+def _deliver(ref: Ref, events: tuple[Event, ...]) -> None:
+    send(ref, m.SessionEvents(events))
+
+
+def _shown(prefixes: tuple[str, ...]) -> str:
+    return ",".join(prefix or "*" for prefix in prefixes) or "-"
+
+
+__all__ = ["IGNORE", "ConnectionActor", "Environment", "Handler"]

@@ -1,0 +1,647 @@
+"""What the peer of a connection publishes: its announcements, our subscriptions to it, the groups it sends.
+
+Part of the connection actor. For each track that somebody wants it holds one upstream subscription and hands what
+arrives to the track's actor, one message per track and loop turn.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, cast
+
+from relay.actors import messages as m
+from relay.actors.broadcast import BroadcastActor
+from relay.actors.runtime import Ref, send
+from relay.model.path import join, normalize
+from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
+from relay.model.track import Interest, TrackProperties
+from relay.transport.session import Stream
+from relay.wire.decoder import AnnounceDecoder, SubscribeDecoder, TrackInfoDecoder
+from relay.wire.errors import (
+    ProtocolViolation,
+    SessionCode,
+    StreamCode,
+    WireError,
+    relay_stream_code,
+)
+from relay.wire.frame import open_request
+from relay.wire.frame_decoder import FrameDecoder, UniDecoder
+from relay.wire.messages import (
+    AnnounceActive,
+    AnnounceEnded,
+    AnnounceInit,
+    AnnounceOk,
+    AnnounceRequest,
+    AnnounceUpdate,
+    Datagram,
+    Fetch,
+    FrameHeader,
+    GroupHeader,
+    Role,
+    Setup,
+    Subscribe,
+    SubscribeEnd,
+    SubscribeOk,
+    SubscribeUpdate,
+    TrackRequest,
+)
+from relay.wire.version import Version
+
+if TYPE_CHECKING:
+    from relay.actors.connection import ConnectionActor, Handler
+
+MAX_HOP_ID = (1 << 53) - 1
+"""Hop ids stay below it: older browser clients hold them in a double."""
+
+Parts = list[FrameHeader | bytes]
+
+
+def random_hop() -> int:
+    """An id for a peer or relay that has none."""
+    return random.SystemRandom().randint(1, MAX_HOP_ID)
+
+
+class Announced:
+    """One live announcement of the peer."""
+
+    __slots__ = ("broadcast", "generation", "path", "route")
+
+    def __init__(self, path: str, generation: int, route: Route, broadcast: Ref | None) -> None:
+        self.path = path
+        self.generation = generation
+        self.route = route
+        self.broadcast = broadcast
+        """`None` if the announcement is not used: it came back to us in a circle, or is too long."""
+
+
+class Upstream:
+    """One subscription of ours at the peer."""
+
+    __slots__ = ("groups", "id", "parts", "stream", "track")
+
+    def __init__(self, number: int, track: Ref, stream: Stream) -> None:
+        self.id = number
+        self.track = track
+        self.stream = stream
+        self.groups: dict[int, Stream] = {}
+        """Open group streams."""
+        self.parts: dict[int, tuple[int, Parts, bool, int | None]] = {}
+        """What this turn brought, by sequence: first frame, parts, fin, code."""
+
+    def add(self, sequence: int, first_frame: int, parts: Parts, *, fin: bool, code: int | None = None) -> None:
+        """Note what arrived of a group."""
+        known = self.parts.get(sequence)
+        if known is not None:
+            first_frame, former, _, _ = known
+            former += parts
+            parts = former
+        self.parts[sequence] = (first_frame, parts, fin, code)
+
+    def take(self) -> tuple[m.GroupPart, ...]:
+        """What this turn brought."""
+        taken = tuple(
+            m.GroupPart(sequence, first_frame, tuple(parts), fin, code)
+            for sequence, (first_frame, parts, fin, code) in self.parts.items()
+        )
+        self.parts = {}
+        return taken
+
+
+class Ingest:
+    """The publishing side of one session."""
+
+    def __init__(self, connection: ConnectionActor) -> None:
+        self._connection = connection
+        self._session_hop = random_hop()
+        """Stands for a peer whose version does not carry its id."""
+        self._announced: dict[str, Announced] = {}
+        self._generation = 0
+        self._upstreams: dict[int, Upstream] = {}
+        self._by_track: dict[str, Upstream] = {}
+        self._next_id = 0
+        self._fresh: dict[int, Upstream] = {}
+
+    # --- for the connection ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Ask the peer for what it publishes, within what it may."""
+        setup = self._connection.peer_setup
+        if setup is not None and setup.role == Role.SUBSCRIBER:
+            return
+        for prefix in self._connection.permissions.publish:
+            stream = self._connection.session.open_bidi()
+            stream.context = AnnounceReplies(self._connection, self, prefix)
+            request = AnnounceRequest(prefix, exclude_hop=self._connection.environment.hop)
+            stream.write((open_request(self._connection.version, request),))
+
+    def uni_handler(self) -> Handler:
+        """For a unidirectional stream that the peer has just opened."""
+        return PeerUni(self._connection, self)
+
+    def flush(self) -> None:
+        """End of a turn: one message per track."""
+        if not self._fresh:
+            return
+        fresh, self._fresh = self._fresh, {}
+        for upstream in fresh.values():
+            parts = upstream.take()
+            if parts and not send(upstream.track, m.UpstreamGroups(parts)):
+                self._forget(upstream)
+
+    def end(self) -> None:
+        """The session is over: tell the tracks. The origin hears it from the connection."""
+        for upstream in list(self._by_track.values()):
+            self.flush()
+            send(upstream.track, m.UpstreamFailed(StreamCode.INTERNAL))
+        self._upstreams.clear()
+        self._by_track.clear()
+        self._announced.clear()
+
+    def on_message(self, message: object) -> bool:
+        """Handle what tracks ask; whether it was for us."""
+        match message:
+            case m.OpenUpstream():
+                self._open(message)
+            case m.DescribeUpstream():
+                self._describe(message.track, message.path, message.name)
+            case m.FetchUpstream():
+                self._fetch(message)
+            case m.UpdateUpstream():
+                self._update(message)
+            case m.StopGroup():
+                self._stop_group(message)
+            case m.CloseUpstream():
+                self._close(message.track)
+            case _:
+                return False
+        return True
+
+    def paths(self) -> list[str]:
+        """Paths the peer announces, absolute."""
+        return sorted(self._announced)
+
+    def count(self) -> int:
+        """Upstream subscriptions."""
+        return len(self._by_track)
+
+    # --- announcements ---------------------------------------------------------------------------------------------
+
+    def announce(self, path: str, route: Route | None) -> None:
+        """The peer announces `path` (relative to the root); without a usable `route` it is only remembered."""
+        connection = self._connection
+        if len(self._announced) >= connection.environment.limits.announces:
+            connection.log.warning("too many announcements limit=%d", connection.environment.limits.announces)
+            connection.close(SessionCode.PROTOCOL_VIOLATION, "too many announcements")
+            return
+        absolute = join(connection.permissions.root, path)
+        self._generation += 1
+        if route is None:
+            self._announced[absolute] = Announced(absolute, self._generation, Route(), None)
+            return
+        limits = connection.environment.limits
+        broadcast = BroadcastActor.start(path=absolute, source=connection.actor_ref, limits=limits)
+        self._announced[absolute] = Announced(absolute, self._generation, route, broadcast)
+        # versions up to 03 cannot tell an echo of our own announcement from a publisher
+        echo = connection.version <= Version.LITE_03 and connection.egress.has_offered(absolute)
+        connection.log.debug("announced path=%s hops=%s", absolute, route.hops)
+        send(
+            connection.environment.origin,
+            m.Announce(
+                session=connection.number,
+                connection=connection.actor_ref,
+                path=absolute,
+                generation=self._generation,
+                route=route,
+                broadcast=broadcast,
+                prefix=connection.version >= Version.LITE_06,
+                tentative=echo,
+            ),
+        )
+
+    def reroute(self, path: str, route: Route | None, *, restart: bool = False) -> None:
+        """A live announcement has a new route, or begins anew."""
+        absolute = join(self._connection.permissions.root, path)
+        known = self._announced[absolute]
+        if restart or route is None or known.broadcast is None or not same_publisher(route, known.route):
+            self.withdraw(path)
+            self.announce(path, route)
+            return
+        known.route = route
+        message = m.Reroute(self._connection.number, absolute, known.generation, route)
+        send(self._connection.environment.origin, message)
+
+    def withdraw(self, path: str) -> None:
+        """The announcement ended."""
+        absolute = join(self._connection.permissions.root, path)
+        known = self._announced.pop(absolute, None)
+        if known is not None and known.broadcast is not None:
+            self._connection.log.debug("unannounced path=%s", absolute)
+            message = m.Unannounce(self._connection.number, absolute, known.generation)
+            send(self._connection.environment.origin, message)
+
+    def route_of(self, hops: tuple[int, ...], hop_count: int, origin: int | None, costs: tuple[int, int]) -> Route | None:
+        """The route as we pass it on, or `None` if it must not be used (moq-lite, announcements)."""
+        version = self._connection.version
+        if version <= Version.LITE_02:
+            chain: tuple[int, ...] = (self._session_hop,)
+        elif version == Version.LITE_03:
+            chain = (self._session_hop, *(UNKNOWN_HOP,) * (max(hop_count, 1) - 1))
+        elif version == Version.LITE_04:
+            chain = hops or (self._session_hop,)
+        else:
+            chain = (*hops, origin if origin is not None else UNKNOWN_HOP)
+        if len(chain) > MAX_HOPS or self._connection.environment.hop in chain:
+            return None
+        if version < Version.LITE_06:
+            return Route(chain, 0, MAX_COST)
+        setup = self._connection.peer_setup
+        link = 1 if setup is None or setup.cost is None else setup.cost
+        return Route(chain, *costs).plus_cost(link)
+
+    # --- subscriptions ---------------------------------------------------------------------------------------------
+
+    def _relative(self, path: str) -> str:
+        root = self._connection.permissions.root
+        return path[len(root) + 1 :] if root else path
+
+    def _open(self, message: m.OpenUpstream) -> None:
+        version = self._connection.version
+        interest = message.interest
+        if message.describe:
+            self._describe(message.track, message.path, message.name)
+        stream = self._connection.session.open_bidi()
+        upstream = Upstream(self._next_id, message.track, stream)
+        self._next_id += 1
+        self._upstreams[upstream.id] = upstream
+        self._by_track[message.track.actor_urn] = upstream
+        stream.context = SubscribeReplies(self._connection, self, upstream)
+        request = Subscribe(
+            id=upstream.id,
+            broadcast=self._relative(message.path),
+            track=message.name,
+            priority=interest.priority,
+            ordered=interest.ordered,
+            max_latency=interest.history_ms if version >= Version.LITE_06 else interest.latency_ms,
+            start_group=interest.start_group,
+        )
+        stream.write((open_request(version, request),))
+
+    def _describe(self, track: Ref, path: str, name: str) -> None:
+        version = self._connection.version
+        if version < Version.LITE_05:
+            send(track, m.UpstreamProperties(TrackProperties()))
+            return
+        stream = self._connection.session.open_bidi()
+        stream.context = TrackReply(self._connection, self, track)
+        request = TrackRequest(self._relative(path), name)
+        stream.write((open_request(version, request),))  # our FIN before the answer would withdraw the request
+
+    def _update(self, message: m.UpdateUpstream) -> None:
+        upstream = self._by_track.get(message.track.actor_urn)
+        version = self._connection.version
+        if upstream is None or version < Version.LITE_03:
+            return
+        interest = message.interest
+        update = SubscribeUpdate(
+            priority=interest.priority,
+            ordered=interest.ordered,
+            max_latency=interest.history_ms if version >= Version.LITE_06 else interest.latency_ms,
+        )
+        upstream.stream.write((update.encode(version),))
+
+    def _fetch(self, message: m.FetchUpstream) -> None:
+        version = self._connection.version
+        if version < Version.LITE_05:
+            part = m.GroupPart(message.sequence, 0, (), fin=False, code=StreamCode.NOT_FOUND)
+            send(message.track, m.UpstreamFetched(part))
+            return
+        stream = self._connection.session.open_bidi()
+        stream.context = FetchReply(self._connection, message.track, message.sequence)
+        request = Fetch(self._relative(message.path), message.name, message.priority, message.sequence)
+        stream.write((open_request(version, request),))
+
+    def _stop_group(self, message: m.StopGroup) -> None:
+        upstream = self._by_track.get(message.track.actor_urn)
+        stream = upstream.groups.pop(message.sequence, None) if upstream is not None else None
+        if stream is not None:
+            self._connection.refuse(stream, message.code)
+
+    def _close(self, track: Ref) -> None:
+        """Nobody wants the track any more."""
+        upstream = self._by_track.get(track.actor_urn)
+        if upstream is None:
+            return
+        self._forget(upstream)
+        for stream in upstream.groups.values():
+            self._connection.refuse(stream, StreamCode.CANCELLED)
+        if self._connection.version <= Version.LITE_02:
+            self._connection.refuse(upstream.stream, StreamCode.CANCELLED)
+        else:
+            upstream.stream.context = LeftSubscription()
+            upstream.stream.write((), fin=True)
+
+    def _forget(self, upstream: Upstream) -> None:
+        self._upstreams.pop(upstream.id, None)
+        self._by_track.pop(upstream.track.actor_urn, None)
+        self._fresh.pop(upstream.id, None)
+
+    def failed(self, upstream: Upstream, code: int) -> None:
+        """The peer refused or aborted a subscription."""
+        if upstream.id not in self._upstreams:
+            return
+        self.flush()
+        self._forget(upstream)
+        for stream in upstream.groups.values():
+            self._connection.refuse(stream, StreamCode.CANCELLED)
+        send(upstream.track, m.UpstreamFailed(code))
+
+    def track_failed(self, track: Ref, code: int) -> None:
+        """The peer refused to describe a track: whatever else was asked of it goes too."""
+        upstream = self._by_track.get(track.actor_urn)
+        if upstream is not None:
+            self._connection.refuse(upstream.stream, StreamCode.CANCELLED)
+            self.failed(upstream, code)
+        else:
+            send(track, m.UpstreamFailed(code))
+
+    # --- groups ----------------------------------------------------------------------------------------------------
+
+    def upstream(self, number: int) -> Upstream | None:
+        """The subscription with that id."""
+        return self._upstreams.get(number)
+
+    def add(
+        self, upstream: Upstream, header: GroupHeader, parts: Parts, *, fin: bool, code: int | None = None
+    ) -> None:
+        """Part of a group arrived."""
+        if upstream.id in self._upstreams:
+            upstream.add(header.sequence, header.frame_start, parts, fin=fin, code=code)
+            self._fresh[upstream.id] = upstream
+
+    def on_datagram(self, data: bytes) -> None:
+        """A one-frame group (05 and 06). What cannot be read or is not ours is dropped, as a lost one would be."""
+        if self._connection.version < Version.LITE_05:
+            return
+        try:
+            datagram = Datagram.decode(data, self._connection.version)
+        except WireError:
+            return
+        upstream = self._upstreams.get(datagram.subscribe_id)
+        if upstream is not None:
+            message = m.UpstreamDatagram(datagram.sequence, datagram.timestamp, datagram.payload)
+            send(upstream.track, message)
+
+
+class AnnounceReplies:
+    """One Announce stream of ours."""
+
+    def __init__(self, connection: ConnectionActor, ingest: Ingest, prefix: str) -> None:
+        self._connection = connection
+        self._ingest = ingest
+        self._prefix = prefix
+        self._decoder = AnnounceDecoder(connection.version, connection.environment.limits.message)
+        self._origin: int | None = None
+        self._live: set[str] = set()
+        self._by_id: dict[int, str] = {}
+        self._next_id = 0
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        for message in self._decoder.feed(data):
+            self._on_message(message)
+        if fin:
+            self._decoder.end()
+            self._withdraw_all()
+            stream.write((), fin=True)
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._withdraw_all()
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        """The peer ends its replies by itself."""
+
+    def _withdraw_all(self) -> None:
+        for path in self._live:
+            self._ingest.withdraw(path)
+        self._live.clear()
+        self._by_id.clear()
+
+    def _on_message(
+        self, message: AnnounceInit | AnnounceOk | AnnounceActive | AnnounceEnded | AnnounceUpdate
+    ) -> None:
+        match message:
+            case AnnounceInit():
+                for suffix in message.suffixes:
+                    self._on_active(AnnounceActive(suffix))
+            case AnnounceOk():
+                self._origin = message.origin
+            case AnnounceActive():
+                self._on_active(message)
+            case AnnounceUpdate():
+                path = self._by_id.get(message.announce_id)
+                if path is None:
+                    raise ProtocolViolation(f"update of unknown announcement {message.announce_id}")
+                self._ingest.reroute(path, self._route(message.hops, 0, (message.warm, message.cold)))
+            case AnnounceEnded():
+                self._on_ended(message)
+
+    def _on_active(self, message: AnnounceActive) -> None:
+        path = normalize(join(self._prefix, message.suffix))
+        route = self._route(message.hops, message.hop_count, (message.warm, message.cold))
+        self._by_id[self._next_id] = path
+        self._next_id += 1
+        if self._connection.version != Version.LITE_06:
+            self._by_id.clear()
+        if path not in self._live:
+            self._live.add(path)
+            self._ingest.announce(path, route)
+        elif self._connection.version == Version.LITE_05:
+            self._ingest.reroute(path, route, restart=message.restart)
+        else:
+            raise ProtocolViolation(f"{path!r} announced twice")
+
+    def _on_ended(self, message: AnnounceEnded) -> None:
+        if message.announce_id is not None:
+            path = self._by_id.pop(message.announce_id, None)
+            if path is None:
+                raise ProtocolViolation(f"end of unknown announcement {message.announce_id}")
+        else:
+            path = normalize(join(self._prefix, message.suffix))
+        if path in self._live:
+            self._live.remove(path)
+            self._ingest.withdraw(path)
+
+    def _route(self, hops: tuple[int, ...], hop_count: int, costs: tuple[int, int]) -> Route | None:
+        return self._ingest.route_of(hops, hop_count, self._origin, costs)
+
+
+class SubscribeReplies:
+    """The Subscribe stream of one upstream subscription."""
+
+    def __init__(self, connection: ConnectionActor, ingest: Ingest, upstream: Upstream) -> None:
+        self._connection = connection
+        self._ingest = ingest
+        self._upstream = upstream
+        self._decoder = SubscribeDecoder(connection.version, connection.environment.limits.message)
+        self._ended = False
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        track = self._upstream.track
+        for message in self._decoder.feed(data):
+            if isinstance(message, SubscribeOk):
+                send(track, m.UpstreamStarted(message.group))
+            elif isinstance(message, SubscribeEnd):
+                self._end(message.group)
+        if fin:
+            self._decoder.end()
+            self._end(None)
+            stream.write((), fin=True)
+
+    def _end(self, final: int | None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._ingest.flush()
+            send(self._upstream.track, m.UpstreamEnded(final))
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        if not self._ended:
+            self._ingest.failed(self._upstream, relay_stream_code(code, self._connection.version))
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        """Our half is of no interest to the peer: its own tells the rest."""
+
+
+class LeftSubscription:
+    """A Subscribe stream that we have ended: the peer's half is read to its end."""
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        """What was under way."""
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        """Gone."""
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        """Gone."""
+
+
+class TrackReply:
+    """A Track stream of ours."""
+
+    def __init__(self, connection: ConnectionActor, ingest: Ingest, track: Ref) -> None:
+        self._connection = connection
+        self._ingest = ingest
+        self._track = track
+        self._decoder = TrackInfoDecoder(connection.version, connection.environment.limits.message)
+        self._answered = False
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        for info in self._decoder.feed(data):
+            self._answered = True
+            properties = TrackProperties(info.priority, info.ordered, info.max_latency, info.timescale)
+            send(self._track, m.UpstreamProperties(properties))
+        if fin:
+            stream.write((), fin=True)
+            if not self._answered:
+                self._ingest.track_failed(self._track, StreamCode.NOT_FOUND)
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        if not self._answered:
+            self._ingest.track_failed(self._track, relay_stream_code(code, self._connection.version))
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        """The peer's half tells how it ends."""
+
+
+class FetchReply:
+    """A Fetch stream of ours: bare frames."""
+
+    def __init__(self, connection: ConnectionActor, track: Ref, sequence: int) -> None:
+        self._connection = connection
+        self._track = track
+        self._sequence = sequence
+        self._decoder = FrameDecoder(connection.version, connection.environment.limits.frame)
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        try:
+            parts = tuple(self._decoder.feed(data))
+            if fin:
+                self._decoder.end()
+        except WireError as error:
+            self._tell((), fin=False, code=error.stream_code)
+            self._connection.refuse(stream, error.stream_code)
+            return
+        if fin:
+            stream.write((), fin=True)
+        if not self._tell(parts, fin=fin, code=None):
+            self._connection.refuse(stream, StreamCode.CANCELLED)
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._tell((), fin=False, code=relay_stream_code(code, self._connection.version))
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        """The peer's half tells how it ends."""
+
+    def _tell(self, parts: tuple[FrameHeader | bytes, ...], *, fin: bool, code: int | None) -> bool:
+        return send(self._track, m.UpstreamFetched(m.GroupPart(self._sequence, 0, parts, fin, code)))
+
+
+class PeerUni:
+    """A unidirectional stream of the peer: a group, or its SETUP."""
+
+    __slots__ = ("_connection", "_decoder", "_header", "_ingest", "_upstream")
+
+    def __init__(self, connection: ConnectionActor, ingest: Ingest) -> None:
+        limits = connection.environment.limits
+        self._connection = connection
+        self._ingest = ingest
+        self._decoder = UniDecoder(connection.version, limits.frame, limits.message)
+        self._header: GroupHeader | None = None
+        self._upstream: Upstream | None = None
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        try:
+            items = list(self._decoder.feed(data))
+            if fin:
+                self._decoder.end()
+        except WireError as error:
+            if self._header is None and not error.stream_only:
+                raise
+            self._abort(error.stream_code)
+            self._connection.refuse(stream, error.stream_code)
+            return
+        if items and self._header is None:
+            first = items.pop(0)
+            if isinstance(first, Setup):
+                self._connection.on_peer_setup(first)
+                return
+            if not isinstance(first, GroupHeader) or not self._begin(stream, first):
+                return
+        if self._header is not None and self._upstream is not None:
+            # after the header a group stream holds frames only
+            self._ingest.add(self._upstream, self._header, cast("Parts", items), fin=fin)
+            if fin:
+                self._upstream.groups.pop(self._header.sequence, None)
+
+    def _begin(self, stream: Stream, header: GroupHeader) -> bool:
+        upstream = self._ingest.upstream(header.subscribe_id)
+        if upstream is None:
+            self._connection.refuse(stream, StreamCode.CANCELLED)
+            return False
+        if header.sequence in upstream.groups:
+            self._connection.refuse(stream, StreamCode.OLD)
+            return False
+        self._header = header
+        self._upstream = upstream
+        upstream.groups[header.sequence] = stream
+        self._ingest.add(upstream, header, [], fin=False)
+        return True
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._abort(relay_stream_code(code, self._connection.version))
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        """Not possible on a stream of the peer."""
+
+    def _abort(self, code: int) -> None:
+        if self._header is not None and self._upstream is not None:
+            self._upstream.groups.pop(self._header.sequence, None)
+            self._ingest.add(self._upstream, self._header, [], fin=False, code=code)

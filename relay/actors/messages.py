@@ -1,0 +1,406 @@
+"""Every message that actors exchange, by conversation. Immutable, and named for what happened or is wanted.
+
+`session` is the number of a connection actor, unique while the process lives. `key` is chosen by whoever subscribes
+and unique among its own requests. Paths are absolute and normalised. Codes are those of the current stream-code
+registry (moq-lite, error codes); a connection translates them for its peer's version.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from relay.actors.runtime import Ref
+from relay.model.route import Route
+from relay.model.track import Dialect, Interest, TrackProperties
+from relay.transport.session import Event
+from relay.wire.frame import FrameHeader
+
+# --- transport to connection -------------------------------------------------------------------------------------
+
+
+class SessionEvents(NamedTuple):
+    """What the peer did since the last loop turn."""
+
+    events: tuple[Event, ...]
+
+
+class CloseSession(NamedTuple):
+    """End the session from our side."""
+
+    code: int
+    reason: str
+
+
+class DescribeSession(NamedTuple):
+    """Asked of a connection: what it is doing, as a dict for people."""
+
+
+# --- connection to origin: announcements --------------------------------------------------------------------------
+
+
+class Announce(NamedTuple):
+    """`session` offers `path`. `generation` tells apart two announcements of one path by one session.
+
+    A `tentative` one may be the echo of what we announced to that session: it waits as fallback until the present
+    publisher is found dead or leaves.
+    """
+
+    session: int
+    connection: Ref
+    path: str
+    generation: int
+    route: Route
+    broadcast: Ref
+    prefix: bool
+    """Whether the route also serves every path below `path` (moq-lite-06)."""
+    tentative: bool
+
+
+class Reroute(NamedTuple):
+    """The same announcement now has another route."""
+
+    session: int
+    path: str
+    generation: int
+    route: Route
+
+
+class Unannounce(NamedTuple):
+    """The publisher withdrew the path; running subscriptions go on."""
+
+    session: int
+    path: str
+    generation: int
+
+
+class SessionGone(NamedTuple):
+    """A connection ended: everything it announced and watched goes."""
+
+    session: int
+
+
+class CheckAlive(NamedTuple):
+    """Origin to connection: is your peer still there? Answered by `Alive`."""
+
+
+class Alive(NamedTuple):
+    """Connection to origin: whether the peer answered in time."""
+
+    session: int
+    alive: bool
+
+
+class Watch(NamedTuple):
+    """Tell `watcher` of every broadcast under one of `prefixes`, first those that exist.
+
+    Routes through the session itself, or through the relay whose hop id is `exclude` (0: none), are not offered.
+    """
+
+    session: int
+    watcher: Ref
+    watch: int
+    prefixes: tuple[str, ...]
+    exclude: int
+    routes_above: bool
+    """Whether a prefix route that lies above a watched prefix is wanted too (moq-lite-06)."""
+
+
+class Unwatch(NamedTuple):
+    """End of interest."""
+
+    session: int
+    watch: int
+
+
+class Offered(NamedTuple):
+    """One path that a watcher may use; `source` changes when another publication takes the path over."""
+
+    path: str
+    route: Route
+    source: int
+
+
+class WatchStarted(NamedTuple):
+    """Origin to watcher: what exists now. Changes follow."""
+
+    watch: int
+    offers: tuple[Offered, ...]
+
+
+class WatchChanged(NamedTuple):
+    """Origin to watcher: the path's best route changed; `None`: the path is gone."""
+
+    watch: int
+    path: str
+    offer: Offered | None
+
+
+class ListAnnounced(NamedTuple):
+    """Asked by HTTP: the announced paths under the prefixes. The reply is a tuple of `Offered`."""
+
+    prefixes: tuple[str, ...]
+
+
+class Count(NamedTuple):
+    """Asked of the origin: how many paths, publications and watchers it holds."""
+
+
+# --- subscriber to origin to broadcast to track -------------------------------------------------------------------
+
+
+class Subscribe(NamedTuple):
+    """`subscriber` wants the groups of a track. Answered by `Accepted` or `Refused`."""
+
+    path: str
+    track: str
+    subscriber: Ref
+    session: int
+    key: int
+    dialect: Dialect
+    interest: Interest
+    exclude: int
+
+
+class Describe(NamedTuple):
+    """`subscriber` wants the properties of a track. Answered by `Described` or `Refused`."""
+
+    path: str
+    track: str
+    subscriber: Ref
+    session: int
+    key: int
+    exclude: int
+
+
+class Fetch(NamedTuple):
+    """`subscriber` wants one group once. Answered by `FetchData` or `Refused`."""
+
+    path: str
+    track: str
+    subscriber: Ref
+    session: int
+    key: int
+    dialect: Dialect
+    interest: Interest
+    """Bounds: `start_group` is the group, `start_frame` and `end_frame` the frames of it."""
+    exclude: int
+
+
+class UpdateInterest(NamedTuple):
+    """A subscriber changed its mind (SUBSCRIBE_UPDATE)."""
+
+    subscriber: Ref
+    key: int
+    interest: Interest
+
+
+class Leave(NamedTuple):
+    """A subscriber or fetcher goes."""
+
+    subscriber: Ref
+    key: int
+
+
+# --- track to subscriber -------------------------------------------------------------------------------------------
+
+
+class Accepted(NamedTuple):
+    """The track exists as far as is known; `track` takes `UpdateInterest` and `Leave`."""
+
+    key: int
+    track: Ref
+
+
+class Refused(NamedTuple):
+    """The request cannot be served, or no longer can."""
+
+    key: int
+    code: int
+
+
+class Described(NamedTuple):
+    """Properties of the track."""
+
+    key: int
+    properties: TrackProperties
+
+
+class GroupPiece(NamedTuple):
+    """What one loop turn adds to one group of a subscription, encoded in the subscriber's dialect."""
+
+    sequence: int
+    first: bool
+    """Whether this opens the group for the subscriber."""
+    start_frame: int
+    chunks: tuple[bytes, ...]
+    fin: bool
+    code: int | None
+    """Set if the group was aborted."""
+
+
+class Deliver(NamedTuple):
+    """Groups of a subscription, in order of arrival. `pieces` is shared by all subscribers that get the same."""
+
+    key: int
+    pieces: tuple[GroupPiece, ...]
+
+
+class DeliverDatagram(NamedTuple):
+    """A one-frame group that travels as a datagram."""
+
+    key: int
+    sequence: int
+    timestamp: int
+    payload: bytes
+
+
+class FetchData(NamedTuple):
+    """What a fetch returns, piece by piece."""
+
+    key: int
+    chunks: tuple[bytes, ...]
+    fin: bool
+
+
+class Ended(NamedTuple):
+    """The track is over; `final` is the first sequence that will never be sent."""
+
+    key: int
+    final: int
+
+
+# --- broadcast and track -------------------------------------------------------------------------------------------
+
+
+class Retire(NamedTuple):
+    """Origin to broadcast: it is out of the directory. It ends when its tracks have."""
+
+
+class TrackIdle(NamedTuple):
+    """Track to broadcast: nobody is left. `handled` counts the requests the track has seen from the broadcast."""
+
+    path: str
+    track: str
+    handled: int
+
+
+class TrackEnded(NamedTuple):
+    """Track to broadcast: the track is gone, whatever is under way to it."""
+
+    path: str
+    track: str
+    ref: Ref
+
+
+class ListTracks(NamedTuple):
+    """Asked of a broadcast: the names of its running tracks, sorted."""
+
+
+# --- track to publishing connection --------------------------------------------------------------------------------
+
+
+class OpenUpstream(NamedTuple):
+    """Subscribe to a track at the peer. Answered by the `Upstream...` messages."""
+
+    track: Ref
+    path: str
+    name: str
+    interest: Interest
+    describe: bool
+    """Whether the properties are not known yet: `UpstreamProperties` is wanted too."""
+
+
+class DescribeUpstream(NamedTuple):
+    """Ask the peer for a track's properties. Answered by `UpstreamProperties` or `UpstreamFailed`."""
+
+    track: Ref
+    path: str
+    name: str
+
+
+class FetchUpstream(NamedTuple):
+    """Fetch one group from the peer. Answered by `UpstreamFetched`."""
+
+    track: Ref
+    path: str
+    name: str
+    sequence: int
+    priority: int
+
+
+class UpdateUpstream(NamedTuple):
+    """What all subscribers together want has changed."""
+
+    track: Ref
+    interest: Interest
+
+
+class StopGroup(NamedTuple):
+    """The track does not want the rest of that group."""
+
+    track: Ref
+    sequence: int
+    code: int
+
+
+class CloseUpstream(NamedTuple):
+    """Nobody is left: unsubscribe."""
+
+    track: Ref
+
+
+# --- publishing connection to track --------------------------------------------------------------------------------
+
+
+class UpstreamProperties(NamedTuple):
+    """Properties of the track; the defaults where the peer's version has none."""
+
+    properties: TrackProperties
+
+
+class UpstreamStarted(NamedTuple):
+    """The peer accepted; `group` is the first it will send, if it said so."""
+
+    group: int | None
+
+
+class GroupPart(NamedTuple):
+    """What one loop turn added to one group: decoded, payload pieces as they came."""
+
+    sequence: int
+    first_frame: int
+    parts: tuple[FrameHeader | bytes, ...]
+    fin: bool
+    code: int | None
+
+
+class UpstreamGroups(NamedTuple):
+    """Groups of the track, as they arrived."""
+
+    parts: tuple[GroupPart, ...]
+
+
+class UpstreamDatagram(NamedTuple):
+    """A one-frame group that came as a datagram."""
+
+    sequence: int
+    timestamp: int
+    payload: bytes
+
+
+class UpstreamFetched(NamedTuple):
+    """Part of a fetched group; `code` if the fetch failed."""
+
+    part: GroupPart
+
+
+class UpstreamEnded(NamedTuple):
+    """The peer ended the track; `final` is the first sequence that will never come, if it said so."""
+
+    final: int | None
+
+
+class UpstreamFailed(NamedTuple):
+    """The peer refused or aborted the track, or is gone."""
+
+    code: int

@@ -1,0 +1,272 @@
+"""The origin actor: the directory of what is published where, and who wants to know.
+
+It knows, for each path, the publications of it (one per announcing session) in order of arrival, and picks the one
+that serves. Requests for a path are forwarded to the chosen publication's broadcast actor. Which publication wins:
+
+* The publisher that announced last takes the path over; the others wait as fallback, newest first.
+* Publications with the same original publisher are routes to the same content; the cheapest of them serves.
+* A tentative publication (perhaps an echo of our own announcement) serves only when no other one does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from relay.actors import messages as m
+from relay.actors.runtime import LoopActor, Ref, send
+from relay.model.path import ancestors, covers
+from relay.model.route import same_publisher
+from relay.wire.errors import StreamCode
+
+
+class Publication:
+    """One session's announcement of one path."""
+
+    __slots__ = (
+        "broadcast", "connection", "generation", "order", "path", "prefix", "route", "session", "tentative",
+    )  # fmt: skip
+
+    def __init__(self, message: m.Announce, order: int) -> None:
+        self.session = message.session
+        self.connection = message.connection
+        self.path = message.path
+        self.generation = message.generation
+        self.route = message.route
+        self.broadcast = message.broadcast
+        self.prefix = message.prefix
+        self.tentative = message.tentative
+        self.order = order
+
+
+class Watcher:
+    """One announce interest of one session."""
+
+    __slots__ = ("exclude", "known", "prefixes", "ref", "routes_above", "session", "watch")
+
+    def __init__(self, message: m.Watch) -> None:
+        self.ref = message.watcher
+        self.session = message.session
+        self.watch = message.watch
+        self.prefixes = message.prefixes
+        self.exclude = message.exclude
+        self.routes_above = message.routes_above
+        self.known: dict[str, m.Offered] = {}
+        """What the watcher was last told of each path."""
+
+    def sees(self, publication: Publication) -> bool:
+        """A route is of no use to those it leads through."""
+        if publication.session == self.session:
+            return False
+        return not self.exclude or self.exclude not in publication.route.hops
+
+    def covers(self, path: str, *, prefix: bool) -> bool:
+        if any(covers(own, path) for own in self.prefixes):
+            return True
+        return prefix and self.routes_above and any(covers(path, own) for own in self.prefixes)
+
+
+class Snapshot(NamedTuple):
+    """Counts for logs and tests."""
+
+    paths: int
+    publications: int
+    watchers: int
+
+
+def best(publications: Iterable[Publication]) -> Publication | None:
+    """The publication that serves, among those a requester can use."""
+    ranked = sorted(publications, key=lambda p: (not p.tentative, p.order), reverse=True)
+    if not ranked:
+        return None
+    newest = ranked[0]
+    alike = [p for p in ranked if p.tentative == newest.tentative and same_publisher(p.route, newest.route)]
+    return min(alike, key=lambda p: (p.route.cost(), -p.order), default=newest)
+
+
+class OriginActor(LoopActor):
+    """The directory of one relay."""
+
+    def __init__(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
+        """`on_failure` hears of the one failure that a relay does not survive: that of its directory."""
+        super().__init__()
+        self._on_failure = on_failure
+        self._paths: dict[str, list[Publication]] = {}
+        self._prefix_routes = 0
+        self._by_session: dict[int, dict[str, Publication]] = {}
+        self._watchers: dict[tuple[int, int], Watcher] = {}
+        self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
+        self._order = itertools.count(1)
+
+    def __str__(self) -> str:
+        return "origin"
+
+    def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
+        match message:
+            case m.Subscribe() | m.Describe() | m.Fetch():
+                self._route(message)
+            case m.Announce():
+                self._on_announce(message)
+            case m.Reroute():
+                self._on_reroute(message)
+            case m.Unannounce():
+                publication = self._by_session.get(message.session, {}).get(message.path)
+                if publication is not None and publication.generation == message.generation:
+                    self._withdraw(publication)
+            case m.SessionGone():
+                self._on_session_gone(message.session)
+            case m.Alive():
+                if not message.alive:
+                    self._promote_over(message.session)
+            case m.Watch():
+                self._on_watch(message)
+            case m.Unwatch():
+                self._drop_watcher((message.session, message.watch))
+            case m.ListAnnounced():
+                return self._list(message.prefixes)
+            case m.Count():
+                return Snapshot(len(self._paths), sum(map(len, self._paths.values())), len(self._watchers))
+            case _:
+                return super().on_receive(message)
+        return None
+
+    def on_end(self, error: BaseException | None) -> None:
+        if error is not None and self._on_failure is not None:
+            self._on_failure(error)
+
+    # --- publications ----------------------------------------------------------------------------------------------
+
+    def _on_announce(self, message: m.Announce) -> None:
+        mine = self._by_session.setdefault(message.session, {})
+        former = mine.get(message.path)
+        if former is not None:
+            self._withdraw(former)
+            mine = self._by_session.setdefault(message.session, {})
+        publication = Publication(message, next(self._order))
+        mine[message.path] = publication
+        self._prefix_routes += publication.prefix
+        present = self._paths.setdefault(message.path, [])
+        if publication.tentative:
+            for other in present:
+                if not other.tentative:
+                    send(other.connection, m.CheckAlive())
+        present.append(publication)
+        self._tell(message.path)
+
+    def _on_reroute(self, message: m.Reroute) -> None:
+        publication = self._by_session.get(message.session, {}).get(message.path)
+        if publication is not None and publication.generation == message.generation:
+            publication.route = message.route
+            self._tell(message.path)
+
+    def _withdraw(self, publication: Publication) -> None:
+        mine = self._by_session[publication.session]
+        del mine[publication.path]
+        if not mine:
+            del self._by_session[publication.session]
+        self._prefix_routes -= publication.prefix
+        present = self._paths[publication.path]
+        present.remove(publication)
+        if not present:
+            del self._paths[publication.path]
+        send(publication.broadcast, m.Retire())
+        self._tell(publication.path)
+
+    def _on_session_gone(self, session: int) -> None:
+        for key in [key for key in self._watchers if key[0] == session]:
+            self._drop_watcher(key)
+        for publication in list(self._by_session.get(session, {}).values()):
+            self._withdraw(publication)
+
+    def _promote_over(self, dead: int) -> None:
+        """Tentative publications of what `dead` publishes are real after all: its peer does not answer."""
+        for path in list(self._by_session.get(dead, {})):
+            promoted = [p for p in self._paths[path] if p.tentative]
+            for publication in promoted:
+                publication.tentative = False
+                publication.order = next(self._order)
+            if promoted:
+                self._tell(path)
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def _route(self, request: m.Subscribe | m.Describe | m.Fetch) -> None:
+        for path in ancestors(request.path):
+            exact = path == request.path
+            if not exact and not self._prefix_routes:
+                break
+            usable = [
+                p
+                for p in self._paths.get(path, ())
+                if (exact or p.prefix) and not (request.exclude and request.exclude in p.route.hops)
+            ]
+            chosen = best(usable)
+            if chosen is not None:
+                if send(chosen.broadcast, request):
+                    return
+                break
+        send(request.subscriber, m.Refused(request.key, StreamCode.UNROUTABLE))
+
+    def _list(self, prefixes: tuple[str, ...]) -> tuple[m.Offered, ...]:
+        found = []
+        for path, publications in self._paths.items():
+            if any(covers(prefix, path) for prefix in prefixes):
+                chosen = best(publications)
+                assert chosen is not None
+                found.append(m.Offered(path, chosen.route, chosen.order))
+        return tuple(found)
+
+    # --- watchers --------------------------------------------------------------------------------------------------
+
+    def _on_watch(self, message: m.Watch) -> None:
+        watcher = Watcher(message)
+        key = (message.session, message.watch)
+        self._watchers[key] = watcher
+        for prefix in watcher.prefixes:
+            self._by_prefix.setdefault(prefix, {})[key] = watcher
+        for path, publications in self._paths.items():
+            offer = self._offer(watcher, path, publications)
+            if offer is not None:
+                watcher.known[path] = offer
+        send(watcher.ref, m.WatchStarted(watcher.watch, tuple(watcher.known.values())))
+
+    def _drop_watcher(self, key: tuple[int, int]) -> None:
+        watcher = self._watchers.pop(key, None)
+        if watcher is None:
+            return
+        for prefix in watcher.prefixes:
+            same = self._by_prefix[prefix]
+            del same[key]
+            if not same:
+                del self._by_prefix[prefix]
+
+    def _offer(self, watcher: Watcher, path: str, publications: list[Publication]) -> m.Offered | None:
+        chosen = best(p for p in publications if watcher.sees(p))
+        if chosen is None or not watcher.covers(path, prefix=chosen.prefix):
+            return None
+        return m.Offered(path, chosen.route, chosen.order)
+
+    def _tell(self, path: str) -> None:
+        """Something about `path` changed: bring every watcher concerned up to date."""
+        publications = self._paths.get(path, [])
+        for watcher in self._concerned(path):
+            offer = self._offer(watcher, path, publications)
+            if offer == watcher.known.get(path):
+                continue
+            if offer is None:
+                del watcher.known[path]
+            else:
+                watcher.known[path] = offer
+            send(watcher.ref, m.WatchChanged(watcher.watch, path, offer))
+
+    def _concerned(self, path: str) -> list[Watcher]:
+        found: dict[tuple[int, int], Watcher] = {}
+        for prefix in ancestors(path):
+            found.update(self._by_prefix.get(prefix, {}))
+        for key, watcher in self._watchers.items() if self._prefix_routes else ():
+            if watcher.routes_above and path in watcher.known or watcher.covers(path, prefix=True):
+                found[key] = watcher
+        return list(found.values())
+
+

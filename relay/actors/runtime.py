@@ -1,0 +1,343 @@
+"""pykka actors on the asyncio event loop.
+
+Owns the three hooks that pykka reserves for new kinds of actors (inbox, future, loop) and the one place where actors
+get their turns. Registry, references, stop, failure and dead-letter behaviour are pykka's own. All private names of
+pykka (4.5) that the relay uses are used here; `tests/actors/test_runtime.py` fails if one of them changes.
+
+An actor gets at most one turn per pass of the dispatcher: it handles what was in its inbox when the turn began, then
+`on_turn_end` runs once, so that what many messages caused can leave as one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from queue import Empty
+from types import TracebackType
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import pykka
+from pykka import ActorDeadError
+from pykka._envelope import Envelope
+from pykka.messages import _ActorStop
+
+__all__ = ["ActorDeadError", "LoopActor", "LoopFuture", "Ref", "Timer", "ask", "halt", "send", "stop"]
+
+Ref: TypeAlias = "pykka.ActorRef[Any]"
+
+PASS_BUDGET = 512
+"""Turns that one pass of the dispatcher gives before sockets and timers of the loop have theirs."""
+
+DEPTH_WARNING = 10_000
+"""Messages waiting for one actor above which something is wrong with it."""
+
+
+class CancelledInActorError(RuntimeError):
+    """A `CancelledError` or another non-`Exception` was raised inside a handler.
+
+    pykka would answer it by stopping every actor, blocking; here it fails the one actor it came from.
+    """
+
+
+class Dispatcher:
+    """Gives actors of one event loop their turns, first come, first served."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._ready: deque[LoopActor] = deque()
+        self._scheduled = False
+
+    def wake(self, actor: LoopActor) -> None:
+        """`actor` has something in its inbox."""
+        if threading.get_ident() != self._thread:
+            self._loop.call_soon_threadsafe(self._enqueue, actor)
+        else:
+            self._enqueue(actor)
+
+    def _enqueue(self, actor: LoopActor) -> None:
+        self._ready.append(actor)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        ready = self._ready
+        try:
+            for _ in range(PASS_BUDGET):
+                if not ready:
+                    break
+                ready.popleft()._turn()
+        finally:
+            self._scheduled = bool(ready)
+            if ready:
+                self._loop.call_soon(self._run)
+
+
+_dispatchers: WeakKeyDictionary[asyncio.AbstractEventLoop, Dispatcher] = WeakKeyDictionary()
+
+
+def _dispatcher() -> Dispatcher:
+    loop = asyncio.get_running_loop()
+    dispatcher = _dispatchers.get(loop)
+    if dispatcher is None:
+        dispatcher = _dispatchers[loop] = Dispatcher(loop)
+    return dispatcher
+
+
+class LoopInbox:
+    """A deque that asks for a turn when it becomes non-empty."""
+
+    __slots__ = ("_actor", "_budget", "_dispatcher", "_queue", "waiting")
+
+    def __init__(self) -> None:
+        self._queue: deque[Envelope[Any]] = deque()
+        self._actor: LoopActor | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._budget = 0
+        self.waiting = False
+        """Whether a turn has been asked for."""
+
+    def attach(self, actor: LoopActor, dispatcher: Dispatcher) -> None:
+        """Start to serve `actor`, whose first turn (`on_start`) is due."""
+        self._actor = actor
+        self._dispatcher = dispatcher
+        self.waiting = True
+        dispatcher.wake(actor)
+
+    def detach(self) -> None:
+        """The actor has ended: let go of it."""
+        self._actor = None
+        self._dispatcher = None
+
+    def put(self, envelope: Envelope[Any], /) -> None:
+        self._queue.append(envelope)
+        if not self.waiting and self._dispatcher is not None and self._actor is not None:
+            self.waiting = True
+            self._dispatcher.wake(self._actor)
+
+    def begin_turn(self) -> None:
+        """What waits now is what this turn handles."""
+        self._budget = len(self._queue)
+
+    def get(self) -> Envelope[Any]:
+        """Next message of this turn; `queue.Empty` ends the turn."""
+        if self._budget <= 0:
+            raise Empty
+        self._budget -= 1
+        return self._queue.popleft()
+
+    def empty(self) -> bool:
+        if not self._queue:
+            return True
+        self._budget = 1
+        return False
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+
+class LoopFuture(pykka.Future[Any]):
+    """A pykka future that the event loop can await. `get` never blocks: it raises if there is no result yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._result: tuple[Any, BaseException | None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def get(self, *, timeout: float | None = None) -> Any:
+        if self._get_hook is not None:
+            return super().get(timeout=timeout)
+        if self._result is None:
+            raise RuntimeError("no reply yet, and waiting here would block the event loop: await the future")
+        value, error = self._result
+        if error is not None:
+            raise error
+        return value
+
+    def set(self, value: Any = None) -> None:
+        self._settle((value, None))
+
+    def set_exception(self, exc_info: Any = None) -> None:
+        if exc_info is None:
+            import sys  # noqa: PLC0415
+
+            exc_info = sys.exc_info()
+        error = exc_info[1] if exc_info[1] is not None else exc_info[0]()
+        self._settle((None, error))
+
+    def _settle(self, result: tuple[Any, BaseException | None]) -> None:
+        if self._result is not None:
+            raise RuntimeError("a future is answered once")
+        self._result = result
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self._get_hook is not None:
+            raise RuntimeError("a derived future cannot be awaited: use runtime.ask or runtime.stop")
+        if self._result is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            yield from self._waiter
+        return self.get()
+
+
+class Timer:
+    """A message to oneself at a later time; `cancel` it freely, also after it fired."""
+
+    __slots__ = ("_actor", "_handle", "message")
+
+    def __init__(self, actor: LoopActor, delay: float, message: Any) -> None:
+        self._actor = actor
+        self.message = message
+        self._handle: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(delay, self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        self._actor._timers.discard(self)
+        send(self._actor.actor_ref, self.message)
+
+    def cancel(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+            self._actor._timers.discard(self)
+
+
+class LoopActor(pykka.Actor):
+    """Base of every actor of the relay.
+
+    Subclasses implement `on_receive`, and where needed `on_start`, `on_turn_end` and `on_end`. `on_end` is the one
+    way out: it runs exactly once, whether the actor was stopped, failed, or could not start.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._timers: set[Timer] = set()
+        self._started = False
+        self._ended = False
+
+    @staticmethod
+    def _create_actor_inbox() -> LoopInbox:
+        return LoopInbox()
+
+    @staticmethod
+    def _create_future() -> LoopFuture:
+        return LoopFuture()
+
+    def _start_actor_loop(self) -> None:
+        self.inbox.attach(self, _dispatcher())
+
+    @property
+    def inbox(self) -> LoopInbox:
+        inbox = self.actor_inbox
+        assert isinstance(inbox, LoopInbox)
+        return inbox
+
+    def on_turn_end(self) -> None:
+        """The messages of this turn have been handled."""
+
+    def on_end(self, error: BaseException | None) -> None:
+        """Release children, watchers and everything else held. `error` is what made the actor fail, if it did."""
+
+    def call_later(self, delay: float, message: Any) -> Timer:
+        """Send `message` to this actor in `delay` seconds, unless it ends before."""
+        timer = Timer(self, delay, message)
+        self._timers.add(timer)
+        return timer
+
+    def _turn(self) -> None:
+        inbox = self.actor_inbox
+        assert isinstance(inbox, LoopInbox)
+        if not self._started:
+            self._started = True
+            self._actor_loop_setup()
+        if not self.actor_stopped.is_set():
+            inbox.begin_turn()
+            try:
+                self._actor_loop_running()
+            except Empty:
+                pass
+        if not self.actor_stopped.is_set():
+            self._guarded(self.on_turn_end)
+        if self.actor_stopped.is_set():
+            self._end(None)
+            self._actor_loop_teardown()
+            inbox.detach()
+        elif len(inbox):
+            _dispatcher().wake(self)
+        else:
+            inbox.waiting = False
+
+    def _guarded(self, hook: Callable[[], None]) -> None:
+        try:
+            hook()
+        except Exception as error:  # noqa: BLE001 - the boundary of an actor
+            self._handle_failure(type(error), error, error.__traceback__)
+            self._end(error)
+
+    def _actor_loop_setup(self) -> None:
+        self._guarded(self.on_start)
+
+    def _handle_receive(self, message: Any) -> Any:
+        try:
+            return super()._handle_receive(message)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise CancelledInActorError(f"{error!r} while handling {type(message).__name__}") from error
+
+    def on_stop(self) -> None:
+        self._end(None)
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,  # noqa: ARG002 - pykka's signature
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,  # noqa: ARG002
+    ) -> None:
+        self._end(exception_value)
+
+    def _end(self, error: BaseException | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        for timer in list(self._timers):
+            timer.cancel()
+        try:
+            self.on_end(error)
+        except Exception as failure:  # noqa: BLE001 - the boundary of an actor
+            self._handle_failure(type(failure), failure, failure.__traceback__)
+
+
+def send(ref: Ref, message: Any) -> bool:
+    """Tell, where the receiver may have ended meanwhile. Whether it was still there."""
+    try:
+        ref.tell(message)
+    except ActorDeadError:
+        return False
+    return True
+
+
+async def ask(ref: Ref, message: Any, *, timeout: float) -> Any:
+    """Send `message` and await the reply. Raises `TimeoutError`, `ActorDeadError`, or what the actor raised."""
+    future: LoopFuture = ref.ask(message, block=False)
+    async with asyncio.timeout(timeout):
+        return await future
+
+
+def halt(ref: Ref) -> None:
+    """Ask an actor to stop once it has handled what waits in its inbox, without awaiting that."""
+    send(ref, _ActorStop())
+
+
+async def stop(ref: Ref, *, timeout: float) -> bool:
+    """Stop an actor and await its end; `False` if it was dead already."""
+    try:
+        await ask(ref, _ActorStop(), timeout=timeout)
+    except ActorDeadError:
+        return False
+    return True

@@ -1,0 +1,518 @@
+"""The track actor: one upstream subscription, a cache of the newest groups, any number of subscribers.
+
+Started by its broadcast. Talks to the connection that publishes the track (its source), to the connections and
+readers that subscribe, and to the broadcast when nobody is left. What arrives in one turn leaves as one message per
+subscriber; subscribers of one dialect share the encoded bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from relay.actors import messages as m
+from relay.actors.runtime import LoopActor, Ref, Timer, send
+from relay.model.cache import GroupCache
+from relay.model.group import Encoder, Group
+from relay.model.limits import Limits
+from relay.model.track import Dialect, Interest, TrackProperties
+from relay.wire.errors import StreamCode
+
+END_GRACE = 0.2
+"""Seconds that the last groups get to arrive after the end of the track was told: streams overtake each other."""
+
+
+class IdleCheck(NamedTuple):
+    """Timer: has anybody come back?"""
+
+
+class EndGraceOver(NamedTuple):
+    """Timer: no more groups are expected after the end of the track."""
+
+
+class Subscriber:
+    """One subscription and where it stands."""
+
+    __slots__ = ("dialect", "encoders", "interest", "key", "ref", "start")
+
+    def __init__(self, ref: Ref, key: int, dialect: Dialect, interest: Interest, start: int) -> None:
+        self.ref = ref
+        self.key = key
+        self.dialect = dialect
+        self.interest = interest
+        self.start = start
+        """First sequence that is delivered."""
+        self.encoders: dict[int, Encoder] = {}
+        """Groups of which only some frames are wanted."""
+
+    def wants(self, sequence: int) -> bool:
+        end = self.interest.end_group
+        return sequence >= self.start and (end is None or sequence <= end)
+
+    def frames_of(self, group: Group) -> tuple[int, int | None]:
+        """The frames wanted of a group: the bounds qualify the first and the last group only (06)."""
+        interest = self.interest
+        first = interest.start_frame if group.sequence == self.start else 0
+        last = interest.end_frame if group.sequence == interest.end_group else None
+        return first, last
+
+
+class Fetching:
+    """A group on its way from upstream for those who fetch it."""
+
+    __slots__ = ("group", "waiters")
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.waiters: list[tuple[m.Fetch, Encoder]] = []
+
+
+class TrackActor(LoopActor):
+    """One track of one publication of a broadcast."""
+
+    def __init__(self, *, broadcast: Ref, source: Ref, path: str, name: str, limits: Limits) -> None:
+        super().__init__()
+        self._broadcast = broadcast
+        self._source = source
+        self._path = path
+        self._name = name
+        self._limits = limits
+        self._cache = GroupCache(limits)
+        self._subscribers: dict[tuple[str, int], Subscriber] = {}
+        self._describing: dict[tuple[str, int], m.Describe] = {}
+        self._fetching: dict[int, Fetching] = {}
+        self._following: dict[tuple[str, int], tuple[m.Fetch, Group, Encoder]] = {}
+        self._properties: TrackProperties | None = None
+        self._subscribed = False
+        self._asked_properties = False
+        self._wanted = Interest()
+        self._handled = 0
+        self._touched: dict[int, bool] = {}
+        self._first_upstream: int | None = None
+        self._ending: int | None = None
+        self._grace: Timer | None = None
+        self._final: int | None = None
+        self._failed = False
+        self._idle: Timer | None = None
+
+    def __str__(self) -> str:
+        return f"track {self._path} {self._name}"
+
+    # --- messages --------------------------------------------------------------------------------------------------
+
+    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
+        match message:
+            case m.UpstreamGroups():
+                self._on_groups(message.parts)
+            case m.Subscribe():
+                self._on_subscribe(message)
+            case m.Leave():
+                self._on_leave(message)
+            case m.UpdateInterest():
+                self._on_update(message)
+            case m.Describe():
+                self._on_describe(message)
+            case m.Fetch():
+                self._on_fetch(message)
+            case m.UpstreamProperties():
+                self._on_properties(message.properties)
+            case m.UpstreamStarted():
+                self._first_upstream = message.group
+            case m.UpstreamDatagram():
+                self._on_datagram(message)
+            case m.UpstreamFetched():
+                self._on_fetched(message.part)
+            case m.UpstreamEnded():
+                self._on_upstream_end(message.final)
+            case m.UpstreamFailed():
+                self._fail(message.code)
+            case EndGraceOver():
+                self._grace = None
+                self._end_if_complete()
+            case IdleCheck():
+                self._idle = None
+                if self._nobody():
+                    send(self._broadcast, m.TrackIdle(self._path, self._name, self._handled))
+            case _:
+                return super().on_receive(message)
+        return None
+
+    def on_turn_end(self) -> None:
+        self._flush()
+        if self._ending is not None:
+            self._end_if_complete()
+        if self._failed:
+            self.stop()
+        elif self._idle is None and self._nobody():
+            self._idle = self.call_later(self._limits.track_idle, IdleCheck())
+
+    def on_end(self, error: BaseException | None) -> None:
+        if self._subscribed or self._asked_properties:
+            send(self._source, m.CloseUpstream(self.actor_ref))
+        code = StreamCode.INTERNAL if error is not None else StreamCode.CANCELLED
+        self._refuse_all(code)
+        send(self._broadcast, m.TrackEnded(self._path, self._name, self.actor_ref))
+
+    def _nobody(self) -> bool:
+        return not (self._subscribers or self._describing or self._fetching or self._following)
+
+    # --- subscribers -----------------------------------------------------------------------------------------------
+
+    def _on_subscribe(self, request: m.Subscribe) -> None:
+        self._handled += 1
+        if self._failed:
+            send(request.subscriber, m.Refused(request.key, StreamCode.UNROUTABLE))
+            return
+        self._flush()
+        if not send(request.subscriber, m.Accepted(request.key, self.actor_ref)):
+            return
+        start = self._start_of(request.interest)
+        subscriber = Subscriber(request.subscriber, request.key, request.dialect, request.interest, start)
+        self._subscribers[(request.subscriber.actor_urn, request.key)] = subscriber
+        self._stay()
+        pieces = tuple(
+            piece
+            for group in self._cache
+            if group.code is None and subscriber.wants(group.sequence)
+            for piece in self._join(subscriber, group)
+        )
+        if pieces:
+            send(request.subscriber, m.Deliver(request.key, pieces))
+        if self._final is not None:
+            send(request.subscriber, m.Ended(request.key, self._final))
+            return
+        if self._ending is None:
+            self._want()
+
+    def _start_of(self, interest: Interest) -> int:
+        floor = interest.start_group or 0
+        latest = self._cache.latest
+        if latest is None:
+            return floor  # whatever our own upstream subscription starts with is the newest there is
+        if interest.start_group is not None and not interest.history_ms:
+            return floor
+        timescale = self._properties.timescale if self._properties else TrackProperties().timescale
+        start = self._cache.start(interest.history_ms * timescale // 1000)
+        return max(floor, latest.sequence if start is None else start)
+
+    def _join(self, subscriber: Subscriber, group: Group) -> list[m.GroupPiece]:
+        """What a subscriber gets of a group that exists already."""
+        first, last = subscriber.frames_of(group)
+        if first == 0 and last is None:
+            group.update(subscriber.dialect)
+            chunks = group.stream(subscriber.dialect)
+            return [m.GroupPiece(group.sequence, True, group.first_frame, chunks, group.finished, None)]
+        if group.first_frame > first or (group.finished and group.first_frame + group.frames < first):
+            subscriber.start = max(subscriber.start, group.sequence + 1)  # skip to the next whole group
+            return []
+        encoder = Encoder(subscriber.dialect, first, last, group.first_frame)
+        fresh = tuple(encoder.take(group.parts))
+        if group.open and not encoder.ended:
+            subscriber.encoders[group.sequence] = encoder
+        fin = group.finished or encoder.ended
+        return [m.GroupPiece(group.sequence, True, first, fresh, fin, None)]
+
+    def _on_update(self, message: m.UpdateInterest) -> None:
+        subscriber = self._subscribers.get((message.subscriber.actor_urn, message.key))
+        if subscriber is None:
+            return
+        # what was delivered stays delivered: an update moves bounds forward only
+        start = max(subscriber.start, message.interest.start_group or 0)
+        subscriber.interest = message.interest._replace(start_frame=0)
+        subscriber.start = start
+        self._want()
+
+    def _on_leave(self, message: m.Leave) -> None:
+        key = (message.subscriber.actor_urn, message.key)
+        if self._subscribers.pop(key, None) is not None:
+            self._want()
+        self._describing.pop(key, None)
+        self._following.pop(key, None)
+        for sequence, fetching in list(self._fetching.items()):
+            fetching.waiters = [w for w in fetching.waiters if (w[0].subscriber.actor_urn, w[0].key) != key]
+            if not fetching.waiters:
+                del self._fetching[sequence]
+
+    def _stay(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _want(self) -> None:
+        """Tell upstream what all subscribers together want; subscribe with the first of them."""
+        interests = [subscriber.interest for subscriber in self._subscribers.values()]
+        if not interests or self._failed or self._ending is not None:
+            return
+        together = Interest(
+            priority=max(i.priority for i in interests),
+            ordered=all(i.ordered for i in interests),
+            latency_ms=max(i.latency_ms for i in interests),
+            history_ms=max(i.history_ms for i in interests),
+        )
+        if not self._subscribed:
+            self._subscribed = True
+            self._wanted = together
+            opening = together._replace(start_group=interests[0].start_group)
+            describe = self._properties is None and not self._asked_properties
+            message = m.OpenUpstream(self.actor_ref, self._path, self._name, opening, describe)
+            if not send(self._source, message):
+                self._fail(StreamCode.UNROUTABLE)
+        elif together != self._wanted:
+            self._wanted = together
+            send(self._source, m.UpdateUpstream(self.actor_ref, together))
+
+    # --- groups from upstream --------------------------------------------------------------------------------------
+
+    def _on_groups(self, parts: tuple[m.GroupPart, ...]) -> None:
+        now = time.monotonic()
+        for part in parts:
+            group = self._cache.get(part.sequence)
+            if group is None:
+                group = self._begin(part, now)
+                if group is None:
+                    continue
+            elif not group.open:
+                continue
+            group.extend(part.parts, now)
+            if part.fin:
+                group.finished = True
+            elif part.code is not None:
+                group.code = part.code
+            self._touched.setdefault(part.sequence, False)
+            if group.size > self._limits.cache_track and group.open:
+                self._abort_group(group, StreamCode.GROUP_TOO_LARGE)
+
+    def _begin(self, part: m.GroupPart, now: float) -> Group | None:
+        group = Group(part.sequence, now, part.first_frame)
+        if not self._cache.add(group):
+            send(self._source, m.StopGroup(self.actor_ref, part.sequence, StreamCode.OLD))
+            return None
+        self._touched[part.sequence] = True
+        for dropped in self._cache.evict(now):
+            if dropped.open:
+                self._abort_group(dropped, StreamCode.TOO_FAR_BEHIND)
+            for subscriber in self._subscribers.values():
+                subscriber.encoders.pop(dropped.sequence, None)
+        unfinished = [g for g in self._cache if g.open]
+        if len(unfinished) > self._limits.groups_in_flight:
+            self._abort_group(unfinished[0], StreamCode.TOO_FAR_BEHIND)
+        return group
+
+    def _abort_group(self, group: Group, code: StreamCode) -> None:
+        group.code = code
+        send(self._source, m.StopGroup(self.actor_ref, group.sequence, code))
+        created = self._touched.pop(group.sequence, False)
+        if not created:
+            piece = m.GroupPiece(group.sequence, False, 0, (), False, code)
+            for subscriber in self._subscribers.values():
+                if subscriber.wants(group.sequence):
+                    send(subscriber.ref, m.Deliver(subscriber.key, (piece,)))
+
+    def _flush(self) -> None:
+        """Deliver what the messages so far have added: one message per subscriber."""
+        if not self._touched:
+            return
+        touched = [(g, new) for s, new in self._touched.items() if (g := self._cache.get(s)) is not None]
+        self._touched = {}
+        if not touched:
+            return
+        lowest = min(group.sequence for group, _ in touched)
+        shared: dict[Dialect, tuple[m.GroupPiece, ...]] = {}
+        gone = []
+        for key, subscriber in self._subscribers.items():
+            if subscriber.interest.endless and subscriber.start <= lowest and not subscriber.encoders:
+                pieces = shared.get(subscriber.dialect)
+                if pieces is None:
+                    pieces = shared[subscriber.dialect] = self._pieces(touched, subscriber.dialect)
+            else:
+                if subscriber.dialect not in shared:
+                    shared[subscriber.dialect] = self._pieces(touched, subscriber.dialect)
+                pieces = self._narrowed(subscriber, touched, shared[subscriber.dialect])
+                if not pieces:
+                    continue
+            if not send(subscriber.ref, m.Deliver(subscriber.key, pieces)):
+                gone.append(key)
+        for key in gone:
+            del self._subscribers[key]
+        if self._following:
+            self._feed_followers()
+
+    def _pieces(self, touched: list[tuple[Group, bool]], dialect: Dialect) -> tuple[m.GroupPiece, ...]:
+        return tuple(
+            m.GroupPiece(
+                group.sequence, new, group.first_frame, group.update(dialect), group.finished, group.code
+            )
+            for group, new in touched
+        )
+
+    def _narrowed(
+        self, subscriber: Subscriber, touched: list[tuple[Group, bool]], pieces: tuple[m.GroupPiece, ...]
+    ) -> tuple[m.GroupPiece, ...]:
+        """The part of a turn's pieces that a bounded subscription wants."""
+        result: list[m.GroupPiece] = []
+        for (group, new), piece in zip(touched, pieces, strict=True):
+            if not subscriber.wants(group.sequence):
+                continue
+            encoder = subscriber.encoders.get(group.sequence)
+            if encoder is None:
+                first, last = subscriber.frames_of(group)
+                if first == 0 and last is None:
+                    result.append(piece)
+                    continue
+                if not new:
+                    continue  # its frames were all delivered before
+                encoder = subscriber.encoders[group.sequence] = Encoder(
+                    subscriber.dialect, first, last, group.first_frame
+                )
+            fresh = tuple(encoder.take(group.parts))
+            fin = group.finished or encoder.ended
+            first_frame = subscriber.frames_of(group)[0]
+            result.append(m.GroupPiece(group.sequence, new, first_frame, fresh, fin, group.code))
+            if fin or group.code is not None:
+                del subscriber.encoders[group.sequence]
+        return tuple(result)
+
+    def _on_datagram(self, message: m.UpstreamDatagram) -> None:
+        for subscriber in self._subscribers.values():
+            datagram = m.DeliverDatagram(subscriber.key, message.sequence, message.timestamp, message.payload)
+            send(subscriber.ref, datagram)
+
+    # --- properties and fetches ------------------------------------------------------------------------------------
+
+    def _on_describe(self, request: m.Describe) -> None:
+        self._handled += 1
+        if self._failed:
+            send(request.subscriber, m.Refused(request.key, StreamCode.UNROUTABLE))
+            return
+        if self._properties is not None:
+            send(request.subscriber, m.Described(request.key, self._properties))
+            return
+        self._describing[(request.subscriber.actor_urn, request.key)] = request
+        self._stay()
+        if not self._subscribed and not self._asked_properties:
+            self._asked_properties = True
+            if not send(self._source, m.DescribeUpstream(self.actor_ref, self._path, self._name)):
+                self._fail(StreamCode.UNROUTABLE)
+
+    def _on_properties(self, properties: TrackProperties) -> None:
+        self._properties = properties
+        for request in self._describing.values():
+            send(request.subscriber, m.Described(request.key, properties))
+        self._describing.clear()
+
+    def _on_fetch(self, request: m.Fetch) -> None:
+        self._handled += 1
+        self._flush()
+        wanted = request.interest.start_group
+        latest = self._cache.latest
+        group = latest if wanted is None else self._cache.get(wanted)
+        if self._failed or (wanted is None and group is None):
+            send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
+            return
+        if group is not None and group.code is None:
+            self._serve_fetch(request, group)
+            return
+        assert wanted is not None
+        self._stay()
+        fetching = self._fetching.get(wanted)
+        if fetching is None:
+            fetching = self._fetching[wanted] = Fetching(Group(wanted, time.monotonic()))
+            fetch = m.FetchUpstream(self.actor_ref, self._path, self._name, wanted, request.interest.priority)
+            if not send(self._source, fetch):
+                self._fail(StreamCode.UNROUTABLE)
+                return
+        encoder = Encoder(request.dialect, request.interest.start_frame, request.interest.end_frame)
+        send(request.subscriber, m.Accepted(request.key, self.actor_ref))
+        fetching.waiters.append((request, encoder))
+        self._feed(request, fetching.group, encoder)
+
+    def _serve_fetch(self, request: m.Fetch, group: Group) -> None:
+        interest = request.interest
+        if group.finished and interest.start_frame > group.first_frame + group.frames:
+            send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
+            return
+        encoder = Encoder(request.dialect, interest.start_frame, interest.end_frame, group.first_frame)
+        if not self._feed(request, group, encoder):
+            send(request.subscriber, m.Accepted(request.key, self.actor_ref))
+            self._following[(request.subscriber.actor_urn, request.key)] = (request, group, encoder)
+            self._stay()
+
+    def _feed(self, request: m.Fetch, group: Group, encoder: Encoder) -> bool:
+        """Send what is new of the group; whether the fetch is over."""
+        chunks = tuple(encoder.take(group.parts))
+        if group.code is not None:
+            send(request.subscriber, m.Refused(request.key, group.code))
+            return True
+        fin = group.finished or encoder.ended
+        if (chunks or fin) and not send(request.subscriber, m.FetchData(request.key, chunks, fin)):
+            return True
+        return fin
+
+    def _feed_followers(self) -> None:
+        for key, (request, group, encoder) in list(self._following.items()):
+            if self._feed(request, group, encoder):
+                del self._following[key]
+
+    def _on_fetched(self, part: m.GroupPart) -> None:
+        fetching = self._fetching.get(part.sequence)
+        if fetching is None:
+            return
+        group = fetching.group
+        group.extend(part.parts, time.monotonic())
+        group.finished = part.fin
+        group.code = part.code
+        if group.size > self._limits.cache_track:
+            group.code = StreamCode.GROUP_TOO_LARGE
+        fetching.waiters = [(r, encoder) for r, encoder in fetching.waiters if not self._feed(r, group, encoder)]
+        if not fetching.waiters or not group.open:
+            del self._fetching[part.sequence]
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _on_upstream_end(self, final: int | None) -> None:
+        latest = self._cache.latest
+        self._ending = final if final is not None else (latest.sequence + 1 if latest is not None else 0)
+        if final is not None and latest is not None and latest.sequence + 1 >= final:
+            return  # the last group has begun to arrive: only its end is awaited
+        if final != 0:
+            self._grace = self.call_later(END_GRACE, EndGraceOver())
+
+    def _end_if_complete(self) -> None:
+        if self._final is not None or self._grace is not None or self._ending is None:
+            return
+        if any(group.open for group in self._cache):
+            return
+        self._flush()
+        latest = self._cache.latest
+        self._final = max(self._ending, latest.sequence + 1 if latest is not None else 0)
+        for subscriber in self._subscribers.values():
+            send(subscriber.ref, m.Ended(subscriber.key, self._final))
+        self._subscribers.clear()
+
+    def _fail(self, code: int) -> None:
+        """The source cannot serve the track, or no longer can."""
+        if self._failed:
+            return
+        self._failed = True
+        self._subscribed = self._asked_properties = False
+        for group in self._cache:
+            if group.open:
+                group.code = code
+                self._touched.setdefault(group.sequence, False)
+        self._flush()
+        self._refuse_all(code)
+
+    def _refuse_all(self, code: int) -> None:
+        for subscriber in self._subscribers.values():
+            send(subscriber.ref, m.Refused(subscriber.key, code))
+        for request in self._describing.values():
+            send(request.subscriber, m.Refused(request.key, code))
+        for fetching in self._fetching.values():
+            for fetch, _ in fetching.waiters:
+                send(fetch.subscriber, m.Refused(fetch.key, code))
+        for fetch, _, _ in self._following.values():
+            send(fetch.subscriber, m.Refused(fetch.key, code))
+        self._subscribers.clear()
+        self._describing.clear()
+        self._fetching.clear()
+        self._following.clear()

@@ -1,0 +1,288 @@
+"""The relay put together: configuration in, running servers and actors out, and an orderly end.
+
+Owns wiring, start and stop; holds no protocol or routing logic. Called by the command line (`run`), and by programs
+that embed a relay:
+
+    async with Relay(config) as relay:
+        print(relay.url)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import itertools
+import logging
+import signal
+import ssl
+import sys
+from types import TracebackType
+from typing import Self
+
+from relay.actors import messages as m
+from relay.actors.connection import ConnectionActor, Environment
+from relay.actors.ingest import random_hop
+from relay.actors.origin import OriginActor
+from relay.actors.runtime import Ref, send, stop
+from relay.auth.authenticator import Authenticator, Key, KeyFileError, UnauthorizedError
+from relay.config import Config, ConfigError
+from relay.transport.quic.certificates import CertificateError, CertificateStore, load_pairs
+from relay.transport.quic.endpoint import QuicServer
+from relay.transport.session import SessionRequest
+from relay.transport.sockets import bind_tcp
+from relay.version import VERSION
+from relay.web.server import Services, WebServer
+from relay.wire.errors import SessionCode
+
+logger = logging.getLogger("relay")
+
+STOP_TIMEOUT = 4.0
+"""Seconds from the first signal to the end, whatever the peers do."""
+
+
+class Relay:
+    """One relay in this process. Start and stop it with `async with`."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises ConfigError for keys and certificates that cannot be used."""
+        self._config = config
+        self._limits = config.limits
+        try:
+            key = Key.load(config.auth.key) if config.auth.key is not None else None
+        except (KeyFileError, OSError) as error:
+            raise ConfigError([f"[auth] key: {error}"]) from None
+        self._authenticator = Authenticator(key=key, public=config.auth.public)
+        tls = config.server.tls
+        try:
+            pairs = load_pairs(tls.cert, tls.key)
+            self._certificates = CertificateStore(pairs, tls.generate, datetime.datetime.now(datetime.UTC))
+        except CertificateError as error:
+            raise ConfigError([f"[server.tls]: {error}"]) from None
+        if config.cluster.root is not None and config.cluster.root != config.cluster.node:
+            raise ConfigError(["[cluster] root: this version cannot join a cluster yet; remove the key to run alone"])
+        self._numbers = itertools.count(1)
+        self._connections: dict[int, Ref] = {}
+        self._origin: Ref | None = None
+        self._environment: Environment | None = None
+        self._quic: QuicServer | None = None
+        self._web: WebServer | None = None
+        self._http: list[tuple[str, int]] = []
+        self._https: list[tuple[str, int]] = []
+        self.failed = asyncio.Event()
+        """Set if the relay cannot go on."""
+
+    # --- start and stop --------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Listen and serve. Raises OSError with a message for people if an address cannot be had."""
+        origin = self._origin = OriginActor.start(on_failure=lambda _: self.failed.set())
+        versions = self._config.server.version
+        self._environment = Environment(
+            origin=origin,
+            hop=random_hop(),
+            limits=self._limits,
+            versions=versions,
+            authorize=self._authenticator.verify,
+        )
+        listen = self._config.server.listen
+        self._quic = QuicServer(
+            address=(listen.host, listen.port),
+            certificates=self._certificates,
+            settings=self._config.server.quic,
+            limits=self._limits,
+            versions=versions,
+            on_request=self._on_request,
+        )
+        try:
+            await self._quic.start()
+            await self._start_web(origin)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start_web(self, origin: Ref) -> None:
+        services = Services(
+            origin=origin,
+            authorize=self._authenticator.verify,
+            fingerprint=lambda: self._certificates.fingerprint,
+            next_number=lambda: next(self._numbers),
+        )
+        self._web = WebServer(services)
+        await self._web.start()
+        http, https = self._config.http_listen, self._config.https_listen
+        if http is not None:
+            port = http.port or (self.port if http == self._config.server.listen else 0)
+            sockets = bind_tcp(http.host, port)
+            self._http = [sock.getsockname()[:2] for sock in sockets]
+            await self._web.listen(sockets)
+        if https is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            files = self._config.web.https
+            assert files.cert is not None
+            try:
+                context.load_cert_chain(files.cert, files.key)
+            except (ssl.SSLError, OSError) as error:
+                raise ConfigError([f"[web.https] cert, key: {error}"]) from None
+            sockets = bind_tcp(https.host, https.port)
+            self._https = [sock.getsockname()[:2] for sock in sockets]
+            await self._web.listen(sockets, context)
+
+    async def close(self, reason: str = "server shutdown") -> None:
+        """Say goodbye to every session, stop listening, end every actor."""
+        for connection in self._connections.values():
+            send(connection, m.CloseSession(SessionCode.NO_ERROR, reason))
+        if self._web is not None:
+            await self._web.close()
+            self._web = None
+        if self._quic is not None:
+            await self._quic.close(SessionCode.NO_ERROR, reason, self._limits.close_timeout)
+            self._quic = None
+        for connection in list(self._connections.values()):
+            await stop(connection, timeout=1.0)
+        self._connections.clear()
+        if self._origin is not None:
+            await stop(self._origin, timeout=1.0)
+            self._origin = None
+
+    # --- sessions --------------------------------------------------------------------------------------------------
+
+    def _on_request(self, request: SessionRequest) -> None:
+        """A peer wants a session. Where its path is known already, it is authorised before it is accepted."""
+        assert self._environment is not None
+        number = next(self._numbers)
+        permissions = None
+        if request.path is not None:
+            try:
+                permissions = self._authenticator.verify(request.path, request.query)
+            except UnauthorizedError as error:
+                logger.info(
+                    "refused session=%d transport=%s remote=%s path=%s reason=%r",
+                    number,
+                    request.transport,
+                    request.remote,
+                    request.path,
+                    str(error),
+                )
+                request.reject(401, "unauthorized")
+                return
+        self._connections[number] = ConnectionActor.start(
+            session=request.accept(),
+            number=number,
+            environment=self._environment,
+            permissions=permissions,
+            on_gone=self._connections.pop,
+        )
+
+    # --- where it is -----------------------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """UDP port."""
+        assert self._quic is not None
+        return self._quic.addresses[0][1]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the first certificate, as hex."""
+        return self._certificates.fingerprint
+
+    @property
+    def origin(self) -> Ref:
+        """The directory actor, for programs that embed the relay."""
+        assert self._origin is not None
+        return self._origin
+
+    @property
+    def connections(self) -> dict[int, Ref]:
+        """Live connection actors by number."""
+        return dict(self._connections)
+
+    @property
+    def url(self) -> str:
+        """A URL for a client on this machine; it finds the certificate by itself."""
+        return f"http://localhost:{self._http[0][1]}/" if self._http else f"https://localhost:{self.port}/"
+
+    def banner(self) -> str:
+        """What a person wants to know at start."""
+        assert self._quic is not None
+        public = self._config.auth.public
+        who = "tokens only" if public is None else f"open to everyone under /{public}"
+        lines = [
+            f"moq-relay {VERSION}",
+            f"  QUIC   {_listed(self._quic.addresses)} UDP: WebTransport https://localhost:{self.port}/, "
+            f"raw QUIC moqt://localhost:{self.port}/",
+        ]
+        if self._http:
+            lines.append(f"  HTTP   {_listed(self._http)} TCP: http://localhost:{self._http[0][1]}/announced/")
+        if self._https:
+            lines.append(f"  HTTPS  {_listed(self._https)} TCP: https://localhost:{self._https[0][1]}/announced/")
+        versions = ", ".join(v.name_on_wire for v in sorted(self._config.server.version))
+        lines += [
+            f"  speaks {versions}",
+            f"  access {who}",
+            f"  certificate sha256 {self.fingerprint}",
+        ]
+        if public is not None:
+            url = self.url + (f"{public}/" if public else "")
+            lines += [
+                "try it, each in a terminal of its own:",
+                f"  moq-clock publish {url}",
+                f"  moq-clock watch {url}",
+            ]
+            if self._http:
+                lines.append(f"  curl {self.url}announced/{public}")
+        return "\n".join(lines)
+
+
+def _listed(addresses: list[tuple[str, int]]) -> str:
+    return ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
+
+
+async def _serve(config: Config) -> int:
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def on_signal() -> None:
+        asked.set()
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+
+    for number in signals:
+        loop.add_signal_handler(number, on_signal)
+    relay = Relay(config)
+    await relay.start()
+    print(relay.banner(), flush=True)  # noqa: T201 - for the person who started it
+    waiting = [asyncio.ensure_future(asked.wait()), asyncio.ensure_future(relay.failed.wait())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    logger.info("stopping")
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT):
+            await relay.close()
+    except TimeoutError:
+        logger.warning("some sessions did not end in time")
+    return 1 if relay.failed.is_set() else 0
+
+
+def run(config: Config) -> int:
+    """Run until a signal asks for the end; the exit status."""
+    try:
+        return asyncio.run(_serve(config))
+    except OSError as error:
+        print(f"moq-relay: {error}", file=sys.stderr)  # noqa: T201
+        return 1

@@ -1,0 +1,190 @@
+"""The command `moq-relay`: flags in, exit status out.
+
+Owns the command line and its help. Must never hold logic of the relay itself: it loads the configuration, sets up
+logging and hands over to `relay.app`, which is imported late so that `--help` and `--check` are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from relay import log
+from relay.config import OPTIONS, Config, ConfigError, Option, load
+from relay.config.options import Kind
+from relay.version import VERSION
+
+USAGE = "moq-relay [FILE] [flags]\n       moq-relay --check FILE"
+
+DESCRIPTION = """\
+A Media-over-QUIC relay: forwards live broadcasts from publishers to subscribers.
+
+FILE is a TOML configuration. A flag overrides the environment, which overrides FILE, which overrides the default.
+Without any of them the relay serves this machine only: localhost:4443, open to everyone, self-signed certificate.
+"""
+
+EPILOGUE = """\
+examples:
+  moq-relay dev.toml
+  moq-relay --listen [::]:4443 --tls-generate localhost --auth-public ""
+  MOQ_AUTH_KEY=root.jwk moq-relay --tls-cert cert.pem --tls-key key.pem --web-https-listen [::]:443 \\
+      --web-https-cert cert.pem --web-https-key key.pem
+
+Tables [limits] and [server.quic] are set in FILE only; docs/config.md lists every key.
+"""
+
+_FLAGS = {flag: option for option in OPTIONS for flag in option.flags}
+_SWITCHES = {flag for flag, option in _FLAGS.items() if option.kind is Kind.BOOL}
+_WORDS = ("true", "false", "1", "0", "yes", "no")
+
+
+class Parser(argparse.ArgumentParser):
+    """Collects flags as pairs of text, in order: what they mean is the configuration's business."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with one line about the fault and one about where help is."""
+        self.exit(2, f"moq-relay: {message}\nTry: moq-relay --help\n")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of help texts, and words with hyphens whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [
+            line
+            for part in text.splitlines()
+            for line in textwrap.wrap(part, width, break_on_hyphens=False, break_long_words=False)
+        ]
+
+
+class _Collect(argparse.Action):
+    """Append (flag, text) to `flags`; an absent flag leaves no trace that could override anything."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 - argparse passes it
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Record one use."""
+        flags: list[tuple[str, str]] = namespace.flags
+        flags.append((str(option_string), str(values)))
+
+
+def build_parser() -> Parser:
+    """Return the parser, its flags taken from the table of options."""
+    parser = Parser(
+        prog="moq-relay",
+        usage=USAGE,
+        description=DESCRIPTION,
+        epilog=EPILOGUE,
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(flags=[])
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="configuration in TOML; dev.toml is a commented example"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="say whether the configuration is right, and leave"
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"moq-relay {VERSION}", help="print the version, and leave"
+    )
+    for table in dict.fromkeys(option.table for option in OPTIONS):
+        group = parser.add_argument_group(f"[{table}]")
+        for option in OPTIONS:
+            if option.table == table:
+                group.add_argument(
+                    *option.flags,
+                    metavar=option.metavar,
+                    action=_Collect,
+                    dest=option.path,
+                    help=_help(option),
+                )
+    return parser
+
+
+def _help(option: Option) -> str:
+    return f"{option.help}\n[default: {option.default_text}] [env: {', '.join(option.env)}]".replace(
+        "%", "%%"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, or 1 if a check failed, or 2 if the configuration cannot be used."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(_spelled_out(sys.argv[1:] if argv is None else argv))
+    if rest:
+        parser.error(_stray(rest[0]))
+    try:
+        config = load(arguments.file, arguments.flags)
+        if arguments.check:
+            print("\n".join([f"{arguments.file or 'configuration'}: ok", *summary(config)]))
+            return 0
+        log.setup(config.log.level)
+        from relay.app import run
+
+        return run(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"moq-relay: {problem}", file=sys.stderr)
+        return 1 if arguments.check else 2
+
+
+def _spelled_out(arguments: Sequence[str]) -> Iterator[str]:
+    """Give every switch its value: `--web-ws` means true, `--no-web-ws` false, and neither swallows FILE behind it."""
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        positive = word.replace("--no-", "--", 1)
+        if word == "--":
+            yield from (word, *rest)
+            return
+        if word in _SWITCHES:
+            value = rest.pop(0) if rest and rest[0].lower() in _WORDS else "true"
+            yield f"{word}={value}"
+        elif positive != word and positive in _SWITCHES:
+            yield f"{positive}=false"
+        else:
+            yield word
+
+
+def _stray(word: str) -> str:
+    if not word.startswith("-"):
+        return f"unexpected argument {word!r}: there is one FILE at most"
+    flag = word.partition("=")[0]
+    near = difflib.get_close_matches(flag, [*_FLAGS, *(f"--no-{name[2:]}" for name in _SWITCHES)], n=1)
+    return f"unknown flag {flag}, did you mean {near[0]}?" if near else f"unknown flag {flag}"
+
+
+def summary(config: Config) -> Iterator[str]:
+    """Yield a few lines on what the relay would do."""
+    tls, cluster, auth = config.server.tls, config.cluster, config.auth
+    yield f"  QUIC        {config.server.listen} (UDP)"
+    yield f"  versions    {', '.join(entry.name_on_wire for entry in config.server.version)}"
+    certificates = [str(file) for file in tls.cert]
+    if tls.generate:
+        certificates.append(f"self-signed for {', '.join(tls.generate)}")
+    yield f"  certificate {'; '.join(certificates)}"
+    web = [("http", config.http_listen), ("https", config.https_listen)]
+    yield f"  web         {', '.join(f'{scheme} {address}' for scheme, address in web if address)} (TCP)"
+    yield f"  websocket   {'on' if config.web.ws else 'off'}"
+    rights = [] if auth.key is None else [f"tokens of {auth.key}"]
+    if auth.public is not None:
+        rights.append(f"anyone on {auth.public}" if auth.public else "anyone, everywhere")
+    yield f"  access      {'; '.join(rights)}"
+    if cluster.root is None or cluster.root == cluster.node:
+        yield "  cluster     accepts other relays, joins none"
+    else:
+        name = f" as {cluster.node}" if cluster.node else ""
+        yield f"  cluster     joins {cluster.root}{name}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

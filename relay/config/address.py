@@ -1,0 +1,82 @@
+"""Addresses as an operator writes them: `[::]:4443`, `0.0.0.0:4443`, `localhost:4443`, `:4443`.
+
+Owns their syntax. Must never resolve a name or open a socket. Called by the configuration tables.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_MAX_PORT = 65_535
+
+WANTED = 'expected host:port, e.g. "[::]:443"'
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a port. `str()` gives back what `parse` reads."""
+
+    host: str
+    """Name or numeric address, without brackets; `""` is every interface."""
+
+    port: int
+    """0 lets the system choose."""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `host:port`. ValueError says what would be right."""
+        host, colon, digits = text.strip().rpartition(":")
+        if not colon:
+            raise ValueError(WANTED)
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+            if not _is_ip(host, 6):
+                raise ValueError(
+                    f"expected an IPv6 address between the brackets, {WANTED.removeprefix('expected ')}"
+                )
+        elif ":" in host:
+            raise ValueError('expected brackets around an IPv6 address, e.g. "[::1]:443"')
+        elif host and not is_host(host):
+            raise ValueError(WANTED)
+        if not (digits.isascii() and digits.isdigit() and int(digits) <= _MAX_PORT):
+            raise ValueError(f"expected a port from 0 to {_MAX_PORT} after the last colon")
+        return cls(host, int(digits))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """What to bind: `localhost` is both loopbacks, `""` is `::` (dual stack), anything else is itself."""
+        if self.host.lower() == "localhost":
+            return ("127.0.0.1", "::1")
+        return (self.host or "::",)
+
+
+def is_host(text: str) -> bool:
+    """Whether `text` can be a host name or an IP address (IPv6 without brackets)."""
+    if _is_ip(text, 4) or _is_ip(text, 6):
+        return True
+    # Digits and dots alone are a mistyped IPv4 address, not a name.
+    return _NAME.fullmatch(text) is not None and not text.replace(".", "").isdigit()
+
+
+def is_authority(text: str) -> bool:
+    """Whether `text` is `host` or `host:port` as it stands in a URL, with brackets around IPv6."""
+    try:
+        return bool(Address.parse(text).host)
+    except ValueError:
+        pass
+    if text.startswith("[") and text.endswith("]"):
+        return _is_ip(text[1:-1], 6)
+    return ":" not in text and is_host(text)
+
+
+def _is_ip(text: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False

@@ -1,0 +1,131 @@
+"""What no single key can tell: combinations that make no sense, and files that cannot be read.
+
+Owns the start-up checks. Must never open a file for longer than to see that it can be read. Called by `load`, with a
+configuration whose keys are each valid on their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay.config.tables import Config
+
+Keys = tuple[str, ...]
+"""Place of a key or table in the file, by segments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong."""
+
+    keys: Keys
+    """The key at fault, or the table if `missing`."""
+
+    text: str
+    value: object = None
+    """Shown behind the key; None shows nothing."""
+
+    missing: tuple[Keys, ...] = ()
+    """Keys that were not given and whose absence is the fault. A mistyped key beside them explains it already."""
+
+    related: tuple[Keys, ...] = ()
+    """Other keys that the verdict depends on."""
+
+
+def check(config: Config) -> Iterator[Problem]:
+    """Yield every problem, in the order of the tables."""
+    yield from _server(config)
+    yield from _files(config)
+    yield from _auth(config)
+    yield from _web(config)
+
+
+def _server(config: Config) -> Iterator[Problem]:
+    tls, quic = config.server.tls, config.server.quic
+    cert, key, generate = (("server", "tls", name) for name in ("cert", "key", "generate"))
+    if len(tls.cert) != len(tls.key):
+        counts = f"{_count(len(tls.cert), 'certificate')} but {_count(len(tls.key), 'key')}"
+        yield Problem(
+            cert[:-1],
+            f"{counts}: expected one key for each certificate, in the same order",
+            None,
+            (),
+            (cert, key),
+        )
+    elif not tls.cert and not tls.generate:
+        text = (
+            'no certificate: add cert = "cert.pem" and key = "key.pem", '
+            'or generate = "localhost" for a self-signed one'
+        )
+        yield Problem(cert[:-1], text, missing=(cert, key, generate))
+    if quic.keep_alive >= quic.idle_timeout:
+        keys = ("server", "quic", "keep_alive")
+        text = f"expected less than idle_timeout ({quic.idle_timeout:g}), or 0 to send none"
+        yield Problem(keys, text, quic.keep_alive, related=(("server", "quic", "idle_timeout"),))
+
+
+def _files(config: Config) -> Iterator[Problem]:
+    tls, https = config.server.tls, config.web.https
+    for place, files in (
+        ("server.tls.cert", tls.cert),
+        ("server.tls.key", tls.key),
+        ("client.tls.root", config.client.tls.root),
+        ("cluster.token", (config.cluster.token,)),
+        ("auth.key", (config.auth.key,)),
+        ("web.https.cert", (https.cert,)),
+        ("web.https.key", (https.key,)),
+    ):
+        for file in files:
+            fault = file and unreadable(file)
+            if fault:
+                yield Problem(tuple(place.split(".")), fault, file)
+
+
+def unreadable(file: Path) -> str | None:
+    """Say why `file` cannot be read, or None if it can."""
+    try:
+        if not file.exists():
+            hint = "" if file.is_absolute() else "; a relative path starts at the current directory"
+            return f"no such file{hint}"
+        if file.is_dir():
+            return "is a directory, expected a file"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None if os.access(file, os.R_OK) else "may not be read by this user; check its permissions"
+
+
+def _auth(config: Config) -> Iterator[Problem]:
+    key, public = ("auth", "key"), ("auth", "public")
+    if config.auth.key is None and config.auth.public is None:
+        text = (
+            'neither key nor public is set, so nobody could connect: add key = "root.jwk" to admit holders of a '
+            'token, or public = "anon" to open that path to anyone ("" opens all of them)'
+        )
+        yield Problem(("auth",), text, missing=(key, public))
+    elif config.auth.key is not None and config.auth.public == "":
+        text = (
+            'would open everything to anyone although a key is set: expected a path such as "anon", or no key'
+        )
+        yield Problem(public, text, "", related=(key,))
+
+
+def _web(config: Config) -> Iterator[Problem]:
+    http, https = config.web.http, config.web.https
+    table = ("web", "https")
+    given = {"listen": https.listen, "cert": https.cert, "key": https.key}
+    absent = [name for name, value in given.items() if value is None]
+    if 0 < len(absent) < len(given):
+        examples = {"listen": '"[::]:443"', "cert": '"cert.pem"', "key": '"key.pem"'}
+        advice = " and ".join(f"{name} = {examples[name]}" for name in absent)
+        text = f"needs listen, cert and key together: add {advice}"
+        yield Problem(table, text, missing=tuple((*table, name) for name in absent))
+    if http.listen is not None and http.listen == https.listen and http.listen.port:
+        text = "the same address as [web.https] listen: expected two different ones"
+        yield Problem(("web", "http", "listen"), text, http.listen, related=((*table, "listen"),))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,381 @@
+"""Putting a configuration together: file, environment and flags into one `Config`, or one `ConfigError`.
+
+Owns precedence and the wording of errors. Must never print, start anything, or repeat what may be a secret. Called by
+the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from relay.config.check import Keys, Problem, check
+from relay.config.options import OPTIONS, Kind, Option
+from relay.config.tables import DEMO, Config
+from relay.model.limits import Limits
+from relay.transport.quic.settings import QuicSettings
+
+Tables = dict[str, Any]
+
+_LEVELS = ("error", "warn", "info", "debug", "trace")
+_TRUE = ("true", "1", "yes")
+_FALSE = ("false", "0", "no")
+_LONGEST_VALUE = 100
+_SHORTEST_SECRET = 32
+"""Characters. Neither a key file's content nor a token can be shorter."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. Each line of its text is one problem, written for the operator."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value from the environment or a flag."""
+
+    option: Option
+    value: object
+    origin: str
+    """Where it came from, in words."""
+
+
+def load(
+    file: str | os.PathLike[str] | None = None,
+    flags: Iterable[tuple[str, str]] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Return the configuration of `file` under the environment under `flags`, pairs such as `("--listen", "[::]:443")`.
+
+    With neither a file nor any option (log options aside) it is `Config.demo`. Raises ConfigError with every problem.
+    """
+    problems: list[str] = []
+    given = [
+        *_from_environment(os.environ if environ is None else environ, problems),
+        *_from_flags(flags, problems),
+    ]
+    if file is None:
+        configured = any(entry.option.table != "log" for entry in given)
+        tables: Tables = {} if configured else _copy(DEMO)
+    else:
+        tables = _read(Path(file))
+    origins = _Origins("" if file is None else f"{os.fspath(file)}: ")
+    _fold_aliases(tables, origins, problems)
+    for entry in given:
+        _overlay(tables, entry)
+        origins.names[entry.option.keys] = f"{entry.origin}: "
+    config, faults = _validated(tables, origins)
+    problems += faults
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+# Sources
+
+
+def _read(file: Path) -> Tables:
+    text = ""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+        return tomllib.loads(text)
+    except FileNotFoundError:
+        fault = "no such file"
+    except IsADirectoryError:
+        fault = "is a directory, expected a TOML file"
+    except OSError as error:
+        fault = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        fault = f"line {line}: not UTF-8, expected a TOML file"
+    except tomllib.TOMLDecodeError as error:
+        fault = _syntax(str(error), text)
+    raise ConfigError([f"{file}: {fault}"])
+
+
+def _syntax(message: str, text: str) -> str:
+    """Put the position in front: `line 3, column 8: expected "=" after a key`."""
+    reason, _, place = message.rstrip(")").rpartition(" (at ")
+    found = re.fullmatch(r"line (\d+), column (\d+)", place)
+    if found:
+        line, column = found.groups()
+    else:
+        line, column = str(text.count("\n") + 1), str(len(text) - text.rfind("\n"))
+    return f"line {line}, column {column}: not valid TOML: {reason[:1].lower()}{reason[1:]}"
+
+
+def _from_environment(environ: Mapping[str, str], problems: list[str]) -> list[_Given]:
+    found = []
+    for option in OPTIONS:
+        texts = {
+            name: environ[name]
+            for name in option.env
+            if name in environ and _counts(option, name, environ[name])
+        }
+        if option.aliases:
+            _agree(option, texts, "environment variables", problems)
+        if texts:
+            name, text = next(iter(texts.items()))
+            found.append(_Given(option, _value(option, [text]), f"environment variable {name}"))
+    return found
+
+
+def _counts(option: Option, name: str, text: str) -> bool:
+    if name == "RUST_LOG":
+        return text.strip().lower() in _LEVELS
+    return bool(text) or option.empty
+
+
+def _from_flags(flags: Iterable[tuple[str, str]], problems: list[str]) -> list[_Given]:
+    texts: dict[str, list[str]] = {}
+    for flag, text in flags:
+        texts.setdefault(flag, []).append(text)
+    found = []
+    for option in OPTIONS:
+        used = [flag for flag in option.flags if flag in texts]
+        _agree(option, {flag: texts[flag][-1] for flag in used}, "flags", problems)
+        if used:
+            found.append(_Given(option, _value(option, texts[used[0]]), used[0]))
+    return found
+
+
+def _value(option: Option, texts: Sequence[str]) -> object:
+    """Read text as the kind of the option demands; what cannot be read is left for the model to refuse."""
+    if option.kind is Kind.LIST:
+        return [item.strip() for text in texts for item in text.split(",") if item.strip()]
+    text = texts[-1]
+    if option.kind is Kind.BOOL:
+        word = text.strip().lower()
+        return True if word in _TRUE else False if word in _FALSE else text
+    return text.strip() if option.path == "log.level" else text
+
+
+def _agree(option: Option, texts: Mapping[str, object], noun: str, problems: list[str]) -> None:
+    """Refuse two spellings of one option that say different things."""
+    if len(texts) > 1 and len(set(map(repr, texts.values()))) > 1:
+        both = " and ".join(f"{name} = {_quoted(value)}" for name, value in texts.items())
+        problems.append(
+            f"{both}: two {noun} for the same option, [{option.table}] {option.keys[-1]}; expected one"
+        )
+
+
+# Merging
+
+
+class _Origins:
+    """Where each value came from, and by which key it was spelled."""
+
+    def __init__(self, default: str) -> None:
+        self._default = default
+        self.names: dict[Keys, str] = {}
+        self.spelled: dict[Keys, str] = {}
+
+    def of(self, keys: Keys) -> str:
+        return self.names.get(keys, self._default)
+
+    def file(self) -> str:
+        return self._default
+
+
+def _fold_aliases(tables: Tables, origins: _Origins, problems: list[str]) -> None:
+    """Move second spellings to the first, so that only one is left to look at."""
+    for option in OPTIONS:
+        table = _table(tables, option.keys[:-1])
+        if table is None:
+            continue
+        name = option.keys[-1]
+        for alias in option.aliases:
+            other = alias.rpartition(".")[2]
+            if other not in table:
+                continue
+            value = table.pop(other)
+            if name not in table:
+                table[name] = value
+                origins.spelled[option.keys] = other
+            elif table[name] != value:
+                first, second = (
+                    f"{key} = {_quoted(shown)}" for key, shown in ((name, table[name]), (other, value))
+                )
+                text = f"[{option.table}] {first} and {second}: two names for the same thing, expected one"
+                problems.append(origins.file() + text)
+
+
+def _overlay(tables: Tables, entry: _Given) -> None:
+    *path, name = entry.option.keys
+    table = tables
+    for key in path:
+        inner = table.setdefault(key, {})
+        if not isinstance(inner, dict):
+            return  # The file has a plain value where a table belongs; that is reported.
+        table = inner
+    table[name] = entry.value
+
+
+def _table(tables: Tables, keys: Keys) -> Tables | None:
+    found: object = tables
+    for key in keys:
+        if not isinstance(found, dict):
+            return None
+        found = found.get(key)
+    return found if isinstance(found, dict) else None
+
+
+def _copy(table: Mapping[str, Any]) -> Tables:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in table.items()}
+
+
+# Checking
+
+
+def _validated(tables: Tables, origins: _Origins) -> tuple[Config, list[str]]:
+    """Return the configuration and what is wrong with it; a key that is wrong is taken as not given."""
+    faults: list[str] = []
+    wrong: set[Keys] = set()
+    mistyped: set[Keys] = set()
+    while (failure := _refused(tables)) is not None:
+        before = len(faults)
+        for error in failure.errors(include_url=False):
+            keys = tuple(key for key in error["loc"] if isinstance(key, str))
+            table = _table(tables, keys[:-1])
+            if table is None or keys[-1] not in table:
+                continue  # One key can be wrong in two ways.
+            faults.append(_fault(error, keys, origins))
+            (mistyped if error["type"] == "extra_forbidden" else wrong).add(keys)
+            del table[keys[-1]]
+        if len(faults) == before:
+            raise failure  # A fault of ours: nothing given explains it, and asking again would not end.
+    config = Config.model_validate(tables)
+    for problem in check(config):
+        consequence = wrong.intersection((problem.keys, *problem.missing, *problem.related)) or any(
+            _explains(keys, absent) for keys in mistyped for absent in problem.missing
+        )
+        if not consequence:
+            faults.append(_described(problem, origins))
+    return config, faults
+
+
+def _refused(tables: Tables) -> ValidationError | None:
+    try:
+        Config.model_validate(tables)
+    except ValidationError as failure:
+        return failure
+    return None
+
+
+def _explains(mistyped: Keys, absent: Keys) -> bool:
+    """Whether `absent` is missing because it was spelled `mistyped`."""
+    return mistyped[:-1] == absent[:-1] and _near(mistyped[-1], (absent[-1],)) is not None
+
+
+def _fault(error: ErrorDetails, keys: Keys, origins: _Origins) -> str:
+    value = error["input"]
+    if error["type"] == "extra_forbidden":
+        return _unknown(keys, value, origins.file())
+    if error["type"] == "model_type":
+        name = keys[-1] if len(keys) == 1 else f"[{'.'.join(keys[:-1])}] {keys[-1]}"
+        return f"{origins.file()}{name} = {_quoted(value)}: expected a table, [{'.'.join(keys)}]"
+    return f"{origins.of(keys)}{_label(keys, origins)}{_shown(keys, value)}: {_wanted(error)}"
+
+
+def _wanted(error: ErrorDetails) -> str:
+    match error["type"]:
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "literal_error":
+            return f"expected one of {error['ctx']['expected']}".replace("'", '"')
+        case "bool_type":
+            return "expected true or false"
+        case "int_type":
+            return "expected a whole number"
+        case "float_type":
+            return "expected a number"
+        case "string_type":
+            return "expected a string in quotes"
+        case _:
+            return str(error["msg"])
+
+
+def _unknown(keys: Keys, value: object, origin: str) -> str:
+    *path, name = keys
+    table = tuple(path)
+    known = SCHEMA[table]
+    near = _near(name, known)
+    if not table and isinstance(value, dict):
+        advice = f"did you mean [{near}]?" if near else f"known are {', '.join(f'[{key}]' for key in known)}"
+        return f"{origin}[{name}]: unknown table, {advice}"
+    label = f"[{'.'.join(table)}] {name}" if table else name
+    if near:
+        return f'{origin}{label}: unknown key, did you mean "{near}"?'
+    elsewhere = [place for place, names in SCHEMA.items() if place and name in names]
+    if elsewhere:
+        places = " or ".join(f"[{'.'.join(place)}]" for place in elsewhere)
+        return f"{origin}{label}: unknown key here, it belongs in {places}"
+    return f"{origin}{label}: unknown key, known are {', '.join(known)}"
+
+
+def _near(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)
+
+
+def _described(problem: Problem, origins: _Origins) -> str:
+    if problem.value is None:
+        return f"{origins.file()}[{'.'.join(problem.keys)}]: {problem.text}"
+    label = _label(problem.keys, origins)
+    return f"{origins.of(problem.keys)}{label}{_shown(problem.keys, problem.value)}: {problem.text}"
+
+
+def _label(keys: Keys, origins: _Origins) -> str:
+    return f"[{'.'.join(keys[:-1])}] {origins.spelled.get(keys, keys[-1])}"
+
+
+def _shown(keys: Keys, value: object) -> str:
+    """Render ` = value`, or nothing recognisable of what may be a secret pasted in place of a file name."""
+    if any(option.secret and option.keys == keys for option in OPTIONS):
+        if not isinstance(value, (str, Path)):
+            return ""
+        text = str(value)
+        parent = os.path.dirname(text)  # noqa: PTH120 - Path would normalise what is shown and measured.
+        if len(text) >= _SHORTEST_SECRET and (parent in ("", "/") or not Path(parent).is_dir()):
+            return f" ({len(text)} characters, not shown because they may be the secret itself)"
+    return f" = {_quoted(value)}"
+
+
+def _quoted(value: object) -> str:
+    """Write a value the way it stands in the file, shortened."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, (bool, int, float)):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        text = f"[{', '.join(map(_quoted, value))}]"
+    else:
+        text = json.dumps(str(value), ensure_ascii=False)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _schema(model: type[BaseModel], keys: Keys = ()) -> dict[Keys, tuple[str, ...]]:
+    """Return the known keys of each table."""
+    found: dict[Keys, tuple[str, ...]] = {keys: tuple(model.model_fields)}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= _schema(kind, (*keys, name))
+        elif kind in (Limits, QuicSettings):
+            found[*keys, name] = tuple(entry.name for entry in fields(kind))
+    return found
+
+
+SCHEMA = _schema(Config)

@@ -1,0 +1,301 @@
+"""The tables of the configuration file, typed: one model for each, plus the two that other rooms own.
+
+Owns names, types, defaults and ranges. Must never look at files, the environment or flags: `load` does. Instances
+are frozen, and a value of the wrong type or range cannot get into one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, create_model
+
+from relay.config.address import Address, is_authority, is_host
+from relay.model.limits import Limits
+from relay.model.path import normalize
+from relay.transport.quic.settings import QuicSettings
+from relay.wire.version import Version, version_from_name
+
+T = TypeVar("T")
+
+Range = tuple[float, float]
+"""Smallest and largest value allowed."""
+
+_COUNT: Range = (1, 1_000_000)
+_BYTES: Range = (1_024, 1 << 40)
+_SECONDS: Range = (0.001, 86_400)
+
+QUIC_RANGES: Mapping[str, Range] = {
+    "idle_timeout": (0.1, 3_600),
+    "keep_alive": (0, 3_600),
+    "max_streams_bidi": _COUNT,
+    "max_streams_uni": _COUNT,
+    "stream_window": (16_384, 1 << 30),
+    "connection_window": (16_384, 1 << 40),
+    # RFC 9000 section 14 demands 1200; 65507 is what fits into one UDP packet over IPv4.
+    "max_datagram_size": (1_200, 65_507),
+    "socket_buffer": (16_384, 1 << 30),
+}
+
+LIMITS_RANGES: Mapping[str, Range] = {
+    # Less might not carry a deep path with its list of hops.
+    "message": (4_096, 1 << 24),
+    "frame": _BYTES,
+    "cache_track": _BYTES,
+    "backlog_bytes": _BYTES,
+}
+"""Fields without an entry are counts if they are whole numbers and seconds otherwise."""
+
+
+class Table(BaseModel):
+    """What all tables share: unknown keys are refused, nothing is converted silently, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _parsed(parse: Callable[[str], T], wanted: str) -> BeforeValidator:
+    """Read a string by `parse`; what is no string must be the finished value already."""
+
+    def read(raw: object) -> object:
+        if isinstance(raw, str):
+            return parse(raw)
+        if raw is None or isinstance(raw, (Address, Path)):
+            return raw
+        raise ValueError(f"expected {wanted}")
+
+    return BeforeValidator(read)
+
+
+def _listed(parse: Callable[[str], T], wanted: str) -> BeforeValidator:
+    """Read a string or a list of strings into a tuple."""
+
+    def read(raw: object) -> tuple[object, ...]:
+        items = raw if isinstance(raw, (list, tuple)) else (raw,)
+        return tuple(read_one(item) for item in items)
+
+    def read_one(item: object) -> object:
+        if isinstance(item, str):
+            return parse(item)
+        if isinstance(item, (Path, Version)):
+            return item
+        raise ValueError(f"expected {wanted} or a list of them")
+
+    return BeforeValidator(read)
+
+
+def _path(text: str) -> Path:
+    if not text.strip() or "\0" in text:
+        raise ValueError('expected the path of a file, e.g. "cert.pem"')
+    return Path(text)
+
+
+def _san(text: str) -> str:
+    """Check a name that a certificate may be made out to."""
+    if is_host(text.removeprefix("*.")):
+        return text
+    raise ValueError('expected a host name or IP address, e.g. "localhost"')
+
+
+def _authority(text: str) -> str:
+    if is_authority(text):
+        return text
+    raise ValueError('expected host or host:port without a scheme, e.g. "relay.example.com:4443"')
+
+
+def _prefix(text: str) -> str:
+    path = normalize(text)
+    if path:
+        return path
+    raise ValueError('expected a broadcast path, e.g. "internal/origins"')
+
+
+def _versions(versions: tuple[Version, ...]) -> tuple[Version, ...]:
+    """Return them once each and newest first, however they were written."""
+    if versions:
+        return tuple(sorted(set(versions), reverse=True))
+    raise ValueError('expected at least one version, e.g. "moq-lite-06"')
+
+
+def _lower(raw: object) -> object:
+    return raw.lower() if isinstance(raw, str) else raw
+
+
+Listen = Annotated[Address, _parsed(Address.parse, 'host:port, e.g. "[::]:443"')]
+File = Annotated[Path, _parsed(_path, "the path of one file")]
+Files = Annotated[tuple[Path, ...], _listed(_path, "the path of a file")]
+Names = Annotated[tuple[str, ...], _listed(_san, "a host name")]
+Versions = Annotated[
+    tuple[Version, ...], _listed(version_from_name, "a version name"), AfterValidator(_versions)
+]
+Authority = Annotated[str, AfterValidator(_authority)]
+Level = Literal["error", "warn", "info", "debug", "trace"]
+
+
+def _ranged(name: str, hint: object, ranges: Mapping[str, Range]) -> object:
+    """`hint`, narrowed to the range of the field `name`."""
+    if hint not in (int, float):
+        return hint
+    low, high = ranges.get(name, _COUNT if hint is int else _SECONDS)
+
+    def check(value: float) -> float:
+        if low <= value <= high:
+            return value
+        raise ValueError(f"expected a {'whole ' if hint is int else ''}number from {low:g} to {_plain(high)}")
+
+    return Annotated[hint, AfterValidator(check)]
+
+
+def _plain(value: float) -> str:
+    return str(int(value))
+
+
+def _table_of(cls: type[Any], ranges: Mapping[str, Range]) -> BeforeValidator:
+    """Read a table into `cls`, a dataclass of another room, as strictly as a `Table` of our own."""
+    hints = get_type_hints(cls)
+    columns: dict[str, Any] = {
+        field.name: (_ranged(field.name, hints[field.name], ranges), field.default)
+        for field in dataclasses.fields(cls)
+    }
+    table = create_model(cls.__name__, __base__=Table, **columns)
+
+    def read(raw: object) -> object:
+        # Errors of the inner model join those of the outer one, with the key they belong to.
+        return raw if isinstance(raw, cls) else cls(**table.model_validate(raw).model_dump())
+
+    return BeforeValidator(read)
+
+
+class ServerTls(Table):
+    """`[server.tls]`: what the QUIC endpoint proves itself with."""
+
+    cert: Files = ()
+    """PEM files, each a certificate chain; the i-th belongs to the i-th of `key`."""
+
+    key: Files = ()
+    generate: Names = ()
+    """Names of one more, self-signed certificate, made at start; browsers and clients pin its fingerprint."""
+
+
+class Server(Table):
+    """`[server]`: the QUIC endpoint."""
+
+    listen: Listen = Address("::", 443)
+    version: Versions = tuple(sorted(Version, reverse=True))
+    """Protocol versions offered and accepted, newest first."""
+
+    tls: ServerTls = ServerTls()
+    quic: Annotated[QuicSettings, _table_of(QuicSettings, QUIC_RANGES)] = QuicSettings()
+
+
+class ClientTls(Table):
+    """`[client.tls]`: whom outgoing connections trust."""
+
+    root: Files = ()
+    """PEM files of root certificates; none means those of the system."""
+
+    disable_verify: bool = False
+
+
+class Client(Table):
+    """`[client]`: outgoing connections, to other relays of the cluster."""
+
+    bind: Listen = Address("::", 0)
+    tls: ClientTls = ClientTls()
+
+
+class Log(Table):
+    """`[log]`."""
+
+    level: Annotated[Level, BeforeValidator(_lower)] = "info"
+
+
+class Cluster(Table):
+    """`[cluster]`. `connect` and `advertise` are second names of `root` and `node` in files, flags and environment."""
+
+    root: Authority | None = None
+    """The relay to join, `host[:port]`; unset, or equal to `node`: this relay is the root."""
+
+    node: Authority | None = None
+    """The address other relays reach this one at."""
+
+    token: File | None = None
+    """File with the token presented to other relays."""
+
+    prefix: Annotated[str, AfterValidator(_prefix)] = "internal/origins"
+    """Broadcast path under which the members announce themselves."""
+
+
+class Auth(Table):
+    """`[auth]`."""
+
+    key: File | None = None
+    """File with the key (JWK) that tokens are verified with."""
+
+    public: Annotated[str, AfterValidator(normalize)] | None = None
+    """Path open to anyone without a token, `""` for all; None for nowhere."""
+
+
+class Http(Table):
+    """`[web.http]`."""
+
+    listen: Listen | None = None
+
+
+class Https(Table):
+    """`[web.https]`: all three keys or none."""
+
+    listen: Listen | None = None
+    cert: File | None = None
+    key: File | None = None
+
+
+class Web(Table):
+    """`[web]`."""
+
+    http: Http = Http()
+    https: Https = Https()
+    ws: bool = True
+    """Whether sessions over WebSocket are accepted."""
+
+
+class Config(Table):
+    """The whole file. Read it by attribute: `config.server.tls.generate`."""
+
+    server: Server = Server()
+    client: Client = Client()
+    log: Log = Log()
+    cluster: Cluster = Cluster()
+    auth: Auth = Auth()
+    web: Web = Web()
+    limits: Annotated[Limits, _table_of(Limits, LIMITS_RANGES)] = Limits()
+
+    @classmethod
+    def demo(cls) -> Config:
+        """Return what the relay runs with when it is told nothing: dev.toml, but reachable from this machine only."""
+        return cls.model_validate(DEMO)
+
+    @property
+    def http_listen(self) -> Address | None:
+        """Where plain HTTP listens: on the QUIC address, over TCP, unless `[web.http]` or `[web.https]` says otherwise.
+
+        A port of 0 on the QUIC address means: the port that the QUIC endpoint was given.
+        """
+        if self.web.http.listen is None and self.web.https.listen is None:
+            return self.server.listen
+        return self.web.http.listen
+
+    @property
+    def https_listen(self) -> Address | None:
+        """Where HTTPS listens, if at all; `config.web.https` then holds its certificate and key."""
+        return self.web.https.listen
+
+
+DEMO: Mapping[str, Any] = {
+    "server": {"listen": "localhost:4443", "tls": {"generate": "localhost"}},
+    "log": {"level": "debug"},
+    "auth": {"public": ""},
+}
+"""The tables of `Config.demo`."""

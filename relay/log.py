@@ -1,0 +1,88 @@
+"""Logging set-up: where lines go and what they look like.
+
+Owns the one handler of the program. Must never be imported by the rooms below: they log through the standard
+`logging` module, `logging.getLogger(__name__)`, and write `key=value` pairs into their text. Called by the command
+line.
+
+    2026-03-01T12:00:00.123Z INFO  [session 7] accepted transport=webtransport path=demo
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TRACE: Final = 5
+
+LEVELS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "error": logging.ERROR,
+        "warn": logging.WARNING,
+        "info": logging.INFO,
+        "debug": logging.DEBUG,
+        "trace": TRACE,
+    }
+)
+"""The words of `[log] level`."""
+
+_NAMES: Final = MappingProxyType({number: word.upper() for word, number in LEVELS.items()})
+_COLOURS: Final = MappingProxyType({"ERROR": "31", "WARN": "33", "INFO": "32", "DEBUG": "36", "TRACE": "90"})
+_DIM: Final = "90"
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class Formatter(logging.Formatter):
+    """One line per record: time in UTC, level, text. A traceback follows on lines of its own."""
+
+    def __init__(self, *, colour: bool = False) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, coloured if asked for."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        time = moment.replace("+00:00", "Z")
+        level = _NAMES.get(record.levelno, record.levelname)
+        # Peers choose paths and close reasons: no control character of theirs may start a line or drive a terminal.
+        text = _CONTROL.sub(_escaped, record.getMessage())
+        if record.name.partition(".")[0] != "relay":
+            text = f"[{record.name}] {text}"
+        line = f"{self._paint(_DIM, time)} {self._paint(_COLOURS.get(level), f'{level:<5}')} {text}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        if record.stack_info:
+            line += "\n" + self.formatStack(record.stack_info)
+        return line
+
+    def _paint(self, colour: str | None, text: str) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if self._colour and colour else text
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+def setup(level: str, stream: TextIO | None = None) -> None:
+    """Log to `stream` (standard error by default) from `level` on, a word of `LEVELS`. A second call replaces the first.
+
+    Libraries speak up only with warnings, except at level trace.
+    """
+    stream = sys.stderr if stream is None else stream
+    number = LEVELS[level]
+    logging.addLevelName(TRACE, "TRACE")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Formatter(colour=stream.isatty() and not os.environ.get("NO_COLOR")))
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old.formatter, Formatter)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if number == TRACE else max(number, logging.WARNING))
+    logging.getLogger("relay").setLevel(number)

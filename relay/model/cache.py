@@ -1,0 +1,85 @@
+"""Which groups of a track are kept, and which arrivals are too old to be taken.
+
+The newest group stays as long as the track; older ones stay for `Limits.cache_age` seconds, within
+`Limits.cache_groups` and `Limits.cache_track`. Called by track actors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relay.model.group import Group
+from relay.model.limits import Limits
+
+
+class GroupCache:
+    """The groups of one track by sequence."""
+
+    __slots__ = ("_groups", "_limits", "floor", "latest")
+
+    def __init__(self, limits: Limits) -> None:
+        self._groups: dict[int, Group] = {}
+        self._limits = limits
+        self.latest: Group | None = None
+        self.floor = 0
+        """Sequences below it have been evicted and are not taken again."""
+
+    def __iter__(self) -> Iterator[Group]:
+        """Groups in order of sequence."""
+        return iter([self._groups[sequence] for sequence in sorted(self._groups)])
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return sum(group.size for group in self._groups.values())
+
+    def get(self, sequence: int) -> Group | None:
+        """The group with that sequence, if it is held."""
+        return self._groups.get(sequence)
+
+    def add(self, group: Group) -> bool:
+        """Take a new group. `False` if it is a duplicate or older than what was evicted."""
+        if group.sequence in self._groups or group.sequence < self.floor:
+            return False
+        self._groups[group.sequence] = group
+        if self.latest is None or group.sequence > self.latest.sequence:
+            self.latest = group
+        return True
+
+    def start(self, max_age: int) -> int | None:
+        """Sequence of the oldest group that is not expired for a subscriber that accepts `max_age`.
+
+        `max_age` is in units of the track's timescale. A group is expired when its successor's first timestamp is at
+        least `max_age` older than the newest timestamp; a group whose successor has no frame never is (06).
+        """
+        if self.latest is None:
+            return None
+        groups = list(self)
+        newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
+        if max_age <= 0 or newest is None:
+            return self.latest.sequence
+        for group, successor in zip(groups, groups[1:], strict=False):
+            if successor.first_timestamp is None or newest - successor.first_timestamp < max_age:
+                return group.sequence
+        return self.latest.sequence
+
+    def evict(self, now: float) -> list[Group]:
+        """Drop what the policy no longer keeps; the dropped groups, so that open ones can be ended."""
+        if len(self._groups) <= 1:
+            return []
+        dropped: list[Group] = []
+        size = self.size
+        for sequence in sorted(self._groups)[:-1]:
+            group = self._groups[sequence]
+            over = size > self._limits.cache_track or len(self._groups) > self._limits.cache_groups
+            if not over and (group.open or now - group.arrived < self._limits.cache_age):
+                continue
+            del self._groups[sequence]
+            size -= group.size
+            dropped.append(group)
+        if dropped:
+            self.floor = max(self.floor, dropped[-1].sequence + 1)
+        return dropped

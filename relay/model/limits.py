@@ -1,0 +1,68 @@
+"""The named bounds of the relay: every queue, map, buffer and timer that a peer can make grow.
+
+Owns the defaults and their reasons. `relay.config` exposes each as a key of the `[limits]` table; the room that
+enforces a limit refuses the offender with a clear code and counts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one relay holds at most. Sizes are bytes, times are seconds."""
+
+    sessions: int = 10_000
+    """Sessions on this relay. Beyond it new ones are refused before they are accepted."""
+
+    handshakes: int = 1_000
+    """QUIC connections that have not finished their handshake: what a flood of first packets can cost."""
+
+    setup_timeout: float = 10.0
+    """From accept to an established moq session. A peer that connects and says nothing is closed."""
+
+    announces: int = 5_000
+    """Live broadcasts that one session may announce."""
+
+    announce_streams: int = 100
+    """Announce streams that one session may hold open toward us."""
+
+    subscriptions: int = 2_000
+    """Live subscriptions and fetches of one session."""
+
+    tracks: int = 2_000
+    """Tracks of one broadcast that are subscribed to at the same time."""
+
+    message: int = 65_536
+    """One control message. The longest legal one, a path of 32 segments and 32 hops, is far below."""
+
+    frame: int = 64 * 1024 * 1024
+    """One frame. Frames are forwarded as they arrive, but the newest group is held in the cache."""
+
+    cache_track: int = 128 * 1024 * 1024
+    """Payload that one track keeps. The oldest groups go first; a group that alone exceeds it is ended."""
+
+    cache_groups: int = 256
+    """Groups that one track keeps, so that one-frame groups stay bounded too."""
+
+    cache_age: float = 5.0
+    """How long a group stays fetchable once a newer one exists. The newest group stays while the track lives."""
+
+    groups_in_flight: int = 256
+    """Unfinished groups that a publisher may have open on one track."""
+
+    track_idle: float = 1.0
+    """How long a track without viewers keeps its upstream subscription, so that a reload costs nothing."""
+
+    backlog_groups: int = 2
+    """Groups that may wait, unsent, in one subscription once the oldest has waited `backlog_time`."""
+
+    backlog_time: float = 1.0
+    """How long a burst may take to drain before `backlog_groups` applies."""
+
+    backlog_bytes: int = 64 * 1024 * 1024
+    """Unsent payload of one subscription, whatever its age."""
+
+    close_timeout: float = 3.0
+    """How long a closing relay waits for its sessions to say goodbye."""

@@ -1,0 +1,41 @@
+"""Routes: by which relays, and at what cost, a broadcast is reached.
+
+Owns the ordering of routes and the rules that keep announcements from going in circles (moq-lite-06, "Announce").
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_HOPS = 32
+"""Relays an announcement may have passed; longer chains are discarded (moq-lite, hop list)."""
+
+MAX_COST = (1 << 62) - 1
+UNKNOWN_HOP = 0
+"""Stands for a relay that did not give its id."""
+
+
+class Route(NamedTuple):
+    """`hops` runs from the original publisher to the peer that told us; the last one is that peer."""
+
+    hops: tuple[int, ...] = ()
+    warm: int = 0
+    cold: int = MAX_COST
+
+    @property
+    def publisher(self) -> int:
+        """Id of the original publisher, `UNKNOWN_HOP` if it gave none: equal ids are the same content."""
+        return self.hops[0] if self.hops else UNKNOWN_HOP
+
+    def cost(self) -> tuple[bool, int, int, int]:
+        """Sort key, best first: no unknown hop, then warm, cold, number of hops."""
+        return (UNKNOWN_HOP in self.hops, self.warm, self.cold, len(self.hops))
+
+    def plus_cost(self, link: int) -> Route:
+        """This route as seen across a link of that cost (06: added to both costs on receipt)."""
+        return self._replace(warm=min(self.warm + link, MAX_COST), cold=min(self.cold + link, MAX_COST))
+
+
+def same_publisher(one: Route, other: Route) -> bool:
+    """Whether two routes lead to the same original publisher, so that one may stand in for the other."""
+    return one.publisher != UNKNOWN_HOP and one.publisher == other.publisher

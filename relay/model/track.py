@@ -1,0 +1,50 @@
+"""What a subscriber asks of a track, and what a publisher says of it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+DEFAULT_PRIORITY = 127
+DEFAULT_LATENCY_MS = 5_000
+MICROSECONDS = 1_000_000
+
+
+class Dialect(IntEnum):
+    """How the frames of a group look as bytes."""
+
+    PLAIN = 0
+    """moq-lite-01 to 04: size, payload."""
+    TIMED = 1
+    """moq-lite-05 and 06: timestamp delta, size, payload."""
+    RAW = 2
+    """Payloads one after the other, for HTTP."""
+
+
+class TrackProperties(NamedTuple):
+    """TRACK_INFO: what holds for the whole track. The default stands for publishers that cannot say (01 to 04)."""
+
+    priority: int = DEFAULT_PRIORITY
+    ordered: bool = False
+    max_latency_ms: int = DEFAULT_LATENCY_MS
+    timescale: int = MICROSECONDS
+
+
+class Interest(NamedTuple):
+    """What one subscriber wants. Bounds are inclusive; `None` is open."""
+
+    priority: int = 0
+    ordered: bool = False
+    latency_ms: int = 0
+    """How late a group may be before the subscriber would rather skip it (03 and later)."""
+    history_ms: int = 0
+    """How much of the past is wanted at the start (06: max age); 0 is the newest group only."""
+    start_group: int | None = None
+    end_group: int | None = None
+    start_frame: int = 0
+    end_frame: int | None = None
+
+    @property
+    def endless(self) -> bool:
+        """Whether, once started, every group is wanted whole: what nearly every subscriber asks for."""
+        return self.end_group is None and self.start_frame == 0

@@ -1,0 +1,132 @@
+"""The little of HTTP/3 that is read before aioquic sees it, so that WebTransport bytes never go through there.
+
+Owns two incremental readers: what a peer-opened stream is, and where the HEADERS frame of a request or response ends.
+Sans-IO; must never touch a connection. The WebTransport sessions call it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relay.wire.varint import decode_varint
+
+WEBTRANSPORT_BIDI = 0x41
+WEBTRANSPORT_UNI = 0x54
+
+FRAME_DATA = 0x0
+FRAME_HEADERS = 0x1
+
+H3_NO_ERROR = 0x100
+H3_GENERAL_PROTOCOL_ERROR = 0x101
+H3_STREAM_CREATION_ERROR = 0x103
+H3_CLOSED_CRITICAL_STREAM = 0x104
+H3_FRAME_UNEXPECTED = 0x105
+H3_EXCESSIVE_LOAD = 0x107
+H3_ID_ERROR = 0x108
+H3_REQUEST_REJECTED = 0x10B
+H3_REQUEST_INCOMPLETE = 0x10D
+H3_MESSAGE_ERROR = 0x10E
+
+HEADERS_LIMIT = 64 * 1024
+"""Bytes of one HEADERS frame. A token in the path is the largest thing that anybody puts there."""
+
+FORBIDDEN_FRAMES = frozenset((0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xD))
+"""Frame types that must not come before HEADERS on a request stream. Unknown ones are skipped."""
+
+
+class Http3Error(Exception):
+    """The peer broke HTTP/3; `code` closes the connection."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class StreamKind:
+    """What a stream turned out to be. `session_id` is that of a WebTransport stream, `None` for one of HTTP/3.
+
+    `rest` is what follows the WebTransport prefix, or everything read so far.
+    """
+
+    session_id: int | None
+    rest: bytes
+
+
+class StreamHead:
+    """Reads the first one or two varints of a stream that the peer opened."""
+
+    __slots__ = ("_data", "_type")
+
+    def __init__(self, *, unidirectional: bool) -> None:
+        self._type = WEBTRANSPORT_UNI if unidirectional else WEBTRANSPORT_BIDI
+        self._data = b""
+
+    def feed(self, data: bytes) -> StreamKind | None:
+        """Take more bytes; `None` as long as they do not tell."""
+        self._data += data
+        first = decode_varint(self._data)
+        if first is None:
+            return None
+        if first[0] != self._type:
+            return StreamKind(None, self._data)
+        second = decode_varint(self._data, first[1])
+        if second is None:
+            return None
+        return StreamKind(second[0], self._data[second[1] :])
+
+
+class HeadersReader:
+    """Cuts one HEADERS frame out of the start of a request or response stream."""
+
+    __slots__ = ("_data", "_done", "_skip")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._done = False
+        self._skip = 0
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take more bytes; return the HEADERS frame with its header once complete. Raises `Http3Error`.
+
+        What follows is kept until `rest` asks for it: the frame may wait for the QPACK encoder stream.
+        """
+        self._data += data
+        if self._done:
+            if len(self._data) > HEADERS_LIMIT:
+                raise Http3Error(H3_EXCESSIVE_LOAD, "too much after HEADERS that cannot be decoded yet")
+            return None
+        while True:
+            if self._skip:
+                skipped = min(self._skip, len(self._data))
+                self._data = self._data[skipped:]
+                self._skip -= skipped
+                if self._skip:
+                    return None
+            kind = decode_varint(self._data)
+            if kind is None:
+                return None
+            if kind[0] in FORBIDDEN_FRAMES:
+                raise Http3Error(H3_FRAME_UNEXPECTED, f"frame {kind[0]:#x} before HEADERS")
+            size = decode_varint(self._data, kind[1])
+            if size is None:
+                return None
+            length, start = size
+            if kind[0] != FRAME_HEADERS:
+                self._data = self._data[start:]
+                self._skip = length
+                continue
+            if length > HEADERS_LIMIT:
+                raise Http3Error(H3_EXCESSIVE_LOAD, f"HEADERS of {length} bytes")
+            if len(self._data) < start + length:
+                return None
+            frame, self._data = self._data[: start + length], self._data[start + length :]
+            self._done = True
+            return frame
+
+    def rest(self) -> bytes:
+        """Hand over what came after the frame returned last; a further `feed` looks for another one."""
+        data, self._data = self._data, b""
+        self._done = False
+        return data

@@ -1,0 +1,368 @@
+"""A transport without a network: two sessions in one process, joined back to back.
+
+Owns the in-memory kind of `Session`, with the semantics of QUIC (stream credit, resets that drop what is queued, a
+reader that may be slow) and a deterministic order. Must never open a socket or read a clock. Tests of actors and the
+soak call it; `pause`, `credit` and `silent` are their handles on a misbehaving peer.
+
+What either side does in one loop turn reaches the other in the next, as one batch per side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from relay.transport.session import (
+    CONTROL_PRIORITY,
+    DatagramReceived,
+    Event,
+    Pong,
+    SessionClosed,
+    SessionStats,
+    Sink,
+    StreamData,
+    StreamReset,
+    StreamStopped,
+)
+from relay.wire.version import alpns_for
+
+if TYPE_CHECKING:
+    from relay.wire.version import Version
+
+DATAGRAM_LIMIT = 1160
+"""What a QUIC packet of 1200 bytes has room for, so that code written against this transport fits the real one."""
+
+PROBE_TIMEOUT = 0.05
+"""Seconds; there is no round trip to measure."""
+
+
+class MemoryStream:
+    """One side's view of a stream. `twin` is the peer's, once the peer knows the stream."""
+
+    __slots__ = (
+        "_chunks",
+        "_fin",
+        "_queued",
+        "_session",
+        "context",
+        "id",
+        "opened_by_peer",
+        "order",
+        "pending_stop",
+        "receiving",
+        "sending",
+        "stopped",
+        "twin",
+        "unidirectional",
+        "writable",
+    )
+
+    def __init__(
+        self, session: MemorySession, *, order: tuple[int, int], unidirectional: bool, opened_by_peer: bool
+    ) -> None:
+        self.id = -1
+        self.unidirectional = unidirectional
+        self.opened_by_peer = opened_by_peer
+        self.context: Any = None
+        self.order = order
+        self.twin: MemoryStream | None = None
+        self.pending_stop: int | None = None  # a stop called before the peer could know the stream
+        readable = opened_by_peer or not unidirectional
+        self.receiving = readable  # until the end or a reset was delivered to this side
+        self.stopped = not readable  # this side wants no more data
+        self.sending = not opened_by_peer or not unidirectional  # until the end or a reset left this side
+        self.writable = self.sending  # until `write(fin=True)`, reset or stopped
+        self._session = session
+        self._chunks: list[bytes] = []
+        self._queued = 0
+        self._fin = False
+
+    def __repr__(self) -> str:
+        return f"<MemoryStream {self.id} {'uni' if self.unidirectional else 'bidi'}>"
+
+    @property
+    def unsent(self) -> int:
+        return self._queued
+
+    def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
+        if not self.writable or self._session.finished:
+            return
+        self._chunks.extend(chunks)
+        self._queued += sum(map(len, chunks))
+        if fin:
+            self._fin = True
+            self.writable = False
+        self._session._ready(self)
+
+    def reset(self, code: int) -> None:
+        if not self.sending or self._session.finished:
+            return
+        known = self.twin
+        self._end_sending()
+        if known is not None:
+            self._session._tell(StreamReset(known, code))
+
+    def stop(self, code: int) -> None:
+        if self.stopped or not self.receiving or self._session.finished:
+            return
+        self.stopped = True
+        if self.twin is None:
+            self.pending_stop = code
+        elif self.twin.sending:
+            self.twin._end_sending()
+            self._session._tell(StreamStopped(self.twin, code))
+            # The other half of the exchange: a reset answers the stop, as a QUIC stack does by itself.
+            self._session.peer._tell(StreamReset(self, code))
+
+    def _end_sending(self) -> None:
+        self.sending = self.writable = False
+        self._chunks.clear()
+        self._queued = 0
+        self._session._forget(self)
+
+    def _transfer(self, twin: MemoryStream) -> StreamData | None:
+        """Hand what is queued to the peer's view; `None` if there is nothing it would notice."""
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        self._queued = 0
+        if self._fin:
+            self._end_sending()
+        if twin.stopped or not (data or self._fin):
+            return None
+        return StreamData(twin, data, self._fin)
+
+
+class MemorySession:
+    """One end of a pair. Besides `Session` it has the handles that tests need."""
+
+    def __init__(
+        self,
+        *,
+        is_client: bool,
+        version: Version | None,
+        alpn: str,
+        path: str | None,
+        query: str,
+        credit_bidi: int | None,
+        credit_uni: int | None,
+    ) -> None:
+        self.transport = "memory"
+        self.remote = "server:0" if is_client else "client:0"
+        self.is_client = is_client
+        self.version = version
+        self.alpn = alpn
+        self.path = path
+        self.query = query
+        self.datagram_limit = DATAGRAM_LIMIT
+        self.silent = False
+        """While true, pings of the other side stay unanswered."""
+        self._credit = {False: credit_bidi, True: credit_uni}
+        self.finished = False
+        self.peer: MemorySession = self
+        self.streams: dict[int, MemoryStream] = {}
+        self._sink: Sink | None = None
+        self._outbox: list[Event] = []  # what the peer is to be told, in order
+        self._inbox: list[Event] = []  # what this side's owner is to be told
+        self._writing: dict[MemoryStream, None] = {}
+        self._opened = 0
+        self._next_id = {False: 0 if is_client else 1, True: 2 if is_client else 3}
+        self._open = {False: 0, True: 0}
+        self._paused = False
+        self._scheduled = False
+        self._bytes_sent = 0
+        self._bytes_received = 0
+
+    def __repr__(self) -> str:
+        return f"<MemorySession {'client' if self.is_client else 'server'}>"
+
+    # -- Session
+
+    def start(self, sink: Sink) -> None:
+        if self._sink is not None:
+            raise RuntimeError("a session is started once")
+        self._sink = sink
+        self._schedule()
+
+    def open_bidi(self, priority: int = CONTROL_PRIORITY) -> MemoryStream:
+        return self._new_stream(priority, unidirectional=False)
+
+    def open_uni(self, priority: int = CONTROL_PRIORITY) -> MemoryStream:
+        return self._new_stream(priority, unidirectional=True)
+
+    def send_datagram(self, data: bytes) -> None:
+        if not self.finished and len(data) <= self.datagram_limit:
+            self._bytes_sent += len(data)
+            self._tell(DatagramReceived(data))
+
+    def ping(self) -> None:
+        if not self.finished and not self.peer.silent:
+            self.peer._tell(Pong())
+
+    def probe_timeout(self) -> float:
+        return PROBE_TIMEOUT
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        if self.finished:
+            return
+        self._tell(SessionClosed(code, reason, by_peer=True))
+        self.peer._tell(SessionClosed(code, reason, by_peer=False))
+        self._finish()
+
+    def stats(self) -> SessionStats:
+        return SessionStats(
+            bytes_received=self._bytes_received, bytes_sent=self._bytes_sent, streams=len(self.streams)
+        )
+
+    # -- for tests
+
+    def pause(self) -> None:
+        """Stop reading stream data: what the peer writes stays unsent there. Everything else still arrives."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Read again, from where `pause` left off."""
+        self._paused = False
+        self.peer._schedule()
+
+    def allow(self, *, bidi: int | None = None, uni: int | None = None) -> None:
+        """Set how many streams this side may have open at once; `None` is no limit."""
+        self._credit = {False: bidi, True: uni}
+        self._schedule()
+
+    def fail(self, reason: str = "idle timeout") -> None:
+        """Break the transport under both sides, as a dead network does."""
+        if not self.finished:
+            self._tell(SessionClosed(None, reason, by_peer=False))
+            self.peer._tell(SessionClosed(None, reason, by_peer=False))
+            self._finish()
+
+    # -- the exchange
+
+    def _finish(self) -> None:
+        for side in (self, self.peer):
+            side.finished = True
+            side._writing.clear()
+            side.streams.clear()
+
+    def _new_stream(self, priority: int, *, unidirectional: bool) -> MemoryStream:
+        self._opened += 1
+        order = (-priority, self._opened)
+        return MemoryStream(self, order=order, unidirectional=unidirectional, opened_by_peer=False)
+
+    def _ready(self, stream: MemoryStream) -> None:
+        self._writing[stream] = None
+        self._schedule()
+
+    def _tell(self, event: Event) -> None:
+        self._outbox.append(event)
+        self._schedule()
+
+    def _forget(self, stream: MemoryStream) -> None:
+        """Drop a stream once neither half can carry anything, and give its credit back."""
+        self._writing.pop(stream, None)
+        for side in (stream, stream.twin):
+            if side is None or side.sending or side.receiving:
+                return
+        twin = stream.twin
+        if twin is None or self.streams.pop(stream.id, None) is None:
+            return
+        self.peer.streams.pop(stream.id, None)
+        opener = self.peer if stream.opened_by_peer else self
+        opener._open[stream.unidirectional] -= 1
+        opener._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._exchange)
+
+    def _exchange(self) -> None:
+        self._scheduled = False
+        batch = self.peer._inbox
+        # Data first: a stop, reset or close that was called in the same turn removed its own stream's data already.
+        if not self.peer._paused:
+            for stream in sorted(self._writing, key=lambda stream: stream.order):
+                twin = stream.twin or self._claim(stream)
+                if twin is None:
+                    continue
+                del self._writing[stream]
+                event = stream._transfer(twin)
+                if event is not None:
+                    batch.append(event)
+                    self._bytes_sent += len(event.data)
+                if stream.pending_stop is not None:
+                    code, stream.pending_stop, stream.stopped = stream.pending_stop, None, False
+                    stream.stop(code)
+        batch += self._outbox
+        self._outbox = []
+        self.peer._deliver()
+        self._deliver()
+
+    def _claim(self, stream: MemoryStream) -> MemoryStream | None:
+        kind = stream.unidirectional
+        credit = self._credit[kind]
+        if credit is not None and self._open[kind] >= credit:
+            return None
+        self._open[kind] += 1
+        stream.id = self._next_id[kind]
+        self._next_id[kind] += 4
+        twin = MemoryStream(self.peer, order=stream.order, unidirectional=kind, opened_by_peer=True)
+        twin.id = stream.id
+        stream.twin, twin.twin = twin, stream
+        self.streams[stream.id] = stream
+        self.peer.streams[stream.id] = twin
+        return twin
+
+    def _deliver(self) -> None:
+        if self._sink is None or not self._inbox:
+            return
+        batch, self._inbox = tuple(self._inbox), []
+        sink = self._sink
+        for event in batch:
+            if isinstance(event, StreamData):
+                self._bytes_received += len(event.data)
+                if event.fin:
+                    self._ended(event.stream)
+            elif isinstance(event, StreamReset):
+                self._ended(event.stream)
+        sink(batch)
+
+    def _ended(self, stream: Any) -> None:
+        stream.receiving = False
+        self._forget(stream)
+
+
+def memory_pair(
+    version: Version | None,
+    *,
+    path: str | None = "/",
+    query: str = "",
+    client_offers: tuple[str, ...] = (),
+    credit_bidi: int | None = None,
+    credit_uni: int | None = None,
+) -> tuple[MemorySession, MemorySession]:
+    """Join two sessions and return (client, server).
+
+    `version` is what both sides report: `None` leaves it to the SETUP messages, as on a real transport for 01 and 02.
+    `client_offers` are the tokens of the client, of which the first is taken as negotiated. The credits bound how
+    many streams either side may have open at once.
+    """
+    if client_offers:
+        alpn = client_offers[0]
+    else:
+        alpn = "moql" if version is None else alpns_for((version,))[0]
+    client, server = (
+        MemorySession(
+            is_client=is_client,
+            version=version,
+            alpn=alpn,
+            path=path,
+            query=query,
+            credit_bidi=credit_bidi,
+            credit_uni=credit_uni,
+        )
+        for is_client in (True, False)
+    )
+    client.peer, server.peer = server, client
+    return client, server

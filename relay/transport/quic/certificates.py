@@ -1,0 +1,249 @@
+"""The certificates of a server: read from files, generated, chosen by name.
+
+Owns loading and checking of PEM pairs, the short-lived self-signed certificate that browsers accept by hash, and the
+choice for a server name. Must never open sockets or read a clock: whoever calls passes the time. The QUIC endpoint,
+the web server and the configuration check call it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.x509.oid import NameOID
+
+LIFETIME: Final = datetime.timedelta(days=14)
+"""From not_before to not_after of a generated certificate: the most that WebTransport's hash pinning allows."""
+
+BACKDATE: Final = datetime.timedelta(days=1)
+"""How far not_before lies in the past, for clients whose clock is behind. Part of `LIFETIME`."""
+
+RENEW_BEFORE: Final = LIFETIME / 4
+"""A generated certificate with less life than this left is replaced."""
+
+PrivateKey: TypeAlias = (
+    rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+)
+
+
+class CertificateError(Exception):
+    """A certificate or key cannot be used; the message names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatePair:
+    """A leaf, what links it to a root, and its key."""
+
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+    key: PrivateKey
+
+    @property
+    def fingerprint(self) -> str:
+        """Lowercase hex SHA-256 of the leaf's DER."""
+        return fingerprint(self.certificate)
+
+    def matches(self, server_name: str) -> bool:
+        """Whether the leaf's alternative names cover `server_name` (RFC 6125: `*` is one whole left-most label)."""
+        try:
+            names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            return False
+        try:
+            address = ipaddress.ip_address(server_name)
+        except ValueError:
+            wanted = server_name.rstrip(".").lower()
+            return any(_name_covers(name, wanted) for name in names.get_values_for_type(x509.DNSName))
+        return address in names.get_values_for_type(x509.IPAddress)
+
+    def chain_pem(self) -> bytes:
+        """Leaf and chain in PEM, for servers that want files or `ssl.SSLContext`."""
+        return b"".join(
+            certificate.public_bytes(serialization.Encoding.PEM)
+            for certificate in (self.certificate, *self.chain)
+        )
+
+    def key_pem(self) -> bytes:
+        """The key in PEM, not encrypted: a secret."""
+        return self.key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Lowercase hex SHA-256 of a certificate's DER, as `/certificate.sha256` serves it."""
+    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def _name_covers(pattern: str, wanted: str) -> bool:
+    pattern = pattern.rstrip(".").lower()
+    if pattern.startswith("*."):
+        first, dot, rest = wanted.partition(".")
+        return bool(first and dot) and rest == pattern[2:]
+    return pattern == wanted
+
+
+# -- files
+
+
+def load_pairs(cert_files: Sequence[str | Path], key_files: Sequence[str | Path]) -> list[CertificatePair]:
+    """Read certificate files and their keys, paired by index. Raises `CertificateError` naming the culprit."""
+    if len(cert_files) != len(key_files):
+        raise CertificateError(
+            f"certificates and keys come in pairs: {len(cert_files)} certificate files, {len(key_files)} key files"
+        )
+    return [load_pair(Path(cert), Path(key)) for cert, key in zip(cert_files, key_files, strict=True)]
+
+
+def load_pair(cert_file: Path, key_file: Path) -> CertificatePair:
+    """Read one chain (leaf first) and the leaf's key."""
+    certificates = load_certificates(cert_file)
+    key = _load_key(key_file)
+    leaf = certificates[0]
+    public = leaf.public_key()
+    spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if public.public_bytes(*spki) != key.public_key().public_bytes(*spki):
+        raise CertificateError(f"{key_file}: the key does not fit the certificate in {cert_file}")
+    return CertificatePair(leaf, tuple(certificates[1:]), key)
+
+
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """Read all certificates of a PEM file; text between them is allowed."""
+    data = _read(path)
+    if b"-----BEGIN CERTIFICATE-----" not in data:
+        raise CertificateError(f"{path}: no certificate in this file (PEM expected)")
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except ValueError as error:
+        raise CertificateError(f"{path}: the certificate cannot be read: {error}") from error
+
+
+def _load_key(path: Path) -> PrivateKey:
+    data = _read(path)
+    if b"PRIVATE KEY-----" not in data:
+        raise CertificateError(f"{path}: no private key in this file (PEM expected)")
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except TypeError as error:
+        raise CertificateError(f"{path}: the key is encrypted; a key without passphrase is needed") from error
+    except ValueError as error:
+        raise CertificateError(f"{path}: the key cannot be read: {error}") from error
+    # What the TLS engine can sign with; another kind would fail only when the first client comes.
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        if isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1)):
+            return key
+        raise CertificateError(f"{path}: curve {key.curve.name} is not supported; use P-256 or P-384")
+    if isinstance(key, (rsa.RSAPrivateKey, ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)):
+        return key
+    raise CertificateError(f"{path}: keys of this kind are not supported; use ECDSA, RSA or Ed25519")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CertificateError(f"{path}: {error.strerror or error}") from error
+
+
+# -- generated
+
+
+def generate_certificate(names: Iterable[str], now: datetime.datetime) -> CertificatePair:
+    """Make a self-signed ECDSA P-256 certificate for DNS names and IP addresses, 14 days long from a day ago.
+
+    `now` must carry a time zone.
+    """
+    alternatives: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            try:
+                alternatives.append(x509.DNSName(name.encode("idna").decode() if not name.isascii() else name))
+            except (ValueError, UnicodeError) as error:
+                raise CertificateError(
+                    f"cannot generate a certificate for {name!r}: neither a host name nor an address"
+                ) from error
+    if not alternatives:
+        raise CertificateError("cannot generate a certificate without a name")
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "moq-relay, self-signed")])
+    not_before = now.astimezone(datetime.timezone.utc).replace(microsecond=0) - BACKDATE
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before)
+        .not_valid_after(not_before + LIFETIME)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return CertificatePair(certificate, (), key)
+
+
+class CertificateStore:
+    """The certificates of one server: the configured ones in order, then a generated one."""
+
+    def __init__(
+        self, pairs: Sequence[CertificatePair], generate: Sequence[str], now: datetime.datetime
+    ) -> None:
+        """`generate` lists the names of the generated certificate; none if empty. Raises `CertificateError`."""
+        self._configured = tuple(pairs)
+        self._names = tuple(generate)
+        self._generated = generate_certificate(self._names, now) if self._names else None
+        self._pairs = self._check()
+
+    @property
+    def pairs(self) -> tuple[CertificatePair, ...]:
+        return self._pairs
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the first certificate: what clients may pin."""
+        return self._pairs[0].fingerprint
+
+    def select(self, server_name: str | None) -> CertificatePair:
+        """The first certificate for this name; the first of all if none fits or the client named nothing."""
+        if server_name is not None:
+            for pair in self._pairs:
+                if pair.matches(server_name):
+                    return pair
+        return self._pairs[0]
+
+    def renew_if_due(self, now: datetime.datetime) -> bool:
+        """Replace the generated certificate once a quarter of its life is left. Returns whether it did."""
+        generated = self._generated
+        if generated is None or generated.certificate.not_valid_after_utc - now > RENEW_BEFORE:
+            return False
+        self._generated = generate_certificate(self._names, now)
+        self._pairs = self._check()
+        return True
+
+    def replace(self, pairs: Sequence[CertificatePair]) -> None:
+        """Swap the configured certificates, for connections from now on. The generated one stays."""
+        previous, self._configured = self._configured, tuple(pairs)
+        try:
+            self._pairs = self._check()
+        except CertificateError:
+            self._configured = previous
+            raise
+
+    def _check(self) -> tuple[CertificatePair, ...]:
+        pairs = self._configured if self._generated is None else (*self._configured, self._generated)
+        if not pairs:
+            raise CertificateError(
+                "no certificate: configure a certificate and key, or names to generate one for"
+            )
+        return pairs

@@ -1,0 +1,342 @@
+"""Everything that reaches into aioquic, in one place.
+
+Owns every use of a private attribute of aioquic 1.7.2, each with its reason; `tests/transport/test_compat.py` fails
+if one of the names vanishes. Must never hold policy: it answers questions about a connection and bends the few rules
+that its public interface cannot. The endpoint, the sessions and the client call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from aioquic import tls
+from aioquic.buffer import Buffer, BufferReadError
+from aioquic.h3.connection import H3Connection
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
+from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived, StreamReset
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType
+from aioquic.quic.packet_builder import QuicPacketBuilder
+
+if TYPE_CHECKING:
+    from aioquic.quic.configuration import QuicConfiguration
+    from cryptography import x509
+
+TESTED_VERSION = "1.7.2"
+
+TRANSPORT_REASON_LIMIT = 256
+"""Bytes of a transport close reason. During the handshake the frame is repeated in up to three coalesced packets,
+and one that does not fit its datagram makes aioquic raise instead of closing."""
+
+EARLY_REASON_LIMIT = 512
+"""Bytes of an application close reason while handshake packets may share its datagram."""
+
+REASON_LIMIT = 1024
+"""Bytes of an application close reason."""
+
+WEBTRANSPORT_SETTINGS = {0x2B603743: 1, 0xC671706A: 1, 0xFFD277: 1}
+"""WEBTRANSPORT_MAX_SESSIONS (drafts 02 and 07) and H3_DATAGRAM (draft 04): what peers look for besides the three that
+aioquic sends by itself."""
+
+CredentialSelector = Callable[[str | None], "Credentials"]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a server proves its name with."""
+
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+    key: Any
+
+
+def cut_utf8(text: str, limit: int) -> str:
+    """Shorten `text` to at most `limit` bytes of UTF-8, never inside a character."""
+    data = text.encode("utf-8", "replace")
+    return data[:limit].decode("utf-8", "ignore")
+
+
+class ReceiveWindow:
+    """Stands in for aioquic's `Limit` of MAX_DATA: a window over what was not delivered yet.
+
+    aioquic doubles the limit whenever half of it is used, read or not, so a peer that leaves a hole in every stream
+    could make it buffer without end. Here the limit follows what left the receive buffers, `size` ahead of it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.frame_type = QuicFrameType.MAX_DATA
+        self.name = "max_data"
+        self.sent = size
+        self.used = 0
+        self._size = size
+        self._value = size
+        self._delivered = 0
+
+    @property
+    def value(self) -> int:
+        return self._value
+
+    @value.setter
+    def value(self, value: int) -> None:
+        """aioquic's doubling: ignored."""
+
+    def deliver(self, count: int) -> None:
+        self._delivered += count
+        if self._value - self._delivered < self._size // 2:
+            self._value = self._delivered + self._size
+
+
+class RelayQuicConnection(QuicConnection):
+    """A QUIC connection with the limits, the certificates and the receive windows of our settings."""
+
+    def __init__(
+        self,
+        *,
+        configuration: QuicConfiguration,
+        max_streams_bidi: int,
+        max_streams_uni: int,
+        original_destination_connection_id: bytes | None = None,
+        credentials: CredentialSelector | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+        )
+        # The constructor fixes 128 streams each way and no option changes it; the transport parameters are written
+        # from these when the handshake begins.
+        for limit, value in (
+            (self._local_max_streams_bidi, max_streams_bidi),
+            (self._local_max_streams_uni, max_streams_uni),
+        ):
+            limit.value = limit.sent = value
+        self._receive_window = ReceiveWindow(configuration.max_data)
+        self._local_max_data = self._receive_window
+        self._stream_window = configuration.max_stream_data
+        self._credentials = credentials
+
+    # -- receiving
+
+    def next_event(self) -> QuicEvent | None:
+        event = super().next_event()
+        if type(event) is StreamDataReceived:
+            self._receive_window.deliver(len(event.data))
+        elif type(event) is StreamReset:
+            # What the peer sent and will never be read counts as delivered, or the window would shrink for good.
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                receiver = stream.receiver
+                self._receive_window.deliver(receiver.highest_offset - receiver.starting_offset())
+        return event
+
+    def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:
+        """Replace aioquic's doubling of MAX_STREAM_DATA, for the reason given at `ReceiveWindow`."""
+        limit = stream.max_stream_data_local
+        if not limit:
+            return  # a stream that only sends
+        receiver = stream.receiver
+        delivered = receiver.starting_offset()
+        if limit - delivered < self._stream_window // 2 and not receiver.is_finished:
+            limit = stream.max_stream_data_local = delivered + self._stream_window
+        if stream.max_stream_data_local_sent != limit:
+            buf = builder.start_frame(
+                QuicFrameType.MAX_STREAM_DATA,
+                capacity=17,
+                handler=self._on_max_stream_data_delivery,
+                handler_args=(stream,),
+            )
+            buf.push_uint_var(stream.stream_id)
+            buf.push_uint_var(limit)
+            stream.max_stream_data_local_sent = limit
+
+    # -- closing
+
+    def close(self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = "") -> None:
+        """As aioquic's, with the reason cut to what fits the packets that carry it."""
+        if frame_type is not None:
+            limit = TRANSPORT_REASON_LIMIT
+        elif not self._handshake_confirmed:
+            limit = EARLY_REASON_LIMIT
+        else:
+            limit = REASON_LIMIT
+        super().close(error_code, frame_type, cut_utf8(reason_phrase, limit))
+
+    # -- certificates
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        """Called once the first packet is in (again after a Retry): the TLS context exists only from here on.
+
+        The signature algorithm is negotiated for the key at hand, so the certificate has to be the right one before
+        the ClientHello is handled; no callback of aioquic comes that early.
+        """
+        super()._initialize(peer_cid)
+        select = self._credentials
+        if select is None:
+            return
+        context = self.tls
+        handle_hello = context._server_handle_hello
+
+        def choose_then_handle(input_buf: Buffer, *args: Any) -> None:
+            try:
+                hello = tls.pull_client_hello(Buffer(data=input_buf.data_slice(0, input_buf.capacity)))
+            except (tls.Alert, BufferReadError, ValueError, AssertionError):
+                pass  # the real handler meets the same bytes and answers with the right alert
+            else:
+                chosen = select(hello.server_name)
+                context.certificate = chosen.certificate
+                context.certificate_chain = list(chosen.chain)
+                context.certificate_private_key = chosen.key
+            handle_hello(input_buf, *args)
+
+        context._server_handle_hello = choose_then_handle
+
+
+class RelayH3Connection(H3Connection):
+    """HTTP/3 with the settings that every WebTransport generation looks for."""
+
+    def __init__(self, quic: QuicConnection) -> None:
+        super().__init__(quic, enable_webtransport=True)
+
+    def _get_local_settings(self) -> dict[int, int]:
+        """The only hook that adds settings: they are sent from the constructor."""
+        return super()._get_local_settings() | WEBTRANSPORT_SETTINGS
+
+    def forget(self, stream_id: int) -> None:
+        """Drop the record of a request stream whose later bytes never come here, so it would stay for ever."""
+        self._stream.pop(stream_id, None)
+
+
+# -- questions about a connection
+
+
+def stream_credit(quic: QuicConnection, *, unidirectional: bool) -> bool:
+    """Whether the peer allows one more stream of ours now.
+
+    A stream beyond the credit may be created, but a reset of it is sent all the same and kills the connection.
+    """
+    if unidirectional:
+        return quic._local_next_stream_id_uni // 4 < quic._remote_max_streams_uni
+    return quic._local_next_stream_id_bidi // 4 < quic._remote_max_streams_bidi
+
+
+def unsent(quic: QuicConnection, stream_id: int) -> int:
+    """Bytes of a stream that aioquic holds and never put into a packet; there is no public view of a sender."""
+    stream = quic._streams.get(stream_id)
+    if stream is None:
+        return 0
+    sender = stream.sender
+    if sender._reset_error_code is not None:
+        return 0
+    return int(sender._buffer_stop - sender.highest_offset)
+
+
+def reset_code(quic: QuicConnection, stream_id: int) -> int | None:
+    """The code that our half of a stream was reset with, which may be before its first data was read."""
+    stream = quic._streams.get(stream_id)
+    if stream is None:
+        return None
+    code: int | None = stream.sender._reset_error_code
+    return code
+
+
+def close_seen(quic: QuicConnection) -> ConnectionTerminated | None:
+    """The close that either side began. aioquic reports a peer's only after 3 PTO of draining."""
+    event: ConnectionTerminated | None = quic._close_event
+    return event
+
+
+def closed_by_peer(quic: QuicConnection) -> bool:
+    """Whether the close of `close_seen` came from the peer: the connection drains. True only until it terminates."""
+    return bool(quic._state is QuicConnectionState.DRAINING)
+
+
+def close_is_pending(quic: QuicConnection) -> bool:
+    """Whether our close still waits to be written into a packet."""
+    return bool(quic._close_pending)
+
+
+def is_over(quic: QuicConnection) -> bool:
+    """Whether nothing but silence follows: our close went out, the peer's came in, or it was given up."""
+    return quic._state in (
+        QuicConnectionState.CLOSING,
+        QuicConnectionState.DRAINING,
+        QuicConnectionState.TERMINATED,
+    )
+
+
+def is_unborn(quic: QuicConnection) -> bool:
+    """Whether no packet could be decrypted yet: what looked like an Initial was noise."""
+    return bool(quic._state is QuicConnectionState.FIRSTFLIGHT)
+
+
+def probe_timeout(quic: QuicConnection) -> float:
+    """One PTO in seconds, from the loss recovery's estimate (0.2 before the first sample)."""
+    return float(quic._loss.get_probe_timeout())
+
+
+def smoothed_rtt(quic: QuicConnection) -> float | None:
+    """Smoothed round trip in seconds; `None` before the first sample."""
+    loss = quic._loss
+    return float(loss._rtt_smoothed) if loss._rtt_initialized else None
+
+
+def congestion_window(quic: QuicConnection) -> int:
+    """Bytes that may be in flight."""
+    return int(quic._loss.congestion_window)
+
+
+def datagram_limit(quic: QuicConnection) -> int:
+    """Largest DATAGRAM payload that fits one packet and the peer's limit, 0 if the peer takes none.
+
+    One that fits no packet would block the queue of aioquic for good.
+    """
+    remote: int | None = quic._remote_max_datagram_frame_size
+    if remote is None:
+        return 0
+    packet = quic._max_datagram_size - 3 - len(quic._peer_cid.cid) - 16
+    return max(0, min(packet, remote) - 3)
+
+
+def pending_datagrams(quic: QuicConnection) -> int:
+    """DATAGRAM frames that wait for a packet; aioquic bounds them not."""
+    return len(quic._datagrams_pending)
+
+
+def peer_certificate(quic: QuicConnection) -> x509.Certificate | None:
+    """The leaf that the server presented; aioquic verifies chains but pins nothing."""
+    certificate: x509.Certificate | None = quic.tls._peer_certificate
+    return certificate
+
+
+CloseKind = Literal["application", "transport", "tls"]
+
+
+def close_kind(event: ConnectionTerminated) -> CloseKind:
+    """Which layer closed: TLS alerts are the transport errors 0x100 to 0x1ff."""
+    if event.frame_type is None:
+        return "application"
+    return "tls" if 0x100 <= event.error_code <= 0x1FF else "transport"
+
+
+def encode_refusal(*, version: int, source_cid: bytes, destination_cid: bytes) -> bytes:
+    """Build an Initial packet that closes with CONNECTION_REFUSED, without a connection.
+
+    `source_cid` is the destination connection id that the client chose, which its Initial keys come from.
+    """
+    crypto = CryptoPair()
+    crypto.setup_initial(cid=source_cid, is_client=False, version=version)
+    builder = QuicPacketBuilder(
+        host_cid=source_cid,
+        is_client=False,
+        max_datagram_size=SMALLEST_MAX_DATAGRAM_SIZE,
+        peer_cid=destination_cid,
+        version=version,
+    )
+    builder.start_packet(QuicPacketType.INITIAL, crypto)
+    buf = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=4)
+    for value in (QuicErrorCode.CONNECTION_REFUSED, QuicFrameType.PADDING, 0):
+        buf.push_uint_var(value)
+    datagrams, _ = builder.flush()
+    return datagrams[0]

@@ -1,0 +1,389 @@
+"""The QUIC endpoint: datagrams to connections, connections to datagrams, and nothing that a peer does can stop it.
+
+Owns the sockets' traffic, the routing by connection id, the set of connections to transmit for at the end of a loop
+turn, and one timer heap. Must never know streams or sessions beyond their `Handler`. `QuicServer` is what the
+application starts; the client builds on `Endpoint` as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import heapq
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aioquic.buffer import Buffer
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+from aioquic.quic.packet import (
+    QuicPacketType,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+
+from relay.transport.quic import compat
+from relay.transport.quic.link import Handler, Link
+from relay.transport.quic.udp import Address, UdpSocket, bind, readable_host
+from relay.transport.raw import RawSession
+from relay.transport.webtransport import WebTransportServerSession
+from relay.wire.version import alpns_for
+
+if TYPE_CHECKING:
+    from relay.model.limits import Limits
+    from relay.transport.quic.certificates import CertificateStore
+    from relay.transport.quic.settings import QuicSettings
+    from relay.transport.session import SessionRequest
+    from relay.wire.version import Version
+
+logger = logging.getLogger(__name__)
+
+CONNECTION_ID_LENGTH = 8
+"""Bytes of our connection ids: short packets are routed by the bytes after the first one."""
+
+SHORTEST_FIRST_ID = 8
+"""Bytes that a client's first destination connection id has at least (RFC 9000, 7.2)."""
+
+MAX_DATAGRAM_FRAME = 65535
+"""What we take in one DATAGRAM frame."""
+
+RENEWAL_INTERVAL = 60.0
+"""Seconds between looks at the age of a generated certificate."""
+
+
+def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[str]) -> QuicConfiguration:
+    """Our settings in aioquic's words."""
+    return QuicConfiguration(
+        alpn_protocols=alpns,
+        congestion_control_algorithm=settings.congestion,
+        connection_id_length=CONNECTION_ID_LENGTH,
+        idle_timeout=settings.idle_timeout,
+        is_client=is_client,
+        max_data=settings.connection_window,
+        max_datagram_frame_size=MAX_DATAGRAM_FRAME,
+        max_datagram_size=settings.max_datagram_size,
+        max_stream_data=settings.stream_window,
+    )
+
+
+class Endpoint:
+    """What server and client share. Subclasses say what an unknown packet means and who handles a connection."""
+
+    def __init__(self, settings: QuicSettings) -> None:
+        self.settings = settings
+        self.links: set[Link] = set()
+        self.refused: Counter[str] = Counter()
+        """What was turned away, by reason."""
+        self._loop = asyncio.get_running_loop()
+        self._sockets: list[UdpSocket] = []
+        self._routes: dict[bytes, Link] = {}
+        self._received: dict[Link, None] = {}
+        self._dirty: dict[Link, None] = {}
+        self._flushing = False
+        self._timers: list[tuple[float, int, Link]] = []
+        self._order = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- for subclasses
+
+    def negotiated(self, link: Link, alpn: str) -> Handler:
+        """Return who handles a connection, now that its protocol is known."""
+        raise NotImplementedError
+
+    def handshake_done(self, link: Link) -> bool:
+        """The handshake of `link` is complete. Returns whether to go on with it."""
+        return True
+
+    def said_goodbye(self, link: Link) -> None:
+        """The close of `link` went out, or came in."""
+
+    def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
+        """A datagram that no connection expects."""
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def release(self) -> None:
+        """Give the sockets back, and forget every connection."""
+        for link in tuple(self.links):
+            self.remove(link)
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+        self._dirty.clear()
+        self._timers.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def remove(self, link: Link) -> None:
+        """Forget a connection. What arrives for it later is unknown."""
+        link.left()
+        for cid in link.cids:
+            self._routes.pop(cid, None)
+        link.cids.clear()
+        self.links.discard(link)
+
+    def add_link(self, link: Link, *cids: bytes) -> None:
+        self.links.add(link)
+        for cid in cids:
+            self.add_route(cid, link)
+
+    def add_socket(self, sock: UdpSocket) -> None:
+        sock.on_drained = self._drained
+        self._sockets.append(sock)
+
+    # -- routing
+
+    def add_route(self, cid: bytes, link: Link) -> None:
+        self._routes[cid] = link
+        link.cids.add(cid)
+
+    def drop_route(self, cid: bytes, link: Link) -> None:
+        self._routes.pop(cid, None)
+        link.cids.discard(cid)
+
+    def on_datagram(self, sock: UdpSocket, data: bytes, address: Address) -> None:
+        """Route one datagram by the destination connection id of its first packet."""
+        if data[0] & 0x80:
+            cid = data[6 : 6 + data[5]] if len(data) > 6 else b""
+        else:
+            cid = data[1 : 1 + CONNECTION_ID_LENGTH]
+        link = self._routes.get(cid)
+        now = self._loop.time()
+        if link is None:
+            self.unknown(sock, data, address, now)
+            return
+        link.sock = sock
+        link.receive(data, address, now)
+        self._received[link] = None
+
+    def _drained(self) -> None:
+        received, self._received = self._received, {}
+        for link in received:
+            link.process()
+        # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
+        for link in received:
+            self.touch(link)
+
+    # -- transmitting, once per connection and loop turn
+
+    def touch(self, link: Link) -> None:
+        if link.gone:
+            return
+        self._dirty[link] = None
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        dirty, self._dirty = self._dirty, {}
+        now = self._loop.time()
+        for link in dirty:
+            if not link.gone:
+                link.transmit(now)
+
+    # -- timers: one heap; a deadline that moved later costs one look when its old entry comes up
+
+    def arm(self, deadline: float, link: Link) -> None:
+        heapq.heappush(self._timers, (deadline, next(self._order), link))
+        if self._timers[0][2] is link and self._timers[0][0] == deadline:
+            self._set_timer(deadline)
+
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            deadline, _, link = heapq.heappop(timers)
+            if link.armed and link.armed[-1] == deadline:
+                link.armed.pop()
+            link.on_timer(now)
+        if timers:
+            self._set_timer(timers[0][0])
+
+
+class QuicServer(Endpoint):
+    """A listening endpoint: raw QUIC and WebTransport on one port."""
+
+    def __init__(
+        self,
+        *,
+        address: tuple[str, int],
+        certificates: CertificateStore,
+        settings: QuicSettings,
+        limits: Limits,
+        versions: tuple[Version, ...],
+        on_request: Callable[[SessionRequest], None],
+    ) -> None:
+        """`on_request` is called for each peer that wants a session, and answers now or later."""
+        super().__init__(settings)
+        self.versions = versions
+        self.on_request = on_request
+        self.limits = limits
+        self._address = address
+        self._certificates = certificates
+        self._configuration = quic_configuration(
+            settings, is_client=False, alpns=[*alpns_for(sorted(versions, reverse=True)), "h3"]
+        )
+        self._handshakes: set[Link] = set()
+        self._renewal_due = 0.0
+        self._closing: asyncio.Event | None = None
+        self._announced: set[str] = set()
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where the server listens, with the real port."""
+        return [sock.address for sock in self._sockets]
+
+    @property
+    def connections(self) -> int:
+        """Connections that are not closed, their handshake finished or not."""
+        return sum(not link.over for link in self.links)
+
+    async def start(self) -> None:
+        """Bind and listen. Raises OSError with a message for people."""
+        for sock in bind(*self._address):
+            self.add_socket(UdpSocket(sock, self.on_datagram, buffer=self.settings.socket_buffer))
+
+    async def close(self, code: int = 0, reason: str = "", timeout: float = 3.0) -> None:  # noqa: ASYNC109
+        """Close every session, wait until the closes went out (at most `timeout` seconds), release the sockets."""
+        self._closing = asyncio.Event()
+        for link in tuple(self.links):
+            if link.over:
+                continue
+            if link.established and link.handler is not None:
+                link.handler.close(code, reason)
+            else:
+                link.close(code, reason)
+        self._check_closed()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._closing.wait()
+        except TimeoutError:
+            left = [link for link in self.links if not link.over]
+            logger.warning("connections=%d did not close within %.1f s", len(left), timeout)
+            for link in left:
+                link.close(code, reason)
+                link.transmit(self.now())
+        self.release()
+
+    # -- Endpoint
+
+    def negotiated(self, link: Link, alpn: str) -> Handler:
+        if alpn == "h3":
+            return WebTransportServerSession(link, versions=self.versions, on_request=self.on_request)
+        return RawSession(link, alpn=alpn, is_client=False, on_request=self.on_request)
+
+    def handshake_done(self, link: Link) -> bool:
+        self._handshakes.discard(link)
+        return True
+
+    def said_goodbye(self, link: Link) -> None:
+        self._handshakes.discard(link)
+        self._check_closed()
+
+    def remove(self, link: Link) -> None:
+        super().remove(link)
+        self._handshakes.discard(link)
+        self._check_closed()
+
+    def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
+        # Only a first packet makes a connection. Small datagrams get no answer whatever they ask for, so that a
+        # spoofed sender gains nothing.
+        if not data[0] & 0x80 or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
+            return
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_LENGTH)
+        except ValueError:
+            return
+        # A Version Negotiation packet is never answered with another one: two servers could be played against
+        # each other without end.
+        if header.packet_type is QuicPacketType.VERSION_NEGOTIATION or header.version is None:
+            return
+        if header.version not in self._configuration.supported_versions:
+            answer = encode_quic_version_negotiation(
+                source_cid=header.destination_cid,
+                destination_cid=header.source_cid,
+                supported_versions=self._configuration.supported_versions,
+            )
+            sock.send(answer, address)
+            return
+        if header.packet_type is not QuicPacketType.INITIAL or len(header.destination_cid) < SHORTEST_FIRST_ID:
+            return
+        if self._closing is not None:
+            return
+        if len(self._handshakes) >= self.limits.handshakes:
+            # A flood, probably from forged addresses: an answer would cost more than it tells.
+            self._refuse("handshakes", self.limits.handshakes)
+            return
+        if len(self.links) >= self.limits.sessions:
+            self._refuse("sessions", self.limits.sessions)
+            refusal = compat.encode_refusal(
+                version=header.version, source_cid=header.destination_cid, destination_cid=header.source_cid
+            )
+            sock.send(refusal, address)
+            return
+        self._accept(sock, data, address, now, header.destination_cid)
+
+    # -- inside
+
+    def _accept(self, sock: UdpSocket, data: bytes, address: Address, now: float, cid: bytes) -> None:
+        self._use_certificates(now)
+        quic = compat.RelayQuicConnection(
+            configuration=self._configuration,
+            max_streams_bidi=self.settings.max_streams_bidi,
+            max_streams_uni=self.settings.max_streams_uni,
+            original_destination_connection_id=cid,
+            credentials=self._select if len(self._certificates.pairs) > 1 else None,
+        )
+        link = Link(self, sock, quic, address, now)
+        link.setup_deadline = now + self.limits.setup_timeout
+        self.add_link(link, cid, quic.host_cid)
+        self._handshakes.add(link)
+        link.receive(data, address, now)
+        if compat.is_unborn(quic):
+            # Nothing in it could be decrypted: noise, which must not hold a place until the idle time-out.
+            self.refused["noise"] += 1
+            self.remove(link)
+            return
+        self._received[link] = None
+
+    def _use_certificates(self, now: float) -> None:
+        if now >= self._renewal_due:
+            self._renewal_due = now + RENEWAL_INTERVAL
+            if self._certificates.renew_if_due(datetime.datetime.now(datetime.timezone.utc)):
+                logger.info("certificate=%s the generated certificate is new", self._certificates.fingerprint)
+        first = self._certificates.pairs[0]
+        configuration = self._configuration
+        configuration.certificate = first.certificate
+        configuration.certificate_chain = list(first.chain)
+        configuration.private_key = first.key
+
+    def _select(self, server_name: str | None) -> compat.Credentials:
+        pair = self._certificates.select(server_name)
+        return compat.Credentials(pair.certificate, pair.chain, pair.key)
+
+    def _refuse(self, limit: str, value: int) -> None:
+        self.refused[limit] += 1
+        if limit not in self._announced:
+            self._announced.add(limit)
+            logger.warning("limit=%s value=%d new connections are refused", limit, value)
+
+    def _check_closed(self) -> None:
+        if self._closing is not None and all(link.over for link in self.links):
+            self._closing.set()
+
+    def __repr__(self) -> str:
+        where = ", ".join(f"{readable_host(host)}:{port}" for host, port in self.addresses)
+        return f"<QuicServer {where} connections={len(self.links)}>"

@@ -1,0 +1,330 @@
+"""One QUIC connection between its socket and its session.
+
+Owns the driving of an aioquic connection: datagrams in, events out, one transmit per loop turn, timers, keep-alive,
+and the end. Must never know what the streams carry: that is the session's. The endpoint creates links and calls them;
+sessions ask them to transmit (`touch`) and to close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aioquic.quic.events import (
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    ConnectionTerminated,
+    HandshakeCompleted,
+    ProtocolNegotiated,
+    QuicEvent,
+)
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType
+
+from relay.transport.quic import compat
+from relay.transport.quic.udp import Address, UdpSocket, readable_address
+
+if TYPE_CHECKING:
+    from relay.transport.quic.endpoint import Endpoint
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_PING = 0
+"""The id of our own pings, apart from those that a session asked for (1 and up)."""
+
+LINGER = 0.1
+"""Seconds that a goodbye inside a stream gets to arrive before the connection is closed, at least."""
+
+SHORTEST_WAIT = 0.001
+"""What a timer that is due already waits after it was served: a bug in a deadline must not spin the loop."""
+
+
+class Handler(Protocol):
+    """What a link needs of its session."""
+
+    def established(self) -> None:
+        """The handshake is complete."""
+
+    def handle(self, event: QuicEvent) -> None:
+        """Something arrived on a stream, or a datagram, or an answer to a ping."""
+
+    def pump(self) -> None:
+        """Hand what may be sent now to the connection; called right before each transmit."""
+
+    def deliver(self) -> None:
+        """Pass on the events gathered so far, as one batch."""
+
+    def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
+        """The connection is closing, by whomever. Called once."""
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        """End the session, for a shutdown."""
+
+
+class Link:
+    """A connection on an endpoint."""
+
+    __slots__ = (
+        "__weakref__",
+        "_close_plan",
+        "_failures",
+        "_gone_waiters",
+        "_goodbye",
+        "_late",
+        "_lost",
+        "_pinged",
+        "armed",
+        "bytes_received",
+        "bytes_sent",
+        "cids",
+        "endpoint",
+        "established",
+        "gone",
+        "handler",
+        "heard",
+        "quic",
+        "remote",
+        "setup_deadline",
+        "sock",
+    )
+
+    def __init__(
+        self, endpoint: Endpoint, sock: UdpSocket, quic: compat.RelayQuicConnection, address: Address, now: float
+    ) -> None:
+        self.endpoint = endpoint
+        self.sock = sock
+        self.quic = quic
+        self.remote = readable_address(address)
+        self.handler: Handler | None = None
+        self.cids: set[bytes] = set()
+        self.established = False
+        self.gone = False
+        self.heard = now
+        """When a datagram came in last."""
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.armed: list[float] = []
+        """Deadlines that the endpoint's heap holds for this link, latest first."""
+        self.setup_deadline: float | None = None
+        """By when the peer must have asked for a session; the handler clears it."""
+        self._pinged = now
+        self._close_plan: tuple[float, int, str] | None = None
+        self._gone_waiters: list[asyncio.Future[None]] = []
+        self._goodbye: list[tuple[bytes, Address]] = []
+        self._late = 0
+        self._lost = False
+        self._failures = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether the close went out or came in, so that nothing is to be sent any more."""
+        return self.gone or compat.is_over(self.quic)
+
+    # -- from the endpoint
+
+    def receive(self, data: bytes, address: Address, now: float) -> None:
+        """Take one datagram; `process` follows when the socket is drained."""
+        if self._goodbye:
+            self._repeat_goodbye()
+            return
+        self.heard = now
+        self.bytes_received += len(data)
+        try:
+            self.quic.receive_datagram(data, address, now)
+        except Exception:
+            self.fail()
+
+    def process(self) -> None:
+        """Pass on what the connection and the session have to tell."""
+        if self.gone:
+            return
+        try:
+            quic = self.quic
+            handler = self.handler
+            while (event := quic.next_event()) is not None:
+                kind = type(event)
+                if kind in _OWN_EVENTS:
+                    self._handle(event)
+                    handler = self.handler
+                elif handler is not None:
+                    handler.handle(event)
+            if not self._lost and compat.close_seen(quic) is not None:
+                self._report_close()
+            if handler is not None:
+                handler.deliver()
+        except Exception:
+            self.fail()
+
+    def transmit(self, now: float) -> None:
+        """Everything of this loop turn: events of local calls, then what is to be sent, then the timer."""
+        self.process()
+        if self.gone:
+            return
+        quic = self.quic
+        try:
+            if self.handler is not None:
+                self.handler.pump()
+            closing = compat.close_is_pending(quic)
+            datagrams = quic.datagrams_to_send(now)
+            send = self.sock.send
+            for data, address in datagrams:
+                self.bytes_sent += len(data)
+                send(data, address)
+            if closing:
+                self._goodbye = datagrams
+                self.endpoint.said_goodbye(self)
+        except Exception:
+            self.fail()
+        # Writing issues connection ids, whose events must be known before the peer can use them.
+        self.process()
+        if not self.gone:
+            self.arm(now)
+
+    def on_timer(self, now: float) -> None:
+        """A deadline in the heap has passed; it may have moved since."""
+        if self.gone:
+            return
+        due = self._deadline()
+        if due is None or due > now:
+            self.arm(now)
+            return
+        try:
+            self._serve_timer(now)
+        except Exception:
+            self.fail()
+        self.touch()
+
+    def arm(self, now: float) -> None:
+        """Put the next deadline into the heap, unless an earlier one is there already."""
+        deadline = self._deadline()
+        if deadline is None or (self.armed and self.armed[-1] <= deadline):
+            return
+        deadline = max(deadline, now + SHORTEST_WAIT) if deadline <= now else deadline
+        self.armed.append(deadline)
+        self.endpoint.arm(deadline, self)
+
+    # -- from the session
+
+    def touch(self) -> None:
+        """Transmit at the end of this loop turn."""
+        self.endpoint.touch(self)
+
+    def close(self, code: int, reason: str = "", *, transport: bool = False) -> None:
+        """Close the connection now: with an application code, or with a transport error."""
+        self._close_plan = None
+        self.quic.close(code, QuicFrameType.PADDING if transport else None, reason)
+        self.touch()
+
+    async def wait_gone(self) -> None:
+        """Wait until the endpoint has forgotten this connection."""
+        if not self.gone:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._gone_waiters.append(waiter)
+            await waiter
+
+    def left(self) -> None:
+        """The endpoint has forgotten this connection."""
+        self.gone = True
+        waiters, self._gone_waiters = self._gone_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def close_later(self, code: int, reason: str = "") -> None:
+        """Close once what was just written on a stream had time to arrive."""
+        if self._close_plan is None and not self.over:
+            rtt = compat.smoothed_rtt(self.quic) or 0.0
+            deadline = self.endpoint.now() + max(3 * rtt, LINGER)
+            self._close_plan = (deadline, code, reason)
+            self.touch()
+
+    def fail(self) -> None:
+        """An exception while working for this connection ends it, and only it. Called from an except clause."""
+        self._failures += 1
+        if self._failures == 1:
+            logger.exception("remote=%s the connection is closed after an internal error", self.remote)
+            self.close(QuicErrorCode.INTERNAL_ERROR, "internal error", transport=True)
+        elif self._failures == 2:
+            # The session cannot even hear of its end: say goodbye without it.
+            self.handler = None
+            self.touch()
+        else:
+            self.endpoint.remove(self)
+
+    # -- inside
+
+    def _handle(self, event: Any) -> None:
+        kind = type(event)
+        if kind is ConnectionIdIssued:
+            self.endpoint.add_route(event.connection_id, self)
+        elif kind is ConnectionIdRetired:
+            self.endpoint.drop_route(event.connection_id, self)
+        elif kind is ProtocolNegotiated:
+            if self.handler is None:
+                self.handler = self.endpoint.negotiated(self, event.alpn_protocol or "")
+        elif kind is HandshakeCompleted:
+            self.established = True
+            if self.endpoint.handshake_done(self) and self.handler is not None:
+                self.handler.established()
+        elif kind is ConnectionTerminated:
+            if not self._lost:
+                self._report_close()
+            if self.handler is not None:
+                self.handler.deliver()
+            self.endpoint.remove(self)
+
+    def _report_close(self) -> None:
+        event = compat.close_seen(self.quic)
+        assert event is not None
+        self._lost = True
+        self._close_plan = None
+        by_peer = compat.closed_by_peer(self.quic)
+        if self.handler is not None:
+            self.handler.lost(event, by_peer=by_peer)
+        if by_peer:
+            self.endpoint.said_goodbye(self)
+
+    def _repeat_goodbye(self) -> None:
+        # The peer still talks, so our close may be lost. Answer ever more rarely (RFC 9000, 10.2.1).
+        self._late += 1
+        if self._late & (self._late - 1) == 0:
+            for data, address in self._goodbye:
+                self.sock.send(data, address)
+
+    def _deadline(self) -> float | None:
+        deadline: float | None = self.quic.get_timer()
+        if deadline is None or compat.is_over(self.quic):
+            return deadline
+        interval = self.endpoint.settings.keep_alive
+        if interval and self.established:
+            deadline = min(deadline, max(self.heard, self._pinged) + interval)
+        if self.setup_deadline is not None:
+            deadline = min(deadline, self.setup_deadline)
+        if self._close_plan is not None:
+            deadline = min(deadline, self._close_plan[0])
+        return deadline
+
+    def _serve_timer(self, now: float) -> None:
+        quic = self.quic
+        timer = quic.get_timer()
+        if timer is not None and timer <= now:
+            quic.handle_timer(now)
+        if compat.is_over(quic):
+            return
+        if self._close_plan is not None and self._close_plan[0] <= now:
+            _, code, reason = self._close_plan
+            self.close(code, reason)
+        elif self.setup_deadline is not None and self.setup_deadline <= now:
+            self.setup_deadline = None
+            self.endpoint.refused["setup"] += 1
+            self.close(QuicErrorCode.NO_ERROR, "no session was asked for in time", transport=True)
+        else:
+            interval = self.endpoint.settings.keep_alive
+            if interval and self.established and max(self.heard, self._pinged) + interval <= now:
+                self._pinged = now
+                quic.send_ping(KEEP_ALIVE_PING)
+
+
+_OWN_EVENTS = frozenset(
+    (ConnectionIdIssued, ConnectionIdRetired, ProtocolNegotiated, HandshakeCompleted, ConnectionTerminated)
+)

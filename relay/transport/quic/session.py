@@ -1,0 +1,509 @@
+"""Sessions and streams over a QUIC connection: what raw QUIC and WebTransport have in common.
+
+Owns the streams (their halves, what is queued, the wait for the peer's stream credit) and the translation of QUIC
+events into those of `relay.transport.session`. Must never touch a socket or another session. `RawSession` and the
+WebTransport sessions build on it; a `Link` drives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from aioquic.quic.events import (
+    DatagramFrameReceived,
+    PingAcknowledged,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+)
+from aioquic.quic.events import StreamReset as QuicStreamReset
+from aioquic.quic.packet import QuicErrorCode
+
+from relay.transport.quic import compat
+from relay.transport.session import (
+    CONTROL_PRIORITY,
+    DatagramReceived,
+    Event,
+    Pong,
+    SessionClosed,
+    SessionStats,
+    Sink,
+    StreamData,
+    StreamReset,
+    StreamStopped,
+)
+from relay.wire.errors import MAX_CODE, from_http3, to_http3
+
+if TYPE_CHECKING:
+    from aioquic.quic.events import ConnectionTerminated
+
+    from relay.transport.quic.link import Link
+    from relay.wire.version import Version
+
+EARLY_EVENTS = 1024
+"""Events kept for a session that nobody has started yet."""
+
+EARLY_BYTES = 1 << 20
+"""Stream data kept for a session that nobody has started yet. A peer that was not accepted has no reason to send
+more than its first requests."""
+
+PENDING_DATAGRAMS = 64
+"""Datagrams that may wait for a packet. Late ones are worthless, so the newest is dropped instead."""
+
+
+class SessionLost(Exception):
+    """A session ended before it was open. `kind` is the layer that ended it."""
+
+    def __init__(self, kind: str, code: int | None, reason: str, *, by_peer: bool) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.code = code
+        self.reason = reason
+        self.by_peer = by_peer
+
+
+class Half(Enum):
+    """Our half of a stream."""
+
+    OPEN = "open"
+    ENDING = "ending"
+    """The end is queued or sent; it may still be reset."""
+    CLOSED = "closed"
+
+
+def wire_code(code: int) -> int:
+    """The code of a reset or stop on the wire, which is the same mapping on raw QUIC and WebTransport."""
+    return to_http3(code if 0 <= code <= MAX_CODE else 0)
+
+
+def plain_code(code: int) -> int:
+    """The moq code of a received reset or stop; 0 where it is none of ours."""
+    return from_http3(code) or 0
+
+
+class QuicStream:
+    """A stream of a QUIC session; see `relay.transport.session.Stream`."""
+
+    __slots__ = (
+        "_chunks",
+        "_fin",
+        "_half",
+        "_queued",
+        "_received",
+        "_session",
+        "_stop_code",
+        "_stopped",
+        "context",
+        "id",
+        "opened_by_peer",
+        "order",
+        "unidirectional",
+    )
+
+    def __init__(
+        self,
+        session: QuicSession,
+        stream_id: int,
+        *,
+        unidirectional: bool,
+        opened_by_peer: bool,
+        order: tuple[int, int],
+    ) -> None:
+        self.id = stream_id
+        self.unidirectional = unidirectional
+        self.opened_by_peer = opened_by_peer
+        self.context: Any = None
+        self.order = order
+        """Sorts by urgency, the most urgent last: (priority, minus the number of its opening)."""
+        self._session = session
+        self._chunks: list[bytes] = []
+        self._queued = 0
+        self._fin = False
+        self._half = Half.CLOSED if unidirectional and opened_by_peer else Half.OPEN
+        self._received = unidirectional and not opened_by_peer  # the peer's half has ended
+        self._stopped = self._received  # we want no more of it
+        self._stop_code: int | None = None  # a stop called while the stream waits for credit
+
+    def __repr__(self) -> str:
+        return f"<QuicStream {self.id} {'uni' if self.unidirectional else 'bidi'}>"
+
+    @property
+    def unsent(self) -> int:
+        if self.id < 0 or self._half is Half.CLOSED:
+            return self._queued
+        return self._queued + compat.unsent(self._session.link.quic, self.id)
+
+    def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
+        if self._half is not Half.OPEN or self._session.ended:
+            return
+        self._chunks.extend(chunks)
+        for chunk in chunks:
+            self._queued += len(chunk)
+        if fin:
+            self._fin = True
+            self._half = Half.ENDING
+        if self._queued or fin:
+            self._session._ready(self)
+
+    def reset(self, code: int) -> None:
+        if self._half is Half.CLOSED or self._session.ended:
+            return
+        self._close_half()
+        self._session._reset(self, code)
+
+    def stop(self, code: int) -> None:
+        if self._stopped or self._received or self._session.ended:
+            return
+        self._stopped = True
+        if self.id < 0:
+            self._stop_code = code
+        else:
+            self._session._stop(self, code)
+
+    def _close_half(self) -> None:
+        self._half = Half.CLOSED
+        self._chunks.clear()
+        self._queued = 0
+
+    def _take(self) -> bytes:
+        """Everything queued, as one piece."""
+        chunks, self._chunks = self._chunks, []
+        self._queued = 0
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+class QuicSession:
+    """A session over a link; see `relay.transport.session.Session`. Subclasses own what goes around the streams."""
+
+    transport = "quic"
+
+    def __init__(self, link: Link, *, is_client: bool, alpn: str = "", version: Version | None = None) -> None:
+        self.link = link
+        self.remote = link.remote
+        self.is_client = is_client
+        self.alpn = alpn
+        self.version = version
+        self.path: str | None = None
+        self.query = ""
+        self.ended = False
+        """Whether `SessionClosed` was queued: nothing follows it."""
+        self.opened: asyncio.Future[None] | None = None
+        """Where a client waits for the session to open."""
+        self._sink: Sink | None = None
+        self._started = False
+        self._events: list[Event] = []
+        self._early_bytes = 0
+        self._streams: dict[int, QuicStream] = {}
+        self._writing: dict[QuicStream, None] = {}
+        self._waiting: dict[bool, list[QuicStream]] = {True: [], False: []}
+        self._openings = itertools.count()
+        self._pings = itertools.count(1)
+        self._local_bit = 0 if is_client else 1
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.remote}>"
+
+    # -- Session
+
+    @property
+    def datagram_limit(self) -> int:
+        return 0 if self.ended else compat.datagram_limit(self.link.quic)
+
+    def start(self, sink: Sink) -> None:
+        if self._started:
+            raise RuntimeError("a session is started once")
+        self._started = True
+        self._sink = sink
+        self.link.touch()
+        if self.link.gone:
+            # Nobody drives a connection that is gone, and its end is still to be told.
+            asyncio.get_running_loop().call_soon(self.deliver)
+
+    def open_bidi(self, priority: int = CONTROL_PRIORITY) -> QuicStream:
+        return self._new_stream(priority, unidirectional=False)
+
+    def open_uni(self, priority: int = CONTROL_PRIORITY) -> QuicStream:
+        return self._new_stream(priority, unidirectional=True)
+
+    def send_datagram(self, data: bytes) -> None:
+        self._send_datagram(b"", data)
+
+    def ping(self) -> None:
+        if not self.ended:
+            self.link.quic.send_ping(next(self._pings))
+            self.link.touch()
+
+    def probe_timeout(self) -> float:
+        return 3 * compat.probe_timeout(self.link.quic)
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        raise NotImplementedError
+
+    def stats(self) -> SessionStats:
+        rtt = compat.smoothed_rtt(self.link.quic)
+        return SessionStats(
+            rtt=rtt,
+            estimate=int(compat.congestion_window(self.link.quic) * 8 / rtt) if rtt else None,
+            bytes_received=self.link.bytes_received,
+            bytes_sent=self.link.bytes_sent,
+            streams=len(self._streams),
+        )
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is gone and, on a client, its socket released."""
+        await self.link.wait_gone()
+
+    # -- for the link
+
+    def established(self) -> None:
+        """The handshake is complete."""
+
+    def handle(self, event: QuicEvent) -> None:
+        """Take one event of the connection."""
+        if self.ended:
+            return
+        kind = type(event)
+        if kind is StreamDataReceived:
+            self._on_data(event)  # type: ignore[arg-type]
+        elif kind is PingAcknowledged:
+            if event.uid:  # type: ignore[attr-defined]
+                self._emit(Pong())
+        elif kind is DatagramFrameReceived:
+            self._on_datagram(event.data)  # type: ignore[attr-defined]
+        elif kind is StopSendingReceived:
+            self._on_stop(event)  # type: ignore[arg-type]
+        elif kind is QuicStreamReset:
+            self._on_reset(event)  # type: ignore[arg-type]
+
+    def pump(self) -> None:
+        """Hand to the connection what may be sent now, the most urgent first.
+
+        The one place that decides what is offered, so a scheduler that keeps back what exceeds the congestion window
+        has its place here. Until then everything queued is handed over at once.
+        """
+        if self.ended:
+            return
+        for unidirectional, waiting in self._waiting.items():
+            while waiting and compat.stream_credit(self.link.quic, unidirectional=unidirectional):
+                self._claim(waiting.pop())
+        if self._writing:
+            streams = list(self._writing)
+            self._writing.clear()
+            if len(streams) > 1:
+                streams.sort(key=_order, reverse=True)
+            for stream in streams:
+                self._offer(stream)
+
+    def deliver(self) -> None:
+        """Pass the gathered events to the owner."""
+        sink = self._sink
+        if sink is None or not self._events:
+            return
+        batch, self._events = tuple(self._events), []
+        if self.ended:
+            self._sink = None
+        sink(batch)
+
+    def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
+        """The connection is closing: tell the owner, unless the session ended before."""
+        kind = compat.close_kind(event)
+        reason = event.reason_phrase
+        code: int | None = None
+        if kind == "application":
+            code = self._application_code(event.error_code)
+        elif event.error_code == 0:
+            code = 0
+        if reason == "Idle timeout" and not by_peer:
+            reason = "idle timeout"
+        elif not reason and code is None:
+            reason = f"{kind} error {event.error_code:#x}"
+        elif kind != "application" and not by_peer and code is None:
+            reason = f"{kind} error {event.error_code:#x}: {reason}"
+        self.end(code, reason, by_peer=by_peer, kind="timeout" if reason == "idle timeout" else kind)
+
+    # -- for subclasses
+
+    def end(self, code: int | None, reason: str, *, by_peer: bool, kind: str = "application") -> None:
+        """Queue `SessionClosed`. Every later call on the session or its streams does nothing."""
+        if self.ended:
+            return
+        self._events.append(SessionClosed(code, reason, by_peer))
+        self.ended = True
+        self._streams.clear()
+        self._writing.clear()
+        for waiting in self._waiting.values():
+            waiting.clear()
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_exception(SessionLost(kind, code, reason, by_peer=by_peer))
+        self.link.touch()
+
+    def _application_code(self, code: int) -> int | None:
+        """The moq code in a received application close."""
+        return code
+
+    def _prefix(self, stream: QuicStream) -> bytes:
+        """What goes before the first byte of a stream that we open."""
+        return b""
+
+    def _on_unknown(self, stream_id: int, data: bytes, fin: bool) -> None:
+        """The first bytes of a stream that the peer opened."""
+        self._open_by_peer(stream_id, data, fin=fin)
+
+    def _on_datagram(self, data: bytes) -> None:
+        self._emit(DatagramReceived(data))
+
+    def _send_datagram(self, prefix: bytes, data: bytes) -> None:
+        if self.ended or len(data) > self.datagram_limit:
+            return
+        quic = self.link.quic
+        if compat.pending_datagrams(quic) < PENDING_DATAGRAMS:
+            quic.send_datagram_frame(prefix + data if prefix else data)
+            self.link.touch()
+
+    def _emit(self, event: Event) -> None:
+        if self.ended:
+            return
+        self._events.append(event)
+        if not self._started:
+            if type(event) is StreamData:
+                self._early_bytes += len(event.data)
+            if len(self._events) > EARLY_EVENTS or self._early_bytes > EARLY_BYTES:
+                self.link.endpoint.refused["early"] += 1
+                self._events.clear()
+                reason = "too much was sent before the session was accepted"
+                self.end(None, reason, by_peer=False)
+                self.link.close(QuicErrorCode.APPLICATION_ERROR, reason, transport=True)
+
+    # -- receiving
+
+    def _on_data(self, event: StreamDataReceived) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is None:
+            if event.stream_id & 1 != self._local_bit:
+                self._on_unknown(event.stream_id, event.data, event.end_stream)
+            return
+        self._receive(stream, event.data, fin=event.end_stream)
+
+    def _receive(self, stream: QuicStream, data: bytes, *, fin: bool) -> None:
+        if not stream._stopped and (data or fin):
+            self._emit(StreamData(stream, data, fin))
+        if fin:
+            stream._received = True
+            self._forget(stream)
+
+    def _open_by_peer(self, stream_id: int, data: bytes, *, fin: bool) -> QuicStream:
+        stream = QuicStream(
+            self,
+            stream_id,
+            unidirectional=bool(stream_id & 2),
+            opened_by_peer=True,
+            order=(CONTROL_PRIORITY, -next(self._openings)),
+        )
+        self._streams[stream_id] = stream
+        # A peer may stop our half before its own first byte arrives.
+        stopped = None if stream.unidirectional else compat.reset_code(self.link.quic, stream_id)
+        self._receive(stream, data, fin=fin)
+        if stopped is not None:
+            self._stopped_by_peer(stream, stopped)
+        return stream
+
+    def _on_reset(self, event: QuicStreamReset) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is None:
+            if event.stream_id & 1 != self._local_bit and not event.stream_id & 2:
+                # Never seen, so nobody will end our half, and an open half counts against the peer's streams.
+                self.link.quic.reset_stream(event.stream_id, wire_code(0))
+            return
+        self._emit(StreamReset(stream, plain_code(event.error_code)))
+        stream._received = True
+        self._forget(stream)
+
+    def _on_stop(self, event: StopSendingReceived) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            self._stopped_by_peer(stream, event.error_code)
+
+    def _stopped_by_peer(self, stream: QuicStream, code: int) -> None:
+        if stream._half is not Half.CLOSED:
+            stream._close_half()
+            self._writing.pop(stream, None)
+            self._emit(StreamStopped(stream, plain_code(code)))
+            self._forget(stream)
+
+    # -- sending
+
+    def _new_stream(self, priority: int, *, unidirectional: bool) -> QuicStream:
+        return QuicStream(
+            self,
+            -1,
+            unidirectional=unidirectional,
+            opened_by_peer=False,
+            order=(priority, -next(self._openings)),
+        )
+
+    def _ready(self, stream: QuicStream) -> None:
+        """A stream has something to send."""
+        if stream.id < 0:
+            waiting = self._waiting[stream.unidirectional]
+            index = bisect.bisect_left(waiting, stream.order, key=_order)
+            if index == len(waiting) or waiting[index] is not stream:
+                waiting.insert(index, stream)
+        else:
+            self._writing[stream] = None
+        self.link.touch()
+
+    def _claim(self, stream: QuicStream) -> None:
+        """Give a waiting stream its id. Sending its first bytes, in the same turn, is what reserves the id."""
+        quic = self.link.quic
+        stream.id = quic.get_next_available_stream_id(is_unidirectional=stream.unidirectional)
+        self._streams[stream.id] = stream
+        quic.send_stream_data(stream.id, self._prefix(stream))
+        self._writing[stream] = None
+        if stream._stop_code is not None:
+            self._stop(stream, stream._stop_code)
+
+    def _offer(self, stream: QuicStream) -> None:
+        if stream._half is Half.CLOSED:
+            return
+        fin = stream._fin
+        try:
+            self.link.quic.send_stream_data(stream.id, stream._take(), fin)
+        except (RuntimeError, ValueError):
+            # The peer has stopped this stream already; the event that says so is on its way.
+            stream._close_half()
+        if fin:
+            self._forget(stream)
+
+    def _reset(self, stream: QuicStream, code: int) -> None:
+        if stream.id < 0:
+            # The peer never heard of it.
+            waiting = self._waiting[stream.unidirectional]
+            index = bisect.bisect_left(waiting, stream.order, key=_order)
+            if index < len(waiting) and waiting[index] is stream:
+                del waiting[index]
+            return
+        self._writing.pop(stream, None)
+        self.link.quic.reset_stream(stream.id, wire_code(code))
+        self._forget(stream)
+        self.link.touch()
+
+    def _stop(self, stream: QuicStream, code: int) -> None:
+        try:
+            self.link.quic.stop_stream(stream.id, wire_code(code))
+        except ValueError:
+            return  # ended on the wire already; the event is on its way
+        self.link.touch()
+
+    def _forget(self, stream: QuicStream) -> None:
+        """Drop a stream once the peer's half has ended and ours is handed over."""
+        if stream._received and (stream._half is Half.CLOSED or (stream._fin and not stream._chunks)):
+            self._streams.pop(stream.id, None)
+
+
+def _order(stream: QuicStream) -> tuple[int, int]:
+    return stream.order

@@ -1,0 +1,230 @@
+"""UDP sockets for QUIC: binding, draining, sending without ever blocking or failing loudly.
+
+Owns the sockets and what waits for them. Must never know what a datagram holds. The endpoint calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+logger = logging.getLogger(__name__)
+
+Address: TypeAlias = tuple[Any, ...]
+"""A socket address as the kernel gives it: (host, port) or (host, port, flow, scope)."""
+
+DRAIN_DATAGRAMS = 256
+"""Datagrams taken from one socket per loop turn, so that a flood leaves time for everything else."""
+
+SEND_QUEUE = 1024
+"""Datagrams that wait for a full socket. Beyond it the newest is dropped, as a full router would."""
+
+SEND_FLUSH = 64
+"""Waiting datagrams sent per turn once the socket takes some again."""
+
+PORT_ATTEMPTS = 16
+"""Tries to find a free port that 127.0.0.1 and ::1 share."""
+
+MAX_DATAGRAM = 65536
+
+
+def readable_host(host: str) -> str:
+    """An address for people: IPv4 that came in through a dual-stack socket is shown as IPv4."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped) if mapped is not None else host
+
+
+def readable_address(address: Address) -> str:
+    """`host:port`, with brackets around IPv6."""
+    host = readable_host(str(address[0]))
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+
+
+class UdpSocket:
+    """A non-blocking UDP socket on the event loop."""
+
+    def __init__(
+        self, sock: socket.socket, on_datagram: Callable[[UdpSocket, bytes, Address], None], *, buffer: int
+    ) -> None:
+        self.sock = sock
+        self.dropped = 0
+        """Datagrams that were not sent because the socket's queue was full."""
+        self.failed = 0
+        """Datagrams that the kernel refused to send."""
+        self.on_error: Callable[[OSError], None] | None = None
+        """Told of receive errors: on a connected socket, that nobody listens at the peer."""
+        self.on_drained: Callable[[], None] | None = None
+        """Called after each batch of datagrams."""
+        self._loop = asyncio.get_running_loop()
+        self._on_datagram = on_datagram
+        self._waiting: deque[tuple[bytes, Address]] = deque()
+        self._buffer = bytearray(MAX_DATAGRAM)
+        self._view = memoryview(self._buffer)
+        self._connected = False
+        self.closed = False
+        sock.setblocking(False)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, option, buffer)
+            except OSError:
+                logger.debug("the kernel refuses a socket buffer of %d bytes", buffer)
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the socket is bound: (host, port)."""
+        name = self.sock.getsockname()
+        return str(name[0]), int(name[1])
+
+    def connect(self, address: Address) -> Address:
+        """Talk to one peer only, and hear when nobody listens there. Returns the peer's address as received from."""
+        self.sock.connect(address)
+        self._connected = True
+        peer: Address = self.sock.getpeername()
+        return peer
+
+    def send(self, data: bytes, address: Address) -> None:
+        if self._waiting:
+            self._enqueue(data, address)
+            return
+        try:
+            self._send_now(data, address)
+        except (BlockingIOError, InterruptedError):
+            self._enqueue(data, address)
+            self._loop.add_writer(self.sock.fileno(), self._writable)
+        except OSError as error:
+            self._failed(error)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self.sock.fileno())
+        self._loop.remove_writer(self.sock.fileno())
+        self._waiting.clear()
+        self._view.release()
+        self.sock.close()
+
+    def _send_now(self, data: bytes, address: Address) -> None:
+        if self._connected:
+            self.sock.send(data)
+        else:
+            self.sock.sendto(data, address)
+
+    def _enqueue(self, data: bytes, address: Address) -> None:
+        if len(self._waiting) >= SEND_QUEUE:
+            self.dropped += 1
+        else:
+            self._waiting.append((data, address))
+
+    def _failed(self, error: OSError) -> None:
+        # An unreachable peer, a datagram too large for the path, a firewall: loss, as far as QUIC is concerned.
+        self.failed += 1
+        if error.errno == errno.ENOBUFS:
+            self.dropped += 1
+        if self.on_error is not None:
+            self.on_error(error)
+
+    def _writable(self) -> None:
+        for _ in range(min(SEND_FLUSH, len(self._waiting))):
+            data, address = self._waiting[0]
+            try:
+                self._send_now(data, address)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._failed(error)
+                if self.closed:
+                    return
+            self._waiting.popleft()
+        if not self._waiting:
+            self._loop.remove_writer(self.sock.fileno())
+
+    def _readable(self) -> None:
+        receive = self.sock.recvfrom_into
+        view = self._view
+        for _ in range(DRAIN_DATAGRAMS):
+            try:
+                size, address = receive(view)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                # An ICMP answer to something sent earlier; the socket itself is fine.
+                if self.on_error is not None:
+                    self.on_error(error)
+                if self.closed:
+                    return
+                continue
+            if size:
+                self._on_datagram(self, bytes(view[:size]), address)
+                if self.closed:
+                    return
+        if self.on_drained is not None:
+            self.on_drained()
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Bind UDP sockets for a listen address. Raises OSError with a message for people.
+
+    `::` (and an empty host) takes IPv4 as well; `localhost` gives one socket each for 127.0.0.1 and ::1, on one port.
+    """
+    try:
+        if host == "localhost":
+            return _bind_localhost(port)
+        if host in ("", "::"):
+            return [_bind_any(port)]
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = infos[0]
+        return [_bind_one(family, address)]
+    except OSError as error:
+        reason = error.strerror or str(error)
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise OSError(error.errno, f"cannot listen on UDP {where}: {reason}") from error
+
+
+def _bind_any(port: int) -> socket.socket:
+    if socket.has_ipv6:
+        try:
+            return _bind_one(socket.AF_INET6, ("::", port), dual=True)
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+    logger.warning("no IPv6 on this machine: listening on IPv4 only")
+    return _bind_one(socket.AF_INET, ("0.0.0.0", port))
+
+
+def _bind_localhost(port: int) -> list[socket.socket]:
+    for attempt in range(PORT_ATTEMPTS):
+        first = _bind_one(socket.AF_INET, ("127.0.0.1", port))
+        try:
+            return [first, _bind_one(socket.AF_INET6, ("::1", first.getsockname()[1]))]
+        except OSError as error:
+            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                return [first]
+            first.close()
+            # A port that the kernel picked for one family may be taken in the other: pick again.
+            if port or error.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _bind_one(family: int, address: Address, *, dual: bool = False) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,78 @@
+"""Raw QUIC: moq streams are QUIC streams, nothing around them.
+
+Owns what is special without HTTP/3: the version comes from the ALPN, the close code is plain. Must never do more.
+The QUIC endpoint and the client create the sessions; whoever listens gets a `SessionRequest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from relay.transport.quic.session import QuicSession
+from relay.wire.errors import FIRST_APP_CODE, SessionCode
+from relay.wire.version import ALPN_VERSIONS
+
+if TYPE_CHECKING:
+    from relay.transport.quic.link import Link
+    from relay.transport.session import SessionRequest
+
+OLDEST_ALPN = "moql-01"
+"""The 0.9.3 generation, which closes with the bare HTTP status."""
+
+
+class RawSession(QuicSession):
+    """A session on a connection of its own."""
+
+    transport = "quic"
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        alpn: str,
+        is_client: bool,
+        on_request: Callable[[SessionRequest], None] | None = None,
+    ) -> None:
+        super().__init__(link, is_client=is_client, alpn=alpn, version=ALPN_VERSIONS.get(alpn))
+        self._on_request = on_request
+
+    def established(self) -> None:
+        self.link.setup_deadline = None
+        if self._on_request is not None:
+            self._on_request(RawRequest(self))
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_result(None)
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        if not self.ended:
+            self.end(code, reason, by_peer=False)
+            self.link.close(code, reason)
+
+
+class RawRequest:
+    """A peer on raw QUIC: path and token follow inside the session, if at all."""
+
+    transport = "quic"
+
+    def __init__(self, session: RawSession) -> None:
+        self.remote = session.remote
+        self.path: str | None = None
+        self.query = ""
+        self.offered: tuple[str, ...] = (session.alpn,)
+        self._session = session
+
+    def __repr__(self) -> str:
+        return f"<RawRequest {self.remote} {self.offered[0]}>"
+
+    def accept(self) -> RawSession:
+        return self._session
+
+    def reject(self, status: int, reason: str) -> None:
+        session = self._session
+        if session.alpn == OLDEST_ALPN:
+            session.close(status, str(status))
+        elif status in (401, 403):
+            session.close(SessionCode.UNAUTHORIZED, reason)
+        else:
+            session.close(FIRST_APP_CODE + status, reason)

@@ -1,0 +1,502 @@
+"""WebTransport over HTTP/3: one session per connection.
+
+Owns the CONNECT exchange, the prefixes of streams, the close capsule, and which bytes aioquic's HTTP/3 layer gets to
+see: its control and QPACK streams and single HEADERS frames, never a byte of a WebTransport stream. Must never know
+what the streams carry. The QUIC endpoint creates the server's sessions, the client its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aioquic.h3.events import HeadersReceived
+from aioquic.quic.events import StopSendingReceived, StreamDataReceived
+from aioquic.quic.events import StreamReset as QuicStreamReset
+
+from relay.transport import http3
+from relay.transport.quic import compat
+from relay.transport.quic.session import QuicSession, QuicStream
+from relay.wire.errors import MAX_CODE, WireError, from_http3, to_http3
+from relay.wire.varint import decode_varint, encode_varint
+from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
+from relay.wire.webtransport import (
+    CloseCapsuleDecoder,
+    bidi_prefix,
+    encode_close_capsule,
+    parse_protocol_list,
+    quote_protocol,
+    uni_prefix,
+)
+
+if TYPE_CHECKING:
+    from aioquic.h3.events import H3Event, Headers
+
+    from relay.transport.quic.link import Link
+    from relay.transport.session import SessionRequest
+
+SETUP_VERSIONS = frozenset((Version.LITE_01, Version.LITE_02))
+"""Versions that a session without a subprotocol can still agree on, by SETUP messages."""
+
+ALREADY_IN_USE = 409
+"""Answer to a second CONNECT: a connection carries one session."""
+
+SHUTTING_DOWN = 503
+"""Answer to a CONNECT request that a closing server has not answered yet."""
+
+
+class WebTransportSession(QuicSession):
+    """What client and server share."""
+
+    transport = "webtransport"
+
+    def __init__(self, link: Link, *, is_client: bool) -> None:
+        super().__init__(link, is_client=is_client)
+        self._h3: compat.RelayH3Connection | None = None
+        self._session_id: int | None = None
+        self._named_id: int | None = None  # what the first stream called its session, before the CONNECT request
+        self._capsules = CloseCapsuleDecoder()
+        self._heads: dict[int, http3.StreamHead] = {}
+        self._requests: dict[int, http3.HeadersReader] = {}
+        self._h3_streams: set[int] = set()  # the peer's control and QPACK streams, and unknown ones
+        self._ignored: set[int] = set()  # streams whose remaining bytes nobody wants
+
+    # -- Session
+
+    @property
+    def datagram_limit(self) -> int:
+        if self.ended or self._session_id is None:
+            return 0
+        return max(0, compat.datagram_limit(self.link.quic) - len(self._datagram_prefix()))
+
+    def send_datagram(self, data: bytes) -> None:
+        self._send_datagram(self._datagram_prefix(), data)
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        if self.ended:
+            return
+        if not 0 <= code <= MAX_CODE:
+            code = 0
+        self.pump()  # what was written before the close goes out before it
+        if self._session_id is not None:
+            self._finish_connect(encode_close_capsule(code, reason, in_data_frame=True))
+            self.link.close_later(to_http3(code), reason)
+        else:
+            self.link.close(to_http3(code), reason)
+        self.end(code, reason, by_peer=False)
+
+    # -- streams
+
+    def _prefix(self, stream: QuicStream) -> bytes:
+        session_id = self._session_id or 0
+        return uni_prefix(session_id) if stream.unidirectional else bidi_prefix(session_id)
+
+    def pump(self) -> None:
+        # Streams opened before the CONNECT exchange is done have no session to name yet.
+        if self._session_id is not None:
+            super().pump()
+
+    def _on_unknown(self, stream_id: int, data: bytes, fin: bool) -> None:
+        if stream_id in self._ignored:
+            if fin:
+                self._ignored.discard(stream_id)
+        elif stream_id == self._session_id:
+            self._on_connect_data(data, fin=fin)
+        elif stream_id in self._requests:
+            self._on_request_data(stream_id, data, fin=fin)
+        elif stream_id in self._h3_streams:
+            self._feed_h3(stream_id, data, fin=fin)
+        else:
+            self._on_head(stream_id, data, fin=fin)
+
+    def _on_head(self, stream_id: int, data: bytes, *, fin: bool) -> None:
+        head = self._heads.get(stream_id)
+        if head is None:
+            head = self._heads[stream_id] = http3.StreamHead(unidirectional=bool(stream_id & 2))
+        kind = head.feed(data)
+        if kind is None:
+            if fin:
+                # It ended before it said what it is: nothing is lost, but our half must end too.
+                del self._heads[stream_id]
+                if not stream_id & 2:
+                    self.link.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
+            return
+        del self._heads[stream_id]
+        if kind.session_id is not None:
+            self._check_session_id(kind.session_id)
+            self._open_by_peer(stream_id, kind.rest, fin=fin)
+        elif stream_id & 2:
+            self._h3_streams.add(stream_id)
+            self._feed_h3(stream_id, kind.rest, fin=fin)
+        elif self.is_client:
+            raise http3.Http3Error(http3.H3_STREAM_CREATION_ERROR, "a request stream from the server")
+        else:
+            self._requests[stream_id] = http3.HeadersReader()
+            self._on_request_data(stream_id, kind.rest, fin=fin)
+
+    def _check_session_id(self, session_id: int) -> None:
+        # A stream may overtake the CONNECT request, whose id is known only then; the session's first stream settles
+        # it until that is checked.
+        if self._session_id is None:
+            expected = self._named_id
+            if expected is None and session_id % 4 == 0:
+                self._named_id = expected = session_id
+        else:
+            expected = self._session_id
+        if session_id != expected:
+            raise http3.Http3Error(http3.H3_ID_ERROR, f"a stream names session {session_id}")
+
+    def _settle_session_id(self, stream_id: int) -> None:
+        if self._named_id is not None and self._named_id != stream_id:
+            raise http3.Http3Error(http3.H3_ID_ERROR, f"a stream names session {self._named_id}")
+        self._session_id = stream_id
+
+    def _on_reset(self, event: QuicStreamReset) -> None:
+        stream_id = event.stream_id
+        if stream_id == self._session_id:
+            self._connect_aborted(event.error_code)
+        elif stream_id in self._h3_streams:
+            self._h3_streams.discard(stream_id)
+            self._h3_event(event)
+        elif stream_id in self._ignored:
+            self._ignored.discard(stream_id)
+        elif self._requests.pop(stream_id, None) is not None or self._heads.pop(stream_id, None) is not None:
+            if not stream_id & 2:
+                self.link.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
+                if self._h3 is not None:
+                    self._h3.forget(stream_id)
+        else:
+            super()._on_reset(event)
+
+    def _on_stop(self, event: StopSendingReceived) -> None:
+        if event.stream_id == self._session_id:
+            self._connect_aborted(event.error_code)
+        elif event.stream_id in self._streams:
+            super()._on_stop(event)
+        else:
+            self._h3_event(event)
+
+    # -- datagrams
+
+    def _datagram_prefix(self) -> bytes:
+        return encode_varint((self._session_id or 0) // 4)
+
+    def _on_datagram(self, data: bytes) -> None:
+        prefix = decode_varint(data)
+        # The draft wants a quarter of the session id, one implementation sends the id itself; both are 0 in practice.
+        if prefix is not None and self._session_id in (prefix[0], prefix[0] * 4):
+            super()._on_datagram(data[prefix[1] :])
+
+    # -- HTTP/3
+
+    def _feed_h3(self, stream_id: int, data: bytes, *, fin: bool) -> None:
+        self._h3_event(StreamDataReceived(data=data, end_stream=fin, stream_id=stream_id))
+        if fin:
+            self._h3_streams.discard(stream_id)
+
+    def _h3_event(self, event: StreamDataReceived | QuicStreamReset | StopSendingReceived) -> None:
+        if self._h3 is None:
+            return
+        try:
+            events = self._h3.handle_event(event)
+        except RuntimeError:
+            # It answers on its QPACK stream, which the peer has stopped; the event that says so is on its way.
+            raise http3.Http3Error(http3.H3_CLOSED_CRITICAL_STREAM, "a QPACK stream was stopped") from None
+        for h3_event in events:
+            self._on_h3(h3_event)
+
+    def _on_h3(self, event: H3Event) -> None:
+        if isinstance(event, HeadersReceived):
+            self._on_headers(event.stream_id, event.headers)
+
+    def _on_request_data(self, stream_id: int, data: bytes, *, fin: bool) -> None:
+        """Bytes of a request (or of the response to ours) until its HEADERS are through."""
+        frame = self._requests[stream_id].feed(data)
+        if frame is not None:
+            self._h3_event(StreamDataReceived(data=frame, end_stream=False, stream_id=stream_id))
+        if not fin or self.ended:
+            return
+        if stream_id == self._session_id:
+            self._on_connect_data(b"", fin=True)
+        elif self._requests.pop(stream_id, None) is not None:
+            self._ended_without_headers(stream_id)
+        else:
+            self._ignored.discard(stream_id)
+
+    def _ended_without_headers(self, stream_id: int) -> None:
+        self.link.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
+        assert self._h3 is not None
+        self._h3.forget(stream_id)
+
+    def _on_headers(self, stream_id: int, headers: Headers) -> None:
+        raise NotImplementedError
+
+    def _violation(self, code: int, reason: str) -> None:
+        self.end(None, f"HTTP/3 error {code:#x}: {reason}", by_peer=False, kind="transport")
+        self.link.close(code, reason)
+
+    def handle(self, event: object) -> None:
+        try:
+            super().handle(event)  # type: ignore[arg-type]
+        except http3.Http3Error as error:
+            self._violation(error.code, error.reason)
+
+    # -- the CONNECT stream, after its HEADERS
+
+    def _begin_session(self, stream_id: int) -> None:
+        """From here on, the CONNECT stream carries capsules."""
+        rest = self._requests.pop(stream_id).rest()
+        self._settle_session_id(stream_id)
+        if self._h3 is not None:
+            self._h3.forget(stream_id)
+        if rest:
+            self._on_connect_data(rest, fin=False)
+
+    def _on_connect_data(self, data: bytes, *, fin: bool) -> None:
+        try:
+            close = self._capsules.feed(data)
+        except WireError as error:
+            raise http3.Http3Error(http3.H3_MESSAGE_ERROR, str(error)) from error
+        if close is not None:
+            self._closed_by_peer(close.code, close.reason)
+        elif fin:
+            self._closed_by_peer(0, "")
+
+    def _closed_by_peer(self, code: int | None, reason: str) -> None:
+        if self.ended:
+            return
+        self.end(code, reason, by_peer=True)
+        self._finish_connect(b"")
+        self.link.close_later(http3.H3_NO_ERROR)
+
+    def _connect_aborted(self, wire_code: int) -> None:
+        code = from_http3(wire_code)
+        self._closed_by_peer(code, "the peer aborted the session's CONNECT stream")
+
+    def _finish_connect(self, data: bytes) -> None:
+        assert self._session_id is not None
+        try:
+            self.link.quic.send_stream_data(self._session_id, data, end_stream=True)
+        except (RuntimeError, ValueError):
+            pass  # stopped by the peer, or ended
+        self.link.touch()
+
+    def _application_code(self, code: int) -> int | None:
+        return 0 if code == http3.H3_NO_ERROR else from_http3(code)
+
+
+class WebTransportServerSession(WebTransportSession):
+    """The server's side: waits for a CONNECT request, then is the session it asked for."""
+
+    def __init__(
+        self, link: Link, *, versions: tuple[Version, ...], on_request: Callable[[SessionRequest], None]
+    ) -> None:
+        super().__init__(link, is_client=False)
+        self._versions = versions
+        self._on_request = on_request
+        self._accepted = False
+        # Our settings go out with the handshake, so that clients that wait for them need no round trip more.
+        self._h3 = compat.RelayH3Connection(link.quic)
+
+    def pump(self) -> None:
+        if self._accepted:
+            super().pump()
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        if self._session_id is not None and not self._accepted:
+            self.reject(SHUTTING_DOWN, reason)  # a capsule would have to follow an answer
+        else:
+            super().close(code, reason)
+
+    def _on_headers(self, stream_id: int, headers: Headers) -> None:
+        fields = {name.decode("ascii", "replace"): value.decode("latin-1") for name, value in headers}
+        if fields.get(":method") != "CONNECT" or ":protocol" not in fields:
+            self._answer(stream_id, 404 if fields.get(":method") in ("GET", "HEAD") else 405)
+        elif fields[":protocol"] != "webtransport" or not fields.get(":path", "").startswith("/"):
+            self._answer(stream_id, 400)
+        elif self._session_id is not None:
+            self._answer(stream_id, ALREADY_IN_USE)
+        else:
+            self._on_connect(stream_id, fields)
+
+    def _on_connect(self, stream_id: int, fields: dict[str, str]) -> None:
+        self.path, _, self.query = fields[":path"].partition("?")
+        self.link.setup_deadline = None
+        self._begin_session(stream_id)
+        if self.ended:
+            return
+        try:
+            offered = tuple(parse_protocol_list(fields.get("wt-available-protocols", "")))
+        except ValueError:
+            self.reject(400)
+            return
+        supported = alpns_for(self._versions)
+        chosen = next((name for name in offered if name in supported), None)
+        if chosen is not None:
+            self.alpn = chosen
+            self.version = ALPN_VERSIONS[chosen]
+        elif not SETUP_VERSIONS & set(self._versions):
+            # Without a subprotocol only the SETUP messages of the two oldest versions are left.
+            self.reject(400)
+            return
+        self._on_request(WebTransportRequest(self, offered))
+
+    def accept(self) -> None:
+        """Answer the CONNECT request with 200."""
+        if self.ended or self._accepted:
+            return
+        self._accepted = True
+        headers = [(b":status", b"200"), (b"sec-webtransport-http3-draft", b"draft02")]
+        if self.alpn:
+            headers.append((b"wt-protocol", quote_protocol(self.alpn).encode()))
+        self._respond(headers, end=False)
+
+    def reject(self, status: int, reason: str = "") -> None:
+        """Answer the CONNECT request with `status` and close the connection soon after."""
+        if self.ended or self._accepted:
+            return
+        self._respond([(b":status", str(status).encode())], end=True)
+        self.end(None, reason or f"rejected with {status}", by_peer=False)
+        self.link.close_later(http3.H3_NO_ERROR)
+
+    def _respond(self, headers: Headers, *, end: bool) -> None:
+        assert self._h3 is not None
+        assert self._session_id is not None
+        try:
+            self._h3.send_headers(self._session_id, headers, end_stream=end)
+        except (RuntimeError, ValueError):
+            pass  # the peer has given the stream up; the event that says so is on its way
+        self._h3.forget(self._session_id)
+        self.link.touch()
+
+    def _answer(self, stream_id: int, status: int) -> None:
+        """Answer a request that is not ours to serve, and read no more of it."""
+        assert self._h3 is not None
+        self._requests.pop(stream_id, None)
+        self._ignored.add(stream_id)
+        try:
+            self._h3.send_headers(stream_id, [(b":status", str(status).encode())], end_stream=True)
+            self.link.quic.stop_stream(stream_id, http3.H3_NO_ERROR)
+        except (RuntimeError, ValueError):
+            pass  # the peer has given the stream up already
+        self._h3.forget(stream_id)
+
+
+class WebTransportRequest:
+    """A CONNECT request that waits for its answer."""
+
+    transport = "webtransport"
+
+    def __init__(self, session: WebTransportServerSession, offered: tuple[str, ...]) -> None:
+        self.remote = session.remote
+        self.path: str | None = session.path
+        self.query = session.query
+        self.offered = offered
+        self._session = session
+
+    def __repr__(self) -> str:
+        return f"<WebTransportRequest {self.remote} {self.path}>"
+
+    def accept(self) -> WebTransportServerSession:
+        self._session.accept()
+        return self._session
+
+    def reject(self, status: int, reason: str) -> None:
+        self._session.reject(status, reason)
+
+
+class WebTransportClientSession(WebTransportSession):
+    """The client's side: asks for the session once the server's settings allow it."""
+
+    def __init__(self, link: Link, *, authority: str, path: str, query: str, protocols: list[str]) -> None:
+        super().__init__(link, is_client=True)
+        self.path = path
+        self.query = query
+        self._authority = authority
+        self._protocols = protocols
+        self._request_id: int | None = None
+        self.status: int | None = None
+        """The HTTP status of the answer."""
+
+    def established(self) -> None:
+        # Only now: what HTTP/3 sends is application data, and the server's certificate is checked.
+        self._h3 = compat.RelayH3Connection(self.link.quic)
+        self.link.touch()
+
+    def _on_data(self, event: StreamDataReceived) -> None:
+        # The answer comes on a stream of our own, which no table of streams knows.
+        if event.stream_id in (self._request_id, self._session_id) and event.stream_id not in self._streams:
+            self._on_unknown(event.stream_id, event.data, event.end_stream)
+        else:
+            super()._on_data(event)
+
+    def _h3_event(self, event: StreamDataReceived | QuicStreamReset | StopSendingReceived) -> None:
+        super()._h3_event(event)
+        assert self._h3 is not None
+        if self._request_id is None and self._h3.received_settings is not None and not self.ended:
+            self._request(self._h3.received_settings)
+
+    def _request(self, settings: dict[int, int]) -> None:
+        if not _supports_webtransport(settings):
+            self.end(None, "the server does not support WebTransport", by_peer=True, kind="transport")
+            self.link.close(http3.H3_NO_ERROR)
+            return
+        assert self._h3 is not None
+        target = f"{self.path}?{self.query}" if self.query else str(self.path)
+        headers = [
+            (b":method", b"CONNECT"),
+            (b":protocol", b"webtransport"),
+            (b":scheme", b"https"),
+            (b":authority", self._authority.encode()),
+            (b":path", target.encode()),
+            (b"sec-webtransport-http3-draft02", b"1"),
+        ]
+        if self._protocols:
+            offers = ", ".join(quote_protocol(name) for name in self._protocols)
+            headers.append((b"wt-available-protocols", offers.encode()))
+        stream_id = self.link.quic.get_next_available_stream_id()
+        self._request_id = stream_id
+        self._requests[stream_id] = http3.HeadersReader()
+        self._h3.send_headers(stream_id, headers)
+        self.link.touch()
+
+    def _on_headers(self, stream_id: int, headers: Headers) -> None:
+        fields = dict(headers)
+        status = int(fields[b":status"])
+        if status < 200:
+            # An interim answer: the real one may be in what was read with it.
+            rest = self._requests[stream_id].rest()
+            self._on_request_data(stream_id, rest, fin=False)
+            return
+        self.status = status
+        if status >= 300:
+            self.end(None, f"the server answered {status}", by_peer=True, kind="http")
+            self.link.close(http3.H3_NO_ERROR)
+            return
+        chosen = fields.get(b"wt-protocol")
+        if chosen is not None:
+            try:
+                names = parse_protocol_list(chosen.decode("latin-1"))
+            except ValueError:
+                names = []
+            if len(names) != 1 or names[0] not in self._protocols:
+                reason = "the server chose a protocol that was not offered"
+                raise http3.Http3Error(http3.H3_GENERAL_PROTOCOL_ERROR, reason)
+            self.alpn = names[0]
+            self.version = ALPN_VERSIONS.get(names[0])
+        self._begin_session(stream_id)
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_result(None)
+
+    def _ended_without_headers(self, stream_id: int) -> None:
+        raise http3.Http3Error(http3.H3_MESSAGE_ERROR, "no answer to the CONNECT request")
+
+
+def _supports_webtransport(settings: dict[int, int]) -> bool:
+    """The rule that deployed clients apply."""
+    datagrams = settings.get(0x33, settings.get(0xFFD277))
+    if datagrams != 1:
+        return False
+    if 0xC671706A in settings:
+        return settings[0xC671706A] > 0
+    return settings.get(0x2B603742) == 1 and settings.get(0x2B603743, 1) > 0

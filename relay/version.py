@@ -1,0 +1,8 @@
+"""The version of this distribution."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    VERSION = version("moq-relay")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    VERSION = "0"

@@ -1,0 +1,171 @@
+"""The short exchanges: track properties, fetch, probe, goaway and session information.
+
+Owns: these messages in all versions. Must never: decide what to answer. Called by: decoders here, connections.
+
+`encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
+cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
+"""
+# ruff: noqa: D102 - encode and decode mean the same in every class, see above
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from relay.wire.cursor import Cursor, encode_byte, encode_optional, framed, lacks, require
+from relay.wire.errors import DecodeError
+from relay.wire.text import encode_path, encode_string
+from relay.wire.varint import encode_varint
+from relay.wire.version import Version
+
+MAX_GOAWAY_URI: Final = 8192
+"""Bytes of a GOAWAY URI; the draft's limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackRequest:
+    """05 and 06: ask for the properties of a track."""
+
+    broadcast: str
+    track: str
+
+    def encode(self, version: Version) -> bytes:
+        require(version, Version.LITE_05, "TRACK")
+        return framed(encode_path(self.broadcast), encode_string(self.track))
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
+        cursor = Cursor(body)
+        request = cls(cursor.path(), cursor.text())
+        cursor.done()
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class TrackInfo:
+    """05 and 06: the publisher's priority, how long it keeps groups (ms), and timestamp units per second.
+
+    06 has no `ordered`.
+    """
+
+    priority: int
+    ordered: bool
+    max_latency: int
+    timescale: int
+
+    def encode(self, version: Version) -> bytes:
+        require(version, Version.LITE_05, "TRACK_INFO")
+        if self.timescale < 1:
+            raise ValueError(f"a timescale is positive: {self.timescale}")
+        ordered = encode_byte(self.ordered) if version == Version.LITE_05 else b""
+        times = encode_varint(self.max_latency), encode_varint(self.timescale)
+        return framed(encode_byte(self.priority), ordered, *times)
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:
+        cursor = Cursor(body)
+        priority = cursor.byte()
+        ordered = cursor.flag() if version == Version.LITE_05 else False
+        info = cls(priority, ordered, cursor.varint(), cursor.varint())
+        cursor.done()
+        if not info.timescale:
+            raise DecodeError("a timescale cannot be 0")
+        return info
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """05 and 06: ask for one group, on 06 for some of its frames; `end_frame` is inclusive, None is to the end."""
+
+    broadcast: str
+    track: str
+    priority: int
+    group: int
+    start_frame: int = 0
+    end_frame: int | None = None
+
+    def encode(self, version: Version) -> bytes:
+        require(version, Version.LITE_05, "FETCH")
+        frames = b""
+        if version >= Version.LITE_06:
+            frames = encode_varint(self.start_frame) + encode_optional(self.end_frame)
+        names = encode_path(self.broadcast), encode_string(self.track)
+        return framed(*names, encode_byte(self.priority), encode_varint(self.group), frames)
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:
+        cursor = Cursor(body)
+        broadcast, track, priority, group = cursor.path(), cursor.text(), cursor.byte(), cursor.varint()
+        start_frame, end_frame = 0, None
+        if version >= Version.LITE_06:
+            start_frame, end_frame = cursor.varint(), cursor.optional()
+        cursor.done()
+        return cls(broadcast, track, priority, group, start_frame, end_frame)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """03 and newer: the subscriber opened a Probe stream; it has no message of its own."""
+
+    def encode(self, version: Version) -> bytes:
+        require(version, Version.LITE_03, "Probe stream")
+        return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """03 and newer: estimated bits per second and, from 04 on, round trip in ms; 0 is unknown."""
+
+    bitrate: int
+    rtt: int = 0
+
+    def encode(self, version: Version) -> bytes:
+        require(version, Version.LITE_03, "PROBE")
+        rtt = encode_varint(self.rtt) if version >= Version.LITE_04 else b""
+        return framed(encode_varint(self.bitrate), rtt)
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:
+        cursor = Cursor(body)
+        probe = cls(cursor.varint(), cursor.varint() if version >= Version.LITE_04 else 0)
+        cursor.done()
+        return probe
+
+
+@dataclass(frozen=True, slots=True)
+class Goaway:
+    """04 and newer: leave soon, for `uri` if it is not empty."""
+
+    uri: str = ""
+
+    def encode(self, version: Version) -> bytes:
+        require(version, Version.LITE_04, "GOAWAY")
+        if len(self.uri.encode()) > MAX_GOAWAY_URI:
+            raise ValueError(f"a GOAWAY URI has at most {MAX_GOAWAY_URI} bytes")
+        return framed(encode_string(self.uri))
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
+        cursor = Cursor(body)
+        uri = cursor.text()
+        cursor.done()
+        if len(uri.encode()) > MAX_GOAWAY_URI:
+            raise DecodeError(f"a GOAWAY URI has at most {MAX_GOAWAY_URI} bytes")
+        return cls(uri)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """01 and 02, on the setup stream after the setup: estimated bits per second, 0 is unknown."""
+
+    bitrate: int
+
+    def encode(self, version: Version) -> bytes:
+        if version > Version.LITE_02:
+            lacks(version, "SESSION_INFO")
+        return framed(encode_varint(self.bitrate))
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Read the bitrate; what may follow it in the message is nobody's concern."""
+        return cls(Cursor(body).varint())

@@ -1,0 +1,114 @@
+"""Reading one complete message body, and the few pieces all encoders share.
+
+Owns: the step-by-step reader of a body whose last byte has arrived, and the length prefix. Must never: wait for
+bytes (a body that is too short is malformed, unlike a stream). Called by: the message files of this room.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NoReturn
+
+from relay.wire.errors import DecodeError
+from relay.wire.text import path_of, text_of
+from relay.wire.varint import decode_varint, encode_varint
+from relay.wire.version import Version
+
+_MAX_BYTE: Final = 0xFF
+
+
+class Cursor:
+    """A position in one message body; every method raises DecodeError when the body ends too early."""
+
+    __slots__ = ("_body", "_offset")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._offset = 0
+
+    def __len__(self) -> int:
+        """Bytes not read yet."""
+        return len(self._body) - self._offset
+
+    def varint(self) -> int:
+        """Read a number."""
+        found = decode_varint(self._body, self._offset)
+        if found is None:
+            raise DecodeError("message ends inside a number")
+        value, self._offset = found
+        return value
+
+    def optional(self) -> int | None:
+        """Read a number stored as value + 1, where 0 means none."""
+        value = self.varint()
+        return value - 1 if value else None
+
+    def byte(self) -> int:
+        """Read one raw byte."""
+        if not len(self):
+            raise DecodeError("message ends before a byte field")
+        self._offset += 1
+        return self._body[self._offset - 1]
+
+    def flag(self) -> bool:
+        """Read one raw byte that is 0 or 1."""
+        value = self.byte()
+        if value > 1:
+            raise DecodeError(f"a flag is 0 or 1, not {value}")
+        return value == 1
+
+    def take(self, size: int) -> bytes:
+        """Read `size` bytes."""
+        if size > len(self):
+            raise DecodeError(f"message ends inside a field of {size} bytes")
+        self._offset += size
+        return self._body[self._offset - size : self._offset]
+
+    def sized(self) -> bytes:
+        """Read bytes after their length."""
+        return self.take(self.varint())
+
+    def text(self) -> str:
+        """Read a string."""
+        return text_of(self.sized())
+
+    def path(self) -> str:
+        """Read a string as a path in normal form."""
+        return path_of(self.text())
+
+    def done(self) -> None:
+        """Raise DecodeError unless the whole body was read."""
+        if len(self):
+            raise DecodeError(f"message has {len(self)} bytes too many")
+
+
+def framed(*parts: bytes) -> bytes:
+    """Return the parts as one message: their total length, then the parts."""
+    body = b"".join(parts)
+    return encode_varint(len(body)) + body
+
+
+def encode_optional(value: int | None) -> bytes:
+    """Write a number as value + 1, None as 0."""
+    if value is None:
+        return b"\x00"
+    if value < 0:
+        raise ValueError(f"an optional number cannot be negative: {value}")
+    return encode_varint(value + 1)
+
+
+def encode_byte(value: int) -> bytes:
+    """Write one raw byte; ValueError outside 0..255."""
+    if not 0 <= value <= _MAX_BYTE:
+        raise ValueError(f"one byte holds 0..{_MAX_BYTE}: {value}")
+    return bytes((value,))
+
+
+def lacks(version: Version, what: str) -> NoReturn:
+    """Refuse to write what a version has no form for; our own fault, never the peer's."""
+    raise ValueError(f"{version.name_on_wire} has no {what}")
+
+
+def require(version: Version, first: Version, what: str) -> None:
+    """Raise ValueError if `version` is older than the `first` one that has `what`."""
+    if version < first:
+        lacks(version, what)

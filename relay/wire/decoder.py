@@ -1,0 +1,336 @@
+"""One decoder per stream direction: slices in, messages out.
+
+Owns: which messages a stream carries, in which order, by version. Must never: answer, or keep what it returned.
+Called by: connections, one decoder per stream. All raise WireError for the peer's faults (see `Incremental`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from relay.wire.announce import (
+    TYPE_UPDATE,
+    AnnounceActive,
+    AnnounceEnded,
+    AnnounceInit,
+    AnnounceOk,
+    AnnounceRequest,
+    AnnounceUpdate,
+    decode_announce,
+    decode_typed_announce,
+)
+from relay.wire.control import Fetch, Goaway, Probe, ProbeRequest, SessionInfo, TrackInfo, TrackRequest
+from relay.wire.cursor import require
+from relay.wire.errors import DecodeError, ProtocolViolation, UnknownStreamType
+from relay.wire.frame import FIRST_VERSION, Request, StreamType
+from relay.wire.frame_decoder import MAX_FRAME, FrameDecoder, FrameItem, UniDecoder, UniItem
+from relay.wire.incremental import MAX_MESSAGE, Incremental, Item
+from relay.wire.setup import REPLY_LEAD, ClientSetup, ServerSetup, SetupForm
+from relay.wire.subscribe import (
+    TYPE_END,
+    TYPE_OK,
+    Subscribe,
+    SubscribeDrop,
+    SubscribeEnd,
+    SubscribeOk,
+    SubscribeUpdate,
+    drop_type,
+)
+from relay.wire.varint import decode_varint
+from relay.wire.version import Version
+
+__all__ = [
+    "MAX_FRAME",
+    "MAX_MESSAGE",
+    "AnnounceDecoder",
+    "AnnounceItem",
+    "FrameDecoder",
+    "FrameItem",
+    "ProbeDecoder",
+    "RequestDecoder",
+    "RequestItem",
+    "ServerSetupDecoder",
+    "SetupDecoder",
+    "SubscribeDecoder",
+    "SubscribeItem",
+    "TrackInfoDecoder",
+    "UniDecoder",
+    "UniItem",
+]
+
+RequestItem = Request | SubscribeUpdate | Probe
+AnnounceItem = AnnounceInit | AnnounceOk | AnnounceActive | AnnounceEnded | AnnounceUpdate
+SubscribeItem = SubscribeOk | SubscribeEnd | SubscribeDrop
+
+_REQUESTS: Final[dict[StreamType, type[AnnounceRequest | Subscribe | Fetch | Goaway | TrackRequest]]] = {
+    StreamType.ANNOUNCE: AnnounceRequest,
+    StreamType.SUBSCRIBE: Subscribe,
+    StreamType.FETCH: Fetch,
+    StreamType.GOAWAY: Goaway,
+    StreamType.TRACK: TrackRequest,
+}
+
+
+class _Versioned(Incremental[Item]):
+    __slots__ = ("version",)
+
+    def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
+        super().__init__(max_message)
+        self.version = version
+
+    def _refuse_more(self) -> None:
+        if self._waiting():
+            raise DecodeError("bytes after the last message of the stream")
+
+
+class RequestDecoder(_Versioned[RequestItem]):
+    """A bidi stream that the peer opened on an established session.
+
+    The stream's type and request come first (a Probe stream is its own request); then SubscribeUpdate on Subscribe
+    streams of 03 and newer, Probe on Probe streams of 05 and 06, nothing on the others. UnknownStreamType means
+    that only this stream is to be refused.
+    """
+
+    __slots__ = ("_requested", "stream_type")
+
+    def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
+        super().__init__(version, max_message)
+        self.stream_type: StreamType | None = None
+        """What the stream turned out to be, known before its request is complete."""
+        self._requested = False
+
+    def _inside(self) -> bool:
+        return self.stream_type is not None and not self._requested
+
+    def _next(self) -> RequestItem | None:
+        if not self._requested:
+            return self._request()
+        if self.stream_type is StreamType.SUBSCRIBE and self.version >= Version.LITE_03:
+            body = self._message()
+            return None if body is None else SubscribeUpdate.decode(body, self.version)
+        if self.stream_type is StreamType.PROBE and self.version >= Version.LITE_05:
+            body = self._message()
+            return None if body is None else Probe.decode(body, self.version)
+        self._refuse_more()
+        return None
+
+    def _request(self) -> RequestItem | None:
+        if self.stream_type is None:
+            value = self._varint()
+            if value is None:
+                return None
+            self.stream_type = self._known_type(value)
+        request: Request
+        if self.stream_type is StreamType.PROBE:
+            request = ProbeRequest()
+        else:
+            body = self._message()
+            if body is None:
+                return None
+            request = _REQUESTS[self.stream_type].decode(body, self.version)
+        self._requested = True
+        return request
+
+    def _known_type(self, value: int) -> StreamType:
+        for kind, first in FIRST_VERSION.items():
+            if value == kind and self.version >= first:
+                return kind
+        raise UnknownStreamType(f"{self.version.name_on_wire} has no stream of type {value:#x}")
+
+
+class AnnounceDecoder(_Versioned[AnnounceItem]):
+    """The replies on an Announce stream of ours: AnnounceInit (01, 02) or AnnounceOk (05, 06), then changes."""
+
+    __slots__ = ("_kind", "_opened")
+
+    def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
+        super().__init__(version, max_message)
+        self._opened = version in (Version.LITE_03, Version.LITE_04)
+        self._kind: int | None = None
+
+    def _inside(self) -> bool:
+        return self._kind is not None
+
+    def _next(self) -> AnnounceItem | None:
+        if self._opened and self.version >= Version.LITE_06:
+            return self._typed()
+        body = self._message()
+        if body is None:
+            return None
+        if self._opened:
+            return decode_announce(body, self.version)
+        self._opened = True
+        if self.version <= Version.LITE_02:
+            return AnnounceInit.decode(body, self.version)
+        return AnnounceOk.decode(body, self.version)
+
+    def _typed(self) -> AnnounceItem | None:
+        if self._kind is None:
+            self._kind = self._varint()
+            if self._kind is None:
+                return None
+            if self._kind > TYPE_UPDATE:
+                raise DecodeError(f"unknown announcement type {self._kind}")
+        body = self._message()
+        if body is None:
+            return None
+        kind, self._kind = self._kind, None
+        return decode_typed_announce(kind, body)
+
+
+class SubscribeDecoder(_Versioned[SubscribeItem]):
+    """The replies on a Subscribe stream of ours: 01 and 02 have exactly one, a SubscribeOk."""
+
+    __slots__ = ("_accepted", "_kind")
+
+    def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
+        super().__init__(version, max_message)
+        self._accepted = False
+        self._kind: int | None = None
+
+    def _inside(self) -> bool:
+        return self._kind is not None
+
+    def _next(self) -> SubscribeItem | None:
+        if self.version >= Version.LITE_03:
+            return self._typed()
+        if self._accepted:
+            self._refuse_more()
+            return None
+        body = self._message()
+        if body is None:
+            return None
+        self._accepted = True
+        return SubscribeOk.decode(body, self.version)
+
+    def _typed(self) -> SubscribeItem | None:
+        if self._kind is None:
+            self._kind = self._varint()
+            if self._kind is None:
+                return None
+            if self._kind > drop_type(self.version):
+                raise DecodeError(f"unknown subscribe reply type {self._kind}")
+        body = self._message()
+        if body is None:
+            return None
+        kind, self._kind = self._kind, None
+        if kind == TYPE_OK:
+            return SubscribeOk.decode(body, self.version)
+        if kind == TYPE_END and self.version >= Version.LITE_05:
+            return SubscribeEnd.decode(body, self.version)
+        return SubscribeDrop.decode(body, self.version)
+
+
+class TrackInfoDecoder(_Versioned[TrackInfo]):
+    """The one reply on a Track stream of ours (05 and 06)."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
+        require(version, Version.LITE_05, "Track stream")
+        super().__init__(version, max_message)
+        self._done = False
+
+    def _next(self) -> TrackInfo | None:
+        if self._done:
+            self._refuse_more()
+            return None
+        body = self._message()
+        if body is None:
+            return None
+        self._done = True
+        return TrackInfo.decode(body, self.version)
+
+
+class ProbeDecoder(_Versioned[Probe]):
+    """The estimates that arrive on a Probe stream of ours (03 and newer)."""
+
+    __slots__ = ()
+
+    def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
+        require(version, Version.LITE_03, "Probe stream")
+        super().__init__(version, max_message)
+
+    def _next(self) -> Probe | None:
+        body = self._message()
+        return None if body is None else Probe.decode(body, self.version)
+
+
+class _SetupStream(Incremental[Item]):
+    """What both ends of the older exchange share: one setup in some form, then session information."""
+
+    __slots__ = ("_done", "_form")
+
+    def __init__(self, max_message: int = MAX_MESSAGE) -> None:
+        super().__init__(max_message)
+        self._form: SetupForm | None = None
+        self._done = False
+
+    def _inside(self) -> bool:
+        return self._form is not None and not self._done
+
+    def _setup_body(self, form: SetupForm) -> bytes | None:
+        if form is not SetupForm.DRAFT14:
+            return self._message()
+        start = self._offset + 2
+        if start > len(self._buffer):
+            return None
+        return self._body(int.from_bytes(self._buffer[self._offset : start], "big"), start)
+
+    def _info(self) -> SessionInfo | None:
+        body = self._message()
+        return None if body is None else SessionInfo.decode(body)
+
+
+class SetupDecoder(_SetupStream[ClientSetup | SessionInfo]):
+    """Server side, 01 and 02: the client's first bidi stream, ClientSetup and then SessionInfo."""
+
+    __slots__ = ()
+
+    def _next(self) -> ClientSetup | SessionInfo | None:
+        if self._done:
+            return self._info()
+        if self._form is None:
+            value = self._varint()
+            if value is None:
+                return None
+            if value not in REPLY_LEAD:
+                raise ProtocolViolation(f"the first stream must be a setup, not of type {value:#x}")
+            self._form = SetupForm(value)
+        body = self._setup_body(self._form)
+        if body is None:
+            return None
+        self._done = True
+        return ClientSetup.decode(body, self._form)
+
+
+class ServerSetupDecoder(_SetupStream[ServerSetup | SessionInfo]):
+    """Client side, 01 and 02: the reply to a setup sent in `form`, ServerSetup and then SessionInfo."""
+
+    __slots__ = ("_expected",)
+
+    def __init__(self, form: SetupForm, max_message: int = MAX_MESSAGE) -> None:
+        super().__init__(max_message)
+        self._expected = form
+
+    def _next(self) -> ServerSetup | SessionInfo | None:
+        if self._done:
+            return self._info()
+        if self._form is None:
+            if not self._waiting():
+                return None
+            lead = REPLY_LEAD[self._expected]
+            if lead:
+                value = self._varint()
+                if value is None:
+                    return None
+                if decode_varint(lead) != (value, len(lead)):
+                    raise ProtocolViolation(
+                        f"the reply to {self._expected.name} cannot start with {value:#x}"
+                    )
+            self._form = self._expected
+        body = self._setup_body(self._form)
+        if body is None:
+            return None
+        self._done = True
+        return ServerSetup.decode(body, self._form)

@@ -1,0 +1,257 @@
+"""What can be wrong with a peer's bytes, and the numbers that say so on the wire.
+
+    WireError               the peer's fault, all of it
+    +- DecodeError          bytes that cannot be read
+    |  +- Truncated         the stream ended inside something
+    |  +- BadFrameRange     a request names an end frame without an end group
+    |  +- BadTimestamp      a frame's time lies before zero or beyond what can be restated
+    +- MessageTooLarge      the length prefix exceeds the limit
+    +- FrameTooLarge        the frame size exceeds the limit
+    +- ProtocolViolation    readable, but forbidden
+    +- UnknownStreamType    a stream this version does not have
+
+Our own faults (a value that does not fit, a message the version lacks) are ValueError and never reach a peer.
+
+Owns: the tree, the code tables, and every translation of a code. Must never: hold a session's state.
+Called by: decoders (raise), connections (turn an error into a reset or a close), transports (HTTP/3 mapping).
+"""
+# ruff: noqa: N818 - each name says what happened; the tree says that it is an error
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar, Final
+
+from relay.wire.version import Version
+
+
+class SessionCode(IntEnum):
+    """Why a session is closed; a space of its own, apart from `StreamCode`."""
+
+    NO_ERROR = 0
+    INTERNAL = 1
+    UNAUTHORIZED = 2
+    PROTOCOL_VIOLATION = 3
+    KEY_VALUE_FORMATTING = 6
+    GOAWAY_TIMEOUT = 16
+    CONTROL_TIMEOUT = 17
+    VERSION_NEGOTIATION = 21
+    TOO_MANY_REQUEST_UPDATES = 27
+
+
+class StreamCode(IntEnum):
+    """Why a stream is reset, or its sender asked to stop."""
+
+    INTERNAL = 0
+    CANCELLED = 1
+    DELIVERY_TIMEOUT = 2
+    SESSION_CLOSED = 3
+    GOING_AWAY = 4
+    TOO_FAR_BEHIND = 5
+    MALFORMED_TRACK = 18
+    NO_CAPACITY = 48
+    CONTROL_TIMEOUT = 49
+    GROUP_TOO_LARGE = 50
+    NOT_FOUND = 51
+    OLD = 52
+    EVICTED = 53
+    UNROUTABLE = 54
+    WRONG_SIZE = 55
+    FRAME_TOO_LARGE = 56
+    TIMESTAMP_MISMATCH = 57
+    UNAUTHORIZED = 58
+
+
+class OldCode(IntEnum):
+    """The single table of the 0.9.3 generation (versions 01 and 02), for sessions and streams alike.
+
+    Numbers from 16 up came after 0.9.3 itself; they are listed to read logs by, never sent.
+    """
+
+    CANCEL = 0
+    REQUIRED_EXTENSION = 1
+    OLD = 2
+    TIMEOUT = 3
+    TRANSPORT = 4
+    DECODE = 5
+    UNAUTHORIZED = 6
+    VERSION = 9
+    UNEXPECTED_STREAM = 10
+    BOUNDS_EXCEEDED = 11
+    DUPLICATE = 12
+    NOT_FOUND = 13
+    WRONG_SIZE = 14
+    PROTOCOL_VIOLATION = 15
+    UNEXPECTED_MESSAGE = 16
+    UNSUPPORTED = 17
+    ENCODE = 18
+    TOO_MANY_PARAMETERS = 19
+    INVALID_ROLE = 20
+    UNKNOWN_ALPN = 21
+    DROPPED = 24
+    CLOSED = 25
+    LAGGED = 26
+    FRAME_TOO_LARGE = 27
+    TIMESTAMP_MISMATCH = 29
+    UNROUTABLE = 30
+    EVICTED = 31
+
+
+FIRST_APP_CODE: Final = 64
+"""From here up a code belongs to the application (64 + n), in every table."""
+
+MAX_CODE: Final = 2**32 - 1
+"""Largest code that WebTransport carries; a larger one (possible on plain QUIC) cannot be passed on."""
+
+
+class WireError(Exception):
+    """The peer sent something it must not; subclasses say what.
+
+    `code_name` is a short constant for logs and counters. `stream_only` tells whether refusing the one stream
+    is enough; whoever owns the stream may be stricter.
+    """
+
+    code_name: ClassVar[str] = "wire"
+    session_code: ClassVar[SessionCode] = SessionCode.PROTOCOL_VIOLATION
+    old_code: ClassVar[OldCode] = OldCode.PROTOCOL_VIOLATION
+    stream_code: ClassVar[StreamCode] = StreamCode.CANCELLED
+    stream_only: ClassVar[bool] = False
+
+    def close_code(self, version: Version) -> int:
+        """Return the number that closes a session of `version` because of this error."""
+        return int(self.old_code if version <= Version.LITE_02 else self.session_code)
+
+
+class DecodeError(WireError):
+    """Bytes that are no message of this version."""
+
+    code_name = "decode"
+    old_code = OldCode.DECODE
+
+
+class Truncated(DecodeError):
+    """The stream ended inside a message or a frame."""
+
+    code_name = "truncated"
+    stream_code = StreamCode.WRONG_SIZE
+    stream_only = True
+
+
+class BadFrameRange(DecodeError):
+    """An end frame without an end group: only the request is refused, the session lives on."""
+
+    code_name = "bad_frame_range"
+    stream_only = True
+
+
+class BadTimestamp(DecodeError):
+    """A frame's time is negative, or too late to be restated as the first of another stream."""
+
+    code_name = "bad_timestamp"
+    stream_code = StreamCode.MALFORMED_TRACK
+    stream_only = True
+
+
+class MessageTooLarge(WireError):
+    """A message announces more bytes than the limit; known from its length prefix alone."""
+
+    code_name = "message_too_large"
+    old_code = OldCode.BOUNDS_EXCEEDED
+
+
+class FrameTooLarge(WireError):
+    """A frame announces more bytes than the limit; known before its payload."""
+
+    code_name = "frame_too_large"
+    old_code = OldCode.BOUNDS_EXCEEDED
+    stream_code = StreamCode.FRAME_TOO_LARGE
+    stream_only = True
+
+
+class ProtocolViolation(WireError):
+    """A readable message that breaks a rule."""
+
+    code_name = "protocol_violation"
+
+
+class UnknownStreamType(WireError):
+    """A stream opened with a type this version does not have; the caller refuses just that stream."""
+
+    code_name = "unknown_stream_type"
+    old_code = OldCode.UNEXPECTED_STREAM
+    stream_only = True
+
+
+_STREAM_CODES: Final = frozenset(int(code) for code in StreamCode)
+
+_OLD_SESSION_CODES: Final = {
+    SessionCode.NO_ERROR: OldCode.CANCEL,
+    SessionCode.INTERNAL: OldCode.TRANSPORT,
+    SessionCode.UNAUTHORIZED: OldCode.UNAUTHORIZED,
+    SessionCode.PROTOCOL_VIOLATION: OldCode.PROTOCOL_VIOLATION,
+    SessionCode.KEY_VALUE_FORMATTING: OldCode.DECODE,
+    SessionCode.GOAWAY_TIMEOUT: OldCode.TIMEOUT,
+    SessionCode.CONTROL_TIMEOUT: OldCode.TIMEOUT,
+    SessionCode.VERSION_NEGOTIATION: OldCode.VERSION,
+    SessionCode.TOO_MANY_REQUEST_UPDATES: OldCode.BOUNDS_EXCEEDED,
+}
+
+
+def _is_stream_code(code: int) -> bool:
+    return code in _STREAM_CODES or FIRST_APP_CODE <= code <= MAX_CODE
+
+
+def stream_code_for(version: Version, code: int) -> int:
+    """Return what to write in a reset or stop toward a peer of `version`, from the current stream table.
+
+    01 and 02 know "not found" (13) and "cancel" (0); a code outside the table goes out as 0.
+    """
+    if version <= Version.LITE_02:
+        missing = code in (StreamCode.NOT_FOUND, StreamCode.UNROUTABLE)
+        return int(OldCode.NOT_FOUND if missing else OldCode.CANCEL)
+    return int(code) if _is_stream_code(code) else int(StreamCode.INTERNAL)
+
+
+def session_code_for(version: Version, code: int) -> int:
+    """Return what to write in a close toward a peer of `version`, from the current session table.
+
+    Application codes pass unchanged; a number outside the table goes out as "internal error".
+    """
+    if FIRST_APP_CODE <= code <= MAX_CODE:
+        return int(code)
+    known = SessionCode(code) if code in _OLD_SESSION_CODES else SessionCode.INTERNAL
+    return int(_OLD_SESSION_CODES[known] if version <= Version.LITE_02 else known)
+
+
+def relay_stream_code(received: int, version: Version) -> int:
+    """Return the current-table code to pass on after a peer of `version` reset a stream with `received`.
+
+    Registered and application codes keep their number; anything else becomes 0. From 01 and 02, whose table
+    differs, only "not found" has a meaning worth passing on.
+    """
+    if version <= Version.LITE_02:
+        return int(StreamCode.NOT_FOUND if received == OldCode.NOT_FOUND else StreamCode.INTERNAL)
+    return int(received) if _is_stream_code(received) else int(StreamCode.INTERNAL)
+
+
+_HTTP3_FIRST: Final = 0x52E4A40FA8DB
+_HTTP3_LAST: Final = 0x52E5AC983162
+_HTTP3_RUN: Final = 0x1E
+"""Codes between two numbers that HTTP/3 reserves (those of the form 0x1f * N + 0x21)."""
+
+
+def to_http3(code: int) -> int:
+    """Map a code to the HTTP/3 range that WebTransport reserves for it; ValueError outside 32 bits."""
+    if not 0 <= code <= MAX_CODE:
+        raise ValueError(f"a WebTransport code has 32 bits: {code}")
+    return _HTTP3_FIRST + code + code // _HTTP3_RUN
+
+
+def from_http3(code: int) -> int | None:
+    """Undo `to_http3`; None for a number outside the range or in one of its reserved gaps."""
+    if not _HTTP3_FIRST <= code <= _HTTP3_LAST:
+        return None
+    shifted = code - _HTTP3_FIRST
+    if shifted % (_HTTP3_RUN + 1) == _HTTP3_RUN:
+        return None
+    return shifted - shifted // (_HTTP3_RUN + 1)

@@ -1,0 +1,158 @@
+"""Groups, frames and datagrams, and how a stream of each kind opens.
+
+Owns: everything written on the path of live data, small and quick. Must never: hold a payload. Called by:
+connections for each group and frame they send; decoders here.
+
+`encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
+cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
+"""
+# ruff: noqa: D102 - encode and decode mean the same in every class, see above
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, NamedTuple, Self
+
+from relay.wire.announce import AnnounceRequest
+from relay.wire.control import Fetch, Goaway, ProbeRequest, TrackRequest
+from relay.wire.cursor import Cursor, framed, lacks, require
+from relay.wire.errors import BadTimestamp
+from relay.wire.setup import Setup
+from relay.wire.subscribe import Subscribe
+from relay.wire.varint import encode_varint
+from relay.wire.version import Version
+
+MAX_TIMESTAMP: Final = 2**61 - 1
+"""Latest time that a signed varint holds, hence that can be restated as the first frame of a stream."""
+
+
+class StreamType(IntEnum):
+    """First number on a bidi stream."""
+
+    SESSION = 0x00
+    ANNOUNCE = 0x01
+    SUBSCRIBE = 0x02
+    FETCH = 0x03
+    PROBE = 0x04
+    GOAWAY = 0x05
+    TRACK = 0x06
+    SETUP_DRAFT14 = 0x20
+    SETUP_COMPAT = 0x40
+
+
+class UniType(IntEnum):
+    """First number on a unidirectional stream."""
+
+    GROUP = 0x00
+    SETUP = 0x01
+
+
+FIRST_VERSION: Final = {
+    StreamType.ANNOUNCE: Version.LITE_01,
+    StreamType.SUBSCRIBE: Version.LITE_01,
+    StreamType.FETCH: Version.LITE_05,
+    StreamType.PROBE: Version.LITE_03,
+    StreamType.GOAWAY: Version.LITE_04,
+    StreamType.TRACK: Version.LITE_05,
+}
+"""Streams that may be opened on an established session, by the first version in which they are usable.
+
+Toward older peers they must not be opened: an 01 peer ends the whole session over an unknown type.
+"""
+
+Request = AnnounceRequest | Subscribe | Fetch | ProbeRequest | Goaway | TrackRequest
+
+_STREAM_OF: Final[dict[type[Request], StreamType]] = {
+    AnnounceRequest: StreamType.ANNOUNCE,
+    Subscribe: StreamType.SUBSCRIBE,
+    Fetch: StreamType.FETCH,
+    ProbeRequest: StreamType.PROBE,
+    Goaway: StreamType.GOAWAY,
+    TrackRequest: StreamType.TRACK,
+}
+
+
+class FrameHeader(NamedTuple):
+    """Start of a frame: its absolute time in units of the track (None on 01..04) and its payload's bytes."""
+
+    timestamp: int | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHeader:
+    """Start of a group stream; `frame_start` (06) is the number of the first frame that follows."""
+
+    subscribe_id: int
+    sequence: int
+    frame_start: int = 0
+
+    def encode(self, version: Version) -> bytes:
+        start = encode_varint(self.frame_start) if version >= Version.LITE_06 else b""
+        return framed(encode_varint(self.subscribe_id), encode_varint(self.sequence), start)
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:
+        cursor = Cursor(body)
+        subscribe_id, sequence = cursor.varint(), cursor.varint()
+        header = cls(subscribe_id, sequence, cursor.varint() if version >= Version.LITE_06 else 0)
+        cursor.done()
+        return header
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """05 and 06: a whole group of one frame, in one datagram; `timestamp` is absolute."""
+
+    subscribe_id: int
+    sequence: int
+    timestamp: int
+    payload: bytes
+
+    def encode(self, version: Version) -> bytes:
+        require(version, Version.LITE_05, "datagram")
+        numbers = (
+            encode_varint(self.subscribe_id),
+            encode_varint(self.sequence),
+            encode_varint(self.timestamp),
+        )
+        return b"".join((*numbers, self.payload))
+
+    @classmethod
+    def decode(cls, data: bytes, version: Version) -> Self:
+        """Read a whole datagram, without the prefix that WebTransport adds."""
+        require(version, Version.LITE_05, "datagram")
+        cursor = Cursor(data)
+        subscribe_id, sequence, timestamp = cursor.varint(), cursor.varint(), cursor.varint()
+        if timestamp > MAX_TIMESTAMP:
+            raise BadTimestamp(f"a time is at most {MAX_TIMESTAMP}: {timestamp}")
+        return cls(subscribe_id, sequence, timestamp, cursor.take(len(cursor)))
+
+
+def frame_header_plain(size: int) -> bytes:
+    """Return what precedes a payload on 01..04."""
+    return encode_varint(size)
+
+
+def frame_header_timed(delta: int, size: int) -> bytes:
+    """Return what precedes a payload on 05 and 06; `delta` counts from the stream's previous frame, or from 0."""
+    return encode_varint(2 * delta if delta >= 0 else -2 * delta - 1) + encode_varint(size)
+
+
+def group_header(version: Version, header: GroupHeader) -> bytes:
+    """Return how a group stream opens, its type included."""
+    return b"\x00" + header.encode(version)
+
+
+def setup_stream(version: Version, setup: Setup) -> bytes:
+    """Return the whole content of a Setup stream, its type included."""
+    return encode_varint(UniType.SETUP) + setup.encode(version)
+
+
+def open_request(version: Version, message: Request) -> bytes:
+    """Return how a bidi stream opens: its type and the request; ValueError if the version lacks it."""
+    kind = _STREAM_OF[type(message)]
+    if version < FIRST_VERSION[kind]:
+        lacks(version, f"{kind.name} stream")
+    return encode_varint(kind) + message.encode(version)

@@ -1,0 +1,107 @@
+"""The machine under every decoder of control messages.
+
+Owns: waiting for bytes, the size limit, and staying dead after an error. Must never: know a message.
+Called by: the decoders of this room, which subclass it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Generic, TypeVar
+
+from relay.wire.errors import MessageTooLarge, Truncated, WireError
+from relay.wire.varint import decode_varint
+
+MAX_MESSAGE: Final = 65536
+"""Default limit of one message body in bytes: the longest that the oldest setup form can announce, rounded up."""
+
+Item = TypeVar("Item")
+
+
+class Incremental(Generic[Item]):
+    """Feed it slices, take complete items; a subclass reads one item at a time in `_next`.
+
+    At most one incomplete message is kept, never more than `max_message` bytes and its prefix. Items that stand
+    before a fault in the same slice are dropped with it. After an error every call raises that error again.
+    """
+
+    __slots__ = ("_buffer", "_error", "_offset", "max_message")
+
+    def __init__(self, max_message: int = MAX_MESSAGE) -> None:
+        self.max_message = max_message
+        self._buffer = bytearray()
+        self._offset = 0
+        self._error: WireError | None = None
+
+    @property
+    def buffered(self) -> int:
+        """Bytes kept until the rest of their message arrives."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[Item]:
+        """Take the next slice of the stream; return the items it completes. Raises WireError."""
+        self._raise_if_dead()
+        self._buffer += data
+        items: list[Item] = []
+        try:
+            while (item := self._next()) is not None:
+                items.append(item)
+        except WireError as error:
+            self._die(error)
+            raise
+        del self._buffer[: self._offset]
+        self._offset = 0
+        return items
+
+    def end(self) -> None:
+        """The peer finished the stream; raises Truncated if that leaves something incomplete.
+
+        A stream that ends before it began is no error here: whether an answer is missing, the caller knows.
+        """
+        self._raise_if_dead()
+        if self._buffer or self._inside():
+            error = Truncated("stream ended inside a message")
+            self._die(error)
+            raise error
+
+    def _next(self) -> Item | None:
+        """Read one item from the buffer, or return None while it is incomplete."""
+        raise NotImplementedError
+
+    def _inside(self) -> bool:
+        """Tell whether something begun is still owed although no byte is waiting."""
+        return False
+
+    def _waiting(self) -> bool:
+        """Tell whether unread bytes are at hand."""
+        return self._offset < len(self._buffer)
+
+    def _varint(self) -> int | None:
+        found = decode_varint(self._buffer, self._offset)
+        if found is None:
+            return None
+        value, self._offset = found
+        return value
+
+    def _message(self) -> bytes | None:
+        """Read a message body after its length."""
+        found = decode_varint(self._buffer, self._offset)
+        return None if found is None else self._body(*found)
+
+    def _body(self, size: int, start: int) -> bytes | None:
+        """Read a body of `size` bytes from `start`, held against the limit before any of it is waited for."""
+        if size > self.max_message:
+            raise MessageTooLarge(f"message of {size} bytes, at most {self.max_message} are allowed")
+        end = start + size
+        if end > len(self._buffer):
+            return None
+        self._offset = end
+        return bytes(memoryview(self._buffer)[start:end])
+
+    def _die(self, error: WireError) -> None:
+        self._error = error
+        self._buffer = bytearray()
+        self._offset = 0
+
+    def _raise_if_dead(self) -> None:
+        if self._error is not None:
+            raise type(self._error)(*self._error.args)

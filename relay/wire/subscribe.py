@@ -1,0 +1,215 @@
+"""Messages of the Subscribe stream.
+
+Owns: the subscription, its updates and the publisher's replies, in all versions. Must never: judge a range
+against a track (the model does). Called by: decoders here, connections that subscribe or publish.
+
+Groups are named by sequence number; `end_group` and `end_frame` are inclusive, None is unbounded. In
+`start_group`, None asks for no particular group. 06 writes that as plain 0, so there 0 reads back as None.
+`max_latency` is in milliseconds (06 calls it max age). 01 and 02 know the priority alone, 06 dropped `ordered`
+and added the frames; a field that the version lacks is not written, and reads as its default.
+
+`encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
+cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
+"""
+# ruff: noqa: D102 - encode and decode mean the same in every class, see above
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from relay.wire.cursor import Cursor, encode_byte, encode_optional, framed, lacks, require
+from relay.wire.errors import BadFrameRange
+from relay.wire.text import encode_path, encode_string
+from relay.wire.varint import encode_varint
+from relay.wire.version import Version
+
+TYPE_OK: Final = 0
+TYPE_END: Final = 1
+
+_Range = tuple[int, bool, int, int | None, int | None, int, int | None]
+
+
+def drop_type(version: Version) -> int:
+    """Return the reply type of SUBSCRIBE_DROP: 05 put SUBSCRIBE_END before it."""
+    return 2 if version >= Version.LITE_05 else 1
+
+
+def _encode_long(message: Subscribe | SubscribeUpdate | SubscribeOk) -> bytes:
+    """Write the form that 03 introduced."""
+    return b"".join(
+        (
+            encode_byte(message.priority),
+            encode_byte(message.ordered),
+            encode_varint(message.max_latency),
+            encode_optional(message.start_group),
+            encode_optional(message.end_group),
+        )
+    )
+
+
+def _encode_range(message: Subscribe | SubscribeUpdate, version: Version) -> bytes:
+    if version <= Version.LITE_02:
+        return encode_byte(message.priority)
+    if version <= Version.LITE_05:
+        return _encode_long(message)
+    if message.end_frame is not None and message.end_group is None:
+        raise ValueError("an end frame needs an end group")
+    return b"".join(
+        (
+            encode_byte(message.priority),
+            encode_varint(message.max_latency),
+            encode_varint(message.start_group or 0),
+            encode_optional(message.end_group),
+            encode_varint(message.start_frame),
+            encode_optional(message.end_frame),
+        )
+    )
+
+
+def _read_long(cursor: Cursor) -> tuple[int, bool, int, int | None, int | None]:
+    return cursor.byte(), cursor.flag(), cursor.varint(), cursor.optional(), cursor.optional()
+
+
+def _read_range(cursor: Cursor, version: Version) -> _Range:
+    """Read the rest of the message as the common fields, in the order the classes declare them."""
+    found: _Range
+    if version <= Version.LITE_02:
+        found = cursor.byte(), False, 0, None, None, 0, None
+    elif version <= Version.LITE_05:
+        found = *_read_long(cursor), 0, None
+    else:
+        priority, latency, start = cursor.byte(), cursor.varint(), cursor.varint()
+        end_group, start_frame, end_frame = cursor.optional(), cursor.varint(), cursor.optional()
+        if end_frame is not None and end_group is None:
+            raise BadFrameRange("an end frame needs an end group")
+        found = priority, False, latency, start or None, end_group, start_frame, end_frame
+    cursor.done()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Ask for a track of a broadcast; `id` is the subscriber's, unique in its direction of the session."""
+
+    id: int
+    broadcast: str
+    track: str
+    priority: int = 0
+    ordered: bool = False
+    max_latency: int = 0
+    start_group: int | None = None
+    end_group: int | None = None
+    start_frame: int = 0
+    end_frame: int | None = None
+
+    def encode(self, version: Version) -> bytes:
+        names = encode_path(self.broadcast), encode_string(self.track)
+        return framed(encode_varint(self.id), *names, _encode_range(self, version))
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:
+        cursor = Cursor(body)
+        return cls(cursor.varint(), cursor.path(), cursor.text(), *_read_range(cursor, version))
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeUpdate:
+    """03 and newer: replace what a running subscription asked for."""
+
+    priority: int = 0
+    ordered: bool = False
+    max_latency: int = 0
+    start_group: int | None = None
+    end_group: int | None = None
+    start_frame: int = 0
+    end_frame: int | None = None
+
+    def encode(self, version: Version) -> bytes:
+        require(version, Version.LITE_03, "SUBSCRIBE_UPDATE")
+        return framed(_encode_range(self, version))
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:
+        return cls(*_read_range(Cursor(body), version))
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeOk:
+    """The publisher accepts.
+
+    01 tells the priority, 02 nothing, 03 and 04 the first five fields; 05 and 06 tell only `group`, the first
+    one of the subscription, once it is known.
+    """
+
+    priority: int = 0
+    ordered: bool = False
+    max_latency: int = 0
+    start_group: int | None = None
+    end_group: int | None = None
+    group: int | None = None
+
+    def encode(self, version: Version) -> bytes:
+        if version == Version.LITE_01:
+            return framed(encode_byte(self.priority))
+        if version == Version.LITE_02:
+            return framed()
+        if version <= Version.LITE_04:
+            return encode_varint(TYPE_OK) + framed(_encode_long(self))
+        if self.group is None:
+            raise ValueError("from moq-lite-05 on a subscription starts at a known group")
+        return encode_varint(TYPE_OK) + framed(encode_varint(self.group))
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:
+        cursor = Cursor(body)
+        if version >= Version.LITE_05:
+            ok = cls(group=cursor.varint())
+        elif version >= Version.LITE_03:
+            ok = cls(*_read_long(cursor))
+        elif version == Version.LITE_01:
+            ok = cls(cursor.byte())
+        else:
+            ok = cls()
+        cursor.done()
+        return ok
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeEnd:
+    """05 and 06: `group` is the first sequence that will never be sent; 0 means there were none."""
+
+    group: int
+
+    def encode(self, version: Version) -> bytes:
+        require(version, Version.LITE_05, "SUBSCRIBE_END")
+        return encode_varint(TYPE_END) + framed(encode_varint(self.group))
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
+        cursor = Cursor(body)
+        end = cls(cursor.varint())
+        cursor.done()
+        return end
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeDrop:
+    """03 and newer: the groups from `start` to `end` inclusive will not come, for the reason `code`."""
+
+    start: int
+    end: int
+    code: int
+
+    def encode(self, version: Version) -> bytes:
+        if version <= Version.LITE_02:
+            lacks(version, "SUBSCRIBE_DROP")
+        body = framed(encode_varint(self.start), encode_varint(self.end), encode_varint(self.code))
+        return encode_varint(drop_type(version)) + body
+
+    @classmethod
+    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
+        cursor = Cursor(body)
+        drop = cls(cursor.varint(), cursor.varint(), cursor.varint())
+        cursor.done()
+        return drop

@@ -1,0 +1,75 @@
+"""Strings and paths as they travel.
+
+Owns: UTF-8 with a length prefix, the one normal form of a path, and the segment limit. Must never: match,
+join or authorise paths (the model does). Called by: message codecs; `relay.model.path` for `normalize_path`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from relay.wire.errors import DecodeError
+from relay.wire.varint import decode_varint, encode_varint
+
+MAX_PATH_SEGMENTS: Final = 32
+"""Peers of the current generation reject deeper paths in both directions, so the relay must not pass one on."""
+
+
+def normalize_path(path: str) -> str:
+    """Drop leading and trailing slashes and collapse runs of them; nothing else is touched."""
+    return "/".join(segment for segment in path.split("/") if segment)
+
+
+def checked_path(path: str) -> str:
+    """Return the normal form of `path`; ValueError if it has more than MAX_PATH_SEGMENTS segments."""
+    path = normalize_path(path)
+    if path.count("/") >= MAX_PATH_SEGMENTS:
+        raise ValueError(f"a path has at most {MAX_PATH_SEGMENTS} segments, not {path.count('/') + 1}")
+    return path
+
+
+def encode_string(value: str) -> bytes:
+    """Return length and UTF-8 bytes; ValueError for a lone surrogate."""
+    data = value.encode()
+    return encode_varint(len(data)) + data
+
+
+def encode_path(path: str) -> bytes:
+    """Return `path` in normal form, encoded; ValueError beyond the segment limit."""
+    return encode_string(checked_path(path))
+
+
+def text_of(data: bytes | bytearray | memoryview) -> str:
+    """Return `data` as text; DecodeError if it is not UTF-8."""
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"text is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def path_of(text: str) -> str:
+    """Return received `text` as a path in normal form; DecodeError beyond the segment limit."""
+    try:
+        return checked_path(text)
+    except ValueError as error:
+        raise DecodeError(str(error)) from None
+
+
+def decode_string(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[str, int] | None:
+    """Return (text, offset of the next byte), or None while bytes are missing; DecodeError if not UTF-8.
+
+    The caller bounds the wait: the announced length is not limited here.
+    """
+    length = decode_varint(data, offset)
+    if length is None:
+        return None
+    size, start = length
+    if len(data) - start < size:
+        return None
+    return text_of(data[start : start + size]), start + size
+
+
+def decode_path(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[str, int] | None:
+    """As `decode_string`, in the normal form of a path; DecodeError beyond the segment limit."""
+    found = decode_string(data, offset)
+    return None if found is None else (path_of(found[0]), found[1])

@@ -1,0 +1,62 @@
+"""QUIC variable-length integers (RFC 9000, section 16) and the zigzag form of signed ones.
+
+Owns: how a number becomes bytes, and back. Must never: keep state, or raise a peer-fault error (a short
+buffer is no fault, and every byte pattern is some number). Called by: every other file of this room and by
+transports that read a stream prefix.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_VARINT: Final = 2**62 - 1
+"""Largest number a varint holds."""
+
+BELOW_ONE_BYTE: Final = 1 << 6
+"""Numbers below it take one byte, which is the number itself."""
+
+_BELOW_TWO_BYTES: Final = 1 << 14
+_BELOW_FOUR_BYTES: Final = 1 << 30
+_ONE_BYTE: Final = tuple(bytes((value,)) for value in range(BELOW_ONE_BYTE))
+
+
+def encode_varint(value: int) -> bytes:
+    """Return the shortest encoding of `value`; ValueError outside 0..MAX_VARINT."""
+    if value < BELOW_ONE_BYTE:
+        if value < 0:
+            raise ValueError(f"a varint cannot be negative: {value}")
+        return _ONE_BYTE[value]
+    if value < _BELOW_TWO_BYTES:
+        return (value | 0x4000).to_bytes(2, "big")
+    if value < _BELOW_FOUR_BYTES:
+        return (value | 0x8000_0000).to_bytes(4, "big")
+    if value > MAX_VARINT:
+        raise ValueError(f"a varint holds at most {MAX_VARINT}: {value}")
+    return (value | 0xC000_0000_0000_0000).to_bytes(8, "big")
+
+
+def decode_varint(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[int, int] | None:
+    """Return (value, offset of the next byte), or None while the encoding is incomplete.
+
+    Longer encodings than needed are accepted, as RFC 9000 allows them.
+    """
+    if offset >= len(data):
+        return None
+    first = data[offset]
+    if first < BELOW_ONE_BYTE:
+        return first, offset + 1
+    width = 1 << (first >> 6)
+    end = offset + width
+    if end > len(data):
+        return None
+    return int.from_bytes(data[offset:end], "big") & ((1 << (8 * width - 2)) - 1), end
+
+
+def zigzag(n: int) -> int:
+    """Fold a signed number into an unsigned one, small magnitudes first: 0, -1, 1, -2 become 0, 1, 2, 3."""
+    return 2 * n if n >= 0 else -2 * n - 1
+
+
+def unzigzag(u: int) -> int:
+    """Undo `zigzag`."""
+    return -((u + 1) >> 1) if u & 1 else u >> 1

@@ -1,0 +1,275 @@
+"""Real peers as subprocesses, for tests that run them against a relay on loopback.
+
+    async with RustPeer("0.5.1", "publish", url, "demo/cam", "--track", "video", "--hold") as peer:
+        await peer.wait_for("track_request", name="video")
+        await peer.send_line("finish")
+        await peer.wait_for("track_released")
+        assert peer.count("track_request") == 1
+
+A peer prints one JSON object a line. `EventLog` keeps them all, so a wait may begin after what it waits
+for has happened. Nothing here knows the relay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import errno
+import fcntl
+import functools
+import json
+import random
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+ROOT = Path(__file__).resolve().parents[2]
+RUST_PEER = "tests.e2e.peers.rust_peer"
+VENVS = ROOT / ".venv-peers"
+CLOSE_S = 10.0
+INSTALL_S = 600.0
+LINE_LIMIT = 1 << 26  # the result of a viewer is one line
+# Below the ephemeral ports, among which a client's socket might take one just found to be free.
+PORTS = range(20_000, 32_000)
+
+Event = dict[str, Any]
+
+
+class PeerError(AssertionError):
+    """A peer ended, or time ran out, before the event awaited. Holds its events and its stderr."""
+
+
+class EventLog:
+    """The events of one peer, in order. Subclasses feed it with `_add` and `_end`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.events: list[Event] = []
+        self.stderr: collections.deque[str] = collections.deque(maxlen=100)
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    def find(self, event: str, **match: object) -> list[Event]:
+        """The events of this name so far whose fields equal the given ones."""
+        return [
+            e for e in self.events if e.get("event") == event and all(e.get(k) == v for k, v in match.items())
+        ]
+
+    def count(self, event: str, **match: object) -> int:
+        return len(self.find(event, **match))
+
+    async def wait_for(self, event: str, within: float = 10.0, *, nth: int = 1, **match: object) -> Event:
+        """The nth such event since the start, be it past or yet to come within so many seconds.
+
+        Raises PeerError, at once if the peer has ended without it.
+        """
+        try:
+            async with asyncio.timeout(within):
+                while len(found := self.find(event, **match)) < nth:
+                    if self._ended:
+                        raise PeerError(self._explain(event, match, nth, "the peer has ended"))
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise PeerError(self._explain(event, match, nth, f"{within} s are over")) from None
+        return found[nth - 1]
+
+    def _add(self, event: Event) -> None:
+        self.events.append(event)
+        self._changed.set()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._changed.set()
+
+    def _explain(self, event: str, match: dict[str, object], nth: int, why: str) -> str:
+        short = [json.dumps(e)[:400] for e in self.events[-20:]]
+        lines = [f"{self.name}: no {event} {match or ''} number {nth}: {why}", "events:", *short]
+        return "\n".join([*lines, "stderr:", *list(self.stderr)[-20:]])
+
+
+class Peer(EventLog):
+    """A subprocess that prints events. A line that is no JSON object becomes a `line` event."""
+
+    def __init__(self, command: Sequence[str | Path], name: str = "") -> None:
+        self._command = [str(part) for part in command]
+        super().__init__(name or " ".join(self._command))
+        self._process: asyncio.subprocess.Process | None = None
+        self._readers: asyncio.Future[Any] | None = None
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return self._process
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.returncode
+
+    async def start(self) -> Self:
+        pipe = asyncio.subprocess.PIPE
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT, limit=LINE_LIMIT
+        )
+        self._readers = asyncio.gather(
+            self._read_events(self._process.stdout), self._read_stderr(self._process.stderr)
+        )
+        return self
+
+    async def send_line(self, text: str) -> None:
+        stdin = self.process.stdin
+        assert stdin is not None
+        stdin.write(f"{text}\n".encode())
+        await stdin.drain()
+
+    async def finish(self, within: float = CLOSE_S) -> int:
+        """Ends stdin, upon which a peer reports and exits. Returns the exit status."""
+        stdin = self.process.stdin
+        assert stdin is not None
+        stdin.close()
+        return await self.wait(within)
+
+    async def close(self, within: float = CLOSE_S) -> int:
+        """Terminates the process; kills it when it is still there after so many seconds."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            return await self.wait(within)
+        except TimeoutError:
+            return await self.kill()
+
+    async def kill(self) -> int:
+        """As a crash: no farewell, no result."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        return await self.wait(CLOSE_S)
+
+    async def wait(self, within: float) -> int:
+        """Until the process has ended and all it wrote is read. Raises TimeoutError."""
+        assert self._readers is not None
+        async with asyncio.timeout(within):
+            status = await self.process.wait()
+            await asyncio.shield(self._readers)
+        return status
+
+    async def _read_events(self, lines: asyncio.StreamReader | None) -> None:
+        assert lines is not None
+        async for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            text = line.decode(errors="replace").rstrip("\n")
+            self._add(event if isinstance(event, dict) else {"event": "line", "text": text})
+        self._end()
+
+    async def _read_stderr(self, lines: asyncio.StreamReader | None) -> None:
+        assert lines is not None
+        async for line in lines:
+            self.stderr.append(line.decode(errors="replace").rstrip("\n"))
+
+
+class RustPeer(Peer):
+    """A peer of that moq-rs version. See `peers/rust_peer.py` for the commands and their events."""
+
+    def __init__(self, version: str, command: str, *args: object) -> None:
+        self._version = version
+        words = [command, *map(str, args)]
+        super().__init__(["-m", RUST_PEER, *words], f"moq-rs {version} {' '.join(words)}")
+
+    async def start(self) -> Self:
+        # In a thread: the test's loop may have a relay to run while the environment is being made.
+        self._command[:0] = [str(await asyncio.to_thread(peer_python, self._version))]
+        return await super().start()
+
+
+@functools.cache
+def peer_python(version: str) -> Path:
+    """The interpreter of a virtual environment with that moq-rs, which is made when it is missing.
+
+    Processes that race for it wait for the first one. Raises RuntimeError with pip's output.
+    """
+    home = VENVS / f"moq-rs-{version}"
+    python = home / "bin" / "python"
+    VENVS.mkdir(exist_ok=True)
+    (VENVS / ".gitignore").write_text("*\n")
+    with (VENVS / f"moq-rs-{version}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _has_moq(python, version):
+            shutil.rmtree(home, ignore_errors=True)
+            _install(sys.executable, "-m", "venv", str(home))
+            pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            _install(str(python), *pip, f"moq-rs=={version}")
+            if not _has_moq(python, version):
+                raise RuntimeError(f"moq-rs {version} does not run in {home}")
+    return python
+
+
+def _has_moq(python: Path, version: str) -> bool:
+    code = "import importlib.metadata as m, moq; moq.Client; print(m.version('moq-rs'))"
+    try:
+        found = subprocess.run(
+            [python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return found.returncode == 0 and found.stdout.strip() == version
+
+
+def _install(*command: str) -> None:
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=INSTALL_S,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}")
+
+
+_given_ports: set[int] = set()
+
+
+def free_udp_port() -> int:
+    """A port that is free for UDP and for TCP, on 127.0.0.1 and (where there is IPv6) on ::1.
+
+    None is given twice in a process. Raises OSError when there is none.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        if port not in _given_ports and _is_free(port):
+            _given_ports.add(port)
+            return port
+    raise OSError("no free port")
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.ExitStack() as sockets:
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                try:
+                    sockets.enter_context(socket.socket(family, kind)).bind((host, port))
+                except OSError as error:
+                    if family == socket.AF_INET6 and error.errno != errno.EADDRINUSE:
+                        continue  # no IPv6 here
+                    return False
+    return True

@@ -1,0 +1,281 @@
+"""The command line: what it passes on, what it prints, and how it leaves."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from relay import cli, log
+from relay.config import OPTIONS, Config, ConfigError
+from relay.version import VERSION
+
+ROOT = Path(__file__).parent.parent
+DEV = str(ROOT / "dev.toml")
+
+
+class App(ModuleType):
+    """Stands in for `relay.app`: keeps what it was asked to run."""
+
+    def __init__(self) -> None:
+        super().__init__("relay.app")
+        self.configs: list[Config] = []
+        self.status = 0
+
+    def run(self, config: Config) -> int:
+        self.configs.append(config)
+        return self.status
+
+
+@pytest.fixture(autouse=True)
+def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[App]:
+    for name in {name for option in OPTIONS for name in option.env}:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    app = App()
+    monkeypatch.setitem(sys.modules, "relay.app", app)
+    root, relay = logging.getLogger(), logging.getLogger("relay")
+    before = (root.handlers[:], root.level, relay.level)
+    yield app
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    relay.setLevel(before[2])
+
+
+def test_file_and_flags_reach_the_application(app: App) -> None:
+    app.status = 7
+    assert cli.main([DEV, "--listen", "[::]:1", "--tls-generate", "a,b", "--tls-generate=c"]) == 7
+    [config] = app.configs
+    assert config.server.listen.port == 1
+    assert config.server.tls.generate == ("a", "b", "c")
+    assert config.log.level == "debug"
+    assert logging.getLogger("relay").level == logging.DEBUG
+
+
+def test_without_arguments_it_is_the_demo(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["moq-relay"])
+    assert cli.main() == 0
+    assert app.configs == [Config.demo()]
+
+
+def test_the_environment_is_read(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOQ_SERVER_LISTEN", "[::]:5")
+    monkeypatch.setenv("MOQ_WEB_WS", "no")
+    assert cli.main([DEV]) == 0
+    assert app.configs[0].server.listen.port == 5
+    assert not app.configs[0].web.ws
+
+
+def test_no_flag_leaves_no_trace() -> None:
+    assert cli.build_parser().parse_args([]).flags == []
+
+
+@pytest.mark.parametrize("flag", [flag for option in OPTIONS for flag in option.flags])
+def test_every_flag_is_collected(flag: str) -> None:
+    assert cli.build_parser().parse_args([flag, "x"]).flags == [(flag, "x")]
+
+
+@pytest.mark.parametrize(
+    "arguments, ws",
+    [
+        (["--web-ws", DEV], True),
+        ([DEV, "--web-ws"], True),
+        (["--web-ws", "false", DEV], False),
+        (["--web-ws=no", DEV], False),
+        (["--no-web-ws", DEV], False),
+        (["--no-web-ws", "--web-ws", "--", DEV], True),
+    ],
+)
+def test_switches(app: App, arguments: list[str], ws: bool) -> None:
+    assert cli.main(arguments) == 0
+    assert app.configs[0].web.ws is ws
+
+
+def test_check_of_a_good_file(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--check", DEV]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == f"{DEV}: ok"
+    assert [line.split()[0] for line in lines[1:]] == [
+        "QUIC",
+        "versions",
+        "certificate",
+        "web",
+        "websocket",
+        "access",
+        "cluster",
+    ]
+    assert "self-signed for localhost" in out
+    assert "anyone, everywhere" in out
+    assert err == ""
+    assert app.configs == []
+
+
+def test_check_tells_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cert.pem", "key.pem", "root.jwk", "root.jwt"):
+        Path(name).write_text("content\n")
+    text = """
+        cluster = {root = "a:1", node = "b:2", token = "root.jwt"}
+        auth = {key = "root.jwk", public = "anon"}
+        [server.tls]
+        cert = "cert.pem"
+        key = "key.pem"
+        [web]
+        ws = false
+        https = {listen = "[::]:443", cert = "cert.pem", key = "key.pem"}
+    """
+    Path("leaf.toml").write_text(text)
+    assert cli.main(["leaf.toml", "--check"]) == 0
+    out = capsys.readouterr().out
+    for part in (
+        "cert.pem",
+        "https [::]:443",
+        "off",
+        "tokens of root.jwk; anyone on anon",
+        "joins a:1 as b:2",
+    ):
+        assert part in out
+    assert "content" not in out
+
+
+def test_check_of_a_bad_file(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.toml").write_text('[server]\nlisen = "x"\n')
+    assert cli.main(["--check", "bad.toml"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0] == 'moq-relay: bad.toml: [server] lisen: unknown key, did you mean "listen"?'
+    assert all(line.startswith("moq-relay: ") for line in err.splitlines())
+    assert len(err.splitlines()) == 3
+    assert app.configs == []
+
+
+def test_start_with_a_bad_configuration(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["none.toml"]) == 2
+    assert capsys.readouterr().err == "moq-relay: none.toml: no such file\n"
+    assert app.configs == []
+
+
+def test_what_the_application_finds_out_later(
+    app: App, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: Config) -> int:
+        raise ConfigError(["[auth] key: not a key"])
+
+    monkeypatch.setattr(app, "run", run)
+    assert cli.main([DEV]) == 2
+    assert capsys.readouterr().err == "moq-relay: [auth] key: not a key\n"
+
+
+def leave(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    return caught.value.code, *capsys.readouterr()
+
+
+def test_help_shows_everything(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = leave(["--help"], capsys)
+    assert (status, err) == (0, "")
+    for option in OPTIONS:
+        assert f"[{option.table}]:" in out
+        assert f"[default: {option.default_text}]" in out
+        for name in (*option.flags, *option.env):
+            assert name in out
+    for part in ("FILE", "--check", "--version", "examples:\n  moq-relay dev.toml", "docs/config.md"):
+        assert part in out
+    assert app.configs == []
+
+
+def test_help_fits_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, _ = leave(["--help"], capsys)
+    assert "moq-lite-06,moq-lite-05" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(["--version"], capsys) == (0, f"moq-relay {VERSION}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--lissen", "x"], "unknown flag --lissen, did you mean --listen?"),
+        (["--no-web-wss"], "unknown flag --no-web-wss, did you mean --no-web-ws?"),
+        (["--list=x"], "unknown flag --list, did you mean --listen?"),
+        (["--qqq"], "unknown flag --qqq"),
+        (["a.toml", "b.toml"], "unexpected argument 'b.toml': there is one FILE at most"),
+        (["--listen"], "argument --listen: expected one argument"),
+    ],
+)
+def test_misuse(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = leave(arguments, capsys)
+    assert (status, out) == (2, "")
+    assert err == f"moq-relay: {message}\nTry: moq-relay --help\n"
+
+
+# Logging
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def lines(level: str, stream: io.StringIO) -> list[str]:
+    log.setup(level, stream)
+    relay = logging.getLogger("relay.actors")
+    for number, text in ((log.TRACE, "t"), (10, "d"), (20, "i"), (30, "w"), (40, "e")):
+        relay.log(number, "[session %d] %s key=value", 7, text)
+    logging.getLogger("quic").info("library")
+    return stream.getvalue().splitlines()
+
+
+def test_a_line() -> None:
+    [line, *_] = lines("info", io.StringIO())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO  \[session 7\] i key=value", line)
+
+
+@pytest.mark.parametrize(
+    "level, number", [("error", 1), ("warn", 2), ("info", 3), ("debug", 4), ("trace", 6)]
+)
+def test_levels(level: str, number: int) -> None:
+    found = lines(level, io.StringIO())
+    assert len(found) == number
+    if level == "trace":
+        assert " TRACE [session 7] t key=value" in found[0]
+        assert " INFO  [quic] library" in found[-1]
+
+
+def test_colour_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" not in lines("info", io.StringIO())[0]
+    assert "\x1b[32mINFO \x1b[0m" in lines("info", Terminal())[0]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in lines("info", Terminal())[0]
+
+
+def test_a_peer_cannot_forge_lines() -> None:
+    stream = io.StringIO()
+    log.setup("info", stream)
+    logging.getLogger("relay").info("closed reason=%s", "a\n2026 INFO  fake\x1b[2J\u2028x")
+    [line] = stream.getvalue().splitlines()
+    assert line.endswith(r"closed reason=a\n2026 INFO  fake\x1b[2J\u2028x")
+
+
+def test_a_traceback_follows_its_line() -> None:
+    stream = io.StringIO()
+    log.setup("info", stream)
+    logging.getLogger("relay").error("actor failed", exc_info=RuntimeError("broken"))
+    found = stream.getvalue().splitlines()
+    assert found[0].endswith("ERROR actor failed")
+    assert found[-1] == "RuntimeError: broken"

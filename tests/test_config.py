@@ -1,0 +1,796 @@
+"""The configuration: names, precedence, checks, and what it says to people."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from relay.config import OPTIONS, Address, Auth, Config, ConfigError, Option, Server, ServerTls, load
+from relay.config.options import Kind
+from relay.config.tables import LIMITS_RANGES, QUIC_RANGES
+from relay.model.limits import Limits
+from relay.transport.quic.settings import QuicSettings
+from relay.wire.version import Version
+
+ROOT = Path(__file__).parent.parent
+BY_PATH = {option.path: option for option in OPTIONS}
+NEWEST_FIRST = tuple(sorted(Version, reverse=True))
+
+MINIMAL = {"server.tls.generate": '"localhost"', "auth.public": '"anon"'}
+"""The least that can be started."""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in a folder with a few files, away from the real environment's options."""
+    monkeypatch.chdir(tmp_path)
+    for name in {name for option in OPTIONS for name in option.env}:
+        monkeypatch.delenv(name, raising=False)
+    for name in ("a.pem", "b.pem", "c.pem", "root.jwk"):
+        Path(name).write_text("content\n")
+    Path("folder").mkdir()
+
+
+def written(keys: Mapping[str, str], name: str = "test.toml") -> str:
+    """Write a file of dotted keys and TOML values, and return its name."""
+    tables: dict[str, list[str]] = {}
+    for path, value in keys.items():
+        table, _, key = path.rpartition(".")
+        tables.setdefault(table, []).append(f"{key} = {value}")
+    text = "\n".join(tables.pop("", []))
+    text += "".join(f"\n[{table}]\n" + "\n".join(rows) + "\n" for table, rows in tables.items())
+    Path(name).write_text(text)
+    return name
+
+
+def get(config: Config, path: str) -> object:
+    value: Any = config
+    for key in path.split("."):
+        value = getattr(value, key)
+    return value
+
+
+def problems(
+    file: str | None = None, flags: Iterable[tuple[str, str]] = (), environ: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return what `load` complains about."""
+    with pytest.raises(ConfigError) as caught:
+        load(file, flags, environ or {})
+    return list(caught.value.problems)
+
+
+# Precedence
+
+DEFAULTS: dict[str, object] = {
+    "server.listen": Address("::", 443),
+    "server.version": NEWEST_FIRST,
+    "server.tls.cert": (),
+    "server.tls.key": (),
+    "server.tls.generate": (),
+    "client.bind": Address("::", 0),
+    "client.tls.root": (),
+    "client.tls.disable_verify": False,
+    "log.level": "info",
+    "cluster.root": None,
+    "cluster.node": None,
+    "cluster.token": None,
+    "cluster.prefix": "internal/origins",
+    "auth.key": None,
+    "auth.public": None,
+    "web.http.listen": None,
+    "web.https.listen": None,
+    "web.https.cert": None,
+    "web.https.key": None,
+    "web.ws": True,
+}
+
+ADDRESSES = ("127.0.0.1:1001", "[::1]:1002", ":1003")
+FILES = ("a.pem", "b.pem", "c.pem")
+HOSTS = ("one.example:1", "two.example", "[::1]:3")
+SAMPLES: dict[str, tuple[str, str, str]] = {
+    "server.listen": ADDRESSES,
+    "server.version": ("moq-lite-01", "moq-lite-02", "moq-lite-03"),
+    "server.tls.cert": FILES,
+    "server.tls.key": FILES,
+    "server.tls.generate": ("localhost", "127.0.0.1", "*.example.com"),
+    "client.bind": ADDRESSES,
+    "client.tls.root": FILES,
+    "client.tls.disable_verify": ("true", "false", "true"),
+    "log.level": ("error", "warn", "trace"),
+    "cluster.root": HOSTS,
+    "cluster.node": HOSTS,
+    "cluster.token": FILES,
+    "cluster.prefix": ("one", "two/three", "four"),
+    "auth.key": FILES,
+    "auth.public": ("one", "two", "three/four"),
+    "web.http.listen": ADDRESSES,
+    "web.https.listen": ADDRESSES,
+    "web.https.cert": FILES,
+    "web.https.key": FILES,
+    "web.ws": ("false", "true", "false"),
+}
+"""Values for file, environment and flag, each different from the one it has to win over."""
+
+SURROUNDINGS: dict[str, dict[str, str]] = {
+    "server.tls.cert": {"server.tls.key": '"a.pem"'},
+    "server.tls.key": {"server.tls.cert": '"a.pem"'},
+    "web.https.listen": {"web.https.cert": '"a.pem"', "web.https.key": '"a.pem"'},
+    "web.https.cert": {"web.https.listen": '"[::]:1"', "web.https.key": '"a.pem"'},
+    "web.https.key": {"web.https.listen": '"[::]:1"', "web.https.cert": '"a.pem"'},
+}
+"""What an option cannot do without."""
+
+WITHOUT = {
+    "server.tls.generate": {
+        "auth.public": '"anon"',
+        "server.tls.cert": '"a.pem"',
+        "server.tls.key": '"a.pem"',
+    },
+    "auth.public": {"server.tls.generate": '"localhost"', "auth.key": '"a.pem"'},
+}
+"""Files that can be started without an option of `MINIMAL`."""
+
+
+def meant(option: Option, text: str) -> object:
+    """Return the value that `text` stands for."""
+    name = option.path.rpartition(".")[2]
+    value: object = text
+    if option.kind is Kind.BOOL:
+        value = text == "true"
+    elif name in ("listen", "bind"):
+        value = Address.parse(text)
+    elif text in FILES:
+        value = Path(text)
+    elif name == "version":
+        value = next(version for version in Version if version.name_on_wire == text)
+    return (value,) if option.kind is Kind.LIST else value
+
+
+def test_every_option_has_samples() -> None:
+    assert set(DEFAULTS) == set(SAMPLES) == set(BY_PATH)
+    assert len(BY_PATH) == len(OPTIONS)
+    flags = [flag for option in OPTIONS for flag in option.flags]
+    names = [name for option in OPTIONS for name in option.env]
+    assert len(set(flags)) == len(flags)
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.path)
+def test_flag_over_environment_over_file_over_default(option: Option) -> None:
+    in_file, in_environment, in_flag = SAMPLES[option.path]
+    assert option.default == DEFAULTS[option.path]
+    file = written(WITHOUT.get(option.path, MINIMAL))
+    assert get(load(file, environ={}), option.path) == DEFAULTS[option.path]
+
+    base = MINIMAL | SURROUNDINGS.get(option.path, {})
+    shown = in_file if option.kind is Kind.BOOL else f'"{in_file}"'
+    for place in (*option.aliases, option.path):
+        file = written(base | {place: shown})
+        assert get(load(file, environ={}), option.path) == meant(option, in_file), place
+    for name in option.env:
+        environ = {name: in_environment}
+        assert get(load(file, environ=environ), option.path) == meant(option, in_environment), name
+        for flag in option.flags:
+            config = load(file, [(flag, in_flag)], environ)
+            assert get(config, option.path) == meant(option, in_flag), flag
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.aliases], ids=lambda o: o.path)
+def test_one_spelling_in_a_flag_overrides_the_other_below(option: Option) -> None:
+    for alias, name, flag in (
+        (option.aliases[0], option.env[0], option.flags[1]),
+        (option.path, option.env[1], option.flags[0]),
+    ):
+        file = written(MINIMAL | {alias: '"one"'})
+        assert get(load(file, environ={name: "two"}), option.path) == "two"
+        assert get(load(file, [(flag, "three")], {name: "two"}), option.path) == "three"
+
+
+def test_what_is_not_given_overrides_nothing() -> None:
+    file = written(MINIMAL | {"web.ws": "false", "cluster.prefix": '"x"', "client.bind": '"[::1]:5"'})
+    config = load(file, [("--listen", "[::]:1")], {"MOQ_LOG_LEVEL": "warn"})
+    assert (config.web.ws, config.cluster.prefix, str(config.client.bind)) == (False, "x", "[::1]:5")
+    assert config.log.level == "warn"
+
+
+def test_defaults_without_a_file_once_anything_is_given() -> None:
+    config = load(None, [("--tls-generate", "localhost"), ("--auth-public", "")], {})
+    assert config == Config(server=Server(tls=ServerTls(generate=("localhost",))), auth=Auth(public=""))
+
+
+# Demonstration
+
+
+def test_demo_without_any_configuration() -> None:
+    config = load(environ={})
+    assert config == Config.demo()
+    assert str(config.server.listen) == str(config.http_listen) == "localhost:4443"
+    assert config.server.listen.hosts == ("127.0.0.1", "::1")
+    assert config.server.tls.generate == ("localhost",)
+    assert config.auth.public == ""
+    assert config.https_listen is None
+
+
+def test_log_options_leave_the_demo_alone() -> None:
+    config = load(None, [("--log-level", "trace")], {"RUST_LOG": "warn"})
+    assert config.log.level == "trace"
+    assert config.server == Config.demo().server
+
+
+def test_demo_is_dev_toml_on_loopback() -> None:
+    demo, dev = Config.demo(), load(ROOT / "dev.toml", environ={})
+    assert (demo.log, demo.auth, demo.server.tls) == (dev.log, dev.auth, dev.server.tls)
+    assert demo.server.listen.port == dev.server.listen.port == 4443
+
+
+def test_dev_toml() -> None:
+    config = load(ROOT / "dev.toml", environ={})
+    assert config.log.level == "debug"
+    assert str(config.server.listen) == str(config.http_listen) == "[::]:4443"
+    assert config.server.tls == ServerTls(generate=("localhost",))
+    assert config.auth.public == ""
+
+
+def test_what_dev_toml_comments_out_is_known_and_default() -> None:
+    """Uncommenting a line of the reference must not be an error, nor change a limit."""
+    text = (ROOT / "dev.toml").read_text()
+    plain = re.sub(r"(?m)^# (?=\[|[a-z_]+ = )", "", text)
+    Path("all.toml").write_text(plain.replace('public = ""', 'public = "anon"'))
+    for name in ("cert.pem", "key.pem", "cluster.jwt", "ca.pem"):
+        Path(name).write_text("content\n")
+    config = load("all.toml", environ={})
+    assert config.limits == Limits()
+    assert config.server.quic == QuicSettings()
+    assert config.cluster.root == "relay.example.com:4443"
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    "text, host, port",
+    [
+        ("[::]:4443", "::", 4443),
+        ("0.0.0.0:4443", "0.0.0.0", 4443),
+        ("localhost:4443", "localhost", 4443),
+        (":4443", "", 4443),
+        ("relay-1.example.com:0", "relay-1.example.com", 0),
+        ("[fe80::1%eth0]:65535", "fe80::1%eth0", 65535),
+    ],
+)
+def test_addresses(text: str, host: str, port: int) -> None:
+    address = Address.parse(text)
+    assert address == Address(host, port)
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "foo",
+        "443",
+        "::1:443",
+        "[::]",
+        "[foo]:1",
+        "[127.0.0.1]:1",
+        "a b:1",
+        "-a:1",
+        "1.2.3:1",
+        "1.2.3.4:",
+        "1.2.3.4:-1",
+        "1.2.3.4:65536",
+        "1.2.3.4:٣",
+        "http://a:1",
+    ],
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match="expected "):
+        Address.parse(text)
+
+
+def test_hosts_to_bind() -> None:
+    assert Address("", 1).hosts == ("::",)
+    assert Address("Localhost", 1).hosts == ("127.0.0.1", "::1")
+    assert Address("0.0.0.0", 1).hosts == ("0.0.0.0",)
+
+
+def test_string_or_list() -> None:
+    one = load(written(MINIMAL | {"server.tls.cert": '"a.pem"', "server.tls.key": '["b.pem"]'}), environ={})
+    assert one.server.tls == ServerTls(cert=(Path("a.pem"),), key=(Path("b.pem"),), generate=("localhost",))
+    two = load(written(MINIMAL | {"server.version": '["5", "moq-lite-06", "05"]'}), environ={})
+    assert two.server.version == (Version.LITE_06, Version.LITE_05)
+
+
+def test_lists_take_commas_and_repeated_flags() -> None:
+    flags = [("--tls-generate", "a, b"), ("--auth-public", "x"), ("--tls-generate", "c")]
+    assert load(None, flags, {}).server.tls.generate == ("a", "b", "c")
+    environ = {"MOQ_SERVER_TLS_GENERATE": "a,b,", "MOQ_AUTH_PUBLIC": "x"}
+    assert load(None, environ=environ).server.tls.generate == ("a", "b")
+
+
+def test_a_repeated_scalar_flag_counts_the_last_time() -> None:
+    assert load(None, [("--log-level", "warn"), ("--log-level", "error")], {}).log.level == "error"
+
+
+@pytest.mark.parametrize(
+    "text, value", [("true", True), ("1", True), ("YES", True), ("false", False), ("0", False), ("no", False)]
+)
+def test_booleans_as_text(text: str, value: bool) -> None:
+    file = written(MINIMAL | {"web.ws": str(not value).lower()})
+    assert load(file, environ={"MOQ_WEB_WS": text}).web.ws is value
+
+
+def test_an_empty_variable_is_unset_but_for_the_public_path() -> None:
+    file = written({"server.tls.generate": '"localhost"', "server.listen": '"[::]:1"'})
+    config = load(file, environ={"MOQ_AUTH_PUBLIC": "", "MOQ_SERVER_LISTEN": "", "MOQ_CLUSTER_ROOT": ""})
+    assert config.auth.public == ""
+    assert config.server.listen.port == 1
+    assert config.cluster.root is None
+
+
+@pytest.mark.parametrize(
+    "text, level", [("debug", "debug"), ("TRACE", "trace"), ("relay=debug", "warn"), ("", "warn")]
+)
+def test_rust_log_wins_if_it_is_a_level(text: str, level: str) -> None:
+    environ = {"RUST_LOG": text, "MOQ_LOG_LEVEL": "warn"}
+    assert load(written(MINIMAL | {"log.level": '"error"'}), environ=environ).log.level == level
+
+
+def test_paths_are_normalised() -> None:
+    config = load(written(MINIMAL | {"auth.public": '"/demo//x/"', "cluster.prefix": '"/a/"'}), environ={})
+    assert (config.auth.public, config.cluster.prefix) == ("demo/x", "a")
+
+
+def test_both_spellings_may_agree() -> None:
+    config = load(written(MINIMAL | {"cluster.root": '"a:1"', "cluster.connect": '"a:1"'}), environ={})
+    assert config.cluster.root == "a:1"
+
+
+@pytest.mark.parametrize(
+    "keys, http, https",
+    [
+        ({}, "[::]:7", None),
+        ({"web.http.listen": '"[::]:8"'}, "[::]:8", None),
+        ({"web.https.listen": '"[::]:9"'}, None, "[::]:9"),
+        ({"web.http.listen": '"[::]:8"', "web.https.listen": '"[::]:9"'}, "[::]:8", "[::]:9"),
+    ],
+)
+def test_where_http_listens(keys: dict[str, str], http: str | None, https: str | None) -> None:
+    files = {"web.https.cert": '"a.pem"', "web.https.key": '"b.pem"'} if https else {}
+    config = load(written(MINIMAL | {"server.listen": '"[::]:7"'} | keys | files), environ={})
+    assert config.http_listen == (Address.parse(http) if http else None)
+    assert config.https_listen == (Address.parse(https) if https else None)
+
+
+def test_limits_and_quic_from_the_file() -> None:
+    keys = {
+        "limits.sessions": "5",
+        "limits.cache_age": "2",
+        "server.quic.keep_alive": "0",
+        "server.quic.congestion": '"reno"',
+    }
+    config = load(written(MINIMAL | keys), environ={})
+    assert config.limits == Limits(sessions=5, cache_age=2.0)
+    assert config.server.quic == QuicSettings(keep_alive=0, congestion="reno")
+
+
+def test_a_program_may_build_its_own() -> None:
+    config = Config(limits=Limits(sessions=3), server=Server(quic=QuicSettings(idle_timeout=1.0)))
+    assert config.limits.sessions == 3
+    assert config.server.quic.idle_timeout == 1.0
+    with pytest.raises(ValidationError):
+        config.limits = Limits()
+
+
+@pytest.mark.parametrize("cls, ranges", [(QuicSettings, QUIC_RANGES), (Limits, LIMITS_RANGES)])
+def test_defaults_lie_within_their_ranges(cls: type[Any], ranges: Mapping[str, object]) -> None:
+    names = {field.name for field in dataclasses.fields(cls)}
+    assert set(ranges) <= names
+    key, table = ("server", "quic") if cls is QuicSettings else (None, "limits")
+    values = dataclasses.asdict(cls())
+    tables = {key: {table: values}} if key else {table: values}
+    Config.model_validate(tables)
+
+
+# Errors
+
+
+def complaint(keys: dict[str, str], **more: Any) -> str:
+    """Return the only problem of a file that would be right without `keys`."""
+    found = problems(written(MINIMAL | keys), **more)
+    assert len(found) == 1, found
+    return found[0]
+
+
+TABLES = {
+    "server": ("lisen", "listen"),
+    "server.tls": ("certs", "cert"),
+    "server.quic": ("idle_timout", "idle_timeout"),
+    "client": ("bnd", "bind"),
+    "client.tls": ("roots", "root"),
+    "log": ("levl", "level"),
+    "cluster": ("nodes", "node"),
+    "auth": ("pubic", "public"),
+    "web": ("wss", "ws"),
+    "web.http": ("lisn", "listen"),
+    "web.https": ("certt", "cert"),
+    "limits": ("sesions", "sessions"),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_unknown_key_names_the_nearest(table: str) -> None:
+    typo, right = TABLES[table]
+    message = f'test.toml: [{table}] {typo}: unknown key, did you mean "{right}"?'
+    assert complaint({f"{table}.{typo}": '"foo"'}) == message
+
+
+@pytest.mark.parametrize(
+    "key, message",
+    [
+        ("srever.listen", "[srever]: unknown table, did you mean [server]?"),
+        (
+            "zzz.listen",
+            "[zzz]: unknown table, known are [server], [client], [log], [cluster], [auth], [web], [limits]",
+        ),
+        ("limitz", 'limitz: unknown key, did you mean "limits"?'),
+        ("server.generate", "[server] generate: unknown key here, it belongs in [server.tls]"),
+        ("auth.cert", "[auth] cert: unknown key here, it belongs in [server.tls] or [web.https]"),
+        ("log.zzz", "[log] zzz: unknown key, known are level"),
+    ],
+)
+def test_unknown_elsewhere(key: str, message: str) -> None:
+    assert complaint({key: '"foo"'}) == f"test.toml: {message}"
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("server.listen", '"foo"', '[server] listen = "foo": expected host:port, e.g. "[::]:443"'),
+        ("server.listen", "443", '[server] listen = 443: expected host:port, e.g. "[::]:443"'),
+        (
+            "server.listen",
+            '"::1:443"',
+            '[server] listen = "::1:443": expected brackets around an IPv6 address, e.g. "[::1]:443"',
+        ),
+        (
+            "client.bind",
+            '"[::]:70000"',
+            '[client] bind = "[::]:70000": expected a port from 0 to 65535 after the last colon',
+        ),
+        ("server.version", "[]", '[server] version = []: expected at least one version, e.g. "moq-lite-06"'),
+        ("server.version", "[6]", "[server] version = [6]: expected a version name or a list of them"),
+        (
+            "server.tls.generate",
+            '"a b"',
+            '[server.tls] generate = "a b": expected a host name or IP address, e.g. "localhost"',
+        ),
+        (
+            "client.tls.root",
+            '["a.pem", ""]',
+            '[client.tls] root = ["a.pem", ""]: expected the path of a file, e.g. "cert.pem"',
+        ),
+        (
+            "client.tls.disable_verify",
+            '"true"',
+            '[client.tls] disable_verify = "true": expected true or false',
+        ),
+        (
+            "log.level",
+            '"loud"',
+            '[log] level = "loud": expected one of "error", "warn", "info", "debug" or "trace"',
+        ),
+        (
+            "cluster.connect",
+            '"https://a:1/"',
+            (
+                '[cluster] connect = "https://a:1/": '
+                'expected host or host:port without a scheme, e.g. "relay.example.com:4443"'
+            ),
+        ),
+        ("cluster.node", "5", "[cluster] node = 5: expected a string in quotes"),
+        (
+            "cluster.prefix",
+            '"/"',
+            '[cluster] prefix = "/": expected a broadcast path, e.g. "internal/origins"',
+        ),
+        ("web.ws", "1", "[web] ws = 1: expected true or false"),
+        (
+            "server.quic.congestion",
+            '"bbr"',
+            '[server.quic] congestion = "bbr": expected one of "cubic" or "reno"',
+        ),
+        (
+            "server.quic.idle_timeout",
+            "0",
+            "[server.quic] idle_timeout = 0: expected a number from 0.1 to 3600",
+        ),
+        (
+            "server.quic.idle_timeout",
+            "nan",
+            "[server.quic] idle_timeout = nan: expected a number from 0.1 to 3600",
+        ),
+        ("server.quic.keep_alive", "-1", "[server.quic] keep_alive = -1: expected a number from 0 to 3600"),
+        (
+            "server.quic.keep_alive",
+            "10",
+            "[server.quic] keep_alive = 10.0: expected less than idle_timeout (10), or 0 to send none",
+        ),
+        (
+            "server.quic.max_datagram_size",
+            "1199",
+            "[server.quic] max_datagram_size = 1199: expected a whole number from 1200 to 65507",
+        ),
+        (
+            "server.quic.max_datagram_size",
+            "65508",
+            "[server.quic] max_datagram_size = 65508: expected a whole number from 1200 to 65507",
+        ),
+        (
+            "server.quic.max_streams_uni",
+            "1.5",
+            "[server.quic] max_streams_uni = 1.5: expected a whole number",
+        ),
+        ("limits.sessions", "0", "[limits] sessions = 0: expected a whole number from 1 to 1000000"),
+        ("limits.sessions", "true", "[limits] sessions = true: expected a whole number"),
+        ("limits.cache_age", "inf", "[limits] cache_age = inf: expected a number from 0.001 to 86400"),
+        ("limits.cache_age", '"5s"', '[limits] cache_age = "5s": expected a number'),
+        ("limits.message", "10", "[limits] message = 10: expected a whole number from 4096 to 16777216"),
+        ("web.https", '"[::]:1"', '[web] https = "[::]:1": expected a table, [web.https]'),
+        ("limits", "3", "limits = 3: expected a table, [limits]"),
+    ],
+)
+def test_a_wrong_value(key: str, value: str, message: str) -> None:
+    assert complaint({key: value}) == f"test.toml: {message}"
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        (
+            {"server.tls.cert": '["a.pem", "b.pem"]', "server.tls.key": '"a.pem"'},
+            "[server.tls]: 2 certificates but 1 key: expected one key for each certificate, in the same order",
+        ),
+        (
+            {"server.tls.key": '"a.pem"'},
+            "[server.tls]: no certificates but 1 key: expected one key for each certificate, in the same order",
+        ),
+        (
+            {"server.tls.cert": '"none.pem"', "server.tls.key": '"a.pem"'},
+            '[server.tls] cert = "none.pem": no such file; a relative path starts at the current directory',
+        ),
+        (
+            {"server.tls.cert": '"a.pem"', "server.tls.key": '"folder"'},
+            '[server.tls] key = "folder": is a directory, expected a file',
+        ),
+        ({"client.tls.root": '"/none.pem"'}, '[client.tls] root = "/none.pem": no such file'),
+        (
+            {"web.https.listen": '"[::]:1"', "web.https.cert": '"a.pem"'},
+            '[web.https]: needs listen, cert and key together: add key = "key.pem"',
+        ),
+        (
+            {"web.https.key": '"a.pem"'},
+            '[web.https]: needs listen, cert and key together: add listen = "[::]:443" and cert = "cert.pem"',
+        ),
+        (
+            {
+                "web.https.listen": '"[::]:1"',
+                "web.https.cert": '"a.pem"',
+                "web.https.key": '"a.pem"',
+                "web.http.listen": '"[::]:1"',
+            },
+            '[web.http] listen = "[::]:1": the same address as [web.https] listen: expected two different ones',
+        ),
+        (
+            {"auth.key": '"root.jwk"', "auth.public": '"/"'},
+            (
+                '[auth] public = "": would open everything to anyone although a key is set: '
+                'expected a path such as "anon", or no key'
+            ),
+        ),
+        (
+            {"cluster.root": '"a"', "cluster.connect": '"b"'},
+            '[cluster] root = "a" and connect = "b": two names for the same thing, expected one',
+        ),
+    ],
+)
+def test_combinations(keys: dict[str, str], message: str) -> None:
+    assert complaint(keys) == f"test.toml: {message}"
+
+
+def test_nothing_to_prove_itself_with() -> None:
+    assert problems(written({"auth.public": '"anon"'})) == [
+        (
+            'test.toml: [server.tls]: no certificate: add cert = "cert.pem" and key = "key.pem", '
+            'or generate = "localhost" for a self-signed one'
+        )
+    ]
+
+
+def test_nobody_could_connect() -> None:
+    [message] = problems(written({"server.tls.generate": '"localhost"'}))
+    assert message.startswith(
+        "test.toml: [auth]: neither key nor public is set, so nobody could connect: add key = "
+    )
+    assert 'public = "anon"' in message
+
+
+def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    message = '[auth] key = "root.jwk": may not be read by this user; check its permissions'
+    assert complaint({"auth.key": '"root.jwk"'}) == f"test.toml: {message}"
+
+
+def test_the_origin_of_a_value_is_named() -> None:
+    assert complaint({}, environ={"MOQ_SERVER_LISTEN": "x"}).startswith(
+        'environment variable MOQ_SERVER_LISTEN: [server] listen = "x": expected '
+    )
+    assert complaint({}, flags=[("--listen", "x")]).startswith('--listen: [server] listen = "x": expected ')
+    assert complaint({}, environ={"MOQ_WEB_WS": "maybe"}) == (
+        'environment variable MOQ_WEB_WS: [web] ws = "maybe": expected true or false'
+    )
+    assert complaint({}, flags=[("--auth-key", "none.jwk")]) == (
+        '--auth-key: [auth] key = "none.jwk": no such file; a relative path starts at the current directory'
+    )
+
+
+def test_two_spellings_at_odds() -> None:
+    assert complaint({}, flags=[("--cluster-root", "a"), ("--cluster-connect", "b")]) == (
+        '--cluster-root = "a" and --cluster-connect = "b": two flags for the same option, [cluster] root; expected one'
+    )
+    assert complaint({}, environ={"MOQ_CLUSTER_NODE": "a", "MOQ_CLUSTER_ADVERTISE": "b"}) == (
+        'MOQ_CLUSTER_NODE = "a" and MOQ_CLUSTER_ADVERTISE = "b": '
+        "two environment variables for the same option, [cluster] node; expected one"
+    )
+
+
+def test_all_problems_are_listed() -> None:
+    file = written(
+        {
+            "server.lisen": '"a"',
+            "server.listen": '"a"',
+            "server.tls.cert": '"none.pem"',
+            "server.quic.keep_alive": "-1",
+            "limits.tracks": "0",
+        }
+    )
+    found = "\n".join(problems(file, environ={"MOQ_CLUSTER_ROOT": "a:b"}))
+    for part in (
+        "lisen:",
+        "listen =",
+        "1 certificate but no keys",
+        "none.pem",
+        "keep_alive",
+        "tracks",
+        "[auth]",
+        "CLUSTER",
+    ):
+        assert part in found
+    assert len(found.splitlines()) == 8
+
+
+def test_consequences_are_not_listed() -> None:
+    """A mistyped or invalid key explains what is missing because of it."""
+    typo = {"server.tls.generat": '"localhost"', "auth.pubic": '""'}
+    assert problems(written(typo)) == [
+        'test.toml: [server.tls] generat: unknown key, did you mean "generate"?',
+        'test.toml: [auth] pubic: unknown key, did you mean "public"?',
+    ]
+    wrong = {"server.tls.generate": '"a b"', "auth.public": "5"}
+    assert len(problems(written(wrong))) == 2
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.secret], ids=lambda o: o.path)
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "eyJhbGciOiJIUzI1NiIsImtleV9vcHMiOlsic2lnbiIsInZlcmlmeSJdLCJrIjoiYWJj",
+        "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I",
+        "/c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I",
+        "eyJhbGciOiJIUzI1NiJ9.eyJyb290IjoiIn0.c2lnbmF0dXJl",
+        "x" * 5000,
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_repeated(option: Option, secret: str) -> None:
+    for found in (
+        problems(written(MINIMAL | {option.path: f'"{secret}"'})),
+        problems(written(MINIMAL | {option.path: f'["{secret}"]'})),
+        problems(written(MINIMAL), environ={option.env[0]: secret}),
+        problems(written(MINIMAL), flags=[(option.flags[0], secret)]),
+    ):
+        assert len(found) == 1
+        assert f"[{option.table}] {option.keys[-1]}" in found[0]
+        assert secret[:12] not in found[0]
+
+
+def test_a_long_path_of_a_key_in_an_existing_folder_is_shown(tmp_path: Path) -> None:
+    assert str(tmp_path / "none.jwk") in complaint({"auth.key": f'"{tmp_path}/none.jwk"'})
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"[server]\nlisten =\n", "line 2, column 9: not valid TOML: invalid value"),
+        (
+            b"[server]\nlisten \n",
+            "line 2, column 8: not valid TOML: expected '=' after a key in a key/value pair",
+        ),
+        (b'a = "\xff"\n', "line 1: not UTF-8, expected a TOML file"),
+    ],
+)
+def test_what_is_no_toml(content: bytes, message: str) -> None:
+    Path("bad.toml").write_bytes(content)
+    assert problems("bad.toml") == [f"bad.toml: {message}"]
+
+
+def test_toml_that_ends_too_early() -> None:
+    Path("bad.toml").write_text("[log]\nlevel = 'x")
+    [message] = problems("bad.toml")
+    assert message.startswith("bad.toml: line 2, column 11: not valid TOML: ")
+
+
+def test_a_byte_order_mark_does_no_harm() -> None:
+    Path("bom.toml").write_bytes(b"\xef\xbb\xbf" + (ROOT / "dev.toml").read_bytes().replace(b"\n", b"\r\n"))
+    assert load("bom.toml", environ={}) == load(ROOT / "dev.toml", environ={})
+
+
+def test_files_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems("none.toml") == ["none.toml: no such file"]
+    assert problems("folder") == ["folder: is a directory, expected a TOML file"]
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert problems("a.pem") == ["a.pem: cannot be read: Permission denied"]
+
+
+# Documentation
+
+
+def sections() -> dict[str, list[list[str]]]:
+    """Return the cells of the tables of docs/config.md by section."""
+    found: dict[str, list[list[str]]] = {}
+    rows: list[list[str]] = []
+    for line in (ROOT / "docs" / "config.md").read_text().splitlines():
+        if line.startswith("## "):
+            rows = found.setdefault(line.strip("# `[]"), [])
+        elif line.startswith("| `"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def test_documentation_lists_every_option() -> None:
+    documented = sections()
+    for option in OPTIONS:
+        names = [path.rpartition(".")[2] for path in (option.path, *option.aliases)]
+        keys, flags, env = (
+            ", ".join(f"`{name}`" for name in group) for group in (names, option.flags, option.env)
+        )
+        plain = option.default in (None, (), NEWEST_FIRST)
+        default = option.default_text if plain else f"`{option.default_text}`"
+        [row] = [row for row in documented[option.table] if row[0] == keys]
+        assert row[1:4] == [flags, env, default]
+        assert row[4].replace("`", "").lower() == option.help.lower()
+    assert sum(
+        len(rows) for table, rows in documented.items() if table not in ("limits", "server.quic")
+    ) == len(OPTIONS)
+
+
+@pytest.mark.parametrize("table, cls", [("limits", Limits), ("server.quic", QuicSettings)])
+def test_documentation_lists_every_field(table: str, cls: type[Any]) -> None:
+    rows = {row[0]: row[1] for row in sections()[table]}
+    assert rows == {f"`{field.name}`": f"`{field.default}`" for field in dataclasses.fields(cls)}
+
+
+def test_documentation_gives_the_ranges_of_quic() -> None:
+    rows = {row[0].strip("`"): row[2] for row in sections()["server.quic"]}
+    for name, (low, high) in QUIC_RANGES.items():
+        assert rows[name] == f"{low:g} to {high:.0f}"

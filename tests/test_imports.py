@@ -1,0 +1,192 @@
+"""Which room may import which: imports point downward only."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "relay").rglob("*.py"))
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in FILES}
+
+PRIVATE_PARTS = {"relay/transport/quic/compat.py", "relay/actors/runtime.py"}
+"""The files that may use what a library keeps to itself."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the files of one place may import, next to the standard library. Names stand for all below them."""
+
+    own: tuple[str, ...]
+    """Parts of relay."""
+
+    libraries: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    """Parts of the standard library that do not belong here."""
+
+    only: tuple[tuple[str, str], ...] = ()
+    """(library, place) that narrow `libraries`: nobody but `place` imports it."""
+
+
+EFFECTS = ("asyncio", "concurrent", "random", "secrets", "selectors", "socket", "threading", "time")
+"""Clocks, chance and input/output."""
+
+ROOMS = {
+    "relay/wire/": Room(("wire",), never=EFFECTS),
+    "relay/model/": Room(("model", "wire"), never=EFFECTS),
+    "relay/auth/": Room(("auth", "model", "wire"), ("jwt", "cryptography"), never=("asyncio", "socket")),
+    "relay/transport/": Room(
+        ("transport", "model", "wire"),
+        ("aioquic", "cryptography", "aiohttp"),
+        only=(("aiohttp", "relay/transport/client"),),
+    ),
+    "relay/actors/": Room(
+        ("actors", "auth", "model", "wire", "transport.session"),
+        ("pykka",),
+        never=("socket",),
+        only=(("pykka", "relay/actors/runtime.py"),),
+    ),
+    "relay/web/": Room(
+        ("web", "actors", "auth", "model", "wire", "transport.session"),
+        ("aiohttp", "msgpack"),
+    ),
+    "relay/config/": Room(
+        ("config", "model", "wire.version", "transport.quic.settings"),
+        ("pydantic", "pydantic_core"),
+        never=EFFECTS,
+    ),
+    "relay/client.py": Room(("transport", "model", "wire")),
+    "relay/clock.py": Room(("client", "transport", "model", "wire")),
+    "relay/log.py": Room(()),
+    "relay/version.py": Room(()),
+    "relay/cli.py": Room(("app", "config", "log", "version")),
+    "relay/app.py": Room(
+        ("actors", "auth", "config", "model", "transport", "version", "web", "wire"),
+        ("aiohttp", "aioquic", "cryptography", "jwt", "msgpack", "pydantic", "pykka"),
+    ),
+    "relay/__init__.py": Room(()),
+}
+"""By path; one that ends in a slash is a folder."""
+
+
+def room_of(path: str) -> Room | None:
+    """Return the rules for a file."""
+    found = [
+        room
+        for place, room in ROOMS.items()
+        if path == place or (place.endswith("/") and path.startswith(place))
+    ]
+    return found[0] if found else None
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and full name of every import, those for type checkers and inside functions included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            for alias in node.names:
+                name = f"{module}.{alias.name}"
+                yield node.lineno, name if name in MODULES else module
+
+
+def below(name: str, place: str) -> bool:
+    return name == place or name.startswith(f"{place}.")
+
+
+def violations(path: str, source: str) -> list[str]:
+    """Return what `source` at `path` imports and must not."""
+    room = room_of(path)
+    if room is None:
+        return [f"{path}: in no room; add it to the table"]
+    found = []
+    for line, name in imported(ast.parse(source)):
+        top = name.partition(".")[0]
+        if name.startswith("."):
+            fault = "relative, write it in full"
+        elif top == "relay":
+            fault = "" if any(below(name, f"relay.{part}") for part in room.own) else "of another room"
+        elif top in sys.stdlib_module_names:
+            fault = "not here" if top in room.never else ""
+        elif top not in room.libraries:
+            fault = "not a library of this room"
+        else:
+            fault = "".join(
+                f"only in {place}"
+                for library, place in room.only
+                if top == library and not path.startswith(place)
+            )
+        if fault:
+            found.append(f"{path}:{line}: import of {name}: {fault}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downward(path: Path) -> None:
+    assert violations(path.relative_to(ROOT).as_posix(), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "path, source",
+    [
+        ("relay/wire/a.py", "import relay.model.path"),
+        ("relay/wire/a.py", "from relay import model"),
+        ("relay/wire/a.py", "import aioquic.buffer"),
+        ("relay/wire/a.py", "import asyncio"),
+        ("relay/model/a.py", "from time import monotonic"),
+        ("relay/model/a.py", "def f():\n    import random"),
+        ("relay/model/a.py", "from .path import join"),
+        ("relay/model/a.py", "if TYPE_CHECKING:\n    from relay.actors.runtime import Actor"),
+        ("relay/auth/a.py", "import relay.transport.session"),
+        ("relay/transport/a.py", "import relay.actors.runtime"),
+        ("relay/transport/a.py", "import relay.web"),
+        ("relay/transport/a.py", "import relay.auth"),
+        ("relay/transport/websocket.py", "from aiohttp import web"),
+        ("relay/actors/track.py", "import pykka"),
+        ("relay/actors/track.py", "from relay.transport import memory"),
+        ("relay/actors/track.py", "from relay.transport.quic.settings import QuicSettings"),
+        ("relay/web/a.py", "import pykka"),
+        ("relay/web/a.py", "import relay.config"),
+        ("relay/config/a.py", "import relay.wire.varint"),
+        ("relay/client.py", "import relay.actors"),
+        ("relay/cli.py", "import relay.transport"),
+        ("relay/new.py", ""),
+    ],
+)
+def test_what_the_rules_refuse(path: str, source: str) -> None:
+    assert len(violations(path, source)) == 1
+
+
+@pytest.mark.parametrize(
+    "path, source",
+    [
+        ("relay/model/a.py", "from relay.wire.text import normalize_path\nimport dataclasses"),
+        ("relay/transport/client.py", "import asyncio, aiohttp\nfrom aioquic.quic import connection"),
+        ("relay/actors/runtime.py", "import pykka"),
+        (
+            "relay/actors/track.py",
+            "from relay.transport import session\nfrom relay.transport.session import Stream",
+        ),
+        ("relay/config/a.py", "from relay.wire import version"),
+        ("relay/app.py", "import relay.web, relay.actors, relay.transport.quic"),
+    ],
+)
+def test_what_the_rules_allow(path: str, source: str) -> None:
+    assert violations(path, source) == []
+
+
+def test_private_parts_of_libraries_stay_where_they_are_guarded() -> None:
+    """SLF001 of ruff finds every use elsewhere; here we see that nothing else is exempt from it."""
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    exempt = {path for path, rules in ruff["per-file-ignores"].items() if "SLF001" in rules or "SLF" in rules}
+    assert exempt == PRIVATE_PARTS | {"tests/**"}
+    assert not [rule for rule in ruff["ignore"] if rule.startswith("SLF")]
+    for path in FILES:
+        assert path.relative_to(ROOT).as_posix() in PRIVATE_PARTS or "SLF001" not in path.read_text(), path
