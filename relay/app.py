@@ -10,12 +10,13 @@ that embed a relay:
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import itertools
 import logging
 import signal
 import ssl
 import sys
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +34,7 @@ from relay.transport.sockets import bind_tcp
 from relay.version import VERSION
 from relay.web.server import Services, WebServer
 from relay.wire.errors import SessionCode
+from relay.wire.version import Version
 
 logger = logging.getLogger("relay")
 
@@ -55,11 +57,13 @@ class Relay:
         tls = config.server.tls
         try:
             pairs = load_pairs(tls.cert, tls.key)
-            self._certificates = CertificateStore(pairs, tls.generate, datetime.datetime.now(datetime.UTC))
+            self._certificates = CertificateStore(pairs, tls.generate, dt.datetime.now(dt.UTC))
         except CertificateError as error:
             raise ConfigError([f"[server.tls]: {error}"]) from None
         if config.cluster.root is not None and config.cluster.root != config.cluster.node:
-            raise ConfigError(["[cluster] root: this version cannot join a cluster yet; remove the key to run alone"])
+            raise ConfigError(
+                ["[cluster] root: this version cannot join a cluster yet; remove the key to run alone"]
+            )
         self._numbers = itertools.count(1)
         self._connections: dict[int, Ref] = {}
         self._origin: Ref | None = None
@@ -103,7 +107,7 @@ class Relay:
             settings=self._config.server.quic,
             limits=self._limits,
             versions=versions,
-            on_request=self._on_request,
+            on_request=self.accept,
         )
         try:
             await self._quic.start()
@@ -158,9 +162,14 @@ class Relay:
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
-    def _on_request(self, request: SessionRequest) -> None:
-        """A peer wants a session. Where its path is known already, it is authorised before it is accepted."""
+    def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
+        """Answer a peer that wants a session; where its path is known already, it is authorised first.
+
+        The relay's own listeners call it; a program that embeds the relay may call it for listeners of its own, with
+        the versions that those offer.
+        """
         assert self._environment is not None
+        environment = self._environment if versions is None else replace(self._environment, versions=versions)
         number = next(self._numbers)
         permissions = None
         if request.path is not None:
@@ -180,7 +189,7 @@ class Relay:
         self._connections[number] = ConnectionActor.start(
             session=request.accept(),
             number=number,
-            environment=self._environment,
+            environment=environment,
             permissions=permissions,
             on_gone=self._connections.pop,
         )
@@ -219,15 +228,16 @@ class Relay:
         assert self._quic is not None
         public = self._config.auth.public
         who = "tokens only" if public is None else f"open to everyone under /{public}"
-        lines = [
-            f"moq-relay {VERSION}",
-            f"  QUIC   {_listed(self._quic.addresses)} UDP: WebTransport https://localhost:{self.port}/, "
-            f"raw QUIC moqt://localhost:{self.port}/",
-        ]
+        urls = f"WebTransport https://localhost:{self.port}/, raw QUIC moqt://localhost:{self.port}/"
+        lines = [f"moq-relay {VERSION}", f"  QUIC   {_listed(self._quic.addresses)} UDP: {urls}"]
         if self._http:
-            lines.append(f"  HTTP   {_listed(self._http)} TCP: http://localhost:{self._http[0][1]}/announced/")
+            lines.append(
+                f"  HTTP   {_listed(self._http)} TCP: http://localhost:{self._http[0][1]}/announced/"
+            )
         if self._https:
-            lines.append(f"  HTTPS  {_listed(self._https)} TCP: https://localhost:{self._https[0][1]}/announced/")
+            lines.append(
+                f"  HTTPS  {_listed(self._https)} TCP: https://localhost:{self._https[0][1]}/announced/"
+            )
         versions = ", ".join(v.name_on_wire for v in sorted(self._config.server.version))
         lines += [
             f"  speaks {versions}",

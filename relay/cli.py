@@ -125,7 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load(arguments.file, arguments.flags)
         if arguments.check:
-            print("\n".join([f"{arguments.file or 'configuration'}: ok", *summary(config)]))
+            # One write, so that a reader who leaves after the first line, like `head -1`, does no harm.
+            lines = (f"{arguments.file or 'configuration'}: ok", *summary(config))
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
             return 0
         log.setup(config.log.level)
         from relay.app import run
@@ -133,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(config)
     except ConfigError as error:
         for problem in error.problems:
-            print(f"moq-relay: {problem}", file=sys.stderr)
+            sys.stderr.write(f"moq-relay: {problem}\n")
         return 1 if arguments.check else 2
 
 

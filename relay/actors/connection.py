@@ -163,7 +163,7 @@ class ConnectionActor(LoopActor):
             self._send_setup()
         self._advance()
 
-    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
+    def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
         match message:
             case m.SessionEvents():
                 for event in message.events:
@@ -332,7 +332,9 @@ class ConnectionActor(LoopActor):
             offered = [Version.LITE_01]
         params: dict[int, int | bytes] = {}
         if self.session.transport == "quic" and form is SetupForm.DRAFT14:
-            params[1] = ((self.session.path or "/") + (f"?{self.session.query}" if self.session.query else "")).encode()
+            params[1] = (
+                (self.session.path or "/") + (f"?{self.session.query}" if self.session.query else "")
+            ).encode()
         stream = self._setup_stream = self.session.open_bidi()
         stream.context = ClientSide01(self, form)
         stream.write((ClientSetup(form, tuple(v.setup_code for v in offered), params).encode(),))

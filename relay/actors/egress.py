@@ -74,7 +74,7 @@ class Egress:
         if isinstance(service, SubscribeService):
             service.deliver(message.pieces)
 
-    def on_message(self, message: object) -> bool:  # noqa: C901, PLR0912 - one line per message
+    def on_message(self, message: object) -> bool:
         """Handle what the origin and the tracks say; whether it was for us."""
         match message:
             case m.WatchStarted() | m.WatchChanged():
@@ -85,9 +85,7 @@ class Egress:
                     watch.begin(message.offers)
                 else:
                     watch.change(message.path, message.offer)
-            case (
-                m.Accepted() | m.Refused() | m.Ended() | m.DeliverDatagram() | m.Described() | m.FetchData()
-            ):
+            case m.Accepted() | m.Refused() | m.Ended() | m.DeliverDatagram() | m.Described() | m.FetchData():
                 service = self._requests.get(message.key)
                 if service is None:
                     if isinstance(message, m.Accepted):
@@ -277,7 +275,7 @@ class Request:
             elif self._service is not None:
                 self._service.on_data(stream, b"", fin=True)
 
-    def _on_message(self, stream: Stream, message: object) -> None:
+    def _on_message(self, stream: Stream, message: object) -> None:  # noqa: C901 - one line per message
         egress = self._egress
         match message:
             case AnnounceRequest():
@@ -548,7 +546,9 @@ class SubscribeService:
             case m.Accepted():
                 self._track = message.track
                 if self._connection.version <= Version.LITE_04:
-                    self._stream.write((SubscribeOk(priority=self._priority).encode(self._connection.version),))
+                    self._stream.write(
+                        (SubscribeOk(priority=self._priority).encode(self._connection.version),)
+                    )
             case m.DeliverDatagram():
                 self._send_datagram(message)
             case m.Ended():

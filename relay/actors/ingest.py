@@ -14,7 +14,7 @@ from relay.actors.broadcast import BroadcastActor
 from relay.actors.runtime import Ref, send
 from relay.model.path import join, normalize
 from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
-from relay.model.track import Interest, TrackProperties
+from relay.model.track import TrackProperties
 from relay.transport.session import Stream
 from relay.wire.decoder import AnnounceDecoder, SubscribeDecoder, TrackInfoDecoder
 from relay.wire.errors import (
@@ -88,7 +88,9 @@ class Upstream:
         self.parts: dict[int, tuple[int, Parts, bool, int | None]] = {}
         """What this turn brought, by sequence: first frame, parts, fin, code."""
 
-    def add(self, sequence: int, first_frame: int, parts: Parts, *, fin: bool, code: int | None = None) -> None:
+    def add(
+        self, sequence: int, first_frame: int, parts: Parts, *, fin: bool, code: int | None = None
+    ) -> None:
         """Note what arrived of a group."""
         known = self.parts.get(sequence)
         if known is not None:
@@ -239,7 +241,9 @@ class Ingest:
             message = m.Unannounce(self._connection.number, absolute, known.generation)
             send(self._connection.environment.origin, message)
 
-    def route_of(self, hops: tuple[int, ...], hop_count: int, origin: int | None, costs: tuple[int, int]) -> Route | None:
+    def route_of(
+        self, hops: tuple[int, ...], hop_count: int, origin: int | None, costs: tuple[int, int]
+    ) -> Route | None:
         """The route as we pass it on, or `None` if it must not be used (moq-lite, announcements)."""
         version = self._connection.version
         if version <= Version.LITE_02:
@@ -294,7 +298,9 @@ class Ingest:
         stream = self._connection.session.open_bidi()
         stream.context = TrackReply(self._connection, self, track)
         request = TrackRequest(self._relative(path), name)
-        stream.write((open_request(version, request),))  # our FIN before the answer would withdraw the request
+        stream.write(
+            (open_request(version, request),)
+        )  # our FIN before the answer would withdraw the request
 
     def _update(self, message: m.UpdateUpstream) -> None:
         upstream = self._by_track.get(message.track.actor_urn)

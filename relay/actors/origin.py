@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from relay.actors import messages as m
-from relay.actors.runtime import LoopActor, Ref, send
+from relay.actors.runtime import LoopActor, send
 from relay.model.path import ancestors, covers
 from relay.model.route import same_publisher
 from relay.wire.errors import StreamCode
@@ -102,7 +102,7 @@ class OriginActor(LoopActor):
     def __str__(self) -> str:
         return "origin"
 
-    def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
+    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
         match message:
             case m.Subscribe() | m.Describe() | m.Fetch():
                 self._route(message)
@@ -264,9 +264,10 @@ class OriginActor(LoopActor):
         found: dict[tuple[int, int], Watcher] = {}
         for prefix in ancestors(path):
             found.update(self._by_prefix.get(prefix, {}))
-        for key, watcher in self._watchers.items() if self._prefix_routes else ():
-            if watcher.routes_above and path in watcher.known or watcher.covers(path, prefix=True):
-                found[key] = watcher
+        if self._prefix_routes:
+            # a prefix route also concerns those who asked for less than it covers
+            above = {key: watcher for key, watcher in self._watchers.items() if watcher.routes_above}
+            found.update(
+                {key: w for key, w in above.items() if path in w.known or w.covers(path, prefix=True)}
+            )
         return list(found.values())
-
-

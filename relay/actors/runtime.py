@@ -11,9 +11,11 @@ An actor gets at most one turn per pass of the dispatcher: it handles what was i
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from queue import Empty
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -163,8 +165,6 @@ class LoopFuture(pykka.Future[Any]):
 
     def set_exception(self, exc_info: Any = None) -> None:
         if exc_info is None:
-            import sys  # noqa: PLC0415
-
             exc_info = sys.exc_info()
         error = exc_info[1] if exc_info[1] is not None else exc_info[0]()
         self._settle((None, error))
@@ -257,10 +257,8 @@ class LoopActor(pykka.Actor):
             self._actor_loop_setup()
         if not self.actor_stopped.is_set():
             inbox.begin_turn()
-            try:
+            with suppress(Empty):
                 self._actor_loop_running()
-            except Empty:
-                pass
         if not self.actor_stopped.is_set():
             self._guarded(self.on_turn_end)
         if self.actor_stopped.is_set():
@@ -322,11 +320,10 @@ def send(ref: Ref, message: Any) -> bool:
     return True
 
 
-async def ask(ref: Ref, message: Any, *, timeout: float) -> Any:
+async def ask(ref: Ref, message: Any, *, timeout: float) -> Any:  # noqa: ASYNC109 - a deadline is part of asking
     """Send `message` and await the reply. Raises `TimeoutError`, `ActorDeadError`, or what the actor raised."""
-    future: LoopFuture = ref.ask(message, block=False)
     async with asyncio.timeout(timeout):
-        return await future
+        return await ref.ask(message, block=False)
 
 
 def halt(ref: Ref) -> None:
@@ -334,7 +331,7 @@ def halt(ref: Ref) -> None:
     send(ref, _ActorStop())
 
 
-async def stop(ref: Ref, *, timeout: float) -> bool:
+async def stop(ref: Ref, *, timeout: float) -> bool:  # noqa: ASYNC109
     """Stop an actor and await its end; `False` if it was dead already."""
     try:
         await ask(ref, _ActorStop(), timeout=timeout)

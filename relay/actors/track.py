@@ -23,7 +23,7 @@ END_GRACE = 0.2
 
 
 class IdleCheck(NamedTuple):
-    """Timer: has anybody come back?"""
+    """Timer: time to see whether anybody has come back."""
 
 
 class EndGraceOver(NamedTuple):
@@ -316,21 +316,16 @@ class TrackActor(LoopActor):
         self._touched = {}
         if not touched:
             return
-        lowest = min(group.sequence for group, _ in touched)
         shared: dict[Dialect, tuple[m.GroupPiece, ...]] = {}
+        lowest = min(group.sequence for group, _ in touched)
         gone = []
         for key, subscriber in self._subscribers.items():
-            if subscriber.interest.endless and subscriber.start <= lowest and not subscriber.encoders:
-                pieces = shared.get(subscriber.dialect)
-                if pieces is None:
-                    pieces = shared[subscriber.dialect] = self._pieces(touched, subscriber.dialect)
-            else:
-                if subscriber.dialect not in shared:
-                    shared[subscriber.dialect] = self._pieces(touched, subscriber.dialect)
-                pieces = self._narrowed(subscriber, touched, shared[subscriber.dialect])
-                if not pieces:
-                    continue
-            if not send(subscriber.ref, m.Deliver(subscriber.key, pieces)):
+            pieces = shared.get(subscriber.dialect)
+            if pieces is None:
+                pieces = shared[subscriber.dialect] = self._pieces(touched, subscriber.dialect)
+            if subscriber.start > lowest or subscriber.encoders or not subscriber.interest.endless:
+                pieces = self._narrowed(subscriber, touched, pieces)
+            if pieces and not send(subscriber.ref, m.Deliver(subscriber.key, pieces)):
                 gone.append(key)
         for key in gone:
             del self._subscribers[key]
@@ -463,7 +458,9 @@ class TrackActor(LoopActor):
         group.code = part.code
         if group.size > self._limits.cache_track:
             group.code = StreamCode.GROUP_TOO_LARGE
-        fetching.waiters = [(r, encoder) for r, encoder in fetching.waiters if not self._feed(r, group, encoder)]
+        fetching.waiters = [
+            (r, encoder) for r, encoder in fetching.waiters if not self._feed(r, group, encoder)
+        ]
         if not fetching.waiters or not group.open:
             del self._fetching[part.sequence]
 

@@ -71,7 +71,9 @@ class Key:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise KeyFileError(f"{name}: k must be the secret in base64url") from None
         if len(secret) < SHORTEST_SECRET:
-            raise KeyFileError(f"{name}: the secret has {len(secret)} bytes, at least {SHORTEST_SECRET} are needed")
+            raise KeyFileError(
+                f"{name}: the secret has {len(secret)} bytes, at least {SHORTEST_SECRET} are needed"
+            )
         return cls(algorithm, secret)
 
 

@@ -7,6 +7,7 @@ The newest group stays as long as the track; older ones stay for `Limits.cache_a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from relay.model.group import Group
 from relay.model.limits import Limits
@@ -61,7 +62,7 @@ class GroupCache:
         newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
         if max_age <= 0 or newest is None:
             return self.latest.sequence
-        for group, successor in zip(groups, groups[1:], strict=False):
+        for group, successor in pairwise(groups):
             if successor.first_timestamp is None or newest - successor.first_timestamp < max_age:
                 return group.sequence
         return self.latest.sequence

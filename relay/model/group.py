@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from relay.model.track import Dialect
-from relay.wire.frame import frame_header_plain, frame_header_timed
-from relay.wire.frame import FrameHeader
+from relay.wire.frame import FrameHeader, frame_header_plain, frame_header_timed
 
 COPY_BELOW = 2_048
 """Payload pieces up to this size are joined with their header: one small copy is cheaper than one more chunk."""
@@ -105,8 +104,8 @@ class Group:
         "_streams",
         "arrived",
         "code",
-        "first_frame",
         "finished",
+        "first_frame",
         "first_timestamp",
         "frames",
         "last_timestamp",

@@ -1,0 +1,1 @@
+"""What carries sessions: raw QUIC, WebTransport, in-memory. `session.py` says what a session is."""

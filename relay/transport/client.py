@@ -8,37 +8,25 @@ act on. Must never say more of a URL than its path: the query may hold a token. 
 from __future__ import annotations
 
 import asyncio
-import datetime
-import hmac
 import itertools
-import logging
+import re
 import socket
-import ssl
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from http import HTTPStatus
+from typing import Literal
 from urllib.parse import quote, urlsplit
 
-from aioquic.quic.packet import QuicErrorCode
-from aioquic.tls import AlertDescription
-from cryptography.hazmat.primitives import serialization
-
-from relay.transport.quic import compat
-from relay.transport.quic.certificates import CertificateError, fingerprint, load_certificates
-from relay.transport.quic.endpoint import Endpoint, quic_configuration
-from relay.transport.quic.link import Handler, Link
-from relay.transport.quic.session import QuicSession, SessionLost
+from relay.transport.quic.certificates import CertificateError
+from relay.transport.quic.dial import ClientEndpoint
+from relay.transport.quic.endpoint import quic_configuration
+from relay.transport.quic.link import Link
+from relay.transport.quic.session import QuicSession, SessionLostError
 from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.udp import Address, UdpSocket
+from relay.transport.quic.trust import ClientTls, Trust
+from relay.transport.quic.udp import Address
 from relay.transport.raw import RawSession
-from relay.transport.webtransport import WebTransportClientSession
+from relay.transport.webtransport_client import WebTransportClientSession
 from relay.wire.version import Version, alpns_for
-
-if TYPE_CHECKING:
-    from aioquic.quic.configuration import QuicConfiguration
-
-logger = logging.getLogger(__name__)
 
 HEAD_START = 0.25
 """Seconds that one address is tried alone before the next one joins in (RFC 8305)."""
@@ -50,6 +38,15 @@ FINGERPRINT_BODY = 256
 """Bytes read of `/certificate.sha256`, which has 64."""
 
 RAW_SCHEMES = ("moqt", "moql")
+DEFAULT_PORTS = {"https": 443, "http": 80, "moqt": RAW_PORT, "moql": RAW_PORT}
+
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+ANY_ROOT = ClientTls()
+DEFAULTS = QuicSettings()
+
+IPV4_ANY = "0.0.0.0"  # noqa: S104 - what the operator wrote, to be recognised
+IPV6_ANY = "::"
 
 ErrorKind = Literal["url", "resolve", "refused", "timeout", "tls", "rejected", "protocol"]
 
@@ -65,20 +62,6 @@ class ConnectError(Exception):
         super().__init__(message)
         self.kind = kind
         self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class ClientTls:
-    """Whom to trust. The system's roots unless something else is given."""
-
-    roots: tuple[Path, ...] | None = None
-    """PEM files to use instead of the system's roots."""
-
-    fingerprints: tuple[str, ...] = ()
-    """Hex SHA-256 of acceptable leaf certificates, instead of any root; names are not checked then."""
-
-    disable_verify: bool = False
-    """Accept whoever answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +81,9 @@ class _Target:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
+    def error(self, reason: str, kind: ErrorKind, status: int | None = None) -> ConnectError:
+        return ConnectError(f"cannot connect to {self.shown}: {reason}", kind=kind, status=status)
+
 
 def _parse(url: str) -> tuple[_Target, bool]:
     """Take a URL apart; the flag says that a fingerprint has to be fetched first."""
@@ -107,7 +93,7 @@ def _parse(url: str) -> tuple[_Target, bool]:
     except ValueError as error:
         raise ConnectError(f"not a usable URL: {error}", kind="url") from None
     scheme = parts.scheme.lower()
-    if scheme not in ("https", "http", *RAW_SCHEMES) or not host:
+    if scheme not in DEFAULT_PORTS or not host:
         shown = f"{scheme}://{host or ''}"
         raise ConnectError(
             f"cannot connect to {shown!r}: want https://, http://, moqt:// or moql:// and a host", kind="url"
@@ -118,7 +104,7 @@ def _parse(url: str) -> tuple[_Target, bool]:
         except UnicodeError as error:
             raise ConnectError(f"not a host name: {host!r}", kind="url") from error
     if port is None:
-        port = RAW_PORT if scheme in RAW_SCHEMES else 80 if scheme == "http" else 443
+        port = DEFAULT_PORTS[scheme]
     raw = scheme in RAW_SCHEMES
     path = quote(parts.path, safe="/%:@!$&'()*+,;=~-._")
     query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
@@ -138,10 +124,10 @@ async def connect(
     url: str,
     *,
     versions: tuple[Version, ...] = tuple(Version),
-    tls: ClientTls = ClientTls(),  # noqa: B008 - frozen
+    tls: ClientTls = ANY_ROOT,
     bind: tuple[str, int] | None = None,
-    settings: QuicSettings = QuicSettings(),  # noqa: B008 - frozen
-    timeout: float = 10.0,  # noqa: ASYNC109
+    settings: QuicSettings = DEFAULTS,
+    timeout: float = 10.0,  # noqa: ASYNC109 - part of the error message
 ) -> QuicSession:
     """Dial a server and return an open session, not yet started. Raises `ConnectError`.
 
@@ -150,67 +136,21 @@ async def connect(
     away with the session.
     """
     target, insecure = _parse(url)
-    dialled: list[_ClientEndpoint] = []
+    race: _Race | None = None
     try:
         async with asyncio.timeout(timeout):
             if insecure and not (tls.fingerprints or tls.roots or tls.disable_verify):
                 tls = replace(tls, fingerprints=(await _fetch_fingerprint(target),))
-            return await _dial(target, versions, _Trust(tls), bind, settings, dialled)
-    except TimeoutError:
-        for endpoint in dialled:
-            endpoint.give_up()
-        raise ConnectError(f"cannot connect to {target.shown}: timed out after {timeout:g} s", kind="timeout") from None
-    except BaseException:
-        for endpoint in dialled:
-            endpoint.give_up()
+            race = _Race(target, versions, Trust(tls), bind, settings)
+            return await race.run()
+    except BaseException as error:
+        if race is not None:
+            race.give_up()
+        if isinstance(error, TimeoutError):
+            raise target.error(f"timed out after {timeout:g} s", "timeout") from None
+        if isinstance(error, CertificateError):
+            raise target.error(f"the trusted roots cannot be used: {error}", "tls") from error
         raise
-
-
-# -- trust
-
-
-class _Trust:
-    """`ClientTls` with its files read, so that a bad file is reported before anything is dialled."""
-
-    def __init__(self, tls: ClientTls) -> None:
-        self.pins = tuple(pin.replace(":", "").strip().lower() for pin in tls.fingerprints)
-        self.verify = not (tls.disable_verify or self.pins)
-        self.roots: bytes | None = None
-        if tls.roots is not None and self.verify:
-            try:
-                roots = [certificate for path in tls.roots for certificate in load_certificates(path)]
-            except CertificateError as error:
-                raise ConnectError(f"cannot use the trusted root: {error}", kind="tls") from error
-            # Written anew: the TLS engine trips over text between certificates.
-            self.roots = b"".join(root.public_bytes(serialization.Encoding.PEM) for root in roots)
-
-    def apply(self, configuration: QuicConfiguration) -> None:
-        if not self.verify:
-            configuration.verify_mode = ssl.CERT_NONE
-        elif self.roots is not None:
-            configuration.cadata = self.roots
-        else:
-            paths = ssl.get_default_verify_paths()
-            configuration.cafile = paths.cafile
-            configuration.capath = None if paths.cafile else paths.capath
-
-    def complaint(self, quic: compat.RelayQuicConnection) -> tuple[AlertDescription, str] | None:
-        """What is wrong with a pinned certificate; everything else the TLS engine has checked."""
-        if not self.pins:
-            return None
-        certificate = compat.peer_certificate(quic)
-        if certificate is None:
-            return AlertDescription.bad_certificate, "the server presented no certificate"
-        found = fingerprint(certificate)
-        matches = [hmac.compare_digest(found.encode(), pin.encode("utf-8", "replace")) for pin in self.pins]
-        if not any(matches):
-            return AlertDescription.bad_certificate, f"the certificate's fingerprint {found} is not the expected one"
-        now = datetime.datetime.now(datetime.timezone.utc)
-        if now > certificate.not_valid_after_utc:
-            return AlertDescription.certificate_expired, "the pinned certificate has expired"
-        if now < certificate.not_valid_before_utc:
-            return AlertDescription.certificate_expired, "the pinned certificate is not valid yet"
-        return None
 
 
 async def _fetch_fingerprint(target: _Target) -> str:
@@ -223,9 +163,9 @@ async def _fetch_fingerprint(target: _Target) -> str:
             status = response.status
     except aiohttp.ClientError as error:
         raise ConnectError(f"cannot fetch {url}: {error}", kind="refused") from error
-    if status != 200:
+    if status != HTTPStatus.OK:
         raise ConnectError(f"cannot fetch {url}: HTTP status {status}", kind="rejected", status=status)
-    if len(body) != 64 or not set(body) <= set("0123456789abcdef"):
+    if not FINGERPRINT.fullmatch(body):
         raise ConnectError(f"cannot use {url}: not the hex digits of a SHA-256", kind="protocol")
     return body
 
@@ -233,105 +173,108 @@ async def _fetch_fingerprint(target: _Target) -> str:
 # -- dialling
 
 
-async def _dial(
-    target: _Target,
-    versions: tuple[Version, ...],
-    trust: _Trust,
-    bind: tuple[str, int] | None,
-    settings: QuicSettings,
-    dialled: list[_ClientEndpoint],
-) -> QuicSession:
-    addresses = await _resolve(target)
-    protocols = alpns_for(sorted(versions, reverse=True))
-    configuration = quic_configuration(settings, is_client=True, alpns=protocols if target.raw else ["h3"])
-    configuration.server_name = target.host
-    trust.apply(configuration)
+class _Race:
+    """Tries the addresses of a host until one gets through the handshake, each with a head start."""
 
-    def handler(link: Link, alpn: str) -> QuicSession:
-        if target.raw:
-            session: QuicSession = RawSession(link, alpn=alpn, is_client=True)
-            session.path, session.query = target.path, target.query
-            return session
-        return WebTransportClientSession(
-            link, authority=target.authority, path=target.path, query=target.query, protocols=protocols
+    def __init__(
+        self,
+        target: _Target,
+        versions: tuple[Version, ...],
+        trust: Trust,
+        bind: tuple[str, int] | None,
+        settings: QuicSettings,
+    ) -> None:
+        self._target = target
+        self._protocols = alpns_for(sorted(versions, reverse=True))
+        self._trust = trust
+        self._bind = bind
+        self._settings = settings
+        self._configuration = quic_configuration(
+            settings, is_client=True, alpns=self._protocols if target.raw else ["h3"]
         )
+        self._configuration.server_name = target.host
+        trust.apply(self._configuration)
+        self._dialled: list[ClientEndpoint] = []
+        self._errors: list[ConnectError] = []
 
-    tasks: set[asyncio.Task[_ClientEndpoint]] = set()
-    errors: list[ConnectError] = []
-    queue = list(addresses)
-    winner: _ClientEndpoint | None = None
-    try:
-        while winner is None and (queue or tasks):
-            if queue:
-                family, address = queue.pop(0)
-                attempt = _attempt(target, family, address, configuration, trust, bind, settings, handler, dialled)
-                tasks.add(asyncio.create_task(attempt))
-            done, tasks = await asyncio.wait(
-                tasks, timeout=HEAD_START if queue else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                error = task.exception()
-                if isinstance(error, ConnectError):
-                    errors.append(error)
-                elif error is not None:
-                    raise error
-                elif winner is None:
-                    winner = task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for endpoint in dialled:
-        if endpoint is not winner:
+    async def run(self) -> QuicSession:
+        """Return the open session of the first address that answers."""
+        winner = await self._handshake(await _resolve(self._target))
+        for endpoint in self._dialled:
+            if endpoint is not winner:
+                endpoint.give_up()
+        if winner is None:
+            # A certificate that was refused says more than a port that was.
+            raise min(self._errors, key=lambda error: error.kind == "refused")
+        session = winner.session
+        assert session is not None
+        assert session.opened is not None
+        try:
+            await session.opened
+        except SessionLostError as lost:
+            status = session.status if isinstance(session, WebTransportClientSession) else None
+            raise _explain(self._target, lost, status) from None
+        return session
+
+    def give_up(self) -> None:
+        """Release every socket at once."""
+        for endpoint in self._dialled:
             endpoint.give_up()
-    if winner is None:
-        # A certificate that was refused says more than a port that was.
-        errors.sort(key=lambda error: error.kind == "refused")
-        raise errors[0]
-    session = winner.session
-    assert session is not None
-    assert session.opened is not None
-    try:
-        await session.opened
-    except SessionLost as lost:
-        status = session.status if isinstance(session, WebTransportClientSession) else None
-        raise _explain(target, lost, status) from None
-    return session
+
+    async def _handshake(self, addresses: list[tuple[int, Address]]) -> ClientEndpoint | None:
+        tasks: set[asyncio.Task[ClientEndpoint]] = set()
+        try:
+            while addresses or tasks:
+                if addresses:
+                    tasks.add(asyncio.create_task(self._attempt(*addresses.pop(0))))
+                wait = HEAD_START if addresses else None
+                done, tasks = await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    try:
+                        return task.result()
+                    except ConnectError as error:
+                        self._errors.append(error)
+            return None
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _attempt(self, family: int, address: Address) -> ClientEndpoint:
+        endpoint = ClientEndpoint(self._settings, self._trust, self._session)
+        self._dialled.append(endpoint)
+        try:
+            endpoint.dial(_bind(family, self._bind), address, self._configuration)
+            await endpoint.handshake
+        except OSError as error:
+            endpoint.give_up()
+            raise self._target.error(error.strerror or str(error), "refused") from error
+        except SessionLostError as lost:
+            raise _explain(self._target, lost, None) from None
+        return endpoint
+
+    def _session(self, link: Link, alpn: str) -> QuicSession:
+        target = self._target
+        if not target.raw:
+            return WebTransportClientSession(
+                link,
+                authority=target.authority,
+                path=target.path,
+                query=target.query,
+                protocols=self._protocols,
+            )
+        session = RawSession(link, alpn=alpn, is_client=True)
+        session.path, session.query = target.path, target.query
+        return session
 
 
-async def _attempt(
-    target: _Target,
-    family: int,
-    address: Address,
-    configuration: QuicConfiguration,
-    trust: _Trust,
-    bind: tuple[str, int] | None,
-    settings: QuicSettings,
-    handler: Callable[[Link, str], QuicSession],
-    dialled: list[_ClientEndpoint],
-) -> _ClientEndpoint:
-    """Get one address through the handshake."""
-    try:
-        sock = _bind(family, bind)
-    except OSError as error:
-        message = f"cannot connect to {target.shown}: {error.strerror or error}"
-        raise ConnectError(message, kind="refused") from error
-    endpoint = _ClientEndpoint(settings, trust, handler)
-    dialled.append(endpoint)
-    try:
-        endpoint.dial(sock, address, configuration)
-        await endpoint.handshake
-    except OSError as error:
-        endpoint.give_up()
-        message = f"cannot connect to {target.shown}: {error.strerror or error}"
-        raise ConnectError(message, kind="refused") from error
-    except SessionLost as lost:
-        raise _explain(target, lost, None) from None
-    return endpoint
-
-
-def _explain(target: _Target, lost: SessionLost, status: int | None) -> ConnectError:
-    kinds: dict[str, ErrorKind] = {"timeout": "timeout", "tls": "tls", "http": "rejected", "transport": "protocol"}
+def _explain(target: _Target, lost: SessionLostError, status: int | None) -> ConnectError:
+    kinds: dict[str, ErrorKind] = {
+        "timeout": "timeout",
+        "tls": "tls",
+        "http": "rejected",
+        "transport": "protocol",
+    }
     kind = kinds.get(lost.kind, "rejected")
     if kind == "rejected" and status is None and lost.code is not None:
         reason = f"the server closed with code {lost.code}" + (f": {lost.reason}" if lost.reason else "")
@@ -341,7 +284,7 @@ def _explain(target: _Target, lost: SessionLost, status: int | None) -> ConnectE
         reason = f"TLS handshake failed: {reason}"
     elif kind == "timeout":
         reason = "no answer (timed out)"
-    return ConnectError(f"cannot connect to {target.shown}: {reason}", kind=kind, status=status)
+    return target.error(reason, kind, status)
 
 
 async def _resolve(target: _Target) -> list[tuple[int, Address]]:
@@ -349,8 +292,7 @@ async def _resolve(target: _Target) -> list[tuple[int, Address]]:
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)
     except OSError as error:
-        message = f"cannot connect to {target.shown}: {error.strerror or error}"
-        raise ConnectError(message, kind="resolve") from error
+        raise target.error(error.strerror or str(error), "resolve") from error
     by_family: dict[int, list[tuple[int, Address]]] = {}
     for family, _, _, _, address in infos:
         if (family, address) not in by_family.setdefault(family, []):
@@ -365,8 +307,8 @@ def _bind(family: int, bind: tuple[str, int] | None) -> socket.socket:
         if bind is not None:
             host, port = bind
             # "Any" means any of both families; another address is for its own family only.
-            if host in ("", "::", "0.0.0.0"):
-                host = "::" if family == socket.AF_INET6 else "0.0.0.0"
+            if host in ("", IPV6_ANY, IPV4_ANY):
+                host = IPV6_ANY if family == socket.AF_INET6 else IPV4_ANY
             sock.bind((host, port))
     except (OSError, UnicodeError) as error:
         sock.close()
@@ -374,115 +316,3 @@ def _bind(family: int, bind: tuple[str, int] | None) -> socket.socket:
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(code, f"cannot bind to {bind}: {reason}") from error
     return sock
-
-
-class _ClientEndpoint(Endpoint):
-    """A socket with one connection, which goes away with it."""
-
-    def __init__(self, settings: QuicSettings, trust: _Trust, handler: Callable[[Link, str], QuicSession]) -> None:
-        super().__init__(settings)
-        self.session: QuicSession | None = None
-        self.handshake: asyncio.Future[None] = self._loop.create_future()
-        self._trust = trust
-        self._make_handler = handler
-
-    def dial(self, sock: socket.socket, address: Address, configuration: QuicConfiguration) -> None:
-        """Send the first packet."""
-        udp = UdpSocket(sock, self.on_datagram, buffer=self.settings.socket_buffer)
-        udp.on_error = self._on_error
-        self.add_socket(udp)
-        peer = udp.connect(address)
-        quic = compat.RelayQuicConnection(
-            configuration=configuration,
-            max_streams_bidi=self.settings.max_streams_bidi,
-            max_streams_uni=self.settings.max_streams_uni,
-        )
-        link = Link(self, udp, quic, peer, self.now())
-        link.handler = _Opening(self)
-        self.add_link(link, quic.host_cid)
-        quic.connect(peer, self.now())
-        self.touch(link)
-
-    def give_up(self) -> None:
-        """End an attempt that is not wanted any more, at once."""
-        if not self.handshake.done():
-            self.handshake.cancel()
-        for link in tuple(self.links):
-            if not link.over:
-                link.close(QuicErrorCode.NO_ERROR, "")
-                link.transmit(self.now())
-        self.release()
-
-    def fail(self, error: Exception) -> None:
-        if not self.handshake.done():
-            self.handshake.set_exception(error)
-
-    # -- Endpoint
-
-    def negotiated(self, link: Link, alpn: str) -> Handler:
-        raise AssertionError("a client's handler is set when the handshake is complete")
-
-    def handshake_done(self, link: Link) -> bool:
-        complaint = self._trust.complaint(link.quic)
-        if complaint is not None:
-            alert, reason = complaint
-            link.close(QuicErrorCode.CRYPTO_ERROR + alert, reason, transport=True)
-            return False
-        session = self._make_handler(link, link.quic.tls.alpn_negotiated or "")
-        session.opened = self._loop.create_future()
-        # Whoever waits may have gone by the time it fails.
-        session.opened.add_done_callback(lambda future: future.cancelled() or future.exception())
-        self.session = link.handler = session
-        if not self.handshake.done():
-            self.handshake.set_result(None)
-        return True
-
-    def said_goodbye(self, link: Link) -> None:
-        if compat.closed_by_peer(link.quic):
-            # The peer expects nothing more; our own close stays to be repeated for 3 PTO.
-            self._loop.call_soon(self.release)
-
-    def remove(self, link: Link) -> None:
-        super().remove(link)
-        if self._sockets and not self.links:
-            self._loop.call_soon(self.release)
-
-    def release(self) -> None:
-        super().release()
-        self.fail(SessionLost("transport", None, "the connection was closed", by_peer=False))
-
-    def _on_error(self, error: OSError) -> None:
-        # Once connected such an error is as untrustworthy as it is in QUIC; before, it saves the time-out.
-        if isinstance(error, ConnectionRefusedError) and not self.handshake.done():
-            self.fail(error)
-
-
-class _Opening:
-    """Handles the connection until the handshake is complete."""
-
-    def __init__(self, endpoint: _ClientEndpoint) -> None:
-        self._endpoint = endpoint
-
-    def established(self) -> None:
-        pass
-
-    def handle(self, event: object) -> None:
-        pass
-
-    def pump(self) -> None:
-        pass
-
-    def deliver(self) -> None:
-        pass
-
-    def lost(self, event: compat.ConnectionTerminated, *, by_peer: bool) -> None:
-        kind = compat.close_kind(event)
-        reason = event.reason_phrase or f"{kind} error {event.error_code:#x}"
-        if reason == "Idle timeout" and not by_peer:
-            kind_shown = "timeout"
-        else:
-            kind_shown = kind
-        self._endpoint.fail(SessionLost(kind_shown, event.error_code, reason, by_peer=by_peer))
-
-    def close(self, code: int = 0, reason: str = "") -> None:
-        pass

@@ -97,23 +97,9 @@ class HeadersReader:
             if len(self._data) > HEADERS_LIMIT:
                 raise Http3Error(H3_EXCESSIVE_LOAD, "too much after HEADERS that cannot be decoded yet")
             return None
-        while True:
-            if self._skip:
-                skipped = min(self._skip, len(self._data))
-                self._data = self._data[skipped:]
-                self._skip -= skipped
-                if self._skip:
-                    return None
-            kind = decode_varint(self._data)
-            if kind is None:
-                return None
-            if kind[0] in FORBIDDEN_FRAMES:
-                raise Http3Error(H3_FRAME_UNEXPECTED, f"frame {kind[0]:#x} before HEADERS")
-            size = decode_varint(self._data, kind[1])
-            if size is None:
-                return None
-            length, start = size
-            if kind[0] != FRAME_HEADERS:
+        while self._skip_done() and (head := self._frame_head()) is not None:
+            kind, length, start = head
+            if kind != FRAME_HEADERS:
                 self._data = self._data[start:]
                 self._skip = length
                 continue
@@ -124,6 +110,24 @@ class HeadersReader:
             frame, self._data = self._data[: start + length], self._data[start + length :]
             self._done = True
             return frame
+        return None
+
+    def _skip_done(self) -> bool:
+        """Drop the payload of an unknown frame as far as it is here."""
+        skipped = min(self._skip, len(self._data))
+        self._data = self._data[skipped:]
+        self._skip -= skipped
+        return not self._skip
+
+    def _frame_head(self) -> tuple[int, int, int] | None:
+        """(type, length, start of the payload) of the next frame, once they can be read."""
+        kind = decode_varint(self._data)
+        if kind is None:
+            return None
+        if kind[0] in FORBIDDEN_FRAMES:
+            raise Http3Error(H3_FRAME_UNEXPECTED, f"frame {kind[0]:#x} before HEADERS")
+        size = decode_varint(self._data, kind[1])
+        return None if size is None else (kind[0], *size)
 
     def rest(self) -> bytes:
         """Hand over what came after the frame returned last; a further `feed` looks for another one."""

@@ -93,15 +93,15 @@ class MemoryStream:
         if fin:
             self._fin = True
             self.writable = False
-        self._session._ready(self)
+        self._session.ready(self)
 
     def reset(self, code: int) -> None:
         if not self.sending or self._session.finished:
             return
         known = self.twin
-        self._end_sending()
+        self.end_sending()
         if known is not None:
-            self._session._tell(StreamReset(known, code))
+            self._session.tell(StreamReset(known, code))
 
     def stop(self, code: int) -> None:
         if self.stopped or not self.receiving or self._session.finished:
@@ -110,24 +110,24 @@ class MemoryStream:
         if self.twin is None:
             self.pending_stop = code
         elif self.twin.sending:
-            self.twin._end_sending()
-            self._session._tell(StreamStopped(self.twin, code))
+            self.twin.end_sending()
+            self._session.tell(StreamStopped(self.twin, code))
             # The other half of the exchange: a reset answers the stop, as a QUIC stack does by itself.
-            self._session.peer._tell(StreamReset(self, code))
+            self._session.peer.tell(StreamReset(self, code))
 
-    def _end_sending(self) -> None:
+    def end_sending(self) -> None:
         self.sending = self.writable = False
         self._chunks.clear()
         self._queued = 0
-        self._session._forget(self)
+        self._session.forget(self)
 
-    def _transfer(self, twin: MemoryStream) -> StreamData | None:
+    def transfer(self, twin: MemoryStream) -> StreamData | None:
         """Hand what is queued to the peer's view; `None` if there is nothing it would notice."""
         data = b"".join(self._chunks)
         self._chunks.clear()
         self._queued = 0
         if self._fin:
-            self._end_sending()
+            self.end_sending()
         if twin.stopped or not (data or self._fin):
             return None
         return StreamData(twin, data, self._fin)
@@ -163,12 +163,12 @@ class MemorySession:
         self.streams: dict[int, MemoryStream] = {}
         self._sink: Sink | None = None
         self._outbox: list[Event] = []  # what the peer is to be told, in order
-        self._inbox: list[Event] = []  # what this side's owner is to be told
-        self._writing: dict[MemoryStream, None] = {}
+        self.inbox: list[Event] = []  # what this side's owner is to be told
+        self.writing: dict[MemoryStream, None] = {}
         self._opened = 0
         self._next_id = {False: 0 if is_client else 1, True: 2 if is_client else 3}
-        self._open = {False: 0, True: 0}
-        self._paused = False
+        self.open_count = {False: 0, True: 0}
+        self.paused = False
         self._scheduled = False
         self._bytes_sent = 0
         self._bytes_received = 0
@@ -182,7 +182,7 @@ class MemorySession:
         if self._sink is not None:
             raise RuntimeError("a session is started once")
         self._sink = sink
-        self._schedule()
+        self.schedule()
 
     def open_bidi(self, priority: int = CONTROL_PRIORITY) -> MemoryStream:
         return self._new_stream(priority, unidirectional=False)
@@ -193,11 +193,11 @@ class MemorySession:
     def send_datagram(self, data: bytes) -> None:
         if not self.finished and len(data) <= self.datagram_limit:
             self._bytes_sent += len(data)
-            self._tell(DatagramReceived(data))
+            self.tell(DatagramReceived(data))
 
     def ping(self) -> None:
         if not self.finished and not self.peer.silent:
-            self.peer._tell(Pong())
+            self.peer.tell(Pong())
 
     def probe_timeout(self) -> float:
         return PROBE_TIMEOUT
@@ -205,8 +205,8 @@ class MemorySession:
     def close(self, code: int = 0, reason: str = "") -> None:
         if self.finished:
             return
-        self._tell(SessionClosed(code, reason, by_peer=True))
-        self.peer._tell(SessionClosed(code, reason, by_peer=False))
+        self.tell(SessionClosed(code, reason, by_peer=True))
+        self.peer.tell(SessionClosed(code, reason, by_peer=False))
         self._finish()
 
     def stats(self) -> SessionStats:
@@ -218,31 +218,31 @@ class MemorySession:
 
     def pause(self) -> None:
         """Stop reading stream data: what the peer writes stays unsent there. Everything else still arrives."""
-        self._paused = True
+        self.paused = True
 
     def resume(self) -> None:
         """Read again, from where `pause` left off."""
-        self._paused = False
-        self.peer._schedule()
+        self.paused = False
+        self.peer.schedule()
 
     def allow(self, *, bidi: int | None = None, uni: int | None = None) -> None:
         """Set how many streams this side may have open at once; `None` is no limit."""
         self._credit = {False: bidi, True: uni}
-        self._schedule()
+        self.schedule()
 
     def fail(self, reason: str = "idle timeout") -> None:
         """Break the transport under both sides, as a dead network does."""
         if not self.finished:
-            self._tell(SessionClosed(None, reason, by_peer=False))
-            self.peer._tell(SessionClosed(None, reason, by_peer=False))
+            self.tell(SessionClosed(None, reason, by_peer=False))
+            self.peer.tell(SessionClosed(None, reason, by_peer=False))
             self._finish()
 
-    # -- the exchange
+    # -- the exchange; the names without underscore are for the stream and the other end
 
     def _finish(self) -> None:
         for side in (self, self.peer):
             side.finished = True
-            side._writing.clear()
+            side.writing.clear()
             side.streams.clear()
 
     def _new_stream(self, priority: int, *, unidirectional: bool) -> MemoryStream:
@@ -250,17 +250,17 @@ class MemorySession:
         order = (-priority, self._opened)
         return MemoryStream(self, order=order, unidirectional=unidirectional, opened_by_peer=False)
 
-    def _ready(self, stream: MemoryStream) -> None:
-        self._writing[stream] = None
-        self._schedule()
+    def ready(self, stream: MemoryStream) -> None:
+        self.writing[stream] = None
+        self.schedule()
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
         self._outbox.append(event)
-        self._schedule()
+        self.schedule()
 
-    def _forget(self, stream: MemoryStream) -> None:
+    def forget(self, stream: MemoryStream) -> None:
         """Drop a stream once neither half can carry anything, and give its credit back."""
-        self._writing.pop(stream, None)
+        self.writing.pop(stream, None)
         for side in (stream, stream.twin):
             if side is None or side.sending or side.receiving:
                 return
@@ -269,25 +269,25 @@ class MemorySession:
             return
         self.peer.streams.pop(stream.id, None)
         opener = self.peer if stream.opened_by_peer else self
-        opener._open[stream.unidirectional] -= 1
-        opener._schedule()
+        opener.open_count[stream.unidirectional] -= 1
+        opener.schedule()
 
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._exchange)
 
     def _exchange(self) -> None:
         self._scheduled = False
-        batch = self.peer._inbox
+        batch = self.peer.inbox
         # Data first: a stop, reset or close that was called in the same turn removed its own stream's data already.
-        if not self.peer._paused:
-            for stream in sorted(self._writing, key=lambda stream: stream.order):
+        if not self.peer.paused:
+            for stream in sorted(self.writing, key=lambda stream: stream.order):
                 twin = stream.twin or self._claim(stream)
                 if twin is None:
                     continue
-                del self._writing[stream]
-                event = stream._transfer(twin)
+                del self.writing[stream]
+                event = stream.transfer(twin)
                 if event is not None:
                     batch.append(event)
                     self._bytes_sent += len(event.data)
@@ -296,15 +296,15 @@ class MemorySession:
                     stream.stop(code)
         batch += self._outbox
         self._outbox = []
-        self.peer._deliver()
-        self._deliver()
+        self.peer.deliver()
+        self.deliver()
 
     def _claim(self, stream: MemoryStream) -> MemoryStream | None:
         kind = stream.unidirectional
         credit = self._credit[kind]
-        if credit is not None and self._open[kind] >= credit:
+        if credit is not None and self.open_count[kind] >= credit:
             return None
-        self._open[kind] += 1
+        self.open_count[kind] += 1
         stream.id = self._next_id[kind]
         self._next_id[kind] += 4
         twin = MemoryStream(self.peer, order=stream.order, unidirectional=kind, opened_by_peer=True)
@@ -314,10 +314,10 @@ class MemorySession:
         self.peer.streams[stream.id] = twin
         return twin
 
-    def _deliver(self) -> None:
-        if self._sink is None or not self._inbox:
+    def deliver(self) -> None:
+        if self._sink is None or not self.inbox:
             return
-        batch, self._inbox = tuple(self._inbox), []
+        batch, self.inbox = tuple(self.inbox), []
         sink = self._sink
         for event in batch:
             if isinstance(event, StreamData):
@@ -330,7 +330,7 @@ class MemorySession:
 
     def _ended(self, stream: Any) -> None:
         stream.receiving = False
-        self._forget(stream)
+        self.forget(stream)
 
 
 def memory_pair(
@@ -348,15 +348,12 @@ def memory_pair(
     `client_offers` are the tokens of the client, of which the first is taken as negotiated. The credits bound how
     many streams either side may have open at once.
     """
-    if client_offers:
-        alpn = client_offers[0]
-    else:
-        alpn = "moql" if version is None else alpns_for((version,))[0]
+    tokens = client_offers or ("moql" if version is None else alpns_for((version,))[0],)
     client, server = (
         MemorySession(
             is_client=is_client,
             version=version,
-            alpn=alpn,
+            alpn=tokens[0],
             path=path,
             query=query,
             credit_bidi=credit_bidi,

@@ -126,8 +126,10 @@ class Session(Protocol):
     """URL path the peer asked for, percent-encoded as sent; `None` where the transport has none (raw QUIC)."""
 
     query: str
-    datagram_limit: int
-    """Largest datagram that can be sent now, 0 if none can."""
+
+    @property
+    def datagram_limit(self) -> int:
+        """Largest datagram that can be sent now, 0 if none can."""
 
     def start(self, sink: Sink) -> None:
         """Begin delivering events, those of the past first. Called once."""

@@ -1,11 +1,92 @@
-"""TCP listeners, temporarily."""
+"""Binding listening sockets, UDP and TCP, by the same rules.
+
+Owns what a listen address means. Must never read or write a socket. The QUIC endpoint and the web server's listeners
+call it.
+"""
+
 from __future__ import annotations
+
+import errno
+import logging
 import socket
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+PORT_ATTEMPTS = 16
+"""Tries to find a free port that 127.0.0.1 and ::1 share."""
+
+NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""What the kernel says where a whole address family is missing."""
+
+
+def bind_udp(host: str, port: int) -> list[socket.socket]:
+    """Bind UDP sockets for a listen address. Raises OSError with a message for people.
+
+    `::` (and an empty host) takes IPv4 as well; `localhost` gives one socket each for 127.0.0.1 and ::1, on one port.
+    """
+    return _bind(host, port, socket.SOCK_DGRAM)
+
 
 def bind_tcp(host: str, port: int) -> list[socket.socket]:
-    if host in ("", "::"):
-        return [socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)]
-    if host == "localhost":
-        first = socket.create_server(("127.0.0.1", port))
-        return [first, socket.create_server(("::1", first.getsockname()[1]), family=socket.AF_INET6)]
-    return [socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)]
+    """Bind listening TCP sockets, by the same rules."""
+    return _bind(host, port, socket.SOCK_STREAM)
+
+
+def _bind(host: str, port: int, kind: socket.SocketKind) -> list[socket.socket]:
+    try:
+        if host == "localhost":
+            return _bind_localhost(port, kind)
+        if host in ("", "::"):
+            return [_bind_any(port, kind)]
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)[0]
+        return [_bind_one(family, kind, address)]
+    except OSError as error:
+        name = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot listen on {name} {where}: {reason}") from error
+
+
+def _bind_any(port: int, kind: socket.SocketKind) -> socket.socket:
+    if socket.has_ipv6:
+        try:
+            return _bind_one(socket.AF_INET6, kind, ("::", port), dual=True)
+        except OSError as error:
+            if error.errno not in NO_FAMILY:
+                raise
+    logger.warning("no IPv6 on this machine: listening on IPv4 only")
+    return _bind_one(socket.AF_INET, kind, ("", port))
+
+
+def _bind_localhost(port: int, kind: socket.SocketKind) -> list[socket.socket]:
+    for _ in range(PORT_ATTEMPTS):
+        first = _bind_one(socket.AF_INET, kind, ("127.0.0.1", port))
+        try:
+            return [first, _bind_one(socket.AF_INET6, kind, ("::1", first.getsockname()[1]))]
+        except OSError as error:
+            if error.errno in NO_FAMILY:
+                return [first]
+            first.close()
+            # A port that the kernel picked for one family may be taken in the other: pick again.
+            if port or error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, "found no port that is free for both 127.0.0.1 and ::1")
+
+
+def _bind_one(family: int, kind: socket.SocketKind, address: Any, *, dual: bool = False) -> socket.socket:
+    sock = socket.socket(family, kind)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
+        if kind == socket.SOCK_STREAM:
+            # A restart must not wait for connections of the last run that linger in TIME_WAIT.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        if kind == socket.SOCK_STREAM:
+            sock.listen()
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock

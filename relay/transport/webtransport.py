@@ -7,25 +7,22 @@ what the streams carry. The QUIC endpoint creates the server's sessions, the cli
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from typing import TYPE_CHECKING
 
 from aioquic.h3.events import HeadersReceived
-from aioquic.quic.events import StopSendingReceived, StreamDataReceived
+from aioquic.quic.events import QuicEvent, StopSendingReceived, StreamDataReceived
 from aioquic.quic.events import StreamReset as QuicStreamReset
 
 from relay.transport import http3
 from relay.transport.quic import compat
-from relay.transport.quic.session import QuicSession, QuicStream
+from relay.transport.quic.session import QuicSession
 from relay.wire.errors import MAX_CODE, WireError, from_http3, to_http3
 from relay.wire.varint import decode_varint, encode_varint
-from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 from relay.wire.webtransport import (
     CloseCapsuleDecoder,
     bidi_prefix,
     encode_close_capsule,
-    parse_protocol_list,
-    quote_protocol,
     uni_prefix,
 )
 
@@ -33,16 +30,6 @@ if TYPE_CHECKING:
     from aioquic.h3.events import H3Event, Headers
 
     from relay.transport.quic.link import Link
-    from relay.transport.session import SessionRequest
-
-SETUP_VERSIONS = frozenset((Version.LITE_01, Version.LITE_02))
-"""Versions that a session without a subprotocol can still agree on, by SETUP messages."""
-
-ALREADY_IN_USE = 409
-"""Answer to a second CONNECT: a connection carries one session."""
-
-SHUTTING_DOWN = 503
-"""Answer to a CONNECT request that a closing server has not answered yet."""
 
 
 class WebTransportSession(QuicSession):
@@ -54,7 +41,8 @@ class WebTransportSession(QuicSession):
         super().__init__(link, is_client=is_client)
         self._h3: compat.RelayH3Connection | None = None
         self._session_id: int | None = None
-        self._named_id: int | None = None  # what the first stream called its session, before the CONNECT request
+        self._named_id: int | None = None
+        """What the first stream called its session, if it came before the CONNECT request."""
         self._capsules = CloseCapsuleDecoder()
         self._heads: dict[int, http3.StreamHead] = {}
         self._requests: dict[int, http3.HeadersReader] = {}
@@ -87,16 +75,16 @@ class WebTransportSession(QuicSession):
 
     # -- streams
 
-    def _prefix(self, stream: QuicStream) -> bytes:
+    def _prefix(self, *, unidirectional: bool) -> bytes:
         session_id = self._session_id or 0
-        return uni_prefix(session_id) if stream.unidirectional else bidi_prefix(session_id)
+        return uni_prefix(session_id) if unidirectional else bidi_prefix(session_id)
 
     def pump(self) -> None:
         # Streams opened before the CONNECT exchange is done have no session to name yet.
         if self._session_id is not None:
             super().pump()
 
-    def _on_unknown(self, stream_id: int, data: bytes, fin: bool) -> None:
+    def _on_unknown(self, stream_id: int, data: bytes, *, fin: bool) -> None:
         if stream_id in self._ignored:
             if fin:
                 self._ignored.discard(stream_id)
@@ -235,9 +223,9 @@ class WebTransportSession(QuicSession):
         self.end(None, f"HTTP/3 error {code:#x}: {reason}", by_peer=False, kind="transport")
         self.link.close(code, reason)
 
-    def handle(self, event: object) -> None:
+    def handle(self, event: QuicEvent) -> None:
         try:
-            super().handle(event)  # type: ignore[arg-type]
+            super().handle(event)
         except http3.Http3Error as error:
             self._violation(error.code, error.reason)
 
@@ -275,228 +263,10 @@ class WebTransportSession(QuicSession):
 
     def _finish_connect(self, data: bytes) -> None:
         assert self._session_id is not None
-        try:
+        # Both errors: the peer stopped the stream, or it has ended.
+        with contextlib.suppress(RuntimeError, ValueError):
             self.link.quic.send_stream_data(self._session_id, data, end_stream=True)
-        except (RuntimeError, ValueError):
-            pass  # stopped by the peer, or ended
         self.link.touch()
 
     def _application_code(self, code: int) -> int | None:
         return 0 if code == http3.H3_NO_ERROR else from_http3(code)
-
-
-class WebTransportServerSession(WebTransportSession):
-    """The server's side: waits for a CONNECT request, then is the session it asked for."""
-
-    def __init__(
-        self, link: Link, *, versions: tuple[Version, ...], on_request: Callable[[SessionRequest], None]
-    ) -> None:
-        super().__init__(link, is_client=False)
-        self._versions = versions
-        self._on_request = on_request
-        self._accepted = False
-        # Our settings go out with the handshake, so that clients that wait for them need no round trip more.
-        self._h3 = compat.RelayH3Connection(link.quic)
-
-    def pump(self) -> None:
-        if self._accepted:
-            super().pump()
-
-    def close(self, code: int = 0, reason: str = "") -> None:
-        if self._session_id is not None and not self._accepted:
-            self.reject(SHUTTING_DOWN, reason)  # a capsule would have to follow an answer
-        else:
-            super().close(code, reason)
-
-    def _on_headers(self, stream_id: int, headers: Headers) -> None:
-        fields = {name.decode("ascii", "replace"): value.decode("latin-1") for name, value in headers}
-        if fields.get(":method") != "CONNECT" or ":protocol" not in fields:
-            self._answer(stream_id, 404 if fields.get(":method") in ("GET", "HEAD") else 405)
-        elif fields[":protocol"] != "webtransport" or not fields.get(":path", "").startswith("/"):
-            self._answer(stream_id, 400)
-        elif self._session_id is not None:
-            self._answer(stream_id, ALREADY_IN_USE)
-        else:
-            self._on_connect(stream_id, fields)
-
-    def _on_connect(self, stream_id: int, fields: dict[str, str]) -> None:
-        self.path, _, self.query = fields[":path"].partition("?")
-        self.link.setup_deadline = None
-        self._begin_session(stream_id)
-        if self.ended:
-            return
-        try:
-            offered = tuple(parse_protocol_list(fields.get("wt-available-protocols", "")))
-        except ValueError:
-            self.reject(400)
-            return
-        supported = alpns_for(self._versions)
-        chosen = next((name for name in offered if name in supported), None)
-        if chosen is not None:
-            self.alpn = chosen
-            self.version = ALPN_VERSIONS[chosen]
-        elif not SETUP_VERSIONS & set(self._versions):
-            # Without a subprotocol only the SETUP messages of the two oldest versions are left.
-            self.reject(400)
-            return
-        self._on_request(WebTransportRequest(self, offered))
-
-    def accept(self) -> None:
-        """Answer the CONNECT request with 200."""
-        if self.ended or self._accepted:
-            return
-        self._accepted = True
-        headers = [(b":status", b"200"), (b"sec-webtransport-http3-draft", b"draft02")]
-        if self.alpn:
-            headers.append((b"wt-protocol", quote_protocol(self.alpn).encode()))
-        self._respond(headers, end=False)
-
-    def reject(self, status: int, reason: str = "") -> None:
-        """Answer the CONNECT request with `status` and close the connection soon after."""
-        if self.ended or self._accepted:
-            return
-        self._respond([(b":status", str(status).encode())], end=True)
-        self.end(None, reason or f"rejected with {status}", by_peer=False)
-        self.link.close_later(http3.H3_NO_ERROR)
-
-    def _respond(self, headers: Headers, *, end: bool) -> None:
-        assert self._h3 is not None
-        assert self._session_id is not None
-        try:
-            self._h3.send_headers(self._session_id, headers, end_stream=end)
-        except (RuntimeError, ValueError):
-            pass  # the peer has given the stream up; the event that says so is on its way
-        self._h3.forget(self._session_id)
-        self.link.touch()
-
-    def _answer(self, stream_id: int, status: int) -> None:
-        """Answer a request that is not ours to serve, and read no more of it."""
-        assert self._h3 is not None
-        self._requests.pop(stream_id, None)
-        self._ignored.add(stream_id)
-        try:
-            self._h3.send_headers(stream_id, [(b":status", str(status).encode())], end_stream=True)
-            self.link.quic.stop_stream(stream_id, http3.H3_NO_ERROR)
-        except (RuntimeError, ValueError):
-            pass  # the peer has given the stream up already
-        self._h3.forget(stream_id)
-
-
-class WebTransportRequest:
-    """A CONNECT request that waits for its answer."""
-
-    transport = "webtransport"
-
-    def __init__(self, session: WebTransportServerSession, offered: tuple[str, ...]) -> None:
-        self.remote = session.remote
-        self.path: str | None = session.path
-        self.query = session.query
-        self.offered = offered
-        self._session = session
-
-    def __repr__(self) -> str:
-        return f"<WebTransportRequest {self.remote} {self.path}>"
-
-    def accept(self) -> WebTransportServerSession:
-        self._session.accept()
-        return self._session
-
-    def reject(self, status: int, reason: str) -> None:
-        self._session.reject(status, reason)
-
-
-class WebTransportClientSession(WebTransportSession):
-    """The client's side: asks for the session once the server's settings allow it."""
-
-    def __init__(self, link: Link, *, authority: str, path: str, query: str, protocols: list[str]) -> None:
-        super().__init__(link, is_client=True)
-        self.path = path
-        self.query = query
-        self._authority = authority
-        self._protocols = protocols
-        self._request_id: int | None = None
-        self.status: int | None = None
-        """The HTTP status of the answer."""
-
-    def established(self) -> None:
-        # Only now: what HTTP/3 sends is application data, and the server's certificate is checked.
-        self._h3 = compat.RelayH3Connection(self.link.quic)
-        self.link.touch()
-
-    def _on_data(self, event: StreamDataReceived) -> None:
-        # The answer comes on a stream of our own, which no table of streams knows.
-        if event.stream_id in (self._request_id, self._session_id) and event.stream_id not in self._streams:
-            self._on_unknown(event.stream_id, event.data, event.end_stream)
-        else:
-            super()._on_data(event)
-
-    def _h3_event(self, event: StreamDataReceived | QuicStreamReset | StopSendingReceived) -> None:
-        super()._h3_event(event)
-        assert self._h3 is not None
-        if self._request_id is None and self._h3.received_settings is not None and not self.ended:
-            self._request(self._h3.received_settings)
-
-    def _request(self, settings: dict[int, int]) -> None:
-        if not _supports_webtransport(settings):
-            self.end(None, "the server does not support WebTransport", by_peer=True, kind="transport")
-            self.link.close(http3.H3_NO_ERROR)
-            return
-        assert self._h3 is not None
-        target = f"{self.path}?{self.query}" if self.query else str(self.path)
-        headers = [
-            (b":method", b"CONNECT"),
-            (b":protocol", b"webtransport"),
-            (b":scheme", b"https"),
-            (b":authority", self._authority.encode()),
-            (b":path", target.encode()),
-            (b"sec-webtransport-http3-draft02", b"1"),
-        ]
-        if self._protocols:
-            offers = ", ".join(quote_protocol(name) for name in self._protocols)
-            headers.append((b"wt-available-protocols", offers.encode()))
-        stream_id = self.link.quic.get_next_available_stream_id()
-        self._request_id = stream_id
-        self._requests[stream_id] = http3.HeadersReader()
-        self._h3.send_headers(stream_id, headers)
-        self.link.touch()
-
-    def _on_headers(self, stream_id: int, headers: Headers) -> None:
-        fields = dict(headers)
-        status = int(fields[b":status"])
-        if status < 200:
-            # An interim answer: the real one may be in what was read with it.
-            rest = self._requests[stream_id].rest()
-            self._on_request_data(stream_id, rest, fin=False)
-            return
-        self.status = status
-        if status >= 300:
-            self.end(None, f"the server answered {status}", by_peer=True, kind="http")
-            self.link.close(http3.H3_NO_ERROR)
-            return
-        chosen = fields.get(b"wt-protocol")
-        if chosen is not None:
-            try:
-                names = parse_protocol_list(chosen.decode("latin-1"))
-            except ValueError:
-                names = []
-            if len(names) != 1 or names[0] not in self._protocols:
-                reason = "the server chose a protocol that was not offered"
-                raise http3.Http3Error(http3.H3_GENERAL_PROTOCOL_ERROR, reason)
-            self.alpn = names[0]
-            self.version = ALPN_VERSIONS.get(names[0])
-        self._begin_session(stream_id)
-        if self.opened is not None and not self.opened.done():
-            self.opened.set_result(None)
-
-    def _ended_without_headers(self, stream_id: int) -> None:
-        raise http3.Http3Error(http3.H3_MESSAGE_ERROR, "no answer to the CONNECT request")
-
-
-def _supports_webtransport(settings: dict[int, int]) -> bool:
-    """The rule that deployed clients apply."""
-    datagrams = settings.get(0x33, settings.get(0xFFD277))
-    if datagrams != 1:
-        return False
-    if 0xC671706A in settings:
-        return settings[0xC671706A] > 0
-    return settings.get(0x2B603742) == 1 and settings.get(0x2B603743, 1) > 0

@@ -1,0 +1,1 @@
+"""QUIC: endpoint, connections, streams, certificates. Only `compat.py` reaches into aioquic."""

@@ -7,7 +7,7 @@ the web server and the configuration check call it.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Sequence
@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-LIFETIME: Final = datetime.timedelta(days=14)
+LIFETIME: Final = dt.timedelta(days=14)
 """From not_before to not_after of a generated certificate: the most that WebTransport's hash pinning allows."""
 
-BACKDATE: Final = datetime.timedelta(days=1)
+BACKDATE: Final = dt.timedelta(days=1)
 """How far not_before lies in the past, for clients whose clock is behind. Part of `LIFETIME`."""
 
 RENEW_BEFORE: Final = LIFETIME / 4
@@ -158,7 +158,7 @@ def _read(path: Path) -> bytes:
 # -- generated
 
 
-def generate_certificate(names: Iterable[str], now: datetime.datetime) -> CertificatePair:
+def generate_certificate(names: Iterable[str], now: dt.datetime) -> CertificatePair:
     """Make a self-signed ECDSA P-256 certificate for DNS names and IP addresses, 14 days long from a day ago.
 
     `now` must carry a time zone.
@@ -169,7 +169,9 @@ def generate_certificate(names: Iterable[str], now: datetime.datetime) -> Certif
             alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
             try:
-                alternatives.append(x509.DNSName(name.encode("idna").decode() if not name.isascii() else name))
+                alternatives.append(
+                    x509.DNSName(name.encode("idna").decode() if not name.isascii() else name)
+                )
             except (ValueError, UnicodeError) as error:
                 raise CertificateError(
                     f"cannot generate a certificate for {name!r}: neither a host name nor an address"
@@ -178,7 +180,7 @@ def generate_certificate(names: Iterable[str], now: datetime.datetime) -> Certif
         raise CertificateError("cannot generate a certificate without a name")
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "moq-relay, self-signed")])
-    not_before = now.astimezone(datetime.timezone.utc).replace(microsecond=0) - BACKDATE
+    not_before = now.astimezone(dt.UTC).replace(microsecond=0) - BACKDATE
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -196,9 +198,7 @@ def generate_certificate(names: Iterable[str], now: datetime.datetime) -> Certif
 class CertificateStore:
     """The certificates of one server: the configured ones in order, then a generated one."""
 
-    def __init__(
-        self, pairs: Sequence[CertificatePair], generate: Sequence[str], now: datetime.datetime
-    ) -> None:
+    def __init__(self, pairs: Sequence[CertificatePair], generate: Sequence[str], now: dt.datetime) -> None:
         """`generate` lists the names of the generated certificate; none if empty. Raises `CertificateError`."""
         self._configured = tuple(pairs)
         self._names = tuple(generate)
@@ -222,7 +222,7 @@ class CertificateStore:
                     return pair
         return self._pairs[0]
 
-    def renew_if_due(self, now: datetime.datetime) -> bool:
+    def renew_if_due(self, now: dt.datetime) -> bool:
         """Replace the generated certificate once a quarter of its life is left. Returns whether it did."""
         generated = self._generated
         if generated is None or generated.certificate.not_valid_after_utc - now > RENEW_BEFORE:

@@ -12,13 +12,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from aioquic import tls
-from aioquic.buffer import Buffer, BufferReadError
+from aioquic.buffer import Buffer, BufferReadError  # type: ignore[attr-defined]
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.connection import QuicConnection, QuicConnectionState
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived, StreamReset
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicFrameType,
+    QuicHeader,
+    QuicPacketType,
+    pull_quic_header,
+)
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 if TYPE_CHECKING:
@@ -40,6 +46,9 @@ REASON_LIMIT = 1024
 WEBTRANSPORT_SETTINGS = {0x2B603743: 1, 0xC671706A: 1, 0xFFD277: 1}
 """WEBTRANSPORT_MAX_SESSIONS (drafts 02 and 07) and H3_DATAGRAM (draft 04): what peers look for besides the three that
 aioquic sends by itself."""
+
+IDLE_REASON = "Idle timeout"
+"""How aioquic calls silence; no code tells it apart from an internal error."""
 
 CredentialSelector = Callable[[str | None], "Credentials"]
 
@@ -81,7 +90,7 @@ class ReceiveWindow:
 
     @value.setter
     def value(self, value: int) -> None:
-        """aioquic's doubling: ignored."""
+        """Ignore the doubling."""
 
     def deliver(self, count: int) -> None:
         self._delivered += count
@@ -113,7 +122,7 @@ class RelayQuicConnection(QuicConnection):
         ):
             limit.value = limit.sent = value
         self._receive_window = ReceiveWindow(configuration.max_data)
-        self._local_max_data = self._receive_window
+        self._local_max_data = self._receive_window  # type: ignore[assignment]
         self._stream_window = configuration.max_stream_data
         self._credentials = credentials
 
@@ -131,7 +140,7 @@ class RelayQuicConnection(QuicConnection):
                 self._receive_window.deliver(receiver.highest_offset - receiver.starting_offset())
         return event
 
-    def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:
+    def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:  # noqa: ARG002 - as the original
         """Replace aioquic's doubling of MAX_STREAM_DATA, for the reason given at `ReceiveWindow`."""
         limit = stream.max_stream_data_local
         if not limit:
@@ -190,7 +199,7 @@ class RelayQuicConnection(QuicConnection):
                 context.certificate_private_key = chosen.key
             handle_hello(input_buf, *args)
 
-        context._server_handle_hello = choose_then_handle
+        context._server_handle_hello = choose_then_handle  # type: ignore[method-assign,assignment]
 
 
 class RelayH3Connection(H3Connection):
@@ -317,7 +326,16 @@ def close_kind(event: ConnectionTerminated) -> CloseKind:
     """Which layer closed: TLS alerts are the transport errors 0x100 to 0x1ff."""
     if event.frame_type is None:
         return "application"
-    return "tls" if 0x100 <= event.error_code <= 0x1FF else "transport"
+    first = QuicErrorCode.CRYPTO_ERROR
+    return "tls" if first <= event.error_code < first + 0x100 else "transport"
+
+
+def parse_first_packet(data: bytes, *, connection_id_length: int) -> QuicHeader | None:
+    """Read the header of the first packet in a datagram; `None` for garbage."""
+    try:
+        return pull_quic_header(Buffer(data=data), host_cid_length=connection_id_length)
+    except ValueError:
+        return None
 
 
 def encode_refusal(*, version: int, source_cid: bytes, destination_cid: bytes) -> bytes:

@@ -8,7 +8,7 @@ application starts; the client builds on `Endpoint` as well.
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import heapq
 import itertools
 import logging
@@ -16,19 +16,18 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from aioquic.buffer import Buffer
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.packet import (
     QuicPacketType,
     encode_quic_version_negotiation,
-    pull_quic_header,
 )
 
 from relay.transport.quic import compat
 from relay.transport.quic.link import Handler, Link
-from relay.transport.quic.udp import Address, UdpSocket, bind, readable_host
+from relay.transport.quic.udp import Address, UdpSocket, readable_host
 from relay.transport.raw import RawSession
-from relay.transport.webtransport import WebTransportServerSession
+from relay.transport.sockets import bind_udp
+from relay.transport.webtransport_server import WebTransportServerSession
 from relay.wire.version import alpns_for
 
 if TYPE_CHECKING:
@@ -45,6 +44,9 @@ CONNECTION_ID_LENGTH = 8
 
 SHORTEST_FIRST_ID = 8
 """Bytes that a client's first destination connection id has at least (RFC 9000, 7.2)."""
+
+LONG_HEADER_START = 6
+"""Bytes before the destination connection id of a long packet: flags, version, length."""
 
 MAX_DATAGRAM_FRAME = 65535
 """What we take in one DATAGRAM frame."""
@@ -92,7 +94,7 @@ class Endpoint:
         """Return who handles a connection, now that its protocol is known."""
         raise NotImplementedError
 
-    def handshake_done(self, link: Link) -> bool:
+    def handshake_done(self, link: Link) -> bool:  # noqa: ARG002 - for subclasses
         """The handshake of `link` is complete. Returns whether to go on with it."""
         return True
 
@@ -148,7 +150,7 @@ class Endpoint:
     def on_datagram(self, sock: UdpSocket, data: bytes, address: Address) -> None:
         """Route one datagram by the destination connection id of its first packet."""
         if data[0] & 0x80:
-            cid = data[6 : 6 + data[5]] if len(data) > 6 else b""
+            cid = data[6 : 6 + data[5]] if len(data) > LONG_HEADER_START else b""
         else:
             cid = data[1 : 1 + CONNECTION_ID_LENGTH]
         link = self._routes.get(cid)
@@ -253,7 +255,7 @@ class QuicServer(Endpoint):
 
     async def start(self) -> None:
         """Bind and listen. Raises OSError with a message for people."""
-        for sock in bind(*self._address):
+        for sock in bind_udp(*self._address):
             self.add_socket(UdpSocket(sock, self.on_datagram, buffer=self.settings.socket_buffer))
 
     async def close(self, code: int = 0, reason: str = "", timeout: float = 3.0) -> None:  # noqa: ASYNC109
@@ -303,9 +305,8 @@ class QuicServer(Endpoint):
         # spoofed sender gains nothing.
         if not data[0] & 0x80 or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
             return
-        try:
-            header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_LENGTH)
-        except ValueError:
+        header = compat.parse_first_packet(data, connection_id_length=CONNECTION_ID_LENGTH)
+        if header is None:
             return
         # A Version Negotiation packet is never answered with another one: two servers could be played against
         # each other without end.
@@ -319,7 +320,10 @@ class QuicServer(Endpoint):
             )
             sock.send(answer, address)
             return
-        if header.packet_type is not QuicPacketType.INITIAL or len(header.destination_cid) < SHORTEST_FIRST_ID:
+        if (
+            header.packet_type is not QuicPacketType.INITIAL
+            or len(header.destination_cid) < SHORTEST_FIRST_ID
+        ):
             return
         if self._closing is not None:
             return
@@ -362,7 +366,7 @@ class QuicServer(Endpoint):
     def _use_certificates(self, now: float) -> None:
         if now >= self._renewal_due:
             self._renewal_due = now + RENEWAL_INTERVAL
-            if self._certificates.renew_if_due(datetime.datetime.now(datetime.timezone.utc)):
+            if self._certificates.renew_if_due(dt.datetime.now(dt.UTC)):
                 logger.info("certificate=%s the generated certificate is new", self._certificates.fingerprint)
         first = self._certificates.pairs[0]
         configuration = self._configuration

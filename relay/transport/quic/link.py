@@ -89,7 +89,12 @@ class Link:
     )
 
     def __init__(
-        self, endpoint: Endpoint, sock: UdpSocket, quic: compat.RelayQuicConnection, address: Address, now: float
+        self,
+        endpoint: Endpoint,
+        sock: UdpSocket,
+        quic: compat.RelayQuicConnection,
+        address: Address,
+        now: float,
     ) -> None:
         self.endpoint = endpoint
         self.sock = sock
@@ -131,8 +136,8 @@ class Link:
         self.bytes_received += len(data)
         try:
             self.quic.receive_datagram(data, address, now)
-        except Exception:
-            self.fail()
+        except Exception as error:  # noqa: BLE001 - the boundary of one connection
+            self.fail(error)
 
     def process(self) -> None:
         """Pass on what the connection and the session have to tell."""
@@ -152,8 +157,8 @@ class Link:
                 self._report_close()
             if handler is not None:
                 handler.deliver()
-        except Exception:
-            self.fail()
+        except Exception as error:  # noqa: BLE001 - the boundary of one connection
+            self.fail(error)
 
     def transmit(self, now: float) -> None:
         """Everything of this loop turn: events of local calls, then what is to be sent, then the timer."""
@@ -173,8 +178,8 @@ class Link:
             if closing:
                 self._goodbye = datagrams
                 self.endpoint.said_goodbye(self)
-        except Exception:
-            self.fail()
+        except Exception as error:  # noqa: BLE001 - the boundary of one connection
+            self.fail(error)
         # Writing issues connection ids, whose events must be known before the peer can use them.
         self.process()
         if not self.gone:
@@ -190,8 +195,8 @@ class Link:
             return
         try:
             self._serve_timer(now)
-        except Exception:
-            self.fail()
+        except Exception as error:  # noqa: BLE001 - the boundary of one connection
+            self.fail(error)
         self.touch()
 
     def arm(self, now: float) -> None:
@@ -238,13 +243,14 @@ class Link:
             self._close_plan = (deadline, code, reason)
             self.touch()
 
-    def fail(self) -> None:
-        """An exception while working for this connection ends it, and only it. Called from an except clause."""
+    def fail(self, error: Exception) -> None:
+        """End this connection, and only it, after an exception while working for it."""
         self._failures += 1
         if self._failures == 1:
-            logger.exception("remote=%s the connection is closed after an internal error", self.remote)
+            text = "remote=%s the connection is closed after an internal error"
+            logger.error(text, self.remote, exc_info=error)
             self.close(QuicErrorCode.INTERNAL_ERROR, "internal error", transport=True)
-        elif self._failures == 2:
+        elif self.handler is not None:
             # The session cannot even hear of its end: say goodbye without it.
             self.handler = None
             self.touch()

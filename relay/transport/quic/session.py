@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
-from collections.abc import Sequence
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aioquic.quic.events import (
     DatagramFrameReceived,
@@ -25,6 +23,7 @@ from aioquic.quic.events import StreamReset as QuicStreamReset
 from aioquic.quic.packet import QuicErrorCode
 
 from relay.transport.quic import compat
+from relay.transport.quic.stream import Half, QuicStream, plain_code, urgency, wire_code
 from relay.transport.session import (
     CONTROL_PRIORITY,
     DatagramReceived,
@@ -37,7 +36,6 @@ from relay.transport.session import (
     StreamReset,
     StreamStopped,
 )
-from relay.wire.errors import MAX_CODE, from_http3, to_http3
 
 if TYPE_CHECKING:
     from aioquic.quic.events import ConnectionTerminated
@@ -56,7 +54,7 @@ PENDING_DATAGRAMS = 64
 """Datagrams that may wait for a packet. Late ones are worthless, so the newest is dropped instead."""
 
 
-class SessionLost(Exception):
+class SessionLostError(Exception):
     """A session ended before it was open. `kind` is the layer that ended it."""
 
     def __init__(self, kind: str, code: int | None, reason: str, *, by_peer: bool) -> None:
@@ -67,122 +65,14 @@ class SessionLost(Exception):
         self.by_peer = by_peer
 
 
-class Half(Enum):
-    """Our half of a stream."""
-
-    OPEN = "open"
-    ENDING = "ending"
-    """The end is queued or sent; it may still be reset."""
-    CLOSED = "closed"
-
-
-def wire_code(code: int) -> int:
-    """The code of a reset or stop on the wire, which is the same mapping on raw QUIC and WebTransport."""
-    return to_http3(code if 0 <= code <= MAX_CODE else 0)
-
-
-def plain_code(code: int) -> int:
-    """The moq code of a received reset or stop; 0 where it is none of ours."""
-    return from_http3(code) or 0
-
-
-class QuicStream:
-    """A stream of a QUIC session; see `relay.transport.session.Stream`."""
-
-    __slots__ = (
-        "_chunks",
-        "_fin",
-        "_half",
-        "_queued",
-        "_received",
-        "_session",
-        "_stop_code",
-        "_stopped",
-        "context",
-        "id",
-        "opened_by_peer",
-        "order",
-        "unidirectional",
-    )
-
-    def __init__(
-        self,
-        session: QuicSession,
-        stream_id: int,
-        *,
-        unidirectional: bool,
-        opened_by_peer: bool,
-        order: tuple[int, int],
-    ) -> None:
-        self.id = stream_id
-        self.unidirectional = unidirectional
-        self.opened_by_peer = opened_by_peer
-        self.context: Any = None
-        self.order = order
-        """Sorts by urgency, the most urgent last: (priority, minus the number of its opening)."""
-        self._session = session
-        self._chunks: list[bytes] = []
-        self._queued = 0
-        self._fin = False
-        self._half = Half.CLOSED if unidirectional and opened_by_peer else Half.OPEN
-        self._received = unidirectional and not opened_by_peer  # the peer's half has ended
-        self._stopped = self._received  # we want no more of it
-        self._stop_code: int | None = None  # a stop called while the stream waits for credit
-
-    def __repr__(self) -> str:
-        return f"<QuicStream {self.id} {'uni' if self.unidirectional else 'bidi'}>"
-
-    @property
-    def unsent(self) -> int:
-        if self.id < 0 or self._half is Half.CLOSED:
-            return self._queued
-        return self._queued + compat.unsent(self._session.link.quic, self.id)
-
-    def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
-        if self._half is not Half.OPEN or self._session.ended:
-            return
-        self._chunks.extend(chunks)
-        for chunk in chunks:
-            self._queued += len(chunk)
-        if fin:
-            self._fin = True
-            self._half = Half.ENDING
-        if self._queued or fin:
-            self._session._ready(self)
-
-    def reset(self, code: int) -> None:
-        if self._half is Half.CLOSED or self._session.ended:
-            return
-        self._close_half()
-        self._session._reset(self, code)
-
-    def stop(self, code: int) -> None:
-        if self._stopped or self._received or self._session.ended:
-            return
-        self._stopped = True
-        if self.id < 0:
-            self._stop_code = code
-        else:
-            self._session._stop(self, code)
-
-    def _close_half(self) -> None:
-        self._half = Half.CLOSED
-        self._chunks.clear()
-        self._queued = 0
-
-    def _take(self) -> bytes:
-        """Everything queued, as one piece."""
-        chunks, self._chunks = self._chunks, []
-        self._queued = 0
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
 class QuicSession:
     """A session over a link; see `relay.transport.session.Session`. Subclasses own what goes around the streams."""
 
     transport = "quic"
 
-    def __init__(self, link: Link, *, is_client: bool, alpn: str = "", version: Version | None = None) -> None:
+    def __init__(
+        self, link: Link, *, is_client: bool, alpn: str = "", version: Version | None = None
+    ) -> None:
         self.link = link
         self.remote = link.remote
         self.is_client = is_client
@@ -295,7 +185,7 @@ class QuicSession:
             streams = list(self._writing)
             self._writing.clear()
             if len(streams) > 1:
-                streams.sort(key=_order, reverse=True)
+                streams.sort(key=urgency, reverse=True)
             for stream in streams:
                 self._offer(stream)
 
@@ -318,7 +208,7 @@ class QuicSession:
             code = self._application_code(event.error_code)
         elif event.error_code == 0:
             code = 0
-        if reason == "Idle timeout" and not by_peer:
+        if reason == compat.IDLE_REASON and not by_peer:
             reason = "idle timeout"
         elif not reason and code is None:
             reason = f"{kind} error {event.error_code:#x}"
@@ -339,18 +229,18 @@ class QuicSession:
         for waiting in self._waiting.values():
             waiting.clear()
         if self.opened is not None and not self.opened.done():
-            self.opened.set_exception(SessionLost(kind, code, reason, by_peer=by_peer))
+            self.opened.set_exception(SessionLostError(kind, code, reason, by_peer=by_peer))
         self.link.touch()
 
     def _application_code(self, code: int) -> int | None:
         """The moq code in a received application close."""
         return code
 
-    def _prefix(self, stream: QuicStream) -> bytes:
+    def _prefix(self, *, unidirectional: bool) -> bytes:  # noqa: ARG002 - for subclasses
         """What goes before the first byte of a stream that we open."""
         return b""
 
-    def _on_unknown(self, stream_id: int, data: bytes, fin: bool) -> None:
+    def _on_unknown(self, stream_id: int, data: bytes, *, fin: bool) -> None:
         """The first bytes of a stream that the peer opened."""
         self._open_by_peer(stream_id, data, fin=fin)
 
@@ -385,15 +275,15 @@ class QuicSession:
         stream = self._streams.get(event.stream_id)
         if stream is None:
             if event.stream_id & 1 != self._local_bit:
-                self._on_unknown(event.stream_id, event.data, event.end_stream)
+                self._on_unknown(event.stream_id, event.data, fin=event.end_stream)
             return
         self._receive(stream, event.data, fin=event.end_stream)
 
     def _receive(self, stream: QuicStream, data: bytes, *, fin: bool) -> None:
-        if not stream._stopped and (data or fin):
+        if not stream.stopped and (data or fin):
             self._emit(StreamData(stream, data, fin))
         if fin:
-            stream._received = True
+            stream.received = True
             self._forget(stream)
 
     def _open_by_peer(self, stream_id: int, data: bytes, *, fin: bool) -> QuicStream:
@@ -420,7 +310,7 @@ class QuicSession:
                 self.link.quic.reset_stream(event.stream_id, wire_code(0))
             return
         self._emit(StreamReset(stream, plain_code(event.error_code)))
-        stream._received = True
+        stream.received = True
         self._forget(stream)
 
     def _on_stop(self, event: StopSendingReceived) -> None:
@@ -429,8 +319,8 @@ class QuicSession:
             self._stopped_by_peer(stream, event.error_code)
 
     def _stopped_by_peer(self, stream: QuicStream, code: int) -> None:
-        if stream._half is not Half.CLOSED:
-            stream._close_half()
+        if stream.half is not Half.CLOSED:
+            stream.close_half()
             self._writing.pop(stream, None)
             self._emit(StreamStopped(stream, plain_code(code)))
             self._forget(stream)
@@ -446,11 +336,15 @@ class QuicSession:
             order=(priority, -next(self._openings)),
         )
 
-    def _ready(self, stream: QuicStream) -> None:
+    def unsent(self, stream_id: int) -> int:
+        """Bytes that the connection holds and has never sent."""
+        return compat.unsent(self.link.quic, stream_id)
+
+    def ready(self, stream: QuicStream) -> None:
         """A stream has something to send."""
         if stream.id < 0:
             waiting = self._waiting[stream.unidirectional]
-            index = bisect.bisect_left(waiting, stream.order, key=_order)
+            index = bisect.bisect_left(waiting, stream.order, key=urgency)
             if index == len(waiting) or waiting[index] is not stream:
                 waiting.insert(index, stream)
         else:
@@ -462,28 +356,28 @@ class QuicSession:
         quic = self.link.quic
         stream.id = quic.get_next_available_stream_id(is_unidirectional=stream.unidirectional)
         self._streams[stream.id] = stream
-        quic.send_stream_data(stream.id, self._prefix(stream))
+        quic.send_stream_data(stream.id, self._prefix(unidirectional=stream.unidirectional))
         self._writing[stream] = None
-        if stream._stop_code is not None:
-            self._stop(stream, stream._stop_code)
+        if stream.stop_code is not None:
+            self.ask_to_stop(stream, stream.stop_code)
 
     def _offer(self, stream: QuicStream) -> None:
-        if stream._half is Half.CLOSED:
+        if stream.half is Half.CLOSED:
             return
-        fin = stream._fin
+        fin = stream.fin
         try:
-            self.link.quic.send_stream_data(stream.id, stream._take(), fin)
+            self.link.quic.send_stream_data(stream.id, stream.take(), fin)
         except (RuntimeError, ValueError):
             # The peer has stopped this stream already; the event that says so is on its way.
-            stream._close_half()
+            stream.close_half()
         if fin:
             self._forget(stream)
 
-    def _reset(self, stream: QuicStream, code: int) -> None:
+    def abort(self, stream: QuicStream, code: int) -> None:
         if stream.id < 0:
             # The peer never heard of it.
             waiting = self._waiting[stream.unidirectional]
-            index = bisect.bisect_left(waiting, stream.order, key=_order)
+            index = bisect.bisect_left(waiting, stream.order, key=urgency)
             if index < len(waiting) and waiting[index] is stream:
                 del waiting[index]
             return
@@ -492,7 +386,7 @@ class QuicSession:
         self._forget(stream)
         self.link.touch()
 
-    def _stop(self, stream: QuicStream, code: int) -> None:
+    def ask_to_stop(self, stream: QuicStream, code: int) -> None:
         try:
             self.link.quic.stop_stream(stream.id, wire_code(code))
         except ValueError:
@@ -501,9 +395,5 @@ class QuicSession:
 
     def _forget(self, stream: QuicStream) -> None:
         """Drop a stream once the peer's half has ended and ours is handed over."""
-        if stream._received and (stream._half is Half.CLOSED or (stream._fin and not stream._chunks)):
+        if stream.received and (stream.half is Half.CLOSED or (stream.fin and not stream.chunks)):
             self._streams.pop(stream.id, None)
-
-
-def _order(stream: QuicStream) -> tuple[int, int]:
-    return stream.order

@@ -1,4 +1,4 @@
-"""UDP sockets for QUIC: binding, draining, sending without ever blocking or failing loudly.
+"""UDP sockets for QUIC: draining them, and sending without ever blocking or failing loudly.
 
 Owns the sockets and what waits for them. Must never know what a datagram holds. The endpoint calls it.
 """
@@ -27,9 +27,6 @@ SEND_QUEUE = 1024
 
 SEND_FLUSH = 64
 """Waiting datagrams sent per turn once the socket takes some again."""
-
-PORT_ATTEMPTS = 16
-"""Tries to find a free port that 127.0.0.1 and ::1 share."""
 
 MAX_DATAGRAM = 65536
 
@@ -171,60 +168,3 @@ class UdpSocket:
                     return
         if self.on_drained is not None:
             self.on_drained()
-
-
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Bind UDP sockets for a listen address. Raises OSError with a message for people.
-
-    `::` (and an empty host) takes IPv4 as well; `localhost` gives one socket each for 127.0.0.1 and ::1, on one port.
-    """
-    try:
-        if host == "localhost":
-            return _bind_localhost(port)
-        if host in ("", "::"):
-            return [_bind_any(port)]
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = infos[0]
-        return [_bind_one(family, address)]
-    except OSError as error:
-        reason = error.strerror or str(error)
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise OSError(error.errno, f"cannot listen on UDP {where}: {reason}") from error
-
-
-def _bind_any(port: int) -> socket.socket:
-    if socket.has_ipv6:
-        try:
-            return _bind_one(socket.AF_INET6, ("::", port), dual=True)
-        except OSError as error:
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                raise
-    logger.warning("no IPv6 on this machine: listening on IPv4 only")
-    return _bind_one(socket.AF_INET, ("0.0.0.0", port))
-
-
-def _bind_localhost(port: int) -> list[socket.socket]:
-    for attempt in range(PORT_ATTEMPTS):
-        first = _bind_one(socket.AF_INET, ("127.0.0.1", port))
-        try:
-            return [first, _bind_one(socket.AF_INET6, ("::1", first.getsockname()[1]))]
-        except OSError as error:
-            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                return [first]
-            first.close()
-            # A port that the kernel picked for one family may be taken in the other: pick again.
-            if port or error.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS - 1:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _bind_one(family: int, address: Address, *, dual: bool = False) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
-        sock.bind(address)
-    except OSError:
-        sock.close()
-        raise
-    return sock

@@ -280,7 +280,6 @@ async def main(args: argparse.Namespace) -> int:
         with contextlib.suppress(RuntimeError):  # the loop may be over
             loop.call_soon_threadsafe(stop.set)
 
-    # Not the loop's own handlers: those are gone before the process is, and a late signal would kill it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     listen(commands.put_nowait, stop.set)
@@ -350,4 +349,6 @@ def option(parser: argparse.ArgumentParser, name: str, default: float | str, tex
 
 if __name__ == "__main__":
     sys.setswitchinterval(0.0002)  # the library's thread wants the GIL for each wake-up
-    sys.exit(asyncio.run(main(parse())))
+    status = asyncio.run(main(parse()))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a late one must not kill what ends by itself
+    sys.exit(status)

@@ -1,0 +1,137 @@
+"""Frames as they come in: the reader of one group, and of a fetched one.
+
+Owns the frames that have arrived and were not read yet. Must never open or name a stream's subscription. The client
+makes one per incoming group and feeds it; applications read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from relay.client.errors import GroupAborted, RequestError
+from relay.client.peer import Bell
+from relay.wire.errors import StreamCode
+from relay.wire.frame import FrameHeader
+
+if TYPE_CHECKING:
+    from relay.client.peer import Peer
+    from relay.transport.session import Stream
+    from relay.wire.frame_decoder import FrameItem
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame. `timestamp` counts in the track's timescale; None on 01..04, which carry none."""
+
+    payload: bytes
+    timestamp: int | None = None
+
+
+class _Incoming:
+    """A frame of which not everything may be here."""
+
+    __slots__ = ("chunks", "header", "missing")
+
+    def __init__(self, header: FrameHeader) -> None:
+        self.header = header
+        self.chunks: list[bytes] = []
+        self.missing = header.size
+
+
+class GroupReader:
+    """One group, read frame by frame (`async for`), all at once (`read_all`) or in pieces (`pieces`).
+
+    `code` is set once the peer has aborted the group; what arrived whole before that is still read, then GroupAborted
+    is raised.
+    """
+
+    error: ClassVar[type[RequestError]] = GroupAborted
+
+    def __init__(self, peer: Peer, sequence: int, frame_start: int = 0, stream: Stream | None = None) -> None:
+        self.sequence = sequence
+        self.frame_start = frame_start
+        self.code: int | None = None
+        self.finished = False
+        self.pieces_received = 0
+        """How many pieces of payload have arrived: more than frames if those came bit by bit."""
+        self._peer = peer
+        self._stream = stream
+        self._frames: deque[_Incoming] = deque()
+        self._last: _Incoming | None = None
+        self._bell = Bell(peer)
+
+    def __repr__(self) -> str:
+        return f"<GroupReader {self.sequence}>"
+
+    def __aiter__(self) -> AsyncIterator[Frame]:
+        return self
+
+    async def __anext__(self) -> Frame:
+        """Return the next whole frame."""
+        await self._bell.until(self._frame_or_end)
+        if not self._frames or self._frames[0].missing:
+            raise StopAsyncIteration
+        incoming = self._frames.popleft()
+        chunks = incoming.chunks
+        return Frame(chunks[0] if len(chunks) == 1 else b"".join(chunks), incoming.header.timestamp)
+
+    async def read_all(self) -> list[Frame]:
+        """Return all frames not read yet, once the group is complete."""
+        return [frame async for frame in self]
+
+    async def pieces(self) -> AsyncIterator[FrameHeader | bytes]:
+        """Give each frame's header, then its payload piece by piece, as soon as they arrive."""
+        while True:
+            await self._bell.until(lambda: self._frames or self._over())
+            if not self._frames:
+                return
+            incoming = self._frames[0]
+            yield incoming.header
+            while incoming.missing or incoming.chunks:
+                await self._bell.until(lambda incoming=incoming: incoming.chunks or self._over())
+                yield incoming.chunks.pop(0)
+            self._frames.popleft()
+
+    def stop(self, code: int = StreamCode.CANCELLED) -> None:
+        """Read no more of it: ask the peer to stop sending."""
+        if not self.finished and self.code is None:
+            code = self._peer.code(code)
+            if self._stream is not None:
+                self._stream.stop(code)
+            self.abort(code)
+
+    def _over(self) -> bool:
+        if self.code is not None:
+            raise self.error(self.code)
+        return self.finished
+
+    def _frame_or_end(self) -> bool:
+        return (bool(self._frames) and not self._frames[0].missing) or self._over()
+
+    # -- for the client
+
+    def feed(self, items: Iterable[FrameItem]) -> None:
+        """Take what the frame decoder found."""
+        for item in items:
+            if isinstance(item, FrameHeader):
+                self._last = _Incoming(item)
+                self._frames.append(self._last)
+            elif self._last is not None:
+                self._last.chunks.append(item)
+                self._last.missing -= len(item)
+                self.pieces_received += 1
+        self._bell.ring()
+
+    def finish(self) -> None:
+        """The group is complete."""
+        self.finished = True
+        self._bell.ring()
+
+    def abort(self, code: int) -> None:
+        """The rest will not come."""
+        if not self.finished and self.code is None:
+            self.code = code
+            self._bell.ring()

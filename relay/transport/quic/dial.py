@@ -1,0 +1,139 @@
+"""The client's endpoint: a socket with one connection, which goes away with it.
+
+Owns the handshake of an outgoing connection, up to the point where a session takes over. Must never choose whom to
+dial. The client creates one per address that it tries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aioquic.quic.packet import QuicErrorCode
+
+from relay.transport.quic import compat
+from relay.transport.quic.endpoint import Endpoint
+from relay.transport.quic.link import Handler, Link
+from relay.transport.quic.session import QuicSession, SessionLostError
+from relay.transport.quic.udp import Address, UdpSocket
+
+if TYPE_CHECKING:
+    from aioquic.quic.configuration import QuicConfiguration
+    from aioquic.quic.events import ConnectionTerminated, QuicEvent
+
+    from relay.transport.quic.settings import QuicSettings
+    from relay.transport.quic.trust import Trust
+
+
+class ClientEndpoint(Endpoint):
+    """A socket with one connection, which goes away with it."""
+
+    def __init__(
+        self, settings: QuicSettings, trust: Trust, handler: Callable[[Link, str], QuicSession]
+    ) -> None:
+        super().__init__(settings)
+        self.session: QuicSession | None = None
+        self.handshake: asyncio.Future[None] = self._loop.create_future()
+        self._trust = trust
+        self._make_handler = handler
+
+    def dial(self, sock: socket.socket, address: Address, configuration: QuicConfiguration) -> None:
+        """Send the first packet."""
+        udp = UdpSocket(sock, self.on_datagram, buffer=self.settings.socket_buffer)
+        udp.on_error = self._on_error
+        self.add_socket(udp)
+        peer = udp.connect(address)
+        quic = compat.RelayQuicConnection(
+            configuration=configuration,
+            max_streams_bidi=self.settings.max_streams_bidi,
+            max_streams_uni=self.settings.max_streams_uni,
+        )
+        link = Link(self, udp, quic, peer, self.now())
+        link.handler = Opening(self)
+        self.add_link(link, quic.host_cid)
+        quic.connect(peer, self.now())
+        self.touch(link)
+
+    def give_up(self) -> None:
+        """End an attempt that is not wanted any more, at once."""
+        if not self.handshake.done():
+            self.handshake.cancel()
+        for link in tuple(self.links):
+            if not link.over:
+                link.close(QuicErrorCode.NO_ERROR, "")
+                link.transmit(self.now())
+        self.release()
+
+    def fail(self, error: Exception) -> None:
+        if not self.handshake.done():
+            self.handshake.set_exception(error)
+
+    # -- Endpoint
+
+    def negotiated(self, link: Link, alpn: str) -> Handler:  # noqa: ARG002 - never reached
+        raise AssertionError("a client's handler is set when the handshake is complete")
+
+    def handshake_done(self, link: Link) -> bool:
+        complaint = self._trust.complaint(link.quic)
+        if complaint is not None:
+            alert, reason = complaint
+            link.close(QuicErrorCode.CRYPTO_ERROR + alert, reason, transport=True)
+            return False
+        session = self._make_handler(link, link.quic.tls.alpn_negotiated or "")
+        session.opened = self._loop.create_future()
+        # Whoever waits may have gone by the time it fails.
+        session.opened.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self.session = link.handler = session
+        if not self.handshake.done():
+            self.handshake.set_result(None)
+        return True
+
+    def said_goodbye(self, link: Link) -> None:
+        if compat.closed_by_peer(link.quic):
+            # The peer expects nothing more; our own close stays to be repeated for 3 PTO.
+            self._loop.call_soon(self.release)
+
+    def remove(self, link: Link) -> None:
+        super().remove(link)
+        if self._sockets and not self.links:
+            self._loop.call_soon(self.release)
+
+    def release(self) -> None:
+        super().release()
+        self.fail(SessionLostError("transport", None, "the connection was closed", by_peer=False))
+
+    def _on_error(self, error: OSError) -> None:
+        # Once connected such an error is as untrustworthy as it is in QUIC; before, it saves the time-out.
+        if isinstance(error, ConnectionRefusedError) and not self.handshake.done():
+            self.fail(error)
+
+
+class Opening:
+    """Handles the connection until the handshake is complete."""
+
+    def __init__(self, endpoint: ClientEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def established(self) -> None:
+        pass
+
+    def handle(self, event: QuicEvent) -> None:
+        pass
+
+    def pump(self) -> None:
+        pass
+
+    def deliver(self) -> None:
+        pass
+
+    def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
+        kind = compat.close_kind(event)
+        reason = event.reason_phrase or f"{kind} error {event.error_code:#x}"
+        timed_out = reason == compat.IDLE_REASON and not by_peer
+        layer = "timeout" if timed_out else kind
+        self._endpoint.fail(SessionLostError(layer, event.error_code, reason, by_peer=by_peer))
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        pass

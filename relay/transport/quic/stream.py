@@ -1,0 +1,131 @@
+"""A stream of a QUIC session, as its owner holds it.
+
+Owns the state of both halves and what is queued but not handed to the connection yet. Must never talk to the
+connection itself: the session does, and it is the only one to use what is not part of `Stream`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from relay.wire.errors import MAX_CODE, from_http3, to_http3
+
+if TYPE_CHECKING:
+    from relay.transport.quic.session import QuicSession
+
+
+class Half(Enum):
+    """Our half of a stream."""
+
+    OPEN = "open"
+    ENDING = "ending"
+    """The end is queued or sent; it may still be reset."""
+    CLOSED = "closed"
+
+
+def wire_code(code: int) -> int:
+    """The code of a reset or stop on the wire, which is the same mapping on raw QUIC and WebTransport."""
+    return to_http3(code if 0 <= code <= MAX_CODE else 0)
+
+
+def plain_code(code: int) -> int:
+    """The moq code of a received reset or stop; 0 where it is none of ours."""
+    return from_http3(code) or 0
+
+
+class QuicStream:
+    """A stream of a QUIC session; see `relay.transport.session.Stream`."""
+
+    __slots__ = (
+        "_session",
+        "chunks",
+        "context",
+        "fin",
+        "half",
+        "id",
+        "opened_by_peer",
+        "order",
+        "queued",
+        "received",
+        "stop_code",
+        "stopped",
+        "unidirectional",
+    )
+
+    def __init__(
+        self,
+        session: QuicSession,
+        stream_id: int,
+        *,
+        unidirectional: bool,
+        opened_by_peer: bool,
+        order: tuple[int, int],
+    ) -> None:
+        self.id = stream_id
+        self.unidirectional = unidirectional
+        self.opened_by_peer = opened_by_peer
+        self.context: Any = None
+        self.order = order
+        """Sorts by urgency, the most urgent last: (priority, minus the number of its opening)."""
+        self._session = session
+        self.chunks: list[bytes] = []
+        self.queued = 0
+        self.fin = False
+        self.half = Half.CLOSED if unidirectional and opened_by_peer else Half.OPEN
+        self.received = unidirectional and not opened_by_peer  # the peer's half has ended
+        self.stopped = self.received  # we want no more of it
+        self.stop_code: int | None = None  # a stop called while the stream waits for credit
+
+    def __repr__(self) -> str:
+        return f"<QuicStream {self.id} {'uni' if self.unidirectional else 'bidi'}>"
+
+    @property
+    def unsent(self) -> int:
+        if self.id < 0 or self.half is Half.CLOSED:
+            return self.queued
+        return self.queued + self._session.unsent(self.id)
+
+    def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
+        if self.half is not Half.OPEN or self._session.ended:
+            return
+        self.chunks.extend(chunks)
+        for chunk in chunks:
+            self.queued += len(chunk)
+        if fin:
+            self.fin = True
+            self.half = Half.ENDING
+        if self.queued or fin:
+            self._session.ready(self)
+
+    def reset(self, code: int) -> None:
+        if self.half is Half.CLOSED or self._session.ended:
+            return
+        self.close_half()
+        self._session.abort(self, code)
+
+    def stop(self, code: int) -> None:
+        if self.stopped or self.received or self._session.ended:
+            return
+        self.stopped = True
+        if self.id < 0:
+            self.stop_code = code
+        else:
+            self._session.ask_to_stop(self, code)
+
+    def close_half(self) -> None:
+        self.half = Half.CLOSED
+        self.chunks.clear()
+        self.queued = 0
+
+    def take(self) -> bytes:
+        """Everything queued, as one piece."""
+        chunks, self.chunks = self.chunks, []
+        self.queued = 0
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def urgency(stream: QuicStream) -> tuple[int, int]:
+    """Sort key: the most urgent stream comes last."""
+    return stream.order

@@ -1,0 +1,84 @@
+"""Whom a client trusts.
+
+Owns the choice between roots, pinned fingerprints and nothing, and its translation for the TLS engine. Must never
+talk to anybody. The client reads the configuration with it, the dialling endpoint checks the server's certificate.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hmac
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aioquic.tls import AlertDescription
+from cryptography.hazmat.primitives import serialization
+
+from relay.transport.quic import compat
+from relay.transport.quic.certificates import fingerprint, load_certificates
+
+if TYPE_CHECKING:
+    from aioquic.quic.configuration import QuicConfiguration
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """Whom to trust. The system's roots unless something else is given."""
+
+    roots: tuple[Path, ...] | None = None
+    """PEM files to use instead of the system's roots."""
+
+    fingerprints: tuple[str, ...] = ()
+    """Hex SHA-256 of acceptable leaf certificates, instead of any root; names are not checked then."""
+
+    disable_verify: bool = False
+    """Accept whoever answers."""
+
+
+class Trust:
+    """`ClientTls` with its files read, so that a bad file is reported before anything is dialled.
+
+    Raises `CertificateError` naming the file.
+    """
+
+    def __init__(self, tls: ClientTls) -> None:
+        self.pins = tuple(pin.replace(":", "").strip().lower() for pin in tls.fingerprints)
+        self.verify = not (tls.disable_verify or self.pins)
+        self.roots: bytes | None = None
+        if tls.roots is not None and self.verify:
+            roots = [certificate for path in tls.roots for certificate in load_certificates(path)]
+            # Written anew: the TLS engine trips over text between certificates.
+            self.roots = b"".join(root.public_bytes(serialization.Encoding.PEM) for root in roots)
+
+    def apply(self, configuration: QuicConfiguration) -> None:
+        if not self.verify:
+            configuration.verify_mode = ssl.CERT_NONE
+        elif self.roots is not None:
+            configuration.cadata = self.roots
+        else:
+            paths = ssl.get_default_verify_paths()
+            configuration.cafile = paths.cafile
+            configuration.capath = None if paths.cafile else paths.capath
+
+    def complaint(self, quic: compat.RelayQuicConnection) -> tuple[AlertDescription, str] | None:
+        """What is wrong with a pinned certificate; everything else the TLS engine has checked."""
+        if not self.pins:
+            return None
+        certificate = compat.peer_certificate(quic)
+        if certificate is None:
+            return AlertDescription.bad_certificate, "the server presented no certificate"
+        found = fingerprint(certificate)
+        matches = [hmac.compare_digest(found.encode(), pin.encode("utf-8", "replace")) for pin in self.pins]
+        if not any(matches):
+            return (
+                AlertDescription.bad_certificate,
+                f"the certificate's fingerprint {found} is not the expected one",
+            )
+        now = dt.datetime.now(dt.UTC)
+        if now > certificate.not_valid_after_utc:
+            return AlertDescription.certificate_expired, "the pinned certificate has expired"
+        if now < certificate.not_valid_before_utc:
+            return AlertDescription.certificate_expired, "the pinned certificate is not valid yet"
+        return None

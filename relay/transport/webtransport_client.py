@@ -1,0 +1,128 @@
+"""The client's side of WebTransport: asks for the session once the server's settings allow it.
+
+Owns the CONNECT request and the reading of its answer. Must never dial: the client does, and creates one of these
+once the handshake is complete and the certificate checked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relay.transport import http3
+from relay.transport.quic import compat
+from relay.transport.webtransport import WebTransportSession
+from relay.wire.version import ALPN_VERSIONS
+from relay.wire.webtransport import parse_protocol_list, quote_protocol
+
+if TYPE_CHECKING:
+    from aioquic.h3.events import Headers
+    from aioquic.quic.events import StopSendingReceived, StreamDataReceived
+    from aioquic.quic.events import StreamReset as QuicStreamReset
+
+    from relay.transport.quic.link import Link
+
+SETTINGS_H3_DATAGRAM = 0x33
+SETTINGS_H3_DATAGRAM_04 = 0xFFD277
+SETTINGS_ENABLE_WEBTRANSPORT = 0x2B603742
+SETTINGS_MAX_SESSIONS_02 = 0x2B603743
+SETTINGS_MAX_SESSIONS_07 = 0xC671706A
+
+FIRST_FINAL_STATUS = 200
+FIRST_REFUSAL = 300
+
+
+class WebTransportClientSession(WebTransportSession):
+    """The client's side: asks for the session once the server's settings allow it."""
+
+    def __init__(self, link: Link, *, authority: str, path: str, query: str, protocols: list[str]) -> None:
+        super().__init__(link, is_client=True)
+        self.path = path
+        self.query = query
+        self._authority = authority
+        self._protocols = protocols
+        self._request_id: int | None = None
+        self.status: int | None = None
+        """The HTTP status of the answer."""
+
+    def established(self) -> None:
+        # Only now: what HTTP/3 sends is application data, and the server's certificate is checked.
+        self._h3 = compat.RelayH3Connection(self.link.quic)
+        self.link.touch()
+
+    def _on_data(self, event: StreamDataReceived) -> None:
+        # The answer comes on a stream of our own, which no table of streams knows.
+        if event.stream_id in (self._request_id, self._session_id) and event.stream_id not in self._streams:
+            self._on_unknown(event.stream_id, event.data, fin=event.end_stream)
+        else:
+            super()._on_data(event)
+
+    def _h3_event(self, event: StreamDataReceived | QuicStreamReset | StopSendingReceived) -> None:
+        super()._h3_event(event)
+        assert self._h3 is not None
+        if self._request_id is None and self._h3.received_settings is not None and not self.ended:
+            self._request(self._h3.received_settings)
+
+    def _request(self, settings: dict[int, int]) -> None:
+        if not _supports_webtransport(settings):
+            self.end(None, "the server does not support WebTransport", by_peer=True, kind="transport")
+            self.link.close(http3.H3_NO_ERROR)
+            return
+        assert self._h3 is not None
+        target = f"{self.path}?{self.query}" if self.query else str(self.path)
+        headers = [
+            (b":method", b"CONNECT"),
+            (b":protocol", b"webtransport"),
+            (b":scheme", b"https"),
+            (b":authority", self._authority.encode()),
+            (b":path", target.encode()),
+            (b"sec-webtransport-http3-draft02", b"1"),
+        ]
+        if self._protocols:
+            offers = ", ".join(quote_protocol(name) for name in self._protocols)
+            headers.append((b"wt-available-protocols", offers.encode()))
+        stream_id = self.link.quic.get_next_available_stream_id()
+        self._request_id = stream_id
+        self._requests[stream_id] = http3.HeadersReader()
+        self._h3.send_headers(stream_id, headers)
+        self.link.touch()
+
+    def _on_headers(self, stream_id: int, headers: Headers) -> None:
+        fields = dict(headers)
+        status = int(fields[b":status"])
+        if status < FIRST_FINAL_STATUS:
+            # An interim answer: the real one may be in what was read with it.
+            rest = self._requests[stream_id].rest()
+            self._on_request_data(stream_id, rest, fin=False)
+            return
+        self.status = status
+        if status >= FIRST_REFUSAL:
+            self.end(None, f"the server answered {status}", by_peer=True, kind="http")
+            self.link.close(http3.H3_NO_ERROR)
+            return
+        chosen = fields.get(b"wt-protocol")
+        if chosen is not None:
+            try:
+                names = parse_protocol_list(chosen.decode("latin-1"))
+            except ValueError:
+                names = []
+            if len(names) != 1 or names[0] not in self._protocols:
+                reason = "the server chose a protocol that was not offered"
+                raise http3.Http3Error(http3.H3_GENERAL_PROTOCOL_ERROR, reason)
+            self.alpn = names[0]
+            self.version = ALPN_VERSIONS.get(names[0])
+        self._begin_session(stream_id)
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_result(None)
+
+    def _ended_without_headers(self, stream_id: int) -> None:  # noqa: ARG002 - there is only one
+        raise http3.Http3Error(http3.H3_MESSAGE_ERROR, "no answer to the CONNECT request")
+
+
+def _supports_webtransport(settings: dict[int, int]) -> bool:
+    """The rule that deployed clients apply."""
+    datagrams = settings.get(SETTINGS_H3_DATAGRAM, settings.get(SETTINGS_H3_DATAGRAM_04))
+    if datagrams != 1:
+        return False
+    if SETTINGS_MAX_SESSIONS_07 in settings:
+        return settings[SETTINGS_MAX_SESSIONS_07] > 0
+    return settings.get(SETTINGS_ENABLE_WEBTRANSPORT) == 1 and settings.get(SETTINGS_MAX_SESSIONS_02, 1) > 0

@@ -1,0 +1,76 @@
+"""Relays for tests that open sockets: in this process, on loopback, each with ports of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from relay.app import Relay
+from relay.config import Address, Auth, Config, Http, Server, ServerTls, Web
+from relay.model.limits import Limits
+from relay.transport.quic.settings import QuicSettings
+from relay.wire.version import Version
+from tests.e2e.harness import RustPeer, free_udp_port
+
+
+def config(
+    *,
+    versions: Iterable[Version] = tuple(Version),
+    public: str = "",
+    limits: Limits | None = None,
+    quic: QuicSettings | None = None,
+    host: str = "localhost",
+) -> Config:
+    """A relay on loopback, open to everyone under `public`."""
+    listen = Address(host, free_udp_port())
+    return Config(
+        server=Server(
+            listen=listen,
+            version=tuple(sorted(versions, reverse=True)),
+            tls=ServerTls(generate=("localhost", "127.0.0.1")),
+            quic=quic or QuicSettings(),
+        ),
+        web=Web(http=Http(listen=listen)),
+        auth=Auth(public=public),
+        limits=limits or Limits(),
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(**options: Any) -> AsyncIterator[Relay]:
+    """A relay for the length of a test."""
+    async with Relay(config(**options)) as relay:
+        yield relay
+
+
+def webtransport(relay: Relay, path: str = "") -> str:
+    """URL of the relay for WebTransport."""
+    return f"https://127.0.0.1:{relay.port}/{path}"
+
+
+def raw(relay: Relay, path: str = "") -> str:
+    """URL of the relay for raw QUIC."""
+    return f"moqt://127.0.0.1:{relay.port}/{path}"
+
+
+def publisher(version: str, url: str, broadcast: str, *options: object, track: str = "video") -> RustPeer:
+    """A real publisher. 0.3 gets origins of its own, as a publisher that is not also a viewer has."""
+    extra = ["--explicit-origins"] if version.startswith("0.3") else []
+    return RustPeer(version, "publish", url, broadcast, "--track", track, *extra, *options)
+
+
+def viewer(version: str, url: str, broadcast: str, *options: object, track: str = "video") -> RustPeer:
+    """A process with one or more real viewers."""
+    extra = ["--explicit-origins"] if version.startswith("0.3") else []
+    return RustPeer(version, "watch", url, broadcast, "--track", track, *extra, *options)
+
+
+def assert_complete(result: Mapping[str, Any], groups: int, frames: int) -> None:
+    """Every frame of every group arrived, intact and in order within its group."""
+    assert result["errors"] == [], result["errors"]
+    assert result["bad"] == []
+    received = dict(result["groups"])
+    assert sorted(received) == list(range(groups)), f"{len(received)} of {groups} groups"
+    for sequence, numbers in received.items():
+        assert numbers == list(range(frames)), (sequence, numbers)

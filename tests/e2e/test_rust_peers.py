@@ -1,0 +1,206 @@
+"""Real clients, moq-rs 0.5.1 and 0.3.3, publish and watch through the relay."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+
+import pytest
+
+from relay.app import Relay
+from relay.model.limits import Limits
+from relay.transport.quic.certificates import CertificateStore
+from relay.transport.quic.endpoint import QuicServer
+from relay.transport.quic.settings import QuicSettings
+from relay.wire.version import Version
+from tests.e2e.harness import RustPeer, free_udp_port
+from tests.e2e.support import assert_complete, publisher, raw, running, viewer, webtransport
+
+NEW, OLD = "0.5.1", "0.3.3"
+GROUPS, FRAMES = 100, 10
+PACED = ("--groups", GROUPS, "--frames-per-group", FRAMES, "--interval", 0.002, "--frame-size", 400)
+
+PAIRS = [
+    (peer, version)
+    for peer, newest in ((NEW, Version.LITE_06), (OLD, Version.LITE_04))
+    for version in Version
+    if version <= newest
+]
+
+
+@pytest.mark.parametrize("url_of", [webtransport, raw], ids=["webtransport", "quic"])
+@pytest.mark.parametrize(("peer", "version"), PAIRS, ids=lambda value: str(getattr(value, "name", value)))
+async def test_thousand_frames(peer: str, version: Version, url_of: object) -> None:
+    """Announced, subscribed, and 1000 frames in groups of 10 arrive complete, on each version and transport."""
+    assert callable(url_of)
+    async with running(versions=[version]) as relay:
+        url = url_of(relay)
+        async with (
+            publisher(peer, url, "demo/cam", *PACED) as source,
+            viewer(peer, url, "demo/cam", "--viewers", 2, "--frames", GROUPS * FRAMES) as sink,
+        ):
+            negotiated = await source.wait_for("negotiated")
+            assert negotiated["version"] == version.name_on_wire
+            for index in range(2):
+                result = await sink.wait_for("result", 30, viewer=index)
+                assert_complete(result, GROUPS, FRAMES)
+
+
+async def test_every_version_pair() -> None:
+    """A publisher on any version is watched by a viewer on any version: 36 pairs of real clients on one relay."""
+    async with running() as relay, listeners(relay) as urls, contextlib.AsyncExitStack() as stack:
+        sources = [
+            await stack.enter_async_context(
+                publisher(
+                    NEW,
+                    urls[version],
+                    f"cam/{version.name}",
+                    *("--groups", 10, "--frames-per-group", 5, "--pause", "first-frame", "--interval", 0.01),
+                )
+            )
+            for version in Version
+        ]
+        for source, version in zip(sources, Version, strict=True):
+            assert (await source.wait_for("negotiated"))["version"] == version.name_on_wire
+        for version in Version:
+            watchers = [
+                await stack.enter_async_context(
+                    viewer(NEW, urls[version], f"cam/{source.name}", "--frames", 5)
+                )
+                for source in Version
+            ]
+            for watcher in watchers:
+                await watcher.wait_for("first_frame", 30)
+            if version is Version.LITE_01:
+                for source in sources:
+                    await source.send_line("go")
+            results = await asyncio.gather(*(w.wait_for("result", 30) for w in watchers))
+            for result, source_version in zip(results, Version, strict=True):
+                assert result["errors"] == [], (source_version, version, result["errors"])
+                assert result["frames"] >= 5
+                for _, frames in result["groups"]:
+                    assert frames == list(range(len(frames)))
+
+
+@contextlib.asynccontextmanager
+async def listeners(relay: Relay):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """One more listener for each version, so that clients that offer all of them speak that one."""
+    store = CertificateStore([], ["localhost"], dt.datetime.now(dt.UTC))
+    servers: dict[Version, QuicServer] = {}
+    for version in Version:
+        server = QuicServer(
+            address=("127.0.0.1", free_udp_port()),
+            certificates=store,
+            settings=QuicSettings(),
+            limits=Limits(),
+            versions=(version,),
+            on_request=lambda request, version=version: relay.accept(request, (version,)),  # type: ignore[misc]
+        )
+        await server.start()
+        servers[version] = server
+    try:
+        yield {version: f"https://127.0.0.1:{server.addresses[0][1]}/" for version, server in servers.items()}
+    finally:
+        for server in servers.values():
+            await server.close()
+
+
+@pytest.mark.parametrize(("source_peer", "sink_peer"), [(NEW, OLD), (OLD, NEW)])
+async def test_generations_mixed(source_peer: str, sink_peer: str) -> None:
+    """An old client watches a new one and the other way round, each on the best version it has."""
+    async with running() as relay:
+        url = webtransport(relay)
+        async with (
+            publisher(source_peer, url, "demo/cam", *PACED) as _,
+            viewer(sink_peer, raw(relay), "demo/cam", "--frames", GROUPS * FRAMES) as sink,
+        ):
+            assert_complete(await sink.wait_for("result", 30), GROUPS, FRAMES)
+
+
+async def test_late_joiner_gets_the_current_group_from_its_first_frame() -> None:
+    async with running() as relay:
+        url = webtransport(relay)
+        held = ("--groups", 3, "--frames-per-group", 10, "--hold", "--interval", 0.001)
+        async with (
+            publisher(NEW, url, "demo/cam", *held) as source,
+            viewer(NEW, url, "demo/cam") as early,
+        ):
+            await early.wait_for("first_frame")
+            await source.wait_for("published")
+            async with viewer(NEW, url, "demo/cam", "--frames", 10, "--max-age-ms", 0) as late:
+                first = await late.wait_for("first_frame")
+                result = await late.wait_for("result")
+    assert (first["group"], first["frame"]) == (2, 0)
+    assert result["groups"] == [[2, list(range(10))]]
+
+
+async def test_twenty_viewers_make_one_upstream_subscription() -> None:
+    async with running() as relay:
+        url = webtransport(relay)
+        paced = ("--groups", 10, "--frames-per-group", 5, "--interval", 0.02, "--pause", "first-frame")
+        async with (
+            publisher(NEW, url, "demo/cam", *paced) as source,
+            viewer(NEW, url, "demo/cam", "--viewers", 20) as sink,
+        ):
+            for index in range(20):
+                await sink.wait_for("first_frame", 30, viewer=index)
+            await source.send_line("go")
+            for index in range(20):
+                assert_complete(await sink.wait_for("result", 30, viewer=index), 10, 5)
+            assert source.count("track_request") == 1
+
+
+@pytest.mark.parametrize("url_of", [webtransport, raw], ids=["webtransport", "quic"])
+async def test_publisher_killed_and_back(url_of: object) -> None:
+    """Viewers learn of a crash within the idle time-out; once it publishes again, they can watch again."""
+    assert callable(url_of)
+    idle = 3.0
+    async with running(quic=QuicSettings(idle_timeout=idle, keep_alive=1.0)) as relay:
+        url = url_of(relay)
+        held = ("--groups", 2, "--frames-per-group", 5, "--hold")
+        async with (
+            viewer(NEW, url, "demo/cam") as sink,
+            publisher(NEW, url, "demo/cam", *held) as source,
+        ):
+            await sink.wait_for("first_frame", 15)
+            await source.kill()
+            error = await sink.wait_for("error", idle + 3)
+            assert error["scope"] == "stream"
+            async with (
+                publisher(NEW, url, "demo/cam", *held) as _,
+                viewer(NEW, url, "demo/cam", "--frames", 5) as again,
+            ):
+                assert (await again.wait_for("result", 15))["frames"] >= 5
+
+
+async def test_a_reflecting_viewer_does_not_take_the_broadcast_over() -> None:
+    """0.3 with one origin for both directions announces back what it hears; the publisher stays the publisher."""
+    async with running(versions=[Version.LITE_01, Version.LITE_02, Version.LITE_03]) as relay:
+        url = webtransport(relay)
+        held = ("--groups", 2, "--frames-per-group", 5, "--hold")
+        async with publisher(NEW, url, "demo/cam", *held) as source:
+            await source.wait_for("connected")
+            echo = viewer(OLD, url, "demo/cam", "--frames", 5)
+            echo._command.remove("--explicit-origins")  # noqa: SLF001 - the point of this test
+            async with echo:
+                assert (await echo.wait_for("result", 15))["frames"] >= 5
+                async with viewer(NEW, url, "demo/cam", "--frames", 5) as sink:
+                    assert (await sink.wait_for("result", 15))["errors"] == []
+            assert source.count("closed") == 0
+
+
+async def test_withdrawn_and_announced_again() -> None:
+    async with running() as relay:
+        url = webtransport(relay)
+        held = ("--groups", 1, "--frames-per-group", 1, "--hold", "--wait-for-viewers", 0)
+        async with (
+            publisher(NEW, url, "demo/cam", *held) as source,
+            publisher(OLD, url, "demo/mic", *held) as _,
+        ):
+            async with RustPeer(NEW, "announced", url) as watcher:
+                await watcher.wait_for("announce", path="demo/cam")
+                await watcher.wait_for("announce", path="demo/mic")
+                await source.send_line("unannounce")
+                await watcher.wait_for("unannounce", path="demo/cam")
+                assert watcher.count("unannounce") == 1

@@ -1,0 +1,277 @@
+"""A network in a variable: two links joined without sockets, on a clock that the test turns.
+
+`Wire` carries datagrams between them at once, may lose them, and jumps to the next deadline when all is quiet.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from relay.transport.quic import compat
+from relay.transport.quic.certificates import CertificatePair, generate_certificate
+from relay.transport.quic.endpoint import Endpoint, quic_configuration
+from relay.transport.quic.link import Handler, Link
+from relay.transport.quic.session import QuicSession
+from relay.transport.quic.settings import QuicSettings
+from relay.transport.quic.udp import UdpSocket
+from relay.transport.raw import RawSession
+from relay.transport.session import (
+    Event,
+    Session,
+    SessionClosed,
+    SessionRequest,
+    StreamData,
+    StreamReset,
+    StreamStopped,
+)
+from relay.transport.webtransport_client import WebTransportClientSession
+from relay.transport.webtransport_server import WebTransportServerSession
+from relay.wire.version import Version, alpns_for
+
+CLIENT = ("192.0.2.1", 1000)
+SERVER = ("192.0.2.2", 443)
+
+PAIR: CertificatePair = generate_certificate(["relay.test"], dt.datetime.now(dt.UTC))
+
+
+class Recorder:
+    """A sink that keeps everything."""
+
+    def __init__(self, session: Session | None = None, on_event: Callable[[Event], None] | None = None) -> None:
+        self.batches: list[tuple[Event, ...]] = []
+        self.on_event = on_event
+        if session is not None:
+            session.start(self)
+
+    def __call__(self, batch: tuple[Event, ...]) -> None:
+        self.batches.append(batch)
+        for event in batch:
+            if self.on_event is not None:
+                self.on_event(event)
+
+    @property
+    def events(self) -> list[Event]:
+        return [event for batch in self.batches for event in batch]
+
+    def data(self, stream_id: int) -> bytes:
+        return b"".join(e.data for e in self.events if isinstance(e, StreamData) and e.stream.id == stream_id)
+
+    @property
+    def finished(self) -> list[int]:
+        return [e.stream.id for e in self.events if isinstance(e, StreamData) and e.fin]
+
+    @property
+    def resets(self) -> list[tuple[int, int]]:
+        return [(e.stream.id, e.code) for e in self.events if isinstance(e, StreamReset)]
+
+    @property
+    def stops(self) -> list[tuple[int, int]]:
+        return [(e.stream.id, e.code) for e in self.events if isinstance(e, StreamStopped)]
+
+    @property
+    def closed(self) -> SessionClosed | None:
+        ends = [e for e in self.events if isinstance(e, SessionClosed)]
+        assert len(ends) <= 1
+        assert not ends or self.events[-1] is ends[0]
+        return ends[0] if ends else None
+
+
+class _Socket:
+    def __init__(self, wire: Wire, target: str, source: tuple[str, int]) -> None:
+        self._wire, self._target, self._source = wire, target, source
+
+    def send(self, data: bytes, address: object) -> None:
+        self._wire.flying.append((self._target, data, self._source))
+
+
+class _Side:
+    """What a link needs of its endpoint."""
+
+    def __init__(self, wire: Wire, settings: QuicSettings) -> None:
+        self.wire = wire
+        self.settings = settings
+        self.refused: Counter[str] = Counter()
+        self.said: list[Link] = []
+        self.factory: Callable[[Link, str], Handler] | None = None
+        self.pinged = 0
+
+    def now(self) -> float:
+        return self.wire.now
+
+    def touch(self, link: Link) -> None:
+        self.wire.dirty[link] = None
+
+    def arm(self, deadline: float, link: Link) -> None:
+        """The wire asks the links themselves."""
+
+    def add_route(self, cid: bytes, link: Link) -> None:
+        link.cids.add(cid)
+
+    def drop_route(self, cid: bytes, link: Link) -> None:
+        link.cids.discard(cid)
+
+    def negotiated(self, link: Link, alpn: str) -> Handler:
+        assert self.factory is not None
+        return self.factory(link, alpn)
+
+    def handshake_done(self, link: Link) -> bool:
+        return True
+
+    def said_goodbye(self, link: Link) -> None:
+        self.said.append(link)
+
+    def remove(self, link: Link) -> None:
+        link.left()
+
+
+class Wire:
+    """Client and server, joined."""
+
+    def __init__(
+        self,
+        kind: str = "quic",
+        *,
+        versions: tuple[Version, ...] = tuple(Version),
+        client_versions: tuple[Version, ...] = tuple(Version),
+        client_settings: QuicSettings | None = None,
+        server_settings: QuicSettings | None = None,
+        alpns: list[str] | None = None,
+        client_handler: Callable[[Link, str], Handler] | None = None,
+        path: str = "/demo/cam",
+        query: str = "jwt=secret",
+        answer: Callable[[SessionRequest], Any] | None = None,
+    ) -> None:
+        self.now = 100.0
+        self.flying: deque[tuple[str, bytes, tuple[str, int]]] = deque()
+        self.dirty: dict[Link, None] = {}
+        self.lose: Callable[[str, bytes], bool] = lambda target, data: False
+        self.requests: list[SessionRequest] = []
+        self.server: QuicSession | None = None
+        self.answer = answer or (lambda request: request.accept())
+        sides = [
+            _Side(self, client_settings or QuicSettings()),
+            _Side(self, server_settings or QuicSettings()),
+        ]
+        self.client_side, self.server_side = sides
+        offers = alpns_for(sorted(client_versions, reverse=True))
+        if alpns is None:
+            alpns = offers if kind == "quic" else ["h3"]
+
+        def client(link: Link, alpn: str) -> Handler:
+            session: QuicSession
+            if kind == "quic":
+                session = RawSession(link, alpn=alpn, is_client=True)
+            else:
+                session = WebTransportClientSession(
+                    link, authority="relay.test", path=path, query=query, protocols=offers
+                )
+            self._client = session
+            return session
+
+        def server(link: Link, alpn: str) -> Handler:
+            if alpn == "h3":
+                return WebTransportServerSession(link, versions=versions, on_request=self._on_request)
+            return RawSession(link, alpn=alpn, is_client=False, on_request=self._on_request)
+
+        self._client: QuicSession | None = None
+        self.client_side.factory = client_handler or client
+        self.server_side.factory = server
+
+        configuration = quic_configuration(self.client_side.settings, is_client=True, alpns=alpns)
+        configuration.server_name = "relay.test"
+        configuration.verify_mode = 0
+        self.client_quic = compat.RelayQuicConnection(
+            configuration=configuration,
+            max_streams_bidi=self.client_side.settings.max_streams_bidi,
+            max_streams_uni=self.client_side.settings.max_streams_uni,
+        )
+        configuration = quic_configuration(
+            self.server_side.settings,
+            is_client=False,
+            alpns=[*alpns_for(sorted(versions, reverse=True)), "h3"],
+        )
+        configuration.certificate = PAIR.certificate
+        configuration.private_key = PAIR.key
+        self.server_quic = compat.RelayQuicConnection(
+            configuration=configuration,
+            max_streams_bidi=self.server_side.settings.max_streams_bidi,
+            max_streams_uni=self.server_side.settings.max_streams_uni,
+            original_destination_connection_id=self.client_quic.original_destination_connection_id,
+        )
+        to_server = cast(UdpSocket, _Socket(self, "server", CLIENT))
+        to_client = cast(UdpSocket, _Socket(self, "client", SERVER))
+        endpoints = [cast(Endpoint, side) for side in sides]
+        self.client_link = Link(endpoints[0], to_server, self.client_quic, SERVER, self.now)
+        self.server_link = Link(endpoints[1], to_client, self.server_quic, CLIENT, self.now)
+        self.client_quic.connect(SERVER, self.now)
+        self.client_link.touch()
+
+    @property
+    def client(self) -> QuicSession:
+        assert self._client is not None
+        return self._client
+
+    def _on_request(self, request: SessionRequest) -> None:
+        self.requests.append(request)
+        self.server = self.answer(request)
+
+    def open(self) -> tuple[QuicSession, QuicSession]:
+        """Run until both sides have their session."""
+        self.run()
+        assert self.server is not None
+        return self.client, self.server
+
+    def run(self, rounds: int = 10_000) -> None:
+        """Exchange packets until nothing is left to say for now. Short timers (ACKs, pacing) are served on the way."""
+        for _ in range(rounds):
+            self._exchange()
+            due = self._next_deadline()
+            if due is None or due > self.now + 0.05:
+                return
+            self.now = max(due, self.now) + 1e-6
+            self._fire()
+        raise AssertionError("the exchange does not end")
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, with everything that falls into it."""
+        end = self.now + seconds
+        while True:
+            self._exchange()
+            due = self._next_deadline()
+            if due is None or due > end:
+                break
+            self.now = max(due, self.now) + 1e-6
+            self._fire()
+        self.now = end
+        self._fire()
+        self._exchange()
+
+    def _next_deadline(self) -> float | None:
+        deadlines = [link._deadline() for link in (self.client_link, self.server_link) if not link.gone]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _fire(self) -> None:
+        for link in (self.client_link, self.server_link):
+            link.on_timer(self.now)
+
+    def _exchange(self) -> None:
+        while self.flying or self.dirty:
+            received: dict[Link, None] = {}
+            while self.flying:
+                target, data, source = self.flying.popleft()
+                if self.lose(target, data):
+                    continue
+                link = self.client_link if target == "client" else self.server_link
+                if not link.gone:
+                    link.receive(data, source, self.now)
+                    received[link] = None
+            for link in received:
+                link.process()
+                link.touch()
+            dirty, self.dirty = self.dirty, {}
+            for link in dirty:
+                if not link.gone:
+                    link.transmit(self.now)
