@@ -61,7 +61,7 @@ ROOMS = {
         ("pydantic", "pydantic_core"),
         never=EFFECTS,
     ),
-    "relay/client.py": Room(("transport", "model", "wire")),
+    "relay/client/": Room(("client", "transport", "model", "wire")),
     "relay/clock.py": Room(("client", "transport", "model", "wire")),
     "relay/log.py": Room(()),
     "relay/version.py": Room(()),

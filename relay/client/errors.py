@@ -14,6 +14,8 @@ faults of a peer that only whoever counts announcements can see. Must never hold
 these, callers catch them.
 """
 
+# ruff: noqa: N818 - each name says what happened; the tree says that it is an error
+
 from __future__ import annotations
 
 from typing import ClassVar

@@ -91,9 +91,12 @@ class GroupReader:
             incoming = self._frames[0]
             yield incoming.header
             while incoming.missing or incoming.chunks:
-                await self._bell.until(lambda incoming=incoming: incoming.chunks or self._over())
+                await self._piece(incoming)
                 yield incoming.chunks.pop(0)
             self._frames.popleft()
+
+    async def _piece(self, incoming: _Incoming) -> None:
+        await self._bell.until(lambda: incoming.chunks or self._over())
 
     def stop(self, code: int = StreamCode.CANCELLED) -> None:
         """Read no more of it: ask the peer to stop sending."""

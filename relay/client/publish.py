@@ -18,7 +18,7 @@ from relay.wire.version import Version
 
 if TYPE_CHECKING:
     from relay.client.peer import Peer
-    from relay.client.serve import FetchOut, SubscriptionOut
+    from relay.client.outgoing import FetchOut, SubscriptionOut
 
 KEPT_GROUPS: Final = 8
 """Groups that a track holds for those who come late or fetch, unless told otherwise."""
@@ -214,7 +214,9 @@ class TrackWriter:
             timestamp = self.now()
         # Encoded for nobody as well: whether it is possible must not depend on who listens.
         identities = [subscriber.request.id for subscriber in self._subscribers] or [0]
-        datagrams = [Datagram(one, sequence, timestamp, payload).encode(self._peer.version) for one in identities]
+        datagrams = [
+            Datagram(one, sequence, timestamp, payload).encode(self._peer.version) for one in identities
+        ]
         if max(map(len, datagrams)) > session.datagram_limit:
             raise ValueError(f"a datagram of this session has at most {session.datagram_limit} bytes")
         self._note(sequence)
@@ -327,7 +329,9 @@ class Publication:
             self.announced = True
             self._announcer.announce(self)
 
-    def update(self, *, hops: Iterable[int] | None = None, warm: int | None = None, cold: int | None = None) -> None:
+    def update(
+        self, *, hops: Iterable[int] | None = None, warm: int | None = None, cold: int | None = None
+    ) -> None:
         """Change what it is announced with: an update on 06, a restart on 05, before that it ends and comes anew."""
         self.hops = self.hops if hops is None else tuple(hops)
         self.warm = self.warm if warm is None else warm

@@ -1,18 +1,20 @@
 """Answering the peer's requests, one object per stream that it opened.
 
-Owns what was sent on each stream: announcements told, groups begun, frames gone out. Must never hold a payload; it
-writes what publications have. `Client` hands over each bidirectional stream of the peer.
+Owns which broadcasts there are to serve, and which of them each Announce stream was told. Must never send a frame
+itself: `outgoing` does. `Client` hands over each bidirectional stream of the peer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from relay.client.outgoing import FetchOut, SubscriptionOut
+from relay.client.peer import Bell
 from relay.model.path import strip
 from relay.wire.decoder import RequestDecoder, RequestItem
-from relay.wire.errors import StreamCode, WireError
-from relay.wire.frame import Request, frame_header_plain, frame_header_timed, group_header
+from relay.wire.errors import ProtocolViolation, StreamCode, WireError
+from relay.wire.frame import Request
 from relay.wire.messages import (
     AnnounceActive,
     AnnounceEnded,
@@ -21,21 +23,19 @@ from relay.wire.messages import (
     AnnounceRequest,
     AnnounceUpdate,
     Fetch,
-    GroupHeader,
+    Goaway,
+    Probe,
+    ProbeRequest,
     Subscribe,
-    SubscribeEnd,
-    SubscribeOk,
     SubscribeUpdate,
+    TrackRequest,
 )
 from relay.wire.version import Version
 
 if TYPE_CHECKING:
     from relay.client.peer import Peer
-    from relay.client.publish import GroupWriter, Publication, TrackWriter
+    from relay.client.publish import Publication
     from relay.transport.session import Stream
-
-_SEQUENCE_BITS: Final = 48
-"""Of a group's send priority; the track's own priority stands above them."""
 
 
 class Served(Protocol):
@@ -77,7 +77,7 @@ class IncomingRequest:
         for item in self._decoder.feed(data):
             if self._served is not None:
                 self._served.on_message(item)
-            elif not isinstance(item, SubscribeUpdate) and not hasattr(item, "bitrate"):
+            elif not isinstance(item, SubscribeUpdate | Probe):
                 self._served = self._accept(self._stream, item)
         if fin:
             self._decoder.end()
@@ -107,7 +107,12 @@ class AnnounceOut:
     """Tells the peer what is live under a prefix."""
 
     def __init__(
-        self, peer: Peer, stream: Stream, request: AnnounceRequest, live: Iterable[Publication], gone: Callable[[AnnounceOut], None]
+        self,
+        peer: Peer,
+        stream: Stream,
+        request: AnnounceRequest,
+        live: Iterable[Publication],
+        gone: Callable[[AnnounceOut], None],
     ) -> None:
         self.request = request
         self._peer = peer
@@ -159,7 +164,7 @@ class AnnounceOut:
     def on_message(self, message: RequestItem) -> None:
         """There is none."""
 
-    def on_end(self, code: int | None) -> None:
+    def on_end(self, code: int | None) -> None:  # noqa: ARG002 - FIN or reset, it wants to hear no more
         self._stream.write((), fin=True)
         self._gone(self)
 
@@ -177,262 +182,85 @@ class AnnounceOut:
         ).encode(self._peer.version)
 
 
-class FrameSender:
-    """Writes the frames of a group to one stream, as far as they are there, each byte once."""
+class Publisher:
+    """The publishing half of a client."""
 
-    __slots__ = ("_chunks", "_last", "_next", "_stream", "_time", "_timed", "done", "group")
-
-    def __init__(self, stream: Stream, group: GroupWriter, *, timed: bool, first: int, last: int | None) -> None:
-        self.group = group
-        self.done = False
-        self._stream = stream
-        self._timed = timed
-        self._next = first - group.frame_start  # index of the frame under way
-        self._last = None if last is None else last - group.frame_start
-        self._chunks = -1  # of that frame, how many are written; -1 also lacks the header
-        self._time = 0
-
-    def pump(self) -> None:
-        """Write what is new; end the stream if that was all."""
-        if self.done:
-            return
-        frames = self.group.frames
-        parts: list[bytes] = []
-        while self._next < len(frames) and not self._past():
-            frame = frames[self._next]
-            if self._chunks < 0:
-                if self._timed:
-                    parts.append(frame_header_timed(frame.timestamp - self._time, frame.size))
-                    self._time = frame.timestamp
-                else:
-                    parts.append(frame_header_plain(frame.size))
-                self._chunks = 0
-            parts += frame.chunks[self._chunks :]
-            self._chunks = len(frame.chunks)
-            if frame.missing:
-                break
-            self._next += 1
-            self._chunks = -1
-        self.done = self._past() or (self.group.finished and self._next >= len(frames))
-        if parts or self.done:
-            self._stream.write(parts, fin=self.done)
-
-    def abort(self, code: int) -> None:
-        """Give up."""
-        if not self.done:
-            self.done = True
-            self._stream.reset(code)
-
-    def _past(self) -> bool:
-        return self._last is not None and self._next > self._last
-
-
-class _GroupStream:
-    """Handler of a group stream of ours, of which only a stop can be heard."""
-
-    def __init__(self, owner: SubscriptionOut, group: GroupWriter) -> None:
-        self._owner = owner
-        self._group = group
-
-    def on_data(self, data: bytes, *, fin: bool) -> None:
-        """The peer has no half to send on."""
-
-    def on_reset(self, code: int) -> None:
-        """The peer has no half to send on."""
-
-    def on_stop(self, code: int) -> None:
-        self._owner.stopped(self._group, code)
-
-    def on_fault(self, error: WireError) -> None:
-        """The peer has no half to send on."""
-
-
-class SubscriptionOut:
-    """Serves a subscription of the peer, from what the track holds on to what is written later."""
-
-    def __init__(self, peer: Peer, stream: Stream, request: Subscribe, track: TrackWriter) -> None:
-        self.request = request
+    def __init__(self, peer: Peer, *, offers_probe: bool) -> None:
+        self.requests: list[Request] = []
+        self.goaway: str | None = None
+        self.publications: dict[str, Publication] = {}
         self._peer = peer
-        self._stream = stream
-        self._track = track
-        self._senders: dict[GroupWriter, FrameSender] = {}
-        self._accepted = False
-        self._ending = False
-        self._over = False
-        self._served: int = -1
-        """The highest sequence sent."""
-        track.joined(self)
-        if peer.version <= Version.LITE_04:
-            self._accept(0)
-        for group in self._replay():
-            self.offer(group)
-        if track.end is not None:
-            self.end()
+        self._offers_probe = offers_probe
+        self._announcing: list[AnnounceOut] = []
+        self._bell = Bell(peer)
 
-    def offer(self, group: GroupWriter) -> None:
-        """Begin to send a group, if it was asked for."""
-        request, last, first = self.request, None, group.frame_start
-        if group.sequence < (request.start_group or 0):
-            return
-        if request.end_group is not None:
-            if group.sequence > request.end_group:
-                return
-            if group.sequence == request.end_group:
-                last = request.end_frame
-        if request.start_frame and group.sequence == (request.start_group or 0):
-            if group.finished and request.start_frame >= group.frame_start + len(group.frames):
-                return
-            first = max(first, request.start_frame)
-        self._accept(group.sequence)
-        self._served = max(self._served, group.sequence)
-        order = min(group.sequence, (1 << _SEQUENCE_BITS) - 1)
-        stream = self._peer.session.open_uni(request.priority << _SEQUENCE_BITS | order)
-        stream.context = _GroupStream(self, group)
-        version = self._peer.version
-        stream.write([group_header(version, GroupHeader(request.id, group.sequence, first))])
-        timed = version >= Version.LITE_05
-        self._senders[group] = FrameSender(stream, group, timed=timed, first=first, last=last)
-        group.outs[self] = None
-        self.pump(group)
+    async def requested(self, count: int) -> None:
+        """Wait until `count` requests have arrived in all."""
+        await self._bell.until(lambda: len(self.requests) >= count)
 
-    def pump(self, group: GroupWriter) -> None:
-        """Send on."""
-        sender = self._senders[group]
-        sender.pump()
-        if sender.done:
-            self._drop(group)
+    # -- Announcer
 
-    def abort_group(self, group: GroupWriter, code: int) -> None:
-        """The group was given up."""
-        self._senders[group].abort(self._peer.code(code))
-        self._drop(group)
+    def announce(self, publication: Publication) -> None:
+        for stream in self._announcing:
+            stream.announce(publication)
 
-    def stopped(self, group: GroupWriter, code: int) -> None:
-        """The peer wants no more of a group."""
-        group.stopped.append(code)
-        if group in self._senders:
-            self._drop(group)
+    def update(self, publication: Publication) -> None:
+        for stream in self._announcing:
+            stream.update(publication)
 
-    def end(self) -> None:
-        """No new group will come: say so, and end the stream after the open groups."""
-        if self._peer.version >= Version.LITE_05:
-            self._stream.write([SubscribeEnd(self._track.end or 0).encode(self._peer.version)])
-        self._ending = True
-        self._end_if_done()
+    def withdraw(self, publication: Publication) -> None:
+        for stream in self._announcing:
+            stream.withdraw(publication)
 
-    def abort(self, code: int) -> None:
-        """The track was given up."""
-        if not self._over:
-            self._peer.refuse(self._stream, code)
-            self._leave(code)
+    def forget(self, publication: Publication) -> None:
+        if self.publications.get(publication.path) is publication:
+            del self.publications[publication.path]
 
-    def on_message(self, message: RequestItem) -> None:
-        """Take an update: what was not due before may be now."""
-        if not isinstance(message, SubscribeUpdate) or self._over:
-            return
-        was = self.request
-        self.request = Subscribe(
-            was.id,
-            was.broadcast,
-            was.track,
-            message.priority,
-            message.ordered,
-            message.max_latency,
-            message.start_group,
-            message.end_group,
-            message.start_frame,
-            message.end_frame,
-        )
-        self._track.updates.append(message)
-        self._track.noted()
-        for sequence in sorted(self._track.held):
-            if sequence > self._served and self._accepted:
-                self.offer(self._track.held[sequence])
+    # -- requests
 
-    def on_end(self, code: int | None) -> None:
-        if self._over:
-            return
-        self._stream.write((), fin=True)
-        self._track.departed.append((self.request, code))
-        self._leave(StreamCode.CANCELLED)
+    def accept(self, stream: Stream, request: Request) -> Served:
+        """Answer a request of the peer; return who sees to the rest of its stream."""
+        self.requests.append(request)
+        self._bell.ring()
+        if isinstance(request, AnnounceRequest):
+            live = [one for one in self.publications.values() if one.announced]
+            announcing = AnnounceOut(self._peer, stream, request, live, self._announcing.remove)
+            self._announcing.append(announcing)
+            return announcing
+        if isinstance(request, Goaway):
+            if self.goaway is not None:
+                raise ProtocolViolation("GOAWAY came twice")
+            self.goaway = request.uri
+            return self._refuse(stream, StreamCode.CANCELLED)
+        if isinstance(request, ProbeRequest):
+            # Browser clients of 04 take a reset for the end of the session; newer ones were told not to ask.
+            if self._peer.version >= Version.LITE_05 and not self._offers_probe:
+                return self._refuse(stream, StreamCode.CANCELLED)
+            return Held(stream)
+        return self._serve(stream, request)
 
-    def _replay(self) -> list[GroupWriter]:
-        """The groups held that the subscription starts with, oldest first."""
-        held = self._track.held
-        sequences = sorted(held)
-        if not sequences:
-            return []
-        floor = self.request.start_group
-        if self._peer.version >= Version.LITE_06:
-            fresh = self._fresh(sequences)
-            floor = fresh if floor is None else max(floor, fresh)
-        elif floor is None:
-            floor = sequences[-1]
-        return [held[sequence] for sequence in sequences if sequence >= floor]
+    def _serve(self, stream: Stream, request: Subscribe | TrackRequest | Fetch) -> Served:
+        publication = self.publications.get(request.broadcast)
+        if publication is None:
+            return self._refuse(stream, StreamCode.UNROUTABLE)
+        publication.note(request)
+        track = publication.tracks.get(request.track)
+        if track is None:
+            return self._refuse(stream, StreamCode.NOT_FOUND)
+        if track.code is not None:
+            return self._refuse(stream, track.code)
+        if isinstance(request, Subscribe):
+            return SubscriptionOut(self._peer, stream, request, track)
+        if isinstance(request, TrackRequest):
+            stream.write([track.info.encode(self._peer.version)], fin=True)
+            return Held(stream)
+        group = track.held.get(request.group)
+        if group is None or request.start_frame < group.frame_start:
+            return self._refuse(stream, StreamCode.NOT_FOUND)
+        if group.finished and request.start_frame >= group.frame_start + max(1, len(group.frames)):
+            return self._refuse(stream, StreamCode.NOT_FOUND)
+        return FetchOut(self._peer, stream, request, group)
 
-    def _fresh(self, sequences: list[int]) -> int:
-        """06: the oldest group that has not expired.
-
-        One has when its successor's first frame is at least the wanted age older than the newest frame of all.
-        """
-        held = self._track.held
-        newest = next((held[one].frames[-1].timestamp for one in reversed(sequences) if held[one].frames), 0)
-        limit = newest - self.request.max_latency * self._track.info.timescale // 1000
-        for sequence, successor in zip(sequences, sequences[1:], strict=False):
-            frames = held[successor].frames
-            if not frames or frames[0].timestamp > limit:
-                return sequence
-        return sequences[-1]
-
-    def _accept(self, group: int) -> None:
-        if not self._accepted:
-            self._accepted = True
-            ok = SubscribeOk(priority=self.request.priority, group=group)
-            self._stream.write([ok.encode(self._peer.version)])
-
-    def _drop(self, group: GroupWriter) -> None:
-        self._senders.pop(group, None)
-        group.outs.pop(self, None)
-        self._end_if_done()
-
-    def _end_if_done(self) -> None:
-        if self._ending and not self._senders and not self._over:
-            self._stream.write((), fin=True)
-            self._leave(StreamCode.CANCELLED)
-
-    def _leave(self, code: int) -> None:
-        self._over = True
-        for group, sender in list(self._senders.items()):
-            sender.abort(self._peer.code(code))
-            self._drop(group)
-        self._track.left(self)
-
-
-class FetchOut:
-    """Sends one group as the answer to a FETCH."""
-
-    def __init__(self, peer: Peer, stream: Stream, request: Fetch, group: GroupWriter) -> None:
-        self._peer = peer
-        self._group = group
-        self._sender = FrameSender(stream, group, timed=True, first=request.start_frame, last=request.end_frame)
-        group.outs[self] = None
-        self.pump(group)
-
-    def pump(self, group: GroupWriter) -> None:
-        """Send on."""
-        self._sender.pump()
-        if self._sender.done:
-            group.outs.pop(self, None)
-
-    def abort_group(self, group: GroupWriter, code: int) -> None:
-        """The group was given up."""
-        self._sender.abort(self._peer.code(code))
-        group.outs.pop(self, None)
-
-    def on_message(self, message: RequestItem) -> None:
-        """There is none."""
-
-    def on_end(self, code: int | None) -> None:
-        """A FIN after the request is its natural end; anything else gives the answer up."""
-        if code is not None:
-            self.abort_group(self._group, code)
+    def _refuse(self, stream: Stream, code: int) -> Served:
+        self._peer.refuse(stream, code)
+        return Held(stream)

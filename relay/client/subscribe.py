@@ -117,7 +117,9 @@ class Subscription:
 
         05 and 06 accept with the first group, so this may take long.
         """
-        await self._bell.until(lambda: self.ok is not None or self.received or self.end is not None or self._over())
+        await self._bell.until(
+            lambda: self.ok is not None or self.received or self.end is not None or self._over()
+        )
 
     async def ended(self) -> None:
         """Wait until the peer said that no new group will come, or aborted (no error here: see `code`)."""
@@ -152,7 +154,9 @@ class Subscription:
             now.start_frame,
             now.end_frame,
         )
-        self.update_to(replace(update, **{name: value for name, value in changes.items() if value is not None}))
+        self.update_to(
+            replace(update, **{name: value for name, value in changes.items() if value is not None})
+        )
 
     def update_to(self, update: SubscribeUpdate) -> None:
         """Replace what was asked for, bounds that are taken away included."""
@@ -268,4 +272,3 @@ class Subscription:
     def _count(self, sequence: int) -> None:
         self.received += 1
         self.latest = sequence if self.latest is None else max(self.latest, sequence)
-

@@ -65,7 +65,7 @@ class WebTransportSession(QuicSession):
             return
         if not 0 <= code <= MAX_CODE:
             code = 0
-        self.pump()  # what was written before the close goes out before it
+        self.pump()  # what was written before the close still goes out, though it may arrive after it
         if self._session_id is not None:
             self._finish_connect(encode_close_capsule(code, reason, in_data_frame=True))
             self.link.close_later(to_http3(code), reason)

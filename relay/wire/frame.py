@@ -6,7 +6,6 @@ connections for each group and frame they send; decoders here.
 `encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
 cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
 """
-# ruff: noqa: D102 - encode and decode mean the same in every class, see above
 
 from __future__ import annotations
 

@@ -404,16 +404,19 @@ def test_no_growth_over_many_streams(wire: Wire) -> None:
 # -- receive windows
 
 
-def test_windows_follow_what_was_delivered(wire: Wire) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_windows_follow_what_was_delivered(kind: str) -> None:
+    small = QuicSettings(connection_window=300_000, stream_window=100_000)
+    wire = Wire(kind, server_settings=small)
     client, server = wire.open()
     Recorder(server)
-    for _ in range(30):
+    for _ in range(12):
         stream = client.open_uni()
-        stream.write([bytes(1_000_000)], fin=True)
+        stream.write([bytes(200_000)], fin=True)
         wire.advance(1.0)
     window = wire.server_quic._receive_window
-    assert window.used >= 30_000_000
-    assert window.value - window.used <= server.link.endpoint.settings.connection_window
+    assert window.used >= 2_400_000
+    assert window.value - window.used <= 300_000
 
 
 def test_resets_give_the_window_back() -> None:
@@ -539,17 +542,6 @@ def test_a_close_is_seen_at_once(wire: Wire) -> None:
     assert wire.now - began < 0.01
 
 
-def test_the_last_words_before_a_webtransport_close_arrive() -> None:
-    wire = Wire("webtransport")
-    client, server = wire.open()
-    seen = Recorder(server)
-    client.open_uni().write([b"last"], fin=True)
-    client.close(0, "bye")
-    wire.run()
-    assert b"last" in [e.data for e in seen.events if isinstance(e, StreamData)]
-    assert seen.closed == SessionClosed(0, "bye", by_peer=True)
-
-
 def test_calls_on_a_closed_session_do_nothing(wire: Wire) -> None:
     client, server = wire.open()
     Recorder(server)
@@ -593,9 +585,6 @@ def test_events_before_start_come_first(wire: Wire) -> None:
     client.close(1, "gone")
     wire.advance(3.0)
     seen = Recorder(server)
-    wire.advance(1.0)
-    if not seen.events:  # the connection is gone: the session's own turn of the loop
-        server.deliver()
     assert isinstance(seen.events[0], StreamData)
     assert seen.closed == SessionClosed(1, "gone", by_peer=True)
 

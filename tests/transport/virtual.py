@@ -96,10 +96,12 @@ class _Side:
         self.refused: Counter[str] = Counter()
         self.said: list[Link] = []
         self.factory: Callable[[Link, str], Handler] | None = None
-        self.pinged = 0
 
     def now(self) -> float:
         return self.wire.now
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        callback()
 
     def touch(self, link: Link) -> None:
         self.wire.dirty[link] = None

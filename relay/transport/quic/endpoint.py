@@ -107,6 +107,9 @@ class Endpoint:
     def now(self) -> float:
         return self._loop.time()
 
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon(callback)
+
     def release(self) -> None:
         """Give the sockets back, and forget every connection."""
         for link in tuple(self.links):

@@ -112,7 +112,7 @@ class QuicSession:
         self.link.touch()
         if self.link.gone:
             # Nobody drives a connection that is gone, and its end is still to be told.
-            asyncio.get_running_loop().call_soon(self.deliver)
+            self.link.endpoint.call_soon(self.deliver)
 
     def open_bidi(self, priority: int = CONTROL_PRIORITY) -> QuicStream:
         return self._new_stream(priority, unidirectional=False)

@@ -38,7 +38,12 @@ def describe(error: BaseException, scope: str) -> dict[str, Any]:
         return {"scope": scope, "code": code, "kind": kind, "message": details.message}
     found = re.search(r"code=(\d+)", str(error))
     code = int(found[1]) if found else None
-    return {"scope": scope, "code": code, "kind": type(error).__name__.lower(), "message": str(error)}
+    return {
+        "scope": scope,
+        "code": code,
+        "kind": type(error).__name__.lower(),
+        "message": str(error) or repr(error),
+    }
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ class Log:
         match module.rsplit("::", 1)[-1], text.split(" ")[:3]:
             case "client", ["connected", *_]:
                 emit("negotiated", version=fields.get("version"))
+            case "websocket", _:  # for https:// URLs 0.3 tries it beside QUIC, and takes what is up first
+                emit("websocket", text=text)
             case "publisher", ["track", "info", "started"]:
                 emit("track_info", **track, count=self._count("info", name))
             case "publisher", ["subscribed", "started", *_]:

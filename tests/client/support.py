@@ -1,0 +1,100 @@
+"""Two clients, joined back to back: what most tests of the client begin with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+from relay.client import Client
+from relay.transport.memory import MemorySession, memory_pair
+from relay.transport.session import Event, StreamData, StreamReset, StreamStopped
+from relay.wire.version import Version
+
+PATIENCE = 5.0
+"""Seconds that anything may take; nothing comes near."""
+
+ALL = list(Version)
+FETCHING = [Version.LITE_05, Version.LITE_06]
+OLD = [Version.LITE_01, Version.LITE_02]
+
+
+class Pair(NamedTuple):
+    """`near` is the client's end of the session, `far` the server's."""
+
+    near: Client
+    far: Client
+
+
+def sessions(version: Version, **options: Any) -> tuple[MemorySession, MemorySession]:
+    """Two ends, whose version is left to SETUP where it is on a real transport."""
+    return memory_pair(version if version >= Version.LITE_03 else None, **options)
+
+
+@contextlib.asynccontextmanager
+async def pair(version: Version, **options: Any) -> AsyncIterator[Pair]:
+    """Two clients that are through with the set-up."""
+    near, far = (Client(session, versions=[version], **options) for session in sessions(version))
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(near.start(), far.start())
+        assert near.version is far.version is version
+        yield Pair(near, far)
+        await near.close()
+        await far.closed()
+
+
+class RawPeer:
+    """The other end without a protocol: it keeps what it is told and says what a test lets it say."""
+
+    def __init__(self, session: MemorySession) -> None:
+        self.session = session
+        self.events: list[Event] = []
+        self.streams: dict[int, Any] = {}
+        self.received: dict[int, bytes] = {}
+        self._news = asyncio.Event()
+        session.start(self._take)
+
+    def _take(self, events: tuple[Event, ...]) -> None:
+        for event in events:
+            self.events.append(event)
+            if isinstance(event, StreamData):
+                self.streams[event.stream.id] = event.stream
+                self.received[event.stream.id] = self.received.get(event.stream.id, b"") + event.data
+        self._news.set()
+
+    async def until(self, ready: Any) -> Any:
+        """Wait until `ready()` is true and return what it says."""
+        while not (found := ready()):
+            self._news.clear()
+            await self._news.wait()
+        return found
+
+    async def bidi(self, start: bytes) -> Any:
+        """Wait for a bidirectional stream that opens with `start`, and return it."""
+        return await self.until(
+            lambda: next(
+                (
+                    self.streams[number]
+                    for number, data in self.received.items()
+                    if data.startswith(start) and not self.streams[number].unidirectional
+                ),
+                None,
+            )
+        )
+
+    def codes(self) -> list[int]:
+        """The codes of all resets and stops so far."""
+        return [event.code for event in self.events if isinstance(event, StreamReset | StreamStopped)]
+
+
+@contextlib.asynccontextmanager
+async def facing(version: Version, *, server: bool = False, **options: Any) -> AsyncIterator[tuple[Client, RawPeer]]:
+    """A started client (on the server's end with `server`) and a raw peer. 03 and newer, which need no answer."""
+    ends = memory_pair(version)
+    mine, theirs = reversed(ends) if server else ends
+    async with asyncio.timeout(PATIENCE):
+        client, peer = Client(mine, hop=7, **options), RawPeer(theirs)
+        await client.start()
+        yield client, peer
+        await client.close()

@@ -1,0 +1,147 @@
+"""The HTTP routes, asked with curl while a real publisher is live."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import dataclass
+
+import pytest
+
+from relay.app import Relay
+from relay.web import server
+from tests.e2e.harness import RustPeer
+from tests.e2e.support import publisher, running, webtransport
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+@dataclass
+class Answer:
+    """What curl printed."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def curl(url: str, *options: str) -> Answer:
+    """One request."""
+    process = await asyncio.create_subprocess_exec(
+        *("curl", "--silent", "--include", "--max-time", "20", *options, url),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    head, _, body = output.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return Answer(int(status.split()[1]), headers, body)
+
+
+def held(relay: Relay, path: str = "demo/cam", groups: int = 2) -> RustPeer:
+    """A publisher that leaves its last group open."""
+    options = (
+        "--groups",
+        groups,
+        "--frames-per-group",
+        3,
+        "--hold",
+        "--wait-for-viewers",
+        0,
+        "--frame-size",
+        20,
+    )
+    return publisher("0.5.1", webtransport(relay), path, *options)
+
+
+async def test_certificate_is_64_hex_digits_and_nothing_else() -> None:
+    async with running() as relay:
+        answer = await curl(f"{relay.url}certificate.sha256")
+    assert answer.status == 200
+    assert answer.body.decode() == relay.fingerprint
+    assert len(answer.body) == 64
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+async def test_preflight() -> None:
+    async with running() as relay:
+        answer = await curl(f"{relay.url}certificate.sha256", "--request", "OPTIONS")
+    assert answer.status == 200
+    assert answer.headers["access-control-allow-methods"] == "GET"
+
+
+async def test_announced_is_relative_to_the_prefix() -> None:
+    async with running() as relay, held(relay, "demo/cam") as cam, held(relay, "demo/deep/mic") as mic:
+        for peer in (cam, mic):
+            await peer.wait_for("published")
+        assert (await curl(f"{relay.url}announced")).body == b"demo/cam\ndemo/deep/mic"
+        assert (await curl(f"{relay.url}announced/")).body == b"demo/cam\ndemo/deep/mic"
+        assert (await curl(f"{relay.url}announced/demo")).body == b"cam\ndeep/mic"
+        assert (await curl(f"{relay.url}announced/demo/cam")).body == b""
+        answer = await curl(f"{relay.url}announced/dem")
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.headers["content-type"].startswith("text/plain")
+
+
+async def test_fetch_of_a_live_group_streams_and_ends_with_it() -> None:
+    async with running() as relay, held(relay) as source:
+        await source.wait_for("published")
+        process = await asyncio.create_subprocess_exec(
+            *("curl", "--silent", "--no-buffer", f"{relay.url}fetch/demo/cam/video"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        start = await asyncio.wait_for(process.stdout.readexactly(60), 10)
+        assert [start[i : i + 8] for i in (0, 20, 40)] == [bytes([0, 0, 0, 1, 0, 0, 0, i]) for i in range(3)]
+        await source.send_line("finish")
+        assert await asyncio.wait_for(process.stdout.read(), 10) == b""
+        assert await process.wait() == 0
+
+
+async def test_fetch_of_a_finished_group() -> None:
+    async with running() as relay, held(relay, groups=1) as source:
+        await source.wait_for("published")
+        await source.send_line("more 1")
+        await source.wait_for("obeyed")
+        body = (await curl(f"{relay.url}fetch/demo/cam/video", "--max-time", "1")).body
+        assert body[:4] == bytes([0, 0, 0, 1])
+
+
+async def test_failures_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "FETCH_TIMEOUT", 0.5)
+    silent = ("--groups", 0, "--hold", "--wait-for-viewers", 0)
+    async with (
+        running() as relay,
+        held(relay) as source,
+        publisher("0.5.1", webtransport(relay), "demo/silent", *silent) as mute,
+    ):
+        await source.wait_for("published")
+        await mute.wait_for("connected")
+        assert (await curl(f"{relay.url}fetch/demo")).status == 400
+        assert (await curl(f"{relay.url}fetch/")).status == 400
+        assert (await curl(f"{relay.url}fetch/demo/none/video")).status == 404
+        unknown = await curl(f"{relay.url}fetch/demo/cam/none")
+        assert (unknown.status, unknown.body) == (404, b"no such track\n")
+        assert (await curl(f"{relay.url}fetch/demo/silent/video")).status == 504
+        missing = await curl(f"{relay.url}nothing/here")
+        assert missing.status == 404
+        assert b"/announced/" in missing.body
+        assert (await curl(f"{relay.url}announced", "--request", "POST")).status == 405
+        assert (await curl(f"{relay.url}announced?jwt=abc.def.ghi")).status == 401
+
+
+async def test_anonymous_outside_the_public_prefix() -> None:
+    async with running(public="anon") as relay:
+        assert (await curl(f"{relay.url}announced/anon")).status == 200
+        assert (await curl(f"{relay.url}announced/anon/room")).status == 200
+        assert (await curl(f"{relay.url}announced/secret")).status == 401
+        assert (await curl(f"{relay.url}fetch/secret/room/video")).status == 401
+        assert (await curl(f"{relay.url}certificate.sha256")).status == 200
+
+
+async def test_paths_are_percent_decoded() -> None:
+    async with running() as relay, held(relay, "demo/caf\u00e9 one") as source:
+        await source.wait_for("published")
+        assert (await curl(f"{relay.url}announced/")).body.decode() == "demo/caf\u00e9 one"
+        answer = await curl(f"{relay.url}fetch/demo/caf%C3%A9%20one/video", "--max-time", "1")
+        assert answer.status == 200
