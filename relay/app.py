@@ -294,5 +294,5 @@ def run(config: Config) -> int:
     try:
         return asyncio.run(_serve(config))
     except OSError as error:
-        print(f"moq-relay: {error}", file=sys.stderr)  # noqa: T201
+        print(f"moq-relay: {error.strerror or error}", file=sys.stderr)  # noqa: T201
         return 1

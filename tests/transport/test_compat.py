@@ -99,7 +99,7 @@ def test_h3_has() -> None:
     wire.open()
     handler: Any = wire.server_link.handler
     assert isinstance(handler._h3._stream, dict)
-    assert handler._h3._stream == {}  # the request's record is dropped
+    assert 0 not in handler._h3._stream  # the request's record is dropped
 
 
 def test_settings_satisfy_every_generation() -> None:

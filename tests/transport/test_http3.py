@@ -217,7 +217,6 @@ def test_other_requests_get_an_answer(headers: list[tuple[bytes, bytes]], status
     assert odd.status() == status
     assert odd.closed_with is None
     # The connection stays of use: the session may come on the next stream.
-    odd.send(0, b"\x00\x05hello", fin=True)
     odd.request(CONNECT, 4)
     assert odd.status(4) == b"200"
     assert odd.wire.server is not None
@@ -262,6 +261,7 @@ def test_streams_in_single_bytes() -> None:
 
 def test_streams_before_the_request_are_kept() -> None:
     odd = Odd(answer=lambda request: None)
+    odd.quic.send_stream_data(0, b"")
     odd.send(4, encode_varint(0x41) + b"\x00early")
     odd.send(14, encode_varint(0x54) + b"\x00uni", fin=True)
     odd.request(CONNECT)

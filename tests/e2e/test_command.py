@@ -1,0 +1,161 @@
+"""The commands `moq-relay` and `moq-clock` as their users run them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import RustPeer, free_udp_port
+
+ROOT = Path(__file__).resolve().parents[2]
+OPEN = ("--tls-generate", "localhost", "--auth-public", "")
+
+
+class Command:
+    """A running command whose output is kept."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self._changed = asyncio.Event()
+        self._readers = asyncio.gather(
+            self._read(process.stdout, self.out), self._read(process.stderr, self.err)
+        )
+
+    async def _read(self, stream: asyncio.StreamReader | None, lines: list[str]) -> None:
+        assert stream is not None
+        async for line in stream:
+            lines.append(line.decode().rstrip("\n"))
+            self._changed.set()
+        self._changed.set()
+
+    async def line(self, pattern: str, within: float = 15.0) -> re.Match[str]:
+        """The first line of either output that matches."""
+        async with asyncio.timeout(within):
+            while True:
+                for line in (*self.out, *self.err):
+                    if found := re.search(pattern, line):
+                        return found
+                assert self.process.returncode is None or not self._readers.done(), (self.out, self.err)
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def exit(self, within: float = 10.0) -> int:
+        """Its exit status."""
+        async with asyncio.timeout(within):
+            status = await self.process.wait()
+            await self._readers
+        return status
+
+
+@contextlib.asynccontextmanager
+async def command(module: str, *args: str, cwd: Path = ROOT) -> AsyncIterator[Command]:
+    """Start it as a program of its own; end it at the end of the block."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MOQ_", "RUST_LOG"))}
+    code = f"import sys; from {module} import main; sys.exit(main())"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-c", code, *args),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        cwd=cwd,
+    )
+    running = Command(process)
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await running.exit()
+
+
+def relay(*args: str, cwd: Path = ROOT) -> contextlib.AbstractAsyncContextManager[Command]:
+    return command("relay.cli", *args, cwd=cwd)
+
+
+def clock(*args: str) -> contextlib.AbstractAsyncContextManager[Command]:
+    return command("relay.clock", *args)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_closes_sessions_with_a_reason_and_exits_0(number: signal.Signals) -> None:
+    port = free_udp_port()
+    url = f"https://127.0.0.1:{port}/"
+    async with relay("--listen", f"localhost:{port}", *OPEN) as running:
+        await running.line("try it")
+        hold = ("demo/cam", "--track", "video", "--hold", "--wait-for-viewers", "0")
+        async with RustPeer("0.5.1", "publish", url, *hold) as peer:
+            await peer.wait_for("connected")
+            asked = time.monotonic()
+            running.process.send_signal(number)
+            closed = await peer.wait_for("closed", 5)
+            assert closed["code"] == 0
+            assert await running.exit(5) == 0
+            assert time.monotonic() - asked < 5
+        await running.line(r"\[session 1\] closed by=relay code=0 reason='server shutdown'")
+    assert not any("Traceback" in line for line in running.err)
+
+
+async def test_the_banner_tells_where_it_listens_and_what_to_try() -> None:
+    port = free_udp_port()
+    async with relay("--listen", f"[::]:{port}", *OPEN) as running:
+        await running.line(f"curl http://localhost:{port}/announced/")
+        text = "\n".join(running.out)
+        assert f"[::]:{port} UDP" in text
+        assert f"[::]:{port} TCP" in text
+        assert re.search("sha256 [0-9a-f]{64}", text)
+
+
+async def test_a_busy_port_is_one_clear_line() -> None:
+    port = free_udp_port()
+    async with relay("--listen", f"localhost:{port}", *OPEN) as first:
+        await first.line("try it")
+        async with relay("--listen", f"localhost:{port}", *OPEN) as second:
+            assert await second.exit() == 1
+            assert second.out == []
+            assert len(second.err) == 1
+            assert second.err[0] == f"moq-relay: cannot listen on UDP localhost:{port}: Address already in use"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "moqt"])
+async def test_the_clock_is_published_and_watched(scheme: str) -> None:
+    port = free_udp_port()
+    url = f"{scheme}://localhost:{port}/"
+    trust = () if scheme == "http" else ("--tls-disable-verify",)
+    async with relay("--listen", f"localhost:{port}", *OPEN) as running:
+        await running.line("try it")
+        async with clock("watch", url, *trust) as watch, clock("publish", url, *trust) as publish:
+            await watch.line(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$")
+            publish.process.send_signal(signal.SIGTERM)
+            assert await publish.exit() == 0
+            async with clock("publish", url, *trust):
+                seen = len(watch.out)
+                async with asyncio.timeout(10):
+                    while len(watch.out) <= seen:
+                        await asyncio.sleep(0.05)
+            watch.process.send_signal(signal.SIGINT)
+            assert await watch.exit() == 0
+
+
+async def test_the_clock_without_a_relay_says_so_and_keeps_trying() -> None:
+    port = free_udp_port()
+    async with clock("watch", f"http://localhost:{port}/") as watch:
+        await watch.line(f"localhost:{port}")
+        assert watch.process.returncode is None
+        assert not any("Traceback" in line for line in watch.err)
+        async with (
+            relay("--listen", f"localhost:{port}", *OPEN) as running,
+            clock("publish", f"http://localhost:{port}/"),
+        ):
+            await running.line("try it")
+            await watch.line(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", 20)
