@@ -7,41 +7,37 @@ arrives to the track's actor, one message per track and loop turn.
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.runtime import Ref, send
-from relay.model.path import join, normalize
+from relay.actors.upstream import (
+    AnnounceReplies,
+    FetchReply,
+    LeftSubscription,
+    Parts,
+    PeerUni,
+    SubscribeReplies,
+    TrackReply,
+    Upstream,
+)
+from relay.model.path import join
 from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.model.track import TrackProperties
-from relay.transport.session import Stream
-from relay.wire.decoder import AnnounceDecoder, SubscribeDecoder, TrackInfoDecoder
 from relay.wire.errors import (
-    ProtocolViolation,
     SessionCode,
     StreamCode,
     WireError,
-    relay_stream_code,
 )
 from relay.wire.frame import open_request
-from relay.wire.frame_decoder import FrameDecoder, UniDecoder
 from relay.wire.messages import (
-    AnnounceActive,
-    AnnounceEnded,
-    AnnounceInit,
-    AnnounceOk,
     AnnounceRequest,
-    AnnounceUpdate,
     Datagram,
     Fetch,
-    FrameHeader,
     GroupHeader,
     Role,
-    Setup,
     Subscribe,
-    SubscribeEnd,
-    SubscribeOk,
     SubscribeUpdate,
     TrackRequest,
 )
@@ -52,8 +48,6 @@ if TYPE_CHECKING:
 
 MAX_HOP_ID = (1 << 53) - 1
 """Hop ids stay below it: older browser clients hold them in a double."""
-
-Parts = list[FrameHeader | bytes]
 
 
 def random_hop() -> int:
@@ -72,41 +66,6 @@ class Announced:
         self.route = route
         self.broadcast = broadcast
         """`None` if the announcement is not used: it came back to us in a circle, or is too long."""
-
-
-class Upstream:
-    """One subscription of ours at the peer."""
-
-    __slots__ = ("groups", "id", "parts", "stream", "track")
-
-    def __init__(self, number: int, track: Ref, stream: Stream) -> None:
-        self.id = number
-        self.track = track
-        self.stream = stream
-        self.groups: dict[int, Stream] = {}
-        """Open group streams."""
-        self.parts: dict[int, tuple[int, Parts, bool, int | None]] = {}
-        """What this turn brought, by sequence: first frame, parts, fin, code."""
-
-    def add(
-        self, sequence: int, first_frame: int, parts: Parts, *, fin: bool, code: int | None = None
-    ) -> None:
-        """Note what arrived of a group."""
-        known = self.parts.get(sequence)
-        if known is not None:
-            first_frame, former, _, _ = known
-            former += parts
-            parts = former
-        self.parts[sequence] = (first_frame, parts, fin, code)
-
-    def take(self) -> tuple[m.GroupPart, ...]:
-        """What this turn brought."""
-        taken = tuple(
-            m.GroupPart(sequence, first_frame, tuple(parts), fin, code)
-            for sequence, (first_frame, parts, fin, code) in self.parts.items()
-        )
-        self.parts = {}
-        return taken
 
 
 class Ingest:
@@ -396,258 +355,3 @@ class Ingest:
         if upstream is not None:
             message = m.UpstreamDatagram(datagram.sequence, datagram.timestamp, datagram.payload)
             send(upstream.track, message)
-
-
-class AnnounceReplies:
-    """One Announce stream of ours."""
-
-    def __init__(self, connection: ConnectionActor, ingest: Ingest, prefix: str) -> None:
-        self._connection = connection
-        self._ingest = ingest
-        self._prefix = prefix
-        self._decoder = AnnounceDecoder(connection.version, connection.environment.limits.message)
-        self._origin: int | None = None
-        self._live: set[str] = set()
-        self._by_id: dict[int, str] = {}
-        self._next_id = 0
-
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        for message in self._decoder.feed(data):
-            self._on_message(message)
-        if fin:
-            self._decoder.end()
-            self._withdraw_all()
-            stream.write((), fin=True)
-
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        self._withdraw_all()
-
-    def on_stopped(self, stream: Stream, code: int) -> None:
-        """The peer ends its replies by itself."""
-
-    def _withdraw_all(self) -> None:
-        for path in self._live:
-            self._ingest.withdraw(path)
-        self._live.clear()
-        self._by_id.clear()
-
-    def _on_message(
-        self, message: AnnounceInit | AnnounceOk | AnnounceActive | AnnounceEnded | AnnounceUpdate
-    ) -> None:
-        match message:
-            case AnnounceInit():
-                for suffix in message.suffixes:
-                    self._on_active(AnnounceActive(suffix))
-            case AnnounceOk():
-                self._origin = message.origin
-            case AnnounceActive():
-                self._on_active(message)
-            case AnnounceUpdate():
-                path = self._by_id.get(message.announce_id)
-                if path is None:
-                    raise ProtocolViolation(f"update of unknown announcement {message.announce_id}")
-                self._ingest.reroute(path, self._route(message.hops, 0, (message.warm, message.cold)))
-            case AnnounceEnded():
-                self._on_ended(message)
-
-    def _on_active(self, message: AnnounceActive) -> None:
-        path = normalize(join(self._prefix, message.suffix))
-        route = self._route(message.hops, message.hop_count, (message.warm, message.cold))
-        self._by_id[self._next_id] = path
-        self._next_id += 1
-        if self._connection.version != Version.LITE_06:
-            self._by_id.clear()
-        if path not in self._live:
-            self._live.add(path)
-            self._ingest.announce(path, route)
-        elif self._connection.version == Version.LITE_05:
-            self._ingest.reroute(path, route, restart=message.restart)
-        else:
-            raise ProtocolViolation(f"{path!r} announced twice")
-
-    def _on_ended(self, message: AnnounceEnded) -> None:
-        if message.announce_id is not None:
-            path = self._by_id.pop(message.announce_id, None)
-            if path is None:
-                raise ProtocolViolation(f"end of unknown announcement {message.announce_id}")
-        else:
-            path = normalize(join(self._prefix, message.suffix))
-        if path in self._live:
-            self._live.remove(path)
-            self._ingest.withdraw(path)
-
-    def _route(self, hops: tuple[int, ...], hop_count: int, costs: tuple[int, int]) -> Route | None:
-        return self._ingest.route_of(hops, hop_count, self._origin, costs)
-
-
-class SubscribeReplies:
-    """The Subscribe stream of one upstream subscription."""
-
-    def __init__(self, connection: ConnectionActor, ingest: Ingest, upstream: Upstream) -> None:
-        self._connection = connection
-        self._ingest = ingest
-        self._upstream = upstream
-        self._decoder = SubscribeDecoder(connection.version, connection.environment.limits.message)
-        self._ended = False
-
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        track = self._upstream.track
-        for message in self._decoder.feed(data):
-            if isinstance(message, SubscribeOk):
-                send(track, m.UpstreamStarted(message.group))
-            elif isinstance(message, SubscribeEnd):
-                self._end(message.group)
-        if fin:
-            self._decoder.end()
-            self._end(None)
-            stream.write((), fin=True)
-
-    def _end(self, final: int | None) -> None:
-        if not self._ended:
-            self._ended = True
-            self._ingest.flush()
-            send(self._upstream.track, m.UpstreamEnded(final))
-
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        if not self._ended:
-            self._ingest.failed(self._upstream, relay_stream_code(code, self._connection.version))
-
-    def on_stopped(self, stream: Stream, code: int) -> None:
-        """Our half is of no interest to the peer: its own tells the rest."""
-
-
-class LeftSubscription:
-    """A Subscribe stream that we have ended: the peer's half is read to its end."""
-
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        """What was under way."""
-
-    def on_reset(self, stream: Stream, code: int) -> None:
-        """Gone."""
-
-    def on_stopped(self, stream: Stream, code: int) -> None:
-        """Gone."""
-
-
-class TrackReply:
-    """A Track stream of ours."""
-
-    def __init__(self, connection: ConnectionActor, ingest: Ingest, track: Ref) -> None:
-        self._connection = connection
-        self._ingest = ingest
-        self._track = track
-        self._decoder = TrackInfoDecoder(connection.version, connection.environment.limits.message)
-        self._answered = False
-
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        for info in self._decoder.feed(data):
-            self._answered = True
-            properties = TrackProperties(info.priority, info.ordered, info.max_latency, info.timescale)
-            send(self._track, m.UpstreamProperties(properties))
-        if fin:
-            stream.write((), fin=True)
-            if not self._answered:
-                self._ingest.track_failed(self._track, StreamCode.NOT_FOUND)
-
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        if not self._answered:
-            self._ingest.track_failed(self._track, relay_stream_code(code, self._connection.version))
-
-    def on_stopped(self, stream: Stream, code: int) -> None:
-        """The peer's half tells how it ends."""
-
-
-class FetchReply:
-    """A Fetch stream of ours: bare frames."""
-
-    def __init__(self, connection: ConnectionActor, track: Ref, sequence: int) -> None:
-        self._connection = connection
-        self._track = track
-        self._sequence = sequence
-        self._decoder = FrameDecoder(connection.version, connection.environment.limits.frame)
-
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        try:
-            parts = tuple(self._decoder.feed(data))
-            if fin:
-                self._decoder.end()
-        except WireError as error:
-            self._tell((), fin=False, code=error.stream_code)
-            self._connection.refuse(stream, error.stream_code)
-            return
-        if fin:
-            stream.write((), fin=True)
-        if not self._tell(parts, fin=fin, code=None):
-            self._connection.refuse(stream, StreamCode.CANCELLED)
-
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        self._tell((), fin=False, code=relay_stream_code(code, self._connection.version))
-
-    def on_stopped(self, stream: Stream, code: int) -> None:
-        """The peer's half tells how it ends."""
-
-    def _tell(self, parts: tuple[FrameHeader | bytes, ...], *, fin: bool, code: int | None) -> bool:
-        return send(self._track, m.UpstreamFetched(m.GroupPart(self._sequence, 0, parts, fin, code)))
-
-
-class PeerUni:
-    """A unidirectional stream of the peer: a group, or its SETUP."""
-
-    __slots__ = ("_connection", "_decoder", "_header", "_ingest", "_upstream")
-
-    def __init__(self, connection: ConnectionActor, ingest: Ingest) -> None:
-        limits = connection.environment.limits
-        self._connection = connection
-        self._ingest = ingest
-        self._decoder = UniDecoder(connection.version, limits.frame, limits.message)
-        self._header: GroupHeader | None = None
-        self._upstream: Upstream | None = None
-
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        try:
-            items = list(self._decoder.feed(data))
-            if fin:
-                self._decoder.end()
-        except WireError as error:
-            if self._header is None and not error.stream_only:
-                raise
-            self._abort(error.stream_code)
-            self._connection.refuse(stream, error.stream_code)
-            return
-        if items and self._header is None:
-            first = items.pop(0)
-            if isinstance(first, Setup):
-                self._connection.on_peer_setup(first)
-                return
-            if not isinstance(first, GroupHeader) or not self._begin(stream, first):
-                return
-        if self._header is not None and self._upstream is not None:
-            # after the header a group stream holds frames only
-            self._ingest.add(self._upstream, self._header, cast("Parts", items), fin=fin)
-            if fin:
-                self._upstream.groups.pop(self._header.sequence, None)
-
-    def _begin(self, stream: Stream, header: GroupHeader) -> bool:
-        upstream = self._ingest.upstream(header.subscribe_id)
-        if upstream is None:
-            self._connection.refuse(stream, StreamCode.CANCELLED)
-            return False
-        if header.sequence in upstream.groups:
-            self._connection.refuse(stream, StreamCode.OLD)
-            return False
-        self._header = header
-        self._upstream = upstream
-        upstream.groups[header.sequence] = stream
-        self._ingest.add(upstream, header, [], fin=False)
-        return True
-
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        self._abort(relay_stream_code(code, self._connection.version))
-
-    def on_stopped(self, stream: Stream, code: int) -> None:
-        """Not possible on a stream of the peer."""
-
-    def _abort(self, code: int) -> None:
-        if self._header is not None and self._upstream is not None:
-            self._upstream.groups.pop(self._header.sequence, None)
-            self._ingest.add(self._upstream, self._header, [], fin=False, code=code)

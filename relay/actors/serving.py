@@ -1,0 +1,323 @@
+"""Subscriptions, descriptions and fetches of the peer, each attached to its stream. Part of the connection actor.
+
+Tracks deliver here through the connection; what a slow peer cannot take is given up here.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from relay.actors import messages as m
+from relay.actors.runtime import Ref, send
+from relay.model.track import Interest
+from relay.transport.session import Stream
+from relay.wire.errors import StreamCode, stream_code_for
+from relay.wire.frame import group_header
+from relay.wire.messages import (
+    Datagram,
+    GroupHeader,
+    Subscribe,
+    SubscribeEnd,
+    SubscribeOk,
+    SubscribeUpdate,
+    TrackInfo,
+)
+from relay.wire.version import Version
+
+if TYPE_CHECKING:
+    from relay.actors.connection import ConnectionActor
+    from relay.actors.egress import Egress
+
+SEQUENCE_BITS = 40
+"""Low bits of a send priority: within one track priority the newer group goes first."""
+
+
+def send_priority(priority: int, sequence: int) -> int:
+    """Order of sending: higher track priority first, then newer groups; always below control streams."""
+    return (priority << SEQUENCE_BITS) | (sequence & ((1 << SEQUENCE_BITS) - 1))
+
+
+def interest_of(request: Subscribe | SubscribeUpdate, version: Version) -> Interest:
+    """What a subscriber wants; `max_latency` means history on 06, lateness before."""
+    history = request.max_latency if version >= Version.LITE_06 else 0
+    return Interest(
+        priority=request.priority,
+        ordered=request.ordered,
+        latency_ms=request.max_latency,
+        history_ms=history,
+        start_group=request.start_group,
+        end_group=request.end_group,
+        start_frame=request.start_frame,
+        end_frame=request.end_frame,
+    )
+
+
+class TrackService:
+    """One Track stream of the peer."""
+
+    def __init__(self, connection: ConnectionActor, egress: Egress, stream: Stream, key: int) -> None:
+        self._connection = connection
+        self._egress = egress
+        self._stream = stream
+        self._key = key
+
+    def on_message(self, message: object) -> None:
+        version = self._connection.version
+        if isinstance(message, m.Described):
+            info = TrackInfo(*message.properties)
+            self._stream.write((info.encode(version),), fin=True)
+            self._egress.forget(self._key)
+        elif isinstance(message, m.Refused):
+            self._connection.refuse(self._stream, message.code)
+            self._egress.forget(self._key)
+
+    def leave(self) -> None:
+        """The track answers or ends; either finds nobody here."""
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        """Our half ends with the answer."""
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._egress.forget(self._key)
+        stream.reset(stream_code_for(self._connection.version, StreamCode.CANCELLED))
+
+    def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._egress.forget(self._key)
+
+
+class FetchService(TrackService):
+    """One Fetch stream of the peer."""
+
+    def __init__(self, connection: ConnectionActor, egress: Egress, stream: Stream, key: int) -> None:
+        super().__init__(connection, egress, stream, key)
+        self._track: Ref | None = None
+
+    def on_message(self, message: object) -> None:
+        if isinstance(message, m.FetchData):
+            self._stream.write(message.chunks, fin=message.fin)
+            if message.fin:
+                self._egress.forget(self._key)
+        elif isinstance(message, m.Accepted):
+            self._track = message.track
+        else:
+            super().on_message(message)
+
+    def leave(self) -> None:
+        if self._track is not None:
+            send(self._track, m.Leave(self._connection.actor_ref, self._key))
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        self.leave()
+        super().on_reset(stream, code)
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        self.leave()
+        super().on_stopped(stream, code)
+
+
+class Sending(NamedTuple):
+    """A group stream toward the peer."""
+
+    since: float
+    sequence: int
+    stream: Stream
+
+
+class GroupStopped:
+    """Attached to our group streams: the peer may refuse one."""
+
+    __slots__ = ("_sequence", "_service")
+
+    def __init__(self, service: SubscribeService, sequence: int) -> None:
+        self._service = service
+        self._sequence = sequence
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        """Not possible on a unidirectional stream of ours."""
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        """Not possible on a unidirectional stream of ours."""
+
+    def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._service.group_stopped(self._sequence)
+
+
+class SubscribeService:
+    """One subscription of the peer."""
+
+    def __init__(
+        self, connection: ConnectionActor, egress: Egress, stream: Stream, key: int, request: Subscribe
+    ) -> None:
+        self.id = request.id
+        self._connection = connection
+        self._egress = egress
+        self._stream = stream
+        self._key = key
+        self._name = f"{request.broadcast} {request.track}"
+        self._priority = request.priority
+        self._track: Ref | None = None
+        self._open: dict[int, Stream] = {}
+        self._recent: list[Sending] = []
+        self._started = False
+        self._behind = False
+        self._over = False
+
+    def on_message(self, message: object) -> None:
+        match message:
+            case m.Accepted():
+                self._track = message.track
+                if self._connection.version <= Version.LITE_04:
+                    self._stream.write(
+                        (SubscribeOk(priority=self._priority).encode(self._connection.version),)
+                    )
+            case m.DeliverDatagram():
+                self._send_datagram(message)
+            case m.Ended():
+                self._end(message.final)
+            case m.Refused():
+                self._refuse(message.code)
+
+    def update(self, message: SubscribeUpdate) -> None:
+        """SUBSCRIBE_UPDATE."""
+        self._priority = message.priority
+        if self._track is not None:
+            interest = interest_of(message, self._connection.version)
+            send(self._track, m.UpdateInterest(self._connection.actor_ref, self._key, interest))
+
+    # --- groups ----------------------------------------------------------------------------------------------------
+
+    def deliver(self, pieces: tuple[m.GroupPiece, ...]) -> None:
+        """Write what the track has for us."""
+        for piece in pieces:
+            if piece.first and piece.code is None:
+                stream = self._begin(piece)
+            else:
+                found = self._open.get(piece.sequence)
+                if found is None:
+                    continue  # refused by the peer, or given up
+                stream = found
+                if piece.chunks or piece.fin:
+                    stream.write(piece.chunks, fin=piece.fin)
+            if piece.code is not None:
+                stream.reset(stream_code_for(self._connection.version, piece.code))
+                self._drop(piece.sequence)
+            elif piece.fin:
+                self._open.pop(piece.sequence, None)
+            elif stream.unsent > self._connection.environment.limits.backlog_bytes:
+                self._fall_behind(piece.sequence, stream)
+
+    def _begin(self, piece: m.GroupPiece) -> Stream:
+        connection = self._connection
+        version = connection.version
+        if not self._started:
+            self._started = True
+            if version >= Version.LITE_05:
+                self._stream.write((SubscribeOk(group=piece.sequence).encode(version),))
+        self._give_up_oldest()
+        stream = connection.session.open_uni(send_priority(self._priority, piece.sequence))
+        stream.context = GroupStopped(self, piece.sequence)
+        header = group_header(version, GroupHeader(self.id, piece.sequence, piece.start_frame))
+        stream.write((header, *piece.chunks), fin=piece.fin)
+        self._open[piece.sequence] = stream
+        self._recent.append(Sending(time.monotonic(), piece.sequence, stream))
+        return stream
+
+    def _give_up_oldest(self) -> None:
+        """A new group begins: beyond the backlog the oldest that waits is given up."""
+        waiting = [s for s in self._recent if s.stream.unsent or s.sequence in self._open]
+        self._recent = waiting
+        if len(waiting) <= 1:
+            self._behind = self._behind and bool(waiting)
+            return
+        limits = self._connection.environment.limits
+        queued = [sending for sending in waiting if sending.stream.unsent]
+        unsent = sum(sending.stream.unsent for sending in queued)
+        now = time.monotonic()
+        for count, oldest in zip(range(len(queued), 0, -1), queued, strict=True):
+            late = count >= limits.backlog_groups and now - oldest.since > limits.backlog_time
+            if not late and unsent <= limits.backlog_bytes:
+                break
+            unsent -= oldest.stream.unsent
+            self._fall_behind(oldest.sequence, oldest.stream)
+
+    def _fall_behind(self, sequence: int, stream: Stream) -> None:
+        connection = self._connection
+        if not self._behind:
+            self._behind = True
+            connection.log.warning(
+                "slow subscriber track=%r group=%d waiting_bytes=%d limit_groups=%d",
+                self._name,
+                sequence,
+                stream.unsent,
+                connection.environment.limits.backlog_groups,
+            )
+        stream.reset(stream_code_for(connection.version, StreamCode.TOO_FAR_BEHIND))
+        self._drop(sequence)
+
+    def _drop(self, sequence: int) -> None:
+        self._open.pop(sequence, None)
+        self._recent = [sending for sending in self._recent if sending.sequence != sequence]
+
+    def group_stopped(self, sequence: int) -> None:
+        """The peer refused the rest of a group."""
+        self._drop(sequence)
+
+    def _send_datagram(self, message: m.DeliverDatagram) -> None:
+        session = self._connection.session
+        if self._connection.version < Version.LITE_05:
+            return
+        datagram = Datagram(self.id, message.sequence, message.timestamp, message.payload)
+        data = datagram.encode(self._connection.version)
+        if len(data) <= session.datagram_limit:
+            session.send_datagram(data)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _end(self, final: int) -> None:
+        """The track is over and everything of it is written."""
+        version = self._connection.version
+        end = SubscribeEnd(final).encode(version) if version >= Version.LITE_05 else b""
+        self._stream.write((end,), fin=True)
+        self._finish()
+
+    def _refuse(self, code: int) -> None:
+        wire = stream_code_for(self._connection.version, code)
+        for stream in self._open.values():
+            stream.reset(wire)
+        self._connection.refuse(self._stream, code)
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self._over:
+            self._over = True
+            self._open.clear()
+            self._recent.clear()
+            self._egress.forget(self._key)
+
+    def leave(self) -> None:
+        """The peer unsubscribed, or is gone."""
+        if self._track is not None and not self._over:
+            send(self._track, m.Leave(self._connection.actor_ref, self._key))
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+        if fin and not self._over:
+            self._unsubscribe()
+            stream.write((), fin=True)
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        if not self._over:
+            self._unsubscribe()
+            stream.reset(stream_code_for(self._connection.version, StreamCode.CANCELLED))
+
+    def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        if not self._over:
+            self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
+        self.leave()
+        wire = stream_code_for(self._connection.version, StreamCode.CANCELLED)
+        for sending in self._recent:
+            if sending.sequence in self._open or sending.stream.unsent:
+                sending.stream.reset(wire)
+        self._finish()
