@@ -17,22 +17,26 @@ import os
 import re
 import signal
 import sys
-import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from relay.client import Client, ClientError, GroupAborted, GroupReader, SessionEnded, SubscribeError, TrackWriter
-from relay.client.errors import is_refusal
+from relay.client import (
+    Client,
+    ClientError,
+    GroupAborted,
+    GroupReader,
+    SessionEnded,
+    SubscribeError,
+    TrackWriter,
+)
+from relay.wire.errors import FIRST_APP_CODE, OldCode, SessionCode
 from relay.wire.text import checked_path
 from relay.wire.version import Version, version_from_name
-
-if TYPE_CHECKING:
-    from relay.client import Announced
 
 DEFAULT_URL: Final = "http://localhost:4443/"
 SCHEMES: Final = ("http", "https", "moqt", "moql")
@@ -43,8 +47,27 @@ FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
 """Seconds; whoever restarts a relay does not want to wait longer for its clients."""
 
+STEADY: Final = 20.0
+"""Seconds: an attempt that led this far was a good one, and the next pause is short again. More than any time-out."""
+
 KEPT_MINUTES: Final = 2
 """Groups held for late viewers: this minute, and the last one for those who come at its turn."""
+
+REFUSALS: Final = frozenset(
+    (
+        SessionCode.UNAUTHORIZED,
+        SessionCode.VERSION_NEGOTIATION,
+        OldCode.UNAUTHORIZED,
+        OldCode.VERSION,
+        HTTPStatus.UNAUTHORIZED,
+        *(
+            FIRST_APP_CODE + status
+            for status in range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
+        ),
+    )
+)
+"""Session codes after which another attempt would end the same way: the numbers of both generations, the bare status
+of 0.9.3, and the statuses that newer relays carry as application codes."""
 
 MINUTE: Final = "%Y-%m-%d %H:%M:"
 SECOND: Final = "%S"
@@ -149,20 +172,274 @@ async def watch(client: Client, options: Options, line: Callable[[str], None]) -
     path = options.broadcast
     announced = client.announced(path)
     say(f"waiting for {path}, {client.version.name_on_wire}")
-    reading: asyncio.Task[None] | None = None
+    pause = FIRST_PAUSE
+    while True:
+        await announced.wait_for(path)
+        try:
+            subscription = await client.subscribe(path, options.track)
+            async for group in subscription:
+                pause = FIRST_PAUSE
+                await read_minute(group, line)
+            trouble = "the track has ended"
+        except SubscribeError as error:
+            trouble = str(error)
+        # The end of a subscription and that of its announcement come on two streams, in either order.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await announced.wait_for(path, active=False)
+        if path in announced.live:
+            say(f"{path}: {trouble}; trying again")
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            say(f"{path} went away, waiting for it")
+            pause = FIRST_PAUSE
+
+
+async def attend(client: Client, work: Awaitable[None]) -> None:
+    """Do `work` until it fails or the session ends; raises SessionEnded then."""
+    working = asyncio.ensure_future(work)
+    ending = asyncio.ensure_future(client.closed())
     try:
-        async for change in announced:
-            if change.path != path or change.update:
-                continue
-            if not change.active:
-                # What is subscribed already goes on by itself for as long as it can.
-                say(f"{path} went away, waiting for it")
-                continue
-            if reading is not None:
-                await dismiss(reading)
-            reading = asyncio.create_task(read(client, announced, options, line))
-            reading.add_done_callback(report_end_of_output)
+        await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        client.check()
     finally:
-        if reading is not None:
-            await dismiss(reading)
-    raise ClientError("the relay announces nothing here any more")
+        for task in (working, ending):
+            task.cancel()
+        await asyncio.gather(working, ending, return_exceptions=True)
+
+
+# -- session after session
+
+
+class Refused(Exception):  # noqa: N818 - it says what happened
+    """The relay, or its certificate, will say the same next time."""
+
+
+async def run(options: Options) -> None:
+    """Connect and work, again and again. Ends by cancellation, or with Refused."""
+    from relay.transport.client import ConnectError  # heavy, and not needed to print the help
+
+    pause = FIRST_PAUSE
+    clock = asyncio.get_running_loop().time
+    while True:
+        begun = clock()
+        try:
+            async with await connect(options) as client:
+                if options.command == "publish":
+                    work = publish(client, options)
+                else:
+                    work = watch(client, options, put_line)
+                await attend(client, work)
+            trouble = "the session is over"
+        except ConnectError as error:
+            trouble = str(error)
+            client_fault = error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+            if error.kind in ("url", "tls", "protocol") or client_fault:
+                raise Refused(trouble) from error
+        except ClientError as error:
+            trouble = str(error)
+            if isinstance(error, SessionEnded) and error.by_peer and error.code in REFUSALS:
+                raise Refused(trouble) from error
+        if clock() - begun > STEADY:
+            pause = FIRST_PAUSE
+        say(f"{trouble}; trying again in {pause:g} s")
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+async def connect(options: Options) -> Client:
+    """Dial the relay."""
+    from relay.transport.quic.trust import ClientTls  # heavy, and not needed to print the help
+
+    tls = ClientTls(options.roots, options.fingerprints, options.disable_verify)
+    return await Client.connect(options.url, versions=options.versions, tls=tls)
+
+
+async def until_stopped(options: Options) -> None:
+    """Run until a signal says stop; the session is closed in order then."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await run(options)
+
+
+# -- command line
+
+
+def put_line(text: str) -> None:
+    """Print one line of the clock, at once: whoever reads it through a pipe is waiting."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal how it goes; the clock itself has standard output."""
+    sys.stderr.write(f"moq-clock: {printable(text)}\n")
+    sys.stderr.flush()
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with status 2."""
+        self.exit(2, f"moq-clock: {printable(message)}\nTry: moq-clock --help\n")
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog="moq-clock",
+        usage="moq-clock {publish,watch} [URL] [flags]",
+        description=DESCRIPTION,
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", type=command_of, metavar="{publish,watch}", help="what to do")
+    parser.add_argument("url", metavar="URL", nargs="?", default=DEFAULT_URL, type=url_of, help="the relay")
+    parser.add_argument(
+        "--broadcast",
+        metavar="PATH",
+        default="clock",
+        type=broadcast_of,
+        help="name of the broadcast (clock)",
+    )
+    parser.add_argument("--track", metavar="NAME", default="seconds", help="name of the track (seconds)")
+    parser.add_argument(
+        "--version",
+        metavar="VERSION",
+        action="append",
+        type=version_of,
+        help="offer only this protocol version, such as moq-lite-04; may be repeated",
+    )
+    parser.add_argument(
+        "--jwt", metavar="TOKEN", help="token, appended to the query of the URL; never printed"
+    )
+    tls = parser.add_argument_group("whom to trust (default: the system's roots)")
+    tls.add_argument("--tls-disable-verify", action="store_true", help="accept any certificate")
+    tls.add_argument(
+        "--tls-root",
+        metavar="FILE",
+        action="append",
+        type=Path,
+        help="PEM file of roots to trust instead; may be repeated",
+    )
+    tls.add_argument(
+        "--tls-fingerprint",
+        metavar="HEX",
+        action="append",
+        type=fingerprint_of,
+        help="SHA-256 of the one certificate to trust; may be repeated",
+    )
+    return parser
+
+
+def command_of(text: str) -> str:
+    """Check the first argument, which is not quoted: a URL in its place may hold a token."""
+    if text not in ("publish", "watch"):
+        raise argparse.ArgumentTypeError("want publish or watch")
+    return text
+
+
+def url_of(text: str) -> str:
+    """Check a URL as far as one can without dialling."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in SCHEMES and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        # Not quoted either.
+        raise argparse.ArgumentTypeError(
+            "want http://, https://, moqt:// or moql://, a host, and perhaps a port"
+        )
+    return text
+
+
+def broadcast_of(text: str) -> str:
+    """Bring a path into its normal form."""
+    try:
+        path = checked_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not path:
+        raise argparse.ArgumentTypeError("a broadcast needs a name")
+    return path
+
+
+def version_of(text: str) -> Version:
+    """Read a version's name."""
+    try:
+        return version_from_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def fingerprint_of(text: str) -> str:
+    """Read 64 hex digits, with or without colons."""
+    digits = text.replace(":", "").strip().lower()
+    if not re.fullmatch("[0-9a-f]{64}", digits):
+        raise argparse.ArgumentTypeError("want the 64 hex digits of a SHA-256")
+    return digits
+
+
+def with_token(url: str, token: str | None) -> str:
+    """Append `token` to the query of `url`."""
+    if token is None:
+        return url
+    parts = urlsplit(url)
+    query = f"jwt={quote(token.strip(), safe='')}"
+    return urlunsplit(parts._replace(query=f"{parts.query}&{query}" if parts.query else query))
+
+
+def read_options(argv: Sequence[str] | None) -> Options:
+    """Read the command line; leaves with status 2 if it is wrong, 0 after --help."""
+    parser = build_parser()
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        # Names only: what follows a misspelt --jwt is a token all the same.
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        parser.error(f"unknown flag {', '.join(flags)}" if flags else "too many arguments")
+    return Options(
+        command=found.command,
+        url=with_token(found.url, found.jwt),
+        broadcast=found.broadcast,
+        track=found.track,
+        versions=tuple(sorted(set(found.version or Version), reverse=True)),
+        roots=tuple(found.tls_root) if found.tls_root else None,
+        fingerprints=tuple(found.tls_fingerprint or ()),
+        disable_verify=found.tls_disable_verify,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    try:
+        options = read_options(argv)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 2
+    # Libraries keep quiet: whatever matters here is said in a line of our own.
+    logging.getLogger().addHandler(logging.NullHandler())
+    try:
+        asyncio.run(until_stopped(options))
+    except Refused as refused:
+        say(str(refused))
+        return 1
+    except BrokenPipeError:
+        # Whoever read the clock has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the outermost boundary
+        say(f"internal error: {error!r}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -229,6 +229,10 @@ class Client:
         assert self.peer_setup is not None
         return self.peer_setup
 
+    def check(self) -> None:
+        """Raise SessionEnded if the session is over."""
+        self.peer.check()
+
     async def closed(self) -> SessionClosed:
         """Wait for the session's end."""
         await self._gone.wait()

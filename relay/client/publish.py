@@ -17,8 +17,8 @@ from relay.wire.messages import Datagram, Fetch, Subscribe, SubscribeUpdate, Tra
 from relay.wire.version import Version
 
 if TYPE_CHECKING:
-    from relay.client.peer import Peer
     from relay.client.outgoing import FetchOut, SubscriptionOut
+    from relay.client.peer import Peer
 
 KEPT_GROUPS: Final = 8
 """Groups that a track holds for those who come late or fetch, unless told otherwise."""

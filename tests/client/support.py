@@ -89,7 +89,9 @@ class RawPeer:
 
 
 @contextlib.asynccontextmanager
-async def facing(version: Version, *, server: bool = False, **options: Any) -> AsyncIterator[tuple[Client, RawPeer]]:
+async def facing(
+    version: Version, *, server: bool = False, **options: Any
+) -> AsyncIterator[tuple[Client, RawPeer]]:
     """A started client (on the server's end with `server`) and a raw peer. 03 and newer, which need no answer."""
     ends = memory_pair(version)
     mine, theirs = reversed(ends) if server else ends

@@ -109,7 +109,8 @@ class Page(EventLog):
     async def _read_stderr(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
         async for line in process.stderr:
-            self.stderr.append(line.decode(errors="replace").rstrip("\n"))
+            if b"dbus/" not in line:  # it misses a desktop, at length
+                self.stderr.append(line.decode(errors="replace").rstrip("\n"))
         self._end()
 
     async def _close(self, process: asyncio.subprocess.Process, reader: asyncio.Task[None]) -> None:

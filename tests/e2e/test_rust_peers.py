@@ -29,22 +29,23 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("url_of", [webtransport, raw], ids=["webtransport", "quic"])
 @pytest.mark.parametrize(("peer", "version"), PAIRS, ids=lambda value: str(getattr(value, "name", value)))
-async def test_thousand_frames(peer: str, version: Version, url_of: object) -> None:
-    """Announced, subscribed, and 1000 frames in groups of 10 arrive complete, on each version and transport."""
-    assert callable(url_of)
-    async with running(versions=[version]) as relay:
-        url = url_of(relay)
-        async with (
-            publisher(peer, url, "demo/cam", *PACED) as source,
-            viewer(peer, url, "demo/cam", "--viewers", 2, "--frames", GROUPS * FRAMES) as sink,
-        ):
-            negotiated = await source.wait_for("negotiated")
-            assert negotiated["version"] == version.name_on_wire
-            for index in range(2):
-                result = await sink.wait_for("result", 30, viewer=index)
-                assert_complete(result, GROUPS, FRAMES)
+async def test_thousand_frames(peer: str, version: Version) -> None:
+    """Announced, subscribed, and 1000 frames in groups of 10 arrive complete, on each version.
+
+    One publisher is on WebTransport and its viewer on raw QUIC, the other pair the other way round.
+    """
+    async with running(versions=[version]) as relay, contextlib.AsyncExitStack() as stack:
+        frames = ("--frames", GROUPS * FRAMES)
+        pairs = [(webtransport(relay), raw(relay), "demo/a"), (raw(relay), webtransport(relay), "demo/b")]
+        sources = [
+            await stack.enter_async_context(publisher(peer, url, path, *PACED)) for url, _, path in pairs
+        ]
+        sinks = [await stack.enter_async_context(viewer(peer, url, path, *frames)) for _, url, path in pairs]
+        for source in sources:
+            assert (await source.wait_for("negotiated"))["version"] == version.name_on_wire
+        for sink in sinks:
+            assert_complete(await sink.wait_for("result", 30), GROUPS, FRAMES)
 
 
 async def test_every_version_pair() -> None:
@@ -204,3 +205,33 @@ async def test_withdrawn_and_announced_again() -> None:
                 await source.send_line("unannounce")
                 await watcher.wait_for("unannounce", path="demo/cam")
                 assert watcher.count("unannounce") == 1
+
+
+async def test_paths_are_relative_to_the_url() -> None:
+    """What is published under one URL is seen under others, each relative to its own; nothing leaks above."""
+    async with running() as relay:
+        held = ("--groups", 1, "--frames-per-group", 5, "--hold")
+        async with (
+            publisher(NEW, webtransport(relay, "room/1"), "cam", *held) as _,
+            viewer(NEW, webtransport(relay, "room"), "1/cam", "--frames", 5) as above,
+            viewer(NEW, raw(relay, "room/1"), "cam", "--frames", 5) as beside,
+            RustPeer(NEW, "announced", raw(relay, "room/2")) as elsewhere,
+        ):
+            await elsewhere.wait_for("connected")
+            for sink in (above, beside):
+                assert (await sink.wait_for("result", 15))["errors"] == []
+            assert elsewhere.count("announce") == 0
+
+
+@pytest.mark.parametrize(
+    ("url_of", "event"), [(webtransport, "error"), (raw, "closed")], ids=["webtransport", "quic"]
+)
+async def test_outside_the_public_prefix_is_unauthorized(url_of: object, event: str) -> None:
+    """WebTransport is refused before it is accepted; raw QUIC, whose path comes in-band, is closed."""
+    assert callable(url_of)
+    async with running(public="anon") as relay:
+        async with RustPeer(NEW, "announced", url_of(relay, "secret")) as refused:
+            told = await refused.wait_for(event)
+            assert "unauthorized" in told["message"].lower()
+        async with RustPeer(NEW, "announced", url_of(relay, "anon/room")) as welcome:
+            await welcome.wait_for("connected")

@@ -185,7 +185,9 @@ def test_renewal() -> None:
     assert store.fingerprint == old
     assert store.renew_if_due(NOW + dt.timedelta(days=10))
     assert store.fingerprint != old
-    assert not CertificateStore([generate_certificate(["a"], NOW)], [], NOW).renew_if_due(NOW + dt.timedelta(days=99))
+    assert not CertificateStore([generate_certificate(["a"], NOW)], [], NOW).renew_if_due(
+        NOW + dt.timedelta(days=99)
+    )
 
 
 def test_replace() -> None:

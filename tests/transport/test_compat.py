@@ -74,7 +74,9 @@ def test_stream_has(name: str) -> None:
     assert hasattr(QuicStream(), name)
 
 
-@pytest.mark.parametrize("name", ["_rtt_smoothed", "_rtt_initialized", "congestion_window", "get_probe_timeout"])
+@pytest.mark.parametrize(
+    "name", ["_rtt_smoothed", "_rtt_initialized", "congestion_window", "get_probe_timeout"]
+)
 def test_recovery_has(name: str) -> None:
     assert hasattr(connection()._loss, name)
     assert isinstance(connection()._loss, QuicPacketRecovery)
@@ -90,7 +92,9 @@ def test_tls_has() -> None:
 
 
 def test_states() -> None:
-    assert {"FIRSTFLIGHT", "CONNECTED", "CLOSING", "DRAINING", "TERMINATED"} == {s.name for s in QuicConnectionState}
+    assert {"FIRSTFLIGHT", "CONNECTED", "CLOSING", "DRAINING", "TERMINATED"} == {
+        s.name for s in QuicConnectionState
+    }
 
 
 def test_h3_has() -> None:

@@ -77,7 +77,9 @@ def test_no_common_protocol_without_setup_is_rejected() -> None:
 
 
 def test_no_common_protocol_falls_back_to_setup() -> None:
-    wire = Wire("webtransport", versions=(Version.LITE_01, Version.LITE_05), client_versions=(Version.LITE_04,))
+    wire = Wire(
+        "webtransport", versions=(Version.LITE_01, Version.LITE_05), client_versions=(Version.LITE_04,)
+    )
     client, server = wire.open()
     assert (client.alpn, client.version) == (server.alpn, server.version) == ("", None)
 
@@ -93,7 +95,8 @@ def test_reject_webtransport(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "alpn, status, code", [("moq-lite-06", 401, 2), ("moq-lite-04", 403, 2), ("moq-lite-05", 404, 468), ("moql-01", 401, 401)]
+    "alpn, status, code",
+    [("moq-lite-06", 401, 2), ("moq-lite-04", 403, 2), ("moq-lite-05", 404, 468), ("moql-01", 401, 401)],
 )
 def test_reject_raw(alpn: str, status: int, code: int) -> None:
     wire = Wire("quic", alpns=[alpn], answer=lambda request: request.reject(status, "no"))
@@ -513,7 +516,9 @@ def test_stats(wire: Wire) -> None:
 # -- closing
 
 
-@pytest.mark.parametrize("code, reason", [(0, ""), (3, "protocol violation"), (468, "app code=404"), (7, "é" * 2000)])
+@pytest.mark.parametrize(
+    "code, reason", [(0, ""), (3, "protocol violation"), (468, "app code=404"), (7, "é" * 2000)]
+)
 @pytest.mark.parametrize("closer", ["client", "server"])
 def test_close_carries_code_and_reason(wire: Wire, closer: str, code: int, reason: str) -> None:
     client, server = wire.open()

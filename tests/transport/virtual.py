@@ -40,7 +40,9 @@ PAIR: CertificatePair = generate_certificate(["relay.test"], dt.datetime.now(dt.
 class Recorder:
     """A sink that keeps everything."""
 
-    def __init__(self, session: Session | None = None, on_event: Callable[[Event], None] | None = None) -> None:
+    def __init__(
+        self, session: Session | None = None, on_event: Callable[[Event], None] | None = None
+    ) -> None:
         self.batches: list[tuple[Event, ...]] = []
         self.on_event = on_event
         if session is not None:

@@ -1,0 +1,40 @@
+"""Every test here starts and ends without actors, and fails if an actor failed that was not expected to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from pykka import ActorRegistry
+
+from tests.actors.support import Trouble, World, actors, settle
+
+
+@pytest.fixture
+def trouble() -> Iterator[Trouble]:
+    """What failed so far; empty it if that was the point."""
+    with Trouble() as found:
+        yield found
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _alone(trouble: Trouble) -> AsyncIterator[None]:
+    logging.getLogger("pykka").setLevel(logging.WARNING)
+    for ref in ActorRegistry.get_all():  # left by a test that failed
+        ActorRegistry.unregister(ref)
+    yield
+    for ref in ActorRegistry.get_all():
+        ref.stop(block=False)
+    await settle()
+    assert not actors()
+    assert not trouble.records
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    """A relay without sockets; ends with the proof that nothing is left of it."""
+    made = World()
+    yield made
+    await made.close()
