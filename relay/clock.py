@@ -177,8 +177,13 @@ async def watch(client: Client, options: Options, line: Callable[[str], None]) -
         await announced.wait_for(path)
         try:
             subscription = await client.subscribe(path, options.track)
+            latest = -1
             async for group in subscription:
                 pause = FIRST_PAUSE
+                if group.sequence < latest:
+                    group.stop()  # a minute that was overtaken is past
+                    continue
+                latest = group.sequence
                 await read_minute(group, line)
             trouble = "the track has ended"
         except SubscribeError as error:
@@ -217,8 +222,8 @@ class Refused(Exception):  # noqa: N818 - it says what happened
     """The relay, or its certificate, will say the same next time."""
 
 
-async def run(options: Options) -> None:
-    """Connect and work, again and again. Ends by cancellation, or with Refused."""
+async def run(options: Options, *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
+    """Connect and work, again and again, with pauses between. Ends by cancellation, or with Refused."""
     from relay.transport.client import ConnectError  # heavy, and not needed to print the help
 
     pause = FIRST_PAUSE
@@ -245,7 +250,7 @@ async def run(options: Options) -> None:
         if clock() - begun > STEADY:
             pause = FIRST_PAUSE
         say(f"{trouble}; trying again in {pause:g} s")
-        await asyncio.sleep(pause)
+        await sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
 

@@ -28,6 +28,8 @@ from relay.transport.raw import RawSession
 from relay.transport.webtransport_client import WebTransportClientSession
 from relay.wire.version import Version, alpns_for
 
+__all__ = ["ClientTls", "ConnectError", "ErrorKind", "connect"]
+
 HEAD_START = 0.25
 """Seconds that one address is tried alone before the next one joins in (RFC 8305)."""
 

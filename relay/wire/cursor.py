@@ -63,6 +63,10 @@ class Cursor:
         self._offset += size
         return self._body[self._offset - size : self._offset]
 
+    def rest(self) -> bytes:
+        """Read everything that is left."""
+        return self.take(len(self))
+
     def sized(self) -> bytes:
         """Read bytes after their length."""
         return self.take(self.varint())

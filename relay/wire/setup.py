@@ -186,7 +186,15 @@ class ClientSetup:
         if count > len(cursor):
             raise DecodeError(f"{count} versions cannot fit in {len(cursor)} bytes")
         versions = tuple(cursor.varint() for _ in range(count))
-        setup = cls(form, versions, _read_params(cursor, even_are_numbers=form is SetupForm.DRAFT14))
+        rest = cursor.rest()
+        try:
+            params = _read_params(Cursor(rest), even_are_numbers=form is SetupForm.DRAFT14)
+        except DecodeError:
+            if form is not SetupForm.DRAFT14:
+                raise
+            # Rust clients of late 2025 (moq-lite 0.9) use the new opening with every parameter length-prefixed.
+            params = _read_params(Cursor(rest), even_are_numbers=False)
+        setup = cls(form, versions, params)
         _ = setup.path
         return setup
 

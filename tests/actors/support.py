@@ -162,9 +162,14 @@ class Trouble(logging.Handler):
             logging.getLogger(name).removeHandler(self)
 
 
+def actor_of(ref: Ref) -> Any:
+    """The actor itself, to look inside."""
+    return cast("Any", ref.actor_inbox)._actor
+
+
 def actors() -> list[str]:
     """Names of all living actors."""
-    return sorted(str(ref._actor) for ref in ActorRegistry.get_all())
+    return sorted(str(actor_of(ref)) for ref in ActorRegistry.get_all())
 
 
 # --- fakes for the track, the broadcast and the origin ---------------------------------------------------------------

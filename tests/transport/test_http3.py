@@ -8,7 +8,8 @@ import pytest
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import QuicEvent
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay.transport import http3
 from relay.transport.quic.link import Link

@@ -7,9 +7,11 @@ import random
 
 import pytest
 
-from relay.transport.quic import compat, session as session_module
+from relay.transport.quic import compat
+from relay.transport.quic import session as session_module
 from relay.transport.quic.link import Link
 from relay.transport.quic.settings import QuicSettings
+from relay.transport.quic.stream import plain_code, wire_code
 from relay.transport.raw import RawSession
 from relay.transport.session import DatagramReceived, Event, Pong, SessionClosed, StreamData
 from relay.wire.errors import to_http3
@@ -209,10 +211,10 @@ def test_reset_and_stop_carry_codes(wire: Wire, code: int) -> None:
 def test_reset_codes_are_mapped_on_the_wire() -> None:
     # On raw QUIC too: only the close code is plain.
     client, server = Wire("quic").open()
-    assert session_module.wire_code(7) == to_http3(7)
-    assert session_module.plain_code(to_http3(7)) == 7
-    assert session_module.plain_code(0) == 0  # a dropped receive side
-    assert session_module.wire_code(2**40) == to_http3(0)
+    assert wire_code(7) == to_http3(7)
+    assert plain_code(to_http3(7)) == 7
+    assert plain_code(0) == 0  # a dropped receive side
+    assert wire_code(2**40) == to_http3(0)
     assert client.version is server.version
 
 

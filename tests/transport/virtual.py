@@ -153,8 +153,9 @@ class Wire:
         self.dirty: dict[Link, None] = {}
         self.lose: Callable[[str, bytes], bool] = lambda target, data: False
         self.requests: list[SessionRequest] = []
+        self._client: QuicSession | None = None
         self.server: QuicSession | None = None
-        self.answer = answer or (lambda request: request.accept())
+        self.answer: Callable[[SessionRequest], Any] = answer or (lambda request: request.accept())
         sides = [
             _Side(self, client_settings or QuicSettings()),
             _Side(self, server_settings or QuicSettings()),
@@ -180,7 +181,6 @@ class Wire:
                 return WebTransportServerSession(link, versions=versions, on_request=self._on_request)
             return RawSession(link, alpn=alpn, is_client=False, on_request=self._on_request)
 
-        self._client: QuicSession | None = None
         self.client_side.factory = client_handler or client
         self.server_side.factory = server
 
@@ -205,9 +205,9 @@ class Wire:
             max_streams_uni=self.server_side.settings.max_streams_uni,
             original_destination_connection_id=self.client_quic.original_destination_connection_id,
         )
-        to_server = cast(UdpSocket, _Socket(self, "server", CLIENT))
-        to_client = cast(UdpSocket, _Socket(self, "client", SERVER))
-        endpoints = [cast(Endpoint, side) for side in sides]
+        to_server = cast("UdpSocket", _Socket(self, "server", CLIENT))
+        to_client = cast("UdpSocket", _Socket(self, "client", SERVER))
+        endpoints = [cast("Endpoint", side) for side in sides]
         self.client_link = Link(endpoints[0], to_server, self.client_quic, SERVER, self.now)
         self.server_link = Link(endpoints[1], to_client, self.server_quic, CLIENT, self.now)
         self.client_quic.connect(SERVER, self.now)

@@ -55,7 +55,12 @@ class Publisher:
                 self._broadcast = moq.BroadcastProducer()
                 self._track = self._broadcast.publish_track(args.track)
                 client.publish(args.broadcast, self._broadcast)
-            emit("done", end=await race(client, self._publish(), args.timeout))
+            try:
+                end = await race(client, self._publish(), args.timeout)
+            except MoqError as error:
+                end = "error"
+                emit("error", stage="publish", **describe(error, "session"))
+            emit("done", end=end)
 
     async def _publish(self) -> str:
         args, track = self._args, self._args.track
@@ -87,8 +92,10 @@ class Publisher:
                 due = start + (self._frames - before) * args.interval
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 data = payload(self._groups, frame, args.frame_size)
-                # Only 0.5 has timestamps.
-                self._group.write_frame(data, *[time.monotonic_ns() // 1000][: int(NEW)])
+                if NEW:
+                    self._group.write_frame(data, time.monotonic_ns() // 1000)
+                else:
+                    self._group.write_frame(data)
                 self._frames += 1
                 if args.pause == "first-frame" and self._frames == 1:
                     await self._pause()
@@ -146,6 +153,8 @@ class Viewer:
         tasks: set[asyncio.Task[Any]] = set()
         try:
             broadcast = await self._announced(client)
+            if broadcast is None:
+                return "closed"
             stage = "subscribe"
             track = await self._subscribe(broadcast)
             receive = asyncio.create_task(self._receive(track))
@@ -177,7 +186,7 @@ class Viewer:
                     return update.broadcast
         finally:
             updates.cancel()
-        raise ConnectionError("the announcements ended")
+        return None
 
     async def _subscribe(self, broadcast: Any) -> Any:
         args = self._args

@@ -1,0 +1,385 @@
+"""What a peer may do wrong, and how it ends: in an error for who waits, never in silence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from relay.client import Announced, Client, GroupAborted, RequestError, SessionEnded, SubscribeError
+from relay.transport.memory import MemorySession
+from relay.transport.session import StreamReset, StreamStopped
+from relay.wire.errors import SessionCode, StreamCode
+from relay.wire.frame import group_header
+from relay.wire.messages import (
+    AnnounceActive,
+    AnnounceEnded,
+    AnnounceOk,
+    AnnounceUpdate,
+    GroupHeader,
+    SubscribeDrop,
+    SubscribeEnd,
+    SubscribeOk,
+)
+from relay.wire.version import Version
+from tests.client.support import ALL, FETCHING, RawPeer, facing, pair
+
+pytestmark = pytest.mark.timeout(20)
+
+versions = pytest.mark.parametrize("version", ALL, ids=lambda version: version.name_on_wire)
+MUTE = [version for version in ALL if version >= Version.LITE_03]
+mute = pytest.mark.parametrize("version", MUTE, ids=lambda version: version.name_on_wire)
+
+A = AnnounceActive("a")
+END_A = AnnounceEnded("a", 0)
+RESTART_A = AnnounceActive("a", restart=True)
+
+
+# -- announcements that do not add up
+
+
+@pytest.mark.parametrize(
+    "version, said",
+    [
+        *((version, [A, A]) for version in ALL if version != Version.LITE_05),
+        *((version, [END_A]) for version in ALL),
+        *((version, [A, END_A, END_A]) for version in ALL),
+        (Version.LITE_05, [RESTART_A]),
+        (Version.LITE_05, [A, END_A, RESTART_A]),
+        (Version.LITE_06, [AnnounceUpdate(0)]),
+        (Version.LITE_06, [A, END_A, A, AnnounceUpdate(0)]),
+        (Version.LITE_06, [A, AnnounceUpdate(1)]),
+    ],
+)
+async def test_announcements_alternate(version: Version, said: list[Any]) -> None:
+    async with pair(version) as (near, far):
+        announced = near.announced()
+        await announced.initial()
+        await far.requested(1)
+        stream = far._publisher._announcing[0]._stream
+        stream.write([message.encode(version) for message in said])
+        with pytest.raises(SessionEnded) as caught:
+            async for _ in announced:
+                pass
+        duplicate = said[-1] == A
+        code = (12 if duplicate else 13) if version <= Version.LITE_02 else SessionCode.PROTOCOL_VIOLATION
+        assert (caught.value.code, caught.value.by_peer) == (code, False)
+        assert caught.value.fault is near.faults[0]
+        assert (await far.closed()).code == code
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_05_may_announce_a_live_path_anew(restart: bool) -> None:
+    async with facing(Version.LITE_05) as (client, peer):
+        announced = client.announced()
+        stream = await peer.bidi(b"\x01")
+        active = AnnounceActive("a", hops=(3,), restart=restart)
+        stream.write([message.encode(Version.LITE_05) for message in (AnnounceOk(1, 1), A, active)])
+        changes = [await anext(announced) for _ in range(2)]
+        assert [(change.update, change.hops) for change in changes] == [(False, ()), (True, (3,))]
+
+
+async def test_06_announces_nothing_before_its_ok() -> None:
+    async with facing(Version.LITE_06) as (client, peer):
+        announced = client.announced()
+        stream = await peer.bidi(b"\x01")
+        stream.write([A.encode(Version.LITE_06)])
+        with pytest.raises(SessionEnded) as caught:
+            await announced.initial()
+        assert caught.value.code == SessionCode.PROTOCOL_VIOLATION
+
+
+async def test_06_ids_are_never_used_again() -> None:
+    async with facing(Version.LITE_06) as (client, peer):
+        announced = client.announced()
+        stream = await peer.bidi(b"\x01")
+        said = (AnnounceOk(1, 0), A, END_A, A, AnnounceUpdate(1, (9,)), AnnounceEnded(announce_id=1))
+        stream.write([message.encode(Version.LITE_06) for message in said])
+        changes = [await anext(announced) for _ in range(5)]
+        assert [change.active for change in changes] == [True, False, True, True, False]
+        assert changes[3].hops == (9,)
+
+
+# -- subscriptions, groups, frames
+
+
+async def subscribed(client: Client, peer: RawPeer) -> tuple[Any, Any]:
+    """A subscription, and the peer's view of its stream."""
+    subscription = await client.subscribe("demo", "video", describe=False, wait=False)
+    return subscription, await peer.bidi(b"\x02")
+
+
+@mute
+async def test_replies_come_once(version: Version) -> None:
+    ok = SubscribeOk(group=0).encode(version)
+    async with facing(version) as (client, peer):
+        subscription, stream = await subscribed(client, peer)
+        stream.write([ok])
+        await subscription.accepted()
+        stream.write([ok])
+        with pytest.raises(SessionEnded, match="accepted twice"):
+            await anext(subscription)
+
+
+@mute
+async def test_drops_are_noted(version: Version) -> None:
+    async with facing(version) as (client, peer):
+        subscription, stream = await subscribed(client, peer)
+        drop = SubscribeDrop(1, 2, 52)
+        replies = [SubscribeOk(group=0).encode(version), drop.encode(version)]
+        if version >= Version.LITE_05:
+            replies.append(SubscribeEnd(3).encode(version))
+        stream.write(replies, fin=True)
+        await subscription.ended()
+        peer.session.open_uni().write([group_header(version, GroupHeader(0, 0))], fin=True)
+        assert [group.sequence async for group in subscription] == [0]
+        assert subscription.drops == [drop]
+
+
+@mute
+async def test_a_group_for_nobody_is_stopped(version: Version) -> None:
+    async with facing(version) as (client, peer):
+        stream = peer.session.open_uni()
+        stream.write([group_header(version, GroupHeader(5, 1)), b"\x00"])
+        event = await peer.until(lambda: [one for one in peer.events if isinstance(one, StreamStopped)])
+        assert event[0].code == StreamCode.CANCELLED
+        assert client.stray_groups == [GroupHeader(5, 1)]
+
+
+@mute
+@pytest.mark.parametrize("cut", ["header", "payload"])
+async def test_a_group_cut_short_is_aborted_and_no_more(version: Version, cut: str) -> None:
+    async with facing(version) as (client, peer):
+        subscription, stream = await subscribed(client, peer)
+        group = peer.session.open_uni()
+        time = b"\x00" if version >= Version.LITE_05 else b""
+        group.write(
+            [
+                group_header(version, GroupHeader(0, 1)),
+                time + b"\x02ok",
+                time + b"\x02x"[: 1 + (cut == "payload")],
+            ]
+        )
+        reader = await anext(subscription)
+        assert (await anext(reader)).payload == b"ok"
+        group.write((), fin=True)
+        with pytest.raises(GroupAborted) as caught:
+            await anext(reader)
+        assert caught.value.code == StreamCode.WRONG_SIZE
+        assert [fault.code_name for fault in client.faults] == ["truncated"]
+        client.check()
+        stream.reset(70)
+        with pytest.raises(SubscribeError):
+            await anext(subscription)
+
+
+@mute
+async def test_a_frame_beyond_the_limit_is_refused_by_its_header(version: Version) -> None:
+    async with facing(version, max_frame=10) as (client, peer):
+        subscription, _ = await subscribed(client, peer)
+        group = peer.session.open_uni()
+        group.write([group_header(version, GroupHeader(0, 1))])
+        reader = await anext(subscription)
+        group.write([b"\x00" if version >= Version.LITE_05 else b"", b"\x0b"])
+        with pytest.raises(GroupAborted) as caught:
+            await anext(reader)
+        assert caught.value.code == StreamCode.FRAME_TOO_LARGE
+        assert await peer.until(peer.codes) == [StreamCode.FRAME_TOO_LARGE]
+
+
+@pytest.mark.parametrize("version", FETCHING)
+async def test_a_time_before_zero_aborts_the_group(version: Version) -> None:
+    async with facing(version) as (client, peer):
+        subscription, _ = await subscribed(client, peer)
+        group = peer.session.open_uni()
+        group.write([group_header(version, GroupHeader(0, 1))])
+        reader = await anext(subscription)
+        group.write([b"\x01\x00"])
+        with pytest.raises(GroupAborted) as caught:
+            await anext(reader)
+        assert caught.value.code == StreamCode.MALFORMED_TRACK
+
+
+# -- requests
+
+
+@mute
+async def test_an_unknown_stream_costs_only_itself(version: Version) -> None:
+    async with facing(version) as (client, peer):
+        client.publish("demo")
+        peer.session.open_bidi().write([b"\x3f"])
+        codes = await peer.until(lambda: [one.code for one in peer.events if isinstance(one, StreamReset)])
+        assert codes[0] == StreamCode.CANCELLED
+        assert [fault.code_name for fault in client.faults] == ["unknown_stream_type"]
+        client.check()
+
+
+@versions
+async def test_bytes_that_are_no_request_end_the_session(version: Version) -> None:
+    async with pair(version) as (near, far):
+        near.session.open_bidi().write([b"\x02\x01\x00"])
+        closed = await near.closed()
+        code = 5 if version <= Version.LITE_02 else SessionCode.PROTOCOL_VIOLATION
+        assert (closed.code, closed.by_peer) == (code, True)
+        with pytest.raises(SessionEnded):
+            far.check()
+
+
+@pytest.mark.parametrize("version", [one for one in ALL if one >= Version.LITE_04])
+async def test_goaway_is_noted_once(version: Version) -> None:
+    async with facing(version) as (client, peer):
+        for _ in range(2):
+            peer.session.open_bidi().write([b"\x05\x02\x01x"], fin=True)
+        closed = await client.closed()
+        assert client.goaway == "x"
+        assert closed.code == SessionCode.PROTOCOL_VIOLATION
+
+
+# -- nothing hangs
+
+
+def waits(client: Client) -> dict[str, Callable[[], Awaitable[object]]]:
+    """Everything that can be waited for while the peer says nothing."""
+    announced = client.announced()
+    publication = client.publish("mine")
+    track = publication.track("video")
+    version = client.version
+    found: dict[str, Callable[[], Awaitable[object]]] = {
+        "change": lambda: anext(announced),
+        "path": lambda: announced.wait_for("demo"),
+        "subscribe": lambda: client.subscribe("demo", "video"),
+        "used": track.used,
+        "updated": track.updated,
+        "requested": publication.requested,
+        "any request": client.requested,
+    }
+    if version not in (Version.LITE_03, Version.LITE_04):
+        found["initial"] = announced.initial
+    if version >= Version.LITE_03:
+        probes = client.probe()
+        found["probe"] = lambda: anext(probes)
+    if version in FETCHING:
+        found["info"] = lambda: client.track_info("demo", "video")
+        found["fetch"] = lambda: client.fetch("demo", "video", 0)
+        found["introduced"] = client.introduced
+    return found
+
+
+def ends(client: Client, other: MemorySession) -> dict[str, Callable[[], object]]:
+    """The ways in which a session ends."""
+    return {
+        "the peer closes": lambda: other.close(70, "enough"),
+        "the network dies": lambda: other.fail("idle timeout"),
+        "we close": lambda: client._end(0, "bye"),
+    }
+
+
+ENDS = {
+    "the peer closes": (70, "enough", True),
+    "the network dies": (None, "idle timeout", False),
+    "we close": (0, "bye", False),
+}
+
+
+@mute
+@pytest.mark.parametrize("end", ENDS)
+async def test_the_end_of_the_session_ends_every_wait(version: Version, end: str) -> None:
+    async with facing(version) as (client, peer):
+        tasks = {name: asyncio.ensure_future(waiting()) for name, waiting in waits(client).items()}
+        subscription, _ = await subscribed(client, peer)
+        group = peer.session.open_uni()
+        group.write([group_header(version, GroupHeader(subscription.request.id, 1))])
+        reader = await anext(subscription)
+        for name, waiting in {
+            "group": anext(subscription),
+            "frame": anext(reader),
+            "piece": anext(reader.pieces()),
+            "datagram": anext(subscription.datagrams),
+            "ended": subscription.ended(),
+        }.items():
+            tasks[name] = asyncio.ensure_future(waiting)
+        await peer.bidi(b"\x01")
+        ends(client, peer.session)[end]()
+        results = await asyncio.gather(*tasks.values(), return_exceptions=True)
+        for name, result in zip(tasks, results, strict=True):
+            assert isinstance(result, SessionEnded), name
+            assert (result.code, result.reason, result.by_peer) == ENDS[end], name
+        assert client.peer.sleepers == set()
+        # Nor does anything begin afterwards.
+        for begin in (client.announced, client.probe, lambda: client.fetch_group("demo", "video", 0)):
+            with pytest.raises(SessionEnded):
+                begin()
+        with pytest.raises(SessionEnded):
+            await client.subscribe("demo", "video")
+        assert (await client.closed()).code == ENDS[end][0]
+
+
+async def test_what_had_arrived_is_read_after_the_end() -> None:
+    async with pair(Version.LITE_06) as (near, far):
+        video = far.publish("demo").track("video")
+        announced = near.announced()
+        subscription = await near.subscribe("demo", "video")
+        await video.used()
+        group = video.group()
+        group.write(b"one")
+        group.write(b"two")
+        group.finish()
+        reader = await anext(subscription)
+        await announced.wait_for("demo")
+        await far.close(0, "done")
+        with pytest.raises(SessionEnded):
+            near.check()
+        assert (await anext(announced)).path == "demo"
+        assert [frame.payload for frame in await reader.read_all()] == [b"one", b"two"]
+        with pytest.raises(SessionEnded, match="the peer closed the session with code 0: done"):
+            await anext(subscription)
+
+
+@mute
+async def test_a_fault_of_ours_does_not_leave_anyone_waiting(
+    version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("on purpose")
+
+    monkeypatch.setattr(Announced, "on_data", broken)
+    async with facing(version) as (client, peer):
+        announced = client.announced()
+        stream = await peer.bidi(b"\x01")
+        stream.write([b"\x00"])
+        with pytest.raises(SessionEnded) as caught:
+            await anext(announced)
+        assert (caught.value.code, caught.value.by_peer) == (SessionCode.INTERNAL, False)
+
+
+@pytest.mark.parametrize("version", FETCHING)
+async def test_a_peer_that_refuses_in_strange_ways(version: Version) -> None:
+    """An answer that never comes, or is cut: an error each time."""
+
+    async def reset(stream: Any) -> None:
+        stream.reset(70)
+
+    async def finish(stream: Any) -> None:
+        stream.write((), fin=True)
+
+    async def cut(stream: Any) -> None:
+        stream.write([b"\x05"], fin=True)
+
+    kinds: list[tuple[bytes, Callable[[Client], Coroutine[Any, Any, object]]]] = [
+        (b"\x06", lambda client: client.track_info("demo", "video")),
+        (b"\x03", lambda client: client.fetch("demo", "video", 0)),
+    ]
+    for start, ask in kinds:
+        for answer in (reset, finish, cut):
+            async with facing(version) as (client, peer):
+                asking = asyncio.ensure_future(ask(client))
+                await answer(await peer.bidi(start))
+                if start == b"\x03" and answer == finish:
+                    assert await asking == []
+                    continue
+                with pytest.raises(RequestError) as caught:
+                    await asking
+                assert caught.value.code == (70 if answer == reset else StreamCode.WRONG_SIZE)
+                client.check()

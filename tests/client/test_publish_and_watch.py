@@ -1,0 +1,614 @@
+"""Two clients over memory, in every version: what one publishes the other sees."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from relay.client import (
+    AnnounceError,
+    Change,
+    ClientError,
+    FetchError,
+    Frame,
+    GroupAborted,
+    SubscribeError,
+    TrackInfoError,
+)
+from relay.wire.errors import StreamCode
+from relay.wire.messages import Fetch, Probe, Subscribe, SubscribeUpdate, TrackInfo, TrackRequest
+from relay.wire.version import Version
+from tests.client.support import ALL, FETCHING, OLD, pair
+
+pytestmark = pytest.mark.timeout(20)
+
+versions = pytest.mark.parametrize("version", ALL, ids=lambda version: version.name_on_wire)
+fetching = pytest.mark.parametrize("version", FETCHING, ids=lambda version: version.name_on_wire)
+UPDATING = [version for version in ALL if version not in OLD]
+updating = pytest.mark.parametrize("version", UPDATING, ids=lambda version: version.name_on_wire)
+
+
+def missing(version: Version, code: StreamCode) -> int:
+    """What 'not here' is called."""
+    return 13 if version in OLD else code
+
+
+def stamped(version: Version, *frames: tuple[bytes, int]) -> list[Frame]:
+    """The frames as a version carries them."""
+    return [Frame(payload, time if version >= Version.LITE_05 else None) for payload, time in frames]
+
+
+# -- announcements
+
+
+@versions
+async def test_what_is_live_and_what_comes_and_goes_is_announced(version: Version) -> None:
+    async with pair(version) as (near, far):
+        first = far.publish("demo/cam")
+        far.publish("other/cam")
+        announced = near.announced("demo")
+        await announced.initial()
+        await announced.wait_for("demo/cam")
+        far.publish("demo/mic")
+        await announced.wait_for("demo/mic")
+        first.unannounce()
+        first.announce()
+        far.publish("demo")
+        changes = [await anext(announced) for _ in range(5)]
+        assert [(change.path, change.active) for change in changes] == [
+            ("demo/cam", True),
+            ("demo/mic", True),
+            ("demo/cam", False),
+            ("demo/cam", True),
+            ("demo", True),
+        ]
+        assert set(announced.live) == {"demo/cam", "demo/mic", "demo"}
+
+
+@versions
+async def test_hops_are_stamped_as_the_version_says(version: Version) -> None:
+    async with pair(version, hop=77) as (near, far):
+        far.publish("demo", hops=(5, 6), warm=3, cold=4)
+        announced = near.announced()
+        hops = {1: (), 2: (), 3: (0, 0, 0), 4: (5, 6, 77), 5: (5, 6), 6: (5, 6)}[version]
+        costs = (3, 4) if version == Version.LITE_06 else (0, 0)
+        assert await anext(announced) == Change("demo", active=True, hops=hops, warm=costs[0], cold=costs[1])
+        assert announced.origin == (77 if version >= Version.LITE_05 else None)
+
+
+@versions
+async def test_a_new_way_is_an_update_a_restart_or_an_end_and_a_beginning(version: Version) -> None:
+    async with pair(version) as (near, far):
+        publication = far.publish("demo")
+        announced = near.announced()
+        await announced.wait_for("demo")
+        publication.update(hops=(9,), cold=8)
+        await anext(announced)
+        change = await anext(announced)
+        if version <= Version.LITE_04:
+            assert not change.active
+            change = await anext(announced)
+        assert change.active
+        assert change.update == (version >= Version.LITE_05)
+        if version == Version.LITE_06:
+            assert change == Change("demo", active=True, hops=(9,), cold=8, update=True)
+
+
+@versions
+async def test_the_end_of_the_announce_stream_is_the_end_of_what_was_live(version: Version) -> None:
+    async with pair(version) as (near, far):
+        far.publish("demo")
+        announced = near.announced()
+        await announced.wait_for("demo")
+        (stream,) = far._publisher._announcing
+        stream._stream.write((), fin=True)
+        assert [change.active async for change in announced] == [True, False]
+        with pytest.raises(ClientError, match="demo"):
+            await announced.wait_for("demo")
+
+        refused = near.announced("more")
+        await far.requested(2)
+        far._publisher._announcing[-1]._stream.reset(5)
+        with pytest.raises(AnnounceError) as caught:
+            await anext(refused)
+        assert caught.value.code == 5
+
+
+@versions
+async def test_who_stops_watching_is_told_nothing_more(version: Version) -> None:
+    async with pair(version) as (near, far):
+        announced = near.announced()
+        await far.requested(1)
+        announced.close()
+        assert [change async for change in announced] == []
+        near.announced("again")
+        await far.requested(2)
+        assert len(far._publisher._announcing) == 1
+
+
+# -- subscriptions
+
+
+@versions
+async def test_a_viewer_gets_every_frame(version: Version) -> None:
+    async with pair(version) as (near, far):
+        publication = far.publish("demo/cam")
+        video = publication.track("video", priority=9, latency_ms=700, timescale=1000)
+        subscription = await near.subscribe("demo/cam", "video", priority=3)
+        if version >= Version.LITE_05:
+            assert subscription.info == TrackInfo(9, ordered=False, max_latency=700, timescale=1000)
+        else:
+            assert subscription.info is None
+            assert subscription.ok is not None
+            assert subscription.ok.priority == (0 if version == Version.LITE_02 else 3)
+        await video.used()
+        for number in range(3):
+            group = video.group()
+            group.write(b"a%d" % number, 1000 * number)
+            group.write(b"", 1000 * number + 5)
+            group.write(b"b%d" % number, 1000 * number + 1)
+            group.finish()
+        video.finish()
+        received = {group.sequence: await group.read_all() async for group in subscription}
+        assert received == {
+            number: stamped(
+                version,
+                (b"a%d" % number, 1000 * number),
+                (b"", 1000 * number + 5),
+                (b"b%d" % number, 1000 * number + 1),
+            )
+            for number in range(3)
+        }
+        await video.unused()
+        if version >= Version.LITE_05:
+            assert subscription.ok is not None
+            assert (subscription.ok.group, subscription.end) == (0, 3)
+        kinds = [Subscribe] if version <= Version.LITE_04 else [TrackRequest, Subscribe]
+        assert [type(request) for request in publication.requests] == kinds
+        assert [request.id for request in publication.subscriptions()] == [0]
+        assert video.departed == []
+        assert near.faults == far.faults == []
+
+
+@versions
+async def test_who_comes_late_gets_the_latest_group_from_its_first_frame(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video")
+        old = video.group()
+        old.write(b"old")
+        old.finish()
+        group = video.group()
+        group.write(b"one", 1)
+        group.start_frame(6, 2)
+        group.write_chunk(b"two")
+        subscription = await near.subscribe("demo", "video")
+        reader = await anext(subscription)
+        assert reader.sequence == 1
+        assert [await anext(reader)] == stamped(version, (b"one", 1))
+        group.write_chunk(b"two")
+        group.finish()
+        assert await reader.read_all() == stamped(version, (b"twotwo", 2))
+
+
+@versions
+async def test_a_frame_comes_in_the_pieces_in_which_it_was_written(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video")
+        subscription = await near.subscribe("demo", "video")
+        await video.used()
+        group = video.group()
+        group.start_frame(9, 4)
+        pieces = (await anext(subscription)).pieces()
+        header = await anext(pieces)
+        assert header == (4 if version >= Version.LITE_05 else None, 9)
+        for chunk in (b"abc", b"def", b"ghi"):
+            group.write_chunk(chunk)
+            assert await anext(pieces) == chunk
+        group.finish()
+        assert [piece async for piece in pieces] == []
+
+
+async def test_a_writer_keeps_to_the_size_it_announced() -> None:
+    async with pair(Version.LITE_06) as (_near, far):
+        video = far.publish("demo").track("video")
+        group = video.group()
+        with pytest.raises(ValueError, match="room for 0"):
+            group.write_chunk(b"x")
+        group.start_frame(3)
+        with pytest.raises(ValueError, match="room for 3"):
+            group.write_chunk(b"four")
+        for unfinished in (group.finish, group.start_frame):
+            with pytest.raises(ValueError, match="lacks 3"):
+                unfinished(*([1] if unfinished == group.start_frame else []))
+        group.write_chunk(b"abc")
+        group.finish()
+        with pytest.raises(ValueError, match="ended"):
+            group.write(b"more")
+        with pytest.raises(ValueError, match="exists"):
+            video.group(0)
+        video.finish()
+        with pytest.raises(ValueError, match="ended"):
+            video.group()
+
+
+@versions
+async def test_an_aborted_group_keeps_what_was_whole(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video")
+        subscription = await near.subscribe("demo", "video")
+        await video.used()
+        group = video.group()
+        group.write(b"whole", 1)
+        group.start_frame(5, 2)
+        reader = await anext(subscription)
+        assert [await anext(reader)] == stamped(version, (b"whole", 1))
+        group.abort(71)
+        with pytest.raises(GroupAborted) as caught:
+            await anext(reader)
+        assert caught.value.code == reader.code == (0 if version in OLD else 71)
+        assert video.held == {}
+        video.group().write(b"next")
+        assert (await anext(subscription)).sequence == 1
+
+
+@versions
+async def test_an_aborted_track_aborts_the_subscription(version: Version) -> None:
+    async with pair(version) as (near, far):
+        publication = far.publish("demo")
+        video = publication.track("video")
+        subscription = await near.subscribe("demo", "video")
+        await video.used()
+        video.group().write(b"x")
+        reader = await anext(subscription)
+        publication.close(69)
+        code = 0 if version in OLD else 69
+        with pytest.raises(SubscribeError) as caught:
+            await anext(subscription)
+        assert caught.value.code == subscription.code == code
+        with pytest.raises(GroupAborted):
+            await reader.read_all()
+        with pytest.raises(SubscribeError) as caught:
+            await anext(await near.subscribe("demo", "video"))
+        assert caught.value.code == missing(version, StreamCode.UNROUTABLE)
+
+
+@versions
+async def test_what_does_not_exist_is_refused(version: Version) -> None:
+    async with pair(version) as (near, far):
+        publication = far.publish("demo", tracks=["video"])
+        for broadcast, code in (("demo", StreamCode.NOT_FOUND), ("other", StreamCode.UNROUTABLE)):
+            with pytest.raises(SubscribeError) as caught:
+                await near.subscribe(broadcast, "nothing")
+            assert caught.value.code == missing(version, code)
+            subscription = await near.subscribe(broadcast, "nothing", describe=False, wait=False)
+            for waiting in (subscription.accepted(), anext(subscription)):
+                with pytest.raises(SubscribeError) as caught:
+                    await waiting
+                assert caught.value.code == missing(version, code)
+        assert len(publication.requests) == 2
+        assert near.faults == far.faults == []
+
+
+@versions
+async def test_unsubscribing_is_noticed_and_stops_what_is_under_way(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video")
+        polite = await near.subscribe("demo", "video")
+        rude = await near.subscribe("demo", "video")
+        group = video.group()
+        group.write(b"x")
+        readers = [await anext(polite), await anext(rude)]
+        assert video.subscribers == 2
+        await polite.close()
+        rude.reset(70)
+        await video.unused()
+        assert [code for _, code in video.departed] == [None, 0 if version in OLD else 70]
+        for reader in readers:
+            assert (await anext(reader)).payload == b"x"
+            with pytest.raises(GroupAborted):
+                await anext(reader)
+        for subscription in (polite, rude):
+            assert [group async for group in subscription] == []
+        assert group.outs == {}
+
+
+@versions
+async def test_a_reader_may_stop_one_group(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video")
+        subscription = await near.subscribe("demo", "video")
+        await video.used()
+        group = video.group()
+        group.write(b"x")
+        (await anext(subscription)).stop(66)
+        video.group().write(b"y")
+        reader = await anext(subscription)
+        assert (await anext(reader)).payload == b"y"
+        assert group.stopped == [0 if version in OLD else 66]
+        assert video.subscribers == 1
+
+
+@versions
+async def test_groups_end_after_the_track_said_so(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video")
+        subscription = await near.subscribe("demo", "video")
+        await video.used()
+        group = video.group(41)
+        video.finish()
+        if version >= Version.LITE_05:
+            await subscription.ended()
+            assert (subscription.end, subscription.finished) == (42, False)
+        group.write(b"last")
+        group.finish()
+        assert [(reader.sequence, len(await reader.read_all())) async for reader in subscription] == [(41, 1)]
+        again = await near.subscribe("demo", "video")
+        assert [(reader.sequence, len(await reader.read_all())) async for reader in again] == [(41, 1)]
+
+
+@fetching
+async def test_a_track_that_never_had_a_group_ends_at_zero(version: Version) -> None:
+    async with pair(version) as (near, far):
+        far.publish("demo").track("video").finish()
+        subscription = await near.subscribe("demo", "video")
+        assert [group async for group in subscription] == []
+        assert (subscription.ok, subscription.end) == (None, 0)
+
+
+@versions
+async def test_an_unannounced_broadcast_goes_on(version: Version) -> None:
+    async with pair(version) as (near, far):
+        publication = far.publish("demo")
+        video = publication.track("video")
+        subscription = await near.subscribe("demo", "video")
+        await video.used()
+        publication.unannounce()
+        video.group().write(b"x")
+        assert (await anext(subscription)).sequence == 0
+        # A successor may take the path over.
+        far.publish("demo", tracks=["audio"])
+        with pytest.raises(SubscribeError):
+            await near.subscribe("demo", "video")
+        with pytest.raises(ValueError, match="already"):
+            far.publish("demo")
+
+
+# -- ranges and updates
+
+
+@updating
+async def test_a_range_of_groups(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video", timescale=1000)
+        for number in range(4):
+            group = video.group()
+            group.write(b"%d" % number, number)
+            group.finish()
+        subscription = await near.subscribe(
+            "demo", "video", start_group=1, end_group=2, max_latency_ms=60_000, describe=False
+        )
+        # Newer groups go out first.
+        assert [(await anext(subscription)).sequence for _ in range(2)] == [2, 1]
+        subscription.update(end_group=5, priority=8)
+        await video.updated()
+        assert (await anext(subscription)).sequence == 3
+        assert video.updates == [SubscribeUpdate(8, False, 60_000, 1, 5)]
+        assert video.requests == [subscription.request]
+        assert video.requests[0] == replace(subscription.request, end_group=5, priority=8)
+        video.group(6)
+        video.group(5)
+        assert (await anext(subscription)).sequence == 5
+
+
+async def test_the_oldest_versions_have_no_updates() -> None:
+    async with pair(Version.LITE_02) as (near, far):
+        far.publish("demo", tracks=["video"])
+        with pytest.raises(ValueError, match="UPDATE"):
+            (await near.subscribe("demo", "video")).update(priority=1)
+
+
+@pytest.mark.parametrize("age, first", [(0, 3), (999, 3), (1000, 3), (1001, 2), (2001, 1), (9999, 0)])
+async def test_06_starts_at_the_oldest_group_that_has_not_expired(age: int, first: int) -> None:
+    async with pair(Version.LITE_06) as (near, far):
+        video = far.publish("demo").track("video", timescale=1000)
+        for number in range(4):
+            video.group().write(b"x", 1000 * number)
+        video.held[3].write(b"newest", 4000)
+        for sequence in range(4):
+            video.held[sequence].finish()
+        video.finish()
+        subscription = await near.subscribe("demo", "video", max_latency_ms=age)
+        assert min([group.sequence async for group in subscription]) == first
+
+
+async def test_06_serves_frames_of_the_first_and_last_group_alone() -> None:
+    async with pair(Version.LITE_06) as (near, far):
+        video = far.publish("demo").track("video")
+        for sequence in (4, 5):
+            group = video.group(sequence)
+            for number in range(4):
+                group.write(b"%d" % number, 100 + number)
+            group.finish()
+        subscription = await near.subscribe(
+            "demo",
+            "video",
+            start_group=4,
+            start_frame=2,
+            end_group=5,
+            end_frame=1,
+            max_latency_ms=1,
+        )
+        found = {}
+        for _ in range(2):
+            reader = await anext(subscription)
+            found[reader.sequence] = (reader.frame_start, await reader.read_all())
+        assert found == {
+            4: (2, [Frame(b"2", 102), Frame(b"3", 103)]),
+            5: (0, [Frame(b"0", 100), Frame(b"1", 101)]),
+        }
+
+
+async def test_06_publishes_a_group_without_its_beginning() -> None:
+    async with pair(Version.LITE_06) as (near, far):
+        video = far.publish("demo").track("video")
+        group = video.group(3, frame_start=2)
+        group.write(b"third", 9)
+        reader = await anext(await near.subscribe("demo", "video"))
+        assert (reader.sequence, reader.frame_start) == (3, 2)
+        assert await anext(reader) == Frame(b"third", 9)
+        with pytest.raises(FetchError):
+            await near.fetch("demo", "video", 3)
+    async with pair(Version.LITE_05) as (_near, far):
+        with pytest.raises(ValueError, match="partial"):
+            far.publish("demo").track("video").group(frame_start=1)
+
+
+# -- short requests
+
+
+@fetching
+async def test_fetch(version: Version) -> None:
+    async with pair(version) as (near, far):
+        publication = far.publish("demo")
+        video = publication.track("video", keep=2)
+        for number in range(3):
+            group = video.group()
+            group.write(b"a%d" % number, 10)
+            group.write(b"b%d" % number, 5)
+            if number < 2:
+                group.finish()
+        assert await near.fetch("demo", "video", 1) == [Frame(b"a1", 10), Frame(b"b1", 5)]
+        with pytest.raises(FetchError) as caught:
+            await near.fetch("demo", "video", 0)
+        assert caught.value.code == StreamCode.NOT_FOUND
+        assert publication.requests == [Fetch("demo", "video", 0, 1), Fetch("demo", "video", 0, 0)]
+        # One that is still open is followed to its end, or to its abort.
+        following = near.fetch_group("demo", "video", 2)
+        assert await anext(following) == Frame(b"a2", 10)
+        video.held[2].write(b"c2", 6)
+        video.held[2].finish()
+        assert [frame.payload for frame in await following.read_all()] == [b"b2", b"c2"]
+        cut = video.group()
+        cut.write(b"x")
+        aborted = near.fetch_group("demo", "video", 3)
+        await anext(aborted)
+        cut.abort(80)
+        with pytest.raises(FetchError) as caught:
+            await aborted.read_all()
+        assert caught.value.code == 80
+
+
+async def test_06_fetches_a_range_of_frames() -> None:
+    async with pair(Version.LITE_06) as (near, far):
+        group = far.publish("demo").track("video").group()
+        for number in range(4):
+            group.write(b"%d" % number, number)
+        assert await near.fetch("demo", "video", 0, start_frame=1, end_frame=2) == [
+            Frame(b"1", 1),
+            Frame(b"2", 2),
+        ]
+        group.finish()
+        assert await near.fetch("demo", "video", 0, start_frame=3, end_frame=9) == [Frame(b"3", 3)]
+        with pytest.raises(FetchError):
+            await near.fetch("demo", "video", 0, start_frame=4)
+
+
+@fetching
+async def test_track_info(version: Version) -> None:
+    async with pair(version) as (near, far):
+        far.publish("demo").track("video", 5, 600, 90_000)
+        assert await near.track_info("demo", "video") == TrackInfo(5, False, 600, 90_000)
+        for broadcast, code in (("demo", StreamCode.NOT_FOUND), ("other", StreamCode.UNROUTABLE)):
+            with pytest.raises(TrackInfoError) as caught:
+                await near.track_info(broadcast, "nothing")
+            assert caught.value.code == code
+
+
+@pytest.mark.parametrize("version", [one for one in ALL if one not in FETCHING])
+async def test_what_a_version_lacks_is_never_sent(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video")
+        for impossible in (near.fetch("demo", "video", 0), near.track_info("demo", "video")):
+            with pytest.raises(ValueError, match="has no"):
+                await impossible
+        with pytest.raises(ValueError, match="has no datagram"):
+            video.datagram(b"x")
+        if version in OLD:
+            with pytest.raises(ValueError, match="has no"):
+                near.probe()
+        await near.subscribe("demo", "video")
+        assert [type(request) for request in far.requests] == [Subscribe]
+
+
+@fetching
+async def test_datagrams_go_to_every_subscription_once(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video")
+        first = await near.subscribe("demo", "video")
+        second = await near.subscribe("demo", "video")
+        video.group()
+        await anext(first)
+        await anext(second)
+        assert video.datagram(b"ping", 5) == 1
+        assert video.datagram(b"pong", 6, sequence=9) == 9
+        for subscription in (first, second):
+            found = [await anext(subscription.datagrams), await subscription.datagrams.get()]
+            assert [(one.sequence, one.timestamp, one.payload) for one in found] == [
+                (1, 5, b"ping"),
+                (9, 6, b"pong"),
+            ]
+            assert {one.subscribe_id for one in found} == {subscription.request.id}
+            assert len(subscription.datagrams) == 0
+        with pytest.raises(ValueError, match="at most"):
+            video.datagram(b"x" * 2000)
+        assert video.group().sequence == 10
+
+
+@updating
+async def test_a_probe_is_held_where_it_cannot_be_told_and_refused_where_it_can(version: Version) -> None:
+    async with pair(version) as (near, far):
+        probes = near.probe()
+        await far.requested(1)
+        if version >= Version.LITE_05:
+            with pytest.raises(ClientError) as caught:
+                await anext(probes)
+            assert "1" in str(caught.value)
+        else:
+            near.probe().close()
+            assert not probes.finished
+    if version >= Version.LITE_05:
+        async with pair(version, probe=1) as (near, far):
+            probes = near.probe()
+            await far.requested(1)
+            (stream,) = far.session.streams.values()  # type: ignore[attr-defined]
+            stream.write([Probe(1000, 20).encode(version)], fin=True)
+            assert [probe async for probe in probes] == [Probe(1000, 20)]
+
+
+# -- a cancelled wait leaves nothing behind
+
+
+@versions
+async def test_a_cancelled_request_is_withdrawn(version: Version) -> None:
+    async with pair(version) as (near, far):
+        publication = far.publish("demo")
+        video = publication.track("video")
+        group = video.group()
+        subscription = await near.subscribe("demo", "video")
+        waiting = asyncio.ensure_future(anext(subscription.datagrams))
+        if version in FETCHING:
+            fetching = asyncio.ensure_future(near.fetch("demo", "video", 0))
+            await publication.requested(3)
+            assert len(group.outs) == 2
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+            assert fetching.cancelled()
+        await video.used()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await subscription.close()
+        await video.unused()
+        assert near.peer.sleepers == set()
+        assert near.peer.subscriptions == {}
