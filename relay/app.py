@@ -120,7 +120,7 @@ class Relay:
         services = Services(
             origin=origin,
             authorize=self._authenticator.verify,
-            fingerprint=lambda: self._certificates.fingerprint,
+            fingerprint=self._current_fingerprint,
             next_number=lambda: next(self._numbers),
         )
         self._web = WebServer(services)
@@ -193,6 +193,10 @@ class Relay:
             permissions=permissions,
             on_gone=self._connections.pop,
         )
+
+    def _current_fingerprint(self) -> str:
+        self._certificates.renew_if_due(dt.datetime.now(dt.UTC))
+        return self._certificates.fingerprint
 
     # --- where it is -----------------------------------------------------------------------------------------------
 

@@ -82,7 +82,7 @@ class AnnounceService:
             self._stream.write((data,))
 
     def _sendable(self, route: Route) -> bool:
-        own = self._connection.version == Version.LITE_04
+        own = self._connection.version in (Version.LITE_03, Version.LITE_04)  # these count the sender
         return len(route.hops) + own <= MAX_HOPS
 
     def _suffix(self, path: str) -> str:

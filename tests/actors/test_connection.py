@@ -51,7 +51,7 @@ def hexed(text: str) -> bytes:
             Version.LITE_01,
         ),
         (
-            "20 0013 02 c0000000ff0dad02 c0000000ff0dad01 01 02 20",
+            "20 0014 02 c0000000ff0dad02 c0000000ff0dad01 01 02 20",
             "21 0009 c0000000ff0dad02 00",
             Version.LITE_02,
         ),
@@ -349,14 +349,32 @@ async def test_a_request_stream_that_ends_before_it_asks_is_ended(world: World, 
 
 
 @pytest.mark.parametrize("version", ALL)
-@pytest.mark.parametrize(
-    "garbage",
-    ["01 02 09 ff", "02 03 00 01 ff", "01 05 02 ff fe 00 00", "02 01 00", "01 bf ff ff ff"],
-)
-async def test_garbage_closes_the_session_and_leaves_no_actor(version: Version, garbage: str) -> None:
+@pytest.mark.parametrize("request_", ["01 02 09 ff", "02 03 00 01 ff", "01 05 02 ff fe 00 00", "02 01 00"])
+async def test_an_unreadable_request_is_refused_and_the_session_goes_on(
+    world: World, version: Version, request_: str
+) -> None:
+    peer = await world.viewer(version)
+    stream = peer.bidi(hexed(request_))
+    await settle()
+    assert stream.resets == [0 if version <= Version.LITE_02 else 1]
+    assert len(stream.stops) == 1
+    assert not peer.closed
+    watching = peer.watch()
+    await settle()
+    assert watching.paths == []
+
+
+@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize("where", ["long request", "group", "announcement"])
+async def test_garbage_closes_the_session_and_leaves_no_actor(version: Version, where: str) -> None:
     world = World()
     peer = await world.viewer(version)
-    peer.bidi(hexed(garbage))
+    if where == "long request":
+        peer.bidi(hexed("01 bf ff ff ff"))
+    elif where == "group":
+        peer.uni(hexed("00 01 00"))
+    else:
+        peer.announce_streams()[0].write(hexed("02 ff ff 02 ff ff"))
     await settle()
     assert len(peer.closed) == 1
     allowed = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,18 @@ class Lines(list[str]):
         self.append(line)
         self._news.set()
 
-    async def until(self, ready: Callable[[], bool]) -> None:
-        while not ready():
+    async def reach(self, count: int) -> None:
+        while len(self) < count:
             self._news.clear()
             await self._news.wait()
+
+    async def seen(self, count: int) -> AsyncIterator[datetime]:
+        """The moments, each once the one before it was printed."""
+        before = len(self)
+        async for moment in moments(count):
+            yield moment
+            before += 1
+            await self.reach(before)
 
 
 # -- the text
@@ -94,8 +102,7 @@ async def test_the_watcher_prints_a_line_per_second(
         publication = far.publish("clock")
         track = publication.track("seconds")
         await track.used()
-        for moment in [moment async for moment in moments(3)]:
-            await clock.keep_time(track, each(moment))
+        await clock.keep_time(track, lines.seen(3))
         # The publisher goes, and comes back.
         publication.close()
         returned = far.publish("clock").track("seconds")
@@ -103,10 +110,9 @@ async def test_the_watcher_prints_a_line_per_second(
         cut = returned.group()
         cut.write(b"2026-11-22 08:00:")
         cut.write(b"\x1b[2J")
-        await lines.until(lambda: len(lines) == 4)
+        await lines.reach(4)
         cut.abort()
-        await clock.keep_time(returned, moments(1))
-        await lines.until(lambda: len(lines) == 5)
+        await clock.keep_time(returned, lines.seen(1))
         await far.close(0, "bye")
         with pytest.raises(SessionEnded):
             await watching

@@ -166,7 +166,7 @@ async def test_publisher_killed_and_back(url_of: object) -> None:
         ):
             await sink.wait_for("first_frame", 15)
             await source.kill()
-            error = await sink.wait_for("error", idle + 3)
+            error = await sink.wait_for("error", idle + 1)
             assert error["scope"] == "stream"
             async with (
                 publisher(NEW, url, "demo/cam", *held) as _,

@@ -32,6 +32,7 @@ def test_the_tested_version_is_installed() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "_close_at",
         "_close_event",
         "_close_pending",
         "_datagrams_pending",

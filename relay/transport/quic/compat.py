@@ -275,6 +275,16 @@ def is_over(quic: QuicConnection) -> bool:
     )
 
 
+def expire_by(quic: QuicConnection, deadline: float) -> None:
+    """Let the idle time-out strike no later than `deadline`.
+
+    aioquic starts it anew with the first ping into the silence (RFC 9000, 10.1), so that a dead peer is noticed one
+    keep-alive interval late.
+    """
+    if quic._close_at is not None and quic._close_at > deadline and not is_over(quic):
+        quic._close_at = deadline
+
+
 def is_unborn(quic: QuicConnection) -> bool:
     """Whether no packet could be decrypted yet: what looked like an Initial was noise."""
     return bool(quic._state is QuicConnectionState.FIRSTFLIGHT)

@@ -298,10 +298,14 @@ class Link:
                 self.sock.send(data, address)
 
     def _deadline(self) -> float | None:
+        settings = self.endpoint.settings
+        if settings.keep_alive and self.established:
+            # Pinged in good time, a live peer would have answered.
+            compat.expire_by(self.quic, self.heard + settings.idle_timeout)
         deadline: float | None = self.quic.get_timer()
         if deadline is None or compat.is_over(self.quic):
             return deadline
-        interval = self.endpoint.settings.keep_alive
+        interval = settings.keep_alive
         if interval and self.established:
             deadline = min(deadline, max(self.heard, self._pinged) + interval)
         if self.setup_deadline is not None:
