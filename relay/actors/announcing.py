@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from relay.actors.egress import Egress
 
 
+INIT_SIZE = 32_768
+"""Bytes of suffixes that ANNOUNCE_INIT holds at most; peers bound the size of one message."""
+
+MAX_PREFIX = 8
+"""Bytes that a length prefix takes at most."""
+
+
 class Sent(NamedTuple):
     """An announcement the peer has been told of."""
 
@@ -52,13 +59,21 @@ class AnnounceService:
         """The initial set, in the form of the version."""
         version = self._connection.version
         usable = [offer for offer in offers if self._sendable(offer.route)]
-        lead: list[bytes] = []
+        first = b""
         if version <= Version.LITE_02:
-            lead.append(AnnounceInit(tuple(self._suffix(offer.path) for offer in usable)).encode(version))
+            # one message holds the set; what exceeds a readable one follows as single announcements
+            size, suffixes = 0, []
+            for offer in usable:
+                size += len(offer.path.encode()) + MAX_PREFIX
+                if size > INIT_SIZE:
+                    break
+                suffixes.append(self._suffix(offer.path))
+                self._start(offer)
+            usable = usable[len(suffixes) :]
+            first = AnnounceInit(tuple(suffixes)).encode(version)
         elif version >= Version.LITE_05:
-            lead.append(AnnounceOk(self._connection.environment.hop, len(usable)).encode(version))
-        actives = [self._start(offer) for offer in usable]
-        self._stream.write((b"".join(lead if version <= Version.LITE_02 else lead + actives),))
+            first = AnnounceOk(self._connection.environment.hop, len(usable)).encode(version)
+        self._stream.write((b"".join((first, *map(self._start, usable))),))
 
     def change(self, path: str, offer: m.Offered | None) -> None:
         """One path came, went, or is reached another way."""

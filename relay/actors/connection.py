@@ -322,7 +322,7 @@ class ConnectionActor(LoopActor):
             return
         self.peer_setup = setup
         if not self._authorized:
-            self._authorize(setup.path or "/")
+            self._authorize(setup.path)
         self._advance()
 
     def _send_client_setup(self) -> None:
@@ -348,7 +348,7 @@ class ConnectionActor(LoopActor):
             return
         self.version = chosen
         self._negotiated = True
-        if not self._authorized and not self._authorize(setup.path or "/"):
+        if not self._authorized and not self._authorize(setup.path):
             return
         stream.write((ServerSetup(setup.form, chosen.setup_code).encode(),))
         self._advance()
@@ -363,8 +363,11 @@ class ConnectionActor(LoopActor):
         self._negotiated = True
         self._advance()
 
-    def _authorize(self, target: str) -> bool:
-        path, _, query = target.partition("?")
+    def _authorize(self, in_band: str | None = None) -> bool:
+        """Permissions for the session's URL; where it has none, for the path and query given in SETUP."""
+        path, query = self.session.path, self.session.query
+        if path is None:
+            path, _, query = (in_band or "/").partition("?")
         try:
             self.permissions = self.environment.authorize(path, query)
         except UnauthorizedError as error:
@@ -381,7 +384,7 @@ class ConnectionActor(LoopActor):
         if not self._authorized:
             if self.version >= Version.LITE_05 and self.session.path is None and self.peer_setup is None:
                 return  # raw QUIC: path and token come with the peer's SETUP
-            if not self._authorize(self.session.path or "/"):
+            if not self._authorize():
                 return
         if not self._announced:
             self._announced = True

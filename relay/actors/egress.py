@@ -27,6 +27,7 @@ from relay.wire.messages import (
     SubscribeUpdate,
     TrackRequest,
 )
+from relay.wire.text import MAX_PATH_SEGMENTS
 from relay.wire.version import Version
 
 if TYPE_CHECKING:
@@ -138,6 +139,9 @@ class Egress:
             connection.log.warning("too many subscriptions limit=%d", len(self._requests))
             connection.refuse(stream, StreamCode.NO_CAPACITY)
             return False
+        if join(connection.permissions.root, broadcast).count("/") >= MAX_PATH_SEGMENTS:
+            connection.refuse(stream, StreamCode.UNROUTABLE)  # deeper than any announcement can be
+            return False
         if not connection.permissions.may_subscribe(broadcast):
             # the answer for what does not exist, so that nothing can be learnt from it
             connection.log.info("refused subscribe path=%s reason='not permitted'", broadcast)
@@ -239,7 +243,8 @@ class Request:
         except DecodeError as error:
             # a request that cannot be read concerns nobody but who made it
             self._connection.log.debug("request refused stream=%s reason=%r", stream.id, str(error))
-            self.on_reset(stream, error.stream_code)
+            if self._service is not None:
+                self._service.on_stopped(stream, error.stream_code)
             self._connection.refuse(stream, error.stream_code)
             return
         for message in messages:

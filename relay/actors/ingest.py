@@ -26,7 +26,7 @@ from relay.model.path import join
 from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.model.track import TrackProperties
 from relay.wire.errors import (
-    SessionCode,
+    ProtocolViolation,
     StreamCode,
     WireError,
 )
@@ -41,6 +41,7 @@ from relay.wire.messages import (
     SubscribeUpdate,
     TrackRequest,
 )
+from relay.wire.text import MAX_PATH_SEGMENTS
 from relay.wire.version import Version
 
 if TYPE_CHECKING:
@@ -151,11 +152,11 @@ class Ingest:
         """The peer announces `path` (relative to the root); without a usable `route` it is only remembered."""
         connection = self._connection
         if len(self._announced) >= connection.environment.limits.announces:
-            connection.log.warning("too many announcements limit=%d", connection.environment.limits.announces)
-            connection.close(SessionCode.PROTOCOL_VIOLATION, "too many announcements")
-            return
+            raise ProtocolViolation(f"more than {connection.environment.limits.announces} announcements")
         absolute = join(connection.permissions.root, path)
         self._generation += 1
+        if absolute.count("/") >= MAX_PATH_SEGMENTS:
+            route = None  # no message could carry it to those who see all of it
         if route is None:
             self._announced[absolute] = Announced(absolute, self._generation, Route(), None)
             return
@@ -213,7 +214,8 @@ class Ingest:
             chain = hops or (self._session_hop,)
         else:
             chain = (*hops, origin if origin is not None else UNKNOWN_HOP)
-        if len(chain) > MAX_HOPS or self._connection.environment.hop in chain:
+        known = [hop for hop in chain if hop != UNKNOWN_HOP]
+        if len(chain) > MAX_HOPS or len(set(known)) < len(known) or self._connection.environment.hop in known:
             return None
         if version < Version.LITE_06:
             return Route(chain, 0, MAX_COST)

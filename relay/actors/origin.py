@@ -5,7 +5,8 @@ that serves. Requests for a path are forwarded to the chosen publication's broad
 
 * The publisher that announced last takes the path over; the others wait as fallback, newest first.
 * Publications with the same original publisher are routes to the same content; the cheapest of them serves.
-* A tentative publication (perhaps an echo of our own announcement) serves only when no other one does.
+* A tentative publication (perhaps an echo of our own announcement) serves only when no other one does, and one of a
+  session that was found dead only when there is nothing else at all.
 """
 
 from __future__ import annotations
@@ -25,8 +26,17 @@ class Publication:
     """One session's announcement of one path."""
 
     __slots__ = (
-        "broadcast", "connection", "generation", "order", "path", "prefix", "route", "session", "tentative",
-    )  # fmt: skip
+        "broadcast",
+        "connection",
+        "dead",
+        "generation",
+        "order",
+        "path",
+        "prefix",
+        "route",
+        "session",
+        "tentative",
+    )
 
     def __init__(self, message: m.Announce, order: int) -> None:
         self.session = message.session
@@ -37,7 +47,14 @@ class Publication:
         self.broadcast = message.broadcast
         self.prefix = message.prefix
         self.tentative = message.tentative
+        self.dead = False
+        """Whether its session did not answer when it was asked for a sign of life."""
         self.order = order
+
+    @property
+    def standing(self) -> tuple[bool, bool]:
+        """How far it can be trusted to be real; more is better."""
+        return (not self.dead, not self.tentative)
 
 
 class Watcher:
@@ -61,11 +78,6 @@ class Watcher:
             return False
         return not self.exclude or self.exclude not in publication.route.hops
 
-    def covers(self, path: str, *, prefix: bool) -> bool:
-        if any(covers(own, path) for own in self.prefixes):
-            return True
-        return prefix and self.routes_above and any(covers(path, own) for own in self.prefixes)
-
 
 class Snapshot(NamedTuple):
     """Counts for logs and tests."""
@@ -77,11 +89,11 @@ class Snapshot(NamedTuple):
 
 def best(publications: Iterable[Publication]) -> Publication | None:
     """The publication that serves, among those a requester can use."""
-    ranked = sorted(publications, key=lambda p: (not p.tentative, p.order), reverse=True)
+    ranked = sorted(publications, key=lambda p: (p.standing, p.order), reverse=True)
     if not ranked:
         return None
     newest = ranked[0]
-    alike = [p for p in ranked if p.tentative == newest.tentative and same_publisher(p.route, newest.route)]
+    alike = [p for p in ranked if p.standing == newest.standing and same_publisher(p.route, newest.route)]
     return min(alike, key=lambda p: (p.route.cost(), -p.order), default=newest)
 
 
@@ -102,7 +114,7 @@ class OriginActor(LoopActor):
     def __str__(self) -> str:
         return "origin"
 
-    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
+    def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
         match message:
             case m.Subscribe() | m.Describe() | m.Fetch():
                 self._route(message)
@@ -117,8 +129,7 @@ class OriginActor(LoopActor):
             case m.SessionGone():
                 self._on_session_gone(message.session)
             case m.Alive():
-                if not message.alive:
-                    self._promote_over(message.session)
+                self._on_alive(message.session, alive=message.alive)
             case m.Watch():
                 self._on_watch(message)
             case m.Unwatch():
@@ -179,14 +190,14 @@ class OriginActor(LoopActor):
         for publication in list(self._by_session.get(session, {}).values()):
             self._withdraw(publication)
 
-    def _promote_over(self, dead: int) -> None:
-        """Tentative publications of what `dead` publishes are real after all: its peer does not answer."""
-        for path in list(self._by_session.get(dead, {})):
-            promoted = [p for p in self._paths[path] if p.tentative]
-            for publication in promoted:
-                publication.tentative = False
-                publication.order = next(self._order)
-            if promoted:
+    def _on_alive(self, session: int, *, alive: bool) -> None:
+        """A publisher was asked for a sign of life because somebody else announced its path."""
+        for path, publication in list(self._by_session.get(session, {}).items()):
+            if publication.dead == alive:
+                publication.dead = not alive
+                chosen = best(self._paths[path])
+                if chosen is not None and not chosen.dead:
+                    chosen.tentative = False  # it has taken over, so it is no echo
                 self._tell(path)
 
     # --- requests --------------------------------------------------------------------------------------------------
@@ -225,8 +236,9 @@ class OriginActor(LoopActor):
         self._watchers[key] = watcher
         for prefix in watcher.prefixes:
             self._by_prefix.setdefault(prefix, {})[key] = watcher
-        for path, publications in self._paths.items():
-            offer = self._offer(watcher, path, publications)
+        below = (p for p in self._paths if any(covers(prefix, p) for prefix in watcher.prefixes))
+        for path in (*below, *watcher.prefixes):
+            offer = self._offer(watcher, path)
             if offer is not None:
                 watcher.known[path] = offer
         send(watcher.ref, m.WatchStarted(watcher.watch, tuple(watcher.known.values())))
@@ -241,33 +253,39 @@ class OriginActor(LoopActor):
             if not same:
                 del self._by_prefix[prefix]
 
-    def _offer(self, watcher: Watcher, path: str, publications: list[Publication]) -> m.Offered | None:
-        chosen = best(p for p in publications if watcher.sees(p))
-        if chosen is None or not watcher.covers(path, prefix=chosen.prefix):
-            return None
-        return m.Offered(path, chosen.route, chosen.order)
+    def _offer(self, watcher: Watcher, path: str) -> m.Offered | None:
+        """What the watcher may know of `path`, a path that one of its prefixes covers.
+
+        A prefix itself is also served by the route above it, the longest one.
+        """
+        chosen = best(p for p in self._paths.get(path, ()) if watcher.sees(p))
+        if chosen is None and watcher.routes_above and self._prefix_routes and path in watcher.prefixes:
+            for above in ancestors(path):
+                chosen = best(p for p in self._paths.get(above, ()) if p.prefix and watcher.sees(p))
+                if chosen is not None:
+                    break
+        return None if chosen is None else m.Offered(path, chosen.route, chosen.order)
 
     def _tell(self, path: str) -> None:
         """Something about `path` changed: bring every watcher concerned up to date."""
-        publications = self._paths.get(path, [])
-        for watcher in self._concerned(path):
-            offer = self._offer(watcher, path, publications)
-            if offer == watcher.known.get(path):
-                continue
-            if offer is None:
-                del watcher.known[path]
-            else:
-                watcher.known[path] = offer
-            send(watcher.ref, m.WatchChanged(watcher.watch, path, offer))
-
-    def _concerned(self, path: str) -> list[Watcher]:
-        found: dict[tuple[int, int], Watcher] = {}
+        told: set[tuple[int, int]] = set()
         for prefix in ancestors(path):
-            found.update(self._by_prefix.get(prefix, {}))
-        if self._prefix_routes:
-            # a prefix route also concerns those who asked for less than it covers
-            above = {key: watcher for key, watcher in self._watchers.items() if watcher.routes_above}
-            found.update(
-                {key: w for key, w in above.items() if path in w.known or w.covers(path, prefix=True)}
-            )
-        return list(found.values())
+            for key, watcher in self._by_prefix.get(prefix, {}).items():
+                if key not in told:
+                    told.add(key)
+                    self._refresh(watcher, path)
+        for prefix, watchers in self._by_prefix.items():
+            if prefix != path and covers(path, prefix):
+                for watcher in watchers.values():
+                    if watcher.routes_above:
+                        self._refresh(watcher, prefix)
+
+    def _refresh(self, watcher: Watcher, path: str) -> None:
+        offer = self._offer(watcher, path)
+        if offer == watcher.known.get(path):
+            return
+        if offer is None:
+            del watcher.known[path]
+        else:
+            watcher.known[path] = offer
+        send(watcher.ref, m.WatchChanged(watcher.watch, path, offer))

@@ -87,12 +87,14 @@ class TrackActor(LoopActor):
         self._asked_properties = False
         self._wanted = Interest()
         self._handled = 0
-        self._touched: dict[int, bool] = {}
+        self._touched: dict[int, tuple[Group, bool]] = {}
+        """Groups that this turn added to, and whether it began them."""
         self._first_upstream: int | None = None
         self._ending: int | None = None
         self._grace: Timer | None = None
         self._final: int | None = None
-        self._failed = False
+        self._failed: int | None = None
+        self._offered_to_end = -1
         self._idle: Timer | None = None
 
     def __str__(self) -> str:
@@ -132,7 +134,7 @@ class TrackActor(LoopActor):
             case IdleCheck():
                 self._idle = None
                 if self._nobody():
-                    send(self._broadcast, m.TrackIdle(self._path, self._name, self._handled))
+                    self._offer_to_end()
             case _:
                 return super().on_receive(message)
         return None
@@ -141,8 +143,8 @@ class TrackActor(LoopActor):
         self._flush()
         if self._ending is not None:
             self._end_if_complete()
-        if self._failed:
-            self.stop()
+        if self._failed is not None:
+            self._offer_to_end()
         elif self._idle is None and self._nobody():
             self._idle = self.call_later(self._limits.track_idle, IdleCheck())
 
@@ -153,6 +155,12 @@ class TrackActor(LoopActor):
         self._refuse_all(code)
         send(self._broadcast, m.TrackEnded(self._path, self._name, self.actor_ref))
 
+    def _offer_to_end(self) -> None:
+        """The broadcast stops us, unless a request of its own is on its way to us: then it is asked again."""
+        if self._offered_to_end != self._handled:
+            self._offered_to_end = self._handled
+            send(self._broadcast, m.TrackIdle(self._path, self._name, self._handled))
+
     def _nobody(self) -> bool:
         return not (self._subscribers or self._describing or self._fetching or self._following)
 
@@ -160,16 +168,14 @@ class TrackActor(LoopActor):
 
     def _on_subscribe(self, request: m.Subscribe) -> None:
         self._handled += 1
-        if self._failed:
-            send(request.subscriber, m.Refused(request.key, StreamCode.UNROUTABLE))
+        if self._failed is not None:
+            send(request.subscriber, m.Refused(request.key, self._failed))
             return
         self._flush()
         if not send(request.subscriber, m.Accepted(request.key, self.actor_ref)):
             return
         start = self._start_of(request.interest)
         subscriber = Subscriber(request.subscriber, request.key, request.dialect, request.interest, start)
-        self._subscribers[(request.subscriber.actor_urn, request.key)] = subscriber
-        self._stay()
         pieces = tuple(
             piece
             for group in self._cache
@@ -181,6 +187,8 @@ class TrackActor(LoopActor):
         if self._final is not None:
             send(request.subscriber, m.Ended(request.key, self._final))
             return
+        self._subscribers[(request.subscriber.actor_urn, request.key)] = subscriber
+        self._stay()
         if self._ending is None:
             self._want()
 
@@ -216,10 +224,19 @@ class TrackActor(LoopActor):
         subscriber = self._subscribers.get((message.subscriber.actor_urn, message.key))
         if subscriber is None:
             return
+        self._flush()
+        before = [group for group in self._cache if group.open and subscriber.wants(group.sequence)]
         # what was delivered stays delivered: an update moves bounds forward only
         start = max(subscriber.start, message.interest.start_group or 0)
         subscriber.interest = message.interest._replace(start_frame=0)
         subscriber.start = start
+        cut = tuple(
+            m.GroupPiece(group.sequence, False, 0, (), False, StreamCode.CANCELLED)
+            for group in before
+            if not subscriber.wants(group.sequence)
+        )
+        if cut:
+            send(subscriber.ref, m.Deliver(subscriber.key, cut))
         self._want()
 
     def _on_leave(self, message: m.Leave) -> None:
@@ -241,20 +258,21 @@ class TrackActor(LoopActor):
     def _want(self) -> None:
         """Tell upstream what all subscribers together want; subscribe with the first of them."""
         interests = [subscriber.interest for subscriber in self._subscribers.values()]
-        if not interests or self._failed or self._ending is not None:
+        if not interests or self._failed is not None or self._ending is not None:
             return
+        starts = [i.start_group for i in interests]
         together = Interest(
             priority=max(i.priority for i in interests),
             ordered=all(i.ordered for i in interests),
             latency_ms=max(i.latency_ms for i in interests),
             history_ms=max(i.history_ms for i in interests),
+            start_group=None if None in starts else min(s for s in starts if s is not None),
         )
         if not self._subscribed:
             self._subscribed = True
             self._wanted = together
-            opening = together._replace(start_group=interests[0].start_group)
             describe = self._properties is None and not self._asked_properties
-            message = m.OpenUpstream(self.actor_ref, self._path, self._name, opening, describe)
+            message = m.OpenUpstream(self.actor_ref, self._path, self._name, together, describe)
             if not send(self._source, message):
                 self._fail(StreamCode.UNROUTABLE)
         elif together != self._wanted:
@@ -265,57 +283,60 @@ class TrackActor(LoopActor):
 
     def _on_groups(self, parts: tuple[m.GroupPart, ...]) -> None:
         now = time.monotonic()
+        cache = self._cache
         for part in parts:
-            group = self._cache.get(part.sequence)
+            group = cache.get(part.sequence)
             if group is None:
                 group = self._begin(part, now)
                 if group is None:
                     continue
             elif not group.open:
+                if not part.fin and part.code is None:
+                    self._refuse_group(part.sequence, StreamCode.OLD)
                 continue
-            group.extend(part.parts, now)
+            cache.extend(group, part.parts, now)
             if part.fin:
                 group.finished = True
             elif part.code is not None:
                 group.code = part.code
-            self._touched.setdefault(part.sequence, False)
-            if group.size > self._limits.cache_track and group.open:
-                self._abort_group(group, StreamCode.GROUP_TOO_LARGE)
+            self._touched.setdefault(part.sequence, (group, False))
+            if cache.size > self._limits.cache_track:
+                self._evict(now)
+                if group.open and group.size > self._limits.cache_track:
+                    self._abort_group(group, StreamCode.GROUP_TOO_LARGE)
 
     def _begin(self, part: m.GroupPart, now: float) -> Group | None:
         group = Group(part.sequence, now, part.first_frame)
-        if not self._cache.add(group):
-            send(self._source, m.StopGroup(self.actor_ref, part.sequence, StreamCode.OLD))
+        # a group without its beginning was not asked for, and is of use to nobody
+        if part.first_frame or not self._cache.add(group):
+            self._refuse_group(part.sequence, StreamCode.OLD)
             return None
-        self._touched[part.sequence] = True
-        for dropped in self._cache.evict(now):
-            if dropped.open:
-                self._abort_group(dropped, StreamCode.TOO_FAR_BEHIND)
-            for subscriber in self._subscribers.values():
-                subscriber.encoders.pop(dropped.sequence, None)
+        self._touched[part.sequence] = (group, True)
+        self._evict(now)
         unfinished = [g for g in self._cache if g.open]
         if len(unfinished) > self._limits.groups_in_flight:
             self._abort_group(unfinished[0], StreamCode.TOO_FAR_BEHIND)
         return group
 
+    def _evict(self, now: float) -> None:
+        for dropped in self._cache.evict(now):
+            if dropped.open:
+                self._abort_group(dropped, StreamCode.TOO_FAR_BEHIND)
+
+    def _refuse_group(self, sequence: int, code: int) -> None:
+        send(self._source, m.StopGroup(self.actor_ref, sequence, code))
+
     def _abort_group(self, group: Group, code: StreamCode) -> None:
         group.code = code
-        send(self._source, m.StopGroup(self.actor_ref, group.sequence, code))
-        created = self._touched.pop(group.sequence, False)
-        if not created:
-            piece = m.GroupPiece(group.sequence, False, 0, (), False, code)
-            for subscriber in self._subscribers.values():
-                if subscriber.wants(group.sequence):
-                    send(subscriber.ref, m.Deliver(subscriber.key, (piece,)))
+        self._refuse_group(group.sequence, code)
+        self._touched.setdefault(group.sequence, (group, False))
 
     def _flush(self) -> None:
         """Deliver what the messages so far have added: one message per subscriber."""
         if not self._touched:
             return
-        touched = [(g, new) for s, new in self._touched.items() if (g := self._cache.get(s)) is not None]
+        touched = list(self._touched.values())
         self._touched = {}
-        if not touched:
-            return
         shared: dict[Dialect, tuple[m.GroupPiece, ...]] = {}
         lowest = min(group.sequence for group, _ in touched)
         gone = []
@@ -376,8 +397,8 @@ class TrackActor(LoopActor):
 
     def _on_describe(self, request: m.Describe) -> None:
         self._handled += 1
-        if self._failed:
-            send(request.subscriber, m.Refused(request.key, StreamCode.UNROUTABLE))
+        if self._failed is not None:
+            send(request.subscriber, m.Refused(request.key, self._failed))
             return
         if self._properties is not None:
             send(request.subscriber, m.Described(request.key, self._properties))
@@ -401,25 +422,27 @@ class TrackActor(LoopActor):
         wanted = request.interest.start_group
         latest = self._cache.latest
         group = latest if wanted is None else self._cache.get(wanted)
-        if self._failed or (wanted is None and group is None):
-            send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
+        if self._failed is not None or (wanted is None and group is None):
+            code = StreamCode.NOT_FOUND if self._failed is None else self._failed
+            send(request.subscriber, m.Refused(request.key, code))
             return
         if group is not None and group.code is None:
             self._serve_fetch(request, group)
             return
         assert wanted is not None
         self._stay()
-        fetching = self._fetching.get(wanted)
-        if fetching is None:
-            fetching = self._fetching[wanted] = Fetching(Group(wanted, time.monotonic()))
-            fetch = m.FetchUpstream(self.actor_ref, self._path, self._name, wanted, request.interest.priority)
-            if not send(self._source, fetch):
-                self._fail(StreamCode.UNROUTABLE)
-                return
         encoder = Encoder(request.dialect, request.interest.start_frame, request.interest.end_frame)
         send(request.subscriber, m.Accepted(request.key, self.actor_ref))
+        fetching = self._fetching.get(wanted)
+        if fetching is not None:
+            fetching.waiters.append((request, encoder))
+            self._feed(request, fetching.group, encoder)
+            return
+        fetching = self._fetching[wanted] = Fetching(Group(wanted, time.monotonic()))
         fetching.waiters.append((request, encoder))
-        self._feed(request, fetching.group, encoder)
+        fetch = m.FetchUpstream(self.actor_ref, self._path, self._name, wanted, request.interest.priority)
+        if not send(self._source, fetch):
+            self._fail(StreamCode.UNROUTABLE)
 
     def _serve_fetch(self, request: m.Fetch, group: Group) -> None:
         interest = request.interest
@@ -488,14 +511,14 @@ class TrackActor(LoopActor):
 
     def _fail(self, code: int) -> None:
         """The source cannot serve the track, or no longer can."""
-        if self._failed:
+        if self._failed is not None:
             return
-        self._failed = True
+        self._failed = code
         self._subscribed = self._asked_properties = False
         for group in self._cache:
             if group.open:
                 group.code = code
-                self._touched.setdefault(group.sequence, False)
+                self._touched.setdefault(group.sequence, (group, False))
         self._flush()
         self._refuse_all(code)
 

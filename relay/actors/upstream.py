@@ -100,6 +100,7 @@ class AnnounceReplies:
 
     def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
         self._withdraw_all()
+        stream.write((), fin=True)
 
     def on_stopped(self, stream: Stream, code: int) -> None:
         """The peer ends its replies by itself."""

@@ -62,7 +62,7 @@ class TrackInfoCall:
         self._bell.ring()
 
     def on_stop(self, code: int) -> None:
-        self.on_reset(code)
+        """Says less than the reset that comes with it, in either order."""
 
     def on_fault(self, error: WireError) -> None:
         self.on_reset(int(error.stream_code))

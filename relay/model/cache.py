@@ -6,17 +6,18 @@ The newest group stays as long as the track; older ones stay for `Limits.cache_a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from relay.model.group import Group
 from relay.model.limits import Limits
+from relay.wire.frame import FrameHeader
 
 
 class GroupCache:
     """The groups of one track by sequence."""
 
-    __slots__ = ("_groups", "_limits", "floor", "latest")
+    __slots__ = ("_groups", "_limits", "floor", "latest", "size")
 
     def __init__(self, limits: Limits) -> None:
         self._groups: dict[int, Group] = {}
@@ -24,6 +25,8 @@ class GroupCache:
         self.latest: Group | None = None
         self.floor = 0
         """Sequences below it have been evicted and are not taken again."""
+        self.size = 0
+        """Bytes held."""
 
     def __iter__(self) -> Iterator[Group]:
         """Groups in order of sequence."""
@@ -31,11 +34,6 @@ class GroupCache:
 
     def __len__(self) -> int:
         return len(self._groups)
-
-    @property
-    def size(self) -> int:
-        """Bytes held."""
-        return sum(group.size for group in self._groups.values())
 
     def get(self, sequence: int) -> Group | None:
         """The group with that sequence, if it is held."""
@@ -49,6 +47,12 @@ class GroupCache:
         if self.latest is None or group.sequence > self.latest.sequence:
             self.latest = group
         return True
+
+    def extend(self, group: Group, parts: Iterable[FrameHeader | bytes], now: float) -> None:
+        """Append to a group that is held."""
+        before = group.size
+        group.extend(parts, now)
+        self.size += group.size - before
 
     def start(self, max_age: int) -> int | None:
         """Sequence of the oldest group that is not expired for a subscriber that accepts `max_age`.
@@ -72,14 +76,13 @@ class GroupCache:
         if len(self._groups) <= 1:
             return []
         dropped: list[Group] = []
-        size = self.size
         for sequence in sorted(self._groups)[:-1]:
             group = self._groups[sequence]
-            over = size > self._limits.cache_track or len(self._groups) > self._limits.cache_groups
+            over = self.size > self._limits.cache_track or len(self._groups) > self._limits.cache_groups
             if not over and (group.open or now - group.arrived < self._limits.cache_age):
                 continue
             del self._groups[sequence]
-            size -= group.size
+            self.size -= group.size
             dropped.append(group)
         if dropped:
             self.floor = max(self.floor, dropped[-1].sequence + 1)

@@ -25,7 +25,17 @@ FRAME_OVERHEAD = 128
 class Encoder:
     """Derives one dialect's byte stream of a group, incrementally, for frames `start`..`end` (inclusive)."""
 
-    __slots__ = ("_dialect", "_end", "_frame", "_inside", "_position", "_previous", "_start", "ended")
+    __slots__ = (
+        "_dialect",
+        "_end",
+        "_frame",
+        "_inside",
+        "_left",
+        "_position",
+        "_previous",
+        "_start",
+        "ended",
+    )
 
     def __init__(self, dialect: Dialect, start: int = 0, end: int | None = None, first: int = 0) -> None:
         self._dialect = dialect
@@ -35,8 +45,9 @@ class Encoder:
         self._frame = first - 1
         self._previous = 0
         self._inside = False
+        self._left = 0
         self.ended = False
-        """Whether a frame beyond `end` was met: nothing more will come."""
+        """Whether frame `end` is complete: nothing more will come."""
 
     def take(self, parts: list[FrameHeader | bytes]) -> list[bytes]:
         """The chunks that the parts beyond those of the last call add."""
@@ -46,6 +57,7 @@ class Encoder:
             if isinstance(part, bytes):
                 if not self._inside:
                     continue
+                self._left -= len(part)
                 if len(part) <= COPY_BELOW:
                     chunks.append(head + part if head else part)
                 else:
@@ -59,6 +71,8 @@ class Encoder:
             head = self._header(part)
         if head:
             chunks.append(head)
+        if self._frame == self._end and self._left <= 0:
+            self.ended = True
         self._position = len(parts)
         if len(chunks) > 1 and sum(map(len, chunks)) <= JOIN_BELOW:
             return [b"".join(chunks)]
@@ -66,6 +80,7 @@ class Encoder:
 
     def _header(self, header: FrameHeader) -> bytes:
         self._frame += 1
+        self._left = header.size
         if self._end is not None and self._frame > self._end:
             self._inside = False
             self.ended = True

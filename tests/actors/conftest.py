@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from pykka import ActorRegistry
 
+from relay.actors import track
 from tests.actors.support import Trouble, World, actors, settle
 
 
@@ -30,6 +31,11 @@ async def _alone(trouble: Trouble) -> AsyncIterator[None]:
     await settle()
     assert not actors()
     assert not trouble.records
+
+
+@pytest.fixture(autouse=True)
+def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(track, "END_GRACE", 0.02)
 
 
 @pytest_asyncio.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import Any, TypeVar, cast
 from pykka import ActorRegistry
 
 from relay.actors import messages as m
+from relay.actors import runtime
 from relay.actors.connection import ConnectionActor, Environment
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import LoopActor, Ref, ask, halt, send
@@ -139,6 +141,28 @@ def run_virtual(scenario: Callable[[], Any]) -> None:
         runner.run(scenario())
 
 
+def shuffle_turns(seed: int) -> None:
+    """From now on the actors of this loop take their turns in a random order, one per pass.
+
+    Only the order of messages between two actors is a promise; whatever else relies on order shows here.
+    """
+    rng = random.Random(seed)
+    dispatcher = cast("Any", runtime._dispatcher())
+
+    def run() -> None:
+        ready = dispatcher._ready
+        try:
+            if ready:
+                ready.rotate(-rng.randrange(len(ready)))
+                ready.popleft()._turn()
+        finally:
+            dispatcher._scheduled = bool(ready)
+            if ready:
+                asyncio.get_running_loop().call_soon(run)
+
+    dispatcher._run = run
+
+
 class Trouble(logging.Handler):
     """Collects what went wrong in any actor: every record of level ERROR."""
 
@@ -165,6 +189,12 @@ class Trouble(logging.Handler):
 def actor_of(ref: Ref) -> Any:
     """The actor itself, to look inside."""
     return cast("Any", ref.actor_inbox)._actor
+
+
+def named(name: str) -> Ref:
+    """The one living actor of that name."""
+    (found,) = [ref for ref in ActorRegistry.get_all() if str(actor_of(ref)) == name]
+    return found
 
 
 def actors() -> list[str]:
@@ -754,8 +784,9 @@ class RawPeer:
     # what the peer sees
 
     def groups(self, subscription: int) -> list[GroupStream]:
-        """Group streams of one subscription of ours, in the order in which they came."""
-        return [g for g in self.incoming if g.header is not None and g.header.subscribe_id == subscription]
+        """Group streams of one subscription of ours, by sequence (newer groups are sent first)."""
+        found = [g for g in self.incoming if g.header is not None and g.header.subscribe_id == subscription]
+        return sorted(found, key=lambda group: group.header.sequence if group.header else 0)
 
     def replies(self, stream: PeerStream) -> list[Any]:
         """What is on a Subscribe stream of ours so far."""

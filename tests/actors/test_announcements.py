@@ -27,8 +27,11 @@ async def test_an_empty_watch_is_answered_at_once(world: World, version: Version
     peer = await world.viewer(version)
     watching = peer.watch()
     await settle()
-    expected = {1: "0100", 2: "0100", 3: "", 4: ""}.get(version, AnnounceOk(HOP, 0).encode(version).hex() if version >= 5 else "")
-    assert watching.stream.data.hex() == expected
+    if version <= Version.LITE_02:
+        expected = b"\x01\x00"
+    else:
+        expected = AnnounceOk(HOP, 0).encode(version) if version >= Version.LITE_05 else b""
+    assert watching.stream.data == expected
     assert not watching.stream.over
 
 
@@ -434,7 +437,7 @@ async def test_exclude_hop_of_04_and_05_hides_routes_through_the_peer(world: Wor
         publisher.publish(f"through{number}", (31,), origin=32)
         publisher.publish(f"beside{number}", (33,), origin=34)
         viewer = await world.viewer(version)
-        watching = viewer.watch(exclude=32)
+        watching = viewer.watch(exclude=31)
         await settle()
         assert [path for path in watching.paths if path.endswith(str(number))] == [f"beside{number}"]
 
