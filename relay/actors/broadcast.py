@@ -66,6 +66,10 @@ class BroadcastActor(LoopActor):
             halt(entry.ref)
         self._tracks.clear()
 
+    def on_dead_letter(self, message: object) -> None:
+        if isinstance(message, m.Subscribe | m.Describe | m.Fetch):
+            send(message.subscriber, m.Refused(message.key, StreamCode.UNROUTABLE))
+
     def _forward(self, request: m.Subscribe | m.Describe | m.Fetch) -> None:
         key = (request.path, request.track)
         entry = self._tracks.get(key)

@@ -32,7 +32,7 @@ from relay.transport.session import (
     StreamStopped,
 )
 from relay.wire.decoder import ServerSetupDecoder, SetupDecoder
-from relay.wire.errors import SessionCode, WireError, session_code_for, stream_code_for
+from relay.wire.errors import SessionCode, StreamCode, WireError, session_code_for, stream_code_for
 from relay.wire.frame import setup_stream
 from relay.wire.messages import ClientSetup, ServerSetup, SessionInfo, Setup, SetupForm
 from relay.wire.version import Version, version_from_setup_code
@@ -204,6 +204,13 @@ class ConnectionActor(LoopActor):
         self._log_end(error)
         if self._on_gone is not None:
             self._on_gone(self.number)
+
+    def on_dead_letter(self, message: object) -> None:
+        match message:
+            case m.OpenUpstream() | m.DescribeUpstream() | m.FetchUpstream():
+                send(message.track, m.UpstreamFailed(StreamCode.INTERNAL))
+            case m.Accepted():
+                send(message.track, m.Leave(self.actor_ref, message.key))
 
     def close(self, code: int, reason: str) -> None:
         """End the session with a code of the current session registry."""

@@ -42,6 +42,7 @@ from relay.wire.messages import (
     TrackRequest,
 )
 from relay.wire.text import MAX_PATH_SEGMENTS
+from relay.wire.varint import MAX_VARINT
 from relay.wire.version import Version
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ if TYPE_CHECKING:
 
 MAX_HOP_ID = (1 << 53) - 1
 """Hop ids stay below it: older browser clients hold them in a double."""
+
+
+def _bounded(group: int | None) -> int | None:
+    """A group number that still fits once it is stored as value + 1."""
+    return None if group is None else min(group, MAX_VARINT - 1)
 
 
 def random_hop() -> int:
@@ -80,6 +86,8 @@ class Ingest:
         self._generation = 0
         self._upstreams: dict[int, Upstream] = {}
         self._by_track: dict[str, Upstream] = {}
+        self._calls: dict[str, list[TrackReply | FetchReply]] = {}
+        """Unanswered questions about tracks, by track."""
         self._next_id = 0
         self._fresh: dict[int, Upstream] = {}
 
@@ -107,14 +115,18 @@ class Ingest:
         fresh, self._fresh = self._fresh, {}
         for upstream in fresh.values():
             parts = upstream.take()
-            if parts and not send(upstream.track, m.UpstreamGroups(parts)):
-                self._forget(upstream)
+            if parts:
+                send(upstream.track, m.UpstreamGroups(parts))
 
     def end(self) -> None:
         """The session is over: tell the tracks. The origin hears it from the connection."""
         for upstream in list(self._by_track.values()):
             self.flush()
             send(upstream.track, m.UpstreamFailed(StreamCode.INTERNAL))
+        for calls in self._calls.values():
+            for call in calls:
+                send(call.track, m.UpstreamFailed(StreamCode.INTERNAL))
+        self._calls.clear()
         self._upstreams.clear()
         self._by_track.clear()
         self._announced.clear()
@@ -247,7 +259,7 @@ class Ingest:
             priority=interest.priority,
             ordered=interest.ordered,
             max_latency=interest.history_ms if version >= Version.LITE_06 else interest.latency_ms,
-            start_group=interest.start_group,
+            start_group=_bounded(interest.start_group),
         )
         stream.write((open_request(version, request),))
 
@@ -257,7 +269,7 @@ class Ingest:
             send(track, m.UpstreamProperties(TrackProperties()))
             return
         stream = self._connection.session.open_bidi()
-        stream.context = TrackReply(self._connection, self, track)
+        self._call(TrackReply(self._connection, self, track, stream))
         request = TrackRequest(self._relative(path), name)
         stream.write(
             (open_request(version, request),)
@@ -273,6 +285,7 @@ class Ingest:
             priority=interest.priority,
             ordered=interest.ordered,
             max_latency=interest.history_ms if version >= Version.LITE_06 else interest.latency_ms,
+            start_group=_bounded(interest.start_group),
         )
         upstream.stream.write((update.encode(version),))
 
@@ -283,9 +296,21 @@ class Ingest:
             send(message.track, m.UpstreamFetched(part))
             return
         stream = self._connection.session.open_bidi()
-        stream.context = FetchReply(self._connection, message.track, message.sequence)
+        self._call(FetchReply(self._connection, self, message.track, stream, message.sequence))
         request = Fetch(self._relative(message.path), message.name, message.priority, message.sequence)
         stream.write((open_request(version, request),))
+
+    def _call(self, call: TrackReply | FetchReply) -> None:
+        call.stream.context = call
+        self._calls.setdefault(call.track.actor_urn, []).append(call)
+
+    def answered(self, call: TrackReply | FetchReply) -> None:
+        """A question needs no more care."""
+        calls = self._calls.get(call.track.actor_urn, [])
+        if call in calls:
+            calls.remove(call)
+            if not calls:
+                del self._calls[call.track.actor_urn]
 
     def _stop_group(self, message: m.StopGroup) -> None:
         upstream = self._by_track.get(message.track.actor_urn)
@@ -295,6 +320,8 @@ class Ingest:
 
     def _close(self, track: Ref) -> None:
         """Nobody wants the track any more."""
+        for call in self._calls.pop(track.actor_urn, []):
+            self._connection.refuse(call.stream, StreamCode.CANCELLED)
         upstream = self._by_track.get(track.actor_urn)
         if upstream is None:
             return

@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from functools import partial
 from queue import Empty
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -141,6 +142,10 @@ class LoopInbox:
     def __len__(self) -> int:
         return len(self._queue)
 
+    def waiting_messages(self) -> list[Any]:
+        """What has been sent and not handled, without what waits for a reply."""
+        return [envelope.message for envelope in self._queue if envelope.reply_to is None]
+
 
 class LoopFuture(pykka.Future[Any]):
     """A pykka future that the event loop can await. `get` never blocks: it raises if there is no result yet."""
@@ -240,6 +245,9 @@ class LoopActor(pykka.Actor):
     def on_turn_end(self) -> None:
         """The messages of this turn have been handled."""
 
+    def on_dead_letter(self, message: Any) -> None:
+        """A message that was on its way when the actor ended; whoever sent it believes that it arrived."""
+
     def on_end(self, error: BaseException | None) -> None:
         """Release children, watchers and everything else held. `error` is what made the actor fail, if it did."""
 
@@ -279,6 +287,13 @@ class LoopActor(pykka.Actor):
 
     def _actor_loop_setup(self) -> None:
         self._guarded(self.on_start)
+
+    def _actor_loop_teardown(self) -> None:
+        waiting = self.inbox.waiting_messages()
+        super()._actor_loop_teardown()
+        for message in waiting:
+            if not isinstance(message, _ActorStop):
+                self._guarded(partial(self.on_dead_letter, message))
 
     def _handle_receive(self, message: Any) -> Any:
         try:

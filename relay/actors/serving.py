@@ -47,6 +47,7 @@ def interest_of(request: Subscribe | SubscribeUpdate, version: Version) -> Inter
         latency_ms=request.max_latency,
         history_ms=history,
         start_group=request.start_group,
+        start_is_floor=version >= Version.LITE_06,
         end_group=request.end_group,
         start_frame=request.start_frame,
         end_frame=request.end_frame,
@@ -61,59 +62,47 @@ class TrackService:
         self._egress = egress
         self._stream = stream
         self._key = key
+        self._track: Ref | None = None
 
     def on_message(self, message: object) -> None:
-        version = self._connection.version
-        if isinstance(message, m.Described):
-            info = TrackInfo(*message.properties)
-            self._stream.write((info.encode(version),), fin=True)
-            self._egress.forget(self._key)
-        elif isinstance(message, m.Refused):
-            self._connection.refuse(self._stream, message.code)
-            self._egress.forget(self._key)
+        match message:
+            case m.Described():
+                info = TrackInfo(*message.properties)
+                self._stream.write((info.encode(self._connection.version),), fin=True)
+                self._egress.forget(self._key)
+            case m.Accepted():
+                self._track = message.track
+            case m.Refused():
+                self._connection.refuse(self._stream, message.code)
+                self._egress.forget(self._key)
 
     def leave(self) -> None:
-        """The track answers or ends; either finds nobody here."""
+        """The peer withdrew the request, or is gone."""
+        if self._track is not None:
+            send(self._track, m.Leave(self._connection.actor_ref, self._key))
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         """Our half ends with the answer."""
 
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        self._egress.forget(self._key)
+    def on_reset(self, stream: Stream, code: int) -> None:
+        self.on_stopped(stream, code)
         stream.reset(stream_code_for(self._connection.version, StreamCode.CANCELLED))
 
     def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self.leave()
         self._egress.forget(self._key)
 
 
 class FetchService(TrackService):
     """One Fetch stream of the peer."""
 
-    def __init__(self, connection: ConnectionActor, egress: Egress, stream: Stream, key: int) -> None:
-        super().__init__(connection, egress, stream, key)
-        self._track: Ref | None = None
-
     def on_message(self, message: object) -> None:
         if isinstance(message, m.FetchData):
             self._stream.write(message.chunks, fin=message.fin)
             if message.fin:
                 self._egress.forget(self._key)
-        elif isinstance(message, m.Accepted):
-            self._track = message.track
         else:
             super().on_message(message)
-
-    def leave(self) -> None:
-        if self._track is not None:
-            send(self._track, m.Leave(self._connection.actor_ref, self._key))
-
-    def on_reset(self, stream: Stream, code: int) -> None:
-        self.leave()
-        super().on_reset(stream, code)
-
-    def on_stopped(self, stream: Stream, code: int) -> None:
-        self.leave()
-        super().on_stopped(stream, code)
 
 
 class Sending(NamedTuple):
@@ -162,11 +151,14 @@ class SubscribeService:
         self._started = False
         self._behind = False
         self._over = False
+        self._update: SubscribeUpdate | None = None
 
     def on_message(self, message: object) -> None:
         match message:
             case m.Accepted():
                 self._track = message.track
+                if self._update is not None:
+                    self.update(self._update)
                 if self._connection.version <= Version.LITE_04:
                     self._stream.write(
                         (SubscribeOk(priority=self._priority).encode(self._connection.version),)
@@ -181,6 +173,7 @@ class SubscribeService:
     def update(self, message: SubscribeUpdate) -> None:
         """SUBSCRIBE_UPDATE."""
         self._priority = message.priority
+        self._update = message
         if self._track is not None:
             interest = interest_of(message, self._connection.version)
             send(self._track, m.UpdateInterest(self._connection.actor_ref, self._key, interest))

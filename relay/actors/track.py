@@ -17,6 +17,7 @@ from relay.model.group import Encoder, Group
 from relay.model.limits import Limits
 from relay.model.track import Dialect, Interest, TrackProperties
 from relay.wire.errors import StreamCode
+from relay.wire.varint import MAX_VARINT
 
 END_GRACE = 0.2
 """Seconds that the last groups get to arrive after the end of the track was told: streams overtake each other."""
@@ -85,6 +86,8 @@ class TrackActor(LoopActor):
         self._properties: TrackProperties | None = None
         self._subscribed = False
         self._asked_properties = False
+        self._asked = False
+        """Whether the source holds anything for us."""
         self._wanted = Interest()
         self._handled = 0
         self._touched: dict[int, tuple[Group, bool]] = {}
@@ -94,7 +97,6 @@ class TrackActor(LoopActor):
         self._grace: Timer | None = None
         self._final: int | None = None
         self._failed: int | None = None
-        self._offered_to_end = -1
         self._idle: Timer | None = None
 
     def __str__(self) -> str:
@@ -134,7 +136,8 @@ class TrackActor(LoopActor):
             case IdleCheck():
                 self._idle = None
                 if self._nobody():
-                    self._offer_to_end()
+                    # the broadcast stops us, unless a request of its own is on its way to us
+                    send(self._broadcast, m.TrackIdle(self._path, self._name, self._handled))
             case _:
                 return super().on_receive(message)
         return None
@@ -144,22 +147,21 @@ class TrackActor(LoopActor):
         if self._ending is not None:
             self._end_if_complete()
         if self._failed is not None:
-            self._offer_to_end()
+            self.stop()
         elif self._idle is None and self._nobody():
             self._idle = self.call_later(self._limits.track_idle, IdleCheck())
 
     def on_end(self, error: BaseException | None) -> None:
-        if self._subscribed or self._asked_properties:
+        if self._asked:
             send(self._source, m.CloseUpstream(self.actor_ref))
         code = StreamCode.INTERNAL if error is not None else StreamCode.CANCELLED
         self._refuse_all(code)
         send(self._broadcast, m.TrackEnded(self._path, self._name, self.actor_ref))
 
-    def _offer_to_end(self) -> None:
-        """The broadcast stops us, unless a request of its own is on its way to us: then it is asked again."""
-        if self._offered_to_end != self._handled:
-            self._offered_to_end = self._handled
-            send(self._broadcast, m.TrackIdle(self._path, self._name, self._handled))
+    def on_dead_letter(self, message: object) -> None:
+        if isinstance(message, m.Subscribe | m.Describe | m.Fetch):
+            code = StreamCode.UNROUTABLE if self._failed is None else self._failed
+            send(message.subscriber, m.Refused(message.key, code))
 
     def _nobody(self) -> bool:
         return not (self._subscribers or self._describing or self._fetching or self._following)
@@ -197,7 +199,7 @@ class TrackActor(LoopActor):
         latest = self._cache.latest
         if latest is None:
             return floor  # whatever our own upstream subscription starts with is the newest there is
-        if interest.start_group is not None and not interest.history_ms:
+        if interest.start_group is not None and not interest.start_is_floor:
             return floor
         timescale = self._properties.timescale if self._properties else TrackProperties().timescale
         start = self._cache.start(interest.history_ms * timescale // 1000)
@@ -260,7 +262,8 @@ class TrackActor(LoopActor):
         interests = [subscriber.interest for subscriber in self._subscribers.values()]
         if not interests or self._failed is not None or self._ending is not None:
             return
-        starts = [i.start_group for i in interests]
+        # a floor is ours to keep; an explicit start concerns upstream if nobody wants anything else
+        starts = [None if i.start_is_floor else i.start_group for i in interests]
         together = Interest(
             priority=max(i.priority for i in interests),
             ordered=all(i.ordered for i in interests),
@@ -269,7 +272,7 @@ class TrackActor(LoopActor):
             start_group=None if None in starts else min(s for s in starts if s is not None),
         )
         if not self._subscribed:
-            self._subscribed = True
+            self._subscribed = self._asked = True
             self._wanted = together
             describe = self._properties is None and not self._asked_properties
             message = m.OpenUpstream(self.actor_ref, self._path, self._name, together, describe)
@@ -403,10 +406,12 @@ class TrackActor(LoopActor):
         if self._properties is not None:
             send(request.subscriber, m.Described(request.key, self._properties))
             return
+        if not send(request.subscriber, m.Accepted(request.key, self.actor_ref)):
+            return
         self._describing[(request.subscriber.actor_urn, request.key)] = request
         self._stay()
         if not self._subscribed and not self._asked_properties:
-            self._asked_properties = True
+            self._asked_properties = self._asked = True
             if not send(self._source, m.DescribeUpstream(self.actor_ref, self._path, self._name)):
                 self._fail(StreamCode.UNROUTABLE)
 
@@ -440,6 +445,7 @@ class TrackActor(LoopActor):
             return
         fetching = self._fetching[wanted] = Fetching(Group(wanted, time.monotonic()))
         fetching.waiters.append((request, encoder))
+        self._asked = True
         fetch = m.FetchUpstream(self.actor_ref, self._path, self._name, wanted, request.interest.priority)
         if not send(self._source, fetch):
             self._fail(StreamCode.UNROUTABLE)
@@ -504,7 +510,7 @@ class TrackActor(LoopActor):
             return
         self._flush()
         latest = self._cache.latest
-        self._final = max(self._ending, latest.sequence + 1 if latest is not None else 0)
+        self._final = min(max(self._ending, latest.sequence + 1 if latest is not None else 0), MAX_VARINT)
         for subscriber in self._subscribers.values():
             send(subscriber.ref, m.Ended(subscriber.key, self._final))
         self._subscribers.clear()
@@ -514,7 +520,7 @@ class TrackActor(LoopActor):
         if self._failed is not None:
             return
         self._failed = code
-        self._subscribed = self._asked_properties = False
+        self._asked = False
         for group in self._cache:
             if group.open:
                 group.code = code

@@ -67,6 +67,11 @@ class Upstream:
             parts = former
         self.parts[sequence] = (first_frame, parts, fin, code)
 
+    def has_ended(self, sequence: int) -> bool:
+        """Whether that group began and ended in this very turn."""
+        known = self.parts.get(sequence)
+        return known is not None and (known[2] or known[3] is not None)
+
     def take(self) -> tuple[m.GroupPart, ...]:
         """What this turn brought."""
         taken = tuple(
@@ -188,7 +193,8 @@ class SubscribeReplies:
             self._ingest.flush()
             send(self._upstream.track, m.UpstreamEnded(final))
 
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+    def on_reset(self, stream: Stream, code: int) -> None:
+        stream.write((), fin=True)
         if not self._ended:
             self._ingest.failed(self._upstream, relay_stream_code(code, self._connection.version))
 
@@ -212,26 +218,32 @@ class LeftSubscription:
 class TrackReply:
     """A Track stream of ours."""
 
-    def __init__(self, connection: ConnectionActor, ingest: Ingest, track: Ref) -> None:
+    def __init__(self, connection: ConnectionActor, ingest: Ingest, track: Ref, stream: Stream) -> None:
+        self.track = track
+        self.stream = stream
         self._connection = connection
         self._ingest = ingest
-        self._track = track
         self._decoder = TrackInfoDecoder(connection.version, connection.environment.limits.message)
         self._answered = False
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         for info in self._decoder.feed(data):
             self._answered = True
+            self._ingest.answered(self)
             properties = TrackProperties(info.priority, info.ordered, info.max_latency, info.timescale)
-            send(self._track, m.UpstreamProperties(properties))
+            send(self.track, m.UpstreamProperties(properties))
         if fin:
-            stream.write((), fin=True)
-            if not self._answered:
-                self._ingest.track_failed(self._track, StreamCode.NOT_FOUND)
+            self._over(stream, StreamCode.NOT_FOUND)
 
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+    def on_reset(self, stream: Stream, code: int) -> None:
+        self._over(stream, relay_stream_code(code, self._connection.version))
+
+    def _over(self, stream: Stream, code: int) -> None:
+        stream.write((), fin=True)
+        self._ingest.answered(self)
         if not self._answered:
-            self._ingest.track_failed(self._track, relay_stream_code(code, self._connection.version))
+            self._answered = True
+            self._ingest.track_failed(self.track, code)
 
     def on_stopped(self, stream: Stream, code: int) -> None:
         """The peer's half tells how it ends."""
@@ -240,9 +252,13 @@ class TrackReply:
 class FetchReply:
     """A Fetch stream of ours: bare frames."""
 
-    def __init__(self, connection: ConnectionActor, track: Ref, sequence: int) -> None:
+    def __init__(
+        self, connection: ConnectionActor, ingest: Ingest, track: Ref, stream: Stream, sequence: int
+    ) -> None:
+        self.track = track
+        self.stream = stream
         self._connection = connection
-        self._track = track
+        self._ingest = ingest
         self._sequence = sequence
         self._decoder = FrameDecoder(connection.version, connection.environment.limits.frame)
 
@@ -252,22 +268,26 @@ class FetchReply:
             if fin:
                 self._decoder.end()
         except WireError as error:
-            self._tell((), fin=False, code=error.stream_code)
+            self._tell((), code=error.stream_code)
             self._connection.refuse(stream, error.stream_code)
             return
         if fin:
             stream.write((), fin=True)
-        if not self._tell(parts, fin=fin, code=None):
-            self._connection.refuse(stream, StreamCode.CANCELLED)
+        self._tell(parts, fin=fin)
 
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        self._tell((), fin=False, code=relay_stream_code(code, self._connection.version))
+    def on_reset(self, stream: Stream, code: int) -> None:
+        stream.write((), fin=True)
+        self._tell((), code=relay_stream_code(code, self._connection.version))
 
     def on_stopped(self, stream: Stream, code: int) -> None:
         """The peer's half tells how it ends."""
 
-    def _tell(self, parts: tuple[FrameHeader | bytes, ...], *, fin: bool, code: int | None) -> bool:
-        return send(self._track, m.UpstreamFetched(m.GroupPart(self._sequence, 0, parts, fin, code)))
+    def _tell(
+        self, parts: tuple[FrameHeader | bytes, ...], *, fin: bool = False, code: int | None = None
+    ) -> None:
+        if fin or code is not None:
+            self._ingest.answered(self)
+        send(self.track, m.UpstreamFetched(m.GroupPart(self._sequence, 0, parts, fin, code)))
 
 
 class PeerUni:
@@ -312,7 +332,7 @@ class PeerUni:
         if upstream is None:
             self._connection.refuse(stream, StreamCode.CANCELLED)
             return False
-        if header.sequence in upstream.groups:
+        if header.sequence in upstream.groups or upstream.has_ended(header.sequence):
             self._connection.refuse(stream, StreamCode.OLD)
             return False
         self._header = header

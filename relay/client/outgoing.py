@@ -6,6 +6,7 @@ the publication has. `serve` makes one per request of the peer, the publication'
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -24,18 +25,22 @@ if TYPE_CHECKING:
 _SEQUENCE_BITS: Final = 48
 """Of a group's send priority; the track's own priority stands above them."""
 
+FIN_DELAY: Final = 0.05
+"""Seconds between the last group and the end of a subscription on 01..04. There the end alone says that nothing more
+comes, travels ahead of the groups, and peers were seen to lose track of those it overtakes."""
+
 
 class FrameSender:
     """Writes the frames of a group to one stream, as far as they are there, each byte once."""
 
-    __slots__ = ("_chunks", "_last", "_next", "_stream", "_time", "_timed", "done", "group")
+    __slots__ = ("_chunks", "_last", "_next", "_time", "_timed", "done", "group", "stream")
 
     def __init__(
         self, stream: Stream, group: GroupWriter, *, timed: bool, first: int, last: int | None
     ) -> None:
         self.group = group
         self.done = False
-        self._stream = stream
+        self.stream = stream
         self._timed = timed
         self._next = first - group.frame_start  # index of the frame under way
         self._last = None if last is None else last - group.frame_start
@@ -65,13 +70,13 @@ class FrameSender:
             self._chunks = -1
         self.done = self._past() or (self.group.finished and self._next >= len(frames))
         if parts or self.done:
-            self._stream.write(parts, fin=self.done)
+            self.stream.write(parts, fin=self.done)
 
     def abort(self, code: int) -> None:
         """Give up."""
         if not self.done:
             self.done = True
-            self._stream.reset(code)
+            self.stream.reset(code)
 
     def _past(self) -> bool:
         return self._last is not None and self._next > self._last
@@ -109,6 +114,8 @@ class SubscriptionOut:
         self._accepted = False
         self._ending = False
         self._over = False
+        self._draining: list[Stream] = []  # of complete groups, not all of which has been sent
+        self._timer: asyncio.TimerHandle | None = None
         self._served: int = -1
         """The highest sequence sent."""
         track.joined(self)
@@ -150,6 +157,8 @@ class SubscriptionOut:
         sender = self._senders[group]
         sender.pump()
         if sender.done:
+            self._draining = [stream for stream in self._draining if stream.unsent]
+            self._draining.append(sender.stream)
             self._drop(group)
 
     def abort_group(self, group: GroupWriter, code: int) -> None:
@@ -243,12 +252,34 @@ class SubscriptionOut:
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._ending and not self._senders and not self._over:
-            self._stream.write((), fin=True)
-            self._leave(StreamCode.CANCELLED)
+        if self._ending and not self._senders and not self._over and self._timer is None:
+            if self._peer.version >= Version.LITE_05 or not self._draining:
+                self._finish()
+            else:
+                self._finish_later()
+
+    def _finish_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(FIN_DELAY, self._finish_if_sent)
+
+    def _finish_if_sent(self) -> None:
+        if self._over or self._peer.ended is not None:
+            return
+        if any(stream.unsent for stream in self._draining):
+            self._finish_later()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._draining.clear()
+        self._stream.write((), fin=True)
+        self._leave(StreamCode.CANCELLED)
 
     def _leave(self, code: int) -> None:
         self._over = True
+        for stream in self._draining:
+            if stream.unsent:
+                stream.reset(self._peer.code(code))
+        self._draining.clear()
         for group, sender in list(self._senders.items()):
             sender.abort(self._peer.code(code))
             self._drop(group)

@@ -40,6 +40,8 @@ class Interest(NamedTuple):
     history_ms: int = 0
     """How much of the past is wanted at the start (06: max age); 0 is the newest group only."""
     start_group: int | None = None
+    start_is_floor: bool = False
+    """06: nothing older than `start_group`, but it alone does not ask for the past."""
     end_group: int | None = None
     start_frame: int = 0
     end_frame: int | None = None

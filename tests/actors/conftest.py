@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
 
@@ -10,7 +11,7 @@ import pytest_asyncio
 from pykka import ActorRegistry
 
 from relay.actors import track
-from tests.actors.support import Trouble, World, actors, settle
+from tests.actors.support import Trouble, World, actors, forget_actors, settle
 
 
 @pytest.fixture
@@ -23,13 +24,15 @@ def trouble() -> Iterator[Trouble]:
 @pytest_asyncio.fixture(autouse=True)
 async def _alone(trouble: Trouble) -> AsyncIterator[None]:
     logging.getLogger("pykka").setLevel(logging.WARNING)
-    for ref in ActorRegistry.get_all():  # left by a test that failed
-        ActorRegistry.unregister(ref)
+    forget_actors()
     yield
     for ref in ActorRegistry.get_all():
-        ref.stop(block=False)
+        with contextlib.suppress(RuntimeError):  # of an event loop that is closed
+            ref.stop(block=False)
     await settle()
-    assert not actors()
+    left = actors()
+    forget_actors()
+    assert not left
     assert not trouble.records
 
 

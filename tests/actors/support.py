@@ -191,6 +191,12 @@ def actor_of(ref: Ref) -> Any:
     return cast("Any", ref.actor_inbox)._actor
 
 
+def forget_actors() -> None:
+    """Take what a failed test left behind out of the registry."""
+    for ref in ActorRegistry.get_all():
+        ActorRegistry.unregister(ref)
+
+
 def named(name: str) -> Ref:
     """The one living actor of that name."""
     (found,) = [ref for ref in ActorRegistry.get_all() if str(actor_of(ref)) == name]
@@ -894,7 +900,7 @@ class World:
         await settle()
         assert not actors()
         for peer in self.peers:
-            assert not peer.relay.violations
+            assert not peer.relay.violations, peer.relay.violations
 
     def stop_all(self) -> None:
         for ref in ActorRegistry.get_all():

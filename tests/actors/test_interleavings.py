@@ -22,6 +22,7 @@ from tests.actors.support import (
     Watching,
     World,
     advance,
+    forget_actors,
     run_virtual,
     settle,
     shuffle_turns,
@@ -37,7 +38,8 @@ LIMITS = Limits(track_idle=1.0, cache_groups=3, groups_in_flight=2)
 
 STEPS = (
     "connect", "connect", "publish", "publish", "publish", "unpublish", "watch", "watch", "unwatch",
-    "subscribe", "subscribe", "subscribe", "unsubscribe", "group", "open", "fetch", "info", "end", "refuse",
+    "subscribe", "subscribe", "subscribe", "unsubscribe", "group", "open", "fetch", "info", "answer", "answer", "answer",
+    "end", "refuse",
     "close", "crash", "crash", "wait", "wait", "settle", "time",
 )  # fmt: skip
 
@@ -69,9 +71,6 @@ class Play:
     async def run(self, steps: list[tuple[str, int, int, int]]) -> None:
         for kind, who, what, how in steps:
             await self._step(kind, who, what, how)
-            for player in self.players:
-                if player.peer.version >= Version.LITE_05:
-                    player.peer.answer_tracks()
         await self.check()
         for player in self.players:
             player.peer.close()
@@ -148,6 +147,10 @@ class Play:
             path, track = PATHS[what % len(PATHS)], TRACKS[how % len(TRACKS)]
             player.left.add(id(stream := player.peer.fetch(path, how, track)))
             player.subscriptions.append((path, track, stream))
+
+    def _answer(self, player: Player, _: int, __: int) -> None:
+        if player.peer.version >= Version.LITE_05:
+            player.peer.answer_tracks()
 
     def _group(self, player: Player, _: int, how: int) -> None:
         for _stream, request in player.peer.live_subscriptions():
@@ -231,6 +234,7 @@ def leave(stream: PeerStream, how: int) -> None:
 
 def play(steps: list[tuple[str, int, int, int]], seed: int = 0) -> None:
     async def scenario() -> None:
+        forget_actors()
         with Trouble() as trouble:
             if seed:
                 shuffle_turns(seed)

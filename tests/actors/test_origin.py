@@ -393,7 +393,7 @@ async def test_a_watch_narrower_than_a_route_is_offered_it() -> None:
     await one.announce("dyn", prefix=True)
     await above.watch("dyn/a/b", routes_above=True)
     await below.watch("dyn/a/b")
-    assert list(above.sees()) == ["dyn"]
+    assert list(above.sees()) == ["dyn/a/b"]
     assert below.sees() == {}
 
 
@@ -402,9 +402,9 @@ async def test_a_watch_narrower_than_a_route_is_told_when_it_comes() -> None:
     one, above = stage.session(), stage.session()
     await above.watch("dyn/a/b", routes_above=True)
     await one.announce("dyn", prefix=True)
-    assert list(above.sees()) == ["dyn"]
+    assert list(above.sees()) == ["dyn/a/b"]
     await stage.say(m.Reroute(one.number, "dyn", 1, Route((one.number, 4))))
-    assert above.sees()["dyn"].route.hops == (one.number, 4)
+    assert above.sees()["dyn/a/b"].route.hops == (one.number, 4)
 
 
 async def test_a_watch_narrower_than_a_route_is_told_of_its_end() -> None:
