@@ -1,0 +1,1 @@
+"""moq-relay: a Media over QUIC relay."""

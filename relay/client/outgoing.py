@@ -27,7 +27,7 @@ _SEQUENCE_BITS: Final = 48
 
 FIN_DELAY: Final = 0.05
 """Seconds between the last group and the end of a subscription on 01..04. There the end alone says that nothing more
-comes, travels ahead of the groups, and peers were seen to lose track of those it overtakes."""
+comes; it travels ahead of the groups, and a peer that takes it at its word would refuse those it overtakes."""
 
 
 class FrameSender:

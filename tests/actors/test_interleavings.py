@@ -56,6 +56,8 @@ class Player:
         self.watches: list[tuple[str, Watching]] = []
         self.subscriptions: list[tuple[str, str, PeerStream]] = []
         self.left: set[int] = set()
+        self.holding: set[tuple[str, str]] = set()
+        """Tracks with a group that this publisher leaves open: their end waits for it."""
         self.sent = 0
 
 
@@ -163,6 +165,8 @@ class Play:
     def _open(self, player: Player, _: int, how: int) -> None:
         for _stream, request in player.peer.live_subscriptions():
             group = player.peer.group(request.id, player.sent, b"x", fin=False)
+            if how != 1:
+                player.holding.add((request.broadcast, request.track))
             if how == 1:
                 group.reset(52)
             elif how == 2:
@@ -221,7 +225,7 @@ class Play:
                     for other in self.players
                     for _, request in other.peer.live_subscriptions()
                     if (request.broadcast, request.track) == (path, track)
-                ]
+                ] or [other for other in self.players if (path, track) in other.holding]
                 assert serving, f"{path} {track} is served by nobody and the viewer was not told"
 
 

@@ -50,6 +50,13 @@ class Command:
                 self._changed.clear()
                 await self._changed.wait()
 
+    async def more(self, lines: int, within: float = 15.0) -> None:
+        """Until it has printed that many lines."""
+        async with asyncio.timeout(within):
+            while len(self.out) < lines:
+                self._changed.clear()
+                await self._changed.wait()
+
     async def exit(self, within: float = 10.0) -> int:
         """Its exit status."""
         async with asyncio.timeout(within):
@@ -124,7 +131,9 @@ async def test_a_busy_port_is_one_clear_line() -> None:
             assert await second.exit() == 1
             assert second.out == []
             assert len(second.err) == 1
-            assert second.err[0] == f"moq-relay: cannot listen on UDP localhost:{port}: Address already in use"
+            assert (
+                second.err[0] == f"moq-relay: cannot listen on UDP localhost:{port}: Address already in use"
+            )
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "moqt"])
@@ -139,10 +148,7 @@ async def test_the_clock_is_published_and_watched(scheme: str) -> None:
             publish.process.send_signal(signal.SIGTERM)
             assert await publish.exit() == 0
             async with clock("publish", url, *trust):
-                seen = len(watch.out)
-                async with asyncio.timeout(10):
-                    while len(watch.out) <= seen:
-                        await asyncio.sleep(0.05)
+                await watch.more(len(watch.out) + 1)
             watch.process.send_signal(signal.SIGINT)
             assert await watch.exit() == 0
 

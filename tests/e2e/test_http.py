@@ -9,11 +9,16 @@ from dataclasses import dataclass
 import pytest
 
 from relay.app import Relay
+from relay.client import Client
 from relay.web import server
 from tests.e2e.harness import RustPeer
 from tests.e2e.support import publisher, running, webtransport
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+CURL_PARTIAL = 18
+"""curl's exit status for a body that ended too early."""
 
 
 @dataclass
@@ -99,12 +104,32 @@ async def test_fetch_of_a_live_group_streams_and_ends_with_it() -> None:
 
 
 async def test_fetch_of_a_finished_group() -> None:
-    async with running() as relay, held(relay, groups=1) as source:
-        await source.wait_for("published")
-        await source.send_line("more 1")
-        await source.wait_for("obeyed")
-        body = (await curl(f"{relay.url}fetch/demo/cam/video", "--max-time", "1")).body
-        assert body[:4] == bytes([0, 0, 0, 1])
+    """The newest group is complete, the track goes on: the body is whole and ends."""
+    async with running() as relay, await Client.connect(relay.url) as client:
+        track = client.publish("demo/cam").track("video")
+        for text in (b"old", b"new"):
+            group = track.group()
+            for frame in (b"<", text, b"", b">"):
+                group.write(frame)
+            group.finish()
+        answer = await curl(f"{relay.url}fetch/demo/cam/video")
+    assert (answer.status, answer.body) == (200, b"<new>")
+
+
+async def test_fetch_of_a_group_that_breaks_off_does_not_look_complete() -> None:
+    async with running() as relay, await Client.connect(relay.url) as client:
+        track = client.publish("demo/cam").track("video")
+        group = track.group()
+        group.write(b"half")
+        process = await asyncio.create_subprocess_exec(
+            *("curl", "--silent", "--no-buffer", f"{relay.url}fetch/demo/cam/video"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readexactly(4), 10) == b"half"
+        group.abort(70)
+        assert await asyncio.wait_for(process.stdout.read(), 10) == b""
+        assert await process.wait() == CURL_PARTIAL
 
 
 async def test_failures_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

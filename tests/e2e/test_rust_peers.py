@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -85,7 +86,7 @@ async def test_every_version_pair() -> None:
 
 
 @contextlib.asynccontextmanager
-async def listeners(relay: Relay):  # type: ignore[no-untyped-def]  # noqa: ANN201
+async def listeners(relay: Relay) -> AsyncIterator[dict[Version, str]]:
     """One more listener for each version, so that clients that offer all of them speak that one."""
     store = CertificateStore([], ["localhost"], dt.datetime.now(dt.UTC))
     servers: dict[Version, QuicServer] = {}
@@ -183,7 +184,7 @@ async def test_a_reflecting_viewer_does_not_take_the_broadcast_over() -> None:
         async with publisher(NEW, url, "demo/cam", *held) as source:
             await source.wait_for("connected")
             echo = viewer(OLD, url, "demo/cam", "--frames", 5)
-            echo._command.remove("--explicit-origins")  # noqa: SLF001 - the point of this test
+            echo._command.remove("--explicit-origins")
             async with echo:
                 assert (await echo.wait_for("result", 15))["frames"] >= 5
                 async with viewer(NEW, url, "demo/cam", "--frames", 5) as sink:
@@ -198,13 +199,13 @@ async def test_withdrawn_and_announced_again() -> None:
         async with (
             publisher(NEW, url, "demo/cam", *held) as source,
             publisher(OLD, url, "demo/mic", *held) as _,
+            RustPeer(NEW, "announced", url) as watcher,
         ):
-            async with RustPeer(NEW, "announced", url) as watcher:
-                await watcher.wait_for("announce", path="demo/cam")
-                await watcher.wait_for("announce", path="demo/mic")
-                await source.send_line("unannounce")
-                await watcher.wait_for("unannounce", path="demo/cam")
-                assert watcher.count("unannounce") == 1
+            await watcher.wait_for("announce", path="demo/cam")
+            await watcher.wait_for("announce", path="demo/mic")
+            await source.send_line("unannounce")
+            await watcher.wait_for("unannounce", path="demo/cam")
+            assert watcher.count("unannounce") == 1
 
 
 async def test_paths_are_relative_to_the_url() -> None:
