@@ -12,8 +12,9 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from pykka import ActorRegistry
 
@@ -22,7 +23,6 @@ from relay.actors import runtime
 from relay.actors.connection import ConnectionActor, Environment
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import LoopActor, Ref, ask, halt, send
-from relay.auth.authenticator import UnauthorizedError
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.model.route import Route
@@ -65,7 +65,6 @@ from relay.wire.messages import (
     Subscribe,
     SubscribeEnd,
     SubscribeOk,
-    SubscribeUpdate,
     TrackInfo,
     TrackRequest,
 )
@@ -176,7 +175,7 @@ class Trouble(logging.Handler):
             text += f" {record.exc_info[1]!r}"
         self.records.append(text)
 
-    def __enter__(self) -> Trouble:
+    def __enter__(self) -> Self:
         for name in ("pykka", "relay", "asyncio"):
             logging.getLogger(name).addHandler(self)
         return self
@@ -390,6 +389,9 @@ class RecordingStream:
 
     def __init__(self, session: RecordingSession, raw: Any) -> None:
         self.raw = raw
+        self.id: int = raw.id
+        self.unidirectional: bool = raw.unidirectional
+        self.opened_by_peer: bool = raw.opened_by_peer
         self.context: Any = None
         self.calls: list[tuple[Any, ...]] = []
         self._session = session
@@ -398,32 +400,20 @@ class RecordingStream:
         raw.context = self
 
     @property
-    def id(self) -> int:
-        return int(self.raw.id)
-
-    @property
-    def unidirectional(self) -> bool:
-        return bool(self.raw.unidirectional)
-
-    @property
-    def opened_by_peer(self) -> bool:
-        return bool(self.raw.opened_by_peer)
-
-    @property
     def unsent(self) -> int:
         return int(self.raw.unsent)
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         self.calls.append(("write", tuple(chunks), fin))
         if self._reset or self._finished:
-            self._session.violations.append(f"stream {self.id} written after its end: {self.calls}")
+            self._session.violations.append(f"stream {self.raw.id} written after its end: {self.calls}")
         self._finished = self._finished or fin
         self.raw.write(chunks, fin=fin)
 
     def reset(self, code: int) -> None:
         self.calls.append(("reset", code))
         if self._reset:
-            self._session.violations.append(f"stream {self.id} reset twice: {self.calls}")
+            self._session.violations.append(f"stream {self.raw.id} reset twice: {self.calls}")
         self._reset = True
         self.raw.reset(code)
 
@@ -684,7 +674,9 @@ class RawPeer:
         stream.write(data, fin=fin)
         return stream
 
-    def introduce(self, *, origin: int | None = None, cost: int | None = None, path: str | None = None) -> None:
+    def introduce(
+        self, *, origin: int | None = None, cost: int | None = None, path: str | None = None
+    ) -> None:
         """SETUP in the form of the version; nothing on 03 and 04."""
         if self.version <= Version.LITE_02:
             form = SetupForm.DRAFT14
@@ -891,9 +883,8 @@ class World:
                 await advance(self.limits.track_idle + 1)
                 await advance(self.limits.track_idle + 1)
             else:
-                end = loop.time() + 2 * self.limits.track_idle + 1
-                while len(actors()) > 1 and loop.time() < end:
-                    await asyncio.sleep(0)
+                with suppress(AssertionError):
+                    await until(lambda: len(actors()) == 1, 2 * self.limits.track_idle + 1)
             assert actors() == ["origin"]
             assert await self.count() == (0, 0, 0)
         self.stop_all()
@@ -937,7 +928,3 @@ def pairs() -> Iterator[tuple[Version, Version]]:
     for publisher in Version:
         for viewer in Version:
             yield publisher, viewer
-
-
-__all__ = [name for name in dir() if not name.startswith("_")]
-_ = SubscribeUpdate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from relay.actors import messages as m
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.wire.frame import open_request
@@ -125,22 +124,19 @@ async def test_a_publisher_without_identity_counts_as_one_hop_fixed_per_session(
     await world.close()
 
 
-async def test_06_adds_the_links_cost_to_both_costs() -> None:
-    world = World()
+async def test_06_adds_the_links_cost_to_both_costs(world: World) -> None:
+    watching = (await world.viewer(Version.LITE_06)).watch()
+    most = (1 << 62) - 1
     for number, (cost, expected) in enumerate([(None, (4, 10)), (0, (3, 9)), (10, (13, 19))]):
         publisher = world.connect(Version.LITE_06, cost=cost)
         await settle()
         publisher.publish(f"p{number}", warm=3, cold=9, origin=7)
-        viewer = await world.viewer(Version.LITE_06)
-        watching = viewer.watch()
+        publisher.publish(f"max{number}", warm=most, cold=most, origin=7)
         await settle()
         item = watching.read().live[f"p{number}"]
         assert (item.warm, item.cold) == expected
-    publisher.publish("max", warm=(1 << 62) - 1, cold=(1 << 62) - 2, origin=7)
-    await settle()
-    item = watching.read().live["max"]
-    assert (item.warm, item.cold) == ((1 << 62) - 1, (1 << 62) - 1)
-    await world.close()
+        item = watching.live[f"max{number}"]
+        assert (item.warm, item.cold) == (most, most)
 
 
 @pytest.mark.parametrize("version", FROM_04)
@@ -285,7 +281,9 @@ async def test_the_end_of_an_unknown_path_is_ignored(world: World, version: Vers
 async def test_05_a_second_active_is_a_new_route_and_restart_a_new_broadcast(world: World) -> None:
     publisher = await world.viewer(Version.LITE_05)
     publisher.publish("p", (1,), origin=7)
-    viewers = {v: (await world.viewer(v)).watch() for v in (Version.LITE_03, Version.LITE_05, Version.LITE_06)}
+    viewers = {
+        v: (await world.viewer(v)).watch() for v in (Version.LITE_03, Version.LITE_05, Version.LITE_06)
+    }
     await settle()
     publisher.publish("p", (1, 2), origin=7)
     await settle()
@@ -537,6 +535,3 @@ async def test_announce_requests_of_the_relay_look_right(world: World) -> None:
         peer = await world.viewer(version)
         stream = peer.announce_streams()[0]
         assert stream.data == open_request(version, AnnounceRequest("", HOP))
-
-
-_ = m

@@ -21,7 +21,6 @@ from tests.actors.support import (
     ALL,
     HOP,
     TIMEOUT,
-    RawPeer,
     SilentPeer,
     Trouble,
     World,
@@ -396,9 +395,7 @@ async def test_garbage_closes_the_session_and_leaves_no_actor(version: Version, 
         st.tuples(st.booleans(), st.sampled_from(range(8)), st.binary(max_size=24), st.booleans()), max_size=6
     ),
 )
-def test_no_bytes_make_the_actor_fail(
-    version: Version, streams: list[tuple[bool, int, bytes, bool]]
-) -> None:
+def test_no_bytes_make_the_actor_fail(version: Version, streams: list[tuple[bool, int, bytes, bool]]) -> None:
     async def scenario() -> None:
         with Trouble() as trouble:
             world = World()
@@ -576,6 +573,3 @@ async def test_a_subscribe_id_in_use_is_refused(world: World) -> None:
     await settle()
     assert second.resets == [1]
     assert not peer.closed
-
-
-_ = RawPeer

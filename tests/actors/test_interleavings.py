@@ -220,12 +220,13 @@ class Play:
             for path, track, stream in player.subscriptions:
                 if id(stream) in player.left or stream.over:
                     continue
-                serving = [
+                serving: list[object] = [
                     request
                     for other in self.players
                     for _, request in other.peer.live_subscriptions()
                     if (request.broadcast, request.track) == (path, track)
-                ] or [other for other in self.players if (path, track) in other.holding]
+                ]
+                serving += [other for other in self.players if (path, track) in other.holding]
                 assert serving, f"{path} {track} is served by nobody and the viewer was not told"
 
 

@@ -45,9 +45,7 @@ class Session(Fake):
     async def watch(
         self, *prefixes: str, watch: int = 1, exclude: int = 0, routes_above: bool = False
     ) -> None:
-        await self.stage.say(
-            m.Watch(self.number, self.ref, watch, prefixes or ("",), exclude, routes_above)
-        )
+        await self.stage.say(m.Watch(self.number, self.ref, watch, prefixes or ("",), exclude, routes_above))
 
     def sees(self, watch: int = 1) -> dict[str, m.Offered]:
         return View(watch).follow(self.log).known

@@ -129,6 +129,7 @@ async def test_500_sessions_that_come_and_go_leave_nothing() -> None:
     world = World(LIMITS)
     keeper = await world.publisher(Version.LITE_05, "keeper")
     before: Counter[str] = Counter()
+    peer = other = keeper
     for cycle in range(500):
         version = Version(cycle % 6 + 1)
         peer = await world.publisher(version, f"p{cycle % 5}")

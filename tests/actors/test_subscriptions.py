@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from relay.actors import messages as m
-from relay.actors.ingest import SubscribeReplies
 from relay.actors.runtime import halt, send
+from relay.actors.upstream import SubscribeReplies
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.model.track import Dialect, Interest
@@ -42,9 +42,7 @@ UNTIMED = [v for v in Version if v <= Version.LITE_04]
 BIG = (1 << 62) - 1
 
 
-async def couple(
-    world: World, one: Version, two: Version, path: str = "p"
-) -> tuple[RawPeer, RawPeer]:
+async def couple(world: World, one: Version, two: Version, path: str = "p") -> tuple[RawPeer, RawPeer]:
     return await world.publisher(one, path), await world.viewer(two)
 
 
@@ -121,7 +119,9 @@ async def test_an_unknown_track_is_refused_for_every_pair(world: World, one: Ver
 
 
 @pytest.mark.parametrize("version", ALL)
-async def test_a_refused_subscription_leaves_no_half_open_stream_behind(world: World, version: Version) -> None:
+async def test_a_refused_subscription_leaves_no_half_open_stream_behind(
+    world: World, version: Version
+) -> None:
     """The peer only resets its half: ours has to end too, or the peer runs out of streams for us."""
     publisher, viewer = await couple(world, version, Version.LITE_05)
     viewer.subscribe("p")
@@ -170,7 +170,9 @@ async def test_an_unfinished_frame_reaches_the_viewer_in_parts(world: World) -> 
     publisher, viewer = await couple(world, Version.LITE_05, Version.LITE_01)
     number, _ = viewer.subscribe("p")
     _, request = await upstream(publisher)
-    group = publisher.uni(group_header(Version.LITE_05, GroupHeader(request.id, 0)) + timed((5, b"x" * 100))[:-50])
+    group = publisher.uni(
+        group_header(Version.LITE_05, GroupHeader(request.id, 0)) + timed((5, b"x" * 100))[:-50]
+    )
     await settle()
     (received,) = viewer.groups(number)
     assert received.payloads == [b"x" * 50]
@@ -210,7 +212,9 @@ async def test_groups_may_come_before_the_subscription_is_accepted(world: World,
 
 @pytest.mark.parametrize("version", ALL)
 @pytest.mark.parametrize("how", ["fin", "reset", "stop"])
-async def test_unsubscribing_ends_the_stream_and_what_is_in_flight(world: World, version: Version, how: str) -> None:
+async def test_unsubscribing_ends_the_stream_and_what_is_in_flight(
+    world: World, version: Version, how: str
+) -> None:
     publisher, viewer = await couple(world, Version.LITE_04, version)
     number, stream = viewer.subscribe("p")
     upstream_, request = await upstream(publisher)
@@ -231,7 +235,9 @@ async def test_unsubscribing_ends_the_stream_and_what_is_in_flight(world: World,
 
 
 @pytest.mark.parametrize("version", ALL)
-async def test_the_upstream_subscription_ends_once_after_the_last_viewer(world: World, version: Version) -> None:
+async def test_the_upstream_subscription_ends_once_after_the_last_viewer(
+    world: World, version: Version
+) -> None:
     publisher, viewer = await couple(world, version, Version.LITE_05)
     viewer.subscribe("p")
     stream, request = await upstream(publisher)
@@ -302,7 +308,9 @@ async def test_a_withdrawn_broadcast_goes_on_for_those_who_watch_it(world: World
 
 
 @pytest.mark.parametrize("asked", ["subscribe", "track", "fetch"])
-async def test_a_request_the_publisher_never_answers_is_refused_when_it_goes(world: World, asked: str) -> None:
+async def test_a_request_the_publisher_never_answers_is_refused_when_it_goes(
+    world: World, asked: str
+) -> None:
     publisher, viewer = await couple(world, Version.LITE_05, Version.LITE_05)
     if asked == "subscribe":
         _, stream = viewer.subscribe("p")
@@ -350,7 +358,9 @@ LOST = m.SessionEvents((SessionClosed(None, "idle timeout", by_peer=False),))
 
 
 @pytest.mark.parametrize("asked", ["subscribe", "describe", "fetch"])
-async def test_a_request_that_reaches_a_publisher_behind_its_stop_is_refused(world: World, asked: str) -> None:
+async def test_a_request_that_reaches_a_publisher_behind_its_stop_is_refused(
+    world: World, asked: str
+) -> None:
     """The publisher's connection has seen the end of its session and is about to stop."""
     publisher = await world.publisher(Version.LITE_05, "p")
     viewer = FakeSubscriber()
@@ -747,7 +757,8 @@ async def test_fetch_of_an_unknown_group_is_refused(world: World, one: Version) 
 @pytest.mark.parametrize(("one", "two"), [(a, b) for a in TIMED for b in Version])
 async def test_datagrams_reach_05_and_06(world: World, one: Version, two: Version) -> None:
     publisher, viewer = await couple(world, one, two)
-    numbers = [viewer.subscribe("p")[0], viewer.subscribe("p", **({"end_group": 2} if two >= 3 else {}))[0]]
+    bounds = {"end_group": 2} if two >= Version.LITE_03 else {}
+    numbers = [viewer.subscribe("p", "video", **some)[0] for some in ({}, bounds)]
     _, request = await upstream(publisher)
     publisher.session.send_datagram(Datagram(request.id, 9, 500, b"DG").encode(one))
     publisher.session.send_datagram(Datagram(request.id + 50, 9, 500, b"DG").encode(one))
@@ -831,4 +842,3 @@ async def test_a_burst_within_the_backlog_time_is_delivered_whole() -> None:
     await settle()
     assert [group.payloads for group in slow.groups(number)] == [[b"x"]] * 30
     await world.close()
-

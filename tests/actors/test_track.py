@@ -35,7 +35,9 @@ class Stage:
         )
         self.viewers: list[FakeSubscriber] = []
 
-    async def viewer(self, interest: Interest | None = None, dialect: Dialect = Dialect.PLAIN) -> FakeSubscriber:
+    async def viewer(
+        self, interest: Interest | None = None, dialect: Dialect = Dialect.PLAIN
+    ) -> FakeSubscriber:
         viewer = FakeSubscriber()
         self.viewers.append(viewer)
         viewer.subscribe(self.track, interest=interest, dialect=dialect)
@@ -355,7 +357,9 @@ async def test_a_request_that_meets_a_failing_track_is_answered() -> None:
     second.subscribe(broadcast)  # forwarded between the failure and the stop
     await settle()
     assert len(first.got(m.Refused)) == 1
-    assert second.got(m.Refused) or len(source.got(m.OpenUpstream)) == 2, "neither refused nor subscribed anew"
+    assert second.got(m.Refused) or len(source.got(m.OpenUpstream)) == 2, (
+        "neither refused nor subscribed anew"
+    )
 
 
 async def test_a_stopped_track_closes_its_upstream_and_refuses_everybody() -> None:

@@ -383,3 +383,31 @@ async def test_a_peer_that_refuses_in_strange_ways(version: Version) -> None:
                     await asking
                 assert caught.value.code == (70 if answer == reset else StreamCode.WRONG_SIZE)
                 client.check()
+
+
+@pytest.mark.parametrize("version", FETCHING)
+async def test_a_stop_beside_the_reset_does_not_hide_its_code(version: Version) -> None:
+    """A peer that refuses TRACK drops both halves of the stream, and the stop (0) may come first."""
+    async with facing(version) as (client, peer):
+        asking = asyncio.ensure_future(client.track_info("demo", "video"))
+        stream = await peer.bidi(b"\x06")
+        stream.stop(0)
+        stream.reset(StreamCode.NOT_FOUND)
+        with pytest.raises(RequestError) as caught:
+            await asking
+        assert caught.value.code == StreamCode.NOT_FOUND
+
+
+@mute
+async def test_a_reader_that_lags_loses_the_oldest_groups(
+    version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.client.subscribe.MAX_UNREAD", 2)
+    async with facing(version) as (client, peer):
+        subscription, _ = await subscribed(client, peer)
+        for sequence in range(4):
+            peer.session.open_uni().write([group_header(version, GroupHeader(0, sequence))])
+        codes = await peer.until(lambda: codes if len(codes := peer.codes()) == 2 else None)
+        assert codes == [StreamCode.TOO_FAR_BEHIND] * 2
+        assert [(await anext(subscription)).sequence for _ in range(2)] == [2, 3]
+        assert subscription.received == 4

@@ -612,3 +612,37 @@ async def test_a_cancelled_request_is_withdrawn(version: Version) -> None:
         await video.unused()
         assert near.peer.sleepers == set()
         assert near.peer.subscriptions == {}
+
+
+@versions
+async def test_the_end_of_a_subscription_does_not_overtake_its_groups(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video")
+        subscription = await near.subscribe("demo", "video")
+        await video.used()
+        near.session.pause()  # type: ignore[attr-defined]
+        group = video.group()
+        group.write(b"x" * 100_000)
+        group.finish()
+        video.finish()
+        assert video.subscribers == (1 if version <= Version.LITE_04 else 0)
+        near.session.resume()  # type: ignore[attr-defined]
+        assert [len((await reader.read_all())[0].payload) async for reader in subscription] == [100_000]
+        await video.unused()
+
+
+@versions
+async def test_leaving_drops_what_was_complete_but_not_sent(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video")
+        subscription = await near.subscribe("demo", "video")
+        await video.used()
+        near.session.pause()  # type: ignore[attr-defined]
+        group = video.group()
+        group.write(b"x" * 100_000)
+        group.finish()
+        await subscription.close()
+        await video.unused()
+        near.session.resume()  # type: ignore[attr-defined]
+        await near.announced().wait_for("demo")
+        assert near.stray_groups == []

@@ -1,0 +1,137 @@
+"""Which groups a track keeps."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.model.cache import GroupCache
+from relay.model.group import FRAME_OVERHEAD, Group
+from relay.model.limits import Limits
+from relay.wire.frame import FrameHeader
+
+
+def filled(
+    cache: GroupCache,
+    sequence: int,
+    *,
+    size: int = 10,
+    now: float = 0.0,
+    time: int | None = 0,
+    done: bool = True,
+) -> Group:
+    group = Group(sequence, now)
+    assert cache.add(group)
+    if size:
+        cache.extend(group, [FrameHeader(time, size), b"x" * size], now)
+    group.finished = done
+    return group
+
+
+def held(cache: GroupCache) -> list[int]:
+    return [group.sequence for group in cache]
+
+
+def test_groups_come_in_order_of_sequence_and_duplicates_are_refused() -> None:
+    cache = GroupCache(Limits())
+    for sequence in (5, 3, 4):
+        filled(cache, sequence)
+    assert held(cache) == [3, 4, 5]
+    assert cache.latest is cache.get(5)
+    assert not cache.add(Group(4, 0.0))
+    assert cache.get(9) is None
+
+
+def test_the_newest_group_stays_whatever_its_age_and_size() -> None:
+    cache = GroupCache(Limits(cache_age=1.0, cache_track=100))
+    filled(cache, 0, size=10_000)
+    assert cache.evict(1_000.0) == []
+    filled(cache, 1, now=1_000.0)
+    assert [group.sequence for group in cache.evict(1_000.0)] == [0]
+    assert held(cache) == [1]
+
+
+def test_older_groups_go_by_age_but_not_while_they_are_open() -> None:
+    cache = GroupCache(Limits(cache_age=5.0))
+    filled(cache, 0, now=0.0)
+    filled(cache, 1, now=0.0, done=False)
+    filled(cache, 2, now=3.0)
+    filled(cache, 3, now=6.0)
+    assert [group.sequence for group in cache.evict(6.0)] == [0]
+    assert held(cache) == [1, 2, 3]
+    assert not cache.add(Group(0, 6.0))
+
+
+def test_the_oldest_go_when_there_are_too_many_or_too_large() -> None:
+    cache = GroupCache(Limits(cache_groups=3))
+    for sequence in range(5):
+        filled(cache, sequence, done=False)
+    assert [group.sequence for group in cache.evict(0.0)] == [0, 1]
+    cache = GroupCache(Limits(cache_track=3 * (FRAME_OVERHEAD + 1_000)))
+    for sequence in range(5):
+        filled(cache, sequence, size=1_000)
+    assert [group.sequence for group in cache.evict(0.0)] == [0, 1]
+    assert cache.size == 3 * (FRAME_OVERHEAD + 1_000)
+
+
+def test_what_was_evicted_is_not_taken_again() -> None:
+    cache = GroupCache(Limits(cache_groups=1))
+    for sequence in (10, 12):
+        filled(cache, sequence)
+    cache.evict(0.0)
+    assert cache.floor == 11
+    assert not cache.add(Group(9, 0.0))
+    assert not cache.add(Group(10, 0.0))
+    assert cache.add(Group(11, 0.0))
+
+
+def test_history_is_measured_by_timestamps_alone() -> None:
+    cache = GroupCache(Limits())
+    assert cache.start(100) is None
+    for sequence in range(5):
+        filled(cache, sequence, time=sequence * 100)
+    assert cache.start(0) == 4
+    assert cache.start(1) == 3
+    assert cache.start(101) == 2
+    assert cache.start(250) == 1
+    assert cache.start(10_000) == 0
+
+
+def test_a_group_whose_successor_is_empty_is_never_expired() -> None:
+    cache = GroupCache(Limits())
+    filled(cache, 0, time=0)
+    filled(cache, 1, size=0)
+    filled(cache, 2, time=1_000_000)
+    assert cache.start(5) == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 500), st.booleans(), st.floats(0, 3)), max_size=40),
+    st.integers(1, 5),
+    st.integers(500, 3_000),
+)
+def test_the_policy_holds_in_any_order(
+    arrivals: list[tuple[int, int, bool, float]], most: int, size: int
+) -> None:
+    limits = Limits(cache_groups=most, cache_track=size, cache_age=2.0)
+    cache = GroupCache(limits)
+    now = 0.0
+    for sequence, length, done, pause in arrivals:
+        now += pause
+        group = Group(sequence, now)
+        if not cache.add(group):
+            assert sequence < cache.floor or cache.get(sequence) is not None
+            continue
+        if length:
+            cache.extend(group, [FrameHeader(None, length), b"x" * length], now)
+        group.finished = done
+        newest = max(held(cache))
+        dropped = cache.evict(now)
+        assert newest in held(cache)
+        assert all(gone.sequence < cache.floor for gone in dropped)
+        assert not any(cache.get(gone.sequence) for gone in dropped)
+        assert len(cache) <= max(most, 1)
+        assert cache.size == sum(kept.size for kept in cache)
+        assert cache.size <= size or len(cache) == 1
+        assert cache.latest is not None
+        assert cache.latest.sequence == newest
