@@ -242,12 +242,11 @@ def test_what_dev_toml_comments_out_is_known_and_default() -> None:
     text = (ROOT / "dev.toml").read_text()
     plain = re.sub(r"(?m)^# (?=\[|[a-z_]+ = )", "", text)
     Path("all.toml").write_text(plain.replace('public = ""', 'public = "anon"'))
-    for name in ("cert.pem", "key.pem", "cluster.jwt", "ca.pem"):
+    for name in ("cert.pem", "key.pem"):
         Path(name).write_text("content\n")
     config = load("all.toml", environ={})
     assert config.limits == Limits()
     assert config.server.quic == QuicSettings()
-    assert config.cluster.root == "relay.example.com:4443"
 
 
 # Values

@@ -54,7 +54,7 @@ class BroadcastActor(LoopActor):
             case m.Retire():
                 self._retired = True
             case m.ListTracks():
-                return tuple(sorted(name for _, name in self._tracks))
+                return tuple(entry.ref for _, entry in sorted(self._tracks.items()))
             case _:
                 return super().on_receive(message)
         if self._retired and not self._tracks:

@@ -143,6 +143,7 @@ class ConnectionActor(LoopActor):
         self._alive_timer: Timer | None = None
         self._closed: SessionClosed | None = None
         self._since = time.monotonic()
+        self._since_epoch = time.time()
         self.ingest = Ingest(self)
         self.egress = Egress(self)
 
@@ -436,13 +437,21 @@ class ConnectionActor(LoopActor):
             send(self.environment.origin, m.Alive(self.number, alive=True))
 
     def describe(self) -> dict[str, Any]:
-        """For people and tests: what this session is doing."""
+        """The row of this session in the debug API. `since` is in seconds since the epoch, `rtt` in seconds."""
+        stats = self.session.stats()
         return {
             "session": self.number,
-            "transport": self.session.transport,
             "remote": self.session.remote,
-            "version": self.version.name_on_wire,
+            "transport": self.session.transport,
+            "version": self.version.name_on_wire if self._negotiated else None,
             "path": self.permissions.root,
+            "since": self._since_epoch,
+            "rtt": stats.rtt,
+            "bytes_received": stats.bytes_received,
+            "bytes_sent": stats.bytes_sent,
+            "streams": stats.streams,
+            "publish": list(self.permissions.publish),
+            "subscribe": list(self.permissions.subscribe),
             "publishing": self.ingest.paths(),
             "subscriptions": self.egress.count(),
             "upstreams": self.ingest.count(),

@@ -332,7 +332,7 @@ class Ingest:
             self._connection.refuse(upstream.stream, StreamCode.CANCELLED)
         else:
             upstream.stream.context = LeftSubscription()
-            upstream.stream.write((), fin=True)
+            upstream.end_request()
 
     def _forget(self, upstream: Upstream) -> None:
         self._upstreams.pop(upstream.id, None)

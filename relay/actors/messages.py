@@ -141,6 +141,22 @@ class ListAnnounced(NamedTuple):
     prefixes: tuple[str, ...]
 
 
+class ListPublications(NamedTuple):
+    """Asked by HTTP: every publication under the prefixes. The reply is a tuple of `Published`."""
+
+    prefixes: tuple[str, ...]
+
+
+class Published(NamedTuple):
+    """One session's announcement of one path; `serving` if requests go to it."""
+
+    path: str
+    session: int
+    route: Route
+    serving: bool
+    broadcast: Ref
+
+
 class Count(NamedTuple):
     """Asked of the origin: how many paths, publications and watchers it holds."""
 
@@ -293,7 +309,11 @@ class TrackEnded(NamedTuple):
 
 
 class ListTracks(NamedTuple):
-    """Asked of a broadcast: the names of its running tracks, sorted."""
+    """Asked of a broadcast: references to its running tracks, in order of path and name."""
+
+
+class DescribeTrack(NamedTuple):
+    """Asked of a track: what it holds and whom it serves, as a dict for people."""
 
 
 # --- track to publishing connection --------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ class OriginActor(LoopActor):
     def __str__(self) -> str:
         return "origin"
 
-    def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
+    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
         match message:
             case m.Subscribe() | m.Describe() | m.Fetch():
                 self._route(message)
@@ -134,6 +134,8 @@ class OriginActor(LoopActor):
                 self._on_watch(message)
             case m.Unwatch():
                 self._drop_watcher((message.session, message.watch))
+            case m.ListPublications():
+                return self._publications(message.prefixes)
             case m.ListAnnounced():
                 return self._list(message.prefixes)
             case m.Count():
@@ -226,6 +228,16 @@ class OriginActor(LoopActor):
                 chosen = best(publications)
                 assert chosen is not None
                 found.append(m.Offered(path, chosen.route, chosen.order))
+        return tuple(found)
+
+    def _publications(self, prefixes: tuple[str, ...]) -> tuple[m.Published, ...]:
+        found = []
+        for path, publications in sorted(self._paths.items()):
+            if any(covers(prefix, path) for prefix in prefixes):
+                chosen = best(publications)
+                found += [
+                    m.Published(path, p.session, p.route, p is chosen, p.broadcast) for p in publications
+                ]
         return tuple(found)
 
     # --- watchers --------------------------------------------------------------------------------------------------

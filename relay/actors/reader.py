@@ -1,11 +1,13 @@
-"""The reader actor: reads the newest group of one track for someone who is not a session, such as an HTTP request.
+"""The reader actor: reads groups of one track for someone who is not a session, such as an HTTP request.
 
-It subscribes like a connection does, and passes on the first group it is given, as chunks of payload.
+It subscribes (or fetches one group) like a connection does, and passes on what it is given. It ends with the newest
+group, with the group asked for, or, following, with the track.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from relay.actors import messages as m
@@ -14,65 +16,77 @@ from relay.model.track import Dialect, Interest
 from relay.wire.errors import StreamCode
 
 
-class Chunk(NamedTuple):
-    """Payload of the group; `last` if the group is complete with it."""
-
-    data: bytes
-    last: bool
-
-
-class NoGroup(NamedTuple):
-    """There is none, or it broke off: `code` is the stream code, `None` if the track ended without a group."""
+class Over(NamedTuple):
+    """Nothing more comes: refused or broken off with that stream code, `None` if the track has ended."""
 
     code: int | None
 
 
-Sink: TypeAlias = Callable[[Chunk | NoGroup], None]
+Sink: TypeAlias = Callable[[m.GroupPiece | Over], None]
 
 KEY = 1
 
 
-class ReaderActor(LoopActor):
-    """Reads one group, then ends. Stop it to read no further."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is to be read."""
 
-    def __init__(self, *, origin: Ref, number: int, path: str, track: str, sink: Sink) -> None:
+    path: str
+    track: str
+    dialect: Dialect = Dialect.RAW
+    group: int | None = None
+    """One group by its sequence; `None` is the newest."""
+    follow: bool = False
+    """Go on with the groups after it, until the track ends."""
+
+
+class ReaderActor(LoopActor):
+    """Reads until it has what was asked for. Stop it to read no further."""
+
+    def __init__(self, *, origin: Ref, number: int, reading: Reading, sink: Sink) -> None:
         super().__init__()
         self._origin = origin
         self._number = number
-        self._path = path
-        self._name = track
+        self._reading = reading
         self._sink = sink
         self._track: Ref | None = None
-        self._sequence: int | None = None
+        self._sequence = reading.group
+        self._begun = False
 
     def __str__(self) -> str:
-        return f"reader {self._path} {self._name}"
+        return f"reader {self._reading.path} {self._reading.track}"
 
     def on_start(self) -> None:
-        message = m.Subscribe(
-            path=self._path,
-            track=self._name,
+        reading = self._reading
+        fetch = reading.group is not None and not reading.follow
+        message = (m.Fetch if fetch else m.Subscribe)(
+            path=reading.path,
+            track=reading.track,
             subscriber=self.actor_ref,
             session=self._number,
             key=KEY,
-            dialect=Dialect.RAW,
-            interest=Interest(),
+            dialect=reading.dialect,
+            interest=Interest(start_group=reading.group),
             exclude=0,
         )
         if not send(self._origin, message):
-            self._finish(NoGroup(StreamCode.UNROUTABLE))
+            self._finish(StreamCode.UNROUTABLE)
 
     def on_receive(self, message: object) -> object:
         match message:
             case m.Deliver():
                 for piece in message.pieces:
                     self._on_piece(piece)
+            case m.FetchData():
+                assert self._sequence is not None
+                first, self._begun = not self._begun, True
+                self._on_piece(m.GroupPiece(self._sequence, first, 0, message.chunks, message.fin, None))
             case m.Accepted():
                 self._track = message.track
             case m.Refused():
-                self._finish(NoGroup(message.code))
+                self._finish(message.code)
             case m.Ended():
-                self._finish(NoGroup(None))
+                self._finish(None)
             case m.DeliverDatagram():
                 """A datagram is no part of a group stream."""
             case _:
@@ -83,20 +97,29 @@ class ReaderActor(LoopActor):
         if self._track is not None:
             send(self._track, m.Leave(self.actor_ref, KEY))
         if error is not None:
-            self._sink(NoGroup(StreamCode.INTERNAL))
+            self._sink(Over(StreamCode.INTERNAL))
+
+    def on_dead_letter(self, message: object) -> None:
+        if isinstance(message, m.Accepted):
+            send(message.track, m.Leave(self.actor_ref, KEY))
 
     def _on_piece(self, piece: m.GroupPiece) -> None:
+        if self.actor_stopped.is_set():
+            return
+        if self._reading.follow:
+            self._sink(piece)
+            return
         if self._sequence is None:
             self._sequence = piece.sequence
-        if piece.sequence != self._sequence or self.actor_stopped.is_set():
+        if piece.sequence != self._sequence:
             return
         if piece.code is not None:
-            self._finish(NoGroup(piece.code))
-        elif piece.chunks or piece.fin:
-            self._sink(Chunk(b"".join(piece.chunks), piece.fin))
-            if piece.fin:
-                self.stop()
+            self._finish(piece.code)
+            return
+        self._sink(piece)
+        if piece.fin:
+            self.stop()
 
-    def _finish(self, outcome: NoGroup) -> None:
-        self._sink(outcome)
+    def _finish(self, code: int | None) -> None:
+        self._sink(Over(code))
         self.stop()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -20,7 +21,6 @@ from functools import partial
 from queue import Empty
 from types import TracebackType
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import pykka
 from pykka import ActorDeadError
@@ -49,7 +49,7 @@ class Dispatcher:
     """Gives actors of one event loop their turns, first come, first served."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self._loop = weakref.ref(loop)  # a loop that is gone takes its dispatcher with it
         self._thread = threading.get_ident()
         self._ready: deque[LoopActor] = deque()
         self._scheduled = False
@@ -57,15 +57,22 @@ class Dispatcher:
     def wake(self, actor: LoopActor) -> None:
         """`actor` has something in its inbox."""
         if threading.get_ident() != self._thread:
-            self._loop.call_soon_threadsafe(self._enqueue, actor)
+            loop = self._loop()
+            if loop is not None:
+                loop.call_soon_threadsafe(self._enqueue, actor)
         else:
             self._enqueue(actor)
 
     def _enqueue(self, actor: LoopActor) -> None:
         self._ready.append(actor)
         if not self._scheduled:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        loop = self._loop()
+        if loop is not None:
             self._scheduled = True
-            self._loop.call_soon(self._run)
+            loop.call_soon(self._run)
 
     def _run(self) -> None:
         ready = self._ready
@@ -75,12 +82,12 @@ class Dispatcher:
                     break
                 ready.popleft()._turn()
         finally:
-            self._scheduled = bool(ready)
+            self._scheduled = False
             if ready:
-                self._loop.call_soon(self._run)
+                self._schedule()
 
 
-_dispatchers: WeakKeyDictionary[asyncio.AbstractEventLoop, Dispatcher] = WeakKeyDictionary()
+_dispatchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Dispatcher] = weakref.WeakKeyDictionary()
 
 
 def _dispatcher() -> Dispatcher:
@@ -153,7 +160,7 @@ class LoopFuture(pykka.Future[Any]):
     def __init__(self) -> None:
         super().__init__()
         self._result: tuple[Any, BaseException | None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
 
     def get(self, *, timeout: float | None = None) -> Any:
         if self._get_hook is not None:
@@ -178,15 +185,17 @@ class LoopFuture(pykka.Future[Any]):
         if self._result is not None:
             raise RuntimeError("a future is answered once")
         self._result = result
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self._get_hook is not None:
             raise RuntimeError("a derived future cannot be awaited: use runtime.ask or runtime.stop")
         if self._result is None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            yield from self._waiter
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            yield from waiter
         return self.get()
 
 
@@ -273,15 +282,16 @@ class LoopActor(pykka.Actor):
             self._end(None)
             self._actor_loop_teardown()
             inbox.detach()
-        elif len(inbox):
+            return
+        inbox.waiting = False  # before the look: what another thread puts in after it asks for a turn itself
+        if len(inbox):
+            inbox.waiting = True
             _dispatcher().wake(self)
-        else:
-            inbox.waiting = False
 
     def _guarded(self, hook: Callable[[], None]) -> None:
         try:
             hook()
-        except Exception as error:  # noqa: BLE001 - the boundary of an actor
+        except BaseException as error:  # noqa: BLE001 - the boundary of an actor
             self._handle_failure(type(error), error, error.__traceback__)
             self._end(error)
 

@@ -92,7 +92,7 @@ class TrackActor(LoopActor):
         self._handled = 0
         self._touched: dict[int, tuple[Group, bool]] = {}
         """Groups that this turn added to, and whether it began them."""
-        self._first_upstream: int | None = None
+        self._received_bytes = self._received_groups = self._received_frames = 0
         self._ending: int | None = None
         self._grace: Timer | None = None
         self._final: int | None = None
@@ -121,7 +121,7 @@ class TrackActor(LoopActor):
             case m.UpstreamProperties():
                 self._on_properties(message.properties)
             case m.UpstreamStarted():
-                self._first_upstream = message.group
+                """Groups are taken as they come, whichever the first one is."""
             case m.UpstreamDatagram():
                 self._on_datagram(message)
             case m.UpstreamFetched():
@@ -130,6 +130,8 @@ class TrackActor(LoopActor):
                 self._on_upstream_end(message.final)
             case m.UpstreamFailed():
                 self._fail(message.code)
+            case m.DescribeTrack():
+                return self._describe_self()
             case EndGraceOver():
                 self._grace = None
                 self._end_if_complete()
@@ -297,7 +299,10 @@ class TrackActor(LoopActor):
                 if not part.fin and part.code is None:
                     self._refuse_group(part.sequence, StreamCode.OLD)
                 continue
+            frames, payload = group.frames, group.payload
             cache.extend(group, part.parts, now)
+            self._received_frames += group.frames - frames
+            self._received_bytes += group.payload - payload
             if part.fin:
                 group.finished = True
             elif part.code is not None:
@@ -315,6 +320,7 @@ class TrackActor(LoopActor):
             self._refuse_group(part.sequence, StreamCode.OLD)
             return None
         self._touched[part.sequence] = (group, True)
+        self._received_groups += 1
         self._evict(now)
         unfinished = [g for g in self._cache if g.open]
         if len(unfinished) > self._limits.groups_in_flight:
@@ -492,6 +498,41 @@ class TrackActor(LoopActor):
         ]
         if not fetching.waiters or not group.open:
             del self._fetching[part.sequence]
+
+    # --- for people ------------------------------------------------------------------------------------------------
+
+    def _describe_self(self) -> dict[str, object]:
+        """The row of this track in the debug API. Ages are seconds; counts are since the track began."""
+        now = time.monotonic()
+        latest = self._cache.latest
+        return {
+            "path": self._path,
+            "name": self._name,
+            "viewers": len(self._subscribers),
+            "upstream": self._upstream_state(),
+            "groups": [
+                {
+                    "sequence": group.sequence,
+                    "frames": group.frames,
+                    "bytes": group.payload,
+                    "open": group.open,
+                    "age": round(now - group.arrived, 3),
+                }
+                for group in self._cache
+            ],
+            "cached_bytes": self._cache.size,
+            "received_bytes": self._received_bytes,
+            "received_groups": self._received_groups,
+            "received_frames": self._received_frames,
+            "latest": None if latest is None else latest.sequence,
+        }
+
+    def _upstream_state(self) -> str:
+        if self._failed is not None or self._final is not None:
+            return "ended"
+        if self._ending is not None:
+            return "ending"
+        return "open" if self._subscribed else "idle"
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

@@ -45,16 +45,23 @@ Parts = list[FrameHeader | bytes]
 class Upstream:
     """One subscription of ours at the peer."""
 
-    __slots__ = ("groups", "id", "parts", "stream", "track")
+    __slots__ = ("_ended", "groups", "id", "parts", "stream", "track")
 
     def __init__(self, number: int, track: Ref, stream: Stream) -> None:
         self.id = number
         self.track = track
         self.stream = stream
+        self._ended = False
         self.groups: dict[int, Stream] = {}
         """Open group streams."""
         self.parts: dict[int, tuple[int, Parts, bool, int | None]] = {}
         """What this turn brought, by sequence: first frame, parts, fin, code."""
+
+    def end_request(self) -> None:
+        """End our half of the Subscribe stream; once."""
+        if not self._ended:
+            self._ended = True
+            self.stream.write((), fin=True)
 
     def add(
         self, sequence: int, first_frame: int, parts: Parts, *, fin: bool, code: int | None = None
@@ -175,7 +182,7 @@ class SubscribeReplies:
         self._decoder = SubscribeDecoder(connection.version, connection.environment.limits.message)
         self._ended = False
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
         track = self._upstream.track
         for message in self._decoder.feed(data):
             if isinstance(message, SubscribeOk):
@@ -185,7 +192,7 @@ class SubscribeReplies:
         if fin:
             self._decoder.end()
             self._end(None)
-            stream.write((), fin=True)
+            self._upstream.end_request()
 
     def _end(self, final: int | None) -> None:
         if not self._ended:
@@ -193,8 +200,8 @@ class SubscribeReplies:
             self._ingest.flush()
             send(self._upstream.track, m.UpstreamEnded(final))
 
-    def on_reset(self, stream: Stream, code: int) -> None:
-        stream.write((), fin=True)
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._upstream.end_request()
         if not self._ended:
             self._ingest.failed(self._upstream, relay_stream_code(code, self._connection.version))
 

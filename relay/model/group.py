@@ -145,6 +145,11 @@ class Group:
         self._streams: dict[Dialect, Stream] = {}
 
     @property
+    def payload(self) -> int:
+        """Bytes of payload held."""
+        return self.size - self.frames * FRAME_OVERHEAD
+
+    @property
     def open(self) -> bool:
         """Whether more may come."""
         return not self.finished and self.code is None

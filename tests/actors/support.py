@@ -8,10 +8,11 @@ event loop: `settle` until nothing is left to do, `until` until a condition hold
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self, TypeVar, cast
@@ -923,8 +924,6 @@ def tally(items: Sequence[Any]) -> dict[str, int]:
     return dict(counts)
 
 
-def pairs() -> Iterator[tuple[Version, Version]]:
+def pairs() -> list[tuple[Version, Version]]:
     """Every publisher's version with every viewer's."""
-    for publisher in Version:
-        for viewer in Version:
-            yield publisher, viewer
+    return list(itertools.product(Version, Version))

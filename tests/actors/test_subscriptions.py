@@ -29,6 +29,7 @@ from tests.actors.support import (
     RawPeer,
     World,
     actors,
+    follow_up,
     named,
     pairs,
     settle,
@@ -410,6 +411,38 @@ async def test_data_that_crosses_the_end_of_a_track_does_not_keep_the_subscripti
     send(publisher.ref, m.SessionEvents(events))
     await settle()
     assert first.over
+
+
+@pytest.mark.parametrize("version", ALL)
+async def test_a_viewer_whose_source_dies_behind_another_route_learns_that_it_may_ask_again(
+    world: World, version: Version
+) -> None:
+    """Two routes to one publisher: the path stays, but subscriptions of the lost route are reset.
+
+    A viewer of 05 or 06 asks again while the path is announced; an older one only after ended and active.
+    """
+    lost = await world.viewer(Version.LITE_05)
+    lost.publish("p", (7,), origin=1)
+    other = await world.viewer(Version.LITE_05)
+    other.publish("p", (7, 8), origin=2)
+    await settle()
+    viewer = await world.viewer(version)
+    watching = viewer.watch()
+    _, stream = viewer.subscribe("p")
+    await follow_up(lost)
+    assert lost.subscriptions()
+    seen = len(watching.read().items)
+    lost.session.fail()
+    await settle()
+    assert stream.over
+    assert watching.paths == ["p"]
+    kinds = [type(item).__name__ for item in watching.items[seen:]]
+    if version <= Version.LITE_04:
+        assert kinds == ["AnnounceEnded", "AnnounceActive"]
+    elif version == Version.LITE_05:
+        assert kinds == ["AnnounceActive"]
+    else:
+        assert kinds == ["AnnounceUpdate"]
 
 
 # --- the end of a track ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from tests.actors.support import (
     Fake,
     FakePublisher,
     FakeSubscriber,
+    actor_of,
     part,
     plain,
     settle,
@@ -385,6 +386,11 @@ class House:
         self.source = FakePublisher()
         self.broadcast: Ref = BroadcastActor.start(path="room/cam", source=self.source.ref, limits=limits)
 
+    async def names(self) -> tuple[str, ...]:
+        """Names of the tracks that the broadcast holds."""
+        tracks = await ask(self.broadcast, m.ListTracks(), timeout=TIMEOUT)
+        return tuple(str(actor_of(ref)).split()[-1] for ref in tracks)
+
     @property
     def tracks(self) -> list[Ref]:
         return [opened.track for opened in self.source.got(m.OpenUpstream)]
@@ -402,7 +408,7 @@ async def test_the_last_viewer_leaves_and_the_upstream_is_closed_once() -> None:
     await until(lambda: not track.is_alive())
     await settle()
     assert house.source.got(m.CloseUpstream) == [m.CloseUpstream(track)]
-    assert await ask(house.broadcast, m.ListTracks(), timeout=TIMEOUT) == ()
+    assert await house.names() == ()
 
 
 async def test_a_viewer_that_returns_within_the_grace_keeps_the_upstream() -> None:
@@ -454,7 +460,7 @@ async def test_a_subscribe_after_the_idle_message_starts_a_new_track() -> None:
     assert len(house.tracks) == 2
     assert house.tracks[1].is_alive()
     assert house.source.got(m.CloseUpstream) == [m.CloseUpstream(track)]
-    assert await ask(house.broadcast, m.ListTracks(), timeout=TIMEOUT) == ("video",)
+    assert await house.names() == ("video",)
 
 
 async def test_a_retired_broadcast_ends_when_its_last_track_has() -> None:
@@ -483,7 +489,7 @@ async def test_a_broadcast_refuses_more_tracks_than_its_limit() -> None:
         viewer.subscribe(house.broadcast, key, track=name)
     await settle()
     assert viewer.got(m.Refused) == [m.Refused(3, StreamCode.NO_CAPACITY)]
-    assert await ask(house.broadcast, m.ListTracks(), timeout=TIMEOUT) == ("a", "b")
+    assert await house.names() == ("a", "b")
 
 
 async def test_one_failing_track_does_not_take_its_siblings_down() -> None:
@@ -596,6 +602,32 @@ async def test_an_update_does_not_cut_off_a_group_in_flight_silently() -> None:
         await stage.feed(part(5, b"b"))
         group = viewer.groups()[5]
         assert group.fin or group.code is not None, interest
+
+
+async def test_groups_beyond_the_end_wait_for_an_update_that_moves_it() -> None:
+    stage = Stage()
+    viewer = await stage.viewer(Interest(end_group=1))
+    for sequence in range(3):
+        await stage.feed(part(sequence, b"%d" % sequence))
+    await stage.feed(part(3, b"3", fin=False))
+    assert sorted(viewer.groups()) == [0, 1]
+    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest()))
+    await stage.feed(part(3, b"more"))
+    assert viewer.groups()[3].data == plain(b"3", b"more")
+    assert sorted(viewer.groups()) == [0, 1, 2, 3]
+
+
+async def test_an_update_that_cuts_a_group_leaves_nothing_of_it_behind() -> None:
+    stage = Stage()
+    viewer = await stage.viewer(Interest(start_group=1, start_frame=1))
+    await stage.feed(part(1, b"a", b"b", fin=False))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest(start_group=2)))
+    await stage.feed(part(1, b"c"))
+    await stage.feed(part(2, b"d"))
+    (subscriber,) = actor_of(stage.track)._subscribers.values()
+    assert not subscriber.encoders
+    assert viewer.groups()[1].code is not None
+    assert viewer.groups()[2].fin
 
 
 # --- interest --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,88 @@
+"""What the relay is doing, gathered by asking its actors.
+
+Owns the shape of `/state`. Must never touch an actor but by message, nor hold anything between two requests. The
+debug routes and the metrics call it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from relay.actors import messages as m
+from relay.actors.runtime import ActorDeadError, Ref, ask
+
+ASK_TIMEOUT: Final = 5.0
+"""Seconds that an actor gets to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Whom to ask."""
+
+    origin: Ref
+    connections: Callable[[], Mapping[int, Ref]]
+    relay: Callable[[], dict[str, Any]]
+    """Identity of the relay, for the `relay` part."""
+
+
+async def _all(refs: Iterable[Ref], question: object) -> list[Any]:
+    """The answers of those that are still there."""
+    answers = await asyncio.gather(
+        *(ask(ref, question, timeout=ASK_TIMEOUT) for ref in refs), return_exceptions=True
+    )
+    for answer in answers:
+        if isinstance(answer, BaseException) and not isinstance(answer, ActorDeadError | TimeoutError):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
+async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Publications under the prefixes, with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
+    published = await ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT)
+    rows = []
+    for publication in published:
+        running = await _all([publication.broadcast], m.ListTracks())
+        tracks = await _all(running[0], m.DescribeTrack()) if running else []
+        rows.append(
+            {
+                "path": publication.path,
+                "session": publication.session,
+                "hops": [str(hop) for hop in publication.route.hops],
+                "serving": publication.serving,
+                "tracks": tracks,
+            }
+        )
+    return rows
+
+
+async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
+    """Everything under the prefixes; sessions are those whose root lies there, or above (they may reach in)."""
+    rows = await broadcasts(sources, prefixes)
+    sessions = await _all(sources.connections().values(), m.DescribeSession())
+    if "" not in prefixes:
+        publishing = {row["session"] for row in rows}
+        sessions = [s for s in sessions if s["session"] in publishing or _under(s["path"], prefixes)]
+    tracks = [track for row in rows for track in row["tracks"]]
+    return {
+        "relay": {**sources.relay(), "now": time.time()},
+        "totals": {
+            "sessions": len(sessions),
+            "broadcasts": len({row["path"] for row in rows}),
+            "tracks": len(tracks),
+            "viewers": sum(track["viewers"] for track in tracks),
+            "bytes_received": sum(s["bytes_received"] for s in sessions),
+            "bytes_sent": sum(s["bytes_sent"] for s in sessions),
+            "cached_bytes": sum(track["cached_bytes"] for track in tracks),
+        },
+        "sessions": sorted(sessions, key=lambda s: s["session"]),
+        "broadcasts": rows,
+        "peers": [],
+    }
+
+
+def _under(path: str, prefixes: tuple[str, ...]) -> bool:
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)

@@ -1,0 +1,81 @@
+// The debug API of the relay. Adds the token of the page's own address to every request; must never show it.
+
+const TIMEOUT = 5000; // milliseconds
+const LONGEST_LINE = 64 * 1024 * 1024; // characters of one frame; beyond it the stream is given up
+
+const token = new URLSearchParams(location.search).get("jwt");
+
+/** An answer with a status that says no. */
+export class Refused extends Error {
+  constructor(status, text) {
+    super(text.trim() || `status ${status}`);
+    this.status = status;
+  }
+}
+
+/** Address of a route, relative to the page: it may be served below a prefix. */
+export function route(path, query = {}) {
+  const url = new URL(path, document.baseURI);
+  url.hash = "";
+  for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
+  if (token !== null) url.searchParams.set("jwt", token);
+  return url;
+}
+
+export const hasToken = token !== null;
+
+async function get(path, query, options) {
+  const response = await fetch(route(path, query), { cache: "no-store", credentials: "same-origin", ...options });
+  if (!response.ok) throw new Refused(response.status, await response.text());
+  return response;
+}
+
+const once = (accept) => ({ signal: AbortSignal.timeout(TIMEOUT), headers: { accept } });
+
+/** All that the relay tells about itself. Refused with 401 where the page may not know it. */
+export async function state() {
+  return (await get("state", {}, once("application/json"))).json();
+}
+
+/** What everyone may know: the broadcasts, in the form of /state. */
+export async function announced() {
+  const found = await (await get("announced/", {}, once("application/json"))).json();
+  return found.map(({ path, hops, session, tracks, viewers }) => ({
+    path,
+    hops,
+    session,
+    viewers,
+    serving: true,
+    tracks: tracks.map((name) => ({ name })),
+  }));
+}
+
+export async function certificate() {
+  return (await (await get("certificate.sha256", {}, once("text/plain"))).text()).trim();
+}
+
+/** The frames of a track as they come, as objects, until it ends or the signal says so. */
+export async function* frames(broadcast, track, signal) {
+  const path = [...broadcast.split("/"), track].map(encodeURIComponent).join("/");
+  const response = await get(`fetch/${path}`, { frames: "1", follow: "1" }, { signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = [];
+  let length = 0;
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = value.split("\n");
+    rest.push(lines[0]);
+    length += lines[0].length;
+    if (length > LONGEST_LINE) {
+      await reader.cancel();
+      throw new Error("a frame is too large for this page");
+    }
+    for (let next = 1; next < lines.length; next += 1) {
+      const line = rest.join("");
+      rest = [lines[next]];
+      length = lines[next].length;
+      if (line.trim()) yield JSON.parse(line);
+    }
+  }
+}

@@ -1,0 +1,121 @@
+// Elements and rows that are updated in place. Text from elsewhere only ever becomes text, never markup.
+
+export const find = (selector, root = document) => root.querySelector(selector);
+export const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+/** An element with attributes and children; a string becomes a text node. */
+export function make(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+/** Sets text where it differs: an untouched node costs no layout. */
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** The same for an attribute; null removes it. */
+export function mark(element, name, value) {
+  if (value === null) {
+    if (element.hasAttribute(name)) element.removeAttribute(name);
+  } else if (element.getAttribute(name) !== String(value)) {
+    element.setAttribute(name, value);
+  }
+}
+
+export function show(element, visible) {
+  if (element.hidden === visible) element.hidden = !visible;
+}
+
+/** Text that may be cut off, whole in its tooltip. */
+export function writeLong(element, text) {
+  write(element, text);
+  mark(element, "title", text || null);
+}
+
+/** Children of an element kept equal to a list, each under its key: made once, updated, moved only when they must. */
+export class Keyed {
+  /** `create(item)` gives {element, update(item)}. */
+  constructor(parent, create, { before = null } = {}) {
+    this.parent = parent;
+    this.create = create;
+    this.before = before;
+    this.rows = new Map();
+  }
+
+  sync(items, keyOf) {
+    const wanted = new Map(items.map((item) => [keyOf(item), item]));
+    for (const [key, row] of this.rows) {
+      if (!wanted.has(key)) {
+        row.element.remove();
+        this.rows.delete(key);
+      }
+    }
+    let at = null;
+    for (const [key, item] of wanted) {
+      let row = this.rows.get(key);
+      if (!row) this.rows.set(key, (row = this.create(item)));
+      row.update(item);
+      const next = at === null ? this.#first() : at.nextSibling;
+      if (row.element !== next) this.parent.insertBefore(row.element, next);
+      at = row.element;
+    }
+  }
+
+  #first() {
+    for (const row of this.rows.values()) {
+      // the first of ours that stands in the page; new ones go before it
+      if (row.element.parentNode === this.parent) {
+        let element = row.element;
+        while (element.previousSibling && this.#ours(element.previousSibling)) element = element.previousSibling;
+        return element;
+      }
+    }
+    return this.before;
+  }
+
+  #ours(node) {
+    for (const row of this.rows.values()) if (row.element === node) return true;
+    return false;
+  }
+}
+
+/** A cell that names its column where the table is drawn as cards. */
+export function cell(label, attributes = {}, ...children) {
+  return make("td", { role: "cell", "data-label": label, ...attributes }, ...children);
+}
+
+/** Two lines in a cell: what matters, and beside it what explains it. */
+export function pair() {
+  const main = make("span", { class: "line" });
+  const aside = make("span", { class: "line quiet" });
+  return { main, aside };
+}
+
+/** Copies text; says so on the button for a moment. */
+export async function copy(button, text) {
+  let done = false;
+  try {
+    await navigator.clipboard.writeText(text);
+    done = true;
+  } catch {
+    done = copyOldWay(text); // no clipboard outside of secure contexts: http:// to another machine
+  }
+  write(button, done ? "Copied" : "Failed");
+  setTimeout(() => write(button, "Copy"), 2000);
+  button.focus();
+}
+
+function copyOldWay(text) {
+  const field = make("textarea", { class: "unseen", readonly: "" });
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  try {
+    return document.execCommand("copy");
+  } finally {
+    field.remove();
+  }
+}

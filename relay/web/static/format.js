@@ -1,0 +1,73 @@
+// Numbers and times as text. Nothing here knows the page.
+
+const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
+const counts = new Intl.NumberFormat("en");
+
+export const NONE = "\u2013";
+
+function missing(value) {
+  return value === null || value === undefined || Number.isNaN(value);
+}
+
+/** 1234567 -> "1,234,567". */
+export function count(value) {
+  return missing(value) ? NONE : counts.format(value);
+}
+
+/** "1 track", "2 tracks". */
+export function counted(value, noun) {
+  return `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+}
+
+/** Three digits: 83000 -> "83.0 kB". */
+export function bytes(value) {
+  if (missing(value)) return NONE;
+  let unit = 0;
+  while (value >= 999.5 && unit < UNITS.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  const digits = unit === 0 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
+  return `${value.toFixed(digits)} ${UNITS[unit]}`;
+}
+
+/** Bytes a second. */
+export function rate(value) {
+  return missing(value) ? NONE : `${bytes(value)}/s`;
+}
+
+/** Things a second, or a minute where they are rare. */
+export function often(value) {
+  if (missing(value)) return NONE;
+  if (value === 0) return "0/s";
+  if (value < 0.95) return `${(value * 60).toFixed(value * 60 < 9.5 ? 1 : 0).replace(/\.0$/, "")}/min`;
+  return `${value.toFixed(value < 9.95 ? 1 : 0)}/s`;
+}
+
+/** A length of time in seconds, two units at most: "2 h 05 min". */
+export function duration(seconds) {
+  if (missing(seconds)) return NONE;
+  const whole = Math.max(0, Math.floor(seconds));
+  const two = (number) => String(number).padStart(2, "0");
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${two(Math.floor(whole / 60) % 60)} min`;
+  return `${Math.floor(whole / 86400)} d ${two(Math.floor(whole / 3600) % 24)} h`;
+}
+
+/** A short time in seconds: "1.2 ms". */
+export function short(seconds) {
+  if (missing(seconds)) return NONE;
+  if (seconds >= 9.995) return `${seconds.toFixed(1)} s`;
+  if (seconds >= 0.9995) return `${seconds.toFixed(2)} s`;
+  const milliseconds = seconds * 1000;
+  return `${milliseconds.toFixed(milliseconds < 9.95 ? 1 : 0)} ms`;
+}
+
+/** A moment in milliseconds since the epoch, as a clock on the wall shows it. */
+export function clock(moment, { milliseconds = false } = {}) {
+  const date = new Date(moment);
+  const two = (number) => String(number).padStart(2, "0");
+  const text = `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+  return milliseconds ? `${text}.${String(date.getMilliseconds()).padStart(3, "0")}` : text;
+}

@@ -1,0 +1,147 @@
+"""The reader actor: groups of one track, for whoever is no session; its sink hears of one end and nothing after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from relay.actors import messages as m
+from relay.actors.origin import OriginActor
+from relay.actors.reader import Over, ReaderActor, Reading
+from relay.actors.runtime import Ref, halt, send
+from relay.model.track import Dialect
+from relay.wire.errors import StreamCode
+from relay.wire.version import Version
+from tests.actors.support import Fake, World, actors, settle, until, upstream
+
+
+class Desk:
+    """A reader at a fake origin, driven piece by piece."""
+
+    def __init__(self, *, follow: bool = False) -> None:
+        self.origin = Fake()
+        self.track = Fake()
+        self.got: list[m.GroupPiece | Over] = []
+        self.reader: Ref = ReaderActor.start(
+            origin=self.origin.ref,
+            number=1,
+            reading=Reading("p", "video", follow=follow),
+            sink=self.got.append,
+        )
+
+    def accept(self) -> None:
+        (request,) = self.origin.got(m.Subscribe)
+        send(self.reader, m.Accepted(request.key, self.track.ref))
+
+    def deliver(self, *pieces: m.GroupPiece) -> None:
+        (request,) = self.origin.got(m.Subscribe)
+        send(self.reader, m.Deliver(request.key, pieces))
+
+
+def piece(
+    sequence: int, *chunks: bytes, first: bool = True, fin: bool = False, code: int | None = None
+) -> m.GroupPiece:
+    return m.GroupPiece(sequence, first, 0, chunks, fin, code)
+
+
+async def reading(*, follow: bool = False) -> Desk:
+    made = Desk(follow=follow)
+    await settle()
+    made.accept()
+    await settle()
+    return made
+
+
+def payload(got: list[m.GroupPiece | Over]) -> bytes:
+    return b"".join(b"".join(some.chunks) for some in got if isinstance(some, m.GroupPiece))
+
+
+async def test_a_reader_gets_the_first_group_and_leaves() -> None:
+    made = await reading()
+    assert made.origin.got(m.Subscribe)[0].dialect is Dialect.RAW
+    made.deliver(piece(4, b"a"), piece(5, b"other", fin=True))
+    made.deliver(piece(4, b"b", b"c", first=False))
+    await settle()
+    assert payload(made.got) == b"abc"
+    made.deliver(piece(4, first=False, fin=True))
+    await settle()
+    assert made.got[-1] == piece(4, first=False, fin=True)
+    assert not made.reader.is_alive()
+    assert made.track.got(m.Leave) == [m.Leave(made.reader, 1)]
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        lambda made: send(made.reader, m.Ended(1, 5)),
+        lambda made: send(made.reader, m.Refused(1, StreamCode.INTERNAL)),
+        lambda made: made.deliver(piece(4, first=False, code=StreamCode.OLD)),
+    ],
+    ids=["ended", "refused", "aborted"],
+)
+async def test_nothing_is_said_after_the_last_chunk(behind: Callable[[Desk], object]) -> None:
+    made = await reading()
+    made.deliver(piece(4, b"a", fin=True))
+    behind(made)
+    await settle()
+    assert made.got == [piece(4, b"a", fin=True)]
+
+
+async def test_no_group_is_said_once() -> None:
+    made = await reading()
+    send(made.reader, m.Ended(1, 0))
+    send(made.reader, m.Refused(1, StreamCode.INTERNAL))
+    await settle()
+    assert made.got == [Over(None)]
+    assert not made.reader.is_alive()
+
+
+async def test_a_group_that_breaks_off_is_told_with_its_code() -> None:
+    made = await reading()
+    made.deliver(piece(4, b"a"))
+    made.deliver(piece(4, first=False, code=StreamCode.OLD))
+    await settle()
+    assert payload(made.got) == b"a"
+    last = made.got[-1]
+    assert last.code == StreamCode.OLD
+    assert not made.reader.is_alive()
+
+
+async def test_an_unknown_broadcast_and_a_dead_origin_are_no_group() -> None:
+    for dead in (False, True):
+        origin: Ref = OriginActor.start()
+        got: list[m.GroupPiece | Over] = []
+        if dead:
+            halt(origin)
+            await settle()
+        ReaderActor.start(origin=origin, number=1, reading=Reading("p", "video"), sink=got.append)
+        await settle()
+        assert got == [Over(StreamCode.UNROUTABLE)]
+
+
+async def test_a_reader_that_is_stopped_leaves_its_track(world: World) -> None:
+    publisher = await world.publisher(Version.LITE_04, "p")
+    got: list[m.GroupPiece | Over] = []
+    reader = ReaderActor.start(origin=world.origin, number=9, reading=Reading("p", "video"), sink=got.append)
+    stream, request = await upstream(publisher)
+    publisher.group(request.id, 0, b"a", b"", b"b", fin=False)
+    await settle()
+    assert payload(got) == b"ab"
+    halt(reader)
+    await until(lambda: stream.over)
+    await settle()
+    assert not [name for name in actors() if name.startswith("track")]
+
+
+async def test_a_following_reader_goes_on_until_the_track_ends() -> None:
+    made = await reading(follow=True)
+    made.deliver(piece(4, b"a", fin=True), piece(5, b"b"))
+    made.deliver(piece(5, first=False, code=StreamCode.OLD), piece(6, b"c", fin=True))
+    await settle()
+    assert payload(made.got) == b"abc"
+    assert made.reader.is_alive()
+    send(made.reader, m.Ended(1, 7))
+    await settle()
+    assert made.got[-1] == Over(None)
+    assert not made.reader.is_alive()
