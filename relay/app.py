@@ -16,9 +16,10 @@ import logging
 import signal
 import ssl
 import sys
+import time
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from relay.actors import messages as m
 from relay.actors.connection import ConnectionActor, Environment
@@ -32,7 +33,8 @@ from relay.transport.quic.endpoint import QuicServer
 from relay.transport.session import SessionRequest
 from relay.transport.sockets import bind_tcp
 from relay.version import VERSION
-from relay.web.server import Services, WebServer
+from relay.web.server import Services, WebServer, build, internal
+from relay.web.state import Sources
 from relay.wire.errors import SessionCode
 from relay.wire.version import Version
 
@@ -70,8 +72,11 @@ class Relay:
         self._environment: Environment | None = None
         self._quic: QuicServer | None = None
         self._web: WebServer | None = None
+        self._internal_web: WebServer | None = None
         self._http: list[tuple[str, int]] = []
         self._https: list[tuple[str, int]] = []
+        self._internal: list[tuple[str, int]] = []
+        self._since = time.time()
         self.failed = asyncio.Event()
         """Set if the relay cannot go on."""
 
@@ -118,12 +123,12 @@ class Relay:
 
     async def _start_web(self, origin: Ref) -> None:
         services = Services(
-            origin=origin,
+            sources=Sources(origin, lambda: self._connections, self.identity),
             authorize=self._authenticator.verify,
             fingerprint=self._current_fingerprint,
             next_number=lambda: next(self._numbers),
         )
-        self._web = WebServer(services)
+        self._web = WebServer(build(services))
         await self._web.start()
         http, https = self._config.http_listen, self._config.https_listen
         if http is not None:
@@ -131,6 +136,7 @@ class Relay:
             sockets = bind_tcp(http.host, port)
             self._http = [sock.getsockname()[:2] for sock in sockets]
             await self._web.listen(sockets)
+        await self._start_internal(services)
         if https is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             files = self._config.web.https
@@ -143,13 +149,28 @@ class Relay:
             self._https = [sock.getsockname()[:2] for sock in sockets]
             await self._web.listen(sockets, context)
 
+    async def _start_internal(self, services: Services) -> None:
+        listen = self._config.internal_listen
+        try:
+            sockets = bind_tcp(listen.host, listen.port)
+        except OSError as error:
+            if self._config.internal.listen is not None:
+                raise
+            logger.warning("no internal listener: %s", error.strerror)
+            return
+        self._internal = [sock.getsockname()[:2] for sock in sockets]
+        self._internal_web = WebServer(build(internal(services)))
+        await self._internal_web.start()
+        await self._internal_web.listen(sockets)
+
     async def close(self, reason: str = "server shutdown") -> None:
         """Say goodbye to every session, stop listening, end every actor."""
         for connection in self._connections.values():
             send(connection, m.CloseSession(SessionCode.NO_ERROR, reason))
-        if self._web is not None:
-            await self._web.close()
-            self._web = None
+        for server in (self._web, self._internal_web):
+            if server is not None:
+                await server.close()
+        self._web = self._internal_web = None
         if self._quic is not None:
             await self._quic.close(SessionCode.NO_ERROR, reason, self._limits.close_timeout)
             self._quic = None
@@ -223,9 +244,34 @@ class Relay:
         return dict(self._connections)
 
     @property
+    def internal_url(self) -> str:
+        """URL of the internal listener."""
+        return f"http://localhost:{self._internal[0][1]}/"
+
+    @property
     def url(self) -> str:
         """A URL for a client on this machine; it finds the certificate by itself."""
         return f"http://localhost:{self._http[0][1]}/" if self._http else f"https://localhost:{self.port}/"
+
+    def identity(self) -> dict[str, Any]:
+        """Who this relay is, for the debug API. Hop ids are strings: they exceed what a double holds."""
+        assert self._environment is not None
+        assert self._quic is not None
+        return {
+            "version": VERSION,
+            "hop": str(self._environment.hop),
+            "since": self._since,
+            "certificate": self.fingerprint,
+            "listen": {
+                "quic": _written(self._quic.addresses),
+                "http": _written(self._http),
+                "https": _written(self._https),
+                "internal": _written(self._internal),
+            },
+            "versions": [version.name_on_wire for version in self._config.server.version],
+            "public": self._config.auth.public,
+            "node": self._config.cluster.node,
+        }
 
     def banner(self) -> str:
         """What a person wants to know at start."""
@@ -242,6 +288,9 @@ class Relay:
             lines.append(
                 f"  HTTPS  {_listed(self._https)} TCP: https://localhost:{self._https[0][1]}/announced/"
             )
+        if self._internal:
+            port = self._internal[0][1]
+            lines.append(f"  for you alone {_listed(self._internal)} TCP: http://localhost:{port}/")
         versions = ", ".join(v.name_on_wire for v in sorted(self._config.server.version))
         lines += [
             f"  speaks {versions}",
@@ -260,8 +309,12 @@ class Relay:
         return "\n".join(lines)
 
 
+def _written(addresses: list[tuple[str, int]]) -> list[str]:
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
+
+
 def _listed(addresses: list[tuple[str, int]]) -> str:
-    return ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
+    return ", ".join(_written(addresses))
 
 
 async def _serve(config: Config) -> int:

@@ -88,6 +88,7 @@ DEFAULTS: dict[str, object] = {
     "web.https.cert": None,
     "web.https.key": None,
     "web.ws": True,
+    "internal.listen": None,
 }
 
 ADDRESSES = ("127.0.0.1:1001", "[::1]:1002", ":1003")
@@ -114,6 +115,7 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
     "web.https.cert": FILES,
     "web.https.key": FILES,
     "web.ws": ("false", "true", "false"),
+    "internal.listen": ADDRESSES,
 }
 """Values for file, environment and flag, each different from the one it has to win over."""
 
@@ -437,7 +439,7 @@ def test_unknown_key_names_the_nearest(table: str) -> None:
         ("srever.listen", "[srever]: unknown table, did you mean [server]?"),
         (
             "zzz.listen",
-            "[zzz]: unknown table, known are [server], [client], [log], [cluster], [auth], [web], [limits]",
+            "[zzz]: unknown table, known are [server], [client], [log], [cluster], [auth], [web], [internal], [limits]",
         ),
         ("limitz", 'limitz: unknown key, did you mean "limits"?'),
         ("server.generate", "[server] generate: unknown key here, it belongs in [server.tls]"),

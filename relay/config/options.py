@@ -237,4 +237,12 @@ OPTIONS: Final = (
         "accept sessions over WebSocket; --no-web-ws refuses them",
         kind=Kind.BOOL,
     ),
+    Option(
+        "internal.listen",
+        ("--internal-listen",),
+        ("MOQ_INTERNAL_LISTEN",),
+        "ADDRESS",
+        "TCP address for the operator: metrics and state of everything, without a token",
+        unset="localhost, 1000 above the port of QUIC",
+    ),
 )

@@ -261,6 +261,12 @@ class Web(Table):
     """Whether sessions over WebSocket are accepted."""
 
 
+class Internal(Table):
+    """`[internal]`."""
+
+    listen: Listen | None = None
+
+
 class Config(Table):
     """The whole file. Read it by attribute: `config.server.tls.generate`."""
 
@@ -270,6 +276,7 @@ class Config(Table):
     cluster: Cluster = Cluster()
     auth: Auth = Auth()
     web: Web = Web()
+    internal: Internal = Internal()
     limits: Annotated[Limits, _table_of(Limits, LIMITS_RANGES)] = Limits()
 
     @classmethod
@@ -288,10 +295,25 @@ class Config(Table):
         return self.web.http.listen
 
     @property
+    def internal_listen(self) -> Address:
+        """Where the operator's HTTP listens; on this machine only, unless `[internal] listen` says otherwise."""
+        if self.internal.listen is not None:
+            return self.internal.listen
+        port = self.server.listen.port
+        return Address(
+            "localhost", port + INTERNAL_OFFSET if port and port + INTERNAL_OFFSET <= MAX_PORT else 0
+        )
+
+    @property
     def https_listen(self) -> Address | None:
         """Where HTTPS listens, if at all; `config.web.https` then holds its certificate and key."""
         return self.web.https.listen
 
+
+INTERNAL_OFFSET = 1000
+"""From the port of QUIC to that of the internal HTTP listener, if none is configured."""
+
+MAX_PORT = 65_535
 
 DEMO: Mapping[str, Any] = {
     "server": {"listen": "localhost:4443", "tls": {"generate": "localhost"}},

@@ -157,17 +157,7 @@ async def respond(
     if isinstance(item, Over):
         return item
     response = web.StreamResponse(headers=headers)
-    take: Callable[[m.GroupPiece], bytes]
-    if frames and "application/msgpack" in request.headers.get("accept", ""):
-        response.content_type = "application/msgpack"
-        take = Frames(_msgpack_map).take
-    elif frames:
-        response.content_type = "application/x-ndjson"
-        take = Frames(_json_line).take
-    elif reading.follow:
-        take = Frames(_payload).take
-    else:
-        take = _joined
+    take = _form(request, response, reading, frames=frames)
     await response.prepare(request)
     try:
         while not isinstance(item, Over):
@@ -185,6 +175,19 @@ async def respond(
     elif request.transport is not None:
         request.transport.abort()  # what broke off must not look complete
     return response
+
+
+def _form(
+    request: web.Request, response: web.StreamResponse, reading: Reading, *, frames: bool
+) -> Callable[[m.GroupPiece], bytes]:
+    """How the pieces become the body."""
+    if frames and "application/msgpack" in request.headers.get("accept", ""):
+        response.content_type = "application/msgpack"
+        return Frames(_msgpack_map).take
+    if frames:
+        response.content_type = "application/x-ndjson"
+        return Frames(_json_line).take
+    return Frames(_payload).take if reading.follow else _joined
 
 
 def _joined(piece: m.GroupPiece) -> bytes:

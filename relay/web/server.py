@@ -1,45 +1,46 @@
-"""The HTTP server: the debug routes, on TCP beside the UDP of QUIC.
+"""The HTTP server: debug routes on TCP beside the UDP of QUIC, and again, with full rights, on an internal address.
 
-Routes, bodies and status codes are those of moq-relay 0.9.3 (`/certificate.sha256`, `/announced`, `/fetch`), with
-failures told apart. Everything about broadcasts is asked of actors by message.
+`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, to the byte, where nothing else is asked
+for; what they and the other routes add is told in docs/http.md. Everything about broadcasts and sessions is asked of
+actors by message.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from socket import socket
+from typing import Any, Final
 
+import msgpack
 from aiohttp import web
 
 from relay.actors import messages as m
-from relay.actors.reader import Chunk, NoGroup, ReaderActor
-from relay.actors.runtime import ActorDeadError, Ref, ask, halt
-from relay.auth.authenticator import UnauthorizedError
+from relay.actors.reader import Over, ReaderActor, Reading
+from relay.actors.runtime import ActorDeadError, ask, halt
+from relay.auth.authenticator import UnauthorizedError, token_of
 from relay.auth.permissions import Permissions
 from relay.model.path import covers, join, normalize, strip
-from relay.wire.errors import StreamCode
+from relay.web import fetching, state
+from relay.web.state import Sources
 
 logger = logging.getLogger("relay.web")
-
-ASK_TIMEOUT: Final = 5.0
-"""Seconds that an actor gets to answer."""
-
-FETCH_TIMEOUT: Final = 10.0
-"""Seconds that /fetch waits for a group to begin, and then for each next piece of it."""
 
 CORS: Final = {
     "access-control-allow-origin": "*",
     "vary": "origin, access-control-request-method, access-control-request-headers",
 }
 
-NOT_FOUND: Final = """not found
-
-Try: /certificate.sha256  /announced/  /announced/<prefix>  /fetch/<broadcast>/<track>
+ROUTES: Final = """\
+/certificate.sha256            fingerprint of the certificate, to pin it
+/announced/<prefix>            live broadcasts, one a line; as JSON: Accept: application/json
+/fetch/<broadcast>/<track>     newest group of a track; ?group=N ?follow=1 ?frames=1
+/state/<path>                  sessions, broadcasts, tracks, as JSON; with a token, or on the internal address
+/health                        ok
 """
 
 
@@ -47,10 +48,12 @@ Try: /certificate.sha256  /announced/  /announced/<prefix>  /fetch/<broadcast>/<
 class Services:
     """What the routes need of the relay."""
 
-    origin: Ref
+    sources: Sources
     authorize: Callable[[str, str], Permissions]
     fingerprint: Callable[[], str | None]
     next_number: Callable[[], int]
+    internal: bool = False
+    """Whether this listener is for the operator alone: every right, and no token."""
 
 
 SERVICES: Final = web.AppKey("services", Services)
@@ -61,31 +64,57 @@ def build(services: Services) -> web.Application:
     app = web.Application(middlewares=[_cors])
     app[SERVICES] = services
     app.router.add_get("/certificate.sha256", certificate)
-    app.router.add_get("/announced", announced)
-    app.router.add_get("/announced/{prefix:.*}", announced)
+    for name, handler in (("announced", announced), ("state", show_state)):
+        app.router.add_get(f"/{name}", handler)
+        app.router.add_get(f"/{name}/{{path:.*}}", handler)
     app.router.add_get("/fetch/{path:.*}", fetch)
+    app.router.add_get("/health", health)
     return app
 
 
+def internal(services: Services) -> Services:
+    """The same for the internal listener."""
+
+    def everything(path: str, query: str) -> Permissions:  # noqa: ARG001 - no token is looked at
+        return Permissions(root=normalize(path), publish=("",), subscribe=("",))
+
+    return replace(services, authorize=everything, internal=True)
+
+
 @web.middleware
-async def _cors(request: web.Request, handler: Callable[[web.Request], object]) -> web.StreamResponse:
+async def _cors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
     if request.method == "OPTIONS":
         return web.Response(headers={**CORS, "access-control-allow-methods": "GET"})
     try:
-        response = await handler(request)  # type: ignore[misc]
-        assert isinstance(response, web.StreamResponse)
+        response = await handler(request)
     except web.HTTPNotFound:
-        return _text(404, NOT_FOUND)
-    except web.HTTPException as error:
-        error.headers.update(CORS)
-        raise
+        return _text(404, f"not found\n\n{ROUTES}")
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return _text(405, f"{error.method} is not possible here, only {allowed}\n", allow=allowed)
+    except (TimeoutError, ActorDeadError):
+        return _text(504, "the relay is too busy to answer\n")
     if not response.prepared:
         response.headers.update(CORS)
     return response
 
 
-def _text(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=text, headers=CORS)
+def _text(status: int, text: str, **headers: str) -> web.Response:
+    return web.Response(status=status, text=text, headers={**CORS, **headers})
+
+
+def _structure(request: web.Request, value: Any) -> web.Response:
+    """JSON, or msgpack for those who ask for it."""
+    if "application/msgpack" in request.headers.get("accept", ""):
+        return web.Response(body=msgpack.packb(value), content_type="application/msgpack", headers=CORS)
+    return web.Response(text=json.dumps(value) + "\n", content_type="application/json", headers=CORS)
+
+
+async def health(request: web.Request) -> web.Response:  # noqa: ARG001 - it answers, which is all
+    """For load balancers."""
+    return _text(200, "ok\n")
 
 
 async def certificate(request: web.Request) -> web.Response:
@@ -98,31 +127,61 @@ def _authorized(request: web.Request, path: str) -> Permissions | web.Response:
     """Permissions at `path`, or the refusal to send."""
     try:
         permissions = request.app[SERVICES].authorize(path, request.query_string)
+        if permissions.subscribe:
+            return permissions
+        reason = "no right to subscribe"
     except UnauthorizedError as error:
-        logger.info("refused remote=%s path=/%s reason=%r", request.remote, path, str(error))
-        return _text(401, "unauthorized\n")
-    if not permissions.subscribe:
-        logger.info("refused remote=%s path=/%s reason='no right to subscribe'", request.remote, path)
-        return _text(401, "unauthorized\n")
-    return permissions
+        reason = str(error)
+    logger.info("refused remote=%s path=/%s reason=%r", request.remote, path, reason)
+    return _text(401, "unauthorized\n")
+
+
+def _prefixes(permissions: Permissions) -> tuple[str, ...]:
+    return tuple(join(permissions.root, granted) for granted in permissions.subscribe)
 
 
 async def announced(request: web.Request) -> web.Response:
-    """Paths of the live broadcasts below the prefix, relative to it, one a line."""
-    prefix = normalize(request.match_info.get("prefix", ""))
+    """Paths of the live broadcasts below the prefix, relative to it, one a line; or more of them, as a structure."""
+    prefix = normalize(request.match_info.get("path", ""))
     permissions = _authorized(request, prefix)
     if isinstance(permissions, web.Response):
         return permissions
-    prefixes = tuple(join(permissions.root, granted) for granted in permissions.subscribe)
-    try:
-        offers = await ask(request.app[SERVICES].origin, m.ListAnnounced(prefixes), timeout=ASK_TIMEOUT)
-    except (TimeoutError, ActorDeadError):
-        return _text(504, "the relay is too busy to answer\n")
-    return _text(200, "\n".join(sorted(strip(offer.path, prefix) or "" for offer in offers)))
+    services, prefixes = request.app[SERVICES], _prefixes(permissions)
+    if not any(
+        kind in request.headers.get("accept", "") for kind in ("application/json", "application/msgpack")
+    ):
+        offers = await ask(services.sources.origin, m.ListAnnounced(prefixes), timeout=state.ASK_TIMEOUT)
+        return _text(200, "\n".join(sorted(strip(offer.path, prefix) or "" for offer in offers)))
+    rows = [
+        {
+            "path": strip(row["path"], prefix),
+            "hops": row["hops"],
+            "session": row["session"],
+            "tracks": [track["name"] for track in row["tracks"]],
+            "viewers": sum(track["viewers"] for track in row["tracks"]),
+        }
+        for row in await state.broadcasts(services.sources, prefixes)
+        if row["serving"]
+    ]
+    return _structure(request, rows)
+
+
+async def show_state(request: web.Request) -> web.Response:
+    """Everything under a path. Says who is connected, so an anonymous right is not enough."""
+    path = normalize(request.match_info.get("path", ""))
+    services = request.app[SERVICES]
+    if not services.internal and not token_of(request.query_string):
+        return _text(
+            401, "unauthorized: the state is shown on the internal address, or with a token (?jwt=)\n"
+        )
+    permissions = _authorized(request, path)
+    if isinstance(permissions, web.Response):
+        return permissions
+    return _structure(request, await state.state(services.sources, _prefixes(permissions)))
 
 
 async def fetch(request: web.Request) -> web.StreamResponse:
-    """The newest group of a track: the payloads of its frames, as they come, until the group ends."""
+    """Groups of a track; see `relay.web.fetching`."""
     broadcast, slash, track = request.match_info["path"].rpartition("/")
     broadcast = normalize(broadcast)
     if not slash or not track or not broadcast:
@@ -130,84 +189,43 @@ async def fetch(request: web.Request) -> web.StreamResponse:
     permissions = _authorized(request, broadcast)
     if isinstance(permissions, web.Response):
         return permissions
-    if not any(covers(join(permissions.root, granted), broadcast) for granted in permissions.subscribe):
+    if not any(covers(prefix, broadcast) for prefix in _prefixes(permissions)):
         return _text(401, "unauthorized\n")
-    async with _reading(request, broadcast, track) as pieces:
-        return await _stream(request, pieces)
+    try:
+        reading, frames = fetching.reading_of(broadcast, track, request.query)
+    except fetching.BadQueryError as error:
+        return _text(400, f"{error}\n")
+    async with _feeding(request.app[SERVICES], reading) as feed:
+        outcome = await fetching.respond(request, feed, reading, CORS, frames=frames)
+    return _text(*fetching.refusal(outcome)) if outcome is None or isinstance(outcome, Over) else outcome
 
 
 @asynccontextmanager
-async def _reading(
-    request: web.Request, broadcast: str, track: str
-) -> AsyncIterator[asyncio.Queue[Chunk | NoGroup]]:
-    services = request.app[SERVICES]
-    pieces: asyncio.Queue[Chunk | NoGroup] = asyncio.Queue()
+async def _feeding(services: Services, reading: Reading) -> AsyncIterator[fetching.Feed]:
+    feed = fetching.Feed()
     reader = ReaderActor.start(
-        origin=services.origin,
-        number=services.next_number(),
-        path=broadcast,
-        track=track,
-        sink=pieces.put_nowait,
+        origin=services.sources.origin, number=services.next_number(), reading=reading, sink=feed.put
     )
     try:
-        yield pieces
+        yield feed
     finally:
         halt(reader)
 
 
-async def _stream(request: web.Request, pieces: asyncio.Queue[Chunk | NoGroup]) -> web.StreamResponse:
-    try:
-        async with asyncio.timeout(FETCH_TIMEOUT):
-            piece = await pieces.get()
-    except TimeoutError:
-        return _text(504, "no group in time: the publisher sends nothing on this track\n")
-    if isinstance(piece, NoGroup):
-        return _refusal(piece)
-    response = web.StreamResponse(headers=CORS)
-    await response.prepare(request)
-    while isinstance(piece, Chunk):
-        await response.write(piece.data)
-        if piece.last:
-            await response.write_eof()
-            return response
-        piece = await pieces.get()
-    # the group broke off: the body must not look complete
-    if request.transport is not None:
-        request.transport.abort()
-    return response
-
-
-def _refusal(outcome: NoGroup) -> web.Response:
-    match outcome.code:
-        case StreamCode.UNROUTABLE:
-            return _text(404, "no such broadcast\n")
-        case StreamCode.NOT_FOUND:
-            return _text(404, "no such track\n")
-        case None:
-            return _text(404, "the track has ended without a group\n")
-        case code:
-            return _text(500, f"the track was aborted with code {code}\n")
-
-
 class WebServer:
-    """Listens on one or more addresses; port 0 picks one."""
+    """One application on any number of bound sockets."""
 
-    def __init__(self, services: Services) -> None:
-        self._runner = web.AppRunner(
-            build(services), access_log=None, handle_signals=False, shutdown_timeout=1.0
-        )
-        self._sites: list[web.SockSite] = []
+    def __init__(self, app: web.Application) -> None:
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
     async def start(self) -> None:
         """Make ready; then `listen`."""
         await self._runner.setup()
 
-    async def listen(self, sockets: list, tls: ssl.SSLContext | None = None) -> None:  # type: ignore[type-arg]
+    async def listen(self, sockets: list[socket], tls: ssl.SSLContext | None = None) -> None:
         """Serve on bound sockets."""
         for sock in sockets:
-            site = web.SockSite(self._runner, sock, ssl_context=tls)
-            await site.start()
-            self._sites.append(site)
+            await web.SockSite(self._runner, sock, ssl_context=tls).start()
 
     async def close(self) -> None:
         """Stop listening and end open requests."""

@@ -9,11 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay.actors import messages as m
-from relay.actors.runtime import ask, halt, send
+from relay.actors.runtime import ask, halt
 from relay.auth.authenticator import UnauthorizedError
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
-from relay.transport.session import StreamReset
 from relay.wire.errors import OldCode, SessionCode
 from relay.wire.frame import setup_stream
 from relay.wire.messages import AnnounceRequest, ClientSetup, ServerSetup, Setup, SetupForm
@@ -22,7 +21,6 @@ from tests.actors.support import (
     ALL,
     HOP,
     TIMEOUT,
-    RecordingStream,
     SilentPeer,
     Trouble,
     World,
@@ -574,17 +572,4 @@ async def test_a_subscribe_id_in_use_is_refused(world: World) -> None:
     _, second = peer.subscribe("p", "b")
     await settle()
     assert second.resets == [1]
-    assert not peer.closed
-
-
-@pytest.mark.parametrize("version", ALL)
-async def test_a_request_stream_reset_before_its_first_byte_is_ended(world: World, version: Version) -> None:
-    """Such a stream counts against the peer's credit until our half has ended too."""
-    peer = await world.viewer(version)
-    stream = peer.relay.open_bidi()
-    assert isinstance(stream, RecordingStream)
-    stream.opened_by_peer = True
-    send(peer.ref, m.SessionEvents((StreamReset(stream, 1),)))
-    await settle()
-    assert [call[0] for call in stream.calls] in (["reset"], ["write"])
     assert not peer.closed

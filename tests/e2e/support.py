@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from relay.app import Relay
-from relay.config import Address, Auth, Config, Http, Server, ServerTls, Web
+from relay.config import Address, Auth, Config, Http, Internal, Server, ServerTls, Web
 from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
@@ -32,6 +32,7 @@ def config(
             quic=quic or QuicSettings(),
         ),
         web=Web(http=Http(listen=listen)),
+        internal=Internal(listen=Address("localhost", 0)),
         auth=Auth(public=public),
         limits=limits or Limits(),
     )

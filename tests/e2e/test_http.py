@@ -10,7 +10,7 @@ import pytest
 
 from relay.app import Relay
 from relay.client import Client
-from relay.web import server
+from relay.web import fetching
 from tests.e2e.harness import RustPeer
 from tests.e2e.support import publisher, running, webtransport
 
@@ -133,7 +133,7 @@ async def test_fetch_of_a_group_that_breaks_off_does_not_look_complete() -> None
 
 
 async def test_failures_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "FETCH_TIMEOUT", 0.5)
+    monkeypatch.setattr(fetching, "FETCH_TIMEOUT", 0.5)
     silent = ("--groups", 0, "--hold", "--wait-for-viewers", 0)
     async with (
         running() as relay,
@@ -146,7 +146,7 @@ async def test_failures_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await curl(f"{relay.url}fetch/")).status == 400
         assert (await curl(f"{relay.url}fetch/demo/none/video")).status == 404
         unknown = await curl(f"{relay.url}fetch/demo/cam/none")
-        assert (unknown.status, unknown.body) == (404, b"no such track\n")
+        assert (unknown.status, unknown.body) == (404, b"no such track or group\n")
         assert (await curl(f"{relay.url}fetch/demo/silent/video")).status == 504
         missing = await curl(f"{relay.url}nothing/here")
         assert missing.status == 404
