@@ -24,6 +24,7 @@ from typing import Any, Self
 from relay.actors import messages as m
 from relay.actors.connection import ConnectionActor, Environment
 from relay.actors.ingest import random_hop
+from relay.actors.ledger import LedgerActor
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import Ref, send, stop
 from relay.auth.authenticator import Authenticator, Key, KeyFileError, UnauthorizedError
@@ -69,6 +70,7 @@ class Relay:
         self._numbers = itertools.count(1)
         self._connections: dict[int, Ref] = {}
         self._origin: Ref | None = None
+        self._ledger: Ref | None = None
         self._environment: Environment | None = None
         self._quic: QuicServer | None = None
         self._web: WebServer | None = None
@@ -97,6 +99,7 @@ class Relay:
     async def start(self) -> None:
         """Listen and serve. Raises OSError with a message for people if an address cannot be had."""
         origin = self._origin = OriginActor.start(on_failure=lambda _: self.failed.set())
+        ledger = self._ledger = LedgerActor.start()
         versions = self._config.server.version
         self._environment = Environment(
             origin=origin,
@@ -104,6 +107,7 @@ class Relay:
             limits=self._limits,
             versions=versions,
             authorize=self._authenticator.verify,
+            ledger=ledger,
         )
         listen = self._config.server.listen
         self._quic = QuicServer(
@@ -177,9 +181,10 @@ class Relay:
         for connection in list(self._connections.values()):
             await stop(connection, timeout=1.0)
         self._connections.clear()
-        if self._origin is not None:
-            await stop(self._origin, timeout=1.0)
-            self._origin = None
+        for actor in (self._origin, self._ledger):
+            if actor is not None:
+                await stop(actor, timeout=1.0)
+        self._origin = self._ledger = None
 
     # --- sessions --------------------------------------------------------------------------------------------------
 

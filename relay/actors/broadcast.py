@@ -27,8 +27,9 @@ class TrackEntry:
 class BroadcastActor(LoopActor):
     """Tracks of one publication, by path and name (a prefix route serves several paths)."""
 
-    def __init__(self, *, path: str, source: Ref, limits: Limits) -> None:
+    def __init__(self, *, path: str, source: Ref, limits: Limits, ledger: Ref | None = None) -> None:
         super().__init__()
+        self._ledger = ledger
         self._path = path
         self._source = source
         self._limits = limits
@@ -83,6 +84,7 @@ class BroadcastActor(LoopActor):
                 path=request.path,
                 name=request.track,
                 limits=self._limits,
+                ledger=self._ledger,
             )
             entry = self._tracks[key] = TrackEntry(ref)
         entry.forwarded += 1

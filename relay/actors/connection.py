@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from relay.actors import messages as m
 from relay.actors.egress import Egress
 from relay.actors.ingest import Ingest
+from relay.actors.ledger import Counts, Settle
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.auth.authenticator import UnauthorizedError
 from relay.auth.permissions import Permissions
@@ -42,6 +44,14 @@ ALIVE_AT_LEAST = 1.0
 
 HELD_BYTES = 262_144
 """What a peer may send before its SETUP has been answered."""
+
+
+def code_name(code: int) -> str:
+    """A stream code in words, for people and metrics."""
+    try:
+        return StreamCode(code).name.lower()
+    except ValueError:
+        return "application"
 
 
 class SetupTimedOut(NamedTuple):
@@ -107,6 +117,8 @@ class Environment:
     versions: tuple[Version, ...]
     authorize: Callable[[str, str], Permissions]
     """Path and query to permissions; raises UnauthorizedError."""
+    ledger: Ref | None = None
+    """Gets the counts of what has ended."""
 
 
 class ConnectionActor(LoopActor):
@@ -129,6 +141,8 @@ class ConnectionActor(LoopActor):
         self.environment = environment
         self.log = SessionLogger(number)
         self.version = session.version or Version.LITE_01
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """For the metrics, by name and label."""
         self.peer_setup: Setup | None = None
         self.permissions = permissions or Permissions()
         self._authorized = permissions is not None
@@ -183,6 +197,8 @@ class ConnectionActor(LoopActor):
                 send(self.environment.origin, m.Alive(self.number, alive=False))
             case Expired():
                 self.close(SessionCode.UNAUTHORIZED, "token expired")
+            case m.CountSession():
+                return self._counted()
             case m.DescribeSession():
                 return self.describe()
             case _:
@@ -202,6 +218,8 @@ class ConnectionActor(LoopActor):
         self.ingest.end()
         self.egress.end()
         send(self.environment.origin, m.SessionGone(self.number))
+        if self.environment.ledger is not None:
+            send(self.environment.ledger, Settle(self._counted()))
         self._log_end(error)
         if self._on_gone is not None:
             self._on_gone(self.number)
@@ -306,6 +324,7 @@ class ConnectionActor(LoopActor):
     def refuse(self, stream: Stream, code: int) -> None:
         """End both halves of a stream with a code of the current stream registry."""
         wire = stream_code_for(self.version, code)
+        self.counts["streams_reset", code_name(code)] += 1
         stream.context = IGNORE
         if stream.opened_by_peer or not stream.unidirectional:
             stream.stop(wire)
@@ -410,6 +429,7 @@ class ConnectionActor(LoopActor):
 
     def _log_accept(self) -> None:
         permissions = self.permissions
+        self.counts["sessions", f"{self.session.transport}/{self.version.name_on_wire}"] += 1
         self.log.info(
             "accepted transport=%s remote=%s version=%s path=/%s publish=%s subscribe=%s",
             self.session.transport,
@@ -435,6 +455,14 @@ class ConnectionActor(LoopActor):
             self._alive_timer.cancel()
             self._alive_timer = None
             send(self.environment.origin, m.Alive(self.number, alive=True))
+
+    def _counted(self) -> Counts:
+        stats = self.session.stats()
+        return {
+            **self.counts,
+            ("bytes_received", self.session.transport): stats.bytes_received,
+            ("bytes_sent", self.session.transport): stats.bytes_sent,
+        }
 
     def describe(self) -> dict[str, Any]:
         """The row of this session in the debug API. `since` is in seconds since the epoch, `rtt` in seconds."""

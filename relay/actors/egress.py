@@ -66,7 +66,7 @@ class Egress:
                 if isinstance(message, m.WatchStarted):
                     watch.begin(message.offers)
                 else:
-                    watch.change(message.path, message.offer)
+                    watch.change(message.path, message.offer, lost=message.lost)
             case m.Accepted() | m.Refused() | m.Ended() | m.DeliverDatagram() | m.Described() | m.FetchData():
                 service = self._requests.get(message.key)
                 if service is None:
@@ -104,6 +104,7 @@ class Egress:
         """ANNOUNCE_REQUEST."""
         connection = self._connection
         if len(self._watches) >= connection.environment.limits.announce_streams:
+            connection.counts["refused", "announce_streams"] += 1
             connection.log.warning("too many announce streams limit=%d", len(self._watches))
             connection.refuse(stream, StreamCode.NO_CAPACITY)
             return None
@@ -136,6 +137,7 @@ class Egress:
     def _may(self, stream: Stream, broadcast: str) -> bool:
         connection = self._connection
         if len(self._requests) >= connection.environment.limits.subscriptions:
+            connection.counts["refused", "subscriptions"] += 1
             connection.log.warning("too many subscriptions limit=%d", len(self._requests))
             connection.refuse(stream, StreamCode.NO_CAPACITY)
             return False
@@ -165,6 +167,7 @@ class Egress:
         key = self.new_key()
         service = SubscribeService(connection, self, stream, key, request)
         self._requests[key] = service
+        connection.counts["subscriptions", ""] += 1
         self._subscribe_ids.add(request.id)
         message = m.Subscribe(
             path=join(connection.permissions.root, request.broadcast),

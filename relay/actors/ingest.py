@@ -164,6 +164,7 @@ class Ingest:
         """The peer announces `path` (relative to the root); without a usable `route` it is only remembered."""
         connection = self._connection
         if len(self._announced) >= connection.environment.limits.announces:
+            connection.counts["refused", "announces"] += 1
             raise ProtocolViolation(f"more than {connection.environment.limits.announces} announcements")
         absolute = join(connection.permissions.root, path)
         self._generation += 1
@@ -172,8 +173,14 @@ class Ingest:
         if route is None:
             self._announced[absolute] = Announced(absolute, self._generation, Route(), None)
             return
-        limits = connection.environment.limits
-        broadcast = BroadcastActor.start(path=absolute, source=connection.actor_ref, limits=limits)
+        environment = connection.environment
+        connection.counts["announcements_received", ""] += 1
+        broadcast = BroadcastActor.start(
+            path=absolute,
+            source=connection.actor_ref,
+            limits=environment.limits,
+            ledger=environment.ledger,
+        )
         self._announced[absolute] = Announced(absolute, self._generation, route, broadcast)
         # versions up to 03 cannot tell an echo of our own announcement from a publisher
         echo = connection.version <= Version.LITE_03 and connection.egress.has_offered(absolute)

@@ -31,6 +31,10 @@ class CloseSession(NamedTuple):
     reason: str
 
 
+class CountSession(NamedTuple):
+    """Asked of a connection: what it has counted so far, by name and label."""
+
+
 class DescribeSession(NamedTuple):
     """Asked of a connection: what it is doing, as a dict for people."""
 
@@ -128,11 +132,15 @@ class WatchStarted(NamedTuple):
 
 
 class WatchChanged(NamedTuple):
-    """Origin to watcher: the path's best route changed; `None`: the path is gone."""
+    """Origin to watcher: the path's best route changed; `None`: the path is gone.
+
+    `lost`: what was offered before is gone, and those who used it have to ask again.
+    """
 
     watch: int
     path: str
     offer: Offered | None
+    lost: bool
 
 
 class ListAnnounced(NamedTuple):
@@ -310,6 +318,10 @@ class TrackEnded(NamedTuple):
 
 class ListTracks(NamedTuple):
     """Asked of a broadcast: references to its running tracks, in order of path and name."""
+
+
+class CountTrack(NamedTuple):
+    """Asked of a track: what it has counted so far, by name and label."""
 
 
 class DescribeTrack(NamedTuple):

@@ -110,6 +110,8 @@ class OriginActor(LoopActor):
         self._watchers: dict[tuple[int, int], Watcher] = {}
         self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
         self._order = itertools.count(1)
+        self._alive: set[int] = set()
+        """The `order` of every publication there is."""
 
     def __str__(self) -> str:
         return "origin"
@@ -158,6 +160,7 @@ class OriginActor(LoopActor):
             mine = self._by_session.setdefault(message.session, {})
         publication = Publication(message, next(self._order))
         mine[message.path] = publication
+        self._alive.add(publication.order)
         self._prefix_routes += publication.prefix
         present = self._paths.setdefault(message.path, [])
         if publication.tentative:
@@ -174,6 +177,7 @@ class OriginActor(LoopActor):
             self._tell(message.path)
 
     def _withdraw(self, publication: Publication) -> None:
+        self._alive.discard(publication.order)
         mine = self._by_session[publication.session]
         del mine[publication.path]
         if not mine:
@@ -212,7 +216,9 @@ class OriginActor(LoopActor):
             usable = [
                 p
                 for p in self._paths.get(path, ())
-                if (exact or p.prefix) and not (request.exclude and request.exclude in p.route.hops)
+                if (exact or p.prefix)
+                and p.session != request.session
+                and not (request.exclude and request.exclude in p.route.hops)
             ]
             chosen = best(usable)
             if chosen is not None:
@@ -293,11 +299,12 @@ class OriginActor(LoopActor):
                         self._refresh(watcher, prefix)
 
     def _refresh(self, watcher: Watcher, path: str) -> None:
-        offer = self._offer(watcher, path)
-        if offer == watcher.known.get(path):
+        offer, known = self._offer(watcher, path), watcher.known.get(path)
+        if offer == known:
             return
         if offer is None:
             del watcher.known[path]
         else:
             watcher.known[path] = offer
-        send(watcher.ref, m.WatchChanged(watcher.watch, path, offer))
+        lost = known is not None and known.source not in self._alive
+        send(watcher.ref, m.WatchChanged(watcher.watch, path, offer, lost))

@@ -52,6 +52,8 @@ class ReaderActor(LoopActor):
         self._track: Ref | None = None
         self._sequence = reading.group
         self._begun = False
+        self._done = False
+        """Nothing is said after the last word."""
 
     def __str__(self) -> str:
         return f"reader {self._reading.path} {self._reading.track}"
@@ -96,7 +98,7 @@ class ReaderActor(LoopActor):
     def on_end(self, error: BaseException | None) -> None:
         if self._track is not None:
             send(self._track, m.Leave(self.actor_ref, KEY))
-        if error is not None:
+        if error is not None and not self._done:
             self._sink(Over(StreamCode.INTERNAL))
 
     def on_dead_letter(self, message: object) -> None:
@@ -104,7 +106,7 @@ class ReaderActor(LoopActor):
             send(message.track, m.Leave(self.actor_ref, KEY))
 
     def _on_piece(self, piece: m.GroupPiece) -> None:
-        if self.actor_stopped.is_set():
+        if self._done:
             return
         if self._reading.follow:
             self._sink(piece)
@@ -118,8 +120,11 @@ class ReaderActor(LoopActor):
             return
         self._sink(piece)
         if piece.fin:
+            self._done = True
             self.stop()
 
     def _finish(self, code: int | None) -> None:
-        self._sink(Over(code))
-        self.stop()
+        if not self._done:
+            self._done = True
+            self._sink(Over(code))
+            self.stop()

@@ -4,13 +4,14 @@ Owns the three hooks that pykka reserves for new kinds of actors (inbox, future,
 get their turns. Registry, references, stop, failure and dead-letter behaviour are pykka's own. All private names of
 pykka (4.5) that the relay uses are used here; `tests/actors/test_runtime.py` fails if one of them changes.
 
-An actor gets at most one turn per pass of the dispatcher: it handles what was in its inbox when the turn began, then
+Actors take turns, first come, first served. In its turn an actor handles what was in its inbox when the turn began, then
 `on_turn_end` runs once, so that what many messages caused can leave as one message.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import weakref
@@ -28,6 +29,8 @@ from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
 __all__ = ["ActorDeadError", "LoopActor", "LoopFuture", "Ref", "Timer", "ask", "halt", "send", "stop"]
+
+logger = logging.getLogger("relay.actors")
 
 Ref: TypeAlias = "pykka.ActorRef[Any]"
 
@@ -125,6 +128,8 @@ class LoopInbox:
 
     def put(self, envelope: Envelope[Any], /) -> None:
         self._queue.append(envelope)
+        if len(self._queue) == DEPTH_WARNING:
+            logger.warning("%d messages wait for %s", DEPTH_WARNING, self._actor)
         if not self.waiting and self._dispatcher is not None and self._actor is not None:
             self.waiting = True
             self._dispatcher.wake(self._actor)
@@ -291,6 +296,8 @@ class LoopActor(pykka.Actor):
     def _guarded(self, hook: Callable[[], None]) -> None:
         try:
             hook()
+        except (KeyboardInterrupt, SystemExit):
+            raise
         except BaseException as error:  # noqa: BLE001 - the boundary of an actor
             self._handle_failure(type(error), error, error.__traceback__)
             self._end(error)
@@ -349,6 +356,12 @@ async def ask(ref: Ref, message: Any, *, timeout: float) -> Any:  # noqa: ASYNC1
     """Send `message` and await the reply. Raises `TimeoutError`, `ActorDeadError`, or what the actor raised."""
     async with asyncio.timeout(timeout):
         return await ref.ask(message, block=False)
+
+
+def inbox_depths() -> list[int]:
+    """Messages waiting, per living actor of this process."""
+    inboxes = (reference.actor_inbox for reference in pykka.ActorRegistry.get_all())
+    return [len(inbox) for inbox in inboxes if isinstance(inbox, LoopInbox)]
 
 
 def halt(ref: Ref) -> None:

@@ -212,6 +212,7 @@ class SubscribeService:
         stream.context = GroupStopped(self, piece.sequence)
         header = group_header(version, GroupHeader(self.id, piece.sequence, piece.start_frame))
         stream.write((header, *piece.chunks), fin=piece.fin)
+        connection.counts["groups_sent", ""] += 1
         self._open[piece.sequence] = stream
         self._recent.append(Sending(time.monotonic(), piece.sequence, stream))
         return stream
@@ -245,6 +246,7 @@ class SubscribeService:
                 stream.unsent,
                 connection.environment.limits.backlog_groups,
             )
+        connection.counts["groups_dropped", "too_far_behind"] += 1
         stream.reset(stream_code_for(connection.version, StreamCode.TOO_FAR_BEHIND))
         self._drop(sequence)
 

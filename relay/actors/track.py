@@ -11,6 +11,7 @@ import time
 from typing import NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.ledger import Counts, Settle
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.model.cache import GroupCache
 from relay.model.group import Encoder, Group
@@ -71,8 +72,18 @@ class Fetching:
 class TrackActor(LoopActor):
     """One track of one publication of a broadcast."""
 
-    def __init__(self, *, broadcast: Ref, source: Ref, path: str, name: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        *,
+        broadcast: Ref,
+        source: Ref,
+        path: str,
+        name: str,
+        limits: Limits,
+        ledger: Ref | None = None,
+    ) -> None:
         super().__init__()
+        self._ledger = ledger
         self._broadcast = broadcast
         self._source = source
         self._path = path
@@ -130,6 +141,8 @@ class TrackActor(LoopActor):
                 self._on_upstream_end(message.final)
             case m.UpstreamFailed():
                 self._fail(message.code)
+            case m.CountTrack():
+                return self._counted()
             case m.DescribeTrack():
                 return self._describe_self()
             case EndGraceOver():
@@ -159,6 +172,8 @@ class TrackActor(LoopActor):
         code = StreamCode.INTERNAL if error is not None else StreamCode.CANCELLED
         self._refuse_all(code)
         send(self._broadcast, m.TrackEnded(self._path, self._name, self.actor_ref))
+        if self._ledger is not None:
+            send(self._ledger, Settle(self._counted()))
 
     def on_dead_letter(self, message: object) -> None:
         if isinstance(message, m.Subscribe | m.Describe | m.Fetch):
@@ -229,18 +244,20 @@ class TrackActor(LoopActor):
         if subscriber is None:
             return
         self._flush()
-        before = [group for group in self._cache if group.open and subscriber.wants(group.sequence)]
-        # what was delivered stays delivered: an update moves bounds forward only
-        start = max(subscriber.start, message.interest.start_group or 0)
+        before = {group.sequence for group in self._cache if subscriber.wants(group.sequence)}
+        # what was delivered stays delivered: an update moves the start forward only
+        subscriber.start = max(subscriber.start, message.interest.start_group or 0)
         subscriber.interest = message.interest._replace(start_frame=0)
-        subscriber.start = start
-        cut = tuple(
-            m.GroupPiece(group.sequence, False, 0, (), False, StreamCode.CANCELLED)
-            for group in before
-            if not subscriber.wants(group.sequence)
-        )
-        if cut:
-            send(subscriber.ref, m.Deliver(subscriber.key, cut))
+        pieces: list[m.GroupPiece] = []
+        for group in self._cache:
+            sequence, wanted = group.sequence, subscriber.wants(group.sequence)
+            if sequence in before and not wanted and group.open:
+                subscriber.encoders.pop(sequence, None)
+                pieces.append(m.GroupPiece(sequence, False, 0, (), False, StreamCode.CANCELLED))
+            elif sequence not in before and wanted and group.code is None:
+                pieces += self._join(subscriber, group)
+        if pieces:
+            send(subscriber.ref, m.Deliver(subscriber.key, tuple(pieces)))
         self._want()
 
     def _on_leave(self, message: m.Leave) -> None:
@@ -337,6 +354,7 @@ class TrackActor(LoopActor):
 
     def _abort_group(self, group: Group, code: StreamCode) -> None:
         group.code = code
+        self._cache.empty(group)
         self._refuse_group(group.sequence, code)
         self._touched.setdefault(group.sequence, (group, False))
 
@@ -525,6 +543,13 @@ class TrackActor(LoopActor):
             "received_groups": self._received_groups,
             "received_frames": self._received_frames,
             "latest": None if latest is None else latest.sequence,
+        }
+
+    def _counted(self) -> Counts:
+        return {
+            ("groups_received", ""): self._received_groups,
+            ("frames_received", ""): self._received_frames,
+            ("payload_received", ""): self._received_bytes,
         }
 
     def _upstream_state(self) -> str:

@@ -61,10 +61,14 @@ class Key:
             raise KeyFileError(f"{name}: neither a JSON web key nor base64url of one") from None
         if not isinstance(content, dict):
             raise KeyFileError(f"{name}: a JSON web key is an object")
-        algorithm = content.get("alg")
-        if algorithm not in ALGORITHMS or content.get("kty", "oct") != "oct":
+        algorithm, operations = content.get("alg"), content.get("key_ops", ["verify"])
+        if (
+            not isinstance(algorithm, str)
+            or algorithm not in ALGORITHMS
+            or content.get("kty", "oct") != "oct"
+        ):
             raise KeyFileError(f"{name}: alg must be one of {', '.join(ALGORITHMS)} with a symmetric key")
-        if "verify" not in content.get("key_ops", ["verify"]):
+        if not isinstance(operations, list) or "verify" not in operations:
             raise KeyFileError(f'{name}: key_ops does not contain "verify"')
         try:
             secret = _unbase64(content["k"])
@@ -110,13 +114,13 @@ class Authenticator:
             raise UnauthorizedError(f"{whose} {root!r}, not for {path!r}")
         if not publish and not subscribe:
             raise UnauthorizedError(f"nothing is granted at {path!r}")
-        expires = claims.get("exp")
+        expires = _seconds(claims.get("exp"))
         return Permissions(
             root=normalize(path),
             publish=publish,
             subscribe=subscribe,
             cluster=claims.get("cluster") is True,
-            expires=float(expires) + LEEWAY if expires is not None else None,
+            expires=None if expires is None else expires + LEEWAY,
         )
 
     def _claims(self, token: str | None) -> dict[str, Any]:
@@ -134,9 +138,18 @@ class Authenticator:
                 )
             except jwt.PyJWTError as error:
                 raise UnauthorizedError(f"token refused: {error}") from None
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                raise UnauthorizedError("token refused: not a token") from None
         if self._public is None:
             raise UnauthorizedError("a token is needed")
         return {"root": self._public, "put": [""], "get": [""]}
+
+
+def _seconds(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (OverflowError, TypeError, ValueError):
+        raise UnauthorizedError("claim exp is no time") from None
 
 
 def _strings(claims: dict[str, Any], name: str) -> list[str]:

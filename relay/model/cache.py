@@ -54,6 +54,12 @@ class GroupCache:
         group.extend(parts, now)
         self.size += group.size - before
 
+    def empty(self, group: Group) -> None:
+        """Let go of the content of a group that nobody will get any more."""
+        if self._groups.get(group.sequence) is group:
+            self.size -= group.size
+        group.clear()
+
     def start(self, max_age: int) -> int | None:
         """Sequence of the oldest group that is not expired for a subscriber that accepts `max_age`.
 

@@ -174,6 +174,12 @@ class Group:
             self.size += FRAME_OVERHEAD
             own.append(part)
 
+    def clear(self) -> None:
+        """Drop the content."""
+        self.parts.clear()
+        self._streams.clear()
+        self.frames = self.size = 0
+
     def update(self, dialect: Dialect) -> tuple[bytes, ...]:
         """Bring that dialect's stream up to date; the chunks that are new since the last call."""
         return self._stream(dialect).take(self.parts)

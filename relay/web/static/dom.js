@@ -37,11 +37,11 @@ export function writeLong(element, text) {
 
 /** Children of an element kept equal to a list, each under its key: made once, updated, moved only when they must. */
 export class Keyed {
-  /** `create(item)` gives {element, update(item)}. */
-  constructor(parent, create, { before = null } = {}) {
+  /** `create(item)` gives {element, update(item)}; `after` is the child behind which they stand, if not first. */
+  constructor(parent, create, { after = null } = {}) {
     this.parent = parent;
     this.create = create;
-    this.before = before;
+    this.after = after;
     this.rows = new Map();
   }
 
@@ -53,32 +53,14 @@ export class Keyed {
         this.rows.delete(key);
       }
     }
-    let at = null;
+    let next = this.after ? this.after.nextSibling : this.parent.firstChild;
     for (const [key, item] of wanted) {
       let row = this.rows.get(key);
       if (!row) this.rows.set(key, (row = this.create(item)));
       row.update(item);
-      const next = at === null ? this.#first() : at.nextSibling;
-      if (row.element !== next) this.parent.insertBefore(row.element, next);
-      at = row.element;
+      if (row.element === next) next = next.nextSibling;
+      else this.parent.insertBefore(row.element, next);
     }
-  }
-
-  #first() {
-    for (const row of this.rows.values()) {
-      // the first of ours that stands in the page; new ones go before it
-      if (row.element.parentNode === this.parent) {
-        let element = row.element;
-        while (element.previousSibling && this.#ours(element.previousSibling)) element = element.previousSibling;
-        return element;
-      }
-    }
-    return this.before;
-  }
-
-  #ours(node) {
-    for (const row of this.rows.values()) if (row.element === node) return true;
-    return false;
   }
 }
 

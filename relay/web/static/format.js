@@ -71,3 +71,13 @@ export function clock(moment, { milliseconds = false } = {}) {
   const text = `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
   return milliseconds ? `${text}.${String(date.getMilliseconds()).padStart(3, "0")}` : text;
 }
+
+/** Media time in microseconds: "1:02:03.456"; what is a date since 1970 is shown as one. */
+export function timestamp(microseconds) {
+  if (missing(microseconds)) return NONE;
+  const milliseconds = Math.floor(microseconds / 1000);
+  if (milliseconds > 1e12) return clock(milliseconds, { milliseconds: true });
+  const two = (number) => String(number).padStart(2, "0");
+  const seconds = Math.floor(milliseconds / 1000);
+  return `${Math.floor(seconds / 3600)}:${two(Math.floor(seconds / 60) % 60)}:${two(seconds % 60)}.${String(milliseconds % 1000).padStart(3, "0")}`;
+}

@@ -43,11 +43,6 @@ export class History {
     return (last.counters[name] - first.counters[name]) / (last.time - first.time);
   }
 
-  /** The newest value of a gauge. */
-  gauge(name) {
-    return this.points.at(-1)?.gauges?.[name] ?? null;
-  }
-
   /** Columns for a chart: seconds before `now`, then one column for each name of a rate or a gauge. */
   columns(now, names) {
     return [
@@ -67,6 +62,13 @@ export class Histories {
     let history = this.known.get(key);
     if (!history) this.known.set(key, (history = new History()));
     return history;
+  }
+
+  /** The newest rates of all of them, added up. */
+  sum(name) {
+    let sum = 0;
+    for (const history of this.known.values()) sum += history.points.at(-1)?.rates[name] ?? 0;
+    return sum;
   }
 
   /** Forgets all but these. */

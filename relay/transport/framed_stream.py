@@ -1,0 +1,172 @@
+"""A stream of a session made of messages, as its owner holds it.
+
+Owns the state of both halves, what is queued, and the record of the streams that the peer has opened. Must never talk
+to a socket: the session asks for the bytes when there is room for them. Only the session uses what is not part of
+`relay.transport.session.Stream`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relay.transport.framed import FramedSession
+
+MAX_CODE = 2**62 - 1
+"""The largest code that fits into a frame."""
+
+
+class Place(Enum):
+    """Where a stream waits to be sent."""
+
+    NOWHERE = "nowhere"
+    READY = "ready"
+    BLOCKED = "blocked"
+    """For the peer to allow more data."""
+    WAITING = "waiting"
+    """For the peer to allow more streams."""
+
+
+class Opened:
+    """Which streams of one kind the peer has opened, by index. One beyond the last opens all those between, too."""
+
+    __slots__ = ("_count", "_unseen", "over")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._unseen: set[int] = set()
+        self.over = 0
+        """How many of them are over in both directions."""
+
+    def has(self, index: int) -> bool:
+        """Whether a frame of this stream has been seen."""
+        return index < self._count and index not in self._unseen
+
+    def add(self, index: int) -> None:
+        """Note the first frame of a stream. The caller bounds `index`, so that what lies between is bounded too."""
+        if index < self._count:
+            self._unseen.remove(index)
+        else:
+            self._unseen.update(range(self._count, index))
+            self._count = index + 1
+
+
+class FramedStream:
+    """A stream of a session made of messages; see `relay.transport.session.Stream`."""
+
+    __slots__ = (
+        "_chunks",
+        "_session",
+        "closed",
+        "context",
+        "credit",
+        "fin",
+        "id",
+        "opened_by_peer",
+        "order",
+        "peer_stop",
+        "place",
+        "queued",
+        "received",
+        "send_limit",
+        "sent",
+        "shown",
+        "stop_code",
+        "stopped",
+        "unidirectional",
+    )
+
+    def __init__(
+        self,
+        session: FramedSession,
+        stream_id: int,
+        *,
+        unidirectional: bool,
+        opened_by_peer: bool,
+        order: tuple[int, int],
+    ) -> None:
+        self.id = stream_id
+        self.unidirectional = unidirectional
+        self.opened_by_peer = opened_by_peer
+        self.context: Any = None
+        self.order = order
+        """Sorts by urgency, the most urgent last: (priority, minus the number of its opening)."""
+        self.place = Place.NOWHERE
+        self.queued = 0
+        self.sent = 0
+        self.send_limit = 0
+        """How much the peer allows to be sent, where the framing has limits."""
+        self.fin = False
+        self.closed = unidirectional and opened_by_peer  # our half: its end or a reset left
+        self.received = unidirectional and not opened_by_peer  # the peer's half has ended
+        self.stopped = self.received  # we want no more of it
+        self.shown = False  # the owner has heard of it
+        self.stop_code: int | None = None  # a stop called before the stream had a number
+        self.peer_stop: int | None = None  # the peer's stop, before its first byte
+        self.credit: Any = None
+        """What the peer may send, where the framing has limits."""
+        self._session = session
+        self._chunks: deque[bytes | memoryview] = deque()
+
+    def __repr__(self) -> str:
+        return f"<FramedStream {self.id} {'uni' if self.unidirectional else 'bidi'}>"
+
+    @property
+    def unsent(self) -> int:
+        return self.queued
+
+    def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
+        if self.closed or self.fin or self._session.ended:
+            return
+        for chunk in chunks:
+            if chunk:
+                self._chunks.append(chunk)
+                self.queued += len(chunk)
+        self.fin = fin
+        if self.queued or fin:
+            self._session.ready(self)
+
+    def reset(self, code: int) -> None:
+        if self.closed or self._session.ended:
+            return
+        self.close()
+        self._session.abort(self, code if 0 <= code <= MAX_CODE else 0)
+
+    def stop(self, code: int) -> None:
+        if self.stopped or self.received or self._session.ended:
+            return
+        self.stopped = True
+        code = code if 0 <= code <= MAX_CODE else 0
+        if self.id < 0:
+            self.stop_code = code
+        else:
+            self._session.ask_to_stop(self, code)
+
+    def close(self) -> None:
+        """End our half; what is queued is dropped."""
+        self.closed = True
+        self._chunks.clear()
+        self.queued = 0
+
+    def take(self, size: int) -> list[bytes | memoryview]:
+        """The next `size` bytes, which are queued."""
+        taken: list[bytes | memoryview] = []
+        self.queued -= size
+        self.sent += size
+        while size:
+            chunk = self._chunks.popleft()
+            if len(chunk) > size:
+                view = memoryview(chunk)
+                self._chunks.appendleft(view[size:])
+                chunk = view[:size]
+            taken.append(chunk)
+            size -= len(chunk)
+        return taken
+
+
+def urgency(stream: FramedStream) -> tuple[int, int]:
+    """Sort key: the most urgent stream comes last."""
+    return stream.order

@@ -1,0 +1,117 @@
+"""The dashboard: a page for browsers, and the files it is made of, all from the package.
+
+Owns how they are served: types, caching, and a policy that lets the page load nothing but them. Must never know the
+relay: the page asks the debug routes like any other client. `server.build` calls `add_dashboard` and routes `/` to
+`landing`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from aiohttp import web
+
+PAGE: Final = "index.html"
+
+TYPES: Final = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}
+
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' blob:",  # blob: frames that are pictures
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+SECURITY: Final = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",  # the page's address may hold a token
+}
+
+FOREVER: Final = "public, max-age=31536000, immutable"
+"""For files under the digest of what they are: another content has another address."""
+
+ROUTES: Final = """moq-relay
+
+/                              this list; a browser gets the dashboard
+/certificate.sha256            fingerprint of the certificate, 64 hex digits
+/announced/                    paths of the live broadcasts, one a line
+/announced/<prefix>            the same below a prefix
+/fetch/<broadcast>/<track>     the newest group of a track, as it comes
+/state                         everything the relay knows about itself, as JSON
+"""
+
+_DIGEST_MARK: Final = b"@DIGEST@"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The files by name, and the digest over all of them."""
+
+    files: dict[str, bytes]
+    digest: str
+
+    @property
+    def page(self) -> bytes:
+        """The page, with the addresses of its files filled in."""
+        return self.files[PAGE].replace(_DIGEST_MARK, self.digest.encode())
+
+
+@cache
+def site() -> Site:
+    """Read the files of the package, once."""
+    folder = resources.files("relay.web") / "static"
+    found = (file for file in folder.iterdir() if _suffix(file.name) in TYPES)
+    files = {file.name: file.read_bytes() for file in sorted(found, key=lambda file: file.name)}
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return Site(files, digest.hexdigest()[:16])
+
+
+def add_dashboard(app: web.Application) -> None:
+    """Serve the files that the page asks for. `/` itself is left to the caller, see `landing`."""
+    site()  # a package without them shows at start, not at the first visit
+    app.router.add_get("/static/{digest}/{name}", static)
+
+
+async def landing(request: web.Request) -> web.Response:
+    """Answer `/`: the page to a browser, a list of the routes to anything else."""
+    if "text/html" in request.headers.get("accept", ""):
+        return _response(site().page, PAGE, "no-cache")
+    return web.Response(text=ROUTES, headers={"vary": "accept"})
+
+
+async def static(request: web.Request) -> web.Response:
+    """Answer with a file of the page. A digest of another version gets the file of this one, not to be kept."""
+    name = request.match_info["name"]
+    content = site().files.get(name)
+    if content is None or name == PAGE:
+        raise web.HTTPNotFound
+    current = request.match_info["digest"] == site().digest
+    return _response(content, name, FOREVER if current else "no-cache")
+
+
+def _response(body: bytes, name: str, caching: str) -> web.Response:
+    headers = {**SECURITY, "cache-control": caching, "vary": "accept"}
+    return web.Response(body=body, content_type=TYPES[_suffix(name)], charset="utf-8", headers=headers)
+
+
+def _suffix(name: str) -> str:
+    return name[name.rfind(".") :]

@@ -1,0 +1,265 @@
+// The page: asks the relay every second, remembers the last minutes, shows them. The other modules do not ask.
+
+import * as api from "./api.js";
+import { TimeChart } from "./charts.js";
+import { copy, find, findAll, mark, show, write, writeLong } from "./dom.js";
+import * as format from "./format.js";
+import { Histories, History } from "./history.js";
+import { BroadcastTable, PeerTable, SessionTable, trackKey } from "./tables.js";
+import { Watch } from "./watch.js";
+
+const PERIOD = 1000; // milliseconds between two questions
+const LONGEST_PAUSE = 10_000; // and between two attempts when nobody answers
+const ASK_AGAIN = 30; // rounds after which a page that was refused tries once more
+
+const total = new History();
+const tracks = new Histories();
+const sessions = new Histories();
+
+const broadcastTable = new BroadcastTable(tracks);
+const sessionTable = new SessionTable(sessions);
+const peerTable = new PeerTable();
+const charts = find("#charts");
+const traffic = new TimeChart(charts, {
+  title: "Traffic",
+  series: [{ label: "sent", colour: "sent" }, { label: "received", colour: "received" }],
+  format: format.rate,
+  sync: "overview",
+});
+const groups = new TimeChart(charts, {
+  title: "Groups of all tracks",
+  series: [{ label: "begun", colour: "groups" }],
+  format: format.often,
+  sync: "overview",
+});
+const audience = new TimeChart(charts, {
+  title: "Audience",
+  series: [{ label: "sessions", colour: "sessions" }, { label: "viewers", colour: "viewers" }],
+  format: format.count,
+  whole: true,
+  sync: "overview",
+});
+const watch = new Watch(tracks);
+
+// -- what is known
+
+let since = null; // when this run of the relay began
+let refused = 0; // rounds to go without /state
+
+function remember(state) {
+  const { now } = state.relay;
+  if (since !== null && since !== state.relay.since) {
+    total.clear(); // it was started again
+    tracks.keep(new Set());
+    sessions.keep(new Set());
+  }
+  since = state.relay.since;
+  const known = new Set();
+  for (const broadcast of state.broadcasts) {
+    for (const track of broadcast.tracks) {
+      const key = trackKey(broadcast, track);
+      known.add(key);
+      tracks
+        .of(key)
+        .push(now, { bytes: track.received_bytes, groups: track.received_groups }, { viewers: track.viewers });
+    }
+  }
+  tracks.keep(known);
+  for (const { session, bytes_received, bytes_sent } of state.sessions) {
+    sessions.of(session).push(now, { bytes_received, bytes_sent });
+  }
+  sessions.keep(new Set(state.sessions.map(({ session }) => session)));
+  // Sums of rates, not rates of sums: those fall whenever somebody leaves.
+  const first = total.points.length === 0;
+  const sum = (histories, name) => (first ? null : histories.sum(name));
+  total.push(now, {}, {
+    sent: sum(sessions, "bytes_sent"),
+    received: sum(sessions, "bytes_received"),
+    groups: sum(tracks, "groups"),
+    viewers: state.totals.viewers,
+    sessions: state.totals.sessions,
+  });
+}
+
+// -- what is shown
+
+const field = (name) => find(`[data-relay="${name}"]`);
+
+function display(state) {
+  for (const element of findAll("[data-needs=state]")) show(element, true);
+  show(charts, true);
+  const { relay, totals } = state;
+  for (const [name, value] of Object.entries(totals)) {
+    const element = find(`[data-total="${name}"]`);
+    if (!element) continue;
+    write(element, name.includes("bytes") ? format.bytes(value) : format.count(value));
+    mark(element, "data-value", value);
+  }
+  write(field("version"), relay.version);
+  const listen = Object.entries(relay.listen).filter(([, addresses]) => addresses.length);
+  writeLong(field("listen"), listen.map(([kind, addresses]) => `${kind} ${addresses.join(", ")}`).join("; "));
+  writeLong(field("versions"), relay.versions.join(", "));
+  write(field("public"), access(relay.public));
+  write(field("uptime"), format.duration(relay.now - relay.since));
+  write(field("hop"), relay.hop);
+  writeLong(field("node"), relay.node ?? "none: it runs alone");
+  fingerprint(relay.certificate);
+  const columns = (...names) => total.columns(relay.now, names);
+  traffic.draw(columns("sent", "received"));
+  groups.draw(columns("groups"));
+  audience.draw(columns("sessions", "viewers"));
+  broadcastTable.update(state.broadcasts, relay.now);
+  sessionTable.update(state.sessions, relay.now);
+  peerTable.update(state.peers, relay.now);
+  welcome(state.broadcasts, relay);
+  note("");
+}
+
+function access(path) {
+  if (path === null) return "tokens only";
+  return path ? `open to everyone under /${path}` : "open to everyone";
+}
+
+function displayAnnounced(broadcasts) {
+  for (const element of findAll("[data-needs=state]")) show(element, false);
+  show(charts, false);
+  show(find("#peers"), false);
+  const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
+  const known = {
+    broadcasts: new Set(broadcasts.map(({ path }) => path)).size,
+    tracks: sum(broadcasts.map((broadcast) => broadcast.tracks.length)),
+    viewers: sum(broadcasts.map(({ viewers }) => viewers)),
+  };
+  for (const [name, value] of Object.entries(known)) {
+    write(find(`[data-total="${name}"]`), format.count(value));
+    mark(find(`[data-total="${name}"]`), "data-value", value);
+  }
+  broadcastTable.update(broadcasts, Date.now() / 1000);
+  welcome(broadcasts, null);
+  note(
+    api.hasToken
+      ? "The token in this page's address does not show sessions and rates; the relay's internal address does."
+      : "Sessions and rates are shown on the relay's internal address, or with a token: ?jwt= in this page's address.",
+  );
+}
+
+function note(text) {
+  write(find("#note"), text);
+  show(find("#note"), text !== "");
+}
+
+function fingerprint(text) {
+  write(field("certificate"), text || "none");
+  show(find('[data-copy="certificate"]'), Boolean(text));
+}
+
+/** What a newcomer can do with a relay that has nothing. */
+function welcome(broadcasts, relay) {
+  show(find("#start"), broadcasts.length === 0);
+  show(find("#broadcasts"), broadcasts.length > 0);
+  if (broadcasts.length > 0) return;
+  const url = publicUrl(relay);
+  write(find('[data-command="publish"]'), `moq-clock publish ${url}`);
+  write(find('[data-command="watch"]'), `moq-clock watch ${url}`);
+}
+
+/** Where clients reach the relay: the HTTP port tells the certificate if QUIC has the same number. */
+function publicUrl(relay) {
+  const port = (address) => address.slice(address.lastIndexOf(":") + 1);
+  let base = location.origin;
+  if (relay) {
+    const quic = relay.listen.quic.map(port);
+    const plain = relay.listen.http.map(port).find((number) => quic.includes(number));
+    if (plain !== undefined) base = `http://${location.hostname}:${plain}`;
+    else if (quic.length) base = `https://${location.hostname}:${quic[0]}`;
+  }
+  if (relay?.public === null) return `"${base}/?jwt=$TOKEN"`;
+  return `${base}/${relay?.public ? `${relay.public}/` : ""}`;
+}
+
+// -- asking
+
+function report(status, text) {
+  const element = find("#status");
+  mark(element, "data-status", status);
+  write(element, text);
+  mark(document.body, "data-stale", status === "unreachable" ? "" : null);
+}
+
+async function ask() {
+  if (refused > 0) refused -= 1;
+  else {
+    try {
+      const state = await api.state();
+      remember(state);
+      display(state);
+      watch.update(state);
+      return;
+    } catch (error) {
+      if (!(error instanceof api.Refused) || error.status >= 500) throw error;
+      refused = ASK_AGAIN;
+    }
+  }
+  const [broadcasts, certificate] = await Promise.all([
+    api.announced().catch((error) => {
+      if (error.status === 401) return null;
+      throw error;
+    }),
+    api.certificate().catch(() => ""),
+  ]);
+  displayAnnounced(broadcasts ?? []);
+  fingerprint(certificate);
+  watch.update(null);
+  if (broadcasts === null) {
+    show(find("#start"), false);
+    note("This relay wants a token to see anything: open this page with ?jwt= and the token in its address.");
+  }
+}
+
+async function run() {
+  let lost = null;
+  let pause = PERIOD;
+  for (;;) {
+    if (document.hidden) {
+      report("paused", "paused");
+      await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+      continue;
+    }
+    const start = performance.now();
+    try {
+      await ask();
+      lost = null;
+      pause = PERIOD;
+      report("live", "live");
+    } catch (error) {
+      if (!lost) console.warn("no answer:", error);
+      lost ??= Date.now();
+      report("unreachable", `relay not reachable since ${format.clock(lost)}`);
+      pause = Math.min(pause * 2, LONGEST_PAUSE);
+    }
+    const wait = Math.max(PERIOD / 4, pause - (performance.now() - start));
+    await new Promise((resolve) => setTimeout(resolve, wait));
+  }
+}
+
+// -- views and buttons
+
+function navigate() {
+  const query = new URLSearchParams(location.hash.slice(1));
+  const watching = query.has("broadcast");
+  show(find("#overview"), !watching);
+  show(find("#watch"), watching);
+  scrollTo(0, 0);
+  if (watching) watch.open(query.get("broadcast"), query.get("track") ?? "");
+  else watch.close();
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.("[data-copy]");
+  if (!button) return;
+  copy(button, find("code", button.parentElement).textContent);
+});
+for (const link of findAll("[data-route]")) link.href = api.route(link.dataset.route);
+addEventListener("hashchange", navigate);
+navigate();
+run();
