@@ -34,6 +34,7 @@ from relay.transport.quic.endpoint import QuicServer
 from relay.transport.session import SessionRequest
 from relay.transport.sockets import bind_tcp
 from relay.version import VERSION
+from relay.web.metrics import LoopLag, Metrics
 from relay.web.server import Services, WebServer, build, internal
 from relay.web.state import Sources
 from relay.wire.errors import SessionCode
@@ -79,6 +80,8 @@ class Relay:
         self._https: list[tuple[str, int]] = []
         self._internal: list[tuple[str, int]] = []
         self._since = time.time()
+        self._lag = LoopLag()
+        self._https_context: ssl.SSLContext | None = None
         self.failed = asyncio.Event()
         """Set if the relay cannot go on."""
 
@@ -100,6 +103,7 @@ class Relay:
         """Listen and serve. Raises OSError with a message for people if an address cannot be had."""
         origin = self._origin = OriginActor.start(on_failure=lambda _: self.failed.set())
         ledger = self._ledger = LedgerActor.start()
+        self._lag.start()
         versions = self._config.server.version
         self._environment = Environment(
             origin=origin,
@@ -120,14 +124,20 @@ class Relay:
         )
         try:
             await self._quic.start()
-            await self._start_web(origin)
+            await self._start_web(origin, ledger)
         except BaseException:
             await self.close()
             raise
 
-    async def _start_web(self, origin: Ref) -> None:
+    async def _start_web(self, origin: Ref, ledger: Ref) -> None:
         services = Services(
-            sources=Sources(origin, lambda: self._connections, self.identity),
+            sources=Sources(
+                origin=origin,
+                connections=lambda: self._connections,
+                relay=self.identity,
+                ledger=ledger,
+                refused=lambda: {} if self._quic is None else self._quic.refused,
+            ),
             authorize=self._authenticator.verify,
             fingerprint=self._current_fingerprint,
             next_number=lambda: next(self._numbers),
@@ -142,16 +152,34 @@ class Relay:
             await self._web.listen(sockets)
         await self._start_internal(services)
         if https is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            files = self._config.web.https
-            assert files.cert is not None
-            try:
-                context.load_cert_chain(files.cert, files.key)
-            except (ssl.SSLError, OSError) as error:
-                raise ConfigError([f"[web.https] cert, key: {error}"]) from None
+            context = self._https_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._load_https(context)
             sockets = bind_tcp(https.host, https.port)
             self._https = [sock.getsockname()[:2] for sock in sockets]
             await self._web.listen(sockets, context)
+
+    def _load_https(self, context: ssl.SSLContext) -> None:
+        files = self._config.web.https
+        assert files.cert is not None
+        try:
+            context.load_cert_chain(files.cert, files.key)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError([f"[web.https] cert, key: {error}"]) from None
+
+    def reload_certificates(self) -> None:
+        """Read the certificate files again, for connections from now on; running sessions keep theirs.
+
+        Raises ConfigError if one of them cannot be used: the former certificates stay.
+        """
+        tls = self._config.server.tls
+        try:
+            pairs = load_pairs(tls.cert, tls.key)
+            if self._https_context is not None:
+                self._load_https(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # a trial: both or none
+                self._load_https(self._https_context)
+            self._certificates.replace(pairs)
+        except CertificateError as error:
+            raise ConfigError([f"[server.tls]: {error}"]) from None
 
     async def _start_internal(self, services: Services) -> None:
         listen = self._config.internal_listen
@@ -163,12 +191,13 @@ class Relay:
             logger.warning("no internal listener: %s", error.strerror)
             return
         self._internal = [sock.getsockname()[:2] for sock in sockets]
-        self._internal_web = WebServer(build(internal(services)))
+        self._internal_web = WebServer(build(internal(services, Metrics(services.sources, self._lag))))
         await self._internal_web.start()
         await self._internal_web.listen(sockets)
 
     async def close(self, reason: str = "server shutdown") -> None:
         """Say goodbye to every session, stop listening, end every actor."""
+        self._lag.stop()
         for connection in self._connections.values():
             send(connection, m.CloseSession(SessionCode.NO_ERROR, reason))
         for server in (self._web, self._internal_web):
@@ -337,6 +366,7 @@ async def _serve(config: Config) -> int:
         loop.add_signal_handler(number, on_signal)
     relay = Relay(config)
     await relay.start()
+    loop.add_signal_handler(signal.SIGHUP, _reload, relay)
     print(relay.banner(), flush=True)  # noqa: T201 - for the person who started it
     waiting = [asyncio.ensure_future(asked.wait()), asyncio.ensure_future(relay.failed.wait())]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -349,6 +379,16 @@ async def _serve(config: Config) -> int:
     except TimeoutError:
         logger.warning("some sessions did not end in time")
     return 1 if relay.failed.is_set() else 0
+
+
+def _reload(relay: Relay) -> None:
+    """SIGHUP: new certificates."""
+    try:
+        relay.reload_certificates()
+    except ConfigError as error:
+        logger.error("certificates not replaced: %s", error)  # noqa: TRY400 - the message says it all
+    else:
+        logger.info("certificates replaced sha256=%s", relay.fingerprint)
 
 
 def run(config: Config) -> int:

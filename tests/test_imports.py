@@ -54,7 +54,7 @@ ROOMS = {
     ),
     "relay/web/": Room(
         ("web", "actors", "auth", "model", "wire", "transport.session"),
-        ("aiohttp", "msgpack"),
+        ("aiohttp", "msgpack", "prometheus_client"),
     ),
     "relay/config/": Room(
         ("config", "model", "wire.version", "transport.quic.settings"),

@@ -193,7 +193,7 @@ class FramedSession:
         self._bytes_received += len(message)
         try:
             if len(message) > self.max_message:
-                raise ProtocolViolation(  # noqa: TRY301 - the handler is the one place that ends a session
+                raise ProtocolViolation(
                     f"message of {len(message)} bytes, at most {self.max_message} are allowed"
                 )
             self._handle(message)

@@ -26,6 +26,7 @@ from relay.auth.authenticator import UnauthorizedError, token_of
 from relay.auth.permissions import Permissions
 from relay.model.path import covers, join, normalize, strip
 from relay.web import fetching, state
+from relay.web.metrics import Metrics
 from relay.web.state import Sources
 
 logger = logging.getLogger("relay.web")
@@ -52,8 +53,8 @@ class Services:
     authorize: Callable[[str, str], Permissions]
     fingerprint: Callable[[], str | None]
     next_number: Callable[[], int]
-    internal: bool = False
-    """Whether this listener is for the operator alone: every right, and no token."""
+    metrics: Metrics | None = None
+    """Set on the listener that is for the operator alone: every right, and no token."""
 
 
 SERVICES: Final = web.AppKey("services", Services)
@@ -69,16 +70,18 @@ def build(services: Services) -> web.Application:
         app.router.add_get(f"/{name}/{{path:.*}}", handler)
     app.router.add_get("/fetch/{path:.*}", fetch)
     app.router.add_get("/health", health)
+    if services.metrics is not None:
+        app.router.add_get("/metrics", show_metrics)
     return app
 
 
-def internal(services: Services) -> Services:
+def internal(services: Services, metrics: Metrics) -> Services:
     """The same for the internal listener."""
 
     def everything(path: str, query: str) -> Permissions:  # noqa: ARG001 - no token is looked at
         return Permissions(root=normalize(path), publish=("",), subscribe=("",))
 
-    return replace(services, authorize=everything, internal=True)
+    return replace(services, authorize=everything, metrics=metrics)
 
 
 @web.middleware
@@ -115,6 +118,14 @@ def _structure(request: web.Request, value: Any) -> web.Response:
 async def health(request: web.Request) -> web.Response:  # noqa: ARG001 - it answers, which is all
     """For load balancers."""
     return _text(200, "ok\n")
+
+
+async def show_metrics(request: web.Request) -> web.Response:
+    """For Prometheus."""
+    metrics = request.app[SERVICES].metrics
+    assert metrics is not None
+    body, content_type = await metrics.render()
+    return web.Response(body=body, headers={**CORS, "content-type": content_type})
 
 
 async def certificate(request: web.Request) -> web.Response:
@@ -170,7 +181,7 @@ async def show_state(request: web.Request) -> web.Response:
     """Everything under a path. Says who is connected, so an anonymous right is not enough."""
     path = normalize(request.match_info.get("path", ""))
     services = request.app[SERVICES]
-    if not services.internal and not token_of(request.query_string):
+    if services.metrics is None and not token_of(request.query_string):
         return _text(
             401, "unauthorized: the state is shown on the internal address, or with a token (?jwt=)\n"
         )

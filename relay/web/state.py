@@ -27,9 +27,12 @@ class Sources:
     connections: Callable[[], Mapping[int, Ref]]
     relay: Callable[[], dict[str, Any]]
     """Identity of the relay, for the `relay` part."""
+    ledger: Ref
+    refused: Callable[[], Mapping[str, int]]
+    """What the endpoint turned away, by reason."""
 
 
-async def _all(refs: Iterable[Ref], question: object) -> list[Any]:
+async def every(refs: Iterable[Ref], question: object) -> list[Any]:
     """The answers of those that are still there."""
     answers = await asyncio.gather(
         *(ask(ref, question, timeout=ASK_TIMEOUT) for ref in refs), return_exceptions=True
@@ -40,20 +43,26 @@ async def _all(refs: Iterable[Ref], question: object) -> list[Any]:
     return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
+async def tracks(sources: Sources) -> list[Ref]:
+    """Every running track."""
+    published = await ask(sources.origin, m.ListPublications(("",)), timeout=ASK_TIMEOUT)
+    return [ref for refs in await every((p.broadcast for p in published), m.ListTracks()) for ref in refs]
+
+
 async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Publications under the prefixes, with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
     published = await ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT)
     rows = []
     for publication in published:
-        running = await _all([publication.broadcast], m.ListTracks())
-        tracks = await _all(running[0], m.DescribeTrack()) if running else []
+        found = await every([publication.broadcast], m.ListTracks())
+        described = await every(found[0], m.DescribeTrack()) if found else []
         rows.append(
             {
                 "path": publication.path,
                 "session": publication.session,
                 "hops": [str(hop) for hop in publication.route.hops],
                 "serving": publication.serving,
-                "tracks": tracks,
+                "tracks": described,
             }
         )
     return rows
@@ -62,21 +71,21 @@ async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[s
 async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
     """Everything under the prefixes; sessions are those whose root lies there, or above (they may reach in)."""
     rows = await broadcasts(sources, prefixes)
-    sessions = await _all(sources.connections().values(), m.DescribeSession())
+    sessions = await every(sources.connections().values(), m.DescribeSession())
     if "" not in prefixes:
         publishing = {row["session"] for row in rows}
         sessions = [s for s in sessions if s["session"] in publishing or _under(s["path"], prefixes)]
-    tracks = [track for row in rows for track in row["tracks"]]
+    running = [track for row in rows for track in row["tracks"]]
     return {
         "relay": {**sources.relay(), "now": time.time()},
         "totals": {
             "sessions": len(sessions),
             "broadcasts": len({row["path"] for row in rows}),
-            "tracks": len(tracks),
-            "viewers": sum(track["viewers"] for track in tracks),
+            "tracks": len(running),
+            "viewers": sum(track["viewers"] for track in running),
             "bytes_received": sum(s["bytes_received"] for s in sessions),
             "bytes_sent": sum(s["bytes_sent"] for s in sessions),
-            "cached_bytes": sum(track["cached_bytes"] for track in tracks),
+            "cached_bytes": sum(track["cached_bytes"] for track in running),
         },
         "sessions": sorted(sessions, key=lambda s: s["session"]),
         "broadcasts": rows,

@@ -1,0 +1,170 @@
+"""`/metrics`: the relay's figures for Prometheus.
+
+Owns the names and meanings. Gauges are what the actors say at the moment of the scrape; counters are what they have
+counted plus, from the ledger, what those counted that have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from relay.actors import messages as m
+from relay.actors.ledger import Totals
+from relay.actors.runtime import ask, inbox_depths
+from relay.web import state
+from relay.web.state import Sources
+
+LAG_INTERVAL: Final = 0.25
+"""Seconds between looks at how late the event loop is."""
+
+LAG_WINDOW: Final = 15.0
+"""Seconds that the worst lag is remembered: a usual scrape interval."""
+
+COUNTERS: Final = {
+    "sessions": ("sessions accepted", ("transport", "version")),
+    "announcements_received": ("announcements of peers", ()),
+    "subscriptions": ("subscriptions of peers", ()),
+    "groups_received": ("groups from publishers", ()),
+    "frames_received": ("frames from publishers", ()),
+    "payload_received": ("payload from publishers, in bytes", ()),
+    "groups_sent": ("groups begun toward subscribers", ()),
+    "groups_dropped": ("groups given up for slow subscribers", ("reason",)),
+    "streams_reset": ("streams refused or reset by the relay", ("reason",)),
+    "bytes_received": ("bytes from peers, packets included", ("transport",)),
+    "bytes_sent": ("bytes to peers, packets included", ("transport",)),
+    "refused": ("what was turned away because of a limit", ("limit",)),
+}
+"""What is counted: help text and the names of the labels."""
+
+UNITS: Final = {
+    "payload_received": "payload_received_bytes",
+    "bytes_received": "received_bytes",
+    "bytes_sent": "sent_bytes",
+}
+"""Names that say their unit, as Prometheus wants it."""
+
+
+class LoopLag:
+    """How late the event loop calls what is due: the worst of the last seconds."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, float]] = []
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        loop = asyncio.get_running_loop()
+        self._handle = loop.call_later(LAG_INTERVAL, self._look, loop.time() + LAG_INTERVAL)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _look(self, due: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self._seen = [(at, lag) for at, lag in self._seen if now - at < LAG_WINDOW]
+        self._seen.append((now, now - due))
+        self.start()
+
+    @property
+    def worst(self) -> float:
+        """Seconds."""
+        return max((lag for _, lag in self._seen), default=0.0)
+
+
+class _Snapshot(Collector):
+    """One scrape's families, made already."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+
+
+class Metrics:
+    """Renders `/metrics`; keeps what a counter showed last, so that it never goes down."""
+
+    def __init__(self, sources: Sources, lag: LoopLag) -> None:
+        self._sources = sources
+        self._lag = lag
+        self._shown: Counter[tuple[str, str]] = Counter()
+        self._process = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._process)
+
+    async def render(self) -> tuple[bytes, str]:
+        """Body and content type."""
+        families = [*await self._gauges(), *await self._counters()]
+        registry = CollectorRegistry()
+        registry.register(_Snapshot(families))
+        return generate_latest(registry) + generate_latest(self._process), CONTENT_TYPE_PLAIN_0_0_4
+
+    async def _gauges(self) -> list[Metric]:
+        current = await state.state(self._sources, ("",))
+        live = Counter((row["transport"], row["version"] or "negotiating") for row in current["sessions"])
+        sessions = GaugeMetricFamily("moq_relay_sessions", "sessions now", labels=("transport", "version"))
+        for labels, number in live.items():
+            sessions.add_metric(labels, number)
+        tracks = [track for row in current["broadcasts"] for track in row["tracks"]]
+        depths = inbox_depths()
+        relay = current["relay"]
+        identity = GaugeMetricFamily("moq_relay_info", "this relay", labels=("version", "hop"))
+        identity.add_metric((relay["version"], relay["hop"]), 1)
+        return [
+            identity,
+            sessions,
+            _gauge("start_time_seconds", "when the relay started, since the epoch", relay["since"]),
+            _gauge("broadcasts", "broadcasts announced now", current["totals"]["broadcasts"]),
+            _gauge("tracks", "tracks with an upstream subscription or viewers now", len(tracks)),
+            _gauge("viewers", "subscriptions being served now", current["totals"]["viewers"]),
+            _gauge("cached_bytes", "bytes of groups kept now", current["totals"]["cached_bytes"]),
+            _gauge("cached_groups", "groups kept now", sum(len(track["groups"]) for track in tracks)),
+            _gauge("actors", "actors alive in this process", len(depths)),
+            _gauge(
+                "inbox_messages_max", "messages waiting for the actor with the most", max(depths, default=0)
+            ),
+            _gauge("event_loop_lag_seconds", f"worst of the last {LAG_WINDOW:.0f} seconds", self._lag.worst),
+        ]
+
+    async def _counters(self) -> list[Metric]:
+        sums: Counter[tuple[str, str]] = Counter()
+        sums.update(await ask(self._sources.ledger, Totals(), timeout=state.ASK_TIMEOUT))
+        for counts in await state.every(self._sources.connections().values(), m.CountSession()):
+            sums.update(counts)
+        for counts in await state.every(await state.tracks(self._sources), m.CountTrack()):
+            sums.update(counts)
+        for reason, number in self._sources.refused().items():
+            sums["refused", reason] += number
+        # what ended between two questions is counted twice or not at all: never show less than before
+        self._shown |= sums
+        return [self._family(name) for name in COUNTERS]
+
+    def _family(self, name: str) -> Metric:
+        text, labels = COUNTERS[name]
+        family = CounterMetricFamily(f"moq_relay_{UNITS.get(name, name)}", text, labels=labels)
+        rows = [
+            (label, number) for (counted, label), number in sorted(self._shown.items()) if counted == name
+        ]
+        for label, number in rows or ([("", 0)] if not labels else []):
+            family.add_metric(label.split("/", len(labels) - 1) if labels else (), number)
+        return family
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"moq_relay_{name}", text, value=value)
