@@ -17,6 +17,7 @@ import signal
 import ssl
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -81,6 +82,7 @@ class Relay:
         self._internal: list[tuple[str, int]] = []
         self._since = time.time()
         self._lag = LoopLag()
+        self._refused: Counter[str] = Counter()
         self._https_context: ssl.SSLContext | None = None
         self.failed = asyncio.Event()
         """Set if the relay cannot go on."""
@@ -136,7 +138,7 @@ class Relay:
                 connections=lambda: self._connections,
                 relay=self.identity,
                 ledger=ledger,
-                refused=lambda: {} if self._quic is None else self._quic.refused,
+                refused=self._refusals,
             ),
             authorize=self._authenticator.verify,
             fingerprint=self._current_fingerprint,
@@ -226,6 +228,10 @@ class Relay:
         assert self._environment is not None
         environment = self._environment if versions is None else replace(self._environment, versions=versions)
         number = next(self._numbers)
+        if len(self._connections) >= self._limits.sessions:
+            self._refused["sessions"] += 1
+            request.reject(503, "too many sessions")
+            return
         permissions = None
         if request.path is not None:
             try:
@@ -248,6 +254,9 @@ class Relay:
             permissions=permissions,
             on_gone=self._connections.pop,
         )
+
+    def _refusals(self) -> Counter[str]:
+        return self._refused + (Counter() if self._quic is None else self._quic.refused)
 
     def _current_fingerprint(self) -> str:
         self._certificates.renew_if_due(dt.datetime.now(dt.UTC))
@@ -326,6 +335,10 @@ class Relay:
             port = self._internal[0][1]
             lines.append(f"  for you alone {_listed(self._internal)} TCP: http://localhost:{port}/")
         versions = ", ".join(v.name_on_wire for v in sorted(self._config.server.version))
+        if self._config.server.listen.hosts[0] in ("127.0.0.1", "::1"):
+            lines.append(
+                "  only this machine can connect; with a configuration others can: moq-relay dev.toml"
+            )
         lines += [
             f"  speaks {versions}",
             f"  access {who}",

@@ -47,14 +47,13 @@ SECURITY: Final = {
 FOREVER: Final = "public, max-age=31536000, immutable"
 """For files under the digest of what they are: another content has another address."""
 
-ROUTES: Final = """moq-relay
-
-/                              this list; a browser gets the dashboard
-/certificate.sha256            fingerprint of the certificate, 64 hex digits
-/announced/                    paths of the live broadcasts, one a line
-/announced/<prefix>            the same below a prefix
-/fetch/<broadcast>/<track>     the newest group of a track, as it comes
-/state                         everything the relay knows about itself, as JSON
+ROUTES: Final = """\
+/                              this list; in a browser the dashboard
+/certificate.sha256            fingerprint of the certificate, to pin it
+/announced/<prefix>            live broadcasts, one a line; as JSON: Accept: application/json
+/fetch/<broadcast>/<track>     newest group of a track; ?group=N ?follow=1 ?frames=1
+/state/<path>                  sessions, broadcasts, tracks, as JSON; with a token, or on the internal address
+/health                        ok
 """
 
 _DIGEST_MARK: Final = b"@DIGEST@"

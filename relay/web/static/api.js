@@ -3,7 +3,19 @@
 const TIMEOUT = 5000; // milliseconds
 const LONGEST_LINE = 64 * 1024 * 1024; // characters of one frame; beyond it the stream is given up
 
-const token = new URLSearchParams(location.search).get("jwt");
+const own = new URLSearchParams(location.search);
+const token = own.get("jwt");
+const prefix = (own.get("path") ?? rootOf(token)).split("/").filter(Boolean).join("/");
+
+/** The path that a token is for: its claim `root`. The relay checks the token, not the page. */
+function rootOf(text) {
+  try {
+    const claims = JSON.parse(atob(text.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    return typeof claims.root === "string" ? claims.root : "";
+  } catch {
+    return "";
+  }
+}
 
 /** An answer with a status that says no. */
 export class Refused extends Error {
@@ -24,8 +36,13 @@ export function route(path, query = {}) {
 
 export const hasToken = token !== null;
 
-async function get(path, query, options) {
-  const response = await fetch(route(path, query), { cache: "no-store", credentials: "same-origin", ...options });
+const encoded = (path) => path.split("/").map(encodeURIComponent).join("/");
+
+/** A route for all below the path that the page is for. */
+export const below = (name) => route(prefix ? `${name}/${encoded(prefix)}` : name === "state" ? name : `${name}/`);
+
+async function get(url, options) {
+  const response = await fetch(url, { cache: "no-store", credentials: "same-origin", ...options });
   if (!response.ok) throw new Refused(response.status, await response.text());
   return response;
 }
@@ -34,14 +51,14 @@ const once = (accept) => ({ signal: AbortSignal.timeout(TIMEOUT), headers: { acc
 
 /** All that the relay tells about itself. Refused with 401 where the page may not know it. */
 export async function state() {
-  return (await get("state", {}, once("application/json"))).json();
+  return (await get(below("state"), once("application/json"))).json();
 }
 
 /** What everyone may know: the broadcasts, in the form of /state. */
 export async function announced() {
-  const found = await (await get("announced/", {}, once("application/json"))).json();
+  const found = await (await get(below("announced"), once("application/json"))).json();
   return found.map(({ path, hops, session, tracks, viewers }) => ({
-    path,
+    path: [prefix, path].filter(Boolean).join("/"),
     hops,
     session,
     viewers,
@@ -51,13 +68,13 @@ export async function announced() {
 }
 
 export async function certificate() {
-  return (await (await get("certificate.sha256", {}, once("text/plain"))).text()).trim();
+  return (await (await get(route("certificate.sha256"), once("text/plain"))).text()).trim();
 }
 
 /** The frames of a track as they come, as objects, until it ends or the signal says so. */
 export async function* frames(broadcast, track, signal) {
-  const path = [...broadcast.split("/"), track].map(encodeURIComponent).join("/");
-  const response = await get(`fetch/${path}`, { frames: "1", follow: "1" }, { signal });
+  const url = route(`fetch/${encoded(broadcast)}/${encodeURIComponent(track)}`, { frames: "1", follow: "1" });
+  const response = await get(url, { signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = [];
   let length = 0;

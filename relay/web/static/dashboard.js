@@ -212,7 +212,7 @@ async function ask() {
   watch.update(null);
   if (broadcasts === null) {
     show(find("#start"), false);
-    note("This relay wants a token to see anything: open this page with ?jwt= and the token in its address.");
+    note("This relay shows nothing here without a token. Add ?jwt= and a token to this page's address, or ?path= and a path that is open to everyone.");
   }
 }
 
@@ -259,7 +259,7 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   copy(button, find("code", button.parentElement).textContent);
 });
-for (const link of findAll("[data-route]")) link.href = api.route(link.dataset.route);
+for (const link of findAll("[data-route]")) link.href = api.below(link.dataset.route);
 addEventListener("hashchange", navigate);
 navigate();
 run();

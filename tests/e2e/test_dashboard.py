@@ -1,0 +1,452 @@
+"""The dashboard in Chromium: what it says against what the relay knows, with real sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from relay.app import Relay
+from relay.client import Client
+from relay.web import dashboard
+from tests.e2e.browser import FLAGS, chromium_path
+from tests.e2e.harness import free_udp_port
+from tests.e2e.support import running
+
+pytestmark = pytest.mark.skipif(
+    chromium_path() is None, reason="Chromium is not installed: tests/e2e/install-chromium.sh installs it"
+)
+
+WITHIN: Final = 20.0
+"""Seconds that anything awaited may take."""
+
+HOSTILE: Final = "<img src=x onerror=alert(1)>"
+
+Json = dict[str, Any]
+
+
+class Tab:
+    """One page in a browser, driven over the DevTools protocol."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._session = ""
+        self._numbers = itertools.count(1)
+        self._replies: dict[int, asyncio.Future[Json]] = {}
+        self._loaded = asyncio.Event()
+        self.requests: list[str] = []
+        """Every address that the page asked for."""
+        self.complaints: list[str] = []
+        """Uncaught errors, errors on the console, breaches of the policy."""
+
+    async def listen(self) -> None:
+        """Take in what the browser says, until it ends."""
+        async for message in self._socket:
+            said = json.loads(message.data)
+            if "id" in said:
+                self._replies.pop(said["id"]).set_result(said)
+                continue
+            match said["method"], said["params"]:
+                case "Page.loadEventFired", _:
+                    self._loaded.set()
+                case "Network.requestWillBeSent", params:
+                    self.requests.append(params["request"]["url"])
+                case "Runtime.exceptionThrown", params:
+                    self.complaints.append(json.dumps(params["exceptionDetails"])[:1000])
+                case "Page.javascriptDialogOpening", params:
+                    self.complaints.append(f"dialog: {params['message']}")
+                case "Log.entryAdded", {"entry": {"level": "error", "source": source, "text": text}}:
+                    if source != "network":  # a refusal of the relay is no fault of the page
+                        self.complaints.append(text)
+
+    async def call(self, method: str, **params: object) -> Json:
+        """One command."""
+        number = next(self._numbers)
+        reply = self._replies[number] = asyncio.get_running_loop().create_future()
+        target = {"sessionId": self._session} if self._session else {}
+        await self._socket.send_json({"id": number, "method": method, "params": params, **target})
+        said = await reply
+        assert "error" not in said, said
+        result: Json = said["result"]
+        return result
+
+    async def attach(self) -> None:
+        """Make the page."""
+        target = await self.call("Target.createTarget", url="about:blank")
+        attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            await self.call(f"{domain}.enable")
+
+    async def open(self, url: str) -> None:
+        self._loaded.clear()
+        await self.call("Page.navigate", url=url)
+        async with asyncio.timeout(WITHIN):
+            await self._loaded.wait()
+
+    async def evaluate(self, expression: str) -> Any:
+        """Value of an expression, or of the promise that it gives."""
+        said = await self.call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in said, said
+        return said["result"].get("value")
+
+    async def until(self, expression: str) -> Any:
+        """Value of an expression as soon as it is true; each drawing of the page looks again."""
+        look = f"""new Promise((done) => {{
+            const look = () => {{ const value = {expression}; value ? done(value) : requestAnimationFrame(look); }};
+            look();
+        }})"""
+        try:
+            async with asyncio.timeout(WITHIN):
+                return await self.evaluate(look)
+        except TimeoutError:
+            text = await self.evaluate("document.body.innerText")
+            raise AssertionError(f"not within {WITHIN} s: {expression}\n{self.complaints}\n{text}") from None
+
+    async def text(self, selector: str) -> str:
+        found: str = await self.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
+        return found
+
+    async def click(self, selector: str) -> None:
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
+
+@contextlib.asynccontextmanager
+async def tab(url: str) -> AsyncIterator[Tab]:
+    """A new browser with the page open."""
+    path = chromium_path()
+    assert path is not None
+    async with contextlib.AsyncExitStack() as stack:
+        profile = tempfile.mkdtemp(prefix="chromium-")
+        stack.callback(shutil.rmtree, profile, ignore_errors=True)
+        process = await asyncio.create_subprocess_exec(
+            *(path, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "HOME": profile},
+        )
+        assert process.stderr is not None
+        stack.push_async_callback(_end, process)
+        async with asyncio.timeout(WITHIN):
+            async for line in process.stderr:
+                if found := re.search(rb"DevTools listening on (ws://\S+)", line):
+                    break
+            else:
+                raise AssertionError("the browser did not start")
+        drain = asyncio.create_task(process.stderr.read())
+        stack.callback(drain.cancel)
+        client = await stack.enter_async_context(aiohttp.ClientSession())
+        page = Tab(await stack.enter_async_context(client.ws_connect(found[1].decode(), max_msg_size=0)))
+        listening = asyncio.create_task(page.listen())
+        stack.callback(listening.cancel)
+        await page.attach()
+        await page.open(url)
+        yield page
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+async def state(relay: Relay) -> Json:
+    async with aiohttp.ClientSession() as client, client.get(f"{relay.internal_url}state") as response:
+        assert response.status == 200
+        found: Json = await response.json()
+        return found
+
+
+def picture(width: int, height: int) -> bytes:
+    """A PNG in one colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = (b"\0" + b"\x20\x60\xc0" * width) * height
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+async def test_the_numbers_are_those_of_the_relay() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(running())
+        source = await stack.enter_async_context(await Client.connect(relay.url))
+        track = source.publish("demo/cam").track("video")
+        group = track.group()
+        group.write(b"x" * 1000)
+        for _ in range(3):
+            viewer = await stack.enter_async_context(await Client.connect(relay.url))
+            subscription = await viewer.subscribe("demo/cam", "video")
+            first = await anext(aiter(subscription))
+            assert (await anext(aiter(first))).payload == b"x" * 1000
+        page = await stack.enter_async_context(tab(relay.internal_url))
+        await page.until("document.querySelector('[data-total=viewers]').dataset.value === '3'")
+        known = await state(relay)
+        shown = await page.evaluate(
+            "Object.fromEntries([...document.querySelectorAll('[data-total]')]"
+            ".map((element) => [element.dataset.total, Number(element.dataset.value)]))"
+        )
+        steady = ("sessions", "broadcasts", "tracks", "viewers", "cached_bytes")
+        assert {name: shown[name] for name in steady} == {name: known["totals"][name] for name in steady}
+        assert (shown["sessions"], shown["viewers"], shown["tracks"]) == (4, 3, 1)
+        assert await page.text("[data-relay=certificate]") == relay.fingerprint
+        assert await page.text("[data-relay=hop]") == known["relay"]["hop"]
+        row = "[data-broadcast='demo/cam'] [data-track=video]"
+        assert await page.text(f"{row} [data-label=Viewers]") == "3"
+        assert await page.text(f"{row} [data-label='Latest group']") == "0"
+        for session in known["sessions"]:
+            assert session["remote"] in await page.text(f"[data-session='{session['session']}']")
+        group.finish()
+        track.group().write(b"y")
+        await page.until(f"document.querySelector(\"{row} [data-label='Latest group']\").textContent === '1'")
+        assert page.complaints == []
+        assert all(address.startswith((relay.internal_url, "blob:")) for address in page.requests)
+
+
+async def test_what_strangers_choose_stays_text() -> None:
+    async with (
+        running() as relay,
+        await Client.connect(relay.url) as source,
+        await Client.connect(relay.url) as viewer,
+        tab(relay.internal_url) as page,
+    ):
+        source.publish(HOSTILE).track(HOSTILE).group().write(HOSTILE.encode())
+        await anext(aiter(await viewer.subscribe(HOSTILE, HOSTILE)))
+        await page.until("document.querySelector('[data-track]')")
+        assert await page.text("[data-broadcast] .path") == HOSTILE
+        assert await page.text("[data-track] a") == HOSTILE
+        assert HOSTILE in await page.text("#sessions tbody")
+        await page.click("[data-track] a")
+        await page.until(f"document.querySelector('[data-watch=text]').textContent === {json.dumps(HOSTILE)}")
+        assert HOSTILE in await page.text("[data-watch=title]")
+        assert await page.evaluate("document.querySelectorAll('img[src=x]').length") == 0
+        assert page.complaints == []
+
+
+async def test_without_the_right_to_the_state() -> None:
+    async with (
+        running() as relay,
+        await Client.connect(relay.url) as source,
+        await Client.connect(relay.url) as viewer,
+        tab(relay.url) as page,
+    ):
+        source.publish("demo/cam").track("video").group().write(b"x")
+        await anext(aiter(await viewer.subscribe("demo/cam", "video")))
+        await page.until("document.querySelector('[data-total=viewers]').dataset.value === '1'")
+        assert "internal address" in await page.text("#note")
+        assert await page.evaluate("document.querySelector('#note').checkVisibility()")
+        assert not await page.evaluate("document.querySelector('#sessions').checkVisibility()")
+        assert await page.text("[data-track] a") == "video"
+        assert await page.text("[data-relay=certificate]") == relay.fingerprint
+        assert await page.text("#status") == "live"
+        assert page.complaints == []
+
+
+async def test_watching_a_track() -> None:
+    """Text, then a picture, then bytes, each as it is written."""
+    async with (
+        running() as relay,
+        await Client.connect(relay.url) as source,
+        tab(f"{relay.internal_url}#broadcast=clock&track=seconds") as page,
+    ):
+        track = source.publish("clock").track("seconds")
+        minute = track.group()
+        minute.write(b"2026-11-22 07:30:")
+        await page.until("document.querySelector('[data-watch=group]').dataset.value === '0'")
+        assert await page.text("[data-watch=text]") == "2026-11-22 07:30:"
+        minute.write(b"59")
+        await page.until("document.querySelector('[data-watch=frame]').dataset.value === '1'")
+        assert await page.text("[data-watch=text]") == "59"
+        minute.finish()
+        track.group().write(picture(160, 90))
+        await page.until("document.querySelector('[data-watch=image]').naturalWidth === 160")
+        assert await page.text("[data-watch=group]") == "1"
+        track.group().write(bytes([0xDE, 0xAD, 0xBE, 0xEF]))
+        await page.until("document.querySelector('[data-watch=text]').textContent.includes('de ad be ef')")
+        assert await page.text("[data-watch=size]") == "4 B"
+        assert await page.evaluate("document.querySelectorAll('#watch tbody tr').length") == 4
+        await page.until("document.querySelector('[data-watch=state]').dataset.state === 'following'")
+        await page.click("[data-watch=pause]")
+        await page.until("document.querySelector('[data-watch=state]').dataset.state === 'paused'")
+        assert page.complaints == []
+
+
+# -- with a made-up relay: what a real one does too rarely, or has too little of
+
+
+def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
+    """A state in the form of /state."""
+    return {
+        "relay": {
+            "version": "0.1.0",
+            "hop": "123456789",
+            "since": 1000.0,
+            "now": 2000.0,
+            "certificate": "ab" * 32,
+            "listen": {"quic": ["[::]:4443"], "http": ["[::]:4443"], "https": [], "internal": []},
+            "versions": ["moq-lite-06"],
+            "public": "",
+            "node": None,
+        },
+        "totals": {
+            "sessions": sessions,
+            "broadcasts": broadcasts,
+            "tracks": broadcasts,
+            "viewers": broadcasts,
+            "bytes_received": 1,
+            "bytes_sent": 1,
+            "cached_bytes": 1,
+        },
+        "sessions": [
+            {
+                "session": number,
+                "remote": f"127.0.0.1:{5000 + number}",
+                "transport": "webtransport",
+                "version": "moq-lite-06",
+                "path": "",
+                "since": 1000.0,
+                "rtt": 0.0012,
+                "bytes_received": 1,
+                "bytes_sent": 1,
+                "streams": 3,
+                "publish": [""],
+                "subscribe": [""],
+                "publishing": [],
+                "subscriptions": 1,
+                "upstreams": 0,
+            }
+            for number in range(1, sessions + 1)
+        ],
+        "broadcasts": [
+            {
+                "path": f"room/{number}",
+                "session": number,
+                "hops": ["42"],
+                "serving": True,
+                "tracks": [
+                    {
+                        "path": f"room/{number}",
+                        "name": "video",
+                        "viewers": 1,
+                        "upstream": "open",
+                        "groups": [{"sequence": 5, "frames": 10, "bytes": 83000, "open": True, "age": 0.4}],
+                        "cached_bytes": 83000,
+                        "received_bytes": 1,
+                        "received_groups": 6,
+                        "received_frames": 60,
+                        "latest": 5,
+                    }
+                ],
+            }
+            for number in range(1, broadcasts + 1)
+        ],
+        "peers": [],
+        **parts,
+    }
+
+
+@contextlib.asynccontextmanager
+async def serving(known: Json, port: int = 0) -> AsyncIterator[str]:
+    """A made-up relay: answers /state, one second later each time."""
+
+    async def answer(_: web.Request) -> web.Response:
+        known["relay"]["now"] += 1
+        return web.json_response(known)
+
+    app = web.Application()
+    app.router.add_get("/", dashboard.landing)
+    app.router.add_get("/state", answer)
+    dashboard.add_dashboard(app)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    finally:
+        await runner.cleanup()
+
+
+async def test_an_empty_relay_says_what_to_run() -> None:
+    async with serving(made_up()) as url, tab(url) as page:
+        await page.until("document.querySelector('#start').checkVisibility()")
+        assert await page.text("[data-command=publish]") == "moq-clock publish http://127.0.0.1:4443/"
+        assert page.complaints == []
+
+
+async def test_rates_come_from_differences() -> None:
+    known = made_up(1, 1)
+    track = known["broadcasts"][0]["tracks"][0]
+    rate = "document.querySelector('[data-track] [data-label=Rate]').textContent"
+    async with serving(known) as url, tab(url) as page:
+        await page.until(f"{rate} === '0 B/s'")
+        track["received_bytes"] += 1_000_000  # within one second, then no more
+        await page.until(f"/^(1.00 M|500 k|333 k)B\\/s$/.test({rate})")
+        track["received_bytes"] = 5  # begun anew: no negative rate
+        await page.until(f"{rate} === '0 B/s'")
+        assert page.complaints == []
+
+
+async def test_many_rows_are_kept_not_rebuilt() -> None:
+    known = made_up(200, 200)
+    async with serving(known) as url, tab(url) as page:
+        await page.until("document.querySelectorAll('#sessions tbody tr').length === 50")
+        for name in ("sessions", "broadcasts"):
+            await page.click(f"[data-all={name}]")
+        await page.until("document.querySelectorAll('#sessions tbody tr').length === 200")
+        await page.until("document.querySelectorAll('[data-broadcast]').length === 200")
+        await page.evaluate("document.querySelectorAll('tbody tr').forEach((row) => { row.old = true; })")
+        del known["sessions"][0]
+        known["sessions"][0]["rtt"] = 0.5
+        await page.until("document.querySelector('[data-session=\"2\"]').textContent.includes('500 ms')")
+        assert await page.evaluate("[...document.querySelectorAll('#sessions tbody tr')].every((row) => row.old)")
+        assert await page.evaluate("document.querySelectorAll('#sessions tbody tr').length") == 199
+        typed = "const box = document.querySelector('[data-filter=broadcasts]'); box.value = 'room/117';"
+        await page.evaluate(f"{typed} box.dispatchEvent(new Event('input'))")
+        assert await page.evaluate("document.querySelectorAll('[data-broadcast]').length") == 1
+        assert page.complaints == []
+
+
+async def test_peers_of_a_cluster() -> None:
+    peers = [
+        {"node": "leaf:4443", "state": "connected", "since": 1000.0, "error": None, "broadcasts": 2},
+        {"node": HOSTILE, "state": "connecting", "since": 1990.0, "error": "no answer", "broadcasts": 0},
+    ]
+    async with serving(made_up(peers=peers)) as url, tab(url) as page:
+        await page.until("document.querySelectorAll('[data-peer]').length === 2")
+        text = await page.text("#peers tbody")
+        assert "leaf:4443" in text
+        assert HOSTILE in text
+        assert "no answer" in text
+
+
+async def test_a_relay_that_is_gone_for_a_while() -> None:
+    port = free_udp_port()
+    known = made_up(2)
+    async with contextlib.AsyncExitStack() as stack:
+        async with serving(known, port) as url:
+            page = await stack.enter_async_context(tab(url))
+            await page.until("document.querySelector('#status').dataset.status === 'live'")
+        await page.until("document.querySelector('#status').dataset.status === 'unreachable'")
+        assert re.fullmatch(r"relay not reachable since \d\d:\d\d:\d\d", await page.text("#status"))
+        assert await page.evaluate("document.querySelectorAll('[data-session]').length") == 2
+        known["sessions"].pop()
+        async with serving(known, port):
+            await page.until("document.querySelector('#status').dataset.status === 'live'")
+            assert await page.evaluate("document.querySelectorAll('[data-session]').length") == 1
