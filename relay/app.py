@@ -30,7 +30,7 @@ from relay.actors.origin import OriginActor
 from relay.actors.runtime import Ref, send, stop
 from relay.auth.authenticator import Authenticator, Key, KeyFileError, UnauthorizedError
 from relay.config import Config, ConfigError
-from relay.transport.quic.certificates import CertificateError, CertificateStore, load_pairs
+from relay.transport.quic.certificates import CertificateError, CertificateStore, load_pair, load_pairs
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.session import SessionRequest
 from relay.transport.sockets import bind_tcp
@@ -38,6 +38,7 @@ from relay.version import VERSION
 from relay.web.metrics import LoopLag, Metrics
 from relay.web.server import Services, WebServer, build, internal
 from relay.web.state import Sources
+from relay.web.websocket import Sessions, accept_sessions
 from relay.wire.errors import SessionCode
 from relay.wire.version import Version
 
@@ -144,7 +145,11 @@ class Relay:
             fingerprint=self._current_fingerprint,
             next_number=lambda: next(self._numbers),
         )
-        self._web = WebServer(build(services))
+        app = build(services)
+        if self._config.web.ws:
+            versions = self._config.server.version
+            accept_sessions(app, Sessions(self.accept, versions, self._limits))
+        self._web = WebServer(app)
         await self._web.start()
         http, https = self._config.http_listen, self._config.https_listen
         if http is not None:
@@ -154,19 +159,29 @@ class Relay:
             await self._web.listen(sockets)
         await self._start_internal(services)
         if https is not None:
-            context = self._https_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._load_https(context)
+            context = self._https_context = self._load_https()
             sockets = bind_tcp(https.host, https.port)
             self._https = [sock.getsockname()[:2] for sock in sockets]
             await self._web.listen(sockets, context)
 
-    def _load_https(self, context: ssl.SSLContext) -> None:
+    def _load_https(self) -> ssl.SSLContext:
         files = self._config.web.https
         assert files.cert is not None
+        assert files.key is not None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
+            # says what is wrong with them; ssl would ask the terminal for a passphrase
+            load_pair(files.cert, files.key)
             context.load_cert_chain(files.cert, files.key)
-        except (ssl.SSLError, OSError) as error:
+        except (CertificateError, ssl.SSLError, OSError) as error:
             raise ConfigError([f"[web.https] cert, key: {error}"]) from None
+        context.sni_callback = self._use_newest
+        return context
+
+    def _use_newest(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:  # noqa: ARG002
+        """For each handshake: a context that certificates are loaded into again keeps those of other key types."""
+        if self._https_context is not None:
+            connection.context = self._https_context
 
     def reload_certificates(self) -> None:
         """Read the certificate files again, for connections from now on; running sessions keep theirs.
@@ -176,12 +191,11 @@ class Relay:
         tls = self._config.server.tls
         try:
             pairs = load_pairs(tls.cert, tls.key)
-            if self._https_context is not None:
-                self._load_https(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # a trial: both or none
-                self._load_https(self._https_context)
+            https = None if self._https_context is None else self._load_https()
             self._certificates.replace(pairs)
         except CertificateError as error:
             raise ConfigError([f"[server.tls]: {error}"]) from None
+        self._https_context = https
 
     async def _start_internal(self, services: Services) -> None:
         listen = self._config.internal_listen
@@ -333,7 +347,9 @@ class Relay:
             )
         if self._internal:
             port = self._internal[0][1]
-            lines.append(f"  for you alone {_listed(self._internal)} TCP: http://localhost:{port}/")
+            lines.append(
+                f"  operator {_listed(self._internal)} TCP: dashboard http://localhost:{port}/, /state, /metrics"
+            )
         versions = ", ".join(v.name_on_wire for v in sorted(self._config.server.version))
         if self._config.server.listen.hosts[0] in ("127.0.0.1", "::1"):
             lines.append(

@@ -53,7 +53,10 @@ ROOMS = {
         only=(("pykka", "relay/actors/runtime.py"),),
     ),
     "relay/web/": Room(
-        ("web", "actors", "auth", "model", "wire", "transport.session"),
+        (
+            *("web", "actors", "auth", "model", "wire"),
+            *("transport.session", "transport.websocket", "transport.websocket_pump"),
+        ),
         ("aiohttp", "msgpack", "prometheus_client"),
     ),
     "relay/config/": Room(

@@ -11,6 +11,7 @@ import time
 from typing import NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.fetches import Fetches
 from relay.actors.ledger import Counts, Settle
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.model.cache import GroupCache
@@ -59,16 +60,6 @@ class Subscriber:
         return first, last
 
 
-class Fetching:
-    """A group on its way from upstream for those who fetch it."""
-
-    __slots__ = ("group", "waiters")
-
-    def __init__(self, group: Group) -> None:
-        self.group = group
-        self.waiters: list[tuple[m.Fetch, Encoder]] = []
-
-
 class TrackActor(LoopActor):
     """One track of one publication of a broadcast."""
 
@@ -92,8 +83,7 @@ class TrackActor(LoopActor):
         self._cache = GroupCache(limits)
         self._subscribers: dict[tuple[str, int], Subscriber] = {}
         self._describing: dict[tuple[str, int], m.Describe] = {}
-        self._fetching: dict[int, Fetching] = {}
-        self._following: dict[tuple[str, int], tuple[m.Fetch, Group, Encoder]] = {}
+        self._fetches = Fetches()
         self._properties: TrackProperties | None = None
         self._subscribed = False
         self._asked_properties = False
@@ -181,7 +171,7 @@ class TrackActor(LoopActor):
             send(message.subscriber, m.Refused(message.key, code))
 
     def _nobody(self) -> bool:
-        return not (self._subscribers or self._describing or self._fetching or self._following)
+        return not (self._subscribers or self._describing or self._fetches)
 
     # --- subscribers -----------------------------------------------------------------------------------------------
 
@@ -265,11 +255,7 @@ class TrackActor(LoopActor):
         if self._subscribers.pop(key, None) is not None:
             self._want()
         self._describing.pop(key, None)
-        self._following.pop(key, None)
-        for sequence, fetching in list(self._fetching.items()):
-            fetching.waiters = [w for w in fetching.waiters if (w[0].subscriber.actor_urn, w[0].key) != key]
-            if not fetching.waiters:
-                del self._fetching[sequence]
+        self._fetches.leave(key)
 
     def _stay(self) -> None:
         if self._idle is not None:
@@ -377,8 +363,8 @@ class TrackActor(LoopActor):
                 gone.append(key)
         for key in gone:
             del self._subscribers[key]
-        if self._following:
-            self._feed_followers()
+        if self._fetches:
+            self._fetches.feed()
 
     def _pieces(self, touched: list[tuple[Group, bool]], dialect: Dialect) -> tuple[m.GroupPiece, ...]:
         return tuple(
@@ -449,73 +435,41 @@ class TrackActor(LoopActor):
         self._handled += 1
         self._flush()
         wanted = request.interest.start_group
-        latest = self._cache.latest
-        group = latest if wanted is None else self._cache.get(wanted)
-        if self._failed is not None or (wanted is None and group is None):
+        group = self._cache.latest if wanted is None else self._cache.get(wanted)
+        if group is not None and group.code is not None and wanted is not None:
+            group = None  # broken off here; upstream may have it whole
+        if self._failed is not None or (group is None and wanted is None):
             code = StreamCode.NOT_FOUND if self._failed is None else self._failed
             send(request.subscriber, m.Refused(request.key, code))
             return
-        if group is not None and group.code is None:
-            self._serve_fetch(request, group)
-            return
-        assert wanted is not None
-        self._stay()
-        encoder = Encoder(request.dialect, request.interest.start_frame, request.interest.end_frame)
-        send(request.subscriber, m.Accepted(request.key, self.actor_ref))
-        fetching = self._fetching.get(wanted)
-        if fetching is not None:
-            fetching.waiters.append((request, encoder))
-            self._feed(request, fetching.group, encoder)
-            return
-        fetching = self._fetching[wanted] = Fetching(Group(wanted, time.monotonic()))
-        fetching.waiters.append((request, encoder))
+        if group is None and wanted is not None:
+            group = self._fetches.coming(wanted)
+        if group is not None:
+            self._fetches.serve(request, group, self.actor_ref)
+        elif wanted is not None:
+            self._fetch_upstream(request, wanted)
+        if self._fetches:
+            self._stay()
+
+    def _fetch_upstream(self, request: m.Fetch, sequence: int) -> None:
+        group = Group(sequence, time.monotonic())
+        self._fetches.expect(group)
+        self._fetches.serve(request, group, self.actor_ref)
         self._asked = True
-        fetch = m.FetchUpstream(self.actor_ref, self._path, self._name, wanted, request.interest.priority)
+        fetch = m.FetchUpstream(self.actor_ref, self._path, self._name, sequence, request.interest.priority)
         if not send(self._source, fetch):
             self._fail(StreamCode.UNROUTABLE)
 
-    def _serve_fetch(self, request: m.Fetch, group: Group) -> None:
-        interest = request.interest
-        if group.finished and interest.start_frame > group.first_frame + group.frames:
-            send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
-            return
-        encoder = Encoder(request.dialect, interest.start_frame, interest.end_frame, group.first_frame)
-        if not self._feed(request, group, encoder):
-            send(request.subscriber, m.Accepted(request.key, self.actor_ref))
-            self._following[(request.subscriber.actor_urn, request.key)] = (request, group, encoder)
-            self._stay()
-
-    def _feed(self, request: m.Fetch, group: Group, encoder: Encoder) -> bool:
-        """Send what is new of the group; whether the fetch is over."""
-        chunks = tuple(encoder.take(group.parts))
-        if group.code is not None:
-            send(request.subscriber, m.Refused(request.key, group.code))
-            return True
-        fin = group.finished or encoder.ended
-        if (chunks or fin) and not send(request.subscriber, m.FetchData(request.key, chunks, fin)):
-            return True
-        return fin
-
-    def _feed_followers(self) -> None:
-        for key, (request, group, encoder) in list(self._following.items()):
-            if self._feed(request, group, encoder):
-                del self._following[key]
-
     def _on_fetched(self, part: m.GroupPart) -> None:
-        fetching = self._fetching.get(part.sequence)
-        if fetching is None:
+        group = self._fetches.coming(part.sequence)
+        if group is None:
             return
-        group = fetching.group
         group.extend(part.parts, time.monotonic())
         group.finished = part.fin
         group.code = part.code
         if group.size > self._limits.cache_track:
             group.code = StreamCode.GROUP_TOO_LARGE
-        fetching.waiters = [
-            (r, encoder) for r, encoder in fetching.waiters if not self._feed(r, group, encoder)
-        ]
-        if not fetching.waiters or not group.open:
-            del self._fetching[part.sequence]
+        self._fetches.feed()
 
     # --- for people ------------------------------------------------------------------------------------------------
 
@@ -599,12 +553,6 @@ class TrackActor(LoopActor):
             send(subscriber.ref, m.Refused(subscriber.key, code))
         for request in self._describing.values():
             send(request.subscriber, m.Refused(request.key, code))
-        for fetching in self._fetching.values():
-            for fetch, _ in fetching.waiters:
-                send(fetch.subscriber, m.Refused(fetch.key, code))
-        for fetch, _, _ in self._following.values():
-            send(fetch.subscriber, m.Refused(fetch.key, code))
+        self._fetches.refuse(code)
         self._subscribers.clear()
         self._describing.clear()
-        self._fetching.clear()
-        self._following.clear()

@@ -46,6 +46,8 @@ LIMITS_RANGES: Mapping[str, Range] = {
     "frame": _BYTES,
     "cache_track": _BYTES,
     "backlog_bytes": _BYTES,
+    "websocket_window": _BYTES,
+    "websocket_message": _BYTES,
 }
 """Fields without an entry are counts if they are whole numbers and seconds otherwise."""
 

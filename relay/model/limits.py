@@ -64,5 +64,14 @@ class Limits:
     backlog_bytes: int = 64 * 1024 * 1024
     """Unsent payload of one subscription, whatever its age."""
 
+    websocket_streams: int = 1024
+    """Streams of each kind that a peer on WebSocket may have open at once: one per group, announce, subscription."""
+
+    websocket_window: int = 16 * 1024 * 1024
+    """Unread bytes that a QMux peer may send on all its streams together; 1 MiB of them on one stream."""
+
+    websocket_message: int = 1024 * 1024
+    """One message of a `webtransport` peer, which knows no other limit. Deployed ones stay at 16 KiB."""
+
     close_timeout: float = 3.0
     """How long a closing relay waits for its sessions to say goodbye."""

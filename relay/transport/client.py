@@ -11,11 +11,13 @@ import asyncio
 import itertools
 import re
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
+from relay.transport.framed import FramedSession
 from relay.transport.quic.certificates import CertificateError
 from relay.transport.quic.dial import ClientEndpoint
 from relay.transport.quic.endpoint import quic_configuration
@@ -28,7 +30,7 @@ from relay.transport.raw import RawSession
 from relay.transport.webtransport_client import WebTransportClientSession
 from relay.wire.version import Version, alpns_for
 
-__all__ = ["ClientTls", "ConnectError", "ErrorKind", "connect"]
+__all__ = ["ClientTls", "ConnectError", "ErrorKind", "connect", "connect_websocket"]
 
 HEAD_START = 0.25
 """Seconds that one address is tried alone before the next one joins in (RFC 8305)."""
@@ -41,6 +43,7 @@ FINGERPRINT_BODY = 256
 
 RAW_SCHEMES = ("moqt", "moql")
 DEFAULT_PORTS = {"https": 443, "http": 80, "moqt": RAW_PORT, "moql": RAW_PORT}
+WEBSOCKET_PORTS = {"wss": 443, "ws": 80}
 
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -87,7 +90,7 @@ class _Target:
         return ConnectError(f"cannot connect to {self.shown}: {reason}", kind=kind, status=status)
 
 
-def _parse(url: str) -> tuple[_Target, bool]:
+def _parse(url: str, ports: Mapping[str, int] = DEFAULT_PORTS) -> tuple[_Target, bool]:
     """Take a URL apart; the flag says that a fingerprint has to be fetched first."""
     try:
         parts = urlsplit(url)
@@ -95,18 +98,17 @@ def _parse(url: str) -> tuple[_Target, bool]:
     except ValueError as error:
         raise ConnectError(f"not a usable URL: {error}", kind="url") from None
     scheme = parts.scheme.lower()
-    if scheme not in DEFAULT_PORTS or not host:
+    if scheme not in ports or not host:
         shown = f"{scheme}://{host or ''}"
-        raise ConnectError(
-            f"cannot connect to {shown!r}: want https://, http://, moqt:// or moql:// and a host", kind="url"
-        )
+        wanted = ", ".join(f"{name}://" for name in ports)
+        raise ConnectError(f"cannot connect to {shown!r}: want one of {wanted} and a host", kind="url")
     if not host.isascii():
         try:
             host = host.encode("idna").decode()
         except UnicodeError as error:
             raise ConnectError(f"not a host name: {host!r}", kind="url") from error
     if port is None:
-        port = DEFAULT_PORTS[scheme]
+        port = ports[scheme]
     raw = scheme in RAW_SCHEMES
     path = quote(parts.path, safe="/%:@!$&'()*+,;=~-._")
     query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
@@ -134,8 +136,8 @@ async def connect(
     """Dial a server and return an open session, not yet started. Raises `ConnectError`.
 
     `https` is WebTransport, `moqt` and `moql` are raw QUIC; `http` fetches the fingerprint of the server's certificate
-    from the same host and port first, then goes on as `https` pinned to it (a development server). The socket goes
-    away with the session.
+    from the same host and port first, then goes on as `https` pinned to it (a development server). For `ws` and `wss`
+    there is `connect_websocket`. The socket goes away with the session.
     """
     target, insecure = _parse(url)
     race: _Race | None = None
@@ -153,6 +155,46 @@ async def connect(
         if isinstance(error, CertificateError):
             raise target.error(f"the trusted roots cannot be used: {error}", "tls") from error
         raise
+
+
+async def connect_websocket(
+    url: str,
+    *,
+    versions: tuple[Version, ...] = tuple(Version),
+    tls: ClientTls = ANY_ROOT,
+    bind: tuple[str, int] | None = None,
+    offer: Sequence[str] | None = None,
+    timeout: float = 10.0,  # noqa: ASYNC109 - part of the error message
+) -> FramedSession:
+    """Dial a WebSocket server and return an open session, not yet started. Raises `ConnectError`.
+
+    `offer` narrows the subprotocols offered; an empty one offers none. The socket goes away with the session.
+    """
+    target, _ = _parse(url, WEBSOCKET_PORTS)
+    import aiohttp  # heavy, and only this kind needs it
+
+    from relay.transport.client_websocket import HandshakeError, dial
+
+    origin = f"{target.shown.partition('://')[0]}://{target.authority}"
+    try:
+        async with asyncio.timeout(timeout):
+            return await dial(
+                origin, target.path, target.query, versions=versions, tls=tls, bind=bind, offer=offer
+            )
+    except TimeoutError:
+        raise target.error(f"timed out after {timeout:g} s", "timeout") from None
+    except CertificateError as error:
+        raise target.error(f"the trusted roots cannot be used: {error}", "tls") from error
+    except aiohttp.WSServerHandshakeError as error:
+        raise target.error(f"the server answered {error.status}", "rejected", error.status) from error
+    except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
+        raise target.error("TLS handshake failed", "tls") from error
+    except aiohttp.ClientConnectorDNSError as error:
+        raise target.error(error.strerror or "no such host", "resolve") from error
+    except aiohttp.ClientConnectorError as error:
+        raise target.error(error.strerror or "nobody listens", "refused") from error
+    except (aiohttp.ClientError, HandshakeError, OSError) as error:
+        raise target.error(str(error), "protocol") from error
 
 
 async def _fetch_fingerprint(target: _Target) -> str:

@@ -9,25 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from relay.transport.send_queue import Place
+
 if TYPE_CHECKING:
-    from relay.transport.framed import FramedSession
+    from relay.transport.framed_streams import FramedStreams
 
 MAX_CODE = 2**62 - 1
 """The largest code that fits into a frame."""
-
-
-class Place(Enum):
-    """Where a stream waits to be sent."""
-
-    NOWHERE = "nowhere"
-    READY = "ready"
-    BLOCKED = "blocked"
-    """For the peer to allow more data."""
-    WAITING = "waiting"
-    """For the peer to allow more streams."""
 
 
 class Opened:
@@ -81,7 +71,7 @@ class FramedStream:
 
     def __init__(
         self,
-        session: FramedSession,
+        session: FramedStreams,
         stream_id: int,
         *,
         unidirectional: bool,
@@ -165,8 +155,3 @@ class FramedStream:
             taken.append(chunk)
             size -= len(chunk)
         return taken
-
-
-def urgency(stream: FramedStream) -> tuple[int, int]:
-    """Sort key: the most urgent stream comes last."""
-    return stream.order

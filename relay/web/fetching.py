@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
-from collections.abc import Callable
-from typing import Any, Final
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeAlias
 
 import msgpack
 from aiohttp import web
@@ -24,21 +26,32 @@ from relay.wire.frame import FrameHeader
 from relay.wire.frame_decoder import FrameDecoder
 from relay.wire.version import Version
 
+logger = logging.getLogger("relay.web")
+
 FETCH_TIMEOUT: Final = 10.0
 """Seconds that a fetch waits for a group to begin."""
 
+STALL_TIMEOUT: Final = 20.0
+"""Seconds that a client may take nothing of what is sent, before it is given up."""
+
+LOOK_INTERVAL: Final = 1.0
+"""Seconds between looks whether the client is still there while there is nothing to send to it."""
+
 QUEUE_BYTES: Final = 16 * 1024 * 1024
-"""What waits for a client that reads too slowly, before it is given up."""
+"""What may come while a client takes nothing, before it is given up. What there was at the start does not count."""
+
+WRITE_BYTES: Final = 65_536
+"""Small chunks are written together up to this size. One write at a time waits in the client's socket."""
 
 MAX_GROUP: Final = (1 << 62) - 1
+MAX_DIGITS: Final = len(str(MAX_GROUP))
+
+
+Form: TypeAlias = Callable[[m.GroupPiece], Iterable[bytes]]
 
 
 class BadQueryError(ValueError):
     """The query asks for something that does not exist; the text says what would be right."""
-
-
-class SlowReaderError(Exception):
-    """The client does not keep up."""
 
 
 def reading_of(path: str, track: str, query: Any) -> tuple[Reading, bool]:
@@ -46,7 +59,8 @@ def reading_of(path: str, track: str, query: Any) -> tuple[Reading, bool]:
     text = query.get("group", "latest")
     group: int | None = None
     if text != "latest":
-        if not (text.isascii() and text.isdigit() and int(text) <= MAX_GROUP):
+        number = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+        if not number or int(text) > MAX_GROUP:
             raise BadQueryError(f"group={text[:40]!r}: expected a group number or latest")
         group = int(text)
     follow, frames = (_switch(query, name) for name in ("follow", "frames"))
@@ -65,23 +79,47 @@ class Feed:
     """What a reader actor passes on, until the response takes it: bounded."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[m.GroupPiece | Over] = asyncio.Queue()
-        self._bytes = 0
+        self.on_full: Callable[[], object] = lambda: None
+        """Called once if too much waits: the response may be stuck in a write and not come for what waits."""
+        self._queue: asyncio.Queue[tuple[m.GroupPiece | Over, int]] = asyncio.Queue()
+        self._waiting = 0
+        self._begun = False
+        self._full = False
 
     def put(self, item: m.GroupPiece | Over) -> None:
         """Called by the reader actor."""
-        if isinstance(item, m.GroupPiece):
-            self._bytes += sum(map(len, item.chunks))
-        self._queue.put_nowait(item)
+        if self._full:
+            return
+        # what the cache held came at once, before anybody could take it, and is no fault of the client
+        size = sum(map(len, item.chunks)) if self._begun and isinstance(item, m.GroupPiece) else 0
+        if self._waiting and self._waiting + size > QUEUE_BYTES:
+            self._full = True
+            self._queue = asyncio.Queue()
+            self._queue.put_nowait((Over(StreamCode.TOO_FAR_BEHIND), 0))
+            self.on_full()
+            return
+        self._waiting += size
+        self._queue.put_nowait((item, size))
 
     async def get(self) -> m.GroupPiece | Over:
-        """The next item. Raises SlowReaderError if too much waits behind it."""
-        item = await self._queue.get()
-        if self._bytes > QUEUE_BYTES and not self._queue.empty():
-            raise SlowReaderError
-        if isinstance(item, m.GroupPiece):
-            self._bytes -= sum(map(len, item.chunks))
+        """The next item."""
+        item, size = await self._queue.get()
+        self._begun = True
+        self._waiting -= size
         return item
+
+
+class Unfinished:
+    """A group of which frames may still be incomplete."""
+
+    __slots__ = ("decoder", "header", "left", "number", "parts")
+
+    def __init__(self, first: int) -> None:
+        self.decoder = FrameDecoder(Version.LITE_05, MAX_GROUP)
+        self.number = first
+        self.header = FrameHeader(0, 0)
+        self.parts: list[bytes] = []
+        self.left = 0
 
 
 class Frames:
@@ -89,33 +127,23 @@ class Frames:
 
     def __init__(self, encode: Callable[[int, int, FrameHeader, bytes], bytes]) -> None:
         self._encode = encode
-        self._open: dict[int, tuple[FrameDecoder, list[FrameHeader], list[bytes], int]] = {}
+        self._open: dict[int, Unfinished] = {}
 
-    def take(self, piece: m.GroupPiece) -> bytes:
+    def take(self, piece: m.GroupPiece) -> Iterator[bytes]:
         """The encoded frames that this piece completes."""
-        decoder, header, parts, number = self._open.get(
-            piece.sequence, (FrameDecoder(Version.LITE_05, MAX_GROUP), [], [], piece.start_frame)
-        )
-        out: list[bytes] = []
-
-        def finish() -> None:
-            nonlocal number
-            if header and sum(map(len, parts)) == header[0].size:
-                out.append(self._encode(piece.sequence, number, header.pop(), b"".join(parts)))
-                parts.clear()
-                number += 1
-
-        for item in decoder.feed(b"".join(piece.chunks)):
+        group = self._open.pop(piece.sequence, None) or Unfinished(piece.start_frame)
+        if not piece.fin and piece.code is None:
+            self._open[piece.sequence] = group
+        for item in group.decoder.feed(b"".join(piece.chunks)):
             if isinstance(item, FrameHeader):
-                header[:] = [item]
+                group.header, group.left = item, item.size
             else:
-                parts.append(item)
-            finish()
-        if piece.fin or piece.code is not None:
-            self._open.pop(piece.sequence, None)
-        else:
-            self._open[piece.sequence] = (decoder, header, parts, number)
-        return b"".join(out)
+                group.parts.append(item)
+                group.left -= len(item)
+            if not group.left:
+                yield self._encode(piece.sequence, group.number, group.header, b"".join(group.parts))
+                group.parts = []
+                group.number += 1
 
 
 def _json_line(group: int, frame: int, header: FrameHeader, payload: bytes) -> bytes:
@@ -151,35 +179,87 @@ async def respond(
     """Stream what the feed brings. `Over` if it was refused before it began, `None` if nothing came in time."""
     try:
         async with asyncio.timeout(FETCH_TIMEOUT):
-            item = await feed.get()
+            item = await _next(request, feed)
     except TimeoutError:
         return None
+    except ConnectionError:
+        return Over(StreamCode.CANCELLED)
     if isinstance(item, Over):
         return item
     response = web.StreamResponse(headers=headers)
     take = _form(request, response, reading, frames=frames)
-    await response.prepare(request)
+    feed.on_full = lambda: _give_up(request)
     try:
-        while not isinstance(item, Over):
-            data = take(item)
-            if data:
-                await response.write(data)
-            if item.fin and not reading.follow:
-                await response.write_eof()
-                return response
-            item = await feed.get()
-    except SlowReaderError:
-        item = Over(StreamCode.TOO_FAR_BEHIND)
-    if item.code is None:
-        await response.write_eof()
-    elif request.transport is not None:
-        request.transport.abort()  # what broke off must not look complete
+        await response.prepare(request)
+        if request.method != "HEAD":
+            await _stream(request, response, feed, item, take, follow=reading.follow)
+    except TimeoutError:
+        _give_up(request)
+    except ConnectionError:
+        """The client has left."""
     return response
 
 
-def _form(
-    request: web.Request, response: web.StreamResponse, reading: Reading, *, frames: bool
-) -> Callable[[m.GroupPiece], bytes]:
+async def _stream(
+    request: web.Request,
+    response: web.StreamResponse,
+    feed: Feed,
+    item: m.GroupPiece | Over,
+    take: Form,
+    *,
+    follow: bool,
+) -> None:
+    """The body, from its first item on."""
+    while not isinstance(item, Over):
+        await _send(response, take(item))
+        if item.fin and not follow:
+            return
+        item = await _next(request, feed)
+    if item.code is not None:
+        _abort(request)  # what broke off must not look complete
+
+
+async def _next(request: web.Request, feed: Feed) -> m.GroupPiece | Over:
+    """The next item. Raises ConnectionResetError if the client has left: aiohttp tells only those who write."""
+    while request.transport is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_INTERVAL):
+                return await feed.get()
+    raise ConnectionResetError("the client has left")
+
+
+async def _send(response: web.StreamResponse, chunks: Iterable[bytes]) -> None:
+    """Write them. Raises TimeoutError if the client takes nothing."""
+    batch: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        batch.append(chunk)
+        size += len(chunk)
+        if size >= WRITE_BYTES:
+            await _write(response, batch)
+            batch, size = [], 0
+    if size:
+        await _write(response, batch)
+
+
+async def _write(response: web.StreamResponse, batch: list[bytes]) -> None:
+    async with asyncio.timeout(STALL_TIMEOUT):
+        await response.write(b"".join(batch))
+
+
+def _give_up(request: web.Request) -> None:
+    logger.warning(
+        "gave up remote=%s path=%s reason='the client reads too slowly'", request.remote, request.path
+    )
+    _abort(request)
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _form(request: web.Request, response: web.StreamResponse, reading: Reading, *, frames: bool) -> Form:
     """How the pieces become the body."""
     if frames and "application/msgpack" in request.headers.get("accept", ""):
         response.content_type = "application/msgpack"
@@ -187,11 +267,11 @@ def _form(
     if frames:
         response.content_type = "application/x-ndjson"
         return Frames(_json_line).take
-    return Frames(_payload).take if reading.follow else _joined
+    return Frames(_payload).take if reading.follow else _chunks
 
 
-def _joined(piece: m.GroupPiece) -> bytes:
-    return b"".join(piece.chunks)
+def _chunks(piece: m.GroupPiece) -> Iterable[bytes]:
+    return piece.chunks
 
 
 def refusal(outcome: Over | None) -> tuple[int, str]:

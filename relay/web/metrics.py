@@ -50,12 +50,13 @@ COUNTERS: Final = {
 }
 """What is counted: help text and the names of the labels."""
 
-UNITS: Final = {
+NAMES: Final = {
+    "sessions": "sessions_accepted",
     "payload_received": "payload_received_bytes",
     "bytes_received": "received_bytes",
     "bytes_sent": "sent_bytes",
 }
-"""Names that say their unit, as Prometheus wants it."""
+"""Names that say their unit, as Prometheus wants it, or that a gauge has."""
 
 
 class LoopLag:
@@ -157,7 +158,7 @@ class Metrics:
 
     def _family(self, name: str) -> Metric:
         text, labels = COUNTERS[name]
-        family = CounterMetricFamily(f"moq_relay_{UNITS.get(name, name)}", text, labels=labels)
+        family = CounterMetricFamily(f"moq_relay_{NAMES.get(name, name)}", text, labels=labels)
         rows = [
             (label, number) for (counted, label), number in sorted(self._shown.items()) if counted == name
         ]

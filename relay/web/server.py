@@ -26,6 +26,7 @@ from relay.auth.authenticator import UnauthorizedError, token_of
 from relay.auth.permissions import Permissions
 from relay.model.path import covers, join, normalize, strip
 from relay.web import fetching, state
+from relay.web.dashboard import ROUTES, add_dashboard, landing
 from relay.web.metrics import Metrics
 from relay.web.state import Sources
 
@@ -35,14 +36,6 @@ CORS: Final = {
     "access-control-allow-origin": "*",
     "vary": "origin, access-control-request-method, access-control-request-headers",
 }
-
-ROUTES: Final = """\
-/certificate.sha256            fingerprint of the certificate, to pin it
-/announced/<prefix>            live broadcasts, one a line; as JSON: Accept: application/json
-/fetch/<broadcast>/<track>     newest group of a track; ?group=N ?follow=1 ?frames=1
-/state/<path>                  sessions, broadcasts, tracks, as JSON; with a token, or on the internal address
-/health                        ok
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +57,8 @@ def build(services: Services) -> web.Application:
     """The application with its routes."""
     app = web.Application(middlewares=[_cors])
     app[SERVICES] = services
+    app.router.add_get("/", landing)
+    add_dashboard(app)
     app.router.add_get("/certificate.sha256", certificate)
     for name, handler in (("announced", announced), ("state", show_state)):
         app.router.add_get(f"/{name}", handler)

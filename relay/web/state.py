@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from relay.actors import messages as m
 from relay.actors.runtime import ActorDeadError, Ref, ask
+from relay.model.path import covers, join
 
 ASK_TIMEOUT: Final = 5.0
 """Seconds that an actor gets to answer."""
@@ -69,12 +70,16 @@ async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[s
 
 
 async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """Everything under the prefixes; sessions are those whose root lies there, or above (they may reach in)."""
+    """Everything under the prefixes; sessions are those whose root lies there, and those that publish there."""
     rows = await broadcasts(sources, prefixes)
     sessions = await every(sources.connections().values(), m.DescribeSession())
     if "" not in prefixes:
         publishing = {row["session"] for row in rows}
-        sessions = [s for s in sessions if s["session"] in publishing or _under(s["path"], prefixes)]
+        sessions = [
+            _narrowed(session, prefixes)
+            for session in sessions
+            if session["session"] in publishing or _under(session["path"], prefixes)
+        ]
     running = [track for row in rows for track in row["tracks"]]
     return {
         "relay": {**sources.relay(), "now": time.time()},
@@ -94,4 +99,19 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _under(path: str, prefixes: tuple[str, ...]) -> bool:
-    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)
+    return any(covers(prefix, path) for prefix in prefixes)
+
+
+def _narrowed(session: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    """A session without what it does and may do elsewhere."""
+
+    def concerns(granted: str) -> bool:
+        path = join(session["path"], granted)
+        return _under(path, prefixes) or any(covers(path, prefix) for prefix in prefixes)
+
+    return {
+        **session,
+        "publish": [granted for granted in session["publish"] if concerns(granted)],
+        "subscribe": [granted for granted in session["subscribe"] if concerns(granted)],
+        "publishing": [path for path in session["publishing"] if _under(path, prefixes)],
+    }

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from relay.wire.cursor import Cursor
 from relay.wire.errors import DecodeError, ProtocolViolation
@@ -211,7 +211,7 @@ class Parameters:
     def decode(cls, body: bytes) -> Parameters:
         """Read the content of the frame. Unknown parameters are skipped, those that QMux rules out are not."""
         cursor = Cursor(body)
-        values: dict[str, int] = {}
+        values: dict[str, Any] = {}
         seen: set[int] = set()
         while len(cursor):
             id_, value = cursor.varint(), cursor.sized()

@@ -108,7 +108,8 @@ class Tab:
     async def until(self, expression: str) -> Any:
         """Value of an expression as soon as it is true; each drawing of the page looks again."""
         look = f"""new Promise((done) => {{
-            const look = () => {{ const value = {expression}; value ? done(value) : requestAnimationFrame(look); }};
+            const now = () => {{ try {{ return {expression}; }} catch {{ return null; }} }};  // not there yet
+            const look = () => {{ const value = now(); value ? done(value) : requestAnimationFrame(look); }};
             look();
         }})"""
         try:

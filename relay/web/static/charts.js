@@ -8,17 +8,16 @@ const charts = new Set();
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-/** The next 1, 2 or 5 times a power of ten: an axis that does not tremble. */
+/** The next round number, whose half is round too: an axis that does not tremble. */
 function roundUp(value) {
-  if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999);
+  return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }
 
-/** Lines or bars over one x axis. Columns come with `draw`, in the order of `series`. */
+/** Lines or bars over one x axis, the y axis at least up to `least`. Columns come in the order of `series`. */
 class Chart {
-  constructor(parent, { title, series, format, whole = false, sync = null }) {
-    Object.assign(this, { series, format, whole, sync });
+  constructor(parent, { title, series, format, axis = format, least, sync }) {
+    Object.assign(this, { series, format, axis, least, sync });
     this.values = series.map(() => make("b", {}, "\u2013"));
     const legend = series.map(({ label, colour: name }, number) =>
       make("span", { class: "key" }, make("i", { class: `swatch ${name}` }), `${label} `, this.values[number]),
@@ -77,18 +76,18 @@ class Chart {
     return {
       width,
       height: HEIGHT,
-      padding: [8, 14, 0, 0],
+      padding: [8, 22, 0, 0],
       legend: { show: false },
       cursor: {
         y: false,
         drag: { x: false, y: false },
         points: { size: 6 },
-        ...(this.sync ? { sync: { key: this.sync } } : {}),
+        sync: { key: this.sync },
       },
       hooks: { setCursor: [(plot) => this.#caption(plot.cursor.idx ?? null)] },
       scales: {
         x: { time: false, range: () => this.span() },
-        y: { range: (_, low, high) => [0, roundUp(Math.max(high ?? 0, this.whole ? 4 : 0))] },
+        y: { range: (_, low, high) => [0, roundUp(Math.max(high ?? 0, this.least))] },
       },
       axes: [
         { ...axis, size: 24, gap: 4, ...this.labels() },
@@ -96,9 +95,8 @@ class Chart {
           ...axis,
           size: 66,
           gap: 6,
-          space: 32,
-          values: (_, splits) => splits.map((value) => this.format(value)),
-          ...(this.whole ? { incrs: [1, 2, 5].flatMap((n) => [n, n * 10, n * 100, n * 1000, n * 1e4, n * 1e5]).sort((a, b) => a - b) } : {}),
+          splits: (plot) => [0, plot.scales.y.max / 2, plot.scales.y.max],
+          values: (_, splits) => splits.map((value) => this.axis(value)),
         },
       ],
       series: [{}, ...this.series.map((series) => this.line(series))],
@@ -143,17 +141,15 @@ export class FrameChart extends Chart {
   }
 
   labels() {
+    const step = this.window / 4;
     return {
-      splits: () => {
-        const [low, high] = this.span();
-        return [low, high];
-      },
-      values: () => [`${this.window} frames ago`, "latest"],
+      splits: () => [3, 2, 1, 0].map((steps) => (this.columns[0].at(-1) ?? 0) - steps * step),
+      values: () => [3, 2, 1, 0].map((steps) => (steps ? `\u2212${steps * step}` : "latest")),
     };
   }
 
   describe(number) {
-    return `frame ${number}`;
+    return `${this.columns[0].at(-1) - number} frames ago`;
   }
 
   line(series) {

@@ -24,19 +24,23 @@ const traffic = new TimeChart(charts, {
   title: "Traffic",
   series: [{ label: "sent", colour: "sent" }, { label: "received", colour: "received" }],
   format: format.rate,
+  axis: format.round(format.rate),
+  least: 1000,
   sync: "overview",
 });
 const groups = new TimeChart(charts, {
   title: "Groups of all tracks",
   series: [{ label: "begun", colour: "groups" }],
   format: format.often,
+  axis: format.perSecond,
+  least: 1,
   sync: "overview",
 });
 const audience = new TimeChart(charts, {
   title: "Audience",
   series: [{ label: "sessions", colour: "sessions" }, { label: "viewers", colour: "viewers" }],
   format: format.count,
-  whole: true,
+  least: 4,
   sync: "overview",
 });
 const watch = new Watch(tracks);
@@ -86,8 +90,7 @@ function remember(state) {
 const field = (name) => find(`[data-relay="${name}"]`);
 
 function display(state) {
-  for (const element of findAll("[data-needs=state]")) show(element, true);
-  show(charts, true);
+  know(true);
   const { relay, totals } = state;
   for (const [name, value] of Object.entries(totals)) {
     const element = find(`[data-total="${name}"]`);
@@ -97,8 +100,9 @@ function display(state) {
   }
   write(field("version"), relay.version);
   const listen = Object.entries(relay.listen).filter(([, addresses]) => addresses.length);
-  writeLong(field("listen"), listen.map(([kind, addresses]) => `${kind} ${addresses.join(", ")}`).join("; "));
-  writeLong(field("versions"), relay.versions.join(", "));
+  writeLong(field("listen"), listen.map(([kind, addresses]) => `${KINDS[kind] ?? kind} ${addresses.join(", ")}`).join(" \u00b7 "));
+  write(field("versions"), versions(relay.versions));
+  mark(field("versions"), "title", relay.versions.join(", "));
   write(field("public"), access(relay.public));
   write(field("uptime"), format.duration(relay.now - relay.since));
   write(field("hop"), relay.hop);
@@ -115,14 +119,29 @@ function display(state) {
   note("");
 }
 
+/** Whether /state may be seen: what needs it, or not. */
+function know(all) {
+  for (const element of findAll("[data-needs=state]")) show(element, all);
+  mark(document.body, "data-announced", all ? null : "");
+}
+
+/** "moq-lite 01 to 06" where nothing in between is missing, else all names. */
+function versions(names) {
+  const numbers = names.map((name) => Number(/^moq-lite-(\d+)$/.exec(name)?.[1])).sort((a, b) => a - b);
+  const gapless = numbers.length > 2 && numbers.every((number, index) => number === numbers[0] + index);
+  const two = (number) => String(number).padStart(2, "0");
+  return gapless ? `moq-lite ${two(numbers[0])} to ${two(numbers.at(-1))}` : names.join(", ");
+}
+
+const KINDS = { quic: "QUIC", http: "HTTP", https: "HTTPS" };
+
 function access(path) {
   if (path === null) return "tokens only";
   return path ? `open to everyone under /${path}` : "open to everyone";
 }
 
 function displayAnnounced(broadcasts) {
-  for (const element of findAll("[data-needs=state]")) show(element, false);
-  show(charts, false);
+  know(false);
   show(find("#peers"), false);
   const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
   const known = {

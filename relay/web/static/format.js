@@ -44,6 +44,16 @@ export function often(value) {
   return `${value.toFixed(value < 9.95 ? 1 : 0)}/s`;
 }
 
+/** The same for an axis: always a second. */
+export function perSecond(value) {
+  return `${Number(value.toPrecision(3))}/s`;
+}
+
+/** What `format` writes, for an axis: "4.00 MB" is "4 MB". */
+export function round(format) {
+  return (value) => format(value).replace(/\.0+(?= )/, "");
+}
+
 /** A length of time in seconds, two units at most: "2 h 05 min". */
 export function duration(seconds) {
   if (missing(seconds)) return NONE;
@@ -58,6 +68,7 @@ export function duration(seconds) {
 /** A short time in seconds: "1.2 ms". */
 export function short(seconds) {
   if (missing(seconds)) return NONE;
+  if (seconds === 0) return "0 ms";
   if (seconds >= 9.995) return `${seconds.toFixed(1)} s`;
   if (seconds >= 0.9995) return `${seconds.toFixed(2)} s`;
   const milliseconds = seconds * 1000;
@@ -72,12 +83,14 @@ export function clock(moment, { milliseconds = false } = {}) {
   return milliseconds ? `${text}.${String(date.getMilliseconds()).padStart(3, "0")}` : text;
 }
 
-/** Media time in microseconds: "1:02:03.456"; what is a date since 1970 is shown as one. */
+/** Media time in microseconds: "2:03.456", "1:02:03"; what can only be a date is shown as time of day. */
 export function timestamp(microseconds) {
   if (missing(microseconds)) return NONE;
   const milliseconds = Math.floor(microseconds / 1000);
-  if (milliseconds > 1e12) return clock(milliseconds, { milliseconds: true });
+  if (milliseconds > 1e12) return clock(milliseconds);
   const two = (number) => String(number).padStart(2, "0");
   const seconds = Math.floor(milliseconds / 1000);
-  return `${Math.floor(seconds / 3600)}:${two(Math.floor(seconds / 60) % 60)}:${two(seconds % 60)}.${String(milliseconds % 1000).padStart(3, "0")}`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes >= 60) return `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(seconds % 60)}`;
+  return `${minutes}:${two(seconds % 60)}.${String(milliseconds % 1000).padStart(3, "0")}`;
 }

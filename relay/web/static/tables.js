@@ -12,8 +12,8 @@ export const shownPath = (path) => path || "(empty path)";
 
 /** A list with a filter, a limit and what to say when there is nothing. */
 class Listing {
-  constructor(name, keyed, { key, text, none }) {
-    Object.assign(this, { name, keyed, key, text, none });
+  constructor(name, keyed, { key, text, none, size }) {
+    Object.assign(this, { name, keyed, key, text, none, size });
     this.all = false;
     this.filter = find(`[data-filter="${name}"]`);
     this.button = find(`[data-all="${name}"]`);
@@ -41,7 +41,7 @@ class Listing {
     write(this.message, items.length ? "Nothing matches the filter." : this.none);
     show(this.button, visible.length < found.length);
     write(this.button, `Show all ${format.count(found.length)}`);
-    write(this.shown, found.length < items.length ? `${found.length} of ${items.length}` : format.count(items.length));
+    write(this.shown, found.length < items.length ? `${found.length} of ${items.length}` : this.size(items));
   }
 }
 
@@ -123,6 +123,11 @@ export class BroadcastTable {
         key: ({ broadcast }) => JSON.stringify([broadcast.path, broadcast.session]),
         text: ({ broadcast }) => [broadcast.path, ...broadcast.tracks.map((track) => track.name)].join("\n"),
         none: "No broadcast is announced.",
+        size: (items) => {
+          const paths = new Set(items.map(({ broadcast }) => broadcast.path)).size;
+          const more = items.length - paths;
+          return format.count(paths) + (more ? `, and ${format.counted(more, "fallback")}` : "");
+        },
       },
     );
   }
@@ -145,7 +150,7 @@ function sessionRow(histories) {
   const takes = pair();
   const received = pair();
   const sent = pair();
-  const number = make("th", { role: "rowheader", scope: "row" });
+  const number = make("th", { role: "rowheader", scope: "row", "data-label": "Session" });
   const rtt = cell("Round trip", { class: "number" });
   const age = cell("For", { class: "number" });
   const two = (label, { main, aside }, kind = "") => cell(label, kind ? { class: kind } : {}, main, aside);
@@ -182,6 +187,7 @@ export class SessionTable {
       text: ({ session }) =>
         [session.session, session.remote, session.transport, session.version, session.path, ...session.publishing].join("\n"),
       none: "Nobody is connected.",
+      size: (items) => format.count(items.length),
     });
   }
 

@@ -110,6 +110,8 @@ export class Watch {
       title: "Frame sizes",
       series: [{ label: "first of a group", colour: "groups", bars: true }, { label: "others", colour: "sent", bars: true }],
       format: format.bytes,
+      axis: format.round(format.bytes),
+      least: 10,
       window: WINDOW,
       sync: "frames",
     });
@@ -117,16 +119,18 @@ export class Watch {
       title: "Time between arrivals",
       series: [{ label: "since the frame before", colour: "received" }],
       format: format.short,
+      axis: format.round(format.short),
+      least: 0.01,
       window: WINDOW,
       sync: "frames",
     });
     const relay = find("#track-charts");
-    const line = (title, label, colour, show, whole = false) =>
-      new TimeChart(relay, { title, series: [{ label, colour }], format: show, whole, sync: "track" });
+    const line = (title, label, colour, options) =>
+      new TimeChart(relay, { title, series: [{ label, colour }], sync: "track", ...options });
     this.relayCharts = [
-      ["bytes", line("Track on the relay", "received", "received", format.rate)],
-      ["groups", line("Groups", "begun", "groups", format.often)],
-      ["viewers", line("Viewers", "now", "viewers", format.count, true)],
+      ["bytes", line("Track on the relay", "received", "received", { format: format.rate, axis: format.round(format.rate), least: 1000 })],
+      ["groups", line("Groups", "begun", "groups", { format: format.often, axis: format.perSecond, least: 1 })],
+      ["viewers", line("Viewers", "now", "viewers", { format: format.count, least: 4 })],
     ];
     this.form = find("#choose");
     this.form.addEventListener("submit", (event) => {
@@ -334,14 +338,15 @@ export class Watch {
     } else if (data.length) {
       const more = data.length > LONGEST_HEX ? `\n\u2026 and ${format.bytes(data.length - LONGEST_HEX)} more` : "";
       write(field("text"), dump(data.subarray(0, LONGEST_HEX)) + more);
-      this.#present("text");
+      this.#present("text", true);
     } else {
       write(field("nothing"), "An empty frame.");
       this.#present("nothing");
     }
   }
 
-  #present(which) {
+  #present(which, bytes = false) {
+    mark(field("text"), "class", bytes ? "hex" : null);
     for (const name of ["image", "text", "nothing"]) show(field(name), name === which);
   }
 

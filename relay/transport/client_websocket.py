@@ -1,0 +1,104 @@
+"""Dialling a WebSocket: the upgrade, and aiohttp's side of the socket.
+
+Owns the offer of subprotocols, the check of the answer, and the task that runs the session. Must never say more of a
+URL than its path. `relay.transport.client.connect` calls it for `ws` and `wss`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import aiohttp
+
+from relay.model.limits import Limits
+from relay.transport.framed import FramedSession
+from relay.transport.quic.trust import ClientTls, Trust
+from relay.transport.websocket import PLAIN, Choice, choices, make_session
+from relay.transport.websocket_pump import CLOSE_TIMEOUT, Pump, Socket
+from relay.wire.version import Version
+
+LIMITS = Limits()
+"""What we allow a server is what a relay allows a client."""
+
+MESSAGE_SLACK = 65_536
+"""A message somewhat beyond the limit is still read, so that its sender can be told the limit."""
+
+
+class HandshakeError(Exception):
+    """The server answered with what was not asked for."""
+
+
+async def dial(
+    origin: str,
+    path: str,
+    query: str,
+    *,
+    versions: Sequence[Version],
+    tls: ClientTls,
+    bind: tuple[str, int] | None = None,
+    offer: Sequence[str] | None = None,
+) -> FramedSession:
+    """Return an open session, not yet started. `origin` is scheme, host and port.
+
+    `offer` narrows what is offered; an empty one offers nothing.
+
+    Raises what aiohttp raises, HandshakeError, or CertificateError for roots that cannot be used.
+    """
+    known = [choice for choice in choices(versions) if offer is None or choice.subprotocol in offer]
+    async with AsyncExitStack() as stack:
+        connector = aiohttp.TCPConnector(local_addr=bind, force_close=True)
+        http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        ws = await http.ws_connect(
+            f"{origin}{path}?{query}" if query else origin + path,
+            protocols=[choice.subprotocol for choice in known],
+            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
+            autoping=False,
+            compress=0,
+            max_msg_size=LIMITS.websocket_message + MESSAGE_SLACK,
+            ssl=_trust(tls),
+        )
+        found = Choice("", None, None)
+        if ws.protocol is not None:
+            # aiohttp hands out only a name that was offered.
+            found = next(choice for choice in known if choice.subprotocol == ws.protocol)
+        elif known and not any(choice.subprotocol == PLAIN for choice in known):
+            raise HandshakeError("the server chose none of the offered subprotocols")
+        session = make_session(
+            found,
+            LIMITS,
+            remote=origin.partition("://")[2],
+            is_client=True,
+            path=path,
+            query=query,
+        )
+        _run(ws, session, stack.pop_all())
+        return session
+
+
+_running: set[asyncio.Task[None]] = set()
+"""Tasks that nobody else holds."""
+
+
+def _run(ws: Socket, session: FramedSession, stack: AsyncExitStack) -> None:
+    async def run() -> None:
+        async with stack:
+            await Pump(ws, session, lambda: None).run()
+        session.released.set()
+
+    task = asyncio.create_task(run())
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+
+
+def _trust(tls: ClientTls) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
+    trust = Trust(tls)
+    if trust.pins:
+        return aiohttp.Fingerprint(bytes.fromhex(trust.pins[0]))
+    if not trust.verify:
+        return False
+    if trust.roots is not None:
+        return ssl.create_default_context(cadata=trust.roots.decode())
+    return True

@@ -1,0 +1,182 @@
+"""The pump: moves messages between one WebSocket and its session, for as long as both last.
+
+Owns the two tasks, the timer and the orderly end. Must never look into a message or know an HTTP library: `Socket` is
+what it needs of one. The HTTP server and the client run one per session.
+
+One task writes, and asks the session for the next message only when the socket has taken the last one. A peer that
+reads slowly so leaves everything in the session's streams, where the owner may give it up; a peer that reads nothing
+while it makes us answer is not read either, until it is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from relay.transport.framed import FramedSession, Opcode
+
+logger = logging.getLogger("relay.transport")
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+"""Kinds of messages, by their numbers in RFC 6455. What else a library reports means that the socket is gone."""
+
+MESSAGE_TOO_BIG = 1009
+NORMAL_CLOSURE = 1000
+NO_STATUS = 0
+
+WRITE_BUFFER = 65_536
+"""Bytes that the transport may hold before the writer pauses."""
+
+UNSENT_IN_KERNEL = 131_072
+"""Bytes that the kernel may hold beyond what the network has taken. More would only be late: what waits here can still
+be overtaken by something newer, what waits there cannot."""
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds that a peer gets to read the last words and to answer them."""
+
+BURST = 64
+"""Messages sent before others get their turn on the loop, where the socket takes everything at once."""
+
+
+class Socket(Protocol):
+    """An open WebSocket that answers no pings by itself and compresses nothing."""
+
+    async def receive(self) -> Any:
+        """The next message: `type`, `data`, `extra`."""
+
+    async def send_bytes(self, data: bytes, /) -> None: ...
+
+    async def ping(self, message: bytes = b"", /) -> None: ...
+
+    async def pong(self, message: bytes = b"", /) -> None: ...
+
+    async def close(self, *, code: int = NORMAL_CLOSURE, message: bytes = b"") -> bool: ...
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+
+
+class Pump:
+    """Runs one session over one socket."""
+
+    def __init__(self, ws: Socket, session: FramedSession, abort: Callable[[], None]) -> None:
+        """`abort` drops the connection at once, whatever it still holds."""
+        self._ws = ws
+        self._session = session
+        self._abort = abort
+        self._wake = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        session.wake = self._on_wake
+
+    async def run(self) -> None:
+        """Until the session has ended and the peer was told, or is gone."""
+        _keep_little_in_the_kernel(self._ws.get_extra_info("socket"))
+        writer = asyncio.create_task(self._guard(self._write()))
+        reader = asyncio.create_task(self._guard(self._read()))
+        self._on_timer()
+        self._on_wake()
+        try:
+            await self._ended.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await asyncio.shield(writer)
+        finally:
+            self._session.end(None, "the server was stopped", by_peer=False)
+            if self._timer is not None:
+                self._timer.cancel()
+            for task in (writer, reader):
+                task.cancel()
+            self._abort()
+            await asyncio.gather(writer, reader, return_exceptions=True)
+
+    def _on_wake(self) -> None:
+        self._wake.set()
+        if self._session.readable:
+            self._drained.set()
+        if self._session.ended:
+            self._ended.set()
+            self._drained.set()
+
+    def _on_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._session.tick(), self._on_timer)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let a fault of ours end this session, and no other."""
+        try:
+            await work
+        except Exception:
+            logger.exception("the session with %s failed", self._session.remote)
+            self._session.end(None, "internal error", by_peer=False)
+
+    async def _write(self) -> None:
+        session, ws = self._session, self._ws
+        sent = 0
+        try:
+            while not session.finished:
+                outgoing = session.next_message()
+                if outgoing is None:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+                match outgoing.opcode:
+                    case Opcode.BINARY:
+                        await ws.send_bytes(outgoing.data)
+                    case Opcode.PING:
+                        await ws.ping(outgoing.data)
+                    case Opcode.PONG:
+                        await ws.pong(outgoing.data)
+                    case Opcode.CLOSE:
+                        await ws.close(code=NORMAL_CLOSURE)
+                if not self._drained.is_set() and session.readable:
+                    self._drained.set()
+                sent += 1
+                if sent % BURST == 0:
+                    await asyncio.sleep(0)
+        except (OSError, RuntimeError):
+            # Both errors: the socket is closed, by whichever side.
+            session.end(None, "connection lost", by_peer=False)
+
+    async def _read(self) -> None:
+        session = self._session
+        while True:
+            while not (session.readable or session.ended):
+                self._drained.clear()
+                await self._drained.wait()
+            message = await self._ws.receive()
+            kind = int(message.type)
+            if kind == BINARY:
+                session.receive(message.data)
+            elif kind == PING:
+                session.received_ping(message.data)
+            elif kind == PONG:
+                session.received_pong()
+            elif kind == TEXT:
+                session.violation("a text message")
+            else:
+                self._on_end(kind, message)
+                return
+
+    def _on_end(self, kind: int, message: Any) -> None:
+        session = self._session
+        if kind != CLOSE:
+            code = getattr(message.data, "code", None)
+            if code == MESSAGE_TOO_BIG:
+                session.end(None, "a message is too large", by_peer=False)
+            else:
+                session.end(None, str(message.data or "connection lost"), by_peer=False)
+        elif message.data in (NORMAL_CLOSURE, NO_STATUS):
+            session.end(0, message.extra or "", by_peer=True)
+        else:
+            session.end(None, message.extra or f"WebSocket closed with {message.data}", by_peer=True)
+
+
+def _keep_little_in_the_kernel(sock: Any) -> None:
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None and sock is not None:
+        with contextlib.suppress(OSError):  # a saving, where there is one to be had
+            sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT_IN_KERNEL)

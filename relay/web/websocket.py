@@ -1,0 +1,104 @@
+"""WebSocket sessions on the HTTP port: the upgrade, and aiohttp's side of the socket.
+
+Owns upgrades of `/` and of every path without a route of its own; other requests get what they would get without it.
+Must never decide who may come in: `on_request` does, before the upgrade. `app.py` adds it to the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from relay.model.limits import Limits
+from relay.transport.session import SessionRequest
+from relay.transport.websocket import WebSocketRequest, choose
+from relay.transport.websocket_pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump
+from relay.wire.version import Version
+
+MESSAGE_SLACK: Final = 65_536
+"""A message somewhat beyond the limit is still read, so that its sender can be told the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """What the routes need of the relay."""
+
+    on_request: Callable[[SessionRequest], None]
+    """Accepts or rejects."""
+    versions: tuple[Version, ...]
+    limits: Limits
+
+
+def accept_sessions(app: web.Application, sessions: Sessions) -> None:
+    """Accept sessions on `/` and on every path that has no route."""
+
+    @web.middleware
+    async def upgrades(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        upgraded = request.headers.get(hdrs.UPGRADE, "").strip().lower() == "websocket"
+        unknown = isinstance(request.match_info.http_exception, web.HTTPNotFound)
+        if upgraded and request.method == hdrs.METH_GET and (unknown or request.path == "/"):
+            return await upgrade(request, sessions)
+        return await handler(request)
+
+    app.middlewares.append(upgrades)
+
+
+async def upgrade(request: web.Request, sessions: Sessions) -> web.StreamResponse:
+    """Answer an upgrade and run its session to the end."""
+    names = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")
+    offered = tuple(name.strip() for name in names if name.strip())
+    choice = choose(offered, sessions.versions)
+    if choice is None:
+        return web.Response(status=400, text="none of the offered subprotocols is supported\n")
+    limit = sessions.limits.websocket_message if choice.draft is None else 0
+    ws = web.WebSocketResponse(
+        timeout=CLOSE_TIMEOUT,
+        autoping=False,  # the session answers, so that it knows of every ping
+        compress=False,
+        max_msg_size=limit + MESSAGE_SLACK,
+        protocols=(choice.subprotocol,) if choice.subprotocol else (),
+        writer_limit=WRITE_BUFFER // 4,
+    )
+    if not ws.can_prepare(request):
+        return web.Response(status=400, text="not a WebSocket upgrade\n")
+    asked = WebSocketRequest(
+        choice,
+        sessions.limits,
+        remote=_remote(request),
+        path=request.rel_url.raw_path,
+        query=request.rel_url.raw_query_string,
+        offered=offered,
+    )
+    sessions.on_request(asked)
+    session = asked.session
+    if session is None:
+        status, reason = asked.refusal or (503, "the relay is not ready")
+        return web.Response(status=status, text=f"{reason}\n")
+    transport = request.transport
+    try:
+        await ws.prepare(request)
+    except BaseException:
+        session.end(None, "connection lost", by_peer=False)
+        raise
+    if transport is None:
+        session.end(None, "connection lost", by_peer=False)
+        return ws
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.set_write_buffer_limits(high=WRITE_BUFFER)
+    await Pump(ws, session, transport.abort).run()
+    return ws
+
+
+def _remote(request: web.Request) -> str:
+    """The peer as `host:port`."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not isinstance(peer, tuple):
+        return str(request.remote)
+    host, port = peer[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,185 @@
+"""What the tests of the HTTP side share: relays with keys and certificates, a publisher that is known to be live."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import datetime as dt
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import jwt
+import pykka
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+from relay.actors.reader import ReaderActor
+from relay.app import Relay
+from relay.client import Client, Publication
+from relay.config import Address, Auth, Config, Https
+from relay.model.limits import Limits
+from relay.transport.quic.certificates import CertificatePair, PrivateKey
+from tests.e2e.support import config, running
+
+WITHIN: Final = 15.0
+"""Seconds that anything awaited may take."""
+
+IMPATIENT: Final = Limits(track_idle=0.01)
+"""A track that nobody reads is given up at once, so that tests need not wait for it."""
+
+SECRET: Final = b"0123456789abcdef0123456789abcdef"
+
+
+# --- publishing --------------------------------------------------------------------------------------------------
+
+
+async def live(relay: Relay, publication: Publication) -> Publication:
+    """The publication, once the relay knows it."""
+    async with asyncio.timeout(WITHIN), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"{relay.internal_url}announced/") as response:
+                if publication.path in (await response.text()).split("\n"):
+                    return publication
+
+
+@contextlib.asynccontextmanager
+async def published(
+    relay: Relay, path: str = "demo/cam", **options: Any
+) -> AsyncIterator[tuple[Client, Publication]]:
+    """A client of ours with one broadcast."""
+    async with await Client.connect(relay.url, **options) as client:
+        yield client, await live(relay, client.publish(path))
+
+
+@contextlib.asynccontextmanager
+async def stage(**options: Any) -> AsyncIterator[tuple[Relay, aiohttp.ClientSession]]:
+    """A relay and someone to ask it."""
+    timeout = aiohttp.ClientTimeout(total=WITHIN)
+    async with (
+        running(**{"limits": IMPATIENT, **options}) as relay,
+        aiohttp.ClientSession(timeout=timeout) as session,
+    ):
+        yield relay, session
+
+
+async def no_readers_left() -> None:
+    """Wait until every actor that reads for an HTTP request has ended."""
+    for reader in pykka.ActorRegistry.get_by_class(ReaderActor):
+        assert await asyncio.to_thread(reader.actor_stopped.wait, WITHIN), reader
+    assert readers() == 0
+
+
+def readers() -> int:
+    """How many of them there are."""
+    return len(pykka.ActorRegistry.get_by_class(ReaderActor))
+
+
+class Lines(logging.Handler):
+    """Log lines that can be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._changed = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        self._changed.set()
+
+    async def line(self, part: str) -> str:
+        async with asyncio.timeout(WITHIN):
+            while True:
+                for line in self.lines:
+                    if part in line:
+                        return line
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@contextlib.contextmanager
+def logged(name: str) -> Iterator[Lines]:
+    """What is logged under `name` from now on."""
+    lines = Lines()
+    logger = logging.getLogger(name)
+    logger.addHandler(lines)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(lines)
+
+
+# --- rights ------------------------------------------------------------------------------------------------------
+
+
+def key_file(folder: Path) -> Path:
+    """A key as `[auth] key` wants it."""
+    file = folder / "root.jwk"
+    secret = base64.urlsafe_b64encode(SECRET).decode().rstrip("=")
+    file.write_text(json.dumps({"kty": "oct", "alg": "HS256", "key_ops": ["verify"], "k": secret}))
+    return file
+
+
+def token(**claims: Any) -> str:
+    """A token that the key signs."""
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
+def guarded(folder: Path, public: str | None = None) -> Config:
+    """A relay that wants tokens."""
+    return config(limits=IMPATIENT).model_copy(update={"auth": Auth(key=key_file(folder), public=public)})
+
+
+# --- certificates ------------------------------------------------------------------------------------------------
+
+
+def certificate(key: PrivateKey | None = None) -> CertificatePair:
+    """A self-signed certificate for localhost, as an operator might bring one."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return CertificatePair(made, (), key)
+
+
+def rsa_certificate() -> CertificatePair:
+    return certificate(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+
+
+def install(folder: Path, pair: CertificatePair) -> tuple[Path, Path]:
+    """Write it where the relay of `secured` reads it."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    cert.write_bytes(pair.chain_pem())
+    key.write_bytes(pair.key_pem())
+    return cert, key
+
+
+def secured(folder: Path, pair: CertificatePair) -> Config:
+    """A relay whose QUIC and HTTPS use certificates from files, next to HTTP."""
+    cert, key = install(folder, pair)
+    base = config(limits=IMPATIENT)
+    tls = base.server.tls.model_copy(update={"cert": (cert,), "key": (key,), "generate": ()})
+    https = Https(listen=Address("localhost", 0), cert=cert, key=key)
+    return base.model_copy(
+        update={
+            "server": base.server.model_copy(update={"tls": tls}),
+            "web": base.web.model_copy(update={"https": https}),
+        }
+    )
