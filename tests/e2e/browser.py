@@ -53,8 +53,10 @@ def chromium_path() -> str | None:
 class Page(EventLog):
     """One page in a browser of its own; its events are what it posts to /event."""
 
-    def __init__(self, name: str, /, **query: object) -> None:
+    def __init__(self, name: str, /, *, modules: Path | None = None, **query: object) -> None:
+        """`modules` is a folder of npm packages, which the page finds at `modules/`."""
         super().__init__(f"{name}?{urlencode(query)}")
+        self._modules = modules
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -75,6 +77,8 @@ class Page(EventLog):
     async def _serve(self) -> int:
         app = web.Application()
         app.router.add_post("/event", self._on_event)
+        if self._modules is not None:
+            app.router.add_static("/modules", self._modules)
         app.router.add_static("/", PAGES)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import json
@@ -182,7 +183,12 @@ def picture(width: int, height: int) -> bytes:
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = (b"\0" + b"\x20\x60\xc0" * width) * height
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 async def test_the_numbers_are_those_of_the_relay() -> None:
@@ -373,7 +379,7 @@ async def serving(known: Json, port: int = 0) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/", dashboard.landing)
-    app.router.add_get("/state", answer)
+    app.router.add_get("/state{path:.*}", answer)
     dashboard.add_dashboard(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -389,6 +395,31 @@ async def test_an_empty_relay_says_what_to_run() -> None:
         await page.until("document.querySelector('#start').checkVisibility()")
         assert await page.text("[data-command=publish]") == "moq-clock publish http://127.0.0.1:4443/"
         assert page.complaints == []
+
+
+async def test_a_token_goes_with_every_request() -> None:
+    """And the page is about what the token is for."""
+    claims = base64.urlsafe_b64encode(json.dumps({"root": "demo/a b"}).encode()).decode().rstrip("=")
+    token = f"e30.{claims}.c2ln"
+    async with serving(made_up()) as url, tab(f"{url}?jwt={token}") as page:
+        await page.until("document.querySelector('#status').dataset.status === 'live'")
+        asked = [address for address in page.requests if "/state" in address]
+        assert set(asked) == {f"{url}state/demo/a%20b?jwt={token}"}
+        await page.evaluate("location.hash = '#broadcast=demo%2Fcam&track=v%231'")
+        await page.until("document.querySelector('[data-watch=state]').dataset.state === 'lost'")
+        assert f"{url}fetch/demo/cam/v%231?frames=1&follow=1&jwt={token}" in page.requests
+        assert token not in await page.text("body")
+
+
+async def test_the_fingerprint_is_copied() -> None:
+    async with serving(made_up()) as url, tab(url) as page:
+        await page.until("document.querySelector('#status').dataset.status === 'live'")
+        await page.call(
+            "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
+        )
+        await page.click("[data-copy=certificate]")
+        await page.until("document.querySelector('[data-copy=certificate]').textContent === 'Copied'")
+        assert await page.evaluate("navigator.clipboard.readText()") == "ab" * 32
 
 
 async def test_rates_come_from_differences() -> None:
@@ -416,7 +447,9 @@ async def test_many_rows_are_kept_not_rebuilt() -> None:
         del known["sessions"][0]
         known["sessions"][0]["rtt"] = 0.5
         await page.until("document.querySelector('[data-session=\"2\"]').textContent.includes('500 ms')")
-        assert await page.evaluate("[...document.querySelectorAll('#sessions tbody tr')].every((row) => row.old)")
+        assert await page.evaluate(
+            "[...document.querySelectorAll('#sessions tbody tr')].every((row) => row.old)"
+        )
         assert await page.evaluate("document.querySelectorAll('#sessions tbody tr').length") == 199
         typed = "const box = document.querySelector('[data-filter=broadcasts]'); box.value = 'room/117';"
         await page.evaluate(f"{typed} box.dispatchEvent(new Event('input'))")

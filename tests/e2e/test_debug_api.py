@@ -190,15 +190,17 @@ async def test_a_frame_in_many_pieces_is_one_frame() -> None:
 async def test_a_group_by_number_from_the_cache() -> None:
     async with cam(versions=[Version.LITE_04]) as (relay, http, publication, track):
         url = f"{relay.url}fetch/demo/cam/video"
+        write(track, b"zero")
         async with http.get(f"{url}?follow=1") as following:  # the track stays
-            for text in (b"zero", b"one", b"two"):
+            assert await following.content.readexactly(4) == b"zero"
+            for text in (b"one", b"two"):
                 write(track, text)
-                assert await following.content.readexactly(len(text)) == text
+                assert await following.content.readexactly(3) == text
             last = track.group()
             last.write(b"thr")
             assert await following.content.readexactly(3) == b"thr"
-            for group, text in enumerate(("zero", "one", "two")):
-                assert await get(http, f"{url}?group={group}") == (200, text)
+            for group, content in enumerate(("zero", "one", "two")):
+                assert await get(http, f"{url}?group={group}") == (200, content)
             async with http.get(f"{url}?group=3") as fetched, http.get(f"{url}?group=latest") as latest:
                 assert await fetched.content.readexactly(3) == b"thr"
                 last.write(b"ee")
@@ -316,8 +318,10 @@ async def test_following_ends_the_subscription_upstream_when_the_client_leaves(v
 async def test_following_from_a_group_on() -> None:
     async with cam(versions=[Version.LITE_06]) as (relay, http, _, track):
         url = f"{relay.url}fetch/demo/cam/video"
+        write(track, b"0")
         async with http.get(f"{url}?follow=1") as first:
-            for text in (b"0", b"1", b"2"):
+            assert await first.content.readexactly(1) == b"0"
+            for text in (b"1", b"2"):
                 write(track, text)
                 assert await first.content.readexactly(1) == text
             async with (
@@ -332,10 +336,11 @@ async def test_following_from_a_group_on() -> None:
 
 async def test_following_ends_with_the_track() -> None:
     async with cam() as (relay, http, _, track):
+        write(track, b"first")
         async with http.get(f"{relay.url}fetch/demo/cam/video?follow=1") as response:
             write(track, b"last")
             track.finish()
-            assert await response.read() == b"last"
+            assert await response.read() == b"firstlast"
         await no_readers_left()
 
 
@@ -454,48 +459,49 @@ async def test_the_state_on_the_public_address_wants_a_token_and_shows_what_it_c
     everywhere = token(root="", put=[""], get=[""])
     mine = token(root="mine", get=[""], sub="me")
     config = guarded(tmp_path, public="anon")
-    async with Relay(config) as relay, aiohttp.ClientSession() as http:
-        async with (
-            await Client.connect(f"{relay.url}?jwt={everywhere}") as both,
-            await Client.connect(f"{relay.url}mine/room?jwt={token(root='mine', put=[''])}") as own,
-            await Client.connect(f"{relay.url}anon/x") as anyone,
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(Relay(config))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        both, own, anyone = [
+            await stack.enter_async_context(await Client.connect(f"{relay.url}{target}"))
+            for target in (f"?jwt={everywhere}", f"mine/room?jwt={token(root='mine', put=[''])}", "anon/x")
+        ]
+        for publication in (
+            both.publish("mine/cam"),
+            both.publish("other/cam"),
+            own.publish("mic"),
+            anyone.publish("y"),
         ):
-            for publication in (
-                both.publish("mine/cam"),
-                both.publish("other/cam"),
-                own.publish("mic"),
-                anyone.publish("y"),
-            ):
-                await known(relay, publication)
-            assert (await get(http, f"{relay.url}state"))[0] == 401
-            status, text = await get(http, f"{relay.url}state/anon")
-            assert status == 401
-            assert text.count("\n") == 1
-            assert "?jwt=" in text
-            for refused in (
-                f"state/mine?jwt={mine}x",
-                f"state/other?jwt={mine}",
-                f"state/mine?jwt={token(root='mine', put=[''])}",
-                "state/mine?jwt=",
-            ):
-                assert (await get(http, f"{relay.url}{refused}"))[0] == 401, refused
-            async with http.get(f"{relay.url}state?jwt={everywhere}") as response:
-                whole = await response.json()
-                assert everywhere not in await response.text()
-            for path in ("state", "state/mine"):
-                async with http.get(f"{relay.url}{path}?jwt={mine}") as response:
-                    narrow = await response.json()
-                    text = await response.text()
-                assert [b["path"] for b in narrow["broadcasts"]] == ["mine/cam", "mine/room/mic"]
-                assert [s["publishing"] for s in narrow["sessions"]] == [["mine/cam"], ["mine/room/mic"]]
-                assert narrow["totals"]["sessions"] == 2
-                for secret in ("other", "anon/x", mine, everywhere, "jwt"):
-                    assert secret not in text.replace('"public": "anon"', ""), secret
-            assert [s["publishing"] for s in whole["sessions"]] == [
-                ["mine/cam", "other/cam"],
-                ["mine/room/mic"],
-                ["anon/x/y"],
-            ]
+            await known(relay, publication)
+        assert (await get(http, f"{relay.url}state"))[0] == 401
+        status, text = await get(http, f"{relay.url}state/anon")
+        assert status == 401
+        assert text.count("\n") == 1
+        assert "?jwt=" in text
+        for refused in (
+            f"state/mine?jwt={mine}x",
+            f"state/other?jwt={mine}",
+            f"state/mine?jwt={token(root='mine', put=[''])}",
+            "state/mine?jwt=",
+        ):
+            assert (await get(http, f"{relay.url}{refused}"))[0] == 401, refused
+        async with http.get(f"{relay.url}state?jwt={everywhere}") as response:
+            whole = await response.json()
+            assert everywhere not in await response.text()
+        for path in ("state", "state/mine"):
+            async with http.get(f"{relay.url}{path}?jwt={mine}") as response:
+                narrow = await response.json()
+                text = await response.text()
+            assert [b["path"] for b in narrow["broadcasts"]] == ["mine/cam", "mine/room/mic"]
+            assert [s["publishing"] for s in narrow["sessions"]] == [["mine/cam"], ["mine/room/mic"]]
+            assert narrow["totals"]["sessions"] == 2
+            for secret in ("other", "anon/x", mine, everywhere, "jwt"):
+                assert secret not in text.replace('"public": "anon"', ""), secret
+        assert [s["publishing"] for s in whole["sessions"]] == [
+            ["mine/cam", "other/cam"],
+            ["mine/room/mic"],
+            ["anon/x/y"],
+        ]
 
 
 async def known(relay: Relay, publication: Publication) -> None:
@@ -509,11 +515,14 @@ async def test_a_session_with_grants_elsewhere_shows_only_those_that_concern_the
     tmp_path: Path,
 ) -> None:
     grants = token(root="", put=["mine/a", "other"], get=["mine", "third"])
-    async with Relay(guarded(tmp_path)) as relay, aiohttp.ClientSession() as http:
-        async with await Client.connect(f"{relay.url}?jwt={grants}") as client:
-            await known(relay, client.publish("mine/a/cam"))
-            async with http.get(f"{relay.url}state?jwt={token(root='mine', get=[''])}") as response:
-                (session,) = (await response.json())["sessions"]
+    async with (
+        Relay(guarded(tmp_path)) as relay,
+        aiohttp.ClientSession() as http,
+        await Client.connect(f"{relay.url}?jwt={grants}") as client,
+    ):
+        await known(relay, client.publish("mine/a/cam"))
+        async with http.get(f"{relay.url}state?jwt={token(root='mine', get=[''])}") as response:
+            (session,) = (await response.json())["sessions"]
     assert session["publish"] == ["mine/a"]
     assert session["subscribe"] == ["mine"]
 
@@ -728,6 +737,7 @@ async def test_a_client_that_leaves_during_a_flood_is_no_error() -> None:
     async with cam() as (relay, http, _, track):
         with logged("aiohttp") as log:
             for _ in range(5):
+                write(track, b"")
                 async with http.get(f"{relay.url}fetch/demo/cam/video?follow=1") as response:
                     for _ in range(20):
                         write(track, b"x" * 100_000)
@@ -738,13 +748,21 @@ async def test_a_client_that_leaves_during_a_flood_is_no_error() -> None:
 
 
 async def test_the_end_of_the_relay_ends_what_is_followed() -> None:
-    timeout = aiohttp.ClientTimeout(total=WITHIN)
-    async with aiohttp.ClientSession(timeout=timeout) as http:
-        async with stage(limits=Limits()) as (relay, _), published(relay) as (_, publication):
-            write(publication.track("video"), b"x")
-            response = await http.get(f"{relay.url}fetch/demo/cam/video?follow=1")
-            assert await response.content.readexactly(1) == b"x"
-            await relay.close()
-            with pytest.raises(aiohttp.ClientError):
-                await response.read()
+    async with stage(limits=Limits()) as (relay, http), published(relay) as (_, publication):
+        write(publication.track("video"), b"x")
+        response = await http.get(f"{relay.url}fetch/demo/cam/video?follow=1")
+        assert await response.content.readexactly(1) == b"x"
+        await relay.close()
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
     await no_readers_left()
+
+
+async def test_a_silent_track_is_a_504(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.web.fetching.FETCH_TIMEOUT", 0.2)
+    async with cam() as (relay, http, publication, _):
+        for query in ("", "?follow=1", "?frames=1"):
+            status, text = await get(http, f"{relay.url}fetch/demo/cam/video{query}")
+            assert (status, text) == (504, "no group in time: the publisher sends nothing on this track\n")
+        assert publication.subscriptions()
+        await no_readers_left()

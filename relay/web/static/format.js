@@ -54,14 +54,14 @@ export function round(format) {
   return (value) => format(value).replace(/\.0+(?= )/, "");
 }
 
-/** A length of time in seconds, two units at most: "2 h 05 min". */
+/** A length of time in seconds, two units at most: "2 h 05 m". */
 export function duration(seconds) {
   if (missing(seconds)) return NONE;
   const whole = Math.max(0, Math.floor(seconds));
   const two = (number) => String(number).padStart(2, "0");
   if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
-  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${two(Math.floor(whole / 60) % 60)} min`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} m ${two(whole % 60)} s`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${two(Math.floor(whole / 60) % 60)} m`;
   return `${Math.floor(whole / 86400)} d ${two(Math.floor(whole / 3600) % 24)} h`;
 }
 

@@ -12,6 +12,7 @@ const LISTED = 20; // of them in the table
 const HEAD = 96; // characters of base64 kept of each: 72 bytes
 const DRAW = 100; // milliseconds between two drawings
 const LONGEST_TEXT = 64 * 1024; // bytes of text shown
+const SHORT_TEXT = 60; // characters, drawn large
 const LONGEST_HEX = 1024; // bytes of anything else
 const FIRST_PAUSE = 1000; // milliseconds before following again, doubled each time
 const LONGEST_PAUSE = 8000;
@@ -237,7 +238,7 @@ export class Watch {
     let pause = FIRST_PAUSE;
     while (!signal.aborted) {
       let reason = "The track has ended.";
-      this.#say("waiting", "Waiting for the first frame.");
+      if (pause === FIRST_PAUSE) this.#say("waiting", "Waiting for the first frame.");
       try {
         let previous = null;
         for await (const frame of api.frames(broadcast, track, signal)) {
@@ -334,19 +335,19 @@ export class Watch {
       this.#present("image");
     } else if (text !== undefined) {
       write(field("text"), pretty(text.slice(0, LONGEST_TEXT)));
-      this.#present("text");
+      this.#present("text", text.length <= SHORT_TEXT ? "short" : null);
     } else if (data.length) {
       const more = data.length > LONGEST_HEX ? `\n\u2026 and ${format.bytes(data.length - LONGEST_HEX)} more` : "";
       write(field("text"), dump(data.subarray(0, LONGEST_HEX)) + more);
-      this.#present("text", true);
+      this.#present("text", "hex");
     } else {
       write(field("nothing"), "An empty frame.");
       this.#present("nothing");
     }
   }
 
-  #present(which, bytes = false) {
-    mark(field("text"), "class", bytes ? "hex" : null);
+  #present(which, style = null) {
+    mark(field("text"), "class", style);
     for (const name of ["image", "text", "nothing"]) show(field(name), name === which);
   }
 
