@@ -95,7 +95,10 @@ async def _cors(
     except (TimeoutError, ActorDeadError):
         return _text(504, "the relay is too busy to answer\n")
     if not response.prepared:
+        vary = response.headers.get("vary", "")
         response.headers.update(CORS)
+        if vary and vary != CORS["vary"]:
+            response.headers["vary"] = f"{vary}, {CORS['vary']}"
     return response
 
 

@@ -106,13 +106,26 @@ async def test_each_framing(peer: str, framing: str, only: Callable[[str], None]
 
 @pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_04, Version.LITE_06])
 async def test_mixed_with_other_transports(version: Version) -> None:
-    """A publisher on WebSocket and viewers on all three transports, and the other way round."""
+    """A publisher on WebSocket with viewers on all three transports, and the other way round."""
+    options = (
+        "--groups",
+        GROUPS,
+        "--frames-per-group",
+        FRAMES,
+        "--interval",
+        0.002,
+        "--pause",
+        "first-frame",
+    )
     async with running(versions=[version]) as relay, contextlib.AsyncExitStack() as stack:
         urls = [ws(relay), webtransport(relay), raw(relay)]
         for source, watching in ((urls[0], urls), (urls[1], urls[:1])):
             path = f"demo/{urls.index(source)}"
-            await stack.enter_async_context(publisher(NEW, source, path, *PACED))
+            paced = await stack.enter_async_context(publisher(NEW, source, path, *options))
             sinks = [await stack.enter_async_context(viewer(NEW, url, path, *ALL)) for url in watching]
+            for sink in sinks:
+                await sink.wait_for("first_frame", 20)
+            await paced.send_line("go")
             for sink in sinks:
                 assert_complete(await sink.wait_for("result", 30), GROUPS, FRAMES)
 
@@ -145,7 +158,7 @@ async def test_more_groups_than_streams() -> None:
 
 async def test_refused_with_401_before_the_upgrade() -> None:
     async with running(public="anon") as relay, aiohttp.ClientSession() as http:
-        for path in ("secret", "anonymous", ""):
+        for path in ("secret", "anonymous"):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
                 await http.ws_connect(ws(relay, path), protocols=("webtransport",))
             assert refusal.value.status == 401
@@ -247,9 +260,8 @@ async def test_our_client_on_each_subprotocol(offer: list[str]) -> None:
         async with asyncio.timeout(20):
             await sink.announced().wait_for("demo/cam")
             subscription = await sink.subscribe("demo/cam", "video")
-            async for found in subscription:
-                frames = [frame async for frame in found]
-                break
+            found = await anext(subscription)
+            frames = [frame async for frame in found]
     assert [frame.payload for frame in frames] == [payload, b""]
 
 
@@ -354,11 +366,14 @@ async def test_old_peers_publish_and_watch(protocols: tuple[str, ...]) -> None:
 
 async def test_no_pong_unasked() -> None:
     """A peer of that generation takes an unasked pong for a fault; ours follow pings only."""
-    async with running() as relay, aiohttp.ClientSession() as http:
-        async with http.ws_connect(ws(relay), protocols=("webtransport",), autoping=False) as found:
-            await found.ping(b"one")
-            pong = await asyncio.wait_for(found.receive(), 5)
-            assert (pong.type, pong.data) == (aiohttp.WSMsgType.PONG, b"one")
+    async with (
+        running() as relay,
+        aiohttp.ClientSession() as http,
+        http.ws_connect(ws(relay), protocols=("webtransport",), autoping=False) as found,
+    ):
+        await found.ping(b"one")
+        pong = await asyncio.wait_for(found.receive(), 5)
+        assert (pong.type, pong.data) == (aiohttp.WSMsgType.PONG, b"one")
 
 
 # -- peers that misbehave
@@ -412,6 +427,14 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+async def until_sessions(relay: Relay, count: int) -> None:
+    """Until that many are left; a request in between lets the relay work."""
+    async with asyncio.timeout(15):
+        while len(relay.connections) != count:
+            async with aiohttp.ClientSession() as http, http.get(f"{relay.url}health") as answer:
+                await answer.read()
+
+
 async def test_a_peer_that_never_reads_costs_only_itself() -> None:
     """300 MB pass by; a viewer beside it gets every byte."""
     limits = Limits(cache_age=0.05, backlog_time=0.1, backlog_bytes=8 << 20)
@@ -446,9 +469,7 @@ async def test_a_peer_that_never_reads_is_gone_in_time(monkeypatch: pytest.Monke
     monkeypatch.setattr(framed, "DEAD_AFTER", 1.0)
     async with running() as relay, bare(relay, "webtransport") as sock, client(relay) as other:
         await subscribe(sock)
-        async with asyncio.timeout(10):
-            while len(relay.connections) != 1:
-                await asyncio.sleep(0.05)
+        await until_sessions(relay, 1)
         # Its neighbour answers pings, and stays.
         await other.announced().initial()
 
@@ -506,9 +527,7 @@ async def test_a_message_without_end(subprotocol: str, caplog: pytest.LogCapture
                 for _ in range(2_000):
                     await loop.sock_sendall(sock, bytes(65_536))
         assert resident() - before < 50 << 20
-        async with asyncio.timeout(10):
-            while relay.connections:
-                await asyncio.sleep(0.01)
+        await until_sessions(relay, 0)
     assert "reason='a message is too large'" in caplog.text
 
 
