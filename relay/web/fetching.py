@@ -285,5 +285,7 @@ def refusal(outcome: Over | None) -> tuple[int, str]:
             return 404, "no such track or group\n"
         case None:
             return 404, "the track has ended without a group\n"
+        case StreamCode.NO_CAPACITY:
+            return 503, "as many tracks of this broadcast are read as may be\n"
         case code:
             return 500, f"the track was aborted with code {code}\n"

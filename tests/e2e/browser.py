@@ -53,6 +53,9 @@ def chromium_path() -> str | None:
 class Page(EventLog):
     """One page in a browser of its own; its events are what it posts to /event."""
 
+    modules: Path | None = None
+    """A folder of npm packages, for pages that import some."""
+
     def __init__(self, name: str, /, *, modules: Path | None = None, **query: object) -> None:
         """`modules` is a folder of npm packages, which the page finds at `modules/`."""
         super().__init__(f"{name}?{urlencode(query)}")
@@ -79,6 +82,8 @@ class Page(EventLog):
         app.router.add_post("/event", self._on_event)
         if self._modules is not None:
             app.router.add_static("/modules", self._modules)
+        if self.modules is not None:
+            app.router.add_static("/node_modules", self.modules)
         app.router.add_static("/", PAGES)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()

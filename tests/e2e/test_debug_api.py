@@ -22,6 +22,7 @@ from relay.model.limits import Limits
 from relay.wire.messages import Fetch
 from relay.wire.version import Version
 from tests.e2e.http_support import (
+    IMPATIENT,
     WITHIN,
     guarded,
     live,
@@ -95,9 +96,11 @@ def write(track: TrackWriter, *frames: bytes) -> None:
 
 
 @contextlib.asynccontextmanager
-async def cam(**options: Any) -> AsyncIterator[tuple[Relay, aiohttp.ClientSession, Publication, TrackWriter]]:
+async def cam(
+    limits: Limits = IMPATIENT, **options: Any
+) -> AsyncIterator[tuple[Relay, aiohttp.ClientSession, Publication, TrackWriter]]:
     """A relay with a broadcast `demo/cam` and its track `video`."""
-    async with stage() as (relay, http), published(relay, **options) as (_, publication):
+    async with stage(limits=limits) as (relay, http), published(relay, **options) as (_, publication):
         yield relay, http, publication, publication.track("video")
 
 
@@ -141,7 +144,8 @@ async def test_announced_lists_a_path_once_however_many_publish_it() -> None:
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_04, Version.LITE_05, Version.LITE_06])
 async def test_frames_keep_their_boundaries(version: Version) -> None:
     frames = [bytes(range(256)), b"", b"\n\x00\xff", b"", b"x" * 70_000]
-    async with cam(versions=[version]) as (relay, http, _, track):
+    # the track stays between the requests: without timestamps of its publisher it gets new ones when it comes again
+    async with cam(Limits(track_idle=WITHIN), versions=[version]) as (relay, http, _, track):
         write(track, b"old")
         write(track, *frames)
         url = f"{relay.url}fetch/demo/cam/video?frames=1"
@@ -766,3 +770,12 @@ async def test_a_silent_track_is_a_504(monkeypatch: pytest.MonkeyPatch) -> None:
             assert (status, text) == (504, "no group in time: the publisher sends nothing on this track\n")
         assert publication.subscriptions()
         await no_readers_left()
+
+
+async def test_a_track_beyond_the_limit_is_a_503() -> None:
+    async with stage(limits=Limits(tracks=1)) as (relay, http), published(relay) as (_, publication):
+        for name in ("video", "audio"):
+            write(publication.track(name), b"x")
+        assert await get(http, f"{relay.url}fetch/demo/cam/video") == (200, "x")
+        status, text = await get(http, f"{relay.url}fetch/demo/cam/audio")
+        assert (status, text) == (503, "as many tracks of this broadcast are read as may be\n")

@@ -101,7 +101,9 @@ async def test_each_framing(peer: str, framing: str, only: Callable[[str], None]
         viewer(peer, ws(relay), "demo/a", *ALL) as sink,
     ):
         assert_complete(await sink.wait_for("result", 30), GROUPS, FRAMES)
-        assert source.count("closed") == 0
+        if peer == NEW:
+            # 0.3 on moq-lite-02 takes the end of a Subscribe stream for a fault if it comes before it looks away.
+            assert source.count("closed") == 0
 
 
 @pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_04, Version.LITE_06])
