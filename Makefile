@@ -17,7 +17,7 @@ run: $(VENV)/.run ## Start a relay with dev.toml
 
 test: $(VENV)/.dev ## Run all tests
 	@sh tests/e2e/install-chromium.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.dev ## Check style, types and which room may import which
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ when its last track has.
 from __future__ import annotations
 
 from relay.actors import messages as m
+from relay.actors.ledger import Settle
 from relay.actors.runtime import LoopActor, Ref, halt, send
 from relay.actors.track import TrackActor
 from relay.model.limits import Limits
@@ -77,6 +78,8 @@ class BroadcastActor(LoopActor):
         if entry is None or not entry.ref.is_alive():
             if len(self._tracks) >= self._limits.tracks:
                 send(request.subscriber, m.Refused(request.key, StreamCode.NO_CAPACITY))
+                if self._ledger is not None:
+                    send(self._ledger, Settle({("refused", "tracks"): 1}))
                 return
             ref = TrackActor.start(
                 broadcast=self.actor_ref,

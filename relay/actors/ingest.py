@@ -24,7 +24,7 @@ from relay.actors.upstream import (
 )
 from relay.model.path import join
 from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
-from relay.model.track import TrackProperties
+from relay.model.track import Interest, TrackProperties
 from relay.wire.errors import (
     ProtocolViolation,
     StreamCode,
@@ -48,8 +48,22 @@ from relay.wire.version import Version
 if TYPE_CHECKING:
     from relay.actors.connection import ConnectionActor, Handler
 
+UPSTREAM_LATENCY_MS = 5_000
+"""How late groups may reach us: without it a publisher drops what a short stall on the way has held up."""
+
 MAX_HOP_ID = (1 << 53) - 1
 """Hop ids stay below it: older browser clients hold them in a double."""
+
+
+def _latency(interest: Interest, version: Version) -> int:
+    """The latency to ask upstream for, in milliseconds.
+
+    Before 06 it is how late a group may come; a relay takes what it would keep, and leaves it to each subscriber what
+    to skip. From 06 on it asks for the past, so it is no more than what the subscribers want.
+    """
+    if version >= Version.LITE_06:
+        return interest.history_ms
+    return max(interest.latency_ms, UPSTREAM_LATENCY_MS)
 
 
 def _bounded(group: int | None) -> int | None:
@@ -265,7 +279,7 @@ class Ingest:
             track=message.name,
             priority=interest.priority,
             ordered=interest.ordered,
-            max_latency=interest.history_ms if version >= Version.LITE_06 else interest.latency_ms,
+            max_latency=_latency(interest, version),
             start_group=_bounded(interest.start_group),
         )
         stream.write((open_request(version, request),))
@@ -291,7 +305,7 @@ class Ingest:
         update = SubscribeUpdate(
             priority=interest.priority,
             ordered=interest.ordered,
-            max_latency=interest.history_ms if version >= Version.LITE_06 else interest.latency_ms,
+            max_latency=_latency(interest, version),
             start_group=_bounded(interest.start_group),
         )
         upstream.stream.write((update.encode(version),))

@@ -21,7 +21,7 @@ def census() -> Counter[str]:
     return Counter(
         type(thing).__qualname__
         for thing in gc.get_objects()
-        if type(thing).__module__.startswith(("relay.", "pykka", "asyncio"))
+        if str(type(thing).__module__).startswith(("relay.", "pykka", "asyncio"))
     )
 
 

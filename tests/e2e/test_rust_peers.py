@@ -16,11 +16,10 @@ from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
 from tests.e2e.harness import RustPeer, free_udp_port
-from tests.e2e.support import assert_complete, publisher, raw, running, viewer, webtransport
+from tests.e2e.support import assert_complete, paced, publisher, raw, running, viewer, webtransport
 
 NEW, OLD = "0.5.1", "0.3.3"
 GROUPS, FRAMES = 100, 10
-PACED = ("--groups", GROUPS, "--frames-per-group", FRAMES, "--interval", 0.002, "--frame-size", 400)
 
 PAIRS = [
     (peer, version)
@@ -40,7 +39,8 @@ async def test_thousand_frames(peer: str, version: Version) -> None:
         frames = ("--frames", GROUPS * FRAMES)
         pairs = [(webtransport(relay), raw(relay), "demo/a"), (raw(relay), webtransport(relay), "demo/b")]
         sources = [
-            await stack.enter_async_context(publisher(peer, url, path, *PACED)) for url, _, path in pairs
+            await stack.enter_async_context(publisher(peer, url, path, *paced(peer, GROUPS, FRAMES)))
+            for url, _, path in pairs
         ]
         sinks = [await stack.enter_async_context(viewer(peer, url, path, *frames)) for _, url, path in pairs]
         for source in sources:
@@ -114,7 +114,7 @@ async def test_generations_mixed(source_peer: str, sink_peer: str) -> None:
     async with running() as relay:
         url = webtransport(relay)
         async with (
-            publisher(source_peer, url, "demo/cam", *PACED) as _,
+            publisher(source_peer, url, "demo/cam", *paced(OLD, GROUPS, FRAMES)) as _,
             viewer(sink_peer, raw(relay), "demo/cam", "--frames", GROUPS * FRAMES) as sink,
         ):
             assert_complete(await sink.wait_for("result", 30), GROUPS, FRAMES)

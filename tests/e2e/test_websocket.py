@@ -9,6 +9,7 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -34,11 +35,20 @@ from relay.wire.messages import (
 from relay.wire.qmux import Close, ResetStream, StreamFrame
 from relay.wire.version import Version
 from relay.wire.websocket import PlainFrame, decode_plain
-from tests.e2e.support import assert_complete, config, publisher, raw, running, viewer, webtransport
+from tests.e2e.support import (
+    PATIENT,
+    assert_complete,
+    config,
+    paced,
+    publisher,
+    raw,
+    running,
+    viewer,
+    webtransport,
+)
 
 NEW, OLD = "0.5.1", "0.3.3"
 GROUPS, FRAMES = 100, 10
-PACED = ("--groups", GROUPS, "--frames-per-group", FRAMES, "--interval", 0.002, "--frame-size", 400)
 ALL = ("--frames", GROUPS * FRAMES)
 
 PAIRS = [
@@ -62,7 +72,7 @@ async def test_thousand_frames(peer: str, version: Version) -> None:
     """Published and watched over WebSocket, on each version."""
     async with (
         running(versions=[version]) as relay,
-        publisher(peer, ws(relay), "demo/a", *PACED) as source,
+        publisher(peer, ws(relay), "demo/a", *paced(peer, GROUPS, FRAMES)) as source,
         viewer(peer, ws(relay), "demo/a", *ALL) as sink,
     ):
         assert (await source.wait_for("negotiated"))["version"] == version.name_on_wire
@@ -97,7 +107,7 @@ async def test_each_framing(peer: str, framing: str, only: Callable[[str], None]
     only(framing)
     async with (
         running() as relay,
-        publisher(peer, ws(relay), "demo/a", *PACED) as source,
+        publisher(peer, ws(relay), "demo/a", *paced(peer, GROUPS, FRAMES)) as source,
         viewer(peer, ws(relay), "demo/a", *ALL) as sink,
     ):
         assert_complete(await sink.wait_for("result", 30), GROUPS, FRAMES)
@@ -123,11 +133,11 @@ async def test_mixed_with_other_transports(version: Version) -> None:
         urls = [ws(relay), webtransport(relay), raw(relay)]
         for source, watching in ((urls[0], urls), (urls[1], urls[:1])):
             path = f"demo/{urls.index(source)}"
-            paced = await stack.enter_async_context(publisher(NEW, source, path, *options))
+            origin = await stack.enter_async_context(publisher(NEW, source, path, *options))
             sinks = [await stack.enter_async_context(viewer(NEW, url, path, *ALL)) for url in watching]
             for sink in sinks:
                 await sink.wait_for("first_frame", 20)
-            await paced.send_line("go")
+            await origin.send_line("go")
             for sink in sinks:
                 assert_complete(await sink.wait_for("result", 30), GROUPS, FRAMES)
 
@@ -145,10 +155,10 @@ async def test_large_frames_through_small_windows() -> None:
 
 
 async def test_more_groups_than_streams() -> None:
-    limits = Limits(websocket_streams=8)
+    limits = replace(PATIENT, websocket_streams=8)
     async with (
         running(limits=limits) as relay,
-        publisher(NEW, ws(relay), "demo/a", *PACED) as source,
+        publisher(NEW, ws(relay), "demo/a", *paced(NEW, GROUPS, FRAMES)) as source,
         viewer(NEW, ws(relay), "demo/a", *ALL) as sink,
     ):
         assert_complete(await sink.wait_for("result", 30), GROUPS, FRAMES)
