@@ -39,7 +39,7 @@ from relay.wire.text import checked_path
 from relay.wire.version import Version, version_from_name
 
 DEFAULT_URL: Final = "http://localhost:4443/"
-SCHEMES: Final = ("http", "https", "moqt", "moql")
+SCHEMES: Final = ("http", "https", "moqt", "moql", "ws", "wss")
 
 FIRST_PAUSE: Final = 0.5
 """Seconds before the second attempt; each further pause is twice as long."""
@@ -80,8 +80,8 @@ the broadcast to be announced, and again when it goes away. Both connect again w
 """
 
 EPILOGUE: Final = """\
-URL is http:// (a development server: its certificate is fetched first), https:// (WebTransport) or moqt:// (raw
-QUIC); http://localhost:4443/ if left out. A path limits what is seen, as the relay's rules say.
+URL is http:// (a development server: its certificate is fetched first), https:// (WebTransport), moqt:// (raw QUIC) or
+ws:// and wss:// (WebSocket); http://localhost:4443/ if left out. A path limits what is seen, as the relay's rules say.
 
 examples:
   moq-clock publish
@@ -362,7 +362,7 @@ def url_of(text: str) -> str:
     if not usable:
         # Not quoted either.
         raise argparse.ArgumentTypeError(
-            "want http://, https://, moqt:// or moql://, a host, and perhaps a port"
+            "want http://, https://, moqt://, moql://, ws:// or wss://, a host, and perhaps a port"
         )
     return text
 

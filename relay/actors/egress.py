@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from relay.actors import messages as m
 from relay.actors.announcing import AnnounceService
 from relay.actors.runtime import send
-from relay.actors.serving import FetchService, SubscribeService, TrackService, interest_of
+from relay.actors.serving import EndTrack, FetchService, SubscribeService, TrackService, interest_of
 from relay.model.path import join, narrow
 from relay.model.track import Dialect, Interest
 from relay.transport.session import Stream
@@ -67,7 +67,15 @@ class Egress:
                     watch.begin(message.offers)
                 else:
                     watch.change(message.path, message.offer, lost=message.lost)
-            case m.Accepted() | m.Refused() | m.Ended() | m.DeliverDatagram() | m.Described() | m.FetchData():
+            case (
+                m.Accepted()
+                | m.Refused()
+                | m.Ended()
+                | m.DeliverDatagram()
+                | m.Described()
+                | m.FetchData()
+                | EndTrack()
+            ):
                 service = self._requests.get(message.key)
                 if service is None:
                     if isinstance(message, m.Accepted):

@@ -349,11 +349,11 @@ class Ingest:
         self._forget(upstream)
         for stream in upstream.groups.values():
             self._connection.refuse(stream, StreamCode.CANCELLED)
-        if self._connection.version <= Version.LITE_02:
+        if self._connection.version <= Version.LITE_02 and not upstream.ended:
             self._connection.refuse(upstream.stream, StreamCode.CANCELLED)
         else:
             upstream.stream.context = LeftSubscription()
-            upstream.end_request()
+            upstream.end_request(self._connection.version)
 
     def _forget(self, upstream: Upstream) -> None:
         self._upstreams.pop(upstream.id, None)

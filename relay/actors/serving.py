@@ -113,6 +113,24 @@ class Sending(NamedTuple):
     stream: Stream
 
 
+END_OVERTAKES = 16_384
+"""Unsent bytes of groups that the end of their track may overtake: they leave in the same flight."""
+
+END_POLL = 0.02
+"""Seconds between looks at what is left to send before the end of a track."""
+
+END_PATIENCE = 5.0
+"""Seconds that the end of a track waits for its groups, at most."""
+
+
+class EndTrack(NamedTuple):
+    """Timer: see whether the groups have left."""
+
+    key: int
+    final: int
+    patience: float
+
+
 class GroupStopped:
     """Attached to our group streams: the peer may refuse one."""
 
@@ -166,7 +184,9 @@ class SubscribeService:
             case m.DeliverDatagram():
                 self._send_datagram(message)
             case m.Ended():
-                self._end(message.final)
+                self.end_when_sent(message.final)
+            case EndTrack():
+                self.end_when_sent(message.final, message.patience)
             case m.Refused():
                 self._refuse(message.code)
 
@@ -269,8 +289,20 @@ class SubscribeService:
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
+    def end_when_sent(self, final: int, patience: float = END_PATIENCE) -> None:
+        """The track is over and everything of it is written: tell so, but not ahead of much that waits.
+
+        Control streams go first, and some clients stop to read groups once they hear of the end.
+        """
+        if self._over:
+            return
+        waiting = sum(sending.stream.unsent for sending in self._recent)
+        if waiting <= END_OVERTAKES or patience <= 0:
+            self._end(final)
+        else:
+            self._connection.call_later(END_POLL, EndTrack(self._key, final, patience - END_POLL))
+
     def _end(self, final: int) -> None:
-        """The track is over and everything of it is written."""
         version = self._connection.version
         end = SubscribeEnd(final).encode(version) if version >= Version.LITE_05 else b""
         self._stream.write((end,), fin=True)

@@ -19,6 +19,7 @@ from relay.wire.errors import (
     StreamCode,
     WireError,
     relay_stream_code,
+    stream_code_for,
 )
 from relay.wire.frame_decoder import FrameDecoder, UniDecoder
 from relay.wire.messages import (
@@ -57,11 +58,22 @@ class Upstream:
         self.parts: dict[int, tuple[int, Parts, bool, int | None]] = {}
         """What this turn brought, by sequence: first frame, parts, fin, code."""
 
-    def end_request(self) -> None:
-        """End our half of the Subscribe stream; once."""
+    def end_request(self, version: Version) -> None:
+        """End our half of the Subscribe stream; once.
+
+        01 and 02 clients of 2026 take a FIN that comes before they look away for a fault of the session.
+        """
         if not self._ended:
             self._ended = True
-            self.stream.write((), fin=True)
+            if version <= Version.LITE_02:
+                self.stream.reset(stream_code_for(version, StreamCode.CANCELLED))
+            else:
+                self.stream.write((), fin=True)
+
+    @property
+    def ended(self) -> bool:
+        """Whether our half of the Subscribe stream is over."""
+        return self._ended
 
     def add(
         self, sequence: int, first_frame: int, parts: Parts, *, fin: bool, code: int | None = None
@@ -192,7 +204,7 @@ class SubscribeReplies:
         if fin:
             self._decoder.end()
             self._end(None)
-            self._upstream.end_request()
+            self._upstream.end_request(self._connection.version)
 
     def _end(self, final: int | None) -> None:
         if not self._ended:
@@ -201,7 +213,7 @@ class SubscribeReplies:
             send(self._upstream.track, m.UpstreamEnded(final))
 
     def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        self._upstream.end_request()
+        self._upstream.end_request(self._connection.version)
         if not self._ended:
             self._ingest.failed(self._upstream, relay_stream_code(code, self._connection.version))
 

@@ -146,11 +146,16 @@ class Client:
         Raises what the transport raises when it cannot connect, and SessionEnded if the peer then closes.
         """
         # Heavy, and not needed over other sessions.
-        from relay.transport.client import connect
+        from relay.transport.client import connect, connect_websocket
         from relay.transport.quic.trust import ClientTls
 
         chosen = tuple(versions)
-        session = await connect(url, versions=chosen, tls=tls or ClientTls(), bind=bind, timeout=timeout)
+        trust = tls or ClientTls()
+        session: Session
+        if url.partition(":")[0].lower() in ("ws", "wss"):
+            session = await connect_websocket(url, versions=chosen, tls=trust, bind=bind, timeout=timeout)
+        else:
+            session = await connect(url, versions=chosen, tls=trust, bind=bind, timeout=timeout)
         client = cls(session, versions=chosen, authority=urlsplit(url).netloc.rpartition("@")[2], **options)
         await client.start(timeout)
         return client

@@ -136,7 +136,7 @@ async def test_a_busy_port_is_one_clear_line() -> None:
             )
 
 
-@pytest.mark.parametrize("scheme", ["http", "https", "moqt"])
+@pytest.mark.parametrize("scheme", ["http", "https", "moqt", "ws"])
 async def test_the_clock_is_published_and_watched(scheme: str) -> None:
     port = free_udp_port()
     url = f"{scheme}://localhost:{port}/"
