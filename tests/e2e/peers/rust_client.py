@@ -53,6 +53,8 @@ class Dial:
     url: str
     tls_verify: bool = False
     explicit_origins: bool = False
+    fallback: bool = False
+    """Try WebSocket beside QUIC, as an application does."""
 
 
 @contextlib.asynccontextmanager
@@ -63,7 +65,10 @@ async def connected(dial: Dial, **tags: object) -> AsyncIterator[Any]:
     if url.hostname in {"127.0.0.1", "::1"}:
         options["bind"] = "127.0.0.1:0" if url.hostname == "127.0.0.1" else "[::1]:0"
     if NEW:
-        options |= {"websocket_enabled": url.scheme in {"ws", "wss"}, "reconnect": False}
+        options |= {
+            "websocket_enabled": dial.fallback or url.scheme in {"ws", "wss"},
+            "reconnect": False,
+        }
     if dial.explicit_origins:
         options |= {"publish": moq.OriginProducer(), "subscribe": moq.OriginProducer()}
     client = moq.Client(dial.url, **options)

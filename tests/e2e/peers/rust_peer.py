@@ -234,7 +234,7 @@ class Viewer:
 
 
 def dial(args: argparse.Namespace) -> Dial:
-    return Dial(args.url, args.tls_verify, args.explicit_origins)
+    return Dial(args.url, args.tls_verify, args.explicit_origins, args.fallback)
 
 
 async def publish(args: argparse.Namespace, log: Log, commands: asyncio.Queue[str]) -> None:
@@ -349,6 +349,7 @@ def add_common(parser: argparse.ArgumentParser, *, named: bool) -> None:
     origins = "separate ones to publish and to subscribe: without, 0.3 announces back what it hears"
     parser.add_argument("--explicit-origins", action="store_true", help=origins)
     parser.add_argument("--tls-verify", action="store_true", help="for http:// URLs, to pin the fingerprint")
+    parser.add_argument("--fallback", action="store_true", help="try WebSocket beside QUIC (0.5 only)")
     option(parser, "--log", "info", "level of the library's log")
 
 
