@@ -36,7 +36,7 @@ from relay.transport.session import SessionRequest
 from relay.transport.sockets import bind_tcp
 from relay.version import VERSION
 from relay.web.metrics import LoopLag, Metrics
-from relay.web.server import Services, WebServer, build, internal
+from relay.web.server import Readers, Services, WebServer, build, internal
 from relay.web.state import Sources
 from relay.web.websocket import Sessions, accept_sessions
 from relay.wire.errors import SessionCode
@@ -144,6 +144,7 @@ class Relay:
             authorize=self._authenticator.verify,
             fingerprint=self._current_fingerprint,
             next_number=lambda: next(self._numbers),
+            readers=Readers(self._limits.readers, lambda: self._refused.update(["readers"])),
         )
         app = build(services)
         if self._config.web.ws:

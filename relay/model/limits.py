@@ -31,6 +31,9 @@ class Limits:
     subscriptions: int = 2_000
     """Live subscriptions and fetches of one session."""
 
+    readers: int = 1_000
+    """HTTP requests that read a track at the same time; each is a subscriber of its own."""
+
     tracks: int = 2_000
     """Tracks of one broadcast that are subscribed to at the same time."""
 

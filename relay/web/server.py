@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from socket import socket
 from typing import Any, Final
@@ -38,6 +38,28 @@ CORS: Final = {
 }
 
 
+class Readers:
+    """How many requests read a track now, on all listeners."""
+
+    def __init__(self, limit: int, refused: Callable[[], None]) -> None:
+        self._limit = limit
+        self._refused = refused
+        self._now = 0
+
+    @contextmanager
+    def one_more(self) -> Iterator[bool]:
+        """Count a request for as long as it takes; whether there is room for it."""
+        if self._now >= self._limit:
+            self._refused()
+            yield False
+            return
+        self._now += 1
+        try:
+            yield True
+        finally:
+            self._now -= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the routes need of the relay."""
@@ -46,6 +68,7 @@ class Services:
     authorize: Callable[[str, str], Permissions]
     fingerprint: Callable[[], str | None]
     next_number: Callable[[], int]
+    readers: Readers
     metrics: Metrics | None = None
     """Set on the listener that is for the operator alone: every right, and no token."""
 
@@ -204,8 +227,12 @@ async def fetch(request: web.Request) -> web.StreamResponse:
         reading, frames = fetching.reading_of(broadcast, track, request.query)
     except fetching.BadQueryError as error:
         return _text(400, f"{error}\n")
-    async with _feeding(request.app[SERVICES], reading) as feed:
-        outcome = await fetching.respond(request, feed, reading, CORS, frames=frames)
+    services = request.app[SERVICES]
+    with services.readers.one_more() as room:
+        if not room:
+            return _text(503, "too many requests read tracks at the moment\n")
+        async with _feeding(services, reading) as feed:
+            outcome = await fetching.respond(request, feed, reading, CORS, frames=frames)
     return _text(*fetching.refusal(outcome)) if outcome is None or isinstance(outcome, Over) else outcome
 
 

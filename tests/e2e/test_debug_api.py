@@ -779,3 +779,17 @@ async def test_a_track_beyond_the_limit_is_a_503() -> None:
         assert await get(http, f"{relay.url}fetch/demo/cam/video") == (200, "x")
         status, text = await get(http, f"{relay.url}fetch/demo/cam/audio")
         assert (status, text) == (503, "as many tracks of this broadcast are read as may be\n")
+
+
+async def test_more_readers_than_allowed_are_turned_away() -> None:
+    async with stage(limits=Limits(readers=1)) as (relay, http), await Client.connect(relay.url) as client:
+        publication = client.publish("demo/cam")
+        group = publication.track("video").group()
+        group.write(b"half")
+        await live(relay, publication)
+        async with http.get(f"{relay.url}fetch/demo/cam/video") as first:
+            assert await first.content.readexactly(4) == b"half"
+            async with http.get(f"{relay.url}fetch/demo/cam/video") as second:
+                assert second.status == 503
+                assert "too many" in await second.text()
+        await no_readers_left()
