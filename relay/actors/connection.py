@@ -149,7 +149,6 @@ class ConnectionActor(LoopActor):
         self._negotiated = session.version is not None
         self._established = False
         self._announced = False
-        self._setup_form: SetupForm | None = None
         self._setup_stream: Stream | None = None
         self._held: list[Event] = []
         self._held_bytes = 0
