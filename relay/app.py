@@ -84,7 +84,7 @@ class Relay:
         self._since = time.time()
         self._lag = LoopLag()
         self._refused: Counter[str] = Counter()
-        self._https_context: ssl.SSLContext | None = None
+        self._https_context = self._load_https() if config.https_listen is not None else None
         self.failed = asyncio.Event()
         """Set if the relay cannot go on."""
 
@@ -160,10 +160,9 @@ class Relay:
             await self._web.listen(sockets)
         await self._start_internal(services)
         if https is not None:
-            context = self._https_context = self._load_https()
             sockets = bind_tcp(https.host, https.port)
             self._https = [sock.getsockname()[:2] for sock in sockets]
-            await self._web.listen(sockets, context)
+            await self._web.listen(sockets, self._https_context)
 
     def _load_https(self) -> ssl.SSLContext:
         files = self._config.web.https
@@ -419,6 +418,11 @@ def _reload(relay: Relay) -> None:
         logger.error("certificates not replaced: %s", error)  # noqa: TRY400 - the message says it all
     else:
         logger.info("certificates replaced sha256=%s", relay.fingerprint)
+
+
+def check(config: Config) -> None:
+    """Whether a relay could start with it, as far as one can tell without listening. Raises ConfigError."""
+    Relay(config)
 
 
 def run(config: Config) -> int:

@@ -1,7 +1,7 @@
 """The command `moq-relay`: flags in, exit status out.
 
 Owns the command line and its help. Must never hold logic of the relay itself: it loads the configuration, sets up
-logging and hands over to `relay.app`, which is imported late so that `--help` and `--check` are quick.
+logging and hands over to `relay.app`, which is imported late so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -125,6 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load(arguments.file, arguments.flags)
         if arguments.check:
+            from relay.app import check
+
+            check(config)
             # One write, so that a reader who leaves after the first line, like `head -1`, does no harm.
             lines = (f"{arguments.file or 'configuration'}: ok", *summary(config))
             sys.stdout.write("".join(f"{line}\n" for line in lines))
@@ -167,7 +170,7 @@ def _stray(word: str) -> str:
 
 def summary(config: Config) -> Iterator[str]:
     """Yield a few lines on what the relay would do."""
-    tls, cluster, auth = config.server.tls, config.cluster, config.auth
+    tls, auth = config.server.tls, config.auth
     yield f"  QUIC        {config.server.listen} (UDP)"
     yield f"  versions    {', '.join(entry.name_on_wire for entry in config.server.version)}"
     certificates = [str(file) for file in tls.cert]
@@ -181,11 +184,7 @@ def summary(config: Config) -> Iterator[str]:
     if auth.public is not None:
         rights.append(f"anyone on {auth.public}" if auth.public else "anyone, everywhere")
     yield f"  access      {'; '.join(rights)}"
-    if cluster.root is None or cluster.root == cluster.node:
-        yield "  cluster     accepts other relays, joins none"
-    else:
-        name = f" as {cluster.node}" if cluster.node else ""
-        yield f"  cluster     joins {cluster.root}{name}"
+    yield f"  operator    http {config.internal_listen} (TCP)"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
+import json
 import logging
 import re
 import sys
@@ -13,7 +15,9 @@ from types import ModuleType
 import pytest
 
 from relay import cli, log
+from relay.app import check
 from relay.config import OPTIONS, Config, ConfigError
+from relay.transport.quic.certificates import generate_certificate
 from relay.version import VERSION
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +35,10 @@ class App(ModuleType):
     def run(self, config: Config) -> int:
         self.configs.append(config)
         return self.status
+
+    @staticmethod
+    def check(config: Config) -> None:
+        check(config)
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +106,7 @@ def test_switches(app: App, arguments: list[str], ws: bool) -> None:
     assert app.configs[0].web.ws is ws
 
 
-def test_check_of_a_good_file(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_a_good_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--check", DEV]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
@@ -110,39 +118,56 @@ def test_check_of_a_good_file(app: App, capsys: pytest.CaptureFixture[str]) -> N
         "web",
         "websocket",
         "access",
-        "cluster",
+        "operator",
     ]
     assert "self-signed for localhost" in out
     assert "anyone, everywhere" in out
     assert err == ""
-    assert app.configs == []
+
+
+LEAF = """
+    auth = {key = "root.jwk", public = "anon"}
+    [server.tls]
+    cert = "cert.pem"
+    key = "key.pem"
+    [web]
+    ws = false
+    https = {listen = "[::]:443", cert = "cert.pem", key = "key.pem"}
+"""
+
+
+def written_leaf() -> None:
+    pair = generate_certificate(["localhost"], dt.datetime.now(dt.UTC))
+    Path("cert.pem").write_bytes(pair.chain_pem())
+    Path("key.pem").write_bytes(pair.key_pem())
+    Path("root.jwk").write_text(json.dumps({"alg": "HS256", "key_ops": ["verify"], "k": "c2VjcmV0" * 8}))
+    Path("leaf.toml").write_text(LEAF)
 
 
 def test_check_tells_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("cert.pem", "key.pem", "root.jwk", "root.jwt"):
-        Path(name).write_text("content\n")
-    text = """
-        cluster = {root = "a:1", node = "b:2", token = "root.jwt"}
-        auth = {key = "root.jwk", public = "anon"}
-        [server.tls]
-        cert = "cert.pem"
-        key = "key.pem"
-        [web]
-        ws = false
-        https = {listen = "[::]:443", cert = "cert.pem", key = "key.pem"}
-    """
-    Path("leaf.toml").write_text(text)
+    written_leaf()
     assert cli.main(["leaf.toml", "--check"]) == 0
     out = capsys.readouterr().out
-    for part in (
-        "cert.pem",
-        "https [::]:443",
-        "off",
-        "tokens of root.jwk; anyone on anon",
-        "joins a:1 as b:2",
-    ):
+    for part in ("cert.pem", "https [::]:443", "off", "tokens of root.jwk; anyone on anon", "localhost:1443"):
         assert part in out
-    assert "content" not in out
+    assert "c2VjcmV0" not in out
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("root.jwk", "content", "[auth] key: root.jwk: neither a JSON web key nor base64url of one"),
+        ("key.pem", "content", "[server.tls]: key.pem"),
+        ("leaf.toml", LEAF + '[cluster]\nroot = "a:1"\n', "[cluster] root: this version cannot join"),
+    ],
+)
+def test_check_finds_what_a_start_would_refuse(
+    file: str, content: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written_leaf()
+    Path(file).write_text(content)
+    assert cli.main(["leaf.toml", "--check"]) == 1
+    assert told in capsys.readouterr().err
 
 
 def test_check_of_a_bad_file(app: App, capsys: pytest.CaptureFixture[str]) -> None:

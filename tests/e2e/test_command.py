@@ -12,8 +12,10 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from relay.client import Client
 from tests.e2e.harness import RustPeer, free_udp_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +113,29 @@ async def test_a_signal_closes_sessions_with_a_reason_and_exits_0(number: signal
             assert time.monotonic() - asked < 5
         await running.line(r"\[session 1\] closed by=relay code=0 reason='server shutdown'")
     assert not any("Traceback" in line for line in running.err)
+
+
+async def test_a_second_signal_ends_it_at_once() -> None:
+    """While the first one still waits for a request that follows a track."""
+    port = free_udp_port()
+    async with (
+        relay("--listen", f"localhost:{port}", *OPEN) as running,
+        aiohttp.ClientSession() as http,
+    ):
+        await running.line("try it")
+        async with await Client.connect(f"http://localhost:{port}/") as client:
+            publication = client.publish("demo/cam")
+            publication.track("video").group().write(b"x")
+            await publication.requested(0)
+            async with http.get(f"http://localhost:{port}/announced/") as live:
+                await live.read()
+            response = await http.get(f"http://localhost:{port}/fetch/demo/cam/video?follow=1")
+            assert await response.content.readexactly(1) == b"x"
+            running.process.send_signal(signal.SIGTERM)
+            await running.line("stopping")
+            running.process.send_signal(signal.SIGTERM)
+            assert await running.exit(0.9) == -signal.SIGTERM
+            response.close()
 
 
 async def test_the_banner_tells_where_it_listens_and_what_to_try() -> None:
