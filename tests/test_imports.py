@@ -40,7 +40,9 @@ EFFECTS = ("asyncio", "concurrent", "random", "secrets", "selectors", "socket", 
 ROOMS = {
     "relay/wire/": Room(("wire",), never=EFFECTS),
     "relay/model/": Room(("model", "wire"), never=EFFECTS),
-    "relay/auth/": Room(("auth", "model", "wire"), ("jwt", "cryptography"), never=("asyncio", "socket")),
+    "relay/auth/": Room(
+        ("auth", "model", "version", "wire"), ("jwt", "cryptography", "cachetools"), never=("socket",)
+    ),
     "relay/transport/": Room(
         ("transport", "model", "wire"),
         ("aioquic", "cryptography", "aiohttp"),
@@ -57,7 +59,7 @@ ROOMS = {
             *("web", "actors", "auth", "model", "wire"),
             *("transport.session", "transport.websocket", "transport.websocket_pump"),
         ),
-        ("aiohttp", "msgpack", "prometheus_client"),
+        ("aiohttp", "cachetools", "msgpack", "prometheus_client"),
     ),
     "relay/config/": Room(
         ("config", "model", "wire.version", "transport.quic.settings"),

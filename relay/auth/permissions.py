@@ -1,14 +1,28 @@
 """Permissions: what one session may publish and subscribe, and how a token's grants become that for a URL.
 
-Owns the reduction of claims to a URL path. Called by the authenticator; the result travels with the session.
+Owns the rules of paths: which URLs make sense, and the reduction of grants to a URL. Called by `claims`; the result
+travels with the session.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import unquote
 
 from relay.model.path import covers, join, minimal, normalize, strip
+from relay.wire.text import MAX_PATH_SEGMENTS
+
+LONGEST_PATH: Final = 2_048
+"""Characters of a URL path. Real ones have some dozen; every announcement of the session repeats it."""
+
+
+class UnauthorizedError(Exception):
+    """Refused. The text is for our own log: it names what was wrong, and never holds a token."""
+
+    status: int = HTTPStatus.UNAUTHORIZED
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,38 @@ class Permissions:
     def may_subscribe(self, path: str) -> bool:
         """Whether `path` (relative to the root) lies under a granted prefix."""
         return any(covers(prefix, path) for prefix in self.subscribe)
+
+    def __str__(self) -> str:
+        """As the logs show it: `publish=alice subscribe=*`, `*` for everything and `-` for nothing."""
+        return f"publish={shown(self.publish)} subscribe={shown(self.subscribe)}"
+
+
+def shown(prefixes: Iterable[str]) -> str:
+    """Write prefixes for people: `*` for everything, `-` for nothing."""
+    return ",".join(prefix or "*" for prefix in prefixes) or "-"
+
+
+def requested_path(path: str) -> str:
+    """The normal form of the path of a URL. Raises UnauthorizedError for one that different readers understand differently.
+
+    Slashes at the ends and runs of them mean nothing; nothing is decoded and no case is folded. Segments that a URL
+    parser would have resolved (`.` and `..`, percent-encoded too) never come from an honest client, and neither does a
+    percent-encoded slash.
+    """
+    if len(path) > LONGEST_PATH:
+        raise UnauthorizedError(f"the path has {len(path)} characters, more than {LONGEST_PATH}")
+    root = normalize(path)
+    if root.count("/") >= MAX_PATH_SEGMENTS:
+        raise UnauthorizedError(f"the path has more than {MAX_PATH_SEGMENTS} segments")
+    try:
+        root.encode()
+    except UnicodeEncodeError:
+        raise UnauthorizedError("the path is not UTF-8") from None
+    for segment in root.split("/"):
+        decoded = unquote(segment)
+        if decoded in (".", "..") or "/" in decoded or "\0" in decoded:
+            raise UnauthorizedError(f"the path has a segment {segment!r}, expected names between the slashes")
+    return root
 
 
 def reduce_grants(grants: Iterable[str], claim_root: str, url_path: str) -> tuple[str, ...] | None:

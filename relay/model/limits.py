@@ -22,6 +22,15 @@ class Limits:
     setup_timeout: float = 10.0
     """From accept to an established moq session. A peer that connects and says nothing is closed."""
 
+    auth_failures: int = 20
+    """Refusals for bad credentials that one address gets without delay: a mistyped token annoys nobody."""
+
+    auth_delay: float = 1.0
+    """How much longer than the one before each further refusal is held back, and after which one of them is forgotten."""
+
+    auth_waiting: int = 256
+    """Refusals held back on the whole relay. Beyond it they come at once: an open connection costs more than a quick no."""
+
     announces: int = 5_000
     """Live broadcasts that one session may announce."""
 

@@ -45,10 +45,11 @@ def ancestors(path: str) -> Iterator[str]:
 def minimal(prefixes: Iterable[str]) -> tuple[str, ...]:
     """The same coverage without prefixes that another one covers, sorted."""
     kept: list[str] = []
-    for prefix in sorted(set(prefixes)):
-        if not any(covers(other, prefix) for other in kept):
+    # By segments, so that what a prefix covers comes right after it ("a", "a/b", "a-b"; plain text would not).
+    for prefix in sorted(set(prefixes), key=lambda path: path.split("/")):
+        if not kept or not covers(kept[-1], prefix):
             kept.append(prefix)
-    return tuple(kept)
+    return tuple(sorted(kept))
 
 
 def narrow(granted: Iterable[str], requested: str) -> tuple[str, ...]:

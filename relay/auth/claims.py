@@ -1,0 +1,173 @@
+"""Claims: what a token says, read strictly, and what it comes to at a URL.
+
+Owns the names and types of the claims and of a key's scope. Must never see a signature: whoever calls has checked it,
+or is about to make one. Called by the authenticator and by `moq-token`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from relay.auth.permissions import Permissions, UnauthorizedError, reduce_grants, requested_path
+from relay.model.path import covers, join, minimal, normalize
+
+CLOCK_SKEW: Final = 10.0
+"""Seconds by which the clock of whoever signs may be ahead of ours: `nbf` is forgiven that much, `exp` nothing."""
+
+
+class ClaimError(UnauthorizedError):
+    """A claim is of the wrong type, or two of them contradict each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """The payload of a token. Paths are in normal form; `publish` and `subscribe` are relative to `root`."""
+
+    root: str = ""
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+    cluster: bool = False
+    expires: float | None = None
+    """`exp`, in seconds since the epoch. From then on the token is refused, and sessions that used it have ended."""
+
+    not_before: float | None = None
+    issued: float | None = None
+
+    @classmethod
+    def parse(cls, payload: Mapping[str, Any]) -> Self:
+        """Read a decoded payload. Unknown claims are ignored. Raises ClaimError.
+
+        Grants are `put` and `get`, or `pub` and `sub`. `sub` is also the subject of RFC 7519 section 4.1.2: a token that
+        uses the first spelling and has a subject is not given a path of that name, it is refused.
+        """
+        if payload.get("aud") is not None:
+            # RFC 7519 section 4.1.3: who does not find itself in the audience must refuse. We have no name to find.
+            raise ClaimError("claim aud names an audience, so the token is for another service")
+        root = payload.get("root", "")
+        if not isinstance(root, str):
+            raise ClaimError("claim root is not a string")
+        first, second = (_grants(payload, *names) for names in (("put", "get"), ("pub", "sub")))
+        if (
+            first
+            and second
+            and any(new is not None and new != (old or ()) for old, new in zip(first, second, strict=True))
+        ):
+            raise ClaimError("claims put/get and pub/sub say different things: use one spelling")
+        publish, subscribe = first or second or (None, None)
+        return cls(
+            root=normalize(root),
+            publish=publish or (),
+            subscribe=subscribe or (),
+            cluster=_flag(payload, "cluster"),
+            expires=_time(payload, "exp"),
+            not_before=_time(payload, "nbf"),
+            # informational: no decision depends on it, so that nobody is locked out for a clock that is ahead
+            issued=_time(payload, "iat"),
+        )
+
+    def payload(self) -> dict[str, Any]:
+        """The claims as they are signed, in the spelling that every relay of the field reads; defaults are left out."""
+        whole = {"exp": self.expires, "nbf": self.not_before, "iat": self.issued}
+        return {
+            "root": self.root,
+            **({"put": list(self.publish)} if self.publish else {}),
+            **({"get": list(self.subscribe)} if self.subscribe else {}),
+            **({"cluster": True} if self.cluster else {}),
+            **{name: int(value) for name, value in whole.items() if value is not None},
+        }
+
+    def check_time(self, now: float) -> None:
+        """Raise UnauthorizedError before `not_before` and from `expires` on."""
+        if self.expires is not None and now >= self.expires:
+            raise UnauthorizedError(f"the token expired {now - self.expires:.0f}s ago")
+        if self.not_before is not None and now + CLOCK_SKEW < self.not_before:
+            raise UnauthorizedError(f"the token is not valid for another {self.not_before - now:.0f}s")
+
+    def at(self, path: str) -> Permissions:
+        """Permissions of a session whose URL has this path. Raises UnauthorizedError if that is nothing."""
+        root = requested_path(path)
+        publish, subscribe = (
+            reduce_grants(grants, self.root, root) for grants in (self.publish, self.subscribe)
+        )
+        if publish is None or subscribe is None:
+            raise UnauthorizedError(f"granted is /{self.root}, not /{root}")
+        if not publish and not subscribe:
+            raise UnauthorizedError(f"nothing is granted at /{root}")
+        return Permissions(root, publish, subscribe, cluster=self.cluster, expires=self.expires)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The most that tokens of one key may grant. Members as in `Claims`; of a JWK, it is the member `scope`."""
+
+    root: str = ""
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        """Read the member of a JWK. Raises ClaimError."""
+        if not isinstance(raw, dict):
+            raise ClaimError("scope is not an object")
+        claims = Claims.parse({name: raw[name] for name in ("root", "put", "get") if name in raw})
+        if not claims.publish and not claims.subscribe:
+            raise ClaimError("scope allows nothing: add put or get")
+        return cls(claims.root, claims.publish, claims.subscribe)
+
+    def payload(self) -> dict[str, Any]:
+        """The member of a JWK."""
+        return Claims(self.root, self.publish, self.subscribe).payload()
+
+    def allows(self, claims: Claims) -> bool:
+        """Whether everything that `claims` grant lies within. A scope holds nothing of a cluster."""
+        return (
+            not claims.cluster
+            and self._covers(self.publish, claims.root, claims.publish)
+            and self._covers(self.subscribe, claims.root, claims.subscribe)
+        )
+
+    def _covers(self, allowed: tuple[str, ...], root: str, grants: tuple[str, ...]) -> bool:
+        return all(
+            any(covers(join(self.root, prefix), join(root, grant)) for prefix in allowed) for grant in grants
+        )
+
+
+def _grants(
+    payload: Mapping[str, Any], put: str, get: str
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None] | None:
+    """Publish and subscribe in one spelling, each None if absent; None if both are."""
+    publish, subscribe = (_paths(payload[name], name) if name in payload else None for name in (put, get))
+    return None if publish is subscribe is None else (publish, subscribe)
+
+
+def _paths(value: object, name: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (normalize(value),)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return minimal(map(normalize, value))
+    raise ClaimError(f"claim {name} is neither a string nor a list of strings")
+
+
+def _flag(payload: Mapping[str, Any], name: str) -> bool:
+    value = payload.get(name, False)
+    if not isinstance(value, bool):
+        raise ClaimError(f"claim {name} is neither true nor false")
+    return value
+
+
+def _time(payload: Mapping[str, Any], name: str) -> float | None:
+    """A NumericDate, RFC 7519 section 2; null counts as absent."""
+    value = payload.get(name)
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            seconds = float(value)
+        except OverflowError:
+            seconds = math.inf
+        if math.isfinite(seconds):
+            return seconds
+    raise ClaimError(f"claim {name} is not a time in seconds since 1970")

@@ -1,0 +1,83 @@
+"""A directory of keys: `{kid}.jwk` checks the tokens whose header names that kid.
+
+Owns the cache of what was read. A file that is added, replaced or removed counts from the next token on. Called by the
+authenticator.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+from pathlib import Path
+from typing import Final
+
+from cachetools import LRUCache
+
+from relay.auth.authenticator import load_verifying
+from relay.auth.key import Key, KeyFileError
+from relay.auth.permissions import UnauthorizedError
+
+logger = logging.getLogger("relay.auth")
+
+SUFFIX: Final = ".jwk"
+CACHED: Final = 1_024
+"""Keys held; another costs reading a file."""
+
+Stamp = tuple[int, int, int]
+"""Of a file: inode, size, time of its last change. Another stamp is another content."""
+
+
+class KeyDirectory:
+    """`[auth] key_dir` with a path."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read what is there. Raises KeyFileError for a key that could not be used, OSError for the directory."""
+        self._directory = directory
+        self._cache: LRUCache[str, tuple[Stamp, Key | None]] = LRUCache(CACHED)
+        files = sorted(file for file in directory.iterdir() if file.suffix == SUFFIX)
+        for file in files:
+            _read(file, file.stem)
+        if not files:
+            logger.warning("[auth] key_dir: no *%s in %s yet, so every token is refused", SUFFIX, directory)
+
+    async def find(self, kid: str | None) -> Key:
+        """As `Keys.find`. `kid` is checked already: letters, digits, `-` and `_`."""
+        if kid is None:
+            raise UnauthorizedError("the token names no key (kid), which a key directory needs")
+        file = self._directory / f"{kid}{SUFFIX}"
+        try:
+            stamp = _stamp(file)
+        except OSError as error:
+            self._cache.pop(kid, None)
+            if not isinstance(error, FileNotFoundError):
+                logger.warning("key %s cannot be read: %s", file, error.strerror)
+            raise UnauthorizedError(f"there is no key {kid!r}") from None
+        known = self._cache.get(kid)
+        if known is None or known[0] != stamp:
+            known = self._cache[kid] = (stamp, self._load(file, kid))
+        if known[1] is None:
+            raise UnauthorizedError(f"the key {kid!r} is unusable")
+        return known[1]
+
+    def _load(self, file: Path, kid: str) -> Key | None:
+        """The key, or None with a line in the log: once for each content of the file."""
+        try:
+            return _read(file, kid)
+        except (KeyFileError, OSError) as error:
+            logger.warning("key refused: %s", error)
+            return None
+
+
+def _read(file: Path, kid: str) -> Key:
+    key = load_verifying(file)
+    if key.kid not in (None, kid):
+        # On a file system that folds case, "A.jwk" would otherwise also be the key "a".
+        raise KeyFileError(f"{file}: holds the key {key.kid!r}, expected {kid!r} as in the name of the file")
+    return key
+
+
+def _stamp(file: Path) -> Stamp:
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(0, "not a file")
+    return found.st_ino, found.st_size, found.st_mtime_ns

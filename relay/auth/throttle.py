@@ -1,0 +1,66 @@
+"""The throttle: repeated refusals of one address come slowly.
+
+Owns the memory of who failed how often. Guessing a token is hopeless anyway; what this bounds is the work and the log
+lines that one address can cause by trying. Only refusals wait, so that a viewer with a good token is never held back by
+a neighbour behind the same address. Called by the authenticator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from cachetools import LRUCache
+
+ADDRESSES: Final = 4_096
+"""Addresses remembered; the one that failed longest ago is forgotten first."""
+
+MOST_STEPS: Final = 10
+"""A refusal waits for this many times the delay at most: an open connection costs more than the answer."""
+
+PREFIX_V6: Final = 64
+"""Bits of an IPv6 address that tell one customer from another: within, anybody has as many addresses as he likes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    level: float
+    at: float
+
+
+class Throttle:
+    """A leaky bucket for each address: a failure fills it by one, `delay` seconds drain one."""
+
+    def __init__(self, *, failures: int, delay: float, clock: Callable[[], float]) -> None:
+        """`failures` go unpunished; each one beyond waits `delay` seconds longer. `clock` gives seconds."""
+        self._failures = failures
+        self._delay = delay
+        self._clock = clock
+        self._records: LRUCache[str, _Record] = LRUCache(ADDRESSES)
+
+    def failed(self, remote: str) -> float:
+        """Count a failure of `remote` (`host` or `host:port`); seconds to hold its refusal back."""
+        address, now = address_of(remote), self._clock()
+        known = self._records.get(address)
+        level = 0.0 if known is None else max(0.0, known.level - (now - known.at) / self._delay)
+        level = min(level + 1, self._failures + MOST_STEPS)
+        self._records[address] = _Record(level, now)
+        return max(0.0, level - self._failures) * self._delay
+
+
+def address_of(remote: str) -> str:
+    """What stands for one peer: its IPv4 address, or the network of its IPv6 address."""
+    host = remote.removeprefix("[").partition("]")[0] if remote.startswith("[") else remote
+    if host.count(":") == 1:
+        host = host.partition(":")[0]
+    try:
+        address: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Address(int(address) >> (128 - PREFIX_V6) << (128 - PREFIX_V6)))

@@ -1,0 +1,51 @@
+"""The throttle: who waits how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.auth.throttle import ADDRESSES, MOST_STEPS, Throttle, address_of
+from tests.auth.support import Clock
+
+
+def test_failures_beyond_the_first_wait_longer_and_longer_up_to_a_limit() -> None:
+    throttle = Throttle(failures=2, delay=0.5, clock=Clock())
+    waits = [throttle.failed("a") for _ in range(MOST_STEPS + 4)]
+    assert waits == [0, 0, *(0.5 * step for step in range(1, MOST_STEPS + 1)), *[0.5 * MOST_STEPS] * 2]
+    assert throttle.failed("b") == 0
+
+
+def test_failures_are_forgotten_one_for_each_delay() -> None:
+    clock = Clock()
+    throttle = Throttle(failures=1, delay=2.0, clock=clock)
+    assert [throttle.failed("a") for _ in range(3)] == [0, 2, 4]
+    clock.now += 4
+    assert throttle.failed("a") == 2
+    clock.now += 1_000
+    assert throttle.failed("a") == 0
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    throttle = Throttle(failures=0, delay=1.0, clock=Clock())
+    for number in range(2 * ADDRESSES):
+        throttle.failed(f"10.0.{number >> 8 & 255}.{number & 255}:{number}")
+    assert len(throttle._records) == ADDRESSES
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("192.0.2.1:4443", "192.0.2.1"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("[2001:db8:1:2:3:4:5:6]:443", "2001:db8:1:2::"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::"),
+        ("[::ffff:192.0.2.1]:443", "192.0.2.1"),
+        ("[fe80::1%eth0]:443", "fe80::"),
+        ("[::1]:9", "::"),
+        ("None", "None"),
+        ("", ""),
+        ("memory", "memory"),
+    ],
+)
+def test_addresses(remote: str, address: str) -> None:
+    assert address_of(remote) == address
