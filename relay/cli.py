@@ -170,7 +170,7 @@ def _stray(word: str) -> str:
 
 def summary(config: Config) -> Iterator[str]:
     """Yield a few lines on what the relay would do."""
-    tls, auth = config.server.tls, config.auth
+    tls = config.server.tls
     yield f"  QUIC        {config.server.listen} (UDP)"
     yield f"  versions    {', '.join(entry.name_on_wire for entry in config.server.version)}"
     certificates = [str(file) for file in tls.cert]
@@ -180,10 +180,7 @@ def summary(config: Config) -> Iterator[str]:
     web = [("http", config.http_listen), ("https", config.https_listen)]
     yield f"  web         {', '.join(f'{scheme} {address}' for scheme, address in web if address)} (TCP)"
     yield f"  websocket   {'on' if config.web.ws else 'off'}"
-    rights = [] if auth.key is None else [f"tokens of {auth.key}"]
-    if auth.public is not None:
-        rights.append(f"anyone on {auth.public}" if auth.public else "anyone, everywhere")
-    yield f"  access      {'; '.join(rights)}"
+    yield f"  access      {'; '.join(config.auth.rights())}"
     yield f"  operator    http {config.internal_listen} (TCP)"
 
 

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from relay import cli, log
 from relay.app import check
-from relay.config import OPTIONS, Config, ConfigError
+from relay.config import OPTIONS, Auth, Config, ConfigError, Public
 from relay.transport.quic.certificates import generate_certificate
 from relay.version import VERSION
 
@@ -151,6 +152,29 @@ def test_check_tells_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> N
     for part in ("cert.pem", "https [::]:443", "off", "tokens of root.jwk; anyone on anon", "localhost:1443"):
         assert part in out
     assert "c2VjcmV0" not in out
+
+
+@pytest.mark.parametrize(
+    "auth, told",
+    [
+        ({"key": Path("root.jwk"), "public": ["demo", "anon"]}, "tokens of root.jwk; anyone on anon, demo"),
+        ({"key_dir": "keys/"}, "tokens of the keys in keys"),
+        (
+            {"key_dir": "https://keys.example/moq/"},
+            "tokens of the keys at https://keys.example/moq",
+        ),
+        ({"public": ""}, "anyone, everywhere"),
+        ({"public": Public(subscribe=("demo",))}, "anyone may subscribe to demo"),
+        ({"public": Public(publish=("anon/in",))}, "anyone may publish anon/in"),
+        (
+            {"key_dir": "keys", "public": Public(subscribe=("",), publish=("a", "b"))},
+            "tokens of the keys in keys; anyone may subscribe to everything; anyone may publish a, b",
+        ),
+    ],
+)
+def test_the_summary_tells_who_may_do_what(auth: dict[str, Any], told: str) -> None:
+    [line] = [line for line in cli.summary(Config(auth=Auth(**auth))) if line.split()[0] == "access"]
+    assert line == f"  access      {told}"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from relay.config import OPTIONS, Address, Auth, Config, ConfigError, Option, Server, ServerTls, load
+from relay.config import (
+    OPTIONS,
+    Address,
+    Auth,
+    Config,
+    ConfigError,
+    Option,
+    Public,
+    Server,
+    ServerTls,
+    load,
+)
 from relay.config.options import Kind
 from relay.config.tables import LIMITS_RANGES, QUIC_RANGES
 from relay.model.limits import Limits
@@ -25,6 +36,8 @@ NEWEST_FIRST = tuple(sorted(Version, reverse=True))
 MINIMAL = {"server.tls.generate": '"localhost"', "auth.public": '"anon"'}
 """The least that can be started."""
 
+EVERYTHING = Public(subscribe=("",), publish=("",))
+
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +47,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("a.pem", "b.pem", "c.pem", "root.jwk"):
         Path(name).write_text("content\n")
-    Path("folder").mkdir()
+    for name in ("folder", "keys"):
+        Path(name).mkdir()
 
 
 def written(keys: Mapping[str, str], name: str = "test.toml") -> str:
@@ -52,7 +66,7 @@ def written(keys: Mapping[str, str], name: str = "test.toml") -> str:
 def get(config: Config, path: str) -> object:
     value: Any = config
     for key in path.split("."):
-        value = getattr(value, key)
+        value = None if value is None else getattr(value, key)
     return value
 
 
@@ -82,7 +96,10 @@ DEFAULTS: dict[str, object] = {
     "cluster.token": None,
     "cluster.prefix": "internal/origins",
     "auth.key": None,
+    "auth.key_dir": None,
     "auth.public": None,
+    "auth.public.subscribe": None,
+    "auth.public.publish": None,
     "web.http.listen": None,
     "web.https.listen": None,
     "web.https.cert": None,
@@ -109,7 +126,10 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
     "cluster.token": FILES,
     "cluster.prefix": ("one", "two/three", "four"),
     "auth.key": FILES,
+    "auth.key_dir": ("keys", "https://keys.example", "http://localhost:8080/keys"),
     "auth.public": ("one", "two", "three/four"),
+    "auth.public.subscribe": ("one", "two", "three/four"),
+    "auth.public.publish": ("one", "two", ""),
     "web.http.listen": ADDRESSES,
     "web.https.listen": ADDRESSES,
     "web.https.cert": FILES,
@@ -135,6 +155,8 @@ WITHOUT = {
         "server.tls.key": '"a.pem"',
     },
     "auth.public": {"server.tls.generate": '"localhost"', "auth.key": '"a.pem"'},
+    "auth.public.subscribe": {"server.tls.generate": '"localhost"', "auth.key": '"a.pem"'},
+    "auth.public.publish": {"server.tls.generate": '"localhost"', "auth.key": '"a.pem"'},
 }
 """Files that can be started without an option of `MINIMAL`."""
 
@@ -151,6 +173,8 @@ def meant(option: Option, text: str) -> object:
         value = Path(text)
     elif name == "version":
         value = next(version for version in Version if version.name_on_wire == text)
+    if option.path == "auth.public":
+        return Public(subscribe=(text,), publish=(text,))
     return (value,) if option.kind is Kind.LIST else value
 
 
@@ -171,6 +195,8 @@ def test_flag_over_environment_over_file_over_default(option: Option) -> None:
     assert get(load(file, environ={}), option.path) == DEFAULTS[option.path]
 
     base = MINIMAL | SURROUNDINGS.get(option.path, {})
+    if option.table == "auth.public":
+        base = WITHOUT[option.path]  # not with a value where the table stands
     shown = in_file if option.kind is Kind.BOOL else f'"{in_file}"'
     for place in (*option.aliases, option.path):
         file = written(base | {place: shown})
@@ -215,7 +241,7 @@ def test_demo_without_any_configuration() -> None:
     assert str(config.server.listen) == str(config.http_listen) == "localhost:4443"
     assert config.server.listen.hosts == ("127.0.0.1", "::1")
     assert config.server.tls.generate == ("localhost",)
-    assert config.auth.public == ""
+    assert config.auth.public == EVERYTHING
     assert config.https_listen is None
 
 
@@ -236,7 +262,7 @@ def test_dev_toml() -> None:
     assert config.log.level == "debug"
     assert str(config.server.listen) == str(config.http_listen) == "[::]:4443"
     assert config.server.tls == ServerTls(generate=("localhost",))
-    assert config.auth.public == ""
+    assert config.auth.public == EVERYTHING
 
 
 def test_what_dev_toml_comments_out_is_known_and_default() -> None:
@@ -331,7 +357,7 @@ def test_booleans_as_text(text: str, value: bool) -> None:
 def test_an_empty_variable_is_unset_but_for_the_public_path() -> None:
     file = written({"server.tls.generate": '"localhost"', "server.listen": '"[::]:1"'})
     config = load(file, environ={"MOQ_AUTH_PUBLIC": "", "MOQ_SERVER_LISTEN": "", "MOQ_CLUSTER_ROOT": ""})
-    assert config.auth.public == ""
+    assert config.auth.public == EVERYTHING
     assert config.server.listen.port == 1
     assert config.cluster.root is None
 
@@ -346,7 +372,7 @@ def test_rust_log_wins_if_it_is_a_level(text: str, level: str) -> None:
 
 def test_paths_are_normalised() -> None:
     config = load(written(MINIMAL | {"auth.public": '"/demo//x/"', "cluster.prefix": '"/a/"'}), environ={})
-    assert (config.auth.public, config.cluster.prefix) == ("demo/x", "a")
+    assert (config.auth, config.cluster.prefix) == (Auth(public="demo/x"), "a")
 
 
 def test_both_spellings_may_agree() -> None:
@@ -419,6 +445,7 @@ TABLES = {
     "log": ("levl", "level"),
     "cluster": ("nodes", "node"),
     "auth": ("pubic", "public"),
+    "auth.public": ("subscibe", "subscribe"),
     "web": ("wss", "ws"),
     "web.http": ("lisn", "listen"),
     "web.https": ("certt", "cert"),
@@ -430,7 +457,10 @@ TABLES = {
 def test_unknown_key_names_the_nearest(table: str) -> None:
     typo, right = TABLES[table]
     message = f'test.toml: [{table}] {typo}: unknown key, did you mean "{right}"?'
-    assert complaint({f"{table}.{typo}": '"foo"'}) == message
+    base = dict(MINIMAL)
+    if table == "auth.public":
+        del base[table]
+    assert problems(written(base | {f"{table}.{typo}": '"foo"'})) == [message]
 
 
 @pytest.mark.parametrize(
@@ -445,6 +475,8 @@ def test_unknown_key_names_the_nearest(table: str) -> None:
         ("server.generate", "[server] generate: unknown key here, it belongs in [server.tls]"),
         ("auth.cert", "[auth] cert: unknown key here, it belongs in [server.tls] or [web.https]"),
         ("log.zzz", "[log] zzz: unknown key, known are level"),
+        ("auth.subscribe", "[auth] subscribe: unknown key here, it belongs in [auth.public]"),
+        ("auth.keydir", '[auth] keydir: unknown key, did you mean "key_dir"?'),
     ],
 )
 def test_unknown_elsewhere(key: str, message: str) -> None:
@@ -592,9 +624,52 @@ def test_a_wrong_value(key: str, value: str, message: str) -> None:
         (
             {"auth.key": '"root.jwk"', "auth.public": '"/"'},
             (
-                '[auth] public = "": would open everything to anyone although a key is set: '
-                'expected a path such as "anon", or no key'
+                '[auth] public = "": would open everything to anyone although key is set: expected a path such as '
+                '"anon", or subscribe = "" alone in [auth.public] to let anyone watch, or no key'
             ),
+        ),
+        (
+            {"auth.key_dir": '"keys"', "auth.public": '["a", ""]'},
+            (
+                '[auth] public = "": would open everything to anyone although key_dir is set: expected a path such '
+                'as "anon", or subscribe = "" alone in [auth.public] to let anyone watch, or no key_dir'
+            ),
+        ),
+        (
+            {"auth.key": '"root.jwk"', "auth.public": '{subscribe = "", publish = ["", "a"]}'},
+            (
+                "[auth.public]: would open everything to anyone although key is set: expected a path such as "
+                '"anon", or subscribe = "" alone in [auth.public] to let anyone watch, or no key'
+            ),
+        ),
+        (
+            {"auth.key": '"root.jwk"', "auth.key_dir": '"keys"'},
+            (
+                '[auth] key_dir = "keys": key is set as well, expected one; '
+                "to move, put the file into the directory as <kid>.jwk"
+            ),
+        ),
+        (
+            {"auth.key": '"root.jwk"', "auth.key_dir": '"https://keys.example"'},
+            (
+                '[auth] key_dir = "https://keys.example": key is set as well, expected one; '
+                "to move, put the file beside those at the URL as <kid>.jwk"
+            ),
+        ),
+        (
+            {"auth.key_dir": '"none"'},
+            (
+                '[auth] key_dir = "none": no such directory, expected a directory with one {kid}.jwk for each key; '
+                "a relative path starts at the current directory"
+            ),
+        ),
+        (
+            {"auth.key_dir": '"/none"'},
+            '[auth] key_dir = "/none": no such directory, expected a directory with one {kid}.jwk for each key',
+        ),
+        (
+            {"auth.key_dir": '"root.jwk"'},
+            '[auth] key_dir = "root.jwk": is a file, expected a directory with one {kid}.jwk for each key',
         ),
         (
             {"cluster.root": '"a"', "cluster.connect": '"b"'},
@@ -618,15 +693,17 @@ def test_nothing_to_prove_itself_with() -> None:
 def test_nobody_could_connect() -> None:
     [message] = problems(written({"server.tls.generate": '"localhost"'}))
     assert message.startswith(
-        "test.toml: [auth]: neither key nor public is set, so nobody could connect: add key = "
+        "test.toml: [auth]: none of key, key_dir, public is set, so nobody could connect: add "
     )
-    assert 'public = "anon"' in message
+    for part in ('key = "root.jwk"', 'key_dir = "keys"', 'public = "anon"'):
+        assert part in message
 
 
 def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
-    message = '[auth] key = "root.jwk": may not be read by this user; check its permissions'
-    assert complaint({"auth.key": '"root.jwk"'}) == f"test.toml: {message}"
+    for key, name in (("key", "root.jwk"), ("key_dir", "keys")):
+        message = f'[auth] {key} = "{name}": may not be read by this user; check its permissions'
+        assert complaint({f"auth.{key}": f'"{name}"'}) == f"test.toml: {message}"
 
 
 def test_the_origin_of_a_value_is_named() -> None:
@@ -684,8 +761,8 @@ def test_consequences_are_not_listed() -> None:
         'test.toml: [server.tls] generat: unknown key, did you mean "generate"?',
         'test.toml: [auth] pubic: unknown key, did you mean "public"?',
     ]
-    wrong = {"server.tls.generate": '"a b"', "auth.public": "5"}
-    assert len(problems(written(wrong))) == 2
+    for auth in ({"auth.public": "5"}, {"auth.public.publish": "5"}, {"auth.public.publsh": '"a"'}):
+        assert len(problems(written({"server.tls.generate": '"a b"'} | auth))) == 2
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.secret], ids=lambda o: o.path)
@@ -713,6 +790,292 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(option: Option, secret: str
 
 def test_a_long_path_of_a_key_in_an_existing_folder_is_shown(tmp_path: Path) -> None:
     assert str(tmp_path / "none.jwk") in complaint({"auth.key": f'"{tmp_path}/none.jwk"'})
+
+
+# Access
+
+
+@pytest.mark.parametrize(
+    "url, kept",
+    [
+        ("https://keys.example.com/moq/", "https://keys.example.com/moq"),
+        (" HTTPS://Keys.example:8443 ", "https://Keys.example:8443"),
+        ("https://[2001:db8::1]:1/a/b", "https://[2001:db8::1]:1/a/b"),
+        ("https://keys.example/a@b", "https://keys.example/a@b"),
+        ("http://localhost/", "http://localhost"),
+        ("http://LOCALHOST:80/k", "http://LOCALHOST:80/k"),
+        ("http://127.8.9.10:1", "http://127.8.9.10:1"),
+        ("http://[::1]/k", "http://[::1]/k"),
+    ],
+)
+def test_the_url_of_a_key_server(url: str, kept: str) -> None:
+    auth = load(written(MINIMAL | {"auth.key_dir": f'"{url}"'}), environ={}).auth
+    assert (auth.key_url, auth.key_directory) == (kept, None)
+
+
+@pytest.mark.parametrize("path", ["keys", "./keys/", "https", "c:/keys", "a:b"])
+def test_a_directory_of_keys(path: str) -> None:
+    auth = Auth(key_dir=path)
+    assert (auth.key_url, auth.key_directory) == (None, Path(path))
+
+
+def test_no_keys() -> None:
+    assert (Auth().key_url, Auth().key_directory) == (None, None)
+
+
+HTTPS_OR_DIRECTORY = 'expected a directory, e.g. "keys", or a URL that starts with https://'
+EXAMPLE = 'e.g. "https://keys.example.com/moq"'
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ("", 'expected the path of a directory, e.g. "keys", or a URL that starts with https://'),
+        (" ", 'expected the path of a directory, e.g. "keys", or a URL that starts with https://'),
+        (r"a\u0000b", 'expected the path of a directory, e.g. "keys", or a URL that starts with https://'),
+        ("ftp://a/b", HTTPS_OR_DIRECTORY),
+        ("file:///keys", HTTPS_OR_DIRECTORY),
+        ("file:/keys", HTTPS_OR_DIRECTORY),
+        ("s3://bucket/keys", HTTPS_OR_DIRECTORY),
+        ("htps://a", HTTPS_OR_DIRECTORY),
+        ("https://", f"expected a host behind https://, {EXAMPLE}"),
+        ("https:///keys", f"expected a host behind https://, {EXAMPLE}"),
+        ("https:keys.example", f"expected a host behind https://, {EXAMPLE}"),
+        ("https://:443/keys", f"expected a host behind https://, {EXAMPLE}"),
+        ("https://a:x/keys", f"expected a host behind https://, {EXAMPLE}"),
+        ("https://a:70000/keys", f"expected a host behind https://, {EXAMPLE}"),
+        ("https://::1/keys", f"expected a host behind https://, {EXAMPLE}"),
+        ("http://a b/", f"expected a URL without spaces and control characters, {EXAMPLE}"),
+        (r"https://a\u0000/", f"expected a URL without spaces and control characters, {EXAMPLE}"),
+        (r"https://a\t/", f"expected a URL without spaces and control characters, {EXAMPLE}"),
+    ],
+)
+def test_what_is_no_place_for_keys(value: str, message: str) -> None:
+    found = complaint({"auth.key_dir": f'"{value}"'})
+    assert found == f'test.toml: [auth] key_dir = "{value}": {message}'
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://keys.example",
+        "http://10.0.0.1:80/",
+        "http://128.0.0.1",
+        "http://localhost.example",
+        "http://[::2]/",
+    ],
+)
+def test_keys_do_not_come_over_plain_http(url: str) -> None:
+    assert complaint({"auth.key_dir": f'"{url}"'}) == (
+        f'test.toml: [auth] key_dir = "{url}": expected https://, because whoever can change keys on their way can '
+        "admit anybody; http:// is for this machine only, e.g. localhost"
+    )
+
+
+@pytest.mark.parametrize(
+    "url, wanted",
+    [
+        ("https://me:pa55@keys.example/", "without a user name or password"),
+        ("http://me:pa55@localhost/", "without a user name or password"),
+        (" https://pa55@keys.example/", "without a user name or password"),
+        ("https:me:pa55@keys.example", "without a user name or password"),
+        ("https://me:pa55/@keys.example", "a host behind https://"),
+        ("https://me:pa?pa55@keys.example", "without a user name or password"),
+        ("ftp://me:pa55@keys.example/", "a URL that starts with https://"),
+        ("//me:pa55@keys.example/", "no such directory"),
+        ("https//me:pa55@keys.example/", "no such directory"),
+        ("https://keys.example/?sig=pa55", "without ? and #"),
+        ("https://keys.example?sig=pa55@x", "without"),
+        ("https://keys.example/#pa55", "without ? and #"),
+    ],
+)
+def test_what_a_url_may_hide_is_not_repeated(url: str, wanted: str) -> None:
+    for found in (
+        complaint({"auth.key_dir": f'"{url}"'}),
+        complaint({}, environ={"MOQ_AUTH_KEY_DIR": url}),
+        complaint({}, flags=[("--auth-key-dir", url)]),
+    ):
+        assert "[auth] key_dir = " in found
+        assert wanted in found
+        assert "pa55" not in found
+        assert "me:" not in found
+    # As the path of one key, too.
+    assert "pa55" not in complaint({"auth.key": f'"{url}"'})
+
+
+def test_a_program_does_not_print_the_password_either() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Auth(key_dir="https://me:pa55@keys.example/")
+    assert "without a user name or password" in str(caught.value)
+    assert "pa55" not in str(caught.value)
+
+
+def test_key_dir_is_text() -> None:
+    assert complaint({"auth.key_dir": "5"}) == "test.toml: [auth] key_dir: expected a string in quotes"
+
+
+def public(toml: str | None = None, environ: Mapping[str, str] | None = None, **flags: str) -> Public | None:
+    """Return what is public with `public = toml` in the file and flags such as `public_subscribe`."""
+    keys = {"server.tls.generate": '"localhost"', "auth.key": '"root.jwk"'}
+    file = written(keys if toml is None else keys | {"auth.public": toml})
+    pairs = [(f"--auth-{name.replace('_', '-')}", text) for name, text in flags.items()]
+    return load(file, pairs, environ or {}).auth.public
+
+
+@pytest.mark.parametrize(
+    "toml, subscribe, publish",
+    [
+        ('"anon"', ("anon",), ("anon",)),
+        ('["demo", "anon"]', ("anon", "demo"), ("anon", "demo")),
+        ('["/a/b/", "a", "a//b/c", "a-b"]', ("a", "a-b"), ("a", "a-b")),
+        ('{subscribe = "demo"}', ("demo",), ()),
+        ('{publish = ["in", "/in/"]}', (), ("in",)),
+        ('{subscribe = "", publish = ["a", "b"]}', ("",), ("a", "b")),
+        ('{subscribe = ["x", ""]}', ("",), ()),
+        ('"...%20/%2e%2e%2e"', ("...%20/%2e%2e%2e",), ("...%20/%2e%2e%2e",)),
+    ],
+)
+def test_forms_of_public(toml: str, subscribe: tuple[str, ...], publish: tuple[str, ...]) -> None:
+    assert public(toml) == Public(subscribe=subscribe, publish=publish)
+
+
+def test_forms_of_public_in_a_program() -> None:
+    assert Auth(public="").public == Auth(public=["a", ""]).public == EVERYTHING
+    assert (
+        Auth(public="/anon/").public
+        == Auth(public=("anon",)).public
+        == Public(subscribe=("anon",), publish=("anon",))
+    )
+    assert Auth(public=EVERYTHING).public is EVERYTHING
+    assert EVERYTHING.everywhere
+    assert not Public(subscribe=("",)).everywhere
+    assert not Public(subscribe=("",), publish=("a",)).everywhere
+    nothing: tuple[str | tuple[str, ...] | list[str], ...] = ((), [], "a/..")
+    for wrong in nothing:
+        with pytest.raises(ValidationError):
+            Auth(public=wrong)
+    with pytest.raises(ValidationError):
+        Public()
+
+
+@pytest.mark.parametrize("key", ["key", "key_dir"])
+@pytest.mark.parametrize("toml", ['{subscribe = ""}', '{publish = ""}', '{subscribe = "", publish = "in"}'])
+def test_one_way_may_be_open_everywhere_beside_a_key(key: str, toml: str) -> None:
+    value = '"root.jwk"' if key == "key" else '"keys"'
+    config = load(written(MINIMAL | {f"auth.{key}": value, "auth.public": toml}), environ={})
+    assert config.auth.public is not None
+    assert not config.auth.public.everywhere
+
+
+NO_PATH = 'expected at least one path, e.g. "anon", or "" for everything; without this key nothing is public'
+NO_NAME = 'expected names between the slashes, e.g. "anon/demo": "." and ".." and an encoded slash never match a URL'
+
+
+@pytest.mark.parametrize(
+    "toml, message",
+    [
+        (
+            "5",
+            '[auth] public = 5: expected a path such as "anon", a list of them, or the table [auth.public]',
+        ),
+        ('["a", 5]', '[auth] public = ["a", 5]: expected a path such as "anon", or a list of them'),
+        ("[]", f"[auth] public = []: {NO_PATH}"),
+        (
+            "{}",
+            '[auth.public]: expected subscribe or publish in this table, or both, e.g. subscribe = "demo"',
+        ),
+        ("{subscribe = []}", f"[auth.public] subscribe = []: {NO_PATH}"),
+        ('{subscribe = "a", publish = []}', f"[auth.public] publish = []: {NO_PATH}"),
+        (
+            "{publish = true}",
+            '[auth.public] publish = true: expected a path such as "anon", or a list of them',
+        ),
+        ('{subscribe = "", reed = ""}', "[auth.public] reed: unknown key, known are subscribe, publish"),
+        *(
+            (f'"{path}"', f'[auth] public = "{path}": {NO_NAME}')
+            for path in ("..", "./a", "a/./b", "a/../b", "a/%2e%2E", "a%2fb", "a%2Fb/c", "%00")
+        ),
+        ('["a", ".."]', f'[auth] public = ["a", ".."]: {NO_NAME}'),
+        ('{publish = ["a/.."]}', f'[auth.public] publish = ["a/.."]: {NO_NAME}'),
+    ],
+)
+def test_what_cannot_be_public(toml: str, message: str) -> None:
+    assert complaint({"auth.public": toml}) == f"test.toml: {message}"
+
+
+def test_a_public_path_that_is_no_text() -> None:
+    assert "expected UTF-8" in complaint({}, environ={"MOQ_AUTH_PUBLIC": "a\udcff"})
+
+
+@pytest.mark.parametrize(
+    "toml", [None, '"x"', '["x", "y"]', '{subscribe = "x"}', '{publish = "x", subscribe = "y"}']
+)
+def test_public_in_short_replaces_all_of_it(toml: str | None) -> None:
+    both = Public(subscribe=("a", "b"), publish=("a", "b"))
+    parts = {"MOQ_AUTH_PUBLIC_SUBSCRIBE": "x", "MOQ_AUTH_PUBLIC_PUBLISH": ""}
+    assert public(toml, {"MOQ_AUTH_PUBLIC": "b,a"}) == both
+    assert public(toml, public="a, b,") == both
+    assert public(toml, parts, public="a,b") == both
+
+
+@pytest.mark.parametrize(
+    "toml, publish",
+    [
+        (None, ()),
+        ('"x"', ("x",)),
+        ('["x", "y"]', ("x", "y")),
+        ('{subscribe = "x"}', ()),
+        ('{publish = "x", subscribe = "y"}', ("x",)),
+    ],
+)
+def test_one_way_replaces_that_part_only(toml: str | None, publish: tuple[str, ...]) -> None:
+    changed = Public(subscribe=("a", "b"), publish=publish)
+    assert public(toml, {"MOQ_AUTH_PUBLIC_SUBSCRIBE": "b,a"}) == changed
+    assert public(toml, {"MOQ_AUTH_PUBLIC_SUBSCRIBE": "z"}, public_subscribe="a,b") == changed
+    both = public(toml, {"MOQ_AUTH_PUBLIC_SUBSCRIBE": "a,b"}, public_publish="c")
+    assert both == Public(subscribe=("a", "b"), publish=("c",))
+
+
+def test_of_one_source_the_part_has_the_last_word() -> None:
+    expected = Public(subscribe=("x",), publish=("x", "y"))
+    names = {"MOQ_AUTH_PUBLIC_SUBSCRIBE": "x", "MOQ_AUTH_PUBLIC": "x,y"}
+    assert public('"z"', names) == expected
+    assert public('"z"', public_subscribe="x", public="x,y") == expected
+    assert public('"z"', names, public_publish="p") == Public(subscribe=("x",), publish=("p",))
+
+
+def test_the_empty_text_opens_everything_and_a_comma_too_many_does_not() -> None:
+    assert public(public_subscribe="") == Public(subscribe=("",))
+    assert public(environ={"MOQ_AUTH_PUBLIC_PUBLISH": ""}) == Public(publish=("",))
+    assert public(public="a,") == public(public=",a,,") == public('"a"')
+    assert public(public_subscribe="a", public="b") == Public(subscribe=("a",), publish=("b",))
+    flags = [("--tls-generate", "localhost"), ("--auth-public", "a"), ("--auth-public", "")]
+    assert load(None, flags, {}).auth == Auth(public="")
+    for text in (",", " ", " , "):
+        assert (
+            complaint({}, flags=[("--auth-public", text)]) == f"--auth-public: [auth] public = []: {NO_PATH}"
+        )
+        assert complaint({"auth.public": '""'}, environ={"MOQ_AUTH_PUBLIC_PUBLISH": text}) == (
+            f"environment variable MOQ_AUTH_PUBLIC_PUBLISH: [auth.public] publish = []: {NO_PATH}"
+        )
+
+
+def test_the_origin_of_a_part_is_named() -> None:
+    """A value is quoted as it was given, also after a stronger source has replaced another part of it."""
+    flags = [("--auth-public-subscribe", "ok")]
+    assert complaint({"auth.public": '".."'}, flags=flags) == f'test.toml: [auth] public = "..": {NO_NAME}'
+    assert complaint({}, flags=flags, environ={"MOQ_AUTH_PUBLIC": ".."}) == (
+        f'environment variable MOQ_AUTH_PUBLIC: [auth] public = [".."]: {NO_NAME}'
+    )
+    assert complaint({}, flags=[("--auth-public-subscribe", "..")]) == (
+        f'--auth-public-subscribe: [auth.public] subscribe = [".."]: {NO_NAME}'
+    )
+    # What is no form of `public` at all stays the fault of the file.
+    assert complaint({"auth.public": "5"}, flags=flags).startswith("test.toml: [auth] public = 5: expected ")
+    keys = {"auth.key": '"root.jwk"', "auth.public": '{subscribe = ""}'}
+    assert complaint(keys, flags=[("--auth-public-publish", "")]).startswith(
+        "--auth-public-publish: [auth.public]: would open everything to anyone although key is set: "
+    )
 
 
 @pytest.mark.parametrize(

@@ -66,13 +66,29 @@ def is_host(text: str) -> bool:
 
 def is_authority(text: str) -> bool:
     """Whether `text` is `host` or `host:port` as it stands in a URL, with brackets around IPv6."""
+    return bool(host_of(text))
+
+
+def host_of(authority: str) -> str:
+    """The host of `host` or `host:port`, without brackets; `""` if it is neither."""
     try:
-        return bool(Address.parse(text).host)
+        return Address.parse(authority).host
     except ValueError:
         pass
-    if text.startswith("[") and text.endswith("]"):
-        return _is_ip(text[1:-1], 6)
-    return ":" not in text and is_host(text)
+    if authority.startswith("[") and authority.endswith("]"):
+        host = authority[1:-1]
+        return host if _is_ip(host, 6) else ""
+    return authority if ":" not in authority and is_host(authority) else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address without brackets, is this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_ip(text: str, version: int) -> bool:

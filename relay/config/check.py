@@ -97,19 +97,48 @@ def unreadable(file: Path) -> str | None:
     return None if os.access(file, os.R_OK) else "may not be read by this user; check its permissions"
 
 
+def unreadable_directory(directory: Path) -> str | None:
+    """Say why files in `directory` cannot be read, or None if they can."""
+    try:
+        if not directory.exists():
+            hint = "" if directory.is_absolute() else "; a relative path starts at the current directory"
+            return f"no such directory, {_KEY_DIR}{hint}"
+        if not directory.is_dir():
+            return f"is a file, {_KEY_DIR}"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    readable = os.access(directory, os.R_OK | os.X_OK)
+    return None if readable else "may not be read by this user; check its permissions"
+
+
+_KEY_DIR = "expected a directory with one {kid}.jwk for each key"
+
+
 def _auth(config: Config) -> Iterator[Problem]:
-    key, public = ("auth", "key"), ("auth", "public")
-    if config.auth.key is None and config.auth.public is None:
+    auth = config.auth
+    key, key_dir, public = (("auth", name) for name in ("key", "key_dir", "public"))
+    if auth.key_directory is not None:
+        fault = unreadable_directory(auth.key_directory)
+        if fault:
+            yield Problem(key_dir, fault, auth.key_dir)
+    if auth.key is not None and auth.key_dir is not None:
+        place = "into the directory" if auth.key_directory else "beside those at the URL"
+        text = f"key is set as well, expected one; to move, put the file {place} as <kid>.jwk"
+        yield Problem(key_dir, text, auth.key_dir, related=(key,))
+    keyed = "key" if auth.key is not None else "key_dir" if auth.key_dir is not None else None
+    if keyed is None and auth.public is None:
         text = (
-            'neither key nor public is set, so nobody could connect: add key = "root.jwk" to admit holders of a '
-            'token, or public = "anon" to open that path to anyone ("" opens all of them)'
+            'none of key, key_dir, public is set, so nobody could connect: add key = "root.jwk" or key_dir = "keys" '
+            'to admit holders of a token, or public = "anon" to open that path to anyone ("" opens all of them)'
         )
-        yield Problem(("auth",), text, missing=(key, public))
-    elif config.auth.key is not None and config.auth.public == "":
+        ways = ((*public, "subscribe"), (*public, "publish"))
+        yield Problem(("auth",), text, missing=(key, key_dir, public, *ways))
+    elif keyed is not None and auth.public is not None and auth.public.everywhere:
         text = (
-            'would open everything to anyone although a key is set: expected a path such as "anon", or no key'
+            f"would open everything to anyone although {keyed} is set: expected a path such as "
+            f'"anon", or subscribe = "" alone in [auth.public] to let anyone watch, or no {keyed}'
         )
-        yield Problem(public, text, "", related=(key,))
+        yield Problem(public, text, "", related=(key, key_dir))
 
 
 def _web(config: Config) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from relay.config.check import Keys, Problem, check
 from relay.config.options import OPTIONS, Kind, Option
 from relay.config.tables import DEMO, Config
+from relay.config.url import is_url, redacted
 from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
 
@@ -75,8 +76,7 @@ def load(
     origins = _Origins("" if file is None else f"{os.fspath(file)}: ")
     _fold_aliases(tables, origins, problems)
     for entry in given:
-        _overlay(tables, entry)
-        origins.names[entry.option.keys] = f"{entry.origin}: "
+        _overlay(tables, entry, origins)
     config, faults = _validated(tables, origins)
     problems += faults
     if problems:
@@ -155,7 +155,9 @@ def _from_flags(flags: Iterable[tuple[str, str]], problems: list[str]) -> list[_
 def _value(option: Option, texts: Sequence[str]) -> object:
     """Read text as the kind of the option demands; what cannot be read is left for the model to refuse."""
     if option.kind is Kind.LIST:
-        return [item.strip() for text in texts for item in text.split(",") if item.strip()]
+        items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
+        # Only the empty text itself: a comma too many must not open everything.
+        return [*items, ""] if option.empty and "" in texts else items
     text = texts[-1]
     if option.kind is Kind.BOOL:
         word = text.strip().lower()
@@ -181,10 +183,12 @@ class _Origins:
     def __init__(self, default: str) -> None:
         self._default = default
         self.names: dict[Keys, str] = {}
-        self.spelled: dict[Keys, str] = {}
+        self.spelled: dict[Keys, Keys] = {}
 
     def of(self, keys: Keys) -> str:
-        return self.names.get(keys, self._default)
+        """Origin of a value, or of the first part of a table that did not come from the file."""
+        parts = (name for place, name in self.names.items() if place[: len(keys)] == keys)
+        return self.names.get(keys) or next(parts, self._default)
 
     def file(self) -> str:
         return self._default
@@ -204,7 +208,7 @@ def _fold_aliases(tables: Tables, origins: _Origins, problems: list[str]) -> Non
             value = table.pop(other)
             if name not in table:
                 table[name] = value
-                origins.spelled[option.keys] = other
+                origins.spelled[option.keys] = (*option.keys[:-1], other)
             elif table[name] != value:
                 first, second = (
                     f"{key} = {_quoted(shown)}" for key, shown in ((name, table[name]), (other, value))
@@ -213,15 +217,31 @@ def _fold_aliases(tables: Tables, origins: _Origins, problems: list[str]) -> Non
                 problems.append(origins.file() + text)
 
 
-def _overlay(tables: Tables, entry: _Given) -> None:
-    *path, name = entry.option.keys
+def _overlay(tables: Tables, entry: _Given, origins: _Origins) -> None:
+    keys = entry.option.keys
     table = tables
-    for key in path:
+    for depth, key in enumerate(keys[:-1], start=1):
         inner = table.setdefault(key, {})
+        if keys[:depth] == _PUBLIC and isinstance(inner, (str, list)):
+            inner = table[key] = _spread(inner, origins)
         if not isinstance(inner, dict):
             return  # The file has a plain value where a table belongs; that is reported.
         table = inner
-    table[name] = entry.value
+    table[keys[-1]] = entry.value
+    origins.names[keys] = f"{entry.origin}: "
+    origins.spelled.pop(keys, None)
+
+
+_PUBLIC: Keys = ("auth", "public")
+
+
+def _spread(short: object, origins: _Origins) -> Tables:
+    """Write out the short form of `public` as the table that it stands for, so that one key of it can be replaced."""
+    origin = origins.of(_PUBLIC)
+    for name in SCHEMA[_PUBLIC]:
+        origins.names[*_PUBLIC, name] = origin
+        origins.spelled[*_PUBLIC, name] = _PUBLIC
+    return dict.fromkeys(SCHEMA[_PUBLIC], short)
 
 
 def _table(tables: Tables, keys: Keys) -> Tables | None:
@@ -255,6 +275,9 @@ def _validated(tables: Tables, origins: _Origins) -> tuple[Config, list[str]]:
             faults.append(_fault(error, keys, origins))
             (mistyped if error["type"] == "extra_forbidden" else wrong).add(keys)
             del table[keys[-1]]
+            if not table and keys[:-2]:
+                # A table is not given either if nothing in it is right.
+                del (_table(tables, keys[:-2]) or {})[keys[-2]]
         if len(faults) == before:
             raise failure  # A fault of ours: nothing given explains it, and asking again would not end.
     config = Config.model_validate(tables)
@@ -263,7 +286,7 @@ def _validated(tables: Tables, origins: _Origins) -> tuple[Config, list[str]]:
             _explains(keys, absent) for keys in mistyped for absent in problem.missing
         )
         if not consequence:
-            faults.append(_described(problem, origins))
+            faults.append(_described(problem, tables, origins))
     return config, faults
 
 
@@ -287,6 +310,8 @@ def _fault(error: ErrorDetails, keys: Keys, origins: _Origins) -> str:
     if error["type"] == "model_type":
         name = keys[-1] if len(keys) == 1 else f"[{'.'.join(keys[:-1])}] {keys[-1]}"
         return f"{origins.file()}{name} = {_quoted(value)}: expected a table, [{'.'.join(keys)}]"
+    if isinstance(value, dict) and keys in SCHEMA:
+        return f"{origins.of(keys)}[{'.'.join(keys)}]: {_wanted(error)}"
     return f"{origins.of(keys)}{_label(keys, origins)}{_shown(keys, value)}: {_wanted(error)}"
 
 
@@ -330,15 +355,18 @@ def _near(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)
 
 
-def _described(problem: Problem, origins: _Origins) -> str:
+def _described(problem: Problem, tables: Tables, origins: _Origins) -> str:
     if problem.value is None:
         return f"{origins.file()}[{'.'.join(problem.keys)}]: {problem.text}"
+    if _table(tables, problem.keys) is not None:
+        return f"{origins.of(problem.keys)}[{'.'.join(problem.keys)}]: {problem.text}"
     label = _label(problem.keys, origins)
     return f"{origins.of(problem.keys)}{label}{_shown(problem.keys, problem.value)}: {problem.text}"
 
 
 def _label(keys: Keys, origins: _Origins) -> str:
-    return f"[{'.'.join(keys[:-1])}] {origins.spelled.get(keys, keys[-1])}"
+    *table, name = origins.spelled.get(keys, keys)
+    return f"[{'.'.join(table)}] {name}"
 
 
 def _shown(keys: Keys, value: object) -> str:
@@ -346,7 +374,9 @@ def _shown(keys: Keys, value: object) -> str:
     if any(option.secret and option.keys == keys for option in OPTIONS):
         if not isinstance(value, (str, Path)):
             return ""
-        text = str(value)
+        text = redacted(str(value))
+        if is_url(text) or text != str(value):
+            return f" = {_quoted(text)}"
         parent = os.path.dirname(text)  # noqa: PTH120 - Path would normalise what is shown and measured.
         if len(text) >= _SHORTEST_SECRET and (parent in ("", "/") or not Path(parent).is_dir()):
             return f" ({len(text)} characters, not shown because they may be the secret itself)"
@@ -370,11 +400,12 @@ def _schema(model: type[BaseModel], keys: Keys = ()) -> dict[Keys, tuple[str, ..
     """Return the known keys of each table."""
     found: dict[Keys, tuple[str, ...]] = {keys: tuple(model.model_fields)}
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found |= _schema(kind, (*keys, name))
-        elif kind in (Limits, QuicSettings):
-            found[*keys, name] = tuple(entry.name for entry in fields(kind))
+        # A table may be optional.
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found |= _schema(kind, (*keys, name))
+            elif kind in (Limits, QuicSettings):
+                found[*keys, name] = tuple(entry.name for entry in fields(kind))
     return found
 
 

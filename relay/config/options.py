@@ -1,4 +1,4 @@
-"""Every scalar option once: its place in the file, its flags, its environment variables, and what it means.
+"""Every option once: its place in the file, its flags, its environment variables, and what it means.
 
 Owns the spellings. The command line builds its flags from this table, `load` reads the environment by it, and the
 reference in docs/config.md is tested against it. `[limits]` and `[server.quic]` are set in files only.
@@ -48,7 +48,7 @@ class Option:
     """Whether someone might put a secret here by mistake, so that the value is not repeated in messages."""
 
     empty: bool = False
-    """Whether an empty environment variable is a value; otherwise it counts as unset."""
+    """Whether the empty text is a value: otherwise such a variable counts as unset, and such an item as absent."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class Option:
         """The value it has when nothing is given."""
         value: object = Config()
         for key in self.keys:
-            value = getattr(value, key)
+            value = None if value is None else getattr(value, key)
         return value
 
     @property
@@ -191,11 +191,41 @@ OPTIONS: Final = (
         secret=True,
     ),
     Option(
+        "auth.key_dir",
+        ("--auth-key-dir",),
+        ("MOQ_AUTH_KEY_DIR",),
+        "DIR|URL",
+        "directory, or https:// URL of one, with a file {kid}.jwk for each key",
+        secret=True,
+    ),
+    Option(
         "auth.public",
         ("--auth-public",),
         ("MOQ_AUTH_PUBLIC",),
-        "PATH",
-        'path open to anyone without a token; "" opens everything',
+        "PATH[,...]",
+        'paths open to anyone without a token, both ways; "" opens everything',
+        kind=Kind.LIST,
+        unset="nothing is public",
+        empty=True,
+    ),
+    # After the option that replaces the whole table: within one source, these change what it says.
+    Option(
+        "auth.public.subscribe",
+        ("--auth-public-subscribe",),
+        ("MOQ_AUTH_PUBLIC_SUBSCRIBE",),
+        "PATH[,...]",
+        'paths that anyone may subscribe to without a token; "" is everything',
+        kind=Kind.LIST,
+        unset="nothing is public",
+        empty=True,
+    ),
+    Option(
+        "auth.public.publish",
+        ("--auth-public-publish",),
+        ("MOQ_AUTH_PUBLIC_PUBLISH",),
+        "PATH[,...]",
+        'paths that anyone may publish under without a token; "" is everything',
+        kind=Kind.LIST,
         unset="nothing is public",
         empty=True,
     ),

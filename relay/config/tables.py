@@ -7,15 +7,17 @@ are frozen, and a value of the wrong type or range cannot get into one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_type_hints
+from urllib.parse import unquote
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, create_model, model_validator
 
 from relay.config.address import Address, is_authority, is_host
+from relay.config.url import is_url, key_server
 from relay.model.limits import Limits
-from relay.model.path import normalize
+from relay.model.path import covers, minimal, normalize
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version, version_from_name
 
@@ -55,7 +57,8 @@ LIMITS_RANGES: Mapping[str, Range] = {
 class Table(BaseModel):
     """What all tables share: unknown keys are refused, nothing is converted silently, nothing changes later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Values stay out of pydantic's own messages: one may be a secret that was put in place of a path.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 def _parsed(parse: Callable[[str], T], wanted: str) -> BeforeValidator:
@@ -114,6 +117,54 @@ def _prefix(text: str) -> str:
     raise ValueError('expected a broadcast path, e.g. "internal/origins"')
 
 
+def _key_dir(text: str) -> str:
+    if is_url(text):
+        return key_server(text)
+    if not text.strip() or "\0" in text:
+        raise ValueError('expected the path of a directory, e.g. "keys", or a URL that starts with https://')
+    return text
+
+
+def _public_path(text: str) -> str:
+    """Check a path by the rule for those of URLs, so that no right is granted where no session can be."""
+    path = normalize(text)
+    names = [unquote(segment) for segment in path.split("/")]
+    if any(name in (".", "..") or "/" in name or "\0" in name for name in names):
+        raise ValueError(
+            'expected names between the slashes, e.g. "anon/demo": "." and ".." and an encoded slash never match a URL'
+        )
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected UTF-8") from None
+    return path
+
+
+def _paths(raw: object) -> tuple[str, ...]:
+    """Read a string or a list of them. `()` is the finished value for nowhere; an empty list is an oversight."""
+    items = (raw,) if isinstance(raw, str) else raw
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise ValueError('expected a path such as "anon", or a list of them')
+    if items == []:
+        raise ValueError(_NO_PATH)
+    return minimal(map(_public_path, items))
+
+
+_NO_PATH = 'expected at least one path, e.g. "anon", or "" for everything; without this key nothing is public'
+
+
+def _public(raw: object) -> object:
+    """Read the short forms, a string or a list of them: they stand for both keys of the table."""
+    if raw is None or isinstance(raw, (dict, Public)):
+        return raw
+    if isinstance(raw, (str, list, tuple)):
+        paths = _paths(raw)
+        if paths:
+            return Public(subscribe=paths, publish=paths)
+        raise ValueError(_NO_PATH)
+    raise ValueError('expected a path such as "anon", a list of them, or the table [auth.public]')
+
+
 def _versions(versions: tuple[Version, ...]) -> tuple[Version, ...]:
     """Return them once each and newest first, however they were written."""
     if versions:
@@ -132,6 +183,7 @@ Names = Annotated[tuple[str, ...], _listed(_san, "a host name")]
 Versions = Annotated[
     tuple[Version, ...], _listed(version_from_name, "a version name"), AfterValidator(_versions)
 ]
+Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
 Authority = Annotated[str, AfterValidator(_authority)]
 Level = Literal["error", "warn", "info", "debug", "trace"]
 
@@ -230,14 +282,85 @@ class Cluster(Table):
     """Broadcast path under which the members announce themselves."""
 
 
+class Public(Table):
+    """`[auth.public]`: what anyone may do without a token. Paths are in normal form, none covers another.
+
+    `("",)` is everything, `()` is nothing, but not for both.
+    """
+
+    subscribe: Paths = ()
+    publish: Paths = ()
+
+    @model_validator(mode="after")
+    def _grants_something(self) -> Self:
+        if self.subscribe or self.publish:
+            return self
+        raise ValueError('expected subscribe or publish in this table, or both, e.g. subscribe = "demo"')
+
+    @property
+    def both(self) -> str | None:
+        """A path that anyone may publish to and watch, if there is one."""
+        return next(
+            (path for path in self.publish if any(covers(other, path) for other in self.subscribe)), None
+        )
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether nothing is left for a token to grant."""
+        return "" in self.subscribe and "" in self.publish
+
+
 class Auth(Table):
     """`[auth]`."""
 
     key: File | None = None
     """File with the key (JWK) that tokens are verified with."""
 
-    public: Annotated[str, AfterValidator(normalize)] | None = None
-    """Path open to anyone without a token, `""` for all; None for nowhere."""
+    key_dir: Annotated[str, AfterValidator(_key_dir)] | None = None
+    """Where the keys are if there are several, one in each `{kid}.jwk`: a directory or the URL of one."""
+
+    public: Annotated[Public | None, BeforeValidator(_public)] = None
+    """What is open to anyone without a token; None for nothing. One path or a list of them stands for both ways."""
+
+    if TYPE_CHECKING:
+        # Type checkers do not see the validator that reads the short forms of `public`.
+        def __init__(
+            self,
+            *,
+            key: Path | None = None,
+            key_dir: str | None = None,
+            public: Public | Sequence[str] | None = None,
+        ) -> None: ...
+
+    @property
+    def key_directory(self) -> Path | None:
+        """`key_dir`, if it is a directory."""
+        return None if self.key_dir is None or is_url(self.key_dir) else Path(self.key_dir)
+
+    @property
+    def key_url(self) -> str | None:
+        """`key_dir`, if it is a URL, without a slash at its end: `/{kid}.jwk` comes next."""
+        return self.key_dir if self.key_dir is not None and is_url(self.key_dir) else None
+
+    def rights(self) -> Iterator[str]:
+        """Yield who may do what, in words."""
+        if self.key is not None:
+            yield f"tokens of {self.key}"
+        if self.key_directory is not None:
+            yield f"tokens of the keys in {self.key_directory}"
+        if self.key_url is not None:
+            yield f"tokens of the keys at {self.key_url}"
+        public = self.public
+        if public is None:
+            return
+        if public.everywhere:
+            yield "anyone, everywhere"
+        elif public.subscribe == public.publish:
+            yield f"anyone on {', '.join(public.subscribe)}"
+        else:
+            for verb, paths in (("subscribe to", public.subscribe), ("publish", public.publish)):
+                if paths:
+                    yield f"anyone may {verb} {', '.join(path or 'everything' for path in paths)}"
 
 
 class Http(Table):

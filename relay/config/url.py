@@ -1,0 +1,54 @@
+"""The URL of a key server, as an operator writes it where a directory could stand as well.
+
+Owns what is taken for a URL, its syntax, and what of one may be repeated. Must never open a connection. Called by the
+configuration tables, and by `load` for its messages.
+"""
+
+from __future__ import annotations
+
+import re
+
+from relay.config.address import host_of, is_loopback
+
+# One letter is a drive. Without a slash only the schemes that are meant count: a directory may have a colon in its name.
+_SCHEME = re.compile(r"(?i)(https?(?=:)|[a-z][a-z0-9+.-]+(?=:/))")
+_EXAMPLE = 'e.g. "https://keys.example.com/moq"'
+
+
+def is_url(text: str) -> bool:
+    """Whether `text` is meant as a URL, right or wrong, and not as a path."""
+    return _SCHEME.match(text.strip()) is not None
+
+
+def key_server(text: str) -> str:
+    """Return the URL without slashes at its end. ValueError says what would be right, and repeats nothing."""
+    text = text.strip()
+    found = _SCHEME.match(text)
+    scheme = found[0].lower() if found else ""
+    if scheme not in ("http", "https"):
+        raise ValueError('expected a directory, e.g. "keys", or a URL that starts with https://')
+    if " " in text or not text.isprintable():
+        raise ValueError(f"expected a URL without spaces and control characters, {_EXAMPLE}")
+    slashes, rest = text[len(scheme) + 1 :][:2], text[len(scheme) + 3 :]
+    authority, _, path = rest.partition("/")
+    if "@" in authority:
+        raise ValueError(f"expected a URL without a user name or password, {_EXAMPLE}")
+    if "?" in rest or "#" in rest:
+        raise ValueError(f"expected a URL without ? and #, because /<kid>.jwk is added to it, {_EXAMPLE}")
+    host = host_of(authority)
+    if slashes != "//" or not host:
+        raise ValueError(f"expected a host behind {scheme}://, {_EXAMPLE}")
+    if scheme == "http" and not is_loopback(host):
+        raise ValueError(
+            "expected https://, because whoever can change keys on their way can admit anybody; "
+            "http:// is for this machine only, e.g. localhost"
+        )
+    return f"{scheme}://{authority}/{path}".rstrip("/")
+
+
+def redacted(text: str) -> str:
+    """`text` as messages may repeat it: of a URL that can hold a password or a signature, the scheme is left."""
+    if is_url(text):
+        return f"{text.strip().partition(':')[0]}://..." if re.search("[@?#]", text) else text
+    # A URL whose scheme is mistyped or missing may hold a password as well.
+    return "..." if re.search("(?s):.*@", text) else text
