@@ -28,13 +28,19 @@ from relay.actors.ingest import random_hop
 from relay.actors.ledger import LedgerActor
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import Ref, send, stop
-from relay.auth.authenticator import Authenticator, Key, KeyFileError, UnauthorizedError
+from relay.auth.authenticator import Authenticator, Keys, OneKey
+from relay.auth.claims import Claims
+from relay.auth.key import KeyFileError
+from relay.auth.key_directory import KeyDirectory
+from relay.auth.permissions import UnauthorizedError
+from relay.auth.throttle import Throttle
 from relay.config import Config, ConfigError
 from relay.transport.quic.certificates import CertificateError, CertificateStore, load_pair, load_pairs
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.session import SessionRequest
 from relay.transport.sockets import bind_tcp
 from relay.version import VERSION
+from relay.web.key_server import KeyServer
 from relay.web.metrics import LoopLag, Metrics
 from relay.web.server import Readers, Services, WebServer, build, internal
 from relay.web.state import Sources
@@ -55,11 +61,18 @@ class Relay:
         """Raises ConfigError for keys and certificates that cannot be used."""
         self._config = config
         self._limits = config.limits
-        try:
-            key = Key.load(config.auth.key) if config.auth.key is not None else None
-        except (KeyFileError, OSError) as error:
-            raise ConfigError([f"[auth] key: {error}"]) from None
-        self._authenticator = Authenticator(key=key, public=config.auth.public)
+        public = config.auth.public
+        self._authenticator = Authenticator(
+            keys=self._load_keys(),
+            public=None if public is None else Claims(publish=public.publish, subscribe=public.subscribe),
+            throttle=Throttle(
+                failures=config.limits.auth_failures, delay=config.limits.auth_delay, clock=time.monotonic
+            ),
+            waiting=config.limits.auth_waiting,
+        )
+        self._admissions: set[asyncio.Task[None]] = set()
+        self._asked = 0
+        """Peers that wait for an answer."""
         tls = config.server.tls
         try:
             pairs = load_pairs(tls.cert, tls.key)
@@ -113,7 +126,7 @@ class Relay:
             hop=random_hop(),
             limits=self._limits,
             versions=versions,
-            authorize=self._authenticator.verify,
+            authorize=self._authenticator.admit,
             ledger=ledger,
         )
         listen = self._config.server.listen
@@ -141,7 +154,7 @@ class Relay:
                 ledger=ledger,
                 refused=self._refusals,
             ),
-            authorize=self._authenticator.verify,
+            authorize=self._authenticator.admit,
             fingerprint=self._current_fingerprint,
             next_number=lambda: next(self._numbers),
             readers=Readers(self._limits.readers, lambda: self._refused.update(["readers"])),
@@ -149,7 +162,7 @@ class Relay:
         app = build(services)
         if self._config.web.ws:
             versions = self._config.server.version
-            accept_sessions(app, Sessions(self.accept, versions, self._limits))
+            accept_sessions(app, Sessions(self.admit, versions, self._limits))
         self._web = WebServer(app)
         await self._web.start()
         http, https = self._config.http_listen, self._config.https_listen
@@ -183,19 +196,43 @@ class Relay:
         if self._https_context is not None:
             connection.context = self._https_context
 
-    def reload_certificates(self) -> None:
-        """Read the certificate files again, for connections from now on; running sessions keep theirs.
+    def _load_keys(self) -> Keys | None:
+        """What tokens are checked with. Raises ConfigError."""
+        auth = self._config.auth
+        try:
+            if auth.key is not None:
+                return OneKey.load(auth.key)
+            if auth.key_directory is not None:
+                return KeyDirectory(auth.key_directory)
+        except (KeyFileError, OSError) as error:
+            raise ConfigError([f"[auth] {'key' if auth.key else 'key_dir'}: {error}"]) from None
+        if auth.key_url is None:
+            return None
+        root = self._config.client.tls.root
+        try:
+            tls = ssl.create_default_context() if root else None
+            for file in root:
+                assert tls is not None
+                tls.load_verify_locations(file)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError([f"[client.tls] root: {error}"]) from None
+        return KeyServer(auth.key_url, tls)
 
-        Raises ConfigError if one of them cannot be used: the former certificates stay.
+    def reload(self) -> None:
+        """Read the files of certificates and of the key again, for connections from now on; running sessions go on.
+
+        Raises ConfigError if one of them cannot be used: all the former ones stay.
         """
         tls = self._config.server.tls
         try:
             pairs = load_pairs(tls.cert, tls.key)
             https = None if self._https_context is None else self._load_https()
+            keys = self._authenticator.keys if self._config.auth.key is None else self._load_keys()
             self._certificates.replace(pairs)
         except CertificateError as error:
             raise ConfigError([f"[server.tls]: {error}"]) from None
         self._https_context = https
+        self._authenticator.keys = keys
 
     async def _start_internal(self, services: Services) -> None:
         listen = self._config.internal_listen
@@ -214,6 +251,8 @@ class Relay:
     async def close(self, reason: str = "server shutdown") -> None:
         """Say goodbye to every session, stop listening, end every actor."""
         self._lag.stop()
+        for admission in list(self._admissions):
+            admission.cancel()
         for connection in self._connections.values():
             send(connection, m.CloseSession(SessionCode.NO_ERROR, reason))
         for server in (self._web, self._internal_web):
@@ -230,26 +269,35 @@ class Relay:
             if actor is not None:
                 await stop(actor, timeout=1.0)
         self._origin = self._ledger = None
+        if isinstance(self._authenticator.keys, KeyServer):
+            await self._authenticator.keys.close()
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
     def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
-        """Answer a peer that wants a session; where its path is known already, it is authorised first.
+        """Answer a peer that wants a session, as soon as it is clear what it may do.
 
         The relay's own listeners call it; a program that embeds the relay may call it for listeners of its own, with
         the versions that those offer.
         """
+        admission = asyncio.get_running_loop().create_task(self.admit(request, versions))
+        self._admissions.add(admission)
+        admission.add_done_callback(self._admissions.discard)
+
+    async def admit(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
+        """As `accept`, and return when the peer has its answer."""
         assert self._environment is not None
         environment = self._environment if versions is None else replace(self._environment, versions=versions)
         number = next(self._numbers)
-        if len(self._connections) >= self._limits.sessions:
+        if len(self._connections) + self._asked >= self._limits.sessions:
             self._refused["sessions"] += 1
             request.reject(503, "too many sessions")
             return
         permissions = None
         if request.path is not None:
+            self._asked += 1
             try:
-                permissions = self._authenticator.verify(request.path, request.query)
+                permissions = await self._authenticator.admit(request.path, request.query, request.remote)
             except UnauthorizedError as error:
                 logger.info(
                     "refused session=%d transport=%s remote=%s path=%s reason=%r",
@@ -259,8 +307,15 @@ class Relay:
                     request.path,
                     str(error),
                 )
-                request.reject(401, "unauthorized")
+                self._refused["unauthorized"] += 1
+                request.reject(error.status, "unauthorized")
                 return
+            except Exception:  # the boundary of a task: the peer must not be left waiting
+                logger.exception("authorisation failed session=%d", number)
+                request.reject(500, "internal error")
+                return
+            finally:
+                self._asked -= 1
         self._connections[number] = ConnectionActor.start(
             session=request.accept(),
             number=number,
@@ -310,10 +365,16 @@ class Relay:
         """A URL for a client on this machine; it finds the certificate by itself."""
         return f"http://localhost:{self._http[0][1]}/" if self._http else f"https://localhost:{self.port}/"
 
+    def _may_sign(self) -> bool:
+        """Whether whoever runs the relay has a key to sign tokens with, and not only to check them."""
+        keys = self._authenticator.keys
+        return isinstance(keys, OneKey) and keys.key.private and "sign" in keys.key.operations
+
     def identity(self) -> dict[str, Any]:
         """Who this relay is, for the debug API. Hop ids are strings: they exceed what a double holds."""
         assert self._environment is not None
         assert self._quic is not None
+        public = self._config.auth.public
         return {
             "version": VERSION,
             "hop": str(self._environment.hop),
@@ -326,15 +387,13 @@ class Relay:
                 "internal": _written(self._internal),
             },
             "versions": [version.name_on_wire for version in self._config.server.version],
-            "public": self._config.auth.public,
+            "public": None if public is None else {"publish": public.publish, "subscribe": public.subscribe},
             "node": self._config.cluster.node,
         }
 
     def banner(self) -> str:
         """What a person wants to know at start."""
         assert self._quic is not None
-        public = self._config.auth.public
-        who = "tokens only" if public is None else f"open to everyone under /{public}"
         urls = f"WebTransport https://localhost:{self.port}/, raw QUIC moqt://localhost:{self.port}/"
         lines = [f"moq-relay {VERSION}", f"  QUIC   {_listed(self._quic.addresses)} UDP: {urls}"]
         if self._http:
@@ -355,20 +414,29 @@ class Relay:
             lines.append(
                 "  only this machine can connect; with a configuration others can: moq-relay dev.toml"
             )
+        auth = self._config.auth
         lines += [
             f"  speaks {versions}",
-            f"  access {who}",
+            f"  access {'; '.join(auth.rights())}",
             f"  certificate sha256 {self.fingerprint}",
         ]
-        if public is not None:
-            url = self.url + (f"{public}/" if public else "")
+        open_to_all = None if auth.public is None else auth.public.both
+        if open_to_all is not None:
+            url = self.url + (f"{open_to_all}/" if open_to_all else "")
             lines += [
                 "try it, each in a terminal of its own:",
                 f"  moq-clock publish {url}",
                 f"  moq-clock watch {url}",
             ]
             if self._http:
-                lines.append(f"  curl {self.url}announced/{public}")
+                lines.append(f"  curl {self.url}announced/{open_to_all}")
+        elif self._may_sign():
+            lines += [
+                "try it, with a token that is good for an hour:",
+                f"  moq-token sign --key {auth.key} --root demo --publish '' --subscribe '' --expires 1h > demo.jwt",
+                f'  moq-clock publish {self.url}demo --jwt "$(cat demo.jwt)"',
+                f'  moq-clock watch {self.url}demo --jwt "$(cat demo.jwt)"',
+            ]
         return "\n".join(lines)
 
 
@@ -411,13 +479,13 @@ async def _serve(config: Config) -> int:
 
 
 def _reload(relay: Relay) -> None:
-    """SIGHUP: new certificates."""
+    """SIGHUP: new certificates and keys."""
     try:
-        relay.reload_certificates()
+        relay.reload()
     except ConfigError as error:
-        logger.error("certificates not replaced: %s", error)  # noqa: TRY400 - the message says it all
+        logger.error("certificates and keys not replaced: %s", error)  # noqa: TRY400 - the message says it all
     else:
-        logger.info("certificates replaced sha256=%s", relay.fingerprint)
+        logger.info("certificates and keys read again sha256=%s", relay.fingerprint)
 
 
 def check(config: Config) -> None:

@@ -7,10 +7,11 @@ keeping count, the log lines of accept and close. What the peer publishes is `in
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -19,8 +20,7 @@ from relay.actors.egress import Egress
 from relay.actors.ingest import Ingest
 from relay.actors.ledger import Counts, Settle
 from relay.actors.runtime import LoopActor, Ref, Timer, send
-from relay.auth.authenticator import UnauthorizedError
-from relay.auth.permissions import Permissions
+from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.model.limits import Limits
 from relay.transport.session import (
     DatagramReceived,
@@ -41,6 +41,9 @@ from relay.wire.version import Version, version_from_setup_code
 
 ALIVE_AT_LEAST = 1.0
 """Seconds that a publisher gets, at least, to answer when another session announces its path."""
+
+EXPIRY_INTERVAL = 600.0
+"""Seconds after which a token's end is compared with the clock again."""
 
 HELD_BYTES = 262_144
 """What a peer may send before its SETUP has been answered."""
@@ -64,6 +67,16 @@ class AliveTimedOut(NamedTuple):
 
 class Expired(NamedTuple):
     """Timer: the token of this session runs out."""
+
+
+class Authorized(NamedTuple):
+    """What the peer may do is known."""
+
+    permissions: Permissions
+
+
+class NotAuthorized(NamedTuple):
+    """The peer may do nothing. Why has been logged."""
 
 
 class Handler(Protocol):
@@ -115,8 +128,8 @@ class Environment:
     """This relay's id in hop lists."""
     limits: Limits
     versions: tuple[Version, ...]
-    authorize: Callable[[str, str], Permissions]
-    """Path and query to permissions; raises UnauthorizedError."""
+    authorize: Callable[[str, str, str], Awaitable[Permissions]]
+    """Path, query and remote address to permissions; raises UnauthorizedError."""
     ledger: Ref | None = None
     """Gets the counts of what has ended."""
 
@@ -149,6 +162,11 @@ class ConnectionActor(LoopActor):
         self._negotiated = session.version is not None
         self._established = False
         self._announced = False
+        self._authorizing: asyncio.Task[None] | None = None
+        self._in_band: str | None = None
+        """Path and query that came with SETUP."""
+        self._answer: tuple[Stream, ServerSetup] | None = None
+        """What 01 and 02 hear once the peer is authorised."""
         self._setup_stream: Stream | None = None
         self._held: list[Event] = []
         self._held_bytes = 0
@@ -177,7 +195,7 @@ class ConnectionActor(LoopActor):
             self._send_setup()
         self._advance()
 
-    def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
+    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
         match message:
             case m.SessionEvents():
                 for event in message.events:
@@ -195,7 +213,11 @@ class ConnectionActor(LoopActor):
                 self._alive_timer = None
                 send(self.environment.origin, m.Alive(self.number, alive=False))
             case Expired():
-                self.close(SessionCode.UNAUTHORIZED, "token expired")
+                self._watch_expiry()
+            case Authorized():
+                self._on_authorized(message.permissions)
+            case NotAuthorized():
+                self.close(SessionCode.UNAUTHORIZED, "unauthorized")
             case m.CountSession():
                 return self._counted()
             case m.DescribeSession():
@@ -214,6 +236,8 @@ class ConnectionActor(LoopActor):
         if self._closed is None:
             code, reason = (SessionCode.INTERNAL, "internal error") if error else (SessionCode.NO_ERROR, "")
             self.session.close(session_code_for(self.version, code), reason)
+        if self._authorizing is not None:
+            self._authorizing.cancel()
         self.ingest.end()
         self.egress.end()
         send(self.environment.origin, m.SessionGone(self.number))
@@ -347,8 +371,7 @@ class ConnectionActor(LoopActor):
             self.close(SessionCode.PROTOCOL_VIOLATION, "second SETUP")
             return
         self.peer_setup = setup
-        if not self._authorized:
-            self._authorize(setup.path)
+        self._in_band = setup.path
         self._advance()
 
     def _send_client_setup(self) -> None:
@@ -374,9 +397,8 @@ class ConnectionActor(LoopActor):
             return
         self.version = chosen
         self._negotiated = True
-        if not self._authorized and not self._authorize(setup.path):
-            return
-        stream.write((ServerSetup(setup.form, chosen.setup_code).encode(),))
+        self._in_band = setup.path
+        self._answer = stream, ServerSetup(setup.form, chosen.setup_code)
         self._advance()
 
     def on_server_setup(self, setup: ServerSetup) -> None:
@@ -389,19 +411,27 @@ class ConnectionActor(LoopActor):
         self._negotiated = True
         self._advance()
 
-    def _authorize(self, in_band: str | None = None) -> bool:
-        """Permissions for the session's URL; where it has none, for the path and query given in SETUP."""
+    async def _authorize(self) -> None:
+        """Find out what the peer may do: by the session's URL; where it has none, by path and query given in SETUP."""
         path, query = self.session.path, self.session.query
         if path is None:
-            path, _, query = (in_band or "/").partition("?")
+            path, _, query = (self._in_band or "/").partition("?")
+        outcome: Authorized | NotAuthorized
         try:
-            self.permissions = self.environment.authorize(path, query)
+            outcome = Authorized(await self.environment.authorize(path, query, self.session.remote))
         except UnauthorizedError as error:
+            outcome = NotAuthorized()
             self.log.info("refused path=%s reason=%r", path, str(error))
-            self.close(SessionCode.UNAUTHORIZED, "unauthorized")
-            return False
+        except Exception:  # the boundary of a task: the peer must not be left waiting
+            self.log.exception("authorisation failed")
+            outcome = NotAuthorized()
+        send(self.actor_ref, outcome)
+
+    def _on_authorized(self, permissions: Permissions) -> None:
+        self.permissions = permissions
         self._authorized = True
-        return True
+        self._setup_timer = self.call_later(self.environment.limits.setup_timeout, SetupTimedOut())
+        self._advance()
 
     def _advance(self) -> None:
         """Take every step that is due by now."""
@@ -410,8 +440,14 @@ class ConnectionActor(LoopActor):
         if not self._authorized:
             if self.version >= Version.LITE_05 and self.session.path is None and self.peer_setup is None:
                 return  # raw QUIC: path and token come with the peer's SETUP
-            if not self._authorize():
-                return
+            if self._authorizing is None:
+                self._cancel_setup_timer()  # what follows takes as long as it takes us, not the peer
+                self._authorizing = asyncio.get_running_loop().create_task(self._authorize())
+            return
+        if self._answer is not None:
+            stream, setup = self._answer
+            self._answer = None
+            stream.write((setup.encode(),))
         if not self._announced:
             self._announced = True
             self._log_accept()
@@ -419,27 +455,39 @@ class ConnectionActor(LoopActor):
         if self._established or (self.version >= Version.LITE_06 and self.peer_setup is None):
             return  # 06: what we may offer depends on the hop id in the peer's SETUP
         self._established = True
-        if self._setup_timer is not None:
-            self._setup_timer.cancel()
-            self._setup_timer = None
+        self._cancel_setup_timer()
         held, self._held = self._held, []
         for event in held:
             self._on_event(event)
+
+    def _cancel_setup_timer(self) -> None:
+        if self._setup_timer is not None:
+            self._setup_timer.cancel()
+            self._setup_timer = None
 
     def _log_accept(self) -> None:
         permissions = self.permissions
         self.counts["sessions", f"{self.session.transport}/{self.version.name_on_wire}"] += 1
         self.log.info(
-            "accepted transport=%s remote=%s version=%s path=/%s publish=%s subscribe=%s",
+            "accepted transport=%s remote=%s version=%s path=/%s %s",
             self.session.transport,
             self.session.remote,
             self.version.name_on_wire,
             permissions.root,
-            _shown(permissions.publish),
-            _shown(permissions.subscribe),
+            permissions,
         )
-        if permissions.expires is not None:
-            self.call_later(max(0.0, permissions.expires - time.time()), Expired())
+        self._watch_expiry()
+
+    def _watch_expiry(self) -> None:
+        """End the session with its token. Looked at again now and then, since the clock may be set meanwhile."""
+        expires = self.permissions.expires
+        if expires is None:
+            return
+        left = expires - time.time()
+        if left > 0:
+            self.call_later(min(left, EXPIRY_INTERVAL), Expired())
+        else:
+            self.close(SessionCode.UNAUTHORIZED, "token expired")
 
     # --- sign of life ----------------------------------------------------------------------------------------------
 
@@ -520,10 +568,6 @@ class ClientSide01(ServerSide01):
 
 def _deliver(ref: Ref, events: tuple[Event, ...]) -> None:
     send(ref, m.SessionEvents(events))
-
-
-def _shown(prefixes: tuple[str, ...]) -> str:
-    return ",".join(prefix or "*" for prefix in prefixes) or "-"
 
 
 __all__ = ["IGNORE", "ConnectionActor", "Environment", "Handler"]

@@ -7,12 +7,15 @@ actors by message.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from socket import socket
 from typing import Any, Final
 
@@ -22,13 +25,13 @@ from aiohttp import web
 from relay.actors import messages as m
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import ActorDeadError, ask, halt
-from relay.auth.authenticator import UnauthorizedError, token_of
-from relay.auth.permissions import Permissions
+from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.model.path import covers, join, normalize, strip
 from relay.web import fetching, state
 from relay.web.dashboard import ROUTES, add_dashboard, landing
 from relay.web.metrics import Metrics
 from relay.web.state import Sources
+from relay.wire.errors import StreamCode
 
 logger = logging.getLogger("relay.web")
 
@@ -65,7 +68,8 @@ class Services:
     """What the routes need of the relay."""
 
     sources: Sources
-    authorize: Callable[[str, str], Permissions]
+    authorize: Callable[[str, str, str], Awaitable[Permissions]]
+    """Path, query and remote address to permissions; raises UnauthorizedError."""
     fingerprint: Callable[[], str | None]
     next_number: Callable[[], int]
     readers: Readers
@@ -96,7 +100,7 @@ def build(services: Services) -> web.Application:
 def internal(services: Services, metrics: Metrics) -> Services:
     """The same for the internal listener."""
 
-    def everything(path: str, query: str) -> Permissions:  # noqa: ARG001 - no token is looked at
+    async def everything(path: str, query: str, remote: str) -> Permissions:  # noqa: ARG001 - no token is looked at
         return Permissions(root=normalize(path), publish=("",), subscribe=("",))
 
     return replace(services, authorize=everything, metrics=metrics)
@@ -155,17 +159,19 @@ async def certificate(request: web.Request) -> web.Response:
     return _text(404, "no certificate\n") if fingerprint is None else _text(200, fingerprint)
 
 
-def _authorized(request: web.Request, path: str) -> Permissions | web.Response:
+async def _authorized(request: web.Request, path: str) -> Permissions | web.Response:
     """Permissions at `path`, or the refusal to send."""
+    # Not `query_string`, which is decoded once: what reads the fields decodes them.
+    query, status = request.rel_url.raw_query_string, HTTPStatus.UNAUTHORIZED
     try:
-        permissions = request.app[SERVICES].authorize(path, request.query_string)
+        permissions = await request.app[SERVICES].authorize(path, query, str(request.remote))
         if permissions.subscribe:
             return permissions
         reason = "no right to subscribe"
     except UnauthorizedError as error:
-        reason = str(error)
+        reason, status = str(error), HTTPStatus(error.status)
     logger.info("refused remote=%s path=/%s reason=%r", request.remote, path, reason)
-    return _text(401, "unauthorized\n")
+    return _text(status, "unauthorized\n")
 
 
 def _prefixes(permissions: Permissions) -> tuple[str, ...]:
@@ -175,7 +181,7 @@ def _prefixes(permissions: Permissions) -> tuple[str, ...]:
 async def announced(request: web.Request) -> web.Response:
     """Paths of the live broadcasts below the prefix, relative to it, one a line; or more of them, as a structure."""
     prefix = normalize(request.match_info.get("path", ""))
-    permissions = _authorized(request, prefix)
+    permissions = await _authorized(request, prefix)
     if isinstance(permissions, web.Response):
         return permissions
     services, prefixes = request.app[SERVICES], _prefixes(permissions)
@@ -202,11 +208,11 @@ async def show_state(request: web.Request) -> web.Response:
     """Everything under a path. Says who is connected, so an anonymous right is not enough."""
     path = normalize(request.match_info.get("path", ""))
     services = request.app[SERVICES]
-    if services.metrics is None and not token_of(request.query_string):
+    if services.metrics is None and not request.query.get("jwt"):
         return _text(
             401, "unauthorized: the state is shown on the internal address, or with a token (?jwt=)\n"
         )
-    permissions = _authorized(request, path)
+    permissions = await _authorized(request, path)
     if isinstance(permissions, web.Response):
         return permissions
     return _structure(request, await state.state(services.sources, _prefixes(permissions)))
@@ -218,7 +224,7 @@ async def fetch(request: web.Request) -> web.StreamResponse:
     broadcast = normalize(broadcast)
     if not slash or not track or not broadcast:
         return _text(400, "expected /fetch/<broadcast>/<track>\n")
-    permissions = _authorized(request, broadcast)
+    permissions = await _authorized(request, broadcast)
     if isinstance(permissions, web.Response):
         return permissions
     if not any(covers(prefix, broadcast) for prefix in _prefixes(permissions)):
@@ -231,20 +237,29 @@ async def fetch(request: web.Request) -> web.StreamResponse:
     with services.readers.one_more() as room:
         if not room:
             return _text(503, "too many requests read tracks at the moment\n")
-        async with _feeding(services, reading) as feed:
+        async with _feeding(services, reading, permissions.expires) as feed:
             outcome = await fetching.respond(request, feed, reading, CORS, frames=frames)
     return _text(*fetching.refusal(outcome)) if outcome is None or isinstance(outcome, Over) else outcome
 
 
 @asynccontextmanager
-async def _feeding(services: Services, reading: Reading) -> AsyncIterator[fetching.Feed]:
+async def _feeding(
+    services: Services, reading: Reading, expires: float | None
+) -> AsyncIterator[fetching.Feed]:
+    """A feed that ends with the token, at `expires` in seconds since the epoch."""
     feed = fetching.Feed()
+    timer = None
+    if expires is not None:
+        over = Over(StreamCode.UNAUTHORIZED)
+        timer = asyncio.get_running_loop().call_later(max(0.0, expires - time.time()), feed.put, over)
     reader = ReaderActor.start(
         origin=services.sources.origin, number=services.next_number(), reading=reading, sink=feed.put
     )
     try:
         yield feed
     finally:
+        if timer is not None:
+            timer.cancel()
         halt(reader)
 
 

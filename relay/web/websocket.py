@@ -27,8 +27,8 @@ MESSAGE_SLACK: Final = 65_536
 class Sessions:
     """What the routes need of the relay."""
 
-    on_request: Callable[[SessionRequest], None]
-    """Accepts or rejects."""
+    on_request: Callable[[SessionRequest], Awaitable[None]]
+    """Accepts or rejects before it returns."""
     versions: tuple[Version, ...]
     limits: Limits
 
@@ -75,7 +75,7 @@ async def upgrade(request: web.Request, sessions: Sessions) -> web.StreamRespons
         query=request.rel_url.raw_query_string,
         offered=offered,
     )
-    sessions.on_request(asked)
+    await sessions.on_request(asked)
     session = asked.session
     if session is None:
         status, reason = asked.refusal or (503, "the relay is not ready")

@@ -12,7 +12,7 @@ import itertools
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self, TypeVar, cast
@@ -807,13 +807,17 @@ class World:
         limits: Limits = QUICK,
         *,
         versions: tuple[Version, ...] = ALL,
-        authorize: Callable[[str, str], Permissions] | None = None,
+        authorize: Callable[[str, str], Permissions | Awaitable[Permissions]] | None = None,
     ) -> None:
+        """`authorize` answers at once, or gives something to wait for."""
+
+        async def decide(path: str, query: str, _remote: str) -> Permissions:
+            found = EVERYTHING if authorize is None else authorize(path, query)
+            return found if isinstance(found, Permissions) else await found
+
         self.limits = limits
         self.origin: Ref = OriginActor.start()
-        self.environment = Environment(
-            self.origin, HOP, limits, versions, authorize or (lambda _path, _query: EVERYTHING)
-        )
+        self.environment = Environment(self.origin, HOP, limits, versions, decide)
         self.peers: list[RawPeer] = []
         self.gone: list[int] = []
         self._numbers = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,8 +11,7 @@ from hypothesis import strategies as st
 
 from relay.actors import messages as m
 from relay.actors.runtime import ask, halt
-from relay.auth.authenticator import UnauthorizedError
-from relay.auth.permissions import Permissions
+from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.model.limits import Limits
 from relay.wire.errors import OldCode, SessionCode
 from relay.wire.frame import setup_stream
@@ -20,6 +20,7 @@ from relay.wire.version import Version
 from tests.actors.support import (
     ALL,
     HOP,
+    QUICK,
     TIMEOUT,
     SilentPeer,
     Trouble,
@@ -250,6 +251,74 @@ async def test_many_tiny_streams_before_the_setup_close_the_session(world: World
 async def test_a_token_that_expires_ends_the_session(world: World) -> None:
     peer = await world.viewer(Version.LITE_05, permissions=Permissions("", ("",), ("",), expires=1.0))
     await until(lambda: peer.closed)
+    assert [closed.code for closed in peer.closed] == [SessionCode.UNAUTHORIZED]
+
+
+@pytest.mark.parametrize("version", list(Version))
+async def test_a_peer_waits_while_its_rights_are_found_out(version: Version) -> None:
+    answer: asyncio.Future[Permissions] = asyncio.get_running_loop().create_future()
+    world = World(authorize=lambda _path, _query: answer)
+    await world.publisher(Version.LITE_05, "room/cam", "hall/cam", origin=7)
+    peer = world.connect(version, permissions=None, path="/room", origin=9)
+    watching = peer.watch()
+    await settle()
+    assert not watching.paths
+    assert not peer.announce_streams()
+    answer.set_result(Permissions("room", (), ("",)))
+    await settle()
+    assert watching.paths == ["cam"]
+    assert not peer.closed
+    await world.close()
+
+
+async def test_a_peer_that_leaves_while_its_rights_are_found_out_leaves_nothing() -> None:
+    answer: asyncio.Future[Permissions] = asyncio.get_running_loop().create_future()
+    world = World(authorize=lambda _path, _query: answer)
+    peer = world.connect(Version.LITE_04, permissions=None, path="/room")
+    await settle()
+    peer.close()
+    await settle()
+    assert answer.cancelled()
+    await world.close()
+
+
+async def test_a_peer_is_not_left_waiting_if_the_question_fails(trouble: Trouble) -> None:
+    def authorize(path: str, query: str) -> Permissions:
+        raise ValueError("a fault of ours")
+
+    world = World(authorize=authorize)
+    peer = world.connect(Version.LITE_04, permissions=None, path="/room")
+    await settle()
+    assert [closed.code for closed in peer.closed] == [SessionCode.UNAUTHORIZED]
+    assert len(trouble.records) == 1
+    assert "authorisation failed" in trouble.records.pop()
+    await world.close()
+
+
+async def test_the_time_that_we_take_is_not_held_against_the_peer() -> None:
+    answer: asyncio.Future[Permissions] = asyncio.get_running_loop().create_future()
+    world = World(replace(QUICK, setup_timeout=0.05), authorize=lambda _path, _query: answer)
+    peer = world.connect(Version.LITE_04, permissions=None, path="/room")
+    await settle()
+    await asyncio.sleep(0.1)
+    assert not peer.closed
+    answer.set_result(Permissions("room", ("",), ("",)))
+    await settle()
+    assert peer.announce_streams()
+    await world.close()
+
+
+async def test_the_end_of_a_token_is_compared_with_the_clock_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sets the clock, or lets the machine sleep, changes nothing about when a token ends."""
+    now = [1_000.0]
+    monkeypatch.setattr("relay.actors.connection.time.time", lambda: now[0])
+    monkeypatch.setattr("relay.actors.connection.EXPIRY_INTERVAL", 0.01)
+    peer = await world.viewer(Version.LITE_05, permissions=Permissions("", ("",), ("",), expires=5_000.0))
+    assert not peer.closed
+    now[0] = 5_000.0
+    await until(lambda: bool(peer.closed))
     assert [closed.code for closed in peer.closed] == [SessionCode.UNAUTHORIZED]
 
 

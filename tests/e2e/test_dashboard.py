@@ -309,7 +309,7 @@ def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
             "certificate": "ab" * 32,
             "listen": {"quic": ["[::]:4443"], "http": ["[::]:4443"], "https": [], "internal": []},
             "versions": ["moq-lite-06"],
-            "public": "",
+            "public": {"publish": [""], "subscribe": [""]},
             "node": None,
         },
         "totals": {

@@ -108,7 +108,7 @@ async def test_new_connections_get_the_new_certificate_and_old_ones_go_on(tmp_pa
         async with http.get(url, ssl=trusting(old)) as following:
             assert await following.content.readexactly(3) == b"one"
             install(tmp_path, new)
-            relay.reload_certificates()
+            relay.reload()
             assert relay.fingerprint == new.fingerprint
             assert await shown(https_port(relay)) == new.fingerprint
             async with http.get(f"{relay.url}certificate.sha256") as response:
@@ -136,7 +136,7 @@ async def test_a_certificate_of_another_kind_of_key_replaces_the_old_one(tmp_pat
         assert await shown(https_port(relay)) == old.fingerprint
         for pair in (new, newest):
             install(tmp_path, pair)
-            relay.reload_certificates()
+            relay.reload()
             assert await shown(https_port(relay)) == pair.fingerprint
             async with await pinned(f"https://localhost:{relay.port}/", pair) as client:
                 client.check()
@@ -156,14 +156,14 @@ async def test_files_that_cannot_be_used_change_nothing(tmp_path: Path, fault: s
     async with Relay(secured(tmp_path, old)) as relay:
         spoil(tmp_path, fault)
         with pytest.raises(ConfigError, match=words):
-            relay.reload_certificates()
+            relay.reload()
         assert relay.fingerprint == old.fingerprint
         assert await shown(https_port(relay)) == old.fingerprint
         async with await pinned(f"https://localhost:{relay.port}/", old) as client:
             client.check()
         new = certificate()
         install(tmp_path, new)
-        relay.reload_certificates()
+        relay.reload()
         assert await shown(https_port(relay)) == relay.fingerprint == new.fingerprint
 
 
@@ -200,7 +200,7 @@ async def test_https_files_are_replaced_together_with_those_of_quic_or_not_at_al
             install(good, new)
             spoil(bad, "garbage")
             with pytest.raises(ConfigError, match=r"web\.https" if bad == web else r"server\.tls"):
-                relay.reload_certificates()
+                relay.reload()
             assert relay.fingerprint == old_quic.fingerprint
             assert await shown(https_port(relay)) == old_web.fingerprint
 
@@ -213,7 +213,7 @@ async def test_a_generated_certificate_stays(tmp_path: Path) -> None:
         before = relay.fingerprint
         new = certificate()
         install(tmp_path, new)
-        relay.reload_certificates()
+        relay.reload()
         assert relay.fingerprint == before
         assert await shown(https_port(relay)) == new.fingerprint
 
@@ -241,11 +241,11 @@ async def test_sighup_replaces_the_certificates_of_a_running_relay(tmp_path: Pat
             assert await shown(secure) == old.fingerprint
             (tmp_path / "cert.pem").write_text("no certificate")
             running.process.send_signal(signal.SIGHUP)
-            await running.line(r"certificates not replaced: .*cert.pem: no certificate in this file")
+            await running.line(r"certificates and keys not replaced: .*cert.pem: no certificate in this file")
             assert await shown(secure) == old.fingerprint
             install(tmp_path, new)
             running.process.send_signal(signal.SIGHUP)
-            await running.line(f"certificates replaced sha256={new.fingerprint}")
+            await running.line(f"certificates and keys read again sha256={new.fingerprint}")
             assert await shown(secure) == new.fingerprint
             async with await pinned(f"https://localhost:{port}/", new) as second:
                 publication = second.publish("demo/cam")

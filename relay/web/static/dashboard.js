@@ -135,9 +135,17 @@ function versions(names) {
 
 const KINDS = { quic: "QUIC", http: "HTTP", https: "HTTPS" };
 
-function access(path) {
-  if (path === null) return "tokens only";
-  return path ? `open to everyone under /${path}` : "open to everyone";
+function access(anyone) {
+  if (anyone === null) return "tokens only";
+  const { publish, subscribe } = anyone;
+  if (String(publish) === String(subscribe)) return `open to everyone${places(publish)}`;
+  const parts = [["publish", publish], ["subscribe", subscribe]].filter(([, paths]) => paths.length);
+  return `everyone may ${parts.map(([verb, paths]) => `${verb}${places(paths)}`).join(", ")}`;
+}
+
+/** Nothing if that is everywhere. */
+function places(paths) {
+  return paths.includes("") ? "" : ` under ${paths.map((path) => `/${path}`).join(", ")}`;
 }
 
 function displayAnnounced(broadcasts) {
@@ -192,8 +200,15 @@ function publicUrl(relay) {
     if (plain !== undefined) base = `http://${location.hostname}:${plain}`;
     else if (quic.length) base = `https://${location.hostname}:${quic[0]}`;
   }
-  if (relay?.public === null) return `"${base}/?jwt=$TOKEN"`;
-  return `${base}/${relay?.public ? `${relay.public}/` : ""}`;
+  const both = relay ? open(relay.public) : "";
+  if (both === undefined) return `"${base}/?jwt=$TOKEN"`;
+  return `${base}/${both ? `${both}/` : ""}`;
+}
+
+/** A path that anyone may publish to and watch. */
+function open(anyone) {
+  const covers = (prefix, path) => !prefix || `${path}/`.startsWith(`${prefix}/`);
+  return anyone?.publish.find((path) => anyone.subscribe.some((prefix) => covers(prefix, path)));
 }
 
 // -- asking

@@ -1,0 +1,137 @@
+"""Keys from a web server: `GET {url}/{kid}.jwk`.
+
+Owns the requests and what is kept of their answers. Untrusted peers choose the kid: whatever they ask for, few requests
+run at once, each is small and short, and an unknown kid is not asked for again at once. The authenticator calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from http import HTTPStatus
+from typing import Final
+
+import aiohttp
+from cachetools import TTLCache
+
+from relay.auth.authenticator import KeyServiceError
+from relay.auth.key import LARGEST_FILE, Key, KeyFileError
+from relay.auth.permissions import UnauthorizedError
+
+logger = logging.getLogger("relay.auth")
+
+FRESH: Final = 60.0
+"""Seconds for which a key is used without asking: a key that is taken away is refused this late."""
+
+UNKNOWN: Final = 10.0
+"""Seconds for which a kid without a key is not asked for again: a key that is added may be refused this long."""
+
+STALE: Final = 3_600.0
+"""Seconds for which a key is used while the server fails, so that its maintenance ends no broadcast."""
+
+KEYS: Final = 256
+UNKNOWN_KEYS: Final = 4_096
+"""Entries of the caches. Peers can only fill the second one."""
+
+AT_ONCE: Final = 8
+"""Requests to the server at the same time. Beyond it tokens that need another are refused."""
+
+TIMEOUT: Final = 5.0
+"""Seconds for one request, from looking up the host on."""
+
+
+class KeyServer:
+    """`[auth] key_dir` with a URL."""
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+        """`tls` says whom to trust; None: the roots of the system."""
+        self._url = url.rstrip("/")
+        self._tls = tls
+        self._fresh: TTLCache[str, Key] = TTLCache(KEYS, FRESH)
+        self._stale: TTLCache[str, Key] = TTLCache(KEYS, STALE)
+        self._unknown: TTLCache[str, str] = TTLCache(UNKNOWN_KEYS, UNKNOWN)
+        self._fault: str | None = None
+        """What is wrong with the server, logged when it changes."""
+        self._requests: dict[str, asyncio.Task[Key]] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def find(self, kid: str | None) -> Key:
+        """As `Keys.find`. `kid` is checked already: letters, digits, `-` and `_`."""
+        if kid is None:
+            raise UnauthorizedError("the token names no key (kid), which a key server needs")
+        key = self._fresh.get(kid)
+        if key is not None:
+            return key
+        reason = self._unknown.get(kid)
+        if reason is not None:
+            raise UnauthorizedError(reason)
+        request = self._requests.get(kid)
+        if request is None:
+            if len(self._requests) >= AT_ONCE:
+                raise KeyServiceError("too many keys are asked for at the same time")
+            request = self._requests[kid] = asyncio.create_task(self._ask(kid))
+            request.add_done_callback(lambda task: self._answered(kid, task))
+        # Shielded: it is shared, and one peer that leaves must not fail the others.
+        return await asyncio.shield(request)
+
+    def _answered(self, kid: str, request: asyncio.Task[Key]) -> None:
+        del self._requests[kid]
+        if not request.cancelled():
+            request.exception()  # looked at, in case everybody who waited has left
+
+    async def close(self) -> None:
+        """End what runs."""
+        for request in list(self._requests.values()):
+            request.cancel()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _ask(self, kid: str) -> Key:
+        try:
+            status, body = await self._get(f"{self._url}/{kid}.jwk")
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            return self._kept(kid, f"no answer: {str(error) or type(error).__name__}")
+        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+            return self._refuse(kid, f"there is no key {kid!r}")
+        if status != HTTPStatus.OK:
+            return self._kept(kid, f"status {status}")
+        self._fault = None
+        try:
+            key = Key.parse(body.decode(), f"{kid}.jwk of the key server")
+        except (KeyFileError, UnicodeDecodeError) as error:
+            logger.warning("key refused: %s", error)
+            return self._refuse(kid, f"the key {kid!r} is unusable")
+        if key.kid not in (None, kid):
+            logger.warning("key refused: the key server gave %r for %r", key.kid, kid)
+            return self._refuse(kid, f"the key {kid!r} is unusable")
+        self._fresh[kid] = self._stale[kid] = key
+        return key
+
+    async def _get(self, url: str) -> tuple[int, bytes]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT))
+        # A redirect would let the server choose another host, or plain http, to be asked.
+        async with self._session.get(
+            url, allow_redirects=False, ssl=True if self._tls is None else self._tls
+        ) as answer:
+            body = await answer.content.read(LARGEST_FILE + 1)
+            while len(body) <= LARGEST_FILE and (more := await answer.content.read(LARGEST_FILE)):
+                body += more
+            return answer.status, body
+
+    def _refuse(self, kid: str, reason: str) -> Key:
+        self._stale.pop(kid, None)
+        self._unknown[kid] = reason
+        raise UnauthorizedError(reason)
+
+    def _kept(self, kid: str, fault: str) -> Key:
+        """The key as it was, while the server is in trouble."""
+        if self._fault != fault:
+            logger.warning("the key server fails: %s", fault)
+            self._fault = fault
+        key = self._stale.get(kid)
+        if key is None:
+            raise KeyServiceError(f"the key server fails: {fault}")
+        return key
