@@ -11,6 +11,7 @@ import asyncio
 import logging
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
 from relay.auth.claims import Claims
-from relay.auth.key import Key, KeyFileError, token_kid
+from relay.auth.key import Key, KeyFileError
 from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.auth.throttle import Throttle
 
@@ -37,8 +38,8 @@ class KeyServiceError(UnauthorizedError):
 class Keys(Protocol):
     """Where keys come from."""
 
-    async def find(self, kid: str | None) -> Key:
-        """The key that signed a token whose header says `kid`. Raises UnauthorizedError."""
+    async def find(self, token: str) -> Key:
+        """The key that a token, not verified yet, says it is signed with. Raises UnauthorizedError."""
 
 
 def load_verifying(file: Path) -> Key:
@@ -62,7 +63,7 @@ class OneKey:
         """Raises KeyFileError, or OSError."""
         return cls(load_verifying(file))
 
-    async def find(self, kid: str | None) -> Key:  # noqa: ARG002 - a single key needs no name
+    async def find(self, token: str) -> Key:  # noqa: ARG002 - a single key needs no name
         return self.key
 
 
@@ -101,13 +102,17 @@ class Authenticator:
         self._waiting = waiting
         self._held = 0
         self._now = now
+        self.refused: Counter[str] = Counter()
+        """How often `admit` said no, by reason."""
 
     async def admit(self, path: str, query: str, remote: str) -> Permissions:
         """As `verify`, for a peer at the address `remote`: if it fails often, it hears so late."""
         try:
             return await self.verify(path, query)
         except UnauthorizedError as error:
-            if error.status == HTTPStatus.UNAUTHORIZED:
+            ours = isinstance(error, KeyServiceError)
+            self.refused["key service" if ours else "unauthorized"] += 1
+            if not ours:
                 await self._hold(self._throttle.failed(remote))
             raise
 
@@ -120,13 +125,15 @@ class Authenticator:
             return claims.at(path)
         if self._public is None:
             raise UnauthorizedError("a token is needed")
-        return self._public.at(path)
+        try:
+            return self._public.at(path)
+        except UnauthorizedError as error:
+            raise UnauthorizedError(f"no token, and for anyone {error}") from None
 
     async def _claims(self, token: str) -> Claims:
         if self.keys is None:
             raise UnauthorizedError("a token was given, but no [auth] key is configured")
-        kid = token_kid(token)
-        return (await self.keys.find(kid)).verify(token)
+        return (await self.keys.find(token)).verify(token)
 
     async def _hold(self, seconds: float) -> None:
         if not seconds or self._held >= self._waiting:

@@ -82,9 +82,9 @@ class Claims:
     def check_time(self, now: float) -> None:
         """Raise UnauthorizedError before `not_before` and from `expires` on."""
         if self.expires is not None and now >= self.expires:
-            raise UnauthorizedError(f"the token expired {now - self.expires:.0f}s ago")
+            raise UnauthorizedError(f"the token expired {_span(now - self.expires)} ago")
         if self.not_before is not None and now + CLOCK_SKEW < self.not_before:
-            raise UnauthorizedError(f"the token is not valid for another {self.not_before - now:.0f}s")
+            raise UnauthorizedError(f"the token is not valid for another {_span(self.not_before - now)}")
 
     def at(self, path: str) -> Permissions:
         """Permissions of a session whose URL has this path. Raises UnauthorizedError if that is nothing."""
@@ -133,6 +133,14 @@ class Scope:
         return all(
             any(covers(join(self.root, prefix), join(root, grant)) for prefix in allowed) for grant in grants
         )
+
+
+def _span(seconds: float) -> str:
+    """About how long, in words."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _grants(

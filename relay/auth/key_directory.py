@@ -14,7 +14,7 @@ from typing import Final
 from cachetools import LRUCache
 
 from relay.auth.authenticator import load_verifying
-from relay.auth.key import Key, KeyFileError
+from relay.auth.key import Key, KeyFileError, token_kid
 from relay.auth.permissions import UnauthorizedError
 
 logger = logging.getLogger("relay.auth")
@@ -40,8 +40,9 @@ class KeyDirectory:
         if not files:
             logger.warning("[auth] key_dir: no *%s in %s yet, so every token is refused", SUFFIX, directory)
 
-    async def find(self, kid: str | None) -> Key:
-        """As `Keys.find`. `kid` is checked already: letters, digits, `-` and `_`."""
+    async def find(self, token: str) -> Key:
+        """As `Keys.find`."""
+        kid = token_kid(token)  # letters, digits, `-` and `_`: never a path
         if kid is None:
             raise UnauthorizedError("the token names no key (kid), which a key directory needs")
         file = self._directory / f"{kid}{SUFFIX}"

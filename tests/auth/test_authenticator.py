@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from relay.auth.authenticator import Authenticator, Keys, KeyServiceError, OneKey, token_of
 from relay.auth.claims import CLOCK_SKEW, Claims
-from relay.auth.key import LONGEST_TOKEN, Key
+from relay.auth.key import LONGEST_TOKEN, Key, token_kid
 from relay.auth.permissions import LONGEST_PATH, Permissions, UnauthorizedError
 from relay.auth.throttle import Throttle
 from tests.auth.support import HEADER, KEY, SECRET, Clock, authenticator, jwk, raw, signed
@@ -432,14 +432,11 @@ def test_a_correctly_signed_token_with_wrong_claims_is_refused(payload: bytes) -
         b"[]",
         b"null",
         b"\xff",
-        b'{"alg":"HS256","kid":7}',
-        b'{"alg":"HS256","kid":"../../etc/passwd"}',
-        b'{"alg":"HS256","kid":""}',
         b'{"alg":"HS256","crit":["x"]}',
         b'{"alg":"HS256","crit":["b64"],"b64":false}',
         b"",
     ],
-    ids=["nested", "list", "null", "bytes", "kid", "path", "no kid", "crit", "b64", "empty"],
+    ids=["nested", "list", "null", "bytes", "crit", "b64", "empty"],
 )
 def test_a_token_with_a_strange_header_is_refused(header: bytes) -> None:
     refused(raw(header, b'{"get":""}'))
@@ -517,7 +514,8 @@ class Named:
         self.keys = keys
         self.asked: list[str | None] = []
 
-    async def find(self, kid: str | None) -> Key:
+    async def find(self, token: str) -> Key:
+        kid = token_kid(token)
         self.asked.append(kid)
         if kid not in self.keys:
             raise UnauthorizedError("no such key")
@@ -537,6 +535,8 @@ def test_the_key_that_the_token_names() -> None:
 
 def test_a_single_key_ignores_the_name() -> None:
     verify(signed({"get": ""}, kid="whatever"))
+    verify(raw(b'{"alg":"HS256","kid":"../it is no file"}', b'{"get":""}'))
+    verify(raw(b'{"alg":"HS256","kid":7}', b'{"get":""}'))
 
 
 def test_the_scope_of_a_key_limits_every_token() -> None:
@@ -597,8 +597,8 @@ async def test_only_so_many_refusals_wait() -> None:
 
 async def test_a_key_service_in_trouble_is_not_the_fault_of_the_peer() -> None:
     class Down:
-        async def find(self, kid: str | None) -> Key:
-            raise KeyServiceError(f"no {kid}")
+        async def find(self, token: str) -> Key:
+            raise KeyServiceError(f"no key for {token_kid(token)}")
 
     keys: Keys = Down()
     busy = authenticator(keys=keys)

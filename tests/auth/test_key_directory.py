@@ -152,5 +152,5 @@ async def test_the_cache_is_bounded(tmp_path: Path) -> None:
     keys = KeyDirectory(tmp_path)
     for number in range(CACHED + 5):
         with pytest.raises(UnauthorizedError):
-            await keys.find(f"k{number}")
+            await keys.find(signed({}, kid=f"k{number}"))
     assert not keys._cache

@@ -22,6 +22,11 @@ pytestmark = pytest.mark.e2e
 OTHER = b"another secret, also long enough for it"
 
 
+def naming(kid: str) -> str:
+    """A token that says it is signed with that key."""
+    return signed({}, kid=kid)
+
+
 class Server:
     """Gives what a test puts into `answers`, and keeps the requests."""
 
@@ -123,7 +128,7 @@ async def test_a_key_taken_away_is_refused_once_it_is_no_longer_fresh(server: Se
     server.answers["a.jwk"] = 500
     clock.now += key_server.UNKNOWN + 1
     with pytest.raises(KeyServiceError):
-        await keys.find("a")
+        await keys.find(naming("a"))
     await keys.close()
 
 
@@ -135,18 +140,18 @@ async def test_a_failing_server_ends_nothing_for_a_while(server: Server, clock: 
     clock.now += key_server.FRESH + 1
     assert await admitted(keys, "a")
     with pytest.raises(KeyServiceError, match="503") as caught:
-        await keys.find("b")
+        await keys.find(naming("b"))
     assert caught.value.status == 502
     clock.now += key_server.STALE
     with pytest.raises(KeyServiceError):
-        await keys.find("a")
+        await keys.find(naming("a"))
     await keys.close()
 
 
 async def test_many_who_wait_for_one_key_are_one_request(server: Server, keys: KeyServer) -> None:
     server.answers["a.jwk"] = jwk()
     server.hold.clear()
-    waiting = [asyncio.ensure_future(keys.find("a")) for _ in range(50)]
+    waiting = [asyncio.ensure_future(keys.find(naming("a"))) for _ in range(50)]
     await server.arrived.acquire()
     waiting[0].cancel()
     server.hold.set()
@@ -158,11 +163,11 @@ async def test_many_who_wait_for_one_key_are_one_request(server: Server, keys: K
 
 async def test_only_so_many_requests_at_once(server: Server, keys: KeyServer) -> None:
     server.hold.clear()
-    waiting = [asyncio.ensure_future(keys.find(f"k{number}")) for number in range(key_server.AT_ONCE)]
+    waiting = [asyncio.ensure_future(keys.find(naming(f"k{number}"))) for number in range(key_server.AT_ONCE)]
     for _ in waiting:
         await server.arrived.acquire()
     with pytest.raises(KeyServiceError, match="same time"):
-        await keys.find("another")
+        await keys.find(naming("another"))
     server.hold.set()
     assert all(
         isinstance(e, UnauthorizedError) for e in await asyncio.gather(*waiting, return_exceptions=True)
@@ -186,14 +191,14 @@ async def test_other_answers_are_the_servers_trouble(server: Server, keys: KeySe
     """A redirect, too: who follows it lets the server choose whom to ask."""
     server.answers |= {"b.jwk": status, "a.jwk": jwk()}
     with pytest.raises(KeyServiceError, match=str(status)):
-        await keys.find("b")
+        await keys.find(naming("b"))
     assert server.asked == ["/keys/b.jwk"]
 
 
 async def test_nobody_there(server: Server) -> None:
     keys = KeyServer("http://127.0.0.1:9/keys")
     with pytest.raises(KeyServiceError, match="no answer"):
-        await keys.find("a")
+        await keys.find(naming("a"))
     await keys.close()
 
 

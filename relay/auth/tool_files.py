@@ -1,0 +1,92 @@
+"""Files and standard streams, for `moq-token`.
+
+Owns the two ways to fail, and what is said when a file or a stream does. Must never quote what may be a secret in the
+place of a name. Called by `tool` and `tool_parser`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from relay.auth.key import LARGEST_FILE, Key, KeyFileError
+
+
+class Refused(Exception):  # noqa: N818 - it says what happened
+    """The command ends with status 1 and this line."""
+
+
+class UsageError(Exception):
+    """The command ends with status 2 and this line."""
+
+
+def read_key(name: str | None) -> Key:
+    """Read the key that `--key` names."""
+    if name is None:
+        raise UsageError("want --key FILE, as `moq-token generate --out FILE` writes it")
+    try:
+        if name != "-":
+            return Key.load(_file(name, "--key"))
+        return Key.parse(
+            read("-", "--key", LARGEST_FILE, "a key").decode("utf-8", "replace"), "standard input"
+        )
+    except KeyFileError as error:
+        raise Refused(str(error)) from None
+    except OSError as error:
+        raise Refused(f"{name}: {error.strerror}") from None
+
+
+def _file(name: str, flag: str) -> Path:
+    if name.lstrip().startswith(("eyJ", "{")) and not os.path.lexists(name):
+        # Not quoted: this is a key or a token.
+        raise UsageError(f"{flag}: want the name of a file, not its content")
+    return Path(name)
+
+
+def read(name: str, flag: str, limit: int, what: str) -> bytes:
+    """Read a file, or standard input."""
+    try:
+        if name != "-":
+            with _file(name, flag).open("rb") as stream:
+                return stream.read(limit)
+        if sys.stdin is None:
+            raise Refused(f"standard input is closed, {what} was to come from there")
+        if sys.stdin.isatty():
+            say(f"reading {what} from standard input, Ctrl-D ends it")
+        return sys.stdin.buffer.read(limit)
+    except OSError as error:
+        raise Refused(f"{'standard input' if name == '-' else name}: {error.strerror}") from None
+    except ValueError:
+        raise UsageError(f"{flag}: this is no name of a file") from None
+
+
+def put(text: str) -> None:
+    """Print, at once. Raises BrokenPipeError, or Refused."""
+    if sys.stdout is None:
+        raise Refused("standard output is closed")
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up_output()
+        raise Refused(f"standard output: {error.strerror}") from None
+
+
+def give_up_output() -> None:
+    """Lead what is left elsewhere: Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def printable(text: str) -> str:
+    """Return `text` without what could drive a terminal; whoever made a token or a name has chosen it."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal; keys and tokens have standard output."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"moq-token: {printable(text)}\n")
