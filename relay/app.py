@@ -210,8 +210,8 @@ class Relay:
             return None
         root = self._config.client.tls.root
         try:
-            tls = ssl.create_default_context() if root else None
-            for file in root:
+            tls = ssl.create_default_context(cafile=root[0]) if root else None
+            for file in root[1:]:
                 assert tls is not None
                 tls.load_verify_locations(file)
         except (ssl.SSLError, OSError) as error:
@@ -307,7 +307,6 @@ class Relay:
                     request.path,
                     str(error),
                 )
-                self._refused["unauthorized"] += 1
                 request.reject(error.status, "unauthorized")
                 return
             except Exception:  # the boundary of a task: the peer must not be left waiting
@@ -325,7 +324,8 @@ class Relay:
         )
 
     def _refusals(self) -> Counter[str]:
-        return self._refused + (Counter() if self._quic is None else self._quic.refused)
+        turned_away = Counter() if self._quic is None else self._quic.refused
+        return self._refused + self._authenticator.refused + turned_away
 
     def _current_fingerprint(self) -> str:
         self._certificates.renew_if_due(dt.datetime.now(dt.UTC))

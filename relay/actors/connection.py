@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from relay.actors import messages as m
@@ -34,7 +35,14 @@ from relay.transport.session import (
     StreamStopped,
 )
 from relay.wire.decoder import ServerSetupDecoder, SetupDecoder
-from relay.wire.errors import SessionCode, StreamCode, WireError, session_code_for, stream_code_for
+from relay.wire.errors import (
+    FIRST_APP_CODE,
+    SessionCode,
+    StreamCode,
+    WireError,
+    session_code_for,
+    stream_code_for,
+)
 from relay.wire.frame import setup_stream
 from relay.wire.messages import ClientSetup, ServerSetup, SessionInfo, Setup, SetupForm
 from relay.wire.version import Version, version_from_setup_code
@@ -77,6 +85,8 @@ class Authorized(NamedTuple):
 
 class NotAuthorized(NamedTuple):
     """The peer may do nothing. Why has been logged."""
+
+    code: int
 
 
 class Handler(Protocol):
@@ -217,7 +227,7 @@ class ConnectionActor(LoopActor):
             case Authorized():
                 self._on_authorized(message.permissions)
             case NotAuthorized():
-                self.close(SessionCode.UNAUTHORIZED, "unauthorized")
+                self.close(message.code, "unauthorized")
             case m.CountSession():
                 return self._counted()
             case m.DescribeSession():
@@ -420,11 +430,18 @@ class ConnectionActor(LoopActor):
         try:
             outcome = Authorized(await self.environment.authorize(path, query, self.session.remote))
         except UnauthorizedError as error:
-            outcome = NotAuthorized()
-            self.log.info("refused path=%s reason=%r", path, str(error))
+            denied = error.status == HTTPStatus.UNAUTHORIZED
+            outcome = NotAuthorized(SessionCode.UNAUTHORIZED if denied else FIRST_APP_CODE + error.status)
+            self.log.info(
+                "refused transport=%s remote=%s path=%s reason=%r",
+                self.session.transport,
+                self.session.remote,
+                path,
+                str(error),
+            )
         except Exception:  # the boundary of a task: the peer must not be left waiting
             self.log.exception("authorisation failed")
-            outcome = NotAuthorized()
+            outcome = NotAuthorized(SessionCode.INTERNAL)
         send(self.actor_ref, outcome)
 
     def _on_authorized(self, permissions: Permissions) -> None:

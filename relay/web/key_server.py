@@ -16,7 +16,7 @@ import aiohttp
 from cachetools import TTLCache
 
 from relay.auth.authenticator import KeyServiceError
-from relay.auth.key import LARGEST_FILE, Key, KeyFileError
+from relay.auth.key import LARGEST_FILE, Key, KeyFileError, token_kid
 from relay.auth.permissions import UnauthorizedError
 
 logger = logging.getLogger("relay.auth")
@@ -56,8 +56,9 @@ class KeyServer:
         self._requests: dict[str, asyncio.Task[Key]] = {}
         self._session: aiohttp.ClientSession | None = None
 
-    async def find(self, kid: str | None) -> Key:
-        """As `Keys.find`. `kid` is checked already: letters, digits, `-` and `_`."""
+    async def find(self, token: str) -> Key:
+        """As `Keys.find`."""
+        kid = token_kid(token)  # letters, digits, `-` and `_`: never a path
         if kid is None:
             raise UnauthorizedError("the token names no key (kid), which a key server needs")
         key = self._fresh.get(kid)

@@ -289,7 +289,7 @@ async def test_a_peer_is_not_left_waiting_if_the_question_fails(trouble: Trouble
     world = World(authorize=authorize)
     peer = world.connect(Version.LITE_04, permissions=None, path="/room")
     await settle()
-    assert [closed.code for closed in peer.closed] == [SessionCode.UNAUTHORIZED]
+    assert [closed.code for closed in peer.closed] == [SessionCode.INTERNAL]
     assert len(trouble.records) == 1
     assert "authorisation failed" in trouble.records.pop()
     await world.close()
