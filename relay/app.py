@@ -32,7 +32,7 @@ from relay.auth.authenticator import Authenticator, Keys, OneKey
 from relay.auth.claims import Claims
 from relay.auth.key import KeyFileError
 from relay.auth.key_directory import KeyDirectory
-from relay.auth.permissions import UnauthorizedError
+from relay.auth.permissions import UnauthorizedError, loggable
 from relay.auth.throttle import Throttle
 from relay.config import Config, ConfigError
 from relay.transport.quic.certificates import CertificateError, CertificateStore, load_pair, load_pairs
@@ -304,7 +304,7 @@ class Relay:
                     number,
                     request.transport,
                     request.remote,
-                    request.path,
+                    loggable(request.path),
                     str(error),
                 )
                 request.reject(error.status, "unauthorized")

@@ -21,7 +21,7 @@ from relay.actors.egress import Egress
 from relay.actors.ingest import Ingest
 from relay.actors.ledger import Counts, Settle
 from relay.actors.runtime import LoopActor, Ref, Timer, send
-from relay.auth.permissions import Permissions, UnauthorizedError
+from relay.auth.permissions import Permissions, UnauthorizedError, loggable
 from relay.model.limits import Limits
 from relay.transport.session import (
     DatagramReceived,
@@ -436,7 +436,7 @@ class ConnectionActor(LoopActor):
                 "refused transport=%s remote=%s path=%s reason=%r",
                 self.session.transport,
                 self.session.remote,
-                path,
+                loggable(path),
                 str(error),
             )
         except Exception:  # the boundary of a task: the peer must not be left waiting

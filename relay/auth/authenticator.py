@@ -73,7 +73,8 @@ def token_of(query: str) -> str | None:
     Of two, this reader might take the one and a proxy in front the other.
     """
     try:
-        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        # A fragment is no part of a query; URL parsers cut it off, peers on raw QUIC may send it.
+        fields = parse_qsl(query.partition("#")[0], keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise UnauthorizedError(f"the query has more than {MOST_FIELDS} fields") from None
     found = [value for name, value in fields if name == "jwt"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from relay.auth.permissions import Permissions, UnauthorizedError, reduce_grants, requested_path
+from relay.auth.permissions import Permissions, UnauthorizedError, loggable, reduce_grants, requested_path
 from relay.model.path import covers, join, minimal, normalize
 
 CLOCK_SKEW: Final = 10.0
@@ -93,9 +93,9 @@ class Claims:
             reduce_grants(grants, self.root, root) for grants in (self.publish, self.subscribe)
         )
         if publish is None or subscribe is None:
-            raise UnauthorizedError(f"granted is /{self.root}, not /{root}")
+            raise UnauthorizedError(f"granted is /{self.root}, not /{loggable(root)}")
         if not publish and not subscribe:
-            raise UnauthorizedError(f"nothing is granted at /{root}")
+            raise UnauthorizedError(f"nothing is granted at /{loggable(root)}")
         return Permissions(root, publish, subscribe, cluster=self.cluster, expires=self.expires)
 
 

@@ -6,6 +6,7 @@ travels with the session.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,6 +15,14 @@ from urllib.parse import unquote
 
 from relay.model.path import covers, join, minimal, normalize, strip
 from relay.wire.text import MAX_PATH_SEGMENTS
+
+SHOWN_PATH: Final = 200
+"""Characters of a path that a log line holds: peers choose how long it is."""
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
+"""What looks like a token, RFC 7515 section 7.1."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 LONGEST_PATH: Final = 2_048
 """Characters of a URL path. Real ones have some dozen; every announcement of the session repeats it."""
@@ -57,12 +66,18 @@ def shown(prefixes: Iterable[str]) -> str:
     return ",".join(prefix or "*" for prefix in prefixes) or "-"
 
 
+def loggable(path: str) -> str:
+    """A path that a peer asked for, shortened, and without a token that stands in it by mistake."""
+    shown = _TOKEN.sub("<token>", path.encode("utf-8", "backslashreplace").decode())
+    return shown if len(shown) <= SHOWN_PATH else f"{shown[:SHOWN_PATH]}... ({len(path)} characters)"
+
+
 def requested_path(path: str) -> str:
     """The normal form of the path of a URL. Raises UnauthorizedError for one that different readers understand differently.
 
     Slashes at the ends and runs of them mean nothing; nothing is decoded and no case is folded. Segments that a URL
-    parser would have resolved (`.` and `..`, percent-encoded too) never come from an honest client, and neither does a
-    percent-encoded slash.
+    parser would have resolved (`.` and `..`, percent-encoded too) never come from an honest client, and neither do a
+    percent-encoded slash, a fragment, and control characters.
     """
     if len(path) > LONGEST_PATH:
         raise UnauthorizedError(f"the path has {len(path)} characters, more than {LONGEST_PATH}")
@@ -73,10 +88,14 @@ def requested_path(path: str) -> str:
         root.encode()
     except UnicodeEncodeError:
         raise UnauthorizedError("the path is not UTF-8") from None
+    if _TOKEN.search(root):
+        raise UnauthorizedError("the path holds a token, which belongs into the query: ?jwt=")
     for segment in root.split("/"):
         decoded = unquote(segment)
-        if decoded in (".", "..") or "/" in decoded or "\0" in decoded:
-            raise UnauthorizedError(f"the path has a segment {segment!r}, expected names between the slashes")
+        if decoded in (".", "..") or "/" in decoded or "#" in segment or _CONTROL.search(decoded):
+            raise UnauthorizedError(
+                f"the path has a segment {loggable(segment)!r}, expected names between the slashes"
+            )
     return root
 
 

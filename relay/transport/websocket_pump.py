@@ -35,6 +35,10 @@ UNSENT_IN_KERNEL = 131_072
 """Bytes that the kernel may hold beyond what the network has taken. More would only be late: what waits here can still
 be overtaken by something newer, what waits there cannot."""
 
+LAST_WORDS = 0.25
+"""Seconds that the socket stays open for the peer to take in why the session has ended: some deployed clients report
+nothing but a broken transport if the end of the socket comes in the same breath."""
+
 CLOSE_TIMEOUT = 1.0
 """Seconds that a peer gets to read the last words and to answer them."""
 
@@ -71,13 +75,14 @@ class Pump:
         self._drained = asyncio.Event()
         self._ended = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._reader: asyncio.Task[None] | None = None
         session.wake = self._on_wake
 
     async def run(self) -> None:
         """Until the session has ended and the peer was told, or is gone."""
         _keep_little_in_the_kernel(self._ws.get_extra_info("socket"))
         writer = asyncio.create_task(self._guard(self._write()))
-        reader = asyncio.create_task(self._guard(self._read()))
+        reader = self._reader = asyncio.create_task(self._guard(self._read()))
         self._on_timer()
         self._on_wake()
         try:
@@ -116,6 +121,7 @@ class Pump:
     async def _write(self) -> None:
         session, ws = self._session, self._ws
         sent = 0
+        last_words = False
         try:
             while not session.finished:
                 outgoing = session.next_message()
@@ -125,13 +131,14 @@ class Pump:
                     continue
                 match outgoing.opcode:
                     case Opcode.BINARY:
+                        last_words = session.ended
                         await ws.send_bytes(outgoing.data)
                     case Opcode.PING:
                         await ws.ping(outgoing.data)
                     case Opcode.PONG:
                         await ws.pong(outgoing.data)
                     case Opcode.CLOSE:
-                        await ws.close(code=NORMAL_CLOSURE)
+                        await self._close(last_words=last_words)
                 if not self._drained.is_set() and session.readable:
                     self._drained.set()
                 sent += 1
@@ -140,6 +147,11 @@ class Pump:
         except (OSError, RuntimeError):
             # Both errors: the socket is closed, by whichever side.
             session.end(None, "connection lost", by_peer=False)
+
+    async def _close(self, *, last_words: bool) -> None:
+        if last_words and self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=LAST_WORDS)
+        await self._ws.close(code=NORMAL_CLOSURE)
 
     async def _read(self) -> None:
         session = self._session

@@ -67,7 +67,9 @@ class WebTransportServerSession(WebTransportSession):
             self._on_connect(stream_id, fields)
 
     def _on_connect(self, stream_id: int, fields: dict[str, str]) -> None:
-        self.path, _, self.query = fields[":path"].partition("?")
+        # What is no text stays recognisable as such, for whoever decides on the path.
+        target = fields[":path"].encode("latin-1").decode("utf-8", "surrogateescape")
+        self.path, _, self.query = target.partition("?")
         self.link.setup_deadline = None
         self._begin_session(stream_id)
         if self.ended:

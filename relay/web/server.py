@@ -25,7 +25,7 @@ from aiohttp import web
 from relay.actors import messages as m
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import ActorDeadError, ask, halt
-from relay.auth.permissions import Permissions, UnauthorizedError
+from relay.auth.permissions import Permissions, UnauthorizedError, loggable
 from relay.model.path import covers, join, normalize, strip
 from relay.web import fetching, state
 from relay.web.dashboard import ROUTES, add_dashboard, landing
@@ -165,12 +165,14 @@ async def _authorized(request: web.Request, path: str) -> Permissions | web.Resp
     query, status = request.rel_url.raw_query_string, HTTPStatus.UNAUTHORIZED
     try:
         permissions = await request.app[SERVICES].authorize(path, query, str(request.remote))
-        if permissions.subscribe:
+        encoded = "%2f" in request.rel_url.raw_path.lower()
+        if permissions.subscribe and not encoded:
             return permissions
-        reason = "no right to subscribe"
+        # others, such as a proxy in front, take it for no slash
+        reason = "the path has an encoded slash" if encoded else "no right to subscribe"
     except UnauthorizedError as error:
         reason, status = str(error), HTTPStatus(error.status)
-    logger.info("refused remote=%s path=/%s reason=%r", request.remote, path, reason)
+    logger.info("refused remote=%s path=/%s reason=%r", request.remote, loggable(path), reason)
     return _text(status, "unauthorized\n")
 
 
@@ -263,11 +265,39 @@ async def _feeding(
         halt(reader)
 
 
+class Handler(web.RequestHandler):
+    """aiohttp's side of one TCP connection, but for requests that cannot be read.
+
+    aiohttp answers those with a part of what it was sent, and logs it with a traceback: there may be a token in it, and
+    anybody can send one.
+    """
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer. What went wrong on our side is logged as ever."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return super().handle_error(request, status, exc, message)
+        logger.info("refused remote=%s reason='no readable HTTP: %s'", request.remote, type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was begun already")
+        response = web.Response(status=status, text="no readable HTTP request\n")
+        response.force_close()
+        return response
+
+
 class WebServer:
     """One application on any number of bound sockets."""
 
     def __init__(self, app: web.Application) -> None:
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        self._servers: list[asyncio.Server] = []
 
     async def start(self) -> None:
         """Make ready; then `listen`."""
@@ -276,8 +306,20 @@ class WebServer:
     async def listen(self, sockets: list[socket], tls: ssl.SSLContext | None = None) -> None:
         """Serve on bound sockets."""
         for sock in sockets:
-            await web.SockSite(self._runner, sock, ssl_context=tls).start()
+            self._servers.append(
+                await asyncio.get_running_loop().create_server(self._connection, sock=sock, ssl=tls)
+            )
+
+    def _connection(self) -> asyncio.Protocol:
+        assert self._runner.server is not None
+        protocol: web.RequestHandler = self._runner.server()
+        # The class of the handlers cannot be chosen; ours has the same fields.
+        protocol.__class__ = Handler
+        return protocol
 
     async def close(self) -> None:
         """Stop listening and end open requests."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
         await self._runner.cleanup()
