@@ -461,7 +461,7 @@ async def test_the_state_of_everything() -> None:
 
 async def test_the_state_on_the_public_address_wants_a_token_and_shows_what_it_covers(tmp_path: Path) -> None:
     everywhere = token(root="", put=[""], get=[""])
-    mine = token(root="mine", get=[""], sub="me")
+    mine = token(root="mine", get=[""])
     config = guarded(tmp_path, public="anon")
     async with contextlib.AsyncExitStack() as stack:
         relay = await stack.enter_async_context(Relay(config))
