@@ -75,7 +75,7 @@ class AnnounceService:
             first = AnnounceOk(self._connection.environment.hop, len(usable)).encode(version)
         self._stream.write((b"".join((first, *map(self._start, usable))),))
 
-    def change(self, path: str, offer: m.Offered | None, *, lost: bool) -> None:
+    def change(self, path: str, offer: m.Offered | None) -> None:
         """One path came, went, or is reached another way."""
         sent = self._sent.get(path)
         if offer is not None and not self._sendable(offer.route):
@@ -86,11 +86,7 @@ class AnnounceService:
                 chunks.append(self._start(offer))
         elif offer is None:
             chunks.append(self._end(path, sent))
-        elif offer.source == sent.source or (
-            same_publisher(offer.route, sent.route)
-            # before 05 nothing but an end and a new start tells a viewer to ask again
-            and not (lost and self._connection.version <= Version.LITE_04)
-        ):
+        elif offer.source == sent.source or same_publisher(offer.route, sent.route):
             if offer.route != sent.route:
                 self._sent[path] = sent._replace(route=offer.route, source=offer.source)
                 chunks.append(self._update(path, sent.announce_id, offer.route))

@@ -40,7 +40,7 @@ class BroadcastActor(LoopActor):
     def __str__(self) -> str:
         return f"broadcast {self._path}"
 
-    def on_receive(self, message: object) -> object:
+    def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
         match message:
             case m.Subscribe() | m.Describe() | m.Fetch():
                 self._forward(message)
@@ -55,6 +55,9 @@ class BroadcastActor(LoopActor):
                     del self._tracks[(message.path, message.track)]
             case m.Retire():
                 self._retired = True
+            case m.Unsure():
+                for entry in self._tracks.values():
+                    send(entry.ref, message)
             case m.ListTracks():
                 return tuple(entry.ref for _, entry in sorted(self._tracks.items()))
             case _:

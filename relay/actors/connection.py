@@ -50,6 +50,9 @@ from relay.wire.version import Version, version_from_setup_code
 ALIVE_AT_LEAST = 1.0
 """Seconds that a publisher gets, at least, to answer when another session announces its path."""
 
+RELAY_FACTOR = 20
+"""How much more than any other session one with a relay of the cluster may announce and subscribe to."""
+
 EXPIRY_INTERVAL = 600.0
 """Seconds after which a token's end is compared with the clock again."""
 
@@ -142,6 +145,10 @@ class Environment:
     """Path, query and remote address to permissions; raises UnauthorizedError."""
     ledger: Ref | None = None
     """Gets the counts of what has ended."""
+    cluster: Ref | None = None
+    """Hears of sessions that other relays have dialled."""
+    members: str = "internal/origins"
+    """Path under which the relays of a cluster announce themselves."""
 
 
 class ConnectionActor(LoopActor):
@@ -155,10 +162,15 @@ class ConnectionActor(LoopActor):
         environment: Environment,
         permissions: Permissions | None = None,
         on_gone: Callable[[int], object] | None = None,
+        link: Ref | None = None,
     ) -> None:
-        """`permissions` are given where the peer's URL was known before it was accepted."""
+        """`permissions` are given where the peer's URL was known before it was accepted.
+
+        `link` hears of the beginning and the end of a session with another relay.
+        """
         super().__init__()
         self._on_gone = on_gone
+        self._link = link
         self.session = session
         self.number = number
         self.environment = environment
@@ -250,17 +262,21 @@ class ConnectionActor(LoopActor):
             self._authorizing.cancel()
         self.ingest.end()
         self.egress.end()
-        send(self.environment.origin, m.SessionGone(self.number))
+        lost = self._closed is not None and self._closed.code is None
+        send(self.environment.origin, m.SessionGone(self.number, lost))
         if self.environment.ledger is not None:
             send(self.environment.ledger, Settle(self._counted()))
         self._log_end(error)
+        if self._link is not None:
+            reason = "failed" if error else "" if self._closed is None else self._closed.reason
+            send(self._link, m.LinkDown(self.number, self.actor_ref, reason or "the session ended", lost))
         if self._on_gone is not None:
             self._on_gone(self.number)
 
     def on_dead_letter(self, message: object) -> None:
         match message:
             case m.OpenUpstream() | m.DescribeUpstream() | m.FetchUpstream():
-                send(message.track, m.UpstreamFailed(StreamCode.INTERNAL))
+                send(message.track, m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
             case m.Accepted():
                 send(message.track, m.Leave(self.actor_ref, message.key))
 
@@ -354,6 +370,11 @@ class ConnectionActor(LoopActor):
         self.session.close(error.close_code(self.version), str(error))
         self.stop()
 
+    def limit_of(self, name: str) -> int:
+        """That limit for this session: another relay stands for all of its own peers."""
+        limit: int = getattr(self.environment.limits, name)
+        return limit * RELAY_FACTOR if self.permissions.cluster else limit
+
     def refuse(self, stream: Stream, code: int) -> None:
         """End both halves of a stream with a code of the current stream registry."""
         wire = stream_code_for(self.version, code)
@@ -381,11 +402,18 @@ class ConnectionActor(LoopActor):
             self.close(SessionCode.PROTOCOL_VIOLATION, "second SETUP")
             return
         self.peer_setup = setup
+        if setup.origin == self.environment.hop:
+            # its announcements are ours: nothing but circles would come of it
+            self.log.warning("the peer is this relay itself")
+            self.close(SessionCode.INTERNAL, "this relay has dialled itself")
+            return
         self._in_band = setup.path
         self._advance()
 
     def _send_client_setup(self) -> None:
-        form = SetupForm.SESSION if self.session.alpn == "moql-01" else SetupForm.DRAFT14
+        # servers of the first generation choose no subprotocol, and know the first form alone
+        first = self.session.alpn in ("", "moql-01") and Version.LITE_01 in self.environment.versions
+        form = SetupForm.SESSION if first else SetupForm.DRAFT14
         offered = sorted((v for v in self.environment.versions if v <= Version.LITE_02), reverse=True)
         if form is SetupForm.SESSION:
             offered = [Version.LITE_01]
@@ -472,6 +500,7 @@ class ConnectionActor(LoopActor):
         if self._established or (self.version >= Version.LITE_06 and self.peer_setup is None):
             return  # 06: what we may offer depends on the hop id in the peer's SETUP
         self._established = True
+        self._report_link()
         self._cancel_setup_timer()
         held, self._held = self._held, []
         for event in held:
@@ -481,6 +510,15 @@ class ConnectionActor(LoopActor):
         if self._setup_timer is not None:
             self._setup_timer.cancel()
             self._setup_timer = None
+
+    def _report_link(self) -> None:
+        """A session with another relay of the cluster has begun."""
+        if self._link is None and self.permissions.cluster:
+            self._link = self.environment.cluster
+        if self._link is not None:
+            setup = self.peer_setup
+            hop = 0 if setup is None or setup.origin is None else setup.origin
+            send(self._link, m.LinkUp(self.number, self.actor_ref, hop))
 
     def _log_accept(self) -> None:
         permissions = self.permissions

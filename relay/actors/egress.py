@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 
 from relay.actors import messages as m
 from relay.actors.announcing import AnnounceService
+from relay.actors.moving import AskAgain
 from relay.actors.runtime import send
-from relay.actors.serving import EndTrack, FetchService, SubscribeService, TrackService, interest_of
+from relay.actors.serving import (
+    EndTrack,
+    FetchService,
+    SubscribeService,
+    TrackService,
+    interest_of,
+)
 from relay.model.path import join, narrow
 from relay.model.track import Dialect, Interest
 from relay.transport.session import Stream
@@ -66,10 +73,12 @@ class Egress:
                 if isinstance(message, m.WatchStarted):
                     watch.begin(message.offers)
                 else:
-                    watch.change(message.path, message.offer, lost=message.lost)
+                    watch.change(message.path, message.offer)
             case (
                 m.Accepted()
                 | m.Refused()
+                | m.Lost()
+                | AskAgain()
                 | m.Ended()
                 | m.DeliverDatagram()
                 | m.Described()
@@ -133,6 +142,8 @@ class Egress:
                 prefixes=tuple(join(root, prefix) for prefix in prefixes),
                 exclude=exclude,
                 routes_above=connection.version >= Version.LITE_06,
+                relay=connection.permissions.cluster,
+                one_hop=connection.permissions.cluster and connection.version < Version.LITE_04,
             ),
         )
         return watch
@@ -144,7 +155,7 @@ class Egress:
 
     def _may(self, stream: Stream, broadcast: str) -> bool:
         connection = self._connection
-        if len(self._requests) >= connection.environment.limits.subscriptions:
+        if len(self._requests) >= connection.limit_of("subscriptions"):
             connection.counts["refused", "subscriptions"] += 1
             connection.log.warning("too many subscriptions limit=%d", len(self._requests))
             connection.refuse(stream, StreamCode.NO_CAPACITY)
@@ -173,10 +184,6 @@ class Egress:
         if not self._may(stream, request.broadcast):
             return None
         key = self.new_key()
-        service = SubscribeService(connection, self, stream, key, request)
-        self._requests[key] = service
-        connection.counts["subscriptions", ""] += 1
-        self._subscribe_ids.add(request.id)
         message = m.Subscribe(
             path=join(connection.permissions.root, request.broadcast),
             track=request.track,
@@ -187,6 +194,10 @@ class Egress:
             interest=interest_of(request, connection.version),
             exclude=self._exclude(),
         )
+        service = SubscribeService(connection, self, stream, request, message)
+        self._requests[key] = service
+        connection.counts["subscriptions", ""] += 1
+        self._subscribe_ids.add(request.id)
         send(connection.environment.origin, message)
         return service
 
@@ -196,11 +207,11 @@ class Egress:
         if not self._may(stream, request.broadcast):
             return None
         key = self.new_key()
-        service = self._requests[key] = TrackService(connection, self, stream, key)
         path = join(connection.permissions.root, request.broadcast)
         message = m.Describe(
             path, request.track, connection.actor_ref, connection.number, key, self._exclude()
         )
+        service = self._requests[key] = TrackService(connection, self, stream, message)
         send(connection.environment.origin, message)
         return service
 
@@ -210,7 +221,6 @@ class Egress:
         if not self._may(stream, request.broadcast):
             return None
         key = self.new_key()
-        service = self._requests[key] = FetchService(connection, self, stream, key)
         interest = Interest(
             priority=request.priority,
             start_group=request.group,
@@ -227,6 +237,7 @@ class Egress:
             interest=interest,
             exclude=self._exclude(),
         )
+        service = self._requests[key] = FetchService(connection, self, stream, message)
         send(connection.environment.origin, message)
         return service
 

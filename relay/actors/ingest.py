@@ -22,7 +22,7 @@ from relay.actors.upstream import (
     TrackReply,
     Upstream,
 )
-from relay.model.path import join
+from relay.model.path import covers, join
 from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.model.track import Interest, TrackProperties
 from relay.wire.errors import (
@@ -136,10 +136,10 @@ class Ingest:
         """The session is over: tell the tracks. The origin hears it from the connection."""
         for upstream in list(self._by_track.values()):
             self.flush()
-            send(upstream.track, m.UpstreamFailed(StreamCode.INTERNAL))
+            send(upstream.track, m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
         for calls in self._calls.values():
             for call in calls:
-                send(call.track, m.UpstreamFailed(StreamCode.INTERNAL))
+                send(call.track, m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
         self._calls.clear()
         self._upstreams.clear()
         self._by_track.clear()
@@ -177,11 +177,18 @@ class Ingest:
     def announce(self, path: str, route: Route | None) -> None:
         """The peer announces `path` (relative to the root); without a usable `route` it is only remembered."""
         connection = self._connection
-        if len(self._announced) >= connection.environment.limits.announces:
+        limit = connection.limit_of("announces")
+        if len(self._announced) >= limit:
             connection.counts["refused", "announces"] += 1
-            raise ProtocolViolation(f"more than {connection.environment.limits.announces} announcements")
+            raise ProtocolViolation(f"more than {limit} announcements")
         absolute = join(connection.permissions.root, path)
         self._generation += 1
+        if covers(connection.environment.members, absolute) and not connection.permissions.cluster:
+            # who may announce members makes relays dial them, with the token of the cluster
+            connection.log.warning(
+                "ignored announcement path=%s reason='for relays of the cluster'", absolute
+            )
+            route = None
         if absolute.count("/") >= MAX_PATH_SEGMENTS:
             route = None  # no message could carry it to those who see all of it
         if route is None:
@@ -210,6 +217,8 @@ class Ingest:
                 broadcast=broadcast,
                 prefix=connection.version >= Version.LITE_06,
                 tentative=echo,
+                relayed=connection.permissions.cluster,
+                onward=not connection.permissions.cluster or connection.version >= Version.LITE_04,
             ),
         )
 
@@ -217,7 +226,11 @@ class Ingest:
         """A live announcement has a new route, or begins anew."""
         absolute = join(self._connection.permissions.root, path)
         known = self._announced[absolute]
-        if restart or route is None or known.broadcast is None or not same_publisher(route, known.route):
+        # another relay says by an update that it goes on, even if its publisher had to come back under another id
+        goes_on = route is not None and (
+            same_publisher(route, known.route) or self._connection.permissions.cluster
+        )
+        if restart or route is None or known.broadcast is None or not goes_on:
             self.withdraw(path)
             self.announce(path, route)
             return
@@ -247,6 +260,9 @@ class Ingest:
             chain = hops or (self._session_hop,)
         else:
             chain = (*hops, origin if origin is not None else UNKNOWN_HOP)
+        if chain[0] == UNKNOWN_HOP and not self._connection.permissions.cluster:
+            # so that the routes to it across a cluster are known to lead to the same publisher
+            chain = (self._session_hop, *chain[1:])
         known = [hop for hop in chain if hop != UNKNOWN_HOP]
         if len(chain) > MAX_HOPS or len(set(known)) < len(known) or self._connection.environment.hop in known:
             return None
@@ -368,7 +384,7 @@ class Ingest:
         self._forget(upstream)
         for stream in upstream.groups.values():
             self._connection.refuse(stream, StreamCode.CANCELLED)
-        send(upstream.track, m.UpstreamFailed(code))
+        send(upstream.track, m.UpstreamFailed(code, gone=self._is_elsewhere(code)))
 
     def track_failed(self, track: Ref, code: int) -> None:
         """The peer refused to describe a track: whatever else was asked of it goes too."""
@@ -377,7 +393,11 @@ class Ingest:
             self._connection.refuse(upstream.stream, StreamCode.CANCELLED)
             self.failed(upstream, code)
         else:
-            send(track, m.UpstreamFailed(code))
+            send(track, m.UpstreamFailed(code, gone=self._is_elsewhere(code)))
+
+    def _is_elsewhere(self, code: int) -> bool:
+        """Whether a refusal says nothing about the track: another relay that lost it is not its publisher."""
+        return self._connection.permissions.cluster and code != StreamCode.NOT_FOUND
 
     # --- groups ----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ registry (moq-lite, error codes); a connection translates them for its peer's ve
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from relay.actors.runtime import Ref
 from relay.model.route import Route
@@ -58,6 +58,10 @@ class Announce(NamedTuple):
     prefix: bool
     """Whether the route also serves every path below `path` (moq-lite-06)."""
     tentative: bool
+    relayed: bool = False
+    """Whether it comes from another relay of the cluster."""
+    onward: bool = True
+    """Whether other relays may be told; not if it comes from one whose version names no relays, for fear of circles."""
 
 
 class Reroute(NamedTuple):
@@ -78,9 +82,13 @@ class Unannounce(NamedTuple):
 
 
 class SessionGone(NamedTuple):
-    """A connection ended: everything it announced and watched goes."""
+    """A connection ended: everything it announced and watched goes.
+
+    `lost`: nobody closed it, so that the publisher may come back.
+    """
 
     session: int
+    lost: bool = False
 
 
 class CheckAlive(NamedTuple):
@@ -107,6 +115,10 @@ class Watch(NamedTuple):
     exclude: int
     routes_above: bool
     """Whether a prefix route that lies above a watched prefix is wanted too (moq-lite-06)."""
+    relay: bool = False
+    """Whether the watcher is another relay of the cluster."""
+    one_hop: bool = False
+    """Whether it is told of our own publishers alone, since its version names no relays."""
 
 
 class Unwatch(NamedTuple):
@@ -132,15 +144,11 @@ class WatchStarted(NamedTuple):
 
 
 class WatchChanged(NamedTuple):
-    """Origin to watcher: the path's best route changed; `None`: the path is gone.
-
-    `lost`: what was offered before is gone, and those who used it have to ask again.
-    """
+    """Origin to watcher: the path's best route changed; `None`: the path is gone."""
 
     watch: int
     path: str
     offer: Offered | None
-    lost: bool
 
 
 class ListAnnounced(NamedTuple):
@@ -183,6 +191,8 @@ class Subscribe(NamedTuple):
     dialect: Dialect
     interest: Interest
     exclude: int
+    publisher: int = 0
+    """Set by the origin: id of the publisher whose track it will be, 0 if it gave none."""
 
 
 class Describe(NamedTuple):
@@ -233,10 +243,19 @@ class Accepted(NamedTuple):
 
     key: int
     track: Ref
+    publisher: int = 0
+    """Id of the publisher: groups of equal ids are the same groups. 0 if it gave none."""
 
 
 class Refused(NamedTuple):
     """The request cannot be served, or no longer can."""
+
+    key: int
+    code: int
+
+
+class Lost(NamedTuple):
+    """The publisher is gone without an end of the track: ask again, there may be another one."""
 
     key: int
     code: int
@@ -298,6 +317,14 @@ class Ended(NamedTuple):
 
 class Retire(NamedTuple):
     """Origin to broadcast: it is out of the directory. It ends when its tracks have."""
+
+
+class Unsure(NamedTuple):
+    """Origin to broadcast to tracks: the relay it comes from reaches it another way now, or not at all.
+
+    A track that has had no answer yet asks again. It may be one of a ring of relays, each of which waits for the next:
+    what they know of a publisher that has gone reaches them one after the other.
+    """
 
 
 class TrackIdle(NamedTuple):
@@ -436,3 +463,69 @@ class UpstreamFailed(NamedTuple):
     """The peer refused or aborted the track, or is gone."""
 
     code: int
+    gone: bool = False
+
+
+# --- cluster -------------------------------------------------------------------------------------------------------
+
+
+class LinkUp(NamedTuple):
+    """A session with another relay has begun; `hop` is that relay's id, 0 if unknown.
+
+    `peer` dialled it; None: the other relay did.
+    """
+
+    session: int
+    connection: Ref
+    hop: int
+    peer: Ref | None = None
+
+
+class LinkDown(NamedTuple):
+    """It has ended. `lost`: nobody closed it."""
+
+    session: int
+    connection: Ref
+    reason: str
+    lost: bool
+    peer: Ref | None = None
+
+
+class OtherLink(NamedTuple):
+    """Cluster to peer: the number of another session with the same relay, which makes yours needless, or None."""
+
+    session: int | None
+
+
+class LinkLost(NamedTuple):
+    """Cluster to peer: a session that its relay had dialled has ended, and nobody closed it."""
+
+
+class Withdrawn(NamedTuple):
+    """Cluster to peer: its relay is not announced any more."""
+
+
+class AnnouncedAgain(NamedTuple):
+    """Cluster to peer: its relay is announced, still or again."""
+
+
+class PeerEnded(NamedTuple):
+    """Peer to cluster: it dials no more."""
+
+    target: str
+    peer: Ref
+
+
+class ListPeers(NamedTuple):
+    """Asked of the cluster: its peers, and the relays that only have dialled us. The reply is `Peers`."""
+
+
+class Peers(NamedTuple):
+    """References to peer actors, and rows of `/state` as they give them."""
+
+    refs: tuple[Ref, ...]
+    others: tuple[dict[str, Any], ...]
+
+
+class DescribePeer(NamedTuple):
+    """Asked of a peer: what it is doing, as a dict for people."""

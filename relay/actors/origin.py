@@ -3,10 +3,15 @@
 It knows, for each path, the publications of it (one per announcing session) in order of arrival, and picks the one
 that serves. Requests for a path are forwarded to the chosen publication's broadcast actor. Which publication wins:
 
-* The publisher that announced last takes the path over; the others wait as fallback, newest first.
+* Of the publishers that are connected to this relay the one that announced last takes the path over; the others wait as
+  fallback, newest first. Only then come those of other relays, the nearest first: were it the newest there too, relays
+  that hear of two publishers in different orders would hand them to each other for ever.
 * Publications with the same original publisher are routes to the same content; the cheapest of them serves.
 * A tentative publication (perhaps an echo of our own announcement) serves only when no other one does, and one of a
   session that was found dead only when there is nothing else at all.
+* A publication whose session broke off lingers if it was the only one: watchers hear nothing, and requests wait. Whoever
+  announces the path in time takes its place as if nothing had happened.
+* What is announced under `members` concerns relays alone, and is offered to no other watcher.
 """
 
 from __future__ import annotations
@@ -30,12 +35,15 @@ class Publication:
         "connection",
         "dead",
         "generation",
+        "onward",
         "order",
         "path",
         "prefix",
+        "relayed",
         "route",
         "session",
         "tentative",
+        "waiting",
     )
 
     def __init__(self, message: m.Announce, order: int) -> None:
@@ -47,20 +55,34 @@ class Publication:
         self.broadcast = message.broadcast
         self.prefix = message.prefix
         self.tentative = message.tentative
+        self.relayed = message.relayed
+        self.onward = message.onward
+        self.waiting: list[m.Subscribe | m.Describe] | None = None
+        """Requests, while it lingers."""
         self.dead = False
         """Whether its session did not answer when it was asked for a sign of life."""
         self.order = order
 
     @property
-    def standing(self) -> tuple[bool, bool]:
+    def standing(self) -> tuple[bool, bool, bool]:
         """How far it can be trusted to be real; more is better."""
-        return (not self.dead, not self.tentative)
+        return (not self.dead, not self.tentative, self.waiting is None)
 
 
 class Watcher:
     """One announce interest of one session."""
 
-    __slots__ = ("exclude", "known", "prefixes", "ref", "routes_above", "session", "watch")
+    __slots__ = (
+        "exclude",
+        "known",
+        "one_hop",
+        "prefixes",
+        "ref",
+        "relay",
+        "routes_above",
+        "session",
+        "watch",
+    )
 
     def __init__(self, message: m.Watch) -> None:
         self.ref = message.watcher
@@ -69,12 +91,16 @@ class Watcher:
         self.prefixes = message.prefixes
         self.exclude = message.exclude
         self.routes_above = message.routes_above
+        self.relay = message.relay
+        self.one_hop = message.one_hop
         self.known: dict[str, m.Offered] = {}
         """What the watcher was last told of each path."""
 
     def sees(self, publication: Publication) -> bool:
         """A route is of no use to those it leads through."""
         if publication.session == self.session:
+            return False
+        if self.relay and not (publication.onward and not (self.one_hop and publication.relayed)):
             return False
         return not self.exclude or self.exclude not in publication.route.hops
 
@@ -89,20 +115,50 @@ class Snapshot(NamedTuple):
 
 def best(publications: Iterable[Publication]) -> Publication | None:
     """The publication that serves, among those a requester can use."""
-    ranked = sorted(publications, key=lambda p: (p.standing, p.order), reverse=True)
-    if not ranked:
-        return None
-    newest = ranked[0]
-    alike = [p for p in ranked if p.standing == newest.standing and same_publisher(p.route, newest.route)]
-    return min(alike, key=lambda p: (p.route.cost(), -p.order), default=newest)
+    present = list(publications)
+    if len(present) <= 1:
+        return present[0] if present else None
+    standing = max(p.standing for p in present)
+    trusted = [p for p in present if p.standing == standing]
+    own = [p for p in trusted if not p.relayed]
+    chosen = max(own, key=lambda p: p.order) if own else min(trusted, key=_distance)
+    alike = [p for p in trusted if same_publisher(p.route, chosen.route)]
+    return min(alike, key=_distance, default=chosen)
+
+
+def _distance(publication: Publication) -> tuple[object, ...]:
+    """Sort key, nearest first. The hops decide between equal costs, so that all relays decide alike."""
+    route = publication.route
+    return (route.cost(), route.hops, -publication.order)
+
+
+class LingerOver(NamedTuple):
+    """Timer: nobody came back."""
+
+    publication: Publication
+
+
+MOST_WAITING = 10_000
+"""Requests that wait for one publisher to come back."""
 
 
 class OriginActor(LoopActor):
     """The directory of one relay."""
 
-    def __init__(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
-        """`on_failure` hears of the one failure that a relay does not survive: that of its directory."""
+    def __init__(
+        self,
+        on_failure: Callable[[BaseException], None] | None = None,
+        *,
+        linger: float = 0.0,
+        members: str = "",
+    ) -> None:
+        """`on_failure` hears of the one failure that a relay does not survive: that of its directory.
+
+        `linger` is in seconds. `members` is the path under which the relays of a cluster announce themselves.
+        """
         super().__init__()
+        self._linger = linger
+        self._members = members
         self._on_failure = on_failure
         self._paths: dict[str, list[Publication]] = {}
         self._prefix_routes = 0
@@ -110,8 +166,6 @@ class OriginActor(LoopActor):
         self._watchers: dict[tuple[int, int], Watcher] = {}
         self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
         self._order = itertools.count(1)
-        self._alive: set[int] = set()
-        """The `order` of every publication there is."""
 
     def __str__(self) -> str:
         return "origin"
@@ -129,7 +183,9 @@ class OriginActor(LoopActor):
                 if publication is not None and publication.generation == message.generation:
                     self._withdraw(publication)
             case m.SessionGone():
-                self._on_session_gone(message.session)
+                self._on_session_gone(message.session, lost=message.lost)
+            case LingerOver():
+                self._on_linger_over(message.publication)
             case m.Alive():
                 self._on_alive(message.session, alive=message.alive)
             case m.Watch():
@@ -160,13 +216,18 @@ class OriginActor(LoopActor):
             mine = self._by_session.setdefault(message.session, {})
         publication = Publication(message, next(self._order))
         mine[message.path] = publication
-        self._alive.add(publication.order)
         self._prefix_routes += publication.prefix
         present = self._paths.setdefault(message.path, [])
-        if publication.tentative:
-            for other in present:
-                if not other.tentative:
-                    send(other.connection, m.CheckAlive())
+        lingering = next((p for p in present if p.waiting is not None), None)
+        if lingering is not None and not publication.tentative:
+            self._succeed(lingering, publication)
+            return
+        for other in present:
+            elsewhere = publication.relayed and not other.relayed
+            again = same_publisher(other.route, publication.route) and not other.relayed
+            if not other.tentative and (publication.tentative or elsewhere or again):
+                # an echo, or a publisher that has come back before its old session timed out
+                send(other.connection, m.CheckAlive())
         present.append(publication)
         self._tell(message.path)
 
@@ -174,10 +235,19 @@ class OriginActor(LoopActor):
         publication = self._by_session.get(message.session, {}).get(message.path)
         if publication is not None and publication.generation == message.generation:
             publication.route = message.route
+            if publication.relayed:
+                send(publication.broadcast, m.Unsure())
             self._tell(message.path)
 
     def _withdraw(self, publication: Publication) -> None:
-        self._alive.discard(publication.order)
+        self._remove(publication)
+        if publication.relayed:
+            send(publication.broadcast, m.Unsure())
+        send(publication.broadcast, m.Retire())
+        self._tell(publication.path)
+
+    def _remove(self, publication: Publication) -> None:
+        """Out of every table."""
         mine = self._by_session[publication.session]
         del mine[publication.path]
         if not mine:
@@ -187,14 +257,40 @@ class OriginActor(LoopActor):
         present.remove(publication)
         if not present:
             del self._paths[publication.path]
-        send(publication.broadcast, m.Retire())
-        self._tell(publication.path)
 
-    def _on_session_gone(self, session: int) -> None:
+    def _on_session_gone(self, session: int, *, lost: bool) -> None:
         for key in [key for key in self._watchers if key[0] == session]:
             self._drop_watcher(key)
         for publication in list(self._by_session.get(session, {}).values()):
-            self._withdraw(publication)
+            alone = len(self._paths[publication.path]) == 1
+            if lost and alone and self._linger and not self._is_member(publication.path):
+                publication.waiting = []
+                send(publication.broadcast, m.Retire())
+                self.call_later(self._linger, LingerOver(publication))
+            else:
+                self._withdraw(publication)
+
+    def _on_linger_over(self, publication: Publication) -> None:
+        waiting = publication.waiting
+        if waiting is None:
+            return
+        publication.waiting = None
+        self._withdraw(publication)
+        for request in waiting:
+            self._route(request)  # to what may have been in its shadow; else they are refused
+
+    def _succeed(self, lingering: Publication, publication: Publication) -> None:
+        """Its publisher, or another one, is back in time: the same broadcast to everybody who knows of it."""
+        waiting, lingering.waiting = lingering.waiting or [], None
+        publication.order = lingering.order
+        self._remove(lingering)
+        self._paths.setdefault(publication.path, []).append(publication)
+        self._tell(publication.path)
+        for request in waiting:
+            self._route(request)
+
+    def _is_member(self, path: str) -> bool:
+        return bool(self._members) and covers(self._members, path)
 
     def _on_alive(self, session: int, *, alive: bool) -> None:
         """A publisher was asked for a sign of life because somebody else announced its path."""
@@ -222,6 +318,13 @@ class OriginActor(LoopActor):
             ]
             chosen = best(usable)
             if chosen is not None:
+                if chosen.waiting is not None:
+                    if not isinstance(request, m.Fetch) and len(chosen.waiting) < MOST_WAITING:
+                        chosen.waiting.append(request)
+                        return
+                    break
+                if isinstance(request, m.Subscribe):
+                    request = request._replace(publisher=chosen.route.publisher)
                 if send(chosen.broadcast, request):
                     return
                 break
@@ -230,7 +333,7 @@ class OriginActor(LoopActor):
     def _list(self, prefixes: tuple[str, ...]) -> tuple[m.Offered, ...]:
         found = []
         for path, publications in self._paths.items():
-            if any(covers(prefix, path) for prefix in prefixes):
+            if any(covers(prefix, path) for prefix in prefixes) and not self._is_member(path):
                 chosen = best(publications)
                 assert chosen is not None
                 found.append(m.Offered(path, chosen.route, chosen.order))
@@ -276,6 +379,8 @@ class OriginActor(LoopActor):
 
         A prefix itself is also served by the route above it, the longest one.
         """
+        if (not watcher.relay or watcher.one_hop) and self._is_member(path):
+            return None  # relays of old dial names that they can make nothing of
         chosen = best(p for p in self._paths.get(path, ()) if watcher.sees(p))
         if chosen is None and watcher.routes_above and self._prefix_routes and path in watcher.prefixes:
             for above in ancestors(path):
@@ -306,5 +411,4 @@ class OriginActor(LoopActor):
             del watcher.known[path]
         else:
             watcher.known[path] = offer
-        lost = known is not None and known.source not in self._alive
-        send(watcher.ref, m.WatchChanged(watcher.watch, path, offer, lost))
+        send(watcher.ref, m.WatchChanged(watcher.watch, path, offer))

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from relay.actors import messages as m
+from relay.actors.moving import Move
 from relay.actors.runtime import LoopActor, Ref, send
+from relay.model.route import UNKNOWN_HOP
 from relay.model.track import Dialect, Interest
 from relay.wire.errors import StreamCode
 
@@ -52,6 +54,11 @@ class ReaderActor(LoopActor):
         self._track: Ref | None = None
         self._sequence = reading.group
         self._begun = False
+        self._publisher: int | None = None
+        self._next = 0
+        self._move: Move | None = None
+        self._lost: int | None = None
+        """Why the track was lost, while another publisher is looked for."""
         self._done = False
         """Nothing is said after the last word."""
 
@@ -59,6 +66,9 @@ class ReaderActor(LoopActor):
         return f"reader {self._reading.path} {self._reading.track}"
 
     def on_start(self) -> None:
+        self._ask(self._reading.group)
+
+    def _ask(self, group: int | None) -> None:
         reading = self._reading
         fetch = reading.group is not None and not reading.follow
         message = (m.Fetch if fetch else m.Subscribe)(
@@ -68,7 +78,7 @@ class ReaderActor(LoopActor):
             session=self._number,
             key=KEY,
             dialect=reading.dialect,
-            interest=Interest(start_group=reading.group),
+            interest=Interest(start_group=group),
             exclude=0,
         )
         if not send(self._origin, message):
@@ -77,16 +87,19 @@ class ReaderActor(LoopActor):
     def on_receive(self, message: object) -> object:
         match message:
             case m.Deliver():
-                for piece in message.pieces:
+                pieces = message.pieces if self._move is None else self._move.pieces(message.pieces)
+                for piece in pieces:
                     self._on_piece(piece)
             case m.FetchData():
                 assert self._sequence is not None
                 first, self._begun = not self._begun, True
                 self._on_piece(m.GroupPiece(self._sequence, first, 0, message.chunks, message.fin, None))
             case m.Accepted():
-                self._track = message.track
+                self._on_accepted(message)
             case m.Refused():
-                self._finish(message.code)
+                self._finish(message.code if self._lost is None else self._lost)
+            case m.Lost():
+                self._on_lost(message.code)
             case m.Ended():
                 self._finish(None)
             case m.DeliverDatagram():
@@ -105,9 +118,27 @@ class ReaderActor(LoopActor):
         if isinstance(message, m.Accepted):
             send(message.track, m.Leave(self.actor_ref, KEY))
 
+    def _on_accepted(self, message: m.Accepted) -> None:
+        self._track = message.track
+        if self._publisher is not None:
+            same = message.publisher == self._publisher != UNKNOWN_HOP
+            self._move = Move(self._next, None if not same else 0 if self._move is None else self._move.shift)
+        self._publisher = message.publisher
+
+    def _on_lost(self, code: int) -> None:
+        """The publisher is gone: who follows goes on with another one, but asks only once in a row."""
+        self._track = None
+        if self._reading.follow and self._lost is None:
+            self._lost = code
+            self._ask(None)
+        else:
+            self._finish(code)
+
     def _on_piece(self, piece: m.GroupPiece) -> None:
         if self._done:
             return
+        self._lost = None
+        self._next = max(self._next, piece.sequence + 1)
         if self._reading.follow:
             self._sink(piece)
             return

@@ -9,7 +9,9 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.moving import AskAgain, Move, Search, again
 from relay.actors.runtime import Ref, send
+from relay.model.route import UNKNOWN_HOP
 from relay.model.track import Interest
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode, stream_code_for
@@ -23,6 +25,7 @@ from relay.wire.messages import (
     SubscribeUpdate,
     TrackInfo,
 )
+from relay.wire.varint import MAX_VARINT
 from relay.wire.version import Version
 
 if TYPE_CHECKING:
@@ -57,12 +60,19 @@ def interest_of(request: Subscribe | SubscribeUpdate, version: Version) -> Inter
 class TrackService:
     """One Track stream of the peer."""
 
-    def __init__(self, connection: ConnectionActor, egress: Egress, stream: Stream, key: int) -> None:
+    def __init__(
+        self,
+        connection: ConnectionActor,
+        egress: Egress,
+        stream: Stream,
+        request: m.Describe | m.Fetch,
+    ) -> None:
         self._connection = connection
         self._egress = egress
         self._stream = stream
-        self._key = key
+        self._key = request.key
         self._track: Ref | None = None
+        self._search = None if isinstance(request, m.Fetch) else Search(connection, request)
 
     def on_message(self, message: object) -> None:
         match message:
@@ -72,9 +82,20 @@ class TrackService:
                 self._egress.forget(self._key)
             case m.Accepted():
                 self._track = message.track
+            case m.Lost():
+                self._track = None
+                if self._search is None or not self._search.lost(message.code):
+                    self._refuse(message.code)
+            case AskAgain():
+                assert self._search is not None
+                self._search.ask()
             case m.Refused():
-                self._connection.refuse(self._stream, message.code)
-                self._egress.forget(self._key)
+                lost = None if self._search is None else self._search.code
+                self._refuse(message.code if lost is None else lost)
+
+    def _refuse(self, code: int) -> None:
+        self._connection.refuse(self._stream, code)
+        self._egress.forget(self._key)
 
     def leave(self) -> None:
         """The peer withdrew the request, or is gone."""
@@ -154,13 +175,19 @@ class SubscribeService:
     """One subscription of the peer."""
 
     def __init__(
-        self, connection: ConnectionActor, egress: Egress, stream: Stream, key: int, request: Subscribe
+        self,
+        connection: ConnectionActor,
+        egress: Egress,
+        stream: Stream,
+        request: Subscribe,
+        message: m.Subscribe,
     ) -> None:
+        """`message` is what `request` says to the origin; it is said again if the publisher is lost."""
         self.id = request.id
         self._connection = connection
         self._egress = egress
         self._stream = stream
-        self._key = key
+        self._key = message.key
         self._name = f"{request.broadcast} {request.track}"
         self._priority = request.priority
         self._track: Ref | None = None
@@ -170,38 +197,73 @@ class SubscribeService:
         self._behind = False
         self._over = False
         self._update: SubscribeUpdate | None = None
+        self._bounded = request.end_group is not None
+        self._search = Search(connection, again(message))
+        self._publisher: int | None = None
+        """Whose groups these are; None before the first answer."""
+        self._next = 0
+        """The sequence after the newest that the peer has been sent."""
+        self._move: Move | None = None
 
     def on_message(self, message: object) -> None:
         match message:
             case m.Accepted():
-                self._track = message.track
-                if self._update is not None:
-                    self.update(self._update)
-                if self._connection.version <= Version.LITE_04:
-                    self._stream.write(
-                        (SubscribeOk(priority=self._priority).encode(self._connection.version),)
-                    )
+                self._on_accepted(message)
             case m.DeliverDatagram():
                 self._send_datagram(message)
             case m.Ended():
-                self.end_when_sent(message.final)
+                self.end_when_sent(self._end_of(message.final))
             case EndTrack():
                 self.end_when_sent(message.final, message.patience)
+            case m.Lost():
+                self._on_lost(message.code)
+            case AskAgain():
+                self._search.ask()
             case m.Refused():
-                self._refuse(message.code)
+                self._refuse(message.code if self._search.code is None else self._search.code)
+
+    def _on_accepted(self, message: m.Accepted) -> None:
+        self._track = message.track
+        if self._publisher is not None:
+            same = message.publisher == self._publisher != UNKNOWN_HOP
+            shift = None if not same else 0 if self._move is None else self._move.shift
+            self._move = Move(self._next, shift)
+            self._connection.log.info(
+                "moved track=%r from_group=%d same_publisher=%s", self._name, self._next, same
+            )
+        elif self._connection.version <= Version.LITE_04:
+            self._stream.write((SubscribeOk(priority=self._priority).encode(self._connection.version),))
+        self._publisher = message.publisher
+        if self._update is not None:
+            self.update(self._update)
+
+    def _end_of(self, final: int) -> int:
+        return final if self._move is None else max(self._next, self._move.sequence(final))
+
+    def _on_lost(self, code: int) -> None:
+        """The publisher is gone: go on with another one, if there is one or comes soon."""
+        self._track = None
+        # what was asked for by numbers of groups, another publisher would not have
+        if self._over or self._bounded or not self._search.lost(code):
+            self._refuse(code)
 
     def update(self, message: SubscribeUpdate) -> None:
         """SUBSCRIBE_UPDATE."""
         self._priority = message.priority
         self._update = message
+        self._bounded = self._bounded or message.end_group is not None
         if self._track is not None:
             interest = interest_of(message, self._connection.version)
+            if self._move is not None:
+                interest = interest._replace(start_group=None, end_group=None)
             send(self._track, m.UpdateInterest(self._connection.actor_ref, self._key, interest))
 
     # --- groups ----------------------------------------------------------------------------------------------------
 
     def deliver(self, pieces: tuple[m.GroupPiece, ...]) -> None:
         """Write what the track has for us."""
+        if self._move is not None:
+            pieces = self._move.pieces(pieces)
         for piece in pieces:
             if piece.first and piece.code is None:
                 stream = self._begin(piece)
@@ -233,6 +295,9 @@ class SubscribeService:
         header = group_header(version, GroupHeader(self.id, piece.sequence, piece.start_frame))
         stream.write((header, *piece.chunks), fin=piece.fin)
         connection.counts["groups_sent", ""] += 1
+        self._search.found()
+        if piece.sequence >= self._next:
+            self._next = min(piece.sequence + 1, MAX_VARINT)
         self._open[piece.sequence] = stream
         self._recent.append(Sending(time.monotonic(), piece.sequence, stream))
         return stream
@@ -282,7 +347,9 @@ class SubscribeService:
         session = self._connection.session
         if self._connection.version < Version.LITE_05:
             return
-        datagram = Datagram(self.id, message.sequence, message.timestamp, message.payload)
+        sequence = message.sequence if self._move is None else self._move.sequence(message.sequence)
+        self._next = max(self._next, min(sequence + 1, MAX_VARINT))
+        datagram = Datagram(self.id, sequence, message.timestamp, message.payload)
         data = datagram.encode(self._connection.version)
         if len(data) <= session.datagram_limit:
             session.send_datagram(data)

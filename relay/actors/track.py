@@ -93,11 +93,13 @@ class TrackActor(LoopActor):
         self._handled = 0
         self._touched: dict[int, tuple[Group, bool]] = {}
         """Groups that this turn added to, and whether it began them."""
-        self._received_bytes = self._received_groups = self._received_frames = 0
+        self._received_bytes = self._received_groups = self._received_frames = self._received_datagrams = 0
         self._ending: int | None = None
         self._grace: Timer | None = None
         self._final: int | None = None
         self._failed: int | None = None
+        self._gone = False
+        """Whether it failed because its publisher left: whoever wants it may ask again."""
         self._idle: Timer | None = None
 
     def __str__(self) -> str:
@@ -123,6 +125,9 @@ class TrackActor(LoopActor):
                 self._on_properties(message.properties)
             case m.UpstreamStarted():
                 """Groups are taken as they come, whichever the first one is."""
+            case m.Unsure():
+                if not (self._received_groups or self._received_datagrams):
+                    self._fail(StreamCode.INTERNAL, gone=True)
             case m.UpstreamDatagram():
                 self._on_datagram(message)
             case m.UpstreamFetched():
@@ -130,7 +135,7 @@ class TrackActor(LoopActor):
             case m.UpstreamEnded():
                 self._on_upstream_end(message.final)
             case m.UpstreamFailed():
-                self._fail(message.code)
+                self._fail(message.code, gone=message.gone)
             case m.CountTrack():
                 return self._counted()
             case m.DescribeTrack():
@@ -167,8 +172,7 @@ class TrackActor(LoopActor):
 
     def on_dead_letter(self, message: object) -> None:
         if isinstance(message, m.Subscribe | m.Describe | m.Fetch):
-            code = StreamCode.UNROUTABLE if self._failed is None else self._failed
-            send(message.subscriber, m.Refused(message.key, code))
+            self._refuse(message, StreamCode.UNROUTABLE if self._failed is None else self._failed)
 
     def _nobody(self) -> bool:
         return not (self._subscribers or self._describing or self._fetches)
@@ -178,10 +182,10 @@ class TrackActor(LoopActor):
     def _on_subscribe(self, request: m.Subscribe) -> None:
         self._handled += 1
         if self._failed is not None:
-            send(request.subscriber, m.Refused(request.key, self._failed))
+            self._refuse(request, self._failed)
             return
         self._flush()
-        if not send(request.subscriber, m.Accepted(request.key, self.actor_ref)):
+        if not send(request.subscriber, m.Accepted(request.key, self.actor_ref, request.publisher)):
             return
         start = self._start_of(request.interest)
         subscriber = Subscriber(request.subscriber, request.key, request.dialect, request.interest, start)
@@ -282,7 +286,7 @@ class TrackActor(LoopActor):
             describe = self._properties is None and not self._asked_properties
             message = m.OpenUpstream(self.actor_ref, self._path, self._name, together, describe)
             if not send(self._source, message):
-                self._fail(StreamCode.UNROUTABLE)
+                self._fail(StreamCode.UNROUTABLE, gone=True)
         elif together != self._wanted:
             self._wanted = together
             send(self._source, m.UpdateUpstream(self.actor_ref, together))
@@ -402,6 +406,7 @@ class TrackActor(LoopActor):
         return tuple(result)
 
     def _on_datagram(self, message: m.UpstreamDatagram) -> None:
+        self._received_datagrams += 1
         for subscriber in self._subscribers.values():
             datagram = m.DeliverDatagram(subscriber.key, message.sequence, message.timestamp, message.payload)
             send(subscriber.ref, datagram)
@@ -411,7 +416,7 @@ class TrackActor(LoopActor):
     def _on_describe(self, request: m.Describe) -> None:
         self._handled += 1
         if self._failed is not None:
-            send(request.subscriber, m.Refused(request.key, self._failed))
+            self._refuse(request, self._failed)
             return
         if self._properties is not None:
             send(request.subscriber, m.Described(request.key, self._properties))
@@ -423,7 +428,7 @@ class TrackActor(LoopActor):
         if not self._subscribed and not self._asked_properties:
             self._asked_properties = self._asked = True
             if not send(self._source, m.DescribeUpstream(self.actor_ref, self._path, self._name)):
-                self._fail(StreamCode.UNROUTABLE)
+                self._fail(StreamCode.UNROUTABLE, gone=True)
 
     def _on_properties(self, properties: TrackProperties) -> None:
         self._properties = properties
@@ -458,7 +463,7 @@ class TrackActor(LoopActor):
         self._asked = True
         fetch = m.FetchUpstream(self.actor_ref, self._path, self._name, sequence, request.interest.priority)
         if not send(self._source, fetch):
-            self._fail(StreamCode.UNROUTABLE)
+            self._fail(StreamCode.UNROUTABLE, gone=True)
 
     def _on_fetched(self, part: m.GroupPart) -> None:
         group = self._fetches.coming(part.sequence)
@@ -535,11 +540,12 @@ class TrackActor(LoopActor):
             send(subscriber.ref, m.Ended(subscriber.key, self._final))
         self._subscribers.clear()
 
-    def _fail(self, code: int) -> None:
+    def _fail(self, code: int, *, gone: bool = False) -> None:
         """The source cannot serve the track, or no longer can."""
         if self._failed is not None:
             return
         self._failed = code
+        self._gone = gone
         self._asked = False
         for group in self._cache:
             if group.open:
@@ -548,11 +554,16 @@ class TrackActor(LoopActor):
         self._flush()
         self._refuse_all(code)
 
+    def _refuse(self, request: m.Subscribe | m.Describe | m.Fetch, code: int) -> None:
+        answer = m.Lost if self._gone and not isinstance(request, m.Fetch) else m.Refused
+        send(request.subscriber, answer(request.key, code))
+
     def _refuse_all(self, code: int) -> None:
+        answer = m.Lost if self._gone else m.Refused
         for subscriber in self._subscribers.values():
-            send(subscriber.ref, m.Refused(subscriber.key, code))
+            send(subscriber.ref, answer(subscriber.key, code))
         for request in self._describing.values():
-            send(request.subscriber, m.Refused(request.key, code))
+            send(request.subscriber, answer(request.key, code))
         self._fetches.refuse(code)
         self._subscribers.clear()
         self._describing.clear()

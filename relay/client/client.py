@@ -400,7 +400,9 @@ class Client:
     def _open_setup(self, stream: SetupStream) -> None:
         form = self._form
         if form is None:
-            form = SetupForm.SESSION if self.session.alpn == OLDEST_ALPN else SetupForm.DRAFT14
+            # Servers of that generation choose no subprotocol on WebTransport, and know the first form alone.
+            first = self.session.alpn in ("", OLDEST_ALPN) and Version.LITE_01 in self._versions
+            form = SetupForm.SESSION if first else SetupForm.DRAFT14
         params: dict[int, int | bytes] = {}
         target = self._own_target()
         if form is SetupForm.DRAFT14 and target is not None:

@@ -67,6 +67,12 @@ class Limits:
     track_idle: float = 1.0
     """How long a track without viewers keeps its upstream subscription, so that a reload costs nothing."""
 
+    linger: float = 5.0
+    """How long a broadcast is kept whose publisher broke off without a word, so that it may come back; 0: not at all."""
+
+    peers: int = 256
+    """Other relays of a cluster. Each is dialled, or dials."""
+
     backlog_groups: int = 2
     """Groups that may wait, unsent, in one subscription once the oldest has waited `backlog_time`."""
 

@@ -8,11 +8,12 @@ event loop: `settle` until nothing is left to do, `until` until a condition hold
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self, TypeVar, cast
@@ -74,6 +75,9 @@ from relay.wire.version import Version
 TIMEOUT = 5.0
 HOP = 999
 EVERYTHING = Permissions("", ("",), ("",))
+CLUSTER = Permissions("", ("",), ("",), cluster=True)
+"""Those of another relay."""
+MEMBERS = "internal/origins"
 QUICK = Limits(track_idle=0.01)
 """Limits of most tests: idle tracks go at once."""
 
@@ -141,6 +145,16 @@ def run_virtual(scenario: Callable[[], Any]) -> None:
         runner.run(scenario())
 
 
+def virtual(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test that runs on a `VirtualLoop` of its own."""
+
+    @functools.wraps(scenario)
+    def run(**given: Any) -> None:
+        run_virtual(lambda: scenario(**given))
+
+    return run
+
+
 def shuffle_turns(seed: int) -> None:
     """From now on the actors of this loop take their turns in a random order, one per pass.
 
@@ -195,6 +209,11 @@ def forget_actors() -> None:
     """Take what a failed test left behind out of the registry."""
     for ref in ActorRegistry.get_all():
         ActorRegistry.unregister(ref)
+
+
+def stop_all() -> None:
+    for ref in ActorRegistry.get_all():
+        halt(ref)
 
 
 def named(name: str) -> Ref:
@@ -351,9 +370,13 @@ def announcement(
     route: Route | None = None,
     prefix: bool = False,
     tentative: bool = False,
+    relayed: bool = False,
+    onward: bool = True,
 ) -> m.Announce:
     found = route if route is not None else Route((session,))
-    return m.Announce(session, connection, path, generation, found, broadcast, prefix, tentative)
+    return m.Announce(
+        session, connection, path, generation, found, broadcast, prefix, tentative, relayed, onward
+    )
 
 
 class View:
@@ -799,6 +822,11 @@ class SilentPeer(RawPeer):
     """A peer that never sends a byte of its own."""
 
 
+def told(row: dict[str, Any]) -> str:
+    """The state of a peer in a row of `/state`, and whether its session is one that the other relay dialled."""
+    return "dialled by it" if row["dialled_by"] == "it" and row["state"] == "connected" else str(row["state"])
+
+
 class World:
     """An origin and any number of sessions; `close` proves that nothing is left of them."""
 
@@ -808,6 +836,8 @@ class World:
         *,
         versions: tuple[Version, ...] = ALL,
         authorize: Callable[[str, str], Permissions | Awaitable[Permissions]] | None = None,
+        linger: float = 0.0,
+        members: str = MEMBERS,
     ) -> None:
         """`authorize` answers at once, or gives something to wait for."""
 
@@ -816,8 +846,9 @@ class World:
             return found if isinstance(found, Permissions) else await found
 
         self.limits = limits
-        self.origin: Ref = OriginActor.start()
-        self.environment = Environment(self.origin, HOP, limits, versions, decide)
+        self.linger = linger
+        self.origin: Ref = OriginActor.start(linger=linger, members=members)
+        self.environment = Environment(self.origin, HOP, limits, versions, decide, members=members)
         self.peers: list[RawPeer] = []
         self.gone: list[int] = []
         self._numbers = 0
@@ -884,23 +915,21 @@ class World:
             peer.close()
         if clean:
             loop = asyncio.get_running_loop()
+            longest = max(self.limits.track_idle, self.linger)
             if isinstance(loop, VirtualLoop):
-                await advance(self.limits.track_idle + 1)
-                await advance(self.limits.track_idle + 1)
+                await advance(longest + 1)
+                await advance(longest + 1)
             else:
+                paths = actor_of(self.origin)._paths
                 with suppress(AssertionError):
-                    await until(lambda: len(actors()) == 1, 2 * self.limits.track_idle + 1)
+                    await until(lambda: len(actors()) == 1 and not paths, 2 * longest + 1)
             assert actors() == ["origin"]
             assert await self.count() == (0, 0, 0)
-        self.stop_all()
+        stop_all()
         await settle()
         assert not actors()
         for peer in self.peers:
             assert not peer.relay.violations, peer.relay.violations
-
-    def stop_all(self) -> None:
-        for ref in ActorRegistry.get_all():
-            halt(ref)
 
 
 async def follow_up(peer: RawPeer, *, grace: int = 2) -> None:

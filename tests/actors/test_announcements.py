@@ -535,3 +535,64 @@ async def test_announce_requests_of_the_relay_look_right(world: World) -> None:
         peer = await world.viewer(version)
         stream = peer.announce_streams()[0]
         assert stream.data == open_request(version, AnnounceRequest("", HOP))
+
+
+# --- other routes to the same broadcast ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize("how", ["lost", "closed", "withdrawn"])
+async def test_another_route_to_the_same_publisher_is_an_update_at_most(
+    world: World, version: Version, how: str
+) -> None:
+    """The subscriptions of a viewer move by themselves: up to 04, too, it need not be told."""
+    longer = await world.viewer(Version.LITE_05)
+    longer.publish("p", (7, 8), origin=2)
+    await settle()
+    watching = (await world.viewer(version)).watch()
+    await settle()
+    before = len(watching.read().items)
+    shorter = await world.viewer(Version.LITE_05)
+    shorter.publish("p", (7,), origin=1)
+    await settle()
+    if how == "lost":
+        shorter.session.fail()
+    elif how == "closed":
+        shorter.close()
+    else:
+        shorter.unpublish("p")
+    await settle()
+    assert watching.paths == ["p"]
+    update = {Version.LITE_05: AnnounceActive, Version.LITE_06: AnnounceUpdate}.get(version)
+    assert [type(item) for item in watching.items[before:]] == ([] if update is None else [update] * 2)
+    if version >= Version.LITE_05:
+        assert [item.hops for item in watching.items[before:]] == [(7, 1), (7, 8, 2)]
+
+
+@pytest.mark.parametrize("version", ALL)
+async def test_another_publisher_is_an_end_and_a_start(world: World, version: Version) -> None:
+    first, second = await world.viewer(Version.LITE_05), await world.viewer(Version.LITE_05)
+    first.publish("p", (7,), origin=1)
+    await settle()
+    watching = (await world.viewer(version)).watch()
+    await settle()
+    before = len(watching.read().items)
+    second.publish("p", (8,), origin=1)
+    await settle()
+    second.session.fail()
+    await settle()
+    kinds = [type(item) for item in watching.read().items[before:]]
+    assert kinds == [AnnounceEnded, AnnounceActive] * 2
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+async def test_of_equal_routes_the_one_with_the_smaller_ids_is_announced(
+    world: World, order: tuple[int, ...]
+) -> None:
+    watching = (await world.viewer(Version.LITE_06)).watch()
+    hops = [((7,), 11), ((7,), 12), ((7,), 100)]
+    for number in order:
+        peer = await world.viewer(Version.LITE_05)
+        peer.publish("p", hops[number][0], origin=hops[number][1])
+        await settle()
+    assert watching.read().live["p"].hops == (7, 11)

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
+
 from relay.actors import messages as m
+from relay.actors import origin
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.route import Route
+from relay.model.track import Dialect, Interest
 from relay.wire.errors import StreamCode
-from tests.actors.support import TIMEOUT, Fake, FakeSubscriber, View, actor_of, announcement, settle
+from tests.actors.support import (
+    TIMEOUT,
+    Fake,
+    FakeSubscriber,
+    View,
+    actor_of,
+    advance,
+    announcement,
+    settle,
+    stop_all,
+    timer_count,
+    virtual,
+)
 
 
 class Session(Fake):
@@ -27,11 +45,14 @@ class Session(Fake):
         route: Route | None = None,
         prefix: bool = False,
         tentative: bool = False,
-    ) -> Fake:
+        relayed: bool = False,
+        onward: bool = True,
+    ) -> FakeSubscriber:
         broadcast = self.broadcasts[(path, generation)] = FakeSubscriber()
         message = announcement(
             path, self.number, self.ref, broadcast.ref, generation=generation,
             route=route or Route((self.number,)), prefix=prefix, tentative=tentative,
+            relayed=relayed, onward=onward,
         )  # fmt: skip
         await self.stage.say(message)
         return broadcast
@@ -39,13 +60,22 @@ class Session(Fake):
     async def withdraw(self, path: str, generation: int = 1) -> None:
         await self.stage.say(m.Unannounce(self.number, path, generation))
 
-    async def go(self) -> None:
-        await self.stage.say(m.SessionGone(self.number))
+    async def go(self, *, lost: bool = False) -> None:
+        halt(self.ref)
+        await self.stage.say(m.SessionGone(self.number, lost))
 
     async def watch(
-        self, *prefixes: str, watch: int = 1, exclude: int = 0, routes_above: bool = False
+        self,
+        *prefixes: str,
+        watch: int = 1,
+        exclude: int = 0,
+        routes_above: bool = False,
+        relay: bool = False,
+        one_hop: bool = False,
     ) -> None:
-        await self.stage.say(m.Watch(self.number, self.ref, watch, prefixes or ("",), exclude, routes_above))
+        await self.stage.say(
+            m.Watch(self.number, self.ref, watch, prefixes or ("",), exclude, routes_above, relay, one_hop)
+        )
 
     def sees(self, watch: int = 1) -> dict[str, m.Offered]:
         return View(watch).follow(self.log).known
@@ -57,8 +87,8 @@ class Session(Fake):
 class Stage:
     """An origin and its sessions."""
 
-    def __init__(self) -> None:
-        self.origin: Ref = OriginActor.start()
+    def __init__(self, *, linger: float = 0.0, members: str = "") -> None:
+        self.origin: Ref = OriginActor.start(linger=linger, members=members)
         self._numbers = 0
 
     def session(self) -> Session:
@@ -452,3 +482,459 @@ async def test_unwatch_and_session_gone_of_strangers_do_nothing() -> None:
     await stage.say(m.Reroute(42, "p", 1, Route()))
     await stage.say(m.Alive(42, alive=False))
     assert await stage.count() == (0, 0, 0)
+
+
+# --- lingering -------------------------------------------------------------------------------------------------------
+
+
+async def ask_for(
+    stage: Stage, path: str = "p", *, kind: str = "subscribe", exclude: int = 0
+) -> FakeSubscriber:
+    viewer = FakeSubscriber()
+    if kind == "describe":
+        viewer.describe(stage.origin, path=path)
+    elif kind == "fetch":
+        send(
+            stage.origin, m.Fetch(path, "video", viewer.ref, 7, 1, Dialect.TIMED, Interest(start_group=1), 0)
+        )
+    else:
+        viewer.subscribe(stage.origin, path=path, exclude=exclude)
+    await settle()
+    return viewer
+
+
+def refusals(viewer: FakeSubscriber) -> list[int]:
+    return [refused.code for refused in viewer.got(m.Refused)]
+
+
+@virtual
+async def test_a_lost_publication_lingers_and_is_withdrawn_at_last() -> None:
+    stage = Stage(linger=5)
+    one, watcher = stage.session(), stage.session()
+    broadcast = await one.announce("p")
+    await watcher.watch()
+    await one.go(lost=True)
+    assert broadcast.got(m.Retire)
+    assert watcher.changes() == []
+    waiting = [await ask_for(stage, kind=kind) for kind in ("subscribe", "describe")]
+    assert refusals(await ask_for(stage, kind="fetch")) == [StreamCode.UNROUTABLE]
+    assert not broadcast.got(m.Subscribe)
+    assert await stage.count() == (1, 1, 1)
+    await advance(4.5)
+    assert watcher.changes() == []
+    assert [refusals(viewer) for viewer in waiting] == [[], []]
+    await advance(0.6)
+    assert watcher.changes() == [("p", False)]
+    assert [refusals(viewer) for viewer in waiting] == [[StreamCode.UNROUTABLE]] * 2
+    assert refusals(await ask_for(stage)) == [StreamCode.UNROUTABLE]
+    assert await stage.count() == (0, 0, 1)
+    assert not actor_of(stage.origin)._by_session
+    stop_all()
+
+
+@virtual
+async def test_whoever_comes_in_time_takes_the_place_of_the_lost_one() -> None:
+    stage = Stage(linger=5)
+    one, two, watcher = (stage.session() for _ in range(3))
+    await one.announce("p", route=Route((70,)))
+    await watcher.watch()
+    (started,) = watcher.got(m.WatchStarted)
+    await one.go(lost=True)
+    waiting = [await ask_for(stage, kind=kind) for kind in ("subscribe", "describe")]
+    new = await two.announce("p", route=Route((80,)))
+    (change,) = watcher.got(m.WatchChanged)
+    assert change.offer == m.Offered("p", Route((80,)), started.offers[0].source)
+    assert [asked.publisher for asked in new.got(m.Subscribe)] == [80]
+    assert len(new.got(m.Describe)) == 1
+    assert [refusals(viewer) for viewer in waiting] == [[], []]
+    assert await served_by(stage, "p", new) == 0
+    await advance(10)
+    assert watcher.changes() == [("p", True)]
+    assert await stage.count() == (1, 1, 1)
+    await two.go()
+    assert watcher.changes() == [("p", True), ("p", False)]
+    assert await stage.count() == (0, 0, 1)
+    assert not actor_of(stage.origin)._by_session
+    stop_all()
+
+
+@virtual
+async def test_a_return_by_the_same_route_is_not_told_at_all() -> None:
+    stage = Stage(linger=5)
+    one, two, watcher = (stage.session() for _ in range(3))
+    await one.announce("p", route=Route((70,)))
+    await watcher.watch()
+    await one.go(lost=True)
+    await two.announce("p", route=Route((70,)))
+    await advance(10)
+    assert watcher.changes() == []
+    stop_all()
+
+
+@virtual
+async def test_the_second_loss_has_its_own_time() -> None:
+    """The timer of the first one does not end it."""
+    stage = Stage(linger=5)
+    one, two, three, watcher = (stage.session() for _ in range(4))
+    await watcher.watch()
+    await one.announce("p")
+    await one.go(lost=True)
+    await advance(3)
+    await two.announce("p")
+    await advance(1)
+    await two.go(lost=True)
+    viewer = await ask_for(stage)
+    await advance(3)
+    assert ("p", False) not in watcher.changes()
+    assert refusals(viewer) == []
+    third = await three.announce("p")
+    assert len(third.got(m.Subscribe)) == 1
+    await advance(10)
+    assert ("p", False) not in watcher.changes()
+    sources = {change.offer.source for change in watcher.got(m.WatchChanged) if change.offer}
+    assert len(sources) == 1
+    stop_all()
+
+
+@pytest.mark.parametrize("why", ["clean", "linger is 0", "member", "fallback"])
+@virtual
+async def test_what_does_not_linger(why: str) -> None:
+    stage = Stage(linger=0 if why == "linger is 0" else 5, members="in/members")
+    path = "in/members/a" if why == "member" else "p"
+    one, two, watcher = (stage.session() for _ in range(3))
+    await watcher.watch(relay=True)
+    spare = await two.announce(path) if why == "fallback" else None
+    await one.announce(path)
+    await one.go(lost=why != "clean")
+    assert watcher.changes()[-1] == (path, spare is not None)
+    assert refusals(await ask_for(stage, path)) == ([] if spare else [StreamCode.UNROUTABLE])
+    assert await stage.count() == (bool(spare), bool(spare), 1)
+    stop_all()
+
+
+@virtual
+async def test_of_two_lost_publications_the_last_one_lingers() -> None:
+    stage = Stage(linger=5)
+    one, two, watcher = (stage.session() for _ in range(3))
+    await watcher.watch()
+    await one.announce("p")
+    await two.announce("p")
+    await two.go(lost=True)
+    await one.go(lost=True)
+    assert ("p", False) not in watcher.changes()
+    assert refusals(await ask_for(stage)) == []
+    await advance(6)
+    assert watcher.changes()[-1] == ("p", False)
+    assert await stage.count() == (0, 0, 1)
+    stop_all()
+
+
+@virtual
+async def test_a_tentative_announcement_does_not_end_the_waiting() -> None:
+    """It may be an echo of what lingers. Once nobody came back, it is all there is."""
+    stage = Stage(linger=5)
+    one, two, three, watcher = (stage.session() for _ in range(4))
+    await watcher.watch()
+    await one.announce("p")
+    await one.go(lost=True)
+    before = len(watcher.changes())
+    echo = await two.announce("p", tentative=True)
+    viewer = await ask_for(stage)
+    assert not echo.got(m.Subscribe)
+    assert refusals(viewer) == []
+    assert len(watcher.changes()) == before
+    new = await three.announce("p")
+    assert len(new.got(m.Subscribe)) == 1
+    assert not echo.got(m.Subscribe)
+    await three.withdraw("p")
+    assert await served_by(stage, "p", new, echo) == 1
+    stop_all()
+
+
+@virtual
+async def test_a_tentative_announcement_serves_after_the_linger() -> None:
+    stage = Stage(linger=5)
+    one, two, watcher = (stage.session() for _ in range(3))
+    await watcher.watch()
+    await one.announce("p")
+    await one.go(lost=True)
+    echo = await two.announce("p", tentative=True)
+    await advance(6)
+    assert await served_by(stage, "p", echo) == 0
+    assert list(watcher.sees()) == ["p"]
+    assert await stage.count() == (1, 1, 1)
+    stop_all()
+
+
+@virtual
+async def test_waiting_requests_are_not_refused_while_a_tentative_publication_could_serve_them() -> None:
+    """The publisher has come back behind a version that cannot tell it from an echo."""
+    stage = Stage(linger=5)
+    one, two = stage.session(), stage.session()
+    await one.announce("p")
+    await one.go(lost=True)
+    viewer = await ask_for(stage)
+    returned = await two.announce("p", tentative=True)
+    await advance(6)
+    assert refusals(viewer) == []
+    assert len(returned.got(m.Subscribe)) == 1
+    stop_all()
+
+
+@virtual
+async def test_newcomers_are_shown_what_lingers() -> None:
+    stage = Stage(linger=5)
+    one, watcher = stage.session(), stage.session()
+    await one.announce("p")
+    await one.go(lost=True)
+    await watcher.watch()
+    assert list(watcher.sees()) == ["p"]
+    listed = await ask(stage.origin, m.ListAnnounced(("",)), timeout=TIMEOUT)
+    assert [offer.path for offer in listed] == ["p"]
+    await advance(6)
+    assert watcher.sees() == {}
+    assert await ask(stage.origin, m.ListAnnounced(("",)), timeout=TIMEOUT) == ()
+    stop_all()
+
+
+@virtual
+async def test_no_more_than_so_many_requests_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origin, "MOST_WAITING", 2)
+    stage = Stage(linger=5)
+    one, two = stage.session(), stage.session()
+    await one.announce("p")
+    await one.go(lost=True)
+    viewers = [await ask_for(stage) for _ in range(3)]
+    assert [refusals(viewer) for viewer in viewers] == [[], [], [StreamCode.UNROUTABLE]]
+    new = await two.announce("p")
+    assert len(new.got(m.Subscribe)) == 2
+    stop_all()
+
+
+@virtual
+async def test_who_cannot_use_the_lost_route_does_not_wait_for_it() -> None:
+    stage = Stage(linger=5)
+    one = stage.session()
+    await one.announce("p", route=Route((7, 77)))
+    await one.go(lost=True)
+    assert refusals(await ask_for(stage, exclude=77)) == [StreamCode.UNROUTABLE]
+    assert refusals(await ask_for(stage, exclude=78)) == []
+    stop_all()
+
+
+@virtual
+async def test_who_cannot_use_the_new_route_is_refused_when_it_comes() -> None:
+    stage = Stage(linger=5)
+    one, two = stage.session(), stage.session()
+    await one.announce("p", route=Route((7,)))
+    await one.go(lost=True)
+    through, beside = await ask_for(stage, exclude=77), await ask_for(stage, exclude=78)
+    new = await two.announce("p", route=Route((7, 77)))
+    assert refusals(through) == [StreamCode.UNROUTABLE]
+    assert refusals(beside) == []
+    assert len(new.got(m.Subscribe)) == 1
+    stop_all()
+
+
+@virtual
+async def test_a_lost_prefix_route_lingers_for_what_lies_below() -> None:
+    stage = Stage(linger=5)
+    one, two, above = (stage.session() for _ in range(3))
+    await above.watch("dyn/a", routes_above=True)
+    await one.announce("dyn", prefix=True)
+    await one.go(lost=True)
+    assert list(above.sees()) == ["dyn/a"]
+    viewer = await ask_for(stage, "dyn/a/b")
+    assert refusals(viewer) == []
+    new = await two.announce("dyn", prefix=True)
+    assert [asked.path for asked in new.got(m.Subscribe)] == ["dyn/a/b"]
+    await two.go(lost=True)
+    plain = await stage.session().announce("dyn")
+    assert above.sees() == {}
+    assert refusals(await ask_for(stage, "dyn/a/b")) == [StreamCode.UNROUTABLE]
+    assert await served_by(stage, "dyn", plain) == 0
+    assert actor_of(stage.origin)._prefix_routes == 0
+    stop_all()
+
+
+@virtual
+async def test_a_session_that_comes_back_for_some_of_its_paths() -> None:
+    stage = Stage(linger=5)
+    one, two, watcher = (stage.session() for _ in range(3))
+    await watcher.watch()
+    for path in ("a", "b", "c"):
+        await one.announce(path)
+    await one.go(lost=True)
+    for path in ("a", "c"):
+        await two.announce(path)
+    await advance(6)
+    assert sorted(watcher.sees()) == ["a", "c"]
+    assert await stage.count() == (2, 2, 1)
+    stop_all()
+
+
+@virtual
+async def test_an_origin_that_stops_while_something_lingers_leaves_no_timer() -> None:
+    stage = Stage(linger=5)
+    one = stage.session()
+    await one.announce("p")
+    await one.go(lost=True)
+    await ask_for(stage)
+    stop_all()
+    await settle()
+    assert timer_count() == 0
+
+
+# --- other relays ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_relay_is_told_only_of_what_may_go_onward() -> None:
+    stage = Stage()
+    own, named_, nameless = (stage.session() for _ in range(3))
+    relay, one_hop, viewer = (stage.session() for _ in range(3))
+    await relay.watch(relay=True)
+    await one_hop.watch(relay=True, one_hop=True)
+    await viewer.watch()
+    await own.announce("own")
+    await named_.announce("named", relayed=True)
+    await nameless.announce("nameless", relayed=True, onward=False)
+    assert sorted(viewer.sees()) == ["named", "nameless", "own"]
+    assert sorted(relay.sees()) == ["named", "own"]
+    assert sorted(one_hop.sees()) == ["own"]
+    late = stage.session()
+    await late.watch(relay=True, one_hop=True)
+    assert sorted(late.sees()) == ["own"]
+
+
+async def test_a_publisher_of_our_own_comes_before_those_of_other_relays() -> None:
+    """However late they come, and in whichever order: or relays would hand two publishers to each other for ever."""
+    stage = Stage()
+    older, newer, near, far = (stage.session() for _ in range(4))
+    viewer = stage.session()
+    await viewer.watch()
+    await far.announce("p", relayed=True, route=Route((far.number, 7, 8)))
+    assert viewer.sees()["p"].route.hops[0] == far.number
+    await near.announce("p", relayed=True, route=Route((near.number, 7)))
+    assert viewer.sees()["p"].route.hops[0] == near.number
+    await older.announce("p")
+    assert viewer.sees()["p"].route.hops[0] == older.number
+    await newer.announce("p")
+    assert viewer.sees()["p"].route.hops[0] == newer.number
+    await near.announce("p", generation=2, relayed=True, route=Route((near.number, 7)))
+    assert viewer.sees()["p"].route.hops[0] == newer.number
+    await newer.go()
+    await older.go()
+    assert viewer.sees()["p"].route.hops[0] == near.number
+
+
+async def test_a_relay_is_told_of_the_best_route_that_may_go_onward() -> None:
+    stage = Stage()
+    own, nameless = stage.session(), stage.session()
+    relay, viewer = stage.session(), stage.session()
+    await relay.watch(relay=True)
+    await viewer.watch()
+    await own.announce("p", relayed=True, route=Route((own.number, 77)))
+    await nameless.announce("p", relayed=True, onward=False)
+    assert viewer.sees()["p"].route.hops == (nameless.number,)
+    assert relay.sees()["p"].route.hops == (own.number, 77)
+    await own.go()
+    assert relay.sees() == {}
+    assert list(viewer.sees()) == ["p"]
+
+
+@virtual
+async def test_a_successor_that_may_not_go_onward_is_an_end_for_relays() -> None:
+    stage = Stage(linger=5)
+    own, nameless, relay, viewer = (stage.session() for _ in range(4))
+    await relay.watch(relay=True)
+    await viewer.watch()
+    await own.announce("p")
+    await own.go(lost=True)
+    await nameless.announce("p", relayed=True, onward=False)
+    assert relay.sees() == {}
+    assert list(viewer.sees()) == ["p"]
+    stop_all()
+
+
+async def test_members_are_shown_to_relays_only() -> None:
+    stage = Stage(members="in/members")
+    one, relay, viewer = (stage.session() for _ in range(3))
+    await relay.watch(relay=True)
+    await viewer.watch("", watch=1)
+    await viewer.watch("in/members", watch=2)
+    await viewer.watch("in/members/a", watch=3, routes_above=True)
+    for path in ("in/members/a", "in/members", "in/membership", "in"):
+        await one.announce(path)
+    assert sorted(relay.sees()) == ["in", "in/members", "in/members/a", "in/membership"]
+    assert sorted(viewer.sees(1)) == ["in", "in/membership"]
+    assert viewer.sees(2) == viewer.sees(3) == {}
+    listed = await ask(stage.origin, m.ListAnnounced(("", "in/members")), timeout=TIMEOUT)
+    assert sorted(offer.path for offer in listed) == ["in", "in/membership"]
+    late = stage.session()
+    await late.watch()
+    assert sorted(late.sees()) == ["in", "in/membership"]
+
+
+async def test_without_a_members_path_nothing_is_hidden() -> None:
+    stage = Stage()
+    one, viewer = stage.session(), stage.session()
+    await viewer.watch()
+    await one.announce("internal/origins/a")
+    assert list(viewer.sees()) == ["internal/origins/a"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+async def test_between_routes_of_the_same_cost_the_smaller_hops_win(order: tuple[int, ...]) -> None:
+    """Whichever came first: all relays decide alike."""
+    stage = Stage()
+    watcher = stage.session()
+    await watcher.watch()
+    hops = [(50, 3), (50, 12), (50, 4)]
+    broadcasts = [await stage.session().announce("p", route=Route(hops[n], warm=1, cold=1)) for n in order]
+    assert watcher.sees()["p"].route.hops == (50, 3)
+    assert await served_by(stage, "p", *broadcasts) == order.index(0)
+    cheap = await stage.session().announce("p", route=Route((50, 99), warm=0, cold=1))
+    assert await served_by(stage, "p", *broadcasts, cheap) == 3
+    short = await stage.session().announce("p", route=Route((50,), warm=0, cold=1))
+    assert await served_by(stage, "p", *broadcasts, cheap, short) == 4
+
+
+async def test_the_origin_names_the_publisher_whatever_the_request_says() -> None:
+    stage = Stage()
+    broadcast = await stage.session().announce("p", route=Route((50, 3)))
+    unknown = await stage.session().announce("q", route=Route((0, 3)))
+    viewer = FakeSubscriber()
+    for path in ("p", "q"):
+        send(stage.origin, m.Subscribe(path, "video", viewer.ref, 9, 1, Dialect.PLAIN, Interest(), 0, 999))
+    await settle()
+    assert [asked.publisher for asked in broadcast.got(m.Subscribe)] == [50]
+    assert [asked.publisher for asked in unknown.got(m.Subscribe)] == [0]
+
+
+async def test_the_old_session_of_a_publisher_that_comes_back_elsewhere_is_asked_for_a_sign_of_life() -> None:
+    """The same id by two routes: if the old one is dead, its viewers need not wait for its time-out."""
+    stage = Stage()
+    one, two, three = (stage.session() for _ in range(3))
+    old = await one.announce("p", route=Route((50,)))
+    new = await two.announce("p", route=Route((50, 3)))
+    assert one.got(m.CheckAlive) == [m.CheckAlive()]
+    assert await served_by(stage, "p", old, new) == 0
+    await stage.say(m.Alive(one.number, alive=False))
+    assert await served_by(stage, "p", old, new) == 1
+    await three.announce("p", route=Route((60,)))
+    assert not two.got(m.CheckAlive)
+
+
+@virtual
+async def test_waiting_requests_are_not_refused_while_a_route_above_could_serve_them() -> None:
+    """As a request would be that comes a moment later."""
+    stage = Stage(linger=5)
+    one, two = stage.session(), stage.session()
+    wide = await two.announce("dyn", prefix=True)
+    await one.announce("dyn/a", prefix=True)
+    await one.go(lost=True)
+    viewer = await ask_for(stage, "dyn/a/b")
+    await advance(6)
+    assert await served_by(stage, "dyn/a/b", wide) == 0
+    assert refusals(viewer) == []
+    stop_all()

@@ -323,16 +323,39 @@ async def test_a_failing_upstream_aborts_groups_and_subscriptions_with_its_code_
     assert [ended.ref for ended in stage.broadcast.got(m.TrackEnded)] == [stage.track]
 
 
-async def test_a_dead_source_refuses_the_subscriber() -> None:
+async def test_a_source_that_is_gone_is_told_as_lost() -> None:
+    """Whoever subscribes or describes may ask again; a fetch is refused."""
+    stage = Stage()
+    viewer = await stage.viewer()
+    stage.viewers[0].describe(stage.track, 2)
+    viewer.fetch(stage.track, 3, key=3)
+    await stage.feed(part(0, b"a", fin=False))
+    await stage.say(m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
+    assert viewer.groups()[0].code == StreamCode.INTERNAL
+    assert viewer.got(m.Lost) == [m.Lost(1, StreamCode.INTERNAL), m.Lost(2, StreamCode.INTERNAL)]
+    assert viewer.got(m.Refused) == [m.Refused(3, StreamCode.INTERNAL)]
+    assert not stage.track.is_alive()
+
+
+async def test_the_answer_names_the_publisher() -> None:
+    stage = Stage()
+    viewer = FakeSubscriber()
+    send(stage.track, m.Subscribe("p", "video", viewer.ref, 7, 1, Dialect.PLAIN, Interest(), 0, 4711))
+    await settle()
+    assert viewer.got(m.Accepted) == [m.Accepted(1, stage.track, 4711)]
+
+
+async def test_a_dead_source_is_told_as_lost_to_the_subscriber() -> None:
     stage = Stage()
     halt(stage.source.ref)
     await settle()
     viewer = await stage.viewer()
-    assert viewer.got(m.Refused) == [m.Refused(1, StreamCode.UNROUTABLE)]
+    assert viewer.got(m.Lost) == [m.Lost(1, StreamCode.UNROUTABLE)]
+    assert not viewer.got(m.Refused)
     assert not stage.track.is_alive()
 
 
-async def test_a_dead_source_refuses_a_fetch_and_a_description() -> None:
+async def test_a_dead_source_refuses_a_fetch_and_loses_a_description() -> None:
     for ask_for in ("fetch", "describe"):
         stage = Stage()
         halt(stage.source.ref)
@@ -343,7 +366,8 @@ async def test_a_dead_source_refuses_a_fetch_and_a_description() -> None:
         else:
             viewer.describe(stage.track)
         await settle()
-        assert viewer.got(m.Refused) == [m.Refused(1, StreamCode.UNROUTABLE)], ask_for
+        expected = (m.Lost if ask_for == "describe" else m.Refused)(1, StreamCode.UNROUTABLE)
+        assert [told for told in viewer.log if isinstance(told, m.Lost | m.Refused)] == [expected], ask_for
 
 
 async def test_a_request_that_meets_a_failing_track_is_answered() -> None:

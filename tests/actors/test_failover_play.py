@@ -1,0 +1,329 @@
+"""Publishers are lost, closed, come back and are refused, in any order and at any moment, while viewers come and go.
+
+At rest every live subscription is served by a live session, waits for its publisher, or is about to ask again. Whatever
+a viewer got, its numbers rise. In the end everybody who was not refused gets what is published, and nothing is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pykka import ActorRegistry
+
+from relay.actors.moving import AskAgain
+from relay.actors.serving import SubscribeService
+from relay.actors.track import TrackActor
+from relay.model.limits import Limits
+from relay.wire.decoder import UniDecoder
+from relay.wire.messages import GroupHeader
+from relay.wire.version import Version
+from tests.actors.support import (
+    CLUSTER,
+    EVERYTHING,
+    PeerStream,
+    RawPeer,
+    Trouble,
+    World,
+    actor_of,
+    advance,
+    forget_actors,
+    run_virtual,
+    settle,
+    shuffle_turns,
+    timer_count,
+)
+
+LINGER = 2.0
+PATHS = ("p", "q")
+LIMITS = Limits(track_idle=1.0, cache_groups=3)
+VERSIONS = tuple(Version)
+VIEWERS = 4
+
+STEPS = (
+    "nothing", "come", "come", "come", "come", "announce", "announce", "withdraw", "lose", "lose", "lose", "close",
+    "watch", "group", "group", "group", "group", "open", "end", "refuse", "answer", "answer",
+    "join", "subscribe", "subscribe", "subscribe", "leave", "go", "wait", "wait", "settle", "settle", "time", "check",
+)  # fmt: skip
+
+step = st.tuples(st.sampled_from(STEPS), st.integers(0, 5), st.integers(0, 5))
+
+
+class Slot:
+    """One publisher and the session it has now, if any. The first two are ways to the same content."""
+
+    def __init__(self, number: int, version: Version) -> None:
+        self.version = version
+        self.hops = ((7,), (7, 8), (9,))[number]
+        self.relay = number == 1
+        self.peer: RawPeer | None = None
+        self.announced: set[str] = set()
+        self.open: list[PeerStream] = []
+        """Groups that it has not ended."""
+
+    @property
+    def identity(self) -> int:
+        return self.hops[0]
+
+
+class Viewing:
+    """One subscription."""
+
+    def __init__(self, viewer: RawPeer, number: int, stream: PeerStream) -> None:
+        self.viewer = viewer
+        self.number = number
+        self.stream = stream
+        self.left = False
+
+    @property
+    def live(self) -> bool:
+        return not self.left and not self.stream.over and not self.viewer.closed
+
+    def sequences(self) -> list[int]:
+        """Numbers of the groups that the relay began, in that order."""
+        found = []
+        for stream in self.viewer.relay.streams:
+            if stream.unidirectional and not stream.opened_by_peer and stream.calls:
+                header = next(iter(UniDecoder(self.viewer.version).feed(stream.calls[0][1][0])), None)
+                if isinstance(header, GroupHeader) and header.subscribe_id == self.number:
+                    found.append(header.sequence)
+        return found
+
+
+class Play:
+    """Carries the steps out and knows what should be the case."""
+
+    def __init__(self, versions: list[int]) -> None:
+        self.world = World(LIMITS, linger=LINGER)
+        self.slots = [Slot(number, VERSIONS[versions[number]]) for number in range(3)]
+        self.sent = {7: 0, 9: 40}
+        self.viewers: list[RawPeer] = []
+        self.viewings: list[Viewing] = []
+        self.versions = versions
+
+    async def run(self, steps: list[tuple[str, int, int]]) -> None:
+        for kind, who, what in steps:
+            if kind == "wait":
+                for _ in range(what + 1):
+                    await asyncio.sleep(0)
+            elif kind == "settle":
+                await settle()
+            elif kind == "time":
+                await advance(0.3 * (what + 1))
+            elif kind == "check":
+                await settle()
+                self._check()
+            else:
+                getattr(self, f"_{kind}")(self.slots[who % 3], who, what)
+        await self._rest()
+        await self._serve_all()
+        for viewing in self.viewings:
+            numbers = viewing.sequences()
+            assert numbers == sorted(set(numbers)), numbers
+        await self.world.close()
+        assert timer_count() == 0
+
+    # --- publishers
+
+    def _nothing(self, _: Slot, __: int, ___: int) -> None:
+        """What longer plays shrink to."""
+
+    def _come(self, slot: Slot, who: int, what: int) -> None:
+        if slot.peer is None:
+            permissions = CLUSTER if slot.relay else EVERYTHING
+            slot.peer = self.world.connect(slot.version, permissions=permissions)
+            slot.announced, slot.open = set(), []
+        else:
+            self._announce(slot, who, what)
+
+    def _announce(self, slot: Slot, _: int, what: int) -> None:
+        path = PATHS[what % 2]
+        if slot.peer is None or path in slot.announced or not slot.peer.announce_streams():
+            return
+        slot.announced.add(path)
+        if slot.version == Version.LITE_04:
+            slot.peer.publish(path, slot.hops)
+        else:
+            slot.peer.publish(path, slot.hops[:-1], origin=slot.hops[-1], hop_count=len(slot.hops))
+
+    def _withdraw(self, slot: Slot, _: int, what: int) -> None:
+        path = PATHS[what % 2]
+        if slot.peer is not None and path in slot.announced:
+            slot.announced.remove(path)
+            slot.peer.unpublish(path)
+
+    def _lose(self, slot: Slot, _: int, __: int) -> None:
+        if slot.peer is not None:
+            slot.peer.session.fail()
+            slot.peer = None
+
+    def _close(self, slot: Slot, _: int, what: int) -> None:
+        if slot.peer is not None:
+            slot.peer.close(what)
+            slot.peer = None
+
+    def _watch(self, slot: Slot, _: int, __: int) -> None:
+        """From now on its announcements may be taken for echoes."""
+        if slot.peer is not None:
+            slot.peer.watch()
+
+    def _group(self, slot: Slot, _: int, __: int) -> None:
+        """The next group of its content, on all ways to it."""
+        self._publish(slot.identity, fin=True)
+
+    def _open(self, slot: Slot, _: int, __: int) -> None:
+        self._publish(slot.identity, fin=False)
+
+    def _publish(self, identity: int, *, fin: bool) -> None:
+        self.sent[identity] += 1
+        for slot in self.slots:
+            if slot.identity == identity and slot.peer is not None:
+                for _, request in slot.peer.live_subscriptions():
+                    begun = slot.peer.group(request.id, self.sent[identity], b"x", fin=fin)
+                    slot.open += [] if fin else [begun]
+
+    def _end(self, slot: Slot, _: int, what: int) -> None:
+        if slot.peer is not None and what == 0:
+            for group in slot.open:
+                group.write(fin=True)  # the end of a track waits for that of its groups
+            slot.open = []
+            for asked, _request in slot.peer.live_subscriptions():
+                slot.peer.end_track(asked, self.sent[slot.identity] + 1)
+                asked.resets.append(-1)  # no longer live for us
+
+    def _refuse(self, slot: Slot, _: int, what: int) -> None:
+        if slot.peer is not None:
+            for stream, _request in slot.peer.live_subscriptions():
+                stream.reset(54 if what else 51)
+                stream.stop(1)
+                stream.resets.append(-1)
+
+    def _answer(self, slot: Slot, _: int, __: int) -> None:
+        if slot.peer is not None and slot.version >= Version.LITE_05:
+            slot.peer.answer_tracks()
+
+    # --- viewers
+
+    def _join(self, _: Slot, __: int, what: int) -> None:
+        if len(self.viewers) < VIEWERS:
+            self.viewers.append(self.world.connect(VERSIONS[what]))
+
+    def _subscribe(self, _: Slot, who: int, what: int) -> None:
+        if self.viewers:
+            viewer = self.viewers[who % len(self.viewers)]
+            self.viewings.append(Viewing(viewer, *viewer.subscribe(PATHS[what % 2])))
+
+    def _leave(self, _: Slot, who: int, what: int) -> None:
+        live = [viewing for viewing in self.viewings if viewing.live]
+        if live:
+            viewing = live[who % len(live)]
+            viewing.left = True
+            if what % 2:
+                viewing.stream.write(fin=True)
+            else:
+                viewing.stream.reset(1)
+                viewing.stream.stop(1)
+
+    def _go(self, _: Slot, who: int, what: int) -> None:
+        if self.viewers and what < 2:
+            viewer = self.viewers.pop(who % len(self.viewers))
+            for viewing in self.viewings:
+                viewing.left = viewing.left or viewing.viewer is viewer
+            viewer.close() if what else viewer.session.fail()
+
+    # --- what should be the case
+
+    def _check(self) -> None:
+        """Nobody has anything left to do but wait: what does each subscription wait for?"""
+        waiting = {
+            (request.subscriber.actor_urn, request.key)
+            for publications in actor_of(self.world.origin)._paths.values()
+            for publication in publications
+            for request in publication.waiting or ()
+        }
+        subscribers = 0
+        for viewer in self.viewers:
+            assert not viewer.closed, viewer.closed
+            connection = actor_of(viewer.ref)
+            again = {timer.message.key for timer in connection._timers if isinstance(timer.message, AskAgain)}
+            for key, service in connection.egress._requests.items():
+                assert isinstance(service, SubscribeService)
+                track = service._track
+                served = track is not None and track.is_alive() and actor_of(track)._source.is_alive()
+                states = served, (viewer.ref.actor_urn, key) in waiting, key in again
+                assert sum(states) == 1, states
+                subscribers += served
+        tracks = [actor for ref in ActorRegistry.get_all() if isinstance(actor := actor_of(ref), TrackActor)]
+        assert sum(len(track._subscribers) for track in tracks) == subscribers
+        requests = sum(len(actor_of(viewer.ref).egress._requests) for viewer in self.viewers)
+        assert requests == sum(viewing.live for viewing in self.viewings)
+
+    async def _rest(self) -> None:
+        """Time passes until nothing lingers and nobody searches."""
+        for _ in range(10):
+            await settle()
+            for slot in self.slots:
+                self._answer(slot, 0, 0)
+            await settle()
+            self._check()
+            await advance(0.5)
+        await settle()
+        self._check()
+        assert not any(
+            publication.waiting is not None
+            for publications in actor_of(self.world.origin)._paths.values()
+            for publication in publications
+        )
+
+    async def _serve_all(self) -> None:
+        """Whoever is left gets the next group."""
+        before = {id(viewing): len(viewing.sequences()) for viewing in self.viewings}
+        for _ in range(2):
+            for identity in self.sent:
+                self._publish(identity, fin=True)
+                await settle()
+        for viewing in self.viewings:
+            if viewing.live:
+                assert len(viewing.sequences()) > before[id(viewing)], "a live subscription gets nothing"
+
+
+def play(steps: list[tuple[str, int, int]], versions: list[int], seed: int) -> None:
+    async def scenario() -> None:
+        forget_actors()
+        with Trouble() as trouble:
+            if seed:
+                shuffle_turns(seed)
+            await Play(versions).run(steps)
+            assert not trouble.records, trouble.records
+
+    run_virtual(scenario)
+
+
+START = [
+    ("come", 1, 0), ("join", 0, 3), ("join", 0, 5), ("join", 0, 0), ("settle", 0, 0), ("announce", 1, 0), ("settle", 0, 0),
+    ("subscribe", 0, 0), ("settle", 0, 0), ("come", 0, 0), ("settle", 0, 0), ("announce", 0, 0), ("settle", 0, 0),
+    ("subscribe", 1, 0), ("subscribe", 2, 0), ("settle", 0, 0), ("group", 0, 0), ("settle", 0, 0),
+]  # fmt: skip
+"""Two ways to the same content, and viewers of both."""
+
+ANOTHER = [
+    ("come", 2, 0), ("settle", 0, 0), ("announce", 2, 0), ("settle", 0, 0),
+    ("subscribe", 0, 0), ("subscribe", 1, 0), ("settle", 0, 0), ("group", 2, 0), ("settle", 0, 0),
+]  # fmt: skip
+"""Another publisher takes the path over, far ahead in its numbers."""
+
+version_numbers = st.sampled_from((0, 1, 2, 3, 3, 4, 4, 5, 5))
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(step, min_size=20, max_size=50),
+    st.lists(version_numbers, min_size=3, max_size=3),
+    st.integers(0, 1 << 30),
+    st.booleans(),
+)
+def test_whatever_happens_to_publishers_each_subscription_is_served_waits_or_is_refused(
+    steps: list[tuple[str, int, int]], versions: list[int], seed: int, another: bool
+) -> None:
+    play(START + ANOTHER * another + steps, versions, seed % 3 and seed)
