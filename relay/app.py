@@ -23,21 +23,25 @@ from types import TracebackType
 from typing import Any, Self
 
 from relay.actors import messages as m
+from relay.actors.cluster import ClusterActor
 from relay.actors.connection import ConnectionActor, Environment
 from relay.actors.ingest import random_hop
 from relay.actors.ledger import LedgerActor
 from relay.actors.origin import OriginActor
+from relay.actors.peer import Dialling
 from relay.actors.runtime import Ref, send, stop
 from relay.auth.authenticator import Authenticator, Keys, OneKey
 from relay.auth.claims import Claims
-from relay.auth.key import KeyFileError
+from relay.auth.key import KeyFileError, unverified_claims
 from relay.auth.key_directory import KeyDirectory
-from relay.auth.permissions import UnauthorizedError, loggable
+from relay.auth.permissions import Permissions, UnauthorizedError, loggable
 from relay.auth.throttle import Throttle
 from relay.config import Config, ConfigError
+from relay.transport.client import ClientTls
+from relay.transport.dialler import Dialler, TokenError
 from relay.transport.quic.certificates import CertificateError, CertificateStore, load_pair, load_pairs
 from relay.transport.quic.endpoint import QuicServer
-from relay.transport.session import SessionRequest
+from relay.transport.session import Session, SessionRequest
 from relay.transport.sockets import bind_tcp
 from relay.version import VERSION
 from relay.web.key_server import KeyServer
@@ -79,13 +83,11 @@ class Relay:
             self._certificates = CertificateStore(pairs, tls.generate, dt.datetime.now(dt.UTC))
         except CertificateError as error:
             raise ConfigError([f"[server.tls]: {error}"]) from None
-        if config.cluster.root is not None and config.cluster.root != config.cluster.node:
-            raise ConfigError(
-                ["[cluster] root: this version cannot join a cluster yet; remove the key to run alone"]
-            )
+        self._dialler = self._load_dialler()
         self._numbers = itertools.count(1)
         self._connections: dict[int, Ref] = {}
         self._origin: Ref | None = None
+        self._cluster: Ref | None = None
         self._ledger: Ref | None = None
         self._environment: Environment | None = None
         self._quic: QuicServer | None = None
@@ -117,17 +119,34 @@ class Relay:
 
     async def start(self) -> None:
         """Listen and serve. Raises OSError with a message for people if an address cannot be had."""
-        origin = self._origin = OriginActor.start(on_failure=lambda _: self.failed.set())
+        cluster = self._config.cluster
+        origin = self._origin = OriginActor.start(
+            on_failure=lambda _: self.failed.set(), linger=self._limits.linger, members=cluster.prefix
+        )
         ledger = self._ledger = LedgerActor.start()
         self._lag.start()
         versions = self._config.server.version
+        hop = random_hop() if cluster.id is None else cluster.id
+        self._cluster = ClusterActor.start(
+            origin=origin,
+            number=0,  # no session has it
+            hop=hop,
+            node=cluster.node,
+            roots=cluster.root,
+            prefix=cluster.prefix,
+            mesh=cluster.mesh,
+            limits=self._limits,
+            dialling=Dialling(dial=self._dialler.dial, open=self._open_link),
+        )
         self._environment = Environment(
             origin=origin,
-            hop=random_hop(),
+            hop=hop,
             limits=self._limits,
             versions=versions,
             authorize=self._authenticator.admit,
             ledger=ledger,
+            cluster=self._cluster,
+            members=cluster.prefix,
         )
         listen = self._config.server.listen
         self._quic = QuicServer(
@@ -153,6 +172,8 @@ class Relay:
                 relay=self.identity,
                 ledger=ledger,
                 refused=self._refusals,
+                cluster=self._cluster,
+                members=self._config.cluster.prefix,
             ),
             authorize=self._authenticator.admit,
             fingerprint=self._current_fingerprint,
@@ -218,6 +239,30 @@ class Relay:
             raise ConfigError([f"[client.tls] root: {error}"]) from None
         return KeyServer(auth.key_url, tls)
 
+    def _load_dialler(self) -> Dialler:
+        """How other relays are reached. Raises ConfigError."""
+        client = self._config.client
+        dialler = Dialler(
+            versions=self._config.server.version,
+            settings=self._config.server.quic,
+            tls=ClientTls(roots=client.tls.root or None, disable_verify=client.tls.disable_verify),
+            bind=(client.bind.host, client.bind.port),
+            token=self._config.cluster.token,
+        )
+        try:
+            token = dialler.check()
+            claims = None if token is None else unverified_claims(token)
+        except CertificateError as error:
+            raise ConfigError([f"[client.tls] root: {error}"]) from None
+        except (TokenError, UnauthorizedError) as error:
+            raise ConfigError([f"[cluster] token: {error}"]) from None
+        if claims is not None and not claims.cluster:
+            text = f"{self._config.cluster.token}: not for a relay, sign one with `moq-token sign --cluster`"
+            raise ConfigError([f"[cluster] token: {text}"])
+        if claims is not None and claims.expires is not None and claims.expires <= time.time():
+            logger.warning("[cluster] token: %s has expired, so no relay will let us in", dialler.token)
+        return dialler
+
     def reload(self) -> None:
         """Read the files of certificates and of the key again, for connections from now on; running sessions go on.
 
@@ -251,6 +296,7 @@ class Relay:
     async def close(self, reason: str = "server shutdown") -> None:
         """Say goodbye to every session, stop listening, end every actor."""
         self._lag.stop()
+        await self._stop(self._cluster)  # first, or it would dial those who leave
         for admission in list(self._admissions):
             admission.cancel()
         for connection in self._connections.values():
@@ -265,12 +311,16 @@ class Relay:
         for connection in list(self._connections.values()):
             await stop(connection, timeout=1.0)
         self._connections.clear()
-        for actor in (self._origin, self._ledger):
-            if actor is not None:
-                await stop(actor, timeout=1.0)
-        self._origin = self._ledger = None
+        await self._stop(self._origin, self._ledger)
+        self._origin = self._ledger = self._cluster = None
         if isinstance(self._authenticator.keys, KeyServer):
             await self._authenticator.keys.close()
+
+    @staticmethod
+    async def _stop(*actors: Ref | None) -> None:
+        for actor in actors:
+            if actor is not None:
+                await stop(actor, timeout=1.0)
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
@@ -322,6 +372,22 @@ class Relay:
             permissions=permissions,
             on_gone=self._connections.pop,
         )
+
+    def _open_link(self, session: Session, peer: Ref) -> Ref:
+        """Start a session that a peer actor has dialled: the other end has the rights of a relay."""
+        assert self._environment is not None
+        number = next(self._numbers)
+        # Without a name of our own, what is published here stays here.
+        offered = ("",) if self._config.cluster.node is not None else ()
+        connection = self._connections[number] = ConnectionActor.start(
+            session=session,
+            number=number,
+            environment=self._environment,
+            permissions=Permissions("", ("",), offered, cluster=True),
+            on_gone=self._connections.pop,
+            link=peer,
+        )
+        return connection
 
     def _refusals(self) -> Counter[str]:
         turned_away = Counter() if self._quic is None else self._quic.refused
@@ -412,7 +478,7 @@ class Relay:
         versions = ", ".join(v.name_on_wire for v in sorted(self._config.server.version))
         if self._config.server.listen.hosts[0] in ("127.0.0.1", "::1"):
             lines.append(
-                "  only this machine can connect; with a configuration others can: moq-relay dev.toml"
+                f"  only this machine can connect, as [server] listen is {self._config.server.listen}"
             )
         auth = self._config.auth
         lines += [

@@ -181,6 +181,7 @@ def summary(config: Config) -> Iterator[str]:
     yield f"  web         {', '.join(f'{scheme} {address}' for scheme, address in web if address)} (TCP)"
     yield f"  websocket   {'on' if config.web.ws else 'off'}"
     yield f"  access      {'; '.join(config.auth.rights())}"
+    yield f"  cluster     {config.cluster.role()}"
     yield f"  operator    http {config.internal_listen} (TCP)"
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from relay import cli, log
-from relay.app import check
-from relay.config import OPTIONS, Auth, Config, ConfigError, Public
+from relay.app import Relay, check
+from relay.config import OPTIONS, Auth, Cluster, Config, ConfigError, Public, load
 from relay.transport.quic.certificates import generate_certificate
 from relay.version import VERSION
 
@@ -119,6 +119,7 @@ def test_check_of_a_good_file(capsys: pytest.CaptureFixture[str]) -> None:
         "web",
         "websocket",
         "access",
+        "cluster",
         "operator",
     ]
     assert "self-signed for localhost" in out
@@ -182,7 +183,12 @@ def test_the_summary_tells_who_may_do_what(auth: dict[str, Any], told: str) -> N
     [
         ("root.jwk", "content", "[auth] key: root.jwk: neither a JSON web key nor base64url of one"),
         ("key.pem", "content", "[server.tls]: key.pem"),
-        ("leaf.toml", LEAF + '[cluster]\nroot = "a:1"\n', "[cluster] root: this version cannot join"),
+        ("leaf.toml", LEAF + '[cluster]\nroot = "a:1"\n', "[cluster]: root is set, but no token"),
+        (
+            "leaf.toml",
+            f'{LEAF}[cluster]\nroot = "a:1"\ntoken = "none.jwt"\n',
+            '[cluster] token = "none.jwt": no such file',
+        ),
     ],
 )
 def test_check_finds_what_a_start_would_refuse(
@@ -192,6 +198,57 @@ def test_check_finds_what_a_start_would_refuse(
     Path(file).write_text(content)
     assert cli.main(["leaf.toml", "--check"]) == 1
     assert told in capsys.readouterr().err
+
+
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJjbHVzdGVyIjp0cnVlfQ.c2VjcmV0LXNlY3JldC1zZWNyZXQ"
+NO_TOKEN = "not a token, as `moq-token sign` prints it"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "the file is empty"),
+        (b" \n", "the file is empty"),
+        (b"\xff\xfe.a.b", "not a text file"),
+        (b"secret", NO_TOKEN),
+        (b"a.b", NO_TOKEN),
+        (b"secret.secret.secret secret", NO_TOKEN),
+        (b"secr\xc3\xa9t.b.c", NO_TOKEN),
+        (b"secret." * 2 + b"x" * 8192, NO_TOKEN),
+        (b'{"alg": "HS256", "k": "secret"}', NO_TOKEN),
+    ],
+)
+def test_check_and_start_look_into_the_token(
+    content: bytes, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written_leaf()
+    Path("leaf.toml").write_text(f'{LEAF}[cluster]\nroot = "a:1"\ntoken = "cluster.jwt"\n')
+    Path("cluster.jwt").write_bytes(content)
+    assert cli.main(["leaf.toml", "--check"]) == 1
+    err = capsys.readouterr().err
+    assert err == f"moq-relay: [cluster] token: the token cannot be read: cluster.jwt: {told}\n"
+    with pytest.raises(ConfigError, match=r"cluster\.jwt"):
+        Relay(load("leaf.toml", environ={}))
+    Path("cluster.jwt").write_text(f" {TOKEN}\n")
+    assert cli.main(["leaf.toml", "--check"]) == 0
+    assert "secret" not in err
+    assert TOKEN[:12] not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("cluster", "told"),
+    [
+        ({}, "none"),
+        ({"node": "relay.example.com"}, "root of a cluster as relay.example.com"),
+        ({"node": "a", "root": ("https://A:443",)}, "root of a cluster as a"),
+        ({"node": "c:443", "root": ("a", "moqt://b/x", "c")}, "joins a, moqt://b/x as c:443"),
+        ({"root": ("a",)}, "joins a without a name: what is published here stays here"),
+        ({"node": "c", "root": ("a",), "mesh": False}, "joins a as c; dials no other members"),
+    ],
+)
+def test_the_summary_tells_the_part_in_a_cluster(cluster: dict[str, Any], told: str) -> None:
+    lines = cli.summary(Config(cluster=Cluster(**cluster)))
+    assert f"  cluster     {told}" in lines
 
 
 def test_check_of_a_bad_file(app: App, capsys: pytest.CaptureFixture[str]) -> None:

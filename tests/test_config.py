@@ -36,6 +36,9 @@ NEWEST_FIRST = tuple(sorted(Version, reverse=True))
 MINIMAL = {"server.tls.generate": '"localhost"', "auth.public": '"anon"'}
 """The least that can be started."""
 
+JOINING = MINIMAL | {"cluster.token": '"a.pem"'}
+"""The least for a relay that joins a cluster, but for its root."""
+
 EVERYTHING = Public(subscribe=("",), publish=("",))
 
 
@@ -91,10 +94,12 @@ DEFAULTS: dict[str, object] = {
     "client.tls.root": (),
     "client.tls.disable_verify": False,
     "log.level": "info",
-    "cluster.root": None,
+    "cluster.root": (),
     "cluster.node": None,
     "cluster.token": None,
     "cluster.prefix": "internal/origins",
+    "cluster.mesh": True,
+    "cluster.id": None,
     "auth.key": None,
     "auth.key_dir": None,
     "auth.public": None,
@@ -121,10 +126,12 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
     "client.tls.root": FILES,
     "client.tls.disable_verify": ("true", "false", "true"),
     "log.level": ("error", "warn", "trace"),
-    "cluster.root": HOSTS,
+    "cluster.root": (*HOSTS[:2], "https://[::1]:3/x"),
     "cluster.node": HOSTS,
     "cluster.token": FILES,
     "cluster.prefix": ("one", "two/three", "four"),
+    "cluster.mesh": ("false", "true", "false"),
+    "cluster.id": ("1", "2", str((1 << 62) - 1)),
     "auth.key": FILES,
     "auth.key_dir": ("keys", "https://keys.example", "http://localhost:8080/keys"),
     "auth.public": ("one", "two", "three/four"),
@@ -142,6 +149,7 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
 SURROUNDINGS: dict[str, dict[str, str]] = {
     "server.tls.cert": {"server.tls.key": '"a.pem"'},
     "server.tls.key": {"server.tls.cert": '"a.pem"'},
+    "cluster.root": {"cluster.token": '"a.pem"'},
     "web.https.listen": {"web.https.cert": '"a.pem"', "web.https.key": '"a.pem"'},
     "web.https.cert": {"web.https.listen": '"[::]:1"', "web.https.key": '"a.pem"'},
     "web.https.key": {"web.https.listen": '"[::]:1"', "web.https.cert": '"a.pem"'},
@@ -167,6 +175,8 @@ def meant(option: Option, text: str) -> object:
     value: object = text
     if option.kind is Kind.BOOL:
         value = text == "true"
+    elif option.kind is Kind.NUMBER:
+        value = int(text)
     elif name in ("listen", "bind"):
         value = Address.parse(text)
     elif text in FILES:
@@ -197,7 +207,7 @@ def test_flag_over_environment_over_file_over_default(option: Option) -> None:
     base = MINIMAL | SURROUNDINGS.get(option.path, {})
     if option.table == "auth.public":
         base = WITHOUT[option.path]  # not with a value where the table stands
-    shown = in_file if option.kind is Kind.BOOL else f'"{in_file}"'
+    shown = in_file if option.kind in (Kind.BOOL, Kind.NUMBER) else f'"{in_file}"'
     for place in (*option.aliases, option.path):
         file = written(base | {place: shown})
         assert get(load(file, environ={}), option.path) == meant(option, in_file), place
@@ -215,9 +225,9 @@ def test_one_spelling_in_a_flag_overrides_the_other_below(option: Option) -> Non
         (option.aliases[0], option.env[0], option.flags[1]),
         (option.path, option.env[1], option.flags[0]),
     ):
-        file = written(MINIMAL | {alias: '"one"'})
-        assert get(load(file, environ={name: "two"}), option.path) == "two"
-        assert get(load(file, [(flag, "three")], {name: "two"}), option.path) == "three"
+        file = written(JOINING | {alias: '"one"'})
+        assert get(load(file, environ={name: "two"}), option.path) == meant(option, "two")
+        assert get(load(file, [(flag, "three")], {name: "two"}), option.path) == meant(option, "three")
 
 
 def test_what_is_not_given_overrides_nothing() -> None:
@@ -359,7 +369,7 @@ def test_an_empty_variable_is_unset_but_for_the_public_path() -> None:
     config = load(file, environ={"MOQ_AUTH_PUBLIC": "", "MOQ_SERVER_LISTEN": "", "MOQ_CLUSTER_ROOT": ""})
     assert config.auth.public == EVERYTHING
     assert config.server.listen.port == 1
-    assert config.cluster.root is None
+    assert config.cluster.root == ()
 
 
 @pytest.mark.parametrize(
@@ -376,8 +386,8 @@ def test_paths_are_normalised() -> None:
 
 
 def test_both_spellings_may_agree() -> None:
-    config = load(written(MINIMAL | {"cluster.root": '"a:1"', "cluster.connect": '"a:1"'}), environ={})
-    assert config.cluster.root == "a:1"
+    config = load(written(JOINING | {"cluster.root": '"a:1"', "cluster.connect": '"a:1"'}), environ={})
+    assert config.cluster.root == ("a:1",)
 
 
 @pytest.mark.parametrize(
@@ -400,11 +410,13 @@ def test_limits_and_quic_from_the_file() -> None:
     keys = {
         "limits.sessions": "5",
         "limits.cache_age": "2",
+        "limits.linger": "0",
+        "limits.peers": "3",
         "server.quic.keep_alive": "0",
         "server.quic.congestion": '"reno"',
     }
     config = load(written(MINIMAL | keys), environ={})
-    assert config.limits == Limits(sessions=5, cache_age=2.0)
+    assert config.limits == Limits(sessions=5, cache_age=2.0, linger=0.0, peers=3)
     assert config.server.quic == QuicSettings(keep_alive=0, congestion="reno")
 
 
@@ -522,12 +534,34 @@ def test_unknown_elsewhere(key: str, message: str) -> None:
         ),
         (
             "cluster.connect",
+            "5",
+            (
+                '[cluster] connect = 5: expected a relay to join, e.g. "relay.example.com:4443", or a list of them'
+            ),
+        ),
+        (
+            "cluster.node",
             '"https://a:1/"',
             (
-                '[cluster] connect = "https://a:1/": '
+                '[cluster] node = "https://a:1/": '
                 'expected host or host:port without a scheme, e.g. "relay.example.com:4443"'
             ),
         ),
+        *(
+            (
+                "cluster.node",
+                f'"{node}"',
+                (
+                    f'[cluster] node = "{node}": '
+                    'expected host or host:port without a scheme, e.g. "relay.example.com:4443"'
+                ),
+            )
+            for node in ("", "a b", "a:0", "a:70000", "[fe80::1%eth0]:1", "a/b", "..", "x" * 64)
+        ),
+        ("cluster.mesh", '"no"', '[cluster] mesh = "no": expected true or false'),
+        ("cluster.id", '"7"', '[cluster] id = "7": expected a whole number'),
+        ("cluster.id", "true", "[cluster] id = true: expected a whole number"),
+        ("cluster.id", "1.0", "[cluster] id = 1.0: expected a whole number"),
         ("cluster.node", "5", "[cluster] node = 5: expected a string in quotes"),
         (
             "cluster.prefix",
@@ -574,6 +608,9 @@ def test_unknown_elsewhere(key: str, message: str) -> None:
         ("limits.sessions", "0", "[limits] sessions = 0: expected a whole number from 1 to 1000000"),
         ("limits.sessions", "true", "[limits] sessions = true: expected a whole number"),
         ("limits.cache_age", "inf", "[limits] cache_age = inf: expected a number from 0.001 to 86400"),
+        ("limits.linger", "-0.1", "[limits] linger = -0.1: expected a number from 0 to 3600"),
+        ("limits.linger", "3601", "[limits] linger = 3601: expected a number from 0 to 3600"),
+        ("limits.peers", "0", "[limits] peers = 0: expected a whole number from 1 to 1000000"),
         ("limits.cache_age", '"5s"', '[limits] cache_age = "5s": expected a number'),
         ("limits.message", "10", "[limits] message = 10: expected a whole number from 4096 to 16777216"),
         ("web.https", '"[::]:1"', '[web] https = "[::]:1": expected a table, [web.https]'),
@@ -672,8 +709,8 @@ def test_a_wrong_value(key: str, value: str, message: str) -> None:
             '[auth] key_dir = "root.jwk": is a file, expected a directory with one {kid}.jwk for each key',
         ),
         (
-            {"cluster.root": '"a"', "cluster.connect": '"b"'},
-            '[cluster] root = "a" and connect = "b": two names for the same thing, expected one',
+            {"cluster.root": '"a"', "cluster.connect": '["b"]', "cluster.token": '"a.pem"'},
+            '[cluster] root = "a" and connect = ["b"]: two names for the same thing, expected one',
         ),
     ],
 )
@@ -720,7 +757,8 @@ def test_the_origin_of_a_value_is_named() -> None:
 
 
 def test_two_spellings_at_odds() -> None:
-    assert complaint({}, flags=[("--cluster-root", "a"), ("--cluster-connect", "b")]) == (
+    token = {"cluster.token": '"a.pem"'}
+    assert complaint(token, flags=[("--cluster-root", "a"), ("--cluster-connect", "b")]) == (
         '--cluster-root = "a" and --cluster-connect = "b": two flags for the same option, [cluster] root; expected one'
     )
     assert complaint({}, environ={"MOQ_CLUSTER_NODE": "a", "MOQ_CLUSTER_ADVERTISE": "b"}) == (
@@ -790,6 +828,165 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(option: Option, secret: str
 
 def test_a_long_path_of_a_key_in_an_existing_folder_is_shown(tmp_path: Path) -> None:
     assert str(tmp_path / "none.jwk") in complaint({"auth.key": f'"{tmp_path}/none.jwk"'})
+
+
+# Cluster
+
+TARGET = (
+    'expected host, host:port or a URL such as "https://relay.example.com:4443" or "moqt://relay.example.com", '
+    "without a user, ? and #"
+)
+HOP = "expected a whole number from 1 to 4611686018427387903, another one for each relay"
+NO_TOKEN = (
+    "[cluster]: root is set, but no token, so that other relays would take this one for a client: "
+    'add token = "cluster.jwt", made with '
+    'moq-token sign --key root.jwk --root "" --publish "" --subscribe "" --cluster'
+)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "relay",
+        "relay.example.com:4443",
+        "10.0.0.1",
+        "[2001:db8::1]",
+        "[::1]:443",
+        "https://relay.example.com",
+        "https://relay.example.com:4443/",
+        "HTTPS://relay/a/b%20c",
+        "moqt://[::1]:443",
+        "moqt://relay/room",
+    ],
+)
+def test_a_relay_to_join(target: str) -> None:
+    for toml in (f'"{target}"', f'["{target}"]'):
+        assert load(written(JOINING | {"cluster.root": toml}), environ={}).cluster.root == (target,)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "",
+        " ",
+        "a b",
+        "a:0",
+        "https://a:0/",
+        "a:0x",
+        "a:70000",
+        "a/b",
+        "a/",
+        "::1",
+        "http://a",
+        "wss://a",
+        "https://",
+        "https:///x",
+        "https:a",
+        "https://a:x/",
+        "https://a/b c",
+        "https://a/\u00e9",
+        "https://a/\\n",
+        "https://a://b",
+        "moqt//a",
+    ],
+)
+def test_what_is_no_relay_to_join(target: str) -> None:
+    found = complaint({"cluster.root": f'"{target}"'})
+    assert found.startswith('test.toml: [cluster] root = "')
+    assert found.endswith(f": {TARGET}")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "https://me:pa55@relay/",
+        "https://relay/?jwt=pa55",
+        "https://relay?jwt=pa55",
+        "https://relay/#pa55",
+        "htps://relay/?jwt=pa55",
+        "relay/?jwt=pa55",
+        "relay:443?jwt=pa55",
+        "me:pa55@relay",
+    ],
+)
+def test_a_password_or_token_in_a_target_is_not_repeated(target: str) -> None:
+    for found in (
+        complaint({"cluster.root": f'["relay", "{target}"]'}),
+        complaint({"cluster.connect": f'"{target}"'}),
+        complaint({}, environ={"MOQ_CLUSTER_CONNECT": target}),
+        complaint({}, flags=[("--cluster-root", target)]),
+        complaint({"cluster.node": f'"{target}"'}),
+        *problems(written(JOINING), flags=[("--cluster-root", target), ("--cluster-connect", "a")]),
+        *problems(written(JOINING | {"cluster.root": f'"{target}"', "cluster.connect": '"a"'})),
+    ):
+        assert "pa55" not in found
+
+
+def test_several_roots() -> None:
+    expected = ("a:1", "b", "moqt://c")
+    config = load(written(JOINING | {"cluster.connect": '["a:1", "b", "moqt://c", "b"]'}), environ={})
+    assert config.cluster.root == expected
+    environ = {"MOQ_CLUSTER_CONNECT": "a:1, b,moqt://c,"}
+    assert load(written(JOINING), environ=environ).cluster.root == expected
+    flags = [("--cluster-connect", "a:1"), ("--cluster-connect", "b,moqt://c")]
+    assert load(written(JOINING | {"cluster.root": '"x"'}), flags, {}).cluster.root == expected
+    assert load(written(MINIMAL | {"cluster.root": "[]"}), environ={}).cluster.root == ()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", str(1 << 62), "9" * 40])
+def test_an_id_that_no_list_of_hops_can_hold(text: str) -> None:
+    assert complaint({"cluster.id": text}).endswith(f": {HOP}")
+    for found in (
+        complaint({}, flags=[("--cluster-id", text)]),
+        complaint({}, environ={"MOQ_CLUSTER_ID": text}),
+    ):
+        assert "[cluster] id = " in found
+        assert "expected a whole number" in found
+
+
+@pytest.mark.parametrize("text", ["x", "1.5", "0x10", "1_000", "\u0663", "", " "])
+def test_an_id_that_is_no_number(text: str) -> None:
+    assert complaint({}, flags=[("--cluster-id", text)]) == (
+        f'--cluster-id: [cluster] id = "{text}": expected a whole number'
+    )
+
+
+def test_the_root_may_be_told_that_it_is_the_root() -> None:
+    """All relays of a cluster may have the same list, whatever way each writes its own name."""
+    for root, node in (
+        ("a.example", "a.example"),
+        ("a.example:443", "a.example"),
+        ("https://A.example/", "a.example"),
+    ):
+        config = load(
+            written(MINIMAL | {"cluster.root": f'"{root}"', "cluster.node": f'"{node}"'}), environ={}
+        )
+        assert config.cluster.others == ()
+        assert config.cluster.role() == "root of a cluster as a.example"
+    two = {"cluster.root": '["a:1", "b:1"]', "cluster.node": '"a:1"'}
+    assert load(written(JOINING | two), environ={}).cluster.others == ("b:1",)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"cluster.root": '"a"'},
+        {"cluster.connect": '["moqt://a"]'},
+        {"cluster.root": '"a:1"', "cluster.node": '"a:2"'},
+        {"cluster.root": '["a:1", "b"]', "cluster.advertise": '"a:1"'},
+    ],
+)
+def test_nobody_joins_without_a_token(keys: dict[str, str]) -> None:
+    assert complaint(keys) == f"test.toml: {NO_TOKEN}"
+    assert load(written(JOINING | keys), environ={}).cluster.token == Path("a.pem")
+
+
+def test_the_missing_token_is_not_told_when_it_is_mistyped() -> None:
+    keys = {"cluster.root": '"a"', "cluster.tokn": '"a.pem"'}
+    assert complaint(keys) == 'test.toml: [cluster] tokn: unknown key, did you mean "token"?'
+    assert complaint({"cluster.root": '"a"', "cluster.token": '"none.jwt"'}) == (
+        'test.toml: [cluster] token = "none.jwt": no such file; a relative path starts at the current directory'
+    )
 
 
 # Access

@@ -39,6 +39,7 @@ def check(config: Config) -> Iterator[Problem]:
     """Yield every problem, in the order of the tables."""
     yield from _server(config)
     yield from _files(config)
+    yield from _cluster(config)
     yield from _auth(config)
     yield from _web(config)
 
@@ -112,6 +113,18 @@ def unreadable_directory(directory: Path) -> str | None:
 
 
 _KEY_DIR = "expected a directory with one {kid}.jwk for each key"
+
+
+def _cluster(config: Config) -> Iterator[Problem]:
+    cluster = config.cluster
+    root, node, token = (("cluster", name) for name in ("root", "node", "token"))
+    if cluster.others and cluster.token is None:
+        text = (
+            "root is set, but no token, so that other relays would take this one for a client: "
+            'add token = "cluster.jwt", made with '
+            'moq-token sign --key root.jwk --root "" --publish "" --subscribe "" --cluster'
+        )
+        yield Problem(root[:-1], text, missing=(token,), related=(root, node))
 
 
 def _auth(config: Config) -> Iterator[Problem]:

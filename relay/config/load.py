@@ -32,6 +32,7 @@ _LEVELS = ("error", "warn", "info", "debug", "trace")
 _TRUE = ("true", "1", "yes")
 _FALSE = ("false", "0", "no")
 _LONGEST_VALUE = 100
+_LONGEST_NUMBER = 20
 _SHORTEST_SECRET = 32
 """Characters. Neither a key file's content nor a token can be shorter."""
 
@@ -162,6 +163,9 @@ def _value(option: Option, texts: Sequence[str]) -> object:
     if option.kind is Kind.BOOL:
         word = text.strip().lower()
         return True if word in _TRUE else False if word in _FALSE else text
+    if option.kind is Kind.NUMBER:
+        whole = text.isascii() and text.strip().isdecimal() and len(text) <= _LONGEST_NUMBER
+        return int(text) if whole else text
     return text.strip() if option.path == "log.level" else text
 
 
@@ -384,7 +388,7 @@ def _shown(keys: Keys, value: object) -> str:
 
 
 def _quoted(value: object) -> str:
-    """Write a value the way it stands in the file, shortened."""
+    """Write a value the way it stands in the file, shortened, and of a URL no more than may be repeated."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, (bool, int, float)):
@@ -392,7 +396,7 @@ def _quoted(value: object) -> str:
     if isinstance(value, (list, tuple)):
         text = f"[{', '.join(map(_quoted, value))}]"
     else:
-        text = json.dumps(str(value), ensure_ascii=False)
+        text = json.dumps(redacted(str(value)), ensure_ascii=False)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 

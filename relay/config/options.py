@@ -22,6 +22,7 @@ class Kind(Enum):
     """Items between commas; a repeated flag adds to the list."""
 
     BOOL = "bool"
+    NUMBER = "number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +156,9 @@ OPTIONS: Final = (
         "cluster.root",
         ("--cluster-root", "--cluster-connect"),
         ("MOQ_CLUSTER_ROOT", "MOQ_CLUSTER_CONNECT"),
-        "HOST[:PORT]",
-        "relay to join; without it, or if it is this node, this relay is the root of the cluster",
+        "HOST[:PORT]|URL[,...]",
+        "relay to join, or several; without it, or if it is this node, this relay is the root of the cluster",
+        kind=Kind.LIST,
         aliases=("cluster.connect",),
     ),
     Option(
@@ -181,6 +183,23 @@ OPTIONS: Final = (
         ("MOQ_CLUSTER_PREFIX",),
         "PATH",
         "broadcast path under which the relays of a cluster announce themselves",
+    ),
+    Option(
+        "cluster.mesh",
+        ("--cluster-mesh",),
+        ("MOQ_CLUSTER_MESH",),
+        "true|false",
+        "dial the other members that a root tells of; --no-cluster-mesh stays with the root",
+        kind=Kind.BOOL,
+    ),
+    Option(
+        "cluster.id",
+        ("--cluster-id",),
+        ("MOQ_CLUSTER_ID",),
+        "NUMBER",
+        "this relay's id in the lists of hops",
+        kind=Kind.NUMBER,
+        unset="drawn at each start",
     ),
     Option(
         "auth.key",

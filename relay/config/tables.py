@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_type_hints
 from urllib.parse import unquote
@@ -17,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, cre
 from relay.config.address import Address, is_authority, is_host
 from relay.config.url import is_url, key_server
 from relay.model.limits import Limits
+from relay.model.member import Member, same_host
 from relay.model.path import covers, minimal, normalize
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version, version_from_name
@@ -45,6 +47,8 @@ QUIC_RANGES: Mapping[str, Range] = {
 LIMITS_RANGES: Mapping[str, Range] = {
     # Less might not carry a deep path with its list of hops.
     "message": (4_096, 1 << 24),
+    # 0 keeps no broadcast whose publisher is gone.
+    "linger": (0, 3_600),
     "frame": _BYTES,
     "cache_track": _BYTES,
     "backlog_bytes": _BYTES,
@@ -106,8 +110,38 @@ def _san(text: str) -> str:
 
 def _authority(text: str) -> str:
     if is_authority(text):
-        return text
+        with suppress(ValueError):  # the other relays ignore it by the same rule
+            return Member.parse(text, 0).name
     raise ValueError('expected host or host:port without a scheme, e.g. "relay.example.com:4443"')
+
+
+def _target(text: str) -> str:
+    """Check a relay to dial: an authority, or a URL with nothing behind the authority but a path."""
+    wanted = (
+        'expected host, host:port or a URL such as "https://relay.example.com:4443" or '
+        '"moqt://relay.example.com", without a user, ? and #'
+    )
+    scheme, separator, rest = text.rpartition("://")
+    authority, slash, path = rest.partition("/")
+    if separator and scheme.lower() not in ("https", "moqt"):
+        raise ValueError(wanted)
+    # Without a scheme a path may as well be one of a file.
+    if not is_authority(authority) or authority.endswith(":0") or (slash and not separator):
+        raise ValueError(wanted)
+    if not path.isascii() or not path.isprintable() or any(mark in path for mark in "?#@ "):
+        raise ValueError(wanted)
+    return text
+
+
+def _targets(targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Return them once each, in the order in which they were written."""
+    return tuple(dict.fromkeys(targets))
+
+
+def _hop(value: int | None) -> int | None:
+    if value is None or 0 < value < 1 << 62:
+        return value
+    raise ValueError(f"expected a whole number from 1 to {(1 << 62) - 1}, another one for each relay")
 
 
 def _prefix(text: str) -> str:
@@ -184,6 +218,11 @@ Versions = Annotated[
     tuple[Version, ...], _listed(version_from_name, "a version name"), AfterValidator(_versions)
 ]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
+Targets = Annotated[
+    tuple[str, ...],
+    _listed(_target, 'a relay to join, e.g. "relay.example.com:4443",'),
+    AfterValidator(_targets),
+]
 Authority = Annotated[str, AfterValidator(_authority)]
 Level = Literal["error", "warn", "info", "debug", "trace"]
 
@@ -269,8 +308,8 @@ class Log(Table):
 class Cluster(Table):
     """`[cluster]`. `connect` and `advertise` are second names of `root` and `node` in files, flags and environment."""
 
-    root: Authority | None = None
-    """The relay to join, `host[:port]`; unset, or equal to `node`: this relay is the root."""
+    root: Targets = ()
+    """The relays to join, each `host[:port]` or a URL; none, or none but `node`: this relay is the root."""
 
     node: Authority | None = None
     """The address other relays reach this one at."""
@@ -280,6 +319,24 @@ class Cluster(Table):
 
     prefix: Annotated[str, AfterValidator(_prefix)] = "internal/origins"
     """Broadcast path under which the members announce themselves."""
+
+    mesh: bool = True
+    """Whether the members that a root tells of are dialled too, so that each is one hop away."""
+
+    id: Annotated[int | None, AfterValidator(_hop)] = None
+    """This relay's id in the lists of hops; drawn at each start if unset."""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The roots that are other relays: all members may be given the same list."""
+        return tuple(root for root in self.root if self.node is None or not same_host(root, self.node))
+
+    def role(self) -> str:
+        """What this relay is in a cluster, in words."""
+        if not self.others:
+            return "none" if self.node is None else f"root of a cluster as {self.node}"
+        name = "without a name: what is published here stays here" if self.node is None else f"as {self.node}"
+        return f"joins {', '.join(self.others)} {name}{'' if self.mesh else '; dials no other members'}"
 
 
 class Public(Table):

@@ -50,5 +50,5 @@ def redacted(text: str) -> str:
     """`text` as messages may repeat it: of a URL that can hold a password or a signature, the scheme is left."""
     if is_url(text):
         return f"{text.strip().partition(':')[0]}://..." if re.search("[@?#]", text) else text
-    # A URL whose scheme is mistyped or missing may hold a password as well.
-    return "..." if re.search("(?s):.*@", text) else text
+    # A URL whose scheme is mistyped or missing may hold a password or a token as well.
+    return "..." if re.search(r"(?s):.*@|\?.*=", text) else text

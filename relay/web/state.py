@@ -16,6 +16,9 @@ from relay.actors import messages as m
 from relay.actors.runtime import ActorDeadError, Ref, ask
 from relay.model.path import covers, join
 
+MOST_OFFERS: Final = 100
+"""Paths that are listed of each other relay; `broadcasts` has all of them."""
+
 ASK_TIMEOUT: Final = 5.0
 """Seconds that an actor gets to answer."""
 
@@ -31,6 +34,9 @@ class Sources:
     ledger: Ref
     refused: Callable[[], Mapping[str, int]]
     """What the endpoint turned away, by reason."""
+    cluster: Ref | None = None
+    members: str = "internal/origins"
+    """Path under which other relays announce themselves."""
 
 
 async def every(refs: Iterable[Ref], question: object) -> list[Any]:
@@ -55,6 +61,8 @@ async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[s
     published = await ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT)
     rows = []
     for publication in published:
+        if covers(sources.members, publication.path):
+            continue  # the other relays are no broadcasts to anybody; they are listed as peers
         found = await every([publication.broadcast], m.ListTracks())
         described = await every(found[0], m.DescribeTrack()) if found else []
         rows.append(
@@ -67,6 +75,35 @@ async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[s
             }
         )
     return rows
+
+
+async def peers(
+    sources: Sources, sessions: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The other relays of the cluster: how we stand with each, and how many broadcasts come from it."""
+    if sources.cluster is None:
+        return []
+    answers = await every([sources.cluster], m.ListPeers())
+    if not answers:
+        return []
+    known = answers[0]
+    found = [*await every(known.refs, m.DescribePeer()), *known.others]
+    since = {session["session"]: session["since"] for session in sessions}
+    offers: dict[int, list[str]] = {}
+    for row in rows:
+        offers.setdefault(row["session"], []).append(row["path"])
+    return sorted(
+        (
+            {
+                **peer,
+                "since": since.get(peer["session"]),
+                "broadcasts": len(offers.get(peer["session"], ())),
+                "offers": offers.get(peer["session"], [])[:MOST_OFFERS],
+            }
+            for peer in found
+        ),
+        key=lambda peer: str(peer["node"]),
+    )
 
 
 async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
@@ -94,7 +131,7 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
         },
         "sessions": sorted(sessions, key=lambda s: s["session"]),
         "broadcasts": rows,
-        "peers": [],
+        "peers": await peers(sources, sessions, rows) if "" in prefixes else [],
     }
 
 

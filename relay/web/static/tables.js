@@ -213,9 +213,11 @@ function peerRow() {
       writeLong(node, peer.node);
       write(state, peer.state);
       mark(state, "data-state", peer.state);
-      writeLong(error, peer.error ?? "");
+      const how = peer.dialled_by === "it" ? "it dialled us" : "";
+      writeLong(error, peer.error ?? (peer.state === "connected" ? how : ""));
       write(age, peer.since ? format.duration(now - peer.since) : format.NONE);
       write(broadcasts, format.count(peer.broadcasts));
+      mark(broadcasts, "title", (peer.offers ?? []).join("\n"));
     },
   };
 }

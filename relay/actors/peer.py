@@ -1,0 +1,278 @@
+"""The peer actor: one other relay of the cluster, dialled again and again for as long as it is wanted.
+
+Owns the attempts, their pace, and what went wrong last. The session itself is a connection actor like any other, with
+the rights of a relay. The cluster actor starts one for each root and each member, and tells it when another session
+with the same relay makes its own needless. Must never know how to dial: it is given a function that does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from relay.actors import messages as m
+from relay.actors.runtime import LoopActor, Ref, Timer, send
+from relay.transport.session import Session
+from relay.wire.errors import SessionCode
+
+logger = logging.getLogger("relay.cluster")
+
+FIRST_DELAY: Final = 1.0
+LONGEST_DELAY: Final = 10.0
+"""Seconds between attempts: doubled from the first to the longest, less a random part of up to a half, so that the
+members of a cluster do not return all at once."""
+
+HEALTHY: Final = 10.0
+"""Seconds that a session must have lasted for the next attempt to come soon again."""
+
+PATIENCE: Final = 3.0
+"""Seconds that a relay waits to be dialled by one whose name comes first, before it dials itself."""
+
+STALE: Final = 60.0
+"""Seconds for which a relay is dialled that was lost without a word and is not announced any more."""
+
+
+class State(StrEnum):
+    """What a peer is doing; a word of `/state`."""
+
+    WAITING = "waiting"
+    """Until the next attempt, or to be dialled."""
+    DIALLING = "dialling"
+    CONNECTED = "connected"
+    """By a session that we dialled, or that the other relay did."""
+
+
+class Dial(NamedTuple):
+    """Timer: time for an attempt."""
+
+
+class Dialled(NamedTuple):
+    """An attempt succeeded: a session that has not begun yet."""
+
+    session: Session
+
+
+class DialFailed(NamedTuple):
+    """An attempt failed."""
+
+    reason: str
+
+
+class Stale(NamedTuple):
+    """Timer: it has been gone for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialling:
+    """What a peer needs of the relay."""
+
+    dial: Callable[[str], Awaitable[Session]]
+    """Takes a target; raises an exception with a text for people, free of secrets."""
+    open: Callable[[Session, Ref], Ref]
+    """Starts the connection actor; the other reference is told of `LinkUp` and `LinkDown`."""
+
+
+class PeerActor(LoopActor):
+    """Keeps one session with one relay."""
+
+    def __init__(self, *, cluster: Ref, target: str, dialling: Dialling, first: bool) -> None:
+        """`target` is `host[:port]` or a URL. `first`: it is for us to dial, not for the other one."""
+        super().__init__()
+        self._cluster = cluster
+        self.target = target
+        self._dialling = dialling
+        self._first = first
+        self._state = State.WAITING
+        self._attempt: asyncio.Task[None] | None = None
+        self._connection: Ref | None = None
+        self._session: int | None = None
+        self._other_link: int | None = None
+        """Number of a session with the same relay that is not ours."""
+        self._timer: Timer | None = None
+        self._stale: Timer | None = None
+        self._delay = FIRST_DELAY
+        self._since: float | None = None
+        self._up: float | None = None
+        self._unclean = False
+        self._withdrawn = False
+        self._error: str | None = None
+
+    def __str__(self) -> str:
+        return f"peer {self.target}"
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def on_start(self) -> None:
+        self._dial_in(0.0 if self._first else PATIENCE)
+
+    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
+        match message:
+            case Dial():
+                self._timer = None
+                self._dial()
+            case Dialled():
+                self._on_dialled(message.session)
+            case DialFailed():
+                self._attempt = None
+                self._fail(message.reason)
+            case m.LinkUp():
+                self._on_up(message)
+            case m.LinkDown():
+                self._on_down(message)
+            case m.OtherLink():
+                self._on_other_link(message.session)
+            case m.LinkLost():
+                self._unclean = True
+            case m.Withdrawn():
+                self._withdrawn = True
+                self._leave_if_gone()
+            case m.AnnouncedAgain():
+                self._withdrawn = False
+                self._cancel_stale()
+            case Stale():
+                self._stale = None
+                if self._connection is None:
+                    logger.info("peer %s is gone for good", self.target)
+                    self.stop()
+            case m.DescribePeer():
+                return self._describe()
+            case _:
+                return super().on_receive(message)
+        return None
+
+    def on_end(self, error: BaseException | None) -> None:
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self._connection is not None:
+            reason = "internal error" if error else "no longer a peer"
+            send(self._connection, m.CloseSession(SessionCode.NO_ERROR, reason))
+        send(self._cluster, m.PeerEnded(self.target, self.actor_ref))
+
+    def on_dead_letter(self, message: object) -> None:
+        if isinstance(message, Dialled):
+            message.session.close()
+
+    # --- attempts --------------------------------------------------------------------------------------------------
+
+    def _dial_in(self, seconds: float) -> None:
+        self._state = State.WAITING
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.call_later(seconds, Dial())
+
+    def _dial(self) -> None:
+        if self._other_link is not None:
+            self._state = State.CONNECTED
+            return
+        if self._connection is None and self._attempt is None:
+            self._state = State.DIALLING
+            self._attempt = asyncio.get_running_loop().create_task(self._try())
+
+    async def _try(self) -> None:
+        try:
+            session = await self._dialling.dial(self.target)
+        except Exception as error:  # noqa: BLE001 - the boundary of a task; the next attempt comes
+            outcome: Dialled | DialFailed = DialFailed(str(error) or type(error).__name__)
+        else:
+            outcome = Dialled(session)
+        send(self.actor_ref, outcome)
+
+    def _on_dialled(self, session: Session) -> None:
+        self._attempt = None
+        if self._other_link is not None:
+            session.close(SessionCode.NO_ERROR, "one session is enough")
+            self._state = State.CONNECTED
+            return
+        try:
+            self._connection = self._dialling.open(session, self.actor_ref)
+        except BaseException:
+            session.close(SessionCode.INTERNAL, "internal error")
+            raise
+
+    def _fail(self, reason: str) -> None:
+        delay = self._delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+        self._delay = min(2 * self._delay, LONGEST_DELAY)
+        # the same trouble again and again is told once; /state has it all the time
+        level = logging.DEBUG if reason == self._error else logging.WARNING
+        logger.log(level, "peer %s failed reason=%r next_attempt=%.1fs", self.target, reason, delay)
+        self._error = reason
+        if self._other_link is not None:
+            self._state = State.CONNECTED
+        else:
+            self._dial_in(delay)
+
+    # --- the session -----------------------------------------------------------------------------------------------
+
+    def _on_up(self, message: m.LinkUp) -> None:
+        if message.connection != self._connection:
+            return
+        self._state = State.CONNECTED
+        self._up = time.monotonic()
+        self._since = time.time()
+        self._session = message.session
+        self._error = None
+        logger.info("peer %s connected session=%d", self.target, message.session)
+        send(self._cluster, message._replace(peer=self.actor_ref))
+
+    def _on_down(self, message: m.LinkDown) -> None:
+        if message.connection != self._connection:
+            return
+        self._connection = None
+        self._session = None
+        self._unclean = message.lost
+        self._since = None
+        if self._up is not None and time.monotonic() - self._up >= HEALTHY:
+            self._delay = FIRST_DELAY
+        self._up = None
+        send(self._cluster, message._replace(peer=self.actor_ref))
+        if self._other_link is not None:
+            self._state = State.CONNECTED
+        else:
+            self._fail(message.reason)
+        self._leave_if_gone()
+
+    def _on_other_link(self, session: int | None) -> None:
+        """The cluster knows of another session with the same relay, or of its end."""
+        if session == self._other_link:
+            return
+        self._other_link = session
+        if session is None:
+            if self._connection is None and self._attempt is None:
+                self._dial_in(0.0 if self._first else PATIENCE * random.random())  # noqa: S311
+            return
+        if self._connection is not None:
+            send(self._connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
+        elif self._attempt is None:
+            self._state = State.CONNECTED
+
+    def _leave_if_gone(self) -> None:
+        """Of a relay that is not announced any more: gone, unless it is only out of reach."""
+        if not self._withdrawn or self._connection is not None:
+            return  # as long as it talks to us, it is there
+        if self._unclean:
+            self._cancel_stale()
+            self._stale = self.call_later(STALE, Stale())
+        else:
+            self.stop()
+
+    def _cancel_stale(self) -> None:
+        if self._stale is not None:
+            self._stale.cancel()
+            self._stale = None
+
+    def _describe(self) -> dict[str, Any]:
+        """The row of this peer in `/state`; `since` in seconds since the epoch."""
+        return {
+            "node": self.target,
+            "state": str(self._state),
+            "dialled_by": "us" if self._other_link is None else "it",
+            "since": self._since,
+            "session": self._session if self._other_link is None else self._other_link,
+            "error": self._error,
+        }

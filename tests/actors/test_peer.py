@@ -1,0 +1,711 @@
+"""The peer actor: when it dials, what it makes of the outcome, and when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from relay.actors import messages as m
+from relay.actors import peer
+from relay.actors.peer import FIRST_DELAY, HEALTHY, LONGEST_DELAY, PATIENCE, STALE, Dialling, PeerActor
+from relay.actors.runtime import LoopActor, Ref, ask, halt, send
+from relay.transport.session import Session
+from tests.actors.support import TIMEOUT, Fake, Trouble, actors, advance, settle, timer_count, told, virtual
+
+MARGIN = 0.2
+"""Seconds that a slow machine may take for what takes none."""
+
+TARGET = "relay.example:4443"
+
+
+class FakeSession:
+    """A session that has been dialled; keeps how often it was closed."""
+
+    def __init__(self) -> None:
+        self.closed: list[tuple[int, str]] = []
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        self.closed.append((code, reason))
+
+
+class FakeConnection(LoopActor):
+    """Stands for a connection actor: tells its peer actor of its end, and ends when it is told to."""
+
+    def __init__(self, number: int, session: FakeSession, link: Ref) -> None:
+        super().__init__()
+        self.number = number
+        self.session = session
+        self.link = link
+        self.down = ("", False)
+
+    def __str__(self) -> str:
+        return f"session {self.number}"
+
+    def on_receive(self, message: object) -> object:
+        if isinstance(message, m.CloseSession):
+            self.down = (message.reason, False)
+            self.stop()
+        elif isinstance(message, m.LinkDown):
+            self.down = (message.reason, message.lost)
+            self.stop()
+        return None
+
+    def on_end(self, error: BaseException | None) -> None:
+        assert error is None
+        reason, lost = self.down
+        self.session.close(0, reason)
+        send(self.link, m.LinkDown(self.number, self.actor_ref, reason, lost))
+
+
+HANG = TimeoutError("until the test says how it ends")
+
+
+class FakeDialling:
+    """Dials as it is told: `outcome` is an exception, `None` for a session, or `HANG`."""
+
+    def __init__(self) -> None:
+        self.outcome: Exception | None = None
+        self.outcomes: dict[str, Exception | None] = {}
+        """By target; `outcome` is that of all others."""
+        self.dialled: list[str] = []
+        self.times: list[float] = []
+        self.cancelled = 0
+        self.sessions: list[FakeSession] = []
+        self.connections: list[Ref] = []
+        self.refuse_to_open: Exception | None = None
+        self.held: list[asyncio.Future[None]] = []
+
+    def given(self) -> Dialling:
+        return Dialling(dial=self.dial, open=self.open)
+
+    async def dial(self, target: str) -> Session:
+        loop = asyncio.get_running_loop()
+        self.dialled.append(target)
+        self.times.append(loop.time())
+        outcome = self.outcomes.get(target, self.outcome)
+        if outcome is HANG:
+            self.held.append(loop.create_future())
+            try:
+                await self.held[-1]
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        elif outcome is not None:
+            raise outcome
+        self.sessions.append(FakeSession())
+        return cast("Session", self.sessions[-1])
+
+    def open(self, session: Session, link: Ref) -> Ref:
+        if self.refuse_to_open is not None:
+            raise self.refuse_to_open
+        number = len(self.sessions)
+        ref: Ref = FakeConnection.start(number, session, link)
+        self.connections.append(ref)
+        return ref
+
+
+class Bench:
+    """A peer actor between a fake cluster and a fake network."""
+
+    def __init__(self, *, first: bool = True) -> None:
+        self.net = FakeDialling()
+        self.cluster = Fake()
+        self.first = first
+        self.peer: Ref
+
+    async def start(self) -> None:
+        self.peer = PeerActor.start(
+            cluster=self.cluster.ref, target=TARGET, dialling=self.net.given(), first=self.first
+        )
+        await settle()
+
+    async def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = await ask(self.peer, m.DescribePeer(), timeout=TIMEOUT)
+        return found
+
+    async def tell(self, message: object) -> None:
+        send(self.peer, message)
+        await advance(0)
+
+    async def up(self, hop: int = 5) -> None:
+        """The session that was dialled last has begun."""
+        connection = self.net.connections[-1]
+        await self.tell(m.LinkUp(len(self.net.connections), connection, hop))
+
+    async def down(self, reason: str = "gone", *, lost: bool = True) -> None:
+        send(self.net.connections[-1], m.LinkDown(0, self.peer, reason, lost))
+        await advance(0)
+
+    async def connected(self) -> None:
+        await self.start()
+        await advance(PATIENCE)
+        await self.up()
+        assert (await self.state())["state"] == "connected"
+
+    def alive(self) -> bool:
+        return self.peer.is_alive()
+
+    async def close(self) -> None:
+        """End it, and prove that nothing is left of it."""
+        halt(self.peer)
+        await settle()
+        assert not self.alive()
+        ended = self.cluster.got(m.PeerEnded)
+        assert ended == [m.PeerEnded(TARGET, self.peer)]
+        halt(self.cluster.ref)
+        await settle()
+        assert actors() == []
+        assert timer_count() == 0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert all(session.closed for session in self.net.sessions)
+        assert len(self.net.held) == self.net.cancelled + sum(
+            held.done() and not held.cancelled() for held in self.net.held
+        )
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a session lasted is measured with the clock of the loop, which tests move."""
+    clock = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time(), time=lambda: 1_000.0)
+    monkeypatch.setattr(peer, "time", clock)
+
+
+@pytest.fixture
+def longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No chance: every delay is as long as it can be."""
+    monkeypatch.setattr(peer, "random", SimpleNamespace(uniform=lambda _low, high: high, random=lambda: 1.0))
+
+
+# --- attempts ------------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_it_dials_at_once_if_it_is_the_first() -> None:
+    bench = Bench()
+    await bench.start()
+    await advance(0)
+    assert bench.net.dialled == [TARGET]
+    await bench.close()
+
+
+@virtual
+async def test_it_waits_to_be_dialled_if_it_is_the_second() -> None:
+    bench = Bench(first=False)
+    await bench.start()
+    assert await bench.state() == {
+        "node": TARGET,
+        "state": "waiting",
+        "dialled_by": "us",
+        "since": None,
+        "session": None,
+        "error": None,
+    }
+    await advance(PATIENCE - MARGIN)
+    assert bench.net.dialled == []
+    await advance(MARGIN)
+    assert bench.net.dialled == [TARGET]
+    await bench.close()
+
+
+@virtual
+async def test_the_row_tells_what_it_is_doing() -> None:
+    bench = Bench()
+    bench.net.outcome = HANG
+    await bench.start()
+    await advance(0)
+    assert told(await bench.state()) == "dialling"
+    bench.net.held[0].set_result(None)
+    await settle()
+    assert told(await bench.state()) == "dialling"
+    await bench.up()
+    assert await bench.state() == {
+        "node": TARGET,
+        "state": "connected",
+        "dialled_by": "us",
+        "since": 1_000.0,
+        "session": 1,
+        "error": None,
+    }
+    await bench.down("idle")
+    row = await bench.state()
+    assert (told(row), row["since"], row["session"], row["error"]) == ("waiting", None, None, "idle")
+    await bench.tell(m.OtherLink(77))
+    row = await bench.state()
+    assert (told(row), row["session"]) == ("dialled by it", 77)
+    await bench.close()
+
+
+@virtual
+async def test_the_cluster_hears_of_its_session() -> None:
+    bench = Bench()
+    await bench.connected()
+    connection = bench.net.connections[0]
+    assert bench.cluster.got(m.LinkUp) == [m.LinkUp(1, connection, 5, bench.peer)]
+    await bench.down("idle", lost=True)
+    assert bench.cluster.got(m.LinkDown) == [m.LinkDown(1, connection, "idle", lost=True, peer=bench.peer)]
+    await bench.close()
+
+
+@virtual
+async def test_sessions_of_others_are_none_of_its_business() -> None:
+    bench = Bench()
+    await bench.connected()
+    stranger = bench.cluster.ref
+    await bench.tell(m.LinkUp(9, stranger, 6))
+    await bench.tell(m.LinkDown(9, stranger, "x", lost=False))
+    assert (await bench.state())["session"] == 1
+    assert len(bench.cluster.got(m.LinkUp)) == 1
+    assert bench.cluster.got(m.LinkDown) == []
+    await bench.close()
+
+
+async def pause(bench: Bench) -> float:
+    """Seconds until the next attempt, to a twentieth."""
+    before = len(bench.net.dialled)
+    for step in range(400):
+        if len(bench.net.dialled) > before:
+            return step / 20
+        await advance(0.05)
+    raise AssertionError("it has given up")
+
+
+def test_the_pause_doubles_up_to_the_longest(longest: None) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench()
+        bench.net.outcome = OSError("refused")
+        await bench.start()
+        await advance(0)
+        for expected in (1, 2, 4, 8, 10, 10, 10):
+            assert await pause(bench) == pytest.approx(expected, abs=MARGIN)
+        await bench.close()
+
+    scenario()
+
+
+@virtual
+async def test_the_pause_is_up_to_a_half_shorter_by_chance() -> None:
+    random.seed(5)
+    bench = Bench()
+    bench.net.outcome = OSError("refused")
+    await bench.start()
+    await advance(0)
+    expected, shares = FIRST_DELAY, set()
+    for _ in range(20):
+        found = await pause(bench)
+        assert expected / 2 - MARGIN <= found <= expected + MARGIN
+        shares.add(round(found / expected, 1))
+        expected = min(2 * expected, LONGEST_DELAY)
+    assert len(shares) >= 4, "all alike"
+    await bench.close()
+
+
+@virtual
+async def test_it_goes_on_for_ever() -> None:
+    bench = Bench()
+    bench.net.outcome = OSError("refused")
+    await bench.start()
+    for _ in range(1000):
+        await advance(LONGEST_DELAY)
+    assert len(bench.net.dialled) > 900
+    assert bench.alive()
+    bench.net.outcome = None
+    await advance(LONGEST_DELAY)
+    await bench.up()
+    assert told(await bench.state()) == "connected"
+    await bench.close()
+
+
+@pytest.mark.parametrize("lasted, expected", [(HEALTHY - 1, 8.0), (HEALTHY, 1.0), (3600.0, 1.0)])
+def test_only_a_session_that_lasted_makes_the_next_attempt_come_soon(
+    longest: None,
+    lasted: float,
+    expected: float,
+) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench()
+        bench.net.outcome = OSError("refused")
+        await bench.start()
+        await advance(0)
+        for _ in range(2):
+            await pause(bench)
+        bench.net.outcome = None
+        await pause(bench)
+        await bench.up()
+        await advance(lasted)
+        await bench.down()
+        assert await pause(bench) == pytest.approx(expected, abs=MARGIN)
+        await bench.close()
+
+    scenario()
+
+
+@virtual
+async def test_a_session_that_never_begins_is_a_failed_attempt() -> None:
+    """The attempt succeeded, and then the relay had nothing to say, or said no."""
+    bench = Bench()
+    await bench.start()
+    for reason in ("no SETUP in time", "unauthorized", "unauthorized"):
+        await advance(LONGEST_DELAY)
+        await bench.down(reason, lost=False)
+        assert (await bench.state())["error"] == reason
+    assert bench.cluster.got(m.LinkUp) == []
+    await bench.close()
+
+
+@virtual
+async def test_an_attempt_that_hangs_is_the_only_one() -> None:
+    bench = Bench()
+    bench.net.outcome = HANG
+    await bench.start()
+    for _ in range(50):
+        await advance(LONGEST_DELAY)
+    await bench.tell(m.AnnouncedAgain())
+    await bench.tell(m.OtherLink(3))
+    await bench.tell(m.OtherLink(None))
+    assert told(await bench.state()) == "dialling"
+    await advance(LONGEST_DELAY)
+    assert len(bench.net.dialled) == 1
+    await bench.close()
+    assert bench.net.cancelled == 1
+
+
+# --- what it says --------------------------------------------------------------------------------------------------
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == level]
+
+
+def test_the_same_trouble_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.start()
+        for reason in ("refused", "refused", "refused", "no route", "no route", "refused"):
+            bench.net.outcome = OSError(reason)
+            await advance(LONGEST_DELAY)
+        bench.net.outcome = None
+        await advance(LONGEST_DELAY)
+        await bench.up()
+        await bench.down("refused")
+        await bench.close()
+
+    with caplog.at_level(logging.DEBUG, "relay.cluster"):
+        scenario()
+    told = lines(caplog, logging.WARNING)
+    assert [line.split("'")[1] for line in told] == ["refused", "no route", "refused", "refused"]
+    assert all(line.startswith(f"peer {TARGET} failed reason=") for line in told)
+    assert all(line.endswith("s") and "next_attempt=" in line for line in told)
+    assert len(lines(caplog, logging.DEBUG)) >= 2
+    assert f"peer {TARGET} connected session=1" in lines(caplog, logging.INFO)
+
+
+def test_an_exception_without_a_text_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench()
+        bench.net.outcome = TimeoutError()
+        await bench.start()
+        await advance(0)
+        assert (await bench.state())["error"] == "TimeoutError"
+        await bench.close()
+
+    scenario()
+    assert "reason='TimeoutError'" in caplog.text
+
+
+# --- a needless session --------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_it_does_not_dial_who_has_dialled() -> None:
+    bench = Bench(first=False)
+    await bench.start()
+    await bench.tell(m.OtherLink(7))
+    for _ in range(10):
+        await advance(LONGEST_DELAY)
+    assert bench.net.dialled == []
+    row = await bench.state()
+    assert (told(row), row["session"]) == ("dialled by it", 7)
+    await bench.close()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_it_dials_when_the_session_of_the_other_ends(*, first: bool) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench(first=first)
+        await bench.start()
+        await bench.tell(m.OtherLink(7))
+        await advance(LONGEST_DELAY)
+        before = len(bench.net.dialled)
+        await bench.tell(m.OtherLink(None))
+        assert len(bench.net.dialled) == before + first
+        await advance(PATIENCE)
+        assert len(bench.net.dialled) == before + 1
+        await bench.close()
+
+    scenario()
+
+
+@virtual
+async def test_an_attempt_that_has_become_needless_is_closed() -> None:
+    bench = Bench()
+    bench.net.outcome = HANG
+    await bench.start()
+    await advance(0)
+    await bench.tell(m.OtherLink(7))
+    bench.net.held[0].set_result(None)
+    await settle()
+    assert bench.net.connections == []
+    assert bench.net.sessions[0].closed == [(0, "one session is enough")]
+    assert told(await bench.state()) == "dialled by it"
+    await bench.tell(m.OtherLink(None))
+    assert len(bench.net.dialled) == 2
+    await bench.close()
+
+
+@virtual
+async def test_an_attempt_that_fails_when_it_is_needless_is_not_repeated() -> None:
+    bench = Bench()
+    bench.net.outcome = HANG
+    await bench.start()
+    await advance(0)
+    await bench.tell(m.OtherLink(7))
+    bench.net.held[0].set_exception(OSError("refused"))
+    for _ in range(5):
+        await advance(LONGEST_DELAY)
+    assert len(bench.net.dialled) == 1
+    assert told(await bench.state()) == "dialled by it"
+    await bench.close()
+
+
+@virtual
+async def test_a_needless_session_is_closed_once() -> None:
+    bench = Bench()
+    await bench.connected()
+    await bench.tell(m.OtherLink(7))
+    await bench.tell(m.OtherLink(7))
+    assert bench.net.sessions[0].closed == [(0, "one session is enough")]
+    for _ in range(5):
+        await advance(LONGEST_DELAY)
+    assert len(bench.net.dialled) == 1
+    row = await bench.state()
+    assert (told(row), row["session"], row["error"]) == ("dialled by it", 7, None)
+    await bench.close()
+
+
+# --- withdrawal ----------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_it_ends_at_once_after_a_clean_end() -> None:
+    bench = Bench()
+    await bench.connected()
+    await bench.down("server shutdown", lost=False)
+    await bench.tell(m.Withdrawn())
+    assert not bench.alive()
+    await bench.close()
+
+
+@virtual
+async def test_it_ends_at_once_if_the_end_comes_after_the_withdrawal() -> None:
+    bench = Bench()
+    await bench.connected()
+    await bench.tell(m.Withdrawn())
+    assert bench.alive()
+    await bench.down("server shutdown", lost=False)
+    assert not bench.alive()
+    await bench.close()
+
+
+@pytest.mark.parametrize("announced_first", [True, False])
+def test_it_goes_on_for_a_while_after_a_loss(*, announced_first: bool) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.connected()
+        bench.net.outcome = OSError("no route")
+        if announced_first:
+            await bench.down("idle", lost=True)
+            await bench.tell(m.Withdrawn())
+        else:
+            await bench.tell(m.Withdrawn())
+            await bench.down("idle", lost=True)
+        await advance(STALE - 1)
+        assert bench.alive()
+        assert len(bench.net.dialled) > 1
+        await advance(1)
+        assert not bench.alive()
+        await bench.close()
+
+    scenario()
+
+
+@virtual
+async def test_it_stays_when_it_is_announced_again() -> None:
+    bench = Bench()
+    await bench.connected()
+    bench.net.outcome = OSError("no route")
+    await bench.down("idle", lost=True)
+    await bench.tell(m.Withdrawn())
+    await advance(STALE - 1)
+    await bench.tell(m.AnnouncedAgain())
+    await advance(10 * STALE)
+    assert bench.alive()
+    await bench.tell(m.Withdrawn())
+    await advance(STALE - 1)
+    assert bench.alive()
+    await advance(1)
+    assert not bench.alive()
+    await bench.close()
+
+
+@virtual
+async def test_it_lives_while_its_session_lives() -> None:
+    """Found again in time, if only by us: nobody announces it."""
+    bench = Bench()
+    await bench.connected()
+    await bench.down("idle", lost=True)
+    await bench.tell(m.Withdrawn())
+    await advance(2)
+    await bench.up()
+    await advance(10 * STALE)
+    assert told(await bench.state()) == "connected"
+    assert bench.net.sessions[1].closed == []
+    await bench.down("idle", lost=True)
+    bench.net.outcome = OSError("no route")
+    await advance(STALE - 1)
+    assert bench.alive()
+    await advance(1)
+    assert not bench.alive()
+    await bench.close()
+
+
+@virtual
+async def test_it_ends_in_the_middle_of_an_attempt() -> None:
+    bench = Bench()
+    bench.net.outcome = HANG
+    await bench.start()
+    await advance(0)
+    await bench.tell(m.Withdrawn())
+    assert not bench.alive()
+    assert bench.net.cancelled == 1
+    await bench.close()
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+
+
+async def waiting(_: Bench) -> None:
+    """Between two attempts."""
+
+
+async def dialling(bench: Bench) -> None:
+    bench.net.outcome = HANG
+    await advance(PATIENCE)
+
+
+async def opening(_: Bench) -> None:
+    await advance(PATIENCE)
+
+
+async def connected(bench: Bench) -> None:
+    await advance(PATIENCE)
+    await bench.up()
+
+
+async def failed(bench: Bench) -> None:
+    bench.net.outcome = OSError("refused")
+    await advance(PATIENCE)
+
+
+async def lost(bench: Bench) -> None:
+    await connected(bench)
+    await bench.down()
+    await bench.tell(m.Withdrawn())
+
+
+async def dialled_by_it(bench: Bench) -> None:
+    await bench.tell(m.OtherLink(3))
+    await advance(PATIENCE)
+
+
+STATES = (waiting, dialling, opening, connected, failed, lost, dialled_by_it)
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: str(state.__name__))
+def test_nothing_is_left_whenever_it_ends(state: Callable[[Bench], Any]) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench(first=False)
+        await bench.start()
+        await state(bench)
+        await bench.close()
+
+    scenario()
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: str(state.__name__))
+def test_nothing_is_left_whenever_it_fails(state: Callable[[Bench], Any], trouble: Trouble) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench(first=False)
+        await bench.start()
+        await state(bench)
+        send(bench.peer, m.LinkDown(0, cast("Ref", Broken()), "", lost=False))
+        await settle()
+        assert not bench.alive()
+        await bench.close()
+
+    scenario()
+    assert trouble.records
+    trouble.records.clear()
+
+
+class Broken:
+    """Cannot be compared with anything."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("a fault of ours")
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@virtual
+async def test_an_attempt_that_succeeds_too_late_is_closed() -> None:
+    bench = Bench()
+    bench.net.outcome = HANG
+    await bench.start()
+    await advance(0)
+    halt(bench.peer)
+    session = FakeSession()
+    send(bench.peer, peer.Dialled(cast("Session", session)))
+    await settle()
+    assert len(session.closed) == 1
+    await bench.close()
+
+
+def test_a_session_that_cannot_be_taken_over_is_closed(trouble: Trouble) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench()
+        bench.net.refuse_to_open = RuntimeError("a fault of ours")
+        await bench.start()
+        await advance(0)
+        assert not bench.alive()
+        assert len(bench.net.sessions[0].closed) == 1
+        await bench.close()
+
+    scenario()
+    assert any("a fault of ours" in record for record in trouble.records)
+    trouble.records.clear()
