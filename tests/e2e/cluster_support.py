@@ -51,9 +51,9 @@ T = TypeVar("T")
 WITHIN: Final = 15.0
 """Seconds that anything awaited may take."""
 
-IDLE: Final = 1.0
+IDLE: Final = 2.0
 LINGER: Final = 1.0
-QUIC: Final = QuicSettings(idle_timeout=IDLE, keep_alive=0.3)
+QUIC: Final = QuicSettings(idle_timeout=IDLE, keep_alive=0.5)
 LIMITS: Final = Limits(backlog_time=30.0, track_idle=0.2, linger=LINGER)
 
 MEMBERS: Final = "internal/origins"

@@ -479,7 +479,7 @@ listen = "127.0.0.1:{port}"
 generate = ["localhost", "127.0.0.1"]
 [server.quic]
 idle_timeout = {IDLE}
-keep_alive = 0.3
+keep_alive = 0.5
 [client.tls]
 disable_verify = true
 [cluster]

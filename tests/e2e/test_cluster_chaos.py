@@ -15,6 +15,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -146,9 +147,13 @@ class World:
         return {event.__name__: event for possible, event in events if possible}
 
     def _may_return(self, node: Node) -> bool:
-        """A relay that starts knows nobody but the root."""
+        """A relay that starts knows nobody but the root, and is known to nobody that the root cannot tell of it."""
         root = self.nodes.root
-        return not node.alive and (node is root or (root.alive and frozenset((node, root)) not in self.cuts))
+        leaves = [node, *(other for other in self.nodes.live if other is not root)]
+        return not node.alive and (node is root or all(map(partial(self._told_by_root, root), leaves)))
+
+    def _told_by_root(self, root: Node, leaf: Node) -> bool:
+        return root.alive and frozenset((leaf, root)) not in self.cuts
 
     async def happen(self) -> str:
         possible = self.possible()
