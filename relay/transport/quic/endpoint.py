@@ -23,6 +23,7 @@ from aioquic.quic.packet import (
 )
 
 from relay.transport.quic import compat
+from relay.transport.quic.fast.connection import FastConnection
 from relay.transport.quic.link import Handler, Link
 from relay.transport.quic.udp import Address, UdpSocket, readable_host
 from relay.transport.raw import RawSession
@@ -68,6 +69,11 @@ def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[s
         max_datagram_size=settings.max_datagram_size,
         max_stream_data=settings.stream_window,
     )
+
+
+def connection_class(settings: QuicSettings) -> type[compat.RelayQuicConnection]:
+    """What carries packets."""
+    return FastConnection if settings.fast else compat.RelayQuicConnection
 
 
 class Endpoint:
@@ -167,8 +173,9 @@ class Endpoint:
 
     def _drained(self) -> None:
         received, self._received = self._received, {}
+        now = self.now()
         for link in received:
-            link.process()
+            link.drained(now)
         # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
         for link in received:
             self.touch(link)
@@ -347,7 +354,7 @@ class QuicServer(Endpoint):
 
     def _accept(self, sock: UdpSocket, data: bytes, address: Address, now: float, cid: bytes) -> None:
         self._use_certificates(now)
-        quic = compat.RelayQuicConnection(
+        quic = connection_class(self.settings)(
             configuration=self._configuration,
             max_streams_bidi=self.settings.max_streams_bidi,
             max_streams_uni=self.settings.max_streams_uni,

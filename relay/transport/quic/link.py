@@ -139,6 +139,14 @@ class Link:
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
 
+    def drained(self, now: float) -> None:
+        """No more datagrams for now: pass on what they brought."""
+        try:
+            self.quic.finish_receiving(now)
+        except Exception as error:  # noqa: BLE001 - the boundary of one connection
+            self.fail(error)
+        self.process()
+
     def process(self) -> None:
         """Pass on what the connection and the session have to tell."""
         if self.gone:
@@ -170,13 +178,13 @@ class Link:
             if self.handler is not None:
                 self.handler.pump()
             closing = compat.close_is_pending(quic)
-            datagrams = quic.datagrams_to_send(now)
-            send = self.sock.send
-            for data, address in datagrams:
-                self.bytes_sent += len(data)
-                send(data, address)
+            flights = quic.flights(now)
+            for packets, address in flights:
+                for packet in packets:
+                    self.bytes_sent += len(packet)
+                self.sock.send_all(packets, address)
             if closing:
-                self._goodbye = datagrams
+                self._goodbye = [(data, address) for packets, address in flights for data in packets]
                 self.endpoint.said_goodbye(self)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)

@@ -102,6 +102,11 @@ class UdpSocket:
         except OSError as error:
             self._failed(error)
 
+    def send_all(self, packets: list[bytes], address: Address) -> None:
+        """Send several datagrams to one address, in order."""
+        for packet in packets:
+            self.send(packet, address)
+
     def close(self) -> None:
         if self.closed:
             return

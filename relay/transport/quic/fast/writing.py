@@ -1,0 +1,407 @@
+"""Sending 1-RTT packets: a flight in one loop, sealed one by one, their headers protected by one call.
+
+Owns the order within a flight (ACK, control frames, datagrams, then streams, strictly by urgency), what may leave now
+(congestion window, pacing, flow control) and the records of what left. All packets of a flight but the last are full,
+so that the kernel can cut them from one buffer. Must never receive. RFC 9000, 12 to 14 and 19.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioquic.quic.packet import QuicFrameType
+
+from relay.transport.quic.fast.base import ControlFrame, FastBase
+from relay.transport.quic.fast.keys import PACKETS_PER_KEY
+from relay.transport.quic.fast.recovery import SentPacket, Sum
+from relay.transport.quic.fast.streams import FastReceiver, FastStream
+from relay.transport.quic.fast.varint import varint
+
+if TYPE_CHECKING:
+    from aioquic.quic.connection import NetworkAddress
+    from aioquic.quic.packet_builder import QuicDeliveryState
+
+    from relay.transport.quic.compat import Flight
+
+FIXED_BIT = 0x40
+TAG = 16
+"""Bytes that sealing adds."""
+
+SHORT_NUMBER = 2
+LONG_NUMBER = 4
+NUMBER_SPAN = 1 << 14
+"""Packets outstanding from which on two bytes of their number would be ambiguous: half of what RFC 9000, 17.1 allows."""
+
+SMALLEST_ROOM = 24
+"""Bytes left in a packet with which another STREAM frame is not worth its header."""
+
+SMALLEST_PAYLOAD = 3
+"""Bytes of payload with which header protection has enough to sample, whatever the length of the packet number."""
+
+FLIGHT = 256
+"""Packets of one flight at most: other connections want their turn."""
+
+ACK_RANGES = 32
+"""Ranges in an ACK frame; older ones were told before."""
+
+ACK_OF_ACK = 8
+"""Every so many packets, one with an ACK of several ranges asks to be acknowledged, so that they can be forgotten."""
+
+ACK_FREQUENCY = 0xAF
+"""Frame type of draft-ietf-quic-ack-frequency."""
+
+FEWEST_PER_ACK = 2
+MOST_PER_ACK = 32
+"""Bounds of what we ask a peer for: packets that elicit an acknowledgement, for each one."""
+
+TOO_LONG = 2
+"""How much the congestion window must change, as a factor, before the peer is asked anew."""
+
+
+class WritingConnection(FastBase):
+    """The sending side."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._asked_per_ack = 0
+        """Packets for each acknowledgement that the peer was asked for last."""
+        self._ack_frequency_sequence = 0
+        self._blocked_at = -1
+        """MAX_DATA that the peer was told of last, when it stopped us."""
+
+    # -- what leaves
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        return [(packet, address) for packets, address in self.flights(now) for packet in packets]
+
+    def flights(self, now: float) -> list[Flight]:
+        """Everything to be sent now, by address."""
+        if self._ended:
+            self._discard_ended()
+        flights: list[Flight] = []
+        if self._stock_due:
+            self._review()
+            if self._stock_due:
+                flights = super().flights(now)
+                self._review()
+        if self._quick:
+            packets = self._write(now)
+            if packets:
+                address = self._network_paths[0].addr
+                if flights and flights[-1][1] == address:
+                    flights[-1][0].extend(packets)
+                else:
+                    flights.append((packets, address))
+        return flights
+
+    def _write(self, now: float) -> list[bytes]:
+        """One flight of packets, empty if there is nothing to send or nothing may be sent."""
+        space = self._space
+        cc = self._loss._cc
+        pacer: Any = self._loss._pacer
+        self._pacing_at = None
+        probe = self._probe_pending
+        ack = space.ack_at is not None
+        wants = bool(
+            self._active
+            or self._calling
+            or self._frames
+            or self._datagrams_pending
+            or self._ping_pending
+            or probe
+            or self._limits_due
+            or self._receive_window.sent != self._receive_window.value
+        )
+        budget = 0
+        if wants:
+            size = self._max_datagram_size
+            budget = cc.congestion_window - cc.bytes_in_flight
+            if probe:
+                budget = max(budget, size)  # a probe may exceed the window (RFC 9002, 7.5)
+            elif budget >= size and (at := pacer.next_send_time(now)) is not None:
+                self._pacing_at = at
+                budget = 0
+            elif pacer.rate:
+                budget = min(budget, int(pacer.tokens) + size)
+            if budget < size:
+                budget = 0
+        if not budget and not (ack and space.ack_at <= now):  # type: ignore[operator]
+            return []
+        if budget:
+            self._collect_frames()
+        return self._write_packets(now, budget, ack=ack)
+
+    def _collect_frames(self) -> None:
+        """Turn what is to be said besides STREAM data into frames."""
+        frames = self._frames
+        window = self._receive_window
+        if window.sent != window.value:
+            window.sent = window.value
+            frames.append(self._limit_frame(window))
+        if self._limits_due:
+            self._limits_due = False
+            for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
+                # Wait until the peer has fewer streams left than it would be granted: fewer frames.
+                if limit.value != limit.sent and limit.sent - limit.used < limit.value - limit.sent:
+                    limit.sent = limit.value
+                    frames.append(self._limit_frame(limit))
+        if self._calling:
+            for stream in self._calling:
+                self._collect_calls(stream)
+            self._calling.clear()
+        if self._probe_pending or self._ping_pending:
+            frames.append((b"\x01", self._on_ping_delivery, (tuple(self._ping_pending),)))
+            self._ping_pending.clear()
+            self._probe_pending = False
+        if self._min_ack_delay is not None:
+            self._collect_ack_frequency()
+
+    def _limit_frame(self, limit: Any) -> ControlFrame:
+        data = varint(limit.frame_type) + varint(limit.value)
+        return data, self._on_connection_limit_delivery, (limit,)
+
+    def _collect_calls(self, stream: FastStream) -> None:
+        frames = self._frames
+        number = varint(stream.stream_id)
+        receiver, sender = stream.receiver, stream.sender
+        if isinstance(receiver, FastReceiver):
+            if receiver.stop_pending:
+                stop = receiver.get_stop_frame()
+                data = b"\x05" + number + varint(stop.error_code)
+                frames.append((data, receiver.on_stop_sending_delivery, ()))
+            limit = self._next_stream_limit(stream)
+            if limit is not None:
+                frames.append(
+                    (b"\x11" + number + varint(limit), self._on_max_stream_data_delivery, (stream,))
+                )
+        if sender.reset_pending:
+            reset = sender.get_reset_frame()
+            data = b"\x04" + number + varint(reset.error_code) + varint(reset.final_size)
+            frames.append((data, sender.on_reset_delivery, ()))
+
+    def _collect_ack_frequency(self) -> None:
+        """Ask for fewer acknowledgements: several per window, so that it can still grow and be paced by them.
+
+        The delay asked for is the one that the peer has announced, so the probe timeout stays what it is.
+        """
+        window = self._loss.congestion_window // self._max_datagram_size
+        wanted = min(max(window // 3, FEWEST_PER_ACK), MOST_PER_ACK)
+        asked = self._asked_per_ack
+        if asked and wanted < asked * TOO_LONG and asked < wanted * TOO_LONG:
+            return
+        self._asked_per_ack = wanted
+        delay = max(self._loss.max_ack_delay, self._min_ack_delay or 0.0)
+        data = b"".join(
+            (
+                varint(ACK_FREQUENCY),
+                varint(self._ack_frequency_sequence),
+                varint(wanted - 1),
+                varint(int(delay * 1_000_000)),
+                varint(1),  # out of order packets are acknowledged at once, as always
+            )
+        )
+        self._frames.append((data, self._on_ack_frequency_delivery, (self._ack_frequency_sequence,)))
+        self._ack_frequency_sequence += 1
+
+    def _on_ack_frequency_delivery(self, delivery: QuicDeliveryState, sequence: int) -> None:
+        if delivery.name == "LOST" and sequence == self._ack_frequency_sequence - 1:
+            self._asked_per_ack = 0
+
+    def _ack_frame(self, now: float) -> bytes:
+        """ACK (RFC 9000, 19.3) of the newest ranges."""
+        space = self._space
+        stop = self._run_stop
+        start = self._run_start
+        delay = (
+            int((now - (space.largest_received_time or now)) * 1_000_000) >> self._local_ack_delay_exponent
+        )
+        queue = space.ack_queue
+        count = len(queue)
+        if not count:
+            return b"".join((b"\x02", varint(stop - 1), varint(delay), b"\x00", varint(stop - 1 - start)))
+        older = list(queue)[: -ACK_RANGES - 1 : -1]
+        if stop <= start:  # the newest run was acknowledged; something older is not
+            newest = older.pop(0)
+            start, stop = newest.start, newest.stop
+        parts = [b"\x02", varint(stop - 1), varint(delay), varint(len(older)), varint(stop - 1 - start)]
+        for each in older:
+            parts += (varint(start - each.stop - 1), varint(each.stop - each.start - 1))
+            start = each.start
+        return b"".join(parts)
+
+    # -- packets
+
+    def _write_packets(self, now: float, budget: int, *, ack: bool) -> list[bytes]:  # noqa: C901, PLR0912, PLR0915 - one loop
+        space = self._space
+        sent = space.sent_packets
+        keys = self._pair.sending_keys()
+        seals, iv = keys.seals, keys.iv
+        cid = self._peer_cid.cid
+        first_number = number = self._packet_number
+        size = LONG_NUMBER if number - space.largest_acked_packet > NUMBER_SPAN else SHORT_NUMBER
+        number_mask = (1 << 8 * size) - 1
+        flags = FIXED_BIT | keys.phase << 2 | size - 1
+        head = bytes((flags,)) + cid
+        overhead = len(head) + size + TAG
+        full = self._max_datagram_size - overhead
+        frames = self._frames
+        datagrams = self._datagrams_pending
+        active = self._active
+        turn = len(active) - 1
+        sealed: list[bytes] = []
+        charged = 0
+        eliciting = 0
+        acked = -1
+        while len(sealed) < FLIGHT:
+            room = full
+            parts: list[bytes] = []
+            record: SentPacket | None = None
+            if ack:
+                ack = False
+                frame = self._ack_frame(now)
+                space.ack_at = None
+                self._unacked = 0
+                acked = space.largest_received_packet
+                parts.append(frame)
+                room -= len(frame)
+                if len(space.ack_queue) and number % ACK_OF_ACK == 0 and budget:
+                    frames.appendleft((b"\x01", self._on_ping_delivery, ((),)))
+            if budget >= full + overhead:
+                while frames and len(frames[0][0]) <= room:
+                    frame, handler, arguments = frames.popleft()
+                    parts.append(frame)
+                    room -= len(frame)
+                    if record is None:
+                        record = SentPacket(number, now)
+                    if handler is not None:
+                        if record.handlers is None:
+                            record.handlers = []
+                        record.handlers.append((handler, arguments))
+                while datagrams and len(datagrams[0]) + 3 <= room:
+                    data = datagrams.popleft()
+                    parts += (b"\x31", varint(len(data)), data)
+                    room -= len(data) + (2 if len(data) < 0x40 else 3)
+                    if record is None:
+                        record = SentPacket(number, now)
+                while turn >= 0 and room > SMALLEST_ROOM:
+                    stream = active[turn]
+                    sender = stream.sender
+                    fresh = sender.highest_offset
+                    prefix = varint(stream.stream_id)
+                    offset = sender.lost[0][0] if sender.lost else fresh
+                    position = varint(offset) if offset else b""
+                    space_left = room - 1 - len(prefix) - len(position)
+                    allowed = fresh + self._remote_max_data - self._remote_max_data_used
+                    if allowed > stream.max_stream_data_remote:
+                        allowed = stream.max_stream_data_remote
+                    taken = None if stream.is_blocked else sender.take(space_left, allowed)
+                    if taken is None:
+                        # Flow control holds it back, unless there is nothing more.
+                        if sender.buffer_is_empty:
+                            del active[turn]
+                            stream.sending = False
+                        elif not stream.is_blocked and allowed <= fresh:
+                            self._tell_blocked(stream, allowed)
+                        turn -= 1
+                        continue
+                    start, stop, data, fin = taken
+                    self._remote_max_data_used += sender.highest_offset - fresh
+                    if sender.buffer_is_empty:
+                        del active[turn]
+                        stream.sending = False
+                        turn -= 1
+                    kind = 0x08 | (4 if offset else 0) | fin
+                    length = stop - start
+                    if length >= space_left - 1 or turn < 0:
+                        # The last frame needs no length: it goes to the end of the packet.
+                        parts += (_KINDS[kind], prefix, position, data)
+                        room = 0
+                    else:
+                        if length > space_left - 2:
+                            raise AssertionError
+                        parts += (_KINDS[kind | 2], prefix, position, varint(length), data)
+                        room = space_left - length - (1 if length < 0x40 else 2)
+                    if record is None:
+                        record = SentPacket(number, now)
+                    if record.sender is None:
+                        record.sender = sender
+                        record.start = start
+                        record.stop = stop
+                        record.fin = fin
+                    else:
+                        if record.more is None:
+                            record.more = []
+                        record.more.append((sender, start, stop, fin))
+            if not parts:
+                break
+            plain = b"".join(parts)
+            if len(plain) < SMALLEST_PAYLOAD:
+                # In front: a STREAM frame without length would swallow it.
+                plain = bytes(SMALLEST_PAYLOAD - len(plain)) + plain
+            data = seals(
+                (iv ^ number).to_bytes(12, "big"), plain, head + (number & number_mask).to_bytes(size, "big")
+            )
+            sealed.append(data)
+            if record is not None:
+                record.sent_bytes = total = len(data) + len(head) + size
+                if acked >= 0:
+                    record.acks = acked
+                    acked = -1
+                sent[number] = record  # type: ignore[assignment]
+                eliciting += 1
+                charged += total
+                budget -= total
+            number += 1
+        if not sealed:
+            return []
+        self._packet_number = number
+        keys.used += len(sealed)
+        if keys.used > PACKETS_PER_KEY:
+            self._pair.update_key()
+            keys.used = 0
+        if eliciting:
+            self._charge(now, charged, eliciting)
+        return _protect(sealed, keys.masks, flags, cid, first_number, size)
+
+    def _charge(self, now: float, charged: int, eliciting: int) -> None:
+        """Account for a flight (RFC 9002, A.5)."""
+        loss = self._loss
+        self._space.ack_eliciting_in_flight += eliciting
+        loss._time_of_last_sent_ack_eliciting_packet = now
+        loss._cc.on_packet_sent(packet=Sum(charged, now))  # type: ignore[arg-type]
+        loss._pacer.tokens -= charged  # type: ignore[attr-defined]
+        if not self._ack_eliciting_sent_since_receipt:
+            self._close_at = now + self._idle
+            self._ack_eliciting_sent_since_receipt = True
+
+    def _tell_blocked(self, stream: FastStream, allowed: int) -> None:
+        """DATA_BLOCKED or STREAM_DATA_BLOCKED (RFC 9000, 4.1), once for each limit; not worth repeating if lost."""
+        if allowed == stream.max_stream_data_remote:
+            if stream.blocked_at != allowed:
+                stream.blocked_at = allowed
+                self._frames.append((b"\x15" + varint(stream.stream_id) + varint(allowed), None, ()))
+        elif self._blocked_at != self._remote_max_data:
+            self._blocked_at = self._remote_max_data
+            self._frames.append(
+                (varint(QuicFrameType.DATA_BLOCKED) + varint(self._remote_max_data), None, ())
+            )
+
+
+_KINDS = [bytes((kind,)) for kind in range(0x10)]
+
+
+def _protect(sealed: list[bytes], masks: Any, flags: int, cid: bytes, number: int, size: int) -> list[bytes]:
+    """Finished packets: header protection (RFC 9001, 5.4) for all of them with one set of masks."""
+    skip = 4 - size
+    mask = masks(b"".join([data[skip : skip + 16] for data in sealed]))
+    limit = (1 << 8 * size) - 1
+    packets = []
+    at = 0
+    for data in sealed:
+        hidden = (number & limit) ^ int.from_bytes(mask[at + 1 : at + 1 + size], "big")
+        packets.append(
+            b"".join((bytes((flags ^ (mask[at] & 0x1F),)), cid, hidden.to_bytes(size, "big"), data))
+        )
+        number += 1
+        at += 16
+    return packets
