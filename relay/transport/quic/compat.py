@@ -17,7 +17,6 @@ from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.connection import QuicConnection, QuicConnectionState
 from aioquic.quic.crypto import (
-    AEAD,
     CryptoContext,
     CryptoPair,
     KeyUnavailableError,
@@ -36,6 +35,7 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 
 if TYPE_CHECKING:
     from aioquic.quic.configuration import QuicConfiguration
+    from aioquic.quic.recovery import QuicPacketSpace
     from cryptography import x509
 
 TESTED_VERSION = "1.7.2"
@@ -118,18 +118,40 @@ class PatientPair(CryptoPair):
 
     def __init__(self) -> None:
         super().__init__()
-        self._previous: AEAD | None = None
+        self._previous: Any = None
         self._next: CryptoContext | None = None
         self._phase_start: int | None = -1
         """Number of the first packet read in the present phase; `None` until there is one."""
+        self._first_sent: int | None = -1
+        """Number of the first packet sent in the present phase; `None` until there is one."""
         self._update_wanted = False
+        self.space: QuicPacketSpace | None = None
+        """Where it says what the peer has acknowledged."""
 
     def update_key(self) -> None:
-        """As aioquic's, but not before the peer has followed the update before (RFC 9001, 6.1)."""
-        if self._phase_start is None:
-            self._update_wanted = True
-        else:
-            super().update_key()
+        """As aioquic's, but not before the peer has acknowledged a packet of the present phase (RFC 9001, 6.1).
+
+        Without that rule two updates in a row, the first of them the peer's, cannot be told from none.
+        """
+        self._update_wanted = True
+
+    @property
+    def key_phase(self) -> int:
+        self.consider_update()
+        return super().key_phase
+
+    def consider_update(self) -> None:
+        """Begin the update that was asked for, if it may begin."""
+        if self._update_wanted and self._first_sent is not None and self.space is not None:
+            if self.space.largest_acked_packet >= self._first_sent:
+                self._update_wanted = False
+                super().update_key()
+
+    def encrypt_packet(self, plain_header: bytes, plain_payload: bytes, packet_number: int) -> bytes:
+        data = super().encrypt_packet(plain_header, plain_payload, packet_number)
+        if self._first_sent is None:
+            self._first_sent = packet_number
+        return data
 
     def decrypt_packet(
         self, packet: bytes, encrypted_offset: int, expected_packet_number: int
@@ -141,7 +163,7 @@ class PatientPair(CryptoPair):
         first = header[0]
         number = decode_packet_number(truncated, ((first & 3) + 1) * 8, expected_packet_number)
         present = (first & 4) >> 2 == recv.key_phase
-        aead: AEAD | None = recv.aead
+        aead: Any = recv.aead
         update = False
         if not present:
             if self._previous is not None and (self._phase_start is None or number < self._phase_start):
@@ -151,16 +173,12 @@ class PatientPair(CryptoPair):
                     self._next = next_key_phase(recv)
                 aead = self._next.aead
                 update = True
-        assert aead is not None
         payload = aead.decrypt(packet[len(header) :], header, number)
         if update:
             self._update_key("remote_update")
         if (present or update) and self._phase_start is None:
             self._phase_start = number
             self._phase_began()
-            if self._update_wanted:
-                self._update_wanted = False
-                self.update_key()
         return header, payload, number
 
     def teardown(self) -> None:
@@ -170,7 +188,7 @@ class PatientPair(CryptoPair):
     def _update_key(self, trigger: str) -> None:
         self._previous = self.recv.aead
         self._next = None
-        self._phase_start = None
+        self._phase_start = self._first_sent = None
         super()._update_key(trigger)
 
     def _phase_began(self) -> None:
@@ -313,7 +331,8 @@ class RelayQuicConnection(QuicConnection):
         the ClientHello is handled; no callback of aioquic comes that early.
         """
         super()._initialize(peer_cid)
-        self._cryptos[tls.Epoch.ONE_RTT] = self._make_pair()
+        pair = self._cryptos[tls.Epoch.ONE_RTT] = self._make_pair()
+        pair.space = self._spaces[tls.Epoch.ONE_RTT]
         select = self._credentials
         if select is None:
             return

@@ -125,6 +125,11 @@ class FastBase(RelayQuicConnection):
         super().close(error_code, frame_type, reason_phrase)
         self._leave_quick()
 
+    def _set_state(self, state: QuicConnectionState) -> None:
+        super()._set_state(state)
+        if state is not QuicConnectionState.CONNECTED:
+            self._leave_quick()
+
     def _stock_datagrams(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """Let aioquic write: everything before the connection is quick, later only what nobody else can."""
         if not self._quick:

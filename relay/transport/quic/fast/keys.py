@@ -69,12 +69,16 @@ class FastPair(PatientPair):
             self.reading = PacketKeys(self.recv)
         return True
 
-    def sending_keys(self) -> PacketKeys:
-        """What to seal the next packets with, after a key update if one is asked for."""
+    def sending_keys(self, number: int) -> PacketKeys:
+        """What to seal the packets from `number` on with, after a key update if one is asked for."""
+        if self._update_wanted:
+            self.consider_update()
         if self._update_key_requested:
             self._update_key("local_update")
         keys = self.writing
         assert keys is not None
+        if self._first_sent is None:
+            self._first_sent = number
         return keys
 
     def teardown(self) -> None:

@@ -67,9 +67,7 @@ class ReadingConnection(AckingConnection):
             or data[1:start] != host_cid
             or self._network_paths[0].addr != addr
         ):
-            self._settle(now)
-            self._leave_quick()
-            super().receive_datagram(data, addr, now)
+            self._receive_unusual(data, addr, now)
             return
         if len(data) < start + SHORTEST:
             return
@@ -82,9 +80,7 @@ class ReadingConnection(AckingConnection):
         number = decode_packet_number(truncated, size << 3, space.expected_packet_number)
         if first >> 2 & 1 != keys.phase:
             # A key update, or a straggler from before one: the pair knows both.
-            self._settle(now)
-            self._leave_quick()
-            super().receive_datagram(data, addr, now)
+            self._receive_unusual(data, addr, now)
             return
         header = bytes((first,)) + host_cid + truncated.to_bytes(size, "big")
         try:
@@ -126,6 +122,12 @@ class ReadingConnection(AckingConnection):
                 space.ack_at = now
             elif space.ack_at is None:
                 space.ack_at = now + ACK_DELAY
+
+    def _receive_unusual(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        """Hand a datagram to aioquic, after everything that came before it."""
+        self.finish_receiving(now)
+        self._leave_quick()
+        super().receive_datagram(data, addr, now)
 
     def _record_odd(self, number: int, now: float) -> None:
         """A packet that does not follow the one before."""
@@ -281,7 +283,6 @@ class ReadingConnection(AckingConnection):
                 raise QuicConnectionError(QuicErrorCode.FINAL_SIZE_ERROR, kind, str(error)) from error
             if event is not None:
                 self._events.append(event)
-                self._check_window(stream)
         if fresh > 0:
             window.used += fresh
         return stop

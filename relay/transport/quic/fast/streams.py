@@ -300,8 +300,11 @@ class FastReceiver(QuicStreamReceiver):
             self._ranges = RangeSet()
             self._buffer = bytearray()
         event = super().handle_frame(frame)
-        if self.is_finished and self._stream is not None:
-            self._stream.ended()
+        if self._stream is not None:
+            if self.is_finished:
+                self._stream.ended()
+            elif event is not None:
+                self._stream.calls()  # perhaps for MAX_STREAM_DATA
         return event
 
     def handle_reset(

@@ -234,7 +234,7 @@ class WritingConnection(FastBase):
     def _write_packets(self, now: float, budget: int, *, ack: bool) -> list[bytes]:  # noqa: C901, PLR0912, PLR0915 - one loop
         space = self._space
         sent = space.sent_packets
-        keys = self._pair.sending_keys()
+        keys = self._pair.sending_keys(self._packet_number)
         seals, iv = keys.seals, keys.iv
         cid = self._peer_cid.cid
         first_number = number = self._packet_number
