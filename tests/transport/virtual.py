@@ -281,7 +281,6 @@ class Wire:
                     received[link] = None
             for link in received:
                 link.drained(self.now)
-                link.touch()
             dirty, self.dirty = self.dirty, {}
             for link in dirty:
                 if not link.gone:

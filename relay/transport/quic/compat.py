@@ -32,6 +32,7 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import K_MICRO_SECOND
 
 if TYPE_CHECKING:
     from aioquic.quic.configuration import QuicConfiguration
@@ -230,6 +231,15 @@ class RelayQuicConnection(QuicConnection):
 
     def finish_receiving(self, now: float) -> None:
         """Called when the socket is drained, before the events are read."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there may be events to read, or a close."""
+        return bool(self._events) or self._close_event is not None
+
+    def has_reason_to_send(self, now: float) -> bool:  # noqa: ARG002 - for a connection that knows
+        """Whether what was received may have to be answered now, or the timer to be set anew."""
+        return True
 
     def flights(self, now: float) -> list[Flight]:
         """Everything to be sent now, by address."""
@@ -450,7 +460,8 @@ def probe_timeout(quic: QuicConnection) -> float:
 def smoothed_rtt(quic: QuicConnection) -> float | None:
     """Smoothed round trip in seconds; `None` before the first sample."""
     loss = quic._loss
-    return float(loss._rtt_smoothed) if loss._rtt_initialized else None
+    # The first sample is taken as it is, which may be 0 where a network has no delay.
+    return max(float(loss._rtt_smoothed), K_MICRO_SECOND) if loss._rtt_initialized else None
 
 
 def congestion_window(quic: QuicConnection) -> int:

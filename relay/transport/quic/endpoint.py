@@ -176,9 +176,6 @@ class Endpoint:
         now = self.now()
         for link in received:
             link.drained(now)
-        # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
-        for link in received:
-            self.touch(link)
 
     # -- transmitting, once per connection and loop turn
 

@@ -140,12 +140,15 @@ class Link:
             self.fail(error)
 
     def drained(self, now: float) -> None:
-        """No more datagrams for now: pass on what they brought."""
+        """No more datagrams for now: pass on what they brought, and transmit if that gives a reason to."""
         try:
             self.quic.finish_receiving(now)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
         self.process()
+        # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
+        if not self.gone and self.quic.has_reason_to_send(now):
+            self.touch()
 
     def process(self) -> None:
         """Pass on what the connection and the session have to tell."""
@@ -180,8 +183,7 @@ class Link:
             closing = compat.close_is_pending(quic)
             flights = quic.flights(now)
             for packets, address in flights:
-                for packet in packets:
-                    self.bytes_sent += len(packet)
+                self.bytes_sent += sum(map(len, packets))
                 self.sock.send_all(packets, address)
             if closing:
                 self._goodbye = [(data, address) for packets, address in flights for data in packets]
@@ -189,7 +191,8 @@ class Link:
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
         # Writing issues connection ids, whose events must be known before the peer can use them.
-        self.process()
+        if quic.has_news:
+            self.process()
         if not self.gone:
             self.arm(now)
 

@@ -10,7 +10,6 @@ import array
 import errno
 import socket
 import sys
-from collections.abc import Iterator
 
 SOL_UDP = 17
 UDP_SEGMENT = 103
@@ -63,22 +62,28 @@ def segment_size(messages: list[tuple[int, int, bytes]]) -> int:
     return 0
 
 
-def batches(packets: list[bytes]) -> Iterator[list[bytes]]:
+def batches(packets: list[bytes]) -> list[list[bytes]]:
     """Runs of packets that one call can send: all of one size, but for a shorter last one."""
-    batch: list[bytes] = []
-    size = total = 0
-    for packet in packets:
-        length = len(packet)
-        if batch and (length > size or len(batch) >= MAX_SEGMENTS or total + length > MAX_BYTES):
-            yield batch
-            batch = []
-        if not batch:
-            size = length
-            total = 0
-        batch.append(packet)
-        total += length
-        if length < size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    sizes = list(map(len, packets))
+    size = sizes[0]
+    last = len(sizes) - 1
+    if (
+        last < MAX_SEGMENTS
+        and size * last < MAX_BYTES - size
+        and sizes[-1] <= size
+        and sizes.count(size) >= last
+    ):
+        return [packets]
+    found: list[list[bytes]] = []
+    start = 0
+    while start <= last:
+        size = sizes[start]
+        stop = start + 1
+        most = min(start + min(MAX_SEGMENTS, MAX_BYTES // size), last + 1)
+        while stop < most and sizes[stop] == size:
+            stop += 1
+        if stop < most and sizes[stop] < size:
+            stop += 1
+        found.append(packets[start:stop])
+        start = stop
+    return found

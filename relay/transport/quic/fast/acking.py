@@ -6,15 +6,18 @@ Part of the receiving side.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aioquic.quic.connection import QuicConnectionError
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.quic.packet_builder import QuicDeliveryState
 
 from relay.transport.quic.fast.base import FastBase
-from relay.transport.quic.fast.recovery import SentPacket, Sum
+from relay.transport.quic.fast.recovery import RunPacket, SentPacket, Sum
 from relay.transport.quic.fast.varint import read_varint
+
+if TYPE_CHECKING:
+    from relay.transport.quic.fast.streams import FastSender
 
 SMALLEST_RTT = 0.001
 """Seconds; as in aioquic."""
@@ -83,11 +86,35 @@ class AckingConnection(FastBase):
         recovering: float = self._loss._cc._congestion_recovery_start_time  # type: ignore[attr-defined]
         eliciting = acked = growing = packets = 0
         found = False
+        runner: FastSender | None = None  # whose bytes from `begin` to `end` are acknowledged, told once
+        begin = end = 0
+        pop = sent.pop
         for number in numbers:
-            packet = sent.pop(number, None)
+            packet = pop(number, None)
             if packet is None:
                 continue
             found = True
+            if packet.__class__ is RunPacket:
+                eliciting += 1
+                size = packet.sent_bytes
+                acked += size
+                sent_time = packet.sent_time
+                if sent_time > recovering:
+                    growing += size
+                    packets += 1
+                self._last_sent_time = sent_time
+                if packet.sender is runner and packet.start == end:
+                    end = packet.stop
+                    continue
+                if runner is not None:
+                    runner.on_acked(begin, end, False)
+                runner = packet.sender
+                begin = packet.start
+                end = packet.stop
+                continue
+            if runner is not None:
+                runner.on_acked(begin, end, False)
+                runner = None
             if packet.__class__ is SentPacket:
                 eliciting += 1
                 size = packet.sent_bytes
@@ -121,6 +148,8 @@ class AckingConnection(FastBase):
                 handlers = packet.delivery_handlers
             for handler, arguments in handlers:
                 handler(QuicDeliveryState.ACKED, *arguments)
+        if runner is not None:
+            runner.on_acked(begin, end, False)
         if found:
             self._news = True
             space.ack_eliciting_in_flight -= eliciting

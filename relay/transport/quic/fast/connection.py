@@ -20,6 +20,23 @@ MIN_ACK_DELAY = 0xFF04DE1B
 class FastConnection(ReadingConnection, WritingConnection):
     """The whole."""
 
+    def has_reason_to_send(self, now: float) -> bool:  # noqa: ARG002 - as the original
+        # Without a reason the timer can stay as well: acknowledgements only move it back.
+        return bool(
+            self._stock_due
+            or self._space.ack_at is not None
+            or self._active
+            or self._calling
+            or self._frames
+            or self._ended
+            or self._datagrams_pending
+            or self._ping_pending
+            or self._probe_pending
+            or self._limits_due
+            or self._space.loss_time is not None
+            or self._receive_window.sent != self._receive_window.value
+        )
+
     def get_timer(self) -> float | None:
         if not self._quick or self._close_at is None:
             return super().get_timer()

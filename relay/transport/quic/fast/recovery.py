@@ -85,6 +85,33 @@ class SentPacket:
         return handlers
 
 
+class RunPacket:
+    """A full packet of nothing but new bytes of one stream, not its end: what most packets are. Six fields to fill."""
+
+    __slots__ = ("packet_number", "sender", "sent_bytes", "sent_time", "start", "stop")
+
+    epoch = Epoch.ONE_RTT
+    in_flight = True
+    is_ack_eliciting = True
+    is_crypto_packet = False
+    packet_type = QuicPacketType.ONE_RTT
+    quic_logger_frames: tuple[Any, ...] = ()
+
+    def __init__(
+        self, packet_number: int, sent_time: float, sent_bytes: int, sender: FastSender, start: int, stop: int
+    ) -> None:
+        self.packet_number = packet_number
+        self.sent_time = sent_time
+        self.sent_bytes = sent_bytes
+        self.sender = sender
+        self.start = start
+        self.stop = stop
+
+    @property
+    def delivery_handlers(self) -> list[tuple[Any, tuple[Any, ...]]]:
+        return [(self.sender.on_data_delivery, (self.start, self.stop, False))]
+
+
 class Sum:
     """Several packets in one, for the congestion controller: only these two are looked at."""
 

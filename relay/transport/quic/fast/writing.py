@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from aioquic.quic.packet import QuicFrameType
 
 from relay.transport.quic.fast.base import ControlFrame, FastBase
-from relay.transport.quic.fast.keys import PACKETS_PER_KEY
-from relay.transport.quic.fast.recovery import SentPacket, Sum
+from relay.transport.quic.fast.keys import PACKETS_PER_KEY, PacketKeys
+from relay.transport.quic.fast.recovery import RunPacket, SentPacket, Sum
 from relay.transport.quic.fast.streams import FastReceiver, FastStream
 from relay.transport.quic.fast.varint import varint
 
@@ -253,6 +253,25 @@ class WritingConnection(FastBase):
         eliciting = 0
         acked = -1
         while len(sealed) < FLIGHT:
+            if turn >= 0 and not ack and not frames and not datagrams and budget >= full + overhead:
+                count = self._write_run(
+                    active[turn],
+                    full,
+                    min(budget // (full + overhead), FLIGHT),
+                    number,
+                    now,
+                    keys,
+                    head,
+                    size,
+                    sealed,
+                )
+                if count:
+                    number += count
+                    eliciting += count
+                    total = count * (full + overhead)
+                    charged += total
+                    budget -= total
+                    continue
             room = full
             parts: list[bytes] = []
             record: SentPacket | None = None
@@ -363,6 +382,73 @@ class WritingConnection(FastBase):
             self._charge(now, charged, eliciting)
         return _protect(sealed, keys.masks, flags, cid, first_number, size)
 
+    def _write_run(
+        self,
+        stream: FastStream,
+        room: int,
+        most: int,
+        number: int,
+        now: float,
+        keys: PacketKeys,
+        head: bytes,
+        size: int,
+        sealed: list[bytes],
+    ) -> int:
+        """Full packets of new bytes of one stream; how many there are. This is where the time goes."""
+        sender = stream.sender
+        if sender.lost or stream.is_blocked:
+            return 0
+        offset = first = sender.highest_offset
+        final = min(
+            sender._buffer_stop,
+            stream.max_stream_data_remote,
+            offset + self._remote_max_data - self._remote_max_data_used,
+        )
+        chunks, ends, cursor = sender._chunks, sender._ends, sender._cursor
+        seals, iv = keys.seals, keys.iv
+        sent: dict[int, Any] = self._space.sent_packets
+        prefix = varint(stream.stream_id)
+        total = room + len(head) + size + TAG
+        mask = (1 << 8 * size) - 1
+        room -= 1 + len(prefix)
+        count = 0
+        while count < most:
+            if 0x4000 <= offset < 0x40000000:  # noqa: PLR2004 - the varint of nearly all offsets
+                position = (0x80000000 | offset).to_bytes(4, "big")
+                stop = offset + room - 4
+            else:
+                position = varint(offset) if offset else b""
+                stop = offset + room - len(position)
+            if stop >= final:
+                break  # not full, or the last one: its end may have to be told
+            end = ends[cursor]
+            if stop <= end:
+                chunk = chunks[cursor]
+                begin = len(chunk) - end + offset
+                data = chunk[begin : begin + stop - offset]
+                if stop == end:
+                    cursor += 1
+            else:
+                sender._cursor = cursor
+                data = sender._advance(offset, stop)
+                cursor = sender._cursor
+            sealed.append(
+                seals(
+                    (iv ^ number).to_bytes(12, "big"),
+                    b"".join((b"\x0c" if offset else b"\x08", prefix, position, data)),
+                    head + (number & mask).to_bytes(size, "big"),
+                )
+            )
+            sent[number] = RunPacket(number, now, total, sender, offset, stop)
+            offset = stop
+            number += 1
+            count += 1
+        if count:
+            sender._cursor = cursor
+            sender.highest_offset = offset
+            self._remote_max_data_used += offset - first
+        return count
+
     def _charge(self, now: float, charged: int, eliciting: int) -> None:
         """Account for a flight (RFC 9002, A.5)."""
         loss = self._loss
@@ -387,21 +473,27 @@ class WritingConnection(FastBase):
             )
 
 
-_KINDS = [bytes((kind,)) for kind in range(0x10)]
+_KINDS = [bytes((kind,)) for kind in range(0x100)]
 
 
 def _protect(sealed: list[bytes], masks: Any, flags: int, cid: bytes, number: int, size: int) -> list[bytes]:
     """Finished packets: header protection (RFC 9001, 5.4) for all of them with one set of masks."""
     skip = 4 - size
     mask = masks(b"".join([data[skip : skip + 16] for data in sealed]))
-    limit = (1 << 8 * size) - 1
     packets = []
     at = 0
+    if size == SHORT_NUMBER:
+        for data in sealed:
+            hidden = (number ^ (mask[at + 1] << 8 | mask[at + 2])) & 0xFFFF
+            first = _KINDS[flags ^ (mask[at] & 0x1F)]
+            packets.append(b"".join((first, cid, hidden.to_bytes(2, "big"), data)))
+            number += 1
+            at += 16
+        return packets
     for data in sealed:
-        hidden = (number & limit) ^ int.from_bytes(mask[at + 1 : at + 1 + size], "big")
-        packets.append(
-            b"".join((bytes((flags ^ (mask[at] & 0x1F),)), cid, hidden.to_bytes(size, "big"), data))
-        )
+        hidden = (number ^ int.from_bytes(mask[at + 1 : at + 5], "big")) & 0xFFFFFFFF
+        first = _KINDS[flags ^ (mask[at] & 0x1F)]
+        packets.append(b"".join((first, cid, hidden.to_bytes(4, "big"), data)))
         number += 1
         at += 16
     return packets
