@@ -173,12 +173,14 @@ class Link:
 
     def transmit(self, now: float) -> None:
         """Everything of this loop turn: events of local calls, then what is to be sent, then the timer."""
-        self.process()
-        if self.gone:
-            return
         quic = self.quic
+        if quic.has_news or self.handler is None:
+            self.process()
+            if self.gone:
+                return
         try:
             if self.handler is not None:
+                self.handler.deliver()
                 self.handler.pump()
             closing = compat.close_is_pending(quic)
             flights = quic.flights(now)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SMALLEST_RTT = 0.001
 """Seconds; as in aioquic."""
 
+LONG_RTT = 0.3
+"""Seconds of round trip from which on the idle time-out may depend on it (RFC 9000, 10.1)."""
+
 
 class AckingConnection(FastBase):
     """The part that hears of acknowledgements."""
@@ -172,11 +175,11 @@ class AckingConnection(FastBase):
         self._news = False
         loss = self._loss
         space = self._space
+        if self._acked_bytes:
+            self._grow(now)
         if self._sample is not None:
             self._measure(*self._sample, now)
             self._sample = None
-        if self._acked_bytes:
-            self._grow(now)
         oldest = next(iter(space.sent_packets), None)
         if oldest is not None and oldest <= space.largest_acked_packet:
             loss._detect_loss(now=now, space=space)
@@ -204,7 +207,9 @@ class AckingConnection(FastBase):
                 cc.bytes_in_flight += share.sent_bytes * packets
                 for _ in range(packets):
                     cc.on_packet_acked(packet=share, now=now)
-            self._loss._pacer.update_rate(cc.congestion_window, self._loss._rtt_smoothed)
+        window = cc.congestion_window
+        if self._min_ack_delay is not None and not window < 2 * self._asked_window < 4 * window:
+            self._frequency_due = True
         self._acked_bytes = self._growing_bytes = self._growing_packets = 0
 
     def _measure(self, latest: float, delay: float, now: float) -> None:
@@ -224,6 +229,8 @@ class AckingConnection(FastBase):
         else:
             loss._rtt_variance = 0.75 * loss._rtt_variance + 0.25 * abs(loss._rtt_smoothed - rtt)
             loss._rtt_smoothed = 0.875 * loss._rtt_smoothed + 0.125 * rtt
-        loss._cc.on_rtt_measurement(now=now, rtt=rtt)
-        loss._pacer.update_rate(loss._cc.congestion_window, loss._rtt_smoothed)
-        self._idle = self._idle_timeout()
+        cc = loss._cc
+        cc.on_rtt_measurement(now=now, rtt=rtt)
+        loss._pacer.update_rate(cc.congestion_window, loss._rtt_smoothed)
+        if loss._rtt_smoothed > LONG_RTT:
+            self._idle = self._idle_timeout()

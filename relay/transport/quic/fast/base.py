@@ -69,6 +69,10 @@ class FastBase(RelayQuicConnection):
         """Packets received since our last ACK frame that elicit one."""
         self._min_ack_delay: float | None = None
         """Seconds that the peer can hold back acknowledgements at least, if it takes ACK_FREQUENCY frames."""
+        self._frequency_due = False
+        """Whether the peer is to be asked for another rate of acknowledgements."""
+        self._asked_window = 0
+        """The congestion window when it was asked last."""
         self._idle = 0.0
         """The idle time-out in seconds."""
         self._loss._pacer = Pacer(max_datagram_size=self._max_datagram_size)

@@ -54,9 +54,6 @@ FEWEST_PER_ACK = 2
 MOST_PER_ACK = 32
 """Bounds of what we ask a peer for: packets that elicit an acknowledgement, for each one."""
 
-TOO_LONG = 2
-"""How much the congestion window must change, as a factor, before the peer is asked anew."""
-
 
 class WritingConnection(FastBase):
     """The sending side."""
@@ -102,16 +99,16 @@ class WritingConnection(FastBase):
         self._pacing_at = None
         probe = self._probe_pending
         ack = space.ack_at is not None
-        wants = bool(
-            self._active
-            or self._calling
-            or self._frames
-            or self._datagrams_pending
+        window = self._receive_window
+        says = (
+            self._calling
             or self._ping_pending
             or probe
             or self._limits_due
-            or self._receive_window.sent != self._receive_window.value
+            or window.sent != window._value
+            or self._frequency_due
         )
+        wants = says or self._active or self._frames or self._datagrams_pending
         budget = 0
         if wants:
             size = self._max_datagram_size
@@ -127,7 +124,7 @@ class WritingConnection(FastBase):
                 budget = 0
         if not budget and not (ack and space.ack_at <= now):  # type: ignore[operator]
             return []
-        if budget:
+        if budget and says:
             self._collect_frames()
         return self._write_packets(now, budget, ack=ack)
 
@@ -153,7 +150,8 @@ class WritingConnection(FastBase):
             frames.append((b"\x01", self._on_ping_delivery, (tuple(self._ping_pending),)))
             self._ping_pending.clear()
             self._probe_pending = False
-        if self._min_ack_delay is not None:
+        if self._frequency_due:
+            self._frequency_due = False
             self._collect_ack_frequency()
 
     def _limit_frame(self, limit: Any) -> ControlFrame:
@@ -184,10 +182,10 @@ class WritingConnection(FastBase):
 
         The delay asked for is the one that the peer has announced, so the probe timeout stays what it is.
         """
-        window = self._loss.congestion_window // self._max_datagram_size
-        wanted = min(max(window // 3, FEWEST_PER_ACK), MOST_PER_ACK)
-        asked = self._asked_per_ack
-        if asked and wanted < asked * TOO_LONG and asked < wanted * TOO_LONG:
+        window = self._loss.congestion_window
+        wanted = min(max(window // self._max_datagram_size // 3, FEWEST_PER_ACK), MOST_PER_ACK)
+        self._asked_window = window
+        if wanted == self._asked_per_ack:
             return
         self._asked_per_ack = wanted
         delay = max(self._loss.max_ack_delay, self._min_ack_delay or 0.0)
@@ -206,6 +204,7 @@ class WritingConnection(FastBase):
     def _on_ack_frequency_delivery(self, delivery: QuicDeliveryState, sequence: int) -> None:
         if delivery.name == "LOST" and sequence == self._ack_frequency_sequence - 1:
             self._asked_per_ack = 0
+            self._frequency_due = True
 
     def _ack_frame(self, now: float) -> bytes:
         """ACK (RFC 9000, 19.3) of the newest ranges."""
@@ -254,23 +253,18 @@ class WritingConnection(FastBase):
         acked = -1
         while len(sealed) < FLIGHT:
             if turn >= 0 and not ack and not frames and not datagrams and budget >= full + overhead:
-                count = self._write_run(
-                    active[turn],
-                    full,
-                    min(budget // (full + overhead), FLIGHT),
-                    number,
-                    now,
-                    keys,
-                    head,
-                    size,
-                    sealed,
+                most = min(budget // (full + overhead), FLIGHT - len(sealed))
+                count, total = self._write_run(
+                    active[turn], full, most, number, now, keys, head, size, sealed, turn
                 )
                 if count:
                     number += count
                     eliciting += count
-                    total = count * (full + overhead)
                     charged += total
                     budget -= total
+                    if not active[turn].sending:
+                        del active[turn]
+                        turn -= 1
                     continue
             room = full
             parts: list[bytes] = []
@@ -393,11 +387,15 @@ class WritingConnection(FastBase):
         head: bytes,
         size: int,
         sealed: list[bytes],
-    ) -> int:
-        """Full packets of new bytes of one stream; how many there are. This is where the time goes."""
+        turn: int,
+    ) -> tuple[int, int]:
+        """Packets of new bytes of one stream: how many, and of how many bytes. This is where the time goes.
+
+        All are full but the one that takes the last bytes of the last stream (`turn` is 0).
+        """
         sender = stream.sender
         if sender.lost or stream.is_blocked:
-            return 0
+            return 0, 0
         offset = first = sender.highest_offset
         final = min(
             sender._buffer_stop,
@@ -412,6 +410,7 @@ class WritingConnection(FastBase):
         mask = (1 << 8 * size) - 1
         room -= 1 + len(prefix)
         count = 0
+        done = False
         while count < most:
             if 0x4000 <= offset < 0x40000000:  # noqa: PLR2004 - the varint of nearly all offsets
                 position = (0x80000000 | offset).to_bytes(4, "big")
@@ -420,7 +419,11 @@ class WritingConnection(FastBase):
                 position = varint(offset) if offset else b""
                 stop = offset + room - len(position)
             if stop >= final:
-                break  # not full, or the last one: its end may have to be told
+                # Not full, or the last bytes: alone only if they are all that is left to send.
+                if turn or final != sender._buffer_stop or offset == final:
+                    break
+                stop = final
+                done = True
             end = ends[cursor]
             if stop <= end:
                 chunk = chunks[cursor]
@@ -432,6 +435,8 @@ class WritingConnection(FastBase):
                 sender._cursor = cursor
                 data = sender._advance(offset, stop)
                 cursor = sender._cursor
+            if done:
+                break
             sealed.append(
                 seals(
                     (iv ^ number).to_bytes(12, "big"),
@@ -443,11 +448,35 @@ class WritingConnection(FastBase):
             offset = stop
             number += 1
             count += 1
+        charged = count * total
+        if done:
+            kind = 0x0C if offset else 0x08
+            length = len(prefix) + len(position) + len(data) + 1
+            charged += length + len(head) + size + TAG
+            record: Any = RunPacket(number, now, length + len(head) + size + TAG, sender, offset, stop)
+            if stop == sender.fin_at:
+                kind |= 1
+                sender.fin_pending = False
+                record = SentPacket(number, now)
+                record.sent_bytes = length + len(head) + size + TAG
+                record.sender, record.start, record.stop, record.fin = sender, offset, stop, True
+            plain = b"".join((_KINDS[kind], prefix, position, data))
+            if length < SMALLEST_PAYLOAD:
+                plain = bytes(SMALLEST_PAYLOAD - length) + plain
+                record.sent_bytes += SMALLEST_PAYLOAD - length
+                charged += SMALLEST_PAYLOAD - length
+            sealed.append(
+                seals((iv ^ number).to_bytes(12, "big"), plain, head + (number & mask).to_bytes(size, "big"))
+            )
+            sent[number] = record
+            offset = stop
+            count += 1
+            stream.sending = False
         if count:
             sender._cursor = cursor
             sender.highest_offset = offset
             self._remote_max_data_used += offset - first
-        return count
+        return count, charged
 
     def _charge(self, now: float, charged: int, eliciting: int) -> None:
         """Account for a flight (RFC 9002, A.5)."""
