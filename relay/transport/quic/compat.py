@@ -143,10 +143,14 @@ class PatientPair(CryptoPair):
 
     def consider_update(self) -> None:
         """Begin the update that was asked for, if it may begin."""
-        if self._update_wanted and self._first_sent is not None and self.space is not None:
-            if self.space.largest_acked_packet >= self._first_sent:
-                self._update_wanted = False
-                super().update_key()
+        if (
+            self._update_wanted
+            and self._first_sent is not None
+            and self.space is not None
+            and self.space.largest_acked_packet >= self._first_sent
+        ):
+            self._update_wanted = False
+            super().update_key()
 
     def encrypt_packet(self, plain_header: bytes, plain_payload: bytes, packet_number: int) -> bytes:
         data = super().encrypt_packet(plain_header, plain_payload, packet_number)

@@ -53,8 +53,7 @@ class AckingConnection(FastBase):
                 QuicErrorCode.PROTOCOL_VIOLATION, QuicFrameType.ACK, "ACK of a packet that was never sent"
             )
         space = self._space
-        if largest > space.largest_acked_packet:
-            space.largest_acked_packet = largest
+        space.largest_acked_packet = max(space.largest_acked_packet, largest)
         sent: dict[int, Any] = space.sent_packets
         newest = sent.get(largest)
         low = largest - length

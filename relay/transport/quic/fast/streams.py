@@ -46,12 +46,12 @@ class FastSender:
         "_acked",
         "_beyond",
         "_buffer_stop",
-        "_chunks",
-        "_cursor",
-        "_ends",
         "_fin_acked",
         "_reset_error_code",
         "_stream",
+        "chunks",
+        "cursor",
+        "ends",
         "fin_at",
         "fin_pending",
         "highest_offset",
@@ -62,10 +62,10 @@ class FastSender:
 
     def __init__(self, stream: FastStream | None) -> None:
         self._stream = stream
-        self._chunks: list[bytes] = []
-        self._ends: list[int] = []
+        self.chunks: list[bytes] = []
+        self.ends: list[int] = []
         """Offset after each chunk."""
-        self._cursor = 0
+        self.cursor = 0
         """The chunk that holds the next new byte."""
         self._acked = 0
         """Everything below is acknowledged and dropped."""
@@ -105,8 +105,8 @@ class FastSender:
         for chunk in chunks:
             if chunk:
                 stop += len(chunk)
-                self._chunks.append(chunk)
-                self._ends.append(stop)
+                self.chunks.append(chunk)
+                self.ends.append(stop)
         if fin:
             self.fin_at = stop
             self.fin_pending = True
@@ -124,8 +124,8 @@ class FastSender:
             self.reset_pending = True
             self.fin_pending = False
             self.lost.clear()
-            self._chunks.clear()
-            self._ends.clear()
+            self.chunks.clear()
+            self.ends.clear()
             self._buffer_stop = self.highest_offset
             if self._stream is not None:
                 self._stream.calls()
@@ -154,29 +154,29 @@ class FastSender:
             fin = stop == self.fin_at
             if fin:
                 self.fin_pending = False
-            return start, stop, self._advance(start, stop), fin
+            return start, stop, self.advance(start, stop), fin
         if self.fin_pending and start == self.fin_at and room >= 0:
             self.fin_pending = False
             return start, start, b"", True
         return None
 
-    def _advance(self, start: int, stop: int) -> bytes:
+    def advance(self, start: int, stop: int) -> bytes:
         """New bytes; most often a part of one chunk."""
-        ends = self._ends
-        cursor = self._cursor
+        ends = self.ends
+        cursor = self.cursor
         end = ends[cursor]
-        chunk = self._chunks[cursor]
+        chunk = self.chunks[cursor]
         begin = start - end + len(chunk)
         if stop < end:
             return chunk[begin : begin + stop - start]
         if stop == end:
-            self._cursor = cursor + 1
+            self.cursor = cursor + 1
             return chunk[begin:] if begin else chunk
         pieces = [chunk[begin:]]
         while True:
             cursor += 1
             end = ends[cursor]
-            chunk = self._chunks[cursor]
+            chunk = self.chunks[cursor]
             if stop < end:
                 pieces.append(chunk[: stop - end])
                 break
@@ -184,15 +184,15 @@ class FastSender:
             if stop == end:
                 cursor += 1
                 break
-        self._cursor = cursor
+        self.cursor = cursor
         return b"".join(pieces)
 
     def _slice(self, start: int, stop: int) -> bytes:
         """Bytes that were sent before."""
-        index = bisect_right(self._ends, start)
+        index = bisect_right(self.ends, start)
         pieces = []
         while start < stop:
-            chunk, end = self._chunks[index], self._ends[index]
+            chunk, end = self.chunks[index], self.ends[index]
             begin = start - end + len(chunk)
             pieces.append(chunk[begin : len(chunk) if stop >= end else stop - end])
             start = end
@@ -240,13 +240,13 @@ class FastSender:
             self._acked = stop
         elif stop > start:
             self._acked_beyond(start, stop)
-        ends = self._ends
+        ends = self.ends
         acked = self._acked
         if ends and ends[0] <= acked:
             count = 1 if len(ends) == 1 or ends[1] > acked else bisect_right(ends, acked)
             del ends[:count]
-            del self._chunks[:count]
-            self._cursor -= count
+            del self.chunks[:count]
+            self.cursor -= count
         if fin:
             self._fin_acked = True
         if self._fin_acked and acked == self.fin_at:

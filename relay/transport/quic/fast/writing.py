@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioquic.quic.packet import QuicFrameType
-
-from relay.transport.quic.fast.base import ControlFrame, FastBase
 from relay.transport.quic.fast.keys import PACKETS_PER_KEY, PacketKeys
 from relay.transport.quic.fast.recovery import RunPacket, SentPacket, Sum
-from relay.transport.quic.fast.streams import FastReceiver, FastStream
+from relay.transport.quic.fast.speaking import SpeakingConnection
+from relay.transport.quic.fast.streams import FastStream
 from relay.transport.quic.fast.varint import varint
 
 if TYPE_CHECKING:
     from aioquic.quic.connection import NetworkAddress
-    from aioquic.quic.packet_builder import QuicDeliveryState
 
     from relay.transport.quic.compat import Flight
 
@@ -41,30 +38,13 @@ SMALLEST_PAYLOAD = 3
 FLIGHT = 256
 """Packets of one flight at most: other connections want their turn."""
 
-ACK_RANGES = 32
-"""Ranges in an ACK frame; older ones were told before."""
 
 ACK_OF_ACK = 8
 """Every so many packets, one with an ACK of several ranges asks to be acknowledged, so that they can be forgotten."""
 
-ACK_FREQUENCY = 0xAF
-"""Frame type of draft-ietf-quic-ack-frequency."""
 
-FEWEST_PER_ACK = 2
-MOST_PER_ACK = 32
-"""Bounds of what we ask a peer for: packets that elicit an acknowledgement, for each one."""
-
-
-class WritingConnection(FastBase):
+class WritingConnection(SpeakingConnection):
     """The sending side."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._asked_per_ack = 0
-        """Packets for each acknowledgement that the peer was asked for last."""
-        self._ack_frequency_sequence = 0
-        self._blocked_at = -1
-        """MAX_DATA that the peer was told of last, when it stopped us."""
 
     # -- what leaves
 
@@ -128,109 +108,9 @@ class WritingConnection(FastBase):
             self._collect_frames()
         return self._write_packets(now, budget, ack=ack)
 
-    def _collect_frames(self) -> None:
-        """Turn what is to be said besides STREAM data into frames."""
-        frames = self._frames
-        window = self._receive_window
-        if window.sent != window.value:
-            window.sent = window.value
-            frames.append(self._limit_frame(window))
-        if self._limits_due:
-            self._limits_due = False
-            for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
-                # Wait until the peer has fewer streams left than it would be granted: fewer frames.
-                if limit.value != limit.sent and limit.sent - limit.used < limit.value - limit.sent:
-                    limit.sent = limit.value
-                    frames.append(self._limit_frame(limit))
-        if self._calling:
-            for stream in self._calling:
-                self._collect_calls(stream)
-            self._calling.clear()
-        if self._probe_pending or self._ping_pending:
-            frames.append((b"\x01", self._on_ping_delivery, (tuple(self._ping_pending),)))
-            self._ping_pending.clear()
-            self._probe_pending = False
-        if self._frequency_due:
-            self._frequency_due = False
-            self._collect_ack_frequency()
-
-    def _limit_frame(self, limit: Any) -> ControlFrame:
-        data = varint(limit.frame_type) + varint(limit.value)
-        return data, self._on_connection_limit_delivery, (limit,)
-
-    def _collect_calls(self, stream: FastStream) -> None:
-        frames = self._frames
-        number = varint(stream.stream_id)
-        receiver, sender = stream.receiver, stream.sender
-        if isinstance(receiver, FastReceiver):
-            if receiver.stop_pending:
-                stop = receiver.get_stop_frame()
-                data = b"\x05" + number + varint(stop.error_code)
-                frames.append((data, receiver.on_stop_sending_delivery, ()))
-            limit = self._next_stream_limit(stream)
-            if limit is not None:
-                frames.append(
-                    (b"\x11" + number + varint(limit), self._on_max_stream_data_delivery, (stream,))
-                )
-        if sender.reset_pending:
-            reset = sender.get_reset_frame()
-            data = b"\x04" + number + varint(reset.error_code) + varint(reset.final_size)
-            frames.append((data, sender.on_reset_delivery, ()))
-
-    def _collect_ack_frequency(self) -> None:
-        """Ask for fewer acknowledgements: several per window, so that it can still grow and be paced by them.
-
-        The delay asked for is the one that the peer has announced, so the probe timeout stays what it is.
-        """
-        window = self._loss.congestion_window
-        wanted = min(max(window // self._max_datagram_size // 3, FEWEST_PER_ACK), MOST_PER_ACK)
-        self._asked_window = window
-        if wanted == self._asked_per_ack:
-            return
-        self._asked_per_ack = wanted
-        delay = max(self._loss.max_ack_delay, self._min_ack_delay or 0.0)
-        data = b"".join(
-            (
-                varint(ACK_FREQUENCY),
-                varint(self._ack_frequency_sequence),
-                varint(wanted - 1),
-                varint(int(delay * 1_000_000)),
-                varint(1),  # out of order packets are acknowledged at once, as always
-            )
-        )
-        self._frames.append((data, self._on_ack_frequency_delivery, (self._ack_frequency_sequence,)))
-        self._ack_frequency_sequence += 1
-
-    def _on_ack_frequency_delivery(self, delivery: QuicDeliveryState, sequence: int) -> None:
-        if delivery.name == "LOST" and sequence == self._ack_frequency_sequence - 1:
-            self._asked_per_ack = 0
-            self._frequency_due = True
-
-    def _ack_frame(self, now: float) -> bytes:
-        """ACK (RFC 9000, 19.3) of the newest ranges."""
-        space = self._space
-        stop = self._run_stop
-        start = self._run_start
-        delay = (
-            int((now - (space.largest_received_time or now)) * 1_000_000) >> self._local_ack_delay_exponent
-        )
-        queue = space.ack_queue
-        count = len(queue)
-        if not count:
-            return b"".join((b"\x02", varint(stop - 1), varint(delay), b"\x00", varint(stop - 1 - start)))
-        older = list(queue)[: -ACK_RANGES - 1 : -1]
-        if stop <= start:  # the newest run was acknowledged; something older is not
-            newest = older.pop(0)
-            start, stop = newest.start, newest.stop
-        parts = [b"\x02", varint(stop - 1), varint(delay), varint(len(older)), varint(stop - 1 - start)]
-        for each in older:
-            parts += (varint(start - each.stop - 1), varint(each.stop - each.start - 1))
-            start = each.start
-        return b"".join(parts)
-
     # -- packets
 
-    def _write_packets(self, now: float, budget: int, *, ack: bool) -> list[bytes]:  # noqa: C901, PLR0912, PLR0915 - one loop
+    def _write_packets(self, now: float, budget: int, *, ack: bool) -> list[bytes]:
         space = self._space
         sent = space.sent_packets
         keys = self._pair.sending_keys(self._packet_number)
@@ -305,8 +185,7 @@ class WritingConnection(FastBase):
                     position = varint(offset) if offset else b""
                     space_left = room - 1 - len(prefix) - len(position)
                     allowed = fresh + self._remote_max_data - self._remote_max_data_used
-                    if allowed > stream.max_stream_data_remote:
-                        allowed = stream.max_stream_data_remote
+                    allowed = min(allowed, stream.max_stream_data_remote)
                     taken = None if stream.is_blocked else sender.take(space_left, allowed)
                     if taken is None:
                         # Flow control holds it back, unless there is nothing more.
@@ -402,7 +281,7 @@ class WritingConnection(FastBase):
             stream.max_stream_data_remote,
             offset + self._remote_max_data - self._remote_max_data_used,
         )
-        chunks, ends, cursor = sender._chunks, sender._ends, sender._cursor
+        chunks, ends, cursor = sender.chunks, sender.ends, sender.cursor
         seals, iv = keys.seals, keys.iv
         sent: dict[int, Any] = self._space.sent_packets
         prefix = varint(stream.stream_id)
@@ -411,8 +290,10 @@ class WritingConnection(FastBase):
         room -= 1 + len(prefix)
         count = 0
         done = False
+        position = data = b""
+        stop = offset
         while count < most:
-            if 0x4000 <= offset < 0x40000000:  # noqa: PLR2004 - the varint of nearly all offsets
+            if 0x4000 <= offset < 0x40000000:
                 position = (0x80000000 | offset).to_bytes(4, "big")
                 stop = offset + room - 4
             else:
@@ -432,9 +313,9 @@ class WritingConnection(FastBase):
                 if stop == end:
                     cursor += 1
             else:
-                sender._cursor = cursor
-                data = sender._advance(offset, stop)
-                cursor = sender._cursor
+                sender.cursor = cursor
+                data = sender.advance(offset, stop)
+                cursor = sender.cursor
             if done:
                 break
             sealed.append(
@@ -473,7 +354,7 @@ class WritingConnection(FastBase):
             count += 1
             stream.sending = False
         if count:
-            sender._cursor = cursor
+            sender.cursor = cursor
             sender.highest_offset = offset
             self._remote_max_data_used += offset - first
         return count, charged
@@ -488,18 +369,6 @@ class WritingConnection(FastBase):
         if not self._ack_eliciting_sent_since_receipt:
             self._close_at = now + self._idle
             self._ack_eliciting_sent_since_receipt = True
-
-    def _tell_blocked(self, stream: FastStream, allowed: int) -> None:
-        """DATA_BLOCKED or STREAM_DATA_BLOCKED (RFC 9000, 4.1), once for each limit; not worth repeating if lost."""
-        if allowed == stream.max_stream_data_remote:
-            if stream.blocked_at != allowed:
-                stream.blocked_at = allowed
-                self._frames.append((b"\x15" + varint(stream.stream_id) + varint(allowed), None, ()))
-        elif self._blocked_at != self._remote_max_data:
-            self._blocked_at = self._remote_max_data
-            self._frames.append(
-                (varint(QuicFrameType.DATA_BLOCKED) + varint(self._remote_max_data), None, ())
-            )
 
 
 _KINDS = [bytes((kind,)) for kind in range(0x100)]
