@@ -79,7 +79,7 @@ class SentPacket:
         if self.sender is not None:
             handlers.append((self.sender.on_data_delivery, (self.start, self.stop, self.fin)))
         if self.more is not None:
-            handlers += [(sender.on_data_delivery, rest) for sender, *rest in self.more]  # type: ignore[misc]
+            handlers += [(each[0].on_data_delivery, each[1:]) for each in self.more]
         if self.handlers is not None:
             handlers += self.handlers
         return handlers
