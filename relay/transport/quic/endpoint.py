@@ -12,6 +12,7 @@ import datetime as dt
 import heapq
 import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -93,6 +94,7 @@ class Endpoint:
         self._timers: list[tuple[float, int, Link]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
     # -- for subclasses
 
@@ -111,7 +113,8 @@ class Endpoint:
         """A datagram that no connection expects."""
 
     def now(self) -> float:
-        return self._loop.time()
+        # Not the loop's clock, which some loops read once per turn and in milliseconds: round trips are shorter.
+        return time.monotonic()
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback)
@@ -163,7 +166,7 @@ class Endpoint:
         else:
             cid = data[1 : 1 + CONNECTION_ID_LENGTH]
         link = self._routes.get(cid)
-        now = self._loop.time()
+        now = time.monotonic()
         if link is None:
             self.unknown(sock, data, address, now)
             return
@@ -190,7 +193,7 @@ class Endpoint:
     def _flush(self) -> None:
         self._flushing = False
         dirty, self._dirty = self._dirty, {}
-        now = self._loop.time()
+        now = time.monotonic()
         for link in dirty:
             if not link.gone:
                 link.transmit(now)
@@ -204,14 +207,15 @@ class Endpoint:
 
     def _set_timer(self, deadline: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= deadline:
+            if self._timer_at <= deadline:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._on_timer)
+        self._timer_at = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        now = self._loop.time()
+        now = time.monotonic()
         timers = self._timers
         while timers and timers[0][0] <= now:
             deadline, _, link = heapq.heappop(timers)

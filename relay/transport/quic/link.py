@@ -141,13 +141,15 @@ class Link:
 
     def drained(self, now: float) -> None:
         """No more datagrams for now: pass on what they brought, and transmit if that gives a reason to."""
+        quic = self.quic
         try:
-            self.quic.finish_receiving(now)
+            quic.finish_receiving(now)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
-        self.process()
+        if quic.has_news or self._goodbye:
+            self.process()
         # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
-        if not self.gone and self.quic.has_reason_to_send(now):
+        if not self.gone and quic.has_reason_to_send(now):
             self.touch()
 
     def process(self) -> None:

@@ -182,11 +182,11 @@ class QuicSession:
             while waiting and compat.stream_credit(self.link.quic, unidirectional=unidirectional):
                 self._claim(waiting.pop())
         if self._writing:
-            streams = list(self._writing)
-            self._writing.clear()
-            if len(streams) > 1:
-                streams.sort(key=urgency, reverse=True)
-            for stream in streams:
+            streams, self._writing = self._writing, {}
+            if len(streams) == 1:
+                self._offer(*streams)
+                return
+            for stream in sorted(streams, key=urgency, reverse=True):
                 self._offer(stream)
 
     def deliver(self) -> None:

@@ -77,7 +77,10 @@ class ReadingConnection(AckingConnection):
         end = start + size
         truncated = int.from_bytes(data[start:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
         space = self._space
-        number = decode_packet_number(truncated, size << 3, space.expected_packet_number)
+        expected = space.expected_packet_number
+        number = (expected & -0x10000) | truncated
+        if size != 2 or not -0x4000 < number - expected < 0x4000:
+            number = decode_packet_number(truncated, size << 3, expected)
         if first >> 2 & 1 != keys.phase:
             # A key update, or a straggler from before one: the pair knows both.
             self._receive_unusual(data, addr, now)
@@ -94,7 +97,7 @@ class ReadingConnection(AckingConnection):
         if first & RESERVED_BITS:
             self.close(QuicErrorCode.PROTOCOL_VIOLATION, QuicFrameType.PADDING, "Reserved bits must be zero")
             return
-        if number >= space.expected_packet_number:
+        if number >= expected:
             space.expected_packet_number = number + 1
         try:
             eliciting = self._read_frames(plain, now)
