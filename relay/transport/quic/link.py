@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioquic.quic.events import (
@@ -34,6 +35,12 @@ KEEP_ALIVE_PING = 0
 
 LINGER = 0.1
 """Seconds that a goodbye inside a stream gets to arrive before the connection is closed, at least."""
+
+FAR = 0.01
+"""Seconds from which on a deadline may be served a little later."""
+
+COARSE = 0.004
+"""Seconds to multiples of which far deadlines are put off, so that those of many connections are served in one turn."""
 
 SHORTEST_WAIT = 0.001
 """What a timer that is due already waits after it was served: a bug in a deadline must not spin the loop."""
@@ -219,7 +226,10 @@ class Link:
         deadline = self._deadline()
         if deadline is None or (self.armed and self.armed[-1] <= deadline):
             return
-        deadline = max(deadline, now + SHORTEST_WAIT) if deadline <= now else deadline
+        if deadline - now > FAR:
+            deadline = math.ceil(deadline / COARSE) * COARSE
+        elif deadline <= now:
+            deadline = now + SHORTEST_WAIT
         self.armed.append(deadline)
         self.endpoint.arm(deadline, self)
 
