@@ -68,6 +68,7 @@ class Lab:
         self.dice = random.Random(seed)
         self.network = network
         self.now = 50.0
+        self.addresses = dict(ADDRESSES)
         self._flying: list[tuple[float, int, str, bytes]] = []
         self._count = 0
         client_settings = QuicSettings(fast=pairing[0], idle_timeout=60.0, **settings)
@@ -102,8 +103,10 @@ class Lab:
         """Transmit for one end, now."""
         end = self.ends[name]
         network, dice = self.network, self.dice
-        for packets, _ in end.quic.flights(self.now):
+        for packets, address in end.quic.flights(self.now):
             for packet in packets:
+                if address != self.addresses[OTHER[name]]:
+                    continue  # nobody is there any more
                 end.packets += 1
                 assert len(packet) <= 1200
                 for _ in range(2 if dice.random() < network.duplicate else 1):
@@ -122,7 +125,7 @@ class Lab:
                     heapq.heappush(self._flying, (at, self._count, OTHER[name], packet))
 
     def _receive(self, end: End, packets: list[bytes]) -> None:
-        source = ADDRESSES[OTHER[end.name]]
+        source = self.addresses[OTHER[end.name]]
         for packet in packets:
             end.quic.receive_datagram(packet, source, self.now)
         end.quic.finish_receiving(self.now)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+from typing import Any
 
 import pytest
+from aioquic.quic.packet import QuicErrorCode
 
 from tests.transport.lab import End, Lab, Network
 
@@ -189,3 +191,73 @@ def test_two_updates_in_a_row_wait_for_each_other(pairing: tuple[bool, bool]) ->
     lab.send("client")
     lab.send("server")
     lab.run(lambda: 2 in lab.server.finished and 3 in lab.client.finished)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_client_whose_address_changes(pairing: tuple[bool, bool], seed: int) -> None:
+    lab = Lab(pairing, seed, Network(loss=0.01))
+    lab.open()
+    dice = random.Random(seed)
+    up, down = dice.randbytes(SIZE), dice.randbytes(SIZE)
+    give(lab.client, 2, up)
+    give(lab.server, 3, down)
+    lab.send("client")
+    lab.send("server")
+    for port in (2000, 3000):
+        for _ in range(40):
+            lab.step(lab.now + 1)
+        lab.addresses["client"] = ("192.0.2.1", port)
+        lab.client.quic.send_ping(1)
+        lab.send("client")
+        path = lab.server.quic._network_paths[0]
+        lab.run(lambda path=path: lab.server.quic._network_paths[0] is not path, within=60)
+        # Until it is validated, the new address gets three times what came from it (RFC 9000, 8).
+        while not (path := lab.server.quic._network_paths[0]).is_validated:
+            assert path.bytes_sent <= 3 * path.bytes_received
+            lab.step(lab.now + 1)
+    lab.run(lambda: 2 in lab.server.finished and 3 in lab.client.finished, within=600)
+    assert lab.server.received[2] == up
+    assert lab.client.received[3] == down
+    lab.settle()
+    lab.check_nothing_left()
+
+
+def test_an_ack_of_nothing_closes() -> None:
+    lab = Lab((True, True), 1, Network())
+    lab.open()
+    lab.settle(1.0)
+    quic: Any = lab.client.quic
+    quic._frames.append((b"\x02\x7f\xff\x00\x00\x00", None, ()))
+    lab.send("client")
+    while lab.step(lab.now + 1.0):
+        pass
+    assert lab.server.quic._close_event is not None
+    assert lab.server.quic._close_event.error_code == QuicErrorCode.PROTOCOL_VIOLATION
+    assert lab.client.quic._close_event is not None
+
+
+@pytest.mark.parametrize(
+    "frame, code",
+    [
+        (b"\x0a\x00\x7f\xff", QuicErrorCode.FRAME_ENCODING_ERROR),  # longer than its packet
+        (b"\x08\x01", QuicErrorCode.STREAM_STATE_ERROR),  # never opened by the server
+        (b"\x08\x03x", QuicErrorCode.STREAM_STATE_ERROR),  # only the server sends there
+        (b"\x0c\x00\x80\x7f\xff\xffx", QuicErrorCode.FLOW_CONTROL_ERROR),
+        (b"\x08\x80\x0f\xff\xf8x", QuicErrorCode.STREAM_LIMIT_ERROR),
+        (b"\x31\x40\xffx", QuicErrorCode.FRAME_ENCODING_ERROR),
+        (b"\x02\x00\x00\x00\x05", QuicErrorCode.FRAME_ENCODING_ERROR),  # below packet 0
+        (b"\x40\x7f", QuicErrorCode.FRAME_ENCODING_ERROR),
+    ],
+)
+def test_errors_close(frame: bytes, code: int) -> None:
+    lab = Lab((True, True), 1, Network())
+    lab.open()
+    lab.settle(1.0)
+    quic: Any = lab.client.quic
+    quic._frames.append((frame, None, ()))
+    lab.send("client")
+    while lab.step(lab.now + 1.0):
+        pass
+    close = lab.server.quic._close_event
+    assert close is not None
+    assert close.error_code == code

@@ -106,7 +106,11 @@ class WritingConnection(SpeakingConnection):
             return []
         if budget and says:
             self._collect_frames()
-        return self._write_packets(now, budget, ack=ack)
+        packets = self._write_packets(now, budget, ack=ack)
+        if self._active and cc.congestion_window - cc.bytes_in_flight >= self._max_datagram_size:
+            # Neither the window nor a lack of data ended the flight, unless flow control did: then nothing is due.
+            self._pacing_at = now if len(packets) >= FLIGHT else pacer.next_send_time(now)
+        return packets
 
     # -- packets
 
@@ -170,6 +174,8 @@ class WritingConnection(SpeakingConnection):
                         if record.handlers is None:
                             record.handlers = []
                         record.handlers.append((handler, arguments))
+                while datagrams and len(datagrams[0]) + 3 > full:
+                    datagrams.popleft()  # would fit beside a shorter packet number only
                 while datagrams and len(datagrams[0]) + 3 <= room:
                     data = datagrams.popleft()
                     parts += (b"\x31", varint(len(data)), data)
