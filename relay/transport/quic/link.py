@@ -224,12 +224,15 @@ class Link:
     def arm(self, now: float) -> None:
         """Put the next deadline into the heap, unless an earlier one is there already."""
         deadline = self._deadline()
-        if deadline is None or (self.armed and self.armed[-1] <= deadline):
+        if deadline is None:
             return
         if deadline - now > FAR:
             deadline = math.ceil(deadline / COARSE) * COARSE
         elif deadline <= now:
             deadline = now + SHORTEST_WAIT
+        # Compared as it goes into the heap: one entry out of order would never be taken off the list again.
+        if self.armed and self.armed[-1] <= deadline:
+            return
         self.armed.append(deadline)
         self.endpoint.arm(deadline, self)
 
