@@ -414,10 +414,11 @@ def test_limits_and_quic_from_the_file() -> None:
         "limits.peers": "3",
         "server.quic.keep_alive": "0",
         "server.quic.congestion": '"reno"',
+        "server.quic.fast": "false",
     }
     config = load(written(MINIMAL | keys), environ={})
     assert config.limits == Limits(sessions=5, cache_age=2.0, linger=0.0, peers=3)
-    assert config.server.quic == QuicSettings(keep_alive=0, congestion="reno")
+    assert config.server.quic == QuicSettings(keep_alive=0, congestion="reno", fast=False)
 
 
 def test_a_program_may_build_its_own() -> None:
@@ -600,6 +601,7 @@ def test_unknown_elsewhere(key: str, message: str) -> None:
             "65508",
             "[server.quic] max_datagram_size = 65508: expected a whole number from 1200 to 65507",
         ),
+        ("server.quic.fast", "1", "[server.quic] fast = 1: expected true or false"),
         (
             "server.quic.max_streams_uni",
             "1.5",
@@ -1345,10 +1347,14 @@ def test_documentation_lists_every_option() -> None:
     ) == len(OPTIONS)
 
 
+def toml_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 @pytest.mark.parametrize("table, cls", [("limits", Limits), ("server.quic", QuicSettings)])
 def test_documentation_lists_every_field(table: str, cls: type[Any]) -> None:
     rows = {row[0]: row[1] for row in sections()[table]}
-    assert rows == {f"`{field.name}`": f"`{field.default}`" for field in dataclasses.fields(cls)}
+    assert rows == {f"`{field.name}`": f"`{toml_text(field.default)}`" for field in dataclasses.fields(cls)}
 
 
 def test_documentation_gives_the_ranges_of_quic() -> None:

@@ -17,13 +17,17 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from relay.model.limits import Limits
 from relay.transport.client import ClientTls, ConnectError, connect
+from relay.transport.quic import dial, endpoint
 from relay.transport.quic.certificates import CertificatePair, CertificateStore, generate_certificate
+from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.endpoint import QuicServer
+from relay.transport.quic.fast.connection import FastConnection
 from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.session import Event, Session, SessionClosed, SessionRequest, StreamData
 from relay.wire.version import Version
 from tests.e2e.harness import Peer, RustPeer, free_udp_port, peer_python
+from tests.transport.conftest import PAIRINGS
 from tests.transport.test_certificates import self_signed
 from tests.transport.virtual import Recorder
 
@@ -124,6 +128,14 @@ async def hosting(**options: Any) -> AsyncIterator[Host]:
         yield host
     finally:
         await host.server.close(0, "test over", timeout=2.0)
+
+
+@pytest.fixture(autouse=True, params=PAIRINGS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of our ends, client and server, takes the quick way."""
+    for module, fast in zip((dial, endpoint), PAIRINGS[request.param], strict=True):
+        chosen = FastConnection if fast else RelayQuicConnection
+        monkeypatch.setattr(module, "connection_class", lambda settings, chosen=chosen: chosen)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,8 @@ from aioquic.quic.stream import QuicStream
 from relay.transport.quic import compat
 from tests.transport.virtual import PAIR, Recorder, Wire
 
+pytestmark = pytest.mark.usefixtures("pairing")
+
 
 def connection() -> compat.RelayQuicConnection:
     return compat.RelayQuicConnection(

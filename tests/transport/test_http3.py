@@ -19,6 +19,8 @@ from relay.wire.varint import encode_varint
 from relay.wire.webtransport import encode_close_capsule
 from tests.transport.virtual import Recorder, Wire
 
+pytestmark = pytest.mark.usefixtures("pairing")
+
 
 def long_form(value: int) -> bytes:
     return (value | 0xC000_0000_0000_0000).to_bytes(8, "big")

@@ -13,6 +13,8 @@ from relay.transport.quic.link import Link
 from relay.wire.webtransport import parse_protocol_list
 from tests.transport.test_http3 import Odd, Script
 
+pytestmark = pytest.mark.usefixtures("pairing")
+
 DOCUMENT = json.loads((Path(__file__).parents[1] / "wire/vectors.json").read_text())
 VECTORS = {vector["id"]: vector for vector in DOCUMENT["vectors"]}
 SETTINGS = bytes.fromhex(VECTORS["h3-settings-051"]["hex"])

@@ -18,6 +18,8 @@ from relay.wire.errors import to_http3
 from relay.wire.version import Version
 from tests.transport.virtual import Recorder, Wire
 
+pytestmark = pytest.mark.usefixtures("pairing")
+
 KINDS = ["quic", "webtransport"]
 
 
@@ -546,7 +548,7 @@ def test_a_close_is_seen_at_once(wire: Wire) -> None:
     began = wire.now
     while seen.closed is None:
         wire.run()
-    assert wire.now - began < 0.01
+    assert wire.now - began < 0.03
 
 
 def test_calls_on_a_closed_session_do_nothing(wire: Wire) -> None:
@@ -641,3 +643,19 @@ def test_transport_errors_are_named() -> None:
     wire.run()
     assert at_client.closed == SessionClosed(None, "transport error 0xa: made up", by_peer=False)
     assert at_server.closed == SessionClosed(None, "made up", by_peer=True)
+
+
+def test_deadlines_of_a_link_stay_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was put off behind an earlier one left the list and the heap of the endpoint apart: no timer any more."""
+    wire = Wire("quic")
+    wire.open()
+    link = wire.client_link
+    link.armed.clear()
+    dice = random.Random(1)
+    for _ in range(2000):
+        due = wire.now + dice.choice([-1.0, 0.0, 0.0005, dice.random() / 10, dice.random()])
+        monkeypatch.setattr(Link, "_deadline", lambda self, due=due: due)
+        link.arm(wire.now)
+        assert link.armed == sorted(set(link.armed), reverse=True)
+        if dice.random() < 0.3:
+            link.armed.pop()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
-from relay.transport.quic import compat
 from relay.transport.quic.certificates import CertificatePair, generate_certificate
-from relay.transport.quic.endpoint import Endpoint, quic_configuration
+from relay.transport.quic.endpoint import Endpoint, connection_class, quic_configuration
 from relay.transport.quic.link import Handler, Link
 from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
@@ -88,6 +88,10 @@ class _Socket:
     def send(self, data: bytes, address: object) -> None:
         self._wire.flying.append((self._target, data, self._source))
 
+    def send_all(self, packets: list[bytes], address: object) -> None:
+        for packet in packets:
+            self.send(packet, address)
+
 
 class _Side:
     """What a link needs of its endpoint."""
@@ -134,6 +138,9 @@ class _Side:
 class Wire:
     """Client and server, joined."""
 
+    pairing: ClassVar[tuple[bool, bool]] = (True, True)
+    """Whether the client and the server take the quick way; set by the fixture of that name."""
+
     def __init__(
         self,
         kind: str = "quic",
@@ -157,8 +164,8 @@ class Wire:
         self.server: QuicSession | None = None
         self.answer: Callable[[SessionRequest], Any] = answer or (lambda request: request.accept())
         sides = [
-            _Side(self, client_settings or QuicSettings()),
-            _Side(self, server_settings or QuicSettings()),
+            _Side(self, replace(settings or QuicSettings(), fast=fast))
+            for settings, fast in zip((client_settings, server_settings), self.pairing, strict=True)
         ]
         self.client_side, self.server_side = sides
         offers = alpns_for(sorted(client_versions, reverse=True))
@@ -187,7 +194,7 @@ class Wire:
         configuration = quic_configuration(self.client_side.settings, is_client=True, alpns=alpns)
         configuration.server_name = "relay.test"
         configuration.verify_mode = 0
-        self.client_quic = compat.RelayQuicConnection(
+        self.client_quic = connection_class(self.client_side.settings)(
             configuration=configuration,
             max_streams_bidi=self.client_side.settings.max_streams_bidi,
             max_streams_uni=self.client_side.settings.max_streams_uni,
@@ -199,7 +206,7 @@ class Wire:
         )
         configuration.certificate = PAIR.certificate
         configuration.private_key = PAIR.key
-        self.server_quic = compat.RelayQuicConnection(
+        self.server_quic = connection_class(self.server_side.settings)(
             configuration=configuration,
             max_streams_bidi=self.server_side.settings.max_streams_bidi,
             max_streams_uni=self.server_side.settings.max_streams_uni,
@@ -273,8 +280,7 @@ class Wire:
                     link.receive(data, source, self.now)
                     received[link] = None
             for link in received:
-                link.process()
-                link.touch()
+                link.drained(self.now)
             dirty, self.dirty = self.dirty, {}
             for link in dirty:
                 if not link.gone:

@@ -16,19 +16,27 @@ from aioquic.buffer import Buffer, BufferReadError  # type: ignore[attr-defined]
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.connection import QuicConnection, QuicConnectionState
-from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.crypto import (
+    CryptoContext,
+    CryptoPair,
+    KeyUnavailableError,
+    next_key_phase,
+)
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived, StreamReset
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
     QuicHeader,
     QuicPacketType,
+    decode_packet_number,
     pull_quic_header,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import K_MICRO_SECOND
 
 if TYPE_CHECKING:
     from aioquic.quic.configuration import QuicConfiguration
+    from aioquic.quic.recovery import QuicPacketSpace
     from cryptography import x509
 
 TESTED_VERSION = "1.7.2"
@@ -49,6 +57,9 @@ aioquic sends by itself."""
 
 IDLE_REASON = "Idle timeout"
 """How aioquic calls silence; no code tells it apart from an internal error."""
+
+Flight = tuple[list[bytes], Any]
+"""Packets for one address, in order."""
 
 CredentialSelector = Callable[[str | None], "Credentials"]
 
@@ -98,8 +109,102 @@ class ReceiveWindow:
             self._value = self._delivered + self._size
 
 
+class PatientPair(CryptoPair):
+    """1-RTT keys that survive reordering and loss around a key update (RFC 9001, 6).
+
+    aioquic forgets the old receive key with the update. What the peer sent before it heard of the update is lost then,
+    and if the one packet that tells of the update is lost as well (an ACK, say, that nobody repeats), both sides wait
+    for good: the peer goes on with the old keys, which cannot be read any more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._previous: Any = None
+        self._next: CryptoContext | None = None
+        self._phase_start: int | None = -1
+        """Number of the first packet read in the present phase; `None` until there is one."""
+        self._first_sent: int | None = -1
+        """Number of the first packet sent in the present phase; `None` until there is one."""
+        self._update_wanted = False
+        self.space: QuicPacketSpace | None = None
+        """Where it says what the peer has acknowledged."""
+
+    def update_key(self) -> None:
+        """As aioquic's, but not before the peer has acknowledged a packet of the present phase (RFC 9001, 6.1).
+
+        Without that rule two updates in a row, the first of them the peer's, cannot be told from none.
+        """
+        self._update_wanted = True
+
+    @property
+    def key_phase(self) -> int:
+        self.consider_update()
+        return super().key_phase
+
+    def consider_update(self) -> None:
+        """Begin the update that was asked for, if it may begin."""
+        if (
+            self._update_wanted
+            and self._first_sent is not None
+            and self.space is not None
+            and self.space.largest_acked_packet >= self._first_sent
+        ):
+            self._update_wanted = False
+            super().update_key()
+
+    def encrypt_packet(self, plain_header: bytes, plain_payload: bytes, packet_number: int) -> bytes:
+        data = super().encrypt_packet(plain_header, plain_payload, packet_number)
+        if self._first_sent is None:
+            self._first_sent = packet_number
+        return data
+
+    def decrypt_packet(
+        self, packet: bytes, encrypted_offset: int, expected_packet_number: int
+    ) -> tuple[bytes, bytes, int]:
+        recv = self.recv
+        if recv.aead is None or recv.hp is None:
+            raise KeyUnavailableError("Decryption key is not available")
+        header, truncated = recv.hp.remove(packet, encrypted_offset)
+        first = header[0]
+        number = decode_packet_number(truncated, ((first & 3) + 1) * 8, expected_packet_number)
+        present = (first & 4) >> 2 == recv.key_phase
+        aead: Any = recv.aead
+        update = False
+        if not present:
+            if self._previous is not None and (self._phase_start is None or number < self._phase_start):
+                aead = self._previous
+            else:
+                if self._next is None:
+                    self._next = next_key_phase(recv)
+                aead = self._next.aead
+                update = True
+        payload = aead.decrypt(packet[len(header) :], header, number)
+        if update:
+            self._update_key("remote_update")
+        if (present or update) and self._phase_start is None:
+            self._phase_start = number
+            self._phase_began()
+        return header, payload, number
+
+    def teardown(self) -> None:
+        super().teardown()
+        self._previous = self._next = None
+
+    def _update_key(self, trigger: str) -> None:
+        self._previous = self.recv.aead
+        self._next = None
+        self._phase_start = self._first_sent = None
+        super()._update_key(trigger)
+
+    def _phase_began(self) -> None:
+        """For subclasses: the peer uses the present keys."""
+
+
 class RelayQuicConnection(QuicConnection):
     """A QUIC connection with the limits, the certificates and the receive windows of our settings."""
+
+    fast = False
+    """Whether packets take the quick way, see `relay.transport.quic.fast`."""
 
     def __init__(
         self,
@@ -126,6 +231,47 @@ class RelayQuicConnection(QuicConnection):
         self._stream_window = configuration.max_stream_data
         self._credentials = credentials
 
+    # -- what a faster connection does otherwise
+
+    def finish_receiving(self, now: float) -> None:
+        """Called when the socket is drained, before the events are read."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there may be events to read, or a close."""
+        return bool(self._events) or self._close_event is not None
+
+    def has_reason_to_send(self, now: float) -> bool:  # noqa: ARG002 - for a connection that knows
+        """Whether what was received may have to be answered now, or the timer to be set anew."""
+        return True
+
+    def flights(self, now: float) -> list[Flight]:
+        """Everything to be sent now, by address."""
+        flights: list[Flight] = []
+        for data, address in self._stock_datagrams(now):
+            if flights and flights[-1][1] == address:
+                flights[-1][0].append(data)
+            else:
+                flights.append(([data], address))
+        return flights
+
+    def _stock_datagrams(self, now: float) -> list[tuple[bytes, Any]]:
+        return super().datagrams_to_send(now)
+
+    def write_stream(
+        self,
+        stream_id: int,
+        chunks: list[bytes],
+        *,
+        fin: bool,
+        order: tuple[int, int],  # noqa: ARG002
+    ) -> None:
+        """Send `chunks`; of all streams with data, the one with the highest `order` goes first.
+
+        Here the order is that of the calls. Raises as `send_stream_data`.
+        """
+        self.send_stream_data(stream_id, chunks[0] if len(chunks) == 1 else b"".join(chunks), fin)
+
     # -- receiving
 
     def next_event(self) -> QuicEvent | None:
@@ -140,16 +286,30 @@ class RelayQuicConnection(QuicConnection):
                 self._receive_window.deliver(receiver.highest_offset - receiver.starting_offset())
         return event
 
-    def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:  # noqa: ARG002 - as the original
-        """Replace aioquic's doubling of MAX_STREAM_DATA, for the reason given at `ReceiveWindow`."""
-        limit = stream.max_stream_data_local
+    def _next_stream_limit(self, stream: Any) -> int | None:
+        """What MAX_STREAM_DATA is to say, if it is to be sent; it counts as sent then.
+
+        Replaces aioquic's doubling, for the reason given at `ReceiveWindow`.
+        """
+        limit: int = stream.max_stream_data_local
         if not limit:
-            return  # a stream that only sends
+            return None  # a stream that only sends
         receiver = stream.receiver
+        if receiver.is_finished:
+            return None  # nothing more will come
         delivered = receiver.starting_offset()
-        if limit - delivered < self._stream_window // 2 and not receiver.is_finished:
+        if limit - delivered < self._stream_window // 2:
             limit = stream.max_stream_data_local = delivered + self._stream_window
-        if stream.max_stream_data_local_sent != limit:
+        if stream.max_stream_data_local_sent == limit:
+            return None
+        stream.max_stream_data_local_sent = limit
+        return limit
+
+    def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:  # noqa: ARG002 - as the original
+        sent = stream.max_stream_data_local_sent
+        limit = self._next_stream_limit(stream)
+        if limit is not None:
+            stream.max_stream_data_local_sent = sent  # there may be no room
             buf = builder.start_frame(
                 QuicFrameType.MAX_STREAM_DATA,
                 capacity=17,
@@ -172,6 +332,10 @@ class RelayQuicConnection(QuicConnection):
             limit = REASON_LIMIT
         super().close(error_code, frame_type, cut_utf8(reason_phrase, limit))
 
+    def _make_pair(self) -> PatientPair:
+        """The keys of 1-RTT packets, for subclasses to choose."""
+        return PatientPair()
+
     # -- certificates
 
     def _initialize(self, peer_cid: bytes) -> None:
@@ -181,6 +345,8 @@ class RelayQuicConnection(QuicConnection):
         the ClientHello is handled; no callback of aioquic comes that early.
         """
         super()._initialize(peer_cid)
+        pair = self._cryptos[tls.Epoch.ONE_RTT] = self._make_pair()
+        pair.space = self._spaces[tls.Epoch.ONE_RTT]
         select = self._credentials
         if select is None:
             return
@@ -298,7 +464,8 @@ def probe_timeout(quic: QuicConnection) -> float:
 def smoothed_rtt(quic: QuicConnection) -> float | None:
     """Smoothed round trip in seconds; `None` before the first sample."""
     loss = quic._loss
-    return float(loss._rtt_smoothed) if loss._rtt_initialized else None
+    # The first sample is taken as it is, which may be 0 where a network has no delay.
+    return max(float(loss._rtt_smoothed), K_MICRO_SECOND) if loss._rtt_initialized else None
 
 
 def congestion_window(quic: QuicConnection) -> int:

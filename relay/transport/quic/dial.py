@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from aioquic.quic.packet import QuicErrorCode
 
 from relay.transport.quic import compat
-from relay.transport.quic.endpoint import Endpoint
+from relay.transport.quic.endpoint import Endpoint, connection_class
 from relay.transport.quic.link import Handler, Link
 from relay.transport.quic.session import QuicSession, SessionLostError
 from relay.transport.quic.udp import Address, UdpSocket
@@ -45,7 +45,7 @@ class ClientEndpoint(Endpoint):
         udp.on_error = self._on_error
         self.add_socket(udp)
         peer = udp.connect(address)
-        quic = compat.RelayQuicConnection(
+        quic = connection_class(self.settings)(
             configuration=configuration,
             max_streams_bidi=self.settings.max_streams_bidi,
             max_streams_uni=self.settings.max_streams_uni,

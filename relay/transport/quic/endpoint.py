@@ -12,6 +12,7 @@ import datetime as dt
 import heapq
 import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from aioquic.quic.packet import (
 )
 
 from relay.transport.quic import compat
+from relay.transport.quic.fast.connection import FastConnection
 from relay.transport.quic.link import Handler, Link
 from relay.transport.quic.udp import Address, UdpSocket, readable_host
 from relay.transport.raw import RawSession
@@ -70,6 +72,11 @@ def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[s
     )
 
 
+def connection_class(settings: QuicSettings) -> type[compat.RelayQuicConnection]:
+    """What carries packets."""
+    return FastConnection if settings.fast else compat.RelayQuicConnection
+
+
 class Endpoint:
     """What server and client share. Subclasses say what an unknown packet means and who handles a connection."""
 
@@ -87,6 +94,7 @@ class Endpoint:
         self._timers: list[tuple[float, int, Link]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
     # -- for subclasses
 
@@ -105,7 +113,8 @@ class Endpoint:
         """A datagram that no connection expects."""
 
     def now(self) -> float:
-        return self._loop.time()
+        # Not the loop's clock, which some loops read once per turn and in milliseconds: round trips are shorter.
+        return time.monotonic()
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback)
@@ -157,7 +166,7 @@ class Endpoint:
         else:
             cid = data[1 : 1 + CONNECTION_ID_LENGTH]
         link = self._routes.get(cid)
-        now = self._loop.time()
+        now = time.monotonic()
         if link is None:
             self.unknown(sock, data, address, now)
             return
@@ -167,11 +176,9 @@ class Endpoint:
 
     def _drained(self) -> None:
         received, self._received = self._received, {}
+        now = self.now()
         for link in received:
-            link.process()
-        # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
-        for link in received:
-            self.touch(link)
+            link.drained(now)
 
     # -- transmitting, once per connection and loop turn
 
@@ -186,7 +193,7 @@ class Endpoint:
     def _flush(self) -> None:
         self._flushing = False
         dirty, self._dirty = self._dirty, {}
-        now = self._loop.time()
+        now = time.monotonic()
         for link in dirty:
             if not link.gone:
                 link.transmit(now)
@@ -200,14 +207,15 @@ class Endpoint:
 
     def _set_timer(self, deadline: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= deadline:
+            if self._timer_at <= deadline:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._on_timer)
+        self._timer_at = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        now = self._loop.time()
+        now = time.monotonic()
         timers = self._timers
         while timers and timers[0][0] <= now:
             deadline, _, link = heapq.heappop(timers)
@@ -347,7 +355,7 @@ class QuicServer(Endpoint):
 
     def _accept(self, sock: UdpSocket, data: bytes, address: Address, now: float, cid: bytes) -> None:
         self._use_certificates(now)
-        quic = compat.RelayQuicConnection(
+        quic = connection_class(self.settings)(
             configuration=self._configuration,
             max_streams_bidi=self.settings.max_streams_bidi,
             max_streams_uni=self.settings.max_streams_uni,

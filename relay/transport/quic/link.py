@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioquic.quic.events import (
@@ -34,6 +35,12 @@ KEEP_ALIVE_PING = 0
 
 LINGER = 0.1
 """Seconds that a goodbye inside a stream gets to arrive before the connection is closed, at least."""
+
+FAR = 0.01
+"""Seconds from which on a deadline may be served a little later."""
+
+COARSE = 0.004
+"""Seconds to multiples of which far deadlines are put off, so that those of many connections are served in one turn."""
 
 SHORTEST_WAIT = 0.001
 """What a timer that is due already waits after it was served: a bug in a deadline must not spin the loop."""
@@ -139,6 +146,19 @@ class Link:
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
 
+    def drained(self, now: float) -> None:
+        """No more datagrams for now: pass on what they brought, and transmit if that gives a reason to."""
+        quic = self.quic
+        try:
+            quic.finish_receiving(now)
+        except Exception as error:  # noqa: BLE001 - the boundary of one connection
+            self.fail(error)
+        if quic.has_news or self._goodbye:
+            self.process()
+        # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
+        if not self.gone and quic.has_reason_to_send(now):
+            self.touch()
+
     def process(self) -> None:
         """Pass on what the connection and the session have to tell."""
         if self.gone:
@@ -162,26 +182,28 @@ class Link:
 
     def transmit(self, now: float) -> None:
         """Everything of this loop turn: events of local calls, then what is to be sent, then the timer."""
-        self.process()
-        if self.gone:
-            return
         quic = self.quic
+        if quic.has_news or self.handler is None:
+            self.process()
+            if self.gone:
+                return
         try:
             if self.handler is not None:
+                self.handler.deliver()
                 self.handler.pump()
             closing = compat.close_is_pending(quic)
-            datagrams = quic.datagrams_to_send(now)
-            send = self.sock.send
-            for data, address in datagrams:
-                self.bytes_sent += len(data)
-                send(data, address)
+            flights = quic.flights(now)
+            for packets, address in flights:
+                self.bytes_sent += sum(map(len, packets))
+                self.sock.send_all(packets, address)
             if closing:
-                self._goodbye = datagrams
+                self._goodbye = [(data, address) for packets, address in flights for data in packets]
                 self.endpoint.said_goodbye(self)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
         # Writing issues connection ids, whose events must be known before the peer can use them.
-        self.process()
+        if quic.has_news:
+            self.process()
         if not self.gone:
             self.arm(now)
 
@@ -202,9 +224,15 @@ class Link:
     def arm(self, now: float) -> None:
         """Put the next deadline into the heap, unless an earlier one is there already."""
         deadline = self._deadline()
-        if deadline is None or (self.armed and self.armed[-1] <= deadline):
+        if deadline is None:
             return
-        deadline = max(deadline, now + SHORTEST_WAIT) if deadline <= now else deadline
+        if deadline - now > FAR:
+            deadline = math.ceil(deadline / COARSE) * COARSE
+        elif deadline <= now:
+            deadline = now + SHORTEST_WAIT
+        # Compared as it goes into the heap: one entry out of order would never be taken off the list again.
+        if self.armed and self.armed[-1] <= deadline:
+            return
         self.armed.append(deadline)
         self.endpoint.arm(deadline, self)
 

@@ -182,11 +182,11 @@ class QuicSession:
             while waiting and compat.stream_credit(self.link.quic, unidirectional=unidirectional):
                 self._claim(waiting.pop())
         if self._writing:
-            streams = list(self._writing)
-            self._writing.clear()
-            if len(streams) > 1:
-                streams.sort(key=urgency, reverse=True)
-            for stream in streams:
+            streams, self._writing = self._writing, {}
+            if len(streams) == 1:
+                self._offer(*streams)
+                return
+            for stream in sorted(streams, key=urgency, reverse=True):
                 self._offer(stream)
 
     def deliver(self) -> None:
@@ -356,7 +356,8 @@ class QuicSession:
         quic = self.link.quic
         stream.id = quic.get_next_available_stream_id(is_unidirectional=stream.unidirectional)
         self._streams[stream.id] = stream
-        quic.send_stream_data(stream.id, self._prefix(unidirectional=stream.unidirectional))
+        prefix = self._prefix(unidirectional=stream.unidirectional)
+        quic.write_stream(stream.id, [prefix], fin=False, order=stream.order)
         self._writing[stream] = None
         if stream.stop_code is not None:
             self.ask_to_stop(stream, stream.stop_code)
@@ -366,7 +367,7 @@ class QuicSession:
             return
         fin = stream.fin
         try:
-            self.link.quic.send_stream_data(stream.id, stream.take(), fin)
+            self.link.quic.write_stream(stream.id, stream.take(), fin=fin, order=stream.order)
         except (RuntimeError, ValueError):
             # The peer has stopped this stream already; the event that says so is on its way.
             stream.close_half()

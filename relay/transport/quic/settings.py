@@ -36,3 +36,6 @@ class QuicSettings:
 
     socket_buffer: int = 4 * 1024 * 1024
     """Kernel receive and send buffer asked for; the kernel may grant less."""
+
+    fast: bool = True
+    """Whether ordinary packets take the quick way instead of aioquic's; both speak the same protocol."""

@@ -119,11 +119,11 @@ class QuicStream:
         self.chunks.clear()
         self.queued = 0
 
-    def take(self) -> bytes:
-        """Everything queued, as one piece."""
+    def take(self) -> list[bytes]:
+        """Everything queued."""
         chunks, self.chunks = self.chunks, []
         self.queued = 0
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return chunks
 
 
 def urgency(stream: QuicStream) -> tuple[int, int]:

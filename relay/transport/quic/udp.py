@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from relay.transport.quic import offload
+
 logger = logging.getLogger(__name__)
 
 Address: TypeAlias = tuple[Any, ...]
@@ -67,8 +69,11 @@ class UdpSocket:
         self._waiting: deque[tuple[bytes, Address]] = deque()
         self._buffer = bytearray(MAX_DATAGRAM)
         self._view = memoryview(self._buffer)
+        self._views = [self._view]
         self._connected = False
         self.closed = False
+        self._segments = offload.can_segment(sock)
+        self._merged = offload.receive_merged(sock)
         sock.setblocking(False)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             try:
@@ -102,6 +107,35 @@ class UdpSocket:
         except OSError as error:
             self._failed(error)
 
+    def send_all(self, packets: list[bytes], address: Address) -> None:
+        """Send several datagrams to one address, in order: in one call where the kernel cuts them apart."""
+        if len(packets) == 1 or not self._segments or self._waiting:
+            for packet in packets:
+                self.send(packet, address)
+            return
+        for batch in offload.batches(packets):
+            if len(batch) == 1 or self._waiting or not self._send_batch(batch, address):
+                for packet in batch:
+                    self.send(packet, address)
+
+    def _send_batch(self, batch: list[bytes], address: Address) -> bool:
+        """Whether the kernel has taken the batch, or lost it for good."""
+        message = offload.segment_message(len(batch[0]))
+        try:
+            if self._connected:
+                self.sock.sendmsg(batch, message)
+            else:
+                self.sock.sendmsg(batch, message, 0, address)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno in offload.REFUSALS:
+                logger.info("the kernel sends no segments: %s", error)
+                self._segments = False
+                return False
+            self._failed(error)
+        return True
+
     def close(self) -> None:
         if self.closed:
             return
@@ -109,6 +143,7 @@ class UdpSocket:
         self._loop.remove_reader(self.sock.fileno())
         self._loop.remove_writer(self.sock.fileno())
         self._waiting.clear()
+        self._views.clear()
         self._view.release()
         self.sock.close()
 
@@ -148,23 +183,39 @@ class UdpSocket:
             self._loop.remove_writer(self.sock.fileno())
 
     def _readable(self) -> None:
-        receive = self.sock.recvfrom_into
-        view = self._view
-        for _ in range(DRAIN_DATAGRAMS):
+        receive = self._receive_merged if self._merged else self._receive_one
+        taken = 0
+        while taken < DRAIN_DATAGRAMS:
             try:
-                size, address = receive(view)
+                taken += receive()
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
                 # An ICMP answer to something sent earlier; the socket itself is fine.
+                taken += 1
                 if self.on_error is not None:
                     self.on_error(error)
-                if self.closed:
-                    return
-                continue
-            if size:
-                self._on_datagram(self, bytes(view[:size]), address)
-                if self.closed:
-                    return
+            if self.closed:
+                return
         if self.on_drained is not None:
             self.on_drained()
+
+    def _receive_one(self) -> int:
+        size, address = self.sock.recvfrom_into(self._view)
+        if size:
+            self._on_datagram(self, bytes(self._view[:size]), address)
+        return 1
+
+    def _receive_merged(self) -> int:
+        size, messages, _, address = self.sock.recvmsg_into(self._views, offload.CONTROL_SPACE)
+        each = offload.segment_size(messages) if messages else 0
+        view = self._view
+        if not each or each >= size:
+            if size:
+                self._on_datagram(self, bytes(view[:size]), address)
+            return 1
+        for start in range(0, size, each):
+            self._on_datagram(self, bytes(view[start : min(start + each, size)]), address)
+            if self.closed:
+                break
+        return -(-size // each)

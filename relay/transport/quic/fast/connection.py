@@ -1,0 +1,70 @@
+"""`FastConnection`: an aioquic connection whose ordinary 1-RTT packets take the quick way.
+
+Owns the timers and what is learnt from the peer's transport parameters, and puts both sides together. Nothing of aioquic
+is replaced from outside: whatever the quick way does not know stays with the methods of the base class. The endpoint
+creates one where `[server.quic] fast` says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relay.transport.quic.fast.reading import ReadingConnection
+from relay.transport.quic.fast.varint import read_varint
+from relay.transport.quic.fast.writing import WritingConnection
+
+MIN_ACK_DELAY = 0xFF04DE1B
+"""Transport parameter of draft-ietf-quic-ack-frequency: the peer takes ACK_FREQUENCY frames. In microseconds."""
+
+
+class FastConnection(ReadingConnection, WritingConnection):
+    """The whole."""
+
+    def has_reason_to_send(self, now: float) -> bool:  # noqa: ARG002 - as the original
+        # Without a reason the timer can stay as well: acknowledgements only move it back.
+        return bool(
+            self._stock_due
+            or self._space.ack_at is not None
+            or self._active
+            or self._calling
+            or self._frames
+            or self._ended
+            or self._datagrams_pending
+            or self._ping_pending
+            or self._probe_pending
+            or self._limits_due
+            or self._space.loss_time is not None
+            or self._receive_window.sent != self._receive_window.value
+        )
+
+    def get_timer(self) -> float | None:
+        if not self._quick or self._close_at is None:
+            return super().get_timer()
+        at: float = self._close_at
+        space = self._space
+        loss = self._loss
+        if space.ack_at is not None and space.ack_at < at:
+            at = space.ack_at
+        due = space.loss_time
+        if due is None and space.ack_eliciting_in_flight:
+            timeout = loss._rtt_smoothed + max(4 * loss._rtt_variance, 0.001) + loss.max_ack_delay
+            if not loss._rtt_initialized:
+                timeout = 2 * loss._rtt_initial
+            due = loss._time_of_last_sent_ack_eliciting_packet + timeout * (1 << loss._pto_count)
+        self._loss_at = due
+        if due is not None and due < at:
+            at = due
+        if self._pacing_at is not None and self._pacing_at < at:
+            at = self._pacing_at
+        return at
+
+    def _parse_transport_parameters(self, data: bytes, *args: Any, **options: Any) -> None:
+        super()._parse_transport_parameters(data, *args, **options)
+        # aioquic drops what it does not know. The list is well-formed, or it would have complained.
+        at = 0
+        while at < len(data):
+            name, at = read_varint(data, at)
+            length, at = read_varint(data, at)
+            if name == MIN_ACK_DELAY:
+                self._min_ack_delay = read_varint(data, at)[0] / 1_000_000
+            at += length

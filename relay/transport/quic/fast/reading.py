@@ -1,0 +1,332 @@
+"""Receiving 1-RTT packets: one pass over the frames that make up nearly all traffic.
+
+Owns the removal of packet protection, the parsing of ACK, STREAM, PADDING, PING and DATAGRAM frames, and the merging of
+what one drain of the socket brings: acknowledgements are settled once, neighbouring stream data becomes one event. From
+the first other frame on, the rest of a packet goes to aioquic. Must never send. RFC 9000, 12 and 19.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioquic import tls
+from aioquic.buffer import UINT_VAR_MAX
+from aioquic.quic.connection import QuicConnectionError, QuicConnectionState, QuicReceiveContext
+from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicStreamFrame, decode_packet_number
+from aioquic.quic.recovery import MAX_ACK_RANGES
+from aioquic.quic.stream import FinalSizeError, StreamFinishedError
+from cryptography.exceptions import InvalidTag
+
+from relay.transport.quic.fast.acking import AckingConnection
+from relay.transport.quic.fast.recovery import SEEN
+from relay.transport.quic.fast.streams import FastReceiver, FastStream
+from relay.transport.quic.fast.varint import read_varint
+
+if TYPE_CHECKING:
+    from aioquic.quic.connection import NetworkAddress
+    from aioquic.quic.events import QuicEvent
+
+LONG_HEADER = 0x80
+RESERVED_BITS = 0x18
+SHORTEST = 4 + 16
+"""Bytes after the connection id that header protection needs (RFC 9001, 5.4.2)."""
+
+ACK_DELAY = 0.02
+"""Seconds that an acknowledgement waits for company: less than the 25 ms that we announce, since timers are late."""
+
+ACK_EVERY = 2
+"""Packets that elicit an acknowledgement until one is sent at once (RFC 9000, 13.2.2)."""
+
+GATHERED = 65536
+"""Bytes of one stream that are handed on together at most."""
+
+_BITS = (1 << SEEN) - 1
+
+
+class ReadingConnection(AckingConnection):
+    """The receiving side."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._gathering: FastStream | None = None
+        """The stream whose data came last, in order."""
+        self._pieces: list[bytes] = []
+        self._gathered = 0
+
+    # -- datagrams
+
+    def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        keys = self._pair.reading
+        host_cid = self.host_cid
+        start = 1 + len(host_cid)
+        if (
+            keys is None
+            or not self._quick
+            or data[0] & LONG_HEADER
+            or data[1:start] != host_cid
+            or self._network_paths[0].addr != addr
+        ):
+            self._receive_unusual(data, addr, now)
+            return
+        if len(data) < start + SHORTEST:
+            return
+        mask = keys.masks(data[start + 4 : start + 20])
+        first = data[0] ^ (mask[0] & 0x1F)
+        size = (first & 3) + 1
+        end = start + size
+        truncated = int.from_bytes(data[start:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
+        space = self._space
+        expected = space.expected_packet_number
+        number = (expected & -0x10000) | truncated
+        if size != 2 or not -0x4000 < number - expected < 0x4000:
+            number = decode_packet_number(truncated, size << 3, expected)
+        if first >> 2 & 1 != keys.phase:
+            # A key update, or a straggler from before one: the pair knows both.
+            self._receive_unusual(data, addr, now)
+            return
+        header = bytes((first,)) + host_cid + truncated.to_bytes(size, "big")
+        try:
+            plain = keys.opens((keys.iv ^ number).to_bytes(12, "big"), data[end:], header)
+        except InvalidTag:
+            return
+        seen = space.received_packets
+        ahead: int = number - seen.largest  # type: ignore[attr-defined]
+        if ahead <= 0 and number in seen:
+            return
+        if first & RESERVED_BITS:
+            self.close(QuicErrorCode.PROTOCOL_VIOLATION, QuicFrameType.PADDING, "Reserved bits must be zero")
+            return
+        if number >= expected:
+            space.expected_packet_number = number + 1
+        try:
+            eliciting = self._read_frames(plain, now)
+        except QuicConnectionError as error:
+            self.close(error.error_code, error.frame_type, error.reason_phrase)
+            return
+        if self._close_event is not None:
+            return
+        self._close_at = now + self._idle
+        self._ack_eliciting_sent_since_receipt = False
+        if ahead == 1 and number == self._run_stop:
+            seen.bits = (seen.bits << 1 | 1) & _BITS  # type: ignore[attr-defined]
+            seen.largest = number  # type: ignore[attr-defined]
+            self._run_stop = number + 1
+            space.largest_received_packet = number
+            space.largest_received_time = now
+            odd = False
+        else:
+            seen.add(number)
+            self._record_odd(number, now)
+            odd = True
+        if eliciting:
+            self._unacked += 1
+            if odd or self._unacked >= ACK_EVERY:
+                space.ack_at = now
+            elif space.ack_at is None:
+                space.ack_at = now + ACK_DELAY
+
+    def _receive_unusual(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        """Hand a datagram to aioquic, after everything that came before it."""
+        self.finish_receiving(now)
+        self._leave_quick()
+        super().receive_datagram(data, addr, now)
+
+    def _record_odd(self, number: int, now: float) -> None:
+        """A packet that does not follow the one before."""
+        space = self._space
+        queue = space.ack_queue
+        self._store_run()
+        if number > space.largest_received_packet:
+            space.largest_received_packet = number
+            space.largest_received_time = now
+        queue.add(number)
+        if len(queue) > MAX_ACK_RANGES:
+            queue.shift()
+        self._load_run()
+
+    def finish_receiving(self, now: float) -> None:
+        """The socket is drained for now: settle what came together."""
+        if self._gathering is not None:
+            self._pass_on()
+        self._settle(now)
+
+    def next_event(self) -> QuicEvent | None:
+        if self._gathering is not None:
+            self._pass_on()
+        if not self._events:
+            return None
+        return super().next_event()
+
+    # -- frames
+
+    def _read_frames(self, plain: bytes, now: float) -> bool:
+        """Handle the frames of a packet. Returns whether it elicits an acknowledgement. Raises QuicConnectionError."""
+        at = 0
+        end = len(plain)
+        if not end:
+            raise QuicConnectionError(
+                QuicErrorCode.PROTOCOL_VIOLATION, QuicFrameType.PADDING, "Packet contains no frames"
+            )
+        eliciting = False
+        kind = 0
+        try:
+            while at < end:
+                kind = plain[at]
+                if kind & 0xF8 == 0x08:
+                    eliciting = True
+                    at = self._read_stream(plain, at, end)
+                elif kind == 0x02:
+                    at = self._read_ack(plain, at + 1, now)
+                elif kind == 0x00:
+                    at = end - len(plain[at:].lstrip(b"\0"))
+                elif kind == 0x01:
+                    eliciting = True
+                    at += 1
+                elif kind & 0xFE == 0x30:
+                    eliciting = True
+                    at = self._read_datagram(plain, at, end)
+                else:
+                    return self._read_rest(plain[at:], now) or eliciting
+        except IndexError:
+            raise QuicConnectionError(
+                QuicErrorCode.FRAME_ENCODING_ERROR, kind, "Failed to parse frame"
+            ) from None
+        return eliciting
+
+    def _read_rest(self, plain: bytes, now: float) -> bool:
+        """Frames that aioquic handles; they may have put something on its list of things to send."""
+        if self._gathering is not None:
+            self._pass_on()
+        self._settle(now)
+        self._store_run()
+        self._stock_due = True
+        context = QuicReceiveContext(
+            epoch=tls.Epoch.ONE_RTT,
+            host_cid=self.host_cid,
+            network_path=self._network_paths[0],
+            quic_logger_frames=None,
+            time=now,
+            version=None,
+        )
+        try:
+            eliciting, _ = self._payload_received(context, plain)
+        finally:
+            self._load_run()
+        if self._state is not QuicConnectionState.CONNECTED:
+            self._leave_quick()
+        return eliciting
+
+    def _read_stream(self, plain: bytes, at: int, end: int) -> int:
+        """STREAM (RFC 9000, 19.8)."""
+        kind = plain[at]
+        at += 1
+        stream_id = plain[at]
+        if stream_id < 0x40:
+            at += 1
+        else:
+            stream_id, at = read_varint(plain, at)
+        offset = 0
+        if kind & 4:
+            offset, at = read_varint(plain, at)
+        if kind & 2:
+            length, at = read_varint(plain, at)
+            stop = at + length
+            if stop > end:
+                raise IndexError
+        else:
+            stop = end
+            length = end - at
+        final = offset + length
+        stream = self._streams.get(stream_id)
+        if stream is None or not stream.max_stream_data_local:
+            if final > UINT_VAR_MAX:
+                raise QuicConnectionError(
+                    QuicErrorCode.FRAME_ENCODING_ERROR, kind, "offset + length cannot exceed 2^62 - 1"
+                )
+            self._assert_stream_can_receive(kind, stream_id)
+            try:
+                stream = self._get_or_create_stream(kind, stream_id)
+            except StreamFinishedError:
+                return stop
+        if final > stream.max_stream_data_local:
+            raise QuicConnectionError(QuicErrorCode.FLOW_CONTROL_ERROR, kind, "Over stream data limit")
+        receiver = stream.receiver
+        assert isinstance(receiver, FastReceiver)
+        window = self._receive_window
+        fresh = final - receiver.highest_offset
+        if fresh > 0 and window.used + fresh > window.value:
+            raise QuicConnectionError(QuicErrorCode.FLOW_CONTROL_ERROR, kind, "Over connection data limit")
+        if (
+            offset == receiver._buffer_start == receiver.highest_offset
+            and receiver._final_size is None
+            and not receiver.is_finished
+        ):
+            # In order, with nothing beyond it: the data is passed on as it is.
+            receiver.highest_offset = receiver._buffer_start = final
+            if self._gathering is not stream or self._gathered > GATHERED:
+                if self._gathering is not None:
+                    self._pass_on()
+                self._gathering = stream
+            self._pieces.append(plain[at:stop])
+            self._gathered += length
+            if kind & 1:
+                receiver._final_size = final
+                receiver.is_finished = True
+                self._pass_on()
+                self._ended.append(stream)
+        else:
+            if self._gathering is not None:
+                self._pass_on()
+            try:
+                event = receiver.handle_frame(
+                    QuicStreamFrame(data=plain[at:stop], offset=offset, fin=bool(kind & 1))
+                )
+            except FinalSizeError as error:
+                raise QuicConnectionError(QuicErrorCode.FINAL_SIZE_ERROR, kind, str(error)) from error
+            if event is not None:
+                self._events.append(event)
+        if fresh > 0:
+            window.used += fresh
+        return stop
+
+    def _pass_on(self) -> None:
+        """One event for the data that came in a row on one stream."""
+        stream = self._gathering
+        assert stream is not None
+        pieces = self._pieces
+        receiver = stream.receiver
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._gathering = None
+        self._gathered = 0
+        if data or receiver.is_finished:
+            self._events.append(
+                StreamDataReceived(data=data, end_stream=receiver.is_finished, stream_id=stream.stream_id)
+            )
+            self._check_window(stream)
+
+    def _check_window(self, stream: FastStream) -> None:
+        """Ask for MAX_STREAM_DATA in good time; the amount is settled when it is written."""
+        receiver = stream.receiver
+        left = stream.max_stream_data_local - receiver.starting_offset()
+        if left < self._stream_window // 2 and not receiver.is_finished:
+            self._calling[stream] = None
+
+    def _read_datagram(self, plain: bytes, at: int, end: int) -> int:
+        """DATAGRAM (RFC 9221, 4)."""
+        kind = plain[at]
+        begin = at = at + 1
+        stop = end
+        if kind & 1:
+            length, at = read_varint(plain, at)
+            stop = at + length
+            if stop > end:
+                raise IndexError
+        limit = self._configuration.max_datagram_frame_size
+        if limit is None or stop - begin >= limit:
+            raise QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, kind, "Unexpected DATAGRAM frame")
+        if self._gathering is not None:
+            self._pass_on()
+        self._events.append(DatagramFrameReceived(data=plain[at:stop]))
+        return stop

@@ -1,0 +1,403 @@
+"""Sending 1-RTT packets: a flight in one loop, sealed one by one, their headers protected by one call.
+
+Owns the order within a flight (ACK, control frames, datagrams, then streams, strictly by urgency), what may leave now
+(congestion window, pacing, flow control) and the records of what left. All packets of a flight but the last are full,
+so that the kernel can cut them from one buffer. Must never receive. RFC 9000, 12 to 14 and 19.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from relay.transport.quic.fast.keys import PACKETS_PER_KEY, PacketKeys
+from relay.transport.quic.fast.recovery import RunPacket, SentPacket, Sum
+from relay.transport.quic.fast.speaking import SpeakingConnection
+from relay.transport.quic.fast.streams import FastStream
+from relay.transport.quic.fast.varint import varint
+
+if TYPE_CHECKING:
+    from aioquic.quic.connection import NetworkAddress
+
+    from relay.transport.quic.compat import Flight
+
+FIXED_BIT = 0x40
+TAG = 16
+"""Bytes that sealing adds."""
+
+SHORT_NUMBER = 2
+LONG_NUMBER = 4
+NUMBER_SPAN = 1 << 14
+"""Packets outstanding from which on two bytes of their number would be ambiguous: half of what RFC 9000, 17.1 allows."""
+
+SMALLEST_ROOM = 24
+"""Bytes left in a packet with which another STREAM frame is not worth its header."""
+
+SMALLEST_PAYLOAD = 3
+"""Bytes of payload with which header protection has enough to sample, whatever the length of the packet number."""
+
+FLIGHT = 256
+"""Packets of one flight at most: other connections want their turn."""
+
+
+ACK_OF_ACK = 8
+"""Every so many packets, one with an ACK of several ranges asks to be acknowledged, so that they can be forgotten."""
+
+
+class WritingConnection(SpeakingConnection):
+    """The sending side."""
+
+    # -- what leaves
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        return [(packet, address) for packets, address in self.flights(now) for packet in packets]
+
+    def flights(self, now: float) -> list[Flight]:
+        """Everything to be sent now, by address."""
+        if self._ended:
+            self._discard_ended()
+        flights: list[Flight] = []
+        if self._stock_due:
+            self._review()
+            if self._stock_due:
+                flights = super().flights(now)
+                self._review()
+        if self._quick:
+            packets = self._write(now)
+            if packets:
+                address = self._network_paths[0].addr
+                if flights and flights[-1][1] == address:
+                    flights[-1][0].extend(packets)
+                else:
+                    flights.append((packets, address))
+        return flights
+
+    def _write(self, now: float) -> list[bytes]:
+        """One flight of packets, empty if there is nothing to send or nothing may be sent."""
+        space = self._space
+        cc = self._loss._cc
+        pacer: Any = self._loss._pacer
+        self._pacing_at = None
+        probe = self._probe_pending
+        ack = space.ack_at is not None
+        window = self._receive_window
+        says = (
+            self._calling
+            or self._ping_pending
+            or probe
+            or self._limits_due
+            or window.sent != window._value
+            or self._frequency_due
+        )
+        wants = says or self._active or self._frames or self._datagrams_pending
+        budget = 0
+        if wants:
+            size = self._max_datagram_size
+            budget = cc.congestion_window - cc.bytes_in_flight
+            if probe:
+                budget = max(budget, size)  # a probe may exceed the window (RFC 9002, 7.5)
+            elif budget >= size and (at := pacer.next_send_time(now)) is not None:
+                self._pacing_at = at
+                budget = 0
+            elif pacer.rate:
+                budget = min(budget, int(pacer.tokens) + size)
+            if budget < size:
+                budget = 0
+        if not budget and not (ack and space.ack_at <= now):  # type: ignore[operator]
+            return []
+        if budget and says:
+            self._collect_frames()
+        packets = self._write_packets(now, budget, ack=ack)
+        if self._active and cc.congestion_window - cc.bytes_in_flight >= self._max_datagram_size:
+            # Neither the window nor a lack of data ended the flight, unless flow control did: then nothing is due.
+            self._pacing_at = now if len(packets) >= FLIGHT else pacer.next_send_time(now)
+        return packets
+
+    # -- packets
+
+    def _write_packets(self, now: float, budget: int, *, ack: bool) -> list[bytes]:
+        space = self._space
+        sent = space.sent_packets
+        keys = self._pair.sending_keys(self._packet_number)
+        seals, iv = keys.seals, keys.iv
+        cid = self._peer_cid.cid
+        first_number = number = self._packet_number
+        size = LONG_NUMBER if number - space.largest_acked_packet > NUMBER_SPAN else SHORT_NUMBER
+        number_mask = (1 << 8 * size) - 1
+        flags = FIXED_BIT | keys.phase << 2 | size - 1
+        head = bytes((flags,)) + cid
+        overhead = len(head) + size + TAG
+        full = self._max_datagram_size - overhead
+        frames = self._frames
+        datagrams = self._datagrams_pending
+        active = self._active
+        turn = len(active) - 1
+        sealed: list[bytes] = []
+        charged = 0
+        eliciting = 0
+        acked = -1
+        while len(sealed) < FLIGHT:
+            if turn >= 0 and not ack and not frames and not datagrams and budget >= full + overhead:
+                most = min(budget // (full + overhead), FLIGHT - len(sealed))
+                count, total = self._write_run(
+                    active[turn], full, most, number, now, keys, head, size, sealed, turn
+                )
+                if count:
+                    number += count
+                    eliciting += count
+                    charged += total
+                    budget -= total
+                    if not active[turn].sending:
+                        del active[turn]
+                        turn -= 1
+                    continue
+            room = full
+            parts: list[bytes] = []
+            record: SentPacket | None = None
+            if ack:
+                ack = False
+                frame = self._ack_frame(now)
+                space.ack_at = None
+                self._unacked = 0
+                acked = space.largest_received_packet
+                parts.append(frame)
+                room -= len(frame)
+                if len(space.ack_queue) and number % ACK_OF_ACK == 0 and budget:
+                    frames.appendleft((b"\x01", self._on_ping_delivery, ((),)))
+            if budget >= full + overhead:
+                while frames and len(frames[0][0]) <= room:
+                    frame, handler, arguments = frames.popleft()
+                    parts.append(frame)
+                    room -= len(frame)
+                    if record is None:
+                        record = SentPacket(number, now)
+                    if handler is not None:
+                        if record.handlers is None:
+                            record.handlers = []
+                        record.handlers.append((handler, arguments))
+                while datagrams and len(datagrams[0]) + 3 > full:
+                    datagrams.popleft()  # would fit beside a shorter packet number only
+                while datagrams and len(datagrams[0]) + 3 <= room:
+                    data = datagrams.popleft()
+                    parts += (b"\x31", varint(len(data)), data)
+                    room -= len(data) + (2 if len(data) < 0x40 else 3)
+                    if record is None:
+                        record = SentPacket(number, now)
+                while turn >= 0 and room > SMALLEST_ROOM:
+                    stream = active[turn]
+                    sender = stream.sender
+                    fresh = sender.highest_offset
+                    prefix = varint(stream.stream_id)
+                    offset = sender.lost[0][0] if sender.lost else fresh
+                    position = varint(offset) if offset else b""
+                    space_left = room - 1 - len(prefix) - len(position)
+                    allowed = fresh + self._remote_max_data - self._remote_max_data_used
+                    allowed = min(allowed, stream.max_stream_data_remote)
+                    taken = None if stream.is_blocked else sender.take(space_left, allowed)
+                    if taken is None:
+                        # Flow control holds it back, unless there is nothing more.
+                        if sender.buffer_is_empty:
+                            del active[turn]
+                            stream.sending = False
+                        elif not stream.is_blocked and allowed <= fresh:
+                            self._tell_blocked(stream, allowed)
+                        turn -= 1
+                        continue
+                    start, stop, data, fin = taken
+                    self._remote_max_data_used += sender.highest_offset - fresh
+                    if sender.buffer_is_empty:
+                        del active[turn]
+                        stream.sending = False
+                        turn -= 1
+                    kind = 0x08 | (4 if offset else 0) | fin
+                    length = stop - start
+                    if length >= space_left - 1 or turn < 0:
+                        # The last frame needs no length: it goes to the end of the packet.
+                        parts += (_KINDS[kind], prefix, position, data)
+                        room = 0
+                    else:
+                        if length > space_left - 2:
+                            raise AssertionError
+                        parts += (_KINDS[kind | 2], prefix, position, varint(length), data)
+                        room = space_left - length - (1 if length < 0x40 else 2)
+                    if record is None:
+                        record = SentPacket(number, now)
+                    if record.sender is None:
+                        record.sender = sender
+                        record.start = start
+                        record.stop = stop
+                        record.fin = fin
+                    else:
+                        if record.more is None:
+                            record.more = []
+                        record.more.append((sender, start, stop, fin))
+            if not parts:
+                break
+            plain = b"".join(parts)
+            if len(plain) < SMALLEST_PAYLOAD:
+                # In front: a STREAM frame without length would swallow it.
+                plain = bytes(SMALLEST_PAYLOAD - len(plain)) + plain
+            data = seals(
+                (iv ^ number).to_bytes(12, "big"), plain, head + (number & number_mask).to_bytes(size, "big")
+            )
+            sealed.append(data)
+            if record is not None:
+                record.sent_bytes = total = len(data) + len(head) + size
+                if acked >= 0:
+                    record.acks = acked
+                    acked = -1
+                sent[number] = record  # type: ignore[assignment]
+                eliciting += 1
+                charged += total
+                budget -= total
+            number += 1
+        if not sealed:
+            return []
+        self._packet_number = number
+        keys.used += len(sealed)
+        if keys.used > PACKETS_PER_KEY:
+            self._pair.update_key()
+            keys.used = 0
+        if eliciting:
+            self._charge(now, charged, eliciting)
+        return _protect(sealed, keys.masks, flags, cid, first_number, size)
+
+    def _write_run(
+        self,
+        stream: FastStream,
+        room: int,
+        most: int,
+        number: int,
+        now: float,
+        keys: PacketKeys,
+        head: bytes,
+        size: int,
+        sealed: list[bytes],
+        turn: int,
+    ) -> tuple[int, int]:
+        """Packets of new bytes of one stream: how many, and of how many bytes. This is where the time goes.
+
+        All are full but the one that takes the last bytes of the last stream (`turn` is 0).
+        """
+        sender = stream.sender
+        if sender.lost or stream.is_blocked:
+            return 0, 0
+        offset = first = sender.highest_offset
+        final = min(
+            sender._buffer_stop,
+            stream.max_stream_data_remote,
+            offset + self._remote_max_data - self._remote_max_data_used,
+        )
+        chunks, ends, cursor = sender.chunks, sender.ends, sender.cursor
+        seals, iv = keys.seals, keys.iv
+        sent: dict[int, Any] = self._space.sent_packets
+        prefix = varint(stream.stream_id)
+        total = room + len(head) + size + TAG
+        mask = (1 << 8 * size) - 1
+        room -= 1 + len(prefix)
+        count = 0
+        done = False
+        position = data = b""
+        stop = offset
+        while count < most:
+            if 0x4000 <= offset < 0x40000000:
+                position = (0x80000000 | offset).to_bytes(4, "big")
+                stop = offset + room - 4
+            else:
+                position = varint(offset) if offset else b""
+                stop = offset + room - len(position)
+            if stop >= final:
+                # Not full, or the last bytes: alone only if they are all that is left to send.
+                if turn or final != sender._buffer_stop or offset == final:
+                    break
+                stop = final
+                done = True
+            end = ends[cursor]
+            if stop <= end:
+                chunk = chunks[cursor]
+                begin = len(chunk) - end + offset
+                data = chunk[begin : begin + stop - offset]
+                if stop == end:
+                    cursor += 1
+            else:
+                sender.cursor = cursor
+                data = sender.advance(offset, stop)
+                cursor = sender.cursor
+            if done:
+                break
+            sealed.append(
+                seals(
+                    (iv ^ number).to_bytes(12, "big"),
+                    b"".join((b"\x0c" if offset else b"\x08", prefix, position, data)),
+                    head + (number & mask).to_bytes(size, "big"),
+                )
+            )
+            sent[number] = RunPacket(number, now, total, sender, offset, stop)
+            offset = stop
+            number += 1
+            count += 1
+        charged = count * total
+        if done:
+            kind = 0x0C if offset else 0x08
+            length = len(prefix) + len(position) + len(data) + 1
+            charged += length + len(head) + size + TAG
+            record: Any = RunPacket(number, now, length + len(head) + size + TAG, sender, offset, stop)
+            if stop == sender.fin_at:
+                kind |= 1
+                sender.fin_pending = False
+                record = SentPacket(number, now)
+                record.sent_bytes = length + len(head) + size + TAG
+                record.sender, record.start, record.stop, record.fin = sender, offset, stop, True
+            plain = b"".join((_KINDS[kind], prefix, position, data))
+            if length < SMALLEST_PAYLOAD:
+                plain = bytes(SMALLEST_PAYLOAD - length) + plain
+                record.sent_bytes += SMALLEST_PAYLOAD - length
+                charged += SMALLEST_PAYLOAD - length
+            sealed.append(
+                seals((iv ^ number).to_bytes(12, "big"), plain, head + (number & mask).to_bytes(size, "big"))
+            )
+            sent[number] = record
+            offset = stop
+            count += 1
+            stream.sending = False
+        if count:
+            sender.cursor = cursor
+            sender.highest_offset = offset
+            self._remote_max_data_used += offset - first
+        return count, charged
+
+    def _charge(self, now: float, charged: int, eliciting: int) -> None:
+        """Account for a flight (RFC 9002, A.5)."""
+        loss = self._loss
+        self._space.ack_eliciting_in_flight += eliciting
+        loss._time_of_last_sent_ack_eliciting_packet = now
+        loss._cc.on_packet_sent(packet=Sum(charged, now))  # type: ignore[arg-type]
+        loss._pacer.tokens -= charged  # type: ignore[attr-defined]
+        if not self._ack_eliciting_sent_since_receipt:
+            self._close_at = now + self._idle
+            self._ack_eliciting_sent_since_receipt = True
+
+
+_KINDS = [bytes((kind,)) for kind in range(0x100)]
+
+
+def _protect(sealed: list[bytes], masks: Any, flags: int, cid: bytes, number: int, size: int) -> list[bytes]:
+    """Finished packets: header protection (RFC 9001, 5.4) for all of them with one set of masks."""
+    skip = 4 - size
+    mask = masks(b"".join([data[skip : skip + 16] for data in sealed]))
+    packets = []
+    at = 0
+    if size == SHORT_NUMBER:
+        for data in sealed:
+            hidden = (number ^ (mask[at + 1] << 8 | mask[at + 2])) & 0xFFFF
+            first = _KINDS[flags ^ (mask[at] & 0x1F)]
+            packets.append(b"".join((first, cid, hidden.to_bytes(2, "big"), data)))
+            number += 1
+            at += 16
+        return packets
+    for data in sealed:
+        hidden = (number ^ int.from_bytes(mask[at + 1 : at + 5], "big")) & 0xFFFFFFFF
+        first = _KINDS[flags ^ (mask[at] & 0x1F)]
+        packets.append(b"".join((first, cid, hidden.to_bytes(4, "big"), data)))
+        number += 1
+        at += 16
+    return packets

@@ -1,0 +1,89 @@
+"""Segmentation of UDP by the kernel: many datagrams in one call, where Linux has it.
+
+Owns the two socket options and the packing of their control messages. Must never keep a socket. The UDP socket asks
+what the kernel can do, once, and falls back to one call per datagram where it cannot.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import socket
+import sys
+
+SOL_UDP = 17
+UDP_SEGMENT = 103
+UDP_GRO = 104
+
+MAX_SEGMENTS = 64
+"""Datagrams that the kernel cuts from one buffer at most."""
+
+MAX_BYTES = 65_000
+"""Bytes of one buffer at most: an IP packet holds 65,535."""
+
+REFUSALS = frozenset((errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP))
+"""How kernels and network cards that cannot segment say so."""
+
+CONTROL_SPACE = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
+
+
+def can_segment(sock: socket.socket) -> bool:
+    """Whether the kernel knows UDP_SEGMENT. A network card may still refuse it."""
+    if sys.platform != "linux":
+        return False
+    try:
+        sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+    except OSError:
+        return False
+    return True
+
+
+def receive_merged(sock: socket.socket) -> bool:
+    """Ask for datagrams of one sender to be merged (UDP_GRO). Returns whether they will be."""
+    if sys.platform != "linux":
+        return False
+    try:
+        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+    except OSError:
+        return False
+    return True
+
+
+def segment_message(size: int) -> list[tuple[int, int, bytes]]:
+    """The control message that has a buffer cut every `size` bytes."""
+    return [(SOL_UDP, UDP_SEGMENT, array.array("H", (size,)).tobytes())]
+
+
+def segment_size(messages: list[tuple[int, int, bytes]]) -> int:
+    """At how many bytes a received buffer is to be cut, 0 if it is one datagram."""
+    for level, kind, data in messages:
+        if level == SOL_UDP and kind == UDP_GRO:
+            return int.from_bytes(data[:4], sys.byteorder)
+    return 0
+
+
+def batches(packets: list[bytes]) -> list[list[bytes]]:
+    """Runs of packets that one call can send: all of one size, but for a shorter last one."""
+    sizes = list(map(len, packets))
+    size = sizes[0]
+    last = len(sizes) - 1
+    if (
+        last < MAX_SEGMENTS
+        and size * last < MAX_BYTES - size
+        and sizes[-1] <= size
+        and sizes.count(size) >= last
+    ):
+        return [packets]
+    found: list[list[bytes]] = []
+    start = 0
+    while start <= last:
+        size = sizes[start]
+        stop = start + 1
+        most = min(start + min(MAX_SEGMENTS, MAX_BYTES // size), last + 1)
+        while stop < most and sizes[stop] == size:
+            stop += 1
+        if stop < most and sizes[stop] < size:
+            stop += 1
+        found.append(packets[start:stop])
+        start = stop
+    return found
