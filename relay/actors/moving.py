@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MOST_SEARCHES = 6
 """Times that a track is asked for after its publishers were lost one after the other, without a group from any."""
 
+MOST_REPEATED = 8
+"""Groups by which another way to the same publisher may be behind; it is waited for until it has caught up."""
+
 SEARCH_MEMORY = 10.0
 """Seconds after which a search counts as the first again: a track without a group may outlive many routes."""
 
@@ -82,6 +85,7 @@ class Move:
     def __init__(self, floor: int, shift: int | None) -> None:
         """Groups below `floor` have been sent. `shift` is added to numbers; None: as much as the first one needs."""
         self._floor = floor
+        self._going = False
         self.shift = shift
 
     def sequence(self, sequence: int) -> int:
@@ -95,8 +99,12 @@ class Move:
         moved = []
         for piece in pieces:
             sequence = self.sequence(piece.sequence)
-            if (
-                self._floor <= sequence < MAX_VARINT
-            ):  # the end of the track needs a number after the last group's
+            if not self._going and sequence < self._floor - MOST_REPEATED:
+                # not what has been sent already: a relay on the old way had numbered them anew
+                self.shift = None
+                sequence = self.sequence(piece.sequence)
+            self._going = self._going or sequence >= self._floor
+            # the end of the track needs a number of its own, after the last group's
+            if self._floor <= sequence < MAX_VARINT:
                 moved.append(piece._replace(sequence=sequence))
         return tuple(moved)
