@@ -22,6 +22,7 @@ from relay.actors.upstream import (
     TrackReply,
     Upstream,
 )
+from relay.auth.permissions import loggable
 from relay.model.path import covers, join
 from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.model.track import Interest, TrackProperties
@@ -185,9 +186,11 @@ class Ingest:
         self._generation += 1
         if covers(connection.environment.members, absolute) and not connection.permissions.cluster:
             # who may announce members makes relays dial them, with the token of the cluster
-            connection.log.warning(
-                "ignored announcement path=%s reason='for relays of the cluster'", absolute
-            )
+            if not connection.counts["refused", "members"]:  # told once: it may happen a million times
+                connection.log.warning(
+                    "ignored announcement path=%s reason='for relays of the cluster'", loggable(absolute)
+                )
+            connection.counts["refused", "members"] += 1
             route = None
         if absolute.count("/") >= MAX_PATH_SEGMENTS:
             route = None  # no message could carry it to those who see all of it

@@ -79,6 +79,11 @@ class Search:
         send(self._connection.environment.origin, self._request)
 
 
+def move(former: Move | None, floor: int, *, same: bool) -> Move:
+    """The next move: the numbers of the same publisher stay as they were shown, another one's follow on."""
+    return Move(floor, None if not same else 0 if former is None else former.shift)
+
+
 class Move:
     """A subscription goes on with another publisher, from a whole group on, and its numbers go on rising."""
 

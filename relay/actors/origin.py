@@ -223,9 +223,10 @@ class OriginActor(LoopActor):
             self._succeed(lingering, publication)
             return
         for other in present:
-            elsewhere = publication.relayed and not other.relayed
-            again = same_publisher(other.route, publication.route) and not other.relayed
-            if not other.tentative and (publication.tentative or elsewhere or again):
+            doubted = not other.relayed and (
+                publication.relayed or same_publisher(other.route, publication.route)
+            )
+            if not other.tentative and (publication.tentative or doubted):
                 # an echo, or a publisher that has come back before its old session timed out
                 send(other.connection, m.CheckAlive())
         present.append(publication)

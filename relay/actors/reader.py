@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from relay.actors import messages as m
-from relay.actors.moving import Move
+from relay.actors.moving import Move, move
 from relay.actors.runtime import LoopActor, Ref, send
 from relay.model.route import UNKNOWN_HOP
 from relay.model.track import Dialect, Interest
@@ -122,7 +122,7 @@ class ReaderActor(LoopActor):
         self._track = message.track
         if self._publisher is not None:
             same = message.publisher == self._publisher != UNKNOWN_HOP
-            self._move = Move(self._next, None if not same else 0 if self._move is None else self._move.shift)
+            self._move = move(self._move, self._next, same=same)
         self._publisher = message.publisher
 
     def _on_lost(self, code: int) -> None:

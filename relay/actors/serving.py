@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.actors import messages as m
-from relay.actors.moving import AskAgain, Move, Search, again
+from relay.actors.moving import AskAgain, Move, Search, again, move
 from relay.actors.runtime import Ref, send
 from relay.model.route import UNKNOWN_HOP
 from relay.model.track import Interest
@@ -226,8 +226,7 @@ class SubscribeService:
         self._track = message.track
         if self._publisher is not None:
             same = message.publisher == self._publisher != UNKNOWN_HOP
-            shift = None if not same else 0 if self._move is None else self._move.shift
-            self._move = Move(self._next, shift)
+            self._move = move(self._move, self._next, same=same)
             self._connection.log.info(
                 "moved track=%r from_group=%d same_publisher=%s", self._name, self._next, same
             )
