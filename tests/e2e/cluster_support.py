@@ -369,6 +369,9 @@ class Guest:
         self._options = options
         self._client: Client | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r} at {self.node}, {self._client!r})"
+
     @property
     def client(self) -> Client:
         assert self._client is not None

@@ -14,7 +14,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,7 @@ from tests.e2e.cluster_support import (
     LIMITS,
     MEMBERS,
     Camera,
+    Guest,
     Guide,
     Node,
     Nodes,
@@ -347,6 +348,10 @@ class World:
         assert len(pykka.ActorRegistry.get_by_class(PeerActor)) <= live * (len(self.nodes) - 1)
 
     async def _check_node(self, node: Node) -> list[dict[str, Any]]:
+        guests: list[Guest] = [*self.cameras, *self.viewers, *self.guides.values()]
+        here = [guest for guest in guests if guest.node is node]
+        lost = [(guest, guest.client.peer.ended) for guest in here if guest.client.peer.ended is not None]
+        assert not lost, (node, "lost", lost)
         state = await node.state()
         rows: list[dict[str, Any]] = state["broadcasts"]
         wanted = {path for path in PATHS if self.publishers(node, path)}
@@ -368,9 +373,7 @@ class World:
         peers = [peer for peer in state["peers"] if peer["session"] is not None]
         rows_of = "\n".join(map(str, [node, *state["peers"], *state["sessions"]]))
         assert sorted(peer["node"] for peer in peers) == sorted(linked), rows_of
-        guests: list[Iterable[object]] = [self.cameras, self.viewers, self.guides.values()]
-        here = sum(guest.node is node for guest in itertools.chain(*guests))  # type: ignore[attr-defined]
-        assert state["totals"]["sessions"] == len(linked) + here, rows_of
+        assert state["totals"]["sessions"] == len(linked) + len(here), rows_of
         return rows
 
     async def calm(self) -> None:

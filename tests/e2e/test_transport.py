@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,10 @@ async def leaves_nothing() -> AsyncIterator[None]:
     assert not mine
 
 
+def heard(count: int) -> Callable[[Owner], bool]:
+    return lambda owner: len(owner.events) >= count
+
+
 async def leave(session: QuicSession) -> None:
     session.close()
     async with asyncio.timeout(5):
@@ -252,6 +257,23 @@ async def test_datagrams_and_pings(scheme: str) -> None:
         session.ping()
         await owner.until(lambda owner: len(owner.events) == 2)
         await peer.until(lambda peer: peer.events)
+        await leave(session)
+
+
+async def test_our_own_pause_is_not_the_peers_silence() -> None:
+    """The process is stopped for longer than the idle time-out, as on a machine that sleeps: nobody is dropped."""
+    settings = QuicSettings(idle_timeout=0.8, keep_alive=0.3)
+    async with hosting(settings=settings) as host:
+        session = await connect(host.url("moqt"), tls=host.tls, settings=settings)
+        owner, peer = Owner(session), await host.owner()
+        for count, pause in enumerate((0.3, 0.7, 1.2), 1):
+            time.sleep(pause)  # noqa: ASYNC251 - that nothing else runs is what is tested
+            session.ping()
+            peer.session.ping()
+            await owner.until(heard(count))
+            await peer.until(heard(count))
+        assert not owner.closed
+        assert not peer.closed
         await leave(session)
 
 

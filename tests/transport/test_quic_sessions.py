@@ -498,6 +498,16 @@ def test_silence_ends_the_session(kind: str) -> None:
     assert wire.client_link.gone
 
 
+def test_keep_alive_follows_a_peer_with_less_patience() -> None:
+    wire = Wire(
+        "quic", client_settings=QuicSettings(), server_settings=QuicSettings(idle_timeout=2.0, keep_alive=0)
+    )
+    client, _ = wire.open()
+    seen = Recorder(client)
+    wire.advance(20.0)
+    assert not seen.events
+
+
 def test_no_keep_alive_if_off() -> None:
     off = QuicSettings(keep_alive=0)
     wire = Wire("quic", client_settings=off, server_settings=off)

@@ -441,6 +441,11 @@ def is_over(quic: QuicConnection) -> bool:
     )
 
 
+def idle_timeout(quic: QuicConnection) -> float:
+    """Seconds of silence that end the connection: ours or the peer's, whichever is shorter."""
+    return quic._idle_timeout()
+
+
 def expire_by(quic: QuicConnection, deadline: float) -> None:
     """Let the idle time-out strike no later than `deadline`.
 
@@ -448,6 +453,12 @@ def expire_by(quic: QuicConnection, deadline: float) -> None:
     keep-alive interval late.
     """
     if quic._close_at is not None and quic._close_at > deadline and not is_over(quic):
+        quic._close_at = deadline
+
+
+def expire_not_before(quic: QuicConnection, deadline: float) -> None:
+    """Let the idle time-out strike no earlier than `deadline`, since we could not listen for a while."""
+    if quic._close_at is not None and quic._close_at < deadline and not is_over(quic):
         quic._close_at = deadline
 
 

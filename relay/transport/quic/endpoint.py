@@ -53,6 +53,9 @@ LONG_HEADER_START = 6
 MAX_DATAGRAM_FRAME = 65535
 """What we take in one DATAGRAM frame."""
 
+STALL = 0.2
+"""Seconds that a timer may be late until it is taken for a pause of the whole process."""
+
 RENEWAL_INTERVAL = 60.0
 """Seconds between looks at the age of a generated certificate."""
 
@@ -216,6 +219,12 @@ class Endpoint:
     def _on_timer(self) -> None:
         self._timer = None
         now = time.monotonic()
+        late = now - self._timer_at
+        if late > STALL:
+            # The machine slept, or the process was stopped or starved: live peers have had no chance to be heard.
+            logger.warning("late=%.1fs the event loop did not run; connections=%d", late, len(self.links))
+            for link in self.links:
+                link.resume(now)
         timers = self._timers
         while timers and timers[0][0] <= now:
             deadline, _, link = heapq.heappop(timers)

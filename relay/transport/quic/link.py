@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_PING = 0
 """The id of our own pings, apart from those that a session asked for (1 and up)."""
 
+SHORTEST_KEEP_ALIVE = 0.5
+"""Seconds between pings at least, whatever the peer's idle time-out."""
+
 LINGER = 0.1
 """Seconds that a goodbye inside a stream gets to arrive before the connection is closed, at least."""
 
@@ -89,6 +92,8 @@ class Link:
         "gone",
         "handler",
         "heard",
+        "idle_timeout",
+        "keep_alive",
         "quic",
         "remote",
         "setup_deadline",
@@ -113,6 +118,9 @@ class Link:
         self.gone = False
         self.heard = now
         """When a datagram came in last."""
+        self.idle_timeout = endpoint.settings.idle_timeout
+        self.keep_alive = 0.0
+        """Seconds of silence until we ping; 0 until the handshake is complete, or for never."""
         self.bytes_received = 0
         self.bytes_sent = 0
         self.armed: list[float] = []
@@ -221,6 +229,12 @@ class Link:
             self.fail(error)
         self.touch()
 
+    def resume(self, now: float) -> None:
+        """We did not run for a while, which is no silence of the peer's: it gets half the idle time-out to be heard."""
+        half = self.idle_timeout / 2
+        self.heard = max(self.heard, now - half)
+        compat.expire_not_before(self.quic, now + half)
+
     def arm(self, now: float) -> None:
         """Put the next deadline into the heap, unless an earlier one is there already."""
         deadline = self._deadline()
@@ -298,6 +312,7 @@ class Link:
                 self.handler = self.endpoint.negotiated(self, event.alpn_protocol or "")
         elif kind is HandshakeCompleted:
             self.established = True
+            self._agree()
             if self.endpoint.handshake_done(self) and self.handler is not None:
                 self.handler.established()
         elif kind is ConnectionTerminated:
@@ -306,6 +321,13 @@ class Link:
             if self.handler is not None:
                 self.handler.deliver()
             self.endpoint.remove(self)
+
+    def _agree(self) -> None:
+        """The peer may give up on silence earlier than we do, and the pings must come in good time for both."""
+        self.idle_timeout = compat.idle_timeout(self.quic)
+        if self.endpoint.settings.keep_alive:
+            soon = max(self.idle_timeout / 3, SHORTEST_KEEP_ALIVE)
+            self.keep_alive = min(self.endpoint.settings.keep_alive, soon)
 
     def _report_close(self) -> None:
         event = compat.close_seen(self.quic)
@@ -326,15 +348,14 @@ class Link:
                 self.sock.send(data, address)
 
     def _deadline(self) -> float | None:
-        settings = self.endpoint.settings
-        if settings.keep_alive and self.established:
+        interval = self.keep_alive
+        if interval:
             # Pinged in good time, a live peer would have answered.
-            compat.expire_by(self.quic, self.heard + settings.idle_timeout)
+            compat.expire_by(self.quic, self.heard + self.idle_timeout)
         deadline: float | None = self.quic.get_timer()
         if deadline is None or compat.is_over(self.quic):
             return deadline
-        interval = settings.keep_alive
-        if interval and self.established:
+        if interval:
             deadline = min(deadline, max(self.heard, self._pinged) + interval)
         if self.setup_deadline is not None:
             deadline = min(deadline, self.setup_deadline)
@@ -357,8 +378,8 @@ class Link:
             self.endpoint.refused["setup"] += 1
             self.close(QuicErrorCode.NO_ERROR, "no session was asked for in time", transport=True)
         else:
-            interval = self.endpoint.settings.keep_alive
-            if interval and self.established and max(self.heard, self._pinged) + interval <= now:
+            interval = self.keep_alive
+            if interval and max(self.heard, self._pinged) + interval <= now:
                 self._pinged = now
                 quic.send_ping(KEEP_ALIVE_PING)
 
