@@ -103,8 +103,8 @@ class Lab:
         """Transmit for one end, now."""
         end = self.ends[name]
         network, dice = self.network, self.dice
-        for packets, address in end.quic.flights(self.now):
-            for packet in packets:
+        for buffers, size, address in end.quic.flights(self.now):
+            for packet in (data[at : at + size] for data in buffers for at in range(0, len(data), size)):
                 if address != self.addresses[OTHER[name]]:
                     continue  # nobody is there any more
                 end.packets += 1

@@ -88,9 +88,10 @@ class _Socket:
     def send(self, data: bytes, address: object) -> None:
         self._wire.flying.append((self._target, data, self._source))
 
-    def send_all(self, packets: list[bytes], address: object) -> None:
-        for packet in packets:
-            self.send(packet, address)
+    def send_all(self, buffers: list[bytes], size: int, address: object) -> None:
+        for buffer in buffers:
+            for start in range(0, len(buffer), size):
+                self.send(buffer[start : start + size], address)
 
 
 class _Side:

@@ -58,8 +58,8 @@ aioquic sends by itself."""
 IDLE_REASON = "Idle timeout"
 """How aioquic calls silence; no code tells it apart from an internal error."""
 
-Flight = tuple[list[bytes], Any]
-"""Packets for one address, in order."""
+Flight = tuple[list[bytes], int, Any]
+"""Buffers of packets in order, the size of each packet but a last one in its buffer, and the address."""
 
 CredentialSelector = Callable[[str | None], "Credentials"]
 
@@ -249,10 +249,10 @@ class RelayQuicConnection(QuicConnection):
         """Everything to be sent now, by address."""
         flights: list[Flight] = []
         for data, address in self._stock_datagrams(now):
-            if flights and flights[-1][1] == address:
+            if flights and flights[-1][2] == address:
                 flights[-1][0].append(data)
             else:
-                flights.append(([data], address))
+                flights.append(([data], self._max_datagram_size, address))
         return flights
 
     def _stock_datagrams(self, now: float) -> list[tuple[bytes, Any]]:

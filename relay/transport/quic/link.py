@@ -201,11 +201,11 @@ class Link:
                 self.handler.pump()
             closing = compat.close_is_pending(quic)
             flights = quic.flights(now)
-            for packets, address in flights:
-                self.bytes_sent += sum(map(len, packets))
-                self.sock.send_all(packets, address)
+            for buffers, size, address in flights:
+                self.bytes_sent += sum(map(len, buffers))
+                self.sock.send_all(buffers, size, address)
             if closing:
-                self._goodbye = [(data, address) for packets, address in flights for data in packets]
+                self._goodbye = [(data, address) for buffers, _, address in flights for data in buffers]
                 self.endpoint.said_goodbye(self)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import socket
 import sys
 
@@ -49,6 +50,7 @@ def receive_merged(sock: socket.socket) -> bool:
     return True
 
 
+@functools.cache
 def segment_message(size: int) -> list[tuple[int, int, bytes]]:
     """The control message that has a buffer cut every `size` bytes."""
     return [(SOL_UDP, UDP_SEGMENT, array.array("H", (size,)).tobytes())]
@@ -62,28 +64,20 @@ def segment_size(messages: list[tuple[int, int, bytes]]) -> int:
     return 0
 
 
-def batches(packets: list[bytes]) -> list[list[bytes]]:
-    """Runs of packets that one call can send: all of one size, but for a shorter last one."""
-    sizes = list(map(len, packets))
-    size = sizes[0]
-    last = len(sizes) - 1
-    if (
-        last < MAX_SEGMENTS
-        and size * last < MAX_BYTES - size
-        and sizes[-1] <= size
-        and sizes.count(size) >= last
-    ):
-        return [packets]
+def batches(buffers: list[bytes], size: int) -> list[list[bytes]]:
+    """Runs of buffers that one call can send: cut every `size` bytes they are the datagrams meant.
+
+    Each buffer is no larger than one call can send.
+    """
+    most = min(MAX_SEGMENTS * size, MAX_BYTES)
     found: list[list[bytes]] = []
-    start = 0
-    while start <= last:
-        size = sizes[start]
-        stop = start + 1
-        most = min(start + min(MAX_SEGMENTS, MAX_BYTES // size), last + 1)
-        while stop < most and sizes[stop] == size:
-            stop += 1
-        if stop < most and sizes[stop] < size:
-            stop += 1
-        found.append(packets[start:stop])
-        start = stop
+    total = most
+    for buffer in buffers:
+        length = len(buffer)
+        if total % size or total + length > most:
+            found.append([buffer])
+            total = length
+        else:
+            found[-1].append(buffer)
+            total += length
     return found

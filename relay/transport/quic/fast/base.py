@@ -18,7 +18,7 @@ from aioquic.quic.stream import StreamFinishedError
 
 from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.fast.keys import FastPair
-from relay.transport.quic.fast.recovery import Pacer, Seen
+from relay.transport.quic.fast.recovery import Pacer, Run, Seen
 from relay.transport.quic.fast.streams import FastStream
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class FastBase(RelayQuicConnection):
         """Control frames that wait for a packet."""
         self._limits_due = False
         """Whether MAX_STREAMS may have to be sent."""
+        self._runs: list[Run] = []
+        """Outstanding packets that no acknowledgement has told apart; all others are in the space's `sent_packets`."""
         self._run_start = 0
         self._run_stop = 0
         """The newest unbroken run of received packets; the ranges below it are in the space's `ack_queue`."""
@@ -124,6 +126,7 @@ class FastBase(RelayQuicConnection):
         if self._quick:
             self._quick = False
             self._store_run()
+            self._tell_apart()
 
     def close(self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = "") -> None:
         super().close(error_code, frame_type, reason_phrase)
@@ -158,6 +161,23 @@ class FastBase(RelayQuicConnection):
             self._load_run()
             if self._space.ack_at is None:
                 self._unacked = 0
+
+    def _tell_apart(self) -> None:
+        """Put all outstanding packets where aioquic's loss recovery looks for them."""
+        runs = self._runs
+        if not runs:
+            return
+        sent: dict[int, Any] = self._space.sent_packets
+        older = {}
+        if sent and next(reversed(sent)) > runs[0].first:
+            older = dict(sent)
+            sent.clear()
+        packets = {packet.packet_number: packet for run in runs for packet in run.packets()}
+        runs.clear()
+        if older:
+            packets.update(older)
+            packets = dict(sorted(packets.items()))
+        sent.update(packets)
 
     # -- streams
 

@@ -58,6 +58,11 @@ class FastConnection(ReadingConnection, WritingConnection):
             at = self._pacing_at
         return at
 
+    def handle_timer(self, now: float) -> None:
+        if self._runs and (self._loss_at is None or self._loss_at <= now):
+            self._tell_apart()
+        super().handle_timer(now)
+
     def _parse_transport_parameters(self, data: bytes, *args: Any, **options: Any) -> None:
         super()._parse_transport_parameters(data, *args, **options)
         # aioquic drops what it does not know. The list is well-formed, or it would have complained.
