@@ -35,6 +35,8 @@ class Network:
     rate: float | None = None
     """Bytes per second of a narrow place, with a queue of `queue` packets."""
     queue: int = 50
+    mtu: int = 1500
+    """Bytes of a datagram that get through at most."""
     tick: float = 0.0
     """Packets arrive at multiples of this, several at once, as they do at a busy process."""
 
@@ -108,7 +110,9 @@ class Lab:
                 if address != self.addresses[OTHER[name]]:
                     continue  # nobody is there any more
                 end.packets += 1
-                assert len(packet) <= 1200
+                assert len(packet) <= max(1200, size)
+                if len(packet) > network.mtu:
+                    continue
                 for _ in range(2 if dice.random() < network.duplicate else 1):
                     if dice.random() < network.loss:
                         continue

@@ -82,6 +82,8 @@ class Recorder:
 
 
 class _Socket:
+    unfragmented = True
+
     def __init__(self, wire: Wire, target: str, source: tuple[str, int]) -> None:
         self._wire, self._target, self._source = wire, target, source
 
@@ -115,6 +117,9 @@ class _Side:
 
     def arm(self, deadline: float, link: Link) -> None:
         """The wire asks the links themselves."""
+
+    def watch(self, link: Link, deadline: float) -> None:
+        """As for `arm`."""
 
     def add_route(self, cid: bytes, link: Link) -> None:
         link.cids.add(cid)
@@ -262,7 +267,8 @@ class Wire:
         self._exchange()
 
     def _next_deadline(self) -> float | None:
-        deadlines = [link._deadline() for link in (self.client_link, self.server_link) if not link.gone]
+        links = [link for link in (self.client_link, self.server_link) if not link.gone]
+        deadlines = [at for link in links for at in (link._deadline(), link.quic.probe_at())]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _fire(self) -> None:

@@ -61,6 +61,8 @@ IDLE_REASON = "Idle timeout"
 Flight = tuple[list[bytes], int, Any]
 """Buffers of packets in order, the size of each packet but a last one in its buffer, and the address."""
 
+_OVER = (QuicConnectionState.CLOSING, QuicConnectionState.DRAINING, QuicConnectionState.TERMINATED)
+
 CredentialSelector = Callable[[str | None], "Credentials"]
 
 
@@ -233,6 +235,9 @@ class RelayQuicConnection(QuicConnection):
 
     # -- what a faster connection does otherwise
 
+    def discover_mtu(self) -> None:
+        """Try larger packets; the socket has promised that they are not cut apart on the way."""
+
     def finish_receiving(self, now: float) -> None:
         """Called when the socket is drained, before the events are read."""
 
@@ -244,6 +249,14 @@ class RelayQuicConnection(QuicConnection):
     def has_reason_to_send(self, now: float) -> bool:  # noqa: ARG002 - for a connection that knows
         """Whether what was received may have to be answered now, or the timer to be set anew."""
         return True
+
+    def deadline(self) -> float | None:
+        """When `handle_timer` wants to be called, but for `probe_at`."""
+        return self.get_timer()
+
+    def probe_at(self) -> float | None:
+        """When loss detection wants it, for a connection that keeps this apart: it moves with every packet."""
+        return None
 
     def flights(self, now: float) -> list[Flight]:
         """Everything to be sent now, by address."""
@@ -434,11 +447,7 @@ def close_is_pending(quic: QuicConnection) -> bool:
 
 def is_over(quic: QuicConnection) -> bool:
     """Whether nothing but silence follows: our close went out, the peer's came in, or it was given up."""
-    return quic._state in (
-        QuicConnectionState.CLOSING,
-        QuicConnectionState.DRAINING,
-        QuicConnectionState.TERMINATED,
-    )
+    return quic._state in _OVER
 
 
 def idle_timeout(quic: QuicConnection) -> float:

@@ -1,6 +1,6 @@
-"""Segmentation of UDP by the kernel: many datagrams in one call, where Linux has it.
+"""What the kernel does for UDP: many datagrams in one call, where Linux has it, and none of them cut apart on the way.
 
-Owns the two socket options and the packing of their control messages. Must never keep a socket. The UDP socket asks
+Owns the socket options and the packing of their control messages. Must never keep a socket. The UDP socket asks
 what the kernel can do, once, and falls back to one call per datagram where it cannot.
 """
 
@@ -37,6 +37,27 @@ def can_segment(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+_WHOLE = {
+    # IP_MTU_DISCOVER and IPV6_MTU_DISCOVER to PMTUDISC_PROBE: "don't fragment", whatever the kernel thinks of the path.
+    ("linux", socket.AF_INET): ((socket.IPPROTO_IP, 10, 3),),
+    ("linux", socket.AF_INET6): ((socket.IPPROTO_IP, 10, 3), (socket.IPPROTO_IPV6, 23, 3)),
+    # IP_DONTFRAG and IPV6_DONTFRAG.
+    ("darwin", socket.AF_INET): ((socket.IPPROTO_IP, 28, 1),),
+    ("darwin", socket.AF_INET6): ((socket.IPPROTO_IPV6, 62, 1),),
+}
+
+
+def forbid_fragments(sock: socket.socket) -> bool:
+    """Have datagrams that are too large for the path dropped. Returns whether they will be."""
+    options = _WHOLE.get((sys.platform, sock.family), ())
+    try:
+        for option in options:
+            sock.setsockopt(*option)
+    except OSError:
+        return False
+    return bool(options)
 
 
 def receive_merged(sock: socket.socket) -> bool:

@@ -72,6 +72,8 @@ class UdpSocket:
         self._views = [self._view]
         self._connected = False
         self.closed = False
+        self.unfragmented = offload.forbid_fragments(sock)
+        """Whether a datagram that is too large for the path is lost instead of cut apart."""
         self._segments = offload.can_segment(sock)
         self._merged = offload.receive_merged(sock)
         sock.setblocking(False)

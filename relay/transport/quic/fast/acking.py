@@ -92,19 +92,21 @@ class AckingConnection(FastBase):
             if run.first < low:
                 self._tell_apart()
                 return None
+            if run.size == self._max_datagram_size and run.last > run.first:
+                self._mtu.acknowledged()
             begin, last = run.start, run.last
             if last > high:
-                self._count(run.sent_time, run.bytes_of(high + 1 - run.first), high + 1 - run.first)
-                run.cut(high + 1 - run.first)
+                count = high + 1 - run.first
+                self._count(run.sent_time, count * run.size, count)
+                run.cut(count)
                 run.sender.on_acked(begin, run.start, False)
                 found = run.sent_time
                 break
-            self._count(run.sent_time, run.bytes_of(last + 1 - run.first), last + 1 - run.first)
+            self._count(run.sent_time, run.total(), last + 1 - run.first)
             run.sender.on_acked(begin, run.stop, run.fin)
             stop += 1
             if last == high:
                 found = run.sent_time
-                break
         del runs[start:stop]
         return found
 
@@ -140,10 +142,9 @@ class AckingConnection(FastBase):
                     self._forget_acks(packet.acks)
                 handlers = packet.handlers or ()
             else:
-                # Built by aioquic: a handshake packet, a probe, an ACK alone.
-                self._news = True
-                if packet.in_flight:
-                    self._count(packet.sent_time, packet.sent_bytes, int(packet.is_ack_eliciting))
+                # Built by aioquic, handshake or an ACK alone; or a probe of the path.
+                size = packet.sent_bytes if packet.in_flight else 0
+                self._count(packet.sent_time, size, int(packet.is_ack_eliciting))
                 handlers = packet.delivery_handlers
             for handler, arguments in handlers:
                 handler(QuicDeliveryState.ACKED, *arguments)
@@ -172,10 +173,18 @@ class AckingConnection(FastBase):
         runs = self._runs
         if (runs and runs[0].first <= newest) or next(iter(space.sent_packets), newest + 1) <= newest:
             self._tell_apart()
-            loss._detect_loss(now=now, space=space)
+            self._detect_loss(now)
         else:
             space.loss_time = None
         loss._pto_count = 0
+
+    def _detect_loss(self, now: float) -> None:
+        space = self._space
+        full = self._max_datagram_size
+        before = [number for number, packet in space.sent_packets.items() if packet.sent_bytes == full]
+        self._loss._detect_loss(now=now, space=space)
+        if self._mtu.lost(sum(number not in space.sent_packets for number in before), now):
+            self._resize()
 
     def _grow(self, now: float) -> None:
         """Take acknowledged bytes out of flight, and raise the congestion window if it was in use.

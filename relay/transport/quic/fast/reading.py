@@ -99,17 +99,19 @@ class ReadingConnection(AckingConnection):
             self._run_stop = number + 1
             space.largest_received_packet = number
             space.largest_received_time = now
-            odd = False
-        else:
-            seen.add(number)
-            self._record_odd(number, now)
-            odd = True
-        if eliciting:
+            if not eliciting:
+                return
             self._unacked += 1
-            if odd or self._unacked >= ACK_EVERY:
+            if self._unacked >= ACK_EVERY:
                 space.ack_at = now
             elif space.ack_at is None:
                 space.ack_at = now + ACK_DELAY
+        else:
+            seen.add(number)
+            self._record_odd(number, now)
+            if eliciting:
+                self._unacked += 1
+                space.ack_at = now
 
     def _receive_unusual(self, data: bytes, addr: NetworkAddress, now: float) -> None:
         """Hand a datagram to aioquic, after everything that came before it."""

@@ -85,6 +85,14 @@ class SentPacket:
         return handlers
 
 
+class MtuProbe(SentPacket):
+    """A probe of the path's MTU. Its loss says nothing of congestion (RFC 9000, 14.4)."""
+
+    __slots__ = ()
+
+    in_flight = False
+
+
 class RunPacket:
     """One packet of a run that is told apart: nothing but bytes of one stream."""
 
@@ -154,11 +162,9 @@ class Run:
         self.fin = fin
         """Whether the stream ends with the last packet."""
 
-    def bytes_of(self, count: int) -> int:
-        """Size of the first `count` packets, on the wire."""
-        if self.first + count <= self.last:
-            return count * self.size
-        return count * self.size - (count * self.step - (self.stop - self.start))
+    def total(self) -> int:
+        """Size of all packets, on the wire."""
+        return (self.last + 1 - self.first) * (self.size - self.step) + self.stop - self.start
 
     def cut(self, count: int) -> None:
         """Forget the first `count` packets, not all of them."""

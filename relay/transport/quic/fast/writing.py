@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aioquic.quic.packet_builder import QuicDeliveryState
+
 from relay.transport.quic import offload
 from relay.transport.quic.fast.keys import PACKETS_PER_KEY, TAG, PacketKeys
-from relay.transport.quic.fast.recovery import Run, SentPacket, Sum
+from relay.transport.quic.fast.recovery import MtuProbe, Run, SentPacket, Sum
 from relay.transport.quic.fast.speaking import SpeakingConnection
 from relay.transport.quic.fast.streams import FastStream
 from relay.transport.quic.fast.varint import varint
@@ -71,9 +73,12 @@ class WritingConnection(SpeakingConnection):
                 flights = super().flights(now)
                 self._review()
         if self._quick:
+            address = self._network_paths[0].addr
             buffers = self._write(now)
             if buffers:
-                flights.append((buffers, self._max_datagram_size, self._network_paths[0].addr))
+                flights.append((buffers, self._max_datagram_size, address))
+                if len(buffers[0]) >= self._max_datagram_size and (size := self._mtu.wanted(now)):
+                    flights.append(([self._write_probe(size, now)], size, address))
         return flights
 
     def _write(self, now: float) -> list[bytes]:
@@ -326,6 +331,31 @@ class WritingConnection(SpeakingConnection):
         self._remote_max_data_used += stop - start
         self._runs.append(Run(number, number + count - 1, now, sender, start, stop, step, largest, fin))
         return packets
+
+    def _write_probe(self, size: int, now: float) -> bytes:
+        """A packet that only asks whether one of its size arrives (RFC 9000, 14.4)."""
+        number = self._packet_number
+        self._packet_number = number + 1
+        keys = self._pair.sending_keys(number)
+        keys.used += 1
+        cid = self._peer_cid.cid
+        flags = FIXED_BIT | keys.phase << 2 | LONG_NUMBER - 1
+        record = MtuProbe(number, now)
+        record.sent_bytes = size
+        record.handlers = [(self._on_probe_delivery, (size, now))]
+        self._space.sent_packets[number] = record  # type: ignore[assignment]
+        self._space.ack_eliciting_in_flight += 1
+        self._mtu.probed(now)
+        return keys.one(
+            number, LONG_NUMBER, flags, cid, b"\x01".ljust(size - 1 - len(cid) - LONG_NUMBER - TAG, b"\0")
+        )
+
+    def _on_probe_delivery(self, delivery: QuicDeliveryState, size: int, now: float) -> None:
+        if delivery is QuicDeliveryState.ACKED:
+            self._mtu.arrived(size, now)
+            self._resize()
+        else:
+            self._mtu.failed(now)
 
     def _charge(self, now: float, charged: int, eliciting: int) -> None:
         """Account for a flight (RFC 9002, A.5)."""
