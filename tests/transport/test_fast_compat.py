@@ -177,7 +177,7 @@ def test_path_has() -> None:
 
 
 def test_keys_have() -> None:
-    lab = Lab((True, True), 1, Network())
+    lab = Lab(("fast", "fast"), 1, Network())
     lab.open()
     for end in lab.ends.values():
         pair = end.quic._cryptos[max(end.quic._cryptos, key=lambda epoch: epoch.value)]

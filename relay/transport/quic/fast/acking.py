@@ -128,6 +128,8 @@ class AckingConnection(FastBase):
                 continue
             kind = packet.__class__
             if kind is RunPacket:
+                if packet.sent_bytes == self._max_datagram_size:
+                    self._mtu.acknowledged()
                 self._count(packet.sent_time, packet.sent_bytes, 1)
                 packet.sender.on_acked(packet.start, packet.stop, packet.fin)
                 continue
