@@ -33,7 +33,7 @@ bench: $(VENV)/.bench ## Compare the relay with the Rust one; BENCH="video-25 --
 	$(BIN)/python -m bench run $(BENCH)
 
 bench-micro: $(VENV)/.bench ## Time single steps in memory; BENCH="-k packet" chooses
-	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-columns=median,iqr,rounds $(BENCH) bench/micro
+	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-columns=median,iqr,rounds -c bench/micro/pytest.ini $(BENCH) bench/micro
 
 bench-docs: $(VENV)/.bench ## Measure everything and write tables and plots into docs/performance.md
 	$(BIN)/python -m bench docs $(BENCH)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import datetime as dt
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -132,6 +133,10 @@ def contenders_for(scenario: Scenario, asked: Sequence[str] | None) -> list[str]
 
 async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], store: Store) -> None:
     """Run everything, relay after relay, round after round; a run that fails is told, kept and not counted."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that they, too, end what was started
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     python = peer_python()
     asked = arguments.relays.split(",") if arguments.relays else None
     if arguments.duration:
@@ -143,8 +148,8 @@ async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], 
         for relay in contenders_for(scenario, asked)
     ]
     begin = time.monotonic()
-    for done, (number, scenario, relay) in enumerate(jobs):
-        kept = {"round": number, "scenario": scenario.name, "relay": relay}
+    for done, (round_, scenario, relay) in enumerate(jobs):
+        kept = {"round": round_, "scenario": scenario.name, "relay": relay}
         try:
             result = await run(CONTENDERS[relay], scenario, python, arguments.processes)
         except (LoadFailedError, RelayFailedError) as error:
@@ -205,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UnknownScenarioError, PeersMissingError, plots.PlotsMissingError, FileNotFoundError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print("bench: interrupted; what was run is kept", file=sys.stderr)
         return 130
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.e2e import harness
@@ -16,6 +17,8 @@ class PeersMissingError(RuntimeError):
 
 def peer_python() -> Path:
     """Return its interpreter; the first time this installs moq-rs, from wheels, into a directory of the project."""
+    if not (harness.VENVS / f"moq-rs-{MOQ_RS}").exists():
+        print(f"installing moq-rs {MOQ_RS} into {harness.VENVS.name}/", file=sys.stderr, flush=True)
     try:
         return harness.peer_python(MOQ_RS)
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
