@@ -17,7 +17,7 @@ GRID = "#7f879055"
 COLOURS = {"rust": "#d9792b", "fast": "#2f8fd0", "stock": "#8a63d2"}
 MARKERS = {"rust": "s", "fast": "o", "stock": "^"}
 STYLE = {
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # letters stay letters: a fourth of the size
     "svg.hashsalt": "moq-relay",  # the same runs give the same file
     "font.size": 10,
     "text.color": INK,

@@ -99,7 +99,8 @@ def marks(runs: Sequence[Run]) -> str:
     if failed:
         words.append(f"{failed} of {len(runs)} failed")
     if lost:
-        words.append(f"{len(lost)} of {len(runs)} lost {min(lost)} to {max(lost)}")
+        span = f"{min(lost)} to {max(lost)}" if min(lost) < max(lost) else f"{lost[0]}"
+        words.append(f"{len(lost)} of {len(runs)} lost {span}")
     if behind:
         words.append(f"{behind} of {len(runs)} behind")
     return ", ".join(words)
