@@ -81,10 +81,13 @@ def _growth(plt: Any, results: Results, series: Series) -> Any:
     for axes, path, label in panels:
         for relay in results.relays:
             _line(axes, results, series, relay, path)
-        axes.set_xscale("log")
-        ticks = [scenario.x for scenario in results.in_series(series)]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        if axes is left:
+            axes.set_xscale("log")
+            ticks = [scenario.x for scenario in results.in_series(series)]
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+        else:
+            axes.set_xlim(left=0)  # where twice as much for twice as many is a straight line
         axes.set_ylim(bottom=0)
         axes.set_xlabel(series.axis, fontsize=9)
         axes.set_ylabel(label)
@@ -132,14 +135,22 @@ def _ratios(plt: Any, results: Results) -> Any:
                 continue
             at = row + (i - (len(others) - 1) / 2) * height
             axes.barh(
-                at, found.value, height * 0.9, color=COLOURS[relay], alpha=0.45 if found.doubtful else 1.0, zorder=2,
+                at, found.value - 1, height * 0.9, left=1, color=COLOURS[relay],
+                alpha=0.45 if found.doubtful else 1.0, zorder=2,
                 label=CONTENDERS[relay].title.replace("`", "") if row == 0 else None,
             )  # fmt: skip
-            axes.text(found.value, at, f" {found.value:.2g}", va="center", fontsize=8)
+            side = "left" if found.value >= 1 else "right"
+            axes.text(found.value, at, f" {found.value:.2g} ", va="center", ha=side, fontsize=8)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    ticks = [2.0**power for power in range(-4, 8) if low <= 2.0**power <= high * 1.1]
+    axes.set_xlim(low * 0.85, high * 1.15)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
     axes.axvline(1, color=COLOURS[REFERENCE], linewidth=1.6, label=CONTENDERS[REFERENCE].title, zorder=3)
     axes.set_yticks(range(len(rows)), [f"{s.name}: {m.what}" for s, m in rows], fontsize=9)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("times the cost of the Rust core: less is better")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=3)
     return figure

@@ -15,7 +15,7 @@ from bench.load import clients
 from bench.load.talk import SECOND, STAMP, Orders, milliseconds, now, say
 
 GIVE_UP_S = 1.0
-"""A frame that has not come for so long, while others wait, is lost and frees its place."""
+"""A frame that has not come for so long, while others wait, frees its place; it is lost if it does not come later."""
 
 
 class Pipe:
@@ -24,14 +24,15 @@ class Pipe:
     def __init__(self) -> None:
         self.under_way: dict[int, int] = {}
         self.arrivals: list[tuple[int, int]] = []
-        self.lost = 0
+        self.overdue: set[int] = set()
         self.moved = asyncio.Event()
 
     def came(self, payload: bytes) -> None:
         """Note a frame."""
         written, number = STAMP.unpack_from(payload)
         moment = now()
-        if self.under_way.pop(number, None) is not None:
+        if self.under_way.pop(number, None) is not None or number in self.overdue:
+            self.overdue.discard(number)
             self.arrivals.append((moment, moment - written))
             self.moved.set()
 
@@ -41,7 +42,7 @@ class Pipe:
         overdue = [number for number, written in self.under_way.items() if written < limit]
         for number in overdue:
             del self.under_way[number]
-        self.lost += len(overdue)
+        self.overdue.update(overdue)
 
 
 async def bulk(job: dict[str, Any], orders: Orders) -> None:
@@ -65,7 +66,7 @@ async def bulk(job: dict[str, Any], orders: Orders) -> None:
             say(
                 event="counted",
                 frames=len(arrivals),
-                missing=pipe.lost + len(pipe.under_way),
+                missing=len(pipe.overdue) + len(pipe.under_way),
                 latency_ms=milliseconds(arrivals),
                 cpu_s=spent,
             )

@@ -25,6 +25,13 @@ class Ping(NamedTuple):
     left: int
 
 
+class Meet(NamedTuple):
+    """Whom to play with, and what to set at the end."""
+
+    other: Ref
+    done: asyncio.Event
+
+
 class Player(LoopActor):
     """Sends back what it gets."""
 
@@ -39,8 +46,8 @@ class Player(LoopActor):
                 self.done.set()
             case Ping(left) if self.other is not None:
                 send(self.other, Ping(left - 1))
-            case (other, done):
-                self.other, self.done = other, done
+            case Meet():
+                self.other, self.done = message
         return None
 
 
@@ -56,8 +63,8 @@ def test_1000_messages_to_and_fro(benchmark: Any, loop: asyncio.Runner) -> None:
     async def prepare() -> tuple[Ref, Ref, asyncio.Event]:
         done = asyncio.Event()
         one, two = Player.start(), Player.start()
-        send(one, (two, done))
-        send(two, (one, done))
+        send(one, Meet(two, done))
+        send(two, Meet(one, done))
         await settle()
         return one, two, done
 
