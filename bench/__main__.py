@@ -149,12 +149,13 @@ async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], 
     ]
     begin = time.monotonic()
     for done, (round_, scenario, relay) in enumerate(jobs):
-        kept = {"round": round_, "scenario": scenario.name, "relay": relay}
+        version = store.data["version"]
+        kept = {"round": round_, "scenario": scenario.name, "relay": relay, "version": version}
         try:
             result = await run(CONTENDERS[relay], scenario, python, arguments.processes)
         except (LoadFailedError, RelayFailedError) as error:
             print(f"{scenario.name} {relay}: {error}", file=sys.stderr)
-            result = {"failed": str(error).partition("\n")[0]}
+            result = {"failed": str(error).partition("\n")[0].removesuffix("; its last lines:").rstrip(":")}
         store.add(kept | result)
         left = (time.monotonic() - begin) / (done + 1) * (len(jobs) - done - 1)
         print(

@@ -240,8 +240,9 @@ def setting(data: Mapping[str, Any]) -> str:
     """Say where and when it was measured."""
     machine = data["machine"]
     runs = len(data["runs"])
+    versions = " and ".join(dict.fromkeys(run.get("version", data["version"]) for run in data["runs"]))
     return (
-        f"Measured on {data['date']}, version {data['version']}: {machine['cores']} cores of {machine['processor']}, "
+        f"Measured on {data['date']}, version {versions}: {machine['cores']} cores of {machine['processor']}, "
         f"{machine['system']}, Python {machine['python']}; {runs} runs, on average "
         f"{number(data['machine_cores'])} cores of the machine busy."
     )
