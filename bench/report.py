@@ -158,7 +158,10 @@ def latencies(results: Results) -> str:
             p99 = results.median(scenario, relay, "latency_ms.p99")
             cores = results.median(scenario, relay, "cores")
             peak = results.median(scenario, relay, "peak_memory")
-            row.append("" if p50 is None or p99 is None else f"{number(p50.value)} / {number(p99.value)}")
+            if p50 is None or p99 is None:
+                row.append("")
+            else:
+                row.append(f"{number(p50.value)} / {number(p99.value)}{' ?' if p50.doubtful else ''}")
             row.append("" if cores is None else f"{cores.value:.2f}")
             row.append("" if peak is None else f"{peak.value / 2**20:.0f}")
         rows.append(row)
