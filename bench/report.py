@@ -77,9 +77,9 @@ def number(value: float) -> str:
     """Write a number with three significant digits."""
     if value == 0:
         return "0"
-    if abs(value) >= 100:
+    if abs(value) >= 99.95:  # what rounds to 100 is written like it
         return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
 
 
 def with_spread(summary: Summary | None, scale: float = 1.0) -> str:

@@ -40,6 +40,7 @@ DATA = {
 
 
 def test_numbers_have_three_digits() -> None:
+    assert [report.number(value) for value in (9.996, 99.97)] == ["10.0", "100"]
     assert [report.number(value) for value in (0, 0.123, 1.666, 12.34, 123.4)] == [
         "0",
         "0.12",
