@@ -68,7 +68,7 @@ class Pair:
 
     def packets(self, end: RelayQuicConnection) -> list[bytes]:
         """Return what one end has to say now."""
-        return [packet for packets, _ in end.flights(self.now) for packet in packets]
+        return [packet for packet, _ in end.datagrams_to_send(self.now)]
 
     def flight(self, size: int) -> list[bytes]:
         """Return the packets with what the server has written, `size` bytes; aioquic's pacer wants several calls."""

@@ -126,6 +126,9 @@ class _Side:
     def watch(self, link: Link, deadline: float) -> None:
         """As for `arm`."""
 
+    def unwatch(self, link: Link) -> None:
+        """As for `arm`."""
+
     def add_route(self, cid: bytes, link: Link) -> None:
         link.cids.add(cid)
 

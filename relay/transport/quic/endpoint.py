@@ -97,9 +97,10 @@ class Endpoint:
         self._received: dict[Link, None] = {}
         self._dirty: dict[Link, None] = {}
         self._flushing = False
-        self._timers: list[tuple[float, int, Link | None]] = []
+        self._timers: list[tuple[float, int, Link]] = []
         self._watched: dict[Link, None] = {}
         self._watch_at = math.inf
+        self._watch_timer: asyncio.TimerHandle | None = None
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -136,6 +137,7 @@ class Endpoint:
         self._sockets.clear()
         self._dirty.clear()
         self._watched.clear()
+        self._stop_watching()
         self._timers.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -144,6 +146,7 @@ class Endpoint:
     def remove(self, link: Link) -> None:
         """Forget a connection. What arrives for it later is unknown."""
         link.left()
+        self.unwatch(link)
         for cid in link.cids:
             self._routes.pop(cid, None)
         link.cids.clear()
@@ -209,30 +212,43 @@ class Endpoint:
 
     # -- timers: one heap; a deadline that moved later costs one look when its old entry comes up
 
-    def arm(self, deadline: float, link: Link | None) -> None:
+    def arm(self, deadline: float, link: Link) -> None:
         heapq.heappush(self._timers, (deadline, next(self._order), link))
         if self._timers[0][2] is link and self._timers[0][0] == deadline:
             self._set_timer(deadline)
 
     def watch(self, link: Link, deadline: float) -> None:
-        """Look whether packets of `link` are lost, at `deadline`.
+        """Look whether packets of `link` are lost, at `deadline`, unless `unwatch` comes first.
 
-        These deadlines move with every packet and are hardly ever met, so all links have one entry in the heap together.
+        These deadlines move with every packet and are hardly ever met, so all links have one timer together.
         """
         self._watched[link] = None
         if deadline < self._watch_at:
-            deadline = max(deadline, time.monotonic() + SHORTEST_WAIT)
-            if deadline < self._watch_at:
-                self._watch_at = deadline
-                self.arm(deadline, None)
+            if self._watch_timer is not None:
+                self._watch_timer.cancel()
+            self._watch_at = deadline
+            delay = max(SHORTEST_WAIT, deadline - time.monotonic())
+            self._watch_timer = self._loop.call_later(delay, self._look)
 
-    def _look(self, now: float) -> None:
-        watched, self._watched = self._watched, {}
+    def unwatch(self, link: Link) -> None:
+        """Everything that `link` sent has arrived. An idle relay is not woken to find that out."""
+        if link in self._watched:
+            del self._watched[link]
+            if not self._watched:
+                self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
+            self._watch_timer = None
         self._watch_at = math.inf
+
+    def _look(self) -> None:
+        watched, self._watched = self._watched, {}
+        self._stop_watching()
+        now = time.monotonic()
         for link in watched:
-            if link.gone:
-                continue
-            at = link.quic.probe_at()
+            at = None if link.gone else link.quic.probe_at()
             if at is None:
                 continue
             if at <= now:
@@ -259,14 +275,10 @@ class Endpoint:
                 link.resume(now)
         timers = self._timers
         while timers and timers[0][0] <= now:
-            deadline, _, owner = heapq.heappop(timers)
-            if owner is None:
-                if deadline == self._watch_at:
-                    self._look(now)
-                continue
-            if owner.armed and owner.armed[-1] == deadline:
-                owner.armed.pop()
-            owner.on_timer(now)
+            deadline, _, link = heapq.heappop(timers)
+            if link.armed and link.armed[-1] == deadline:
+                link.armed.pop()
+            link.on_timer(now)
         if timers:
             self._set_timer(timers[0][0])
 

@@ -164,8 +164,12 @@ class Link:
         if quic.has_news or self._goodbye:
             self.process()
         # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
-        if not self.gone and quic.has_reason_to_send(now):
+        if self.gone:
+            return
+        if quic.has_reason_to_send(now):
             self.touch()
+        elif quic.probe_at() is None:
+            self.endpoint.unwatch(self)
 
     def process(self) -> None:
         """Pass on what the connection and the session have to tell."""
