@@ -215,10 +215,7 @@ class RelayQuicConnection(QuicConnection):
         original_destination_connection_id: bytes | None = None,
         credentials: CredentialSelector | None = None,
     ) -> None:
-        super().__init__(
-            configuration=configuration,
-            original_destination_connection_id=original_destination_connection_id,
-        )
+        self._construct(configuration, original_destination_connection_id)
         # The constructor fixes 128 streams each way and no option changes it; the transport parameters are written
         # from these when the handshake begins.
         for limit, value in (
@@ -232,6 +229,13 @@ class RelayQuicConnection(QuicConnection):
         self._credentials = credentials
 
     # -- what a faster connection does otherwise
+
+    def _construct(self, configuration: QuicConfiguration, original_cid: bytes | None) -> None:
+        """Run aioquic's constructor, or do as it does."""
+        super().__init__(configuration=configuration, original_destination_connection_id=original_cid)
+
+    def forget_handshake(self) -> None:
+        """Called when the handshake is complete: what only it needed may go."""
 
     def finish_receiving(self, now: float) -> None:
         """Called when the socket is drained, before the events are read."""

@@ -34,7 +34,7 @@ from relay.wire.version import alpns_for
 
 if TYPE_CHECKING:
     from relay.model.limits import Limits
-    from relay.transport.quic.certificates import CertificateStore
+    from relay.transport.quic.certificates import CertificatePair, CertificateStore
     from relay.transport.quic.settings import QuicSettings
     from relay.transport.session import SessionRequest
     from relay.wire.version import Version
@@ -260,6 +260,9 @@ class QuicServer(Endpoint):
         )
         self._handshakes: set[Link] = set()
         self._renewal_due = 0.0
+        self._pairs: tuple[CertificatePair, ...] = ()
+        self._credentials: dict[int, compat.Credentials] = {}
+        """Of each of `_pairs`, by its address."""
         self._closing: asyncio.Event | None = None
         self._announced: set[str] = set()
 
@@ -369,7 +372,7 @@ class QuicServer(Endpoint):
             max_streams_bidi=self.settings.max_streams_bidi,
             max_streams_uni=self.settings.max_streams_uni,
             original_destination_connection_id=cid,
-            credentials=self._select if len(self._certificates.pairs) > 1 else None,
+            credentials=self._select if self.settings.fast or len(self._certificates.pairs) > 1 else None,
         )
         link = Link(self, sock, quic, address, now)
         link.setup_deadline = now + self.limits.setup_timeout
@@ -388,15 +391,25 @@ class QuicServer(Endpoint):
             self._renewal_due = now + RENEWAL_INTERVAL
             if self._certificates.renew_if_due(dt.datetime.now(dt.UTC)):
                 logger.info("certificate=%s the generated certificate is new", self._certificates.fingerprint)
-        first = self._certificates.pairs[0]
+        pairs = self._certificates.pairs
+        if pairs is self._pairs:
+            return
+        self._pairs = pairs
+        self._credentials = {
+            id(pair): compat.Credentials(pair.certificate, pair.chain, pair.key) for pair in pairs
+        }
+        first = pairs[0]
         configuration = self._configuration
         configuration.certificate = first.certificate
         configuration.certificate_chain = list(first.chain)
         configuration.private_key = first.key
 
     def _select(self, server_name: str | None) -> compat.Credentials:
-        pair = self._certificates.select(server_name)
-        return compat.Credentials(pair.certificate, pair.chain, pair.key)
+        self._use_certificates(self.now())
+        pair = (
+            self._certificates.pairs[0] if len(self._pairs) == 1 else self._certificates.select(server_name)
+        )
+        return self._credentials[id(pair)]
 
     def _refuse(self, limit: str, value: int) -> None:
         self.refused[limit] += 1

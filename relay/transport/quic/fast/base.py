@@ -16,9 +16,9 @@ from aioquic.quic.connection import QuicConnectionError, QuicConnectionState
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.stream import StreamFinishedError
 
-from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.fast.keys import FastPair
 from relay.transport.quic.fast.recovery import Pacer, Seen
+from relay.transport.quic.fast.start import ServerStart
 from relay.transport.quic.fast.streams import FastStream
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def stream_order(stream: FastStream) -> tuple[int, int]:
     return stream.order
 
 
-class FastBase(RelayQuicConnection):
+class FastBase(ServerStart):
     """State of a fast connection."""
 
     fast = True
