@@ -237,6 +237,12 @@ class RelayQuicConnection(QuicConnection):
     def forget_handshake(self) -> None:
         """Called when the handshake is complete: what only it needed may go."""
 
+    def let_go(self) -> None:
+        """Called when nobody drives the connection any more: rings of references are cut, so that it goes at once."""
+        self._loss._send_probe = _nothing
+        self._streams.clear()
+        self._streams_queue.clear()
+
     def finish_receiving(self, now: float) -> None:
         """Called when the socket is drained, before the events are read."""
 
@@ -385,6 +391,10 @@ class RelayH3Connection(H3Connection):
     def forget(self, stream_id: int) -> None:
         """Drop the record of a request stream whose later bytes never come here, so it would stay for ever."""
         self._stream.pop(stream_id, None)
+
+
+def _nothing() -> None:
+    """Nobody is there to send a probe."""
 
 
 # -- questions about a connection

@@ -138,6 +138,7 @@ class Endpoint:
     def remove(self, link: Link) -> None:
         """Forget a connection. What arrives for it later is unknown."""
         link.left()
+        link.quic.let_go()
         for cid in link.cids:
             self._routes.pop(cid, None)
         link.cids.clear()

@@ -82,6 +82,12 @@ class FastBase(ServerStart):
         space = self._space = self._spaces[tls.Epoch.ONE_RTT]
         space.received_packets = Seen()  # type: ignore[assignment]
 
+    def let_go(self) -> None:
+        super().let_go()
+        self._active.clear()
+        self._calling.clear()
+        self._ended.clear()
+
     def _make_pair(self) -> FastPair:
         self._pair = FastPair()
         return self._pair

@@ -181,7 +181,9 @@ class ReadingConnection(AckingConnection):
                 elif kind == 0x00:
                     at = end - len(plain[at:].lstrip(b"\0"))
                 elif kind == 0x01:
+                    # Somebody wants to know: to let him wait would cost us a timer.
                     eliciting = True
+                    self._unacked = ACK_EVERY
                     at += 1
                 elif kind & 0xFE == 0x30:
                     eliciting = True
