@@ -105,6 +105,7 @@ METHODS = {
     "_on_path_challenge_delivery": ["delivery", "network_path"],
     "_on_ping_delivery": ["delivery", "uids"],
     "_on_retire_connection_id_delivery": ["delivery", "sequence_number"],
+    "_handle_padding_frame": ["context", "frame_type", "buf"],
     "_parse_transport_parameters": ["data", "from_session_ticket"],
     "_replenish_connection_ids": [],
     "_serialize_transport_parameters": [],

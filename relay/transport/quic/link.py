@@ -172,7 +172,10 @@ class Link:
             self.process()
         # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
         if not self.gone and quic.has_reason_to_send(now):
-            self.touch()
+            if self.established:
+                self.touch()
+            else:
+                self.transmit(now)  # nothing follows from a handshake but the handshake
 
     def process(self) -> None:
         """Pass on what the connection and the session have to tell."""

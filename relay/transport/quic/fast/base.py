@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioquic import tls
 from aioquic.quic.connection import QuicConnectionError, QuicConnectionState
+from aioquic.quic.events import ConnectionIdIssued
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.stream import StreamFinishedError
 
@@ -20,6 +21,7 @@ from relay.transport.quic.fast.keys import FastPair
 from relay.transport.quic.fast.recovery import Pacer, Seen
 from relay.transport.quic.fast.start import ServerStart
 from relay.transport.quic.fast.streams import FastStream
+from relay.transport.quic.fast.varint import varint
 
 if TYPE_CHECKING:
     from aioquic.quic.connection import Limit, NetworkAddress
@@ -106,14 +108,14 @@ class FastBase(ServerStart):
             and self._quic_logger is None
             and self._pair.begin()
         )
+        if quick:
+            self._adopt_frames()
         self._stock_due = not quick or bool(
-            self._handshake_done_pending
-            or path.remote_challenges
+            path.remote_challenges
             or self._retire_connection_ids
             or self._streams_blocked_pending
             or (crypto is not None and not crypto.sender.buffer_is_empty)
             or (self._is_client and self._remote_preferred_address is not None)
-            or not all(cid.was_sent for cid in self._host_cids)
             or any(
                 other.remote_challenges or not (other.is_validated or other.local_challenge_sent)
                 for other in self._network_paths[1:]
@@ -123,6 +125,26 @@ class FastBase(ServerStart):
             self._idle = self._idle_timeout()
             self._load_run()
         self._quick = quick
+
+    def _adopt_frames(self) -> None:
+        """Take over what follows every handshake: HANDSHAKE_DONE and NEW_CONNECTION_ID (RFC 9000, 19.20 and 19.15)."""
+        if self._handshake_done_pending:
+            self._handshake_done_pending = False
+            self._frames.append((b"\x1e", self._on_handshake_done_delivery, ()))
+        for each in self._host_cids:
+            if not each.was_sent:
+                each.was_sent = True
+                size = bytes((len(each.cid),))
+                data = (
+                    b"\x18",
+                    varint(each.sequence_number),
+                    b"\0",
+                    size,
+                    each.cid,
+                    each.stateless_reset_token,
+                )
+                self._frames.append((b"".join(data), self._on_new_connection_id_delivery, (each,)))
+                self._events.append(ConnectionIdIssued(connection_id=each.cid))
 
     def _leave_quick(self) -> None:
         """Something unusual is to be handled: aioquic takes over until the next transmit decides anew."""
