@@ -94,6 +94,8 @@ class Endpoint:
         self._received: dict[Link, None] = {}
         self._dirty: dict[Link, None] = {}
         self._flushing = False
+        self._patient = False
+        """Whether transmitting waits a loop turn more: somebody new is about to be told several things."""
         self._timers: list[tuple[float, int, Link]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -195,6 +197,10 @@ class Endpoint:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        if self._patient:
+            self._patient = False
+            self._loop.call_soon(self._flush)
+            return
         self._flushing = False
         dirty, self._dirty = self._dirty, {}
         now = time.monotonic()
@@ -308,8 +314,8 @@ class QuicServer(Endpoint):
 
     def negotiated(self, link: Link, alpn: str) -> Handler:
         if alpn == "h3":
-            return WebTransportServerSession(link, versions=self.versions, on_request=self.on_request)
-        return RawSession(link, alpn=alpn, is_client=False, on_request=self.on_request)
+            return WebTransportServerSession(link, versions=self.versions, on_request=self._on_request)
+        return RawSession(link, alpn=alpn, is_client=False, on_request=self._on_request)
 
     def handshake_done(self, link: Link) -> bool:
         self._handshakes.discard(link)
@@ -365,6 +371,11 @@ class QuicServer(Endpoint):
         self._accept(sock, data, address, now, header.destination_cid)
 
     # -- inside
+
+    def _on_request(self, request: SessionRequest) -> None:
+        # The answer comes in the next turn, and what the session says first in the one after: one packet for both.
+        self._patient = True
+        self.on_request(request)
 
     def _accept(self, sock: UdpSocket, data: bytes, address: Address, now: float, cid: bytes) -> None:
         self._use_certificates(now)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioquic import tls
-from aioquic.buffer import UINT_VAR_MAX
+from aioquic.buffer import UINT_VAR_MAX, Buffer, BufferReadError  # type: ignore[attr-defined]
 from aioquic.quic.connection import QuicConnectionError, QuicConnectionState, QuicReceiveContext
 from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicStreamFrame, decode_packet_number
@@ -40,6 +40,14 @@ ACK_EVERY = 2
 
 GATHERED = 65536
 """Bytes of one stream that are handed on together at most."""
+
+_ALONE = {
+    0x04: "_handle_reset_stream_frame",
+    0x05: "_handle_stop_sending_frame",
+    0x18: "_handle_new_connection_id_frame",
+    0x19: "_handle_retire_connection_id_frame",
+}
+"""Frames that every session has a few of, in packets with STREAM frames; they say nothing of acknowledgements."""
 
 _BITS = (1 << SEEN) - 1
 
@@ -188,6 +196,9 @@ class ReadingConnection(AckingConnection):
                 elif kind & 0xFE == 0x30:
                     eliciting = True
                     at = self._read_datagram(plain, at, end)
+                elif kind in _ALONE:
+                    eliciting = True
+                    at = self._read_alone(plain, at, now)
                 else:
                     return self._read_rest(plain[at:], now) or eliciting
         except IndexError:
@@ -196,14 +207,23 @@ class ReadingConnection(AckingConnection):
             ) from None
         return eliciting
 
-    def _read_rest(self, plain: bytes, now: float) -> bool:
-        """Frames that aioquic handles; they may have put something on its list of things to send."""
+    def _read_alone(self, plain: bytes, at: int, now: float) -> int:
+        """A frame that aioquic handles, among others that we do."""
         if self._gathering is not None:
             self._pass_on()
-        self._settle(now)
-        self._store_run()
         self._stock_due = True
-        context = QuicReceiveContext(
+        kind = plain[at]
+        buf = Buffer(data=plain[at + 1 :])
+        try:
+            getattr(self, _ALONE[kind])(self._context(now), kind, buf)
+        except BufferReadError:
+            raise IndexError from None
+        except StreamFinishedError:
+            pass  # nothing is left of the stream
+        return at + 1 + buf.tell()
+
+    def _context(self, now: float) -> QuicReceiveContext:
+        return QuicReceiveContext(
             epoch=tls.Epoch.ONE_RTT,
             host_cid=self.host_cid,
             network_path=self._network_paths[0],
@@ -211,8 +231,16 @@ class ReadingConnection(AckingConnection):
             time=now,
             version=None,
         )
+
+    def _read_rest(self, plain: bytes, now: float) -> bool:
+        """Frames that aioquic handles; they may have put something on its list of things to send."""
+        if self._gathering is not None:
+            self._pass_on()
+        self._settle(now)
+        self._store_run()
+        self._stock_due = True
         try:
-            eliciting, _ = self._payload_received(context, plain)
+            eliciting, _ = self._payload_received(self._context(now), plain)
         finally:
             self._load_run()
         if self._state is not QuicConnectionState.CONNECTED:
