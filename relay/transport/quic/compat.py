@@ -234,9 +234,6 @@ class RelayQuicConnection(QuicConnection):
         """Run aioquic's constructor, or do as it does."""
         super().__init__(configuration=configuration, original_destination_connection_id=original_cid)
 
-    def forget_handshake(self) -> None:
-        """Called when the handshake is complete: what only it needed may go."""
-
     def let_go(self) -> None:
         """Called when nobody drives the connection any more: rings of references are cut, so that it goes at once."""
         self._loss._send_probe = _nothing

@@ -325,7 +325,6 @@ class Link:
                 self.handler = self.endpoint.negotiated(self, event.alpn_protocol or "")
         elif kind is HandshakeCompleted:
             self.established = True
-            self.quic.forget_handshake()
             self._agree()
             if self.endpoint.handshake_done(self) and self.handler is not None:
                 self.handler.established()

@@ -109,6 +109,7 @@ class FastBase(ServerStart):
             and self._pair.begin()
         )
         if quick:
+            self._forget_handshake()
             self._adopt_frames()
         self._stock_due = not quick or bool(
             path.remote_challenges

@@ -329,8 +329,9 @@ class ServerStart(RelayQuicConnection):
         else:
             super()._handle_padding_frame(context, frame_type, buf)
 
-    def forget_handshake(self) -> None:
-        if self._is_client or not self._handshake_confirmed or self._quic_logger is not None:
+    def _forget_handshake(self) -> None:
+        """Drop what only the handshake needed. Its packets, whether repeated or late, count as unreadable from now on."""
+        if self._is_client or not self._crypto_buffers:
             return
         one_rtt = tls.Epoch.ONE_RTT
         space = self._spaces[one_rtt]
