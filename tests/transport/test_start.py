@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import inspect
 import random
 import re
@@ -33,6 +34,7 @@ from cryptography.x509.oid import NameOID
 from relay.transport.quic.compat import Credentials
 from relay.transport.quic.fast import handshake, secrets, start
 from relay.transport.quic.fast.connection import FastConnection
+from relay.transport.quic.fast.hello import read_client_hello
 from relay.transport.session import StreamData
 from tests.transport.virtual import CLIENT, PAIR, SERVER, Recorder, Wire
 
@@ -187,6 +189,15 @@ def test_keys_are_aioquics(suite: CipherSuite, version: int) -> None:
         name: getattr(theirs, name) for name in ("cipher_suite", "secret", "version", "key_phase")
     }
     assert set(vars(ours)) == set(vars(theirs))
+
+
+@pytest.mark.parametrize("suite", list(secrets.SUITES))
+def test_hmac_is_that_of_the_library(suite: CipherSuite) -> None:
+    dice = random.Random(3)
+    ours = secrets.SUITES[suite]
+    for _ in range(300):
+        key, data = dice.randbytes(dice.randrange(ours.block + 1)), dice.randbytes(dice.randrange(300))
+        assert ours.expand(key, data) == hmac.digest(key, data, ours.hash().name)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -426,6 +437,62 @@ def test_the_context_has_what_aioquics_has() -> None:
     assert set(theirs) <= set(ours)
     for name in set(theirs) - {"certificate", "certificate_private_key", "update_traffic_key_cb"}:
         assert ours[name] == theirs[name], name
+
+
+def aioquics_reading(data: bytes) -> tls.ClientHello | None:
+    buf = Buffer(data=data)
+    try:
+        read = tls.pull_client_hello(buf)
+    except Exception:  # noqa: BLE001 - whatever it does not read, ours must not either
+        return None
+    return read if buf.eof() else None
+
+
+def test_hellos_are_read_as_by_aioquic() -> None:
+    good = hello()
+    assert read_client_hello(good) == aioquics_reading(good)
+    assert read_client_hello(good) is not None
+    dice = random.Random(11)
+    read = 0
+    for round_ in range(20_000):
+        data = bytearray(good)
+        for _ in range(dice.choice([1, 1, 2, 3])):
+            at = dice.randrange(len(data))
+            if dice.random() < 0.7:
+                data[at] = dice.choice([0, 1, 2, data[at] ^ 1, (data[at] + 1) & 255, dice.randrange(256)])
+            elif dice.random() < 0.5:
+                del data[at]
+            else:
+                data.insert(at, dice.randrange(256))
+        if round_ % 2:
+            data[1:4] = (len(data) - 4).to_bytes(3, "big")
+        ours = read_client_hello(bytes(data))
+        if ours is not None:
+            assert ours == aioquics_reading(bytes(data)), bytes(data).hex()
+            read += 1
+    assert read > 1000
+    for end in range(len(good)):
+        assert read_client_hello(good[:end]) is None
+
+
+def test_a_hello_with_every_kind_of_extension_is_read() -> None:
+    full = tls.ClientHello(
+        bytes(32),
+        b"",
+        [0x1301, 0x1302],
+        [0],
+        alpn_protocols=["x", "moq-lite-05"],
+        key_share=[(0x1D, bytes(32)), (0x11EC, bytes(1216))],
+        psk_key_exchange_modes=[1],
+        server_name="some.name",
+        signature_algorithms=[0x0403],
+        supported_groups=[0x1D, 0x17],
+        supported_versions=[0x0304],
+        other_extensions=[(0x39, b"\x01\x02"), (0x0A0A, b"")],
+    )
+    buf = Buffer(capacity=4000)
+    tls.push_client_hello(buf, full)
+    assert read_client_hello(buf.data) == full
 
 
 def test_broken_hellos_are_answered_as_by_aioquic() -> None:

@@ -172,7 +172,9 @@ class Link:
             self.process()
         # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
         if not self.gone and quic.has_reason_to_send(now):
-            if self.established:
+            if compat.is_over(quic):
+                self.arm(now)
+            elif self.established:
                 self.touch()
             else:
                 self.transmit(now)  # nothing follows from a handshake but the handshake

@@ -8,7 +8,6 @@ creates one `ServerContext` per connection.
 
 from __future__ import annotations
 
-import hmac
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from aioquic.tls import Direction, Epoch, Group
 from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from relay.transport.quic.fast.hello import read_client_hello
 from relay.transport.quic.fast.secrets import SUITES
 
 if TYPE_CHECKING:
@@ -104,7 +104,12 @@ class ServerContext(tls.Context):
         """Says which certificate is shown to a client that asks for this name."""
 
     def _server_handle_hello(self, input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
-        hello = tls.pull_client_hello(input_buf)
+        message = input_buf.data_slice(0, input_buf.capacity)
+        hello = read_client_hello(message)
+        if hello is None:
+            hello = tls.pull_client_hello(input_buf)
+        else:
+            input_buf.seek(len(message))
         identity = identity_of(self.choose(hello.server_name))
 
         # Every choice in aioquic's order, so that the alerts are the same.
@@ -147,7 +152,7 @@ class ServerContext(tls.Context):
         suite = SUITES[cipher_suite]
         self.key_schedule = Schedule(cipher_suite)  # type: ignore[assignment]
         derive = suite.derive
-        transcript = suite.hash(input_buf.data)
+        transcript = suite.hash(message)
 
         # ServerHello
         body = b"".join(
@@ -163,7 +168,7 @@ class ServerContext(tls.Context):
         message = _message(tls.HandshakeType.SERVER_HELLO, body)
         initial_buf.push_bytes(message)
         transcript.update(message)
-        secret = hmac.digest(suite.derived, shared, suite.hash_name)
+        secret = suite.expand(suite.derived, shared)
         digest = transcript.digest()
         ours = derive(secret, b"s hs traffic", digest)
         theirs = derive(secret, b"c hs traffic", digest)
@@ -185,18 +190,18 @@ class ServerContext(tls.Context):
         message = _message(tls.HandshakeType.CERTIFICATE_VERIFY, body)
         transcript.update(message)
         finished = suite.expand(ours, suite.finished_info)
-        proof = _FINISHED + _block(3, hmac.digest(finished, transcript.digest(), suite.hash_name))
+        proof = _FINISHED + _block(3, suite.expand(finished, transcript.digest()))
         handshake_buf.push_bytes(message + proof)
         transcript.update(proof)
 
         # 1-RTT keys; those of the client come into use with its Finished.
-        secret = hmac.digest(suite.expand(secret, suite.derived_info), bytes(suite.size), suite.hash_name)
+        secret = suite.expand(suite.expand(secret, suite.derived_info), bytes(suite.size))
         digest = transcript.digest()
         self._enc_key = derive(secret, b"s ap traffic", digest)
         self.update_traffic_key_cb(Direction.ENCRYPT, Epoch.ONE_RTT, cipher_suite, self._enc_key)
         self._next_dec_key = derive(secret, b"c ap traffic", digest)
         finished = suite.expand(theirs, suite.finished_info)
-        self._expected_verify_data = hmac.digest(finished, digest, suite.hash_name)
+        self._expected_verify_data = suite.expand(finished, digest)
         self._set_state(tls.State.SERVER_EXPECT_FINISHED)
 
     def _exchange(self, shares: list[tuple[int, bytes]]) -> tuple[bytes, bytes]:

@@ -7,7 +7,6 @@ cipher. The handshake and the connection's start use it.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +30,24 @@ def expand_info(label: bytes, length: int, context: bytes = b"") -> bytes:
     return hkdf_label(label, context, length) + b"\x01"
 
 
+_INNER = bytes(each ^ 0x36 for each in range(256))
+_OUTER = bytes(each ^ 0x5C for each in range(256))
+
+
+def hmac(new: Callable[..., Any], block: int, key: bytes, data: bytes) -> bytes:
+    """HMAC (RFC 2104) with a key no longer than a block: `hmac.digest` looks its algorithm up in OpenSSL each time."""
+    key = key.ljust(block, b"\0")
+    digest: bytes = new(key.translate(_OUTER) + new(key.translate(_INNER) + data).digest()).digest()
+    return digest
+
+
 @dataclass(frozen=True, slots=True)
 class Suite:
     """A cipher suite, with everything that does not depend on the connection."""
 
-    hash_name: str
     hash: Callable[..., Any]
+    block: int
+    """Bytes that it takes in at a time."""
     size: int
     """Bytes of its hash, and so of its secrets."""
     key_size: int
@@ -50,17 +61,17 @@ class Suite:
     finished_info: bytes
 
     def expand(self, secret: bytes, info: bytes) -> bytes:
-        """HKDF-Expand, of a whole block."""
-        return hmac.digest(secret, info, self.hash_name)
+        """HKDF-Expand, of a whole block; and HKDF-Extract, where `secret` is the salt; and plain HMAC."""
+        return hmac(self.hash, self.block, secret, info)
 
     def derive(self, secret: bytes, label: bytes, transcript: bytes) -> bytes:
         """Derive-Secret, with the transcript hashed already."""
-        return hmac.digest(secret, expand_info(label, self.size, transcript), self.hash_name)
+        return hmac(self.hash, self.block, secret, expand_info(label, self.size, transcript))
 
 
 def _suite(name: str, key_size: int, aead: bytes, protection: bytes) -> Suite:
     new = getattr(hashlib, name)
-    size = new().digest_size
+    size, block = new().digest_size, new().block_size
     zeros = bytes(size)
     derived_info = expand_info(b"derived", size, new(b"").digest())
     one, two = (
@@ -71,14 +82,14 @@ def _suite(name: str, key_size: int, aead: bytes, protection: bytes) -> Suite:
         for prefix in (b"quic", b"quicv2")
     )
     return Suite(
-        hash_name=name,
         hash=new,
+        block=block,
         size=size,
         key_size=key_size,
         aead=aead,
         protection=protection,
         infos=(one, two),  # type: ignore[arg-type]
-        derived=hmac.digest(hmac.digest(zeros, zeros, name), derived_info, name),
+        derived=hmac(new, block, hmac(new, block, zeros, zeros), derived_info),
         derived_info=derived_info,
         finished_info=expand_info(b"finished", size),
     )
@@ -101,12 +112,9 @@ class LeanContext(CryptoContext):
     def setup(self, *, cipher_suite: CipherSuite, secret: bytes, version: int) -> None:
         suite = SUITES[cipher_suite]
         key, iv, protection = suite.infos[version == QuicProtocolVersion.VERSION_2]
-        name = suite.hash_name
-        size = suite.key_size
-        self.aead = AEAD(
-            suite.aead, hmac.digest(secret, key, name)[:size], hmac.digest(secret, iv, name)[:12]
-        )
-        self.hp = HeaderProtection(suite.protection, hmac.digest(secret, protection, name)[:size])
+        expand, size = suite.expand, suite.key_size
+        self.aead = AEAD(suite.aead, expand(secret, key)[:size], expand(secret, iv)[:12])
+        self.hp = HeaderProtection(suite.protection, expand(secret, protection)[:size])
         self.cipher_suite = cipher_suite
         self.secret = secret
         self.version = version
@@ -128,7 +136,7 @@ def make_lean(pair: CryptoPair) -> None:
 def setup_server_initial(pair: CryptoPair, cid: bytes, version: int) -> None:
     """The Initial keys of a server (RFC 9001, 5.2)."""
     two = version == QuicProtocolVersion.VERSION_2
-    initial = hmac.digest(INITIAL_SALT_VERSION_2 if two else INITIAL_SALT_VERSION_1, cid, "sha256")
+    initial = _INITIAL.expand(INITIAL_SALT_VERSION_2 if two else INITIAL_SALT_VERSION_1, cid)
     suite = INITIAL_CIPHER_SUITE
     pair.recv.setup(cipher_suite=suite, secret=_INITIAL.expand(initial, _CLIENT_INITIAL), version=version)
     pair.send.setup(cipher_suite=suite, secret=_INITIAL.expand(initial, _SERVER_INITIAL), version=version)
