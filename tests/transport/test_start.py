@@ -362,12 +362,10 @@ def test_the_certificate_is_chosen_by_name_and_a_new_one_is_used_at_once() -> No
     assert shown == [each.certificate for each in (*certificates, certificates[0])]
 
 
-def test_identities_are_bounded_and_keep_what_they_are_found_by() -> None:
-    for _ in range(3 * handshake.IDENTITIES):
-        credentials = Credentials(PAIR.certificate, (), PAIR.key)
-        assert handshake.identity_of(credentials).credentials is credentials
-    assert len(handshake._identities) <= handshake.IDENTITIES
-    assert all(each.credentials is not None for each in handshake._identities.values())
+def test_a_certificate_is_encoded_once() -> None:
+    credentials = Credentials(PAIR.certificate, (), PAIR.key)
+    assert handshake.identity_of(credentials) is handshake.identity_of(credentials)
+    assert handshake.identity_of(Credentials(PAIR.certificate, (), PAIR.key)) is not credentials.ready
 
 
 def test_no_ticket_is_given_and_none_is_taken() -> None:

@@ -64,13 +64,15 @@ Flight = tuple[list[bytes], Any]
 CredentialSelector = Callable[[str | None], "Credentials"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Credentials:
     """What a server proves its name with."""
 
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...]
     key: Any
+    ready: Any = None
+    """What a handshake makes of it, for the next one."""
 
 
 def cut_utf8(text: str, limit: int) -> str:

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from relay.transport.quic.compat import Credentials
 
-IDENTITIES = 16
-"""Certificate messages kept at most: one per configured certificate, and those of before a reload."""
-
 _VERIFY_PREFIX = b" " * 64 + tls.SERVER_CONTEXT_STRING + b"\x00"
 
 _SUPPORTED_VERSIONS = b"\x00\x2b\x00\x02\x03\x04"
@@ -48,10 +45,9 @@ def _message(kind: tls.HandshakeType, body: bytes) -> bytes:
 class Identity:
     """A certificate with its chain and key, ready to be sent and signed with."""
 
-    __slots__ = ("algorithms", "credentials", "message", "sign")
+    __slots__ = ("algorithms", "message", "sign")
 
     def __init__(self, credentials: Credentials) -> None:
-        self.credentials = credentials
         chain = (credentials.certificate, *credentials.chain)
         entries = b"".join(_block(3, each.public_bytes(Encoding.DER)) + b"\x00\x00" for each in chain)
         self.message = _message(tls.HandshakeType.CERTIFICATE, b"\x00" + _block(3, entries))
@@ -66,16 +62,12 @@ class Identity:
         self.sign: Callable[..., bytes] = credentials.key.sign
 
 
-_identities: dict[int, Identity] = {}
-
-
 def identity_of(credentials: Credentials) -> Identity:
-    """The identity made of `credentials`, which are kept, so that theirs is no other object's address."""
-    found = _identities.get(id(credentials))
+    """The identity made of `credentials`, which lives as long as they do: until the certificates are read again."""
+    found = credentials.ready
     if found is None:
-        if len(_identities) >= IDENTITIES:
-            _identities.clear()
-        found = _identities[id(credentials)] = Identity(credentials)
+        found = credentials.ready = Identity(credentials)
+    assert isinstance(found, Identity)
     return found
 
 

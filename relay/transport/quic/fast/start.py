@@ -47,9 +47,6 @@ aioquic has 8, each of which is a frame, a route and an object for every connect
 TOKEN = 16
 """Bytes of a stateless reset token."""
 
-BLUEPRINTS = 16
-"""Blueprints kept at most; there is one per listening endpoint."""
-
 logger = logging.getLogger("quic")
 """aioquic's."""
 
@@ -134,7 +131,6 @@ class Blueprint:
     """What all connections of a server have in common when they are created: aioquic's constructor, run once."""
 
     def __init__(self, configuration: QuicConfiguration) -> None:
-        self.configuration = configuration
         model = QuicConnection(configuration=configuration, original_destination_connection_id=bytes(8))
         self.plain: dict[str, Any] = {}
         self.fresh: list[tuple[str, Any, Any]] = []
@@ -167,16 +163,13 @@ _PERSONAL = frozenset(
 )
 """What is made for each connection, see `ServerStart._construct`."""
 
-_blueprints: dict[int, Blueprint] = {}
-
 
 def blueprint_of(configuration: QuicConfiguration) -> Blueprint:
-    """The blueprint of connections with `configuration`, whose certificate may change; nothing else."""
-    found = _blueprints.get(id(configuration))
+    """The blueprint of connections with `configuration`, whose certificate may change later; nothing else."""
+    kept = vars(configuration)  # there, so that it goes with it
+    found: Blueprint | None = kept.get("_blueprint")
     if found is None:
-        if len(_blueprints) >= BLUEPRINTS:
-            _blueprints.clear()
-        found = _blueprints[id(configuration)] = Blueprint(configuration)
+        found = kept["_blueprint"] = Blueprint(configuration)
     return found
 
 
