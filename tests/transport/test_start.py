@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import inspect
 import random
@@ -32,9 +33,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from relay.transport.quic.compat import Credentials
+from relay.transport.quic.endpoint import Endpoint
 from relay.transport.quic.fast import handshake, secrets, start
 from relay.transport.quic.fast.connection import FastConnection
 from relay.transport.quic.fast.hello import read_client_hello
+from relay.transport.quic.settings import QuicSettings
 from relay.transport.session import StreamData
 from tests.transport.virtual import CLIENT, PAIR, SERVER, Recorder, Wire
 
@@ -700,6 +703,41 @@ def test_a_ping_is_answered_at_once() -> None:
     assert opened.wire.now == at
     assert opened.quic._spaces[Epoch.ONE_RTT].ack_at is None
     assert not any(space.ack_eliciting_in_flight for space in opened.wire.client_quic._spaces.values())
+
+
+async def test_newcomers_in_every_turn_do_not_silence_others() -> None:
+    class Told:
+        gone = False
+        times = 0
+
+        def transmit(self, now: float) -> None:
+            self.times += 1
+
+    endpoint, link = Endpoint(QuicSettings()), Told()
+    for _ in range(20):
+        endpoint._patient = True  # as each request for a session sets it
+        endpoint.touch(link)  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+    assert link.times >= 9
+
+
+def test_distant_deadlines_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Opened()
+    link = opened.wire.server_link
+    armed: list[float] = []
+    monkeypatch.setattr(
+        type(opened.wire.server_side), "arm", lambda side, deadline, link: armed.append(deadline)
+    )
+    for step in range(40):
+        link.armed.clear()
+        opened.wire.now += 0.01
+        link.heard = opened.wire.now
+        link.arm(opened.wire.now)
+        due = link._deadline()
+        assert due is not None
+        assert due > opened.wire.now + 1, step
+        assert due <= armed[-1] < due + 0.126
+    assert len(set(armed)) <= 5
 
 
 def test_a_connection_that_is_let_go_leaves_no_ring() -> None:

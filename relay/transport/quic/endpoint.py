@@ -198,10 +198,12 @@ class Endpoint:
 
     def _flush(self) -> None:
         if self._patient:
-            self._patient = False
-            self._loop.call_soon(self._flush)
-            return
-        self._flushing = False
+            self._loop.call_soon(self._transmit)  # once: newcomers in every turn must not silence all others
+        else:
+            self._transmit()
+
+    def _transmit(self) -> None:
+        self._flushing = self._patient = False
         dirty, self._dirty = self._dirty, {}
         now = time.monotonic()
         for link in dirty:

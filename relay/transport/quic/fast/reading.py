@@ -1,8 +1,9 @@
 """Receiving 1-RTT packets: one pass over the frames that make up nearly all traffic.
 
 Owns the removal of packet protection, the parsing of ACK, STREAM, PADDING, PING and DATAGRAM frames, and the merging of
-what one drain of the socket brings: acknowledgements are settled once, neighbouring stream data becomes one event. From
-the first other frame on, the rest of a packet goes to aioquic. Must never send. RFC 9000, 12 and 19.
+what one drain of the socket brings: acknowledgements are settled once, neighbouring stream data becomes one event.
+Resets and connection ids go to aioquic one by one; from any other frame on, the rest of a packet does. Must never send.
+RFC 9000, 12 and 19.
 """
 
 from __future__ import annotations
