@@ -178,10 +178,8 @@ def test_transport_parameters_are_aioquics() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("suite", CipherSuite)
+@pytest.mark.parametrize("suite", list(secrets.SUITES))
 def test_keys_are_aioquics(suite: CipherSuite, version: int) -> None:
-    if suite not in secrets.SUITES:
-        pytest.skip("not a cipher of TLS 1.3")
     secret = bytes(range(secrets.SUITES[suite].size))
     ours, theirs = secrets.LeanContext(), CryptoContext()
     for context in (ours, theirs):
