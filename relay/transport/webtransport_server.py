@@ -7,6 +7,7 @@ Must never decide who may come in: `on_request` does. The QUIC endpoint creates 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,22 @@ SETUP_VERSIONS = frozenset((Version.LITE_01, Version.LITE_02))
 ALREADY_IN_USE = 409
 """Answer to a second CONNECT: a connection carries one session."""
 
+FAMILIAR_OFFER = 512
+"""Characters of an offer of subprotocols that is remembered; those of real clients are a tenth of that."""
+
 SHUTTING_DOWN = 503
 """Answer to a CONNECT request that a closing server has not answered yet."""
+
+
+def _offered(header: str) -> tuple[str, ...]:
+    """The subprotocols offered. Raises ValueError."""
+    return _parsed(header) if len(header) <= FAMILIAR_OFFER else tuple(parse_protocol_list(header))
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(header: str) -> tuple[str, ...]:
+    """Clients of one kind all offer the same."""
+    return tuple(parse_protocol_list(header))
 
 
 class WebTransportServerSession(WebTransportSession):
@@ -71,7 +86,7 @@ class WebTransportServerSession(WebTransportSession):
         if self.ended:
             return
         try:
-            offered = tuple(parse_protocol_list(fields.get("wt-available-protocols", "")))
+            offered = _offered(fields.get("wt-available-protocols", ""))
         except ValueError:
             self.reject(400)
             return

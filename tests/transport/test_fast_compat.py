@@ -64,6 +64,16 @@ STATE = {
     "_probe_pending": "a probe asked for by the PTO",
     "_remote_max_data": "the peer's connection window",
     "_remote_max_data_used": "how much of it is used",
+    # the start of a server's connection, and what is forgotten after its handshake: `start.ServerStart`
+    "_crypto_buffers": "what the TLS context writes into",
+    "_cryptos_initial": "Initial keys, by version",
+    "_host_cid_seq": "of the next connection id",
+    "_local_active_connection_id_limit": "how many ids the peer may give us",
+    "_local_initial_source_connection_id": "a transport parameter",
+    "_logger": "a quiet one in its place",
+    "_original_destination_connection_id": "a transport parameter",
+    "_remote_active_connection_id_limit": "how many ids we may give the peer",
+    "_version": "of QUIC",
     # receiving
     "_configuration": "limit of DATAGRAM frames",
     "_cryptos": "where our pair of keys goes",
@@ -75,6 +85,9 @@ STATE = {
 
 METHODS = {
     # used
+    "_alpn_handler": ["alpn_protocol"],
+    "_send_probe": [],
+    "_update_traffic_key": ["direction", "epoch", "cipher_suite", "secret"],
     "_assert_stream_can_receive": ["frame_type", "stream_id"],
     "_idle_timeout": [],
     "_payload_received": ["context", "plain", "crypto_frame_required"],
@@ -92,7 +105,10 @@ METHODS = {
     "_on_path_challenge_delivery": ["delivery", "network_path"],
     "_on_ping_delivery": ["delivery", "uids"],
     "_on_retire_connection_id_delivery": ["delivery", "sequence_number"],
+    "_handle_padding_frame": ["context", "frame_type", "buf"],
     "_parse_transport_parameters": ["data", "from_session_ticket"],
+    "_replenish_connection_ids": [],
+    "_serialize_transport_parameters": [],
     "_set_state": ["state"],
 }
 

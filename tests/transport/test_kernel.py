@@ -26,7 +26,7 @@ def make(suite: CipherSuite) -> tuple[PureKeys, Any, Any]:
     context = CryptoContext()
     secret = random.Random(1).randbytes(48 if suite is CipherSuite.AES_256_GCM_SHA384 else 32)
     context.setup(cipher_suite=suite, secret=secret, version=1)
-    material = keys._material(context)
+    material = keys.material(context)
     return PureKeys(context), kernel.Keys(*material, True), kernel.Keys(*material, False)
 
 

@@ -66,13 +66,15 @@ _OVER = (QuicConnectionState.CLOSING, QuicConnectionState.DRAINING, QuicConnecti
 CredentialSelector = Callable[[str | None], "Credentials"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Credentials:
     """What a server proves its name with."""
 
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...]
     key: Any
+    ready: Any = None
+    """What a handshake makes of it, for the next one."""
 
 
 def cut_utf8(text: str, limit: int) -> str:
@@ -217,10 +219,7 @@ class RelayQuicConnection(QuicConnection):
         original_destination_connection_id: bytes | None = None,
         credentials: CredentialSelector | None = None,
     ) -> None:
-        super().__init__(
-            configuration=configuration,
-            original_destination_connection_id=original_destination_connection_id,
-        )
+        self._construct(configuration, original_destination_connection_id)
         # The constructor fixes 128 streams each way and no option changes it; the transport parameters are written
         # from these when the handshake begins.
         for limit, value in (
@@ -237,6 +236,16 @@ class RelayQuicConnection(QuicConnection):
 
     def discover_mtu(self) -> None:
         """Try larger packets; the socket has promised that they are not cut apart on the way."""
+
+    def _construct(self, configuration: QuicConfiguration, original_cid: bytes | None) -> None:
+        """Run aioquic's constructor, or do as it does."""
+        super().__init__(configuration=configuration, original_destination_connection_id=original_cid)
+
+    def let_go(self) -> None:
+        """Called when nobody drives the connection any more: rings of references are cut, so that it goes at once."""
+        self._loss._send_probe = _nothing
+        self._streams.clear()
+        self._streams_queue.clear()
 
     def finish_receiving(self, now: float) -> None:
         """Called when the socket is drained, before the events are read."""
@@ -394,6 +403,10 @@ class RelayH3Connection(H3Connection):
     def forget(self, stream_id: int) -> None:
         """Drop the record of a request stream whose later bytes never come here, so it would stay for ever."""
         self._stream.pop(stream_id, None)
+
+
+def _nothing() -> None:
+    """Nobody is there to send a probe."""
 
 
 # -- questions about a connection

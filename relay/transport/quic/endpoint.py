@@ -35,7 +35,7 @@ from relay.wire.version import alpns_for
 
 if TYPE_CHECKING:
     from relay.model.limits import Limits
-    from relay.transport.quic.certificates import CertificateStore
+    from relay.transport.quic.certificates import CertificatePair, CertificateStore
     from relay.transport.quic.settings import QuicSettings
     from relay.transport.session import SessionRequest
     from relay.wire.version import Version
@@ -97,6 +97,8 @@ class Endpoint:
         self._received: dict[Link, None] = {}
         self._dirty: dict[Link, None] = {}
         self._flushing = False
+        self._patient = False
+        """Whether transmitting waits a loop turn more: somebody new is about to be told several things."""
         self._timers: list[tuple[float, int, Link]] = []
         self._watched: dict[Link, None] = {}
         self._watch_at = math.inf
@@ -147,6 +149,7 @@ class Endpoint:
         """Forget a connection. What arrives for it later is unknown."""
         link.left()
         self.unwatch(link)
+        link.quic.let_go()
         for cid in link.cids:
             self._routes.pop(cid, None)
         link.cids.clear()
@@ -203,7 +206,13 @@ class Endpoint:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flushing = False
+        if self._patient:
+            self._loop.call_soon(self._transmit)  # once: newcomers in every turn must not silence all others
+        else:
+            self._transmit()
+
+    def _transmit(self) -> None:
+        self._flushing = self._patient = False
         dirty, self._dirty = self._dirty, {}
         now = time.monotonic()
         for link in dirty:
@@ -308,6 +317,9 @@ class QuicServer(Endpoint):
         )
         self._handshakes: set[Link] = set()
         self._renewal_due = 0.0
+        self._pairs: tuple[CertificatePair, ...] = ()
+        self._credentials: dict[int, compat.Credentials] = {}
+        """Of each of `_pairs`, by its address."""
         self._closing: asyncio.Event | None = None
         self._announced: set[str] = set()
 
@@ -352,8 +364,8 @@ class QuicServer(Endpoint):
 
     def negotiated(self, link: Link, alpn: str) -> Handler:
         if alpn == "h3":
-            return WebTransportServerSession(link, versions=self.versions, on_request=self.on_request)
-        return RawSession(link, alpn=alpn, is_client=False, on_request=self.on_request)
+            return WebTransportServerSession(link, versions=self.versions, on_request=self._on_request)
+        return RawSession(link, alpn=alpn, is_client=False, on_request=self._on_request)
 
     def handshake_done(self, link: Link) -> bool:
         self._handshakes.discard(link)
@@ -410,6 +422,11 @@ class QuicServer(Endpoint):
 
     # -- inside
 
+    def _on_request(self, request: SessionRequest) -> None:
+        # The answer comes in the next turn, and what the session says first in the one after: one packet for both.
+        self._patient = True
+        self.on_request(request)
+
     def _accept(self, sock: UdpSocket, data: bytes, address: Address, now: float, cid: bytes) -> None:
         self._use_certificates(now)
         quic = connection_class(self.settings)(
@@ -417,7 +434,7 @@ class QuicServer(Endpoint):
             max_streams_bidi=self.settings.max_streams_bidi,
             max_streams_uni=self.settings.max_streams_uni,
             original_destination_connection_id=cid,
-            credentials=self._select if len(self._certificates.pairs) > 1 else None,
+            credentials=self._select if self.settings.fast or len(self._certificates.pairs) > 1 else None,
         )
         link = Link(self, sock, quic, address, now)
         link.setup_deadline = now + self.limits.setup_timeout
@@ -436,15 +453,25 @@ class QuicServer(Endpoint):
             self._renewal_due = now + RENEWAL_INTERVAL
             if self._certificates.renew_if_due(dt.datetime.now(dt.UTC)):
                 logger.info("certificate=%s the generated certificate is new", self._certificates.fingerprint)
-        first = self._certificates.pairs[0]
+        pairs = self._certificates.pairs
+        if pairs is self._pairs:
+            return
+        self._pairs = pairs
+        self._credentials = {
+            id(pair): compat.Credentials(pair.certificate, pair.chain, pair.key) for pair in pairs
+        }
+        first = pairs[0]
         configuration = self._configuration
         configuration.certificate = first.certificate
         configuration.certificate_chain = list(first.chain)
         configuration.private_key = first.key
 
     def _select(self, server_name: str | None) -> compat.Credentials:
-        pair = self._certificates.select(server_name)
-        return compat.Credentials(pair.certificate, pair.chain, pair.key)
+        self._use_certificates(self.now())
+        pair = (
+            self._certificates.pairs[0] if len(self._pairs) == 1 else self._certificates.select(server_name)
+        )
+        return self._credentials[id(pair)]
 
     def _refuse(self, limit: str, value: int) -> None:
         self.refused[limit] += 1

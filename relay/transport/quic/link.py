@@ -45,6 +45,13 @@ FAR = 0.01
 COARSE = 0.004
 """Seconds to multiples of which far deadlines are put off, so that those of many connections are served in one turn."""
 
+DISTANT = 1.0
+"""Seconds from which on a deadline is that of an idle connection: a keep-alive, or the idle time-out."""
+
+COARSEST = 0.125
+"""Seconds to multiples of which distant deadlines are put off: hundreds of idle connections wake the relay eight times
+a second at most."""
+
 SHORTEST_WAIT = 0.001
 """What a timer that is due already waits after it was served: a bug in a deadline must not spin the loop."""
 
@@ -167,7 +174,12 @@ class Link:
         if self.gone:
             return
         if quic.has_reason_to_send(now):
-            self.touch()
+            if compat.is_over(quic):
+                self.arm(now)
+            elif self.established:
+                self.touch()
+            else:
+                self.transmit(now)  # nothing follows from a handshake but the handshake
         elif quic.probe_at() is None:
             self.endpoint.unwatch(self)
 
@@ -248,8 +260,10 @@ class Link:
         deadline = self._deadline()
         if deadline is None:
             return
-        if deadline - now > FAR:
-            deadline = math.ceil(deadline / COARSE) * COARSE
+        left = deadline - now
+        if left > FAR:
+            coarse = COARSEST if left > DISTANT else COARSE
+            deadline = math.ceil(deadline / coarse) * coarse
         elif deadline <= now:
             deadline = now + SHORTEST_WAIT
         # Compared as it goes into the heap: one entry out of order would never be taken off the list again.
@@ -280,6 +294,7 @@ class Link:
     def left(self) -> None:
         """The endpoint has forgotten this connection."""
         self.gone = True
+        self.handler = None  # it knows us: a ring that only the garbage collector would find
         waiters, self._gone_waiters = self._gone_waiters, []
         for waiter in waiters:
             if not waiter.done():

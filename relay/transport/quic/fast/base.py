@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from aioquic import tls
 from aioquic.quic.connection import QuicConnectionError, QuicConnectionState
+from aioquic.quic.events import ConnectionIdIssued
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.stream import StreamFinishedError
 
-from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.fast.keys import FastPair
 from relay.transport.quic.fast.mtu import PathMtu
 from relay.transport.quic.fast.recovery import Pacer, Run, Seen
+from relay.transport.quic.fast.start import ServerStart
 from relay.transport.quic.fast.streams import NO_SENDER, FastStream
+from relay.transport.quic.fast.varint import varint
 
 if TYPE_CHECKING:
     from aioquic.quic.connection import Limit, NetworkAddress
@@ -38,7 +40,7 @@ def stream_order(stream: FastStream) -> tuple[int, int]:
     return stream.order
 
 
-class FastBase(RelayQuicConnection):
+class FastBase(ServerStart):
     """State of a fast connection."""
 
     fast = True
@@ -89,6 +91,12 @@ class FastBase(RelayQuicConnection):
         space = self._space = self._spaces[tls.Epoch.ONE_RTT]
         space.received_packets = Seen()  # type: ignore[assignment]
 
+    def let_go(self) -> None:
+        super().let_go()
+        self._active.clear()
+        self._calling.clear()
+        self._ended.clear()
+
     def _make_pair(self) -> FastPair:
         self._pair = FastPair(native=self.native)
         return self._pair
@@ -116,14 +124,15 @@ class FastBase(RelayQuicConnection):
             and self._quic_logger is None
             and self._pair.begin()
         )
+        if quick:
+            self._forget_handshake()
+            self._adopt_frames()
         self._stock_due = not quick or bool(
-            self._handshake_done_pending
-            or path.remote_challenges
+            path.remote_challenges
             or self._retire_connection_ids
             or self._streams_blocked_pending
             or (crypto is not None and not crypto.sender.buffer_is_empty)
             or (self._is_client and self._remote_preferred_address is not None)
-            or not all(cid.was_sent for cid in self._host_cids)
             or any(
                 other.remote_challenges or not (other.is_validated or other.local_challenge_sent)
                 for other in self._network_paths[1:]
@@ -133,6 +142,26 @@ class FastBase(RelayQuicConnection):
             self._idle = self._idle_timeout()
             self._load_run()
         self._quick = quick
+
+    def _adopt_frames(self) -> None:
+        """Take over what follows every handshake: HANDSHAKE_DONE and NEW_CONNECTION_ID (RFC 9000, 19.20 and 19.15)."""
+        if self._handshake_done_pending:
+            self._handshake_done_pending = False
+            self._frames.append((b"\x1e", self._on_handshake_done_delivery, ()))
+        for each in self._host_cids:
+            if not each.was_sent:
+                each.was_sent = True
+                size = bytes((len(each.cid),))
+                data = (
+                    b"\x18",
+                    varint(each.sequence_number),
+                    b"\0",
+                    size,
+                    each.cid,
+                    each.stateless_reset_token,
+                )
+                self._frames.append((b"".join(data), self._on_new_connection_id_delivery, (each,)))
+                self._events.append(ConnectionIdIssued(connection_id=each.cid))
 
     def _leave_quick(self) -> None:
         """Something unusual is to be handled: aioquic takes over until the next transmit decides anew."""

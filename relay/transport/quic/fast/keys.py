@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from aioquic.quic.crypto import CryptoContext, derive_key_iv_hp
+from aioquic.quic.crypto import CryptoContext
 from aioquic.quic.packet import decode_packet_number
 from aioquic.tls import CipherSuite
 from cryptography.exceptions import InvalidTag
 
 from relay.transport.quic.compat import PatientPair
+from relay.transport.quic.fast.secrets import SUITES, packet_keys
 from relay.transport.quic.fast.varint import read_varint
 
 try:
@@ -229,12 +230,12 @@ _BYTES = [bytes((value,)) for value in range(0x100)]
 _KERNEL_SUITES = frozenset((CipherSuite.AES_128_GCM_SHA256, CipherSuite.AES_256_GCM_SHA384))
 
 
-def _material(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
-    """Key, IV and header key of the secret in use."""
+def material(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
+    """Key, IV and header protection key of the secret in use."""
     assert context.cipher_suite is not None
     assert context.secret is not None
     assert context.version is not None
-    return derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=context.secret, version=context.version)
+    return packet_keys(SUITES[context.cipher_suite], context.secret, context.version)
 
 
 class FastPair(PatientPair):
@@ -261,7 +262,7 @@ class FastPair(PatientPair):
     def _keys(self, context: CryptoContext, *, sealing: bool) -> PacketKeys:
         if not self._native or context.cipher_suite not in _KERNEL_SUITES:
             return PacketKeys(PureKeys(context), context.key_phase)
-        key, iv, header_key = _material(context)
+        key, iv, header_key = material(context)
         header_key = self._header_keys.setdefault(sealing, header_key)
         return PacketKeys(_kernel.Keys(key, iv, header_key, sealing), context.key_phase)
 

@@ -1,8 +1,9 @@
 """Receiving 1-RTT packets: one pass over the frames that make up nearly all traffic.
 
 Owns the removal of packet protection, the parsing of ACK, STREAM, PADDING, PING and DATAGRAM frames, and the merging of
-what one drain of the socket brings: acknowledgements are settled once, neighbouring stream data becomes one event. From
-the first other frame on, the rest of a packet goes to aioquic. Must never send. RFC 9000, 12 and 19.
+what one drain of the socket brings: acknowledgements are settled once, neighbouring stream data becomes one event.
+Resets and connection ids go to aioquic one by one; from any other frame on, the rest of a packet does. Must never send.
+RFC 9000, 12 and 19.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioquic import tls
-from aioquic.buffer import UINT_VAR_MAX
+from aioquic.buffer import UINT_VAR_MAX, Buffer, BufferReadError  # type: ignore[attr-defined]
 from aioquic.quic.connection import QuicConnectionError, QuicConnectionState, QuicReceiveContext
 from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicStreamFrame
@@ -36,6 +37,14 @@ ACK_EVERY = 2
 
 GATHERED = 65536
 """Bytes of one stream that are handed on together at most."""
+
+_ALONE = {
+    0x04: "_handle_reset_stream_frame",
+    0x05: "_handle_stop_sending_frame",
+    0x18: "_handle_new_connection_id_frame",
+    0x19: "_handle_retire_connection_id_frame",
+}
+"""Frames that every session has a few of, in packets with STREAM frames; they say nothing of acknowledgements."""
 
 _BITS = (1 << SEEN) - 1
 
@@ -168,11 +177,16 @@ class ReadingConnection(AckingConnection):
                 elif kind == 0x00:
                     at = end - len(plain[at:].lstrip(b"\0"))
                 elif kind == 0x01:
+                    # Somebody wants to know: to let him wait would cost us a timer.
                     eliciting = True
+                    self._unacked = ACK_EVERY
                     at += 1
                 elif kind & 0xFE == 0x30:
                     eliciting = True
                     at = self._read_datagram(plain, at, end)
+                elif kind in _ALONE:
+                    eliciting = True
+                    at = self._read_alone(plain, at, now)
                 else:
                     return self._read_rest(plain[at:], now) or eliciting
         except IndexError:
@@ -180,6 +194,31 @@ class ReadingConnection(AckingConnection):
                 QuicErrorCode.FRAME_ENCODING_ERROR, kind, "Failed to parse frame"
             ) from None
         return eliciting
+
+    def _read_alone(self, plain: bytes, at: int, now: float) -> int:
+        """A frame that aioquic handles, among others that we do."""
+        if self._gathering is not None:
+            self._pass_on()
+        self._stock_due = True
+        kind = plain[at]
+        buf = Buffer(data=plain[at + 1 :])
+        try:
+            getattr(self, _ALONE[kind])(self._context(now), kind, buf)
+        except BufferReadError:
+            raise IndexError from None
+        except StreamFinishedError:
+            pass  # nothing is left of the stream
+        return at + 1 + buf.tell()
+
+    def _context(self, now: float) -> QuicReceiveContext:
+        return QuicReceiveContext(
+            epoch=tls.Epoch.ONE_RTT,
+            host_cid=self.host_cid,
+            network_path=self._network_paths[0],
+            quic_logger_frames=None,
+            time=now,
+            version=None,
+        )
 
     def _read_rest(self, plain: bytes, now: float) -> bool:
         """Frames that aioquic handles; they may have put something on its list of things to send."""
@@ -189,16 +228,8 @@ class ReadingConnection(AckingConnection):
         self._store_run()
         self._tell_apart()
         self._stock_due = True
-        context = QuicReceiveContext(
-            epoch=tls.Epoch.ONE_RTT,
-            host_cid=self.host_cid,
-            network_path=self._network_paths[0],
-            quic_logger_frames=None,
-            time=now,
-            version=None,
-        )
         try:
-            eliciting, _ = self._payload_received(context, plain)
+            eliciting, _ = self._payload_received(self._context(now), plain)
         finally:
             self._load_run()
         if self._state is not QuicConnectionState.CONNECTED:
