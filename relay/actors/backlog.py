@@ -195,9 +195,10 @@ class Backlog:
         self._groups[sequence] = sending
         return sending
 
-    def wrote(self, sending: Sending, size: int, now: float) -> None:
-        """Bytes were handed to a stream."""
+    def wrote(self, sending: Sending, size: int, now: float, overhead: int = 0) -> None:
+        """Bytes were handed to a stream, in front of which the transport may put some `overhead`."""
         sending.size += size
+        size += overhead
         self.unsent += size
         self._flow.add(size, now, self._patience)
 

@@ -299,7 +299,7 @@ class SubscribeService:
         if piece.sequence >= self._next:
             self._next = min(piece.sequence + 1, MAX_VARINT)
         sending = backlog.begin(piece.sequence, stream, rank, now)
-        backlog.wrote(sending, len(header) + STREAM_OVERHEAD, now)
+        backlog.wrote(sending, len(header), now, STREAM_OVERHEAD)
         return sending
 
     def _continue(self, sending: Sending, piece: m.GroupPiece) -> bool:
