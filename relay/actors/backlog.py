@@ -69,6 +69,10 @@ class Sending:
         """Bytes written."""
 
 
+Waiting = tuple[Sending, int]
+"""A group and its unsent bytes."""
+
+
 class GivenUp(NamedTuple):
     """A group that will not be sent to its end."""
 
@@ -186,10 +190,10 @@ class Backlog:
         """A group stream was opened."""
         sending = Sending(sequence, stream, rank)
         if sequence > self._newest:
+            before = self._groups.get(self._newest)  # all others have been passed already
+            if before is not None:
+                before.passed = now
             self._newest = sequence
-            for older in self._groups.values():
-                if older.passed is None:
-                    older.passed = now
         else:
             sending.passed = now
         self._groups[sequence] = sending
@@ -204,14 +208,11 @@ class Backlog:
 
     # --- what waits ------------------------------------------------------------------------------------------------
 
-    def review(self, now: float, *, begins: bool) -> list[GivenUp]:
+    def review(self, waiting: list[Waiting], now: float, *, begins: bool) -> list[GivenUp]:
         """Look at what waits, before more is written: whose turn it is, and what is given up.
 
         `begins` tells that a new group begins: only then a peer that is too slow skips.
         """
-        waiting = self._waiting()
-        if not waiting:
-            return []
         given_up: list[GivenUp] = []
         if len(waiting) > 1:
             waiting.sort(key=_by_sequence)
@@ -223,6 +224,7 @@ class Backlog:
         left = [pair for pair in waiting if pair[0].sequence in self._groups] if given_up else waiting
         while left and (
             self.unsent > limits.backlog_bytes
+            or len(left) > limits.cache_groups
             or (
                 begins
                 and len(left) >= limits.backlog_groups
@@ -238,16 +240,16 @@ class Backlog:
 
     def shed(self) -> list[GivenUp]:
         """The session holds too much: give up the oldest group that waits, if there is one."""
-        waiting = self._waiting()
+        waiting = self.waiting()
         given_up: list[GivenUp] = []
         if waiting:
             sending, unsent = min(waiting, key=_by_sequence)
             self._give_up(sending, unsent, StreamCode.TOO_FAR_BEHIND, given_up)
         return given_up
 
-    def _waiting(self) -> list[tuple[Sending, int]]:
-        """Groups with unsent bytes; those that are over and sent need no more care."""
-        waiting = []
+    def waiting(self) -> list[Waiting]:
+        """Groups with unsent bytes, and how many; those that are over and sent need no more care."""
+        waiting: list[Waiting] = []
         total = 0
         for sending in list(self._groups.values()):
             unsent = sending.stream.unsent
@@ -270,7 +272,7 @@ class Backlog:
         sending.rank = self._ranks.turn()
         self._place(sending)
 
-    def _finish(self, waiting: list[tuple[Sending, int]], now: float) -> None:
+    def _finish(self, waiting: list[Waiting], now: float) -> None:
         """A new group begins: what is more than half sent, and soon done, goes before it.
 
         Else a slow peer gets the beginning of every group and the end of none.
@@ -280,7 +282,7 @@ class Backlog:
             if not sending.open and not sending.overtaken and unsent <= min(sending.size // 2, soon):
                 self._let_go_first(sending)
 
-    def _take_turns(self, waiting: list[tuple[Sending, int]], now: float) -> None:
+    def _take_turns(self, waiting: list[Waiting], now: float) -> None:
         """The peer keeps up, but without a pause: what newer groups have overtaken goes before them."""
         turn = min(self._limits.backlog_time, self._latency or self._patience) / TURN
         late = [s for s, _ in waiting if s.passed is not None and now - s.passed >= turn and not s.overtaken]
@@ -294,5 +296,5 @@ class Backlog:
         given_up.append(GivenUp(sending, unsent, code))
 
 
-def _by_sequence(waiting: tuple[Sending, int]) -> int:
+def _by_sequence(waiting: Waiting) -> int:
     return waiting[0].sequence

@@ -262,7 +262,12 @@ class SubscribeService:
         before = backlog.unsent
         now = self._clock()
         if backlog:
-            self._review(now, begins=any(piece.first for piece in pieces))
+            waiting = backlog.waiting()
+            if waiting:
+                begins = any(piece.first for piece in pieces)
+                self._give_up(backlog.review(waiting, now, begins=begins))
+            else:
+                self._behind = False
         for piece in pieces:
             if piece.first and piece.code is None:
                 sending = self._begin(piece, now)
@@ -278,7 +283,7 @@ class SubscribeService:
             if piece.fin:
                 sending.open = False
         if backlog.unsent > self._connection.environment.limits.backlog_bytes:
-            self._review(now, begins=False)
+            self._give_up(backlog.review(backlog.waiting(), now, begins=False))
         self._egress.account(backlog.unsent - before)
 
     def _begin(self, piece: m.GroupPiece, now: float) -> Sending:
@@ -312,14 +317,6 @@ class SubscribeService:
         if sending.open and (piece.chunks or piece.fin):
             sending.stream.write(piece.chunks, fin=piece.fin)
         return sending.open
-
-    def _review(self, now: float, *, begins: bool) -> None:
-        """See what waits: give up what comes too late, or is too much."""
-        given_up = self.backlog.review(now, begins=begins)
-        if given_up:
-            self._give_up(given_up)
-        elif self._behind and not self.backlog.unsent:
-            self._behind = False
 
     def shed(self) -> bool:
         """The session as a whole holds too much: give up a group; whether there was one."""

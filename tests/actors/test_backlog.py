@@ -89,7 +89,7 @@ class Viewer:
     def deliver(self, sequence: int, size: int, *, fin: bool = False) -> None:
         """As `SubscribeService.deliver` does it."""
         line, backlog = self.line, self.backlog
-        self._give_up(backlog.review(line.now, begins=sequence not in self.streams))
+        self._give_up(backlog.review(backlog.waiting(), line.now, begins=sequence not in self.streams))
         if sequence not in self.streams:
             rank = backlog.rank(sequence)
             stream = self.streams[sequence] = FakeStream(line, send_priority(backlog.priority, rank))
@@ -103,7 +103,7 @@ class Viewer:
         sending.open = not fin
 
     def look(self) -> None:
-        self._give_up(self.backlog.review(self.line.now, begins=False))
+        self._give_up(self.backlog.review(self.backlog.waiting(), self.line.now, begins=False))
 
     def _give_up(self, given_up: list[GivenUp]) -> None:
         for sending, unsent, code in given_up:
@@ -303,6 +303,14 @@ def test_a_peer_that_stopped_reading_holds_no_more_than_the_limit() -> None:
     publish(viewer, 50, rate=0)
     assert viewer.line.unsent <= 410_000
     assert {code for _, code in viewer.lost} == {BEHIND}
+
+
+def test_no_more_groups_wait_than_the_cache_would_keep() -> None:
+    viewer = Viewer(Line(), Limits(backlog_time=1_000, cache_groups=20))
+    for sequence in range(100):
+        viewer.deliver(sequence, 1, fin=True)
+    viewer.look()
+    assert sorted(viewer.waiting) == list(range(80, 100))
 
 
 def test_a_single_group_beyond_the_limit_is_given_up() -> None:
