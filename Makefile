@@ -43,12 +43,14 @@ lock: $(VENV)/.python ## Renew requirements/*.txt: the newest releases that pypr
 	compile requirements/build.in -o requirements/build.txt
 
 clean: ## Remove everything that was made
-	rm -rf $(VENV) .venv-* build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* build dist relay/transport/quic/fast/_kernel.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps below are older than the lock they were made from only when that lock has changed since.
 
-$(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/.python
+KERNEL := relay/transport/quic/fast/_kernel.c
+
+$(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml $(KERNEL) | $(VENV)/.python
 	$(PIP) install --require-hashes -r requirements/run.txt -r requirements/build.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -39,6 +39,9 @@ class WebTransportSession(QuicSession):
 
     def __init__(self, link: Link, *, is_client: bool) -> None:
         super().__init__(link, is_client=is_client)
+        self.may_write = (
+            False  # streams opened before the CONNECT exchange is done have no session to name yet
+        )
         self._h3: compat.RelayH3Connection | None = None
         self._session_id: int | None = None
         self._named_id: int | None = None
@@ -78,11 +81,6 @@ class WebTransportSession(QuicSession):
     def _prefix(self, *, unidirectional: bool) -> bytes:
         session_id = self._session_id or 0
         return uni_prefix(session_id) if unidirectional else bidi_prefix(session_id)
-
-    def pump(self) -> None:
-        # Streams opened before the CONNECT exchange is done have no session to name yet.
-        if self._session_id is not None:
-            super().pump()
 
     def _on_unknown(self, stream_id: int, data: bytes, *, fin: bool) -> None:
         if stream_id in self._ignored:
@@ -138,6 +136,7 @@ class WebTransportSession(QuicSession):
         if self._named_id is not None and self._named_id != stream_id:
             raise http3.Http3Error(http3.H3_ID_ERROR, f"a stream names session {self._named_id}")
         self._session_id = stream_id
+        self.may_write = self.is_client
 
     def _on_reset(self, event: QuicStreamReset) -> None:
         stream_id = event.stream_id

@@ -45,10 +45,6 @@ class WebTransportServerSession(WebTransportSession):
         # Our settings go out with the handshake, so that clients that wait for them need no round trip more.
         self._h3 = compat.RelayH3Connection(link.quic)
 
-    def pump(self) -> None:
-        if self._accepted:
-            super().pump()
-
     def close(self, code: int = 0, reason: str = "") -> None:
         if self._session_id is not None and not self._accepted:
             self.reject(SHUTTING_DOWN, reason)  # a capsule would have to follow an answer
@@ -94,7 +90,7 @@ class WebTransportServerSession(WebTransportSession):
         """Answer the CONNECT request with 200."""
         if self.ended or self._accepted:
             return
-        self._accepted = True
+        self._accepted = self.may_write = True
         headers = [(b":status", b"200"), (b"sec-webtransport-http3-draft", b"draft02")]
         if self.alpn:
             headers.append((b"wt-protocol", quote_protocol(self.alpn).encode()))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.transport.virtual import Wire
+from tests.transport.virtual import Pairing, Wire
 
-PAIRINGS = {
-    "fast": (True, True),
-    "stock": (False, False),
-    "fast-stock": (True, False),
-    "stock-fast": (False, True),
+PAIRINGS: dict[str, Pairing] = {
+    "fast": ("fast", "fast"),
+    "pure": ("pure", "pure"),
+    "stock": ("stock", "stock"),
+    "fast-stock": ("fast", "stock"),
+    "stock-fast": ("stock", "fast"),
 }
 
 
 @pytest.fixture(params=PAIRINGS)
-def pairing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[bool, bool]:
-    """Which side, client and server, takes the quick way."""
+def pairing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pairing:
+    """Who makes the packets of each side, client and server."""
     chosen = PAIRINGS[request.param]
     monkeypatch.setattr(Wire, "pairing", chosen)
     return chosen

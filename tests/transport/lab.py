@@ -18,7 +18,7 @@ from aioquic.tls import Epoch
 from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.endpoint import connection_class, quic_configuration
 from relay.transport.quic.settings import QuicSettings
-from tests.transport.virtual import PAIR
+from tests.transport.virtual import PAIR, WAYS, Pairing
 
 ADDRESSES = {"client": ("192.0.2.1", 1000), "server": ("192.0.2.2", 443)}
 OTHER = {"client": "server", "server": "client"}
@@ -35,6 +35,8 @@ class Network:
     rate: float | None = None
     """Bytes per second of a narrow place, with a queue of `queue` packets."""
     queue: int = 50
+    mtu: int = 1500
+    """Bytes of a datagram that get through at most."""
     tick: float = 0.0
     """Packets arrive at multiples of this, several at once, as they do at a busy process."""
 
@@ -60,7 +62,7 @@ class Lab:
 
     def __init__(
         self,
-        pairing: tuple[bool, bool],
+        pairing: Pairing,
         seed: int,
         network: Network,
         **settings: Any,
@@ -71,8 +73,8 @@ class Lab:
         self.addresses = dict(ADDRESSES)
         self._flying: list[tuple[float, int, str, bytes]] = []
         self._count = 0
-        client_settings = QuicSettings(fast=pairing[0], idle_timeout=60.0, **settings)
-        server_settings = QuicSettings(fast=pairing[1], idle_timeout=60.0, **settings)
+        client_settings = QuicSettings(**WAYS[pairing[0]], idle_timeout=60.0, **settings)
+        server_settings = QuicSettings(**WAYS[pairing[1]], idle_timeout=60.0, **settings)
         configuration = quic_configuration(client_settings, is_client=True, alpns=["x"])
         configuration.server_name = "relay.test"
         configuration.verify_mode = 0
@@ -87,6 +89,9 @@ class Lab:
             max_streams_uni=1000,
             original_destination_connection_id=client.original_destination_connection_id,
         )
+        if client_settings.mtu_discovery:
+            client.discover_mtu()
+            server.discover_mtu()
         self.ends = {"client": End("client", client), "server": End("server", server)}
         client.connect(ADDRESSES["server"], self.now)
         self.send("client")
@@ -103,12 +108,14 @@ class Lab:
         """Transmit for one end, now."""
         end = self.ends[name]
         network, dice = self.network, self.dice
-        for packets, address in end.quic.flights(self.now):
-            for packet in packets:
+        for buffers, size, address in end.quic.flights(self.now):
+            for packet in (data[at : at + size] for data in buffers for at in range(0, len(data), size)):
                 if address != self.addresses[OTHER[name]]:
                     continue  # nobody is there any more
                 end.packets += 1
-                assert len(packet) <= 1200
+                assert len(packet) <= max(1200, size)
+                if len(packet) > network.mtu:
+                    continue
                 for _ in range(2 if dice.random() < network.duplicate else 1):
                     if dice.random() < network.loss:
                         continue
@@ -221,6 +228,7 @@ class Lab:
             assert len(space.ack_queue) < 40
             assert not quic._streams, quic._streams
             if quic.fast:
+                assert not quic._runs
                 assert not quic._active
                 assert not quic._calling
                 assert not quic._frames

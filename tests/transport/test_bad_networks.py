@@ -10,6 +10,7 @@ import pytest
 from aioquic.quic.packet import QuicErrorCode
 
 from tests.transport.lab import End, Lab, Network
+from tests.transport.virtual import Pairing
 
 SEEDS = range(
     int(os.environ.get("LAB_SEED", "0")),
@@ -38,7 +39,7 @@ def give(end: End, stream_id: int, data: bytes, *, fin: bool = True) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_transfer_both_ways(pairing: tuple[bool, bool], network: str, seed: int) -> None:
+def test_a_transfer_both_ways(pairing: Pairing, network: str, seed: int) -> None:
     lab = Lab(pairing, seed, NETWORKS[network])
     lab.open()
     dice = random.Random(seed)
@@ -57,7 +58,7 @@ def test_a_transfer_both_ways(pairing: tuple[bool, bool], network: str, seed: in
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("who", ["client", "server", "both"])
 @pytest.mark.parametrize("network", ["good", "loss-1", "all", "drains"])
-def test_key_updates(pairing: tuple[bool, bool], network: str, who: str, seed: int) -> None:
+def test_key_updates(pairing: Pairing, network: str, who: str, seed: int) -> None:
     """A stall came from an update whose only packet was lost: the other side's old packets could not be read."""
     lab = Lab(pairing, seed, NETWORKS[network])
     lab.open()
@@ -89,7 +90,7 @@ def test_key_updates(pairing: tuple[bool, bool], network: str, who: str, seed: i
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("network", ["good", "loss-5", "all", "drains", "narrow"])
-def test_many_streams_with_resets(pairing: tuple[bool, bool], network: str, seed: int) -> None:
+def test_many_streams_with_resets(pairing: Pairing, network: str, seed: int) -> None:
     lab = Lab(pairing, seed, NETWORKS[network])
     lab.open()
     dice = random.Random(seed)
@@ -140,7 +141,7 @@ def test_many_streams_with_resets(pairing: tuple[bool, bool], network: str, seed
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_small_windows(pairing: tuple[bool, bool], seed: int) -> None:
+def test_small_windows(pairing: Pairing, seed: int) -> None:
     lab = Lab(pairing, seed, Network(loss=0.03), stream_window=20_000, connection_window=50_000)
     lab.open()
     dice = random.Random(seed)
@@ -155,7 +156,7 @@ def test_small_windows(pairing: tuple[bool, bool], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_datagrams_arrive_once(pairing: tuple[bool, bool], seed: int) -> None:
+def test_datagrams_arrive_once(pairing: Pairing, seed: int) -> None:
     lab = Lab(pairing, seed, NETWORKS["all"])
     lab.open()
     sent = []
@@ -171,7 +172,7 @@ def test_datagrams_arrive_once(pairing: tuple[bool, bool], seed: int) -> None:
     lab.check_nothing_left()
 
 
-def test_two_updates_in_a_row_wait_for_each_other(pairing: tuple[bool, bool]) -> None:
+def test_two_updates_in_a_row_wait_for_each_other(pairing: Pairing) -> None:
     """The peer's update and one of our own right after it looked like no update at all."""
     lab = Lab(pairing, 1, Network())
     lab.open()
@@ -194,7 +195,7 @@ def test_two_updates_in_a_row_wait_for_each_other(pairing: tuple[bool, bool]) ->
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_client_whose_address_changes(pairing: tuple[bool, bool], seed: int) -> None:
+def test_a_client_whose_address_changes(pairing: Pairing, seed: int) -> None:
     lab = Lab(pairing, seed, Network(loss=0.01))
     lab.open()
     dice = random.Random(seed)
@@ -223,7 +224,7 @@ def test_a_client_whose_address_changes(pairing: tuple[bool, bool], seed: int) -
 
 
 def test_an_ack_of_nothing_closes() -> None:
-    lab = Lab((True, True), 1, Network())
+    lab = Lab(("fast", "fast"), 1, Network())
     lab.open()
     lab.settle(1.0)
     quic: Any = lab.client.quic
@@ -250,7 +251,7 @@ def test_an_ack_of_nothing_closes() -> None:
     ],
 )
 def test_errors_close(frame: bytes, code: int) -> None:
-    lab = Lab((True, True), 1, Network())
+    lab = Lab(("fast", "fast"), 1, Network())
     lab.open()
     lab.settle(1.0)
     quic: Any = lab.client.quic

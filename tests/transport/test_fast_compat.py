@@ -118,7 +118,7 @@ def test_our_names_hide_nothing() -> None:
         if cls.__module__.startswith("relay.transport.quic.fast")
         for name in vars(cls)
     }
-    public = {"close", "datagrams_to_send", "get_timer", "next_event", "receive_datagram"}
+    public = {"close", "datagrams_to_send", "get_timer", "handle_timer", "next_event", "receive_datagram"}
     dunder = {name for name in ours if name.startswith("__")}
     assert ours & set(dir(QuicConnection)) - dunder == {name for name in METHODS if name in ours} | public
     quic = Wire().client_quic
@@ -177,7 +177,7 @@ def test_path_has() -> None:
 
 
 def test_keys_have() -> None:
-    lab = Lab((True, True), 1, Network())
+    lab = Lab(("fast", "fast"), 1, Network())
     lab.open()
     for end in lab.ends.values():
         pair = end.quic._cryptos[max(end.quic._cryptos, key=lambda epoch: epoch.value)]
@@ -201,9 +201,9 @@ def fields(cls: Any) -> set[str]:
 def test_packets_stand_in_for_aioquics() -> None:
     expected = set(QuicSentPacket.__dataclass_fields__)
     sender = FastSender(None)
-    for packet in (SentPacket(1, 2.0), RunPacket(1, 2.0, 1200, sender, 0, 10)):
+    for packet in (SentPacket(1, 2.0), RunPacket(1, 2.0, 1200, sender, 0, 10, False)):
         assert all(hasattr(packet, name) for name in expected)
-    assert RunPacket(1, 2.0, 1200, sender, 0, 10).delivery_handlers == [
+    assert RunPacket(1, 2.0, 1200, sender, 0, 10, False).delivery_handlers == [
         (sender.on_data_delivery, (0, 10, False))
     ]
     full = SentPacket(1, 2.0)

@@ -440,7 +440,7 @@ def test_no_growth_over_many_streams(wire: Wire) -> None:
     for side in (client, server):
         assert not side._streams
         assert not side._writing
-        assert not side._waiting[True]
+        assert not side._waiting
         for name in ("_heads", "_requests", "_ignored"):
             assert not getattr(side, name, None)
     # Finished streams are discarded with the next packet each side sends.

@@ -9,7 +9,7 @@ import datetime as dt
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from relay.transport.quic.certificates import CertificatePair, generate_certificate
 from relay.transport.quic.endpoint import Endpoint, connection_class, quic_configuration
@@ -30,6 +30,11 @@ from relay.transport.session import (
 from relay.transport.webtransport_client import WebTransportClientSession
 from relay.transport.webtransport_server import WebTransportServerSession
 from relay.wire.version import Version, alpns_for
+
+Pairing: TypeAlias = tuple[str, str]
+
+WAYS: dict[str, dict[str, Any]] = {"fast": {}, "pure": {"native": False}, "stock": {"fast": False}}
+"""Settings of the compiled kernel, of the same in Python, and of aioquic's own way."""
 
 CLIENT = ("192.0.2.1", 1000)
 SERVER = ("192.0.2.2", 443)
@@ -82,15 +87,18 @@ class Recorder:
 
 
 class _Socket:
+    unfragmented = True
+
     def __init__(self, wire: Wire, target: str, source: tuple[str, int]) -> None:
         self._wire, self._target, self._source = wire, target, source
 
     def send(self, data: bytes, address: object) -> None:
         self._wire.flying.append((self._target, data, self._source))
 
-    def send_all(self, packets: list[bytes], address: object) -> None:
-        for packet in packets:
-            self.send(packet, address)
+    def send_all(self, buffers: list[bytes], size: int, address: object) -> None:
+        for buffer in buffers:
+            for start in range(0, len(buffer), size):
+                self.send(buffer[start : start + size], address)
 
 
 class _Side:
@@ -115,6 +123,9 @@ class _Side:
     def arm(self, deadline: float, link: Link) -> None:
         """The wire asks the links themselves."""
 
+    def watch(self, link: Link, deadline: float) -> None:
+        """As for `arm`."""
+
     def add_route(self, cid: bytes, link: Link) -> None:
         link.cids.add(cid)
 
@@ -138,8 +149,8 @@ class _Side:
 class Wire:
     """Client and server, joined."""
 
-    pairing: ClassVar[tuple[bool, bool]] = (True, True)
-    """Whether the client and the server take the quick way; set by the fixture of that name."""
+    pairing: ClassVar[Pairing] = ("fast", "fast")
+    """Who makes the packets of the client and of the server; set by the fixture of that name."""
 
     def __init__(
         self,
@@ -164,8 +175,8 @@ class Wire:
         self.server: QuicSession | None = None
         self.answer: Callable[[SessionRequest], Any] = answer or (lambda request: request.accept())
         sides = [
-            _Side(self, replace(settings or QuicSettings(), fast=fast))
-            for settings, fast in zip((client_settings, server_settings), self.pairing, strict=True)
+            _Side(self, replace(settings or QuicSettings(), **WAYS[way]))
+            for settings, way in zip((client_settings, server_settings), self.pairing, strict=True)
         ]
         self.client_side, self.server_side = sides
         offers = alpns_for(sorted(client_versions, reverse=True))
@@ -261,7 +272,8 @@ class Wire:
         self._exchange()
 
     def _next_deadline(self) -> float | None:
-        deadlines = [link._deadline() for link in (self.client_link, self.server_link) if not link.gone]
+        links = [link for link in (self.client_link, self.server_link) if not link.gone]
+        deadlines = [at for link in links for at in (link._deadline(), link.quic.probe_at())]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _fire(self) -> None:

@@ -58,8 +58,10 @@ aioquic sends by itself."""
 IDLE_REASON = "Idle timeout"
 """How aioquic calls silence; no code tells it apart from an internal error."""
 
-Flight = tuple[list[bytes], Any]
-"""Packets for one address, in order."""
+Flight = tuple[list[bytes], int, Any]
+"""Buffers of packets in order, the size of each packet but a last one in its buffer, and the address."""
+
+_OVER = (QuicConnectionState.CLOSING, QuicConnectionState.DRAINING, QuicConnectionState.TERMINATED)
 
 CredentialSelector = Callable[[str | None], "Credentials"]
 
@@ -233,6 +235,9 @@ class RelayQuicConnection(QuicConnection):
 
     # -- what a faster connection does otherwise
 
+    def discover_mtu(self) -> None:
+        """Try larger packets; the socket has promised that they are not cut apart on the way."""
+
     def finish_receiving(self, now: float) -> None:
         """Called when the socket is drained, before the events are read."""
 
@@ -245,14 +250,22 @@ class RelayQuicConnection(QuicConnection):
         """Whether what was received may have to be answered now, or the timer to be set anew."""
         return True
 
+    def deadline(self) -> float | None:
+        """When `handle_timer` wants to be called, but for `probe_at`."""
+        return self.get_timer()
+
+    def probe_at(self) -> float | None:
+        """When loss detection wants it, for a connection that keeps this apart: it moves with every packet."""
+        return None
+
     def flights(self, now: float) -> list[Flight]:
         """Everything to be sent now, by address."""
         flights: list[Flight] = []
         for data, address in self._stock_datagrams(now):
-            if flights and flights[-1][1] == address:
+            if flights and flights[-1][2] == address:
                 flights[-1][0].append(data)
             else:
-                flights.append(([data], address))
+                flights.append(([data], self._max_datagram_size, address))
         return flights
 
     def _stock_datagrams(self, now: float) -> list[tuple[bytes, Any]]:
@@ -437,11 +450,7 @@ def close_is_pending(quic: QuicConnection) -> bool:
 
 def is_over(quic: QuicConnection) -> bool:
     """Whether nothing but silence follows: our close went out, the peer's came in, or it was given up."""
-    return quic._state in (
-        QuicConnectionState.CLOSING,
-        QuicConnectionState.DRAINING,
-        QuicConnectionState.TERMINATED,
-    )
+    return quic._state in _OVER
 
 
 def idle_timeout(quic: QuicConnection) -> float:

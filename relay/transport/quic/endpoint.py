@@ -12,6 +12,7 @@ import datetime as dt
 import heapq
 import itertools
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,8 +25,8 @@ from aioquic.quic.packet import (
 )
 
 from relay.transport.quic import compat
-from relay.transport.quic.fast.connection import FastConnection
-from relay.transport.quic.link import Handler, Link
+from relay.transport.quic.fast.connection import FastConnection, PureConnection
+from relay.transport.quic.link import SHORTEST_WAIT, Handler, Link
 from relay.transport.quic.udp import Address, UdpSocket, readable_host
 from relay.transport.raw import RawSession
 from relay.transport.sockets import bind_udp
@@ -77,7 +78,9 @@ def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[s
 
 def connection_class(settings: QuicSettings) -> type[compat.RelayQuicConnection]:
     """What carries packets."""
-    return FastConnection if settings.fast else compat.RelayQuicConnection
+    if not settings.fast:
+        return compat.RelayQuicConnection
+    return FastConnection if settings.native else PureConnection
 
 
 class Endpoint:
@@ -94,7 +97,9 @@ class Endpoint:
         self._received: dict[Link, None] = {}
         self._dirty: dict[Link, None] = {}
         self._flushing = False
-        self._timers: list[tuple[float, int, Link]] = []
+        self._timers: list[tuple[float, int, Link | None]] = []
+        self._watched: dict[Link, None] = {}
+        self._watch_at = math.inf
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -130,6 +135,7 @@ class Endpoint:
             sock.close()
         self._sockets.clear()
         self._dirty.clear()
+        self._watched.clear()
         self._timers.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -203,10 +209,36 @@ class Endpoint:
 
     # -- timers: one heap; a deadline that moved later costs one look when its old entry comes up
 
-    def arm(self, deadline: float, link: Link) -> None:
+    def arm(self, deadline: float, link: Link | None) -> None:
         heapq.heappush(self._timers, (deadline, next(self._order), link))
         if self._timers[0][2] is link and self._timers[0][0] == deadline:
             self._set_timer(deadline)
+
+    def watch(self, link: Link, deadline: float) -> None:
+        """Look whether packets of `link` are lost, at `deadline`.
+
+        These deadlines move with every packet and are hardly ever met, so all links have one entry in the heap together.
+        """
+        self._watched[link] = None
+        if deadline < self._watch_at:
+            deadline = max(deadline, time.monotonic() + SHORTEST_WAIT)
+            if deadline < self._watch_at:
+                self._watch_at = deadline
+                self.arm(deadline, None)
+
+    def _look(self, now: float) -> None:
+        watched, self._watched = self._watched, {}
+        self._watch_at = math.inf
+        for link in watched:
+            if link.gone:
+                continue
+            at = link.quic.probe_at()
+            if at is None:
+                continue
+            if at <= now:
+                link.on_timer(now)
+            else:
+                self.watch(link, at)
 
     def _set_timer(self, deadline: float) -> None:
         if self._timer is not None:
@@ -227,10 +259,14 @@ class Endpoint:
                 link.resume(now)
         timers = self._timers
         while timers and timers[0][0] <= now:
-            deadline, _, link = heapq.heappop(timers)
-            if link.armed and link.armed[-1] == deadline:
-                link.armed.pop()
-            link.on_timer(now)
+            deadline, _, owner = heapq.heappop(timers)
+            if owner is None:
+                if deadline == self._watch_at:
+                    self._look(now)
+                continue
+            if owner.armed and owner.armed[-1] == deadline:
+                owner.armed.pop()
+            owner.on_timer(now)
         if timers:
             self._set_timer(timers[0][0])
 

@@ -201,11 +201,11 @@ class Link:
                 self.handler.pump()
             closing = compat.close_is_pending(quic)
             flights = quic.flights(now)
-            for packets, address in flights:
-                self.bytes_sent += sum(map(len, packets))
-                self.sock.send_all(packets, address)
+            for buffers, size, address in flights:
+                self.bytes_sent += sum(map(len, buffers))
+                self.sock.send_all(buffers, size, address)
             if closing:
-                self._goodbye = [(data, address) for packets, address in flights for data in packets]
+                self._goodbye = [(data, address) for buffers, _, address in flights for data in buffers]
                 self.endpoint.said_goodbye(self)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
@@ -216,11 +216,12 @@ class Link:
             self.arm(now)
 
     def on_timer(self, now: float) -> None:
-        """A deadline in the heap has passed; it may have moved since."""
+        """A deadline has passed; it may have moved since."""
         if self.gone:
             return
         due = self._deadline()
-        if due is None or due > now:
+        probe = self.quic.probe_at()
+        if (due is None or due > now) and (probe is None or probe > now):
             self.arm(now)
             return
         try:
@@ -236,7 +237,10 @@ class Link:
         compat.expire_not_before(self.quic, now + half)
 
     def arm(self, now: float) -> None:
-        """Put the next deadline into the heap, unless an earlier one is there already."""
+        """Have `on_timer` called at the next deadline, or earlier."""
+        probe = self.quic.probe_at()
+        if probe is not None:
+            self.endpoint.watch(self, probe)
         deadline = self._deadline()
         if deadline is None:
             return
@@ -323,11 +327,14 @@ class Link:
             self.endpoint.remove(self)
 
     def _agree(self) -> None:
-        """The peer may give up on silence earlier than we do, and the pings must come in good time for both."""
+        """What follows from the peer's transport parameters."""
+        settings = self.endpoint.settings
         self.idle_timeout = compat.idle_timeout(self.quic)
-        if self.endpoint.settings.keep_alive:
-            soon = max(self.idle_timeout / 3, SHORTEST_KEEP_ALIVE)
-            self.keep_alive = min(self.endpoint.settings.keep_alive, soon)
+        if settings.keep_alive:
+            # The peer may give up on silence earlier than we do, and the pings must come in good time for both.
+            self.keep_alive = min(settings.keep_alive, max(self.idle_timeout / 3, SHORTEST_KEEP_ALIVE))
+        if settings.mtu_discovery and self.sock.unfragmented:
+            self.quic.discover_mtu()
 
     def _report_close(self) -> None:
         event = compat.close_seen(self.quic)
@@ -352,7 +359,7 @@ class Link:
         if interval:
             # Pinged in good time, a live peer would have answered.
             compat.expire_by(self.quic, self.heard + self.idle_timeout)
-        deadline: float | None = self.quic.get_timer()
+        deadline = self.quic.deadline()
         if deadline is None or compat.is_over(self.quic):
             return deadline
         if interval:

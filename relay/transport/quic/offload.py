@@ -1,6 +1,6 @@
-"""Segmentation of UDP by the kernel: many datagrams in one call, where Linux has it.
+"""What the kernel does for UDP: many datagrams in one call, where Linux has it, and none of them cut apart on the way.
 
-Owns the two socket options and the packing of their control messages. Must never keep a socket. The UDP socket asks
+Owns the socket options and the packing of their control messages. Must never keep a socket. The UDP socket asks
 what the kernel can do, once, and falls back to one call per datagram where it cannot.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import socket
 import sys
 
@@ -38,6 +39,27 @@ def can_segment(sock: socket.socket) -> bool:
     return True
 
 
+_WHOLE = {
+    # IP_MTU_DISCOVER and IPV6_MTU_DISCOVER to PMTUDISC_PROBE: "don't fragment", whatever the kernel thinks of the path.
+    ("linux", socket.AF_INET): ((socket.IPPROTO_IP, 10, 3),),
+    ("linux", socket.AF_INET6): ((socket.IPPROTO_IP, 10, 3), (socket.IPPROTO_IPV6, 23, 3)),
+    # IP_DONTFRAG and IPV6_DONTFRAG.
+    ("darwin", socket.AF_INET): ((socket.IPPROTO_IP, 28, 1),),
+    ("darwin", socket.AF_INET6): ((socket.IPPROTO_IPV6, 62, 1),),
+}
+
+
+def forbid_fragments(sock: socket.socket) -> bool:
+    """Have datagrams that are too large for the path dropped. Returns whether they will be."""
+    options = _WHOLE.get((sys.platform, sock.family), ())
+    try:
+        for option in options:
+            sock.setsockopt(*option)
+    except OSError:
+        return False
+    return bool(options)
+
+
 def receive_merged(sock: socket.socket) -> bool:
     """Ask for datagrams of one sender to be merged (UDP_GRO). Returns whether they will be."""
     if sys.platform != "linux":
@@ -49,6 +71,7 @@ def receive_merged(sock: socket.socket) -> bool:
     return True
 
 
+@functools.cache
 def segment_message(size: int) -> list[tuple[int, int, bytes]]:
     """The control message that has a buffer cut every `size` bytes."""
     return [(SOL_UDP, UDP_SEGMENT, array.array("H", (size,)).tobytes())]
@@ -62,28 +85,20 @@ def segment_size(messages: list[tuple[int, int, bytes]]) -> int:
     return 0
 
 
-def batches(packets: list[bytes]) -> list[list[bytes]]:
-    """Runs of packets that one call can send: all of one size, but for a shorter last one."""
-    sizes = list(map(len, packets))
-    size = sizes[0]
-    last = len(sizes) - 1
-    if (
-        last < MAX_SEGMENTS
-        and size * last < MAX_BYTES - size
-        and sizes[-1] <= size
-        and sizes.count(size) >= last
-    ):
-        return [packets]
+def batches(buffers: list[bytes], size: int) -> list[list[bytes]]:
+    """Runs of buffers that one call can send: cut every `size` bytes they are the datagrams meant.
+
+    Each buffer is no larger than one call can send.
+    """
+    most = min(MAX_SEGMENTS * size, MAX_BYTES)
     found: list[list[bytes]] = []
-    start = 0
-    while start <= last:
-        size = sizes[start]
-        stop = start + 1
-        most = min(start + min(MAX_SEGMENTS, MAX_BYTES // size), last + 1)
-        while stop < most and sizes[stop] == size:
-            stop += 1
-        if stop < most and sizes[stop] < size:
-            stop += 1
-        found.append(packets[start:stop])
-        start = stop
+    total = most
+    for buffer in buffers:
+        length = len(buffer)
+        if total % size or total + length > most:
+            found.append([buffer])
+            total = length
+        else:
+            found[-1].append(buffer)
+            total += length
     return found

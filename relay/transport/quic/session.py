@@ -82,6 +82,8 @@ class QuicSession:
         self.query = ""
         self.ended = False
         """Whether `SessionClosed` was queued: nothing follows it."""
+        self.may_write = True
+        """Whether streams can be opened and written yet."""
         self.opened: asyncio.Future[None] | None = None
         """Where a client waits for the session to open."""
         self._sink: Sink | None = None
@@ -90,7 +92,8 @@ class QuicSession:
         self._early_bytes = 0
         self._streams: dict[int, QuicStream] = {}
         self._writing: dict[QuicStream, None] = {}
-        self._waiting: dict[bool, list[QuicStream]] = {True: [], False: []}
+        self._waiting: dict[bool, list[QuicStream]] = {}
+        """Streams without credit yet, by whether they are unidirectional; the most urgent last. Never an empty list."""
         self._openings = itertools.count()
         self._pings = itertools.count(1)
         self._local_bit = 0 if is_client else 1
@@ -176,11 +179,14 @@ class QuicSession:
         The one place that decides what is offered, so a scheduler that keeps back what exceeds the congestion window
         has its place here. Until then everything queued is handed over at once.
         """
-        if self.ended:
+        if not self.may_write or self.ended:
             return
-        for unidirectional, waiting in self._waiting.items():
-            while waiting and compat.stream_credit(self.link.quic, unidirectional=unidirectional):
-                self._claim(waiting.pop())
+        if self._waiting:
+            for unidirectional, waiting in list(self._waiting.items()):
+                while waiting and compat.stream_credit(self.link.quic, unidirectional=unidirectional):
+                    self._claim(waiting.pop())
+                if not waiting:
+                    del self._waiting[unidirectional]
         if self._writing:
             streams, self._writing = self._writing, {}
             if len(streams) == 1:
@@ -226,8 +232,7 @@ class QuicSession:
         self.ended = True
         self._streams.clear()
         self._writing.clear()
-        for waiting in self._waiting.values():
-            waiting.clear()
+        self._waiting.clear()
         if self.opened is not None and not self.opened.done():
             self.opened.set_exception(SessionLostError(kind, code, reason, by_peer=by_peer))
         self.link.touch()
@@ -343,7 +348,7 @@ class QuicSession:
     def ready(self, stream: QuicStream) -> None:
         """A stream has something to send."""
         if stream.id < 0:
-            waiting = self._waiting[stream.unidirectional]
+            waiting = self._waiting.setdefault(stream.unidirectional, [])
             index = bisect.bisect_left(waiting, stream.order, key=urgency)
             if index == len(waiting) or waiting[index] is not stream:
                 waiting.insert(index, stream)
@@ -392,7 +397,7 @@ class QuicSession:
     def abort(self, stream: QuicStream, code: int) -> None:
         if stream.id < 0:
             # The peer never heard of it.
-            waiting = self._waiting[stream.unidirectional]
+            waiting = self._waiting.get(stream.unidirectional, [])
             index = bisect.bisect_left(waiting, stream.order, key=urgency)
             if index < len(waiting) and waiting[index] is stream:
                 del waiting[index]

@@ -29,7 +29,10 @@ class QuicSettings:
     """Unread bytes that a peer may send on all its streams together."""
 
     max_datagram_size: int = 1200
-    """UDP payload of our packets. Larger is cheaper where every path carries it; there is no path MTU discovery."""
+    """UDP payload that every path carries. Packets are larger where `mtu_discovery` finds that the path carries more."""
+
+    mtu_discovery: bool = True
+    """Whether busy connections try packets of up to 1452 bytes. Needs `fast`, and Linux or macOS."""
 
     congestion: Literal["cubic", "reno"] = "cubic"
     """Congestion control algorithm."""
@@ -39,3 +42,6 @@ class QuicSettings:
 
     fast: bool = True
     """Whether ordinary packets take the quick way instead of aioquic's; both speak the same protocol."""
+
+    native: bool = True
+    """Whether the compiled kernel makes the packets of `fast`, where it was built; Python does otherwise."""

@@ -72,6 +72,8 @@ class UdpSocket:
         self._views = [self._view]
         self._connected = False
         self.closed = False
+        self.unfragmented = offload.forbid_fragments(sock)
+        """Whether a datagram that is too large for the path is lost instead of cut apart."""
         self._segments = offload.can_segment(sock)
         self._merged = offload.receive_merged(sock)
         sock.setblocking(False)
@@ -107,20 +109,21 @@ class UdpSocket:
         except OSError as error:
             self._failed(error)
 
-    def send_all(self, packets: list[bytes], address: Address) -> None:
-        """Send several datagrams to one address, in order: in one call where the kernel cuts them apart."""
-        if len(packets) == 1 or not self._segments or self._waiting:
-            for packet in packets:
-                self.send(packet, address)
-            return
-        for batch in offload.batches(packets):
-            if len(batch) == 1 or self._waiting or not self._send_batch(batch, address):
-                for packet in batch:
-                    self.send(packet, address)
+    def send_all(self, buffers: list[bytes], size: int, address: Address) -> None:
+        """Send datagrams to one address, in order: in one call where the kernel cuts them apart.
 
-    def _send_batch(self, batch: list[bytes], address: Address) -> bool:
+        A buffer holds datagrams of `size` bytes each, of which the last may be shorter.
+        """
+        for batch in offload.batches(buffers, size):
+            alone = len(batch) == 1 and len(batch[0]) <= size
+            if alone or not self._segments or self._waiting or not self._send_batch(batch, size, address):
+                for buffer in batch:
+                    for start in range(0, len(buffer), size):
+                        self.send(buffer[start : start + size], address)
+
+    def _send_batch(self, batch: list[bytes], size: int, address: Address) -> bool:
         """Whether the kernel has taken the batch, or lost it for good."""
-        message = offload.segment_message(len(batch[0]))
+        message = offload.segment_message(size)
         try:
             if self._connected:
                 self.sock.sendmsg(batch, message)

@@ -6,18 +6,15 @@ Part of the receiving side.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aioquic.quic.connection import QuicConnectionError
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.quic.packet_builder import QuicDeliveryState
 
 from relay.transport.quic.fast.base import FastBase
+from relay.transport.quic.fast.keys import read_ack
 from relay.transport.quic.fast.recovery import RunPacket, SentPacket, Sum
-from relay.transport.quic.fast.varint import read_varint
-
-if TYPE_CHECKING:
-    from relay.transport.quic.fast.streams import FastSender
 
 SMALLEST_RTT = 0.001
 """Seconds; as in aioquic."""
@@ -44,120 +41,115 @@ class AckingConnection(FastBase):
 
     def _read_ack(self, plain: bytes, at: int, now: float) -> int:
         """ACK without ECN counts (RFC 9000, 19.3); returns the position after it."""
-        largest, at = read_varint(plain, at)
-        delay, at = read_varint(plain, at)
-        count, at = read_varint(plain, at)
-        length, at = read_varint(plain, at)
+        try:
+            largest, delay, lowest, more, at = read_ack(plain, at)
+        except ValueError as error:
+            raise QuicConnectionError(
+                QuicErrorCode.FRAME_ENCODING_ERROR, QuicFrameType.ACK, str(error)
+            ) from None
         if largest >= self._packet_number:
             raise QuicConnectionError(
                 QuicErrorCode.PROTOCOL_VIOLATION, QuicFrameType.ACK, "ACK of a packet that was never sent"
             )
         space = self._space
         space.largest_acked_packet = max(space.largest_acked_packet, largest)
-        sent: dict[int, Any] = space.sent_packets
-        newest = sent.get(largest)
-        low = largest - length
-        oldest = next(iter(sent), largest + 1)
-        high = largest
-        while True:
-            if low < 0:
-                raise QuicConnectionError(
-                    QuicErrorCode.FRAME_ENCODING_ERROR,
-                    QuicFrameType.ACK,
-                    "ACK range contains a negative packet number",
-                )
-            if high >= oldest:
-                self._acknowledge(sent, max(low, oldest), high)
-            if not count:
-                break
-            count -= 1
-            gap, at = read_varint(plain, at)
-            length, at = read_varint(plain, at)
-            high = low - gap - 2
-            low = high - length
-        if newest is not None and newest.is_ack_eliciting:
-            self._sample = (now - newest.sent_time, (delay << self._remote_ack_delay_exponent) / 1_000_000)
+        sample = self._acknowledge(lowest, largest)
+        if more is not None:
+            for low, high in more:
+                self._acknowledge(low, high)
+        if sample is not None:
+            self._sample = (now - sample, (delay << self._remote_ack_delay_exponent) / 1_000_000)
         return at
 
-    def _acknowledge(self, sent: dict[int, Any], low: int, high: int) -> None:
-        """Packets from `low` to `high`, as far as they are outstanding."""
-        numbers: Any = range(low, high + 1)
-        if high - low > 2 * len(sent):
-            numbers = [number for number in sent if low <= number <= high]
-        space = self._space
-        recovering: float = self._loss._cc._congestion_recovery_start_time  # type: ignore[attr-defined]
-        eliciting = acked = growing = packets = 0
-        found = False
-        runner: FastSender | None = None  # whose bytes from `begin` to `end` are acknowledged, told once
-        begin = end = 0
-        pop = sent.pop
+    def _acknowledge(self, low: int, high: int) -> float | None:
+        """Packets from `low` to `high`, as far as they are outstanding. When `high` was sent, if it was among them."""
+        found: float | None = None
+        if self._runs:
+            found = self._acknowledge_runs(low, high)
+        sent: dict[int, Any] = self._space.sent_packets
+        if sent:
+            numbers: Any = range(max(low, next(iter(sent))), high + 1)
+            if len(numbers) > 2 * len(sent):
+                numbers = [number for number in sent if low <= number <= high]
+            if numbers:
+                newest = sent.get(high)
+                if newest is not None and newest.is_ack_eliciting:
+                    found = newest.sent_time
+                self._acknowledge_single(sent, numbers)
+        return found
+
+    def _acknowledge_runs(self, low: int, high: int) -> float | None:
+        """The part of an acknowledged range that is in runs: whole ones, for the most part, or the begin of one."""
+        runs = self._runs
+        found: float | None = None
+        start = 0
+        while start < len(runs) and runs[start].last < low:
+            start += 1
+        stop = start
+        for run in runs[start:]:
+            if run.first > high:
+                break
+            if run.first < low:
+                self._tell_apart()
+                return None
+            if run.size == self._max_datagram_size and run.last > run.first:
+                self._mtu.acknowledged()
+            begin, last = run.start, run.last
+            if last > high:
+                count = high + 1 - run.first
+                self._count(run.sent_time, count * run.size, count)
+                run.cut(count)
+                run.sender.on_acked(begin, run.start, False)
+                found = run.sent_time
+                break
+            self._count(run.sent_time, run.total(), last + 1 - run.first)
+            run.sender.on_acked(begin, run.stop, run.fin)
+            stop += 1
+            if last == high:
+                found = run.sent_time
+        del runs[start:stop]
+        return found
+
+    def _count(self, sent_time: float, size: int, packets: int) -> None:
+        """So many packets of together `size` bytes arrived, all of which elicited this."""
+        self._news = True
+        self._space.ack_eliciting_in_flight -= packets
+        self._acked_bytes += size
+        if sent_time > self._loss._cc._congestion_recovery_start_time:  # type: ignore[attr-defined]
+            self._growing_bytes += size
+            self._growing_packets += packets
+        self._last_sent_time = sent_time
+
+    def _acknowledge_single(self, sent: dict[int, Any], numbers: Any) -> None:
+        """Packets that have a record of their own."""
         for number in numbers:
-            packet = pop(number, None)
+            packet = sent.pop(number, None)
             if packet is None:
                 continue
-            found = True
-            if packet.__class__ is RunPacket:
-                eliciting += 1
-                size = packet.sent_bytes
-                acked += size
-                sent_time = packet.sent_time
-                if sent_time > recovering:
-                    growing += size
-                    packets += 1
-                self._last_sent_time = sent_time
-                if packet.sender is runner and packet.start == end:
-                    end = packet.stop
-                    continue
-                if runner is not None:
-                    runner.on_acked(begin, end, False)
-                runner = packet.sender
-                begin = packet.start
-                end = packet.stop
+            kind = packet.__class__
+            if kind is RunPacket:
+                if packet.sent_bytes == self._max_datagram_size:
+                    self._mtu.acknowledged()
+                self._count(packet.sent_time, packet.sent_bytes, 1)
+                packet.sender.on_acked(packet.start, packet.stop, packet.fin)
                 continue
-            if runner is not None:
-                runner.on_acked(begin, end, False)
-                runner = None
-            if packet.__class__ is SentPacket:
-                eliciting += 1
-                size = packet.sent_bytes
-                acked += size
-                sent_time = packet.sent_time
-                if sent_time > recovering:
-                    growing += size
-                    packets += 1
-                self._last_sent_time = sent_time
-                sender = packet.sender
-                if sender is not None:
-                    sender.on_acked(packet.start, packet.stop, packet.fin)
+            if kind is SentPacket:
+                self._count(packet.sent_time, packet.sent_bytes, 1)
+                if packet.sender is not None:
+                    packet.sender.on_acked(packet.start, packet.stop, packet.fin)
                     if packet.more is not None:
                         for other, start, stop, fin in packet.more:
                             other.on_acked(start, stop, fin)
                 if packet.acks >= 0:
                     self._forget_acks(packet.acks)
-                if packet.handlers is None:
-                    continue
-                handlers = packet.handlers
+                handlers = packet.handlers or ()
             else:
-                # Built by aioquic: a handshake packet, a probe, an ACK alone.
-                if packet.is_ack_eliciting:
-                    eliciting += 1
-                if packet.in_flight:
-                    acked += packet.sent_bytes
-                    if packet.sent_time > recovering:
-                        growing += packet.sent_bytes
-                        packets += 1
-                    self._last_sent_time = packet.sent_time
+                # Built by aioquic, handshake or an ACK alone; or a probe of the path.
+                size = packet.sent_bytes if packet.in_flight else 0
+                self._count(packet.sent_time, size, int(packet.is_ack_eliciting))
                 handlers = packet.delivery_handlers
             for handler, arguments in handlers:
                 handler(QuicDeliveryState.ACKED, *arguments)
-        if runner is not None:
-            runner.on_acked(begin, end, False)
-        if found:
-            self._news = True
-            space.ack_eliciting_in_flight -= eliciting
-            self._acked_bytes += acked
-            self._growing_bytes += growing
-            self._growing_packets += packets
 
     def _forget_acks(self, highest: int) -> None:
         """The peer has our ACK up to `highest`, and needs no word of what lies below (RFC 9000, 13.2.4)."""
@@ -179,12 +171,22 @@ class AckingConnection(FastBase):
         if self._sample is not None:
             self._measure(*self._sample, now)
             self._sample = None
-        oldest = next(iter(space.sent_packets), None)
-        if oldest is not None and oldest <= space.largest_acked_packet:
-            loss._detect_loss(now=now, space=space)
+        newest = space.largest_acked_packet
+        runs = self._runs
+        if (runs and runs[0].first <= newest) or next(iter(space.sent_packets), newest + 1) <= newest:
+            self._tell_apart()
+            self._detect_loss(now)
         else:
             space.loss_time = None
         loss._pto_count = 0
+
+    def _detect_loss(self, now: float) -> None:
+        space = self._space
+        full = self._max_datagram_size
+        before = [number for number, packet in space.sent_packets.items() if packet.sent_bytes == full]
+        self._loss._detect_loss(now=now, space=space)
+        if self._mtu.lost(sum(number not in space.sent_packets for number in before), now):
+            self._resize()
 
     def _grow(self, now: float) -> None:
         """Take acknowledged bytes out of flight, and raise the congestion window if it was in use.
@@ -200,12 +202,13 @@ class AckingConnection(FastBase):
             if cc.ssthresh is None or cc.congestion_window < cc.ssthresh:
                 cc.congestion_window += growing
             else:
-                # The growth of CUBIC is per acknowledged packet.
-                packets = self._growing_packets
-                share = Sum(growing // packets, self._last_sent_time)
-                cc.bytes_in_flight += share.sent_bytes * packets
-                for _ in range(packets):
-                    cc.on_packet_acked(packet=share, now=now)
+                # What arrived counts in whole for Reno's growth; CUBIC's own is per packet, the same for all of these.
+                cc.bytes_in_flight += growing
+                cc.on_packet_acked(packet=Sum(growing, self._last_sent_time), now=now)
+                before = cc.congestion_window
+                cc.on_packet_acked(packet=Sum(0, self._last_sent_time), now=now)
+                more = (cc.congestion_window - before) * (self._growing_packets - 1)
+                cc.congestion_window = before + max(0, min(more, growing))
         window = cc.congestion_window
         if self._min_ack_delay is not None and not window < 2 * self._asked_window < 4 * window:
             self._frequency_due = True

@@ -18,8 +18,9 @@ from aioquic.quic.stream import StreamFinishedError
 
 from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.fast.keys import FastPair
-from relay.transport.quic.fast.recovery import Pacer, Seen
-from relay.transport.quic.fast.streams import FastStream
+from relay.transport.quic.fast.mtu import PathMtu
+from relay.transport.quic.fast.recovery import Pacer, Run, Seen
+from relay.transport.quic.fast.streams import NO_SENDER, FastStream
 
 if TYPE_CHECKING:
     from aioquic.quic.connection import Limit, NetworkAddress
@@ -42,6 +43,9 @@ class FastBase(RelayQuicConnection):
 
     fast = True
 
+    native = True
+    """Whether the compiled kernel is used, where it was built."""
+
     _streams: dict[int, FastStream]  # type: ignore[assignment]
 
     def __init__(self, **options: Any) -> None:
@@ -50,7 +54,7 @@ class FastBase(RelayQuicConnection):
         """Whether 1-RTT packets take the quick way."""
         self._stock_due = True
         """Whether aioquic may have something to send that only it knows how to."""
-        self._pair: FastPair = FastPair()
+        self._pair = FastPair(native=self.native)
         self._space: QuicPacketSpace
         self._active: list[FastStream] = []
         """Streams with something for STREAM frames, the most urgent last."""
@@ -62,6 +66,8 @@ class FastBase(RelayQuicConnection):
         """Control frames that wait for a packet."""
         self._limits_due = False
         """Whether MAX_STREAMS may have to be sent."""
+        self._runs: list[Run] = []
+        """Outstanding packets that no acknowledgement has told apart; all others are in the space's `sent_packets`."""
         self._run_start = 0
         self._run_stop = 0
         """The newest unbroken run of received packets; the ranges below it are in the space's `ack_queue`."""
@@ -76,6 +82,7 @@ class FastBase(RelayQuicConnection):
         self._idle = 0.0
         """The idle time-out in seconds."""
         self._loss._pacer = Pacer(max_datagram_size=self._max_datagram_size)
+        self._mtu = PathMtu(self._max_datagram_size)
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
@@ -83,8 +90,17 @@ class FastBase(RelayQuicConnection):
         space.received_packets = Seen()  # type: ignore[assignment]
 
     def _make_pair(self) -> FastPair:
-        self._pair = FastPair()
+        self._pair = FastPair(native=self.native)
         return self._pair
+
+    def discover_mtu(self) -> None:
+        self._mtu.enabled = True
+
+    def _resize(self) -> None:
+        """The path carries packets of another size than was known."""
+        size = self._max_datagram_size = self._mtu.size
+        self._loss._cc._max_datagram_size = size  # type: ignore[attr-defined]
+        self._loss._pacer.size = size  # type: ignore[attr-defined]
 
     # -- which way
 
@@ -124,6 +140,7 @@ class FastBase(RelayQuicConnection):
         if self._quick:
             self._quick = False
             self._store_run()
+            self._tell_apart()
 
     def close(self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = "") -> None:
         super().close(error_code, frame_type, reason_phrase)
@@ -158,6 +175,23 @@ class FastBase(RelayQuicConnection):
             self._load_run()
             if self._space.ack_at is None:
                 self._unacked = 0
+
+    def _tell_apart(self) -> None:
+        """Put all outstanding packets where aioquic's loss recovery looks for them."""
+        runs = self._runs
+        if not runs:
+            return
+        sent: dict[int, Any] = self._space.sent_packets
+        older = {}
+        if sent and next(reversed(sent)) > runs[0].first:
+            older = dict(sent)
+            sent.clear()
+        packets = {packet.packet_number: packet for run in runs for packet in run.packets()}
+        runs.clear()
+        if older:
+            packets.update(older)
+            packets = dict(sorted(packets.items()))
+        sent.update(packets)
 
     # -- streams
 
@@ -219,7 +253,9 @@ class FastBase(RelayQuicConnection):
         return ours
 
     def write_stream(self, stream_id: int, chunks: list[bytes], *, fin: bool, order: tuple[int, int]) -> None:
-        stream = self._get_or_create_stream_for_send(stream_id)
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.sender is NO_SENDER:
+            stream = self._get_or_create_stream_for_send(stream_id)  # raises for what may not be sent on
         if stream.order != order:
             if stream.sending:
                 self._active.remove(stream)

@@ -16,6 +16,12 @@ from relay.transport.quic.fast.writing import WritingConnection
 MIN_ACK_DELAY = 0xFF04DE1B
 """Transport parameter of draft-ietf-quic-ack-frequency: the peer takes ACK_FREQUENCY frames. In microseconds."""
 
+MAX_UDP_PAYLOAD_SIZE = 0x03
+"""Transport parameter: the largest datagram that the peer takes (RFC 9000, 18.2)."""
+
+HOLE_PROBES = 3
+"""Probe time-outs in a row from which on packets may be too large for a path that has changed."""
+
 
 class FastConnection(ReadingConnection, WritingConnection):
     """The whole."""
@@ -37,26 +43,43 @@ class FastConnection(ReadingConnection, WritingConnection):
             or self._receive_window.sent != self._receive_window.value
         )
 
+    def deadline(self) -> float | None:
+        at = self._close_at
+        if not self._quick or at is None:
+            return self.get_timer()
+        ack_at, pacing_at = self._space.ack_at, self._pacing_at
+        if ack_at is not None and ack_at < at:
+            at = ack_at
+        if pacing_at is not None and pacing_at < at:
+            at = pacing_at
+        return at
+
+    def probe_at(self) -> float | None:
+        if not self._quick:
+            return None
+        space = self._space
+        due = space.loss_time
+        if due is None and space.ack_eliciting_in_flight:
+            loss = self._loss
+            timeout = 2 * loss._rtt_initial
+            if loss._rtt_initialized:
+                timeout = loss._rtt_smoothed + max(4 * loss._rtt_variance, 0.001) + loss.max_ack_delay
+            due = loss._time_of_last_sent_ack_eliciting_packet + timeout * (1 << loss._pto_count)
+        self._loss_at = due
+        return due
+
     def get_timer(self) -> float | None:
         if not self._quick or self._close_at is None:
             return super().get_timer()
-        at: float = self._close_at
-        space = self._space
-        loss = self._loss
-        if space.ack_at is not None and space.ack_at < at:
-            at = space.ack_at
-        due = space.loss_time
-        if due is None and space.ack_eliciting_in_flight:
-            timeout = loss._rtt_smoothed + max(4 * loss._rtt_variance, 0.001) + loss.max_ack_delay
-            if not loss._rtt_initialized:
-                timeout = 2 * loss._rtt_initial
-            due = loss._time_of_last_sent_ack_eliciting_packet + timeout * (1 << loss._pto_count)
-        self._loss_at = due
-        if due is not None and due < at:
-            at = due
-        if self._pacing_at is not None and self._pacing_at < at:
-            at = self._pacing_at
-        return at
+        at, due = self.deadline(), self.probe_at()
+        return due if at is None or (due is not None and due < at) else at
+
+    def handle_timer(self, now: float) -> None:
+        if self._runs and (self._loss_at is None or self._loss_at <= now):
+            self._tell_apart()
+        super().handle_timer(now)
+        if self._loss._pto_count >= HOLE_PROBES and self._mtu.hole(now):
+            self._resize()
 
     def _parse_transport_parameters(self, data: bytes, *args: Any, **options: Any) -> None:
         super()._parse_transport_parameters(data, *args, **options)
@@ -67,4 +90,12 @@ class FastConnection(ReadingConnection, WritingConnection):
             length, at = read_varint(data, at)
             if name == MIN_ACK_DELAY:
                 self._min_ack_delay = read_varint(data, at)[0] / 1_000_000
+            elif name == MAX_UDP_PAYLOAD_SIZE:
+                self._mtu.limit(read_varint(data, at)[0])
             at += length
+
+
+class PureConnection(FastConnection):
+    """The same without the compiled kernel."""
+
+    native = False

@@ -1,16 +1,33 @@
 """Packet protection of 1-RTT packets (RFC 9001, 5) as the packet loops want it.
 
-Owns views of the keys that aioquic holds: the bare ciphers, without a call of Python around each. Must never know a
-frame. The connection installs a `FastPair` where aioquic keeps its pair of contexts.
+Owns the keys of each direction and phase, and the choice between two makers of packets that do the same: `PureKeys` on
+the bare ciphers that aioquic holds, and the compiled kernel on libcrypto. Must never know a frame but STREAM. The
+connection installs a `FastPair` where aioquic keeps its pair of contexts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
-from aioquic.quic.crypto import CryptoContext
+from aioquic.quic.crypto import CryptoContext, derive_key_iv_hp
+from aioquic.quic.packet import decode_packet_number
+from aioquic.tls import CipherSuite
+from cryptography.exceptions import InvalidTag
 
 from relay.transport.quic.compat import PatientPair
+from relay.transport.quic.fast.varint import read_varint
+
+try:
+    from relay.transport.quic.fast import _kernel
+except ImportError:  # not built, or no libcrypto to use
+    _kernel = None  # type: ignore[assignment]
+
+NATIVE = _kernel is not None
+"""Whether the compiled kernel can be used."""
+
+TAG = 16
+"""Bytes that sealing adds."""
 
 SAMPLE = 16
 """Bytes of ciphertext that a header protection mask is made from, and of the mask."""
@@ -18,56 +35,235 @@ SAMPLE = 16
 PACKETS_PER_KEY = 1 << 22
 """Packets sent before a key update is asked for: half of what AES-GCM allows (RFC 9001, 6.6)."""
 
-Masks = Callable[[bytes], bytes]
-"""Samples of any number of packets, joined, to as many masks of 16 bytes, joined (RFC 9001, 5.4)."""
+STREAM = 0x0C
+"""Frame type of STREAM with an offset, without a length: it goes to the end of its packet (RFC 9000, 19.8)."""
+
+FIN = 1
+
+Opened = tuple[int, int, bytes | None]
+"""Packet number, first byte, payload; the payload is `None` if the packet is of the other key phase."""
 
 
-class PacketKeys:
-    """One direction: seals or opens packets of one key phase."""
+class Keys(Protocol):
+    """One direction of one key phase."""
 
-    __slots__ = ("iv", "masks", "opens", "phase", "seals", "used")
+    def one(self, number: int, number_size: int, flags: int, cid: bytes, payload: bytes, /) -> bytes:
+        """A finished packet. `number_size` is in bytes, and part of `flags`."""
+
+    def run(
+        self,
+        number: int,
+        number_size: int,
+        flags: int,
+        cid: bytes,
+        prefix: bytes,
+        chunks: list[bytes],
+        ends: list[int],
+        cursor: int,
+        start: int,
+        stop: int,
+        step: int,
+        fin: bool,  # noqa: FBT001 - as the kernel takes it
+        /,
+    ) -> tuple[bytes, int]:
+        """Finished packets, joined, of one STREAM frame each: `step` bytes from `start` to `stop`, fewer in the last.
+
+        `prefix` is the encoded stream id. The data lies in `chunks`, which end at the offsets `ends`; `start` is in
+        the one at `cursor`, and `stop` below 2**30. Returns the packets and the cursor after them.
+        """
+
+    def open(self, datagram: bytes, cid_size: int, expected: int, phase: int, /) -> Opened | None:
+        """What is in a packet, or `None` if it does not authenticate. `expected` is the next packet number."""
+
+
+class PureKeys:
+    """In Python, for every cipher."""
+
+    __slots__ = ("_iv", "_masks", "_opens", "_seals")
 
     def __init__(self, context: CryptoContext) -> None:
         aead, protection = context.aead, context.hp
         assert aead is not None
         assert protection is not None
-        self.seals = aead._aead.encrypt
-        """(nonce, payload, header) to ciphertext with tag."""
-        self.opens = aead._aead.decrypt
-        """The reverse; raises InvalidTag."""
-        self.iv = aead._iv
-        """The nonce is this, xor the packet number, as 12 bytes."""
+        self._seals = aead._aead.encrypt
+        self._opens = aead._aead.decrypt
+        self._iv = aead._iv
         # AES is used without chaining, so one call makes the masks of many packets. The key is that of the first
         # secret and outlives every key update (RFC 9001, 6).
-        self.masks: Masks = protection._encryptor.update
+        self._masks: Callable[[bytes], bytes] = protection._encryptor.update
         if protection._is_chacha20:
             make = protection._mask
-            self.masks = lambda samples: b"".join(
+            self._masks = lambda samples: b"".join(
                 make(samples[start : start + SAMPLE]).ljust(SAMPLE, b"\0")
                 for start in range(0, len(samples), SAMPLE)
             )
-        self.phase = context.key_phase
+
+    def one(self, number: int, number_size: int, flags: int, cid: bytes, payload: bytes, /) -> bytes:
+        return self._finish([payload], number, number_size, flags, cid)
+
+    def run(
+        self,
+        number: int,
+        number_size: int,
+        flags: int,
+        cid: bytes,
+        prefix: bytes,
+        chunks: list[bytes],
+        ends: list[int],
+        cursor: int,
+        start: int,
+        stop: int,
+        step: int,
+        fin: bool,  # noqa: FBT001 - as the kernel takes it
+        /,
+    ) -> tuple[bytes, int]:
+        payloads = []
+        kind = bytes((STREAM,)) + prefix
+        at = start
+        while True:
+            end = min(at + step, stop)
+            data = b""
+            if end > at:
+                chunk, chunk_end = chunks[cursor], ends[cursor]
+                begin = len(chunk) - chunk_end + at
+                data = chunk[begin : begin + end - at]
+                if end >= chunk_end:
+                    cursor += 1
+                while at + len(data) < end:
+                    chunk, chunk_end = chunks[cursor], ends[cursor]
+                    data += chunk[: end - at - len(data)]
+                    if end >= chunk_end:
+                        cursor += 1
+            if end == stop and fin:
+                kind = bytes((STREAM | FIN,)) + prefix
+            payloads.append(b"".join((kind, (0x80000000 | at).to_bytes(4, "big"), data)))
+            at = end
+            if at == stop:
+                return self._finish(payloads, number, number_size, flags, cid), cursor
+
+    def _finish(self, payloads: list[bytes], number: int, number_size: int, flags: int, cid: bytes) -> bytes:
+        """Seal, then protect the headers with one set of masks (RFC 9001, 5.4)."""
+        seals, iv = self._seals, self._iv
+        head = bytes((flags,)) + cid
+        limit = 1 << 8 * number_size
+        sealed = []
+        for at, payload in enumerate(payloads, number):
+            aad = head + (at % limit).to_bytes(number_size, "big")
+            sealed.append(seals((iv ^ at).to_bytes(12, "big"), payload, aad))
+        skip = 4 - number_size
+        masks = self._masks(b"".join([data[skip : skip + SAMPLE] for data in sealed]))
+        parts: list[bytes] = []
+        at = 0
+        for data in sealed:
+            hidden = number % limit ^ int.from_bytes(masks[at + 1 : at + 1 + number_size], "big")
+            parts += (_BYTES[flags ^ (masks[at] & 0x1F)], cid, hidden.to_bytes(number_size, "big"), data)
+            number += 1
+            at += SAMPLE
+        return b"".join(parts)
+
+    def open(self, datagram: bytes, cid_size: int, expected: int, phase: int, /) -> Opened | None:
+        start = 1 + cid_size
+        if len(datagram) < start + 4 + SAMPLE:
+            return None
+        mask = self._masks(datagram[start + 4 : start + 4 + SAMPLE])
+        first = datagram[0] ^ (mask[0] & 0x1F)
+        if first >> 2 & 1 != phase:
+            return 0, first, None
+        size = (first & 3) + 1
+        end = start + size
+        truncated = int.from_bytes(datagram[start:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
+        number = (expected & -0x10000) | truncated
+        if size != 2 or not -0x4000 < number - expected < 0x4000:
+            number = decode_packet_number(truncated, size << 3, expected)
+        header = b"".join((_BYTES[first], datagram[1:start], truncated.to_bytes(size, "big")))
+        try:
+            return number, first, self._opens((self._iv ^ number).to_bytes(12, "big"), datagram[end:], header)
+        except InvalidTag:
+            return None
+
+
+class PacketKeys:
+    """The keys in use in one direction."""
+
+    __slots__ = ("one", "open", "phase", "run", "used")
+
+    def __init__(self, keys: Keys, phase: int) -> None:
+        self.one = keys.one
+        self.run = keys.run
+        self.open = keys.open
+        self.phase = phase
         self.used = 0
         """Packets sealed."""
+
+
+def pure_read_ack(payload: bytes, at: int, /) -> tuple[int, int, int, list[tuple[int, int]] | None, int]:
+    """An ACK frame without ECN counts, from after its type (RFC 9000, 19.3).
+
+    Returns the largest number, the encoded delay, the lowest number of the first range, further ranges of lowest and
+    largest number, and the position after the frame. Raises IndexError if the payload ends before the frame, ValueError
+    if a range goes below zero.
+    """
+    largest, at = read_varint(payload, at)
+    delay, at = read_varint(payload, at)
+    count, at = read_varint(payload, at)
+    length, at = read_varint(payload, at)
+    lowest = low = largest - length
+    more: list[tuple[int, int]] | None = [] if count else None
+    while low >= 0 and count:
+        gap, at = read_varint(payload, at)
+        length, at = read_varint(payload, at)
+        high = low - gap - 2
+        low = high - length
+        assert more is not None
+        more.append((low, high))
+        count -= 1
+    if low < 0:
+        raise ValueError("ACK range contains a negative packet number")
+    return largest, delay, lowest, more, at
+
+
+read_ack = _kernel.read_ack if NATIVE else pure_read_ack
+
+_BYTES = [bytes((value,)) for value in range(0x100)]
+
+_KERNEL_SUITES = frozenset((CipherSuite.AES_128_GCM_SHA256, CipherSuite.AES_256_GCM_SHA384))
+
+
+def _material(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
+    """Key, IV and header key of the secret in use."""
+    assert context.cipher_suite is not None
+    assert context.secret is not None
+    assert context.version is not None
+    return derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=context.secret, version=context.version)
 
 
 class FastPair(PatientPair):
     """aioquic's pair of contexts, with keys for the packet loops beside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, native: bool = NATIVE) -> None:
         super().__init__()
         self.reading: PacketKeys | None = None
         """`None` until a packet of the present phase has come: aioquic's way copes with every phase."""
         self.writing: PacketKeys | None = None
+        self._native = native and NATIVE
+        self._header_keys: dict[bool, Any] = {}
+        """Of the first secrets, for sending and for receiving."""
 
     def begin(self) -> bool:
         """Make the keys, once both directions have theirs. Returns whether there are any."""
         if self.writing is None:
             if not (self.send.is_valid() and self.recv.is_valid()):
                 return False
-            self.writing = PacketKeys(self.send)
-            self.reading = PacketKeys(self.recv)
+            self.writing = self._keys(self.send, sealing=True)
+            self.reading = self._keys(self.recv, sealing=False)
         return True
+
+    def _keys(self, context: CryptoContext, *, sealing: bool) -> PacketKeys:
+        if not self._native or context.cipher_suite not in _KERNEL_SUITES:
+            return PacketKeys(PureKeys(context), context.key_phase)
+        key, iv, header_key = _material(context)
+        header_key = self._header_keys.setdefault(sealing, header_key)
+        return PacketKeys(_kernel.Keys(key, iv, header_key, sealing), context.key_phase)
 
     def sending_keys(self, number: int) -> PacketKeys:
         """What to seal the packets from `number` on with, after a key update if one is asked for."""
@@ -84,13 +280,16 @@ class FastPair(PatientPair):
     def teardown(self) -> None:
         super().teardown()
         self.reading = self.writing = None
+        self._header_keys.clear()
 
     def _update_key(self, trigger: str) -> None:
+        if not self._header_keys:
+            self._native = False  # the secrets that the header keys came from are about to go
         super()._update_key(trigger)
         if self.writing is not None:
-            self.writing = PacketKeys(self.send)
+            self.writing = self._keys(self.send, sealing=True)
             self.reading = None
 
     def _phase_began(self) -> None:
         if self.writing is not None:
-            self.reading = PacketKeys(self.recv)
+            self.reading = self._keys(self.recv, sealing=False)

@@ -13,10 +13,9 @@ from aioquic import tls
 from aioquic.buffer import UINT_VAR_MAX
 from aioquic.quic.connection import QuicConnectionError, QuicConnectionState, QuicReceiveContext
 from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicStreamFrame, decode_packet_number
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicStreamFrame
 from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.quic.stream import FinalSizeError, StreamFinishedError
-from cryptography.exceptions import InvalidTag
 
 from relay.transport.quic.fast.acking import AckingConnection
 from relay.transport.quic.fast.recovery import SEEN
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 
 LONG_HEADER = 0x80
 RESERVED_BITS = 0x18
-SHORTEST = 4 + 16
-"""Bytes after the connection id that header protection needs (RFC 9001, 5.4.2)."""
-
 ACK_DELAY = 0.02
 """Seconds that an acknowledgement waits for company: less than the 25 ms that we announce, since timers are late."""
 
@@ -69,26 +65,15 @@ class ReadingConnection(AckingConnection):
         ):
             self._receive_unusual(data, addr, now)
             return
-        if len(data) < start + SHORTEST:
-            return
-        mask = keys.masks(data[start + 4 : start + 20])
-        first = data[0] ^ (mask[0] & 0x1F)
-        size = (first & 3) + 1
-        end = start + size
-        truncated = int.from_bytes(data[start:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
         space = self._space
         expected = space.expected_packet_number
-        number = (expected & -0x10000) | truncated
-        if size != 2 or not -0x4000 < number - expected < 0x4000:
-            number = decode_packet_number(truncated, size << 3, expected)
-        if first >> 2 & 1 != keys.phase:
+        opened = keys.open(data, start - 1, expected, keys.phase)
+        if opened is None:
+            return
+        number, first, plain = opened
+        if plain is None:
             # A key update, or a straggler from before one: the pair knows both.
             self._receive_unusual(data, addr, now)
-            return
-        header = bytes((first,)) + host_cid + truncated.to_bytes(size, "big")
-        try:
-            plain = keys.opens((keys.iv ^ number).to_bytes(12, "big"), data[end:], header)
-        except InvalidTag:
             return
         seen = space.received_packets
         ahead: int = number - seen.largest  # type: ignore[attr-defined]
@@ -114,17 +99,19 @@ class ReadingConnection(AckingConnection):
             self._run_stop = number + 1
             space.largest_received_packet = number
             space.largest_received_time = now
-            odd = False
-        else:
-            seen.add(number)
-            self._record_odd(number, now)
-            odd = True
-        if eliciting:
+            if not eliciting:
+                return
             self._unacked += 1
-            if odd or self._unacked >= ACK_EVERY:
+            if self._unacked >= ACK_EVERY:
                 space.ack_at = now
             elif space.ack_at is None:
                 space.ack_at = now + ACK_DELAY
+        else:
+            seen.add(number)
+            self._record_odd(number, now)
+            if eliciting:
+                self._unacked += 1
+                space.ack_at = now
 
     def _receive_unusual(self, data: bytes, addr: NetworkAddress, now: float) -> None:
         """Hand a datagram to aioquic, after everything that came before it."""
@@ -200,6 +187,7 @@ class ReadingConnection(AckingConnection):
             self._pass_on()
         self._settle(now)
         self._store_run()
+        self._tell_apart()
         self._stock_due = True
         context = QuicReceiveContext(
             epoch=tls.Epoch.ONE_RTT,

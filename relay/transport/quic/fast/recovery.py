@@ -85,10 +85,18 @@ class SentPacket:
         return handlers
 
 
-class RunPacket:
-    """A full packet of nothing but new bytes of one stream, not its end: what most packets are. Six fields to fill."""
+class MtuProbe(SentPacket):
+    """A probe of the path's MTU. Its loss says nothing of congestion (RFC 9000, 14.4)."""
 
-    __slots__ = ("packet_number", "sender", "sent_bytes", "sent_time", "start", "stop")
+    __slots__ = ()
+
+    in_flight = False
+
+
+class RunPacket:
+    """One packet of a run that is told apart: nothing but bytes of one stream."""
+
+    __slots__ = ("fin", "packet_number", "sender", "sent_bytes", "sent_time", "start", "stop")
 
     epoch = Epoch.ONE_RTT
     in_flight = True
@@ -98,7 +106,14 @@ class RunPacket:
     quic_logger_frames: tuple[Any, ...] = ()
 
     def __init__(
-        self, packet_number: int, sent_time: float, sent_bytes: int, sender: FastSender, start: int, stop: int
+        self,
+        packet_number: int,
+        sent_time: float,
+        sent_bytes: int,
+        sender: FastSender,
+        start: int,
+        stop: int,
+        fin: bool,  # noqa: FBT001 - a record of fields
     ) -> None:
         self.packet_number = packet_number
         self.sent_time = sent_time
@@ -106,10 +121,67 @@ class RunPacket:
         self.sender = sender
         self.start = start
         self.stop = stop
+        self.fin = fin
 
     @property
     def delivery_handlers(self) -> list[tuple[Any, tuple[Any, ...]]]:
-        return [(self.sender.on_data_delivery, (self.start, self.stop, False))]
+        return [(self.sender.on_data_delivery, (self.start, self.stop, self.fin))]
+
+
+class Run:
+    """Packets sent in one go, of new bytes of one stream each: what most packets are.
+
+    One record for all, as long as acknowledgements come in order; see `packets` for when they do not. All packets are
+    of `size` bytes with `step` bytes of the stream, but for the last.
+    """
+
+    __slots__ = ("fin", "first", "last", "sender", "sent_time", "size", "start", "step", "stop")
+
+    def __init__(
+        self,
+        first: int,
+        last: int,
+        sent_time: float,
+        sender: FastSender,
+        start: int,
+        stop: int,
+        step: int,
+        size: int,
+        fin: bool,  # noqa: FBT001 - a record of fields
+    ) -> None:
+        self.first = first
+        """Packet number, as `last`."""
+        self.last = last
+        self.sent_time = sent_time
+        self.sender = sender
+        self.start = start
+        """Offset in the stream, as `stop`."""
+        self.stop = stop
+        self.step = step
+        self.size = size
+        self.fin = fin
+        """Whether the stream ends with the last packet."""
+
+    def total(self) -> int:
+        """Size of all packets, on the wire."""
+        return (self.last + 1 - self.first) * (self.size - self.step) + self.stop - self.start
+
+    def cut(self, count: int) -> None:
+        """Forget the first `count` packets, not all of them."""
+        self.first += count
+        self.start += count * self.step
+
+    def packets(self) -> list[RunPacket]:
+        """A record for each packet, for when they fare differently."""
+        found = []
+        start = self.start
+        for number in range(self.first, self.last):
+            stop = start + self.step
+            found.append(RunPacket(number, self.sent_time, self.size, self.sender, start, stop, False))
+            start = stop
+        size = self.size - self.step + self.stop - start
+        found.append(RunPacket(self.last, self.sent_time, size, self.sender, start, self.stop, self.fin))
+        return found
 
 
 class Sum:

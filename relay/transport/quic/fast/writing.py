@@ -1,4 +1,4 @@
-"""Sending 1-RTT packets: a flight in one loop, sealed one by one, their headers protected by one call.
+"""Sending 1-RTT packets: a flight in one loop, most of it as runs of full packets that the keys make in one call.
 
 Owns the order within a flight (ACK, control frames, datagrams, then streams, strictly by urgency), what may leave now
 (congestion window, pacing, flow control) and the records of what left. All packets of a flight but the last are full,
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from relay.transport.quic.fast.keys import PACKETS_PER_KEY, PacketKeys
-from relay.transport.quic.fast.recovery import RunPacket, SentPacket, Sum
+from aioquic.quic.packet_builder import QuicDeliveryState
+
+from relay.transport.quic import offload
+from relay.transport.quic.fast.keys import PACKETS_PER_KEY, TAG, PacketKeys
+from relay.transport.quic.fast.recovery import MtuProbe, Run, SentPacket, Sum
 from relay.transport.quic.fast.speaking import SpeakingConnection
 from relay.transport.quic.fast.streams import FastStream
 from relay.transport.quic.fast.varint import varint
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
     from relay.transport.quic.compat import Flight
 
 FIXED_BIT = 0x40
-TAG = 16
-"""Bytes that sealing adds."""
 
 SHORT_NUMBER = 2
 LONG_NUMBER = 4
@@ -38,6 +39,11 @@ SMALLEST_PAYLOAD = 3
 FLIGHT = 256
 """Packets of one flight at most: other connections want their turn."""
 
+RUN_END = 1 << 30
+"""Offset up to which runs go: it has 4 bytes in all their packets. What lies beyond is sent packet by packet."""
+
+RUN_HEAD = 1 + 4
+"""Bytes of a STREAM frame in a run before its data, without the stream id."""
 
 ACK_OF_ACK = 8
 """Every so many packets, one with an ACK of several ranges asks to be acknowledged, so that they can be forgotten."""
@@ -49,7 +55,12 @@ class WritingConnection(SpeakingConnection):
     # -- what leaves
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
-        return [(packet, address) for packets, address in self.flights(now) for packet in packets]
+        return [
+            (buffer[start : start + size], address)
+            for buffers, size, address in self.flights(now)
+            for buffer in buffers
+            for start in range(0, len(buffer), size)
+        ]
 
     def flights(self, now: float) -> list[Flight]:
         """Everything to be sent now, by address."""
@@ -62,17 +73,16 @@ class WritingConnection(SpeakingConnection):
                 flights = super().flights(now)
                 self._review()
         if self._quick:
-            packets = self._write(now)
-            if packets:
-                address = self._network_paths[0].addr
-                if flights and flights[-1][1] == address:
-                    flights[-1][0].extend(packets)
-                else:
-                    flights.append((packets, address))
+            address = self._network_paths[0].addr
+            buffers = self._write(now)
+            if buffers:
+                flights.append((buffers, self._max_datagram_size, address))
+                if len(buffers[0]) >= self._max_datagram_size and (size := self._mtu.wanted(now)):
+                    flights.append(([self._write_probe(size, now)], size, address))
         return flights
 
     def _write(self, now: float) -> list[bytes]:
-        """One flight of packets, empty if there is nothing to send or nothing may be sent."""
+        """One flight as buffers of packets, empty if there is nothing to send or nothing may be sent."""
         space = self._space
         cc = self._loss._cc
         pacer: Any = self._loss._pacer
@@ -106,11 +116,13 @@ class WritingConnection(SpeakingConnection):
             return []
         if budget and says:
             self._collect_frames()
-        packets = self._write_packets(now, budget, ack=ack)
+        number = self._packet_number
+        buffers = self._write_packets(now, budget, ack=ack)
         if self._active and cc.congestion_window - cc.bytes_in_flight >= self._max_datagram_size:
             # Neither the window nor a lack of data ended the flight, unless flow control did: then nothing is due.
-            self._pacing_at = now if len(packets) >= FLIGHT else pacer.next_send_time(now)
-        return packets
+            full = self._packet_number - number >= FLIGHT
+            self._pacing_at = now if full else pacer.next_send_time(now)
+        return buffers
 
     # -- packets
 
@@ -118,34 +130,35 @@ class WritingConnection(SpeakingConnection):
         space = self._space
         sent = space.sent_packets
         keys = self._pair.sending_keys(self._packet_number)
-        seals, iv = keys.seals, keys.iv
         cid = self._peer_cid.cid
         first_number = number = self._packet_number
         size = LONG_NUMBER if number - space.largest_acked_packet > NUMBER_SPAN else SHORT_NUMBER
-        number_mask = (1 << 8 * size) - 1
         flags = FIXED_BIT | keys.phase << 2 | size - 1
-        head = bytes((flags,)) + cid
-        overhead = len(head) + size + TAG
-        full = self._max_datagram_size - overhead
+        overhead = 1 + len(cid) + size + TAG
+        largest = self._max_datagram_size
+        full = largest - overhead
         frames = self._frames
         datagrams = self._datagrams_pending
         active = self._active
         turn = len(active) - 1
-        sealed: list[bytes] = []
+        buffers: list[bytes] = []
         charged = 0
         eliciting = 0
         acked = -1
-        while len(sealed) < FLIGHT:
-            if turn >= 0 and not ack and not frames and not datagrams and budget >= full + overhead:
-                most = min(budget // (full + overhead), FLIGHT - len(sealed))
-                count, total = self._write_run(
-                    active[turn], full, most, number, now, keys, head, size, sealed, turn
+        end = number + FLIGHT
+        while number < end:
+            if turn >= 0 and not ack and not frames and not datagrams and budget >= largest:
+                most = min(
+                    budget // largest, end - number, offload.MAX_SEGMENTS, offload.MAX_BYTES // largest
                 )
-                if count:
+                packets = self._write_run(active[turn], most, number, now, keys, size, flags, cid, turn)
+                if packets:
+                    buffers.append(packets)
+                    count = self._runs[-1].last + 1 - number
                     number += count
                     eliciting += count
-                    charged += total
-                    budget -= total
+                    charged += len(packets)
+                    budget -= len(packets)
                     if not active[turn].sending:
                         del active[turn]
                         turn -= 1
@@ -163,7 +176,7 @@ class WritingConnection(SpeakingConnection):
                 room -= len(frame)
                 if len(space.ack_queue) and number % ACK_OF_ACK == 0 and budget:
                     frames.appendleft((b"\x01", self._on_ping_delivery, ((),)))
-            if budget >= full + overhead:
+            if budget >= largest:
                 while frames and len(frames[0][0]) <= room:
                     frame, handler, arguments = frames.popleft()
                     parts.append(frame)
@@ -236,134 +249,113 @@ class WritingConnection(SpeakingConnection):
             if len(plain) < SMALLEST_PAYLOAD:
                 # In front: a STREAM frame without length would swallow it.
                 plain = bytes(SMALLEST_PAYLOAD - len(plain)) + plain
-            data = seals(
-                (iv ^ number).to_bytes(12, "big"), plain, head + (number & number_mask).to_bytes(size, "big")
-            )
-            sealed.append(data)
+            packet = keys.one(number, size, flags, cid, plain)
+            buffers.append(packet)
             if record is not None:
-                record.sent_bytes = total = len(data) + len(head) + size
+                record.sent_bytes = len(packet)
                 if acked >= 0:
                     record.acks = acked
                     acked = -1
                 sent[number] = record  # type: ignore[assignment]
                 eliciting += 1
-                charged += total
-                budget -= total
+                charged += len(packet)
+                budget -= len(packet)
             number += 1
-        if not sealed:
+        if number == first_number:
             return []
         self._packet_number = number
-        keys.used += len(sealed)
+        keys.used += number - first_number
         if keys.used > PACKETS_PER_KEY:
             self._pair.update_key()
             keys.used = 0
         if eliciting:
             self._charge(now, charged, eliciting)
-        return _protect(sealed, keys.masks, flags, cid, first_number, size)
+        return buffers
 
     def _write_run(
         self,
         stream: FastStream,
-        room: int,
         most: int,
         number: int,
         now: float,
         keys: PacketKeys,
-        head: bytes,
-        size: int,
-        sealed: list[bytes],
+        number_size: int,
+        flags: int,
+        cid: bytes,
         turn: int,
-    ) -> tuple[int, int]:
-        """Packets of new bytes of one stream: how many, and of how many bytes. This is where the time goes.
+    ) -> bytes:
+        """Packets of new bytes of one stream, joined: at most so many. This is where the time goes.
 
         All are full but the one that takes the last bytes of the last stream (`turn` is 0).
         """
         sender = stream.sender
-        if sender.lost or stream.is_blocked:
-            return 0, 0
-        offset = first = sender.highest_offset
+        start = sender.highest_offset
         final = min(
             sender._buffer_stop,
             stream.max_stream_data_remote,
-            offset + self._remote_max_data - self._remote_max_data_used,
+            start + self._remote_max_data - self._remote_max_data_used,
         )
-        chunks, ends, cursor = sender.chunks, sender.ends, sender.cursor
-        seals, iv = keys.seals, keys.iv
-        sent: dict[int, Any] = self._space.sent_packets
+        if final <= start or final >= RUN_END or sender.lost or stream.is_blocked:
+            return b""
         prefix = varint(stream.stream_id)
-        total = room + len(head) + size + TAG
-        mask = (1 << 8 * size) - 1
-        room -= 1 + len(prefix)
-        count = 0
-        done = False
-        position = data = b""
-        stop = offset
-        while count < most:
-            if 0x4000 <= offset < 0x40000000:
-                position = (0x80000000 | offset).to_bytes(4, "big")
-                stop = offset + room - 4
-            else:
-                position = varint(offset) if offset else b""
-                stop = offset + room - len(position)
-            if stop >= final:
-                # Not full, or the last bytes: alone only if they are all that is left to send.
-                if turn or final != sender._buffer_stop or offset == final:
-                    break
-                stop = final
-                done = True
-            end = ends[cursor]
-            if stop <= end:
-                chunk = chunks[cursor]
-                begin = len(chunk) - end + offset
-                data = chunk[begin : begin + stop - offset]
-                if stop == end:
-                    cursor += 1
-            else:
-                sender.cursor = cursor
-                data = sender.advance(offset, stop)
-                cursor = sender.cursor
-            if done:
-                break
-            sealed.append(
-                seals(
-                    (iv ^ number).to_bytes(12, "big"),
-                    b"".join((b"\x0c" if offset else b"\x08", prefix, position, data)),
-                    head + (number & mask).to_bytes(size, "big"),
-                )
-            )
-            sent[number] = RunPacket(number, now, total, sender, offset, stop)
-            offset = stop
-            number += 1
+        largest = self._max_datagram_size
+        step = largest - len(cid) - number_size - len(prefix) - (1 + RUN_HEAD + TAG)
+        count = min((final - start) // step, most)
+        stop = start + count * step
+        last = final == sender._buffer_stop
+        if stop < final and count < most and last and not turn:
+            stop = final
             count += 1
-        charged = count * total
-        if done:
-            kind = 0x0C if offset else 0x08
-            length = len(prefix) + len(position) + len(data) + 1
-            charged += length + len(head) + size + TAG
-            record: Any = RunPacket(number, now, length + len(head) + size + TAG, sender, offset, stop)
-            if stop == sender.fin_at:
-                kind |= 1
-                sender.fin_pending = False
-                record = SentPacket(number, now)
-                record.sent_bytes = length + len(head) + size + TAG
-                record.sender, record.start, record.stop, record.fin = sender, offset, stop, True
-            plain = b"".join((_KINDS[kind], prefix, position, data))
-            if length < SMALLEST_PAYLOAD:
-                plain = bytes(SMALLEST_PAYLOAD - length) + plain
-                record.sent_bytes += SMALLEST_PAYLOAD - length
-                charged += SMALLEST_PAYLOAD - length
-            sealed.append(
-                seals((iv ^ number).to_bytes(12, "big"), plain, head + (number & mask).to_bytes(size, "big"))
-            )
-            sent[number] = record
-            offset = stop
-            count += 1
+        if not count:
+            return b""
+        fin = stop == sender.fin_at
+        packets, sender.cursor = keys.run(
+            number,
+            number_size,
+            flags,
+            cid,
+            prefix,
+            sender.chunks,
+            sender.ends,
+            sender.cursor,
+            start,
+            stop,
+            step,
+            fin,
+        )
+        if fin:
+            sender.fin_pending = False
+        if last and stop == final:
             stream.sending = False
-        if count:
-            sender.cursor = cursor
-            sender.highest_offset = offset
-            self._remote_max_data_used += offset - first
-        return count, charged
+        sender.highest_offset = stop
+        self._remote_max_data_used += stop - start
+        self._runs.append(Run(number, number + count - 1, now, sender, start, stop, step, largest, fin))
+        return packets
+
+    def _write_probe(self, size: int, now: float) -> bytes:
+        """A packet that only asks whether one of its size arrives (RFC 9000, 14.4)."""
+        number = self._packet_number
+        self._packet_number = number + 1
+        keys = self._pair.sending_keys(number)
+        keys.used += 1
+        cid = self._peer_cid.cid
+        flags = FIXED_BIT | keys.phase << 2 | LONG_NUMBER - 1
+        record = MtuProbe(number, now)
+        record.sent_bytes = size
+        record.handlers = [(self._on_probe_delivery, (size, now))]
+        self._space.sent_packets[number] = record  # type: ignore[assignment]
+        self._space.ack_eliciting_in_flight += 1
+        self._mtu.probed(now)
+        return keys.one(
+            number, LONG_NUMBER, flags, cid, b"\x01".ljust(size - 1 - len(cid) - LONG_NUMBER - TAG, b"\0")
+        )
+
+    def _on_probe_delivery(self, delivery: QuicDeliveryState, size: int, now: float) -> None:
+        if delivery is QuicDeliveryState.ACKED:
+            self._mtu.arrived(size, now)
+            self._resize()
+        else:
+            self._mtu.failed(now)
 
     def _charge(self, now: float, charged: int, eliciting: int) -> None:
         """Account for a flight (RFC 9002, A.5)."""
@@ -378,26 +370,3 @@ class WritingConnection(SpeakingConnection):
 
 
 _KINDS = [bytes((kind,)) for kind in range(0x100)]
-
-
-def _protect(sealed: list[bytes], masks: Any, flags: int, cid: bytes, number: int, size: int) -> list[bytes]:
-    """Finished packets: header protection (RFC 9001, 5.4) for all of them with one set of masks."""
-    skip = 4 - size
-    mask = masks(b"".join([data[skip : skip + 16] for data in sealed]))
-    packets = []
-    at = 0
-    if size == SHORT_NUMBER:
-        for data in sealed:
-            hidden = (number ^ (mask[at + 1] << 8 | mask[at + 2])) & 0xFFFF
-            first = _KINDS[flags ^ (mask[at] & 0x1F)]
-            packets.append(b"".join((first, cid, hidden.to_bytes(2, "big"), data)))
-            number += 1
-            at += 16
-        return packets
-    for data in sealed:
-        hidden = (number ^ int.from_bytes(mask[at + 1 : at + 5], "big")) & 0xFFFFFFFF
-        first = _KINDS[flags ^ (mask[at] & 0x1F)]
-        packets.append(b"".join((first, cid, hidden.to_bytes(4, "big"), data)))
-        number += 1
-        at += 16
-    return packets
