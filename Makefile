@@ -6,11 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench lock clean
+.PHONY: help run test check format bench bench-micro bench-docs lock clean
 .DELETE_ON_ERROR:
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## Start a relay with dev.toml
 	$(BIN)/moq-relay dev.toml
@@ -29,9 +29,14 @@ format: $(VENV)/.dev ## Put the source into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.run ## Say how to measure the relay
-	@if ls bench/* >/dev/null 2>&1; then echo "The benchmarks live in bench/:"; ls bench; \
-	else echo "There are no benchmarks yet."; fi
+bench: $(VENV)/.bench ## Compare the relay with the Rust one; BENCH="video-25 --rounds 5" chooses
+	$(BIN)/python -m bench run $(BENCH)
+
+bench-micro: $(VENV)/.bench ## Time single steps in memory; BENCH="-k packet" chooses
+	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-columns=median,iqr,rounds -c bench/micro/pytest.ini $(BENCH) bench/micro
+
+bench-docs: $(VENV)/.bench ## Measure everything and write tables and plots into docs/performance.md
+	$(BIN)/python -m bench docs $(BENCH)
 
 lock: $(VENV)/.python ## Renew requirements/*.txt: the newest releases that pyproject.toml allows
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
@@ -40,6 +45,7 @@ lock: $(VENV)/.python ## Renew requirements/*.txt: the newest releases that pypr
 	--generate-hashes --custom-compile-command "make lock" "$$@"; } && \
 	compile pyproject.toml -o requirements/run.txt && \
 	compile pyproject.toml --extra dev -c requirements/run.txt -o requirements/dev.txt && \
+	compile pyproject.toml --extra bench -c requirements/dev.txt -o requirements/bench.txt && \
 	compile requirements/build.in -o requirements/build.txt
 
 clean: ## Remove everything that was made
@@ -57,6 +63,10 @@ $(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml $(KERNE
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.run
+	$(PIP) install --require-hashes -r requirements/bench.txt
 	@touch $@
 
 $(VENV)/.python:

@@ -1,0 +1,39 @@
+"""The reference: the Rust core of moq-rs as a relay. Every session publishes into, and watches, the same origin.
+
+    python -m bench.peer_relay PORT
+
+Needs moq-rs and nothing else. Python only accepts the sessions; what they carry stays in the Rust runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import moq
+
+
+async def serve(port: int) -> None:
+    """Accept everyone on a port of 127.0.0.1, for ever."""
+    origin = moq.OriginProducer()
+    sessions: set[asyncio.Task[None]] = set()
+
+    async def keep(request: moq.Request) -> None:
+        try:
+            session = await request.accept()
+            await session.closed()
+        except moq.Error:
+            pass  # how a session ends
+
+    async with moq.Server(
+        f"127.0.0.1:{port}", tls_generate=["localhost"], publish=origin, subscribe=origin
+    ) as server:
+        print("listening", flush=True)
+        async for request in server:
+            task = asyncio.create_task(keep(request))
+            sessions.add(task)
+            task.add_done_callback(sessions.discard)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1])))

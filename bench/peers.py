@@ -1,0 +1,27 @@
+"""The environment with the native clients, made once and shared with the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e import harness
+
+MOQ_RS = "0.5.1"
+
+
+class PeersMissingError(RuntimeError):
+    """The native clients could not be installed."""
+
+
+def peer_python() -> Path:
+    """Return its interpreter; the first time this installs moq-rs, from wheels, into a directory of the project."""
+    if not (harness.VENVS / f"moq-rs-{MOQ_RS}").exists():
+        print(f"installing moq-rs {MOQ_RS} into {harness.VENVS.name}/", file=sys.stderr, flush=True)
+    try:
+        return harness.peer_python(MOQ_RS)
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+        raise PeersMissingError(
+            f"moq-rs {MOQ_RS}, the load of this benchmark, cannot be installed: {error}"
+        ) from error

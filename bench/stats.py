@@ -1,0 +1,106 @@
+"""From runs to numbers: which runs count, medians, ratios of pairs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Run = Mapping[str, Any]
+
+LATE_SHARE = 0.05
+"""A run of which more than this share of the bytes came after the window has fallen behind: the relay had not done the
+work yet when its processor time was read."""
+
+
+def percentiles(values: Iterable[float]) -> dict[str, float] | None:
+    """Return median, 99th percentile, maximum and number of values; None if there are none."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    count = len(ordered)
+    return {
+        "p50": round(ordered[count // 2], 3),
+        "p99": round(ordered[min(count - 1, count * 99 // 100)], 3),
+        "max": round(ordered[-1], 3),
+        "count": count,
+    }
+
+
+def lookup(run: Run, path: str) -> float | None:
+    """Return the value at a path like `latency_ms.p50`; None where something on it is missing."""
+    value: Any = run
+    for name in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value if isinstance(value, (int, float)) else None
+
+
+def is_good(run: Run) -> bool:
+    """Whether everything arrived, and in time."""
+    return not run.get("failed") and not run.get("missing") and run.get("late_share", 0.0) <= LATE_SHARE
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One number out of several runs."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+    """Runs, or pairs of runs, that it is the median of."""
+    doubtful: bool
+    """No run was good: it is the median of those that lost frames or fell behind, and reads too low."""
+
+
+def _summary(values: Sequence[float], *, doubtful: bool) -> Summary | None:
+    if not values:
+        return None
+    return Summary(statistics.median(values), min(values), max(values), len(values), doubtful)
+
+
+def median(runs: Sequence[Run], path: str) -> Summary | None:
+    """Return the median over the good runs; over all that have the value if none was good."""
+    good = [value for run in runs if is_good(run) and (value := lookup(run, path)) is not None]
+    if good:
+        return _summary(good, doubtful=False)
+    return _summary([value for run in runs if (value := lookup(run, path)) is not None], doubtful=True)
+
+
+def ratio(ours: Sequence[Run], reference: Sequence[Run], path: str) -> Summary | None:
+    """Return the median of the ratios of runs that followed each other: those of the same round.
+
+    A pair counts if both of its runs were good; if there is none, all count, and the result is doubtful.
+    """
+    by_round = {run["round"]: run for run in reference}
+    pairs = [(run, by_round[run["round"]]) for run in ours if run["round"] in by_round]
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for run, other in pairs:
+        value, base = lookup(run, path), lookup(other, path)
+        if value is not None and base:
+            found[is_good(run) and is_good(other)].append(value / base)
+    if found[True]:
+        return _summary(found[True], doubtful=False)
+    return _summary(found[False], doubtful=True)
+
+
+def marks(runs: Sequence[Run]) -> str:
+    """Say in words how many runs were not good, and why; empty if all were."""
+    failed = sum(bool(run.get("failed")) for run in runs)
+    lost = [run.get("missing", 0) for run in runs if run.get("missing")]
+    behind = sum(
+        not run.get("failed") and not run.get("missing") and run.get("late_share", 0.0) > LATE_SHARE
+        for run in runs
+    )
+    words = []
+    if failed:
+        words.append(f"{failed} of {len(runs)} failed")
+    if lost:
+        span = f"{min(lost)} to {max(lost)}" if min(lost) < max(lost) else f"{lost[0]}"
+        words.append(f"{len(lost)} of {len(runs)} lost {span}")
+    if behind:
+        words.append(f"{behind} of {len(runs)} behind")
+    return ", ".join(words)
