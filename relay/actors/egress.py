@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from relay.actors import messages as m
 from relay.actors.announcing import AnnounceService
+from relay.actors.backlog import Ranks
 from relay.actors.moving import AskAgain
 from relay.actors.runtime import send
 from relay.actors.serving import (
@@ -50,6 +51,9 @@ class Egress:
         self._watches: dict[int, AnnounceService] = {}
         self._requests: dict[int, SubscribeService | TrackService | FetchService] = {}
         self._subscribe_ids: set[int] = set()
+        self.ranks = Ranks()
+        self._backlog = 0
+        """Bytes that wait in all subscriptions, at most: each is measured anew when it is delivered to."""
 
     # --- for the connection ----------------------------------------------------------------------------------------
 
@@ -109,6 +113,27 @@ class Egress:
     def count(self) -> int:
         """Subscriptions and fetches."""
         return len(self._requests)
+
+    def account(self, change: int) -> None:
+        """A subscription holds so much more, or less, than before."""
+        self._backlog += change
+        if self._backlog > self._connection.environment.limits.backlog_session and change > 0:
+            self._shed()
+
+    def _shed(self) -> None:
+        """If the session holds too much, the least important subscription loses its oldest group, then the next."""
+        services = [s for s in self._requests.values() if isinstance(s, SubscribeService)]
+        limit = self._connection.limit_of("backlog_session")
+        self._backlog = sum(service.backlog.measure() for service in services)
+        if self._backlog <= limit:
+            return
+        # not to the limit itself, or it would have to be done again at once
+        while self._backlog > limit * 3 // 4 and services:
+            least = min(services, key=lambda s: (s.backlog.priority, -s.backlog.unsent))
+            before = least.backlog.unsent
+            if not least.shed():
+                services.remove(least)
+            self._backlog += least.backlog.unsent - before
 
     # --- requests of the peer --------------------------------------------------------------------------------------
 

@@ -5,10 +5,11 @@ Tracks deliver here through the connection; what a slow peer cannot take is give
 
 from __future__ import annotations
 
-import time
+import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.backlog import Backlog, GivenUp, Sending, send_priority
 from relay.actors.moving import AskAgain, Move, Search, again, move
 from relay.actors.runtime import Ref, send
 from relay.model.route import UNKNOWN_HOP
@@ -31,14 +32,6 @@ from relay.wire.version import Version
 if TYPE_CHECKING:
     from relay.actors.connection import ConnectionActor
     from relay.actors.egress import Egress
-
-SEQUENCE_BITS = 40
-"""Low bits of a send priority: within one track priority the newer group goes first."""
-
-
-def send_priority(priority: int, sequence: int) -> int:
-    """Order of sending: higher track priority first, then newer groups; always below control streams."""
-    return (priority << SEQUENCE_BITS) | (sequence & ((1 << SEQUENCE_BITS) - 1))
 
 
 def interest_of(request: Subscribe | SubscribeUpdate, version: Version) -> Interest:
@@ -126,14 +119,6 @@ class FetchService(TrackService):
             super().on_message(message)
 
 
-class Sending(NamedTuple):
-    """A group stream toward the peer."""
-
-    since: float
-    sequence: int
-    stream: Stream
-
-
 END_OVERTAKES = 16_384
 """Unsent bytes of groups that the end of their track may overtake: they leave in the same flight."""
 
@@ -142,6 +127,10 @@ END_POLL = 0.02
 
 END_PATIENCE = 5.0
 """Seconds that the end of a track waits for its groups, at most."""
+
+
+STREAM_OVERHEAD = 16
+"""Bytes that a transport may put in front of a stream, at most."""
 
 
 class EndTrack(NamedTuple):
@@ -191,8 +180,10 @@ class SubscribeService:
         self._name = f"{request.broadcast} {request.track}"
         self._priority = request.priority
         self._track: Ref | None = None
-        self._open: dict[int, Stream] = {}
-        self._recent: list[Sending] = []
+        self._clock = asyncio.get_running_loop().time
+        self.backlog = Backlog(connection.environment.limits, egress.ranks, request.priority)
+        """The groups on their way to the peer."""
+        self._prefer(request)
         self._started = False
         self._behind = False
         self._over = False
@@ -249,6 +240,7 @@ class SubscribeService:
     def update(self, message: SubscribeUpdate) -> None:
         """SUBSCRIBE_UPDATE."""
         self._priority = message.priority
+        self._prefer(message)
         self._update = message
         self._bounded = self._bounded or message.end_group is not None
         if self._track is not None:
@@ -257,39 +249,53 @@ class SubscribeService:
                 interest = interest._replace(start_group=None, end_group=None)
             send(self._track, m.UpdateInterest(self._connection.actor_ref, self._key, interest))
 
+    def _prefer(self, request: Subscribe | SubscribeUpdate) -> None:
+        self.backlog.prefer(request.priority, ordered=request.ordered, latency=request.max_latency / 1000)
+
     # --- groups ----------------------------------------------------------------------------------------------------
 
     def deliver(self, pieces: tuple[m.GroupPiece, ...]) -> None:
         """Write what the track has for us."""
         if self._move is not None:
             pieces = self._move.pieces(pieces)
+        backlog = self.backlog
+        before = backlog.unsent
+        now = self._clock()
+        if backlog:
+            waiting = backlog.waiting()
+            if waiting:
+                begins = any(piece.first for piece in pieces)
+                self._give_up(backlog.review(waiting, now, begins=begins))
+            else:
+                self._behind = False
         for piece in pieces:
             if piece.first and piece.code is None:
-                stream = self._begin(piece)
+                sending = self._begin(piece, now)
             else:
-                found = self._open.get(piece.sequence)
-                if found is None:
+                found = backlog.get(piece.sequence)
+                if found is None or not self._continue(found, piece):
                     continue  # refused by the peer, or given up
-                stream = found
-                if piece.chunks or piece.fin:
-                    stream.write(piece.chunks, fin=piece.fin)
-            if piece.code is not None:
-                stream.reset(stream_code_for(self._connection.version, piece.code))
-                self._drop(piece.sequence)
-            elif piece.fin:
-                self._open.pop(piece.sequence, None)
-            elif stream.unsent > self._connection.environment.limits.backlog_bytes:
-                self._fall_behind(piece.sequence, stream)
+                sending = found
+            size = 0
+            for chunk in piece.chunks:
+                size += len(chunk)
+            backlog.wrote(sending, size, now)
+            if piece.fin:
+                sending.open = False
+        if backlog.unsent > self._connection.environment.limits.backlog_bytes:
+            self._give_up(backlog.review(backlog.waiting(), now, begins=False))
+        self._egress.account(backlog.unsent - before)
 
-    def _begin(self, piece: m.GroupPiece) -> Stream:
+    def _begin(self, piece: m.GroupPiece, now: float) -> Sending:
         connection = self._connection
+        backlog = self.backlog
         version = connection.version
         if not self._started:
             self._started = True
             if version >= Version.LITE_05:
                 self._stream.write((SubscribeOk(group=piece.sequence).encode(version),))
-        self._give_up_oldest()
-        stream = connection.session.open_uni(send_priority(self._priority, piece.sequence))
+        rank = backlog.rank(piece.sequence)
+        stream = connection.session.open_uni(send_priority(backlog.priority, rank))
         stream.context = GroupStopped(self, piece.sequence)
         header = group_header(version, GroupHeader(self.id, piece.sequence, piece.start_frame))
         stream.write((header, *piece.chunks), fin=piece.fin)
@@ -297,50 +303,46 @@ class SubscribeService:
         self._search.found()
         if piece.sequence >= self._next:
             self._next = min(piece.sequence + 1, MAX_VARINT)
-        self._open[piece.sequence] = stream
-        self._recent.append(Sending(time.monotonic(), piece.sequence, stream))
-        return stream
+        sending = backlog.begin(piece.sequence, stream, rank, now)
+        backlog.wrote(sending, len(header), now, STREAM_OVERHEAD)
+        return sending
 
-    def _give_up_oldest(self) -> None:
-        """A new group begins: beyond the backlog the oldest that waits is given up."""
-        waiting = [s for s in self._recent if s.stream.unsent or s.sequence in self._open]
-        self._recent = waiting
-        if len(waiting) <= 1:
-            self._behind = self._behind and bool(waiting)
-            return
-        limits = self._connection.environment.limits
-        queued = [sending for sending in waiting if sending.stream.unsent]
-        unsent = sum(sending.stream.unsent for sending in queued)
-        now = time.monotonic()
-        for count, oldest in zip(range(len(queued), 0, -1), queued, strict=True):
-            late = count >= limits.backlog_groups and now - oldest.since > limits.backlog_time
-            if not late and unsent <= limits.backlog_bytes:
-                break
-            unsent -= oldest.stream.unsent
-            self._fall_behind(oldest.sequence, oldest.stream)
+    def _continue(self, sending: Sending, piece: m.GroupPiece) -> bool:
+        """Write on, or break off; whether there is more to come."""
+        if piece.code is not None:
+            if sending.open or sending.stream.unsent:
+                sending.stream.reset(stream_code_for(self._connection.version, piece.code))
+            self.backlog.drop(sending.sequence)
+            return False
+        if sending.open and (piece.chunks or piece.fin):
+            sending.stream.write(piece.chunks, fin=piece.fin)
+        return sending.open
 
-    def _fall_behind(self, sequence: int, stream: Stream) -> None:
+    def shed(self) -> bool:
+        """The session as a whole holds too much: give up a group; whether there was one."""
+        given_up = self.backlog.shed()
+        self._give_up(given_up)
+        return bool(given_up)
+
+    def _give_up(self, given_up: list[GivenUp]) -> None:
         connection = self._connection
-        if not self._behind:
-            self._behind = True
-            connection.log.warning(
-                "slow subscriber track=%r group=%d waiting_bytes=%d limit_groups=%d",
-                self._name,
-                sequence,
-                stream.unsent,
-                connection.environment.limits.backlog_groups,
-            )
-        connection.counts["groups_dropped", "too_far_behind"] += 1
-        stream.reset(stream_code_for(connection.version, StreamCode.TOO_FAR_BEHIND))
-        self._drop(sequence)
-
-    def _drop(self, sequence: int) -> None:
-        self._open.pop(sequence, None)
-        self._recent = [sending for sending in self._recent if sending.sequence != sequence]
+        for sending, unsent, code in given_up:
+            if not self._behind:
+                self._behind = True
+                connection.log.warning(
+                    "slow subscriber track=%r group=%d reason=%s waiting_bytes=%d kept_bytes=%d",
+                    self._name,
+                    sending.sequence,
+                    code.name.lower(),
+                    unsent,
+                    self.backlog.unsent,
+                )
+            connection.counts["groups_dropped", code.name.lower()] += 1
+            sending.stream.reset(stream_code_for(connection.version, code))
 
     def group_stopped(self, sequence: int) -> None:
         """The peer refused the rest of a group."""
-        self._drop(sequence)
+        self.backlog.drop(sequence)
 
     def _send_datagram(self, message: m.DeliverDatagram) -> None:
         session = self._connection.session
@@ -362,7 +364,9 @@ class SubscribeService:
         """
         if self._over:
             return
-        waiting = sum(sending.stream.unsent for sending in self._recent)
+        before = self.backlog.unsent
+        waiting = self.backlog.measure()
+        self._egress.account(waiting - before)
         if waiting <= END_OVERTAKES or patience <= 0:
             self._end(final)
         else:
@@ -376,16 +380,17 @@ class SubscribeService:
 
     def _refuse(self, code: int) -> None:
         wire = stream_code_for(self._connection.version, code)
-        for stream in self._open.values():
-            stream.reset(wire)
+        for sending in self.backlog:
+            if sending.open:
+                sending.stream.reset(wire)
         self._connection.refuse(self._stream, code)
         self._finish()
 
     def _finish(self) -> None:
         if not self._over:
             self._over = True
-            self._open.clear()
-            self._recent.clear()
+            self._egress.account(-self.backlog.unsent)
+            self.backlog.clear()
             self._egress.forget(self._key)
 
     def leave(self) -> None:
@@ -410,7 +415,7 @@ class SubscribeService:
     def _unsubscribe(self) -> None:
         self.leave()
         wire = stream_code_for(self._connection.version, StreamCode.CANCELLED)
-        for sending in self._recent:
-            if sending.sequence in self._open or sending.stream.unsent:
+        for sending in self.backlog:
+            if sending.open or sending.stream.unsent:
                 sending.stream.reset(wire)
         self._finish()

@@ -245,7 +245,8 @@ class TrackActor(LoopActor):
         pieces: list[m.GroupPiece] = []
         for group in self._cache:
             sequence, wanted = group.sequence, subscriber.wants(group.sequence)
-            if sequence in before and not wanted and group.open:
+            if sequence in before and not wanted:
+                # it may be complete here and still wait to be sent
                 subscriber.encoders.pop(sequence, None)
                 pieces.append(m.GroupPiece(sequence, False, 0, (), False, StreamCode.CANCELLED))
             elif sequence not in before and wanted and group.code is None:

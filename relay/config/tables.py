@@ -52,6 +52,7 @@ LIMITS_RANGES: Mapping[str, Range] = {
     "frame": _BYTES,
     "cache_track": _BYTES,
     "backlog_bytes": _BYTES,
+    "backlog_session": _BYTES,
     "websocket_window": _BYTES,
     "websocket_message": _BYTES,
 }

@@ -24,7 +24,7 @@ class GroupCache:
         self._limits = limits
         self.latest: Group | None = None
         self.floor = 0
-        """Sequences below it have been evicted and are not taken again."""
+        """Sequences below it are not taken any more: one of them, or of those above, has been evicted."""
         self.size = 0
         """Bytes held."""
 
@@ -68,7 +68,8 @@ class GroupCache:
         """
         if self.latest is None:
             return None
-        groups = list(self)
+        # below the floor are but those that still arrive, with gaps between them
+        groups = [group for group in self if group.sequence >= self.floor]
         newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
         if max_age <= 0 or newest is None:
             return self.latest.sequence
@@ -82,14 +83,23 @@ class GroupCache:
         if len(self._groups) <= 1:
             return []
         dropped: list[Group] = []
-        for sequence in sorted(self._groups)[:-1]:
-            group = self._groups[sequence]
-            over = self.size > self._limits.cache_track or len(self._groups) > self._limits.cache_groups
-            if not over and (group.open or now - group.arrived < self._limits.cache_age):
-                continue
-            del self._groups[sequence]
-            self.size -= group.size
-            dropped.append(group)
+        older = [self._groups[sequence] for sequence in sorted(self._groups)[:-1]]
+        for group in older:
+            if not group.open and (self._over or now - group.arrived >= self._limits.cache_age):
+                self._drop(group, dropped)
+        # what still arrives goes last: viewers wait for its end, while nobody may ask for the others
+        for group in older:
+            if group.open and self._over:
+                self._drop(group, dropped)
         if dropped:
-            self.floor = max(self.floor, dropped[-1].sequence + 1)
+            self.floor = max(self.floor, *(group.sequence + 1 for group in dropped))
         return dropped
+
+    @property
+    def _over(self) -> bool:
+        return self.size > self._limits.cache_track or len(self._groups) > self._limits.cache_groups
+
+    def _drop(self, group: Group, dropped: list[Group]) -> None:
+        del self._groups[group.sequence]
+        self.size -= group.size
+        dropped.append(group)

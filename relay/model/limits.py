@@ -74,13 +74,16 @@ class Limits:
     """Other relays of a cluster. Each is dialled, or dials."""
 
     backlog_groups: int = 2
-    """Groups that may wait, unsent, in one subscription once the oldest has waited `backlog_time`."""
+    """Groups that may wait, unsent, in one subscription, however slow its peer is."""
 
     backlog_time: float = 1.0
-    """How long a burst may take to drain before `backlog_groups` applies."""
+    """A peer is slow once more waits for it than was written in this time; then the oldest group is given up."""
 
     backlog_bytes: int = 64 * 1024 * 1024
     """Unsent payload of one subscription, whatever its age."""
+
+    backlog_session: int = 256 * 1024 * 1024
+    """Unsent payload of all subscriptions of one session; beyond it the least important loses its oldest group."""
 
     websocket_streams: int = 1024
     """Streams of each kind that a peer on WebSocket may have open at once: one per group, announce, subscription."""

@@ -119,6 +119,10 @@ class FramedStream:
         if self.queued or fin:
             self._session.ready(self)
 
+    def prioritize(self, priority: int) -> None:
+        if not self.closed and not self._session.ended:
+            self._session.reorder(self, (priority, self.order[1]))
+
     def reset(self, code: int) -> None:
         if self.closed or self._session.ended:
             return

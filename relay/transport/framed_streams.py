@@ -59,6 +59,10 @@ class FramedStreams:
         if self._queue.add(stream):
             self.wake()
 
+    def reorder(self, stream: FramedStream, order: tuple[int, int]) -> None:
+        """A stream is of another urgency now."""
+        self._queue.reorder(stream, order)
+
     def abort(self, stream: FramedStream, code: int) -> None:
         """Our half of a stream was given up."""
         self._queue.remove(stream)

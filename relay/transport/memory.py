@@ -95,6 +95,9 @@ class MemoryStream:
             self.writable = False
         self._session.ready(self)
 
+    def prioritize(self, priority: int) -> None:
+        self.order = (-priority, self.order[1])
+
     def reset(self, code: int) -> None:
         if not self.sending or self._session.finished:
             return

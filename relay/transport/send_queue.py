@@ -85,6 +85,15 @@ class SendQueue:
                 del self._waiting[stream.unidirectional][stream]
         stream.place = Place.NOWHERE
 
+    def reorder(self, stream: FramedStream, order: tuple[int, int]) -> None:
+        """Give a stream another urgency, wherever it is."""
+        if stream.place is Place.READY:
+            self.remove(stream)
+            stream.order = order
+            self.add(stream)
+        else:
+            stream.order = order
+
     def clear(self) -> None:
         """Take all out."""
         for stream in (*self._ready, *self._blocked, *self._waiting[True], *self._waiting[False]):

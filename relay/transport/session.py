@@ -43,6 +43,9 @@ class Stream(Protocol):
     def reset(self, code: int) -> None:
         """Abort the send half: what is queued is dropped."""
 
+    def prioritize(self, priority: int) -> None:
+        """Give what of the stream is still to be sent another priority, as `open_uni` takes one."""
+
     def stop(self, code: int) -> None:
         """Ask the peer to stop sending. No more data events follow; a reset event may."""
 

@@ -434,6 +434,9 @@ class RecordingStream:
         self._finished = self._finished or fin
         self.raw.write(chunks, fin=fin)
 
+    def prioritize(self, priority: int) -> None:
+        self.raw.prioritize(priority)
+
     def reset(self, code: int) -> None:
         self.calls.append(("reset", code))
         if self._reset:

@@ -830,7 +830,21 @@ async def test_an_open_group_that_is_evicted_is_aborted() -> None:
     stage = Stage(Limits(track_idle=0.01, cache_groups=2))
     viewer = await stage.viewer()
     await stage.feed(part(0, b"x", fin=False))
-    await stage.feed(part(1, b"x"))
+    await stage.feed(part(1, b"x", fin=False))
     await stage.feed(part(2, b"x"))
     assert stage.stopped == [(0, StreamCode.TOO_FAR_BEHIND)]
     assert viewer.groups()[0].code == StreamCode.TOO_FAR_BEHIND
+
+
+async def test_a_group_whose_end_comes_late_outlasts_whole_ones_in_a_full_cache() -> None:
+    stage = Stage(Limits(track_idle=0.01, cache_track=10_000))
+    viewer = await stage.viewer()
+    await stage.feed(part(0, b"x", fin=False))
+    for sequence in range(1, 20):
+        await stage.feed(part(sequence, b"y" * 3_000))
+    await stage.feed(part(0, b"z"))
+    assert stage.stopped == []
+    assert viewer.groups()[0].fin
+    assert viewer.groups()[0].code is None
+    late = await stage.viewer(Interest(history_ms=3_600_000))
+    assert min(late.groups()) > 1

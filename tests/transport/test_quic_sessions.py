@@ -359,6 +359,49 @@ def test_the_most_urgent_stream_gets_the_credit(kind: str) -> None:
     assert order == [b"9000", b"7", b"5", b"1"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_that_waits_for_credit_can_be_made_more_urgent(kind: str) -> None:
+    wire = Wire(kind, server_settings=QuicSettings(max_streams_uni=6))
+    client, server = wire.open()
+    seen = Recorder(server)
+    open_streams = [client.open_uni() for _ in range(6 - (3 if kind == "webtransport" else 0))]
+    for stream in open_streams:
+        stream.write([b"hold"])
+    wire.run()
+    waiting = {priority: client.open_uni(priority) for priority in (5, 9, 1)}
+    for priority, stream in waiting.items():
+        stream.write([b"%d" % priority], fin=True)
+    waiting[1].prioritize(20)
+    waiting[9].prioritize(0)
+    wire.run()
+    for stream in open_streams:
+        stream.write([], fin=True)
+    wire.run()
+    order = [e.data for e in seen.events if isinstance(e, StreamData) and e.fin and e.data]
+    assert order == [b"1", b"5", b"9"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_can_be_made_more_urgent_while_it_is_sent(kind: str) -> None:
+    wire = Wire(kind)
+    client, server = wire.open()
+    seen = Recorder(server)
+    old, new = client.open_uni(1), client.open_uni(2)
+    old.write([bytes(400_000)], fin=True)
+    new.write([bytes(4_000_000)], fin=True)
+    with pytest.raises(AssertionError):
+        wire.run(3)  # no more than a part of it
+    assert old.unsent
+    old.prioritize(3)
+    wire.run(100_000)
+    finished = [e.stream.id for e in seen.events if isinstance(e, StreamData) and e.fin]
+    assert sorted(finished) == sorted([old.id, new.id])
+    if wire.client_quic.fast:  # otherwise the order is no more than a hint
+        assert finished == [old.id, new.id]
+    old.prioritize(1)  # it is over: nothing happens
+    wire.run()
+
+
 def test_stop_of_a_waiting_stream_follows_it() -> None:
     wire = Wire("quic", server_settings=QuicSettings(max_streams_bidi=1))
     client, server = wire.open()

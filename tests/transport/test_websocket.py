@@ -206,6 +206,23 @@ async def test_a_more_urgent_stream_overtakes_between_messages(draft: Draft | No
     assert wire.at_server.finished == [6, 2]
 
 
+async def test_a_stream_that_waits_can_be_made_more_urgent(draft: Draft | None) -> None:
+    wire = Wire(draft)
+    await wire.settle()
+    streams = [wire.client.open_uni(priority) for priority in (1, 2, 3)]
+    for stream in streams:
+        stream.write([bytes(20_000)], fin=True)
+    wire.move(wire.client, wire.server, 1)
+    streams[0].prioritize(9)
+    streams[2].prioritize(0)
+    await wire.settle()
+    first, second, third = wire.at_server.finished
+    assert [stream.id for stream in streams] == [first, second, third]
+    streams[0].prioritize(1)  # it is over: nothing happens
+    await wire.settle()
+    assert len(wire.at_server.finished) == 3
+
+
 async def test_resets_and_stops(draft: Draft | None) -> None:
     wire = Wire(draft)
     one, two = wire.client.open_bidi(), wire.client.open_bidi()

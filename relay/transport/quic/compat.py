@@ -294,6 +294,9 @@ class RelayQuicConnection(QuicConnection):
         """
         self.send_stream_data(stream_id, chunks[0] if len(chunks) == 1 else b"".join(chunks), fin)
 
+    def prioritize(self, stream_id: int, order: tuple[int, int]) -> None:
+        """Send what is left of a stream by another `order`. Here that is no more than a hint."""
+
     # -- receiving
 
     def next_event(self) -> QuicEvent | None:

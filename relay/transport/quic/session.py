@@ -356,6 +356,21 @@ class QuicSession:
             self._writing[stream] = None
         self.link.touch()
 
+    def reorder(self, stream: QuicStream, order: tuple[int, int]) -> None:
+        """A stream is of another urgency now."""
+        if stream.id >= 0:
+            stream.order = order
+            self.link.quic.prioritize(stream.id, order)
+            return
+        waiting = self._waiting[stream.unidirectional]
+        index = bisect.bisect_left(waiting, stream.order, key=urgency)
+        queued = index < len(waiting) and waiting[index] is stream
+        if queued:
+            del waiting[index]
+        stream.order = order
+        if queued:
+            bisect.insort(waiting, stream, key=urgency)
+
     def _claim(self, stream: QuicStream) -> None:
         """Give a waiting stream its id. Sending its first bytes, in the same turn, is what reserves the id."""
         quic = self.link.quic

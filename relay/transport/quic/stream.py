@@ -99,6 +99,10 @@ class QuicStream:
         if self.queued or fin:
             self._session.ready(self)
 
+    def prioritize(self, priority: int) -> None:
+        if self.half is not Half.CLOSED and not self._session.ended:
+            self._session.reorder(self, (priority, self.order[1]))
+
     def reset(self, code: int) -> None:
         if self.half is Half.CLOSED or self._session.ended:
             return

@@ -294,6 +294,18 @@ class FastBase(ServerStart):
         if not stream.sending and not stream.sender.buffer_is_empty:
             self.stream_sends(stream)
 
+    def prioritize(self, stream_id: int, order: tuple[int, int]) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        if stream.sending:
+            self._active.remove(stream)
+            stream.sending = False
+            stream.order = order
+            self.stream_sends(stream)
+        else:
+            stream.order = order
+
     def stream_sends(self, stream: FastStream) -> None:
         if not stream.sending:
             stream.sending = True

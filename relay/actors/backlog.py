@@ -1,0 +1,300 @@
+"""What one subscription has to send: the order of its groups, and what is given up when the peer cannot take it all.
+
+Owns the group streams that are open or not sent yet, and decides; `serving.py` writes, resets, counts and logs. Must
+never read a clock: `now` is a parameter, in seconds. docs/architecture.md tells why the rules are what they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from relay.model.limits import Limits
+from relay.transport.session import Stream
+from relay.wire.errors import StreamCode
+
+RANK_BITS = 52
+"""Bits of a rank. With 8 of the priority and one for overtaken groups, all groups stay below control streams."""
+
+RANK_STEP = 1 << 16
+"""Between two groups in order of their beginning: room for those that come out of order."""
+
+SLICES = 32
+"""How finely the past is divided when what was written in it is counted."""
+
+TURN = 4
+"""Turns are about a quarter of the patience: how long what was overtaken waits, and how much may go before what is new."""
+
+
+def send_priority(priority: int, rank: int, *, overtaken: bool = False) -> int:
+    """Order of sending: higher track priority first, then groups that were overtaken, then the higher rank."""
+    return (priority << RANK_BITS + 1) | (overtaken << RANK_BITS) | (rank & ((1 << RANK_BITS) - 1))
+
+
+class Ranks:
+    """Numbers the groups of one session as they begin, so that the newer of two tracks' groups is known."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = itertools.count(1)
+
+    def fresh(self) -> int:
+        """Above all ranks so far."""
+        return next(self._next) * RANK_STEP
+
+    def turn(self) -> int:
+        """For a group that was overtaken: below all that had their turn before."""
+        return -next(self._next)
+
+
+class Sending:
+    """A group stream toward the peer."""
+
+    __slots__ = ("open", "overtaken", "passed", "rank", "sequence", "size", "stream")
+
+    def __init__(self, sequence: int, stream: Stream, rank: int) -> None:
+        self.sequence = sequence
+        self.stream = stream
+        self.rank = rank
+        self.open = True
+        """Whether more may be written."""
+        self.overtaken = False
+        """Whether its turn comes before newer groups."""
+        self.passed: float | None = None
+        """When a newer group began."""
+        self.size = 0
+        """Bytes written."""
+
+
+Waiting = tuple[Sending, int]
+"""A group and its unsent bytes."""
+
+
+class GivenUp(NamedTuple):
+    """A group that will not be sent to its end."""
+
+    sending: Sending
+    unsent: int
+    code: StreamCode
+
+
+class Flow:
+    """How much was written lately."""
+
+    __slots__ = ("_slices",)
+
+    def __init__(self) -> None:
+        self._slices: deque[tuple[float, int]] = deque()
+
+    def add(self, size: int, now: float, span: float) -> None:
+        """Something was written. `span` is the longest time that will be asked for."""
+        slices = self._slices
+        if slices and now - slices[-1][0] < span / SLICES:
+            start, before = slices[-1]
+            slices[-1] = start, before + size
+            return
+        while slices and slices[0][0] <= now - span - span / SLICES:
+            slices.popleft()
+        slices.append((now, size))
+
+    def within(self, now: float, span: float) -> int:
+        """Bytes written in the last `span` seconds."""
+        return sum(size for start, size in self._slices if now - start < span)
+
+
+class Backlog:
+    """The group streams of one subscription that are open or not sent yet."""
+
+    def __init__(self, limits: Limits, ranks: Ranks, priority: int) -> None:
+        self._limits = limits
+        self._ranks = ranks
+        self._groups: dict[int, Sending] = {}
+        self._flow = Flow()
+        self._newest = -1
+        self.priority = priority
+        self._ordered = False
+        self._latency = 0.0
+        self._patience = limits.backlog_time
+        self.unsent = 0
+        """Bytes that waited when it was last looked, and all that was written since."""
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[Sending]:
+        return iter(self._groups.values())
+
+    def get(self, sequence: int) -> Sending | None:
+        """A group that is open or not sent yet."""
+        return self._groups.get(sequence)
+
+    def drop(self, sequence: int) -> None:
+        """A group needs no more care: the peer refused it, or it was reset."""
+        self._groups.pop(sequence, None)
+
+    def clear(self) -> None:
+        """The subscription is over."""
+        self._groups.clear()
+        self.unsent = 0
+
+    def measure(self) -> int:
+        """Bytes that wait now."""
+        self.unsent = sum(sending.stream.unsent for sending in self._groups.values())
+        return self.unsent
+
+    # --- what the subscriber wants ---------------------------------------------------------------------------------
+
+    def prefer(self, priority: int, *, ordered: bool, latency: float) -> None:
+        """What the subscriber asked for last. `latency` is in seconds; 0 leaves it to the relay."""
+        limits = self._limits
+        self._latency = latency
+        self._patience = max(limits.backlog_time, min(latency, limits.cache_age))
+        if (priority, ordered) == (self.priority, self._ordered):
+            return
+        self.priority = priority
+        self._ordered = ordered
+        for sequence in sorted(self._groups, reverse=ordered):
+            sending = self._groups[sequence]
+            if not sending.overtaken:
+                sending.rank = self._ranks.fresh()
+            self._place(sending)
+
+    def _place(self, sending: Sending) -> None:
+        order = send_priority(self.priority, sending.rank, overtaken=sending.overtaken)
+        sending.stream.prioritize(order)
+
+    # --- groups ----------------------------------------------------------------------------------------------------
+
+    def rank(self, sequence: int) -> int:
+        """The rank of a group that begins."""
+        if self._ordered:
+            if not self._groups:
+                return self._ranks.fresh()
+            # the subscription keeps its place among others of its priority by its oldest group
+            oldest = self._groups[min(self._groups)]
+            if sequence > oldest.sequence and not oldest.overtaken:
+                oldest.rank = self._ranks.fresh()
+                self._place(oldest)
+            older = [s.rank for s in self._groups.values() if s.sequence < sequence and not s.overtaken]
+            return min(older) - 1 if older else self._ranks.fresh()
+        if sequence < self._newest:
+            newer = [s.rank for s in self._groups.values() if s.sequence > sequence and not s.overtaken]
+            if newer:
+                return min(newer) - 1
+        return self._ranks.fresh()
+
+    def begin(self, sequence: int, stream: Stream, rank: int, now: float) -> Sending:
+        """A group stream was opened."""
+        sending = Sending(sequence, stream, rank)
+        if sequence > self._newest:
+            before = self._groups.get(self._newest)  # all others have been passed already
+            if before is not None:
+                before.passed = now
+            self._newest = sequence
+        else:
+            sending.passed = now
+        self._groups[sequence] = sending
+        return sending
+
+    def wrote(self, sending: Sending, size: int, now: float, overhead: int = 0) -> None:
+        """Bytes were handed to a stream, in front of which the transport may put some `overhead`."""
+        sending.size += size
+        size += overhead
+        self.unsent += size
+        self._flow.add(size, now, self._patience)
+
+    # --- what waits ------------------------------------------------------------------------------------------------
+
+    def review(self, waiting: list[Waiting], now: float, *, begins: bool) -> list[GivenUp]:
+        """Look at what waits, before more is written: whose turn it is, and what is given up.
+
+        `begins` tells that a new group begins: only then a peer that is too slow skips.
+        """
+        given_up: list[GivenUp] = []
+        if len(waiting) > 1:
+            waiting.sort(key=_by_sequence)
+        if self._latency:
+            for sending, unsent in waiting:
+                if sending.passed is not None and now - sending.passed >= self._latency:
+                    self._give_up(sending, unsent, StreamCode.DELIVERY_TIMEOUT, given_up)
+        limits = self._limits
+        left = [pair for pair in waiting if pair[0].sequence in self._groups] if given_up else waiting
+        while left and (
+            self.unsent > limits.backlog_bytes
+            or len(left) > limits.cache_groups
+            or (
+                begins
+                and len(left) >= limits.backlog_groups
+                and self.unsent > self._flow.within(now, self._patience)
+            )
+        ):
+            sending, unsent = left.pop(0)
+            self._give_up(sending, unsent, StreamCode.TOO_FAR_BEHIND, given_up)
+        if begins:
+            self._finish(left, now)
+        self._take_turns(left, now)
+        return given_up
+
+    def shed(self) -> list[GivenUp]:
+        """The session holds too much: give up the oldest group that waits, if there is one."""
+        waiting = self.waiting()
+        given_up: list[GivenUp] = []
+        if waiting:
+            sending, unsent = min(waiting, key=_by_sequence)
+            self._give_up(sending, unsent, StreamCode.TOO_FAR_BEHIND, given_up)
+        return given_up
+
+    def waiting(self) -> list[Waiting]:
+        """Groups with unsent bytes, and how many; those that are over and sent need no more care."""
+        waiting: list[Waiting] = []
+        total = 0
+        for sending in list(self._groups.values()):
+            unsent = sending.stream.unsent
+            if unsent:
+                waiting.append((sending, unsent))
+                total += unsent
+            elif not sending.open:
+                self._sent(sending)
+        self.unsent = total
+        return waiting
+
+    def _sent(self, sending: Sending) -> None:
+        del self._groups[sending.sequence]
+        if not sending.overtaken:
+            # what of it is lost, or its mere end, must not wait behind all that follows
+            self._let_go_first(sending)
+
+    def _let_go_first(self, sending: Sending) -> None:
+        sending.overtaken = True
+        sending.rank = self._ranks.turn()
+        self._place(sending)
+
+    def _finish(self, waiting: list[Waiting], now: float) -> None:
+        """A new group begins: what is more than half sent, and soon done, goes before it.
+
+        Else a slow peer gets the beginning of every group and the end of none.
+        """
+        soon = self._flow.within(now, self._limits.backlog_time / TURN)
+        for sending, unsent in waiting:
+            if not sending.open and not sending.overtaken and unsent <= min(sending.size // 2, soon):
+                self._let_go_first(sending)
+
+    def _take_turns(self, waiting: list[Waiting], now: float) -> None:
+        """The peer keeps up, but without a pause: what newer groups have overtaken goes before them."""
+        turn = min(self._limits.backlog_time, self._latency or self._patience) / TURN
+        late = [s for s, _ in waiting if s.passed is not None and now - s.passed >= turn and not s.overtaken]
+        if late and self.unsent <= self._flow.within(now, self._patience / TURN):
+            for sending in late:
+                self._let_go_first(sending)
+
+    def _give_up(self, sending: Sending, unsent: int, code: StreamCode, given_up: list[GivenUp]) -> None:
+        del self._groups[sending.sequence]
+        self.unsent -= unsent
+        given_up.append(GivenUp(sending, unsent, code))
+
+
+def _by_sequence(waiting: Waiting) -> int:
+    return waiting[0].sequence
