@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 import pykka
 from pykka import ActorDeadError
 from pykka._envelope import Envelope
-from pykka.messages import _ActorStop
+from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
 __all__ = ["ActorDeadError", "LoopActor", "LoopFuture", "Ref", "Timer", "ask", "halt", "send", "stop"]
 
@@ -39,6 +39,10 @@ PASS_BUDGET = 512
 
 DEPTH_WARNING = 10_000
 """Messages waiting for one actor above which something is wrong with it."""
+
+
+_RESERVED = (ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop)
+"""Messages that pykka handles itself."""
 
 
 class CancelledInActorError(RuntimeError):
@@ -134,9 +138,9 @@ class LoopInbox:
             self.waiting = True
             self._dispatcher.wake(self._actor)
 
-    def begin_turn(self) -> None:
-        """What waits now is what this turn handles."""
-        self._budget = len(self._queue)
+    def allow_one(self) -> None:
+        """Let the loop of pykka take the next message, and then end."""
+        self._budget = 1
 
     def get(self) -> Envelope[Any]:
         """Next message of this turn; `queue.Empty` ends the turn."""
@@ -277,11 +281,8 @@ class LoopActor(pykka.Actor):
         if not self._started:
             self._started = True
             self._actor_loop_setup()
-        if not self.actor_stopped.is_set():
-            inbox.begin_turn()
-            with suppress(Empty):
-                self._actor_loop_running()
-        if not self.actor_stopped.is_set():
+        self._handle_waiting(inbox)
+        if not self._ended:
             self._guarded(self.on_turn_end)
         if self.actor_stopped.is_set():
             self._end(None)
@@ -293,14 +294,38 @@ class LoopActor(pykka.Actor):
             inbox.waiting = True
             _dispatcher().wake(self)
 
+    def _handle_waiting(self, inbox: LoopInbox) -> None:
+        queue = inbox._queue
+        for _ in range(len(queue)):
+            if self._ended:
+                break
+            envelope = queue[0]
+            message = envelope.message
+            if envelope.reply_to is None and not isinstance(message, _RESERVED):
+                # What nearly all messages are needs nothing of pykka's.
+                queue.popleft()
+                try:
+                    self.on_receive(message)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - the boundary of an actor
+                    self._crash(error)
+            else:
+                inbox.allow_one()
+                with suppress(Empty):
+                    self._actor_loop_running()
+
     def _guarded(self, hook: Callable[[], None]) -> None:
         try:
             hook()
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 - the boundary of an actor
-            self._handle_failure(type(error), error, error.__traceback__)
-            self._end(error)
+            self._crash(error)
+
+    def _crash(self, error: BaseException) -> None:
+        self._handle_failure(type(error), error, error.__traceback__)
+        self._end(error)
 
     def _actor_loop_setup(self) -> None:
         self._guarded(self.on_start)
@@ -345,10 +370,9 @@ class LoopActor(pykka.Actor):
 
 def send(ref: Ref, message: Any) -> bool:
     """Tell, where the receiver may have ended meanwhile. Whether it was still there."""
-    try:
-        ref.tell(message)
-    except ActorDeadError:
+    if ref.actor_stopped.is_set():
         return False
+    ref.actor_inbox.put(Envelope(message))
     return True
 
 

@@ -502,7 +502,7 @@ def test_the_private_names_of_pykka_that_the_runtime_uses_exist() -> None:
         "_actor_loop_teardown",
         "_handle_receive",
     }
-    own = set(vars(LoopActor)) | {"_timers", "_started", "_ended"}
+    own = set(vars(LoopActor)) | {"_timers", "_started", "_ended", "_queue"}
     tree = ast.parse(inspect.getsource(LoopActor))
     used = {
         node.attr

@@ -263,6 +263,10 @@ class RelayQuicConnection(QuicConnection):
         """When `handle_timer` wants to be called, but for `probe_at`."""
         return self.get_timer()
 
+    def waits(self) -> bool:
+        """Whether `deadline` may have come nearer, since it is that of an acknowledgement or of more packets."""
+        return True
+
     def probe_at(self) -> float | None:
         """When loss detection wants it, for a connection that keeps this apart: it moves with every packet."""
         return None

@@ -212,9 +212,10 @@ class Link:
             if self.gone:
                 return
         try:
-            if self.handler is not None:
-                self.handler.deliver()
-                self.handler.pump()
+            handler = self.handler
+            if handler is not None:
+                handler.deliver()
+                handler.pump()
             closing = compat.close_is_pending(quic)
             flights = quic.flights(now)
             for buffers, size, address in flights:
@@ -254,9 +255,12 @@ class Link:
 
     def arm(self, now: float) -> None:
         """Have `on_timer` called at the next deadline, or earlier."""
-        probe = self.quic.probe_at()
+        quic = self.quic
+        probe = quic.probe_at()
         if probe is not None:
             self.endpoint.watch(self, probe)
+        if self.armed and not quic.waits() and self.setup_deadline is None and self._close_plan is None:
+            return  # all that is left are distant deadlines, which only ever move back
         deadline = self._deadline()
         if deadline is None:
             return

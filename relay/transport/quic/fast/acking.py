@@ -92,21 +92,23 @@ class AckingConnection(FastBase):
             if run.first < low:
                 self._tell_apart()
                 return None
-            if run.size == self._max_datagram_size and run.last > run.first:
-                self._mtu.acknowledged()
-            begin, last = run.start, run.last
+            begin, first, last = run.start, run.first, run.last
+            if last > first and run.size == self._max_datagram_size:
+                self._mtu.losses = 0
             if last > high:
-                count = high + 1 - run.first
-                self._count(run.sent_time, count * run.size, count)
+                count = high + 1 - first
+                size = count * run.size
                 run.cut(count)
                 run.sender.on_acked(begin, run.start, False)
+            else:
+                count = last + 1 - first
+                size = count * (run.size - run.step) + run.stop - begin
+                run.sender.on_acked(begin, run.stop, run.fin)
+                stop += 1
+            self._count(run.sent_time, size, count)
+            if last >= high:
                 found = run.sent_time
                 break
-            self._count(run.sent_time, run.total(), last + 1 - run.first)
-            run.sender.on_acked(begin, run.stop, run.fin)
-            stop += 1
-            if last == high:
-                found = run.sent_time
         del runs[start:stop]
         return found
 
@@ -129,7 +131,7 @@ class AckingConnection(FastBase):
             kind = packet.__class__
             if kind is RunPacket:
                 if packet.sent_bytes == self._max_datagram_size:
-                    self._mtu.acknowledged()
+                    self._mtu.losses = 0
                 self._count(packet.sent_time, packet.sent_bytes, 1)
                 packet.sender.on_acked(packet.start, packet.stop, packet.fin)
                 continue
@@ -167,9 +169,9 @@ class AckingConnection(FastBase):
         loss = self._loss
         space = self._space
         if self._acked_bytes:
-            self._grow(now)
+            self._grow(loss._cc, now)
         if self._sample is not None:
-            self._measure(*self._sample, now)
+            self._measure(loss, *self._sample, now)
             self._sample = None
         newest = space.largest_acked_packet
         runs = self._runs
@@ -188,12 +190,11 @@ class AckingConnection(FastBase):
         if self._mtu.lost(sum(number not in space.sent_packets for number in before), now):
             self._resize()
 
-    def _grow(self, now: float) -> None:
+    def _grow(self, cc: Any, now: float) -> None:
         """Take acknowledged bytes out of flight, and raise the congestion window if it was in use.
 
         A window that the application does not fill says nothing about the network (RFC 9002, 7.8).
         """
-        cc: Any = self._loss._cc
         used = 2 * cc.bytes_in_flight >= cc.congestion_window or bool(self._active)
         growing = self._growing_bytes
         cc.bytes_in_flight -= self._acked_bytes
@@ -214,14 +215,15 @@ class AckingConnection(FastBase):
             self._frequency_due = True
         self._acked_bytes = self._growing_bytes = self._growing_packets = 0
 
-    def _measure(self, latest: float, delay: float, now: float) -> None:
+    def _measure(self, loss: Any, latest: float, delay: float, now: float) -> None:
         """A sample of the round trip (RFC 9002, 5)."""
-        loss = self._loss
-        delay = min(delay, loss.max_ack_delay)
         rtt = max(latest, SMALLEST_RTT)
-        loss._rtt_min = min(rtt, loss._rtt_min)
-        if rtt > loss._rtt_min + delay:
-            rtt -= delay
+        if rtt < loss._rtt_min:
+            loss._rtt_min = rtt
+        else:
+            delay = min(delay, loss.max_ack_delay)
+            if rtt > loss._rtt_min + delay:
+                rtt -= delay
         loss._rtt_latest = rtt
         if not loss._rtt_initialized:
             loss._rtt_first_sample_time = now

@@ -40,8 +40,11 @@ class FastConnection(ReadingConnection, WritingConnection):
             or self._probe_pending
             or self._limits_due
             or self._space.loss_time is not None
-            or self._receive_window.sent != self._receive_window.value
+            or self._receive_window.sent != self._receive_window._value
         )
+
+    def waits(self) -> bool:
+        return not self._quick or self._space.ack_at is not None or self._pacing_at is not None
 
     def deadline(self) -> float | None:
         at = self._close_at

@@ -29,7 +29,7 @@ HOLE_LOSSES = 12
 class PathMtu:
     """The search on one connection, between the size that it began with and what the peer takes."""
 
-    __slots__ = ("_candidates", "_limit", "_losses", "_next", "_probing", "_tries", "base", "enabled", "size")
+    __slots__ = ("_candidates", "_limit", "_next", "_probing", "_tries", "base", "enabled", "losses", "size")
 
     def __init__(self, base: int) -> None:
         self.base = base
@@ -43,7 +43,8 @@ class PathMtu:
         self._probing = False
         self._tries = 0
         self._next = 0.0
-        self._losses = 0
+        self.losses = 0
+        """Packets of full size lost since one was acknowledged."""
 
     def limit(self, size: int) -> None:
         """The peer takes no more (its transport parameter max_udp_payload_size)."""
@@ -73,7 +74,7 @@ class PathMtu:
         self._probing = False
         self._candidates.clear()
         self._next = now + RAISE_INTERVAL
-        self._losses = 0
+        self.losses = 0
         self.size = max(self.size, size)
 
     def failed(self, now: float) -> None:
@@ -86,18 +87,14 @@ class PathMtu:
             if not self._candidates:
                 self._next = now + RAISE_INTERVAL
 
-    def acknowledged(self) -> None:
-        """A packet of full size arrived."""
-        self._losses = 0
-
     def lost(self, count: int, now: float) -> bool:
         """So many packets of full size were lost. Returns whether `size` has changed."""
-        self._losses += count
-        return self._losses >= HOLE_LOSSES and self.hole(now)
+        self.losses += count
+        return self.losses >= HOLE_LOSSES and self.hole(now)
 
     def hole(self, now: float) -> bool:
         """Large packets seem to get through no longer: return to what every path carries. Whether that is a change."""
-        self._losses = 0
+        self.losses = 0
         if self.size == self.base:
             return False
         self._candidates.clear()

@@ -162,10 +162,6 @@ class Run:
         self.fin = fin
         """Whether the stream ends with the last packet."""
 
-    def total(self) -> int:
-        """Size of all packets, on the wire."""
-        return (self.last + 1 - self.first) * (self.size - self.step) + self.stop - self.start
-
     def cut(self, count: int) -> None:
         """Forget the first `count` packets, not all of them."""
         self.first += count

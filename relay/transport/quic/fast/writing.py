@@ -105,11 +105,13 @@ class WritingConnection(SpeakingConnection):
             budget = cc.congestion_window - cc.bytes_in_flight
             if probe:
                 budget = max(budget, size)  # a probe may exceed the window (RFC 9002, 7.5)
-            elif budget >= size and (at := pacer.next_send_time(now)) is not None:
-                self._pacing_at = at
-                budget = 0
-            elif pacer.rate:
-                budget = min(budget, int(pacer.tokens) + size)
+            elif pacer.rate and budget >= size:
+                tokens = pacer.fill(now)
+                if tokens <= 0:
+                    self._pacing_at = pacer.next_send_time(now)
+                    budget = 0
+                elif tokens + size < budget:
+                    budget = int(tokens) + size
             if budget < size:
                 budget = 0
         if not budget and not (ack and space.ack_at <= now):  # type: ignore[operator]
