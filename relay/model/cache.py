@@ -80,17 +80,22 @@ class GroupCache:
 
     def evict(self, now: float) -> list[Group]:
         """Drop what the policy no longer keeps; the dropped groups, so that open ones can be ended."""
-        if len(self._groups) <= 1:
-            return []
         dropped: list[Group] = []
-        older = [self._groups[sequence] for sequence in sorted(self._groups)[:-1]]
-        for group in older:
-            if not group.open and (self._over or now - group.arrived >= self._limits.cache_age):
-                self._drop(group, dropped)
-        # what still arrives goes last: viewers wait for its end, while nobody may ask for the others
-        for group in older:
-            if group.open and self._over:
-                self._drop(group, dropped)
+        for group in self._groups.values():  # in order of arrival
+            if now - group.arrived < self._limits.cache_age:
+                break
+            if group is not self.latest and not group.open:
+                dropped.append(group)
+        for group in dropped:
+            self._drop(group)
+        if self._over:
+            older = [self._groups[sequence] for sequence in sorted(self._groups)[:-1]]
+            # what still arrives goes last: viewers wait for its end, while nobody may ask for the others
+            for group in sorted(older, key=_is_open):
+                if not self._over:
+                    break
+                self._drop(group)
+                dropped.append(group)
         if dropped:
             self.floor = max(self.floor, *(group.sequence + 1 for group in dropped))
         return dropped
@@ -99,7 +104,10 @@ class GroupCache:
     def _over(self) -> bool:
         return self.size > self._limits.cache_track or len(self._groups) > self._limits.cache_groups
 
-    def _drop(self, group: Group, dropped: list[Group]) -> None:
+    def _drop(self, group: Group) -> None:
         del self._groups[group.sequence]
         self.size -= group.size
-        dropped.append(group)
+
+
+def _is_open(group: Group) -> bool:
+    return group.open

@@ -372,13 +372,13 @@ class QuicSession:
             bisect.insort(waiting, stream, key=urgency)
 
     def _claim(self, stream: QuicStream) -> None:
-        """Give a waiting stream its id. Sending its first bytes, in the same turn, is what reserves the id."""
-        quic = self.link.quic
-        stream.id = quic.get_next_available_stream_id(is_unidirectional=stream.unidirectional)
+        """Give a waiting stream its id, which writing its first bytes reserves."""
+        stream.id = self.link.quic.get_next_available_stream_id(is_unidirectional=stream.unidirectional)
         self._streams[stream.id] = stream
         prefix = self._prefix(unidirectional=stream.unidirectional)
-        quic.write_stream(stream.id, [prefix], fin=False, order=stream.order)
-        self._writing[stream] = None
+        if prefix:
+            stream.chunks.insert(0, prefix)
+        self._offer(stream)
         if stream.stop_code is not None:
             self.ask_to_stop(stream, stream.stop_code)
 

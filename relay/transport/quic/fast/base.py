@@ -265,6 +265,17 @@ class FastBase(ServerStart):
         found = self._streams.get(stream_id)
         if found is not None and not (stream_id & 2 and (stream_id & 1 == 0) is not self._is_client):
             return found
+        number = self._local_next_stream_id_uni
+        if stream_id == number and number >> 2 < self._remote_max_streams_uni:
+            self._local_next_stream_id_uni = number + 4
+            new = self._streams[number] = FastStream(
+                self,
+                number,
+                max_stream_data_local=0,
+                max_stream_data_remote=self._remote_max_stream_data_uni,
+                readable=False,
+            )
+            return new
         stream = super()._get_or_create_stream_for_send(stream_id)  # raises for what may not be sent on
         self._streams_queue.clear()
         uni = bool(stream_id & 2)
