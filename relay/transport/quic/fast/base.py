@@ -21,7 +21,7 @@ from relay.transport.quic.fast.keys import FastPair
 from relay.transport.quic.fast.mtu import PathMtu
 from relay.transport.quic.fast.recovery import Pacer, Run, Seen
 from relay.transport.quic.fast.start import ServerStart
-from relay.transport.quic.fast.streams import NO_SENDER, FastStream
+from relay.transport.quic.fast.streams import NO_RECEIVER, NO_SENDER, FastStream
 from relay.transport.quic.fast.varint import varint
 
 if TYPE_CHECKING:
@@ -331,6 +331,18 @@ class FastBase(ServerStart):
 
     def stream_ended(self, stream: FastStream) -> None:
         self._ended.append(stream)
+
+    def _discard_sent(self) -> None:
+        """Forget streams that only sent: no event that waits to be read can be about them."""
+        left = []
+        for stream in self._ended:
+            if stream.receiver is NO_RECEIVER and stream.is_finished and not stream.sending:
+                if self._streams.pop(stream.stream_id, None) is not None:
+                    self._calling.pop(stream, None)
+                    stream.detach()
+            else:
+                left.append(stream)
+        self._ended = left
 
     def _discard_ended(self) -> None:
         """Forget streams whose halves are both over, and let the peer open new ones (RFC 9000, 4.6)."""

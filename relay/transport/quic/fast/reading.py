@@ -146,6 +146,8 @@ class ReadingConnection(AckingConnection):
         if self._gathering is not None:
             self._pass_on()
         self._settle(now)
+        if self._ended:
+            self._discard_sent()
 
     def next_event(self) -> QuicEvent | None:
         if self._gathering is not None:
