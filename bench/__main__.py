@@ -83,7 +83,7 @@ def _how(command: argparse.ArgumentParser, *, rounds: int) -> None:
     )
     command.add_argument(
         "--relays",
-        help=f"some of {','.join(CONTENDERS)}; by default all, in rows that grow without `stock`",
+        help=f"some of {','.join(CONTENDERS)}; by default all but `pure`, in rows that grow without `stock`",
     )
     command.add_argument("--processes", type=int, default=2, help="processes of viewers [%(default)s]")
 
@@ -128,7 +128,8 @@ def contenders_for(scenario: Scenario, asked: Sequence[str] | None) -> list[str]
     """Return who takes part: those asked for, else all, but in rows that grow without the slow one."""
     if asked is not None:
         return list(asked)
-    return [name for name in CONTENDERS if scenario.series is None or name != "stock"]
+    left_out = {"pure"} if scenario.series is None else {"pure", "stock"}
+    return [name for name in CONTENDERS if name not in left_out]
 
 
 async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], store: Store) -> None:

@@ -26,6 +26,7 @@ tls.generate = "localhost"
 
 [server.quic]
 fast = {fast}
+native = {native}
 
 [web.http]
 listen = "127.0.0.1:{port}"
@@ -53,6 +54,7 @@ CONTENDERS = {
     for contender in (
         Contender("rust", "Rust core", "listening"),
         Contender("fast", "moq-relay", "certificate sha256"),
+        Contender("pure", "moq-relay, `native = false`", "certificate sha256"),
         Contender("stock", "moq-relay, `fast = false`", "certificate sha256"),
     )
 }
@@ -123,8 +125,9 @@ class RunningRelay:
         if self._contender.name == "rust":
             return [str(self._peer_python), "-u", "-m", "bench.peer_relay", str(self.port)]
         config = Path(self._folder.name) / "relay.toml"
-        fast = str(self._contender.name == "fast").lower()
-        config.write_text(CONFIG.format(port=self.port, internal=internal, fast=fast))
+        name = self._contender.name
+        fast, native = str(name != "stock").lower(), str(name == "fast").lower()
+        config.write_text(CONFIG.format(port=self.port, internal=internal, fast=fast, native=native))
         return [sys.executable, "-u", "-m", "relay.cli", str(config)]
 
     def _said(self) -> str:

@@ -225,7 +225,7 @@ class Lab:
             assert quic._loss.bytes_in_flight == 0, self.describe()
             assert space.ack_eliciting_in_flight == 0, self.describe()
             assert not [p for p in space.sent_packets.values() if p.in_flight], self.describe()
-            assert len(space.ack_queue) < 40
+            assert len(space.ack_queue) < 100  # at 20 % loss; of thousands
             assert not quic._streams, quic._streams
             if quic.fast:
                 assert not quic._runs
