@@ -19,6 +19,7 @@ import ssl
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -574,10 +575,20 @@ def check(config: Config) -> None:
     Relay(config)
 
 
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop's where it is installed (`moq-relay[fast]`), else the standard one."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 def run(config: Config) -> int:
     """Run until a signal asks for the end; the exit status."""
     try:
-        return asyncio.run(_serve(config))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(config))
     except OSError as error:
         print(f"moq-relay: {error.strerror or error}", file=sys.stderr)  # noqa: T201
         return 1

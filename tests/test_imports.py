@@ -78,7 +78,7 @@ ROOMS = {
     "relay/cli.py": Room(("app", "config", "log", "version")),
     "relay/app.py": Room(
         ("actors", "auth", "config", "model", "transport", "version", "web", "wire"),
-        ("aiohttp", "aioquic", "cryptography", "jwt", "msgpack", "pydantic", "pykka"),
+        ("aiohttp", "aioquic", "cryptography", "jwt", "msgpack", "pydantic", "pykka", "uvloop"),
     ),
     "relay/__init__.py": Room(()),
 }
