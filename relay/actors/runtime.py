@@ -306,8 +306,6 @@ class LoopActor(pykka.Actor):
                 queue.popleft()
                 try:
                     self.on_receive(message)
-                except (KeyboardInterrupt, SystemExit):
-                    raise
                 except BaseException as error:  # noqa: BLE001 - the boundary of an actor
                     self._crash(error)
             else:

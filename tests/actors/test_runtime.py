@@ -224,7 +224,9 @@ class Faulty(Diary):
 
 @pytest.mark.parametrize("where", ["on_start", "handler", "on_turn_end", "on_end"])
 @pytest.mark.parametrize(
-    "error", [ValueError("oops"), asyncio.CancelledError("oops")], ids=["error", "cancelled"]
+    "error",
+    [ValueError("oops"), asyncio.CancelledError("oops")],
+    ids=["error", "cancelled"],
 )
 async def test_a_failing_hook_ends_that_actor_once_and_no_other(
     trouble: Trouble, where: str, error: BaseException
@@ -255,6 +257,17 @@ async def test_a_failing_hook_ends_that_actor_once_and_no_other(
     sibling.tell("still here")
     await settle()
     assert "still here" in sibling_log
+
+
+async def test_an_exit_in_a_handler_ends_the_actor_too(trouble: Trouble) -> None:
+    """Else it would wait for its turn for ever, and so would all who ask it."""
+    log: list[Any] = []
+    ref = Faulty.start("handler", SystemExit(3), log)
+    ref.tell(raising(SystemExit(3)))
+    await settle()
+    assert not ref.is_alive()
+    assert len(ends(log)) == 1
+    trouble.records.clear()
 
 
 class _whatever:  # noqa: N801 - reads as a context manager

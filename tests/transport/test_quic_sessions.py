@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from relay.transport.quic import compat
 from relay.transport.quic import session as session_module
+from relay.transport.quic.fast.varint import varint
 from relay.transport.quic.link import Link
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.stream import plain_code, wire_code
@@ -549,6 +552,70 @@ def test_keep_alive_follows_a_peer_with_less_patience() -> None:
     seen = Recorder(client)
     wire.advance(20.0)
     assert not seen.events
+
+
+def test_keep_alive_is_not_hidden_by_an_older_deadline() -> None:
+    """A ClientHello in two datagrams leaves a distant deadline armed before it is known when to ping."""
+    wire = Wire("quic")
+    wire.open()
+    link = wire.server_link
+    link.armed[:] = [wire.now + 10.0]
+    link._agree()
+    link.arm(wire.now)
+    assert 0 < link.keep_alive < 5
+    assert link.armed[-1] <= wire.now + link.keep_alive + 0.2
+
+
+@pytest.mark.parametrize("rest", [0, 1])
+def test_an_acknowledgement_that_ends_a_back_off_brings_the_next_look_nearer(rest: int) -> None:
+    wire = Wire("quic")
+    client, server = wire.open()
+    Recorder(client)
+    Recorder(server)
+    looks: list[float] = []
+    wire.server_side.watch = lambda link, deadline: looks.append(deadline)  # type: ignore[method-assign]
+    quic: Any = wire.server_quic
+    if not quic.fast:
+        pytest.skip("aioquic's way has no watch of its own")
+    first = quic._packet_number
+    server.open_uni().write([bytes(8000)])
+    wire.lose = lambda target, data: True
+    wire.advance(3.0)
+    assert quic._loss._pto_count > 1
+    last = quic._packet_number - 1 - rest
+    looks.clear()
+    ack = b"\x02" + varint(last) + b"\x00\x00" + varint(last - first)
+    quic._read_frames(ack, wire.now)
+    wire.server_link.drained(wire.now)
+    assert quic._loss._pto_count == 0
+    assert not quic.has_reason_to_send(wire.now)
+    assert looks == ([quic.probe_at()] if rest else [])
+
+
+def test_an_ack_of_hundreds_of_ranges_that_name_nothing_is_cheap() -> None:
+    """Each range was compared with each run: 24 ms for a frame of a kilobyte."""
+    wire = Wire("quic")
+    client, server = wire.open()
+    Recorder(client)
+    Recorder(server)
+    quic: Any = wire.server_quic
+    if not quic.fast:
+        pytest.skip("aioquic's way has no runs")
+    quic._loss._cc.congestion_window = 1 << 26
+    wire.lose = lambda target, data: True
+    gaps = []
+    for _ in range(100):
+        server.open_uni().write([bytes(500)], fin=True)
+        wire.server_link.transmit(wire.now)
+        gaps.append(quic._packet_number)
+        quic._packet_number += 1  # as an ACK alone would take one
+    assert len(quic._runs) == 100
+    gaps.reverse()
+    ack = b"\x02" + varint(gaps[0]) + b"\x00" + varint(len(gaps) - 1) + b"\x00"
+    ack += b"".join(varint(gap - following - 2) + b"\x00" for gap, following in pairwise(gaps))
+    quic._read_frames(ack, wire.now)
+    assert not quic._runs
+    assert len(quic._space.sent_packets) == 100
 
 
 def test_no_keep_alive_if_off() -> None:

@@ -246,6 +246,14 @@ class Endpoint:
             if not self._watched:
                 self._stop_watching()
 
+    def _notice_stall(self, late: float, now: float) -> None:
+        """A timer was so much late: perhaps the machine slept, or the process was stopped or starved."""
+        if late > STALL:
+            # Live peers have had no chance to be heard.
+            logger.warning("late=%.1fs the event loop did not run; connections=%d", late, len(self.links))
+            for link in self.links:
+                link.resume(now)
+
     def _stop_watching(self) -> None:
         if self._watch_timer is not None:
             self._watch_timer.cancel()
@@ -253,9 +261,10 @@ class Endpoint:
         self._watch_at = math.inf
 
     def _look(self) -> None:
+        now = time.monotonic()
+        self._notice_stall(now - self._watch_at, now)
         watched, self._watched = self._watched, {}
         self._stop_watching()
-        now = time.monotonic()
         for link in watched:
             at = None if link.gone else link.quic.probe_at()
             if at is None:
@@ -276,12 +285,7 @@ class Endpoint:
     def _on_timer(self) -> None:
         self._timer = None
         now = time.monotonic()
-        late = now - self._timer_at
-        if late > STALL:
-            # The machine slept, or the process was stopped or starved: live peers have had no chance to be heard.
-            logger.warning("late=%.1fs the event loop did not run; connections=%d", late, len(self.links))
-            for link in self.links:
-                link.resume(now)
+        self._notice_stall(now - self._timer_at, now)
         timers = self._timers
         while timers and timers[0][0] <= now:
             deadline, _, link = heapq.heappop(timers)

@@ -180,8 +180,10 @@ class Link:
                 self.touch()
             else:
                 self.transmit(now)  # nothing follows from a handshake but the handshake
-        elif quic.probe_at() is None:
+        elif (probe := quic.probe_at()) is None:
             self.endpoint.unwatch(self)
+        else:
+            self.endpoint.watch(self, probe)  # a probe time-out that had backed off starts anew
 
     def process(self) -> None:
         """Pass on what the connection and the session have to tell."""
@@ -356,6 +358,7 @@ class Link:
         if settings.keep_alive:
             # The peer may give up on silence earlier than we do, and the pings must come in good time for both.
             self.keep_alive = min(settings.keep_alive, max(self.idle_timeout / 3, SHORTEST_KEEP_ALIVE))
+            self.armed.clear()  # this deadline may be nearer than any before
         if settings.mtu_discovery and self.sock.unfragmented:
             self.quic.discover_mtu()
 

@@ -19,6 +19,10 @@ from relay.transport.quic.fast.recovery import RunPacket, SentPacket, Sum
 SMALLEST_RTT = 0.001
 """Seconds; as in aioquic."""
 
+MOST_LOOKS = 1024
+"""Times that a run is compared with a range of one ACK frame. Beyond it, packets are looked up one by one: a frame of
+hundreds of ranges that name nothing must not cost milliseconds."""
+
 LONG_RTT = 0.3
 """Seconds of round trip from which on the idle time-out may depend on it (RFC 9000, 10.1)."""
 
@@ -55,6 +59,8 @@ class AckingConnection(FastBase):
         space.largest_acked_packet = max(space.largest_acked_packet, largest)
         sample = self._acknowledge(lowest, largest)
         if more is not None:
+            if len(more) * len(self._runs) > MOST_LOOKS:
+                self._tell_apart()
             for low, high in more:
                 self._acknowledge(low, high)
         if sample is not None:
