@@ -341,10 +341,6 @@ class QuicSession:
             order=(priority, -next(self._openings)),
         )
 
-    def unsent(self, stream_id: int) -> int:
-        """Bytes that the connection holds and has never sent."""
-        return compat.unsent(self.link.quic, stream_id)
-
     def ready(self, stream: QuicStream) -> None:
         """A stream has something to send."""
         if stream.id < 0:
@@ -354,7 +350,8 @@ class QuicSession:
                 waiting.insert(index, stream)
         else:
             self._writing[stream] = None
-        self.link.touch()
+        link = self.link
+        link.endpoint.touch(link)
 
     def reorder(self, stream: QuicStream, order: tuple[int, int]) -> None:
         """A stream is of another urgency now."""
@@ -362,7 +359,7 @@ class QuicSession:
             stream.order = order
             self.link.quic.prioritize(stream.id, order)
             return
-        waiting = self._waiting[stream.unidirectional]
+        waiting = self._waiting.get(stream.unidirectional, [])
         index = bisect.bisect_left(waiting, stream.order, key=urgency)
         queued = index < len(waiting) and waiting[index] is stream
         if queued:

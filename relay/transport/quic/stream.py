@@ -1,6 +1,6 @@
 """A stream of a QUIC session, as its owner holds it.
 
-Owns the state of both halves and what is queued but not handed to the connection yet. Must never talk to the
+Owns the state of both halves and what is queued but not handed to the connection yet. Must never write to the
 connection itself: the session does, and it is the only one to use what is not part of `Stream`.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from relay.transport.quic import compat
 from relay.wire.errors import MAX_CODE, from_http3, to_http3
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class QuicStream:
     def unsent(self) -> int:
         if self.id < 0 or self.half is Half.CLOSED:
             return self.queued
-        return self.queued + self._session.unsent(self.id)
+        return self.queued + compat.unsent(self._session.link.quic, self.id)
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         if self.half is not Half.OPEN or self._session.ended:

@@ -276,7 +276,7 @@ class ReadingConnection(AckingConnection):
         assert isinstance(receiver, FastReceiver)
         window = self._receive_window
         fresh = final - receiver.highest_offset
-        if fresh > 0 and window.used + fresh > window.value:
+        if fresh > 0 and window.used + fresh > window._value:
             raise QuicConnectionError(QuicErrorCode.FLOW_CONTROL_ERROR, kind, "Over connection data limit")
         if (
             offset == receiver._buffer_start == receiver.highest_offset

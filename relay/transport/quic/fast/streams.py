@@ -112,8 +112,9 @@ class FastSender:
             self.fin_pending = True
         if fin or stop > self._buffer_stop:
             self._buffer_stop = stop
-            if self._stream is not None:
-                self._stream.sends()
+            stream = self._stream
+            if stream is not None and not stream.sending:
+                stream._owner.stream_sends(stream)
 
     def write(self, data: bytes, end_stream: bool = False) -> None:  # noqa: FBT001, FBT002 - as the original
         self.append((data,), fin=end_stream)
