@@ -478,7 +478,7 @@ async def test_cancelled_dialling_leaves_nothing() -> None:
 
 
 async def test_http_fetches_the_fingerprint() -> None:
-    async with hosting() as host:
+    async with hosting(address=("127.0.0.1", free_udp_port())) as host:  # of which TCP is free as well
         answers: dict[str, Any] = {"text": host.store.fingerprint, "status": 200}
 
         async def serve(request: web.Request) -> web.Response:
