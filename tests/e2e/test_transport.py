@@ -282,6 +282,22 @@ async def test_our_own_pause_is_not_the_peers_silence() -> None:
         await leave(session)
 
 
+async def test_a_deadline_that_has_passed_is_no_pause(caplog: pytest.LogCaptureFixture) -> None:
+    """A peer that ends a long back-off must not make the relay excuse the silence of all others."""
+    async with hosting() as host:
+        session = await connect(host.url("moqt"), tls=host.tls)
+        Owner(session)
+        peer = await host.owner()
+        assert isinstance(peer.session, QuicSession)
+        link = peer.session.link
+        before = time.monotonic()
+        link.endpoint.watch(link, before - 5)
+        assert link.endpoint._watch_at >= before
+        link.endpoint._look()
+        assert "did not run" not in caplog.text
+        await leave(session)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_rejection(scheme: str) -> None:
     async with hosting() as host:

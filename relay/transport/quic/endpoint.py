@@ -233,11 +233,14 @@ class Endpoint:
         """
         self._watched[link] = None
         if deadline < self._watch_at:
-            if self._watch_timer is not None:
-                self._watch_timer.cancel()
-            self._watch_at = deadline
-            delay = max(SHORTEST_WAIT, deadline - time.monotonic())
-            self._watch_timer = self._loop.call_later(delay, self._look)
+            # A deadline that has passed already is late by no pause of ours: `_look` is due from now on.
+            now = time.monotonic()
+            at = max(deadline, now + SHORTEST_WAIT)
+            if at < self._watch_at:
+                if self._watch_timer is not None:
+                    self._watch_timer.cancel()
+                self._watch_at = at
+                self._watch_timer = self._loop.call_later(at - now, self._look)
 
     def unwatch(self, link: Link) -> None:
         """Everything that `link` sent has arrived. An idle relay is not woken to find that out."""

@@ -93,7 +93,7 @@ class QuicSession:
         self._streams: dict[int, QuicStream] = {}
         self._writing: dict[QuicStream, None] = {}
         self._waiting: dict[bool, list[QuicStream]] = {}
-        """Streams without credit yet, by whether they are unidirectional; the most urgent last. Never an empty list."""
+        """Streams without credit yet, by whether they are unidirectional; the most urgent last."""
         self._openings = itertools.count()
         self._pings = itertools.count(1)
         self._local_bit = 0 if is_client else 1
