@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from relay.model.limits import Limits
 from relay.transport.client import ClientTls, ConnectError, connect
-from relay.transport.quic import dial, endpoint
+from relay.transport.quic import dial, endpoint, offload
 from relay.transport.quic.certificates import CertificatePair, CertificateStore, generate_certificate
 from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.endpoint import QuicServer
@@ -206,6 +206,20 @@ async def test_large_transfer_both_ways(scheme: str) -> None:
         await owner.until(lambda owner: owner.finished, 60)
         assert owner.data(stream.id) == payload
         assert stream.unsent == 0
+        await leave(session)
+
+
+async def test_a_kernel_without_offload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: one call for each datagram."""
+    for name in ("can_segment", "receive_merged", "forbid_fragments"):
+        monkeypatch.setattr(offload, name, lambda sock: False)
+    async with hosting() as host:
+        session = await connect(host.url("moqt"), tls=host.tls)
+        owner = Owner(session)
+        stream = session.open_bidi()
+        stream.write([bytes(500_000)], fin=True)
+        await owner.until(lambda owner: owner.finished)
+        assert len(owner.data(stream.id)) == 500_000
         await leave(session)
 
 
