@@ -41,8 +41,8 @@ DEPTH_WARNING = 10_000
 """Messages waiting for one actor above which something is wrong with it."""
 
 
-_RESERVED = (ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop)
-"""Messages that pykka handles itself."""
+_SPECIAL = (Envelope, ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop)
+"""What pykka handles itself: what wants an answer, and its own messages."""
 
 
 class CancelledInActorError(RuntimeError):
@@ -63,17 +63,14 @@ class Dispatcher:
 
     def wake(self, actor: LoopActor) -> None:
         """`actor` has something in its inbox."""
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() == self._thread:
+            self._ready.append(actor)
+            if not self._scheduled:
+                self._schedule()
+        else:
             loop = self._loop()
             if loop is not None:
-                loop.call_soon_threadsafe(self._enqueue, actor)
-        else:
-            self._enqueue(actor)
-
-    def _enqueue(self, actor: LoopActor) -> None:
-        self._ready.append(actor)
-        if not self._scheduled:
-            self._schedule()
+                loop.call_soon_threadsafe(self.wake, actor)
 
     def _schedule(self) -> None:
         loop = self._loop()
@@ -106,17 +103,22 @@ def _dispatcher() -> Dispatcher:
 
 
 class LoopInbox:
-    """A deque that asks for a turn when it becomes non-empty."""
+    """A deque that asks for a turn when it becomes non-empty.
 
-    __slots__ = ("_actor", "_budget", "_dispatcher", "_queue", "waiting")
+    It holds pykka's envelopes, and what `send` puts in as it is: nearly all messages need no envelope.
+    """
+
+    __slots__ = ("_actor", "_budget", "_dispatcher", "_queue", "ended", "waiting")
 
     def __init__(self) -> None:
-        self._queue: deque[Envelope[Any]] = deque()
+        self._queue: deque[Any] = deque()
         self._actor: LoopActor | None = None
         self._dispatcher: Dispatcher | None = None
         self._budget = 0
         self.waiting = False
         """Whether a turn has been asked for."""
+        self.ended = False
+        """Whether the actor has, so that nothing more will be read."""
 
     def attach(self, actor: LoopActor, dispatcher: Dispatcher) -> None:
         """Start to serve `actor`, whose first turn (`on_start`) is due."""
@@ -130,13 +132,15 @@ class LoopInbox:
         self._actor = None
         self._dispatcher = None
 
-    def put(self, envelope: Envelope[Any], /) -> None:
-        self._queue.append(envelope)
-        if len(self._queue) == DEPTH_WARNING:
+    def put(self, item: Any, /) -> None:
+        queue = self._queue
+        queue.append(item)
+        if not self.waiting:
+            if self._dispatcher is not None and self._actor is not None:
+                self.waiting = True
+                self._dispatcher.wake(self._actor)
+        elif len(queue) == DEPTH_WARNING:
             logger.warning("%d messages wait for %s", DEPTH_WARNING, self._actor)
-        if not self.waiting and self._dispatcher is not None and self._actor is not None:
-            self.waiting = True
-            self._dispatcher.wake(self._actor)
 
     def allow_one(self) -> None:
         """Let the loop of pykka take the next message, and then end."""
@@ -147,7 +151,8 @@ class LoopInbox:
         if self._budget <= 0:
             raise Empty
         self._budget -= 1
-        return self._queue.popleft()
+        item = self._queue.popleft()
+        return item if isinstance(item, Envelope) else Envelope(item)
 
     def empty(self) -> bool:
         if not self._queue:
@@ -160,7 +165,11 @@ class LoopInbox:
 
     def waiting_messages(self) -> list[Any]:
         """What has been sent and not handled, without what waits for a reply."""
-        return [envelope.message for envelope in self._queue if envelope.reply_to is None]
+        return [
+            item.message if isinstance(item, Envelope) else item
+            for item in self._queue
+            if not isinstance(item, Envelope) or item.reply_to is None
+        ]
 
 
 class LoopFuture(pykka.Future[Any]):
@@ -283,9 +292,13 @@ class LoopActor(pykka.Actor):
             self._actor_loop_setup()
         self._handle_waiting(inbox)
         if not self._ended:
-            self._guarded(self.on_turn_end)
-        if self.actor_stopped.is_set():
-            self._end(None)
+            try:
+                self.on_turn_end()
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001 - the boundary of an actor
+                self._crash(error)
+        if self._ended:
             self._actor_loop_teardown()
             inbox.detach()
             return
@@ -299,10 +312,8 @@ class LoopActor(pykka.Actor):
         for _ in range(len(queue)):
             if self._ended:
                 break
-            envelope = queue[0]
-            message = envelope.message
-            if envelope.reply_to is None and not isinstance(message, _RESERVED):
-                # What nearly all messages are needs nothing of pykka's.
+            message = queue[0]
+            if not isinstance(message, _SPECIAL):
                 queue.popleft()
                 try:
                     self.on_receive(message)
@@ -357,7 +368,7 @@ class LoopActor(pykka.Actor):
     def _end(self, error: BaseException | None) -> None:
         if self._ended:
             return
-        self._ended = True
+        self._ended = self.inbox.ended = True
         for timer in list(self._timers):
             timer.cancel()
         try:
@@ -368,9 +379,10 @@ class LoopActor(pykka.Actor):
 
 def send(ref: Ref, message: Any) -> bool:
     """Tell, where the receiver may have ended meanwhile. Whether it was still there."""
-    if ref.actor_stopped.is_set():
+    inbox: LoopInbox = ref.actor_inbox  # type: ignore[assignment]
+    if inbox.ended:
         return False
-    ref.actor_inbox.put(Envelope(message))
+    inbox.put(message)
     return True
 
 

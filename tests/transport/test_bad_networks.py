@@ -51,6 +51,9 @@ def test_a_transfer_both_ways(pairing: Pairing, network: str, seed: int) -> None
     lab.run(lambda: 2 in lab.server.finished and 3 in lab.client.finished, within=2000)
     assert lab.server.received[2] == up
     assert lab.client.received[3] == down
+    if network == "good":  # packets sent together arrive together
+        for end in (lab.client, lab.server):
+            assert (end.in_runs > SIZE / 1500 / 2) == end.quic.fast
     lab.settle()
     lab.check_nothing_left()
 

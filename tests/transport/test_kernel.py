@@ -14,6 +14,7 @@ from aioquic.tls import CipherSuite
 
 from relay.transport.quic.fast import keys
 from relay.transport.quic.fast.keys import FastPair, PureKeys, pure_read_ack
+from relay.wire.varint import encode_varint
 
 kernel: Any = vars(keys)["_kernel"]
 
@@ -22,10 +23,15 @@ needs_kernel = pytest.mark.skipif(not keys.NATIVE, reason="the kernel is not bui
 SUITES = [CipherSuite.AES_128_GCM_SHA256, CipherSuite.AES_256_GCM_SHA384]
 
 
-def make(suite: CipherSuite) -> tuple[PureKeys, Any, Any]:
+def make_context(suite: CipherSuite, seed: int = 1) -> CryptoContext:
     context = CryptoContext()
-    secret = random.Random(1).randbytes(48 if suite is CipherSuite.AES_256_GCM_SHA384 else 32)
+    secret = random.Random(seed).randbytes(48 if suite is CipherSuite.AES_256_GCM_SHA384 else 32)
     context.setup(cipher_suite=suite, secret=secret, version=1)
+    return context
+
+
+def make(suite: CipherSuite) -> tuple[PureKeys, Any, Any]:
+    context = make_context(suite)
     material = keys.material(context)
     return PureKeys(context), kernel.Keys(*material, True), kernel.Keys(*material, False)
 
@@ -98,6 +104,114 @@ def test_runs(suite: CipherSuite) -> None:
         assert data == b"".join(chunks)[start - base : stop - base]
 
 
+ROOM = 200
+"""Bytes of payload of each packet that a kernel has merged."""
+
+
+def stream_payload(
+    dice: random.Random, stream_id: int, offset: int, *, fin: bool = False
+) -> tuple[bytes, bytes]:
+    """A payload of one STREAM frame, in one of the ways it can be written, and the data in it."""
+    kind, head = 0x08 | fin, encode_varint(stream_id)
+    if offset or dice.random() < 0.5:
+        kind, head = kind | 4, head + encode_varint(offset)
+    padding = dice.choice([None, 0, 1, 30])
+    if padding is None:
+        data = dice.randbytes(ROOM - 1 - len(head))
+        return bytes((kind,)) + head + data, data
+    data = dice.randbytes(ROOM - 1 - len(head) - 2 - padding)
+    return b"".join(
+        (bytes((kind | 2,)), head, (0x4000 | len(data)).to_bytes(2, "big"), data, bytes(padding))
+    ), data
+
+
+ODD: dict[str, bytes] = {
+    "another stream": b"\x0e\x07\x00\x02ab",
+    "a gap in the data": b"\x0e\x03\xbf\xff\xff\xff\x02ab",
+    "an acknowledgement before it": b"\x02\x05\x00\x00\x00\x0a\x03\x02ab",
+    "a ping after it": b"\x0a\x03\x02ab\x00\x01",
+    "a length beyond the end": b"\x0a\x03\x44\xffab",
+    "no STREAM frame": b"\x01",
+}
+
+
+def test_odd_packets_are_odd() -> None:
+    """Each begins a run of its own, or none: what makes them odd is what came before, or what is in them."""
+    for name, payload in ODD.items():
+        found = keys._read_only_stream(payload.ljust(ROOM, b"\0"))
+        assert (found is not None) == (name in {"another stream", "a gap in the data"}), name
+
+
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_kernel), False])
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("odd", [*ODD, "a number left out", "other keys", "another phase", "reserved bits",
+                                 "another connection", "a long header", "the end"])  # fmt: skip
+def test_taking_what_goes_together(suite: CipherSuite, odd: str, native: bool) -> None:
+    pure, opening = PureKeys(context := make_context(suite)), PureKeys(context)
+    if native:
+        opening = kernel.Keys(*keys.material(context), False)
+    foreign = PureKeys(make_context(suite, 2))
+    dice = random.Random(odd)
+    for _ in range(100):
+        cid, flags = dice.randbytes(8), 0x41
+        first = dice.choice([0, 1, 0xFFFE, 1 << 20])
+        begin = offset = dice.choice([0, 10, 1 << 14, 1 << 33])
+        count = dice.randint(0, 6)
+        buffer, whole = b"", b""
+        for number in range(first, first + count):
+            fin = odd == "the end" and number == first + count - 1
+            payload, data = stream_payload(dice, 3, offset, fin=fin)
+            buffer += pure.one(number, 2, flags, cid, payload)
+            whole += data
+            offset += len(data)
+        number = first + count + (odd == "a number left out")
+        payload = ODD[odd].ljust(ROOM, b"\0") if odd in ODD else stream_payload(dice, 3, offset)[0]
+        sealing = foreign if odd == "other keys" else pure
+        odd_flags = flags | {"another phase": 4, "reserved bits": 8, "a long header": 0x80}.get(odd, 0)
+        odd_cid = bytes(8) if odd == "another connection" else cid
+        starts = count == 0 and odd in {"another stream", "a gap in the data", "the end"}
+        buffer += sealing.one(number, 2, odd_flags, odd_cid, payload)
+        each = len(buffer) // (count + 1)
+        taken = None
+        for form in (buffer, memoryview(buffer)):
+            taken = opening.take(form, each, cid, first, 0)
+            if starts:
+                assert taken is not None
+                assert taken[0] == 1
+            elif not count:
+                assert taken is None
+            else:
+                assert taken is not None
+                assert (taken[0], *taken[2:]) == (count, 3, begin, whole, odd == "the end")
+                assert taken[1] == 0x08 | taken[1] & 7
+        # cut short, the last packet is none; and nothing but a stranger's bytes is none at all
+        assert opening.take(buffer[:-1], each, cid, first, 0) == (None if not count else taken)
+        assert opening.take(dice.randbytes(each * 2), each, cid, first, 0) is None
+
+
+@needs_kernel
+def test_taking_agrees_whatever_arrives() -> None:
+    """Payloads of all kinds, damaged here and there."""
+    pure, sealing, opening = make(SUITES[0])
+    dice = random.Random(5)
+    for _ in range(5_000):
+        cid, first = bytes(8), dice.randrange(1 << 16)
+        offset, buffer = 0, b""
+        for number in range(first, first + 3):
+            payload, data = stream_payload(
+                dice, dice.choice([3, 3, 3, 1 << 14]), offset, fin=dice.random() < 0.1
+            )
+            damaged = bytearray(payload)
+            for _ in range(dice.choice([0, 0, 1, 2])):
+                damaged[dice.choice([0, 0, 1, 2, 3, 4, -1])] = dice.choice(
+                    [0, 1, 0x3F, 0x40, 0xFF, dice.randrange(256)]
+                )
+            buffer += sealing.one(number, 2, 0x41, cid, bytes(damaged[: dice.choice([ROOM, ROOM, ROOM, 4])]))
+            offset += len(data)
+        each = 1 + 8 + 2 + ROOM + 16
+        assert pure.take(buffer, each, cid, first, 0) == opening.take(buffer, each, cid, first, 0)
+
+
 @needs_kernel
 def test_what_it_refuses() -> None:
     _, sealing, opening = make(SUITES[0])
@@ -126,10 +240,19 @@ def test_what_it_refuses() -> None:
         (opening.open, [bytes(50), 21, 1, 0]),
         (opening.open, [bytes(50), -1, 1, 0]),
         (opening.open, [bytes(50), 8, -1, 0]),
+        (sealing.take, [bytes(50), 50, bytes(8), 1, 0]),
+        (opening.take, [bytes(50), 0, bytes(8), 1, 0]),
+        (opening.take, [bytes(50), -1, bytes(8), 1, 0]),
+        (opening.take, [bytes(50), 50, bytes(21), 1, 0]),
+        (opening.take, [bytes(50), 50, "text", 1, 0]),
+        (opening.take, ["text", 50, bytes(8), 1, 0]),
+        (opening.take, [bytes(50), 50, bytes(8), -1, 0]),
+        (opening.take, [bytes(50), 50]),
     ):
         with pytest.raises((ValueError, TypeError, OverflowError)):
             call(*arguments)
     assert opening.open(b"", 8, 1, 0) is None
+    assert opening.take(b"", 50, bytes(8), 1, 0) is None
     for material in (
         (bytes(15), bytes(12), bytes(16)),
         (bytes(16), bytes(11), bytes(16)),

@@ -36,6 +36,7 @@ from aioquic.quic.recovery import K_MICRO_SECOND
 
 if TYPE_CHECKING:
     from aioquic.quic.configuration import QuicConfiguration
+    from aioquic.quic.connection import NetworkAddress
     from aioquic.quic.recovery import QuicPacketSpace
     from cryptography import x509
 
@@ -220,6 +221,8 @@ class RelayQuicConnection(QuicConnection):
         credentials: CredentialSelector | None = None,
     ) -> None:
         self._construct(configuration, original_destination_connection_id)
+        self.events = self._events
+        """What is to be read with `next_event`."""
         # The constructor fixes 128 streams each way and no option changes it; the transport parameters are written
         # from these when the handshake begins.
         for limit, value in (
@@ -246,6 +249,10 @@ class RelayQuicConnection(QuicConnection):
         self._loss._send_probe = _nothing
         self._streams.clear()
         self._streams_queue.clear()
+
+    def receive_run(self, buffer: memoryview, each: int, addr: NetworkAddress, now: float) -> int:  # noqa: ARG002
+        """Take several datagrams at once, if they are of the simplest kind. Returns how many."""
+        return 0
 
     def finish_receiving(self, now: float) -> None:
         """Called when the socket is drained, before the events are read."""

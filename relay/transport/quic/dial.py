@@ -41,7 +41,7 @@ class ClientEndpoint(Endpoint):
 
     def dial(self, sock: socket.socket, address: Address, configuration: QuicConfiguration) -> None:
         """Send the first packet."""
-        udp = UdpSocket(sock, self.on_datagram, buffer=self.settings.socket_buffer)
+        udp = UdpSocket(sock, self, buffer=self.settings.socket_buffer)
         udp.on_error = self._on_error
         self.add_socket(udp)
         peer = udp.connect(address)

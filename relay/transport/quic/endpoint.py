@@ -189,6 +189,27 @@ class Endpoint:
         link.receive(data, address, now)
         self._received[link] = None
 
+    def on_merged(self, sock: UdpSocket, view: memoryview, each: int, address: Address) -> None:
+        """Route datagrams of `each` bytes that the kernel has merged; the last one may have fewer."""
+        at = 0
+        while at < len(view):
+            left = view[at:]
+            link = self._routes.get(bytes(left[1 : 1 + CONNECTION_ID_LENGTH]))
+            count = 0
+            if link is not None:
+                now = time.monotonic()
+                count = link.receive_run(left, each, address, now)
+            if count:
+                assert link is not None
+                link.sock = sock
+                self._received[link] = None
+            else:
+                self.on_datagram(sock, bytes(left[:each]), address)
+                if sock.closed:
+                    return
+                count = 1
+            at += count * each
+
     def _drained(self) -> None:
         received, self._received = self._received, {}
         now = self.now()
@@ -343,7 +364,7 @@ class QuicServer(Endpoint):
     async def start(self) -> None:
         """Bind and listen. Raises OSError with a message for people."""
         for sock in bind_udp(*self._address):
-            self.add_socket(UdpSocket(sock, self.on_datagram, buffer=self.settings.socket_buffer))
+            self.add_socket(UdpSocket(sock, self, buffer=self.settings.socket_buffer))
 
     async def close(self, code: int = 0, reason: str = "", timeout: float = 3.0) -> None:  # noqa: ASYNC109
         """Close every session, wait until the closes went out (at most `timeout` seconds), release the sockets."""

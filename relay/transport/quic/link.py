@@ -84,6 +84,7 @@ class Link:
     __slots__ = (
         "__weakref__",
         "_close_plan",
+        "_closing",
         "_failures",
         "_gone_waiters",
         "_goodbye",
@@ -138,6 +139,8 @@ class Link:
         self._close_plan: tuple[float, int, str] | None = None
         self._gone_waiters: list[asyncio.Future[None]] = []
         self._goodbye: list[tuple[bytes, Address]] = []
+        self._closing = False
+        """Whether we have closed the connection, which the session may not know yet."""
         self._late = 0
         self._lost = False
         self._failures = 0
@@ -160,6 +163,20 @@ class Link:
             self.quic.receive_datagram(data, address, now)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
+
+    def receive_run(self, buffer: memoryview, each: int, address: Address, now: float) -> int:
+        """Take the datagrams of `each` bytes at the start of `buffer` that go together. Returns how many; 0 for none."""
+        if self._goodbye:
+            return 0
+        try:
+            count = self.quic.receive_run(buffer, each, address, now)
+        except Exception as error:  # noqa: BLE001 - the boundary of one connection
+            self.fail(error)
+            return 1
+        if count:
+            self.heard = now
+            self.bytes_received += min(count * each, len(buffer))
+        return count
 
     def drained(self, now: float) -> None:
         """No more datagrams for now: pass on what they brought, and transmit if that gives a reason to."""
@@ -209,7 +226,7 @@ class Link:
     def transmit(self, now: float) -> None:
         """Everything of this loop turn: events of local calls, then what is to be sent, then the timer."""
         quic = self.quic
-        if quic.has_news or self.handler is None:
+        if quic.events or self._closing or self.handler is None:
             self.process()
             if self.gone:
                 return
@@ -229,7 +246,7 @@ class Link:
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
         # Writing issues connection ids, whose events must be known before the peer can use them.
-        if quic.has_news:
+        if quic.events:
             self.process()
         if not self.gone:
             self.arm(now)
@@ -287,6 +304,7 @@ class Link:
     def close(self, code: int, reason: str = "", *, transport: bool = False) -> None:
         """Close the connection now: with an application code, or with a transport error."""
         self._close_plan = None
+        self._closing = True
         self.quic.close(code, QuicFrameType.PADDING if transport else None, reason)
         self.touch()
 

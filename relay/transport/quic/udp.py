@@ -12,7 +12,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from relay.transport.quic import offload
 
@@ -32,6 +32,9 @@ SEND_FLUSH = 64
 
 MAX_DATAGRAM = 65536
 
+CERTAIN = 8
+"""Times in a row that nothing waited behind what was read first, until that is taken for granted so many times."""
+
 
 def readable_host(host: str) -> str:
     """An address for people: IPv4 that came in through a dual-stack socket is shown as IPv4."""
@@ -49,12 +52,20 @@ def readable_address(address: Address) -> str:
     return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
+class Receiver(Protocol):
+    """Who takes what arrives."""
+
+    def on_datagram(self, sock: UdpSocket, data: bytes, address: Address) -> None:
+        """One datagram."""
+
+    def on_merged(self, sock: UdpSocket, view: memoryview, each: int, address: Address) -> None:
+        """Datagrams of `each` bytes, the last one of as many or fewer. `view` is used again after the call."""
+
+
 class UdpSocket:
     """A non-blocking UDP socket on the event loop."""
 
-    def __init__(
-        self, sock: socket.socket, on_datagram: Callable[[UdpSocket, bytes, Address], None], *, buffer: int
-    ) -> None:
+    def __init__(self, sock: socket.socket, receiver: Receiver, *, buffer: int) -> None:
         self.sock = sock
         self.dropped = 0
         """Datagrams that were not sent because the socket's queue was full."""
@@ -65,12 +76,14 @@ class UdpSocket:
         self.on_drained: Callable[[], None] | None = None
         """Called after each batch of datagrams."""
         self._loop = asyncio.get_running_loop()
-        self._on_datagram = on_datagram
+        self._receiver = receiver
         self._waiting: deque[tuple[bytes, Address]] = deque()
         self._buffer = bytearray(MAX_DATAGRAM)
         self._view = memoryview(self._buffer)
         self._views = [self._view]
         self._connected = False
+        self._alone = 0
+        """How often in a row one read was all, less what was taken for granted since."""
         self.closed = False
         self.unfragmented = offload.forbid_fragments(sock)
         """Whether a datagram that is too large for the path is lost instead of cut apart."""
@@ -114,6 +127,9 @@ class UdpSocket:
 
         A buffer holds datagrams of `size` bytes each, of which the last may be shorter.
         """
+        whole = len(buffers) == 1 and len(buffers[0]) > size and self._segments and not self._waiting
+        if whole and self._send_batch(buffers, size, address):
+            return
         for batch in offload.batches(buffers, size):
             alone = len(batch) == 1 and len(batch[0]) <= size
             if alone or not self._segments or self._waiting or not self._send_batch(batch, size, address):
@@ -187,11 +203,19 @@ class UdpSocket:
 
     def _readable(self) -> None:
         receive = self._receive_merged if self._merged else self._receive_one
-        taken = 0
+        taken = reads = 0
         while taken < DRAIN_DATAGRAMS:
             try:
                 taken += receive()
+                reads += 1
+                if self._alone >= CERTAIN:
+                    # A light load comes one by one; if there is more, we are called again at once.
+                    self._alone += 1
+                    if self._alone >= 2 * CERTAIN:
+                        self._alone = CERTAIN - 1
+                    break
             except (BlockingIOError, InterruptedError):
+                self._alone = self._alone + 1 if reads == 1 else 0
                 break
             except OSError as error:
                 # An ICMP answer to something sent earlier; the socket itself is fine.
@@ -206,7 +230,7 @@ class UdpSocket:
     def _receive_one(self) -> int:
         size, address = self.sock.recvfrom_into(self._view)
         if size:
-            self._on_datagram(self, bytes(self._view[:size]), address)
+            self._receiver.on_datagram(self, bytes(self._view[:size]), address)
         return 1
 
     def _receive_merged(self) -> int:
@@ -215,10 +239,7 @@ class UdpSocket:
         view = self._view
         if not each or each >= size:
             if size:
-                self._on_datagram(self, bytes(view[:size]), address)
+                self._receiver.on_datagram(self, bytes(view[:size]), address)
             return 1
-        for start in range(0, size, each):
-            self._on_datagram(self, bytes(view[start : min(start + each, size)]), address)
-            if self.closed:
-                break
+        self._receiver.on_merged(self, view[:size], each, address)
         return -(-size // each)

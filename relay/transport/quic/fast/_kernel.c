@@ -1,4 +1,4 @@
-/* Packet protection and ACK frames in C: what `keys.py` and `acking.py` do in Python, call for call.
+/* Packet protection, runs of STREAM frames and ACK frames in C: what `keys.py` and `acking.py` do in Python, call for call.
  *
  * Owns no connection state: it is given numbers and bytes, and gives bytes back. The ciphers are those of the libcrypto
  * that is found at run time; without one, or with a cipher other than AES-GCM, the import or the constructor fails and
@@ -346,6 +346,47 @@ Keys_run(Keys *self, PyObject *const *args, Py_ssize_t count)
     return Py_BuildValue("(Nn)", result, source.cursor);
 }
 
+/* What a packet turned out to be. */
+enum opened { FORGED, OTHER_PHASE, OPENED, FAILED };
+
+/* Open a packet of `length` bytes, whose number begins at `start`, into `target`, which holds as many. */
+static enum opened
+open_packet(Keys *self, const unsigned char *data, size_t length, size_t start, uint64_t expected, long phase,
+            unsigned char *target, unsigned char *first, uint64_t *number, int *size)
+{
+    unsigned char mask[SAMPLE], header[1 + LONGEST_CID + LONGEST_NUMBER], nonce[NONCE];
+    if (length < start + 4 + SAMPLE || length > 0xFFFF)
+        return FORGED;
+    if (!make_mask(self, data + start + 4, mask))
+        return FAILED;
+    memcpy(header, data, start);
+    *first = header[0] ^= mask[0] & 0x1F;
+    if ((*first >> 2 & 1) != phase)
+        return OTHER_PHASE;
+    int number_size = (*first & 3) + 1;
+    uint64_t truncated = 0;
+    for (int i = 0; i < number_size; i++) {
+        header[start + (size_t)i] = data[start + (size_t)i] ^ mask[1 + i];
+        truncated = truncated << 8 | header[start + (size_t)i];
+    }
+    uint64_t window = UINT64_C(1) << 8 * number_size;
+    *number = (expected & ~(window - 1)) | truncated;
+    if (*number + window / 2 <= expected && *number + window <= LARGEST_VARINT)
+        *number += window;
+    else if (*number > expected + window / 2 && *number >= window)
+        *number -= window;
+    start += (size_t)number_size;
+    *size = (int)(length - start - TAG);
+    int done;
+    make_nonce(self, *number, nonce);
+    if (ssl.decrypt_init(self->aead, NULL, NULL, NULL, nonce) != 1
+        || ssl.decrypt(self->aead, NULL, &done, header, (int)start) != 1
+        || ssl.decrypt(self->aead, target, &done, data + start, *size) != 1
+        || ssl.control(self->aead, CTRL_AEAD_SET_TAG, TAG, (void *)(data + start + *size)) != 1)
+        return FAILED;
+    return ssl.decrypt_final(self->aead, target + *size, &done) == 1 ? OPENED : FORGED;
+}
+
 /* open(datagram, cid_size, expected, phase) -> None | (number, first byte, payload); the payload of another phase, which
  * these keys do not open, is None */
 static PyObject *
@@ -354,7 +395,7 @@ Keys_open(Keys *self, PyObject *const *args, Py_ssize_t count)
     if (!check_use(self, 0, count, 4))
         return NULL;
     Py_ssize_t cid_size = PyLong_AsSsize_t(args[1]);
-    uint64_t expected = PyLong_AsUnsignedLongLong(args[2]);
+    uint64_t expected = PyLong_AsUnsignedLongLong(args[2]), number;
     long phase = PyLong_AsLong(args[3]);
     if (PyErr_Occurred())
         return NULL;
@@ -362,55 +403,143 @@ Keys_open(Keys *self, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_ValueError, "not a datagram");
         return NULL;
     }
-    const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    size_t length = (size_t)PyBytes_GET_SIZE(args[0]);
-    size_t start = 1 + (size_t)cid_size;
-    if (length < start + 4 + SAMPLE || length > 0xFFFF)
-        Py_RETURN_NONE;
-    unsigned char mask[SAMPLE], header[1 + LONGEST_CID + LONGEST_NUMBER], nonce[NONCE];
-    if (!make_mask(self, data + start + 4, mask))
-        return failed();
-    memcpy(header, data, start);
-    unsigned char first = header[0] ^= mask[0] & 0x1F;
-    if ((first >> 2 & 1) != phase)
-        return Py_BuildValue("(iiO)", 0, first, Py_None);
-    int number_size = (first & 3) + 1;
-    uint64_t truncated = 0;
-    for (int i = 0; i < number_size; i++) {
-        header[start + (size_t)i] = data[start + (size_t)i] ^ mask[1 + i];
-        truncated = truncated << 8 | header[start + (size_t)i];
-    }
-    uint64_t window = UINT64_C(1) << 8 * number_size;
-    uint64_t number = (expected & ~(window - 1)) | truncated;
-    if (number + window / 2 <= expected && number + window <= LARGEST_VARINT)
-        number += window;
-    else if (number > expected + window / 2 && number >= window)
-        number -= window;
-    start += (size_t)number_size;
-    int size = (int)(length - start - TAG), done;
-    PyObject *plain = PyBytes_FromStringAndSize(NULL, size);
+    PyObject *plain = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(args[0]));
     if (plain == NULL)
         return NULL;
-    unsigned char *target = (unsigned char *)PyBytes_AS_STRING(plain);
-    make_nonce(self, number, nonce);
-    if (ssl.decrypt_init(self->aead, NULL, NULL, NULL, nonce) != 1
-        || ssl.decrypt(self->aead, NULL, &done, header, (int)start) != 1
-        || ssl.decrypt(self->aead, target, &done, data + start, size) != 1
-        || ssl.control(self->aead, CTRL_AEAD_SET_TAG, TAG, (void *)(data + start + size)) != 1) {
+    unsigned char first;
+    int size;
+    switch (open_packet(self, (const unsigned char *)PyBytes_AS_STRING(args[0]), (size_t)PyBytes_GET_SIZE(args[0]),
+                        1 + (size_t)cid_size, expected, phase, (unsigned char *)PyBytes_AS_STRING(plain), &first,
+                        &number, &size)) {
+    case OPENED:
+        if (_PyBytes_Resize(&plain, size) < 0)
+            return NULL;
+        return Py_BuildValue("(KiN)", (unsigned long long)number, first, plain);
+    case OTHER_PHASE:
+        Py_DECREF(plain);
+        return Py_BuildValue("(iiO)", 0, first, Py_None);
+    case FORGED:
+        Py_DECREF(plain);
+        Py_RETURN_NONE;
+    default:
         Py_DECREF(plain);
         return failed();
     }
-    if (ssl.decrypt_final(self->aead, target + size, &done) != 1) {
-        Py_DECREF(plain);
-        Py_RETURN_NONE;
+}
+
+static int read_varint(const unsigned char *data, Py_ssize_t size, Py_ssize_t *at, uint64_t *value);
+
+/* One STREAM frame (RFC 9000, 19.8). */
+typedef struct {
+    uint64_t id, offset;
+    Py_ssize_t begin, stop;
+    int fin;
+} StreamFrame;
+
+/* Whether a payload is one STREAM frame, and nothing else but padding after it. */
+static int
+read_only_stream(const unsigned char *data, Py_ssize_t size, StreamFrame *frame)
+{
+    Py_ssize_t at = 1;
+    uint64_t length;
+    if (size < 2 || (data[0] & 0xF8) != 0x08 || !read_varint(data, size, &at, &frame->id))
+        return 0;
+    frame->offset = 0;
+    if ((data[0] & 4) && !read_varint(data, size, &at, &frame->offset))
+        return 0;
+    if (data[0] & 2) {
+        if (!read_varint(data, size, &at, &length) || length > (uint64_t)(size - at))
+            return 0;
+        frame->stop = at + (Py_ssize_t)length;
+        for (Py_ssize_t i = frame->stop; i < size; i++)
+            if (data[i])
+                return 0;
     }
-    return Py_BuildValue("(KiN)", (unsigned long long)number, first, plain);
+    else
+        frame->stop = size;
+    frame->begin = at;
+    frame->fin = data[0] & 1;
+    return 1;
+}
+
+/* take(buffer, each, cid, expected, phase) -> None | (packets, type, stream id, offset, data, fin) */
+static PyObject *
+Keys_take(Keys *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (!check_use(self, 0, count, 5))
+        return NULL;
+    Py_ssize_t each = PyLong_AsSsize_t(args[1]);
+    uint64_t expected = PyLong_AsUnsignedLongLong(args[3]);
+    long phase = PyLong_AsLong(args[4]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (!PyBytes_Check(args[2]) || PyBytes_GET_SIZE(args[2]) > LONGEST_CID || each < 1) {
+        PyErr_SetString(PyExc_ValueError, "not a buffer of datagrams");
+        return NULL;
+    }
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(args[0], &buffer, PyBUF_SIMPLE) < 0)
+        return NULL;
+    PyObject *result = NULL;
+    PyObject *plain = PyBytes_FromStringAndSize(NULL, buffer.len);
+    if (plain == NULL)
+        goto over;
+    const char *cid = PyBytes_AS_STRING(args[2]);
+    size_t start = 1 + (size_t)PyBytes_GET_SIZE(args[2]);
+    unsigned char *target = (unsigned char *)PyBytes_AS_STRING(plain);
+    Py_ssize_t written = 0, packets = 0;
+    StreamFrame begun = {0}, frame;
+    int kind = 0, fin = 0;
+    for (Py_ssize_t at = 0; at < buffer.len && !fin; at += each) {
+        const unsigned char *data = (const unsigned char *)buffer.buf + at;
+        size_t length = (size_t)(buffer.len - at < each ? buffer.len - at : each);
+        unsigned char first;
+        uint64_t number;
+        int size;
+        if (length < start || data[0] & 0x80 || memcmp(data + 1, cid, start - 1) != 0)
+            break;
+        /* The payload is shorter than its packet, so what is left of `plain` has room for it. */
+        enum opened opened = open_packet(self, data, length, start, expected, phase, target + written, &first,
+                                         &number, &size);
+        if (opened == FAILED) {
+            failed();
+            goto over;
+        }
+        if (opened != OPENED || number != expected || first & 0x18
+            || !read_only_stream(target + written, size, &frame))
+            break;
+        if (!packets) {
+            begun = frame;
+            kind = target[0];
+        }
+        else if (frame.id != begun.id || frame.offset != begun.offset + (uint64_t)written)
+            break;
+        memmove(target + written, target + written + frame.begin, (size_t)(frame.stop - frame.begin));
+        written += frame.stop - frame.begin;
+        fin = frame.fin;
+        packets++;
+        expected++;
+    }
+    if (!packets) {
+        result = Py_None;
+        Py_INCREF(result);
+    }
+    else if (_PyBytes_Resize(&plain, written) == 0) {
+        result = Py_BuildValue("(niKKNO)", packets, kind, (unsigned long long)begun.id,
+                               (unsigned long long)begun.offset, plain, fin ? Py_True : Py_False);
+        plain = NULL;
+    }
+over:
+    Py_XDECREF(plain);
+    PyBuffer_Release(&buffer);
+    return result;
 }
 
 static PyMethodDef Keys_methods[] = {
     {"one", (PyCFunction)(void (*)(void))Keys_one, METH_FASTCALL, NULL},
     {"run", (PyCFunction)(void (*)(void))Keys_run, METH_FASTCALL, NULL},
     {"open", (PyCFunction)(void (*)(void))Keys_open, METH_FASTCALL, NULL},
+    {"take", (PyCFunction)(void (*)(void))Keys_take, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -45,6 +45,10 @@ Opened = tuple[int, int, bytes | None]
 """Packet number, first byte, payload; the payload is `None` if the packet is of the other key phase."""
 
 
+Taken = tuple[int, int, int, int, bytes, bool]
+"""Packets, frame type of the first, stream id, offset, data, and whether the stream ends with it."""
+
+
 class Keys(Protocol):
     """One direction of one key phase."""
 
@@ -75,6 +79,15 @@ class Keys(Protocol):
 
     def open(self, datagram: bytes, cid_size: int, expected: int, phase: int, /) -> Opened | None:
         """What is in a packet, or `None` if it does not authenticate. `expected` is the next packet number."""
+
+    def take(
+        self, buffer: memoryview | bytes, each: int, cid: bytes, expected: int, phase: int, /
+    ) -> Taken | None:
+        """What the first packets of `buffer` bring that continue one another in number and in the data of one stream.
+
+        The datagrams in `buffer` have `each` bytes, the last one may have fewer. The first packet must be number
+        `expected`; each holds one STREAM frame and nothing else but padding. `None` if the first is not like that.
+        """
 
 
 class PureKeys:
@@ -182,16 +195,67 @@ class PureKeys:
         except InvalidTag:
             return None
 
+    def take(
+        self, buffer: memoryview | bytes, each: int, cid: bytes, expected: int, phase: int, /
+    ) -> Taken | None:
+        pieces: list[bytes] = []
+        kind = stream_id = begin = end = 0
+        fin = False
+        for at in range(0, len(buffer), each):
+            datagram = bytes(buffer[at : at + each])
+            if datagram[0] & 0x80 or datagram[1 : 1 + len(cid)] != cid:
+                break
+            opened = self.open(datagram, len(cid), expected, phase)
+            if opened is None or opened[0] != expected or opened[1] & 0x18 or opened[2] is None:
+                break
+            frame = _read_only_stream(opened[2])
+            if frame is None:
+                break
+            if not pieces:
+                kind, stream_id, begin = opened[2][0], frame[0], frame[1]
+            elif frame[0] != stream_id or frame[1] != end:
+                break
+            pieces.append(frame[2])
+            end = frame[1] + len(frame[2])
+            expected += 1
+            if opened[2][0] & FIN:
+                fin = True
+                break
+        if not pieces:
+            return None
+        return len(pieces), kind, stream_id, begin, b"".join(pieces), fin
+
+
+def _read_only_stream(plain: bytes) -> tuple[int, int, bytes] | None:
+    """Stream id, offset and data of a STREAM frame that is alone in its packet but for padding."""
+    if not plain or plain[0] & 0xF8 != 0x08:
+        return None
+    offset = 0
+    stop = len(plain)
+    try:
+        stream_id, at = read_varint(plain, 1)
+        if plain[0] & 4:
+            offset, at = read_varint(plain, at)
+        if plain[0] & 2:
+            length, at = read_varint(plain, at)
+            stop = at + length
+    except IndexError:
+        return None
+    if stop > len(plain) or plain[stop:].strip(b"\0"):
+        return None
+    return stream_id, offset, plain[at:stop]
+
 
 class PacketKeys:
     """The keys in use in one direction."""
 
-    __slots__ = ("one", "open", "phase", "run", "used")
+    __slots__ = ("one", "open", "phase", "run", "take", "used")
 
     def __init__(self, keys: Keys, phase: int) -> None:
         self.one = keys.one
         self.run = keys.run
         self.open = keys.open
+        self.take = keys.take
         self.phase = phase
         self.used = 0
         """Packets sealed."""

@@ -122,6 +122,47 @@ class ReadingConnection(AckingConnection):
                 self._unacked += 1
                 space.ack_at = now
 
+    def receive_run(self, buffer: memoryview, each: int, addr: NetworkAddress, now: float) -> int:
+        """Take the datagrams at the start of `buffer` that continue one stream. Returns how many; 0 for the other way.
+
+        They have `each` bytes, the last one may have fewer. What a frame or a large group comes as, in few calls.
+        """
+        keys = self._pair.reading
+        if keys is None or not self._quick or self._close_event is not None:
+            return 0
+        space = self._space
+        seen = space.received_packets
+        expected = space.expected_packet_number
+        if (
+            expected != self._run_stop
+            or expected != seen.largest + 1  # type: ignore[attr-defined]
+            or self._network_paths[0].addr != addr
+        ):
+            return 0
+        taken = keys.take(buffer, each, self.host_cid, expected, keys.phase)
+        if taken is None:
+            return 0
+        count, kind, stream_id, offset, data, fin = taken
+        following = expected + count
+        space.expected_packet_number = following
+        try:
+            self._on_stream(kind, stream_id, offset, data, fin=fin)
+        except QuicConnectionError as error:
+            self.close(error.error_code, error.frame_type, error.reason_phrase)
+            return count
+        self._close_at = now + self._idle
+        self._ack_eliciting_sent_since_receipt = False
+        seen.bits = ((seen.bits + 1 << count) - 1) & _BITS  # type: ignore[attr-defined]
+        seen.largest = space.largest_received_packet = following - 1  # type: ignore[attr-defined]
+        self._run_stop = following
+        space.largest_received_time = now
+        self._unacked += count
+        if self._unacked >= ACK_EVERY:
+            space.ack_at = now
+        elif space.ack_at is None:
+            space.ack_at = now + ACK_DELAY
+        return count
+
     def _receive_unusual(self, data: bytes, addr: NetworkAddress, now: float) -> None:
         """Hand a datagram to aioquic, after everything that came before it."""
         self.finish_receiving(now)
@@ -258,6 +299,12 @@ class ReadingConnection(AckingConnection):
         else:
             stop = end
             length = end - at
+        self._on_stream(kind, stream_id, offset, plain[at:stop], fin=bool(kind & 1))
+        return stop
+
+    def _on_stream(self, kind: int, stream_id: int, offset: int, data: bytes, *, fin: bool) -> None:
+        """Data of a stream, in order or not. `kind` is the frame's type. Raises QuicConnectionError."""
+        length = len(data)
         final = offset + length
         stream = self._streams.get(stream_id)
         if stream is None or not stream.max_stream_data_local:
@@ -269,7 +316,7 @@ class ReadingConnection(AckingConnection):
             try:
                 stream = self._get_or_create_stream(kind, stream_id)
             except StreamFinishedError:
-                return stop
+                return
         if final > stream.max_stream_data_local:
             raise QuicConnectionError(QuicErrorCode.FLOW_CONTROL_ERROR, kind, "Over stream data limit")
         receiver = stream.receiver
@@ -289,9 +336,9 @@ class ReadingConnection(AckingConnection):
                 if self._gathering is not None:
                     self._pass_on()
                 self._gathering = stream
-            self._pieces.append(plain[at:stop])
+            self._pieces.append(data)
             self._gathered += length
-            if kind & 1:
+            if fin:
                 receiver._final_size = final
                 receiver.is_finished = True
                 self._pass_on()
@@ -300,16 +347,13 @@ class ReadingConnection(AckingConnection):
             if self._gathering is not None:
                 self._pass_on()
             try:
-                event = receiver.handle_frame(
-                    QuicStreamFrame(data=plain[at:stop], offset=offset, fin=bool(kind & 1))
-                )
+                event = receiver.handle_frame(QuicStreamFrame(data=data, offset=offset, fin=fin))
             except FinalSizeError as error:
                 raise QuicConnectionError(QuicErrorCode.FINAL_SIZE_ERROR, kind, str(error)) from error
             if event is not None:
                 self._events.append(event)
         if fresh > 0:
             window.used += fresh
-        return stop
 
     def _pass_on(self) -> None:
         """One event for the data that came in a row on one stream."""

@@ -90,6 +90,8 @@ class WritingConnection(SpeakingConnection):
         probe = self._probe_pending
         ack = space.ack_at is not None
         window = self._receive_window
+        if ack and not self._frames and self._packet_number % ACK_OF_ACK == 0 and len(space.ack_queue):
+            self._frames.append((b"\x01", None, ()))
         says = (
             self._calling
             or self._ping_pending
@@ -176,8 +178,6 @@ class WritingConnection(SpeakingConnection):
                 acked = space.largest_received_packet
                 parts.append(frame)
                 room -= len(frame)
-                if len(space.ack_queue) and number % ACK_OF_ACK == 0 and budget:
-                    frames.appendleft((b"\x01", self._on_ping_delivery, ((),)))
             if budget >= largest:
                 while frames and len(frames[0][0]) <= room:
                     frame, handler, arguments = frames.popleft()
