@@ -174,11 +174,7 @@ class QuicSession:
             self._on_reset(event)  # type: ignore[arg-type]
 
     def pump(self) -> None:
-        """Hand to the connection what may be sent now, the most urgent first.
-
-        The one place that decides what is offered, so a scheduler that keeps back what exceeds the congestion window
-        has its place here. Until then everything queued is handed over at once.
-        """
+        """Hand everything queued to the connection, which sends the most urgent first, and claim streams for it."""
         if not self.may_write or self.ended:
             return
         if self._waiting:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from relay.transport.quic import compat
 from relay.wire.errors import MAX_CODE, from_http3, to_http3
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class QuicStream:
     def unsent(self) -> int:
         if self.id < 0 or self.half is Half.CLOSED:
             return self.queued
-        return self.queued + compat.unsent(self._session.link.quic, self.id)
+        return self.queued + self._session.link.quic.unsent(self.id)
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         if self.half is not Half.OPEN or self._session.ended:
