@@ -350,11 +350,7 @@ class QuicSession:
         link.endpoint.touch(link)
 
     def reorder(self, stream: QuicStream, order: tuple[int, int]) -> None:
-        """A stream is of another urgency now."""
-        if stream.id >= 0:
-            stream.order = order
-            self.link.quic.prioritize(stream.id, order)
-            return
+        """A stream without an id is of another urgency now."""
         waiting = self._waiting.get(stream.unidirectional, [])
         index = bisect.bisect_left(waiting, stream.order, key=urgency)
         queued = index < len(waiting) and waiting[index] is stream

@@ -100,8 +100,15 @@ class QuicStream:
             self._session.ready(self)
 
     def prioritize(self, priority: int) -> None:
-        if self.half is not Half.CLOSED and not self._session.ended:
-            self._session.reorder(self, (priority, self.order[1]))
+        session = self._session
+        if self.half is Half.CLOSED or session.ended:
+            return
+        order = priority, self.order[1]
+        if self.id < 0:
+            session.reorder(self, order)
+        else:
+            self.order = order
+            session.link.quic.prioritize(self.id, order)
 
     def reset(self, code: int) -> None:
         if self.half is Half.CLOSED or self._session.ended:
