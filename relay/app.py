@@ -1,7 +1,7 @@
 """The relay put together: configuration in, running servers and actors out, and an orderly end.
 
-Owns wiring, start and stop; holds no protocol or routing logic. Called by the command line (`run`), and by programs
-that embed a relay:
+Owns wiring, start, reload and stop; holds no protocol or routing logic. Called by `relay.process`, and by programs that
+embed a relay:
 
     async with Relay(config) as relay:
         print(relay.url)
@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import gc
 import itertools
 import logging
-import signal
 import ssl
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -31,14 +28,15 @@ from relay.actors.ingest import random_hop
 from relay.actors.ledger import LedgerActor
 from relay.actors.origin import OriginActor
 from relay.actors.peer import Dialling
-from relay.actors.runtime import Ref, send, stop
+from relay.actors.runtime import Ref, ask, send, stop
 from relay.auth.authenticator import Authenticator, Keys, OneKey
 from relay.auth.claims import Claims
 from relay.auth.key import KeyFileError, unverified_claims
 from relay.auth.key_directory import KeyDirectory
 from relay.auth.permissions import Permissions, UnauthorizedError, loggable
 from relay.auth.throttle import Throttle
-from relay.config import Config, ConfigError
+from relay.config import Auth, Config, ConfigError, Https, listed, taken_over
+from relay.model.limits import Limits
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
 from relay.transport.quic.certificates import CertificateError, CertificateStore, load_pair, load_pairs
@@ -56,12 +54,6 @@ from relay.wire.version import Version
 
 logger = logging.getLogger("relay")
 
-COLLECT_AFTER = 10_000
-"""Objects that may be made and kept between two looks of the garbage collector; a viewer is some 500 of them."""
-
-STOP_TIMEOUT = 4.0
-"""Seconds from the first signal to the end, whatever the peers do."""
-
 
 class Relay:
     """One relay in this process. Start and stop it with `async with`."""
@@ -70,10 +62,9 @@ class Relay:
         """Raises ConfigError for keys and certificates that cannot be used."""
         self._config = config
         self._limits = config.limits
-        public = config.auth.public
         self._authenticator = Authenticator(
-            keys=self._load_keys(),
-            public=None if public is None else Claims(publish=public.publish, subscribe=public.subscribe),
+            keys=self._load_keys(config.auth),
+            public=_public(config.auth),
             throttle=Throttle(
                 failures=config.limits.auth_failures, delay=config.limits.auth_delay, clock=time.monotonic
             ),
@@ -91,6 +82,13 @@ class Relay:
         self._dialler = self._load_dialler()
         self._numbers = itertools.count(1)
         self._connections: dict[int, Ref] = {}
+        self._links: set[int] = set()
+        """Those of them, as far as is known, whose peer is another relay: it stays as long as we do."""
+        self._told: set[int] = set()
+        """Those that have been asked to leave."""
+        self._draining = False
+        self._left = asyncio.Event()
+        """Set when a session or a reader has ended."""
         self._origin: Ref | None = None
         self._cluster: Ref | None = None
         self._ledger: Ref | None = None
@@ -104,7 +102,12 @@ class Relay:
         self._since = time.time()
         self._lag = LoopLag()
         self._refused: Counter[str] = Counter()
-        self._https_context = self._load_https() if config.https_listen is not None else None
+        self._readers = Readers(
+            self._limits.readers, refused=lambda: self._refused.update(["readers"]), left=self._left.set
+        )
+        self._retiring: set[asyncio.Task[None]] = set()
+        https = config.web.https
+        self._https_context = self._load_https(https) if config.https_listen is not None else None
         self.failed = asyncio.Event()
         """Set if the relay cannot go on."""
 
@@ -183,12 +186,13 @@ class Relay:
             authorize=self._authenticator.admit,
             fingerprint=self._current_fingerprint,
             next_number=lambda: next(self._numbers),
-            readers=Readers(self._limits.readers, lambda: self._refused.update(["readers"])),
+            readers=self._readers,
+            draining=lambda: self._draining,
         )
         app = build(services)
         if self._config.web.ws:
             versions = self._config.server.version
-            accept_sessions(app, Sessions(self.admit, versions, self._limits))
+            accept_sessions(app, Sessions(self.admit, versions, lambda: self._limits))
         self._web = WebServer(app)
         await self._web.start()
         http, https = self._config.http_listen, self._config.https_listen
@@ -203,8 +207,7 @@ class Relay:
             self._https = [sock.getsockname()[:2] for sock in sockets]
             await self._web.listen(sockets, self._https_context)
 
-    def _load_https(self) -> ssl.SSLContext:
-        files = self._config.web.https
+    def _load_https(self, files: Https) -> ssl.SSLContext:
         assert files.cert is not None
         assert files.key is not None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -222,9 +225,8 @@ class Relay:
         if self._https_context is not None:
             connection.context = self._https_context
 
-    def _load_keys(self) -> Keys | None:
+    def _load_keys(self, auth: Auth) -> Keys | None:
         """What tokens are checked with. Raises ConfigError."""
-        auth = self._config.auth
         try:
             if auth.key is not None:
                 return OneKey.load(auth.key)
@@ -268,21 +270,63 @@ class Relay:
             logger.warning("[cluster] token: %s has expired, so no relay will let us in", dialler.token)
         return dialler
 
-    def reload(self) -> None:
-        """Read the files of certificates and of the key again, for connections from now on; running sessions go on.
+    def reload(self, config: Config | None = None) -> None:
+        """Take over what of `config` can change at run time, for peers from now on; running sessions go on as they are.
 
-        Raises ConfigError if one of them cannot be used: all the former ones stay.
+        The files of certificates and of the key are read again in any case. Of `config`, the keys of
+        `relay.config.changes.LIVE` are taken; others stay as they were at the start. Raises ConfigError if something
+        cannot be used: everything stays as it was.
         """
-        tls = self._config.server.tls
+        former = self._config
+        wanted = taken_over(former, former if config is None else config)
+        if wanted.web.https.cert is None or wanted.web.https.key is None:
+            # HTTPS goes on until the restart that ends it
+            wanted = wanted.model_copy(
+                update={"web": wanted.web.model_copy(update={"https": former.web.https})}
+            )
+        tls, auth = wanted.server.tls, wanted.auth
         try:
             pairs = load_pairs(tls.cert, tls.key)
-            https = None if self._https_context is None else self._load_https()
-            keys = self._authenticator.keys if self._config.auth.key is None else self._load_keys()
+            https = None if self._https_context is None else self._load_https(wanted.web.https)
+            keys = self._authenticator.keys
+            if auth.key is not None or (auth.key, auth.key_dir) != (former.auth.key, former.auth.key_dir):
+                keys = self._load_keys(auth)
             self._certificates.replace(pairs)
         except CertificateError as error:
             raise ConfigError([f"[server.tls]: {error}"]) from None
+        # Nothing can fail from here on.
+        self._config = wanted
         self._https_context = https
-        self._authenticator.keys = keys
+        self._use_auth(keys, auth, wanted.limits)
+        self._use_limits(wanted.limits)
+        logger.info("reloaded sha256=%s changed=%s", self.fingerprint, listed(former, wanted) or "none")
+        left = "" if config is None else listed(wanted, config)
+        if left:
+            logger.warning("needs a restart: %s", left)
+
+    def _use_auth(self, keys: Keys | None, auth: Auth, limits: Limits) -> None:
+        authenticator = self._authenticator
+        if isinstance(authenticator.keys, KeyServer) and authenticator.keys is not keys:
+            task = asyncio.get_running_loop().create_task(authenticator.keys.retire())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        authenticator.keys = keys
+        authenticator.public = _public(auth)
+        authenticator.waiting = limits.auth_waiting
+        authenticator.throttle.failures = limits.auth_failures
+        authenticator.throttle.delay = limits.auth_delay
+
+    def _use_limits(self, limits: Limits) -> None:
+        """Sessions keep those they began with, and so do the tracks that they publish."""
+        self._limits = limits
+        self._readers.limit = limits.readers
+        if self._environment is not None:
+            self._environment = replace(self._environment, limits=limits)
+        if self._quic is not None:
+            self._quic.limits = limits
+        for actor in (self._origin, self._cluster):
+            if actor is not None:
+                send(actor, m.NewLimits(limits))
 
     async def _start_internal(self, services: Services) -> None:
         listen = self._config.internal_listen
@@ -298,14 +342,59 @@ class Relay:
         await self._internal_web.start()
         await self._internal_web.listen(sockets)
 
+    async def drain(self) -> None:
+        """Before `close`: take no more sessions, ask those there are to leave, and serve them until they have.
+
+        That takes `[limits] drain` seconds at most, and none if nobody is there. Other relays of the cluster are not
+        waited for: they stay, for the sake of those who are.
+        """
+        seconds = self._limits.drain
+        if not seconds or self._quic is None:
+            return
+        self._draining = self._quic.draining = True
+        if self._cluster is not None:
+            send(self._cluster, m.Drain())
+        began = time.monotonic()
+        counts = len(self._connections), len(self._readers)
+        logger.info("draining sessions=%d readers=%d for at most %gs", *counts, seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ask_to_leave()
+                while len(self._connections) > len(self._links) or self._readers:
+                    self._left.clear()
+                    await self._left.wait()
+        counts = len(self._connections), len(self._readers)
+        logger.info("drained sessions=%d readers=%d after=%.1fs", *counts, time.monotonic() - began)
+
+    async def _ask_to_leave(self) -> None:
+        numbers, refs = list(self._connections), list(self._connections.values())
+        questions = (ask(ref, m.Drain(), timeout=self._limits.drain) for ref in refs)
+        for number, answer in zip(
+            numbers, await asyncio.gather(*questions, return_exceptions=True), strict=True
+        ):
+            if not isinstance(answer, m.Draining) or number not in self._connections:
+                continue  # it has ended meanwhile
+            if answer.link:
+                self._links.add(number)
+            elif answer.told:
+                self._told.add(number)
+
+    def _gone(self, number: int) -> None:
+        self._connections.pop(number, None)
+        self._links.discard(number)
+        self._told.discard(number)
+        self._left.set()
+
     async def close(self, reason: str = "server shutdown") -> None:
         """Say goodbye to every session, stop listening, end every actor."""
         self._lag.stop()
         await self._stop(self._cluster)  # first, or it would dial those who leave
         for admission in list(self._admissions):
             admission.cancel()
-        for connection in self._connections.values():
-            send(connection, m.CloseSession(SessionCode.NO_ERROR, reason))
+        self._readers.end()
+        for number, connection in self._connections.items():
+            code = SessionCode.GOAWAY_TIMEOUT if number in self._told else SessionCode.NO_ERROR
+            send(connection, m.CloseSession(code, reason))
         for server in (self._web, self._internal_web):
             if server is not None:
                 await server.close()
@@ -318,6 +407,9 @@ class Relay:
         self._connections.clear()
         await self._stop(self._origin, self._ledger)
         self._origin = self._ledger = self._cluster = None
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         if isinstance(self._authenticator.keys, KeyServer):
             await self._authenticator.keys.close()
 
@@ -344,6 +436,8 @@ class Relay:
         assert self._environment is not None
         environment = self._environment if versions is None else replace(self._environment, versions=versions)
         number = next(self._numbers)
+        if self._refuse_if_draining(request):
+            return
         if len(self._connections) + self._asked >= self._limits.sessions:
             self._refused["sessions"] += 1
             request.reject(503, "too many sessions")
@@ -370,13 +464,21 @@ class Relay:
                 return
             finally:
                 self._asked -= 1
+            if self._refuse_if_draining(request):
+                return
         self._connections[number] = ConnectionActor.start(
             session=request.accept(),
             number=number,
             environment=environment,
             permissions=permissions,
-            on_gone=self._connections.pop,
+            on_gone=self._gone,
         )
+
+    def _refuse_if_draining(self, request: SessionRequest) -> bool:
+        if self._draining:
+            self._refused["draining"] += 1
+            request.reject(503, "the relay is about to end")
+        return self._draining
 
     def _open_link(self, session: Session, peer: Ref) -> Ref:
         """Start a session that a peer actor has dialled: the other end has the rights of a relay."""
@@ -389,9 +491,10 @@ class Relay:
             number=number,
             environment=self._environment,
             permissions=Permissions("", ("",), offered, cluster=True),
-            on_gone=self._connections.pop,
+            on_gone=self._gone,
             link=peer,
         )
+        self._links.add(number)
         return connection
 
     def _refusals(self) -> Counter[str]:
@@ -427,6 +530,11 @@ class Relay:
         return dict(self._connections)
 
     @property
+    def limits(self) -> Limits:
+        """Those in force for whoever comes now."""
+        return self._limits
+
+    @property
     def internal_url(self) -> str:
         """URL of the internal listener."""
         return f"http://localhost:{self._internal[0][1]}/"
@@ -460,6 +568,7 @@ class Relay:
             "versions": [version.name_on_wire for version in self._config.server.version],
             "public": None if public is None else {"publish": public.publish, "subscribe": public.subscribe},
             "node": self._config.cluster.node,
+            "draining": self._draining,
         }
 
     def banner(self) -> str:
@@ -511,6 +620,12 @@ class Relay:
         return "\n".join(lines)
 
 
+def _public(auth: Auth) -> Claims | None:
+    """What anyone may do without a token."""
+    public = auth.public
+    return None if public is None else Claims(publish=public.publish, subscribe=public.subscribe)
+
+
 def _written(addresses: list[tuple[str, int]]) -> list[str]:
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
 
@@ -519,76 +634,6 @@ def _listed(addresses: list[tuple[str, int]]) -> str:
     return ", ".join(_written(addresses))
 
 
-async def _serve(config: Config) -> int:
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def on_signal() -> None:
-        asked.set()
-        for number in signals:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
-
-    for number in signals:
-        loop.add_signal_handler(number, on_signal)
-    relay = Relay(config)
-    await relay.start()
-    loop.add_signal_handler(signal.SIGHUP, _reload, relay)
-    print(relay.banner(), flush=True)  # noqa: T201 - for the person who started it
-    _spare_the_collector()
-    waiting = [asyncio.ensure_future(asked.wait()), asyncio.ensure_future(relay.failed.wait())]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-    logger.info("stopping")
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT):
-            await relay.close()
-    except TimeoutError:
-        logger.warning("some sessions did not end in time")
-    return 1 if relay.failed.is_set() else 0
-
-
-def _spare_the_collector() -> None:
-    """Modules and settings stay: the garbage collector need not look at them again and again.
-
-    And since what sessions leave behind goes by counting references, nearly all of it, it need not come so often.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, 10, 10)
-
-
-def _reload(relay: Relay) -> None:
-    """SIGHUP: new certificates and keys."""
-    try:
-        relay.reload()
-    except ConfigError as error:
-        logger.error("certificates and keys not replaced: %s", error)  # noqa: TRY400 - the message says it all
-    else:
-        logger.info("certificates and keys read again sha256=%s", relay.fingerprint)
-
-
 def check(config: Config) -> None:
     """Whether a relay could start with it, as far as one can tell without listening. Raises ConfigError."""
     Relay(config)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop's where it is installed (`moq-relay[fast]`), else the standard one."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def run(config: Config) -> int:
-    """Run until a signal asks for the end; the exit status."""
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(config))
-    except OSError as error:
-        print(f"moq-relay: {error.strerror or error}", file=sys.stderr)  # noqa: T201
-        return 1

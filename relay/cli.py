@@ -1,7 +1,7 @@
 """The command `moq-relay`: flags in, exit status out.
 
 Owns the command line and its help. Must never hold logic of the relay itself: it loads the configuration, sets up
-logging and hands over to `relay.app`, which is imported late so that `--help` is quick.
+logging and hands over to `relay.process`, which is imported late so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _help(option: Option) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 1 if a check failed, or 2 if the configuration cannot be used."""
+    """Run the command; return 0, or 1 if a check or an essential part failed, or 2 if the relay cannot start."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(_spelled_out(sys.argv[1:] if argv is None else argv))
     if rest:
@@ -134,13 +134,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write("".join(f"{line}\n" for line in lines))
             return 0
         log.setup(config.log.level)
-        from relay.app import run
+        from relay.process import run
 
         # What is loaded by now stays: the collector need not look at it again. Sessions let go of theirs by themselves,
         # so looking for the rest now and then is enough.
         gc.freeze()
         gc.set_threshold(10_000, 20, 20)
-        return run(config)
+        return run(config, lambda: load(arguments.file, arguments.flags), log.setup)
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"moq-relay: {problem}\n")

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,15 +26,18 @@ DEV = str(ROOT / "dev.toml")
 
 
 class App(ModuleType):
-    """Stands in for `relay.app`: keeps what it was asked to run."""
+    """Stands in for `relay.app` and `relay.process`: keeps what it was asked to run."""
 
     def __init__(self) -> None:
         super().__init__("relay.app")
         self.configs: list[Config] = []
+        self.reread: Callable[[], Config] = Config
         self.status = 0
 
-    def run(self, config: Config) -> int:
+    def run(self, config: Config, reread: Callable[[], Config], set_level: Callable[[str], None]) -> int:
         self.configs.append(config)
+        self.reread = reread
+        assert set_level is log.setup
         return self.status
 
     @staticmethod
@@ -49,7 +52,8 @@ def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[App]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     app = App()
-    monkeypatch.setitem(sys.modules, "relay.app", app)
+    for name in ("relay.app", "relay.process"):
+        monkeypatch.setitem(sys.modules, name, app)
     root, relay = logging.getLogger(), logging.getLogger("relay")
     before = (root.handlers[:], root.level, relay.level)
     yield app
@@ -80,6 +84,22 @@ def test_the_environment_is_read(app: App, monkeypatch: pytest.MonkeyPatch) -> N
     assert cli.main([DEV]) == 0
     assert app.configs[0].server.listen.port == 5
     assert not app.configs[0].web.ws
+
+
+def test_the_file_is_read_again_as_at_the_start(
+    app: App, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text(f"{ROOT.joinpath('dev.toml').read_text()}\n[limits]\nsessions = 1\n")
+    monkeypatch.setenv("MOQ_SERVER_LISTEN", "[::]:5")
+    assert cli.main([str(file), "--tls-generate", "a"]) == 0
+    file.write_text(file.read_text().replace("sessions = 1", "sessions = 2"))
+    again = app.reread()
+    assert again.limits.sessions == 2
+    assert again.model_copy(update={"limits": app.configs[0].limits}) == app.configs[0]
+    file.write_text(file.read_text().replace("sessions = 2", "sesions = 2"))
+    with pytest.raises(ConfigError, match=r"relay.toml: \[limits\] sesions: unknown key, did you mean"):
+        app.reread()
 
 
 def test_no_flag_leaves_no_trace() -> None:
@@ -271,7 +291,7 @@ def test_start_with_a_bad_configuration(app: App, capsys: pytest.CaptureFixture[
 def test_what_the_application_finds_out_later(
     app: App, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(_: Config) -> int:
+    def run(*_: object) -> int:
         raise ConfigError(["[auth] key: not a key"])
 
     monkeypatch.setattr(app, "run", run)

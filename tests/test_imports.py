@@ -75,10 +75,11 @@ ROOMS = {
     "relay/clock.py": Room(("client", "transport", "model", "wire")),
     "relay/log.py": Room(()),
     "relay/version.py": Room(()),
-    "relay/cli.py": Room(("app", "config", "log", "version")),
+    "relay/cli.py": Room(("app", "config", "log", "process", "version")),
+    "relay/process.py": Room(("app", "config"), ("uvloop",)),
     "relay/app.py": Room(
         ("actors", "auth", "config", "model", "transport", "version", "web", "wire"),
-        ("aiohttp", "aioquic", "cryptography", "jwt", "msgpack", "pydantic", "pykka", "uvloop"),
+        ("aiohttp", "aioquic", "cryptography", "jwt", "msgpack", "pydantic", "pykka"),
     ),
     "relay/__init__.py": Room(()),
 }

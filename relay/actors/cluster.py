@@ -102,7 +102,7 @@ class ClusterActor(LoopActor):
         )
         send(self._origin, watch)
 
-    def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
+    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
         match message:
             case m.WatchStarted():
                 for offer in message.offers:
@@ -115,6 +115,10 @@ class ClusterActor(LoopActor):
                 self._on_down(message)
             case m.PeerEnded():
                 self._on_peer_ended(message)
+            case m.NewLimits():
+                self._limits = message.limits
+            case m.Drain():
+                self._leave()
             case Revive():
                 self._revival = None
                 self._start_missing()
@@ -136,6 +140,11 @@ class ClusterActor(LoopActor):
         for peer in self._peers.values():
             halt(peer)
         self._peers.clear()
+
+    def _leave(self) -> None:
+        """Nobody is to dial us any more. The sessions there are stay, and go on carrying what they carry."""
+        if self._node is not None:
+            send(self._origin, m.Unannounce(self._number, join(self._prefix, self._node), GENERATION))
 
     # --- members ---------------------------------------------------------------------------------------------------
 

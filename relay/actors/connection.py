@@ -43,8 +43,8 @@ from relay.wire.errors import (
     session_code_for,
     stream_code_for,
 )
-from relay.wire.frame import setup_stream
-from relay.wire.messages import ClientSetup, ServerSetup, SessionInfo, Setup, SetupForm
+from relay.wire.frame import open_request, setup_stream
+from relay.wire.messages import ClientSetup, Goaway, ServerSetup, SessionInfo, Setup, SetupForm
 from relay.wire.version import Version, version_from_setup_code
 
 ALIVE_AT_LEAST = 1.0
@@ -183,6 +183,7 @@ class ConnectionActor(LoopActor):
         self._authorized = permissions is not None
         self._negotiated = session.version is not None
         self._established = False
+        self._draining = False
         self._announced = False
         self._authorizing: asyncio.Task[None] | None = None
         self._in_band: str | None = None
@@ -228,6 +229,8 @@ class ConnectionActor(LoopActor):
                 self._check_alive()
             case m.CloseSession():
                 self.close(message.code, message.reason)
+            case m.Drain():
+                return self._drain()
             case SetupTimedOut():
                 self._setup_timer = None
                 self.close(SessionCode.CONTROL_TIMEOUT, "no SETUP in time")
@@ -501,6 +504,8 @@ class ConnectionActor(LoopActor):
             return  # 06: what we may offer depends on the hop id in the peer's SETUP
         self._established = True
         self._report_link()
+        if self._draining:
+            self._send_goaway()
         self._cancel_setup_timer()
         held, self._held = self._held, []
         for event in held:
@@ -510,6 +515,21 @@ class ConnectionActor(LoopActor):
         if self._setup_timer is not None:
             self._setup_timer.cancel()
             self._setup_timer = None
+
+    def _drain(self) -> m.Draining:
+        """Ask the peer to leave, now or as soon as the session has begun."""
+        if not self._draining:
+            self._draining = True
+            if self._established:
+                self._send_goaway()
+        told = self._established and self.version >= Version.LITE_04
+        return m.Draining(told, self.permissions.cluster)
+
+    def _send_goaway(self) -> None:
+        if self.version >= Version.LITE_04:
+            stream = self.session.open_bidi()
+            stream.context = IGNORE
+            stream.write((open_request(self.version, Goaway()),), fin=True)
 
     def _report_link(self) -> None:
         """A session with another relay of the cluster has begun."""

@@ -20,11 +20,12 @@ from relay.actors.serving import (
     TrackService,
     interest_of,
 )
+from relay.auth.permissions import loggable
 from relay.model.path import join, narrow
 from relay.model.track import Dialect, Interest
 from relay.transport.session import Stream
 from relay.wire.decoder import RequestDecoder
-from relay.wire.errors import DecodeError, StreamCode, stream_code_for
+from relay.wire.errors import DecodeError, ProtocolViolation, StreamCode, stream_code_for
 from relay.wire.messages import (
     AnnounceRequest,
     Fetch,
@@ -51,6 +52,8 @@ class Egress:
         self._watches: dict[int, AnnounceService] = {}
         self._requests: dict[int, SubscribeService | TrackService | FetchService] = {}
         self._subscribe_ids: set[int] = set()
+        self._leaving = False
+        """Whether the peer has said GOAWAY."""
         self.ranks = Ranks()
         self._backlog = 0
         """Bytes that wait in all subscriptions, at most: each is measured anew when it is delivered to."""
@@ -266,6 +269,14 @@ class Egress:
         send(connection.environment.origin, message)
         return service
 
+    def on_goaway(self, message: Goaway) -> None:
+        """GOAWAY. We have nowhere else to go: a relay that we dialled is dialled again when it has closed."""
+        if self._leaving:
+            raise ProtocolViolation("second GOAWAY")
+        self._leaving = True
+        self._connection.log.info("peer is going away uri=%r", loggable(message.uri))
+        send(self._connection.environment.origin, m.Leaving(self._connection.number))
+
     def forget(self, key: int) -> None:
         """A request is over."""
         service = self._requests.pop(key, None)
@@ -323,7 +334,7 @@ class Request:
                 else:
                     self._service = Silence()
             case Goaway():
-                self._connection.log.info("peer is going away uri=%r", message.uri)
+                egress.on_goaway(message)
                 self._service = Silence()
             case Probe():
                 """A target bitrate: nothing here depends on it."""

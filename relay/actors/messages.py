@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from relay.actors.runtime import Ref
+from relay.model.limits import Limits
 from relay.model.route import Route
 from relay.model.track import Dialect, Interest, TrackProperties
 from relay.transport.session import Event
@@ -29,6 +30,19 @@ class CloseSession(NamedTuple):
 
     code: int
     reason: str
+
+
+class Drain(NamedTuple):
+    """The relay is about to end. Told to the cluster; asked of each connection, whose reply is `Draining`."""
+
+
+class Draining(NamedTuple):
+    """What a connection does about it."""
+
+    told: bool
+    """Whether the peer was asked to leave: its version has a message for that, and its session has begun."""
+    link: bool
+    """Whether the peer is another relay, which stays as long as we do."""
 
 
 class CountSession(NamedTuple):
@@ -89,6 +103,12 @@ class SessionGone(NamedTuple):
 
     session: int
     lost: bool = False
+
+
+class Leaving(NamedTuple):
+    """The peer says that it is about to end: what it publishes serves only where nobody else does."""
+
+    session: int
 
 
 class CheckAlive(NamedTuple):
@@ -171,6 +191,12 @@ class Published(NamedTuple):
     route: Route
     serving: bool
     broadcast: Ref
+
+
+class NewLimits(NamedTuple):
+    """Told to the origin and the cluster: these hold from now on."""
+
+    limits: Limits
 
 
 class Count(NamedTuple):

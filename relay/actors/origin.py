@@ -8,7 +8,8 @@ that serves. Requests for a path are forwarded to the chosen publication's broad
   that hear of two publishers in different orders would hand them to each other for ever.
 * Publications with the same original publisher are routes to the same content; the cheapest of them serves.
 * A tentative publication (perhaps an echo of our own announcement) serves only when no other one does, and one of a
-  session that was found dead only when there is nothing else at all.
+  session that was found dead only when there is nothing else at all. One of a session that is about to end (GOAWAY)
+  comes after those that stay.
 * A publication whose session broke off lingers if it was the only one: watchers hear nothing, and requests wait. Whoever
   announces the path in time takes its place as if nothing had happened.
 * What is announced under `members` concerns relays alone, and is offered to no other watcher.
@@ -35,6 +36,7 @@ class Publication:
         "connection",
         "dead",
         "generation",
+        "leaving",
         "onward",
         "order",
         "path",
@@ -61,12 +63,14 @@ class Publication:
         """Requests, while it lingers."""
         self.dead = False
         """Whether its session did not answer when it was asked for a sign of life."""
+        self.leaving = False
+        """Whether its session has said that it is about to end."""
         self.order = order
 
     @property
-    def standing(self) -> tuple[bool, bool, bool]:
-        """How far it can be trusted to be real; more is better."""
-        return (not self.dead, not self.tentative, self.waiting is None)
+    def standing(self) -> tuple[bool, bool, bool, bool]:
+        """How far it can be trusted to be real, and to stay; more is better."""
+        return (not self.dead, not self.tentative, self.waiting is None, not self.leaving)
 
 
 class Watcher:
@@ -163,6 +167,8 @@ class OriginActor(LoopActor):
         self._paths: dict[str, list[Publication]] = {}
         self._prefix_routes = 0
         self._by_session: dict[int, dict[str, Publication]] = {}
+        self._leaving: set[int] = set()
+        """Sessions that are about to end."""
         self._watchers: dict[tuple[int, int], Watcher] = {}
         self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
         self._order = itertools.count(1)
@@ -184,6 +190,10 @@ class OriginActor(LoopActor):
                     self._withdraw(publication)
             case m.SessionGone():
                 self._on_session_gone(message.session, lost=message.lost)
+            case m.Leaving():
+                self._on_leaving(message.session)
+            case m.NewLimits():
+                self._linger = message.limits.linger
             case LingerOver():
                 self._on_linger_over(message.publication)
             case m.Alive():
@@ -215,6 +225,7 @@ class OriginActor(LoopActor):
             self._withdraw(former)
             mine = self._by_session.setdefault(message.session, {})
         publication = Publication(message, next(self._order))
+        publication.leaving = message.session in self._leaving
         mine[message.path] = publication
         self._prefix_routes += publication.prefix
         present = self._paths.setdefault(message.path, [])
@@ -259,7 +270,15 @@ class OriginActor(LoopActor):
         if not present:
             del self._paths[publication.path]
 
+    def _on_leaving(self, session: int) -> None:
+        """What is asked for from now on comes from others, where there are any; what runs goes on."""
+        self._leaving.add(session)
+        for path, publication in list(self._by_session.get(session, {}).items()):
+            publication.leaving = True
+            self._tell(path)
+
     def _on_session_gone(self, session: int, *, lost: bool) -> None:
+        self._leaving.discard(session)
         for key in [key for key in self._watchers if key[0] == session]:
             self._drop_watcher(key)
         for publication in list(self._by_session.get(session, {}).values()):

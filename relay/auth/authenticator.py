@@ -96,11 +96,11 @@ class Authenticator:
         now: Callable[[], float] = time.time,
     ) -> None:
         """`public` is what anyone may do without a token. `waiting` refusals at most are held back at the same time."""
+        # These may be replaced at any time: for the next peer it is the new ones that count.
         self.keys = keys
-        """May be replaced: by the next token it is the new ones that count."""
-        self._public = public
-        self._throttle = throttle
-        self._waiting = waiting
+        self.public = public
+        self.throttle = throttle
+        self.waiting = waiting
         self._held = 0
         self._now = now
         self.refused: Counter[str] = Counter()
@@ -114,7 +114,7 @@ class Authenticator:
             ours = isinstance(error, KeyServiceError)
             self.refused["key service" if ours else "unauthorized"] += 1
             if not ours:
-                await self._hold(self._throttle.failed(remote))
+                await self._hold(self.throttle.failed(remote))
             raise
 
     async def verify(self, path: str, query: str) -> Permissions:
@@ -124,10 +124,10 @@ class Authenticator:
             claims = await self._claims(token)
             claims.check_time(self._now())
             return claims.at(path)
-        if self._public is None:
+        if self.public is None:
             raise UnauthorizedError("a token is needed")
         try:
-            return self._public.at(path)
+            return self.public.at(path)
         except UnauthorizedError as error:
             raise UnauthorizedError(f"no token, and for anyone {error}") from None
 
@@ -137,7 +137,7 @@ class Authenticator:
         return (await self.keys.find(token)).verify(token)
 
     async def _hold(self, seconds: float) -> None:
-        if not seconds or self._held >= self._waiting:
+        if not seconds or self._held >= self.waiting:
             return
         self._held += 1
         try:

@@ -35,8 +35,9 @@ class Throttle:
 
     def __init__(self, *, failures: int, delay: float, clock: Callable[[], float]) -> None:
         """`failures` go unpunished; each one beyond waits `delay` seconds longer. `clock` gives seconds."""
-        self._failures = failures
-        self._delay = delay
+        # May be replaced at any time; what is remembered stays.
+        self.failures = failures
+        self.delay = delay
         self._clock = clock
         self._records: LRUCache[str, _Record] = LRUCache(ADDRESSES)
 
@@ -44,10 +45,10 @@ class Throttle:
         """Count a failure of `remote` (`host` or `host:port`); seconds to hold its refusal back."""
         address, now = address_of(remote), self._clock()
         known = self._records.get(address)
-        level = 0.0 if known is None else max(0.0, known.level - (now - known.at) / self._delay)
-        level = min(level + 1, self._failures + MOST_STEPS)
+        level = 0.0 if known is None else max(0.0, known.level - (now - known.at) / self.delay)
+        level = min(level + 1, self.failures + MOST_STEPS)
         self._records[address] = _Record(level, now)
-        return max(0.0, level - self._failures) * self._delay
+        return max(0.0, level - self.failures) * self.delay
 
 
 def address_of(remote: str) -> str:

@@ -10,6 +10,7 @@ whose lines name the table, the key, the value, what would be right, and where t
 """
 
 from relay.config.address import Address
+from relay.config.changes import listed, taken_over
 from relay.config.load import ConfigError, load
 from relay.config.options import OPTIONS, Option
 from relay.config.tables import (
@@ -46,5 +47,7 @@ __all__ = [
     "Server",
     "ServerTls",
     "Web",
+    "listed",
     "load",
+    "taken_over",
 ]

@@ -49,6 +49,8 @@ LIMITS_RANGES: Mapping[str, Range] = {
     "message": (4_096, 1 << 24),
     # 0 keeps no broadcast whose publisher is gone.
     "linger": (0, 3_600),
+    # 0 closes all sessions at once.
+    "drain": (0, 3_600),
     "frame": _BYTES,
     "cache_track": _BYTES,
     "backlog_bytes": _BYTES,

@@ -94,5 +94,8 @@ class Limits:
     websocket_message: int = 1024 * 1024
     """One message of a `webtransport` peer, which knows no other limit. Deployed ones stay at 16 KiB."""
 
+    drain: float = 5.0
+    """How long a relay that is told to stop serves on, after it has asked its sessions to leave; 0: not at all."""
+
     close_timeout: float = 3.0
     """How long a closing relay waits for its sessions to say goodbye."""

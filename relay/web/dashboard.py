@@ -46,7 +46,7 @@ ROUTES: Final = """\
 /announced/<prefix>            live broadcasts, one a line; as JSON: Accept: application/json
 /fetch/<broadcast>/<track>     newest group of a track; ?group=N ?follow=1 ?frames=1
 /state/<path>                  sessions, broadcasts, tracks, as JSON; with a token, or on the internal address
-/health                        ok
+/health                        ok, or 503 while the relay is about to end
 """
 
 _DIGEST_MARK: Final = b"@DIGEST@"

@@ -287,6 +287,8 @@ def refusal(outcome: Over | None) -> tuple[int, str]:
             return 404, "the track has ended without a group\n"
         case StreamCode.UNAUTHORIZED:
             return 401, "unauthorized\n"
+        case StreamCode.GOING_AWAY:
+            return 503, "going away: try another relay, or later\n"
         case StreamCode.NO_CAPACITY:
             return 503, "as many tracks of this broadcast are read as may be\n"
         case code:

@@ -81,6 +81,13 @@ class KeyServer:
         if not request.cancelled():
             request.exception()  # looked at, in case everybody who waited has left
 
+    async def retire(self) -> None:
+        """As `close`, but those who wait for a key get their answer first."""
+        try:
+            await asyncio.gather(*self._requests.values(), return_exceptions=True)
+        finally:
+            await self.close()
+
     async def close(self) -> None:
         """End what runs."""
         for request in list(self._requests.values()):

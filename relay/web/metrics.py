@@ -130,6 +130,7 @@ class Metrics:
         return [
             identity,
             sessions,
+            _gauge("draining", "1 while the relay is about to end", relay["draining"]),
             _gauge("start_time_seconds", "when the relay started, since the epoch", relay["since"]),
             _gauge("broadcasts", "broadcasts announced now", current["totals"]["broadcasts"]),
             _gauge("tracks", "tracks with an upstream subscription or viewers now", len(tracks)),

@@ -42,25 +42,38 @@ CORS: Final = {
 
 
 class Readers:
-    """How many requests read a track now, on all listeners."""
+    """The requests that read a track now, on all listeners."""
 
-    def __init__(self, limit: int, refused: Callable[[], None]) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, *, refused: Callable[[], object], left: Callable[[], object]) -> None:
+        """`refused` is called for each request that there is no room for, `left` after the end of any other."""
+        self.limit = limit
+        """May be replaced at any time."""
         self._refused = refused
-        self._now = 0
+        self._left = left
+        self._feeds: set[fetching.Feed] = set()
+
+    def __len__(self) -> int:
+        return len(self._feeds)
 
     @contextmanager
-    def one_more(self) -> Iterator[bool]:
-        """Count a request for as long as it takes; whether there is room for it."""
-        if self._now >= self._limit:
+    def one_more(self) -> Iterator[fetching.Feed | None]:
+        """What to feed a request with, for as long as it takes; None if there is no room for it."""
+        if len(self._feeds) >= self.limit:
             self._refused()
-            yield False
+            yield None
             return
-        self._now += 1
+        feed = fetching.Feed()
+        self._feeds.add(feed)
         try:
-            yield True
+            yield feed
         finally:
-            self._now -= 1
+            self._feeds.discard(feed)
+            self._left()
+
+    def end(self) -> None:
+        """The relay ends: those that wait are refused, those that have begun break off."""
+        for feed in tuple(self._feeds):
+            feed.put(Over(StreamCode.GOING_AWAY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +86,8 @@ class Services:
     fingerprint: Callable[[], str | None]
     next_number: Callable[[], int]
     readers: Readers
+    draining: Callable[[], bool]
+    """Whether the relay is about to end, so that whoever comes now should go elsewhere."""
     metrics: Metrics | None = None
     """Set on the listener that is for the operator alone: every right, and no token."""
 
@@ -140,9 +155,9 @@ def _structure(request: web.Request, value: Any) -> web.Response:
     return web.Response(text=json.dumps(value) + "\n", content_type="application/json", headers=CORS)
 
 
-async def health(request: web.Request) -> web.Response:  # noqa: ARG001 - it answers, which is all
+async def health(request: web.Request) -> web.Response:
     """For load balancers."""
-    return _text(200, "ok\n")
+    return _text(503, "draining\n") if request.app[SERVICES].draining() else _text(200, "ok\n")
 
 
 async def show_metrics(request: web.Request) -> web.Response:
@@ -236,20 +251,21 @@ async def fetch(request: web.Request) -> web.StreamResponse:
     except fetching.BadQueryError as error:
         return _text(400, f"{error}\n")
     services = request.app[SERVICES]
-    with services.readers.one_more() as room:
-        if not room:
+    if services.draining():
+        return _text(*fetching.refusal(Over(StreamCode.GOING_AWAY)))
+    with services.readers.one_more() as feed:
+        if feed is None:
             return _text(503, "too many requests read tracks at the moment\n")
-        async with _feeding(services, reading, permissions.expires) as feed:
+        async with _feeding(services, feed, reading, permissions.expires):
             outcome = await fetching.respond(request, feed, reading, CORS, frames=frames)
     return _text(*fetching.refusal(outcome)) if outcome is None or isinstance(outcome, Over) else outcome
 
 
 @asynccontextmanager
 async def _feeding(
-    services: Services, reading: Reading, expires: float | None
-) -> AsyncIterator[fetching.Feed]:
-    """A feed that ends with the token, at `expires` in seconds since the epoch."""
-    feed = fetching.Feed()
+    services: Services, feed: fetching.Feed, reading: Reading, expires: float | None
+) -> AsyncIterator[None]:
+    """Feed it until the token ends, at `expires` in seconds since the epoch."""
     timer = None
     if expires is not None:
         over = Over(StreamCode.UNAUTHORIZED)
@@ -258,7 +274,7 @@ async def _feeding(
         origin=services.sources.origin, number=services.next_number(), reading=reading, sink=feed.put
     )
     try:
-        yield feed
+        yield
     finally:
         if timer is not None:
             timer.cancel()

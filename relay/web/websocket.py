@@ -30,7 +30,8 @@ class Sessions:
     on_request: Callable[[SessionRequest], Awaitable[None]]
     """Accepts or rejects before it returns."""
     versions: tuple[Version, ...]
-    limits: Limits
+    limits: Callable[[], Limits]
+    """Those for the next session."""
 
 
 def accept_sessions(app: web.Application, sessions: Sessions) -> None:
@@ -56,7 +57,8 @@ async def upgrade(request: web.Request, sessions: Sessions) -> web.StreamRespons
     choice = choose(offered, sessions.versions)
     if choice is None:
         return web.Response(status=400, text="none of the offered subprotocols is supported\n")
-    limit = sessions.limits.websocket_message if choice.draft is None else 0
+    limits = sessions.limits()
+    limit = limits.websocket_message if choice.draft is None else 0
     ws = web.WebSocketResponse(
         timeout=CLOSE_TIMEOUT,
         autoping=False,  # the session answers, so that it knows of every ping
@@ -69,7 +71,7 @@ async def upgrade(request: web.Request, sessions: Sessions) -> web.StreamRespons
         return web.Response(status=400, text="not a WebSocket upgrade\n")
     asked = WebSocketRequest(
         choice,
-        sessions.limits,
+        limits,
         remote=_remote(request),
         path=request.rel_url.raw_path,
         query=request.rel_url.raw_query_string,

@@ -583,7 +583,7 @@ async def test_repeated_refusals_of_one_address_are_held_back(monkeypatch: pytes
 
 async def test_only_so_many_refusals_wait() -> None:
     busy = authenticator(waiting=1)
-    busy._throttle = Throttle(failures=0, delay=1_000, clock=Clock())
+    busy.throttle = Throttle(failures=0, delay=1_000, clock=Clock())
     first = asyncio.ensure_future(busy.admit("/", "", "a"))
     await asyncio.sleep(0)
     with pytest.raises(UnauthorizedError):
@@ -602,7 +602,7 @@ async def test_a_key_service_in_trouble_is_not_the_fault_of_the_peer() -> None:
 
     keys: Keys = Down()
     busy = authenticator(keys=keys)
-    busy._throttle = Throttle(failures=0, delay=1_000, clock=Clock())
+    busy.throttle = Throttle(failures=0, delay=1_000, clock=Clock())
     with pytest.raises(KeyServiceError) as caught:
         await busy.admit("/", "jwt=" + signed({"get": ""}), "a")
     assert caught.value.status == 502

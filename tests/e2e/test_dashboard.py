@@ -311,6 +311,7 @@ def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
             "versions": ["moq-lite-06"],
             "public": {"publish": [""], "subscribe": [""]},
             "node": None,
+            "draining": False,
         },
         "totals": {
             "sessions": sessions,

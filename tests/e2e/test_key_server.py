@@ -161,6 +161,20 @@ async def test_many_who_wait_for_one_key_are_one_request(server: Server, keys: K
     assert server.asked == ["/keys/a.jwk"]
 
 
+async def test_those_who_wait_get_their_answer_when_another_server_takes_over(
+    server: Server, keys: KeyServer
+) -> None:
+    server.answers["a.jwk"] = jwk(kid="a")
+    server.hold.clear()
+    waiting = asyncio.create_task(admitted(keys, "a"))
+    await server.arrived.acquire()
+    retiring = asyncio.create_task(keys.retire())
+    server.hold.set()
+    assert await waiting
+    await retiring
+    assert keys._session is None
+
+
 async def test_only_so_many_requests_at_once(server: Server, keys: KeyServer) -> None:
     server.hold.clear()
     waiting = [asyncio.ensure_future(keys.find(naming(f"k{number}"))) for number in range(key_server.AT_ONCE)]

@@ -34,6 +34,8 @@ from relay.transport.webtransport_server import WebTransportServerSession
 from relay.wire.version import alpns_for
 
 if TYPE_CHECKING:
+    from aioquic.quic.packet import QuicHeader
+
     from relay.model.limits import Limits
     from relay.transport.quic.certificates import CertificatePair, CertificateStore
     from relay.transport.quic.settings import QuicSettings
@@ -320,6 +322,14 @@ class Endpoint:
             self._set_timer(timers[0][0])
 
 
+def _refusal(header: QuicHeader) -> bytes:
+    """The answer to a first packet that is to become no connection."""
+    assert header.version is not None
+    return compat.encode_refusal(
+        version=header.version, source_cid=header.destination_cid, destination_cid=header.source_cid
+    )
+
+
 class QuicServer(Endpoint):
     """A listening endpoint: raw QUIC and WebTransport on one port."""
 
@@ -348,6 +358,8 @@ class QuicServer(Endpoint):
         self._pairs: tuple[CertificatePair, ...] = ()
         self._credentials: dict[int, compat.Credentials] = {}
         """Of each of `_pairs`, by its address."""
+        self.draining = False
+        """Whether new connections are refused while those that there are go on."""
         self._closing: asyncio.Event | None = None
         self._announced: set[str] = set()
 
@@ -435,16 +447,17 @@ class QuicServer(Endpoint):
             return
         if self._closing is not None:
             return
+        if self.draining:
+            self.refused["draining"] += 1
+            sock.send(_refusal(header), address)
+            return
         if len(self._handshakes) >= self.limits.handshakes:
             # A flood, probably from forged addresses: an answer would cost more than it tells.
             self._refuse("handshakes", self.limits.handshakes)
             return
         if len(self.links) >= self.limits.sessions:
             self._refuse("sessions", self.limits.sessions)
-            refusal = compat.encode_refusal(
-                version=header.version, source_cid=header.destination_cid, destination_cid=header.source_cid
-            )
-            sock.send(refusal, address)
+            sock.send(_refusal(header), address)
             return
         self._accept(sock, data, address, now, header.destination_cid)
 

@@ -98,7 +98,7 @@ function display(state) {
     write(element, name.includes("bytes") ? format.bytes(value) : format.count(value));
     mark(element, "data-value", value);
   }
-  write(field("version"), relay.version);
+  write(field("version"), relay.draining ? `${relay.version}, about to end` : relay.version);
   const listen = Object.entries(relay.listen).filter(([, addresses]) => addresses.length);
   writeLong(field("listen"), listen.map(([kind, addresses]) => `${KINDS[kind] ?? kind} ${addresses.join(", ")}`).join(" \u00b7 "));
   write(field("versions"), versions(relay.versions));

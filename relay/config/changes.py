@@ -1,0 +1,67 @@
+"""What differs between two configurations, and what of it a running relay can take over.
+
+Owns the list of tables and keys that may change at run time. Must never apply anything: the relay does. Called at a
+reload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Final, TypeVar
+
+from pydantic import BaseModel
+
+from relay.config.check import Keys
+from relay.config.tables import Config
+from relay.model.limits import Limits
+from relay.transport.quic.settings import QuicSettings
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+LIVE: Final[tuple[Keys, ...]] = (
+    ("limits",),
+    ("auth",),
+    ("log",),
+    ("server", "tls", "cert"),
+    ("server", "tls", "key"),
+    ("web", "https", "cert"),
+    ("web", "https", "key"),
+)
+"""Tables and keys that take effect at a reload; all others need a restart."""
+
+
+def _differences(old: object, new: object, keys: Keys = ()) -> Iterator[Keys]:
+    """Yield each key whose value differs; a table that only one of them has counts as one key."""
+    names = _names(old)
+    if type(old) is type(new) and names:
+        for name in names:
+            yield from _differences(getattr(old, name), getattr(new, name), (*keys, name))
+    elif old != new:
+        yield keys
+
+
+def _names(table: object) -> tuple[str, ...]:
+    if isinstance(table, BaseModel):
+        return tuple(type(table).model_fields)
+    return tuple(field.name for field in fields(table)) if isinstance(table, (Limits, QuicSettings)) else ()
+
+
+def taken_over(old: Config, new: Config) -> Config:
+    """Return `old` with everything of `new` that takes effect at a reload."""
+    for place in LIVE:
+        old = _with(old, new, place)
+    return old
+
+
+def _with(old: ModelT, new: ModelT, place: Keys) -> ModelT:
+    name, *rest = place
+    value = getattr(new, name)
+    if rest:
+        value = _with(getattr(old, name), value, tuple(rest))
+    return old.model_copy(update={name: value})
+
+
+def listed(old: Config, new: Config) -> str:
+    """Return the keys whose values differ, as an operator writes them: `[server.tls] cert, [limits] sessions`."""
+    return ", ".join(f"[{'.'.join(keys[:-1])}] {keys[-1]}" for keys in _differences(old, new))

@@ -1,0 +1,116 @@
+"""The relay as a process: signals, and what the exit status tells.
+
+Owns the reaction to SIGTERM, SIGINT and SIGHUP and the event loop; must never know what is inside a relay. Called by
+the command line (`run`).
+
+| exit status | |
+|---|---|
+| 0 | a signal asked for the end |
+| 1 | an essential part failed; the log says which |
+| 2 | it could not start: the configuration, or an address that cannot be had |
+| killed by the signal | it came a second time |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from relay.app import Relay
+from relay.config import Config, ConfigError
+
+logger = logging.getLogger("relay")
+
+COLLECT_AFTER: Final = 10_000
+"""Objects that may be made and kept between two looks of the garbage collector; a viewer is some 500 of them."""
+
+STOP_SLACK: Final = 1.0
+"""Seconds beyond `[limits] close_timeout` after which a relay ends, whatever its sessions do."""
+
+
+def run(config: Config, reread: Callable[[], Config], set_level: Callable[[str], object]) -> int:
+    """Run until a signal asks for the end; the exit status.
+
+    SIGHUP gets a new configuration from `reread`, which may raise ConfigError; `set_level` is given its log level.
+    Raises ConfigError for what can only be found out at the start.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(config, reread, set_level))
+
+
+async def _serve(config: Config, reread: Callable[[], Config], set_level: Callable[[str], object]) -> int:
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def on_signal() -> None:
+        asked.set()
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+
+    for number in signals:
+        loop.add_signal_handler(number, on_signal)
+    relay = Relay(config)
+    loop.add_signal_handler(signal.SIGHUP, _reload, relay, reread, set_level)
+    try:
+        await relay.start()
+    except OSError as error:
+        print(f"moq-relay: {error.strerror or error}", file=sys.stderr)  # noqa: T201
+        return 2
+    print(relay.banner(), flush=True)  # noqa: T201 - for the person who started it
+    _spare_the_collector()
+    failed = loop.create_task(relay.failed.wait())
+    await _unless(failed, asked.wait())
+    logger.info("stopping; a second signal ends the relay at once")
+    await _unless(failed, relay.drain())
+    failed.cancel()
+    try:
+        async with asyncio.timeout(relay.limits.close_timeout + STOP_SLACK):
+            await relay.close()
+    except TimeoutError:
+        logger.warning("some sessions did not end in time")
+    return 1 if relay.failed.is_set() else 0
+
+
+async def _unless(failed: asyncio.Task[Any], step: Coroutine[Any, Any, Any]) -> None:
+    """Take the step, but only for as long as nothing has failed."""
+    task = asyncio.get_running_loop().create_task(step)
+    await asyncio.wait((task, failed), return_when=asyncio.FIRST_COMPLETED)
+    task.cancel()
+
+
+def _reload(relay: Relay, reread: Callable[[], Config], set_level: Callable[[str], object]) -> None:
+    """SIGHUP: the configuration anew, certificates and keys with it, all of it or nothing."""
+    try:
+        config = reread()
+        relay.reload(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            logger.error("not reloaded, everything stays as it was: %s", problem)  # noqa: TRY400 - it says it all
+    else:
+        set_level(config.log.level)
+
+
+def _spare_the_collector() -> None:
+    """Modules and settings stay: the garbage collector need not look at them again and again.
+
+    And since what sessions leave behind goes by counting references, nearly all of it, it need not come so often.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 10, 10)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop's where it is installed (`moq-relay[fast]`), else the standard one."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,166 @@
+"""GOAWAY: told to peers by a relay that is about to end, and heard from peers that are."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.actors import messages as m
+from relay.actors.cluster import ClusterActor
+from relay.actors.peer import Dialling
+from relay.actors.runtime import ask, halt, send
+from relay.model.limits import Limits
+from relay.transport.session import Session
+from relay.wire.errors import SessionCode
+from relay.wire.messages import Goaway
+from relay.wire.version import Version
+from tests.actors.support import ALL, CLUSTER, EVERYTHING, TIMEOUT, RawPeer, World, follow_up, settle
+
+WITH_GOAWAY = [v for v in Version if v >= Version.LITE_04]
+WITHOUT = [v for v in Version if v < Version.LITE_04]
+
+
+def farewells(peer: RawPeer) -> list[Goaway]:
+    return [stream.request for stream in peer.requests if isinstance(stream.request, Goaway)]
+
+
+async def drained(peer: RawPeer) -> m.Draining:
+    found: m.Draining = await ask(peer.ref, m.Drain(), timeout=TIMEOUT)
+    await settle()
+    return found
+
+
+# --- told ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ALL)
+async def test_a_peer_is_asked_to_leave_once_and_served_on(world: World, version: Version) -> None:
+    publisher = await world.publisher(version, "p")
+    viewer = await world.viewer(version)
+    assert await drained(viewer) == m.Draining(told=version >= Version.LITE_04, link=False)
+    await drained(viewer)
+    assert farewells(viewer) == ([Goaway()] if version >= Version.LITE_04 else [])
+    assert all(stream.fins == 1 for stream in viewer.requests if isinstance(stream.request, Goaway))
+    number, _ = viewer.subscribe("p")
+    await settle()
+    await follow_up(publisher)
+    [(_, request)] = publisher.live_subscriptions()
+    publisher.group(request.id, 0, b"still served")
+    await settle()
+    assert [group.fins for group in viewer.groups(number)] == [1]
+    assert not viewer.closed
+
+
+@pytest.mark.parametrize("version", WITH_GOAWAY)
+async def test_the_peer_may_refuse_to_hear_it(world: World, version: Version) -> None:
+    """0.5.1 resets the stream."""
+    peer = await world.viewer(version)
+    await drained(peer)
+    [stream] = [stream for stream in peer.requests if isinstance(stream.request, Goaway)]
+    stream.reset(1)
+    stream.stream.stop(1)
+    await settle()
+    assert not peer.closed
+    assert len(peer.relay.raw.streams) == len(peer.session.streams)
+
+
+@pytest.mark.parametrize("version", [Version.LITE_05, Version.LITE_06])
+async def test_a_session_that_has_not_begun_hears_it_when_it_has(world: World, version: Version) -> None:
+    peer = world.connect(version, permissions=None, path=None, introduce=False)
+    await settle()
+    assert await drained(peer) == m.Draining(told=False, link=False)
+    assert farewells(peer) == []
+    peer.introduce()
+    await settle()
+    assert farewells(peer) == [Goaway()]
+
+
+async def test_another_relay_is_told_and_known_as_such(world: World) -> None:
+    peer = await world.viewer(Version.LITE_06, permissions=CLUSTER)
+    assert await drained(peer) == m.Draining(told=True, link=True)
+    assert farewells(peer) == [Goaway()]
+
+
+async def test_a_relay_that_is_about_to_end_is_no_member_any_more(world: World) -> None:
+    async def dial(target: str) -> Session:
+        raise ConnectionError(target)
+
+    cluster = ClusterActor.start(
+        origin=world.origin,
+        number=0,
+        hop=1,
+        node="a:1",
+        roots=(),
+        prefix=world.environment.members,
+        mesh=True,
+        limits=Limits(),
+        dialling=Dialling(dial=dial, open=lambda _, peer: peer),
+    )
+    other = await world.viewer(Version.LITE_06, permissions=CLUSTER)
+    watching = other.watch(world.environment.members)
+    await settle()
+    assert watching.paths == ["a:1"]
+    send(cluster, m.Drain())
+    await settle()
+    assert watching.paths == []
+    halt(cluster)
+    await settle()
+
+
+# --- heard -----------------------------------------------------------------------------------------------------------
+
+
+def says_goodbye(peer: RawPeer) -> None:
+    peer.request(Goaway(), fin=True)
+
+
+@pytest.mark.parametrize("version", WITH_GOAWAY)
+async def test_a_second_goaway_ends_the_session(world: World, version: Version) -> None:
+    peer = await world.viewer(version)
+    says_goodbye(peer)
+    await settle()
+    assert not peer.closed
+    says_goodbye(peer)
+    await settle()
+    assert [reason.reason for reason in peer.closed] == ["second GOAWAY"]
+    if version >= Version.LITE_05:
+        assert peer.closed[0].code == SessionCode.PROTOCOL_VIOLATION
+
+
+@pytest.mark.parametrize("version", WITH_GOAWAY)
+@pytest.mark.parametrize("relayed", [False, True], ids=["client", "relay"])
+async def test_who_is_about_to_end_serves_only_where_nobody_else_does(
+    world: World, version: Version, relayed: bool
+) -> None:
+    staying = await world.publisher(Version.LITE_06, "p", permissions=CLUSTER if relayed else EVERYTHING)
+    leaving = await world.publisher(version, "p", "alone")
+    viewer = await world.viewer(version)
+    early, _ = viewer.subscribe("p")
+    await settle()
+    await follow_up(leaving)
+    [(running, request)] = leaving.live_subscriptions()
+    says_goodbye(leaving)
+    leaving.publish("late")
+    await settle()
+    # what is asked for from now on
+    later = await world.viewer(version)
+    later.subscribe("p")
+    later.subscribe("alone")
+    later.subscribe("late")
+    await settle()
+    await follow_up(staying)
+    await follow_up(leaving)
+    assert [r.broadcast for _, r in staying.live_subscriptions()] == ["p"]
+    assert [r.broadcast for _, r in leaving.live_subscriptions()] == ["p", "alone", "late"]
+    # what runs goes on
+    leaving.group(request.id, 0, b"x")
+    await settle()
+    assert [group.fins for group in viewer.groups(early)] == [1]
+    assert not running.over
+    # and is handed over at the end
+    leaving.close()
+    await settle()
+    await follow_up(staying)
+    assert [r.broadcast for _, r in staying.live_subscriptions()] == ["p"]
+    staying.group(staying.live_subscriptions()[0][1].id, 0, b"y")
+    await settle()
+    assert [group.fins for group in viewer.groups(early)] == [1, 1]
