@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import plots, proc, report, stats
+from bench import narrow, plots, proc, report, stats
 from bench.contenders import CONTENDERS, ROOT, RelayFailedError
 from bench.peers import PeersMissingError, peer_python
 from bench.runner import LoadFailedError, run
@@ -24,6 +24,7 @@ from bench.scenarios import EVERYTHING, SETS, Scenario, UnknownScenarioError, ch
 
 OUT = ROOT / "build" / "bench"
 PAGE = ROOT / "docs" / "performance.md"
+DELIVERY = ROOT / "docs" / "delivery.md"
 IMAGES = ROOT / "docs" / "img"
 
 DESCRIPTION = """\
@@ -40,6 +41,7 @@ examples:
   python -m bench show all.json                    the tables and plots of earlier runs again
   python -m bench docs                             runs everything and writes docs/performance.md anew
   python -m bench docs --from all.json             writes it from earlier runs
+  python -m bench narrow --docs                    a viewer behind a narrow line, for docs/delivery.md
 """
 
 
@@ -72,6 +74,14 @@ def parser() -> argparse.ArgumentParser:
     docs.add_argument("--out", type=Path, default=OUT / "docs.json", help="file for all runs [%(default)s]")
     docs.add_argument("--add", action="store_true", help="keep the runs that are in the file")
     docs.add_argument("--from", dest="source", type=Path, metavar="FILE", help="run nothing, take these runs")
+    narrows = commands.add_parser(
+        "narrow", help="what a viewer gets whose line carries half of what he watches"
+    )
+    narrows.add_argument(
+        "--relays", default="rust,fast,stock", help=f"some of {','.join(CONTENDERS)} [%(default)s]"
+    )
+    narrows.add_argument("--duration", type=float, default=20.0, help="seconds for each relay [%(default)s]")
+    narrows.add_argument("--docs", action="store_true", help="write table and plot into docs/delivery.md")
     commands.add_parser("list", help="list sets and scenarios")
     return top
 
@@ -229,19 +239,43 @@ def _do(arguments: argparse.Namespace) -> int:
     if arguments.command == "docs" and arguments.source is not None:
         write_docs(json.loads(arguments.source.read_text()))
         return 0
-    return _measure_and_tell(arguments)
-
-
-def _measure_and_tell(arguments: argparse.Namespace) -> int:
-    if not proc.supported():
-        print("bench: the relay's processor time is read from /proc: this needs Linux", file=sys.stderr)
-        return 2
     unknown = set((arguments.relays or "").split(",")) - {"", *CONTENDERS}
     if unknown:
         print(
             f"bench: no relay {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}",
             file=sys.stderr,
         )
+        return 2
+    if arguments.command == "narrow":
+        return asyncio.run(_narrow(arguments))
+    return _measure_and_tell(arguments)
+
+
+async def _narrow(arguments: argparse.Namespace) -> int:
+    python = peer_python()
+    runs = []
+    for relay in arguments.relays.split(","):
+        try:
+            result = await narrow.run(CONTENDERS[relay], python, arguments.duration)
+        except (LoadFailedError, RelayFailedError) as error:
+            print(f"narrow {relay}: {error}", file=sys.stderr)
+            result = {"failed": str(error).partition("\n")[0]}
+        runs.append({"relay": relay, **result})
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "narrow.json").write_text(json.dumps(runs) + "\n")
+    text = narrow.table(runs)
+    print(f"\n{report.aligned(text)}\n")
+    folder = IMAGES if arguments.docs else OUT
+    plots.write_narrow(runs, folder / "narrow.svg")
+    if arguments.docs:
+        DELIVERY.write_text(report.fill(DELIVERY.read_text(), {"narrow": text}))
+    print(f"plot: {_relative(folder / 'narrow.svg')}")
+    return 1 if any("failed" in run for run in runs) else 0
+
+
+def _measure_and_tell(arguments: argparse.Namespace) -> int:
+    if not proc.supported():
+        print("bench: the relay's processor time is read from /proc: this needs Linux", file=sys.stderr)
         return 2
     usual = ["short"] if arguments.command == "run" else ["standard", "growth"]
     scenarios = chosen(arguments.names or usual)

@@ -5,9 +5,11 @@ The only file that needs matplotlib, which is not needed for anything else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import narrow
 from bench.contenders import CONTENDERS, REFERENCE
 from bench.report import FRAME, MEASURES, Results
 from bench.scenarios import SERIES, Series
@@ -41,8 +43,7 @@ class PlotsMissingError(RuntimeError):
     """matplotlib is not installed."""
 
 
-def write(data: Any, folder: Path) -> list[Path]:
-    """Write a plot for each row that was measured, and one of all ratios; return the files."""
+def _matplotlib() -> tuple[Any, Any]:
     try:
         import matplotlib as mpl
 
@@ -50,6 +51,12 @@ def write(data: Any, folder: Path) -> list[Path]:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise PlotsMissingError("no plots: matplotlib is not installed; the extra `bench` has it") from error
+    return mpl, plt
+
+
+def write(data: Any, folder: Path) -> list[Path]:
+    """Write a plot for each row that was measured, and one of all ratios; return the files."""
+    mpl, plt = _matplotlib()
     results = Results(data["runs"])
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -62,6 +69,41 @@ def write(data: Any, folder: Path) -> list[Path]:
         if any(scenario.series is None for scenario in results.scenarios) and len(results.relays) > 1:
             files.append(_save(plt, _ratios(plt, results), folder / "ratios.svg"))
     return files
+
+
+def write_narrow(runs: Sequence[Any], path: Path) -> None:
+    """Draw the age of each frame that came through a narrow line, one panel for each relay."""
+    mpl, plt = _matplotlib()
+    runs = [run for run in runs if "failed" not in run]
+    with mpl.rc_context(STYLE):
+        figure, panels = plt.subplots(
+            1, len(runs), figsize=(9.5, 3.2), layout="constrained", sharey=True, squeeze=False
+        )
+        for axes, run in zip(panels[0], runs, strict=True):
+            at, age = zip(*run["arrivals"]["video"], strict=True)
+            axes.plot(
+                at,
+                age,
+                ".",
+                color=COLOURS["fast"],
+                markersize=4,
+                markeredgewidth=0,
+                label="video, each frame",
+            )
+            worst = narrow.worst(run["arrivals"]["audio"])
+            axes.plot(
+                worst.keys(), worst.values(), color=COLOURS["rust"], linewidth=1.2,
+                label=f"audio, worst of {narrow.SLICE_S:g} s",
+            )  # fmt: skip
+            axes.axvline(narrow.WIDE_S, color=INK, linewidth=0.8, linestyle=":")
+            axes.set_title(CONTENDERS[run["relay"]].title.replace("`", ""), color=INK)
+            axes.set_xlabel("s")
+            axes.set_xlim(0, run["duration"])
+            axes.set_ylim(bottom=0)
+        panels[0][0].set_ylabel("age of what arrives, s")
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(plt, figure, path)
 
 
 def _save(plt: Any, figure: Any, path: Path) -> Path:

@@ -33,7 +33,7 @@ async def publish(job: dict[str, Any], orders: Orders) -> None:
     while (order := await orders.next())["order"] != "end":
         if order["order"] == "start":
             cpu = time.process_time()
-            paces = [_pace(track, job, order, i / len(tracks)) for i, track in enumerate(tracks)]
+            paces = [pace(track, job, order, i / len(tracks)) for i, track in enumerate(tracks)]
             done = await asyncio.gather(*paces)
             say(
                 event="published",
@@ -44,7 +44,7 @@ async def publish(job: dict[str, Any], orders: Orders) -> None:
     await clients.leave(client)
 
 
-async def _pace(track: Any, job: dict[str, Any], order: dict[str, Any], phase: float) -> tuple[int, int]:
+async def pace(track: Any, job: dict[str, Any], order: dict[str, Any], phase: float) -> tuple[int, int]:
     """Write to one track; return how many frames, and by how much the latest of them was late."""
     interval = SECOND / job["fps"]
     begin = order["begin"] + int(phase * interval)

@@ -35,7 +35,11 @@ def test_the_load_runs_where_there_is_no_relay(path: Path) -> None:
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.name)
 def test_the_runner_needs_no_library_but_for_plots(path: Path) -> None:
-    allowed = {"plots.py": {"matplotlib", "matplotlib.pyplot"}, "peers.py": {"tests.e2e"}}
+    allowed = {
+        "plots.py": {"matplotlib", "matplotlib.pyplot"},
+        "peers.py": {"tests.e2e"},
+        "narrow.py": {"tests.e2e.udp_proxy"},
+    }
     found = {name for name in foreign(path) if not (name == "bench" or name.startswith("bench."))}
     assert found <= allowed.get(path.name, set())
 

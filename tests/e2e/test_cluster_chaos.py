@@ -403,8 +403,8 @@ async def run(folder: Path, seed: int, events: int) -> World:
             world = World(nodes, folder, seed)
             for one, other in itertools.combinations(nodes, 2):
                 for weather in nodes.ways(one, other):
-                    weather.loss = world.random.choice((0.0, 0.0, 0.01))
-                    weather.delay = world.random.choice((0.0, 0.0, 0.005))
+                    loss = world.random.choice((0.0, 0.0, 0.01))
+                    weather.both(loss=loss, delay=world.random.choice((0.0, 0.0, 0.005)))
             try:
                 await world.rest({}, alone=False)
                 while sum(world.happened.values()) < events:

@@ -1,17 +1,20 @@
-"""A bad network between relays on loopback: a UDP proxy that loses, delays or drops what passes.
+"""A bad network between relays and clients on loopback: a UDP proxy that loses, delays, reorders or drops what passes.
 
 Owns one socket that peers talk to, and one per peer toward the relay behind it. Must never know what a datagram
-holds. What becomes of a datagram is up to the `Weather` on its way, one for each host that peers send from.
+holds. What becomes of a datagram is up to the `Weather` on its way, one for each host that peers send from; each
+peer has a narrow place and a fate of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import itertools
 import random
 import socket
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 MOST_FLOWS: Final = 64
@@ -24,8 +27,8 @@ LARGEST: Final = 65_536
 
 
 @dataclass(slots=True)
-class Weather:
-    """What happens on one way, in both directions."""
+class Lane:
+    """What happens in one direction. It may be changed at any time."""
 
     loss: float = 0.0
     """Probability for each datagram."""
@@ -33,31 +36,95 @@ class Weather:
     delay: float = 0.0
     """Seconds that each datagram takes."""
 
+    jitter: float = 0.0
+    """Seconds that it may take longer, evenly spread: others overtake it."""
+
+    rate: float | None = None
+    """UDP payload, in bytes per second, that a narrow place lets through for each peer."""
+
+    queue: int = 32_000
+    """Bytes that may wait in front of the narrow place. What comes then is lost."""
+
+
+@dataclass(slots=True)
+class Weather:
+    """What happens on one way."""
+
+    up: Lane = field(default_factory=Lane)
+    """Toward the relay."""
+
+    down: Lane = field(default_factory=Lane)
+    """From the relay."""
+
     cut: bool = False
-    """Nothing gets through."""
+    """Nothing gets through, what is under way included."""
+
+    def both(self, *, loss: float = 0.0, delay: float = 0.0, jitter: float = 0.0) -> None:
+        """The same in both directions."""
+        for lane in (self.up, self.down):
+            lane.loss, lane.delay, lane.jitter = loss, delay, jitter
+
+
+class _Direction:
+    """One direction of one peer."""
+
+    __slots__ = ("dice", "free_at", "lane")
+
+    def __init__(self, lane: Lane, seed: str) -> None:
+        self.lane = lane
+        self.dice = random.Random(seed)
+        self.free_at = 0.0
+        """When the narrow place will have let through what waits there."""
+
+    def due(self, size: int, now: float) -> float | None:
+        """When a datagram arrives; None if it is lost."""
+        lane = self.lane
+        if lane.loss and self.dice.random() < lane.loss:
+            return None
+        at = now
+        if lane.rate is not None:
+            start = max(now, self.free_at)
+            if (start - now) * lane.rate > lane.queue:
+                return None
+            at = self.free_at = start + size / lane.rate
+        if lane.jitter:
+            at += self.dice.random() * lane.jitter
+        return at + lane.delay
 
 
 class _Flow:
     """One peer."""
 
-    def __init__(self, sock: socket.socket, address: tuple[str, int], weather: Weather) -> None:
+    __slots__ = ("address", "down", "sock", "up", "weather")
+
+    def __init__(self, sock: socket.socket, address: tuple[str, int], weather: Weather, seed: str) -> None:
         self.sock = sock
         self.address = address
         self.weather = weather
+        self.up = _Direction(weather.up, f"{seed} up")
+        self.down = _Direction(weather.down, f"{seed} down")
 
 
 class UdpProxy:
-    """Listens at `port` of 127.0.0.1 for the relay at `target`. Equal seeds lose equal datagrams of equal traffic."""
+    """Listens at `port` of 127.0.0.1 for the relay at `target`.
+
+    With equal seeds the n-th peer loses equal datagrams of equal traffic, whatever the others do.
+    """
 
     def __init__(self, port: int, target: int, *, seed: int = 0) -> None:
         self.port = port
         self.passed = 0
         self.dropped = 0
         self._target = target
-        self._random = random.Random(seed)
+        self._seed = seed
+        self._peers = itertools.count()
+        self._count = itertools.count()
         self._loop = asyncio.get_running_loop()
         self._flows: OrderedDict[tuple[str, int], _Flow] = OrderedDict()
         self._weather: dict[str, Weather] = {}
+        self._flying: list[tuple[float, int, _Flow, bytes, bool]] = []
+        """A heap by time of arrival, then of departure."""
+        self._timer: asyncio.TimerHandle | None = None
         self._front = self._socket(port)
         self._loop.add_reader(self._front, self._from_peers)
 
@@ -67,11 +134,14 @@ class UdpProxy:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def weather(self, host: str) -> Weather:
+    def weather(self, host: str = "127.0.0.1") -> Weather:
         """The weather for those who send from `host`. It may be changed at any time."""
         return self._weather.setdefault(host, Weather())
 
     def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._flying.clear()
         for flow in self._flows.values():
             self._end(flow)
         self._flows.clear()
@@ -97,7 +167,8 @@ class UdpProxy:
         if flow is None:
             sock = self._socket(0)
             sock.connect(("127.0.0.1", self._target))
-            flow = self._flows[address] = _Flow(sock, address, self.weather(address[0]))
+            seed = f"{self._seed} {next(self._peers)}"
+            flow = self._flows[address] = _Flow(sock, address, self.weather(address[0]), seed)
             self._loop.add_reader(sock, self._from_relay, flow)
             if len(self._flows) > MOST_FLOWS:
                 self._end(self._flows.popitem(last=False)[1])
@@ -116,13 +187,33 @@ class UdpProxy:
                 self._pass(flow, flow.sock.recv(LARGEST), up=False)
 
     def _pass(self, flow: _Flow, data: bytes, *, up: bool) -> None:
-        weather = flow.weather
-        if weather.cut or (weather.loss and self._random.random() < weather.loss):
+        if flow.weather.cut:
             self.dropped += 1
-        elif weather.delay:
-            self._loop.call_later(weather.delay, self._send, flow, data, up)
-        else:
+            return
+        now = self._loop.time()
+        at = (flow.up if up else flow.down).due(len(data), now)
+        if at is None:
+            self.dropped += 1
+        elif at <= now:
             self._send(flow, data, up)
+        else:
+            heapq.heappush(self._flying, (at, next(self._count), flow, data, up))
+            if self._flying[0][0] == at:
+                self._wake_at(at)
+
+    def _wake_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._arrive)
+
+    def _arrive(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        while self._flying and self._flying[0][0] <= now:
+            _, _, flow, data, up = heapq.heappop(self._flying)
+            self._send(flow, data, up)
+        if self._flying:
+            self._wake_at(self._flying[0][0])
 
     def _send(self, flow: _Flow, data: bytes, up: bool) -> None:
         if flow.weather.cut:

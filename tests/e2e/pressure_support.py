@@ -1,0 +1,294 @@
+"""Live tracks, and viewers that know when each frame came and how old it was, with a bad network between.
+
+    async with stage(fast=True) as on:
+        source = on.source("video", Shape(30, 8300, 6))
+        watch = await (await on.viewer()).watch("video")
+        on.weather.down.rate = source.shape.rate / 2
+        await source.run(4.0)
+        assert max(arrival.age for arrival in watch.arrivals) < 1.0 + on.lag
+
+Source, relay and viewers share one event loop and so one clock. On a busy machine all of them are late together, which
+`lag` tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import struct
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from relay.actors.connection import ConnectionActor
+from relay.actors.serving import SubscribeService
+from relay.app import Relay
+from relay.client import (
+    Client,
+    GroupAborted,
+    GroupReader,
+    Publication,
+    SessionEnded,
+    Subscription,
+    TrackWriter,
+)
+from relay.model.limits import Limits
+from relay.transport.client import connect
+from relay.transport.quic.settings import QuicSettings
+from relay.transport.quic.trust import ClientTls
+from relay.wire.version import Version
+from tests.e2e.harness import free_udp_port
+from tests.e2e.support import raw, running
+from tests.e2e.udp_proxy import UdpProxy, Weather
+
+ANYONE: Final = ClientTls(disable_verify=True)
+PATH: Final = "demo/cam"
+STAMP: Final = struct.Struct(">dI")
+"""How each frame begins: when it was written, and its number in the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A live track."""
+
+    fps: float
+    size: int
+    """Bytes of a frame."""
+    group: int
+    """Frames of a group."""
+
+    @property
+    def rate(self) -> float:
+        """Payload, bytes per second."""
+        return self.fps * self.size
+
+    @property
+    def span(self) -> float:
+        """Seconds of a group."""
+        return self.group / self.fps
+
+
+VIDEO: Final = Shape(30, 8300, 6)
+"""2 Mbit/s, in groups so short that a test of a few seconds has some twenty."""
+
+AUDIO: Final = Shape(50, 160, 1)
+
+LAG_TICK: Final = 0.01
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which that share of them lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class Source:
+    """A track that is written at a steady pace. Which frame is due is a matter of the clock, never of sleeping."""
+
+    def __init__(self, track: TrackWriter, shape: Shape) -> None:
+        self.track = track
+        self.shape = shape
+        self.groups = 0
+
+    async def run(self, seconds: float) -> None:
+        """Write whole groups for about so long."""
+        loop = asyncio.get_running_loop()
+        shape = self.shape
+        begin = loop.time()
+        filler = bytes(shape.size - STAMP.size)
+        for index in range(max(1, round(seconds / shape.span))):
+            group = self.track.group()
+            for number in range(shape.group):
+                due = begin + (index * shape.group + number) / shape.fps
+                await asyncio.sleep(due - loop.time())
+                group.write(STAMP.pack(loop.time(), number) + filler)
+            group.finish()
+            self.groups += 1
+
+
+class Arrival(NamedTuple):
+    """A frame."""
+
+    at: float
+    age: float
+    group: int
+    number: int
+
+
+class Watch:
+    """One subscription, and all that came of it."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.arrivals: list[Arrival] = []
+        self.begun: list[int] = []
+        """Groups in order of their arrival."""
+        self.whole: list[int] = []
+        """Groups that came to their end, in order of that."""
+        self.broken: dict[int, int] = {}
+        """Codes of groups that were given up."""
+        self.ended = False
+        """Whether the track came to its end."""
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._watch())
+
+    async def until(self, check: Callable[[], object], within: float = 10.0) -> None:
+        """Wait for something that frames bring about."""
+        async with asyncio.timeout(within):
+            while not check():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def leave(self) -> None:
+        """Stop reading."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    def ages(self, begin: float = 0.0, end: float = math.inf) -> list[float]:
+        """Of the frames that came between two moments."""
+        return [arrival.age for arrival in self.arrivals if begin <= arrival.at < end]
+
+    def check_boundaries(self, per_group: int) -> None:
+        """What came of each group is its beginning without a gap; a whole one has all of it, another was reset."""
+        numbers: dict[int, list[int]] = {}
+        for arrival in self.arrivals:
+            numbers.setdefault(arrival.group, []).append(arrival.number)
+        for sequence, found in numbers.items():
+            assert found == list(range(len(found))), (sequence, found)
+            assert len(found) <= per_group, (sequence, found)
+        for sequence in self.whole:
+            assert len(numbers[sequence]) == per_group, (sequence, numbers[sequence])
+        assert sorted(self.begun) == sorted(set(self.begun)), self.begun
+        assert set(self.begun) == {*self.whole, *self.broken}, (self.begun, self.whole, self.broken)
+
+    async def _watch(self) -> None:
+        with contextlib.suppress(SessionEnded):
+            async with asyncio.TaskGroup() as readers:
+                async for group in self.subscription:
+                    self.begun.append(group.sequence)
+                    readers.create_task(self._read(group))
+            self.ended = True
+            self._changed.set()
+
+    async def _read(self, group: GroupReader) -> None:
+        clock = asyncio.get_running_loop().time
+        try:
+            async for frame in group:
+                now = clock()
+                written, number = STAMP.unpack_from(frame.payload)
+                self.arrivals.append(Arrival(now, now - written, group.sequence, number))
+                self._changed.set()
+            self.whole.append(group.sequence)
+        except GroupAborted as error:
+            self.broken[group.sequence] = error.code
+        self._changed.set()
+
+
+class Viewer:
+    """A session that watches."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.watches: list[Watch] = []
+
+    async def watch(self, track: str, **options: Any) -> Watch:
+        """Subscribe; `options` are those of `Client.subscribe`."""
+        async for change in self.client.announced():
+            if change.path == PATH:
+                break
+        watch = Watch(await self.client.subscribe(PATH, track, **options))
+        self.watches.append(watch)
+        return watch
+
+    async def close(self) -> None:
+        """Leave."""
+        for watch in self.watches:
+            await watch.leave()
+        await self.client.close()
+
+
+class Stage:
+    """A relay, a publisher beside it, and viewers, behind a bad network where they are to be."""
+
+    def __init__(self, relay: Relay, proxy: UdpProxy, publication: Publication) -> None:
+        self.relay = relay
+        self.proxy = proxy
+        self.lag = 0.0
+        """By how much the event loop was late at worst, in seconds: what the machine adds to every age."""
+        self._publication = publication
+        self._viewers: list[Viewer] = []
+        self._watching = asyncio.create_task(self._watch_lag())
+
+    async def close(self) -> None:
+        """All viewers leave, in good weather."""
+        self._watching.cancel()
+        self.weather.both()
+        self.weather.down.rate = self.weather.up.rate = None
+        await asyncio.gather(*(viewer.close() for viewer in self._viewers))
+
+    @property
+    def weather(self) -> Weather:
+        """Of all viewers behind the network; each has a narrow place of its own."""
+        return self.proxy.weather()
+
+    def source(self, track: str, shape: Shape) -> Source:
+        """Offer a track."""
+        return Source(self._publication.track(track, keep=64), shape)
+
+    async def viewer(
+        self,
+        *,
+        behind: bool = True,
+        versions: tuple[Version, ...] = tuple(Version),
+        window: int | None = None,
+    ) -> Viewer:
+        """A viewer behind the network, or beside the relay. `window` is what it may have unread, in bytes."""
+        port = self.proxy.port if behind else self.relay.port
+        settings = QuicSettings() if window is None else QuicSettings(connection_window=window)
+        session = await connect(f"moqt://127.0.0.1:{port}/", versions=versions, tls=ANYONE, settings=settings)
+        viewer = Viewer(Client(session, versions=versions))
+        self._viewers.append(viewer)
+        await viewer.client.start()
+        return viewer
+
+    def backlogs(self, sessions: Collection[int] | None = None) -> dict[int, int]:
+        """Unsent bytes of each session, or of these, that has a subscription; by its number."""
+        found: dict[int, int] = {}
+        for number, ref in self.relay.connections.items():
+            if sessions is not None and number not in sessions:
+                continue
+            actor = ref._actor_weakref()
+            assert isinstance(actor, ConnectionActor)
+            for service in actor.egress._requests.values():
+                if isinstance(service, SubscribeService):
+                    found[number] = found.get(number, 0) + service.backlog.measure()
+        return found
+
+    async def _watch_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_TICK
+            await asyncio.sleep(LAG_TICK)
+            self.lag = max(self.lag, loop.time() - due)
+
+    async def viewers(self, count: int, **options: Any) -> list[Viewer]:
+        """So many of them."""
+        return await asyncio.gather(*(self.viewer(**options) for _ in range(count)))
+
+
+@contextlib.asynccontextmanager
+async def stage(
+    *, fast: bool, limits: Limits | None = None, versions: tuple[Version, ...] = tuple(Version), seed: int = 1
+) -> AsyncIterator[Stage]:
+    """A relay with these limits, by default those of a relay that nobody has configured."""
+    async with (
+        running(limits=limits or Limits(), quic=QuicSettings(fast=fast), versions=versions) as relay,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        proxy = stack.enter_context(UdpProxy(free_udp_port(), relay.port, seed=seed))
+        client = await stack.enter_async_context(await Client.connect(raw(relay), tls=ANYONE))
+        on = Stage(relay, proxy, client.publish(PATH))
+        stack.push_async_callback(on.close)
+        yield on
