@@ -413,12 +413,12 @@ def test_limits_and_quic_from_the_file() -> None:
         "limits.linger": "0",
         "limits.peers": "3",
         "server.quic.keep_alive": "0",
-        "server.quic.congestion": '"reno"',
+        "server.quic.congestion": '"bbr"',
         "server.quic.fast": "false",
     }
     config = load(written(MINIMAL | keys), environ={})
     assert config.limits == Limits(sessions=5, cache_age=2.0, linger=0.0, peers=3)
-    assert config.server.quic == QuicSettings(keep_alive=0, congestion="reno", fast=False)
+    assert config.server.quic == QuicSettings(keep_alive=0, congestion="bbr", fast=False)
 
 
 def test_a_program_may_build_its_own() -> None:
@@ -572,8 +572,8 @@ def test_unknown_elsewhere(key: str, message: str) -> None:
         ("web.ws", "1", "[web] ws = 1: expected true or false"),
         (
             "server.quic.congestion",
-            '"bbr"',
-            '[server.quic] congestion = "bbr": expected one of "cubic" or "reno"',
+            '"vegas"',
+            '[server.quic] congestion = "vegas": expected one of "cubic", "reno" or "bbr"',
         ),
         (
             "server.quic.idle_timeout",

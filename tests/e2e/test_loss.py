@@ -15,19 +15,19 @@ VIEWERS = 10
 
 
 @pytest.mark.parametrize("fast", [True, False])
-async def test_every_frame_gets_through_heavy_loss(fast: bool) -> None:
-    """2 Mbit/s at 30 frames/s, 5 % lost each way, 100 ms round trip: real viewers get all of it.
+async def test_a_live_track_gets_through_heavy_loss(fast: bool) -> None:
+    """2 Mbit/s at 30 frames/s, 5 % lost each way, 100 ms round trip: real viewers get all of it, as it happens.
 
-    It is more than congestion control lets through at such loss, about 0.6 Mbit/s, so it arrives late; these viewers
-    say that they wait.
+    They wait for a second at most. Congestion control that takes loss for a full line lets through a fifth of it.
     """
-    groups, frames = 2, 8
-    async with running(limits=Limits(), quic=QuicSettings(fast=fast)) as relay:
+    groups, frames = 4, 30
+    async with running(limits=Limits(), quic=QuicSettings(fast=fast, congestion="bbr")) as relay:
         with UdpProxy(free_udp_port(), relay.port, seed=3) as proxy:
             shape = ("--groups", groups, "--frames-per-group", frames, "--frame-size", 8300)
             pace = ("--interval", 1 / 30, "--pause", "start")
-            many = ("--viewers", VIEWERS, "--max-age-ms", 30_000)
+            many = ("--viewers", VIEWERS, "--max-age-ms", 1000)
             url = f"https://127.0.0.1:{proxy.port}/"
+            proxy.weather().both(delay=0.05)
             async with (
                 publisher("0.5.1", webtransport(relay), "demo/cam", *shape, *pace) as source,
                 viewer("0.5.1", url, "demo/cam", *many) as peer,

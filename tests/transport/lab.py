@@ -43,6 +43,14 @@ class Network:
 
 
 @dataclass
+class Line:
+    """The narrow place in one direction. Two labs on one clock may share one."""
+
+    free_at: float = 0.0
+    """When it will have let through what waits there."""
+
+
+@dataclass
 class End:
     """One of the two."""
 
@@ -57,7 +65,8 @@ class End:
     packets: int = 0
     in_runs: int = 0
     """Packets received that were taken several at once."""
-    narrow_until: float = 0.0
+    line: Line = field(default_factory=Line)
+    """What this end sends on."""
 
 
 def merged(packets: list[bytes]) -> list[tuple[int, bytes]]:
@@ -137,10 +146,10 @@ class Lab:
                         continue
                     at = self.now
                     if network.rate is not None:
-                        start = max(at, end.narrow_until)
+                        start = max(at, end.line.free_at)
                         if (start - at) * network.rate > network.queue * 1200:
                             continue
-                        at = end.narrow_until = start + len(packet) / network.rate
+                        at = end.line.free_at = start + len(packet) / network.rate
                     at += network.delay + dice.random() * network.jitter
                     if network.tick:
                         at = math.ceil(at / network.tick) * network.tick

@@ -48,6 +48,7 @@ def test_the_tested_version_is_installed() -> None:
         "_loss",
         "_max_datagram_size",
         "_on_max_stream_data_delivery",
+        "_pacing_at",
         "_peer_cid",
         "_remote_max_data",
         "_remote_max_data_used",
@@ -80,7 +81,11 @@ def test_stream_has(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["_rtt_smoothed", "_rtt_initialized", "congestion_window", "get_probe_timeout"]
+    "name",
+    [
+        *("_cc", "_pacer", "_rtt_smoothed", "_rtt_initialized", "bytes_in_flight", "congestion_window"),
+        "get_probe_timeout",
+    ],
 )
 def test_recovery_has(name: str) -> None:
     assert hasattr(connection()._loss, name)

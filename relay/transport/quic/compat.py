@@ -34,6 +34,7 @@ from aioquic.quic.packet import (
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import K_MICRO_SECOND
 
+from relay.transport.quic.bbr import Bbr, BbrPacer
 from relay.transport.quic.holding import Holding
 
 if TYPE_CHECKING:
@@ -223,6 +224,10 @@ class RelayQuicConnection(QuicConnection):
         credentials: CredentialSelector | None = None,
     ) -> None:
         self._construct(configuration, original_destination_connection_id)
+        cc = self._loss._cc
+        self._bbr = cc if isinstance(cc, Bbr) else None
+        if self._bbr is not None:
+            self._loss._pacer = BbrPacer(self._bbr, max_datagram_size=self._max_datagram_size)
         self.events = self._events
         """What is to be read with `next_event`."""
         self._holding = Holding()
@@ -294,7 +299,13 @@ class RelayQuicConnection(QuicConnection):
                 flights[-1][0].append(data)
             else:
                 flights.append(([data], self._max_datagram_size, address))
+        self._tell_idle()
         return flights
+
+    def _tell_idle(self) -> None:
+        """After all was sent that may be: a controller that measures is to know when that was less than it allows."""
+        if self._bbr is not None and self._pacing_at is None:
+            self._bbr.on_idle()
 
     def _stock_datagrams(self, now: float) -> list[tuple[bytes, Any]]:
         return super().datagrams_to_send(now)
@@ -553,9 +564,15 @@ def smoothed_rtt(quic: QuicConnection) -> float | None:
     return max(float(loss._rtt_smoothed), K_MICRO_SECOND) if loss._rtt_initialized else None
 
 
-def congestion_window(quic: QuicConnection) -> int:
-    """Bytes that may be in flight."""
-    return int(quic._loss.congestion_window)
+def rate_estimate(quic: QuicConnection) -> int | None:
+    """Bits per second that the path takes, as far as congestion control knows; `None` before the first sample."""
+    rtt = smoothed_rtt(quic)
+    if rtt is None:
+        return None
+    cc = quic._loss._cc
+    if isinstance(cc, Bbr) and cc.bandwidth:
+        return int(cc.bandwidth * 8)
+    return int(quic._loss.congestion_window * 8 / rtt)
 
 
 def datagram_limit(quic: QuicConnection) -> int:

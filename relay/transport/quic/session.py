@@ -138,10 +138,9 @@ class QuicSession:
         raise NotImplementedError
 
     def stats(self) -> SessionStats:
-        rtt = compat.smoothed_rtt(self.link.quic)
         return SessionStats(
-            rtt=rtt,
-            estimate=int(compat.congestion_window(self.link.quic) * 8 / rtt) if rtt else None,
+            rtt=compat.smoothed_rtt(self.link.quic),
+            estimate=compat.rate_estimate(self.link.quic),
             bytes_received=self.link.bytes_received,
             bytes_sent=self.link.bytes_sent,
             streams=len(self._streams),

@@ -34,8 +34,8 @@ class QuicSettings:
     mtu_discovery: bool = True
     """Whether busy connections try packets of up to 1452 bytes. Needs `fast`, and Linux or macOS."""
 
-    congestion: Literal["cubic", "reno"] = "cubic"
-    """Congestion control algorithm."""
+    congestion: Literal["cubic", "reno", "bbr"] = "cubic"
+    """Congestion control algorithm. `bbr` does not take every loss for a full line: [when to choose it](delivery.md#on-a-line-that-loses-packets)."""
 
     socket_buffer: int = 4 * 1024 * 1024
     """Kernel receive and send buffer asked for; the kernel may grant less."""

@@ -123,7 +123,9 @@ class AckingConnection(FastBase):
         self._news = True
         self._space.ack_eliciting_in_flight -= packets
         self._acked_bytes += size
-        if sent_time > self._loss._cc._congestion_recovery_start_time:  # type: ignore[attr-defined]
+        if self._bbr is not None:
+            self._bbr.acked(sent_time, size)
+        elif sent_time > self._loss._cc._congestion_recovery_start_time:  # type: ignore[attr-defined]
             self._growing_bytes += size
             self._growing_packets += packets
         self._last_sent_time = sent_time
@@ -203,7 +205,10 @@ class AckingConnection(FastBase):
         """
         used = 2 * cc.bytes_in_flight >= cc.congestion_window or bool(self._active)
         growing = self._growing_bytes
-        cc.bytes_in_flight -= self._acked_bytes
+        if self._bbr is not None:
+            self._bbr.heard(now)
+        else:
+            cc.bytes_in_flight -= self._acked_bytes
         cc.last_ack = self._last_sent_time
         if growing and used:
             if cc.ssthresh is None or cc.congestion_window < cc.ssthresh:

@@ -83,7 +83,8 @@ class FastBase(ServerStart):
         """The congestion window when it was asked last."""
         self._idle = 0.0
         """The idle time-out in seconds."""
-        self._loss._pacer = Pacer(max_datagram_size=self._max_datagram_size)
+        if self._bbr is None:
+            self._loss._pacer = Pacer(max_datagram_size=self._max_datagram_size)
         self._mtu = PathMtu(self._max_datagram_size)
 
     def _initialize(self, peer_cid: bytes) -> None:

@@ -203,7 +203,11 @@ class Pacer(QuicPacketPacer):
         self.filled = 0.0
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
-        self.rate = PACING_GAIN * congestion_window / max(smoothed_rtt, 0.000001)
+        self.set_rate(PACING_GAIN * congestion_window / max(smoothed_rtt, 0.000001))
+
+    def set_rate(self, rate: float) -> None:
+        """Let go so many bytes per second."""
+        self.rate = rate
         self.burst = min(max(SMALLEST_BURST * self.size, self.rate * BURST_TIME), LARGEST_BURST * self.size)
 
     def fill(self, now: float) -> float:
