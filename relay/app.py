@@ -28,6 +28,7 @@ from relay.actors import messages as m
 from relay.actors.cluster import ClusterActor
 from relay.actors.connection import ConnectionActor, Environment
 from relay.actors.ingest import random_hop
+from relay.actors.keeper import KeeperActor
 from relay.actors.ledger import LedgerActor
 from relay.actors.origin import OriginActor
 from relay.actors.peer import Dialling
@@ -94,6 +95,7 @@ class Relay:
         self._origin: Ref | None = None
         self._cluster: Ref | None = None
         self._ledger: Ref | None = None
+        self._keeper: Ref | None = None
         self._environment: Environment | None = None
         self._quic: QuicServer | None = None
         self._web: WebServer | None = None
@@ -129,6 +131,7 @@ class Relay:
             on_failure=lambda _: self.failed.set(), linger=self._limits.linger, members=cluster.prefix
         )
         ledger = self._ledger = LedgerActor.start()
+        self._keeper = KeeperActor.start(self._limits.cache)
         self._lag.start()
         versions = self._config.server.version
         hop = random_hop() if cluster.id is None else cluster.id
@@ -150,6 +153,7 @@ class Relay:
             versions=versions,
             authorize=self._authenticator.admit,
             ledger=ledger,
+            keeper=self._keeper,
             cluster=self._cluster,
             members=cluster.prefix,
         )
@@ -316,8 +320,8 @@ class Relay:
         for connection in list(self._connections.values()):
             await stop(connection, timeout=1.0)
         self._connections.clear()
-        await self._stop(self._origin, self._ledger)
-        self._origin = self._ledger = self._cluster = None
+        await self._stop(self._origin, self._ledger, self._keeper)
+        self._origin = self._ledger = self._keeper = self._cluster = None
         if isinstance(self._authenticator.keys, KeyServer):
             await self._authenticator.keys.close()
 

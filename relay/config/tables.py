@@ -50,7 +50,10 @@ LIMITS_RANGES: Mapping[str, Range] = {
     # 0 keeps no broadcast whose publisher is gone.
     "linger": (0, 3_600),
     "frame": _BYTES,
+    "cache": _BYTES,
     "cache_track": _BYTES,
+    # More than what fits into the longest message would never be met.
+    "path": (64, 1 << 16),
     "backlog_bytes": _BYTES,
     "backlog_session": _BYTES,
     "websocket_window": _BYTES,
