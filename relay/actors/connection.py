@@ -53,7 +53,10 @@ ALIVE_AT_LEAST = 1.0
 """Seconds that a publisher gets, at least, to answer when another session announces its path."""
 
 RELAY_FACTOR = 20
-"""How much more than any other session one with a relay of the cluster may announce and subscribe to."""
+"""How much more than any other session one with a relay of the cluster may have of what is in `PER_PEER`."""
+
+PER_PEER = frozenset(("announces", "subscriptions", "control_rate", "control_burst", "backlog_session"))
+"""Limits of what a relay does for each of its own peers."""
 
 EXPIRY_INTERVAL = 600.0
 """Seconds after which a token's end is compared with the clock again."""
@@ -237,6 +240,7 @@ class ConnectionActor(LoopActor):
                 self.close(message.code, message.reason)
             case SetupTimedOut():
                 self._setup_timer = None
+                self.over("setup_timeout", f"transport={self.session.transport}")
                 self.close(SessionCode.CONTROL_TIMEOUT, "no SETUP in time")
             case AliveTimedOut():
                 self._alive_timer = None
@@ -388,7 +392,7 @@ class ConnectionActor(LoopActor):
     def limit_of(self, name: str) -> int:
         """That limit for this session: another relay stands for all of its own peers."""
         limit: int = getattr(self.environment.limits, name)
-        return limit * RELAY_FACTOR if self.permissions.cluster else limit
+        return limit * RELAY_FACTOR if self.permissions.cluster and name in PER_PEER else limit
 
     def over(self, limit: str, what: str) -> None:
         """Something was turned away because of a limit: count it, and say so once in an episode."""

@@ -54,6 +54,7 @@ SESSION = {
     "publishing",
     "subscriptions",
     "upstreams",
+    "refused",
 }
 TRACK = {
     "path",
@@ -454,6 +455,7 @@ async def test_the_state_of_everything() -> None:
         "bytes_received": session["bytes_received"],
         "bytes_sent": session["bytes_sent"],
         "cached_bytes": row["cached_bytes"],
+        "refused": {},
     }
     assert packed["broadcasts"][0]["path"] == "demo/cam"
     assert packed["sessions"][0]["session"] == session["session"]
@@ -778,7 +780,10 @@ async def test_a_track_beyond_the_limit_is_a_503() -> None:
             write(publication.track(name), b"x")
         assert await get(http, f"{relay.url}fetch/demo/cam/video") == (200, "x")
         status, text = await get(http, f"{relay.url}fetch/demo/cam/audio")
-        assert (status, text) == (503, "as many tracks of this broadcast are read as may be\n")
+        assert (status, text) == (
+            503,
+            "no room: as many tracks of this broadcast are read as may be, or the cache is full\n",
+        )
 
 
 async def test_more_readers_than_allowed_are_turned_away() -> None:
