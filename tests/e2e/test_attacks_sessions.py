@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, cast
 
+import aiohttp
 import pytest
 from pykka import ActorRegistry
 
@@ -408,6 +409,26 @@ async def test_many_tracks_that_fill_the_cache_of_the_relay() -> None:
                 newest = await anext(await late.subscribe("good/cam", "video"))
                 assert len(await newest.read_all()) == 4
         assert value(await scrape(relay), "refused_total", limit="cache") >= 1
+        assert not peer.closed
+
+
+@pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_06])
+async def test_a_publisher_that_never_answers(version: Version) -> None:
+    """Who asked for its track is told after a while, by QUIC and by HTTP, and nothing of it is held."""
+    limits = replace(LIMITS, answer_timeout=0.2)
+    async with serving(limits) as (relay, service), attacker(relay, version) as peer:
+        await announced(peer, relay, "bad")
+        async with attacker(relay) as viewer, aiohttp.ClientSession() as http:
+            _, stream = viewer.subscribe("bad", "video")
+            await viewer.until(lambda: stream.resets)
+            assert stream.resets == [StreamCode.CONTROL_TIMEOUT]
+            async with asyncio.timeout(WITHIN), http.get(f"{relay.url}fetch/bad/other") as response:
+                assert (response.status, await response.text()) == (504, "the publisher does not answer\n")
+            assert not viewer.closed
+        await peer.until(lambda: all(stream.over for stream, _ in peer.subscriptions()))
+        await service.goes_on()
+        await until(relay, "refused_total", 2, limit="answer_timeout")
+        await until(relay, "tracks", 1)
         assert not peer.closed
 
 

@@ -16,6 +16,7 @@ import msgpack
 import pytest
 from yarl import URL
 
+from relay.actors.runtime import LoopInbox
 from relay.app import Relay
 from relay.client import Client, Publication, TrackWriter
 from relay.model.limits import Limits
@@ -798,3 +799,16 @@ async def test_more_readers_than_allowed_are_turned_away() -> None:
                 assert second.status == 503
                 assert "too many" in await second.text()
         await no_readers_left()
+
+
+async def test_a_directory_that_does_not_answer_is_a_504(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.web.state.ASK_TIMEOUT", 0.05)
+    async with stage() as (relay, http), published(relay):
+        inbox = relay.origin.actor_inbox
+        assert isinstance(inbox, LoopInbox)
+        inbox.waiting = True  # as if its turn were due: it never comes
+        for route in ("announced/", "state"):
+            status, text = await get(http, f"{relay.internal_url}{route}")
+            assert (status, text) == (504, "the relay is too busy to answer\n")
+        inbox.waiting = False
+        assert (await get(http, f"{relay.internal_url}announced/"))[0] == 200
