@@ -98,6 +98,20 @@ async def test_the_newest_groups_stay_as_long_as_they_fit(kept: Kept) -> None:
         assert kept.held(f"p/{number}")[-1] == 2
 
 
+async def test_a_newest_group_above_its_share_stays_while_old_ones_make_room(kept: Kept) -> None:
+    picture, picture_id, *_ = await stream_of(kept, "picture")
+    picture.group(picture_id, 0, b"x" * 500_000)
+    many, many_id, *_ = await stream_of(kept, "many")
+    for sequence in range(12):
+        many.group(many_id, sequence, b"x" * 60_000)
+        await settle()
+        assert within(kept.total)
+    assert kept.held("picture") == [0]
+    assert 0 < len(kept.held("many")) < 9
+    assert kept.held("many")[-1] == 11
+    assert ("refused", "cache") not in actor_of(picture.ref).counts
+
+
 @pytest.mark.parametrize("fin", [True, False])
 async def test_newest_groups_above_their_share_go_when_there_is_nothing_else(
     kept: Kept, fin: bool, caplog: pytest.LogCaptureFixture
