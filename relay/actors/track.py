@@ -110,6 +110,8 @@ class TrackActor(LoopActor):
         self._asked = False
         """Whether the source holds anything for us."""
         self._wanted = Interest()
+        self._wants_changed = False
+        """Whether subscribers came, went or changed their mind in this turn: to look at all of them once is enough."""
         self._handled = 0
         self._touched: dict[int, tuple[Group, bool]] = {}
         """Groups that this turn added to, and whether it began them."""
@@ -179,6 +181,9 @@ class TrackActor(LoopActor):
         return None
 
     def on_turn_end(self) -> None:
+        if self._wants_changed:
+            self._wants_changed = False
+            self._want()
         self._flush()
         if self._ending is not None:
             self._end_if_complete()
@@ -234,7 +239,9 @@ class TrackActor(LoopActor):
             return
         self._subscribers[(request.subscriber.actor_urn, request.key)] = subscriber
         self._stay()
-        if self._ending is None:
+        if self._subscribed:
+            self._wants_changed = True
+        else:
             self._want()
 
     def _start_of(self, interest: Interest) -> int:
@@ -285,12 +292,12 @@ class TrackActor(LoopActor):
                 pieces += self._join(subscriber, group)
         if pieces:
             send(subscriber.ref, m.Deliver(subscriber.key, tuple(pieces)))
-        self._want()
+        self._wants_changed = True
 
     def _on_leave(self, message: m.Leave) -> None:
         key = (message.subscriber.actor_urn, message.key)
         if self._subscribers.pop(key, None) is not None:
-            self._want()
+            self._wants_changed = True
         self._describing.pop(key, None)
         self._stop_fetches(self._fetches.leave(key))
 
