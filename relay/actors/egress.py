@@ -219,13 +219,13 @@ class Egress:
             send(self._connection.environment.origin, m.Unwatch(self._connection.number, key))
 
     def _too_long(self, *names: str) -> bool:
-        """Whether one of them, paths and names of tracks, is longer or deeper than any that is announced can be."""
+        """Whether one of them, paths and names of tracks, is longer than any that is announced can be."""
         longest = self._connection.environment.limits.path
         for name in names:
             if len(name.encode()) > longest:
                 self._connection.over("path", f"path={loggable(name)}")
                 return True
-        return names[0].count("/") >= MAX_PATH_SEGMENTS
+        return False
 
     def _may(self, stream: Stream, broadcast: str, track: str) -> bool:
         connection = self._connection
@@ -233,8 +233,9 @@ class Egress:
             connection.over("subscriptions", f"path={loggable(broadcast)}")
             connection.refuse(stream, StreamCode.NO_CAPACITY)
             return False
-        if self._too_long(join(connection.permissions.root, broadcast), track):
-            connection.refuse(stream, StreamCode.UNROUTABLE)
+        path = join(connection.permissions.root, broadcast)
+        if path.count("/") >= MAX_PATH_SEGMENTS or self._too_long(path, track):
+            connection.refuse(stream, StreamCode.UNROUTABLE)  # deeper or longer than any announcement can be
             return False
         if not connection.permissions.may_subscribe(broadcast):
             # the answer for what does not exist, so that nothing can be learnt from it
