@@ -251,7 +251,7 @@ class Backlog:
         """Groups with unsent bytes, and how many; those that are over and sent need no more care."""
         waiting: list[Waiting] = []
         total = 0
-        for sending in list(self._groups.values()):
+        for sending in tuple(self._groups.values()):
             unsent = sending.stream.unsent
             if unsent:
                 waiting.append((sending, unsent))

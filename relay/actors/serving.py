@@ -262,32 +262,33 @@ class SubscribeService:
         backlog = self.backlog
         before = backlog.unsent
         now = self._clock()
-        if backlog:
-            waiting = backlog.waiting()
-            if waiting:
-                begins = any(piece.first for piece in pieces)
-                self._give_up(backlog.review(waiting, now, begins=begins))
-            else:
-                self._behind = False
+        if waiting := backlog.waiting():
+            begins = any(piece.first for piece in pieces)
+            self._give_up(backlog.review(waiting, now, begins=begins))
+        else:
+            self._behind = False
         for piece in pieces:
+            size = overhead = 0
             if piece.first and piece.code is None:
-                sending = self._begin(piece, now)
+                sending, size = self._begin(piece, now)
+                overhead = STREAM_OVERHEAD
             else:
                 found = backlog.get(piece.sequence)
                 if found is None or not self._continue(found, piece):
                     continue  # refused by the peer, or given up
                 sending = found
-            size = 0
             for chunk in piece.chunks:
                 size += len(chunk)
-            backlog.wrote(sending, size, now)
+            if size:
+                backlog.wrote(sending, size, now, overhead)
             if piece.fin:
                 sending.open = False
         if backlog.unsent > self._connection.environment.limits.backlog_bytes:
             self._give_up(backlog.review(backlog.waiting(), now, begins=False))
         self._egress.account(backlog.unsent - before)
 
-    def _begin(self, piece: m.GroupPiece, now: float) -> Sending:
+    def _begin(self, piece: m.GroupPiece, now: float) -> tuple[Sending, int]:
+        """Open a stream and write. Returns it, and how many bytes went before the group's own."""
         connection = self._connection
         backlog = self.backlog
         version = connection.version
@@ -304,9 +305,7 @@ class SubscribeService:
         self._search.found()
         if piece.sequence >= self._next:
             self._next = min(piece.sequence + 1, MAX_VARINT)
-        sending = backlog.begin(piece.sequence, stream, rank, now)
-        backlog.wrote(sending, len(header), now, STREAM_OVERHEAD)
-        return sending
+        return backlog.begin(piece.sequence, stream, rank, now), len(header)
 
     def _continue(self, sending: Sending, piece: m.GroupPiece) -> bool:
         """Write on, or break off; whether there is more to come."""

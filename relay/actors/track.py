@@ -113,6 +113,8 @@ class TrackActor(LoopActor):
         self._wants_changed = False
         """Whether subscribers came, went or changed their mind in this turn: to look at all of them once is enough."""
         self._handled = 0
+        self._unfinished: dict[int, Group] = {}
+        """Groups that more may come of."""
         self._touched: dict[int, tuple[Group, bool]] = {}
         """Groups that this turn added to, and whether it began them."""
         self._received_bytes = self._received_groups = self._received_frames = self._received_datagrams = 0
@@ -393,8 +395,10 @@ class TrackActor(LoopActor):
             self._received_bytes += group.payload - payload
             if part.fin:
                 group.finished = True
+                self._unfinished.pop(part.sequence, None)
             elif part.code is not None:
                 group.code = part.code
+                self._unfinished.pop(part.sequence, None)
             self._touched.setdefault(part.sequence, (group, False))
             if cache.size > self._limits.cache_track:
                 self._evict(now)
@@ -408,11 +412,12 @@ class TrackActor(LoopActor):
             self._refuse_group(part.sequence, StreamCode.OLD)
             return None
         self._touched[part.sequence] = (group, True)
+        self._unfinished[part.sequence] = group
         self._received_groups += 1
         self._evict(now)
-        unfinished = [g for g in self._cache if g.open]
-        if len(unfinished) > self._limits.groups_in_flight:
-            self._abort_group(unfinished[0], StreamCode.TOO_FAR_BEHIND, "groups_in_flight")
+        if len(self._unfinished) > self._limits.groups_in_flight:
+            oldest = self._unfinished[min(self._unfinished)]
+            self._abort_group(oldest, StreamCode.TOO_FAR_BEHIND, "groups_in_flight")
         return group
 
     def _evict(self, now: float) -> None:
@@ -455,6 +460,7 @@ class TrackActor(LoopActor):
     def _abort_group(self, group: Group, code: StreamCode, limit: str) -> None:
         self._over_limit(limit, f"group={group.sequence}")
         group.code = code
+        self._unfinished.pop(group.sequence, None)
         self._cache.empty(group)
         self._refuse_group(group.sequence, code)
         self._touched.setdefault(group.sequence, (group, False))
@@ -664,7 +670,7 @@ class TrackActor(LoopActor):
     def _end_if_complete(self) -> None:
         if self._final is not None or self._grace is not None or self._ending is None:
             return
-        if any(group.open for group in self._cache):
+        if self._unfinished:
             return
         self._flush()
         latest = self._cache.latest
@@ -680,10 +686,10 @@ class TrackActor(LoopActor):
         self._failed = code
         self._gone = gone
         self._asked = False
-        for group in self._cache:
-            if group.open:
-                group.code = code
-                self._touched.setdefault(group.sequence, (group, False))
+        for group in self._unfinished.values():
+            group.code = code
+            self._touched.setdefault(group.sequence, (group, False))
+        self._unfinished.clear()
         self._flush()
         self._refuse_all(code)
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Self
 
 from relay.wire.announce import AnnounceRequest
 from relay.wire.control import Fetch, Goaway, ProbeRequest, TrackRequest
-from relay.wire.cursor import Cursor, framed, lacks, require
+from relay.wire.cursor import Cursor, lacks, require
 from relay.wire.errors import BadTimestamp
 from relay.wire.setup import Setup
 from relay.wire.subscribe import Subscribe
@@ -88,8 +88,10 @@ class GroupHeader:
     frame_start: int = 0
 
     def encode(self, version: Version) -> bytes:
-        start = encode_varint(self.frame_start) if version >= Version.LITE_06 else b""
-        return framed(encode_varint(self.subscribe_id), encode_varint(self.sequence), start)
+        body = encode_varint(self.subscribe_id) + encode_varint(self.sequence)
+        if version >= Version.LITE_06:
+            body += encode_varint(self.frame_start)
+        return encode_varint(len(body)) + body
 
     @classmethod
     def decode(cls, body: bytes, version: Version) -> Self:

@@ -6,6 +6,7 @@ Called by: the WebTransport transport.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -29,6 +30,7 @@ def bidi_prefix(session_id: int) -> bytes:
     return _BIDI + encode_varint(session_id)
 
 
+@functools.lru_cache(64)
 def uni_prefix(session_id: int) -> bytes:
     """Return what precedes the content of a unidirectional stream that we open."""
     return _UNI + encode_varint(session_id)

@@ -484,7 +484,8 @@ async def test_a_track_without_groups_ends_with_zero(world: World, version: Vers
     assert stream.fins == 1
 
 
-async def test_a_track_that_is_over_is_told_in_one_go(world: World) -> None:
+async def test_a_track_that_is_over_is_told_in_one_go() -> None:
+    world = World(Limits(track_idle=0.3))  # so that it is there for the second subscription
     publisher, viewer = await couple(world, Version.LITE_06, Version.LITE_06)
     viewer.subscribe("p")
     upstream_, request = await upstream(publisher)
@@ -496,6 +497,7 @@ async def test_a_track_that_is_over_is_told_in_one_go(world: World) -> None:
     assert viewer.replies(stream) == [SubscribeOk(group=0), SubscribeEnd(1)]
     assert [group.payloads for group in viewer.groups(number)] == [[b"a"]]
     assert stream.fins == 1
+    await world.close()
 
 
 @pytest.mark.parametrize("version", ALL)

@@ -49,6 +49,8 @@ def test_the_tested_version_is_installed() -> None:
         "_max_datagram_size",
         "_on_max_stream_data_delivery",
         "_peer_cid",
+        "_remote_max_data",
+        "_remote_max_data_used",
         "_remote_max_datagram_frame_size",
         "_remote_max_streams_bidi",
         "_remote_max_streams_uni",
@@ -148,7 +150,7 @@ def test_doubling_of_the_window_is_ignored() -> None:
 
 
 def test_unsent_of_an_unknown_stream() -> None:
-    assert compat.unsent(connection(), 0) == 0
+    assert connection().unsent(0) == 0
     assert compat.reset_code(connection(), 0) is None
 
 
@@ -215,7 +217,7 @@ def test_a_sender_that_is_reset_has_nothing_unsent() -> None:
     stream = client.open_uni()
     stream.write([bytes(1000)])
     wire.client_link.handler.pump()  # type: ignore[union-attr]
-    assert compat.unsent(wire.client_quic, stream.id) == 1000
+    assert wire.client_quic.unsent(stream.id) == 1000
     wire.client_quic.reset_stream(stream.id, 3)
-    assert compat.unsent(wire.client_quic, stream.id) == 0
+    assert wire.client_quic.unsent(stream.id) == 0
     assert compat.reset_code(wire.client_quic, stream.id) == 3

@@ -399,8 +399,7 @@ def test_a_stream_can_be_made_more_urgent_while_it_is_sent(kind: str) -> None:
     wire.run(100_000)
     finished = [e.stream.id for e in seen.events if isinstance(e, StreamData) and e.fin]
     assert sorted(finished) == sorted([old.id, new.id])
-    if wire.client_quic.fast:  # otherwise the order is no more than a hint
-        assert finished == [old.id, new.id]
+    assert finished == [old.id, new.id]
     old.prioritize(1)  # it is over: nothing happens
     client.open_uni().prioritize(5)  # nothing waits yet
     wire.run()

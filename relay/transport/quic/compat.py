@@ -34,6 +34,8 @@ from aioquic.quic.packet import (
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import K_MICRO_SECOND
 
+from relay.transport.quic.holding import Holding
+
 if TYPE_CHECKING:
     from aioquic.quic.configuration import QuicConfiguration
     from aioquic.quic.connection import NetworkAddress
@@ -223,6 +225,9 @@ class RelayQuicConnection(QuicConnection):
         self._construct(configuration, original_destination_connection_id)
         self.events = self._events
         """What is to be read with `next_event`."""
+        self._holding = Holding()
+        self._given: set[int] = set()
+        """Streams of which aioquic may hold something that it has not sent yet."""
         # The constructor fixes 128 streams each way and no option changes it; the transport parameters are written
         # from these when the handshake begins.
         for limit, value in (
@@ -249,6 +254,7 @@ class RelayQuicConnection(QuicConnection):
         self._loss._send_probe = _nothing
         self._streams.clear()
         self._streams_queue.clear()
+        self._holding.clear()
 
     def receive_run(self, buffer: memoryview, each: int, addr: NetworkAddress, now: float) -> int:  # noqa: ARG002
         """Take several datagrams at once, if they are of the simplest kind. Returns how many."""
@@ -280,6 +286,8 @@ class RelayQuicConnection(QuicConnection):
 
     def flights(self, now: float) -> list[Flight]:
         """Everything to be sent now, by address."""
+        if self._holding:
+            self._give()
         flights: list[Flight] = []
         for data, address in self._stock_datagrams(now):
             if flights and flights[-1][2] == address:
@@ -291,22 +299,63 @@ class RelayQuicConnection(QuicConnection):
     def _stock_datagrams(self, now: float) -> list[tuple[bytes, Any]]:
         return super().datagrams_to_send(now)
 
-    def write_stream(
-        self,
-        stream_id: int,
-        chunks: list[bytes],
-        *,
-        fin: bool,
-        order: tuple[int, int],  # noqa: ARG002
-    ) -> None:
+    def write_stream(self, stream_id: int, chunks: list[bytes], *, fin: bool, order: tuple[int, int]) -> None:
         """Send `chunks`; of all streams with data, the one with the highest `order` goes first.
 
-        Here the order is that of the calls. Raises as `send_stream_data`.
+        Raises as `send_stream_data`.
         """
-        self.send_stream_data(stream_id, chunks[0] if len(chunks) == 1 else b"".join(chunks), fin)
+        self.send_stream_data(
+            stream_id, b""
+        )  # claims the id, and complains about a stream that may not be written
+        if chunks or fin:
+            self._holding.add(stream_id, chunks, fin=fin, order=order)
 
     def prioritize(self, stream_id: int, order: tuple[int, int]) -> None:
-        """Send what is left of a stream by another `order`. Here that is no more than a hint."""
+        """Send what is left of a stream by another `order`."""
+        self._holding.prioritize(stream_id, order)
+
+    def reset_stream(self, stream_id: int, error_code: int) -> None:
+        self._holding.drop(stream_id)
+        super().reset_stream(stream_id, error_code)
+
+    def unsent(self, stream_id: int) -> int:
+        """Bytes of a stream that were written and never put into a packet."""
+        held = self._holding.get(stream_id)
+        return self._unsent_by_aioquic(stream_id) + (0 if held is None else held.size)
+
+    def _unsent_by_aioquic(self, stream_id: int) -> int:
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.sender._reset_error_code is not None:
+            return 0
+        return int(stream.sender._buffer_stop - stream.sender.highest_offset)
+
+    def _give(self) -> None:
+        """Hand to aioquic what the congestion window and flow control have room for, the most urgent first.
+
+        It sends streams in an order of its own and takes nothing back, so whatever else waits, waits here.
+        """
+        given = 0
+        for stream_id in tuple(self._given):
+            unsent = self._unsent_by_aioquic(stream_id)
+            given += unsent
+            if not unsent:
+                self._given.discard(stream_id)
+        room = self._loss.congestion_window - self._loss.bytes_in_flight
+        room = min(room, self._remote_max_data - self._remote_max_data_used) - given
+        for held in self._holding.urgent():
+            stream_id = held.stream_id
+            stream = self._streams.get(stream_id)
+            if stream is None or stream.sender._reset_error_code is not None:
+                self._holding.drop(stream_id)  # the peer has stopped it
+                continue
+            size = max(0, min(held.size, room, stream.max_stream_data_remote - stream.sender._buffer_stop))
+            fin = held.fin and size == held.size
+            if size or fin:
+                self.send_stream_data(stream_id, held.take(size) if size else b"", fin)
+                self._given.add(stream_id)
+                room -= size
+            if not held.size and (fin or not held.fin):
+                self._holding.drop(stream_id)
 
     # -- receiving
 
@@ -434,17 +483,6 @@ def stream_credit(quic: QuicConnection, *, unidirectional: bool) -> bool:
     if unidirectional:
         return quic._local_next_stream_id_uni // 4 < quic._remote_max_streams_uni
     return quic._local_next_stream_id_bidi // 4 < quic._remote_max_streams_bidi
-
-
-def unsent(quic: QuicConnection, stream_id: int) -> int:
-    """Bytes of a stream that aioquic holds and never put into a packet; there is no public view of a sender."""
-    stream = quic._streams.get(stream_id)
-    if stream is None:
-        return 0
-    sender = stream.sender
-    if sender._reset_error_code is not None:
-        return 0
-    return int(sender._buffer_stop - sender.highest_offset)
 
 
 def reset_code(quic: QuicConnection, stream_id: int) -> int | None:

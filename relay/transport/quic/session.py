@@ -181,11 +181,7 @@ class QuicSession:
             self._on_reset(event)  # type: ignore[arg-type]
 
     def pump(self) -> None:
-        """Hand to the connection what may be sent now, the most urgent first.
-
-        The one place that decides what is offered, so a scheduler that keeps back what exceeds the congestion window
-        has its place here. Until then everything queued is handed over at once.
-        """
+        """Hand everything queued to the connection, which sends the most urgent first, and claim streams for it."""
         if not self.may_write or self.ended:
             return
         if self._waiting:
@@ -363,11 +359,7 @@ class QuicSession:
         link.endpoint.touch(link)
 
     def reorder(self, stream: QuicStream, order: tuple[int, int]) -> None:
-        """A stream is of another urgency now."""
-        if stream.id >= 0:
-            stream.order = order
-            self.link.quic.prioritize(stream.id, order)
-            return
+        """A stream without an id is of another urgency now."""
         waiting = self._waiting.get(stream.unidirectional, [])
         index = bisect.bisect_left(waiting, stream.order, key=urgency)
         queued = index < len(waiting) and waiting[index] is stream

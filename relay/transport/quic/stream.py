@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from relay.transport.quic import compat
 from relay.wire.errors import MAX_CODE, from_http3, to_http3
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class QuicStream:
     def unsent(self) -> int:
         if self.id < 0 or self.half is Half.CLOSED:
             return self.queued
-        return self.queued + compat.unsent(self._session.link.quic, self.id)
+        return self.queued + self._session.link.quic.unsent(self.id)
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         if self.half is not Half.OPEN or self._session.ended:
@@ -101,8 +100,15 @@ class QuicStream:
             self._session.ready(self)
 
     def prioritize(self, priority: int) -> None:
-        if self.half is not Half.CLOSED and not self._session.ended:
-            self._session.reorder(self, (priority, self.order[1]))
+        session = self._session
+        if self.half is Half.CLOSED or session.ended:
+            return
+        order = priority, self.order[1]
+        if self.id < 0:
+            session.reorder(self, order)
+        else:
+            self.order = order
+            session.link.quic.prioritize(self.id, order)
 
     def reset(self, code: int) -> None:
         if self.half is Half.CLOSED or self._session.ended:

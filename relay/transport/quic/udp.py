@@ -127,9 +127,12 @@ class UdpSocket:
 
         A buffer holds datagrams of `size` bytes each, of which the last may be shorter.
         """
-        whole = len(buffers) == 1 and len(buffers[0]) > size and self._segments and not self._waiting
-        if whole and self._send_batch(buffers, size, address):
-            return
+        if len(buffers) == 1:
+            if len(buffers[0]) <= size:
+                self.send(buffers[0], address)
+                return
+            if self._segments and not self._waiting and self._send_batch(buffers, size, address):
+                return
         for batch in offload.batches(buffers, size):
             alone = len(batch) == 1 and len(batch[0]) <= size
             if alone or not self._segments or self._waiting or not self._send_batch(batch, size, address):

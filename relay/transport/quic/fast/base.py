@@ -305,6 +305,12 @@ class FastBase(ServerStart):
         if not stream.sending and not stream.sender.buffer_is_empty:
             self.stream_sends(stream)
 
+    def unsent(self, stream_id: int) -> int:
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.sender._reset_error_code is not None:
+            return 0
+        return stream.sender._buffer_stop - stream.sender.highest_offset
+
     def prioritize(self, stream_id: int, order: tuple[int, int]) -> None:
         stream = self._streams.get(stream_id)
         if stream is None:
