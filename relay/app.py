@@ -25,6 +25,7 @@ from relay.actors import messages as m
 from relay.actors.cluster import ClusterActor
 from relay.actors.connection import ConnectionActor, Environment
 from relay.actors.ingest import random_hop
+from relay.actors.keeper import KeeperActor
 from relay.actors.ledger import LedgerActor
 from relay.actors.origin import OriginActor
 from relay.actors.peer import Dialling
@@ -92,6 +93,7 @@ class Relay:
         self._origin: Ref | None = None
         self._cluster: Ref | None = None
         self._ledger: Ref | None = None
+        self._keeper: Ref | None = None
         self._environment: Environment | None = None
         self._quic: QuicServer | None = None
         self._web: WebServer | None = None
@@ -132,6 +134,7 @@ class Relay:
             on_failure=lambda _: self.failed.set(), linger=self._limits.linger, members=cluster.prefix
         )
         ledger = self._ledger = LedgerActor.start()
+        self._keeper = KeeperActor.start(self._limits.cache)
         self._lag.start()
         versions = self._config.server.version
         hop = random_hop() if cluster.id is None else cluster.id
@@ -153,6 +156,7 @@ class Relay:
             versions=versions,
             authorize=self._authenticator.admit,
             ledger=ledger,
+            keeper=self._keeper,
             cluster=self._cluster,
             members=cluster.prefix,
         )
@@ -324,7 +328,7 @@ class Relay:
             self._environment = replace(self._environment, limits=limits)
         if self._quic is not None:
             self._quic.limits = limits
-        for actor in (self._origin, self._cluster):
+        for actor in (self._origin, self._cluster, self._keeper):
             if actor is not None:
                 send(actor, m.NewLimits(limits))
 
@@ -405,8 +409,8 @@ class Relay:
         for connection in list(self._connections.values()):
             await stop(connection, timeout=1.0)
         self._connections.clear()
-        await self._stop(self._origin, self._ledger)
-        self._origin = self._ledger = self._cluster = None
+        await self._stop(self._origin, self._ledger, self._keeper)
+        self._origin = self._ledger = self._keeper = self._cluster = None
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)

@@ -52,7 +52,10 @@ LIMITS_RANGES: Mapping[str, Range] = {
     # 0 closes all sessions at once.
     "drain": (0, 3_600),
     "frame": _BYTES,
+    "cache": _BYTES,
     "cache_track": _BYTES,
+    # More than what fits into the longest message would never be met.
+    "path": (64, 1 << 16),
     "backlog_bytes": _BYTES,
     "backlog_session": _BYTES,
     "websocket_window": _BYTES,

@@ -40,6 +40,21 @@ class Limits:
     subscriptions: int = 2_000
     """Live subscriptions and fetches of one session."""
 
+    control_rate: int = 500
+    """Control messages a second of one session, for long: each costs us more than the peer, and none needs so many."""
+
+    control_burst: int = 10_000
+    """Control messages that one session may send ahead of that rate: all its announcements and subscriptions at once."""
+
+    path: int = 1_024
+    """Bytes of one broadcast's path, root included, and of one track's name: they are kept while they live."""
+
+    inbox: int = 200_000
+    """Messages that may wait for the actor of one session: some 50 MB, and more than all changes of a busy relay."""
+
+    answer_timeout: float = 10.0
+    """How long a publisher may take to answer a subscription, a question about a track or a fetch, before it is refused."""
+
     readers: int = 1_000
     """HTTP requests that read a track at the same time; each is a subscriber of its own."""
 
@@ -55,11 +70,14 @@ class Limits:
     cache_track: int = 128 * 1024 * 1024
     """Payload that one track keeps. The oldest groups go first; a group that alone exceeds it is ended."""
 
+    cache: int = 1024 * 1024 * 1024
+    """Payload that all tracks together keep: 5 s of 1.6 Gbit/s. Those with more than their fair share give up first."""
+
     cache_groups: int = 256
     """Groups that one track keeps, so that one-frame groups stay bounded too."""
 
     cache_age: float = 5.0
-    """How long a group stays fetchable once a newer one exists. The newest group stays while the track lives."""
+    """How long a group stays fetchable once a newer one exists, where the publisher states no time of its own (05, 06)."""
 
     groups_in_flight: int = 256
     """Unfinished groups that a publisher may have open on one track."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from relay.actors import messages as m
+from relay.actors.ledger import Totals
 from relay.actors.runtime import ActorDeadError, Ref, ask
 from relay.model.path import covers, join
 
@@ -107,7 +109,10 @@ async def peers(
 
 
 async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """Everything under the prefixes; sessions are those whose root lies there, and those that publish there."""
+    """Everything under the prefixes; sessions are those whose root lies there, and those that publish there.
+
+    `refused` counts, by limit, what was turned away: of the sessions shown, or with everything shown since the start.
+    """
     rows = await broadcasts(sources, prefixes)
     sessions = await every(sources.connections().values(), m.DescribeSession())
     if "" not in prefixes:
@@ -118,6 +123,13 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
             if session["session"] in publishing or _under(session["path"], prefixes)
         ]
     running = [track for row in rows for track in row["tracks"]]
+    refused: Counter[str] = Counter()
+    for session in sessions:
+        refused.update(session["refused"])
+    if "" in prefixes:
+        refused.update(sources.refused())
+        ended = await ask(sources.ledger, Totals(), timeout=ASK_TIMEOUT)
+        refused.update({limit: number for (name, limit), number in ended.items() if name == "refused"})
     return {
         "relay": {**sources.relay(), "now": time.time()},
         "totals": {
@@ -128,6 +140,7 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
             "bytes_received": sum(s["bytes_received"] for s in sessions),
             "bytes_sent": sum(s["bytes_sent"] for s in sessions),
             "cached_bytes": sum(track["cached_bytes"] for track in running),
+            "refused": dict(sorted(refused.items())),
         },
         "sessions": sorted(sessions, key=lambda s: s["session"]),
         "broadcasts": rows,

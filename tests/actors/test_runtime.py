@@ -16,7 +16,7 @@ from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
 from relay.actors import runtime
-from relay.actors.runtime import LoopActor, LoopFuture, LoopInbox, Ref, ask, halt, send, stop
+from relay.actors.runtime import LoopActor, LoopFuture, LoopInbox, Overrun, Ref, ask, halt, send, stop
 from tests.actors.support import TIMEOUT, Trouble, settle, timer_count, until
 
 
@@ -316,6 +316,35 @@ async def test_a_failing_dead_letter_does_not_hide_the_next(trouble: Trouble) ->
     assert log == ["start", ("end", None), ("dead letter", "bad"), ("dead letter", "good")]
     assert len(trouble.records) == 1
     trouble.records.clear()
+
+
+async def test_an_inbox_that_overruns_lets_nothing_more_in_and_tells_its_actor_first() -> None:
+    log: list[Any] = []
+
+    class Bounded(Diary):
+        def __init__(self, name: str = "bounded", log: list[Any] | None = None) -> None:
+            super().__init__(name, log)
+            self.inbox.bound(3)
+
+        def on_receive(self, message: Any) -> Any:
+            super().on_receive(message)
+            if isinstance(message, Overrun):
+                self.end_now()
+
+    ref = Bounded.start(log=log)
+    await settle()
+    assert [send(ref, number) for number in range(3)] == [True] * 3
+    await settle()
+    assert log == ["start", "turn", 0, 1, 2, "turn"]  # never more than three at once
+    log.clear()
+    assert [send(ref, number) for number in range(6)] == [True] * 4 + [False] * 2
+    question = ref.ask("are you there?", block=False)
+    await settle()
+    letters = [("dead letter", number) for number in range(4)]
+    assert log == [Overrun(4), ("end", None), *letters]
+    with pytest.raises(ActorDeadError):
+        await question
+    assert not ref.is_alive()
 
 
 # --- turns -----------------------------------------------------------------------------------------------------------

@@ -241,7 +241,7 @@ async def test_two_scrapes_at_once_agree() -> None:
 
 async def test_refusals_are_counted_by_limit() -> None:
     limits = Limits(announces=2, announce_streams=1, subscriptions=1, track_idle=0.01)
-    async with stage(limits=limits) as (relay, _), published(relay) as (_, publication):
+    async with stage(limits=limits) as (relay, http), published(relay) as (_, publication):
         publication.track("video")
         publication.track("audio")
         write(publication, b"x")
@@ -260,6 +260,13 @@ async def test_refusals_are_counted_by_limit() -> None:
         assert value(values, "refused_total", limit="subscriptions") == 1
         assert value(values, "refused_total", limit="announce_streams") == 1
         assert value(values, "streams_reset_total", reason="no_capacity") == 2
+        async with http.get(f"{relay.internal_url}state", headers={"accept": "application/json"}) as response:
+            # the session that flooded has ended: the ledger knows
+            assert (await response.json())["totals"]["refused"] == {
+                "announce_streams": 1,
+                "announces": 1,
+                "subscriptions": 1,
+            }
 
 
 async def test_sessions_beyond_the_limit_are_counted() -> None:

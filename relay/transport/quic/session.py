@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aioquic.quic.events import (
     DatagramFrameReceived,
@@ -52,6 +52,13 @@ more than its first requests."""
 
 PENDING_DATAGRAMS = 64
 """Datagrams that may wait for a packet. Late ones are worthless, so the newest is dropped instead."""
+
+
+CREDIT: Final = {
+    QuicErrorCode.STREAM_LIMIT_ERROR: "max_streams",
+    QuicErrorCode.FLOW_CONTROL_ERROR: "window",
+}
+"""Limits that a peer can only exceed against the rules, by the error that ends its connection, as refusals are counted."""
 
 
 class SessionLostError(Exception):
@@ -204,6 +211,8 @@ class QuicSession:
     def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
         """The connection is closing: tell the owner, unless the session ended before."""
         kind = compat.close_kind(event)
+        if kind == "transport" and not by_peer and event.error_code in CREDIT:
+            self.link.endpoint.refused[CREDIT[QuicErrorCode(event.error_code)]] += 1
         reason = event.reason_phrase
         code: int | None = None
         if kind == "application":
