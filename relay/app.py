@@ -41,14 +41,17 @@ from relay.auth.throttle import Throttle
 from relay.config import Config, ConfigError
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
+from relay.transport.places import Places
 from relay.transport.quic.certificates import CertificateError, CertificateStore, load_pair, load_pairs
 from relay.transport.quic.endpoint import QuicServer
+from relay.transport.quic.qlog import QlogDirectory
 from relay.transport.session import Session, SessionRequest
 from relay.transport.sockets import bind_tcp
 from relay.version import VERSION
 from relay.web.key_server import KeyServer
+from relay.web.listener import WebServer
 from relay.web.metrics import LoopLag, Metrics
-from relay.web.server import Readers, Services, WebServer, build, internal
+from relay.web.server import Readers, Services, build, internal
 from relay.web.state import Sources
 from relay.web.websocket import Sessions, accept_sessions
 from relay.wire.errors import SessionCode
@@ -104,6 +107,7 @@ class Relay:
         self._since = time.time()
         self._lag = LoopLag()
         self._refused: Counter[str] = Counter()
+        self._addresses = Places("sessions_address", config.limits.sessions_address, self._refused)
         self._https_context = self._load_https() if config.https_listen is not None else None
         self.failed = asyncio.Event()
         """Set if the relay cannot go on."""
@@ -161,6 +165,8 @@ class Relay:
             limits=self._limits,
             versions=versions,
             on_request=self.accept,
+            addresses=self._addresses,
+            qlog=self._qlog(),
         )
         try:
             await self._quic.start()
@@ -188,8 +194,8 @@ class Relay:
         app = build(services)
         if self._config.web.ws:
             versions = self._config.server.version
-            accept_sessions(app, Sessions(self.admit, versions, self._limits))
-        self._web = WebServer(app)
+            accept_sessions(app, Sessions(self.admit, versions, self._limits, self._addresses))
+        self._web = WebServer(app, self._limits, self._refused)
         await self._web.start()
         http, https = self._config.http_listen, self._config.https_listen
         if http is not None:
@@ -202,6 +208,12 @@ class Relay:
             sockets = bind_tcp(https.host, https.port)
             self._https = [sock.getsockname()[:2] for sock in sockets]
             await self._web.listen(sockets, self._https_context)
+
+    def _qlog(self) -> QlogDirectory | None:
+        directory, limits = self._config.server.qlog_dir, self._limits
+        if directory is None:
+            return None
+        return QlogDirectory(directory, files=limits.qlog_files, events=limits.qlog_events)
 
     def _load_https(self) -> ssl.SSLContext:
         files = self._config.web.https
@@ -294,7 +306,8 @@ class Relay:
             logger.warning("no internal listener: %s", error.strerror)
             return
         self._internal = [sock.getsockname()[:2] for sock in sockets]
-        self._internal_web = WebServer(build(internal(services, Metrics(services.sources, self._lag))))
+        app = build(internal(services, Metrics(services.sources, self._lag)))
+        self._internal_web = WebServer(app, self._limits, self._refused)
         await self._internal_web.start()
         await self._internal_web.listen(sockets)
 

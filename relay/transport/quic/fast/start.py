@@ -282,6 +282,7 @@ class ServerStart(RelayQuicConnection):
                 Buffer(data=super()._serialize_transport_parameters())
             )
             parameters.original_destination_connection_id = None
+            parameters.retry_source_connection_id = None
             parameters.initial_source_connection_id = None
             parameters.stateless_reset_token = None
             buffer = Buffer(capacity=2 * CRYPTO_BUFFER_SIZE)
@@ -290,10 +291,12 @@ class ServerStart(RelayQuicConnection):
         original, ours = self._original_destination_connection_id, self._local_initial_source_connection_id
         token = self._host_cids[0].stateless_reset_token
         assert token is not None
+        retried = self._retry_source_connection_id
         # RFC 9000, 18.2
         return b"".join(
             (
                 b"\x00" + bytes((len(original),)) + original,
+                b"" if retried is None else b"\x10" + bytes((len(retried),)) + retried,
                 b"\x0f" + bytes((len(ours),)) + ours,
                 b"\x02" + bytes((len(token),)) + token,
                 shared,
