@@ -272,7 +272,7 @@ class ServerStart(RelayQuicConnection):
         )
 
     def _serialize_transport_parameters(self) -> bytes:
-        if self._is_client:
+        if self._is_client or self._quic_logger is not None:
             return super()._serialize_transport_parameters()
         limits = self._local_max_streams_bidi, self._local_max_streams_uni
         key = (self._version, *(limit.value for limit in limits))
