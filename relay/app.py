@@ -14,12 +14,14 @@ import datetime as dt
 import gc
 import itertools
 import logging
+import resource
 import signal
 import ssl
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -588,6 +590,13 @@ def check(config: Config) -> None:
     Relay(config)
 
 
+def _allow_open_files() -> None:
+    """Each TCP connection is an open file, and the usual 1024 are fewer than `[limits] http` alone."""
+    with suppress(OSError, ValueError):  # as many as it is
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Uvloop's where it is installed (`moq-relay[fast]`), else the standard one."""
     try:
@@ -599,6 +608,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def run(config: Config) -> int:
     """Run until a signal asks for the end; the exit status."""
+    _allow_open_files()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(config))

@@ -17,8 +17,11 @@ from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted
 
 Address = tuple[str, int]
 
+PLAIN = "moq-lite-04"
+"""A version without SETUP: who is connected has a session, and may stay."""
 
-def newcomer(alpn: str = "moq-lite-06") -> QuicConnection:
+
+def newcomer(alpn: str = PLAIN) -> QuicConnection:
     """A client that has not connected yet."""
     return QuicConnection(
         configuration=QuicConfiguration(
@@ -55,7 +58,7 @@ class Swarm(asyncio.DatagramProtocol):
         assert self._transport is not None
         return self._transport
 
-    def join(self, alpn: str = "moq-lite-06") -> QuicConnection:
+    def join(self, alpn: str = PLAIN) -> QuicConnection:
         """One more client begins to connect."""
         quic = newcomer(alpn)
         self._routes[quic.host_cid] = quic
