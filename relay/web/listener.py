@@ -137,15 +137,18 @@ class WebServer:
         handler = Handler(
             self._runner.server, leave, loop=loop, access_log=None, keepalive_timeout=self._timeout
         )
+        begun = False
         try:
             await loop.connect_accepted_socket(
                 lambda: handler, connection, ssl=tls, ssl_handshake_timeout=self._timeout if tls else None
             )
-        except (OSError, asyncio.CancelledError) as error:  # among them, that of a handshake that failed
-            handler.leave()
-            connection.close()
-            if isinstance(error, asyncio.CancelledError):
-                raise
+            begun = True
+        except OSError as error:
+            logger.debug("remote=%s no TLS: %s", key, error)
+        finally:
+            if not begun:
+                handler.leave()
+                connection.close()
 
     async def close(self) -> None:
         """Stop listening and end open requests."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import cast
@@ -42,9 +43,10 @@ class Swarm(asyncio.DatagramProtocol):
 
     def __init__(self, target: Address) -> None:
         self.target = target
-        self.established: set[QuicConnection] = set()
-        self.ended: dict[QuicConnection, int] = {}
-        """Those that are over, with the code of the close."""
+        self.established: dict[bytes, QuicConnection] = {}
+        """Clients by their connection id."""
+        self.ended: dict[bytes, int] = {}
+        """The ids of those that are over, with the code of the close."""
         self.answers: list[bytes] = []
         """Datagrams for nobody that we know."""
         self._routes: dict[bytes, QuicConnection] = {}
@@ -58,17 +60,17 @@ class Swarm(asyncio.DatagramProtocol):
         assert self._transport is not None
         return self._transport
 
-    def join(self, alpn: str = PLAIN) -> QuicConnection:
-        """One more client begins to connect."""
+    def join(self, alpn: str = PLAIN) -> bytes:
+        """One more client begins to connect. Returns its connection id."""
         quic = newcomer(alpn)
         self._routes[quic.host_cid] = quic
         quic.connect(self.target, self._loop.time())
         self._serve(quic)
-        return quic
+        return quic.host_cid
 
     def leave(self) -> None:
         """All clients close their connections."""
-        for quic in tuple(self.established):
+        for quic in tuple(self.established.values()):
             quic.close()
             self._serve(quic)
         self.established.clear()
@@ -102,10 +104,11 @@ class Swarm(asyncio.DatagramProtocol):
     def _serve(self, quic: QuicConnection) -> None:
         while (event := quic.next_event()) is not None:
             if isinstance(event, HandshakeCompleted):
-                self.established.add(quic)
+                self.established[quic.host_cid] = quic
             elif isinstance(event, ConnectionTerminated):
-                self.established.discard(quic)
-                self.ended[quic] = event.error_code
+                self.established.pop(quic.host_cid, None)
+                self.ended[quic.host_cid] = event.error_code
+                self._routes.pop(quic.host_cid, None)
             self._changed.set()
         for data, _ in quic.datagrams_to_send(self._loop.time()):
             self.transport.sendto(data, self.target)
@@ -123,7 +126,10 @@ class Swarm(asyncio.DatagramProtocol):
 async def swarm(port: int, *, host: str = "127.0.0.1", source: str = "127.0.0.2") -> AsyncIterator[Swarm]:
     """Clients that all come from `source`."""
     loop = asyncio.get_running_loop()
-    _, protocol = await loop.create_datagram_endpoint(lambda: Swarm((host, port)), local_addr=(source, 0))
+    transport, protocol = await loop.create_datagram_endpoint(
+        lambda: Swarm((host, port)), local_addr=(source, 0)
+    )
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     try:
         yield protocol
     finally:

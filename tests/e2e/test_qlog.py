@@ -127,8 +127,8 @@ async def test_what_is_no_connection_leaves_no_file(tmp_path: Path) -> None:
     async with logging_relay(tmp_path) as relay, swarm(relay.port) as clients:
         noise = b"\xc0\x00\x00\x00\x01\x08" + bytes(8) + b"\x08" + bytes(8) + b"\x00\x44\x96" + bytes(1174)
         clients.transport.sendto(noise, clients.target)
-        quic = clients.join()
-        await clients.until(lambda: quic in clients.established)
+        cid = clients.join()
+        await clients.until(lambda: cid in clients.established)
         assert relay._quic is not None
         assert relay._quic.refused["noise"] == 1
     assert len(traces(tmp_path)) == 1
