@@ -62,7 +62,7 @@ ROOMS = {
     "relay/web/": Room(
         (
             *("web", "actors", "auth", "model", "wire"),
-            *("transport.session", "transport.websocket", "transport.websocket_pump"),
+            *("transport.places", "transport.session", "transport.websocket", "transport.websocket_pump"),
         ),
         ("aiohttp", "cachetools", "msgpack", "prometheus_client"),
     ),

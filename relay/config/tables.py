@@ -47,6 +47,8 @@ QUIC_RANGES: Mapping[str, Range] = {
 LIMITS_RANGES: Mapping[str, Range] = {
     # Less might not carry a deep path with its list of hops.
     "message": (4_096, 1 << 24),
+    # 0 has every client prove its address.
+    "handshakes_unverified": (0, 1_000_000),
     # 0 keeps no broadcast whose publisher is gone.
     "linger": (0, 3_600),
     # 0 closes all sessions at once.
@@ -104,6 +106,12 @@ def _listed(parse: Callable[[str], T], wanted: str) -> BeforeValidator:
 def _path(text: str) -> Path:
     if not text.strip() or "\0" in text:
         raise ValueError('expected the path of a file, e.g. "cert.pem"')
+    return Path(text)
+
+
+def _folder(text: str) -> Path:
+    if not text.strip() or "\0" in text:
+        raise ValueError('expected the path of a directory, e.g. "qlog"')
     return Path(text)
 
 
@@ -218,6 +226,7 @@ def _lower(raw: object) -> object:
 
 Listen = Annotated[Address, _parsed(Address.parse, 'host:port, e.g. "[::]:443"')]
 File = Annotated[Path, _parsed(_path, "the path of one file")]
+Folder = Annotated[Path, _parsed(_folder, "the path of a directory")]
 Files = Annotated[tuple[Path, ...], _listed(_path, "the path of a file")]
 Names = Annotated[tuple[str, ...], _listed(_san, "a host name")]
 Versions = Annotated[
@@ -284,6 +293,9 @@ class Server(Table):
     listen: Listen = Address("::", 443)
     version: Versions = tuple(sorted(Version, reverse=True))
     """Protocol versions offered and accepted, newest first."""
+
+    qlog_dir: Folder | None = None
+    """Where a qlog file of each QUIC connection is written."""
 
     tls: ServerTls = ServerTls()
     quic: Annotated[QuicSettings, _table_of(QuicSettings, QUIC_RANGES)] = QuicSettings()
