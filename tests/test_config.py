@@ -1296,6 +1296,12 @@ def test_the_origin_of_a_part_is_named() -> None:
     )
 
 
+TOO_LARGE = (
+    "too large to be a configuration: expected numbers of 256 bits at most, and no more than 16 tables or lists inside "
+    "each other"
+)
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -1305,6 +1311,13 @@ def test_the_origin_of_a_part_is_named() -> None:
             "line 2, column 8: not valid TOML: expected '=' after a key in a key/value pair",
         ),
         (b'a = "\xff"\n', "line 1: not UTF-8, expected a TOML file"),
+        # Python's own parser raises something else than its error for these.
+        (b"a = " + b"[" * 2000, TOO_LARGE),
+        (b"[limits]\nframe = " + b"9" * 5000, TOO_LARGE),
+        # And these it reads, but no message could show them.
+        (b"[limits]\nframe = 0x" + b"f" * 5000, TOO_LARGE),
+        (b"[server.tls]\ncert = " + b"[" * 200 + b"]" * 200, TOO_LARGE),
+        (b"[" + b"a." * 2000 + b"a]", TOO_LARGE),
     ],
 )
 def test_what_is_no_toml(content: bytes, message: str) -> None:
