@@ -392,10 +392,13 @@ async def ask(ref: Ref, message: Any, *, timeout: float) -> Any:  # noqa: ASYNC1
         return await ref.ask(message, block=False)
 
 
-def inbox_depths() -> list[int]:
-    """Messages waiting, per living actor of this process."""
-    inboxes = (reference.actor_inbox for reference in pykka.ActorRegistry.get_all())
-    return [len(inbox) for inbox in inboxes if isinstance(inbox, LoopInbox)]
+def inbox_depths() -> list[tuple[str, int]]:
+    """Kind and number of messages waiting, per living actor of this process; a `TrackActor` is a `track`."""
+    return [
+        (reference.actor_class.__name__.removesuffix("Actor").lower(), len(reference.actor_inbox))
+        for reference in pykka.ActorRegistry.get_all()
+        if isinstance(reference.actor_inbox, LoopInbox)
+    ]
 
 
 def halt(ref: Ref) -> None:

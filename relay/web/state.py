@@ -34,6 +34,8 @@ class Sources:
     ledger: Ref
     refused: Callable[[], Mapping[str, int]]
     """What the endpoint turned away, by reason."""
+    links: Callable[[], int]
+    """How many QUIC connections the endpoint has."""
     cluster: Ref | None = None
     members: str = "internal/origins"
     """Path under which other relays announce themselves."""

@@ -57,7 +57,14 @@ async def test_every_metric_of_the_relay_is_on_the_dashboard(dashboard: dict[str
     """But those that say more to a person who asks than on a curve."""
     shown = {name for query in queries(dashboard) for name in NAME.findall(query)}
     ours = {name for name in await exported() if name.startswith("moq_relay_")}
-    assert ours - shown == {"moq_relay_actors", "moq_relay_cached_groups", "moq_relay_start_time_seconds"}
+    assert ours - shown == {
+        "moq_relay_actors",
+        "moq_relay_cached_groups",
+        "moq_relay_event_loop_delay_seconds",
+        "moq_relay_quic_connections",
+        "moq_relay_start_time_seconds",
+        "moq_relay_tasks",
+    }
 
 
 def test_labels_are_those_that_the_relay_gives(dashboard: dict[str, Any]) -> None:
