@@ -223,20 +223,24 @@ class Timer:
     __slots__ = ("_actor", "_handle", "message")
 
     def __init__(self, actor: LoopActor, delay: float, message: Any) -> None:
-        self._actor = actor
+        self._actor: LoopActor | None = actor
         self.message = message
         self._handle: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(delay, self._fire)
 
     def _fire(self) -> None:
-        self._handle = None
-        self._actor._timers.discard(self)
-        send(self._actor.actor_ref, self.message)
+        send(self._let_go().actor_ref, self.message)
 
     def cancel(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
-            self._actor._timers.discard(self)
+            self._let_go()
+
+    def _let_go(self) -> LoopActor:
+        """Forget the actor, and be forgotten: one that keeps its timer is no ring that only the collector finds."""
+        actor, self._actor, self._handle = self._actor, None, None
+        assert actor is not None
+        actor._timers.discard(self)
+        return actor
 
 
 class LoopActor(pykka.Actor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hmac
 import inspect
 import random
@@ -37,6 +38,7 @@ from relay.transport.quic.endpoint import Endpoint
 from relay.transport.quic.fast import handshake, secrets, start
 from relay.transport.quic.fast.connection import FastConnection
 from relay.transport.quic.fast.hello import read_client_hello
+from relay.transport.quic.fast.streams import FastStream
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.session import StreamData
 from tests.transport.virtual import CLIENT, PAIR, SERVER, Recorder, Wire
@@ -748,3 +750,28 @@ def test_a_connection_that_is_let_go_leaves_no_ring() -> None:
     opened.quic = opened.wire.server_quic = link.quic = None  # type: ignore[assignment]
     del quic
     assert gone() is None
+
+
+def test_streams_of_a_connection_that_breaks_off_leave_no_ring() -> None:
+    """They go at once, with all that was not acknowledged: nobody waits for the garbage collector."""
+
+    def streams() -> int:
+        return sum(type(thing) is FastStream for thing in gc.get_objects())
+
+    gc.collect()
+    before = streams()
+    opened = Opened()
+    opened.wire.lose = lambda target, _data: target == "client"
+    for _ in range(20):
+        opened.server.open_uni().write([b"never acknowledged"])
+    opened.wire.run()
+    quic: Any = opened.quic
+    assert len(quic._streams) >= 20
+    gc.disable()
+    try:
+        held = streams()
+        quic.let_go()
+        assert streams() <= held - 20
+    finally:
+        gc.enable()
+    assert before <= held

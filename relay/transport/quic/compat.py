@@ -247,6 +247,8 @@ class RelayQuicConnection(QuicConnection):
     def let_go(self) -> None:
         """Called when nobody drives the connection any more: rings of references are cut, so that it goes at once."""
         self._loss._send_probe = _nothing
+        for space in self._loss.spaces:
+            space.sent_packets.clear()  # what is unacknowledged knows whom to tell
         self._streams.clear()
         self._streams_queue.clear()
 
