@@ -83,6 +83,9 @@ async def upgrade(request: web.Request, sessions: Sessions) -> web.StreamRespons
     transport = request.transport
     try:
         await ws.prepare(request)
+    except ConnectionError:  # the peer has gone while it waited for the answer, which nobody reads now
+        session.end(None, "connection lost", by_peer=False)
+        return web.Response(status=400)
     except BaseException:
         session.end(None, "connection lost", by_peer=False)
         raise
