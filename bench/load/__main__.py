@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from bench.load import bulk, joins, publisher, viewers
+from bench.load import bulk, guests, joins, publisher, viewers
 from bench.load.talk import Orders
 
 ROLES = {
@@ -16,6 +16,7 @@ ROLES = {
     "bulk": bulk.bulk,
     "connect": joins.connect,
     "join": joins.join_late,
+    "guests": guests.guests,
 }
 
 
