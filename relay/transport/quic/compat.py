@@ -494,6 +494,12 @@ def expire_by(quic: QuicConnection, deadline: float) -> None:
         quic._close_at = deadline
 
 
+def expire_later(quic: QuicConnection, seconds: float) -> None:
+    """Let the idle time-out strike so much later, since we could not listen for so long."""
+    if quic._close_at is not None and not is_over(quic):
+        quic._close_at += seconds
+
+
 def expire_not_before(quic: QuicConnection, deadline: float) -> None:
     """Let the idle time-out strike no earlier than `deadline`, since we could not listen for a while."""
     if quic._close_at is not None and quic._close_at < deadline and not is_over(quic):
