@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         " the relay. Linux only.",
     )
     top.add_argument(
-        "--groups", type=float, default=100_000, help="groups that the relay is to receive [%(default)s]"
+        "--groups", type=float, default=500_000, help="groups that the relay is to receive [%(default)s]"
     )
     top.add_argument("--hours", type=float, help="end after so long instead")
     top.add_argument("--sessions", type=int, default=50, help="at the same time [%(default)s]")
