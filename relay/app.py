@@ -190,6 +190,7 @@ class Relay:
                 relay=self.identity,
                 ledger=ledger,
                 refused=self._refusals,
+                links=lambda: 0 if self._quic is None else len(self._quic.links),
                 cluster=self._cluster,
                 members=self._config.cluster.prefix,
             ),

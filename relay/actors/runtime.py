@@ -254,20 +254,24 @@ class Timer:
     __slots__ = ("_actor", "_handle", "message")
 
     def __init__(self, actor: LoopActor, delay: float, message: Any) -> None:
-        self._actor = actor
+        self._actor: LoopActor | None = actor
         self.message = message
         self._handle: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(delay, self._fire)
 
     def _fire(self) -> None:
-        self._handle = None
-        self._actor._timers.discard(self)
-        send(self._actor.actor_ref, self.message)
+        send(self._let_go().actor_ref, self.message)
 
     def cancel(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
-            self._actor._timers.discard(self)
+            self._let_go()
+
+    def _let_go(self) -> LoopActor:
+        """Forget the actor, and be forgotten: one that keeps its timer is no ring that only the collector finds."""
+        actor, self._actor, self._handle = self._actor, None, None
+        assert actor is not None
+        actor._timers.discard(self)
+        return actor
 
 
 class LoopActor(pykka.Actor):
@@ -427,10 +431,13 @@ async def ask(ref: Ref, message: Any, *, timeout: float) -> Any:  # noqa: ASYNC1
         return await ref.ask(message, block=False)
 
 
-def inbox_depths() -> list[int]:
-    """Messages waiting, per living actor of this process."""
-    inboxes = (reference.actor_inbox for reference in pykka.ActorRegistry.get_all())
-    return [len(inbox) for inbox in inboxes if isinstance(inbox, LoopInbox)]
+def inbox_depths() -> list[tuple[str, int]]:
+    """Kind and number of messages waiting, per living actor of this process; a `TrackActor` is a `track`."""
+    return [
+        (reference.actor_class.__name__.removesuffix("Actor").lower(), len(reference.actor_inbox))
+        for reference in pykka.ActorRegistry.get_all()
+        if isinstance(reference.actor_inbox, LoopInbox)
+    ]
 
 
 def halt(ref: Ref) -> None:

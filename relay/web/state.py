@@ -36,6 +36,8 @@ class Sources:
     ledger: Ref
     refused: Callable[[], Mapping[str, int]]
     """What the endpoint turned away, by reason."""
+    links: Callable[[], int]
+    """How many QUIC connections the endpoint has."""
     cluster: Ref | None = None
     members: str = "internal/origins"
     """Path under which other relays announce themselves."""
@@ -61,22 +63,26 @@ async def tracks(sources: Sources) -> list[Ref]:
 async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Publications under the prefixes, with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
     published = await ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT)
-    rows = []
-    for publication in published:
-        if covers(sources.members, publication.path):
-            continue  # the other relays are no broadcasts to anybody; they are listed as peers
-        found = await every([publication.broadcast], m.ListTracks())
-        described = await every(found[0], m.DescribeTrack()) if found else []
-        rows.append(
-            {
-                "path": publication.path,
-                "session": publication.session,
-                "hops": [str(hop) for hop in publication.route.hops],
-                "serving": publication.serving,
-                "tracks": described,
-            }
+    # All at once: one after the other, each would wait for turns of the event loop, of which a busy relay has few.
+    return await asyncio.gather(
+        *(
+            _broadcast(publication)
+            for publication in published
+            # the other relays are no broadcasts to anybody; they are listed as peers
+            if not covers(sources.members, publication.path)
         )
-    return rows
+    )
+
+
+async def _broadcast(publication: m.Published) -> dict[str, Any]:
+    found = await every([publication.broadcast], m.ListTracks())
+    return {
+        "path": publication.path,
+        "session": publication.session,
+        "hops": [str(hop) for hop in publication.route.hops],
+        "serving": publication.serving,
+        "tracks": await every(found[0], m.DescribeTrack()) if found else [],
+    }
 
 
 async def peers(

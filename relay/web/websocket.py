@@ -103,6 +103,9 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
     transport = request.transport
     try:
         await ws.prepare(request)
+    except ConnectionError:  # the peer has gone while it waited for the answer, which nobody reads now
+        session.end(None, "connection lost", by_peer=False)
+        return web.Response(status=400)
     except BaseException:
         session.end(None, "connection lost", by_peer=False)
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gc
 import inspect
 import threading
 from collections.abc import Callable
@@ -486,6 +487,35 @@ async def test_timers_die_with_their_actor(trouble: Trouble, how: str) -> None:
     await settle()
     assert timer_count() == before
     trouble.records.clear()
+
+
+@pytest.mark.parametrize("fires", [True, False])
+async def test_an_actor_that_keeps_its_timer_leaves_no_ring(fires: bool) -> None:
+    """It goes when it ends, with all that it holds, and not when the garbage collector comes by."""
+
+    class Patient(LoopActor):
+        def on_start(self) -> None:
+            self.timer = self.call_later(0 if fires else 60, "tick")
+
+        def on_receive(self, message: object) -> None:
+            came.append(message)
+            rang.set()
+
+    came: list[object] = []
+    rang = asyncio.Event()
+    ref = Patient.start()
+    gone = ref._actor_weakref
+    if fires:
+        await rang.wait()
+    gc.collect()
+    gc.disable()
+    try:
+        await stop(ref, timeout=5)
+        await settle()
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert came == ["tick"] * fires
 
 
 async def test_a_timer_may_be_cancelled_after_it_fired() -> None:

@@ -262,6 +262,8 @@ class RelayQuicConnection(QuicConnection):
             assert logger is not None
             logger.end_trace(trace)
         self._loss._send_probe = _nothing
+        for space in self._loss.spaces:
+            space.sent_packets.clear()  # what is unacknowledged knows whom to tell
         self._streams.clear()
         self._streams_queue.clear()
         self._holding.clear()
@@ -554,6 +556,12 @@ def expire_by(quic: QuicConnection, deadline: float) -> None:
     """
     if quic._close_at is not None and quic._close_at > deadline and not is_over(quic):
         quic._close_at = deadline
+
+
+def expire_later(quic: QuicConnection, seconds: float) -> None:
+    """Let the idle time-out strike so much later, since we could not listen for so long."""
+    if quic._close_at is not None and not is_over(quic):
+        quic._close_at += seconds
 
 
 def expire_not_before(quic: QuicConnection, deadline: float) -> None:

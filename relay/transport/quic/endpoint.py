@@ -110,6 +110,7 @@ class Endpoint:
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._resumed_at = 0.0
 
     # -- for subclasses
 
@@ -274,13 +275,15 @@ class Endpoint:
             if not self._watched:
                 self._stop_watching()
 
-    def _notice_stall(self, late: float, now: float) -> None:
-        """A timer was so much late: perhaps the machine slept, or the process was stopped or starved."""
+    def _notice_stall(self, due: float, now: float) -> None:
+        """A timer was due then: if it is late, perhaps the machine slept, or the process was stopped or starved."""
+        late = now - max(due, self._resumed_at)
         if late > STALL:
+            self._resumed_at = now  # the other timer was late as well, by the same pause
             # Live peers have had no chance to be heard.
             logger.warning("late=%.1fs the event loop did not run; connections=%d", late, len(self.links))
             for link in self.links:
-                link.resume(now)
+                link.resume(now, late)
 
     def _stop_watching(self) -> None:
         if self._watch_timer is not None:
@@ -290,7 +293,7 @@ class Endpoint:
 
     def _look(self) -> None:
         now = time.monotonic()
-        self._notice_stall(now - self._watch_at, now)
+        self._notice_stall(self._watch_at, now)
         watched, self._watched = self._watched, {}
         self._stop_watching()
         for link in watched:
@@ -313,7 +316,7 @@ class Endpoint:
     def _on_timer(self) -> None:
         self._timer = None
         now = time.monotonic()
-        self._notice_stall(now - self._timer_at, now)
+        self._notice_stall(self._timer_at, now)
         timers = self._timers
         while timers and timers[0][0] <= now:
             deadline, _, link = heapq.heappop(timers)

@@ -272,9 +272,17 @@ class Link:
             self.fail(error)
         self.touch()
 
-    def resume(self, now: float) -> None:
-        """We did not run for a while, which is no silence of the peer's: it gets half the idle time-out to be heard."""
+    def resume(self, now: float, late: float) -> None:
+        """We did not run for `late` seconds, which is no silence of the peer's.
+
+        A short pause is added to its time and no more: a relay that is always short of time would else keep every dead
+        peer for ever. After a long one it gets half the idle time-out to be heard.
+        """
         half = self.idle_timeout / 2
+        if late < half:
+            self.heard = min(now, self.heard + late)
+            compat.expire_later(self.quic, late)
+            return
         self.heard = max(self.heard, now - half)
         compat.expire_not_before(self.quic, now + half)
 
