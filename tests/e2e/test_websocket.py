@@ -503,7 +503,7 @@ async def test_a_peer_that_never_reads_costs_only_itself() -> None:
         client(relay) as sink,
         bare(relay, "webtransport") as sock,
     ):
-        track = source.publish("demo/cam").track("video")
+        track = source.publish("demo/cam").track("video", latency_ms=50)
         await sink.announced().wait_for("demo/cam")
         subscription = await sink.subscribe("demo/cam", "video")
         await subscribe(sock)
