@@ -340,6 +340,8 @@ class LoopActor(pykka.Actor):
         if self._ended:
             self._actor_loop_teardown()
             inbox.detach()
+            # What it held knows it, mostly: rings that only the garbage collector would find, and that are large.
+            self.__dict__.clear()
             return
         inbox.waiting = False  # before the look: what another thread puts in after it asks for a turn itself
         if len(inbox):

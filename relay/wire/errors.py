@@ -195,6 +195,11 @@ class ProtocolViolation(WireError):
     code_name = "protocol_violation"
 
 
+def afresh(error: WireError) -> WireError:
+    """The same error, to be kept or raised again: without a traceback, whose frames know whoever keeps it."""
+    return type(error)(*error.args)
+
+
 class UnknownStreamType(WireError):
     """A stream opened with a type this version does not have; the caller refuses just that stream."""
 

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import inspect
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -516,6 +517,36 @@ async def test_an_actor_that_keeps_its_timer_leaves_no_ring(fires: bool) -> None
     finally:
         gc.enable()
     assert came == ["tick"] * fires
+
+
+async def test_what_an_actor_held_goes_with_it_though_it_knows_the_actor() -> None:
+    class Part:
+        def __init__(self, owner: LoopActor) -> None:
+            self.owner = owner
+
+    class Whole(LoopActor):
+        def on_start(self) -> None:
+            self.part = Part(self)
+            parts.append(weakref.ref(self.part))
+
+        def on_dead_letter(self, message: object) -> None:
+            letters.append((message, self.part.owner is self))
+
+    parts: list[weakref.ref[Part]] = []
+    letters: list[object] = []
+    ref = Whole.start()
+    await settle()
+    gc.collect()
+    gc.disable()
+    try:
+        halt(ref)
+        assert send(ref, "late")
+        await settle()
+        assert parts[0]() is None
+    finally:
+        gc.enable()
+    assert letters == [("late", True)]
+    assert not send(ref, "too late")
 
 
 async def test_a_timer_may_be_cancelled_after_it_fired() -> None:

@@ -101,6 +101,8 @@ class QuicSession:
         self._writing: dict[QuicStream, None] = {}
         self._waiting: dict[bool, list[QuicStream]] = {}
         """Streams without credit yet, by whether they are unidirectional; the most urgent last."""
+        self._left: tuple[QuicStream, ...] = ()
+        """Streams that were there when the session ended, until that is told."""
         self._openings = itertools.count()
         self._pings = itertools.count(1)
         self._local_bit = 0 if is_client else 1
@@ -204,9 +206,14 @@ class QuicSession:
         if sink is None or not self._events:
             return
         batch, self._events = tuple(self._events), []
-        if self.ended:
-            self._sink = None
+        if not self.ended:
+            sink(batch)
+            return
+        self._sink = None
         sink(batch)
+        for stream in self._left:
+            stream.context = None  # it knows the stream: a ring that only the garbage collector would find
+        self._left = ()
 
     def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
         """The connection is closing: tell the owner, unless the session ended before."""
@@ -235,6 +242,7 @@ class QuicSession:
             return
         self._events.append(SessionClosed(code, reason, by_peer))
         self.ended = True
+        self._left = tuple(self._streams.values())
         self._streams.clear()
         self._writing.clear()
         self._waiting.clear()
