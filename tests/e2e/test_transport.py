@@ -157,7 +157,7 @@ def heard(count: int) -> Callable[[Owner], bool]:
 
 async def leave(session: QuicSession) -> None:
     session.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await session.wait_closed()
 
 

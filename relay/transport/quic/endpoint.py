@@ -90,6 +90,9 @@ def connection_class(settings: QuicSettings) -> type[compat.RelayQuicConnection]
 class Endpoint:
     """What server and client share. Subclasses say what an unknown packet means and who handles a connection."""
 
+    pauses_are = logging.WARNING
+    """How loudly a pause of the process is told."""
+
     def __init__(self, settings: QuicSettings) -> None:
         self.settings = settings
         self.links: set[Link] = set()
@@ -281,7 +284,8 @@ class Endpoint:
         if late > STALL:
             self._resumed_at = now  # the other timer was late as well, by the same pause
             # Live peers have had no chance to be heard.
-            logger.warning("late=%.1fs the event loop did not run; connections=%d", late, len(self.links))
+            text = "late=%.1fs the event loop did not run; connections=%d"
+            logger.log(self.pauses_are, text, late, len(self.links))
             for link in self.links:
                 link.resume(now, late)
 
