@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench bench-micro bench-docs lock clean
+.PHONY: help run test check format bench soak bench-micro bench-docs fuzz lock clean
 .DELETE_ON_ERROR:
 
 help: ## List what can be made
@@ -35,8 +35,14 @@ bench: $(VENV)/.bench ## Compare the relay with the Rust one; BENCH="video-25 --
 bench-micro: $(VENV)/.bench ## Time single steps in memory; BENCH="-k packet" chooses
 	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-columns=median,iqr,rounds -c bench/micro/pytest.ini $(BENCH) bench/micro
 
+soak: $(VENV)/.bench ## Let sessions come and go for some minutes; fails if anything of them stays; SOAK="--hours 8" for longer
+	$(BIN)/python -m bench.soak $(SOAK)
+
 bench-docs: $(VENV)/.bench ## Measure everything and write tables and plots into docs/performance.md
 	$(BIN)/python -m bench docs $(BENCH)
+
+fuzz: $(VENV)/.fuzz ## Look for input that is not taken well; FUZZ="quic-packets --seconds 600" chooses
+	$(BIN)/python -m fuzz $(FUZZ)
 
 lock: $(VENV)/.python ## Renew requirements/*.txt: the newest releases that pyproject.toml allows
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
@@ -67,6 +73,11 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.run
 	$(PIP) install --require-hashes -r requirements/bench.txt
+	@touch $@
+
+# Not locked: nothing that a relay, a test or a benchmark needs.
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(PIP) install atheris
 	@touch $@
 
 $(VENV)/.python:

@@ -68,13 +68,13 @@ class RelayFailedError(RuntimeError):
 class RunningRelay:
     """A relay process: `async with RunningRelay(contender, peer_python) as relay`."""
 
-    def __init__(self, contender: Contender, peer_python: Path) -> None:
+    def __init__(self, contender: Contender, peer_python: Path = Path(sys.executable)) -> None:
         self._contender = contender
         self._peer_python = peer_python
         self._folder = tempfile.TemporaryDirectory(prefix="moq-bench-")
         self._log = Path(self._folder.name) / "log"
         self._process: asyncio.subprocess.Process | None = None
-        self.port = 0
+        self.port = self.internal = 0
 
     @property
     def pid(self) -> int:
@@ -88,10 +88,10 @@ class RunningRelay:
         return f"https://127.0.0.1:{self.port}/"
 
     async def __aenter__(self) -> Self:
-        self.port, internal = free_ports()
+        self.port, self.internal = free_ports()
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command(internal),
+                *self._command(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -101,12 +101,13 @@ class RunningRelay:
             )
         try:
             async with asyncio.timeout(START_S):
-                while self._contender.ready not in self._said():
+                while self._contender.ready not in self.said():
                     self.check()
                     await asyncio.sleep(0.05)
         except TimeoutError:
+            what = self._explain(f"did not start within {START_S:g} s")
             await self._stop()
-            raise RelayFailedError(self._explain(f"did not start within {START_S:g} s")) from None
+            raise RelayFailedError(what) from None
         except RelayFailedError:
             await self._stop()
             raise
@@ -121,20 +122,21 @@ class RunningRelay:
         if (status := self._process.returncode) is not None:
             raise RelayFailedError(self._explain(f"ended with status {status}"))
 
-    def _command(self, internal: int) -> list[str]:
+    def _command(self) -> list[str]:
         if self._contender.name == "rust":
             return [str(self._peer_python), "-u", "-m", "bench.peer_relay", str(self.port)]
         config = Path(self._folder.name) / "relay.toml"
         name = self._contender.name
         fast, native = str(name != "stock").lower(), str(name == "fast").lower()
-        config.write_text(CONFIG.format(port=self.port, internal=internal, fast=fast, native=native))
+        config.write_text(CONFIG.format(port=self.port, internal=self.internal, fast=fast, native=native))
         return [sys.executable, "-u", "-m", "relay.cli", str(config)]
 
-    def _said(self) -> str:
+    def said(self) -> str:
+        """Return its log so far."""
         return self._log.read_text(errors="replace")
 
     def _explain(self, what: str) -> str:
-        lines = self._said().splitlines()[-20:] or ["(nothing)"]
+        lines = self.said().splitlines()[-20:] or ["(nothing)"]
         return "\n    ".join([f"the relay `{self._contender.name}` {what}; its last lines:", *lines])
 
     async def _stop(self) -> None:

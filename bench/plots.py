@@ -5,7 +5,7 @@ The only file that needs matplotlib, which is not needed for anything else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,20 @@ STYLE = {
     "axes.facecolor": "none",
     "savefig.transparent": True,
 }
+SOAK = (
+    ("memory, MiB", {"rss": 2**-20, "cached bytes": 2**-20}),
+    ("alive", {"sessions": 1.0, "actors: track": 1.0, "tasks": 1.0, "file descriptors": 1.0}),
+    ("worst lag of 15 s, ms", {"lag worst": 1000.0}),
+    ("cores", {"cores of the load": 1.0, "cores": 1.0, "cores of the machine": 1.0}),
+)
+"""The panels of a soak: label, and the columns of its rows with what they are multiplied by."""
 
 
 class PlotsMissingError(RuntimeError):
     """matplotlib is not installed."""
 
 
-def _matplotlib() -> tuple[Any, Any]:
+def _library() -> tuple[Any, Any]:
     try:
         import matplotlib as mpl
 
@@ -56,7 +63,7 @@ def _matplotlib() -> tuple[Any, Any]:
 
 def write(data: Any, folder: Path) -> list[Path]:
     """Write a plot for each row that was measured, and one of all ratios; return the files."""
-    mpl, plt = _matplotlib()
+    mpl, plt = _library()
     results = Results(data["runs"])
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -73,7 +80,7 @@ def write(data: Any, folder: Path) -> list[Path]:
 
 def write_narrow(runs: Sequence[Any], path: Path) -> None:
     """Draw the age of each frame that came through a narrow line, one panel for each relay."""
-    mpl, plt = _matplotlib()
+    mpl, plt = _library()
     runs = [run for run in runs if "failed" not in run]
     with mpl.rc_context(STYLE):
         figure, panels = plt.subplots(
@@ -104,6 +111,26 @@ def write_narrow(runs: Sequence[Any], path: Path) -> None:
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         path.parent.mkdir(parents=True, exist_ok=True)
         _save(plt, figure, path)
+
+
+def soak(rows: Sequence[Mapping[str, float]], folder: Path) -> Path:
+    """Write `soak.svg`: memory, sessions and actors, lag and cores over the time of a soak; return the file."""
+    mpl, plt = _library()
+    with mpl.rc_context(STYLE):
+        figure, panels = plt.subplots(4, 1, figsize=(9.5, 8.4), sharex=True, layout="constrained")
+        minutes = [row["seconds"] / 60 for row in rows]
+        for axes, (label, lines) in zip(panels, SOAK, strict=True):
+            for (name, scale), colour in zip(lines.items(), COLOURS.values(), strict=False):
+                values = [row.get(name, 0.0) * scale for row in rows]
+                axes.plot(minutes, values, color=colour, linewidth=1.1, label=name)
+            axes.set_ylim(bottom=0)
+            axes.set_ylabel(label)
+            if len(lines) > 1:
+                axes.legend(fontsize=8, ncols=4, loc="upper left")
+        panels[-1].set_xlabel("minutes")
+        received = max(row["groups received"] for row in rows)
+        figure.suptitle(f"{received:,.0f} groups, sessions coming and going", color=INK)
+        return _save(plt, figure, folder / "soak.svg")
 
 
 def _save(plt: Any, figure: Any, path: Path) -> Path:

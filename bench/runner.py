@@ -44,6 +44,16 @@ class Load:
         self._role = role
         self._stderr = asyncio.create_task(self._read_stderr())
 
+    @property
+    def pid(self) -> int:
+        """Of the process, to look it up in /proc."""
+        return self._process.pid
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended: to hear from it then raises LoadFailedError, with what it said last."""
+        return self._process.returncode is not None
+
     async def hear(self, event: str) -> Result:
         """Return the next report, which is to be this one."""
         assert self._process.stdout is not None
@@ -80,6 +90,24 @@ class Load:
         return (await self._process.stderr.read()).decode(errors="replace")
 
 
+async def start_load(python: Path, module: str, job: Result) -> Load:
+    """Start a process of the load; whoever does closes it."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        str(python),
+        "-m",
+        module,
+        json.dumps(job),
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        cwd=ROOT,
+        limit=1 << 26,
+        start_new_session=True,
+    )
+    return Load(process, job.get("role", module))
+
+
 class Bench:
     """What all loads of one run share."""
 
@@ -93,20 +121,8 @@ class Bench:
 
     async def load(self, role: str, **job: Any) -> Load:
         """Start a load process, which ends with the run."""
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            str(self._python),
-            "-m",
-            "bench.load",
-            json.dumps({"role": role, "url": self.relay.url, "broadcast": "bench", **job}),
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            cwd=ROOT,
-            limit=1 << 26,
-            start_new_session=True,
-        )
-        load = Load(process, role)
+        whole = {"role": role, "url": self.relay.url, "broadcast": "bench", **job}
+        load = await start_load(self._python, "bench.load", whole)
         self._stack.push_async_callback(load.close)
         return load
 

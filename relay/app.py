@@ -25,6 +25,7 @@ from relay.actors import messages as m
 from relay.actors.cluster import ClusterActor
 from relay.actors.connection import ConnectionActor, Environment
 from relay.actors.ingest import random_hop
+from relay.actors.keeper import KeeperActor
 from relay.actors.ledger import LedgerActor
 from relay.actors.origin import OriginActor
 from relay.actors.peer import Dialling
@@ -39,14 +40,17 @@ from relay.config import Auth, Config, ConfigError, Https, listed, taken_over
 from relay.model.limits import Limits
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
+from relay.transport.places import Places
 from relay.transport.quic.certificates import CertificateError, CertificateStore, load_pair, load_pairs
 from relay.transport.quic.endpoint import QuicServer
+from relay.transport.quic.qlog import QlogDirectory
 from relay.transport.session import Session, SessionRequest
 from relay.transport.sockets import bind_tcp
 from relay.version import VERSION
 from relay.web.key_server import KeyServer
+from relay.web.listener import WebServer
 from relay.web.metrics import LoopLag, Metrics
-from relay.web.server import Readers, Services, WebServer, build, internal
+from relay.web.server import Readers, Services, build, internal
 from relay.web.state import Sources
 from relay.web.websocket import Sessions, accept_sessions
 from relay.wire.errors import SessionCode
@@ -92,6 +96,7 @@ class Relay:
         self._origin: Ref | None = None
         self._cluster: Ref | None = None
         self._ledger: Ref | None = None
+        self._keeper: Ref | None = None
         self._environment: Environment | None = None
         self._quic: QuicServer | None = None
         self._web: WebServer | None = None
@@ -106,6 +111,7 @@ class Relay:
             self._limits.readers, refused=lambda: self._refused.update(["readers"]), left=self._left.set
         )
         self._retiring: set[asyncio.Task[None]] = set()
+        self._addresses = Places("sessions_address", config.limits.sessions_address, self._refused)
         https = config.web.https
         self._https_context = self._load_https(https) if config.https_listen is not None else None
         self.failed = asyncio.Event()
@@ -132,6 +138,7 @@ class Relay:
             on_failure=lambda _: self.failed.set(), linger=self._limits.linger, members=cluster.prefix
         )
         ledger = self._ledger = LedgerActor.start()
+        self._keeper = KeeperActor.start(self._limits.cache)
         self._lag.start()
         versions = self._config.server.version
         hop = random_hop() if cluster.id is None else cluster.id
@@ -153,6 +160,7 @@ class Relay:
             versions=versions,
             authorize=self._authenticator.admit,
             ledger=ledger,
+            keeper=self._keeper,
             cluster=self._cluster,
             members=cluster.prefix,
         )
@@ -164,6 +172,8 @@ class Relay:
             limits=self._limits,
             versions=versions,
             on_request=self.accept,
+            addresses=self._addresses,
+            qlog=self._qlog(),
         )
         try:
             await self._quic.start()
@@ -180,6 +190,7 @@ class Relay:
                 relay=self.identity,
                 ledger=ledger,
                 refused=self._refusals,
+                links=lambda: 0 if self._quic is None else len(self._quic.links),
                 cluster=self._cluster,
                 members=self._config.cluster.prefix,
             ),
@@ -192,8 +203,9 @@ class Relay:
         app = build(services)
         if self._config.web.ws:
             versions = self._config.server.version
-            accept_sessions(app, Sessions(self.admit, versions, lambda: self._limits))
-        self._web = WebServer(app)
+            sessions = Sessions(self.admit, versions, lambda: self._limits, self._addresses)
+            accept_sessions(app, sessions)
+        self._web = WebServer(app, self._limits, self._refused)
         await self._web.start()
         http, https = self._config.http_listen, self._config.https_listen
         if http is not None:
@@ -206,6 +218,12 @@ class Relay:
             sockets = bind_tcp(https.host, https.port)
             self._https = [sock.getsockname()[:2] for sock in sockets]
             await self._web.listen(sockets, self._https_context)
+
+    def _qlog(self) -> QlogDirectory | None:
+        directory, limits = self._config.server.qlog_dir, self._limits
+        if directory is None:
+            return None
+        return QlogDirectory(directory, files=limits.qlog_files, events=limits.qlog_events)
 
     def _load_https(self, files: Https) -> ssl.SSLContext:
         assert files.cert is not None
@@ -323,8 +341,12 @@ class Relay:
         if self._environment is not None:
             self._environment = replace(self._environment, limits=limits)
         if self._quic is not None:
-            self._quic.limits = limits
-        for actor in (self._origin, self._cluster):
+            self._quic.use(limits)
+        self._addresses.limit = limits.sessions_address
+        for web in (self._web, self._internal_web):
+            if web is not None:
+                web.use(limits)
+        for actor in (self._origin, self._cluster, self._keeper):
             if actor is not None:
                 send(actor, m.NewLimits(limits))
 
@@ -338,7 +360,8 @@ class Relay:
             logger.warning("no internal listener: %s", error.strerror)
             return
         self._internal = [sock.getsockname()[:2] for sock in sockets]
-        self._internal_web = WebServer(build(internal(services, Metrics(services.sources, self._lag))))
+        app = build(internal(services, Metrics(services.sources, self._lag)))
+        self._internal_web = WebServer(app, self._limits, self._refused)
         await self._internal_web.start()
         await self._internal_web.listen(sockets)
 
@@ -405,8 +428,8 @@ class Relay:
         for connection in list(self._connections.values()):
             await stop(connection, timeout=1.0)
         self._connections.clear()
-        await self._stop(self._origin, self._ledger)
-        self._origin = self._ledger = self._cluster = None
+        await self._stop(self._origin, self._ledger, self._keeper)
+        self._origin = self._ledger = self._keeper = self._cluster = None
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)

@@ -16,9 +16,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final
 
 from relay.app import Relay
@@ -39,6 +41,7 @@ def run(config: Config, reread: Callable[[], Config], set_level: Callable[[str],
     SIGHUP gets a new configuration from `reread`, which may raise ConfigError; `set_level` is given its log level.
     Raises ConfigError for what can only be found out at the start.
     """
+    _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(config, reread, set_level))
 
@@ -105,6 +108,13 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 10, 10)
+
+
+def _allow_open_files() -> None:
+    """Each TCP connection is an open file, and the usual 1024 are fewer than `[limits] http` alone."""
+    with suppress(OSError, ValueError):  # as many as it is
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

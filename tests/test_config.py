@@ -87,6 +87,7 @@ def problems(
 DEFAULTS: dict[str, object] = {
     "server.listen": Address("::", 443),
     "server.version": NEWEST_FIRST,
+    "server.qlog_dir": None,
     "server.tls.cert": (),
     "server.tls.key": (),
     "server.tls.generate": (),
@@ -119,6 +120,7 @@ HOSTS = ("one.example:1", "two.example", "[::1]:3")
 SAMPLES: dict[str, tuple[str, str, str]] = {
     "server.listen": ADDRESSES,
     "server.version": ("moq-lite-01", "moq-lite-02", "moq-lite-03"),
+    "server.qlog_dir": ("folder", "keys", "."),
     "server.tls.cert": FILES,
     "server.tls.key": FILES,
     "server.tls.generate": ("localhost", "127.0.0.1", "*.example.com"),
@@ -179,7 +181,7 @@ def meant(option: Option, text: str) -> object:
         value = int(text)
     elif name in ("listen", "bind"):
         value = Address.parse(text)
-    elif text in FILES:
+    elif text in FILES or name == "qlog_dir":
         value = Path(text)
     elif name == "version":
         value = next(version for version in Version if version.name_on_wire == text)
@@ -711,6 +713,21 @@ def test_a_wrong_value(key: str, value: str, message: str) -> None:
             '[auth] key_dir = "root.jwk": is a file, expected a directory with one {kid}.jwk for each key',
         ),
         (
+            {"server.qlog_dir": '"none"'},
+            (
+                '[server] qlog_dir = "none": no such directory, expected one that exists; '
+                "a relative path starts at the current directory"
+            ),
+        ),
+        (
+            {"server.qlog_dir": '"/none"'},
+            '[server] qlog_dir = "/none": no such directory, expected one that exists',
+        ),
+        (
+            {"server.qlog_dir": '"a.pem"'},
+            '[server] qlog_dir = "a.pem": is a file, expected a directory',
+        ),
+        (
             {"cluster.root": '"a"', "cluster.connect": '["b"]', "cluster.token": '"a.pem"'},
             '[cluster] root = "a" and connect = ["b"]: two names for the same thing, expected one',
         ),
@@ -743,6 +760,8 @@ def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, name in (("key", "root.jwk"), ("key_dir", "keys")):
         message = f'[auth] {key} = "{name}": may not be read by this user; check its permissions'
         assert complaint({f"auth.{key}": f'"{name}"'}) == f"test.toml: {message}"
+    message = '[server] qlog_dir = "folder": may not be written by this user; check its permissions'
+    assert complaint({"server.qlog_dir": '"folder"'}) == f"test.toml: {message}"
 
 
 def test_the_origin_of_a_value_is_named() -> None:
@@ -1277,6 +1296,12 @@ def test_the_origin_of_a_part_is_named() -> None:
     )
 
 
+TOO_LARGE = (
+    "too large to be a configuration: expected numbers of 256 bits at most, and no more than 16 tables or lists inside "
+    "each other"
+)
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -1286,6 +1311,13 @@ def test_the_origin_of_a_part_is_named() -> None:
             "line 2, column 8: not valid TOML: expected '=' after a key in a key/value pair",
         ),
         (b'a = "\xff"\n', "line 1: not UTF-8, expected a TOML file"),
+        # Python's own parser raises something else than its error for these.
+        (b"a = " + b"[" * 2000, TOO_LARGE),
+        (b"[limits]\nframe = " + b"9" * 5000, TOO_LARGE),
+        # And these it reads, but no message could show them.
+        (b"[limits]\nframe = 0x" + b"f" * 5000, TOO_LARGE),
+        (b"[server.tls]\ncert = " + b"[" * 200 + b"]" * 200, TOO_LARGE),
+        (b"[" + b"a." * 2000 + b"a]", TOO_LARGE),
     ],
 )
 def test_what_is_no_toml(content: bytes, message: str) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from bench.load import bulk, joins, narrow, publisher, viewers
+from bench.load import bulk, guests, joins, narrow, publisher, viewers
 from bench.load.talk import Orders
 
 ROLES = {
@@ -17,6 +17,7 @@ ROLES = {
     "connect": joins.connect,
     "join": joins.join_late,
     "narrow": narrow.narrow,
+    "guests": guests.guests,
 }
 
 

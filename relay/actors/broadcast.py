@@ -7,12 +7,19 @@ when its last track has.
 
 from __future__ import annotations
 
+import logging
+import time
+
 from relay.actors import messages as m
 from relay.actors.ledger import Settle
 from relay.actors.runtime import LoopActor, Ref, halt, send
 from relay.actors.track import TrackActor
+from relay.auth.permissions import loggable
 from relay.model.limits import Limits
+from relay.model.pace import Episodes
 from relay.wire.errors import StreamCode
+
+logger = logging.getLogger("relay.broadcast")
 
 
 class TrackEntry:
@@ -28,9 +35,13 @@ class TrackEntry:
 class BroadcastActor(LoopActor):
     """Tracks of one publication, by path and name (a prefix route serves several paths)."""
 
-    def __init__(self, *, path: str, source: Ref, limits: Limits, ledger: Ref | None = None) -> None:
+    def __init__(
+        self, *, path: str, source: Ref, limits: Limits, ledger: Ref | None = None, keeper: Ref | None = None
+    ) -> None:
         super().__init__()
         self._ledger = ledger
+        self._keeper = keeper
+        self._episodes = Episodes()
         self._path = path
         self._source = source
         self._limits = limits
@@ -81,6 +92,9 @@ class BroadcastActor(LoopActor):
         if entry is None or not entry.ref.is_alive():
             if len(self._tracks) >= self._limits.tracks:
                 send(request.subscriber, m.Refused(request.key, StreamCode.NO_CAPACITY))
+                if self._episodes.begins("tracks", time.monotonic()):
+                    what = f"limit=tracks value={self._limits.tracks} path={loggable(request.path)}"
+                    logger.warning("[session %d] over limit %s", request.session, what)
                 if self._ledger is not None:
                     send(self._ledger, Settle({("refused", "tracks"): 1}))
                 return
@@ -91,6 +105,7 @@ class BroadcastActor(LoopActor):
                 name=request.track,
                 limits=self._limits,
                 ledger=self._ledger,
+                keeper=self._keeper,
             )
             entry = self._tracks[key] = TrackEntry(ref)
         entry.forwarded += 1

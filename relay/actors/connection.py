@@ -20,9 +20,10 @@ from relay.actors import messages as m
 from relay.actors.egress import Egress
 from relay.actors.ingest import Ingest
 from relay.actors.ledger import Counts, Settle
-from relay.actors.runtime import LoopActor, Ref, Timer, send
+from relay.actors.runtime import LoopActor, Overrun, Ref, Timer, send
 from relay.auth.permissions import Permissions, UnauthorizedError, loggable
 from relay.model.limits import Limits
+from relay.model.pace import Allowance, Episodes
 from relay.transport.session import (
     DatagramReceived,
     Event,
@@ -39,6 +40,7 @@ from relay.wire.errors import (
     FIRST_APP_CODE,
     SessionCode,
     StreamCode,
+    TooManyMessages,
     WireError,
     session_code_for,
     stream_code_for,
@@ -51,7 +53,10 @@ ALIVE_AT_LEAST = 1.0
 """Seconds that a publisher gets, at least, to answer when another session announces its path."""
 
 RELAY_FACTOR = 20
-"""How much more than any other session one with a relay of the cluster may announce and subscribe to."""
+"""How much more than any other session one with a relay of the cluster may have of what is in `PER_PEER`."""
+
+PER_PEER = frozenset(("announces", "subscriptions", "control_rate", "control_burst", "backlog_session"))
+"""Limits of what a relay does for each of its own peers."""
 
 EXPIRY_INTERVAL = 600.0
 """Seconds after which a token's end is compared with the clock again."""
@@ -145,6 +150,8 @@ class Environment:
     """Path, query and remote address to permissions; raises UnauthorizedError."""
     ledger: Ref | None = None
     """Gets the counts of what has ended."""
+    keeper: Ref | None = None
+    """Hears how much the tracks hold."""
     cluster: Ref | None = None
     """Hears of sessions that other relays have dialled."""
     members: str = "internal/origins"
@@ -178,6 +185,9 @@ class ConnectionActor(LoopActor):
         self.version = session.version or Version.LITE_01
         self.counts: Counter[tuple[str, str]] = Counter()
         """For the metrics, by name and label."""
+        self._episodes = Episodes()
+        self._control = Allowance()
+        self.inbox.bound(environment.limits.inbox)
         self.peer_setup: Setup | None = None
         self.permissions = permissions or Permissions()
         self._authorized = permissions is not None
@@ -233,6 +243,7 @@ class ConnectionActor(LoopActor):
                 return self._drain()
             case SetupTimedOut():
                 self._setup_timer = None
+                self.over("setup_timeout", f"transport={self.session.transport}")
                 self.close(SessionCode.CONTROL_TIMEOUT, "no SETUP in time")
             case AliveTimedOut():
                 self._alive_timer = None
@@ -243,6 +254,12 @@ class ConnectionActor(LoopActor):
                 self._on_authorized(message.permissions)
             case NotAuthorized():
                 self.close(message.code, "unauthorized")
+            case m.OverLimit():
+                self.over(message.limit, message.what)
+            case Overrun():
+                self.over("inbox", f"waiting={message.waiting}")
+                self.close(SessionCode.INTERNAL, "too much waits for this session")
+                self.end_now()
             case m.CountSession():
                 return self._counted()
             case m.DescribeSession():
@@ -352,6 +369,7 @@ class ConnectionActor(LoopActor):
         elif self._negotiated and event.stream.unidirectional:
             return self.ingest.uni_handler()
         elif self._established:
+            self.spend()
             return self.egress.request_handler()
         self._hold(event, len(event.data))
         return None
@@ -364,6 +382,7 @@ class ConnectionActor(LoopActor):
 
     def _on_wire_error(self, error: WireError, stream: Stream | None) -> None:
         """The peer broke a rule: refuse the stream if that is enough, else the session."""
+        self.over_by(error)
         if error.stream_only and stream is not None:
             self.log.debug("stream refused stream=%s reason=%r", stream.id, str(error))
             self.refuse(stream, error.stream_code)
@@ -376,7 +395,24 @@ class ConnectionActor(LoopActor):
     def limit_of(self, name: str) -> int:
         """That limit for this session: another relay stands for all of its own peers."""
         limit: int = getattr(self.environment.limits, name)
-        return limit * RELAY_FACTOR if self.permissions.cluster else limit
+        return limit * RELAY_FACTOR if self.permissions.cluster and name in PER_PEER else limit
+
+    def over(self, limit: str, what: str) -> None:
+        """Something was turned away because of a limit: count it, and say so once in an episode."""
+        self.counts["refused", limit] += 1
+        if self._episodes.begins(limit, time.monotonic()):
+            self.log.warning("over limit limit=%s value=%s %s", limit, self.limit_of(limit), what)
+
+    def over_by(self, error: WireError) -> None:
+        """The same, where it was the limit of a decoder."""
+        if error.limit:
+            self.over(error.limit, f"reason={str(error)!r}")
+
+    def spend(self) -> None:
+        """The peer sent a control message, or opened a stream for one. Raises TooManyMessages."""
+        rate, burst = self.limit_of("control_rate"), self.limit_of("control_burst")
+        if not self._control.spend(asyncio.get_running_loop().time(), rate=rate, burst=burst):
+            raise TooManyMessages(f"more than {rate} control messages a second, after {burst} at once")
 
     def refuse(self, stream: Stream, code: int) -> None:
         """End both halves of a stream with a code of the current stream registry."""
@@ -605,6 +641,7 @@ class ConnectionActor(LoopActor):
             "publishing": self.ingest.paths(),
             "subscriptions": self.egress.count(),
             "upstreams": self.ingest.count(),
+            "refused": {name: number for (kind, name), number in self.counts.items() if kind == "refused"},
         }
 
 
@@ -619,6 +656,8 @@ class ServerSide01(Ignore):
         for message in self._decoder.feed(data):
             if isinstance(message, ClientSetup):
                 self._connection.on_client_setup(stream, message)
+            else:
+                self._connection.spend()
         if fin:
             self._connection.close(SessionCode.NO_ERROR, "setup stream ended")
 
@@ -635,7 +674,9 @@ class ClientSide01(ServerSide01):
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
         for message in self._reply.feed(data):
-            if not isinstance(message, SessionInfo):
+            if isinstance(message, SessionInfo):
+                self._connection.spend()
+            else:
                 self._connection.on_server_setup(message)
         if fin:
             self._connection.close(SessionCode.NO_ERROR, "setup stream ended")

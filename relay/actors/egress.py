@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from relay.actors.connection import ConnectionActor, Handler
 
 
+LOOK_AT_LEAST = 64
+"""Fetches answered before it is looked which of them have been sent."""
+
+
 class Egress:
     """The consuming side of one session."""
 
@@ -56,7 +60,10 @@ class Egress:
         """Whether the peer has said GOAWAY."""
         self.ranks = Ranks()
         self._backlog = 0
-        """Bytes that wait in all subscriptions, at most: each is measured anew when it is delivered to."""
+        """Bytes that wait in all subscriptions and fetches, at most: measured anew when that is too much."""
+        self._fetched: dict[Stream, int] = {}
+        """Streams of fetches that may have something unsent, also after their end, and the key of each."""
+        self._look_at = LOOK_AT_LEAST
 
     # --- for the connection ----------------------------------------------------------------------------------------
 
@@ -108,6 +115,7 @@ class Egress:
             service.leave()
         self._requests.clear()
         self._watches.clear()
+        self._fetched.clear()
 
     def has_offered(self, path: str) -> bool:
         """Whether the peer has been told of that (absolute) path and not of its end."""
@@ -127,9 +135,18 @@ class Egress:
         """If the session holds too much, the least important subscription loses its oldest group, then the next."""
         services = [s for s in self._requests.values() if isinstance(s, SubscribeService)]
         limit = self._connection.limit_of("backlog_session")
+        self._look_at_fetched()
         self._backlog = sum(service.backlog.measure() for service in services)
+        self._backlog += sum(stream.unsent for stream in self._fetched)
         if self._backlog <= limit:
             return
+        for stream, key in list(
+            self._fetched.items()
+        ):  # the oldest first: they are the past, subscriptions are now
+            if self._backlog <= limit * 3 // 4:
+                break
+            self._backlog -= stream.unsent
+            self._give_up_fetch(stream, key)
         # not to the limit itself, or it would have to be done again at once
         while self._backlog > limit * 3 // 4 and services:
             least = min(services, key=lambda s: (s.backlog.priority, -s.backlog.unsent))
@@ -137,6 +154,26 @@ class Egress:
             if not least.shed():
                 services.remove(least)
             self._backlog += least.backlog.unsent - before
+
+    def fetched(self, stream: Stream, key: int, size: int) -> None:
+        """A fetch has written so much more; what of it waits is kept, whatever the cache does."""
+        self._fetched[stream] = key
+        if len(self._fetched) >= self._look_at:
+            self._look_at_fetched()
+        self.account(size)
+
+    def _look_at_fetched(self) -> None:
+        self._fetched = {stream: key for stream, key in self._fetched.items() if stream.unsent}
+        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._fetched))
+
+    def _give_up_fetch(self, stream: Stream, key: int) -> None:
+        del self._fetched[stream]
+        self._connection.over("backlog_session", f"fetch waiting_bytes={stream.unsent}")
+        service = self._requests.get(key)
+        if service is not None:
+            service.leave()
+            self.forget(key)
+        self._connection.refuse(stream, StreamCode.TOO_FAR_BEHIND)
 
     # --- requests of the peer --------------------------------------------------------------------------------------
 
@@ -149,9 +186,11 @@ class Egress:
         """ANNOUNCE_REQUEST."""
         connection = self._connection
         if len(self._watches) >= connection.environment.limits.announce_streams:
-            connection.counts["refused", "announce_streams"] += 1
-            connection.log.warning("too many announce streams limit=%d", len(self._watches))
+            connection.over("announce_streams", f"prefix={loggable(request.prefix)}")
             connection.refuse(stream, StreamCode.NO_CAPACITY)
+            return None
+        if self._too_long(join(connection.permissions.root, request.prefix)):
+            connection.refuse(stream, StreamCode.UNROUTABLE)
             return None
         key = self.new_key()
         watch = self._watches[key] = AnnounceService(connection, self, stream, key, request.prefix)
@@ -181,15 +220,24 @@ class Egress:
         if self._watches.pop(key, None) is not None:
             send(self._connection.environment.origin, m.Unwatch(self._connection.number, key))
 
-    def _may(self, stream: Stream, broadcast: str) -> bool:
+    def _too_long(self, *names: str) -> bool:
+        """Whether one of them, paths and names of tracks, is longer than any that is announced can be."""
+        longest = self._connection.environment.limits.path
+        for name in names:
+            if len(name.encode()) > longest:
+                self._connection.over("path", f"path={loggable(name)}")
+                return True
+        return False
+
+    def _may(self, stream: Stream, broadcast: str, track: str) -> bool:
         connection = self._connection
         if len(self._requests) >= connection.limit_of("subscriptions"):
-            connection.counts["refused", "subscriptions"] += 1
-            connection.log.warning("too many subscriptions limit=%d", len(self._requests))
+            connection.over("subscriptions", f"path={loggable(broadcast)}")
             connection.refuse(stream, StreamCode.NO_CAPACITY)
             return False
-        if join(connection.permissions.root, broadcast).count("/") >= MAX_PATH_SEGMENTS:
-            connection.refuse(stream, StreamCode.UNROUTABLE)  # deeper than any announcement can be
+        path = join(connection.permissions.root, broadcast)
+        if path.count("/") >= MAX_PATH_SEGMENTS or self._too_long(path, track):
+            connection.refuse(stream, StreamCode.UNROUTABLE)  # deeper or longer than any announcement can be
             return False
         if not connection.permissions.may_subscribe(broadcast):
             # the answer for what does not exist, so that nothing can be learnt from it
@@ -209,7 +257,7 @@ class Egress:
             connection.log.warning("subscribe id in use id=%d", request.id)
             connection.refuse(stream, StreamCode.CANCELLED)
             return None
-        if not self._may(stream, request.broadcast):
+        if not self._may(stream, request.broadcast, request.track):
             return None
         key = self.new_key()
         message = m.Subscribe(
@@ -232,7 +280,7 @@ class Egress:
     def describe(self, stream: Stream, request: TrackRequest) -> Handler | None:
         """TRACK."""
         connection = self._connection
-        if not self._may(stream, request.broadcast):
+        if not self._may(stream, request.broadcast, request.track):
             return None
         key = self.new_key()
         path = join(connection.permissions.root, request.broadcast)
@@ -246,7 +294,7 @@ class Egress:
     def fetch(self, stream: Stream, request: Fetch) -> Handler | None:
         """FETCH."""
         connection = self._connection
-        if not self._may(stream, request.broadcast):
+        if not self._may(stream, request.broadcast, request.track):
             return None
         key = self.new_key()
         interest = Interest(
@@ -292,6 +340,7 @@ class Request:
         self._egress = egress
         self._decoder = RequestDecoder(connection.version, connection.environment.limits.message)
         self._service: Handler | None = None
+        self._asked = False
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         try:
@@ -299,6 +348,7 @@ class Request:
             if fin:
                 self._decoder.end()
         except DecodeError as error:
+            self._connection.over_by(error)
             # a request that cannot be read concerns nobody but who made it
             self._connection.log.debug("request refused stream=%s reason=%r", stream.id, str(error))
             if self._service is not None:
@@ -315,6 +365,9 @@ class Request:
 
     def _on_message(self, stream: Stream, message: object) -> None:  # noqa: C901 - one line per message
         egress = self._egress
+        if self._asked:
+            self._connection.spend()  # what opens the stream has been paid for with it
+        self._asked = True
         match message:
             case AnnounceRequest():
                 self._service = egress.announce(stream, message)

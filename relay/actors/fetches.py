@@ -44,6 +44,11 @@ class Fetches:
     def __bool__(self) -> bool:
         return bool(self._waiters)
 
+    @property
+    def size(self) -> int:
+        """Bytes held of groups that come from upstream for fetches alone."""
+        return sum(group.size for group in self._coming.values())
+
     def serve(self, request: m.Fetch, group: Group, track: Ref) -> None:
         """Begin to answer from a group, which may still grow."""
         interest = request.interest
@@ -63,18 +68,27 @@ class Fetches:
         """Upstream was asked for a group."""
         self._coming[group.sequence] = group
 
-    def feed(self) -> None:
-        """Some groups may have grown."""
+    def feed(self) -> list[int]:
+        """Some groups may have grown; those that upstream has not ended and nobody waits for any more."""
         for key, waiter in list(self._waiters.items()):
             if waiter.feed():
                 del self._waiters[key]
         wanted = {id(waiter.group) for waiter in self._waiters.values()}
+        left = [s for s, group in self._coming.items() if group.open and id(group) not in wanted]
         self._coming = {s: group for s, group in self._coming.items() if group.open and id(group) in wanted}
+        return left
 
-    def leave(self, key: tuple[str, int]) -> None:
-        """A fetcher goes."""
-        if self._waiters.pop(key, None) is not None:
-            self.feed()
+    def leave(self, key: tuple[str, int]) -> list[int]:
+        """A fetcher goes; the groups that nobody waits for any more."""
+        return [] if self._waiters.pop(key, None) is None else self.feed()
+
+    def give_up(self, code: int) -> list[int]:
+        """Refuse those who wait for groups from upstream; these groups."""
+        given_up = list(self._coming)
+        for group in self._coming.values():
+            group.code = code
+        self.feed()
+        return given_up
 
     def refuse(self, code: int) -> None:
         """The track is over."""

@@ -159,6 +159,8 @@ class Ingest:
                 self._update(message)
             case m.StopGroup():
                 self._stop_group(message)
+            case m.StopFetch():
+                self._stop_fetch(message)
             case m.CloseUpstream():
                 self._close(message.track)
             case _:
@@ -179,10 +181,16 @@ class Ingest:
         """The peer announces `path` (relative to the root); without a usable `route` it is only remembered."""
         connection = self._connection
         limit = connection.limit_of("announces")
-        if len(self._announced) >= limit:
-            connection.counts["refused", "announces"] += 1
-            raise ProtocolViolation(f"more than {limit} announcements")
         absolute = join(connection.permissions.root, path)
+        if len(self._announced) >= limit:
+            connection.over("announces", f"path={loggable(absolute)}")
+            raise ProtocolViolation(f"more than {limit} announcements")
+        size, longest = len(absolute.encode()), connection.environment.limits.path
+        if size > longest:
+            connection.over("path", f"path={loggable(absolute)}")
+            if not connection.permissions.cluster:
+                raise ProtocolViolation(f"a path of {size} bytes, at most {longest} are allowed")
+            route = None  # of another relay's publisher: not the link is to pay for it
         self._generation += 1
         if covers(connection.environment.members, absolute) and not connection.permissions.cluster:
             # who may announce members makes relays dial them, with the token of the cluster
@@ -204,6 +212,7 @@ class Ingest:
             source=connection.actor_ref,
             limits=environment.limits,
             ledger=environment.ledger,
+            keeper=environment.keeper,
         )
         self._announced[absolute] = Announced(absolute, self._generation, route, broadcast)
         # versions up to 03 cannot tell an echo of our own announcement from a publisher
@@ -306,7 +315,7 @@ class Ingest:
     def _describe(self, track: Ref, path: str, name: str) -> None:
         version = self._connection.version
         if version < Version.LITE_05:
-            send(track, m.UpstreamProperties(TrackProperties()))
+            send(track, m.UpstreamProperties(TrackProperties(), answered=False))
             return
         stream = self._connection.session.open_bidi()
         self._call(TrackReply(self._connection, self, track, stream))
@@ -357,6 +366,13 @@ class Ingest:
         stream = upstream.groups.pop(message.sequence, None) if upstream is not None else None
         if stream is not None:
             self._connection.refuse(stream, message.code)
+
+    def _stop_fetch(self, message: m.StopFetch) -> None:
+        for call in self._calls.get(message.track.actor_urn, ()):
+            if isinstance(call, FetchReply) and call.sequence == message.sequence:
+                self.answered(call)
+                self._connection.refuse(call.stream, StreamCode.CANCELLED)
+                return
 
     def _close(self, track: Ref) -> None:
         """Nobody wants the track any more."""

@@ -194,7 +194,7 @@ class Published(NamedTuple):
 
 
 class NewLimits(NamedTuple):
-    """Told to the origin and the cluster: these hold from now on."""
+    """Told to the origin, the cluster and the keeper: these hold from now on."""
 
     limits: Limits
 
@@ -428,19 +428,34 @@ class StopGroup(NamedTuple):
     code: int
 
 
+class StopFetch(NamedTuple):
+    """Nobody waits for that fetched group any more."""
+
+    track: Ref
+    sequence: int
+
+
 class CloseUpstream(NamedTuple):
     """Nobody is left: unsubscribe."""
 
     track: Ref
 
 
+class OverLimit(NamedTuple):
+    """What the peer published went beyond a limit: to be counted and logged as its doing."""
+
+    limit: str
+    what: str
+
+
 # --- publishing connection to track --------------------------------------------------------------------------------
 
 
 class UpstreamProperties(NamedTuple):
-    """Properties of the track; the defaults where the peer's version has none."""
+    """Properties of the track; the defaults, and no answer of the publisher, where its version has none."""
 
     properties: TrackProperties
+    answered: bool = True
 
 
 class UpstreamStarted(NamedTuple):
@@ -490,6 +505,24 @@ class UpstreamFailed(NamedTuple):
 
     code: int
     gone: bool = False
+
+
+# --- track and keeper of the cache ---------------------------------------------------------------------------------
+
+
+class Held(NamedTuple):
+    """Track to keeper: how many bytes of groups it holds now. Told whenever it changes, and as the answer to `Shrink`."""
+
+    track: Ref
+    size: int
+    answer: bool = False
+
+
+class Shrink(NamedTuple):
+    """Keeper to track: give up groups until no more than `size` bytes are left, the newest one only with `newest`."""
+
+    size: int
+    newest: bool
 
 
 # --- cluster -------------------------------------------------------------------------------------------------------

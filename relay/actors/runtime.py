@@ -21,14 +21,25 @@ from contextlib import suppress
 from functools import partial
 from queue import Empty
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pykka
 from pykka import ActorDeadError
 from pykka._envelope import Envelope
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
-__all__ = ["ActorDeadError", "LoopActor", "LoopFuture", "Ref", "Timer", "ask", "halt", "send", "stop"]
+__all__ = [
+    "ActorDeadError",
+    "LoopActor",
+    "LoopFuture",
+    "Overrun",
+    "Ref",
+    "Timer",
+    "ask",
+    "halt",
+    "send",
+    "stop",
+]
 
 logger = logging.getLogger("relay.actors")
 
@@ -39,6 +50,12 @@ PASS_BUDGET = 512
 
 DEPTH_WARNING = 10_000
 """Messages waiting for one actor above which something is wrong with it."""
+
+
+class Overrun(NamedTuple):
+    """More waits for an actor than its inbox may hold: it is told before everything else, and nothing more gets in."""
+
+    waiting: int
 
 
 _SPECIAL = (Envelope, ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop)
@@ -108,13 +125,15 @@ class LoopInbox:
     It holds pykka's envelopes, and what `send` puts in as it is: nearly all messages need no envelope.
     """
 
-    __slots__ = ("_actor", "_budget", "_dispatcher", "_queue", "ended", "waiting")
+    __slots__ = ("_actor", "_alarm", "_budget", "_dispatcher", "_limit", "_queue", "ended", "waiting")
 
     def __init__(self) -> None:
         self._queue: deque[Any] = deque()
         self._actor: LoopActor | None = None
         self._dispatcher: Dispatcher | None = None
         self._budget = 0
+        self._limit = sys.maxsize
+        self._alarm = DEPTH_WARNING
         self.waiting = False
         """Whether a turn has been asked for."""
         self.ended = False
@@ -126,6 +145,11 @@ class LoopInbox:
         self._dispatcher = dispatcher
         self.waiting = True
         dispatcher.wake(actor)
+
+    def bound(self, limit: int) -> None:
+        """Let `limit` messages wait at most. Who sends one more finds the actor ended, and the actor gets `Overrun`."""
+        self._limit = limit
+        self._alarm = min(DEPTH_WARNING, limit)
 
     def detach(self) -> None:
         """The actor has ended: let go of it."""
@@ -139,8 +163,15 @@ class LoopInbox:
             if self._dispatcher is not None and self._actor is not None:
                 self.waiting = True
                 self._dispatcher.wake(self._actor)
-        elif len(queue) == DEPTH_WARNING:
-            logger.warning("%d messages wait for %s", DEPTH_WARNING, self._actor)
+        elif len(queue) >= self._alarm:
+            self._on_depth(len(queue))
+
+    def _on_depth(self, depth: int) -> None:
+        if depth == DEPTH_WARNING:
+            logger.warning("%d messages wait for %s", depth, self._actor)
+        if depth > self._limit and not self.ended:
+            self.ended = True
+            self._queue.appendleft(Overrun(depth))
 
     def allow_one(self) -> None:
         """Let the loop of pykka take the next message, and then end."""
@@ -223,20 +254,24 @@ class Timer:
     __slots__ = ("_actor", "_handle", "message")
 
     def __init__(self, actor: LoopActor, delay: float, message: Any) -> None:
-        self._actor = actor
+        self._actor: LoopActor | None = actor
         self.message = message
         self._handle: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(delay, self._fire)
 
     def _fire(self) -> None:
-        self._handle = None
-        self._actor._timers.discard(self)
-        send(self._actor.actor_ref, self.message)
+        send(self._let_go().actor_ref, self.message)
 
     def cancel(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
-            self._actor._timers.discard(self)
+            self._let_go()
+
+    def _let_go(self) -> LoopActor:
+        """Forget the actor, and be forgotten: one that keeps its timer is no ring that only the collector finds."""
+        actor, self._actor, self._handle = self._actor, None, None
+        assert actor is not None
+        actor._timers.discard(self)
+        return actor
 
 
 class LoopActor(pykka.Actor):
@@ -268,6 +303,10 @@ class LoopActor(pykka.Actor):
         inbox = self.actor_inbox
         assert isinstance(inbox, LoopInbox)
         return inbox
+
+    def end_now(self) -> None:
+        """Stop without a look at what waits; it goes to `on_dead_letter`."""
+        self._stop()
 
     def on_turn_end(self) -> None:
         """The messages of this turn have been handled."""
@@ -301,6 +340,8 @@ class LoopActor(pykka.Actor):
         if self._ended:
             self._actor_loop_teardown()
             inbox.detach()
+            # What it held knows it, mostly: rings that only the garbage collector would find, and that are large.
+            self.__dict__.clear()
             return
         inbox.waiting = False  # before the look: what another thread puts in after it asks for a turn itself
         if len(inbox):
@@ -392,10 +433,13 @@ async def ask(ref: Ref, message: Any, *, timeout: float) -> Any:  # noqa: ASYNC1
         return await ref.ask(message, block=False)
 
 
-def inbox_depths() -> list[int]:
-    """Messages waiting, per living actor of this process."""
-    inboxes = (reference.actor_inbox for reference in pykka.ActorRegistry.get_all())
-    return [len(inbox) for inbox in inboxes if isinstance(inbox, LoopInbox)]
+def inbox_depths() -> list[tuple[str, int]]:
+    """Kind and number of messages waiting, per living actor of this process; a `TrackActor` is a `track`."""
+    return [
+        (reference.actor_class.__name__.removesuffix("Actor").lower(), len(reference.actor_inbox))
+        for reference in pykka.ActorRegistry.get_all()
+        if isinstance(reference.actor_inbox, LoopInbox)
+    ]
 
 
 def halt(ref: Ref) -> None:

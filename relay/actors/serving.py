@@ -113,6 +113,7 @@ class FetchService(TrackService):
     def on_message(self, message: object) -> None:
         if isinstance(message, m.FetchData):
             self._stream.write(message.chunks, fin=message.fin)
+            self._egress.fetched(self._stream, self._key, sum(map(len, message.chunks)))
             if message.fin:
                 self._egress.forget(self._key)
         else:

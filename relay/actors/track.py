@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.fetches import Fetches
+from relay.actors.keeper import worth_telling
 from relay.actors.ledger import Counts, Settle
 from relay.actors.runtime import LoopActor, Ref, Timer, send
+from relay.auth.permissions import loggable
 from relay.model.cache import GroupCache
 from relay.model.group import Encoder, Group
 from relay.model.limits import Limits
@@ -31,6 +33,16 @@ class IdleCheck(NamedTuple):
 
 class EndGraceOver(NamedTuple):
     """Timer: no more groups are expected after the end of the track."""
+
+
+class AnswerDue(NamedTuple):
+    """Timer: the publisher should have answered by now. `what` is a fetched group's sequence, or a word."""
+
+    what: int | str
+
+
+SUBSCRIBE = "subscribe"
+DESCRIBE = "describe"
 
 
 class Subscriber:
@@ -72,9 +84,13 @@ class TrackActor(LoopActor):
         name: str,
         limits: Limits,
         ledger: Ref | None = None,
+        keeper: Ref | None = None,
     ) -> None:
         super().__init__()
         self._ledger = ledger
+        self._keeper = keeper
+        self._told_size = 0
+        """What the keeper believes that we hold."""
         self._broadcast = broadcast
         self._source = source
         self._path = path
@@ -86,10 +102,16 @@ class TrackActor(LoopActor):
         self._fetches = Fetches()
         self._properties: TrackProperties | None = None
         self._subscribed = False
+        self._answered = False
+        """Whether the publisher has said or sent anything about this track."""
+        self._due: dict[int | str, Timer] = {}
+        """What the publisher has been asked and not answered."""
         self._asked_properties = False
         self._asked = False
         """Whether the source holds anything for us."""
         self._wanted = Interest()
+        self._wants_changed = False
+        """Whether subscribers came, went or changed their mind in this turn: to look at all of them once is enough."""
         self._handled = 0
         self._unfinished: dict[int, Group] = {}
         """Groups that more may come of."""
@@ -112,6 +134,8 @@ class TrackActor(LoopActor):
     def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
         match message:
             case m.UpstreamGroups():
+                if not self._answered:
+                    self._hear()
                 self._on_groups(message.parts)
             case m.Subscribe():
                 self._on_subscribe(message)
@@ -124,9 +148,9 @@ class TrackActor(LoopActor):
             case m.Fetch():
                 self._on_fetch(message)
             case m.UpstreamProperties():
-                self._on_properties(message.properties)
+                self._on_properties(message.properties, answered=message.answered)
             case m.UpstreamStarted():
-                """Groups are taken as they come, whichever the first one is."""
+                self._hear()  # groups are taken as they come, whichever the first one is
             case m.Unsure():
                 if not (self._received_groups or self._received_datagrams):
                     self._fail(StreamCode.INTERNAL, gone=True)
@@ -138,6 +162,10 @@ class TrackActor(LoopActor):
                 self._on_upstream_end(message.final)
             case m.UpstreamFailed():
                 self._fail(message.code, gone=message.gone)
+            case m.Shrink():
+                self._shrink(message)
+            case AnswerDue():
+                self._on_due(message.what)
             case m.CountTrack():
                 return self._counted()
             case m.DescribeTrack():
@@ -155,6 +183,9 @@ class TrackActor(LoopActor):
         return None
 
     def on_turn_end(self) -> None:
+        if self._wants_changed:
+            self._wants_changed = False
+            self._want()
         self._flush()
         if self._ending is not None:
             self._end_if_complete()
@@ -162,6 +193,10 @@ class TrackActor(LoopActor):
             self.stop()
         elif self._idle is None and self._nobody():
             self._idle = self.call_later(self._limits.track_idle, IdleCheck())
+        if self._keeper is not None:
+            held = self._held
+            if worth_telling(self._told_size, held):
+                self._tell_size(held)
 
     def on_end(self, error: BaseException | None) -> None:
         if self._asked:
@@ -169,6 +204,8 @@ class TrackActor(LoopActor):
         code = StreamCode.INTERNAL if error is not None else StreamCode.CANCELLED
         self._refuse_all(code)
         send(self._broadcast, m.TrackEnded(self._path, self._name, self.actor_ref))
+        if self._told_size:
+            self._tell_size(0)
         if self._ledger is not None:
             send(self._ledger, Settle(self._counted()))
 
@@ -204,7 +241,9 @@ class TrackActor(LoopActor):
             return
         self._subscribers[(request.subscriber.actor_urn, request.key)] = subscriber
         self._stay()
-        if self._ending is None:
+        if self._subscribed:
+            self._wants_changed = True
+        else:
             self._want()
 
     def _start_of(self, interest: Interest) -> int:
@@ -255,14 +294,14 @@ class TrackActor(LoopActor):
                 pieces += self._join(subscriber, group)
         if pieces:
             send(subscriber.ref, m.Deliver(subscriber.key, tuple(pieces)))
-        self._want()
+        self._wants_changed = True
 
     def _on_leave(self, message: m.Leave) -> None:
         key = (message.subscriber.actor_urn, message.key)
         if self._subscribers.pop(key, None) is not None:
-            self._want()
+            self._wants_changed = True
         self._describing.pop(key, None)
-        self._fetches.leave(key)
+        self._stop_fetches(self._fetches.leave(key))
 
     def _stay(self) -> None:
         if self._idle is not None:
@@ -290,9 +329,50 @@ class TrackActor(LoopActor):
             message = m.OpenUpstream(self.actor_ref, self._path, self._name, together, describe)
             if not send(self._source, message):
                 self._fail(StreamCode.UNROUTABLE, gone=True)
+            elif not self._answered:
+                self._await(SUBSCRIBE)
         elif together != self._wanted:
             self._wanted = together
             send(self._source, m.UpdateUpstream(self.actor_ref, together))
+
+    # --- deadlines -------------------------------------------------------------------------------------------------
+
+    def _await(self, what: int | str) -> None:
+        """The publisher has been asked for something."""
+        if what not in self._due:
+            self._due[what] = self.call_later(self._limits.answer_timeout, AnswerDue(what))
+
+    def _hear(self, what: int | str = SUBSCRIBE) -> None:
+        """It has answered that, which tells too that it knows the track."""
+        self._answered = True
+        self._drop_due(what)
+        self._drop_due(SUBSCRIBE)
+
+    def _drop_due(self, what: int | str) -> None:
+        timer = self._due.pop(what, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _on_due(self, what: int | str) -> None:
+        """It has not: whoever waits hears so, and the publisher that nobody does any more."""
+        if self._due.pop(what, None) is None:
+            return  # answered in this very turn
+        self._over_limit("answer_timeout", what if isinstance(what, str) else f"fetch of group {what}")
+        if what == SUBSCRIBE:
+            send(self._source, m.CloseUpstream(self.actor_ref))
+            self._fail(StreamCode.CONTROL_TIMEOUT)
+        elif what == DESCRIBE:
+            for request in self._describing.values():
+                send(request.subscriber, m.Refused(request.key, StreamCode.CONTROL_TIMEOUT))
+            self._describing.clear()
+        elif isinstance(what, int):
+            group = self._fetches.coming(what)
+            if group is not None:
+                group.code = StreamCode.CONTROL_TIMEOUT
+                self._stop_fetches([what, *self._fetches.feed()])
+
+    def _over_limit(self, limit: str, what: str) -> None:
+        send(self._source, m.OverLimit(limit, f"path={loggable(self._path)} track={self._name!r} {what}"))
 
     # --- groups from upstream --------------------------------------------------------------------------------------
 
@@ -323,7 +403,7 @@ class TrackActor(LoopActor):
             if cache.size > self._limits.cache_track:
                 self._evict(now)
                 if group.open and group.size > self._limits.cache_track:
-                    self._abort_group(group, StreamCode.GROUP_TOO_LARGE)
+                    self._abort_group(group, StreamCode.GROUP_TOO_LARGE, "cache_track")
 
     def _begin(self, part: m.GroupPart, now: float) -> Group | None:
         group = Group(part.sequence, now, part.first_frame)
@@ -336,18 +416,49 @@ class TrackActor(LoopActor):
         self._received_groups += 1
         self._evict(now)
         if len(self._unfinished) > self._limits.groups_in_flight:
-            self._abort_group(self._unfinished[min(self._unfinished)], StreamCode.TOO_FAR_BEHIND)
+            oldest = self._unfinished[min(self._unfinished)]
+            self._abort_group(oldest, StreamCode.TOO_FAR_BEHIND, "groups_in_flight")
         return group
 
     def _evict(self, now: float) -> None:
+        limit = "cache_track" if self._cache.size > self._limits.cache_track else "cache_groups"
         for dropped in self._cache.evict(now):
             if dropped.open:
-                self._abort_group(dropped, StreamCode.TOO_FAR_BEHIND)
+                self._abort_group(dropped, StreamCode.TOO_FAR_BEHIND, limit)
+
+    @property
+    def _held(self) -> int:
+        """Bytes of groups."""
+        return self._cache.size + self._fetches.size if self._fetches else self._cache.size
+
+    def _tell_size(self, size: int, *, answer: bool = False) -> None:
+        self._told_size = size
+        if self._keeper is not None:
+            send(self._keeper, m.Held(self.actor_ref, size, answer))
+
+    def _shrink(self, message: m.Shrink) -> None:
+        """All tracks together hold too much, and this one more than its share."""
+        self._flush()
+        for dropped in self._cache.shrink(message.size):
+            if dropped.open:
+                self._abort_group(dropped, StreamCode.TOO_FAR_BEHIND, "cache")
+        if message.newest and self._held > message.size:
+            self._stop_fetches(self._fetches.give_up(StreamCode.NO_CAPACITY))
+            latest = self._cache.latest
+            if latest is not None and self._held > message.size:
+                if latest.open:
+                    self._abort_group(latest, StreamCode.GROUP_TOO_LARGE, "cache")
+                else:
+                    self._over_limit("cache", f"group={latest.sequence}")
+                    latest.code = latest.code or StreamCode.EVICTED
+                    self._cache.empty(latest)
+        self._tell_size(self._held, answer=True)
 
     def _refuse_group(self, sequence: int, code: int) -> None:
         send(self._source, m.StopGroup(self.actor_ref, sequence, code))
 
-    def _abort_group(self, group: Group, code: StreamCode) -> None:
+    def _abort_group(self, group: Group, code: StreamCode, limit: str) -> None:
+        self._over_limit(limit, f"group={group.sequence}")
         group.code = code
         self._unfinished.pop(group.sequence, None)
         self._cache.empty(group)
@@ -374,7 +485,7 @@ class TrackActor(LoopActor):
         for key in gone:
             del self._subscribers[key]
         if self._fetches:
-            self._fetches.feed()
+            self._stop_fetches(self._fetches.feed())
 
     def _pieces(self, touched: list[tuple[Group, bool]], dialect: Dialect) -> tuple[m.GroupPiece, ...]:
         return tuple(
@@ -413,6 +524,7 @@ class TrackActor(LoopActor):
 
     def _on_datagram(self, message: m.UpstreamDatagram) -> None:
         self._received_datagrams += 1
+        self._hear()
         for subscriber in self._subscribers.values():
             datagram = m.DeliverDatagram(subscriber.key, message.sequence, message.timestamp, message.payload)
             send(subscriber.ref, datagram)
@@ -431,13 +543,20 @@ class TrackActor(LoopActor):
             return
         self._describing[(request.subscriber.actor_urn, request.key)] = request
         self._stay()
+        self._await(DESCRIBE)
         if not self._subscribed and not self._asked_properties:
             self._asked_properties = self._asked = True
             if not send(self._source, m.DescribeUpstream(self.actor_ref, self._path, self._name)):
                 self._fail(StreamCode.UNROUTABLE, gone=True)
 
-    def _on_properties(self, properties: TrackProperties) -> None:
+    def _on_properties(self, properties: TrackProperties, *, answered: bool) -> None:
         self._properties = properties
+        if answered:
+            self._hear(DESCRIBE)
+            # 0 leaves it to us
+            self._cache.age = properties.max_latency_ms / 1000 or self._limits.cache_age
+        else:
+            self._drop_due(DESCRIBE)
         for request in self._describing.values():
             send(request.subscriber, m.Described(request.key, properties))
         self._describing.clear()
@@ -470,17 +589,30 @@ class TrackActor(LoopActor):
         fetch = m.FetchUpstream(self.actor_ref, self._path, self._name, sequence, request.interest.priority)
         if not send(self._source, fetch):
             self._fail(StreamCode.UNROUTABLE, gone=True)
+        else:
+            self._await(sequence)
+
+    def _stop_fetches(self, sequences: list[int]) -> None:
+        """Nobody waits for these groups, and upstream has not ended them."""
+        for sequence in sequences:
+            self._drop_due(sequence)
+            send(self._source, m.StopFetch(self.actor_ref, sequence))
 
     def _on_fetched(self, part: m.GroupPart) -> None:
         group = self._fetches.coming(part.sequence)
         if group is None:
             return
+        if part.sequence in self._due:
+            self._hear(part.sequence)
         group.extend(part.parts, time.monotonic())
         group.finished = part.fin
         group.code = part.code
-        if group.size > self._limits.cache_track:
+        if self._fetches.size > self._limits.cache_track:
+            self._over_limit("cache_track", f"fetch of group {part.sequence}")
+            if group.open:
+                send(self._source, m.StopFetch(self.actor_ref, part.sequence))
             group.code = StreamCode.GROUP_TOO_LARGE
-        self._fetches.feed()
+        self._stop_fetches(self._fetches.feed())
 
     # --- for people ------------------------------------------------------------------------------------------------
 
@@ -527,6 +659,7 @@ class TrackActor(LoopActor):
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def _on_upstream_end(self, final: int | None) -> None:
+        self._hear()
         latest = self._cache.latest
         self._ending = final if final is not None else (latest.sequence + 1 if latest is not None else 0)
         if final is not None and latest is not None and latest.sequence + 1 >= final:

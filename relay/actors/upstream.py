@@ -116,6 +116,7 @@ class AnnounceReplies:
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         for message in self._decoder.feed(data):
+            self._connection.spend()
             self._on_message(message)
         if fin:
             self._decoder.end()
@@ -141,6 +142,7 @@ class AnnounceReplies:
         match message:
             case AnnounceInit():
                 for suffix in message.suffixes:
+                    self._connection.spend()
                     self._on_active(AnnounceActive(suffix))
             case AnnounceOk():
                 self._origin = message.origin
@@ -197,6 +199,7 @@ class SubscribeReplies:
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
         track = self._upstream.track
         for message in self._decoder.feed(data):
+            self._connection.spend()
             if isinstance(message, SubscribeOk):
                 send(track, m.UpstreamStarted(message.group))
             elif isinstance(message, SubscribeEnd):
@@ -278,7 +281,7 @@ class FetchReply:
         self.stream = stream
         self._connection = connection
         self._ingest = ingest
-        self._sequence = sequence
+        self.sequence = sequence
         self._decoder = FrameDecoder(connection.version, connection.environment.limits.frame)
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
@@ -287,6 +290,7 @@ class FetchReply:
             if fin:
                 self._decoder.end()
         except WireError as error:
+            self._connection.over_by(error)
             self._tell((), code=error.stream_code)
             self._connection.refuse(stream, error.stream_code)
             return
@@ -306,7 +310,7 @@ class FetchReply:
     ) -> None:
         if fin or code is not None:
             self._ingest.answered(self)
-        send(self.track, m.UpstreamFetched(m.GroupPart(self._sequence, 0, parts, fin, code)))
+        send(self.track, m.UpstreamFetched(m.GroupPart(self.sequence, 0, parts, fin, code)))
 
 
 class PeerUni:
@@ -330,6 +334,7 @@ class PeerUni:
         except WireError as error:
             if self._header is None and not error.stream_only:
                 raise
+            self._connection.over_by(error)
             self._abort(error.stream_code)
             self._connection.refuse(stream, error.stream_code)
             return

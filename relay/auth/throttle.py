@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from cachetools import LRUCache
+
+from relay.model.address import address_of
 
 ADDRESSES: Final = 4_096
 """Addresses remembered; the one that failed longest ago is forgotten first."""
 
 MOST_STEPS: Final = 10
 """A refusal waits for this many times the delay at most: an open connection costs more than the answer."""
-
-PREFIX_V6: Final = 64
-"""Bits of an IPv6 address that tell one customer from another: within, anybody has as many addresses as he likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +47,3 @@ class Throttle:
         level = min(level + 1, self.failures + MOST_STEPS)
         self._records[address] = _Record(level, now)
         return max(0.0, level - self.failures) * self.delay
-
-
-def address_of(remote: str) -> str:
-    """What stands for one peer: its IPv4 address, or the network of its IPv6 address."""
-    host = remote.removeprefix("[").partition("]")[0] if remote.startswith("[") else remote
-    if host.count(":") == 1:
-        host = host.partition(":")[0]
-    try:
-        address: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(IPv6Address(int(address) >> (128 - PREFIX_V6) << (128 - PREFIX_V6)))

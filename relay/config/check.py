@@ -83,6 +83,10 @@ def _files(config: Config) -> Iterator[Problem]:
             fault = file and unreadable(file)
             if fault:
                 yield Problem(tuple(place.split(".")), fault, file)
+    qlog = config.server.qlog_dir
+    fault = qlog and unwritable_directory(qlog)
+    if fault:
+        yield Problem(("server", "qlog_dir"), fault, qlog)
 
 
 def unreadable(file: Path) -> str | None:
@@ -110,6 +114,20 @@ def unreadable_directory(directory: Path) -> str | None:
         return f"cannot be read: {error.strerror}"
     readable = os.access(directory, os.R_OK | os.X_OK)
     return None if readable else "may not be read by this user; check its permissions"
+
+
+def unwritable_directory(directory: Path) -> str | None:
+    """Say why no file can be made in `directory`, or None if one can."""
+    try:
+        if not directory.exists():
+            hint = "" if directory.is_absolute() else "; a relative path starts at the current directory"
+            return f"no such directory, expected one that exists{hint}"
+        if not directory.is_dir():
+            return "is a file, expected a directory"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    writable = os.access(directory, os.R_OK | os.W_OK | os.X_OK)
+    return None if writable else "may not be written by this user; check its permissions"
 
 
 _KEY_DIR = "expected a directory with one {kid}.jwk for each key"

@@ -33,6 +33,8 @@ _TRUE = ("true", "1", "yes")
 _FALSE = ("false", "0", "no")
 _LONGEST_VALUE = 100
 _LONGEST_NUMBER = 20
+_MOST_BITS = 256
+_DEEPEST = 16
 _SHORTEST_SECRET = 32
 """Characters. Neither a key file's content nor a token can be shorter."""
 
@@ -92,7 +94,8 @@ def _read(file: Path) -> Tables:
     text = ""
     try:
         text = file.read_bytes().decode("utf-8-sig")
-        return tomllib.loads(text)
+        tables = tomllib.loads(text)
+        _check_size(tables)
     except FileNotFoundError:
         fault = "no such file"
     except IsADirectoryError:
@@ -104,7 +107,24 @@ def _read(file: Path) -> Tables:
         fault = f"line {line}: not UTF-8, expected a TOML file"
     except tomllib.TOMLDecodeError as error:
         fault = _syntax(str(error), text)
+    except (ValueError, RecursionError):
+        # Python reads 4300 digits at most, and parses by recursion.
+        fault = (
+            f"too large to be a configuration: expected numbers of {_MOST_BITS} bits at most, "
+            f"and no more than {_DEEPEST} tables or lists inside each other"
+        )
+    else:
+        return tables
     raise ConfigError([f"{file}: {fault}"])
+
+
+def _check_size(value: object, depth: int = 0) -> None:
+    """Raise ValueError for what neither a key takes nor a message can show."""
+    if depth > _DEEPEST or (isinstance(value, int) and value.bit_length() > _MOST_BITS):
+        raise ValueError("too large")
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_size(inner, depth + 1)
 
 
 def _syntax(message: str, text: str) -> str:

@@ -97,6 +97,13 @@ OPTIONS: Final = (
         kind=Kind.LIST,
     ),
     Option(
+        "server.qlog_dir",
+        ("--qlog-dir",),
+        ("MOQ_SERVER_QLOG_DIR",),
+        "DIR",
+        "directory for a qlog file of each QUIC connection, to look into its packets; slows them down",
+    ),
+    Option(
         "server.tls.cert",
         ("--tls-cert",),
         ("MOQ_SERVER_TLS_CERT",),

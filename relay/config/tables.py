@@ -47,12 +47,17 @@ QUIC_RANGES: Mapping[str, Range] = {
 LIMITS_RANGES: Mapping[str, Range] = {
     # Less might not carry a deep path with its list of hops.
     "message": (4_096, 1 << 24),
+    # 0 has every client prove its address.
+    "handshakes_unverified": (0, 1_000_000),
     # 0 keeps no broadcast whose publisher is gone.
     "linger": (0, 3_600),
     # 0 closes all sessions at once.
     "drain": (0, 3_600),
     "frame": _BYTES,
+    "cache": _BYTES,
     "cache_track": _BYTES,
+    # More than what fits into the longest message would never be met.
+    "path": (64, 1 << 16),
     "backlog_bytes": _BYTES,
     "backlog_session": _BYTES,
     "websocket_window": _BYTES,
@@ -101,6 +106,12 @@ def _listed(parse: Callable[[str], T], wanted: str) -> BeforeValidator:
 def _path(text: str) -> Path:
     if not text.strip() or "\0" in text:
         raise ValueError('expected the path of a file, e.g. "cert.pem"')
+    return Path(text)
+
+
+def _folder(text: str) -> Path:
+    if not text.strip() or "\0" in text:
+        raise ValueError('expected the path of a directory, e.g. "qlog"')
     return Path(text)
 
 
@@ -215,6 +226,7 @@ def _lower(raw: object) -> object:
 
 Listen = Annotated[Address, _parsed(Address.parse, 'host:port, e.g. "[::]:443"')]
 File = Annotated[Path, _parsed(_path, "the path of one file")]
+Folder = Annotated[Path, _parsed(_folder, "the path of a directory")]
 Files = Annotated[tuple[Path, ...], _listed(_path, "the path of a file")]
 Names = Annotated[tuple[str, ...], _listed(_san, "a host name")]
 Versions = Annotated[
@@ -281,6 +293,9 @@ class Server(Table):
     listen: Listen = Address("::", 443)
     version: Versions = tuple(sorted(Version, reverse=True))
     """Protocol versions offered and accepted, newest first."""
+
+    qlog_dir: Folder | None = None
+    """Where a qlog file of each QUIC connection is written."""
 
     tls: ServerTls = ServerTls()
     quic: Annotated[QuicSettings, _table_of(QuicSettings, QUIC_RANGES)] = QuicSettings()

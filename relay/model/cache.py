@@ -1,7 +1,7 @@
 """Which groups of a track are kept, and which arrivals are too old to be taken.
 
-The newest group stays as long as the track; older ones stay for `Limits.cache_age` seconds, within
-`Limits.cache_groups` and `Limits.cache_track`. Called by track actors.
+The newest group stays as long as the track; older ones stay for `GroupCache.age` seconds, within `Limits.cache_groups`
+and `Limits.cache_track`. What all tracks together hold is for `relay.actors.keeper` to say. Called by track actors.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from relay.wire.frame import FrameHeader
 class GroupCache:
     """The groups of one track by sequence."""
 
-    __slots__ = ("_groups", "_limits", "floor", "latest", "size")
+    __slots__ = ("_groups", "_limits", "age", "floor", "latest", "size")
 
     def __init__(self, limits: Limits) -> None:
         self._groups: dict[int, Group] = {}
         self._limits = limits
+        self.age = limits.cache_age
+        """Seconds that a group stays once a newer one exists."""
         self.latest: Group | None = None
         self.floor = 0
         """Sequences below it are not taken any more: one of them, or of those above, has been evicted."""
@@ -82,27 +84,37 @@ class GroupCache:
         """Drop what the policy no longer keeps; the dropped groups, so that open ones can be ended."""
         dropped: list[Group] = []
         for group in self._groups.values():  # in order of arrival
-            if now - group.arrived < self._limits.cache_age:
+            if now - group.arrived < self.age:
                 break
             if group is not self.latest and not group.open:
                 dropped.append(group)
         for group in dropped:
             self._drop(group)
-        if self._over:
-            older = [self._groups[sequence] for sequence in sorted(self._groups)[:-1]]
-            # what still arrives goes last: viewers wait for its end, while nobody may ask for the others
-            for group in sorted(older, key=_is_open):
-                if not self._over:
-                    break
-                self._drop(group)
-                dropped.append(group)
-        if dropped:
-            self.floor = max(self.floor, *(group.sequence + 1 for group in dropped))
+        self._forgo(dropped)
+        limits = self._limits
+        if self.size > limits.cache_track or len(self._groups) > limits.cache_groups:
+            dropped += self._down_to(limits.cache_track, limits.cache_groups)
         return dropped
 
-    @property
-    def _over(self) -> bool:
-        return self.size > self._limits.cache_track or len(self._groups) > self._limits.cache_groups
+    def shrink(self, size: int) -> list[Group]:
+        """Drop the oldest groups, the newest one never, until `size` bytes are held; the dropped groups."""
+        return self._down_to(size, self._limits.cache_groups)
+
+    def _down_to(self, size: int, groups: int) -> list[Group]:
+        dropped: list[Group] = []
+        older = [self._groups[sequence] for sequence in sorted(self._groups)[:-1]]
+        # what still arrives goes last: viewers wait for its end, while nobody may ask for the others
+        for group in sorted(older, key=_is_open):
+            if self.size <= size and len(self._groups) <= groups:
+                break
+            self._drop(group)
+            dropped.append(group)
+        self._forgo(dropped)
+        return dropped
+
+    def _forgo(self, dropped: list[Group]) -> None:
+        if dropped:
+            self.floor = max(self.floor, *(group.sequence + 1 for group in dropped))
 
     def _drop(self, group: Group) -> None:
         del self._groups[group.sequence]
@@ -111,3 +123,15 @@ class GroupCache:
 
 def _is_open(group: Group) -> bool:
     return group.open
+
+
+def fair_share(sizes: Iterable[int], budget: int) -> int:
+    """What each may hold at most, so that together they hold no more than `budget`: who needs less leaves it to others."""
+    ordered = sorted(sizes)
+    left = budget
+    for position, size in enumerate(ordered):
+        share = left // (len(ordered) - position)
+        if size > share:
+            return share
+        left -= size
+    return max(ordered, default=budget)

@@ -16,11 +16,26 @@ class Limits:
     sessions: int = 10_000
     """Sessions on this relay. Beyond it new ones are refused before they are accepted."""
 
+    sessions_address: int = 1_000
+    """Sessions of one client address (IPv6: of one /64): many share one, but it takes ten of them to fill a relay."""
+
     handshakes: int = 1_000
     """QUIC connections that have not finished their handshake: what a flood of first packets can cost."""
 
+    handshakes_unverified: int = 250
+    """Of these, those whose address may be forged. Beyond it an address is proven first, by a Retry; 0: always."""
+
+    handshakes_address: int = 500
+    """Of these, those of one address that is proven, so that no single one takes all. Beyond it nothing is answered."""
+
     setup_timeout: float = 10.0
-    """From accept to an established moq session. A peer that connects and says nothing is closed."""
+    """From accept to an established moq session, and on TCP to a complete request, the first and each further one."""
+
+    http: int = 2_000
+    """TCP connections that are no session. Beyond it new ones are closed unread, on the internal listener apart."""
+
+    http_address: int = 500
+    """Of these, those of one address."""
 
     auth_failures: int = 20
     """Refusals for bad credentials that one address gets without delay: a mistyped token annoys nobody."""
@@ -40,6 +55,21 @@ class Limits:
     subscriptions: int = 2_000
     """Live subscriptions and fetches of one session."""
 
+    control_rate: int = 500
+    """Control messages a second of one session, for long: each costs us more than the peer, and none needs so many."""
+
+    control_burst: int = 10_000
+    """Control messages that one session may send ahead of that rate: all its announcements and subscriptions at once."""
+
+    path: int = 1_024
+    """Bytes of one broadcast's path, root included, and of one track's name: they are kept while they live."""
+
+    inbox: int = 200_000
+    """Messages that may wait for the actor of one session: some 50 MB, and more than all changes of a busy relay."""
+
+    answer_timeout: float = 10.0
+    """How long a publisher may take to answer a subscription, a question about a track or a fetch, before it is refused."""
+
     readers: int = 1_000
     """HTTP requests that read a track at the same time; each is a subscriber of its own."""
 
@@ -55,11 +85,14 @@ class Limits:
     cache_track: int = 128 * 1024 * 1024
     """Payload that one track keeps. The oldest groups go first; a group that alone exceeds it is ended."""
 
+    cache: int = 1024 * 1024 * 1024
+    """Payload that all tracks together keep: 5 s of 1.6 Gbit/s. Those with more than their fair share give up first."""
+
     cache_groups: int = 256
     """Groups that one track keeps, so that one-frame groups stay bounded too."""
 
     cache_age: float = 5.0
-    """How long a group stays fetchable once a newer one exists. The newest group stays while the track lives."""
+    """How long a group stays fetchable once a newer one exists, where the publisher states no time of its own (05, 06)."""
 
     groups_in_flight: int = 256
     """Unfinished groups that a publisher may have open on one track."""
@@ -93,6 +126,12 @@ class Limits:
 
     websocket_message: int = 1024 * 1024
     """One message of a `webtransport` peer, which knows no other limit. Deployed ones stay at 16 KiB."""
+
+    qlog_files: int = 100
+    """Files in `qlog_dir`, of which the oldest goes first, and QUIC connections that are logged at the same time."""
+
+    qlog_events: int = 10_000
+    """Events of one such connection, frames of its packets included: the first half of them and the newest."""
 
     drain: float = 5.0
     """How long a relay that is told to stop serves on, after it has asked its sessions to leave; 0: not at all."""

@@ -93,8 +93,11 @@ class _Target:
 def _parse(url: str, ports: Mapping[str, int] = DEFAULT_PORTS) -> tuple[_Target, bool]:
     """Take a URL apart; the flag says that a fingerprint has to be fetched first."""
     try:
+        url.encode()
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+    except UnicodeEncodeError:
+        raise ConnectError("not a usable URL: want UTF-8", kind="url") from None
     except ValueError as error:
         raise ConnectError(f"not a usable URL: {error}", kind="url") from None
     scheme = parts.scheme.lower()

@@ -290,6 +290,8 @@ def refusal(outcome: Over | None) -> tuple[int, str]:
         case StreamCode.GOING_AWAY:
             return 503, "going away: try another relay, or later\n"
         case StreamCode.NO_CAPACITY:
-            return 503, "as many tracks of this broadcast are read as may be\n"
+            return 503, "no room: as many tracks of this broadcast are read as may be, or the cache is full\n"
+        case StreamCode.CONTROL_TIMEOUT:
+            return 504, "the publisher does not answer\n"
         case code:
             return 500, f"the track was aborted with code {code}\n"

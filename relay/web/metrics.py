@@ -7,8 +7,10 @@ counted plus, from the ledger, what those counted that have ended.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import (
@@ -18,7 +20,12 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
@@ -33,6 +40,9 @@ LAG_INTERVAL: Final = 0.25
 
 LAG_WINDOW: Final = 15.0
 """Seconds that the worst lag is remembered: a usual scrape interval."""
+
+LAG_BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Seconds. Below 10 ms nobody notices; what takes a second is an outage."""
 
 COUNTERS: Final = {
     "sessions": ("sessions accepted", ("transport", "version")),
@@ -60,9 +70,11 @@ NAMES: Final = {
 
 
 class LoopLag:
-    """How late the event loop calls what is due: the worst of the last seconds."""
+    """How late the event loop calls what is due: the worst of the last seconds, and how often how late so far."""
 
     def __init__(self) -> None:
+        self._counts = [0] * (len(LAG_BOUNDS) + 1)
+        self._sum = 0.0
         self._seen: list[tuple[float, float]] = []
         self._handle: asyncio.TimerHandle | None = None
 
@@ -80,12 +92,24 @@ class LoopLag:
         now = asyncio.get_running_loop().time()
         self._seen = [(at, lag) for at, lag in self._seen if now - at < LAG_WINDOW]
         self._seen.append((now, now - due))
+        self._counts[bisect_left(LAG_BOUNDS, now - due)] += 1
+        self._sum += max(0.0, now - due)
         self.start()
 
     @property
     def worst(self) -> float:
         """Seconds."""
         return max((lag for _, lag in self._seen), default=0.0)
+
+    def histogram(self) -> Metric:
+        """All looks so far."""
+        bounds = [*map(str, LAG_BOUNDS), "+Inf"]
+        return HistogramMetricFamily(
+            "moq_relay_event_loop_delay_seconds",
+            f"how late the event loop was, looked at every {LAG_INTERVAL:g} seconds",
+            buckets=list(zip(bounds, accumulate(self._counts), strict=True)),
+            sum_value=self._sum,
+        )
 
 
 class _Snapshot(Collector):
@@ -124,6 +148,9 @@ class Metrics:
             sessions.add_metric(labels, number)
         tracks = [track for row in current["broadcasts"] for track in row["tracks"]]
         depths = inbox_depths()
+        actors = GaugeMetricFamily("moq_relay_actors", "actors alive in this process", labels=("kind",))
+        for kind, number in Counter(kind for kind, _ in depths).items():
+            actors.add_metric((kind,), number)
         relay = current["relay"]
         identity = GaugeMetricFamily("moq_relay_info", "this relay", labels=("version", "hop"))
         identity.add_metric((relay["version"], relay["hop"]), 1)
@@ -137,11 +164,20 @@ class Metrics:
             _gauge("viewers", "subscriptions being served now", current["totals"]["viewers"]),
             _gauge("cached_bytes", "bytes of groups kept now", current["totals"]["cached_bytes"]),
             _gauge("cached_groups", "groups kept now", sum(len(track["groups"]) for track in tracks)),
-            _gauge("actors", "actors alive in this process", len(depths)),
             _gauge(
-                "inbox_messages_max", "messages waiting for the actor with the most", max(depths, default=0)
+                "quic_connections",
+                "QUIC connections, those before and after their session included",
+                self._sources.links(),
+            ),
+            actors,
+            _gauge("tasks", "asyncio tasks in this process", len(asyncio.all_tasks())),
+            _gauge(
+                "inbox_messages_max",
+                "messages waiting for the actor with the most",
+                max((depth for _, depth in depths), default=0),
             ),
             _gauge("event_loop_lag_seconds", f"worst of the last {LAG_WINDOW:.0f} seconds", self._lag.worst),
+            self._lag.histogram(),
         ]
 
     async def _counters(self) -> list[Metric]:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from socket import socket
 from typing import Any, Final
 
 import msgpack
@@ -279,63 +277,3 @@ async def _feeding(
         if timer is not None:
             timer.cancel()
         halt(reader)
-
-
-class Handler(web.RequestHandler):
-    """aiohttp's side of one TCP connection, but for requests that cannot be read.
-
-    aiohttp answers those with a part of what it was sent, and logs it with a traceback: there may be a token in it, and
-    anybody can send one.
-    """
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer. What went wrong on our side is logged as ever."""
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return super().handle_error(request, status, exc, message)
-        logger.info("refused remote=%s reason='no readable HTTP: %s'", request.remote, type(exc).__name__)
-        if request.writer.output_size > 0:
-            raise ConnectionError("an answer was begun already")
-        response = web.Response(status=status, text="no readable HTTP request\n")
-        response.force_close()
-        return response
-
-
-class WebServer:
-    """One application on any number of bound sockets."""
-
-    def __init__(self, app: web.Application) -> None:
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        self._servers: list[asyncio.Server] = []
-
-    async def start(self) -> None:
-        """Make ready; then `listen`."""
-        await self._runner.setup()
-
-    async def listen(self, sockets: list[socket], tls: ssl.SSLContext | None = None) -> None:
-        """Serve on bound sockets."""
-        for sock in sockets:
-            self._servers.append(
-                await asyncio.get_running_loop().create_server(self._connection, sock=sock, ssl=tls)
-            )
-
-    def _connection(self) -> asyncio.Protocol:
-        assert self._runner.server is not None
-        protocol: web.RequestHandler = self._runner.server()
-        # The class of the handlers cannot be chosen; ours has the same fields.
-        protocol.__class__ = Handler
-        return protocol
-
-    async def close(self) -> None:
-        """Stop listening and end open requests."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
-        await self._runner.cleanup()

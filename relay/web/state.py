@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from relay.actors import messages as m
+from relay.actors.ledger import Totals
 from relay.actors.runtime import ActorDeadError, Ref, ask
 from relay.model.path import covers, join
 
@@ -34,6 +36,8 @@ class Sources:
     ledger: Ref
     refused: Callable[[], Mapping[str, int]]
     """What the endpoint turned away, by reason."""
+    links: Callable[[], int]
+    """How many QUIC connections the endpoint has."""
     cluster: Ref | None = None
     members: str = "internal/origins"
     """Path under which other relays announce themselves."""
@@ -59,22 +63,26 @@ async def tracks(sources: Sources) -> list[Ref]:
 async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Publications under the prefixes, with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
     published = await ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT)
-    rows = []
-    for publication in published:
-        if covers(sources.members, publication.path):
-            continue  # the other relays are no broadcasts to anybody; they are listed as peers
-        found = await every([publication.broadcast], m.ListTracks())
-        described = await every(found[0], m.DescribeTrack()) if found else []
-        rows.append(
-            {
-                "path": publication.path,
-                "session": publication.session,
-                "hops": [str(hop) for hop in publication.route.hops],
-                "serving": publication.serving,
-                "tracks": described,
-            }
+    # All at once: one after the other, each would wait for turns of the event loop, of which a busy relay has few.
+    return await asyncio.gather(
+        *(
+            _broadcast(publication)
+            for publication in published
+            # the other relays are no broadcasts to anybody; they are listed as peers
+            if not covers(sources.members, publication.path)
         )
-    return rows
+    )
+
+
+async def _broadcast(publication: m.Published) -> dict[str, Any]:
+    found = await every([publication.broadcast], m.ListTracks())
+    return {
+        "path": publication.path,
+        "session": publication.session,
+        "hops": [str(hop) for hop in publication.route.hops],
+        "serving": publication.serving,
+        "tracks": await every(found[0], m.DescribeTrack()) if found else [],
+    }
 
 
 async def peers(
@@ -107,7 +115,10 @@ async def peers(
 
 
 async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """Everything under the prefixes; sessions are those whose root lies there, and those that publish there."""
+    """Everything under the prefixes; sessions are those whose root lies there, and those that publish there.
+
+    `refused` counts, by limit, what was turned away: of the sessions shown, or with everything shown since the start.
+    """
     rows = await broadcasts(sources, prefixes)
     sessions = await every(sources.connections().values(), m.DescribeSession())
     if "" not in prefixes:
@@ -118,6 +129,13 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
             if session["session"] in publishing or _under(session["path"], prefixes)
         ]
     running = [track for row in rows for track in row["tracks"]]
+    refused: Counter[str] = Counter()
+    for session in sessions:
+        refused.update(session["refused"])
+    if "" in prefixes:
+        refused.update(sources.refused())
+        ended = await ask(sources.ledger, Totals(), timeout=ASK_TIMEOUT)
+        refused.update({limit: number for (name, limit), number in ended.items() if name == "refused"})
     return {
         "relay": {**sources.relay(), "now": time.time()},
         "totals": {
@@ -128,6 +146,7 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
             "bytes_received": sum(s["bytes_received"] for s in sessions),
             "bytes_sent": sum(s["bytes_sent"] for s in sessions),
             "cached_bytes": sum(track["cached_bytes"] for track in running),
+            "refused": dict(sorted(refused.items())),
         },
         "sessions": sorted(sessions, key=lambda s: s["session"]),
         "broadcasts": rows,

@@ -13,10 +13,13 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from relay.model.address import address_of
 from relay.model.limits import Limits
+from relay.transport.places import Places
 from relay.transport.session import SessionRequest
 from relay.transport.websocket import WebSocketRequest, choose
 from relay.transport.websocket_pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump
+from relay.web.listener import Handler
 from relay.wire.version import Version
 
 MESSAGE_SLACK: Final = 65_536
@@ -32,6 +35,8 @@ class Sessions:
     versions: tuple[Version, ...]
     limits: Callable[[], Limits]
     """Those for the next session."""
+    addresses: Places
+    """Of the sessions of each address, on all transports."""
 
 
 def accept_sessions(app: web.Application, sessions: Sessions) -> None:
@@ -51,7 +56,20 @@ def accept_sessions(app: web.Application, sessions: Sessions) -> None:
 
 
 async def upgrade(request: web.Request, sessions: Sessions) -> web.StreamResponse:
-    """Answer an upgrade and run its session to the end."""
+    """Answer an upgrade and run its session to the end, if its address may have one more."""
+    remote, addresses = _remote(request), sessions.addresses
+    key = address_of(remote)
+    if addresses.full(key):
+        addresses.refuse(key)
+        return web.Response(status=429, text="too many sessions of this address\n")
+    addresses.enter(key)
+    try:
+        return await _upgrade(request, remote, sessions)
+    finally:
+        addresses.leave(key)
+
+
+async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web.StreamResponse:
     names = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")
     offered = tuple(name.strip() for name in names if name.strip())
     choice = choose(offered, sessions.versions)
@@ -72,7 +90,7 @@ async def upgrade(request: web.Request, sessions: Sessions) -> web.StreamRespons
     asked = WebSocketRequest(
         choice,
         limits,
-        remote=_remote(request),
+        remote=remote,
         path=request.rel_url.raw_path,
         query=request.rel_url.raw_query_string,
         offered=offered,
@@ -85,12 +103,17 @@ async def upgrade(request: web.Request, sessions: Sessions) -> web.StreamRespons
     transport = request.transport
     try:
         await ws.prepare(request)
+    except ConnectionError:  # the peer has gone while it waited for the answer, which nobody reads now
+        session.end(None, "connection lost", by_peer=False)
+        return web.Response(status=400)
     except BaseException:
         session.end(None, "connection lost", by_peer=False)
         raise
     if transport is None:
         session.end(None, "connection lost", by_peer=False)
         return ws
+    if isinstance(request.protocol, Handler):
+        request.protocol.leave()  # sessions have a limit of their own
     if isinstance(transport, asyncio.WriteTransport):
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
     await Pump(ws, session, transport.abort).run()

@@ -5,8 +5,10 @@
     |  +- Truncated         the stream ended inside something
     |  +- BadFrameRange     a request names an end frame without an end group
     |  +- BadTimestamp      a frame's time lies before zero or beyond what can be restated
+    |  +- PathTooDeep       a path has more segments than any may have
     +- MessageTooLarge      the length prefix exceeds the limit
     +- FrameTooLarge        the frame size exceeds the limit
+    +- TooManyMessages      control messages come faster than they may
     +- ProtocolViolation    readable, but forbidden
     +- UnknownStreamType    a stream this version does not have
 
@@ -108,7 +110,7 @@ class WireError(Exception):
     """The peer sent something it must not; subclasses say what.
 
     `code_name` is a short constant for logs and counters. `stream_only` tells whether refusing the one stream
-    is enough; whoever owns the stream may be stricter.
+    is enough; whoever owns the stream may be stricter. `limit` names the limit that was exceeded, "" if it was none.
     """
 
     code_name: ClassVar[str] = "wire"
@@ -116,6 +118,7 @@ class WireError(Exception):
     old_code: ClassVar[OldCode] = OldCode.PROTOCOL_VIOLATION
     stream_code: ClassVar[StreamCode] = StreamCode.CANCELLED
     stream_only: ClassVar[bool] = False
+    limit: ClassVar[str] = ""
 
     def close_code(self, version: Version) -> int:
         """Return the number that closes a session of `version` because of this error."""
@@ -152,11 +155,19 @@ class BadTimestamp(DecodeError):
     stream_only = True
 
 
+class PathTooDeep(DecodeError):
+    """A path with more segments than peers of the current generation take."""
+
+    code_name = "path_too_deep"
+    limit = "path"
+
+
 class MessageTooLarge(WireError):
     """A message announces more bytes than the limit; known from its length prefix alone."""
 
     code_name = "message_too_large"
     old_code = OldCode.BOUNDS_EXCEEDED
+    limit = "message"
 
 
 class FrameTooLarge(WireError):
@@ -166,12 +177,27 @@ class FrameTooLarge(WireError):
     old_code = OldCode.BOUNDS_EXCEEDED
     stream_code = StreamCode.FRAME_TOO_LARGE
     stream_only = True
+    limit = "frame"
+
+
+class TooManyMessages(WireError):
+    """Readable messages, each of them allowed, but too many in a time."""
+
+    code_name = "too_many_messages"
+    session_code = SessionCode.TOO_MANY_REQUEST_UPDATES
+    old_code = OldCode.BOUNDS_EXCEEDED
+    limit = "control_rate"
 
 
 class ProtocolViolation(WireError):
     """A readable message that breaks a rule."""
 
     code_name = "protocol_violation"
+
+
+def afresh(error: WireError) -> WireError:
+    """The same error, to be kept or raised again: without a traceback, whose frames know whoever keeps it."""
+    return type(error)(*error.args)
 
 
 class UnknownStreamType(WireError):

@@ -17,6 +17,7 @@ from relay.wire.errors import (
     Truncated,
     UnknownStreamType,
     WireError,
+    afresh,
 )
 from relay.wire.frame import MAX_TIMESTAMP, FrameHeader, GroupHeader, UniType
 from relay.wire.incremental import MAX_MESSAGE
@@ -65,7 +66,7 @@ class FrameDecoder:
         A slice wholly inside one frame comes back as the same object. Payload pieces are never empty.
         """
         if self._error is not None:
-            raise type(self._error)(*self._error.args)
+            raise afresh(self._error)
         size = len(data)
         left = self._left
         if size <= left and not start:
@@ -87,7 +88,7 @@ class FrameDecoder:
                     self._head = data[offset:]
                 offset = found
         except WireError as error:
-            self._error = error
+            self._error = afresh(error)
             self._left = 0
             self._head = b""
             raise
@@ -96,10 +97,10 @@ class FrameDecoder:
     def end(self) -> None:
         """The peer finished the stream; raises Truncated if that cuts a frame."""
         if self._error is not None:
-            raise type(self._error)(*self._error.args)
+            raise afresh(self._error)
         if self.in_frame:
             self._error = Truncated("stream ended inside a frame")
-            raise self._error
+            raise afresh(self._error)
 
     def _resume(self, data: bytes, start: int, items: list[FrameItem]) -> int | None:
         """Finish a header that began in an earlier slice; None while it is still incomplete."""
@@ -171,11 +172,11 @@ class UniDecoder:
         if self.frames is not None:
             return self.frames.feed(data)
         if self._error is not None:
-            raise type(self._error)(*self._error.args)
+            raise afresh(self._error)
         try:
             return self._open(data)
         except WireError as error:
-            self._error = error
+            self._error = afresh(error)
             self._pending = bytearray()
             raise
 
@@ -185,10 +186,10 @@ class UniDecoder:
             self.frames.end()
             return
         if self._error is not None:
-            raise type(self._error)(*self._error.args)
+            raise afresh(self._error)
         if self._pending:
             self._error = Truncated("stream ended inside its opening message")
-            raise self._error
+            raise afresh(self._error)
 
     def _open(self, data: bytes) -> Sequence[UniItem]:
         if self._setup_done and data:

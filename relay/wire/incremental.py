@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Generic, TypeVar
 
-from relay.wire.errors import MessageTooLarge, Truncated, WireError
+from relay.wire.errors import MessageTooLarge, Truncated, WireError, afresh
 from relay.wire.varint import decode_varint
 
 MAX_MESSAGE: Final = 65536
@@ -98,10 +98,10 @@ class Incremental(Generic[Item]):
         return bytes(memoryview(self._buffer)[start:end])
 
     def _die(self, error: WireError) -> None:
-        self._error = error
+        self._error = afresh(error)
         self._buffer = bytearray()
         self._offset = 0
 
     def _raise_if_dead(self) -> None:
         if self._error is not None:
-            raise type(self._error)(*self._error.args)
+            raise afresh(self._error)

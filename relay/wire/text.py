@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay.wire.errors import DecodeError
+from relay.wire.errors import DecodeError, PathTooDeep
 from relay.wire.varint import decode_varint, encode_varint
 
 MAX_PATH_SEGMENTS: Final = 32
@@ -48,11 +48,11 @@ def text_of(data: bytes | bytearray | memoryview) -> str:
 
 
 def path_of(text: str) -> str:
-    """Return received `text` as a path in normal form; DecodeError beyond the segment limit."""
+    """Return received `text` as a path in normal form; PathTooDeep beyond the segment limit."""
     try:
         return checked_path(text)
     except ValueError as error:
-        raise DecodeError(str(error)) from None
+        raise PathTooDeep(str(error)) from None
 
 
 def decode_string(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[str, int] | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gc
 import inspect
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +18,7 @@ from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
 from relay.actors import runtime
-from relay.actors.runtime import LoopActor, LoopFuture, LoopInbox, Ref, ask, halt, send, stop
+from relay.actors.runtime import LoopActor, LoopFuture, LoopInbox, Overrun, Ref, ask, halt, send, stop
 from tests.actors.support import TIMEOUT, Trouble, settle, timer_count, until
 
 
@@ -318,6 +320,35 @@ async def test_a_failing_dead_letter_does_not_hide_the_next(trouble: Trouble) ->
     trouble.records.clear()
 
 
+async def test_an_inbox_that_overruns_lets_nothing_more_in_and_tells_its_actor_first() -> None:
+    log: list[Any] = []
+
+    class Bounded(Diary):
+        def __init__(self, name: str = "bounded", log: list[Any] | None = None) -> None:
+            super().__init__(name, log)
+            self.inbox.bound(3)
+
+        def on_receive(self, message: Any) -> Any:
+            super().on_receive(message)
+            if isinstance(message, Overrun):
+                self.end_now()
+
+    ref = Bounded.start(log=log)
+    await settle()
+    assert [send(ref, number) for number in range(3)] == [True] * 3
+    await settle()
+    assert log == ["start", "turn", 0, 1, 2, "turn"]  # never more than three at once
+    log.clear()
+    assert [send(ref, number) for number in range(6)] == [True] * 4 + [False] * 2
+    question = ref.ask("are you there?", block=False)
+    await settle()
+    letters = [("dead letter", number) for number in range(4)]
+    assert log == [Overrun(4), ("end", None), *letters]
+    with pytest.raises(ActorDeadError):
+        await question
+    assert not ref.is_alive()
+
+
 # --- turns -----------------------------------------------------------------------------------------------------------
 
 
@@ -457,6 +488,65 @@ async def test_timers_die_with_their_actor(trouble: Trouble, how: str) -> None:
     await settle()
     assert timer_count() == before
     trouble.records.clear()
+
+
+@pytest.mark.parametrize("fires", [True, False])
+async def test_an_actor_that_keeps_its_timer_leaves_no_ring(fires: bool) -> None:
+    """It goes when it ends, with all that it holds, and not when the garbage collector comes by."""
+
+    class Patient(LoopActor):
+        def on_start(self) -> None:
+            self.timer = self.call_later(0 if fires else 60, "tick")
+
+        def on_receive(self, message: object) -> None:
+            came.append(message)
+            rang.set()
+
+    came: list[object] = []
+    rang = asyncio.Event()
+    ref = Patient.start()
+    gone = ref._actor_weakref
+    if fires:
+        await rang.wait()
+    gc.collect()
+    gc.disable()
+    try:
+        await stop(ref, timeout=5)
+        await settle()
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert came == ["tick"] * fires
+
+
+async def test_what_an_actor_held_goes_with_it_though_it_knows_the_actor() -> None:
+    class Part:
+        def __init__(self, owner: LoopActor) -> None:
+            self.owner = owner
+
+    class Whole(LoopActor):
+        def on_start(self) -> None:
+            self.part = Part(self)
+            parts.append(weakref.ref(self.part))
+
+        def on_dead_letter(self, message: object) -> None:
+            letters.append((message, self.part.owner is self))
+
+    parts: list[weakref.ref[Part]] = []
+    letters: list[object] = []
+    ref = Whole.start()
+    await settle()
+    gc.collect()
+    gc.disable()
+    try:
+        halt(ref)
+        assert send(ref, "late")
+        await settle()
+        assert parts[0]() is None
+    finally:
+        gc.enable()
+    assert letters == [("late", True)]
+    assert not send(ref, "too late")
 
 
 async def test_a_timer_may_be_cancelled_after_it_fired() -> None:

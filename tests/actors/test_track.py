@@ -790,6 +790,31 @@ async def test_a_fetch_that_upstream_refuses_is_refused() -> None:
     await until(lambda: stage.broadcast.got(m.TrackIdle))
 
 
+async def test_a_flood_of_updates_is_looked_at_once_in_a_turn() -> None:
+    """One message upstream, and one look at all subscribers, however many of them change their mind how often."""
+    stage = Stage()
+    viewers = [FakeSubscriber() for _ in range(20)]
+    for viewer in viewers:
+        viewer.subscribe(stage.track)
+    await settle()
+    looks = 0
+    actor = actor_of(stage.track)
+    want = actor._want
+
+    def counted() -> None:
+        nonlocal looks
+        looks += 1
+        want()
+
+    actor._want = counted
+    for priority in range(1, 101):
+        for viewer in viewers:
+            send(stage.track, m.UpdateInterest(viewer.ref, 1, Interest(priority=priority)))
+    await settle()
+    assert looks == 1
+    assert [update.interest.priority for update in stage.updates] == [100]
+
+
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 

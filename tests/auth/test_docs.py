@@ -26,6 +26,7 @@ from relay.auth.key_directory import KeyDirectory
 from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.auth.throttle import Throttle
 from relay.config.tables import Auth
+from relay.model.address import PREFIX_V6
 from relay.model.limits import Limits
 from relay.web import key_server
 from relay.web.key_server import KeyServer
@@ -243,7 +244,7 @@ def test_the_numbers_in_the_text() -> None:
         f"Secrets have at least {material.SHORTEST_SECRET} bytes, RSA keys {smallest} to {largest} bits",
         f"{limits.auth_failures} times at once; each further refusal is held back {limits.auth_delay:g} s longer",
         f"than the one before, up to {limits.auth_delay * throttle.MOST_STEPS:g} s",
-        f"an IPv6 /{throttle.PREFIX_V6}",
+        f"an IPv6 /{PREFIX_V6}",
         f"Tokens over {keys.LONGEST_TOKEN} characters, paths over {permissions.LONGEST_PATH} characters or",
         f"{MAX_PATH_SEGMENTS} segments and queries over {rules.MOST_FIELDS} fields are refused unread",
         f"at most {limits.auth_waiting} refusals wait at a time, {key_server.AT_ONCE} requests to a key server",

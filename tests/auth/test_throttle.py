@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from relay.auth.throttle import ADDRESSES, MOST_STEPS, Throttle, address_of
+from relay.auth.throttle import ADDRESSES, MOST_STEPS, Throttle
 from tests.auth.support import Clock
 
 
@@ -30,22 +28,3 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(2 * ADDRESSES):
         throttle.failed(f"10.0.{number >> 8 & 255}.{number & 255}:{number}")
     assert len(throttle._records) == ADDRESSES
-
-
-@pytest.mark.parametrize(
-    ("remote", "address"),
-    [
-        ("192.0.2.1:4443", "192.0.2.1"),
-        ("192.0.2.1", "192.0.2.1"),
-        ("[2001:db8:1:2:3:4:5:6]:443", "2001:db8:1:2::"),
-        ("2001:db8:1:2::9", "2001:db8:1:2::"),
-        ("[::ffff:192.0.2.1]:443", "192.0.2.1"),
-        ("[fe80::1%eth0]:443", "fe80::"),
-        ("[::1]:9", "::"),
-        ("None", "None"),
-        ("", ""),
-        ("memory", "memory"),
-    ],
-)
-def test_addresses(remote: str, address: str) -> None:
-    assert address_of(remote) == address

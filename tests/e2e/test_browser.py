@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from relay.wire.version import Version
 from tests.e2e.browser import Page, chromium_path
 from tests.e2e.peers.frames import payload
-from tests.e2e.support import publisher, running, webtransport
+from tests.e2e.support import PATIENT, publisher, running, webtransport
 
 pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: tests/e2e/install-chromium.sh installs it"
@@ -52,3 +54,17 @@ async def test_chromium_on_the_oldest_version_alone() -> None:
     ):
         group = await page.wait_for("group", 30)
         assert group["frames"] == [payload(0, frame, 40).hex() for frame in range(2)]
+
+
+async def test_chromium_proves_its_address() -> None:
+    options = ("--groups", 1, "--frames-per-group", 2, "--frame-size", 40, "--wait-for-viewers", 1)
+    async with (
+        running(limits=replace(PATIENT, handshakes_unverified=0)) as relay,
+        publisher("0.5.1", webtransport(relay), "demo/cam", *options),
+        Page("webtransport.html", relay=relay.url, broadcast="demo/cam", track="video") as page,
+    ):
+        group = await page.wait_for("group", 30)
+        assert group["frames"] == [payload(0, frame, 40).hex() for frame in range(2)]
+        assert relay._quic is not None
+        assert relay._quic.refused["handshakes_unverified"] >= 2
+        assert relay._quic.refused["invalid_token"] == 0

@@ -16,6 +16,7 @@ import msgpack
 import pytest
 from yarl import URL
 
+from relay.actors.runtime import LoopInbox
 from relay.app import Relay
 from relay.client import Client, Publication, TrackWriter
 from relay.model.limits import Limits
@@ -54,6 +55,7 @@ SESSION = {
     "publishing",
     "subscriptions",
     "upstreams",
+    "refused",
 }
 TRACK = {
     "path",
@@ -454,6 +456,7 @@ async def test_the_state_of_everything() -> None:
         "bytes_received": session["bytes_received"],
         "bytes_sent": session["bytes_sent"],
         "cached_bytes": row["cached_bytes"],
+        "refused": {},
     }
     assert packed["broadcasts"][0]["path"] == "demo/cam"
     assert packed["sessions"][0]["session"] == session["session"]
@@ -778,7 +781,10 @@ async def test_a_track_beyond_the_limit_is_a_503() -> None:
             write(publication.track(name), b"x")
         assert await get(http, f"{relay.url}fetch/demo/cam/video") == (200, "x")
         status, text = await get(http, f"{relay.url}fetch/demo/cam/audio")
-        assert (status, text) == (503, "as many tracks of this broadcast are read as may be\n")
+        assert (status, text) == (
+            503,
+            "no room: as many tracks of this broadcast are read as may be, or the cache is full\n",
+        )
 
 
 async def test_more_readers_than_allowed_are_turned_away() -> None:
@@ -793,3 +799,16 @@ async def test_more_readers_than_allowed_are_turned_away() -> None:
                 assert second.status == 503
                 assert "too many" in await second.text()
         await no_readers_left()
+
+
+async def test_a_directory_that_does_not_answer_is_a_504(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.web.state.ASK_TIMEOUT", 0.05)
+    async with stage() as (relay, http), published(relay):
+        inbox = relay.origin.actor_inbox
+        assert isinstance(inbox, LoopInbox)
+        inbox.waiting = True  # as if its turn were due: it never comes
+        for route in ("announced/", "state"):
+            status, text = await get(http, f"{relay.internal_url}{route}")
+            assert (status, text) == (504, "the relay is too busy to answer\n")
+        inbox.waiting = False
+        assert (await get(http, f"{relay.internal_url}announced/"))[0] == 200

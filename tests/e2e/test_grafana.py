@@ -58,7 +58,13 @@ async def test_every_metric_of_the_relay_is_on_the_dashboard(dashboard: dict[str
     shown = {name for query in queries(dashboard) for name in NAME.findall(query)}
     ours = {name for name in await exported() if name.startswith("moq_relay_")}
     assert ours - shown == {
-        *("moq_relay_actors", "moq_relay_cached_groups", "moq_relay_draining", "moq_relay_start_time_seconds")
+        "moq_relay_actors",
+        "moq_relay_cached_groups",
+        "moq_relay_draining",
+        "moq_relay_event_loop_delay_seconds",
+        "moq_relay_quic_connections",
+        "moq_relay_start_time_seconds",
+        "moq_relay_tasks",
     }
 
 

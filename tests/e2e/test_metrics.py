@@ -27,6 +27,9 @@ from tests.e2e.support import raw
 Values: TypeAlias = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
+SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
+
+
 async def families(relay: Relay) -> list[Metric]:
     async with (
         aiohttp.ClientSession() as http,
@@ -102,7 +105,7 @@ async def test_names_follow_the_conventions_of_prometheus() -> None:
     names = [family.name for family in found]
     assert len(names) == len(set(names)), "a counter and a gauge of one name"
     ours = [family for family in found if family.name.startswith("moq_relay_")]
-    assert {family.type for family in ours} == {"counter", "gauge"}
+    assert {family.type for family in ours} == {"counter", "gauge", "histogram"}
     for family in found:
         assert re.fullmatch(r"(moq_relay|process|python)_[a-z0-9_]*[a-z0-9]", family.name)
         assert family.documentation
@@ -110,7 +113,7 @@ async def test_names_follow_the_conventions_of_prometheus() -> None:
         assert not re.search(r"_(ms|millis|kb|mb|count|sum|bucket|total)(_|$)", family.name), family.name
         assert ("bytes" in family.documentation) <= ("bytes" in family.name), family.name
         for sample in family.samples:
-            assert sample.name == family.name + ("_total" if family.type == "counter" else "")
+            assert sample.name.removeprefix(family.name) in SUFFIXES[family.type]
             assert all(re.fullmatch("[a-z]+", label) for label in sample.labels)
             assert sample.value >= 0
     described = {family.name for family in ours}
@@ -241,7 +244,7 @@ async def test_two_scrapes_at_once_agree() -> None:
 
 async def test_refusals_are_counted_by_limit() -> None:
     limits = Limits(announces=2, announce_streams=1, subscriptions=1, track_idle=0.01)
-    async with stage(limits=limits) as (relay, _), published(relay) as (_, publication):
+    async with stage(limits=limits) as (relay, http), published(relay) as (_, publication):
         publication.track("video")
         publication.track("audio")
         write(publication, b"x")
@@ -260,6 +263,13 @@ async def test_refusals_are_counted_by_limit() -> None:
         assert value(values, "refused_total", limit="subscriptions") == 1
         assert value(values, "refused_total", limit="announce_streams") == 1
         assert value(values, "streams_reset_total", reason="no_capacity") == 2
+        async with http.get(f"{relay.internal_url}state", headers={"accept": "application/json"}) as response:
+            # the session that flooded has ended: the ledger knows
+            assert (await response.json())["totals"]["refused"] == {
+                "announce_streams": 1,
+                "announces": 1,
+                "subscriptions": 1,
+            }
 
 
 async def test_sessions_beyond_the_limit_are_counted() -> None:
@@ -295,6 +305,19 @@ async def test_resets_are_counted_by_reason() -> None:
         assert value(values, "streams_reset_total", reason="not_found") == 1
 
 
+async def test_actors_connections_and_tasks_are_those_there_are() -> None:
+    async with stage() as (relay, _):
+        before = await scrape(relay)
+        assert value(before, "actors", kind="origin") == 1
+        assert value(before, "actors", kind="connection") == value(before, "quic_connections") == 0
+        async with await Client.connect(raw(relay), tls=_pinned(relay)):
+            values = await until(relay, "quic_connections", 1)
+            assert value(values, "actors", kind="connection") == 1
+        after = await until(relay, "quic_connections", 0)
+    assert value(after, "actors", kind="connection") == 0
+    assert value(after, "tasks") > 0
+
+
 async def test_the_lag_of_the_event_loop_is_the_worst_of_a_while() -> None:
     lag = LoopLag()
     now = asyncio.get_running_loop().time()
@@ -306,5 +329,12 @@ async def test_the_lag_of_the_event_loop_is_the_worst_of_a_while() -> None:
         lag._seen = [(at - LAG_WINDOW - 1, late) for at, late in lag._seen]
         lag._look(asyncio.get_running_loop().time())
         assert lag.worst < 0.5
+        buckets = {
+            sample.labels["le"]: sample.value
+            for sample in lag.histogram().samples
+            if sample.name.endswith("_bucket")
+        }
+        assert buckets["0.2"] == 2, "those that were on time"
+        assert buckets["1.0"] == buckets["+Inf"] == 3, "each look counts, how long ago it may be"
     finally:
         lag.stop()

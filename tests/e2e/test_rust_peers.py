@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from relay.app import Relay
+from relay.client import Client
 from relay.model.limits import Limits
 from relay.transport.quic.certificates import CertificateStore
 from relay.transport.quic.endpoint import QuicServer
@@ -84,6 +85,35 @@ async def test_every_version_pair() -> None:
                 assert result["frames"] >= 5
                 for _, frames in result["groups"]:
                     assert frames == list(range(len(frames)))
+
+
+async def test_publishers_that_have_nothing_yet_are_not_taken_for_dead() -> None:
+    """Every version answers a subscription before its first group, or a question about the track."""
+    impatient = replace(PATIENT, answer_timeout=1.0)
+    quiet = ("--groups", 1, "--frames-per-group", 2, "--pause", "start")
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(running(limits=impatient))
+        urls = await stack.enter_async_context(listeners(relay))
+        wanted = [(NEW, urls[version], f"cam/{version.name}") for version in Version]
+        wanted.append((OLD, webtransport(relay), "cam/old"))
+        sources = [
+            await stack.enter_async_context(publisher(peer, url, path, *quiet)) for peer, url, path in wanted
+        ]
+        client = await stack.enter_async_context(await Client.connect(relay.url))
+        live = client.announced("cam")
+        async with asyncio.timeout(30):
+            for _, _, path in wanted:
+                await live.wait_for(path)
+        subscriptions = [await client.subscribe(path, "video", describe=False) for _, _, path in wanted]
+        firsts = [asyncio.ensure_future(anext(subscription)) for subscription in subscriptions]
+        for source in sources:
+            await source.wait_for("paused", 30)
+        done, _ = await asyncio.wait(firsts, timeout=1.5 * impatient.answer_timeout)
+        assert not done, [task.exception() for task in done]
+        for source in sources:
+            await source.send_line("go")
+        async with asyncio.timeout(30):
+            assert [len(await (await first).read_all()) for first in firsts] == [2] * len(wanted)
 
 
 @contextlib.asynccontextmanager

@@ -157,7 +157,7 @@ def heard(count: int) -> Callable[[Owner], bool]:
 
 async def leave(session: QuicSession) -> None:
     session.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await session.wait_closed()
 
 
@@ -457,7 +457,15 @@ async def test_certificates_can_be_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://localhost/", "https://", "localhost:4443", "https://host:port/", "moqt://[::1"]
+    "url",
+    [
+        "ftp://localhost/",
+        "https://",
+        "localhost:4443",
+        "https://host:port/",
+        "moqt://[::1",
+        "moqt://a/\udcff",
+    ],
 )
 async def test_bad_urls(url: str) -> None:
     with pytest.raises(ConnectError) as caught:

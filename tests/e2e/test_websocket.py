@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 import os
 import random
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from relay.app import Relay
 from relay.client import Client
 from relay.model.limits import Limits
 from relay.transport import framed, websocket
 from relay.transport.client import ConnectError, connect_websocket
+from relay.transport.places import Places
+from relay.transport.session import Event, SessionClosed, SessionRequest
+from relay.web.websocket import Sessions, accept_sessions
 from relay.wire.frame import frame_header_plain, group_header, open_request
 from relay.wire.messages import (
     AnnounceEnded,
@@ -213,6 +219,46 @@ async def test_other_requests_are_answered_as_ever() -> None:
                 assert answer.status == status, path
         async with http.post(f"{relay.url}some/where", headers=upgrade) as answer:
             assert answer.status == 404
+
+
+async def test_a_peer_that_goes_before_it_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """It leaves no session, and no traceback."""
+    arrived, ended = asyncio.Event(), asyncio.Event()
+    events: list[Event] = []
+
+    async def accept_late(asked: SessionRequest) -> None:
+        def sink(batch: tuple[Event, ...]) -> None:
+            events.extend(batch)
+            ended.set()
+
+        arrived.set()
+        assert runner.server is not None
+        # aiohttp tells nobody when it learns that the peer has gone
+        while any(each.transport is not None for each in runner.server.connections):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        asked.accept().start(sink)
+
+    app = web.Application()
+    accept_sessions(
+        app, Sessions(accept_late, tuple(Version), lambda: PATIENT, Places("sessions_address", 10, Counter()))
+    )
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        _, writer = await asyncio.open_connection(*runner.addresses[0])
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = ["GET / HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: websocket"]
+        lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", "", ""]
+        writer.write("\r\n".join(lines).encode())
+        async with asyncio.timeout(10):
+            await arrived.wait()
+            writer.transport.abort()
+            await ended.wait()
+    finally:
+        await runner.cleanup()
+    assert events == [SessionClosed(None, "connection lost", by_peer=False)]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_switched_off() -> None:
@@ -457,7 +503,7 @@ async def test_a_peer_that_never_reads_costs_only_itself() -> None:
         client(relay) as sink,
         bare(relay, "webtransport") as sock,
     ):
-        track = source.publish("demo/cam").track("video")
+        track = source.publish("demo/cam").track("video", latency_ms=50)
         await sink.announced().wait_for("demo/cam")
         subscription = await sink.subscribe("demo/cam", "video")
         await subscribe(sock)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model.cache import GroupCache
+from relay.model.cache import GroupCache, fair_share
 from relay.model.group import FRAME_OVERHEAD, Group
 from relay.model.limits import Limits
 from relay.wire.frame import FrameHeader
@@ -135,3 +135,35 @@ def test_the_policy_holds_in_any_order(
         assert cache.size <= size or len(cache) == 1
         assert cache.latest is not None
         assert cache.latest.sequence == newest
+
+
+def test_groups_stay_as_long_as_the_publisher_says() -> None:
+    cache = GroupCache(Limits(cache_age=5.0))
+    cache.age = 60.0
+    for sequence in (0, 1):
+        filled(cache, sequence)
+    assert not cache.evict(59.9)
+    assert [group.sequence for group in cache.evict(60.0)] == [0]
+
+
+def test_a_cache_that_shrinks_gives_up_complete_groups_first_and_the_newest_never() -> None:
+    cache = GroupCache(Limits())
+    each = 100 + FRAME_OVERHEAD
+    for sequence in range(5):
+        filled(cache, sequence, size=100, done=sequence != 1)
+    assert [group.sequence for group in cache.shrink(3 * each)] == [0, 2]
+    assert [group.sequence for group in cache.shrink(0)] == [3, 1]
+    assert held(cache) == [4]
+    assert cache.size == each
+    assert not cache.add(Group(3, 0.0))
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=20), st.integers(0, 50_000))
+def test_fair_shares_use_the_budget_and_keep_within_it(sizes: list[int], budget: int) -> None:
+    share = fair_share(sizes, budget)
+    kept = sum(min(size, share) for size in sizes)
+    assert kept <= max(budget, 0)
+    if sum(sizes) <= budget:
+        assert kept == sum(sizes)
+    else:
+        assert kept > budget - len(sizes)  # nothing but what cannot be divided is left

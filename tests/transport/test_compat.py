@@ -38,6 +38,7 @@ def test_the_tested_version_is_installed() -> None:
         "_close_event",
         "_close_pending",
         "_datagrams_pending",
+        "_find_network_path",
         "_handshake_confirmed",
         "_initialize",
         "_local_max_data",
@@ -48,13 +49,16 @@ def test_the_tested_version_is_installed() -> None:
         "_loss",
         "_max_datagram_size",
         "_on_max_stream_data_delivery",
+        "_network_paths",
         "_pacing_at",
         "_peer_cid",
+        "_quic_logger",
         "_remote_max_data",
         "_remote_max_data_used",
         "_remote_max_datagram_frame_size",
         "_remote_max_streams_bidi",
         "_remote_max_streams_uni",
+        "_retry_source_connection_id",
         "_state",
         "_streams",
         "_write_stream_limits",
@@ -194,7 +198,10 @@ def test_refusal_is_understood() -> None:
     assert header is not None
     assert header.version is not None
     answer = compat.encode_refusal(
-        version=header.version, source_cid=header.destination_cid, destination_cid=header.source_cid
+        QuicErrorCode.CONNECTION_REFUSED,
+        version=header.version,
+        source_cid=header.destination_cid,
+        destination_cid=header.source_cid,
     )
     assert len(answer) < 1200
     wire.client_link.receive(answer, ("192.0.2.2", 443), wire.now)

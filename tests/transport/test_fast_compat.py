@@ -76,6 +76,7 @@ STATE = {
     "_logger": "a quiet one in its place",
     "_original_destination_connection_id": "a transport parameter",
     "_remote_active_connection_id_limit": "how many ids we may give the peer",
+    "_retry_source_connection_id": "a transport parameter",
     "_version": "of QUIC",
     # receiving
     "_configuration": "limit of DATAGRAM frames",

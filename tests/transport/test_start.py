@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hmac
 import inspect
 import random
@@ -37,6 +38,7 @@ from relay.transport.quic.endpoint import Endpoint
 from relay.transport.quic.fast import handshake, secrets, start
 from relay.transport.quic.fast.connection import FastConnection
 from relay.transport.quic.fast.hello import read_client_hello
+from relay.transport.quic.fast.streams import FastStream
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.session import StreamData
 from tests.transport.virtual import CLIENT, PAIR, SERVER, Recorder, Wire
@@ -748,3 +750,63 @@ def test_a_connection_that_is_let_go_leaves_no_ring() -> None:
     opened.quic = opened.wire.server_quic = link.quic = None  # type: ignore[assignment]
     del quic
     assert gone() is None
+
+
+def test_a_dead_peer_is_found_by_a_relay_that_pauses_all_the_time() -> None:
+    """Each pause gave it half the idle time-out anew."""
+    wire = Opened().wire
+    link, quic = wire.server_link, wire.server_quic
+    begin = now = wire.now
+    while quic._close_at is not None and quic._close_at > now:
+        now += 0.5
+        link.resume(now, 0.3)
+        assert now < begin + 3 * link.idle_timeout
+    assert now > begin + link.idle_timeout  # the pauses are not counted
+
+
+def test_a_live_peer_is_given_time_after_a_long_pause() -> None:
+    wire = Opened().wire
+    link, quic = wire.server_link, wire.server_quic
+    now = wire.now + 3600
+    link.resume(now, 3600)
+    assert quic._close_at == now + link.idle_timeout / 2
+
+
+async def test_one_pause_counts_once() -> None:
+    """Two timers are late by it."""
+    endpoint, late = Endpoint(QuicSettings()), []
+
+    class Fake:
+        def resume(self, _now: float, seconds: float) -> None:
+            late.append(seconds)
+
+    endpoint.links = {Fake()}  # type: ignore[arg-type]
+    endpoint._notice_stall(10.0, 11.0)
+    endpoint._notice_stall(9.5, 11.01)
+    endpoint._notice_stall(11.0, 11.5)
+    assert late == [1.0, 0.5]
+
+
+def test_streams_of_a_connection_that_breaks_off_leave_no_ring() -> None:
+    """They go at once, with all that was not acknowledged: nobody waits for the garbage collector."""
+
+    def streams() -> int:
+        return sum(type(thing) is FastStream for thing in gc.get_objects())
+
+    gc.collect()
+    before = streams()
+    opened = Opened()
+    opened.wire.lose = lambda target, _data: target == "client"
+    for _ in range(20):
+        opened.server.open_uni().write([b"never acknowledged"])
+    opened.wire.run()
+    quic: Any = opened.quic
+    assert len(quic._streams) >= 20
+    gc.disable()
+    try:
+        held = streams()
+        quic.let_go()
+        assert streams() <= held - 20
+    finally:
+        gc.enable()
+    assert before <= held

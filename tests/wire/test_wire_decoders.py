@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,8 +24,10 @@ from relay.wire.errors import (
     ProtocolViolation,
     Truncated,
     UnknownStreamType,
+    WireError,
 )
 from relay.wire.frame import open_request
+from relay.wire.frame_decoder import FrameDecoder, UniDecoder
 from relay.wire.messages import (
     AnnounceActive,
     AnnounceEnded,
@@ -421,3 +424,26 @@ def test_decoders_of_streams_a_version_lacks_cannot_be_made() -> None:
         TrackInfoDecoder(V.LITE_04)
     with pytest.raises(ValueError, match="Probe stream"):
         ProbeDecoder(V.LITE_02)
+
+
+MAKERS: list[tuple[Callable[[], Any], bytes]] = [
+    (lambda: RequestDecoder(V.LITE_06), b"\x02\x10"),
+    (lambda: UniDecoder(V.LITE_06), b"\x00\x10"),
+    (lambda: FrameDecoder(V.LITE_06), b"\x00\x10"),
+]
+"""Decoders, and the beginning of something."""
+
+
+@pytest.mark.parametrize(("make", "beginning"), MAKERS)
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_dead_decoder_keeps_no_frames(make: Callable[[], Any], beginning: bytes, cut: bool) -> None:
+    """It raises its error again and again, but does not keep through what it came: that knows the decoder."""
+    decoder = make()
+    fail = partial(decoder.feed, b"\x3e\xff\xff\xff\xff\xff\xff\xff\xff\xff")
+    if cut:
+        decoder.feed(beginning)
+        fail = decoder.end
+    for _ in range(3):
+        with pytest.raises(WireError):
+            fail()
+        assert decoder._error.__traceback__ is None

@@ -221,9 +221,13 @@ class RelayQuicConnection(QuicConnection):
         max_streams_bidi: int,
         max_streams_uni: int,
         original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
         credentials: CredentialSelector | None = None,
     ) -> None:
+        """A server has the first id; and the second one if the client has answered a Retry, so that it is who it says."""
         self._construct(configuration, original_destination_connection_id)
+        # Read when the transport parameters are written.
+        self._retry_source_connection_id = retry_source_connection_id
         cc = self._loss._cc
         self._bbr = cc if isinstance(cc, Bbr) else None
         if self._bbr is not None:
@@ -256,7 +260,15 @@ class RelayQuicConnection(QuicConnection):
 
     def let_go(self) -> None:
         """Called when nobody drives the connection any more: rings of references are cut, so that it goes at once."""
+        if self._quic_logger is not None:
+            # aioquic's time-out after the close will not come.
+            logger, trace = self._configuration.quic_logger, self._quic_logger
+            self._quic_logger = None
+            assert logger is not None
+            logger.end_trace(trace)
         self._loss._send_probe = _nothing
+        for space in self._loss.spaces:
+            space.sent_packets.clear()  # what is unacknowledged knows whom to tell
         self._streams.clear()
         self._streams_queue.clear()
         self._holding.clear()
@@ -369,6 +381,13 @@ class RelayQuicConnection(QuicConnection):
                 self._holding.drop(stream_id)
 
     # -- receiving
+
+    def _find_network_path(self, addr: NetworkAddress) -> Any:
+        """As aioquic's, which keeps to the limit of unproven addresses even if a Retry has proven the first one."""
+        path = super()._find_network_path(addr)
+        if self._retry_source_connection_id is not None and not self._network_paths and not self._is_client:
+            path.is_validated = True
+        return path
 
     def next_event(self) -> QuicEvent | None:
         event = super().next_event()
@@ -521,6 +540,15 @@ def close_is_pending(quic: QuicConnection) -> bool:
     return bool(quic._close_pending)
 
 
+def exceeds_allowance(quic: QuicConnection) -> bool:
+    """Whether more was written for an unproven address than three times what came (RFC 9000, 8.1).
+
+    aioquic heeds the limit, but not for its close.
+    """
+    path = quic._network_paths[0]
+    return not path.is_validated and path.bytes_sent > 3 * path.bytes_received
+
+
 def is_over(quic: QuicConnection) -> bool:
     """Whether nothing but silence follows: our close went out, the peer's came in, or it was given up."""
     return quic._state in _OVER
@@ -539,6 +567,12 @@ def expire_by(quic: QuicConnection, deadline: float) -> None:
     """
     if quic._close_at is not None and quic._close_at > deadline and not is_over(quic):
         quic._close_at = deadline
+
+
+def expire_later(quic: QuicConnection, seconds: float) -> None:
+    """Let the idle time-out strike so much later, since we could not listen for so long."""
+    if quic._close_at is not None and not is_over(quic):
+        quic._close_at += seconds
 
 
 def expire_not_before(quic: QuicConnection, deadline: float) -> None:
@@ -617,8 +651,8 @@ def parse_first_packet(data: bytes, *, connection_id_length: int) -> QuicHeader 
         return None
 
 
-def encode_refusal(*, version: int, source_cid: bytes, destination_cid: bytes) -> bytes:
-    """Build an Initial packet that closes with CONNECTION_REFUSED, without a connection.
+def encode_refusal(code: QuicErrorCode, *, version: int, source_cid: bytes, destination_cid: bytes) -> bytes:
+    """Build an Initial packet that closes with the transport error `code`, below 64, without a connection.
 
     `source_cid` is the destination connection id that the client chose, which its Initial keys come from.
     """
@@ -633,7 +667,7 @@ def encode_refusal(*, version: int, source_cid: bytes, destination_cid: bytes) -
     )
     builder.start_packet(QuicPacketType.INITIAL, crypto)
     buf = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=4)
-    for value in (QuicErrorCode.CONNECTION_REFUSED, QuicFrameType.PADDING, 0):
+    for value in (code, QuicFrameType.PADDING, 0):
         buf.push_uint_var(value)
     datagrams, _ = builder.flush()
     return datagrams[0]

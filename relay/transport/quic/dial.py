@@ -7,6 +7,7 @@ dial. The client creates one per address that it tries.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 class ClientEndpoint(Endpoint):
     """A socket with one connection, which goes away with it."""
+
+    pauses_are = logging.DEBUG  # the process may have many of these, and one says enough
 
     def __init__(
         self, settings: QuicSettings, trust: Trust, handler: Callable[[Link, str], QuicSession]

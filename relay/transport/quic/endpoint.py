@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING
 
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.packet import (
+    QuicErrorCode,
     QuicPacketType,
     encode_quic_version_negotiation,
 )
 
+from relay.transport.places import Places
 from relay.transport.quic import compat
+from relay.transport.quic.admission import Admission, Welcome, refusal
 from relay.transport.quic.fast.connection import FastConnection, PureConnection
 from relay.transport.quic.link import SHORTEST_WAIT, Handler, Link
 from relay.transport.quic.udp import Address, UdpSocket, readable_host
@@ -34,10 +37,9 @@ from relay.transport.webtransport_server import WebTransportServerSession
 from relay.wire.version import alpns_for
 
 if TYPE_CHECKING:
-    from aioquic.quic.packet import QuicHeader
-
     from relay.model.limits import Limits
     from relay.transport.quic.certificates import CertificatePair, CertificateStore
+    from relay.transport.quic.qlog import QlogDirectory
     from relay.transport.quic.settings import QuicSettings
     from relay.transport.session import SessionRequest
     from relay.wire.version import Version
@@ -88,6 +90,9 @@ def connection_class(settings: QuicSettings) -> type[compat.RelayQuicConnection]
 class Endpoint:
     """What server and client share. Subclasses say what an unknown packet means and who handles a connection."""
 
+    pauses_are = logging.WARNING
+    """How loudly a pause of the process is told."""
+
     def __init__(self, settings: QuicSettings) -> None:
         self.settings = settings
         self.links: set[Link] = set()
@@ -108,6 +113,7 @@ class Endpoint:
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._resumed_at = 0.0
 
     # -- for subclasses
 
@@ -272,13 +278,16 @@ class Endpoint:
             if not self._watched:
                 self._stop_watching()
 
-    def _notice_stall(self, late: float, now: float) -> None:
-        """A timer was so much late: perhaps the machine slept, or the process was stopped or starved."""
+    def _notice_stall(self, due: float, now: float) -> None:
+        """A timer was due then: if it is late, perhaps the machine slept, or the process was stopped or starved."""
+        late = now - max(due, self._resumed_at)
         if late > STALL:
+            self._resumed_at = now  # the other timer was late as well, by the same pause
             # Live peers have had no chance to be heard.
-            logger.warning("late=%.1fs the event loop did not run; connections=%d", late, len(self.links))
+            text = "late=%.1fs the event loop did not run; connections=%d"
+            logger.log(self.pauses_are, text, late, len(self.links))
             for link in self.links:
-                link.resume(now)
+                link.resume(now, late)
 
     def _stop_watching(self) -> None:
         if self._watch_timer is not None:
@@ -288,7 +297,7 @@ class Endpoint:
 
     def _look(self) -> None:
         now = time.monotonic()
-        self._notice_stall(now - self._watch_at, now)
+        self._notice_stall(self._watch_at, now)
         watched, self._watched = self._watched, {}
         self._stop_watching()
         for link in watched:
@@ -311,7 +320,7 @@ class Endpoint:
     def _on_timer(self) -> None:
         self._timer = None
         now = time.monotonic()
-        self._notice_stall(now - self._timer_at, now)
+        self._notice_stall(self._timer_at, now)
         timers = self._timers
         while timers and timers[0][0] <= now:
             deadline, _, link = heapq.heappop(timers)
@@ -320,14 +329,6 @@ class Endpoint:
             link.on_timer(now)
         if timers:
             self._set_timer(timers[0][0])
-
-
-def _refusal(header: QuicHeader) -> bytes:
-    """The answer to a first packet that is to become no connection."""
-    assert header.version is not None
-    return compat.encode_refusal(
-        version=header.version, source_cid=header.destination_cid, destination_cid=header.source_cid
-    )
 
 
 class QuicServer(Endpoint):
@@ -342,18 +343,26 @@ class QuicServer(Endpoint):
         limits: Limits,
         versions: tuple[Version, ...],
         on_request: Callable[[SessionRequest], None],
+        addresses: Places | None = None,
+        qlog: QlogDirectory | None = None,
     ) -> None:
-        """`on_request` is called for each peer that wants a session, and answers now or later."""
+        """`on_request` is called for each peer that wants a session, and answers now or later.
+
+        `addresses` are the places of sessions by address, if other transports fill them as well. `qlog` is where
+        connections are logged, if at all.
+        """
         super().__init__(settings)
         self.versions = versions
         self.on_request = on_request
         self.limits = limits
         self._address = address
         self._certificates = certificates
-        self._configuration = quic_configuration(
-            settings, is_client=False, alpns=[*alpns_for(sorted(versions, reverse=True)), "h3"]
-        )
-        self._handshakes: set[Link] = set()
+        alpns = [*alpns_for(sorted(versions, reverse=True)), "h3"]
+        self._configuration = quic_configuration(settings, is_client=False, alpns=alpns)
+        self._qlog = qlog
+        self._logged = quic_configuration(settings, is_client=False, alpns=alpns)
+        """The same for connections that are logged."""
+        self._logged.quic_logger = qlog
         self._renewal_due = 0.0
         self._pairs: tuple[CertificatePair, ...] = ()
         self._credentials: dict[int, compat.Credentials] = {}
@@ -361,7 +370,9 @@ class QuicServer(Endpoint):
         self.draining = False
         """Whether new connections are refused while those that there are go on."""
         self._closing: asyncio.Event | None = None
-        self._announced: set[str] = set()
+        if addresses is None:
+            addresses = Places("sessions_address", limits.sessions_address, self.refused)
+        self._admission = Admission(limits, self.refused, addresses)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -372,6 +383,11 @@ class QuicServer(Endpoint):
     def connections(self) -> int:
         """Connections that are not closed, their handshake finished or not."""
         return sum(not link.over for link in self.links)
+
+    def use(self, limits: Limits) -> None:
+        """Other limits hold from now on, for those who come."""
+        self.limits = limits
+        self._admission.use(limits)
 
     async def start(self) -> None:
         """Bind and listen. Raises OSError with a message for people."""
@@ -399,6 +415,8 @@ class QuicServer(Endpoint):
                 link.close(code, reason)
                 link.transmit(self.now())
         self.release()
+        if self._qlog is not None:
+            await self._qlog.close()
 
     # -- Endpoint
 
@@ -408,16 +426,18 @@ class QuicServer(Endpoint):
         return RawSession(link, alpn=alpn, is_client=False, on_request=self._on_request)
 
     def handshake_done(self, link: Link) -> bool:
-        self._handshakes.discard(link)
-        return True
+        room = self._admission.finish(link)
+        if not room:
+            link.close(QuicErrorCode.CONNECTION_REFUSED, "too many sessions of this address", transport=True)
+        return room
 
     def said_goodbye(self, link: Link) -> None:
-        self._handshakes.discard(link)
+        self._admission.end(link)
         self._check_closed()
 
     def remove(self, link: Link) -> None:
         super().remove(link)
-        self._handshakes.discard(link)
+        self._admission.forget(link)
         self._check_closed()
 
     def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
@@ -449,17 +469,13 @@ class QuicServer(Endpoint):
             return
         if self.draining:
             self.refused["draining"] += 1
-            sock.send(_refusal(header), address)
+            sock.send(refusal(header, QuicErrorCode.CONNECTION_REFUSED), address)
             return
-        if len(self._handshakes) >= self.limits.handshakes:
-            # A flood, probably from forged addresses: an answer would cost more than it tells.
-            self._refuse("handshakes", self.limits.handshakes)
-            return
-        if len(self.links) >= self.limits.sessions:
-            self._refuse("sessions", self.limits.sessions)
-            sock.send(_refusal(header), address)
-            return
-        self._accept(sock, data, address, now, header.destination_cid)
+        verdict = self._admission.judge(header, address, now)
+        if isinstance(verdict, Welcome):
+            self._accept(sock, data, address, now, header.destination_cid, verdict)
+        elif verdict is not None:
+            sock.send(verdict, address)
 
     # -- inside
 
@@ -468,19 +484,22 @@ class QuicServer(Endpoint):
         self._patient = True
         self.on_request(request)
 
-    def _accept(self, sock: UdpSocket, data: bytes, address: Address, now: float, cid: bytes) -> None:
+    def _accept(
+        self, sock: UdpSocket, data: bytes, address: Address, now: float, cid: bytes, welcome: Welcome
+    ) -> None:
         self._use_certificates(now)
         quic = connection_class(self.settings)(
-            configuration=self._configuration,
+            configuration=self._configuration if self._qlog is None or self._qlog.full else self._logged,
             max_streams_bidi=self.settings.max_streams_bidi,
             max_streams_uni=self.settings.max_streams_uni,
-            original_destination_connection_id=cid,
+            original_destination_connection_id=welcome.original_cid,
+            retry_source_connection_id=welcome.retry_cid,
             credentials=self._select if self.settings.fast or len(self._certificates.pairs) > 1 else None,
         )
         link = Link(self, sock, quic, address, now)
         link.setup_deadline = now + self.limits.setup_timeout
         self.add_link(link, cid, quic.host_cid)
-        self._handshakes.add(link)
+        self._admission.begin(link, welcome)
         link.receive(data, address, now)
         if compat.is_unborn(quic):
             # Nothing in it could be decrypted: noise, which must not hold a place until the idle time-out.
@@ -502,10 +521,10 @@ class QuicServer(Endpoint):
             id(pair): compat.Credentials(pair.certificate, pair.chain, pair.key) for pair in pairs
         }
         first = pairs[0]
-        configuration = self._configuration
-        configuration.certificate = first.certificate
-        configuration.certificate_chain = list(first.chain)
-        configuration.private_key = first.key
+        for configuration in (self._configuration, self._logged):
+            configuration.certificate = first.certificate
+            configuration.certificate_chain = list(first.chain)
+            configuration.private_key = first.key
 
     def _select(self, server_name: str | None) -> compat.Credentials:
         self._use_certificates(self.now())
@@ -513,12 +532,6 @@ class QuicServer(Endpoint):
             self._certificates.pairs[0] if len(self._pairs) == 1 else self._certificates.select(server_name)
         )
         return self._credentials[id(pair)]
-
-    def _refuse(self, limit: str, value: int) -> None:
-        self.refused[limit] += 1
-        if limit not in self._announced:
-            self._announced.add(limit)
-            logger.warning("limit=%s value=%d new connections are refused", limit, value)
 
     def _check_closed(self) -> None:
         if self._closing is not None and all(link.over for link in self.links):

@@ -89,7 +89,9 @@ class Link:
         "_gone_waiters",
         "_goodbye",
         "_late",
+        "_late_bytes",
         "_lost",
+        "_next_goodbye",
         "_pinged",
         "armed",
         "bytes_received",
@@ -142,6 +144,9 @@ class Link:
         self._closing = False
         """Whether we have closed the connection, which the session may not know yet."""
         self._late = 0
+        """Datagrams since our close, and of how many bytes since it was last repeated."""
+        self._late_bytes = 0
+        self._next_goodbye = 1
         self._lost = False
         self._failures = 0
 
@@ -155,7 +160,7 @@ class Link:
     def receive(self, data: bytes, address: Address, now: float) -> None:
         """Take one datagram; `process` follows when the socket is drained."""
         if self._goodbye:
-            self._repeat_goodbye()
+            self._repeat_goodbye(len(data))
             return
         self.heard = now
         self.bytes_received += len(data)
@@ -237,9 +242,10 @@ class Link:
                 handler.pump()
             closing = compat.close_is_pending(quic)
             flights = quic.flights(now)
-            for buffers, size, address in flights:
-                self.bytes_sent += sum(map(len, buffers))
-                self.sock.send_all(buffers, size, address)
+            if not closing or not compat.exceeds_allowance(quic):
+                for buffers, size, address in flights:
+                    self.bytes_sent += sum(map(len, buffers))
+                    self.sock.send_all(buffers, size, address)
             if closing:
                 self._goodbye = [(data, address) for buffers, _, address in flights for data in buffers]
                 self.endpoint.said_goodbye(self)
@@ -266,9 +272,17 @@ class Link:
             self.fail(error)
         self.touch()
 
-    def resume(self, now: float) -> None:
-        """We did not run for a while, which is no silence of the peer's: it gets half the idle time-out to be heard."""
+    def resume(self, now: float, late: float) -> None:
+        """We did not run for `late` seconds, which is no silence of the peer's.
+
+        A short pause is added to its time and no more: a relay that is always short of time would else keep every dead
+        peer for ever. After a long one it gets half the idle time-out to be heard.
+        """
         half = self.idle_timeout / 2
+        if late < half:
+            self.heard = min(now, self.heard + late)
+            compat.expire_later(self.quic, late)
+            return
         self.heard = max(self.heard, now - half)
         compat.expire_not_before(self.quic, now + half)
 
@@ -391,10 +405,16 @@ class Link:
         if by_peer:
             self.endpoint.said_goodbye(self)
 
-    def _repeat_goodbye(self) -> None:
-        # The peer still talks, so our close may be lost. Answer ever more rarely (RFC 9000, 10.2.1).
+    def _repeat_goodbye(self, size: int) -> None:
+        # The peer still talks, so our close may be lost. Answer ever more rarely (RFC 9000, 10.2.1), and with no more
+        # than three times what came: the address may be forged.
         self._late += 1
-        if self._late & (self._late - 1) == 0:
+        self._late_bytes += size
+        if self._late >= self._next_goodbye and 3 * self._late_bytes >= sum(
+            len(each) for each, _ in self._goodbye
+        ):
+            self._next_goodbye = 2 * self._late
+            self._late_bytes = 0
             for data, address in self._goodbye:
                 self.sock.send(data, address)
 

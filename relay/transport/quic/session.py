@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aioquic.quic.events import (
     DatagramFrameReceived,
@@ -54,6 +54,13 @@ PENDING_DATAGRAMS = 64
 """Datagrams that may wait for a packet. Late ones are worthless, so the newest is dropped instead."""
 
 
+CREDIT: Final = {
+    QuicErrorCode.STREAM_LIMIT_ERROR: "max_streams",
+    QuicErrorCode.FLOW_CONTROL_ERROR: "window",
+}
+"""Limits that a peer can only exceed against the rules, by the error that ends its connection, as refusals are counted."""
+
+
 class SessionLostError(Exception):
     """A session ended before it was open. `kind` is the layer that ended it."""
 
@@ -94,6 +101,8 @@ class QuicSession:
         self._writing: dict[QuicStream, None] = {}
         self._waiting: dict[bool, list[QuicStream]] = {}
         """Streams without credit yet, by whether they are unidirectional; the most urgent last."""
+        self._left: tuple[QuicStream, ...] = ()
+        """Streams that were there when the session ended, until that is told."""
         self._openings = itertools.count()
         self._pings = itertools.count(1)
         self._local_bit = 0 if is_client else 1
@@ -196,13 +205,20 @@ class QuicSession:
         if sink is None or not self._events:
             return
         batch, self._events = tuple(self._events), []
-        if self.ended:
-            self._sink = None
+        if not self.ended:
+            sink(batch)
+            return
+        self._sink = None
         sink(batch)
+        for stream in self._left:
+            stream.context = None  # it knows the stream: a ring that only the garbage collector would find
+        self._left = ()
 
     def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
         """The connection is closing: tell the owner, unless the session ended before."""
         kind = compat.close_kind(event)
+        if kind == "transport" and not by_peer and event.error_code in CREDIT:
+            self.link.endpoint.refused[CREDIT[QuicErrorCode(event.error_code)]] += 1
         reason = event.reason_phrase
         code: int | None = None
         if kind == "application":
@@ -225,6 +241,7 @@ class QuicSession:
             return
         self._events.append(SessionClosed(code, reason, by_peer))
         self.ended = True
+        self._left = tuple(self._streams.values())
         self._streams.clear()
         self._writing.clear()
         self._waiting.clear()

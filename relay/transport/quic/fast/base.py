@@ -93,6 +93,8 @@ class FastBase(ServerStart):
         space.received_packets = Seen()  # type: ignore[assignment]
 
     def let_go(self) -> None:
+        for stream in self._streams.values():
+            stream.detach()
         super().let_go()
         self._active.clear()
         self._calling.clear()

@@ -272,7 +272,7 @@ class ServerStart(RelayQuicConnection):
         )
 
     def _serialize_transport_parameters(self) -> bytes:
-        if self._is_client:
+        if self._is_client or self._quic_logger is not None:
             return super()._serialize_transport_parameters()
         limits = self._local_max_streams_bidi, self._local_max_streams_uni
         key = (self._version, *(limit.value for limit in limits))
@@ -282,6 +282,7 @@ class ServerStart(RelayQuicConnection):
                 Buffer(data=super()._serialize_transport_parameters())
             )
             parameters.original_destination_connection_id = None
+            parameters.retry_source_connection_id = None
             parameters.initial_source_connection_id = None
             parameters.stateless_reset_token = None
             buffer = Buffer(capacity=2 * CRYPTO_BUFFER_SIZE)
@@ -290,10 +291,12 @@ class ServerStart(RelayQuicConnection):
         original, ours = self._original_destination_connection_id, self._local_initial_source_connection_id
         token = self._host_cids[0].stateless_reset_token
         assert token is not None
+        retried = self._retry_source_connection_id
         # RFC 9000, 18.2
         return b"".join(
             (
                 b"\x00" + bytes((len(original),)) + original,
+                b"" if retried is None else b"\x10" + bytes((len(retried),)) + retried,
                 b"\x0f" + bytes((len(ours),)) + ours,
                 b"\x02" + bytes((len(token),)) + token,
                 shared,

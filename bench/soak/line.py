@@ -1,0 +1,102 @@
+"""Bad lines for single guests: one that can be cut without a word, and is slow if asked.
+
+Owns the sockets between a guest and the relay. Must never know what they carry. A guest opens one for each session
+that is to end uncleanly, or to be slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final, Protocol, Self
+
+from tests.e2e.udp_proxy import UdpProxy
+
+LOSS: Final = 0.3
+"""Of the datagrams of a slow line: beyond it handshakes fail too often."""
+
+DELAY: Final = 0.05
+PIECE: Final = 1024
+PIECES_A_SECOND: Final = 4
+"""What a slow line for TCP lets through: far less than two tracks of small groups."""
+
+
+class Line(Protocol):
+    """The way of one session to the relay."""
+
+    port: int
+    host: str
+    """Address that the guest must send from."""
+
+    def cut(self) -> None:
+        """Let nothing through any more, and tell neither side why."""
+
+    def close(self) -> None:
+        """Give the sockets back."""
+
+
+class UdpLine:
+    """A share of a proxy: the datagrams of one host."""
+
+    def __init__(self, proxy: UdpProxy, host: str, *, slow: bool) -> None:
+        self.port = proxy.port
+        self.host = host
+        self._weather = proxy.weather(host)
+        self._weather.cut = False
+        self._weather.both(loss=LOSS if slow else 0.0, delay=DELAY if slow else 0.0)
+
+    def cut(self) -> None:
+        self._weather.cut = True
+
+    def close(self) -> None:
+        """The proxy closes what is silent for longest."""
+
+
+class TcpLine:
+    """A listener of its own, for one guest."""
+
+    def __init__(self, target: int, host: str, *, slow: bool) -> None:
+        self.port = 0
+        self.host = host
+        self._target = target
+        self._slow = slow
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._copies: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=PIECE)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def close(self) -> None:
+        self.cut()
+        if self._server is not None:
+            self._server.close()
+        for copy in self._copies:
+            copy.cancel()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            other, onward = await asyncio.open_connection("127.0.0.1", self._target, limit=PIECE)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, onward}
+        for source, sink, slow in ((reader, onward, False), (other, writer, self._slow)):
+            copy = asyncio.create_task(self._copy(source, sink, slow=slow))
+            self._copies.add(copy)
+            copy.add_done_callback(self._copies.discard)
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, slow: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(PIECE if slow else 65_536):
+                sink.write(data)
+                await sink.drain()
+                if slow:
+                    await asyncio.sleep(1 / PIECES_A_SECOND)
+        self.cut()

@@ -1,0 +1,266 @@
+"""A relay's side of a QUIC connection, and a peer that says whatever the input wants.
+
+Owns the handshake, the clock and the proof that nothing is left. The defender is the real thing, from the link to the
+session; the attacker is a connection whose application is the fuzzer, and whose keys it may use for packets of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Self
+
+from aioquic.quic.recovery import MAX_ACK_RANGES
+from aioquic.tls import Epoch
+
+from fuzz.source import Source
+from relay.transport.quic.settings import QuicSettings
+from relay.transport.session import Event, SessionClosed, Stream, StreamData
+from tests.transport.virtual import CLIENT, SERVER, Wire
+
+PAIRINGS = (("pure", "fast"), ("pure", "pure"), ("stock", "stock"), ("pure", "fast"))
+"""Who makes the packets of the client and of the server."""
+
+WINDOW = 1 << 16
+STREAMS = 16
+STREAMS_KEPT = 64
+
+
+class Faults(logging.Handler):
+    """Keeps what the relay logs as an error: the boundaries that hold a session's faults raise nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+        self._ours, self._theirs = logging.getLogger("relay"), logging.getLogger("quic")
+        self._before = self._ours.propagate, self._theirs.disabled
+
+    def __enter__(self) -> Self:
+        self._ours.addHandler(self)
+        self._ours.propagate = False
+        self._theirs.disabled = True  # aioquic tells of every fault of a peer
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ours.removeHandler(self)
+        self._ours.propagate, self._theirs.disabled = self._before
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def check(self) -> None:
+        """Raise the first one."""
+        if self.records:
+            first = self.records[0]
+            error = first.exc_info[1] if first.exc_info else None
+            raise AssertionError(first.getMessage()) from error
+
+
+class _Wire(Wire):
+    """With a pairing of its own, whatever tests in the same process have."""
+
+
+class _Mute:
+    """The handler of a connection whose application is the fuzzer."""
+
+    def established(self) -> None: ...
+    def handle(self, event: Any) -> None: ...
+    def pump(self) -> None: ...
+    def deliver(self) -> None: ...
+    def lost(self, event: Any, *, by_peer: bool) -> None: ...
+    def close(self, code: int = 0, reason: str = "") -> None: ...
+
+
+class Owner:
+    """Of the defender's session: hears of streams, and does something with them when told."""
+
+    def __init__(self) -> None:
+        self.streams: dict[int, Stream] = {}
+        self.session: Any = None
+        self.ended = False
+
+    def begin(self, session: Any) -> Any:
+        self.session = session
+        session.start(self.on_events)
+        return session
+
+    def on_events(self, events: tuple[Event, ...]) -> None:
+        for event in events:
+            assert not self.ended, f"{event} after the end"
+            if isinstance(event, SessionClosed):
+                self.ended = True
+            elif isinstance(event, StreamData) and len(self.streams) < STREAMS_KEPT:
+                self.streams[event.stream.id] = event.stream
+
+    def act(self, source: Source) -> None:
+        streams = tuple(self.streams.values())
+        what = source.byte() % 6
+        if self.session is None:
+            return
+        if what == 0 or not streams:
+            stream: Stream = (
+                self.session.open_uni(source.byte()) if source.flag() else self.session.open_bidi()
+            )
+            stream.write((source.chunk(),), fin=source.flag())
+            if len(streams) < STREAMS_KEPT:
+                self.streams[-1 - len(streams)] = stream
+            return
+        stream = source.pick(streams)
+        match what:
+            case 1:
+                stream.write((bytes(source.byte() * 16),), fin=source.flag())
+            case 2:
+                stream.reset(source.number())
+            case 3:
+                stream.stop(source.number())
+            case 4:
+                stream.prioritize(source.byte())
+            case _:
+                self.session.ping()
+                self.session.send_datagram(source.chunk())
+
+
+class Pair:
+    """The two, with their handshake done. A context within which the logs are watched."""
+
+    def __init__(self, alpn: str, *, way: int = 0, hostile_server: bool = False) -> None:
+        self.faults = Faults()
+        self.owner = Owner()
+        self.hostile_server = hostile_server
+        pairing = PAIRINGS[way % len(PAIRINGS)]
+        _Wire.pairing = pairing[::-1] if hostile_server else pairing
+        settings = QuicSettings(
+            connection_window=WINDOW,
+            stream_window=WINDOW // 2,
+            max_streams_bidi=STREAMS,
+            max_streams_uni=STREAMS,
+            mtu_discovery=False,
+        )
+        mute: Any = lambda link, alpn: _Mute()  # noqa: ARG005, E731
+        options: dict[str, Any] = {} if hostile_server else {"client_handler": mute}
+        self.wire = _Wire(
+            "quic" if alpn != "h3" else "webtransport",
+            alpns=[alpn],
+            answer=lambda request: self.owner.begin(request.accept()),
+            client_settings=settings,
+            server_settings=settings,
+            **options,
+        )
+        if hostile_server:
+            self.wire.server_side.factory = mute
+        wire = self.wire
+        wire.run()
+        if hostile_server:
+            self.attacker, self.defender = wire.server_quic, wire.client_quic
+            self._from, self._link, self._other = SERVER, wire.client_link, wire.server_link
+            self.owner.begin(wire.client)
+            wire.run()
+        else:
+            self.attacker, self.defender = wire.client_quic, wire.server_quic
+            self._from, self._link, self._other = CLIENT, wire.server_link, wire.client_link
+        assert self.defender._handshake_confirmed
+
+    def __enter__(self) -> Self:
+        self.faults.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.faults.__exit__()
+
+    @property
+    def over(self) -> bool:
+        """Whether the defender is closing, or closed."""
+        return self._link.over
+
+    @property
+    def sent(self) -> int:
+        """Packets that the defender has sent."""
+        quic: Any = self.defender
+        return int(quic._packet_number)
+
+    def exchange(self) -> None:
+        """Whatever both have to say, goes to the other."""
+        self._other.touch()
+        self.wire.run()
+        self.check()
+
+    def act(self, source: Source) -> None:
+        """The defender's owner does something, or time passes."""
+        if source.byte() % 8 == 0:
+            self.wire.advance(source.byte() / 32)
+        else:
+            self.owner.act(source)
+
+    # -- packets of the attacker's own making
+
+    def mute(self) -> None:
+        """From now on the attacker itself hears nothing and says nothing: the fuzzer speaks in its place."""
+        target = "server" if self.hostile_server else "client"
+        self.wire.lose = lambda to, data: to == target  # noqa: ARG005
+        keys: Any = self.attacker
+        self._pair = keys._cryptos[Epoch.ONE_RTT]
+        self._number = keys._packet_number
+        self._cid = keys._peer_cid.cid
+
+    def packet(self, payload: bytes, *, skip: int = 0) -> bytes:
+        """The next packet, with `skip` numbers left out."""
+        self._number += 1 + skip
+        number = self._number
+        header = bytes((0x41 | self._pair.key_phase << 2,)) + self._cid + (number & 0xFFFF).to_bytes(2, "big")
+        return bytes(self._pair.encrypt_packet(header, payload, number))
+
+    def deliver(self, datagrams: list[bytes], *, merged: bool) -> None:
+        """Hand datagrams to the defender as its endpoint does."""
+        link, now = self._link, self.wire.now
+        if link.gone:
+            return
+        at = 0
+        while at < len(datagrams):
+            taken = 0
+            if merged:
+                each = len(datagrams[at])
+                same = [data for data in datagrams[at:] if len(data) == each]
+                run = datagrams[at : at + len(same)]
+                if run == same:
+                    taken = link.receive_run(memoryview(b"".join(run)), each, self._from, now)
+            if not taken:
+                link.receive(datagrams[at], self._from, now)
+                taken = 1
+            at += taken
+            if link.gone:
+                return
+        link.drained(now)
+        self.wire.run()
+        self.check()
+
+    # -- what must hold
+
+    def check(self) -> None:
+        """Nothing has failed, and what the defender keeps is bounded."""
+        self.faults.check()
+        quic: Any = self.defender
+        if self._link.gone:
+            return
+        assert len(quic._streams) <= 4 * STREAMS + STREAMS_KEPT, len(quic._streams)
+        kept = sum(
+            len(stream.receiver._buffer)
+            for stream in quic._streams.values()
+            if hasattr(stream.receiver, "_buffer")
+        )
+        assert kept <= WINDOW, kept
+        space = quic._spaces[Epoch.ONE_RTT]
+        assert len(space.ack_queue) <= MAX_ACK_RANGES
+        assert len(quic._events) == 0
+
+    def finish(self) -> None:
+        """The attacker falls silent: in the end nothing is left of the defender."""
+        self.wire.lose = lambda to, data: True  # noqa: ARG005
+        for _ in range(8):
+            if self._link.gone:
+                break
+            self.wire.advance(30.0)
+        self.faults.check()
+        assert self._link.gone, "the connection does not end"
+        assert not self.owner.streams or self.owner.ended, "the session has not heard of its end"
+        if self.owner.session is not None:
+            assert self.owner.ended
+            assert not self.owner.session._streams

@@ -1,0 +1,16 @@
+"""The targets by name. Each is a function of bytes that returns if all is well; what it raises is a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fuzz.targets import auth, config, framing, http3, quic, wire
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    **wire.TARGETS,
+    **framing.TARGETS,
+    **http3.TARGETS,
+    **quic.TARGETS,
+    **auth.TARGETS,
+    **config.TARGETS,
+}

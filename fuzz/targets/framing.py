@@ -1,0 +1,196 @@
+"""What comes in over WebSocket: the frames of each framing, and the sessions made of them.
+
+A session here has an owner that does with its streams whatever the input says. Beyond "no exception": what is kept for
+a peer is bounded, and a session that has ended keeps nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from fuzz.loop import run
+from fuzz.source import Source
+from relay.model.limits import Limits
+from relay.transport.framed import CONTROL_BACKLOG, FramedSession
+from relay.transport.session import Event, SessionClosed, Stream, StreamData
+from relay.transport.websocket import choices, choose, make_session
+from relay.wire.errors import WireError
+from relay.wire.qmux import Draft, Kind, Parameters, decode_message
+from relay.wire.varint import encode_varint
+from relay.wire.version import Version
+from relay.wire.websocket import decode_plain
+
+CHOICES = choices(tuple(Version))
+SMALL = Limits(websocket_streams=8, websocket_window=4096, websocket_message=2048)
+"""So that inputs reach the limits."""
+
+KINDS = tuple(Kind)
+
+
+def qmux_frames(data: bytes) -> None:
+    """QMux messages of every draft."""
+    source = Source(data)
+    draft = source.pick(tuple(Draft))
+    with suppress(WireError):
+        decode_message(source.rest(), draft)
+
+
+def plain_frames(data: bytes) -> None:
+    """Messages of the oldest framing."""
+    with suppress(WireError):
+        decode_plain(data)
+
+
+class Owner:
+    """Hears of the streams."""
+
+    def __init__(self, session: FramedSession) -> None:
+        self.streams: dict[int, Stream] = {}
+        self.ended = False
+        session.start(self.on_events)
+
+    def on_events(self, events: tuple[Event, ...]) -> None:
+        for event in events:
+            assert not self.ended, f"{event} after the end"
+            if isinstance(event, SessionClosed):
+                self.ended = True
+            elif isinstance(event, StreamData) and len(self.streams) < 64:
+                self.streams[event.stream.id] = event.stream
+
+    def act(self, session: FramedSession, source: Source) -> None:
+        """Do something with some stream."""
+        what, streams = source.byte() % 6, tuple(self.streams.values())
+        if what == 0 or not streams:
+            stream: Stream = session.open_uni(source.byte()) if source.flag() else session.open_bidi()
+            stream.write((source.chunk(),), fin=source.flag())
+            if len(streams) < 64:
+                self.streams[-1 - len(streams)] = stream
+            return
+        stream = source.pick(streams)
+        match what:
+            case 1:
+                stream.write((bytes(source.byte() * 16),), fin=source.flag())
+            case 2:
+                stream.reset(source.number())
+            case 3:
+                stream.stop(source.number())
+            case 4:
+                stream.prioritize(source.byte())
+            case _:
+                session.ping()
+                session.send_datagram(source.chunk())
+
+
+def message(source: Source, *, plain: bool) -> bytes:
+    """A message: raw bytes, or one or more frames with fields from the input."""
+    if source.byte() % 8 == 0:
+        return source.chunk()
+    if plain:
+        kind = source.pick((0x08, 0x09, 0x04, 0x05, 0x1D, 0x1C))
+        return bytes((kind,)) + encode_varint(source.byte() % 40) + source.chunk()
+    parts = []
+    for _ in range(1 + source.byte() % 4):
+        kind = source.pick(KINDS)
+        if kind is Kind.STREAM:
+            kind_bits = source.byte() % 8
+            body = source.chunk()
+            offset = source.varint() if kind_bits & 4 else b""
+            size = encode_varint(len(body)) if kind_bits & 2 else b""
+            parts.append(
+                bytes((kind | kind_bits,)) + encode_varint(source.byte() % 48) + offset + size + body
+            )
+        elif kind is Kind.PARAMETERS:
+            parts.append(parameters(source))
+        elif kind in (Kind.DATAGRAM_LEN, Kind.APPLICATION_CLOSE, Kind.CONNECTION_CLOSE):
+            body = source.chunk()
+            numbers = b"" if kind is Kind.DATAGRAM_LEN else source.varint()
+            parts.append(encode_varint(kind) + numbers + encode_varint(len(body)) + body)
+        else:
+            numbers = b"".join(source.varint() for _ in range(source.byte() % 4))
+            parts.append(encode_varint(kind) + numbers)
+    return b"".join(parts)
+
+
+def parameters(source: Source) -> bytes:
+    """Transport parameters, the usual ones or anything."""
+    if source.flag():
+        usual = Parameters(
+            idle_timeout=source.number(), max_data=source.number(), stream_data_uni=source.number(),
+            stream_data_bidi_local=source.number(), streams_bidi=source.byte(), streams_uni=source.byte(),
+            max_datagram=source.number(),
+        )  # fmt: skip
+        return usual.encode()
+    body = b""
+    for _ in range(source.byte() % 8):
+        value = source.chunk(16)
+        body += source.varint() + encode_varint(len(value)) + value
+    return encode_varint(Kind.PARAMETERS) + encode_varint(len(body)) + body
+
+
+async def _session(source: Source) -> None:
+    choice = source.pick(CHOICES)
+    now = 100.0
+    session = make_session(
+        choice, SMALL, remote="192.0.2.1:1", is_client=source.flag(), path="/", query="", clock=lambda: now
+    )
+    owner = Owner(session)
+    if choice.draft is not None and source.byte() % 8:
+        session.receive(
+            Parameters(max_data=1 << 20, streams_bidi=8, streams_uni=8, stream_data_uni=4096).encode()
+        )
+    while source and not session.finished:
+        match source.byte() % 8:
+            case 0:
+                session.received_ping(source.chunk(125))
+            case 1:
+                session.received_pong()
+            case 2:
+                now += source.byte() / 16
+                assert session.tick() >= 0
+            case 3:
+                owner.act(session, source)
+            case 4:
+                for _ in range(source.byte() % 16):
+                    out = session.next_message()
+                    if out is None:
+                        break
+                    assert len(out.data) <= 16_384
+            case _:
+                if session.readable:
+                    session.receive(message(source, plain=choice.draft is None))
+        # One message may bring many frames to answer.
+        assert len(session._controls) + len(session._signals) <= CONTROL_BACKLOG + SMALL.websocket_message
+        by_peer = [stream for stream in session._streams.values() if stream.opened_by_peer]
+        assert len(by_peer) <= 2 * SMALL.websocket_streams
+        await asyncio.sleep(0)
+    session.close(0, "over")
+    while session.next_message() is not None:
+        pass
+    await asyncio.sleep(0)
+    assert owner.ended
+    assert not session._streams
+    assert not session._controls
+    assert session._queue.top is None
+
+
+def session(data: bytes) -> None:
+    """A session of any subprotocol, with pings, time and an owner."""
+    run(_session(Source(data)))
+
+
+def subprotocols(data: bytes) -> None:
+    """What a peer offers in the header of its upgrade."""
+    names = data.decode("utf-8", "surrogateescape").split(",")
+    chosen = choose(tuple(name.strip() for name in names if name.strip()), tuple(Version))
+    assert (
+        chosen is None or chosen.subprotocol == "" or chosen.subprotocol in [name.strip() for name in names]
+    )
+
+
+TARGETS = {
+    "qmux-frames": qmux_frames,
+    "plain-frames": plain_frames,
+    "websocket-session": session,
+    "websocket-offers": subprotocols,
+}

@@ -1,0 +1,27 @@
+"""How often something may happen, and how often it is told."""
+
+from __future__ import annotations
+
+from relay.model.pace import EPISODE, Allowance, Episodes
+
+
+def test_an_allowance_is_a_burst_and_a_rate() -> None:
+    allowance = Allowance()
+    assert [allowance.spend(0.0, rate=10, burst=3) for _ in range(4)] == [True, True, True, False]
+    assert not allowance.spend(0.1, rate=10, burst=3)
+    assert allowance.spend(0.3, rate=10, burst=3)
+    assert all(allowance.spend(1.0 + number / 10, rate=10, burst=3) for number in range(1_000))
+
+
+def test_an_allowance_does_not_grow_with_peace() -> None:
+    allowance = Allowance()
+    assert [allowance.spend(1e9, rate=10, burst=2) for _ in range(3)] == [True, True, False]
+
+
+def test_an_episode_is_told_once_and_ends_with_peace() -> None:
+    episodes = Episodes()
+    assert episodes.begins("a", 0.0)
+    assert not episodes.begins("a", 1.0)
+    assert episodes.begins("b", 1.0)
+    assert not episodes.begins("a", 0.9 + EPISODE)
+    assert episodes.begins("a", 1.0 + 2 * EPISODE)

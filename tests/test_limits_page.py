@@ -1,0 +1,82 @@
+"""docs/limits.md against the code: every limit with its default, and counters that exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from relay.actors.connection import PER_PEER, RELAY_FACTOR
+from relay.model.group import FRAME_OVERHEAD
+from relay.model.limits import Limits
+from relay.model.pace import EPISODE
+from relay.transport.quic.settings import QuicSettings
+from relay.web.metrics import COUNTERS
+from relay.wire.text import MAX_PATH_SEGMENTS
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "limits.md").read_text()
+SOURCES = "\n".join(path.read_text() for path in (ROOT / "relay").rglob("*.py"))
+TRANSPORT = ("max_streams_bidi", "max_streams_uni", "stream_window", "connection_window")
+
+
+class Row(NamedTuple):
+    """One line of a table."""
+
+    name: str
+    default: str
+    why: str
+    beyond: str
+    counted: str
+
+
+def rows() -> list[Row]:
+    lines = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    return [Row(*(cell.strip() for cell in line.strip("|").split("|"))) for line in lines]
+
+
+def test_every_limit_has_one_row() -> None:
+    names = [row.name.strip("`") for row in rows()]
+    wanted = [field.name for field in dataclasses.fields(Limits)] + list(TRANSPORT)
+    assert sorted(names) == sorted(wanted)
+
+
+def test_defaults_and_units_are_those_of_the_code() -> None:
+    fields = {field.name: field for cls in (Limits, QuicSettings) for field in dataclasses.fields(cls)}
+    for row in rows():
+        default = fields[row.name.strip("`")].default
+        value, _, unit = row.default.partition(" ")
+        assert value == f"`{default}`", row.name
+        if isinstance(default, float):
+            assert unit == "s", row.name
+        else:
+            assert isinstance(default, int)
+            assert unit == ("bytes" if default > 200_000 or row.name in ("`message`", "`path`") else ""), (
+                row.name
+            )
+
+
+def test_every_row_says_why_and_what_happens() -> None:
+    for row in rows():
+        assert row.why.endswith(".")
+        assert row.beyond
+
+
+def test_counters_exist() -> None:
+    for row in rows():
+        for name in re.findall(r"`([a-z_ ]+)`", row.counted):
+            if name.startswith("moq_relay_"):
+                assert name.removeprefix("moq_relay_").removesuffix("_total") in COUNTERS
+            else:
+                assert f'"{name}"' in SOURCES or f'limit = "{name}"' in SOURCES, name
+
+
+def test_the_figures_of_the_text_are_those_of_the_code() -> None:
+    assert f"It may have {RELAY_FACTOR} times as much" in PAGE
+    assert f"each frame counts {FRAME_OVERHEAD} bytes" in PAGE
+    assert f"More than {MAX_PATH_SEGMENTS} segments" in PAGE
+    assert EPISODE == 10.0
+    assert "The first one in ten seconds of\npeace" in PAGE
+    (sentence,) = re.findall(r"It may have \d+ times as much of ([^.]*)\.", PAGE)
+    assert set(re.findall(r"`(\w+)`", sentence)) == PER_PEER

@@ -1,0 +1,308 @@
+"""Who may begin a connection: places, and tokens that prove an address. What an unproven one can make the server send."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicHeader, QuicPacketType
+
+from relay.model.limits import Limits
+from relay.transport.places import Places
+from relay.transport.quic import admission, compat
+from relay.transport.quic.admission import Admission, Welcome
+from relay.transport.quic.link import Link
+from tests.transport.virtual import CLIENT, PAIR, SERVER, Wire
+
+VISITOR = ("192.0.2.1", 1000)
+STRANGER = ("192.0.2.9", 1000)
+NEIGHBOUR = ("192.0.2.1", 2000)
+
+
+def first_packet(quic: QuicConnection, now: float = 0.0) -> bytes:
+    return quic.datagrams_to_send(now)[0][0]
+
+
+def newcomer() -> QuicConnection:
+    quic = QuicConnection(configuration=QuicConfiguration(alpn_protocols=["x"]))
+    quic.connect(SERVER, 0.0)
+    return quic
+
+
+@dataclass
+class Door:
+    """An admission, and connections that are only names."""
+
+    limits: Limits
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.addresses = Places("sessions_address", self.limits.sessions_address, self.refused)
+        self.admission = Admission(self.limits, self.refused, self.addresses)
+
+    def knock(self, quic: QuicConnection, address: Any = VISITOR, now: float = 0.0) -> Welcome | bytes | None:
+        header = compat.parse_first_packet(first_packet(quic, now), connection_id_length=8)
+        assert header is not None
+        return self.admission.judge(header, address, now)
+
+    def enter(self, quic: QuicConnection | None = None, address: Any = VISITOR) -> Link:
+        """A new connection; the answer to its first packet may be a Retry."""
+        quic = quic or newcomer()
+        answer = self.knock(quic, address)
+        if isinstance(answer, bytes):
+            quic.receive_datagram(answer, SERVER, 0.0)
+            answer = self.knock(quic, address)
+        assert isinstance(answer, Welcome)
+        link = cast("Link", object())
+        self.admission.begin(link, answer)
+        return link
+
+
+def code_of(answer: Welcome | bytes | None, quic: QuicConnection) -> int:
+    """The code of the refusal that `quic` has received."""
+    assert isinstance(answer, bytes)
+    quic.receive_datagram(answer, SERVER, 0.0)
+    close = compat.close_seen(quic)
+    assert close is not None
+    return close.error_code
+
+
+# -- places
+
+
+def test_places_are_given_back() -> None:
+    door = Door(Limits(sessions=2))
+    links = [door.enter(address=address) for address in (VISITOR, STRANGER)]
+    quic = newcomer()
+    assert code_of(door.knock(quic), quic) == 0x2
+    door.admission.forget(links[0])
+    door.admission.forget(links[0])
+    assert isinstance(door.knock(newcomer()), Welcome)
+    assert door.refused == {"sessions": 1}
+
+
+def test_an_address_has_its_own_limit() -> None:
+    door = Door(Limits(sessions_address=2))
+    for _ in range(2):
+        assert door.admission.finish(door.enter())
+    quic = newcomer()
+    assert code_of(door.knock(quic, NEIGHBOUR), quic) == 0x2
+    assert isinstance(door.knock(newcomer(), STRANGER), Welcome)
+    assert door.refused == {"sessions_address": 1}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (("2001:db8::1", 5, 0, 0), ("2001:db8::ffff:1", 6, 0, 0), True),
+        (("2001:db8::1", 5, 0, 0), ("2001:db8:0:1::1", 5, 0, 0), False),
+        (("::ffff:192.0.2.1", 5, 0, 0), ("192.0.2.1", 6), True),
+        (("::ffff:192.0.2.1", 5, 0, 0), ("::ffff:192.0.2.2", 5, 0, 0), False),
+    ],
+)
+def test_what_counts_as_one_address(one: Any, other: Any, same: bool) -> None:
+    door = Door(Limits(sessions_address=1))
+    door.admission.finish(door.enter(address=one))
+    assert isinstance(door.knock(newcomer(), other), Welcome) is not same
+
+
+def test_forged_first_packets_take_no_place_of_an_address() -> None:
+    door = Door(Limits(sessions_address=2, handshakes=10, handshakes_unverified=10))
+    forged = [door.enter() for _ in range(5)]
+    assert isinstance(door.knock(newcomer()), Welcome)
+    assert door.addresses.taken("192.0.2.1") == 0
+    # Whoever goes on with the handshake is no forgery; the third of them is one too many.
+    assert [door.admission.finish(link) for link in forged] == [True, True, False, False, False]
+    for link in forged:
+        door.admission.forget(link)
+    assert door.addresses.taken("192.0.2.1") == 0
+
+
+def test_one_address_does_not_take_all_handshakes() -> None:
+    door = Door(Limits(handshakes=10, handshakes_unverified=0, handshakes_address=3))
+    links = [door.enter() for _ in range(3)]
+    quic = newcomer()
+    retry = door.knock(quic)
+    assert isinstance(retry, bytes)
+    quic.receive_datagram(retry, SERVER, 0.0)
+    assert door.knock(quic) is None
+    assert door.refused["handshakes_address"] == 1
+    door.enter(address=STRANGER)
+    door.admission.end(links[0])  # closed; what is left of it needs no place among handshakes
+    door.enter()
+
+
+def test_a_flood_is_not_answered() -> None:
+    door = Door(Limits(handshakes=2))
+    for _ in range(2):
+        door.enter()
+    assert door.knock(newcomer()) is None
+    assert door.refused == {"handshakes": 1}
+
+
+def test_an_episode_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "relay.transport")
+    places = Places("some", 8, Counter())
+    for _ in range(8):
+        places.enter("a")
+    for _ in range(3):
+        places.refuse("a")
+    for _ in range(5):  # one place that comes and goes
+        places.leave("a")
+        places.enter("a")
+        places.refuse("a")
+    assert [record.getMessage() for record in caplog.records] == ["limit=some value=8 remote=a is reached"]
+    for _ in range(8):
+        places.leave("a")
+    assert [record.getMessage() for record in caplog.records[1:]] == [
+        "limit=some remote=a refused=8 there is room again"
+    ]
+    assert not places._taken
+    assert not places._episodes
+
+
+# -- Retry
+
+
+def retried(door: Door) -> QuicConnection:
+    """A client that has got a Retry."""
+    quic = newcomer()
+    retry = door.knock(quic)
+    assert isinstance(retry, bytes)
+    assert len(retry) < 3 * 1200
+    quic.receive_datagram(retry, SERVER, 0.0)
+    return quic
+
+
+def header_with(token: bytes) -> QuicHeader:
+    return QuicHeader(1, QuicPacketType.INITIAL, 1200, b"d" * 8, b"s" * 8, token, b"", [])
+
+
+ALWAYS = Limits(handshakes_unverified=0)
+
+
+def test_an_address_is_proven_once_too_many_are_not() -> None:
+    door = Door(Limits(handshakes_unverified=2))
+    links = [door.enter() for _ in range(2)]
+    quic = newcomer()
+    first = quic.original_destination_connection_id
+    retry = door.knock(quic)
+    assert isinstance(retry, bytes)
+    quic.receive_datagram(retry, SERVER, 0.0)
+    welcome = door.knock(quic)
+    assert isinstance(welcome, Welcome)
+    assert welcome.original_cid == first
+    assert welcome.retry_cid == quic._peer_cid.cid != first
+    assert door.refused == {"handshakes_unverified": 1}
+    door.admission.finish(links[0])
+    assert isinstance(door.knock(newcomer()), Welcome)
+
+
+def test_a_token_of_another_address_is_invalid() -> None:
+    for address in (STRANGER, NEIGHBOUR):
+        door = Door(ALWAYS)
+        quic = retried(door)
+        assert code_of(door.knock(quic, address), quic) == 0xB
+        assert door.refused["invalid_token"] == 1
+
+
+def test_an_old_token_is_invalid() -> None:
+    door = Door(ALWAYS)
+    quic = retried(door)
+    assert code_of(door.knock(quic, now=31.0), quic) == 0xB
+
+
+def test_a_token_of_another_connection_id_is_invalid() -> None:
+    door = Door(ALWAYS)
+    quic, other = retried(door), retried(door)
+    other._peer_token = quic._peer_token
+    other._connect(now=0.0)
+    assert code_of(door.knock(other), other) == 0xB
+
+
+def test_a_token_of_the_relay_before_its_restart_is_invalid() -> None:
+    quic, door = retried(Door(ALWAYS)), Door(ALWAYS)
+    assert code_of(door.knock(quic), quic) == 0xB
+
+
+@pytest.mark.parametrize("token", [b"x", b"\0" * 100, b"retry"])
+def test_a_token_of_another_server_is_none(token: bytes) -> None:
+    header = header_with(token)
+    refused: Counter[str] = Counter()
+    for limit, kind in ((0, bytes), (1, Welcome)):
+        limits = Limits(handshakes_unverified=limit)
+        judged = Admission(limits, refused, Places("", 9, refused)).judge(header, VISITOR, 0.0)
+        assert isinstance(judged, kind)
+    assert refused["invalid_token"] == 0
+
+
+@pytest.mark.parametrize("token", [b"", b"x" * 11, b"x" * 12, b"x" * 300])
+def test_a_token_that_only_looks_like_ours_is_invalid(token: bytes) -> None:
+    header = header_with(admission.MARK + token)
+    refused: Counter[str] = Counter()
+    judged = Admission(Limits(), refused, Places("", 9, refused)).judge(header, VISITOR, 0.0)
+    assert isinstance(judged, bytes)
+    assert refused["invalid_token"] == 1
+
+
+# -- amplification (RFC 9000, 8.1)
+
+
+def exchanged(wire: Wire, chain: int, *, stray: int = 0) -> tuple[int, int]:
+    """Bytes that the server got from a client that says no more than its first flight, and bytes sent to it.
+
+    `chain` certificates follow the server's own. `stray` tiny datagrams come once the connection was given up.
+    """
+    got = sent = 0
+
+    def lose(target: str, data: bytes) -> bool:
+        nonlocal got, sent
+        if target == "client":
+            sent += len(data)
+            return True
+        got += len(data)
+        return False
+
+    wire.lose = lose
+    wire.server_quic._configuration.certificate_chain = [PAIR.certificate] * chain
+    wire.server_link.setup_deadline = wire.now + 5
+    wire.client_link.transmit(wire.now)
+    wire.client_link.gone = True  # no repetitions
+    wire._exchange()
+    while not wire.server_link.over:
+        wire.advance(0.5)
+    for _ in range(stray):
+        wire.flying.append(("server", b"\x40" + wire.server_quic.host_cid + bytes(12), CLIENT))
+        wire._exchange()
+        assert sent <= 3 * got
+    wire.advance(60)
+    assert wire.server_link.gone
+    return got, sent
+
+
+@pytest.mark.usefixtures("pairing")
+def test_an_unproven_address_gets_three_times_what_it_sent() -> None:
+    got, sent = exchanged(Wire(), 20)
+    assert got == 1200
+    assert 2400 < sent <= 3600
+
+
+@pytest.mark.usefixtures("pairing")
+def test_a_proven_address_gets_everything() -> None:
+    wire = Wire()
+    wire.server_quic._retry_source_connection_id = b"r" * 8
+    _, sent = exchanged(wire, 20)
+    assert sent > 7200
+
+
+@pytest.mark.usefixtures("pairing")
+@pytest.mark.parametrize("chain", [0, 2, 3, 4, 5])
+def test_a_goodbye_that_is_repeated_keeps_to_that_as_well(chain: int) -> None:
+    """Whatever is left of the allowance when the connection is given up."""
+    _, sent = exchanged(Wire(), chain, stray=100)
+    assert sent > 1200
