@@ -13,7 +13,7 @@ from collections import deque
 class Held:
     """What waits of one stream."""
 
-    __slots__ = ("_chunks", "fin", "order", "size", "stream_id")
+    __slots__ = ("_begin", "_chunks", "fin", "order", "size", "stream_id")
 
     def __init__(self, stream_id: int, order: tuple[int, int]) -> None:
         self.stream_id = stream_id
@@ -23,23 +23,27 @@ class Held:
         self.fin = False
         """Whether the stream ends after them."""
         self._chunks: deque[bytes] = deque()
+        self._begin = 0
+        """Bytes of the first chunk that have been taken."""
 
     def take(self, size: int) -> bytes:
         """The next bytes: `size` of them, no more than wait."""
         self.size -= size
         taken = []
         while size:
-            chunk = self._chunks.popleft()
-            if len(chunk) > size:
-                self._chunks.appendleft(chunk[size:])
-                chunk = chunk[:size]
-            taken.append(chunk)
-            size -= len(chunk)
+            chunk = self._chunks[0]
+            piece = chunk[self._begin : self._begin + size]
+            taken.append(piece)
+            size -= len(piece)
+            self._begin += len(piece)
+            if self._begin == len(chunk):
+                self._chunks.popleft()
+                self._begin = 0
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
     def add(self, chunks: list[bytes], *, fin: bool) -> None:
         """More to send."""
-        self._chunks.extend(chunks)
+        self._chunks.extend(filter(None, chunks))
         self.size += sum(map(len, chunks))
         self.fin = self.fin or fin
 
