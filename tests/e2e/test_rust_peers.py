@@ -272,14 +272,21 @@ async def test_paths_are_relative_to_the_url() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url_of", "event"), [(webtransport, "error"), (raw, "closed")], ids=["webtransport", "quic"]
+    ("url_of", "events"),
+    [(webtransport, ["error"]), (raw, ["closed", "error"])],
+    ids=["webtransport", "quic"],
 )
-async def test_outside_the_public_prefix_is_unauthorized(url_of: object, event: str) -> None:
-    """WebTransport is refused before it is accepted; raw QUIC, whose path comes in-band, is closed."""
+async def test_outside_the_public_prefix_is_unauthorized(url_of: object, events: list[str]) -> None:
+    """WebTransport is refused before it is accepted; raw QUIC, whose path comes in-band, is closed.
+
+    If that is soon, it is still connecting as far as the client is concerned.
+    """
     assert callable(url_of)
     async with running(public="anon") as relay:
         async with RustPeer(NEW, "announced", url_of(relay, "secret")) as refused:
-            told = await refused.wait_for(event)
-            assert "unauthorized" in told["message"].lower()
+            await refused.wait(15)
+            told = [event for event in refused.events if event["event"] in events]
+            assert len(told) == 1
+            assert "unauthorized" in told[0]["message"].lower()
         async with RustPeer(NEW, "announced", url_of(relay, "anon/room")) as welcome:
             await welcome.wait_for("connected")
