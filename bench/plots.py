@@ -123,7 +123,7 @@ def soak(rows: Sequence[Mapping[str, float]], folder: Path) -> Path:
             for (name, scale), colour in zip(lines.items(), COLOURS.values(), strict=False):
                 values = [row.get(name, 0.0) * scale for row in rows]
                 axes.plot(minutes, values, color=colour, linewidth=1.1, label=name)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, axes.get_ylim()[1] * 1.2)  # with room for the legend
             axes.set_ylabel(label)
             if len(lines) > 1:
                 axes.legend(fontsize=8, ncols=4, loc="upper left")
