@@ -10,10 +10,10 @@ import asyncio
 from contextlib import suppress
 
 from fuzz.loop import run
+from fuzz.owner import Owner
 from fuzz.source import Source
 from relay.model.limits import Limits
-from relay.transport.framed import CONTROL_BACKLOG, FramedSession
-from relay.transport.session import Event, SessionClosed, Stream, StreamData
+from relay.transport.framed import CONTROL_BACKLOG
 from relay.transport.websocket import choices, choose, make_session
 from relay.wire.errors import WireError
 from relay.wire.qmux import Draft, Kind, Parameters, decode_message
@@ -40,46 +40,6 @@ def plain_frames(data: bytes) -> None:
     """Messages of the oldest framing."""
     with suppress(WireError):
         decode_plain(data)
-
-
-class Owner:
-    """Hears of the streams."""
-
-    def __init__(self, session: FramedSession) -> None:
-        self.streams: dict[int, Stream] = {}
-        self.ended = False
-        session.start(self.on_events)
-
-    def on_events(self, events: tuple[Event, ...]) -> None:
-        for event in events:
-            assert not self.ended, f"{event} after the end"
-            if isinstance(event, SessionClosed):
-                self.ended = True
-            elif isinstance(event, StreamData) and len(self.streams) < 64:
-                self.streams[event.stream.id] = event.stream
-
-    def act(self, session: FramedSession, source: Source) -> None:
-        """Do something with some stream."""
-        what, streams = source.byte() % 6, tuple(self.streams.values())
-        if what == 0 or not streams:
-            stream: Stream = session.open_uni(source.byte()) if source.flag() else session.open_bidi()
-            stream.write((source.chunk(),), fin=source.flag())
-            if len(streams) < 64:
-                self.streams[-1 - len(streams)] = stream
-            return
-        stream = source.pick(streams)
-        match what:
-            case 1:
-                stream.write((bytes(source.byte() * 16),), fin=source.flag())
-            case 2:
-                stream.reset(source.number())
-            case 3:
-                stream.stop(source.number())
-            case 4:
-                stream.prioritize(source.byte())
-            case _:
-                session.ping()
-                session.send_datagram(source.chunk())
 
 
 def message(source: Source, *, plain: bool) -> bytes:
@@ -134,7 +94,8 @@ async def _session(source: Source) -> None:
     session = make_session(
         choice, SMALL, remote="192.0.2.1:1", is_client=source.flag(), path="/", query="", clock=lambda: now
     )
-    owner = Owner(session)
+    owner = Owner()
+    owner.begin(session)
     if choice.draft is not None and source.byte() % 8:
         session.receive(
             Parameters(max_data=1 << 20, streams_bidi=8, streams_uni=8, stream_data_uni=4096).encode()
@@ -149,7 +110,7 @@ async def _session(source: Source) -> None:
                 now += source.byte() / 16
                 assert session.tick() >= 0
             case 3:
-                owner.act(session, source)
+                owner.act(source)
             case 4:
                 for _ in range(source.byte() % 16):
                     out = session.next_message()
