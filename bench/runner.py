@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import proc
+from bench import proc, stalled
 from bench.contenders import ROOT, Contender, RunningRelay, end
 from bench.scenarios import Kind, Scenario
 from bench.stats import percentiles
@@ -24,6 +24,7 @@ Result = dict[str, Any]
 SECOND = 1_000_000_000
 HEAD_START_S = 0.4
 """From the order to start to the first frame, so that every process has heard it."""
+BROADCAST = "bench"
 READERS = 4
 """Viewers per process that read frames as they come and so know their latency."""
 BULK_WINDOW = 16
@@ -121,7 +122,7 @@ class Bench:
 
     async def load(self, role: str, **job: Any) -> Load:
         """Start a load process, which ends with the run."""
-        whole = {"role": role, "url": self.relay.url, "broadcast": "bench", **job}
+        whole = {"role": role, "url": self.relay.url, "broadcast": BROADCAST, **job}
         load = await start_load(self._python, "bench.load", whole)
         self._stack.push_async_callback(load.close)
         return load
@@ -140,6 +141,12 @@ class Bench:
             for share in shares
         ]
         return loads, [await load.hear("ready") for load in loads]
+
+    async def stalled(self, scenario: Scenario) -> None:
+        """Let two more watch, of which one does not read at all, and one a hundredth of what there is."""
+        for share in (0.0, 0.01):
+            watching = stalled.watching(self.relay.port, BROADCAST, scenario, share)
+            await self._stack.enter_async_context(watching)
 
 
 def _shape(scenario: Scenario) -> dict[str, Any]:
@@ -218,6 +225,8 @@ async def _until(moment: int) -> None:
 async def _stream(bench: Bench, scenario: Scenario) -> Result:
     publisher = await bench.publisher(scenario)
     loads, _ = await bench.viewers(scenario, scenario.viewers)
+    if scenario.stalled:
+        await bench.stalled(scenario)
     plan = _plan(scenario)
     for load in (publisher, *loads):
         load.tell(order="start", **plan)

@@ -32,6 +32,8 @@ class Scenario:
     count: int = 0
     """Connections or joins."""
     concurrent: bool = False
+    stalled: bool = False
+    """Whether there are two more viewers, of which one does not read and one hardly."""
     warm_up: float = 1.5
     duration: float = 4.0
     series: str | None = None
@@ -178,9 +180,19 @@ SETS = {
     ),
     "standard": STANDARD,
     "growth": GROWTH,
+    "stalled": (
+        replace(_video(20), duration=15.0),
+        replace(
+            _video(20),
+            name="stalled-20",
+            title="the same, beside one viewer that does not read and one that hardly does",
+            stalled=True,
+            duration=15.0,
+        ),
+    ),
     **{series.name: series.scenarios for series in SERIES},
 }
-EVERYTHING |= {scenario.name: scenario for scenario in SETS["short"]}
+EVERYTHING |= {scenario.name: scenario for name in ("short", "stalled") for scenario in SETS[name]}
 
 
 class UnknownScenarioError(ValueError):

@@ -76,11 +76,33 @@ AUDIO: Final = Shape(50, 160, 1)
 
 LAG_TICK: Final = 0.01
 
+SMALL_WINDOW: Final = 16_384
+"""Bytes that a session takes unread which is to stand still soon."""
+
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which that share of them lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def freeze(client: Client) -> None:
+    """It takes in what it has promised to, and grants no more. Its session is well: packets are acknowledged."""
+    client.session.link.quic._receive_window.deliver = lambda count: None  # type: ignore[attr-defined]
+
+
+def thaw(client: Client, count: int) -> None:
+    """Grant so many bytes more."""
+    link = client.session.link  # type: ignore[attr-defined]
+    link.quic._receive_window._value += count
+    link.touch()
+
+
+async def trickle(client: Client, rate: float, every: float = 0.05) -> None:
+    """Grant so many bytes per second."""
+    while True:
+        await asyncio.sleep(every)
+        thaw(client, math.ceil(rate * every))
 
 
 class Source:
