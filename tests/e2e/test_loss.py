@@ -18,14 +18,15 @@ VIEWERS = 10
 async def test_a_live_track_gets_through_heavy_loss(fast: bool) -> None:
     """2 Mbit/s at 30 frames/s, 5 % lost each way, 100 ms round trip: real viewers get all of it, as it happens.
 
-    They wait for a second at most. Congestion control that takes loss for a full line lets through a fifth of it.
+    They wait for three seconds at most, of which a busy machine takes its part. Congestion control that takes loss for a
+    full line lets through a fifth of it, and would need sixteen.
     """
     groups, frames = 4, 30
     async with running(limits=Limits(), quic=QuicSettings(fast=fast, congestion="bbr")) as relay:
         with UdpProxy(free_udp_port(), relay.port, seed=3) as proxy:
             shape = ("--groups", groups, "--frames-per-group", frames, "--frame-size", 8300)
             pace = ("--interval", 1 / 30, "--pause", "start")
-            many = ("--viewers", VIEWERS, "--max-age-ms", 1000)
+            many = ("--viewers", VIEWERS, "--max-age-ms", 3000)
             url = f"https://127.0.0.1:{proxy.port}/"
             proxy.weather().both(delay=0.05)
             async with (
