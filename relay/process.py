@@ -1,7 +1,7 @@
 """The relay as a process: signals, and what the exit status tells.
 
-Owns the reaction to SIGTERM, SIGINT and SIGHUP and the event loop; must never know what is inside a relay. Called by
-the command line (`run`).
+Owns the reaction to SIGTERM, SIGINT and SIGHUP, the word to systemd, and the event loop; must never know what is inside
+a relay. Called by the command line (`run`).
 
 | exit status | |
 |---|---|
