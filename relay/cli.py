@@ -168,7 +168,9 @@ def _spelled_out(arguments: Sequence[str]) -> Iterator[str]:
 def _stray(word: str) -> str:
     if not word.startswith("-"):
         return f"unexpected argument {word!r}: there is one FILE at most"
-    flag = word.partition("=")[0]
+    flag, value, _ = word.partition("=")
+    if value and flag.replace("--no-", "--", 1) in _SWITCHES:
+        return f"{flag} takes no value"
     near = difflib.get_close_matches(flag, [*_FLAGS, *(f"--no-{name[2:]}" for name in _SWITCHES)], n=1)
     return f"unknown flag {flag}, did you mean {near[0]}?" if near else f"unknown flag {flag}"
 

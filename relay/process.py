@@ -1,7 +1,7 @@
 """The relay as a process: signals, and what the exit status tells.
 
-Owns the reaction to SIGTERM, SIGINT and SIGHUP and the event loop; must never know what is inside a relay. Called by
-the command line (`run`).
+Owns the reaction to SIGTERM, SIGINT and SIGHUP, the word to systemd, and the event loop; must never know what is inside
+a relay. Called by the command line (`run`).
 
 | exit status | |
 |---|---|
@@ -16,12 +16,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from relay.app import Relay
 from relay.config import Config, ConfigError
@@ -35,15 +37,18 @@ STOP_SLACK: Final = 1.0
 """Seconds beyond `[limits] close_timeout` after which a relay ends, whatever its sessions do."""
 
 
-def run(config: Config, reread: Callable[[], Config], set_level: Callable[[str], object]) -> int:
-    """Run until a signal asks for the end; the exit status.
+def run(config: Config, reread: Callable[[], Config], set_level: Callable[[str], object]) -> NoReturn:
+    """Run until a signal asks for the end, and leave with the exit status.
 
     SIGHUP gets a new configuration from `reread`, which may raise ConfigError; `set_level` is given its log level.
     Raises ConfigError for what can only be found out at the start.
     """
     _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(config, reread, set_level))
+        status = runner.run(_serve(config, reread, set_level))
+        # Everything is closed. To close the loop would wait for names that are being looked up, which cannot be called
+        # off and takes as long as name servers take.
+        os._exit(status)
 
 
 async def _serve(config: Config, reread: Callable[[], Config], set_level: Callable[[str], object]) -> int:
@@ -66,7 +71,9 @@ async def _serve(config: Config, reread: Callable[[], Config], set_level: Callab
     except OSError as error:
         print(f"moq-relay: {error.strerror or error}", file=sys.stderr)  # noqa: T201
         return 2
-    print(relay.banner(), flush=True)  # noqa: T201 - for the person who started it
+    with suppress(OSError):  # nobody reads it
+        print(relay.banner(), flush=True)  # noqa: T201 - for the person who started it
+    _tell_systemd()
     _spare_the_collector()
     failed = loop.create_task(relay.failed.wait())
     await _unless(failed, asked.wait())
@@ -98,6 +105,19 @@ def _reload(relay: Relay, reread: Callable[[], Config], set_level: Callable[[str
             logger.error("not reloaded, everything stays as it was: %s", problem)  # noqa: TRY400 - it says it all
     else:
         set_level(config.log.level)
+
+
+def _tell_systemd() -> None:
+    """For `Type=notify`, sd_notify(3): started, and from now on to be reloaded by SIGHUP, which would end it before."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+            sock.send(b"READY=1")
+    except OSError as error:
+        logger.warning("systemd was not told that the relay has started: %s", error.strerror)
 
 
 def _spare_the_collector() -> None:

@@ -335,6 +335,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--lissen", "x"], "unknown flag --lissen, did you mean --listen?"),
         (["--no-web-wss"], "unknown flag --no-web-wss, did you mean --no-web-ws?"),
+        (["--no-web-ws=1"], "--no-web-ws takes no value"),
         (["--list=x"], "unknown flag --list, did you mean --listen?"),
         (["--qqq"], "unknown flag --qqq"),
         (["a.toml", "b.toml"], "unexpected argument 'b.toml': there is one FILE at most"),

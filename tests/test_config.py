@@ -566,6 +566,7 @@ def test_unknown_elsewhere(key: str, message: str) -> None:
         ("cluster.id", "true", "[cluster] id = true: expected a whole number"),
         ("cluster.id", "1.0", "[cluster] id = 1.0: expected a whole number"),
         ("cluster.node", "5", "[cluster] node = 5: expected a string in quotes"),
+        ("cluster.node", "2026-11-22", "[cluster] node = 2026-11-22: expected a string in quotes"),
         (
             "cluster.prefix",
             '"/"',

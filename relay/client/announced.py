@@ -7,12 +7,12 @@ pass: a broadcast that comes twice, or goes without having come, ends the sessio
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from relay.client.errors import AnnounceError, ClientError, DuplicateAnnounce, UnknownAnnounce
-from relay.client.peer import Bell
+from relay.client.peer import KEPT, Bell
 from relay.model.path import join
 from relay.wire.decoder import AnnounceDecoder, AnnounceItem
 from relay.wire.errors import WireError
@@ -43,6 +43,8 @@ class Change:
 class Announced:
     """The announcements under `prefix`, as changes in order (`async for`).
 
+    Whoever leaves more than `KEPT` of them unread gets those that lead to what is live now, and no others.
+
     When the peer ends the stream, what was live on it is reported gone, then the iteration stops; a reset raises
     AnnounceError.
     """
@@ -60,6 +62,8 @@ class Announced:
         self._peer = peer
         self._missing = 0
         self._unread: deque[Change] = deque()
+        self._read: dict[str, Change] = {}
+        """What was live when the last change was read."""
         self._by_id: dict[int, str] = {}
         self._starts = 0
         self._bell = Bell(peer)
@@ -76,7 +80,12 @@ class Announced:
         await self._bell.until(lambda: self._unread or self._over())
         if not self._unread:
             raise StopAsyncIteration
-        return self._unread.popleft()
+        change = self._unread.popleft()
+        if change.active:
+            self._read[change.path] = change
+        else:
+            self._read.pop(change.path, None)
+        return change
 
     async def initial(self) -> dict[str, Change]:
         """Wait for the initial set and return what is live."""
@@ -176,6 +185,16 @@ class Announced:
         else:
             del self.live[change.path]
         self._unread.append(change)
+        if len(self._unread) > KEPT + len(self.live) + len(self._read):
+            self._unread = deque(self._shortest())
+
+    def _shortest(self) -> Iterator[Change]:
+        """From what was live when the reader last looked to what is live now."""
+        for path in self._read.keys() - self.live.keys():
+            yield Change(path, active=False)
+        for path, change in self.live.items():
+            if change != self._read.get(path):
+                yield replace(change, update=path in self._read)
 
     def _finish(self) -> None:
         if self.finished:

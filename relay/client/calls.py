@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from relay.client.errors import FetchError, RequestError, TrackInfoError
 from relay.client.frames import GroupReader
-from relay.client.peer import Bell
+from relay.client.peer import KEPT, Bell
 from relay.wire.decoder import FrameDecoder, ProbeDecoder, TrackInfoDecoder
 from relay.wire.errors import StreamCode, Truncated, WireError
 from relay.wire.frame import open_request
@@ -110,7 +110,7 @@ class Probes:
     def __init__(self, peer: Peer) -> None:
         self.finished = False
         self.code: int | None = None
-        self._unread: deque[Probe] = deque()
+        self._unread: deque[Probe] = deque(maxlen=KEPT)
         self._bell = Bell(peer)
         self._decoder = ProbeDecoder(peer.version)
         self._stream = peer.session.open_bidi()

@@ -19,7 +19,7 @@ from relay.client.calls import FetchedGroup, Probes, TrackInfoCall
 from relay.client.errors import SessionEnded, SubscribeError, TrackInfoError
 from relay.client.frames import Frame
 from relay.client.incoming import IncomingUni
-from relay.client.peer import Bell, Handler, Peer
+from relay.client.peer import Bell, Handler, Noted, Peer
 from relay.client.publish import Publication
 from relay.client.serve import IncomingRequest, Publisher
 from relay.client.setup import OldSetup, SetupStream
@@ -108,10 +108,10 @@ class Client:
         self.peer = Peer(session, hop=hop, max_frame=max_frame)
         self.peer_setup: PeerSetup | None = None
         """What the peer said of itself: SETUP on 05 and 06 once it is here, the older one on 01 and 02."""
-        self.faults: list[WireError] = []
-        """What the peer did wrong, whether it cost the session or a stream."""
-        self.stray_groups: list[GroupHeader] = []
-        """Groups that came for no subscription of ours, and were refused."""
+        self.faults: list[WireError] = Noted()
+        """What the peer did wrong, whether it cost the session or a stream; the newest `KEPT`."""
+        self.stray_groups: list[GroupHeader] = Noted()
+        """Groups that came for no subscription of ours, and were refused; the newest `KEPT`."""
         self._versions = tuple(versions)
         self._target = target
         self._authority = authority
@@ -211,12 +211,12 @@ class Client:
 
     @property
     def bitrates(self) -> list[int]:
-        """Every SESSION_INFO of the peer (01 and 02)."""
+        """What SESSION_INFO of the peer said (01 and 02), the newest `KEPT` times."""
         return self._setup_stream.bitrates if self._setup_stream is not None else []
 
     @property
     def requests(self) -> list[Request]:
-        """Every request of the peer, in order, never cleared."""
+        """The requests of the peer, in order, the newest `KEPT` of them."""
         return self._publisher.requests
 
     @property

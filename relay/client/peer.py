@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from relay.client.errors import SessionEnded
 from relay.wire.errors import WireError, stream_code_for
@@ -21,6 +21,25 @@ from relay.wire.version import Version
 if TYPE_CHECKING:
     from relay.client.subscribe import Subscription
     from relay.transport.session import Session, Stream
+
+
+T = TypeVar("T")
+
+KEPT: Final = 4_096
+"""Changes, estimates and the like that wait to be read, and things of each kind that are noted."""
+
+
+class Noted(list[T]):
+    """What a peer did, the newest `KEPT` of it: a session may last for months. `total` counts all."""
+
+    total = 0
+
+    def append(self, item: T) -> None:
+        """Note one more."""
+        super().append(item)
+        self.total += 1
+        if len(self) > KEPT:
+            del self[0]
 
 
 class Handler(Protocol):

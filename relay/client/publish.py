@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from relay.client.peer import Bell
+from relay.client.peer import Bell, Noted
 from relay.wire.announce import MAX_HOPS
 from relay.wire.errors import StreamCode
 from relay.wire.messages import Datagram, Fetch, Subscribe, SubscribeUpdate, TrackInfo, TrackRequest
@@ -143,9 +143,9 @@ class TrackWriter:
         """After `finish`: the first sequence that will never be."""
         self.code: int | None = None
         """After `abort`."""
-        self.updates: list[SubscribeUpdate] = []
-        """Every SUBSCRIBE_UPDATE that arrived, in order."""
-        self.departed: list[tuple[Subscribe, int | None]] = []
+        self.updates: Noted[SubscribeUpdate] = Noted()
+        """SUBSCRIBE_UPDATEs as they arrived, in order, the newest `KEPT` of them."""
+        self.departed: list[tuple[Subscribe, int | None]] = Noted()
         """Every subscription that the peer ended: by FIN (None), or the code it reset or stopped it with."""
         self._peer = peer
         self._subscribers: list[SubscriptionOut] = []
@@ -174,7 +174,7 @@ class TrackWriter:
 
     async def updated(self, count: int = 1) -> None:
         """Wait until `count` updates have arrived in all."""
-        await self._bell.until(lambda: len(self.updates) >= count)
+        await self._bell.until(lambda: self.updates.total >= count)
 
     def now(self) -> int:
         """The clock in this track's timescale."""
@@ -286,8 +286,8 @@ class Publication:
         self.announced = False
         self.closed = False
         self.tracks: dict[str, TrackWriter] = {}
-        self.requests: list[PublicationRequest] = []
-        """Every SUBSCRIBE, TRACK and FETCH that the peer made of this broadcast, in order, never cleared."""
+        self.requests: Noted[PublicationRequest] = Noted()
+        """SUBSCRIBE, TRACK and FETCH, as the peer asked them of this broadcast, in order, the newest `KEPT` of them."""
         self._peer = peer
         self._announcer = announcer
         self._bell = Bell(peer)
@@ -319,7 +319,7 @@ class Publication:
 
     async def requested(self, count: int = 1) -> None:
         """Wait until `count` requests have arrived in all."""
-        await self._bell.until(lambda: len(self.requests) >= count)
+        await self._bell.until(lambda: self.requests.total >= count)
 
     def announce(self) -> None:
         """Announce it (again)."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from relay.client.outgoing import FetchOut, SubscriptionOut
-from relay.client.peer import Bell
+from relay.client.peer import Bell, Noted
 from relay.model.path import strip
 from relay.wire.decoder import RequestDecoder, RequestItem
 from relay.wire.errors import ProtocolViolation, StreamCode, WireError
@@ -186,7 +186,7 @@ class Publisher:
     """The publishing half of a client."""
 
     def __init__(self, peer: Peer, *, offers_probe: bool) -> None:
-        self.requests: list[Request] = []
+        self.requests: Noted[Request] = Noted()
         self.goaway: str | None = None
         self.publications: dict[str, Publication] = {}
         self._peer = peer
@@ -196,7 +196,7 @@ class Publisher:
 
     async def requested(self, count: int) -> None:
         """Wait until `count` requests have arrived in all."""
-        await self._bell.until(lambda: len(self.requests) >= count)
+        await self._bell.until(lambda: self.requests.total >= count)
 
     # -- Announcer
 

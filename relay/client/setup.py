@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from relay.client.peer import Noted
 from relay.wire.decoder import ServerSetupDecoder, SetupDecoder
 from relay.wire.errors import OldCode, ProtocolViolation, WireError
 from relay.wire.messages import ClientSetup, ServerSetup, SessionInfo, SetupForm
@@ -33,7 +34,7 @@ class SetupStream:
     """Handler of the set-up stream, which lives as long as the session."""
 
     def __init__(self, peer: Peer, stream: Stream, versions: Sequence[Version], chosen: Chosen) -> None:
-        self.bitrates: list[int] = []
+        self.bitrates: list[int] = Noted()
         """Every SESSION_INFO of the peer."""
         self._peer = peer
         self._stream = stream

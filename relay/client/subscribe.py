@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from relay.client.errors import SubscribeError
 from relay.client.frames import GroupReader
-from relay.client.peer import Bell
+from relay.client.peer import KEPT, Bell, Noted
 from relay.wire.decoder import SubscribeDecoder
 from relay.wire.errors import ProtocolViolation, StreamCode, WireError
 from relay.wire.frame import open_request
@@ -34,15 +34,12 @@ if TYPE_CHECKING:
 LATE_GROUPS: Final = 0.2
 """Seconds for which groups are still taken after the end of a subscription: it can overtake the last of them."""
 
-MAX_UNREAD: Final = 4096
-"""Groups, or datagrams, that wait to be read. A reader that lags further loses the oldest."""
-
 
 class Datagrams:
     """The datagrams of a subscription: groups of one frame that may be lost."""
 
     def __init__(self, peer: Peer) -> None:
-        self._unread: deque[Datagram] = deque(maxlen=MAX_UNREAD)
+        self._unread: deque[Datagram] = deque(maxlen=KEPT)
         self._bell = Bell(peer)
 
     def __len__(self) -> int:
@@ -68,7 +65,7 @@ class Subscription:
     """A running subscription: its groups in order of arrival (`async for`), and what the peer said about it.
 
     The iteration stops when the track has ended and everything sent was read; it raises SubscribeError if the peer
-    aborts. `end` is the first sequence that will never be sent (05 and 06), `drops` the ranges given up.
+    aborts. `end` is the first sequence that will never be sent (05 and 06), `drops` the newest ranges given up.
     """
 
     def __init__(self, peer: Peer, request: Subscribe, info: TrackInfo | None = None) -> None:
@@ -77,7 +74,7 @@ class Subscription:
         self.info = info
         self.ok: SubscribeOk | None = None
         self.end: int | None = None
-        self.drops: list[SubscribeDrop] = []
+        self.drops: list[SubscribeDrop] = Noted()
         self.code: int | None = None
         """Why the peer reset the Subscribe stream."""
         self.finished = False
@@ -88,6 +85,7 @@ class Subscription:
         """Groups that arrived, read or not, datagrams among them."""
         self.datagrams = Datagrams(peer)
         self._peer = peer
+        self._lost = 0
         self._late = False
         self._timer: asyncio.TimerHandle | None = None
         self._unread: deque[GroupReader] = deque()
@@ -203,8 +201,7 @@ class Subscription:
             return False
         if self.ok is None or self.ok.group is None:
             return self.end == 0
-        lost = sum(drop.end - drop.start + 1 for drop in self.drops)
-        return self.received + lost >= self.end - self.ok.group
+        return self.received + self._lost >= self.end - self.ok.group
 
     def _forget(self) -> None:
         """Take no more groups."""
@@ -228,6 +225,7 @@ class Subscription:
                 self.end = item.group
             else:
                 self.drops.append(item)
+                self._lost += item.end - item.start + 1
         if fin:
             self._decoder.end()
             self._stream.write((), fin=True)
@@ -256,7 +254,7 @@ class Subscription:
         self._count(group.sequence)
         self._unread.append(group)
         self._open.add(group)
-        if len(self._unread) > MAX_UNREAD:
+        if len(self._unread) > KEPT:
             self._unread.popleft().stop(StreamCode.TOO_FAR_BEHIND)
         self._bell.ring()
 

@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import date, time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -413,6 +414,8 @@ def _quoted(value: object) -> str:
         return "a table"
     if isinstance(value, (bool, int, float)):
         return str(value).lower()
+    if isinstance(value, (date, time)):
+        return str(value)
     if isinstance(value, (list, tuple)):
         text = f"[{', '.join(map(_quoted, value))}]"
     else:

@@ -209,7 +209,11 @@ async def _fetch_fingerprint(target: _Target) -> str:
             body = (await response.content.read(FINGERPRINT_BODY)).decode("ascii", "replace").strip().lower()
             status = response.status
     except aiohttp.ClientError as error:
-        raise ConnectError(f"cannot fetch {url}: {error}", kind="refused") from error
+        reason = str(error)
+        if isinstance(error, aiohttp.ClientConnectorError):  # else it would speak of TLS, which this is not
+            refused = isinstance(error.os_error, ConnectionRefusedError)
+            reason = "nobody listens" if refused else error.strerror or reason
+        raise ConnectError(f"cannot fetch {url}: {reason}", kind="refused") from error
     if status != HTTPStatus.OK:
         raise ConnectError(f"cannot fetch {url}: HTTP status {status}", kind="rejected", status=status)
     if not FINGERPRINT.fullmatch(body):

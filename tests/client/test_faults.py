@@ -398,11 +398,77 @@ async def test_a_stop_beside_the_reset_does_not_hide_its_code(version: Version) 
         assert caught.value.code == StreamCode.NOT_FOUND
 
 
+@versions
+async def test_who_reads_no_changes_is_told_how_it_is_in_the_end(
+    version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wait_for` reads none, and a broadcast may come and go for months."""
+    monkeypatch.setattr("relay.client.announced.KEPT", 8)
+    async with pair(version) as (near, far):
+        for name in ("stays", "goes"):
+            far.publish(name)
+        announced = near.announced()
+        await announced.wait_for("goes")
+        assert {(await anext(announced)).path for _ in range(2)} == {"stays", "goes"}
+        for _ in range(50):
+            publication = far.publish("flaps")
+            await announced.wait_for("flaps")
+            publication.close()
+            await announced.wait_for("flaps", active=False)
+        assert len(announced._unread) <= 8 + 2 + 2
+        while announced._unread:
+            await anext(announced)
+        far._publisher.publications["goes"].close()
+        far.publish("flaps")
+        await announced.wait_for("flaps")
+        for _ in range(20):
+            far._publisher.publications["flaps"].close()
+            far.publish("flaps")
+        await announced.wait_for("goes", active=False)
+        far.publish("last")
+        await announced.wait_for("last")
+        known = {"stays", "goes"}
+        while announced._unread:
+            change = await anext(announced)
+            assert change.active is (change.path not in known)
+            known ^= {change.path}
+        assert known == {"stays", "flaps", "last"}
+
+
+async def test_what_a_peer_did_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.client.peer.KEPT", 3)
+    async with facing(Version.LITE_05) as (client, peer):
+        for sequence in range(5):
+            peer.session.open_uni().write([group_header(Version.LITE_05, GroupHeader(9, sequence))])
+        await peer.until(lambda: len(peer.codes()) == 5 or None)
+        assert client.stray_groups == [GroupHeader(9, sequence) for sequence in (2, 3, 4)]
+    async with pair(Version.LITE_05) as (near, far):
+        publication = far.publish("demo", tracks=["video"])
+        for _ in range(5):
+            await near.track_info("demo", "video")
+        await publication.requested(5)
+        await far.requested(5)
+        assert len(publication.requests) == len(far.requests) == 3
+
+
+async def test_drops_that_are_not_kept_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.client.peer.KEPT", 1)
+    version = Version.LITE_05
+    async with facing(version) as (client, peer):
+        subscription, stream = await subscribed(client, peer)
+        drops = [SubscribeDrop(1, 1, 52), SubscribeDrop(2, 3, 52)]
+        replies = [SubscribeOk(group=0).encode(version), *(drop.encode(version) for drop in drops)]
+        stream.write([*replies, SubscribeEnd(4).encode(version)], fin=True)
+        peer.session.open_uni().write([group_header(version, GroupHeader(0, 0))], fin=True)
+        assert [group.sequence async for group in subscription] == [0]
+        assert subscription.drops == drops[1:]
+
+
 @mute
 async def test_a_reader_that_lags_loses_the_oldest_groups(
     version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.client.subscribe.MAX_UNREAD", 2)
+    monkeypatch.setattr("relay.client.subscribe.KEPT", 2)
     async with facing(version) as (client, peer):
         subscription, _ = await subscribed(client, peer)
         for sequence in range(4):

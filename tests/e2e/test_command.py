@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from relay.auth.claims import Claims
+from relay.auth.key import Key
 from relay.client import Client
 from tests.e2e.harness import RustPeer, free_udp_port
 
@@ -67,11 +70,14 @@ class Command:
         return status
 
 
+def command(module: str, *args: str, cwd: Path = ROOT) -> contextlib.AbstractAsyncContextManager[Command]:
+    return program(f"import sys; from {module} import main; sys.exit(main())", *args, cwd=cwd)
+
+
 @contextlib.asynccontextmanager
-async def command(module: str, *args: str, cwd: Path = ROOT) -> AsyncIterator[Command]:
+async def program(code: str, *args: str, cwd: Path = ROOT) -> AsyncIterator[Command]:
     """Start it as a program of its own; end it at the end of the block."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MOQ_", "RUST_LOG"))}
-    code = f"import sys; from {module} import main; sys.exit(main())"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-u", "-c", code, *args),
         stdout=asyncio.subprocess.PIPE,
@@ -142,6 +148,41 @@ async def test_a_second_signal_ends_it_at_once() -> None:
             response.close()
 
 
+async def test_systemd_hears_when_sighup_no_longer_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it has no handler, so with `Type=simple` a reload just after a start would end it for good."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        supervisor.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        async with relay("--listen", f"localhost:{free_udp_port()}", *OPEN) as running, asyncio.timeout(10):
+            assert await asyncio.get_running_loop().sock_recv(supervisor, 99) == b"READY=1"
+            running.process.send_signal(signal.SIGHUP)
+            await running.line("reloaded")
+
+
+MUTE = """
+import os, sys
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+from relay.cli import main
+sys.exit(main())
+"""
+
+
+async def test_it_starts_where_nobody_can_be_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader of its output has gone, and systemd as well."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    own = ("--listen", f"localhost:{free_udp_port()}", *OPEN)
+    async with program(MUTE, *own) as running:
+        await running.line("systemd was not told that the relay has started: No such file")
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.exit() == 0
+    assert not any("Traceback" in line for line in running.err)
+
+
 async def test_the_banner_tells_where_it_listens_and_what_to_try() -> None:
     port = free_udp_port()
     async with relay("--listen", f"[::]:{port}", *OPEN) as running:
@@ -150,6 +191,33 @@ async def test_the_banner_tells_where_it_listens_and_what_to_try() -> None:
         assert f"[::]:{port} UDP" in text
         assert f"[::]:{port} TCP" in text
         assert re.search("sha256 [0-9a-f]{64}", text)
+
+
+NO_NAMES = """
+import socket, sys, threading
+sys.modules["uvloop"] = None  # it looks up names by itself
+def never(*_, **__):
+    print("asked", flush=True)
+    threading.Event().wait()
+ask = socket.getaddrinfo
+socket.getaddrinfo = lambda host, *args, **more: (never if host == "away.example" else ask)(host, *args, **more)
+from relay.cli import main
+sys.exit(main())
+"""
+
+
+async def test_a_name_that_is_looked_up_does_not_keep_it(tmp_path: Path) -> None:
+    """No name server answers."""
+    key = tmp_path / "root.jwk"
+    token = tmp_path / "cluster.jwt"
+    Key.generate("HS256").save(key)
+    token.write_text(Key.load(key).sign(Claims(publish=("",), subscribe=("",), cluster=True)))
+    own = ("--listen", f"localhost:{free_udp_port()}", "--tls-generate", "localhost", "--auth-key", str(key))
+    cluster = ("--cluster-root", "away.example", "--cluster-token", str(token))
+    async with program(NO_NAMES, *own, *cluster) as running:
+        await running.line("^asked")
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.exit(5) == 0
 
 
 async def test_a_busy_port_is_one_clear_line() -> None:
@@ -185,7 +253,9 @@ async def test_the_clock_is_published_and_watched(scheme: str) -> None:
 async def test_the_clock_without_a_relay_says_so_and_keeps_trying() -> None:
     port = free_udp_port()
     async with clock("watch", f"http://localhost:{port}/") as watch:
-        await watch.line(f"localhost:{port}")
+        await watch.line(
+            rf"cannot fetch http://localhost:{port}/certificate\.sha256: nobody listens; trying again"
+        )
         assert watch.process.returncode is None
         assert not any("Traceback" in line for line in watch.err)
         async with (
