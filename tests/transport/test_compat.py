@@ -74,7 +74,7 @@ def test_sender_has(name: str) -> None:
     assert hasattr(QuicStream().sender, name)
 
 
-@pytest.mark.parametrize("name", ["highest_offset", "starting_offset", "is_finished"])
+@pytest.mark.parametrize("name", ["_buffer", "_ranges", "highest_offset", "starting_offset", "is_finished"])
 def test_receiver_has(name: str) -> None:
     assert hasattr(QuicStream().receiver, name)
 

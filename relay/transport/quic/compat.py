@@ -32,6 +32,7 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import K_MICRO_SECOND
 
 from relay.transport.quic.bbr import Bbr, BbrPacer
@@ -399,6 +400,9 @@ class RelayQuicConnection(QuicConnection):
             if stream is not None:
                 receiver = stream.receiver
                 self._receive_window.deliver(receiver.highest_offset - receiver.starting_offset())
+                # So what waits behind a hole must go, which the stream would keep until our half is over as well.
+                receiver._buffer = bytearray()
+                receiver._ranges = RangeSet()
         return event
 
     def _next_stream_limit(self, stream: Any) -> int | None:
