@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
+from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.rangeset import RangeSet
+from aioquic.tls import Epoch
 
+from relay.transport.quic import compat
+from relay.transport.quic.fast.streams import Pieces
 from relay.transport.quic.fast.varint import varint
 from tests.transport.lab import Lab, Network
+from tests.transport.virtual import CLIENT, Wire
 
 
 @pytest.fixture(params=["fast", "pure", "stock"])
@@ -30,6 +39,11 @@ def say(lab: Lab, *frames: bytes) -> Any:
     return lab.server.quic
 
 
+def scattered(count: int, start: int = 2) -> list[int]:
+    """Offsets of bytes that stand alone."""
+    return list(range(start, start + 2 * count, 2))
+
+
 def stream_frame(stream_id: int, offset: int, data: bytes) -> bytes:
     return b"".join((b"\x0e", varint(stream_id), varint(offset), varint(len(data)), data))
 
@@ -37,13 +51,86 @@ def stream_frame(stream_id: int, offset: int, data: bytes) -> bytes:
 def test_nothing_is_kept_of_what_waited_behind_a_hole_when_its_stream_is_reset(lab: Lab) -> None:
     """The window of the connection counts it no longer, and our half may stay open."""
     size = lab.server.quic._stream_window
+    quic: Any = lab.server.quic
     for stream_id in (0, 4, 8):
         reset = b"\x04" + varint(stream_id) + b"\x00" + varint(size)
-        quic = say(lab, stream_frame(stream_id, size - 1, b"x"), reset)
-    assert quic._close_event is None
+        say(lab, stream_frame(stream_id, size - 1, b"x"), reset)
+    assert not quic._close_event
     assert lab.server.resets == {0: 0, 4: 0, 8: 0}
     assert len(quic._streams) == 3
     assert not any(stream.receiver._buffer for stream in quic._streams.values())
     say(lab, stream_frame(0, 5, b"late"))
-    assert quic._close_event is None
+    assert not quic._close_event
     assert not quic._streams[0].receiver._buffer
+
+
+def test_a_stream_in_too_many_pieces_ends_the_connection(lab: Lab) -> None:
+    """Each would cost memory, and every further frame a look at all of them."""
+    most = lab.server.quic._stream_window // compat.PIECE
+    say(lab, *(stream_frame(0, offset, b"x") for offset in scattered(most)))
+    quic = say(lab, *(stream_frame(4, offset, b"x") for offset in scattered(most)))
+    assert not quic._close_event
+    assert len(quic._streams[0].receiver._ranges) == most
+    say(lab, stream_frame(0, 2 + 2 * most, b"x"))
+    assert quic._close_event.error_code == QuicErrorCode.INTERNAL_ERROR
+    assert "pieces" in quic._close_event.reason_phrase
+
+
+def test_no_loss_of_full_packets_leaves_too_many_pieces(lab: Lab) -> None:
+    size = lab.server.quic._stream_window
+    full = b"x" * 1150
+    quic: Any = lab.server.quic
+    for offset in range(len(full), size - len(full), 2 * len(full)):
+        say(lab, stream_frame(0, offset, full))
+    assert not quic._close_event
+    assert len(quic._streams[0].receiver._ranges) > 500
+
+
+def test_pieces_are_those_of_aioquic() -> None:
+    dice = random.Random(1)
+    for _ in range(300):
+        ours, theirs = Pieces(), RangeSet()
+        for _ in range(dice.randint(1, 30)):
+            start = dice.randint(0, 60)
+            stop = start + dice.randint(1, 9)
+            ours.add(start, stop)
+            theirs.add(start, stop)
+            if dice.random() < 0.1:
+                assert ours.shift() == theirs.shift()
+            assert [ours[index] for index in range(len(ours))] == list(theirs)
+    with pytest.raises(IndexError):
+        Pieces()[0]
+
+
+@pytest.mark.parametrize(
+    "offsets", [[compat.MOST_CRYPTO], scattered(compat.MOST_CRYPTO_PIECES + 2)], ids=["far", "pieces"]
+)
+def test_too_much_crypto_data_ends_the_connection(lab: Lab, offsets: list[int]) -> None:
+    frames = [b"".join((b"\x06", varint(offset), b"\x01x")) for offset in offsets]
+    quic = say(lab, *frames[:-1])
+    assert not quic._close_event
+    say(lab, frames[-1])
+    assert quic._close_event.error_code == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+    assert len(quic._crypto_streams[Epoch.ONE_RTT].receiver._buffer) < compat.MOST_CRYPTO
+
+
+@pytest.mark.usefixtures("pairing")
+def test_a_first_packet_cannot_make_a_server_sort() -> None:
+    """Nobody knows yet who sent it."""
+    wire = Wire()
+    version = QuicProtocolVersion.VERSION_1
+    cid = wire.client_quic.original_destination_connection_id
+    crypto = CryptoPair()
+    crypto.setup_initial(cid=cid, is_client=True, version=version)
+    builder = QuicPacketBuilder(
+        host_cid=b"whoever", is_client=True, max_datagram_size=1200, peer_cid=cid, version=version
+    )
+    builder.start_packet(QuicPacketType.INITIAL, crypto)
+    for offset in scattered(150):
+        buf = builder.start_frame(QuicFrameType.CRYPTO, capacity=8)
+        for value in (offset, 1, 0):
+            buf.push_uint_var(value)
+    quic: Any = wire.server_quic
+    for datagram in builder.flush()[0]:
+        quic.receive_datagram(datagram, CLIENT, wire.now)
+    assert quic._close_event.error_code == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED

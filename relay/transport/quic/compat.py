@@ -15,7 +15,7 @@ from aioquic import tls
 from aioquic.buffer import Buffer, BufferReadError  # type: ignore[attr-defined]
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
-from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicConnectionState
 from aioquic.quic.crypto import (
     CryptoContext,
     CryptoPair,
@@ -40,7 +40,7 @@ from relay.transport.quic.holding import Holding
 
 if TYPE_CHECKING:
     from aioquic.quic.configuration import QuicConfiguration
-    from aioquic.quic.connection import NetworkAddress
+    from aioquic.quic.connection import NetworkAddress, QuicReceiveContext
     from aioquic.quic.recovery import QuicPacketSpace
     from cryptography import x509
 
@@ -55,6 +55,19 @@ EARLY_REASON_LIMIT = 512
 
 REASON_LIMIT = 1024
 """Bytes of an application close reason."""
+
+PIECE = 2048
+"""Bytes of a stream's window for each piece that may wait behind a hole: no loss of full packets leaves so many."""
+
+FEWEST_PIECES = 256
+"""Pieces of a stream that may wait at least. Each costs ten times its byte, and aioquic looks at all of them for every
+frame."""
+
+MOST_CRYPTO = 65_536
+"""Bytes of CRYPTO data: of a client all that there is, of a server what waits behind a hole."""
+
+MOST_CRYPTO_PIECES = 64
+"""Pieces of CRYPTO data that may wait behind a hole: an address that is proven by nothing can send them."""
 
 WEBTRANSPORT_SETTINGS = {0x2B603743: 1, 0xC671706A: 1, 0xFFD277: 1}
 """WEBTRANSPORT_MAX_SESSIONS (drafts 02 and 07) and H3_DATAGRAM (draft 04): what peers look for besides the three that
@@ -404,6 +417,39 @@ class RelayQuicConnection(QuicConnection):
                 receiver._buffer = bytearray()
                 receiver._ranges = RangeSet()
         return event
+
+    def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """As aioquic's, with a limit on what is kept for each stream."""
+        at = buf.tell()
+        stream_id = buf.pull_uint_var()
+        buf.seek(at)
+        super()._handle_stream_frame(context, frame_type, buf)
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._count_pieces(stream.receiver, frame_type)
+
+    def _count_pieces(self, receiver: Any, frame_type: int) -> None:
+        """Raise QuicConnectionError if too many pieces of a stream wait behind holes."""
+        if len(receiver._ranges) > max(FEWEST_PIECES, self._stream_window // PIECE):
+            raise QuicConnectionError(
+                QuicErrorCode.INTERNAL_ERROR, frame_type, "stream data comes in too many pieces"
+            )
+
+    def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """As aioquic's, with limits that fit a handshake: half a megabyte of bytes that stand alone costs minutes of CPU."""
+        at = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(at)
+        receiver = self._crypto_streams[context.epoch].receiver
+        if self._is_client:
+            end -= receiver.starting_offset()
+        if end > MOST_CRYPTO or len(receiver._ranges) > MOST_CRYPTO_PIECES:
+            raise QuicConnectionError(
+                QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+                frame_type,
+                "too much CRYPTO data, or in too many pieces",
+            )
+        super()._handle_crypto_frame(context, frame_type, buf)
 
     def _next_stream_limit(self, stream: Any) -> int | None:
         """What MAX_STREAM_DATA is to say, if it is to be sent; it counts as sent then.
