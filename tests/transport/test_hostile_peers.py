@@ -13,6 +13,8 @@ from aioquic.quic.rangeset import RangeSet
 from aioquic.tls import Epoch
 
 from relay.transport.quic import compat
+from relay.transport.quic.compat import RelayQuicConnection
+from relay.transport.quic.fast.connection import MIN_ACK_DELAY
 from relay.transport.quic.fast.streams import Pieces
 from relay.transport.quic.fast.varint import varint
 from tests.transport.lab import Lab, Network
@@ -134,3 +136,21 @@ def test_a_first_packet_cannot_make_a_server_sort() -> None:
     for datagram in builder.flush()[0]:
         quic.receive_datagram(datagram, CLIENT, wire.now)
     assert quic._close_event.error_code == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+
+
+@pytest.mark.parametrize("value", [b"", b"\x40", b"\x01\x00", varint(25_001), varint((1 << 62) - 1)])
+def test_a_min_ack_delay_that_cannot_be_is_refused(value: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Wire, "pairing", ("stock", "fast"))
+    serialize = RelayQuicConnection._serialize_transport_parameters
+
+    def with_it(quic: RelayQuicConnection) -> bytes:
+        return serialize(quic) + varint(MIN_ACK_DELAY) + varint(len(value)) + value
+
+    monkeypatch.setattr(RelayQuicConnection, "_serialize_transport_parameters", with_it)
+    wire = Wire()
+    monkeypatch.undo()
+    wire.run()
+    close = wire.server_quic._close_event
+    assert close is not None
+    assert close.error_code == QuicErrorCode.TRANSPORT_PARAMETER_ERROR
+    assert "min_ack_delay" in close.reason_phrase
