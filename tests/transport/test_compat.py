@@ -118,6 +118,10 @@ def test_h3_has() -> None:
     handler: Any = wire.server_link.handler
     assert isinstance(handler._h3._stream, dict)
     assert 0 not in handler._h3._stream  # the request's record is dropped
+    control = handler._h3._stream[2]
+    assert (control.blocked, control.buffer) == (False, b"")
+    assert handler._h3._local_decoder_stream_id == 11
+    assert handler._h3._decoder.cancel_stream(4)
 
 
 def test_settings_satisfy_every_generation() -> None:

@@ -7,6 +7,7 @@ that its public interface cannot. The endpoint, the sessions and the client call
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -545,7 +546,18 @@ class RelayH3Connection(H3Connection):
 
     def forget(self, stream_id: int) -> None:
         """Drop the record of a request stream whose later bytes never come here, so it would stay for ever."""
-        self._stream.pop(stream_id, None)
+        stream = self._stream.pop(stream_id, None)
+        if stream is not None and stream.blocked:
+            # Its HEADERS wait for the QPACK encoder stream, which would look for the record.
+            cancelled = self._decoder.cancel_stream(stream_id)
+            assert self._local_decoder_stream_id is not None
+            with contextlib.suppress(RuntimeError):  # the peer has stopped our QPACK stream: its own fault
+                self._quic.send_stream_data(self._local_decoder_stream_id, cancelled)
+
+    def waiting(self, stream_id: int) -> int:
+        """Bytes that are kept of a stream until there are more: of a frame that is not complete."""
+        stream = self._stream.get(stream_id)
+        return 0 if stream is None else len(stream.buffer)
 
 
 def _nothing() -> None:
