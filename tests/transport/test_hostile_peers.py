@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.events import ConnectionIdIssued, ConnectionIdRetired
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType, QuicProtocolVersion
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.rangeset import RangeSet
@@ -15,6 +16,7 @@ from aioquic.tls import Epoch
 from relay.transport.quic import compat
 from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.fast.connection import MIN_ACK_DELAY
+from relay.transport.quic.fast.start import CONNECTION_IDS
 from relay.transport.quic.fast.streams import Pieces
 from relay.transport.quic.fast.varint import varint
 from tests.transport.lab import Lab, Network
@@ -154,3 +156,26 @@ def test_a_min_ack_delay_that_cannot_be_is_refused(value: bytes, monkeypatch: py
     assert close is not None
     assert close.error_code == QuicErrorCode.TRANSPORT_PARAMETER_ERROR
     assert "min_ack_delay" in close.reason_phrase
+
+
+def test_connection_ids_that_are_retired_unheard_do_not_pile_up() -> None:
+    """By a peer that acknowledges nothing, so that nothing more may be sent to it."""
+    lab = Lab(("fast", "fast"), 1, Network())
+    lab.open()
+    lab.settle(1.0)
+    quic: Any = lab.server.quic
+    routes = {each.cid for each in quic._host_cids}
+    for number in range(1, 1500):
+        lab.now += 0.001
+        quic._read_frames(b"\x19" + varint(number), lab.now)
+        quic.flights(lab.now)
+        while (event := quic.next_event()) is not None:
+            if isinstance(event, ConnectionIdIssued):
+                routes.add(event.connection_id)
+            elif isinstance(event, ConnectionIdRetired):
+                routes.remove(event.connection_id)
+    assert not quic._close_event
+    assert quic._loss.bytes_in_flight + 1200 > quic._loss.congestion_window
+    assert len(quic._frames) <= CONNECTION_IDS
+    assert {each.cid for each in quic._host_cids} == routes
+    assert len(routes) == CONNECTION_IDS
