@@ -69,7 +69,9 @@ def test_connection_has(name: str) -> None:
     assert hasattr(plain, name)
 
 
-@pytest.mark.parametrize("name", ["_buffer_stop", "highest_offset", "_reset_error_code", "buffer_is_empty"])
+@pytest.mark.parametrize(
+    "name", ["_buffer_start", "_buffer_stop", "highest_offset", "_reset_error_code", "buffer_is_empty"]
+)
 def test_sender_has(name: str) -> None:
     assert hasattr(QuicStream().sender, name)
 

@@ -179,3 +179,36 @@ def test_connection_ids_that_are_retired_unheard_do_not_pile_up() -> None:
     assert len(quic._frames) <= CONNECTION_IDS
     assert {each.cid for each in quic._host_cids} == routes
     assert len(routes) == CONNECTION_IDS
+
+
+@pytest.mark.parametrize("way", ["fast", "pure", "stock"])
+@pytest.mark.parametrize("most", [100_000, 1_000_000])
+def test_only_so_much_is_kept_behind_a_hole(way: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packet that never gets through, though what comes after it does."""
+    monkeypatch.setattr(compat, "MOST_KEPT", most)
+    monkeypatch.setattr(compat, "COUNT_INTERVAL", 0.0)
+    lab = Lab(("fast", way), 1, Network(delay=0.002))
+    lab.open()
+    lab.settle(1.0)
+    keys = lab.client.quic._pair.reading  # type: ignore[attr-defined]
+    read = keys.open
+
+    def lose_the_beginning(*arguments: Any) -> Any:
+        opened = read(*arguments)
+        return None if opened is not None and opened[2] and b"begin" in opened[2] else opened
+
+    keys.open, keys.take = lose_the_beginning, lambda *_: None
+    quic: Any = lab.server.quic
+    stream_id = quic.get_next_available_stream_id(is_unidirectional=True)
+    quic.write_stream(stream_id, [b"begin" + bytes(300_000)], fin=True, order=(1, 0))
+    lab.send("server")
+    end = lab.now + 20
+    while not quic._close_event and lab.step(end):
+        pass
+    if most < 300_000:
+        assert quic._close_event.error_code == QuicErrorCode.INTERNAL_ERROR
+        assert "acknowledged" in quic._close_event.reason_phrase
+        return
+    keys.open = read
+    lab.run(lambda: stream_id in lab.client.finished)
+    assert len(lab.client.received[stream_id]) == 300_005

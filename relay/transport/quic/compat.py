@@ -64,6 +64,16 @@ FEWEST_PIECES = 256
 """Pieces of a stream that may wait at least. Each costs ten times its byte, and aioquic looks at all of them for every
 frame."""
 
+MOST_KEPT = 256 * 1024 * 1024
+"""Bytes of streams that were sent and are kept, since something before them was not acknowledged: many round trips of a
+gigabit per second. A peer that never acknowledges one packet could have everything after it kept."""
+
+STREAM_COST = 2048
+"""What a stream counts for beside its bytes: about what it takes."""
+
+COUNT_INTERVAL = 1.0
+"""Seconds between looks at that."""
+
 MOST_CRYPTO = 65_536
 """Bytes of CRYPTO data: of a client all that there is, of a server what waits behind a hole."""
 
@@ -262,6 +272,8 @@ class RelayQuicConnection(QuicConnection):
         self._receive_window = ReceiveWindow(configuration.max_data)
         self._local_max_data = self._receive_window  # type: ignore[assignment]
         self._stream_window = configuration.max_stream_data
+        self._count_due = 0.0
+        """When to look again at how much is kept for the peer."""
         self._credentials = credentials
 
     # -- what a faster connection does otherwise
@@ -294,6 +306,7 @@ class RelayQuicConnection(QuicConnection):
 
     def finish_receiving(self, now: float) -> None:
         """Called when the socket is drained, before the events are read."""
+        self._limit_kept(now)
 
     @property
     def has_news(self) -> bool:
@@ -328,6 +341,16 @@ class RelayQuicConnection(QuicConnection):
                 flights.append(([data], self._max_datagram_size, address))
         self._tell_idle()
         return flights
+
+    def _limit_kept(self, now: float) -> None:
+        """Close if too much has to be kept for a peer that leaves holes in what it acknowledges."""
+        if now < self._count_due:
+            return
+        self._count_due = now + COUNT_INTERVAL
+        senders = [stream.sender for stream in self._streams.values()]
+        kept = sum(sender.highest_offset - sender._buffer_start + STREAM_COST for sender in senders)
+        if kept > MOST_KEPT:
+            self.close(QuicErrorCode.INTERNAL_ERROR, QuicFrameType.ACK, "too much is not acknowledged")
 
     def _tell_idle(self) -> None:
         """After all was sent that may be: a controller that measures is to know when that was less than it allows."""

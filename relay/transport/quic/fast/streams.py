@@ -93,6 +93,11 @@ class FastSender:
         """Where the next frame begins."""
         return self.lost[0][0] if self.lost else self.highest_offset
 
+    @property
+    def _buffer_start(self) -> int:
+        """Where what is kept begins, as aioquic calls it."""
+        return self._acked
+
     # -- from the session
 
     def append(self, chunks: Sequence[bytes], *, fin: bool) -> None:
@@ -127,7 +132,7 @@ class FastSender:
             self.lost.clear()
             self.chunks.clear()
             self.ends.clear()
-            self._buffer_stop = self.highest_offset
+            self._buffer_stop = self._acked = self.highest_offset
             if self._stream is not None:
                 self._stream.calls()
 
