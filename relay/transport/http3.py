@@ -30,6 +30,9 @@ H3_MESSAGE_ERROR = 0x10E
 HEADERS_LIMIT = 64 * 1024
 """Bytes of one HEADERS frame. A token in the path is the largest thing that anybody puts there."""
 
+CONTROL_LIMIT = 16 * 1024
+"""Bytes of one frame on the control stream that is read as a whole. SETTINGS have some dozens."""
+
 FORBIDDEN_FRAMES = frozenset((0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xD))
 """Frame types that must not come before HEADERS on a request stream. Unknown ones are skipped."""
 

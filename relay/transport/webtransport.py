@@ -180,6 +180,8 @@ class WebTransportSession(QuicSession):
         self._h3_event(StreamDataReceived(data=data, end_stream=fin, stream_id=stream_id))
         if fin:
             self._h3_streams.discard(stream_id)
+        elif self._h3 is not None and self._h3.waiting(stream_id) > http3.CONTROL_LIMIT:
+            raise http3.Http3Error(http3.H3_EXCESSIVE_LOAD, "a frame on the control stream is too long")
 
     def _h3_event(self, event: StreamDataReceived | QuicStreamReset | StopSendingReceived) -> None:
         if self._h3 is None:

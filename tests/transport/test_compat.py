@@ -69,12 +69,14 @@ def test_connection_has(name: str) -> None:
     assert hasattr(plain, name)
 
 
-@pytest.mark.parametrize("name", ["_buffer_stop", "highest_offset", "_reset_error_code", "buffer_is_empty"])
+@pytest.mark.parametrize(
+    "name", ["_buffer_start", "_buffer_stop", "highest_offset", "_reset_error_code", "buffer_is_empty"]
+)
 def test_sender_has(name: str) -> None:
     assert hasattr(QuicStream().sender, name)
 
 
-@pytest.mark.parametrize("name", ["highest_offset", "starting_offset", "is_finished"])
+@pytest.mark.parametrize("name", ["_buffer", "_ranges", "highest_offset", "starting_offset", "is_finished"])
 def test_receiver_has(name: str) -> None:
     assert hasattr(QuicStream().receiver, name)
 
@@ -118,6 +120,10 @@ def test_h3_has() -> None:
     handler: Any = wire.server_link.handler
     assert isinstance(handler._h3._stream, dict)
     assert 0 not in handler._h3._stream  # the request's record is dropped
+    control = handler._h3._stream[2]
+    assert (control.blocked, control.buffer) == (False, b"")
+    assert handler._h3._local_decoder_stream_id == 11
+    assert handler._h3._decoder.cancel_stream(4)
 
 
 def test_settings_satisfy_every_generation() -> None:

@@ -455,3 +455,47 @@ def test_shutdown_of_an_unanswered_request() -> None:
     handler.close(0, "shutdown")
     odd.wire.run()
     assert odd.status() == b"503"
+
+
+# -- what a client makes HTTP/3 keep
+
+
+@pytest.mark.parametrize(
+    "kind, code", [(0xD, http3.H3_EXCESSIVE_LOAD), (0x21, None)], ids=["read as a whole", "skipped"]
+)
+def test_a_frame_on_the_control_stream_has_a_limit(kind: int, code: int | None) -> None:
+    odd = Odd()
+    odd.open()
+    odd.send(2, bytes((kind,)) + encode_varint(1 << 40))
+    for _ in range(8):
+        assert odd.closed_with is None
+        odd.send(2, bytes(http3.CONTROL_LIMIT // 8))
+    odd.send(2, b"x")
+    assert odd.closed_with == code
+    if code is None:
+        session: Any = odd.wire.server
+        assert session._h3.waiting(2) == 0
+
+
+@pytest.mark.parametrize("ending", ["reset", "end"])
+def test_a_request_that_goes_while_its_headers_wait_for_qpack(ending: str) -> None:
+    odd = Odd()
+    seen = odd.open()
+    assert odd.script.h3 is not None
+    encoder = odd.script.h3._encoder
+    inserts = headers = b""
+    for stream_id in range(4, 400, 4):
+        inserts, headers = encoder.encode(stream_id, [*CONNECT, (b"x-name", b"value of some length")])
+        if inserts and headers[0]:
+            break
+        odd.send(6, inserts)
+    assert headers[0]  # needs entries of the table that were not sent yet
+    odd.send(stream_id, b"\x01" + encode_varint(len(headers)) + headers, fin=ending == "end")
+    if ending == "reset":
+        odd.quic.reset_stream(stream_id, 5)
+        odd.run()
+    odd.send(6, inserts)
+    assert odd.closed_with is None
+    assert not seen.events
+    session: Any = odd.wire.server
+    assert stream_id not in session._h3._stream

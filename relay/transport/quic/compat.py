@@ -7,6 +7,7 @@ that its public interface cannot. The endpoint, the sessions and the client call
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from aioquic import tls
 from aioquic.buffer import Buffer, BufferReadError  # type: ignore[attr-defined]
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
-from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicConnectionState
 from aioquic.quic.crypto import (
     CryptoContext,
     CryptoPair,
@@ -32,6 +33,7 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import K_MICRO_SECOND
 
 from relay.transport.quic.bbr import Bbr, BbrPacer
@@ -39,7 +41,7 @@ from relay.transport.quic.holding import Holding
 
 if TYPE_CHECKING:
     from aioquic.quic.configuration import QuicConfiguration
-    from aioquic.quic.connection import NetworkAddress
+    from aioquic.quic.connection import NetworkAddress, QuicReceiveContext
     from aioquic.quic.recovery import QuicPacketSpace
     from cryptography import x509
 
@@ -54,6 +56,29 @@ EARLY_REASON_LIMIT = 512
 
 REASON_LIMIT = 1024
 """Bytes of an application close reason."""
+
+PIECE = 2048
+"""Bytes of a stream's window for each piece that may wait behind a hole: no loss of full packets leaves so many."""
+
+FEWEST_PIECES = 256
+"""Pieces of a stream that may wait at least. Each costs ten times its byte, and aioquic looks at all of them for every
+frame."""
+
+MOST_KEPT = 256 * 1024 * 1024
+"""Bytes of streams that were sent and are kept, since something before them was not acknowledged: many round trips of a
+gigabit per second. A peer that never acknowledges one packet could have everything after it kept."""
+
+STREAM_COST = 2048
+"""What a stream counts for beside its bytes: about what it takes."""
+
+COUNT_INTERVAL = 1.0
+"""Seconds between looks at that."""
+
+MOST_CRYPTO = 65_536
+"""Bytes of CRYPTO data: of a client all that there is, of a server what waits behind a hole."""
+
+MOST_CRYPTO_PIECES = 64
+"""Pieces of CRYPTO data that may wait behind a hole: an address that is proven by nothing can send them."""
 
 WEBTRANSPORT_SETTINGS = {0x2B603743: 1, 0xC671706A: 1, 0xFFD277: 1}
 """WEBTRANSPORT_MAX_SESSIONS (drafts 02 and 07) and H3_DATAGRAM (draft 04): what peers look for besides the three that
@@ -247,6 +272,8 @@ class RelayQuicConnection(QuicConnection):
         self._receive_window = ReceiveWindow(configuration.max_data)
         self._local_max_data = self._receive_window  # type: ignore[assignment]
         self._stream_window = configuration.max_stream_data
+        self._count_due = 0.0
+        """When to look again at how much is kept for the peer."""
         self._credentials = credentials
 
     # -- what a faster connection does otherwise
@@ -279,6 +306,7 @@ class RelayQuicConnection(QuicConnection):
 
     def finish_receiving(self, now: float) -> None:
         """Called when the socket is drained, before the events are read."""
+        self._limit_kept(now)
 
     @property
     def has_news(self) -> bool:
@@ -313,6 +341,16 @@ class RelayQuicConnection(QuicConnection):
                 flights.append(([data], self._max_datagram_size, address))
         self._tell_idle()
         return flights
+
+    def _limit_kept(self, now: float) -> None:
+        """Close if too much has to be kept for a peer that leaves holes in what it acknowledges."""
+        if now < self._count_due:
+            return
+        self._count_due = now + COUNT_INTERVAL
+        senders = [stream.sender for stream in self._streams.values()]
+        kept = sum(sender.highest_offset - sender._buffer_start + STREAM_COST for sender in senders)
+        if kept > MOST_KEPT:
+            self.close(QuicErrorCode.INTERNAL_ERROR, QuicFrameType.ACK, "too much is not acknowledged")
 
     def _tell_idle(self) -> None:
         """After all was sent that may be: a controller that measures is to know when that was less than it allows."""
@@ -399,7 +437,43 @@ class RelayQuicConnection(QuicConnection):
             if stream is not None:
                 receiver = stream.receiver
                 self._receive_window.deliver(receiver.highest_offset - receiver.starting_offset())
+                # So what waits behind a hole must go, which the stream would keep until our half is over as well.
+                receiver._buffer = bytearray()
+                receiver._ranges = RangeSet()
         return event
+
+    def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """As aioquic's, with a limit on what is kept for each stream."""
+        at = buf.tell()
+        stream_id = buf.pull_uint_var()
+        buf.seek(at)
+        super()._handle_stream_frame(context, frame_type, buf)
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._count_pieces(stream.receiver, frame_type)
+
+    def _count_pieces(self, receiver: Any, frame_type: int) -> None:
+        """Raise QuicConnectionError if too many pieces of a stream wait behind holes."""
+        if len(receiver._ranges) > max(FEWEST_PIECES, self._stream_window // PIECE):
+            raise QuicConnectionError(
+                QuicErrorCode.INTERNAL_ERROR, frame_type, "stream data comes in too many pieces"
+            )
+
+    def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """As aioquic's, with limits that fit a handshake: half a megabyte of bytes that stand alone costs minutes of CPU."""
+        at = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(at)
+        receiver = self._crypto_streams[context.epoch].receiver
+        if self._is_client:
+            end -= receiver.starting_offset()
+        if end > MOST_CRYPTO or len(receiver._ranges) > MOST_CRYPTO_PIECES:
+            raise QuicConnectionError(
+                QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+                frame_type,
+                "too much CRYPTO data, or in too many pieces",
+            )
+        super()._handle_crypto_frame(context, frame_type, buf)
 
     def _next_stream_limit(self, stream: Any) -> int | None:
         """What MAX_STREAM_DATA is to say, if it is to be sent; it counts as sent then.
@@ -495,7 +569,18 @@ class RelayH3Connection(H3Connection):
 
     def forget(self, stream_id: int) -> None:
         """Drop the record of a request stream whose later bytes never come here, so it would stay for ever."""
-        self._stream.pop(stream_id, None)
+        stream = self._stream.pop(stream_id, None)
+        if stream is not None and stream.blocked:
+            # Its HEADERS wait for the QPACK encoder stream, which would look for the record.
+            cancelled = self._decoder.cancel_stream(stream_id)
+            assert self._local_decoder_stream_id is not None
+            with contextlib.suppress(RuntimeError):  # the peer has stopped our QPACK stream: its own fault
+                self._quic.send_stream_data(self._local_decoder_stream_id, cancelled)
+
+    def waiting(self, stream_id: int) -> int:
+        """Bytes that are kept of a stream until there are more: of a frame that is not complete."""
+        stream = self._stream.get(stream_id)
+        return 0 if stream is None else len(stream.buffer)
 
 
 def _nothing() -> None:

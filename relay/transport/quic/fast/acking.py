@@ -197,6 +197,7 @@ class AckingConnection(FastBase):
         self._loss._detect_loss(now=now, space=space)
         if self._mtu.lost(sum(number not in space.sent_packets for number in before), now):
             self._resize()
+        self._limit_kept(now)
 
     def _grow(self, cc: Any, now: float) -> None:
         """Take acknowledged bytes out of flight, and raise the congestion window if it was in use.

@@ -151,6 +151,11 @@ class FastBase(ServerStart):
         if self._handshake_done_pending:
             self._handshake_done_pending = False
             self._frames.append((b"\x1e", self._on_handshake_done_delivery, ()))
+        told = self._on_new_connection_id_delivery
+        if not all(each.was_sent for each in self._host_cids):
+            # What was retired before it could leave is not to be told: a peer that acknowledges nothing can go on so.
+            frames = [each for each in self._frames if each[1] != told or each[2][0] in self._host_cids]
+            self._frames = deque(frames)
         for each in self._host_cids:
             if not each.was_sent:
                 each.was_sent = True
@@ -163,7 +168,7 @@ class FastBase(ServerStart):
                     each.cid,
                     each.stateless_reset_token,
                 )
-                self._frames.append((b"".join(data), self._on_new_connection_id_delivery, (each,)))
+                self._frames.append((b"".join(data), told, (each,)))
                 self._events.append(ConnectionIdIssued(connection_id=each.cid))
 
     def _leave_quick(self) -> None:

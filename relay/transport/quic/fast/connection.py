@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from aioquic.quic.connection import QuicConnectionError
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType
+
 from relay.transport.quic.fast.reading import ReadingConnection
 from relay.transport.quic.fast.varint import read_varint
 from relay.transport.quic.fast.writing import WritingConnection
@@ -92,10 +95,24 @@ class FastConnection(ReadingConnection, WritingConnection):
             name, at = read_varint(data, at)
             length, at = read_varint(data, at)
             if name == MIN_ACK_DELAY:
-                self._min_ack_delay = read_varint(data, at)[0] / 1_000_000
+                self._min_ack_delay = self._read_min_ack_delay(data[at : at + length])
             elif name == MAX_UDP_PAYLOAD_SIZE:
                 self._mtu.limit(read_varint(data, at)[0])
             at += length
+
+    def _read_min_ack_delay(self, data: bytes) -> float:
+        """Seconds. Raises QuicConnectionError if it is no number, or more than the peer's max_ack_delay."""
+        try:
+            value, end = read_varint(data, 0)
+        except IndexError:
+            value, end = 0, -1
+        if end != len(data) or value > self._loss.max_ack_delay * 1_000_000:
+            raise QuicConnectionError(
+                QuicErrorCode.TRANSPORT_PARAMETER_ERROR,
+                QuicFrameType.CRYPTO,
+                "min_ack_delay must be a number of microseconds, not above max_ack_delay",
+            )
+        return value / 1_000_000
 
 
 class PureConnection(FastConnection):

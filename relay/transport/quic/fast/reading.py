@@ -352,6 +352,7 @@ class ReadingConnection(AckingConnection):
                 raise QuicConnectionError(QuicErrorCode.FINAL_SIZE_ERROR, kind, str(error)) from error
             if event is not None:
                 self._events.append(event)
+            self._count_pieces(receiver, kind)
         if fresh > 0:
             window.used += fresh
 

@@ -101,13 +101,12 @@ class SpeakingConnection(FastBase):
         if wanted == self._asked_per_ack:
             return
         self._asked_per_ack = wanted
-        delay = max(self._loss.max_ack_delay, self._min_ack_delay or 0.0)
         data = b"".join(
             (
                 varint(ACK_FREQUENCY),
                 varint(self._ack_frequency_sequence),
                 varint(wanted - 1),
-                varint(int(delay * 1_000_000)),
+                varint(int(self._loss.max_ack_delay * 1_000_000)),
                 varint(1),  # out of order packets are acknowledged at once, as always
             )
         )

@@ -7,7 +7,7 @@ takes from them; aioquic's own methods find here what they look for on theirs (R
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -93,6 +93,11 @@ class FastSender:
         """Where the next frame begins."""
         return self.lost[0][0] if self.lost else self.highest_offset
 
+    @property
+    def _buffer_start(self) -> int:
+        """Where what is kept begins, as aioquic calls it."""
+        return self._acked
+
     # -- from the session
 
     def append(self, chunks: Sequence[bytes], *, fin: bool) -> None:
@@ -127,7 +132,7 @@ class FastSender:
             self.lost.clear()
             self.chunks.clear()
             self.ends.clear()
-            self._buffer_stop = self.highest_offset
+            self._buffer_stop = self._acked = self.highest_offset
             if self._stream is not None:
                 self._stream.calls()
 
@@ -280,6 +285,33 @@ class FastSender:
         self._stream = None
 
 
+class Pieces:
+    """What came of a stream beyond a hole: aioquic's `RangeSet` as far as receiving needs it, without a look at all."""
+
+    __slots__ = ("_starts", "_stops")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> range:
+        return range(self._starts[index], self._stops[index])
+
+    def add(self, start: int, stop: int) -> None:
+        first, last = bisect_left(self._stops, start), bisect_right(self._starts, stop)
+        if first < last:
+            start, stop = min(start, self._starts[first]), max(stop, self._stops[last - 1])
+        self._starts[first:last] = (start,)
+        self._stops[first:last] = (stop,)
+
+    def shift(self) -> range:
+        """Take the first one out."""
+        return range(self._starts.pop(0), self._stops.pop(0))
+
+
 class FastReceiver(QuicStreamReceiver):
     """The peer's half. Reordered data takes aioquic's way; what it needs for that exists only then."""
 
@@ -298,7 +330,7 @@ class FastReceiver(QuicStreamReceiver):
 
     def handle_frame(self, frame: QuicStreamFrame) -> events.StreamDataReceived | None:
         if self._ranges is None:
-            self._ranges = RangeSet()
+            self._ranges = Pieces()
             self._buffer = bytearray()
         event = super().handle_frame(frame)
         if self._stream is not None:
