@@ -6,6 +6,7 @@ session; the attacker is a connection whose application is the fuzzer, and whose
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any, Self
 
@@ -147,7 +148,9 @@ class Pair:
         target = "server" if self.hostile_server else "client"
         self.wire.lose = lambda to, data: to == target  # noqa: ARG005
         keys: Any = self.attacker
-        self._pair = keys._cryptos[Epoch.ONE_RTT]
+        # Copied, so that it goes on when the attacker's own connection has run out of time.
+        self._pair = copy.copy(keys._cryptos[Epoch.ONE_RTT])
+        self._pair.send = copy.copy(self._pair.send)
         self._number = keys._packet_number
         self._cid = keys._peer_cid.cid
 
