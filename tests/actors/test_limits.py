@@ -534,6 +534,24 @@ async def test_fetches_that_nobody_waits_for_are_called_off(world: World) -> Non
     assert timer_count() == timers
 
 
+@pytest.mark.parametrize("version", TIMED)
+async def test_a_publisher_that_refuses_a_track_owes_no_answers_about_it(
+    world: World, version: Version
+) -> None:
+    """Whatever else it was asked is called off: it need not answer, and nobody waits for it."""
+    publisher, viewer = await world.publisher(version, "p"), await world.viewer(version)
+    for attempt in range(3):
+        viewer.subscribe("p")
+        viewer.fetch("p", 7)
+        await settle()
+        publisher.subscriptions()[attempt][0].reset()
+        await settle()
+    asked = [stream for stream, _ in (*publisher.track_requests(), *publisher.fetches())]
+    assert len(asked) == 6
+    assert all(stream.over for stream in asked)
+    assert connection(publisher).ingest._calls == {}
+
+
 async def test_what_was_fetched_and_not_taken_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     world = World(Limits(track_idle=0.01, backlog_session=100_000))
     pair = await Pair.of(world)
