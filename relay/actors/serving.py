@@ -113,7 +113,7 @@ class FetchService(TrackService):
     def on_message(self, message: object) -> None:
         if isinstance(message, m.FetchData):
             self._stream.write(message.chunks, fin=message.fin)
-            self._egress.fetched(self._stream, self._key, sum(map(len, message.chunks)))
+            self._egress.loose(self._stream, self._key, sum(map(len, message.chunks)))
             if message.fin:
                 self._egress.forget(self._key)
         else:
@@ -390,8 +390,12 @@ class SubscribeService:
         if not self._over:
             self._over = True
             self._egress.account(-self.backlog.unsent)
+            groups = [sending.stream for sending in self.backlog]
             self.backlog.clear()
             self._egress.forget(self._key)
+            for stream in groups:
+                if unsent := stream.unsent:
+                    self._egress.loose(stream, self._key, unsent)
 
     def leave(self) -> None:
         """The peer unsubscribed, or is gone."""

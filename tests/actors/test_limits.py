@@ -577,6 +577,52 @@ async def test_what_was_fetched_and_not_taken_is_bounded(caplog: pytest.LogCaptu
     await world.close()
 
 
+async def test_what_is_left_of_subscriptions_that_are_over_is_bounded_too() -> None:
+    """Each track ends, or its publisher goes, before the viewer has taken the last group."""
+    world = World(Limits(track_idle=0.01, backlog_session=100_000))
+    pair = await Pair.of(world)
+    viewer = await world.viewer(Version.LITE_06)
+    publishers = [await world.publisher(Version.LITE_06, f"p{number}") for number in range(30)]
+    asked = [viewer.subscribe(f"p{number}") for number in range(30)]
+    await settle()
+    viewer.session.pause()
+    for number, publisher in enumerate(publishers):
+        stream, request = await upstream(publisher)
+        publisher.group(request.id, 0, b"x" * 15_000)
+        if number % 2:
+            publisher.end_track(stream, 1)
+        await settle()
+        if number % 2 == 0:
+            publisher.close()
+        await settle()
+        assert sum(stream.unsent for stream in viewer.relay.streams) <= 100_000
+    assert connection(viewer).egress.count() == 0
+    assert connection(viewer).counts["refused", "backlog_session"] >= 15
+    viewer.session.resume()
+    await settle()
+    (last,) = viewer.groups(asked[-1][0])
+    assert last.payloads == [b"x" * 15_000]
+    assert not viewer.closed
+    await pair.works()
+    await world.close()
+
+
+async def test_groups_that_outlive_their_subscriptions_count_though_they_are_small() -> None:
+    world = World(Limits(track_idle=0.01, backlog_session=100_000))
+    pair = await Pair.of(world)
+    publisher, viewer = await world.publisher(Version.LITE_06, "p"), await world.viewer(Version.LITE_06)
+    viewer.session.pause()
+    for number in range(100):
+        viewer.subscribe("p", f"t{number}")
+        stream, request = await upstream(publisher, number)
+        publisher.group(request.id, 0, b"x")
+        publisher.end_track(stream, 1)
+        await settle()
+    assert sum(bool(stream.unsent) for stream in viewer.relay.streams if stream.unidirectional) <= 50
+    await pair.works()
+    await world.close()
+
+
 # --- how long groups stay ----------------------------------------------------------------------------------------------
 
 
