@@ -6,6 +6,7 @@ through the connection, keyed by a number that is never used twice.
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from relay.actors import messages as m
@@ -137,8 +138,10 @@ class Egress:
 
     def _shed(self) -> None:
         """If the session holds too much, the least important subscription loses its oldest group, then the next."""
-        services = [s for s in self._requests.values() if isinstance(s, SubscribeService)]
         limit = self._connection.limit_of("backlog_session")
+        if self._backlog <= limit:
+            return
+        services = [s for s in self._requests.values() if isinstance(s, SubscribeService)]
         self._look_at_loose()
         self._backlog = sum(service.backlog.measure() for service in services)
         self._backlog += sum(stream.unsent + STREAM_COST for stream in self._loose)
@@ -151,13 +154,15 @@ class Egress:
                 break
             self._backlog -= stream.unsent + STREAM_COST
             self._give_up_loose(stream, key)
+        order = [(s.backlog.priority, -s.backlog.unsent, number) for number, s in enumerate(services)]
+        heapify(order)
         # not to the limit itself, or it would have to be done again at once
-        while self._backlog > limit * 3 // 4 and services:
-            least = min(services, key=lambda s: (s.backlog.priority, -s.backlog.unsent))
-            before = least.backlog.unsent
-            if not least.shed():
-                services.remove(least)
-            self._backlog += least.backlog.unsent - before
+        while self._backlog > limit * 3 // 4 and order:
+            priority, unsent, number = heappop(order)
+            least = services[number]
+            if least.shed():
+                heappush(order, (priority, -least.backlog.unsent, number))
+            self._backlog += least.backlog.unsent + unsent
 
     def loose(self, stream: Stream, key: int, size: int) -> None:
         """So much more waits in a fetch, or in a group of a subscription that is over, whatever the cache does."""

@@ -6,10 +6,22 @@ from typing import Any
 
 import pytest
 
+from relay.actors.backlog import Backlog
 from relay.model.limits import Limits
 from relay.wire.messages import SubscribeUpdate
 from relay.wire.version import Version
-from tests.actors.support import ALL, GroupStream, RawPeer, World, advance, settle, upstream, virtual
+from tests.actors.support import (
+    ALL,
+    CLUSTER,
+    GroupStream,
+    RawPeer,
+    World,
+    actor_of,
+    advance,
+    settle,
+    upstream,
+    virtual,
+)
 
 UPDATING = [version for version in ALL if version >= Version.LITE_03]
 ORDERING = [version for version in UPDATING if version < Version.LITE_06]
@@ -165,4 +177,57 @@ async def test_a_session_that_holds_too_much_loses_what_matters_least(low: int) 
     assert 1 <= len(left) <= 6
     for track in tracks:
         assert len(other.groups(others[track])) == 15
+    await world.close()
+
+
+async def test_what_matters_least_is_not_looked_for_anew_for_each_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A viewer that takes nothing chooses how many subscriptions and groups there are."""
+    world = World(Limits(track_idle=0.01, backlog_time=60.0, backlog_session=1_000_000))
+    publisher, slow = await world.publisher(Version.LITE_05, "p"), await world.viewer(Version.LITE_05)
+    for _ in range(100):
+        slow.subscribe("p")
+    _, request = await upstream(publisher)
+    slow.session.pause()
+    looks: list[Backlog] = []
+
+    def look(backlog: Backlog) -> int:
+        looks.append(backlog)
+        return 0
+
+    monkeypatch.setattr(Backlog, "priority", property(look), raising=False)
+    for sequence in range(20):
+        publisher.group(request.id, sequence, b"x" * 1_000)
+        await settle()
+    dropped = actor_of(slow.ref).counts["groups_dropped", "too_far_behind"]
+    assert dropped >= 1_000
+    assert (
+        len(looks) <= 2_000 + 100 * 10
+    )  # each group as it begins, and each subscription whenever there is too much
+    await world.close()
+
+
+async def test_another_relay_is_not_measured_before_it_holds_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may hold more than others: to look at all it has with every group would cost the more the more it has."""
+    world = World(Limits(track_idle=0.01, backlog_time=60.0, backlog_session=100_000))
+    publisher = await world.publisher(Version.LITE_05, "p")
+    slow = await world.viewer(Version.LITE_05, permissions=CLUSTER)
+    slow.subscribe("p")
+    _, request = await upstream(publisher)
+    slow.session.pause()
+    measured: list[Backlog] = []
+
+    def measure(backlog: Backlog) -> int:
+        measured.append(backlog)
+        return backlog.unsent
+
+    monkeypatch.setattr(Backlog, "measure", measure)
+    for sequence in range(20):
+        publisher.group(request.id, sequence, b"x" * 20_000)
+        await settle()
+    assert sum(stream.unsent for stream in slow.relay.streams) >= 400_000
+    assert not measured
     await world.close()
