@@ -64,10 +64,10 @@ class Egress:
         """Whether the peer has said GOAWAY."""
         self.ranks = Ranks()
         self._backlog = 0
-        """Bytes that wait in all subscriptions and fetches, at most: measured anew when that is too much."""
+        """Bytes that wait on all streams of the session, at most: measured anew when that is too much."""
         self._loose: dict[Stream, int] = {}
-        """Streams of fetches that may have something unsent, also after their end, and groups whose subscription has
-        ended; with the key of each."""
+        """Streams of fetches that may have something unsent, also after their end, and others whose request has ended;
+        with the key of each."""
         self._look_at = LOOK_AT_LEAST
 
     # --- for the connection ----------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Egress:
         return len(self._requests)
 
     def account(self, change: int) -> None:
-        """A subscription holds so much more, or less, than before."""
+        """So much more, or less, than before waits for the peer."""
         self._backlog += change
         if self._backlog > self._connection.environment.limits.backlog_session and change > 0:
             self._shed()
@@ -145,6 +145,7 @@ class Egress:
         self._look_at_loose()
         self._backlog = sum(service.backlog.measure() for service in services)
         self._backlog += sum(stream.unsent + STREAM_COST for stream in self._loose)
+        self._backlog += sum(watch.unsent for watch in self._watches.values())
         if self._backlog <= limit:
             return
         for stream, key in list(
@@ -163,9 +164,16 @@ class Egress:
             if least.shed():
                 heappush(order, (priority, -least.backlog.unsent, number))
             self._backlog += least.backlog.unsent + unsent
+        # groups first: without announcements, the peer would know of nothing
+        for watch in sorted(self._watches.values(), key=lambda watch: -watch.unsent):
+            if self._backlog <= limit * 3 // 4:
+                break
+            self._connection.over("backlog_session", f"announcements waiting_bytes={watch.unsent}")
+            self._backlog -= watch.unsent
+            watch.give_up()
 
     def loose(self, stream: Stream, key: int, size: int) -> None:
-        """So much more waits in a fetch, or in a group of a subscription that is over, whatever the cache does."""
+        """So much more waits in a fetch, or in a stream whose request is over: kept, whatever else goes."""
         if stream not in self._loose:
             size += STREAM_COST
         self._loose[stream] = key

@@ -623,6 +623,37 @@ async def test_groups_that_outlive_their_subscriptions_count_though_they_are_sma
     await world.close()
 
 
+@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_announcements_that_are_not_taken_are_bounded(
+    version: Version, leaves: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(Limits(track_idle=0.01, backlog_session=50_000))
+    pair = await Pair.of(world)
+    publisher = await world.publisher(Version.LITE_06)
+    viewer, other = await world.viewer(version), await world.viewer(version)
+    viewer.session.pause()
+    watched, seen = [viewer.watch() for _ in range(3)], other.watch()
+    for number in range(50):
+        publisher.publish(f"{number}/{'x' * 900}")
+        await settle()
+        if leaves:  # or asks, and goes before it has taken the answer
+            viewer.watch().stream.write(fin=True)
+        else:
+            publisher.unpublish(f"{number}/{'x' * 900}")
+        await settle()
+        assert sum(stream.unsent for stream in viewer.relay.streams) <= 55_000
+    assert connection(viewer).counts["refused", "backlog_session"] >= 2
+    assert len(over_limit(caplog, "backlog_session")) == 1
+    viewer.session.resume()
+    await settle()
+    assert any(watching.stream.resets for watching in watched)
+    assert len(seen.paths) == (51 if leaves else 1)
+    assert not viewer.closed
+    await pair.works()
+    await world.close()
+
+
 # --- how long groups stay ----------------------------------------------------------------------------------------------
 
 
