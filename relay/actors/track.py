@@ -368,7 +368,7 @@ class TrackActor(LoopActor):
             group = self._fetches.coming(what)
             if group is not None:
                 group.code = StreamCode.CONTROL_TIMEOUT
-                self._stop_fetches([what, *self._fetches.feed()])
+                self._stop_fetches([what, *self._fetches.feed(group)])
 
     def _over_limit(self, limit: str, what: str) -> None:
         send(self._source, m.OverLimit(limit, f"path={loggable(self._path)} track={self._name!r} {what}"))
@@ -484,7 +484,8 @@ class TrackActor(LoopActor):
         for key in gone:
             del self._subscribers[key]
         if self._fetches:
-            self._stop_fetches(self._fetches.feed())
+            for group, _ in touched:
+                self._fetches.feed(group)
 
     def _pieces(self, touched: list[tuple[Group, bool]], dialect: Dialect) -> tuple[m.GroupPiece, ...]:
         return tuple(
@@ -603,7 +604,7 @@ class TrackActor(LoopActor):
             return
         if part.sequence in self._due:
             self._hear(part.sequence)
-        group.extend(part.parts, time.monotonic())
+        self._fetches.extend(group, part.parts, time.monotonic())
         group.finished = part.fin
         group.code = part.code
         if self._fetches.size > self._limits.cache_track:
@@ -611,7 +612,7 @@ class TrackActor(LoopActor):
             if group.open:
                 send(self._source, m.StopFetch(self.actor_ref, part.sequence))
             group.code = StreamCode.GROUP_TOO_LARGE
-        self._stop_fetches(self._fetches.feed())
+        self._stop_fetches(self._fetches.feed(group))
 
     # --- for people ------------------------------------------------------------------------------------------------
 

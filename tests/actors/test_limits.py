@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from relay.actors.connection import RELAY_FACTOR, ConnectionActor
+from relay.actors.fetches import Waiter
 from relay.model.limits import Limits
 from relay.model.pace import EPISODE
 from relay.wire.errors import OldCode, SessionCode, StreamCode
@@ -532,6 +533,31 @@ async def test_fetches_that_nobody_waits_for_are_called_off(world: World) -> Non
     assert all(stream.resets == [StreamCode.CANCELLED] for stream, _ in publisher.fetches())
     assert connection(publisher).ingest._calls == {}
     assert timer_count() == timers
+
+
+async def test_a_piece_of_a_fetched_group_concerns_nobody_but_who_waits_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Viewers choose how many fetches there are, and publishers in how many pieces they answer."""
+    publisher, viewer = await world.publisher(Version.LITE_06, "p"), await world.viewer(Version.LITE_06)
+    viewer.subscribe("p")
+    _, request = await upstream(publisher)
+    asked = [viewer.fetch("p", 100 + number) for number in range(50)]
+    await settle()
+    fed: list[Waiter] = []
+    feed = Waiter.feed
+
+    def count(waiter: Waiter) -> bool:
+        fed.append(waiter)
+        return feed(waiter)
+
+    monkeypatch.setattr(Waiter, "feed", count)
+    for number, (stream, _) in enumerate(publisher.fetches()):
+        publisher.group(request.id, number, b"live")
+        stream.write(publisher.frames(b"old"), fin=True)
+        await settle()
+    assert all(stream.data == publisher.frames(b"old") and stream.fins for stream in asked)
+    assert len(fed) <= 100
 
 
 @pytest.mark.parametrize("version", TIMED)
