@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from relay.actors.backlog import Backlog
+from relay.actors.serving import END_OVERTAKES, END_PATIENCE
 from relay.model.limits import Limits
 from relay.wire.messages import SubscribeUpdate
 from relay.wire.version import Version
@@ -230,4 +231,37 @@ async def test_another_relay_is_not_measured_before_it_holds_too_much(
         await settle()
     assert sum(stream.unsent for stream in slow.relay.streams) >= 400_000
     assert not measured
+    await world.close()
+
+
+@virtual
+async def test_the_end_of_a_track_waits_for_a_viewer_that_takes_nothing_at_little_cost() -> None:
+    """Else each of its requests would cost the relay hundreds of looks."""
+    world = World()
+    publisher, slow = await world.publisher(Version.LITE_06, "p"), await world.viewer(Version.LITE_06)
+    _, stream = slow.subscribe("p")
+    source, request = await upstream(publisher)
+    slow.session.pause()
+    publisher.group(request.id, 0, b"x" * (END_OVERTAKES + 1))
+    publisher.end_track(source, 1)
+    await settle()
+    (service,) = actor_of(slow.ref).egress._requests.values()
+    looks: list[int] = []
+    measure = service.backlog.measure
+
+    def look() -> int:
+        looks.append(1)
+        return int(measure())
+
+    service.backlog.measure = look
+    for _ in range(int(0.9 * END_PATIENCE / 0.02)):
+        await advance(0.02)
+    assert not service._over
+    for _ in range(int(0.2 * END_PATIENCE / 0.02)):
+        await advance(0.02)
+    assert service._over
+    assert 5 <= len(looks) <= 30
+    slow.session.resume()
+    await settle()
+    assert stream.fins == 1
     await world.close()
