@@ -560,6 +560,32 @@ async def test_a_piece_of_a_fetched_group_concerns_nobody_but_who_waits_for_it(
     assert len(fed) <= 100
 
 
+@pytest.mark.parametrize("version", UPDATING)
+async def test_updates_that_a_publisher_does_not_take_are_bounded(version: Version) -> None:
+    world = World(Limits(track_idle=0.01, message=2_000))
+    pair = await Pair.of(world)
+    publisher, viewer = await world.publisher(version, "p"), await world.viewer(Version.LITE_06)
+    _, stream = viewer.subscribe("p")
+    _, request = await upstream(publisher)
+    publisher.group(request.id, 0, b"an answer")
+    await settle()
+    publisher.session.pause()
+    for number in range(1_000):
+        stream.write(SubscribeUpdate(priority=number % 100).encode(viewer.version))
+        await settle()
+        assert sum(stream.unsent for stream in publisher.relay.streams) <= 3_000
+        if stream.resets:
+            break
+    assert stream.resets == [StreamCode.CONTROL_TIMEOUT]
+    assert connection(publisher).counts["refused", "message"] == 1
+    assert connection(publisher).ingest.count() == 0
+    publisher.session.resume()
+    await settle()
+    assert not publisher.closed
+    await pair.works()
+    await world.close()
+
+
 @pytest.mark.parametrize("version", TIMED)
 async def test_a_publisher_that_refuses_a_track_owes_no_answers_about_it(
     world: World, version: Version
