@@ -73,7 +73,7 @@ class AnnounceService:
             first = AnnounceInit(tuple(suffixes)).encode(version)
         elif version >= Version.LITE_05:
             first = AnnounceOk(self._connection.environment.hop, len(usable)).encode(version)
-        self._stream.write((b"".join((first, *map(self._start, usable))),))
+        self._write(b"".join((first, *map(self._start, usable))))
 
     def change(self, path: str, offer: m.Offered | None) -> None:
         """One path came, went, or is reached another way."""
@@ -94,7 +94,21 @@ class AnnounceService:
             chunks = [self._end(path, sent), self._start(offer)]
         data = b"".join(chunks)
         if data:
-            self._stream.write((data,))
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        self._stream.write((data,))
+        self._egress.account(len(data))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the peer to take them."""
+        return self._stream.unsent
+
+    def give_up(self) -> None:
+        """The peer takes too little: it hears no more on this stream."""
+        self._egress.forget_watch(self._key)
+        self._connection.refuse(self._stream, StreamCode.TOO_FAR_BEHIND)
 
     def _sendable(self, route: Route) -> bool:
         own = self._connection.version in (Version.LITE_03, Version.LITE_04)  # these count the sender
@@ -134,6 +148,8 @@ class AnnounceService:
         if fin:
             self._egress.forget_watch(self._key)
             stream.write((), fin=True)
+            if unsent := stream.unsent:
+                self._egress.loose(stream, self._key, unsent)
 
     def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
         self._egress.forget_watch(self._key)

@@ -6,6 +6,7 @@ through the connection, keyed by a number that is never used twice.
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from relay.actors import messages as m
@@ -44,7 +45,10 @@ if TYPE_CHECKING:
 
 
 LOOK_AT_LEAST = 64
-"""Fetches answered before it is looked which of them have been sent."""
+"""Streams of fetches, and of what is over, before it is looked which of them have been sent."""
+
+STREAM_COST = 2_048
+"""Bytes that one of them holds besides what waits in it."""
 
 
 class Egress:
@@ -60,9 +64,10 @@ class Egress:
         """Whether the peer has said GOAWAY."""
         self.ranks = Ranks()
         self._backlog = 0
-        """Bytes that wait in all subscriptions and fetches, at most: measured anew when that is too much."""
-        self._fetched: dict[Stream, int] = {}
-        """Streams of fetches that may have something unsent, also after their end, and the key of each."""
+        """Bytes that wait on all streams of the session, at most: measured anew when that is too much."""
+        self._loose: dict[Stream, int] = {}
+        """Streams of fetches that may have something unsent, also after their end, and others whose request has ended;
+        with the key of each."""
         self._look_at = LOOK_AT_LEAST
 
     # --- for the connection ----------------------------------------------------------------------------------------
@@ -115,7 +120,7 @@ class Egress:
             service.leave()
         self._requests.clear()
         self._watches.clear()
-        self._fetched.clear()
+        self._loose.clear()
 
     def has_offered(self, path: str) -> bool:
         """Whether the peer has been told of that (absolute) path and not of its end."""
@@ -126,49 +131,63 @@ class Egress:
         return len(self._requests)
 
     def account(self, change: int) -> None:
-        """A subscription holds so much more, or less, than before."""
+        """So much more, or less, than before waits for the peer."""
         self._backlog += change
         if self._backlog > self._connection.environment.limits.backlog_session and change > 0:
             self._shed()
 
     def _shed(self) -> None:
         """If the session holds too much, the least important subscription loses its oldest group, then the next."""
-        services = [s for s in self._requests.values() if isinstance(s, SubscribeService)]
         limit = self._connection.limit_of("backlog_session")
-        self._look_at_fetched()
+        if self._backlog <= limit:
+            return
+        services = [s for s in self._requests.values() if isinstance(s, SubscribeService)]
+        self._look_at_loose()
         self._backlog = sum(service.backlog.measure() for service in services)
-        self._backlog += sum(stream.unsent for stream in self._fetched)
+        self._backlog += sum(stream.unsent + STREAM_COST for stream in self._loose)
+        self._backlog += sum(watch.unsent for watch in self._watches.values())
         if self._backlog <= limit:
             return
         for stream, key in list(
-            self._fetched.items()
+            self._loose.items()
         ):  # the oldest first: they are the past, subscriptions are now
             if self._backlog <= limit * 3 // 4:
                 break
-            self._backlog -= stream.unsent
-            self._give_up_fetch(stream, key)
+            self._backlog -= stream.unsent + STREAM_COST
+            self._give_up_loose(stream, key)
+        order = [(s.backlog.priority, -s.backlog.unsent, number) for number, s in enumerate(services)]
+        heapify(order)
         # not to the limit itself, or it would have to be done again at once
-        while self._backlog > limit * 3 // 4 and services:
-            least = min(services, key=lambda s: (s.backlog.priority, -s.backlog.unsent))
-            before = least.backlog.unsent
-            if not least.shed():
-                services.remove(least)
-            self._backlog += least.backlog.unsent - before
+        while self._backlog > limit * 3 // 4 and order:
+            priority, unsent, number = heappop(order)
+            least = services[number]
+            if least.shed():
+                heappush(order, (priority, -least.backlog.unsent, number))
+            self._backlog += least.backlog.unsent + unsent
+        # groups first: without announcements, the peer would know of nothing
+        for watch in sorted(self._watches.values(), key=lambda watch: -watch.unsent):
+            if self._backlog <= limit * 3 // 4:
+                break
+            self._connection.over("backlog_session", f"announcements waiting_bytes={watch.unsent}")
+            self._backlog -= watch.unsent
+            watch.give_up()
 
-    def fetched(self, stream: Stream, key: int, size: int) -> None:
-        """A fetch has written so much more; what of it waits is kept, whatever the cache does."""
-        self._fetched[stream] = key
-        if len(self._fetched) >= self._look_at:
-            self._look_at_fetched()
+    def loose(self, stream: Stream, key: int, size: int) -> None:
+        """So much more waits in a fetch, or in a stream whose request is over: kept, whatever else goes."""
+        if stream not in self._loose:
+            size += STREAM_COST
+        self._loose[stream] = key
+        if len(self._loose) >= self._look_at:
+            self._look_at_loose()
         self.account(size)
 
-    def _look_at_fetched(self) -> None:
-        self._fetched = {stream: key for stream, key in self._fetched.items() if stream.unsent}
-        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._fetched))
+    def _look_at_loose(self) -> None:
+        self._loose = {stream: key for stream, key in self._loose.items() if stream.unsent}
+        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._loose))
 
-    def _give_up_fetch(self, stream: Stream, key: int) -> None:
-        del self._fetched[stream]
-        self._connection.over("backlog_session", f"fetch waiting_bytes={stream.unsent}")
+    def _give_up_loose(self, stream: Stream, key: int) -> None:
+        del self._loose[stream]
+        self._connection.over("backlog_session", f"key={key} waiting_bytes={stream.unsent}")
         service = self._requests.get(key)
         if service is not None:
             service.leave()

@@ -5,12 +5,17 @@ A fetch reads one group, from the cache or on its way from upstream, and follows
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
 
 from relay.actors import messages as m
 from relay.actors.runtime import Ref, send
 from relay.model.group import Encoder, Group
 from relay.wire.errors import StreamCode
+from relay.wire.frame import FrameHeader
+
+Key: TypeAlias = tuple[str, int]
+"""Who fetches, and the key of its request."""
 
 
 class Waiter(NamedTuple):
@@ -37,17 +42,16 @@ class Fetches:
     """The fetches of one track."""
 
     def __init__(self) -> None:
-        self._waiters: dict[tuple[str, int], Waiter] = {}
+        self._waiters: dict[Key, Waiter] = {}
+        self._by_group: dict[int, dict[Key, Waiter]] = {}
+        """The same, by the identity of the group that each reads."""
         self._coming: dict[int, Group] = {}
         """Groups that were asked of upstream."""
+        self.size = 0
+        """Bytes held of groups that come from upstream for fetches alone."""
 
     def __bool__(self) -> bool:
         return bool(self._waiters)
-
-    @property
-    def size(self) -> int:
-        """Bytes held of groups that come from upstream for fetches alone."""
-        return sum(group.size for group in self._coming.values())
 
     def serve(self, request: m.Fetch, group: Group, track: Ref) -> None:
         """Begin to answer from a group, which may still grow."""
@@ -58,7 +62,9 @@ class Fetches:
         encoder = Encoder(request.dialect, interest.start_frame, interest.end_frame, group.first_frame)
         waiter = Waiter(request, group, encoder)
         if not waiter.feed() and send(request.subscriber, m.Accepted(request.key, track)):
-            self._waiters[(request.subscriber.actor_urn, request.key)] = waiter
+            key = (request.subscriber.actor_urn, request.key)
+            self._waiters[key] = waiter
+            self._by_group.setdefault(id(group), {})[key] = waiter
 
     def coming(self, sequence: int) -> Group | None:
         """The group with that sequence, if it is on its way."""
@@ -68,31 +74,53 @@ class Fetches:
         """Upstream was asked for a group."""
         self._coming[group.sequence] = group
 
-    def feed(self) -> list[int]:
-        """Some groups may have grown; those that upstream has not ended and nobody waits for any more."""
-        for key, waiter in list(self._waiters.items()):
-            if waiter.feed():
-                del self._waiters[key]
-        wanted = {id(waiter.group) for waiter in self._waiters.values()}
-        left = [s for s, group in self._coming.items() if group.open and id(group) not in wanted]
-        self._coming = {s: group for s, group in self._coming.items() if group.open and id(group) in wanted}
-        return left
+    def extend(self, group: Group, parts: Iterable[FrameHeader | bytes], now: float) -> None:
+        """Append to a group that is on its way."""
+        before = group.size
+        group.extend(parts, now)
+        self.size += group.size - before
 
-    def leave(self, key: tuple[str, int]) -> list[int]:
-        """A fetcher goes; the groups that nobody waits for any more."""
-        return [] if self._waiters.pop(key, None) is None else self.feed()
+    def feed(self, group: Group) -> list[int]:
+        """It may have grown; its sequence, if upstream has not ended it and nobody waits for it any more."""
+        for key, waiter in list(self._by_group.get(id(group), {}).items()):
+            if waiter.feed():
+                self._drop(key)
+        return self._let_go(group)
+
+    def _drop(self, key: Key) -> Waiter | None:
+        waiter = self._waiters.pop(key, None)
+        if waiter is not None:
+            same = self._by_group[id(waiter.group)]
+            del same[key]
+            if not same:
+                del self._by_group[id(waiter.group)]
+        return waiter
+
+    def _let_go(self, group: Group) -> list[int]:
+        if self._coming.get(group.sequence) is not group or (group.open and id(group) in self._by_group):
+            return []
+        del self._coming[group.sequence]
+        self.size -= group.size
+        return [group.sequence] if group.open else []
+
+    def leave(self, key: Key) -> list[int]:
+        """A fetcher goes; the group that nobody waits for any more."""
+        waiter = self._drop(key)
+        return [] if waiter is None else self._let_go(waiter.group)
 
     def give_up(self, code: int) -> list[int]:
         """Refuse those who wait for groups from upstream; these groups."""
-        given_up = list(self._coming)
-        for group in self._coming.values():
+        given_up = list(self._coming.values())
+        for group in given_up:
             group.code = code
-        self.feed()
-        return given_up
+            self.feed(group)
+        return [group.sequence for group in given_up]
 
     def refuse(self, code: int) -> None:
         """The track is over."""
         for waiter in self._waiters.values():
             send(waiter.request.subscriber, m.Refused(waiter.request.key, code))
         self._waiters.clear()
+        self._by_group.clear()
         self._coming.clear()
+        self.size = 0

@@ -336,6 +336,13 @@ class Ingest:
             max_latency=_latency(interest, version),
             start_group=_bounded(interest.start_group),
         )
+        waiting = upstream.stream.unsent
+        if waiting > self._connection.environment.limits.message:
+            # viewers may change their minds for ever, and it reads none of it
+            self._connection.over("message", f"updates of a subscription waiting_bytes={waiting}")
+            self._connection.refuse(upstream.stream, StreamCode.CANCELLED)
+            self.failed(upstream, StreamCode.CONTROL_TIMEOUT)
+            return
         upstream.stream.write((update.encode(version),))
 
     def _fetch(self, message: m.FetchUpstream) -> None:

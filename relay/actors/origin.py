@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.runtime import LoopActor, send
-from relay.model.path import ancestors, covers
+from relay.model.path import Ordered, ancestors, covers
 from relay.model.route import same_publisher
 from relay.wire.errors import StreamCode
 
@@ -165,12 +165,17 @@ class OriginActor(LoopActor):
         self._members = members
         self._on_failure = on_failure
         self._paths: dict[str, list[Publication]] = {}
+        self._ordered = Ordered()
+        """The same paths."""
         self._prefix_routes = 0
         self._by_session: dict[int, dict[str, Publication]] = {}
         self._leaving: set[int] = set()
         """Sessions that are about to end."""
-        self._watchers: dict[tuple[int, int], Watcher] = {}
+        self._watchers: dict[int, dict[int, Watcher]] = {}
+        """By session and number."""
         self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
+        self._prefixes = Ordered()
+        """The same prefixes."""
         self._order = itertools.count(1)
 
     def __str__(self) -> str:
@@ -201,13 +206,14 @@ class OriginActor(LoopActor):
             case m.Watch():
                 self._on_watch(message)
             case m.Unwatch():
-                self._drop_watcher((message.session, message.watch))
+                self._drop_watcher(message.session, message.watch)
             case m.ListPublications():
                 return self._publications(message.prefixes)
             case m.ListAnnounced():
                 return self._list(message.prefixes)
             case m.Count():
-                return Snapshot(len(self._paths), sum(map(len, self._paths.values())), len(self._watchers))
+                publications, watchers = self._paths.values(), self._watchers.values()
+                return Snapshot(len(self._paths), sum(map(len, publications)), sum(map(len, watchers)))
             case _:
                 return super().on_receive(message)
         return None
@@ -228,7 +234,7 @@ class OriginActor(LoopActor):
         publication.leaving = message.session in self._leaving
         mine[message.path] = publication
         self._prefix_routes += publication.prefix
-        present = self._paths.setdefault(message.path, [])
+        present = self._present(message.path)
         lingering = next((p for p in present if p.waiting is not None), None)
         if lingering is not None and not publication.tentative:
             self._succeed(lingering, publication)
@@ -269,6 +275,15 @@ class OriginActor(LoopActor):
         present.remove(publication)
         if not present:
             del self._paths[publication.path]
+            self._ordered.remove(publication.path)
+
+    def _present(self, path: str) -> list[Publication]:
+        """The publications of a path, to add one."""
+        present = self._paths.get(path)
+        if present is None:
+            present = self._paths[path] = []
+            self._ordered.add(path)
+        return present
 
     def _on_leaving(self, session: int) -> None:
         """What is asked for from now on comes from others, where there are any; what runs goes on."""
@@ -279,8 +294,8 @@ class OriginActor(LoopActor):
 
     def _on_session_gone(self, session: int, *, lost: bool) -> None:
         self._leaving.discard(session)
-        for key in [key for key in self._watchers if key[0] == session]:
-            self._drop_watcher(key)
+        for watch in list(self._watchers.get(session, ())):
+            self._drop_watcher(session, watch)
         for publication in list(self._by_session.get(session, {}).values()):
             alone = len(self._paths[publication.path]) == 1
             if lost and alone and self._linger and not self._is_member(publication.path):
@@ -304,7 +319,7 @@ class OriginActor(LoopActor):
         waiting, lingering.waiting = lingering.waiting or [], None
         publication.order = lingering.order
         self._remove(lingering)
-        self._paths.setdefault(publication.path, []).append(publication)
+        self._present(publication.path).append(publication)
         self._tell(publication.path)
         for request in waiting:
             self._route(request)
@@ -352,47 +367,57 @@ class OriginActor(LoopActor):
 
     def _list(self, prefixes: tuple[str, ...]) -> tuple[m.Offered, ...]:
         found = []
-        for path, publications in self._paths.items():
-            if any(covers(prefix, path) for prefix in prefixes) and not self._is_member(path):
-                chosen = best(publications)
+        for path in self._under(prefixes):
+            if not self._is_member(path):
+                chosen = best(self._paths[path])
                 assert chosen is not None
                 found.append(m.Offered(path, chosen.route, chosen.order))
         return tuple(found)
 
     def _publications(self, prefixes: tuple[str, ...]) -> tuple[m.Published, ...]:
         found = []
-        for path, publications in sorted(self._paths.items()):
-            if any(covers(prefix, path) for prefix in prefixes):
-                chosen = best(publications)
-                found += [
-                    m.Published(path, p.session, p.route, p is chosen, p.broadcast) for p in publications
-                ]
+        for path in sorted(self._under(prefixes)):
+            publications = self._paths[path]
+            chosen = best(publications)
+            found += [m.Published(path, p.session, p.route, p is chosen, p.broadcast) for p in publications]
         return tuple(found)
+
+    def _under(self, prefixes: tuple[str, ...]) -> dict[str, None]:
+        """The paths that one of the prefixes covers, each once."""
+        own = (prefix for prefix in prefixes if prefix in self._paths)
+        return dict.fromkeys((*own, *(path for prefix in prefixes for path in self._ordered.below(prefix))))
 
     # --- watchers --------------------------------------------------------------------------------------------------
 
     def _on_watch(self, message: m.Watch) -> None:
         watcher = Watcher(message)
         key = (message.session, message.watch)
-        self._watchers[key] = watcher
+        self._watchers.setdefault(message.session, {})[message.watch] = watcher
         for prefix in watcher.prefixes:
-            self._by_prefix.setdefault(prefix, {})[key] = watcher
-        below = (p for p in self._paths if any(covers(prefix, p) for prefix in watcher.prefixes))
-        for path in (*below, *watcher.prefixes):
+            same = self._by_prefix.get(prefix)
+            if same is None:
+                same = self._by_prefix[prefix] = {}
+                self._prefixes.add(prefix)
+            same[key] = watcher
+        for path in (*self._under(watcher.prefixes), *watcher.prefixes):
             offer = self._offer(watcher, path)
             if offer is not None:
                 watcher.known[path] = offer
         send(watcher.ref, m.WatchStarted(watcher.watch, tuple(watcher.known.values())))
 
-    def _drop_watcher(self, key: tuple[int, int]) -> None:
-        watcher = self._watchers.pop(key, None)
+    def _drop_watcher(self, session: int, watch: int) -> None:
+        mine = self._watchers.get(session, {})
+        watcher = mine.pop(watch, None)
         if watcher is None:
             return
+        if not mine:
+            del self._watchers[session]
         for prefix in watcher.prefixes:
             same = self._by_prefix[prefix]
-            del same[key]
+            del same[session, watch]
             if not same:
                 del self._by_prefix[prefix]
+                self._prefixes.remove(prefix)
 
     def _offer(self, watcher: Watcher, path: str) -> m.Offered | None:
         """What the watcher may know of `path`, a path that one of its prefixes covers.
@@ -417,11 +442,10 @@ class OriginActor(LoopActor):
                 if key not in told:
                     told.add(key)
                     self._refresh(watcher, path)
-        for prefix, watchers in self._by_prefix.items():
-            if prefix != path and covers(path, prefix):
-                for watcher in watchers.values():
-                    if watcher.routes_above:
-                        self._refresh(watcher, prefix)
+        for prefix in self._prefixes.below(path):
+            for watcher in self._by_prefix[prefix].values():
+                if watcher.routes_above:
+                    self._refresh(watcher, prefix)
 
     def _refresh(self, watcher: Watcher, path: str) -> None:
         offer, known = self._offer(watcher, path), watcher.known.get(path)

@@ -113,7 +113,7 @@ class FetchService(TrackService):
     def on_message(self, message: object) -> None:
         if isinstance(message, m.FetchData):
             self._stream.write(message.chunks, fin=message.fin)
-            self._egress.fetched(self._stream, self._key, sum(map(len, message.chunks)))
+            self._egress.loose(self._stream, self._key, sum(map(len, message.chunks)))
             if message.fin:
                 self._egress.forget(self._key)
         else:
@@ -124,7 +124,7 @@ END_OVERTAKES = 16_384
 """Unsent bytes of groups that the end of their track may overtake: they leave in the same flight."""
 
 END_POLL = 0.02
-"""Seconds between looks at what is left to send before the end of a track."""
+"""Seconds between looks at what is left to send before the end of a track: at first, and then a quarter of those passed."""
 
 END_PATIENCE = 5.0
 """Seconds that the end of a track waits for its groups, at most."""
@@ -370,7 +370,8 @@ class SubscribeService:
         if waiting <= END_OVERTAKES or patience <= 0:
             self._end(final)
         else:
-            self._connection.call_later(END_POLL, EndTrack(self._key, final, patience - END_POLL))
+            wait = max(END_POLL, min((END_PATIENCE - patience) / 4, patience))
+            self._connection.call_later(wait, EndTrack(self._key, final, patience - wait))
 
     def _end(self, final: int) -> None:
         version = self._connection.version
@@ -390,8 +391,12 @@ class SubscribeService:
         if not self._over:
             self._over = True
             self._egress.account(-self.backlog.unsent)
+            groups = [sending.stream for sending in self.backlog]
             self.backlog.clear()
             self._egress.forget(self._key)
+            for stream in groups:
+                if unsent := stream.unsent:
+                    self._egress.loose(stream, self._key, unsent)
 
     def leave(self) -> None:
         """The peer unsubscribed, or is gone."""

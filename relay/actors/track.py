@@ -108,7 +108,7 @@ class TrackActor(LoopActor):
         """What the publisher has been asked and not answered."""
         self._asked_properties = False
         self._asked = False
-        """Whether the source holds anything for us."""
+        """Whether the source may hold anything for us."""
         self._wanted = Interest()
         self._wants_changed = False
         """Whether subscribers came, went or changed their mind in this turn: to look at all of them once is enough."""
@@ -199,7 +199,7 @@ class TrackActor(LoopActor):
                 self._tell_size(held)
 
     def on_end(self, error: BaseException | None) -> None:
-        if self._asked:
+        if self._asked:  # also of a track that has failed: not all that was asked need be answered
             send(self._source, m.CloseUpstream(self.actor_ref))
         code = StreamCode.INTERNAL if error is not None else StreamCode.CANCELLED
         self._refuse_all(code)
@@ -359,7 +359,6 @@ class TrackActor(LoopActor):
             return  # answered in this very turn
         self._over_limit("answer_timeout", what if isinstance(what, str) else f"fetch of group {what}")
         if what == SUBSCRIBE:
-            send(self._source, m.CloseUpstream(self.actor_ref))
             self._fail(StreamCode.CONTROL_TIMEOUT)
         elif what == DESCRIBE:
             for request in self._describing.values():
@@ -369,7 +368,7 @@ class TrackActor(LoopActor):
             group = self._fetches.coming(what)
             if group is not None:
                 group.code = StreamCode.CONTROL_TIMEOUT
-                self._stop_fetches([what, *self._fetches.feed()])
+                self._stop_fetches([what, *self._fetches.feed(group)])
 
     def _over_limit(self, limit: str, what: str) -> None:
         send(self._source, m.OverLimit(limit, f"path={loggable(self._path)} track={self._name!r} {what}"))
@@ -485,7 +484,8 @@ class TrackActor(LoopActor):
         for key in gone:
             del self._subscribers[key]
         if self._fetches:
-            self._stop_fetches(self._fetches.feed())
+            for group, _ in touched:
+                self._fetches.feed(group)
 
     def _pieces(self, touched: list[tuple[Group, bool]], dialect: Dialect) -> tuple[m.GroupPiece, ...]:
         return tuple(
@@ -604,7 +604,7 @@ class TrackActor(LoopActor):
             return
         if part.sequence in self._due:
             self._hear(part.sequence)
-        group.extend(part.parts, time.monotonic())
+        self._fetches.extend(group, part.parts, time.monotonic())
         group.finished = part.fin
         group.code = part.code
         if self._fetches.size > self._limits.cache_track:
@@ -612,7 +612,7 @@ class TrackActor(LoopActor):
             if group.open:
                 send(self._source, m.StopFetch(self.actor_ref, part.sequence))
             group.code = StreamCode.GROUP_TOO_LARGE
-        self._stop_fetches(self._fetches.feed())
+        self._stop_fetches(self._fetches.feed(group))
 
     # --- for people ------------------------------------------------------------------------------------------------
 
@@ -685,7 +685,6 @@ class TrackActor(LoopActor):
             return
         self._failed = code
         self._gone = gone
-        self._asked = False
         for group in self._unfinished.values():
             group.code = code
             self._touched.setdefault(group.sequence, (group, False))

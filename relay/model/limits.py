@@ -116,7 +116,7 @@ class Limits:
     """Unsent payload of one subscription, whatever its age."""
 
     backlog_session: int = 256 * 1024 * 1024
-    """Unsent payload of all subscriptions of one session; beyond it the least important loses its oldest group."""
+    """Unsent bytes of one session, fetches and announcements included; beyond it the least important group goes."""
 
     websocket_streams: int = 1024
     """Streams of each kind that a peer on WebSocket may have open at once: one per group, announce, subscription."""

@@ -6,11 +6,12 @@ re-exported for those that receive raw text.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
 from relay.wire.text import normalize_path as normalize
 
-__all__ = ["ancestors", "covers", "join", "minimal", "narrow", "normalize", "strip"]
+__all__ = ["Ordered", "ancestors", "covers", "join", "minimal", "narrow", "normalize", "strip"]
 
 
 def join(base: str, path: str) -> str:
@@ -61,3 +62,28 @@ def narrow(granted: Iterable[str], requested: str) -> tuple[str, ...]:
         elif covers(requested, grant):
             found.append(grant)
     return minimal(found)
+
+
+class Ordered:
+    """Paths in order, so that those below a prefix are found without a look at all others."""
+
+    __slots__ = ("_paths",)
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+
+    def add(self, path: str) -> None:
+        """Take in a path that is not there yet."""
+        insort(self._paths, path)
+
+    def remove(self, path: str) -> None:
+        """Take out a path that is there."""
+        del self._paths[bisect_left(self._paths, path)]
+
+    def below(self, prefix: str) -> list[str]:
+        """Those that `prefix` covers, but for itself."""
+        paths = self._paths
+        if not prefix:
+            return [path for path in paths if path]
+        # "0" is the character after "/"
+        return paths[bisect_left(paths, f"{prefix}/") : bisect_left(paths, f"{prefix}0")]

@@ -1141,6 +1141,28 @@ async def test_a_new_first_hop_of_another_relay_is_an_update(world: World, versi
 
 
 @pytest.mark.parametrize("version", TIMED)
+async def test_a_relay_that_reaches_the_publisher_another_way_is_asked_anew_and_not_twice(
+    world: World, version: Version
+) -> None:
+    """What had no answer yet is given up there too, or its groups would come for nobody until the session ends."""
+    relay = await world.viewer(version, permissions=CLUSTER)
+    identify(relay, 7, 50)
+    await settle()
+    viewer = await world.viewer(Version.LITE_05)
+    number, _ = viewer.subscribe("p")
+    await settle()
+    if version == Version.LITE_06:
+        relay.update("p", (7, 8))
+    else:
+        relay.publish("p", (7, 8), origin=50)
+    await settle()
+    assert [stream.over for stream, _ in relay.subscriptions()] == [True, False]
+    assert [stream.over for stream, _ in relay.track_requests()] == [True, False]
+    await send_groups(relay, "a", 0)
+    assert seen(viewer, number) == [(0, b"a0")]
+
+
+@pytest.mark.parametrize("version", TIMED)
 async def test_a_new_first_hop_of_a_publisher_is_another_broadcast(world: World, version: Version) -> None:
     peer = await world.viewer(version)
     identify(peer, 7, 50)

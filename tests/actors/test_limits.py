@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from relay.actors.connection import RELAY_FACTOR, ConnectionActor
+from relay.actors.fetches import Waiter
 from relay.model.limits import Limits
 from relay.model.pace import EPISODE
 from relay.wire.errors import OldCode, SessionCode, StreamCode
@@ -534,6 +535,75 @@ async def test_fetches_that_nobody_waits_for_are_called_off(world: World) -> Non
     assert timer_count() == timers
 
 
+async def test_a_piece_of_a_fetched_group_concerns_nobody_but_who_waits_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Viewers choose how many fetches there are, and publishers in how many pieces they answer."""
+    publisher, viewer = await world.publisher(Version.LITE_06, "p"), await world.viewer(Version.LITE_06)
+    viewer.subscribe("p")
+    _, request = await upstream(publisher)
+    asked = [viewer.fetch("p", 100 + number) for number in range(50)]
+    await settle()
+    fed: list[Waiter] = []
+    feed = Waiter.feed
+
+    def count(waiter: Waiter) -> bool:
+        fed.append(waiter)
+        return feed(waiter)
+
+    monkeypatch.setattr(Waiter, "feed", count)
+    for number, (stream, _) in enumerate(publisher.fetches()):
+        publisher.group(request.id, number, b"live")
+        stream.write(publisher.frames(b"old"), fin=True)
+        await settle()
+    assert all(stream.data == publisher.frames(b"old") and stream.fins for stream in asked)
+    assert len(fed) <= 100
+
+
+@pytest.mark.parametrize("version", UPDATING)
+async def test_updates_that_a_publisher_does_not_take_are_bounded(version: Version) -> None:
+    world = World(Limits(track_idle=0.01, message=2_000))
+    pair = await Pair.of(world)
+    publisher, viewer = await world.publisher(version, "p"), await world.viewer(Version.LITE_06)
+    _, stream = viewer.subscribe("p")
+    _, request = await upstream(publisher)
+    publisher.group(request.id, 0, b"an answer")
+    await settle()
+    publisher.session.pause()
+    for number in range(1_000):
+        stream.write(SubscribeUpdate(priority=number % 100).encode(viewer.version))
+        await settle()
+        assert sum(stream.unsent for stream in publisher.relay.streams) <= 3_000
+        if stream.resets:
+            break
+    assert stream.resets == [StreamCode.CONTROL_TIMEOUT]
+    assert connection(publisher).counts["refused", "message"] == 1
+    assert connection(publisher).ingest.count() == 0
+    publisher.session.resume()
+    await settle()
+    assert not publisher.closed
+    await pair.works()
+    await world.close()
+
+
+@pytest.mark.parametrize("version", TIMED)
+async def test_a_publisher_that_refuses_a_track_owes_no_answers_about_it(
+    world: World, version: Version
+) -> None:
+    """Whatever else it was asked is called off: it need not answer, and nobody waits for it."""
+    publisher, viewer = await world.publisher(version, "p"), await world.viewer(version)
+    for attempt in range(3):
+        viewer.subscribe("p")
+        viewer.fetch("p", 7)
+        await settle()
+        publisher.subscriptions()[attempt][0].reset()
+        await settle()
+    asked = [stream for stream, _ in (*publisher.track_requests(), *publisher.fetches())]
+    assert len(asked) == 6
+    assert all(stream.over for stream in asked)
+    assert connection(publisher).ingest._calls == {}
+
+
 async def test_what_was_fetched_and_not_taken_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     world = World(Limits(track_idle=0.01, backlog_session=100_000))
     pair = await Pair.of(world)
@@ -555,6 +625,83 @@ async def test_what_was_fetched_and_not_taken_is_bounded(caplog: pytest.LogCaptu
     assert {tuple(stream.resets) for stream in asked} == {(), (StreamCode.TOO_FAR_BEHIND,)}
     assert asked[-1].data == publisher.frames(b"x" * 20_000)
     assert len(other.closed) == len(viewer.closed) == 0
+    await pair.works()
+    await world.close()
+
+
+async def test_what_is_left_of_subscriptions_that_are_over_is_bounded_too() -> None:
+    """Each track ends, or its publisher goes, before the viewer has taken the last group."""
+    world = World(Limits(track_idle=0.01, backlog_session=100_000))
+    pair = await Pair.of(world)
+    viewer = await world.viewer(Version.LITE_06)
+    publishers = [await world.publisher(Version.LITE_06, f"p{number}") for number in range(30)]
+    asked = [viewer.subscribe(f"p{number}") for number in range(30)]
+    await settle()
+    viewer.session.pause()
+    for number, publisher in enumerate(publishers):
+        stream, request = await upstream(publisher)
+        publisher.group(request.id, 0, b"x" * 15_000)
+        if number % 2:
+            publisher.end_track(stream, 1)
+        await settle()
+        if number % 2 == 0:
+            publisher.close()
+        await settle()
+        assert sum(stream.unsent for stream in viewer.relay.streams) <= 100_000
+    assert connection(viewer).egress.count() == 0
+    assert connection(viewer).counts["refused", "backlog_session"] >= 15
+    viewer.session.resume()
+    await settle()
+    (last,) = viewer.groups(asked[-1][0])
+    assert last.payloads == [b"x" * 15_000]
+    assert not viewer.closed
+    await pair.works()
+    await world.close()
+
+
+async def test_groups_that_outlive_their_subscriptions_count_though_they_are_small() -> None:
+    world = World(Limits(track_idle=0.01, backlog_session=100_000))
+    pair = await Pair.of(world)
+    publisher, viewer = await world.publisher(Version.LITE_06, "p"), await world.viewer(Version.LITE_06)
+    viewer.session.pause()
+    for number in range(100):
+        viewer.subscribe("p", f"t{number}")
+        stream, request = await upstream(publisher, number)
+        publisher.group(request.id, 0, b"x")
+        publisher.end_track(stream, 1)
+        await settle()
+    assert sum(bool(stream.unsent) for stream in viewer.relay.streams if stream.unidirectional) <= 50
+    await pair.works()
+    await world.close()
+
+
+@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_announcements_that_are_not_taken_are_bounded(
+    version: Version, leaves: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(Limits(track_idle=0.01, backlog_session=50_000))
+    pair = await Pair.of(world)
+    publisher = await world.publisher(Version.LITE_06)
+    viewer, other = await world.viewer(version), await world.viewer(version)
+    viewer.session.pause()
+    watched, seen = [viewer.watch() for _ in range(3)], other.watch()
+    for number in range(50):
+        publisher.publish(f"{number}/{'x' * 900}")
+        await settle()
+        if leaves:  # or asks, and goes before it has taken the answer
+            viewer.watch().stream.write(fin=True)
+        else:
+            publisher.unpublish(f"{number}/{'x' * 900}")
+        await settle()
+        assert sum(stream.unsent for stream in viewer.relay.streams) <= 55_000
+    assert connection(viewer).counts["refused", "backlog_session"] >= 2
+    assert len(over_limit(caplog, "backlog_session")) == 1
+    viewer.session.resume()
+    await settle()
+    assert any(watching.stream.resets for watching in watched)
+    assert len(seen.paths) == (51 if leaves else 1)
+    assert not viewer.closed
     await pair.works()
     await world.close()
 

@@ -10,6 +10,7 @@ from relay.actors import messages as m
 from relay.actors import origin
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import Ref, ask, halt, send
+from relay.model.path import covers
 from relay.model.route import Route
 from relay.model.track import Dialect, Interest
 from relay.wire.errors import StreamCode
@@ -471,7 +472,33 @@ async def test_a_session_that_goes_leaves_nothing() -> None:
     actor = actor_of(stage.origin)
     assert not actor._by_session
     assert not actor._by_prefix
+    assert not actor._watchers
     assert not actor._prefix_routes
+    assert actor._ordered.below("") == actor._prefixes.below("") == []
+
+
+async def test_what_concerns_one_room_is_no_matter_of_how_many_others_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who may open Announce streams and announce chooses how many prefixes and paths there are."""
+    stage = Stage()
+    compared: list[str] = []
+
+    def compare(prefix: str, path: str) -> bool:
+        compared.append(path)
+        return covers(prefix, path)
+
+    monkeypatch.setattr(origin, "covers", compare)
+    one, two = stage.session(), stage.session()
+    for number in range(50):
+        await one.announce(f"room/{number}/cam", prefix=True)
+    for number in range(50):
+        await two.watch(f"room/{number}", watch=number)
+        assert set(two.sees(number)) == {f"room/{number}/cam"}
+    for number in range(50):
+        await one.announce(f"room/{number}", prefix=True)
+        assert set(two.sees(number)) == {f"room/{number}/cam", f"room/{number}"}
+    assert len(compared) <= 150
 
 
 async def test_unwatch_and_session_gone_of_strangers_do_nothing() -> None:

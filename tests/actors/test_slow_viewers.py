@@ -6,10 +6,23 @@ from typing import Any
 
 import pytest
 
+from relay.actors.backlog import Backlog
+from relay.actors.serving import END_OVERTAKES, END_PATIENCE
 from relay.model.limits import Limits
 from relay.wire.messages import SubscribeUpdate
 from relay.wire.version import Version
-from tests.actors.support import ALL, GroupStream, RawPeer, World, advance, settle, upstream, virtual
+from tests.actors.support import (
+    ALL,
+    CLUSTER,
+    GroupStream,
+    RawPeer,
+    World,
+    actor_of,
+    advance,
+    settle,
+    upstream,
+    virtual,
+)
 
 UPDATING = [version for version in ALL if version >= Version.LITE_03]
 ORDERING = [version for version in UPDATING if version < Version.LITE_06]
@@ -165,4 +178,90 @@ async def test_a_session_that_holds_too_much_loses_what_matters_least(low: int) 
     assert 1 <= len(left) <= 6
     for track in tracks:
         assert len(other.groups(others[track])) == 15
+    await world.close()
+
+
+async def test_what_matters_least_is_not_looked_for_anew_for_each_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A viewer that takes nothing chooses how many subscriptions and groups there are."""
+    world = World(Limits(track_idle=0.01, backlog_time=60.0, backlog_session=1_000_000))
+    publisher, slow = await world.publisher(Version.LITE_05, "p"), await world.viewer(Version.LITE_05)
+    for _ in range(100):
+        slow.subscribe("p")
+    _, request = await upstream(publisher)
+    slow.session.pause()
+    looks: list[Backlog] = []
+
+    def look(backlog: Backlog) -> int:
+        looks.append(backlog)
+        return 0
+
+    monkeypatch.setattr(Backlog, "priority", property(look), raising=False)
+    for sequence in range(20):
+        publisher.group(request.id, sequence, b"x" * 1_000)
+        await settle()
+    dropped = actor_of(slow.ref).counts["groups_dropped", "too_far_behind"]
+    assert dropped >= 1_000
+    assert (
+        len(looks) <= 2_000 + 100 * 10
+    )  # each group as it begins, and each subscription whenever there is too much
+    await world.close()
+
+
+async def test_another_relay_is_not_measured_before_it_holds_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may hold more than others: to look at all it has with every group would cost the more the more it has."""
+    world = World(Limits(track_idle=0.01, backlog_time=60.0, backlog_session=100_000))
+    publisher = await world.publisher(Version.LITE_05, "p")
+    slow = await world.viewer(Version.LITE_05, permissions=CLUSTER)
+    slow.subscribe("p")
+    _, request = await upstream(publisher)
+    slow.session.pause()
+    measured: list[Backlog] = []
+
+    def measure(backlog: Backlog) -> int:
+        measured.append(backlog)
+        return backlog.unsent
+
+    monkeypatch.setattr(Backlog, "measure", measure)
+    for sequence in range(20):
+        publisher.group(request.id, sequence, b"x" * 20_000)
+        await settle()
+    assert sum(stream.unsent for stream in slow.relay.streams) >= 400_000
+    assert not measured
+    await world.close()
+
+
+@virtual
+async def test_the_end_of_a_track_waits_for_a_viewer_that_takes_nothing_at_little_cost() -> None:
+    """Else each of its requests would cost the relay hundreds of looks."""
+    world = World()
+    publisher, slow = await world.publisher(Version.LITE_06, "p"), await world.viewer(Version.LITE_06)
+    _, stream = slow.subscribe("p")
+    source, request = await upstream(publisher)
+    slow.session.pause()
+    publisher.group(request.id, 0, b"x" * (END_OVERTAKES + 1))
+    publisher.end_track(source, 1)
+    await settle()
+    (service,) = actor_of(slow.ref).egress._requests.values()
+    looks: list[int] = []
+    measure = service.backlog.measure
+
+    def look() -> int:
+        looks.append(1)
+        return int(measure())
+
+    service.backlog.measure = look
+    for _ in range(int(0.9 * END_PATIENCE / 0.02)):
+        await advance(0.02)
+    assert not service._over
+    for _ in range(int(0.2 * END_PATIENCE / 0.02)):
+        await advance(0.02)
+    assert service._over
+    assert 5 <= len(looks) <= 30
+    slow.session.resume()
+    await settle()
+    assert stream.fins == 1
     await world.close()

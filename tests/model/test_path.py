@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model.path import ancestors, covers, join, minimal, narrow, normalize, strip
+from relay.model.path import Ordered, ancestors, covers, join, minimal, narrow, normalize, strip
 
 Segments = tuple[str, ...]
 
@@ -81,3 +81,16 @@ def test_narrow_is_the_intersection(granted: list[Segments], requested: Segments
 )
 def test_boundaries_are_whole_segments(prefix: str, path: str, expected: bool) -> None:
     assert covers(prefix, path) is expected
+
+
+@given(st.sets(st.text(st.sampled_from("ab/.0日"), max_size=6).map(normalize)), st.data())
+def test_ordered_paths_are_those_that_a_prefix_covers(paths: set[str], data: st.DataObject) -> None:
+    ordered = Ordered()
+    for path in paths:
+        ordered.add(path)
+    gone = data.draw(st.sets(st.sampled_from(sorted(paths)))) if paths else set()
+    for path in gone:
+        ordered.remove(path)
+    for prefix in {*paths, "", "a", "a/b"}:
+        expected = sorted(path for path in paths - gone if covers(prefix, path) and path != prefix)
+        assert ordered.below(prefix) == expected
