@@ -6,16 +6,13 @@ A fetch reads one group, from the cache or on its way from upstream, and follows
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.runtime import Ref, send
 from relay.model.group import Encoder, Group
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
-
-Key: TypeAlias = tuple[str, int]
-"""Who fetches, and the key of its request."""
 
 
 class Waiter(NamedTuple):
@@ -42,8 +39,8 @@ class Fetches:
     """The fetches of one track."""
 
     def __init__(self) -> None:
-        self._waiters: dict[Key, Waiter] = {}
-        self._by_group: dict[int, dict[Key, Waiter]] = {}
+        self._waiters: dict[m.Key, Waiter] = {}
+        self._by_group: dict[int, dict[m.Key, Waiter]] = {}
         """The same, by the identity of the group that each reads."""
         self._coming: dict[int, Group] = {}
         """Groups that were asked of upstream."""
@@ -87,7 +84,7 @@ class Fetches:
                 self._drop(key)
         return self._let_go(group)
 
-    def _drop(self, key: Key) -> Waiter | None:
+    def _drop(self, key: m.Key) -> Waiter | None:
         waiter = self._waiters.pop(key, None)
         if waiter is not None:
             same = self._by_group[id(waiter.group)]
@@ -103,7 +100,7 @@ class Fetches:
         self.size -= group.size
         return [group.sequence] if group.open else []
 
-    def leave(self, key: Key) -> list[int]:
+    def leave(self, key: m.Key) -> list[int]:
         """A fetcher goes; the group that nobody waits for any more."""
         waiter = self._drop(key)
         return [] if waiter is None else self._let_go(waiter.group)

@@ -7,7 +7,7 @@ registry (moq-lite, error codes); a connection translates them for its peer's ve
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from relay.actors.runtime import Ref
 from relay.model.limits import Limits
@@ -15,6 +15,9 @@ from relay.model.route import Route
 from relay.model.track import Dialect, Interest, TrackProperties
 from relay.transport.session import Event
 from relay.wire.frame import FrameHeader
+
+Key: TypeAlias = tuple[str, int]
+"""A request among those of everybody: the URN of who made it, and its `key`."""
 
 # --- transport to connection -------------------------------------------------------------------------------------
 
@@ -255,7 +258,7 @@ class UpdateInterest(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """A subscriber or fetcher goes."""
+    """A subscriber or fetcher goes; to the origin if no track has accepted it yet."""
 
     subscriber: Ref
     key: int

@@ -18,7 +18,7 @@ that serves. Requests for a path are forwarded to the chosen publication's broad
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from relay.actors import messages as m
@@ -59,7 +59,7 @@ class Publication:
         self.tentative = message.tentative
         self.relayed = message.relayed
         self.onward = message.onward
-        self.waiting: list[m.Subscribe | m.Describe] | None = None
+        self.waiting: dict[m.Key, m.Subscribe | m.Describe] | None = None
         """Requests, while it lingers."""
         self.dead = False
         """Whether its session did not answer when it was asked for a sign of life."""
@@ -176,6 +176,8 @@ class OriginActor(LoopActor):
         self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
         self._prefixes = Ordered()
         """The same prefixes."""
+        self._waiting: dict[m.Key, Publication] = {}
+        """Where requests wait for a publisher to come back."""
         self._order = itertools.count(1)
 
     def __str__(self) -> str:
@@ -185,6 +187,8 @@ class OriginActor(LoopActor):
         match message:
             case m.Subscribe() | m.Describe() | m.Fetch():
                 self._route(message)
+            case m.Leave():
+                self._on_leave((message.subscriber.actor_urn, message.key))
             case m.Announce():
                 self._on_announce(message)
             case m.Reroute():
@@ -299,24 +303,23 @@ class OriginActor(LoopActor):
         for publication in list(self._by_session.get(session, {}).values()):
             alone = len(self._paths[publication.path]) == 1
             if lost and alone and self._linger and not self._is_member(publication.path):
-                publication.waiting = []
+                publication.waiting = {}
                 send(publication.broadcast, m.Retire())
                 self.call_later(self._linger, LingerOver(publication))
             else:
                 self._withdraw(publication)
 
     def _on_linger_over(self, publication: Publication) -> None:
-        waiting = publication.waiting
-        if waiting is None:
+        if publication.waiting is None:
             return
-        publication.waiting = None
+        waiting = self._no_longer_waiting(publication)
         self._withdraw(publication)
         for request in waiting:
             self._route(request)  # to what may have been in its shadow; else they are refused
 
     def _succeed(self, lingering: Publication, publication: Publication) -> None:
         """Its publisher, or another one, is back in time: the same broadcast to everybody who knows of it."""
-        waiting, lingering.waiting = lingering.waiting or [], None
+        waiting = self._no_longer_waiting(lingering)
         publication.order = lingering.order
         self._remove(lingering)
         self._present(publication.path).append(publication)
@@ -355,7 +358,9 @@ class OriginActor(LoopActor):
             if chosen is not None:
                 if chosen.waiting is not None:
                     if not isinstance(request, m.Fetch) and len(chosen.waiting) < MOST_WAITING:
-                        chosen.waiting.append(request)
+                        key = (request.subscriber.actor_urn, request.key)
+                        chosen.waiting[key] = request
+                        self._waiting[key] = chosen
                         return
                     break
                 if isinstance(request, m.Subscribe):
@@ -364,6 +369,18 @@ class OriginActor(LoopActor):
                     return
                 break
         send(request.subscriber, m.Refused(request.key, StreamCode.UNROUTABLE))
+
+    def _on_leave(self, key: m.Key) -> None:
+        publication = self._waiting.pop(key, None)
+        if publication is not None and publication.waiting is not None:
+            del publication.waiting[key]
+
+    def _no_longer_waiting(self, publication: Publication) -> Collection[m.Subscribe | m.Describe]:
+        """The end of its lingering, and the requests that waited for that."""
+        waiting, publication.waiting = publication.waiting or {}, None
+        for key in waiting:
+            self._waiting.pop(key, None)
+        return waiting.values()
 
     def _list(self, prefixes: tuple[str, ...]) -> tuple[m.Offered, ...]:
         found = []

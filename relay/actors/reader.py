@@ -109,8 +109,7 @@ class ReaderActor(LoopActor):
         return None
 
     def on_end(self, error: BaseException | None) -> None:
-        if self._track is not None:
-            send(self._track, m.Leave(self.actor_ref, KEY))
+        send(self._origin if self._track is None else self._track, m.Leave(self.actor_ref, KEY))
         if error is not None and not self._done:
             self._sink(Over(StreamCode.INTERNAL))
 

@@ -50,6 +50,11 @@ def interest_of(request: Subscribe | SubscribeUpdate, version: Version) -> Inter
     )
 
 
+def leave(connection: ConnectionActor, track: Ref | None, key: int) -> None:
+    """Take back a request: at its track, or at the directory, where it waits if there is none yet."""
+    send(connection.environment.origin if track is None else track, m.Leave(connection.actor_ref, key))
+
+
 class TrackService:
     """One Track stream of the peer."""
 
@@ -92,8 +97,7 @@ class TrackService:
 
     def leave(self) -> None:
         """The peer withdrew the request, or is gone."""
-        if self._track is not None:
-            send(self._track, m.Leave(self._connection.actor_ref, self._key))
+        leave(self._connection, self._track, self._key)
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         """Our half ends with the answer."""
@@ -400,8 +404,8 @@ class SubscribeService:
 
     def leave(self) -> None:
         """The peer unsubscribed, or is gone."""
-        if self._track is not None and not self._over:
-            send(self._track, m.Leave(self._connection.actor_ref, self._key))
+        if not self._over:
+            leave(self._connection, self._track, self._key)
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
         if fin and not self._over:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay.actors import messages as m
+from relay.actors import origin
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import Ref, ask, halt
 from relay.wire.errors import StreamCode
@@ -449,6 +450,29 @@ async def test_a_viewer_that_leaves_while_it_waits_leaves_nothing(how: str, retu
         assert [name for name in actors() if name.startswith("track")] == []
     await world.close()
     assert timer_count() == 0
+
+
+@virtual
+async def test_who_comes_and_goes_takes_no_place_from_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origin, "MOST_WAITING", 3)
+    world = World(linger=LINGER)
+    lost = await world.publisher(Version.LITE_05, "p")
+    fickle, patient = await world.viewer(Version.LITE_05), await world.viewer(Version.LITE_06)
+    lost.session.fail()
+    await settle()
+    for _ in range(5):
+        for stream in (fickle.subscribe("p")[1], fickle.info("p")):
+            await settle()
+            assert not stream.over
+            stream.reset(1)
+            await settle()
+    number, stream = patient.subscribe("p")
+    await settle()
+    assert not stream.over
+    back = await world.publisher(Version.LITE_05, "p")
+    await groups(back, "b", 0)
+    assert seen(patient, number) == [(0, b"b0")]
+    await world.close()
 
 
 @virtual
