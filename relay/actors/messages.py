@@ -186,6 +186,12 @@ class ListPublications(NamedTuple):
     prefixes: tuple[str, ...]
 
 
+class ListWithdrawn(NamedTuple):
+    """Asked by HTTP: what was published under the prefixes and is still watched. Replied like `ListPublications`."""
+
+    prefixes: tuple[str, ...]
+
+
 class Published(NamedTuple):
     """One session's announcement of one path; `serving` if requests go to it."""
 

@@ -142,6 +142,9 @@ class LingerOver(NamedTuple):
     publication: Publication
 
 
+LOOK_AT_LEAST = 64
+"""Broadcasts that were withdrawn before it is looked which of them have ended."""
+
 MOST_WAITING = 10_000
 """Requests that wait for one publisher to come back."""
 
@@ -178,6 +181,9 @@ class OriginActor(LoopActor):
         """The same prefixes."""
         self._waiting: dict[m.Key, Publication] = {}
         """Where requests wait for a publisher to come back."""
+        self._withdrawn: list[Publication] = []
+        """Out of the directory, but perhaps with viewers still."""
+        self._look_at = LOOK_AT_LEAST
         self._order = itertools.count(1)
 
     def __str__(self) -> str:
@@ -213,6 +219,8 @@ class OriginActor(LoopActor):
                 self._drop_watcher(message.session, message.watch)
             case m.ListPublications():
                 return self._publications(message.prefixes)
+            case m.ListWithdrawn():
+                return self._running_on(message.prefixes)
             case m.ListAnnounced():
                 return self._list(message.prefixes)
             case m.Count():
@@ -280,6 +288,13 @@ class OriginActor(LoopActor):
         if not present:
             del self._paths[publication.path]
             self._ordered.remove(publication.path)
+        self._withdrawn.append(publication)
+        if len(self._withdrawn) >= self._look_at:
+            self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        self._withdrawn = [p for p in self._withdrawn if p.broadcast.is_alive()]
+        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._withdrawn))
 
     def _present(self, path: str) -> list[Publication]:
         """The publications of a path, to add one."""
@@ -398,6 +413,14 @@ class OriginActor(LoopActor):
             chosen = best(publications)
             found += [m.Published(path, p.session, p.route, p is chosen, p.broadcast) for p in publications]
         return tuple(found)
+
+    def _running_on(self, prefixes: tuple[str, ...]) -> tuple[m.Published, ...]:
+        self._forget_ended()
+        return tuple(
+            m.Published(p.path, p.session, p.route, False, p.broadcast)
+            for p in self._withdrawn
+            if any(covers(prefix, p.path) for prefix in prefixes)
+        )
 
     def _under(self, prefixes: tuple[str, ...]) -> dict[str, None]:
         """The paths that one of the prefixes covers, each once."""

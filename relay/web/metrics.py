@@ -146,7 +146,9 @@ class Metrics:
         sessions = GaugeMetricFamily("moq_relay_sessions", "sessions now", labels=("transport", "version"))
         for labels, number in live.items():
             sessions.add_metric(labels, number)
-        tracks = [track for row in current["broadcasts"] for track in row["tracks"]]
+        tracks = [
+            track for part in ("broadcasts", "withdrawn") for row in current[part] for track in row["tracks"]
+        ]
         depths = inbox_depths()
         actors = GaugeMetricFamily("moq_relay_actors", "actors alive in this process", labels=("kind",))
         for kind, number in Counter(kind for kind, _ in depths).items():

@@ -55,14 +55,21 @@ async def every(refs: Iterable[Ref], question: object) -> list[Any]:
 
 
 async def tracks(sources: Sources) -> list[Ref]:
-    """Every running track."""
-    published = await ask(sources.origin, m.ListPublications(("",)), timeout=ASK_TIMEOUT)
+    """Every running track, also of broadcasts that have been withdrawn."""
+    published = [
+        *await ask(sources.origin, m.ListPublications(("",)), timeout=ASK_TIMEOUT),
+        *await ask(sources.origin, m.ListWithdrawn(("",)), timeout=ASK_TIMEOUT),
+    ]
     return [ref for refs in await every((p.broadcast for p in published), m.ListTracks()) for ref in refs]
 
 
 async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Publications under the prefixes, with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
-    published = await ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT)
+    return await _rows(sources, m.ListPublications(prefixes))
+
+
+async def _rows(sources: Sources, question: m.ListPublications | m.ListWithdrawn) -> list[dict[str, Any]]:
+    published = await ask(sources.origin, question, timeout=ASK_TIMEOUT)
     # All at once: one after the other, each would wait for turns of the event loop, of which a busy relay has few.
     return await asyncio.gather(
         *(
@@ -117,9 +124,11 @@ async def peers(
 async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
     """Everything under the prefixes; sessions are those whose root lies there, and those that publish there.
 
+    `withdrawn` are broadcasts that are announced no more, whose tracks have viewers still: they count in `totals`.
     `refused` counts, by limit, what was turned away: of the sessions shown, or with everything shown since the start.
     """
     rows = await broadcasts(sources, prefixes)
+    withdrawn = [row for row in await _rows(sources, m.ListWithdrawn(prefixes)) if row["tracks"]]
     sessions = await every(sources.connections().values(), m.DescribeSession())
     if "" not in prefixes:
         publishing = {row["session"] for row in rows}
@@ -128,7 +137,7 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
             for session in sessions
             if session["session"] in publishing or _under(session["path"], prefixes)
         ]
-    running = [track for row in rows for track in row["tracks"]]
+    running = [track for row in (*rows, *withdrawn) for track in row["tracks"]]
     refused: Counter[str] = Counter()
     for session in sessions:
         refused.update(session["refused"])
@@ -150,6 +159,7 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
         },
         "sessions": sorted(sessions, key=lambda s: s["session"]),
         "broadcasts": rows,
+        "withdrawn": withdrawn,
         "peers": await peers(sources, sessions, rows) if "" in prefixes else [],
     }
 

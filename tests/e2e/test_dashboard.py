@@ -365,6 +365,7 @@ def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
             }
             for number in range(1, broadcasts + 1)
         ],
+        "withdrawn": [],
         "peers": [],
         **parts,
     }

@@ -420,7 +420,7 @@ async def test_the_state_of_everything() -> None:
                 found = await response.json()
             async with http.get(f"{relay.internal_url}state/", headers=MSGPACK) as response:
                 packed = msgpack.unpackb(await response.read())
-    assert set(found) == {"relay", "totals", "sessions", "broadcasts", "peers"} == set(packed)
+    assert set(found) == {"relay", "totals", "sessions", "broadcasts", "withdrawn", "peers"} == set(packed)
     assert set(found["relay"]) == {
         *("version", "hop", "since", "certificate", "listen", "versions", "public", "node", "draining", "now")
     }

@@ -218,6 +218,41 @@ async def test_counters_never_go_down_when_sessions_and_tracks_end() -> None:
             assert_never_down(before, after)
 
 
+async def test_who_watches_a_withdrawn_broadcast_is_counted() -> None:
+    async with stage() as (relay, http), published(relay) as (_, publication), viewer(relay) as client:
+        publication.track("video")
+        write(publication, b"one")
+        async with asyncio.timeout(WITHIN):
+            subscription = await client.subscribe("demo/cam", "video")
+            await (await anext(subscription)).read_all()
+            publication.unannounce()
+            await until(relay, "broadcasts", 0)
+            write(publication, b"three")
+            await (await anext(subscription)).read_all()
+        values = await scrape(relay)
+        for name, expected in {
+            "tracks": 1,
+            "viewers": 1,
+            "groups_received_total": 2,
+            "cached_groups": 2,
+        }.items():
+            assert value(values, name) == expected, name
+        async with http.get(f"{relay.internal_url}state") as response:
+            found = await response.json()
+        assert found["broadcasts"] == []
+        (row,) = found["withdrawn"]
+        assert (row["path"], row["serving"], row["tracks"][0]["viewers"]) == ("demo/cam", False, 1)
+        publication.announce()
+        await until(relay, "broadcasts", 1)
+        await read(client, 1)  # of another broadcast
+        await subscription.close()
+        async with asyncio.timeout(WITHIN):
+            while found["withdrawn"]:
+                async with http.get(f"{relay.internal_url}state") as response:
+                    found = await response.json()
+        assert len(found["broadcasts"]) == 1
+
+
 async def test_what_http_clients_read_is_no_session() -> None:
     async with stage() as (relay, http), published(relay) as (_, publication):
         publication.track("video")
