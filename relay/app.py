@@ -425,8 +425,7 @@ class Relay:
         if self._quic is not None:
             await self._quic.close(SessionCode.NO_ERROR, reason, self._limits.close_timeout)
             self._quic = None
-        for connection in list(self._connections.values()):
-            await stop(connection, timeout=1.0)
+        await self._stop(*self._connections.values())
         self._connections.clear()
         await self._stop(self._origin, self._ledger, self._keeper)
         self._origin = self._ledger = self._keeper = self._cluster = None
@@ -438,9 +437,13 @@ class Relay:
 
     @staticmethod
     async def _stop(*actors: Ref | None) -> None:
-        for actor in actors:
-            if actor is not None:
-                await stop(actor, timeout=1.0)
+        there = [actor for actor in actors if actor is not None]
+        answers = await asyncio.gather(*(stop(actor, timeout=1.0) for actor in there), return_exceptions=True)
+        for actor, answer in zip(there, answers, strict=True):
+            if isinstance(answer, TimeoutError):
+                logger.warning("%s did not end in time", actor)
+            elif isinstance(answer, BaseException):
+                raise answer
 
     # --- sessions --------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from relay.actors.runtime import Ref, stop
 from relay.app import Relay
 from relay.client import Client, SessionEnded, SubscribeError
 from relay.transport.client import ConnectError
@@ -255,3 +256,28 @@ async def test_a_relay_whose_directory_fails_ends_with_1() -> None:
             assert await running.exit() == 1
             async with asyncio.timeout(WITHIN):
                 assert await client.closed() == SessionClosed(0, "server shutdown", by_peer=True)
+
+
+async def test_an_actor_that_does_not_end_keeps_nothing_else_alive(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that embeds the relay goes on after it."""
+    stuck: list[Ref] = []
+
+    async def stop_but_one(ref: Ref, *, timeout: float) -> bool:  # noqa: ASYNC109
+        if not stuck or ref in stuck:
+            stuck[:] = [ref]
+            raise TimeoutError
+        return await stop(ref, timeout=timeout)
+
+    monkeypatch.setattr("relay.app.stop", stop_but_one)
+    async with running() as relay:
+        one, two = await connect(raw(relay)), await connect(webtransport(relay))
+        await relay.close()
+        for client in (one, two):
+            async with asyncio.timeout(WITHIN):
+                await client.closed()
+        (line,) = [record.getMessage() for record in caplog.records if "in time" in record.getMessage()]
+        assert line == f"{stuck[0]} did not end in time"
+        assert not relay.connections
+    stuck[0].stop(block=False)
