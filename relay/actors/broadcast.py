@@ -46,7 +46,8 @@ class BroadcastActor(LoopActor):
         self._source = source
         self._limits = limits
         self._tracks: dict[tuple[str, str], TrackEntry] = {}
-        self._retired = False
+        self._origin: Ref | None = None
+        """Whom to tell of the end: it is out of the directory, and ends with its last track."""
 
     def __str__(self) -> str:
         return f"broadcast {self._path}"
@@ -65,7 +66,7 @@ class BroadcastActor(LoopActor):
                 if entry is not None and entry.ref is message.ref:
                     del self._tracks[(message.path, message.track)]
             case m.Retire():
-                self._retired = True
+                self._origin = message.origin
             case m.Unsure():
                 for entry in self._tracks.values():
                     send(entry.ref, message)
@@ -73,7 +74,7 @@ class BroadcastActor(LoopActor):
                 return tuple(entry.ref for _, entry in sorted(self._tracks.items()))
             case _:
                 return super().on_receive(message)
-        if self._retired and not self._tracks:
+        if self._origin is not None and not self._tracks:
             self.stop()
         return None
 
@@ -81,10 +82,14 @@ class BroadcastActor(LoopActor):
         for entry in self._tracks.values():
             halt(entry.ref)
         self._tracks.clear()
+        if self._origin is not None:
+            send(self._origin, m.BroadcastOver(self.actor_ref))
 
     def on_dead_letter(self, message: object) -> None:
         if isinstance(message, m.Subscribe | m.Describe | m.Fetch):
             send(message.subscriber, m.Refused(message.key, StreamCode.UNROUTABLE))
+        elif isinstance(message, m.Retire):
+            send(message.origin, m.BroadcastOver(self.actor_ref))
 
     def _forward(self, request: m.Subscribe | m.Describe | m.Fetch) -> None:
         key = (request.path, request.track)

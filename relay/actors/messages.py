@@ -351,7 +351,15 @@ class Ended(NamedTuple):
 
 
 class Retire(NamedTuple):
-    """Origin to broadcast: it is out of the directory. It ends when its tracks have."""
+    """Origin to broadcast: it is out of the directory. It ends when its tracks have, and tells the origin."""
+
+    origin: Ref
+
+
+class BroadcastOver(NamedTuple):
+    """Broadcast to origin: it has ended."""
+
+    broadcast: Ref
 
 
 class Unsure(NamedTuple):

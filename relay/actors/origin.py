@@ -142,9 +142,6 @@ class LingerOver(NamedTuple):
     publication: Publication
 
 
-LOOK_AT_LEAST = 64
-"""Broadcasts that were withdrawn before it is looked which of them have ended."""
-
 MOST_WAITING = 10_000
 """Requests that wait for one publisher to come back."""
 
@@ -181,9 +178,8 @@ class OriginActor(LoopActor):
         """The same prefixes."""
         self._waiting: dict[m.Key, Publication] = {}
         """Where requests wait for a publisher to come back."""
-        self._withdrawn: list[Publication] = []
-        """Out of the directory, but perhaps with viewers still."""
-        self._look_at = LOOK_AT_LEAST
+        self._withdrawn: dict[str, Publication] = {}
+        """Out of the directory, but with viewers still; by the URN of the broadcast."""
         self._order = itertools.count(1)
 
     def __str__(self) -> str:
@@ -193,6 +189,8 @@ class OriginActor(LoopActor):
         match message:
             case m.Subscribe() | m.Describe() | m.Fetch():
                 self._route(message)
+            case m.BroadcastOver():
+                self._withdrawn.pop(message.broadcast.actor_urn, None)
             case m.Leave():
                 self._on_leave((message.subscriber.actor_urn, message.key))
             case m.Announce():
@@ -273,7 +271,7 @@ class OriginActor(LoopActor):
         self._remove(publication)
         if publication.relayed:
             send(publication.broadcast, m.Unsure())
-        send(publication.broadcast, m.Retire())
+        send(publication.broadcast, m.Retire(self.actor_ref))
         self._tell(publication.path)
 
     def _remove(self, publication: Publication) -> None:
@@ -288,13 +286,8 @@ class OriginActor(LoopActor):
         if not present:
             del self._paths[publication.path]
             self._ordered.remove(publication.path)
-        self._withdrawn.append(publication)
-        if len(self._withdrawn) >= self._look_at:
-            self._forget_ended()
-
-    def _forget_ended(self) -> None:
-        self._withdrawn = [p for p in self._withdrawn if p.broadcast.is_alive()]
-        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._withdrawn))
+        if publication.broadcast.is_alive():
+            self._withdrawn[publication.broadcast.actor_urn] = publication
 
     def _present(self, path: str) -> list[Publication]:
         """The publications of a path, to add one."""
@@ -319,7 +312,7 @@ class OriginActor(LoopActor):
             alone = len(self._paths[publication.path]) == 1
             if lost and alone and self._linger and not self._is_member(publication.path):
                 publication.waiting = {}
-                send(publication.broadcast, m.Retire())
+                send(publication.broadcast, m.Retire(self.actor_ref))
                 self.call_later(self._linger, LingerOver(publication))
             else:
                 self._withdraw(publication)
@@ -415,10 +408,9 @@ class OriginActor(LoopActor):
         return tuple(found)
 
     def _running_on(self, prefixes: tuple[str, ...]) -> tuple[m.Published, ...]:
-        self._forget_ended()
         return tuple(
             m.Published(p.path, p.session, p.route, False, p.broadcast)
-            for p in self._withdrawn
+            for p in self._withdrawn.values()
             if any(covers(prefix, p.path) for prefix in prefixes)
         )
 

@@ -128,7 +128,7 @@ class Bench:
         if self.fake is not None:
             assert self.fake.got(m.SessionGone) == [m.SessionGone(1)]
             for announce in self.fake.got(m.Announce):
-                send(announce.broadcast, m.Retire())
+                send(announce.broadcast, m.Retire(self.origin))
         await settle()
         for ref in [ref for ref in _recorders() if ref.is_alive()]:
             halt(ref)
@@ -801,7 +801,7 @@ class Two:
                 if ref is not None:
                     halt(ref)
         for announce in self.origin.got(m.Announce):
-            send(announce.broadcast, m.Retire())
+            send(announce.broadcast, m.Retire(self.origin.ref))
         halt(self.origin.ref)
         await settle()
         assert actors() == []

@@ -237,10 +237,10 @@ class Play:
     def _check(self) -> None:
         """Nobody has anything left to do but wait: what does each subscription wait for?"""
         waiting = {
-            (request.subscriber.actor_urn, request.key)
+            key
             for publications in actor_of(self.world.origin)._paths.values()
             for publication in publications
-            for request in publication.waiting or ()
+            for key in publication.waiting or ()
         }
         subscribers = 0
         for viewer in self.viewers:

@@ -235,7 +235,7 @@ async def test_the_newest_publication_serves_and_the_older_one_returns() -> None
     assert len(set(sources)) == 2
     await two.withdraw("p")
     assert await served_by(stage, "p", first, second) == 0
-    assert second.got(m.Retire) == [m.Retire()]
+    assert second.got(m.Retire) == [m.Retire(stage.origin)]
     assert not first.got(m.Retire)
     await one.withdraw("p")
     assert await served_by(stage, "p", first, second) == -1
@@ -270,7 +270,7 @@ async def test_a_late_withdrawal_does_not_hit_the_next_generation() -> None:
     await watcher.watch()
     first = await one.announce("p", generation=1)
     second = await one.announce("p", generation=2)
-    assert first.got(m.Retire) == [m.Retire()]
+    assert first.got(m.Retire) == [m.Retire(stage.origin)]
     await one.withdraw("p", generation=1)
     await stage.say(m.Reroute(one.number, "p", 1, Route((1, 2, 3))))
     assert await served_by(stage, "p", first, second) == 1
@@ -466,7 +466,7 @@ async def test_a_session_that_goes_leaves_nothing() -> None:
     assert await stage.count() == (3, 4, 2)
     await one.go()
     assert await stage.count() == (1, 1, 0)
-    assert all(broadcast.got(m.Retire) == [m.Retire()] for broadcast in broadcasts)
+    assert all(broadcast.got(m.Retire) == [m.Retire(stage.origin)] for broadcast in broadcasts)
     await two.go()
     assert await stage.count() == (0, 0, 0)
     actor = actor_of(stage.origin)

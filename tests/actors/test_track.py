@@ -492,18 +492,23 @@ async def test_a_retired_broadcast_ends_when_its_last_track_has() -> None:
     viewer = FakeSubscriber()
     viewer.subscribe(house.broadcast)
     await settle()
-    send(house.broadcast, m.Retire())
+    origin = FakePublisher()
+    send(house.broadcast, m.Retire(origin.ref))
     await settle()
     assert house.broadcast.is_alive()
     viewer.leave(house.tracks[0])
     await until(lambda: not house.broadcast.is_alive())
+    await settle()
+    assert origin.got(m.BroadcastOver) == [m.BroadcastOver(house.broadcast)]
 
 
 async def test_a_retired_broadcast_without_tracks_ends_at_once() -> None:
     house = House()
-    send(house.broadcast, m.Retire())
+    origin = FakePublisher()
+    send(house.broadcast, m.Retire(origin.ref))
     await settle()
     assert not house.broadcast.is_alive()
+    assert origin.got(m.BroadcastOver) == [m.BroadcastOver(house.broadcast)]
 
 
 async def test_a_broadcast_refuses_more_tracks_than_its_limit() -> None:
