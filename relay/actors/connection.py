@@ -270,7 +270,8 @@ class ConnectionActor(LoopActor):
         return None
 
     def on_turn_end(self) -> None:
-        self.ingest.flush()
+        if self.ingest.fresh:
+            self.ingest.flush()
         if self._closed is not None:
             self.stop()
 

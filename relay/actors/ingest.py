@@ -104,7 +104,8 @@ class Ingest:
         self._calls: dict[str, list[TrackReply | FetchReply]] = {}
         """Unanswered questions about tracks, by track."""
         self._next_id = 0
-        self._fresh: dict[int, Upstream] = {}
+        self.fresh: dict[int, Upstream] = {}
+        """Subscriptions of which something came in this turn: to be flushed at its end."""
 
     # --- for the connection ----------------------------------------------------------------------------------------
 
@@ -125,9 +126,7 @@ class Ingest:
 
     def flush(self) -> None:
         """End of a turn: one message per track."""
-        if not self._fresh:
-            return
-        fresh, self._fresh = self._fresh, {}
+        fresh, self.fresh = self.fresh, {}
         for upstream in fresh.values():
             parts = upstream.take()
             if parts:
@@ -400,7 +399,7 @@ class Ingest:
     def _forget(self, upstream: Upstream) -> None:
         self._upstreams.pop(upstream.id, None)
         self._by_track.pop(upstream.track.actor_urn, None)
-        self._fresh.pop(upstream.id, None)
+        self.fresh.pop(upstream.id, None)
 
     def failed(self, upstream: Upstream, code: int) -> None:
         """The peer refused or aborted a subscription."""
@@ -437,7 +436,7 @@ class Ingest:
         """Part of a group arrived."""
         if upstream.id in self._upstreams:
             upstream.add(header.sequence, header.frame_start, parts, fin=fin, code=code)
-            self._fresh[upstream.id] = upstream
+            self.fresh[upstream.id] = upstream
 
     def on_datagram(self, data: bytes) -> None:
         """A one-frame group (05 and 06). What cannot be read or is not ours is dropped, as a lost one would be."""

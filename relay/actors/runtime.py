@@ -323,32 +323,12 @@ class LoopActor(pykka.Actor):
         self._timers.add(timer)
         return timer
 
-    def _turn(self) -> None:
+    def _turn(self) -> None:  # noqa: C901 - the path of every message, in one piece
         inbox = self.actor_inbox
         assert isinstance(inbox, LoopInbox)
         if not self._started:
             self._started = True
             self._actor_loop_setup()
-        self._handle_waiting(inbox)
-        if not self._ended:
-            try:
-                self.on_turn_end()
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:  # noqa: BLE001 - the boundary of an actor
-                self._crash(error)
-        if self._ended:
-            self._actor_loop_teardown()
-            inbox.detach()
-            # What it held knows it, mostly: rings that only the garbage collector would find, and that are large.
-            self.__dict__.clear()
-            return
-        inbox.waiting = False  # before the look: what another thread puts in after it asks for a turn itself
-        if len(inbox):
-            inbox.waiting = True
-            _dispatcher().wake(self)
-
-    def _handle_waiting(self, inbox: LoopInbox) -> None:
         queue = inbox._queue
         for _ in range(len(queue)):
             if self._ended:
@@ -364,6 +344,26 @@ class LoopActor(pykka.Actor):
                 inbox.allow_one()
                 with suppress(Empty):
                     self._actor_loop_running()
+        if not self._ended:
+            try:
+                self.on_turn_end()
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001 - the boundary of an actor
+                self._crash(error)
+        if self._ended:
+            self._wind_up(inbox)
+            return
+        inbox.waiting = False  # before the look: what another thread puts in after it asks for a turn itself
+        if queue:
+            inbox.waiting = True
+            _dispatcher().wake(self)
+
+    def _wind_up(self, inbox: LoopInbox) -> None:
+        self._actor_loop_teardown()
+        inbox.detach()
+        # What it held knows it, mostly: rings that only the garbage collector would find, and that are large.
+        self.__dict__.clear()
 
     def _guarded(self, hook: Callable[[], None]) -> None:
         try:

@@ -477,7 +477,9 @@ class TrackActor(LoopActor):
             pieces = shared.get(subscriber.dialect)
             if pieces is None:
                 pieces = shared[subscriber.dialect] = self._pieces(touched, subscriber.dialect)
-            if subscriber.start > lowest or subscriber.encoders or not subscriber.interest.endless:
+            interest = subscriber.interest
+            bounded = interest.end_group is not None or interest.start_frame
+            if bounded or subscriber.start > lowest or subscriber.encoders:
                 pieces = self._narrowed(subscriber, touched, pieces)
             if pieces and not send(subscriber.ref, m.Deliver(subscriber.key, pieces)):
                 gone.append(key)

@@ -45,8 +45,3 @@ class Interest(NamedTuple):
     end_group: int | None = None
     start_frame: int = 0
     end_frame: int | None = None
-
-    @property
-    def endless(self) -> bool:
-        """Whether, once started, every group is wanted whole: what nearly every subscriber asks for."""
-        return self.end_group is None and self.start_frame == 0

@@ -104,6 +104,8 @@ CONNECT = [
 class Script:
     """The bare minimum of a client: HTTP/3 settings, then whatever the test sends."""
 
+    gathered = ()
+
     def __init__(self, link: Link) -> None:
         self.link = link
         self.h3: H3Connection | None = None

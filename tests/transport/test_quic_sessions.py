@@ -724,7 +724,7 @@ def test_too_much_before_start_closes(wire: Wire) -> None:
     wire.advance(3.0)
     assert server.ended
     assert wire.server_side.refused["early"] == 1
-    assert not [event for event in server._events if not isinstance(event, SessionClosed)]
+    assert not [event for event in server.gathered if not isinstance(event, SessionClosed)]
 
 
 def test_a_failing_owner_closes_only_its_connection(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:

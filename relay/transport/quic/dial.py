@@ -116,6 +116,8 @@ class ClientEndpoint(Endpoint):
 class Opening:
     """Handles the connection until the handshake is complete."""
 
+    gathered = ()
+
     def __init__(self, endpoint: ClientEndpoint) -> None:
         self._endpoint = endpoint
 

@@ -26,6 +26,8 @@ from relay.transport.quic import compat
 from relay.transport.quic.udp import Address, UdpSocket, readable_address
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from relay.transport.quic.endpoint import Endpoint
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,10 @@ SHORTEST_WAIT = 0.001
 
 class Handler(Protocol):
     """What a link needs of its session."""
+
+    @property
+    def gathered(self) -> Sequence[object]:
+        """The events that wait for `deliver`."""
 
     def established(self) -> None:
         """The handshake is complete."""
@@ -238,17 +244,15 @@ class Link:
         try:
             handler = self.handler
             if handler is not None:
-                handler.deliver()
+                if handler.gathered:
+                    handler.deliver()
                 handler.pump()
-            closing = compat.close_is_pending(quic)
-            flights = quic.flights(now)
-            if not closing or not compat.exceeds_allowance(quic):
-                for buffers, size, address in flights:
+            if compat.close_is_pending(quic):
+                self._transmit_close(quic.flights(now))
+            else:
+                for buffers, size, address in quic.flights(now):
                     self.bytes_sent += sum(map(len, buffers))
                     self.sock.send_all(buffers, size, address)
-            if closing:
-                self._goodbye = [(data, address) for buffers, _, address in flights for data in buffers]
-                self.endpoint.said_goodbye(self)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
         # Writing issues connection ids, whose events must be known before the peer can use them.
@@ -256,6 +260,14 @@ class Link:
             self.process()
         if not self.gone:
             self.arm(now)
+
+    def _transmit_close(self, flights: list[compat.Flight]) -> None:
+        if not compat.exceeds_allowance(self.quic):
+            for buffers, size, address in flights:
+                self.bytes_sent += sum(map(len, buffers))
+                self.sock.send_all(buffers, size, address)
+        self._goodbye = [(data, address) for buffers, _, address in flights for data in buffers]
+        self.endpoint.said_goodbye(self)
 
     def on_timer(self, now: float) -> None:
         """A deadline has passed; it may have moved since."""

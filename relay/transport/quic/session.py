@@ -95,7 +95,8 @@ class QuicSession:
         """Where a client waits for the session to open."""
         self._sink: Sink | None = None
         self._started = False
-        self._events: list[Event] = []
+        self.gathered: list[Event] = []
+        """What the owner has not been told yet."""
         self._early_bytes = 0
         self._streams: dict[int, QuicStream] = {}
         self._writing: dict[QuicStream, None] = {}
@@ -202,9 +203,9 @@ class QuicSession:
     def deliver(self) -> None:
         """Pass the gathered events to the owner."""
         sink = self._sink
-        if sink is None or not self._events:
+        if sink is None or not self.gathered:
             return
-        batch, self._events = tuple(self._events), []
+        batch, self.gathered = tuple(self.gathered), []
         if not self.ended:
             sink(batch)
             return
@@ -239,7 +240,7 @@ class QuicSession:
         """Queue `SessionClosed`. Every later call on the session or its streams does nothing."""
         if self.ended:
             return
-        self._events.append(SessionClosed(code, reason, by_peer))
+        self.gathered.append(SessionClosed(code, reason, by_peer))
         self.ended = True
         self._left = tuple(self._streams.values())
         self._streams.clear()
@@ -275,13 +276,13 @@ class QuicSession:
     def _emit(self, event: Event) -> None:
         if self.ended:
             return
-        self._events.append(event)
+        self.gathered.append(event)
         if not self._started:
             if type(event) is StreamData:
                 self._early_bytes += len(event.data)
-            if len(self._events) > EARLY_EVENTS or self._early_bytes > EARLY_BYTES:
+            if len(self.gathered) > EARLY_EVENTS or self._early_bytes > EARLY_BYTES:
                 self.link.endpoint.refused["early"] += 1
-                self._events.clear()
+                self.gathered.clear()
                 reason = "too much was sent before the session was accepted"
                 self.end(None, reason, by_peer=False)
                 self.link.close(QuicErrorCode.APPLICATION_ERROR, reason, transport=True)
@@ -391,8 +392,10 @@ class QuicSession:
         if stream.half is Half.CLOSED:
             return
         fin = stream.fin
+        chunks, stream.chunks = stream.chunks, []
+        stream.queued = 0
         try:
-            self.link.quic.write_stream(stream.id, stream.take(), fin=fin, order=stream.order)
+            self.link.quic.write_stream(stream.id, chunks, fin=fin, order=stream.order)
         except (RuntimeError, ValueError):
             # The peer has stopped this stream already; the event that says so is on its way.
             stream.close_half()

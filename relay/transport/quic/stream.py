@@ -130,12 +130,6 @@ class QuicStream:
         self.chunks.clear()
         self.queued = 0
 
-    def take(self) -> list[bytes]:
-        """Everything queued."""
-        chunks, self.chunks = self.chunks, []
-        self.queued = 0
-        return chunks
-
 
 def urgency(stream: QuicStream) -> tuple[int, int]:
     """Sort key: the most urgent stream comes last."""

@@ -115,7 +115,10 @@ class UdpSocket:
             self._enqueue(data, address)
             return
         try:
-            self._send_now(data, address)
+            if self._connected:
+                self.sock.send(data)
+            else:
+                self.sock.sendto(data, address)
         except (BlockingIOError, InterruptedError):
             self._enqueue(data, address)
             self._loop.add_writer(self.sock.fileno(), self._writable)
@@ -169,12 +172,6 @@ class UdpSocket:
         self._view.release()
         self.sock.close()
 
-    def _send_now(self, data: bytes, address: Address) -> None:
-        if self._connected:
-            self.sock.send(data)
-        else:
-            self.sock.sendto(data, address)
-
     def _enqueue(self, data: bytes, address: Address) -> None:
         if len(self._waiting) >= SEND_QUEUE:
             self.dropped += 1
@@ -193,7 +190,10 @@ class UdpSocket:
         for _ in range(min(SEND_FLUSH, len(self._waiting))):
             data, address = self._waiting[0]
             try:
-                self._send_now(data, address)
+                if self._connected:
+                    self.sock.send(data)
+                else:
+                    self.sock.sendto(data, address)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:

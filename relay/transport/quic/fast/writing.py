@@ -79,7 +79,8 @@ class WritingConnection(SpeakingConnection):
                 flights.append((buffers, self._max_datagram_size, address))
                 if len(buffers[0]) >= self._max_datagram_size and (size := self._mtu.wanted(now)):
                     flights.append(([self._write_probe(size, now)], size, address))
-        self._tell_idle()
+        if self._bbr is not None:
+            self._tell_idle()
         return flights
 
     def _write(self, now: float) -> list[bytes]:
