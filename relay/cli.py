@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import gc
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -136,10 +135,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.setup(config.log.level)
         from relay.process import run
 
-        # What is loaded by now stays: the collector need not look at it again. Sessions let go of theirs by themselves,
-        # so looking for the rest now and then is enough.
-        gc.freeze()
-        gc.set_threshold(10_000, 20, 20)
         return run(config, lambda: load(arguments.file, arguments.flags), log.setup)
     except ConfigError as error:
         for problem in error.problems:

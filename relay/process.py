@@ -117,7 +117,7 @@ def _tell_systemd() -> None:
             sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
             sock.send(b"READY=1")
     except OSError as error:
-        logger.warning("systemd was not told that the relay has started: %s", error.strerror)
+        logger.warning("systemd was not told that the relay has started: %s", error.strerror or error)
 
 
 def _spare_the_collector() -> None:
