@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from relay import log
+from relay import log, terminal
 from relay.config import OPTIONS, Config, ConfigError, Option, load
 from relay.config.options import Kind
 from relay.version import VERSION
@@ -48,6 +48,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Leave with one line about the fault and one about where help is."""
         self.exit(2, f"moq-relay: {message}\nTry: moq-relay --help\n")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        if file is sys.stderr:
+            terminal.say(message.rstrip("\n"))
+            return
+        fault = terminal.put(message)
+        if fault:
+            self.exit(1, f"moq-relay: {fault}\n")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -118,6 +126,7 @@ def _help(option: Option) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 if a check or an essential part failed, or 2 if the relay cannot start."""
+    terminal.open_closed_streams()
     parser = build_parser()
     arguments, rest = parser.parse_known_args(_spelled_out(sys.argv[1:] if argv is None else argv))
     if rest:
@@ -130,15 +139,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             check(config)
             # One write, so that a reader who leaves after the first line, like `head -1`, does no harm.
             lines = (f"{arguments.file or 'configuration'}: ok", *summary(config))
-            sys.stdout.write("".join(f"{line}\n" for line in lines))
-            return 0
+            fault = terminal.put("".join(f"{line}\n" for line in lines))
+            if fault:
+                terminal.say(f"moq-relay: {fault}")
+            return 1 if fault else 0
         log.setup(config.log.level)
         from relay.process import run
 
         return run(config, lambda: load(arguments.file, arguments.flags), log.setup)
     except ConfigError as error:
         for problem in error.problems:
-            sys.stderr.write(f"moq-relay: {problem}\n")
+            terminal.say(f"moq-relay: {problem}")
         return 1 if arguments.check else 2
 
 

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import signal
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from relay import terminal
 from relay.client import (
     Client,
     ClientError,
@@ -278,14 +278,19 @@ async def until_stopped(options: Options) -> None:
 
 def put_line(text: str) -> None:
     """Print one line of the clock, at once: whoever reads it through a pipe is waiting."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        terminal.give_up(sys.stdout)
+        raise Refused(f"standard output: {error.strerror}") from None
 
 
 def say(text: str) -> None:
     """Tell the person at the terminal how it goes; the clock itself has standard output."""
-    sys.stderr.write(f"moq-clock: {printable(text)}\n")
-    sys.stderr.flush()
+    terminal.say(f"moq-clock: {printable(text)}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -425,6 +430,7 @@ def read_options(argv: Sequence[str] | None) -> Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    terminal.open_closed_streams()
     try:
         options = read_options(argv)
     except SystemExit as leaving:
@@ -438,7 +444,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         # Whoever read the clock has seen enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        terminal.give_up(sys.stdout)
         return 0
     except Exception as error:  # noqa: BLE001 - the outermost boundary
         say(f"internal error: {error!r}")

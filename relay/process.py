@@ -20,11 +20,11 @@ import os
 import resource
 import signal
 import socket
-import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
+from relay import terminal
 from relay.app import Relay
 from relay.config import Config, ConfigError
 
@@ -69,10 +69,9 @@ async def _serve(config: Config, reread: Callable[[], Config], set_level: Callab
     try:
         await relay.start()
     except OSError as error:
-        print(f"moq-relay: {error.strerror or error}", file=sys.stderr)  # noqa: T201
+        terminal.say(f"moq-relay: {error.strerror or error}")
         return 2
-    with suppress(OSError):  # nobody reads it
-        print(relay.banner(), flush=True)  # noqa: T201 - for the person who started it
+    terminal.put(f"{relay.banner()}\n")  # for the person who started it, if there is one
     _tell_systemd()
     _spare_the_collector()
     failed = loop.create_task(relay.failed.wait())

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -346,6 +347,40 @@ def test_misuse(arguments: list[str], message: str, capsys: pytest.CaptureFixtur
     status, out, err = leave(arguments, capsys)
     assert (status, out) == (2, "")
     assert err == f"moq-relay: {message}\nTry: moq-relay --help\n"
+
+
+# Standard streams
+
+COMMAND = f"{sys.executable} -m relay.cli"
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize(("arguments", "status"), [(f"--check {DEV}", 0), ("--help", 0), ("--check x", 1)])
+def test_a_closed_stream_is_no_fault(arguments: str, status: int, closed: str) -> None:
+    found = shell(f"{COMMAND} {arguments} {closed}")
+    assert found.returncode == status
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("arguments", [f"--check {DEV}", "--help", "--version"])
+def test_a_full_disk_is_named(arguments: str) -> None:
+    found = shell(f"{COMMAND} {arguments} > /dev/full")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr == "moq-relay: standard output: No space left on device\n"
+
+
+def test_nothing_takes_the_place_of_a_closed_stream() -> None:
+    """The next file or socket would get the number of the stream, and what libraries write to it."""
+    program = (
+        "import os, sys; from relay import terminal; terminal.open_closed_streams(); "
+        "sys.exit(os.open('/dev/zero', os.O_RDONLY) <= 2 or sys.stderr.fileno() != 2)"
+    )
+    assert shell(f'{sys.executable} -c "{program}" <&- >&- 2>&-').returncode == 0
 
 
 # Logging

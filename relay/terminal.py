@@ -1,0 +1,51 @@
+"""Standard input, output and error of a command, which may be closed, full, or a pipe that nobody reads any more.
+
+Owns what happens then. Must never decide on an exit status. Called by the commands, and by `relay.process`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+
+def open_closed_streams() -> None:
+    """Open the null device in place of each standard stream that is closed (`2>&-`, as some init systems do).
+
+    Python has None there, which nothing can be written to, and the next socket would get the number of the closed
+    stream, together with everything that a library writes to it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest free number is that of the stream, unless something else has taken it already.
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode))  # noqa: PTH123, SIM115 - open for good
+
+
+def put(text: str) -> str | None:
+    """Print to standard output, at once. Return why it failed, or None; a reader who has left is no failure."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        give_up(sys.stdout)
+    except OSError as error:
+        give_up(sys.stdout)
+        return f"standard output: {error.strerror or error}"
+    return None
+
+
+def say(text: str) -> None:
+    """Print a line to standard error, if that is possible."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        give_up(sys.stderr)
+
+
+def give_up(stream: TextIO) -> None:
+    """Lead what is left to the null device: Python would complain once more when it flushes at exit."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
