@@ -67,7 +67,7 @@ class BroadcastActor(LoopActor):
                     del self._tracks[(message.path, message.track)]
             case m.Retire():
                 self._origin = message.origin
-            case m.Unsure():
+            case m.Unsure() | m.PublisherLost():
                 for entry in self._tracks.values():
                     send(entry.ref, message)
             case m.ListTracks():
@@ -83,13 +83,13 @@ class BroadcastActor(LoopActor):
             halt(entry.ref)
         self._tracks.clear()
         if self._origin is not None:
-            send(self._origin, m.BroadcastOver(self.actor_ref))
+            send(self._origin, m.BroadcastOver(self.actor_ref, self._path))
 
     def on_dead_letter(self, message: object) -> None:
         if isinstance(message, m.Subscribe | m.Describe | m.Fetch):
             send(message.subscriber, m.Refused(message.key, StreamCode.UNROUTABLE))
         elif isinstance(message, m.Retire):
-            send(message.origin, m.BroadcastOver(self.actor_ref))
+            send(message.origin, m.BroadcastOver(self.actor_ref, self._path))
 
     def _forward(self, request: m.Subscribe | m.Describe | m.Fetch) -> None:
         key = (request.path, request.track)

@@ -205,6 +205,7 @@ class ConnectionActor(LoopActor):
         self._held_bytes = 0
         self._setup_timer: Timer | None = None
         self._alive_timer: Timer | None = None
+        self._found_dead = False
         self._closed: SessionClosed | None = None
         self._since = time.monotonic()
         self._since_epoch = time.time()
@@ -247,6 +248,8 @@ class ConnectionActor(LoopActor):
                 self.close(SessionCode.CONTROL_TIMEOUT, "no SETUP in time")
             case AliveTimedOut():
                 self._alive_timer = None
+                self._found_dead = True
+                self.log.info("no sign of life: another session has announced one of its paths")
                 send(self.environment.origin, m.Alive(self.number, alive=False))
             case Expired():
                 self._watch_expiry()
@@ -604,8 +607,8 @@ class ConnectionActor(LoopActor):
     # --- sign of life ----------------------------------------------------------------------------------------------
 
     def _check_alive(self) -> None:
-        self.session.ping()
         if self._alive_timer is None:
+            self.session.ping()
             wait = max(self.session.probe_timeout(), ALIVE_AT_LEAST)
             self._alive_timer = self.call_later(wait, AliveTimedOut())
 
@@ -613,7 +616,10 @@ class ConnectionActor(LoopActor):
         if self._alive_timer is not None:
             self._alive_timer.cancel()
             self._alive_timer = None
-            send(self.environment.origin, m.Alive(self.number, alive=True))
+        elif not self._found_dead:
+            return
+        self._found_dead = False  # it was stalled
+        send(self.environment.origin, m.Alive(self.number, alive=True))
 
     def _counted(self) -> Counts:
         stats = self.session.stats()

@@ -360,6 +360,7 @@ class BroadcastOver(NamedTuple):
     """Broadcast to origin: it has ended."""
 
     broadcast: Ref
+    path: str
 
 
 class Unsure(NamedTuple):
@@ -367,6 +368,13 @@ class Unsure(NamedTuple):
 
     A track that has had no answer yet asks again. It may be one of a ring of relays, each of which waits for the next:
     what they know of a publisher that has gone reaches them one after the other.
+    """
+
+
+class PublisherLost(NamedTuple):
+    """Origin to broadcast to tracks: the publisher's session gives no sign of life, and somebody else publishes the path.
+
+    Viewers ask again.
     """
 
 

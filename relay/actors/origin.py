@@ -7,9 +7,11 @@ that serves. Requests for a path are forwarded to the chosen publication's broad
   fallback, newest first. Only then come those of other relays, the nearest first: were it the newest there too, relays
   that hear of two publishers in different orders would hand them to each other for ever.
 * Publications with the same original publisher are routes to the same content; the cheapest of them serves.
-* A tentative publication (perhaps an echo of our own announcement) serves only when no other one does, and one of a
-  session that was found dead only when there is nothing else at all. One of a session that is about to end (GOAWAY)
-  comes after those that stay.
+* A tentative publication (perhaps an echo of our own announcement) serves only when no other one does. One of a session
+  that is about to end (GOAWAY) comes after those that stay.
+* Who announces a path makes the sessions that published it before be asked for a sign of life: a publisher that restarts
+  leaves its old session behind. One that gives none serves, and is offered, only where nobody else publishes the path at
+  all, and its viewers ask again.
 * A publication whose session broke off lingers if it was the only one: watchers hear nothing, and requests wait. Whoever
   announces the path in time takes its place as if nothing had happened.
 * What is announced under `members` concerns relays alone, and is offered to no other watcher.
@@ -178,8 +180,8 @@ class OriginActor(LoopActor):
         """The same prefixes."""
         self._waiting: dict[m.Key, Publication] = {}
         """Where requests wait for a publisher to come back."""
-        self._withdrawn: dict[str, Publication] = {}
-        """Out of the directory, but with viewers still; by the URN of the broadcast."""
+        self._withdrawn: dict[str, dict[str, Publication]] = {}
+        """Out of the directory, but with viewers still; by path and the URN of the broadcast."""
         self._order = itertools.count(1)
 
     def __str__(self) -> str:
@@ -190,7 +192,7 @@ class OriginActor(LoopActor):
             case m.Subscribe() | m.Describe() | m.Fetch():
                 self._route(message)
             case m.BroadcastOver():
-                self._withdrawn.pop(message.broadcast.actor_urn, None)
+                self._on_broadcast_over(message)
             case m.Leave():
                 self._on_leave((message.subscriber.actor_urn, message.key))
             case m.Announce():
@@ -249,14 +251,13 @@ class OriginActor(LoopActor):
         if lingering is not None and not publication.tentative:
             self._succeed(lingering, publication)
             return
-        for other in present:
-            doubted = not other.relayed and (
-                publication.relayed or same_publisher(other.route, publication.route)
-            )
-            if not other.tentative and (publication.tentative or doubted):
-                # an echo, or a publisher that has come back before its old session timed out
+        for other in (*present, *self._withdrawn.get(message.path, {}).values()):
+            # two routes of other relays, or two echoes, say nothing about each other's sessions
+            alike = (other.relayed and publication.relayed) or (other.tentative and publication.tentative)
+            if not alike and other.session != publication.session:
                 send(other.connection, m.CheckAlive())
         present.append(publication)
+        self._abandon_dead(message.path)
         self._tell(message.path)
 
     def _on_reroute(self, message: m.Reroute) -> None:
@@ -287,7 +288,14 @@ class OriginActor(LoopActor):
             del self._paths[publication.path]
             self._ordered.remove(publication.path)
         if publication.broadcast.is_alive():
-            self._withdrawn[publication.broadcast.actor_urn] = publication
+            still = self._withdrawn.setdefault(publication.path, {})
+            still[publication.broadcast.actor_urn] = publication
+
+    def _on_broadcast_over(self, message: m.BroadcastOver) -> None:
+        still = self._withdrawn.get(message.path, {})
+        still.pop(message.broadcast.actor_urn, None)
+        if not still:
+            self._withdrawn.pop(message.path, None)
 
     def _present(self, path: str) -> list[Publication]:
         """The publications of a path, to add one."""
@@ -346,7 +354,32 @@ class OriginActor(LoopActor):
                 chosen = best(self._paths[path])
                 if chosen is not None and not chosen.dead:
                     chosen.tentative = False  # it has taken over, so it is no echo
+                self._abandon_dead(path)
                 self._tell(path)
+        for path, still in self._withdrawn.items():
+            changed = [p for p in still.values() if p.session == session and p.dead == alive]
+            for publication in changed:
+                publication.dead = not alive
+            if changed:
+                self._abandon_dead(path)
+
+    def _living(self, path: str) -> list[Publication]:
+        """The publications that may serve a path: those found dead only if all are.
+
+        Also towards those who cannot use the living ones: another relay with a publisher of its own goes on waiting for
+        ours as long as we offer it.
+        """
+        present = self._paths.get(path, [])
+        return [p for p in present if not p.dead] or present
+
+    def _abandon_dead(self, path: str) -> None:
+        """Viewers of publishers that were found dead ask again, if somebody else publishes the path."""
+        present = self._paths.get(path, [])
+        if all(p.dead for p in present):
+            return
+        for publication in (*present, *self._withdrawn.get(path, {}).values()):
+            if publication.dead:
+                send(publication.broadcast, m.PublisherLost())
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -357,7 +390,7 @@ class OriginActor(LoopActor):
                 break
             usable = [
                 p
-                for p in self._paths.get(path, ())
+                for p in self._living(path)
                 if (exact or p.prefix)
                 and p.session != request.session
                 and not (request.exclude and request.exclude in p.route.hops)
@@ -394,7 +427,7 @@ class OriginActor(LoopActor):
         found = []
         for path in self._under(prefixes):
             if not self._is_member(path):
-                chosen = best(self._paths[path])
+                chosen = best(self._living(path))
                 assert chosen is not None
                 found.append(m.Offered(path, chosen.route, chosen.order))
         return tuple(found)
@@ -410,8 +443,9 @@ class OriginActor(LoopActor):
     def _running_on(self, prefixes: tuple[str, ...]) -> tuple[m.Published, ...]:
         return tuple(
             m.Published(p.path, p.session, p.route, False, p.broadcast)
-            for p in self._withdrawn.values()
-            if any(covers(prefix, p.path) for prefix in prefixes)
+            for path, still in self._withdrawn.items()
+            if any(covers(prefix, path) for prefix in prefixes)
+            for p in still.values()
         )
 
     def _under(self, prefixes: tuple[str, ...]) -> dict[str, None]:
@@ -458,10 +492,10 @@ class OriginActor(LoopActor):
         """
         if (not watcher.relay or watcher.one_hop) and self._is_member(path):
             return None  # relays of old dial names that they can make nothing of
-        chosen = best(p for p in self._paths.get(path, ()) if watcher.sees(p))
+        chosen = best(p for p in self._living(path) if watcher.sees(p))
         if chosen is None and watcher.routes_above and self._prefix_routes and path in watcher.prefixes:
             for above in ancestors(path):
-                chosen = best(p for p in self._paths.get(above, ()) if p.prefix and watcher.sees(p))
+                chosen = best(p for p in self._living(above) if p.prefix and watcher.sees(p))
                 if chosen is not None:
                     break
         return None if chosen is None else m.Offered(path, chosen.route, chosen.order)

@@ -154,6 +154,8 @@ class TrackActor(LoopActor):
             case m.Unsure():
                 if not (self._received_groups or self._received_datagrams):
                     self._fail(StreamCode.INTERNAL, gone=True)
+            case m.PublisherLost():
+                self._fail(StreamCode.INTERNAL, gone=True)
             case m.UpstreamDatagram():
                 self._on_datagram(message)
             case m.UpstreamFetched():

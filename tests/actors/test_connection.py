@@ -13,6 +13,7 @@ from relay.actors import messages as m
 from relay.actors.runtime import ask, halt
 from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.model.limits import Limits
+from relay.transport.session import Pong
 from relay.wire.errors import OldCode, SessionCode
 from relay.wire.frame import setup_stream
 from relay.wire.messages import AnnounceRequest, ClientSetup, ServerSetup, Setup, SetupForm
@@ -22,12 +23,15 @@ from tests.actors.support import (
     HOP,
     QUICK,
     TIMEOUT,
+    Fake,
     SilentPeer,
     Trouble,
     World,
     actors,
+    advance,
     settle,
     until,
+    virtual,
 )
 
 MODERN = [v for v in Version if v >= Version.LITE_03]
@@ -552,6 +556,26 @@ async def test_a_peer_is_told_dead_or_alive(world: World) -> None:
     assert peer.relay.pings == 1
     await settle()
     assert peer.relay.pings == 1
+
+
+@virtual
+async def test_a_peer_that_was_found_dead_and_answers_late_is_alive_again() -> None:
+    world = World()
+    origin = Fake()
+    world.environment = replace(world.environment, origin=origin.ref)
+    peer = await world.viewer(Version.LITE_03)
+    peer.session.silent = True
+    for _ in range(3):
+        peer.ref.tell(m.CheckAlive())
+    await settle()
+    assert peer.relay.pings == 1
+    await advance(1.5)
+    assert [found.alive for found in origin.got(m.Alive)] == [False]
+    for _ in range(2):
+        peer.session.tell(Pong())
+    await settle()
+    assert [found.alive for found in origin.got(m.Alive)] == [False, True]
+    await world.close(clean=False)
 
 
 async def test_describe_tells_what_a_session_does(world: World) -> None:

@@ -509,6 +509,54 @@ async def test_a_shifted_end_or_datagram_beyond_all_kills_no_viewer(
     assert not viewer.closed
 
 
+# --- an older session that is dead -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("identity", [7, 9], ids=["the same id", "another id"])
+@pytest.mark.parametrize("withdrawn", [False, True], ids=["announced", "withdrawn"])
+@pytest.mark.parametrize("version", ALL)
+@virtual
+async def test_viewers_of_a_publisher_that_hangs_go_on_with_the_one_that_replaces_it(
+    version: Version, withdrawn: bool, identity: int
+) -> None:
+    world = World()
+    old = await world.viewer(version)
+    identify(old, 7)
+    await settle()
+    viewer = await world.viewer(version)
+    number, stream = viewer.subscribe("p")
+    await send_groups(old, "a", 100)
+    if withdrawn:
+        old.unpublish("p")
+        await settle()
+    old.session.silent = True
+    new = await world.viewer(version)
+    identify(new, identity)
+    await settle()
+    assert not new.subscriptions()
+    await advance(1.5)
+    assert len(new.live_subscriptions()) == 1
+    await send_groups(new, "b", 200)
+    assert seen(viewer, number) == [(100, b"a100"), (200, b"b200")]
+    assert not stream.over
+    await world.close()
+
+
+@virtual
+async def test_viewers_of_a_publisher_that_is_alive_stay_with_it() -> None:
+    world = World()
+    old = await world.publisher(Version.LITE_05, "p")
+    viewer = await world.viewer(Version.LITE_05)
+    number, _ = viewer.subscribe("p")
+    await send_groups(old, "a", 1)
+    new = await world.publisher(Version.LITE_05, "p")
+    await advance(5)
+    assert not new.subscriptions()
+    await send_groups(old, "a", 2)
+    assert seen(viewer, number) == [(1, b"a1"), (2, b"a2")]
+    await world.close()
+
+
 # --- what else a subscription has ------------------------------------------------------------------------------------
 
 

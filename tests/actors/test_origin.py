@@ -938,18 +938,91 @@ async def test_the_origin_names_the_publisher_whatever_the_request_says() -> Non
     assert [asked.publisher for asked in unknown.got(m.Subscribe)] == [0]
 
 
-async def test_the_old_session_of_a_publisher_that_comes_back_elsewhere_is_asked_for_a_sign_of_life() -> None:
-    """The same id by two routes: if the old one is dead, its viewers need not wait for its time-out."""
+# --- older sessions that may be dead ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hops", [(50, 3), (50,), (60,)], ids=["another route", "the same id", "another id"])
+async def test_who_published_a_path_before_is_asked_for_a_sign_of_life(hops: tuple[int, ...]) -> None:
     stage = Stage()
-    one, two, three = (stage.session() for _ in range(3))
+    one, two = stage.session(), stage.session()
     old = await one.announce("p", route=Route((50,)))
-    new = await two.announce("p", route=Route((50, 3)))
+    new = await two.announce("p", route=Route(hops))
     assert one.got(m.CheckAlive) == [m.CheckAlive()]
-    assert await served_by(stage, "p", old, new) == 0
+    assert not two.got(m.CheckAlive)
     await stage.say(m.Alive(one.number, alive=False))
     assert await served_by(stage, "p", old, new) == 1
-    await three.announce("p", route=Route((60,)))
-    assert not two.got(m.CheckAlive)
+    assert old.got(m.PublisherLost) == [m.PublisherLost()]
+    assert not new.got(m.PublisherLost)
+
+
+async def test_viewers_of_a_session_that_is_alive_stay_where_they_are() -> None:
+    stage = Stage()
+    one, two = stage.session(), stage.session()
+    old = await one.announce("p")
+    await two.announce("p")
+    await stage.say(m.Alive(one.number, alive=True))
+    assert not old.got(m.PublisherLost)
+
+
+async def test_routes_of_other_relays_are_no_reason_to_ask_each_other() -> None:
+    """A path that many relays announce would cost the square of their number."""
+    stage = Stage()
+    one, two, own = (stage.session() for _ in range(3))
+    await one.announce("p", relayed=True)
+    await two.announce("p", relayed=True)
+    assert not one.got(m.CheckAlive)
+    await own.announce("p")
+    assert [len(some.got(m.CheckAlive)) for some in (one, two, own)] == [1, 1, 0]
+
+
+async def test_echoes_are_no_reason_to_ask_each_other() -> None:
+    stage = Stage()
+    real, one, two = (stage.session() for _ in range(3))
+    await real.announce("p")
+    await one.announce("p", tentative=True)
+    await two.announce("p", tentative=True)
+    assert [len(some.got(m.CheckAlive)) for some in (real, one, two)] == [2, 0, 0]
+
+
+async def test_who_watches_what_a_dead_session_had_withdrawn_asks_again_too() -> None:
+    stage = Stage()
+    one, two = stage.session(), stage.session()
+    old = await one.announce("p")
+    await one.withdraw("p")
+    new = await two.announce("p")
+    assert one.got(m.CheckAlive) == [m.CheckAlive()]
+    await stage.say(m.Alive(one.number, alive=False))
+    assert len(old.got(m.PublisherLost)) == 1
+    assert not new.got(m.PublisherLost)
+
+
+async def test_without_another_publisher_viewers_of_a_dead_session_wait_until_there_is_one() -> None:
+    stage = Stage()
+    one, two, three = (stage.session() for _ in range(3))
+    old = await one.announce("p")
+    await two.announce("p")
+    await two.withdraw("p")
+    await stage.say(m.Alive(one.number, alive=False))
+    assert not old.got(m.PublisherLost)
+    assert await served_by(stage, "p", old) == 0
+    new = await three.announce("p")
+    assert len(old.got(m.PublisherLost)) == 1
+    assert await served_by(stage, "p", old, new) == 1
+
+
+async def test_a_dead_publisher_is_not_offered_to_the_relay_that_has_the_living_one() -> None:
+    """Its viewers there go on waiting as long as we offer it."""
+    stage = Stage()
+    own, relay = stage.session(), stage.session()
+    await own.announce("p")
+    await relay.watch(relay=True, exclude=77)
+    assert list(relay.sees()) == ["p"]
+    await relay.announce("p", relayed=True, route=Route((60, 77)))
+    await stage.say(m.Alive(own.number, alive=False))
+    assert relay.sees() == {}
+    assert await stage.serves("p", exclude=77) == [StreamCode.UNROUTABLE]
+    await stage.say(m.Alive(own.number, alive=True))
+    assert list(relay.sees()) == ["p"]
 
 
 @virtual

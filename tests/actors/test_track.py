@@ -499,7 +499,7 @@ async def test_a_retired_broadcast_ends_when_its_last_track_has() -> None:
     viewer.leave(house.tracks[0])
     await until(lambda: not house.broadcast.is_alive())
     await settle()
-    assert origin.got(m.BroadcastOver) == [m.BroadcastOver(house.broadcast)]
+    assert origin.got(m.BroadcastOver) == [m.BroadcastOver(house.broadcast, "room/cam")]
 
 
 async def test_a_retired_broadcast_without_tracks_ends_at_once() -> None:
@@ -508,7 +508,7 @@ async def test_a_retired_broadcast_without_tracks_ends_at_once() -> None:
     send(house.broadcast, m.Retire(origin.ref))
     await settle()
     assert not house.broadcast.is_alive()
-    assert origin.got(m.BroadcastOver) == [m.BroadcastOver(house.broadcast)]
+    assert origin.got(m.BroadcastOver) == [m.BroadcastOver(house.broadcast, "room/cam")]
 
 
 async def test_a_broadcast_refuses_more_tracks_than_its_limit() -> None:
