@@ -482,7 +482,7 @@ class Relay:
                     loggable(request.path),
                     str(error),
                 )
-                request.reject(error.status, "unauthorized")
+                request.reject(error.status, error.told)
                 return
             except Exception:  # the boundary of a task: the peer must not be left waiting
                 logger.exception("authorisation failed session=%d", number)

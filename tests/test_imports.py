@@ -62,7 +62,13 @@ ROOMS = {
     "relay/web/": Room(
         (
             *("web", "actors", "auth", "model", "wire"),
-            *("transport.places", "transport.session", "transport.websocket", "transport.websocket_pump"),
+            *(
+                "transport.places",
+                "transport.refusal",
+                "transport.session",
+                "transport.websocket",
+                "transport.websocket_pump",
+            ),
         ),
         ("aiohttp", "cachetools", "msgpack", "prometheus_client"),
     ),

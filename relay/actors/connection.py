@@ -92,9 +92,10 @@ class Authorized(NamedTuple):
 
 
 class NotAuthorized(NamedTuple):
-    """The peer may do nothing. Why has been logged."""
+    """The peer may do nothing. Why has been logged; it is told `reason`."""
 
     code: int
+    reason: str
 
 
 class Handler(Protocol):
@@ -256,7 +257,7 @@ class ConnectionActor(LoopActor):
             case Authorized():
                 self._on_authorized(message.permissions)
             case NotAuthorized():
-                self.close(message.code, "unauthorized")
+                self.close(message.code, message.reason)
             case m.OverLimit():
                 self.over(message.limit, message.what)
             case Overrun():
@@ -502,7 +503,8 @@ class ConnectionActor(LoopActor):
             outcome = Authorized(await self.environment.authorize(path, query, self.session.remote))
         except UnauthorizedError as error:
             denied = error.status == HTTPStatus.UNAUTHORIZED
-            outcome = NotAuthorized(SessionCode.UNAUTHORIZED if denied else FIRST_APP_CODE + error.status)
+            code = SessionCode.UNAUTHORIZED if denied else FIRST_APP_CODE + error.status
+            outcome = NotAuthorized(code, error.told)
             self.log.info(
                 "refused transport=%s remote=%s path=%s reason=%r",
                 self.session.transport,
@@ -512,7 +514,7 @@ class ConnectionActor(LoopActor):
             )
         except Exception:  # the boundary of a task: the peer must not be left waiting
             self.log.exception("authorisation failed")
-            outcome = NotAuthorized(SessionCode.INTERNAL)
+            outcome = NotAuthorized(SessionCode.INTERNAL, "internal error")
         send(self.actor_ref, outcome)
 
     def _on_authorized(self, permissions: Permissions) -> None:

@@ -1,7 +1,7 @@
 """The authenticator: URL path and `?jwt=` in, permissions or a refusal out.
 
 Owns the rules of `[auth]`: which key checks a token, what anyone may do without one, and how fast refusals come. A
-refusal says why, for our log; the peer learns no more than that it is not authorised. The relay asks it about every
+refusal says why, for our log; the peer learns a word of it, `UnauthorizedError.told`. The relay asks it about every
 session and HTTP request.
 """
 
@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 from relay.auth.claims import Claims
 from relay.auth.key import Key, KeyFileError
-from relay.auth.permissions import Permissions, UnauthorizedError
+from relay.auth.permissions import Permissions, UnauthorizedError, Word
 from relay.auth.throttle import Throttle
 
 logger = logging.getLogger("relay.auth")
@@ -33,6 +33,9 @@ class KeyServiceError(UnauthorizedError):
     """The key that a token names cannot be had at the moment: no fault of the peer."""
 
     status = HTTPStatus.BAD_GATEWAY
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, Word.NO_KEY)
 
 
 class Keys(Protocol):
@@ -76,10 +79,10 @@ def token_of(query: str) -> str | None:
         # A fragment is no part of a query; URL parsers cut it off, peers on raw QUIC may send it.
         fields = parse_qsl(query.partition("#")[0], keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
-        raise UnauthorizedError(f"the query has more than {MOST_FIELDS} fields") from None
+        raise UnauthorizedError(f"the query has more than {MOST_FIELDS} fields", Word.BAD) from None
     found = [value for name, value in fields if name == "jwt"]
     if len(found) > 1:
-        raise UnauthorizedError(f"the query holds jwt {len(found)} times, expected once")
+        raise UnauthorizedError(f"the query holds jwt {len(found)} times, expected once", Word.BAD)
     return found[0] if found else None
 
 
@@ -125,16 +128,23 @@ class Authenticator:
             claims.check_time(self._now())
             return claims.at(path)
         if self.public is None:
-            raise UnauthorizedError("a token is needed")
+            raise UnauthorizedError("a token is needed", Word.NEEDED)
         try:
             return self.public.at(path)
         except UnauthorizedError as error:
-            raise UnauthorizedError(f"no token, and for anyone {error}") from None
+            word = Word.NEEDED if error.word is Word.NOT_GRANTED else error.word
+            raise UnauthorizedError(f"no token, and for anyone {error}", word) from None
 
     async def _claims(self, token: str) -> Claims:
         if self.keys is None:
-            raise UnauthorizedError("a token was given, but no [auth] key is configured")
-        return (await self.keys.find(token)).verify(token)
+            raise UnauthorizedError("a token was given, but no [auth] key is configured", Word.BAD)
+        try:
+            return (await self.keys.find(token)).verify(token)
+        except KeyServiceError:
+            raise
+        except UnauthorizedError as error:
+            error.word = Word.BAD
+            raise
 
     async def _hold(self, seconds: float) -> None:
         if not seconds or self._held >= self.waiting:

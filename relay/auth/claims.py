@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from relay.auth.permissions import Permissions, UnauthorizedError, loggable, reduce_grants, requested_path
+from relay.auth.permissions import (
+    Permissions,
+    UnauthorizedError,
+    Word,
+    loggable,
+    reduce_grants,
+    requested_path,
+)
 from relay.model.path import covers, join, minimal, normalize
 
 CLOCK_SKEW: Final = 10.0
@@ -82,9 +89,11 @@ class Claims:
     def check_time(self, now: float) -> None:
         """Raise UnauthorizedError before `not_before` and from `expires` on."""
         if self.expires is not None and now >= self.expires:
-            raise UnauthorizedError(f"the token expired {_span(now - self.expires)} ago")
+            raise UnauthorizedError(f"the token expired {_span(now - self.expires)} ago", Word.EXPIRED)
         if self.not_before is not None and now + CLOCK_SKEW < self.not_before:
-            raise UnauthorizedError(f"the token is not valid for another {_span(self.not_before - now)}")
+            raise UnauthorizedError(
+                f"the token is not valid for another {_span(self.not_before - now)}", Word.NOT_YET
+            )
 
     def at(self, path: str) -> Permissions:
         """Permissions of a session whose URL has this path. Raises UnauthorizedError if that is nothing."""

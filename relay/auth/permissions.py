@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
@@ -28,10 +29,31 @@ LONGEST_PATH: Final = 2_048
 """Characters of a URL path. Real ones have some dozen; every announcement of the session repeats it."""
 
 
+class Word(StrEnum):
+    """Why a peer is refused, as the peer is told: enough to know whether a new token would help."""
+
+    NEEDED = "token needed"
+    BAD = "bad token"
+    EXPIRED = "token expired"
+    NOT_YET = "token not valid yet"
+    BAD_PATH = "bad path"
+    NOT_GRANTED = "not granted"
+    NO_KEY = "no key at the moment"
+
+
 class UnauthorizedError(Exception):
     """Refused. The text is for our own log: it names what was wrong, and never holds a token."""
 
     status: int = HTTPStatus.UNAUTHORIZED
+
+    def __init__(self, text: str, word: Word = Word.NOT_GRANTED) -> None:
+        super().__init__(text)
+        self.word = word
+
+    @property
+    def told(self) -> str:
+        """The text for the peer."""
+        return f"unauthorized: {self.word}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +102,24 @@ def requested_path(path: str) -> str:
     percent-encoded slash, a fragment, and control characters.
     """
     if len(path) > LONGEST_PATH:
-        raise UnauthorizedError(f"the path has {len(path)} characters, more than {LONGEST_PATH}")
+        raise UnauthorizedError(
+            f"the path has {len(path)} characters, more than {LONGEST_PATH}", Word.BAD_PATH
+        )
     root = normalize(path)
     if root.count("/") >= MAX_PATH_SEGMENTS:
-        raise UnauthorizedError(f"the path has more than {MAX_PATH_SEGMENTS} segments")
+        raise UnauthorizedError(f"the path has more than {MAX_PATH_SEGMENTS} segments", Word.BAD_PATH)
     try:
         root.encode()
     except UnicodeEncodeError:
-        raise UnauthorizedError("the path is not UTF-8") from None
+        raise UnauthorizedError("the path is not UTF-8", Word.BAD_PATH) from None
     if _TOKEN.search(root):
-        raise UnauthorizedError("the path holds a token, which belongs into the query: ?jwt=")
+        raise UnauthorizedError("the path holds a token, which belongs into the query: ?jwt=", Word.BAD_PATH)
     for segment in root.split("/"):
         decoded = unquote(segment)
         if decoded in (".", "..") or "/" in decoded or "#" in segment or _CONTROL.search(decoded):
             raise UnauthorizedError(
-                f"the path has a segment {loggable(segment)!r}, expected names between the slashes"
+                f"the path has a segment {loggable(segment)!r}, expected names between the slashes",
+                Word.BAD_PATH,
             )
     return root
 

@@ -27,6 +27,7 @@ from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.trust import ClientTls, Trust
 from relay.transport.quic.udp import Address
 from relay.transport.raw import RawSession
+from relay.transport.refusal import answered
 from relay.transport.webtransport_client import WebTransportClientSession
 from relay.wire.version import Version, alpns_for
 
@@ -189,7 +190,8 @@ async def connect_websocket(
     except CertificateError as error:
         raise target.error(f"the trusted roots cannot be used: {error}", "tls") from error
     except aiohttp.WSServerHandshakeError as error:
-        raise target.error(f"the server answered {error.status}", "rejected", error.status) from error
+        field = error.headers.get("www-authenticate") if error.headers else None
+        raise target.error(answered(error.status, field), "rejected", error.status) from error
     except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
         raise target.error("TLS handshake failed", "tls") from error
     except aiohttp.ClientConnectorDNSError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from relay.transport import http3
 from relay.transport.quic import compat
+from relay.transport.refusal import answered
 from relay.transport.webtransport import WebTransportSession
 from relay.wire.version import ALPN_VERSIONS
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
@@ -96,7 +97,8 @@ class WebTransportClientSession(WebTransportSession):
             return
         self.status = status
         if status >= FIRST_REFUSAL:
-            self.end(None, f"the server answered {status}", by_peer=True, kind="http")
+            field = fields.get(b"www-authenticate", b"").decode("latin-1")
+            self.end(None, answered(status, field), by_peer=True, kind="http")
             self.link.close(http3.H3_NO_ERROR)
             return
         chosen = fields.get(b"wt-protocol")

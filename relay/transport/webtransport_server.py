@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from relay.transport import http3
 from relay.transport.quic import compat
+from relay.transport.refusal import challenge
 from relay.transport.webtransport import WebTransportSession
 from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
@@ -115,7 +117,10 @@ class WebTransportServerSession(WebTransportSession):
         """Answer the CONNECT request with `status` and close the connection soon after."""
         if self.ended or self._accepted:
             return
-        self._respond([(b":status", str(status).encode())], end=True)
+        headers = [(b":status", str(status).encode())]
+        if status == HTTPStatus.UNAUTHORIZED:
+            headers.append((b"www-authenticate", challenge(reason).encode()))
+        self._respond(headers, end=True)
         self.end(None, reason or f"rejected with {status}", by_peer=False)
         self.link.close_later(http3.H3_NO_ERROR)
 

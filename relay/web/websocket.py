@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -16,6 +17,7 @@ from aiohttp import hdrs, web
 from relay.model.address import address_of
 from relay.model.limits import Limits
 from relay.transport.places import Places
+from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
 from relay.transport.websocket import WebSocketRequest, choose
 from relay.transport.websocket_pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump
@@ -99,7 +101,8 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
     session = asked.session
     if session is None:
         status, reason = asked.refusal or (503, "the relay is not ready")
-        return web.Response(status=status, text=f"{reason}\n")
+        headers = {"www-authenticate": challenge(reason)} if status == HTTPStatus.UNAUTHORIZED else {}
+        return web.Response(status=status, text=f"{reason}\n", headers=headers)
     transport = request.transport
     try:
         await ws.prepare(request)

@@ -74,6 +74,46 @@ def test_the_golden_token(form: str, case: dict[str, Any]) -> None:
     assert not permissions.cluster
 
 
+# --- what the peer is told -------------------------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {"root": "room", "get": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "told"),
+    [
+        ("/room", "", "token needed"),
+        ("/room", "jwt=", "token needed"),
+        ("/room", "jwt=" + signed({**GOOD, "exp": NOW}), "token expired"),
+        ("/elsewhere", "jwt=" + signed({**GOOD, "exp": NOW - 1}), "token expired"),
+        ("/room", "jwt=" + signed({**GOOD, "nbf": NOW + 60}), "token not valid yet"),
+        ("/room", "jwt=" + signed(GOOD, secret=b"x" * 32), "bad token"),
+        # that it has expired as well is told to those alone who have a token of ours
+        ("/room", "jwt=" + signed({**GOOD, "exp": NOW - 1}, secret=b"x" * 32), "bad token"),
+        ("/room", "jwt=a.b.c", "bad token"),
+        ("/room", "jwt=a&jwt=b", "bad token"),
+        ("/room", "jwt=" + signed({"root": "room"}), "bad token"),
+        ("/elsewhere", "jwt=" + signed(GOOD), "not granted"),
+        ("/room/..", "jwt=" + signed(GOOD), "bad path"),
+        ("/room/..", "", "token needed"),
+    ],
+)
+def test_a_refusal_is_told_in_a_word(path: str, query: str, told: str) -> None:
+    with pytest.raises(UnauthorizedError) as caught:
+        run(authenticator(), path, query)
+    assert caught.value.told == f"unauthorized: {told}"
+
+
+def test_a_key_server_that_fails_is_no_fault_of_the_token() -> None:
+    class Failing:
+        async def find(self, token: str) -> Key:
+            raise KeyServiceError("no answer")
+
+    with pytest.raises(KeyServiceError) as caught:
+        run(authenticator(keys=Failing()), "/room", "jwt=" + signed(GOOD))
+    assert (caught.value.status, caught.value.told) == (502, "unauthorized: no key at the moment")
+
+
 # --- what a token gives at a URL -------------------------------------------------------------------------------------
 
 ROOM = {"root": "room/123", "put": "alice", "get": ""}

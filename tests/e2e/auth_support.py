@@ -250,6 +250,14 @@ class Cell:
                 return "this-is-not-a-token-at-all"
         return token(**self.claims)
 
+    @property
+    def word(self) -> str:
+        """Why it is refused, as it is told."""
+        if self.claims is None:
+            return "token needed"
+        known = {"": "not granted", "expired": "token expired", "early": "token not valid yet"}
+        return known.get(self.spoilt, "bad token")
+
     def _scopes(self, name: str) -> set[Path_]:
         claims: dict[str, Any] = {"put": PUBLIC, "get": PUBLIC} if self.claims is None else self.claims
         return set() if self.spoilt else scopes(claims.get("root", ""), claims.get(name, ()), self.url)
