@@ -13,6 +13,8 @@ def test_a_reason_that_is_written_is_read(reason: str) -> None:
     assert answered(401, challenge(reason)) == f"the server answered 401, {plain}"
 
 
-@pytest.mark.parametrize("field", [None, "", "Bearer", challenge(""), 'Basic realm="x"', 'Bearer error_description="'])
+@pytest.mark.parametrize(
+    "field", [None, "", "Bearer", challenge(""), 'Basic realm="x"', 'Bearer error_description="']
+)
 def test_a_server_that_says_nothing(field: str | None) -> None:
     assert answered(401, field) == "the server answered 401"
