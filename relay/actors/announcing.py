@@ -89,7 +89,10 @@ class AnnounceService:
         elif offer.source == sent.source or same_publisher(offer.route, sent.route):
             if offer.route != sent.route:
                 self._sent[path] = sent._replace(route=offer.route, source=offer.source)
-                chunks.append(self._update(path, sent.announce_id, offer.route))
+                update = self._update(path, sent.announce_id, offer.route)
+                # what this version has no field for, as costs before 06, is no news to the peer
+                if update != self._update(path, sent.announce_id, sent.route):
+                    chunks.append(update)
         else:
             chunks = [self._end(path, sent), self._start(offer)]
         data = b"".join(chunks)

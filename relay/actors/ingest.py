@@ -67,6 +67,16 @@ def _latency(interest: Interest, version: Version) -> int:
     return max(interest.latency_ms, UPSTREAM_LATENCY_MS)
 
 
+def _update_of(interest: Interest, version: Version) -> SubscribeUpdate:
+    """What all subscribers of a track together want, as it is said to its publisher."""
+    return SubscribeUpdate(
+        priority=interest.priority,
+        ordered=interest.ordered,
+        max_latency=_latency(interest, version),
+        start_group=_bounded(interest.start_group),
+    )
+
+
 def _bounded(group: int | None) -> int | None:
     """A group number that still fits once it is stored as value + 1."""
     return None if group is None else min(group, MAX_VARINT - 1)
@@ -80,12 +90,16 @@ def random_hop() -> int:
 class Announced:
     """One live announcement of the peer."""
 
-    __slots__ = ("broadcast", "generation", "path", "route")
+    __slots__ = ("broadcast", "generation", "identity", "path", "route")
 
-    def __init__(self, path: str, generation: int, route: Route, broadcast: Ref | None) -> None:
+    def __init__(
+        self, path: str, generation: int, route: Route, broadcast: Ref | None, identity: int
+    ) -> None:
         self.path = path
         self.generation = generation
         self.route = route
+        self.identity = identity
+        """Stands for its publisher where the peer does not say who that is."""
         self.broadcast = broadcast
         """`None` if the announcement is not used: it came back to us in a circle, or is too long."""
 
@@ -95,8 +109,6 @@ class Ingest:
 
     def __init__(self, connection: ConnectionActor) -> None:
         self._connection = connection
-        self._session_hop = random_hop()
-        """Stands for a peer whose version does not carry its id."""
         self._announced: dict[str, Announced] = {}
         self._generation = 0
         self._upstreams: dict[int, Upstream] = {}
@@ -201,9 +213,11 @@ class Ingest:
             route = None
         if absolute.count("/") >= MAX_PATH_SEGMENTS:
             route = None  # no message could carry it to those who see all of it
+        identity = random_hop()
         if route is None:
-            self._announced[absolute] = Announced(absolute, self._generation, Route(), None)
+            self._announced[absolute] = Announced(absolute, self._generation, Route(), None, identity)
             return
+        route = self._identified(route, identity)
         environment = connection.environment
         connection.counts["announcements_received", ""] += 1
         broadcast = BroadcastActor.start(
@@ -213,7 +227,7 @@ class Ingest:
             ledger=environment.ledger,
             keeper=environment.keeper,
         )
-        self._announced[absolute] = Announced(absolute, self._generation, route, broadcast)
+        self._announced[absolute] = Announced(absolute, self._generation, route, broadcast, identity)
         # versions up to 03 cannot tell an echo of our own announcement from a publisher
         echo = connection.version <= Version.LITE_03 and connection.egress.has_offered(absolute)
         connection.log.debug("announced path=%s hops=%s", absolute, route.hops)
@@ -237,6 +251,8 @@ class Ingest:
         """A live announcement has a new route, or begins anew."""
         absolute = join(self._connection.permissions.root, path)
         known = self._announced[absolute]
+        if route is not None:
+            route = self._identified(route, known.identity)
         # another relay says by an update that it goes on, even if its publisher had to come back under another id
         goes_on = route is not None and (
             same_publisher(route, known.route) or self._connection.permissions.cluster
@@ -264,16 +280,13 @@ class Ingest:
         """The route as we pass it on, or `None` if it must not be used (moq-lite, announcements)."""
         version = self._connection.version
         if version <= Version.LITE_02:
-            chain: tuple[int, ...] = (self._session_hop,)
+            chain: tuple[int, ...] = (UNKNOWN_HOP,)
         elif version == Version.LITE_03:
-            chain = (self._session_hop, *(UNKNOWN_HOP,) * (max(hop_count, 1) - 1))
+            chain = (UNKNOWN_HOP,) * max(hop_count, 1)
         elif version == Version.LITE_04:
-            chain = hops or (self._session_hop,)
+            chain = hops or (UNKNOWN_HOP,)
         else:
             chain = (*hops, origin if origin is not None else UNKNOWN_HOP)
-        if chain[0] == UNKNOWN_HOP and not self._connection.permissions.cluster:
-            # so that the routes to it across a cluster are known to lead to the same publisher
-            chain = (self._session_hop, *chain[1:])
         known = [hop for hop in chain if hop != UNKNOWN_HOP]
         if len(chain) > MAX_HOPS or len(set(known)) < len(known) or self._connection.environment.hop in known:
             return None
@@ -283,6 +296,18 @@ class Ingest:
         link = 1 if setup is None or setup.cost is None else setup.cost
         return Route(chain, *costs).plus_cost(link)
 
+    def _identified(self, route: Route, identity: int) -> Route:
+        """The route with an id of ours for a publisher that gave none, good for one announcement.
+
+        With it the routes across a cluster are known to lead to the same publisher. What a relay of 01 to 03 announces
+        again may come from another publisher. Newer relays withhold an id on purpose.
+        """
+        connection = self._connection
+        newer_relay = connection.permissions.cluster and connection.version >= Version.LITE_04
+        if route.publisher != UNKNOWN_HOP or newer_relay:
+            return route
+        return route._replace(hops=(identity, *route.hops[1:]))
+
     # --- subscriptions ---------------------------------------------------------------------------------------------
 
     def _relative(self, path: str) -> str:
@@ -291,7 +316,6 @@ class Ingest:
 
     def _open(self, message: m.OpenUpstream) -> None:
         version = self._connection.version
-        interest = message.interest
         if message.describe:
             self._describe(message.track, message.path, message.name)
         stream = self._connection.session.open_bidi()
@@ -300,14 +324,16 @@ class Ingest:
         self._upstreams[upstream.id] = upstream
         self._by_track[message.track.actor_urn] = upstream
         stream.context = SubscribeReplies(self._connection, self, upstream)
+        update = _update_of(message.interest, version)
+        upstream.told = update.encode(version) if version >= Version.LITE_03 else b""
         request = Subscribe(
             id=upstream.id,
             broadcast=self._relative(message.path),
             track=message.name,
-            priority=interest.priority,
-            ordered=interest.ordered,
-            max_latency=_latency(interest, version),
-            start_group=_bounded(interest.start_group),
+            priority=update.priority,
+            ordered=update.ordered,
+            max_latency=update.max_latency,
+            start_group=update.start_group,
         )
         stream.write((open_request(version, request),))
 
@@ -328,13 +354,9 @@ class Ingest:
         version = self._connection.version
         if upstream is None or version < Version.LITE_03:
             return
-        interest = message.interest
-        update = SubscribeUpdate(
-            priority=interest.priority,
-            ordered=interest.ordered,
-            max_latency=_latency(interest, version),
-            start_group=_bounded(interest.start_group),
-        )
+        update = _update_of(message.interest, version).encode(version)
+        if update == upstream.told:
+            return  # what has changed is nothing that this version has a field for
         waiting = upstream.stream.unsent
         if waiting > self._connection.environment.limits.message:
             # viewers may change their minds for ever, and it reads none of it
@@ -342,7 +364,8 @@ class Ingest:
             self._connection.refuse(upstream.stream, StreamCode.CANCELLED)
             self.failed(upstream, StreamCode.CONTROL_TIMEOUT)
             return
-        upstream.stream.write((update.encode(version),))
+        upstream.told = update
+        upstream.stream.write((update,))
 
     def _fetch(self, message: m.FetchUpstream) -> None:
         version = self._connection.version

@@ -46,12 +46,14 @@ Parts = list[FrameHeader | bytes]
 class Upstream:
     """One subscription of ours at the peer."""
 
-    __slots__ = ("_ended", "groups", "id", "parts", "stream", "track")
+    __slots__ = ("_ended", "groups", "id", "parts", "stream", "told", "track")
 
     def __init__(self, number: int, track: Ref, stream: Stream) -> None:
         self.id = number
         self.track = track
         self.stream = stream
+        self.told = b""
+        """What the peer was last told that we want, as an update of its version."""
         self._ended = False
         self.groups: dict[int, Stream] = {}
         """Open group streams."""

@@ -103,7 +103,7 @@ async def test_who_stamps_which_hop() -> None:
     await world.close()
 
 
-async def test_a_publisher_without_identity_counts_as_one_hop_fixed_per_session() -> None:
+async def test_a_publisher_without_identity_counts_as_one_hop_fixed_per_announcement() -> None:
     world = World()
     first = await world.publisher(Version.LITE_01, "a", "b")
     second = await world.publisher(Version.LITE_02, "c")
@@ -113,14 +113,19 @@ async def test_a_publisher_without_identity_counts_as_one_hop_fixed_per_session(
     watching = viewer.watch()
     await settle()
     live = watching.read().live
-    assert live["a"].hops == live["b"].hops
-    assert live["a"].hops != live["c"].hops
+    assert len({live[path].hops[0] for path in "abcd"}) == 4
     assert [len(live[path].hops) for path in "abcd"] == [1, 1, 1, 3]
     assert live["d"].hops[1:] == (0, 0)
     assert all(live[path].hops[0] for path in "abcd")
     assert live["a"].warm == 0
     assert live["a"].cold == (1 << 62) - 1
-    del first, second
+    former = live["a"].hops
+    first.unpublish("a")
+    await settle()
+    first.publish("a")
+    await settle()
+    assert watching.read().live["a"].hops != former
+    del second
     await world.close()
 
 
@@ -567,6 +572,29 @@ async def test_another_route_to_the_same_publisher_is_an_update_at_most(
     assert [type(item) for item in watching.items[before:]] == ([] if update is None else [update] * 2)
     if version >= Version.LITE_05:
         assert [item.hops for item in watching.items[before:]] == [(7, 1), (7, 8, 2)]
+
+
+@pytest.mark.parametrize("version", ALL)
+async def test_what_a_version_has_no_field_for_is_no_news_to_its_peers(
+    world: World, version: Version
+) -> None:
+    """Costs travel on 06 alone: 05 would hear the same announcement again, which it may take for another route."""
+    publisher = await world.viewer(Version.LITE_06)
+    publisher.publish("p", (7,), warm=1, cold=1)
+    await settle()
+    watching = (await world.viewer(version)).watch()
+    await settle()
+    before = len(watching.read().items)
+    publisher.update("p", (7,), warm=2, cold=2)
+    publisher.update("p", (7,), warm=3, cold=3)
+    await settle()
+    kinds = [type(item) for item in watching.read().items[before:]]
+    assert kinds == ([AnnounceUpdate] * 2 if version == Version.LITE_06 else [])
+    publisher.update("p", (7, 8), warm=3, cold=3)
+    await settle()
+    kinds = [type(item) for item in watching.read().items[before + len(kinds) :]]
+    update = {Version.LITE_05: AnnounceActive, Version.LITE_06: AnnounceUpdate}.get(version)
+    assert kinds == ([] if update is None else [update])
 
 
 @pytest.mark.parametrize("version", ALL)

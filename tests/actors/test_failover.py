@@ -357,6 +357,28 @@ async def test_a_publisher_without_an_id_is_never_the_same(world: World, version
 
 
 @pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize("relays", [v for v in Version if v < Version.LITE_04])
+async def test_behind_a_relay_that_names_no_publisher_a_new_announcement_is_another_one(
+    relays: Version, version: Version
+) -> None:
+    """It counts anew: taken for the old one, nothing of it would be shown until it has caught up."""
+    world = World(Limits(track_idle=0.01))
+    relay = await world.publisher(relays, "p", permissions=CLUSTER)
+    viewer = await world.viewer(version)
+    number, stream = viewer.subscribe("p")
+    await send_groups(relay, "a", 0, 1, 2, 3)
+    relay.unpublish("p")
+    relay.publish("p")
+    await settle()
+    await refuse(relay, 0)
+    await send_groups(relay, "b", 0, 1)
+    assert [payload for _, payload in seen(viewer, number)] == [b"a0", b"a1", b"a2", b"a3", b"b0", b"b1"]
+    assert_rising([sequence for sequence, _ in seen(viewer, number)])
+    assert not stream.over
+    await world.close()
+
+
+@pytest.mark.parametrize("version", ALL)
 async def test_a_shift_is_kept_for_another_route_to_the_publisher_it_was_made_for(
     world: World, version: Version
 ) -> None:

@@ -654,6 +654,23 @@ async def test_an_update_right_behind_its_subscription_is_not_lost(world: World,
     assert priorities[-1] == 20
 
 
+@pytest.mark.parametrize("version", [v for v in Version if v >= Version.LITE_03])
+async def test_an_update_that_a_publisher_cannot_tell_from_the_last_is_not_sent(
+    world: World, version: Version
+) -> None:
+    """05 asks for latencies that 06 does not know, and 03 to 05 are asked for five seconds at least."""
+    publisher, viewer = await couple(world, version, Version.LITE_05)
+    _, stream = viewer.subscribe("p", priority=3, max_latency=100)
+    upstream_, _ = await upstream(publisher)
+    for latency in (200, 300):
+        stream.write(SubscribeUpdate(priority=3, max_latency=latency).encode(Version.LITE_05))
+        await settle()
+    assert len(upstream_.messages) == 1
+    stream.write(SubscribeUpdate(priority=4, max_latency=300).encode(Version.LITE_05))
+    await settle()
+    assert [update.priority for update in upstream_.messages[1:]] == [4]
+
+
 async def test_updates_do_not_reach_publishers_that_have_none(world: World) -> None:
     publisher, viewer = await couple(world, Version.LITE_02, Version.LITE_04)
     _, stream = viewer.subscribe("p", priority=3)
