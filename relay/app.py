@@ -24,6 +24,7 @@ from typing import Any, Self
 from relay.actors import messages as m
 from relay.actors.cluster import ClusterActor
 from relay.actors.connection import ConnectionActor, Environment
+from relay.actors.expiry import Expiries
 from relay.actors.ingest import random_hop
 from relay.actors.keeper import KeeperActor
 from relay.actors.ledger import LedgerActor
@@ -105,6 +106,7 @@ class Relay:
         self._https: list[tuple[str, int]] = []
         self._internal: list[tuple[str, int]] = []
         self._since = time.time()
+        self._expiries = Expiries()
         self._lag = LoopLag()
         self._refused: Counter[str] = Counter()
         self._readers = Readers(
@@ -163,6 +165,7 @@ class Relay:
             keeper=self._keeper,
             cluster=self._cluster,
             members=cluster.prefix,
+            expiries=self._expiries,
         )
         listen = self._config.server.listen
         self._quic = QuicServer(
@@ -199,6 +202,7 @@ class Relay:
             next_number=lambda: next(self._numbers),
             readers=self._readers,
             draining=lambda: self._draining,
+            expiries=self._expiries,
         )
         app = build(services)
         if self._config.web.ws:

@@ -12,12 +12,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from relay.actors import messages as m
 from relay.actors.egress import Egress
+from relay.actors.expiry import Expiries, Expiry
 from relay.actors.ingest import Ingest
 from relay.actors.ledger import Counts, Settle
 from relay.actors.runtime import LoopActor, Overrun, Ref, Timer, send
@@ -58,9 +59,6 @@ RELAY_FACTOR = 20
 PER_PEER = frozenset(("announces", "subscriptions", "control_rate", "control_burst", "backlog_session"))
 """Limits of what a relay does for each of its own peers."""
 
-EXPIRY_INTERVAL = 600.0
-"""Seconds after which a token's end is compared with the clock again."""
-
 HELD_BYTES = 262_144
 """What a peer may send before its SETUP has been answered."""
 
@@ -82,7 +80,7 @@ class AliveTimedOut(NamedTuple):
 
 
 class Expired(NamedTuple):
-    """Timer: the token of this session runs out."""
+    """The token of this session has run out."""
 
 
 class Authorized(NamedTuple):
@@ -157,6 +155,8 @@ class Environment:
     """Hears of sessions that other relays have dialled."""
     members: str = "internal/origins"
     """Path under which the relays of a cluster announce themselves."""
+    expiries: Expiries = field(default_factory=Expiries)
+    """Tells when a token has run out."""
 
 
 class ConnectionActor(LoopActor):
@@ -206,6 +206,7 @@ class ConnectionActor(LoopActor):
         self._held_bytes = 0
         self._setup_timer: Timer | None = None
         self._alive_timer: Timer | None = None
+        self._expiry: Expiry | None = None
         self._found_dead = False
         self._closed: SessionClosed | None = None
         self._since = time.monotonic()
@@ -253,7 +254,7 @@ class ConnectionActor(LoopActor):
                 self.log.info("no sign of life: another session has announced one of its paths")
                 send(self.environment.origin, m.Alive(self.number, alive=False))
             case Expired():
-                self._watch_expiry()
+                self.close(SessionCode.UNAUTHORIZED, "token expired")
             case Authorized():
                 self._on_authorized(message.permissions)
             case NotAuthorized():
@@ -285,6 +286,8 @@ class ConnectionActor(LoopActor):
             self.session.close(session_code_for(self.version, code), reason)
         if self._authorizing is not None:
             self._authorizing.cancel()
+        if self._expiry is not None:
+            self._expiry.cancel()
         self.ingest.end()
         self.egress.end()
         lost = self._closed is not None and self._closed.code is None
@@ -596,15 +599,10 @@ class ConnectionActor(LoopActor):
         self._watch_expiry()
 
     def _watch_expiry(self) -> None:
-        """End the session with its token. Looked at again now and then, since the clock may be set meanwhile."""
-        expires = self.permissions.expires
-        if expires is None:
-            return
-        left = expires - time.time()
-        if left > 0:
-            self.call_later(min(left, EXPIRY_INTERVAL), Expired())
-        else:
-            self.close(SessionCode.UNAUTHORIZED, "token expired")
+        """End the session with its token."""
+        expires, ref = self.permissions.expires, self.actor_ref
+        if expires is not None:
+            self._expiry = self.environment.expiries.at(expires, lambda: send(ref, Expired()))
 
     # --- sign of life ----------------------------------------------------------------------------------------------
 

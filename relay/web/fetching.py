@@ -81,6 +81,8 @@ class Feed:
     def __init__(self) -> None:
         self.on_full: Callable[[], object] = lambda: None
         """Called once if too much waits: the response may be stuck in a write and not come for what waits."""
+        self.on_cut: Callable[[], object] = lambda: None
+        """Called by `cut`, for the same reason."""
         self._queue: asyncio.Queue[tuple[m.GroupPiece | Over, int]] = asyncio.Queue()
         self._waiting = 0
         self._begun = False
@@ -100,6 +102,15 @@ class Feed:
             return
         self._waiting += size
         self._queue.put_nowait((item, size))
+
+    def cut(self, over: Over) -> None:
+        """End it at once, without what waits."""
+        self._full = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._waiting = 0
+        self._queue.put_nowait((over, 0))
+        self.on_cut()
 
     async def get(self) -> m.GroupPiece | Over:
         """The next item."""
@@ -189,6 +200,7 @@ async def respond(
     response = web.StreamResponse(headers=headers)
     take = _form(request, response, reading, frames=frames)
     feed.on_full = lambda: _give_up(request)
+    feed.on_cut = lambda: _abort(request)
     try:
         await response.prepare(request)
         if request.method != "HEAD":

@@ -7,13 +7,11 @@ actors by message.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -21,6 +19,7 @@ import msgpack
 from aiohttp import web
 
 from relay.actors import messages as m
+from relay.actors.expiry import Expiries
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import ActorDeadError, ask, halt
 from relay.auth.permissions import Permissions, UnauthorizedError, loggable
@@ -86,6 +85,8 @@ class Services:
     readers: Readers
     draining: Callable[[], bool]
     """Whether the relay is about to end, so that whoever comes now should go elsewhere."""
+    expiries: Expiries = field(default_factory=Expiries)
+    """Tells when a token has run out."""
     metrics: Metrics | None = None
     """Set on the listener that is for the operator alone: every right, and no token."""
 
@@ -264,16 +265,15 @@ async def _feeding(
     services: Services, feed: fetching.Feed, reading: Reading, expires: float | None
 ) -> AsyncIterator[None]:
     """Feed it until the token ends, at `expires` in seconds since the epoch."""
-    timer = None
+    expiry = None
     if expires is not None:
-        over = Over(StreamCode.UNAUTHORIZED)
-        timer = asyncio.get_running_loop().call_later(max(0.0, expires - time.time()), feed.put, over)
+        expiry = services.expiries.at(expires, lambda: feed.cut(Over(StreamCode.UNAUTHORIZED)))
     reader = ReaderActor.start(
         origin=services.sources.origin, number=services.next_number(), reading=reading, sink=feed.put
     )
     try:
         yield
     finally:
-        if timer is not None:
-            timer.cancel()
+        if expiry is not None:
+            expiry.cancel()
         halt(reader)

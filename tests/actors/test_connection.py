@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay.actors import messages as m
+from relay.actors.expiry import Expiries
 from relay.actors.runtime import ask, halt
 from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.model.limits import Limits
@@ -312,18 +313,24 @@ async def test_the_time_that_we_take_is_not_held_against_the_peer() -> None:
     await world.close()
 
 
-async def test_the_end_of_a_token_is_compared_with_the_clock_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever sets the clock, or lets the machine sleep, changes nothing about when a token ends."""
+async def test_the_end_of_a_token_is_a_date(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sets the clock, or lets the machine sleep, changes nothing about when a token ends."""
     now = [1_000.0]
-    monkeypatch.setattr("relay.actors.connection.time.time", lambda: now[0])
-    monkeypatch.setattr("relay.actors.connection.EXPIRY_INTERVAL", 0.01)
+    monkeypatch.setattr("relay.actors.expiry.LOOK_INTERVAL", 0.01)
+    world.environment = replace(world.environment, expiries=Expiries(lambda: now[0]))
     peer = await world.viewer(Version.LITE_05, permissions=Permissions("", ("",), ("",), expires=5_000.0))
     assert not peer.closed
     now[0] = 5_000.0
     await until(lambda: bool(peer.closed))
     assert [closed.code for closed in peer.closed] == [SessionCode.UNAUTHORIZED]
+    assert len(world.environment.expiries) == 0
+
+
+async def test_a_session_that_ends_before_its_token_leaves_no_date_behind(world: World) -> None:
+    peer = await world.viewer(Version.LITE_05, permissions=Permissions("", ("",), ("",), expires=9e9))
+    assert len(world.environment.expiries) == 1
+    peer.close()
+    await until(lambda: len(world.environment.expiries) == 0)
 
 
 async def test_one_announce_stream_per_granted_prefix(world: World) -> None:

@@ -1,0 +1,91 @@
+"""Moments of the wall clock: what is due when a date has come.
+
+Owns the one timer of a relay that compares dates with the wall clock. The event loop's own clock stands still while the
+machine is suspended, and nobody sets it: a timer of the loop alone would be late by as much. Called by connection
+actors and the web server, for the end of a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+LOOK_INTERVAL: Final = 1.0
+"""Seconds between looks at the wall clock: how late something can be after a suspend, or after the clock was set."""
+
+SOONEST: Final = 0.001
+"""Seconds until the next look, at least: a timer of the loop may fire early by less than that."""
+
+
+class Expiry:
+    """One date. `cancel` it freely, also when it has come."""
+
+    __slots__ = ("_cancel", "callback", "moment")
+
+    def __init__(
+        self, moment: float, callback: Callable[[], object], cancel: Callable[[Expiry], object]
+    ) -> None:
+        self.moment = moment
+        """Seconds since the epoch."""
+        self.callback = callback
+        self._cancel = cancel
+
+    def cancel(self) -> None:
+        """Forget it."""
+        self._cancel(self)
+
+
+class Expiries:
+    """All dates of a relay."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        # A dict as an ordered set. All are looked at each time: thousands take less than a millisecond, and nothing has
+        # to be sorted out of a heap when sessions end, long before most tokens do.
+        self._dates: dict[Expiry, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next = 0.0
+        """Time of the loop at which the timer is due."""
+
+    def __len__(self) -> int:
+        return len(self._dates)
+
+    def at(self, moment: float, callback: Callable[[], object]) -> Expiry:
+        """Call `callback` once the wall clock shows `moment`, in seconds since the epoch; soon if it is past."""
+        date = Expiry(moment, callback, self._forget)
+        self._dates[date] = None
+        self._plan(moment)
+        return date
+
+    def _forget(self, date: Expiry) -> None:
+        self._dates.pop(date, None)
+        if not self._dates:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _plan(self, moment: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + min(max(moment - self._now(), SOONEST), LOOK_INTERVAL)
+        if self._timer is None or due < self._next:
+            self._stop()
+            self._next = due
+            self._timer = loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._now()
+        try:
+            for date in [date for date in self._dates if date.moment <= now]:
+                # One that has come may have cancelled another.
+                if date in self._dates:
+                    del self._dates[date]
+                    date.callback()
+        finally:
+            if self._dates:
+                self._plan(min(date.moment for date in self._dates))
