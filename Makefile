@@ -1,12 +1,16 @@
 # One word for people and for CI. `make` alone lists them.
 
-VENV := .venv
+# Which Python: the newest on this machine, in .venv; or PYTHON=/path/to/python3.13, in an environment of its own.
+PYTHON :=
+VENV := .venv$(if $(PYTHON),-$(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN := $(VENV)/bin
+LOWEST := $(VENV)-lowest
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 UV := uv==0.13.9
+BUILD := build==1.6.1 twine==7.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench soak bench-micro bench-docs fuzz lock clean
+.PHONY: help run test test-lowest check format bench soak bench-micro bench-docs fuzz lock dist clean
 .DELETE_ON_ERROR:
 
 help: ## List what can be made
@@ -15,9 +19,13 @@ help: ## List what can be made
 run: $(VENV)/.run ## Start a relay with dev.toml
 	$(BIN)/moq-relay dev.toml
 
-test: $(VENV)/.dev ## Run all tests
+test: $(VENV)/.dev ## Run all tests; TESTS="tests/web tests/wire" chooses
 	@sh tests/e2e/install-chromium.sh
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+
+test-lowest: $(LOWEST)/.dev ## Run all tests with the lowest release of each dependency that pyproject.toml allows
+	@sh tests/e2e/install-chromium.sh
+	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 check: $(VENV)/.dev ## Check style, types and which room may import which
 	$(BIN)/ruff check .
@@ -54,6 +62,12 @@ lock: $(VENV)/.python ## Renew requirements/*.txt: the newest releases that pypr
 	compile pyproject.toml --extra bench -c requirements/dev.txt -o requirements/bench.txt && \
 	compile requirements/build.in -o requirements/build.txt
 
+dist: $(VENV)/.python ## Build what a package index takes, the source distribution and a wheel, and check it
+	rm -rf build dist
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(BIN)/python -m venv "$$tools" && "$$tools/bin/python" -m pip --quiet install $(BUILD) && \
+	"$$tools/bin/python" -m build --quiet && "$$tools/bin/python" -m twine check --strict dist/*
+
 clean: ## Remove everything that was made
 	rm -rf $(VENV) .venv-* build dist relay/transport/quic/fast/_kernel.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -75,11 +89,21 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.run
 	$(PIP) install --require-hashes -r requirements/bench.txt
 	@touch $@
 
+# Not locked: the lowest releases never change, and what these depend on themselves is as pip would install it.
+$(LOWEST)/.dev: pyproject.toml requirements/build.in requirements/venv.sh $(KERNEL)
+	@sh requirements/venv.sh $(LOWEST) $(PYTHON)
+	$(LOWEST)/bin/python -m pip --quiet install $(UV)
+	$(LOWEST)/bin/uv pip compile --quiet --no-config --resolution lowest-direct --python $(LOWEST)/bin/python \
+	pyproject.toml --extra dev --extra fast requirements/build.in -o $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/python -m pip --quiet install -r $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/python -m pip --quiet install --no-deps --no-build-isolation --editable .
+	@touch $@
+
 # Not locked: nothing that a relay, a test or a benchmark needs.
 $(VENV)/.fuzz: $(VENV)/.dev
 	$(PIP) install atheris
 	@touch $@
 
 $(VENV)/.python:
-	@sh requirements/venv.sh $(VENV)
+	@sh requirements/venv.sh $(VENV) $(PYTHON)
 	@touch $@
