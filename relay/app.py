@@ -38,6 +38,7 @@ from relay.auth.key_directory import KeyDirectory
 from relay.auth.permissions import Permissions, UnauthorizedError, loggable
 from relay.auth.throttle import Throttle
 from relay.config import Auth, Config, ConfigError, Https, listed, taken_over
+from relay.model.address import readable_address
 from relay.model.limits import Limits
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
@@ -364,7 +365,8 @@ class Relay:
             logger.warning("no internal listener: %s", error.strerror)
             return
         self._internal = [sock.getsockname()[:2] for sock in sockets]
-        app = build(internal(services, Metrics(services.sources, self._lag)))
+        metrics = Metrics(services.sources, self._lag)
+        app = build(internal(services, metrics, lambda: self._config.internal.hosts))
         self._internal_web = WebServer(app, self._limits, self._refused)
         await self._internal_web.start()
         await self._internal_web.listen(sockets)
@@ -657,7 +659,7 @@ def _public(auth: Auth) -> Claims | None:
 
 
 def _written(addresses: list[tuple[str, int]]) -> list[str]:
-    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
+    return [readable_address(*address) for address in addresses]
 
 
 def _listed(addresses: list[tuple[str, int]]) -> str:

@@ -112,6 +112,7 @@ DEFAULTS: dict[str, object] = {
     "web.https.key": None,
     "web.ws": True,
     "internal.listen": None,
+    "internal.hosts": (),
 }
 
 ADDRESSES = ("127.0.0.1:1001", "[::1]:1002", ":1003")
@@ -145,6 +146,7 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
     "web.https.key": FILES,
     "web.ws": ("false", "true", "false"),
     "internal.listen": ADDRESSES,
+    "internal.hosts": ("a.example", "b.example", "c.example"),
 }
 """Values for file, environment and flag, each different from the one it has to win over."""
 

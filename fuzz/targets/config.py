@@ -16,8 +16,9 @@ from relay.config import OPTIONS, Address, ConfigError, load
 from relay.config.load import SCHEMA
 from relay.config.url import is_url, key_server, redacted
 from relay.model.member import Member, authority_of, same_host
+from relay.model.path import normalize
 from relay.transport.client import ConnectError, _parse
-from relay.web.fetching import BadQueryError, reading_of
+from relay.web.fetching import BadQueryError, places, reading_of
 
 TABLES = tuple(SCHEMA)
 VALUES = ("true", "false", "0", "1", "-1", "1e400", "nan", '""', '"a"', "[]", '[""]', '["a", "b"]', "{}", "{a = 1}",
@@ -85,7 +86,11 @@ def texts(data: bytes) -> None:
         _parse(text)
     query: dict[str, Any] = dict(part.partition("=")[::2] for part in text.split("&"))
     with suppress(BadQueryError):
-        reading_of("a", "b", query)
+        reading_of([("a", "b")], query)
+    for broadcast, track in places(text, None):
+        assert broadcast
+        assert track
+        assert normalize(text).startswith(broadcast)
 
 
 TARGETS = {"config-load": loading, "config-texts": texts}

@@ -270,6 +270,25 @@ class Leave(NamedTuple):
     key: int
 
 
+class Find(NamedTuple):
+    """Which of `paths` is announced? Answered by `Found`; with `wait`, as soon as one is. `Leave` ends the wait.
+
+    The paths are one path and ancestors of it, the longest first.
+    """
+
+    paths: tuple[str, ...]
+    subscriber: Ref
+    key: int
+    wait: bool
+
+
+class Found(NamedTuple):
+    """The longest of the paths that is announced; None if none is."""
+
+    key: int
+    path: str | None
+
+
 # --- track to subscriber -------------------------------------------------------------------------------------------
 
 

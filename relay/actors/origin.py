@@ -182,6 +182,8 @@ class OriginActor(LoopActor):
         """Where requests wait for a publisher to come back."""
         self._withdrawn: dict[str, dict[str, Publication]] = {}
         """Out of the directory, but with viewers still; by path and the URN of the broadcast."""
+        self._finding: dict[m.Key, m.Find] = {}
+        """Those who wait for a path to be announced."""
         self._order = itertools.count(1)
 
     def __str__(self) -> str:
@@ -191,6 +193,8 @@ class OriginActor(LoopActor):
         match message:
             case m.Subscribe() | m.Describe() | m.Fetch():
                 self._route(message)
+            case m.Find():
+                self._on_find(message)
             case m.BroadcastOver():
                 self._on_broadcast_over(message)
             case m.Leave():
@@ -259,6 +263,8 @@ class OriginActor(LoopActor):
         present.append(publication)
         self._abandon_dead(message.path)
         self._tell(message.path)
+        if self._finding:
+            self._end_finding(message.path)
 
     def _on_reroute(self, message: m.Reroute) -> None:
         publication = self._by_session.get(message.session, {}).get(message.path)
@@ -411,7 +417,36 @@ class OriginActor(LoopActor):
                 break
         send(request.subscriber, m.Refused(request.key, StreamCode.UNROUTABLE))
 
+    def _on_find(self, find: m.Find) -> None:
+        path = self._announced(find.paths)
+        if path is None and find.wait:
+            self._finding[find.subscriber.actor_urn, find.key] = find
+        else:
+            send(find.subscriber, m.Found(find.key, path))
+
+    def _announced(self, paths: tuple[str, ...]) -> str | None:
+        """The longest of the paths that is announced itself, else that a route above it serves (moq-lite-06)."""
+        exact = next((path for path in paths if path in self._paths), None)
+        if exact is not None or not self._prefix_routes:
+            return exact
+        return next(
+            (
+                path
+                for path in paths
+                if any(p.prefix for up in ancestors(path) for p in self._paths.get(up, ()))
+            ),
+            None,
+        )
+
+    def _end_finding(self, path: str) -> None:
+        """`path` has been announced: answer those who wait for it, or for a path that it serves."""
+        for key, find in list(self._finding.items()):
+            if covers(path, find.paths[0]) and (found := self._announced(find.paths)) is not None:
+                del self._finding[key]
+                send(find.subscriber, m.Found(find.key, found))
+
     def _on_leave(self, key: m.Key) -> None:
+        self._finding.pop(key, None)
         publication = self._waiting.pop(key, None)
         if publication is not None and publication.waiting is not None:
             del publication.waiting[key]

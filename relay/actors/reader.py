@@ -1,7 +1,7 @@
 """The reader actor: reads groups of one track for someone who is not a session, such as an HTTP request.
 
-It subscribes (or fetches one group) like a connection does, and passes on what it is given. It ends with the newest
-group, with the group asked for, or, following, with the track.
+It finds the broadcast, subscribes (or fetches one group) like a connection does, and passes on what it is given. It
+ends with the newest group, with the group asked for, or, following, with the track.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from relay.actors import messages as m
 from relay.actors.moving import Move, move
-from relay.actors.runtime import LoopActor, Ref, send
+from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.model.route import UNKNOWN_HOP
 from relay.model.track import Dialect, Interest
 from relay.wire.errors import StreamCode
@@ -22,6 +22,8 @@ class Over(NamedTuple):
     """Nothing more comes: refused or broken off with that stream code, `None` if the track has ended."""
 
     code: int | None
+    ours: bool = False
+    """Whether it is this relay that ends it, not the publisher, nor a lack of one."""
 
 
 Sink: TypeAlias = Callable[[m.GroupPiece | Over], None]
@@ -40,6 +42,14 @@ class Reading:
     """One group by its sequence; `None` is the newest."""
     follow: bool = False
     """Go on with the groups after it, until the track ends."""
+    otherwise: tuple[tuple[str, str], ...] = ()
+    """Shorter paths, each with the track that it would be there: the longest path that is announced is read."""
+    wait: float = 0.0
+    """Seconds to wait for the broadcast to be announced."""
+
+
+class WaitOver(NamedTuple):
+    """Timer: the broadcast has not been announced in time."""
 
 
 class ReaderActor(LoopActor):
@@ -50,6 +60,8 @@ class ReaderActor(LoopActor):
         self._origin = origin
         self._number = number
         self._reading = reading
+        self._path, self._track_name = reading.path, reading.track
+        self._waiting: Timer | None = None
         self._sink = sink
         self._track: Ref | None = None
         self._sequence = reading.group
@@ -66,14 +78,33 @@ class ReaderActor(LoopActor):
         return f"reader {self._reading.path} {self._reading.track}"
 
     def on_start(self) -> None:
+        reading = self._reading
+        if not reading.otherwise and not reading.wait:
+            self._ask(reading.group)
+            return
+        paths = (reading.path, *(path for path, _ in reading.otherwise))
+        if not send(self._origin, m.Find(paths, self.actor_ref, KEY, wait=reading.wait > 0)):
+            self._finish(StreamCode.UNROUTABLE)
+        elif reading.wait:
+            self._waiting = self.call_later(reading.wait, WaitOver())
+
+    def _on_found(self, path: str | None) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        if path is None:
+            self._finish(StreamCode.UNROUTABLE)
+            return
+        self._path = path
+        self._track_name = dict(self._reading.otherwise).get(path, self._reading.track)
         self._ask(self._reading.group)
 
     def _ask(self, group: int | None) -> None:
         reading = self._reading
         fetch = reading.group is not None and not reading.follow
         message = (m.Fetch if fetch else m.Subscribe)(
-            path=reading.path,
-            track=reading.track,
+            path=self._path,
+            track=self._track_name,
             subscriber=self.actor_ref,
             session=self._number,
             key=KEY,
@@ -84,7 +115,7 @@ class ReaderActor(LoopActor):
         if not send(self._origin, message):
             self._finish(StreamCode.UNROUTABLE)
 
-    def on_receive(self, message: object) -> object:
+    def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
         match message:
             case m.Deliver():
                 pieces = message.pieces if self._move is None else self._move.pieces(message.pieces)
@@ -94,6 +125,11 @@ class ReaderActor(LoopActor):
                 assert self._sequence is not None
                 first, self._begun = not self._begun, True
                 self._on_piece(m.GroupPiece(self._sequence, first, 0, message.chunks, message.fin, None))
+            case m.Found():
+                self._on_found(message.path)
+            case WaitOver():
+                if self._waiting is not None:
+                    self._finish(StreamCode.UNROUTABLE)
             case m.Accepted():
                 self._on_accepted(message)
             case m.Refused():
@@ -111,7 +147,7 @@ class ReaderActor(LoopActor):
     def on_end(self, error: BaseException | None) -> None:
         send(self._origin if self._track is None else self._track, m.Leave(self.actor_ref, KEY))
         if error is not None and not self._done:
-            self._sink(Over(StreamCode.INTERNAL))
+            self._sink(Over(StreamCode.INTERNAL, ours=True))
 
     def on_dead_letter(self, message: object) -> None:
         if isinstance(message, m.Accepted):

@@ -27,6 +27,7 @@ LIVE: Final[tuple[Keys, ...]] = (
     ("server", "tls", "key"),
     ("web", "https", "cert"),
     ("web", "https", "key"),
+    ("internal", "hosts"),
 )
 """Tables and keys that take effect at a reload; all others need a restart."""
 

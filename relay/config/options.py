@@ -301,4 +301,12 @@ OPTIONS: Final = (
         "TCP address for the operator: metrics and state of everything, without a token",
         unset="localhost, 1000 above the port of QUIC",
     ),
+    Option(
+        "internal.hosts",
+        ("--internal-hosts",),
+        ("MOQ_INTERNAL_HOSTS",),
+        "NAME[,...]",
+        "host names under which the operator's address answers, besides localhost and IP addresses",
+        kind=Kind.LIST,
+    ),
 )

@@ -122,6 +122,13 @@ def _san(text: str) -> str:
     raise ValueError('expected a host name or IP address, e.g. "localhost"')
 
 
+def _host(text: str) -> str:
+    """Check a name that requests may call the relay by, and return it as it is compared."""
+    if is_host(text):
+        return text.lower().removesuffix(".")
+    raise ValueError('expected a host name without scheme and port, e.g. "relay.example.com"')
+
+
 def _authority(text: str) -> str:
     if is_authority(text):
         with suppress(ValueError):  # the other relays ignore it by the same rule
@@ -229,6 +236,7 @@ File = Annotated[Path, _parsed(_path, "the path of one file")]
 Folder = Annotated[Path, _parsed(_folder, "the path of a directory")]
 Files = Annotated[tuple[Path, ...], _listed(_path, "the path of a file")]
 Names = Annotated[tuple[str, ...], _listed(_san, "a host name")]
+Hosts = Annotated[tuple[str, ...], _listed(_host, "a host name")]
 Versions = Annotated[
     tuple[Version, ...], _listed(version_from_name, "a version name"), AfterValidator(_versions)
 ]
@@ -465,6 +473,8 @@ class Internal(Table):
     """`[internal]`."""
 
     listen: Listen | None = None
+    hosts: Hosts = ()
+    """Names under which the address answers, besides `localhost` and IP addresses."""
 
 
 class Config(Table):

@@ -1,6 +1,7 @@
-"""What stands for one peer among addresses: limits for each address count by it.
+"""Addresses of peers: as people read them, and what stands for one peer where limits count by address.
 
-Owns the rule alone. Must never resolve a name. The throttle of refusals and the limits on connections call it.
+Owns both rules. Must never resolve a name. Transports and the HTTP server write addresses by it; the throttle of
+refusals and the limits on connections count by it.
 """
 
 from __future__ import annotations
@@ -26,3 +27,19 @@ def address_of(remote: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(IPv6Address(int(address) >> (128 - PREFIX_V6) << (128 - PREFIX_V6)))
+
+
+def readable_host(host: str) -> str:
+    """An address for people: IPv4 that came in through a dual-stack socket is shown as IPv4."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped) if mapped is not None else host
+
+
+def readable_address(host: str, port: int) -> str:
+    """`host:port`, with brackets around IPv6."""
+    host = readable_host(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -44,7 +44,7 @@ ROUTES: Final = """\
 /                              this list; in a browser the dashboard
 /certificate.sha256            fingerprint of the certificate, to pin it
 /announced/<prefix>            live broadcasts, one a line; as JSON: Accept: application/json
-/fetch/<broadcast>/<track>     newest group of a track; ?group=N ?follow=1 ?frames=1
+/fetch/<broadcast>/<track>     newest group of a track; ?track=NAME ?group=N ?follow=1 ?frames=1 ?wait=S
 /state/<path>                  sessions, broadcasts, tracks, as JSON; with a token, or on the internal address
 /health                        ok, or 503 while the relay is about to end
 """

@@ -3,6 +3,9 @@
 Without a query it is the route of moq-relay 0.9.3: the payloads of the newest group, one after the other. `?group=N`
 asks for another group, `?follow=1` goes on with the groups after it, `?frames=1` keeps the frames apart: one JSON
 object a line, or with `Accept: application/msgpack` one msgpack map after the other, payload as binary.
+
+Names of tracks have slashes, as `video/hd`: the longest path that is announced is the broadcast, unless `?track=` says
+what the track is. `?wait=SECONDS` waits for the broadcast to be announced.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import base64
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
@@ -20,6 +24,9 @@ from aiohttp import web
 
 from relay.actors import messages as m
 from relay.actors.reader import Over, Reading
+from relay.auth.permissions import Word, loggable
+from relay.model.address import readable_host
+from relay.model.path import normalize
 from relay.model.track import Dialect
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
@@ -33,6 +40,9 @@ FETCH_TIMEOUT: Final = 10.0
 
 STALL_TIMEOUT: Final = 20.0
 """Seconds that a client may take nothing of what is sent, before it is given up."""
+
+LONGEST_WAIT: Final = 60.0
+"""Seconds that a client may ask to wait for a broadcast."""
 
 LOOK_INTERVAL: Final = 1.0
 """Seconds between looks whether the client is still there while there is nothing to send to it."""
@@ -54,8 +64,20 @@ class BadQueryError(ValueError):
     """The query asks for something that does not exist; the text says what would be right."""
 
 
-def reading_of(path: str, track: str, query: Any) -> tuple[Reading, bool]:
-    """What a request asks for, and whether its frames are kept apart. Raises BadQueryError."""
+def places(path: str, track: str | None) -> list[tuple[str, str]]:
+    """What the path of a request may name, as broadcast and track, the longest broadcast first; empty if nothing."""
+    if track is not None:
+        return [(normalize(path), track)] if track else []
+    path = path.lstrip("/")
+    found: dict[str, str] = {}
+    for at in range(len(path) - 1, 0, -1):
+        if path[at] == "/" and path[-1] != "/":
+            found.setdefault(normalize(path[:at]), path[at + 1 :])
+    return list(found.items())
+
+
+def reading_of(places: list[tuple[str, str]], query: Any) -> tuple[Reading, bool]:
+    """What a request asks for in one of `places`, and whether its frames are kept apart. Raises BadQueryError."""
     text = query.get("group", "latest")
     group: int | None = None
     if text != "latest":
@@ -65,7 +87,15 @@ def reading_of(path: str, track: str, query: Any) -> tuple[Reading, bool]:
         group = int(text)
     follow, frames = (_switch(query, name) for name in ("follow", "frames"))
     dialect = Dialect.TIMED if frames or follow else Dialect.RAW
-    return Reading(path, track, dialect, group, follow), frames
+    (broadcast, track), *others = places
+    return Reading(broadcast, track, dialect, group, follow, tuple(others), _wait(query)), frames
+
+
+def _wait(query: Any) -> float:
+    text = query.get("wait", "0")
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", text) and float(text) <= LONGEST_WAIT:
+        return float(text)
+    raise BadQueryError(f"wait={text[:40]!r}: expected seconds from 0 to {LONGEST_WAIT:g}")
 
 
 def _switch(query: Any, name: str) -> bool:
@@ -97,7 +127,7 @@ class Feed:
         if self._waiting and self._waiting + size > QUEUE_BYTES:
             self._full = True
             self._queue = asyncio.Queue()
-            self._queue.put_nowait((Over(StreamCode.TOO_FAR_BEHIND), 0))
+            self._queue.put_nowait((Over(StreamCode.TOO_FAR_BEHIND, ours=True), 0))
             self.on_full()
             return
         self._waiting += size
@@ -185,11 +215,11 @@ def _payload(group: int, frame: int, header: FrameHeader, payload: bytes) -> byt
 
 
 async def respond(
-    request: web.Request, feed: Feed, reading: Reading, headers: dict[str, str], *, frames: bool
+    request: web.Request, feed: Feed, reading: Reading, *, frames: bool
 ) -> web.StreamResponse | Over | None:
     """Stream what the feed brings. `Over` if it was refused before it began, `None` if nothing came in time."""
     try:
-        async with asyncio.timeout(FETCH_TIMEOUT):
+        async with asyncio.timeout(FETCH_TIMEOUT + reading.wait):
             item = await _next(request, feed)
     except TimeoutError:
         return None
@@ -197,7 +227,7 @@ async def respond(
         return Over(StreamCode.CANCELLED)
     if isinstance(item, Over):
         return item
-    response = web.StreamResponse(headers=headers)
+    response = web.StreamResponse()
     take = _form(request, response, reading, frames=frames)
     feed.on_full = lambda: _give_up(request)
     feed.on_cut = lambda: _abort(request)
@@ -260,8 +290,9 @@ async def _write(response: web.StreamResponse, batch: list[bytes]) -> None:
 
 
 def _give_up(request: web.Request) -> None:
+    client = readable_host(str(request.remote))
     logger.warning(
-        "gave up remote=%s path=%s reason='the client reads too slowly'", request.remote, request.path
+        "gave up remote=%s path=%s reason='the client reads too slowly'", client, loggable(request.path)
     )
     _abort(request)
 
@@ -293,12 +324,14 @@ def refusal(outcome: Over | None) -> tuple[int, str]:
     match outcome.code:
         case StreamCode.UNROUTABLE:
             return 404, "no such broadcast\n"
-        case StreamCode.NOT_FOUND:
+        case StreamCode.NOT_FOUND | StreamCode.OLD | StreamCode.EVICTED:
             return 404, "no such track or group\n"
         case None:
             return 404, "the track has ended without a group\n"
-        case StreamCode.UNAUTHORIZED:
-            return 401, "unauthorized\n"
+        case StreamCode.UNAUTHORIZED if outcome.ours:
+            return 401, f"unauthorized: {Word.EXPIRED}\n"
+        case StreamCode.INTERNAL if outcome.ours:
+            return 500, "the relay has failed to read the track: its log says why\n"
         case StreamCode.GOING_AWAY:
             return 503, "going away: try another relay, or later\n"
         case StreamCode.NO_CAPACITY:
@@ -306,4 +339,4 @@ def refusal(outcome: Over | None) -> tuple[int, str]:
         case StreamCode.CONTROL_TIMEOUT:
             return 504, "the publisher does not answer\n"
         case code:
-            return 500, f"the track was aborted with code {code}\n"
+            return 502, f"the publisher rejected or aborted the track with code {code}\n"

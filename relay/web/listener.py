@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.model.address import address_of
+from relay.model.address import address_of, readable_host
 from relay.model.limits import Limits
 from relay.transport.places import Places
 
@@ -63,7 +63,8 @@ class Handler(web.RequestHandler):
         """Answer. What went wrong on our side is logged as ever."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return super().handle_error(request, status, exc, message)
-        logger.info("refused remote=%s reason='no readable HTTP: %s'", request.remote, type(exc).__name__)
+        client = readable_host(str(request.remote))
+        logger.info("refused remote=%s reason='no readable HTTP: %s'", client, type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was begun already")
         response = web.Response(status=status, text="no readable HTTP request\n")

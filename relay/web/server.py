@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgpack
-from aiohttp import web
+from aiohttp import hdrs, web
+from cachetools import TTLCache
 
 from relay.actors import messages as m
 from relay.actors.expiry import Expiries
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import ActorDeadError, ask, halt
-from relay.auth.permissions import Permissions, UnauthorizedError, loggable
-from relay.model.path import covers, join, normalize, strip
+from relay.auth.permissions import Permissions, UnauthorizedError, Word, loggable, requested_path
+from relay.model.address import readable_host
+from relay.model.path import join, normalize, strip
 from relay.web import fetching, state
+from relay.web.cors import OPERATOR, PUBLIC, add_headers, foreign
 from relay.web.dashboard import ROUTES, add_dashboard, landing
 from relay.web.metrics import Metrics
 from relay.web.state import Sources
@@ -32,10 +34,11 @@ from relay.wire.errors import StreamCode
 
 logger = logging.getLogger("relay.web")
 
-CORS: Final = {
-    "access-control-allow-origin": "*",
-    "vary": "origin, access-control-request-method, access-control-request-headers",
-}
+LOG_INTERVAL: Final = 60.0
+"""Seconds in which refusals of one client for one kind of reason have one line in the log."""
+
+MOST_LOGGED: Final = 1_024
+"""Clients that are remembered for it."""
 
 
 class Readers:
@@ -70,7 +73,7 @@ class Readers:
     def end(self) -> None:
         """The relay ends: those that wait are refused, those that have begun break off."""
         for feed in tuple(self._feeds):
-            feed.put(Over(StreamCode.GOING_AWAY))
+            feed.put(Over(StreamCode.GOING_AWAY, ours=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +92,22 @@ class Services:
     """Tells when a token has run out."""
     metrics: Metrics | None = None
     """Set on the listener that is for the operator alone: every right, and no token."""
+    hosts: Callable[[], Collection[str]] = tuple
+    """Names under which the operator's listener answers, besides `localhost` and every address."""
 
 
 SERVICES: Final = web.AppKey("services", Services)
+LOGGED: Final = web.AppKey("logged", TTLCache[tuple[str, str], bool])
+"""Refusals that are in the log, by client and kind."""
 
 
 def build(services: Services) -> web.Application:
     """The application with its routes."""
-    app = web.Application(middlewares=[_cors])
+    operator = services.metrics is not None
+    app = web.Application(middlewares=[_operator if operator else _preflight, _errors])
     app[SERVICES] = services
+    app[LOGGED] = TTLCache(MOST_LOGGED, LOG_INTERVAL)
+    add_headers(app, OPERATOR if operator else PUBLIC)
     app.router.add_get("/", landing)
     add_dashboard(app)
     app.router.add_get("/certificate.sha256", certificate)
@@ -106,28 +116,47 @@ def build(services: Services) -> web.Application:
         app.router.add_get(f"/{name}/{{path:.*}}", handler)
     app.router.add_get("/fetch/{path:.*}", fetch)
     app.router.add_get("/health", health)
-    if services.metrics is not None:
+    if operator:
         app.router.add_get("/metrics", show_metrics)
     return app
 
 
-def internal(services: Services, metrics: Metrics) -> Services:
-    """The same for the internal listener."""
+def internal(services: Services, metrics: Metrics, hosts: Callable[[], Collection[str]]) -> Services:
+    """The same for the operator's listener."""
 
     async def everything(path: str, query: str, remote: str) -> Permissions:  # noqa: ARG001 - no token is looked at
         return Permissions(root=normalize(path), publish=("",), subscribe=("",))
 
-    return replace(services, authorize=everything, metrics=metrics)
+    return replace(services, authorize=everything, metrics=metrics, hosts=hosts)
+
+
+Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware
-async def _cors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    if request.method == "OPTIONS":
-        return web.Response(headers={**CORS, "access-control-allow-methods": "GET"})
+async def _preflight(request: web.Request, handler: Next) -> web.StreamResponse:
+    """Answer OPTIONS: pages of any origin may ask."""
+    if request.method == hdrs.METH_OPTIONS:
+        return web.Response(headers={"access-control-allow-methods": "GET"})
+    return await handler(request)
+
+
+@web.middleware
+async def _operator(request: web.Request, handler: Next) -> web.StreamResponse:
+    """Refuse what may come from a web page of somebody else."""
+    reason = foreign(request, request.app[SERVICES].hosts())
+    if reason is None:
+        return await handler(request)
+    _log_refusal(request, request.path, f"{reason} is not ours", "foreign")
+    return _text(
+        403, f"forbidden: {reason} is not a name of this address; [internal] hosts lists further ones\n"
+    )
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Next) -> web.StreamResponse:
     try:
-        response = await handler(request)
+        return await handler(request)
     except web.HTTPNotFound:
         return _text(404, f"not found\n\n{ROUTES}")
     except web.HTTPMethodNotAllowed as error:
@@ -135,23 +164,17 @@ async def _cors(
         return _text(405, f"{error.method} is not possible here, only {allowed}\n", allow=allowed)
     except (TimeoutError, ActorDeadError):
         return _text(504, "the relay is too busy to answer\n")
-    if not response.prepared:
-        vary = response.headers.get("vary", "")
-        response.headers.update(CORS)
-        if vary and vary != CORS["vary"]:
-            response.headers["vary"] = f"{vary}, {CORS['vary']}"
-    return response
 
 
 def _text(status: int, text: str, **headers: str) -> web.Response:
-    return web.Response(status=status, text=text, headers={**CORS, **headers})
+    return web.Response(status=status, text=text, headers=headers)
 
 
 def _structure(request: web.Request, value: Any) -> web.Response:
     """JSON, or msgpack for those who ask for it."""
     if "application/msgpack" in request.headers.get("accept", ""):
-        return web.Response(body=msgpack.packb(value), content_type="application/msgpack", headers=CORS)
-    return web.Response(text=json.dumps(value) + "\n", content_type="application/json", headers=CORS)
+        return web.Response(body=msgpack.packb(value), content_type="application/msgpack")
+    return web.Response(text=json.dumps(value) + "\n", content_type="application/json")
 
 
 async def health(request: web.Request) -> web.Response:
@@ -164,7 +187,7 @@ async def show_metrics(request: web.Request) -> web.Response:
     metrics = request.app[SERVICES].metrics
     assert metrics is not None
     body, content_type = await metrics.render()
-    return web.Response(body=body, headers={**CORS, "content-type": content_type})
+    return web.Response(body=body, headers={"content-type": content_type})
 
 
 async def certificate(request: web.Request) -> web.Response:
@@ -173,21 +196,38 @@ async def certificate(request: web.Request) -> web.Response:
     return _text(404, "no certificate\n") if fingerprint is None else _text(200, fingerprint)
 
 
-async def _authorized(request: web.Request, path: str) -> Permissions | web.Response:
-    """Permissions at `path`, or the refusal to send."""
-    # Not `query_string`, which is decoded once: what reads the fields decodes them.
-    query, status = request.rel_url.raw_query_string, HTTPStatus.UNAUTHORIZED
+async def _authorized(request: web.Request, path: str, *, below: str = "") -> Permissions | web.Response:
+    """Permissions of a request at `path`, or the refusal to send. `below` is what it asks for there."""
     try:
-        permissions = await request.app[SERVICES].authorize(path, query, str(request.remote))
-        encoded = "%2f" in request.rel_url.raw_path.lower()
-        if permissions.subscribe and not encoded:
-            return permissions
-        # others, such as a proxy in front, take it for no slash
-        reason = "the path has an encoded slash" if encoded else "no right to subscribe"
+        requested_path(join(path, below))
     except UnauthorizedError as error:
-        reason, status = str(error), HTTPStatus(error.status)
-    logger.info("refused remote=%s path=/%s reason=%r", request.remote, loggable(path), reason)
-    return _text(status, "unauthorized\n")
+        return _text(400, f"{error}\n")
+    try:
+        # Not `query_string`, which is decoded once: what reads the fields decodes them.
+        query = request.rel_url.raw_query_string
+        permissions = await request.app[SERVICES].authorize(path, query, str(request.remote))
+    except UnauthorizedError as error:
+        return _refused(request, join(path, below), error)
+    return permissions if permissions.subscribe else _not_granted(request, join(path, below))
+
+
+def _not_granted(request: web.Request, path: str) -> web.Response:
+    word = Word.NOT_GRANTED if request.query.get("jwt") else Word.NEEDED
+    return _refused(request, path, UnauthorizedError("no right to subscribe", word))
+
+
+def _refused(request: web.Request, path: str, error: UnauthorizedError) -> web.Response:
+    _log_refusal(request, path, str(error), error.told)
+    return _text(error.status, f"{error.told}\n")
+
+
+def _log_refusal(request: web.Request, path: str, reason: str, kind: str) -> None:
+    """Once in a while for each client and kind: a page that was refused may ask every second."""
+    client = readable_host(str(request.remote))
+    logged = request.app[LOGGED]
+    if (client, kind) not in logged:
+        logged[client, kind] = True
+        logger.info("refused remote=%s path=/%s reason=%r", client, loggable(path.lstrip("/")), reason)
 
 
 def _prefixes(permissions: Permissions) -> tuple[str, ...]:
@@ -236,27 +276,29 @@ async def show_state(request: web.Request) -> web.Response:
 
 async def fetch(request: web.Request) -> web.StreamResponse:
     """Groups of a track; see `relay.web.fetching`."""
-    broadcast, slash, track = request.match_info["path"].rpartition("/")
-    broadcast = normalize(broadcast)
-    if not slash or not track or not broadcast:
-        return _text(400, "expected /fetch/<broadcast>/<track>\n")
-    permissions = await _authorized(request, broadcast)
+    path = request.match_info["path"]
+    places = fetching.places(path, request.query.get("track"))
+    if not places:
+        return _text(400, "expected /fetch/<broadcast>/<track> or /fetch/<broadcast>?track=<track>\n")
+    # At the top, where permissions name whole paths: it is not clear yet which part of the path is the broadcast.
+    permissions = await _authorized(request, "", below=normalize(path))
     if isinstance(permissions, web.Response):
         return permissions
-    if not any(covers(prefix, broadcast) for prefix in _prefixes(permissions)):
-        return _text(401, "unauthorized\n")
+    granted = [place for place in places if permissions.may_subscribe(place[0])]
+    if not granted:
+        return _not_granted(request, path)
     try:
-        reading, frames = fetching.reading_of(broadcast, track, request.query)
+        reading, frames = fetching.reading_of(granted, request.query)
     except fetching.BadQueryError as error:
         return _text(400, f"{error}\n")
     services = request.app[SERVICES]
     if services.draining():
-        return _text(*fetching.refusal(Over(StreamCode.GOING_AWAY)))
+        return _text(*fetching.refusal(Over(StreamCode.GOING_AWAY, ours=True)))
     with services.readers.one_more() as feed:
         if feed is None:
             return _text(503, "too many requests read tracks at the moment\n")
         async with _feeding(services, feed, reading, permissions.expires):
-            outcome = await fetching.respond(request, feed, reading, CORS, frames=frames)
+            outcome = await fetching.respond(request, feed, reading, frames=frames)
     return _text(*fetching.refusal(outcome)) if outcome is None or isinstance(outcome, Over) else outcome
 
 
@@ -267,7 +309,8 @@ async def _feeding(
     """Feed it until the token ends, at `expires` in seconds since the epoch."""
     expiry = None
     if expires is not None:
-        expiry = services.expiries.at(expires, lambda: feed.cut(Over(StreamCode.UNAUTHORIZED)))
+        over = Over(StreamCode.UNAUTHORIZED, ours=True)
+        expiry = services.expiries.at(expires, lambda: feed.cut(over))
     reader = ReaderActor.start(
         origin=services.sources.origin, number=services.next_number(), reading=reading, sink=feed.put
     )

@@ -14,7 +14,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from relay.model.address import address_of
+from relay.model.address import address_of, readable_address
 from relay.model.limits import Limits
 from relay.transport.places import Places
 from relay.transport.refusal import challenge
@@ -128,5 +128,4 @@ def _remote(request: web.Request) -> str:
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     if not isinstance(peer, tuple):
         return str(request.remote)
-    host, port = peer[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return readable_address(*peer[:2])

@@ -1038,3 +1038,71 @@ async def test_waiting_requests_are_not_refused_while_a_route_above_could_serve_
     assert await served_by(stage, "dyn/a/b", wide) == 0
     assert refusals(viewer) == []
     stop_all()
+
+
+# --- which of several paths is announced --------------------------------------------------------------------------
+
+
+async def found(stage: Stage, *paths: str, wait: bool = False) -> Fake:
+    """Somebody who has asked for the longest announced one of the paths."""
+    seeker = Fake()
+    await stage.say(m.Find(paths, seeker.ref, 7, wait))
+    return seeker
+
+
+def answers(seeker: Fake) -> list[str | None]:
+    assert all(answer.key == 7 for answer in seeker.got(m.Found))
+    return [answer.path for answer in seeker.got(m.Found)]
+
+
+async def test_the_longest_announced_path_is_found() -> None:
+    stage = Stage()
+    source = stage.session()
+    await source.announce("demo")
+    await source.announce("demo/cam")
+    await source.announce("demo/camera")
+    paths = ("demo/cam/video", "demo/cam", "demo")
+    assert answers(await found(stage, *paths)) == ["demo/cam"]
+    await source.withdraw("demo/cam")
+    assert answers(await found(stage, *paths)) == ["demo"]
+    await source.withdraw("demo")
+    assert answers(await found(stage, *paths)) == [None]
+    stop_all()
+
+
+async def test_a_route_above_all_paths_serves_the_longest() -> None:
+    stage = Stage()
+    source = stage.session()
+    await source.announce("demo", prefix=True)
+    assert answers(await found(stage, "demo/cam/video", "demo/cam")) == ["demo/cam/video"]
+    await source.announce("demo/cam", prefix=True)
+    assert answers(await found(stage, "demo/cam/video", "demo/cam")) == ["demo/cam"]
+    stop_all()
+
+
+@pytest.mark.parametrize("path, prefix", [("demo/cam", False), ("demo", True)])
+async def test_who_waits_for_a_path_hears_once_when_it_is_announced(path: str, prefix: bool) -> None:
+    stage = Stage()
+    source = stage.session()
+    seeker = await found(stage, "demo/cam/video", "demo/cam", wait=True)
+    for other in ("demo/cam2", "demo/cam/video/hd", "other"):
+        await source.announce(other, prefix=prefix)
+        assert answers(seeker) == []
+    await source.announce(path, prefix=prefix)
+    expected = ["demo/cam/video" if prefix else "demo/cam"]
+    assert answers(seeker) == expected
+    await source.withdraw(path)
+    await source.announce(path, generation=2, prefix=prefix)
+    assert answers(seeker) == expected
+    stop_all()
+
+
+async def test_who_leaves_waits_no_more() -> None:
+    stage = Stage()
+    source = stage.session()
+    seeker = await found(stage, "demo/cam", wait=True)
+    await stage.say(m.Leave(seeker.ref, 7))
+    await source.announce("demo/cam")
+    assert answers(seeker) == []
+    assert not vars(actor_of(stage.origin))["_finding"]
+    stop_all()

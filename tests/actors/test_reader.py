@@ -13,7 +13,7 @@ from relay.actors.runtime import Ref, halt, send
 from relay.model.track import Dialect
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.support import Fake, World, actors, settle, until, upstream
+from tests.actors.support import Fake, World, actors, advance, settle, stop_all, until, upstream, virtual
 
 
 class Desk:
@@ -145,3 +145,58 @@ async def test_a_following_reader_goes_on_until_the_track_ends() -> None:
     await settle()
     assert made.got[-1] == Over(None)
     assert not made.reader.is_alive()
+
+
+# --- which broadcast it is ----------------------------------------------------------------------------------------
+
+
+def searching(*, wait: float = 0.0) -> Desk:
+    """A reader that does not know yet which part of `demo/cam/video/hd` is the broadcast."""
+    made = Desk.__new__(Desk)
+    made.origin, made.track, made.got = Fake(), Fake(), []
+    wanted = Reading("demo/cam/video", "hd", otherwise=(("demo/cam", "video/hd"),), wait=wait)
+    made.reader = ReaderActor.start(origin=made.origin.ref, number=1, reading=wanted, sink=made.got.append)
+    return made
+
+
+@pytest.mark.parametrize("path, track", [("demo/cam/video", "hd"), ("demo/cam", "video/hd")])
+async def test_the_track_is_what_the_found_broadcast_leaves_of_the_name(path: str, track: str) -> None:
+    made = searching()
+    await settle()
+    assert made.origin.got(m.Find) == [m.Find(("demo/cam/video", "demo/cam"), made.reader, 1, wait=False)]
+    send(made.reader, m.Found(1, path))
+    await settle()
+    (request,) = made.origin.got(m.Subscribe)
+    assert (request.path, request.track) == (path, track)
+
+
+async def test_no_broadcast_is_said_once() -> None:
+    made = searching()
+    send(made.reader, m.Found(1, None))
+    await settle()
+    assert made.got == [Over(StreamCode.UNROUTABLE)]
+    assert not made.reader.is_alive()
+
+
+@virtual
+async def test_a_reader_waits_for_its_broadcast_so_long_and_then_leaves_the_origin() -> None:
+    made = searching(wait=5.0)
+    await advance(4.9)
+    assert made.got == []
+    await advance(0.2)
+    assert made.got == [Over(StreamCode.UNROUTABLE)]
+    assert made.origin.got(m.Leave) == [m.Leave(made.reader, 1)]
+    stop_all()
+
+
+@virtual
+async def test_what_is_found_in_time_is_read_however_long_that_takes() -> None:
+    made = searching(wait=5.0)
+    await advance(4.9)
+    send(made.reader, m.Found(1, "demo/cam"))
+    await advance(60.0)
+    made.accept()
+    made.deliver(piece(4, b"a", fin=True))
+    await settle()
+    assert made.got == [piece(4, b"a", fin=True)]
+    stop_all()

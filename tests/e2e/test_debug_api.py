@@ -71,7 +71,7 @@ TRACK = {
 }
 
 
-async def get(session: aiohttp.ClientSession, url: str, **options: Any) -> tuple[int, str]:
+async def get(session: aiohttp.ClientSession, url: str | URL, **options: Any) -> tuple[int, str]:
     async with session.get(url, **options) as response:
         return response.status, await response.text()
 
@@ -188,6 +188,147 @@ async def test_a_frame_in_many_pieces_is_one_frame() -> None:
             group.finish()
             assert await plain.content.read() == b""
             assert short(rows(await framed.content.read())) == [(0, 2, bytes(range(20)))]
+
+
+# --- /fetch: names ----------------------------------------------------------------------------------------------
+
+
+async def test_the_longest_announced_path_is_the_broadcast_and_the_rest_the_track() -> None:
+    async with (
+        stage() as (relay, http),
+        published(relay, "demo/cam") as (client, cam),
+        published(relay, "demo") as (_, demo),
+    ):
+        names = ("video/hd", "audio/data", "hd", "a//b", "catalog.json")
+        for name in names:
+            write(cam.track(name), f"cam {name}".encode())
+        write(demo.track("cam/video/sd"), b"demo cam/video/sd")
+        for name in names:
+            assert await get(http, f"{relay.url}fetch/demo/cam/{name}") == (200, f"cam {name}"), name
+        # of the longest, whether it has such a track or not; what the query says holds
+        missing = (404, "no such track or group\n")
+        assert await get(http, f"{relay.url}fetch/demo/cam/video/sd") == missing
+        assert await get(http, f"{relay.url}fetch/demo?track=cam/video/sd") == (200, "demo cam/video/sd")
+        deeper = await live(relay, client.publish("demo/cam/video"))
+        write(deeper.track("hd"), b"deeper hd")
+        assert await get(http, f"{relay.url}fetch/demo/cam/video/hd") == (200, "deeper hd")
+        assert await get(http, f"{relay.url}fetch/demo/cam?track=video/hd") == (200, "cam video/hd")
+        assert await get(http, f"{relay.url}fetch/demo/nothing/video/hd?track=x") == (
+            404,
+            "no such broadcast\n",
+        )
+
+
+@pytest.mark.parametrize("version", [Version.LITE_02, Version.LITE_04, Version.LITE_06])
+async def test_an_encoded_slash_is_a_slash_and_is_decoded_once(version: Version) -> None:
+    async with stage() as (relay, http), published(relay, versions=[version]) as (_, cam):
+        write(cam.track("video/hd"), b"hd")
+        write(cam.track("100%2F"), b"percent")
+        for path in (
+            "demo/cam/video%2Fhd",
+            "demo%2fcam%2fvideo%2fhd",
+            "demo%2Fcam?track=video%2Fhd",
+            "/demo//cam/video/hd",
+        ):
+            url = URL(f"{relay.url}fetch/{path}", encoded=True)
+            async with http.get(url) as response:
+                assert await response.text() == "hd", path
+        async with http.get(URL(f"{relay.url}fetch/demo/cam?track=100%252F", encoded=True)) as response:
+            assert await response.text() == "percent"
+        async with http.get(URL(f"{relay.url}announced%2Fdemo", encoded=True)) as response:
+            assert response.status == 404
+        async with http.get(URL(f"{relay.url}announced/demo%2Fcam", encoded=True)) as response:
+            assert (response.status, await response.text()) == (200, "")
+
+
+async def test_a_broadcast_at_the_empty_path_is_read_by_the_name_of_its_track() -> None:
+    async with stage() as (relay, http), published(relay, "") as (_, publication):
+        write(publication.track("video/hd"), b"hd")
+        assert await get(http, f"{relay.url}fetch/?track=video/hd") == (200, "hd")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "fetch/demo",
+        "fetch/demo/",
+        "fetch/demo/cam/",
+        "fetch/demo/cam?track=",
+        "fetch/demo/../private/cam/video",
+        "fetch/demo/%2e%2e/private/cam/video/hd",
+        "fetch/demo%2f..%2fprivate/cam?track=video",
+        "fetch/demo/%252e%252e/cam/video",
+        "fetch/demo/a%252fb/video",
+        "fetch/demo/a%00b/video",
+        "fetch/demo" + "/a" * 40,
+        "announced/demo/../private",
+        "state/demo/%2E?jwt=x",
+    ],
+)
+async def test_what_can_be_no_path_is_a_400_and_never_a_401(path: str) -> None:
+    async with stage(public="anon") as (relay, http):
+        status, text = await get(http, URL(f"{relay.url}{path}", encoded=True))
+        assert status == 400
+        assert text.count("\n") == 1
+
+
+async def test_rights_are_those_of_the_broadcast_that_the_path_is_found_to_name(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(Relay(guarded(tmp_path, public="anon")))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        everywhere = token(root="", put=[""], get=[""])
+        source = await stack.enter_async_context(await Client.connect(f"{relay.url}?jwt={everywhere}"))
+        for path in ("demo/cam", "demo/cam/video", "demo"):
+            publication = source.publish(path)
+            for name in ("video/hd", "hd", "cam/video/hd"):
+                write(publication.track(name), f"{path}: {name}".encode())
+            await live(relay, publication)
+        url = f"{relay.url}fetch/demo/cam/video/hd"
+        narrow = token(root="demo/cam", get=["video"])
+        assert await get(http, f"{url}?jwt={everywhere}") == (200, "demo/cam/video: hd")
+        assert await get(http, f"{url}?jwt={narrow}") == (200, "demo/cam/video: hd")
+        elsewhere = (401, "unauthorized: not granted\n")
+        for outside in ("fetch/demo/cam?track=video/hd", "fetch/demo/cam/x/hd", "fetch/demo/cam%2Fx/hd"):
+            assert await get(http, URL(f"{relay.url}{outside}").update_query(jwt=narrow)) == elsewhere, (
+                outside
+            )
+        for path in ("demo%2fcam/video/hd", "demo/cam%2fvideo%2fhd", "anon%2f..%2fdemo/cam/video"):
+            async with http.get(URL(f"{relay.url}fetch/{path}", encoded=True)) as response:
+                assert response.status == (400 if ".." in path else 401), path
+
+
+async def test_a_fetch_waits_for_its_broadcast_as_long_as_it_says() -> None:
+    async with stage() as (relay, http), await Client.connect(relay.url) as client:
+        gone = (404, "no such broadcast\n")
+        assert await get(http, f"{relay.url}fetch/demo/cam/video/hd?wait=0.1") == gone
+        assert await get(http, f"{relay.url}fetch/demo/cam/video/hd?wait=0") == gone
+        async with asyncio.TaskGroup() as group:
+            waiting = [
+                group.create_task(get(http, f"{relay.url}fetch/{path}"))
+                for path in ("demo/cam/video/hd?wait=10", "demo/cam?wait=10&track=video/hd")
+            ]
+            while readers() < len(waiting):
+                assert (await get(http, f"{relay.url}health"))[0] == 200
+            await live(relay, client.publish("demo/cam2"))
+            await live(relay, client.publish("other"))
+            assert not any(task.done() for task in waiting)
+            publication = client.publish("demo/cam", announce=False)
+            write(publication.track("video/hd"), b"hd")
+            publication.announce()
+        assert [task.result() for task in waiting] == [(200, "hd")] * 2
+        await no_readers_left()
+
+
+async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> None:
+    async with stage() as (relay, http):
+        request = asyncio.create_task(get(http, f"{relay.url}fetch/demo/cam/video?wait=60"))
+        async with asyncio.timeout(WITHIN):
+            while not readers():
+                assert (await get(http, f"{relay.url}health"))[0] == 200
+        request.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await request
+        await no_readers_left()
 
 
 # --- /fetch: groups ---------------------------------------------------------------------------------------------
@@ -377,6 +518,10 @@ async def test_following_a_publisher_that_is_lost_does_not_look_complete() -> No
         ("follow=2", "follow='2': expected 0 or 1"),
         ("follow", "follow='': expected 0 or 1"),
         ("frames=yes", "frames='yes': expected 0 or 1"),
+        ("wait=61", "wait='61': expected seconds from 0 to 60"),
+        ("wait=-1", "wait='-1': expected seconds from 0 to 60"),
+        ("wait=nan", "wait='nan': expected seconds from 0 to 60"),
+        ("wait=", "wait='': expected seconds from 0 to 60"),
     ],
 )
 async def test_a_bad_query_is_told_in_one_line(query: str, line: str) -> None:
@@ -404,7 +549,9 @@ async def test_the_largest_group_number_is_asked_for() -> None:
 
 async def test_rights_are_looked_at_before_the_query() -> None:
     async with stage(public="anon") as (relay, http):
-        assert await get(http, f"{relay.url}fetch/secret/cam/video?group=x") == (401, "unauthorized\n")
+        for query in ("group=x", "wait=x", "track=video&group=x"):
+            url = f"{relay.url}fetch/secret/cam/video/hd?{query}"
+            assert await get(http, url) == (401, "unauthorized: token needed\n")
 
 
 # --- /state -----------------------------------------------------------------------------------------------------

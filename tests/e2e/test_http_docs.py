@@ -68,7 +68,7 @@ async def described(folder: Path) -> AsyncIterator[dict[str, str]]:
         url = f"{relay.url}?jwt={token(root='', put=[''])}"
         async with await Client.connect(url) as client:
             cam = client.publish("demo/cam")
-            video = cam.track("video")
+            video = cam.track("video/hd")
             cam.track("silent")
             for group, first in ((("first",), 1000), (("hello", "world"), 2000)):
                 writer = video.group()
@@ -127,8 +127,8 @@ def test_the_page_covers_every_route_and_option() -> None:
     commands = "\n".join(step.command for step in steps(PAGE.read_text()))
     for part in (
         *("/certificate.sha256", "/announced/", "/fetch/", "/state", "/health", "/metrics"),
-        *("group=", "frames=1", "follow=1", "application/json", "application/msgpack", "?jwt="),
+        *("group=", "frames=1", "follow=1", "track=", "application/json", "application/msgpack", "?jwt="),
     ):
         assert part in commands, part
     outputs = {step.output.rpartition("\n")[2] for step in steps(PAGE.read_text())}
-    assert {"400", "401", "404", "405", "504"} <= outputs
+    assert {"400", "401", "403", "404", "405", "504"} <= outputs

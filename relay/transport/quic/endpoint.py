@@ -25,12 +25,13 @@ from aioquic.quic.packet import (
     encode_quic_version_negotiation,
 )
 
+from relay.model.address import readable_address
 from relay.transport.places import Places
 from relay.transport.quic import compat
 from relay.transport.quic.admission import Admission, Welcome, refusal
 from relay.transport.quic.fast.connection import FastConnection, PureConnection
 from relay.transport.quic.link import SHORTEST_WAIT, Handler, Link
-from relay.transport.quic.udp import Address, UdpSocket, readable_host
+from relay.transport.quic.udp import Address, UdpSocket
 from relay.transport.raw import RawSession
 from relay.transport.sockets import bind_udp
 from relay.transport.webtransport_server import WebTransportServerSession
@@ -538,5 +539,5 @@ class QuicServer(Endpoint):
             self._closing.set()
 
     def __repr__(self) -> str:
-        where = ", ".join(f"{readable_host(host)}:{port}" for host, port in self.addresses)
+        where = ", ".join(readable_address(*address) for address in self.addresses)
         return f"<QuicServer {where} connections={len(self.links)}>"

@@ -22,8 +22,9 @@ from aioquic.quic.events import (
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
+from relay.model.address import readable_address
 from relay.transport.quic import compat
-from relay.transport.quic.udp import Address, UdpSocket, readable_address
+from relay.transport.quic.udp import Address, UdpSocket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +128,7 @@ class Link:
         self.endpoint = endpoint
         self.sock = sock
         self.quic = quic
-        self.remote = readable_address(address)
+        self.remote = readable_address(str(address[0]), address[1])
         self.handler: Handler | None = None
         self.cids: set[bytes] = set()
         self.established = False

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import logging
 import socket
 from collections import deque
@@ -34,22 +33,6 @@ MAX_DATAGRAM = 65536
 
 CERTAIN = 8
 """Times in a row that nothing waited behind what was read first, until that is taken for granted so many times."""
-
-
-def readable_host(host: str) -> str:
-    """An address for people: IPv4 that came in through a dual-stack socket is shown as IPv4."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped) if mapped is not None else host
-
-
-def readable_address(address: Address) -> str:
-    """`host:port`, with brackets around IPv6."""
-    host = readable_host(str(address[0]))
-    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
 class Receiver(Protocol):
