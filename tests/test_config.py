@@ -1153,11 +1153,19 @@ def public(toml: str | None = None, environ: Mapping[str, str] | None = None, **
         ('{publish = ["in", "/in/"]}', (), ("in",)),
         ('{subscribe = "", publish = ["a", "b"]}', ("",), ("a", "b")),
         ('{subscribe = ["x", ""]}', ("",), ()),
+        ('["anon/**", "/demo//b/**"]', ("anon", "demo/b"), ("anon", "demo/b")),
+        ('{subscribe = "**", publish = "a/**"}', ("",), ("a",)),
         ('"...%20/%2e%2e%2e"', ("...%20/%2e%2e%2e",), ("...%20/%2e%2e%2e",)),
     ],
 )
 def test_forms_of_public(toml: str, subscribe: tuple[str, ...], publish: tuple[str, ...]) -> None:
     assert public(toml) == Public(subscribe=subscribe, publish=publish)
+
+
+def test_the_pattern_of_everything_opens_everything() -> None:
+    assert load(written(MINIMAL | {"auth.public": '"**"'}), environ={}).auth.public == EVERYTHING
+    keyed = {"server.tls.generate": '"localhost"', "auth.key": '"a.pem"', "auth.public": '"**"'}
+    assert "would open everything to anyone although key is set" in "".join(problems(written(keyed)))
 
 
 def test_forms_of_public_in_a_program() -> None:
@@ -1189,6 +1197,10 @@ def test_one_way_may_be_open_everywhere_beside_a_key(key: str, toml: str) -> Non
 
 
 NO_PATH = 'expected at least one path, e.g. "anon", or "" for everything; without this key nothing is public'
+NO_PATTERN = (
+    "a pattern with * that is not supported: expected a path, which stands for all below it as well; "
+    '"/**" at its end changes nothing'
+)
 NO_NAME = 'expected names between the slashes, e.g. "anon/demo": "." and ".." and an encoded slash never match a URL'
 
 
@@ -1215,6 +1227,10 @@ NO_NAME = 'expected names between the slashes, e.g. "anon/demo": "." and ".." an
         *(
             (f'"{path}"', f'[auth] public = "{path}": {NO_NAME}')
             for path in ("..", "./a", "a/./b", "a/../b", "a/%2e%2E", "a%2fb", "a%2Fb/c", "%00")
+        ),
+        *(
+            (f'["a", "{pattern}"]', f'[auth] public = ["a", "{pattern}"]: "{pattern}" is {NO_PATTERN}')
+            for pattern in ("*", "*/chat", "a/*", "**/a", "a/**/b", "a*")
         ),
         ('["a", ".."]', f'[auth] public = ["a", ".."]: {NO_NAME}'),
         ('{publish = ["a/.."]}', f'[auth.public] publish = ["a/.."]: {NO_NAME}'),

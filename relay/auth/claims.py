@@ -19,7 +19,7 @@ from relay.auth.permissions import (
     reduce_grants,
     requested_path,
 )
-from relay.model.path import covers, join, minimal, normalize
+from relay.model.path import PatternError, covers, granted, join, minimal, normalize
 
 CLOCK_SKEW: Final = 10.0
 """Seconds by which the clock of whoever signs may be ahead of ours: `nbf` is forgiven that much, `exp` nothing."""
@@ -47,8 +47,8 @@ class Claims:
     def parse(cls, payload: Mapping[str, Any]) -> Self:
         """Read a decoded payload. Unknown claims are ignored. Raises ClaimError.
 
-        Grants are `put` and `get`, or `pub` and `sub`. `sub` is also the subject of RFC 7519 section 4.1.2: a token that
-        uses the first spelling and has a subject is not given a path of that name, it is refused.
+        Grants are `put` and `get`, or `pub` and `sub`. `sub` is also the subject of RFC 7519 section 4.1.2, and is that in
+        a token that uses another spelling.
         """
         if payload.get("aud") is not None:
             # RFC 7519 section 4.1.3: who does not find itself in the audience must refuse. We have no name to find.
@@ -56,7 +56,16 @@ class Claims:
         root = payload.get("root", "")
         if not isinstance(root, str):
             raise ClaimError("claim root is not a string")
-        first, second = (_grants(payload, *names) for names in (("put", "get"), ("pub", "sub")))
+        if "*" in root:
+            raise ClaimError("claim root is a pattern, expected a path without *")
+        patterns = any(name in payload for name in ("publish", "subscribe"))
+        first = _grants(payload, "put", "get")
+        subject = first is not None or (patterns and "pub" not in payload)
+        second = _grants(payload, "pub", None if subject else "sub")
+        if first is second is None and patterns:
+            raise ClaimError(
+                "claims publish and subscribe hold patterns, which are not supported: sign put and get, with paths"
+            )
         if (
             first
             and second
@@ -121,7 +130,9 @@ class Scope:
         """Read the member of a JWK. Raises ClaimError."""
         if not isinstance(raw, dict):
             raise ClaimError("scope is not an object")
-        claims = Claims.parse({name: raw[name] for name in ("root", "put", "get") if name in raw})
+        claims = Claims.parse(
+            {name: raw[name] for name in ("root", "put", "get", "publish", "subscribe") if name in raw}
+        )
         if not claims.publish and not claims.subscribe:
             raise ClaimError("scope allows nothing: add put or get")
         return cls(claims.root, claims.publish, claims.subscribe)
@@ -153,19 +164,26 @@ def _span(seconds: float) -> str:
 
 
 def _grants(
-    payload: Mapping[str, Any], put: str, get: str
+    payload: Mapping[str, Any], put: str, get: str | None
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None] | None:
     """Publish and subscribe in one spelling, each None if absent; None if both are."""
-    publish, subscribe = (_paths(payload[name], name) if name in payload else None for name in (put, get))
+    publish, subscribe = (
+        None if name is None or name not in payload else _paths(payload[name], name) for name in (put, get)
+    )
     return None if publish is subscribe is None else (publish, subscribe)
 
 
 def _paths(value: object, name: str) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (normalize(value),)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return minimal(map(normalize, value))
-    raise ClaimError(f"claim {name} is neither a string nor a list of strings")
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ClaimError(f"claim {name} is neither a string nor a list of strings")
+    paths = []
+    for item in items:
+        try:
+            paths.append(granted(item))
+        except PatternError as error:
+            raise ClaimError(f"claim {name} holds {loggable(item)!r}, {error}") from None
+    return minimal(paths)
 
 
 def _flag(payload: Mapping[str, Any], name: str) -> bool:

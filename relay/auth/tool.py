@@ -24,7 +24,7 @@ from relay.auth.permissions import UnauthorizedError, requested_path
 from relay.auth.tool_files import Refused, UsageError, give_up_output, printable, put, read, read_key, say
 from relay.auth.tool_parser import build_parser, read_arguments
 from relay.auth.when import in_utc, in_words, moment_of
-from relay.model.path import join, minimal, normalize
+from relay.model.path import PatternError, granted, join, minimal, normalize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,13 +155,22 @@ def _scope(found: argparse.Namespace) -> Scope | None:
 
 def _paths(found: argparse.Namespace) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Root, publish and subscribe, checked and in normal form."""
+    if "*" in found.root:
+        raise UsageError("--root: want a path without *")
     root = _path("--root", found.root)
     both = []
     for flag, given in (("--publish", found.publish), ("--subscribe", found.subscribe)):
-        both.append(minimal([_path(flag, path) for path in given]))
+        both.append(minimal([_grant(flag, path) for path in given]))
         for path in both[-1]:
             _path(flag, join(root, path))
     return root, both[0], both[1]
+
+
+def _grant(flag: str, text: str) -> str:
+    try:
+        return _path(flag, granted(text) if "://" not in text else text)
+    except PatternError as error:
+        raise UsageError(f"{flag}: {error}") from None
 
 
 def _path(flag: str, text: str) -> str:

@@ -19,7 +19,7 @@ from relay.config.address import Address, is_authority, is_host
 from relay.config.url import is_url, key_server
 from relay.model.limits import Limits
 from relay.model.member import Member, same_host
-from relay.model.path import covers, minimal, normalize
+from relay.model.path import PatternError, covers, granted, minimal, normalize
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version, version_from_name
 
@@ -182,7 +182,10 @@ def _key_dir(text: str) -> str:
 
 def _public_path(text: str) -> str:
     """Check a path by the rule for those of URLs, so that no right is granted where no session can be."""
-    path = normalize(text)
+    try:
+        path = granted(text)
+    except PatternError as error:
+        raise ValueError(f'"{text}" is {error}') from None
     names = [unquote(segment) for segment in path.split("/")]
     if any(name in (".", "..") or "/" in name or "\0" in name for name in names):
         raise ValueError(

@@ -11,7 +11,39 @@ from collections.abc import Iterable, Iterator
 
 from relay.wire.text import normalize_path as normalize
 
-__all__ = ["Ordered", "ancestors", "covers", "join", "minimal", "narrow", "normalize", "strip"]
+__all__ = [
+    "Ordered",
+    "PatternError",
+    "ancestors",
+    "covers",
+    "granted",
+    "join",
+    "minimal",
+    "narrow",
+    "normalize",
+    "strip",
+]
+
+
+class PatternError(ValueError):
+    """A pattern that no path stands for. The text says what would be right."""
+
+
+def granted(text: str) -> str:
+    """The path that a grant names, which stands for itself and all below it. Raises PatternError.
+
+    Other relays write patterns, in which `*` is reserved: there `room/**` is what `room` is here, and `**` everything.
+    """
+    path = normalize(text)
+    if "*" not in path:
+        return path
+    front, _, last = path.rpartition("/")
+    if last == "**" and "*" not in front:
+        return front
+    raise PatternError(
+        "a pattern with * that is not supported: expected a path, which stands for all below it as well; "
+        '"/**" at its end changes nothing'
+    )
 
 
 def join(base: str, path: str) -> str:

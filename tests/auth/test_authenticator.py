@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from relay.auth.authenticator import Authenticator, Keys, KeyServiceError, OneKey, token_of
 from relay.auth.claims import CLOCK_SKEW, Claims
-from relay.auth.key import LONGEST_TOKEN, Key, token_kid
+from relay.auth.key import LONGEST_TOKEN, Key, KeyFileError, token_kid
 from relay.auth.permissions import LONGEST_PATH, Permissions, UnauthorizedError
 from relay.auth.throttle import Throttle
 from tests.auth.support import HEADER, KEY, SECRET, Clock, authenticator, jwk, raw, signed
@@ -184,16 +184,74 @@ def test_what_a_token_gives_at_a_url(
     "claims",
     [
         {"put": "a", "pub": "b"},
-        {"get": "a", "sub": "b"},
         {"put": ["a"], "pub": ["a", "b"]},
-        {"put": "a", "get": "", "pub": "a", "sub": "other"},
-        {"put": "a", "sub": "someone"},  # perhaps the subject of RFC 7519: no path for a user name
-        {"get": "", "sub": "someone"},
         {"get": "", "pub": "x"},
+        {"get": "", "pub": "x", "sub": ""},
     ],
 )
 def test_two_spellings_that_say_different_things_are_refused(claims: dict[str, Any]) -> None:
     assert "spelling" in refused(signed(claims), "/")
+
+
+@pytest.mark.parametrize("subject", ["someone", "", "a", "anon/**", "*", 7, None, ["a", "b"], {"id": 1}])
+def test_beside_put_or_get_sub_is_the_subject_whatever_it_says(subject: Any) -> None:
+    for grants, publish, subscribe in (
+        ({"put": "a"}, ("a",), ()),
+        ({"get": "b"}, (), ("b",)),
+        ({"put": "a", "get": "b"}, ("a",), ("b",)),
+        ({"put": "a", "get": "b", "pub": "a"}, ("a",), ("b",)),
+        ({"put": [], "get": "b"}, (), ("b",)),
+    ):
+        permissions = verify(raw(HEADER, json.dumps({**grants, "sub": subject}).encode()), "/")
+        assert (permissions.publish, permissions.subscribe) == (publish, subscribe)
+    refused(raw(HEADER, json.dumps({"put": [], "get": [], "sub": subject}).encode()), "/")
+
+
+def test_alone_or_with_pub_sub_is_a_grant() -> None:
+    assert verify(signed({"sub": "a"}), "/").subscribe == ("a",)
+    assert verify(signed({"pub": "b", "sub": "a"}), "/").subscribe == ("a",)
+    assert "claim sub" in refused(raw(HEADER, b'{"sub":7}'), "/")
+
+
+# --- patterns --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("grants", "paths"),
+    [
+        ("**", ("",)),
+        ("/**/", ("",)),
+        ("anon/**", ("anon",)),
+        ("/anon//demo/**", ("anon/demo",)),
+        (["anon", "anon/**", "b/**"], ("anon", "b")),
+    ],
+)
+def test_a_pattern_of_everything_below_is_its_prefix(grants: Any, paths: tuple[str, ...]) -> None:
+    for publish, subscribe in (("put", "get"), ("pub", "sub")):
+        permissions = verify(signed({publish: grants, subscribe: grants}), "/")
+        assert permissions.publish == permissions.subscribe == paths
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*", "*/chat", "anon/*", "**/chat", "a/**/b", "**/**", "a*", "a/b*c", "***"]
+)
+def test_any_other_pattern_is_refused_with_the_reason(pattern: str) -> None:
+    for name in ("put", "get", "pub", "sub"):
+        for grants in (pattern, ["a", pattern]):
+            reason = refused(signed({name: grants}), "/")
+            assert f"claim {name} holds {pattern!r}, a pattern" in reason
+    assert "claim root is a pattern" in refused(signed({"root": pattern, "get": ""}), "/")
+    with pytest.raises(KeyFileError, match="pattern"):
+        Key.parse(jwk(scope={"get": [pattern]}), "k")
+
+
+@pytest.mark.parametrize("claims", [{"publish": ["alice"]}, {"subscribe": ["*/chat"], "sub": "someone"}])
+def test_a_token_of_patterns_alone_is_told_so(claims: dict[str, Any]) -> None:
+    assert "hold patterns, which are not supported: sign put and get" in refused(signed(claims), "/")
+    with pytest.raises(
+        KeyFileError, match="scope cannot be read: claims publish and subscribe hold patterns"
+    ):
+        Key.parse(jwk(scope={name: claims[name] for name in claims if name != "sub"}), "k")
 
 
 def test_a_list_of_paths_as_sub_is_no_trouble_for_the_library() -> None:

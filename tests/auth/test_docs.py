@@ -164,6 +164,7 @@ def tries(folder: Path) -> dict[str, Try]:
             GOOD, keys=OneKey(Key.parse(jwk(scope={"root": "other", "get": ""}), "scoped"))
         ),
         "claim ...": Try(signed({"get": 7})),
+        "claims publish and subscribe hold patterns, ...": Try(signed({"subscribe": ["**"]})),
         "the token names no key (kid), ...": Try(GOOD, keys=directory),
         "there is no key ...": Try(signed({"get": ""}, kid="none"), keys=directory),
         "the key ... is unusable": Try(signed({"get": ""}, kid="bad"), keys=directory),

@@ -302,6 +302,14 @@ def test_a_token_and_nothing_else_is_printed(run: Run, key: Key) -> None:
     assert not claims.cluster
 
 
+def test_a_pattern_of_everything_below_is_its_path(run: Run, key: Key) -> None:
+    done = run(
+        "sign", "--key", "key.jwk", "--publish", "alice/**", "/b/**", "--subscribe", "**", "--expires", "1h"
+    )
+    claims = key.verify(done.out.strip())
+    assert (claims.publish, claims.subscribe) == (("alice", "b"), ("",))
+
+
 def test_every_claim(run: Run, key: Key) -> None:
     times = ("--expires", "2100-01-01", "--not-before", "2099-12-31T23:00:00+01:00", "--issued", "1700000000")
     paths = ("--publish", "a", "b/c", "--publish=", "--subscribe", "é", "--cluster")
@@ -339,6 +347,9 @@ def test_a_token_that_never_expires_is_mentioned(run: Run, key: Key) -> None:
         (["--root", "demo?jwt=x", "--publish", ""], "not a URL"),
         (["--root", "a/" * 20, "--publish", "b/" * 20], "--publish: the path has more than 32 segments"),
         (["--publish", "\udc80"], "--publish: the path is not UTF-8"),
+        (["--publish", "*/chat"], "--publish: a pattern with * that is not supported: expected a path"),
+        (["--publish", "a", "--subscribe", "b/*"], "--subscribe: a pattern with * that is not supported"),
+        (["--root", "a/**", "--publish", ""], "--root: want a path without *"),
     ],
 )
 def test_what_is_not_signed_for_its_words(run: Run, key: Key, words: list[str], reason: str) -> None:

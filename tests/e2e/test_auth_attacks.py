@@ -367,7 +367,7 @@ def bad_tokens() -> dict[str, str]:
         "root is a list": made(HEADER, '{"root":[],"get":""}'),
         "cluster is text": made(HEADER, '{"get":"","cluster":"yes"}'),
         "nothing granted": made(HEADER, '{"root":""}'),
-        "two spellings": made(HEADER, '{"get":"","sub":"room"}'),
+        "two spellings": made(HEADER, '{"get":"","pub":"room"}'),
         "payload is a list": made(HEADER, "[]"),
         "payload is no JSON": made(HEADER, "get everything"),
         "payload is not UTF-8": made(HEADER, b'{"get":"\xff"}'),
