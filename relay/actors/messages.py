@@ -11,10 +11,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from relay.actors.runtime import Ref
 from relay.model.limits import Limits
+from relay.model.ranges import Range
 from relay.model.route import Route
 from relay.model.track import Dialect, Interest, TrackProperties
 from relay.transport.session import Event
 from relay.wire.frame import FrameHeader
+
+LATE_AT_LEAST = 1.0
+"""Seconds for which a group that is late is waited for, at least: a loss or two, or a publisher short of time."""
 
 Key: TypeAlias = tuple[str, int]
 """A request among those of everybody: the URN of who made it, and its `key`."""
@@ -360,10 +364,13 @@ class FetchData(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The track is over; `final` is the first sequence that will never be sent."""
+    """Nothing more comes: the track is over, or all that was asked for has been delivered."""
 
     key: int
     final: int
+    """The first sequence that will never be sent."""
+    missing: tuple[Range, ...] = ()
+    """Groups before it that never came, though they were waited for."""
 
 
 # --- broadcast and track -------------------------------------------------------------------------------------------
@@ -506,6 +513,8 @@ class UpstreamStarted(NamedTuple):
     """The peer accepted; `group` is the first it will send, if it said so."""
 
     group: int | None
+    patience: float = LATE_AT_LEAST
+    """Seconds for which a group that is late is waited for: by the round trip to the peer."""
 
 
 class GroupPart(NamedTuple):
@@ -538,10 +547,19 @@ class UpstreamFetched(NamedTuple):
     part: GroupPart
 
 
+class UpstreamDropped(NamedTuple):
+    """The peer will never send the groups from `start` to `end`, both included."""
+
+    start: int
+    end: int
+
+
 class UpstreamEnded(NamedTuple):
     """The peer ended the track; `final` is the first sequence that will never come, if it said so."""
 
     final: int | None
+    patience: float
+    """Seconds for which a group that is late is waited for: by the round trip to the peer."""
 
 
 class UpstreamFailed(NamedTuple):

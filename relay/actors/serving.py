@@ -12,6 +12,7 @@ from relay.actors import messages as m
 from relay.actors.backlog import Backlog, GivenUp, Sending, send_priority
 from relay.actors.moving import AskAgain, Move, Search, again, move
 from relay.actors.runtime import Ref, send
+from relay.model.ranges import Range
 from relay.model.route import UNKNOWN_HOP
 from relay.model.track import Interest
 from relay.transport.session import Stream
@@ -21,6 +22,7 @@ from relay.wire.messages import (
     Datagram,
     GroupHeader,
     Subscribe,
+    SubscribeDrop,
     SubscribeEnd,
     SubscribeOk,
     SubscribeUpdate,
@@ -208,6 +210,7 @@ class SubscribeService:
             case m.DeliverDatagram():
                 self._send_datagram(message)
             case m.Ended():
+                self._note_missing(message.missing)
                 self.end_when_sent(self._end_of(message.final))
             case EndTrack():
                 self.end_when_sent(message.final, message.patience)
@@ -235,6 +238,17 @@ class SubscribeService:
     def _end_of(self, final: int) -> int:
         return final if self._move is None else max(self._next, self._move.sequence(final))
 
+    def _note_missing(self, missing: tuple[Range, ...]) -> None:
+        """Groups that will never come. Versions before 03 have no word for them."""
+        version = self._connection.version
+        if version < Version.LITE_03:
+            return
+        for start, end in missing:
+            if self._move is not None:
+                start, end = max(self._move.sequence(start), self._next), self._move.sequence(end)  # noqa: PLW2901
+            if start <= end:
+                self._stream.write((SubscribeDrop(start, end, StreamCode.DELIVERY_TIMEOUT).encode(version),))
+
     def _on_lost(self, code: int) -> None:
         """The publisher is gone: go on with another one, if there is one or comes soon."""
         self._track = None
@@ -247,7 +261,7 @@ class SubscribeService:
         self._priority = message.priority
         self._prefer(message)
         self._update = message
-        self._bounded = self._bounded or message.end_group is not None
+        self._bounded = message.end_group is not None
         if self._track is not None:
             interest = interest_of(message, self._connection.version)
             if self._move is not None:

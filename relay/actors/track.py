@@ -19,12 +19,10 @@ from relay.auth.permissions import loggable
 from relay.model.cache import GroupCache
 from relay.model.group import Encoder, Group
 from relay.model.limits import Limits
+from relay.model.ranges import Range, Ranges
 from relay.model.track import Dialect, Interest, TrackProperties
 from relay.wire.errors import StreamCode
 from relay.wire.varint import MAX_VARINT
-
-END_GRACE = 0.2
-"""Seconds that the last groups get to arrive after the end of the track was told: streams overtake each other."""
 
 
 class IdleCheck(NamedTuple):
@@ -33,6 +31,12 @@ class IdleCheck(NamedTuple):
 
 class EndGraceOver(NamedTuple):
     """Timer: no more groups are expected after the end of the track."""
+
+
+class RangeOverdue(NamedTuple):
+    """Timer: groups inside the range of a bounded subscription are not waited for any longer."""
+
+    subscriber: m.Key
 
 
 class AnswerDue(NamedTuple):
@@ -48,7 +52,7 @@ DESCRIBE = "describe"
 class Subscriber:
     """One subscription and where it stands."""
 
-    __slots__ = ("dialect", "encoders", "interest", "key", "ref", "start")
+    __slots__ = ("delivered", "dialect", "encoders", "interest", "key", "overdue", "ref", "start")
 
     def __init__(self, ref: Ref, key: int, dialect: Dialect, interest: Interest, start: int) -> None:
         self.ref = ref
@@ -59,6 +63,15 @@ class Subscriber:
         """First sequence that is delivered."""
         self.encoders: dict[int, Encoder] = {}
         """Groups of which only some frames are wanted."""
+        self.delivered: set[int] = set()
+        """Groups in the cache that an earlier range included: not to be delivered again."""
+        self.overdue: Timer | None = None
+        """Set once the last group of its range is here, and one before it is not."""
+
+    @property
+    def id(self) -> m.Key:
+        """Its place among the subscriptions of everybody."""
+        return self.ref.actor_urn, self.key
 
     def wants(self, sequence: int) -> bool:
         end = self.interest.end_group
@@ -98,6 +111,8 @@ class TrackActor(LoopActor):
         self._limits = limits
         self._cache = GroupCache(limits)
         self._subscribers: dict[tuple[str, int], Subscriber] = {}
+        self._bounded: dict[tuple[str, int], Subscriber] = {}
+        """Those of them that end with a certain group."""
         self._describing: dict[tuple[str, int], m.Describe] = {}
         self._fetches = Fetches()
         self._properties: TrackProperties | None = None
@@ -118,7 +133,16 @@ class TrackActor(LoopActor):
         self._touched: dict[int, tuple[Group, bool]] = {}
         """Groups that this turn added to, and whether it began them."""
         self._received_bytes = self._received_groups = self._received_frames = self._received_datagrams = 0
+        self._seen = Ranges()
+        """Numbers of the groups that came, datagrams and refused ones included."""
+        self._dropped = Ranges()
+        """Those that the publisher will never send, as it says."""
+        self._first: int | None = None
+        """The group that the upstream subscription began with, if the publisher said so."""
+        self._patience = m.LATE_AT_LEAST
         self._ending: int | None = None
+        self._numbered = False
+        """Whether the publisher said which group is the last."""
         self._grace: Timer | None = None
         self._final: int | None = None
         self._failed: int | None = None
@@ -151,6 +175,10 @@ class TrackActor(LoopActor):
                 self._on_properties(message.properties, answered=message.answered)
             case m.UpstreamStarted():
                 self._hear()  # groups are taken as they come, whichever the first one is
+                self._first, self._patience = message.group, message.patience
+            case m.UpstreamDropped():
+                if message.start <= message.end:
+                    self._dropped.add(message.start, message.end)
             case m.Unsure():
                 if not (self._received_groups or self._received_datagrams):
                     self._fail(StreamCode.INTERNAL, gone=True)
@@ -161,7 +189,7 @@ class TrackActor(LoopActor):
             case m.UpstreamFetched():
                 self._on_fetched(message.part)
             case m.UpstreamEnded():
-                self._on_upstream_end(message.final)
+                self._on_upstream_end(message)
             case m.UpstreamFailed():
                 self._fail(message.code, gone=message.gone)
             case m.Shrink():
@@ -175,6 +203,8 @@ class TrackActor(LoopActor):
             case EndGraceOver():
                 self._grace = None
                 self._end_if_complete()
+            case RangeOverdue():
+                self._on_overdue(message.subscriber)
             case IdleCheck():
                 self._idle = None
                 if self._nobody():
@@ -185,12 +215,14 @@ class TrackActor(LoopActor):
         return None
 
     def on_turn_end(self) -> None:
-        if self._wants_changed:
-            self._wants_changed = False
-            self._want()
         self._flush()
         if self._ending is not None:
             self._end_if_complete()
+        if self._bounded:
+            self._end_ranges()
+        if self._wants_changed:
+            self._wants_changed = False
+            self._want()
         if self._failed is not None:
             self.stop()
         elif self._idle is None and self._nobody():
@@ -241,7 +273,9 @@ class TrackActor(LoopActor):
         if self._final is not None:
             send(request.subscriber, m.Ended(request.key, self._final))
             return
-        self._subscribers[(request.subscriber.actor_urn, request.key)] = subscriber
+        self._subscribers[subscriber.id] = subscriber
+        if request.interest.end_group is not None:
+            self._bounded[subscriber.id] = subscriber
         self._stay()
         if self._subscribed:
             self._wants_changed = True
@@ -250,14 +284,12 @@ class TrackActor(LoopActor):
 
     def _start_of(self, interest: Interest) -> int:
         floor = interest.start_group or 0
-        latest = self._cache.latest
-        if latest is None:
-            return floor  # whatever our own upstream subscription starts with is the newest there is
         if interest.start_group is not None and not interest.start_is_floor:
             return floor
         timescale = self._properties.timescale if self._properties else TrackProperties().timescale
         start = self._cache.start(interest.history_ms * timescale // 1000)
-        return max(floor, latest.sequence if start is None else start)
+        # without a group, whatever our own upstream subscription starts with is the newest there is
+        return floor if start is None else max(floor, start)
 
     def _join(self, subscriber: Subscriber, group: Group) -> list[m.GroupPiece]:
         """What a subscriber gets of a group that exists already."""
@@ -282,9 +314,14 @@ class TrackActor(LoopActor):
             return
         self._flush()
         before = {group.sequence for group in self._cache if subscriber.wants(group.sequence)}
-        # what was delivered stays delivered: an update moves the start forward only
-        subscriber.start = max(subscriber.start, message.interest.start_group or 0)
-        subscriber.interest = message.interest._replace(start_frame=0)
+        interest = message.interest._replace(start_frame=0)
+        asked = interest.start_group
+        if asked is not None and asked > subscriber.start:
+            subscriber.start = asked
+        else:
+            subscriber.start = min(subscriber.start, self._start_of(interest))
+        subscriber.interest = interest
+        delivered = subscriber.delivered | before
         pieces: list[m.GroupPiece] = []
         for group in self._cache:
             sequence, wanted = group.sequence, subscriber.wants(group.sequence)
@@ -292,18 +329,30 @@ class TrackActor(LoopActor):
                 # it may be complete here and still wait to be sent
                 subscriber.encoders.pop(sequence, None)
                 pieces.append(m.GroupPiece(sequence, False, 0, (), False, StreamCode.CANCELLED))
-            elif sequence not in before and wanted and group.code is None:
+                if group.open:
+                    delivered.discard(sequence)
+            elif wanted and group.code is None and sequence not in delivered:
                 pieces += self._join(subscriber, group)
+        subscriber.delivered = {group.sequence for group in self._cache} & delivered
         if pieces:
             send(subscriber.ref, m.Deliver(subscriber.key, tuple(pieces)))
+        self._bounded.pop(subscriber.id, None)
+        if interest.end_group is not None:
+            self._bounded[subscriber.id] = subscriber
         self._wants_changed = True
 
     def _on_leave(self, message: m.Leave) -> None:
         key = (message.subscriber.actor_urn, message.key)
-        if self._subscribers.pop(key, None) is not None:
+        if self._forget(key) is not None:
             self._wants_changed = True
         self._describing.pop(key, None)
         self._stop_fetches(self._fetches.leave(key))
+
+    def _forget(self, key: m.Key) -> Subscriber | None:
+        subscriber = self._subscribers.pop(key, None)
+        if self._bounded.pop(key, None) is not None and subscriber is not None and subscriber.overdue:
+            subscriber.overdue.cancel()
+        return subscriber
 
     def _stay(self) -> None:
         if self._idle is not None:
@@ -408,6 +457,7 @@ class TrackActor(LoopActor):
 
     def _begin(self, part: m.GroupPart, now: float) -> Group | None:
         group = Group(part.sequence, now, part.first_frame)
+        self._seen.add(part.sequence, part.sequence)
         # a group without its beginning was not asked for, and is of use to nobody
         if part.first_frame or not self._cache.add(group):
             self._refuse_group(part.sequence, StreamCode.OLD)
@@ -486,7 +536,7 @@ class TrackActor(LoopActor):
             if pieces and not send(subscriber.ref, m.Deliver(subscriber.key, pieces)):
                 gone.append(key)
         for key in gone:
-            del self._subscribers[key]
+            self._forget(key)
         if self._fetches:
             for group, _ in touched:
                 self._fetches.feed(group)
@@ -528,6 +578,7 @@ class TrackActor(LoopActor):
 
     def _on_datagram(self, message: m.UpstreamDatagram) -> None:
         self._received_datagrams += 1
+        self._seen.add(message.sequence, message.sequence)
         self._hear()
         for subscriber in self._subscribers.values():
             datagram = m.DeliverDatagram(subscriber.key, message.sequence, message.timestamp, message.payload)
@@ -569,7 +620,7 @@ class TrackActor(LoopActor):
         self._handled += 1
         self._flush()
         wanted = request.interest.start_group
-        group = self._cache.latest if wanted is None else self._cache.get(wanted)
+        group = self._cache.newest if wanted is None else self._cache.get(wanted)
         if group is not None and group.code is not None and wanted is not None:
             group = None  # broken off here; upstream may have it whole
         if self._failed is not None or (group is None and wanted is None):
@@ -662,26 +713,92 @@ class TrackActor(LoopActor):
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
-    def _on_upstream_end(self, final: int | None) -> None:
+    def _missing(self, start: int, end: int) -> list[Range]:
+        """Groups from `start` to `end` that may still come."""
+        first = self._seen.first if self._first is None else self._first
+        if first is None:
+            return []  # before the first group, nothing is on its way
+        start = max(start, first, self._cache.floor)
+        return [late for gap in self._seen.gaps(start, end) for late in self._dropped.gaps(*gap)]
+
+    def _lost(self, subscriber: Subscriber, end: int) -> tuple[Range, ...]:
+        """Groups up to `end` that will never come, though the subscriber wants them."""
+        if self._seen.first is None:
+            return ()
+        start = max(subscriber.start, self._seen.first, self._cache.floor)
+        return tuple(self._seen.gaps(start, end))
+
+    def _on_upstream_end(self, message: m.UpstreamEnded) -> None:
         self._hear()
-        latest = self._cache.latest
-        self._ending = final if final is not None else (latest.sequence + 1 if latest is not None else 0)
-        if final is not None and latest is not None and latest.sequence + 1 >= final:
-            return  # the last group has begun to arrive: only its end is awaited
-        if final != 0:
-            self._grace = self.call_later(END_GRACE, EndGraceOver())
+        latest = self._seen.last
+        self._numbered = message.final is not None
+        self._ending = message.final if message.final is not None else 0 if latest is None else latest + 1
+        if message.final != 0:
+            self._grace = self.call_later(message.patience, EndGraceOver())
 
     def _end_if_complete(self) -> None:
-        if self._final is not None or self._grace is not None or self._ending is None:
+        if self._final is not None or self._ending is None or self._unfinished:
             return
-        if self._unfinished:
-            return
+        if self._grace is not None:
+            # streams overtake each other, and what is lost takes a while to come again
+            if not self._numbered or self._seen.last is None or self._missing(0, self._ending - 1):
+                return
+            self._grace.cancel()
+            self._grace = None
+        self._finish()
+
+    def _finish(self) -> None:
+        """The track is over, and nothing of it can come any more."""
         self._flush()
-        latest = self._cache.latest
-        self._final = min(max(self._ending, latest.sequence + 1 if latest is not None else 0), MAX_VARINT)
+        latest = self._seen.last
+        self._final = min(max(self._ending or 0, latest + 1 if latest is not None else 0), MAX_VARINT)
         for subscriber in self._subscribers.values():
-            send(subscriber.ref, m.Ended(subscriber.key, self._final))
+            last = subscriber.interest.end_group
+            end = self._final if last is None else min(self._final, last + 1)
+            send(subscriber.ref, m.Ended(subscriber.key, self._final, self._lost(subscriber, end - 1)))
+        for key in list(self._bounded):
+            self._forget(key)
         self._subscribers.clear()
+
+    # --- bounded subscriptions -------------------------------------------------------------------------------------
+
+    def _end_ranges(self) -> None:
+        """End the subscriptions that have all they asked for."""
+        latest = self._seen.last
+        for key, subscriber in list(self._bounded.items()):
+            last = subscriber.interest.end_group
+            assert last is not None
+            if subscriber.start <= last and (latest is None or latest < last):
+                continue
+            if any(self._is_awaited(subscriber, group) for group in self._unfinished.values()):
+                continue
+            if not self._missing(subscriber.start, last):
+                self._end_range(subscriber, last)
+            elif subscriber.overdue is None:
+                subscriber.overdue = self.call_later(self._patience, RangeOverdue(key))
+
+    def _is_awaited(self, subscriber: Subscriber, group: Group) -> bool:
+        """Whether more will come of a group that is not finished."""
+        if not subscriber.wants(group.sequence):
+            return False
+        # with its last frame the subscriber has all of the last group
+        return subscriber.frames_of(group)[1] is None or group.sequence in subscriber.encoders
+
+    def _on_overdue(self, key: m.Key) -> None:
+        subscriber = self._bounded.get(key)
+        if subscriber is None or subscriber.overdue is None or subscriber.interest.end_group is None:
+            return
+        subscriber.overdue = None
+        last = subscriber.interest.end_group
+        if not any(self._is_awaited(subscriber, group) for group in self._unfinished.values()):
+            self._end_range(subscriber, last)
+
+    def _end_range(self, subscriber: Subscriber, last: int) -> None:
+        self._flush()
+        final = min(last + 1, MAX_VARINT)
+        send(subscriber.ref, m.Ended(subscriber.key, final, self._lost(subscriber, last)))
+        self._forget(subscriber.id)
+        self._wants_changed = True
 
     def _fail(self, code: int, *, gone: bool = False) -> None:
         """The source cannot serve the track, or no longer can."""
@@ -694,6 +811,8 @@ class TrackActor(LoopActor):
             self._touched.setdefault(group.sequence, (group, False))
         self._unfinished.clear()
         self._flush()
+        if gone and self._ending is not None and self._final is None:
+            self._finish()  # it had finished before it left
         self._refuse_all(code)
 
     def _refuse(self, request: m.Subscribe | m.Describe | m.Fetch, code: int) -> None:
@@ -707,5 +826,7 @@ class TrackActor(LoopActor):
         for request in self._describing.values():
             send(request.subscriber, answer(request.key, code))
         self._fetches.refuse(code)
+        for key in list(self._bounded):
+            self._forget(key)
         self._subscribers.clear()
         self._describing.clear()

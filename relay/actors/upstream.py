@@ -12,7 +12,7 @@ from relay.actors.runtime import Ref, send
 from relay.model.path import join, normalize
 from relay.model.route import Route
 from relay.model.track import TrackProperties
-from relay.transport.session import Stream
+from relay.transport.session import Session, Stream
 from relay.wire.decoder import AnnounceDecoder, SubscribeDecoder, TrackInfoDecoder
 from relay.wire.errors import (
     ProtocolViolation,
@@ -31,6 +31,7 @@ from relay.wire.messages import (
     FrameHeader,
     GroupHeader,
     Setup,
+    SubscribeDrop,
     SubscribeEnd,
     SubscribeOk,
 )
@@ -41,6 +42,17 @@ if TYPE_CHECKING:
     from relay.actors.ingest import Ingest
 
 Parts = list[FrameHeader | bytes]
+
+LATE_ROUND_TRIPS = 6
+"""Round trips for which a group that is late is waited for: what was lost twice has come by then."""
+
+LATE_AT_MOST = 10.0
+"""Seconds of the same, at most: a peer decides how long its round trip looks."""
+
+
+def patience(session: Session) -> float:
+    """Seconds for which a group of that peer that is late is waited for."""
+    return max(m.LATE_AT_LEAST, min(LATE_ROUND_TRIPS * (session.stats().rtt or 0.0), LATE_AT_MOST))
 
 
 class Upstream:
@@ -202,10 +214,13 @@ class SubscribeReplies:
         track = self._upstream.track
         for message in self._decoder.feed(data):
             self._connection.spend()
-            if isinstance(message, SubscribeOk):
-                send(track, m.UpstreamStarted(message.group))
-            elif isinstance(message, SubscribeEnd):
-                self._end(message.group)
+            match message:
+                case SubscribeOk():
+                    send(track, m.UpstreamStarted(message.group, patience(self._connection.session)))
+                case SubscribeEnd():
+                    self._end(message.group)
+                case SubscribeDrop():
+                    send(track, m.UpstreamDropped(message.start, message.end))
         if fin:
             self._decoder.end()
             self._end(None)
@@ -215,7 +230,7 @@ class SubscribeReplies:
         if not self._ended:
             self._ended = True
             self._ingest.flush()
-            send(self._upstream.track, m.UpstreamEnded(final))
+            send(self._upstream.track, m.UpstreamEnded(final, patience(self._connection.session)))
 
     def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
         self._upstream.end_request(self._connection.version)

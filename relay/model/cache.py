@@ -1,7 +1,7 @@
 """Which groups of a track are kept, and which arrivals are too old to be taken.
 
-The newest group stays as long as the track; older ones stay for `GroupCache.age` seconds, within `Limits.cache_groups`
-and `Limits.cache_track`. What all tracks together hold is for `relay.actors.keeper` to say. Called by track actors.
+The newest group that is not broken stays as long as the track; others stay for `GroupCache.age` seconds, within
+`Limits.cache_groups` and `Limits.cache_track`. What all tracks together hold is for `relay.actors.keeper` to say. Called by track actors.
 """
 
 from __future__ import annotations
@@ -41,6 +41,15 @@ class GroupCache:
         """The group with that sequence, if it is held."""
         return self._groups.get(sequence)
 
+    @property
+    def newest(self) -> Group | None:
+        """The newest group that is not broken: what a late viewer starts with."""
+        latest = self.latest
+        if latest is None or latest.code is None:
+            return latest
+        whole = [group for group in self._groups.values() if group.code is None]
+        return max(whole, key=_by_sequence, default=None)
+
     def add(self, group: Group) -> bool:
         """Take a new group. `False` if it is a duplicate or older than what was evicted."""
         if group.sequence in self._groups or group.sequence < self.floor:
@@ -68,25 +77,27 @@ class GroupCache:
         `max_age` is in units of the track's timescale. A group is expired when its successor's first timestamp is at
         least `max_age` older than the newest timestamp; a group whose successor has no frame never is (06).
         """
-        if self.latest is None:
+        live = self.newest
+        if live is None:
             return None
         # below the floor are but those that still arrive, with gaps between them
-        groups = [group for group in self if group.sequence >= self.floor]
+        groups = [group for group in self if group.sequence >= self.floor and group.code is None]
         newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
         if max_age <= 0 or newest is None:
-            return self.latest.sequence
+            return live.sequence
         for group, successor in pairwise(groups):
             if successor.first_timestamp is None or newest - successor.first_timestamp < max_age:
                 return group.sequence
-        return self.latest.sequence
+        return live.sequence
 
     def evict(self, now: float) -> list[Group]:
         """Drop what the policy no longer keeps; the dropped groups, so that open ones can be ended."""
         dropped: list[Group] = []
+        newest = self.newest
         for group in self._groups.values():  # in order of arrival
             if now - group.arrived < self.age:
                 break
-            if group is not self.latest and not group.open:
+            if group is not newest and group is not self.latest and not group.open:
                 dropped.append(group)
         for group in dropped:
             self._drop(group)
@@ -102,7 +113,8 @@ class GroupCache:
 
     def _down_to(self, size: int, groups: int) -> list[Group]:
         dropped: list[Group] = []
-        older = [self._groups[sequence] for sequence in sorted(self._groups)[:-1]]
+        newest = self.newest
+        older = [g for _, g in sorted(self._groups.items()) if g is not newest and g is not self.latest]
         # what still arrives goes last: viewers wait for its end, while nobody may ask for the others
         for group in sorted(older, key=_is_open):
             if self.size <= size and len(self._groups) <= groups:
@@ -123,6 +135,10 @@ class GroupCache:
 
 def _is_open(group: Group) -> bool:
     return group.open
+
+
+def _by_sequence(group: Group) -> int:
+    return group.sequence
 
 
 def fair_share(sizes: Iterable[int], budget: int) -> int:

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 from pykka import ActorRegistry
 
-from relay.actors import track
-from tests.actors.support import Trouble, World, actors, forget_actors, settle
+from relay.actors import messages
+from tests.actors.support import LATE, Trouble, World, actors, forget_actors, settle
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def _alone(trouble: Trouble) -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(track, "END_GRACE", 0.02)
+    monkeypatch.setattr(messages, "LATE_AT_LEAST", LATE)
 
 
 @pytest_asyncio.fixture

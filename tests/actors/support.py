@@ -81,6 +81,9 @@ MEMBERS = "internal/origins"
 QUICK = Limits(track_idle=0.01)
 """Limits of most tests: idle tracks go at once."""
 
+LATE = 0.02
+"""Seconds for which most tests wait for groups that are late."""
+
 T = TypeVar("T")
 ALL = tuple(Version)
 

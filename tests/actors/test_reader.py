@@ -134,6 +134,20 @@ async def test_a_reader_that_is_stopped_leaves_its_track(world: World) -> None:
     assert not [name for name in actors() if name.startswith("track")]
 
 
+async def test_a_reader_gets_the_newest_whole_group_when_the_newest_is_broken(world: World) -> None:
+    publisher = await world.publisher(Version.LITE_04, "p")
+    viewer = await world.viewer(Version.LITE_04)
+    viewer.subscribe("p", "video/hd")
+    _, request = await upstream(publisher)
+    publisher.group(request.id, 4, b"whole")
+    publisher.group(request.id, 5, b"broken", fin=False).reset(70)
+    await settle()
+    got: list[m.GroupPiece | Over] = []
+    ReaderActor.start(origin=world.origin, number=9, reading=Reading("p", "video/hd"), sink=got.append)
+    await settle()
+    assert payload(got) == b"whole"
+
+
 async def test_a_following_reader_goes_on_until_the_track_ends() -> None:
     made = await reading(follow=True)
     made.deliver(piece(4, b"a", fin=True), piece(5, b"b"))

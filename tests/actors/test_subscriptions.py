@@ -473,6 +473,58 @@ async def test_the_end_of_a_track_reaches_the_viewer_after_its_groups(
     viewer.own[-1].write(fin=True)
 
 
+@pytest.mark.parametrize(("one", "two"), pairs())
+async def test_a_publisher_that_finishes_and_leaves_ends_the_track_cleanly(
+    world: World, one: Version, two: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(m, "LATE_AT_LEAST", 60.0)
+    publisher, viewer = await couple(world, one, two)
+    number, stream = viewer.subscribe("p")
+    upstream_, request = await upstream(publisher)
+    publisher.group(request.id, 3, b"a")
+    await settle()
+    publisher.end_track(upstream_, 4)
+    await settle()
+    publisher.close()
+    await until(lambda: stream.over)
+    await settle()
+    assert (stream.fins, stream.resets) == (1, [])
+    assert [group.payloads for group in viewer.groups(number)] == [[b"a"]]
+
+
+@pytest.mark.parametrize("version", ALL)
+async def test_groups_that_never_came_are_named_before_the_end(world: World, version: Version) -> None:
+    publisher, viewer = await couple(world, Version.LITE_05, version)
+    _, stream = viewer.subscribe("p")
+    upstream_, request = await upstream(publisher)
+    publisher.accept(upstream_, 3)
+    publisher.group(request.id, 3, b"a")
+    publisher.group(request.id, 5, b"c")
+    publisher.end_track(upstream_, 8)
+    await until(lambda: stream.over)
+    await settle()
+    drops = [reply for reply in viewer.replies(stream) if isinstance(reply, SubscribeDrop)]
+    expected = [] if version <= Version.LITE_02 else [(4, 4), (6, 7)]
+    assert [(drop.start, drop.end) for drop in drops] == expected
+    assert stream.fins == 1
+
+
+@pytest.mark.parametrize("version", [v for v in Version if v >= Version.LITE_03])
+async def test_a_subscription_with_an_end_ends_there(world: World, version: Version) -> None:
+    publisher, viewer = await couple(world, version, version)
+    number, stream = viewer.subscribe("p", end_group=4)
+    _, request = await upstream(publisher)
+    publisher.group(request.id, 3, b"a")
+    publisher.group(request.id, 4, b"b")
+    await until(lambda: stream.over)
+    publisher.group(request.id, 5, b"c")
+    await settle()
+    assert [group.payloads for group in viewer.groups(number)] == [[b"a"], [b"b"]]
+    assert (stream.fins, stream.resets) == (1, [])
+    if version >= Version.LITE_05:
+        assert viewer.replies(stream) == [SubscribeOk(group=3), SubscribeEnd(5)]
+
+
 @pytest.mark.parametrize("version", TIMED)
 async def test_a_track_without_groups_ends_with_zero(world: World, version: Version) -> None:
     publisher, viewer = await couple(world, version, version)

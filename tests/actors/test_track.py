@@ -5,15 +5,15 @@ from __future__ import annotations
 from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.runtime import Ref, ask, halt, send
-from relay.actors.track import TrackActor
 from relay.model.limits import Limits
 from relay.model.track import Dialect, Interest, TrackProperties
 from relay.wire.errors import StreamCode
 from relay.wire.messages import FrameHeader
+from tests.actors.stage import Stage
 from tests.actors.support import (
+    LATE,
     QUICK,
     TIMEOUT,
-    Fake,
     FakePublisher,
     FakeSubscriber,
     actor_of,
@@ -23,49 +23,6 @@ from tests.actors.support import (
     timed,
     until,
 )
-
-
-class Stage:
-    """A track and everybody around it."""
-
-    def __init__(self, limits: Limits = QUICK) -> None:
-        self.broadcast = Fake()
-        self.source = FakePublisher()
-        self.track: Ref = TrackActor.start(
-            broadcast=self.broadcast.ref, source=self.source.ref, path="room/cam", name="video", limits=limits
-        )
-        self.viewers: list[FakeSubscriber] = []
-
-    async def viewer(
-        self, interest: Interest | None = None, dialect: Dialect = Dialect.PLAIN
-    ) -> FakeSubscriber:
-        viewer = FakeSubscriber()
-        self.viewers.append(viewer)
-        viewer.subscribe(self.track, interest=interest, dialect=dialect)
-        await settle()
-        return viewer
-
-    async def feed(self, *parts: m.GroupPart) -> None:
-        """What one loop turn brings from upstream."""
-        self.source.groups(self.track, *parts)
-        await settle()
-
-    async def say(self, message: object) -> None:
-        send(self.track, message)
-        await settle()
-
-    @property
-    def opened(self) -> list[m.OpenUpstream]:
-        return self.source.got(m.OpenUpstream)
-
-    @property
-    def updates(self) -> list[m.UpdateUpstream]:
-        return self.source.got(m.UpdateUpstream)
-
-    @property
-    def stopped(self) -> list[tuple[int, int]]:
-        return [(s.sequence, s.code) for s in self.source.got(m.StopGroup)]
-
 
 # --- delivery --------------------------------------------------------------------------------------------------------
 
@@ -246,7 +203,7 @@ async def test_the_end_after_the_last_group_is_told_at_once() -> None:
     stage = Stage()
     viewer = await stage.viewer()
     await stage.feed(part(0, b"a"), part(1, b"b"))
-    await stage.say(m.UpstreamEnded(2))
+    await stage.say(m.UpstreamEnded(2, LATE))
     assert viewer.got(m.Ended) == [m.Ended(1, 2)]
 
 
@@ -254,7 +211,7 @@ async def test_the_end_waits_for_groups_still_open() -> None:
     stage = Stage()
     viewer = await stage.viewer()
     await stage.feed(part(0, b"a", fin=False))
-    await stage.say(m.UpstreamEnded(1))
+    await stage.say(m.UpstreamEnded(1, LATE))
     assert not viewer.got(m.Ended)
     await stage.feed(part(0, b"b"))
     assert viewer.got(m.Ended) == [m.Ended(1, 1)]
@@ -265,7 +222,7 @@ async def test_an_end_that_overtakes_the_last_groups_waits_for_them() -> None:
     stage = Stage()
     viewer = await stage.viewer()
     await stage.feed(part(0, b"a"))
-    await stage.say(m.UpstreamEnded(3))
+    await stage.say(m.UpstreamEnded(3, LATE))
     await stage.feed(part(1, b"b"))
     assert not viewer.got(m.Ended)
     await stage.feed(part(2, b"c"))
@@ -278,7 +235,7 @@ async def test_an_end_without_a_number_counts_from_the_latest_group() -> None:
     stage = Stage()
     viewer = await stage.viewer()
     await stage.feed(part(6, b"a"))
-    await stage.say(m.UpstreamEnded(None))
+    await stage.say(m.UpstreamEnded(None, LATE))
     await until(lambda: viewer.got(m.Ended))
     assert viewer.got(m.Ended) == [m.Ended(1, 7)]
 
@@ -286,7 +243,7 @@ async def test_an_end_without_a_number_counts_from_the_latest_group() -> None:
 async def test_a_track_that_ends_without_a_group_ends_at_zero() -> None:
     stage = Stage()
     viewer = await stage.viewer()
-    await stage.say(m.UpstreamEnded(0))
+    await stage.say(m.UpstreamEnded(0, LATE))
     assert viewer.got(m.Ended) == [m.Ended(1, 0)]
 
 
@@ -294,7 +251,7 @@ async def test_who_joins_after_the_end_gets_what_is_kept_and_the_end() -> None:
     stage = Stage(Limits(track_idle=60))
     await stage.viewer()
     await stage.feed(part(0, b"a"))
-    await stage.say(m.UpstreamEnded(1))
+    await stage.say(m.UpstreamEnded(1, LATE))
     late = await stage.viewer()
     assert late.groups()[0].data == plain(b"a")
     assert late.got(m.Ended) == [m.Ended(1, 1)]
@@ -304,7 +261,7 @@ async def test_a_subscriber_that_joined_after_the_end_does_not_keep_the_track_al
     stage = Stage(Limits(track_idle=0.05))
     await stage.viewer()
     await stage.feed(part(0, b"a"))
-    await stage.say(m.UpstreamEnded(1))
+    await stage.say(m.UpstreamEnded(1, LATE))
     late = await stage.viewer()
     assert late.got(m.Ended)
     before = len(stage.broadcast.got(m.TrackIdle))
@@ -631,19 +588,6 @@ async def test_an_update_does_not_cut_off_a_group_in_flight_silently() -> None:
         await stage.feed(part(5, b"b"))
         group = viewer.groups()[5]
         assert group.fin or group.code is not None, interest
-
-
-async def test_groups_beyond_the_end_wait_for_an_update_that_moves_it() -> None:
-    stage = Stage()
-    viewer = await stage.viewer(Interest(end_group=1))
-    for sequence in range(3):
-        await stage.feed(part(sequence, b"%d" % sequence))
-    await stage.feed(part(3, b"3", fin=False))
-    assert sorted(viewer.groups()) == [0, 1]
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest()))
-    await stage.feed(part(3, b"more"))
-    assert viewer.groups()[3].data == plain(b"3", b"more")
-    assert sorted(viewer.groups()) == [0, 1, 2, 3]
 
 
 async def test_an_update_that_cuts_a_group_leaves_nothing_of_it_behind() -> None:

@@ -167,3 +167,25 @@ def test_fair_shares_use_the_budget_and_keep_within_it(sizes: list[int], budget:
         assert kept == sum(sizes)
     else:
         assert kept > budget - len(sizes)  # nothing but what cannot be divided is left
+
+
+def test_the_newest_whole_group_stays_when_the_newest_is_broken() -> None:
+    cache = GroupCache(Limits(cache_age=1.0, cache_groups=2, cache_track=100))
+    filled(cache, 0)
+    filled(cache, 1, size=10_000)
+    filled(cache, 2, done=False).code = 70
+    assert cache.newest is cache.get(1)
+    assert [group.sequence for group in cache.evict(1_000.0)] == [0]
+    assert held(cache) == [1, 2]
+    assert cache.start(0) == 1
+    filled(cache, 3, now=1_000.0)
+    assert cache.newest is cache.get(3)
+    assert [group.sequence for group in cache.evict(1_000.0)] == [1, 2]
+
+
+def test_without_a_whole_group_there_is_no_newest() -> None:
+    cache = GroupCache(Limits())
+    assert cache.newest is None
+    filled(cache, 2, done=False).code = 70
+    assert cache.newest is None
+    assert cache.start(5) is None

@@ -1,0 +1,68 @@
+"""A track actor between a fake source, fake subscribers and a fake broadcast."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from relay.actors import messages as m
+from relay.actors.runtime import Ref, send
+from relay.actors.track import TrackActor
+from relay.model.limits import Limits
+from relay.model.track import Dialect, Interest
+from tests.actors.support import QUICK, Fake, FakePublisher, FakeSubscriber, settle, stop_all, virtual
+
+
+class Stage:
+    """A track and everybody around it."""
+
+    def __init__(self, limits: Limits = QUICK) -> None:
+        self.broadcast = Fake()
+        self.source = FakePublisher()
+        self.track: Ref = TrackActor.start(
+            broadcast=self.broadcast.ref, source=self.source.ref, path="room/cam", name="video", limits=limits
+        )
+        self.viewers: list[FakeSubscriber] = []
+
+    async def viewer(
+        self, interest: Interest | None = None, dialect: Dialect = Dialect.PLAIN
+    ) -> FakeSubscriber:
+        viewer = FakeSubscriber()
+        self.viewers.append(viewer)
+        viewer.subscribe(self.track, interest=interest, dialect=dialect)
+        await settle()
+        return viewer
+
+    async def feed(self, *parts: m.GroupPart) -> None:
+        """What one loop turn brings from upstream."""
+        self.source.groups(self.track, *parts)
+        await settle()
+
+    async def say(self, message: object) -> None:
+        send(self.track, message)
+        await settle()
+
+    @property
+    def opened(self) -> list[m.OpenUpstream]:
+        return self.source.got(m.OpenUpstream)
+
+    @property
+    def updates(self) -> list[m.UpdateUpstream]:
+        return self.source.got(m.UpdateUpstream)
+
+    @property
+    def stopped(self) -> list[tuple[int, int]]:
+        return [(s.sequence, s.code) for s in self.source.got(m.StopGroup)]
+
+
+def staged(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test in virtual time that leaves no actor behind."""
+
+    @functools.wraps(scenario)
+    async def run(**given: Any) -> None:
+        await scenario(**given)
+        stop_all()
+        await settle()
+
+    return virtual(run)
