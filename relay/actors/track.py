@@ -174,11 +174,9 @@ class TrackActor(LoopActor):
             case m.UpstreamProperties():
                 self._on_properties(message.properties, answered=message.answered)
             case m.UpstreamStarted():
-                self._hear()  # groups are taken as they come, whichever the first one is
-                self._first, self._patience = message.group, message.patience
+                self._on_started(message)
             case m.UpstreamDropped():
-                if message.start <= message.end:
-                    self._dropped.add(message.start, message.end)
+                self._on_dropped(message)
             case m.Unsure():
                 if not (self._received_groups or self._received_datagrams):
                     self._fail(StreamCode.INTERNAL, gone=True)
@@ -712,6 +710,14 @@ class TrackActor(LoopActor):
         return "open" if self._subscribed else "idle"
 
     # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _on_started(self, message: m.UpstreamStarted) -> None:
+        self._hear()  # groups are taken as they come, whichever the first one is
+        self._first, self._patience = message.group, message.patience
+
+    def _on_dropped(self, message: m.UpstreamDropped) -> None:
+        if message.start <= message.end:
+            self._dropped.add(message.start, message.end)
 
     def _missing(self, start: int, end: int) -> list[Range]:
         """Groups from `start` to `end` that may still come."""
