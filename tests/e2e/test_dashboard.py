@@ -7,6 +7,7 @@ import base64
 import contextlib
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -14,7 +15,9 @@ import struct
 import tempfile
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
@@ -25,6 +28,7 @@ from relay.client import Client
 from relay.web import dashboard
 from tests.e2e.browser import FLAGS, chromium_path
 from tests.e2e.harness import free_udp_port
+from tests.e2e.http_support import guarded, token
 from tests.e2e.support import running
 
 pytestmark = pytest.mark.skipif(
@@ -195,12 +199,12 @@ async def test_the_numbers_are_those_of_the_relay() -> None:
     async with contextlib.AsyncExitStack() as stack:
         relay = await stack.enter_async_context(running())
         source = await stack.enter_async_context(await Client.connect(relay.url))
-        track = source.publish("demo/cam").track("video")
+        track = source.publish("demo/cam").track("video/hd")
         group = track.group()
         group.write(b"x" * 1000)
         for _ in range(3):
             viewer = await stack.enter_async_context(await Client.connect(relay.url))
-            subscription = await viewer.subscribe("demo/cam", "video")
+            subscription = await viewer.subscribe("demo/cam", "video/hd")
             first = await anext(aiter(subscription))
             assert (await anext(aiter(first))).payload == b"x" * 1000
         page = await stack.enter_async_context(tab(relay.internal_url))
@@ -215,7 +219,7 @@ async def test_the_numbers_are_those_of_the_relay() -> None:
         assert (shown["sessions"], shown["viewers"], shown["tracks"]) == (4, 3, 1)
         assert await page.text("[data-relay=certificate]") == relay.fingerprint
         assert await page.text("[data-relay=hop]") == known["relay"]["hop"]
-        row = "[data-broadcast='demo/cam'] [data-track=video]"
+        row = "[data-broadcast='demo/cam'] [data-track='video/hd']"
         assert await page.text(f"{row} [data-label=Viewers]") == "3"
         assert await page.text(f"{row} [data-label='Latest group']") == "0"
         for session in known["sessions"]:
@@ -254,13 +258,13 @@ async def test_without_the_right_to_the_state() -> None:
         await Client.connect(relay.url) as viewer,
         tab(relay.url) as page,
     ):
-        source.publish("demo/cam").track("video").group().write(b"x")
-        await anext(aiter(await viewer.subscribe("demo/cam", "video")))
+        source.publish("demo/cam").track("video/hd").group().write(b"x")
+        await anext(aiter(await viewer.subscribe("demo/cam", "video/hd")))
         await page.until("document.querySelector('[data-total=viewers]').dataset.value === '1'")
         assert "internal address" in await page.text("#note")
         assert await page.evaluate("document.querySelector('#note').checkVisibility()")
         assert not await page.evaluate("document.querySelector('#sessions').checkVisibility()")
-        assert await page.text("[data-track] a") == "video"
+        assert await page.text("[data-track] a") == "video/hd"
         assert await page.text("[data-relay=certificate]") == relay.fingerprint
         assert await page.text("#status") == "live"
         assert page.complaints == []
@@ -351,7 +355,7 @@ def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
                 "tracks": [
                     {
                         "path": f"room/{number}",
-                        "name": "video",
+                        "name": "video/hd",
                         "viewers": 1,
                         "upstream": "open",
                         "groups": [{"sequence": 5, "frames": 10, "bytes": 83000, "open": True, "age": 0.4}],
@@ -402,15 +406,91 @@ async def test_an_empty_relay_says_what_to_run() -> None:
 async def test_a_token_goes_with_every_request() -> None:
     """And the page is about what the token is for."""
     claims = base64.urlsafe_b64encode(json.dumps({"root": "demo/a b"}).encode()).decode().rstrip("=")
-    token = f"e30.{claims}.c2ln"
-    async with serving(made_up()) as url, tab(f"{url}?jwt={token}") as page:
+    made = f"e30.{claims}.c2ln"
+    async with serving(made_up()) as url, tab(f"{url}?jwt={made}") as page:
         await page.until("document.querySelector('#status').dataset.status === 'live'")
         asked = [address for address in page.requests if "/state" in address]
-        assert set(asked) == {f"{url}state/demo/a%20b?jwt={token}"}
+        assert set(asked) == {f"{url}state/demo/a%20b?jwt={made}"}
         await page.evaluate("location.hash = '#broadcast=demo%2Fcam&track=v%231'")
         await page.until("document.querySelector('[data-watch=state]').dataset.state === 'lost'")
-        assert f"{url}fetch/demo/cam/v%231?frames=1&follow=1&jwt={token}" in page.requests
-        assert token not in await page.text("body")
+        assert f"{url}fetch/demo/cam?track=v%231&frames=1&follow=1&jwt={made}" in page.requests
+        assert made not in await page.text("body")
+
+
+# --- names with slashes, and refusals ---------------------------------------------------------------------------
+
+
+async def test_tracks_with_slashes_in_their_names_are_watched() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(running())
+        source = await stack.enter_async_context(await Client.connect(relay.url))
+        for path, name in (("demo/cam", "video/hd"), ("demo/cam/video", "hd"), ("", "audio/data")):
+            track = source.publish(path).track(name)
+            track.group().write(f"{path or 'top'}: {name}".encode())
+        viewer = await stack.enter_async_context(await Client.connect(relay.url))
+        await anext(aiter(await viewer.subscribe("demo/cam", "video/hd")))
+        page = await stack.enter_async_context(tab(relay.url))
+        await page.until("document.querySelector('[data-track=\"video/hd\"] a')")
+        await page.click('[data-track="video/hd"] a')
+        text = "document.querySelector('[data-watch=text]').textContent"
+        await page.until(f"{text} === 'demo/cam: video/hd'")
+        for path, name in (("demo/cam/video", "hd"), ("", "audio/data")):
+            link = "#" + urlencode({"broadcast": path, "track": name})
+            await page.evaluate(f"location.hash = {json.dumps(link)}")
+            await page.until(f"{text} === '{path or 'top'}: {name}'")
+        assert page.complaints == []
+
+
+IMPATIENT_PAGE: Final = """
+    const wait = window.setTimeout;
+    window.pauses = [];
+    window.setTimeout = (then, milliseconds, ...rest) => {
+        if (milliseconds >= 250) pauses.push(milliseconds);
+        return wait(then, Math.min(milliseconds, 20), ...rest);
+    };
+"""
+"""Run before the page's own scripts: its pauses are short, and remembered as they were meant."""
+
+SECRET_TRACK: Final = "#broadcast=secret%2Fcam&track=video%2Fhd"
+
+
+@pytest.mark.parametrize(
+    "claims, told",
+    [
+        (None, "This needs a token"),
+        ({"exp": 1_000_000_000}, "refuses the token in this page's address: token expired."),
+        ({"nbf": 4_000_000_000}, "refuses the token in this page's address: token not valid yet."),
+        ({"key": "another"}, "refuses the token in this page's address: bad token."),
+    ],
+    ids=["none", "expired", "early", "bad"],
+)
+async def test_a_page_without_rights_says_why_and_asks_ever_more_rarely(
+    claims: Json | None, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "relay.web")
+    query = ""
+    if claims is not None:
+        made = token(get=[""], **{name: value for name, value in claims.items() if name != "key"})
+        query = f"?jwt={made}x" if "key" in claims else f"?jwt={made}"
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(Relay(guarded(tmp_path)))
+        page = await stack.enter_async_context(tab("about:blank"))
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=IMPATIENT_PAGE)
+        await page.open(f"{relay.url}{query}")
+        await page.until("document.querySelector('#status').dataset.status === 'refused'")
+        await page.until("pauses.filter((pause) => pause > 50_000).length >= 2")
+        assert told in await page.text("#note")
+        assert "Nothing is published" not in await page.evaluate("document.body.innerText")
+        assert await page.text("[data-total=broadcasts]") == "\u2013"
+        pauses = [round(pause / 1000) for pause in await page.evaluate("pauses")]
+        assert pauses == sorted(pauses)
+        assert len(pauses) < 12
+        await page.evaluate(f"location.hash = {json.dumps(SECRET_TRACK)}")
+        await page.until("document.querySelector('[data-watch=state]').dataset.state === 'refused'")
+        assert told in await page.text("[data-watch=state]")
+        refusals = [line for line in caplog.messages if line.startswith("refused remote=")]
+        assert len(refusals) == 1, refusals
+        assert page.complaints == []
 
 
 async def test_the_fingerprint_is_copied() -> None:

@@ -103,7 +103,7 @@ async def cam(
 ) -> AsyncIterator[tuple[Relay, aiohttp.ClientSession, Publication, TrackWriter]]:
     """A relay with a broadcast `demo/cam` and its track `video`."""
     async with stage(limits=limits) as (relay, http), published(relay, **options) as (_, publication):
-        yield relay, http, publication, publication.track("video")
+        yield relay, http, publication, publication.track("video/hd")
 
 
 # --- /announced -------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ async def cam(
 
 async def test_announced_as_a_structure_tells_tracks_and_viewers() -> None:
     async with cam() as (relay, http, publication, track):
-        url = f"{relay.url}fetch/demo/cam/video?follow=1"
+        url = f"{relay.url}fetch/demo/cam/video/hd?follow=1"
         async with http.get(f"{relay.url}announced/demo", headers=JSON) as response:
             assert response.content_type == "application/json"
             assert response.headers["access-control-allow-origin"] == "*"
@@ -126,7 +126,7 @@ async def test_announced_as_a_structure_tells_tracks_and_viewers() -> None:
                 assert response.content_type == "application/msgpack"
                 (row,) = msgpack.unpackb(await response.read())
         assert set(row) == ROW
-        assert (row["path"], row["tracks"], row["viewers"]) == ("demo/cam", ["video"], 1)
+        assert (row["path"], row["tracks"], row["viewers"]) == ("demo/cam", ["video/hd"], 1)
         assert row["session"] in relay.connections
         assert await get(http, f"{relay.url}announced/other", headers=JSON) == (200, "[]\n")
         assert publication.announced
@@ -150,7 +150,7 @@ async def test_frames_keep_their_boundaries(version: Version) -> None:
     async with cam(Limits(track_idle=WITHIN), versions=[version]) as (relay, http, _, track):
         write(track, b"old")
         write(track, *frames)
-        url = f"{relay.url}fetch/demo/cam/video?frames=1"
+        url = f"{relay.url}fetch/demo/cam/video/hd?frames=1"
         async with http.get(url) as response:
             assert response.content_type == "application/x-ndjson"
             as_json = rows(await response.read())
@@ -159,7 +159,7 @@ async def test_frames_keep_their_boundaries(version: Version) -> None:
             unpacker = msgpack.Unpacker()
             unpacker.feed(await response.read())
             as_msgpack = list(unpacker)
-        plain = await http.get(f"{relay.url}fetch/demo/cam/video")
+        plain = await http.get(f"{relay.url}fetch/demo/cam/video/hd")
         assert plain.content_type == "application/octet-stream"
         assert await plain.read() == b"".join(frames)
     assert short(as_json) == [(1, number, frame) for number, frame in enumerate(frames)]
@@ -173,7 +173,7 @@ async def test_frames_keep_their_boundaries(version: Version) -> None:
 
 async def test_a_frame_in_many_pieces_is_one_frame() -> None:
     async with cam() as (relay, http, _, track):
-        url = f"{relay.url}fetch/demo/cam/video"
+        url = f"{relay.url}fetch/demo/cam/video/hd"
         group = track.group()
         group.write(b"")
         group.write(b"first")
@@ -336,7 +336,7 @@ async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> No
 
 async def test_a_group_by_number_from_the_cache() -> None:
     async with cam(versions=[Version.LITE_04]) as (relay, http, publication, track):
-        url = f"{relay.url}fetch/demo/cam/video"
+        url = f"{relay.url}fetch/demo/cam/video/hd"
         write(track, b"zero")
         async with http.get(f"{url}?follow=1") as following:  # the track stays
             assert await following.content.readexactly(4) == b"zero"
@@ -360,7 +360,7 @@ async def test_a_group_by_number_from_the_cache() -> None:
 
 async def test_a_group_that_is_not_cached_comes_from_a_publisher_that_can_be_asked() -> None:
     async with cam(versions=[Version.LITE_06]) as (relay, http, publication, track):
-        url = f"{relay.url}fetch/demo/cam/video"
+        url = f"{relay.url}fetch/demo/cam/video/hd"
         for text in (b"zero", b"one"):
             write(track, text)
         assert await get(http, f"{url}?group=0") == (200, "zero")
@@ -375,7 +375,7 @@ async def test_a_group_that_is_not_cached_comes_from_a_publisher_that_can_be_ask
 async def test_a_group_that_is_not_cached_is_unknown_where_the_publisher_cannot_be_asked() -> None:
     async with cam(versions=[Version.LITE_04]) as (relay, http, _, track):
         write(track, b"zero")
-        url = f"{relay.url}fetch/demo/cam/video?group=0"
+        url = f"{relay.url}fetch/demo/cam/video/hd?group=0"
         assert await get(http, url) == (404, "no such track or group\n")
 
 
@@ -384,7 +384,7 @@ async def test_a_group_that_is_aborted_in_the_middle_does_not_look_complete(quer
     async with cam() as (relay, http, _, track):
         group = track.group()
         group.write(b"half")
-        async with http.get(f"{relay.url}fetch/demo/cam/video{query}") as response:
+        async with http.get(f"{relay.url}fetch/demo/cam/video/hd{query}") as response:
             assert b"half" in await response.content.readany() or query == "?frames=1"
             group.start_frame(10)
             group.write_chunk(b"five!")
@@ -398,7 +398,7 @@ async def test_following_goes_on_after_a_group_that_is_aborted() -> None:
     async with cam() as (relay, http, _, track):
         group = track.group()
         group.write(b"whole")
-        async with http.get(f"{relay.url}fetch/demo/cam/video?follow=1&frames=1") as response:
+        async with http.get(f"{relay.url}fetch/demo/cam/video/hd?follow=1&frames=1") as response:
             assert short(rows(await response.content.readline())) == [(0, 0, b"whole")]
             group.start_frame(10)
             group.write_chunk(b"half!")
@@ -409,7 +409,7 @@ async def test_following_goes_on_after_a_group_that_is_aborted() -> None:
 
 async def test_two_groups_at_once_are_kept_apart() -> None:
     async with cam() as (relay, http, _, track):
-        url = f"{relay.url}fetch/demo/cam/video"
+        url = f"{relay.url}fetch/demo/cam/video/hd"
         old = track.group()
         old.write(b"old 0")
         async with http.get(f"{url}?follow=1&frames=1") as framed, http.get(f"{url}?follow=1") as plain:
@@ -448,7 +448,7 @@ async def test_two_groups_at_once_are_kept_apart() -> None:
 async def test_following_ends_the_subscription_upstream_when_the_client_leaves(version: Version) -> None:
     async with cam(versions=[version]) as (relay, http, publication, track):
         write(track, b"zero")
-        async with http.get(f"{relay.url}fetch/demo/cam/video?follow=1") as response:
+        async with http.get(f"{relay.url}fetch/demo/cam/video/hd?follow=1") as response:
             assert await response.content.readexactly(4) == b"zero"
             assert track.subscribers == 1
             for number in range(5):
@@ -464,7 +464,7 @@ async def test_following_ends_the_subscription_upstream_when_the_client_leaves(v
 
 async def test_following_from_a_group_on() -> None:
     async with cam(versions=[Version.LITE_06]) as (relay, http, _, track):
-        url = f"{relay.url}fetch/demo/cam/video"
+        url = f"{relay.url}fetch/demo/cam/video/hd"
         write(track, b"0")
         async with http.get(f"{url}?follow=1") as first:
             assert await first.content.readexactly(1) == b"0"
@@ -484,7 +484,7 @@ async def test_following_from_a_group_on() -> None:
 async def test_following_ends_with_the_track() -> None:
     async with cam() as (relay, http, _, track):
         write(track, b"first")
-        async with http.get(f"{relay.url}fetch/demo/cam/video?follow=1") as response:
+        async with http.get(f"{relay.url}fetch/demo/cam/video/hd?follow=1") as response:
             write(track, b"last")
             track.finish()
             assert await response.read() == b"firstlast"
@@ -494,8 +494,8 @@ async def test_following_ends_with_the_track() -> None:
 async def test_following_a_publisher_that_is_lost_does_not_look_complete() -> None:
     async with stage() as (relay, http):
         async with published(relay) as (client, publication):
-            write(publication.track("video"), b"last")
-            async with http.get(f"{relay.url}fetch/demo/cam/video?follow=1") as response:
+            write(publication.track("video/hd"), b"last")
+            async with http.get(f"{relay.url}fetch/demo/cam/video/hd?follow=1") as response:
                 assert await response.content.readexactly(4) == b"last"
                 await client.close()
                 with pytest.raises(aiohttp.ClientPayloadError):
@@ -526,7 +526,7 @@ async def test_following_a_publisher_that_is_lost_does_not_look_complete() -> No
 )
 async def test_a_bad_query_is_told_in_one_line(query: str, line: str) -> None:
     async with cam() as (relay, http, _, _):
-        url = URL(f"{relay.url}fetch/demo/cam/video?{query}", encoded=True)
+        url = URL(f"{relay.url}fetch/demo/cam/video/hd?{query}", encoded=True)
         async with http.get(url) as response:
             assert (response.status, await response.text()) == (400, f"{line}\n")
             assert response.headers["access-control-allow-origin"] == "*"
@@ -534,7 +534,7 @@ async def test_a_bad_query_is_told_in_one_line(query: str, line: str) -> None:
 
 async def test_a_group_number_of_thousands_of_digits_is_a_bad_query() -> None:
     async with cam() as (relay, http, _, _):
-        status, text = await get(http, f"{relay.url}fetch/demo/cam/video?group={'9' * 6000}")
+        status, text = await get(http, f"{relay.url}fetch/demo/cam/video/hd?group={'9' * 6000}")
     assert status == 400
     assert text.count("\n") == 1
     assert len(text) < 100
@@ -542,7 +542,7 @@ async def test_a_group_number_of_thousands_of_digits_is_a_bad_query() -> None:
 
 async def test_the_largest_group_number_is_asked_for() -> None:
     async with cam(versions=[Version.LITE_06]) as (relay, http, publication, _):
-        status, _ = await get(http, f"{relay.url}fetch/demo/cam/video?group={2**62 - 1}")
+        status, _ = await get(http, f"{relay.url}fetch/demo/cam/video/hd?group={2**62 - 1}")
         assert status == 404
         assert [r.group for r in publication.requests if isinstance(r, Fetch)] == [2**62 - 1]
 
@@ -560,7 +560,7 @@ async def test_rights_are_looked_at_before_the_query() -> None:
 async def test_the_state_of_everything() -> None:
     async with cam(versions=[Version.LITE_05]) as (relay, http, _, track):
         write(track, b"one", b"two")
-        async with http.get(f"{relay.url}fetch/demo/cam/video?follow=1") as following:
+        async with http.get(f"{relay.url}fetch/demo/cam/video/hd?follow=1") as following:
             assert await following.content.readexactly(6) == b"onetwo"
             async with http.get(f"{relay.internal_url}state") as response:
                 assert response.content_type == "application/json"
@@ -589,7 +589,7 @@ async def test_the_state_of_everything() -> None:
     )
     (row,) = broadcast["tracks"]
     assert set(row) == TRACK
-    assert (row["path"], row["name"], row["viewers"], row["upstream"]) == ("demo/cam", "video", 1, "open")
+    assert (row["path"], row["name"], row["viewers"], row["upstream"]) == ("demo/cam", "video/hd", 1, "open")
     assert (row["received_groups"], row["received_frames"], row["received_bytes"]) == (1, 2, 6)
     assert row["latest"] == 0
     (group,) = row["groups"]
@@ -686,12 +686,12 @@ async def test_the_internal_address_shows_everything_without_a_token(tmp_path: P
         url = f"{relay.url}?jwt={token(root='', put=[''])}"
         async with await Client.connect(url) as client:
             publication = client.publish("secret/cam")
-            write(publication.track("video"), b"secret")
+            write(publication.track("video/hd"), b"secret")
             await live(relay, publication)
-            for path in ("announced/", "state", "fetch/secret/cam/video"):
+            for path in ("announced/", "state", "fetch/secret/cam/video/hd"):
                 assert (await get(http, f"{relay.url}{path}"))[0] == 401
                 assert (await get(http, f"{relay.internal_url}{path}"))[0] == 200
-            assert await get(http, f"{relay.internal_url}fetch/secret/cam/video") == (200, "secret")
+            assert await get(http, f"{relay.internal_url}fetch/secret/cam/video/hd") == (200, "secret")
             assert (await get(http, f"{relay.internal_url}announced/?jwt=no.to.ken"))[0] == 200
             async with http.get(f"{relay.internal_url}state/secret") as response:
                 assert [b["path"] for b in (await response.json())["broadcasts"]] == ["secret/cam"]
@@ -720,14 +720,14 @@ async def test_head_is_get_without_the_body() -> None:
             "health",
             "announced/",
             "certificate.sha256",
-            "fetch/demo/cam/video",
-            "fetch/demo/cam/video?frames=1",
-            "fetch/demo/cam/video?follow=1",
+            "fetch/demo/cam/video/hd",
+            "fetch/demo/cam/video/hd?frames=1",
+            "fetch/demo/cam/video/hd?follow=1",
         ):
             async with http.head(f"{relay.url}{path}") as response:
                 assert response.status == 200, path
                 assert await response.read() == b"", path
-        async with http.head(f"{relay.url}fetch/demo/none/video") as response:
+        async with http.head(f"{relay.url}fetch/demo/none/video/hd") as response:
             assert response.status == 404
         await no_readers_left()
         async with asyncio.timeout(WITHIN):
@@ -739,7 +739,7 @@ async def test_head_of_a_stream_leaves_the_connection_in_order() -> None:
     async with cam() as (relay, _, _, track):
         write(track, b"payload")
         reader, writer = await asyncio.open_connection("localhost", URL(relay.url).port)
-        head = "HEAD /fetch/demo/cam/video HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        head = "HEAD /fetch/demo/cam/video/hd HTTP/1.1\r\nhost: localhost\r\n\r\n"
         health = "GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
         writer.write(f"{head}{health}".encode())
         async with asyncio.timeout(WITHIN):
@@ -751,7 +751,7 @@ async def test_head_of_a_stream_leaves_the_connection_in_order() -> None:
         assert body == b"ok\n"
 
 
-@pytest.mark.parametrize("path", ["fetch/demo/cam/video", "state", "announced/", "health", "nowhere"])
+@pytest.mark.parametrize("path", ["fetch/demo/cam/video/hd", "state", "announced/", "health", "nowhere"])
 async def test_options_answers_for_browsers(path: str) -> None:
     async with stage() as (relay, http), http.options(f"{relay.url}{path}") as response:
         assert response.status == 200
@@ -760,7 +760,7 @@ async def test_options_answers_for_browsers(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["fetch/demo/cam/video", "state/x", "announced", "health", "certificate.sha256"]
+    "path", ["fetch/demo/cam/video/hd", "state/x", "announced", "health", "certificate.sha256"]
 )
 async def test_other_methods_are_refused(path: str) -> None:
     async with stage() as (relay, http), http.delete(f"{relay.url}{path}") as response:
@@ -799,9 +799,9 @@ async def test_a_client_that_never_reads_a_flood_is_given_up_alone(
     block = b"x" * (1 << 18)
     async with cam() as (relay, http, publication, track):
         write(track, b"go")
-        with deaf(relay, f"fetch/demo/cam/video?{query}"), logged("relay.web") as log:
+        with deaf(relay, f"fetch/demo/cam/video/hd?{query}"), logged("relay.web") as log:
             await viewers(relay, http, 1)
-            async with http.get(f"{relay.url}fetch/demo/cam/video?follow=1") as good:
+            async with http.get(f"{relay.url}fetch/demo/cam/video/hd?follow=1") as good:
                 assert await good.content.readexactly(2) == b"go"
                 sent = 0
                 async with asyncio.timeout(WITHIN):
@@ -826,7 +826,7 @@ async def test_a_client_that_takes_nothing_of_what_there_is_is_given_up(
     monkeypatch.setattr("relay.web.fetching.STALL_TIMEOUT", 0.2)
     async with cam() as (relay, http, _, track):
         write(track, *[b"x" * (1 << 20)] * 24)
-        with deaf(relay, "fetch/demo/cam/video"), logged("relay.web") as log:
+        with deaf(relay, "fetch/demo/cam/video/hd"), logged("relay.web") as log:
             await log.line("gave up")
         await viewers(relay, http, 0)
         await no_readers_left()
@@ -839,7 +839,7 @@ async def test_a_large_group_in_the_cache_is_no_fault_of_who_asks_for_it(
     frames = [bytes([number]) * (1 << 19) for number in range(16)]
     async with cam() as (relay, http, _, track):
         group = track.group()
-        url = f"{relay.url}fetch/demo/cam/video"
+        url = f"{relay.url}fetch/demo/cam/video/hd"
         async with http.get(url) as first:
             for frame in frames:
                 group.write(frame)
@@ -862,7 +862,7 @@ async def test_a_large_group_in_the_cache_is_no_fault_of_who_asks_for_it(
 async def test_a_client_that_leaves_takes_its_actor_along(moment: str, query: str) -> None:
     """Though nothing is sent to it that would fail."""
     async with cam(versions=[Version.LITE_06]) as (relay, http, publication, track):
-        url = f"{relay.url}fetch/demo/cam/video{query}"
+        url = f"{relay.url}fetch/demo/cam/video/hd{query}"
         with logged("aiohttp") as log:
             if moment == "before":
                 if query == "?group=0":
@@ -892,7 +892,7 @@ async def test_a_client_that_leaves_during_a_flood_is_no_error() -> None:
         with logged("aiohttp") as log:
             for _ in range(5):
                 write(track, b"")
-                async with http.get(f"{relay.url}fetch/demo/cam/video?follow=1") as response:
+                async with http.get(f"{relay.url}fetch/demo/cam/video/hd?follow=1") as response:
                     for _ in range(20):
                         write(track, b"x" * 100_000)
                     await response.content.readexactly(100_000)
@@ -903,8 +903,8 @@ async def test_a_client_that_leaves_during_a_flood_is_no_error() -> None:
 
 async def test_the_end_of_the_relay_ends_what_is_followed() -> None:
     async with stage(limits=Limits()) as (relay, http), published(relay) as (_, publication):
-        write(publication.track("video"), b"x")
-        response = await http.get(f"{relay.url}fetch/demo/cam/video?follow=1")
+        write(publication.track("video/hd"), b"x")
+        response = await http.get(f"{relay.url}fetch/demo/cam/video/hd?follow=1")
         assert await response.content.readexactly(1) == b"x"
         await relay.close()
         with pytest.raises(aiohttp.ClientError):
@@ -916,7 +916,7 @@ async def test_a_silent_track_is_a_504(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.web.fetching.FETCH_TIMEOUT", 0.2)
     async with cam() as (relay, http, publication, _):
         for query in ("", "?follow=1", "?frames=1"):
-            status, text = await get(http, f"{relay.url}fetch/demo/cam/video{query}")
+            status, text = await get(http, f"{relay.url}fetch/demo/cam/video/hd{query}")
             assert (status, text) == (504, "no group in time: the publisher sends nothing on this track\n")
         assert publication.subscriptions()
         await no_readers_left()
@@ -924,10 +924,10 @@ async def test_a_silent_track_is_a_504(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_track_beyond_the_limit_is_a_503() -> None:
     async with stage(limits=Limits(tracks=1)) as (relay, http), published(relay) as (_, publication):
-        for name in ("video", "audio"):
+        for name in ("video/hd", "audio/data"):
             write(publication.track(name), b"x")
-        assert await get(http, f"{relay.url}fetch/demo/cam/video") == (200, "x")
-        status, text = await get(http, f"{relay.url}fetch/demo/cam/audio")
+        assert await get(http, f"{relay.url}fetch/demo/cam/video/hd") == (200, "x")
+        status, text = await get(http, f"{relay.url}fetch/demo/cam/audio/data")
         assert (status, text) == (
             503,
             "no room: as many tracks of this broadcast are read as may be, or the cache is full\n",
@@ -937,12 +937,12 @@ async def test_a_track_beyond_the_limit_is_a_503() -> None:
 async def test_more_readers_than_allowed_are_turned_away() -> None:
     async with stage(limits=Limits(readers=1)) as (relay, http), await Client.connect(relay.url) as client:
         publication = client.publish("demo/cam")
-        group = publication.track("video").group()
+        group = publication.track("video/hd").group()
         group.write(b"half")
         await live(relay, publication)
-        async with http.get(f"{relay.url}fetch/demo/cam/video") as first:
+        async with http.get(f"{relay.url}fetch/demo/cam/video/hd") as first:
             assert await first.content.readexactly(4) == b"half"
-            async with http.get(f"{relay.url}fetch/demo/cam/video") as second:
+            async with http.get(f"{relay.url}fetch/demo/cam/video/hd") as second:
                 assert second.status == 503
                 assert "too many" in await second.text()
         await no_readers_left()

@@ -70,7 +70,7 @@ def assert_never_down(before: Values, after: Values) -> None:
         assert after.get(key, -1.0) >= number, key
 
 
-def write(publication: Publication, *frames: bytes, track: str = "video") -> None:
+def write(publication: Publication, *frames: bytes, track: str = "video/hd") -> None:
     """A whole group."""
     group = publication.tracks[track].group()
     for frame in frames:
@@ -78,7 +78,7 @@ def write(publication: Publication, *frames: bytes, track: str = "video") -> Non
     group.finish()
 
 
-async def read(client: Client, groups: int, path: str = "demo/cam", track: str = "video") -> None:
+async def read(client: Client, groups: int, path: str = "demo/cam", track: str = "video/hd") -> None:
     """Watch so many groups, and leave."""
     async with asyncio.timeout(WITHIN):
         subscription = await client.subscribe(path, track)
@@ -98,7 +98,7 @@ async def viewer(relay: Relay, **options: Any) -> AsyncIterator[Client]:
 
 async def test_names_follow_the_conventions_of_prometheus() -> None:
     async with stage() as (relay, _), published(relay) as (_, publication), viewer(relay) as client:
-        publication.track("video")
+        publication.track("video/hd")
         write(publication, b"x")
         await read(client, 1)
         found = await families(relay)
@@ -143,9 +143,9 @@ async def test_values_agree_with_what_happened() -> None:
         await Client.connect(raw(relay), versions=[Version.LITE_06], tls=_pinned(relay)) as first,
         viewer(relay, versions=[Version.LITE_06]) as second,
     ):
-        publication.track("video")
+        publication.track("video/hd")
         write(publication, b"12345", b"", b"678")
-        subscriptions = [await client.subscribe("demo/cam", "video") for client in (first, second)]
+        subscriptions = [await client.subscribe("demo/cam", "video/hd") for client in (first, second)]
         async with asyncio.timeout(WITHIN):
             for subscription in subscriptions:
                 await (await anext(subscription)).read_all()
@@ -192,7 +192,7 @@ async def test_counters_never_go_down_when_sessions_and_tracks_end() -> None:
         seen = [await scrape(relay)]
         for round_ in range(1, 4):
             async with published(relay) as (_, publication):
-                track = publication.track("video")
+                track = publication.track("video/hd")
                 write(publication, b"payload")
                 async with viewer(relay) as client:
                     await read(client, 1)
@@ -220,10 +220,10 @@ async def test_counters_never_go_down_when_sessions_and_tracks_end() -> None:
 
 async def test_who_watches_a_withdrawn_broadcast_is_counted() -> None:
     async with stage() as (relay, http), published(relay) as (_, publication), viewer(relay) as client:
-        publication.track("video")
+        publication.track("video/hd")
         write(publication, b"one")
         async with asyncio.timeout(WITHIN):
-            subscription = await client.subscribe("demo/cam", "video")
+            subscription = await client.subscribe("demo/cam", "video/hd")
             await (await anext(subscription)).read_all()
             publication.unannounce()
             await until(relay, "broadcasts", 0)
@@ -255,9 +255,9 @@ async def test_who_watches_a_withdrawn_broadcast_is_counted() -> None:
 
 async def test_what_http_clients_read_is_no_session() -> None:
     async with stage() as (relay, http), published(relay) as (_, publication):
-        publication.track("video")
+        publication.track("video/hd")
         write(publication, b"payload")
-        async with http.get(f"{relay.url}fetch/demo/cam/video?follow=1") as response:
+        async with http.get(f"{relay.url}fetch/demo/cam/video/hd?follow=1") as response:
             assert await response.content.readexactly(7) == b"payload"
             values = await scrape(relay)
             assert value(values, "viewers") == 1
@@ -280,13 +280,13 @@ async def test_two_scrapes_at_once_agree() -> None:
 async def test_refusals_are_counted_by_limit() -> None:
     limits = Limits(announces=2, announce_streams=1, subscriptions=1, track_idle=0.01)
     async with stage(limits=limits) as (relay, http), published(relay) as (_, publication):
-        publication.track("video")
-        publication.track("audio")
+        publication.track("video/hd")
+        publication.track("audio/data")
         write(publication, b"x")
         async with viewer(relay) as client, asyncio.timeout(WITHIN):
-            await (await anext(await client.subscribe("demo/cam", "video", describe=False))).read_all()
+            await (await anext(await client.subscribe("demo/cam", "video/hd", describe=False))).read_all()
             with pytest.raises(SubscribeError):
-                await anext(await client.subscribe("demo/cam", "audio", describe=False))
+                await anext(await client.subscribe("demo/cam", "audio/data", describe=False))
             await until(relay, "refused_total", 1, limit="subscriptions")
             client.announced()
             client.announced()
@@ -322,10 +322,10 @@ async def test_groups_dropped_for_slow_subscribers_are_counted() -> None:
         published(relay) as (_, publication),
         viewer(relay) as client,
     ):
-        publication.track("video")
-        await client.subscribe("demo/cam", "video")
+        publication.track("video/hd")
+        await client.subscribe("demo/cam", "video/hd")
         async with asyncio.timeout(WITHIN):
-            await publication.tracks["video"].used()
+            await publication.tracks["video/hd"].used()
         write(publication, b"x" * (8 << 20))
         await until(relay, "groups_dropped_total", 1, reason="too_far_behind")
 

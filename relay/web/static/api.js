@@ -23,6 +23,19 @@ export class Refused extends Error {
     super(text.trim() || `status ${status}`);
     this.status = status;
   }
+
+  /** Whether the same question would be refused again. */
+  get final() {
+    return [400, 401, 403].includes(this.status);
+  }
+
+  /** What to do about it. */
+  get advice() {
+    const word = this.message.replace(/^unauthorized: /, "");
+    if (this.status !== 401) return `The relay refuses: ${word}.`;
+    if (token === null) return "This needs a token: add ?jwt= and a token to this page's address.";
+    return `The relay refuses the token in this page's address: ${word}.`;
+  }
 }
 
 /** Address of a route, relative to the page: it may be served below a prefix. */
@@ -73,7 +86,7 @@ export async function certificate() {
 
 /** The frames of a track as they come, as objects, until it ends or the signal says so. */
 export async function* frames(broadcast, track, signal) {
-  const url = route(`fetch/${encoded(broadcast)}/${encodeURIComponent(track)}`, { frames: "1", follow: "1" });
+  const url = route(`fetch/${encoded(broadcast)}`, { track, frames: "1", follow: "1" }); // both have slashes in them
   const response = await get(url, { signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = [];

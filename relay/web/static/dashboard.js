@@ -10,7 +10,8 @@ import { Watch } from "./watch.js";
 
 const PERIOD = 1000; // milliseconds between two questions
 const LONGEST_PAUSE = 10_000; // and between two attempts when nobody answers
-const ASK_AGAIN = 30; // rounds after which a page that was refused tries once more
+const REFUSED_PAUSE = 60_000; // and when the page has no rights at all
+const ASK_AGAIN = 60; // rounds after which a page that may not see /state tries once more
 
 const total = new History();
 const tracks = new Histories();
@@ -48,7 +49,7 @@ const watch = new Watch(tracks);
 // -- what is known
 
 let since = null; // when this run of the relay began
-let refused = 0; // rounds to go without /state
+let hidden = 0; // rounds to go without /state
 
 function remember(state) {
   const { now } = state.relay;
@@ -220,34 +221,40 @@ function report(status, text) {
   mark(document.body, "data-stale", status === "unreachable" ? "" : null);
 }
 
+/** Asks and shows. Gives the refusal if the page may know nothing. */
 async function ask() {
-  if (refused > 0) refused -= 1;
+  if (hidden > 0) hidden -= 1;
   else {
     try {
       const state = await api.state();
       remember(state);
       display(state);
       watch.update(state);
-      return;
+      return null;
     } catch (error) {
       if (!(error instanceof api.Refused) || error.status >= 500) throw error;
-      refused = ASK_AGAIN;
+      hidden = ASK_AGAIN;
     }
   }
+  let refusal = null;
   const [broadcasts, certificate] = await Promise.all([
     api.announced().catch((error) => {
-      if (error.status === 401) return null;
-      throw error;
+      if (!error.final) throw error;
+      refusal = error;
+      return [];
     }),
     api.certificate().catch(() => ""),
   ]);
-  displayAnnounced(broadcasts ?? []);
+  displayAnnounced(broadcasts);
   fingerprint(certificate);
   watch.update(null);
-  if (broadcasts === null) {
+  if (refusal) {
+    hidden = 0;
     show(find("#start"), false);
-    note("This relay shows nothing here without a token. Add ?jwt= and a token to this page's address, or ?path= and a path that is open to everyone.");
+    for (const element of findAll("[data-total]")) write(element, format.NONE);
+    note(refusal.advice + (api.hasToken ? "" : " Or add ?path= and a path that is open to everyone."));
   }
+  return refusal;
 }
 
 async function run() {
@@ -261,10 +268,11 @@ async function run() {
     }
     const start = performance.now();
     try {
-      await ask();
+      const refusal = await ask();
       lost = null;
-      pause = PERIOD;
-      report("live", "live");
+      pause = refusal ? Math.min(pause * 2, REFUSED_PAUSE) : PERIOD;
+      if (refusal) report("refused", "refused");
+      else report("live", "live");
     } catch (error) {
       if (!lost) console.warn("no answer:", error);
       lost ??= Date.now();

@@ -198,7 +198,7 @@ export class Watch {
     const path = this.form.elements.broadcast.value;
     options(find("#known-broadcasts"), [...new Set(this.known.map((broadcast) => broadcast.path))].sort());
     const tracks = this.known.filter((broadcast) => broadcast.path === path).flatMap(({ tracks: found }) => found);
-    const usual = ["catalog.json", "seconds", "video", "audio"];
+    const usual = ["catalog.json", "video/hd", "audio/data", "seconds"];
     options(find("#known-tracks"), [...new Set([...tracks.map((track) => track.name), ...usual])]);
   }
 
@@ -249,8 +249,8 @@ export class Watch {
         }
       } catch (error) {
         if (signal.aborted) return;
-        if (error instanceof api.Refused && error.status === 401) {
-          this.#say("refused", "The relay refuses: this track needs a token (?jwt= in this page's address).");
+        if (error instanceof api.Refused && error.final) {
+          this.#say("refused", error.advice);
           return;
         }
         reason = error instanceof api.Refused ? `The relay says: ${error.message}.` : "The stream broke off.";
