@@ -195,6 +195,7 @@ class Relay:
                 ledger=ledger,
                 refused=self._refusals,
                 links=lambda: 0 if self._quic is None else len(self._quic.links),
+                segments_refused=lambda: 0 if self._quic is None else self._quic.segments_refused,
                 cluster=self._cluster,
                 members=self._config.cluster.prefix,
             ),

@@ -57,6 +57,7 @@ COUNTERS: Final = {
     "bytes_received": ("bytes from peers, packets included", ("transport",)),
     "bytes_sent": ("bytes to peers, packets included", ("transport",)),
     "refused": ("what was turned away because of a limit", ("limit",)),
+    "segments_refused": ("segmented sends that the kernel refused", ()),
 }
 """What is counted: help text and the names of the labels."""
 
@@ -191,6 +192,7 @@ class Metrics:
             sums.update(counts)
         for reason, number in self._sources.refused().items():
             sums["refused", reason] += number
+        sums["segments_refused", ""] = self._sources.segments_refused()
         # what ended between two questions is counted twice or not at all: never show less than before
         self._shown |= sums
         return [self._family(name) for name in COUNTERS]

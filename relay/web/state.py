@@ -38,6 +38,8 @@ class Sources:
     """What the endpoint turned away, by reason."""
     links: Callable[[], int]
     """How many QUIC connections the endpoint has."""
+    segments_refused: Callable[[], int] = int
+    """How often the kernel refused to cut datagrams apart."""
     cluster: Ref | None = None
     members: str = "internal/origins"
     """Path under which other relays announce themselves."""

@@ -1,27 +1,19 @@
 """A cluster whose relays have network namespaces of their own, so that a cable can be pulled for real.
 
-A bridge in a namespace of its own is the switch; each relay and each pair of clocks hangs on it by a cable (a veth
-pair). Needs root with CAP_NET_ADMIN and iproute2; where these are missing the test is skipped.
+Each relay and each pair of clocks has a host of `tests.e2e.namespaces`; where there are none the test is skipped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import secrets
-import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from tests.e2e.cluster_support import eventually, key_in, token_in
 from tests.e2e.harness import Peer
+from tests.e2e.namespaces import Host, Network
 
 IDLE: Final = 3.0
 LINGER: Final = 1.0
@@ -29,7 +21,6 @@ NEXT_GROUP: Final = 90.0
 """Seconds within which the clock begins a group, with room: one per minute. Viewers are moved where one begins."""
 
 PORT: Final = 4443
-SUBNET: Final = "10.213.77"
 
 CONFIG: Final = """
 [server]
@@ -53,76 +44,6 @@ linger = {linger}
 [log]
 level = "info"
 """
-
-
-def ip(*words: str) -> str:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=10, check=False)
-    if done.returncode:
-        raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout
-
-
-class Network:
-    """A switch and what hangs on it. Names are unique, so that runs do not meet."""
-
-    def __init__(self) -> None:
-        self._tag = f"mq{os.getpid() % 10_000:04d}{secrets.token_hex(2)}"
-        self._spaces: list[str] = []
-        self.switch = self._space("sw")
-        ip("-n", self.switch, "link", "add", "br0", "type", "bridge")
-        ip("-n", self.switch, "link", "set", "br0", "up")
-
-    def _space(self, name: str) -> str:
-        space = f"{self._tag}{name}"
-        ip("netns", "add", space)
-        self._spaces.append(space)
-        ip("-n", space, "link", "set", "lo", "up")
-        return space
-
-    def host(self, number: int) -> Host:
-        """A host at its own cable."""
-        space = self._space(f"h{number}")
-        far = f"port{number}"
-        ip("-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", far, "netns", self.switch)
-        ip("-n", self.switch, "link", "set", far, "master", "br0", "up")
-        ip("-n", space, "addr", "add", f"{SUBNET}.{number}/24", "dev", "eth0")
-        ip("-n", space, "link", "set", "eth0", "up")
-        return Host(self, number, space)
-
-    def close(self) -> None:
-        """Remove everything; a namespace takes its interfaces with it, once nobody runs in it."""
-        for space in reversed(self._spaces):
-            with contextlib.suppress(OSError):
-                ip("netns", "del", space)
-
-
-class Host:
-    def __init__(self, network: Network, number: int, space: str) -> None:
-        self._network = network
-        self._port = f"port{number}"
-        self.space = space
-        self.address = f"{SUBNET}.{number}"
-
-    def cable(self, state: str) -> None:
-        """`down` pulls the cable at the switch: the host keeps its address and hears nothing of it."""
-        ip("-n", self._network.switch, "link", "set", self._port, state)
-
-    def command(self, *words: str | Path) -> list[str | Path]:
-        return ["ip", "netns", "exec", self.space, sys.executable, *words]
-
-
-@pytest.fixture
-def network() -> Iterator[Network]:
-    if shutil.which("ip") is None:
-        pytest.skip("iproute2 is not installed")
-    try:
-        net = Network()
-    except OSError as error:
-        pytest.skip(f"no network namespaces here: {error}")
-    try:
-        yield net
-    finally:
-        net.close()
 
 
 class RelayProcess(Peer):

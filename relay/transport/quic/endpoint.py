@@ -19,15 +19,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
-from aioquic.quic.packet import (
-    QuicErrorCode,
-    QuicPacketType,
-    encode_quic_version_negotiation,
-)
+from aioquic.quic.packet import QuicErrorCode, QuicPacketType
 
 from relay.model.address import readable_address
 from relay.transport.places import Places
-from relay.transport.quic import compat
+from relay.transport.quic import compat, negotiation
 from relay.transport.quic.admission import Admission, Welcome, refusal
 from relay.transport.quic.fast.connection import FastConnection, PureConnection
 from relay.transport.quic.link import SHORTEST_WAIT, Handler, Link
@@ -381,6 +377,11 @@ class QuicServer(Endpoint):
         return [sock.address for sock in self._sockets]
 
     @property
+    def segments_refused(self) -> int:
+        """How often the kernel refused to cut datagrams apart."""
+        return sum(sock.segments_refused for sock in self._sockets)
+
+    @property
     def connections(self) -> int:
         """Connections that are not closed, their handshake finished or not."""
         return sum(not link.over for link in self.links)
@@ -393,7 +394,8 @@ class QuicServer(Endpoint):
     async def start(self) -> None:
         """Bind and listen. Raises OSError with a message for people."""
         for sock in bind_udp(*self._address):
-            self.add_socket(UdpSocket(sock, self, buffer=self.settings.socket_buffer))
+            udp = UdpSocket(sock, self, buffer=self.settings.socket_buffer, answers=True)
+            self.add_socket(udp)
 
     async def close(self, code: int = 0, reason: str = "", timeout: float = 3.0) -> None:  # noqa: ASYNC109
         """Close every session, wait until the closes went out (at most `timeout` seconds), release the sockets."""
@@ -446,23 +448,16 @@ class QuicServer(Endpoint):
         # spoofed sender gains nothing.
         if not data[0] & 0x80 or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
             return
+        supported = self._configuration.supported_versions
+        if int.from_bytes(data[1:5], "big") not in supported:
+            answer = negotiation.answer(data, supported)
+            if answer is not None:
+                sock.send(answer, address)
+            return
         header = compat.parse_first_packet(data, connection_id_length=CONNECTION_ID_LENGTH)
-        if header is None:
-            return
-        # A Version Negotiation packet is never answered with another one: two servers could be played against
-        # each other without end.
-        if header.packet_type is QuicPacketType.VERSION_NEGOTIATION or header.version is None:
-            return
-        if header.version not in self._configuration.supported_versions:
-            answer = encode_quic_version_negotiation(
-                source_cid=header.destination_cid,
-                destination_cid=header.source_cid,
-                supported_versions=self._configuration.supported_versions,
-            )
-            sock.send(answer, address)
-            return
         if (
-            header.packet_type is not QuicPacketType.INITIAL
+            header is None
+            or header.packet_type is not QuicPacketType.INITIAL
             or len(header.destination_cid) < SHORTEST_FIRST_ID
         ):
             return

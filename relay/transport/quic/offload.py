@@ -1,6 +1,6 @@
 """What the kernel does for UDP: many datagrams in one call, where Linux has it, and none of them cut apart on the way.
 
-Owns the socket options and the packing of their control messages. Must never keep a socket. The UDP socket asks
+It also tells which of our own addresses a datagram was sent to, so that the answer leaves from there. Owns the socket options and the packing of their control messages. Must never keep a socket. The UDP socket asks
 what the kernel can do, once, and falls back to one call per datagram where it cannot.
 """
 
@@ -9,8 +9,11 @@ from __future__ import annotations
 import array
 import errno
 import functools
+import ipaddress
 import socket
+import struct
 import sys
+from typing import TypeAlias
 
 SOL_UDP = 17
 UDP_SEGMENT = 103
@@ -25,7 +28,22 @@ MAX_BYTES = 65_000
 REFUSALS = frozenset((errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP))
 """How kernels and network cards that cannot segment say so."""
 
-CONTROL_SPACE = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
+CONTROL_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20) if hasattr(socket, "CMSG_SPACE") else 0
+"""Bytes of the control messages that come with a datagram: UDP_GRO, and `in6_pktinfo`, the larger of the two."""
+
+ControlMessage: TypeAlias = tuple[int, int, bytes]
+
+Source: TypeAlias = tuple[ControlMessage, ...]
+"""Which of our addresses a datagram leaves from, as control messages of `sendmsg`; none leave the choice to the kernel."""
+
+MOST_SOURCES = 1024
+"""Of our addresses that are kept ready: a host may have a whole IPv6 network of them."""
+
+_IPV4_OPTION, _IPV4_INFO, _IPV6_OPTION, _IPV6_INFO = {
+    # IP_PKTINFO twice, IPV6_RECVPKTINFO, IPV6_PKTINFO (RFC 3542, 6.1); Python has not all of them.
+    "linux": (8, 8, 49, 50),
+    "darwin": (26, 26, 61, 46),
+}.get(sys.platform, (0, 0, 0, 0))
 
 
 def can_segment(sock: socket.socket) -> bool:
@@ -71,18 +89,72 @@ def receive_merged(sock: socket.socket) -> bool:
     return True
 
 
+def receive_destinations(sock: socket.socket) -> bool:
+    """Ask which of our addresses each datagram was sent to. Returns whether that will be told.
+
+    Only of a socket that is bound to no address; every other one answers from its own. On a dual-stack socket the IPv6
+    option speaks for IPv4 as well.
+    """
+    if not _IPV4_OPTION or not ipaddress.ip_address(sock.getsockname()[0]).is_unspecified:
+        return False
+    ipv6 = sock.family == socket.AF_INET6
+    option = (socket.IPPROTO_IPV6, _IPV6_OPTION) if ipv6 else (socket.IPPROTO_IP, _IPV4_OPTION)
+    try:
+        sock.setsockopt(*option, 1)
+    except OSError:
+        return False
+    return True
+
+
 @functools.cache
-def segment_message(size: int) -> list[tuple[int, int, bytes]]:
+def segment_message(size: int) -> Source:
     """The control message that has a buffer cut every `size` bytes."""
-    return [(SOL_UDP, UDP_SEGMENT, array.array("H", (size,)).tobytes())]
+    return ((SOL_UDP, UDP_SEGMENT, array.array("H", (size,)).tobytes()),)
 
 
-def segment_size(messages: list[tuple[int, int, bytes]]) -> int:
-    """At how many bytes a received buffer is to be cut, 0 if it is one datagram."""
+_sources: dict[bytes, Source] = {}
+"""By the control message that a datagram came with."""
+
+
+def read_messages(messages: list[ControlMessage]) -> tuple[int, Source]:
+    """At how many bytes a received buffer is to be cut, 0 if it is one datagram; and where its answer leaves from."""
+    each = 0
+    source: Source = ()
     for level, kind, data in messages:
         if level == SOL_UDP and kind == UDP_GRO:
-            return int.from_bytes(data[:4], sys.byteorder)
-    return 0
+            each = int.from_bytes(data[:4], sys.byteorder)
+        elif (known := _sources.get(data)) is not None:
+            source = known
+        else:
+            source = _source(level, kind, data)
+            if len(_sources) >= MOST_SOURCES:
+                _sources.clear()
+            _sources[data] = source
+    return each, source
+
+
+def _source(level: int, kind: int, data: bytes) -> Source:
+    """The answer to a pktinfo message. Its interface is left to the routes, but where the address needs it."""
+    if level == socket.IPPROTO_IP and kind == _IPV4_INFO:
+        # `ipi_spec_dst`, which is an address of ours even if the datagram was a broadcast.
+        _, local, _ = struct.unpack("=i4s4s", data)
+        return _ipv4_source(local)
+    if level != socket.IPPROTO_IPV6 or kind != _IPV6_INFO:
+        return ()
+    packed, interface = struct.unpack("=16sI", data)
+    address = ipaddress.IPv6Address(packed)
+    if address.is_multicast:
+        return ()
+    if address.ipv4_mapped is not None and sys.platform == "darwin":
+        # It sends to IPv4 as an IPv4 socket does, and looks for that one's message only.
+        return _ipv4_source(address.ipv4_mapped.packed)
+    return ((level, kind, struct.pack("=16sI", packed, interface if address.is_link_local else 0)),)
+
+
+def _ipv4_source(local: bytes) -> Source:
+    if not any(local):
+        return ()
+    return ((socket.IPPROTO_IP, _IPV4_INFO, struct.pack("=i4s4s", 0, local, bytes(4))),)
 
 
 def batches(buffers: list[bytes], size: int) -> list[list[bytes]]:

@@ -13,12 +13,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
+from relay.model.pace import LogThrottle
 from relay.transport.quic import offload
 
 logger = logging.getLogger(__name__)
 
 Address: TypeAlias = tuple[Any, ...]
-"""A socket address as the kernel gives it: (host, port) or (host, port, flow, scope)."""
+"""The address of a peer as the kernel gives it, (host, port) or (host, port, flow, scope). On a socket that hears which of
+our own addresses was asked, the `offload.Source` of the answer is the last element: two of them are two paths, as QUIC
+means it (RFC 9000, 9)."""
 
 DRAIN_DATAGRAMS = 256
 """Datagrams taken from one socket per loop turn, so that a flood leaves time for everything else."""
@@ -30,6 +33,12 @@ SEND_FLUSH = 64
 """Waiting datagrams sent per turn once the socket takes some again."""
 
 MAX_DATAGRAM = 65536
+
+REFUSAL_TIME = 60.0
+"""Seconds that a destination gets its datagrams one by one after the kernel has refused to cut them: routes change."""
+
+MOST_REFUSING = 10_000
+"""Destinations of which that is known. Beyond it the oldest is tried again earlier."""
 
 CERTAIN = 8
 """Times in a row that nothing waited behind what was read first, until that is taken for granted so many times."""
@@ -48,12 +57,17 @@ class Receiver(Protocol):
 class UdpSocket:
     """A non-blocking UDP socket on the event loop."""
 
-    def __init__(self, sock: socket.socket, receiver: Receiver, *, buffer: int) -> None:
+    def __init__(
+        self, sock: socket.socket, receiver: Receiver, *, buffer: int, answers: bool = False
+    ) -> None:
+        """`answers` is for a bound socket that serves many: what it sends leaves from the address that was asked."""
         self.sock = sock
         self.dropped = 0
         """Datagrams that were not sent because the socket's queue was full."""
         self.failed = 0
         """Datagrams that the kernel refused to send."""
+        self.segments_refused = 0
+        """How often the kernel refused to cut datagrams apart."""
         self.on_error: Callable[[OSError], None] | None = None
         """Told of receive errors: on a connected socket, that nobody listens at the peer."""
         self.on_drained: Callable[[], None] | None = None
@@ -71,7 +85,12 @@ class UdpSocket:
         self.unfragmented = offload.forbid_fragments(sock)
         """Whether a datagram that is too large for the path is lost instead of cut apart."""
         self._segments = offload.can_segment(sock)
+        self._refusing: dict[Address, float] = {}
+        """Peers to which the kernel has refused to send segments, and until when that is believed."""
+        self._refusals = LogThrottle()
         self._merged = offload.receive_merged(sock)
+        self._sources = answers and offload.receive_destinations(sock)
+        """Whether the last element of each address is where answers leave from."""
         sock.setblocking(False)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             try:
@@ -98,10 +117,7 @@ class UdpSocket:
             self._enqueue(data, address)
             return
         try:
-            if self._connected:
-                self.sock.send(data)
-            else:
-                self.sock.sendto(data, address)
+            self._send(data, address)
         except (BlockingIOError, InterruptedError):
             self._enqueue(data, address)
             self._loop.add_writer(self.sock.fileno(), self._writable)
@@ -117,32 +133,64 @@ class UdpSocket:
             if len(buffers[0]) <= size:
                 self.send(buffers[0], address)
                 return
-            if self._segments and not self._waiting and self._send_batch(buffers, size, address):
+            if self._send_batch(buffers, size, address):
                 return
         for batch in offload.batches(buffers, size):
             alone = len(batch) == 1 and len(batch[0]) <= size
-            if alone or not self._segments or self._waiting or not self._send_batch(batch, size, address):
+            if alone or not self._send_batch(batch, size, address):
                 for buffer in batch:
                     for start in range(0, len(buffer), size):
                         self.send(buffer[start : start + size], address)
 
     def _send_batch(self, batch: list[bytes], size: int, address: Address) -> bool:
         """Whether the kernel has taken the batch, or lost it for good."""
+        if not self._segments or self._waiting or (self._refusing and self._refuses(address)):
+            return False
         message = offload.segment_message(size)
         try:
             if self._connected:
                 self.sock.sendmsg(batch, message)
+            elif self._sources:
+                self.sock.sendmsg(batch, message + address[-1], 0, address[:-1])
             else:
                 self.sock.sendmsg(batch, message, 0, address)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
             if error.errno in offload.REFUSALS:
-                logger.info("the kernel sends no segments: %s", error)
-                self._segments = False
+                self._note_refusal(address, error)
                 return False
             self._failed(error)
         return True
+
+    def _refuses(self, address: Address) -> bool:
+        """Whether the kernel has refused to send segments to `address` a short time ago."""
+        until = self._refusing.get(address)
+        if until is None:
+            return False
+        if self._loop.time() < until:
+            return True
+        del self._refusing[address]
+        return False
+
+    def _note_refusal(self, address: Address, error: OSError) -> None:
+        # The device of one route cannot do it, or not with packets as large as these: others can.
+        self.segments_refused += 1
+        now = self._loop.time()
+        if len(self._refusing) >= MOST_REFUSING:
+            del self._refusing[next(iter(self._refusing))]
+        self._refusing[address] = now + REFUSAL_TIME
+        if self._refusals.passes(now):
+            text = "remote=%s reason=%r the kernel does not segment; datagrams go one by one for %.0f s"
+            logger.info(text, readable_address(address), error.strerror, REFUSAL_TIME)
+
+    def _send(self, data: bytes, address: Address) -> None:
+        if self._connected:
+            self.sock.send(data)
+        elif self._sources:
+            self.sock.sendmsg((data,), address[-1], 0, address[:-1])
+        else:
+            self.sock.sendto(data, address)
 
     def close(self) -> None:
         if self.closed:
@@ -173,10 +221,7 @@ class UdpSocket:
         for _ in range(min(SEND_FLUSH, len(self._waiting))):
             data, address = self._waiting[0]
             try:
-                if self._connected:
-                    self.sock.send(data)
-                else:
-                    self.sock.sendto(data, address)
+                self._send(data, address)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -188,7 +233,7 @@ class UdpSocket:
             self._loop.remove_writer(self.sock.fileno())
 
     def _readable(self) -> None:
-        receive = self._receive_merged if self._merged else self._receive_one
+        receive = self._receive_merged if self._merged or self._sources else self._receive_one
         taken = reads = 0
         while taken < DRAIN_DATAGRAMS:
             try:
@@ -221,7 +266,13 @@ class UdpSocket:
 
     def _receive_merged(self) -> int:
         size, messages, _, address = self.sock.recvmsg_into(self._views, offload.CONTROL_SPACE)
-        each = offload.segment_size(messages) if messages else 0
+        each = 0
+        if messages:
+            each, source = offload.read_messages(messages)
+            if self._sources:
+                address = (*address, source)
+        elif self._sources:
+            address = (*address, ())
         view = self._view
         if not each or each >= size:
             if size:

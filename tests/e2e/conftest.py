@@ -1,0 +1,25 @@
+"""What tests with real processes share."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.namespaces import Network
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """A network of hosts; skips the test where none can be made."""
+    if shutil.which("ip") is None:
+        pytest.skip("iproute2 is not installed")
+    try:
+        net = Network()
+    except OSError as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    try:
+        yield net
+    finally:
+        net.close()
