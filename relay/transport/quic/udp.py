@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
+from relay.model.address import readable_address
 from relay.model.pace import LogThrottle
 from relay.transport.quic import offload
 
@@ -182,7 +183,7 @@ class UdpSocket:
         self._refusing[address] = now + REFUSAL_TIME
         if self._refusals.passes(now):
             text = "remote=%s reason=%r the kernel does not segment; datagrams go one by one for %.0f s"
-            logger.info(text, readable_address(address), error.strerror, REFUSAL_TIME)
+            logger.info(text, readable_address(*address[:2]), error.strerror, REFUSAL_TIME)
 
     def _send(self, data: bytes, address: Address) -> None:
         if self._connected:
