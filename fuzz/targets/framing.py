@@ -13,8 +13,9 @@ from fuzz.loop import run
 from fuzz.owner import Owner
 from fuzz.source import Source
 from relay.model.limits import Limits
-from relay.transport.framed import CONTROL_BACKLOG
-from relay.transport.websocket import choices, choose, make_session
+from relay.transport.websocket.choice import choices, choose
+from relay.transport.websocket.request import make_session
+from relay.transport.websocket.session import CONTROL_BACKLOG
 from relay.wire.errors import WireError
 from relay.wire.qmux import Draft, Kind, Parameters, decode_message
 from relay.wire.varint import encode_varint

@@ -17,7 +17,6 @@ from http import HTTPStatus
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
-from relay.transport.framed import FramedSession
 from relay.transport.quic.certificates import CertificateError
 from relay.transport.quic.dial import ClientEndpoint
 from relay.transport.quic.endpoint import quic_configuration
@@ -28,6 +27,7 @@ from relay.transport.quic.trust import ClientTls, Trust
 from relay.transport.quic.udp import Address
 from relay.transport.raw import RawSession
 from relay.transport.refusal import answered
+from relay.transport.websocket.session import FramedSession
 from relay.transport.webtransport_client import WebTransportClientSession
 from relay.wire.version import Version, alpns_for
 
@@ -177,7 +177,7 @@ async def connect_websocket(
     target, _ = _parse(url, WEBSOCKET_PORTS)
     import aiohttp  # heavy, and only this kind needs it
 
-    from relay.transport.client_websocket import HandshakeError, dial
+    from relay.transport.websocket.dial import HandshakeError, dial
 
     origin = f"{target.shown.partition('://')[0]}://{target.authority}"
     try:

@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from relay.transport.sending import Sender, SendQueue
 from relay.transport.session import (
     CONTROL_PRIORITY,
     DatagramReceived,
@@ -37,7 +38,7 @@ PROBE_TIMEOUT = 0.05
 """Seconds; there is no round trip to measure."""
 
 
-class MemoryStream:
+class MemoryStream(Sender):
     """One side's view of a stream. `twin` is the peer's, once the peer knows the stream."""
 
     __slots__ = (
@@ -48,24 +49,21 @@ class MemoryStream:
         "context",
         "id",
         "opened_by_peer",
-        "order",
         "pending_stop",
         "receiving",
         "sending",
         "stopped",
         "twin",
-        "unidirectional",
         "writable",
     )
 
     def __init__(
         self, session: MemorySession, *, order: tuple[int, int], unidirectional: bool, opened_by_peer: bool
     ) -> None:
+        super().__init__(order, unidirectional=unidirectional)
         self.id = -1
-        self.unidirectional = unidirectional
         self.opened_by_peer = opened_by_peer
         self.context: Any = None
-        self.order = order
         self.twin: MemoryStream | None = None
         self.pending_stop: int | None = None  # a stop called before the peer could know the stream
         readable = opened_by_peer or not unidirectional
@@ -96,7 +94,7 @@ class MemoryStream:
         self._session.ready(self)
 
     def prioritize(self, priority: int) -> None:
-        self.order = (-priority, self.order[1])
+        self._session.queue.reorder(self, (priority, self.order[1]))
 
     def reset(self, code: int) -> None:
         if not self.sending or self._session.finished:
@@ -167,7 +165,7 @@ class MemorySession:
         self._sink: Sink | None = None
         self._outbox: list[Event] = []  # what the peer is to be told, in order
         self.inbox: list[Event] = []  # what this side's owner is to be told
-        self.writing: dict[MemoryStream, None] = {}
+        self.queue: SendQueue[MemoryStream] = SendQueue()
         self._opened = 0
         self._next_id = {False: 0 if is_client else 1, True: 2 if is_client else 3}
         self.open_count = {False: 0, True: 0}
@@ -231,7 +229,8 @@ class MemorySession:
     def allow(self, *, bidi: int | None = None, uni: int | None = None) -> None:
         """Set how many streams this side may have open at once; `None` is no limit."""
         self._credit = {False: bidi, True: uni}
-        self.schedule()
+        self.admit(unidirectional=False)
+        self.admit(unidirectional=True)
 
     def fail(self, reason: str = "idle timeout") -> None:
         """Break the transport under both sides, as a dead network does."""
@@ -245,16 +244,22 @@ class MemorySession:
     def _finish(self) -> None:
         for side in (self, self.peer):
             side.finished = True
-            side.writing.clear()
+            side.queue.clear()
             side.streams.clear()
 
     def _new_stream(self, priority: int, *, unidirectional: bool) -> MemoryStream:
         self._opened += 1
-        order = (-priority, self._opened)
+        order = (priority, -self._opened)
         return MemoryStream(self, order=order, unidirectional=unidirectional, opened_by_peer=False)
 
+    def opened_by_peer(self, *, unidirectional: bool) -> MemoryStream:
+        """This side's view of a stream that the other side opens."""
+        self._opened += 1
+        order = (CONTROL_PRIORITY, -self._opened)
+        return MemoryStream(self, order=order, unidirectional=unidirectional, opened_by_peer=True)
+
     def ready(self, stream: MemoryStream) -> None:
-        self.writing[stream] = None
+        self.queue.add(stream)
         self.schedule()
 
     def tell(self, event: Event) -> None:
@@ -263,7 +268,7 @@ class MemorySession:
 
     def forget(self, stream: MemoryStream) -> None:
         """Drop a stream once neither half can carry anything, and give its credit back."""
-        self.writing.pop(stream, None)
+        self.queue.remove(stream)
         for side in (stream, stream.twin):
             if side is None or side.sending or side.receiving:
                 return
@@ -273,7 +278,12 @@ class MemorySession:
         self.peer.streams.pop(stream.id, None)
         opener = self.peer if stream.opened_by_peer else self
         opener.open_count[stream.unidirectional] -= 1
-        opener.schedule()
+        opener.admit(unidirectional=stream.unidirectional)
+
+    def admit(self, *, unidirectional: bool) -> None:
+        """More streams may be opened."""
+        self.queue.admit(unidirectional=unidirectional)
+        self.schedule()
 
     def schedule(self) -> None:
         if not self._scheduled:
@@ -285,11 +295,12 @@ class MemorySession:
         batch = self.peer.inbox
         # Data first: a stop, reset or close that was called in the same turn removed its own stream's data already.
         if not self.peer.paused:
-            for stream in sorted(self.writing, key=lambda stream: stream.order):
+            while (stream := self.queue.top) is not None:
                 twin = stream.twin or self._claim(stream)
                 if twin is None:
+                    self.queue.hold()
                     continue
-                del self.writing[stream]
+                self.queue.done()
                 event = stream.transfer(twin)
                 if event is not None:
                     batch.append(event)
@@ -310,7 +321,7 @@ class MemorySession:
         self.open_count[kind] += 1
         stream.id = self._next_id[kind]
         self._next_id[kind] += 4
-        twin = MemoryStream(self.peer, order=stream.order, unidirectional=kind, opened_by_peer=True)
+        twin = self.peer.opened_by_peer(unidirectional=kind)
         twin.id = stream.id
         stream.twin, twin.twin = twin, stream
         self.streams[stream.id] = stream

@@ -19,8 +19,9 @@ from relay.model.limits import Limits
 from relay.transport.places import Places
 from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
-from relay.transport.websocket import WebSocketRequest, choose
-from relay.transport.websocket_pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump
+from relay.transport.websocket.choice import choose
+from relay.transport.websocket.pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump
+from relay.transport.websocket.request import WebSocketRequest
 from relay.web.listener import Handler
 from relay.wire.version import Version
 

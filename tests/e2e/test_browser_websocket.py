@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.transport import websocket
-from relay.transport.websocket import Choice
+from relay.transport.websocket import choice as websocket
+from relay.transport.websocket.choice import Choice
 from relay.wire.version import Version
 from tests.e2e.browser import Page, chromium_path
 from tests.e2e.harness import INSTALL_S, VENVS

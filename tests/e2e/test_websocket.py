@@ -21,10 +21,11 @@ from aiohttp import web
 from relay.app import Relay
 from relay.client import Client
 from relay.model.limits import Limits
-from relay.transport import framed, websocket
 from relay.transport.client import ConnectError, connect_websocket
 from relay.transport.places import Places
 from relay.transport.session import Event, SessionClosed, SessionRequest
+from relay.transport.websocket import choice as websocket
+from relay.transport.websocket import session as framed
 from relay.web.websocket import Sessions, accept_sessions
 from relay.wire.frame import frame_header_plain, group_header, open_request
 from relay.wire.messages import (

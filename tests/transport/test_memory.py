@@ -128,7 +128,7 @@ async def test_credit() -> None:
         stream.write([b"%d" % stream.order[0]])
     await turns()
     assert [stream.id for stream in streams] == [-1, -1, 6, 2]
-    assert streams[0].unsent == 2
+    assert streams[0].unsent == 1
     streams[3].write([], fin=True)
     await turns()
     assert streams[1].id == 10

@@ -10,11 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.model.limits import Limits
-from relay.transport import framed, qmux
-from relay.transport.framed import CONTROL_BACKLOG, DEAD_AFTER, KEEP_ALIVE, FramedSession, Opcode, Outgoing
-from relay.transport.qmux import QmuxSession, Window
 from relay.transport.session import DatagramReceived, Pong, SessionClosed, StreamData, StreamStopped
-from relay.transport.websocket import Choice, PlainSession, choices, choose, make_session
+from relay.transport.websocket import qmux
+from relay.transport.websocket import session as framed
+from relay.transport.websocket.choice import Choice, choices, choose
+from relay.transport.websocket.plain import PlainSession
+from relay.transport.websocket.qmux import QmuxSession, Window
+from relay.transport.websocket.request import make_session
+from relay.transport.websocket.session import (
+    CONTROL_BACKLOG,
+    DEAD_AFTER,
+    KEEP_ALIVE,
+    FramedSession,
+    Opcode,
+    Outgoing,
+)
 from relay.wire.qmux import (
     Close,
     DatagramFrame,

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from relay.transport.framed import FramedSession, Opcode
+from relay.transport.websocket.session import FramedSession, Opcode
 
 logger = logging.getLogger("relay.transport")
 

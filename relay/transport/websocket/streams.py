@@ -10,9 +10,9 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 
-from relay.transport.framed_stream import FramedStream, Opened
-from relay.transport.send_queue import SendQueue
+from relay.transport.sending import SendQueue
 from relay.transport.session import CONTROL_PRIORITY, Event, StreamData, StreamReset, StreamStopped
+from relay.transport.websocket.stream import FramedStream, Opened, StreamOwner
 from relay.wire.errors import ProtocolViolation
 from relay.wire.qmux import ResetStream, StopSending, StreamFrame
 
@@ -23,7 +23,7 @@ MAX_HEADER = 24
 """Bytes that a frame may add to the payload it carries."""
 
 
-class FramedStreams:
+class FramedStreams(StreamOwner):
     """The streams of one session, of either side."""
 
     packs = False
@@ -33,8 +33,6 @@ class FramedStreams:
 
     def __init__(self, *, is_client: bool, max_streams: int) -> None:
         self.is_client = is_client
-        self.ended = False
-        """Whether `SessionClosed` was queued: nothing follows it."""
         self.wake: Callable[[], None] = lambda: None
         """Called whenever there may be something to send, to read or to end."""
         self._max_streams = max_streams
@@ -43,7 +41,7 @@ class FramedStreams:
         self._next_id = {False: 0 if is_client else 1, True: 2 if is_client else 3}
         self._local_bit = 0 if is_client else 1
         self._openings = itertools.count()
-        self._queue = SendQueue()
+        self._queue: SendQueue[FramedStream] = SendQueue()
         self._controls: deque[bytes] = deque()
 
     def open_bidi(self, priority: int = CONTROL_PRIORITY) -> FramedStream:
@@ -55,23 +53,19 @@ class FramedStreams:
     # -- for the streams
 
     def ready(self, stream: FramedStream) -> None:
-        """A stream has something to send."""
         if self._queue.add(stream):
             self.wake()
 
     def reorder(self, stream: FramedStream, order: tuple[int, int]) -> None:
-        """A stream is of another urgency now."""
         self._queue.reorder(stream, order)
 
     def abort(self, stream: FramedStream, code: int) -> None:
-        """Our half of a stream was given up."""
         self._queue.remove(stream)
         if stream.id >= 0:
             self._control(self._reset_frame(stream, code))
         self._forget(stream)
 
     def ask_to_stop(self, stream: FramedStream, code: int) -> None:
-        """The owner wants no more of a stream."""
         self._control(self._stop_frame(stream, code))
 
     # -- for subclasses
@@ -246,7 +240,7 @@ class FramedStreams:
         """Give the most urgent stream its number, or put it where it waits for one."""
         unidirectional = stream.unidirectional
         if not self._may_open(unidirectional=unidirectional):
-            self._queue.wait()
+            self._queue.hold()
             return False
         stream.id = self._next_id[unidirectional]
         self._next_id[unidirectional] += 4

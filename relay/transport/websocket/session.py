@@ -16,7 +16,6 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from relay.transport.framed_streams import FramedStreams
 from relay.transport.session import (
     Event,
     Pong,
@@ -24,6 +23,7 @@ from relay.transport.session import (
     SessionStats,
     Sink,
 )
+from relay.transport.websocket.streams import FramedStreams
 from relay.wire.errors import ProtocolViolation, WireError
 from relay.wire.qmux import Close
 from relay.wire.version import Version

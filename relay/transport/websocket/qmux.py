@@ -1,7 +1,7 @@
 """QMux over WebSocket, drafts 00 to 02: QUIC's streams and flow control in messages.
 
 Owns the transport parameters, the limits both ways and QMux's own ping. Must never touch a socket. The WebSocket
-listener and the client create the sessions; `relay.transport.framed` has what is not special to QMux.
+listener and the client create the sessions; `relay.transport.websocket.session` has what is not special to QMux.
 
 What we receive counts against limits that we have really sent, and our limits grow as the data is passed on, in steps
 of about a third of a window, before a peer runs into them: deployed peers stop there without a word. What we send
@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from relay.transport.framed import FramedSession
-from relay.transport.framed_stream import FramedStream
-from relay.transport.framed_streams import MAX_HEADER, MAX_PAYLOAD
 from relay.transport.session import DatagramReceived
+from relay.transport.websocket.session import FramedSession
+from relay.transport.websocket.stream import FramedStream
+from relay.transport.websocket.streams import MAX_HEADER, MAX_PAYLOAD
 from relay.wire.errors import ProtocolViolation
 from relay.wire.qmux import (
     MAX_MESSAGE_00,

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from relay.transport.send_queue import Place
-
-if TYPE_CHECKING:
-    from relay.transport.framed_streams import FramedStreams
+from relay.transport.sending import Sender
 
 MAX_CODE = 2**62 - 1
 """The largest code that fits into a frame."""
@@ -44,7 +41,30 @@ class Opened:
             self._count = index + 1
 
 
-class FramedStream:
+class StreamOwner:
+    """What a stream needs of its session."""
+
+    ended = False
+    """Whether `SessionClosed` was queued: nothing follows it."""
+
+    def ready(self, stream: FramedStream) -> None:
+        """A stream has something to send."""
+        raise NotImplementedError
+
+    def reorder(self, stream: FramedStream, order: tuple[int, int]) -> None:
+        """A stream is of another urgency now."""
+        raise NotImplementedError
+
+    def abort(self, stream: FramedStream, code: int) -> None:
+        """Our half of a stream was given up."""
+        raise NotImplementedError
+
+    def ask_to_stop(self, stream: FramedStream, code: int) -> None:
+        """The owner wants no more of a stream."""
+        raise NotImplementedError
+
+
+class FramedStream(Sender):
     """A stream of a session made of messages; see `relay.transport.session.Stream`."""
 
     __slots__ = (
@@ -56,9 +76,7 @@ class FramedStream:
         "fin",
         "id",
         "opened_by_peer",
-        "order",
         "peer_stop",
-        "place",
         "queued",
         "received",
         "send_limit",
@@ -66,25 +84,21 @@ class FramedStream:
         "shown",
         "stop_code",
         "stopped",
-        "unidirectional",
     )
 
     def __init__(
         self,
-        session: FramedStreams,
+        session: StreamOwner,
         stream_id: int,
         *,
         unidirectional: bool,
         opened_by_peer: bool,
         order: tuple[int, int],
     ) -> None:
+        super().__init__(order, unidirectional=unidirectional)
         self.id = stream_id
-        self.unidirectional = unidirectional
         self.opened_by_peer = opened_by_peer
         self.context: Any = None
-        self.order = order
-        """Sorts by urgency, the most urgent last: (priority, minus the number of its opening)."""
-        self.place = Place.NOWHERE
         self.queued = 0
         self.sent = 0
         self.send_limit = 0

@@ -14,10 +14,12 @@ from contextlib import AsyncExitStack
 import aiohttp
 
 from relay.model.limits import Limits
-from relay.transport.framed import FramedSession
 from relay.transport.quic.trust import ClientTls, Trust
-from relay.transport.websocket import PLAIN, Choice, choices, make_session
-from relay.transport.websocket_pump import CLOSE_TIMEOUT, Pump, Socket
+from relay.transport.websocket.choice import Choice, choices
+from relay.transport.websocket.plain import PLAIN
+from relay.transport.websocket.pump import CLOSE_TIMEOUT, Pump, Socket
+from relay.transport.websocket.request import make_session
+from relay.transport.websocket.session import FramedSession
 from relay.wire.version import Version
 
 LIMITS = Limits()

@@ -1,0 +1,49 @@
+"""Which framing and version two WebSocket peers agree on, by subprotocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from relay.transport.websocket.plain import PLAIN
+from relay.wire.qmux import Draft
+from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
+
+SETUP_VERSIONS = frozenset((Version.LITE_01, Version.LITE_02))
+"""Versions that are agreed on by SETUP messages, so that a framing without a version is enough."""
+
+UNPAIRED = frozenset(("moql-01",))
+"""Names of versions that never stand behind a framing: only raw QUIC knows them."""
+
+
+class Choice(NamedTuple):
+    """What is spoken on a WebSocket."""
+
+    subprotocol: str
+    """To be named in the answer; `""` if the peer offered none."""
+    draft: Draft | None
+    """None is the framing `webtransport`."""
+    version: Version | None
+    """None leaves it to the SETUP messages."""
+
+
+def choices(versions: Sequence[Version]) -> list[Choice]:
+    """Everything that can be spoken with `versions`, the best first."""
+    found = [
+        Choice(f"{draft.name_on_wire}.{alpn}", draft, ALPN_VERSIONS[alpn])
+        for alpn in alpns_for(versions)
+        if alpn not in UNPAIRED
+        for draft in sorted(Draft, reverse=True)
+    ]
+    if SETUP_VERSIONS & set(versions):
+        found += [Choice(draft.name_on_wire, draft, None) for draft in sorted(Draft, reverse=True)]
+        found.append(Choice(PLAIN, None, None))
+    return found
+
+
+def choose(offered: Sequence[str], versions: Sequence[Version]) -> Choice | None:
+    """The best of what a peer offers; `None` if there is nothing to agree on."""
+    found = choices(versions)
+    if not offered:
+        return next((choice._replace(subprotocol="") for choice in found if choice.draft is None), None)
+    return next((choice for choice in found if choice.subprotocol in offered), None)

@@ -1,0 +1,69 @@
+"""The framing `webtransport` of the 0.9.3 generation: one frame per message, without flow control or datagrams.
+
+Owns how its frames look. Must never touch a socket: `relay.transport.websocket.pump` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relay.transport.websocket.session import FramedSession
+from relay.transport.websocket.stream import FramedStream
+from relay.wire.qmux import Close, ResetStream, StopSending, StreamFrame
+from relay.wire.version import Version
+from relay.wire.websocket import decode_plain, plain_close, plain_reset, plain_stop, plain_stream_header
+
+PLAIN = "webtransport"
+"""Its subprotocol, spoken also where none was offered."""
+
+
+class PlainSession(FramedSession):
+    """A session in the framing `webtransport`."""
+
+    def __init__(
+        self,
+        *,
+        remote: str,
+        is_client: bool,
+        alpn: str = PLAIN,
+        version: Version | None = None,
+        path: str | None = None,
+        query: str = "",
+        max_streams: int,
+        max_message: int,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(
+            remote=remote,
+            is_client=is_client,
+            alpn=alpn,
+            version=version,
+            path=path,
+            query=query,
+            max_streams=max_streams,
+            clock=clock,
+        )
+        self.max_message = max_message
+
+    def _handle(self, message: bytes) -> None:
+        match decode_plain(message):
+            case StreamFrame() as frame:
+                self._on_stream(frame)
+            case ResetStream() as frame:
+                self._on_reset(frame)
+            case StopSending() as frame:
+                self._on_stop(frame)
+            case Close() as frame:
+                self._on_close(frame)
+
+    def _stream_header(self, stream: FramedStream, size: int, *, fin: bool) -> bytes:  # noqa: ARG002
+        return plain_stream_header(stream.id, fin=fin)
+
+    def _reset_frame(self, stream: FramedStream, code: int) -> bytes:
+        return plain_reset(stream.id, code)
+
+    def _stop_frame(self, stream: FramedStream, code: int) -> bytes:
+        return plain_stop(stream.id, code)
+
+    def _close_frame(self, code: int, reason: str, *, application: bool) -> bytes:  # noqa: ARG002
+        return plain_close(code, reason)

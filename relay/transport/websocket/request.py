@@ -1,0 +1,92 @@
+"""A WebSocket that may become a session: the request, and the session in the framing that was chosen.
+
+The HTTP server and the client use it. Must never touch a socket: `relay.transport.websocket.pump` does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from relay.model.limits import Limits
+from relay.transport.websocket.choice import Choice
+from relay.transport.websocket.plain import PlainSession
+from relay.transport.websocket.qmux import QmuxSession
+from relay.transport.websocket.session import FramedSession
+from relay.wire.errors import SessionCode
+
+
+def make_session(
+    choice: Choice,
+    limits: Limits,
+    *,
+    remote: str,
+    is_client: bool,
+    path: str | None,
+    query: str,
+    clock: Callable[[], float] = time.monotonic,
+) -> FramedSession:
+    """Return a session that speaks what was chosen."""
+    if choice.draft is None:
+        return PlainSession(
+            remote=remote,
+            is_client=is_client,
+            alpn=choice.subprotocol,
+            version=choice.version,
+            path=path,
+            query=query,
+            max_streams=limits.websocket_streams,
+            max_message=limits.websocket_message,
+            clock=clock,
+        )
+    return QmuxSession(
+        choice.draft,
+        remote=remote,
+        is_client=is_client,
+        alpn=choice.subprotocol,
+        version=choice.version,
+        path=path,
+        query=query,
+        max_streams=limits.websocket_streams,
+        window=limits.websocket_window,
+        clock=clock,
+    )
+
+
+class WebSocketRequest:
+    """An upgrade that waits for its answer; see `relay.transport.session.SessionRequest`."""
+
+    transport = "websocket"
+
+    def __init__(
+        self, choice: Choice, limits: Limits, *, remote: str, path: str, query: str, offered: Sequence[str]
+    ) -> None:
+        self.remote = remote
+        self.path: str | None = path
+        self.query = query
+        self.offered = tuple(offered)
+        self.session: FramedSession | None = None
+        """Set by `accept`."""
+        self.refusal: tuple[int, str] | None = None
+        """HTTP status and reason, set by `reject`."""
+        self._choice = choice
+        self._limits = limits
+
+    def __repr__(self) -> str:
+        return f"<WebSocketRequest {self.remote} {self.path}>"
+
+    def accept(self) -> FramedSession:
+        self.session = make_session(
+            self._choice,
+            self._limits,
+            remote=self.remote,
+            is_client=False,
+            path=self.path,
+            query=self.query,
+        )
+        return self.session
+
+    def reject(self, status: int, reason: str) -> None:
+        if self.session is not None:
+            self.session.close(SessionCode.UNAUTHORIZED, reason)
+        self.refusal = status, reason
