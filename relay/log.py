@@ -13,9 +13,12 @@ import logging
 import os
 import re
 import sys
+import time
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TextIO
+
+from relay.model.pace import LogThrottle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,15 +73,41 @@ def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
 
+class LibraryThrottle(logging.Filter):
+    """Lets a few lines a minute of each place in a library pass: aioquic, for one, warns of every malformed packet.
+
+    What the relay itself says of such things has limits where it is said. Lines below a warning pass: they are asked for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._throttles: dict[tuple[str, int], LogThrottle] = {}
+        """By file and line: as many as the libraries have."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written; it says how many like it were not."""
+        if record.levelno < logging.WARNING or record.name.partition(".")[0] == "relay":
+            return True
+        throttle = self._throttles.setdefault((record.pathname, record.lineno), LogThrottle())
+        held_back = throttle.held_back
+        if not throttle.passes(time.monotonic()):
+            return False
+        if held_back:
+            record.msg, record.args = f"{record.getMessage()} (and {held_back} more like it)", None
+            throttle.held_back = 0
+        return True
+
+
 def setup(level: str, stream: TextIO | None = None) -> None:
     """Log to `stream` (standard error by default) from `level` on, a word of `LEVELS`. A second call replaces the first.
 
-    Libraries speak up only with warnings, except at level trace.
+    Libraries speak up only with warnings, and of each kind with a few a minute, except at level trace.
     """
     stream = sys.stderr if stream is None else stream
     number = LEVELS[level]
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(stream)
+    handler.addFilter(LibraryThrottle())
     handler.setFormatter(Formatter(colour=stream.isatty() and not os.environ.get("NO_COLOR")))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old.formatter, Formatter)]:

@@ -19,6 +19,7 @@ import pytest
 from relay import cli, log
 from relay.app import Relay, check
 from relay.config import OPTIONS, Auth, Cluster, Config, ConfigError, Public, load
+from relay.model.pace import LOG_BURST
 from relay.transport.quic.certificates import generate_certificate
 from relay.version import VERSION
 
@@ -405,6 +406,31 @@ def lines(level: str, stream: io.StringIO) -> list[str]:
 def test_a_line() -> None:
     [line, *_] = lines("info", io.StringIO())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO  \[session 7\] i key=value", line)
+
+
+def test_what_libraries_say_again_and_again_is_a_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aioquic warns of each malformed packet, which anybody can send from any address."""
+    now = [1000.0]
+    monkeypatch.setattr("relay.log.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    log.setup("info", stream)
+
+    def malformed(number: int) -> None:
+        logging.getLogger("quic").warning("[%08x] Error: 10", number)
+
+    for number in range(300):
+        malformed(number)
+    assert len(stream.getvalue().splitlines()) == LOG_BURST
+    logging.getLogger("asyncio").error("something else")
+    for number in range(300):
+        logging.getLogger("relay.x").warning("ours %d", number)
+    assert len(stream.getvalue().splitlines()) == LOG_BURST + 1 + 300
+    now[0] += 60.0
+    for number in range(2):
+        malformed(number)
+    first, second = stream.getvalue().splitlines()[-2:]
+    assert first.endswith(f"[quic] [00000000] Error: 10 (and {300 - LOG_BURST} more like it)")
+    assert second.endswith("[quic] [00000001] Error: 10")
 
 
 @pytest.mark.parametrize(

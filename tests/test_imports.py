@@ -78,7 +78,7 @@ ROOMS = {
     ),
     "relay/client/": Room(("client", "transport", "model", "wire")),
     "relay/clock.py": Room(("client", "terminal", "transport", "model", "wire")),
-    "relay/log.py": Room(()),
+    "relay/log.py": Room(("model.pace",)),
     "relay/terminal.py": Room(()),
     "relay/version.py": Room(()),
     "relay/cli.py": Room(("app", "config", "log", "process", "terminal", "version")),

@@ -8,8 +8,11 @@ hold some of each kind.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from typing import Final
+
+from relay.model.pace import LogThrottle
 
 logger = logging.getLogger("relay.transport")
 
@@ -27,7 +30,8 @@ class Places:
         self._refused = refused
         self._taken: Counter[str] = Counter()
         self._episodes: dict[str, int] = {}
-        """Refusals in the present episode of a key, all of whose places were taken."""
+        """Refusals in the present episode of a key, all of whose places were taken, once that was logged."""
+        self._throttle = LogThrottle()
 
     def taken(self, key: str = "") -> int:
         """How many places are taken now."""
@@ -57,7 +61,8 @@ class Places:
         self._refused[self._name] += 1
         if key in self._episodes:
             self._episodes[key] += 1
-        elif self._taken[key]:  # or nobody would ever end the episode
+        # Without a place that is taken nobody would ever end the episode. Who comes may be forged, and come in waves.
+        elif self._taken[key] and self._throttle.passes(time.monotonic()):
             self._episodes[key] = 1
             logger.warning("limit=%s value=%d%s is reached", self._name, self.limit, _shown(key))
 

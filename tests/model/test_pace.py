@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.model.pace import EPISODE, Allowance, Episodes
+from relay.model.pace import EPISODE, LOG_BURST, LOG_RATE, Allowance, Episodes, LogThrottle
 
 
 def test_an_allowance_is_a_burst_and_a_rate() -> None:
@@ -25,3 +25,12 @@ def test_an_episode_is_told_once_and_ends_with_peace() -> None:
     assert episodes.begins("b", 1.0)
     assert not episodes.begins("a", 0.9 + EPISODE)
     assert episodes.begins("a", 1.0 + 2 * EPISODE)
+
+
+def test_a_log_has_a_few_lines_at_once_and_a_few_a_minute_of_a_flood() -> None:
+    throttle = LogThrottle()
+    passed = [second for second in range(600) for _ in range(100) if throttle.passes(float(second))]
+    assert passed[:LOG_BURST] == [0] * LOG_BURST
+    assert len(passed) <= LOG_BURST + 600 * LOG_RATE
+    assert throttle.held_back == 60_000 - len(passed)
+    assert throttle.passes(1000.0)  # what was held back is not to be paid for

@@ -13,6 +13,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicHeader, QuicPacketType
 
 from relay.model.limits import Limits
+from relay.model.pace import LOG_BURST
 from relay.transport.places import Places
 from relay.transport.quic import admission, compat
 from relay.transport.quic.admission import Admission, Welcome
@@ -164,6 +165,34 @@ def test_an_episode_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
     ]
     assert not places._taken
     assert not places._episodes
+
+
+def test_waves_of_refusals_write_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """First packets may be forged: whoever sends them can fill all places and give them back, again and again."""
+    caplog.set_level(logging.INFO, "relay.transport")
+    refused: Counter[str] = Counter()
+    places = Places("some", 4, refused)
+    for _ in range(100):
+        for _ in range(4):
+            places.enter()
+        places.refuse()
+        for _ in range(4):
+            places.leave()
+    assert refused == {"some": 100}
+    assert len(caplog.records) == 2 * LOG_BURST
+    assert not places._episodes
+
+
+def test_what_is_not_proven_keeps_its_place_beyond_its_close() -> None:
+    """Or first packets that are errors would be answered as fast as they come, and never with a Retry."""
+    door = Door(Limits(handshakes_unverified=2))
+    links = [door.enter() for _ in range(2)]
+    for link in links:
+        door.admission.end(link)
+    assert isinstance(door.knock(newcomer()), bytes)
+    for link in links:
+        door.admission.forget(link)
+    assert isinstance(door.knock(newcomer()), Welcome)
 
 
 # -- Retry

@@ -212,3 +212,21 @@ def test_only_so_much_is_kept_behind_a_hole(way: str, most: int, monkeypatch: py
     keys.open = read
     lab.run(lambda: stream_id in lab.client.finished)
     assert len(lab.client.received[stream_id]) == 300_005
+
+
+def test_nothing_is_read_after_a_close(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one drain there may be a hundred packets more, each with an error that would be logged."""
+    server: Any = lab.server.quic
+    client: Any = lab.client.quic
+    packets = []
+    for _ in range(3):
+        client._frames.append((stream_frame(0, 0, b"x"), None, ()))
+        packets += [data for buffers, _, _ in client.flights(lab.now) for data in buffers]
+    server.close(0, None, "the end")
+    opened = []
+    monkeypatch.setattr(server._cryptos[Epoch.ONE_RTT], "decrypt_packet", lambda *_: opened.append(1))
+    for packet in packets:
+        server.receive_datagram(packet, lab.addresses["client"], lab.now)
+    assert len(packets) == 3
+    assert not opened
+    assert not server._streams

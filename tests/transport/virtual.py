@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, TypeAlias, cast
 
+from relay.model.pace import LogThrottle
 from relay.transport.quic.certificates import CertificatePair, generate_certificate
 from relay.transport.quic.endpoint import Endpoint, connection_class, quic_configuration
 from relay.transport.quic.link import Handler, Link
@@ -108,6 +109,7 @@ class _Side:
         self.wire = wire
         self.settings = settings
         self.refused: Counter[str] = Counter()
+        self.failures = LogThrottle()
         self.said: list[Link] = []
         self.factory: Callable[[Link, str], Handler] | None = None
 

@@ -128,8 +128,14 @@ class Admission:
         return True
 
     def end(self, link: Link) -> None:
-        """The connection is closed, though it may linger until the peer has heard of it."""
-        self._end_handshake(link)
+        """The connection is closed, though it may linger until the peer has heard of it.
+
+        One from an address that nothing proves keeps its place so long: a first packet that is an error costs us nearly
+        as much as a handshake, and there may be a thousand a second. The address is proven first then.
+        """
+        welcome = self._unfinished.get(link)
+        if welcome is not None and welcome.retry_cid is not None:
+            self._end_handshake(link)
 
     def forget(self, link: Link) -> None:
         """The connection is gone."""

@@ -420,6 +420,14 @@ class RelayQuicConnection(QuicConnection):
 
     # -- receiving
 
+    def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        """As aioquic's, but deaf from a close on, which aioquic is only once the close has been sent.
+
+        Until then every further packet with an error would be decrypted, answered by another close, and logged.
+        """
+        if self._close_event is None:
+            super().receive_datagram(data, addr, now)
+
     def _find_network_path(self, addr: NetworkAddress) -> Any:
         """As aioquic's, which keeps to the limit of unproven addresses even if a Retry has proven the first one."""
         path = super()._find_network_path(addr)

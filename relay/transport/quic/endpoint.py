@@ -22,6 +22,7 @@ from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfigura
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType
 
 from relay.model.address import readable_address
+from relay.model.pace import LogThrottle
 from relay.transport.places import Places
 from relay.transport.quic import compat, negotiation
 from relay.transport.quic.admission import Admission, Welcome, refusal
@@ -111,6 +112,9 @@ class Endpoint:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._resumed_at = 0.0
+        self._pauses = LogThrottle()
+        self.failures = LogThrottle()
+        """Of connections that end by an exception in this process."""
 
     # -- for subclasses
 
@@ -281,8 +285,9 @@ class Endpoint:
         if late > STALL:
             self._resumed_at = now  # the other timer was late as well, by the same pause
             # Live peers have had no chance to be heard.
-            text = "late=%.1fs the event loop did not run; connections=%d"
-            logger.log(self.pauses_are, text, late, len(self.links))
+            if self._pauses.passes(now):
+                text = "late=%.1fs the event loop did not run; connections=%d"
+                logger.log(self.pauses_are, text, late, len(self.links))
             for link in self.links:
                 link.resume(now, late)
 

@@ -363,8 +363,9 @@ class Link:
         """End this connection, and only it, after an exception while working for it."""
         self._failures += 1
         if self._failures == 1:
-            text = "remote=%s the connection is closed after an internal error"
-            logger.error(text, self.remote, exc_info=error)
+            if self.endpoint.failures.passes(self.endpoint.now()):
+                text = "remote=%s the connection is closed after an internal error"
+                logger.error(text, self.remote, exc_info=error)
             self.close(QuicErrorCode.INTERNAL_ERROR, "internal error", transport=True)
         elif self.handler is not None:
             # The session cannot even hear of its end: say goodbye without it.
