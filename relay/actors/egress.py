@@ -288,6 +288,7 @@ class Egress:
             dialect=Dialect.PLAIN if connection.version <= Version.LITE_04 else Dialect.TIMED,
             interest=interest_of(request, connection.version),
             exclude=self._exclude(),
+            relay=connection.permissions.cluster,
         )
         service = SubscribeService(connection, self, stream, request, message)
         self._requests[key] = service

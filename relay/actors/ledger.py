@@ -1,6 +1,7 @@
-"""The ledger actor: sums of what actors counted that have ended, so that totals never go down.
+"""The ledger actor: sums of what actors counted, so that totals never go down, and how every track stands.
 
-A connection or track sends its counts when it ends; whoever wants totals adds those of the living.
+A connection sends its counts when it ends; whoever wants totals adds those of the living. A track reports while it
+lives, so that nobody has to ask each of thousands.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections import Counter
 from typing import NamedTuple, TypeAlias
 
 from relay.actors.runtime import LoopActor
+from relay.model.path import covers
 
 Counts: TypeAlias = dict[tuple[str, str], int]
 """By name of the count and one label (a reason, a kind; `""` if there is none)."""
@@ -18,6 +20,34 @@ class Settle(NamedTuple):
     """An actor's counts over its whole life; it has ended."""
 
     counts: Counts
+
+
+class TrackFigures(NamedTuple):
+    """How a track stands."""
+
+    broadcast: str
+    """URN of its broadcast actor."""
+    path: str
+    name: str
+    viewers: int
+    """Subscriptions, without those of other relays."""
+    cached_bytes: int
+    cached_groups: int
+
+
+class Report(NamedTuple):
+    """Track to ledger: how it stands, None once it has ended, and what it has counted since its last report."""
+
+    track: str
+    """URN of its actor."""
+    figures: TrackFigures | None
+    counts: Counts
+
+
+class ListFigures(NamedTuple):
+    """Asked by HTTP: the `TrackFigures` of all tracks below the prefixes, as of their last reports."""
+
+    prefixes: tuple[str, ...]
 
 
 class Totals(NamedTuple):
@@ -30,6 +60,7 @@ class LedgerActor(LoopActor):
     def __init__(self) -> None:
         super().__init__()
         self._sums: Counter[tuple[str, str]] = Counter()
+        self._tracks: dict[str, TrackFigures] = {}
 
     def __str__(self) -> str:
         return "ledger"
@@ -38,6 +69,18 @@ class LedgerActor(LoopActor):
         match message:
             case Settle():
                 self._sums.update(message.counts)
+            case Report():
+                self._sums.update(message.counts)
+                if message.figures is None:
+                    self._tracks.pop(message.track, None)
+                else:
+                    self._tracks[message.track] = message.figures
+            case ListFigures():
+                return tuple(
+                    figures
+                    for figures in self._tracks.values()
+                    if any(covers(prefix, figures.path) for prefix in message.prefixes)
+                )
             case Totals():
                 return dict(self._sums)
             case _:

@@ -232,6 +232,8 @@ class Subscribe(NamedTuple):
     exclude: int
     publisher: int = 0
     """Set by the origin: id of the publisher whose track it will be, 0 if it gave none."""
+    relay: bool = False
+    """Whether the subscriber is another relay of the cluster, which is no viewer."""
 
 
 class Describe(NamedTuple):
@@ -422,10 +424,6 @@ class TrackEnded(NamedTuple):
 
 class ListTracks(NamedTuple):
     """Asked of a broadcast: references to its running tracks, in order of path and name."""
-
-
-class CountTrack(NamedTuple):
-    """Asked of a track: what it has counted so far, by name and label."""
 
 
 class DescribeTrack(NamedTuple):

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from relay.actors import messages as m
 from relay.actors.fetches import Fetches
 from relay.actors.keeper import worth_telling
-from relay.actors.ledger import Counts, Settle
+from relay.actors.ledger import Counts, TrackFigures
+from relay.actors.reporting import ReportDue, Reports
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.auth.permissions import loggable
 from relay.model.cache import GroupCache
@@ -52,13 +53,14 @@ DESCRIBE = "describe"
 class Subscriber:
     """One subscription and where it stands."""
 
-    __slots__ = ("delivered", "dialect", "encoders", "interest", "key", "overdue", "ref", "start")
+    __slots__ = ("delivered", "dialect", "encoders", "interest", "key", "overdue", "ref", "relay", "start")
 
-    def __init__(self, ref: Ref, key: int, dialect: Dialect, interest: Interest, start: int) -> None:
-        self.ref = ref
-        self.key = key
-        self.dialect = dialect
-        self.interest = interest
+    def __init__(self, request: m.Subscribe, start: int) -> None:
+        self.ref = request.subscriber
+        self.key = request.key
+        self.dialect = request.dialect
+        self.interest = request.interest
+        self.relay = request.relay
         self.start = start
         """First sequence that is delivered."""
         self.encoders: dict[int, Encoder] = {}
@@ -100,7 +102,7 @@ class TrackActor(LoopActor):
         keeper: Ref | None = None,
     ) -> None:
         super().__init__()
-        self._ledger = ledger
+        self._reports = Reports(ledger)
         self._keeper = keeper
         self._told_size = 0
         """What the keeper believes that we hold."""
@@ -194,8 +196,8 @@ class TrackActor(LoopActor):
                 self._shrink(message)
             case AnswerDue():
                 self._on_due(message.what)
-            case m.CountTrack():
-                return self._counted()
+            case ReportDue():
+                self._reports.due()
             case m.DescribeTrack():
                 return self._describe_self()
             case EndGraceOver():
@@ -204,10 +206,7 @@ class TrackActor(LoopActor):
             case RangeOverdue():
                 self._on_overdue(message.subscriber)
             case IdleCheck():
-                self._idle = None
-                if self._nobody():
-                    # the broadcast stops us, unless a request of its own is on its way to us
-                    send(self._broadcast, m.TrackIdle(self._path, self._name, self._handled))
+                self._on_idle_check()
             case _:
                 return super().on_receive(message)
         return None
@@ -218,6 +217,8 @@ class TrackActor(LoopActor):
             self._end_if_complete()
         if self._bounded:
             self._end_ranges()
+        if self._reports.ready or self._wants_changed:
+            self._reports.tell(self, self._figures(), self._counted())
         if self._wants_changed:
             self._wants_changed = False
             self._want()
@@ -238,12 +239,17 @@ class TrackActor(LoopActor):
         send(self._broadcast, m.TrackEnded(self._path, self._name, self.actor_ref))
         if self._told_size:
             self._tell_size(0)
-        if self._ledger is not None:
-            send(self._ledger, Settle(self._counted()))
+        self._reports.end(self, self._counted())
 
     def on_dead_letter(self, message: object) -> None:
         if isinstance(message, m.Subscribe | m.Describe | m.Fetch):
             self._refuse(message, StreamCode.UNROUTABLE if self._failed is None else self._failed)
+
+    def _on_idle_check(self) -> None:
+        self._idle = None
+        if self._nobody():
+            # the broadcast stops us, unless a request of its own is on its way to us
+            send(self._broadcast, m.TrackIdle(self._path, self._name, self._handled))
 
     def _nobody(self) -> bool:
         return not (self._subscribers or self._describing or self._fetches)
@@ -259,7 +265,7 @@ class TrackActor(LoopActor):
         if not send(request.subscriber, m.Accepted(request.key, self.actor_ref, request.publisher)):
             return
         start = self._start_of(request.interest)
-        subscriber = Subscriber(request.subscriber, request.key, request.dialect, request.interest, start)
+        subscriber = Subscriber(request, start)
         pieces = tuple(
             piece
             for group in self._cache
@@ -676,7 +682,8 @@ class TrackActor(LoopActor):
         return {
             "path": self._path,
             "name": self._name,
-            "viewers": len(self._subscribers),
+            "viewers": len(self._subscribers) - self._relays,
+            "relays": self._relays,
             "upstream": self._upstream_state(),
             "groups": [
                 {
@@ -694,6 +701,18 @@ class TrackActor(LoopActor):
             "received_frames": self._received_frames,
             "latest": None if latest is None else latest.sequence,
         }
+
+    def _figures(self) -> TrackFigures:
+        viewers = len(self._subscribers) - self._relays
+        cache = self._cache
+        return TrackFigures(
+            self._broadcast.actor_urn, self._path, self._name, viewers, cache.size, len(cache)
+        )
+
+    @property
+    def _relays(self) -> int:
+        """Subscriptions of other relays."""
+        return sum(subscriber.relay for subscriber in self._subscribers.values())
 
     def _counted(self) -> Counts:
         return {

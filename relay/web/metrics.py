@@ -1,7 +1,7 @@
 """`/metrics`: the relay's figures for Prometheus.
 
-Owns the names and meanings. Gauges are what the actors say at the moment of the scrape; counters are what they have
-counted plus, from the ledger, what those counted that have ended.
+Owns the names and meanings. Sessions are asked at the moment of the scrape; the ledger knows of tracks by what they have
+reported, up to a second ago, and of what those counted that have ended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from relay.actors import messages as m
-from relay.actors.ledger import Totals
+from relay.actors.ledger import Counts, ListFigures, Totals, TrackFigures
 from relay.actors.runtime import ask, inbox_depths
 from relay.web import state
 from relay.web.state import Sources
@@ -136,25 +136,27 @@ class Metrics:
 
     async def render(self) -> tuple[bytes, str]:
         """Body and content type."""
-        families = [*await self._gauges(), *await self._counters()]
+        sources = self._sources
+        sessions = await state.every(sources.connections().values(), m.CountSession())
+        announced = await ask(sources.origin, m.ListAnnounced(("",)), timeout=state.ASK_TIMEOUT)
+        tracks = await ask(sources.ledger, ListFigures(("",)), timeout=state.ASK_TIMEOUT)
+        ended = await ask(sources.ledger, Totals(), timeout=state.ASK_TIMEOUT)
+        families = [*self._gauges(sessions, len(announced), tracks), *self._counters(sessions, ended)]
         registry = CollectorRegistry()
         registry.register(_Snapshot(families))
         return generate_latest(registry) + generate_latest(self._process), CONTENT_TYPE_PLAIN_0_0_4
 
-    async def _gauges(self) -> list[Metric]:
-        current = await state.state(self._sources, ("",))
-        live = Counter((row["transport"], row["version"] or "negotiating") for row in current["sessions"])
+    def _gauges(
+        self, counted: list[Counts], announced: int, tracks: tuple[TrackFigures, ...]
+    ) -> list[Metric]:
         sessions = GaugeMetricFamily("moq_relay_sessions", "sessions now", labels=("transport", "version"))
-        for labels, number in live.items():
+        for labels, number in Counter(map(_kind, counted)).items():
             sessions.add_metric(labels, number)
-        tracks = [
-            track for part in ("broadcasts", "withdrawn") for row in current[part] for track in row["tracks"]
-        ]
         depths = inbox_depths()
         actors = GaugeMetricFamily("moq_relay_actors", "actors alive in this process", labels=("kind",))
         for kind, number in Counter(kind for kind, _ in depths).items():
             actors.add_metric((kind,), number)
-        relay = current["relay"]
+        relay = self._sources.relay()
         identity = GaugeMetricFamily("moq_relay_info", "this relay", labels=("version", "hop"))
         identity.add_metric((relay["version"], relay["hop"]), 1)
         return [
@@ -162,11 +164,15 @@ class Metrics:
             sessions,
             _gauge("draining", "1 while the relay is about to end", relay["draining"]),
             _gauge("start_time_seconds", "when the relay started, since the epoch", relay["since"]),
-            _gauge("broadcasts", "broadcasts announced now", current["totals"]["broadcasts"]),
+            _gauge("broadcasts", "broadcasts announced now", announced),
             _gauge("tracks", "tracks with an upstream subscription or viewers now", len(tracks)),
-            _gauge("viewers", "subscriptions being served now", current["totals"]["viewers"]),
-            _gauge("cached_bytes", "bytes of groups kept now", current["totals"]["cached_bytes"]),
-            _gauge("cached_groups", "groups kept now", sum(len(track["groups"]) for track in tracks)),
+            _gauge(
+                "viewers",
+                "subscriptions being served now, without those of other relays",
+                sum(track.viewers for track in tracks),
+            ),
+            _gauge("cached_bytes", "bytes of groups kept now", sum(track.cached_bytes for track in tracks)),
+            _gauge("cached_groups", "groups kept now", sum(track.cached_groups for track in tracks)),
             _gauge(
                 "quic_connections",
                 "QUIC connections, those before and after their session included",
@@ -183,12 +189,9 @@ class Metrics:
             self._lag.histogram(),
         ]
 
-    async def _counters(self) -> list[Metric]:
-        sums: Counter[tuple[str, str]] = Counter()
-        sums.update(await ask(self._sources.ledger, Totals(), timeout=state.ASK_TIMEOUT))
-        for counts in await state.every(self._sources.connections().values(), m.CountSession()):
-            sums.update(counts)
-        for counts in await state.every(await state.tracks(self._sources), m.CountTrack()):
+    def _counters(self, sessions: list[Counts], ended: Counts) -> list[Metric]:
+        sums: Counter[tuple[str, str]] = Counter(ended)
+        for counts in sessions:
             sums.update(counts)
         for reason, number in self._sources.refused().items():
             sums["refused", reason] += number
@@ -206,6 +209,15 @@ class Metrics:
         for label, number in rows or ([("", 0)] if not labels else []):
             family.add_metric(label.split("/", len(labels) - 1) if labels else (), number)
         return family
+
+
+def _kind(counts: Counts) -> tuple[str, str]:
+    """Transport and version of a session, by what it has counted."""
+    for name, label in counts:
+        if name == "sessions":
+            transport, _, version = label.partition("/")
+            return transport, version
+    return next(label for name, label in counts if name == "bytes_received"), "negotiating"
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

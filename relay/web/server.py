@@ -246,17 +246,9 @@ async def announced(request: web.Request) -> web.Response:
     ):
         offers = await ask(services.sources.origin, m.ListAnnounced(prefixes), timeout=state.ASK_TIMEOUT)
         return _text(200, "\n".join(sorted(strip(offer.path, prefix) or "" for offer in offers)))
-    rows = [
-        {
-            "path": strip(row["path"], prefix),
-            "hops": row["hops"],
-            "session": row["session"],
-            "tracks": [track["name"] for track in row["tracks"]],
-            "viewers": sum(track["viewers"] for track in row["tracks"]),
-        }
-        for row in await state.broadcasts(services.sources, prefixes)
-        if row["serving"]
-    ]
+    rows = await state.announced(services.sources, prefixes)
+    for row in rows:
+        row["path"] = strip(row["path"], prefix)
     return _structure(request, rows)
 
 

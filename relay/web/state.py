@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from relay.actors import messages as m
-from relay.actors.ledger import Totals
+from relay.actors.ledger import ListFigures, Totals, TrackFigures
 from relay.actors.runtime import ActorDeadError, Ref, ask
 from relay.model.path import covers, join
 
@@ -56,18 +56,34 @@ async def every(refs: Iterable[Ref], question: object) -> list[Any]:
     return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
-async def tracks(sources: Sources) -> list[Ref]:
-    """Every running track, also of broadcasts that have been withdrawn."""
-    published = [
-        *await ask(sources.origin, m.ListPublications(("",)), timeout=ASK_TIMEOUT),
-        *await ask(sources.origin, m.ListWithdrawn(("",)), timeout=ASK_TIMEOUT),
-    ]
-    return [ref for refs in await every((p.broadcast for p in published), m.ListTracks()) for ref in refs]
-
-
 async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Publications under the prefixes, with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
     return await _rows(sources, m.ListPublications(prefixes))
+
+
+async def announced(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The serving publications under the prefixes, with what their tracks have reported: no track is asked."""
+    published, figures = await asyncio.gather(
+        ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT),
+        ask(sources.ledger, ListFigures(prefixes), timeout=ASK_TIMEOUT),
+    )
+    tracks: dict[str, list[TrackFigures]] = {}
+    for track in figures:
+        tracks.setdefault(track.broadcast, []).append(track)
+    rows = []
+    for publication in published:
+        if publication.serving and not covers(sources.members, publication.path):
+            running = tracks.get(publication.broadcast.actor_urn, ())
+            rows.append(
+                {
+                    "path": publication.path,
+                    "hops": _hops(publication),
+                    "session": publication.session,
+                    "tracks": sorted(track.name for track in running),
+                    "viewers": sum(track.viewers for track in running),
+                }
+            )
+    return rows
 
 
 async def _rows(sources: Sources, question: m.ListPublications | m.ListWithdrawn) -> list[dict[str, Any]]:
@@ -88,10 +104,14 @@ async def _broadcast(publication: m.Published) -> dict[str, Any]:
     return {
         "path": publication.path,
         "session": publication.session,
-        "hops": [str(hop) for hop in publication.route.hops],
+        "hops": _hops(publication),
         "serving": publication.serving,
         "tracks": await every(found[0], m.DescribeTrack()) if found else [],
     }
+
+
+def _hops(publication: m.Published) -> list[str]:
+    return [str(hop) for hop in publication.route.hops]
 
 
 async def peers(

@@ -20,8 +20,14 @@ class Stage:
     def __init__(self, limits: Limits = QUICK) -> None:
         self.broadcast = Fake()
         self.source = FakePublisher()
+        self.ledger = Fake()
         self.track: Ref = TrackActor.start(
-            broadcast=self.broadcast.ref, source=self.source.ref, path="room/cam", name="video", limits=limits
+            broadcast=self.broadcast.ref,
+            source=self.source.ref,
+            path="room/cam",
+            name="video",
+            limits=limits,
+            ledger=self.ledger.ref,
         )
         self.viewers: list[FakeSubscriber] = []
 

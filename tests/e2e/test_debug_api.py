@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from relay.actors.runtime import LoopInbox
 from relay.app import Relay
 from relay.client import Client, Publication, TrackWriter
 from relay.model.limits import Limits
+from relay.transport.quic.trust import ClientTls
+from relay.wire.errors import StreamCode
 from relay.wire.messages import Fetch
 from relay.wire.version import Version
 from tests.e2e.http_support import (
@@ -61,6 +64,7 @@ TRACK = {
     "path",
     "name",
     "viewers",
+    "relays",
     "upstream",
     "groups",
     "cached_bytes",
@@ -547,11 +551,46 @@ async def test_the_largest_group_number_is_asked_for() -> None:
         assert [r.group for r in publication.requests if isinstance(r, Fetch)] == [2**62 - 1]
 
 
+@pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_03, Version.LITE_04, Version.LITE_06])
+@pytest.mark.parametrize(
+    "code", [StreamCode.INTERNAL, StreamCode.CANCELLED, StreamCode.UNAUTHORIZED, StreamCode.WRONG_SIZE, 70]
+)
+async def test_a_track_that_its_publisher_rejects_is_no_fault_of_the_relay(
+    version: Version, code: int
+) -> None:
+    async with stage() as (relay, http), published(relay, versions=[version]) as (_, publication):
+        publication.track("video/hd").abort(code)
+        for query in ("", "?follow=1", "?frames=1", "?group=3"):
+            status, text = await get(http, f"{relay.url}fetch/demo/cam/video/hd{query}")
+            assert status in (404, 502), (query, text)
+            assert text.count("\n") == 1
+            if not query:
+                assert (status, "rejected or aborted" in text) == (502, True)
+
+
 async def test_rights_are_looked_at_before_the_query() -> None:
     async with stage(public="anon") as (relay, http):
         for query in ("group=x", "wait=x", "track=video&group=x"):
             url = f"{relay.url}fetch/secret/cam/video/hd?{query}"
             assert await get(http, url) == (401, "unauthorized: token needed\n")
+
+
+async def test_ipv4_on_a_dual_stack_socket_is_shown_as_ipv4(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "relay")
+    async with contextlib.AsyncExitStack() as stack:
+        relay, http = await stack.enter_async_context(stage(host="::", public="anon"))
+        port = URL(relay.url).port
+        for url in (f"ws://127.0.0.1:{port}/anon", f"https://127.0.0.1:{relay.port}/anon"):
+            await stack.enter_async_context(
+                await Client.connect(url, tls=ClientTls(fingerprints=(relay.fingerprint,)))
+            )
+        async with http.get(f"{relay.internal_url}state") as response:
+            sessions = (await response.json())["sessions"]
+        assert [session["transport"] for session in sessions] == ["websocket", "webtransport"]
+        assert all(session["remote"].startswith("127.0.0.1:") for session in sessions)
+        assert (await get(http, f"http://127.0.0.1:{port}/announced/secret"))[0] == 401
+    assert any(line.startswith("refused remote=127.0.0.1 ") for line in caplog.messages)
+    assert "::ffff:" not in caplog.text
 
 
 # --- /state -----------------------------------------------------------------------------------------------------
@@ -589,7 +628,8 @@ async def test_the_state_of_everything() -> None:
     )
     (row,) = broadcast["tracks"]
     assert set(row) == TRACK
-    assert (row["path"], row["name"], row["viewers"], row["upstream"]) == ("demo/cam", "video/hd", 1, "open")
+    assert (row["path"], row["name"], row["viewers"], row["relays"]) == ("demo/cam", "video/hd", 1, 0)
+    assert row["upstream"] == "open"
     assert (row["received_groups"], row["received_frames"], row["received_bytes"]) == (1, 2, 6)
     assert row["latest"] == 0
     (group,) = row["groups"]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from relay.actors.runtime import Ref, ask
 from relay.app import Relay
 from relay.client import Client, Publication, SessionEnded, SubscribeError
 from relay.model.limits import Limits
@@ -152,7 +154,7 @@ async def test_values_agree_with_what_happened() -> None:
             write(publication, b"90")
             for subscription in subscriptions:
                 await (await anext(subscription)).read_all()
-        values = await until(relay, "viewers", 2)
+        values = await until(relay, "cached_groups", 2)
         assert value(values, "sessions", transport="webtransport", version="moq-lite-04") == 1
         assert value(values, "sessions", transport="webtransport", version="moq-lite-06") == 1
         assert value(values, "sessions", transport="quic", version="moq-lite-06") == 1
@@ -229,7 +231,7 @@ async def test_who_watches_a_withdrawn_broadcast_is_counted() -> None:
             await until(relay, "broadcasts", 0)
             write(publication, b"three")
             await (await anext(subscription)).read_all()
-        values = await scrape(relay)
+        values = await until(relay, "cached_groups", 2)
         for name, expected in {
             "tracks": 1,
             "viewers": 1,
@@ -265,6 +267,49 @@ async def test_what_http_clients_read_is_no_session() -> None:
             assert value(values, "subscriptions_total") == 0
             assert value(values, "sessions", transport="webtransport", version="moq-lite-06") == 1
         await no_readers_left()
+
+
+async def questions(relay: Relay, path: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Counter[str]:
+    """What is asked of actors to answer a request, by kind of question."""
+    asked: Counter[str] = Counter()
+
+    def counting(ref: Ref, question: object, **given: Any) -> Any:
+        asked[type(question).__name__] += 1
+        return ask(ref, question, **given)
+
+    with monkeypatch.context() as patch:
+        for module in ("relay.web.state", "relay.web.metrics", "relay.web.server"):
+            patch.setattr(f"{module}.ask", counting)
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"{relay.internal_url}{path}", **options) as response,
+        ):
+            assert response.status == 200
+            await response.read()
+    return asked
+
+
+async def test_no_track_is_asked_for_metrics_and_announcements(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_json = {"headers": {"accept": "application/json"}}
+    async with stage() as (relay, _), published(relay) as (_, publication), viewer(relay) as client:
+        found = []
+        for number in range(4):
+            publication.track(f"video/{number}")
+            write(publication, b"x", track=f"video/{number}")
+            async with asyncio.timeout(WITHIN):
+                await (await anext(await client.subscribe("demo/cam", f"video/{number}"))).read_all()
+            await until(relay, "tracks", number + 1)
+            found.append(
+                (
+                    await questions(relay, "metrics", monkeypatch),
+                    await questions(relay, "announced/", monkeypatch, **as_json),
+                )
+            )
+        metrics, announced = found[0]
+        assert found == [(metrics, announced)] * 4
+        assert metrics.pop("CountSession") == 2
+        assert set((metrics + announced).values()) <= {1, 2}
+        assert sum(announced.values()) == 2
 
 
 async def test_two_scrapes_at_once_agree() -> None:

@@ -1,10 +1,10 @@
-"""What stands for one peer."""
+"""What stands for one peer, and how people read its address."""
 
 from __future__ import annotations
 
 import pytest
 
-from relay.model.address import address_of
+from relay.model.address import address_of, readable_address
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,18 @@ from relay.model.address import address_of
 )
 def test_addresses(remote: str, address: str) -> None:
     assert address_of(remote) == address
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("192.0.2.1", "192.0.2.1:443"),
+        ("::ffff:192.0.2.1", "192.0.2.1:443"),
+        ("2001:db8::1", "[2001:db8::1]:443"),
+        ("fe80::1%eth0", "[fe80::1%eth0]:443"),
+        ("::", "[::]:443"),
+        ("localhost", "localhost:443"),
+    ],
+)
+def test_addresses_for_people(host: str, expected: str) -> None:
+    assert readable_address(host, 443) == expected

@@ -70,6 +70,7 @@ function trackRow(histories, broadcast) {
       show(upstream, Boolean(track.upstream) && track.upstream !== "open");
       const newest = track.groups?.at(-1);
       write(viewers, format.count(track.viewers));
+      mark(viewers, "title", track.relays ? `and ${format.counted(track.relays, "relay")} with viewers of their own` : null);
       write(latest, track.latest === null || track.latest === undefined ? format.NONE : format.count(track.latest));
       mark(latest, "title", newest ? `began ${format.short(newest.age)} ago` : null);
       write(groups, format.often(history.rate("groups")));
