@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -110,11 +111,15 @@ class _Side:
         self.settings = settings
         self.refused: Counter[str] = Counter()
         self.failures = LogThrottle()
+        self.packet_time = math.inf
         self.said: list[Link] = []
         self.factory: Callable[[Link, str], Handler] | None = None
 
     def now(self) -> float:
         return self.wire.now
+
+    def cpu_time(self) -> float:
+        return 0.0
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         callback()

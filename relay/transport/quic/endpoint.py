@@ -91,6 +91,9 @@ class Endpoint:
     pauses_are = logging.WARNING
     """How loudly a pause of the process is told."""
 
+    packet_time = math.inf
+    """`Limits.packet_time`, where peers come by themselves."""
+
     def __init__(self, settings: QuicSettings) -> None:
         self.settings = settings
         self.links: set[Link] = set()
@@ -115,6 +118,7 @@ class Endpoint:
         self._pauses = LogThrottle()
         self.failures = LogThrottle()
         """Of connections that end by an exception in this process."""
+        self._drops = LogThrottle()
 
     # -- for subclasses
 
@@ -135,6 +139,18 @@ class Endpoint:
     def now(self) -> float:
         # Not the loop's clock, which some loops read once per turn and in milliseconds: round trips are shorter.
         return time.monotonic()
+
+    def cpu_time(self) -> float:
+        """Seconds that this thread has run: what others had of the CPU meanwhile does not count."""
+        return time.thread_time()
+
+    def count_drop(self, link: Link) -> None:
+        """A datagram of `link` was not read, since its packets cost too much."""
+        self.refused["packet_time"] += 1
+        if not link.cost.logged and self._drops.passes(self.now()):
+            link.cost.logged = True
+            text = "remote=%s over limit limit=packet_time value=%g its packets are dropped"
+            logger.warning(text, link.remote, self.packet_time)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback)
@@ -221,9 +237,8 @@ class Endpoint:
 
     def _drained(self) -> None:
         received, self._received = self._received, {}
-        now = self.now()
         for link in received:
-            link.drained(now)
+            link.drained(self.now())
 
     # -- transmitting, once per connection and loop turn
 
@@ -357,6 +372,7 @@ class QuicServer(Endpoint):
         self.versions = versions
         self.on_request = on_request
         self.limits = limits
+        self.packet_time = limits.packet_time
         self._address = address
         self._certificates = certificates
         alpns = [*alpns_for(sorted(versions, reverse=True)), "h3"]
@@ -394,6 +410,7 @@ class QuicServer(Endpoint):
     def use(self, limits: Limits) -> None:
         """Other limits hold from now on, for those who come."""
         self.limits = limits
+        self.packet_time = limits.packet_time
         self._admission.use(limits)
 
     async def start(self) -> None:

@@ -24,6 +24,7 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
 from relay.model.address import readable_address
 from relay.transport.quic import compat
+from relay.transport.quic.cost import WATCHED, PacketCost
 from relay.transport.quic.udp import Address, UdpSocket
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Link:
         "bytes_received",
         "bytes_sent",
         "cids",
+        "cost",
         "endpoint",
         "established",
         "gone",
@@ -140,6 +142,7 @@ class Link:
         """Seconds of silence until we ping; 0 until the handshake is complete, or for never."""
         self.bytes_received = 0
         self.bytes_sent = 0
+        self.cost = PacketCost(fast=quic.fast)
         self.armed: list[float] = []
         """Deadlines that the endpoint's heap holds for this link, latest first."""
         self.setup_deadline: float | None = None
@@ -169,16 +172,29 @@ class Link:
         if self._goodbye:
             self._repeat_goodbye(len(data))
             return
+        cost, endpoint = self.cost, self.endpoint
+        began = 0.0
+        if cost.measured:
+            if cost.over(now, endpoint.packet_time):
+                self._drop()
+                return
+            began = endpoint.cpu_time()
         self.heard = now
         self.bytes_received += len(data)
+        cost.datagrams += 1
         try:
             self.quic.receive_datagram(data, address, now)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
+        if cost.measured:
+            cost.add(endpoint.cpu_time() - began)
+        elif endpoint.now() - now > cost.ordinary:
+            cost.measured = WATCHED
 
     def receive_run(self, buffer: memoryview, each: int, address: Address, now: float) -> int:
         """Take the datagrams of `each` bytes at the start of `buffer` that go together. Returns how many; 0 for none."""
-        if self._goodbye:
+        cost = self.cost
+        if self._goodbye or (cost.measured and cost.over(now, self.endpoint.packet_time)):
             return 0
         try:
             count = self.quic.receive_run(buffer, each, address, now)
@@ -187,18 +203,27 @@ class Link:
             return 1
         if count:
             self.heard = now
+            cost.datagrams += count
             self.bytes_received += min(count * each, len(buffer))
         return count
 
     def drained(self, now: float) -> None:
         """No more datagrams for now: pass on what they brought, and transmit if that gives a reason to."""
-        quic = self.quic
+        quic, cost = self.quic, self.cost
+        measured = cost.measured > 0
+        began = self.endpoint.cpu_time() if measured else now
         try:
             quic.finish_receiving(now)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
         if quic.has_news or self._goodbye:
             self.process()
+        if measured:
+            cost.settle(self.endpoint.cpu_time() - began)
+        else:
+            if self.endpoint.now() - began > cost.ordinary * cost.datagrams:
+                cost.measured = WATCHED
+            cost.datagrams = 0
         # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
         if self.gone:
             return
@@ -375,6 +400,12 @@ class Link:
             self.endpoint.remove(self)
 
     # -- inside
+
+    def _drop(self) -> None:
+        """A datagram comes while its connection has cost too much: it is lost. Without a session so is the connection."""
+        self.endpoint.count_drop(self)
+        if self.setup_deadline is not None and not self.over:
+            self.close(QuicErrorCode.INTERNAL_ERROR, "packets take too long to read", transport=True)
 
     def _handle(self, event: Any) -> None:
         kind = type(event)

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
@@ -26,6 +27,9 @@ means it (RFC 9000, 9)."""
 
 DRAIN_DATAGRAMS = 256
 """Datagrams taken from one socket per loop turn, so that a flood leaves time for everything else."""
+
+DRAIN_TIME = 0.01
+"""Seconds after which no more are taken in the same turn, since these were slow."""
 
 SEND_QUEUE = 1024
 """Datagrams that wait for a full socket. Beyond it the newest is dropped, as a full router would."""
@@ -236,6 +240,7 @@ class UdpSocket:
     def _readable(self) -> None:
         receive = self._receive_merged if self._merged or self._sources else self._receive_one
         taken = reads = 0
+        end = time.monotonic() + DRAIN_TIME  # uvloop's clock stands still within a turn
         while taken < DRAIN_DATAGRAMS:
             try:
                 taken += receive()
@@ -256,6 +261,8 @@ class UdpSocket:
                     self.on_error(error)
             if self.closed:
                 return
+            if time.monotonic() > end:
+                break
         if self.on_drained is not None:
             self.on_drained()
 

@@ -1,0 +1,257 @@
+"""What packets of one connection may cost: who sends expensive ones is not read on, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from relay.model.pace import LogThrottle
+from relay.transport.quic import udp
+from relay.transport.quic.cost import ORDINARY, SLOWER, PacketCost
+from relay.transport.quic.endpoint import Endpoint, QuicServer
+from relay.transport.quic.link import Link
+from relay.transport.quic.settings import QuicSettings
+from relay.transport.quic.udp import Address, UdpSocket
+from tests.transport.virtual import CLIENT
+
+LIMIT = 0.05
+
+CHEAP = ORDINARY / 5
+EXPENSIVE = 10 * ORDINARY
+
+
+class Quic:
+    """A connection of which only the cost of its packets counts."""
+
+    fast = True
+    has_news = True
+    events = ()
+    _close_event = None
+    _state = None
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self.reading = self.passing = 0.0
+        """Seconds of CPU for each packet, and for what comes of it."""
+        self.preempted = 0.0
+        """Seconds that others have the CPU meanwhile."""
+        self.packets = 0
+        self._new = 0
+        self.closes: list[str] = []
+
+    def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
+        self.packets += 1
+        self._new += 1
+        self._side.run(self.reading, self.preempted)
+
+    def receive_run(self, view: memoryview, each: int, address: Address, now: float) -> int:
+        count = -(-len(view) // each)
+        self.packets += count
+        self._new += count
+        return count
+
+    def finish_receiving(self, now: float) -> None:
+        pass
+
+    def next_event(self) -> None:
+        self._side.run(self._new * self.passing, 0.0)
+        self._new = 0
+
+    def has_reason_to_send(self, now: float) -> bool:
+        return False
+
+    def probe_at(self) -> None:
+        return None
+
+    def close(self, code: int, frame_type: int | None, reason: str) -> None:
+        self.closes.append(reason)
+
+
+class Side:
+    """An endpoint with two clocks: of the wall, and of this process alone."""
+
+    count_drop = Endpoint.count_drop
+
+    def __init__(self, packet_time: float = LIMIT) -> None:
+        self.settings = QuicSettings()
+        self.packet_time = packet_time
+        self.refused: Counter[str] = Counter()
+        self._drops = LogThrottle()
+        self.clock = 1000.0
+        self.cpu = 0.0
+
+    def now(self) -> float:
+        return self.clock
+
+    def cpu_time(self) -> float:
+        return self.cpu
+
+    def run(self, seconds: float, preempted: float) -> None:
+        self.cpu += seconds
+        self.clock += seconds + preempted
+
+    def unwatch(self, link: Link) -> None:
+        pass
+
+    def touch(self, link: Link) -> None:
+        pass
+
+    def connection(self) -> tuple[Link, Quic]:
+        quic = Quic(self)
+        return Link(cast("Any", self), cast("Any", None), cast("Any", quic), CLIENT, self.clock), quic
+
+    def turn(self, link: Link, packets: int = 1, apart: float = 0.001) -> None:
+        """So many packets come together, and then none for a while."""
+        for _ in range(packets):
+            link.receive(bytes(1200), CLIENT, self.clock)
+        link.drained(self.clock)
+        self.clock += apart
+
+
+@pytest.mark.parametrize("part", ["reading", "passing"])
+@pytest.mark.parametrize("together", [1, 32])
+def test_expensive_packets_get_a_share_of_the_cpu(part: str, together: int) -> None:
+    side = Side()
+    link, quic = side.connection()
+    setattr(quic, part, EXPENSIVE)
+    began, cpu = side.clock, side.cpu
+    for _ in range(4000 // together):
+        side.turn(link, together)
+    seconds = side.clock - began
+    free = quic.packets * ORDINARY
+    turn = together * EXPENSIVE  # what is looked at afterwards: one turn of what is passed on
+    assert side.cpu - cpu - free < LIMIT * (1 + seconds) + 2 * turn
+    assert side.refused["packet_time"] == 4000 // together * together - quic.packets > 1000
+    assert not quic.closes
+
+
+def test_whoever_sends_them_is_read_again_after_a_while() -> None:
+    side = Side()
+    link, quic = side.connection()
+    quic.reading = EXPENSIVE
+    side.turn(link, 500)
+    assert quic.packets < 500
+    quic.reading = CHEAP
+    side.clock += 1.0
+    read = quic.packets
+    for _ in range(500):
+        side.turn(link)
+    assert quic.packets == read + 500
+    assert not link.cost.measured
+
+
+@pytest.mark.parametrize("reading, passing", [(CHEAP, CHEAP), (0.0, ORDINARY * 0.9), (ORDINARY * 0.9, 0.0)])
+def test_ordinary_packets_are_not_limited(reading: float, passing: float) -> None:
+    """However many: a publisher may take all of the CPU."""
+    side = Side()
+    link, quic = side.connection()
+    quic.reading, quic.passing = reading, passing
+    for _ in range(100):
+        side.turn(link, 256, apart=0.0)
+        link.receive_run(memoryview(bytes(64_000)), 1000, CLIENT, side.clock)
+    assert quic.packets == 100 * (256 + 64)
+    assert not side.refused
+
+
+def test_what_others_have_of_the_cpu_does_not_count() -> None:
+    side = Side()
+    link, quic = side.connection()
+    quic.reading, quic.preempted = CHEAP, 0.004
+    for _ in range(2000):
+        side.turn(link)
+    assert quic.packets == 2000
+
+
+def test_nobody_else_is_dropped() -> None:
+    side = Side()
+    (attacker, expensive), (viewer, quic) = side.connection(), side.connection()
+    expensive.reading, quic.reading = EXPENSIVE, CHEAP
+    for _ in range(1000):
+        side.turn(attacker)
+        side.turn(viewer)
+    assert expensive.packets < 1000
+    assert quic.packets == 1000
+
+
+def test_a_connection_without_a_session_is_closed() -> None:
+    side = Side()
+    link, quic = side.connection()
+    link.setup_deadline = side.clock + 10
+    quic.reading = EXPENSIVE
+    side.turn(link, 500)
+    assert quic.closes[0] == "packets take too long to read"
+
+
+def test_it_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    side = Side()
+    link, quic = side.connection()
+    quic.reading = EXPENSIVE
+    for _ in range(3):
+        side.turn(link, 500)
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        f"remote=192.0.2.1:1000 over limit limit=packet_time value={LIMIT:g} its packets are dropped"
+    ]
+
+
+def test_packets_that_aioquic_reads_may_take_longer() -> None:
+    assert PacketCost(fast=False).ordinary == SLOWER * PacketCost(fast=True).ordinary
+
+
+def test_peers_that_we_have_dialled_have_no_limit() -> None:
+    assert Endpoint.packet_time == float("inf")
+    assert "packet_time" not in vars(QuicServer)
+
+
+# -- the socket
+
+
+class Slow:
+    """Takes long for each datagram."""
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        self.turns: list[int] = [0]
+        self._wait = wait
+
+    def on_datagram(self, sock: UdpSocket, data: bytes, address: Address) -> None:
+        self.turns[-1] += 1
+        self._wait()
+
+    def on_merged(self, sock: UdpSocket, view: memoryview, each: int, address: Address) -> None:
+        raise AssertionError("nothing to merge")
+
+    def drained(self) -> None:
+        self.turns.append(0)
+
+
+async def test_a_socket_is_left_for_the_others_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left in it comes in the next turns, in order, and nothing is lost."""
+    clock = [0.0]
+
+    def pass_time() -> None:
+        clock[0] += udp.DRAIN_TIME / 2.5
+
+    monkeypatch.setattr("relay.transport.quic.udp.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    slow = Slow(pass_time)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    server = UdpSocket(sock, slow, buffer=65536)
+    server.on_drained = slow.drained
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for size in range(1, 13):
+            client.sendto(bytes(size), sock.getsockname())
+    try:
+        for _ in range(200):
+            await asyncio.sleep(0)
+            if sum(slow.turns) == 12:
+                break
+    finally:
+        server.close()
+    assert sum(slow.turns) == 12
+    assert max(slow.turns) == 3
