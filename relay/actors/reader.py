@@ -75,7 +75,7 @@ class ReaderActor(LoopActor):
         """Nothing is said after the last word."""
 
     def __str__(self) -> str:
-        return f"reader {self._reading.path} {self._reading.track}"
+        return f"reader {self._path} {self._track_name}"
 
     def on_start(self) -> None:
         reading = self._reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -122,3 +123,13 @@ async def test_the_public_routes_stay_open_to_pages_of_any_origin(relay: Relay, 
         assert "origin" in headers["vary"]
     status, _, headers = await ask(f"{relay.url}{route}", "OPTIONS", origin="https://page.example")
     assert (status, headers["access-control-allow-methods"]) == (200, "GET")
+
+
+async def test_a_request_without_a_host_is_no_web_page(relay: Relay) -> None:
+    """Probes of load balancers speak HTTP/1.0; browsers always name the host."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", URL(relay.internal_url).port)
+    try:
+        writer.write(b"GET /health HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.0 200 OK\r\n")
+    finally:
+        writer.close()
