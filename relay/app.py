@@ -19,7 +19,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, NamedTuple, Self
 
 from relay.actors import messages as m
 from relay.actors.cluster import ClusterActor
@@ -43,9 +43,16 @@ from relay.model.limits import Limits
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
 from relay.transport.places import Places
-from relay.transport.quic.certificates import CertificateError, CertificateStore, load_pair, load_pairs
+from relay.transport.quic.certificates import (
+    CertificateError,
+    CertificatePair,
+    CertificateStore,
+    load_pair,
+    load_pairs,
+)
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.qlog import QlogDirectory
+from relay.transport.quic.validity import ValidityWatch
 from relay.transport.session import Session, SessionRequest
 from relay.transport.sockets import bind_tcp
 from relay.version import VERSION
@@ -59,6 +66,16 @@ from relay.wire.errors import SessionCode
 from relay.wire.version import Version
 
 logger = logging.getLogger("relay")
+
+CERTIFICATES_INTERVAL: Final = 3_600.0
+"""Seconds between looks at when certificates end."""
+
+
+class HttpsCertificate(NamedTuple):
+    """What `[web.https]` proves itself with."""
+
+    context: ssl.SSLContext
+    pair: CertificatePair
 
 
 class Relay:
@@ -104,11 +121,12 @@ class Relay:
         self._web: WebServer | None = None
         self._internal_web: WebServer | None = None
         self._http: list[tuple[str, int]] = []
-        self._https: list[tuple[str, int]] = []
+        self._https_addresses: list[tuple[str, int]] = []
         self._internal: list[tuple[str, int]] = []
         self._since = time.time()
         self._expiries = Expiries()
         self._lag = LoopLag()
+        self._next_look: asyncio.TimerHandle | None = None
         self._refused: Counter[str] = Counter()
         self._readers = Readers(
             self._limits.readers, refused=lambda: self._refused.update(["readers"]), left=self._left.set
@@ -116,7 +134,9 @@ class Relay:
         self._retiring: set[asyncio.Task[None]] = set()
         self._addresses = Places("sessions_address", config.limits.sessions_address, self._refused)
         https = config.web.https
-        self._https_context = self._load_https(https) if config.https_listen is not None else None
+        self._https = self._load_https(https) if config.https_listen is not None else None
+        self._validity = ValidityWatch()
+        self._look_at_certificates()
         self.failed = asyncio.Event()
         """Set if the relay cannot go on."""
 
@@ -143,6 +163,7 @@ class Relay:
         ledger = self._ledger = LedgerActor.start()
         self._keeper = KeeperActor.start(self._limits.cache)
         self._lag.start()
+        self._plan_to_look_at_certificates()
         versions = self._config.server.version
         hop = random_hop() if cluster.id is None else cluster.id
         self._cluster = ClusterActor.start(
@@ -222,8 +243,8 @@ class Relay:
         await self._start_internal(services)
         if https is not None:
             sockets = bind_tcp(https.host, https.port)
-            self._https = [sock.getsockname()[:2] for sock in sockets]
-            await self._web.listen(sockets, self._https_context)
+            self._https_addresses = [sock.getsockname()[:2] for sock in sockets]
+            await self._web.listen(sockets, None if self._https is None else self._https.context)
 
     def _qlog(self) -> QlogDirectory | None:
         directory, limits = self._config.server.qlog_dir, self._limits
@@ -231,23 +252,59 @@ class Relay:
             return None
         return QlogDirectory(directory, files=limits.qlog_files, events=limits.qlog_events)
 
-    def _load_https(self, files: Https) -> ssl.SSLContext:
+    def _load_https(self, files: Https) -> HttpsCertificate:
         assert files.cert is not None
         assert files.key is not None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             # says what is wrong with them; ssl would ask the terminal for a passphrase
-            load_pair(files.cert, files.key)
+            pair = load_pair(files.cert, files.key)
             context.load_cert_chain(files.cert, files.key)
         except (CertificateError, ssl.SSLError, OSError) as error:
             raise ConfigError([f"[web.https] cert, key: {error}"]) from None
         context.sni_callback = self._use_newest
-        return context
+        return HttpsCertificate(context, pair)
 
     def _use_newest(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:  # noqa: ARG002
         """For each handshake: a context that certificates are loaded into again keeps those of other key types."""
-        if self._https_context is not None:
-            connection.context = self._https_context
+        if self._https is not None:
+            connection.context = self._https.context
+
+    def _plan_to_look_at_certificates(self) -> None:
+        """Look again, for as long as the relay runs: a renewal may fail without anybody noticing."""
+        self._look_at_certificates()
+        loop = asyncio.get_running_loop()
+        self._next_look = loop.call_later(CERTIFICATES_INTERVAL, self._plan_to_look_at_certificates)
+
+    def _look_at_certificates(self) -> None:
+        """Warn of those that have expired, will soon, or are not valid yet."""
+        pairs = [("[server.tls]", pair) for pair in self._certificates.pairs]
+        if self._https is not None:
+            pairs.append(("[web.https]", self._https.pair))
+        files = {
+            f"{table} cert: {pair.file}": (pair.certificate, *pair.chain)
+            for table, pair in pairs
+            if pair.file is not None
+        }
+        for text in self._validity.news(files, dt.datetime.now(dt.UTC)):
+            logger.warning("%s", text)
+
+    def _certificates_shown(self) -> list[dict[str, Any]]:
+        """When the certificates end, for the debug API and the metrics; times in seconds since the epoch."""
+        listed = [("quic", number, pair) for number, pair in enumerate(self._certificates.pairs, start=1)]
+        if self._https is not None:
+            listed.append(("https", 1, self._https.pair))
+        return [
+            {
+                "listener": listener,
+                "number": number,
+                "name": pair.name,
+                "generated": pair.file is None,
+                "not_before": pair.certificate.not_valid_before_utc.timestamp(),
+                "not_after": pair.certificate.not_valid_after_utc.timestamp(),
+            }
+            for listener, number, pair in listed
+        ]
 
     def _load_keys(self, auth: Auth) -> Keys | None:
         """What tokens are checked with. Raises ConfigError."""
@@ -311,7 +368,7 @@ class Relay:
         tls, auth = wanted.server.tls, wanted.auth
         try:
             pairs = load_pairs(tls.cert, tls.key)
-            https = None if self._https_context is None else self._load_https(wanted.web.https)
+            https = None if self._https is None else self._load_https(wanted.web.https)
             keys = self._authenticator.keys
             if auth.key is not None or (auth.key, auth.key_dir) != (former.auth.key, former.auth.key_dir):
                 keys = self._load_keys(auth)
@@ -320,7 +377,9 @@ class Relay:
             raise ConfigError([f"[server.tls]: {error}"]) from None
         # Nothing can fail from here on.
         self._config = wanted
-        self._https_context = https
+        self._https = https
+        self._validity = ValidityWatch()
+        self._look_at_certificates()
         self._use_auth(keys, auth, wanted.limits)
         self._use_limits(wanted.limits)
         logger.info("reloaded sha256=%s changed=%s", self.fingerprint, listed(former, wanted) or "none")
@@ -418,6 +477,8 @@ class Relay:
     async def close(self, reason: str = "server shutdown") -> None:
         """Say goodbye to every session, stop listening, end every actor."""
         self._lag.stop()
+        if self._next_look is not None:
+            self._next_look.cancel()
         await self._stop(self._cluster)  # first, or it would dial those who leave
         for admission in list(self._admissions):
             admission.cancel()
@@ -592,10 +653,11 @@ class Relay:
             "hop": str(self._environment.hop),
             "since": self._since,
             "certificate": self.fingerprint,
+            "certificates": self._certificates_shown(),
             "listen": {
                 "quic": _written(self._quic.addresses),
                 "http": _written(self._http),
-                "https": _written(self._https),
+                "https": _written(self._https_addresses),
                 "internal": _written(self._internal),
             },
             "versions": [version.name_on_wire for version in self._config.server.version],
@@ -613,9 +675,10 @@ class Relay:
             lines.append(
                 f"  HTTP   {_listed(self._http)} TCP: http://localhost:{self._http[0][1]}/announced/"
             )
-        if self._https:
+        if self._https_addresses:
+            port = self._https_addresses[0][1]
             lines.append(
-                f"  HTTPS  {_listed(self._https)} TCP: https://localhost:{self._https[0][1]}/announced/"
+                f"  HTTPS  {_listed(self._https_addresses)} TCP: https://localhost:{port}/announced/"
             )
         if self._internal:
             port = self._internal[0][1]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from relay import log, terminal
@@ -40,6 +42,25 @@ Tables [limits] and [server.quic] are set in FILE only; docs/config.md lists eve
 _FLAGS = {flag: option for option in OPTIONS for flag in option.flags}
 _SWITCHES = {flag for flag, option in _FLAGS.items() if option.kind is Kind.BOOL}
 _WORDS = ("true", "false", "1", "0", "yes", "no")
+
+
+class _Warnings(logging.Handler):
+    """Says what the log would warn of at start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it."""
+        terminal.say(f"moq-relay: warning: {record.getMessage()}")
+
+
+@contextmanager
+def _warnings_to_terminal() -> Iterator[None]:
+    handler = _Warnings(logging.WARNING)
+    logger = logging.getLogger("relay")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class Parser(argparse.ArgumentParser):
@@ -136,7 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check:
             from relay.app import check
 
-            check(config)
+            with _warnings_to_terminal():
+                check(config)
             # One write, so that a reader who leaves after the first line, like `head -1`, does no harm.
             lines = (f"{arguments.file or 'configuration'}: ok", *summary(config))
             fault = terminal.put("".join(f"{line}\n" for line in lines))

@@ -165,6 +165,7 @@ def written_leaf() -> None:
     Path("cert.pem").write_bytes(pair.chain_pem())
     Path("key.pem").write_bytes(pair.key_pem())
     Path("root.jwk").write_text(json.dumps({"alg": "HS256", "key_ops": ["verify"], "k": "c2VjcmV0" * 8}))
+    Path("root.jwk").chmod(0o600)
     Path("leaf.toml").write_text(LEAF)
 
 
@@ -175,6 +176,30 @@ def test_check_tells_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> N
     for part in ("cert.pem", "https [::]:443", "off", "tokens of root.jwk; anyone on anon", "localhost:1443"):
         assert part in out
     assert "c2VjcmV0" not in out
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (-10, "expires on "),
+        (-20, "expired on "),
+        (+20, "is not valid before "),
+    ],
+)
+def test_check_names_a_certificate_that_clients_refuse(
+    made: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A generated one lives for 14 days, from the day before it was made: here it is a file like any other."""
+    written_leaf()
+    pair = generate_certificate(["localhost"], dt.datetime.now(dt.UTC) + dt.timedelta(days=made - 2))
+    Path("cert.pem").write_bytes(pair.chain_pem())
+    Path("key.pem").write_bytes(pair.key_pem())
+    assert cli.main(["leaf.toml", "--check"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("leaf.toml: ok\n")
+    warnings = [line for line in err.splitlines() if "certificate" in line]
+    for line, table in zip(warnings, ("server.tls", "web.https"), strict=True):
+        assert line.startswith(f"moq-relay: warning: [{table}] cert: cert.pem: the certificate {told}2")
 
 
 @pytest.mark.parametrize(

@@ -159,8 +159,16 @@ class Metrics:
         relay = self._sources.relay()
         identity = GaugeMetricFamily("moq_relay_info", "this relay", labels=("version", "hop"))
         identity.add_metric((relay["version"], relay["hop"]), 1)
+        ends = GaugeMetricFamily(
+            "moq_relay_certificate_not_after_seconds",
+            "when the certificate ends, since the epoch",
+            labels=("listener", "number", "name"),
+        )
+        for row in relay["certificates"]:
+            ends.add_metric((row["listener"], str(row["number"]), row["name"]), row["not_after"])
         return [
             identity,
+            ends,
             sessions,
             _gauge("draining", "1 while the relay is about to end", relay["draining"]),
             _gauge("start_time_seconds", "when the relay started, since the epoch", relay["since"]),

@@ -311,6 +311,7 @@ def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
             "since": 1000.0,
             "now": 2000.0,
             "certificate": "ab" * 32,
+            "certificates": [],
             "listen": {"quic": ["[::]:4443"], "http": ["[::]:4443"], "https": [], "internal": []},
             "versions": ["moq-lite-06"],
             "public": {"publish": [""], "subscribe": [""]},
@@ -400,6 +401,37 @@ async def test_an_empty_relay_says_what_to_run() -> None:
     async with serving(made_up()) as url, tab(url) as page:
         await page.until("document.querySelector('#start').checkVisibility()")
         assert await page.text("[data-command=publish]") == "moq-clock publish http://127.0.0.1:4443/"
+        assert page.complaints == []
+
+
+async def test_when_certificates_end() -> None:
+    day = 86_400
+    known = made_up()
+    rows = [("a.example", 40 * day, False), ("localhost", 12.5 * day, True)]
+    known["relay"]["certificates"] = [
+        {
+            "listener": "quic",
+            "number": 1,
+            "name": name,
+            "generated": generated,
+            "not_before": 0,
+            "not_after": 2000 + left,
+        }
+        for name, left, generated in rows
+    ]
+    ends = "document.querySelector('[data-relay=ends]')"
+    async with serving(known) as url, tab(url) as page:
+        await page.until(f"{ends}.textContent.includes('localhost')")
+        assert (
+            await page.text("[data-relay=ends]")
+            == "a.example in 39 days \u00b7 localhost in 12 days, renewed by itself"
+        )
+        assert await page.evaluate(f"{ends}.dataset.validity ?? null") is None
+        known["relay"]["certificates"][0]["not_after"] = 2000 + 5 * day
+        await page.until(f"{ends}.dataset.validity === 'soon'")
+        known["relay"]["certificates"][0]["not_after"] = 1000
+        await page.until(f"{ends}.dataset.validity === 'bad'")
+        assert "a.example expired 0 hours ago" in await page.text("[data-relay=ends]")
         assert page.complaints == []
 
 

@@ -608,7 +608,19 @@ async def test_the_state_of_everything() -> None:
                 packed = msgpack.unpackb(await response.read())
     assert set(found) == {"relay", "totals", "sessions", "broadcasts", "withdrawn", "peers"} == set(packed)
     assert set(found["relay"]) == {
-        *("version", "hop", "since", "certificate", "listen", "versions", "public", "node", "draining", "now")
+        *(
+            "version",
+            "hop",
+            "since",
+            "certificate",
+            "certificates",
+            "listen",
+            "versions",
+            "public",
+            "node",
+            "draining",
+            "now",
+        )
     }
     assert found["relay"]["certificate"] == relay.fingerprint
     assert set(found["relay"]["listen"]) == {"quic", "http", "https", "internal"}

@@ -71,6 +71,7 @@ async def test_every_metric_of_the_relay_is_on_the_dashboard(dashboard: dict[str
 def test_labels_are_those_that_the_relay_gives(dashboard: dict[str, Any]) -> None:
     labels = {f"moq_relay_{NAMES.get(name, name)}_total": set(given) for name, (_, given) in COUNTERS.items()}
     labels["moq_relay_sessions"] = {"transport", "version"}
+    labels["moq_relay_certificate_not_after_seconds"] = {"listener", "number", "name"}
     for target in targets(dashboard):
         used = {label for found in BY.findall(target["expr"]) for label in found.split(", ")}
         legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) - {"instance"}

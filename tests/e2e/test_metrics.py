@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import re
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
@@ -50,7 +51,7 @@ async def scrape(relay: Relay) -> Values:
     }
 
 
-def value(values: Values, name: str, **labels: str) -> float:
+def value(values: Values, name: str, /, **labels: str) -> float:
     return values.get((f"moq_relay_{name}", frozenset(labels.items())), 0.0)
 
 
@@ -136,6 +137,15 @@ async def test_a_fresh_relay_shows_every_metric_and_zeros() -> None:
 
 
 # --- values ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_end_of_each_certificate() -> None:
+    async with stage() as (relay, _):
+        values = await scrape(relay)
+        [row] = relay.identity()["certificates"]
+    ends = value(values, "certificate_not_after_seconds", listener="quic", number="1", name="localhost")
+    assert ends == row["not_after"]
+    assert 12 * 86_400 < ends - time.time() < 14 * 86_400
 
 
 async def test_values_agree_with_what_happened() -> None:

@@ -45,11 +45,23 @@ class CertificatePair:
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...]
     key: PrivateKey
+    file: Path | None = None
+    """Where it was read from; None if it was generated."""
 
     @property
     def fingerprint(self) -> str:
         """Lowercase hex SHA-256 of the leaf's DER."""
         return fingerprint(self.certificate)
+
+    @property
+    def name(self) -> str:
+        """The first name that it is made out to, for people."""
+        try:
+            names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            return self.certificate.subject.rfc4514_string()
+        found = [*names.get_values_for_type(x509.DNSName), *names.get_values_for_type(x509.IPAddress)]
+        return str(found[0]) if found else self.certificate.subject.rfc4514_string()
 
     def matches(self, server_name: str) -> bool:
         """Whether the leaf's alternative names cover `server_name` (RFC 6125: `*` is one whole left-most label)."""
@@ -114,7 +126,7 @@ def load_pair(cert_file: Path, key_file: Path) -> CertificatePair:
     spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if public.public_bytes(*spki) != key.public_key().public_bytes(*spki):
         raise CertificateError(f"{key_file}: the key does not fit the certificate in {cert_file}")
-    return CertificatePair(leaf, tuple(certificates[1:]), key)
+    return CertificatePair(leaf, tuple(certificates[1:]), key, cert_file)
 
 
 def load_certificates(path: Path) -> list[x509.Certificate]:

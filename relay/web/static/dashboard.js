@@ -109,6 +109,7 @@ function display(state) {
   write(field("hop"), relay.hop);
   writeLong(field("node"), relay.node ?? "none: it runs alone");
   fingerprint(relay.certificate);
+  certificates(relay.certificates ?? [], relay.now);
   const columns = (...names) => total.columns(relay.now, names);
   traffic.draw(columns("sent", "received"));
   groups.draw(columns("groups"));
@@ -179,6 +180,15 @@ function note(text) {
 function fingerprint(text) {
   write(field("certificate"), text || "none");
   show(find('[data-copy="certificate"]'), Boolean(text));
+}
+
+/** When each certificate ends, and whether that wants attention. */
+function certificates(rows, now) {
+  const element = field("ends");
+  writeLong(element, rows.map((row) => `${row.name} ${format.ends(row, now)}`).join(" \u00b7 ") || "none");
+  const invalid = (row) => now >= row.not_after || now < row.not_before;
+  const soon = (row) => !row.generated && row.not_after - now < 14 * 86400;
+  mark(element, "data-validity", rows.some(invalid) ? "bad" : rows.some(soon) ? "soon" : null);
 }
 
 /** What a newcomer can do with a relay that has nothing. */

@@ -65,6 +65,15 @@ export function duration(seconds) {
   return `${Math.floor(whole / 86400)} d ${two(Math.floor(whole / 3600) % 24)} h`;
 }
 
+/** When a certificate ends, seen from a moment; both in seconds since the epoch: "in 12 days". */
+export function ends(certificate, now) {
+  const { not_before: begins, not_after: end } = certificate;
+  const days = (seconds) => (seconds < 172800 ? counted(Math.floor(seconds / 3600), "hour") : `${Math.floor(seconds / 86400)} days`);
+  if (now >= end) return `expired ${days(now - end)} ago`;
+  if (now < begins) return `not valid for another ${days(begins - now)}`;
+  return `in ${days(end - now)}${certificate.generated ? ", renewed by itself" : ""}`;
+}
+
 /** A short time in seconds: "1.2 ms". */
 export function short(seconds) {
   if (missing(seconds)) return NONE;

@@ -1,0 +1,63 @@
+"""When certificates are valid, in words for the operator.
+
+Owns what is worth a warning. Must never read a clock: the time is a parameter. Called at start, at a reload, by `--check`
+and once an hour in between.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from cryptography import x509
+
+SOON: Final = dt.timedelta(days=14)
+"""What is left of a certificate when its end is worth a warning."""
+
+SOON_PART: Final = 6
+"""A warning comes at this fraction of the whole life at the earliest: tools renew with a third left."""
+
+
+def concern(certificate: x509.Certificate, now: dt.datetime) -> str | None:
+    """Say what is wrong with its time at `now`, which has a time zone, or None."""
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now >= ends:
+        return f"expired on {_written(ends)}, so clients refuse it"
+    if now < begins:
+        return f"is not valid before {_written(begins)}, so clients refuse it until then"
+    if ends - now < min(SOON, (ends - begins) / SOON_PART):
+        return f"expires on {_written(ends)}, in {_left(ends - now)}"
+    return None
+
+
+class ValidityWatch:
+    """Remembers what it has said, so that it says the same once."""
+
+    def __init__(self) -> None:
+        self._said: frozenset[str] = frozenset()
+
+    def news(self, files: Mapping[str, Sequence[x509.Certificate]], now: dt.datetime) -> Iterator[str]:
+        """Yield what is wrong, and was not at the last call: a line for each certificate, the leaf first in each file."""
+        found = {}
+        for name, chain in files.items():
+            for number, certificate in enumerate(chain):
+                text = concern(certificate, now)
+                if text is not None:
+                    what = f"certificate {number + 1} of the chain" if number else "the certificate"
+                    # Hours that go by are no news.
+                    found[f"{name}: {what} {text.partition(', in ')[0]}"] = f"{name}: {what} {text}"
+        for key, text in found.items():
+            if key not in self._said:
+                yield text
+        self._said = frozenset(found)
+
+
+def _written(moment: dt.datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _left(span: dt.timedelta) -> str:
+    hours = int(span.total_seconds() // 3_600)
+    count, noun = (hours // 24, "day") if hours >= 48 else (hours, "hour")  # noqa: PLR2004 - two days
+    return f"{count} {noun}{'' if count == 1 else 's'}" if hours else "less than an hour"
