@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 
 import msgpack
@@ -23,8 +24,9 @@ from relay.actors.expiry import Expiries
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import ActorDeadError, ask, halt
 from relay.auth.permissions import Permissions, UnauthorizedError, Word, loggable, requested_path
-from relay.model.address import readable_host
+from relay.model.address import address_of, readable_host
 from relay.model.path import join, normalize, strip
+from relay.transport.refusal import challenge
 from relay.web import fetching, state
 from relay.web.cors import OPERATOR, PUBLIC, add_headers, foreign
 from relay.web.dashboard import ROUTES, add_dashboard, landing
@@ -167,6 +169,8 @@ async def _errors(request: web.Request, handler: Next) -> web.StreamResponse:
 
 
 def _text(status: int, text: str, **headers: str) -> web.Response:
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers[hdrs.WWW_AUTHENTICATE] = challenge(text.strip())
     return web.Response(status=status, text=text, headers=headers)
 
 
@@ -223,11 +227,12 @@ def _refused(request: web.Request, path: str, error: UnauthorizedError) -> web.R
 
 def _log_refusal(request: web.Request, path: str, reason: str, kind: str) -> None:
     """Once in a while for each client and kind: a page that was refused may ask every second."""
-    client = readable_host(str(request.remote))
-    logged = request.app[LOGGED]
-    if (client, kind) not in logged:
-        logged[client, kind] = True
-        logger.info("refused remote=%s path=/%s reason=%r", client, loggable(path.lstrip("/")), reason)
+    client, logged = str(request.remote), request.app[LOGGED]
+    key = address_of(client), kind
+    if key not in logged:
+        logged[key] = True
+        path = loggable(path.lstrip("/"))
+        logger.info("refused remote=%s path=/%s reason=%r", readable_host(client), path, reason)
 
 
 def _prefixes(permissions: Permissions) -> tuple[str, ...]:

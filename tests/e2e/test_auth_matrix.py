@@ -598,7 +598,8 @@ async def test_http_tells_what_is_granted_and_refuses_alike(tmp_path: Path) -> N
                 assert (await got(session, http(relay, route, credential)))[::2] == (200, body)
         assert set(refusals) == {cell.word for cell in REFUSED}
         for word, alike in refusals.items():
-            ((status, _, body),) = alike  # the same to the byte, whatever is asked for
+            ((status, fields, body),) = alike  # the same to the byte, whatever is asked for
+            assert f'Bearer error_description="unauthorized: {word}"'.encode() in dict(fields).values()
             assert (status, body) == (401, f"unauthorized: {word}\n".encode())
         assert not leaks(*(body.decode() for body in bodies))
 
