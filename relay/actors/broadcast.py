@@ -36,9 +36,17 @@ class BroadcastActor(LoopActor):
     """Tracks of one publication, by path and name (a prefix route serves several paths)."""
 
     def __init__(
-        self, *, path: str, source: Ref, limits: Limits, ledger: Ref | None = None, keeper: Ref | None = None
+        self,
+        *,
+        path: str,
+        source: Ref,
+        limits: Limits,
+        ledger: Ref | None = None,
+        keeper: Ref | None = None,
+        directory: Ref | None = None,
     ) -> None:
         super().__init__()
+        self._directory = directory
         self._ledger = ledger
         self._keeper = keeper
         self._episodes = Episodes()
@@ -111,6 +119,8 @@ class BroadcastActor(LoopActor):
                 limits=self._limits,
                 ledger=self._ledger,
                 keeper=self._keeper,
+                directory=self._directory,
+                life=request.life,
             )
             entry = self._tracks[key] = TrackEntry(ref)
         entry.forwarded += 1

@@ -226,6 +226,7 @@ class Ingest:
             limits=environment.limits,
             ledger=environment.ledger,
             keeper=environment.keeper,
+            directory=environment.origin,
         )
         self._announced[absolute] = Announced(absolute, self._generation, route, broadcast, identity)
         # versions up to 03 cannot tell an echo of our own announcement from a publisher

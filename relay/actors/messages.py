@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from relay.actors.runtime import Ref
 from relay.model.limits import Limits
+from relay.model.numbering import Span
 from relay.model.ranges import Range
 from relay.model.route import Route
 from relay.model.track import Dialect, Interest, TrackProperties
@@ -230,8 +231,10 @@ class Subscribe(NamedTuple):
     dialect: Dialect
     interest: Interest
     exclude: int
-    publisher: int = 0
-    """Set by the origin: id of the publisher whose track it will be, 0 if it gave none."""
+    floor: int = 0
+    """The group that is wanted next, if others of the path were seen before."""
+    life: int = 0
+    """Set by the origin: groups of equal lives are the same groups."""
     relay: bool = False
     """Whether the subscriber is another relay of the cluster, which is no viewer."""
 
@@ -245,6 +248,8 @@ class Describe(NamedTuple):
     session: int
     key: int
     exclude: int
+    life: int = 0
+    """Set by the origin."""
 
 
 class Fetch(NamedTuple):
@@ -259,6 +264,8 @@ class Fetch(NamedTuple):
     interest: Interest
     """Bounds: `start_group` is the group, `start_frame` and `end_frame` the frames of it."""
     exclude: int
+    life: int = 0
+    """Set by the origin."""
 
 
 class UpdateInterest(NamedTuple):
@@ -303,8 +310,6 @@ class Accepted(NamedTuple):
 
     key: int
     track: Ref
-    publisher: int = 0
-    """Id of the publisher: groups of equal ids are the same groups. 0 if it gave none."""
 
 
 class Refused(NamedTuple):
@@ -373,6 +378,46 @@ class Ended(NamedTuple):
     """The first sequence that will never be sent."""
     missing: tuple[Range, ...] = ()
     """Groups before it that never came, though they were waited for."""
+
+
+# --- track and directory: numbers of groups ------------------------------------------------------------------------
+
+
+class AskNumbers(NamedTuple):
+    """Track to origin: it runs, and `sequence` is the number of a group of its publisher. Answered by `Numbered`."""
+
+    track: Ref
+    path: str
+    name: str
+    life: int
+    sequence: int | None = None
+    """None as long as there is no group."""
+    floor: int = 0
+    """If it has to count anew: from there at least."""
+    timescale: int | None = None
+    """Units in a second of its timestamps, if they are known."""
+
+
+class Numbered(NamedTuple):
+    """Origin to track: the numbers that are its own."""
+
+    span: Span | None
+    free: bool
+    """Whether nobody has numbers of that track."""
+    timescale: int | None
+    """Units in a second that viewers were told of; None if they were not."""
+
+
+class NumbersOver(NamedTuple):
+    """Track to origin: it runs no more. `following` is the number after its newest group's, as viewers see it."""
+
+    track: Ref
+    path: str
+    name: str
+    following: int
+    timescale: int | None
+    watched: bool
+    """Whether viewers will ask again, and go on from there."""
 
 
 # --- broadcast and track -------------------------------------------------------------------------------------------

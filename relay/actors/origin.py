@@ -24,7 +24,8 @@ from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from relay.actors import messages as m
-from relay.actors.runtime import LoopActor, send
+from relay.actors.runtime import LoopActor, Timer, send
+from relay.model.numbering import Numbering
 from relay.model.path import Ordered, ancestors, covers
 from relay.model.route import same_publisher
 from relay.wire.errors import StreamCode
@@ -39,6 +40,7 @@ class Publication:
         "dead",
         "generation",
         "leaving",
+        "life",
         "onward",
         "order",
         "path",
@@ -68,6 +70,8 @@ class Publication:
         self.leaving = False
         """Whether its session has said that it is about to end."""
         self.order = order
+        self.life = order
+        """Equal for routes that were announced beside each other: the groups of one are those of the other."""
 
     @property
     def standing(self) -> tuple[bool, bool, bool, bool]:
@@ -132,10 +136,31 @@ def best(publications: Iterable[Publication]) -> Publication | None:
     return min(alike, key=_distance, default=chosen)
 
 
+def _beside(one: Publication, other: Publication) -> bool:
+    """Whether both are routes to one publisher at the same time, so that they have the same groups.
+
+    An id alone proves nothing: a publisher that comes back may have begun anew. Two sessions of its own may be the
+    former one, which hangs, and the next.
+    """
+    return (
+        one.waiting is None and same_publisher(one.route, other.route) and one.route.hops != other.route.hops
+    )
+
+
 def _distance(publication: Publication) -> tuple[object, ...]:
     """Sort key, nearest first. The hops decide between equal costs, so that all relays decide alike."""
     route = publication.route
     return (route.cost(), route.hops, -publication.order)
+
+
+class NumbersForgotten(NamedTuple):
+    """Timer: viewers of a lost track have had time to ask again."""
+
+    key: tuple[str, str]
+
+
+NUMBERS_KEPT = 5.0
+"""Seconds after the loss of a track, and of its broadcast, in which viewers go on where they were."""
 
 
 class LingerOver(NamedTuple):
@@ -184,6 +209,9 @@ class OriginActor(LoopActor):
         """Out of the directory, but with viewers still; by path and the URN of the broadcast."""
         self._finding: dict[m.Key, m.Find] = {}
         """Those who wait for a path to be announced."""
+        self._numbers: dict[tuple[str, str], Numbering] = {}
+        """By path and name of the track, of those that run or whose viewers are about to ask again."""
+        self._numbers_kept: dict[tuple[str, str], Timer] = {}
         self._order = itertools.count(1)
 
     def __str__(self) -> str:
@@ -197,6 +225,12 @@ class OriginActor(LoopActor):
                 self._on_find(message)
             case m.BroadcastOver():
                 self._on_broadcast_over(message)
+            case m.AskNumbers():
+                self._on_ask_numbers(message)
+            case m.NumbersOver():
+                self._on_numbers_over(message)
+            case NumbersForgotten():
+                self._forget_numbers(message.key)
             case m.Leave():
                 self._on_leave((message.subscriber.actor_urn, message.key))
             case m.Announce():
@@ -251,6 +285,7 @@ class OriginActor(LoopActor):
         mine[message.path] = publication
         self._prefix_routes += publication.prefix
         present = self._present(message.path)
+        publication.life = next((p.life for p in present if _beside(p, publication)), publication.life)
         lingering = next((p for p in present if p.waiting is not None), None)
         if lingering is not None and not publication.tentative:
             self._succeed(lingering, publication)
@@ -410,9 +445,7 @@ class OriginActor(LoopActor):
                         self._waiting[key] = chosen
                         return
                     break
-                if isinstance(request, m.Subscribe):
-                    request = request._replace(publisher=chosen.route.publisher)
-                if send(chosen.broadcast, request):
+                if send(chosen.broadcast, request._replace(life=chosen.life)):
                     return
                 break
         send(request.subscriber, m.Refused(request.key, StreamCode.UNROUTABLE))
@@ -457,6 +490,38 @@ class OriginActor(LoopActor):
         for key in waiting:
             self._waiting.pop(key, None)
         return waiting.values()
+
+    # --- numbers of groups -----------------------------------------------------------------------------------------
+
+    def _on_ask_numbers(self, message: m.AskNumbers) -> None:
+        numbering = self._numbers.setdefault((message.path, message.name), Numbering())
+        span = numbering.ask(message.track.actor_urn, message.life, message.sequence, message.floor)
+        numbering.timescale = numbering.timescale or message.timescale
+        send(message.track, m.Numbered(span, numbering.free, numbering.timescale))
+
+    def _on_numbers_over(self, message: m.NumbersOver) -> None:
+        key = message.path, message.name
+        numbering = self._numbers[key]
+        numbering.leave(message.track.actor_urn, message.following)
+        numbering.timescale = numbering.timescale or message.timescale
+        if message.watched:
+            self._stop_keeping(key)
+            kept = self.call_later(self._linger + NUMBERS_KEPT, NumbersForgotten(key))
+            self._numbers_kept[key] = kept
+        elif not numbering.used and key not in self._numbers_kept:
+            del self._numbers[key]
+
+    def _stop_keeping(self, key: tuple[str, str]) -> None:
+        kept = self._numbers_kept.pop(key, None)
+        if kept is not None:
+            kept.cancel()
+
+    def _forget_numbers(self, key: tuple[str, str]) -> None:
+        self._stop_keeping(key)
+        if not self._numbers[key].used:
+            del self._numbers[key]
+
+    # --- lists -----------------------------------------------------------------------------------------------------
 
     def _list(self, prefixes: tuple[str, ...]) -> tuple[m.Offered, ...]:
         found = []

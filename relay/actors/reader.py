@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from relay.actors import messages as m
-from relay.actors.moving import Move, move
+from relay.actors.moving import fresh
 from relay.actors.runtime import LoopActor, Ref, Timer, send
-from relay.model.route import UNKNOWN_HOP
 from relay.model.track import Dialect, Interest
 from relay.wire.errors import StreamCode
 
@@ -66,9 +65,9 @@ class ReaderActor(LoopActor):
         self._track: Ref | None = None
         self._sequence = reading.group
         self._begun = False
-        self._publisher: int | None = None
         self._next = 0
-        self._move: Move | None = None
+        self._floor = 0
+        """What is below it had been read when its publisher was lost."""
         self._lost: int | None = None
         """Why the track was lost, while another publisher is looked for."""
         self._done = False
@@ -102,7 +101,7 @@ class ReaderActor(LoopActor):
     def _ask(self, group: int | None) -> None:
         reading = self._reading
         fetch = reading.group is not None and not reading.follow
-        message = (m.Fetch if fetch else m.Subscribe)(
+        message: m.Fetch | m.Subscribe = (m.Fetch if fetch else m.Subscribe)(
             path=self._path,
             track=self._track_name,
             subscriber=self.actor_ref,
@@ -112,14 +111,15 @@ class ReaderActor(LoopActor):
             interest=Interest(start_group=group),
             exclude=0,
         )
+        if isinstance(message, m.Subscribe):
+            message = message._replace(floor=self._floor)
         if not send(self._origin, message):
             self._finish(StreamCode.UNROUTABLE)
 
     def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
         match message:
             case m.Deliver():
-                pieces = message.pieces if self._move is None else self._move.pieces(message.pieces)
-                for piece in pieces:
+                for piece in fresh(message.pieces, self._floor):
                     self._on_piece(piece)
             case m.FetchData():
                 assert self._sequence is not None
@@ -131,7 +131,7 @@ class ReaderActor(LoopActor):
                 if self._waiting is not None:
                     self._finish(StreamCode.UNROUTABLE)
             case m.Accepted():
-                self._on_accepted(message)
+                self._track = message.track
             case m.Refused():
                 self._finish(message.code if self._lost is None else self._lost)
             case m.Lost():
@@ -153,18 +153,12 @@ class ReaderActor(LoopActor):
         if isinstance(message, m.Accepted):
             send(message.track, m.Leave(self.actor_ref, KEY))
 
-    def _on_accepted(self, message: m.Accepted) -> None:
-        self._track = message.track
-        if self._publisher is not None:
-            same = message.publisher == self._publisher != UNKNOWN_HOP
-            self._move = move(self._move, self._next, same=same)
-        self._publisher = message.publisher
-
     def _on_lost(self, code: int) -> None:
         """The publisher is gone: who follows goes on with another one, but asks only once in a row."""
         self._track = None
         if self._reading.follow and self._lost is None:
             self._lost = code
+            self._floor = self._next
             self._ask(None)
         else:
             self._finish(code)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.backlog import Backlog, GivenUp, Sending, send_priority
-from relay.actors.moving import AskAgain, Move, Search, again, move
+from relay.actors.moving import AskAgain, Search, again, fresh
 from relay.actors.runtime import Ref, send
 from relay.model.ranges import Range
-from relay.model.route import UNKNOWN_HOP
 from relay.model.track import Interest
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode, stream_code_for
@@ -197,11 +196,11 @@ class SubscribeService:
         self._update: SubscribeUpdate | None = None
         self._bounded = request.end_group is not None
         self._search = Search(connection, again(message))
-        self._publisher: int | None = None
-        """Whose groups these are; None before the first answer."""
+        self._accepted = False
         self._next = 0
         """The sequence after the newest that the peer has been sent."""
-        self._move: Move | None = None
+        self._floor = 0
+        """What is below it had been sent when the subscription moved."""
 
     def on_message(self, message: object) -> None:
         match message:
@@ -223,29 +222,25 @@ class SubscribeService:
 
     def _on_accepted(self, message: m.Accepted) -> None:
         self._track = message.track
-        if self._publisher is not None:
-            same = message.publisher == self._publisher != UNKNOWN_HOP
-            self._move = move(self._move, self._next, same=same)
-            self._connection.log.info(
-                "moved track=%r from_group=%d same_publisher=%s", self._name, self._next, same
-            )
+        if self._accepted:
+            self._floor = self._next
+            self._connection.log.info("moved track=%r from_group=%d", self._name, self._next)
         elif self._connection.version <= Version.LITE_04:
             self._stream.write((SubscribeOk(priority=self._priority).encode(self._connection.version),))
-        self._publisher = message.publisher
+        self._accepted = True
         if self._update is not None:
             self.update(self._update)
 
     def _end_of(self, final: int) -> int:
-        return final if self._move is None else max(self._next, self._move.sequence(final))
+        return max(self._floor, final)
 
     def _note_missing(self, missing: tuple[Range, ...]) -> None:
         """Groups that will never come. Versions before 03 have no word for them."""
         version = self._connection.version
         if version < Version.LITE_03:
             return
-        for start, end in missing:
-            if self._move is not None:
-                start, end = max(self._move.sequence(start), self._next), self._move.sequence(end)  # noqa: PLW2901
+        for first, end in missing:
+            start = max(first, self._floor)
             if start <= end:
                 self._stream.write((SubscribeDrop(start, end, StreamCode.DELIVERY_TIMEOUT).encode(version),))
 
@@ -253,7 +248,7 @@ class SubscribeService:
         """The publisher is gone: go on with another one, if there is one or comes soon."""
         self._track = None
         # what was asked for by numbers of groups, another publisher would not have
-        if self._over or self._bounded or not self._search.lost(code):
+        if self._over or self._bounded or not self._search.lost(code, self._next):
             self._refuse(code)
 
     def update(self, message: SubscribeUpdate) -> None:
@@ -264,7 +259,7 @@ class SubscribeService:
         self._bounded = message.end_group is not None
         if self._track is not None:
             interest = interest_of(message, self._connection.version)
-            if self._move is not None:
+            if self._floor:
                 interest = interest._replace(start_group=None, end_group=None)
             send(self._track, m.UpdateInterest(self._connection.actor_ref, self._key, interest))
 
@@ -275,8 +270,8 @@ class SubscribeService:
 
     def deliver(self, pieces: tuple[m.GroupPiece, ...]) -> None:
         """Write what the track has for us."""
-        if self._move is not None:
-            pieces = self._move.pieces(pieces)
+        if self._floor:
+            pieces = fresh(pieces, self._floor)
         backlog = self.backlog
         before = backlog.unsent
         now = self._clock()
@@ -366,7 +361,9 @@ class SubscribeService:
         session = self._connection.session
         if self._connection.version < Version.LITE_05:
             return
-        sequence = message.sequence if self._move is None else self._move.sequence(message.sequence)
+        sequence = message.sequence
+        if sequence < self._floor:
+            return
         self._next = max(self._next, min(sequence + 1, MAX_VARINT))
         datagram = Datagram(self.id, sequence, message.timestamp, message.payload)
         data = datagram.encode(self._connection.version)

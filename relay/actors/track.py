@@ -14,12 +14,14 @@ from relay.actors import messages as m
 from relay.actors.fetches import Fetches
 from relay.actors.keeper import worth_telling
 from relay.actors.ledger import Counts, TrackFigures
+from relay.actors.numbers import GROUPS, Numbers
 from relay.actors.reporting import ReportDue, Reports
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.auth.permissions import loggable
 from relay.model.cache import GroupCache
 from relay.model.group import Encoder, Group
 from relay.model.limits import Limits
+from relay.model.numbering import MOST_REPEATED
 from relay.model.ranges import Range, Ranges
 from relay.model.track import Dialect, Interest, TrackProperties
 from relay.wire.errors import StreamCode
@@ -53,7 +55,18 @@ DESCRIBE = "describe"
 class Subscriber:
     """One subscription and where it stands."""
 
-    __slots__ = ("delivered", "dialect", "encoders", "interest", "key", "overdue", "ref", "relay", "start")
+    __slots__ = (
+        "delivered",
+        "dialect",
+        "encoders",
+        "interest",
+        "key",
+        "overdue",
+        "ref",
+        "relay",
+        "renumbered",
+        "start",
+    )
 
     def __init__(self, request: m.Subscribe, start: int) -> None:
         self.ref = request.subscriber
@@ -69,11 +82,20 @@ class Subscriber:
         """Groups in the cache that an earlier range included: not to be delivered again."""
         self.overdue: Timer | None = None
         """Set once the last group of its range is here, and one before it is not."""
+        self.renumbered: tuple[int, int] | None = None
+        """The group that it began with, and another number of it that it gets it under."""
 
     @property
     def id(self) -> m.Key:
         """Its place among the subscriptions of everybody."""
         return self.ref.actor_urn, self.key
+
+    def deliver(self, pieces: tuple[m.GroupPiece, ...]) -> bool:
+        """Send it what it gets; whether it is alive."""
+        if self.renumbered is not None:
+            number, other = self.renumbered
+            pieces = tuple(p._replace(sequence=other) if p.sequence == number else p for p in pieces)
+        return send(self.ref, m.Deliver(self.key, pieces))
 
     def wants(self, sequence: int) -> bool:
         end = self.interest.end_group
@@ -100,16 +122,18 @@ class TrackActor(LoopActor):
         limits: Limits,
         ledger: Ref | None = None,
         keeper: Ref | None = None,
+        directory: Ref | None = None,
+        life: int = 0,
     ) -> None:
+        """`directory` gives out the numbers of groups; `life` is what it calls the publication."""
         super().__init__()
         self._reports = Reports(ledger)
         self._keeper = keeper
         self._told_size = 0
         """What the keeper believes that we hold."""
-        self._broadcast = broadcast
-        self._source = source
-        self._path = path
-        self._name = name
+        self._broadcast, self._source = broadcast, source
+        self._path, self._name = path, name
+        self._numbers = Numbers(directory, path, name, life)
         self._limits = limits
         self._cache = GroupCache(limits)
         self._subscribers: dict[tuple[str, int], Subscriber] = {}
@@ -143,7 +167,7 @@ class TrackActor(LoopActor):
         """The group that the upstream subscription began with, if the publisher said so."""
         self._patience = m.LATE_AT_LEAST
         self._ending: int | None = None
-        self._numbered = False
+        self._numbered_end = False
         """Whether the publisher said which group is the last."""
         self._grace: Timer | None = None
         self._final: int | None = None
@@ -157,12 +181,24 @@ class TrackActor(LoopActor):
 
     # --- messages --------------------------------------------------------------------------------------------------
 
-    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
+    def on_start(self) -> None:
+        self._numbers.start(self.actor_ref)
+
+    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912, PLR0915 - one line per message
+        numbers = self._numbers
+        if numbers.deferred is not None and isinstance(message, numbers.deferring):
+            self._defer(message)
+            return None
         match message:
             case m.UpstreamGroups():
                 if not self._answered:
                     self._hear()
-                self._on_groups(message.parts)
+                parts = self._numbered(message)
+                if parts:
+                    self._on_groups(parts)
+            case m.Numbered():
+                numbers.granted(message)
+                self._release()
             case m.Subscribe():
                 self._on_subscribe(message)
             case m.Leave():
@@ -235,7 +271,10 @@ class TrackActor(LoopActor):
         if self._asked:  # also of a track that has failed: not all that was asked need be answered
             send(self._source, m.CloseUpstream(self.actor_ref))
         code = StreamCode.INTERNAL if error is not None else StreamCode.CANCELLED
+        self._say_numbers_over()
         self._refuse_all(code)
+        for deferred in self._numbers.release():
+            self.on_dead_letter(deferred)
         send(self._broadcast, m.TrackEnded(self._path, self._name, self.actor_ref))
         if self._told_size:
             self._tell_size(0)
@@ -257,15 +296,27 @@ class TrackActor(LoopActor):
     # --- subscribers -----------------------------------------------------------------------------------------------
 
     def _on_subscribe(self, request: m.Subscribe) -> None:
-        self._handled += 1
         if self._failed is not None:
+            self._handled += 1
             self._refuse(request, self._failed)
             return
         self._flush()
-        if not send(request.subscriber, m.Accepted(request.key, self.actor_ref, request.publisher)):
+        latest = self._cache.newest if request.floor else None
+        number = None if latest is None else self._numbers.newest_of(latest.sequence)
+        if latest is not None and number is not None and number < request.floor - MOST_REPEATED:
+            # the subscriber has seen higher numbers of another publisher: the newest group gets another number
+            published = self._numbers.published(latest.sequence)
+            self._numbers.ask(self.actor_ref, published, request.floor, self._properties)
+            self._defer(request)
             return
+        self._handled += 1
+        if not send(request.subscriber, m.Accepted(request.key, self.actor_ref)):
+            return
+        self._numbers.expect(request.floor)
         start = self._start_of(request.interest)
         subscriber = Subscriber(request, start)
+        if latest is not None and number is not None and number != latest.sequence:
+            subscriber.renumbered = latest.sequence, number
         pieces = tuple(
             piece
             for group in self._cache
@@ -273,7 +324,7 @@ class TrackActor(LoopActor):
             for piece in self._join(subscriber, group)
         )
         if pieces:
-            send(request.subscriber, m.Deliver(request.key, pieces))
+            subscriber.deliver(pieces)
         if self._final is not None:
             send(request.subscriber, m.Ended(request.key, self._final))
             return
@@ -339,7 +390,7 @@ class TrackActor(LoopActor):
                 pieces += self._join(subscriber, group)
         subscriber.delivered = {group.sequence for group in self._cache} & delivered
         if pieces:
-            send(subscriber.ref, m.Deliver(subscriber.key, tuple(pieces)))
+            subscriber.deliver(tuple(pieces))
         self._bounded.pop(subscriber.id, None)
         if interest.end_group is not None:
             self._bounded[subscriber.id] = subscriber
@@ -381,14 +432,15 @@ class TrackActor(LoopActor):
             self._subscribed = self._asked = True
             self._wanted = together
             describe = self._properties is None and not self._asked_properties
-            message = m.OpenUpstream(self.actor_ref, self._path, self._name, together, describe)
+            interest = self._as_published(together)
+            message = m.OpenUpstream(self.actor_ref, self._path, self._name, interest, describe)
             if not send(self._source, message):
                 self._fail(StreamCode.UNROUTABLE, gone=True)
             elif not self._answered:
                 self._await(SUBSCRIBE)
         elif together != self._wanted:
             self._wanted = together
-            send(self._source, m.UpdateUpstream(self.actor_ref, together))
+            send(self._source, m.UpdateUpstream(self.actor_ref, self._as_published(together)))
 
     # --- deadlines -------------------------------------------------------------------------------------------------
 
@@ -419,6 +471,8 @@ class TrackActor(LoopActor):
             for request in self._describing.values():
                 send(request.subscriber, m.Refused(request.key, StreamCode.CONTROL_TIMEOUT))
             self._describing.clear()
+            if self._numbers.await_unit:
+                self._fail(StreamCode.CONTROL_TIMEOUT)
         elif isinstance(what, int):
             group = self._fetches.coming(what)
             if group is not None:
@@ -427,6 +481,65 @@ class TrackActor(LoopActor):
 
     def _over_limit(self, limit: str, what: str) -> None:
         send(self._source, m.OverLimit(limit, f"path={loggable(self._path)} track={self._name!r} {what}"))
+
+    # --- numbers ---------------------------------------------------------------------------------------------------
+
+    def _as_published(self, interest: Interest) -> Interest:
+        start = interest.start_group
+        return interest if start is None else interest._replace(start_group=self._numbers.published(start))
+
+    def _defer(self, message: object) -> None:
+        self._numbers.defer(message)
+        if isinstance(message, m.UpstreamGroups):
+            if not self._answered:
+                self._hear()
+            if self._numbers.deferred_bytes > self._limits.cache_track:
+                self._over_limit("cache_track", "groups before the properties of the track")
+                self._fail(StreamCode.GROUP_TOO_LARGE)
+
+    def _release(self) -> None:
+        for message in self._numbers.release():
+            self.on_receive(message)
+
+    def _may_number(self, message: object, sequences: list[int]) -> bool:
+        """Whether numbers and unit of these groups are known; else the message waits until they are."""
+        numbers = self._numbers
+        if numbers.timescale is not None and self._properties is None:
+            # viewers were told of a unit, and may not get timestamps in another one
+            numbers.wait(GROUPS)
+            self._await(DESCRIBE)
+        else:
+            missing = numbers.missing(sequences)
+            if missing is None:
+                return True
+            numbers.ask(self.actor_ref, *missing, self._properties)
+        self._defer(message)
+        return False
+
+    def _numbered(self, message: m.UpstreamGroups) -> tuple[m.GroupPart, ...]:
+        """What arrived, as viewers see it."""
+        numbers = self._numbers
+        for part in message.parts:
+            if part.sequence >= numbers.below:
+                if not self._may_number(message, [part.sequence for part in message.parts]):
+                    return ()
+                break
+        if numbers.plain:
+            return message.parts
+        parts = []
+        for part in message.parts:
+            known = list(numbers.all_of(part.sequence))
+            # one that began under an older number goes on under it
+            number = next((n for n in known if n in self._unfinished), known[0] if known else None)
+            if number is not None:
+                parts.append(numbers.part(part, number))
+            elif not part.fin and part.code is None:
+                send(self._source, m.StopGroup(self.actor_ref, part.sequence, StreamCode.OLD))
+        return tuple(parts)
+
+    def _say_numbers_over(self) -> None:
+        watched = self._gone and bool(self._subscribers)
+        self._numbers.over(self.actor_ref, self._seen.last, self._properties, watched=watched)
 
     # --- groups from upstream --------------------------------------------------------------------------------------
 
@@ -510,7 +623,9 @@ class TrackActor(LoopActor):
         self._tell_size(self._held, answer=True)
 
     def _refuse_group(self, sequence: int, code: int) -> None:
-        send(self._source, m.StopGroup(self.actor_ref, sequence, code))
+        published = self._numbers.published(sequence)
+        if published is not None:
+            send(self._source, m.StopGroup(self.actor_ref, published, code))
 
     def _abort_group(self, group: Group, code: StreamCode, limit: str) -> None:
         self._over_limit(limit, f"group={group.sequence}")
@@ -537,7 +652,7 @@ class TrackActor(LoopActor):
             bounded = interest.end_group is not None or interest.start_frame
             if bounded or subscriber.start > lowest or subscriber.encoders:
                 pieces = self._narrowed(subscriber, touched, pieces)
-            if pieces and not send(subscriber.ref, m.Deliver(subscriber.key, pieces)):
+            if pieces and not subscriber.deliver(pieces):
                 gone.append(key)
         for key in gone:
             self._forget(key)
@@ -581,11 +696,17 @@ class TrackActor(LoopActor):
         return tuple(result)
 
     def _on_datagram(self, message: m.UpstreamDatagram) -> None:
+        if message.sequence >= self._numbers.below and not self._may_number(message, [message.sequence]):
+            return
         self._received_datagrams += 1
-        self._seen.add(message.sequence, message.sequence)
         self._hear()
+        number = self._numbers.shown(message.sequence)
+        if number is None:
+            return
+        self._seen.add(number, number)
+        timestamp = self._numbers.timestamp(message.timestamp)
         for subscriber in self._subscribers.values():
-            datagram = m.DeliverDatagram(subscriber.key, message.sequence, message.timestamp, message.payload)
+            datagram = m.DeliverDatagram(subscriber.key, number, timestamp, message.payload)
             send(subscriber.ref, datagram)
 
     # --- properties and fetches ------------------------------------------------------------------------------------
@@ -609,6 +730,7 @@ class TrackActor(LoopActor):
                 self._fail(StreamCode.UNROUTABLE, gone=True)
 
     def _on_properties(self, properties: TrackProperties, *, answered: bool) -> None:
+        properties = self._numbers.properties(properties)
         self._properties = properties
         if answered:
             self._hear(DESCRIBE)
@@ -619,6 +741,8 @@ class TrackActor(LoopActor):
         for request in self._describing.values():
             send(request.subscriber, m.Described(request.key, properties))
         self._describing.clear()
+        if self._numbers.await_unit:
+            self._release()
 
     def _on_fetch(self, request: m.Fetch) -> None:
         self._handled += 1
@@ -641,11 +765,15 @@ class TrackActor(LoopActor):
             self._stay()
 
     def _fetch_upstream(self, request: m.Fetch, sequence: int) -> None:
+        published = self._numbers.published(sequence)
+        if published is None:  # of another publisher, or of nobody yet
+            send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
+            return
         group = Group(sequence, time.monotonic())
         self._fetches.expect(group)
         self._fetches.serve(request, group, self.actor_ref)
         self._asked = True
-        fetch = m.FetchUpstream(self.actor_ref, self._path, self._name, sequence, request.interest.priority)
+        fetch = m.FetchUpstream(self.actor_ref, self._path, self._name, published, request.interest.priority)
         if not send(self._source, fetch):
             self._fail(StreamCode.UNROUTABLE, gone=True)
         else:
@@ -655,12 +783,18 @@ class TrackActor(LoopActor):
         """Nobody waits for these groups, and upstream has not ended them."""
         for sequence in sequences:
             self._drop_due(sequence)
-            send(self._source, m.StopFetch(self.actor_ref, sequence))
+            self._stop_fetch(sequence)
+
+    def _stop_fetch(self, sequence: int) -> None:
+        published = self._numbers.published(sequence)
+        if published is not None:
+            send(self._source, m.StopFetch(self.actor_ref, published))
 
     def _on_fetched(self, part: m.GroupPart) -> None:
-        group = self._fetches.coming(part.sequence)
+        group = next(filter(None, map(self._fetches.coming, self._numbers.all_of(part.sequence))), None)
         if group is None:
             return
+        part = self._numbers.part(part, group.sequence)
         if part.sequence in self._due:
             self._hear(part.sequence)
         self._fetches.extend(group, part.parts, time.monotonic())
@@ -669,7 +803,7 @@ class TrackActor(LoopActor):
         if self._fetches.size > self._limits.cache_track:
             self._over_limit("cache_track", f"fetch of group {part.sequence}")
             if group.open:
-                send(self._source, m.StopFetch(self.actor_ref, part.sequence))
+                self._stop_fetch(part.sequence)
             group.code = StreamCode.GROUP_TOO_LARGE
         self._stop_fetches(self._fetches.feed(group))
 
@@ -735,12 +869,14 @@ class TrackActor(LoopActor):
         self._first, self._patience = message.group, message.patience
 
     def _on_dropped(self, message: m.UpstreamDropped) -> None:
-        if message.start <= message.end:
-            self._dropped.add(message.start, message.end)
+        start, end = self._numbers.shown(message.start), self._numbers.shown(message.end)
+        if start is not None and end is not None and start <= end:
+            self._dropped.add(start, end)
 
     def _missing(self, start: int, end: int) -> list[Range]:
         """Groups from `start` to `end` that may still come."""
-        first = self._seen.first if self._first is None else self._first
+        first = None if self._first is None else self._numbers.shown(self._first)
+        first = self._seen.first if first is None else first
         if first is None:
             return []  # before the first group, nothing is on its way
         start = max(start, first, self._cache.floor)
@@ -756,9 +892,10 @@ class TrackActor(LoopActor):
     def _on_upstream_end(self, message: m.UpstreamEnded) -> None:
         self._hear()
         latest = self._seen.last
-        self._numbered = message.final is not None
-        self._ending = message.final if message.final is not None else 0 if latest is None else latest + 1
-        if message.final != 0:
+        final = None if message.final is None else self._numbers.end(message.final)
+        self._numbered_end = final is not None
+        self._ending = final if final is not None else 0 if latest is None else latest + 1
+        if final != 0:
             self._grace = self.call_later(message.patience, EndGraceOver())
 
     def _end_if_complete(self) -> None:
@@ -766,7 +903,7 @@ class TrackActor(LoopActor):
             return
         if self._grace is not None:
             # streams overtake each other, and what is lost takes a while to come again
-            if not self._numbered or self._seen.last is None or self._missing(0, self._ending - 1):
+            if not self._numbered_end or self._seen.last is None or self._missing(0, self._ending - 1):
                 return
             self._grace.cancel()
             self._grace = None
@@ -777,6 +914,7 @@ class TrackActor(LoopActor):
         self._flush()
         latest = self._seen.last
         self._final = min(max(self._ending or 0, latest + 1 if latest is not None else 0), MAX_VARINT)
+        self._say_numbers_over()  # what the next publisher counts concerns no viewer of this track
         for subscriber in self._subscribers.values():
             last = subscriber.interest.end_group
             end = self._final if last is None else min(self._final, last + 1)
@@ -838,6 +976,7 @@ class TrackActor(LoopActor):
         self._flush()
         if gone and self._ending is not None and self._final is None:
             self._finish()  # it had finished before it left
+        self._say_numbers_over()  # before viewers ask again
         self._refuse_all(code)
 
     def _refuse(self, request: m.Subscribe | m.Describe | m.Fetch, code: int) -> None:

@@ -255,7 +255,7 @@ async def test_an_open_group_is_reset_and_the_next_publishers_begins(world: Worl
     assert begun(viewer, number) == [3, 4, 9]
 
 
-async def test_every_viewer_keeps_its_own_numbers(world: World) -> None:
+async def test_viewers_who_moved_and_who_come_later_see_the_same_numbers(world: World) -> None:
     """They joined at different times and moved together."""
     first, spare = await stand_in(world, Version.LITE_04, Version.LITE_03)
     viewers = []
@@ -271,7 +271,7 @@ async def test_every_viewer_keeps_its_own_numbers(world: World) -> None:
     late = await world.viewer(Version.LITE_05)
     number, _ = late.subscribe("p")
     await settle()
-    assert seen(late, number) == [(51, b"b51")]
+    assert seen(late, number) == [(62, b"b51")]
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -803,14 +803,16 @@ async def test_06_the_frame_to_begin_with_is_that_of_the_first_group_only(world:
     _, request = await newest(first)
     first.group(request.id, 5, b"one", b"two")
     await settle()
-    assert seen(viewer, number) == [(5, b"two")]
+    began = begun(viewer, number)[0]
+    assert seen(viewer, number) == [(began, b"onetwo" if cached else b"two")]
+    assert cached or began == 5  # else its numbers follow those that a viewer of the other publisher may see
     first.session.fail()
     await settle()
     if not cached:
         _, request = await newest(spare)
         spare.group(request.id, 0, b"one", b"two")
         await settle()
-    assert seen(viewer, number) == [(5, b"two"), (6, b"onetwo")]
+    assert seen(viewer, number)[1:] == [(began + 1, b"onetwo")]
 
 
 @pytest.mark.parametrize("version", WITH_UPDATES)

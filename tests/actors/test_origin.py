@@ -571,7 +571,7 @@ async def test_whoever_comes_in_time_takes_the_place_of_the_lost_one() -> None:
     new = await two.announce("p", route=Route((80,)))
     (change,) = watcher.got(m.WatchChanged)
     assert change.offer == m.Offered("p", Route((80,)), started.offers[0].source)
-    assert [asked.publisher for asked in new.got(m.Subscribe)] == [80]
+    assert [asked.life for asked in new.got(m.Subscribe)] == [2]
     assert len(new.got(m.Describe)) == 1
     assert [refusals(viewer) for viewer in waiting] == [[], []]
     assert await served_by(stage, "p", new) == 0
@@ -926,16 +926,66 @@ async def test_between_routes_of_the_same_cost_the_smaller_hops_win(order: tuple
     assert await served_by(stage, "p", *broadcasts, cheap, short) == 4
 
 
-async def test_the_origin_names_the_publisher_whatever_the_request_says() -> None:
-    stage = Stage()
-    broadcast = await stage.session().announce("p", route=Route((50, 3)))
-    unknown = await stage.session().announce("q", route=Route((0, 3)))
+async def lives(stage: Stage, *broadcasts: FakeSubscriber, path: str = "p") -> list[int]:
+    """The lives that the origin gives requests to each of the broadcasts."""
+    await ask_for(stage, path)
+    await ask_for(stage, path, kind="describe")
     viewer = FakeSubscriber()
-    for path in ("p", "q"):
-        send(stage.origin, m.Subscribe(path, "video", viewer.ref, 9, 1, Dialect.PLAIN, Interest(), 0, 999))
+    send(stage.origin, m.Fetch(path, "video/hd", viewer.ref, 9, 1, Dialect.PLAIN, Interest(), 0, life=999))
     await settle()
-    assert [asked.publisher for asked in broadcast.got(m.Subscribe)] == [50]
-    assert [asked.publisher for asked in unknown.got(m.Subscribe)] == [0]
+    asked = [
+        request.life
+        for broadcast in broadcasts
+        for request in broadcast.log
+        if isinstance(request, m.Subscribe | m.Describe | m.Fetch)
+    ]
+    assert len(asked) % 3 == 0
+    return sorted(set(asked))
+
+
+async def test_routes_that_were_announced_beside_each_other_are_one_life() -> None:
+    stage = Stage()
+    one, two = stage.session(), stage.session()
+    first = await one.announce("p", route=Route((50, 3)))
+    second = await two.announce("p", route=Route((50,)))
+    assert len(await lives(stage, first, second)) == 1
+    await two.go()
+    assert len(await lives(stage, first, second)) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((50,), (60,)), ((0,), (0,)), ((50,), (50,)), ((50, 3), (50, 3))],
+    ids=["another id", "no id", "the same id twice", "the same route twice"],
+)
+@pytest.mark.parametrize("how", ["beside", "after a withdrawal", "after a loss"])
+@virtual
+async def test_an_id_alone_does_not_prove_that_a_publisher_goes_on(
+    before: tuple[int, ...], after: tuple[int, ...], how: str
+) -> None:
+    stage = Stage(linger=5)
+    one, two = stage.session(), stage.session()
+    first = await one.announce("p", route=Route(before))
+    known = await lives(stage, first)
+    if how == "after a withdrawal":
+        await one.withdraw("p")
+    elif how == "after a loss":
+        await one.go(lost=True)
+    second = await two.announce("p", route=Route(after))
+    if how == "beside":
+        await one.go()
+    assert await lives(stage, second) != known
+    stop_all()
+
+
+async def test_another_route_is_another_life_once_the_publisher_was_gone() -> None:
+    stage = Stage()
+    one, two = stage.session(), stage.session()
+    first = await one.announce("p", route=Route((50,)))
+    known = await lives(stage, first)
+    await one.withdraw("p")
+    second = await two.announce("p", route=Route((50, 3)))
+    assert await lives(stage, second) != known
 
 
 # --- older sessions that may be dead ---------------------------------------------------------------------------------

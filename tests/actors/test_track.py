@@ -297,9 +297,9 @@ async def test_a_source_that_is_gone_is_told_as_lost() -> None:
 async def test_the_answer_names_the_publisher() -> None:
     stage = Stage()
     viewer = FakeSubscriber()
-    send(stage.track, m.Subscribe("p", "video", viewer.ref, 7, 1, Dialect.PLAIN, Interest(), 0, 4711))
+    send(stage.track, m.Subscribe("p", "video", viewer.ref, 7, 1, Dialect.PLAIN, Interest(), 0))
     await settle()
-    assert viewer.got(m.Accepted) == [m.Accepted(1, stage.track, 4711)]
+    assert viewer.got(m.Accepted) == [m.Accepted(1, stage.track)]
 
 
 async def test_a_dead_source_is_told_as_lost_to_the_subscriber() -> None:

@@ -1,0 +1,106 @@
+"""Which group a number is: one order of group numbers for each track of a path, whoever publishes it.
+
+Every publisher counts as it likes, and one that restarts begins anew. A number that viewers have seen must not come to
+mean another group, and their numbers must rise. So the numbers of a track are given out in spans, each to one
+announcement's life: the first publisher keeps its own numbers, and those of a later one are shifted beyond what was
+given out before. Routes to a publisher that were announced beside each other are one life, and share its span.
+
+The directory keeps a `Numbering` for each track that runs; the tracks keep the spans they were given. Knows no actors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+RESERVE = 1 << 16
+"""Numbers that a track is given ahead, and nobody else while it runs: 20 minutes of a track with 50 groups a second."""
+
+MOST_REPEATED = 8
+"""Groups by which another route to the same publisher may be behind what viewers have; it is waited for until it has
+caught up. If it is further behind, it counts differently: its relay may have shifted the numbers."""
+
+
+class Span(NamedTuple):
+    """Numbers that belong to one life. The publisher's number plus `shift` is the number that viewers see."""
+
+    first: int
+    """The first number of the publisher that belongs to the span."""
+    shift: int
+    limit: int
+    """Numbers that viewers see are below it, or are asked for again."""
+
+
+class Numbering:
+    """The numbers of one track of one path."""
+
+    __slots__ = ("_following", "_left", "_lives", "_spans", "_top", "timescale")
+
+    def __init__(self) -> None:
+        self._top = 0
+        """Nobody was given this number or a higher one."""
+        self._following = 0
+        """The number after the highest that tracks which run no more had."""
+        self._spans: dict[int, Span] = {}
+        """By life, the newest of each."""
+        self._lives: dict[str, int] = {}
+        """The lives of the tracks that run, by the URN of each."""
+        self._left: set[int] = set()
+        """Lives that have a span and no track."""
+        self.timescale: int | None = None
+        """Units in a second of the timestamps that viewers were told of; None as long as they were not."""
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody was given any number."""
+        return not self._spans
+
+    @property
+    def used(self) -> bool:
+        """Whether a track of it runs."""
+        return bool(self._lives)
+
+    def ask(self, track: str, life: int, sequence: int | None, floor: int = 0) -> Span | None:
+        """A track runs; with the publisher's number `sequence`, the span for it.
+
+        Without one, the span that its life has already, if it has. With a `floor` the track counts anew, from there at
+        least: what its life has says nothing of its numbers.
+        """
+        self._lives[track] = life
+        self._left.discard(life)
+        span = self._spans.get(life)
+        if sequence is None:
+            return span
+        if span is not None and not floor:
+            number = sequence + span.shift
+            if sequence < span.first or number < span.limit:
+                return span
+            if span.limit == self._top:
+                return self._give(life, span._replace(limit=number + RESERVE))
+        return self._begin(life, sequence, max(floor, self._top))
+
+    def _begin(self, life: int, sequence: int, base: int) -> Span:
+        for left in self._left:
+            del self._spans[left]
+        self._left.clear()
+        shift = max(0, base - sequence)
+        return self._give(life, Span(base - shift, shift, sequence + shift + RESERVE))
+
+    def _give(self, life: int, span: Span) -> Span:
+        self._spans[life] = span
+        self._top = span.limit
+        return span
+
+    def leave(self, track: str, following: int) -> None:
+        """A track runs no more. `following` is the number after its newest group's, 0 if it had none.
+
+        What it was given ahead is free again. Its span is kept as long as nobody is given another one: its viewers may
+        go on by another route to the same publisher.
+        """
+        self._following = max(self._following, following)
+        life = self._lives.pop(track, None)
+        if life is None or life not in self._spans or life in self._lives.values():
+            return
+        self._left.add(life)
+        span = self._spans[life]
+        if span.limit == self._top:
+            self._give(life, span._replace(limit=max(self._following, span.first + span.shift)))
