@@ -114,6 +114,8 @@ class Backlog:
         self._groups: dict[int, Sending] = {}
         self._flow = Flow()
         self._newest = -1
+        self._leaving: deque[Stream] = deque()
+        """Group streams that are sent and perhaps not delivered, oldest first."""
         self.priority = priority
         self._ordered = False
         self._latency = 0.0
@@ -138,7 +140,14 @@ class Backlog:
     def clear(self) -> None:
         """The subscription is over."""
         self._groups.clear()
+        self._leaving.clear()
         self.unsent = 0
+
+    @property
+    def undelivered(self) -> bool:
+        """Whether the peer may lack something of a group that was written and not given up."""
+        streams = *self._leaving, *(sending.stream for sending in self._groups.values())
+        return any(stream.undelivered for stream in streams)
 
     def measure(self) -> int:
         """Bytes that wait now."""
@@ -263,6 +272,11 @@ class Backlog:
 
     def _sent(self, sending: Sending) -> None:
         del self._groups[sending.sequence]
+        leaving = self._leaving
+        while leaving and not leaving[0].undelivered:
+            leaving.popleft()
+        leaving.append(sending.stream)
+        sending.stream.context = None  # it knows us: a ring that only the garbage collector would find
         if not sending.overtaken:
             # what of it is lost, or its mere end, must not wait behind all that follows
             self._let_go_first(sending)

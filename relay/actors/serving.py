@@ -125,14 +125,12 @@ class FetchService(TrackService):
             super().on_message(message)
 
 
-END_OVERTAKES = 16_384
-"""Unsent bytes of groups that the end of their track may overtake: they leave in the same flight."""
-
 END_POLL = 0.02
-"""Seconds between looks at what is left to send before the end of a track: at first, and then a quarter of those passed."""
+"""Seconds between looks at what is left to deliver before the end of a track: at first, and then a quarter of those
+passed."""
 
-END_PATIENCE = 5.0
-"""Seconds that the end of a track waits for its groups, at most."""
+END_POLL_MAX = 5.0
+"""Seconds between such looks, at most."""
 
 
 STREAM_OVERHEAD = 16
@@ -140,11 +138,11 @@ STREAM_OVERHEAD = 16
 
 
 class EndTrack(NamedTuple):
-    """Timer: see whether the groups have left."""
+    """Timer: see whether the groups have been delivered."""
 
     key: int
     final: int
-    patience: float
+    waited: float
 
 
 class GroupStopped:
@@ -210,9 +208,9 @@ class SubscribeService:
                 self._send_datagram(message)
             case m.Ended():
                 self._note_missing(message.missing)
-                self.end_when_sent(self._end_of(message.final))
+                self.end_when_delivered(self._end_of(message.final))
             case EndTrack():
-                self.end_when_sent(message.final, message.patience)
+                self.end_when_delivered(message.final, message.waited)
             case m.Lost():
                 self._on_lost(message.code)
             case AskAgain():
@@ -372,21 +370,23 @@ class SubscribeService:
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
-    def end_when_sent(self, final: int, patience: float = END_PATIENCE) -> None:
-        """The track is over and everything of it is written: tell so, but not ahead of much that waits.
+    def end_when_delivered(self, final: int, waited: float = 0.0) -> None:
+        """Nothing more is written: tell so when the peer has all of it.
 
-        Control streams go first, and some clients stop to read groups once they hear of the end.
+        The end may arrive before groups that were written earlier, and some clients then take no more of them. It
+        waits as long as they do, so a peer that reads nothing is told when it reads again, or never.
         """
         if self._over:
             return
-        before = self.backlog.unsent
-        waiting = self.backlog.measure()
-        self._egress.account(waiting - before)
-        if waiting <= END_OVERTAKES or patience <= 0:
+        backlog = self.backlog
+        before = backlog.unsent
+        self._give_up(backlog.review(backlog.waiting(), self._clock(), begins=False))
+        self._egress.account(backlog.unsent - before)
+        if not backlog.undelivered:
             self._end(final)
         else:
-            wait = max(END_POLL, min((END_PATIENCE - patience) / 4, patience))
-            self._connection.call_later(wait, EndTrack(self._key, final, patience - wait))
+            wait = min(max(END_POLL, waited / 4), END_POLL_MAX)
+            self._connection.call_later(wait, EndTrack(self._key, final, waited + wait))
 
     def _end(self, final: int) -> None:
         version = self._connection.version

@@ -8,6 +8,7 @@ either end of a session, so two of them can talk to each other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Iterable
@@ -67,6 +68,12 @@ MAX_HOP_ID: Final = 2**53 - 1
 
 SETUP_TIMEOUT: Final = 10.0
 """Seconds that a peer has for its part of the set-up."""
+
+FLUSH_TIMEOUT: Final = 5.0
+"""Seconds that what was written gets to reach the peer before the session is closed."""
+
+FLUSH_POLL: Final = 0.005
+"""Seconds between looks whether it has."""
 
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a transport gets to say goodbye."""
@@ -245,8 +252,15 @@ class Client:
         return self._closed
 
     async def close(self, code: int = 0, reason: str = "") -> None:
-        """End the session and wait until its transport is released. Everyone who waits gets SessionEnded."""
-        self._end(code, reason)
+        """End the session and wait until its transport is released. Everyone who waits gets SessionEnded.
+
+        Without a `code`, what was written reaches the peer first, ends of tracks included, within `FLUSH_TIMEOUT`.
+        """
+        try:
+            if not code and self._started:
+                await self._flush()
+        finally:
+            self._end(code, reason)
         if not self._started:
             return
         try:
@@ -257,6 +271,12 @@ class Client:
                     await released()
         except TimeoutError:
             logger.debug("the transport is not released after %g s", CLOSE_TIMEOUT)
+
+    async def _flush(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_TIMEOUT):
+                while self.peer.ended is None and (self._publisher.ending or self.session.undelivered):  # noqa: ASYNC110 - transports do not tell
+                    await asyncio.sleep(FLUSH_POLL)
 
     # -- publishing
 

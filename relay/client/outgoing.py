@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _SEQUENCE_BITS: Final = 48
 """Of a group's send priority; the track's own priority stands above them."""
 
-FIN_DELAY: Final = 0.05
-"""Seconds between the last group and the end of a subscription on 01..04. There the end alone says that nothing more
-comes; it travels ahead of the groups, and a peer that takes it at its word would refuse those it overtakes."""
+FIN_POLL: Final = 0.02
+"""Seconds between looks whether all groups are delivered, before the end of a subscription on 01..04. There the end
+alone says that nothing more comes; it may overtake the groups, and a peer that takes it at its word would refuse them."""
 
 
 class FrameSender:
@@ -114,7 +114,7 @@ class SubscriptionOut:
         self._accepted = False
         self._ending = False
         self._over = False
-        self._draining: list[Stream] = []  # of complete groups, not all of which has been sent
+        self._draining: list[Stream] = []  # of complete groups, not all of which has been delivered
         self._timer: asyncio.TimerHandle | None = None
         self._served: int = -1
         """The highest sequence sent."""
@@ -125,6 +125,11 @@ class SubscriptionOut:
             self.offer(group)
         if track.end is not None:
             self.end()
+
+    @property
+    def ending(self) -> bool:
+        """Whether the end is due as soon as the groups are delivered."""
+        return self._timer is not None and not self._over
 
     def offer(self, group: GroupWriter) -> None:
         """Begin to send a group, if it was asked for."""
@@ -157,7 +162,7 @@ class SubscriptionOut:
         sender = self._senders[group]
         sender.pump()
         if sender.done:
-            self._draining = [stream for stream in self._draining if stream.unsent]
+            self._draining = [stream for stream in self._draining if stream.undelivered]
             self._draining.append(sender.stream)
             self._drop(group)
 
@@ -259,12 +264,12 @@ class SubscriptionOut:
                 self._finish_later()
 
     def _finish_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(FIN_DELAY, self._finish_if_sent)
+        self._timer = asyncio.get_running_loop().call_later(FIN_POLL, self._finish_if_delivered)
 
-    def _finish_if_sent(self) -> None:
+    def _finish_if_delivered(self) -> None:
         if self._over or self._peer.ended is not None:
             return
-        if any(stream.unsent for stream in self._draining):
+        if any(stream.undelivered for stream in self._draining):
             self._finish_later()
         else:
             self._finish()

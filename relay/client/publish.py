@@ -164,6 +164,11 @@ class TrackWriter:
         """The running subscriptions as they were asked for."""
         return [subscriber.request for subscriber in self._subscribers]
 
+    @property
+    def ending(self) -> bool:
+        """Whether the end is still to be told to a subscription that has all groups before it."""
+        return any(subscriber.ending for subscriber in self._subscribers)
+
     async def used(self) -> None:
         """Wait until somebody is subscribed."""
         await self._bell.until(lambda: self._subscribers)

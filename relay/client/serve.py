@@ -194,6 +194,11 @@ class Publisher:
         self._announcing: list[AnnounceOut] = []
         self._bell = Bell(peer)
 
+    @property
+    def ending(self) -> bool:
+        """Whether the end of a track is still to be told."""
+        return any(track.ending for one in self.publications.values() for track in one.tracks.values())
+
     async def requested(self, count: int) -> None:
         """Wait until `count` requests have arrived in all."""
         await self._bell.until(lambda: self.requests.total >= count)

@@ -32,7 +32,13 @@ if TYPE_CHECKING:
     from relay.client.peer import Peer
 
 LATE_GROUPS: Final = 0.2
-"""Seconds for which groups are still taken after the end of a subscription: it can overtake the last of them."""
+"""Seconds for which groups are still taken after the end of a subscription, at least: it can overtake the last of them."""
+
+LATE_ROUND_TRIPS: Final = 6
+"""Round trips for the same: what was lost twice has come by then."""
+
+LATE_AT_MOST: Final = 10.0
+"""Seconds for the same, at most: a peer decides how long its round trip looks."""
 
 
 class Datagrams:
@@ -193,7 +199,8 @@ class Subscription:
             raise SubscribeError(self.code)
         if not self.finished:
             return False
-        return self._late or self._all_here()
+        # after the session nothing comes either
+        return self._late or self._all_here() or self._peer.ended is not None
 
     def _all_here(self) -> bool:
         """Whether every group from the first to the last has been seen or was declared lost."""
@@ -231,7 +238,8 @@ class Subscription:
             self._stream.write((), fin=True)
             if not self.finished:
                 self.finished = True
-                self._timer = asyncio.get_running_loop().call_later(LATE_GROUPS, self._forget)
+                late = min(LATE_ROUND_TRIPS * (self._peer.session.stats().rtt or 0.0), LATE_AT_MOST)
+                self._timer = asyncio.get_running_loop().call_later(max(LATE_GROUPS, late), self._forget)
         self._bell.ring()
 
     def on_reset(self, code: int) -> None:

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from relay.transport.sending import Sender, SendQueue
+from relay.transport.sending import Place, Sender, SendQueue
 from relay.transport.session import (
     CONTROL_PRIORITY,
     DatagramReceived,
@@ -82,6 +82,10 @@ class MemoryStream(Sender):
     @property
     def unsent(self) -> int:
         return self._queued
+
+    @property
+    def undelivered(self) -> bool:
+        return self.sending and self.place is not Place.IDLE
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         if not self.writable or self._session.finished:
@@ -178,6 +182,10 @@ class MemorySession:
         return f"<MemorySession {'client' if self.is_client else 'server'}>"
 
     # -- Session
+
+    @property
+    def undelivered(self) -> bool:
+        return bool(self.queue)
 
     def start(self, sink: Sink) -> None:
         if self._sink is not None:

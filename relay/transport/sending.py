@@ -50,6 +50,9 @@ class SendQueue(Generic[S]):
         self._blocked: dict[S, None] = {}
         self._unopened: dict[bool, dict[S, None]] = {True: {}, False: {}}
 
+    def __bool__(self) -> bool:
+        return bool(self._ready or self._blocked or self._unopened[True] or self._unopened[False])
+
     @property
     def top(self) -> S | None:
         """The most urgent stream that is ready."""

@@ -53,6 +53,14 @@ class Stream(Protocol):
     def unsent(self) -> int:
         """Bytes queued and not yet sent for the first time (0 once all went out, acknowledged or not)."""
 
+    @property
+    def undelivered(self) -> bool:
+        """Whether the peer may lack something that was written, the end included.
+
+        True until all of it is acknowledged, or sent where the transport hears of no acknowledgements. What was reset
+        is not missed.
+        """
+
 
 class StreamData(NamedTuple):
     """The next bytes of a stream, in order. The first one of an unknown stream is also its opening."""
@@ -133,6 +141,10 @@ class Session(Protocol):
     @property
     def datagram_limit(self) -> int:
         """Largest datagram that can be sent now, 0 if none can."""
+
+    @property
+    def undelivered(self) -> bool:
+        """Whether that holds for any stream. What is undelivered when the session is closed may be lost."""
 
     def start(self, sink: Sink) -> None:
         """Begin delivering events, those of the past first. Called once."""

@@ -430,6 +430,10 @@ class RecordingStream:
     def unsent(self) -> int:
         return int(self.raw.unsent)
 
+    @property
+    def undelivered(self) -> bool:
+        return bool(self.raw.undelivered)
+
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         self.calls.append(("write", tuple(chunks), fin))
         if self._reset or self._finished:

@@ -29,6 +29,8 @@ class FakeStream:
         self.priority = priority
         self.unsent = 0
         self.written = 0
+        self.lost = False
+        """Whether something that went out has not arrived."""
         self.done: float | None = None
         """When the last byte went out."""
         line.streams.append(self)
@@ -37,6 +39,10 @@ class FakeStream:
         size = sum(map(len, chunks))
         self.unsent += size
         self.written += size
+
+    @property
+    def undelivered(self) -> bool:
+        return self.lost or bool(self.unsent)
 
     def reset(self, code: int) -> None:
         self.unsent = 0
@@ -366,3 +372,28 @@ def test_no_wish_keeps_a_group_longer_than_the_cache_would() -> None:
     publish(viewer, 50, rate=0)
     assert viewer.lost
     assert viewer.line.unsent <= 2_300_000
+
+
+def test_groups_that_are_sent_and_not_delivered_are_remembered() -> None:
+    line = Line()
+    viewer = Viewer(line)
+    for sequence in range(3):
+        viewer.deliver(sequence, 1_000, fin=True)
+    viewer.streams[1].lost = True
+    line.run(1.0, 10_000)
+    viewer.look()
+    assert len(viewer.backlog) == 0
+    assert viewer.backlog.undelivered
+    viewer.streams[1].lost = False
+    assert not viewer.backlog.undelivered
+    # and forgotten as they are, so that a subscription of months holds none of them
+    viewer.streams[0].lost = True
+    for sequence in range(3, 500):
+        viewer.deliver(sequence, 10, fin=True)
+        line.run(0.1, 10_000)
+        if sequence == 100:
+            viewer.streams[0].lost = False
+    viewer.look()
+    assert len(viewer.backlog._leaving) < 3
+    viewer.backlog.clear()
+    assert not viewer.backlog.undelivered

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.actors.backlog import Backlog
-from relay.actors.serving import END_OVERTAKES, END_PATIENCE
+from relay.actors.serving import END_POLL, END_POLL_MAX
 from relay.model.limits import Limits
 from relay.wire.messages import SubscribeUpdate
 from relay.wire.version import Version
@@ -239,29 +239,27 @@ async def test_the_end_of_a_track_waits_for_a_viewer_that_takes_nothing_at_littl
     """Else each of its requests would cost the relay hundreds of looks."""
     world = World()
     publisher, slow = await world.publisher(Version.LITE_06, "p"), await world.viewer(Version.LITE_06)
-    _, stream = slow.subscribe("p")
+    number, stream = slow.subscribe("p")
     source, request = await upstream(publisher)
     slow.session.pause()
-    publisher.group(request.id, 0, b"x" * (END_OVERTAKES + 1))
+    publisher.group(request.id, 0, b"x")
     publisher.end_track(source, 1)
     await settle()
     (service,) = actor_of(slow.ref).egress._requests.values()
     looks: list[int] = []
-    measure = service.backlog.measure
+    waiting = service.backlog.waiting
 
-    def look() -> int:
+    def look() -> Any:
         looks.append(1)
-        return int(measure())
+        return waiting()
 
-    service.backlog.measure = look
-    for _ in range(int(0.9 * END_PATIENCE / 0.02)):
-        await advance(0.02)
-    assert not service._over
-    for _ in range(int(0.2 * END_PATIENCE / 0.02)):
-        await advance(0.02)
-    assert service._over
-    assert 5 <= len(looks) <= 30
+    service.backlog.waiting = look
+    for _ in range(int(30 / END_POLL)):
+        await advance(END_POLL)
+    assert 5 <= len(looks) <= 40
+    assert stream.fins == 0
     slow.session.resume()
-    await settle()
+    await advance(END_POLL_MAX)
+    assert [group.payloads for group in slow.groups(number)] == [[b"x"]]
     assert stream.fins == 1
     await world.close()

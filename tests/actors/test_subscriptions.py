@@ -548,7 +548,7 @@ async def test_a_track_that_is_over_is_told_in_one_go() -> None:
     publisher.end_track(upstream_, 1)
     await settle()
     number, stream = viewer.subscribe("p")
-    await settle()
+    await until(lambda: stream.over)
     assert viewer.replies(stream) == [SubscribeOk(group=0), SubscribeEnd(1)]
     assert [group.payloads for group in viewer.groups(number)] == [[b"a"]]
     assert stream.fins == 1

@@ -70,7 +70,11 @@ def test_connection_has(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["_buffer_start", "_buffer_stop", "highest_offset", "_reset_error_code", "buffer_is_empty"]
+    "name",
+    [
+        *("_buffer_fin", "_buffer_start", "_buffer_stop", "_reset_error_code", "buffer_is_empty"),
+        *("highest_offset", "is_finished"),
+    ],
 )
 def test_sender_has(name: str) -> None:
     assert hasattr(QuicStream().sender, name)

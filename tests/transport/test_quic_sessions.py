@@ -292,6 +292,61 @@ def test_unsent_goes_down_to_zero(wire: Wire) -> None:
     assert stream.unsent == 0
 
 
+def test_what_is_lost_is_undelivered_until_it_is_acknowledged(wire: Wire) -> None:
+    client, server = wire.open()
+    seen = Recorder(server)
+    wire.run()
+    lost = kept = 0
+
+    def lose(target: str, data: bytes) -> bool:
+        nonlocal lost
+        lost += target == "server"
+        return target == "server" and not kept
+
+    wire.lose = lose
+    stream, aborted, empty = client.open_uni(), client.open_uni(), client.open_uni()
+    assert not stream.undelivered
+    stream.write([b"last"])
+    aborted.write([b"not missed"])
+    empty.write([], fin=True)
+    assert stream.undelivered
+    wire.run()
+    assert stream.unsent == empty.unsent == 0
+    assert lost
+    assert stream.undelivered
+    assert empty.undelivered
+    assert client.undelivered
+    aborted.reset(1)
+    assert not aborted.undelivered
+    kept = 1
+    wire.advance(3.0)
+    assert seen.data(stream.id) == b"last"
+    assert not stream.undelivered
+    assert not empty.undelivered
+    stream.write([], fin=True)
+    assert stream.undelivered
+    wire.advance(1.0)
+    assert stream.id in seen.finished
+    assert not stream.undelivered
+    assert not client.undelivered
+    assert not server.undelivered
+
+
+def test_a_stream_without_credit_is_undelivered_and_nothing_is_after_the_end() -> None:
+    wire = Wire("quic", server_settings=QuicSettings(max_streams_uni=6))
+    client, server = wire.open()
+    Recorder(server)
+    streams = [client.open_uni() for _ in range(10)]
+    for stream in streams:
+        stream.write([b"group"])
+    wire.advance(1.0)
+    assert [stream.undelivered for stream in streams] == [False] * 6 + [True] * 4
+    assert client.undelivered
+    client.close()
+    assert not any(stream.undelivered for stream in streams)
+    assert not client.undelivered
+
+
 def test_half_closed_bidi_stream(wire: Wire) -> None:
     client, server = wire.open()
     at_server, at_client = Recorder(server), Recorder(client)

@@ -253,6 +253,26 @@ async def test_resets_and_stops(draft: Draft | None) -> None:
     assert wire.at_server.data(0) == b"x"
 
 
+async def test_what_waits_for_the_socket_is_undelivered(draft: Draft | None) -> None:
+    wire = Wire(draft)
+    await wire.settle()
+    stream = wire.client.open_uni()
+    assert not stream.undelivered
+    stream.write([bytes(80_000)], fin=True)
+    wire.move(wire.client, wire.server, 1)
+    assert stream.undelivered
+    assert wire.client.undelivered
+    await wire.settle()
+    assert wire.at_server.finished == [stream.id]
+    assert not stream.undelivered
+    assert not wire.client.undelivered
+    open_ = wire.client.open_uni()
+    open_.write([b"x"])
+    wire.client.close()
+    assert not open_.undelivered
+    assert not wire.client.undelivered
+
+
 async def test_a_reset_drops_what_waits(draft: Draft | None) -> None:
     wire = Wire(draft)
     await wire.settle()

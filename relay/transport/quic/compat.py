@@ -35,6 +35,7 @@ from aioquic.quic.packet import (
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import K_MICRO_SECOND
+from aioquic.quic.stream import QuicStreamSender
 
 from relay.transport.quic.bbr import Bbr, BbrPacer
 from relay.transport.quic.holding import Holding
@@ -383,6 +384,17 @@ class RelayQuicConnection(QuicConnection):
         """Bytes of a stream that were written and never put into a packet."""
         held = self._holding.get(stream_id)
         return self._unsent_by_aioquic(stream_id) + (0 if held is None else held.size)
+
+    def undelivered(self, stream_id: int) -> bool:
+        """Whether something that was written on a stream, its end included, is not acknowledged."""
+        if self._holding.get(stream_id) is not None:
+            return True
+        stream = self._streams.get(stream_id)
+        return stream is not None and _undelivered(stream.sender)
+
+    def anything_undelivered(self) -> bool:
+        """Whether that holds for any stream."""
+        return bool(self._holding) or any(_undelivered(stream.sender) for stream in self._streams.values())
 
     def _unsent_by_aioquic(self, stream_id: int) -> int:
         stream = self._streams.get(stream_id)
@@ -764,3 +776,9 @@ def encode_refusal(code: QuicErrorCode, *, version: int, source_cid: bytes, dest
         buf.push_uint_var(value)
     datagrams, _ = builder.flush()
     return datagrams[0]
+
+
+def _undelivered(sender: QuicStreamSender) -> bool:
+    if sender.is_finished or sender._reset_error_code is not None:
+        return False
+    return sender._buffer_start < sender._buffer_stop or sender._buffer_fin is not None

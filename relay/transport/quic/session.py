@@ -117,6 +117,12 @@ class QuicSession:
     def datagram_limit(self) -> int:
         return 0 if self.ended else compat.datagram_limit(self.link.quic)
 
+    @property
+    def undelivered(self) -> bool:
+        if self.ended:
+            return False
+        return bool(self._writing or self._waiting) or self.link.quic.anything_undelivered()
+
     def start(self, sink: Sink) -> None:
         if self._started:
             raise RuntimeError("a session is started once")
@@ -365,6 +371,10 @@ class QuicSession:
             self._writing[stream] = None
         link = self.link
         link.endpoint.touch(link)
+
+    def is_writing(self, stream: QuicStream) -> bool:
+        """Whether something of a stream has not been handed to the connection."""
+        return stream in self._writing
 
     def reorder(self, stream: QuicStream, order: tuple[int, int]) -> None:
         """A stream without an id is of another urgency now."""

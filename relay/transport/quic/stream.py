@@ -87,6 +87,15 @@ class QuicStream:
             return self.queued
         return self.queued + self._session.link.quic.unsent(self.id)
 
+    @property
+    def undelivered(self) -> bool:
+        session = self._session
+        if self.half is Half.CLOSED or session.ended:
+            return False
+        if self.id < 0:
+            return bool(self.queued) or self.fin
+        return session.is_writing(self) or session.link.quic.undelivered(self.id)
+
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         if self.half is not Half.OPEN or self._session.ended:
             return

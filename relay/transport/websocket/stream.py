@@ -122,6 +122,10 @@ class FramedStream(Sender):
     def unsent(self) -> int:
         return self.queued
 
+    @property
+    def undelivered(self) -> bool:
+        return not self.closed and (self.queued > 0 or self.fin) and not self._session.ended
+
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         if self.closed or self.fin or self._session.ended:
             return

@@ -50,6 +50,10 @@ class FramedStreams(StreamOwner):
     def open_uni(self, priority: int = CONTROL_PRIORITY) -> FramedStream:
         return self._new_stream(priority, unidirectional=True)
 
+    @property
+    def undelivered(self) -> bool:
+        return bool(self._queue) and not self.ended
+
     # -- for the streams
 
     def ready(self, stream: FramedStream) -> None:

@@ -98,6 +98,11 @@ class FastSender:
         """Where what is kept begins, as aioquic calls it."""
         return self._acked
 
+    @property
+    def _buffer_fin(self) -> int | None:
+        """Where the stream ends, as aioquic calls it."""
+        return self.fin_at
+
     # -- from the session
 
     def append(self, chunks: Sequence[bytes], *, fin: bool) -> None:
