@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
@@ -20,6 +21,7 @@ from aiohttp import web
 
 from relay.model.address import address_of, readable_host
 from relay.model.limits import Limits
+from relay.model.pace import LogThrottle
 from relay.transport.places import Places
 
 logger = logging.getLogger("relay.web")
@@ -35,11 +37,14 @@ class Handler(web.RequestHandler):
     anybody can send one.
     """
 
-    __slots__ = ("_leave",)
+    __slots__ = ("_leave", "_unreadable")
 
-    def __init__(self, manager: web.Server, leave: Callable[[], None], **options: Any) -> None:
-        """`leave` is called once the connection is gone, or a session."""
+    def __init__(
+        self, manager: web.Server, leave: Callable[[], None], unreadable: LogThrottle, **options: Any
+    ) -> None:
+        """`leave` is called once the connection is gone, or a session; `unreadable` is of lines about what is no HTTP."""
         super().__init__(manager, **options)
+        self._unreadable = unreadable
         self._leave: Callable[[], None] | None = leave
 
     def leave(self) -> None:
@@ -63,8 +68,9 @@ class Handler(web.RequestHandler):
         """Answer. What went wrong on our side is logged as ever."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return super().handle_error(request, status, exc, message)
-        client = readable_host(str(request.remote))
-        logger.info("refused remote=%s reason='no readable HTTP: %s'", client, type(exc).__name__)
+        if self._unreadable.passes(time.monotonic()):
+            client = readable_host(str(request.remote))
+            logger.info("refused remote=%s reason='no readable HTTP: %s'", client, type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was begun already")
         response = web.Response(status=status, text="no readable HTTP request\n")
@@ -81,6 +87,8 @@ class WebServer:
         self._all = Places("http", limits.http, refused)
         self._by_address = Places("http_address", limits.http_address, refused)
         self._timeout = limits.setup_timeout
+        self._unreadable = LogThrottle()
+        """Whoever scans the network sends what is no HTTP, as often as he likes."""
         self._sockets: list[socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -142,7 +150,12 @@ class WebServer:
         assert self._runner.server is not None
         # aiohttp gives up on a connection that has sent no complete header for as long as one may be kept alive.
         handler = Handler(
-            self._runner.server, leave, loop=loop, access_log=None, keepalive_timeout=self._timeout
+            self._runner.server,
+            leave,
+            self._unreadable,
+            loop=loop,
+            access_log=None,
+            keepalive_timeout=self._timeout,
         )
         begun = False
         try:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from dataclasses import dataclass
 
 import pytest
+from yarl import URL
 
 from relay.app import Relay
 from relay.client import Client
+from relay.model.pace import LOG_BURST
 from relay.web import fetching
 from tests.e2e.harness import RustPeer
 from tests.e2e.support import publisher, running, webtransport
@@ -170,3 +173,16 @@ async def test_paths_are_percent_decoded() -> None:
         assert (await curl(f"{relay.url}announced/")).body.decode() == "demo/caf\u00e9 one"
         answer = await curl(f"{relay.url}fetch/demo/caf%C3%A9%20one/video", "--max-time", "1")
         assert answer.status == 200
+
+
+async def test_what_is_no_http_writes_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """Every scanner of the network sends it."""
+    caplog.set_level(logging.INFO, "relay")
+    async with running() as relay:
+        port = URL(relay.url).port
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"\x16\x03\x01 no HTTP\r\n\r\n")
+            assert b"400" in await asyncio.wait_for(reader.readline(), 10)
+            writer.close()
+    assert len([line for line in caplog.messages if "no readable HTTP" in line]) == LOG_BURST

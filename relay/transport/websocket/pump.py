@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -44,6 +45,10 @@ CLOSE_TIMEOUT = 1.0
 
 BURST = 64
 """Messages sent before others get their turn on the loop, where the socket takes everything at once."""
+
+READ_TIME = 0.01
+"""Seconds of reading before others get their turn on the loop: a library that has messages already does not wait, and
+thousands of tiny ones may have come at once."""
 
 
 class Socket(Protocol):
@@ -155,7 +160,11 @@ class Pump:
 
     async def _read(self) -> None:
         session = self._session
+        turn_ends = time.monotonic() + READ_TIME
         while True:
+            if time.monotonic() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + READ_TIME
             while not (session.readable or session.ended):
                 self._drained.clear()
                 await self._drained.wait()
