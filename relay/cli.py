@@ -7,7 +7,6 @@ logging and hands over to `relay.process`, which is imported late so that `--hel
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import sys
 import textwrap
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from relay import log, terminal
-from relay.config import OPTIONS, Config, ConfigError, Option, load
+from relay.config import OPTIONS, Config, ConfigError, Option, foreign_flag, load, nearest
 from relay.config.options import Kind
 from relay.version import VERSION
 
@@ -42,6 +41,13 @@ Tables [limits] and [server.quic] are set in FILE only; docs/config.md lists eve
 _FLAGS = {flag: option for option in OPTIONS for flag in option.flags}
 _SWITCHES = {flag for flag, option in _FLAGS.items() if option.kind is Kind.BOOL}
 _WORDS = ("true", "false", "1", "0", "yes", "no")
+
+
+def _print_warnings(warnings: list[str]) -> None:
+    """Say them once."""
+    for text in warnings:
+        terminal.say(f"moq-relay: warning: {text}")
+    warnings.clear()
 
 
 class _Warnings(logging.Handler):
@@ -152,11 +158,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(_spelled_out(sys.argv[1:] if argv is None else argv))
     if rest:
         parser.error(_stray(rest[0]))
+    warnings: list[str] = []
     try:
-        config = load(arguments.file, arguments.flags)
+        config = load(arguments.file, arguments.flags, warn=warnings.append)
         if arguments.check:
             from relay.app import check
 
+            _print_warnings(warnings)
             with _warnings_to_terminal():
                 check(config)
             # One write, so that a reader who leaves after the first line, like `head -1`, does no harm.
@@ -166,10 +174,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 terminal.say(f"moq-relay: {fault}")
             return 1 if fault else 0
         log.setup(config.log.level)
+        for text in warnings:
+            logging.getLogger("relay").warning("%s", text)
+        warnings.clear()
         from relay.process import run
 
         return run(config, lambda: load(arguments.file, arguments.flags), log.setup)
     except ConfigError as error:
+        _print_warnings(warnings)
         for problem in error.problems:
             terminal.say(f"moq-relay: {problem}")
         return 1 if arguments.check else 2
@@ -199,8 +211,11 @@ def _stray(word: str) -> str:
     flag, value, _ = word.partition("=")
     if value and flag.replace("--no-", "--", 1) in _SWITCHES:
         return f"{flag} takes no value"
-    near = difflib.get_close_matches(flag, [*_FLAGS, *(f"--no-{name[2:]}" for name in _SWITCHES)], n=1)
-    return f"unknown flag {flag}, did you mean {near[0]}?" if near else f"unknown flag {flag}"
+    foreign = foreign_flag(flag)
+    if foreign is not None:
+        return f"{flag}: {foreign.answer_to_flag}"
+    near = nearest(flag, [*_FLAGS, *(f"--no-{name[2:]}" for name in _SWITCHES)])
+    return f"unknown flag {flag}, did you mean {near}?" if near else f"unknown flag {flag}"
 
 
 def summary(config: Config) -> Iterator[str]:

@@ -365,6 +365,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--no-web-ws=1"], "--no-web-ws takes no value"),
         (["--list=x"], "unknown flag --list, did you mean --listen?"),
         (["--qqq"], "unknown flag --qqq"),
+        (
+            ["--auth-url", "https://a/"],
+            "--auth-url: not supported; tokens are checked with [auth] key or key_dir",
+        ),
+        (["--connect-tls-insecure"], "--connect-tls-insecure: here it is --tls-disable-verify"),
+        (["--client-tls-root=a.pem"], "--client-tls-root: here it is --tls-root"),
+        (["--drain-timeout", "5s"], "--drain-timeout: here it is [limits] drain in FILE"),
+        (
+            ["--server-quic-keep-alive", "5s"],
+            "--server-quic-keep-alive: here it is [server.quic] keep_alive in FILE",
+        ),
         (["a.toml", "b.toml"], "unexpected argument 'b.toml': there is one FILE at most"),
         (["--listen"], "argument --listen: expected one argument"),
     ],

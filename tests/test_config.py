@@ -23,6 +23,8 @@ from relay.config import (
     ServerTls,
     load,
 )
+from relay.config.foreign import FOREIGN
+from relay.config.load import SCHEMA, nearest
 from relay.config.options import Kind
 from relay.config.tables import LIMITS_RANGES, QUIC_RANGES
 from relay.model.limits import Limits
@@ -446,6 +448,9 @@ def test_defaults_lie_within_their_ranges(cls: type[Any], ranges: Mapping[str, o
 # Errors
 
 
+DURATION = 'expected a number of seconds, or a duration such as "10s", "500ms" or "1m30s"'
+
+
 def complaint(keys: dict[str, str], **more: Any) -> str:
     """Return the only problem of a file that would be right without `keys`."""
     found = problems(written(MINIMAL | keys), **more)
@@ -618,7 +623,17 @@ def test_unknown_elsewhere(key: str, message: str) -> None:
         ("limits.linger", "-0.1", "[limits] linger = -0.1: expected a number from 0 to 3600"),
         ("limits.linger", "3601", "[limits] linger = 3601: expected a number from 0 to 3600"),
         ("limits.peers", "0", "[limits] peers = 0: expected a whole number from 1 to 1000000"),
-        ("limits.cache_age", '"5s"', '[limits] cache_age = "5s": expected a number'),
+        *(
+            ("limits.cache_age", f'"{text}"', f'[limits] cache_age = "{text}": {DURATION}')
+            for text in ("5", "5 s s", "s", "-5s", "5S", "5y", "5s!", "1e3s", "", "9" * 40 + "s")
+        ),
+        ("limits.cache_age", '"2d"', "[limits] cache_age = 172800.0: expected a number from 0.001 to 86400"),
+        (
+            "limits.cache_age",
+            "true",
+            '[limits] cache_age = true: expected a number of seconds, or a duration such as "10s"',
+        ),
+        ("limits.sessions", '"5s"', '[limits] sessions = "5s": expected a whole number'),
         ("limits.message", "10", "[limits] message = 10: expected a whole number from 4096 to 16777216"),
         ("web.https", '"[::]:1"', '[web] https = "[::]:1": expected a table, [web.https]'),
         ("limits", "3", "limits = 3: expected a table, [limits]"),
@@ -1412,3 +1427,145 @@ def test_documentation_gives_the_ranges_of_quic() -> None:
     rows = {row[0].strip("`"): row[2] for row in sections()["server.quic"]}
     for name, (low, high) in QUIC_RANGES.items():
         assert rows[name] == f"{low:g} to {high:.0f}"
+
+
+# Durations
+
+
+@pytest.mark.parametrize(
+    "toml, wanted",
+    [
+        ("10", 10.0),
+        ("0.25", 0.25),
+        ('"10s"', 10.0),
+        ('" 10 s "', 10.0),
+        ('"500ms"', 0.5),
+        ('"1m30s"', 90.0),
+        ('"1m 30s"', 90.0),
+        ('"1.5min"', 90.0),
+        ('"2h"', 7_200.0),
+        ('"1h 30m 1s 5ms"', 5_401.005),
+        ('"2000000us"', 2.0),
+    ],
+)
+def test_times_are_numbers_or_durations(toml: str, wanted: float) -> None:
+    config = load(written(MINIMAL | {"limits.cache_age": toml}), environ={})
+    assert config.limits.cache_age == wanted
+
+
+def test_every_time_takes_a_duration() -> None:
+    times = [
+        (table, entry.name)
+        for table, cls in (("limits", Limits), ("server.quic", QuicSettings))
+        for entry in dataclasses.fields(cls)
+        if entry.type == "float"
+    ]
+    assert len(times) > 5
+    for table, name in times:
+        config: Any = load(written(MINIMAL | {f"{table}.{name}": '"5s"'}), environ={})
+        for part in (*table.split("."), name):
+            config = getattr(config, part)
+        assert config == 4.0
+    assert load(written(MINIMAL | {"limits.linger": '"0"'}), environ={}).limits.linger == 0.0
+
+
+# Whoever comes from moq-relay 0.17
+
+
+@pytest.mark.parametrize(
+    "key, answer",
+    [
+        ("drain_timeout", "drain_timeout: here it is [limits] drain"),
+        ("listen.bind", "[listen] bind: here it is [server] listen"),
+        ("listen.tls.cert", "[listen.tls] cert: here it is [server.tls] cert"),
+        ("listen.unix.allow.uid", "[listen.unix.allow] uid: not supported"),
+        ("connect.tls.insecure", "[connect.tls] insecure: here it is [client.tls] disable_verify"),
+        ("connect.race", "[connect] race: not supported"),
+        ("listen.nonsense", "[listen] nonsense: unknown key"),
+        ("server.bind", "[server] bind: here it is [server] listen"),
+        ("server.quic.qlog", "[server.quic] qlog: here it is [server] qlog_dir"),
+        ("client.tls.fingerprint", "[client.tls] fingerprint: not supported"),
+        ("cluster.linger", "[cluster] linger: here it is [limits] linger"),
+        ("quic.receive_window", "[quic] receive_window: here it is [server.quic] connection_window"),
+        ("cache.duration", "[cache] duration: here it is [limits] cache_age"),
+        ("iroh.enabled", "[iroh] enabled: not supported"),
+        (
+            "stats.enabled",
+            "[stats] enabled: not supported; /metrics and /state of [internal] listen have the figures",
+        ),
+        ("auth.url", "[auth] url: not supported; tokens are checked with [auth] key or key_dir"),
+        ("auth.public_subscribe", "[auth] public_subscribe: here it is [auth.public] subscribe"),
+    ],
+)
+def test_a_key_of_0_17_is_answered(key: str, answer: str) -> None:
+    assert complaint({key: '"10s"'}) == f"test.toml: {answer}"
+
+
+def test_every_answer_names_what_there_is() -> None:
+    known = {".".join((*table, name)) for table, names in SCHEMA.items() for name in names}
+    for path, entry in FOREIGN.items():
+        assert entry.here is None or entry.here in known, path
+        # What is there is no other relay's alone.
+        assert path not in {place for place in known if tuple(place.split(".")) not in SCHEMA}, path
+        for text in (entry.answer, entry.answer_to_flag, entry.answer_to_variable):
+            if "public" in text:
+                assert "public" in path, "a hint never opens a relay"
+
+
+def test_what_a_key_of_0_17_explains_is_no_further_problem() -> None:
+    file = written(
+        {"listen.bind": '"[::]:4443"', "listen.tls.generate": '"localhost"', "auth.url": '"https://a/"'}
+    )
+    assert set(problems(file)) == {
+        "test.toml: [listen] bind: here it is [server] listen",
+        "test.toml: [listen.tls] generate: here it is [server.tls] generate",
+        "test.toml: [auth] url: not supported; tokens are checked with [auth] key or key_dir",
+    }
+
+
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("MOQ_SERVER_LISTN", "unknown, did you mean MOQ_SERVER_LISTEN?"),
+        ("MOQ_LISTEN", "here it is MOQ_SERVER_LISTEN"),
+        ("MOQ_LISTEN_TLS_KEY", "here it is MOQ_SERVER_TLS_KEY"),
+        ("MOQ_SERVER_QUIC_IDLE_TIMEOUT", "here it is [server.quic] idle_timeout in FILE"),
+        ("MOQ_DRAIN_TIMEOUT", "here it is [limits] drain in FILE"),
+        ("MOQ_IROH_SECRET", "not supported"),
+        ("MOQ_AUTH_URL", "not supported; tokens are checked with [auth] key or key_dir"),
+        ("MOQ_AUTH_PUBLC", "unknown, did you mean MOQ_AUTH_PUBLIC?"),
+        ("MOQ_ZZZ", "unknown; docs/config.md lists those that are used"),
+    ],
+)
+def test_an_unknown_variable_is_named_in_a_warning(name: str, told: str) -> None:
+    warnings: list[str] = []
+    load(written(MINIMAL), environ={name: "secret", "MOQ_LOG_LEVEL": "info"}, warn=warnings.append)
+    assert warnings == [f"environment variable {name} is not used: {told}"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MOQ_RELAY_SERVICE_HOST",
+        "MOQ_RELAY_SERVICE_PORT_QUIC",
+        "MOQ_RELAY_PORT",
+        "MOQ_RELAY_PORT_443_UDP_ADDR",
+        "MOQ",
+        "X",
+    ],
+)
+def test_variables_of_others_are_not(name: str) -> None:
+    warnings: list[str] = []
+    load(written(MINIMAL), environ={name: "x"}, warn=warnings.append)
+    assert not warnings
+
+
+@pytest.mark.parametrize("name", ["--auth-url", "--auth-publisher", "--tls-verify"])
+def test_a_hint_never_opens_a_relay(name: str) -> None:
+    known = [flag for option in OPTIONS for flag in option.flags]
+    assert nearest(name, known) not in {
+        "--auth-public",
+        "--auth-public-subscribe",
+        "--auth-public-publish",
+        "--tls-disable-verify",
+    }

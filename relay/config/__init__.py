@@ -11,7 +11,8 @@ whose lines name the table, the key, the value, what would be right, and where t
 
 from relay.config.address import Address
 from relay.config.changes import listed, taken_over
-from relay.config.load import ConfigError, load
+from relay.config.foreign import foreign_flag
+from relay.config.load import ConfigError, load, nearest
 from relay.config.options import OPTIONS, Option
 from relay.config.tables import (
     Auth,
@@ -47,7 +48,9 @@ __all__ = [
     "Server",
     "ServerTls",
     "Web",
+    "foreign_flag",
     "listed",
     "load",
+    "nearest",
     "taken_over",
 ]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, time
 from pathlib import Path
@@ -21,11 +22,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from relay.config.check import Keys, Problem, check
+from relay.config.foreign import ENV_PREFIX, Foreign, foreign_keys, foreign_variable
 from relay.config.options import OPTIONS, Kind, Option
 from relay.config.tables import DEMO, Config
 from relay.config.url import is_url, redacted
 from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
+
+logger = logging.getLogger("relay.config")
 
 Tables = dict[str, Any]
 
@@ -62,14 +66,19 @@ def load(
     file: str | os.PathLike[str] | None = None,
     flags: Iterable[tuple[str, str]] = (),
     environ: Mapping[str, str] | None = None,
+    warn: Callable[[str], object] = logger.warning,
 ) -> Config:
     """Return the configuration of `file` under the environment under `flags`, pairs such as `("--listen", "[::]:443")`.
 
-    With neither a file nor any option (log options aside) it is `Config.demo`. Raises ConfigError with every problem.
+    With neither a file nor any option (log options aside) it is `Config.demo`. `warn` is told of what is not used.
+    Raises ConfigError with every problem.
     """
     problems: list[str] = []
+    environ = os.environ if environ is None else environ
+    for text in _strange_variables(environ):
+        warn(text)
     given = [
-        *_from_environment(os.environ if environ is None else environ, problems),
+        *_from_environment(environ, problems),
         *_from_flags(flags, problems),
     ]
     if file is None:
@@ -153,6 +162,42 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> list[_
             name, text = next(iter(texts.items()))
             found.append(_Given(option, _value(option, [text]), f"environment variable {name}"))
     return found
+
+
+def _strange_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """Name variables that look like ours and are not, without their values: one may be a secret."""
+    known = {name for option in OPTIONS for name in option.env}
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX) or name in known or _OF_KUBERNETES.search(name):
+            continue
+        foreign = foreign_variable(name)
+        near = nearest(name, known)
+        if foreign is not None:
+            advice = foreign.answer_to_variable
+        elif near is not None:
+            advice = f"unknown, did you mean {near}?"
+        else:
+            advice = "unknown; docs/config.md lists those that are used"
+        yield f"environment variable {name} is not used: {advice}"
+
+
+_OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT\w*)$|_PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?$")
+"""Variables that every container gets for each service, one called `moq-relay` among them."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a mistyped flag or variable is meant to be.
+
+    One that lets more people in, or trusts more, is suggested only to those who have nearly written it.
+    """
+    found = difflib.get_close_matches(name, known, n=1)
+    if found and _OPENING.search(found[0].lower()):
+        found = difflib.get_close_matches(name, found, n=1, cutoff=_NEARLY)
+    return found[0] if found else None
+
+
+_OPENING = re.compile("public|disable.verify")
+_NEARLY = 0.85
 
 
 def _counts(option: Option, name: str, text: str) -> bool:
@@ -297,7 +342,13 @@ def _validated(tables: Tables, origins: _Origins) -> tuple[Config, list[str]]:
             table = _table(tables, keys[:-1])
             if table is None or keys[-1] not in table:
                 continue  # One key can be wrong in two ways.
-            faults.append(_fault(error, keys, origins))
+            foreign = foreign_keys(keys, error["input"]) if error["type"] == "extra_forbidden" else []
+            if foreign:
+                faults += [_foreign_fault(place, entry, origins) for place, entry in foreign]
+                for place, entry in foreign:
+                    wrong |= _explained(place, entry)
+            else:
+                faults.append(_fault(error, keys, origins))
             (mistyped if error["type"] == "extra_forbidden" else wrong).add(keys)
             del table[keys[-1]]
             if not table and keys[:-2]:
@@ -340,6 +391,18 @@ def _fault(error: ErrorDetails, keys: Keys, origins: _Origins) -> str:
     return f"{origins.of(keys)}{_label(keys, origins)}{_shown(keys, value)}: {_wanted(error)}"
 
 
+def _foreign_fault(keys: Keys, entry: Foreign | None, origins: _Origins) -> str:
+    *table, name = keys
+    label = f"[{'.'.join(table)}] {name}" if table else name
+    return f"{origins.file()}{label}: {'unknown key' if entry is None else entry.answer}"
+
+
+def _explained(keys: Keys, entry: Foreign | None) -> set[Keys]:
+    """Places whose absence is explained by a key of another relay."""
+    here = set() if entry is None or entry.here is None else {tuple(entry.here.split("."))}
+    return here | ({("auth", "key")} if keys[0] == "auth" else set())
+
+
 def _wanted(error: ErrorDetails) -> str:
     match error["type"]:
         case "value_error":
@@ -351,7 +414,7 @@ def _wanted(error: ErrorDetails) -> str:
         case "int_type":
             return "expected a whole number"
         case "float_type":
-            return "expected a number"
+            return 'expected a number of seconds, or a duration such as "10s"'
         case "string_type":
             return "expected a string in quotes"
         case _:
@@ -377,7 +440,7 @@ def _unknown(keys: Keys, value: object, origin: str) -> str:
 
 
 def _near(name: str, known: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)
+    return nearest(name.lower(), known)
 
 
 def _described(problem: Problem, tables: Tables, origins: _Origins) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, create_model, model_validator
 
 from relay.config.address import Address, is_authority, is_host
+from relay.config.duration import seconds
 from relay.config.url import is_url, key_server
 from relay.model.limits import Limits
 from relay.model.member import Member, same_host
@@ -264,7 +265,14 @@ def _ranged(name: str, hint: object, ranges: Mapping[str, Range]) -> object:
             return value
         raise ValueError(f"expected a {'whole ' if hint is int else ''}number from {low:g} to {_plain(high)}")
 
-    return Annotated[hint, AfterValidator(check)]
+    if hint is int:
+        return Annotated[hint, AfterValidator(check)]
+    # All fields that are no whole numbers are times.
+    return Annotated[hint, AfterValidator(check), BeforeValidator(_seconds)]
+
+
+def _seconds(raw: object) -> object:
+    return seconds(raw) if isinstance(raw, str) else raw
 
 
 def _plain(value: float) -> str:
