@@ -1465,7 +1465,7 @@ def test_every_time_takes_a_duration() -> None:
         config: Any = load(written(MINIMAL | {f"{table}.{name}": '"5s"'}), environ={})
         for part in (*table.split("."), name):
             config = getattr(config, part)
-        assert config == 4.0
+        assert config == 5.0
     assert load(written(MINIMAL | {"limits.linger": '"0"'}), environ={}).limits.linger == 0.0
 
 
