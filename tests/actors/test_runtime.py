@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pykka
 import pytest
@@ -19,7 +19,18 @@ from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
 from relay.actors import runtime
-from relay.actors.runtime import LoopActor, LoopFuture, LoopInbox, Overrun, Ref, ask, halt, send, stop
+from relay.actors.runtime import (
+    LoopActor,
+    LoopFuture,
+    LoopInbox,
+    Overrun,
+    Ref,
+    _References,
+    ask,
+    halt,
+    send,
+    stop,
+)
 from tests.actors.support import TIMEOUT, Trouble, settle, timer_count, until
 
 
@@ -589,11 +600,23 @@ async def test_3_000_actors_and_100_000_messages() -> None:
 # --- pykka's insides -------------------------------------------------------------------------------------------------
 
 
+async def test_living_actors_are_listed_in_the_order_of_their_start() -> None:
+    refs = [Diary.start() for _ in range(5)]
+    assert ActorRegistry.get_all() == refs
+    assert ActorRegistry.get_by_urn(refs[2].actor_urn) is refs[2]
+    halt(refs[2])
+    await settle()
+    assert ActorRegistry.get_all() == [*refs[:2], *refs[3:]]
+    ActorRegistry.unregister(refs[2])  # not there: no error
+    assert ActorRegistry.get_by_class(Diary) == [*refs[:2], *refs[3:]]
+
+
 def test_the_private_names_of_pykka_that_the_runtime_uses_exist() -> None:
     """If one of these vanishes, read `relay/actors/runtime.py` against the new pykka before moving the pin."""
     assert Envelope("message").message == "message"
     assert Envelope("message").reply_to is None
     assert _ActorStop() is not None
+    assert isinstance(cast("Any", ActorRegistry)._actor_refs, _References)
     hooks = {
         name
         for name in vars(LoopActor)
