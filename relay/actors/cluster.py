@@ -17,7 +17,7 @@ from relay.actors.runtime import LoopActor, Ref, Timer, halt, send
 from relay.model.limits import Limits
 from relay.model.member import Member, same_host
 from relay.model.path import join, strip
-from relay.model.route import Route
+from relay.model.route import UNKNOWN_HOP, Route
 from relay.wire.errors import StreamCode
 
 logger = logging.getLogger("relay.cluster")
@@ -64,6 +64,8 @@ class ClusterActor(LoopActor):
         """By target."""
         self._members: dict[str, Member] = {}
         """Announced members, by name."""
+        self._leaving: dict[str, Member] = {}
+        """Those that are announced no more, but have a session with us still."""
         self._links: dict[int, m.LinkUp] = {}
         """Sessions with other relays, by the number of the session."""
         self._revival: Timer | None = None
@@ -153,8 +155,11 @@ class ClusterActor(LoopActor):
         if not name:
             return
         if offer is None:
-            if self._members.pop(name, None) is not None:
+            member = self._members.pop(name, None)
+            if member is not None:
                 logger.info("member %s has left", name)
+                if self._linked(member):
+                    self._leaving[name] = member
                 self._tell(name, m.Withdrawn())
             return
         try:
@@ -169,6 +174,7 @@ class ClusterActor(LoopActor):
             return
         known = name in self._members
         self._members[name] = member
+        self._leaving.pop(name, None)
         if name in self._peers:
             self._tell(name, m.AnnouncedAgain())
         else:
@@ -227,10 +233,19 @@ class ClusterActor(LoopActor):
     def _on_down(self, ended: m.LinkDown) -> None:
         link = self._links.pop(ended.session, None)
         if link is not None and link.hop and ended.lost and link.peer is None:
-            for name, member in self._members.items():
+            for name, member in self._known():
                 if member.hop == link.hop:
                     self._tell(name, m.LinkLost())
         self._settle()
+        self._leaving = {name: member for name, member in self._leaving.items() if self._linked(member)}
+
+    def _linked(self, member: Member) -> bool:
+        """Whether there is a session with that member."""
+        return member.hop != UNKNOWN_HOP and any(link.hop == member.hop for link in self._links.values())
+
+    def _known(self) -> list[tuple[str, Member]]:
+        """The members that are announced, and those that have a session with us still."""
+        return [*self._leaving.items(), *self._members.items()]
 
     def _settle(self) -> None:
         """Tell every peer whether another session with the same relay makes its own needless.
@@ -238,7 +253,7 @@ class ClusterActor(LoopActor):
         Of a session that we dialled and one that we did not, the dialler whose name comes first keeps its own: both
         ends decide alike, each about what it dialled.
         """
-        for name, member in self._members.items():
+        for name, member in self._known():
             peer = self._peers.get(self._target(name))
             if peer is None or not member.hop:
                 continue
@@ -249,7 +264,7 @@ class ClusterActor(LoopActor):
 
     def _others(self) -> tuple[dict[str, Any], ...]:
         """Relays that have dialled us and that we do not dial, as rows of `/state`."""
-        names = {member.hop: name for name, member in self._members.items() if member.hop}
+        names = {member.hop: name for name, member in self._known() if member.hop}
         return tuple(
             {
                 "node": names.get(link.hop, f"relay {link.hop or '?'} without a name"),

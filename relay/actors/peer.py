@@ -88,7 +88,6 @@ class PeerActor(LoopActor):
         self.target = target
         self._dialling = dialling
         self._first = first
-        self._state = State.WAITING
         self._attempt: asyncio.Task[None] | None = None
         self._connection: Ref | None = None
         self._session: int | None = None
@@ -102,6 +101,7 @@ class PeerActor(LoopActor):
         self._unclean = False
         self._withdrawn = False
         self._error: str | None = None
+        """Why there is no session; None while there is one."""
 
     def __str__(self) -> str:
         return f"peer {self.target}"
@@ -137,7 +137,7 @@ class PeerActor(LoopActor):
                 self._cancel_stale()
             case Stale():
                 self._stale = None
-                if self._connection is None:
+                if self._state is not State.CONNECTED:
                     logger.info("peer %s is gone for good", self.target)
                     self.stop()
             case m.DescribePeer():
@@ -158,20 +158,24 @@ class PeerActor(LoopActor):
         if isinstance(message, Dialled):
             message.session.close()
 
+    @property
+    def _state(self) -> State:
+        """Follows from what there is, so that no two things can be said at once."""
+        if self._other_link is not None or self._session is not None:
+            return State.CONNECTED
+        if self._attempt is not None or self._connection is not None:
+            return State.DIALLING
+        return State.WAITING
+
     # --- attempts --------------------------------------------------------------------------------------------------
 
     def _dial_in(self, seconds: float) -> None:
-        self._state = State.WAITING
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self.call_later(seconds, Dial())
 
     def _dial(self) -> None:
-        if self._other_link is not None:
-            self._state = State.CONNECTED
-            return
-        if self._connection is None and self._attempt is None:
-            self._state = State.DIALLING
+        if self._other_link is None and self._connection is None and self._attempt is None:
             self._attempt = asyncio.get_running_loop().create_task(self._try())
 
     async def _try(self) -> None:
@@ -187,7 +191,6 @@ class PeerActor(LoopActor):
         self._attempt = None
         if self._other_link is not None:
             session.close(SessionCode.NO_ERROR, "one session is enough")
-            self._state = State.CONNECTED
             return
         try:
             self._connection = self._dialling.open(session, self.actor_ref)
@@ -196,29 +199,34 @@ class PeerActor(LoopActor):
             raise
 
     def _fail(self, reason: str) -> None:
+        """There is no session of ours, or none any more. With one that the other relay dialled, that is no trouble."""
+        if self._other_link is not None:
+            return
         delay = self._delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
         self._delay = min(2 * self._delay, LONGEST_DELAY)
         # the same trouble again and again is told once; /state has it all the time
         level = logging.DEBUG if reason == self._error else logging.WARNING
         logger.log(level, "peer %s failed reason=%r next_attempt=%.1fs", self.target, reason, delay)
         self._error = reason
-        if self._other_link is not None:
-            self._state = State.CONNECTED
-        else:
-            self._dial_in(delay)
+        self._dial_in(delay)
 
     # --- the session -----------------------------------------------------------------------------------------------
 
     def _on_up(self, message: m.LinkUp) -> None:
         if message.connection != self._connection:
             return
-        self._state = State.CONNECTED
         self._up = time.monotonic()
         self._since = time.time()
         self._session = message.session
-        self._error = None
+        self._connected()
         logger.info("peer %s connected session=%d", self.target, message.session)
         send(self._cluster, message._replace(peer=self.actor_ref))
+
+    def _connected(self) -> None:
+        """What was wrong before is over."""
+        self._error = None
+        self._unclean = False
+        self._cancel_stale()
 
     def _on_down(self, message: m.LinkDown) -> None:
         if message.connection != self._connection:
@@ -231,10 +239,7 @@ class PeerActor(LoopActor):
             self._delay = FIRST_DELAY
         self._up = None
         send(self._cluster, message._replace(peer=self.actor_ref))
-        if self._other_link is not None:
-            self._state = State.CONNECTED
-        else:
-            self._fail(message.reason)
+        self._fail(message.reason)
         self._leave_if_gone()
 
     def _on_other_link(self, session: int | None) -> None:
@@ -245,15 +250,15 @@ class PeerActor(LoopActor):
         if session is None:
             if self._connection is None and self._attempt is None:
                 self._dial_in(0.0 if self._first else PATIENCE * random.random())  # noqa: S311
+            self._leave_if_gone()
             return
+        self._connected()
         if self._connection is not None:
             send(self._connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
-        elif self._attempt is None:
-            self._state = State.CONNECTED
 
     def _leave_if_gone(self) -> None:
         """Of a relay that is not announced any more: gone, unless it is only out of reach."""
-        if not self._withdrawn or self._connection is not None:
+        if not self._withdrawn or self._connection is not None or self._other_link is not None:
             return  # as long as it talks to us, it is there
         if self._unclean:
             self._cancel_stale()
@@ -272,7 +277,7 @@ class PeerActor(LoopActor):
             "node": self.target,
             "state": str(self._state),
             "dialled_by": "us" if self._other_link is None else "it",
-            "since": self._since,
+            "since": self._since if self._other_link is None else None,
             "session": self._session if self._other_link is None else self._other_link,
             "error": self._error,
         }

@@ -440,6 +440,30 @@ async def test_a_member_that_was_lost_is_dialled_for_a_while() -> None:
     await bench.close()
 
 
+@pytest.mark.parametrize("roots", [(ROOT,), ()])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_member_that_leaves_keeps_its_name_while_its_session_lasts(
+    roots: tuple[str, ...], *, lost: bool
+) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench(roots=roots)
+        await bench.start("z.example")
+        await bench.linked(7)
+        await bench.leaves("z.example")
+        assert (await bench.peers())["z.example"] == "dialled by it"
+        await bench.tell(m.LinkDown(50, bench.origin, "server shutdown", lost=lost))
+        rows = await bench.peers()
+        if lost and roots:
+            assert rows["z.example"] in ("waiting", "dialling"), "out of reach, perhaps"
+        else:
+            assert set(rows) == set(roots)
+        assert actor_of(bench.cluster)._leaving == {}
+        await bench.close()
+
+    scenario()
+
+
 @virtual
 async def test_a_member_that_is_back_while_its_peer_ends_is_dialled_again() -> None:
     bench = Bench()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relay.actors import messages as m
 from relay.actors import peer
@@ -503,6 +505,77 @@ async def test_a_needless_session_is_closed_once() -> None:
     await bench.close()
 
 
+@virtual
+async def test_no_error_of_a_former_attempt_stands_beside_a_session() -> None:
+    bench = Bench()
+    bench.net.outcome = OSError("refused")
+    await bench.start()
+    await advance(0)
+    assert (await bench.state())["error"] == "refused"
+    await bench.tell(m.OtherLink(7))
+    row = await bench.state()
+    assert (told(row), row["error"]) == ("dialled by it", None)
+    bench.net.outcome = HANG
+    await bench.tell(m.OtherLink(None))
+    row = await bench.state()
+    assert (told(row), row["error"], row["session"]) == ("dialling", None, None)
+    await bench.close()
+
+
+CHANGES: dict[str, Callable[[Bench], Awaitable[None]]] = {
+    "the attempt succeeds": lambda bench: _attempt(bench, None),
+    "the attempt fails": lambda bench: _attempt(bench, OSError("refused")),
+    "our session begins": lambda bench: bench.up() if bench.net.connections else advance(0),
+    "our session is lost": lambda bench: bench.down("idle") if bench.net.connections else advance(0),
+    "our session is closed": lambda bench: (
+        bench.down("bye", lost=False) if bench.net.connections else advance(0)
+    ),
+    "the other relay dials": lambda bench: bench.tell(m.OtherLink(77)),
+    "its session ends": lambda bench: bench.tell(m.OtherLink(None)),
+    "it was lost": lambda bench: bench.tell(m.LinkLost()),
+    "announced": lambda bench: bench.tell(m.AnnouncedAgain()),
+    "withdrawn": lambda bench: bench.tell(m.Withdrawn()),
+    "time passes": lambda bench: advance(LONGEST_DELAY),
+}
+
+
+async def _attempt(bench: Bench, error: Exception | None) -> None:
+    if bench.net.held and not bench.net.held[-1].done():
+        if error is None:
+            bench.net.held[-1].set_result(None)
+        else:
+            bench.net.held[-1].set_exception(error)
+    await settle()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(sorted(CHANGES)), max_size=15))
+def test_whatever_happens_a_peer_is_in_one_state(changes: list[str]) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench()
+        bench.net.outcome = HANG
+        await bench.start()
+        for change in changes:
+            await CHANGES[change](bench)
+            if not bench.alive():
+                break
+            row = await bench.state()
+            connected = row["state"] == "connected"
+            assert connected == (row["session"] is not None)
+            assert not (connected and row["error"])
+            assert connected or row["since"] is None
+            assert connected or row["dialled_by"] == "us"
+        halt(bench.peer)
+        halt(bench.cluster.ref)
+        for ref in bench.net.connections:
+            halt(ref)
+        await settle()
+        assert timer_count() == 0
+
+    scenario()
+
+
 # --- withdrawal ----------------------------------------------------------------------------------------------------
 
 
@@ -582,6 +655,45 @@ async def test_it_lives_while_its_session_lives() -> None:
     assert told(await bench.state()) == "connected"
     assert bench.net.sessions[1].closed == []
     await bench.down("idle", lost=True)
+    bench.net.outcome = OSError("no route")
+    await advance(STALE - 1)
+    assert bench.alive()
+    await advance(1)
+    assert not bench.alive()
+    await bench.close()
+
+
+@pytest.mark.parametrize("who", ["us", "it"])
+def test_a_loss_that_is_mended_is_forgotten_when_it_leaves(who: str) -> None:
+    @virtual
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.connected()
+        await bench.down("idle", lost=True)
+        if who == "us":
+            await advance(2)
+            await bench.up()
+            await bench.tell(m.Withdrawn())
+            await bench.down("server shutdown", lost=False)
+        else:
+            await bench.tell(m.OtherLink(77))
+            await bench.tell(m.Withdrawn())
+            assert bench.alive()
+            await bench.tell(m.OtherLink(None))
+        assert not bench.alive()
+        await bench.close()
+
+    scenario()
+
+
+@virtual
+async def test_a_loss_of_the_session_it_dialled_counts_after_a_withdrawal_too() -> None:
+    bench = Bench(first=False)
+    await bench.start()
+    await bench.tell(m.OtherLink(77))
+    await bench.tell(m.Withdrawn())
+    await bench.tell(m.LinkLost())
+    await bench.tell(m.OtherLink(None))
     bench.net.outcome = OSError("no route")
     await advance(STALE - 1)
     assert bench.alive()
