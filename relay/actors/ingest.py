@@ -266,13 +266,13 @@ class Ingest:
         message = m.Reroute(self._connection.number, absolute, known.generation, route)
         send(self._connection.environment.origin, message)
 
-    def withdraw(self, path: str) -> None:
-        """The announcement ended."""
+    def withdraw(self, path: str, *, said: bool = True) -> None:
+        """The announcement ended; `said`: by a message of its own."""
         absolute = join(self._connection.permissions.root, path)
         known = self._announced.pop(absolute, None)
         if known is not None and known.broadcast is not None:
             self._connection.log.debug("unannounced path=%s", absolute)
-            message = m.Unannounce(self._connection.number, absolute, known.generation)
+            message = m.Unannounce(self._connection.number, absolute, known.generation, said)
             send(self._connection.environment.origin, message)
 
     def route_of(

@@ -101,6 +101,8 @@ class Unannounce(NamedTuple):
     session: int
     path: str
     generation: int
+    said: bool = True
+    """Whether the peer said so; not if it ended the stream that announces."""
 
 
 class SessionGone(NamedTuple):

@@ -15,6 +15,10 @@ that serves. Requests for a path are forwarded to the chosen publication's broad
 * A publication whose session broke off lingers if it was the only one: watchers hear nothing, and requests wait. Whoever
   announces the path in time takes its place as if nothing had happened.
 * What is announced under `members` concerns relays alone, and is offered to no other watcher.
+* After a withdrawal by another relay, `model/withdrawals.py` says which of the other routes are used and announced.
+* A relay that is itself connected to the one we have a path from hears of it there: a second route, by way of us, is
+  announced to it when that connection ends. Each relay tells who it is connected to by how it passes on their names
+  under `members`. Otherwise every relay of a full mesh would announce every path to every other one.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from relay.actors import messages as m
 from relay.actors.runtime import LoopActor, Timer, send
 from relay.model.numbering import Numbering
 from relay.model.path import Ordered, ancestors, covers
-from relay.model.route import same_publisher
+from relay.model.route import UNKNOWN_HOP, Route, same_publisher
+from relay.model.withdrawals import SETTLE, Withdrawals
 from relay.wire.errors import StreamCode
 
 
@@ -49,6 +54,7 @@ class Publication:
         "route",
         "session",
         "tentative",
+        "usable",
         "waiting",
     )
 
@@ -69,6 +75,8 @@ class Publication:
         """Whether its session did not answer when it was asked for a sign of life."""
         self.leaving = False
         """Whether its session has said that it is about to end."""
+        self.usable = True
+        """Whether its route leads through no peer of ours that has withdrawn the path."""
         self.order = order
         self.life = order
         """Equal for routes that were announced beside each other: the groups of one are those of the other."""
@@ -125,7 +133,7 @@ class Snapshot(NamedTuple):
 
 def best(publications: Iterable[Publication]) -> Publication | None:
     """The publication that serves, among those a requester can use."""
-    present = list(publications)
+    present = [p for p in publications if p.usable]
     if len(present) <= 1:
         return present[0] if present else None
     standing = max(p.standing for p in present)
@@ -168,6 +176,16 @@ class LingerOver(NamedTuple):
 
     publication: Publication
 
+
+class Settled(NamedTuple):
+    """Timer: what is left of a path after a withdrawal may be announced, unless there was another one since."""
+
+    path: str
+    turn: int
+
+
+_MEMBER_AND_PEER = 2
+"""Hops of a member's name as a relay passes it on that is connected to the member."""
 
 MOST_WAITING = 10_000
 """Requests that wait for one publisher to come back."""
@@ -212,6 +230,12 @@ class OriginActor(LoopActor):
         self._numbers: dict[tuple[str, str], Numbering] = {}
         """By path and name of the track, of those that run or whose viewers are about to ask again."""
         self._numbers_kept: dict[tuple[str, str], Timer] = {}
+        self._withdrawals: dict[str, Withdrawals] = {}
+        """By path, where they still matter."""
+        self._denying: set[int] = set()
+        """Sessions whose peers those withdrawals come from."""
+        self._neighbours: dict[int, dict[int, str]] = {}
+        """By session with a relay: other relays that it is connected to, as hop ids, with the paths of their names."""
         self._order = itertools.count(1)
 
     def __str__(self) -> str:
@@ -240,7 +264,7 @@ class OriginActor(LoopActor):
             case m.Unannounce():
                 publication = self._by_session.get(message.session, {}).get(message.path)
                 if publication is not None and publication.generation == message.generation:
-                    self._withdraw(publication)
+                    self._withdraw(publication, said=message.said)
             case m.SessionGone():
                 self._on_session_gone(message.session, lost=message.lost)
             case m.Leaving():
@@ -249,6 +273,8 @@ class OriginActor(LoopActor):
                 self._linger = message.limits.linger
             case LingerOver():
                 self._on_linger_over(message.publication)
+            case Settled():
+                self._on_settled(message)
             case m.Alive():
                 self._on_alive(message.session, alive=message.alive)
             case m.Watch():
@@ -278,12 +304,13 @@ class OriginActor(LoopActor):
         mine = self._by_session.setdefault(message.session, {})
         former = mine.get(message.path)
         if former is not None:
-            self._withdraw(former)
+            self._withdraw(former, said=True)
             mine = self._by_session.setdefault(message.session, {})
         publication = Publication(message, next(self._order))
         publication.leaving = message.session in self._leaving
         mine[message.path] = publication
         self._prefix_routes += publication.prefix
+        self._judge_new(publication)
         present = self._present(message.path)
         publication.life = next((p.life for p in present if _beside(p, publication)), publication.life)
         lingering = next((p for p in present if p.waiting is not None), None)
@@ -297,6 +324,7 @@ class OriginActor(LoopActor):
                 send(other.connection, m.CheckAlive())
         present.append(publication)
         self._abandon_dead(message.path)
+        self._learn_neighbour(publication)
         self._tell(message.path)
         if self._finding:
             self._end_finding(message.path)
@@ -304,17 +332,93 @@ class OriginActor(LoopActor):
     def _on_reroute(self, message: m.Reroute) -> None:
         publication = self._by_session.get(message.session, {}).get(message.path)
         if publication is not None and publication.generation == message.generation:
+            former, served = publication.route, self._serves(publication)
             publication.route = message.route
             if publication.relayed:
                 send(publication.broadcast, m.Unsure())
+            if served and message.route.hops != former.hops and message.route.cost() >= former.cost():
+                self._settle(publication, former)
+            self._judge_new(publication)
+            self._learn_neighbour(publication)
             self._tell(message.path)
 
-    def _withdraw(self, publication: Publication) -> None:
+    def _withdraw(self, publication: Publication, *, said: bool = False) -> None:
+        """`said`: by the peer itself, in a session that goes on."""
+        served = self._serves(publication)
         self._remove(publication)
         if publication.relayed:
             send(publication.broadcast, m.Unsure())
         send(publication.broadcast, m.Retire(self.actor_ref))
+        if served:
+            self._settle(publication, publication.route)
+        if said and publication.relayed:
+            self._deny(publication)
+        self._drop_withdrawals(publication.path)
+        self._learn_neighbour(publication)
         self._tell(publication.path)
+
+    def _serves(self, publication: Publication) -> bool:
+        return best(self._paths[publication.path]) is publication
+
+    # --- after a withdrawal ----------------------------------------------------------------------------------------
+
+    def _settle(self, publication: Publication, lost: Route) -> None:
+        """The route that served is gone: what takes its place has to prove itself before it is announced."""
+        if publication.relayed and not self._is_member(publication.path):
+            withdrawals = self._withdrawals.setdefault(publication.path, Withdrawals())
+            withdrawals.lost(lost)
+            self.call_later(SETTLE, Settled(publication.path, withdrawals.turn))
+
+    def _on_settled(self, timer: Settled) -> None:
+        withdrawals = self._withdrawals.get(timer.path)
+        if withdrawals is not None and withdrawals.turn == timer.turn:
+            withdrawals.settled()
+            self._drop_withdrawals(timer.path)
+            self._tell(timer.path)
+
+    def _drop_withdrawals(self, path: str) -> None:
+        """Forget what no longer matters: a path that is gone matters until it has settled."""
+        withdrawals = self._withdrawals.get(path)
+        if withdrawals is not None and not (withdrawals.settling or (withdrawals and path in self._paths)):
+            del self._withdrawals[path]
+
+    def _deny(self, withdrawn: Publication) -> None:
+        """A relay says that it has no more of a path: neither have others by way of it."""
+        present = self._paths.get(withdrawn.path, ())
+        end = withdrawn.route.hops[-1:]
+        if any(p.route.hops[-1:] == end for p in present):
+            return  # there is another session with it, which says otherwise
+        withdrawals = self._withdrawals.setdefault(withdrawn.path, Withdrawals())
+        withdrawals.withdrawn(withdrawn.session, withdrawn.route)
+        self._denying.add(withdrawn.session)
+        self._judge(present, withdrawals)
+
+    def _judge(self, present: Iterable[Publication], withdrawals: Withdrawals) -> None:
+        for publication in present:
+            usable = withdrawals.usable(publication.route)
+            if publication.usable and not usable and publication.relayed:
+                send(publication.broadcast, m.Unsure())
+            publication.usable = usable
+
+    def _judge_new(self, publication: Publication) -> None:
+        """A publication is new, or has a new route."""
+        withdrawals = self._withdrawals.get(publication.path)
+        if withdrawals is None:
+            return
+        if publication.relayed and withdrawals.announced(publication.route):
+            self._judge(self._paths.get(publication.path, ()), withdrawals)
+        publication.usable = withdrawals.usable(publication.route)
+
+    def _forget_peer(self, session: int) -> None:
+        """A session has ended: what its peer withdrew says nothing any more of the routes through it."""
+        if session not in self._denying:
+            return
+        self._denying.discard(session)
+        for path, withdrawals in list(self._withdrawals.items()):
+            if withdrawals.session_ended(session):
+                self._judge(self._paths.get(path, ()), withdrawals)
+                self._drop_withdrawals(path)
+                self._tell(path)
 
     def _remove(self, publication: Publication) -> None:
         """Out of every table."""
@@ -358,13 +462,15 @@ class OriginActor(LoopActor):
         for watch in list(self._watchers.get(session, ())):
             self._drop_watcher(session, watch)
         for publication in list(self._by_session.get(session, {}).values()):
-            alone = len(self._paths[publication.path]) == 1
+            alone = self._serves(publication) and sum(p.usable for p in self._paths[publication.path]) == 1
             if lost and alone and self._linger and not self._is_member(publication.path):
                 publication.waiting = {}
                 send(publication.broadcast, m.Retire(self.actor_ref))
                 self.call_later(self._linger, LingerOver(publication))
             else:
                 self._withdraw(publication)
+        self._forget_peer(session)
+        self._neighbours.pop(session, None)
 
     def _on_linger_over(self, publication: Publication) -> None:
         if publication.waiting is None:
@@ -410,7 +516,7 @@ class OriginActor(LoopActor):
         Also towards those who cannot use the living ones: another relay with a publisher of its own goes on waiting for
         ours as long as we offer it.
         """
-        present = self._paths.get(path, [])
+        present = [p for p in self._paths.get(path, ()) if p.usable]
         return [p for p in present if not p.dead] or present
 
     def _abandon_dead(self, path: str) -> None:
@@ -421,6 +527,43 @@ class OriginActor(LoopActor):
         for publication in (*present, *self._withdrawn.get(path, {}).values()):
             if publication.dead:
                 send(publication.broadcast, m.PublisherLost())
+
+    # --- relays that are connected to each other -------------------------------------------------------------------
+
+    def _learn_neighbour(self, publication: Publication) -> None:
+        """The name of a member comes, changes or goes: note whether the relay that told us is connected to it."""
+        path, session = publication.path, publication.session
+        if not (publication.relayed and self._is_member(path)):
+            return
+        hops = publication.route.hops if self._by_session.get(session, {}).get(path) is publication else ()
+        neighbours = self._neighbours.setdefault(session, {})
+        former = next((hop for hop, name in neighbours.items() if name == path), None)
+        now = hops[0] if len(hops) == _MEMBER_AND_PEER else None
+        if former != now:
+            neighbours.pop(former or UNKNOWN_HOP, None)
+            if now:
+                neighbours[now] = path
+            if former:
+                self._announce_second_routes(session, former)
+
+    def _announce_second_routes(self, session: int, hop: int) -> None:
+        """The relay of `session` is no longer connected to the relay `hop`: what comes from that may be news to it."""
+        for watcher in self._watchers.get(session, {}).values():
+            for path in self._under(watcher.prefixes):
+                if any(p.route.hops[-1:] == (hop,) for p in self._paths[path]):
+                    self._refresh(watcher, path, best(self._living(path)))
+
+    def _has_its_own(self, watcher: Watcher, publication: Publication) -> bool:
+        """Whether it is a relay that hears of this publication from the relay that announces it to us."""
+        neighbours = self._neighbours.get(watcher.session)
+        if (
+            not neighbours
+            or not watcher.relay
+            or not publication.relayed
+            or self._is_member(publication.path)
+        ):
+            return False
+        return not neighbours.keys().isdisjoint(publication.route.hops[-1:])
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -528,8 +671,8 @@ class OriginActor(LoopActor):
         for path in self._under(prefixes):
             if not self._is_member(path):
                 chosen = best(self._living(path))
-                assert chosen is not None
-                found.append(m.Offered(path, chosen.route, chosen.order))
+                if chosen is not None:
+                    found.append(m.Offered(path, chosen.route, chosen.order))
         return tuple(found)
 
     def _publications(self, prefixes: tuple[str, ...]) -> tuple[m.Published, ...]:
@@ -566,7 +709,7 @@ class OriginActor(LoopActor):
                 self._prefixes.add(prefix)
             same[key] = watcher
         for path in (*self._under(watcher.prefixes), *watcher.prefixes):
-            offer = self._offer(watcher, path)
+            offer = self._offer(watcher, path, best(self._living(path)))
             if offer is not None:
                 watcher.known[path] = offer
         send(watcher.ref, m.WatchStarted(watcher.watch, tuple(watcher.known.values())))
@@ -585,38 +728,50 @@ class OriginActor(LoopActor):
                 del self._by_prefix[prefix]
                 self._prefixes.remove(prefix)
 
-    def _offer(self, watcher: Watcher, path: str) -> m.Offered | None:
-        """What the watcher may know of `path`, a path that one of its prefixes covers.
+    def _offer(self, watcher: Watcher, path: str, first: Publication | None) -> m.Offered | None:
+        """What the watcher may know of `path`, a path that one of its prefixes covers. `first` serves it here.
 
         A prefix itself is also served by the route above it, the longest one.
         """
         if (not watcher.relay or watcher.one_hop) and self._is_member(path):
             return None  # relays of old dial names that they can make nothing of
-        chosen = best(p for p in self._living(path) if watcher.sees(p))
+        chosen = self._best_for(watcher, path, first)
         if chosen is None and watcher.routes_above and self._prefix_routes and path in watcher.prefixes:
             for above in ancestors(path):
                 chosen = best(p for p in self._living(above) if p.prefix and watcher.sees(p))
                 if chosen is not None:
                     break
+        if chosen is not None and path not in watcher.known and self._has_its_own(watcher, chosen):
+            return None  # where it is known already, a connection of theirs may be too new to be relied on
         return None if chosen is None else m.Offered(path, chosen.route, chosen.order)
+
+    def _best_for(self, watcher: Watcher, path: str, first: Publication | None) -> Publication | None:
+        if first is None or (first.relayed and watcher.sees(first)):
+            return first  # the nearest of all; only publishers of our own are not chosen by distance
+        return best(p for p in self._living(path) if watcher.sees(p))
 
     def _tell(self, path: str) -> None:
         """Something about `path` changed: bring every watcher concerned up to date."""
         told: set[tuple[int, int]] = set()
+        first = best(self._living(path))
         for prefix in ancestors(path):
             for key, watcher in self._by_prefix.get(prefix, {}).items():
                 if key not in told:
                     told.add(key)
-                    self._refresh(watcher, path)
+                    self._refresh(watcher, path, first)
         for prefix in self._prefixes.below(path):
             for watcher in self._by_prefix[prefix].values():
                 if watcher.routes_above:
-                    self._refresh(watcher, prefix)
+                    self._refresh(watcher, prefix, best(self._living(prefix)))
 
-    def _refresh(self, watcher: Watcher, path: str) -> None:
-        offer, known = self._offer(watcher, path), watcher.known.get(path)
+    def _refresh(self, watcher: Watcher, path: str, first: Publication | None) -> None:
+        offer, known = self._offer(watcher, path, first), watcher.known.get(path)
         if offer == known:
             return
+        if offer is not None and self._withdrawals:
+            withdrawals = self._withdrawals.get(path)
+            if withdrawals is not None and withdrawals.doubtful(offer.route):
+                return  # told when the path has settled
         if offer is None:
             del watcher.known[path]
         else:

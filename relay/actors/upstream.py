@@ -146,7 +146,7 @@ class AnnounceReplies:
 
     def _withdraw_all(self) -> None:
         for path in self._live:
-            self._ingest.withdraw(path)
+            self._ingest.withdraw(path, said=False)
         self._live.clear()
         self._by_id.clear()
 

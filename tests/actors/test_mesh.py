@@ -1,0 +1,278 @@
+"""Whole clusters, real down to the bytes of their sessions, in virtual time: what a withdrawal or a lost connection causes.
+
+The latencies of the sessions are random, so news of one broadcast arrives in a different order in each run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from bench.mesh import FIRST_HOP, MEMBERS, QUIET, Mesh, Watcher, counted, in_virtual_time
+from relay.actors import messages as m
+from relay.actors.origin import best
+from relay.actors.runtime import halt
+from relay.model.withdrawals import SETTLE
+from relay.wire.version import Version
+from tests.actors.support import FakeSubscriber, actor_of
+
+SEEDS = range(5)
+WITH_HOPS = [version for version in Version if version >= Version.LITE_04]
+PATH = "demo/cam"
+
+
+def in_mesh(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test in virtual time of its own."""
+
+    @functools.wraps(scenario)
+    def run(**given: Any) -> None:
+        in_virtual_time(scenario(**given))
+
+    return run
+
+
+async def quiet() -> None:
+    """Until nothing is under way any more."""
+    await asyncio.sleep(QUIET)
+
+
+async def over(mesh: Mesh) -> None:
+    """End the relays; nothing of any withdrawal is left in them."""
+    await quiet()
+    await mesh.end_sessions()
+    for relay in mesh:
+        origin = actor_of(relay.origin)
+        assert not origin._withdrawals
+        assert not origin._denying
+        assert not origin._neighbours
+    await mesh.close()
+
+
+async def a_mesh(size: int, seed: int, version: Version = Version.LITE_06, *, members: bool = True) -> Mesh:
+    """A full mesh. Without `members` its relays do not tell their names, as those of other makers do not."""
+    mesh = Mesh(size, seed=seed)
+    mesh.connect_all(version)
+    if members:
+        mesh.announce_members()
+    await quiet()
+    return mesh
+
+
+def path_of(hops: tuple[int, ...]) -> list[int]:
+    """Numbers of the relays on a route."""
+    return [hop - FIRST_HOP for hop in hops if hop >= FIRST_HOP]
+
+
+def routes(mesh: Mesh, number: int, path: str = PATH) -> list[list[int]]:
+    """All routes that a relay knows, by the numbers of the relays on them."""
+    return sorted(path_of(p.route.hops) for p in actor_of(mesh[number].origin)._paths.get(path, ()))
+
+
+def served(mesh: Mesh, number: int, path: str = PATH) -> list[int] | None:
+    """The route that serves at a relay."""
+    chosen = best(actor_of(mesh[number].origin)._paths.get(path, ()))
+    return None if chosen is None else path_of(chosen.route.hops)
+
+
+def news(watcher: Watcher) -> list[str]:
+    """Starts and ends that it was told of: a longer route may have been faster than the best one."""
+    return [kind for kind, _ in watcher.changes if kind != "update"]
+
+
+# --- a broadcast comes and goes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", WITH_HOPS)
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("members", [True, False])
+@in_mesh
+async def test_a_withdrawal_from_a_full_mesh_is_one_end(version: Version, seed: int, members: bool) -> None:
+    mesh = await a_mesh(6, seed, version, members=members)
+    watchers = [relay.watch() for relay in mesh]
+    mesh[0].publish(PATH)
+    await quiet()
+    assert all(list(watcher.live) == [PATH] for watcher in watchers)
+    for watcher in watchers:
+        watcher.changes.clear()
+    with counted() as counts:
+        mesh[0].withdraw(PATH)
+        await quiet()
+    assert [watcher.changes for watcher in watchers] == [[("end", PATH)]] * len(mesh)
+    assert counts["start"] == 0
+    assert counts["update"] == 0
+    if members and version >= Version.LITE_05:
+        assert counts["end"] == 5
+    else:  # relays that know little of each other's connections have announced it to each other as well
+        assert counts["end"] <= 5 * 5
+    await over(mesh)
+
+
+@pytest.mark.parametrize("size", [4, 8, 16])
+@in_mesh
+async def test_in_a_full_mesh_each_relay_hears_of_a_broadcast_once(size: int) -> None:
+    mesh = await a_mesh(size, 1)
+    for change, kind in ((mesh[0].publish, "start"), (mesh[0].withdraw, "end")):
+        with counted() as counts:
+            change(PATH)
+            await quiet()
+        assert counts == {kind: size - 1}
+    await over(mesh)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@in_mesh
+async def test_a_withdrawal_from_any_cluster_is_one_end(seed: int) -> None:
+    """Half of the connections of a mesh, at random, of relays that do not know who is connected to whom."""
+    mesh = Mesh(8, seed=seed)
+    pairs = list(itertools.combinations(range(8), 2))
+    ring = [(number, number + 1) for number in range(7)]
+    for one, other in {*ring, *mesh._random.sample(pairs, 10)}:
+        mesh.connect(one, other)
+    watchers = [relay.watch() for relay in mesh]
+    mesh[0].publish(PATH)
+    await quiet()
+    assert all(watcher.live for watcher in watchers)
+    for watcher in watchers:
+        watcher.changes.clear()
+    mesh[0].withdraw(PATH)
+    await quiet()
+    for watcher in watchers:
+        assert watcher.changes[-1] == ("end", PATH)
+        assert watcher.count()["end"] == 1
+        assert watcher.count()["start"] == 0
+    await over(mesh)
+
+
+@pytest.mark.parametrize("members", [True, False])
+@pytest.mark.parametrize("seed", SEEDS)
+@in_mesh
+async def test_a_publisher_that_comes_back_at_once_is_announced_at_once(seed: int, members: bool) -> None:
+    mesh = await a_mesh(4, seed, members=members)
+    watcher = mesh[3].watch()
+    mesh[0].publish(PATH)
+    await quiet()
+    mesh[0].withdraw(PATH)
+    await asyncio.sleep(0.2)  # longer than any latency, shorter than a path settles
+    assert news(watcher) == ["start", "end"]
+    mesh[0].publish(PATH)
+    await asyncio.sleep(0.2)
+    assert news(watcher) == ["start", "end", "start"]
+    await over(mesh)
+
+
+@pytest.mark.parametrize("members", [True, False])
+@pytest.mark.parametrize("seed", SEEDS)
+@in_mesh
+async def test_a_publisher_that_moves_to_another_relay_is_announced_at_once(seed: int, members: bool) -> None:
+    mesh = await a_mesh(4, seed, members=members)
+    watcher = mesh[3].watch()
+    mesh[0].publish(PATH)
+    await quiet()
+    mesh[0].withdraw(PATH)
+    mesh[1].publish(PATH)
+    await asyncio.sleep(0.2)
+    assert served(mesh, 3) == [1]
+    assert path_of(watcher.live[PATH].route.hops) == [1]
+    await over(mesh)
+
+
+@pytest.mark.parametrize("members", [True, False])
+@in_mesh
+async def test_a_relay_that_leaves_takes_its_broadcasts_with_it_once(members: bool) -> None:
+    mesh = await a_mesh(6, 1, members=members)
+    watchers = [relay.watch() for relay in mesh[1:]]
+    mesh[0].publish(PATH)
+    await quiet()
+    for pair in [pair for pair in mesh.sessions if 0 in pair]:
+        mesh.cut(*pair)
+    await quiet()
+    assert [news(watcher) for watcher in watchers] == [["start", "end"]] * 5
+    await over(mesh)
+
+
+# --- a connection of two relays is lost ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("members", [True, False])
+@pytest.mark.parametrize("seed", SEEDS)
+@in_mesh
+async def test_a_relay_that_loses_its_connection_reaches_a_broadcast_by_another_route(
+    seed: int, members: bool
+) -> None:
+    mesh = await a_mesh(4, seed, members=members)
+    mesh[0].publish(PATH)
+    await quiet()
+    assert served(mesh, 3) == [0]
+    mesh.cut(0, 3)
+    # the end, and what the others announce then: not the time that a path needs to settle
+    await asyncio.sleep(0.3)
+    assert served(mesh, 3) in ([0, 1], [0, 2])
+    assert SETTLE > 0.3
+    await quiet()
+    if members:
+        assert routes(mesh, 1) == [[0]]
+    await over(mesh)
+
+
+@in_mesh
+async def test_requests_take_another_route_at_once_though_it_is_announced_later() -> None:
+    """0 and 3 are not connected, but by 1 and by 2; the route by 2 is longer."""
+    mesh = Mesh(5)
+    for pair in ((0, 1), (1, 3), (0, 4), (4, 2), (2, 3)):
+        mesh.connect(*pair)
+    watcher = mesh[3].watch()
+    mesh[0].publish(PATH)
+    await quiet()
+    assert served(mesh, 3) == [0, 1]
+    watcher.changes.clear()
+    mesh.cut(1, 3)
+    await asyncio.sleep(0.01)
+    assert served(mesh, 3) == [0, 4, 2]
+    assert not watcher.changes
+    viewer = FakeSubscriber()
+    viewer.subscribe(mesh[3].origin, path=PATH)
+    await asyncio.sleep(0.5)
+    assert not viewer.got(m.Refused)
+    await asyncio.sleep(SETTLE)
+    assert watcher.changes == [("update", PATH)]
+    mesh.connect(1, 3)
+    await asyncio.sleep(0.5)
+    assert watcher.changes == [("update", PATH)] * 2  # a better route needs no proof
+    halt(viewer.ref)
+    await over(mesh)
+
+
+@in_mesh
+async def test_a_route_that_was_announced_stays_when_its_relay_is_found_to_be_connected() -> None:
+    """Relay 2 joins: it must not lose the route by 1 before it has heard of the broadcast from 0 itself."""
+    mesh = Mesh(3)
+    mesh.connect(0, 1)
+    mesh.connect(1, 2)
+    mesh.announce_members()
+    watcher = mesh[2].watch()
+    mesh[0].publish(PATH)
+    await quiet()
+    assert routes(mesh, 2) == [[0, 1]]
+    mesh.connect(0, 2)
+    await quiet()
+    assert routes(mesh, 2) == [[0], [0, 1]]
+    assert watcher.changes == [("start", PATH), ("update", PATH)]
+    mesh[0].withdraw(PATH)
+    await quiet()
+    assert watcher.changes[2:] == [("end", PATH)]
+    await over(mesh)
+
+
+@in_mesh
+async def test_members_are_told_by_everybody_who_is_connected_to_them() -> None:
+    mesh = await a_mesh(4, 1)
+    assert routes(mesh, 3, f"{MEMBERS}/relay-0") == [[0], [0, 1], [0, 2]]
+    mesh[0].withdraw(f"{MEMBERS}/relay-0")
+    await asyncio.sleep(0.2)
+    assert routes(mesh, 3, f"{MEMBERS}/relay-0") == []
+    await over(mesh)
