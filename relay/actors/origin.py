@@ -461,12 +461,17 @@ class OriginActor(LoopActor):
         self._leaving.discard(session)
         for watch in list(self._watchers.get(session, ())):
             self._drop_watcher(session, watch)
-        for publication in list(self._by_session.get(session, {}).values()):
+        publications = list(self._by_session.get(session, {}).values())
+        linger = self._linger if lost else 0.0
+        if any(self._names_its_relay(p) for p in publications):
+            # the relay goes on without this session: others announce now what they had left to it
+            linger = max(linger, SETTLE)
+        for publication in publications:
             alone = self._serves(publication) and sum(p.usable for p in self._paths[publication.path]) == 1
-            if lost and alone and self._linger and not self._is_member(publication.path):
+            if linger and alone and not self._is_member(publication.path):
                 publication.waiting = {}
                 send(publication.broadcast, m.Retire(self.actor_ref))
-                self.call_later(self._linger, LingerOver(publication))
+                self.call_later(linger, LingerOver(publication))
             else:
                 self._withdraw(publication)
         self._forget_peer(session)
@@ -545,6 +550,10 @@ class OriginActor(LoopActor):
                 neighbours[now] = path
             if former:
                 self._announce_second_routes(session, former)
+
+    def _names_its_relay(self, publication: Publication) -> bool:
+        """Whether it is the name of the relay that announces it."""
+        return publication.relayed and self._is_member(publication.path) and len(publication.route.hops) == 1
 
     def _announce_second_routes(self, session: int, hop: int) -> None:
         """The relay of `session` is no longer connected to the relay `hop`: what comes from that may be news to it."""

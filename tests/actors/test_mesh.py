@@ -198,24 +198,65 @@ async def test_a_relay_that_leaves_takes_its_broadcasts_with_it_once(members: bo
 # --- a connection of two relays is lost ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("lost", [True, False])
 @pytest.mark.parametrize("members", [True, False])
 @pytest.mark.parametrize("seed", SEEDS)
 @in_mesh
-async def test_a_relay_that_loses_its_connection_reaches_a_broadcast_by_another_route(
-    seed: int, members: bool
+async def test_a_relay_without_its_connection_reaches_a_broadcast_by_another_route(
+    seed: int, members: bool, lost: bool
 ) -> None:
     mesh = await a_mesh(4, seed, members=members)
+    watcher = mesh[3].watch()
     mesh[0].publish(PATH)
     await quiet()
     assert served(mesh, 3) == [0]
-    mesh.cut(0, 3)
+    (mesh.lose if lost else mesh.cut)(0, 3)
+    await asyncio.sleep(0.15)
+    viewer = FakeSubscriber()
+    viewer.subscribe(mesh[3].origin, path=PATH)
     # the end, and what the others announce then: not the time that a path needs to settle
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.15)
     assert served(mesh, 3) in ([0, 1], [0, 2])
     assert SETTLE > 0.3
+    assert not viewer.got(m.Refused)
     await quiet()
+    assert news(watcher) == ["start"]
     if members:
         assert routes(mesh, 1) == [[0]]
+    halt(viewer.ref)
+    await over(mesh)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@in_mesh
+async def test_a_broadcast_that_nobody_else_reaches_ends_when_that_is_clear(lost: bool) -> None:
+    mesh = Mesh(3)
+    mesh.connect(0, 1)
+    mesh.connect(1, 2)
+    mesh.announce_members()
+    watchers = [relay.watch() for relay in mesh[1:]]
+    mesh[0].publish(PATH)
+    await quiet()
+    (mesh.lose if lost else mesh.cut)(0, 1)
+    await asyncio.sleep(SETTLE / 2)
+    assert [news(watcher) for watcher in watchers] == [["start"]] * 2
+    await asyncio.sleep(SETTLE)
+    assert [news(watcher) for watcher in watchers] == [["start", "end"]] * 2
+    await over(mesh)
+
+
+@in_mesh
+async def test_a_relay_that_says_goodbye_takes_its_broadcasts_with_it_at_once() -> None:
+    mesh = await a_mesh(3, 1)
+    watcher = mesh[2].watch()
+    mesh[0].publish(PATH)
+    await quiet()
+    mesh[0].withdraw(f"{MEMBERS}/relay-0")
+    await asyncio.sleep(0.2)
+    for pair in [pair for pair in mesh.sessions if 0 in pair]:
+        mesh.cut(*pair)
+    await asyncio.sleep(0.2)
+    assert news(watcher) == ["start", "end"]
     await over(mesh)
 
 
