@@ -148,11 +148,12 @@ def _beside(one: Publication, other: Publication) -> bool:
     """Whether both are routes to one publisher at the same time, so that they have the same groups.
 
     An id alone proves nothing: a publisher that comes back may have begun anew. Two sessions of its own may be the
-    former one, which hangs, and the next.
+    former one, which hangs, and the next. If we have lost a relay on the route, and the other route leads to the same
+    relay of the publisher, then that has not lost the publisher.
     """
-    return (
-        one.waiting is None and same_publisher(one.route, other.route) and one.route.hops != other.route.hops
-    )
+    if not same_publisher(one.route, other.route) or one.route.hops == other.route.hops:
+        return False
+    return one.waiting is None or (one.relayed and one.route.hops[:2] == other.route.hops[:2])
 
 
 def _distance(publication: Publication) -> tuple[object, ...]:

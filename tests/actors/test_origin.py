@@ -988,6 +988,25 @@ async def test_another_route_is_another_life_once_the_publisher_was_gone() -> No
     assert await lives(stage, second) != known
 
 
+@pytest.mark.parametrize(
+    ("after", "same"),
+    [((50, 3, 4), True), ((50, 5, 4), False), ((60, 3, 4), False)],
+    ids=["by a third relay", "connected to another relay now", "another publisher"],
+)
+@virtual
+async def test_a_publisher_goes_on_while_a_relay_is_lost_on_the_way_to_it(
+    after: tuple[int, ...], same: bool
+) -> None:
+    stage = Stage(linger=5)
+    one, two = stage.session(), stage.session()
+    first = await one.announce("p", route=Route((50, 3)), relayed=True)
+    known = await lives(stage, first)
+    await one.go(lost=True)
+    second = await two.announce("p", route=Route(after), relayed=True)
+    assert (await lives(stage, second) == known) == same
+    stop_all()
+
+
 # --- older sessions that may be dead ---------------------------------------------------------------------------------
 
 
