@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from relay.actors import messages as m
 from relay.actors.runtime import Ref, send
-from relay.model.numbering import MOST_REPEATED, Numbering, Span
+from relay.model.numbering import MOST_REPEATED, RESERVE, Numbering, Span
 from relay.model.track import TrackProperties
 from relay.wire.frame import FrameHeader
 from relay.wire.varint import MAX_VARINT
@@ -96,9 +96,13 @@ class Numbers:
         self.wait(WITH_NUMBERS)
         timescale = None if properties is None else properties.timescale
         question = m.AskNumbers(track, self._path, self._name, self._life, sequence, floor, timescale)
-        if self._directory is None or not send(self._directory, question):
-            span = Numbering().ask("", self._life, sequence, floor)
-            send(track, m.Numbered(span, free=True, timescale=None))
+        if self._over or self._directory is None or not send(self._directory, question):
+            # nobody else is to know
+            if self._spans and sequence is not None and not floor:
+                span: Span | None = self._spans[-1]._replace(limit=sequence + self._spans[-1].shift + RESERVE)
+            else:
+                span = Numbering().ask("", self._life, sequence, floor)
+            send(track, m.Numbered(span, self._free, self.timescale))
 
     def over(
         self, track: Ref, last: int | None, properties: TrackProperties | None, *, watched: bool

@@ -654,7 +654,9 @@ class OriginActor(LoopActor):
 
     def _on_numbers_over(self, message: m.NumbersOver) -> None:
         key = message.path, message.name
-        numbering = self._numbers[key]
+        numbering = self._numbers.get(key)
+        if numbering is None:
+            return
         numbering.leave(message.track.actor_urn, message.following)
         numbering.timescale = numbering.timescale or message.timescale
         if message.watched:
@@ -671,7 +673,8 @@ class OriginActor(LoopActor):
 
     def _forget_numbers(self, key: tuple[str, str]) -> None:
         self._stop_keeping(key)
-        if not self._numbers[key].used:
+        numbering = self._numbers.get(key)
+        if numbering is not None and not numbering.used:
             del self._numbers[key]
 
     # --- lists -----------------------------------------------------------------------------------------------------

@@ -225,9 +225,12 @@ class SubscribeService:
             self._connection.log.info("moved track=%r from_group=%d", self._name, self._next)
         elif self._connection.version <= Version.LITE_04:
             self._stream.write((SubscribeOk(priority=self._priority).encode(self._connection.version),))
-        self._accepted = True
         if self._update is not None:
-            self.update(self._update)
+            interest = interest_of(self._update, self._connection.version)
+            if self._accepted:  # the groups it asked to begin with were the former publisher's
+                interest = interest._replace(start_group=None, start_frame=0)
+            self._change(interest)
+        self._accepted = True
 
     def _end_of(self, final: int) -> int:
         return max(self._floor, final)
@@ -255,10 +258,10 @@ class SubscribeService:
         self._prefer(message)
         self._update = message
         self._bounded = message.end_group is not None
+        self._change(interest_of(message, self._connection.version))
+
+    def _change(self, interest: Interest) -> None:
         if self._track is not None:
-            interest = interest_of(message, self._connection.version)
-            if self._floor:
-                interest = interest._replace(start_group=None, end_group=None)
             send(self._track, m.UpdateInterest(self._connection.actor_ref, self._key, interest))
 
     def _prefer(self, request: Subscribe | SubscribeUpdate) -> None:

@@ -44,7 +44,7 @@ VIEWERS = 4
 STEPS = (
     "nothing", "come", "come", "come", "come", "announce", "announce", "withdraw", "lose", "lose", "lose", "close",
     "watch", "group", "group", "group", "group", "open", "end", "refuse", "answer", "answer",
-    "join", "subscribe", "subscribe", "subscribe", "leave", "go", "wait", "wait", "settle", "settle", "time", "check",
+    "restart", "restart", "join", "subscribe", "subscribe", "subscribe", "leave", "go", "wait", "wait", "settle", "settle", "time", "check",
 )  # fmt: skip
 
 step = st.tuples(st.sampled_from(STEPS), st.integers(0, 5), st.integers(0, 5))
@@ -70,8 +70,9 @@ class Slot:
 class Viewing:
     """One subscription."""
 
-    def __init__(self, viewer: RawPeer, number: int, stream: PeerStream) -> None:
+    def __init__(self, viewer: RawPeer, path: str, number: int, stream: PeerStream) -> None:
         self.viewer = viewer
+        self.path = path
         self.number = number
         self.stream = stream
         self.left = False
@@ -79,6 +80,14 @@ class Viewing:
     @property
     def live(self) -> bool:
         return not self.left and not self.stream.over and not self.viewer.closed
+
+    def groups(self) -> dict[int, bytes]:
+        """What it was shown, by number."""
+        return {
+            group.header.sequence: group.payloads[0]
+            for group in self.viewer.incoming
+            if group.header is not None and group.header.subscribe_id == self.number and group.payloads
+        }
 
     def sequences(self) -> list[int]:
         """Numbers of the groups that the relay began, in that order."""
@@ -98,6 +107,7 @@ class Play:
         self.world = World(LIMITS, linger=LINGER)
         self.slots = [Slot(number, VERSIONS[versions[number]]) for number in range(3)]
         self.sent = {7: 0, 9: 40}
+        self.restarts = 0
         self.viewers: list[RawPeer] = []
         self.viewings: list[Viewing] = []
         self.versions = versions
@@ -180,8 +190,15 @@ class Play:
         for slot in self.slots:
             if slot.identity == identity and slot.peer is not None:
                 for _, request in slot.peer.live_subscriptions():
-                    begun = slot.peer.group(request.id, self.sent[identity], b"x", fin=fin)
+                    said = b"%d, group %d, after %d restarts" % (identity, self.sent[identity], self.restarts)
+                    begun = slot.peer.group(request.id, self.sent[identity], said, fin=fin)
                     slot.open += [] if fin else [begun]
+
+    def _restart(self, slot: Slot, _: int, what: int) -> None:
+        """Its content begins anew, under the same id."""
+        if not any(other.peer is not None for other in self.slots if other.identity == slot.identity):
+            self.restarts += 1
+            self.sent[slot.identity] = what
 
     def _end(self, slot: Slot, _: int, what: int) -> None:
         if slot.peer is not None and what == 0:
@@ -212,7 +229,8 @@ class Play:
     def _subscribe(self, _: Slot, who: int, what: int) -> None:
         if self.viewers:
             viewer = self.viewers[who % len(self.viewers)]
-            self.viewings.append(Viewing(viewer, *viewer.subscribe(PATHS[what % 2])))
+            path = PATHS[what % 2]
+            self.viewings.append(Viewing(viewer, path, *viewer.subscribe(path)))
 
     def _leave(self, _: Slot, who: int, what: int) -> None:
         live = [viewing for viewing in self.viewings if viewing.live]
@@ -242,6 +260,11 @@ class Play:
             for publication in publications
             for key in publication.waiting or ()
         }
+        shown: dict[tuple[str, int], bytes] = {}
+        for viewing in self.viewings:
+            if viewing.live:
+                for number, said in viewing.groups().items():
+                    assert shown.setdefault((viewing.path, number), said) == said, "one number, two groups"
         subscribers = 0
         for viewer in self.viewers:
             assert not viewer.closed, viewer.closed
