@@ -40,6 +40,7 @@ from relay.auth.throttle import Throttle
 from relay.config import Auth, Config, ConfigError, Https, listed, taken_over
 from relay.model.address import readable_address
 from relay.model.limits import Limits
+from relay.model.strangers import Strangers
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
 from relay.transport.places import Places
@@ -125,6 +126,7 @@ class Relay:
         self._internal: list[tuple[str, int]] = []
         self._since = time.time()
         self._expiries = Expiries()
+        self._strangers = Strangers([v.name_on_wire for v in config.server.version], time.monotonic)
         self._lag = LoopLag()
         self._next_look: asyncio.TimerHandle | None = None
         self._refused: Counter[str] = Counter()
@@ -188,6 +190,7 @@ class Relay:
             cluster=self._cluster,
             members=cluster.prefix,
             expiries=self._expiries,
+            strangers=self._strangers,
         )
         listen = self._config.server.listen
         self._quic = QuicServer(
@@ -199,6 +202,7 @@ class Relay:
             on_request=self.accept,
             addresses=self._addresses,
             qlog=self._qlog(),
+            strangers=self._strangers,
         )
         try:
             await self._quic.start()
@@ -230,7 +234,7 @@ class Relay:
         app = build(services)
         if self._config.web.ws:
             versions = self._config.server.version
-            sessions = Sessions(self.admit, versions, lambda: self._limits, self._addresses)
+            sessions = Sessions(self.admit, versions, lambda: self._limits, self._addresses, self._strangers)
             accept_sessions(app, sessions)
         self._web = WebServer(app, self._limits, self._refused)
         await self._web.start()
@@ -566,6 +570,7 @@ class Relay:
             environment=environment,
             permissions=permissions,
             on_gone=self._gone,
+            offered=request.offered,
         )
 
     def _refuse_if_draining(self, request: SessionRequest) -> bool:

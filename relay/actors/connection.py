@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +25,7 @@ from relay.actors.runtime import LoopActor, Overrun, Ref, Timer, send
 from relay.auth.permissions import Permissions, UnauthorizedError, loggable
 from relay.model.limits import Limits
 from relay.model.pace import Allowance, Episodes
+from relay.model.strangers import Strangers
 from relay.transport.session import (
     DatagramReceived,
     Event,
@@ -155,6 +156,8 @@ class Environment:
     """Hears of sessions that other relays have dialled."""
     members: str = "internal/origins"
     """Path under which the relays of a cluster announce themselves."""
+    strangers: Strangers | None = None
+    """Told of peers that no version is common with."""
     expiries: Expiries = field(default_factory=Expiries)
     """Tells when a token has run out."""
 
@@ -171,14 +174,17 @@ class ConnectionActor(LoopActor):
         permissions: Permissions | None = None,
         on_gone: Callable[[int], object] | None = None,
         link: Ref | None = None,
+        offered: tuple[str, ...] = (),
     ) -> None:
         """`permissions` are given where the peer's URL was known before it was accepted.
 
-        `link` hears of the beginning and the end of a session with another relay.
+        `link` hears of the beginning and the end of a session with another relay. `offered` are the protocols that the
+        peer named before the session.
         """
         super().__init__()
         self._on_gone = on_gone
         self._link = link
+        self._offered = offered
         self.session = session
         self.number = number
         self.environment = environment
@@ -288,6 +294,8 @@ class ConnectionActor(LoopActor):
             self._authorizing.cancel()
         if self._expiry is not None:
             self._expiry.cancel()
+        if self._offered and not self._negotiated and not self.session.is_client and not self.session.alpn:
+            self._no_common_version(())
         self.ingest.end()
         self.egress.end()
         lost = self._closed is not None and self._closed.code is None
@@ -478,6 +486,7 @@ class ConnectionActor(LoopActor):
         spoken = [v for code in setup.versions if (v := version_from_setup_code(code)) is not None]
         chosen = next((v for v in spoken if v <= Version.LITE_02 and v in self.environment.versions), None)
         if chosen is None:
+            self._no_common_version([hex(code) for code in setup.versions])
             self.close(SessionCode.VERSION_NEGOTIATION, "no common version")
             return
         self.version = chosen
@@ -485,6 +494,13 @@ class ConnectionActor(LoopActor):
         self._in_band = setup.path
         self._answer = stream, ServerSetup(setup.form, chosen.setup_code)
         self._advance()
+
+    def _no_common_version(self, offered: Sequence[str]) -> None:
+        """Name the peer in the log: by what it offered before the session, or else by `offered`."""
+        if self.environment.strangers is not None:
+            self.environment.strangers.met(
+                self.session.remote, self.session.transport, [*self._offered, *offered]
+            )
 
     def on_server_setup(self, setup: ServerSetup) -> None:
         """01 and 02, client side: the server chose."""

@@ -22,6 +22,7 @@ from relay.wire.webtransport import parse_protocol_list, quote_protocol
 if TYPE_CHECKING:
     from aioquic.h3.events import Headers
 
+    from relay.model.strangers import Strangers
     from relay.transport.quic.link import Link
     from relay.transport.session import SessionRequest
 
@@ -53,11 +54,17 @@ class WebTransportServerSession(WebTransportSession):
     """The server's side: waits for a CONNECT request, then is the session it asked for."""
 
     def __init__(
-        self, link: Link, *, versions: tuple[Version, ...], on_request: Callable[[SessionRequest], None]
+        self,
+        link: Link,
+        *,
+        versions: tuple[Version, ...],
+        on_request: Callable[[SessionRequest], None],
+        strangers: Strangers | None = None,
     ) -> None:
         super().__init__(link, is_client=False)
         self._versions = versions
         self._on_request = on_request
+        self._strangers = strangers
         self._accepted = False
         # Our settings go out with the handshake, so that clients that wait for them need no round trip more.
         self._h3 = compat.RelayH3Connection(link.quic)
@@ -99,6 +106,8 @@ class WebTransportServerSession(WebTransportSession):
             self.version = ALPN_VERSIONS[chosen]
         elif not SETUP_VERSIONS & set(self._versions):
             # Without a subprotocol only the SETUP messages of the two oldest versions are left.
+            if self._strangers is not None:
+                self._strangers.met(self.remote, "webtransport", offered)
             self.reject(400)
             return
         self._on_request(WebTransportRequest(self, offered))

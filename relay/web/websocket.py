@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 
 from relay.model.address import address_of, readable_address
 from relay.model.limits import Limits
+from relay.model.strangers import Strangers
 from relay.transport.places import Places
 from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
@@ -40,6 +41,8 @@ class Sessions:
     """Those for the next session."""
     addresses: Places
     """Of the sessions of each address, on all transports."""
+    strangers: Strangers | None = None
+    """Told of peers that no version is common with."""
 
 
 def accept_sessions(app: web.Application, sessions: Sessions) -> None:
@@ -77,6 +80,8 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
     offered = tuple(name.strip() for name in names if name.strip())
     choice = choose(offered, sessions.versions)
     if choice is None:
+        if sessions.strangers is not None:
+            sessions.strangers.met(remote, "websocket", offered)
         return web.Response(status=400, text="none of the offered subprotocols is supported\n")
     limits = sessions.limits()
     limit = limits.websocket_message if choice.draft is None else 0

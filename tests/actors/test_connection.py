@@ -14,6 +14,7 @@ from relay.actors.expiry import Expiries
 from relay.actors.runtime import ask, halt
 from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.model.limits import Limits
+from relay.model.strangers import Strangers
 from relay.transport.session import Pong
 from relay.wire.errors import OldCode, SessionCode
 from relay.wire.frame import setup_stream
@@ -88,12 +89,15 @@ async def test_the_first_version_of_the_client_that_is_spoken_wins(world: World)
     assert stream.data == ServerSetup(SetupForm.DRAFT14, 0xFF0DAD01).encode()
 
 
-async def test_no_common_version_closes_the_session() -> None:
+async def test_no_common_version_closes_the_session(caplog: pytest.LogCaptureFixture) -> None:
     world = World(versions=(Version.LITE_01, *MODERN))
+    world.environment = replace(world.environment, strangers=Strangers(["moq-lite-01"], lambda: 0.0))
     peer = world.connect(Version.LITE_02, introduce=False)
     peer.bidi(ClientSetup(SetupForm.DRAFT14, (0xFF0DAD02, 0xFF0DAD03)).encode())
     await settle()
     assert [closed.code for closed in peer.closed] == [OldCode.VERSION]
+    [line] = [text for text in caplog.messages if "no common version remote=" in text]
+    assert "offered=0xff0dad02,0xff0dad03 spoken=moq-lite-01" in line
     assert actors() == ["origin"]
     await world.close()
 

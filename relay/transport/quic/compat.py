@@ -635,6 +635,20 @@ def close_seen(quic: QuicConnection) -> ConnectionTerminated | None:
     return event
 
 
+def refused_protocols(quic: QuicConnection) -> tuple[str, ...] | None:
+    """The protocols (ALPN) that a client offered, if the handshake failed because none is ours; else None.
+
+    Empty where aioquic itself has read the ClientHello: it keeps none of it.
+    """
+    event = quic._close_event
+    if event is None or event.error_code != NO_APPLICATION_PROTOCOL or closed_by_peer(quic):
+        return None
+    return tuple(getattr(quic.tls, "offered", ()))
+
+
+NO_APPLICATION_PROTOCOL = QuicErrorCode.CRYPTO_ERROR + tls.AlertDescription.no_application_protocol
+
+
 def closed_by_peer(quic: QuicConnection) -> bool:
     """Whether the close of `close_seen` came from the peer: the connection drains. True only until it terminates."""
     return bool(quic._state is QuicConnectionState.DRAINING)

@@ -23,6 +23,7 @@ from aioquic.quic.packet import QuicErrorCode, QuicPacketType
 
 from relay.model.address import readable_address
 from relay.model.pace import LogThrottle
+from relay.model.strangers import Strangers
 from relay.transport.places import Places
 from relay.transport.quic import compat, negotiation
 from relay.transport.quic.admission import Admission, Welcome, refusal
@@ -362,11 +363,12 @@ class QuicServer(Endpoint):
         on_request: Callable[[SessionRequest], None],
         addresses: Places | None = None,
         qlog: QlogDirectory | None = None,
+        strangers: Strangers | None = None,
     ) -> None:
         """`on_request` is called for each peer that wants a session, and answers now or later.
 
         `addresses` are the places of sessions by address, if other transports fill them as well. `qlog` is where
-        connections are logged, if at all.
+        connections are logged, if at all. `strangers` is told of peers that no version is common with.
         """
         super().__init__(settings)
         self.versions = versions
@@ -391,6 +393,7 @@ class QuicServer(Endpoint):
         if addresses is None:
             addresses = Places("sessions_address", limits.sessions_address, self.refused)
         self._admission = Admission(limits, self.refused, addresses)
+        self._strangers = strangers
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -447,7 +450,9 @@ class QuicServer(Endpoint):
 
     def negotiated(self, link: Link, alpn: str) -> Handler:
         if alpn == "h3":
-            return WebTransportServerSession(link, versions=self.versions, on_request=self._on_request)
+            return WebTransportServerSession(
+                link, versions=self.versions, on_request=self._on_request, strangers=self._strangers
+            )
         return RawSession(link, alpn=alpn, is_client=False, on_request=self._on_request)
 
     def handshake_done(self, link: Link) -> bool:
@@ -462,6 +467,9 @@ class QuicServer(Endpoint):
 
     def remove(self, link: Link) -> None:
         super().remove(link)
+        offered = compat.refused_protocols(link.quic) if link.handler is None else None
+        if offered is not None and self._strangers is not None:
+            self._strangers.met(link.remote, "quic", offered)
         self._admission.forget(link)
         self._check_closed()
 

@@ -92,6 +92,8 @@ class ServerContext(tls.Context):
         self._alpn_protocols = alpns
         if cipher_suites is not None:
             self._cipher_suites = cipher_suites
+        self.offered: tuple[str, ...] = ()
+        """The protocols (ALPN) that the client named."""
         self.choose: Callable[[str | None], Credentials]
         """Says which certificate is shown to a client that asks for this name."""
 
@@ -128,6 +130,7 @@ class ServerContext(tls.Context):
         if hello.key_share is None:
             raise tls.AlertMissingExtension("ClientHello has no key share")
         if self._alpn_protocols is not None:
+            self.offered = tuple(hello.alpn_protocols or ())
             self.alpn_negotiated = tls.negotiate(
                 self._alpn_protocols,
                 hello.alpn_protocols,

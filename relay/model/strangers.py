@@ -1,0 +1,58 @@
+"""Peers that no version is common with: one line of the log for each address.
+
+Owns whom it has named already, and how many lines there may be. Called by the listeners and by connection actors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from relay.model.address import address_of
+from relay.model.pace import LogThrottle
+
+logger = logging.getLogger("relay")
+
+REMEMBERED: Final = 1_024
+"""Addresses; the one that came first is forgotten."""
+
+SHOWN: Final = 8
+"""Names of an offer that a line holds, and characters of each are `SHOWN_NAME`: peers choose both."""
+
+SHOWN_NAME: Final = 32
+
+
+class Strangers:
+    """All of a relay."""
+
+    def __init__(self, spoken: Sequence[str], now: Callable[[], float]) -> None:
+        """`spoken` are the names of the versions in use, `now` is a clock in seconds."""
+        self._spoken = ",".join(spoken)
+        self._now = now
+        self._named: OrderedDict[str, None] = OrderedDict()
+        self._throttle = LogThrottle()
+
+    def met(self, remote: str, transport: str, offered: Sequence[str]) -> None:
+        """Name a peer, `host:port`, with what it offers, unless its address was named before."""
+        key = address_of(remote)
+        # The addresses may be forged, so that there are as many as somebody likes.
+        if key in self._named or not self._throttle.passes(self._now()):
+            return
+        self._named[key] = None
+        if len(self._named) > REMEMBERED:
+            self._named.popitem(last=False)
+        logger.warning(
+            "no common version remote=%s transport=%s offered=%s spoken=%s",
+            remote,
+            transport,
+            shown(offered),
+            self._spoken,
+        )
+
+
+def shown(offered: Sequence[str]) -> str:
+    """Write an offer, of whatever length."""
+    names = [name[:SHOWN_NAME] for name in offered[:SHOWN]]
+    return ",".join(names) + (",..." if len(offered) > SHOWN else "") if names else "nothing"
