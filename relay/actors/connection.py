@@ -596,6 +596,7 @@ class ConnectionActor(LoopActor):
         """A session with another relay of the cluster has begun."""
         if self._link is None and self.permissions.cluster:
             self._link = self.environment.cluster
+            self.session.trust()
         if self._link is not None:
             setup = self.peer_setup
             hop = 0 if setup is None or setup.origin is None else setup.origin

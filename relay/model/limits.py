@@ -28,7 +28,7 @@ class Limits:
     handshakes_address: int = 500
     """Of these, those of one address that is proven, so that no single one takes all. Beyond it nothing is answered."""
 
-    packet_time: float = 0.05
+    packet_time: float = 0.1
     """CPU seconds a second that one QUIC connection may take beyond 0.1 ms a packet, before its packets are dropped."""
 
     setup_timeout: float = 10.0

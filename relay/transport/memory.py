@@ -208,6 +208,9 @@ class MemorySession:
         if not self.finished and not self.peer.silent:
             self.peer.tell(Pong())
 
+    def trust(self) -> None:
+        pass
+
     def probe_timeout(self) -> float:
         return PROBE_TIMEOUT
 

@@ -164,6 +164,9 @@ class Session(Protocol):
     def probe_timeout(self) -> float:
         """Seconds after which a healthy peer would have answered a ping (3 PTO on QUIC)."""
 
+    def trust(self) -> None:
+        """The peer is a relay of ours: it stands for many peers, and what one peer's packets may cost is no limit for it."""
+
     def close(self, code: int = 0, reason: str = "") -> None:
         """End the session. A `SessionClosed` event with `by_peer=False` follows."""
 

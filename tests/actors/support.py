@@ -465,6 +465,7 @@ class RecordingSession:
         self.streams: list[RecordingStream] = []
         self.closes: list[tuple[int, str]] = []
         self.pings = 0
+        self.trusted = False
         self.keep = True
         self._sink: Sink = lambda _: None
 
@@ -515,6 +516,9 @@ class RecordingSession:
     def ping(self) -> None:
         self.pings += 1
         self.raw.ping()
+
+    def trust(self) -> None:
+        self.trusted = True
 
     def probe_timeout(self) -> float:
         return self.raw.probe_timeout()

@@ -218,6 +218,15 @@ async def test_another_relay_may_send_more() -> None:
     await world.close()
 
 
+async def test_another_relay_is_trusted_with_the_cost_of_its_packets() -> None:
+    world = World()
+    for permissions in (CLUSTER, None):
+        options = {} if permissions is None else {"permissions": permissions}
+        peer = await world.viewer(Version.LITE_06, **options)
+        assert peer.relay.trusted is (permissions is CLUSTER)
+    await world.close()
+
+
 async def test_ten_storms_one_after_the_other_leave_nothing() -> None:
     world = World(Limits(track_idle=0.01, control_rate=1, control_burst=20))
     pair = await Pair.of(world)

@@ -15,6 +15,7 @@ from typing import cast
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted
+from aioquic.tls import Epoch
 
 Address = tuple[str, int]
 
@@ -36,6 +37,19 @@ def first_packet(target: Address) -> bytes:
     quic = newcomer()
     quic.connect(target, 0.0)
     return quic.datagrams_to_send(0.0)[0][0]
+
+
+def one_rtt_packets(quic: QuicConnection, payload: bytes, count: int) -> list[bytes]:
+    """Packets of an established client with a payload that it would not send by itself."""
+    keys = quic._cryptos[Epoch.ONE_RTT]
+    first = quic._packet_number + 1000
+    packets = []
+    for number in range(first, first + count):
+        header = (
+            bytes((0x41 | keys.key_phase << 2,)) + quic._peer_cid.cid + (number & 0xFFFF).to_bytes(2, "big")
+        )
+        packets.append(keys.encrypt_packet(header, payload, number))
+    return packets
 
 
 class Swarm(asyncio.DatagramProtocol):

@@ -28,7 +28,7 @@ from relay.transport.quic.trust import ClientTls
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import WITHIN, certificate, install, secured
 from tests.e2e.support import PATIENT, assert_complete, paced, publisher, raw, running, viewer, webtransport
-from tests.e2e.swarm import Swarm, first_packet, swarm
+from tests.e2e.swarm import Swarm, first_packet, one_rtt_packets, swarm
 from tests.e2e.test_command import relay as relay_command
 from tests.e2e.test_https import https_port
 from tests.e2e.test_metrics import scrape, until, value
@@ -265,6 +265,31 @@ async def test_a_tls_handshake_that_nobody_begins(tmp_path: Path) -> None:
                     assert await each.read() == b""
         async with connected(port):  # there is room again
             assert relay._refused["http_address"] == 1
+
+
+# -- packets that cost more than they should
+
+RETIREMENTS = b"\x19\x01" * 570
+"""A packet full of frames that each cost us a thousand times what they cost the peer: RETIRE_CONNECTION_ID."""
+
+
+@ways
+async def test_packets_full_of_tiny_frames_are_read_within_a_share_of_the_cpu(way: str) -> None:
+    """Of a peer that has not even asked for a session. Who watches meanwhile loses nothing."""
+    async with contextlib.AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(running(limits=limited(packet_time=0.02), quic=WAYS[way]))
+        other = await stack.enter_async_context(bystander(webtransport(relay), trusting(relay)))
+        async with swarm(relay.port) as attacker:
+            name = attacker.join()
+            await attacker.until(lambda: name in attacker.established)
+            for packet in one_rtt_packets(attacker.established[name], RETIREMENTS, 600):
+                attacker.transport.sendto(packet, attacker.target)
+            assert relay._quic is not None
+            async with asyncio.timeout(WITHIN):
+                while relay._quic.refused["packet_time"] < 100:
+                    await other.frame()
+        assert value(await scrape(relay), "refused_total", limit="packet_time") >= 100
+        await other.frame()
 
 
 # -- all of it, as large as wanted

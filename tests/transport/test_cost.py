@@ -189,6 +189,16 @@ def test_a_connection_without_a_session_is_closed() -> None:
     assert quic.closes[0] == "packets take too long to read"
 
 
+def test_another_relay_has_no_limit() -> None:
+    """It stands for many peers, whose audio comes as ten streams in one packet."""
+    side = Side()
+    link, quic = side.connection()
+    link.cost.trusted = True
+    quic.reading = EXPENSIVE
+    side.turn(link, 500)
+    assert quic.packets == 500
+
+
 def test_it_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     side = Side()
     link, quic = side.connection()

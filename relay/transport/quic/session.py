@@ -150,6 +150,9 @@ class QuicSession:
     def probe_timeout(self) -> float:
         return 3 * compat.probe_timeout(self.link.quic)
 
+    def trust(self) -> None:
+        self.link.cost.trusted = True
+
     def close(self, code: int = 0, reason: str = "") -> None:
         raise NotImplementedError
 
