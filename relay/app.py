@@ -281,7 +281,9 @@ class Relay:
         self._next_look = loop.call_later(CERTIFICATES_INTERVAL, self._plan_to_look_at_certificates)
 
     def _look_at_certificates(self) -> None:
-        """Warn of those that have expired, will soon, or are not valid yet."""
+        """Warn of those that have expired, will soon, or are not valid yet; renew the generated one."""
+        now = dt.datetime.now(dt.UTC)
+        self._certificates.renew_if_due(now)
         pairs = [("[server.tls]", pair) for pair in self._certificates.pairs]
         if self._https is not None:
             pairs.append(("[web.https]", self._https.pair))
@@ -290,7 +292,7 @@ class Relay:
             for table, pair in pairs
             if pair.file is not None
         }
-        for text in self._validity.news(files, dt.datetime.now(dt.UTC)):
+        for text in self._validity.news(files, now):
             logger.warning("%s", text)
 
     def _certificates_shown(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import hashlib
 import signal
 import ssl
@@ -14,8 +15,8 @@ from cryptography.hazmat.primitives import serialization
 
 from relay.app import Relay
 from relay.client import Client
-from relay.config import ConfigError
-from relay.transport.quic.certificates import CertificatePair
+from relay.config import Auth, Config, ConfigError, Server, ServerTls
+from relay.transport.quic.certificates import CertificatePair, generate_certificate
 from relay.transport.quic.trust import ClientTls
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import (
@@ -216,6 +217,34 @@ async def test_a_generated_certificate_stays(tmp_path: Path) -> None:
         relay.reload()
         assert relay.fingerprint == before
         assert await shown(https_port(relay)) == new.fingerprint
+
+
+async def test_a_generated_certificate_is_renewed_though_nobody_comes(tmp_path: Path) -> None:
+    relay = Relay(Config.demo())
+    old = generate_certificate(["localhost"], dt.datetime.now(dt.UTC) - dt.timedelta(days=12))
+    relay._certificates._generated = old
+    relay._certificates._pairs = (old,)
+    relay._look_at_certificates()
+    assert relay.fingerprint != old.fingerprint
+
+
+async def test_a_running_relay_names_a_certificate_that_has_expired_meanwhile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = generate_certificate(["localhost"], dt.datetime.now(dt.UTC) - dt.timedelta(days=20))
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(pair.chain_pem())
+    key.write_bytes(pair.key_pem())
+    tls = ServerTls(cert=(cert,), key=(key,))
+    relay = Relay(Config(server=Server(tls=tls), auth=Auth(public="")))
+    relay._look_at_certificates()
+    relay.reload()
+    named = [
+        text
+        for text in caplog.messages
+        if text.startswith(f"[server.tls] cert: {cert}: the certificate expired")
+    ]
+    assert len(named) == 2, "once at start, and once at the reload"
 
 
 async def test_an_encrypted_key_is_refused_at_start_instead_of_asking_the_terminal(tmp_path: Path) -> None:
