@@ -79,6 +79,13 @@ class HttpsCertificate(NamedTuple):
     pair: CertificatePair
 
 
+AS_CLIENT: Final = (
+    "a relay like this one takes us for a client: it names no other members to us and does not tell them of us, and "
+    "what comes through us counts as published by us"
+)
+"""What a relay does not do for a session without the rights of a relay."""
+
+
 class Relay:
     """One relay in this process. Start and stop it with `async with`."""
 
@@ -173,7 +180,7 @@ class Relay:
             number=0,  # no session has it
             hop=hop,
             node=cluster.node,
-            roots=cluster.root,
+            roots=tuple(root.target for root in cluster.root),
             prefix=cluster.prefix,
             mesh=cluster.mesh,
             limits=self._limits,
@@ -335,27 +342,46 @@ class Relay:
 
     def _load_dialler(self) -> Dialler:
         """How other relays are reached. Raises ConfigError."""
-        client = self._config.client
+        client, cluster = self._config.client, self._config.cluster
         dialler = Dialler(
             versions=self._config.server.version,
             settings=self._config.server.quic,
             tls=ClientTls(roots=client.tls.root or None, disable_verify=client.tls.disable_verify),
             bind=(client.bind.host, client.bind.port),
-            token=self._config.cluster.token,
+            token=cluster.token,
+            tokens={root.target: token for root in cluster.root if (token := root.token or root.jwt)},
         )
+        if cluster.token is not None or not cluster.others:
+            self._check_token(dialler, "", f"[cluster] token: {cluster.token}")
+        for root in cluster.others:
+            if root.target in dialler.tokens:
+                name = root.token or f"the one in the URL of {root}"
+                self._check_token(dialler, root.target, f"[cluster] root: token {name}")
+            elif cluster.token is None:
+                text = "[cluster] root: no token for %s, which lets us in only if it is open to anyone: %s"
+                logger.warning(text, root, AS_CLIENT)
+        return dialler
+
+    def _check_token(self, dialler: Dialler, target: str, place: str) -> None:
+        """Warn of what others will not do for the token that `target` is shown. Raises ConfigError if it is none."""
         try:
-            token = dialler.check()
-            claims = None if token is None else unverified_claims(token)
+            token = dialler.check(target)
         except CertificateError as error:
             raise ConfigError([f"[client.tls] root: {error}"]) from None
-        except (TokenError, UnauthorizedError) as error:
-            raise ConfigError([f"[cluster] token: {error}"]) from None
-        if claims is not None and not claims.cluster:
-            text = f"{self._config.cluster.token}: not for a relay, sign one with `moq-token sign --cluster`"
-            raise ConfigError([f"[cluster] token: {text}"])
-        if claims is not None and claims.expires is not None and claims.expires <= time.time():
-            logger.warning("[cluster] token: %s has expired, so no relay will let us in", dialler.token)
-        return dialler
+        except TokenError as error:
+            raise ConfigError([f"{place.partition(':')[0]}: {error}"]) from None
+        if token is None:
+            return
+        try:
+            claims = unverified_claims(token)
+        except UnauthorizedError as error:
+            # relays of other makers may have claims of their own
+            logger.warning("%s: a relay like this one refuses it: %s", place, error)
+            return
+        if not claims.cluster:
+            logger.warning("%s is without the claim cluster (moq-token sign --cluster): %s", place, AS_CLIENT)
+        if claims.expires is not None and claims.expires <= time.time():
+            logger.warning("%s has expired, so no relay will let us in", place)
 
     def reload(self, config: Config | None = None) -> None:
         """Take over what of `config` can change at run time, for peers from now on; running sessions go on as they are.

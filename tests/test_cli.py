@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import io
 import json
@@ -230,7 +231,6 @@ def test_the_summary_tells_who_may_do_what(auth: dict[str, Any], told: str) -> N
     [
         ("root.jwk", "content", "[auth] key: root.jwk: neither a JSON web key nor base64url of one"),
         ("key.pem", "content", "[server.tls]: key.pem"),
-        ("leaf.toml", LEAF + '[cluster]\nroot = "a:1"\n', "[cluster]: root is set, but no token"),
         (
             "leaf.toml",
             f'{LEAF}[cluster]\nroot = "a:1"\ntoken = "none.jwt"\n',
@@ -280,6 +280,62 @@ def test_check_and_start_look_into_the_token(
     assert cli.main(["leaf.toml", "--check"]) == 0
     assert "secret" not in err
     assert TOKEN[:12] not in "".join(capsys.readouterr())
+
+
+def a_token(**claims: object) -> str:
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"eyJhbGciOiJIUzI1NiJ9.{payload}.c2VjcmV0LXNlY3JldC1zZWNyZXQ"
+
+
+FOR_CLIENTS = a_token(root="", put="", get="")
+FOR_RELAYS = a_token(root="", put="", get="", cluster=True)
+OF_OTHERS = a_token(root="", publish=["**"], subscribe=["**"])
+
+
+@pytest.mark.parametrize(
+    ("cluster", "told"),
+    [
+        (
+            'root = "a:1"',
+            "[cluster] root: no token for a:1, which lets us in only if it is open to anyone: a relay ",
+        ),
+        ('root = "a:1"\ntoken = "relay.jwt"', None),
+        (
+            'root = "a:1"\ntoken = "client.jwt"',
+            "[cluster] token: client.jwt is without the claim cluster (moq-",
+        ),
+        ('root = { url = "a:1", token = "relay.jwt" }', None),
+        (
+            'root = { url = "a:1", token = "client.jwt" }',
+            "[cluster] root: token client.jwt is without the claim cluster (moq-token sign --cluster): a relay like ",
+        ),
+        (f'root = "https://a:1?jwt={FOR_RELAYS}"', None),
+        (
+            f'root = ["b", "https://a:1?jwt={FOR_CLIENTS}"]\ntoken = "relay.jwt"',
+            "[cluster] root: token the one in the URL of https://a:1 is without the claim cluster (moq-token sign ",
+        ),
+        (
+            f'root = "https://a:1/?jwt={OF_OTHERS}"',
+            "[cluster] root: token the one in the URL of https://a:1/: a relay like this one refuses it: ",
+        ),
+    ],
+)
+def test_check_warns_of_what_will_not_work_with_a_token(
+    cluster: str, told: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written_leaf()
+    Path("client.jwt").write_text(FOR_CLIENTS)
+    Path("relay.jwt").write_text(FOR_RELAYS)
+    Path("leaf.toml").write_text(f"{LEAF}[cluster]\n{cluster}\n")
+    assert cli.main(["leaf.toml", "--check"]) == 0
+    out, err = capsys.readouterr()
+    if told is None:
+        assert err == ""
+    else:
+        assert err.startswith(f"moq-relay: warning: {told}")
+        assert err.count("\n") == 1
+    for token in (FOR_CLIENTS, FOR_RELAYS, OF_OTHERS):
+        assert token[-20:] not in out + err
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from relay.config import (
 from relay.config.foreign import FOREIGN
 from relay.config.load import SCHEMA, nearest
 from relay.config.options import Kind
+from relay.config.root import Root
 from relay.config.tables import LIMITS_RANGES, QUIC_RANGES
 from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
@@ -155,7 +156,6 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
 SURROUNDINGS: dict[str, dict[str, str]] = {
     "server.tls.cert": {"server.tls.key": '"a.pem"'},
     "server.tls.key": {"server.tls.cert": '"a.pem"'},
-    "cluster.root": {"cluster.token": '"a.pem"'},
     "web.https.listen": {"web.https.cert": '"a.pem"', "web.https.key": '"a.pem"'},
     "web.https.cert": {"web.https.listen": '"[::]:1"', "web.https.key": '"a.pem"'},
     "web.https.key": {"web.https.listen": '"[::]:1"', "web.https.cert": '"a.pem"'},
@@ -185,6 +185,8 @@ def meant(option: Option, text: str) -> object:
         value = int(text)
     elif name in ("listen", "bind"):
         value = Address.parse(text)
+    elif option.path == "cluster.root":
+        value = Root(text)
     elif text in FILES or name == "qlog_dir":
         value = Path(text)
     elif name == "version":
@@ -393,7 +395,7 @@ def test_paths_are_normalised() -> None:
 
 def test_both_spellings_may_agree() -> None:
     config = load(written(JOINING | {"cluster.root": '"a:1"', "cluster.connect": '"a:1"'}), environ={})
-    assert config.cluster.root == ("a:1",)
+    assert config.cluster.root == (Root("a:1"),)
 
 
 @pytest.mark.parametrize(
@@ -873,14 +875,9 @@ def test_a_long_path_of_a_key_in_an_existing_folder_is_shown(tmp_path: Path) -> 
 
 TARGET = (
     'expected host, host:port or a URL such as "https://relay.example.com:4443" or "moqt://relay.example.com", '
-    "without a user, ? and #"
+    "without a user and #, and with nothing but ?jwt=TOKEN behind its path"
 )
 HOP = "expected a whole number from 1 to 4611686018427387903, another one for each relay"
-NO_TOKEN = (
-    "[cluster]: root is set, but no token, so that other relays would take this one for a client: "
-    'add token = "cluster.jwt", made with '
-    'moq-token sign --key root.jwk --root "" --publish "" --subscribe "" --cluster'
-)
 
 
 @pytest.mark.parametrize(
@@ -900,7 +897,7 @@ NO_TOKEN = (
 )
 def test_a_relay_to_join(target: str) -> None:
     for toml in (f'"{target}"', f'["{target}"]'):
-        assert load(written(JOINING | {"cluster.root": toml}), environ={}).cluster.root == (target,)
+        assert load(written(JOINING | {"cluster.root": toml}), environ={}).cluster.root == (Root(target),)
 
 
 @pytest.mark.parametrize(
@@ -962,7 +959,7 @@ def test_a_password_or_token_in_a_target_is_not_repeated(target: str) -> None:
 
 
 def test_several_roots() -> None:
-    expected = ("a:1", "b", "moqt://c")
+    expected = (Root("a:1"), Root("b"), Root("moqt://c"))
     config = load(written(JOINING | {"cluster.connect": '["a:1", "b", "moqt://c", "b"]'}), environ={})
     assert config.cluster.root == expected
     environ = {"MOQ_CLUSTER_CONNECT": "a:1, b,moqt://c,"}
@@ -1003,7 +1000,7 @@ def test_the_root_may_be_told_that_it_is_the_root() -> None:
         assert config.cluster.others == ()
         assert config.cluster.role() == "root of a cluster as a.example"
     two = {"cluster.root": '["a:1", "b:1"]', "cluster.node": '"a:1"'}
-    assert load(written(JOINING | two), environ={}).cluster.others == ("b:1",)
+    assert load(written(JOINING | two), environ={}).cluster.others == (Root("b:1"),)
 
 
 @pytest.mark.parametrize(
@@ -1015,12 +1012,71 @@ def test_the_root_may_be_told_that_it_is_the_root() -> None:
         {"cluster.root": '["a:1", "b"]', "cluster.advertise": '"a:1"'},
     ],
 )
-def test_nobody_joins_without_a_token(keys: dict[str, str]) -> None:
-    assert complaint(keys) == f"test.toml: {NO_TOKEN}"
+def test_who_joins_may_have_no_token(keys: dict[str, str]) -> None:
+    config = load(written(MINIMAL | keys), environ={})
+    assert config.cluster.token is None
+    assert config.cluster.others
     assert load(written(JOINING | keys), environ={}).cluster.token == Path("a.pem")
 
 
-def test_the_missing_token_is_not_told_when_it_is_mistyped() -> None:
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJyb290IjoiIn0.secret_-1"
+
+
+@pytest.mark.parametrize(
+    ("toml", "roots"),
+    [
+        ('[{ url = "https://a", token = "a.pem" }]', (Root("https://a", token=Path("a.pem")),)),
+        ('{ url = "a:1" }', (Root("a:1"),)),
+        (f'["b", {{ url = "a:1", token = "{TOKEN}" }}]', (Root("b"), Root("a:1", jwt=TOKEN))),
+        (f'"https://a/x?jwt={TOKEN}"', (Root("https://a/x", jwt=TOKEN),)),
+        (f'[{{ url = "moqt://a?jwt={TOKEN}" }}, "b"]', (Root("moqt://a", jwt=TOKEN), Root("b"))),
+        ('"https://a/?jwt="', (Root("https://a/"),)),
+        ('["a", { url = "a" }]', (Root("a"),)),
+    ],
+)
+def test_a_relay_to_join_may_have_a_token_of_its_own(toml: str, roots: tuple[Root, ...]) -> None:
+    for name in ("root", "connect"):
+        config = load(written(MINIMAL | {f"cluster.{name}": toml}), environ={})
+        assert config.cluster.root == roots
+        assert TOKEN not in f"{config!r} {config.cluster.role()}"
+
+
+@pytest.mark.parametrize(
+    ("toml", "fault"),
+    [
+        (
+            '[{ url = "a", tokn = "a.pem" }]',
+            "expected url and token in the table of a relay and nothing else, ",
+        ),
+        ('[{ token = "a.pem" }]', "expected a table with url and perhaps token, both strings in quotes, "),
+        (
+            '[{ url = "a", token = 5 }]',
+            "expected a table with url and perhaps token, both strings in quotes, ",
+        ),
+        (
+            '[{ url = "a", token = "" }]',
+            "expected a table with url and perhaps token, both strings in quotes, ",
+        ),
+        ('[{ url = ["a"] }]', "expected a table with url and perhaps token, both strings in quotes, "),
+        ('[{ url = "http://a" }]', TARGET),
+        (f'["a?jwt={TOKEN}"]', TARGET),
+        (f'["https://a?jwt={TOKEN}&x=1"]', TARGET),
+        (f'["https://a?token={TOKEN}"]', TARGET),
+        (f'[{{ url = "https://a?jwt={TOKEN}", token = "a.pem" }}]', "expected one token for a relay, "),
+        (f'["https://a", "https://a?jwt={TOKEN}"]', "https://a is there twice with different tokens, "),
+        ("[5]", 'expected a relay to join, e.g. "relay.example.com:4443", or a list of them'),
+        ('[{ url = "a", token = "none.jwt" }]', "no such file; "),
+    ],
+)
+def test_what_is_no_relay_with_a_token(toml: str, fault: str) -> None:
+    found = complaint({"cluster.root": toml})
+    assert found.startswith("test.toml: [cluster] root")
+    assert f": {fault}" in found
+    assert TOKEN not in found
+    assert "secret" not in found
+
+
+def test_a_token_that_is_mistyped_or_not_there() -> None:
     keys = {"cluster.root": '"a"', "cluster.tokn": '"a.pem"'}
     assert complaint(keys) == 'test.toml: [cluster] tokn: unknown key, did you mean "token"?'
     assert complaint({"cluster.root": '"a"', "cluster.token": '"none.jwt"'}) == (

@@ -39,7 +39,6 @@ def check(config: Config) -> Iterator[Problem]:
     """Yield every problem, in the order of the tables."""
     yield from _server(config)
     yield from _files(config)
-    yield from _cluster(config)
     yield from _auth(config)
     yield from _web(config)
 
@@ -75,6 +74,7 @@ def _files(config: Config) -> Iterator[Problem]:
         ("server.tls.key", tls.key),
         ("client.tls.root", config.client.tls.root),
         ("cluster.token", (config.cluster.token,)),
+        ("cluster.root", tuple(root.token for root in config.cluster.root)),
         ("auth.key", (config.auth.key,)),
         ("web.https.cert", (https.cert,)),
         ("web.https.key", (https.key,)),
@@ -131,18 +131,6 @@ def unwritable_directory(directory: Path) -> str | None:
 
 
 _KEY_DIR = "expected a directory with one {kid}.jwk for each key"
-
-
-def _cluster(config: Config) -> Iterator[Problem]:
-    cluster = config.cluster
-    root, node, token = (("cluster", name) for name in ("root", "node", "token"))
-    if cluster.others and cluster.token is None:
-        text = (
-            "root is set, but no token, so that other relays would take this one for a client: "
-            'add token = "cluster.jwt", made with '
-            'moq-token sign --key root.jwk --root "" --publish "" --subscribe "" --cluster'
-        )
-        yield Problem(root[:-1], text, missing=(token,), related=(root, node))
 
 
 def _auth(config: Config) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, cre
 
 from relay.config.address import Address, is_authority, is_host
 from relay.config.duration import seconds
+from relay.config.root import Root, parse_roots
 from relay.config.url import is_url, key_server
 from relay.model.limits import Limits
 from relay.model.member import Member, same_host
@@ -137,29 +138,6 @@ def _authority(text: str) -> str:
     raise ValueError('expected host or host:port without a scheme, e.g. "relay.example.com:4443"')
 
 
-def _target(text: str) -> str:
-    """Check a relay to dial: an authority, or a URL with nothing behind the authority but a path."""
-    wanted = (
-        'expected host, host:port or a URL such as "https://relay.example.com:4443" or '
-        '"moqt://relay.example.com", without a user, ? and #'
-    )
-    scheme, separator, rest = text.rpartition("://")
-    authority, slash, path = rest.partition("/")
-    if separator and scheme.lower() not in ("https", "moqt"):
-        raise ValueError(wanted)
-    # Without a scheme a path may as well be one of a file.
-    if not is_authority(authority) or authority.endswith(":0") or (slash and not separator):
-        raise ValueError(wanted)
-    if not path.isascii() or not path.isprintable() or any(mark in path for mark in "?#@ "):
-        raise ValueError(wanted)
-    return text
-
-
-def _targets(targets: tuple[str, ...]) -> tuple[str, ...]:
-    """Return them once each, in the order in which they were written."""
-    return tuple(dict.fromkeys(targets))
-
-
 def _hop(value: int | None) -> int | None:
     if value is None or 0 < value < 1 << 62:
         return value
@@ -245,11 +223,7 @@ Versions = Annotated[
     tuple[Version, ...], _listed(version_from_name, "a version name"), AfterValidator(_versions)
 ]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
-Targets = Annotated[
-    tuple[str, ...],
-    _listed(_target, 'a relay to join, e.g. "relay.example.com:4443",'),
-    AfterValidator(_targets),
-]
+Roots = Annotated[tuple[Root, ...], BeforeValidator(parse_roots)]
 Authority = Annotated[str, AfterValidator(_authority)]
 Level = Literal["error", "warn", "info", "debug", "trace"]
 
@@ -345,14 +319,14 @@ class Log(Table):
 class Cluster(Table):
     """`[cluster]`. `connect` and `advertise` are second names of `root` and `node` in files, flags and environment."""
 
-    root: Targets = ()
-    """The relays to join, each `host[:port]` or a URL; none, or none but `node`: this relay is the root."""
+    root: Roots = ()
+    """The relays to join; none, or none but `node`: this relay is the root."""
 
     node: Authority | None = None
     """The address other relays reach this one at."""
 
     token: File | None = None
-    """File with the token presented to other relays."""
+    """File with the token presented to other relays, but for roots that have one of their own."""
 
     prefix: Annotated[str, AfterValidator(_prefix)] = "internal/origins"
     """Broadcast path under which the members announce themselves."""
@@ -364,16 +338,16 @@ class Cluster(Table):
     """This relay's id in the lists of hops; drawn at each start if unset."""
 
     @property
-    def others(self) -> tuple[str, ...]:
+    def others(self) -> tuple[Root, ...]:
         """The roots that are other relays: all members may be given the same list."""
-        return tuple(root for root in self.root if self.node is None or not same_host(root, self.node))
+        return tuple(root for root in self.root if self.node is None or not same_host(root.target, self.node))
 
     def role(self) -> str:
         """What this relay is in a cluster, in words."""
         if not self.others:
             return "none" if self.node is None else f"root of a cluster as {self.node}"
         name = "without a name: what is published here stays here" if self.node is None else f"as {self.node}"
-        return f"joins {', '.join(self.others)} {name}{'' if self.mesh else '; dials no other members'}"
+        return f"joins {', '.join(map(str, self.others))} {name}{'' if self.mesh else '; dials no other members'}"
 
 
 class Public(Table):

@@ -1,12 +1,13 @@
 """Dialling the other relays of a cluster.
 
-Owns how a target becomes a URL and where the token comes from. Must never say more of a URL than host and path, since
+Owns how a target becomes a URL and which token goes with it. Must never say more of a URL than host and path, since
 the token is in its query. The application makes one; peer actors call it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -42,15 +43,18 @@ class Dialler:
     token: Path | None = None
     """Read for each attempt, so that it can be renewed."""
 
-    def check(self) -> str | None:
+    tokens: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
+    """Of targets with a token of their own: its file, or the token itself."""
+
+    def check(self, target: str) -> str | None:
         """Raise CertificateError or TokenError for what would fail at every attempt; else give the token."""
         Trust(self.tls)
-        return self._read()
+        return self._read(target)
 
     async def dial(self, target: str) -> QuicSession:
         """An open session with `target`, `host[:port]` or a URL. Raises ConnectError or TokenError."""
         url = target if "://" in target else f"https://{target}/"
-        token = self._read()
+        token = self._read(target)
         settings = replace(
             self.settings,
             max_streams_bidi=max(STREAMS, self.settings.max_streams_bidi),
@@ -65,18 +69,17 @@ class Dialler:
             timeout=TIMEOUT,
         )
 
-    def _read(self) -> str | None:
-        if self.token is None:
-            return None
+    def _read(self, target: str) -> str | None:
+        file = self.tokens.get(target, self.token)
+        if not isinstance(file, Path):
+            return file
         try:
-            token = self.token.read_text(encoding="utf-8").strip()
+            token = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
-            raise TokenError(f"the token cannot be read: {self.token}: {reason}") from None
+            raise TokenError(f"the token cannot be read: {file}: {reason}") from None
         if not token:
-            raise TokenError(f"the token cannot be read: {self.token}: the file is empty")
+            raise TokenError(f"the token cannot be read: {file}: the file is empty")
         if token.count(".") != len("..") or not token.isascii() or len(token) > LONGEST_TOKEN or " " in token:
-            raise TokenError(
-                f"the token cannot be read: {self.token}: not a token, as `moq-token sign` prints it"
-            )
+            raise TokenError(f"the token cannot be read: {file}: not a token, as `moq-token sign` prints it")
         return token

@@ -33,6 +33,7 @@ from relay.auth.claims import Claims
 from relay.auth.key import Key
 from relay.client import Client, ClientError, Subscription
 from relay.config import Address, Auth, Config
+from relay.config.root import Root
 from relay.config.tables import Client as ClientTable
 from relay.config.tables import ClientTls as ClientTlsTable
 from relay.config.tables import Cluster as ClusterTable
@@ -294,7 +295,7 @@ def node_config(
     return base.model_copy(
         update={
             "auth": Auth(key=key_in(folder), public=""),
-            "cluster": ClusterTable(node=name, root=tuple(root), token=token_in(folder)),
+            "cluster": ClusterTable(node=name, root=tuple(map(Root, root)), token=token_in(folder)),
             "client": ClientTable(
                 bind=Address(host, 0),
                 tls=ClientTlsTable(disable_verify=True),
