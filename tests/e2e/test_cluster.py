@@ -405,8 +405,8 @@ async def test_token_without_the_claim(tmp_path: Path) -> None:
         await it.told("Connection refused", target=it.root.name)
         await it.root.start()
         await it.recovers()
+        it.use_token(ordinary)  # before anything is dialled again
         await it.root.close()
-        it.use_token(ordinary)
         it.root.config = it.root.config.model_copy(
             update={"cluster": it.root.config.cluster.model_copy(update={"token": None})}
         )
