@@ -66,7 +66,7 @@ class Numbers:
 
     def wait(self, deferring: tuple[type, ...]) -> None:
         """Messages of these types wait from now on."""
-        self.deferred, self.deferring = [], deferring
+        self.deferred, self.deferring = self.deferred or [], deferring
 
     def defer(self, message: object) -> None:
         """Let a message wait."""
@@ -115,8 +115,9 @@ class Numbers:
             over = m.NumbersOver(track, self._path, self._name, following, timescale, watched)
             send(self._directory, over)
 
-    def granted(self, answer: m.Numbered) -> None:
-        """The directory has answered."""
+    def granted(self, answer: m.Numbered) -> int:
+        """The directory has answered. If the track counts on elsewhere: the number from which it does, else 0."""
+        before, elsewhere = len(self._spans), 0
         self._free = answer.free
         self.timescale = self.timescale or answer.timescale
         span = answer.span
@@ -126,7 +127,10 @@ class Numbers:
             else:
                 self._spans.append(span)
                 del self._spans[:-MOST_SPANS]
+                if before:
+                    elsewhere = span.first + span.shift
             self._review()
+        return elsewhere
 
     def expect(self, floor: int) -> None:
         """A viewer comes that has seen the numbers below `floor`."""

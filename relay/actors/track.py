@@ -197,7 +197,7 @@ class TrackActor(LoopActor):
                 if parts:
                     self._on_groups(parts)
             case m.Numbered():
-                numbers.granted(message)
+                self._skip(numbers.granted(message))
                 self._release()
             case m.Subscribe():
                 self._on_subscribe(message)
@@ -317,6 +317,7 @@ class TrackActor(LoopActor):
         subscriber = Subscriber(request, start)
         if latest is not None and number is not None and number != latest.sequence:
             subscriber.renumbered = latest.sequence, number
+            self._seen.add(number, number)
         pieces = tuple(
             piece
             for group in self._cache
@@ -496,6 +497,12 @@ class TrackActor(LoopActor):
             if self._numbers.deferred_bytes > self._limits.cache_track:
                 self._over_limit("cache_track", "groups before the properties of the track")
                 self._fail(StreamCode.GROUP_TOO_LARGE)
+
+    def _skip(self, elsewhere: int) -> None:
+        """Numbers between the newest and `elsewhere` are other publishers', and not to be waited for."""
+        last = self._seen.last
+        if last is not None and last + 1 < elsewhere:
+            self._seen.add(last + 1, elsewhere - 1)
 
     def _release(self) -> None:
         for message in self._numbers.release():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pykka import ActorRegistry
 
 from relay.actors.moving import AskAgain
-from relay.actors.serving import SubscribeService
+from relay.actors.serving import EndTrack, SubscribeService
 from relay.actors.track import TrackActor
 from relay.model.limits import Limits
 from relay.wire.decoder import UniDecoder
@@ -270,11 +270,16 @@ class Play:
             assert not viewer.closed, viewer.closed
             connection = actor_of(viewer.ref)
             again = {timer.message.key for timer in connection._timers if isinstance(timer.message, AskAgain)}
+            # their track is over, and the peer has not all of it
+            ending = {
+                timer.message.key for timer in connection._timers if isinstance(timer.message, EndTrack)
+            }
             for key, service in connection.egress._requests.items():
                 assert isinstance(service, SubscribeService)
                 track = service._track
                 served = track is not None and track.is_alive() and actor_of(track)._source.is_alive()
-                states = served, (viewer.ref.actor_urn, key) in waiting, key in again
+                served = served and key not in ending
+                states = served, (viewer.ref.actor_urn, key) in waiting, key in again, key in ending
                 assert sum(states) == 1, states
                 subscribers += served
         tracks = [actor for ref in ActorRegistry.get_all() if isinstance(actor := actor_of(ref), TrackActor)]

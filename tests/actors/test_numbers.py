@@ -16,7 +16,7 @@ from relay.model.limits import Limits
 from relay.model.track import Dialect
 from relay.wire.errors import StreamCode
 from relay.wire.frame_decoder import FrameDecoder
-from relay.wire.messages import Datagram, Subscribe, TrackInfo
+from relay.wire.messages import Datagram, Subscribe, SubscribeDrop, TrackInfo
 from relay.wire.version import Version
 from tests.actors.support import (
     ALL,
@@ -264,6 +264,46 @@ async def test_who_moves_to_a_publisher_that_runs_gets_its_newest_group_at_once(
     assert list(seen(viewer, number).items())[-1] == list(seen(other, beside).items())[-1]
     assert list(seen(other, beside).values())[-1] == b"b1"
     assert not stream.over
+
+
+@pytest.mark.parametrize("version", TIMED)
+async def test_numbers_that_a_track_jumps_over_are_no_missing_groups(world: World, version: Version) -> None:
+    spare = await publisher(world, Version.LITE_05)
+    (await world.viewer(Version.LITE_06)).subscribe("p", TRACK)
+    await groups(spare, "b", 0)
+    first = await publisher(world, Version.LITE_05)
+    viewer = await world.viewer(version)
+    _, stream = viewer.subscribe("p", TRACK)
+    await groups(first, "a", 40)
+    first.close()
+    await settle()
+    await groups(spare, "b", 1, 2)
+    ending, _ = await newest(spare)
+    spare.end_track(ending, 3)
+    await settle()
+    assert stream.fins == 1
+    assert not [reply for reply in viewer.replies(stream) if isinstance(reply, SubscribeDrop)]
+
+
+async def test_a_number_under_which_one_viewer_got_a_group_is_no_other_one_for_the_next_publisher(
+    world: World,
+) -> None:
+    third, spare = await publisher(world, Version.LITE_05), await publisher(world, Version.LITE_05)
+    other = await world.viewer(Version.LITE_05)
+    beside, _ = other.subscribe("p", TRACK)
+    await groups(spare, "b", 0)
+    first = await publisher(world, Version.LITE_05)
+    viewer = await world.viewer(Version.LITE_05)
+    number, _ = viewer.subscribe("p", TRACK)
+    await groups(first, "a", 40)
+    for lost in (first, spare):
+        lost.close()
+        await settle()
+    await groups(third, "c", 0)
+    mine, others = seen(viewer, number), seen(other, beside)
+    assert list(mine.values()) == [b"a40", b"b0", b"c0"]
+    assert list(others.values()) == [b"b0", b"c0"]
+    assert all(others.get(sequence, payload) == payload for sequence, payload in mine.items())
 
 
 async def test_datagrams_have_the_numbers_of_groups(world: World) -> None:
