@@ -44,7 +44,7 @@ from tests.e2e.cluster_support import (
     quick_peers,
     token_in,
 )
-from tests.e2e.harness import Peer, free_udp_port
+from tests.e2e.harness import Peer, free_udp_port, peer_python
 from tests.e2e.http_support import certificate, install
 from tests.e2e.support import publisher, viewer
 
@@ -916,3 +916,43 @@ async def test_one_hop_rule(tmp_path: Path, version: Version) -> None:
                 await eventually(more)
             async with Viewer(nodes[0], "old") as watcher:
                 await watcher.goes_on()
+
+
+@contextlib.asynccontextmanager
+async def relay_of_today() -> AsyncIterator[int]:
+    """The Rust core of moq-rs as a relay that is open to anyone; its port."""
+    port = free_udp_port()
+    process = await asyncio.create_subprocess_exec(
+        peer_python(NEW), "-m", "bench.peer_relay", str(port), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(WITHIN):
+            assert await process.stdout.readline() == b"listening\n"
+        yield port
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize("scheme", ["https", "moqt"])
+async def test_a_relay_of_today_is_joined_without_a_token(tmp_path: Path, scheme: str) -> None:
+    """What is published there is here, and on the other way round; a withdrawal is one end."""
+    async with relay_of_today() as port, cluster(tmp_path, 1, start=False) as nodes:
+        node = nodes.root
+        root = (Root(f"{scheme}://127.0.0.1:{port}"),)
+        changed = node.config.cluster.model_copy(update={"root": root, "token": None})
+        node.config = node.config.model_copy(update={"cluster": changed})
+        await node.start()
+        url = f"https://127.0.0.1:{port}"
+        async with Camera(node, "ours") as ours, Guide(node, "") as guide:
+            pace = ("--groups", 200, "--frames-per-group", 2, "--interval", 0.02)
+            async with publisher(NEW, url, "theirs", *pace) as source:
+                await source.wait_for("negotiated")
+                await nodes.announce(["ours", "theirs"])
+                async with viewer(NEW, url, "ours", "--frames", 4) as there, Viewer(node, "theirs") as here:
+                    ours.go_on()
+                    assert (await there.wait_for("result", 30))["errors"] == []
+                    await here.until(lambda: len(here.groups) > 1)
+            await nodes.announce(["ours"])
+            assert guide.changes()[1] == ["theirs"]
