@@ -33,6 +33,7 @@ from relay.model.path import join
 from relay.model.route import Route
 from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Event, Session, Sink
+from relay.wire.errors import StreamCode
 from relay.wire.messages import AnnounceActive, AnnounceEnded, AnnounceUpdate
 from relay.wire.version import Version
 
@@ -140,6 +141,23 @@ class Watcher(LoopActor):
         return {kind: counts[kind] for kind in NAMES.values()}
 
 
+class Publisher(LoopActor):
+    """The session of a publisher that answers when it is asked for a sign of life."""
+
+    def __init__(self, origin: Ref, session: int) -> None:
+        super().__init__()
+        self._origin = origin
+        self._session = session
+
+    def on_receive(self, message: object) -> None:
+        """Its tracks have no groups."""
+        match message:
+            case m.CheckAlive():
+                send(self._origin, m.Alive(self._session, alive=True))
+            case m.OpenUpstream() | m.DescribeUpstream() | m.FetchUpstream():
+                send(message.track, m.UpstreamFailed(StreamCode.NOT_FOUND))
+
+
 class Relay:
     """One relay without sockets."""
 
@@ -156,19 +174,21 @@ class Relay:
         self.sessions = itertools.count(1)
         self.actors: list[Ref] = []
         self._published: dict[str, int] = {}
-        self._publisher = next(self.sessions)
+        self._session = next(self.sessions)
+        self._publisher: Ref = Publisher.start(self.origin, self._session)
+        self.actors.append(self._publisher)
 
     def publish(self, path: str, *, publisher: int = PUBLISHER, route: Route | None = None) -> None:
         """A publisher of ours announces a path."""
         generation = self._published[path] = self._published.get(path, 0) + 1
-        broadcast = BroadcastActor.start(path=path, source=self.origin, limits=self.environment.limits)
+        broadcast = BroadcastActor.start(path=path, source=self._publisher, limits=self.environment.limits)
         self.actors.append(broadcast)
         route = Route((publisher,), 1) if route is None else route
         send(
             self.origin,
             m.Announce(
+                self._session,
                 self._publisher,
-                self.origin,
                 path,
                 generation,
                 route,
@@ -180,7 +200,7 @@ class Relay:
 
     def withdraw(self, path: str) -> None:
         """And withdraws it."""
-        send(self.origin, m.Unannounce(self._publisher, path, self._published[path]))
+        send(self.origin, m.Unannounce(self._session, path, self._published[path]))
 
     def watch(self, prefix: str = "demo") -> Watcher:
         """A viewer that wants to know everything under `prefix`."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bench.mesh import FIRST_HOP, MEMBERS, QUIET, Mesh, Watcher, counted, in_virtual_time
 from relay.actors import messages as m
@@ -317,3 +319,93 @@ async def test_members_are_told_by_everybody_who_is_connected_to_them() -> None:
     await asyncio.sleep(0.2)
     assert routes(mesh, 3, f"{MEMBERS}/relay-0") == []
     await over(mesh)
+
+
+# --- anything, in any order ------------------------------------------------------------------------------------------
+
+SIZE = 5
+PAIRS = list(itertools.combinations(range(SIZE), 2))
+PATHS = ("demo/a", "demo/b")
+PAUSES = (0.0, 0.005, 0.05, 0.3, 1.5)
+
+step = st.one_of(
+    st.tuples(
+        st.sampled_from(("connect", "connect", "connect", "cut", "lose")), st.sampled_from(PAIRS), st.just(0)
+    ),
+    st.tuples(
+        st.sampled_from(("publish", "publish", "withdraw")),
+        st.tuples(st.integers(0, SIZE - 1), st.integers(0, 1)),
+        st.integers(1, 2),
+    ),
+    st.tuples(st.just("wait"), st.just((0, 0)), st.integers(0, len(PAUSES) - 1)),
+)
+
+
+def reachable(mesh: Mesh, number: int) -> set[int]:
+    """Numbers of the relays that are connected to that one, by whatever route."""
+    found, left = {number}, [number]
+    while left:
+        here = left.pop()
+        for pair in mesh.sessions:
+            if here in pair:
+                (other,) = set(pair) - {here}
+                if other not in found:
+                    found.add(other)
+                    left.append(other)
+    return found
+
+
+async def play(
+    steps: list[tuple[str, tuple[int, int], int]], *, seed: int, full: bool, members: bool
+) -> None:
+    mesh = Mesh(SIZE, seed=seed)
+    if full:
+        mesh.connect_all()
+    if members:
+        mesh.announce_members()
+    watchers = [relay.watch() for relay in mesh]
+    published: set[tuple[int, str]] = set()
+    await asyncio.sleep(0.5)
+    for kind, (one, other), number in steps:
+        path = PATHS[other % len(PATHS)]
+        if kind == "wait":
+            await asyncio.sleep(PAUSES[number])
+        elif kind == "connect" and (one, other) not in mesh.sessions:
+            mesh.connect(one, other)
+        elif kind == "cut" and (one, other) in mesh.sessions:
+            mesh.cut(one, other)
+        elif kind == "lose" and (one, other) in mesh.sessions:
+            mesh.lose(one, other)
+        elif kind == "publish" and (one, path) not in published:
+            published.add((one, path))
+            mesh[one].publish(path, publisher=number)
+        elif kind == "withdraw" and (one, path) in published:
+            published.remove((one, path))
+            mesh[one].withdraw(path)
+    await quiet()
+    for number, watcher in enumerate(watchers):
+        here = reachable(mesh, number)
+        wanted = {path for one, path in published if one in here}
+        assert set(watcher.live) == wanted, number
+        for path in wanted:
+            route = served(mesh, number, path)
+            assert route is not None
+            assert (route[0] if route else number, path) in published, "the publisher is there"
+            hops = [*route, number]
+            for pair in itertools.pairwise(hops):
+                assert tuple(sorted(pair)) in mesh.sessions, (
+                    "and each relay on the route is connected to the next"
+                )
+    for number, path in published:
+        mesh[number].withdraw(path)
+    await quiet()
+    assert not any(watcher.live for watcher in watchers)
+    await over(mesh)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(step, max_size=25), st.integers(0, 1000), st.booleans(), st.booleans())
+def test_whatever_happens_every_relay_knows_what_it_can_reach(
+    steps: list[tuple[str, tuple[int, int], int]], seed: int, full: bool, members: bool
+) -> None:
+    in_virtual_time(play(steps, seed=seed, full=full, members=members))
