@@ -91,7 +91,7 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.run
 
 # Not locked: the lowest releases never change, and what these depend on themselves is as pip would install it.
 $(LOWEST)/.dev: pyproject.toml requirements/build.in requirements/venv.sh $(KERNEL)
-	@sh requirements/venv.sh $(LOWEST) $(PYTHON)
+	@sh requirements/venv.sh $(LOWEST) "$(PYTHON)"
 	$(LOWEST)/bin/python -m pip --quiet install $(UV)
 	$(LOWEST)/bin/uv pip compile --quiet --no-config --resolution lowest-direct --python $(LOWEST)/bin/python \
 	pyproject.toml --extra dev --extra fast requirements/build.in -o $(LOWEST)/requirements.txt
@@ -105,5 +105,5 @@ $(VENV)/.fuzz: $(VENV)/.dev
 	@touch $@
 
 $(VENV)/.python:
-	@sh requirements/venv.sh $(VENV) $(PYTHON)
+	@sh requirements/venv.sh $(VENV) "$(PYTHON)"
 	@touch $@
