@@ -33,7 +33,6 @@ from relay.model.path import join
 from relay.model.route import Route
 from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Event, Session, Sink
-from relay.wire.errors import StreamCode
 from relay.wire.messages import AnnounceActive, AnnounceEnded, AnnounceUpdate
 from relay.wire.version import Version
 
@@ -150,12 +149,9 @@ class Publisher(LoopActor):
         self._session = session
 
     def on_receive(self, message: object) -> None:
-        """Its tracks have no groups."""
-        match message:
-            case m.CheckAlive():
-                send(self._origin, m.Alive(self._session, alive=True))
-            case m.OpenUpstream() | m.DescribeUpstream() | m.FetchUpstream():
-                send(message.track, m.UpstreamFailed(StreamCode.NOT_FOUND))
+        """What its tracks are asked is not answered."""
+        if isinstance(message, m.CheckAlive):
+            send(self._origin, m.Alive(self._session, alive=True))
 
 
 class Relay:

@@ -355,7 +355,7 @@ def reachable(mesh: Mesh, number: int) -> set[int]:
     return found
 
 
-async def play(
+async def play(  # noqa: C901, PLR0912 - one branch per step
     steps: list[tuple[str, tuple[int, int], int]], *, seed: int, full: bool, members: bool
 ) -> None:
     mesh = Mesh(SIZE, seed=seed)
