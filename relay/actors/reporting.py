@@ -23,26 +23,27 @@ class ReportDue(NamedTuple):
 class Reports:
     """Reports of one actor."""
 
-    __slots__ = ("_counts", "_figures", "_ledger", "_waiting")
+    __slots__ = ("_counts", "_figures", "_ledger", "_subscribers", "_waiting")
 
     def __init__(self, ledger: Ref | None) -> None:
         """Without a ledger, nothing is told."""
         self._ledger = ledger
         self._figures: TrackFigures | None = None
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._waiting = ledger is None
+        self._subscribers = 0
+        self._waiting = False
 
-    @property
-    def ready(self) -> bool:
-        """Whether a report may be made now, whatever it is about."""
-        return not self._waiting
+    def wanted(self, subscribers: int) -> bool:
+        """Whether a report may be made now: the last one is old enough, or `subscribers` are more or fewer since."""
+        return self._ledger is not None and not (self._waiting and subscribers == self._subscribers)
 
     def due(self) -> None:
         """`ReportDue` has come."""
         self._waiting = False
 
-    def tell(self, actor: LoopActor, figures: TrackFigures, counts: Counts) -> None:
+    def tell(self, actor: LoopActor, subscribers: int, figures: TrackFigures, counts: Counts) -> None:
         """Tell what differs from the last report; `counts` are those of the whole life."""
+        self._subscribers = subscribers
         if self._send(actor, figures, counts) and not self._waiting:
             self._waiting = True
             actor.call_later(REPORT_INTERVAL, ReportDue())

@@ -253,8 +253,9 @@ class TrackActor(LoopActor):
             self._end_if_complete()
         if self._bounded:
             self._end_ranges()
-        if self._reports.ready or self._wants_changed:
-            self._reports.tell(self, self._figures(), self._counted())
+        subscribers = len(self._subscribers)
+        if self._reports.wanted(subscribers):
+            self._reports.tell(self, subscribers, self._figures(), self._counted())
         if self._wants_changed:
             self._wants_changed = False
             self._want()

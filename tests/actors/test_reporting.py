@@ -49,6 +49,15 @@ async def test_a_track_reports_at_once_and_then_once_a_second_however_much_comes
 
 
 @staged
+async def test_the_first_viewer_is_told_at_once_though_the_track_has_reported_before() -> None:
+    stage = Stage()
+    FakeSubscriber().describe(stage.track, 2)
+    await settle()
+    await stage.viewer()
+    assert [report.figures and report.figures.viewers for report in reports(stage)] == [0, 1]
+
+
+@staged
 async def test_viewers_are_told_at_once_and_relays_are_none() -> None:
     stage = Stage()
     await stage.viewer()
