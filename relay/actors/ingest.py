@@ -17,6 +17,8 @@ from relay.actors.upstream import (
     FetchReply,
     LeftSubscription,
     Parts,
+    Past,
+    PastReplies,
     PeerUni,
     SubscribeReplies,
     TrackReply,
@@ -52,6 +54,9 @@ if TYPE_CHECKING:
 UPSTREAM_LATENCY_MS = 5_000
 """How late groups may reach us: without it a publisher drops what a short stall on the way has held up."""
 
+PAST_MS = 3_600_000
+"""The age to ask of 06 for what older versions ask for by its number: there a first group alone asks for no past."""
+
 MAX_HOP_ID = (1 << 53) - 1
 """Hop ids stay below it: older browser clients hold them in a double."""
 
@@ -63,6 +68,8 @@ def _latency(interest: Interest, version: Version) -> int:
     to skip. From 06 on it asks for the past, so it is no more than what the subscribers want.
     """
     if version >= Version.LITE_06:
+        if interest.start_group is not None and not interest.start_is_floor:
+            return PAST_MS
         return interest.history_ms
     return max(interest.latency_ms, UPSTREAM_LATENCY_MS)
 
@@ -113,6 +120,8 @@ class Ingest:
         self._generation = 0
         self._upstreams: dict[int, Upstream] = {}
         self._by_track: dict[str, Upstream] = {}
+        self._pasts: dict[str, Past] = {}
+        """Requests for the past, by track: one each at a time."""
         self._calls: dict[str, list[TrackReply | FetchReply]] = {}
         """Unanswered questions about tracks, by track."""
         self._next_id = 0
@@ -142,7 +151,7 @@ class Ingest:
         for upstream in fresh.values():
             parts = upstream.take()
             if parts:
-                send(upstream.track, m.UpstreamGroups(parts))
+                send(upstream.track, upstream.report(parts))
 
     def end(self) -> None:
         """The session is over: tell the tracks. The origin hears it from the connection."""
@@ -155,6 +164,7 @@ class Ingest:
         self._calls.clear()
         self._upstreams.clear()
         self._by_track.clear()
+        self._pasts.clear()
         self._announced.clear()
 
     def on_message(self, message: object) -> bool:
@@ -172,6 +182,10 @@ class Ingest:
                 self._stop_group(message)
             case m.StopFetch():
                 self._stop_fetch(message)
+            case m.OpenPast():
+                self._open_past(message)
+            case m.ClosePast():
+                self._close_past(message.track)
             case m.CloseUpstream():
                 self._close(message.track)
             case _:
@@ -338,6 +352,43 @@ class Ingest:
         )
         stream.write((open_request(version, request),))
 
+    def _open_past(self, message: m.OpenPast) -> None:
+        version = self._connection.version
+        self._close_past(message.track)
+        interest = message.interest
+        by_age = interest.start_group is None or interest.start_is_floor
+        if version <= Version.LITE_02 or (by_age and version <= Version.LITE_05):  # has no field for that
+            send(message.track, m.PastOver(message.number, 0.0))
+            return
+        stream = self._connection.session.open_bidi()
+        past = Past(self._next_id, message.track, stream, message.number)
+        self._next_id += 1
+        self._upstreams[past.id] = self._pasts[message.track.actor_urn] = past
+        stream.context = PastReplies(self._connection, self, past)
+        update = _update_of(interest, version)
+        request = Subscribe(
+            id=past.id,
+            broadcast=self._relative(message.path),
+            track=message.name,
+            priority=update.priority,
+            ordered=update.ordered,
+            max_latency=update.max_latency,
+            start_group=update.start_group,
+            end_group=_bounded(interest.end_group),
+        )
+        stream.write((open_request(version, request),))
+
+    def _close_past(self, track: Ref) -> None:
+        past = self._pasts.pop(track.actor_urn, None)
+        if past is None:
+            return
+        self._upstreams.pop(past.id, None)
+        self.fresh.pop(past.id, None)
+        for stream in past.groups.values():
+            self._connection.refuse(stream, StreamCode.CANCELLED)
+        past.stream.context = LeftSubscription()
+        past.end_request(self._connection.version)
+
     def _describe(self, track: Ref, path: str, name: str) -> None:
         version = self._connection.version
         if version < Version.LITE_05:
@@ -392,7 +443,8 @@ class Ingest:
                 del self._calls[call.track.actor_urn]
 
     def _stop_group(self, message: m.StopGroup) -> None:
-        upstream = self._by_track.get(message.track.actor_urn)
+        upstreams = self._pasts if message.past else self._by_track
+        upstream = upstreams.get(message.track.actor_urn)
         stream = upstream.groups.pop(message.sequence, None) if upstream is not None else None
         if stream is not None:
             self._connection.refuse(stream, message.code)
@@ -406,6 +458,7 @@ class Ingest:
 
     def _close(self, track: Ref) -> None:
         """Nobody wants the track any more."""
+        self._close_past(track)
         for call in self._calls.pop(track.actor_urn, []):
             self._connection.refuse(call.stream, StreamCode.CANCELLED)
         upstream = self._by_track.get(track.actor_urn)

@@ -522,6 +522,24 @@ class StopGroup(NamedTuple):
     track: Ref
     sequence: int
     code: int
+    past: bool = False
+    """Whether it came by `OpenPast`."""
+
+
+class OpenPast(NamedTuple):
+    """Subscribe to groups before those of the running subscription. Answered by `Past...` with the same number."""
+
+    track: Ref
+    path: str
+    name: str
+    number: int
+    interest: Interest
+
+
+class ClosePast(NamedTuple):
+    """Nothing more is wanted of the latest `OpenPast`."""
+
+    track: Ref
 
 
 class StopFetch(NamedTuple):
@@ -576,6 +594,27 @@ class UpstreamGroups(NamedTuple):
     """Groups of the track, as they arrived."""
 
     parts: tuple[GroupPart, ...]
+
+
+class PastStarted(NamedTuple):
+    """The first group that the peer will send of the past."""
+
+    number: int
+    group: int | None
+
+
+class PastGroups(NamedTuple):
+    """Groups of the past, as they arrived."""
+
+    number: int
+    parts: tuple[GroupPart, ...]
+
+
+class PastOver(NamedTuple):
+    """The peer has said all it has of the past, or refuses; the last groups may come late by `patience` seconds."""
+
+    number: int
+    patience: float
 
 
 class UpstreamDatagram(NamedTuple):

@@ -15,6 +15,7 @@ from relay.actors.fetches import Fetches
 from relay.actors.keeper import worth_telling
 from relay.actors.ledger import Counts, TrackFigures
 from relay.actors.numbers import GROUPS, Numbers
+from relay.actors.past import Past, past_of
 from relay.actors.reporting import ReportDue, Reports
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.auth.permissions import loggable
@@ -42,6 +43,12 @@ class RangeOverdue(NamedTuple):
     subscriber: m.Key
 
 
+class PastOverdue(NamedTuple):
+    """Timer: nothing more is expected of a request for the past."""
+
+    number: int
+
+
 class AnswerDue(NamedTuple):
     """Timer: the publisher should have answered by now. `what` is a fetched group's sequence, or a word."""
 
@@ -62,6 +69,7 @@ class Subscriber:
         "interest",
         "key",
         "overdue",
+        "past",
         "ref",
         "relay",
         "renumbered",
@@ -76,6 +84,9 @@ class Subscriber:
         self.relay = request.relay
         self.start = start
         """First sequence that is delivered."""
+        asks = self.interest.start_group is not None or self.interest.history_ms
+        self.past: int | None = start if asks else None
+        """The same for groups that came because somebody asked for the past; None for none of them."""
         self.encoders: dict[int, Encoder] = {}
         """Groups of which only some frames are wanted."""
         self.delivered: set[int] = set()
@@ -97,9 +108,19 @@ class Subscriber:
             pieces = tuple(p._replace(sequence=other) if p.sequence == number else p for p in pieces)
         return send(self.ref, m.Deliver(self.key, pieces))
 
-    def wants(self, sequence: int) -> bool:
+    def ask(self, interest: Interest, start: int) -> None:
+        """It wants something else; a new subscription for that would begin with `start`."""
+        self.interest = interest
+        asked = interest.start_group
+        self.start = asked if asked is not None and asked > self.start else min(self.start, start)
+        floor = interest.start_is_floor and self.past is not None
+        if asked is not None and not (floor and asked <= (self.past or 0)):
+            self.past = asked
+
+    def wants(self, group: Group) -> bool:
         end = self.interest.end_group
-        return sequence >= self.start and (end is None or sequence <= end)
+        start = self.past if group.past else self.start
+        return start is not None and group.sequence >= start and (end is None or group.sequence <= end)
 
     def frames_of(self, group: Group) -> tuple[int, int | None]:
         """The frames wanted of a group: the bounds qualify the first and the last group only (06)."""
@@ -150,7 +171,9 @@ class TrackActor(LoopActor):
         self._asked_properties = False
         self._asked = False
         """Whether the source may hold anything for us."""
-        self._wanted = Interest()
+        self._wanted = self._opened = Interest()
+        """What our upstream subscription was told last, and what it began with."""
+        self._past = Past()
         self._wants_changed = False
         """Whether subscribers came, went or changed their mind in this turn: to look at all of them once is enough."""
         self._handled = 0
@@ -159,10 +182,8 @@ class TrackActor(LoopActor):
         self._touched: dict[int, tuple[Group, bool]] = {}
         """Groups that this turn added to, and whether it began them."""
         self._received_bytes = self._received_groups = self._received_frames = self._received_datagrams = 0
-        self._seen = Ranges()
-        """Numbers of the groups that came, datagrams and refused ones included."""
-        self._dropped = Ranges()
-        """Those that the publisher will never send, as it says."""
+        self._seen, self._dropped = Ranges(), Ranges()
+        """Numbers of the groups that came, datagrams and refused ones included, and of those that never will."""
         self._first: int | None = None
         """The group that the upstream subscription began with, if the publisher said so."""
         self._patience = m.LATE_AT_LEAST
@@ -239,6 +260,8 @@ class TrackActor(LoopActor):
             case EndGraceOver():
                 self._grace = None
                 self._end_if_complete()
+            case m.PastGroups() | m.PastStarted() | m.PastOver() | PastOverdue():
+                self._on_past(message)
             case RangeOverdue():
                 self._on_overdue(message.subscriber)
             case IdleCheck():
@@ -249,6 +272,8 @@ class TrackActor(LoopActor):
 
     def on_turn_end(self) -> None:
         self._flush()
+        if self._past:
+            self._seek()
         if self._ending is not None:
             self._end_if_complete()
         if self._bounded:
@@ -322,7 +347,7 @@ class TrackActor(LoopActor):
         pieces = tuple(
             piece
             for group in self._cache
-            if group.code is None and subscriber.wants(group.sequence)
+            if group.code is None and subscriber.wants(group)
             for piece in self._join(subscriber, group)
         )
         if pieces:
@@ -331,6 +356,8 @@ class TrackActor(LoopActor):
             send(request.subscriber, m.Ended(request.key, self._final))
             return
         self._subscribers[subscriber.id] = subscriber
+        if request.interest.start_group is not None or request.interest.history_ms:
+            self._past.want(subscriber.id)
         if request.interest.end_group is not None:
             self._bounded[subscriber.id] = subscriber
         self._stay()
@@ -343,10 +370,14 @@ class TrackActor(LoopActor):
         floor = interest.start_group or 0
         if interest.start_group is not None and not interest.start_is_floor:
             return floor
-        timescale = self._properties.timescale if self._properties else TrackProperties().timescale
-        start = self._cache.start(interest.history_ms * timescale // 1000)
+        start = self._cache.start(self._age(interest))
         # without a group, whatever our own upstream subscription starts with is the newest there is
         return floor if start is None else max(floor, start)
+
+    def _age(self, interest: Interest) -> int:
+        """How old a group may be that is wanted at the start, in the track's timescale."""
+        timescale = self._properties.timescale if self._properties else TrackProperties().timescale
+        return interest.history_ms * timescale // 1000
 
     def _join(self, subscriber: Subscriber, group: Group) -> list[m.GroupPiece]:
         """What a subscriber gets of a group that exists already."""
@@ -370,18 +401,16 @@ class TrackActor(LoopActor):
         if subscriber is None:
             return
         self._flush()
-        before = {group.sequence for group in self._cache if subscriber.wants(group.sequence)}
+        before = {group.sequence for group in self._cache if subscriber.wants(group)}
         interest = message.interest._replace(start_frame=0)
-        asked = interest.start_group
-        if asked is not None and asked > subscriber.start:
-            subscriber.start = asked
-        else:
-            subscriber.start = min(subscriber.start, self._start_of(interest))
-        subscriber.interest = interest
+        former = subscriber.interest
+        subscriber.ask(interest, self._start_of(interest))
+        if interest.start_group != former.start_group or interest.history_ms > former.history_ms:
+            self._past.want(subscriber.id)
         delivered = subscriber.delivered | before
         pieces: list[m.GroupPiece] = []
         for group in self._cache:
-            sequence, wanted = group.sequence, subscriber.wants(group.sequence)
+            sequence, wanted = group.sequence, subscriber.wants(group)
             if sequence in before and not wanted:
                 # it may be complete here and still wait to be sent
                 subscriber.encoders.pop(sequence, None)
@@ -393,7 +422,7 @@ class TrackActor(LoopActor):
         subscriber.delivered = {group.sequence for group in self._cache} & delivered
         if pieces:
             subscriber.deliver(tuple(pieces))
-        self._bounded.pop(subscriber.id, None)
+        self._unbind(subscriber)
         if interest.end_group is not None:
             self._bounded[subscriber.id] = subscriber
         self._wants_changed = True
@@ -405,10 +434,19 @@ class TrackActor(LoopActor):
         self._describing.pop(key, None)
         self._stop_fetches(self._fetches.leave(key))
 
+    def _unbind(self, subscriber: Subscriber) -> None:
+        self._bounded.pop(subscriber.id, None)
+        if subscriber.overdue is not None:
+            subscriber.overdue.cancel()
+            subscriber.overdue = None
+
     def _forget(self, key: m.Key) -> Subscriber | None:
         subscriber = self._subscribers.pop(key, None)
-        if self._bounded.pop(key, None) is not None and subscriber is not None and subscriber.overdue:
-            subscriber.overdue.cancel()
+        if subscriber is not None:
+            self._unbind(subscriber)
+        self._past.drop(key)
+        if self._past.key == key:
+            self._close_past()
         return subscriber
 
     def _stay(self) -> None:
@@ -432,7 +470,7 @@ class TrackActor(LoopActor):
         )
         if not self._subscribed:
             self._subscribed = self._asked = True
-            self._wanted = together
+            self._wanted = self._opened = together
             describe = self._properties is None and not self._asked_properties
             interest = self._as_published(together)
             message = m.OpenUpstream(self.actor_ref, self._path, self._name, interest, describe)
@@ -551,18 +589,18 @@ class TrackActor(LoopActor):
 
     # --- groups from upstream --------------------------------------------------------------------------------------
 
-    def _on_groups(self, parts: tuple[m.GroupPart, ...]) -> None:
+    def _on_groups(self, parts: tuple[m.GroupPart, ...], *, past: bool = False) -> None:
         now = time.monotonic()
         cache = self._cache
         for part in parts:
             group = cache.get(part.sequence)
             if group is None:
-                group = self._begin(part, now)
+                group = self._begin(part, now, past=past)
                 if group is None:
                     continue
-            elif not group.open:
+            elif not group.open or group.past is not past:
                 if not part.fin and part.code is None:
-                    self._refuse_group(part.sequence, StreamCode.OLD)
+                    self._refuse_group(part.sequence, StreamCode.OLD, past=past)
                 continue
             frames, payload = group.frames, group.payload
             cache.extend(group, part.parts, now)
@@ -580,12 +618,13 @@ class TrackActor(LoopActor):
                 if group.open and group.size > self._limits.cache_track:
                     self._abort_group(group, StreamCode.GROUP_TOO_LARGE, "cache_track")
 
-    def _begin(self, part: m.GroupPart, now: float) -> Group | None:
+    def _begin(self, part: m.GroupPart, now: float, *, past: bool) -> Group | None:
         group = Group(part.sequence, now, part.first_frame)
+        group.past = past
         self._seen.add(part.sequence, part.sequence)
         # a group without its beginning was not asked for, and is of use to nobody
         if part.first_frame or not self._cache.add(group):
-            self._refuse_group(part.sequence, StreamCode.OLD)
+            self._refuse_group(part.sequence, StreamCode.OLD, past=past)
             return None
         self._touched[part.sequence] = (group, True)
         self._unfinished[part.sequence] = group
@@ -630,17 +669,17 @@ class TrackActor(LoopActor):
                     self._cache.empty(latest)
         self._tell_size(self._held, answer=True)
 
-    def _refuse_group(self, sequence: int, code: int) -> None:
+    def _refuse_group(self, sequence: int, code: int, *, past: bool) -> None:
         published = self._numbers.published(sequence)
         if published is not None:
-            send(self._source, m.StopGroup(self.actor_ref, published, code))
+            send(self._source, m.StopGroup(self.actor_ref, published, code, past))
 
     def _abort_group(self, group: Group, code: StreamCode, limit: str) -> None:
         self._over_limit(limit, f"group={group.sequence}")
         group.code = code
         self._unfinished.pop(group.sequence, None)
         self._cache.empty(group)
-        self._refuse_group(group.sequence, code)
+        self._refuse_group(group.sequence, code, past=group.past)
         self._touched.setdefault(group.sequence, (group, False))
 
     def _flush(self) -> None:
@@ -651,6 +690,7 @@ class TrackActor(LoopActor):
         self._touched = {}
         shared: dict[Dialect, tuple[m.GroupPiece, ...]] = {}
         lowest = min(group.sequence for group, _ in touched)
+        past = any(group.past for group, _ in touched)
         gone = []
         for key, subscriber in self._subscribers.items():
             pieces = shared.get(subscriber.dialect)
@@ -658,7 +698,7 @@ class TrackActor(LoopActor):
                 pieces = shared[subscriber.dialect] = self._pieces(touched, subscriber.dialect)
             interest = subscriber.interest
             bounded = interest.end_group is not None or interest.start_frame
-            if bounded or subscriber.start > lowest or subscriber.encoders:
+            if bounded or past or subscriber.start > lowest or subscriber.encoders:
                 pieces = self._narrowed(subscriber, touched, pieces)
             if pieces and not subscriber.deliver(pieces):
                 gone.append(key)
@@ -682,7 +722,7 @@ class TrackActor(LoopActor):
         """The part of a turn's pieces that a bounded subscription wants."""
         result: list[m.GroupPiece] = []
         for (group, new), piece in zip(touched, pieces, strict=True):
-            if not subscriber.wants(group.sequence):
+            if not subscriber.wants(group):
                 continue
             encoder = subscriber.encoders.get(group.sequence)
             if encoder is None:
@@ -907,7 +947,7 @@ class TrackActor(LoopActor):
             self._grace = self.call_later(message.patience, EndGraceOver())
 
     def _end_if_complete(self) -> None:
-        if self._final is not None or self._ending is None or self._unfinished:
+        if self._final is not None or self._ending is None or self._unfinished or self._past:
             return
         if self._grace is not None:
             # streams overtake each other, and what is lost takes a while to come again
@@ -931,6 +971,89 @@ class TrackActor(LoopActor):
             self._forget(key)
         self._subscribers.clear()
 
+    # --- the past --------------------------------------------------------------------------------------------------
+
+    def _lowest(self) -> int | None:
+        """The first group that is here, or on its way without being asked for."""
+        first = None if self._first is None else self._numbers.shown(self._first)
+        known = [number for number in (first, self._seen.first) if number is not None]
+        return max(min(known), self._cache.floor) if known else None
+
+    def _seek(self) -> None:
+        """Ask the publisher for what subscribers want of the time before our subscription."""
+        while (key := self._past.next()) is not None:
+            subscriber, lowest = self._subscribers.get(key), self._lowest()
+            if lowest is None and self._ending is None and self._failed is None:
+                return  # the first group tells where the past ends
+            wanted = None
+            if subscriber is not None and lowest is not None and self._failed is None:
+                age = self._age(subscriber.interest)
+                wanted = past_of(subscriber.interest, self._opened, lowest, self._cache, age)
+            last = None if wanted is None else self._numbers.published(wanted.end_group or 0)
+            if subscriber is None or wanted is None or last is None:
+                self._past.drop(key)
+                continue
+            self._past.begin(key, wanted)
+            subscriber.past = self._past.start
+            first = None if wanted.start_group is None else self._numbers.published(wanted.start_group) or 0
+            asked = wanted._replace(start_group=first, end_group=last)
+            number = self._past.number
+            self._past.timer = self.call_later(self._limits.answer_timeout, PastOverdue(number))
+            send(self._source, m.OpenPast(self.actor_ref, self._path, self._name, number, asked))
+
+    def _on_past(self, message: m.PastGroups | m.PastStarted | m.PastOver | PastOverdue) -> None:
+        past = self._past
+        if past.key is None or message.number != past.number:
+            return
+        match message:
+            case m.PastGroups():
+                self._on_groups(self._of_the_past(message.parts), past=True)
+            case m.PastStarted():
+                past.first = None if message.group is None else self._numbers.shown(message.group)
+            case m.PastOver():
+                self._flush()
+                past.over()
+                self._wait_for_past(message.patience)
+            case PastOverdue():
+                if not self._past_arrives():
+                    self._close_past()
+                    return
+                self._wait_for_past(self._limits.answer_timeout)
+        if past.complete(self._seen) and not self._past_arrives():
+            self._close_past()
+
+    def _of_the_past(self, parts: tuple[m.GroupPart, ...]) -> tuple[m.GroupPart, ...]:
+        """What arrived of it, as viewers see it."""
+        found = []
+        for part in parts:
+            number = self._numbers.shown(part.sequence)
+            if number is not None and self._past.came(number):
+                found.append(part if self._numbers.plain else self._numbers.part(part, number))
+            elif not part.fin and part.code is None:
+                send(self._source, m.StopGroup(self.actor_ref, part.sequence, StreamCode.OLD, past=True))
+        return tuple(found)
+
+    def _past_arrives(self) -> bool:
+        return any(group.past for group in self._unfinished.values())
+
+    def _wait_for_past(self, seconds: float) -> None:
+        if self._past.timer is not None:
+            self._past.timer.cancel()
+        self._past.timer = self.call_later(seconds, PastOverdue(self._past.number))
+
+    def _close_past(self) -> None:
+        key, past = self._past.key, self._past
+        past.finish()
+        send(self._source, m.ClosePast(self.actor_ref))
+        for group in [group for group in self._unfinished.values() if group.past]:
+            group.code = StreamCode.CANCELLED
+            del self._unfinished[group.sequence]
+            self._touched.setdefault(group.sequence, (group, False))
+        subscriber = None if key is None else self._subscribers.get(key)
+        if subscriber is not None and not past.explicit:
+            self._flush()
+            subscriber.past = past.lowest  # not what others want of the past
+
     # --- bounded subscriptions -------------------------------------------------------------------------------------
 
     def _end_ranges(self) -> None:
@@ -939,6 +1062,8 @@ class TrackActor(LoopActor):
         for key, subscriber in list(self._bounded.items()):
             last = subscriber.interest.end_group
             assert last is not None
+            if self._past.concerns(key):
+                continue
             if subscriber.start <= last and (latest is None or latest < last):
                 continue
             if any(self._is_awaited(subscriber, group) for group in self._unfinished.values()):
@@ -950,7 +1075,7 @@ class TrackActor(LoopActor):
 
     def _is_awaited(self, subscriber: Subscriber, group: Group) -> bool:
         """Whether more will come of a group that is not finished."""
-        if not subscriber.wants(group.sequence):
+        if not subscriber.wants(group):
             return False
         # with its last frame the subscriber has all of the last group
         return subscriber.frames_of(group)[1] is None or group.sequence in subscriber.encoders
@@ -982,6 +1107,7 @@ class TrackActor(LoopActor):
             self._touched.setdefault(group.sequence, (group, False))
         self._unfinished.clear()
         self._flush()
+        self._past.finish()
         if gone and self._ending is not None and self._final is None:
             self._finish()  # it had finished before it left
         self._say_numbers_over()  # before viewers ask again

@@ -105,6 +105,10 @@ class Upstream:
         known = self.parts.get(sequence)
         return known is not None and (known[2] or known[3] is not None)
 
+    def report(self, parts: tuple[m.GroupPart, ...]) -> m.UpstreamGroups | m.PastGroups:
+        """What the track is told."""
+        return m.UpstreamGroups(parts)
+
     def take(self) -> tuple[m.GroupPart, ...]:
         """What this turn brought."""
         taken = tuple(
@@ -113,6 +117,20 @@ class Upstream:
         )
         self.parts = {}
         return taken
+
+
+class Past(Upstream):
+    """One that asks for groups before those of another."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int, track: Ref, stream: Stream, request: int) -> None:
+        super().__init__(number, track, stream)
+        self.number = request
+        """What the track calls it."""
+
+    def report(self, parts: tuple[m.GroupPart, ...]) -> m.PastGroups:
+        return m.PastGroups(self.number, parts)
 
 
 class AnnounceReplies:
@@ -239,6 +257,39 @@ class SubscribeReplies:
 
     def on_stopped(self, stream: Stream, code: int) -> None:
         """Our half is of no interest to the peer: its own tells the rest."""
+
+
+class PastReplies:
+    """The Subscribe stream of a request for the past."""
+
+    def __init__(self, connection: ConnectionActor, ingest: Ingest, past: Past) -> None:
+        self._connection = connection
+        self._ingest = ingest
+        self._past = past
+        self._decoder = SubscribeDecoder(connection.version, connection.environment.limits.message)
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+        for message in self._decoder.feed(data):
+            self._connection.spend()
+            if isinstance(message, SubscribeOk):
+                send(self._past.track, m.PastStarted(self._past.number, message.group))
+            elif isinstance(message, SubscribeEnd):
+                self._over()
+        if fin:
+            self._decoder.end()
+            self._over()
+            self._past.end_request(self._connection.version)
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._over()
+        self._past.end_request(self._connection.version)
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        """Its own half tells the rest."""
+
+    def _over(self) -> None:
+        self._ingest.flush()
+        send(self._past.track, m.PastOver(self._past.number, patience(self._connection.session)))
 
 
 class LeftSubscription:

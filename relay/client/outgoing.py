@@ -15,6 +15,7 @@ from relay.wire.decoder import RequestItem
 from relay.wire.errors import StreamCode, WireError
 from relay.wire.frame import frame_header_plain, frame_header_timed, group_header
 from relay.wire.messages import Fetch, GroupHeader, Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate
+from relay.wire.varint import MAX_VARINT
 from relay.wire.version import Version
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ class SubscriptionOut:
             self.offer(group)
         if track.end is not None:
             self.end()
+        else:
+            self._end_if_range_done()
 
     @property
     def ending(self) -> bool:
@@ -179,10 +182,20 @@ class SubscriptionOut:
 
     def end(self) -> None:
         """No new group will come: say so, and end the stream after the open groups."""
+        if not self._ending:
+            self._say_end(self._track.end or 0)
+
+    def _say_end(self, final: int) -> None:
         if self._peer.version >= Version.LITE_05:
-            self._stream.write([SubscribeEnd(self._track.end or 0).encode(self._peer.version)])
+            self._stream.write([SubscribeEnd(final).encode(self._peer.version)])
         self._ending = True
         self._end_if_done()
+
+    def _end_if_range_done(self) -> None:
+        """End a subscription that has the last group it asked for, and all that were begun before."""
+        last = self.request.end_group
+        if last is not None and self._served >= last and not (self._senders or self._ending or self._over):
+            self._say_end(min(last + 1, MAX_VARINT))
 
     def abort(self, code: int) -> None:
         """The track was given up."""
@@ -209,6 +222,7 @@ class SubscriptionOut:
         for group in self._replay() if self._served < 0 else list(self._track.held.values()):
             if group.sequence > self._served:
                 self.offer(group)
+        self._end_if_range_done()
 
     def on_end(self, code: int | None) -> None:
         if self._over:
@@ -254,6 +268,7 @@ class SubscriptionOut:
     def _drop(self, group: GroupWriter) -> None:
         self._senders.pop(group, None)
         group.outs.pop(self, None)
+        self._end_if_range_done()
         self._end_if_done()
 
     def _end_if_done(self) -> None:

@@ -51,8 +51,8 @@ class GroupCache:
         return max(whole, key=_by_sequence, default=None)
 
     def add(self, group: Group) -> bool:
-        """Take a new group. `False` if it is a duplicate or older than what was evicted."""
-        if group.sequence in self._groups or group.sequence < self.floor:
+        """Take a new group. `False` if it is a duplicate, or older than what was evicted and not asked for anew."""
+        if group.sequence in self._groups or (group.sequence < self.floor and not group.past):
             return False
         self._groups[group.sequence] = group
         if self.latest is None or group.sequence > self.latest.sequence:
@@ -89,6 +89,13 @@ class GroupCache:
             if successor.first_timestamp is None or newest - successor.first_timestamp < max_age:
                 return group.sequence
         return live.sequence
+
+    def covers(self, max_age: int) -> bool:
+        """Whether whatever came before the oldest group is expired for a subscriber that accepts `max_age`."""
+        groups = [group for group in self if group.sequence >= self.floor and group.code is None]
+        newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
+        oldest = groups[0].first_timestamp if groups else None
+        return newest is not None and oldest is not None and newest - oldest >= max_age
 
     def evict(self, now: float) -> list[Group]:
         """Drop what the policy no longer keeps; the dropped groups, so that open ones can be ended."""

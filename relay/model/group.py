@@ -125,6 +125,7 @@ class Group:
         "frames",
         "last_timestamp",
         "parts",
+        "past",
         "sequence",
         "size",
     )
@@ -134,6 +135,8 @@ class Group:
         self.first_frame = first_frame
         """Number of the first frame we hold; above 0 if the publisher sent a partial group."""
         self.arrived = now
+        self.past = False
+        """Whether it came by a request for the past, and not by the running subscription."""
         self.parts: list[FrameHeader | bytes] = []
         self.frames = 0
         self.size = 0

@@ -387,19 +387,24 @@ async def test_a_range_of_groups(version: Version) -> None:
             group.write(b"%d" % number, number)
             group.finish()
         subscription = await near.subscribe(
-            "demo", "video", start_group=1, end_group=2, max_latency_ms=60_000, describe=False
+            "demo", "video", start_group=1, end_group=4, max_latency_ms=60_000, describe=False
         )
         # Newer groups go out first.
-        assert [(await anext(subscription)).sequence for _ in range(2)] == [2, 1]
+        assert [(await anext(subscription)).sequence for _ in range(3)] == [3, 2, 1]
         subscription.update(end_group=5, priority=8)
         await video.updated()
-        assert (await anext(subscription)).sequence == 3
         assert video.updates == [SubscribeUpdate(8, False, 60_000, 1, 5)]
         assert video.requests == [subscription.request]
         assert video.requests[0] == replace(subscription.request, end_group=5, priority=8)
         video.group(6)
-        video.group(5)
+        last = video.group(5)
         assert (await anext(subscription)).sequence == 5
+        assert not subscription.finished
+        last.finish()
+        assert [group async for group in subscription] == []
+        assert subscription.end == (6 if version >= Version.LITE_05 else None)
+        past = await near.subscribe("demo", "video", start_group=1, end_group=2, max_latency_ms=60_000)
+        assert {group.sequence async for group in past} == {1, 2}
 
 
 async def test_the_oldest_versions_have_no_updates() -> None:
