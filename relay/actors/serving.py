@@ -388,8 +388,9 @@ class SubscribeService:
         if not backlog.undelivered:
             self._end(final)
         else:
-            wait = min(max(END_POLL, waited / 4), END_POLL_MAX)
-            self._connection.call_later(wait, EndTrack(self._key, final, waited + wait))
+            # at first in the next loop turn, when a session without acknowledgements has sent what it was given
+            wait = min(max(END_POLL, waited / 4), END_POLL_MAX) if waited else 0.0
+            self._connection.call_later(wait, EndTrack(self._key, final, waited + (wait or END_POLL)))
 
     def _end(self, final: int) -> None:
         version = self._connection.version

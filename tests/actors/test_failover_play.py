@@ -7,6 +7,7 @@ a viewer got, its numbers rise. In the end everybody who was not refused gets wh
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,6 +68,11 @@ class Slot:
         return self.hops[0]
 
 
+def ending_of(connection: Any) -> set[int]:
+    """Keys of the subscriptions whose end waits for their groups."""
+    return {timer.message.key for timer in connection._timers if isinstance(timer.message, EndTrack)}
+
+
 class Viewing:
     """One subscription."""
 
@@ -80,6 +86,16 @@ class Viewing:
     @property
     def live(self) -> bool:
         return not self.left and not self.stream.over and not self.viewer.closed
+
+    @property
+    def ending(self) -> bool:
+        """Whether its track is over, and it is told so when it has taken the last groups."""
+        connection = actor_of(self.viewer.ref)
+        ending = ending_of(connection)
+        return any(
+            key in ending and isinstance(service, SubscribeService) and service.id == self.number
+            for key, service in connection.egress._requests.items()
+        )
 
     def groups(self) -> dict[int, bytes]:
         """What it was shown, by number."""
@@ -262,7 +278,7 @@ class Play:
         }
         shown: dict[tuple[str, int], bytes] = {}
         for viewing in self.viewings:
-            if viewing.live:
+            if viewing.live and not viewing.ending:
                 for number, said in viewing.groups().items():
                     assert shown.setdefault((viewing.path, number), said) == said, "one number, two groups"
         subscribers = 0
@@ -275,6 +291,8 @@ class Play:
                 timer.message.key for timer in connection._timers if isinstance(timer.message, EndTrack)
             }
             for key, service in connection.egress._requests.items():
+                if key in ending_of(connection):
+                    continue  # its track is over, and the viewer has not taken the last groups
                 assert isinstance(service, SubscribeService)
                 track = service._track
                 served = track is not None and track.is_alive() and actor_of(track)._source.is_alive()
