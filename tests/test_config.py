@@ -1311,8 +1311,9 @@ def test_what_cannot_be_public(toml: str, message: str) -> None:
     assert complaint({"auth.public": toml}) == f"test.toml: {message}"
 
 
-def test_a_public_path_that_is_no_text() -> None:
-    assert "expected UTF-8" in complaint({}, environ={"MOQ_AUTH_PUBLIC": "a\udcff"})
+@pytest.mark.parametrize("path", ["a\udcff", "a\udcff/*"])
+def test_a_public_path_that_is_no_text(path: str) -> None:
+    assert "expected UTF-8" in complaint({}, environ={"MOQ_AUTH_PUBLIC": path})
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,10 @@ def _key_dir(text: str) -> str:
 def _public_path(text: str) -> str:
     """Check a path by the rule for those of URLs, so that no right is granted where no session can be."""
     try:
+        text.encode()  # at first: no message can quote what is no text
         path = granted(text)
+    except UnicodeEncodeError:
+        raise ValueError("expected UTF-8") from None
     except PatternError as error:
         raise ValueError(f'"{text}" is {error}') from None
     names = [unquote(segment) for segment in path.split("/")]
@@ -170,10 +173,6 @@ def _public_path(text: str) -> str:
         raise ValueError(
             'expected names between the slashes, e.g. "anon/demo": "." and ".." and an encoded slash never match a URL'
         )
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ValueError("expected UTF-8") from None
     return path
 
 
