@@ -47,7 +47,8 @@ def test_the_runner_needs_no_library_but_for_plots(path: Path) -> None:
             "tests.e2e.pressure_support",
         },
     }
-    parts = ("bench.", "relay.") if path.name == "mesh.py" else ("bench.",)  # all relays of a mesh in this process
+    # The relays of a mesh run in the process of the runner.
+    parts = ("bench.", "relay.") if path.name == "mesh.py" else ("bench.",)
     found = {name for name in foreign(path) if not (name == "bench" or name.startswith(parts))}
     assert found <= allowed.get(path.name, set())
 
