@@ -428,7 +428,7 @@ async def test_without_a_place_for_a_token_there_is_only_what_is_public(
 
 # --- the end of a token ------------------------------------------------------------------------------------------------
 
-EARLY, LATE = 0.5, 1.5
+EARLY, LATE = 0.5, 10.0
 """Seconds by which an end may miss the time that the token names."""
 
 
@@ -764,33 +764,26 @@ async def refused_over(relay: Relay, way: str) -> None:
 async def test_refusals_come_later_and_later_but_a_good_token_at_once(
     ways: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free, delay = 2, 0.3
+    free, delay = 2, 60.0
     held: list[float] = []
-    hold = Authenticator._hold
+    told = asyncio.Event()
 
     async def holding(self: Authenticator, seconds: float) -> None:
         held.append(seconds)
-        await hold(self, seconds)
+        if seconds:
+            await told.wait()
 
     monkeypatch.setattr(Authenticator, "_hold", holding)
     async with guarded(tmp_path, limits=slow(free, delay)) as relay:
-        begun = time.monotonic()
-
-        async def fail(way: str) -> float:
-            await refused_over(relay, way)
-            return time.monotonic() - begun
-
-        failing = [asyncio.create_task(fail(way)) for way in ways]
+        failing = [asyncio.create_task(refused_over(relay, way)) for way in ways]
         for way in TRANSPORTS:
             async with await dial(relay, way, "room", everything()) as client:
                 await client.announced().initial()
-        assert not all(task.done() for task in failing), "a good token waited for the bad ones"
-        took = sorted(await asyncio.gather(*failing))
+        assert sum(task.done() for task in failing) <= free, "a good token waited for the bad ones"
+        told.set()
+        await asyncio.gather(*failing)
     assert len(held) == len(ways)
     assert held[:free] == [0, 0]
-    for number, (seconds, answered) in enumerate(zip(held, took, strict=True), 1 - free):
-        # What has drained since the first failure is forgiven, so no answer comes before its time.
-        assert seconds <= max(0, number) * delay
-        assert answered >= number * delay
-    assert held[-1] > held[free] > 0
-    assert took[-1] < len(ways) * delay + LATE
+    for number, seconds in enumerate(held[free:], 1):
+        # What has drained since the first failure is forgiven.
+        assert (number - 1) * delay < seconds <= number * delay
