@@ -62,7 +62,7 @@ class Command:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def exit(self, within: float = 10.0) -> int:
+    async def exit(self, within: float = 30.0) -> int:
         """Its exit status."""
         async with asyncio.timeout(within):
             status = await self.process.wait()
