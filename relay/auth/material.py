@@ -1,4 +1,4 @@
-"""The cryptographic members of a JWK: read strictly, checked, made, and written again.
+"""The cryptographic members of a JWK: PyJWT reads and writes them; the checks that it lacks come first.
 
 Owns key types, curves and sizes (RFC 7518 section 6, RFC 8037 section 2). Must never put a secret into a message, and
 never sees a token or the name of a file. Called by `key`.
@@ -11,34 +11,11 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from functools import partial
+from typing import Any, Final, NamedTuple, Self
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a key of an algorithm looks like."""
-
-    kty: str
-    size: int
-    """Bytes: of a new secret, of a coordinate, of an Ed25519 half; of a new modulus."""
-
-    crv: str | None = None
-    curve: ec.EllipticCurve | None = None
-
-
-KINDS: Final = {
-    "HS256": Kind("oct", 32),
-    "HS384": Kind("oct", 48),
-    "HS512": Kind("oct", 64),
-    **{f"{family}{bits}": Kind("RSA", 256) for family in ("RS", "PS") for bits in (256, 384, 512)},
-    "ES256": Kind("EC", 32, "P-256", ec.SECP256R1()),
-    "ES384": Kind("EC", 48, "P-384", ec.SECP384R1()),
-    "EdDSA": Kind("OKP", 32, "Ed25519"),
-}
-"""By the name of the algorithm, RFC 7518 section 3.1 and RFC 8037 section 3.1."""
 
 SHORTEST_SECRET: Final = 32
 """Bytes, for every HMAC: RFC 7518 section 3.2 wants as many as the hash has, but the field's tools accept these."""
@@ -50,9 +27,62 @@ EXPONENT: Final = 65_537
 LONGEST_EXPONENT: Final = 32
 """Bits. The exponent decides how long a check takes, and real ones have seventeen."""
 
-PRIVATE_RSA: Final = ("d", "p", "q", "dp", "dq", "qi")
-PRIVATE: Final = frozenset(("k", *PRIVATE_RSA))
+
+class Form(NamedTuple):
+    """The members of a type of key, and the messages for a bad public half, or secret, and for a bad private half."""
+
+    public: tuple[str, ...]
+    private: tuple[str, ...]
+    invalid: str
+    unrelated: str = ""
+
+
+FORMS: Final = {
+    "oct": Form(("k",), (), "the secret is an encoded key or certificate, random bytes are needed"),
+    "RSA": Form(
+        ("n", "e"),
+        ("d", "p", "q", "dp", "dq", "qi"),
+        f"n and e are not those of an RSA key, e is {EXPONENT} as a rule",
+        "the members of the RSA key do not belong together",
+    ),
+    "EC": Form(
+        ("x", "y"),
+        ("d",),
+        "x and y are no point of {crv}",
+        "d is no private key of {crv}, or does not belong to x and y",
+    ),
+    "OKP": Form(("x",), ("d",), "x is no public key of Ed25519", "d does not belong to x"),
+}
+"""By `kty`."""
+
+PRIVATE: Final = frozenset(("k", *FORMS["RSA"].private))
 """Members that a public key has none of."""
+
+_ORDER: Final = ("kty", "crv", "k", "n", "e", "x", "y", *FORMS["RSA"].private)
+
+
+class Kind(NamedTuple):
+    """What a key of an algorithm looks like."""
+
+    kty: str
+    generate: Callable[[], Any]
+    crv: str | None = None
+    size: int | None = None
+    """Bytes of a coordinate and of a private member; None if they vary."""
+
+
+KINDS: Final = {
+    **{f"HS{bits}": Kind("oct", partial(secrets.token_bytes, bits // 8)) for bits in (256, 384, 512)},
+    **{
+        f"{family}{bits}": Kind("RSA", partial(rsa.generate_private_key, EXPONENT, MODULUS_BITS[0]))
+        for family in ("RS", "PS")
+        for bits in (256, 384, 512)
+    },
+    "ES256": Kind("EC", partial(ec.generate_private_key, ec.SECP256R1()), "P-256", 32),
+    "ES384": Kind("EC", partial(ec.generate_private_key, ec.SECP384R1()), "P-384", 48),
+    "EdDSA": Kind("OKP", ed25519.Ed25519PrivateKey.generate, "Ed25519", 32),
+}
+"""By the name of the algorithm, RFC 7518 section 3.1 and RFC 8037 section 3.1."""
 
 
 class MaterialError(ValueError):
@@ -80,33 +110,30 @@ class Material:
             raise MaterialError(f"kty does not fit alg, {algorithm} goes with {kind.kty}")
         if kind.crv is not None and content.get("crv") != kind.crv:
             raise MaterialError(f"crv does not fit alg, {algorithm} goes with {kind.crv}")
-        return cls.of(algorithm, _READERS[kind.kty](content, kind))
+        form = FORMS[kind.kty]
+        key = _made(algorithm, content, form.public, form.invalid)
+        if kind.kty == "RSA" and "oth" in content:
+            # RFC 7518 section 6.3.2.7. PyJWT looks at it in private keys only.
+            raise MaterialError("there are more than two primes (oth), which is not supported")
+        missing = [name for name in form.private if name not in content]
+        if len(missing) < len(form.private):
+            if missing:
+                raise MaterialError(f"private members are incomplete, {', '.join(missing)} missing")
+            key = _made(algorithm, content, form.public + form.private, form.unrelated)
+        return cls.of(algorithm, key)
 
     @classmethod
     def generate(cls, algorithm: str) -> Self:
         """Make new material."""
-        kind = KINDS[algorithm]
-        if kind.kty == "oct":
-            return cls.of(algorithm, secrets.token_bytes(kind.size))
-        if kind.kty == "RSA":
-            return cls.of(algorithm, rsa.generate_private_key(EXPONENT, kind.size * 8))
-        if kind.curve is not None:
-            return cls.of(algorithm, ec.generate_private_key(kind.curve))
-        return cls.of(algorithm, ed25519.Ed25519PrivateKey.generate())
+        return cls.of(algorithm, KINDS[algorithm].generate())
 
     @classmethod
     def of(cls, algorithm: str, key: Any) -> Self:
         """Take a secret, or a key of `cryptography`, that fits `algorithm`."""
-        kind = KINDS[algorithm]
-        if isinstance(key, bytes):
-            return cls((("kty", "oct"), ("k", encode(key))), key, key)
-        private = hasattr(key, "public_key")
-        public = key.public_key() if private else key
-        members = {"kty": kind.kty}
-        if kind.crv is not None:
-            members["crv"] = kind.crv
-        members.update(_WRITERS[kind.kty](public, key if private else None, kind.size))
-        return cls(tuple(members.items()), public, key if private else None)
+        jwk = jwt.get_algorithm_by_name(algorithm).to_jwk(key, as_dict=True)
+        members = tuple((name, jwk[name]) for name in _ORDER if name in jwk)
+        verifier = key.public_key() if hasattr(key, "public_key") else key
+        return cls(members, verifier, None if PRIVATE.isdisjoint(jwk) else key)
 
     def public(self) -> Self:
         """Drop the private members. Raises MaterialError where nothing would be left."""
@@ -126,11 +153,9 @@ def encode(data: bytes) -> str:
 
 def decode(text: str) -> bytes:
     """Read base64url without padding. Raises ValueError for anything that `encode` does not write."""
-    # Python's own decoder passes over what is not of the alphabet, and over bits that are left at the end.
-    if not _ALPHABET.fullmatch(text) or len(text) % 4 == 1:
-        raise ValueError("not base64url")
-    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if encode(data) != text:
+    # Python's own decoder passes over what is not of the alphabet, or warns (3.15), and over bits left at the end.
+    padded = text + "=" * (-len(text) % 4)
+    if not _ALPHABET.fullmatch(text) or encode(data := base64.urlsafe_b64decode(padded)) != text:
         raise ValueError("not base64url")
     return data
 
@@ -159,114 +184,36 @@ def _octets(content: Mapping[str, Any], name: str, size: int | None = None) -> b
     return data
 
 
-def _number(content: Mapping[str, Any], name: str) -> int:
-    return int.from_bytes(_octets(content, name), "big")
+# -- keys
 
 
-def _numeral(number: int) -> str:
-    """Base64urlUInt, RFC 7518 section 2: as few octets as it takes."""
-    return encode(number.to_bytes((number.bit_length() + 7) // 8, "big"))
-
-
-# -- symmetric keys, RFC 7518 section 6.4
-
-
-def _read_secret(content: Mapping[str, Any], _kind: Kind) -> bytes:
-    secret = _octets(content, "k")
-    if len(secret) < SHORTEST_SECRET:
-        raise MaterialError(f"the secret has {len(secret)} bytes, at least {SHORTEST_SECRET} are needed")
+def _made(algorithm: str, content: Mapping[str, Any], names: tuple[str, ...], wrong: str) -> Any:
+    """Check the members, and let PyJWT make a key of them. Raises MaterialError; `wrong` if they make none."""
+    kind, library = KINDS[algorithm], jwt.get_algorithm_by_name(algorithm)
+    octets = {name: _octets(content, name, kind.size) for name in names}
+    _check(octets, kind, wrong)
+    jwk = {"kty": kind.kty, "crv": kind.crv, **{name: encode(data) for name, data in octets.items()}}
     try:
-        # PyJWT knows what public keys look like. Whoever made a secret of one has published it.
-        jwt.get_algorithm_by_name("HS256").prepare_key(secret)
-    except (jwt.InvalidKeyError, ValueError, RecursionError):
-        raise MaterialError("the secret is an encoded key or certificate, random bytes are needed") from None
-    return secret
+        # `prepare_key` refuses a secret that is an encoded key: a public one is published.
+        return library.prepare_key(library.from_jwk(jwk))
+    except (ValueError, jwt.InvalidKeyError):
+        raise MaterialError(wrong.format(crv=kind.crv)) from None
 
 
-# -- RSA, RFC 7518 section 6.3
-
-
-def _read_rsa(content: Mapping[str, Any], _kind: Kind) -> rsa.RSAPrivateKey | rsa.RSAPublicKey:
-    modulus, exponent = (_number(content, name) for name in ("n", "e"))
-    fewest, most = MODULUS_BITS
-    if not fewest <= modulus.bit_length() <= most:
-        raise MaterialError(f"n has {modulus.bit_length()} bits, {fewest} to {most} are needed")
-    if not modulus & exponent & 1 or exponent == 1 or exponent.bit_length() > LONGEST_EXPONENT:
-        raise MaterialError(f"n and e are not those of an RSA key, e is {EXPONENT} as a rule")
-    if "oth" in content:
-        # Section 6.3.2.7: who does not support more than two primes must refuse.
-        raise MaterialError("there are more than two primes (oth), which is not supported")
-    public = rsa.RSAPublicNumbers(exponent, modulus)
-    missing = [name for name in PRIVATE_RSA if name not in content]
-    if 0 < len(missing) < len(PRIVATE_RSA):
-        raise MaterialError(f"private members are incomplete, {', '.join(missing)} missing")
-    numbers = [] if missing else [_number(content, name) for name in PRIVATE_RSA]
-    try:
-        if not numbers:
-            return public.public_key()
-        d, p, q, dp, dq, qi = numbers
-        return rsa.RSAPrivateNumbers(p, q, d, dp, dq, qi, public).private_key()
-    except ValueError:
-        raise MaterialError("the members of the RSA key do not belong together") from None
-
-
-def _write_rsa(public: rsa.RSAPublicKey, private: rsa.RSAPrivateKey | None, _size: int) -> dict[str, str]:
-    numbers = public.public_numbers()
-    members = {"n": numbers.n, "e": numbers.e}
-    if private is not None:
-        own = private.private_numbers()
-        parts = (own.d, own.p, own.q, own.dmp1, own.dmq1, own.iqmp)
-        members.update(zip(PRIVATE_RSA, parts, strict=True))
-    return {name: _numeral(number) for name, number in members.items()}
-
-
-# -- elliptic curves, RFC 7518 section 6.2
-
-
-def _read_ec(
-    content: Mapping[str, Any], kind: Kind
-) -> ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey:
-    assert kind.curve is not None
-    x, y = (int.from_bytes(_octets(content, name, kind.size), "big") for name in ("x", "y"))
-    try:
-        public = ec.EllipticCurvePublicNumbers(x, y, kind.curve).public_key()
-    except ValueError:
-        raise MaterialError(f"x and y are no point of {kind.crv}") from None
-    if "d" not in content:
-        return public
-    secret = int.from_bytes(_octets(content, "d", kind.size), "big")
-    try:
-        private = ec.derive_private_key(secret, kind.curve)
-    except ValueError:
-        raise MaterialError(f"d is no private key of {kind.crv}") from None
-    if private.public_key().public_numbers() != public.public_numbers():
-        raise MaterialError("d does not belong to x and y")
-    return private
-
-
-def _write_ec(
-    public: ec.EllipticCurvePublicKey, private: ec.EllipticCurvePrivateKey | None, size: int
-) -> dict[str, str]:
-    numbers = public.public_numbers()
-    members = {"x": numbers.x, "y": numbers.y}
-    if private is not None:
-        members["d"] = private.private_numbers().private_value
-    return {name: encode(number.to_bytes(size, "big")) for name, number in members.items()}
-
-
-# -- Ed25519, RFC 8037 section 2
-
-
-def _read_okp(content: Mapping[str, Any], kind: Kind) -> ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey:
-    x = _octets(content, "x", kind.size)
-    if not _on_ed25519(x):
-        raise MaterialError("x is no public key of Ed25519")
-    if "d" not in content:
-        return ed25519.Ed25519PublicKey.from_public_bytes(x)
-    private = ed25519.Ed25519PrivateKey.from_private_bytes(_octets(content, "d", kind.size))
-    if private.public_key().public_bytes_raw() != x:
-        raise MaterialError("d does not belong to x")
-    return private
+def _check(octets: Mapping[str, bytes], kind: Kind, wrong: str) -> None:
+    """Refuse keys that PyJWT and `cryptography` accept and we do not. Raises MaterialError."""
+    match octets:
+        case {"k": secret} if len(secret) < SHORTEST_SECRET:
+            raise MaterialError(f"the secret has {len(secret)} bytes, at least {SHORTEST_SECRET} are needed")
+        case {"n": n, "e": e}:
+            modulus, exponent = int.from_bytes(n), int.from_bytes(e)
+            fewest, most = MODULUS_BITS
+            if not fewest <= modulus.bit_length() <= most:
+                raise MaterialError(f"n has {modulus.bit_length()} bits, {fewest} to {most} are needed")
+            if not modulus & 1 or exponent.bit_length() > LONGEST_EXPONENT:
+                raise MaterialError(wrong)
+        case {"x": x} if kind.kty == "OKP" and not _on_ed25519(x):
+            raise MaterialError(wrong)
 
 
 def _on_ed25519(encoded: bytes) -> bool:
@@ -284,25 +231,3 @@ def _on_ed25519(encoded: bytes) -> bool:
         return False
     # Orders 1 and 2 have y = 1 and -1, order 4 has y = 0; of order 8 are those whose double has y = 0.
     return y * (y * y - 1) * (d * y**4 + 2 * y * y - 1) % prime != 0
-
-
-def _write_okp(
-    public: ed25519.Ed25519PublicKey, private: ed25519.Ed25519PrivateKey | None, _size: int
-) -> dict[str, str]:
-    members = {"x": encode(public.public_bytes_raw())}
-    if private is not None:
-        members["d"] = encode(private.private_bytes_raw())
-    return members
-
-
-_READERS: Final[dict[str, Callable[[Mapping[str, Any], Kind], Any]]] = {
-    "oct": _read_secret,
-    "RSA": _read_rsa,
-    "EC": _read_ec,
-    "OKP": _read_okp,
-}
-_WRITERS: Final[dict[str, Callable[[Any, Any, int], dict[str, str]]]] = {
-    "RSA": _write_rsa,
-    "EC": _write_ec,
-    "OKP": _write_okp,
-}
