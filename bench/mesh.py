@@ -23,14 +23,15 @@ from typing import Any, cast
 
 from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
-from relay.actors.connection import ConnectionActor, Environment
+from relay.actors.connection import ConnectionActor
+from relay.actors.environment import Environment
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import LoopActor, Ref, halt, send
-from relay.actors.upstream import AnnounceReplies
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.model.path import join
 from relay.model.route import Route
+from relay.moq.lite_announce import AnnounceReader
 from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Event, Session, Sink
 from relay.wire.messages import AnnounceActive, AnnounceEnded, AnnounceUpdate
@@ -281,18 +282,18 @@ class Mesh(list[Relay]):
 def counted() -> Iterator[Counter[str]]:
     """Count the announcements that relays receive from one another meanwhile, by kind."""
     counts: Counter[str] = Counter()
-    original = AnnounceReplies._on_message  # noqa: SLF001 - where all of them come through
+    original = AnnounceReader._take  # noqa: SLF001 - where all of them come through
 
-    def on_message(self: AnnounceReplies, message: Any) -> None:
+    def take(self: AnnounceReader, message: Any) -> None:
         if type(message) in NAMES:
             counts[NAMES[type(message)]] += 1
         original(self, message)
 
-    AnnounceReplies._on_message = on_message  # type: ignore[method-assign]  # noqa: SLF001
+    AnnounceReader._take = take  # type: ignore[method-assign, assignment]  # noqa: SLF001
     try:
         yield counts
     finally:
-        AnnounceReplies._on_message = original  # type: ignore[method-assign]  # noqa: SLF001
+        AnnounceReader._take = original  # type: ignore[method-assign]  # noqa: SLF001
 
 
 # --- the measurement ---------------------------------------------------------------------------------------------

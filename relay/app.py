@@ -23,7 +23,8 @@ from typing import Any, Final, NamedTuple, Self
 
 from relay.actors import messages as m
 from relay.actors.cluster import ClusterActor
-from relay.actors.connection import ConnectionActor, Environment
+from relay.actors.connection import ConnectionActor
+from relay.actors.environment import Environment
 from relay.actors.expiry import Expiries
 from relay.actors.ingest import random_hop
 from relay.actors.keeper import KeeperActor

@@ -1,437 +1,370 @@
 """What the peer of a connection consumes: our announcements to it, its subscriptions and fetches.
 
-Part of the connection actor. Each request of the peer is a small handler attached to its stream; tracks deliver to it
-through the connection, keyed by a number that is never used twice.
+Part of the connection actor. It turns requests of the session into messages to the directory and to tracks, and what
+those answer into commands. Keys of these messages are the session's request numbers.
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import NamedTuple
 
 from relay.actors import messages as m
-from relay.actors.announcing import AnnounceService
-from relay.actors.backlog import Ranks
-from relay.actors.moving import AskAgain
-from relay.actors.runtime import send
-from relay.actors.serving import (
-    EndTrack,
-    FetchService,
-    SubscribeService,
-    TrackService,
-    interest_of,
-)
+from relay.actors.environment import Context
+from relay.actors.runtime import Ref, send
 from relay.auth.permissions import loggable
-from relay.model.path import join, narrow
-from relay.model.track import Dialect, Interest
-from relay.transport.session import Stream
-from relay.wire.decoder import RequestDecoder
-from relay.wire.errors import DecodeError, ProtocolViolation, StreamCode, stream_code_for
-from relay.wire.messages import (
-    AnnounceRequest,
-    Fetch,
-    Goaway,
-    Probe,
-    ProbeRequest,
-    Subscribe,
-    SubscribeUpdate,
-    TrackRequest,
-)
-from relay.wire.text import MAX_PATH_SEGMENTS
-from relay.wire.version import Version
-
-if TYPE_CHECKING:
-    from relay.actors.connection import ConnectionActor, Handler
+from relay.model.failover import Failover
+from relay.model.path import MAX_SEGMENTS, join, narrow, strip
+from relay.model.track import SubscribeParams
+from relay.moq import session as moq
+from relay.moq.encoding import Encoding
+from relay.wire.errors import StreamCode
 
 
-LOOK_AT_LEAST = 64
-"""Streams of fetches, and of what is over, before it is looked which of them have been sent."""
+class AskAgain(NamedTuple):
+    """Timer: look for another publisher."""
 
-STREAM_COST = 2_048
-"""Bytes that one of them holds besides what waits in it."""
+    key: int
+
+
+class Request:
+    """A request of the peer, and the track that answers it."""
+
+    __slots__ = ("message", "track")
+
+    def __init__(self, message: m.Subscribe | m.Describe | m.Fetch) -> None:
+        self.message = message
+        """What the directory was asked."""
+        self.track: Ref | None = None
+
+
+class Subscription(Request):
+    """A request that goes on with another publisher when its own is lost: a subscription, or a question."""
+
+    __slots__ = ("bounded", "failover", "params")
+
+    def __init__(self, message: m.Subscribe | m.Describe) -> None:
+        super().__init__(message)
+        self.failover = Failover()
+        self.params: SubscribeParams | None = None
+        """Of the last update."""
+        self.bounded = isinstance(message, m.Subscribe) and message.interest.end_group is not None
+        """Whether it asks for groups by numbers that another publisher would not have."""
 
 
 class Egress:
     """The consuming side of one session."""
 
-    def __init__(self, connection: ConnectionActor) -> None:
-        self._connection = connection
-        self._next_key = 0
-        self._watches: dict[int, AnnounceService] = {}
-        self._requests: dict[int, SubscribeService | TrackService | FetchService] = {}
-        self._subscribe_ids: set[int] = set()
-        self._leaving = False
-        """Whether the peer has said GOAWAY."""
-        self.ranks = Ranks()
-        self._backlog = 0
-        """Bytes that wait on all streams of the session, at most: measured anew when that is too much."""
-        self._loose: dict[Stream, int] = {}
-        """Streams of fetches that may have something unsent, also after their end, and others whose request has ended;
-        with the key of each."""
-        self._look_at = LOOK_AT_LEAST
-
-    # --- for the connection ----------------------------------------------------------------------------------------
-
-    def request_handler(self) -> Handler:
-        """For a bidirectional stream that the peer has just opened."""
-        return Request(self._connection, self)
-
-    def deliver(self, message: m.Deliver) -> None:
-        """Groups of a subscription: the path of every frame."""
-        service = self._requests.get(message.key)
-        if isinstance(service, SubscribeService):
-            service.deliver(message.pieces)
-
-    def on_message(self, message: object) -> bool:
-        """Handle what the origin and the tracks say; whether it was for us."""
-        match message:
-            case m.WatchStarted() | m.WatchChanged():
-                watch = self._watches.get(message.watch)
-                if watch is None:
-                    return True
-                if isinstance(message, m.WatchStarted):
-                    watch.begin(message.offers)
-                else:
-                    watch.change(message.path, message.offer)
-            case (
-                m.Accepted()
-                | m.Refused()
-                | m.Lost()
-                | AskAgain()
-                | m.Ended()
-                | m.DeliverDatagram()
-                | m.Described()
-                | m.FetchData()
-                | EndTrack()
-            ):
-                service = self._requests.get(message.key)
-                if service is None:
-                    if isinstance(message, m.Accepted):
-                        send(message.track, m.Leave(self._connection.actor_ref, message.key))
-                else:
-                    service.on_message(message)
-            case _:
-                return False
-        return True
-
-    def end(self) -> None:
-        """The session is over. The origin hears it from the connection."""
-        for service in list(self._requests.values()):
-            service.leave()
-        self._requests.clear()
-        self._watches.clear()
-        self._loose.clear()
-
-    def has_offered(self, path: str) -> bool:
-        """Whether the peer has been told of that (absolute) path and not of its end."""
-        return any(watch.has_offered(path) for watch in self._watches.values())
+    def __init__(self, context: Context, call_later: Callable[[float, object], object]) -> None:
+        self._context = context
+        self._moq = context.moq
+        self._serving = context.moq.serving
+        self._call_later = call_later
+        self._watches: dict[int, str] = {}
+        """Prefixes, absolute, that the peer wants announcements for, by request."""
+        self._requests: dict[int, Request] = {}
 
     def count(self) -> int:
         """Subscriptions and fetches."""
         return len(self._requests)
 
-    def account(self, change: int) -> None:
-        """So much more, or less, than before waits for the peer."""
-        self._backlog += change
-        if self._backlog > self._connection.environment.limits.backlog_session and change > 0:
-            self._shed()
+    def end(self) -> None:
+        """The session is over. The directory hears it from the connection."""
+        for request in self._requests.values():
+            self._leave(request)
+        self._requests.clear()
+        self._watches.clear()
 
-    def _shed(self) -> None:
-        """If the session holds too much, the least important subscription loses its oldest group, then the next."""
-        limit = self._connection.limit_of("backlog_session")
-        if self._backlog <= limit:
+    def _leave(self, request: Request) -> None:
+        """Take a request back: at its track, or at the directory, where it is if it has no track yet."""
+        to = self._context.environment.origin if request.track is None else request.track
+        send(to, m.Leave(self._context.ref, request.message.key))
+
+    # --- what the peer asks ----------------------------------------------------------------------------------------
+
+    def on_event(self, event: moq.Event) -> bool:
+        """Handle a request of the peer; whether it was one."""
+        match event:
+            case moq.SubscribeRequested():
+                self._on_subscribe(event)
+            case moq.SubscribeUpdated():
+                self._on_update(event)
+            case moq.RequestCancelled():
+                self._on_cancelled(event.request)
+            case moq.RequestFinished():
+                self._requests.pop(event.request, None)
+            case moq.AnnounceRequested():
+                self._on_watch(event)
+            case moq.InfoRequested():
+                self._on_info(event)
+            case moq.FetchRequested():
+                self._on_fetch(event)
+            case moq.GroupSkipped():
+                self._on_skipped(event)
+            case moq.GroupStopped() | moq.ProbeRequested():
+                """The session has seen to it."""
+            case _:
+                return False
+        return True
+
+    def _on_watch(self, event: moq.AnnounceRequested) -> None:
+        context = self._context
+        permissions = context.permissions
+        if len(self._watches) >= context.environment.limits.announce_streams:
+            context.over("announce_streams", f"prefix={loggable(event.prefix)}")
+            self._serving.reject(event.request, StreamCode.NO_CAPACITY)
             return
-        services = [s for s in self._requests.values() if isinstance(s, SubscribeService)]
-        self._look_at_loose()
-        self._backlog = sum(service.backlog.measure() for service in services)
-        self._backlog += sum(stream.unsent + STREAM_COST for stream in self._loose)
-        self._backlog += sum(watch.unsent for watch in self._watches.values())
-        if self._backlog <= limit:
+        if self._too_long(join(permissions.root, event.prefix)):
+            self._serving.reject(event.request, StreamCode.UNROUTABLE)
             return
-        for stream, key in list(
-            self._loose.items()
-        ):  # the oldest first: they are the past, subscriptions are now
-            if self._backlog <= limit * 3 // 4:
-                break
-            self._backlog -= stream.unsent + STREAM_COST
-            self._give_up_loose(stream, key)
-        order = [(s.backlog.priority, -s.backlog.unsent, number) for number, s in enumerate(services)]
-        heapify(order)
-        # not to the limit itself, or it would have to be done again at once
-        while self._backlog > limit * 3 // 4 and order:
-            priority, unsent, number = heappop(order)
-            least = services[number]
-            if least.shed():
-                heappush(order, (priority, -least.backlog.unsent, number))
-            self._backlog += least.backlog.unsent + unsent
-        # groups first: without announcements, the peer would know of nothing
-        for watch in sorted(self._watches.values(), key=lambda watch: -watch.unsent):
-            if self._backlog <= limit * 3 // 4:
-                break
-            self._connection.over("backlog_session", f"announcements waiting_bytes={watch.unsent}")
-            self._backlog -= watch.unsent
-            watch.give_up()
-
-    def loose(self, stream: Stream, key: int, size: int) -> None:
-        """So much more waits in a fetch, or in a stream whose request is over: kept, whatever else goes."""
-        if stream not in self._loose:
-            size += STREAM_COST
-        self._loose[stream] = key
-        if len(self._loose) >= self._look_at:
-            self._look_at_loose()
-        self.account(size)
-
-    def _look_at_loose(self) -> None:
-        self._loose = {stream: key for stream, key in self._loose.items() if stream.unsent}
-        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._loose))
-
-    def _give_up_loose(self, stream: Stream, key: int) -> None:
-        del self._loose[stream]
-        self._connection.over("backlog_session", f"key={key} waiting_bytes={stream.unsent}")
-        service = self._requests.get(key)
-        if service is not None:
-            service.leave()
-            self.forget(key)
-        self._connection.refuse(stream, StreamCode.TOO_FAR_BEHIND)
-
-    # --- requests of the peer --------------------------------------------------------------------------------------
-
-    def new_key(self) -> int:
-        """A number for a watch or request."""
-        self._next_key += 1
-        return self._next_key
-
-    def announce(self, stream: Stream, request: AnnounceRequest) -> Handler | None:
-        """ANNOUNCE_REQUEST."""
-        connection = self._connection
-        if len(self._watches) >= connection.environment.limits.announce_streams:
-            connection.over("announce_streams", f"prefix={loggable(request.prefix)}")
-            connection.refuse(stream, StreamCode.NO_CAPACITY)
-            return None
-        if self._too_long(join(connection.permissions.root, request.prefix)):
-            connection.refuse(stream, StreamCode.UNROUTABLE)
-            return None
-        key = self.new_key()
-        watch = self._watches[key] = AnnounceService(connection, self, stream, key, request.prefix)
-        setup = connection.peer_setup
-        exclude = request.exclude_hop
-        if connection.version >= Version.LITE_06 and setup is not None and setup.origin is not None:
-            exclude = setup.origin
-        prefixes = narrow(connection.permissions.subscribe, request.prefix)
-        root = connection.permissions.root
+        self._watches[event.request] = event.prefix
+        peer = self._moq.peer
+        exclude = event.exclude
+        if self._moq.announces_prefixes and peer is not None and peer.hop is not None:
+            exclude = peer.hop
+        prefixes = narrow(permissions.subscribe, event.prefix)
         send(
-            connection.environment.origin,
+            context.environment.origin,
             m.Watch(
-                session=connection.number,
-                watcher=connection.actor_ref,
-                watch=key,
-                prefixes=tuple(join(root, prefix) for prefix in prefixes),
+                session=context.number,
+                watcher=context.ref,
+                watch=event.request,
+                prefixes=tuple(join(permissions.root, prefix) for prefix in prefixes),
                 exclude=exclude,
-                routes_above=connection.version >= Version.LITE_06,
-                relay=connection.permissions.cluster,
-                one_hop=connection.permissions.cluster and connection.version < Version.LITE_04,
+                routes_above=self._moq.announces_prefixes,
+                relay=permissions.cluster,
+                one_hop=permissions.cluster and not self._moq.has_hops,
             ),
         )
-        return watch
 
-    def forget_watch(self, key: int) -> None:
-        """The peer lost interest."""
-        if self._watches.pop(key, None) is not None:
-            send(self._connection.environment.origin, m.Unwatch(self._connection.number, key))
+    def _on_cancelled(self, number: int) -> None:
+        if self._watches.pop(number, None) is not None:
+            send(self._context.environment.origin, m.Unwatch(self._context.number, number))
+            return
+        request = self._requests.pop(number, None)
+        if request is not None:
+            self._leave(request)
 
     def _too_long(self, *names: str) -> bool:
         """Whether one of them, paths and names of tracks, is longer than any that is announced can be."""
-        longest = self._connection.environment.limits.path
+        longest = self._context.environment.limits.path
         for name in names:
             if len(name.encode()) > longest:
-                self._connection.over("path", f"path={loggable(name)}")
+                self._context.over("path", f"path={loggable(name)}")
                 return True
         return False
 
-    def _may(self, stream: Stream, broadcast: str, track: str) -> bool:
-        connection = self._connection
-        if len(self._requests) >= connection.limit_of("subscriptions"):
-            connection.over("subscriptions", f"path={loggable(broadcast)}")
-            connection.refuse(stream, StreamCode.NO_CAPACITY)
-            return False
-        path = join(connection.permissions.root, broadcast)
-        if path.count("/") >= MAX_PATH_SEGMENTS or self._too_long(path, track):
-            connection.refuse(stream, StreamCode.UNROUTABLE)  # deeper or longer than any announcement can be
-            return False
-        if not connection.permissions.may_subscribe(broadcast):
-            # the answer for what does not exist, so that nothing can be learnt from it
-            connection.log.info("refused subscribe path=%s reason='not permitted'", broadcast)
-            connection.refuse(stream, StreamCode.UNROUTABLE)
-            return False
-        return True
+    def _path(self, request: int, broadcast: str, track: str) -> str | None:
+        """The absolute path, if the peer may ask for it; else the request is refused."""
+        context = self._context
+        if len(self._requests) >= context.limit_of("subscriptions"):
+            context.over("subscriptions", f"path={loggable(broadcast)}")
+            self._serving.reject(request, StreamCode.NO_CAPACITY)
+            return None
+        path = join(context.permissions.root, broadcast)
+        # Deeper or longer than any announcement can be; or the answer for what does not exist, which tells nothing.
+        allowed = path.count("/") < MAX_SEGMENTS and not self._too_long(path, track)
+        if allowed and not context.permissions.may_subscribe(broadcast):
+            context.log.info("refused subscribe path=%s reason='not permitted'", broadcast)
+            allowed = False
+        if not allowed:
+            self._serving.reject(request, StreamCode.UNROUTABLE)
+            return None
+        return path
 
     def _exclude(self) -> int:
-        setup = self._connection.peer_setup
-        return setup.origin or 0 if setup is not None else 0
+        peer = self._moq.peer
+        return 0 if peer is None else peer.hop or 0
 
-    def subscribe(self, stream: Stream, request: Subscribe) -> Handler | None:
-        """SUBSCRIBE."""
-        connection = self._connection
-        if request.id in self._subscribe_ids:
-            connection.log.warning("subscribe id in use id=%d", request.id)
-            connection.refuse(stream, StreamCode.CANCELLED)
-            return None
-        if not self._may(stream, request.broadcast, request.track):
-            return None
-        key = self.new_key()
-        message = m.Subscribe(
-            path=join(connection.permissions.root, request.broadcast),
-            track=request.track,
-            subscriber=connection.actor_ref,
-            session=connection.number,
-            key=key,
-            dialect=Dialect.PLAIN if connection.version <= Version.LITE_04 else Dialect.TIMED,
-            interest=interest_of(request, connection.version),
-            exclude=self._exclude(),
-            relay=connection.permissions.cluster,
-        )
-        service = SubscribeService(connection, self, stream, request, message)
-        self._requests[key] = service
-        connection.counts["subscriptions", ""] += 1
-        self._subscribe_ids.add(request.id)
-        send(connection.environment.origin, message)
-        return service
+    def _on_subscribe(self, event: moq.SubscribeRequested) -> None:
+        path = self._path(event.request, event.broadcast, event.track)
+        if path is not None:
+            context = self._context
+            context.counts["subscriptions", ""] += 1
+            message = m.Subscribe(
+                path=path,
+                track=event.track,
+                subscriber=context.ref,
+                session=context.number,
+                key=event.request,
+                encoding=self._moq.encoding,
+                interest=event.params,
+                exclude=self._exclude(),
+                relay=context.permissions.cluster,
+            )
+            self._requests[event.request] = Subscription(message)
+            send(context.environment.origin, message)
 
-    def describe(self, stream: Stream, request: TrackRequest) -> Handler | None:
-        """TRACK."""
-        connection = self._connection
-        if not self._may(stream, request.broadcast, request.track):
-            return None
-        key = self.new_key()
-        path = join(connection.permissions.root, request.broadcast)
-        message = m.Describe(
-            path, request.track, connection.actor_ref, connection.number, key, self._exclude()
-        )
-        service = self._requests[key] = TrackService(connection, self, stream, message)
-        send(connection.environment.origin, message)
-        return service
+    def _on_info(self, event: moq.InfoRequested) -> None:
+        path = self._path(event.request, event.broadcast, event.track)
+        if path is not None:
+            context = self._context
+            message = m.Describe(
+                path, event.track, context.ref, context.number, event.request, self._exclude()
+            )
+            self._requests[event.request] = Subscription(message)
+            send(context.environment.origin, message)
 
-    def fetch(self, stream: Stream, request: Fetch) -> Handler | None:
-        """FETCH."""
-        connection = self._connection
-        if not self._may(stream, request.broadcast, request.track):
-            return None
-        key = self.new_key()
-        interest = Interest(
-            priority=request.priority,
-            start_group=request.group,
-            start_frame=request.start_frame,
-            end_frame=request.end_frame,
-        )
-        message = m.Fetch(
-            path=join(connection.permissions.root, request.broadcast),
-            track=request.track,
-            subscriber=connection.actor_ref,
-            session=connection.number,
-            key=key,
-            dialect=Dialect.TIMED,
-            interest=interest,
-            exclude=self._exclude(),
-        )
-        service = self._requests[key] = FetchService(connection, self, stream, message)
-        send(connection.environment.origin, message)
-        return service
+    def _on_fetch(self, event: moq.FetchRequested) -> None:
+        path = self._path(event.request, event.broadcast, event.track)
+        if path is not None:
+            context = self._context
+            interest = SubscribeParams(
+                priority=event.priority,
+                start_group=event.group,
+                start_frame=event.start_frame,
+                end_frame=event.end_frame,
+            )
+            message = m.Fetch(
+                path=path,
+                track=event.track,
+                subscriber=context.ref,
+                session=context.number,
+                key=event.request,
+                encoding=Encoding.TIMED,
+                interest=interest,
+                exclude=self._exclude(),
+            )
+            self._requests[event.request] = Request(message)
+            send(context.environment.origin, message)
 
-    def on_goaway(self, message: Goaway) -> None:
-        """GOAWAY. We have nowhere else to go: a relay that we dialled is dialled again when it has closed."""
-        if self._leaving:
-            raise ProtocolViolation("second GOAWAY")
-        self._leaving = True
-        self._connection.log.info("peer is going away uri=%r", loggable(message.uri))
-        send(self._connection.environment.origin, m.Leaving(self._connection.number))
+    def _on_update(self, event: moq.SubscribeUpdated) -> None:
+        request = self._requests.get(event.request)
+        if isinstance(request, Subscription):
+            request.params = event.params
+            request.bounded = event.params.end_group is not None
+            if request.track is not None:
+                send(request.track, m.UpdateInterest(self._context.ref, event.request, event.params))
 
-    def forget(self, key: int) -> None:
-        """A request is over."""
-        service = self._requests.pop(key, None)
-        if isinstance(service, SubscribeService):
-            self._subscribe_ids.discard(service.id)
+    def _on_skipped(self, event: moq.GroupSkipped) -> None:
+        request = self._requests.get(event.request)
+        if request is not None:
+            self._context.log.warning(
+                "slow subscriber track=%r group=%d reason=%s waiting_bytes=%d kept_bytes=%d",
+                f"{request.message.path} {request.message.track}",
+                event.sequence,
+                event.reason,
+                event.unsent,
+                event.kept,
+            )
 
+    # --- what the directory and the tracks say ---------------------------------------------------------------------
 
-class Request:
-    """A stream of the peer whose request is not complete yet."""
+    def deliver(self, message: m.Deliver) -> None:
+        """Groups of a subscription: the path of every frame."""
+        request = self._requests.get(message.key)
+        if isinstance(request, Subscription):
+            failover = request.failover
+            pieces = failover.take(message.pieces)
+            failover.passed(piece.sequence for piece in pieces if piece.first and piece.code is None)
+            self._serving.send_group(message.key, pieces, self._context.clock())
 
-    def __init__(self, connection: ConnectionActor, egress: Egress) -> None:
-        self._connection = connection
-        self._egress = egress
-        self._decoder = RequestDecoder(connection.version, connection.environment.limits.message)
-        self._service: Handler | None = None
-        self._asked = False
-
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        try:
-            messages = self._decoder.feed(data)
-            if fin:
-                self._decoder.end()
-        except DecodeError as error:
-            self._connection.over_by(error)
-            # a request that cannot be read concerns nobody but who made it
-            self._connection.log.debug("request refused stream=%s reason=%r", stream.id, str(error))
-            if self._service is not None:
-                self._service.on_stopped(stream, error.stream_code)
-            self._connection.refuse(stream, error.stream_code)
-            return
-        for message in messages:
-            self._on_message(stream, message)
-        if fin:
-            if stream.context is self and self._service is None:
-                stream.write((), fin=True)  # it ended before it asked for anything
-            elif self._service is not None:
-                self._service.on_data(stream, b"", fin=True)
-
-    def _on_message(self, stream: Stream, message: object) -> None:  # noqa: C901 - one line per message
-        egress = self._egress
-        if self._asked:
-            self._connection.spend()  # what opens the stream has been paid for with it
-        self._asked = True
+    def on_message(self, message: object) -> bool:
+        """Handle what the directory and the tracks say; whether it was for us."""
         match message:
-            case AnnounceRequest():
-                self._service = egress.announce(stream, message)
-            case Subscribe():
-                self._service = egress.subscribe(stream, message)
-            case TrackRequest():
-                self._service = egress.describe(stream, message)
-            case Fetch():
-                self._service = egress.fetch(stream, message)
-            case SubscribeUpdate():
-                if isinstance(self._service, SubscribeService):
-                    self._service.update(message)
-            case ProbeRequest():
-                if self._connection.version >= Version.LITE_05:
-                    # our SETUP does not offer it
-                    self._connection.refuse(stream, StreamCode.CANCELLED)
-                else:
-                    self._service = Silence()
-            case Goaway():
-                egress.on_goaway(message)
-                self._service = Silence()
-            case Probe():
-                """A target bitrate: nothing here depends on it."""
+            case m.WatchStarted():
+                offers = [self._offer(offer) for offer in message.offers]
+                self._serving.announce_initial(message.watch, offers)
+            case m.WatchChanged():
+                offer = None if message.offer is None else self._offer(message.offer)
+                self._serving.announce(message.watch, self._relative(message.path), offer)
+            case (
+                m.Accepted()
+                | m.Refused()
+                | m.Lost()
+                | m.Ended()
+                | m.DeliverDatagram()
+                | m.Described()
+                | m.FetchData()
+                | AskAgain()
+            ):
+                request = self._requests.get(message.key)
+                if request is not None:
+                    self._on_answer(request, message)
+                elif isinstance(message, m.Accepted):
+                    send(message.track, m.Leave(self._context.ref, message.key))
+            case _:
+                return False
+        return True
 
-    def on_reset(self, stream: Stream, code: int) -> None:
-        if self._service is None:
-            stream.reset(stream_code_for(self._connection.version, StreamCode.CANCELLED))
+    def _relative(self, path: str) -> str:
+        return strip(path, self._context.permissions.root) or ""
+
+    def _offer(self, offer: m.Offered) -> moq.Offer:
+        return moq.Offer(self._relative(offer.path), offer.route, offer.source)
+
+    def _on_answer(self, request: Request, message: object) -> None:  # noqa: C901 - one line per message
+        key = request.message.key
+        match message:
+            case m.Accepted():
+                self._on_accepted(request, message.track)
+            case m.Ended() if isinstance(request, Subscription):
+                floor = request.failover.floor
+                missing = [(max(start, floor), end) for start, end in message.missing if end >= floor]
+                final = max(message.final, floor)
+                self._serving.end_track(key, final, self._context.clock(), missing)
+            case m.DeliverDatagram() if isinstance(request, Subscription):
+                if message.sequence < request.failover.floor:
+                    return
+                request.failover.passed((message.sequence,))
+                self._serving.send_datagram(key, message.sequence, message.timestamp, message.payload)
+            case m.Described():
+                self._serving.send_info(key, message.properties)
+                del self._requests[key]
+            case m.FetchData():
+                if message.fin:
+                    del self._requests[key]
+                self._serving.send_fetched(key, message.chunks, fin=message.fin)
+            case m.Refused():
+                code = message.code
+                if isinstance(request, Subscription) and request.failover.code is not None:
+                    code = request.failover.code  # why the first publisher was lost says more
+                self._refuse(key, code)
+            case m.Lost():
+                self._on_lost(request, message.code)
+            case AskAgain():
+                send(self._context.environment.origin, request.message)
+
+    def _on_accepted(self, request: Request, track: Ref) -> None:
+        request.track = track
+        if isinstance(request, Subscription) and isinstance(request.message, m.Subscribe):
+            params = request.params
+            if request.failover.accepted():
+                name = f"{request.message.path} {request.message.track}"
+                self._context.log.info("moved track=%r from_group=%d", name, request.failover.floor)
+                if params is not None:  # the groups it asked to begin with were the former publisher's
+                    params = params._replace(start_group=None, start_frame=0)
+            else:
+                self._serving.accept(request.message.key)
+            if params is not None:
+                send(track, m.UpdateInterest(self._context.ref, request.message.key, params))
+
+    def _on_lost(self, request: Request, code: int) -> None:
+        """The publisher is gone: go on with another one, if there is one or comes soon."""
+        request.track = None
+        key = request.message.key
+        delay = None
+        if isinstance(request, Subscription) and not request.bounded:
+            delay = request.failover.lost(code, self._context.clock())
+        if delay is None or not isinstance(request, Subscription):
+            self._refuse(key, code)
+            return
+        if isinstance(request.message, m.Subscribe):
+            request.message = again(request.message, request.failover)
+        if delay:
+            self._call_later(delay, AskAgain(key))
         else:
-            self._service.on_reset(stream, code)
+            send(self._context.environment.origin, request.message)
 
-    def on_stopped(self, stream: Stream, code: int) -> None:
-        if self._service is not None:
-            self._service.on_stopped(stream, code)
+    def _refuse(self, key: int, code: int) -> None:
+        self._requests.pop(key, None)
+        self._serving.reject(key, code)
 
 
-class Silence:
-    """A stream that is held open and never answered: closing it would end some clients' whole session."""
+def again(request: m.Subscribe, failover: Failover) -> m.Subscribe:
+    """The request as it is said again: bounds were for the first publisher, the newest group is what is left."""
+    interest = request.interest._replace(start_group=None, start_frame=0, history_ms=0)
+    return request._replace(interest=interest, floor=failover.next, life=0)
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
-        if fin:
-            stream.write((), fin=True)
 
-    def on_reset(self, stream: Stream, code: int) -> None:
-        stream.reset(code)
-
-    def on_stopped(self, stream: Stream, code: int) -> None:
-        """Nothing was sent."""
+__all__ = ["AskAgain", "Egress", "again"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.runtime import Ref, send
-from relay.model.group import Encoder, Group
+from relay.moq.encoding import EncodedGroup, Encoder
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 
@@ -19,7 +19,7 @@ class Waiter(NamedTuple):
     """One fetch under way."""
 
     request: m.Fetch
-    group: Group
+    group: EncodedGroup
     encoder: Encoder
 
     def feed(self) -> bool:
@@ -42,7 +42,7 @@ class Fetches:
         self._waiters: dict[m.Key, Waiter] = {}
         self._by_group: dict[int, dict[m.Key, Waiter]] = {}
         """The same, by the identity of the group that each reads."""
-        self._coming: dict[int, Group] = {}
+        self._coming: dict[int, EncodedGroup] = {}
         """Groups that were asked of upstream."""
         self.size = 0
         """Bytes held of groups that come from upstream for fetches alone."""
@@ -50,34 +50,34 @@ class Fetches:
     def __bool__(self) -> bool:
         return bool(self._waiters)
 
-    def serve(self, request: m.Fetch, group: Group, track: Ref) -> None:
+    def serve(self, request: m.Fetch, group: EncodedGroup, track: Ref) -> None:
         """Begin to answer from a group, which may still grow."""
         interest = request.interest
         if group.finished and interest.start_frame > group.first_frame + group.frames:
             send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
             return
-        encoder = Encoder(request.dialect, interest.start_frame, interest.end_frame, group.first_frame)
+        encoder = Encoder(request.encoding, interest.start_frame, interest.end_frame, group.first_frame)
         waiter = Waiter(request, group, encoder)
         if not waiter.feed() and send(request.subscriber, m.Accepted(request.key, track)):
             key = (request.subscriber.actor_urn, request.key)
             self._waiters[key] = waiter
             self._by_group.setdefault(id(group), {})[key] = waiter
 
-    def coming(self, sequence: int) -> Group | None:
+    def coming(self, sequence: int) -> EncodedGroup | None:
         """The group with that sequence, if it is on its way."""
         return self._coming.get(sequence)
 
-    def expect(self, group: Group) -> None:
+    def expect(self, group: EncodedGroup) -> None:
         """Upstream was asked for a group."""
         self._coming[group.sequence] = group
 
-    def extend(self, group: Group, parts: Iterable[FrameHeader | bytes], now: float) -> None:
+    def extend(self, group: EncodedGroup, parts: Iterable[FrameHeader | bytes], now: float) -> None:
         """Append to a group that is on its way."""
         before = group.size
         group.extend(parts, now)
         self.size += group.size - before
 
-    def feed(self, group: Group) -> list[int]:
+    def feed(self, group: EncodedGroup) -> list[int]:
         """It may have grown; its sequence, if upstream has not ended it and nobody waits for it any more."""
         for key, waiter in list(self._by_group.get(id(group), {}).items()):
             if waiter.feed():
@@ -93,7 +93,7 @@ class Fetches:
                 del self._by_group[id(waiter.group)]
         return waiter
 
-    def _let_go(self, group: Group) -> list[int]:
+    def _let_go(self, group: EncodedGroup) -> list[int]:
         if self._coming.get(group.sequence) is not group or (group.open and id(group) in self._by_group):
             return []
         del self._coming[group.sequence]

@@ -1,92 +1,42 @@
 """What the peer of a connection publishes: its announcements, our subscriptions to it, the groups it sends.
 
-Part of the connection actor. For each track that somebody wants it holds one upstream subscription and hands what
-arrives to the track's actor, one message per track and loop turn.
+Part of the connection actor. It turns events of the session into messages to the directory and to tracks, and what
+tracks ask into requests. One upstream subscription per track, however many viewers there are.
 """
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
+from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
-from relay.actors.upstream import (
-    AnnounceReplies,
-    FetchReply,
-    LeftSubscription,
-    Parts,
-    Past,
-    PastReplies,
-    PeerUni,
-    SubscribeReplies,
-    TrackReply,
-    Upstream,
-)
 from relay.auth.permissions import loggable
-from relay.model.path import covers, join
-from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
-from relay.model.track import Interest, TrackProperties
-from relay.wire.errors import (
-    ProtocolViolation,
-    StreamCode,
-    WireError,
-)
-from relay.wire.frame import open_request
-from relay.wire.messages import (
-    AnnounceRequest,
-    Datagram,
-    Fetch,
-    GroupHeader,
-    Role,
-    Subscribe,
-    SubscribeUpdate,
-    TrackRequest,
-)
-from relay.wire.text import MAX_PATH_SEGMENTS
-from relay.wire.varint import MAX_VARINT
-from relay.wire.version import Version
-
-if TYPE_CHECKING:
-    from relay.actors.connection import ConnectionActor, Handler
+from relay.model.path import MAX_SEGMENTS, covers, join
+from relay.model.route import MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
+from relay.model.track import SubscribeParams, TrackProperties
+from relay.moq import session as moq
+from relay.wire.errors import SessionCode, StreamCode
 
 UPSTREAM_LATENCY_MS = 5_000
-"""How late groups may reach us: without it a publisher drops what a short stall on the way has held up."""
+"""How late groups may reach us: without it a publisher drops groups that a short stall has held up."""
 
 PAST_MS = 3_600_000
-"""The age to ask of 06 for what older versions ask for by its number: there a first group alone asks for no past."""
+"""The age to ask of 06 for what older versions ask for by number: there a first group alone asks for no past."""
 
 MAX_HOP_ID = (1 << 53) - 1
 """Hop ids stay below it: older browser clients hold them in a double."""
 
+LATE_ROUND_TRIPS = 6
+"""Round trips for which a group that is late is waited for: what was lost twice has come by then."""
 
-def _latency(interest: Interest, version: Version) -> int:
-    """The latency to ask upstream for, in milliseconds.
+LATE_AT_MOST = 10.0
+"""Seconds of the same, at most: a peer decides how long its round trip looks."""
 
-    Before 06 it is how late a group may come; a relay takes what it would keep, and leaves it to each subscriber what
-    to skip. From 06 on it asks for the past, so it is no more than what the subscribers want.
-    """
-    if version >= Version.LITE_06:
-        if interest.start_group is not None and not interest.start_is_floor:
-            return PAST_MS
-        return interest.history_ms
-    return max(interest.latency_ms, UPSTREAM_LATENCY_MS)
-
-
-def _update_of(interest: Interest, version: Version) -> SubscribeUpdate:
-    """What all subscribers of a track together want, as it is said to its publisher."""
-    return SubscribeUpdate(
-        priority=interest.priority,
-        ordered=interest.ordered,
-        max_latency=_latency(interest, version),
-        start_group=_bounded(interest.start_group),
-    )
-
-
-def _bounded(group: int | None) -> int | None:
-    """A group number that still fits once it is stored as value + 1."""
-    return None if group is None else min(group, MAX_VARINT - 1)
+SUBSCRIBER_ONLY = 2
+"""Role in SETUP of a peer that publishes nothing."""
 
 
 def random_hop() -> int:
@@ -94,80 +44,83 @@ def random_hop() -> int:
     return random.SystemRandom().randint(1, MAX_HOP_ID)
 
 
-class Announced:
+class Announcement:
     """One live announcement of the peer."""
 
-    __slots__ = ("broadcast", "generation", "identity", "path", "route")
+    __slots__ = ("broadcast", "generation", "identity", "route")
 
-    def __init__(
-        self, path: str, generation: int, route: Route, broadcast: Ref | None, identity: int
-    ) -> None:
-        self.path = path
+    def __init__(self, generation: int, route: Route, broadcast: Ref | None, identity: int) -> None:
         self.generation = generation
         self.route = route
         self.identity = identity
         """Stands for its publisher where the peer does not say who that is."""
         self.broadcast = broadcast
-        """`None` if the announcement is not used: it came back to us in a circle, or is too long."""
+        """`None` if the announcement is not used: it has come back to us, or is too long."""
+
+
+class Question(NamedTuple):
+    """A question about a track, or a fetch, that the peer has not answered."""
+
+    track: Ref
+    sequence: int | None
+    """Of the group that is fetched."""
+
+
+class Past(NamedTuple):
+    """A subscription to groups before those of another."""
+
+    track: Ref
+    number: int
+    """The track's name for it."""
 
 
 class Ingest:
     """The publishing side of one session."""
 
-    def __init__(self, connection: ConnectionActor) -> None:
-        self._connection = connection
-        self._announced: dict[str, Announced] = {}
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._moq = context.moq
+        self._announced: dict[str, Announcement] = {}
         self._generation = 0
-        self._upstreams: dict[int, Upstream] = {}
-        self._by_track: dict[str, Upstream] = {}
-        self._pasts: dict[str, Past] = {}
-        """Requests for the past, by track: one each at a time."""
-        self._calls: dict[str, list[TrackReply | FetchReply]] = {}
-        """Unanswered questions about tracks, by track."""
-        self._next_id = 0
-        self.fresh: dict[int, Upstream] = {}
-        """Subscriptions of which something came in this turn: to be flushed at its end."""
-
-    # --- for the connection ----------------------------------------------------------------------------------------
+        self._tracks: dict[int, Ref] = {}
+        """Our subscriptions, by request."""
+        self._requests: dict[str, int] = {}
+        """The same, by the URN of the track."""
+        self._ended: set[int] = set()
+        """Subscriptions whose end the track has been told."""
+        self._questions: dict[int, Question] = {}
+        self._pasts: dict[int, Past] = {}
+        """Subscriptions to the past, by request: one for a track at a time."""
 
     def start(self) -> None:
-        """Ask the peer for what it publishes, within what it may."""
-        setup = self._connection.peer_setup
-        if setup is not None and setup.role == Role.SUBSCRIBER:
-            return
-        for prefix in self._connection.permissions.publish:
-            stream = self._connection.session.open_bidi()
-            stream.context = AnnounceReplies(self._connection, self, prefix)
-            request = AnnounceRequest(prefix, exclude_hop=self._connection.environment.hop)
-            stream.write((open_request(self._connection.version, request),))
-
-    def uni_handler(self) -> Handler:
-        """For a unidirectional stream that the peer has just opened."""
-        return PeerUni(self._connection, self)
-
-    def flush(self) -> None:
-        """End of a turn: one message per track."""
-        fresh, self.fresh = self.fresh, {}
-        for upstream in fresh.values():
-            parts = upstream.take()
-            if parts:
-                send(upstream.track, upstream.report(parts))
+        """Ask the peer for what it publishes, within its permissions."""
+        peer = self._moq.peer
+        if peer is None or peer.role != SUBSCRIBER_ONLY:
+            for prefix in self._context.permissions.publish:
+                self._moq.requests.request_announcements(prefix)
 
     def end(self) -> None:
-        """The session is over: tell the tracks. The origin hears it from the connection."""
-        for upstream in list(self._by_track.values()):
-            self.flush()
-            send(upstream.track, m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
-        for calls in self._calls.values():
-            for call in calls:
-                send(call.track, m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
-        self._calls.clear()
-        self._upstreams.clear()
-        self._by_track.clear()
+        """The session is over: tell the tracks. The directory hears it from the connection."""
+        tracks = [*self._tracks.values(), *(question.track for question in self._questions.values())]
+        for track in tracks:
+            send(track, m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
+        self._tracks.clear()
+        self._requests.clear()
+        self._questions.clear()
         self._pasts.clear()
         self._announced.clear()
 
-    def on_message(self, message: object) -> bool:
+    def paths(self) -> list[str]:
+        """Paths the peer announces, absolute."""
+        return sorted(self._announced)
+
+    def count(self) -> int:
+        """Upstream subscriptions."""
+        return len(self._tracks)
+
+    # --- what tracks ask -------------------------------------------------------------------------------------------
+
+    def on_message(self, message: object) -> bool:  # noqa: C901 - one line per message
         """Handle what tracks ask; whether it was for us."""
         match message:
             case m.OpenUpstream():
@@ -177,353 +130,320 @@ class Ingest:
             case m.FetchUpstream():
                 self._fetch(message)
             case m.UpdateUpstream():
-                self._update(message)
+                request = self._requests.get(message.track.actor_urn)
+                if request is not None and self._moq.has_updates:
+                    self._moq.requests.update(request, self._asked(message.interest))
             case m.StopGroup():
-                self._stop_group(message)
-            case m.StopFetch():
-                self._stop_fetch(message)
+                track = message.track
+                request = self._past_of(track) if message.past else self._requests.get(track.actor_urn)
+                if request is not None:
+                    self._moq.requests.stop_group(request, message.sequence, message.code)
             case m.OpenPast():
                 self._open_past(message)
             case m.ClosePast():
                 self._close_past(message.track)
+            case m.StopFetch():
+                self._stop_questions(message.track, message.sequence)
             case m.CloseUpstream():
                 self._close(message.track)
             case _:
                 return False
         return True
 
-    def paths(self) -> list[str]:
-        """Paths the peer announces, absolute."""
-        return sorted(self._announced)
+    def _relative(self, path: str) -> str:
+        root = self._context.permissions.root
+        return path[len(root) + 1 :] if root else path
 
-    def count(self) -> int:
-        """Upstream subscriptions."""
-        return len(self._by_track)
+    def _asked(self, interest: SubscribeParams) -> SubscribeParams:
+        """What is asked of the publisher for all subscribers together.
+
+        How late a group may come is left to each subscriber: a relay takes what it would keep. History is no more than
+        what the subscribers want (06).
+        """
+        explicit = interest.start_group is not None and not interest.start_is_floor
+        return SubscribeParams(
+            priority=interest.priority,
+            ordered=interest.ordered,
+            latency_ms=max(interest.latency_ms, UPSTREAM_LATENCY_MS),
+            history_ms=PAST_MS if explicit else interest.history_ms,
+            start_group=interest.start_group,
+        )
+
+    def _open(self, message: m.OpenUpstream) -> None:
+        track = message.track
+        if message.describe:
+            self._describe(track, message.path, message.name)
+        request = self._moq.requests.subscribe(
+            self._relative(message.path), message.name, self._asked(message.interest)
+        )
+        self._tracks[request] = track
+        self._requests[track.actor_urn] = request
+
+    def _past_of(self, track: Ref) -> int | None:
+        return next((request for request, past in self._pasts.items() if past.track == track), None)
+
+    def _open_past(self, message: m.OpenPast) -> None:
+        interest, moq_session = message.interest, self._moq
+        self._close_past(message.track)
+        by_age = interest.start_group is None or interest.start_is_floor
+        if not (moq_session.has_history if by_age else moq_session.has_updates):  # it has no field for that
+            send(message.track, m.PastOver(message.number, 0.0))
+            return
+        asked = self._asked(interest)._replace(end_group=interest.end_group)
+        request = moq_session.requests.subscribe(self._relative(message.path), message.name, asked)
+        self._pasts[request] = Past(message.track, message.number)
+
+    def _close_past(self, track: Ref) -> None:
+        request = self._past_of(track)
+        if request is not None:
+            del self._pasts[request]
+            self._moq.requests.cancel(request)
+
+    def _on_past(self, event: moq.Event, past: Past) -> None:
+        """An event of a subscription to the past."""
+        match event:
+            case moq.GroupData():
+                send(past.track, m.PastGroups(past.number, event.parts))
+            case moq.SubscriptionStarted():
+                send(past.track, m.PastStarted(past.number, event.group))
+            case moq.SubscriptionEnded() | moq.RequestRejected():
+                send(past.track, m.PastOver(past.number, self._patience()))
+
+    def _describe(self, track: Ref, path: str, name: str) -> None:
+        if self._moq.describes_tracks:
+            request = self._moq.requests.request_info(self._relative(path), name)
+            self._questions[request] = Question(track, None)
+        else:
+            send(track, m.UpstreamProperties(TrackProperties(), answered=False))
+
+    def _fetch(self, message: m.FetchUpstream) -> None:
+        track, sequence = message.track, message.sequence
+        if self._moq.describes_tracks:
+            request = self._moq.requests.fetch(
+                self._relative(message.path), message.name, sequence, priority=message.priority
+            )
+            self._questions[request] = Question(track, sequence)
+        else:
+            part = moq.GroupPart(sequence, 0, (), False, StreamCode.NOT_FOUND)
+            send(track, m.UpstreamFetched(part))
+
+    def _stop_questions(self, track: Ref, sequence: int | None = None) -> None:
+        """Withdraw questions of a track: one fetch, or all."""
+        for request, question in list(self._questions.items()):
+            if question.track == track and sequence in (None, question.sequence):
+                del self._questions[request]
+                self._moq.requests.cancel(request, StreamCode.CANCELLED)
+
+    def _close(self, track: Ref) -> None:
+        """Nobody wants the track any more."""
+        self._close_past(track)
+        self._stop_questions(track)
+        request = self._requests.get(track.actor_urn)
+        if request is not None:
+            self._forget(request)
+            self._moq.requests.cancel(request)
+
+    def _forget(self, request: int) -> Ref:
+        track = self._tracks.pop(request)
+        self._requests.pop(track.actor_urn, None)
+        self._ended.discard(request)
+        return track
+
+    # --- events of the session -------------------------------------------------------------------------------------
+
+    def on_event(self, event: moq.Event) -> bool:  # noqa: C901, PLR0912 - one line per event
+        """Handle what the peer publishes; whether it was for us."""
+        if self._pasts and (past := self._pasts.get(getattr(event, "request", 0))) is not None:
+            self._on_past(event, past)
+            return True
+        match event:
+            case moq.GroupData():
+                track = self._tracks.get(event.request)
+                if track is not None:
+                    send(track, m.UpstreamGroups(event.parts))
+            case moq.DatagramReceived():
+                track = self._tracks.get(event.request)
+                if track is not None:
+                    send(track, m.UpstreamDatagram(event.sequence, event.timestamp, event.payload))
+            case moq.SubscriptionStarted():
+                self._tell(event.request, m.UpstreamStarted(event.group, self._patience()))
+            case moq.SubscriptionDropped():
+                self._tell(event.request, m.UpstreamDropped(event.start, event.end))
+            case moq.SubscriptionEnded():
+                if event.request in self._tracks and event.request not in self._ended:
+                    self._ended.add(event.request)
+                    self._tell(event.request, m.UpstreamEnded(event.final, self._patience()))
+            case moq.InfoReceived():
+                question = self._questions.pop(event.request, None)
+                if question is not None:
+                    send(question.track, m.UpstreamProperties(event.properties))
+            case moq.FetchedData():
+                self._on_fetched(event)
+            case moq.RequestRejected():
+                self._on_rejected(event)
+            case moq.Announced():
+                self._on_announced(event)
+            case moq.Unannounced():
+                self._withdraw(join(self._context.permissions.root, event.path), said=event.said)
+            case _:
+                return False
+        return True
+
+    def _tell(self, request: int, message: object) -> None:
+        track = self._tracks.get(request)
+        if track is not None:
+            send(track, message)
+
+    def _patience(self) -> float:
+        """Seconds for which a group of this peer that is late is waited for."""
+        rtt = self._moq.session.stats().rtt or 0.0
+        return max(m.LATE_AT_LEAST, min(LATE_ROUND_TRIPS * rtt, LATE_AT_MOST))
+
+    def _on_fetched(self, event: moq.FetchedData) -> None:
+        question = self._questions.get(event.request)
+        if question is not None:
+            if event.part.fin:
+                del self._questions[event.request]
+            send(question.track, m.UpstreamFetched(event.part))
+
+    def _on_rejected(self, event: moq.RequestRejected) -> None:
+        question = self._questions.pop(event.request, None)
+        if event.request in self._tracks:
+            if event.request not in self._ended:
+                track = self._forget(event.request)
+                send(track, m.UpstreamFailed(event.code, gone=self._is_elsewhere(event.code)))
+        elif question is not None and question.sequence is not None:
+            part = moq.GroupPart(question.sequence, 0, (), False, event.code)
+            send(question.track, m.UpstreamFetched(part))
+        elif question is not None:
+            # A track that cannot be described is not there: its other requests go, too.
+            self._close(question.track)
+            send(question.track, m.UpstreamFailed(event.code, gone=self._is_elsewhere(event.code)))
+
+    def _is_elsewhere(self, code: int) -> bool:
+        """Whether a refusal says nothing about the track: another relay that lost it is not its publisher."""
+        return self._context.permissions.cluster and code != StreamCode.NOT_FOUND
 
     # --- announcements ---------------------------------------------------------------------------------------------
 
-    def announce(self, path: str, route: Route | None) -> None:
-        """The peer announces `path` (relative to the root); without a usable `route` it is only remembered."""
-        connection = self._connection
-        limit = connection.limit_of("announces")
-        absolute = join(connection.permissions.root, path)
-        if len(self._announced) >= limit:
-            connection.over("announces", f"path={loggable(absolute)}")
-            raise ProtocolViolation(f"more than {limit} announcements")
-        size, longest = len(absolute.encode()), connection.environment.limits.path
-        if size > longest:
-            connection.over("path", f"path={loggable(absolute)}")
-            if not connection.permissions.cluster:
-                raise ProtocolViolation(f"a path of {size} bytes, at most {longest} are allowed")
-            route = None  # of another relay's publisher: not the link is to pay for it
+    def _on_announced(self, event: moq.Announced) -> None:
+        absolute = join(self._context.permissions.root, event.path)
+        route = self._usable(event.route)
+        known = self._announced.get(absolute)
+        if known is None:
+            self._announce(absolute, route)
+            return
+        if route is not None:
+            route = self._identified(route, known.identity)
+        # Another relay says by an update that it goes on, even if its publisher had to come back under another id.
+        goes_on = route is not None and (
+            same_publisher(route, known.route) or self._context.permissions.cluster
+        )
+        if event.restart or route is None or known.broadcast is None or not goes_on:
+            self._withdraw(absolute)
+            self._announce(absolute, route)
+            return
+        known.route = route
+        message = m.Reroute(self._context.number, absolute, known.generation, route)
+        send(self._context.environment.origin, message)
+
+    def _announce(self, absolute: str, route: Route | None) -> None:
+        """The peer announces a path; without a usable `route` it is only remembered."""
+        context = self._context
+        environment = context.environment
+        if not self._within_limits(absolute):
+            route = None
         self._generation += 1
-        if covers(connection.environment.members, absolute) and not connection.permissions.cluster:
-            # who may announce members makes relays dial them, with the token of the cluster
-            if not connection.counts["refused", "members"]:  # told once: it may happen a million times
-                connection.log.warning(
+        if covers(environment.members, absolute) and not context.permissions.cluster:
+            # Who may announce members makes relays dial them, with the token of the cluster.
+            if not context.counts["refused", "members"]:  # logged once: it may happen a million times
+                context.log.warning(
                     "ignored announcement path=%s reason='for relays of the cluster'", loggable(absolute)
                 )
-            connection.counts["refused", "members"] += 1
+            context.counts["refused", "members"] += 1
             route = None
-        if absolute.count("/") >= MAX_PATH_SEGMENTS:
-            route = None  # no message could carry it to those who see all of it
         identity = random_hop()
         if route is None:
-            self._announced[absolute] = Announced(absolute, self._generation, Route(), None, identity)
+            self._announced[absolute] = Announcement(self._generation, Route(), None, identity)
             return
         route = self._identified(route, identity)
-        environment = connection.environment
-        connection.counts["announcements_received", ""] += 1
+        context.counts["announcements_received", ""] += 1
         broadcast = BroadcastActor.start(
             path=absolute,
-            source=connection.actor_ref,
+            source=context.ref,
             limits=environment.limits,
             ledger=environment.ledger,
             keeper=environment.keeper,
             directory=environment.origin,
         )
-        self._announced[absolute] = Announced(absolute, self._generation, route, broadcast, identity)
-        # versions up to 03 cannot tell an echo of our own announcement from a publisher
-        echo = connection.version <= Version.LITE_03 and connection.egress.has_offered(absolute)
-        connection.log.debug("announced path=%s hops=%s", absolute, route.hops)
+        self._announced[absolute] = Announcement(self._generation, route, broadcast, identity)
+        # Versions without hop ids cannot tell an echo of our own announcement from a publisher.
+        echo = not self._moq.has_hops and self._moq.serving.has_offered(self._relative(absolute))
+        context.log.debug("announced path=%s hops=%s", absolute, route.hops)
         send(
-            connection.environment.origin,
+            environment.origin,
             m.Announce(
-                session=connection.number,
-                connection=connection.actor_ref,
+                session=context.number,
+                connection=context.ref,
                 path=absolute,
                 generation=self._generation,
                 route=route,
                 broadcast=broadcast,
-                prefix=connection.version >= Version.LITE_06,
+                prefix=self._moq.announces_prefixes,
                 tentative=echo,
-                relayed=connection.permissions.cluster,
-                onward=not connection.permissions.cluster or connection.version >= Version.LITE_04,
+                relayed=context.permissions.cluster,
+                onward=not context.permissions.cluster or self._moq.has_hops,
             ),
         )
 
-    def reroute(self, path: str, route: Route | None, *, restart: bool = False) -> None:
-        """A live announcement has a new route, or begins anew."""
-        absolute = join(self._connection.permissions.root, path)
-        known = self._announced[absolute]
-        if route is not None:
-            route = self._identified(route, known.identity)
-        # another relay says by an update that it goes on, even if its publisher had to come back under another id
-        goes_on = route is not None and (
-            same_publisher(route, known.route) or self._connection.permissions.cluster
-        )
-        if restart or route is None or known.broadcast is None or not goes_on:
-            self.withdraw(path)
-            self.announce(path, route)
-            return
-        known.route = route
-        message = m.Reroute(self._connection.number, absolute, known.generation, route)
-        send(self._connection.environment.origin, message)
+    def _within_limits(self, absolute: str) -> bool:
+        """Whether a path may be used. Closes the session of a peer that announces too much."""
+        context = self._context
+        limit = context.limit_of("announces")
+        if len(self._announced) >= limit:
+            context.over("announces", f"path={loggable(absolute)}")
+            context.moq.close(SessionCode.PROTOCOL_VIOLATION, f"more than {limit} announcements")
+            return False
+        size, longest = len(absolute.encode()), context.environment.limits.path
+        if size > longest:
+            context.over("path", f"path={loggable(absolute)}")
+            if not context.permissions.cluster:  # the publisher of another relay is not that relay's fault
+                text = f"a path of {size} bytes, at most {longest} are allowed"
+                context.moq.close(SessionCode.PROTOCOL_VIOLATION, text)
+            return False
+        # No message could carry a deeper one to viewers of the root.
+        return absolute.count("/") < MAX_SEGMENTS
 
-    def withdraw(self, path: str, *, said: bool = True) -> None:
-        """The announcement ended; `said`: by a message of its own."""
-        absolute = join(self._connection.permissions.root, path)
+    def _withdraw(self, absolute: str, *, said: bool = True) -> None:
         known = self._announced.pop(absolute, None)
         if known is not None and known.broadcast is not None:
-            self._connection.log.debug("unannounced path=%s", absolute)
-            message = m.Unannounce(self._connection.number, absolute, known.generation, said)
-            send(self._connection.environment.origin, message)
+            self._context.log.debug("unannounced path=%s", absolute)
+            message = m.Unannounce(self._context.number, absolute, known.generation, said)
+            send(self._context.environment.origin, message)
 
-    def route_of(
-        self, hops: tuple[int, ...], hop_count: int, origin: int | None, costs: tuple[int, int]
-    ) -> Route | None:
-        """The route as we pass it on, or `None` if it must not be used (moq-lite, announcements)."""
-        version = self._connection.version
-        if version <= Version.LITE_02:
-            chain: tuple[int, ...] = (UNKNOWN_HOP,)
-        elif version == Version.LITE_03:
-            chain = (UNKNOWN_HOP,) * max(hop_count, 1)
-        elif version == Version.LITE_04:
-            chain = hops or (UNKNOWN_HOP,)
-        else:
-            chain = (*hops, origin if origin is not None else UNKNOWN_HOP)
+    def _usable(self, route: Route) -> Route | None:
+        """The route as it is passed on, or `None` if it must not be used (moq-lite, announcements)."""
+        chain = route.hops or (UNKNOWN_HOP,)
         known = [hop for hop in chain if hop != UNKNOWN_HOP]
-        if len(chain) > MAX_HOPS or len(set(known)) < len(known) or self._connection.environment.hop in known:
+        own = self._context.environment.hop
+        if len(chain) > MAX_HOPS or len(set(known)) < len(known) or own in known:
             return None
-        if version < Version.LITE_06:
-            return Route(chain, 0, MAX_COST)
-        setup = self._connection.peer_setup
-        link = 1 if setup is None or setup.cost is None else setup.cost
-        return Route(chain, *costs).plus_cost(link)
+        route = route._replace(hops=chain)
+        if not self._moq.announces_prefixes:  # the versions with costs
+            return route
+        peer = self._moq.peer
+        return route.plus_cost(1 if peer is None or peer.cost is None else peer.cost)
 
     def _identified(self, route: Route, identity: int) -> Route:
         """The route with an id of ours for a publisher that gave none, good for one announcement.
 
-        With it the routes across a cluster are known to lead to the same publisher. What a relay of 01 to 03 announces
-        again may come from another publisher. Newer relays withhold an id on purpose.
+        With it the routes across a cluster are known to lead to the same publisher. A path that a relay of 01 to 03
+        announces again may come from another publisher. Newer relays withhold an id on purpose.
         """
-        connection = self._connection
-        newer_relay = connection.permissions.cluster and connection.version >= Version.LITE_04
+        newer_relay = self._context.permissions.cluster and self._moq.has_hops
         if route.publisher != UNKNOWN_HOP or newer_relay:
             return route
         return route._replace(hops=(identity, *route.hops[1:]))
 
-    # --- subscriptions ---------------------------------------------------------------------------------------------
 
-    def _relative(self, path: str) -> str:
-        root = self._connection.permissions.root
-        return path[len(root) + 1 :] if root else path
-
-    def _open(self, message: m.OpenUpstream) -> None:
-        version = self._connection.version
-        if message.describe:
-            self._describe(message.track, message.path, message.name)
-        stream = self._connection.session.open_bidi()
-        upstream = Upstream(self._next_id, message.track, stream)
-        self._next_id += 1
-        self._upstreams[upstream.id] = upstream
-        self._by_track[message.track.actor_urn] = upstream
-        stream.context = SubscribeReplies(self._connection, self, upstream)
-        update = _update_of(message.interest, version)
-        upstream.told = update.encode(version) if version >= Version.LITE_03 else b""
-        request = Subscribe(
-            id=upstream.id,
-            broadcast=self._relative(message.path),
-            track=message.name,
-            priority=update.priority,
-            ordered=update.ordered,
-            max_latency=update.max_latency,
-            start_group=update.start_group,
-        )
-        stream.write((open_request(version, request),))
-
-    def _open_past(self, message: m.OpenPast) -> None:
-        version = self._connection.version
-        self._close_past(message.track)
-        interest = message.interest
-        by_age = interest.start_group is None or interest.start_is_floor
-        if version <= Version.LITE_02 or (by_age and version <= Version.LITE_05):  # has no field for that
-            send(message.track, m.PastOver(message.number, 0.0))
-            return
-        stream = self._connection.session.open_bidi()
-        past = Past(self._next_id, message.track, stream, message.number)
-        self._next_id += 1
-        self._upstreams[past.id] = self._pasts[message.track.actor_urn] = past
-        stream.context = PastReplies(self._connection, self, past)
-        update = _update_of(interest, version)
-        request = Subscribe(
-            id=past.id,
-            broadcast=self._relative(message.path),
-            track=message.name,
-            priority=update.priority,
-            ordered=update.ordered,
-            max_latency=update.max_latency,
-            start_group=update.start_group,
-            end_group=_bounded(interest.end_group),
-        )
-        stream.write((open_request(version, request),))
-
-    def _close_past(self, track: Ref) -> None:
-        past = self._pasts.pop(track.actor_urn, None)
-        if past is None:
-            return
-        self._upstreams.pop(past.id, None)
-        self.fresh.pop(past.id, None)
-        for stream in past.groups.values():
-            self._connection.refuse(stream, StreamCode.CANCELLED)
-        past.stream.context = LeftSubscription()
-        past.end_request(self._connection.version)
-
-    def _describe(self, track: Ref, path: str, name: str) -> None:
-        version = self._connection.version
-        if version < Version.LITE_05:
-            send(track, m.UpstreamProperties(TrackProperties(), answered=False))
-            return
-        stream = self._connection.session.open_bidi()
-        self._call(TrackReply(self._connection, self, track, stream))
-        request = TrackRequest(self._relative(path), name)
-        stream.write(
-            (open_request(version, request),)
-        )  # our FIN before the answer would withdraw the request
-
-    def _update(self, message: m.UpdateUpstream) -> None:
-        upstream = self._by_track.get(message.track.actor_urn)
-        version = self._connection.version
-        if upstream is None or version < Version.LITE_03:
-            return
-        update = _update_of(message.interest, version).encode(version)
-        if update == upstream.told:
-            return  # what has changed is nothing that this version has a field for
-        waiting = upstream.stream.unsent
-        if waiting > self._connection.environment.limits.message:
-            # viewers may change their minds for ever, and it reads none of it
-            self._connection.over("message", f"updates of a subscription waiting_bytes={waiting}")
-            self._connection.refuse(upstream.stream, StreamCode.CANCELLED)
-            self.failed(upstream, StreamCode.CONTROL_TIMEOUT)
-            return
-        upstream.told = update
-        upstream.stream.write((update,))
-
-    def _fetch(self, message: m.FetchUpstream) -> None:
-        version = self._connection.version
-        if version < Version.LITE_05:
-            part = m.GroupPart(message.sequence, 0, (), fin=False, code=StreamCode.NOT_FOUND)
-            send(message.track, m.UpstreamFetched(part))
-            return
-        stream = self._connection.session.open_bidi()
-        self._call(FetchReply(self._connection, self, message.track, stream, message.sequence))
-        request = Fetch(self._relative(message.path), message.name, message.priority, message.sequence)
-        stream.write((open_request(version, request),))
-
-    def _call(self, call: TrackReply | FetchReply) -> None:
-        call.stream.context = call
-        self._calls.setdefault(call.track.actor_urn, []).append(call)
-
-    def answered(self, call: TrackReply | FetchReply) -> None:
-        """A question needs no more care."""
-        calls = self._calls.get(call.track.actor_urn, [])
-        if call in calls:
-            calls.remove(call)
-            if not calls:
-                del self._calls[call.track.actor_urn]
-
-    def _stop_group(self, message: m.StopGroup) -> None:
-        upstreams = self._pasts if message.past else self._by_track
-        upstream = upstreams.get(message.track.actor_urn)
-        stream = upstream.groups.pop(message.sequence, None) if upstream is not None else None
-        if stream is not None:
-            self._connection.refuse(stream, message.code)
-
-    def _stop_fetch(self, message: m.StopFetch) -> None:
-        for call in self._calls.get(message.track.actor_urn, ()):
-            if isinstance(call, FetchReply) and call.sequence == message.sequence:
-                self.answered(call)
-                self._connection.refuse(call.stream, StreamCode.CANCELLED)
-                return
-
-    def _close(self, track: Ref) -> None:
-        """Nobody wants the track any more."""
-        self._close_past(track)
-        for call in self._calls.pop(track.actor_urn, []):
-            self._connection.refuse(call.stream, StreamCode.CANCELLED)
-        upstream = self._by_track.get(track.actor_urn)
-        if upstream is None:
-            return
-        self._forget(upstream)
-        for stream in upstream.groups.values():
-            self._connection.refuse(stream, StreamCode.CANCELLED)
-        if self._connection.version <= Version.LITE_02 and not upstream.ended:
-            self._connection.refuse(upstream.stream, StreamCode.CANCELLED)
-        else:
-            upstream.stream.context = LeftSubscription()
-            upstream.end_request(self._connection.version)
-
-    def _forget(self, upstream: Upstream) -> None:
-        self._upstreams.pop(upstream.id, None)
-        self._by_track.pop(upstream.track.actor_urn, None)
-        self.fresh.pop(upstream.id, None)
-
-    def failed(self, upstream: Upstream, code: int) -> None:
-        """The peer refused or aborted a subscription."""
-        if upstream.id not in self._upstreams:
-            return
-        self.flush()
-        self._forget(upstream)
-        for stream in upstream.groups.values():
-            self._connection.refuse(stream, StreamCode.CANCELLED)
-        send(upstream.track, m.UpstreamFailed(code, gone=self._is_elsewhere(code)))
-
-    def track_failed(self, track: Ref, code: int) -> None:
-        """The peer refused to describe a track: whatever else was asked of it goes too."""
-        upstream = self._by_track.get(track.actor_urn)
-        if upstream is not None:
-            self._connection.refuse(upstream.stream, StreamCode.CANCELLED)
-            self.failed(upstream, code)
-        else:
-            send(track, m.UpstreamFailed(code, gone=self._is_elsewhere(code)))
-
-    def _is_elsewhere(self, code: int) -> bool:
-        """Whether a refusal says nothing about the track: another relay that lost it is not its publisher."""
-        return self._connection.permissions.cluster and code != StreamCode.NOT_FOUND
-
-    # --- groups ----------------------------------------------------------------------------------------------------
-
-    def upstream(self, number: int) -> Upstream | None:
-        """The subscription with that id."""
-        return self._upstreams.get(number)
-
-    def add(
-        self, upstream: Upstream, header: GroupHeader, parts: Parts, *, fin: bool, code: int | None = None
-    ) -> None:
-        """Part of a group arrived."""
-        if upstream.id in self._upstreams:
-            upstream.add(header.sequence, header.frame_start, parts, fin=fin, code=code)
-            self.fresh[upstream.id] = upstream
-
-    def on_datagram(self, data: bytes) -> None:
-        """A one-frame group (05 and 06). What cannot be read or is not ours is dropped, as a lost one would be."""
-        if self._connection.version < Version.LITE_05:
-            return
-        try:
-            datagram = Datagram.decode(data, self._connection.version)
-        except WireError:
-            return
-        upstream = self._upstreams.get(datagram.subscribe_id)
-        if upstream is not None:
-            message = m.UpstreamDatagram(datagram.sequence, datagram.timestamp, datagram.payload)
-            send(upstream.track, message)
+__all__ = ["Ingest", "random_hop"]

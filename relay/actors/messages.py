@@ -14,9 +14,12 @@ from relay.model.limits import Limits
 from relay.model.numbering import Span
 from relay.model.ranges import Range
 from relay.model.route import Route
-from relay.model.track import Dialect, Interest, TrackProperties
+from relay.model.track import SubscribeParams, TrackProperties
+from relay.moq.encoding import Encoding
+from relay.moq.session import GroupPart, GroupPiece
 from relay.transport.session import Event
-from relay.wire.frame import FrameHeader
+
+__all__ = ["GroupPart", "GroupPiece"]
 
 LATE_AT_LEAST = 1.0
 """Seconds for which a group that is late is waited for, at least: a loss or two, or a publisher short of time."""
@@ -230,8 +233,8 @@ class Subscribe(NamedTuple):
     subscriber: Ref
     session: int
     key: int
-    dialect: Dialect
-    interest: Interest
+    encoding: Encoding
+    interest: SubscribeParams
     exclude: int
     floor: int = 0
     """The group that is wanted next, if others of the path were seen before."""
@@ -262,8 +265,8 @@ class Fetch(NamedTuple):
     subscriber: Ref
     session: int
     key: int
-    dialect: Dialect
-    interest: Interest
+    encoding: Encoding
+    interest: SubscribeParams
     """Bounds: `start_group` is the group, `start_frame` and `end_frame` the frames of it."""
     exclude: int
     life: int = 0
@@ -275,7 +278,7 @@ class UpdateInterest(NamedTuple):
 
     subscriber: Ref
     key: int
-    interest: Interest
+    interest: SubscribeParams
 
 
 class Leave(NamedTuple):
@@ -333,19 +336,6 @@ class Described(NamedTuple):
 
     key: int
     properties: TrackProperties
-
-
-class GroupPiece(NamedTuple):
-    """What one loop turn adds to one group of a subscription, encoded in the subscriber's dialect."""
-
-    sequence: int
-    first: bool
-    """Whether this opens the group for the subscriber."""
-    start_frame: int
-    chunks: tuple[bytes, ...]
-    fin: bool
-    code: int | None
-    """Set if the group was aborted."""
 
 
 class Deliver(NamedTuple):
@@ -486,7 +476,7 @@ class OpenUpstream(NamedTuple):
     track: Ref
     path: str
     name: str
-    interest: Interest
+    interest: SubscribeParams
     describe: bool
     """Whether the properties are not known yet: `UpstreamProperties` is wanted too."""
 
@@ -513,7 +503,7 @@ class UpdateUpstream(NamedTuple):
     """What all subscribers together want has changed."""
 
     track: Ref
-    interest: Interest
+    interest: SubscribeParams
 
 
 class StopGroup(NamedTuple):
@@ -533,7 +523,7 @@ class OpenPast(NamedTuple):
     path: str
     name: str
     number: int
-    interest: Interest
+    interest: SubscribeParams
 
 
 class ClosePast(NamedTuple):
@@ -578,16 +568,6 @@ class UpstreamStarted(NamedTuple):
     group: int | None
     patience: float = LATE_AT_LEAST
     """Seconds for which a group that is late is waited for: by the round trip to the peer."""
-
-
-class GroupPart(NamedTuple):
-    """What one loop turn added to one group: decoded, payload pieces as they came."""
-
-    sequence: int
-    first_frame: int
-    parts: tuple[FrameHeader | bytes, ...]
-    fin: bool
-    code: int | None
 
 
 class UpstreamGroups(NamedTuple):

@@ -11,12 +11,17 @@ from relay.actors import messages as m
 from relay.actors.runtime import Timer
 from relay.model.cache import GroupCache
 from relay.model.ranges import Ranges
-from relay.model.track import Interest
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import EncodedGroup
 
 
 def past_of(
-    interest: Interest, opened: Interest, lowest: int, cache: GroupCache, max_age: int
-) -> Interest | None:
+    interest: SubscribeParams,
+    opened: SubscribeParams,
+    lowest: int,
+    cache: GroupCache[EncodedGroup],
+    max_age: int,
+) -> SubscribeParams | None:
     """What a subscriber wants of the time before group `lowest`; None if nothing.
 
     `opened` is what our running subscription began with, `max_age` the wanted age in the track's timescale.
@@ -78,7 +83,7 @@ class Past:
         """A subscriber waits no longer."""
         self._queue.pop(key, None)
 
-    def begin(self, key: m.Key, wanted: Interest) -> None:
+    def begin(self, key: m.Key, wanted: SubscribeParams) -> None:
         """The publisher is asked."""
         assert wanted.end_group is not None
         self.drop(key)

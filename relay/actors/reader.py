@@ -6,14 +6,16 @@ ends with the newest group, with the group asked for, or, following, with the tr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from relay.actors import messages as m
-from relay.actors.moving import fresh
 from relay.actors.runtime import LoopActor, Ref, Timer, send
-from relay.model.track import Dialect, Interest
+from relay.model.failover import Failover
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 
 
@@ -36,7 +38,7 @@ class Reading:
 
     path: str
     track: str
-    dialect: Dialect = Dialect.RAW
+    encoding: Encoding = Encoding.RAW
     group: int | None = None
     """One group by its sequence; `None` is the newest."""
     follow: bool = False
@@ -45,6 +47,10 @@ class Reading:
     """Shorter paths, each with the track that it would be there: the longest path that is announced is read."""
     wait: float = 0.0
     """Seconds to wait for the broadcast to be announced."""
+
+
+class AskAgain(NamedTuple):
+    """Timer: look for another publisher."""
 
 
 class WaitOver(NamedTuple):
@@ -56,6 +62,7 @@ class ReaderActor(LoopActor):
 
     def __init__(self, *, origin: Ref, number: int, reading: Reading, sink: Sink) -> None:
         super().__init__()
+        self._clock = asyncio.get_running_loop().time
         self._origin = origin
         self._number = number
         self._reading = reading
@@ -65,11 +72,7 @@ class ReaderActor(LoopActor):
         self._track: Ref | None = None
         self._sequence = reading.group
         self._begun = False
-        self._next = 0
-        self._floor = 0
-        """What is below it had been read when its publisher was lost."""
-        self._lost: int | None = None
-        """Why the track was lost, while another publisher is looked for."""
+        self._failover = Failover()
         self._done = False
         """Nothing is said after the last word."""
 
@@ -107,19 +110,20 @@ class ReaderActor(LoopActor):
             subscriber=self.actor_ref,
             session=self._number,
             key=KEY,
-            dialect=reading.dialect,
-            interest=Interest(start_group=group),
+            encoding=reading.encoding,
+            interest=SubscribeParams(start_group=group),
             exclude=0,
         )
         if isinstance(message, m.Subscribe):
-            message = message._replace(floor=self._floor)
+            message = message._replace(floor=self._failover.next)
         if not send(self._origin, message):
             self._finish(StreamCode.UNROUTABLE)
 
-    def on_receive(self, message: object) -> object:  # noqa: C901 - one line per message
+    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
         match message:
             case m.Deliver():
-                for piece in fresh(message.pieces, self._floor):
+                for piece in self._failover.take(message.pieces):
+                    self._failover.passed((piece.sequence,))
                     self._on_piece(piece)
             case m.FetchData():
                 assert self._sequence is not None
@@ -132,8 +136,11 @@ class ReaderActor(LoopActor):
                     self._finish(StreamCode.UNROUTABLE)
             case m.Accepted():
                 self._track = message.track
+                self._failover.accepted()
+            case AskAgain():
+                self._ask(None)
             case m.Refused():
-                self._finish(message.code if self._lost is None else self._lost)
+                self._finish(message.code if self._failover.code is None else self._failover.code)
             case m.Lost():
                 self._on_lost(message.code)
             case m.Ended():
@@ -154,20 +161,19 @@ class ReaderActor(LoopActor):
             send(message.track, m.Leave(self.actor_ref, KEY))
 
     def _on_lost(self, code: int) -> None:
-        """The publisher is gone: who follows goes on with another one, but asks only once in a row."""
+        """The publisher is gone: a reader that follows goes on with another one."""
         self._track = None
-        if self._reading.follow and self._lost is None:
-            self._lost = code
-            self._floor = self._next
-            self._ask(None)
-        else:
+        delay = self._failover.lost(code, self._clock()) if self._reading.follow else None
+        if delay is None:
             self._finish(code)
+        elif delay:
+            self.call_later(delay, AskAgain())
+        else:
+            self._ask(None)
 
     def _on_piece(self, piece: m.GroupPiece) -> None:
         if self._done:
             return
-        self._lost = None
-        self._next = max(self._next, piece.sequence + 1)
         if self._reading.follow:
             self._sink(piece)
             return

@@ -2,7 +2,7 @@
 
 Started by its broadcast. Talks to the connection that publishes the track (its source), to the connections and
 readers that subscribe, and to the broadcast when nobody is left. What arrives in one turn leaves as one message per
-subscriber; subscribers of one dialect share the encoded bytes.
+subscriber; subscribers of one encoding share the encoded bytes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from relay.actors.reporting import ReportDue, Reports
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.auth.permissions import loggable
 from relay.model.cache import GroupCache
-from relay.model.group import Encoder, Group
 from relay.model.limits import Limits
 from relay.model.numbering import MOST_REPEATED
 from relay.model.ranges import Range, Ranges
-from relay.model.track import Dialect, Interest, TrackProperties
+from relay.model.track import SubscribeParams, TrackProperties
+from relay.moq.encoding import EncodedGroup, Encoding
+from relay.moq.feed import Feed, shared_pieces
 from relay.wire.errors import StreamCode
 from relay.wire.varint import MAX_VARINT
 
@@ -62,35 +63,13 @@ DESCRIBE = "describe"
 class Subscriber:
     """One subscription and where it stands."""
 
-    __slots__ = (
-        "delivered",
-        "dialect",
-        "encoders",
-        "interest",
-        "key",
-        "overdue",
-        "past",
-        "ref",
-        "relay",
-        "renumbered",
-        "start",
-    )
+    __slots__ = ("feed", "key", "overdue", "ref", "relay", "renumbered")
 
     def __init__(self, request: m.Subscribe, start: int) -> None:
         self.ref = request.subscriber
         self.key = request.key
-        self.dialect = request.dialect
-        self.interest = request.interest
         self.relay = request.relay
-        self.start = start
-        """First sequence that is delivered."""
-        asks = self.interest.start_group is not None or self.interest.history_ms
-        self.past: int | None = start if asks else None
-        """The same for groups that came because somebody asked for the past; None for none of them."""
-        self.encoders: dict[int, Encoder] = {}
-        """Groups of which only some frames are wanted."""
-        self.delivered: set[int] = set()
-        """Groups in the cache that an earlier range included: not to be delivered again."""
+        self.feed = Feed(request.encoding, request.interest, start)
         self.overdue: Timer | None = None
         """Set once the last group of its range is here, and one before it is not."""
         self.renumbered: tuple[int, int] | None = None
@@ -98,7 +77,7 @@ class Subscriber:
 
     @property
     def id(self) -> m.Key:
-        """Its place among the subscriptions of everybody."""
+        """Its place among the subscriptions of all subscribers."""
         return self.ref.actor_urn, self.key
 
     def deliver(self, pieces: tuple[m.GroupPiece, ...]) -> bool:
@@ -107,27 +86,6 @@ class Subscriber:
             number, other = self.renumbered
             pieces = tuple(p._replace(sequence=other) if p.sequence == number else p for p in pieces)
         return send(self.ref, m.Deliver(self.key, pieces))
-
-    def ask(self, interest: Interest, start: int) -> None:
-        """It wants something else; a new subscription for that would begin with `start`."""
-        self.interest = interest
-        asked = interest.start_group
-        self.start = asked if asked is not None and asked > self.start else min(self.start, start)
-        floor = interest.start_is_floor and self.past is not None
-        if asked is not None and not (floor and asked <= (self.past or 0)):
-            self.past = asked
-
-    def wants(self, group: Group) -> bool:
-        end = self.interest.end_group
-        start = self.past if group.past else self.start
-        return start is not None and group.sequence >= start and (end is None or group.sequence <= end)
-
-    def frames_of(self, group: Group) -> tuple[int, int | None]:
-        """The frames wanted of a group: the bounds qualify the first and the last group only (06)."""
-        interest = self.interest
-        first = interest.start_frame if group.sequence == self.start else 0
-        last = interest.end_frame if group.sequence == interest.end_group else None
-        return first, last
 
 
 class TrackActor(LoopActor):
@@ -156,7 +114,7 @@ class TrackActor(LoopActor):
         self._path, self._name = path, name
         self._numbers = Numbers(directory, path, name, life)
         self._limits = limits
-        self._cache = GroupCache(limits)
+        self._cache: GroupCache[EncodedGroup] = GroupCache(limits)
         self._subscribers: dict[tuple[str, int], Subscriber] = {}
         self._bounded: dict[tuple[str, int], Subscriber] = {}
         """Those of them that end with a certain group."""
@@ -171,15 +129,15 @@ class TrackActor(LoopActor):
         self._asked_properties = False
         self._asked = False
         """Whether the source may hold anything for us."""
-        self._wanted = self._opened = Interest()
+        self._wanted = self._opened = SubscribeParams()
         """What our upstream subscription was told last, and what it began with."""
         self._past = Past()
         self._wants_changed = False
         """Whether subscribers came, went or changed their mind in this turn: to look at all of them once is enough."""
         self._handled = 0
-        self._unfinished: dict[int, Group] = {}
+        self._unfinished: dict[int, EncodedGroup] = {}
         """Groups that more may come of."""
-        self._touched: dict[int, tuple[Group, bool]] = {}
+        self._touched: dict[int, tuple[EncodedGroup, bool]] = {}
         """Groups that this turn added to, and whether it began them."""
         self._received_bytes = self._received_groups = self._received_frames = self._received_datagrams = 0
         self._seen, self._dropped = Ranges(), Ranges()
@@ -344,11 +302,12 @@ class TrackActor(LoopActor):
         if latest is not None and number is not None and number != latest.sequence:
             subscriber.renumbered = latest.sequence, number
             self._seen.add(number, number)
+        feed = subscriber.feed
         pieces = tuple(
             piece
             for group in self._cache
-            if group.code is None and subscriber.wants(group)
-            for piece in self._join(subscriber, group)
+            if group.code is None and feed.wants(group)
+            for piece in feed.join(group)
         )
         if pieces:
             subscriber.deliver(pieces)
@@ -366,7 +325,7 @@ class TrackActor(LoopActor):
         else:
             self._want()
 
-    def _start_of(self, interest: Interest) -> int:
+    def _start_of(self, interest: SubscribeParams) -> int:
         floor = interest.start_group or 0
         if interest.start_group is not None and not interest.start_is_floor:
             return floor
@@ -374,56 +333,24 @@ class TrackActor(LoopActor):
         # without a group, whatever our own upstream subscription starts with is the newest there is
         return floor if start is None else max(floor, start)
 
-    def _age(self, interest: Interest) -> int:
+    def _age(self, interest: SubscribeParams) -> int:
         """How old a group may be that is wanted at the start, in the track's timescale."""
         timescale = self._properties.timescale if self._properties else TrackProperties().timescale
         return interest.history_ms * timescale // 1000
-
-    def _join(self, subscriber: Subscriber, group: Group) -> list[m.GroupPiece]:
-        """What a subscriber gets of a group that exists already."""
-        first, last = subscriber.frames_of(group)
-        if first == 0 and last is None:
-            group.update(subscriber.dialect)
-            chunks = group.stream(subscriber.dialect)
-            return [m.GroupPiece(group.sequence, True, group.first_frame, chunks, group.finished, None)]
-        if group.first_frame > first or (group.finished and group.first_frame + group.frames < first):
-            subscriber.start = max(subscriber.start, group.sequence + 1)  # skip to the next whole group
-            return []
-        encoder = Encoder(subscriber.dialect, first, last, group.first_frame)
-        fresh = tuple(encoder.take(group.parts))
-        if group.open and not encoder.ended:
-            subscriber.encoders[group.sequence] = encoder
-        fin = group.finished or encoder.ended
-        return [m.GroupPiece(group.sequence, True, first, fresh, fin, None)]
 
     def _on_update(self, message: m.UpdateInterest) -> None:
         subscriber = self._subscribers.get((message.subscriber.actor_urn, message.key))
         if subscriber is None:
             return
         self._flush()
-        before = {group.sequence for group in self._cache if subscriber.wants(group)}
-        interest = message.interest._replace(start_frame=0)
-        former = subscriber.interest
-        subscriber.ask(interest, self._start_of(interest))
-        if interest.start_group != former.start_group or interest.history_ms > former.history_ms:
+        params, former = message.interest, subscriber.feed.params
+        pieces = subscriber.feed.replace(params, self._start_of(params), self._cache)
+        if params.start_group != former.start_group or params.history_ms > former.history_ms:
             self._past.want(subscriber.id)
-        delivered = subscriber.delivered | before
-        pieces: list[m.GroupPiece] = []
-        for group in self._cache:
-            sequence, wanted = group.sequence, subscriber.wants(group)
-            if sequence in before and not wanted:
-                # it may be complete here and still wait to be sent
-                subscriber.encoders.pop(sequence, None)
-                pieces.append(m.GroupPiece(sequence, False, 0, (), False, StreamCode.CANCELLED))
-                if group.open:
-                    delivered.discard(sequence)
-            elif wanted and group.code is None and sequence not in delivered:
-                pieces += self._join(subscriber, group)
-        subscriber.delivered = {group.sequence for group in self._cache} & delivered
         if pieces:
-            subscriber.deliver(tuple(pieces))
+            subscriber.deliver(pieces)
         self._unbind(subscriber)
-        if interest.end_group is not None:
+        if params.end_group is not None:
             self._bounded[subscriber.id] = subscriber
         self._wants_changed = True
 
@@ -456,12 +383,12 @@ class TrackActor(LoopActor):
 
     def _want(self) -> None:
         """Tell upstream what all subscribers together want; subscribe with the first of them."""
-        interests = [subscriber.interest for subscriber in self._subscribers.values()]
+        interests = [subscriber.feed.params for subscriber in self._subscribers.values()]
         if not interests or self._failed is not None or self._ending is not None:
             return
         # a floor is ours to keep; an explicit start concerns upstream if nobody wants anything else
         starts = [None if i.start_is_floor else i.start_group for i in interests]
-        together = Interest(
+        together = SubscribeParams(
             priority=max(i.priority for i in interests),
             ordered=all(i.ordered for i in interests),
             latency_ms=max(i.latency_ms for i in interests),
@@ -524,7 +451,7 @@ class TrackActor(LoopActor):
 
     # --- numbers ---------------------------------------------------------------------------------------------------
 
-    def _as_published(self, interest: Interest) -> Interest:
+    def _as_published(self, interest: SubscribeParams) -> SubscribeParams:
         start = interest.start_group
         return interest if start is None else interest._replace(start_group=self._numbers.published(start))
 
@@ -618,8 +545,8 @@ class TrackActor(LoopActor):
                 if group.open and group.size > self._limits.cache_track:
                     self._abort_group(group, StreamCode.GROUP_TOO_LARGE, "cache_track")
 
-    def _begin(self, part: m.GroupPart, now: float, *, past: bool) -> Group | None:
-        group = Group(part.sequence, now, part.first_frame)
+    def _begin(self, part: m.GroupPart, now: float, *, past: bool) -> EncodedGroup | None:
+        group = EncodedGroup(part.sequence, now, part.first_frame)
         group.past = past
         self._seen.add(part.sequence, part.sequence)
         # a group without its beginning was not asked for, and is of use to nobody
@@ -674,7 +601,7 @@ class TrackActor(LoopActor):
         if published is not None:
             send(self._source, m.StopGroup(self.actor_ref, published, code, past))
 
-    def _abort_group(self, group: Group, code: StreamCode, limit: str) -> None:
+    def _abort_group(self, group: EncodedGroup, code: StreamCode, limit: str) -> None:
         self._over_limit(limit, f"group={group.sequence}")
         group.code = code
         self._unfinished.pop(group.sequence, None)
@@ -688,18 +615,17 @@ class TrackActor(LoopActor):
             return
         touched = list(self._touched.values())
         self._touched = {}
-        shared: dict[Dialect, tuple[m.GroupPiece, ...]] = {}
+        shared: dict[Encoding, tuple[m.GroupPiece, ...]] = {}
         lowest = min(group.sequence for group, _ in touched)
         past = any(group.past for group, _ in touched)
         gone = []
         for key, subscriber in self._subscribers.items():
-            pieces = shared.get(subscriber.dialect)
+            feed = subscriber.feed
+            pieces = shared.get(feed.encoding)
             if pieces is None:
-                pieces = shared[subscriber.dialect] = self._pieces(touched, subscriber.dialect)
-            interest = subscriber.interest
-            bounded = interest.end_group is not None or interest.start_frame
-            if bounded or past or subscriber.start > lowest or subscriber.encoders:
-                pieces = self._narrowed(subscriber, touched, pieces)
+                pieces = shared[feed.encoding] = shared_pieces(touched, feed.encoding)
+            if past or feed.is_narrow(lowest):
+                pieces = feed.narrow(touched, pieces)
             if pieces and not subscriber.deliver(pieces):
                 gone.append(key)
         for key in gone:
@@ -707,41 +633,6 @@ class TrackActor(LoopActor):
         if self._fetches:
             for group, _ in touched:
                 self._fetches.feed(group)
-
-    def _pieces(self, touched: list[tuple[Group, bool]], dialect: Dialect) -> tuple[m.GroupPiece, ...]:
-        return tuple(
-            m.GroupPiece(
-                group.sequence, new, group.first_frame, group.update(dialect), group.finished, group.code
-            )
-            for group, new in touched
-        )
-
-    def _narrowed(
-        self, subscriber: Subscriber, touched: list[tuple[Group, bool]], pieces: tuple[m.GroupPiece, ...]
-    ) -> tuple[m.GroupPiece, ...]:
-        """The part of a turn's pieces that a bounded subscription wants."""
-        result: list[m.GroupPiece] = []
-        for (group, new), piece in zip(touched, pieces, strict=True):
-            if not subscriber.wants(group):
-                continue
-            encoder = subscriber.encoders.get(group.sequence)
-            if encoder is None:
-                first, last = subscriber.frames_of(group)
-                if first == 0 and last is None:
-                    result.append(piece)
-                    continue
-                if not new:
-                    continue  # its frames were all delivered before
-                encoder = subscriber.encoders[group.sequence] = Encoder(
-                    subscriber.dialect, first, last, group.first_frame
-                )
-            fresh = tuple(encoder.take(group.parts))
-            fin = group.finished or encoder.ended
-            first_frame = subscriber.frames_of(group)[0]
-            result.append(m.GroupPiece(group.sequence, new, first_frame, fresh, fin, group.code))
-            if fin or group.code is not None:
-                del subscriber.encoders[group.sequence]
-        return tuple(result)
 
     def _on_datagram(self, message: m.UpstreamDatagram) -> None:
         if message.sequence >= self._numbers.below and not self._may_number(message, [message.sequence]):
@@ -817,7 +708,7 @@ class TrackActor(LoopActor):
         if published is None:  # of another publisher, or of nobody yet
             send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
             return
-        group = Group(sequence, time.monotonic())
+        group = EncodedGroup(sequence, time.monotonic())
         self._fetches.expect(group)
         self._fetches.serve(request, group, self.actor_ref)
         self._asked = True
@@ -934,7 +825,7 @@ class TrackActor(LoopActor):
         """Groups up to `end` that will never come, though the subscriber wants them."""
         if self._seen.first is None:
             return ()
-        start = max(subscriber.start, self._seen.first, self._cache.floor)
+        start = max(subscriber.feed.start, self._seen.first, self._cache.floor)
         return tuple(self._seen.gaps(start, end))
 
     def _on_upstream_end(self, message: m.UpstreamEnded) -> None:
@@ -964,7 +855,7 @@ class TrackActor(LoopActor):
         self._final = min(max(self._ending or 0, latest + 1 if latest is not None else 0), MAX_VARINT)
         self._say_numbers_over()  # what the next publisher counts concerns no viewer of this track
         for subscriber in self._subscribers.values():
-            last = subscriber.interest.end_group
+            last = subscriber.feed.params.end_group
             end = self._final if last is None else min(self._final, last + 1)
             send(subscriber.ref, m.Ended(subscriber.key, self._final, self._lost(subscriber, end - 1)))
         for key in list(self._bounded):
@@ -987,14 +878,14 @@ class TrackActor(LoopActor):
                 return  # the first group tells where the past ends
             wanted = None
             if subscriber is not None and lowest is not None and self._failed is None:
-                age = self._age(subscriber.interest)
-                wanted = past_of(subscriber.interest, self._opened, lowest, self._cache, age)
+                age = self._age(subscriber.feed.params)
+                wanted = past_of(subscriber.feed.params, self._opened, lowest, self._cache, age)
             last = None if wanted is None else self._numbers.published(wanted.end_group or 0)
             if subscriber is None or wanted is None or last is None:
                 self._past.drop(key)
                 continue
             self._past.begin(key, wanted)
-            subscriber.past = self._past.start
+            subscriber.feed.past = self._past.start
             first = None if wanted.start_group is None else self._numbers.published(wanted.start_group) or 0
             asked = wanted._replace(start_group=first, end_group=last)
             number = self._past.number
@@ -1052,7 +943,7 @@ class TrackActor(LoopActor):
         subscriber = None if key is None else self._subscribers.get(key)
         if subscriber is not None and not past.explicit:
             self._flush()
-            subscriber.past = past.lowest  # not what others want of the past
+            subscriber.feed.past = past.lowest  # not what others want of the past
 
     # --- bounded subscriptions -------------------------------------------------------------------------------------
 
@@ -1060,32 +951,29 @@ class TrackActor(LoopActor):
         """End the subscriptions that have all they asked for."""
         latest = self._seen.last
         for key, subscriber in list(self._bounded.items()):
-            last = subscriber.interest.end_group
+            last = subscriber.feed.params.end_group
             assert last is not None
             if self._past.concerns(key):
                 continue
-            if subscriber.start <= last and (latest is None or latest < last):
+            if subscriber.feed.start <= last and (latest is None or latest < last):
                 continue
             if any(self._is_awaited(subscriber, group) for group in self._unfinished.values()):
                 continue
-            if not self._missing(subscriber.start, last):
+            if not self._missing(subscriber.feed.start, last):
                 self._end_range(subscriber, last)
             elif subscriber.overdue is None:
                 subscriber.overdue = self.call_later(self._patience, RangeOverdue(key))
 
-    def _is_awaited(self, subscriber: Subscriber, group: Group) -> bool:
+    def _is_awaited(self, subscriber: Subscriber, group: EncodedGroup) -> bool:
         """Whether more will come of a group that is not finished."""
-        if not subscriber.wants(group):
-            return False
-        # with its last frame the subscriber has all of the last group
-        return subscriber.frames_of(group)[1] is None or group.sequence in subscriber.encoders
+        return not subscriber.feed.is_over(group)
 
     def _on_overdue(self, key: m.Key) -> None:
         subscriber = self._bounded.get(key)
-        if subscriber is None or subscriber.overdue is None or subscriber.interest.end_group is None:
+        if subscriber is None or subscriber.overdue is None or subscriber.feed.params.end_group is None:
             return
         subscriber.overdue = None
-        last = subscriber.interest.end_group
+        last = subscriber.feed.params.end_group
         if not any(self._is_awaited(subscriber, group) for group in self._unfinished.values()):
             self._end_range(subscriber, last)
 

@@ -1,20 +1,18 @@
 """A moq-lite client for asyncio: publish and watch broadcasts over any session.
 
-Owns the client's side of every protocol version from 01 to 06. Must never know the relay's actors: the two are
-separate implementations of one protocol, and each is tested against the other. `moq-clock`, embedders and the test
-suite call it.
+Owns the handles on announcements, subscriptions, tracks and groups; the protocol is `relay.moq`. Must never know the
+relay's actors. `moq-clock`, embedders and the test suite call it.
 
     async with await Client.connect("https://relay.example/room") as client:
-        subscription = await client.subscribe("demo/cam", "video")
+        subscription = await client.subscribe("demo/cam", "video/hd")
         async for group in subscription:
             async for frame in group:
                 ...
 
-Read it in this order: `peer` (what all parts share), `client` (set-up, and who handles which stream), `announced`,
-`subscribe` and `calls` (asking), `publish` (what is on offer) and `serve` (answering).
+Read it in this order: `peer` (what all parts share), `client` (the session), `watching` (asking), `groups` (reading)
+and `publishing` (what is on offer, and the answers).
 """
 
-from relay.client.announced import Announced, Change
 from relay.client.client import Client
 from relay.client.errors import (
     AnnounceError,
@@ -26,9 +24,9 @@ from relay.client.errors import (
     SubscribeError,
     TrackInfoError,
 )
-from relay.client.frames import Frame, GroupReader
-from relay.client.publish import GroupWriter, Publication, TrackWriter
-from relay.client.subscribe import Subscription
+from relay.client.groups import Frame, GroupReader
+from relay.client.publishing import GroupWriter, Publication, TrackWriter
+from relay.client.watching import Announced, Change, Subscription
 
 __all__ = [
     "AnnounceError",

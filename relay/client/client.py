@@ -1,8 +1,8 @@
-"""A client of one moq-lite session.
+"""A client of one session.
 
-Owns the set-up, the hand-over of every stream to who handles it, and the end of the session. Must never read or write
-a message itself but SETUP. Applications and tests make one, by `Client.connect` or over any `Session`; it works on
-either end of a session, so two of them can talk to each other.
+Owns the way between the transport, the state machine and the parts of the client, and the end of the session. Must
+never read or write a message: `relay.moq` does. Applications and tests make one, by `Client.connect` or over any
+`Session`; it works on either end of a session, so two of them can talk to each other.
 """
 
 from __future__ import annotations
@@ -12,56 +12,47 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from relay.client.announced import Announced
-from relay.client.calls import FetchedGroup, Probes, TrackInfoCall
 from relay.client.errors import SessionEnded, SubscribeError, TrackInfoError
-from relay.client.frames import Frame
-from relay.client.incoming import IncomingUni
-from relay.client.peer import Bell, Handler, Noted, Peer
-from relay.client.publish import Publication
-from relay.client.serve import IncomingRequest, Publisher
-from relay.client.setup import OldSetup, SetupStream
-from relay.client.subscribe import Subscription
-from relay.transport.session import (
-    DatagramReceived,
+from relay.client.groups import Frame
+from relay.client.peer import Bell, Noted, Peer
+from relay.client.publishing import Publication, Publisher
+from relay.client.watching import Announced, FetchedGroup, Probes, Subscription, TrackInfoCall
+from relay.model.limits import Limits
+from relay.model.track import SubscribeParams, TrackProperties
+from relay.moq.lite import LiteSession, Options, State
+from relay.moq.session import (
+    NEVER,
+    AnnounceRequested,
+    BitrateReported,
+    Closed,
+    Established,
     Event,
-    SessionClosed,
-    StreamData,
-    StreamReset,
-    StreamStopped,
+    Fault,
+    FetchRequested,
+    InfoRequested,
+    PeerInfo,
+    PeerLeaving,
+    ProbeRequested,
+    StrayGroup,
+    SubscribeRequested,
 )
-from relay.wire.errors import (
-    ProtocolViolation,
-    SessionCode,
-    WireError,
-    session_code_for,
-)
-from relay.wire.frame import Request, setup_stream
+from relay.transport.session import Event as TransportEvent
+from relay.transport.session import SessionClosed
+from relay.wire.errors import SessionCode, WireError
 from relay.wire.frame_decoder import MAX_FRAME
-from relay.wire.messages import (
-    Datagram,
-    Fetch,
-    GroupHeader,
-    Setup,
-    SetupForm,
-    Subscribe,
-    TrackInfo,
-    TrackRequest,
-)
 from relay.wire.text import checked_path
-from relay.wire.version import Version
+from relay.wire.version import ALL_VERSIONS, Version
 
 if TYPE_CHECKING:
     from relay.transport.quic.trust import ClientTls
-    from relay.transport.session import Session, Stream
+    from relay.transport.session import Session
+    from relay.wire.setup import SetupForm
 
 logger = logging.getLogger(__name__)
-
-ALL_VERSIONS: Final = tuple(sorted(Version, reverse=True))
-"""Newest first."""
 
 MAX_HOP_ID: Final = 2**53 - 1
 """Older browser clients keep ids in a double."""
@@ -76,23 +67,20 @@ FLUSH_POLL: Final = 0.005
 """Seconds between looks whether it has."""
 
 CLOSE_TIMEOUT: Final = 5.0
-"""Seconds that a transport gets to say goodbye."""
+"""Seconds that a transport gets to close."""
 
-OLDEST_ALPN: Final = "moql-01"
-"""Names the generation that opens with the first form of SETUP."""
-
-_PATH_PARAM: Final = 1
-_AUTHORITY_PARAM: Final = 5
-
-PeerSetup: TypeAlias = Setup | OldSetup
+Request: TypeAlias = (
+    AnnounceRequested | SubscribeRequested | InfoRequested | FetchRequested | ProbeRequested | PeerLeaving
+)
 
 
 class Client:
-    """A session in use. Nothing it waits for outlasts the session: every wait then raises SessionEnded.
+    """A session in use. No wait outlasts the session: each then raises SessionEnded.
 
     `versions` are those that may be spoken where SETUP decides, `hop` is the own origin id (random by default),
-    `target` path and query for a transport without a URL, instead of those it was dialled with. `role`, `cost` and `probe` go into SETUP (05 and 06); `form`
-    is how the older SETUP opens. `max_frame` bounds what the peer may send in one frame.
+    `target` path and query for a transport without a URL, instead of those it was dialled with. `role`, `cost` and
+    `probe` go into SETUP (05 and 06); `form` is how the older SETUP opens. `max_frame` bounds what the peer may send
+    in one frame.
     """
 
     def __init__(
@@ -112,22 +100,42 @@ class Client:
         if hop is None:
             hop = secrets.randbelow(MAX_HOP_ID) + 1
         self.session = session
-        self.peer = Peer(session, hop=hop, max_frame=max_frame)
-        self.peer_setup: PeerSetup | None = None
-        """What the peer said of itself: SETUP on 05 and 06 once it is here, the older one on 01 and 02."""
+        # The relay at the other end is trusted with what it sends, but for the size of a frame.
+        self._limits = replace(
+            Limits(), frame=max_frame, control_rate=UNLIMITED, control_burst=UNLIMITED, setup_timeout=NEVER
+        )
+        self._moq = LiteSession(
+            session,
+            limits=self._limits,
+            hop=hop,
+            versions=versions,
+            admitted=True,
+            options=Options(
+                role=role,
+                cost=cost,
+                probe=probe,
+                target=target,
+                authority=authority,
+                form=form,
+                waits_for_setup=False,
+            ),
+        )
+        self.peer = Peer(self._moq, self._flush)
+        self.peer_setup: PeerInfo | None = None
+        """What the peer said of itself in SETUP (05 and 06), once it is here."""
         self.faults: list[WireError] = Noted()
         """What the peer did wrong, whether it cost the session or a stream; the newest `KEPT`."""
-        self.stray_groups: list[GroupHeader] = Noted()
+        self.stray_groups: list[StrayGroup] = Noted()
         """Groups that came for no subscription of ours, and were refused; the newest `KEPT`."""
-        self._versions = tuple(versions)
-        self._target = target
-        self._authority = authority
-        self._setup = Setup(role=role, cost=cost, probe=probe, origin=hop)
-        self._form = form
-        self._setup_stream: SetupStream | None = None
+        self.requests: Noted[Request] = Noted()
+        """The requests of the peer, in order, the newest `KEPT` of them."""
+        self.bitrates: list[int] = Noted()
+        """What SESSION_INFO of the peer said (01 and 02), the newest `KEPT` times."""
+        self.goaway: str | None = None
+        """The URI of the peer's GOAWAY, which may be empty."""
         self._started = False
-        self._early: list[Event] = []
-        self._publisher = Publisher(self.peer, offers_probe=bool(probe))
+        self._publisher = Publisher(self.peer)
+        self._timer: asyncio.TimerHandle | None = None
         self._closed: SessionClosed | None = None
         self._gone = asyncio.Event()
         self._bell = Bell(self.peer)
@@ -176,23 +184,13 @@ class Client:
             raise RuntimeError("a client is started once")
         self._started = True
         self.session.start(self._on_events)
-        version = self.session.version
-        if version is not None and version >= Version.LITE_03:
-            self._speak(version)
-        elif self.session.is_client:
-            stream = self.session.open_bidi()
-            self._setup_stream = SetupStream(self.peer, stream, self._old_versions(), self._chosen)
-            stream.context = self._setup_stream
-            try:
-                self._open_setup(self._setup_stream)
-            except WireError as error:
-                self._fail(error)
+        self._moq.start(self.peer.now())
+        self._flush()
         try:
             async with asyncio.timeout(timeout):
-                await self._bell.until(lambda: self.peer.known_version is not None)
+                await self._bell.until(lambda: self._moq.state is State.ESTABLISHED)
         except TimeoutError:
-            code = session_code_for(Version.LITE_01, SessionCode.CONTROL_TIMEOUT)
-            self._end(code, f"no answer to SETUP within {timeout:g} s")
+            self._end(SessionCode.CONTROL_TIMEOUT, f"no answer to SETUP within {timeout:g} s")
             self.peer.check()
         except BaseException:
             self._end(SessionCode.NO_ERROR, "")
@@ -208,35 +206,22 @@ class Client:
 
     @property
     def version(self) -> Version:
-        """What is spoken."""
-        return self.peer.version
+        """What is spoken; RuntimeError before the set-up has told."""
+        if not self._started or self._moq.state is State.NEGOTIATING:
+            raise RuntimeError("the version is not known before the client has started")
+        return self._moq.version
 
     @property
     def hop(self) -> int:
         """Our own origin id."""
-        return self.peer.hop
-
-    @property
-    def bitrates(self) -> list[int]:
-        """What SESSION_INFO of the peer said (01 and 02), the newest `KEPT` times."""
-        return self._setup_stream.bitrates if self._setup_stream is not None else []
-
-    @property
-    def requests(self) -> list[Request]:
-        """The requests of the peer, in order, the newest `KEPT` of them."""
-        return self._publisher.requests
-
-    @property
-    def goaway(self) -> str | None:
-        """The URI of the peer's GOAWAY, which may be empty."""
-        return self._publisher.goaway
+        return self._moq.hop
 
     async def requested(self, count: int = 1) -> None:
         """Wait until the peer has made `count` requests in all."""
-        await self._publisher.requested(count)
+        await self._bell.until(lambda: self.requests.total >= count)
 
-    async def introduced(self) -> PeerSetup:
-        """Wait for the peer's SETUP and return it. 03 and 04 have none, so there it waits for the session's end."""
+    async def introduced(self) -> PeerInfo:
+        """Wait for the peer's SETUP and return it. Versions before 05 have none: there it waits for the session's end."""
         await self._bell.until(lambda: self.peer_setup is not None)
         assert self.peer_setup is not None
         return self.peer_setup
@@ -252,13 +237,13 @@ class Client:
         return self._closed
 
     async def close(self, code: int = 0, reason: str = "") -> None:
-        """End the session and wait until its transport is released. Everyone who waits gets SessionEnded.
+        """End the session and wait until its transport is released. Every waiting task gets SessionEnded.
 
         Without a `code`, what was written reaches the peer first, ends of tracks included, within `FLUSH_TIMEOUT`.
         """
         try:
             if not code and self._started:
-                await self._flush()
+                await self._deliver()
         finally:
             self._end(code, reason)
         if not self._started:
@@ -272,10 +257,11 @@ class Client:
         except TimeoutError:
             logger.debug("the transport is not released after %g s", CLOSE_TIMEOUT)
 
-    async def _flush(self) -> None:
+    async def _deliver(self) -> None:
+        """Wait until the peer has what was written."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_TIMEOUT):
-                while self.peer.ended is None and (self._publisher.ending or self.session.undelivered):  # noqa: ASYNC110 - transports do not tell
+                while self.peer.ended is None and (self._moq.serving.ending or self.session.undelivered):  # noqa: ASYNC110 - transports do not tell
                     await asyncio.sleep(FLUSH_POLL)
 
     # -- publishing
@@ -290,10 +276,10 @@ class Client:
         cold: int = 0,
         announce: bool = True,
     ) -> Publication:
-        """Offer a broadcast, and announce it to whoever asked or will ask.
+        """Offer a broadcast, and announce it to a peer that asked or will ask.
 
         `hops` are those before this client, `warm` and `cold` the costs of 06; `tracks` are opened with default
-        properties. Without `announce` it only answers those who know the path.
+        properties. Without `announce` it only answers requests for the path.
         """
         path = checked_path(path)
         publications = self._publisher.publications
@@ -334,27 +320,25 @@ class Client:
         With `describe`, 05 and 06 ask for the track's properties first. With `wait`, 01..04 wait until the peer
         accepts; on 05 and 06, which accept by the first group, a late refusal is raised by the iteration.
         """
-        info: TrackInfo | None = None
-        if describe and self.version >= Version.LITE_05:
+        info: TrackProperties | None = None
+        if describe and self.version.has_timestamps:
             try:
                 info = await self.track_info(broadcast, track)
             except TrackInfoError as error:
                 raise SubscribeError(error.code) from error
         self.peer.check()
-        request = Subscribe(
-            self.peer.next_id(),
-            checked_path(broadcast),
-            track,
+        params = SubscribeParams(
             priority,
             ordered,
-            max_latency_ms,
-            start_group,
-            end_group,
-            start_frame,
-            end_frame,
+            latency_ms=max_latency_ms,
+            history_ms=max_latency_ms,
+            start_group=start_group,
+            end_group=end_group,
+            start_frame=start_frame,
+            end_frame=end_frame,
         )
-        subscription = Subscription(self.peer, request, info)
-        if wait and self.version <= Version.LITE_04:
+        subscription = Subscription(self.peer, checked_path(broadcast), track, params, info)
+        if wait and self.version.accepts_at_once:
             try:
                 await subscription.accepted()
             except BaseException:
@@ -362,25 +346,14 @@ class Client:
                 raise
         return subscription
 
-    async def track_info(self, broadcast: str, track: str) -> TrackInfo:
+    async def track_info(self, broadcast: str, track: str) -> TrackProperties:
         """Ask for a track's properties (05 and 06, else ValueError); TrackInfoError if the peer refuses."""
         self.peer.check()
-        return await TrackInfoCall(self.peer, TrackRequest(checked_path(broadcast), track)).answer()
+        return await TrackInfoCall(self.peer, checked_path(broadcast), track).answer()
 
-    async def fetch(
-        self,
-        broadcast: str,
-        track: str,
-        group: int,
-        *,
-        priority: int = 0,
-        start_frame: int = 0,
-        end_frame: int | None = None,
-    ) -> list[Frame]:
-        """Fetch a group whole (05 and 06, else ValueError), or on 06 some of its frames; FetchError if refused."""
-        reader = self.fetch_group(
-            broadcast, track, group, priority=priority, start_frame=start_frame, end_frame=end_frame
-        )
+    async def fetch(self, broadcast: str, track: str, group: int, **bounds: Any) -> list[Frame]:
+        """Fetch a group whole, or with `bounds` as in `fetch_group`; FetchError if the peer refuses."""
+        reader = self.fetch_group(broadcast, track, group, **bounds)
         try:
             return await reader.read_all()
         except BaseException:
@@ -397,154 +370,84 @@ class Client:
         start_frame: int = 0,
         end_frame: int | None = None,
     ) -> FetchedGroup:
-        """As `fetch`, to be read as it comes."""
+        """Fetch a group (05 and 06, else ValueError), or on 06 some of its frames, to be read as it comes."""
         self.peer.check()
-        request = Fetch(checked_path(broadcast), track, priority, group, start_frame, end_frame)
-        return FetchedGroup(self.peer, request)
+        return FetchedGroup(
+            self.peer,
+            checked_path(broadcast),
+            track,
+            group,
+            priority=priority,
+            start_frame=start_frame,
+            end_frame=end_frame,
+        )
 
     def probe(self) -> Probes:
         """Ask for the peer's estimates of the connection (03 and newer, else ValueError)."""
         self.peer.check()
         return Probes(self.peer)
 
-    # -- set-up
-
-    def _old_versions(self) -> tuple[Version, ...]:
-        """The versions that the older SETUP may choose, favourite first."""
-        if self.session.version is not None:
-            return (self.session.version,)
-        if self.session.alpn == OLDEST_ALPN:
-            return (Version.LITE_01,)
-        return tuple(sorted((one for one in self._versions if one <= Version.LITE_02), reverse=True))
-
-    def _open_setup(self, stream: SetupStream) -> None:
-        form = self._form
-        if form is None:
-            # Servers of that generation choose no subprotocol on WebTransport, and know the first form alone.
-            first = self.session.alpn in ("", OLDEST_ALPN) and Version.LITE_01 in self._versions
-            form = SetupForm.SESSION if first else SetupForm.DRAFT14
-        params: dict[int, int | bytes] = {}
-        target = self._own_target()
-        if form is SetupForm.DRAFT14 and target is not None:
-            params[_PATH_PARAM] = target.encode()
-            if self._authority is not None:
-                params[_AUTHORITY_PARAM] = self._authority.encode()
-        stream.open(form, params)
-
-    def _own_target(self) -> str | None:
-        """Path and query, where SETUP has to tell them: a client's alone, without a URL in the transport."""
-        session = self.session
-        if not session.is_client or session.transport not in ("quic", "memory"):
-            return None
-        if self._target is not None or session.transport == "memory":
-            return self._target
-        return (
-            ((session.path or "/") + (f"?{session.query}" if session.query else ""))
-            if session.path or session.query
-            else None
-        )
-
-    def _chosen(self, version: Version, setup: OldSetup) -> None:
-        self.peer_setup = setup
-        self._speak(version)
-
-    def _speak(self, version: Version) -> None:
-        """From now on the version is known: introduce ourselves, and take what came too early."""
-        self.peer.known_version = version
-        if version >= Version.LITE_05:
-            setup = self._setup
-            own = Setup(setup.probe, self._own_target(), setup.role, setup.cost, setup.origin)
-            self.session.open_uni().write([setup_stream(version, own)], fin=True)
-        early, self._early = self._early, []
-        for event in early:
-            self._on_event(event)
-        self._bell.ring()
-
-    def _introduced(self, setup: Setup) -> None:
-        if self.peer_setup is not None:
-            raise ProtocolViolation("SETUP came twice")
-        self.peer_setup = setup
-        self._bell.ring()
-
     # -- what the session tells
 
-    def _on_events(self, events: tuple[Event, ...]) -> None:
+    def _on_events(self, events: tuple[TransportEvent, ...]) -> None:
+        try:
+            self._moq.receive(events, self.peer.now())
+            self._flush()
+        except Exception:  # the boundary: a fault of ours must not leave a task waiting
+            logger.exception("closing the session over an internal error")
+            self._end(SessionCode.INTERNAL, "internal error")
         for event in events:
-            try:
+            if isinstance(event, SessionClosed):
+                self._closed = event
+                self._gone.set()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._moq.on_time(self.peer.now())
+        self._flush()
+
+    def _flush(self) -> None:
+        """Handle what has happened in the state machine."""
+        while events := self._moq.poll():
+            for event in events:
                 self._on_event(event)
-            except Exception:  # the boundary: a fault of ours must not leave anyone waiting
-                logger.exception("closing the session over an internal error")
-                self._end(SessionCode.INTERNAL, "internal error")
+        if self._timer is None and self._moq.deadline != NEVER:
+            delay = max(0.0, self._moq.deadline - self.peer.now())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, SessionClosed):
-            self._closed = event
-            self.peer.end(SessionEnded(event.code, event.reason, by_peer=event.by_peer))
-            self._gone.set()
-        elif self.peer.ended is not None:
-            return
-        elif isinstance(event, StreamData | StreamReset | StreamStopped):
-            handler = self._handler(event.stream)
-            if handler is not None:
-                self._hand_over(handler, event)
-            elif self.peer.known_version is None:
-                self._early.append(event)
-        elif isinstance(event, DatagramReceived):
-            self._on_datagram(event.data)
-
-    def _handler(self, stream: Stream) -> Handler | None:
-        """Who handles `stream`; None before the version is known, and for a stream that someone opened by hand."""
-        handler: Handler | None = stream.context
-        if handler is not None or not stream.opened_by_peer:
-            return handler
-        if self.peer.known_version is None:
-            if stream.unidirectional or self.session.is_client or self._setup_stream is not None:
-                return None
-            handler = self._setup_stream = SetupStream(self.peer, stream, self._old_versions(), self._chosen)
-        elif stream.unidirectional:
-            on_stray = self.stray_groups.append
-            handler = IncomingUni(self.peer, stream, on_setup=self._introduced, on_stray=on_stray)
-        else:
-            handler = IncomingRequest(self.peer, stream, self._publisher.accept)
-        stream.context = handler
-        return handler
-
-    def _hand_over(self, handler: Handler, event: StreamData | StreamReset | StreamStopped) -> None:
-        try:
-            if isinstance(event, StreamData):
-                handler.on_data(event.data, fin=event.fin)
-            elif isinstance(event, StreamReset):
-                handler.on_reset(event.code)
-            else:
-                handler.on_stop(event.code)
-        except WireError as error:
-            if not error.stream_only:
-                self._fail(error)
+    def _on_event(self, event: Event) -> None:  # noqa: C901 - one line per event
+        match event:
+            case Closed():
+                fault = self.faults[-1] if self.faults and not event.by_peer else None
+                self.peer.end(SessionEnded(event.code, event.reason, by_peer=event.by_peer, fault=fault))
+            case Fault():
+                self.faults.append(event.error)
+            case StrayGroup():
+                self.stray_groups.append(event)
+            case Established():
+                """Tasks that wait for the set-up go on."""
+            case PeerInfo():
+                self.peer_setup = event
+            case BitrateReported():
+                self.bitrates.append(event.bitrate)
+            case AnnounceRequested() | SubscribeRequested() | InfoRequested() | FetchRequested():
+                self.requests.append(event)
+                self._publisher.on_request(event)
+            case ProbeRequested():
+                self.requests.append(event)
+            case PeerLeaving():
+                self.requests.append(event)
+                self.goaway = event.uri
+            case _:
+                owner = self.peer.owners.get(getattr(event, "request", 0))
+                if owner is not None:
+                    owner.on_event(event)
                 return
-            self.faults.append(error)
-            self.peer.refuse(event.stream, error.stream_code)
-            handler.on_fault(error)
+        self._bell.ring()
 
-    def _on_datagram(self, data: bytes) -> None:
-        version = self.peer.known_version
-        if version is None or version < Version.LITE_05:
-            return
-        try:
-            datagram = Datagram.decode(data, version)
-        except WireError as error:
-            self._fail(error)
-            return
-        subscription = self.peer.subscriptions.get(datagram.subscribe_id)
-        if subscription is not None:
-            subscription.datagram(datagram)
+    def _end(self, code: int, reason: str) -> None:
+        self._moq.close(code, reason)
+        self._flush()
 
-    def _fail(self, error: WireError) -> None:
-        """Close the session over what the peer did."""
-        self.faults.append(error)
-        code = error.close_code(self.peer.known_version or Version.LITE_01)
-        self._end(code, str(error), fault=error)
 
-    def _end(self, code: int, reason: str, *, fault: WireError | None = None) -> None:
-        if self.peer.ended is None:
-            self.session.close(int(code), reason)
-            self.peer.end(SessionEnded(int(code), reason, by_peer=False, fault=fault))
+UNLIMITED: Final = 1 << 62

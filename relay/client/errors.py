@@ -1,7 +1,7 @@
 """What a client raises.
 
     ClientError
-    +- SessionEnded        the session is over, by whomever
+    +- SessionEnded        the session is over, by either side
     +- RequestError        the peer ended one stream with a code
        +- AnnounceError    it stopped telling announcements
        +- SubscribeError   it refused or aborted a subscription
@@ -9,9 +9,7 @@
        +- FetchError       it has no such group
        +- GroupAborted     it gave up a group
 
-Wrong use (a frame that is longer than announced, a message the version lacks) is ValueError. Owns the tree, and two
-faults of a peer that only whoever counts announcements can see. Must never hold state. All parts of the client raise
-these, callers catch them.
+Wrong use (a frame that is longer than announced, a message the version lacks) is ValueError.
 """
 
 # ruff: noqa: N818 - each name says what happened; the tree says that it is an error
@@ -19,8 +17,6 @@ these, callers catch them.
 from __future__ import annotations
 
 from typing import ClassVar
-
-from relay.wire.errors import OldCode, ProtocolViolation
 
 
 class ClientError(Exception):
@@ -45,7 +41,7 @@ class SessionEnded(ClientError):
         self.fault = fault
 
     def again(self) -> SessionEnded:
-        """Return the same news as a fresh exception: each who waits raises one of his own."""
+        """A fresh exception that says the same: each waiting task raises one of its own."""
         copy = SessionEnded(self.code, self.reason, by_peer=self.by_peer, fault=self.fault)
         copy.__cause__ = self.fault
         return copy
@@ -89,17 +85,3 @@ class GroupAborted(RequestError):
     """The rest of this group will not come."""
 
     what = "group aborted"
-
-
-class DuplicateAnnounce(ProtocolViolation):
-    """A path is announced that is live already, in a version where that means nothing else."""
-
-    code_name = "duplicate_announce"
-    old_code = OldCode.DUPLICATE
-
-
-class UnknownAnnounce(ProtocolViolation):
-    """An announcement ends, or changes, that is not live."""
-
-    code_name = "unknown_announce"
-    old_code = OldCode.NOT_FOUND

@@ -8,41 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import Generic, TypeVar
 
 from relay.model.group import Group
 from relay.model.limits import Limits
 from relay.wire.frame import FrameHeader
 
+G = TypeVar("G", bound=Group)
 
-class GroupCache:
+
+class GroupCache(Generic[G]):
     """The groups of one track by sequence."""
 
     __slots__ = ("_groups", "_limits", "age", "floor", "latest", "size")
 
     def __init__(self, limits: Limits) -> None:
-        self._groups: dict[int, Group] = {}
+        self._groups: dict[int, G] = {}
         self._limits = limits
         self.age = limits.cache_age
         """Seconds that a group stays once a newer one exists."""
-        self.latest: Group | None = None
+        self.latest: G | None = None
         self.floor = 0
         """Sequences below it are not taken any more: one of them, or of those above, has been evicted."""
         self.size = 0
         """Bytes held."""
 
-    def __iter__(self) -> Iterator[Group]:
+    def __iter__(self) -> Iterator[G]:
         """Groups in order of sequence."""
         return iter([self._groups[sequence] for sequence in sorted(self._groups)])
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    def get(self, sequence: int) -> Group | None:
+    def get(self, sequence: int) -> G | None:
         """The group with that sequence, if it is held."""
         return self._groups.get(sequence)
 
     @property
-    def newest(self) -> Group | None:
+    def newest(self) -> G | None:
         """The newest group that is not broken: what a late viewer starts with."""
         latest = self.latest
         if latest is None or latest.code is None:
@@ -50,7 +53,7 @@ class GroupCache:
         whole = [group for group in self._groups.values() if group.code is None]
         return max(whole, key=_by_sequence, default=None)
 
-    def add(self, group: Group) -> bool:
+    def add(self, group: G) -> bool:
         """Take a new group. `False` if it is a duplicate, or older than what was evicted and not asked for anew."""
         if group.sequence in self._groups or (group.sequence < self.floor and not group.past):
             return False
@@ -59,47 +62,35 @@ class GroupCache:
             self.latest = group
         return True
 
-    def extend(self, group: Group, parts: Iterable[FrameHeader | bytes], now: float) -> None:
+    def extend(self, group: G, parts: Iterable[FrameHeader | bytes], now: float) -> None:
         """Append to a group that is held."""
         before = group.size
         group.extend(parts, now)
         self.size += group.size - before
 
-    def empty(self, group: Group) -> None:
+    def empty(self, group: G) -> None:
         """Let go of the content of a group that nobody will get any more."""
         if self._groups.get(group.sequence) is group:
             self.size -= group.size
         group.clear()
 
     def start(self, max_age: int) -> int | None:
-        """Sequence of the oldest group that is not expired for a subscriber that accepts `max_age`.
-
-        `max_age` is in units of the track's timescale. A group is expired when its successor's first timestamp is at
-        least `max_age` older than the newest timestamp; a group whose successor has no frame never is (06).
-        """
-        live = self.newest
-        if live is None:
-            return None
-        # below the floor are but those that still arrive, with gaps between them
-        groups = [group for group in self if group.sequence >= self.floor and group.code is None]
-        newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
-        if max_age <= 0 or newest is None:
-            return live.sequence
-        for group, successor in pairwise(groups):
-            if successor.first_timestamp is None or newest - successor.first_timestamp < max_age:
-                return group.sequence
-        return live.sequence
+        """Sequence of the oldest group that is not expired for a subscriber that accepts `max_age`."""
+        newest = self.newest
+        # Below the floor are only groups that still arrive, with gaps between them.
+        groups = [group for group in self if group.sequence >= self.floor or group is newest]
+        return oldest_fresh(groups, max_age)
 
     def covers(self, max_age: int) -> bool:
-        """Whether whatever came before the oldest group is expired for a subscriber that accepts `max_age`."""
+        """Whether all that came before the oldest group is expired for a subscriber that accepts `max_age`."""
         groups = [group for group in self if group.sequence >= self.floor and group.code is None]
         newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
         oldest = groups[0].first_timestamp if groups else None
         return newest is not None and oldest is not None and newest - oldest >= max_age
 
-    def evict(self, now: float) -> list[Group]:
+    def evict(self, now: float) -> list[G]:
         """Drop what the policy no longer keeps; the dropped groups, so that open ones can be ended."""
-        dropped: list[Group] = []
+        dropped: list[G] = []
         newest = self.newest
         for group in self._groups.values():  # in order of arrival
             if now - group.arrived < self.age:
@@ -114,12 +105,12 @@ class GroupCache:
             dropped += self._down_to(limits.cache_track, limits.cache_groups)
         return dropped
 
-    def shrink(self, size: int) -> list[Group]:
+    def shrink(self, size: int) -> list[G]:
         """Drop the oldest groups, the newest one never, until `size` bytes are held; the dropped groups."""
         return self._down_to(size, self._limits.cache_groups)
 
-    def _down_to(self, size: int, groups: int) -> list[Group]:
-        dropped: list[Group] = []
+    def _down_to(self, size: int, groups: int) -> list[G]:
+        dropped: list[G] = []
         newest = self.newest
         older = [g for _, g in sorted(self._groups.items()) if g is not newest and g is not self.latest]
         # what still arrives goes last: viewers wait for its end, while nobody may ask for the others
@@ -131,13 +122,31 @@ class GroupCache:
         self._forgo(dropped)
         return dropped
 
-    def _forgo(self, dropped: list[Group]) -> None:
+    def _forgo(self, dropped: list[G]) -> None:
         if dropped:
             self.floor = max(self.floor, *(group.sequence + 1 for group in dropped))
 
-    def _drop(self, group: Group) -> None:
+    def _drop(self, group: G) -> None:
         del self._groups[group.sequence]
         self.size -= group.size
+
+
+def oldest_fresh(groups: Iterable[Group], max_age: int) -> int | None:
+    """Sequence of the oldest of `groups` (in order) that is neither broken nor expired; `None` if there is none.
+
+    `max_age` is in units of the track's timescale. A group is expired when its successor's first timestamp is at
+    least `max_age` older than the newest timestamp; a group whose successor has no frame never is (06).
+    """
+    groups = [group for group in groups if group.code is None]
+    if not groups:
+        return None
+    newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
+    if max_age <= 0 or newest is None:
+        return groups[-1].sequence
+    for group, successor in pairwise(groups):
+        if successor.first_timestamp is None or newest - successor.first_timestamp < max_age:
+            return group.sequence
+    return groups[-1].sequence
 
 
 def _is_open(group: Group) -> bool:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
+from relay.wire.text import MAX_PATH_SEGMENTS as MAX_SEGMENTS
 from relay.wire.text import normalize_path as normalize
 
 __all__ = [
+    "MAX_SEGMENTS",
     "Ordered",
     "PatternError",
     "ancestors",

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import NamedTuple
 
 DEFAULT_PRIORITY = 127
 DEFAULT_LATENCY_MS = 5_000
 MICROSECONDS = 1_000_000
-
-
-class Dialect(IntEnum):
-    """How the frames of a group look as bytes."""
-
-    PLAIN = 0
-    """moq-lite-01 to 04: size, payload."""
-    TIMED = 1
-    """moq-lite-05 and 06: timestamp delta, size, payload."""
-    RAW = 2
-    """Payloads one after the other, for HTTP."""
 
 
 class TrackProperties(NamedTuple):
@@ -30,7 +18,7 @@ class TrackProperties(NamedTuple):
     timescale: int = MICROSECONDS
 
 
-class Interest(NamedTuple):
+class SubscribeParams(NamedTuple):
     """What one subscriber wants. Bounds are inclusive; `None` is open."""
 
     priority: int = 0

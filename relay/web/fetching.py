@@ -27,7 +27,7 @@ from relay.actors.reader import Over, Reading
 from relay.auth.permissions import Word, loggable
 from relay.model.address import readable_host
 from relay.model.path import normalize
-from relay.model.track import Dialect
+from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 from relay.wire.frame_decoder import FrameDecoder
@@ -86,9 +86,9 @@ def reading_of(places: list[tuple[str, str]], query: Any) -> tuple[Reading, bool
             raise BadQueryError(f"group={text[:40]!r}: expected a group number or latest")
         group = int(text)
     follow, frames = (_switch(query, name) for name in ("follow", "frames"))
-    dialect = Dialect.TIMED if frames or follow else Dialect.RAW
+    encoding = Encoding.TIMED if frames or follow else Encoding.RAW
     (broadcast, track), *others = places
-    return Reading(broadcast, track, dialect, group, follow, tuple(others), _wait(query)), frames
+    return Reading(broadcast, track, encoding, group, follow, tuple(others), _wait(query)), frames
 
 
 def _wait(query: Any) -> float:

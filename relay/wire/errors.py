@@ -10,6 +10,9 @@
     +- FrameTooLarge        the frame size exceeds the limit
     +- TooManyMessages      control messages come faster than they may
     +- ProtocolViolation    readable, but forbidden
+    |  +- DuplicateAnnounce a path is announced that is live already
+    |  +- UnknownAnnounce   an announcement ends, or changes, that is not live
+    |  +- NoCommonVersion   neither side speaks a version that the other offers
     +- UnknownStreamType    a stream this version does not have
 
 Our own faults (a value that does not fit, a message the version lacks) are ValueError and never reach a peer.
@@ -193,6 +196,28 @@ class ProtocolViolation(WireError):
     """A readable message that breaks a rule."""
 
     code_name = "protocol_violation"
+
+
+class DuplicateAnnounce(ProtocolViolation):
+    """A path is announced that is live already, in a version where that means nothing else."""
+
+    code_name = "duplicate_announce"
+    old_code = OldCode.DUPLICATE
+
+
+class UnknownAnnounce(ProtocolViolation):
+    """An announcement ends, or changes, that is not live."""
+
+    code_name = "unknown_announce"
+    old_code = OldCode.NOT_FOUND
+
+
+class NoCommonVersion(ProtocolViolation):
+    """Neither side speaks a version that the other offers."""
+
+    code_name = "no_common_version"
+    session_code = SessionCode.VERSION_NEGOTIATION
+    old_code = OldCode.VERSION
 
 
 def afresh(error: WireError) -> WireError:

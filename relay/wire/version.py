@@ -37,8 +37,108 @@ class Version(IntEnum):
         """The published name, such as "moq-lite-05", for people and logs."""
         return f"moq-lite-{self.value:02}"
 
+    # --- what differs between versions; rules of the protocol ask these and never compare versions
+
+    @property
+    def has_setup_exchange(self) -> bool:
+        """SETUP goes over the first bidirectional stream, and decides the version (01, 02)."""
+        return self <= Version.LITE_02
+
+    @property
+    def has_setup_stream(self) -> bool:
+        """Each side sends one SETUP on a unidirectional stream (05, 06)."""
+        return self >= Version.LITE_05
+
+    @property
+    def needs_peer_setup(self) -> bool:
+        """What may be announced depends on the hop id in the peer's SETUP (06)."""
+        return self >= Version.LITE_06
+
+    @property
+    def has_announce_init(self) -> bool:
+        """One message holds the initial set of announcements (01, 02)."""
+        return self <= Version.LITE_02
+
+    @property
+    def has_announce_ok(self) -> bool:
+        """A reply with the publisher's hop id comes before the announcements (05, 06)."""
+        return self >= Version.LITE_05
+
+    @property
+    def has_announce_ids(self) -> bool:
+        """Announcements are ended and updated by number, and are routes with costs that cover all below (06)."""
+        return self >= Version.LITE_06
+
+    @property
+    def restarts_announcements(self) -> bool:
+        """An announcement of a live path replaces it (05)."""
+        return self == Version.LITE_05
+
+    @property
+    def has_hops(self) -> bool:
+        """Announcements list the ids of the relays that they passed (04 and newer)."""
+        return self >= Version.LITE_04
+
+    @property
+    def counts_hops(self) -> bool:
+        """Announcements carry the number of relays alone (03)."""
+        return self == Version.LITE_03
+
+    @property
+    def sender_is_listed(self) -> bool:
+        """The sender counts, or lists, itself among the hops (03, 04)."""
+        return self in (Version.LITE_03, Version.LITE_04)
+
+    @property
+    def accepts_at_once(self) -> bool:
+        """SUBSCRIBE_OK answers the request, not the first group (01 to 04)."""
+        return self <= Version.LITE_04
+
+    @property
+    def has_updates(self) -> bool:
+        """There is SUBSCRIBE_UPDATE (03 and newer)."""
+        return self >= Version.LITE_03
+
+    @property
+    def has_subscribe_end(self) -> bool:
+        """There is SUBSCRIBE_END (05, 06)."""
+        return self >= Version.LITE_05
+
+    @property
+    def leaves_by_reset(self) -> bool:
+        """A subscriber leaves by a reset: 01 and 02 clients of 2026 take its FIN for a fault of the session."""
+        return self <= Version.LITE_02
+
+    @property
+    def latency_is_history(self) -> bool:
+        """The latency of a subscription says how much of the past is wanted (06), not how late groups may be."""
+        return self >= Version.LITE_06
+
+    @property
+    def has_timestamps(self) -> bool:
+        """Frames carry a timestamp; there are TRACK, FETCH and datagrams (05, 06)."""
+        return self >= Version.LITE_05
+
+    @property
+    def has_partial_groups(self) -> bool:
+        """Groups and subscriptions may begin at a later frame (06)."""
+        return self >= Version.LITE_06
+
+    @property
+    def has_probe(self) -> bool:
+        """There is a Probe stream (03 and newer)."""
+        return self >= Version.LITE_03
+
+    @property
+    def has_goaway(self) -> bool:
+        """There is GOAWAY (04 and newer)."""
+        return self >= Version.LITE_04
+
 
 NEWEST: Final = Version.LITE_06
+
+ALL_VERSIONS: Final = tuple(sorted(Version, reverse=True))
+"""Newest first."""
 
 ALPN_VERSIONS: Final[Mapping[str, Version | None]] = MappingProxyType(
     {

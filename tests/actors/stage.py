@@ -10,7 +10,8 @@ from relay.actors import messages as m
 from relay.actors.runtime import Ref, send
 from relay.actors.track import TrackActor
 from relay.model.limits import Limits
-from relay.model.track import Dialect, Interest
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import Encoding
 from tests.actors.support import QUICK, Fake, FakePublisher, FakeSubscriber, settle, stop_all, virtual
 
 
@@ -32,11 +33,11 @@ class Stage:
         self.viewers: list[FakeSubscriber] = []
 
     async def viewer(
-        self, interest: Interest | None = None, dialect: Dialect = Dialect.PLAIN
+        self, interest: SubscribeParams | None = None, encoding: Encoding = Encoding.PLAIN
     ) -> FakeSubscriber:
         viewer = FakeSubscriber()
         self.viewers.append(viewer)
-        viewer.subscribe(self.track, interest=interest, dialect=dialect)
+        viewer.subscribe(self.track, interest=interest, encoding=encoding)
         await settle()
         return viewer
 

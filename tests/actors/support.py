@@ -22,13 +22,15 @@ from pykka import ActorRegistry
 
 from relay.actors import messages as m
 from relay.actors import runtime
-from relay.actors.connection import ConnectionActor, Environment
+from relay.actors.connection import ConnectionActor
+from relay.actors.environment import Environment
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import LoopActor, Ref, ask, halt, send
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.model.route import Route
-from relay.model.track import Dialect, Interest
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import Encoding
 from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import (
     CONTROL_PRIORITY,
@@ -288,21 +290,21 @@ class FakeSubscriber(Fake):
         *,
         path: str = "room/cam",
         track: str = "video",
-        dialect: Dialect = Dialect.PLAIN,
-        interest: Interest | None = None,
+        encoding: Encoding = Encoding.PLAIN,
+        interest: SubscribeParams | None = None,
         exclude: int = 0,
     ) -> None:
-        send(to, m.Subscribe(path, track, self.ref, 7, key, dialect, interest or Interest(), exclude))
+        send(to, m.Subscribe(path, track, self.ref, 7, key, encoding, interest or SubscribeParams(), exclude))
 
     def describe(self, to: Ref, key: int = 1, *, path: str = "room/cam", track: str = "video") -> None:
         send(to, m.Describe(path, track, self.ref, 7, key, 0))
 
     def fetch(
         self, to: Ref, group: int, key: int = 1, *, first: int = 0, last: int | None = None,
-        dialect: Dialect = Dialect.PLAIN,
+        encoding: Encoding = Encoding.PLAIN,
     ) -> None:  # fmt: skip
-        interest = Interest(start_group=group, start_frame=first, end_frame=last)
-        send(to, m.Fetch("room/cam", "video", self.ref, 7, key, dialect, interest, 0))
+        interest = SubscribeParams(start_group=group, start_frame=first, end_frame=last)
+        send(to, m.Fetch("room/cam", "video", self.ref, 7, key, encoding, interest, 0))
 
     def leave(self, track: Ref, key: int = 1) -> None:
         send(track, m.Leave(self.ref, key))

@@ -23,7 +23,7 @@ from relay.actors.peer import LONGEST_DELAY, PATIENCE, STALE, Dialling
 from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.limits import Limits
 from relay.model.route import Route
-from relay.model.track import Interest
+from relay.model.track import SubscribeParams
 from relay.transport.session import Session
 from relay.wire.errors import StreamCode
 from tests.actors.support import (
@@ -180,10 +180,10 @@ async def test_its_own_broadcast_has_no_tracks() -> None:
     bench = Bench()
     await bench.start()
     track = Fake()
-    await bench.tell(m.OpenUpstream(track.ref, "x", "video", Interest(), describe=True))
+    await bench.tell(m.OpenUpstream(track.ref, "x", "video", SubscribeParams(), describe=True))
     await bench.tell(m.DescribeUpstream(track.ref, "x", "video"))
     await bench.tell(m.FetchUpstream(track.ref, "x", "video", 0, 0))
-    await bench.tell(m.UpdateUpstream(track.ref, Interest()))
+    await bench.tell(m.UpdateUpstream(track.ref, SubscribeParams()))
     await bench.tell(m.StopGroup(track.ref, 0, 0))
     await bench.tell(m.CloseUpstream(track.ref))
     assert track.log == [m.UpstreamFailed(StreamCode.NOT_FOUND)] * 3

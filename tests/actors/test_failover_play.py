@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pykka import ActorRegistry
 
-from relay.actors.moving import AskAgain
-from relay.actors.serving import EndTrack, SubscribeService
+from relay.actors.egress import AskAgain, Subscription
 from relay.actors.track import TrackActor
 from relay.model.limits import Limits
 from relay.wire.decoder import UniDecoder
@@ -70,7 +69,7 @@ class Slot:
 
 def ending_of(connection: Any) -> set[int]:
     """Keys of the subscriptions whose end waits for their groups."""
-    return {timer.message.key for timer in connection._timers if isinstance(timer.message, EndTrack)}
+    return set(connection._moq.serving._ending)
 
 
 class Viewing:
@@ -93,7 +92,7 @@ class Viewing:
         connection = actor_of(self.viewer.ref)
         ending = ending_of(connection)
         return any(
-            key in ending and isinstance(service, SubscribeService) and service.id == self.number
+            key in ending and connection._moq.serving._deliveries[key].id == self.number
             for key, service in connection.egress._requests.items()
         )
 
@@ -287,14 +286,12 @@ class Play:
             connection = actor_of(viewer.ref)
             again = {timer.message.key for timer in connection._timers if isinstance(timer.message, AskAgain)}
             # their track is over, and the peer has not all of it
-            ending = {
-                timer.message.key for timer in connection._timers if isinstance(timer.message, EndTrack)
-            }
+            ending = ending_of(connection)
             for key, service in connection.egress._requests.items():
                 if key in ending_of(connection):
                     continue  # its track is over, and the viewer has not taken the last groups
-                assert isinstance(service, SubscribeService)
-                track = service._track
+                assert isinstance(service, Subscription)
+                track = service.track
                 served = track is not None and track.is_alive() and actor_of(track)._source.is_alive()
                 served = served and key not in ending
                 states = served, (viewer.ref.actor_urn, key) in waiting, key in again, key in ending

@@ -109,7 +109,7 @@ async def test_a_newest_group_above_its_share_stays_while_old_ones_make_room(kep
     assert kept.held("picture") == [0]
     assert 0 < len(kept.held("many")) < 9
     assert kept.held("many")[-1] == 11
-    assert ("refused", "cache") not in actor_of(picture.ref).counts
+    assert ("refused", "cache") not in actor_of(picture.ref)._context.counts
 
 
 @pytest.mark.parametrize("fin", [True, False])
@@ -133,7 +133,7 @@ async def test_newest_groups_above_their_share_go_when_there_is_nothing_else(
             group.write(fin=True)
         await settle()
     assert kept.held("modest") == [0]
-    refused = [actor_of(publisher.ref).counts["refused", "cache"] for publisher, *_ in gluttons]
+    refused = [actor_of(publisher.ref)._context.counts["refused", "cache"] for publisher, *_ in gluttons]
     assert sum(refused) >= 5
     stopped = [group for _, _, group in gluttons if group.stops]
     assert all(group.stops == [StreamCode.GROUP_TOO_LARGE] for group in stopped)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from relay.actors.connection import RELAY_FACTOR, ConnectionActor
+from relay.actors.connection import ConnectionActor
+from relay.actors.environment import RELAY_FACTOR
 from relay.actors.fetches import Waiter
 from relay.model.limits import Limits
 from relay.model.pace import EPISODE
@@ -154,7 +155,7 @@ async def test_a_storm_of_control_messages_ends_its_session_alone(
     pair = await Pair.of(world)
     await pair.works()
     peer = await world.viewer(version)
-    counts = connection(peer).counts
+    counts = connection(peer)._context.counts
     for _ in range(20):
         storm(peer)
         await settle()
@@ -189,7 +190,7 @@ async def test_replies_of_a_publisher_are_control_messages_too() -> None:
     world = World(Limits(track_idle=0.01, control_rate=1, control_burst=60))
     pair = await Pair.of(world)
     publisher = await world.publisher(Version.LITE_06, "p")
-    counts = connection(publisher).counts
+    counts = connection(publisher)._context.counts
     viewer = await world.viewer(Version.LITE_06)
     _, asked = viewer.subscribe("p")
     stream, _ = await upstream(publisher)
@@ -277,7 +278,7 @@ async def test_requests_with_long_paths_are_refused(
     assert refused[-1].resets == [StreamCode.CANCELLED]
     assert not fits.over
     assert not peer.closed
-    assert connection(peer).counts["refused", "path"] == 6
+    assert connection(peer)._context.counts["refused", "path"] == 6
     assert len(over_limit(caplog, "path")) == 1
     await pair.works()
     await world.close()
@@ -288,7 +289,7 @@ async def test_an_announcement_with_a_long_path_ends_its_session(version: Versio
     world = World(Limits(track_idle=0.01, path=100))
     pair = await Pair.of(world)
     peer = await world.publisher(version, "x" * 100)
-    counts = connection(peer).counts
+    counts = connection(peer)._context.counts
     assert not peer.closed
     peer.publish(LONG)
     await settle()
@@ -311,7 +312,7 @@ async def test_a_link_of_the_cluster_outlives_a_long_path() -> None:
     peer.unpublish(LONG)
     await settle()
     assert not peer.closed
-    assert connection(peer).counts["refused", "path"] == 1
+    assert connection(peer)._context.counts["refused", "path"] == 1
     await world.close()
 
 
@@ -323,7 +324,7 @@ async def test_a_giant_message_ends_its_session_before_it_is_waited_for(version:
     world = World(Limits(track_idle=0.01))
     pair = await Pair.of(world)
     peer = await world.viewer(version)
-    counts = connection(peer).counts
+    counts = connection(peer)._context.counts
     peer.bidi(b"\x02" + encode_varint(1 << 40))
     await settle()
     wanted = OldCode.BOUNDS_EXCEEDED if version <= Version.LITE_02 else SessionCode.PROTOCOL_VIOLATION
@@ -350,7 +351,7 @@ async def test_giant_frames_end_their_groups_and_are_counted(caplog: pytest.LogC
     publisher.group(request.id, 2, b"fine")
     await settle()
     assert [giant.stops for giant in giants] == [[StreamCode.FRAME_TOO_LARGE]] * 2
-    assert connection(publisher).counts["refused", "frame"] == 2
+    assert connection(publisher)._context.counts["refused", "frame"] == 2
     assert len(over_limit(caplog, "frame")) == 1
     assert viewer.groups(number)[-1].payloads == [b"fine"]
     await pair.works()
@@ -372,12 +373,12 @@ async def test_a_limit_is_logged_once_in_an_episode(
     await settle()
     (line,) = over_limit(caplog, "subscriptions")
     assert line == "[session 2] over limit limit=subscriptions value=1 path=p"
-    now = connection(peer)._episodes._last["subscriptions"]
+    now = connection(peer)._context._episodes._last["subscriptions"]
     monkeypatch.setattr("relay.actors.connection.time.monotonic", lambda: now + EPISODE)
     peer.subscribe("p", "d")
     await settle()
     assert len(over_limit(caplog, "subscriptions")) == 2
-    assert connection(peer).counts["refused", "subscriptions"] == 4
+    assert connection(peer)._context.counts["refused", "subscriptions"] == 4
     await world.close()
 
 
@@ -401,7 +402,7 @@ async def test_a_session_for_which_too_much_waits_is_closed(caplog: pytest.LogCa
     publisher = await world.publisher(Version.LITE_06)
     greedy, modest = await world.viewer(Version.LITE_06), await world.viewer(Version.LITE_06)
     actor = connection(greedy)
-    counts, inbox = actor.counts, actor.inbox  # an ended actor lets go of everything
+    counts, inbox = actor._context.counts, actor.inbox  # an ended actor lets go of everything
     for _ in range(10):
         greedy.watch()
     seen = modest.watch()
@@ -410,7 +411,7 @@ async def test_a_session_for_which_too_much_waits_is_closed(caplog: pytest.LogCa
         publisher.publish(f"flood/{number}")
     await settle()
     assert [closed.code for closed in greedy.closed] == [SessionCode.INTERNAL]
-    assert greedy.closed[0].reason == "too much waits for this session"
+    assert greedy.closed[0].reason == "too many messages are queued for this session"
     assert counts["refused", "inbox"] == 1
     assert len(over_limit(caplog, "inbox")) == 1
     assert len(inbox) == 0
@@ -431,7 +432,7 @@ def test_a_subscription_that_is_not_answered_is_refused(version: Version) -> Non
     async def scenario() -> None:
         world = World(PATIENT)
         publisher = await world.publisher(version, "p")
-        counts = connection(publisher).counts
+        counts = connection(publisher)._context.counts
         viewers = [await world.viewer(v) for v in (Version.LITE_03, Version.LITE_05)]
         asked = [viewer.subscribe("p")[1] for viewer in viewers]
         await advance(9.9)
@@ -498,7 +499,7 @@ async def test_a_question_about_a_track_that_is_not_answered_is_refused() -> Non
     assert not asked.over
     await advance(0.2)
     assert asked.resets == [StreamCode.CONTROL_TIMEOUT]
-    assert connection(publisher).counts["refused", "answer_timeout"] == 1
+    assert connection(publisher)._context.counts["refused", "answer_timeout"] == 1
     await advance(1.0)
     (stream, _) = publisher.track_requests()[0]
     assert stream.over
@@ -518,7 +519,7 @@ async def test_a_fetch_that_is_not_answered_is_refused_for_all_who_wait() -> Non
     await advance(0.2)
     assert [stream.resets for stream in asked] == [[StreamCode.CONTROL_TIMEOUT]] * 2
     assert flight.resets == [StreamCode.CANCELLED]
-    assert connection(publisher).counts["refused", "answer_timeout"] == 1
+    assert connection(publisher)._context.counts["refused", "answer_timeout"] == 1
     again = viewers[0].fetch("p", 7)
     await settle()
     stream, _ = publisher.fetches()[1]
@@ -541,7 +542,7 @@ async def test_fetches_that_nobody_waits_for_are_called_off(world: World) -> Non
         await settle()
     assert len(publisher.fetches()) == 20
     assert all(stream.resets == [StreamCode.CANCELLED] for stream, _ in publisher.fetches())
-    assert connection(publisher).ingest._calls == {}
+    assert connection(publisher).ingest._questions == {}
     assert timer_count() == timers
 
 
@@ -587,7 +588,7 @@ async def test_updates_that_a_publisher_does_not_take_are_bounded(version: Versi
         if stream.resets:
             break
     assert stream.resets == [StreamCode.CONTROL_TIMEOUT]
-    assert connection(publisher).counts["refused", "message"] == 1
+    assert connection(publisher)._context.counts["refused", "message"] == 1
     assert connection(publisher).ingest.count() == 0
     publisher.session.resume()
     await settle()
@@ -611,7 +612,7 @@ async def test_a_publisher_that_refuses_a_track_owes_no_answers_about_it(
     asked = [stream for stream, _ in (*publisher.track_requests(), *publisher.fetches())]
     assert len(asked) == 6
     assert all(stream.over for stream in asked)
-    assert connection(publisher).ingest._calls == {}
+    assert connection(publisher).ingest._questions == {}
 
 
 async def test_what_was_fetched_and_not_taken_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
@@ -628,7 +629,7 @@ async def test_what_was_fetched_and_not_taken_is_bounded(caplog: pytest.LogCaptu
         stream.write(publisher.frames(b"x" * 20_000), fin=True)
         await settle()
         assert sum(stream.unsent for stream in viewer.relay.streams) <= 120_200
-    assert connection(viewer).counts["refused", "backlog_session"] >= 20
+    assert connection(viewer)._context.counts["refused", "backlog_session"] >= 20
     assert len(over_limit(caplog, "backlog_session")) == 1
     viewer.session.resume()
     await settle()
@@ -658,7 +659,7 @@ async def test_what_is_left_of_subscriptions_that_are_over_is_bounded_too() -> N
             publisher.close()
         await settle()
         assert sum(stream.unsent for stream in viewer.relay.streams) <= 100_000
-    counts = connection(viewer).counts
+    counts = connection(viewer)._context.counts
     assert counts["refused", "backlog_session"] + counts["groups_dropped", "too_far_behind"] >= 20
     viewer.session.resume()
     await until(lambda: connection(viewer).egress.count() == 0)
@@ -731,7 +732,7 @@ async def test_announcements_that_are_not_taken_are_bounded(
             publisher.unpublish(f"{number}/{'x' * 900}")
         await settle()
         assert sum(stream.unsent for stream in viewer.relay.streams) <= 55_000
-    assert connection(viewer).counts["refused", "backlog_session"] >= 2
+    assert connection(viewer)._context.counts["refused", "backlog_session"] >= 2
     assert len(over_limit(caplog, "backlog_session")) == 1
     viewer.session.resume()
     await settle()

@@ -13,7 +13,7 @@ import pytest
 from relay.actors import messages as m
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.model.limits import Limits
-from relay.model.track import Dialect
+from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.frame_decoder import FrameDecoder
 from relay.wire.messages import Datagram, Subscribe, SubscribeDrop, TrackInfo
@@ -95,7 +95,7 @@ def payload(viewer: RawPeer, stream: PeerStream) -> bytes | int:
 async def read(world: World, sequence: int | None) -> bytes | int | None:
     """The same over HTTP."""
     got: list[m.GroupPiece | Over] = []
-    reading = Reading("p", TRACK, Dialect.RAW, sequence)
+    reading = Reading("p", TRACK, Encoding.RAW, sequence)
     ReaderActor.start(origin=world.origin, number=10_000, reading=reading, sink=got.append)
     await settle()
     if isinstance(got[-1], Over):

@@ -12,7 +12,8 @@ from relay.actors.origin import OriginActor
 from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.path import covers
 from relay.model.route import Route
-from relay.model.track import Dialect, Interest
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from tests.actors.support import (
     TIMEOUT,
@@ -522,7 +523,8 @@ async def ask_for(
         viewer.describe(stage.origin, path=path)
     elif kind == "fetch":
         send(
-            stage.origin, m.Fetch(path, "video", viewer.ref, 7, 1, Dialect.TIMED, Interest(start_group=1), 0)
+            stage.origin,
+            m.Fetch(path, "video", viewer.ref, 7, 1, Encoding.TIMED, SubscribeParams(start_group=1), 0),
         )
     else:
         viewer.subscribe(stage.origin, path=path, exclude=exclude)
@@ -931,7 +933,10 @@ async def lives(stage: Stage, *broadcasts: FakeSubscriber, path: str = "p") -> l
     await ask_for(stage, path)
     await ask_for(stage, path, kind="describe")
     viewer = FakeSubscriber()
-    send(stage.origin, m.Fetch(path, "video/hd", viewer.ref, 9, 1, Dialect.PLAIN, Interest(), 0, life=999))
+    send(
+        stage.origin,
+        m.Fetch(path, "video/hd", viewer.ref, 9, 1, Encoding.PLAIN, SubscribeParams(), 0, life=999),
+    )
     await settle()
     asked = [
         request.life

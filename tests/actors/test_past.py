@@ -7,9 +7,9 @@ import pytest
 from relay.actors import messages as m
 from relay.actors.past import past_of
 from relay.model.cache import GroupCache
-from relay.model.group import Group
 from relay.model.limits import Limits
-from relay.model.track import Interest
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import EncodedGroup
 from relay.wire.errors import StreamCode
 from relay.wire.messages import Subscribe, SubscribeEnd, SubscribeOk
 from relay.wire.version import Version
@@ -26,7 +26,7 @@ from tests.actors.support import (
     virtual,
 )
 
-LIVE = Interest()
+LIVE = SubscribeParams()
 PATIENCE = 3.0
 
 
@@ -50,7 +50,7 @@ async def live(*sequences: int) -> Stage:
 @staged
 async def test_a_late_viewer_gets_groups_from_before_the_subscription() -> None:
     stage = await live(10, 11)
-    late = await stage.viewer(Interest(start_group=7))
+    late = await stage.viewer(SubscribeParams(start_group=7))
     assert sorted(late.groups()) == [10, 11]
     assert asked(stage) == [(7, 9, 0)]
     parts = tuple(part(sequence, b"old") for sequence in (9, 7, 8))
@@ -61,7 +61,7 @@ async def test_a_late_viewer_gets_groups_from_before_the_subscription() -> None:
     assert len(stage.source.got(m.ClosePast)) == 1  # all of it is here
     await stage.feed(part(12, b"x"))
     assert sorted(late.groups()) == [7, 8, 9, 10, 11, 12]
-    again = await stage.viewer(Interest(start_group=7))
+    again = await stage.viewer(SubscribeParams(start_group=7))
     assert sorted(again.groups()) == [7, 8, 9, 10, 11, 12]
     assert len(asked(stage)) == 1
 
@@ -69,9 +69,9 @@ async def test_a_late_viewer_gets_groups_from_before_the_subscription() -> None:
 @staged
 async def test_an_age_that_reaches_behind_the_subscription_is_asked_of_the_publisher() -> None:
     stage = await live(10, 11, 12)
-    await stage.viewer(Interest(history_ms=1_500))  # all of that age is here
+    await stage.viewer(SubscribeParams(history_ms=1_500))  # all of that age is here
     assert not asked(stage)
-    late = await stage.viewer(Interest(history_ms=60_000, start_group=3, start_is_floor=True))
+    late = await stage.viewer(SubscribeParams(history_ms=60_000, start_group=3, start_is_floor=True))
     assert asked(stage) == [(3, 9, 60_000)]
     await stage.say(m.PastStarted(1, 8))
     await stage.say(m.PastGroups(1, (part(8, b"x"), part(9, b"x", fin=False))))
@@ -80,7 +80,7 @@ async def test_an_age_that_reaches_behind_the_subscription_is_asked_of_the_publi
     assert len(stage.source.got(m.ClosePast)) == 1
     assert sorted(late.groups()) == [8, 9, 10, 11, 12]
     # what somebody else wants of the past is not for this one
-    await stage.viewer(Interest(start_group=1))
+    await stage.viewer(SubscribeParams(start_group=1))
     assert asked(stage)[1:] == [(1, 7, 0)]
     await stage.say(m.PastGroups(2, (part(7, b"x"),)))
     assert sorted(late.groups()) == [8, 9, 10, 11, 12]
@@ -88,7 +88,7 @@ async def test_an_age_that_reaches_behind_the_subscription_is_asked_of_the_publi
 
 @staged
 async def test_what_the_running_subscription_asked_for_is_not_asked_again() -> None:
-    for interest in (Interest(start_group=4), Interest(history_ms=9_000, start_is_floor=True)):
+    for interest in (SubscribeParams(start_group=4), SubscribeParams(history_ms=9_000, start_is_floor=True)):
         stage = Stage()
         await stage.viewer(interest)
         await stage.feed(part(9, b"x"))  # the newest first
@@ -100,7 +100,7 @@ async def test_what_the_running_subscription_asked_for_is_not_asked_again() -> N
 async def test_the_first_group_tells_where_the_past_ends() -> None:
     stage = Stage()
     await stage.viewer()
-    late = await stage.viewer(Interest(start_group=7))
+    late = await stage.viewer(SubscribeParams(start_group=7))
     assert not asked(stage)
     await stage.feed(part(9, b"x"))
     assert asked(stage) == [(7, 8, 0)]
@@ -111,7 +111,10 @@ async def test_the_first_group_tells_where_the_past_ends() -> None:
 @staged
 async def test_one_after_the_other() -> None:
     stage = await live(10)
-    first, second = await stage.viewer(Interest(start_group=8)), await stage.viewer(Interest(start_group=6))
+    first, second = (
+        await stage.viewer(SubscribeParams(start_group=8)),
+        await stage.viewer(SubscribeParams(start_group=6)),
+    )
     assert asked(stage) == [(8, 9, 0)]
     await stage.say(m.PastGroups(1, (part(8, b"x"), part(9, b"x"))))
     await stage.say(m.PastOver(1, PATIENCE))
@@ -125,26 +128,26 @@ async def test_one_after_the_other() -> None:
 async def test_an_update_asks_for_the_past() -> None:
     stage = await live(10)
     viewer = stage.viewers[0]
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest(priority=3)))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(priority=3)))
     assert not asked(stage)
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest(start_group=8)))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=8)))
     assert asked(stage) == [(8, 9, 0)]
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest(start_group=8, priority=9)))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=8, priority=9)))
     assert len(asked(stage)) == 1
     await stage.say(m.PastGroups(1, (part(8, b"x"), part(9, b"x"))))
     assert sorted(viewer.groups()) == [8, 9, 10]
 
 
 def test_evicted_groups_are_asked_for_though_the_subscription_began_before() -> None:
-    cache = GroupCache(Limits())
-    assert cache.add(Group(9, 0.0))
-    opened = Interest(start_group=0)
-    wanted = Interest(start_group=2, start_frame=4)
+    cache: GroupCache[EncodedGroup] = GroupCache(Limits())
+    assert cache.add(EncodedGroup(9, 0.0))
+    opened = SubscribeParams(start_group=0)
+    wanted = SubscribeParams(start_group=2, start_frame=4)
     assert past_of(wanted, opened, 9, cache, 0) is None
     cache.floor = 9
-    assert past_of(wanted, opened, 9, cache, 0) == Interest(start_group=2, end_group=8)
-    assert past_of(Interest(start_group=9), opened, 9, cache, 0) is None
-    assert past_of(Interest(start_group=2, start_is_floor=True), LIVE, 9, cache, 0) is None
+    assert past_of(wanted, opened, 9, cache, 0) == SubscribeParams(start_group=2, end_group=8)
+    assert past_of(SubscribeParams(start_group=9), opened, 9, cache, 0) is None
+    assert past_of(SubscribeParams(start_group=2, start_is_floor=True), LIVE, 9, cache, 0) is None
 
 
 # --- how it ends -----------------------------------------------------------------------------------------------------
@@ -153,7 +156,7 @@ def test_evicted_groups_are_asked_for_though_the_subscription_began_before() -> 
 @staged
 async def test_a_range_in_the_past_ends_when_the_past_is_here() -> None:
     stage = await live(10)
-    late = await stage.viewer(Interest(start_group=7, end_group=8))
+    late = await stage.viewer(SubscribeParams(start_group=7, end_group=8))
     await stage.say(m.PastGroups(1, (part(8, b"x"),)))
     await stage.say(m.PastOver(1, PATIENCE))
     await advance(PATIENCE - 0.1)
@@ -169,7 +172,7 @@ async def test_a_publisher_that_says_nothing_of_the_past_is_not_waited_for_longe
     None
 ):
     stage = await live(10)
-    late = await stage.viewer(Interest(start_group=7, end_group=10))
+    late = await stage.viewer(SubscribeParams(start_group=7, end_group=10))
     await advance(Limits().answer_timeout - 1)
     assert not late.got(m.Ended)
     await advance(2)
@@ -180,7 +183,7 @@ async def test_a_publisher_that_says_nothing_of_the_past_is_not_waited_for_longe
 @staged
 async def test_a_large_group_of_the_past_may_take_its_time() -> None:
     stage = await live(10)
-    late = await stage.viewer(Interest(start_group=9))
+    late = await stage.viewer(SubscribeParams(start_group=9))
     for _ in range(3):
         await stage.say(m.PastGroups(1, (part(9, b"x", fin=False),)))
         await advance(Limits().answer_timeout + 1)
@@ -191,7 +194,7 @@ async def test_a_large_group_of_the_past_may_take_its_time() -> None:
 @staged
 async def test_the_end_of_the_track_waits_for_the_past() -> None:
     stage = await live(10)
-    late = await stage.viewer(Interest(start_group=9))
+    late = await stage.viewer(SubscribeParams(start_group=9))
     await stage.say(m.UpstreamEnded(11, PATIENCE))
     assert not late.got(m.Ended)
     await stage.say(m.PastGroups(1, (part(9, b"x"),)))
@@ -203,21 +206,21 @@ async def test_the_end_of_the_track_waits_for_the_past() -> None:
 @staged
 async def test_a_viewer_that_leaves_takes_its_past_with_it() -> None:
     stage = await live(10)
-    late = await stage.viewer(Interest(start_group=8))
+    late = await stage.viewer(SubscribeParams(start_group=8))
     await stage.say(m.PastGroups(1, (part(8, b"x", fin=False),)))
     late.leave(stage.track)
     await settle()
     assert len(stage.source.got(m.ClosePast)) == 1
     await stage.say(m.PastGroups(1, (part(9, b"stale"),)))
     assert not asked(stage)[1:]
-    other = await stage.viewer(Interest(start_group=8))
+    other = await stage.viewer(SubscribeParams(start_group=8))
     assert 9 not in other.groups()
 
 
 @staged
 async def test_a_lost_publisher_ends_the_past_too() -> None:
     stage = await live(10)
-    late = await stage.viewer(Interest(start_group=8))
+    late = await stage.viewer(SubscribeParams(start_group=8))
     await stage.say(m.PastGroups(1, (part(8, b"x", fin=False),)))
     await stage.say(m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
     assert late.groups()[8].code == StreamCode.INTERNAL
@@ -228,7 +231,7 @@ async def test_a_lost_publisher_ends_the_past_too() -> None:
 @staged
 async def test_groups_that_nobody_asked_for_and_second_copies_are_refused() -> None:
     stage = await live(10)
-    late = await stage.viewer(Interest(start_group=8))
+    late = await stage.viewer(SubscribeParams(start_group=8))
     await stage.say(m.PastGroups(1, (part(5, b"x", fin=False), part(12, b"x", fin=False))))
     await stage.feed(part(9, b"live"))  # the running subscription has it after all
     await stage.say(m.PastGroups(1, (part(9, b"copy", fin=False),)))

@@ -10,7 +10,7 @@ from relay.actors import messages as m
 from relay.actors.origin import OriginActor
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import Ref, halt, send
-from relay.model.track import Dialect
+from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
 from tests.actors.support import Fake, World, actors, advance, settle, stop_all, until, upstream, virtual
@@ -59,7 +59,7 @@ def payload(got: list[m.GroupPiece | Over]) -> bytes:
 
 async def test_a_reader_gets_the_first_group_and_leaves() -> None:
     made = await reading()
-    assert made.origin.got(m.Subscribe)[0].dialect is Dialect.RAW
+    assert made.origin.got(m.Subscribe)[0].encoding is Encoding.RAW
     made.deliver(piece(4, b"a"), piece(5, b"other", fin=True))
     made.deliver(piece(4, b"b", b"c", first=False))
     await settle()

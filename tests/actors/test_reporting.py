@@ -8,7 +8,8 @@ from relay.actors import messages as m
 from relay.actors.ledger import Counts, LedgerActor, ListFigures, Report, Totals, TrackFigures
 from relay.actors.reporting import REPORT_INTERVAL
 from relay.actors.runtime import Ref, ask, halt, send
-from relay.model.track import Dialect, Interest
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import Encoding
 from tests.actors.stage import Stage, staged
 from tests.actors.support import TIMEOUT, FakeSubscriber, advance, part, settle
 
@@ -64,7 +65,7 @@ async def test_viewers_are_told_at_once_and_relays_are_none() -> None:
     relay = FakeSubscriber()
     send(
         stage.track,
-        m.Subscribe("room/cam", "video", relay.ref, 9, 1, Dialect.PLAIN, Interest(), 0, relay=True),
+        m.Subscribe("room/cam", "video", relay.ref, 9, 1, Encoding.PLAIN, SubscribeParams(), 0, relay=True),
     )
     await settle()
     await stage.viewer()

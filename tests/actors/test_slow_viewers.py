@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from relay.actors.backlog import Backlog
-from relay.actors.serving import END_POLL, END_POLL_MAX
+from relay.model.backlog import Backlog
 from relay.model.limits import Limits
+from relay.moq.delivery import END_POLL, END_POLL_MAX
 from relay.wire.messages import SubscribeUpdate
 from relay.wire.version import Version
 from tests.actors.support import (
@@ -191,9 +191,9 @@ async def test_what_matters_least_is_not_looked_for_anew_for_each_group(
         slow.subscribe("p")
     _, request = await upstream(publisher)
     slow.session.pause()
-    looks: list[Backlog] = []
+    looks: list[Backlog[Any]] = []
 
-    def look(backlog: Backlog) -> int:
+    def look(backlog: Backlog[Any]) -> int:
         looks.append(backlog)
         return 0
 
@@ -201,7 +201,7 @@ async def test_what_matters_least_is_not_looked_for_anew_for_each_group(
     for sequence in range(20):
         publisher.group(request.id, sequence, b"x" * 1_000)
         await settle()
-    dropped = actor_of(slow.ref).counts["groups_dropped", "too_far_behind"]
+    dropped = actor_of(slow.ref)._context.counts["groups_dropped", "too_far_behind"]
     assert dropped >= 1_000
     assert (
         len(looks) <= 2_000 + 100 * 10
@@ -219,9 +219,9 @@ async def test_another_relay_is_not_measured_before_it_holds_too_much(
     slow.subscribe("p")
     _, request = await upstream(publisher)
     slow.session.pause()
-    measured: list[Backlog] = []
+    measured: list[Backlog[Any]] = []
 
-    def measure(backlog: Backlog) -> int:
+    def measure(backlog: Backlog[Any]) -> int:
         measured.append(backlog)
         return backlog.unsent
 
@@ -245,7 +245,7 @@ async def test_the_end_of_a_track_waits_for_a_viewer_that_takes_nothing_at_littl
     publisher.group(request.id, 0, b"x")
     publisher.end_track(source, 1)
     await settle()
-    (service,) = actor_of(slow.ref).egress._requests.values()
+    (service,) = actor_of(slow.ref)._moq.serving._deliveries.values()
     looks: list[int] = []
     waiting = service.backlog.waiting
 

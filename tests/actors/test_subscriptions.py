@@ -8,10 +8,11 @@ import pytest
 
 from relay.actors import messages as m
 from relay.actors.runtime import halt, send
-from relay.actors.upstream import SubscribeReplies
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
-from relay.model.track import Dialect, Interest
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import Encoding
+from relay.moq.lite_requests import Subscription
 from relay.transport.session import SessionClosed, StreamData
 from relay.wire.frame import group_header
 from relay.wire.messages import (
@@ -386,7 +387,7 @@ async def test_an_accept_that_reaches_a_viewer_behind_its_stop_leaves_no_subscri
     publisher = await world.publisher(Version.LITE_04, "p")
     for turns in range(8):
         viewer = await world.viewer(Version.LITE_04)
-        subscribe = m.Subscribe("p", "video", viewer.ref, 2, 1, Dialect.PLAIN, Interest(), 0)
+        subscribe = m.Subscribe("p", "video", viewer.ref, 2, 1, Encoding.PLAIN, SubscribeParams(), 0)
         send(named("broadcast p"), subscribe)
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -408,7 +409,7 @@ async def test_data_that_crosses_the_end_of_a_track_does_not_keep_the_subscripti
     await settle()
     streams = publisher.relay.streams
     group = next(s for s in streams if s.unidirectional and s.opened_by_peer)
-    replies = [s for s in streams if isinstance(s.context, SubscribeReplies)][two.id]
+    replies = [s for s in streams if isinstance(s.context, Subscription)][two.id]
     halt(named("track p a"))
     events = (StreamData(group, publisher.frames(b"y"), fin=False), StreamData(replies, b"", fin=True))
     send(publisher.ref, m.SessionEvents(events))

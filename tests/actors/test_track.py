@@ -6,7 +6,8 @@ from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.limits import Limits
-from relay.model.track import Dialect, Interest, TrackProperties
+from relay.model.track import SubscribeParams, TrackProperties
+from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.messages import FrameHeader
 from tests.actors.stage import Stage
@@ -29,7 +30,7 @@ from tests.actors.support import (
 
 async def test_the_first_subscriber_opens_the_upstream_and_is_accepted() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(priority=9, latency_ms=250))
+    viewer = await stage.viewer(SubscribeParams(priority=9, latency_ms=250))
     assert viewer.got(m.Accepted) == [m.Accepted(1, stage.track)]
     assert len(stage.opened) == 1
     opened = stage.opened[0]
@@ -101,7 +102,7 @@ async def test_one_turn_of_many_parts_is_one_delivery() -> None:
 async def test_subscribers_of_one_dialect_share_the_delivered_tuples() -> None:
     stage = Stage()
     plains = [await stage.viewer() for _ in range(3)]
-    timeds = [await stage.viewer(dialect=Dialect.TIMED) for _ in range(2)]
+    timeds = [await stage.viewer(encoding=Encoding.TIMED) for _ in range(2)]
     await stage.feed(part(0, b"x" * 20_000, timestamps=[77]))
     first, *others = (viewer.got(m.Deliver)[0].pieces for viewer in plains)
     assert all(other is first for other in others)
@@ -181,7 +182,7 @@ async def test_a_partial_group_from_upstream_is_not_passed_off_as_a_whole_one() 
 
 async def test_datagrams_reach_every_subscription() -> None:
     stage = Stage()
-    one, two = await stage.viewer(), await stage.viewer(Interest(end_group=3), Dialect.TIMED)
+    one, two = await stage.viewer(), await stage.viewer(SubscribeParams(end_group=3), Encoding.TIMED)
     await stage.say(m.UpstreamDatagram(9, 500, b"dg"))
     for viewer in (one, two):
         assert viewer.got(m.DeliverDatagram) == [m.DeliverDatagram(1, 9, 500, b"dg")]
@@ -189,7 +190,7 @@ async def test_datagrams_reach_every_subscription() -> None:
 
 async def test_frames_without_a_time_get_the_time_of_their_arrival() -> None:
     stage = Stage()
-    viewer = await stage.viewer(dialect=Dialect.TIMED)
+    viewer = await stage.viewer(encoding=Encoding.TIMED)
     await stage.feed(part(0, b"a"))
     data = viewer.groups()[0].data
     assert data.endswith(b"\x01a")
@@ -297,7 +298,7 @@ async def test_a_source_that_is_gone_is_told_as_lost() -> None:
 async def test_the_answer_names_the_publisher() -> None:
     stage = Stage()
     viewer = FakeSubscriber()
-    send(stage.track, m.Subscribe("p", "video", viewer.ref, 7, 1, Dialect.PLAIN, Interest(), 0))
+    send(stage.track, m.Subscribe("p", "video", viewer.ref, 7, 1, Encoding.PLAIN, SubscribeParams(), 0))
     await settle()
     assert viewer.got(m.Accepted) == [m.Accepted(1, stage.track)]
 
@@ -508,7 +509,7 @@ async def test_a_dead_subscriber_is_dropped() -> None:
 
 async def test_start_and_end_group_bound_a_subscription() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(start_group=2, end_group=4))
+    viewer = await stage.viewer(SubscribeParams(start_group=2, end_group=4))
     for sequence in range(7):
         await stage.feed(part(sequence, b"%d" % sequence))
     assert sorted(viewer.groups()) == [2, 3, 4]
@@ -519,13 +520,13 @@ async def test_a_start_in_the_past_is_served_from_the_cache() -> None:
     await stage.viewer()
     for sequence in range(5):
         await stage.feed(part(sequence, b"%d" % sequence))
-    late = await stage.viewer(Interest(start_group=2))
+    late = await stage.viewer(SubscribeParams(start_group=2))
     assert sorted(late.groups()) == [2, 3, 4]
 
 
 async def test_frames_bound_the_first_and_the_last_group() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(start_group=1, end_group=2, start_frame=1, end_frame=0))
+    viewer = await stage.viewer(SubscribeParams(start_group=1, end_group=2, start_frame=1, end_frame=0))
     for sequence in range(4):
         await stage.feed(part(sequence, b"a", b"b", b"c"))
     groups = viewer.groups()
@@ -536,7 +537,7 @@ async def test_frames_bound_the_first_and_the_last_group() -> None:
 
 async def test_frame_bounds_hold_for_a_group_that_comes_in_parts() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(start_group=1, end_group=1, start_frame=1, end_frame=2))
+    viewer = await stage.viewer(SubscribeParams(start_group=1, end_group=1, start_frame=1, end_frame=2))
     for payload in (b"a", b"b", b"c", b"d"):
         await stage.feed(part(1, payload, fin=False))
     await stage.feed(part(1))
@@ -546,7 +547,7 @@ async def test_frame_bounds_hold_for_a_group_that_comes_in_parts() -> None:
 
 async def test_a_bounded_group_ends_with_its_last_wanted_frame_not_with_the_next_one() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(end_group=0, end_frame=0))
+    viewer = await stage.viewer(SubscribeParams(end_group=0, end_frame=0))
     await stage.feed(part(0, b"a", fin=False))
     assert viewer.groups()[0].data == plain(b"a")
     assert viewer.groups()[0].fin
@@ -556,7 +557,7 @@ async def test_frame_bounds_of_a_late_joiner_are_served_from_the_cache() -> None
     stage = Stage()
     await stage.viewer()
     await stage.feed(part(3, b"a", b"b", b"c", fin=False, timestamps=[5, 6, 7]))
-    late = await stage.viewer(Interest(start_group=3, start_frame=1), Dialect.TIMED)
+    late = await stage.viewer(SubscribeParams(start_group=3, start_frame=1), Encoding.TIMED)
     assert late.groups()[3].start_frame == 1
     assert late.groups()[3].data == timed((6, b"b"), (7, b"c"))
     await stage.feed(part(3, b"d", timestamps=[9]))
@@ -570,17 +571,17 @@ async def test_history_starts_at_the_oldest_group_young_enough() -> None:
     for sequence in range(6):
         await stage.feed(part(sequence, b"x", timestamps=[sequence * 1000]))
     # group n is expired when group n + 1 is at least that much older than the newest frame
-    late = await stage.viewer(Interest(history_ms=2500))
+    late = await stage.viewer(SubscribeParams(history_ms=2500))
     assert sorted(late.groups()) == [2, 3, 4, 5]
-    none = await stage.viewer(Interest(history_ms=0))
+    none = await stage.viewer(SubscribeParams(history_ms=0))
     assert sorted(none.groups()) == [5]
-    floor = await stage.viewer(Interest(history_ms=2500, start_group=4))
+    floor = await stage.viewer(SubscribeParams(history_ms=2500, start_group=4))
     assert sorted(floor.groups()) == [4, 5]
 
 
 async def test_an_update_does_not_cut_off_a_group_in_flight_silently() -> None:
     """A group under way when the bounds move past it is either finished or aborted, never left hanging."""
-    for interest in (Interest(start_group=7), Interest(end_group=2)):
+    for interest in (SubscribeParams(start_group=7), SubscribeParams(end_group=2)):
         stage = Stage()
         viewer = await stage.viewer()
         await stage.feed(part(5, b"a", fin=False))
@@ -592,13 +593,13 @@ async def test_an_update_does_not_cut_off_a_group_in_flight_silently() -> None:
 
 async def test_an_update_that_cuts_a_group_leaves_nothing_of_it_behind() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(start_group=1, start_frame=1))
+    viewer = await stage.viewer(SubscribeParams(start_group=1, start_frame=1))
     await stage.feed(part(1, b"a", b"b", fin=False))
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest(start_group=2)))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=2)))
     await stage.feed(part(1, b"c"))
     await stage.feed(part(2, b"d"))
     (subscriber,) = actor_of(stage.track)._subscribers.values()
-    assert not subscriber.encoders
+    assert not subscriber.feed._encoders
     assert viewer.groups()[1].code is not None
     assert viewer.groups()[2].fin
 
@@ -608,14 +609,14 @@ async def test_an_update_that_cuts_a_group_leaves_nothing_of_it_behind() -> None
 
 async def test_the_interests_of_all_subscribers_are_told_upstream_together() -> None:
     stage = Stage()
-    one = await stage.viewer(Interest(priority=3, latency_ms=100, ordered=True))
-    assert stage.opened[0].interest == Interest(priority=3, latency_ms=100, ordered=True)
-    two = await stage.viewer(Interest(priority=1, latency_ms=900, history_ms=50))
-    assert stage.updates[-1].interest == Interest(priority=3, latency_ms=900, history_ms=50)
-    await stage.say(m.UpdateInterest(two.ref, 1, Interest(priority=200)))
-    assert stage.updates[-1].interest == Interest(priority=200, latency_ms=100)
+    one = await stage.viewer(SubscribeParams(priority=3, latency_ms=100, ordered=True))
+    assert stage.opened[0].interest == SubscribeParams(priority=3, latency_ms=100, ordered=True)
+    two = await stage.viewer(SubscribeParams(priority=1, latency_ms=900, history_ms=50))
+    assert stage.updates[-1].interest == SubscribeParams(priority=3, latency_ms=900, history_ms=50)
+    await stage.say(m.UpdateInterest(two.ref, 1, SubscribeParams(priority=200)))
+    assert stage.updates[-1].interest == SubscribeParams(priority=200, latency_ms=100)
     count = len(stage.updates)
-    await stage.viewer(Interest(priority=5))
+    await stage.viewer(SubscribeParams(priority=5))
     assert len(stage.updates) == count  # nothing new in that
     two.leave(stage.track)
     await settle()
@@ -629,12 +630,12 @@ async def test_the_interests_of_all_subscribers_are_told_upstream_together() -> 
 async def test_the_first_subscribers_future_start_does_not_starve_the_others() -> None:
     """If upstream was asked to begin in the future, a subscriber that wants the present must be heard too."""
     stage = Stage()
-    await stage.viewer(Interest(start_group=1000))
+    await stage.viewer(SubscribeParams(start_group=1000))
     assert stage.opened[0].interest.start_group is None or await _asks_again(stage)
 
 
 async def _asks_again(stage: Stage) -> bool:
-    await stage.viewer(Interest())
+    await stage.viewer(SubscribeParams())
     return bool(stage.updates) or len(stage.opened) > 1
 
 
@@ -758,7 +759,7 @@ async def test_a_flood_of_updates_is_looked_at_once_in_a_turn() -> None:
     actor._want = counted
     for priority in range(1, 101):
         for viewer in viewers:
-            send(stage.track, m.UpdateInterest(viewer.ref, 1, Interest(priority=priority)))
+            send(stage.track, m.UpdateInterest(viewer.ref, 1, SubscribeParams(priority=priority)))
     await settle()
     assert looks == 1
     assert [update.interest.priority for update in stage.updates] == [100]
@@ -784,7 +785,7 @@ async def test_open_groups_that_grow_together_stay_within_the_cache_limit() -> N
     await stage.feed(*(part(sequence, b"x", fin=False) for sequence in range(5)))
     for _ in range(8):
         await stage.feed(*(part(sequence, b"x" * 1_000, fin=False) for sequence in range(5)))
-    late = await stage.viewer(Interest(start_group=0))
+    late = await stage.viewer(SubscribeParams(start_group=0))
     assert sum(len(group.data) for group in late.groups().values()) <= 12_000
     assert stage.stopped
     assert viewer.got(m.Deliver)
@@ -820,5 +821,5 @@ async def test_a_group_whose_end_comes_late_outlasts_whole_ones_in_a_full_cache(
     assert stage.stopped == []
     assert viewer.groups()[0].fin
     assert viewer.groups()[0].code is None
-    late = await stage.viewer(Interest(history_ms=3_600_000))
+    late = await stage.viewer(SubscribeParams(history_ms=3_600_000))
     assert min(late.groups()) > 1

@@ -6,7 +6,8 @@ import pytest
 
 from relay.actors import messages as m
 from relay.model.limits import Limits
-from relay.model.track import Dialect, Interest
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from tests.actors.stage import Stage, staged
 from tests.actors.support import FakeSubscriber, advance, part, settle
@@ -85,7 +86,7 @@ async def test_what_the_publisher_drops_is_not_waited_for() -> None:
 @staged
 async def test_a_group_that_came_as_a_datagram_is_here() -> None:
     stage = Stage()
-    viewer = await stage.viewer(dialect=Dialect.TIMED)
+    viewer = await stage.viewer(encoding=Encoding.TIMED)
     await stage.feed(part(0, b"x"))
     await stage.say(m.UpstreamDatagram(1, 5, b"x"))
     await stage.say(m.UpstreamEnded(2, PATIENCE))
@@ -141,7 +142,7 @@ async def test_a_publisher_that_leaves_in_the_middle_of_its_last_group_breaks_th
 async def test_a_bounded_subscription_ends_with_its_last_group() -> None:
     stage = Stage()
     live = await stage.viewer()
-    viewer = await stage.viewer(Interest(end_group=1))
+    viewer = await stage.viewer(SubscribeParams(end_group=1))
     await stage.feed(part(0, b"a"), part(1, b"b", fin=False))
     await stage.feed(part(2, b"c"))
     assert not viewer.got(m.Ended)
@@ -158,10 +159,10 @@ async def test_a_range_in_the_past_ends_at_once() -> None:
     stage = Stage()
     await stage.viewer()
     await stage.feed(*(part(sequence, b"x") for sequence in range(5)))
-    past = await stage.viewer(Interest(start_group=1, end_group=2))
+    past = await stage.viewer(SubscribeParams(start_group=1, end_group=2))
     assert sorted(past.groups()) == [1, 2]
     assert ends(past) == [(3, ())]
-    over = await stage.viewer(Interest(end_group=2))  # begins with the newest group, which is beyond
+    over = await stage.viewer(SubscribeParams(end_group=2))  # begins with the newest group, which is beyond
     assert ends(over) == [(3, ())]
     assert not over.groups()
 
@@ -169,7 +170,7 @@ async def test_a_range_in_the_past_ends_at_once() -> None:
 @staged
 async def test_a_range_waits_for_a_group_inside_it_that_is_late() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(end_group=3))
+    viewer = await stage.viewer(SubscribeParams(end_group=3))
     await stage.say(m.UpstreamStarted(0, PATIENCE))
     await stage.feed(part(0, b"x"), part(2, b"x"), part(4, b"x"))
     await advance(PATIENCE - 0.1)
@@ -183,7 +184,7 @@ async def test_a_range_waits_for_a_group_inside_it_that_is_late() -> None:
 @staged
 async def test_a_range_ends_with_its_last_frame() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(end_group=0, end_frame=0))
+    viewer = await stage.viewer(SubscribeParams(end_group=0, end_frame=0))
     await stage.feed(part(0, b"a", fin=False))
     assert viewer.groups()[0].fin
     assert ends(viewer) == [(1, ())]
@@ -192,7 +193,7 @@ async def test_a_range_ends_with_its_last_frame() -> None:
 @staged
 async def test_the_end_of_the_track_ends_a_range_that_is_not_done() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(end_group=9))
+    viewer = await stage.viewer(SubscribeParams(end_group=9))
     await stage.feed(part(0, b"x"))
     await stage.say(m.UpstreamEnded(1, PATIENCE))
     assert ends(viewer) == [(1, ())]
@@ -201,8 +202,8 @@ async def test_the_end_of_the_track_ends_a_range_that_is_not_done() -> None:
 @staged
 async def test_a_subscription_that_ended_with_its_range_wants_nothing_of_the_track() -> None:
     stage = Stage(Limits(track_idle=1.0))
-    viewer = await stage.viewer(Interest(end_group=0, priority=9))
-    live = await stage.viewer(Interest(priority=1))
+    viewer = await stage.viewer(SubscribeParams(end_group=0, priority=9))
+    live = await stage.viewer(SubscribeParams(priority=1))
     await stage.feed(part(0, b"x"))
     assert ends(viewer) == [(1, ())]
     assert stage.updates[-1].interest.priority == 1
@@ -214,7 +215,7 @@ async def test_a_subscription_that_ended_with_its_range_wants_nothing_of_the_tra
 @staged
 async def test_a_viewer_that_leaves_while_its_range_waits_leaves_nothing() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(end_group=2))
+    viewer = await stage.viewer(SubscribeParams(end_group=2))
     await stage.feed(part(0, b"x"), part(2, b"x"))
     viewer.leave(stage.track)
     await advance(PATIENCE)
@@ -227,11 +228,11 @@ async def test_a_viewer_that_leaves_while_its_range_waits_leaves_nothing() -> No
 @staged
 async def test_an_update_takes_the_floor_away() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(start_group=1000))
+    viewer = await stage.viewer(SubscribeParams(start_group=1000))
     await stage.viewer()
     await stage.feed(part(0, b"x"), part(1, b"x"))
     assert not viewer.groups()
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest()))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams()))
     assert sorted(viewer.groups()) == [1]  # as a new subscription would
     await stage.feed(part(2, b"x"))
     assert sorted(viewer.groups()) == [1, 2]
@@ -246,12 +247,12 @@ async def test_updates_move_the_start_backward_and_no_group_comes_twice() -> Non
         return [piece.sequence for piece in viewer.pieces() if piece.first]
 
     await stage.feed(part(0, b"x"), part(1, b"x"))
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest(start_group=4)))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=4)))
     await stage.feed(part(2, b"x"), part(3, b"x"), part(4, b"x"))
     assert begun() == [0, 1, 4]
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest(start_group=1)))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=1)))
     assert begun() == [0, 1, 4, 2, 3]
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest()))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams()))
     await stage.feed(part(5, b"x"))
     assert begun() == [0, 1, 4, 2, 3, 5]
 
@@ -261,7 +262,7 @@ async def test_an_update_of_something_else_cuts_nothing() -> None:
     stage = Stage()
     viewer = await stage.viewer()
     await stage.feed(part(0, b"a", fin=False), part(1, b"b", fin=False))
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest(priority=9)))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(priority=9)))
     await stage.feed(part(0, b"c"), part(1, b"d"))
     assert all(group.fin for group in viewer.groups().values())
     assert sorted(viewer.groups()) == [0, 1]
@@ -270,13 +271,13 @@ async def test_an_update_of_something_else_cuts_nothing() -> None:
 @staged
 async def test_an_update_moves_the_end_or_takes_it_away() -> None:
     stage = Stage()
-    viewer = await stage.viewer(Interest(end_group=3))
+    viewer = await stage.viewer(SubscribeParams(end_group=3))
     await stage.feed(part(0, b"x"), part(1, b"x"))
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest()))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams()))
     await stage.feed(part(2, b"x"), part(3, b"x"), part(4, b"x"))
     assert sorted(viewer.groups()) == [0, 1, 2, 3, 4]
     assert not viewer.got(m.Ended)
-    await stage.say(m.UpdateInterest(viewer.ref, 1, Interest(end_group=2)))
+    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(end_group=2)))
     await settle()
     assert ends(viewer) == [(3, ())]
 
@@ -292,7 +293,7 @@ async def test_who_comes_when_the_newest_group_is_broken_gets_the_newest_whole_o
     await stage.feed(part(3, b"3", timestamps=[1]), part(4, b"4", timestamps=[2]))
     await stage.feed(part(5, b"5", fin=False, timestamps=[3]))
     await stage.feed(part(5, code=70))
-    late = await stage.viewer(Interest(history_ms=history))
+    late = await stage.viewer(SubscribeParams(history_ms=history))
     assert sorted(late.groups()) == ([3, 4] if history else [4])
     assert all(group.fin for group in late.groups().values())
     await stage.feed(part(6, b"6"))

@@ -88,7 +88,11 @@ async def test_a_minute_is_a_group() -> None:
             b"59",
         ]
         assert not track.held[1].finished
-        assert [frame.chunks[0] for frame in track.held[1].frames] == [b"2026-11-22 07:31:", b"00", b"01"]
+        assert [part for part in track.held[1].group.parts if isinstance(part, bytes)] == [
+            b"2026-11-22 07:31:",
+            b"00",
+            b"01",
+        ]
 
 
 @pytest.mark.parametrize("version", ALL)

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from relay.client import Client, SessionEnded
+from relay.moq.session import AnnounceRequested, PeerInfo
 from relay.transport.memory import memory_pair
 from relay.transport.session import CONTROL_PRIORITY
 from relay.wire.errors import SessionCode
-from relay.wire.messages import AnnounceRequest, ClientSetup, ServerSetup, Setup, SetupForm
+from relay.wire.messages import ClientSetup, ServerSetup, SetupForm
 from relay.wire.version import Version
 from tests.client.support import ALL, FETCHING, OLD, PATIENCE, RawPeer, facing, pair, sessions
 
@@ -72,7 +73,7 @@ async def test_setup_of_the_newer_versions_is_one_message(version: Version, serv
         assert peer.events[0].fin  # type: ignore[union-attr]
         assert client.peer_setup is None
         peer.session.open_uni().write([bytes.fromhex("010501050240c8")], fin=True)
-        assert await client.introduced() == Setup(origin=200)
+        assert await client.introduced() == PeerInfo(200, None, None, None)
 
 
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_04])
@@ -90,12 +91,9 @@ async def test_both_ends_know_each_other(version: Version) -> None:
     async with pair(version, cost=5) as (near, far):
         assert (near.session.is_client, far.session.is_client) == (True, False)
         assert near.hop != far.hop
-        if version in OLD:
-            assert near.peer_setup == ServerSetup(SetupForm.DRAFT14, version.setup_code)
-            assert far.peer_setup == ClientSetup(SetupForm.DRAFT14, (version.setup_code,))
-        elif version in FETCHING:
-            assert await near.introduced() == Setup(origin=far.hop, cost=5)
-            assert await far.introduced() == Setup(origin=near.hop, cost=5)
+        if version in FETCHING:
+            assert await near.introduced() == PeerInfo(far.hop, 5, None, None)
+            assert await far.introduced() == PeerInfo(near.hop, 5, None, None)
         else:
             assert near.peer_setup is far.peer_setup is None
 
@@ -108,8 +106,8 @@ async def test_a_server_takes_every_form_and_answers_in_it(form: SetupForm, vers
         client, server = Client(near, form=form), Client(far, versions=[version])
         await asyncio.gather(client.start(), server.start())
         assert client.version is server.version is version
-        assert isinstance(server.peer_setup, ClientSetup)
-        assert server.peer_setup.form is form
+        peer_stream = server.session.streams[0]  # type: ignore[attr-defined]
+        assert peer_stream.opened_by_peer
         await client.close()
 
 
@@ -181,7 +179,7 @@ async def test_what_overtakes_the_setup_is_kept_for_after_it() -> None:
         peer.session.open_bidi(CONTROL_PRIORITY + 1).write([b"\x01\x01\x00"])
         stream.write([ServerSetup(SetupForm.DRAFT14, Version.LITE_02.setup_code).encode()])
         await starting
-        assert client.requests == [AnnounceRequest("")]
+        assert [r.prefix for r in client.requests if isinstance(r, AnnounceRequested)] == [""]
         assert await peer.until(lambda: peer.received.get(1)) == b"\x01\x00"
         # SESSION_INFO may follow, and the end of this stream is the end of the session.
         stream.write([b"\x01\x2a"], fin=True)

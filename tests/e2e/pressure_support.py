@@ -21,8 +21,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from relay.actors.connection import ConnectionActor
 from relay.actors.serving import SubscribeService
+
+from relay.actors.connection import ConnectionActor
 from relay.app import Relay
 from relay.client import (
     Client,

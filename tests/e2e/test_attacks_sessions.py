@@ -15,11 +15,11 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from pykka import ActorRegistry
+from relay.client.publish import TrackWriter
 
 from relay.actors.connection import ConnectionActor
 from relay.app import Relay
 from relay.client import Client
-from relay.client.publish import TrackWriter
 from relay.model.limits import Limits
 from relay.transport.client import ClientTls, connect
 from relay.transport.quic.session import QuicSession

@@ -12,7 +12,7 @@ from relay.wire.frame import FrameHeader
 
 
 def filled(
-    cache: GroupCache,
+    cache: GroupCache[Group],
     sequence: int,
     *,
     size: int = 10,
@@ -28,12 +28,12 @@ def filled(
     return group
 
 
-def held(cache: GroupCache) -> list[int]:
+def held(cache: GroupCache[Group]) -> list[int]:
     return [group.sequence for group in cache]
 
 
 def test_groups_come_in_order_of_sequence_and_duplicates_are_refused() -> None:
-    cache = GroupCache(Limits())
+    cache: GroupCache[Group] = GroupCache(Limits())
     for sequence in (5, 3, 4):
         filled(cache, sequence)
     assert held(cache) == [3, 4, 5]
@@ -43,7 +43,7 @@ def test_groups_come_in_order_of_sequence_and_duplicates_are_refused() -> None:
 
 
 def test_the_newest_group_stays_whatever_its_age_and_size() -> None:
-    cache = GroupCache(Limits(cache_age=1.0, cache_track=100))
+    cache: GroupCache[Group] = GroupCache(Limits(cache_age=1.0, cache_track=100))
     filled(cache, 0, size=10_000)
     assert cache.evict(1_000.0) == []
     filled(cache, 1, now=1_000.0)
@@ -52,7 +52,7 @@ def test_the_newest_group_stays_whatever_its_age_and_size() -> None:
 
 
 def test_older_groups_go_by_age_but_not_while_they_are_open() -> None:
-    cache = GroupCache(Limits(cache_age=5.0))
+    cache: GroupCache[Group] = GroupCache(Limits(cache_age=5.0))
     filled(cache, 0, now=0.0)
     filled(cache, 1, now=0.0, done=False)
     filled(cache, 2, now=3.0)
@@ -63,7 +63,7 @@ def test_older_groups_go_by_age_but_not_while_they_are_open() -> None:
 
 
 def test_the_oldest_go_when_there_are_too_many_or_too_large() -> None:
-    cache = GroupCache(Limits(cache_groups=3))
+    cache: GroupCache[Group] = GroupCache(Limits(cache_groups=3))
     for sequence in range(5):
         filled(cache, sequence, done=False)
     assert [group.sequence for group in cache.evict(0.0)] == [0, 1]
@@ -75,7 +75,7 @@ def test_the_oldest_go_when_there_are_too_many_or_too_large() -> None:
 
 
 def test_what_was_evicted_is_not_taken_again() -> None:
-    cache = GroupCache(Limits(cache_groups=1))
+    cache: GroupCache[Group] = GroupCache(Limits(cache_groups=1))
     for sequence in (10, 12):
         filled(cache, sequence)
     cache.evict(0.0)
@@ -86,7 +86,7 @@ def test_what_was_evicted_is_not_taken_again() -> None:
 
 
 def test_history_is_measured_by_timestamps_alone() -> None:
-    cache = GroupCache(Limits())
+    cache: GroupCache[Group] = GroupCache(Limits())
     assert cache.start(100) is None
     for sequence in range(5):
         filled(cache, sequence, time=sequence * 100)
@@ -98,7 +98,7 @@ def test_history_is_measured_by_timestamps_alone() -> None:
 
 
 def test_a_group_whose_successor_is_empty_is_never_expired() -> None:
-    cache = GroupCache(Limits())
+    cache: GroupCache[Group] = GroupCache(Limits())
     filled(cache, 0, time=0)
     filled(cache, 1, size=0)
     filled(cache, 2, time=1_000_000)
@@ -114,7 +114,7 @@ def test_the_policy_holds_in_any_order(
     arrivals: list[tuple[int, int, bool, float]], most: int, size: int
 ) -> None:
     limits = Limits(cache_groups=most, cache_track=size, cache_age=2.0)
-    cache = GroupCache(limits)
+    cache: GroupCache[Group] = GroupCache(limits)
     now = 0.0
     for sequence, length, done, pause in arrivals:
         now += pause
@@ -138,7 +138,7 @@ def test_the_policy_holds_in_any_order(
 
 
 def test_groups_stay_as_long_as_the_publisher_says() -> None:
-    cache = GroupCache(Limits(cache_age=5.0))
+    cache: GroupCache[Group] = GroupCache(Limits(cache_age=5.0))
     cache.age = 60.0
     for sequence in (0, 1):
         filled(cache, sequence)
@@ -147,7 +147,7 @@ def test_groups_stay_as_long_as_the_publisher_says() -> None:
 
 
 def test_a_cache_that_shrinks_gives_up_complete_groups_first_and_the_newest_never() -> None:
-    cache = GroupCache(Limits())
+    cache: GroupCache[Group] = GroupCache(Limits())
     each = 100 + FRAME_OVERHEAD
     for sequence in range(5):
         filled(cache, sequence, size=100, done=sequence != 1)
@@ -170,7 +170,7 @@ def test_fair_shares_use_the_budget_and_keep_within_it(sizes: list[int], budget:
 
 
 def test_the_newest_whole_group_stays_when_the_newest_is_broken() -> None:
-    cache = GroupCache(Limits(cache_age=1.0, cache_groups=2, cache_track=100))
+    cache: GroupCache[Group] = GroupCache(Limits(cache_age=1.0, cache_groups=2, cache_track=100))
     filled(cache, 0)
     filled(cache, 1, size=10_000)
     filled(cache, 2, done=False).code = 70
@@ -184,7 +184,7 @@ def test_the_newest_whole_group_stays_when_the_newest_is_broken() -> None:
 
 
 def test_without_a_whole_group_there_is_no_newest() -> None:
-    cache = GroupCache(Limits())
+    cache: GroupCache[Group] = GroupCache(Limits())
     assert cache.newest is None
     filled(cache, 2, done=False).code = 70
     assert cache.newest is None

@@ -1,7 +1,7 @@
-"""What one subscription has to send: the order of its groups, and what is given up when the peer cannot take it all.
+"""What one subscription has to send: the order of its groups, and which are skipped when the peer is too slow.
 
-Owns the group streams that are open or not sent yet, and decides; `serving.py` writes, resets, counts and logs. Must
-never read a clock: `now` is a parameter, in seconds. docs/architecture.md tells why the rules are what they are.
+Owns the groups that are open or not sent yet, and decides; `relay.moq.delivery` writes, resets and reports. Must never
+read a clock: `now` is a parameter, in seconds. docs/architecture.md tells why the rules are what they are.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from enum import Enum
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from relay.model.limits import Limits
-from relay.transport.session import Stream
-from relay.wire.errors import StreamCode
 
 RANK_BITS = 52
 """Bits of a rank. With 8 of the priority and one for overtaken groups, all groups stay below control streams."""
@@ -26,6 +25,35 @@ SLICES = 32
 
 TURN = 4
 """Turns are about a quarter of the patience: how long what was overtaken waits, and how much may go before what is new."""
+
+
+class Stream(Protocol):
+    """What this needs of a group stream."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes queued and not yet sent for the first time."""
+
+    @property
+    def undelivered(self) -> bool:
+        """Whether the peer may lack something of it."""
+
+    context: Any
+    """Free for the stream's owner."""
+
+    def prioritize(self, priority: int) -> None:
+        """Give the stream another send priority."""
+
+
+S = TypeVar("S", bound=Stream)
+
+
+class Reason(Enum):
+    """Why a group is skipped."""
+
+    TOO_FAR_BEHIND = "too_far_behind"
+    DELIVERY_TIMEOUT = "delivery_timeout"
+    """It is later than the subscriber would have it."""
 
 
 def send_priority(priority: int, rank: int, *, overtaken: bool = False) -> int:
@@ -50,12 +78,12 @@ class Ranks:
         return -next(self._next)
 
 
-class Sending:
+class Sending(Generic[S]):
     """A group stream toward the peer."""
 
     __slots__ = ("open", "overtaken", "passed", "rank", "sequence", "size", "stream")
 
-    def __init__(self, sequence: int, stream: Stream, rank: int) -> None:
+    def __init__(self, sequence: int, stream: S, rank: int) -> None:
         self.sequence = sequence
         self.stream = stream
         self.rank = rank
@@ -69,16 +97,16 @@ class Sending:
         """Bytes written."""
 
 
-Waiting = tuple[Sending, int]
+Waiting = tuple[Sending[S], int]
 """A group and its unsent bytes."""
 
 
-class GivenUp(NamedTuple):
+class GivenUp(NamedTuple, Generic[S]):
     """A group that will not be sent to its end."""
 
-    sending: Sending
+    sending: Sending[S]
     unsent: int
-    code: StreamCode
+    reason: Reason
 
 
 class Flow:
@@ -105,16 +133,16 @@ class Flow:
         return sum(size for start, size in self._slices if now - start < span)
 
 
-class Backlog:
+class Backlog(Generic[S]):
     """The group streams of one subscription that are open or not sent yet."""
 
     def __init__(self, limits: Limits, ranks: Ranks, priority: int) -> None:
         self._limits = limits
         self._ranks = ranks
-        self._groups: dict[int, Sending] = {}
+        self._groups: dict[int, Sending[S]] = {}
         self._flow = Flow()
         self._newest = -1
-        self._leaving: deque[Stream] = deque()
+        self._leaving: deque[S] = deque()
         """Group streams that are sent and perhaps not delivered, oldest first."""
         self.priority = priority
         self._ordered = False
@@ -126,10 +154,10 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._groups)
 
-    def __iter__(self) -> Iterator[Sending]:
+    def __iter__(self) -> Iterator[Sending[S]]:
         return iter(self._groups.values())
 
-    def get(self, sequence: int) -> Sending | None:
+    def get(self, sequence: int) -> Sending[S] | None:
         """A group that is open or not sent yet."""
         return self._groups.get(sequence)
 
@@ -171,7 +199,7 @@ class Backlog:
                 sending.rank = self._ranks.fresh()
             self._place(sending)
 
-    def _place(self, sending: Sending) -> None:
+    def _place(self, sending: Sending[S]) -> None:
         order = send_priority(self.priority, sending.rank, overtaken=sending.overtaken)
         sending.stream.prioritize(order)
 
@@ -195,7 +223,7 @@ class Backlog:
                 return min(newer) - 1
         return self._ranks.fresh()
 
-    def begin(self, sequence: int, stream: Stream, rank: int, now: float) -> Sending:
+    def begin(self, sequence: int, stream: S, rank: int, now: float) -> Sending[S]:
         """A group stream was opened."""
         sending = Sending(sequence, stream, rank)
         if sequence > self._newest:
@@ -208,7 +236,7 @@ class Backlog:
         self._groups[sequence] = sending
         return sending
 
-    def wrote(self, sending: Sending, size: int, now: float, overhead: int = 0) -> None:
+    def wrote(self, sending: Sending[S], size: int, now: float, overhead: int = 0) -> None:
         """Bytes were handed to a stream, in front of which the transport may put some `overhead`."""
         sending.size += size
         size += overhead
@@ -217,18 +245,18 @@ class Backlog:
 
     # --- what waits ------------------------------------------------------------------------------------------------
 
-    def review(self, waiting: list[Waiting], now: float, *, begins: bool) -> list[GivenUp]:
+    def review(self, waiting: list[Waiting[S]], now: float, *, begins: bool) -> list[GivenUp[S]]:
         """Look at what waits, before more is written: whose turn it is, and what is given up.
 
         `begins` tells that a new group begins: only then a peer that is too slow skips.
         """
-        given_up: list[GivenUp] = []
+        given_up: list[GivenUp[S]] = []
         if len(waiting) > 1:
             waiting.sort(key=_by_sequence)
         if self._latency:
             for sending, unsent in waiting:
                 if sending.passed is not None and now - sending.passed >= self._latency:
-                    self._give_up(sending, unsent, StreamCode.DELIVERY_TIMEOUT, given_up)
+                    self._give_up(sending, unsent, Reason.DELIVERY_TIMEOUT, given_up)
         limits = self._limits
         left = [pair for pair in waiting if pair[0].sequence in self._groups] if given_up else waiting
         while left and (
@@ -241,24 +269,24 @@ class Backlog:
             )
         ):
             sending, unsent = left.pop(0)
-            self._give_up(sending, unsent, StreamCode.TOO_FAR_BEHIND, given_up)
+            self._give_up(sending, unsent, Reason.TOO_FAR_BEHIND, given_up)
         if begins:
             self._finish(left, now)
         self._take_turns(left, now)
         return given_up
 
-    def shed(self) -> list[GivenUp]:
+    def shed(self) -> list[GivenUp[S]]:
         """The session holds too much: give up the oldest group that waits, if there is one."""
         waiting = self.waiting()
-        given_up: list[GivenUp] = []
+        given_up: list[GivenUp[S]] = []
         if waiting:
             sending, unsent = min(waiting, key=_by_sequence)
-            self._give_up(sending, unsent, StreamCode.TOO_FAR_BEHIND, given_up)
+            self._give_up(sending, unsent, Reason.TOO_FAR_BEHIND, given_up)
         return given_up
 
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[Waiting[S]]:
         """Groups with unsent bytes, and how many; those that are over and sent need no more care."""
-        waiting: list[Waiting] = []
+        waiting: list[Waiting[S]] = []
         total = 0
         for sending in tuple(self._groups.values()):
             unsent = sending.stream.unsent
@@ -270,23 +298,23 @@ class Backlog:
         self.unsent = total
         return waiting
 
-    def _sent(self, sending: Sending) -> None:
+    def _sent(self, sending: Sending[S]) -> None:
         del self._groups[sending.sequence]
         leaving = self._leaving
         while leaving and not leaving[0].undelivered:
             leaving.popleft()
         leaving.append(sending.stream)
-        sending.stream.context = None  # it knows us: a ring that only the garbage collector would find
+        sending.stream.context = None  # its owner refers to us: a reference cycle
         if not sending.overtaken:
             # what of it is lost, or its mere end, must not wait behind all that follows
             self._let_go_first(sending)
 
-    def _let_go_first(self, sending: Sending) -> None:
+    def _let_go_first(self, sending: Sending[S]) -> None:
         sending.overtaken = True
         sending.rank = self._ranks.turn()
         self._place(sending)
 
-    def _finish(self, waiting: list[Waiting], now: float) -> None:
+    def _finish(self, waiting: list[Waiting[S]], now: float) -> None:
         """A new group begins: what is more than half sent, and soon done, goes before it.
 
         Else a slow peer gets the beginning of every group and the end of none.
@@ -296,7 +324,7 @@ class Backlog:
             if not sending.open and not sending.overtaken and unsent <= min(sending.size // 2, soon):
                 self._let_go_first(sending)
 
-    def _take_turns(self, waiting: list[Waiting], now: float) -> None:
+    def _take_turns(self, waiting: list[Waiting[S]], now: float) -> None:
         """The peer keeps up, but without a pause: what newer groups have overtaken goes before them."""
         turn = min(self._limits.backlog_time, self._latency or self._patience) / TURN
         late = [s for s, _ in waiting if s.passed is not None and now - s.passed >= turn and not s.overtaken]
@@ -304,11 +332,11 @@ class Backlog:
             for sending in late:
                 self._let_go_first(sending)
 
-    def _give_up(self, sending: Sending, unsent: int, code: StreamCode, given_up: list[GivenUp]) -> None:
+    def _give_up(self, sending: Sending[S], unsent: int, code: Reason, given_up: list[GivenUp[S]]) -> None:
         del self._groups[sending.sequence]
         self.unsent -= unsent
         given_up.append(GivenUp(sending, unsent, code))
 
 
-def _by_sequence(waiting: Waiting) -> int:
+def _by_sequence(waiting: Waiting[S]) -> int:
     return waiting[0].sequence

@@ -1,25 +1,20 @@
-"""Frames as they come in: the reader of one group, and of a fetched one.
+"""Groups as they come in: of a subscription, or fetched.
 
-Owns the frames that have arrived and were not read yet. Must never open or name a stream's subscription. The client
-makes one per incoming group and feeds it; applications read.
+Owns the frames that have arrived and were not read yet. `Subscription` and `Client.fetch_group` make readers and feed
+them; applications read.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
 
 from relay.client.errors import GroupAborted, RequestError
-from relay.client.peer import Bell
+from relay.client.peer import Bell, Peer
+from relay.moq.session import GroupPart
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
-
-if TYPE_CHECKING:
-    from relay.client.peer import Peer
-    from relay.transport.session import Stream
-    from relay.wire.frame_decoder import FrameItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +40,26 @@ class GroupReader:
     """One group, read frame by frame (`async for`), all at once (`read_all`) or in pieces (`pieces`).
 
     `code` is set once the peer has aborted the group; what arrived whole before that is still read, then GroupAborted
-    is raised.
+    is raised (FetchError for a fetched group).
     """
 
-    error: ClassVar[type[RequestError]] = GroupAborted
-
-    def __init__(self, peer: Peer, sequence: int, frame_start: int = 0, stream: Stream | None = None) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        sequence: int,
+        frame_start: int,
+        stop: Callable[[int], None],
+        error: type[RequestError] = GroupAborted,
+    ) -> None:
+        """`stop` asks the peer to send no more."""
         self.sequence = sequence
         self.frame_start = frame_start
         self.code: int | None = None
         self.finished = False
         self.pieces_received = 0
         """How many pieces of payload have arrived: more than frames if those came bit by bit."""
-        self._peer = peer
-        self._stream = stream
+        self._stop = stop
+        self._error = error
         self._frames: deque[_Incoming] = deque()
         self._last: _Incoming | None = None
         self._bell = Bell(peer)
@@ -101,24 +102,20 @@ class GroupReader:
     def stop(self, code: int = StreamCode.CANCELLED) -> None:
         """Read no more of it: ask the peer to stop sending."""
         if not self.finished and self.code is None:
-            code = self._peer.code(code)
-            if self._stream is not None:
-                self._stream.stop(code)
+            self._stop(code)
             self.abort(code)
 
     def _over(self) -> bool:
         if self.code is not None:
-            raise self.error(self.code)
+            raise self._error(self.code)
         return self.finished
 
     def _frame_or_end(self) -> bool:
         return (bool(self._frames) and not self._frames[0].missing) or self._over()
 
-    # -- for the client
-
-    def feed(self, items: Iterable[FrameItem]) -> None:
-        """Take what the frame decoder found."""
-        for item in items:
+    def feed(self, part: GroupPart) -> None:
+        """Take what arrived."""
+        for item in part.parts:
             if isinstance(item, FrameHeader):
                 self._last = _Incoming(item)
                 self._frames.append(self._last)
@@ -126,11 +123,10 @@ class GroupReader:
                 self._last.chunks.append(item)
                 self._last.missing -= len(item)
                 self.pieces_received += 1
-        self._bell.ring()
-
-    def finish(self) -> None:
-        """The group is complete."""
-        self.finished = True
+        if part.code is not None:
+            self.abort(part.code)
+        elif part.fin:
+            self.finished = True
         self._bell.ring()
 
     def abort(self, code: int) -> None:

@@ -1,0 +1,89 @@
+"""What the connections of a relay share, and what the parts of one connection share."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.actors.expiry import Expiries
+from relay.actors.runtime import Ref
+from relay.auth.permissions import Permissions
+from relay.model.limits import Limits
+from relay.model.pace import Episodes
+from relay.model.strangers import Strangers
+from relay.moq.lite import LiteSession
+
+RELAY_FACTOR = 20
+"""Multiplier on the limits in `PER_PEER` for sessions with a cluster peer, which stands for all of its own peers."""
+
+PER_PEER = frozenset(("announces", "subscriptions", "control_rate", "control_burst", "backlog_session"))
+"""Limits of what a relay does for each of its own peers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What all connections of a relay share."""
+
+    origin: Ref
+    hop: int
+    """This relay's id in hop lists."""
+    limits: Limits
+    versions: tuple[Any, ...]
+    """Protocol versions that SETUP may choose."""
+    authorize: Callable[[str, str, str], Awaitable[Permissions]]
+    """Path, query and remote address to permissions; raises UnauthorizedError."""
+    ledger: Ref | None = None
+    """Gets the counts of what has ended."""
+    keeper: Ref | None = None
+    """Hears how much the tracks hold."""
+    cluster: Ref | None = None
+    """Hears of sessions that other relays have dialled."""
+    members: str = "internal/origins"
+    """Path under which the relays of a cluster announce themselves."""
+    strangers: Strangers | None = None
+    """Told of peers that no version is common with."""
+    expiries: Expiries = field(default_factory=Expiries)
+    """Tells when a token has run out."""
+
+
+class SessionLogger(logging.LoggerAdapter[logging.Logger]):
+    """Puts the session's number in front of every line."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(logging.getLogger("relay.session"))
+        self._prefix = f"[session {number}] "
+
+    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
+        return self._prefix + msg, kwargs
+
+
+class Context:
+    """What the parts of one connection share."""
+
+    def __init__(
+        self, environment: Environment, number: int, ref: Ref, moq: LiteSession, clock: Callable[[], float]
+    ) -> None:
+        self.environment = environment
+        self.number = number
+        self.ref = ref
+        self.moq = moq
+        self.clock = clock
+        self.log = SessionLogger(number)
+        self.permissions = Permissions()
+        self.counts: Counter[tuple[str, str]] = moq.counts
+        """For metrics, by name and label."""
+        self._episodes = Episodes()
+
+    def limit_of(self, name: str) -> int:
+        """That limit for this session."""
+        limit: int = getattr(self.environment.limits, name)
+        return limit * RELAY_FACTOR if self.permissions.cluster and name in PER_PEER else limit
+
+    def over(self, limit: str, detail: str) -> None:
+        """Something was refused because of a limit: count it, and log it once in an episode."""
+        self.counts["refused", limit] += 1
+        if self._episodes.begins(limit, self.clock()):
+            self.log.warning("over limit limit=%s value=%s %s", limit, self.limit_of(limit), detail)

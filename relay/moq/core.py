@@ -1,0 +1,123 @@
+"""What all streams of a session share: the transport, the version, limits, and the events not yet taken.
+
+Owns the request numbers, the events and the counters. Must never know a message: the handlers of streams do. Each
+handler holds the `Core`; the session (`relay.moq.lite`) is one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from relay.model.limits import Limits
+from relay.model.pace import Allowance
+from relay.moq.session import Event, Fault, LimitExceeded
+from relay.transport.session import Session, Stream
+from relay.wire.errors import StreamCode, TooManyMessages, WireError, stream_code_for
+from relay.wire.version import Version
+
+
+class Handler:
+    """What is attached to a stream as its context. Methods may raise WireError for a fault of the peer."""
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        """The next bytes, in order."""
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        """The peer aborted its half."""
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        """The peer wants no more of our half."""
+
+    def on_fault(self, error: WireError) -> None:
+        """The peer broke a rule on this stream, which has been refused for it."""
+
+
+class AnswerOwner:
+    """The table that a request of ours stands in."""
+
+    def finished(self, request: int) -> None:
+        """The request is over: forget it."""
+
+
+class RequestOwner:
+    """The table that a request of the peer stands in."""
+
+    def cancelled(self, request: int, code: int | None) -> None:
+        """The peer needs nothing more of the request; `code` if it reset or stopped the stream."""
+
+
+IGNORE = Handler()
+"""For streams of which nothing more is wanted."""
+
+
+def code_name(code: int) -> str:
+    """A stream code in words, for logs and metrics."""
+    try:
+        return StreamCode(code).name.lower()
+    except ValueError:
+        return "application"
+
+
+class Core:
+    """The common part of one session."""
+
+    def __init__(self, session: Session, limits: Limits, hop: int) -> None:
+        self.session = session
+        self.limits = limits
+        self.hop = hop
+        """Our own id in hop lists."""
+        self.version = session.version or Version.LITE_01
+        self.now = 0.0
+        """Seconds, as of the last call."""
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """By name and label, for metrics."""
+        self.control_rate = limits.control_rate
+        self.control_burst = limits.control_burst
+        self._control = Allowance()
+        self._events: list[Event] = []
+        self._requests = 0
+
+    def poll(self) -> list[Event]:
+        """Take what has happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def emit(self, event: Event) -> None:
+        """Report an event."""
+        self._events.append(event)
+
+    def new_request(self) -> int:
+        """A number that was never used."""
+        self._requests += 1
+        return self._requests
+
+    def spend(self) -> None:
+        """Count one control message, or one stream opened for one. Raises TooManyMessages."""
+        rate, burst = self.control_rate, self.control_burst
+        if not self._control.spend(self.now, rate=rate, burst=burst):
+            raise TooManyMessages(f"more than {rate} control messages a second, after {burst} at once")
+
+    def code(self, code: int) -> int:
+        """What a code of the current stream registry is called toward this peer."""
+        return stream_code_for(self.version, code)
+
+    def refuse(self, stream: Stream, code: int) -> None:
+        """End the halves that a stream has, with a code of the current stream registry."""
+        wire = self.code(code)
+        self.counts["streams_reset", code_name(code)] += 1
+        stream.context = IGNORE
+        if stream.opened_by_peer or not stream.unidirectional:
+            stream.stop(wire)
+        if not stream.opened_by_peer or not stream.unidirectional:
+            stream.reset(wire)
+
+    def refuse_for(self, stream: Stream, error: WireError) -> None:
+        """The same, because the peer broke a rule on it."""
+        self.note(error)
+        self.refuse(stream, error.stream_code)
+
+    def note(self, error: WireError, *, fatal: bool = False) -> None:
+        """Report a fault of the peer."""
+        if error.limit:
+            self.emit(LimitExceeded(error.limit, f"reason={str(error)!r}"))
+        self.emit(Fault(error, fatal))

@@ -1,0 +1,282 @@
+"""Sending a track to the peer: one subscription, its group streams, and its end.
+
+Owns the Subscribe stream and the group streams of one subscription of the peer; `relay.model.backlog` decides in what
+order they are sent, and what a slow peer skips. Must never encode a frame: pieces come encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from relay.model.backlog import Backlog, GivenUp, Ranks, Sending, send_priority
+from relay.model.ranges import Range
+from relay.model.track import SubscribeParams
+from relay.moq.core import Core, Handler, RequestOwner
+from relay.moq.session import (
+    NEVER,
+    GroupPiece,
+    GroupSkipped,
+    GroupStopped,
+    SubscribeUpdated,
+)
+from relay.transport.session import Stream
+from relay.wire.errors import StreamCode, WireError
+from relay.wire.frame import group_header
+from relay.wire.messages import (
+    Datagram,
+    GroupHeader,
+    Subscribe,
+    SubscribeDrop,
+    SubscribeEnd,
+    SubscribeOk,
+    SubscribeUpdate,
+)
+from relay.wire.version import Version
+
+END_POLL = 0.02
+"""Seconds between looks whether all groups are delivered, before the end of a track: at first, and then a quarter of
+the time waited."""
+
+END_POLL_MAX = 5.0
+"""Seconds between such looks, at most."""
+
+STREAM_OVERHEAD = 16
+"""Bytes that a transport may put in front of a stream, at most."""
+
+
+def params_of(request: Subscribe | SubscribeUpdate, version: Version) -> SubscribeParams:
+    """What a subscriber wants; `max_latency` means history on 06, lateness before."""
+    return SubscribeParams(
+        priority=request.priority,
+        ordered=request.ordered,
+        latency_ms=request.max_latency,
+        history_ms=request.max_latency if version.latency_is_history else 0,
+        start_group=request.start_group,
+        start_is_floor=version.latency_is_history,
+        end_group=request.end_group,
+        start_frame=request.start_frame,
+        end_frame=request.end_frame,
+    )
+
+
+class GroupStream(Handler):
+    """Attached to a group stream of ours: the peer may refuse it."""
+
+    __slots__ = ("_delivery", "_sequence")
+
+    def __init__(self, delivery: Delivery, sequence: int) -> None:
+        self._delivery = delivery
+        self._sequence = sequence
+
+    def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._delivery.group_stopped(self._sequence, code)
+
+
+class Delivery(Handler):
+    """One subscription of the peer, until `over`."""
+
+    def __init__(
+        self, core: Core, owner: RequestOwner, request: int, message: Subscribe, stream: Stream, ranks: Ranks
+    ) -> None:
+        self.request = request
+        self.id = message.id
+        self.stream = stream
+        self.over = False
+        self.backlog: Backlog[Stream] = Backlog(core.limits, ranks, message.priority)
+        """The groups on their way to the peer."""
+        self.check_at = NEVER
+        """When to look again whether the end of the track may be told."""
+        self._core = core
+        self._owner = owner
+        self._version = core.version
+        self._priority = message.priority
+        self._accepted = False
+        self._behind = False
+        """The peer is skipping groups; told once until it has caught up."""
+        self._final = 0
+        self._waited = 0.0
+        self._prefer(params_of(message, core.version))
+
+    def _prefer(self, params: SubscribeParams) -> None:
+        self.backlog.prefer(params.priority, ordered=params.ordered, latency=params.latency_ms / 1000)
+
+    # --- the peer
+
+    def on_update(self, message: SubscribeUpdate) -> None:
+        """SUBSCRIBE_UPDATE."""
+        if self.over:
+            return
+        params = params_of(message, self._version)
+        self._priority = params.priority
+        self._prefer(params)
+        self._core.emit(SubscribeUpdated(self.request, params))
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002 - the request's decoder reads
+        if fin and not self.over:
+            self._unsubscribe(None)
+            stream.write((), fin=True)
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        if not self.over:
+            self._unsubscribe(code)
+            stream.reset(self._core.code(StreamCode.CANCELLED))
+
+    def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        if not self.over:
+            self._unsubscribe(code)
+
+    def on_fault(self, error: WireError) -> None:
+        self.on_stopped(self.stream, error.stream_code)
+
+    def _unsubscribe(self, code: int | None) -> None:
+        wire = self._core.code(StreamCode.CANCELLED)
+        for sending in self.backlog:
+            if sending.open or sending.stream.unsent:
+                sending.stream.reset(wire)
+        self._owner.cancelled(self.request, code)
+
+    def group_stopped(self, sequence: int, code: int) -> None:
+        """The peer refused the rest of a group."""
+        if self.over:
+            return
+        self.backlog.drop(sequence)
+        self._core.emit(GroupStopped(self.request, sequence, code))
+
+    # --- groups
+
+    def accept(self) -> None:
+        """The track exists; told at once where the version has it so, else with the first group."""
+        if not self._accepted and self._version.accepts_at_once:
+            self._accepted = True
+            self.stream.write((SubscribeOk(priority=self._priority).encode(self._version),))
+
+    def send(self, pieces: tuple[GroupPiece, ...], now: float) -> int:
+        """Write what is new of groups. Returns by how many bytes the unsent data of the subscription changed."""
+        backlog = self.backlog
+        before = backlog.unsent
+        if waiting := backlog.waiting():
+            begins = any(piece.first for piece in pieces)
+            self._skip(backlog.review(waiting, now, begins=begins))
+        else:
+            self._behind = False
+        for piece in pieces:
+            size = overhead = 0
+            if piece.first and piece.code is None:
+                sending, size = self._begin(piece, now)
+                overhead = STREAM_OVERHEAD
+            else:
+                found = backlog.get(piece.sequence)
+                if found is None or not self._continue(found, piece):
+                    continue  # refused by the peer, or skipped
+                sending = found
+            for chunk in piece.chunks:
+                size += len(chunk)
+            if size:
+                backlog.wrote(sending, size, now, overhead)
+            if piece.fin:
+                sending.open = False
+        if backlog.unsent > self._core.limits.backlog_bytes:
+            self._skip(backlog.review(backlog.waiting(), now, begins=False))
+        return backlog.unsent - before
+
+    def _begin(self, piece: GroupPiece, now: float) -> tuple[Sending[Stream], int]:
+        """Open a stream and write. Returns it, and the size of the group's header."""
+        core = self._core
+        backlog = self.backlog
+        version = self._version
+        if not self._accepted:
+            self._accepted = True
+            self.stream.write((SubscribeOk(self._priority, group=piece.sequence).encode(version),))
+        rank = backlog.rank(piece.sequence)
+        stream = core.session.open_uni(send_priority(backlog.priority, rank))
+        stream.context = GroupStream(self, piece.sequence)
+        header = group_header(version, GroupHeader(self.id, piece.sequence, piece.start_frame))
+        stream.write((header, *piece.chunks), fin=piece.fin)
+        core.counts["groups_sent", ""] += 1
+        return backlog.begin(piece.sequence, stream, rank, now), len(header)
+
+    def _continue(self, sending: Sending[Stream], piece: GroupPiece) -> bool:
+        """Write on, or abort; whether there is more to come."""
+        stream = sending.stream
+        if piece.code is not None:
+            if sending.open or stream.unsent:
+                stream.reset(self._core.code(piece.code))
+            self.backlog.drop(sending.sequence)
+            return False
+        if sending.open and (piece.chunks or piece.fin):
+            stream.write(piece.chunks, fin=piece.fin)
+        return sending.open
+
+    def shed(self) -> bool:
+        """The session as a whole holds too much: skip a group; whether there was one."""
+        skipped = self.backlog.shed()
+        self._skip(skipped)
+        return bool(skipped)
+
+    def _skip(self, given_up: list[GivenUp[Stream]]) -> None:
+        core = self._core
+        for sending, unsent, reason in given_up:
+            if not self._behind:
+                self._behind = True
+                core.emit(
+                    GroupSkipped(self.request, sending.sequence, reason.value, unsent, self.backlog.unsent)
+                )
+            core.counts["groups_dropped", reason.value] += 1
+            sending.stream.reset(core.code(StreamCode[reason.name]))
+
+    def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
+        """Send a group of one frame as a datagram; whether version and session can carry it."""
+        if not self._version.has_timestamps:
+            return False
+        session = self._core.session
+        data = Datagram(self.id, sequence, timestamp, payload).encode(self._version)
+        if len(data) > session.datagram_limit:
+            return False
+        session.send_datagram(data)
+        return True
+
+    # --- the end
+
+    def drop(self, missing: Iterable[Range]) -> None:
+        """Groups that will never come. Versions before 03 have no message for them."""
+        if self._version.has_updates:
+            for start, end in missing:
+                drop = SubscribeDrop(start, end, StreamCode.DELIVERY_TIMEOUT)
+                self.stream.write((drop.encode(self._version),))
+
+    def end(self, final: int, now: float) -> None:
+        """Nothing more is written: tell the end as soon as the peer has all of it.
+
+        The end may arrive before groups that were written earlier, and some clients then take no more of them. A peer
+        that reads nothing is told when it reads again, or never.
+        """
+        self._final = final
+        self._waited = 0.0
+        self.check_end(now)
+
+    def check_end(self, now: float) -> None:
+        """See whether the groups have been delivered."""
+        if self.over:
+            return
+        backlog = self.backlog
+        self._skip(backlog.review(backlog.waiting(), now, begins=False))
+        if not backlog.undelivered:
+            version = self._version
+            end = SubscribeEnd(self._final).encode(version) if version.has_subscribe_end else b""
+            self.stream.write((end,), fin=True)
+            self.over = True
+            self.check_at = NEVER
+            return
+        # At first in the next loop turn, when a session without acknowledgements has sent what it was given.
+        wait = min(max(END_POLL, self._waited / 4), END_POLL_MAX) if self._waited else 0.0
+        self._waited += wait or END_POLL
+        self.check_at = now + wait
+
+    def reject(self, code: int) -> None:
+        """Refuse the subscription, or abort it with its open groups."""
+        wire = self._core.code(code)
+        for sending in self.backlog:
+            if sending.open:
+                sending.stream.reset(wire)
+        self._core.refuse(self.stream, code)
+        self.over = True

@@ -1,0 +1,154 @@
+"""Groups as bytes: each encoding of a group is derived once, incrementally, and shared by all that read it.
+
+Owns how frames look on a group stream. Must never copy a large payload: pieces are the same `bytes` objects as in the
+group. Called by tracks, for their subscribers.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from relay.model.group import Group
+from relay.wire.frame import FrameHeader, frame_header_plain, frame_header_timed
+
+COPY_BELOW = 2_048
+"""Payload pieces up to this size are joined with their header: one small copy is cheaper than one more chunk."""
+
+JOIN_BELOW = 16_384
+"""What one turn adds to a stream is joined up to this size, so that many small frames travel as one chunk."""
+
+
+class Encoding(IntEnum):
+    """How the frames of a group look as bytes."""
+
+    PLAIN = 0
+    """moq-lite-01 to 04: size, payload."""
+    TIMED = 1
+    """moq-lite-05 and 06: timestamp delta, size, payload."""
+    RAW = 2
+    """Payloads one after the other, for HTTP."""
+
+
+class Encoder:
+    """Derives one encoding's byte stream of a group, incrementally, for frames `start`..`end` (inclusive)."""
+
+    __slots__ = (
+        "_encoding",
+        "_end",
+        "_frame",
+        "_inside",
+        "_left",
+        "_position",
+        "_previous",
+        "_start",
+        "ended",
+    )
+
+    def __init__(self, encoding: Encoding, start: int = 0, end: int | None = None, first: int = 0) -> None:
+        self._encoding = encoding
+        self._start = start
+        self._end = end
+        self._position = 0
+        self._frame = first - 1
+        self._previous = 0
+        self._inside = False
+        self._left = 0
+        self.ended = False
+        """Whether frame `end` is complete: nothing more will come."""
+
+    def limit(self, end: int | None) -> None:
+        """Change the last frame that is wanted."""
+        self._end = end
+        self.ended = end is not None and (self._frame > end or (self._frame == end and self._left <= 0))
+
+    def take(self, parts: list[FrameHeader | bytes]) -> list[bytes]:
+        """The chunks that the parts beyond those of the last call add."""
+        chunks: list[bytes] = []
+        head = b""
+        for part in parts[self._position :]:
+            if isinstance(part, bytes):
+                if not self._inside:
+                    continue
+                self._left -= len(part)
+                if len(part) <= COPY_BELOW:
+                    chunks.append(head + part if head else part)
+                else:
+                    if head:
+                        chunks.append(head)
+                    chunks.append(part)
+                head = b""
+                continue
+            if head:
+                chunks.append(head)
+            head = self._header(part)
+        if head:
+            chunks.append(head)
+        if self._frame == self._end and self._left <= 0:
+            self.ended = True
+        self._position = len(parts)
+        if len(chunks) > 1 and sum(map(len, chunks)) <= JOIN_BELOW:
+            return [b"".join(chunks)]
+        return chunks
+
+    def _header(self, header: FrameHeader) -> bytes:
+        self._frame += 1
+        self._left = header.size
+        if self._end is not None and self._frame > self._end:
+            self._inside = False
+            self.ended = True
+            return b""
+        self._inside = self._frame >= self._start
+        if not self._inside or self._encoding is Encoding.RAW:
+            return b""
+        if self._encoding is Encoding.PLAIN:
+            return frame_header_plain(header.size)
+        timestamp = header.timestamp or 0
+        delta = timestamp - self._previous
+        self._previous = timestamp
+        return frame_header_timed(delta, header.size)
+
+
+class _Shared:
+    """One encoding of one group."""
+
+    __slots__ = ("_encoder", "chunks")
+
+    def __init__(self, encoding: Encoding, first: int) -> None:
+        self._encoder = Encoder(encoding, start=first, first=first)
+        self.chunks: list[bytes] = []
+
+    def take(self, parts: list[FrameHeader | bytes]) -> tuple[bytes, ...]:
+        """Bring the stream up to date; what that added."""
+        fresh = self._encoder.take(parts)
+        self.chunks += fresh
+        return tuple(fresh)
+
+
+class EncodedGroup(Group):
+    """A group with the encodings of it that somebody reads."""
+
+    __slots__ = ("_encodings",)
+
+    def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
+        super().__init__(sequence, now, first_frame)
+        self._encodings: dict[Encoding, _Shared] = {}
+
+    def clear(self) -> None:
+        super().clear()
+        self._encodings.clear()
+
+    def update(self, encoding: Encoding) -> tuple[bytes, ...]:
+        """Bring an encoding up to date; the chunks that are new since the last call."""
+        return self._shared(encoding).take(self.parts)
+
+    def encoded(self, encoding: Encoding) -> tuple[bytes, ...]:
+        """The whole group so far, as a late subscriber gets it first."""
+        shared = self._shared(encoding)
+        shared.take(self.parts)
+        return tuple(shared.chunks)
+
+    def _shared(self, encoding: Encoding) -> _Shared:
+        shared = self._encodings.get(encoding)
+        if shared is None:
+            shared = self._encodings[encoding] = _Shared(encoding, self.first_frame)
+        return shared

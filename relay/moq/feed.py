@@ -1,0 +1,161 @@
+"""What one subscription gets of a track: which groups, which frames of them, in which encoding.
+
+Owns the bounds of a subscription. Must never send: tracks do, by the pieces that these functions return. Subscriptions
+without bounds share the pieces of `shared_pieces`; `Feed` narrows them for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import EncodedGroup, Encoder, Encoding
+from relay.moq.session import GroupPiece
+from relay.wire.errors import StreamCode
+
+
+def shared_pieces(touched: Iterable[tuple[EncodedGroup, bool]], encoding: Encoding) -> tuple[GroupPiece, ...]:
+    """What is new of groups, each with whether it has just begun, for all subscriptions without bounds."""
+    return tuple(
+        GroupPiece(group.sequence, new, group.first_frame, group.update(encoding), group.finished, group.code)
+        for group, new in touched
+    )
+
+
+class Feed:
+    """The groups of a track as one subscription wants them."""
+
+    __slots__ = ("_encoders", "_sent", "encoding", "params", "past", "start")
+
+    def __init__(self, encoding: Encoding, params: SubscribeParams, start: int) -> None:
+        self.encoding = encoding
+        self.params = params
+        self.start = start
+        """First sequence that is sent."""
+        asks = params.start_group is not None or params.history_ms
+        self.past: int | None = start if asks else None
+        """The same for groups that came by a request for the past; `None` for none of them."""
+        self._encoders: dict[int, Encoder] = {}
+        """Groups of which only some frames are wanted."""
+        self._sent: set[int] = set()
+        """Groups that an earlier range included: not to be sent again."""
+
+    def wants(self, group: EncodedGroup) -> bool:
+        """Whether a group lies within the bounds."""
+        end = self.params.end_group
+        start = self.past if group.past else self.start
+        return start is not None and group.sequence >= start and (end is None or group.sequence <= end)
+
+    def _frames_of(self, group: EncodedGroup) -> tuple[int, int | None]:
+        """The frames wanted of a group: the bounds qualify the first and the last group only (06)."""
+        params = self.params
+        first = params.start_frame if group.sequence == (params.start_group or 0) else 0
+        last = params.end_frame if group.sequence == params.end_group else None
+        return first, last
+
+    def _lacks(self, group: EncodedGroup, first: int) -> bool:
+        """Whether a group does not have its frame `first`: then the subscription starts with the next whole group."""
+        if group.first_frame > first or (group.finished and group.first_frame + group.frames < first):
+            self.start = max(self.start, group.sequence + 1)
+            return True
+        return False
+
+    def join(self, group: EncodedGroup) -> tuple[GroupPiece, ...]:
+        """What the subscription gets of a group that exists already."""
+        first, last = self._frames_of(group)
+        if first == 0 and last is None:
+            chunks = group.encoded(self.encoding)
+            return (GroupPiece(group.sequence, True, group.first_frame, chunks, group.finished, None),)
+        if self._lacks(group, first):
+            return ()
+        encoder = Encoder(self.encoding, first, last, group.first_frame)
+        fresh = tuple(encoder.take(group.parts))
+        if group.open and not encoder.ended:
+            self._encoders[group.sequence] = encoder
+        return (GroupPiece(group.sequence, True, first, fresh, group.finished or encoder.ended, None),)
+
+    def is_narrow(self, lowest: int) -> bool:
+        """Whether something of the groups from `lowest` on, none of them of the past, may be outside the bounds."""
+        params = self.params
+        return bool(
+            params.end_group is not None or params.start_frame or self.start > lowest or self._encoders
+        )
+
+    def narrow(
+        self, touched: Sequence[tuple[EncodedGroup, bool]], pieces: tuple[GroupPiece, ...]
+    ) -> tuple[GroupPiece, ...]:
+        """The part of `pieces`, which `shared_pieces` made of `touched`, that the subscription wants."""
+        result: list[GroupPiece] = []
+        for (group, new), piece in zip(touched, pieces, strict=True):
+            if not self.wants(group):
+                continue
+            first, last = self._frames_of(group)
+            encoder = self._encoders.get(group.sequence)
+            if encoder is None:
+                if first == 0 and last is None:
+                    result.append(piece)
+                    continue
+                if not new or self._lacks(group, first):
+                    continue  # its frames were all sent before, or cannot be
+                encoder = self._encoders[group.sequence] = Encoder(
+                    self.encoding, first, last, group.first_frame
+                )
+            fresh = tuple(encoder.take(group.parts))
+            fin = group.finished or encoder.ended
+            result.append(GroupPiece(group.sequence, new, first, fresh, fin, group.code))
+            if fin or group.code is not None:
+                del self._encoders[group.sequence]
+        return tuple(result)
+
+    def replace(
+        self, params: SubscribeParams, start: int, groups: Iterable[EncodedGroup]
+    ) -> tuple[GroupPiece, ...]:
+        """SUBSCRIBE_UPDATE: what of the track's `groups` comes, and what goes, by the new bounds.
+
+        `start` is the sequence that a new subscription with these parameters would begin with.
+        """
+        groups = list(groups)
+        before = {group.sequence for group in groups if self.wants(group)}
+        asked = params.start_group
+        self.start = asked if asked is not None and asked > self.start else min(self.start, start)
+        floor = params.start_is_floor and self.past is not None
+        if asked is not None and not (floor and asked <= (self.past or 0)):
+            self.past = asked
+        self.params = params._replace(start_frame=0)
+        sent = self._sent | before
+        pieces: list[GroupPiece] = []
+        for group in groups:
+            sequence, wanted = group.sequence, self.wants(group)
+            if sequence in before and not wanted:
+                # It may be complete here and still unsent.
+                self._encoders.pop(sequence, None)
+                pieces.append(GroupPiece(sequence, False, 0, (), False, StreamCode.CANCELLED))
+                if group.open:
+                    sent.discard(sequence)
+            elif sequence in before and group.open:
+                pieces += self._limit(group)
+            elif wanted and group.code is None and sequence not in sent:
+                pieces += self.join(group)
+        self._sent = sent & {group.sequence for group in groups}
+        return tuple(pieces)
+
+    def _limit(self, group: EncodedGroup) -> tuple[GroupPiece, ...]:
+        """An open group that is being sent may have got another last frame, or none."""
+        last = self._frames_of(group)[1]
+        encoder = self._encoders.get(group.sequence)
+        if encoder is None:
+            if last is None:
+                return ()
+            encoder = self._encoders[group.sequence] = Encoder(self.encoding, 0, last, group.first_frame)
+            encoder.take(group.parts)  # sent before
+        encoder.limit(last)
+        if not encoder.ended:
+            return ()
+        del self._encoders[group.sequence]
+        return (GroupPiece(group.sequence, False, 0, (), True, None),)
+
+    def is_over(self, group: EncodedGroup) -> bool:
+        """Whether nothing of a group that is not finished is wanted any more."""
+        # With its last frame the subscription has all of the last group.
+        last = self._frames_of(group)[1]
+        return not self.wants(group) or (last is not None and group.sequence not in self._encoders)

@@ -1,0 +1,503 @@
+"""What we ask of the peer: subscriptions, fetches, track properties, estimates; and the groups that come of it.
+
+Owns one object per stream, and the table of subscriptions by the id that groups carry. Must never decide what to ask:
+the session's owner does. What arrives for a subscription in one call of `receive` is reported as one event.
+"""
+
+from __future__ import annotations
+
+from relay.model.track import SubscribeParams, TrackProperties
+from relay.moq.core import IGNORE, AnswerOwner, Core, Handler
+from relay.moq.lite_announce import AnnounceReader
+from relay.moq.session import (
+    DatagramReceived,
+    FetchedData,
+    GroupData,
+    GroupPart,
+    InfoReceived,
+    LimitExceeded,
+    ProbeReceived,
+    RequestFinished,
+    RequestRejected,
+    StrayGroup,
+    SubscriptionDropped,
+    SubscriptionEnded,
+    SubscriptionStarted,
+)
+from relay.transport.session import Stream
+from relay.wire.decoder import ProbeDecoder, SubscribeDecoder, TrackInfoDecoder
+from relay.wire.errors import StreamCode, WireError, relay_stream_code
+from relay.wire.frame import open_request
+from relay.wire.frame_decoder import FrameDecoder
+from relay.wire.messages import (
+    AnnounceRequest,
+    Datagram,
+    Fetch,
+    FrameHeader,
+    GroupHeader,
+    ProbeRequest,
+    Subscribe,
+    SubscribeEnd,
+    SubscribeOk,
+    SubscribeUpdate,
+    TrackRequest,
+)
+from relay.wire.varint import MAX_VARINT
+
+_Parts = list[FrameHeader | bytes]
+
+
+class Subscription(Handler):
+    """One subscription of ours, and the streams of its open groups."""
+
+    def __init__(self, core: Core, owner: Requests, request: int, subscribe_id: int, stream: Stream) -> None:
+        self.request = request
+        self.id = subscribe_id
+        self.stream = stream
+        self.groups: dict[int, Stream] = {}
+        """Open group streams, by sequence."""
+        self._core = core
+        self._owner = owner
+        self._decoder = SubscribeDecoder(core.version, core.limits.message)
+        self.told = b""
+        """What the peer was last told that we want, as an update of its version."""
+        self._final: int | None = None
+        self._started = False
+        self._closed = False
+        """The peer's half has ended."""
+        self._left = False
+        """Our half has ended."""
+        self._fresh: dict[int, tuple[int, _Parts, bool, int | None]] = {}
+        """What this call has brought, by sequence: first frame, parts, fin, code."""
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+        core = self._core
+        for message in self._decoder.feed(data):
+            core.spend()
+            if isinstance(message, SubscribeOk):
+                if not self._started:
+                    self._started = True
+                    core.emit(SubscriptionStarted(self.request, message.group, message.priority))
+            elif isinstance(message, SubscribeEnd):
+                if self._final is None:
+                    self._final = message.group
+                    self._report_end()
+            else:
+                core.emit(SubscriptionDropped(self.request, message.start, message.end, message.code))
+        if fin:
+            self._decoder.end()
+            self._closed = True
+            self._report_end()
+            self.end_request()
+
+    def _report_end(self) -> None:
+        self.flush()
+        self._core.emit(SubscriptionEnded(self.request, self._final, self._closed))
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self.end_request()
+        self._owner.failed(self, relay_stream_code(code, self._core.version), code)
+
+    def on_fault(self, error: WireError) -> None:
+        self._owner.failed(self, error.stream_code, error.stream_code)
+
+    def end_request(self) -> None:
+        """End our half of the Subscribe stream; once."""
+        if not self._left:
+            self._left = True
+            if self._core.version.leaves_by_reset:
+                self.stream.reset(self._core.code(StreamCode.CANCELLED))
+            else:
+                self.stream.write((), fin=True)
+
+    def leave(self, code: int | None) -> None:
+        """We want no more of it: by `code` both halves are given up, else the peer's half is read to its end."""
+        for group in self.groups.values():
+            self._core.refuse(group, StreamCode.CANCELLED)
+        if code is not None or (self._core.version.leaves_by_reset and not self._left):
+            self._core.refuse(self.stream, StreamCode.CANCELLED if code is None else code)
+        else:
+            self.stream.context = IGNORE
+            self.end_request()
+
+    # --- groups
+
+    def add(
+        self, sequence: int, first_frame: int, parts: _Parts, *, fin: bool, code: int | None = None
+    ) -> None:
+        """Part of a group arrived."""
+        known = self._fresh.get(sequence)
+        if known is not None:
+            first_frame, former, _, _ = known
+            former += parts
+            parts = former
+        elif not self._fresh:
+            self._owner.fresh.append(self)
+        self._fresh[sequence] = (first_frame, parts, fin, code)
+
+    def has_ended(self, sequence: int) -> bool:
+        """Whether that group began and ended within this call."""
+        known = self._fresh.get(sequence)
+        return known is not None and (known[2] or known[3] is not None)
+
+    def flush(self) -> None:
+        """Report what this call has brought."""
+        if self._fresh:
+            fresh, self._fresh = self._fresh, {}
+            parts = tuple(
+                GroupPart(sequence, first, tuple(parts), fin, code)
+                for sequence, (first, parts, fin, code) in fresh.items()
+            )
+            self._core.emit(GroupData(self.request, parts))
+
+
+class IncomingGroup(Handler):
+    """A group stream of the peer, once its header is known."""
+
+    __slots__ = ("_core", "_decoder", "_sequence", "_start", "_subscription")
+
+    def __init__(
+        self, core: Core, subscription: Subscription, header: GroupHeader, decoder: FrameDecoder
+    ) -> None:
+        self._core = core
+        self._subscription = subscription
+        self._decoder = decoder
+        self._sequence = header.sequence
+        self._start = header.frame_start
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+        self.add(self._decoder.feed(data), fin=fin)
+
+    def add(self, parts: _Parts, *, fin: bool) -> None:
+        """Take decoded frames."""
+        if fin:
+            self._decoder.end()
+            self._subscription.groups.pop(self._sequence, None)
+        self._subscription.add(self._sequence, self._start, parts, fin=fin)
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._abort(relay_stream_code(code, self._core.version))
+
+    def on_fault(self, error: WireError) -> None:
+        self._abort(error.stream_code)
+
+    def _abort(self, code: int) -> None:
+        self._subscription.groups.pop(self._sequence, None)
+        self._subscription.add(self._sequence, self._start, [], fin=False, code=code)
+
+
+class InfoStream(Handler):
+    """A Track stream of ours."""
+
+    def __init__(self, core: Core, owner: Requests, request: int, stream: Stream) -> None:
+        self.stream = stream
+        self._core = core
+        self._owner = owner
+        self._request = request
+        self._decoder = TrackInfoDecoder(core.version, core.limits.message)
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        for info in self._decoder.feed(data):
+            properties = TrackProperties(info.priority, info.ordered, info.max_latency, info.timescale)
+            self._core.emit(InfoReceived(self._request, properties))
+            self._over(stream)
+        if fin:
+            self._decoder.end()
+            self._reject(stream, StreamCode.NOT_FOUND, StreamCode.NOT_FOUND)
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        self._reject(stream, relay_stream_code(code, self._core.version), code)
+
+    def on_fault(self, error: WireError) -> None:
+        self._reject(self.stream, error.stream_code, error.stream_code)
+
+    def _over(self, stream: Stream) -> None:
+        stream.write((), fin=True)
+        self._owner.finished(self._request)
+
+    def _reject(self, stream: Stream, code: int, received: int) -> None:
+        if self._owner.is_open(self._request):
+            self._over(stream)
+            self._core.emit(RequestRejected(self._request, code, received))
+
+
+class FetchStream(Handler):
+    """A Fetch stream of ours: bare frames."""
+
+    def __init__(self, core: Core, owner: Requests, request: int, fetch: Fetch, stream: Stream) -> None:
+        self.stream = stream
+        self.sequence = fetch.group
+        self._core = core
+        self._owner = owner
+        self._request = request
+        self._start = fetch.start_frame
+        self._decoder = FrameDecoder(core.version, core.limits.frame)
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        parts = tuple(self._decoder.feed(data))
+        if fin:
+            self._decoder.end()
+            stream.write((), fin=True)
+            self._owner.finished(self._request)
+        part = GroupPart(self.sequence, self._start, parts, fin, None)
+        self._core.emit(FetchedData(self._request, part))
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        stream.write((), fin=True)
+        self._reject(relay_stream_code(code, self._core.version), code)
+
+    def on_fault(self, error: WireError) -> None:
+        self._reject(error.stream_code, error.stream_code)
+
+    def _reject(self, code: int, received: int) -> None:
+        if self._owner.is_open(self._request):
+            self._owner.finished(self._request)
+            self._core.emit(RequestRejected(self._request, code, received))
+
+
+class ProbeStream(Handler):
+    """A Probe stream of ours."""
+
+    def __init__(self, core: Core, owner: Requests, request: int, stream: Stream) -> None:
+        self.stream = stream
+        self._core = core
+        self._owner = owner
+        self._request = request
+        self._decoder = ProbeDecoder(core.version, core.limits.message)
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        for probe in self._decoder.feed(data):
+            self._core.spend()
+            self._core.emit(ProbeReceived(self._request, probe.bitrate, probe.rtt))
+        if fin:
+            self._decoder.end()
+            stream.write((), fin=True)
+            self._owner.finished(self._request)
+            self._core.emit(RequestFinished(self._request))
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        stream.write((), fin=True)
+        self._owner.finished(self._request)
+        self._core.emit(RequestRejected(self._request, relay_stream_code(code, self._core.version), code))
+
+    def on_fault(self, error: WireError) -> None:
+        self._owner.finished(self._request)
+        self._core.emit(RequestRejected(self._request, error.stream_code, error.stream_code))
+
+
+class Requests(AnswerOwner):
+    """All that one side of a session has asked for."""
+
+    def __init__(self, core: Core) -> None:
+        self.fresh: list[Subscription] = []
+        """Subscriptions that something came for in this call."""
+        self._core = core
+        self._next_id = 0
+        self._subscriptions: dict[int, Subscription] = {}
+        """By request."""
+        self._by_id: dict[int, Subscription] = {}
+        """The same, by the id on the wire."""
+        self._others: dict[int, AnnounceReader | InfoStream | FetchStream | ProbeStream] = {}
+
+    def flush(self) -> None:
+        """End of a call: one event per subscription."""
+        fresh, self.fresh = self.fresh, []
+        for subscription in fresh:
+            subscription.flush()
+
+    # --- commands
+
+    def request_announcements(self, prefix: str) -> int:
+        """Ask for what the peer publishes under `prefix`."""
+        core = self._core
+        opening = open_request(core.version, AnnounceRequest(prefix, exclude_hop=core.hop))
+        stream = core.session.open_bidi()
+        request = core.new_request()
+        stream.context = self._others[request] = AnnounceReader(core, self, request, prefix, stream)
+        stream.write((opening,))
+        return request
+
+    def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
+        """Ask for a track. Fields that the version lacks are not sent."""
+        core = self._core
+        subscribe_id = self._next_id
+        wanted = self._update(params)
+        message = Subscribe(
+            subscribe_id,
+            broadcast,
+            track,
+            wanted.priority,
+            wanted.ordered,
+            wanted.max_latency,
+            wanted.start_group,
+            wanted.end_group,
+            wanted.start_frame,
+            wanted.end_frame,
+        )
+        opening = open_request(core.version, message)
+        self._next_id += 1
+        stream = core.session.open_bidi()
+        subscription = Subscription(core, self, core.new_request(), subscribe_id, stream)
+        stream.context = subscription
+        if core.version.has_updates:
+            subscription.told = wanted.encode(core.version)
+        stream.write((opening,))
+        self._subscriptions[subscription.request] = self._by_id[subscribe_id] = subscription
+        return subscription.request
+
+    def update(self, request: int, params: SubscribeParams) -> None:
+        """Replace what a subscription asks for. ValueError where the version has no updates."""
+        core = self._core
+        update = self._update(params).encode(core.version)
+        subscription = self._subscriptions.get(request)
+        if subscription is None or update == subscription.told:
+            return  # over, or what has changed is nothing that this version has a field for
+        queued = subscription.stream.unsent
+        if queued > core.limits.message:
+            # Viewers may change their minds for ever, and this peer reads none of it.
+            core.emit(LimitExceeded("message", f"updates of a subscription queued_bytes={queued}"))
+            core.refuse(subscription.stream, StreamCode.CANCELLED)
+            self.failed(subscription, StreamCode.CONTROL_TIMEOUT, StreamCode.CONTROL_TIMEOUT)
+            return
+        subscription.told = update
+        subscription.stream.write((update,))
+
+    def _update(self, params: SubscribeParams) -> SubscribeUpdate:
+        return SubscribeUpdate(
+            params.priority,
+            params.ordered,
+            params.history_ms if self._core.version.latency_is_history else params.latency_ms,
+            _fitting(params.start_group),
+            params.end_group,
+            params.start_frame,
+            params.end_frame,
+        )
+
+    def request_info(self, broadcast: str, track: str) -> int:
+        """Ask for the properties of a track. ValueError where the version has no such request."""
+        core = self._core
+        opening = open_request(core.version, TrackRequest(broadcast, track))
+        stream = core.session.open_bidi()
+        request = core.new_request()
+        stream.context = self._others[request] = InfoStream(core, self, request, stream)
+        stream.write((opening,))  # our FIN before the answer would withdraw the request
+        return request
+
+    def fetch(
+        self,
+        broadcast: str,
+        track: str,
+        group: int,
+        *,
+        priority: int = 0,
+        start_frame: int = 0,
+        end_frame: int | None = None,
+    ) -> int:
+        """Ask for one group. ValueError where the version has no such request."""
+        core = self._core
+        fetch = Fetch(broadcast, track, priority, group, start_frame, end_frame)
+        opening = open_request(core.version, fetch)
+        stream = core.session.open_bidi()
+        request = core.new_request()
+        stream.context = self._others[request] = FetchStream(core, self, request, fetch, stream)
+        stream.write((opening,))
+        return request
+
+    def probe(self) -> int:
+        """Ask for estimates of the connection. ValueError where the version has no such request."""
+        core = self._core
+        opening = open_request(core.version, ProbeRequest())
+        stream = core.session.open_bidi()
+        request = core.new_request()
+        stream.context = self._others[request] = ProbeStream(core, self, request, stream)
+        stream.write((opening,))
+        return request
+
+    def cancel(self, request: int, code: int | None = None) -> None:
+        """Give a request up. Nothing is reported of it from then on."""
+        subscription = self._subscriptions.get(request)
+        if subscription is not None:
+            self._forget(subscription)
+            subscription.leave(code)
+            return
+        other = self._others.pop(request, None)
+        if isinstance(other, AnnounceReader):
+            other.close()
+        elif isinstance(other, ProbeStream) and code is None:
+            other.stream.context = IGNORE
+            other.stream.write((), fin=True)
+        elif other is not None:
+            self._core.refuse(other.stream, StreamCode.CANCELLED if code is None else code)
+
+    def stop_group(self, request: int, sequence: int, code: int) -> None:
+        """Ask for no more of one group."""
+        subscription = self._subscriptions.get(request)
+        stream = None if subscription is None else subscription.groups.pop(sequence, None)
+        if stream is not None:
+            self._core.refuse(stream, code)
+
+    # --- for the streams
+
+    def is_open(self, request: int) -> bool:
+        """Whether an answer is awaited."""
+        return request in self._others
+
+    def finished(self, request: int) -> None:
+        """A request other than a subscription is over."""
+        self._others.pop(request, None)
+
+    def failed(self, subscription: Subscription, code: int, received: int) -> None:
+        """The peer refused or aborted a subscription."""
+        if subscription.request in self._subscriptions:
+            subscription.flush()
+            self._forget(subscription)
+            for stream in subscription.groups.values():
+                self._core.refuse(stream, StreamCode.CANCELLED)
+            self._core.emit(RequestRejected(subscription.request, code, received))
+
+    def _forget(self, subscription: Subscription) -> None:
+        del self._subscriptions[subscription.request]
+        del self._by_id[subscription.id]
+
+    def begin_group(self, stream: Stream, header: GroupHeader, decoder: FrameDecoder) -> IncomingGroup | None:
+        """The peer opened a group stream; `None` if it was refused."""
+        subscription = self._by_id.get(header.subscribe_id)
+        if subscription is None:
+            # It may have been left while the group was on its way.
+            self._core.emit(StrayGroup(header.subscribe_id, header.sequence))
+            self._core.refuse(stream, StreamCode.CANCELLED)
+            return None
+        if header.sequence in subscription.groups or subscription.has_ended(header.sequence):
+            self._core.refuse(stream, StreamCode.OLD)
+            return None
+        subscription.groups[header.sequence] = stream
+        group = IncomingGroup(self._core, subscription, header, decoder)
+        stream.context = group
+        subscription.add(header.sequence, header.frame_start, [], fin=False)
+        return group
+
+    def on_datagram(self, data: bytes) -> None:
+        """A group of one frame. What cannot be read, or is not ours, is dropped as a lost one would be."""
+        core = self._core
+        if not core.version.has_timestamps:
+            return
+        try:
+            datagram = Datagram.decode(data, core.version)
+        except WireError:
+            return
+        subscription = self._by_id.get(datagram.subscribe_id)
+        if subscription is not None:
+            subscription.flush()
+            core.emit(
+                DatagramReceived(
+                    subscription.request, datagram.sequence, datagram.timestamp, datagram.payload
+                )
+            )
+
+
+def _fitting(group: int | None) -> int | None:
+    """A group number that still fits once it is stored as value + 1."""
+    return None if group is None else min(group, MAX_VARINT - 1)
+
+
+__all__ = ["IncomingGroup", "Requests", "Subscription"]

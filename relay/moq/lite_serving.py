@@ -1,0 +1,416 @@
+"""What the peer asks of us: its requests, one object per stream, and what is unsent on all of them together.
+
+Owns the streams that the peer opened. Must never decide an answer: the session's owner does, by the commands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heapify, heappop, heappush
+
+from relay.model.backlog import Ranks
+from relay.model.ranges import Range
+from relay.model.track import TrackProperties
+from relay.moq.core import Core, Handler, RequestOwner
+from relay.moq.delivery import Delivery, params_of
+from relay.moq.lite_announce import AnnounceWriter
+from relay.moq.session import (
+    NEVER,
+    AnnounceRequested,
+    FetchRequested,
+    GroupPiece,
+    InfoRequested,
+    LimitExceeded,
+    Offer,
+    PeerLeaving,
+    ProbeRequested,
+    RequestCancelled,
+    RequestFinished,
+    SubscribeRequested,
+)
+from relay.transport.session import Stream
+from relay.wire.decoder import RequestDecoder
+from relay.wire.errors import DecodeError, ProtocolViolation, StreamCode, WireError
+from relay.wire.messages import (
+    AnnounceRequest,
+    Fetch,
+    Goaway,
+    ProbeRequest,
+    Subscribe,
+    SubscribeUpdate,
+    TrackInfo,
+    TrackRequest,
+)
+
+LOOK_AT_LEAST = 64
+"""Streams of fetches, and of ended requests, before those that are fully sent are looked for."""
+
+STREAM_COST = 2_048
+"""Bytes that one of them holds besides its unsent data."""
+
+
+class Answer(Handler):
+    """A Track or Fetch stream of the peer."""
+
+    def __init__(self, core: Core, owner: Serving, request: int, stream: Stream) -> None:
+        self.request = request
+        self.stream = stream
+        self._core = core
+        self._owner = owner
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        self.on_stopped(stream, code)
+        stream.reset(self._core.code(StreamCode.CANCELLED))
+
+    def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._owner.cancelled(self.request, code)
+
+    def on_fault(self, error: WireError) -> None:
+        self._owner.cancelled(self.request, error.stream_code)
+
+
+class Held(Handler):
+    """A stream that is held open and never answered: closing it would end some clients' whole session."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+        if fin:
+            stream.write((), fin=True)
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        stream.reset(self._core.code(code))
+
+
+class IncomingRequest(Handler):
+    """A bidirectional stream of the peer: reads its request, and hands on what follows."""
+
+    def __init__(self, core: Core, owner: Serving) -> None:
+        self._core = core
+        self._owner = owner
+        self._decoder = RequestDecoder(core.version, core.limits.message)
+        self._answer: Handler | None = None
+        self._asked = False
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        try:
+            messages = self._decoder.feed(data)
+            if fin:
+                self._decoder.end()
+        except DecodeError as error:
+            # A request that cannot be read concerns only its sender's stream.
+            self._core.refuse_for(stream, error)
+            self.on_fault(error)
+            return
+        for message in messages:
+            if self._asked:
+                self._core.spend()  # the stream itself was counted with its first message
+                if isinstance(message, SubscribeUpdate) and isinstance(self._answer, Delivery):
+                    self._answer.on_update(message)
+            else:
+                self._asked = True
+                self._answer = self._owner.open(stream, message)
+        if fin:
+            if self._answer is not None:
+                self._answer.on_data(stream, b"", fin=True)
+            elif stream.context is self:
+                stream.write((), fin=True)  # it ended before it asked for anything
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        if self._answer is None:
+            stream.reset(self._core.code(StreamCode.CANCELLED))
+        else:
+            self._answer.on_reset(stream, code)
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        if self._answer is not None:
+            self._answer.on_stopped(stream, code)
+
+    def on_fault(self, error: WireError) -> None:
+        if self._answer is not None:
+            self._answer.on_fault(error)
+
+
+class Serving(RequestOwner):
+    """All that the peer of one session has asked for."""
+
+    def __init__(self, core: Core, *, offers_probe: bool) -> None:
+        self.backlog_limit = core.limits.backlog_session
+        """Unsent bytes of the whole session."""
+        self._core = core
+        self._offers_probe = offers_probe
+        self._deliveries: dict[int, Delivery] = {}
+        self._answers: dict[int, Answer] = {}
+        self._writers: dict[int, AnnounceWriter] = {}
+        self._ids: set[int] = set()
+        """Subscribe ids in use."""
+        self._leaving = False
+        """The peer has said GOAWAY."""
+        self._ending: set[int] = set()
+        """Subscriptions whose end is due once their groups have left."""
+        self._ranks = Ranks()
+        self._unsent = 0
+        """Upper bound of what is unsent on all streams: measured anew when it is too much."""
+        self._loose: dict[Stream, int] = {}
+        """Streams of fetches that may have something unsent, also after their end, and others whose request has ended;
+        with the request of each."""
+        self._look_at = LOOK_AT_LEAST
+
+    # --- requests of the peer
+
+    def open(self, stream: Stream, message: object) -> Handler | None:
+        """The first message of a stream; `None` if the stream was refused."""
+        core = self._core
+        match message:
+            case Subscribe():
+                return self._on_subscribe(stream, message)
+            case AnnounceRequest():
+                request = core.new_request()
+                writer = AnnounceWriter(core, self, request, message.prefix, stream)
+                self._writers[request] = writer
+                core.emit(AnnounceRequested(request, message.prefix, message.exclude_hop))
+                return writer
+            case TrackRequest():
+                answer = self._answer(stream)
+                core.emit(InfoRequested(answer.request, message.broadcast, message.track))
+                return answer
+            case Fetch():
+                answer = self._answer(stream)
+                core.emit(
+                    FetchRequested(
+                        answer.request,
+                        message.broadcast,
+                        message.track,
+                        message.group,
+                        message.priority,
+                        message.start_frame,
+                        message.end_frame,
+                    )
+                )
+                return answer
+            case ProbeRequest():
+                core.emit(ProbeRequested(core.new_request()))
+                if core.version.has_setup_stream and not self._offers_probe:
+                    core.refuse(stream, StreamCode.CANCELLED)  # our SETUP does not offer it
+                    return None
+            case Goaway():
+                if self._leaving:
+                    raise ProtocolViolation("second GOAWAY")
+                self._leaving = True
+                core.emit(PeerLeaving(message.uri))
+        return Held(core)
+
+    def _on_subscribe(self, stream: Stream, message: Subscribe) -> Handler | None:
+        core = self._core
+        if message.id in self._ids:
+            core.note(ProtocolViolation(f"subscribe id {message.id} is in use"))
+            core.refuse(stream, StreamCode.CANCELLED)
+            return None
+        request = core.new_request()
+        self._ids.add(message.id)
+        delivery = self._deliveries[request] = Delivery(core, self, request, message, stream, self._ranks)
+        params = params_of(message, core.version)
+        core.emit(SubscribeRequested(request, message.broadcast, message.track, params))
+        return delivery
+
+    def _answer(self, stream: Stream) -> Answer:
+        request = self._core.new_request()
+        answer = self._answers[request] = Answer(self._core, self, request, stream)
+        return answer
+
+    def cancelled(self, request: int, code: int | None) -> None:
+        """The peer needs nothing more of a request."""
+        delivery = self._deliveries.get(request)
+        writer = self._writers.pop(request, None)
+        if delivery is not None:
+            self._forget(delivery)
+        elif writer is not None:
+            if unsent := writer.stream.unsent:
+                self._keep_account(writer.stream, request, unsent)
+        elif self._answers.pop(request, None) is None:
+            return
+        self._core.emit(RequestCancelled(request, code))
+
+    # --- commands
+
+    def has_offered(self, path: str) -> bool:
+        """Whether the peer was told of that path, and not of its end."""
+        return any(writer.has_offered(path) for writer in self._writers.values())
+
+    def announce_initial(self, request: int, offers: Iterable[Offer]) -> None:
+        """Answer an interest in announcements with what exists."""
+        writer = self._writers.get(request)
+        if writer is not None:
+            self._account(writer.begin(offers))
+
+    def announce(self, request: int, path: str, offer: Offer | None) -> None:
+        """A path came, went (`None`), or is reached another way."""
+        writer = self._writers.get(request)
+        if writer is not None:
+            self._account(writer.change(path, offer))
+
+    def accept(self, request: int) -> None:
+        """The track of a subscription exists."""
+        delivery = self._deliveries.get(request)
+        if delivery is not None:
+            delivery.accept()
+
+    def send_group(self, request: int, pieces: tuple[GroupPiece, ...], now: float) -> None:
+        """Groups of a subscription: the path of every frame."""
+        delivery = self._deliveries.get(request)
+        if delivery is not None:
+            self._account(delivery.send(pieces, now))
+
+    def send_datagram(self, request: int, sequence: int, timestamp: int, payload: bytes) -> bool:
+        """A group of one frame, as a datagram; whether it could be sent."""
+        delivery = self._deliveries.get(request)
+        return delivery is not None and delivery.send_datagram(sequence, timestamp, payload)
+
+    def end_track(self, request: int, final: int, now: float, missing: Iterable[Range] = ()) -> None:
+        """All groups of a subscription are written; `final` is the first sequence that will never come.
+
+        `missing` are groups before it that never came.
+        """
+        delivery = self._deliveries.get(request)
+        if delivery is not None:
+            delivery.drop(missing)
+            before = delivery.backlog.unsent
+            delivery.end(final, now)
+            self._account(delivery.backlog.unsent - before)
+            self._after_end(delivery)
+
+    def send_info(self, request: int, properties: TrackProperties) -> None:
+        """Answer a question about a track."""
+        answer = self._answers.pop(request, None)
+        if answer is not None:
+            info = TrackInfo(*properties)
+            answer.stream.write((info.encode(self._core.version),), fin=True)
+
+    def send_fetched(self, request: int, chunks: tuple[bytes, ...], *, fin: bool) -> None:
+        """Answer a fetch, or go on with the answer."""
+        answer = self._answers.get(request)
+        if answer is not None:
+            answer.stream.write(chunks, fin=fin)
+            if fin:
+                del self._answers[request]
+            self._keep_account(answer.stream, request, sum(map(len, chunks)))
+
+    def reject(self, request: int, code: int) -> None:
+        """Refuse a request, or abort what is under way, with a code of the current stream registry."""
+        delivery = self._deliveries.get(request)
+        if delivery is not None:
+            delivery.reject(code)
+            self._forget(delivery)
+            return
+        answer: Answer | AnnounceWriter | None = self._answers.pop(request, None)
+        if answer is None:
+            answer = self._writers.pop(request, None)
+        if answer is not None:
+            self._core.refuse(answer.stream, code)
+
+    def stop(self) -> None:
+        """The session is over: nothing is due any more."""
+        self._ending.clear()
+
+    @property
+    def ending(self) -> bool:
+        """Whether the end of a track is still to be told."""
+        return bool(self._ending)
+
+    # --- time
+
+    def deadline(self) -> float:
+        """When `on_time` is due."""
+        if not self._ending:
+            return NEVER
+        return min(self._deliveries[request].check_at for request in self._ending)
+
+    def on_time(self, now: float) -> None:
+        """Tell the ends of tracks whose groups have left."""
+        for request in sorted(self._ending):
+            delivery = self._deliveries[request]
+            if delivery.check_at <= now:
+                before = delivery.backlog.unsent
+                delivery.check_end(now)
+                self._account(delivery.backlog.unsent - before)
+                self._after_end(delivery)
+
+    def _after_end(self, delivery: Delivery) -> None:
+        if delivery.over:
+            self._forget(delivery)
+            self._core.emit(RequestFinished(delivery.request))
+        else:
+            self._ending.add(delivery.request)
+
+    def _forget(self, delivery: Delivery) -> None:
+        delivery.over = True
+        del self._deliveries[delivery.request]
+        self._ids.discard(delivery.id)
+        self._ending.discard(delivery.request)
+        self._account(-delivery.backlog.unsent)
+        streams = [sending.stream for sending in delivery.backlog]
+        delivery.backlog.clear()
+        for stream in streams:
+            if unsent := stream.unsent:
+                self._keep_account(stream, delivery.request, unsent)
+
+    # --- how much is unsent
+
+    def _account(self, change: int) -> None:
+        self._unsent += change
+        if self._unsent > self.backlog_limit and change > 0:
+            self._shed()
+
+    def _keep_account(self, stream: Stream, request: int, size: int) -> None:
+        """More is unsent in a fetch, or in a stream whose request is over."""
+        if stream not in self._loose:
+            size += STREAM_COST
+        self._loose[stream] = request
+        if len(self._loose) >= self._look_at:
+            self._look_at_loose()
+        self._account(size)
+
+    def _look_at_loose(self) -> None:
+        self._loose = {stream: request for stream, request in self._loose.items() if stream.unsent}
+        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._loose))
+
+    def _shed(self) -> None:
+        """The session holds too much: the least important subscription loses its oldest group, then the next."""
+        deliveries = list(self._deliveries.values())
+        self._look_at_loose()
+        self._unsent = sum(delivery.backlog.measure() for delivery in deliveries)
+        self._unsent += sum(stream.unsent + STREAM_COST for stream in self._loose)
+        self._unsent += sum(writer.stream.unsent for writer in self._writers.values())
+        if self._unsent <= self.backlog_limit:
+            return
+        enough = self.backlog_limit * 3 // 4  # not the limit itself, or it would be reached again at once
+        for stream, request in list(self._loose.items()):  # the oldest first: fetches are the past
+            if self._unsent <= enough:
+                break
+            self._unsent -= stream.unsent + STREAM_COST
+            self._drop_loose(stream, request)
+        order = [(d.backlog.priority, -d.backlog.unsent, number) for number, d in enumerate(deliveries)]
+        heapify(order)
+        while self._unsent > enough and order:
+            priority, unsent, number = heappop(order)
+            least = deliveries[number]
+            if least.shed():
+                heappush(order, (priority, -least.backlog.unsent, number))
+            self._unsent += least.backlog.unsent + unsent
+        # Groups first: without announcements, the peer would know of nothing.
+        for request, writer in sorted(self._writers.items(), key=lambda pair: -pair[1].stream.unsent):
+            if self._unsent <= enough:
+                break
+            unsent = writer.stream.unsent
+            self._core.emit(LimitExceeded("backlog_session", f"announcements queued_bytes={unsent}"))
+            self._unsent -= unsent
+            del self._writers[request]
+            self._core.refuse(writer.stream, StreamCode.TOO_FAR_BEHIND)
+            self._core.emit(RequestCancelled(request, StreamCode.TOO_FAR_BEHIND))
+
+    def _drop_loose(self, stream: Stream, request: int) -> None:
+        del self._loose[stream]
+        self._core.emit(LimitExceeded("backlog_session", f"request={request} queued_bytes={stream.unsent}"))
+        self.cancelled(request, StreamCode.TOO_FAR_BEHIND)
+        self._core.refuse(stream, StreamCode.TOO_FAR_BEHIND)

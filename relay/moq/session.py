@@ -1,0 +1,391 @@
+"""The vocabulary of a moq session: what it reports, and what it is asked to send.
+
+Owns the events, in the order of a session's life, and the values that commands take. Must never know a version, a
+stream or a byte: those belong to the state machines that report these events. Owners (connection actors, the client)
+handle the events and answer with commands of the machine.
+
+A *request* is a number that names one exchange of a session: a subscription, a fetch, a question about a track, an
+interest in announcements. Numbers of both sides come from one counter and are never used again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from relay.model.route import Route
+from relay.model.track import SubscribeParams, TrackProperties
+from relay.wire.errors import WireError
+from relay.wire.frame import FrameHeader
+
+NEVER = float("inf")
+"""A deadline that does not come."""
+
+Parts: TypeAlias = "tuple[FrameHeader | bytes, ...]"
+"""Frames as they arrived: a header each, followed by pieces of its payload."""
+
+
+# --- the session ---------------------------------------------------------------------------------------------------
+
+
+class Introduced(NamedTuple):
+    """The peer has said enough to be admitted: answer with `admit`, or `close`."""
+
+    target: str | None
+    """Path and query from SETUP; `None` where the transport's own URL counts."""
+
+
+class Opened(NamedTuple):
+    """The version is agreed on and the peer is admitted: requests may be made."""
+
+
+class Established(NamedTuple):
+    """Set-up is complete; requests of the peer follow."""
+
+
+class PeerInfo(NamedTuple):
+    """The peer's SETUP (05 and newer). `None` is an absent parameter."""
+
+    hop: int | None
+    cost: int | None
+    role: int | None
+    probe: int | None
+
+
+class PeerAlive(NamedTuple):
+    """Answer to `check_alive`: whether the peer gave a sign of life in time."""
+
+    alive: bool
+
+
+class PeerLeaving(NamedTuple):
+    """GOAWAY: the peer asks us to leave, for `uri` if it is not empty."""
+
+    uri: str
+
+
+class BitrateReported(NamedTuple):
+    """SESSION_INFO (01 and 02): the peer's estimate in bits per second, 0 is unknown."""
+
+    bitrate: int
+
+
+class LimitExceeded(NamedTuple):
+    """The peer went beyond a limit of the parser, and was refused for it."""
+
+    limit: str
+    detail: str
+
+
+class Incompatible(NamedTuple):
+    """The peer's SETUP offers no version that is spoken here; `Closed` follows."""
+
+    offered: tuple[str, ...]
+
+
+class Fault(NamedTuple):
+    """The peer broke a rule. It cost the stream, or with `fatal` the session: `Closed` follows."""
+
+    error: WireError
+    fatal: bool
+
+
+class Closed(NamedTuple):
+    """The last event. `code` is the session code on the wire; `None`: the transport failed or timed out."""
+
+    code: int | None
+    reason: str
+    by_peer: bool
+
+
+# --- what the peer publishes ---------------------------------------------------------------------------------------
+
+
+class AnnouncementsStarted(NamedTuple):
+    """The peer accepted our interest. `origin` is its hop id (05 and newer; 0: withheld)."""
+
+    request: int
+    origin: int | None
+
+
+class AnnouncementsComplete(NamedTuple):
+    """The initial set has been reported. 03 and 04 cannot tell; there it comes at once."""
+
+    request: int
+
+
+class Announced(NamedTuple):
+    """A path is live, or is reached another way (`update`), or begins anew under a live announcement (`restart`)."""
+
+    request: int
+    path: str
+    """Relative to the session's root."""
+
+    listed: tuple[int, ...]
+    """Hops as the peer listed them; on 03 as many zeros as it counted."""
+
+    route: Route
+    """All hops from the original publisher to the peer, 0 for one without an id; empty if the version has none."""
+
+    update: bool = False
+    restart: bool = False
+
+
+class Unannounced(NamedTuple):
+    """The announcement of a path has ended."""
+
+    request: int
+    path: str
+    said: bool = True
+    """Whether the peer said so; not if it ended the stream that announces."""
+
+
+class AnnouncementsEnded(NamedTuple):
+    """The peer announces no more here; `Unannounced` came for each live path. `code` if it reset the stream."""
+
+    request: int
+    code: int | None
+
+
+class SubscriptionStarted(NamedTuple):
+    """The peer accepted a subscription; `group` is the first sequence, where it said so (05 and newer)."""
+
+    request: int
+    group: int | None
+    priority: int = 0
+
+
+class SubscriptionDropped(NamedTuple):
+    """Groups from `start` to `end` inclusive will not come (03 and newer)."""
+
+    request: int
+    start: int
+    end: int
+    code: int
+
+
+class GroupPart(NamedTuple):
+    """What one call of `receive` added to one group."""
+
+    sequence: int
+    first_frame: int
+    parts: Parts
+    fin: bool
+    code: int | None
+    """Why the group was aborted."""
+
+
+class GroupData(NamedTuple):
+    """Groups of a subscription, in order of arrival: one event per subscription and call of `receive`."""
+
+    request: int
+    parts: tuple[GroupPart, ...]
+
+
+class DatagramReceived(NamedTuple):
+    """A group of one frame that came as a datagram."""
+
+    request: int
+    sequence: int
+    timestamp: int
+    payload: bytes
+
+
+class SubscriptionEnded(NamedTuple):
+    """No group beyond those under way will begin. `final`: the first sequence that will never come, if it was said.
+
+    `stream` tells whether the Subscribe stream has ended too.
+    """
+
+    request: int
+    final: int | None
+    closed: bool
+
+
+class InfoReceived(NamedTuple):
+    """Answer to `request_info`."""
+
+    request: int
+    properties: TrackProperties
+
+
+class FetchedData(NamedTuple):
+    """Part of a fetched group."""
+
+    request: int
+    part: GroupPart
+
+
+class ProbeReceived(NamedTuple):
+    """The peer's estimate: bits per second and milliseconds, 0 is unknown."""
+
+    request: int
+    bitrate: int
+    rtt: int
+
+
+class RequestRejected(NamedTuple):
+    """The peer refused or aborted a request of ours. `received` is the number it sent, `code` that of our own table."""
+
+    request: int
+    code: int
+    received: int
+
+
+class RequestFinished(NamedTuple):
+    """A request is over in good order: all estimates have come, or the end of a track was sent."""
+
+    request: int
+
+
+class StrayGroup(NamedTuple):
+    """A group came for no subscription, and was stopped."""
+
+    subscribe_id: int
+    sequence: int
+
+
+# --- what the peer asks for ----------------------------------------------------------------------------------------
+
+
+class AnnounceRequested(NamedTuple):
+    """Answer with `announce_initial`, at once where possible: some clients wait for it."""
+
+    request: int
+    prefix: str
+    exclude: int
+    """Hop id: routes through it are of no use to the peer; 0 is none."""
+
+
+class SubscribeRequested(NamedTuple):
+    """Answer with `accept` or `reject`, then `send_group` and `end_track`."""
+
+    request: int
+    broadcast: str
+    track: str
+    params: SubscribeParams
+
+
+class SubscribeUpdated(NamedTuple):
+    """SUBSCRIBE_UPDATE: replaces what was asked for."""
+
+    request: int
+    params: SubscribeParams
+
+
+class InfoRequested(NamedTuple):
+    """Answer with `send_info` or `reject`."""
+
+    request: int
+    broadcast: str
+    track: str
+
+
+class FetchRequested(NamedTuple):
+    """Answer with `send_fetched` or `reject`. Bounds of frames are inclusive."""
+
+    request: int
+    broadcast: str
+    track: str
+    group: int
+    priority: int
+    start_frame: int
+    end_frame: int | None
+
+
+class ProbeRequested(NamedTuple):
+    """The peer wants estimates; nothing needs to be answered."""
+
+    request: int
+
+
+class RequestCancelled(NamedTuple):
+    """The peer needs nothing more of a request. `code` if it reset or stopped the stream."""
+
+    request: int
+    code: int | None
+
+
+class GroupStopped(NamedTuple):
+    """The peer refused the rest of a group."""
+
+    request: int
+    sequence: int
+    code: int
+
+
+class GroupSkipped(NamedTuple):
+    """A group was reset because the peer took it too slowly."""
+
+    request: int
+    sequence: int
+    reason: str
+    unsent: int
+    kept: int
+    """Bytes still queued in the subscription."""
+
+
+Event: TypeAlias = (
+    Introduced
+    | Opened
+    | Established
+    | PeerInfo
+    | PeerAlive
+    | PeerLeaving
+    | BitrateReported
+    | LimitExceeded
+    | Incompatible
+    | Fault
+    | Closed
+    | AnnouncementsStarted
+    | AnnouncementsComplete
+    | Announced
+    | Unannounced
+    | AnnouncementsEnded
+    | SubscriptionStarted
+    | SubscriptionDropped
+    | GroupData
+    | DatagramReceived
+    | SubscriptionEnded
+    | InfoReceived
+    | FetchedData
+    | ProbeReceived
+    | RequestRejected
+    | RequestFinished
+    | StrayGroup
+    | AnnounceRequested
+    | SubscribeRequested
+    | SubscribeUpdated
+    | InfoRequested
+    | FetchRequested
+    | ProbeRequested
+    | RequestCancelled
+    | GroupStopped
+    | GroupSkipped
+)
+
+
+# --- what is sent --------------------------------------------------------------------------------------------------
+
+
+class Offer(NamedTuple):
+    """A path to announce, relative to the session's root."""
+
+    path: str
+    route: Route = Route()
+    """From the original publisher to the relay before us; our own id is added where the version has it."""
+
+    source: int = 0
+    """Changes when another publication takes the path over."""
+
+
+class GroupPiece(NamedTuple):
+    """What one turn adds to one group of a subscription, encoded; shared by all subscriptions that get the same."""
+
+    sequence: int
+    first: bool
+    """Whether this opens the group for the subscriber."""
+    start_frame: int
+    chunks: tuple[bytes, ...]
+    fin: bool
+    code: int | None
+    """Set if the group was aborted."""
