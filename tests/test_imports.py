@@ -45,6 +45,7 @@ EFFECTS = ("asyncio", "concurrent", "random", "secrets", "selectors", "socket", 
 ROOMS = {
     "relay/wire/": Room(("wire",), never=EFFECTS),
     "relay/model/": Room(("model", "wire"), never=EFFECTS),
+    "relay/moq/": Room(("moq", "model", "wire", "transport.session"), never=EFFECTS),
     "relay/auth/": Room(
         ("auth", "model", "version", "wire"), ("jwt", "cryptography", "cachetools"), never=("socket",)
     ),
@@ -54,14 +55,14 @@ ROOMS = {
         only=(("aiohttp", "relay/transport/client.py"), ("aiohttp", "relay/transport/websocket/dial.py")),
     ),
     "relay/actors/": Room(
-        ("actors", "auth", "model", "wire", "transport.session"),
+        ("actors", "auth", "moq", "model", "wire", "transport.session"),
         ("pykka",),
         never=("socket",),
         only=(("pykka", "relay/actors/runtime.py"),),
     ),
     "relay/web/": Room(
         (
-            *("web", "actors", "auth", "model", "wire"),
+            *("web", "actors", "auth", "model", "moq.encoding", "wire"),
             *(
                 "transport.places",
                 "transport.refusal",
@@ -76,7 +77,7 @@ ROOMS = {
         ("pydantic", "pydantic_core"),
         never=EFFECTS,
     ),
-    "relay/client/": Room(("client", "transport", "model", "wire")),
+    "relay/client/": Room(("client", "moq", "transport", "model", "wire")),
     "relay/clock.py": Room(("client", "terminal", "transport", "model", "wire")),
     "relay/log.py": Room(("model.pace",)),
     "relay/terminal.py": Room(()),
@@ -159,6 +160,9 @@ def test_imports_point_downward(path: Path) -> None:
         ("relay/model/a.py", "def f():\n    import random"),
         ("relay/model/a.py", "from .path import join"),
         ("relay/model/a.py", "if TYPE_CHECKING:\n    from relay.actors.runtime import Actor"),
+        ("relay/moq/a.py", "import asyncio"),
+        ("relay/moq/a.py", "import relay.actors.messages"),
+        ("relay/moq/a.py", "from relay.transport import memory"),
         ("relay/auth/a.py", "import relay.transport.session"),
         ("relay/transport/a.py", "import relay.actors.runtime"),
         ("relay/transport/a.py", "import relay.web"),
@@ -183,6 +187,10 @@ def test_what_the_rules_refuse(path: str, source: str) -> None:
     "path, source",
     [
         ("relay/model/a.py", "from relay.wire.text import normalize_path\nimport dataclasses"),
+        (
+            "relay/moq/a.py",
+            "from relay.transport.session import Stream\nfrom relay.wire.version import Version",
+        ),
         ("relay/transport/client.py", "import asyncio, aiohttp\nfrom aioquic.quic import connection"),
         ("relay/actors/runtime.py", "import pykka"),
         (

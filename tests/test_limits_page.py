@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from relay.actors.connection import PER_PEER, RELAY_FACTOR
+from relay.actors.environment import PER_PEER, RELAY_FACTOR
 from relay.model.group import FRAME_OVERHEAD
 from relay.model.limits import Limits
 from relay.model.pace import EPISODE

@@ -21,8 +21,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from relay.actors.serving import SubscribeService
-
 from relay.actors.connection import ConnectionActor
 from relay.app import Relay
 from relay.client import (
@@ -284,9 +282,8 @@ class Stage:
                 continue
             actor = ref._actor_weakref()
             assert isinstance(actor, ConnectionActor)
-            for service in actor.egress._requests.values():
-                if isinstance(service, SubscribeService):
-                    found[number] = found.get(number, 0) + service.backlog.measure()
+            for delivery in actor._moq.serving._deliveries.values():
+                found[number] = found.get(number, 0) + delivery.backlog.measure()
         return found
 
     async def _watch_lag(self) -> None:

@@ -15,11 +15,10 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from pykka import ActorRegistry
-from relay.client.publish import TrackWriter
 
 from relay.actors.connection import ConnectionActor
 from relay.app import Relay
-from relay.client import Client
+from relay.client import Client, TrackWriter
 from relay.model.limits import Limits
 from relay.transport.client import ClientTls, connect
 from relay.transport.quic.session import QuicSession
@@ -448,8 +447,10 @@ async def test_a_viewer_that_withholds_credit() -> None:
         while not value(await scrape(relay), "groups_dropped_total", reason="too_far_behind"):
             await service.goes_on(10)
         await service.goes_on(50)
-        egress = connection(relay, peer).egress
-        assert egress._backlog <= 200_000
-        waiting = [s for service in egress._requests.values() for s in cast("Any", service).backlog.waiting()]
+        serving_peer = connection(relay, peer)._moq.serving
+        assert serving_peer._unsent <= 200_000
+        waiting = [
+            one for delivery in serving_peer._deliveries.values() for one in delivery.backlog.waiting()
+        ]
         assert 0 < sum(unsent for _, unsent in waiting) <= 160_000
         assert not peer.closed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 from collections import defaultdict
@@ -59,6 +60,8 @@ NEW = "0.5.1"
 TRANSPORTS = ("webtransport", "quic", "websocket")
 PUBLIC = ["lobby"]
 MARKER = "zz-marker"
+IDS = itertools.count(1_000)
+"""Subscribe ids beyond those that clients use by themselves."""
 
 
 @pytest.fixture(autouse=True)
@@ -259,7 +262,7 @@ def asking(client: Client, request: Request) -> Answer:
 
 def requests_for(client: Client, path: str) -> dict[str, Request]:
     """Every way to ask for what is there."""
-    found: dict[str, Request] = {"subscribe": Subscribe(client.peer.next_id(), path, TRACK)}
+    found: dict[str, Request] = {"subscribe": Subscribe(next(IDS), path, TRACK)}
     if client.version >= Version.LITE_05:
         found |= {"track": TrackRequest(path, TRACK), "fetch": Fetch(path, TRACK, 0, 0)}
     return found
@@ -275,7 +278,7 @@ async def asked(client: Client, paths: list[str]) -> set[tuple[str, tuple[object
     for _, answer in answers:
         await answer.over()
     # Whatever else there was to say has been said when a later request is answered.
-    last = asking(client, Subscribe(client.peer.next_id(), "nothing/at/all", TRACK))
+    last = asking(client, Subscribe(next(IDS), "nothing/at/all", TRACK))
     await last.over()
     return {(kind, answer.everything) for kind, answer in answers}
 
@@ -707,7 +710,7 @@ async def test_the_log_says_who_may_do_what_and_why_others_may_not(
             cell = next(one for one in CELLS if one.name == name)
             client = await dial(scene.relay, transport, cell.url, cell.credential())
             async with client:
-                await asking(client, Subscribe(client.peer.next_id(), "nothing", TRACK)).over()
+                await asking(client, Subscribe(next(IDS), "nothing", TRACK)).over()
                 shown += [repr(client), repr(client.session), str(scene.relay.connections)]
                 assert record.lines("accepted", f"transport={transport}", rights), record.lines("accepted")
         for name, reason in (

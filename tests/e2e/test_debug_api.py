@@ -21,9 +21,9 @@ from relay.actors.runtime import LoopInbox
 from relay.app import Relay
 from relay.client import Client, Publication, TrackWriter
 from relay.model.limits import Limits
+from relay.moq.session import FetchRequested
 from relay.transport.quic.trust import ClientTls
 from relay.wire.errors import StreamCode
-from relay.wire.messages import Fetch
 from relay.wire.version import Version
 from tests.e2e.http_support import (
     IMPATIENT,
@@ -370,7 +370,7 @@ async def test_a_group_that_is_not_cached_comes_from_a_publisher_that_can_be_ask
         assert await get(http, f"{url}?group=0") == (200, "zero")
         assert await get(http, f"{url}?group=1") == (200, "one")
         assert await get(http, f"{url}?group=2") == (404, "no such track or group\n")
-        assert [r.group for r in publication.requests if isinstance(r, Fetch)] == [0, 1, 2]
+        assert [r.group for r in publication.requests if isinstance(r, FetchRequested)] == [0, 1, 2]
         async with http.get(f"{url}?group=0&frames=1") as response:
             assert short(rows(await response.read())) == [(0, 0, b"zero")]
         assert publication.subscriptions() == []
@@ -548,7 +548,7 @@ async def test_the_largest_group_number_is_asked_for() -> None:
     async with cam(versions=[Version.LITE_06]) as (relay, http, publication, _):
         status, _ = await get(http, f"{relay.url}fetch/demo/cam/video/hd?group={2**62 - 1}")
         assert status == 404
-        assert [r.group for r in publication.requests if isinstance(r, Fetch)] == [2**62 - 1]
+        assert [r.group for r in publication.requests if isinstance(r, FetchRequested)] == [2**62 - 1]
 
 
 @pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_03, Version.LITE_04, Version.LITE_06])
