@@ -199,11 +199,12 @@ class ConnectionActor(LoopActor):
     def _handle_events(self) -> None:
         """Take what has happened in the session, also in answer to our own commands."""
         while self._closed is None and (events := self._moq.poll()):
+            open_before = not self._moq.closed
             for event in events:
                 if not (self.ingest.on_event(event) or self.egress.on_event(event)):
                     self._on_event(event)
-                if self._closed is not None:
-                    break
+                if open_before and self._moq.closed:
+                    break  # we have closed the session for this event: those after it count for nothing
         due = self._moq.deadline
         if due != moq.NEVER and (self._timer is None or due < self._due):
             if self._timer is not None:

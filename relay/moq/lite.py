@@ -187,6 +187,11 @@ class LiteSession(Core):
         return min(self._setup_deadline, self._alive_deadline, self.serving.deadline())
 
     @property
+    def closed(self) -> bool:
+        """Whether the session is over; `Closed` may still have to be taken."""
+        return self.state is State.CLOSED
+
+    @property
     def name(self) -> str | None:
         """Name of the version, `None` while it is negotiated."""
         return None if self.state is State.NEGOTIATING else self.version.name_on_wire
