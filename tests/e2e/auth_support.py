@@ -22,8 +22,9 @@ from relay.app import Relay
 from relay.client import Client, Publication
 from relay.config import Auth
 from relay.model.limits import Limits
+from relay.moq.core import Handler
 from relay.transport.quic.trust import ClientTls
-from relay.transport.session import Session
+from relay.transport.session import Session, Stream
 from relay.wire.errors import WireError
 from relay.wire.frame import Request, open_request
 from relay.wire.version import Version
@@ -148,7 +149,7 @@ async def all_of(sessions: Iterable[Awaitable[Client]]) -> AsyncIterator[list[Cl
         await asyncio.gather(*(client.close() for client in clients))
 
 
-class Answer:
+class Answer(Handler):
     """What the relay says to one request, to the byte."""
 
     def __init__(self, session: Session, version: Version, request: Request) -> None:
@@ -173,17 +174,17 @@ class Answer:
     def everything(self) -> tuple[object, ...]:
         return (self.data, *sorted(self.told))
 
-    def on_data(self, data: bytes, *, fin: bool) -> None:
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         self.data += data
         if fin:
             self.told.append(("end", len(self.data)))
         self._changed.set()
 
-    def on_reset(self, code: int) -> None:
+    def on_reset(self, stream: Stream, code: int) -> None:
         self.told.append(("reset", code))
         self._changed.set()
 
-    def on_stop(self, code: int) -> None:
+    def on_stopped(self, stream: Stream, code: int) -> None:
         self.told.append(("stop", code))
         self._changed.set()
 
