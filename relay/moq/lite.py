@@ -138,6 +138,7 @@ class LiteSession(Core):
         super().__init__(session, limits, hop)
         self.options = options or Options()
         self.state = State.NEGOTIATING if session.version is None else State.INTRODUCING
+        self._has_version = session.version is not None
         self.peer: PeerInfo | None = None
         """What the peer's SETUP says (05 and newer)."""
         self.requests = Requests(self)
@@ -193,8 +194,8 @@ class LiteSession(Core):
 
     @property
     def name(self) -> str | None:
-        """Name of the version, `None` while it is negotiated."""
-        return None if self.state is State.NEGOTIATING else self.version.name_on_wire
+        """Name of the version, `None` if none was negotiated."""
+        return self.version.name_on_wire if self._has_version else None
 
     @property
     def has_hops(self) -> bool:
@@ -443,6 +444,7 @@ class LiteSession(Core):
 
     def _negotiated(self, version: Version) -> None:
         self.version = version
+        self._has_version = True
         self.state = State.INTRODUCING
         self._advance()
 

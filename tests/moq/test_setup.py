@@ -189,7 +189,7 @@ def test_a_setup_that_leads_to_no_version_ends_the_session(
     kept = [event for event in end.events if not isinstance(event, LimitExceeded | Incompatible)]
     assert kinds(kept) == [Fault, Closed]
     assert [closed for closed, _ in end.session.closed] == [code] == [end.one(Closed).code]
-    assert (end.moq.state, end.moq.deadline) == (State.CLOSED, NEVER)
+    assert (end.moq.state, end.moq.deadline, end.moq.name) == (State.CLOSED, NEVER, None)
 
 
 def test_a_client_without_a_version_for_setup_ends_the_session() -> None:

@@ -149,8 +149,10 @@ def test_every_error_has_its_own_name_and_codes() -> None:
     assert len({each.code_name for each in tree}) == len(tree)
     for each in tree:
         assert each("why").close_code(Version.LITE_01) in set(OldCode)
-        paced = each is errors.TooManyMessages
-        wanted = SessionCode.TOO_MANY_REQUEST_UPDATES if paced else SessionCode.PROTOCOL_VIOLATION
+        wanted = {
+            errors.TooManyMessages: SessionCode.TOO_MANY_REQUEST_UPDATES,
+            errors.NoCommonVersion: SessionCode.VERSION_NEGOTIATION,
+        }.get(each, SessionCode.PROTOCOL_VIOLATION)
         assert each("why").close_code(Version.LITE_06) == wanted
     assert errors.DecodeError("why").close_code(Version.LITE_02) == 5
 
