@@ -11,32 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import itertools
 import logging
 import ssl
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from relay.actors import messages as m
 from relay.actors.cluster import ClusterActor
-from relay.actors.connection import ConnectionActor
 from relay.actors.environment import Environment
 from relay.actors.expiry import Expiries
+from relay.actors.gate import GateActor
 from relay.actors.ingest import random_hop
 from relay.actors.keeper import KeeperActor
 from relay.actors.ledger import LedgerActor
 from relay.actors.origin import OriginActor
 from relay.actors.peer import Dialling
-from relay.actors.runtime import Ref, ask, send, stop
+from relay.actors.runtime import ActorDeadError, Ref, ask, send, stop
 from relay.auth.authenticator import Authenticator, Keys, OneKey
 from relay.auth.claims import Claims
 from relay.auth.key import KeyFileError, unverified_claims
 from relay.auth.key_directory import KeyDirectory
-from relay.auth.permissions import Permissions, UnauthorizedError, loggable
+from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.auth.throttle import Throttle
 from relay.config import Auth, Config, ConfigError, Https, listed, taken_over
 from relay.model.address import readable_address
@@ -55,7 +53,7 @@ from relay.transport.quic.certificates import (
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.qlog import QlogDirectory
 from relay.transport.quic.validity import ValidityWatch
-from relay.transport.session import Session, SessionRequest
+from relay.transport.session import SessionRequest
 from relay.transport.sockets import bind_tcp
 from relay.version import VERSION
 from relay.web.key_server import KeyServer
@@ -102,9 +100,6 @@ class Relay:
             ),
             waiting=config.limits.auth_waiting,
         )
-        self._admissions: set[asyncio.Task[None]] = set()
-        self._asked = 0
-        """Peers that wait for an answer."""
         tls = config.server.tls
         try:
             pairs = load_pairs(tls.cert, tls.key)
@@ -112,20 +107,14 @@ class Relay:
         except CertificateError as error:
             raise ConfigError([f"[server.tls]: {error}"]) from None
         self._dialler = self._load_dialler()
-        self._numbers = itertools.count(1)
         self._connections: dict[int, Ref] = {}
-        self._links: set[int] = set()
-        """Those of them, as far as is known, whose peer is another relay: it stays as long as we do."""
-        self._told: set[int] = set()
-        """Those that have been asked to leave."""
-        self._draining = False
-        self._left = asyncio.Event()
-        """Set when a session or a reader has ended."""
+        """The gate's, which alone changes it."""
+        self._gate: Ref | None = None
         self._origin: Ref | None = None
         self._cluster: Ref | None = None
         self._ledger: Ref | None = None
         self._keeper: Ref | None = None
-        self._environment: Environment | None = None
+        self._hop = random_hop() if config.cluster.id is None else config.cluster.id
         self._quic: QuicServer | None = None
         self._web: WebServer | None = None
         self._internal_web: WebServer | None = None
@@ -138,9 +127,7 @@ class Relay:
         self._lag = LoopLag()
         self._next_look: asyncio.TimerHandle | None = None
         self._refused: Counter[str] = Counter()
-        self._readers = Readers(
-            self._limits.readers, refused=lambda: self._refused.update(["readers"]), left=self._left.set
-        )
+        self._readers = Readers()
         self._retiring: set[asyncio.Task[None]] = set()
         self._addresses = Places("sessions_address", config.limits.sessions_address, self._refused)
         https = config.web.https
@@ -175,31 +162,38 @@ class Relay:
         self._lag.start()
         self._plan_to_look_at_certificates()
         versions = self._config.server.version
-        hop = random_hop() if cluster.id is None else cluster.id
-        self._cluster = ClusterActor.start(
+        environment = Environment(
             origin=origin,
-            number=0,  # no session has it
-            hop=hop,
-            node=cluster.node,
-            roots=tuple(root.target for root in cluster.root),
-            prefix=cluster.prefix,
-            mesh=cluster.mesh,
-            limits=self._limits,
-            dialling=Dialling(dial=self._dialler.dial, open=self._open_link),
-        )
-        self._environment = Environment(
-            origin=origin,
-            hop=hop,
+            hop=self._hop,
             limits=self._limits,
             versions=versions,
             authorize=self._authenticator.admit,
             ledger=ledger,
             keeper=self._keeper,
-            cluster=self._cluster,
             members=cluster.prefix,
             expiries=self._expiries,
             strangers=self._strangers,
         )
+        # Without a name of our own, what is published here stays here.
+        offered = () if cluster.node is None else ("",)
+        gate = self._gate = GateActor.start(
+            environment=environment,
+            dialled=Permissions("", ("",), offered, cluster=True),
+            connections=self._connections,
+            failed=self.failed,
+        )
+        self._cluster = ClusterActor.start(
+            origin=origin,
+            number=0,  # no session has it
+            hop=self._hop,
+            node=cluster.node,
+            roots=tuple(root.target for root in cluster.root),
+            prefix=cluster.prefix,
+            mesh=cluster.mesh,
+            limits=self._limits,
+            dialling=Dialling(dial=self._dialler.dial, gate=gate),
+        )
+        send(gate, m.UseCluster(self._cluster))
         listen = self._config.server.listen
         self._quic = QuicServer(
             address=(listen.host, listen.port),
@@ -214,19 +208,20 @@ class Relay:
         )
         try:
             await self._quic.start()
-            await self._start_web(origin, ledger)
+            await self._start_web(origin, gate, ledger)
         except BaseException:
             await self.close()
             raise
 
-    async def _start_web(self, origin: Ref, ledger: Ref) -> None:
+    async def _start_web(self, origin: Ref, gate: Ref, ledger: Ref) -> None:
+        assert self._quic is not None
         services = Services(
             sources=Sources(
                 origin=origin,
-                connections=lambda: self._connections,
+                gate=gate,
                 relay=self.identity,
                 ledger=ledger,
-                refused=self._refusals,
+                refused=(self._refused, self._authenticator.refused, self._quic.refused),
                 links=lambda: 0 if self._quic is None else len(self._quic.links),
                 segments_refused=lambda: 0 if self._quic is None else self._quic.segments_refused,
                 cluster=self._cluster,
@@ -234,9 +229,7 @@ class Relay:
             ),
             authorize=self._authenticator.admit,
             fingerprint=self._current_fingerprint,
-            next_number=lambda: next(self._numbers),
             readers=self._readers,
-            draining=lambda: self._draining,
             expiries=self._expiries,
         )
         app = build(services)
@@ -435,16 +428,13 @@ class Relay:
     def _use_limits(self, limits: Limits) -> None:
         """Sessions keep those they began with, and so do the tracks that they publish."""
         self._limits = limits
-        self._readers.limit = limits.readers
-        if self._environment is not None:
-            self._environment = replace(self._environment, limits=limits)
         if self._quic is not None:
             self._quic.use(limits)
         self._addresses.limit = limits.sessions_address
         for web in (self._web, self._internal_web):
             if web is not None:
                 web.use(limits)
-        for actor in (self._origin, self._cluster, self._keeper):
+        for actor in (self._gate, self._origin, self._cluster, self._keeper):
             if actor is not None:
                 send(actor, m.NewLimits(limits))
 
@@ -470,42 +460,14 @@ class Relay:
         That takes `[limits] drain` seconds at most, and none if nobody is there. Other relays of the cluster are not
         waited for: they stay, for the sake of those who are.
         """
-        seconds = self._limits.drain
-        if not seconds or self._quic is None:
-            return
-        self._draining = self._quic.draining = True
-        if self._cluster is not None:
-            send(self._cluster, m.Drain())
-        began = time.monotonic()
-        counts = len(self._connections), len(self._readers)
-        logger.info("draining sessions=%d readers=%d for at most %gs", *counts, seconds)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._ask_to_leave()
-                while len(self._connections) > len(self._links) or self._readers:
-                    self._left.clear()
-                    await self._left.wait()
-        counts = len(self._connections), len(self._readers)
-        logger.info("drained sessions=%d readers=%d after=%.1fs", *counts, time.monotonic() - began)
+        if self._limits.drain and self._quic is not None:
+            self._quic.draining = True
+            await self._ask_gate(m.DrainSessions())
 
-    async def _ask_to_leave(self) -> None:
-        numbers, refs = list(self._connections), list(self._connections.values())
-        questions = (ask(ref, m.Drain(), timeout=self._limits.drain) for ref in refs)
-        for number, answer in zip(
-            numbers, await asyncio.gather(*questions, return_exceptions=True), strict=True
-        ):
-            if not isinstance(answer, m.Draining) or number not in self._connections:
-                continue  # it has ended meanwhile
-            if answer.link:
-                self._links.add(number)
-            elif answer.told:
-                self._told.add(number)
-
-    def _gone(self, number: int) -> None:
-        self._connections.pop(number, None)
-        self._links.discard(number)
-        self._told.discard(number)
-        self._left.set()
+    async def _ask_gate(self, message: object) -> None:
+        if self._gate is not None:
+            with suppress(ActorDeadError):  # it has failed
+                await ask(self._gate, message, timeout=None)
 
     async def close(self, reason: str = "server shutdown") -> None:
         """Say goodbye to every session, stop listening, end every actor."""
@@ -513,12 +475,8 @@ class Relay:
         if self._next_look is not None:
             self._next_look.cancel()
         await self._stop(self._cluster)  # first, or it would dial those who leave
-        for admission in list(self._admissions):
-            admission.cancel()
         self._readers.end()
-        for number, connection in self._connections.items():
-            code = SessionCode.GOAWAY_TIMEOUT if number in self._told else SessionCode.NO_ERROR
-            send(connection, m.CloseSession(code, reason))
+        await self._ask_gate(m.CloseSessions(reason))
         for server in (self._web, self._internal_web):
             if server is not None:
                 await server.close()
@@ -526,10 +484,9 @@ class Relay:
         if self._quic is not None:
             await self._quic.close(SessionCode.NO_ERROR, reason, self._limits.close_timeout)
             self._quic = None
-        await self._stop(*self._connections.values())
-        self._connections.clear()
-        await self._stop(self._origin, self._ledger, self._keeper)
-        self._origin = self._ledger = self._keeper = self._cluster = None
+        await self._ask_gate(m.EndSessions())
+        await self._stop(self._gate, self._origin, self._ledger, self._keeper)
+        self._gate = self._origin = self._ledger = self._keeper = self._cluster = None
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -554,80 +511,17 @@ class Relay:
         The relay's own listeners call it; a program that embeds the relay may call it for listeners of its own, with
         the versions that those offer.
         """
-        admission = asyncio.get_running_loop().create_task(self.admit(request, versions))
-        self._admissions.add(admission)
-        admission.add_done_callback(self._admissions.discard)
+        assert self._gate is not None
+        if not send(self._gate, m.Admit(request, versions)):
+            request.reject(503, "the relay is about to end")
 
     async def admit(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
         """As `accept`, and return when the peer has its answer."""
-        assert self._environment is not None
-        environment = self._environment if versions is None else replace(self._environment, versions=versions)
-        number = next(self._numbers)
-        if self._refuse_if_draining(request):
-            return
-        if len(self._connections) + self._asked >= self._limits.sessions:
-            self._refused["sessions"] += 1
-            request.reject(503, "too many sessions")
-            return
-        permissions = None
-        if request.path is not None:
-            self._asked += 1
-            try:
-                permissions = await self._authenticator.admit(request.path, request.query, request.remote)
-            except UnauthorizedError as error:
-                logger.info(
-                    "refused session=%d transport=%s remote=%s path=%s reason=%r",
-                    number,
-                    request.transport,
-                    request.remote,
-                    loggable(request.path),
-                    str(error),
-                )
-                request.reject(error.status, error.told)
-                return
-            except Exception:  # the boundary of a task: the peer must not be left waiting
-                logger.exception("authorisation failed session=%d", number)
-                request.reject(500, "internal error")
-                return
-            finally:
-                self._asked -= 1
-            if self._refuse_if_draining(request):
-                return
-        self._connections[number] = ConnectionActor.start(
-            session=request.accept(),
-            number=number,
-            environment=environment,
-            permissions=permissions,
-            on_gone=self._gone,
-            offered=request.offered,
-        )
-
-    def _refuse_if_draining(self, request: SessionRequest) -> bool:
-        if self._draining:
-            self._refused["draining"] += 1
+        assert self._gate is not None
+        try:
+            await ask(self._gate, m.Admit(request, versions), timeout=None)
+        except ActorDeadError:
             request.reject(503, "the relay is about to end")
-        return self._draining
-
-    def _open_link(self, session: Session, peer: Ref) -> Ref:
-        """Start a session that a peer actor has dialled: the other end has the rights of a relay."""
-        assert self._environment is not None
-        number = next(self._numbers)
-        # Without a name of our own, what is published here stays here.
-        offered = ("",) if self._config.cluster.node is not None else ()
-        connection = self._connections[number] = ConnectionActor.start(
-            session=session,
-            number=number,
-            environment=self._environment,
-            permissions=Permissions("", ("",), offered, cluster=True),
-            on_gone=self._gone,
-            link=peer,
-        )
-        self._links.add(number)
-        return connection
-
-    def _refusals(self) -> Counter[str]:
-        turned_away = Counter() if self._quic is None else self._quic.refused
-        return self._refused + self._authenticator.refused + turned_away
 
     def _current_fingerprint(self) -> str:
         self._certificates.renew_if_due(dt.datetime.now(dt.UTC))
@@ -679,12 +573,11 @@ class Relay:
 
     def identity(self) -> dict[str, Any]:
         """Who this relay is, for the debug API. Hop ids are strings: they exceed what a double holds."""
-        assert self._environment is not None
         assert self._quic is not None
         public = self._config.auth.public
         return {
             "version": VERSION,
-            "hop": str(self._environment.hop),
+            "hop": str(self._hop),
             "since": self._since,
             "certificate": self.fingerprint,
             "certificates": self._certificates_shown(),
@@ -697,7 +590,7 @@ class Relay:
             "versions": [version.name_on_wire for version in self._config.server.version],
             "public": None if public is None else {"publish": public.publish, "subscribe": public.subscribe},
             "node": self._config.cluster.node,
-            "draining": self._draining,
+            "draining": self._quic.draining,
         }
 
     def banner(self) -> str:

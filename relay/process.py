@@ -89,6 +89,9 @@ async def _serve(config: Config, reread: Callable[[], Config], set_level: Callab
 
 async def _unless(failed: asyncio.Task[Any], step: Coroutine[Any, Any, Any]) -> None:
     """Take the step, but only for as long as nothing has failed."""
+    if failed.done():
+        step.close()
+        return
     task = asyncio.get_running_loop().create_task(step)
     await asyncio.wait((task, failed), return_when=asyncio.FIRST_COMPLETED)
     task.cancel()

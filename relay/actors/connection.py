@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -58,14 +57,14 @@ class ConnectionActor(LoopActor):
         number: int,
         environment: Environment,
         permissions: Permissions | None = None,
-        on_gone: Callable[[int], object] | None = None,
+        gate: Ref | None = None,
         link: Ref | None = None,
         offered: tuple[str, ...] = (),
     ) -> None:
         """`permissions` are given where the peer's URL was known before it was accepted.
 
-        `link` hears of the beginning and the end of a session with another relay. `offered` are the protocols that the
-        peer named before the session.
+        `gate` hears of the end. `link` hears of the beginning and the end of a session with another relay. `offered` are
+        the protocols that the peer named before the session.
         """
         super().__init__()
         self.session = self._session = session
@@ -82,7 +81,7 @@ class ConnectionActor(LoopActor):
         self.ingest = Ingest(context)
         self.egress = Egress(context, self.call_later)
         self.inbox.bound(environment.limits.inbox)
-        self._on_gone = on_gone
+        self._gate = gate
         self._link = link
         self._offered = offered
         self._established = False
@@ -122,7 +121,7 @@ class ConnectionActor(LoopActor):
             case m.CloseSession():
                 self._moq.close(message.code, message.reason)
             case m.Drain():
-                return self._drain()
+                self._drain()
             case Expired():
                 self._moq.close(SessionCode.UNAUTHORIZED, "token expired")
             case Authorized():
@@ -165,7 +164,8 @@ class ConnectionActor(LoopActor):
         self.egress.end()
         context, environment = self._context, self._context.environment
         lost = self._closed is not None and self._closed.code is None
-        send(environment.origin, m.SessionGone(context.number, lost))
+        gone = m.SessionGone(context.number, lost)
+        send(environment.origin, gone)
         if environment.ledger is not None:
             send(environment.ledger, Settle(self._counted()))
         self._log_end(error)
@@ -173,8 +173,8 @@ class ConnectionActor(LoopActor):
             reason = "failed" if error else "" if self._closed is None else self._closed.reason
             down = m.LinkDown(context.number, self.actor_ref, reason or "the session ended", lost)
             send(self._link, down)
-        if self._on_gone is not None:
-            self._on_gone(context.number)
+        if self._gate is not None:
+            send(self._gate, gone)
 
     def on_dead_letter(self, message: object) -> None:
         match message:
@@ -266,14 +266,15 @@ class ConnectionActor(LoopActor):
         if self._draining:
             self._moq.goaway()
 
-    def _drain(self) -> m.Draining:
+    def _drain(self) -> None:
         """Ask the peer to leave, now or as soon as the session has begun."""
         told = self._established and self._moq.version.has_goaway
         if not self._draining:
             self._draining = True
             if self._established:
                 self._moq.goaway()
-        return m.Draining(told, self._context.permissions.cluster)
+        if self._gate is not None:
+            send(self._gate, m.Draining(self._context.number, told, self._context.permissions.cluster))
 
     # --- permissions -----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.encoding import Encoding
 from relay.moq.session import GroupPart, GroupPiece
-from relay.transport.session import Event
+from relay.transport.session import Event, Session, SessionRequest
 
 __all__ = ["GroupPart", "GroupPiece"]
 
@@ -44,12 +44,13 @@ class CloseSession(NamedTuple):
 
 
 class Drain(NamedTuple):
-    """The relay is about to end. Told to the cluster; asked of each connection, whose reply is `Draining`."""
+    """The relay is about to end. Gate to the cluster, and to each connection, which answers `Draining`."""
 
 
 class Draining(NamedTuple):
-    """What a connection does about it."""
+    """Connection to gate: what it does about that."""
 
+    session: int
     told: bool
     """Whether the peer was asked to leave: its version has a message for that, and its session has begun."""
     link: bool
@@ -62,6 +63,84 @@ class CountSession(NamedTuple):
 
 class DescribeSession(NamedTuple):
     """Asked of a connection: what it is doing, as a dict for people."""
+
+
+# --- to the gate -------------------------------------------------------------------------------------------------
+
+
+class Admit(NamedTuple):
+    """A peer wants a session. Told, or asked where a reply is wanted once the peer has its answer."""
+
+    request: SessionRequest
+    versions: tuple[Any, ...] | None = None
+    """Those that its listener offers; None: all of the relay."""
+
+
+class OpenDialled(NamedTuple):
+    """Peer to gate: start the connection actor of a session that was dialled. The answer is `DialledOpened`."""
+
+    session: Session
+    peer: Ref
+
+
+class DialledOpened(NamedTuple):
+    """Gate to peer: the connection actor, which will tell of `LinkUp` and `LinkDown`; None if it could not begin."""
+
+    connection: Ref | None
+
+
+class EnterReader(NamedTuple):
+    """Asked by HTTP before it reads a track. The reply is `ReaderEntered`; `LeaveReader` follows in any case."""
+
+    reader: object
+    """Tells it from all others."""
+
+
+class ReaderEntered(NamedTuple):
+    """`number` is unique among those of sessions; None if there is no room, or the relay is about to end."""
+
+    number: int | None
+    draining: bool
+
+
+class LeaveReader(NamedTuple):
+    """HTTP to gate: that reader has all that it gets, or has given up waiting for the reply."""
+
+    reader: object
+
+
+class DescribeGate(NamedTuple):
+    """Asked by HTTP. The reply is `GateReport`."""
+
+
+class GateReport(NamedTuple):
+    """What there is of sessions."""
+
+    draining: bool
+    """Whether the relay is about to end."""
+    connections: tuple[Ref, ...]
+    refused: dict[str, int]
+    """How many were turned away, by the limit."""
+
+
+class UseCluster(NamedTuple):
+    """The cluster actor, which comes after the gate."""
+
+    cluster: Ref
+
+
+class DrainSessions(NamedTuple):
+    """Asked of the gate: let sessions leave. The reply comes when they have, or after `[limits] drain`."""
+
+
+class CloseSessions(NamedTuple):
+    """Asked of the gate: close all sessions. The reply comes when their connection actors have been told."""
+
+    reason: str
+
+
+class EndSessions(NamedTuple):
+    """Asked of the gate: end what is left of connection actors. The reply comes when they have ended."""
 
 
 # --- connection to origin: announcements --------------------------------------------------------------------------

@@ -74,8 +74,8 @@ class Dialling:
 
     dial: Callable[[str], Awaitable[Session]]
     """Takes a target; raises an exception with a text for people, free of secrets."""
-    open: Callable[[Session, Ref], Ref]
-    """Starts the connection actor; the other reference is told of `LinkUp` and `LinkDown`."""
+    gate: Ref
+    """Starts the connection actor."""
 
 
 class PeerActor(LoopActor):
@@ -89,6 +89,7 @@ class PeerActor(LoopActor):
         self._dialling = dialling
         self._first = first
         self._attempt: asyncio.Task[None] | None = None
+        """Until its session has a connection actor."""
         self._connection: Ref | None = None
         self._session: int | None = None
         self._other_link: int | None = None
@@ -118,6 +119,8 @@ class PeerActor(LoopActor):
                 self._dial()
             case Dialled():
                 self._on_dialled(message.session)
+            case m.DialledOpened():
+                self._on_opened(message.connection)
             case DialFailed():
                 self._attempt = None
                 self._fail(message.reason)
@@ -157,6 +160,8 @@ class PeerActor(LoopActor):
     def on_dead_letter(self, message: object) -> None:
         if isinstance(message, Dialled):
             message.session.close()
+        elif isinstance(message, m.DialledOpened) and message.connection is not None:
+            send(message.connection, m.CloseSession(SessionCode.NO_ERROR, "no longer a peer"))
 
     @property
     def _state(self) -> State:
@@ -188,15 +193,21 @@ class PeerActor(LoopActor):
         send(self.actor_ref, outcome)
 
     def _on_dialled(self, session: Session) -> None:
-        self._attempt = None
         if self._other_link is not None:
+            self._attempt = None
             session.close(SessionCode.NO_ERROR, "one session is enough")
-            return
-        try:
-            self._connection = self._dialling.open(session, self.actor_ref)
-        except BaseException:
+        elif not send(self._dialling.gate, m.OpenDialled(session, self.actor_ref)):
+            self._attempt = None
             session.close(SessionCode.INTERNAL, "internal error")
-            raise
+            self._fail("internal error")
+
+    def _on_opened(self, connection: Ref | None) -> None:
+        self._attempt = None
+        self._connection = connection
+        if connection is None:
+            self._fail("internal error")
+        elif self._other_link is not None:
+            send(connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
 
     def _fail(self, reason: str) -> None:
         """There is no session of ours, or none any more. With one that the other relay dialled, that is no trouble."""

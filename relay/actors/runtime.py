@@ -455,10 +455,14 @@ def send(ref: Ref, message: Any) -> bool:
     return True
 
 
-async def ask(ref: Ref, message: Any, *, timeout: float) -> Any:  # noqa: ASYNC109 - a deadline is part of asking
-    """Send `message` and await the reply. Raises `TimeoutError`, `ActorDeadError`, or what the actor raised."""
+async def ask(ref: Ref, message: Any, *, timeout: float | None) -> Any:  # noqa: ASYNC109 - a deadline is part of asking
+    """Send `message` and await the reply. Raises `TimeoutError`, `ActorDeadError`, or what the actor raised.
+
+    An actor that answers later replies with a future, which is awaited, too.
+    """
     async with asyncio.timeout(timeout):
-        return await ref.ask(message, block=False)
+        reply = await ref.ask(message, block=False)
+        return await reply if isinstance(reply, LoopFuture) else reply
 
 
 def inbox_depths() -> list[tuple[str, int]]:

@@ -137,11 +137,15 @@ class Metrics:
     async def render(self) -> tuple[bytes, str]:
         """Body and content type."""
         sources = self._sources
-        sessions = await state.every(sources.connections().values(), m.CountSession())
+        gate = await state.gate_report(sources)
+        sessions = await state.every(gate.connections, m.CountSession())
         announced = await ask(sources.origin, m.ListAnnounced(("",)), timeout=state.ASK_TIMEOUT)
         tracks = await ask(sources.ledger, ListFigures(("",)), timeout=state.ASK_TIMEOUT)
         ended = await ask(sources.ledger, Totals(), timeout=state.ASK_TIMEOUT)
-        families = [*self._gauges(sessions, len(announced), tracks), *self._counters(sessions, ended)]
+        families = [
+            *self._gauges(sessions, len(announced), tracks),
+            *self._counters(sessions, ended, gate.refused),
+        ]
         registry = CollectorRegistry()
         registry.register(_Snapshot(families))
         return generate_latest(registry) + generate_latest(self._process), CONTENT_TYPE_PLAIN_0_0_4
@@ -197,11 +201,11 @@ class Metrics:
             self._lag.histogram(),
         ]
 
-    def _counters(self, sessions: list[Counts], ended: Counts) -> list[Metric]:
+    def _counters(self, sessions: list[Counts], ended: Counts, refused: dict[str, int]) -> list[Metric]:
         sums: Counter[tuple[str, str]] = Counter(ended)
         for counts in sessions:
             sums.update(counts)
-        for reason, number in self._sources.refused().items():
+        for reason, number in refused.items():
             sums["refused", reason] += number
         sums["segments_refused", ""] = self._sources.segments_refused()
         # what ended between two questions is counted twice or not at all: never show less than before

@@ -22,7 +22,7 @@ from cachetools import TTLCache
 from relay.actors import messages as m
 from relay.actors.expiry import Expiries
 from relay.actors.reader import Over, ReaderActor, Reading
-from relay.actors.runtime import ActorDeadError, ask, halt
+from relay.actors.runtime import ActorDeadError, ask, halt, send
 from relay.auth.permissions import Permissions, UnauthorizedError, Word, loggable, requested_path
 from relay.model.address import address_of, readable_host
 from relay.model.path import join, normalize, strip
@@ -46,31 +46,18 @@ MOST_LOGGED: Final = 1_024
 class Readers:
     """The requests that read a track now, on all listeners."""
 
-    def __init__(self, limit: int, *, refused: Callable[[], object], left: Callable[[], object]) -> None:
-        """`refused` is called for each request that there is no room for, `left` after the end of any other."""
-        self.limit = limit
-        """May be replaced at any time."""
-        self._refused = refused
-        self._left = left
+    def __init__(self) -> None:
         self._feeds: set[fetching.Feed] = set()
 
-    def __len__(self) -> int:
-        return len(self._feeds)
-
     @contextmanager
-    def one_more(self) -> Iterator[fetching.Feed | None]:
-        """What to feed a request with, for as long as it takes; None if there is no room for it."""
-        if len(self._feeds) >= self.limit:
-            self._refused()
-            yield None
-            return
+    def one_more(self) -> Iterator[fetching.Feed]:
+        """What to feed a request with, for as long as it takes."""
         feed = fetching.Feed()
         self._feeds.add(feed)
         try:
             yield feed
         finally:
             self._feeds.discard(feed)
-            self._left()
 
     def end(self) -> None:
         """The relay ends: those that wait are refused, those that have begun break off."""
@@ -86,10 +73,7 @@ class Services:
     authorize: Callable[[str, str, str], Awaitable[Permissions]]
     """Path, query and remote address to permissions; raises UnauthorizedError."""
     fingerprint: Callable[[], str | None]
-    next_number: Callable[[], int]
     readers: Readers
-    draining: Callable[[], bool]
-    """Whether the relay is about to end, so that whoever comes now should go elsewhere."""
     expiries: Expiries = field(default_factory=Expiries)
     """Tells when a token has run out."""
     metrics: Metrics | None = None
@@ -183,7 +167,8 @@ def _structure(request: web.Request, value: Any) -> web.Response:
 
 async def health(request: web.Request) -> web.Response:
     """For load balancers."""
-    return _text(503, "draining\n") if request.app[SERVICES].draining() else _text(200, "ok\n")
+    gate = await ask(request.app[SERVICES].sources.gate, m.DescribeGate(), timeout=state.ASK_TIMEOUT)
+    return _text(503, "draining\n") if gate.draining else _text(200, "ok\n")
 
 
 async def show_metrics(request: web.Request) -> web.Response:
@@ -289,28 +274,31 @@ async def fetch(request: web.Request) -> web.StreamResponse:
     except fetching.BadQueryError as error:
         return _text(400, f"{error}\n")
     services = request.app[SERVICES]
-    if services.draining():
-        return _text(*fetching.refusal(Over(StreamCode.GOING_AWAY, ours=True)))
+    gate = services.sources.gate
     with services.readers.one_more() as feed:
-        if feed is None:
-            return _text(503, "too many requests read tracks at the moment\n")
-        async with _feeding(services, feed, reading, permissions.expires):
-            outcome = await fetching.respond(request, feed, reading, frames=frames)
+        try:
+            entered: m.ReaderEntered = await ask(gate, m.EnterReader(feed), timeout=state.ASK_TIMEOUT)
+            if entered.draining:
+                return _text(*fetching.refusal(Over(StreamCode.GOING_AWAY, ours=True)))
+            if entered.number is None:
+                return _text(503, "too many requests read tracks at the moment\n")
+            async with _feeding(services, feed, entered.number, reading, permissions.expires):
+                outcome = await fetching.respond(request, feed, reading, frames=frames)
+        finally:
+            send(gate, m.LeaveReader(feed))
     return _text(*fetching.refusal(outcome)) if outcome is None or isinstance(outcome, Over) else outcome
 
 
 @asynccontextmanager
 async def _feeding(
-    services: Services, feed: fetching.Feed, reading: Reading, expires: float | None
+    services: Services, feed: fetching.Feed, number: int, reading: Reading, expires: float | None
 ) -> AsyncIterator[None]:
     """Feed it until the token ends, at `expires` in seconds since the epoch."""
     expiry = None
     if expires is not None:
         over = Over(StreamCode.UNAUTHORIZED, ours=True)
         expiry = services.expiries.at(expires, lambda: feed.cut(over))
-    reader = ReaderActor.start(
-        origin=services.sources.origin, number=services.next_number(), reading=reading, sink=feed.put
-    )
+    reader = ReaderActor.start(origin=services.sources.origin, number=number, reading=reading, sink=feed.put)
     try:
         yield
     finally:

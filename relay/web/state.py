@@ -30,12 +30,12 @@ class Sources:
     """Whom to ask."""
 
     origin: Ref
-    connections: Callable[[], Mapping[int, Ref]]
+    gate: Ref
     relay: Callable[[], dict[str, Any]]
     """Identity of the relay, for the `relay` part."""
     ledger: Ref
-    refused: Callable[[], Mapping[str, int]]
-    """What the endpoint turned away, by reason."""
+    refused: tuple[Mapping[str, int], ...]
+    """What listeners and the authenticator turn away, by reason, as they count it; the gate tells its own."""
     links: Callable[[], int]
     """How many QUIC connections the endpoint has."""
     segments_refused: Callable[[], int] = int
@@ -43,6 +43,15 @@ class Sources:
     cluster: Ref | None = None
     members: str = "internal/origins"
     """Path under which other relays announce themselves."""
+
+
+async def gate_report(sources: Sources) -> m.GateReport:
+    """Who is connected, and what was turned away, by listeners as well. Raises TimeoutError or ActorDeadError."""
+    report: m.GateReport = await ask(sources.gate, m.DescribeGate(), timeout=ASK_TIMEOUT)
+    refused = Counter(report.refused)
+    for counted in sources.refused:
+        refused.update(counted)
+    return report._replace(refused=refused)
 
 
 async def every(refs: Iterable[Ref], question: object) -> list[Any]:
@@ -151,7 +160,8 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
     """
     rows = await broadcasts(sources, prefixes)
     withdrawn = [row for row in await _rows(sources, m.ListWithdrawn(prefixes)) if row["tracks"]]
-    sessions = await every(sources.connections().values(), m.DescribeSession())
+    gate = await gate_report(sources)
+    sessions = await every(gate.connections, m.DescribeSession())
     if "" not in prefixes:
         publishing = {row["session"] for row in rows}
         sessions = [
@@ -164,7 +174,7 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
     for session in sessions:
         refused.update(session["refused"])
     if "" in prefixes:
-        refused.update(sources.refused())
+        refused.update(gate.refused)
         ended = await ask(sources.ledger, Totals(), timeout=ASK_TIMEOUT)
         refused.update({limit: number for (name, limit), number in ended.items() if name == "refused"})
     return {

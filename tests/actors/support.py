@@ -259,6 +259,27 @@ class Fake:
         return [message for message in self.log if isinstance(message, kind)]
 
 
+class FakeRef:
+    """A reference to no actor: keeps what it is told. Goes where a `Ref` is only sent to."""
+
+    ended = False
+
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+        self.actor_inbox = self
+
+    @property
+    def ref(self) -> Ref:
+        return cast("Ref", self)
+
+    def put(self, message: object) -> None:
+        self.log.append(message)
+
+    def got(self, kind: type[T]) -> list[T]:
+        """All messages of that kind, in order."""
+        return [message for message in self.log if isinstance(message, kind)]
+
+
 class FakePublisher(Fake):
     """Stands for a connection whose peer publishes: the source of a track."""
 
@@ -866,7 +887,7 @@ class World:
         self.origin: Ref = OriginActor.start(linger=linger, members=members)
         self.environment = Environment(self.origin, HOP, limits, versions, decide, members=members)
         self.peers: list[RawPeer] = []
-        self.gone: list[int] = []
+        self.gate = FakeRef()
         self._numbers = 0
 
     def connect(
@@ -898,7 +919,7 @@ class World:
             number=self._numbers,
             environment=environment,
             permissions=permissions,
-            on_gone=self.gone.append,
+            gate=self.gate.ref,
         )
         peer = kind(client, version, recording, ref)
         peer.keep = keep

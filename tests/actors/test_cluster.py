@@ -41,7 +41,7 @@ from tests.actors.support import (
     told,
     virtual,
 )
-from tests.actors.test_peer import HANG, MARGIN, Broken, FakeConnection, FakeDialling, FakeSession
+from tests.actors.test_peer import HANG, MARGIN, Broken, FakeConnection, FakeDialling, FakeGate, FakeSession
 
 HOP = 100
 NODE = "m.example"
@@ -782,7 +782,7 @@ class Two:
             self.later(f"{link.number} is up at {end}", lambda: link.up(end))
             return ref
 
-        return Dialling(dial=dial, open=opened)
+        return Dialling(dial=dial, gate=FakeGate(opened).ref)
 
     def step(self, choice: int) -> None:
         if self.pending:

@@ -468,7 +468,7 @@ async def test_garbage_closes_the_session_and_leaves_no_actor(version: Version, 
     assert peer.closed[0].code in allowed
     assert peer.closed[0].reason
     assert actors() == ["origin"]
-    assert world.gone == [1]
+    assert [gone.session for gone in world.gate.got(m.SessionGone)] == [1]
     await world.close()
 
 
@@ -510,7 +510,7 @@ async def test_a_closed_session_leaves_nothing(version: Version) -> None:
     await settle()
     assert actors() == ["origin"]
     assert await world.count() == (0, 0, 0)
-    assert world.gone == [1]
+    assert [gone.session for gone in world.gate.got(m.SessionGone)] == [1]
     assert not peer.relay.closes  # the peer closed; there is nothing left to close
     await world.close()
 

@@ -7,13 +7,13 @@ import pytest
 from relay.actors import messages as m
 from relay.actors.cluster import ClusterActor
 from relay.actors.peer import Dialling
-from relay.actors.runtime import ask, halt, send
+from relay.actors.runtime import halt, send
 from relay.model.limits import Limits
 from relay.transport.session import Session
 from relay.wire.errors import SessionCode
 from relay.wire.messages import Goaway
 from relay.wire.version import Version
-from tests.actors.support import ALL, CLUSTER, EVERYTHING, TIMEOUT, RawPeer, World, follow_up, settle
+from tests.actors.support import ALL, CLUSTER, EVERYTHING, RawPeer, World, follow_up, settle
 
 WITH_GOAWAY = [v for v in Version if v >= Version.LITE_04]
 WITHOUT = [v for v in Version if v < Version.LITE_04]
@@ -23,10 +23,10 @@ def farewells(peer: RawPeer) -> list[Goaway]:
     return [stream.request for stream in peer.requests if isinstance(stream.request, Goaway)]
 
 
-async def drained(peer: RawPeer) -> m.Draining:
-    found: m.Draining = await ask(peer.ref, m.Drain(), timeout=TIMEOUT)
+async def drained(world: World, peer: RawPeer) -> m.Draining:
+    send(peer.ref, m.Drain())
     await settle()
-    return found
+    return world.gate.got(m.Draining)[-1]
 
 
 # --- told ------------------------------------------------------------------------------------------------------------
@@ -36,8 +36,8 @@ async def drained(peer: RawPeer) -> m.Draining:
 async def test_a_peer_is_asked_to_leave_once_and_served_on(world: World, version: Version) -> None:
     publisher = await world.publisher(version, "p")
     viewer = await world.viewer(version)
-    assert await drained(viewer) == m.Draining(told=version >= Version.LITE_04, link=False)
-    await drained(viewer)
+    assert await drained(world, viewer) == m.Draining(2, told=version >= Version.LITE_04, link=False)
+    await drained(world, viewer)
     assert farewells(viewer) == ([Goaway()] if version >= Version.LITE_04 else [])
     assert all(stream.fins == 1 for stream in viewer.requests if isinstance(stream.request, Goaway))
     number, _ = viewer.subscribe("p")
@@ -54,7 +54,7 @@ async def test_a_peer_is_asked_to_leave_once_and_served_on(world: World, version
 async def test_the_peer_may_refuse_to_hear_it(world: World, version: Version) -> None:
     """0.5.1 resets the stream."""
     peer = await world.viewer(version)
-    await drained(peer)
+    await drained(world, peer)
     [stream] = [stream for stream in peer.requests if isinstance(stream.request, Goaway)]
     stream.reset(1)
     stream.stream.stop(1)
@@ -67,7 +67,7 @@ async def test_the_peer_may_refuse_to_hear_it(world: World, version: Version) ->
 async def test_a_session_that_has_not_begun_hears_it_when_it_has(world: World, version: Version) -> None:
     peer = world.connect(version, permissions=None, path=None, introduce=False)
     await settle()
-    assert await drained(peer) == m.Draining(told=False, link=False)
+    assert await drained(world, peer) == m.Draining(1, told=False, link=False)
     assert farewells(peer) == []
     peer.introduce()
     await settle()
@@ -76,7 +76,7 @@ async def test_a_session_that_has_not_begun_hears_it_when_it_has(world: World, v
 
 async def test_another_relay_is_told_and_known_as_such(world: World) -> None:
     peer = await world.viewer(Version.LITE_06, permissions=CLUSTER)
-    assert await drained(peer) == m.Draining(told=True, link=True)
+    assert await drained(world, peer) == m.Draining(1, told=True, link=True)
     assert farewells(peer) == [Goaway()]
 
 
@@ -93,7 +93,7 @@ async def test_a_relay_that_is_about_to_end_is_no_member_any_more(world: World) 
         prefix=world.environment.members,
         mesh=True,
         limits=Limits(),
-        dialling=Dialling(dial=dial, open=lambda _, peer: peer),
+        dialling=Dialling(dial=dial, gate=world.gate.ref),
     )
     other = await world.viewer(Version.LITE_06, permissions=CLUSTER)
     watching = other.watch(world.environment.members)

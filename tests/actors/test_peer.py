@@ -18,7 +18,18 @@ from relay.actors import peer
 from relay.actors.peer import FIRST_DELAY, HEALTHY, LONGEST_DELAY, PATIENCE, STALE, Dialling, PeerActor
 from relay.actors.runtime import LoopActor, Ref, ask, halt, send
 from relay.transport.session import Session
-from tests.actors.support import TIMEOUT, Fake, Trouble, actors, advance, settle, timer_count, told, virtual
+from tests.actors.support import (
+    TIMEOUT,
+    Fake,
+    FakeRef,
+    Trouble,
+    actors,
+    advance,
+    settle,
+    timer_count,
+    told,
+    virtual,
+)
 
 MARGIN = 0.2
 """Seconds that a slow machine may take for what takes none."""
@@ -65,6 +76,25 @@ class FakeConnection(LoopActor):
         send(self.link, m.LinkDown(self.number, self.actor_ref, reason, lost))
 
 
+class FakeGate(FakeRef):
+    """Stands for the gate: answers within the turn. `opened` gives the connection actor."""
+
+    def __init__(self, opened: Callable[[Session, Ref], Ref | None]) -> None:
+        super().__init__()
+        self._opened = opened
+        self.slow = False
+        """Whether the test answers."""
+
+    def put(self, message: object) -> None:
+        super().put(message)
+        if not self.slow:
+            self.answer(message)
+
+    def answer(self, message: object) -> None:
+        assert isinstance(message, m.OpenDialled)
+        send(message.peer, m.DialledOpened(self._opened(message.session, message.peer)))
+
+
 HANG = TimeoutError("until the test says how it ends")
 
 
@@ -80,11 +110,12 @@ class FakeDialling:
         self.cancelled = 0
         self.sessions: list[FakeSession] = []
         self.connections: list[Ref] = []
-        self.refuse_to_open: Exception | None = None
+        self.gate = FakeGate(self.opened)
+        self.refuse_to_open = False
         self.held: list[asyncio.Future[None]] = []
 
     def given(self) -> Dialling:
-        return Dialling(dial=self.dial, open=self.open)
+        return Dialling(dial=self.dial, gate=self.gate.ref)
 
     async def dial(self, target: str) -> Session:
         loop = asyncio.get_running_loop()
@@ -103,9 +134,10 @@ class FakeDialling:
         self.sessions.append(FakeSession())
         return cast("Session", self.sessions[-1])
 
-    def open(self, session: Session, link: Ref) -> Ref:
-        if self.refuse_to_open is not None:
-            raise self.refuse_to_open
+    def opened(self, session: Session, link: Ref) -> Ref | None:
+        if self.refuse_to_open:
+            session.close(3, "internal error")
+            return None
         number = len(self.sessions)
         ref: Ref = FakeConnection.start(number, session, link)
         self.connections.append(ref)
@@ -807,17 +839,53 @@ async def test_an_attempt_that_succeeds_too_late_is_closed() -> None:
     await bench.close()
 
 
-def test_a_session_that_cannot_be_taken_over_is_closed(trouble: Trouble) -> None:
+@virtual
+async def test_a_session_that_cannot_be_taken_over_is_dialled_again() -> None:
+    bench = Bench()
+    bench.net.refuse_to_open = True
+    await bench.start()
+    await advance(0)
+    row = await bench.state()
+    assert (row["state"], row["error"]) == ("waiting", "internal error")
+    bench.net.refuse_to_open = False
+    await advance(LONGEST_DELAY)
+    await bench.up()
+    assert (await bench.state())["state"] == "connected"
+    await bench.close()
+
+
+@virtual
+async def test_without_a_gate_what_was_dialled_is_closed() -> None:
+    bench = Bench()
+    bench.net.gate.ended = True
+    await bench.start()
+    await advance(0)
+    assert len(bench.net.sessions[0].closed) == 1
+    assert (await bench.state())["error"] == "internal error"
+    await bench.close()
+
+
+@pytest.mark.parametrize(
+    ("ends", "reason"), [(False, "one session is enough"), (True, "no longer a peer")], ids=["other", "ended"]
+)
+def test_a_session_that_begins_too_late_is_closed(ends: bool, reason: str) -> None:
+    """While the gate opened it, the other relay has dialled us, or the peer has ended."""
+
     @virtual
     async def scenario() -> None:
         bench = Bench()
-        bench.net.refuse_to_open = RuntimeError("a fault of ours")
+        bench.net.gate.slow = True
         await bench.start()
         await advance(0)
-        assert not bench.alive()
-        assert len(bench.net.sessions[0].closed) == 1
+        (wanted,) = bench.net.gate.log
+        assert (await bench.state())["state"] == "dialling"
+        if ends:
+            halt(bench.peer)
+        else:
+            await bench.tell(m.OtherLink(7))
+        bench.net.gate.answer(wanted)
+        await settle()
+        assert bench.net.sessions[0].closed == [(0, reason)]
         await bench.close()
 
     scenario()
-    assert any("a fault of ours" in record for record in trouble.records)
-    trouble.records.clear()

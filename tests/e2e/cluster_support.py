@@ -132,9 +132,9 @@ class Node:
     @property
     def hop(self) -> str:
         """Its id in lists of hops, as the debug API writes it."""
-        environment = self.running._environment
-        assert environment is not None
-        return str(environment.hop)
+        hop = self.running.identity()["hop"]
+        assert isinstance(hop, str)
+        return hop
 
     def url(self, path: str = "") -> str:
         return f"https://127.0.0.1:{self.port}/{path}"

@@ -23,10 +23,11 @@ from relay.transport.session import SessionClosed
 from relay.wire.version import Version
 from tests.e2e.cluster_support import ANYONE, LIMITS, Camera, Viewer, cluster
 from tests.e2e.harness import RustPeer, free_udp_port
-from tests.e2e.http_support import published, stage
+from tests.e2e.http_support import published, readers, stage
 from tests.e2e.support import PATIENT, raw, running, webtransport
 from tests.e2e.test_command import OPEN, command
 from tests.e2e.test_command import relay as relay_command
+from tests.e2e.test_metrics import scrape, value
 from tests.e2e.test_websocket import ws
 
 pytestmark = pytest.mark.e2e
@@ -117,7 +118,7 @@ async def test_whoever_comes_during_a_drain_is_turned_away(url_of: Any, refusal:
         async with asyncio.timeout(WITHIN):
             with pytest.raises((ConnectError, SessionEnded), match=refusal):
                 await connect(url_of(relay))
-        assert relay._refusals()["draining"] >= 1
+        assert value(await scrape(relay), "refused_total", limit="draining") >= 1
 
 
 @URLS
@@ -170,7 +171,7 @@ async def test_http_requests_that_wait_or_follow_end_with_the_relay() -> None:
         async with draining(relay):
             async with http.get(f"{relay.url}fetch/demo/cam/video") as late:
                 assert (late.status, await late.text()) == (503, "going away: try another relay, or later\n")
-            assert len(relay._readers) == 2
+            assert readers() == 2
         async with asyncio.timeout(WITHIN):
             await relay.close()
             with pytest.raises(aiohttp.ClientError):

@@ -12,11 +12,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from relay.actors import messages as m
+from relay.actors.runtime import ask
 from relay.app import Relay
 from relay.client import Client
 from relay.config import Address, Auth, Config, ConfigError, Public
 from relay.transport.client import ConnectError
 from relay.transport.quic.settings import QuicSettings
+from tests.actors.support import actor_of
 from tests.auth.support import jwk
 from tests.e2e.cluster_support import ANYONE
 from tests.e2e.harness import free_udp_port
@@ -81,8 +84,10 @@ async def test_every_limit_of_the_relay_as_a_whole_reaches_who_enforces_it() -> 
         relay.reload(with_limits(relay, **changed))
         authenticator = relay._authenticator
         assert relay._quic is not None
+        assert relay._gate is not None
+        await ask(relay._gate, m.DescribeGate(), timeout=WITHIN)
         assert {
-            "readers": relay._readers.limit,
+            "readers": actor_of(relay._gate)._environment.limits.readers,
             "auth_failures": authenticator.throttle.failures,
             "auth_delay": authenticator.throttle.delay,
             "auth_waiting": authenticator.waiting,

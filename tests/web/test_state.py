@@ -22,10 +22,10 @@ async def turns_for(broadcasts: int) -> int:
     await settle()
     nothing = Sources(
         origin=world.origin,
-        connections=dict,
+        gate=world.origin,
         relay=dict,
         ledger=world.origin,
-        refused=dict,
+        refused=(),
         links=lambda: 0,
     )
     loop, turns = asyncio.get_running_loop(), 0

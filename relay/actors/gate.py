@@ -1,0 +1,360 @@
+"""The gate actor: admits sessions, owns their connection actors, and sees them off when the relay ends.
+
+Owns the numbers of sessions, the limits `sessions` and `readers`, and the drain. Must never know a transport: a listener
+hands over a request and gets an answer. Everybody else asks it by message who is connected and what it refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import sys
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Any, Final, NamedTuple
+
+from relay.actors import messages as m
+from relay.actors.connection import ConnectionActor
+from relay.actors.environment import Environment
+from relay.actors.runtime import LoopActor, LoopFuture, Ref, halt, send
+from relay.auth.permissions import Permissions, UnauthorizedError, loggable
+from relay.transport.session import Session, SessionRequest
+from relay.wire.errors import SessionCode
+
+logger = logging.getLogger("relay")
+
+END_TIMEOUT: Final = 1.0
+"""Seconds that connection actors get to end after the last packet was sent."""
+
+
+class State(Enum):
+    """What the gate does with newcomers."""
+
+    OPEN = auto()
+    DRAINING = auto()
+    """Rejects them, and serves those that are here."""
+    CLOSING = auto()
+    """Rejects them, and has closed all others."""
+
+
+class Decided(NamedTuple):
+    """What a peer may do is known; or the HTTP status and the word of the rejection."""
+
+    number: int
+    outcome: Permissions | tuple[int, str]
+
+
+class DrainOver(NamedTuple):
+    """Timer: sessions had the time that they get to leave."""
+
+
+class EndOver(NamedTuple):
+    """Timer: connection actors had the time that they get to end."""
+
+
+class Admission(NamedTuple):
+    """A peer that waits for its answer."""
+
+    request: SessionRequest
+    environment: Environment
+    answered: LoopFuture
+    """Set when the peer has its answer."""
+    task: asyncio.Task[None]
+
+
+class GateActor(LoopActor):
+    """One per relay."""
+
+    def __init__(
+        self,
+        *,
+        environment: Environment,
+        dialled: Permissions,
+        connections: dict[int, Ref],
+        failed: asyncio.Event,
+    ) -> None:
+        """`dialled` are the rights of relays that we dial. Only the gate changes `connections`, by session number.
+
+        `failed` is set if the gate fails: the relay cannot go on.
+        """
+        super().__init__()
+        self._environment = environment
+        self._dialled = dialled
+        self._connections = connections
+        self._failed = failed
+        self._state = State.OPEN
+        self._numbers = itertools.count(1)
+        self._admissions: dict[int, Admission] = {}
+        self._peers: set[int] = set()
+        """Sessions with other relays, as far as is known: they stay as long as we do."""
+        self._asked_to_leave: set[int] = set()
+        self._readers: set[object] = set()
+        self._refused: Counter[str] = Counter()
+        self._drained: LoopFuture | None = None
+        """The reply to who drains."""
+        self._drain_began = 0.0
+        self._empty: LoopFuture | None = None
+        """The reply to who ends all connection actors."""
+
+    def __str__(self) -> str:
+        return "gate"
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
+        match message:
+            case m.Admit():
+                return self._on_admit(message)
+            case Decided():
+                self._on_decided(message)
+            case m.OpenDialled():
+                self._on_dialled(message)
+            case m.SessionGone():
+                self._on_gone(message.session)
+            case m.EnterReader():
+                return self._on_reader(message.reader)
+            case m.LeaveReader():
+                self._readers.discard(message.reader)
+                self._look_whether_drained()
+            case m.DescribeGate():
+                sessions = tuple(self._connections.values())
+                return m.GateReport(self._state is not State.OPEN, sessions, dict(self._refused))
+            case m.NewLimits():
+                self._environment = replace(self._environment, limits=message.limits)
+            case m.UseCluster():
+                self._environment = replace(self._environment, cluster=message.cluster)
+            case m.DrainSessions():
+                return self._drain()
+            case m.Draining():
+                self._on_draining(message)
+            case DrainOver():
+                self._end_drain()
+            case m.CloseSessions():
+                self._close(message.reason)
+            case m.EndSessions():
+                return self._end_sessions()
+            case EndOver():
+                self._end_over()
+            case _:
+                return super().on_receive(message)
+        return None
+
+    def on_dead_letter(self, message: object) -> None:
+        match message:
+            case m.Admit():
+                message.request.reject(503, "the relay is about to end")
+            case m.OpenDialled():
+                message.session.close()
+
+    def on_end(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._failed.set()
+            for connection in self._connections.values():
+                send(connection, m.CloseSession(SessionCode.INTERNAL, "internal error"))
+        self._cancel_admissions()
+        self._connections.clear()
+        for waiting in (self._drained, self._empty):
+            if waiting is not None:
+                waiting.set()
+
+    # --- admission -------------------------------------------------------------------------------------------------
+
+    def _on_admit(self, message: m.Admit) -> LoopFuture | None:
+        """The reply, if the peer has to wait, is a future of it."""
+        request, environment = message.request, self._environment
+        if message.versions is not None:
+            environment = replace(environment, versions=message.versions)
+        number = next(self._numbers)
+        if self._rejected(request):
+            return None
+        if len(self._connections) + len(self._admissions) >= environment.limits.sessions:
+            self._refused["sessions"] += 1
+            request.reject(503, "too many sessions")
+            return None
+        if request.path is None:  # it comes later, and the connection actor asks then
+            self._accept(number, request, environment, None)
+            return None
+        task = begin(self._authorize(number, request.path, request))
+        admission = self._admissions[number] = Admission(request, environment, LoopFuture(), task)
+        return admission.answered
+
+    async def _authorize(self, number: int, path: str, request: SessionRequest) -> None:
+        outcome: Permissions | tuple[int, str]
+        try:
+            outcome = await self._environment.authorize(path, request.query, request.remote)
+        except UnauthorizedError as error:
+            text = "refused session=%d transport=%s remote=%s path=%s reason=%r"
+            logger.info(text, number, request.transport, request.remote, loggable(path), str(error))
+            outcome = error.status, error.told
+        except Exception:  # the boundary of a task: the peer must not be left waiting
+            logger.exception("authorisation failed session=%d", number)
+            outcome = 500, "internal error"
+        send(self.actor_ref, Decided(number, outcome))
+
+    def _on_decided(self, message: Decided) -> None:
+        admission = self._admissions.pop(message.number, None)
+        if admission is None:
+            return  # the relay closes
+        request, outcome = admission.request, message.outcome
+        if not isinstance(outcome, Permissions):
+            request.reject(*outcome)
+        elif not self._rejected(request):
+            self._accept(message.number, request, admission.environment, outcome)
+        admission.answered.set()
+
+    def _rejected(self, request: SessionRequest) -> bool:
+        """Whether it was, since the relay is about to end."""
+        if self._state is State.OPEN:
+            return False
+        self._refused["draining"] += 1
+        request.reject(503, "the relay is about to end")
+        return True
+
+    def _accept(
+        self, number: int, request: SessionRequest, environment: Environment, permissions: Permissions | None
+    ) -> None:
+        try:
+            session = request.accept()
+        except Exception:  # of a listener's: its own peers suffer, and nobody else
+            logger.exception("a session cannot be accepted session=%d", number)
+            return
+        self._start(number, session, environment, permissions, offered=request.offered)
+
+    def _start(
+        self,
+        number: int,
+        session: Session,
+        environment: Environment,
+        permissions: Permissions | None,
+        **options: Any,
+    ) -> Ref | None:
+        """Start a connection actor; None if it could not be, so that the session is closed."""
+        try:
+            connection: Ref = ConnectionActor.start(
+                session=session,
+                number=number,
+                environment=environment,
+                permissions=permissions,
+                gate=self.actor_ref,
+                **options,
+            )
+        except Exception:  # one session is no reason to end all others
+            logger.exception("a session cannot begin session=%d", number)
+            session.close(SessionCode.INTERNAL, "internal error")
+            return None
+        self._connections[number] = connection
+        return connection
+
+    def _on_dialled(self, message: m.OpenDialled) -> None:
+        """A peer actor has dialled: the other end has the rights of a relay."""
+        number, peer = next(self._numbers), message.peer
+        connection = self._start(number, message.session, self._environment, self._dialled, link=peer)
+        if connection is not None:
+            self._peers.add(number)
+            if not send(peer, m.DialledOpened(connection)):
+                send(connection, m.CloseSession(SessionCode.NO_ERROR, "no longer a peer"))
+        else:
+            send(peer, m.DialledOpened(None))
+
+    def _on_gone(self, session: int) -> None:
+        self._connections.pop(session, None)
+        self._peers.discard(session)
+        self._asked_to_leave.discard(session)
+        self._look_whether_drained()
+        if self._empty is not None and not self._connections:
+            self._end_over()
+
+    def _on_reader(self, reader: object) -> m.ReaderEntered:
+        if self._state is not State.OPEN:
+            return m.ReaderEntered(None, draining=True)
+        if len(self._readers) >= self._environment.limits.readers:
+            self._refused["readers"] += 1
+            return m.ReaderEntered(None, draining=False)
+        self._readers.add(reader)
+        return m.ReaderEntered(next(self._numbers), draining=False)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> LoopFuture:
+        """Ask everybody to leave. The reply comes when they have, or when the time is over."""
+        if self._drained is not None:
+            return self._drained
+        seconds = self._environment.limits.drain
+        self._state = State.DRAINING
+        drained = self._drained = LoopFuture()
+        if self._environment.cluster is not None:
+            send(self._environment.cluster, m.Drain())
+        logger.info("draining %s for at most %gs", self._counts(), seconds)
+        self._drain_began = asyncio.get_running_loop().time()
+        self.call_later(seconds, DrainOver())
+        for connection in self._connections.values():
+            send(connection, m.Drain())
+        self._look_whether_drained()
+        return drained
+
+    def _on_draining(self, message: m.Draining) -> None:
+        if message.session in self._connections:
+            if message.link:
+                self._peers.add(message.session)
+            elif message.told:
+                self._asked_to_leave.add(message.session)
+            self._look_whether_drained()
+
+    def _look_whether_drained(self) -> None:
+        if self._drained is not None and not self._readers and len(self._connections) <= len(self._peers):
+            self._end_drain()
+
+    def _end_drain(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            lasted = asyncio.get_running_loop().time() - self._drain_began
+            logger.info("drained %s after=%.1fs", self._counts(), lasted)
+            drained.set()
+
+    def _counts(self) -> str:
+        return f"sessions={len(self._connections)} readers={len(self._readers)}"
+
+    def _close(self, reason: str) -> None:
+        self._state = State.CLOSING
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            drained.set()
+        self._cancel_admissions()
+        for number, connection in self._connections.items():
+            late = number in self._asked_to_leave
+            code = SessionCode.GOAWAY_TIMEOUT if late else SessionCode.NO_ERROR
+            send(connection, m.CloseSession(code, reason))
+
+    def _cancel_admissions(self) -> None:
+        """Who waits for an answer gets none: the transport tells of the end."""
+        for admission in self._admissions.values():
+            admission.task.cancel()
+            admission.answered.set()
+        self._admissions.clear()
+
+    def _end_sessions(self) -> LoopFuture:
+        """End all connection actors. The reply comes when they have ended, or do not in time."""
+        empty = self._empty = LoopFuture()
+        self.call_later(END_TIMEOUT, EndOver())
+        for connection in self._connections.values():
+            halt(connection)
+        if not self._connections:
+            self._end_over()
+        return empty
+
+    def _end_over(self) -> None:
+        empty, self._empty = self._empty, None
+        for connection in self._connections.values():
+            logger.warning("%s did not end in time", connection)
+        if empty is not None:
+            empty.set()
+
+
+def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run `work` as a task, at once until it waits where Python can: most of it has nothing to wait for."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+    return asyncio.get_running_loop().create_task(work)
