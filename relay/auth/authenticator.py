@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import parse_qsl
 
 from relay.auth.claims import Claims
 from relay.auth.key import Key, KeyFileError
 from relay.auth.permissions import Permissions, UnauthorizedError, Word
 from relay.auth.throttle import Throttle
+from relay.model.limits import Limits
 
 logger = logging.getLogger("relay.auth")
 
@@ -38,11 +39,18 @@ class KeyServiceError(UnauthorizedError):
         super().__init__(text, Word.NO_KEY)
 
 
-class Keys(Protocol):
-    """Where keys come from."""
+class Keys:
+    """Where keys come from. The base of each kind."""
 
     async def find(self, token: str) -> Key:
         """The key that a token, not verified yet, says it is signed with. Raises UnauthorizedError."""
+        raise NotImplementedError
+
+    async def retire(self) -> None:
+        """End what is open, once those that wait for a key have their answer."""
+
+    async def close(self) -> None:
+        """End what is open."""
 
 
 def load_verifying(file: Path) -> Key:
@@ -55,7 +63,7 @@ def load_verifying(file: Path) -> Key:
     return key
 
 
-class OneKey:
+class OneKey(Keys):
     """`[auth] key`: the key, whatever a token says."""
 
     def __init__(self, key: Key) -> None:
@@ -105,9 +113,30 @@ class Authenticator:
         self.throttle = throttle
         self.waiting = waiting
         self._held = 0
+        self._retiring: set[asyncio.Task[None]] = set()
         self._now = now
         self.refused: Counter[str] = Counter()
         """How often `admit` said no, by reason."""
+
+    def use(self, keys: Keys | None, public: Claims | None, limits: Limits) -> None:
+        """Decide by these from the next peer on. Former keys end when those that wait for one have it."""
+        former, self.keys = self.keys, keys
+        if former is not None and former is not keys:
+            task = asyncio.get_running_loop().create_task(former.retire())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        self.public = public
+        self.waiting = limits.auth_waiting
+        self.throttle.failures = limits.auth_failures
+        self.throttle.delay = limits.auth_delay
+
+    async def close(self) -> None:
+        """End what the keys have open."""
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        if self.keys is not None:
+            await self.keys.close()
 
     async def admit(self, path: str, query: str, remote: str) -> Permissions:
         """As `verify`, for a peer at the address `remote`: if it fails often, it hears so late."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from cachetools import LRUCache
 
-from relay.auth.authenticator import load_verifying
+from relay.auth.authenticator import Keys, load_verifying
 from relay.auth.key import Key, KeyFileError, token_kid
 from relay.auth.permissions import UnauthorizedError
 
@@ -27,7 +27,7 @@ Stamp = tuple[int, int, int]
 """Of a file: inode, size, time of its last change. Another stamp is another content."""
 
 
-class KeyDirectory:
+class KeyDirectory(Keys):
     """`[auth] key_dir` with a path."""
 
     def __init__(self, directory: Path) -> None:

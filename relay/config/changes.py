@@ -50,8 +50,11 @@ def _names(table: object) -> tuple[str, ...]:
 
 def taken_over(old: Config, new: Config) -> Config:
     """Return `old` with everything of `new` that takes effect at a reload."""
+    https = new.web.https
     for place in LIVE:
-        old = _with(old, new, place)
+        # without its files HTTPS goes on until the restart that ends it
+        if place[:2] != ("web", "https") or (https.cert is not None and https.key is not None):
+            old = _with(old, new, place)
     return old
 
 

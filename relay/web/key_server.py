@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 from cachetools import TTLCache
 
-from relay.auth.authenticator import KeyServiceError
+from relay.auth.authenticator import Keys, KeyServiceError
 from relay.auth.key import LARGEST_FILE, Key, KeyFileError, token_kid
 from relay.auth.permissions import UnauthorizedError
 
@@ -41,7 +41,7 @@ TIMEOUT: Final = 5.0
 """Seconds for one request, from looking up the host on."""
 
 
-class KeyServer:
+class KeyServer(Keys):
     """`[auth] key_dir` with a URL."""
 
     def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:

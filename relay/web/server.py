@@ -73,7 +73,7 @@ class Services:
     authorize: Callable[[str, str, str], Awaitable[Permissions]]
     """Path, query and remote address to permissions; raises UnauthorizedError."""
     fingerprint: Callable[[], str | None]
-    readers: Readers
+    readers: Readers = field(default_factory=Readers)
     expiries: Expiries = field(default_factory=Expiries)
     """Tells when a token has run out."""
     metrics: Metrics | None = None
@@ -107,13 +107,13 @@ def build(services: Services) -> web.Application:
     return app
 
 
-def internal(services: Services, metrics: Metrics, hosts: Callable[[], Collection[str]]) -> Services:
+def internal(services: Services, metrics: Metrics) -> Services:
     """The same for the operator's listener."""
 
     async def everything(path: str, query: str, remote: str) -> Permissions:  # noqa: ARG001 - no token is looked at
         return Permissions(root=normalize(path), publish=("",), subscribe=("",))
 
-    return replace(services, authorize=everything, metrics=metrics, hosts=hosts)
+    return replace(services, authorize=everything, metrics=metrics)
 
 
 Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]

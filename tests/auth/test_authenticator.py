@@ -105,7 +105,7 @@ def test_a_refusal_is_told_in_a_word(path: str, query: str, told: str) -> None:
 
 
 def test_a_key_server_that_fails_is_no_fault_of_the_token() -> None:
-    class Failing:
+    class Failing(Keys):
         async def find(self, token: str) -> Key:
             raise KeyServiceError("no answer")
 
@@ -605,7 +605,7 @@ def test_no_url_gives_more_than_the_token(
 # --- keys by name ----------------------------------------------------------------------------------------------------
 
 
-class Named:
+class Named(Keys):
     """Keys by kid, and what was asked for."""
 
     def __init__(self, **keys: Key) -> None:
@@ -694,7 +694,7 @@ async def test_only_so_many_refusals_wait() -> None:
 
 
 async def test_a_key_service_in_trouble_is_not_the_fault_of_the_peer() -> None:
-    class Down:
+    class Down(Keys):
         async def find(self, token: str) -> Key:
             raise KeyServiceError(f"no key for {token_kid(token)}")
 

@@ -192,7 +192,7 @@ async def connected(
 
 
 def tcp_port(relay: Relay) -> int:
-    return relay._http[0][1]
+    return relay._listening.http[0][1]
 
 
 REQUEST = b"GET /health HTTP/1.1\r\nhost: relay\r\n\r\n"

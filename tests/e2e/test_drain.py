@@ -271,7 +271,7 @@ async def test_an_actor_that_does_not_end_keeps_nothing_else_alive(
             raise TimeoutError
         return await stop(ref, timeout=timeout)
 
-    monkeypatch.setattr("relay.app.stop", stop_but_one)
+    monkeypatch.setattr("relay.actors.system.stop", stop_but_one)
     async with running() as relay:
         one, two = await connect(raw(relay)), await connect(webtransport(relay))
         await relay.close()

@@ -222,9 +222,9 @@ async def test_a_generated_certificate_stays(tmp_path: Path) -> None:
 async def test_a_generated_certificate_is_renewed_though_nobody_comes(tmp_path: Path) -> None:
     relay = Relay(Config.demo())
     old = generate_certificate(["localhost"], dt.datetime.now(dt.UTC) - dt.timedelta(days=12))
-    relay._certificates._generated = old
-    relay._certificates._pairs = (old,)
-    relay._look_at_certificates()
+    relay._certificates.store._generated = old
+    relay._certificates.store._pairs = (old,)
+    relay._certificates.look()
     assert relay.fingerprint != old.fingerprint
 
 
@@ -237,7 +237,7 @@ async def test_a_running_relay_names_a_certificate_that_has_expired_meanwhile(
     key.write_bytes(pair.key_pem())
     tls = ServerTls(cert=(cert,), key=(key,))
     relay = Relay(Config(server=Server(tls=tls), auth=Auth(public="")))
-    relay._look_at_certificates()
+    relay._certificates.look()
     relay.reload()
     named = [
         text

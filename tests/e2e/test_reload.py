@@ -84,10 +84,11 @@ async def test_every_limit_of_the_relay_as_a_whole_reaches_who_enforces_it() -> 
         relay.reload(with_limits(relay, **changed))
         authenticator = relay._authenticator
         assert relay._quic is not None
-        assert relay._gate is not None
-        await ask(relay._gate, m.DescribeGate(), timeout=WITHIN)
+        assert relay._actors is not None
+        gate = relay._actors.gate
+        await ask(gate, m.DescribeGate(), timeout=WITHIN)
         assert {
-            "readers": actor_of(relay._gate)._environment.limits.readers,
+            "readers": actor_of(gate)._environment.limits.readers,
             "auth_failures": authenticator.throttle.failures,
             "auth_delay": authenticator.throttle.delay,
             "auth_waiting": authenticator.waiting,

@@ -1,0 +1,147 @@
+"""The actors that a relay has one of each: started in order, told of new limits, and ended in order.
+
+Owns their references and nothing that they know. The application has one system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from relay.actors import messages as m
+from relay.actors.cluster import ClusterActor
+from relay.actors.environment import Environment
+from relay.actors.expiry import Expiries
+from relay.actors.gate import GateActor
+from relay.actors.keeper import KeeperActor
+from relay.actors.ledger import LedgerActor
+from relay.actors.origin import OriginActor
+from relay.actors.peer import Dialling
+from relay.actors.runtime import ActorDeadError, Ref, ask, send, stop
+from relay.auth.permissions import Permissions
+from relay.model.limits import Limits
+from relay.model.strangers import Strangers
+from relay.transport.session import Session, SessionRequest
+from relay.wire.version import Version
+
+logger = logging.getLogger("relay")
+
+STOP_TIMEOUT: Final = 1.0
+"""Seconds that an actor gets to end."""
+
+
+class Membership(NamedTuple):
+    """This relay among others, as `[cluster]` says. `hop` is its id in lists of hops."""
+
+    hop: int
+    node: str | None
+    roots: tuple[str, ...]
+    prefix: str
+    mesh: bool
+    dial: Callable[[str], Awaitable[Session]]
+
+
+class ActorSystem:
+    """The actors of one relay, running."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        versions: tuple[Version, ...],
+        authorize: Callable[[str, str, str], Awaitable[Permissions]],
+        membership: Membership,
+        failed: asyncio.Event,
+    ) -> None:
+        """`failed` is set if one of them fails that the relay cannot do without."""
+        hop, node, roots, prefix, mesh, dial = membership
+        self.connections: dict[int, Ref] = {}
+        """By number of the session. The gate alone changes it."""
+        self.expiries = Expiries()
+        self.strangers = Strangers([version.name_on_wire for version in versions], time.monotonic)
+        self.origin: Ref = OriginActor.start(
+            on_failure=lambda _: failed.set(), linger=limits.linger, members=prefix
+        )
+        self.ledger: Ref = LedgerActor.start()
+        self.keeper: Ref = KeeperActor.start(limits.cache)
+        environment = Environment(
+            origin=self.origin,
+            hop=hop,
+            limits=limits,
+            versions=versions,
+            authorize=authorize,
+            ledger=self.ledger,
+            keeper=self.keeper,
+            members=prefix,
+            expiries=self.expiries,
+            strangers=self.strangers,
+        )
+        # Without a name of our own, what is published here stays here.
+        offered = () if node is None else ("",)
+        self.gate: Ref = GateActor.start(
+            environment=environment,
+            dialled=Permissions("", ("",), offered, cluster=True),
+            connections=self.connections,
+            failed=failed,
+        )
+        self.cluster: Ref = ClusterActor.start(
+            origin=self.origin,
+            number=0,  # no session has it
+            hop=hop,
+            node=node,
+            roots=roots,
+            prefix=prefix,
+            mesh=mesh,
+            limits=limits,
+            dialling=Dialling(dial=dial, gate=self.gate),
+        )
+        send(self.gate, m.UseCluster(self.cluster))
+
+    def use(self, limits: Limits) -> None:
+        """Sessions keep the limits they began with, and so do the tracks that they publish."""
+        for actor in (self.gate, self.origin, self.cluster, self.keeper):
+            send(actor, m.NewLimits(limits))
+
+    def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None) -> None:
+        """Have a peer answered, as soon as it is clear what it may do."""
+        if not send(self.gate, m.Admit(request, versions)):
+            request.reject(503, "the relay is about to end")
+
+    async def admit(self, request: SessionRequest, versions: tuple[Version, ...] | None) -> None:
+        """As `accept`, and return when the peer has its answer."""
+        try:
+            await ask(self.gate, m.Admit(request, versions), timeout=None)
+        except ActorDeadError:
+            request.reject(503, "the relay is about to end")
+
+    async def drain(self) -> None:
+        """Return when sessions and readers have left, or had the time for it."""
+        await self._ask_gate(m.DrainSessions())
+
+    async def close_sessions(self, reason: str) -> None:
+        """Return when all connection actors have been told to close."""
+        await _stop(self.cluster)  # first, or it would dial those who leave
+        await self._ask_gate(m.CloseSessions(reason))
+
+    async def end(self) -> None:
+        """End what is left."""
+        await self._ask_gate(m.EndSessions())
+        await _stop(self.gate, self.origin, self.ledger, self.keeper)
+
+    async def _ask_gate(self, message: object) -> None:
+        with suppress(ActorDeadError):  # it has failed
+            await ask(self.gate, message, timeout=None)
+
+
+async def _stop(*actors: Ref) -> None:
+    stopping = (stop(actor, timeout=STOP_TIMEOUT) for actor in actors)
+    answers = await asyncio.gather(*stopping, return_exceptions=True)
+    for actor, answer in zip(actors, answers, strict=True):
+        if isinstance(answer, TimeoutError):
+            logger.warning("%s did not end in time", actor)
+        elif isinstance(answer, BaseException):
+            raise answer

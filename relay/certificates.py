@@ -1,0 +1,158 @@
+"""The certificates of a relay: those of QUIC and of HTTPS, as configured, at start, at a reload and as they age.
+
+Owns when they are read, renewed and warned about. Faults name `[table] key`, so it is no part of the rooms whose
+certificates they are. The application has one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import ssl
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from relay.config import Config, ConfigError, Https
+from relay.transport.quic.certificates import (
+    CertificateError,
+    CertificatePair,
+    CertificateStore,
+    load_pair,
+    load_pairs,
+)
+from relay.transport.quic.validity import ValidityWatch
+
+logger = logging.getLogger("relay")
+
+INTERVAL: Final = 3_600.0
+"""Seconds between looks at when certificates end."""
+
+
+class HttpsCertificate(NamedTuple):
+    """What `[web.https]` proves itself with."""
+
+    context: ssl.SSLContext
+    pair: CertificatePair
+
+
+class Loaded(NamedTuple):
+    """What was read at a reload, and is not in use yet."""
+
+    pairs: Sequence[CertificatePair]
+    https: HttpsCertificate | None
+
+
+class Certificates:
+    """All of them."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises ConfigError."""
+        tls = config.server.tls
+        try:
+            self.store = CertificateStore(
+                load_pairs(tls.cert, tls.key), tls.generate, dt.datetime.now(dt.UTC)
+            )
+        except CertificateError as error:
+            raise ConfigError([f"[server.tls]: {error}"]) from None
+        self._https = self._load_https(config.web.https) if config.https_listen is not None else None
+        self._validity = ValidityWatch()
+        self._next_look: asyncio.TimerHandle | None = None
+        self.look()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the first certificate, as hex."""
+        return self.store.fingerprint
+
+    def renewed_fingerprint(self) -> str:
+        """The same, after a renewal that is due."""
+        self.store.renew_if_due(dt.datetime.now(dt.UTC))
+        return self.fingerprint
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """For the HTTPS listener; what it shows follows a reload."""
+        return None if self._https is None else self._https.context
+
+    def load(self, config: Config) -> Loaded:
+        """Read the files again. Raises ConfigError."""
+        tls = config.server.tls
+        try:
+            pairs = load_pairs(tls.cert, tls.key)
+        except CertificateError as error:
+            raise ConfigError([f"[server.tls]: {error}"]) from None
+        return Loaded(pairs, None if self._https is None else self._load_https(config.web.https))
+
+    def use(self, loaded: Loaded) -> None:
+        """Show these from now on. Raises ConfigError, and changes nothing, if none is left for QUIC."""
+        try:
+            self.store.replace(loaded.pairs)
+        except CertificateError as error:
+            raise ConfigError([f"[server.tls]: {error}"]) from None
+        self._https = loaded.https
+        self._validity = ValidityWatch()
+        self.look()
+
+    def _load_https(self, files: Https) -> HttpsCertificate:
+        assert files.cert is not None
+        assert files.key is not None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            # says what is wrong with them; ssl would ask the terminal for a passphrase
+            pair = load_pair(files.cert, files.key)
+            context.load_cert_chain(files.cert, files.key)
+        except (CertificateError, ssl.SSLError, OSError) as error:
+            raise ConfigError([f"[web.https] cert, key: {error}"]) from None
+        context.sni_callback = self._use_newest
+        return HttpsCertificate(context, pair)
+
+    def _use_newest(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:  # noqa: ARG002
+        """For each handshake: a context that certificates are loaded into again keeps those of other key types."""
+        if self._https is not None:
+            connection.context = self._https.context
+
+    # --- as they age -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Look again, for as long as the relay runs: a renewal may fail without anybody noticing."""
+        self.look()
+        self._next_look = asyncio.get_running_loop().call_later(INTERVAL, self.start)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+
+    def look(self) -> None:
+        """Warn of those that have expired, will soon, or are not valid yet; renew the generated one."""
+        now = dt.datetime.now(dt.UTC)
+        self.store.renew_if_due(now)
+        pairs = [("[server.tls]", pair) for pair in self.store.pairs]
+        if self._https is not None:
+            pairs.append(("[web.https]", self._https.pair))
+        files = {
+            f"{table} cert: {pair.file}": (pair.certificate, *pair.chain)
+            for table, pair in pairs
+            if pair.file is not None
+        }
+        for text in self._validity.news(files, now):
+            logger.warning("%s", text)
+
+    def described(self) -> dict[str, Any]:
+        """When they end, for the debug API and the metrics; times in seconds since the epoch."""
+        listed = [("quic", number, pair) for number, pair in enumerate(self.store.pairs, start=1)]
+        if self._https is not None:
+            listed.append(("https", 1, self._https.pair))
+        rows = [
+            {
+                "listener": listener,
+                "number": number,
+                "name": pair.name,
+                "generated": pair.file is None,
+                "not_before": pair.certificate.not_valid_before_utc.timestamp(),
+                "not_after": pair.certificate.not_valid_after_utc.timestamp(),
+            }
+            for listener, number, pair in listed
+        ]
+        return {"certificate": self.fingerprint, "certificates": rows}

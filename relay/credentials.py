@@ -1,0 +1,132 @@
+"""Keys that a relay checks tokens with, and tokens that it shows to other relays, as configured.
+
+Owns what is read at start and at a reload, and the warnings about it. Faults name `[table] key`, so it is no part of the
+rooms that use them. The application calls it.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from typing import Final
+
+from relay.actors.ingest import random_hop
+from relay.actors.system import Membership
+from relay.auth.authenticator import Authenticator, Keys, OneKey
+from relay.auth.claims import Claims
+from relay.auth.key import KeyFileError, unverified_claims
+from relay.auth.key_directory import KeyDirectory
+from relay.auth.permissions import UnauthorizedError
+from relay.auth.throttle import Throttle
+from relay.config import Auth, Config, ConfigError
+from relay.transport.client import ClientTls
+from relay.transport.dialler import Dialler, TokenError
+from relay.transport.quic.certificates import CertificateError
+from relay.web.key_server import KeyServer
+
+logger = logging.getLogger("relay")
+
+AS_CLIENT: Final = (
+    "a relay like this one takes us for a client: it names no other members to us and does not tell them of us, and "
+    "what comes through us counts as published by us"
+)
+"""What a relay does not do for a session without the rights of a relay."""
+
+
+def load_authenticator(config: Config) -> Authenticator:
+    """What decides on peers. Raises ConfigError."""
+    limits = config.limits
+    return Authenticator(
+        keys=load_keys(config),
+        public=public_claims(config.auth),
+        throttle=Throttle(failures=limits.auth_failures, delay=limits.auth_delay, clock=time.monotonic),
+        waiting=limits.auth_waiting,
+    )
+
+
+def reloaded_keys(former: Config, config: Config, keys: Keys | None) -> Keys | None:
+    """Those of `config`: `keys` as they are, unless a file has to be read again. Raises ConfigError."""
+    auth = config.auth
+    same = auth.key is None and (auth.key, auth.key_dir) == (former.auth.key, former.auth.key_dir)
+    return keys if same else load_keys(config)
+
+
+def load_keys(config: Config) -> Keys | None:
+    """What tokens are checked with. Raises ConfigError."""
+    auth, roots = config.auth, config.client.tls.root
+    try:
+        if auth.key is not None:
+            return OneKey.load(auth.key)
+        if auth.key_directory is not None:
+            return KeyDirectory(auth.key_directory)
+    except (KeyFileError, OSError) as error:
+        raise ConfigError([f"[auth] {'key' if auth.key else 'key_dir'}: {error}"]) from None
+    if auth.key_url is None:
+        return None
+    try:
+        tls = ssl.create_default_context(cafile=roots[0]) if roots else None
+        for file in roots[1:]:
+            assert tls is not None
+            tls.load_verify_locations(file)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError([f"[client.tls] root: {error}"]) from None
+    return KeyServer(auth.key_url, tls)
+
+
+def may_sign(keys: Keys | None) -> bool:
+    """Whether whoever runs the relay has a key to sign tokens with, and not only to check them."""
+    return isinstance(keys, OneKey) and keys.key.private and "sign" in keys.key.operations
+
+
+def public_claims(auth: Auth) -> Claims | None:
+    """What anyone may do without a token."""
+    public = auth.public
+    return None if public is None else Claims(publish=public.publish, subscribe=public.subscribe)
+
+
+def load_membership(config: Config) -> Membership:
+    """This relay among others, and how those are reached. Raises ConfigError."""
+    client, cluster = config.client, config.cluster
+    dialler = Dialler(
+        versions=config.server.version,
+        settings=config.server.quic,
+        tls=ClientTls(roots=client.tls.root or None, disable_verify=client.tls.disable_verify),
+        bind=(client.bind.host, client.bind.port),
+        token=cluster.token,
+        tokens={root.target: token for root in cluster.root if (token := root.token or root.jwt)},
+    )
+    if cluster.token is not None or not cluster.others:
+        _check_token(dialler, "", f"[cluster] token: {cluster.token}")
+    for root in cluster.others:
+        if root.target in dialler.tokens:
+            name = root.token or f"the one in the URL of {root}"
+            _check_token(dialler, root.target, f"[cluster] root: token {name}")
+        elif cluster.token is None:
+            text = "[cluster] root: no token for %s, which lets us in only if it is open to anyone: %s"
+            logger.warning(text, root, AS_CLIENT)
+    roots = tuple(root.target for root in cluster.root)
+    hop = random_hop() if cluster.id is None else cluster.id
+    return Membership(hop, cluster.node, roots, cluster.prefix, cluster.mesh, dialler.dial)
+
+
+def _check_token(dialler: Dialler, target: str, place: str) -> None:
+    """Warn of what others will not do for the token that `target` is shown. Raises ConfigError if it is none."""
+    try:
+        token = dialler.check(target)
+    except CertificateError as error:
+        raise ConfigError([f"[client.tls] root: {error}"]) from None
+    except TokenError as error:
+        raise ConfigError([f"{place.partition(':')[0]}: {error}"]) from None
+    if token is None:
+        return
+    try:
+        claims = unverified_claims(token)
+    except UnauthorizedError as error:
+        # relays of other makers may have claims of their own
+        logger.warning("%s: a relay like this one refuses it: %s", place, error)
+        return
+    if not claims.cluster:
+        logger.warning("%s is without the claim cluster (moq-token sign --cluster): %s", place, AS_CLIENT)
+    if claims.expires is not None and claims.expires <= time.time():
+        logger.warning("%s has expired, so no relay will let us in", place)

@@ -1,0 +1,96 @@
+"""Who a relay is: where it listens, what `/state` says of it, and the banner for the person who started it.
+
+Owns words alone. Must never start or ask anything: the application passes what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from relay.config import Config
+from relay.model.address import readable_address
+from relay.version import VERSION
+
+Addresses: TypeAlias = list[tuple[str, int]]
+
+
+@dataclass(slots=True)
+class Listening:
+    """Where it listens, with the real ports."""
+
+    quic: Addresses = field(default_factory=list)
+    http: Addresses = field(default_factory=list)
+    https: Addresses = field(default_factory=list)
+    internal: Addresses = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """A URL for a client on this machine; it finds the certificate by itself."""
+        scheme, addresses = ("http", self.http) if self.http else ("https", self.quic)
+        return f"{scheme}://localhost:{addresses[0][1]}/"
+
+
+def identity(config: Config, listening: Listening, *, draining: bool, **known: Any) -> dict[str, Any]:
+    """The `relay` part of `/state`, with `known` about the relay that runs."""
+    public = config.auth.public
+    return {
+        "version": VERSION,
+        **known,
+        "listen": {
+            name: list(_written(getattr(listening, name))) for name in ("quic", "http", "https", "internal")
+        },
+        "versions": [version.name_on_wire for version in config.server.version],
+        "public": None if public is None else {"publish": public.publish, "subscribe": public.subscribe},
+        "node": config.cluster.node,
+        "draining": draining,
+    }
+
+
+def banner(config: Config, listening: Listening, fingerprint: str, *, may_sign: bool) -> str:
+    """What a person wants to know at start. `may_sign`: whether `[auth] key` can sign tokens, and not only check them."""
+    port = listening.quic[0][1]
+    urls = f"WebTransport https://localhost:{port}/, raw QUIC moqt://localhost:{port}/"
+    lines = [f"moq-relay {VERSION}", f"  QUIC   {_listed(listening.quic)} UDP: {urls}"]
+    for scheme, addresses in (("http", listening.http), ("https", listening.https)):
+        if addresses:
+            where = f"{scheme}://localhost:{addresses[0][1]}/announced/"
+            lines.append(f"  {scheme.upper():6} {_listed(addresses)} TCP: {where}")
+    if listening.internal:
+        where = f"dashboard http://localhost:{listening.internal[0][1]}/, /state, /metrics"
+        lines.append(f"  operator {_listed(listening.internal)} TCP: {where}")
+    if config.server.listen.hosts[0] in ("127.0.0.1", "::1"):
+        lines.append(f"  only this machine can connect, as [server] listen is {config.server.listen}")
+    auth, url = config.auth, listening.url
+    lines += [
+        f"  speaks {', '.join(v.name_on_wire for v in sorted(config.server.version))}",
+        f"  access {'; '.join(auth.rights())}",
+        f"  certificate sha256 {fingerprint}",
+    ]
+    open_to_all = None if auth.public is None else auth.public.both
+    if open_to_all is not None:
+        below = url + (f"{open_to_all}/" if open_to_all else "")
+        lines += [
+            "try it, each in a terminal of its own:",
+            f"  moq-clock publish {below}",
+            f"  moq-clock watch {below}",
+        ]
+        if listening.http:
+            lines.append(f"  curl {url}announced/{open_to_all}")
+    elif may_sign:
+        lines += [
+            "try it, with a token that is good for an hour:",
+            f"  moq-token sign --key {auth.key} --root demo --publish '' --subscribe '' --expires 1h > demo.jwt",
+            f'  moq-clock publish {url}demo --jwt "$(cat demo.jwt)"',
+            f'  moq-clock watch {url}demo --jwt "$(cat demo.jwt)"',
+        ]
+    return "\n".join(lines)
+
+
+def _written(addresses: Addresses) -> Iterable[str]:
+    return (readable_address(*address) for address in addresses)
+
+
+def _listed(addresses: Addresses) -> str:
+    return ", ".join(_written(addresses))

@@ -1,0 +1,86 @@
+"""The HTTP servers of a relay: the public one, with or without TLS, and the operator's on an address of its own.
+
+Owns which application listens where. The application of the relay has one; `server.py` knows the routes, `listener.py`
+the connections.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections import Counter
+
+from relay.model.limits import Limits
+from relay.transport.sockets import bind_tcp
+from relay.web.listener import WebServer
+from relay.web.metrics import LoopLag, Metrics
+from relay.web.server import Services, build, internal
+from relay.web.websocket import Sessions, accept_sessions
+
+logger = logging.getLogger("relay")
+
+
+class WebServers:
+    """Both of them. Each `listen_...` returns the addresses, with the real ports, and raises OSError."""
+
+    def __init__(self, services: Services, limits: Limits, refused: Counter[str]) -> None:
+        """`refused` counts who found no place."""
+        self._services = services
+        self._refused = refused
+        self._limits = limits
+        self._lag = LoopLag()
+        self._servers: list[WebServer] = []
+        self._public: WebServer | None = None
+
+    async def start(self, sessions: Sessions | None) -> None:
+        """Make the public one ready; with `sessions`, it accepts WebSocket sessions."""
+        self._lag.start()
+        app = build(self._services)
+        if sessions is not None:
+            accept_sessions(app, sessions)
+        self._public = WebServer(app, self._limits, self._refused)
+        self._servers.append(self._public)
+        await self._public.start()
+
+    async def listen_public(
+        self, host: str, port: int, tls: ssl.SSLContext | None = None
+    ) -> list[tuple[str, int]]:
+        assert self._public is not None
+        sockets = bind_tcp(host, port)
+        addresses: list[tuple[str, int]] = [sock.getsockname()[:2] for sock in sockets]
+        await self._public.listen(sockets, tls)
+        return addresses
+
+    async def listen_internal(self, host: str, port: int, *, required: bool) -> list[tuple[str, int]]:
+        """Unless it is `required`, an address that cannot be had is only logged."""
+        try:
+            sockets = bind_tcp(host, port)
+        except OSError as error:
+            if required:
+                raise
+            logger.warning("no internal listener: %s", error.strerror)
+            return []
+        addresses: list[tuple[str, int]] = [sock.getsockname()[:2] for sock in sockets]
+        metrics = Metrics(self._services.sources, self._lag)
+        server = WebServer(build(internal(self._services, metrics)), self._limits, self._refused)
+        self._servers.append(server)
+        await server.start()
+        await server.listen(sockets)
+        return addresses
+
+    def use(self, limits: Limits) -> None:
+        """Other limits hold from now on; who is connected stays."""
+        self._limits = limits
+        for server in self._servers:
+            server.use(limits)
+
+    def end_readers(self) -> None:
+        """The relay ends: whoever reads a track gets no more."""
+        self._services.readers.end()
+
+    async def close(self) -> None:
+        """Stop listening and end open requests."""
+        self._lag.stop()
+        for server in self._servers:
+            await server.close()
+        self._servers.clear()
