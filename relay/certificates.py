@@ -10,7 +10,8 @@ import asyncio
 import datetime as dt
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from relay.config import Config, ConfigError, Https
@@ -41,6 +42,14 @@ class Loaded(NamedTuple):
 
     pairs: Sequence[CertificatePair]
     https: HttpsCertificate | None
+
+
+@contextmanager
+def _faults_of(place: str) -> Iterator[None]:
+    try:
+        yield
+    except (CertificateError, OSError) as error:  # that of ssl is an OSError
+        raise ConfigError([f"{place}: {error}"]) from None
 
 
 class Certificates:
@@ -77,19 +86,14 @@ class Certificates:
 
     def load(self, config: Config) -> Loaded:
         """Read the files again. Raises ConfigError."""
-        tls = config.server.tls
-        try:
-            pairs = load_pairs(tls.cert, tls.key)
-        except CertificateError as error:
-            raise ConfigError([f"[server.tls]: {error}"]) from None
+        with _faults_of("[server.tls]"):
+            pairs = load_pairs(config.server.tls.cert, config.server.tls.key)
         return Loaded(pairs, None if self._https is None else self._load_https(config.web.https))
 
     def use(self, loaded: Loaded) -> None:
         """Show these from now on. Raises ConfigError, and changes nothing, if none is left for QUIC."""
-        try:
+        with _faults_of("[server.tls]"):
             self.store.replace(loaded.pairs)
-        except CertificateError as error:
-            raise ConfigError([f"[server.tls]: {error}"]) from None
         self._https = loaded.https
         self._validity = ValidityWatch()
         self.look()
@@ -98,12 +102,10 @@ class Certificates:
         assert files.cert is not None
         assert files.key is not None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
+        with _faults_of("[web.https] cert, key"):
             # says what is wrong with them; ssl would ask the terminal for a passphrase
             pair = load_pair(files.cert, files.key)
             context.load_cert_chain(files.cert, files.key)
-        except (CertificateError, ssl.SSLError, OSError) as error:
-            raise ConfigError([f"[web.https] cert, key: {error}"]) from None
         context.sni_callback = self._use_newest
         return HttpsCertificate(context, pair)
 

@@ -14,20 +14,17 @@ from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
 from enum import Enum, auto
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.connection import ConnectionActor
 from relay.actors.environment import Environment
-from relay.actors.runtime import LoopActor, LoopFuture, Ref, halt, send
+from relay.actors.runtime import LoopActor, LoopFuture, Ref, send
 from relay.auth.permissions import Permissions, UnauthorizedError, loggable
 from relay.transport.session import Session, SessionRequest
 from relay.wire.errors import SessionCode
 
 logger = logging.getLogger("relay")
-
-END_TIMEOUT: Final = 1.0
-"""Seconds that connection actors get to end after the last packet was sent."""
 
 
 class State(Enum):
@@ -49,10 +46,6 @@ class Decided(NamedTuple):
 
 class DrainOver(NamedTuple):
     """Timer: sessions had the time that they get to leave."""
-
-
-class EndOver(NamedTuple):
-    """Timer: connection actors had the time that they get to end."""
 
 
 class Admission(NamedTuple):
@@ -96,8 +89,6 @@ class GateActor(LoopActor):
         self._drained: LoopFuture | None = None
         """The reply to who drains."""
         self._drain_began = 0.0
-        self._empty: LoopFuture | None = None
-        """The reply to who ends all connection actors."""
 
     def __str__(self) -> str:
         return "gate"
@@ -134,10 +125,6 @@ class GateActor(LoopActor):
                 self._end_drain()
             case m.CloseSessions():
                 self._close(message.reason)
-            case m.EndSessions():
-                return self._end_sessions()
-            case EndOver():
-                self._end_over()
             case _:
                 return super().on_receive(message)
         return None
@@ -156,9 +143,8 @@ class GateActor(LoopActor):
                 send(connection, m.CloseSession(SessionCode.INTERNAL, "internal error"))
         self._cancel_admissions()
         self._connections.clear()
-        for waiting in (self._drained, self._empty):
-            if waiting is not None:
-                waiting.set()
+        if self._drained is not None:
+            self._drained.set()
 
     # --- admission -------------------------------------------------------------------------------------------------
 
@@ -264,8 +250,6 @@ class GateActor(LoopActor):
         self._peers.discard(session)
         self._asked_to_leave.discard(session)
         self._look_whether_drained()
-        if self._empty is not None and not self._connections:
-            self._end_over()
 
     def _on_reader(self, reader: object) -> m.ReaderEntered:
         if self._state is not State.OPEN:
@@ -334,23 +318,6 @@ class GateActor(LoopActor):
             admission.task.cancel()
             admission.answered.set()
         self._admissions.clear()
-
-    def _end_sessions(self) -> LoopFuture:
-        """End all connection actors. The reply comes when they have ended, or do not in time."""
-        empty = self._empty = LoopFuture()
-        self.call_later(END_TIMEOUT, EndOver())
-        for connection in self._connections.values():
-            halt(connection)
-        if not self._connections:
-            self._end_over()
-        return empty
-
-    def _end_over(self) -> None:
-        empty, self._empty = self._empty, None
-        for connection in self._connections.values():
-            logger.warning("%s did not end in time", connection)
-        if empty is not None:
-            empty.set()
 
 
 def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -139,10 +139,6 @@ class CloseSessions(NamedTuple):
     reason: str
 
 
-class EndSessions(NamedTuple):
-    """Asked of the gate: end what is left of connection actors. The reply comes when they have ended."""
-
-
 # --- connection to origin: announcements --------------------------------------------------------------------------
 
 

@@ -129,7 +129,7 @@ class ActorSystem:
 
     async def end(self) -> None:
         """End what is left."""
-        await self._ask_gate(m.EndSessions())
+        await _stop(*self.connections.values())
         await _stop(self.gate, self.origin, self.ledger, self.keeper)
 
     async def _ask_gate(self, message: object) -> None:

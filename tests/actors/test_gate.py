@@ -13,7 +13,7 @@ import pytest_asyncio
 from relay.actors import messages as m
 from relay.actors.connection import ConnectionActor
 from relay.actors.environment import Environment
-from relay.actors.gate import END_TIMEOUT, GateActor
+from relay.actors.gate import GateActor
 from relay.actors.runtime import ActorDeadError, Ref, ask, halt, send
 from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.model.limits import Limits
@@ -118,7 +118,7 @@ class Bench:
 
     async def close(self) -> None:
         await ask(self.gate, m.CloseSessions("the end"), timeout=TIMEOUT)
-        await ask(self.gate, m.EndSessions(), timeout=TIMEOUT)
+        await settle()
         halt(self.gate)
         await settle()
         assert actors() == []
@@ -366,26 +366,6 @@ async def test_at_the_end_who_waits_for_an_answer_is_let_go(bench: Bench) -> Non
     await asyncio.wait_for(admitted, TIMEOUT)
     assert request.answers == 0, "the transport tells of the end"
     assert bench.desk.waiting[0].cancelled()
-
-
-def test_a_connection_that_does_not_end_is_named_and_not_waited_for(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    @virtual
-    async def scenario() -> None:
-        bench = Bench()
-        stuck = FakeRef()
-        bench.connections[7] = stuck.ref
-        ended = bench.asked(m.EndSessions())
-        await advance(END_TIMEOUT / 2)
-        assert not ended.done()
-        await advance(END_TIMEOUT)
-        assert ended.done()
-        assert [text for text in caplog.messages if "in time" in text] == [f"{stuck} did not end in time"]
-        halt(bench.gate)
-        await settle()
-
-    scenario()
 
 
 async def test_a_gate_that_fails_says_so_and_closes_all_sessions(bench: Bench, trouble: Trouble) -> None:
