@@ -11,7 +11,9 @@ import pytest_asyncio
 from pykka import ActorRegistry
 
 from relay.actors import messages
-from tests.actors.support import LATE, Trouble, World, actors, forget_actors, settle
+from tests.actors.clock import settle
+from tests.actors.watching import Trouble, actors, forget_actors
+from tests.actors.world import LATE, World
 
 
 @pytest.fixture

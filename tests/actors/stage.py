@@ -12,7 +12,10 @@ from relay.actors.track import TrackActor
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import Encoding
-from tests.actors.support import QUICK, Fake, FakePublisher, FakeSubscriber, settle, stop_all, virtual
+from tests.actors.clock import settle, virtual
+from tests.actors.fakes import Fake, FakePublisher, FakeSubscriber
+from tests.actors.watching import stop_all
+from tests.actors.world import QUICK
 
 
 class Stage:

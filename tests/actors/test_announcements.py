@@ -16,7 +16,10 @@ from relay.wire.messages import (
     AnnounceUpdate,
 )
 from relay.wire.version import Version
-from tests.actors.support import ALL, HOP, Trouble, World, pairs, settle, until
+from tests.actors.clock import settle, until
+from tests.actors.watching import Trouble
+from tests.actors.world import HOP, World
+from tests.sampling import ALL, pairs
 
 FROM_04 = [v for v in Version if v >= Version.LITE_04]
 

@@ -26,22 +26,11 @@ from relay.model.route import Route
 from relay.model.track import SubscribeParams
 from relay.transport.session import Session
 from relay.wire.errors import StreamCode
-from tests.actors.support import (
-    MEMBERS,
-    TIMEOUT,
-    Fake,
-    Trouble,
-    actor_of,
-    actors,
-    advance,
-    run_virtual,
-    settle,
-    shuffle_turns,
-    timer_count,
-    told,
-    virtual,
-)
+from tests.actors.clock import TIMEOUT, advance, run_virtual, settle, timer_count, virtual
+from tests.actors.fakes import Fake
 from tests.actors.test_peer import HANG, MARGIN, Broken, FakeConnection, FakeDialling, FakeGate, FakeSession
+from tests.actors.watching import Trouble, actor_of, actors, shuffle_turns, told
+from tests.actors.world import MEMBERS
 
 HOP = 100
 NODE = "m.example"

@@ -20,21 +20,12 @@ from relay.wire.errors import OldCode, SessionCode
 from relay.wire.frame import setup_stream
 from relay.wire.messages import AnnounceRequest, ClientSetup, ServerSetup, Setup, SetupForm
 from relay.wire.version import Version
-from tests.actors.support import (
-    ALL,
-    HOP,
-    QUICK,
-    TIMEOUT,
-    Fake,
-    SilentPeer,
-    Trouble,
-    World,
-    actors,
-    advance,
-    settle,
-    until,
-    virtual,
-)
+from tests.actors.clock import TIMEOUT, advance, settle, until, virtual
+from tests.actors.fakes import Fake
+from tests.actors.raw_peer import SilentPeer
+from tests.actors.watching import Trouble, actors
+from tests.actors.world import HOP, QUICK, World
+from tests.sampling import ALL
 
 MODERN = [v for v in Version if v >= Version.LITE_03]
 WITH_SETUP = [Version.LITE_05, Version.LITE_06]

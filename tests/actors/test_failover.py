@@ -17,23 +17,11 @@ from relay.transport.session import SessionClosed
 from relay.wire.errors import StreamCode
 from relay.wire.messages import Datagram, Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate, TrackInfo
 from relay.wire.version import Version
-from tests.actors.support import (
-    ALL,
-    CLUSTER,
-    PeerStream,
-    RawPeer,
-    RequestStream,
-    Trouble,
-    World,
-    actors,
-    advance,
-    follow_up,
-    named,
-    pairs,
-    settle,
-    until,
-    virtual,
-)
+from tests.actors.clock import advance, settle, until, virtual
+from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream, follow_up
+from tests.actors.watching import Trouble, actors, named
+from tests.actors.world import CLUSTER, World
+from tests.sampling import ALL, pairs
 
 TIMED = [Version.LITE_05, Version.LITE_06]
 WITH_IDS = [v for v in Version if v >= Version.LITE_04]
@@ -290,8 +278,7 @@ async def test_older_groups_of_the_new_publisher_are_not_told(world: World, vers
 # --- the same publisher ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("publishers", WITH_IDS)
-@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize(("publishers", "version"), pairs(WITH_IDS))
 async def test_the_same_publisher_by_another_route_has_the_same_numbers(
     world: World, publishers: Version, version: Version
 ) -> None:
@@ -356,8 +343,7 @@ async def test_a_publisher_without_an_id_is_never_the_same(world: World, version
     assert seen(viewer, number) == [(3, b"a3"), (4, b"a4"), (5, b"b3"), (6, b"b4")]
 
 
-@pytest.mark.parametrize("version", ALL)
-@pytest.mark.parametrize("relays", [v for v in Version if v < Version.LITE_04])
+@pytest.mark.parametrize(("relays", "version"), pairs(v for v in Version if v < Version.LITE_04))
 async def test_behind_a_relay_that_names_no_publisher_a_new_announcement_is_another_one(
     relays: Version, version: Version
 ) -> None:
@@ -641,7 +627,7 @@ async def test_an_end_without_a_group_after_a_move_is_not_before_what_was_sent(
     assert viewer.replies(stream) == [SubscribeOk(group=5), SubscribeEnd(6)]
 
 
-@pytest.mark.parametrize(("one", "two"), [(a, b) for a in TIMED for b in TIMED])
+@pytest.mark.parametrize(("one", "two"), pairs(TIMED, TIMED))
 async def test_datagrams_are_renumbered_like_groups(world: World, one: Version, two: Version) -> None:
     first, spare = await stand_in(world, one, one)
     viewer = await world.viewer(two)
@@ -690,7 +676,7 @@ async def test_a_track_of_datagrams_alone_goes_on_rising(world: World, version: 
     assert_rising(found)
 
 
-@pytest.mark.parametrize(("one", "two"), [(a, b) for a in WITH_UPDATES for b in WITH_UPDATES])
+@pytest.mark.parametrize(("one", "two"), pairs(WITH_UPDATES, WITH_UPDATES))
 async def test_an_update_after_a_move_reaches_the_new_publisher(
     world: World, one: Version, two: Version
 ) -> None:
@@ -1413,8 +1399,7 @@ async def test_a_reader_that_is_stopped_while_it_moves_leaves_nothing(world: Wor
 # --- a publisher that ends its track and leaves ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("one", ALL)
-@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize(("one", "version"), pairs())
 async def test_a_track_that_has_ended_is_not_gone_on_with(
     world: World, one: Version, version: Version
 ) -> None:

@@ -19,21 +19,10 @@ from relay.model.limits import Limits
 from relay.wire.decoder import UniDecoder
 from relay.wire.messages import GroupHeader
 from relay.wire.version import Version
-from tests.actors.support import (
-    CLUSTER,
-    EVERYTHING,
-    PeerStream,
-    RawPeer,
-    Trouble,
-    World,
-    actor_of,
-    advance,
-    forget_actors,
-    run_virtual,
-    settle,
-    shuffle_turns,
-    timer_count,
-)
+from tests.actors.clock import advance, run_virtual, settle, timer_count
+from tests.actors.raw_peer import PeerStream, RawPeer
+from tests.actors.watching import Trouble, actor_of, forget_actors, shuffle_turns
+from tests.actors.world import CLUSTER, EVERYTHING, World
 
 LINGER = 2.0
 PATHS = ("p", "q")

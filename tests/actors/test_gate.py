@@ -21,21 +21,12 @@ from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Session
 from relay.wire.errors import SessionCode
 from relay.wire.version import Version
-from tests.actors.support import (
-    CLUSTER,
-    EVERYTHING,
-    HOP,
-    TIMEOUT,
-    FakeRef,
-    RawPeer,
-    RecordingSession,
-    Trouble,
-    actor_of,
-    actors,
-    advance,
-    settle,
-    virtual,
-)
+from tests.actors.clock import TIMEOUT, advance, settle, virtual
+from tests.actors.fakes import FakeRef
+from tests.actors.raw_peer import RawPeer
+from tests.actors.recording import RecordingSession
+from tests.actors.watching import Trouble, actor_of, actors
+from tests.actors.world import CLUSTER, EVERYTHING, HOP
 
 
 class FakeRequest:

@@ -13,7 +13,10 @@ from relay.transport.session import Session
 from relay.wire.errors import SessionCode
 from relay.wire.messages import Goaway
 from relay.wire.version import Version
-from tests.actors.support import ALL, CLUSTER, EVERYTHING, RawPeer, World, follow_up, settle
+from tests.actors.clock import settle
+from tests.actors.raw_peer import RawPeer, follow_up
+from tests.actors.world import CLUSTER, EVERYTHING, World
+from tests.sampling import ALL
 
 WITH_GOAWAY = [v for v in Version if v >= Version.LITE_04]
 WITHOUT = [v for v in Version if v < Version.LITE_04]

@@ -15,19 +15,10 @@ from hypothesis import strategies as st
 from relay.model.limits import Limits
 from relay.model.path import covers
 from relay.wire.version import Version
-from tests.actors.support import (
-    PeerStream,
-    RawPeer,
-    Trouble,
-    Watching,
-    World,
-    advance,
-    forget_actors,
-    run_virtual,
-    settle,
-    shuffle_turns,
-    timer_count,
-)
+from tests.actors.clock import advance, run_virtual, settle, timer_count
+from tests.actors.raw_peer import PeerStream, RawPeer, Watching
+from tests.actors.watching import Trouble, forget_actors, shuffle_turns
+from tests.actors.world import World
 
 PATHS = ("a", "b", "b/x")
 PREFIXES = ("", "b")

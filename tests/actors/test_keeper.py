@@ -15,7 +15,11 @@ from relay.actors.runtime import Ref, halt, send
 from relay.model.limits import Limits
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.support import Fake, RawPeer, World, actor_of, named, settle, upstream
+from tests.actors.clock import settle
+from tests.actors.fakes import Fake
+from tests.actors.raw_peer import RawPeer, upstream
+from tests.actors.watching import actor_of, named
+from tests.actors.world import World
 
 BUDGET = 1_000_000
 

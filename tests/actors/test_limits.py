@@ -23,24 +23,11 @@ from relay.wire.frame import group_header
 from relay.wire.messages import AnnounceRequest, GroupHeader, SubscribeDrop, SubscribeUpdate, TrackInfo
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
-from tests.actors.support import (
-    ALL,
-    CLUSTER,
-    PeerStream,
-    RawPeer,
-    World,
-    actor_of,
-    actors,
-    advance,
-    follow_up,
-    named,
-    ready_count,
-    settle,
-    timer_count,
-    until,
-    upstream,
-    virtual,
-)
+from tests.actors.clock import advance, ready_count, settle, timer_count, until, virtual
+from tests.actors.raw_peer import PeerStream, RawPeer, follow_up, upstream
+from tests.actors.watching import actor_of, actors, named
+from tests.actors.world import CLUSTER, World
+from tests.sampling import ALL
 
 UPDATING = [version for version in ALL if version >= Version.LITE_03]
 TIMED = [Version.LITE_05, Version.LITE_06]

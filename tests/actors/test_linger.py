@@ -14,24 +14,11 @@ from relay.actors.runtime import Ref, ask, halt
 from relay.wire.errors import StreamCode
 from relay.wire.messages import AnnounceEnded, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
-from tests.actors.support import (
-    ALL,
-    CLUSTER,
-    MEMBERS,
-    TIMEOUT,
-    PeerStream,
-    RawPeer,
-    Trouble,
-    Watching,
-    World,
-    actors,
-    advance,
-    follow_up,
-    pairs,
-    settle,
-    timer_count,
-    virtual,
-)
+from tests.actors.clock import TIMEOUT, advance, settle, timer_count, virtual
+from tests.actors.raw_peer import PeerStream, RawPeer, Watching, follow_up
+from tests.actors.watching import Trouble, actors
+from tests.actors.world import CLUSTER, MEMBERS, World
+from tests.sampling import ALL, pairs
 
 TIMED = [Version.LITE_05, Version.LITE_06]
 LINGER = 5.0

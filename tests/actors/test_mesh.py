@@ -21,7 +21,8 @@ from relay.actors.origin import best
 from relay.actors.runtime import halt
 from relay.model.withdrawals import SETTLE
 from relay.wire.version import Version
-from tests.actors.support import FakeSubscriber, actor_of
+from tests.actors.fakes import FakeSubscriber
+from tests.actors.watching import actor_of
 
 SEEDS = range(5)
 WITH_HOPS = [version for version in Version if version >= Version.LITE_04]

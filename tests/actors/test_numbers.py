@@ -6,8 +6,6 @@ of a subscription are of one unit as long as it lives.
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from relay.actors import messages as m
@@ -18,18 +16,11 @@ from relay.wire.errors import StreamCode
 from relay.wire.frame_decoder import FrameDecoder
 from relay.wire.messages import Datagram, Subscribe, SubscribeDrop, TrackInfo
 from relay.wire.version import Version
-from tests.actors.support import (
-    ALL,
-    PeerStream,
-    RawPeer,
-    RequestStream,
-    World,
-    actor_of,
-    advance,
-    follow_up,
-    settle,
-    virtual,
-)
+from tests.actors.clock import advance, settle, virtual
+from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream, follow_up
+from tests.actors.watching import actor_of
+from tests.actors.world import World
+from tests.sampling import ALL, pairs
 
 TIMED = [Version.LITE_05, Version.LITE_06]
 WITH_IDS = [v for v in Version if v >= Version.LITE_04]
@@ -339,7 +330,7 @@ async def answered(peer: RawPeer, scale: int) -> Subscribe:
 
 
 @pytest.mark.parametrize("scale", [1_000_000, 1_000, 90_000])
-@pytest.mark.parametrize(("one", "two"), list(itertools.product(TIMED, TIMED)))
+@pytest.mark.parametrize(("one", "two"), pairs(TIMED, TIMED))
 async def test_timestamps_stay_in_the_unit_that_the_viewer_was_told(
     world: World, one: Version, two: Version, scale: int
 ) -> None:

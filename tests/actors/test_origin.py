@@ -15,19 +15,9 @@ from relay.model.route import Route
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
-from tests.actors.support import (
-    TIMEOUT,
-    Fake,
-    FakeSubscriber,
-    View,
-    actor_of,
-    advance,
-    announcement,
-    settle,
-    stop_all,
-    timer_count,
-    virtual,
-)
+from tests.actors.clock import TIMEOUT, advance, settle, timer_count, virtual
+from tests.actors.fakes import Fake, FakeSubscriber, View, announcement
+from tests.actors.watching import actor_of, stop_all
 
 
 class Session(Fake):

@@ -13,18 +13,12 @@ from relay.moq.encoding import EncodedGroup
 from relay.wire.errors import StreamCode
 from relay.wire.messages import Subscribe, SubscribeEnd, SubscribeOk
 from relay.wire.version import Version
+from tests.actors.clock import advance, settle, virtual
+from tests.actors.fakes import part
+from tests.actors.raw_peer import RawPeer, RequestStream, follow_up, upstream
 from tests.actors.stage import Stage, staged
-from tests.actors.support import (
-    RawPeer,
-    RequestStream,
-    World,
-    advance,
-    follow_up,
-    part,
-    settle,
-    upstream,
-    virtual,
-)
+from tests.actors.world import World
+from tests.sampling import pairs
 
 LIVE = SubscribeParams()
 PATIENCE = 3.0
@@ -250,7 +244,9 @@ async def requests(peer: RawPeer) -> list[tuple[RequestStream, Subscribe]]:
 
 
 BOUNDED = [v for v in Version if v >= Version.LITE_03]
-PAIRS = [(one, two) for one in BOUNDED for two in BOUNDED if one == Version.LITE_06 or two != Version.LITE_06]
+PAIRS = [
+    (one, two) for one, two in pairs(BOUNDED, BOUNDED) if one == Version.LITE_06 or two != Version.LITE_06
+]
 """06 asks for an age, which those before it have no field for."""
 
 

@@ -18,18 +18,9 @@ from relay.actors import peer
 from relay.actors.peer import FIRST_DELAY, HEALTHY, LONGEST_DELAY, PATIENCE, STALE, Dialling, PeerActor
 from relay.actors.runtime import LoopActor, Ref, ask, halt, send
 from relay.transport.session import Session
-from tests.actors.support import (
-    TIMEOUT,
-    Fake,
-    FakeRef,
-    Trouble,
-    actors,
-    advance,
-    settle,
-    timer_count,
-    told,
-    virtual,
-)
+from tests.actors.clock import TIMEOUT, advance, settle, timer_count, virtual
+from tests.actors.fakes import Fake, FakeRef
+from tests.actors.watching import Trouble, actors, told
 
 MARGIN = 0.2
 """Seconds that a slow machine may take for what takes none."""

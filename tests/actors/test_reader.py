@@ -13,7 +13,11 @@ from relay.actors.runtime import Ref, halt, send
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.support import Fake, World, actors, advance, settle, stop_all, until, upstream, virtual
+from tests.actors.clock import advance, settle, until, virtual
+from tests.actors.fakes import Fake
+from tests.actors.raw_peer import upstream
+from tests.actors.watching import actors, stop_all
+from tests.actors.world import World
 
 
 class Desk:

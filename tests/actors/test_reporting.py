@@ -10,8 +10,9 @@ from relay.actors.reporting import REPORT_INTERVAL
 from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import Encoding
+from tests.actors.clock import TIMEOUT, advance, settle
+from tests.actors.fakes import FakeSubscriber, part
 from tests.actors.stage import Stage, staged
-from tests.actors.support import TIMEOUT, FakeSubscriber, advance, part, settle
 
 
 def reports(stage: Stage) -> list[Report]:

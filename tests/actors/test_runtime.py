@@ -31,7 +31,8 @@ from relay.actors.runtime import (
     send,
     stop,
 )
-from tests.actors.support import TIMEOUT, Trouble, settle, timer_count, until
+from tests.actors.clock import TIMEOUT, settle, timer_count, until
+from tests.actors.watching import Trouble
 
 
 class Diary(LoopActor):

@@ -11,18 +11,11 @@ from relay.model.limits import Limits
 from relay.moq.delivery import END_POLL, END_POLL_MAX
 from relay.wire.messages import SubscribeUpdate
 from relay.wire.version import Version
-from tests.actors.support import (
-    ALL,
-    CLUSTER,
-    GroupStream,
-    RawPeer,
-    World,
-    actor_of,
-    advance,
-    settle,
-    upstream,
-    virtual,
-)
+from tests.actors.clock import advance, settle, virtual
+from tests.actors.raw_peer import GroupStream, RawPeer, upstream
+from tests.actors.watching import actor_of
+from tests.actors.world import CLUSTER, World
+from tests.sampling import ALL
 
 UPDATING = [version for version in ALL if version >= Version.LITE_03]
 ORDERING = [version for version in UPDATING if version < Version.LITE_06]

@@ -26,19 +26,12 @@ from relay.wire.messages import (
     TrackInfo,
 )
 from relay.wire.version import Version
-from tests.actors.support import (
-    ALL,
-    FakeSubscriber,
-    RawPeer,
-    World,
-    actors,
-    named,
-    pairs,
-    settle,
-    timed,
-    until,
-    upstream,
-)
+from tests.actors.clock import settle, until
+from tests.actors.fakes import FakeSubscriber, timed
+from tests.actors.raw_peer import RawPeer, upstream
+from tests.actors.watching import actors, named
+from tests.actors.world import World
+from tests.sampling import ALL, pairs
 
 TIMED = [Version.LITE_05, Version.LITE_06]
 UNTIMED = [v for v in Version if v <= Version.LITE_04]
@@ -817,7 +810,7 @@ async def test_06_an_end_frame_without_an_end_group_refuses_the_request_only(wor
 # --- properties, fetch, datagrams ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("one", "two"), [(a, b) for a, b in pairs() if b >= Version.LITE_05])
+@pytest.mark.parametrize(("one", "two"), pairs(twos=TIMED))
 async def test_track_info_is_carried_over_or_made_up(world: World, one: Version, two: Version) -> None:
     publisher, viewer = await couple(world, one, two)
     stream = viewer.info("p")
@@ -865,7 +858,7 @@ async def test_fetch_of_an_unknown_group_is_refused(world: World, one: Version) 
     assert stream.resets == [51]
 
 
-@pytest.mark.parametrize(("one", "two"), [(a, b) for a in TIMED for b in Version])
+@pytest.mark.parametrize(("one", "two"), pairs(TIMED))
 async def test_datagrams_reach_05_and_06(world: World, one: Version, two: Version) -> None:
     publisher, viewer = await couple(world, one, two)
     bounds = {"end_group": 2} if two >= Version.LITE_03 else {}

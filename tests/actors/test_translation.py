@@ -13,7 +13,9 @@ from relay.client import Client, GroupAborted, Publication, TrackWriter
 from relay.transport.memory import memory_pair
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.support import EVERYTHING, HOP, TIMEOUT, World, pairs
+from tests.actors.clock import TIMEOUT
+from tests.actors.world import EVERYTHING, HOP, World
+from tests.sampling import pairs
 
 PUBLISHER = 41
 VIEWER = 42
@@ -109,7 +111,7 @@ async def test_hops_are_those_between(world: World, one: Version, two: Version) 
             assert hops[0] not in (0, PUBLISHER, VIEWER, HOP)
 
 
-@pytest.mark.parametrize(("one", "two"), [(a, b) for a, b in pairs() if b >= Version.LITE_05])
+@pytest.mark.parametrize(("one", "two"), pairs(twos=[Version.LITE_05, Version.LITE_06]))
 async def test_properties_are_carried_over_or_made_up(world: World, one: Version, two: Version) -> None:
     async with scene(world, one, two) as (publisher, viewer):
         offered(publisher)

@@ -19,7 +19,7 @@ from relay.client import Client
 from relay.config import Address, Auth, Config, ConfigError, Public
 from relay.transport.client import ConnectError
 from relay.transport.quic.settings import QuicSettings
-from tests.actors.support import actor_of
+from tests.actors.watching import actor_of
 from tests.auth.support import jwk
 from tests.e2e.cluster_support import ANYONE
 from tests.e2e.harness import free_udp_port

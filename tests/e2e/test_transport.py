@@ -132,7 +132,7 @@ async def hosting(**options: Any) -> AsyncIterator[Host]:
 
 
 @pytest.fixture(autouse=True, params=[name for name in PAIRINGS if name != "pure"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def pairing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which of our ends, client and server, takes the quick way."""
     for module, way in zip((dial, endpoint), PAIRINGS[request.param], strict=True):
         chosen = FastConnection if way == "fast" else RelayQuicConnection

@@ -39,20 +39,10 @@ from relay.wire.messages import (
 )
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
-from tests.actors.support import (
-    CLUSTER,
-    EVERYTHING,
-    PeerStream,
-    RawPeer,
-    Trouble,
-    World,
-    advance,
-    follow_up,
-    forget_actors,
-    run_virtual,
-    settle,
-    timer_count,
-)
+from tests.actors.clock import advance, run_virtual, settle, timer_count
+from tests.actors.raw_peer import PeerStream, RawPeer, follow_up
+from tests.actors.watching import Trouble, forget_actors
+from tests.actors.world import CLUSTER, EVERYTHING, World
 
 LONG = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 LIMITS = Limits(

@@ -26,9 +26,9 @@ from relay.transport.session import (
 from relay.transport.session import Event as TransportEvent
 from relay.wire.frame import frame_header_plain, frame_header_timed
 from relay.wire.version import Version, alpns_for
+from tests.sampling import ALL
 
 T = TypeVar("T")
-ALL = tuple(Version)
 
 
 @dataclass(eq=False, repr=False)

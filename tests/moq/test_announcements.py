@@ -12,7 +12,8 @@ from relay.wire.errors import StreamCode
 from relay.wire.frame import open_request
 from relay.wire.messages import AnnounceRequest
 from relay.wire.version import Version
-from tests.moq.support import ALL, End, Pair, lone
+from tests.moq.support import End, Pair, lone
+from tests.sampling import ALL
 
 V3, V4, V5, V6 = Version.LITE_03, Version.LITE_04, Version.LITE_05, Version.LITE_06
 

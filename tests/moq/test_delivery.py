@@ -35,7 +35,8 @@ from relay.wire.messages import (
     SubscribeUpdate,
 )
 from relay.wire.version import Version
-from tests.moq.support import ALL, FakeStream, lone
+from tests.moq.support import FakeStream, lone
+from tests.sampling import ALL
 
 V4, V5, V6 = Version.LITE_04, Version.LITE_05, Version.LITE_06
 NEVER = float("inf")

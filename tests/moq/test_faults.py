@@ -68,7 +68,8 @@ from relay.wire.messages import (
 )
 from relay.wire.text import encode_string
 from relay.wire.version import Version
-from tests.moq.support import ALL, End, FakeStream, Pair, frames, lone, whole
+from tests.moq.support import End, FakeStream, Pair, frames, lone, whole
+from tests.sampling import ALL
 
 TRACK = ("demo/cam", "video/hd")
 OLD = [version for version in ALL if version.has_setup_exchange]

@@ -37,7 +37,8 @@ from relay.moq.session import (
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 from relay.wire.version import Version
-from tests.moq.support import ALL, End, Pair, frames, whole
+from tests.moq.support import End, Pair, frames, whole
+from tests.sampling import ALL
 
 versions = pytest.mark.parametrize("version", ALL, ids=lambda version: version.name_on_wire)
 steps = pytest.mark.parametrize("step", [1, 1 << 20], ids=["bytes", "whole"])

@@ -38,7 +38,8 @@ from relay.wire.messages import (
     Subscribe,
 )
 from relay.wire.version import Version
-from tests.moq.support import ALL, End, FakeSession, FakeStream, Pair
+from tests.moq.support import End, FakeSession, FakeStream, Pair
+from tests.sampling import ALL
 
 V1, V2, V5, V6 = Version.LITE_01, Version.LITE_02, Version.LITE_05, Version.LITE_06
 NEVER = float("inf")

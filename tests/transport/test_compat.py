@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import inspect
 from typing import Any
 
 import pytest
-from aioquic import tls
-from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicConnectionState
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
-from aioquic.quic.recovery import QuicPacketRecovery
-from aioquic.quic.stream import QuicStream
 
 from relay.transport.quic import compat
 from tests.transport.virtual import PAIR, Recorder, Wire
@@ -27,98 +20,7 @@ def connection() -> compat.RelayQuicConnection:
     )
 
 
-def test_the_tested_version_is_installed() -> None:
-    assert importlib.metadata.version("aioquic") == compat.TESTED_VERSION
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "_close_at",
-        "_close_event",
-        "_close_pending",
-        "_datagrams_pending",
-        "_find_network_path",
-        "_handshake_confirmed",
-        "_initialize",
-        "_local_max_data",
-        "_local_max_streams_bidi",
-        "_local_max_streams_uni",
-        "_local_next_stream_id_bidi",
-        "_local_next_stream_id_uni",
-        "_loss",
-        "_max_datagram_size",
-        "_on_max_stream_data_delivery",
-        "_network_paths",
-        "_pacing_at",
-        "_peer_cid",
-        "_quic_logger",
-        "_remote_max_data",
-        "_remote_max_data_used",
-        "_remote_max_datagram_frame_size",
-        "_remote_max_streams_bidi",
-        "_remote_max_streams_uni",
-        "_retry_source_connection_id",
-        "_state",
-        "_streams",
-        "_write_stream_limits",
-    ],
-)
-def test_connection_has(name: str) -> None:
-    plain = QuicConnection(configuration=QuicConfiguration(is_client=True))
-    assert hasattr(plain, name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("_buffer_fin", "_buffer_start", "_buffer_stop", "_reset_error_code", "buffer_is_empty"),
-        *("highest_offset", "is_finished"),
-    ],
-)
-def test_sender_has(name: str) -> None:
-    assert hasattr(QuicStream().sender, name)
-
-
-@pytest.mark.parametrize("name", ["_buffer", "_ranges", "highest_offset", "starting_offset", "is_finished"])
-def test_receiver_has(name: str) -> None:
-    assert hasattr(QuicStream().receiver, name)
-
-
-@pytest.mark.parametrize("name", ["max_stream_data_local", "max_stream_data_local_sent"])
-def test_stream_has(name: str) -> None:
-    assert hasattr(QuicStream(), name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("_cc", "_pacer", "_rtt_smoothed", "_rtt_initialized", "bytes_in_flight", "congestion_window"),
-        "get_probe_timeout",
-    ],
-)
-def test_recovery_has(name: str) -> None:
-    assert hasattr(connection()._loss, name)
-    assert isinstance(connection()._loss, QuicPacketRecovery)
-
-
-def test_tls_has() -> None:
-    server = tls.Context(is_client=False)
-    parameters = list(inspect.signature(server._server_handle_hello).parameters)
-    assert parameters[0] == "input_buf"
-    assert hasattr(server, "_peer_certificate")
-    for name in ("certificate", "certificate_chain", "certificate_private_key", "alpn_negotiated"):
-        assert hasattr(server, name)
-
-
-def test_states() -> None:
-    assert {"FIRSTFLIGHT", "CONNECTED", "CLOSING", "DRAINING", "TERMINATED"} == {
-        s.name for s in QuicConnectionState
-    }
-
-
-def test_h3_has() -> None:
-    assert hasattr(H3Connection, "_get_local_settings")
+def test_the_state_of_an_open_h3_connection() -> None:
     wire = Wire("webtransport")
     wire.open()
     handler: Any = wire.server_link.handler

@@ -7,12 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicNetworkPath
+from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
-from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketPacer, QuicPacketSpace
+from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketPacer
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
 
 from relay.transport.quic.compat import PatientPair, RelayQuicConnection
@@ -22,113 +20,10 @@ from relay.transport.quic.fast.keys import FastPair
 from relay.transport.quic.fast.recovery import SEEN, Pacer, RunPacket, Seen, SentPacket
 from relay.transport.quic.fast.streams import FastReceiver, FastSender, FastStream
 from tests.transport.lab import Lab, Network
+from tests.transport.test_private_names import METHODS, STATE, plain
 from tests.transport.virtual import Wire
 
 FOLDER = Path(base.__file__).parent
-
-STATE = {
-    # what decides who sends: `FastBase._review`
-    "_close_event": "a close goes aioquic's way",
-    "_crypto_streams": "CRYPTO data goes aioquic's way",
-    "_handshake_confirmed": "before it everything goes aioquic's way",
-    "_handshake_done_pending": "a frame for aioquic",
-    "_host_cids": "NEW_CONNECTION_ID is a frame for aioquic",
-    "_network_paths": "an unvalidated path goes aioquic's way, with the anti-amplification limit",
-    "_quic_logger": "a trace wants every frame",
-    "_remote_preferred_address": "a probe for aioquic",
-    "_retire_connection_ids": "a frame for aioquic",
-    "_state": "a connection that closes goes aioquic's way",
-    "_streams_blocked_pending": "a frame for aioquic",
-    # streams
-    "_local_max_stream_data_bidi_remote": "windows of new streams",
-    "_local_max_stream_data_uni": "windows of new streams",
-    "_local_max_streams_bidi": "credit given to the peer",
-    "_local_max_streams_uni": "credit given to the peer",
-    "_remote_max_stream_data_bidi_local": "windows of new streams",
-    "_remote_max_stream_data_uni": "windows of new streams",
-    "_remote_max_streams_uni": "streams that may be opened",
-    "_local_next_stream_id_uni": "id of the next stream",
-    "_streams": "all streams, ours in place of aioquic's",
-    "_streams_blocked_bidi": "beyond the peer's credit",
-    "_streams_blocked_uni": "beyond the peer's credit",
-    "_streams_queue": "hidden from aioquic's writer",
-    # sending
-    "_ack_eliciting_sent_since_receipt": "restarts the idle time-out once",
-    "_close_at": "the idle time-out",
-    "_datagrams_pending": "DATAGRAM frames to send",
-    "_local_ack_delay_exponent": "unit of the delay in our ACKs",
-    "_loss": "loss recovery",
-    "_loss_at": "when its timer is due",
-    "_max_datagram_size": "of packets",
-    "_pacing_at": "when pacing lets the next packet go",
-    "_packet_number": "of the next packet, shared with aioquic's writer",
-    "_peer_cid": "goes into each header",
-    "_ping_pending": "pings asked for",
-    "_probe_pending": "a probe asked for by the PTO",
-    "_remote_max_data": "the peer's connection window",
-    "_remote_max_data_used": "how much of it is used",
-    # the start of a server's connection, and what is forgotten after its handshake: `start.ServerStart`
-    "_crypto_buffers": "what the TLS context writes into",
-    "_cryptos_initial": "Initial keys, by version",
-    "_host_cid_seq": "of the next connection id",
-    "_local_active_connection_id_limit": "how many ids the peer may give us",
-    "_local_initial_source_connection_id": "a transport parameter",
-    "_logger": "a quiet one in its place",
-    "_original_destination_connection_id": "a transport parameter",
-    "_remote_active_connection_id_limit": "how many ids we may give the peer",
-    "_retry_source_connection_id": "a transport parameter",
-    "_version": "of QUIC",
-    # receiving
-    "_configuration": "limit of DATAGRAM frames",
-    "_cryptos": "where our pair of keys goes",
-    "_events": "for the session",
-    "_is_client": "which streams are ours",
-    "_remote_ack_delay_exponent": "unit of the delay in the peer's ACKs",
-    "_spaces": "of packet numbers",
-}
-
-METHODS = {
-    # used
-    "_alpn_handler": ["alpn_protocol"],
-    "_send_probe": [],
-    "_update_traffic_key": ["direction", "epoch", "cipher_suite", "secret"],
-    "_assert_stream_can_receive": ["frame_type", "stream_id"],
-    "_idle_timeout": [],
-    "_payload_received": ["context", "plain", "crypto_frame_required"],
-    "_stream_is_discarded": ["stream_id"],
-    "_stream_limit": ["stream_id"],
-    # replaced or extended
-    "_get_or_create_stream": ["frame_type", "stream_id"],
-    "_get_or_create_stream_for_send": ["stream_id"],
-    "_initialize": ["peer_cid"],
-    "_on_ack_delivery": ["delivery", "space", "highest_acked"],
-    "_on_connection_limit_delivery": ["delivery", "limit"],
-    "_on_handshake_done_delivery": ["delivery"],
-    "_on_max_stream_data_delivery": ["delivery", "stream"],
-    "_on_new_connection_id_delivery": ["delivery", "connection_id"],
-    "_on_path_challenge_delivery": ["delivery", "network_path"],
-    "_on_ping_delivery": ["delivery", "uids"],
-    "_on_retire_connection_id_delivery": ["delivery", "sequence_number"],
-    "_handle_padding_frame": ["context", "frame_type", "buf"],
-    "_parse_transport_parameters": ["data", "from_session_ticket"],
-    "_replenish_connection_ids": [],
-    "_serialize_transport_parameters": [],
-    "_set_state": ["state"],
-}
-
-
-def plain() -> Any:
-    return QuicConnection(configuration=QuicConfiguration(is_client=True))
-
-
-@pytest.mark.parametrize("name", STATE)
-def test_connection_has(name: str) -> None:
-    assert hasattr(plain(), name)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_connection_can(name: str) -> None:
-    assert list(inspect.signature(getattr(plain(), name)).parameters) == METHODS[name]
 
 
 def test_our_names_hide_nothing() -> None:
@@ -147,53 +42,6 @@ def test_our_names_hide_nothing() -> None:
     for path in FOLDER.glob("*.py"):
         used |= set(re.findall(r"self\.(_[a-z]\w*)", path.read_text()))
     assert used & state <= set(STATE)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("_cc", "_detect_loss", "_pacer", "_pto_count", "_rtt_first_sample_time", "_rtt_initial"),
-        *("_rtt_initialized", "_rtt_latest", "_rtt_min", "_rtt_smoothed", "_rtt_variance"),
-        *("_time_of_last_sent_ack_eliciting_packet", "max_ack_delay"),
-    ],
-)
-def test_recovery_has(name: str) -> None:
-    assert hasattr(plain()._loss, name)
-
-
-@pytest.mark.parametrize("algorithm", ["cubic", "reno"])
-def test_congestion_control_has(algorithm: str) -> None:
-    cc = QuicConnection(
-        configuration=QuicConfiguration(is_client=True, congestion_control_algorithm=algorithm)
-    )._loss._cc
-    names = "_congestion_recovery_start_time", "bytes_in_flight", "congestion_window", "ssthresh"
-    assert all(hasattr(cc, name) for name in names)
-    if algorithm == "cubic":
-        assert hasattr(cc, "last_ack")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("ack_at", "ack_eliciting_in_flight", "ack_queue", "expected_packet_number", "largest_acked_packet"),
-        *(
-            "largest_received_packet",
-            "largest_received_time",
-            "loss_time",
-            "received_packets",
-            "sent_packets",
-        ),
-    ],
-)
-def test_space_has(name: str) -> None:
-    assert hasattr(QuicPacketSpace(), name)
-
-
-def test_path_has() -> None:
-    path = QuicNetworkPath(("192.0.2.1", 1))
-    assert all(
-        hasattr(path, name) for name in ("addr", "is_validated", "local_challenge_sent", "remote_challenges")
-    )
 
 
 def test_keys_have() -> None:

@@ -7,7 +7,8 @@ import asyncio
 from relay.web import state
 from relay.web.state import Sources
 from relay.wire.version import Version
-from tests.actors.support import World, settle
+from tests.actors.clock import settle
+from tests.actors.world import World
 
 
 async def turns_for(broadcasts: int) -> int:

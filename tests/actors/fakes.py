@@ -1,0 +1,217 @@
+"""Fakes by role. Each keeps lists, so that a second message of a kind is seen as well as a missing one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+from relay.actors import messages as m
+from relay.actors.runtime import LoopActor, Ref, send
+from relay.model.route import Route
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import Encoding
+from relay.wire.frame import (
+    frame_header_plain,
+    frame_header_timed,
+)
+from relay.wire.messages import (
+    FrameHeader,
+)
+
+T = TypeVar("T")
+
+
+class Recorder(LoopActor):
+    """An actor that only writes down what it is told, into a list that outlives it."""
+
+    def __init__(self, log: list[Any]) -> None:
+        super().__init__()
+        self._log = log
+
+    def on_receive(self, message: object) -> object:
+        self._log.append(message)
+        return None
+
+
+class Fake:
+    """A Recorder and what it was told."""
+
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+        self.ref: Ref = Recorder.start(self.log)
+
+    def got(self, kind: type[T]) -> list[T]:
+        """All messages of that kind, in order."""
+        return [message for message in self.log if isinstance(message, kind)]
+
+
+class FakeRef:
+    """A reference to no actor: keeps what it is told. Goes where a `Ref` is only sent to."""
+
+    ended = False
+
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+        self.actor_inbox = self
+
+    @property
+    def ref(self) -> Ref:
+        return cast("Ref", self)
+
+    def put(self, message: object) -> None:
+        self.log.append(message)
+
+    def got(self, kind: type[T]) -> list[T]:
+        """All messages of that kind, in order."""
+        return [message for message in self.log if isinstance(message, kind)]
+
+
+class FakePublisher(Fake):
+    """Stands for a connection whose peer publishes: the source of a track."""
+
+    def groups(self, track: Ref, *parts: m.GroupPart) -> None:
+        send(track, m.UpstreamGroups(parts))
+
+
+class Received:
+    """One group as a subscriber saw it."""
+
+    def __init__(self, start_frame: int) -> None:
+        self.start_frame = start_frame
+        self.chunks: list[bytes] = []
+        self.fin = False
+        self.code: int | None = None
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(self.chunks)
+
+
+class FakeSubscriber(Fake):
+    """Stands for a connection whose peer subscribes, with any number of subscriptions by key."""
+
+    def subscribe(
+        self,
+        to: Ref,
+        key: int = 1,
+        *,
+        path: str = "room/cam",
+        track: str = "video",
+        encoding: Encoding = Encoding.PLAIN,
+        interest: SubscribeParams | None = None,
+        exclude: int = 0,
+    ) -> None:
+        send(to, m.Subscribe(path, track, self.ref, 7, key, encoding, interest or SubscribeParams(), exclude))
+
+    def describe(self, to: Ref, key: int = 1, *, path: str = "room/cam", track: str = "video") -> None:
+        send(to, m.Describe(path, track, self.ref, 7, key, 0))
+
+    def fetch(
+        self, to: Ref, group: int, key: int = 1, *, first: int = 0, last: int | None = None,
+        encoding: Encoding = Encoding.PLAIN,
+    ) -> None:  # fmt: skip
+        interest = SubscribeParams(start_group=group, start_frame=first, end_frame=last)
+        send(to, m.Fetch("room/cam", "video", self.ref, 7, key, encoding, interest, 0))
+
+    def leave(self, track: Ref, key: int = 1) -> None:
+        send(track, m.Leave(self.ref, key))
+
+    def pieces(self, key: int = 1) -> list[m.GroupPiece]:
+        return [piece for message in self.got(m.Deliver) if message.key == key for piece in message.pieces]
+
+    def groups(self, key: int = 1) -> dict[int, Received]:
+        """The groups of a subscription; fails if the pieces of one do not fit together."""
+        found: dict[int, Received] = {}
+        for piece in self.pieces(key):
+            if piece.first:
+                assert piece.sequence not in found, f"group {piece.sequence} begins twice"
+                found[piece.sequence] = Received(piece.start_frame)
+            if piece.sequence not in found:
+                continue
+            group = found[piece.sequence]
+            assert not group.fin, f"group {piece.sequence} goes on after its end"
+            assert group.code is None, f"group {piece.sequence} goes on after its abort"
+            group.chunks += piece.chunks
+            group.fin = piece.fin
+            group.code = piece.code
+        return found
+
+    def fetched(self, key: int = 1) -> bytes:
+        return b"".join(c for message in self.got(m.FetchData) if message.key == key for c in message.chunks)
+
+
+def part(
+    sequence: int,
+    *payloads: bytes,
+    fin: bool = True,
+    code: int | None = None,
+    timestamps: Sequence[int | None] = (),
+    first_frame: int = 0,
+) -> m.GroupPart:
+    """A group, or the next part of one, of whole frames."""
+    parts: list[FrameHeader | bytes] = []
+    for number, payload in enumerate(payloads):
+        parts.append(FrameHeader(timestamps[number] if timestamps else None, len(payload)))
+        if payload:
+            parts.append(payload)
+    return m.GroupPart(sequence, first_frame, tuple(parts), fin and code is None, code)
+
+
+def plain(*payloads: bytes) -> bytes:
+    """Frames as 01 to 04 write them."""
+    return b"".join(frame_header_plain(len(payload)) + payload for payload in payloads)
+
+
+def timed(*frames: tuple[int, bytes]) -> bytes:
+    """Frames as 05 and 06 write them, from (timestamp, payload)."""
+    data = b""
+    previous = 0
+    for timestamp, payload in frames:
+        data += frame_header_timed(timestamp - previous, len(payload)) + payload
+        previous = timestamp
+    return data
+
+
+def announcement(
+    path: str,
+    session: int,
+    connection: Ref,
+    broadcast: Ref,
+    *,
+    generation: int = 1,
+    route: Route | None = None,
+    prefix: bool = False,
+    tentative: bool = False,
+    relayed: bool = False,
+    onward: bool = True,
+) -> m.Announce:
+    found = route if route is not None else Route((session,))
+    return m.Announce(
+        session, connection, path, generation, found, broadcast, prefix, tentative, relayed, onward
+    )
+
+
+class View:
+    """What a watcher knows, from the messages it got; fails if they do not alternate."""
+
+    def __init__(self, watch: int) -> None:
+        self.watch = watch
+        self.started = 0
+        self.known: dict[str, m.Offered] = {}
+
+    def follow(self, log: Sequence[Any]) -> View:
+        for message in log:
+            if isinstance(message, m.WatchStarted) and message.watch == self.watch:
+                self.started += 1
+                assert len({offer.path for offer in message.offers}) == len(message.offers)
+                self.known = {offer.path: offer for offer in message.offers}
+            elif isinstance(message, m.WatchChanged) and message.watch == self.watch:
+                assert self.started == 1, "a change before the initial set"
+                if message.offer is None:
+                    assert message.path in self.known, f"the end of {message.path!r}, which was not offered"
+                    del self.known[message.path]
+                else:
+                    assert message.offer.path == message.path
+                    assert self.known.get(message.path) != message.offer, "told what it knew"
+                    self.known[message.path] = message.offer
+        return self

@@ -1,0 +1,100 @@
+"""Ways to look at actors from outside: which live, what failed, in which order they take their turns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Self, cast
+
+from pykka import ActorRegistry
+
+from relay.actors import runtime
+from relay.actors.runtime import Ref, halt
+
+
+def shuffle_turns(seed: int) -> None:
+    """From now on the actors of this loop take their turns in a random order, one per pass.
+
+    Only the order of messages between two actors is a promise; whatever else relies on order shows here.
+    """
+    rng = random.Random(seed)
+    dispatcher = cast("Any", runtime._dispatcher())
+
+    def run() -> None:
+        ready = dispatcher._ready
+        try:
+            if ready:
+                ready.rotate(-rng.randrange(len(ready)))
+                ready.popleft()._turn()
+        finally:
+            dispatcher._scheduled = bool(ready)
+            if ready:
+                asyncio.get_running_loop().call_soon(run)
+
+    dispatcher._run = run
+
+
+class Trouble(logging.Handler):
+    """Collects what went wrong in any actor: every record of level ERROR."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f" {record.exc_info[1]!r}"
+        self.records.append(text)
+
+    def __enter__(self) -> Self:
+        for name in ("pykka", "relay", "asyncio"):
+            logging.getLogger(name).addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in ("pykka", "relay", "asyncio"):
+            logging.getLogger(name).removeHandler(self)
+
+
+def actor_of(ref: Ref) -> Any:
+    """The actor itself, to look inside."""
+    return cast("Any", ref.actor_inbox)._actor
+
+
+def forget_actors() -> None:
+    """Take what a failed test left behind out of the registry."""
+    for ref in ActorRegistry.get_all():
+        ActorRegistry.unregister(ref)
+
+
+def stop_all() -> None:
+    for ref in ActorRegistry.get_all():
+        halt(ref)
+
+
+def named(name: str) -> Ref:
+    """The one living actor of that name."""
+    (found,) = [ref for ref in ActorRegistry.get_all() if str(actor_of(ref)) == name]
+    return found
+
+
+def actors() -> list[str]:
+    """Names of all living actors."""
+    return sorted(str(actor_of(ref)) for ref in ActorRegistry.get_all())
+
+
+def told(row: dict[str, Any]) -> str:
+    """The state of a peer in a row of `/state`, and whether its session is one that the other relay dialled."""
+    return "dialled by it" if row["dialled_by"] == "it" and row["state"] == "connected" else str(row["state"])
+
+
+def tally(items: Sequence[Any]) -> dict[str, int]:
+    """How many there are of each class."""
+    counts: dict[str, int] = defaultdict(int)
+    for item in items:
+        counts[type(item).__name__] += 1
+    return dict(counts)

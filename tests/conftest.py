@@ -1,0 +1,33 @@
+"""Takes a sample of the ways that QUIC packets are made, where a test would run with each of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable
+
+import pytest
+
+from tests.sampling import FULL, rotated
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of each case of a test with the fixture `pairing`, keep the first pairing and another one in turn.
+
+    All are kept if a test is named with its parameters.
+    """
+    if FULL or any("[" in argument for argument in config.invocation_params.args):
+        return
+    tests: dict[str, dict[Hashable, dict[str, pytest.Item]]] = defaultdict(lambda: defaultdict(dict))
+    for item in items:
+        spec = getattr(item, "callspec", None)
+        if spec is not None and "pairing" in spec.params:
+            case = tuple(sorted((name, index) for name, index in spec.indices.items() if name != "pairing"))
+            tests[item.nodeid.partition("[")[0]][case][spec.params["pairing"]] = item
+    left: set[pytest.Item] = set()
+    for test, cases in tests.items():
+        for number, pairings in enumerate(cases.values()):
+            kept = rotated(list(pairings), test, number)
+            left.update(item for pairing, item in pairings.items() if pairing not in kept)
+    if left:
+        config.hook.pytest_deselected(items=list(left))
+        items[:] = [item for item in items if item not in left]

@@ -1,0 +1,57 @@
+"""How often a rule is tested: with a sample of the combinations every day, with all of them by `make test-full`.
+
+A sample is always the same, so that a failure is seen again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import zlib
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
+
+from relay.wire.version import Version
+
+FULL = os.environ.get("TEST_FULL", "") not in {"", "0"}
+"""Whether all combinations are tested; `make test-full` sets the variable."""
+
+ALL = tuple(Version)
+
+FAMILIES = (
+    (Version.LITE_01, Version.LITE_06),
+    (Version.LITE_02, Version.LITE_03),
+    (Version.LITE_04, Version.LITE_05),
+    (Version.LITE_05, Version.LITE_06),
+)
+"""The oldest with the newest, and the last of each family with the first of the next: with a SETUP of draft 14, without
+timestamps, with timestamps, with announcements by number."""
+
+T = TypeVar("T", bound=Hashable)
+
+
+def pairs(
+    ones: Iterable[Version] = ALL, twos: Iterable[Version] = ALL, *, full: bool = FULL
+) -> list[tuple[Version, Version]]:
+    """Pairs of versions, as a rule that the versions do not change is tested with: `ones` with `twos`.
+
+    The sample has the oldest and the newest with themselves and `FAMILIES` both ways, as far as `ones` and `twos` have
+    them, and each version at least once on each side.
+    """
+    ones, twos = sorted(ones), sorted(twos)
+    every = list(itertools.product(ones, twos))
+    if full:
+        return every
+    wanted = {(ALL[0], ALL[0]), (ALL[-1], ALL[-1]), *FAMILIES, *((two, one) for one, two in FAMILIES)}
+    chosen = [pair for pair in every if pair in wanted]
+    chosen += [(one, twos[-1]) for one in ones if one not in {pair[0] for pair in chosen}]
+    chosen += [(ones[-1], two) for two in twos if two not in {pair[1] for pair in chosen}]
+    return sorted(chosen)
+
+
+def rotated(values: Sequence[T], name: str, number: int, *, full: bool = FULL) -> set[T]:
+    """The values that case `number` of the test `name` runs with: the first, and another one in turn."""
+    if full or len(values) < 3:
+        return set(values)
+    others = values[1:]
+    return {values[0], others[(zlib.crc32(name.encode()) + number) % len(others)]}

@@ -1,0 +1,38 @@
+"""A sample of the combinations leaves none of its values out."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from relay.wire.version import Version
+from tests.sampling import ALL, pairs, rotated
+
+SETS = [ALL, ALL[2:], ALL[4:], ALL[:3], ALL[:1]]
+
+
+@pytest.mark.parametrize("ones", SETS, ids=len)
+@pytest.mark.parametrize("twos", SETS, ids=len)
+def test_each_version_takes_both_roles(ones: tuple[Version, ...], twos: tuple[Version, ...]) -> None:
+    sample = pairs(ones, twos, full=False)
+    assert ({one for one, _ in sample}, {two for _, two in sample}) == (set(ones), set(twos))
+    assert set(sample) <= set(pairs(ones, twos, full=True)) == set(itertools.product(ones, twos))
+    assert len(set(sample)) == len(sample)
+
+
+def test_each_change_of_family_is_crossed_both_ways() -> None:
+    sample = pairs(full=False)
+    v1, v2, v3, v4, v5, v6 = ALL
+    both = {(v1, v6), (v2, v3), (v4, v5), (v5, v6)}
+    assert set(sample) == both | {(two, one) for one, two in both} | {(v1, v1), (v6, v6)}
+
+
+def test_few_cases_are_enough_for_each_value() -> None:
+    values = ["a", "b", "c", "d", "e"]
+    for test in ("one", "two", "three"):
+        kept = [rotated(values, test, number, full=False) for number in range(4)]
+        assert all(len(some) == 2 and "a" in some for some in kept)
+        assert set.union(*kept) == set(values)
+    assert rotated(values, "one", 0, full=True) == set(values)
+    assert len({frozenset(rotated(values, str(test), 0, full=False)) for test in range(40)}) == 4
