@@ -10,7 +10,7 @@ UV := uv==0.13.9
 BUILD := build==1.6.1 twine==7.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-lowest check format bench soak bench-micro bench-docs fuzz lock dist clean
+.PHONY: help run test test-full test-lowest coverage check format bench soak bench-micro bench-docs fuzz lock dist clean
 .DELETE_ON_ERROR:
 
 help: ## List what can be made
@@ -19,9 +19,18 @@ help: ## List what can be made
 run: $(VENV)/.run ## Start a relay with dev.toml
 	$(BIN)/moq-relay dev.toml
 
-test: $(VENV)/.dev ## Run all tests; TESTS="tests/web tests/wire" chooses
+test: $(VENV)/.dev ## Run all tests, with a sample of their combinations; TESTS="tests/web tests/wire" chooses
 	@sh tests/e2e/install-chromium.sh
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+
+test-full: export TEST_FULL := 1
+test-full: test ## Run all tests with all combinations: pairs of versions, ways to make packets
+
+coverage: $(VENV)/.dev ## Show which lines and branches of each room the tests reach; TESTS chooses
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -n 2 --dist worksteal $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/python -m tests.rooms
 
 test-lowest: $(LOWEST)/.dev ## Run all tests with the lowest release of each dependency that pyproject.toml allows
 	@sh tests/e2e/install-chromium.sh
@@ -69,7 +78,7 @@ dist: $(VENV)/.python ## Build what a package index takes, the source distributi
 	"$$tools/bin/python" -m build --quiet && "$$tools/bin/python" -m twine check --strict dist/*
 
 clean: ## Remove everything that was made
-	rm -rf $(VENV) .venv-* build dist relay/transport/quic/fast/_kernel.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* .coverage .coverage.* build dist relay/transport/quic/fast/_kernel.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps below are older than the lock they were made from only when that lock has changed since.

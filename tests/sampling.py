@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import zlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from relay.wire.version import Version
@@ -27,7 +27,8 @@ FAMILIES = (
 """The oldest with the newest, and the last of each family with the first of the next: with a SETUP of draft 14, without
 timestamps, with timestamps, with announcements by number."""
 
-T = TypeVar("T", bound=Hashable)
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def pairs(
@@ -47,6 +48,14 @@ def pairs(
     chosen += [(one, twos[-1]) for one in ones if one not in {pair[0] for pair in chosen}]
     chosen += [(ones[-1], two) for two in twos if two not in {pair[1] for pair in chosen}]
     return sorted(chosen)
+
+
+def covering(ones: Sequence[S], twos: Sequence[T], *, full: bool = FULL) -> list[tuple[S, T]]:
+    """All combinations, or as few as have each value of both: in step, the shorter one again and again."""
+    if full:
+        return list(itertools.product(ones, twos))
+    steps = range(max(len(ones), len(twos)))
+    return [(ones[step % len(ones)], twos[step % len(twos)]) for step in steps]
 
 
 def rotated(values: Sequence[T], name: str, number: int, *, full: bool = FULL) -> set[T]:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from relay.wire.version import Version
-from tests.sampling import ALL, pairs, rotated
+from tests.sampling import ALL, covering, pairs, rotated
 
 SETS = [ALL, ALL[2:], ALL[4:], ALL[:3], ALL[:1]]
 
@@ -36,3 +36,9 @@ def test_few_cases_are_enough_for_each_value() -> None:
         assert set.union(*kept) == set(values)
     assert rotated(values, "one", 0, full=True) == set(values)
     assert len({frozenset(rotated(values, str(test), 0, full=False)) for test in range(40)}) == 4
+
+
+def test_as_few_combinations_as_have_each_value() -> None:
+    assert covering("ab", "123", full=False) == [("a", "1"), ("b", "2"), ("a", "3")]
+    assert covering("123", "ab", full=False) == [("1", "a"), ("2", "b"), ("3", "a")]
+    assert covering("ab", "123", full=True) == list(itertools.product("ab", "123"))

@@ -53,6 +53,7 @@ from tests.e2e.auth_support import (
     token,
 )
 from tests.e2e.harness import Peer, peer_python
+from tests.sampling import covering
 
 pytestmark = pytest.mark.e2e
 
@@ -246,7 +247,7 @@ async def test_real_clients_are_refused_alike_whatever_is_wrong(transport: str, 
 
 INJECTED = b"injected"
 
-WITH_A_URL = [(transport, version) for transport in ("webtransport", "websocket") for version in Version]
+WITH_A_URL = covering(["webtransport", "websocket"], list(Version))
 IN_BAND = [("quic", version) for version in Version if version not in (Version.LITE_03, Version.LITE_04)]
 """On raw QUIC, 03 and 04 have no place for a path or a token."""
 
