@@ -58,6 +58,11 @@ def covering(ones: Sequence[S], twos: Sequence[T], *, full: bool = FULL) -> list
     return [(ones[step % len(ones)], twos[step % len(twos)]) for step in steps]
 
 
+def first(*values: T) -> tuple[T, ...]:
+    """The first value, or all: for tests that last for seconds."""
+    return values if FULL else values[:1]
+
+
 def rotated(values: Sequence[T], name: str, number: int, *, full: bool = FULL) -> set[T]:
     """The values that case `number` of the test `name` runs with: the first, and another one in turn."""
     if full or len(values) < 3:

@@ -12,6 +12,7 @@ from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.trust import ClientTls
 from tests.e2e.support import running, webtransport
+from tests.sampling import first
 
 FRAMES = 3_000
 PER_GROUP = 4
@@ -20,7 +21,7 @@ WINDOW = 32
 """Frames that may be on their way."""
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", first(True, False))
 async def test_no_frame_is_lost_on_a_line_without_pauses(fast: bool) -> None:
     # the end of a group takes longer than this where newer ones go first, and the viewer does not mind
     limits = Limits(backlog_time=0.1)

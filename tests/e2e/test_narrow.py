@@ -20,6 +20,7 @@ from tests.e2e.harness import free_udp_port
 from tests.e2e.pressure_support import AUDIO, VIDEO, Shape, Stage, Watch, percentile, stage
 from tests.e2e.support import publisher, running, viewer, webtransport
 from tests.e2e.udp_proxy import UdpProxy
+from tests.sampling import first
 
 SECONDS = 3.0
 DELAY = 0.02
@@ -59,7 +60,7 @@ def test_the_bound_says_something() -> None:
     assert oldest(VIDEO) < SECONDS / 2 - 0.2
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", first(True, False))
 async def test_video_skips_and_audio_loses_nothing(fast: bool) -> None:
     async with stage(fast=fast, limits=QUICK) as on:
         video, audio = on.source("video", VIDEO), on.source("audio", AUDIO)
@@ -108,7 +109,7 @@ def check_newest(on: Stage, watch: Watch, groups: int, end: float) -> None:
     assert len(watch.arrivals) > 0.25 * groups * VIDEO.group
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", first(True, False))
 async def test_ordered_delivery_keeps_the_order_and_skips(fast: bool) -> None:
     async with stage(fast=fast, limits=QUICK) as on:
         source = on.source("video", VIDEO)
@@ -140,7 +141,7 @@ def out_of_order(watch: Watch) -> int:
     return count
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", first(True, False))
 async def test_max_latency_bounds_the_age_of_what_arrives(fast: bool) -> None:
     """With limits that alone would let a second's worth wait."""
     latency = 0.2
@@ -163,7 +164,7 @@ async def test_max_latency_bounds_the_age_of_what_arrives(fast: bool) -> None:
         assert len(other.broken) < len(watch.broken)
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", first(True, False))
 async def test_an_update_swaps_who_skips(fast: bool) -> None:
     shape = Shape(30, VIDEO.size // 2, VIDEO.group)
     async with stage(fast=fast, limits=QUICK) as on:
@@ -191,7 +192,7 @@ async def test_an_update_swaps_who_skips(fast: bool) -> None:
         assert len(set(after) & set(first.whole)) < len(after) / 2
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", first(True, False))
 async def test_real_viewers_stay_on_the_newest_groups(fast: bool) -> None:
     """Without a max age the client itself would let go of each group as the next one begins."""
     groups, viewers = 15, 3

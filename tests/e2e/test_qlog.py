@@ -19,6 +19,7 @@ from relay.transport.quic.trust import ClientTls
 from tests.e2e.http_support import guarded, token
 from tests.e2e.support import PATIENT, config
 from tests.e2e.swarm import swarm
+from tests.sampling import covering
 
 pytestmark = pytest.mark.e2e
 
@@ -54,8 +55,7 @@ def packets(trace: dict[str, Any]) -> Counter[tuple[str, str]]:
     )
 
 
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("scheme", ["https", "moqt"])
+@pytest.mark.parametrize(("fast", "scheme"), covering([True, False], ["https", "moqt"]))
 async def test_a_file_tells_all_packets_of_a_session_and_no_token(
     scheme: str, fast: bool, tmp_path: Path
 ) -> None:
