@@ -63,6 +63,11 @@ def first(*values: T) -> tuple[T, ...]:
     return values if FULL else values[:1]
 
 
+def repeats(everything: int) -> int:
+    """How many random plays or repetitions: a quarter of them all."""
+    return everything if FULL else everything // 4
+
+
 def rotated(values: Sequence[T], name: str, number: int, *, full: bool = FULL) -> set[T]:
     """The values that case `number` of the test `name` runs with: the first, and another one in turn."""
     if full or len(values) < 3:

@@ -31,6 +31,7 @@ from tests.actors.fakes import Fake
 from tests.actors.test_peer import HANG, MARGIN, Broken, FakeConnection, FakeDialling, FakeGate, FakeSession
 from tests.actors.watching import Trouble, actor_of, actors, shuffle_turns, told
 from tests.actors.world import MEMBERS
+from tests.sampling import repeats
 
 HOP = 100
 NODE = "m.example"
@@ -858,7 +859,7 @@ def play(choices: list[int], *, roots: bool, seed: int) -> None:
     run_virtual(scenario)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=repeats(300), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.integers(0, 63), max_size=30),
     st.booleans(),

@@ -23,6 +23,7 @@ from tests.actors.clock import advance, run_virtual, settle, timer_count
 from tests.actors.raw_peer import PeerStream, RawPeer
 from tests.actors.watching import Trouble, actor_of, forget_actors, shuffle_turns
 from tests.actors.world import CLUSTER, EVERYTHING, World
+from tests.sampling import repeats
 
 LINGER = 2.0
 PATHS = ("p", "q")
@@ -348,7 +349,7 @@ ANOTHER = [
 version_numbers = st.sampled_from((0, 1, 2, 3, 3, 4, 4, 5, 5))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=repeats(400), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(step, min_size=20, max_size=50),
     st.lists(version_numbers, min_size=3, max_size=3),

@@ -19,6 +19,7 @@ from tests.actors.clock import advance, run_virtual, settle, timer_count
 from tests.actors.raw_peer import PeerStream, RawPeer, Watching
 from tests.actors.watching import Trouble, forget_actors, shuffle_turns
 from tests.actors.world import World
+from tests.sampling import repeats
 
 PATHS = ("a", "b", "b/x")
 PREFIXES = ("", "b")
@@ -247,7 +248,7 @@ QUIET = list(HealthCheck)
 START = [("connect", 0, 0, 0), ("connect", 0, 3, 0), ("connect", 0, 5, 0), ("settle", 0, 0, 0)]
 
 
-@settings(max_examples=700, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=repeats(700), deadline=None, suppress_health_check=QUIET)
 @given(st.lists(step, min_size=40, max_size=60), st.permutations(range(6)))
 def test_any_order_of_events_converges_and_leaves_nothing(
     steps: list[tuple[str, int, int, int]], versions: list[int]
@@ -255,7 +256,7 @@ def test_any_order_of_events_converges_and_leaves_nothing(
     play([("connect", 0, version, 0) for version in versions[:3]] + START[3:] + steps)
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=repeats(500), deadline=None, suppress_health_check=QUIET)
 @given(st.lists(step, min_size=40, max_size=60), st.permutations(range(6)), st.integers(1, 1 << 30))
 def test_any_order_of_turns_converges_and_leaves_nothing(
     steps: list[tuple[str, int, int, int]], versions: list[int], seed: int

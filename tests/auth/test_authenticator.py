@@ -22,6 +22,7 @@ from relay.auth.key import LONGEST_TOKEN, Key, KeyFileError, token_kid
 from relay.auth.permissions import LONGEST_PATH, Permissions, UnauthorizedError
 from relay.auth.throttle import Throttle
 from tests.auth.support import HEADER, KEY, SECRET, Clock, authenticator, jwk, raw, signed
+from tests.sampling import repeats
 
 VECTORS = json.loads((Path(__file__).parents[1] / "wire" / "vectors.json").read_text())["jwt"]
 NOW = int(Clock().now)
@@ -540,7 +541,7 @@ def test_a_token_with_a_strange_header_is_refused(header: bytes) -> None:
     refused(raw(header, b'{"get":""}'))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=repeats(400), deadline=None)
 @given(st.text(max_size=60), st.text(max_size=120))
 def test_nothing_but_a_refusal_comes_out(path: str, query: str) -> None:
     for candidate in (query, f"jwt={query}", f"jwt={query}.e30.x"):
@@ -555,7 +556,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=repeats(400), deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["root", "put", "get", "pub", "sub", "exp", "nbf", "iat", "cluster", "aud", "iss"]),

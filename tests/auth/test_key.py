@@ -23,6 +23,7 @@ from relay.auth.claims import Claims, Scope
 from relay.auth.key import ALGORITHMS, LARGEST_FILE, LONGEST_TOKEN, Key, KeyFileError, token_kid
 from relay.auth.material import Material, encode
 from relay.auth.permissions import UnauthorizedError
+from tests.sampling import repeats
 
 HERE = Path(__file__).parent
 VECTORS = json.loads((HERE.parent / "wire" / "vectors.json").read_text())["jwt"]
@@ -815,7 +816,7 @@ likely = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=repeats(400), deadline=None)
 @given(
     st.text() | st.binary().map(lambda data: base64.b64encode(data).decode()) | json_values.map(json.dumps)
 )
@@ -834,7 +835,7 @@ def test_any_change_of_a_key_gives_a_key_or_a_refusal(algorithm: str, changes: d
     assert Key.parse(key.text(), "again") == key
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=repeats(400), deadline=None)
 @given(
     st.sampled_from(ALGORITHMS),
     st.text(max_size=60) | st.lists(st.binary(max_size=30).map(encode), min_size=3, max_size=3).map(".".join),
@@ -853,7 +854,7 @@ def test_any_text_is_a_token_or_refused(algorithm: str, text: str, headed: bool)
     assert kid is None or kid.isascii()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=repeats(400), deadline=None)
 @given(
     json_values
     | st.dictionaries(st.sampled_from(["root", "put", "get", "exp", "cluster", "pub"]), json_values)

@@ -44,10 +44,11 @@ from tests.e2e.cluster_support import (
     member_token,
     token_in,
 )
+from tests.sampling import repeats
 
 logger = logging.getLogger("tests.chaos")
 
-EVENTS: Final = int(os.environ.get("MOQ_CHAOS_EVENTS", "60"))
+EVENTS: Final = int(os.environ.get("MOQ_CHAOS_EVENTS", repeats(120)))
 SEED: Final = int(os.environ.get("MOQ_CHAOS_SEED", "1"))
 
 BOUND: Final = 12.0

@@ -71,9 +71,10 @@ from relay.wire.webtransport import (
     parse_protocol_list,
     quote_protocol,
 )
+from tests.sampling import repeats
 
 V = Version
-EXAMPLES = 40  # per version and kind of stream
+EXAMPLES = repeats(60)  # per version and kind of stream
 quick = settings(max_examples=EXAMPLES, deadline=None)
 Messages = list[Any]
 
