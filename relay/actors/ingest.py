@@ -311,6 +311,7 @@ class Ingest:
         if event.request in self._tracks:
             if event.request not in self._ended:
                 track = self._forget(event.request)
+                self._moq.requests.cancel(event.request)
                 send(track, m.UpstreamFailed(event.code, gone=self._is_elsewhere(event.code)))
         elif question is not None and question.sequence is not None:
             part = moq.GroupPart(question.sequence, 0, (), False, event.code)

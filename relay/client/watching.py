@@ -336,7 +336,7 @@ class Subscription:
         self._late = True
         self._bell.ring()
 
-    def on_event(self, event: Event) -> None:  # noqa: C901 - one line per event
+    def on_event(self, event: Event) -> None:
         match event:
             case GroupData():
                 for part in event.parts:
@@ -360,11 +360,14 @@ class Subscription:
                 if not self.finished:
                     self.code = event.received
                     self.finished = True
-                for group in list(self._open.values()):
-                    group.abort(event.received)
-                self._peer.owners.pop(event.request, None)
-                self._forget()
+                self._late = True
+                self._forget_rejected()
         self._bell.ring()
+
+    def _forget_rejected(self) -> None:
+        """Groups under way come whole, as the peer may have left after it had sent them."""
+        if self.code is not None and not self._open:
+            self._forget()
 
     def _on_part(self, part: GroupPart) -> None:
         sequence = part.sequence
@@ -381,10 +384,12 @@ class Subscription:
         reader.feed(part)
         if part.fin or part.code is not None:
             self._open.pop(sequence, None)
+            self._forget_rejected()
 
     def _stop(self, sequence: int, code: int) -> None:
         self._open.pop(sequence, None)
         self._peer.moq.requests.stop_group(self.request.request, sequence, code)
+        self._forget_rejected()
 
     def _count(self, sequence: int) -> None:
         self.received += 1

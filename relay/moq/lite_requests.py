@@ -122,6 +122,11 @@ class Subscription(Handler):
 
     # --- groups
 
+    def group_ended(self, sequence: int) -> None:
+        """A group stream has ended."""
+        if self.groups.pop(sequence, None) is not None:
+            self._owner.look_whether_over(self)
+
     def add(
         self, sequence: int, first_frame: int, parts: _Parts, *, fin: bool, code: int | None = None
     ) -> None:
@@ -172,7 +177,7 @@ class IncomingGroup(Handler):
         """Take decoded frames."""
         if fin:
             self._decoder.end()
-            self._subscription.groups.pop(self._sequence, None)
+            self._subscription.group_ended(self._sequence)
         self._subscription.add(self._sequence, self._start, parts, fin=fin)
 
     def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
@@ -182,7 +187,7 @@ class IncomingGroup(Handler):
         self._abort(error.stream_code)
 
     def _abort(self, code: int) -> None:
-        self._subscription.groups.pop(self._sequence, None)
+        self._subscription.group_ended(self._sequence)
         self._subscription.add(self._sequence, self._start, [], fin=False, code=code)
 
 
@@ -433,8 +438,9 @@ class Requests(AnswerOwner):
         """Ask for no more of one group."""
         subscription = self._subscriptions.get(request)
         stream = None if subscription is None else subscription.groups.pop(sequence, None)
-        if stream is not None:
+        if subscription is not None and stream is not None:
             self._core.refuse(stream, code)
+            self.look_whether_over(subscription)
 
     # --- for the streams
 
@@ -447,17 +453,20 @@ class Requests(AnswerOwner):
         self._others.pop(request, None)
 
     def failed(self, subscription: Subscription, code: int, received: int) -> None:
-        """The peer refused or aborted a subscription."""
-        if subscription.request in self._subscriptions:
+        """The peer refused or aborted a subscription. Groups under way go on, until the owner cancels the request."""
+        if self._by_id.pop(subscription.id, None) is not None:
             subscription.flush()
-            self._forget(subscription)
-            for stream in subscription.groups.values():
-                self._core.refuse(stream, StreamCode.CANCELLED)
+            self.look_whether_over(subscription)
             self._core.emit(RequestRejected(subscription.request, code, received))
+
+    def look_whether_over(self, subscription: Subscription) -> None:
+        """Forget a subscription that was rejected when its last group has ended."""
+        if not subscription.groups and subscription.id not in self._by_id:
+            self._subscriptions.pop(subscription.request, None)
 
     def _forget(self, subscription: Subscription) -> None:
         del self._subscriptions[subscription.request]
-        del self._by_id[subscription.id]
+        self._by_id.pop(subscription.id, None)
 
     def begin_group(self, stream: Stream, header: GroupHeader, decoder: FrameDecoder) -> IncomingGroup | None:
         """The peer opened a group stream; `None` if it was refused."""

@@ -601,7 +601,7 @@ def test_one_call_makes_one_event_for_each_subscription(version: Version) -> Non
 @versions
 @pytest.mark.parametrize("ending", ["fin", "reset", "leave"])
 def test_groups_of_a_subscription_that_is_over(version: Version, ending: str) -> None:
-    """The peer's FIN lets groups finish; a reset, or our leaving, stops them."""
+    """The peer's FIN or reset lets groups finish; our leaving stops them."""
     end = lone(version)
     stream = subscription(end)
     request = 1
@@ -617,7 +617,8 @@ def test_groups_of_a_subscription_that_is_over(version: Version, ending: str) ->
     elif ending == "reset":
         end.receive(StreamReset(stream, 70))
         assert end.events == [RequestRejected(request, 0 if version.has_setup_exchange else 70, 70)]
-        assert open_group.stops == [end.moq.code(1)]
+        end.receive(StreamData(open_group, b"", True))
+        assert end.one(GroupData).parts == (GroupPart(4, 0, (), True, None),)
     else:
         end.moq.requests.cancel(request)
         assert open_group.stops == [end.moq.code(1)]
@@ -898,6 +899,8 @@ class Chaos:
         self.stopped: set[FakeStream] = set()
         self.said: set[FakeStream] = set()
         self.mine: list[int] = []
+        self.rejected: list[int] = []
+        """Groups of these may still come to their end."""
         self.theirs: dict[int, Event] = {}
         self.sequence = 0
 
@@ -917,6 +920,9 @@ class Chaos:
             elif isinstance(event, RequestRejected):
                 assert event.request in self.mine
                 self.mine.remove(event.request)
+                self.rejected.append(event.request)
+            elif isinstance(event, GroupData) and event.request in self.rejected:
+                pass
             elif isinstance(
                 event, Announced | GroupData | SubscriptionEnded | AnnouncementsEnded | DatagramReceived
             ):
@@ -1047,7 +1053,7 @@ class Chaos:
                 # A peer that has asked and ended its half may still wait for the answer.
                 stream.reset(0)
                 self.feed(StreamStopped(stream, 0))
-        for request in self.mine:
+        for request in (*self.mine, *self.rejected):
             self.end.moq.requests.cancel(request)
         if not self.end.of(Closed):
             self.take(self.end.on_time(self.end.now + 100))
