@@ -172,6 +172,25 @@ async def test_a_group_cut_short_is_aborted_and_no_more(version: Version, cut: s
 
 
 @mute
+async def test_a_group_under_way_comes_whole_after_its_subscription_is_aborted(version: Version) -> None:
+    """Its publisher may leave right after it has sent it."""
+    async with facing(version) as (client, peer):
+        subscription, stream = await subscribed(client, peer)
+        group = peer.session.open_uni()
+        frame = (b"\x00" if version >= Version.LITE_05 else b"") + b"\x01x"
+        group.write([group_header(version, GroupHeader(0, 1)), frame])
+        reader = await anext(subscription)
+        stream.reset(70)
+        with pytest.raises(SubscribeError):
+            await anext(subscription)
+        group.write([frame], fin=True)
+        assert [one.payload for one in await reader.read_all()] == [b"x", b"x"]
+        late = peer.session.open_uni()
+        late.write([group_header(version, GroupHeader(0, 2)), frame])
+        assert await peer.until(peer.codes) == [StreamCode.CANCELLED]
+
+
+@mute
 async def test_a_frame_beyond_the_limit_is_refused_by_its_header(version: Version) -> None:
     async with facing(version, max_frame=10) as (client, peer):
         subscription, _ = await subscribed(client, peer)
