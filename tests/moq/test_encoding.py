@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.model.group import FRAME_OVERHEAD
 from relay.moq.encoding import COPY_BELOW, JOIN_BELOW, EncodedGroup, Encoder, Encoding
 from relay.wire.frame import FrameHeader, frame_header_plain, frame_header_timed
 
@@ -48,7 +49,7 @@ def turns_of(frames: list[Frame], cuts: list[int]) -> list[Parts]:
     return [*turns, flat[position:]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(some_frames, cuts, st.sampled_from(list(Encoding)), st.integers(0, 6))
 def test_readers_get_the_same_bytes_whenever_they_come(
     frames: list[Frame], cuts: list[int], encoding: Encoding, joins: int
@@ -67,9 +68,11 @@ def test_readers_get_the_same_bytes_whenever_they_come(
     assert late in (followed, b"")
     assert b"".join(group.encoded(encoding)) == followed
     assert group.update(encoding) == ()
+    assert group.frames == len(frames)
+    assert group.size == sum(len(payload) + FRAME_OVERHEAD for _, payload in frames)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(some_frames, cuts, st.integers(0, 9), st.integers(0, 9) | st.none(), st.sampled_from(list(Encoding)))
 def test_a_range_is_the_stream_of_its_frames(
     frames: list[Frame], cuts: list[int], start: int, end: int | None, encoding: Encoding
@@ -148,3 +151,20 @@ def test_a_cleared_group_holds_no_encoding() -> None:
     group.clear()
     assert group.encoded(Encoding.PLAIN) == ()
     assert (group.size, group.frames, group.parts) == (0, 0, [])
+
+
+def test_frames_without_a_time_get_the_arrival_in_microseconds() -> None:
+    group = EncodedGroup(0, 1.5)
+    group.extend([FrameHeader(None, 1), b"a"], 1.5)
+    group.extend([FrameHeader(None, 1), b"b"], 1.75)
+    assert (group.first_timestamp, group.last_timestamp) == (1_500_000, 1_750_000)
+
+
+def test_a_group_is_open_until_it_is_finished_or_aborted() -> None:
+    group = EncodedGroup(0, 0.0)
+    assert group.open
+    group.finished = True
+    assert not group.open
+    aborted = EncodedGroup(0, 0.0)
+    aborted.code = 0
+    assert not aborted.open
