@@ -5,12 +5,9 @@ Owns how its frames look. Must never touch a socket: `relay.transport.websocket.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from relay.transport.websocket.session import FramedSession
 from relay.transport.websocket.stream import FramedStream
 from relay.wire.qmux import Close, ResetStream, StopSending, StreamFrame
-from relay.wire.version import Version
 from relay.wire.websocket import decode_plain, plain_close, plain_reset, plain_stop, plain_stream_header
 
 PLAIN = "webtransport"
@@ -19,31 +16,6 @@ PLAIN = "webtransport"
 
 class PlainSession(FramedSession):
     """A session in the framing `webtransport`."""
-
-    def __init__(
-        self,
-        *,
-        remote: str,
-        is_client: bool,
-        alpn: str = PLAIN,
-        version: Version | None = None,
-        path: str | None = None,
-        query: str = "",
-        max_streams: int,
-        max_message: int,
-        clock: Callable[[], float],
-    ) -> None:
-        super().__init__(
-            remote=remote,
-            is_client=is_client,
-            alpn=alpn,
-            version=version,
-            path=path,
-            query=query,
-            max_streams=max_streams,
-            clock=clock,
-        )
-        self.max_message = max_message
 
     def _handle(self, message: bytes) -> None:
         match decode_plain(message):

@@ -116,11 +116,11 @@ class QmuxSession(FramedSession):
             path=path,
             query=query,
             max_streams=max_streams,
+            max_message=MAX_RECORD if draft.packs else MAX_MESSAGE_00,
             clock=clock,
         )
         self.draft = draft
         self.packs = draft.packs
-        self.max_message = MAX_RECORD if draft.packs else MAX_MESSAGE_00
         stream_window = min(STREAM_WINDOW, window)
         self._ours = Parameters(
             idle_timeout=int(IDLE_TIMEOUT * 1000),

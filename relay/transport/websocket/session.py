@@ -71,8 +71,6 @@ class FramedSession(FramedStreams):
     """A session over messages; see `relay.transport.session.Session`. Subclasses own the frames."""
 
     transport = "websocket"
-    max_message: int
-    """Bytes of the largest message that we accept."""
 
     def __init__(
         self,
@@ -84,9 +82,12 @@ class FramedSession(FramedStreams):
         path: str | None = None,
         query: str = "",
         max_streams: int,
+        max_message: int,
         clock: Callable[[], float],
     ) -> None:
+        """`max_message` is how many bytes the largest message has that we accept."""
         super().__init__(is_client=is_client, max_streams=max_streams)
+        self.max_message = max_message
         self.remote = remote
         self.alpn = alpn
         self.version = version
