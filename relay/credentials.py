@@ -75,7 +75,7 @@ def load_keys(config: Config) -> Keys | None:
 
 
 def may_sign(keys: Keys | None) -> bool:
-    """Whether whoever runs the relay has a key to sign tokens with, and not only to check them."""
+    """Whether the operator can sign tokens: the key is not only a public one."""
     return isinstance(keys, OneKey) and keys.key.private and "sign" in keys.key.operations
 
 

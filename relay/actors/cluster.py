@@ -240,7 +240,7 @@ class ClusterActor(LoopActor):
         self._leaving = {name: member for name, member in self._leaving.items() if self._linked(member)}
 
     def _linked(self, member: Member) -> bool:
-        """Whether there is a session with that member."""
+        """Whether a session with that member exists."""
         return member.hop != UNKNOWN_HOP and any(link.hop == member.hop for link in self._links.values())
 
     def _known(self) -> list[tuple[str, Member]]:

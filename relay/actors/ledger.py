@@ -1,6 +1,6 @@
 """The ledger actor: sums of what actors counted, so that totals never go down, and how every track stands.
 
-A connection sends its counts when it ends; whoever wants totals adds those of the living. A track reports while it
+A connection sends its counts when it ends; for totals, add those of live connections. A track reports while it
 lives, so that nobody has to ask each of thousands.
 """
 

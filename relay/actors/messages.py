@@ -120,7 +120,7 @@ class GateReport(NamedTuple):
     """Whether the relay is about to end."""
     connections: tuple[Ref, ...]
     refused: dict[str, int]
-    """How many were turned away, by the limit."""
+    """How many were rejected, by limit."""
 
 
 class UseCluster(NamedTuple):

@@ -1,7 +1,7 @@
 """Groups older than those that a track is given anyway: asked of the publisher for one subscriber at a time.
 
-The upstream subscription of a track begins where its first subscriber wanted it to. Who comes later and wants more of
-the past gets it by a second subscription upstream, which ends before the first group of the other. Part of the track
+The upstream subscription of a track begins where its first subscriber wanted it to. A later subscriber that wants more
+of the past gets it by a second subscription upstream, which ends before the first group of the other. Part of the track
 actor, which sends what `Past` decides.
 """
 

@@ -197,7 +197,7 @@ class TrackWriter:
     def group(self, sequence: int | None = None, frame_start: int = 0) -> GroupWriter:
         """Begin a group, by default the one after the latest. Others stay open until they are ended.
 
-        `frame_start` numbers its first frame, for a group of which the beginning is missing (06 only).
+        `frame_start` numbers its first frame, for a group without its beginning (06 only).
         """
         self._check_open()
         if sequence is None:

@@ -80,7 +80,7 @@ _QUIC: Final[Mapping[str, tuple[str | None, str]]] = {
     "lb_id": (None, ""),
     "lb_nonce": (None, ""),
 }
-"""Keys below a table of QUIC, of which they have had one, and one for each direction."""
+"""Keys below a QUIC table. The other relay has had one such table, and later one for each direction."""
 
 _SAME_OF_QUIC: Final = ("idle_timeout", "keep_alive", "mtu_discovery")
 """Keys of [server.quic] that we have under the same name; ours are in files only."""

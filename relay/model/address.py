@@ -30,7 +30,7 @@ def address_of(remote: str) -> str:
 
 
 def readable_host(host: str) -> str:
-    """An address for people: IPv4 that came in through a dual-stack socket is shown as IPv4."""
+    """A readable address: IPv4 that came in through a dual-stack socket is shown as IPv4."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which group a number is: one order of group numbers for each track of a path, whoever publishes it.
+"""One order of group numbers for each track of a path, across all its publishers.
 
 Every publisher counts as it likes, and one that restarts begins anew. A number that viewers have seen must not come to
 mean another group, and their numbers must rise. So the numbers of a track are given out in spans, each to one

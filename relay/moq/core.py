@@ -47,7 +47,7 @@ class RequestOwner:
 
 
 IGNORE = Handler()
-"""For streams of which nothing more is wanted."""
+"""Handler of streams that are read no more."""
 
 
 def code_name(code: int) -> str:

@@ -36,7 +36,7 @@ class Feed:
         self.past: int | None = start if asks else None
         """The same for groups that came by a request for the past; `None` for none of them."""
         self._encoders: dict[int, Encoder] = {}
-        """Groups of which only some frames are wanted."""
+        """Encoders of groups that are wanted in part, by sequence."""
         self._sent: set[int] = set()
         """Groups that an earlier range included: not to be sent again."""
 

@@ -61,7 +61,7 @@ class Places:
         self._refused[self._name] += 1
         if key in self._episodes:
             self._episodes[key] += 1
-        # Without a place that is taken nobody would ever end the episode. Who comes may be forged, and come in waves.
+        # Without a place that is taken nothing would ever end the episode. Addresses may be forged, and come in waves.
         elif self._taken[key] and self._throttle.passes(time.monotonic()):
             self._episodes[key] = 1
             logger.warning("limit=%s value=%d%s is reached", self._name, self.limit, _shown(key))

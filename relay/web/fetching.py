@@ -134,7 +134,7 @@ class Feed:
         self._queue.put_nowait((item, size))
 
     def cut(self, over: Over) -> None:
-        """End it at once, without what waits."""
+        """End it at once. Queued bytes are dropped."""
         self._full = True
         while not self._queue.empty():
             self._queue.get_nowait()

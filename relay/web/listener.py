@@ -88,7 +88,7 @@ class WebServer:
         self._by_address = Places("http_address", limits.http_address, refused)
         self._timeout = limits.setup_timeout
         self._unreadable = LogThrottle()
-        """Whoever scans the network sends what is no HTTP, as often as he likes."""
+        """Port scanners send what is no HTTP, at any rate."""
         self._sockets: list[socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -75,7 +75,7 @@ class WebServers:
             server.use(limits)
 
     def end_readers(self) -> None:
-        """The relay ends: whoever reads a track gets no more."""
+        """The relay ends: readers of tracks get no more."""
         self._services.readers.end()
 
     async def close(self) -> None:

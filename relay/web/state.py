@@ -46,7 +46,7 @@ class Sources:
 
 
 async def gate_report(sources: Sources) -> m.GateReport:
-    """Who is connected, and what was turned away, by listeners as well. Raises TimeoutError or ActorDeadError."""
+    """The sessions, and what the gate and the listeners rejected. Raises TimeoutError or ActorDeadError."""
     report: m.GateReport = await ask(sources.gate, m.DescribeGate(), timeout=ASK_TIMEOUT)
     refused = Counter(report.refused)
     for counted in sources.refused:

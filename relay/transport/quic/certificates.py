@@ -55,7 +55,7 @@ class CertificatePair:
 
     @property
     def name(self) -> str:
-        """The first name that it is made out to, for people."""
+        """The first name that it is valid for, for logs and pages."""
         try:
             names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:

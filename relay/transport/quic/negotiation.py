@@ -1,7 +1,7 @@
 """Version negotiation: the answer to a first packet of a QUIC version that we do not speak.
 
 Owns the reading and writing of what all versions have in common (RFC 8999), connection ids of up to 255 bytes included.
-Must never keep anything: whoever asks may be forged. The server's endpoint calls it.
+Must never keep state: source addresses may be forged. The server's endpoint calls it.
 """
 
 from __future__ import annotations

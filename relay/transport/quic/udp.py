@@ -43,7 +43,7 @@ REFUSAL_TIME = 60.0
 """Seconds that a destination gets its datagrams one by one after the kernel has refused to cut them: routes change."""
 
 MOST_REFUSING = 10_000
-"""Destinations of which that is known. Beyond it the oldest is tried again earlier."""
+"""Destinations that are remembered. Beyond it the oldest is tried again earlier."""
 
 CERTAIN = 8
 """Times in a row that nothing waited behind what was read first, until that is taken for granted so many times."""
