@@ -282,11 +282,13 @@ async def test_packets_full_of_tiny_frames_are_read_within_a_share_of_the_cpu(wa
         async with swarm(relay.port) as attacker:
             name = attacker.join()
             await attacker.until(lambda: name in attacker.established)
-            for packet in one_rtt_packets(attacker.established[name], RETIREMENTS, 600):
-                attacker.transport.sendto(packet, attacker.target)
+            packets = iter(one_rtt_packets(attacker.established[name], RETIREMENTS, 6_000))
             assert relay._quic is not None
             async with asyncio.timeout(WITHIN):
+                # On a busy machine some are lost in the socket, and the share grows back while they are read.
                 while relay._quic.refused["packet_time"] < 100:
+                    for packet in itertools.islice(packets, 600):
+                        attacker.transport.sendto(packet, attacker.target)
                     await other.frame()
         assert value(await scrape(relay), "refused_total", limit="packet_time") >= 100
         await other.frame()
