@@ -1,4 +1,4 @@
-"""Which room may import which: imports point downward only."""
+"""Which room may import which: imports point downward only, and no files import each other in a circle."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "relay").rglob("*.py"))
-MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in FILES}
+
+
+def module_of(path: Path) -> str:
+    """Return the name that a file is imported by."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path) for path in FILES}
 
 PRIVATE_PARTS = {
     "relay/transport/quic/compat.py",
@@ -210,6 +218,47 @@ def test_what_the_rules_refuse(path: str, source: str) -> None:
 )
 def test_what_the_rules_allow(path: str, source: str) -> None:
     assert violations(path, source) == []
+
+
+def cycle(sources: dict[str, str]) -> list[str]:
+    """Return the modules of one import cycle, the first of them again at the end; empty if there is none.
+
+    `sources` holds each module's text. Imports for type checkers and inside functions count.
+    """
+    graph = {
+        module: {name for _, name in imported(ast.parse(text)) if name in sources and name != module}
+        for module, text in sources.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert cycle({module_of(path): path.read_text() for path in FILES}) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import relay.wire.cursor",
+        "from relay.wire import cursor",
+        "from relay.wire.cursor import Cursor",
+        "def f():\n    from relay.wire.cursor import Cursor",
+        "if TYPE_CHECKING:\n    from relay.wire.cursor import Cursor",
+    ],
+)
+def test_a_circle_of_files_is_found(back: str) -> None:
+    sources = {
+        "relay.wire.cursor": "from relay.wire.text import text",
+        "relay.wire.text": "import relay.wire.varint",
+        "relay.wire.varint": back,
+    }
+    assert set(cycle(sources)) == set(sources)
+    assert cycle(sources | {"relay.wire.varint": ""}) == []
 
 
 def test_private_parts_of_libraries_stay_where_they_are_guarded() -> None:

@@ -13,7 +13,7 @@ import logging
 import secrets
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from relay.client.errors import SessionEnded, SubscribeError, TrackInfoError
@@ -40,17 +40,14 @@ from relay.moq.session import (
     StrayGroup,
     SubscribeRequested,
 )
+from relay.transport.quic.trust import ClientTls
 from relay.transport.session import Event as TransportEvent
-from relay.transport.session import SessionClosed
+from relay.transport.session import Session, SessionClosed
 from relay.wire.errors import SessionCode, WireError
 from relay.wire.frame_decoder import MAX_FRAME
+from relay.wire.setup import SetupForm
 from relay.wire.text import checked_path
 from relay.wire.version import ALL_VERSIONS, Version
-
-if TYPE_CHECKING:
-    from relay.transport.quic.trust import ClientTls
-    from relay.transport.session import Session
-    from relay.wire.setup import SetupForm
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relay.transport.sending import Place, Sender, SendQueue
 from relay.transport.session import (
@@ -26,10 +26,7 @@ from relay.transport.session import (
     StreamReset,
     StreamStopped,
 )
-from relay.wire.version import alpns_for
-
-if TYPE_CHECKING:
-    from relay.wire.version import Version
+from relay.wire.version import Version, alpns_for
 
 DATAGRAM_LIMIT = 1160
 """What a QUIC packet of 1200 bytes has room for, so that code written against this transport fits the real one."""

@@ -7,15 +7,12 @@ The QUIC endpoint and the client create the sessions; whoever listens gets a `Se
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from relay.transport.quic.link import Link
 from relay.transport.quic.session import QuicSession
+from relay.transport.session import SessionRequest
 from relay.wire.errors import FIRST_APP_CODE, SessionCode
 from relay.wire.version import ALPN_VERSIONS
-
-if TYPE_CHECKING:
-    from relay.transport.quic.link import Link
-    from relay.transport.session import SessionRequest
 
 OLDEST_ALPN = "moql-01"
 """The 0.9.3 generation, which closes with the bare HTTP status."""

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-if TYPE_CHECKING:
-    from relay.wire.version import Version
+from relay.wire.version import Version
 
 CONTROL_PRIORITY = 1 << 62
 """Send priority of control streams: above every group."""

@@ -8,14 +8,14 @@ what the streams carry. The QUIC endpoint creates the server's sessions, the cli
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
-from aioquic.h3.events import HeadersReceived
+from aioquic.h3.events import H3Event, Headers, HeadersReceived
 from aioquic.quic.events import QuicEvent, StopSendingReceived, StreamDataReceived
 from aioquic.quic.events import StreamReset as QuicStreamReset
 
 from relay.transport import http3
 from relay.transport.quic import compat
+from relay.transport.quic.link import Link
 from relay.transport.quic.session import QuicSession
 from relay.wire.errors import MAX_CODE, WireError, from_http3, to_http3
 from relay.wire.varint import decode_varint, encode_varint
@@ -25,11 +25,6 @@ from relay.wire.webtransport import (
     encode_close_capsule,
     uni_prefix,
 )
-
-if TYPE_CHECKING:
-    from aioquic.h3.events import H3Event, Headers
-
-    from relay.transport.quic.link import Link
 
 
 class WebTransportSession(QuicSession):

@@ -6,21 +6,17 @@ once the handshake is complete and the certificate checked.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from aioquic.h3.events import Headers
+from aioquic.quic.events import StopSendingReceived, StreamDataReceived
+from aioquic.quic.events import StreamReset as QuicStreamReset
 
 from relay.transport import http3
 from relay.transport.quic import compat
+from relay.transport.quic.link import Link
 from relay.transport.refusal import answered
 from relay.transport.webtransport import WebTransportSession
 from relay.wire.version import ALPN_VERSIONS
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
-
-if TYPE_CHECKING:
-    from aioquic.h3.events import Headers
-    from aioquic.quic.events import StopSendingReceived, StreamDataReceived
-    from aioquic.quic.events import StreamReset as QuicStreamReset
-
-    from relay.transport.quic.link import Link
 
 SETTINGS_H3_DATAGRAM = 0x33
 SETTINGS_H3_DATAGRAM_04 = 0xFFD277

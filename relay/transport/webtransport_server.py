@@ -10,21 +10,18 @@ import contextlib
 import functools
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
+from aioquic.h3.events import Headers
+
+from relay.model.strangers import Strangers
 from relay.transport import http3
 from relay.transport.quic import compat
+from relay.transport.quic.link import Link
 from relay.transport.refusal import challenge
+from relay.transport.session import SessionRequest
 from relay.transport.webtransport import WebTransportSession
 from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
-
-if TYPE_CHECKING:
-    from aioquic.h3.events import Headers
-
-    from relay.model.strangers import Strangers
-    from relay.transport.quic.link import Link
-    from relay.transport.session import SessionRequest
 
 SETUP_VERSIONS = frozenset((Version.LITE_01, Version.LITE_02))
 """Versions that a session without a subprotocol can still agree on, by SETUP messages."""

@@ -6,13 +6,10 @@ version a session uses (the transport does, from these tables). Called by: all c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from typing import Final
 
 _SETUP_BASE: Final = 0xFF0DAD00
 

@@ -159,11 +159,11 @@ class Node:
         """As a crash: nothing more leaves its sockets, then they are closed."""
         relay = self.running
         assert relay._quic is not None
-        mute(relay._quic)
+        silence(relay._quic)
         for ref in relay.connections.values():
             actor = ref._actor_weakref()
             if isinstance(actor, ConnectionActor) and isinstance(actor.session, QuicSession):
-                mute(actor.session.link.endpoint)
+                mute(actor.session)
         await self.close()
 
     async def get(self, path: str, *, internal: bool = True) -> Any:
@@ -189,7 +189,13 @@ class Node:
         return list(found)
 
 
-def mute(endpoint: Endpoint) -> None:
+def mute(session: QuicSession) -> None:
+    """From now on nothing that its endpoint sends gets anywhere."""
+    assert isinstance(session.link.endpoint, Endpoint)
+    silence(session.link.endpoint)
+
+
+def silence(endpoint: Endpoint) -> None:
     """From now on nothing that it sends gets anywhere."""
     for sock in endpoint._sockets:
         sock.send = lambda data, address: None  # type: ignore[method-assign]
@@ -357,7 +363,7 @@ async def dial(node: Node, path: str = "", **options: Any) -> Client:
 async def drop(client: Client) -> None:
     """End a client as a crash does: the relay hears nothing of it."""
     assert isinstance(client.session, QuicSession)
-    mute(client.session.link.endpoint)
+    mute(client.session)
     await client.close()
 
 

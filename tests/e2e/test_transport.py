@@ -21,7 +21,7 @@ from relay.transport.client import ClientTls, ConnectError, connect
 from relay.transport.quic import dial, endpoint, offload
 from relay.transport.quic.certificates import CertificatePair, CertificateStore, generate_certificate
 from relay.transport.quic.compat import RelayQuicConnection
-from relay.transport.quic.endpoint import QuicServer
+from relay.transport.quic.endpoint import Endpoint, QuicServer
 from relay.transport.quic.fast.connection import FastConnection
 from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
@@ -304,10 +304,12 @@ async def test_a_deadline_that_has_passed_is_no_pause(caplog: pytest.LogCaptureF
         peer = await host.owner()
         assert isinstance(peer.session, QuicSession)
         link = peer.session.link
+        endpoint = link.endpoint
+        assert isinstance(endpoint, Endpoint)
         before = time.monotonic()
-        link.endpoint.watch(link, before - 5)
-        assert link.endpoint._watch_at >= before
-        link.endpoint._look()
+        endpoint.watch(link, before - 5)
+        assert endpoint._watch_at >= before
+        endpoint._look()
         assert "did not run" not in caplog.text
         await leave(session)
 

@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from aioquic.quic.packet import QuicErrorCode, encode_quic_retry
+from aioquic.quic.packet import QuicErrorCode, QuicHeader, encode_quic_retry
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from relay.model.address import address_of
+from relay.model.limits import Limits
 from relay.transport.places import Places
 from relay.transport.quic import compat
-
-if TYPE_CHECKING:
-    from aioquic.quic.packet import QuicHeader
-
-    from relay.model.limits import Limits
-    from relay.transport.quic.link import Link
-    from relay.transport.quic.udp import Address
+from relay.transport.quic.link import Link
+from relay.transport.quic.udp import Address
 
 MARK: Final = b"retry:"
 """What our tokens begin with. One without it is of another server, and means nothing (RFC 9000, 8.1.3)."""

@@ -15,14 +15,11 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from aioquic.quic.congestion.base import QuicCongestionControl, register_congestion_control
+from aioquic.quic.packet_builder import QuicSentPacket
 
 from relay.transport.quic.fast.recovery import Pacer
-
-if TYPE_CHECKING:
-    from aioquic.quic.packet_builder import QuicSentPacket
 
 NAME = "bbr"
 

@@ -10,13 +10,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from aioquic import tls
 from aioquic.buffer import Buffer, BufferReadError  # type: ignore[attr-defined]
 from aioquic.h3.connection import H3Connection
-from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
-from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicConnectionState
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+from aioquic.quic.connection import (
+    NetworkAddress,
+    QuicConnection,
+    QuicConnectionError,
+    QuicConnectionState,
+    QuicReceiveContext,
+)
 from aioquic.quic.crypto import (
     CryptoContext,
     CryptoPair,
@@ -34,17 +40,12 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.rangeset import RangeSet
-from aioquic.quic.recovery import K_MICRO_SECOND
+from aioquic.quic.recovery import K_MICRO_SECOND, QuicPacketSpace
 from aioquic.quic.stream import QuicStreamSender
+from cryptography import x509
 
 from relay.transport.quic.bbr import Bbr, BbrPacer
 from relay.transport.quic.holding import Holding
-
-if TYPE_CHECKING:
-    from aioquic.quic.configuration import QuicConfiguration
-    from aioquic.quic.connection import NetworkAddress, QuicReceiveContext
-    from aioquic.quic.recovery import QuicPacketSpace
-    from cryptography import x509
 
 TESTED_VERSION = "1.7.2"
 

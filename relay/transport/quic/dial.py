@@ -10,22 +10,18 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.packet import QuicErrorCode
 
 from relay.transport.quic import compat
 from relay.transport.quic.endpoint import Endpoint, connection_class
 from relay.transport.quic.link import Handler, Link
 from relay.transport.quic.session import QuicSession, SessionLostError
+from relay.transport.quic.settings import QuicSettings
+from relay.transport.quic.trust import Trust
 from relay.transport.quic.udp import Address, UdpSocket
-
-if TYPE_CHECKING:
-    from aioquic.quic.configuration import QuicConfiguration
-    from aioquic.quic.events import ConnectionTerminated, QuicEvent
-
-    from relay.transport.quic.settings import QuicSettings
-    from relay.transport.quic.trust import Trust
 
 
 class ClientEndpoint(Endpoint):

@@ -16,32 +16,28 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType
 
 from relay.model.address import readable_address
+from relay.model.limits import Limits
 from relay.model.pace import LogThrottle
 from relay.model.strangers import Strangers
 from relay.transport.places import Places
 from relay.transport.quic import compat, negotiation
 from relay.transport.quic.admission import Admission, Welcome, refusal
+from relay.transport.quic.certificates import CertificatePair, CertificateStore
 from relay.transport.quic.fast.connection import FastConnection, PureConnection
 from relay.transport.quic.link import SHORTEST_WAIT, Handler, Link
+from relay.transport.quic.qlog import QlogDirectory
+from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.udp import Address, UdpSocket
 from relay.transport.raw import RawSession
+from relay.transport.session import SessionRequest
 from relay.transport.sockets import bind_udp
 from relay.transport.webtransport_server import WebTransportServerSession
-from relay.wire.version import alpns_for
-
-if TYPE_CHECKING:
-    from relay.model.limits import Limits
-    from relay.transport.quic.certificates import CertificatePair, CertificateStore
-    from relay.transport.quic.qlog import QlogDirectory
-    from relay.transport.quic.settings import QuicSettings
-    from relay.transport.session import SessionRequest
-    from relay.wire.version import Version
+from relay.wire.version import Version, alpns_for
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from aioquic.quic.events import (
     ConnectionIdIssued,
@@ -23,14 +25,11 @@ from aioquic.quic.events import (
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
 from relay.model.address import readable_address
+from relay.model.pace import LogThrottle
 from relay.transport.quic import compat
 from relay.transport.quic.cost import WATCHED, PacketCost
+from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.udp import Address, UdpSocket
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from relay.transport.quic.endpoint import Endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +85,33 @@ class Handler(Protocol):
         """End the session, for a shutdown."""
 
 
+class Owner(Protocol):
+    """What a link needs of its endpoint."""
+
+    settings: QuicSettings
+    refused: Counter[str]
+    failures: LogThrottle
+
+    @property
+    def packet_time(self) -> float:
+        """CPU seconds that packets of one connection may take of each second."""
+
+    def now(self) -> float: ...
+    def cpu_time(self) -> float: ...
+    def call_soon(self, callback: Callable[[], None]) -> None: ...
+    def touch(self, link: Link) -> None: ...
+    def arm(self, deadline: float, link: Link) -> None: ...
+    def watch(self, link: Link, deadline: float) -> None: ...
+    def unwatch(self, link: Link) -> None: ...
+    def add_route(self, cid: bytes, link: Link) -> None: ...
+    def drop_route(self, cid: bytes, link: Link) -> None: ...
+    def negotiated(self, link: Link, alpn: str) -> Handler: ...
+    def handshake_done(self, link: Link) -> bool: ...
+    def said_goodbye(self, link: Link) -> None: ...
+    def count_drop(self, link: Link) -> None: ...
+    def remove(self, link: Link) -> None: ...
+
+
 class Link:
     """A connection on an endpoint."""
 
@@ -121,7 +147,7 @@ class Link:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Owner,
         sock: UdpSocket,
         quic: compat.RelayQuicConnection,
         address: Address,

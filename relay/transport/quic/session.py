@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aioquic.quic.events import (
+    ConnectionTerminated,
     DatagramFrameReceived,
     PingAcknowledged,
     QuicEvent,
@@ -23,6 +24,7 @@ from aioquic.quic.events import StreamReset as QuicStreamReset
 from aioquic.quic.packet import QuicErrorCode
 
 from relay.transport.quic import compat
+from relay.transport.quic.link import Link
 from relay.transport.quic.stream import Half, QuicStream, plain_code, urgency, wire_code
 from relay.transport.session import (
     CONTROL_PRIORITY,
@@ -36,12 +38,7 @@ from relay.transport.session import (
     StreamReset,
     StreamStopped,
 )
-
-if TYPE_CHECKING:
-    from aioquic.quic.events import ConnectionTerminated
-
-    from relay.transport.quic.link import Link
-    from relay.wire.version import Version
+from relay.wire.version import Version
 
 EARLY_EVENTS = 1024
 """Events kept for a session that nobody has started yet."""

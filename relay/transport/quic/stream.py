@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from relay.transport.quic.link import Link
 from relay.wire.errors import MAX_CODE, from_http3, to_http3
-
-if TYPE_CHECKING:
-    from relay.transport.quic.session import QuicSession
 
 
 class Half(Enum):
@@ -33,6 +31,19 @@ def wire_code(code: int) -> int:
 def plain_code(code: int) -> int:
     """The moq code of a received reset or stop; 0 where it is none of ours."""
     return from_http3(code) or 0
+
+
+class Owner(Protocol):
+    """What a stream needs of its session."""
+
+    link: Link
+    ended: bool
+
+    def ready(self, stream: QuicStream) -> None: ...
+    def is_writing(self, stream: QuicStream) -> bool: ...
+    def reorder(self, stream: QuicStream, order: tuple[int, int]) -> None: ...
+    def abort(self, stream: QuicStream, code: int) -> None: ...
+    def ask_to_stop(self, stream: QuicStream, code: int) -> None: ...
 
 
 class QuicStream:
@@ -56,7 +67,7 @@ class QuicStream:
 
     def __init__(
         self,
-        session: QuicSession,
+        session: Owner,
         stream_id: int,
         *,
         unidirectional: bool,

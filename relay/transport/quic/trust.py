@@ -11,16 +11,13 @@ import hmac
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import AlertDescription
 from cryptography.hazmat.primitives import serialization
 
 from relay.transport.quic import compat
 from relay.transport.quic.certificates import fingerprint, load_certificates
-
-if TYPE_CHECKING:
-    from aioquic.quic.configuration import QuicConfiguration
 
 
 @dataclass(frozen=True, slots=True)

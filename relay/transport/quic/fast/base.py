@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aioquic import tls
-from aioquic.quic.connection import QuicConnectionError, QuicConnectionState
+from aioquic.quic.connection import Limit, NetworkAddress, QuicConnectionError, QuicConnectionState
 from aioquic.quic.events import ConnectionIdIssued
 from aioquic.quic.packet import QuicErrorCode
+from aioquic.quic.packet_builder import QuicDeliveryState
+from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import StreamFinishedError
 
 from relay.transport.quic.fast.keys import FastPair
@@ -23,11 +25,6 @@ from relay.transport.quic.fast.recovery import Pacer, Run, Seen
 from relay.transport.quic.fast.start import ServerStart
 from relay.transport.quic.fast.streams import NO_RECEIVER, NO_SENDER, FastStream
 from relay.transport.quic.fast.varint import varint
-
-if TYPE_CHECKING:
-    from aioquic.quic.connection import Limit, NetworkAddress
-    from aioquic.quic.packet_builder import QuicDeliveryState
-    from aioquic.quic.recovery import QuicPacketSpace
 
 Handlers = list[tuple[Any, tuple[Any, ...]]]
 

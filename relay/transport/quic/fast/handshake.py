@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aioquic import tls
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.tls import Direction, Epoch, Group
 from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from relay.transport.quic.compat import Credentials
 from relay.transport.quic.fast.hello import read_client_hello
 from relay.transport.quic.fast.secrets import SUITES
-
-if TYPE_CHECKING:
-    from aioquic.buffer import Buffer  # type: ignore[attr-defined]
-
-    from relay.transport.quic.compat import Credentials
 
 _VERIFY_PREFIX = b" " * 64 + tls.SERVER_CONTEXT_STRING + b"\x00"
 

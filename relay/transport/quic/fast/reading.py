@@ -8,12 +8,17 @@ RFC 9000, 12 and 19.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aioquic import tls
 from aioquic.buffer import UINT_VAR_MAX, Buffer, BufferReadError  # type: ignore[attr-defined]
-from aioquic.quic.connection import QuicConnectionError, QuicConnectionState, QuicReceiveContext
-from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
+from aioquic.quic.connection import (
+    NetworkAddress,
+    QuicConnectionError,
+    QuicConnectionState,
+    QuicReceiveContext,
+)
+from aioquic.quic.events import DatagramFrameReceived, QuicEvent, StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicStreamFrame
 from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.quic.stream import FinalSizeError, StreamFinishedError
@@ -22,10 +27,6 @@ from relay.transport.quic.fast.acking import AckingConnection
 from relay.transport.quic.fast.recovery import SEEN
 from relay.transport.quic.fast.streams import FastReceiver, FastStream
 from relay.transport.quic.fast.varint import read_varint
-
-if TYPE_CHECKING:
-    from aioquic.quic.connection import NetworkAddress
-    from aioquic.quic.events import QuicEvent
 
 LONG_HEADER = 0x80
 RESERVED_BITS = 0x18

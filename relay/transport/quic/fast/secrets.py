@@ -7,8 +7,9 @@ cipher. The handshake and the connection's start use it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aioquic._crypto import AEAD, HeaderProtection
 from aioquic.quic.crypto import (
@@ -20,9 +21,6 @@ from aioquic.quic.crypto import (
 )
 from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import CipherSuite, hkdf_label
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def expand_info(label: bytes, length: int, context: bytes = b"") -> bytes:

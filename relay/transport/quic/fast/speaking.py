@@ -7,16 +7,14 @@ ones are written by aioquic. RFC 9000, 19.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aioquic.quic.packet import QuicFrameType
+from aioquic.quic.packet_builder import QuicDeliveryState
 
 from relay.transport.quic.fast.base import ControlFrame, FastBase
 from relay.transport.quic.fast.streams import FastReceiver, FastStream
 from relay.transport.quic.fast.varint import varint
-
-if TYPE_CHECKING:
-    from aioquic.quic.packet_builder import QuicDeliveryState
 
 ACK_RANGES = 32
 """Ranges in an ACK frame; older ones were told before."""

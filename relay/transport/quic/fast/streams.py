@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from aioquic.quic import events
 from aioquic.quic.packet import QuicErrorCode, QuicResetStreamFrame, QuicStreamFrame
 from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.stream import QuicStreamReceiver
-
-if TYPE_CHECKING:
-    from aioquic.quic import events
 
 FIRST_ORDER = (1 << 63, 0)
 """Urgency of streams that the session knows nothing of: those of HTTP/3."""

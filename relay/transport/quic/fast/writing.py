@@ -7,21 +7,18 @@ so that the kernel can cut them from one buffer. Must never receive. RFC 9000, 1
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.packet_builder import QuicDeliveryState
 
 from relay.transport.quic import offload
+from relay.transport.quic.compat import Flight
 from relay.transport.quic.fast.keys import PACKETS_PER_KEY, TAG, PacketKeys
 from relay.transport.quic.fast.recovery import MtuProbe, Run, SentPacket, Sum
 from relay.transport.quic.fast.speaking import SpeakingConnection
 from relay.transport.quic.fast.streams import FastStream
 from relay.transport.quic.fast.varint import varint
-
-if TYPE_CHECKING:
-    from aioquic.quic.connection import NetworkAddress
-
-    from relay.transport.quic.compat import Flight
 
 FIXED_BIT = 0x40
 
