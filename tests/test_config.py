@@ -24,10 +24,10 @@ from relay.config import (
     load,
 )
 from relay.config.foreign import FOREIGN
-from relay.config.load import SCHEMA, nearest
 from relay.config.options import Kind
 from relay.config.root import Root
-from relay.config.tables import LIMITS_RANGES, QUIC_RANGES
+from relay.config.values import LIMITS_RANGES, QUIC_RANGES
+from relay.config.wording import SCHEMA, nearest
 from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
@@ -216,7 +216,7 @@ def test_flag_over_environment_over_file_over_default(option: Option) -> None:
     if option.table == "auth.public":
         base = WITHOUT[option.path]  # not with a value where the table stands
     shown = in_file if option.kind in (Kind.BOOL, Kind.NUMBER) else f'"{in_file}"'
-    for place in (*option.aliases, option.path):
+    for place in (*(f"{option.table}.{alias}" for alias in option.aliases), option.path):
         file = written(base | {place: shown})
         assert get(load(file, environ={}), option.path) == meant(option, in_file), place
     for name in option.env:
@@ -230,7 +230,7 @@ def test_flag_over_environment_over_file_over_default(option: Option) -> None:
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.aliases], ids=lambda o: o.path)
 def test_one_spelling_in_a_flag_overrides_the_other_below(option: Option) -> None:
     for alias, name, flag in (
-        (option.aliases[0], option.env[0], option.flags[1]),
+        (f"{option.table}.{option.aliases[0]}", option.env[0], option.flags[1]),
         (option.path, option.env[1], option.flags[0]),
     ):
         file = written(JOINING | {alias: '"one"'})
@@ -1456,7 +1456,7 @@ def sections() -> dict[str, list[list[str]]]:
 def test_documentation_lists_every_option() -> None:
     documented = sections()
     for option in OPTIONS:
-        names = [path.rpartition(".")[2] for path in (option.path, *option.aliases)]
+        names = [option.keys[-1], *option.aliases]
         keys, flags, env = (
             ", ".join(f"`{name}`" for name in group) for group in (names, option.flags, option.env)
         )

@@ -6,7 +6,7 @@ import pytest
 
 from relay.config import OPTIONS
 from relay.config.foreign import FOREIGN, Foreign, foreign_flag, foreign_variable
-from relay.config.load import SCHEMA
+from relay.config.wording import SCHEMA
 
 KEYS = [
     "auth.auth_api",
@@ -427,7 +427,7 @@ def sound(entry: Foreign | None) -> bool:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_each_of_their_keys_is_one_here_or_is_answered(key: str) -> None:
-    aliases = {alias for option in OPTIONS for alias in option.aliases}
+    aliases = {f"{option.table}.{alias}" for option in OPTIONS for alias in option.aliases}
     assert (key in OURS | aliases) != sound(FOREIGN.get(key))
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from fuzz.source import Source
 from relay.auth.when import moment_of
 from relay.config import OPTIONS, Address, ConfigError, load
-from relay.config.load import SCHEMA
 from relay.config.url import is_url, key_server, redacted
+from relay.config.wording import SCHEMA
 from relay.model.member import Member, authority_of, same_host
 from relay.model.path import normalize
 from relay.transport.client import ConnectError, _parse

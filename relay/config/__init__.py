@@ -12,9 +12,11 @@ whose lines name the table, the key, the value, what would be right, and where t
 from relay.config.address import Address
 from relay.config.changes import listed, taken_over
 from relay.config.foreign import foreign_flag
-from relay.config.load import ConfigError, load, nearest
-from relay.config.options import OPTIONS, Option
+from relay.config.load import load
+from relay.config.options import Option
+from relay.config.sources import ConfigError
 from relay.config.tables import (
+    OPTIONS,
     Auth,
     Client,
     ClientTls,
@@ -29,6 +31,7 @@ from relay.config.tables import (
     ServerTls,
     Web,
 )
+from relay.config.wording import nearest
 
 __all__ = [
     "OPTIONS",

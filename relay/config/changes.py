@@ -1,7 +1,6 @@
-"""What differs between two configurations, and what of it a running relay can take over.
+"""The difference between two configurations, and the part of it that a running relay can take over.
 
-Owns the list of tables and keys that may change at run time. Must never apply anything: the relay does. Called at a
-reload.
+Owns the list of keys that may change at run time; the relay applies them. Called at a reload.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel
 
-from relay.config.check import Keys
+from relay.config.options import Keys
 from relay.config.tables import Config
 from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
@@ -52,7 +51,7 @@ def taken_over(old: Config, new: Config) -> Config:
     """Return `old` with everything of `new` that takes effect at a reload."""
     https = new.web.https
     for place in LIVE:
-        # without its files HTTPS goes on until the restart that ends it
+        # Without its files HTTPS goes on until a restart ends it.
         if place[:2] != ("web", "https") or (https.cert is not None and https.key is not None):
             old = _with(old, new, place)
     return old

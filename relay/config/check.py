@@ -1,7 +1,6 @@
-"""What no single key can tell: combinations that make no sense, and files that cannot be read.
+"""Faults of a configuration whose keys are each valid: combinations without sense, and files that cannot be read.
 
-Owns the start-up checks. Must never open a file for longer than to see that it can be read. Called by `load`, with a
-configuration whose keys are each valid on their own.
+Must never open a file. Called by `load`.
 """
 
 from __future__ import annotations
@@ -10,11 +9,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from relay.config.options import Keys
 from relay.config.tables import Config
-
-Keys = tuple[str, ...]
-"""Place of a key or table in the file, by segments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +27,10 @@ class Problem:
     """Shown behind the key; None shows nothing."""
 
     missing: tuple[Keys, ...] = ()
-    """Keys that were not given and whose absence is the fault. A mistyped key beside them explains it already."""
+    """Keys whose absence is the fault. A mistyped key beside them explains it already."""
 
     related: tuple[Keys, ...] = ()
-    """Other keys that the verdict depends on."""
+    """Other keys that take part in the fault."""
 
 
 def check(config: Config) -> Iterator[Problem]:
@@ -48,13 +46,8 @@ def _server(config: Config) -> Iterator[Problem]:
     cert, key, generate = (("server", "tls", name) for name in ("cert", "key", "generate"))
     if len(tls.cert) != len(tls.key):
         counts = f"{_count(len(tls.cert), 'certificate')} but {_count(len(tls.key), 'key')}"
-        yield Problem(
-            cert[:-1],
-            f"{counts}: expected one key for each certificate, in the same order",
-            None,
-            (),
-            (cert, key),
-        )
+        text = f"{counts}: expected one key for each certificate, in the same order"
+        yield Problem(cert[:-1], text, related=(cert, key))
     elif not tls.cert and not tls.generate:
         text = (
             'no certificate: add cert = "cert.pem" and key = "key.pem", '
@@ -91,46 +84,35 @@ def _files(config: Config) -> Iterator[Problem]:
 
 def unreadable(file: Path) -> str | None:
     """Say why `file` cannot be read, or None if it can."""
-    try:
-        if not file.exists():
-            hint = "" if file.is_absolute() else "; a relative path starts at the current directory"
-            return f"no such file{hint}"
-        if file.is_dir():
-            return "is a directory, expected a file"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None if os.access(file, os.R_OK) else "may not be read by this user; check its permissions"
+    return _unusable(file, "file", "is a directory, expected a file", os.R_OK, folder=False)
+
+
+_KEY_DIR: Final = "expected a directory with one {kid}.jwk for each key"
 
 
 def unreadable_directory(directory: Path) -> str | None:
     """Say why files in `directory` cannot be read, or None if they can."""
-    try:
-        if not directory.exists():
-            hint = "" if directory.is_absolute() else "; a relative path starts at the current directory"
-            return f"no such directory, {_KEY_DIR}{hint}"
-        if not directory.is_dir():
-            return f"is a file, {_KEY_DIR}"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    readable = os.access(directory, os.R_OK | os.X_OK)
-    return None if readable else "may not be read by this user; check its permissions"
+    needed = os.R_OK | os.X_OK
+    return _unusable(directory, f"directory, {_KEY_DIR}", f"is a file, {_KEY_DIR}", needed, folder=True)
 
 
 def unwritable_directory(directory: Path) -> str | None:
     """Say why no file can be made in `directory`, or None if one can."""
+    absent, needed = "directory, expected one that exists", os.R_OK | os.W_OK | os.X_OK
+    return _unusable(directory, absent, "is a file, expected a directory", needed, folder=True)
+
+
+def _unusable(path: Path, absent: str, other: str, needed: int, *, folder: bool) -> str | None:
     try:
-        if not directory.exists():
-            hint = "" if directory.is_absolute() else "; a relative path starts at the current directory"
-            return f"no such directory, expected one that exists{hint}"
-        if not directory.is_dir():
-            return "is a file, expected a directory"
+        if not path.exists():
+            hint = "" if path.is_absolute() else "; a relative path starts at the current directory"
+            return f"no such {absent}{hint}"
+        if path.is_dir() != folder:
+            return other
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    writable = os.access(directory, os.R_OK | os.W_OK | os.X_OK)
-    return None if writable else "may not be written by this user; check its permissions"
-
-
-_KEY_DIR = "expected a directory with one {kid}.jwk for each key"
+    verb = "written" if needed & os.W_OK else "read"
+    return None if os.access(path, needed) else f"may not be {verb} by this user; check its permissions"
 
 
 def _auth(config: Config) -> Iterator[Problem]:
@@ -150,8 +132,8 @@ def _auth(config: Config) -> Iterator[Problem]:
             'none of key, key_dir, public is set, so nobody could connect: add key = "root.jwk" or key_dir = "keys" '
             'to admit holders of a token, or public = "anon" to open that path to anyone ("" opens all of them)'
         )
-        ways = ((*public, "subscribe"), (*public, "publish"))
-        yield Problem(("auth",), text, missing=(key, key_dir, public, *ways))
+        parts = ((*public, "subscribe"), (*public, "publish"))
+        yield Problem(("auth",), text, missing=(key, key_dir, public, *parts))
     elif keyed is not None and auth.public is not None and auth.public.everywhere:
         text = (
             f"would open everything to anyone although {keyed} is set: expected a path such as "

@@ -1,8 +1,7 @@
-"""The options of moq-relay 0.17, as its users bring them: what each is called here, or that there is none.
+"""The options of moq-relay 0.14 to 0.17.10, which its users bring: the name of each here, or that there is none.
 
-Owns the list, taken from releases 0.14 to 0.17.10, and the words of the answers. Must never say more of an option that is
-not there than what else does its work, and never advise what lets more people in. Called by `load` for files and the
-environment, and by the command line for flags.
+Must never advise an option that lets more people in. Called by `load` for files and the environment, and by the command
+line for flags.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from relay.config.options import OPTIONS
+from relay.config.tables import OPTIONS
 
 ENV_PREFIX: Final = "MOQ_"
 
@@ -31,40 +30,42 @@ class Foreign:
     @property
     def answer(self) -> str:
         """For a key of the file."""
-        return self._answer(None if self.here is None else _key(self.here))
+        return self._answer("")
 
     @property
     def answer_to_flag(self) -> str:
         """For a flag: a flag of ours if there is one, else the key of the file."""
-        flags = next((option.flags for option in OPTIONS if option.path == self.here), ())
         return self._answer(
-            flags[0] if flags else None if self.here is None else f"{_key(self.here)} in FILE"
+            " in FILE", next((entry.flags[0] for entry in OPTIONS if entry.path == self.here), "")
         )
 
     @property
     def answer_to_variable(self) -> str:
-        """For an environment variable."""
-        names = next((option.env for option in OPTIONS if option.path == self.here), ())
+        """For an environment variable: one of ours if there is one, else the key of the file."""
         return self._answer(
-            names[-1] if names else None if self.here is None else f"{_key(self.here)} in FILE"
+            " in FILE", next((entry.env[-1] for entry in OPTIONS if entry.path == self.here), "")
         )
 
-    def _answer(self, here: str | None) -> str:
-        text = "not supported" if here is None else f"here it is {here}"
+    def _answer(self, where: str, name: str = "") -> str:
+        text = "not supported"
+        if self.here is not None:
+            table, _, key = self.here.rpartition(".")
+            text = f"here it is {name or f'[{table}] {key}{where}'}"
         return f"{text}; {self.note}" if self.note else text
 
 
-def _key(path: str) -> str:
-    table, _, name = path.rpartition(".")
-    return f"[{table}] {name}"
+Rows = dict[str, tuple[str | None, str]]
+"""The place of ours and a note, by name."""
 
 
-_TOKENS: Final = "tokens are checked with [auth] key or key_dir"
+def _absent(note: str, names: str) -> Rows:
+    return dict.fromkeys(names.split(), (None, note))
+
+
 _FIGURES: Final = "/metrics and /state of [internal] listen have the figures"
 _CLIENTS: Final = "clients and other relays prove themselves by tokens, not by certificates"
-_BOTH: Final = "it holds for both directions"
 
-_QUIC: Final[Mapping[str, tuple[str | None, str]]] = {
+_QUIC: Final[Rows] = {
     "max_streams": ("server.quic.max_streams_uni", "and max_streams_bidi"),
     "gso": (None, "it is used where the kernel can"),
     "idle_timeout": ("server.quic.idle_timeout", ""),
@@ -73,123 +74,77 @@ _QUIC: Final[Mapping[str, tuple[str | None, str]]] = {
     "congestion_control": ("server.quic.congestion", '"loss" is "cubic", "delay" is "bbr"'),
     "receive_window": ("server.quic.connection_window", ""),
     "stream_receive_window": ("server.quic.stream_window", ""),
-    "send_window": (None, ""),
     "qlog": ("server.qlog_dir", ""),
-    "preferred_v4": (None, ""),
-    "preferred_v6": (None, ""),
-    "lb_id": (None, ""),
-    "lb_nonce": (None, ""),
+    **_absent("", "send_window preferred_v4 preferred_v6 lb_id lb_nonce"),
 }
 """Keys below a QUIC table. The other relay has had one such table, and later one for each direction."""
 
 _SAME_OF_QUIC: Final = ("idle_timeout", "keep_alive", "mtu_discovery")
 """Keys of [server.quic] that we have under the same name; ours are in files only."""
 
-_LISTEN: Final[Mapping[str, tuple[str | None, str]]] = {
+_LISTEN: Final[Rows] = {
     "bind": ("server.listen", ""),
     "version": ("server.version", ""),
     "timeout": ("limits.setup_timeout", ""),
-    "backend": (None, "there is one QUIC engine"),
     "tls.cert": ("server.tls.cert", ""),
     "tls.key": ("server.tls.key", ""),
     "tls.generate": ("server.tls.generate", ""),
-    "tls.root": (None, _CLIENTS),
-    "tcp.bind": (None, "[web] ws takes sessions over TCP"),
-    "unix.bind": (None, ""),
-    "unix.allow.uid": (None, ""),
-    "unix.allow.gid": (None, ""),
-    "unix.allow.pid": (None, ""),
-    "preferred_v4": (None, ""),
-    "preferred_v6": (None, ""),
-    "lb_id": (None, ""),
-    "lb_nonce": (None, ""),
-    "load_balancer": (None, ""),
+    **_absent("there is one QUIC engine", "backend"),
+    **_absent(_CLIENTS, "tls.root"),
+    **_absent("[web] ws takes sessions over TCP", "tcp.bind"),
+    **_absent("", "unix.bind unix.allow.uid unix.allow.gid unix.allow.pid"),
+    **_absent("", "preferred_v4 preferred_v6 lb_id lb_nonce load_balancer"),
 }
 
-_CONNECT: Final[Mapping[str, tuple[str | None, str]]] = {
+_CONNECT: Final[Rows] = {
     "url": ("cluster.root", ""),
     "connect": ("cluster.root", ""),
     "bind": ("client.bind", ""),
-    "backend": (None, "there is one QUIC engine"),
-    "version": ("server.version", _BOTH),
-    "timeout": (None, ""),
-    "connect_timeout": (None, ""),
-    "race": (None, ""),
-    "failover_delay": (None, ""),
-    "resolution_delay": (None, ""),
-    "once": (None, "other relays are dialled for ever"),
-    "reconnect": (None, "other relays are dialled for ever"),
+    "version": ("server.version", "it holds for both directions"),
     "max_streams": ("server.quic.max_streams_uni", "and max_streams_bidi"),
     "tls.root": ("client.tls.root", ""),
     "tls.insecure": ("client.tls.disable_verify", ""),
     "tls.disable_verify": ("client.tls.disable_verify", ""),
-    "tls.system_roots": (None, "without [client.tls] root they are what is trusted"),
-    "tls.fingerprint": (None, ""),
-    "tls.cert": (None, _CLIENTS),
-    "tls.key": (None, _CLIENTS),
-    "tls.host_name": (None, ""),
-    "backoff": (None, "other relays are dialled for ever"),
-    "backoff.initial": (None, "other relays are dialled for ever"),
-    "backoff.multiplier": (None, "other relays are dialled for ever"),
-    "backoff.max": (None, "other relays are dialled for ever"),
-    "backoff.timeout": (None, "other relays are dialled for ever"),
-    "goaway": (None, ""),
-    "goaway.handover": (None, ""),
-    "goaway.redirect": (None, ""),
-    "websocket": (None, "other relays are dialled by QUIC"),
-    "websocket.enabled": (None, "other relays are dialled by QUIC"),
-    "websocket.delay": (None, "other relays are dialled by QUIC"),
+    **_absent("there is one QUIC engine", "backend"),
+    **_absent("without [client.tls] root they are what is trusted", "tls.system_roots"),
+    **_absent(_CLIENTS, "tls.cert tls.key"),
+    **_absent(
+        "other relays are dialled for ever", "once reconnect backoff backoff.initial backoff.multiplier"
+    ),
+    **_absent("other relays are dialled for ever", "backoff.max backoff.timeout"),
+    **_absent("other relays are dialled by QUIC", "websocket websocket.enabled websocket.delay"),
+    **_absent(
+        "", "timeout connect_timeout race failover_delay resolution_delay tls.fingerprint tls.host_name"
+    ),
+    **_absent("", "goaway goaway.handover goaway.redirect"),
 }
 
-_OTHERS: Final[Mapping[str, tuple[str | None, str]]] = {
+_OTHERS: Final[Rows] = {
     "drain_timeout": ("limits.drain", ""),
-    "runtime.workers": (None, "a relay is one process"),
-    "runtime.pin": (None, ""),
-    "runtime.io_uring": (None, ""),
-    "cluster.max_hops": (None, ""),
-    "cluster.connect_api": (None, "a root tells of the other members"),
-    "cluster.lan": (None, "a root tells of the other members"),
-    "cluster.lan.enabled": (None, "a root tells of the other members"),
-    "cluster.lan.secret": (None, "a root tells of the other members"),
-    "cluster.lan.app": (None, "a root tells of the other members"),
-    "cluster.tier": (None, ""),
     "cluster.linger": ("limits.linger", ""),
-    "auth.url": (None, _TOKENS),
-    "auth.auth_api": (None, _TOKENS),
-    "auth.api": (None, _TOKENS),
-    "auth.api_mode": (None, _TOKENS),
-    "auth.public_api": (None, _TOKENS),
-    "auth.public.api": (None, _TOKENS),
     "auth.public_subscribe": ("auth.public.subscribe", ""),
     "auth.public_publish": ("auth.public.publish", ""),
-    "auth.domain": (None, _TOKENS),
-    "auth.domains": (None, _TOKENS),
-    "auth.mtls_tier": (None, ""),
-    "auth.tls": (None, _TOKENS),
-    "auth.tls.root": (None, _TOKENS),
-    "auth.tls.cert": (None, _TOKENS),
-    "auth.tls.key": (None, _TOKENS),
-    "auth.tls.disable_verify": (None, _TOKENS),
-    "web.https.root": (None, _CLIENTS),
-    "stats.enabled": (None, _FIGURES),
-    "stats.prefix": (None, _FIGURES),
-    "stats.interval": (None, _FIGURES),
-    "stats.node": (None, _FIGURES),
-    "stats.depth": (None, _FIGURES),
-    "stats.linger": (None, _FIGURES),
     "cache.capacity": ("limits.cache", "in bytes"),
-    "cache.headroom": (None, ""),
     "cache.duration": ("limits.cache_age", ""),
-    "iroh.enabled": (None, ""),
-    "iroh.secret": (None, ""),
-    "iroh.bind_v4": (None, ""),
-    "iroh.bind_v6": (None, ""),
-    "iroh.disable_relay": (None, ""),
+    **_absent("a relay is one process", "runtime.workers"),
+    **_absent(
+        "a root tells of the other members",
+        "cluster.connect_api cluster.lan cluster.lan.enabled cluster.lan.secret cluster.lan.app",
+    ),
+    **_absent(
+        "tokens are checked with [auth] key or key_dir",
+        "auth.url auth.auth_api auth.api auth.api_mode auth.public_api auth.public.api auth.domain auth.domains "
+        "auth.tls auth.tls.root auth.tls.cert auth.tls.key auth.tls.disable_verify",
+    ),
+    **_absent(_CLIENTS, "web.https.root"),
+    **_absent(_FIGURES, "stats.enabled stats.prefix stats.interval stats.node stats.depth stats.linger"),
+    **_absent("", "runtime.pin runtime.io_uring cluster.max_hops cluster.tier auth.mtls_tier cache.headroom"),
+    **_absent("", "iroh.enabled iroh.secret iroh.bind_v4 iroh.bind_v6 iroh.disable_relay"),
 }
 
 
 def _table() -> dict[str, Foreign]:
-    rows: dict[str, tuple[str | None, str]] = dict(_OTHERS)
+    rows = dict(_OTHERS)
     for tables, keys in (
         (("listen", "server"), _LISTEN),
         (("connect", "client"), _CONNECT),
@@ -204,7 +159,7 @@ FOREIGN: Final[Mapping[str, Foreign]] = _table()
 """By place in their file."""
 
 _FLAGS: Final[Mapping[str, str]] = {
-    # What is not the path with hyphens.
+    # Flags that are not the path with hyphens.
     "connect": "connect.url",
     "client-connect": "client.connect",
     "client-connect-timeout": "client.timeout",
@@ -230,13 +185,14 @@ _FLAGS: Final[Mapping[str, str]] = {
 def _named() -> dict[str, Foreign]:
     """By name in lower case with hyphens, as flags and variables have it."""
     found = {path.replace(".", "-").replace("_", "-"): entry for path, entry in FOREIGN.items()}
-    # `client` and `server` are our tables as well: their keys are under their own names in files alone.
-    found |= {f"client-tls-{key}": Foreign("", f"client.tls.{key}") for key in ("root",)}
-    found |= {f"server-tls-{key}": Foreign("", f"server.tls.{key}") for key in ("cert", "key", "generate")}
-    found |= {
-        f"server-quic-{name.replace('_', '-')}": Foreign("", f"server.quic.{name}") for name in _SAME_OF_QUIC
+    # `client` and `server` are our tables as well: in files alone the keys have the same names in both relays.
+    ours = {
+        "client.tls": ("root", "disable_verify"),
+        "server.tls": ("cert", "key", "generate"),
+        "server.quic": _SAME_OF_QUIC,
     }
-    found |= {"client-tls-disable-verify": Foreign("", "client.tls.disable_verify")}
+    for path in (f"{table}.{name}" for table, names in ours.items() for name in names):
+        found[path.replace(".", "-").replace("_", "-")] = Foreign("", path)
     return found | {name: FOREIGN[path] for name, path in _FLAGS.items() if path in FOREIGN}
 
 
@@ -244,9 +200,9 @@ _NAMED: Final = _named()
 
 
 def foreign_keys(keys: tuple[str, ...], value: object) -> list[tuple[tuple[str, ...], Foreign | None]]:
-    """The places in a part of a file that are theirs, each with its option; None for one that they have not either.
+    """Return the places below `keys` with their options, or None for a key that they do not have either.
 
-    Empty if the part is none of theirs.
+    Empty if `keys` is none of their tables and keys.
     """
     path = ".".join(keys)
     if not isinstance(value, dict) or not any(known.startswith(f"{path}.") for known in FOREIGN):

@@ -1,17 +1,22 @@
-"""Every option once: its place in the file, its flags, its environment variables, and what it means.
+"""What a flag and an environment variable are: spellings beside the place in the file, and help.
 
-Owns the spellings. The command line builds its flags from this table, `load` reads the environment by it, and the
-reference in docs/config.md is tested against it. `[limits]` and `[server.quic]` are set in files only.
+The tables hold an `Option` beside each key that has a flag. The command line builds its flags from them, `load` reads
+the environment by them, and docs/config.md is tested against them. `[limits]` and `[server.quic]` are set in files only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import get_args, get_origin
 
-from relay.config.tables import Config
+from pydantic import BaseModel
+
 from relay.wire.version import Version
+
+Keys = tuple[str, ...]
+"""Place of a key or table in the file, by segments."""
 
 
 class Kind(Enum):
@@ -27,47 +32,60 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. The first spelling of each sort is the preferred one."""
-
-    path: str
-    """Place in the file: `server.tls.cert`."""
-
-    flags: tuple[str, ...]
-    env: tuple[str, ...]
-    """Strongest first."""
+    """One option. Its table gives the spellings that do not follow from its place, and the help."""
 
     metavar: str
     help: str
-    kind: Kind = Kind.TEXT
+    flag: str = ""
+    """The flag, if it is not the place with hyphens."""
+
     aliases: tuple[str, ...] = ()
-    """Further places in the file that mean the same."""
+    """Second names of the key, in the same table; flags and variables follow from them, too."""
+
+    variable: str = ""
+    """A variable of other programs that is stronger than ours."""
 
     unset: str = "none"
-    """What happens while nothing is given, if there is no default value to show."""
+    """What happens without a value, if there is no default value to show."""
 
     secret: bool = False
-    """Whether someone might put a secret here by mistake, so that the value is not repeated in messages."""
+    """Someone may put a secret here by mistake, so messages do not repeat the value."""
 
     empty: bool = False
-    """Whether the empty text is a value: otherwise such a variable counts as unset, and such an item as absent."""
+    """The empty text is a value: otherwise such a variable counts as unset, and such an item as absent."""
+
+    # `options_of` fills in the rest.
+    keys: Keys = ()
+    kind: Kind = Kind.TEXT
+    default: object = None
+    """The value if nothing is given."""
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """The place in the file, by segments."""
-        return tuple(self.path.split("."))
+    def path(self) -> str:
+        """Place in the file: `server.tls.cert`."""
+        return ".".join(self.keys)
 
     @property
     def table(self) -> str:
         """The table of the file that holds it: `server.tls`."""
-        return self.path.rpartition(".")[0]
+        return ".".join(self.keys[:-1])
 
     @property
-    def default(self) -> object:
-        """The value it has when nothing is given."""
-        value: object = Config()
-        for key in self.keys:
-            value = None if value is None else getattr(value, key)
-        return value
+    def flags(self) -> tuple[str, ...]:
+        """The preferred one first."""
+        names = tuple(f"--{'-'.join(keys)}".replace("_", "-") for keys in self._spellings())
+        return (self.flag or names[0], *names[1:])
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        """Environment variables, strongest first."""
+        names = tuple(f"MOQ_{'_'.join(keys)}".upper() for keys in self._spellings())
+        return (self.variable, *names) if self.variable else names
+
+    def _spellings(self) -> Iterator[Keys]:
+        yield self.keys
+        for name in self.aliases:
+            yield (*self.keys[:-1], name)
 
     @property
     def default_text(self) -> str:
@@ -80,233 +98,18 @@ class Option:
         return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-OPTIONS: Final = (
-    Option(
-        "server.listen",
-        ("--listen",),
-        ("MOQ_SERVER_LISTEN",),
-        "ADDRESS",
-        "UDP address that QUIC listens on; [::] takes IPv4 too",
-    ),
-    Option(
-        "server.version",
-        ("--server-version",),
-        ("MOQ_SERVER_VERSION",),
-        "VERSION[,...]",
-        "protocol versions to offer, e.g. moq-lite-06,moq-lite-05; the newest one that the peer knows is used",
-        kind=Kind.LIST,
-    ),
-    Option(
-        "server.qlog_dir",
-        ("--qlog-dir",),
-        ("MOQ_SERVER_QLOG_DIR",),
-        "DIR",
-        "directory for a qlog file of each QUIC connection, to look into its packets; slows them down",
-    ),
-    Option(
-        "server.tls.cert",
-        ("--tls-cert",),
-        ("MOQ_SERVER_TLS_CERT",),
-        "FILE[,...]",
-        "PEM certificate chains",
-        kind=Kind.LIST,
-    ),
-    Option(
-        "server.tls.key",
-        ("--tls-key",),
-        ("MOQ_SERVER_TLS_KEY",),
-        "FILE[,...]",
-        "PEM private keys, one for each certificate, in the same order",
-        kind=Kind.LIST,
-    ),
-    Option(
-        "server.tls.generate",
-        ("--tls-generate",),
-        ("MOQ_SERVER_TLS_GENERATE",),
-        "NAME[,...]",
-        "make a self-signed certificate for these host names at start, for development",
-        kind=Kind.LIST,
-    ),
-    Option(
-        "client.bind",
-        ("--client-bind",),
-        ("MOQ_CLIENT_BIND",),
-        "ADDRESS",
-        "local UDP address of outgoing connections",
-    ),
-    Option(
-        "client.tls.root",
-        ("--tls-root",),
-        ("MOQ_CLIENT_TLS_ROOT",),
-        "FILE[,...]",
-        "PEM root certificates that outgoing connections trust",
-        kind=Kind.LIST,
-        unset="system roots",
-    ),
-    Option(
-        "client.tls.disable_verify",
-        ("--tls-disable-verify",),
-        ("MOQ_CLIENT_TLS_DISABLE_VERIFY",),
-        "true|false",
-        "trust any certificate on outgoing connections, for development",
-        kind=Kind.BOOL,
-    ),
-    Option(
-        "log.level",
-        ("--log-level",),
-        # RUST_LOG counts only if it is one of the level words: its filter syntax means nothing here.
-        ("RUST_LOG", "MOQ_LOG_LEVEL"),
-        "LEVEL",
-        "error, warn, info, debug or trace",
-    ),
-    Option(
-        "cluster.root",
-        ("--cluster-root", "--cluster-connect"),
-        ("MOQ_CLUSTER_ROOT", "MOQ_CLUSTER_CONNECT"),
-        "HOST[:PORT]|URL[,...]",
-        "relay to join, or several; without it, or if it is this node, this relay is the root of the cluster",
-        kind=Kind.LIST,
-        aliases=("cluster.connect",),
-    ),
-    Option(
-        "cluster.node",
-        ("--cluster-node", "--cluster-advertise"),
-        ("MOQ_CLUSTER_NODE", "MOQ_CLUSTER_ADVERTISE"),
-        "HOST[:PORT]",
-        "address that other relays of the cluster reach this one at",
-        aliases=("cluster.advertise",),
-    ),
-    Option(
-        "cluster.token",
-        ("--cluster-token",),
-        ("MOQ_CLUSTER_TOKEN",),
-        "FILE",
-        "file with the token that this relay presents to the others",
-        secret=True,
-    ),
-    Option(
-        "cluster.prefix",
-        ("--cluster-prefix",),
-        ("MOQ_CLUSTER_PREFIX",),
-        "PATH",
-        "broadcast path under which the relays of a cluster announce themselves",
-    ),
-    Option(
-        "cluster.mesh",
-        ("--cluster-mesh",),
-        ("MOQ_CLUSTER_MESH",),
-        "true|false",
-        "dial the other members that a root tells of; --no-cluster-mesh stays with the root",
-        kind=Kind.BOOL,
-    ),
-    Option(
-        "cluster.id",
-        ("--cluster-id",),
-        ("MOQ_CLUSTER_ID",),
-        "NUMBER",
-        "this relay's id in the lists of hops",
-        kind=Kind.NUMBER,
-        unset="drawn at each start",
-    ),
-    Option(
-        "auth.key",
-        ("--auth-key",),
-        ("MOQ_AUTH_KEY",),
-        "FILE",
-        "file with the key that tokens are verified with",
-        secret=True,
-    ),
-    Option(
-        "auth.key_dir",
-        ("--auth-key-dir",),
-        ("MOQ_AUTH_KEY_DIR",),
-        "DIR|URL",
-        "directory, or https:// URL of one, with a file {kid}.jwk for each key",
-        secret=True,
-    ),
-    Option(
-        "auth.public",
-        ("--auth-public",),
-        ("MOQ_AUTH_PUBLIC",),
-        "PATH[,...]",
-        'paths open to anyone without a token, both ways; "" opens everything',
-        kind=Kind.LIST,
-        unset="nothing is public",
-        empty=True,
-    ),
-    # After the option that replaces the whole table: within one source, these change what it says.
-    Option(
-        "auth.public.subscribe",
-        ("--auth-public-subscribe",),
-        ("MOQ_AUTH_PUBLIC_SUBSCRIBE",),
-        "PATH[,...]",
-        'paths that anyone may subscribe to without a token; "" is everything',
-        kind=Kind.LIST,
-        unset="nothing is public",
-        empty=True,
-    ),
-    Option(
-        "auth.public.publish",
-        ("--auth-public-publish",),
-        ("MOQ_AUTH_PUBLIC_PUBLISH",),
-        "PATH[,...]",
-        'paths that anyone may publish under without a token; "" is everything',
-        kind=Kind.LIST,
-        unset="nothing is public",
-        empty=True,
-    ),
-    Option(
-        "web.http.listen",
-        ("--web-http-listen",),
-        ("MOQ_WEB_HTTP_LISTEN",),
-        "ADDRESS",
-        "TCP address for HTTP",
-        unset="the QUIC address, unless HTTPS is set",
-    ),
-    Option(
-        "web.https.listen",
-        ("--web-https-listen",),
-        ("MOQ_WEB_HTTPS_LISTEN",),
-        "ADDRESS",
-        "TCP address for HTTPS",
-        unset="off",
-    ),
-    Option(
-        "web.https.cert",
-        ("--web-https-cert",),
-        ("MOQ_WEB_HTTPS_CERT",),
-        "FILE",
-        "PEM certificate chain for HTTPS",
-    ),
-    Option(
-        "web.https.key",
-        ("--web-https-key",),
-        ("MOQ_WEB_HTTPS_KEY",),
-        "FILE",
-        "PEM private key for HTTPS",
-    ),
-    Option(
-        "web.ws",
-        ("--web-ws",),
-        ("MOQ_WEB_WS",),
-        "true|false",
-        "accept sessions over WebSocket; --no-web-ws refuses them",
-        kind=Kind.BOOL,
-    ),
-    Option(
-        "internal.listen",
-        ("--internal-listen",),
-        ("MOQ_INTERNAL_LISTEN",),
-        "ADDRESS",
-        "TCP address for the operator: metrics and state of everything, without a token",
-        unset="localhost, 1000 above the port of QUIC",
-    ),
-    Option(
-        "internal.hosts",
-        ("--internal-hosts",),
-        ("MOQ_INTERNAL_HOSTS",),
-        "NAME[,...]",
-        "host names under which the operator's address answers, besides localhost and IP addresses",
-        kind=Kind.LIST,
-    ),
-)
+def options_of(model: type[BaseModel], value: object, keys: Keys = ()) -> Iterator[Option]:
+    """Yield the options in a table and the tables inside it; `value` has the defaults."""
+    for name, field in model.model_fields.items():
+        place, default = (*keys, name), getattr(value, name, None)
+        types = (field.annotation, *get_args(field.annotation))
+        tables = [kind for kind in types if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        for entry in field.metadata:
+            if isinstance(entry, Option):
+                # The short form of a table is a list.
+                listed = bool(tables) or get_origin(field.annotation) is tuple
+                number = Kind.NUMBER if int in types else Kind.TEXT
+                kind = Kind.LIST if listed else Kind.BOOL if bool in types else number
+                yield replace(entry, keys=place, kind=kind, default=default)
+        for table in tables:
+            yield from options_of(table, default, place)

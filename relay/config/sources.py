@@ -1,0 +1,173 @@
+"""The sources of values: a TOML file, environment variables, flags.
+
+Owns how text of each is read, and the faults of a source itself. The tables check the values. Called by `load`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from relay.config.foreign import ENV_PREFIX, foreign_variable
+from relay.config.options import Kind, Option
+from relay.config.tables import OPTIONS
+from relay.config.wording import label, nearest, quoted
+
+Tables = dict[str, Any]
+
+_LEVELS: Final = ("error", "warn", "info", "debug", "trace")
+_BOOLS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_LONGEST_NUMBER: Final = 20
+_MOST_BITS: Final = 256
+_DEEPEST: Final = 16
+
+_OF_KUBERNETES: Final = re.compile(r"_SERVICE_(HOST|PORT\w*)$|_PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?$")
+"""Kubernetes sets these in every container for each service, and one may be called `moq-relay`."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. Each line of its text is one problem, written for the operator."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value from the environment or a flag."""
+
+    option: Option
+    value: object
+    origin: str
+    """The name of the variable or flag, for messages."""
+
+
+# File
+
+
+def read_file(file: Path) -> Tables:
+    """Return the tables of a TOML file. Raises ConfigError."""
+    text = ""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+        tables = tomllib.loads(text)
+        _check_size(tables)
+    except FileNotFoundError:
+        fault = "no such file"
+    except IsADirectoryError:
+        fault = "is a directory, expected a TOML file"
+    except OSError as error:
+        fault = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        fault = f"line {line}: not UTF-8, expected a TOML file"
+    except tomllib.TOMLDecodeError as error:
+        fault = _syntax(str(error), text)
+    except (ValueError, RecursionError):
+        # Python reads 4300 digits at most, and parses by recursion.
+        fault = (
+            f"too large to be a configuration: expected numbers of {_MOST_BITS} bits at most, "
+            f"and no more than {_DEEPEST} tables or lists inside each other"
+        )
+    else:
+        return tables
+    raise ConfigError([f"{file}: {fault}"])
+
+
+def _check_size(value: object, depth: int = 0) -> None:
+    """Raise ValueError for a number or depth that no key takes and no message can show."""
+    if depth > _DEEPEST or (isinstance(value, int) and value.bit_length() > _MOST_BITS):
+        raise ValueError("too large")
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_size(inner, depth + 1)
+
+
+def _syntax(message: str, text: str) -> str:
+    """Put the position in front: `line 3, column 8: expected "=" after a key`."""
+    reason, _, place = message.rstrip(")").rpartition(" (at ")
+    found = re.fullmatch(r"line (\d+), column (\d+)", place)
+    if found:
+        line, column = found.groups()
+    else:
+        line, column = str(text.count("\n") + 1), str(len(text) - text.rfind("\n"))
+    return f"line {line}, column {column}: not valid TOML: {reason[:1].lower()}{reason[1:]}"
+
+
+# Environment and flags
+
+
+def from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
+    """Yield the values of our variables."""
+    for option in OPTIONS:
+        texts = {
+            name: environ[name]
+            for name in option.env
+            if name in environ and _counts(option, name, environ[name])
+        }
+        if option.aliases:
+            _agree(option, texts, "environment variables", problems)
+        if texts:
+            name, text = next(iter(texts.items()))
+            yield Given(option, _value(option, [text]), f"environment variable {name}")
+
+
+def strange_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """Name variables that look like ours and are not, without their values: one may be a secret."""
+    known = {name for option in OPTIONS for name in option.env}
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX) or name in known or _OF_KUBERNETES.search(name):
+            continue
+        foreign, near = foreign_variable(name), nearest(name, known)
+        if foreign is not None:
+            advice = foreign.answer_to_variable
+        elif near is not None:
+            advice = f"unknown, did you mean {near}?"
+        else:
+            advice = "unknown; docs/config.md lists those that are used"
+        yield f"environment variable {name} is not used: {advice}"
+
+
+def _counts(option: Option, name: str, text: str) -> bool:
+    if name == "RUST_LOG":
+        return text.strip().lower() in _LEVELS
+    return bool(text) or option.empty
+
+
+def from_flags(flags: Iterable[tuple[str, str]], problems: list[str]) -> Iterator[Given]:
+    """Yield the values of flags, pairs such as `("--listen", "[::]:443")`."""
+    texts: dict[str, list[str]] = {}
+    for flag, text in flags:
+        texts.setdefault(flag, []).append(text)
+    for option in OPTIONS:
+        used = [flag for flag in option.flags if flag in texts]
+        _agree(option, {flag: texts[flag][-1] for flag in used}, "flags", problems)
+        if used:
+            yield Given(option, _value(option, texts[used[0]]), used[0])
+
+
+def _value(option: Option, texts: Sequence[str]) -> object:
+    """Read text as the kind of the option demands; the tables refuse text that is left."""
+    if option.kind is Kind.LIST:
+        items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
+        # Only the empty text itself: a comma too many must not open everything.
+        return [*items, ""] if option.empty and "" in texts else items
+    text = texts[-1]
+    if option.kind is Kind.BOOL:
+        return _BOOLS.get(text.strip().lower(), text)
+    if option.kind is Kind.NUMBER:
+        whole = text.isascii() and text.strip().isdecimal() and len(text) <= _LONGEST_NUMBER
+        return int(text) if whole else text
+    return text.strip() if option.path == "log.level" else text
+
+
+def _agree(option: Option, texts: Mapping[str, object], noun: str, problems: list[str]) -> None:
+    """Refuse two spellings of one option with different values."""
+    if len(set(texts.values())) > 1:
+        both = " and ".join(f"{name} = {quoted(value)}" for name, value in texts.items())
+        problems.append(f"{both}: two {noun} for the same option, {label(option.keys)}; expected one")
