@@ -34,8 +34,8 @@ from relay.client import (
     SubscribeError,
     TrackWriter,
 )
+from relay.model.path import checked
 from relay.wire.errors import FIRST_APP_CODE, OldCode, SessionCode
-from relay.wire.text import checked_path
 from relay.wire.version import Version, version_from_name
 
 DEFAULT_URL: Final = "http://localhost:4443/"
@@ -375,7 +375,7 @@ def url_of(text: str) -> str:
 def broadcast_of(text: str) -> str:
     """Bring a path into its normal form."""
     try:
-        path = checked_path(text)
+        path = checked(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not path:

@@ -11,9 +11,9 @@ from relay.actors.environment import PER_PEER, RELAY_FACTOR
 from relay.model.group import FRAME_OVERHEAD
 from relay.model.limits import Limits
 from relay.model.pace import EPISODE
+from relay.paths import MAX_SEGMENTS
 from relay.transport.quic.settings import QuicSettings
 from relay.web.metrics import COUNTERS
-from relay.wire.text import MAX_PATH_SEGMENTS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "limits.md").read_text()
@@ -75,7 +75,7 @@ def test_counters_exist() -> None:
 def test_the_figures_of_the_text_are_those_of_the_code() -> None:
     assert f"It may have {RELAY_FACTOR} times as much" in PAGE
     assert f"each frame counts {FRAME_OVERHEAD} bytes" in PAGE
-    assert f"More than {MAX_PATH_SEGMENTS} segments" in PAGE
+    assert f"More than {MAX_SEGMENTS} segments" in PAGE
     assert EPISODE == 10.0
     assert "The first one in ten seconds of\npeace" in PAGE
     (sentence,) = re.findall(r"It may have \d+ times as much of ([^.]*)\.", PAGE)

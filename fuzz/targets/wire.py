@@ -119,7 +119,7 @@ def groups(data: bytes) -> None:
             again += setup_stream(version, item)
         elif isinstance(item, FrameHeader):
             assert item.size <= most
-            if item.timestamp is None:
+            if not version.has_timestamps:
                 again += frame_header_plain(item.size)
             else:
                 again += frame_header_timed(item.timestamp - previous, item.size)

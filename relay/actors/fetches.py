@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.runtime import Ref, send
+from relay.model.group import Part
 from relay.moq.encoding import EncodedGroup, Encoder
 from relay.wire.errors import StreamCode
-from relay.wire.frame import FrameHeader
 
 
 class Waiter(NamedTuple):
@@ -71,10 +71,10 @@ class Fetches:
         """Upstream was asked for a group."""
         self._coming[group.sequence] = group
 
-    def extend(self, group: EncodedGroup, parts: Iterable[FrameHeader | bytes], now: float) -> None:
+    def extend(self, group: EncodedGroup, parts: Iterable[Part]) -> None:
         """Append to a group that is on its way."""
         before = group.size
-        group.extend(parts, now)
+        group.extend(parts)
         self.size += group.size - before
 
     def feed(self, group: EncodedGroup) -> list[int]:

@@ -7,7 +7,6 @@ translated here before the track looks at it, and numbers that it is asked for a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 
 from relay.actors import messages as m
@@ -213,11 +212,8 @@ class Numbers:
         """What arrived of a group, under the number that viewers see and with their timestamps."""
         if self._units is None:
             return part._replace(sequence=number)
-        now = int(time.monotonic() * self._units[1])
         parts = tuple(
-            FrameHeader(now if one.timestamp is None else self.timestamp(one.timestamp), one.size)
-            if isinstance(one, FrameHeader)
-            else one
+            one if isinstance(one, bytes) else FrameHeader(self.timestamp(one.timestamp), one.size)
             for one in part.parts
         )
         return part._replace(sequence=number, parts=parts)

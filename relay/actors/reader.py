@@ -1,4 +1,4 @@
-"""The reader actor: reads groups of one track for someone who is not a session, such as an HTTP request.
+"""The reader actor: reads the frames of one track for someone who is not a session, such as an HTTP request.
 
 It finds the broadcast, subscribes (or fetches one group) like a connection does, and passes on what it is given. It
 ends with the newest group, with the group asked for, or, following, with the track.
@@ -38,7 +38,6 @@ class Reading:
 
     path: str
     track: str
-    encoding: Encoding = Encoding.RAW
     group: int | None = None
     """One group by its sequence; `None` is the newest."""
     follow: bool = False
@@ -110,7 +109,7 @@ class ReaderActor(LoopActor):
             subscriber=self.actor_ref,
             session=self._number,
             key=KEY,
-            encoding=reading.encoding,
+            encoding=Encoding.FRAMES,
             interest=SubscribeParams(start_group=group),
             exclude=0,
         )

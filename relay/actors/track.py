@@ -530,7 +530,7 @@ class TrackActor(LoopActor):
                     self._refuse_group(part.sequence, StreamCode.OLD, past=past)
                 continue
             frames, payload = group.frames, group.payload
-            cache.extend(group, part.parts, now)
+            cache.extend(group, part.parts)
             self._received_frames += group.frames - frames
             self._received_bytes += group.payload - payload
             if part.fin:
@@ -736,7 +736,7 @@ class TrackActor(LoopActor):
         part = self._numbers.part(part, group.sequence)
         if part.sequence in self._due:
             self._hear(part.sequence)
-        self._fetches.extend(group, part.parts, time.monotonic())
+        self._fetches.extend(group, part.parts)
         group.finished = part.fin
         group.code = part.code
         if self._fetches.size > self._limits.cache_track:

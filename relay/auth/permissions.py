@@ -14,8 +14,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
 
-from relay.model.path import covers, join, minimal, normalize, strip
-from relay.wire.text import MAX_PATH_SEGMENTS
+from relay.model.path import MAX_SEGMENTS, covers, join, minimal, normalize, strip
 
 SHOWN_PATH: Final = 200
 """Characters of a path that a log line holds: peers choose how long it is."""
@@ -106,8 +105,8 @@ def requested_path(path: str) -> str:
             f"the path has {len(path)} characters, more than {LONGEST_PATH}", Word.BAD_PATH
         )
     root = normalize(path)
-    if root.count("/") >= MAX_PATH_SEGMENTS:
-        raise UnauthorizedError(f"the path has more than {MAX_PATH_SEGMENTS} segments", Word.BAD_PATH)
+    if root.count("/") >= MAX_SEGMENTS:
+        raise UnauthorizedError(f"the path has more than {MAX_SEGMENTS} segments", Word.BAD_PATH)
     try:
         root.encode()
     except UnicodeEncodeError:

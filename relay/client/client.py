@@ -22,6 +22,7 @@ from relay.client.peer import Bell, Noted, Peer
 from relay.client.publishing import Publication, Publisher
 from relay.client.watching import Announced, FetchedGroup, Probes, Subscription, TrackInfoCall
 from relay.model.limits import Limits
+from relay.model.path import checked
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.lite import LiteSession, Options, State
 from relay.moq.session import (
@@ -46,7 +47,6 @@ from relay.transport.session import Session, SessionClosed
 from relay.wire.errors import SessionCode, WireError
 from relay.wire.frame_decoder import MAX_FRAME
 from relay.wire.setup import SetupForm
-from relay.wire.text import checked_path
 from relay.wire.version import ALL_VERSIONS, Version
 
 logger = logging.getLogger(__name__)
@@ -278,7 +278,7 @@ class Client:
         `hops` are those before this client, `warm` and `cold` the costs of 06; `tracks` are opened with default
         properties. Without `announce` it only answers requests for the path.
         """
-        path = checked_path(path)
+        path = checked(path)
         publications = self._publisher.publications
         if path in publications and publications[path].announced:
             raise ValueError(f"{path} is published already")
@@ -295,7 +295,7 @@ class Client:
     def announced(self, prefix: str = "") -> Announced:
         """Ask for the announcements under `prefix`, at once."""
         self.peer.check()
-        return Announced(self.peer, checked_path(prefix))
+        return Announced(self.peer, checked(prefix))
 
     async def subscribe(
         self,
@@ -334,7 +334,7 @@ class Client:
             start_frame=start_frame,
             end_frame=end_frame,
         )
-        subscription = Subscription(self.peer, checked_path(broadcast), track, params, info)
+        subscription = Subscription(self.peer, checked(broadcast), track, params, info)
         if wait and self.version.accepts_at_once:
             try:
                 await subscription.accepted()
@@ -346,7 +346,7 @@ class Client:
     async def track_info(self, broadcast: str, track: str) -> TrackProperties:
         """Ask for a track's properties (05 and 06, else ValueError); TrackInfoError if the peer refuses."""
         self.peer.check()
-        return await TrackInfoCall(self.peer, checked_path(broadcast), track).answer()
+        return await TrackInfoCall(self.peer, checked(broadcast), track).answer()
 
     async def fetch(self, broadcast: str, track: str, group: int, **bounds: Any) -> list[Frame]:
         """Fetch a group whole, or with `bounds` as in `fetch_group`; FetchError if the peer refuses."""
@@ -371,7 +371,7 @@ class Client:
         self.peer.check()
         return FetchedGroup(
             self.peer,
-            checked_path(broadcast),
+            checked(broadcast),
             track,
             group,
             priority=priority,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from relay.client.errors import GroupAborted, RequestError
 from relay.client.peer import Bell, Peer
+from relay.model.group import FrameStart, Part
 from relay.moq.session import GroupPart
 from relay.wire.errors import StreamCode
-from relay.wire.frame import FrameHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class _Incoming:
 
     __slots__ = ("chunks", "header", "missing")
 
-    def __init__(self, header: FrameHeader) -> None:
+    def __init__(self, header: FrameStart) -> None:
         self.header = header
         self.chunks: list[bytes] = []
         self.missing = header.size
@@ -58,6 +58,7 @@ class GroupReader:
         self.finished = False
         self.pieces_received = 0
         """How many pieces of payload have arrived: more than frames if those came bit by bit."""
+        self._peer = peer
         self._stop = stop
         self._error = error
         self._frames: deque[_Incoming] = deque()
@@ -77,14 +78,15 @@ class GroupReader:
             raise StopAsyncIteration
         incoming = self._frames.popleft()
         chunks = incoming.chunks
-        return Frame(chunks[0] if len(chunks) == 1 else b"".join(chunks), incoming.header.timestamp)
+        timestamp = incoming.header.timestamp if self._peer.moq.version.has_timestamps else None
+        return Frame(chunks[0] if len(chunks) == 1 else b"".join(chunks), timestamp)
 
     async def read_all(self) -> list[Frame]:
         """Return all frames not read yet, once the group is complete."""
         return [frame async for frame in self]
 
-    async def pieces(self) -> AsyncIterator[FrameHeader | bytes]:
-        """Give each frame's header, then its payload piece by piece, as soon as they arrive."""
+    async def pieces(self) -> AsyncIterator[Part]:
+        """Give the start of each frame (on 01..04 its time is the arrival), then its payload as the chunks arrive."""
         while True:
             await self._bell.until(lambda: self._frames or self._over())
             if not self._frames:
@@ -116,7 +118,7 @@ class GroupReader:
     def feed(self, part: GroupPart) -> None:
         """Take what arrived."""
         for item in part.parts:
-            if isinstance(item, FrameHeader):
+            if not isinstance(item, bytes):
                 self._last = _Incoming(item)
                 self._frames.append(self._last)
             elif self._last is not None:

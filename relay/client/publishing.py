@@ -80,7 +80,7 @@ class GroupWriter:
     def _append(self, size: int, timestamp: int | None, *payload: bytes) -> None:
         self._check_between_frames()
         header = FrameHeader(self.track.now() if timestamp is None else timestamp, size)
-        self.group.extend((header, *payload), 0.0)
+        self.group.extend((header, *payload))
         self._missing = size - sum(map(len, payload))
         self.track.send(self)
 
@@ -91,7 +91,7 @@ class GroupWriter:
             raise ValueError(f"the frame has room for {self._missing} bytes, not {len(data)}")
         if data:
             self._missing -= len(data)
-            self.group.extend((data,), 0.0)
+            self.group.extend((data,))
             self.track.send(self)
 
     def finish(self) -> None:

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Generic, TypeVar
 
-from relay.model.group import Group
+from relay.model.group import Group, Part
 from relay.model.limits import Limits
-from relay.wire.frame import FrameHeader
 
 G = TypeVar("G", bound=Group)
 
@@ -62,10 +61,10 @@ class GroupCache(Generic[G]):
             self.latest = group
         return True
 
-    def extend(self, group: G, parts: Iterable[FrameHeader | bytes], now: float) -> None:
+    def extend(self, group: G, parts: Iterable[Part]) -> None:
         """Append to a group that is held."""
         before = group.size
-        group.extend(parts, now)
+        group.extend(parts)
         self.size += group.size - before
 
     def empty(self, group: G) -> None:

@@ -1,17 +1,32 @@
 """Groups: the unit of caching and of delivery.
 
-A group holds its frames as they came: `FrameHeader`, then the pieces of its payload, which are the same `bytes` objects
-from the decoder to the packet. `relay.moq.encoding` derives byte streams from it. Never reads a clock.
+A group holds its frames as they came: the start of each, then the chunks of its payload, which are the same `bytes`
+objects from the decoder to the packet. `relay.moq.encoding` derives byte streams from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from relay.wire.frame import FrameHeader
+from typing import Protocol, TypeAlias
 
 FRAME_OVERHEAD = 128
 """Bytes that one frame costs besides its payload, so that empty frames count against the cache too."""
+
+
+class FrameStart(Protocol):
+    """The start of a frame."""
+
+    @property
+    def timestamp(self) -> int:
+        """In units of the track."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload, which follow."""
+
+
+Part: TypeAlias = FrameStart | bytes
+"""A group in order of arrival: the start of a frame, then the chunks of its payload."""
 
 
 class Group:
@@ -38,7 +53,7 @@ class Group:
         self.arrived = now
         self.past = False
         """Whether it came by a request for the past, and not by the running subscription."""
-        self.parts: list[FrameHeader | bytes] = []
+        self.parts: list[Part] = []
         self.frames = 0
         self.size = 0
         self.finished = False
@@ -57,8 +72,8 @@ class Group:
         """Whether more may come."""
         return not self.finished and self.code is None
 
-    def extend(self, parts: Iterable[FrameHeader | bytes], now: float) -> None:
-        """Append decoded parts; frames without a timestamp get the arrival time, in microseconds."""
+    def extend(self, parts: Iterable[Part]) -> None:
+        """Append what arrived."""
         own = self.parts
         for part in parts:
             if isinstance(part, bytes):
@@ -66,9 +81,6 @@ class Group:
                 own.append(part)
                 continue
             timestamp = part.timestamp
-            if timestamp is None:
-                timestamp = int(now * 1_000_000)
-                part = FrameHeader(timestamp, part.size)  # noqa: PLW2901
             if self.first_timestamp is None:
                 self.first_timestamp = timestamp
             if self.last_timestamp is None or timestamp > self.last_timestamp:

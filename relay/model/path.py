@@ -1,7 +1,7 @@
 """Broadcast paths: `/`-separated, compared by whole segments, byte for byte.
 
-Owns the path algebra (join, strip, cover). Paths given to these functions are normalised already; `normalize` is
-re-exported for those that receive raw text.
+Owns the path algebra (join, strip, cover). Paths given to these functions are normalised already; the normal form
+itself (`relay.paths`) is re-exported for those that receive raw text.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
-from relay.wire.text import MAX_PATH_SEGMENTS as MAX_SEGMENTS
-from relay.wire.text import normalize_path as normalize
+from relay.paths import MAX_SEGMENTS, checked, normalize
 
 __all__ = [
     "MAX_SEGMENTS",
     "Ordered",
     "PatternError",
     "ancestors",
+    "checked",
     "covers",
     "granted",
     "join",

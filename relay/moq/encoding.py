@@ -1,15 +1,16 @@
-"""Groups as bytes: each encoding of a group is derived once, incrementally, and shared by all that read it.
+"""Groups as bytes: each encoding of a group is derived once, incrementally, and shared by all its readers.
 
-Owns how frames look on a group stream. Must never copy a large payload: pieces are the same `bytes` objects as in the
+Owns how frames look on a group stream. Must never copy a large payload: chunks are the same `bytes` objects as in the
 group. Called by tracks, for their subscribers.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
-from relay.model.group import Group
-from relay.wire.frame import FrameHeader, frame_header_plain, frame_header_timed
+from relay.model.group import FrameStart, Group, Part
+from relay.wire.frame import frame_header_plain, frame_header_timed
 
 COPY_BELOW = 2_048
 """Payload pieces up to this size are joined with their header: one small copy is cheaper than one more chunk."""
@@ -19,20 +20,21 @@ JOIN_BELOW = 16_384
 
 
 class Encoding(IntEnum):
-    """How the frames of a group look as bytes."""
+    """How a reader wants the frames of a group."""
 
     PLAIN = 0
     """moq-lite-01 to 04: size, payload."""
     TIMED = 1
     """moq-lite-05 and 06: timestamp delta, size, payload."""
-    RAW = 2
-    """Payloads one after the other, for HTTP."""
+    FRAMES = 2
+    """Not as bytes but as they are in the group: the start of each frame, and the chunks of its payload (HTTP)."""
 
 
 class Encoder:
     """Derives one encoding's byte stream of a group, incrementally, for frames `start`..`end` (inclusive)."""
 
     __slots__ = (
+        "_copy_below",
         "_encoding",
         "_end",
         "_frame",
@@ -46,6 +48,7 @@ class Encoder:
 
     def __init__(self, encoding: Encoding, start: int = 0, end: int | None = None, first: int = 0) -> None:
         self._encoding = encoding
+        self._copy_below = 0 if encoding is Encoding.FRAMES else COPY_BELOW
         self._start = start
         self._end = end
         self._position = 0
@@ -61,16 +64,17 @@ class Encoder:
         self._end = end
         self.ended = end is not None and (self._frame > end or (self._frame == end and self._left <= 0))
 
-    def take(self, parts: list[FrameHeader | bytes]) -> list[bytes]:
-        """The chunks that the parts beyond those of the last call add."""
-        chunks: list[bytes] = []
-        head = b""
+    def take(self, parts: list[Part]) -> list[Any]:
+        """What the parts beyond those of the last call add: parts for `FRAMES`, else chunks of bytes."""
+        chunks: list[Any] = []
+        head: Any = b""
+        copy = self._copy_below
         for part in parts[self._position :]:
             if isinstance(part, bytes):
                 if not self._inside:
                     continue
                 self._left -= len(part)
-                if len(part) <= COPY_BELOW:
+                if len(part) <= copy:
                     chunks.append(head + part if head else part)
                 else:
                     if head:
@@ -80,32 +84,33 @@ class Encoder:
                 continue
             if head:
                 chunks.append(head)
-            head = self._header(part)
+            head = self._head(part)
         if head:
             chunks.append(head)
         if self._frame == self._end and self._left <= 0:
             self.ended = True
         self._position = len(parts)
-        if len(chunks) > 1 and sum(map(len, chunks)) <= JOIN_BELOW:
+        if len(chunks) > 1 and copy and sum(map(len, chunks)) <= JOIN_BELOW:
             return [b"".join(chunks)]
         return chunks
 
-    def _header(self, header: FrameHeader) -> bytes:
+    def _head(self, start: FrameStart) -> Any:
         self._frame += 1
-        self._left = header.size
+        self._left = start.size
         if self._end is not None and self._frame > self._end:
             self._inside = False
             self.ended = True
             return b""
         self._inside = self._frame >= self._start
-        if not self._inside or self._encoding is Encoding.RAW:
+        if not self._inside:
             return b""
+        if self._encoding is Encoding.FRAMES:
+            return start
         if self._encoding is Encoding.PLAIN:
-            return frame_header_plain(header.size)
-        timestamp = header.timestamp or 0
-        delta = timestamp - self._previous
-        self._previous = timestamp
-        return frame_header_timed(delta, header.size)
+            return frame_header_plain(start.size)
+        delta = start.timestamp - self._previous
+        self._previous = start.timestamp
+        return frame_header_timed(delta, start.size)
 
 
 class _Shared:
@@ -115,9 +120,9 @@ class _Shared:
 
     def __init__(self, encoding: Encoding, first: int) -> None:
         self._encoder = Encoder(encoding, start=first, first=first)
-        self.chunks: list[bytes] = []
+        self.chunks: list[Any] = []
 
-    def take(self, parts: list[FrameHeader | bytes]) -> tuple[bytes, ...]:
+    def take(self, parts: list[Part]) -> tuple[Any, ...]:
         """Bring the stream up to date; what that added."""
         fresh = self._encoder.take(parts)
         self.chunks += fresh
@@ -137,11 +142,11 @@ class EncodedGroup(Group):
         super().clear()
         self._encodings.clear()
 
-    def update(self, encoding: Encoding) -> tuple[bytes, ...]:
+    def update(self, encoding: Encoding) -> tuple[Any, ...]:
         """Bring an encoding up to date; the chunks that are new since the last call."""
         return self._shared(encoding).take(self.parts)
 
-    def encoded(self, encoding: Encoding) -> tuple[bytes, ...]:
+    def encoded(self, encoding: Encoding) -> tuple[Any, ...]:
         """The whole group so far, as a late subscriber gets it first."""
         shared = self._shared(encoding)
         shared.take(self.parts)

@@ -526,6 +526,7 @@ class _UniStream(Handler):
         self._decoder = UniDecoder(session.version, session.limits.frame, session.limits.message)
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        self._decoder.arrival = self._session.now
         items = list(self._decoder.feed(data))
         header = items.pop(0) if items else None
         if isinstance(header, GroupHeader):

@@ -171,7 +171,9 @@ class IncomingGroup(Handler):
         self._start = header.frame_start
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
-        self.add(self._decoder.feed(data), fin=fin)
+        decoder = self._decoder
+        decoder.arrival = self._core.now
+        self.add(decoder.feed(data), fin=fin)
 
     def add(self, parts: _Parts, *, fin: bool) -> None:
         """Take decoded frames."""

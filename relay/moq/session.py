@@ -10,18 +10,15 @@ interest in announcements. Numbers of both sides come from one counter and are n
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+from relay.model.group import Part
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.wire.errors import WireError
-from relay.wire.frame import FrameHeader
 
 NEVER = float("inf")
 """A deadline that does not come."""
-
-Parts: TypeAlias = "tuple[FrameHeader | bytes, ...]"
-"""Frames as they arrived: a header each, followed by pieces of its payload."""
 
 
 # --- the session ---------------------------------------------------------------------------------------------------
@@ -168,7 +165,7 @@ class GroupPart(NamedTuple):
 
     sequence: int
     first_frame: int
-    parts: Parts
+    parts: tuple[Part, ...]
     fin: bool
     code: int | None
     """Why the group was aborted."""
@@ -379,13 +376,14 @@ class Offer(NamedTuple):
 
 
 class GroupPiece(NamedTuple):
-    """What one turn adds to one group of a subscription, encoded; shared by all subscriptions that get the same."""
+    """What one turn adds to one group of a subscription; shared by all subscriptions that get the same."""
 
     sequence: int
     first: bool
     """Whether this opens the group for the subscriber."""
     start_frame: int
-    chunks: tuple[bytes, ...]
+    chunks: tuple[Any, ...]
+    """`bytes` of the group stream; where `Encoding.FRAMES` was asked for, parts of the group."""
     fin: bool
     code: int | None
     """Set if the group was aborted."""

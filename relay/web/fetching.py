@@ -26,12 +26,9 @@ from relay.actors import messages as m
 from relay.actors.reader import Over, Reading
 from relay.auth.permissions import Word, loggable
 from relay.model.address import readable_host
+from relay.model.group import FRAME_OVERHEAD, FrameStart
 from relay.model.path import normalize
-from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
-from relay.wire.frame import FrameHeader
-from relay.wire.frame_decoder import FrameDecoder
-from relay.wire.version import Version
 
 logger = logging.getLogger("relay.web")
 
@@ -86,9 +83,8 @@ def reading_of(places: list[tuple[str, str]], query: Any) -> tuple[Reading, bool
             raise BadQueryError(f"group={text[:40]!r}: expected a group number or latest")
         group = int(text)
     follow, frames = (_switch(query, name) for name in ("follow", "frames"))
-    encoding = Encoding.TIMED if frames or follow else Encoding.RAW
     (broadcast, track), *others = places
-    return Reading(broadcast, track, encoding, group, follow, tuple(others), _wait(query)), frames
+    return Reading(broadcast, track, group, follow, tuple(others), _wait(query)), frames
 
 
 def _wait(query: Any) -> float:
@@ -123,7 +119,7 @@ class Feed:
         if self._full:
             return
         # what the cache held came at once, before anybody could take it, and is no fault of the client
-        size = sum(map(len, item.chunks)) if self._begun and isinstance(item, m.GroupPiece) else 0
+        size = _size_of(item) if self._begun and isinstance(item, m.GroupPiece) else 0
         if self._waiting and self._waiting + size > QUEUE_BYTES:
             self._full = True
             self._queue = asyncio.Queue()
@@ -150,23 +146,26 @@ class Feed:
         return item
 
 
-class Unfinished:
-    """A group of which frames may still be incomplete."""
+def _size_of(piece: m.GroupPiece) -> int:
+    return sum(len(part) if isinstance(part, bytes) else FRAME_OVERHEAD for part in piece.chunks)
 
-    __slots__ = ("decoder", "header", "left", "number", "parts")
+
+class Unfinished:
+    """A group with a frame that may be incomplete."""
+
+    __slots__ = ("chunks", "left", "number", "start")
 
     def __init__(self, first: int) -> None:
-        self.decoder = FrameDecoder(Version.LITE_05, MAX_GROUP)
         self.number = first
-        self.header = FrameHeader(0, 0)
-        self.parts: list[bytes] = []
+        self.start: FrameStart | None = None
+        self.chunks: list[bytes] = []
         self.left = 0
 
 
 class Frames:
     """Whole frames out of the pieces of groups that may be interleaved."""
 
-    def __init__(self, encode: Callable[[int, int, FrameHeader, bytes], bytes]) -> None:
+    def __init__(self, encode: Callable[[int, int, FrameStart, bytes], bytes]) -> None:
         self._encode = encode
         self._open: dict[int, Unfinished] = {}
 
@@ -175,42 +174,42 @@ class Frames:
         group = self._open.pop(piece.sequence, None) or Unfinished(piece.start_frame)
         if not piece.fin and piece.code is None:
             self._open[piece.sequence] = group
-        for item in group.decoder.feed(b"".join(piece.chunks)):
-            if isinstance(item, FrameHeader):
-                group.header, group.left = item, item.size
+        for part in piece.chunks:
+            if isinstance(part, bytes):
+                group.chunks.append(part)
+                group.left -= len(part)
             else:
-                group.parts.append(item)
-                group.left -= len(item)
-            if not group.left:
-                yield self._encode(piece.sequence, group.number, group.header, b"".join(group.parts))
-                group.parts = []
+                group.start, group.left = part, part.size
+            if not group.left and group.start is not None:
+                yield self._encode(piece.sequence, group.number, group.start, b"".join(group.chunks))
+                group.chunks = []
                 group.number += 1
 
 
-def _json_line(group: int, frame: int, header: FrameHeader, payload: bytes) -> bytes:
+def _json_line(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes:
     row = {
         "group": group,
         "frame": frame,
-        "timestamp": header.timestamp,
-        "size": header.size,
+        "timestamp": start.timestamp,
+        "size": start.size,
         "payload": base64.b64encode(payload).decode(),
     }
     return json.dumps(row).encode() + b"\n"
 
 
-def _msgpack_map(group: int, frame: int, header: FrameHeader, payload: bytes) -> bytes:
+def _msgpack_map(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes:
     row = {
         "group": group,
         "frame": frame,
-        "timestamp": header.timestamp,
-        "size": header.size,
+        "timestamp": start.timestamp,
+        "size": start.size,
         "payload": payload,
     }
     packed: bytes = msgpack.packb(row)
     return packed
 
 
-def _payload(group: int, frame: int, header: FrameHeader, payload: bytes) -> bytes:  # noqa: ARG001
+def _payload(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes:  # noqa: ARG001
     return payload
 
 
@@ -314,7 +313,7 @@ def _form(request: web.Request, response: web.StreamResponse, reading: Reading, 
 
 
 def _chunks(piece: m.GroupPiece) -> Iterable[bytes]:
-    return piece.chunks
+    return [part for part in piece.chunks if isinstance(part, bytes)]
 
 
 def refusal(outcome: Over | None) -> tuple[int, str]:

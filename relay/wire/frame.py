@@ -73,9 +73,12 @@ _STREAM_OF: Final[dict[type[Request], StreamType]] = {
 
 
 class FrameHeader(NamedTuple):
-    """Start of a frame: its absolute time in units of the track (None on 01..04) and its payload's bytes."""
+    """Start of a frame: its absolute time in units of the track, and its payload's bytes.
 
-    timestamp: int | None
+    Versions 01 to 04 carry no time: there it is the `arrival` that the decoder was given.
+    """
+
+    timestamp: int
     size: int
 
 

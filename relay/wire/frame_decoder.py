@@ -43,11 +43,13 @@ class FrameDecoder:
     Also reads the reply to a Fetch, which is bare frames. After an error every call raises that error again.
     """
 
-    __slots__ = ("_error", "_head", "_left", "_max_frame", "_timed", "_timestamp", "frames")
+    __slots__ = ("_error", "_head", "_left", "_max_frame", "_timed", "_timestamp", "arrival", "frames")
 
     def __init__(self, version: Version, max_frame: int = MAX_FRAME) -> None:
         self.frames = 0
         """How many headers were seen."""
+        self.arrival = 0.0
+        """Seconds. Set it before `feed`: frames of versions without timestamps get it, in microseconds."""
         self._timed = version >= Version.LITE_05
         self._max_frame = max_frame
         self._timestamp = 0
@@ -112,13 +114,14 @@ class FrameDecoder:
 
     def _header(self, data: bytes, offset: int, items: list[FrameItem]) -> int | None:
         """Read one header, note what it announces and return where its payload starts; None: incomplete."""
-        timestamp: int | None = None
         if self._timed:
             found = decode_varint(data, offset)
             if found is None:
                 return None
             delta, offset = found
             timestamp = self._timestamp + (-((delta + 1) >> 1) if delta & 1 else delta >> 1)
+        else:
+            timestamp = int(self.arrival * 1_000_000)
         if offset >= len(data):
             return None
         size = data[offset]
@@ -131,10 +134,9 @@ class FrameDecoder:
             size, offset = found
         if size > self._max_frame:
             raise FrameTooLarge(f"frame of {size} bytes, at most {self._max_frame} are allowed")
-        if timestamp is not None:
-            if not 0 <= timestamp <= MAX_TIMESTAMP:
-                raise BadTimestamp(f"frame at time {timestamp}, allowed are 0..{MAX_TIMESTAMP}")
-            self._timestamp = timestamp
+        if not 0 <= timestamp <= MAX_TIMESTAMP:
+            raise BadTimestamp(f"frame at time {timestamp}, allowed are 0..{MAX_TIMESTAMP}")
+        self._timestamp = timestamp
         items.append(_new_header(FrameHeader, (timestamp, size)))
         self.frames += 1
         self._left = size
@@ -147,11 +149,15 @@ class UniDecoder:
     After an error every call raises that error again.
     """
 
-    __slots__ = ("_error", "_max_frame", "_max_message", "_pending", "_setup_done", "_version", "frames")
+    __slots__ = (
+        *("_error", "_max_frame", "_max_message", "_pending", "_setup_done", "_version", "arrival", "frames"),
+    )
 
     def __init__(self, version: Version, max_frame: int = MAX_FRAME, max_message: int = MAX_MESSAGE) -> None:
         self.frames: FrameDecoder | None = None
         """The decoder of the group's frames, once its header is known; it may be fed directly from then on."""
+        self.arrival = 0.0
+        """As of `FrameDecoder`, for the frames that come with the header."""
         self._version = version
         self._max_frame = max_frame
         self._max_message = max_message
@@ -208,6 +214,7 @@ class UniDecoder:
         self._pending = bytearray()
         if isinstance(message, GroupHeader):
             self.frames = FrameDecoder(self._version, self._max_frame)
+            self.frames.arrival = self.arrival
             return [message, *self.frames.feed(data, len(data) - rest)]
         self._setup_done = True
         if rest:

@@ -1,31 +1,13 @@
 """Strings and paths as they travel.
 
-Owns: UTF-8 with a length prefix, the one normal form of a path, and the segment limit. Must never: match,
-join or authorise paths (the model does). Called by: message codecs; `relay.model.path` for `normalize_path`.
+Owns: UTF-8 with a length prefix, and paths in their normal form (`relay.paths`). Called by: message codecs.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
+from relay.paths import checked
 from relay.wire.errors import DecodeError, PathTooDeep
 from relay.wire.varint import decode_varint, encode_varint
-
-MAX_PATH_SEGMENTS: Final = 32
-"""Peers of the current generation reject deeper paths in both directions, so the relay must not pass one on."""
-
-
-def normalize_path(path: str) -> str:
-    """Drop leading and trailing slashes and collapse runs of them; nothing else is touched."""
-    return "/".join(segment for segment in path.split("/") if segment)
-
-
-def checked_path(path: str) -> str:
-    """Return the normal form of `path`; ValueError if it has more than MAX_PATH_SEGMENTS segments."""
-    path = normalize_path(path)
-    if path.count("/") >= MAX_PATH_SEGMENTS:
-        raise ValueError(f"a path has at most {MAX_PATH_SEGMENTS} segments, not {path.count('/') + 1}")
-    return path
 
 
 def encode_string(value: str) -> bytes:
@@ -36,7 +18,7 @@ def encode_string(value: str) -> bytes:
 
 def encode_path(path: str) -> bytes:
     """Return `path` in normal form, encoded; ValueError beyond the segment limit."""
-    return encode_string(checked_path(path))
+    return encode_string(checked(path))
 
 
 def text_of(data: bytes | bytearray | memoryview) -> str:
@@ -50,7 +32,7 @@ def text_of(data: bytes | bytearray | memoryview) -> str:
 def path_of(text: str) -> str:
     """Return received `text` as a path in normal form; PathTooDeep beyond the segment limit."""
     try:
-        return checked_path(text)
+        return checked(text)
     except ValueError as error:
         raise PathTooDeep(str(error)) from None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 from relay.actors import messages as m
@@ -145,16 +146,23 @@ def part(
     *payloads: bytes,
     fin: bool = True,
     code: int | None = None,
-    timestamps: Sequence[int | None] = (),
+    timestamps: Sequence[int] = (),
     first_frame: int = 0,
 ) -> m.GroupPart:
     """A group, or the next part of one, of whole frames."""
     parts: list[FrameHeader | bytes] = []
+    arrival = time.monotonic_ns() // 1000
     for number, payload in enumerate(payloads):
-        parts.append(FrameHeader(timestamps[number] if timestamps else None, len(payload)))
+        parts.append(FrameHeader(timestamps[number] if timestamps else arrival, len(payload)))
         if payload:
             parts.append(payload)
     return m.GroupPart(sequence, first_frame, tuple(parts), fin and code is None, code)
+
+
+def payload_of(items: Iterable[object]) -> bytes:
+    """What a reader got, without the starts of frames."""
+    chunks = (chunk for item in items if isinstance(item, m.GroupPiece) for chunk in item.chunks)
+    return b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
 
 
 def plain(*payloads: bytes) -> bytes:

@@ -78,6 +78,7 @@ class GroupStream(PeerStream):
 
     def __init__(self, stream: Stream, version: Version) -> None:
         super().__init__(stream)
+        self.version = version
         self._decoder = UniDecoder(version)
         self.header: GroupHeader | None = None
         self.setup: Setup | None = None
@@ -90,7 +91,7 @@ class GroupStream(PeerStream):
             elif isinstance(item, Setup):
                 self.setup = item
             elif isinstance(item, FrameHeader):
-                self.frames.append((item.timestamp, b""))
+                self.frames.append((item.timestamp if self.version.has_timestamps else None, b""))
             else:
                 timestamp, payload = self.frames[-1]
                 self.frames[-1] = (timestamp, payload + item)

@@ -12,12 +12,12 @@ from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import Ref, halt, send
 from relay.model.failover import MOST_RETRIES, RETRY_DELAY
 from relay.model.limits import Limits
-from relay.moq.encoding import Encoding
 from relay.transport.session import SessionClosed
 from relay.wire.errors import StreamCode
 from relay.wire.messages import Datagram, Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate, TrackInfo
 from relay.wire.version import Version
 from tests.actors.clock import advance, settle, until, virtual
+from tests.actors.fakes import payload_of
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream, follow_up
 from tests.actors.watching import Trouble, actors, named
 from tests.actors.world import CLUSTER, World
@@ -1258,7 +1258,7 @@ class Reader:
 
     def __init__(self, world: World, *, follow: bool = True, group: int | None = None) -> None:
         self.got: list[m.GroupPiece | Over] = []
-        reading = Reading("p", "video", Encoding.RAW, group, follow)
+        reading = Reading("p", "video", group, follow)
         self.ref: Ref = ReaderActor.start(
             origin=world.origin, number=10_000, reading=reading, sink=self.got.append
         )
@@ -1270,7 +1270,7 @@ class Reader:
         order: list[tuple[int, bytes]] = []
         for piece in self.got:
             if isinstance(piece, m.GroupPiece):
-                found[piece.sequence] = found.get(piece.sequence, b"") + b"".join(piece.chunks)
+                found[piece.sequence] = found.get(piece.sequence, b"") + payload_of([piece])
                 if piece.fin:
                     order.append((piece.sequence, found.pop(piece.sequence)))
         return order

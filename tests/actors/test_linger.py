@@ -15,6 +15,7 @@ from relay.wire.errors import StreamCode
 from relay.wire.messages import AnnounceEnded, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
 from tests.actors.clock import TIMEOUT, advance, settle, timer_count, virtual
+from tests.actors.fakes import payload_of
 from tests.actors.raw_peer import PeerStream, RawPeer, Watching, follow_up
 from tests.actors.watching import Trouble, actors
 from tests.actors.world import CLUSTER, MEMBERS, World
@@ -629,7 +630,7 @@ def read(world: World, got: list[Any], *, follow: bool, group: int | None = None
 
 
 def payload(got: list[Any]) -> bytes:
-    return b"".join(b"".join(item.chunks) for item in got if isinstance(item, m.GroupPiece))
+    return payload_of(got)
 
 
 @pytest.mark.parametrize("returns", [True, False])

@@ -11,12 +11,12 @@ import pytest
 from relay.actors import messages as m
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.model.limits import Limits
-from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.frame_decoder import FrameDecoder
 from relay.wire.messages import Datagram, Subscribe, SubscribeDrop, TrackInfo
 from relay.wire.version import Version
 from tests.actors.clock import advance, settle, virtual
+from tests.actors.fakes import payload_of
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream, follow_up
 from tests.actors.watching import actor_of
 from tests.actors.world import World
@@ -86,12 +86,12 @@ def payload(viewer: RawPeer, stream: PeerStream) -> bytes | int:
 async def read(world: World, sequence: int | None) -> bytes | int | None:
     """The same over HTTP."""
     got: list[m.GroupPiece | Over] = []
-    reading = Reading("p", TRACK, Encoding.RAW, sequence)
+    reading = Reading("p", TRACK, sequence)
     ReaderActor.start(origin=world.origin, number=10_000, reading=reading, sink=got.append)
     await settle()
     if isinstance(got[-1], Over):
         return got[-1].code
-    return b"".join(chunk for piece in got if isinstance(piece, m.GroupPiece) for chunk in piece.chunks)
+    return payload_of(got)
 
 
 def stamps(viewer: RawPeer, number: int) -> list[int]:

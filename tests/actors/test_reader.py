@@ -14,7 +14,7 @@ from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
 from tests.actors.clock import advance, settle, until, virtual
-from tests.actors.fakes import Fake
+from tests.actors.fakes import Fake, payload_of
 from tests.actors.raw_peer import upstream
 from tests.actors.watching import actors, stop_all
 from tests.actors.world import World
@@ -57,17 +57,13 @@ async def reading(*, follow: bool = False) -> Desk:
     return made
 
 
-def payload(got: list[m.GroupPiece | Over]) -> bytes:
-    return b"".join(b"".join(some.chunks) for some in got if isinstance(some, m.GroupPiece))
-
-
 async def test_a_reader_gets_the_first_group_and_leaves() -> None:
     made = await reading()
-    assert made.origin.got(m.Subscribe)[0].encoding is Encoding.RAW
+    assert made.origin.got(m.Subscribe)[0].encoding is Encoding.FRAMES
     made.deliver(piece(4, b"a"), piece(5, b"other", fin=True))
     made.deliver(piece(4, b"b", b"c", first=False))
     await settle()
-    assert payload(made.got) == b"abc"
+    assert payload_of(made.got) == b"abc"
     made.deliver(piece(4, first=False, fin=True))
     await settle()
     assert made.got[-1] == piece(4, first=False, fin=True)
@@ -106,7 +102,7 @@ async def test_a_group_that_breaks_off_is_told_with_its_code() -> None:
     made.deliver(piece(4, b"a"))
     made.deliver(piece(4, first=False, code=StreamCode.OLD))
     await settle()
-    assert payload(made.got) == b"a"
+    assert payload_of(made.got) == b"a"
     last = made.got[-1]
     assert last.code == StreamCode.OLD
     assert not made.reader.is_alive()
@@ -131,7 +127,7 @@ async def test_a_reader_that_is_stopped_leaves_its_track(world: World) -> None:
     stream, request = await upstream(publisher)
     publisher.group(request.id, 0, b"a", b"", b"b", fin=False)
     await settle()
-    assert payload(got) == b"ab"
+    assert payload_of(got) == b"ab"
     halt(reader)
     await until(lambda: stream.over)
     await settle()
@@ -149,7 +145,7 @@ async def test_a_reader_gets_the_newest_whole_group_when_the_newest_is_broken(wo
     got: list[m.GroupPiece | Over] = []
     ReaderActor.start(origin=world.origin, number=9, reading=Reading("p", "video/hd"), sink=got.append)
     await settle()
-    assert payload(got) == b"whole"
+    assert payload_of(got) == b"whole"
 
 
 async def test_a_following_reader_goes_on_until_the_track_ends() -> None:
@@ -157,7 +153,7 @@ async def test_a_following_reader_goes_on_until_the_track_ends() -> None:
     made.deliver(piece(4, b"a", fin=True), piece(5, b"b"))
     made.deliver(piece(5, first=False, code=StreamCode.OLD), piece(6, b"c", fin=True))
     await settle()
-    assert payload(made.got) == b"abc"
+    assert payload_of(made.got) == b"abc"
     assert made.reader.is_alive()
     send(made.reader, m.Ended(1, 7))
     await settle()

@@ -52,7 +52,7 @@ async def test_twenty_subscribers_make_one_upstream_subscription() -> None:
 async def test_a_frame_is_forwarded_before_it_is_complete() -> None:
     stage = Stage()
     viewer = await stage.viewer()
-    await stage.feed(m.GroupPart(0, 0, (FrameHeader(None, 10), b"abcd"), fin=False, code=None))
+    await stage.feed(m.GroupPart(0, 0, (FrameHeader(0, 10), b"abcd"), fin=False, code=None))
     assert viewer.groups()[0].data == plain(b"0123456789")[:1] + b"abcd"
     await stage.feed(m.GroupPart(0, 0, (b"efghij",), fin=True, code=None))
     assert viewer.groups()[0].data == plain(b"abcdefghij")

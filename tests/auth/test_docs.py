@@ -28,9 +28,9 @@ from relay.auth.throttle import Throttle
 from relay.config.tables import Auth
 from relay.model.address import PREFIX_V6
 from relay.model.limits import Limits
+from relay.paths import MAX_SEGMENTS
 from relay.web import key_server
 from relay.web.key_server import KeyServer
-from relay.wire.text import MAX_PATH_SEGMENTS
 from tests.auth.support import SECRET, Clock, authenticator, jwk, signed
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "auth.md").read_text()
@@ -247,7 +247,7 @@ def test_the_numbers_in_the_text() -> None:
         f"than the one before, up to {limits.auth_delay * throttle.MOST_STEPS:g} s",
         f"an IPv6 /{PREFIX_V6}",
         f"Tokens over {keys.LONGEST_TOKEN} characters, paths over {permissions.LONGEST_PATH} characters or",
-        f"{MAX_PATH_SEGMENTS} segments and queries over {rules.MOST_FIELDS} fields are refused unread",
+        f"{MAX_SEGMENTS} segments and queries over {rules.MOST_FIELDS} fields are refused unread",
         f"at most {limits.auth_waiting} refusals wait at a time, {key_server.AT_ONCE} requests to a key server",
         f"a key is used for {key_server.FRESH:g} s before the relay asks again",
         f"a `kid` without a key is refused for {key_server.UNKNOWN:g} s",

@@ -17,13 +17,13 @@ def filled(
     *,
     size: int = 10,
     now: float = 0.0,
-    time: int | None = 0,
+    time: int = 0,
     done: bool = True,
 ) -> Group:
     group = Group(sequence, now)
     assert cache.add(group)
     if size:
-        cache.extend(group, [FrameHeader(time, size), b"x" * size], now)
+        cache.extend(group, [FrameHeader(time, size), b"x" * size])
     group.finished = done
     return group
 
@@ -123,7 +123,7 @@ def test_the_policy_holds_in_any_order(
             assert sequence < cache.floor or cache.get(sequence) is not None
             continue
         if length:
-            cache.extend(group, [FrameHeader(None, length), b"x" * length], now)
+            cache.extend(group, [FrameHeader(0, length), b"x" * length])
         group.finished = done
         newest = max(held(cache))
         dropped = cache.evict(now)

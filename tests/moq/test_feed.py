@@ -73,7 +73,7 @@ class Track:
             new = sequence not in self.groups
             group = self.groups.setdefault(sequence, EncodedGroup(sequence, 0.0, first_frame))
             for frame in frames:
-                group.extend([FrameHeader(len(group.parts), len(frame)), *([frame] if frame else [])], 0.0)
+                group.extend([FrameHeader(len(group.parts), len(frame)), *([frame] if frame else [])])
             if end is True:
                 group.finished = True
             elif end is not False:
@@ -157,7 +157,7 @@ def test_a_subscription_gets_the_frames_within_its_bounds(
 
 def test_unbounded_subscriptions_share_the_very_same_pieces() -> None:
     group = EncodedGroup(3, 0.0)
-    group.extend([FrameHeader(0, 1), b"x"], 0.0)
+    group.extend([FrameHeader(0, 1), b"x"])
     touched = ((group, True),)
     pieces = shared_pieces(touched, Encoding.PLAIN)
     assert pieces == (GroupPiece(3, True, 0, (b"\x01x",), False, None),)

@@ -130,6 +130,7 @@ def test_a_subscription(version: Version, step: int, swap: bool) -> None:
     }.get(version, wanted._replace(history_ms=0))
     assert request.params == expected
     publisher.moq.serving.accept(request.request)
+    viewer.now = 2.5
     publisher.moq.serving.send_group(
         request.request, (whole(version, 4, (10, b"one"), (30, b"two")), whole(version, 5)), 0.0
     )
@@ -141,7 +142,7 @@ def test_a_subscription(version: Version, step: int, swap: bool) -> None:
     )
     assert payload == b"onetwo"
     headers = [item for part in parts for item in part.parts if isinstance(item, FrameHeader)]
-    assert headers == [(time if version.has_timestamps else None, 3) for time in (10, 30)]
+    assert headers == [(time if version.has_timestamps else 2_500_000, 3) for time in (10, 30)]
     assert {part.sequence for part in parts if part.fin} == {4, 5}
     if step > 1:
         assert len(viewer.of(GroupData)) == 1

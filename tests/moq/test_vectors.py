@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from relay.model.group import Part
 from relay.model.route import MAX_COST, Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.lite import Options
@@ -175,7 +176,7 @@ def merged(events: Iterable[Event]) -> list[Event]:
 
 def joined(before: GroupPart, part: GroupPart) -> GroupPart:
     assert (before.sequence, before.first_frame, before.fin) == (part.sequence, part.first_frame, False)
-    items: list[FrameHeader | bytes] = []
+    items: list[Part] = []
     for item in before.parts + part.parts:
         if isinstance(item, bytes) and items and isinstance(items[-1], bytes):
             items[-1] += item
@@ -527,7 +528,7 @@ def has_fin(id_: str) -> bool:
 def part_of(id_: str, version: Version, fields: Fields) -> GroupPart:
     items: list[FrameHeader | bytes] = []
     for timestamp, data in frames_of(id_, fields):
-        items += [FrameHeader(timestamp if version.has_timestamps else None, len(data)), data]
+        items += [FrameHeader(timestamp if version.has_timestamps else 0, len(data)), data]
     sequence, first = fields.get("sequence", 0), fields.get("frame_start", 0)
     return GroupPart(sequence, first, tuple(items), has_fin(id_), None)
 

@@ -1,4 +1,4 @@
-"""What a reader of `/fetch` is fed with, and how that ends."""
+"""What a reader of `/fetch` is fed with, how frames are made of it, and how it ends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import asyncio
 
 from relay.actors import messages as m
 from relay.actors.reader import Over
-from relay.web.fetching import Feed
+from relay.model.group import FRAME_OVERHEAD, FrameStart
+from relay.web.fetching import QUEUE_BYTES, Feed, Frames
 from relay.wire.errors import StreamCode
+from relay.wire.frame import FrameHeader
 
 PIECE = m.GroupPiece(1, first=True, start_frame=0, chunks=(b"x" * 1000,), fin=False, code=None)
 OVER = Over(StreamCode.UNAUTHORIZED)
@@ -31,3 +33,37 @@ async def test_a_cut_wakes_who_waits() -> None:
     await asyncio.sleep(0)
     feed.cut(OVER)
     assert await waiting is OVER
+
+
+async def test_empty_frames_count_against_the_queue_too() -> None:
+    feed = Feed()
+    feed.put(PIECE)
+    await feed.get()
+    empty = PIECE._replace(chunks=(FrameHeader(0, 0),) * 1000)
+    for _ in range(QUEUE_BYTES // (1000 * FRAME_OVERHEAD) + 2):
+        feed.put(empty)
+    assert await feed.get() == Over(StreamCode.TOO_FAR_BEHIND, ours=True)
+
+
+def test_frames_are_whole_though_their_chunks_and_groups_are_mixed() -> None:
+    rows: list[tuple[int, int, int, bytes]] = []
+
+    def encode(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes:
+        rows.append((group, frame, start.timestamp, payload))
+        return payload
+
+    def piece(sequence: int, *chunks: object, fin: bool = False) -> m.GroupPiece:
+        return m.GroupPiece(sequence, False, 5, chunks, fin, None)
+
+    frames = Frames(encode)
+    assert list(frames.take(piece(1, FrameHeader(10, 4), b"ab"))) == []
+    assert list(frames.take(piece(2, FrameHeader(20, 0), FrameHeader(21, 1), b"x", fin=True))) == [b"", b"x"]
+    assert list(frames.take(piece(1, b"cd", FrameHeader(11, 1), b"e", FrameHeader(12, 2)))) == [b"abcd", b"e"]
+    assert list(frames.take(piece(1, b"fg", fin=True))) == [b"fg"]
+    assert rows == [
+        (2, 5, 20, b""),
+        (2, 6, 21, b"x"),
+        (1, 5, 10, b"abcd"),
+        (1, 6, 11, b"e"),
+        (1, 7, 12, b"fg"),
+    ]

@@ -31,7 +31,7 @@ V = Version
 
 def test_a_slice_inside_one_frame_is_passed_on_as_the_same_object() -> None:
     decoder = FrameDecoder(V.LITE_01)
-    assert decoder.feed(frame_header_plain(5000)) == [FrameHeader(None, 5000)]
+    assert decoder.feed(frame_header_plain(5000)) == [FrameHeader(0, 5000)]
     piece = bytes(1200)
     (passed,) = decoder.feed(piece)
     assert passed is piece
@@ -48,11 +48,11 @@ def test_a_payload_is_not_waited_for() -> None:
 def test_an_empty_frame_is_a_header_alone() -> None:
     decoder = FrameDecoder(V.LITE_01)
     assert decoder.feed(b"\x00\x00\x01x\x00") == [
-        FrameHeader(None, 0),
-        FrameHeader(None, 0),
-        FrameHeader(None, 1),
+        FrameHeader(0, 0),
+        FrameHeader(0, 0),
+        FrameHeader(0, 1),
         b"x",
-        FrameHeader(None, 0),
+        FrameHeader(0, 0),
     ]
     assert decoder.frames == 4
     decoder.end()
@@ -134,7 +134,7 @@ def test_frames_behind_a_split_group_header() -> None:
         decoder = UniDecoder(V.LITE_01)
         items = [*decoder.feed(wire[:at]), *decoder.feed(wire[at:])]
         assert b"".join(item for item in items if isinstance(item, bytes)) == b"ab"
-        assert items[:2] == [header, FrameHeader(None, 2)]
+        assert items[:2] == [header, FrameHeader(0, 2)]
 
 
 @pytest.mark.parametrize(

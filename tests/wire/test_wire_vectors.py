@@ -213,7 +213,7 @@ def frames(listed: list[Any], version: Version) -> tuple[list[object], bytes]:
     for frame in listed:
         payload = text_bytes(frame if isinstance(frame, str) else frame["data"])
         if version <= Version.LITE_04:
-            items += [FrameHeader(None, len(payload)), payload]
+            items += [FrameHeader(0, len(payload)), payload]
             wire += frame_header_plain(len(payload)) + payload
             continue
         now += frame["delta"]

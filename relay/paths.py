@@ -1,0 +1,24 @@
+"""The normal form of a broadcast path, and how deep one may be: what both the wire and the model hold to.
+
+Below all rooms. Must never match, join or authorise paths: `relay.model.path` does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_SEGMENTS: Final = 32
+"""Peers of the current generation reject deeper paths in both directions, so the relay must not pass one on."""
+
+
+def normalize(path: str) -> str:
+    """Drop leading and trailing slashes and collapse runs of them; nothing else is touched."""
+    return "/".join(segment for segment in path.split("/") if segment)
+
+
+def checked(path: str) -> str:
+    """The normal form of `path`; ValueError if it has more than MAX_SEGMENTS segments."""
+    path = normalize(path)
+    if path.count("/") >= MAX_SEGMENTS:
+        raise ValueError(f"a path has at most {MAX_SEGMENTS} segments, not {path.count('/') + 1}")
+    return path
