@@ -31,6 +31,7 @@ from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.model.path import join
 from relay.model.route import Route
+from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq.lite_announce import AnnounceReader
 from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Event, Session, Sink
@@ -114,14 +115,14 @@ class Watcher(LoopActor):
         self._relay = relay
         self._session = session
         self._prefix = prefix
-        self.live: dict[str, m.Offered] = {}
+        self.live: dict[str, Announcement] = {}
         self.changes: list[tuple[str, str]] = []
         """`start`, `update` or `end`, and the path."""
 
     def on_start(self) -> None:
         """Ask for all of it."""
-        watch = m.Watch(self._session, self.actor_ref, 1, (self._prefix,), 0, routes_above=False)
-        send(self._relay.origin, watch)
+        interest = AnnounceInterest(self._session, 1, (self._prefix,))
+        send(self._relay.origin, m.Watch(self.actor_ref, interest))
 
     def on_receive(self, message: object) -> None:
         """Note what is said."""

@@ -1,7 +1,7 @@
 """The broadcast actor: one publication of one path by one session, and the tracks of it that somebody wants.
 
 Started by the publishing connection, found through the origin. It forwards each request to the track's actor, which
-it starts on the first one and stops when the track has been idle. After `Retire` no new request can come: it ends
+it starts on the first one and stops when the track has been idle. After `Withdraw` no new request can come: it ends
 when its last track has.
 """
 
@@ -54,8 +54,8 @@ class BroadcastActor(LoopActor):
         self._source = source
         self._limits = limits
         self._tracks: dict[tuple[str, str], TrackEntry] = {}
-        self._origin: Ref | None = None
-        """Whom to tell of the end: it is out of the directory, and ends with its last track."""
+        self._withdrawn: m.Withdraw | None = None
+        """Set once it is out of the directory: it ends with its last track."""
 
     def __str__(self) -> str:
         return f"broadcast {self._path}"
@@ -73,8 +73,8 @@ class BroadcastActor(LoopActor):
                 entry = self._tracks.get((message.path, message.track))
                 if entry is not None and entry.ref is message.ref:
                     del self._tracks[(message.path, message.track)]
-            case m.Retire():
-                self._origin = message.origin
+            case m.Withdraw():
+                self._withdrawn = message
             case m.Unsure() | m.PublisherLost():
                 for entry in self._tracks.values():
                     send(entry.ref, message)
@@ -82,7 +82,7 @@ class BroadcastActor(LoopActor):
                 return tuple(entry.ref for _, entry in sorted(self._tracks.items()))
             case _:
                 return super().on_receive(message)
-        if self._origin is not None and not self._tracks:
+        if self._withdrawn is not None and not self._tracks:
             self.stop()
         return None
 
@@ -90,14 +90,14 @@ class BroadcastActor(LoopActor):
         for entry in self._tracks.values():
             halt(entry.ref)
         self._tracks.clear()
-        if self._origin is not None:
-            send(self._origin, m.BroadcastOver(self.actor_ref, self._path))
+        if self._withdrawn is not None:
+            send(self._withdrawn.origin, m.BroadcastOver(self._withdrawn.publication, self._path))
 
     def on_dead_letter(self, message: object) -> None:
         if isinstance(message, m.Subscribe | m.Describe | m.Fetch):
             send(message.subscriber, m.Refused(message.key, StreamCode.UNROUTABLE))
-        elif isinstance(message, m.Retire):
-            send(message.origin, m.BroadcastOver(self.actor_ref, self._path))
+        elif isinstance(message, m.Withdraw):
+            send(message.origin, m.BroadcastOver(message.publication, self._path))
 
     def _forward(self, request: m.Subscribe | m.Describe | m.Fetch) -> None:
         key = (request.path, request.track)

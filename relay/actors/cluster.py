@@ -18,6 +18,7 @@ from relay.model.limits import Limits
 from relay.model.member import Member, same_host
 from relay.model.path import join, strip
 from relay.model.route import UNKNOWN_HOP, Route
+from relay.model.watchers import AnnounceInterest, Announcement
 from relay.wire.errors import StreamCode
 
 logger = logging.getLogger("relay.cluster")
@@ -93,16 +94,8 @@ class ClusterActor(LoopActor):
                 ),
             )
         self._start_missing()
-        watch = m.Watch(
-            session=self._number,
-            watcher=self.actor_ref,
-            watch=WATCH,
-            prefixes=(self._prefix,),
-            exclude=0,
-            routes_above=False,
-            relay=True,
-        )
-        send(self._origin, watch)
+        interest = AnnounceInterest(self._number, WATCH, (self._prefix,), relay=True)
+        send(self._origin, m.Watch(self.actor_ref, interest))
 
     def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
         match message:
@@ -150,7 +143,7 @@ class ClusterActor(LoopActor):
 
     # --- members ---------------------------------------------------------------------------------------------------
 
-    def _on_member(self, path: str, offer: m.Offered | None) -> None:
+    def _on_member(self, path: str, offer: Announcement | None) -> None:
         name = strip(path, self._prefix)
         if not name:
             return

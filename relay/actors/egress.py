@@ -16,6 +16,7 @@ from relay.auth.permissions import loggable
 from relay.model.failover import Failover
 from relay.model.path import MAX_SEGMENTS, join, narrow, strip
 from relay.model.track import SubscribeParams
+from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq import session as moq
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
@@ -123,19 +124,16 @@ class Egress:
         if self._moq.announces_prefixes and peer is not None and peer.hop is not None:
             exclude = peer.hop
         prefixes = narrow(permissions.subscribe, event.prefix)
-        send(
-            context.environment.origin,
-            m.Watch(
-                session=context.number,
-                watcher=context.ref,
-                watch=event.request,
-                prefixes=tuple(join(permissions.root, prefix) for prefix in prefixes),
-                exclude=exclude,
-                routes_above=self._moq.announces_prefixes,
-                relay=permissions.cluster,
-                one_hop=permissions.cluster and not self._moq.has_hops,
-            ),
+        interest = AnnounceInterest(
+            session=context.number,
+            watch=event.request,
+            prefixes=tuple(join(permissions.root, prefix) for prefix in prefixes),
+            exclude=exclude,
+            routes_above=self._moq.announces_prefixes,
+            relay=permissions.cluster,
+            one_hop=permissions.cluster and not self._moq.has_hops,
         )
+        send(context.environment.origin, m.Watch(context.ref, interest))
 
     def _on_cancelled(self, number: int) -> None:
         if self._watches.pop(number, None) is not None:
@@ -290,7 +288,7 @@ class Egress:
     def _relative(self, path: str) -> str:
         return strip(path, self._context.permissions.root) or ""
 
-    def _offer(self, offer: m.Offered) -> moq.Offer:
+    def _offer(self, offer: Announcement) -> moq.Offer:
         return moq.Offer(self._relative(offer.path), offer.route, offer.source)
 
     def _on_answer(self, request: Request, message: object) -> None:  # noqa: C901 - one line per message

@@ -15,6 +15,7 @@ from relay.model.numbering import Span
 from relay.model.ranges import Range
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
+from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq.encoding import Encoding
 from relay.moq.session import GroupPart, GroupPiece
 from relay.transport.session import Event, Session, SessionRequest
@@ -211,22 +212,10 @@ class Alive(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Tell `watcher` of every broadcast under one of `prefixes`, first those that exist.
+    """Tell `watcher` of every broadcast that it is interested in, first those that exist."""
 
-    Routes through the session itself, or through the relay whose hop id is `exclude` (0: none), are not offered.
-    """
-
-    session: int
     watcher: Ref
-    watch: int
-    prefixes: tuple[str, ...]
-    exclude: int
-    routes_above: bool
-    """Whether a prefix route that lies above a watched prefix is wanted too (moq-lite-06)."""
-    relay: bool = False
-    """Whether the watcher is another relay of the cluster."""
-    one_hop: bool = False
-    """Whether it is told of our own publishers alone, since its version names no relays."""
+    interest: AnnounceInterest
 
 
 class Unwatch(NamedTuple):
@@ -236,19 +225,11 @@ class Unwatch(NamedTuple):
     watch: int
 
 
-class Offered(NamedTuple):
-    """One path that a watcher may use; `source` changes when another publication takes the path over."""
-
-    path: str
-    route: Route
-    source: int
-
-
 class WatchStarted(NamedTuple):
     """Origin to watcher: what exists now. Changes follow."""
 
     watch: int
-    offers: tuple[Offered, ...]
+    offers: tuple[Announcement, ...]
 
 
 class WatchChanged(NamedTuple):
@@ -256,11 +237,11 @@ class WatchChanged(NamedTuple):
 
     watch: int
     path: str
-    offer: Offered | None
+    offer: Announcement | None
 
 
 class ListAnnounced(NamedTuple):
-    """Asked by HTTP: the announced paths under the prefixes. The reply is a tuple of `Offered`."""
+    """Asked by HTTP: the announced paths under the prefixes. The reply is a tuple of `Announcement`."""
 
     prefixes: tuple[str, ...]
 
@@ -490,16 +471,17 @@ class NumbersOver(NamedTuple):
 # --- broadcast and track -------------------------------------------------------------------------------------------
 
 
-class Retire(NamedTuple):
-    """Origin to broadcast: it is out of the directory. It ends when its tracks have, and tells the origin."""
+class Withdraw(NamedTuple):
+    """Origin to broadcast: it is out of the directory. It ends with its last track, and says so by `BroadcastOver`."""
 
     origin: Ref
+    publication: int
 
 
 class BroadcastOver(NamedTuple):
     """Broadcast to origin: it has ended."""
 
-    broadcast: Ref
+    publication: int
     path: str
 
 

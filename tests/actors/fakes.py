@@ -10,6 +10,7 @@ from relay.actors import messages as m
 from relay.actors.runtime import LoopActor, Ref, send
 from relay.model.route import Route
 from relay.model.track import SubscribeParams
+from relay.model.watchers import Announcement
 from relay.moq.encoding import Encoding
 from relay.wire.frame import (
     frame_header_plain,
@@ -205,7 +206,7 @@ class View:
     def __init__(self, watch: int) -> None:
         self.watch = watch
         self.started = 0
-        self.known: dict[str, m.Offered] = {}
+        self.known: dict[str, Announcement] = {}
 
     def follow(self, log: Sequence[Any]) -> View:
         for message in log:

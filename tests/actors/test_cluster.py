@@ -24,6 +24,7 @@ from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.limits import Limits
 from relay.model.route import Route
 from relay.model.track import SubscribeParams
+from relay.model.watchers import Announcement
 from relay.transport.session import Session
 from relay.wire.errors import StreamCode
 from tests.actors.clock import TIMEOUT, advance, run_virtual, settle, timer_count, virtual
@@ -38,8 +39,8 @@ NODE = "m.example"
 ROOT = "root.example"
 
 
-def offered(name: str, hop: int = 7) -> m.Offered:
-    return m.Offered(f"{MEMBERS}/{name}", Route((hop,), 0, 0), 1)
+def offered(name: str, hop: int = 7) -> Announcement:
+    return Announcement(f"{MEMBERS}/{name}", Route((hop,), 0, 0), 1)
 
 
 class Bench:
@@ -118,7 +119,7 @@ class Bench:
         if self.fake is not None:
             assert self.fake.got(m.SessionGone) == [m.SessionGone(1)]
             for announce in self.fake.got(m.Announce):
-                send(announce.broadcast, m.Retire(self.origin))
+                send(announce.broadcast, m.Withdraw(self.origin, 1))
         await settle()
         for ref in [ref for ref in _recorders() if ref.is_alive()]:
             halt(ref)
@@ -151,7 +152,8 @@ async def test_it_announces_itself_and_watches_the_others() -> None:
     assert not announce.tentative
     assert announce.broadcast.is_alive()
     [watch] = bench.fake.got(m.Watch)
-    assert (watch.prefixes, watch.relay, watch.one_hop, watch.exclude) == ((MEMBERS,), True, False, 0)
+    wanted = watch.interest
+    assert (wanted.prefixes, wanted.relay, wanted.one_hop, wanted.exclude) == ((MEMBERS,), True, False, 0)
     await bench.close()
 
 
@@ -343,7 +345,7 @@ def test_what_is_no_name_is_not_dialled(name: str, caplog: pytest.LogCaptureFixt
 async def test_the_path_of_the_members_itself_is_no_member() -> None:
     bench = Bench()
     await bench.start()
-    await bench.tell(m.WatchChanged(1, MEMBERS, m.Offered(MEMBERS, Route((7,)), 1)))
+    await bench.tell(m.WatchChanged(1, MEMBERS, Announcement(MEMBERS, Route((7,)), 1)))
     await bench.tell(m.WatchChanged(1, MEMBERS, None))
     assert bench.net.dialled == [ROOT]
     await bench.close()
@@ -815,7 +817,7 @@ class Two:
                 if ref is not None:
                     halt(ref)
         for announce in self.origin.got(m.Announce):
-            send(announce.broadcast, m.Retire(self.origin.ref))
+            send(announce.broadcast, m.Withdraw(self.origin.ref, 1))
         halt(self.origin.ref)
         await settle()
         assert actors() == []

@@ -259,12 +259,7 @@ class Play:
 
     def _check(self) -> None:
         """Nobody has anything left to do but wait: what does each subscription wait for?"""
-        waiting = {
-            key
-            for publications in actor_of(self.world.origin)._paths.values()
-            for publication in publications
-            for key in publication.waiting or ()
-        }
+        waiting = set(actor_of(self.world.origin)._awaited)
         shown: dict[tuple[str, int], bytes] = {}
         for viewing in self.viewings:
             if viewing.live and not viewing.ending:
@@ -303,11 +298,7 @@ class Play:
             await advance(0.5)
         await settle()
         self._check()
-        assert not any(
-            publication.waiting is not None
-            for publications in actor_of(self.world.origin)._paths.values()
-            for publication in publications
-        )
+        assert not any(p.lingering for p in actor_of(self.world.origin)._directory.publications)
 
     async def _serve_all(self) -> None:
         """Whoever is left gets the next group."""

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from bench.mesh import FIRST_HOP, MEMBERS, QUIET, Mesh, Watcher, counted, in_virtual_time
 from relay.actors import messages as m
-from relay.actors.origin import best
 from relay.actors.runtime import halt
+from relay.model.publications import best
 from relay.model.withdrawals import SETTLE
 from relay.wire.version import Version
 from tests.actors.fakes import FakeSubscriber
@@ -49,10 +49,10 @@ async def over(mesh: Mesh) -> None:
     await quiet()
     await mesh.end_sessions()
     for relay in mesh:
-        origin = actor_of(relay.origin)
-        assert not origin._withdrawals
-        assert not origin._denying
-        assert not origin._neighbours
+        directory = actor_of(relay.origin)._directory
+        assert not directory._withdrawals
+        assert not directory._denying
+        assert not directory.watchers._neighbours
     await mesh.close()
 
 
@@ -73,12 +73,14 @@ def path_of(hops: tuple[int, ...]) -> list[int]:
 
 def routes(mesh: Mesh, number: int, path: str = PATH) -> list[list[int]]:
     """All routes that a relay knows, by the numbers of the relays on them."""
-    return sorted(path_of(p.route.hops) for p in actor_of(mesh[number].origin)._paths.get(path, ()))
+    return sorted(
+        path_of(p.route.hops) for p in actor_of(mesh[number].origin)._directory.publications.at(path)
+    )
 
 
 def served(mesh: Mesh, number: int, path: str = PATH) -> list[int] | None:
     """The route that serves at a relay."""
-    chosen = best(actor_of(mesh[number].origin)._paths.get(path, ()))
+    chosen = best(actor_of(mesh[number].origin)._directory.publications.at(path))
     return None if chosen is None else path_of(chosen.route.hops)
 
 

@@ -442,22 +442,22 @@ async def test_a_retired_broadcast_ends_when_its_last_track_has() -> None:
     viewer.subscribe(house.broadcast)
     await settle()
     origin = FakePublisher()
-    send(house.broadcast, m.Retire(origin.ref))
+    send(house.broadcast, m.Withdraw(origin.ref, 5))
     await settle()
     assert house.broadcast.is_alive()
     viewer.leave(house.tracks[0])
     await until(lambda: not house.broadcast.is_alive())
     await settle()
-    assert origin.got(m.BroadcastOver) == [m.BroadcastOver(house.broadcast, "room/cam")]
+    assert origin.got(m.BroadcastOver) == [m.BroadcastOver(5, "room/cam")]
 
 
 async def test_a_retired_broadcast_without_tracks_ends_at_once() -> None:
     house = House()
     origin = FakePublisher()
-    send(house.broadcast, m.Retire(origin.ref))
+    send(house.broadcast, m.Withdraw(origin.ref, 5))
     await settle()
     assert not house.broadcast.is_alive()
-    assert origin.got(m.BroadcastOver) == [m.BroadcastOver(house.broadcast, "room/cam")]
+    assert origin.got(m.BroadcastOver) == [m.BroadcastOver(5, "room/cam")]
 
 
 async def test_a_broadcast_refuses_more_tracks_than_its_limit() -> None:

@@ -130,11 +130,13 @@ class World:
                 await advance(longest + 1)
                 await advance(longest + 1)
             else:
-                paths = actor_of(self.origin)._paths
+                publications = actor_of(self.origin)._directory.publications
                 with suppress(AssertionError):
-                    await until(lambda: len(actors()) == 1 and not paths, 2 * longest + 1)
+                    await until(lambda: len(actors()) == 1 and not publications, 2 * longest + 1)
             assert actors() == ["origin"]
             assert await self.count() == (0, 0, 0)
+            for table in ("_publishers", "_watchers", "_waiting", "_awaited", "_finding"):
+                assert not vars(actor_of(self.origin))[table], table
         stop_all()
         await settle()
         assert not actors()

@@ -1,0 +1,215 @@
+"""Who is told of which path: the announce interests of all sessions, and what each was told last.
+
+Owns what a watcher may be offered. Called by the directory whenever a path changes.
+
+* No session is offered its own publications, nor a route through the relay that it excludes.
+* Names of relays (`members`) are offered to relays alone.
+* A relay that is connected to the relay we have a path from is not offered ours, a second route: otherwise every relay
+  of a full mesh would announce every path to every other one. When that connection ends, it is. Which relays are
+  connected is known from the names of members: a relay passes the name of a neighbour on with two hops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from relay.model.path import Ordered, ancestors
+from relay.model.publications import Publication, Publications, best
+from relay.model.route import UNKNOWN_HOP, Route
+
+
+class AnnounceInterest(NamedTuple):
+    """One announce interest of one session."""
+
+    session: int
+    watch: int
+    """Chosen by the session, unique within it."""
+    prefixes: tuple[str, ...]
+    exclude: int = 0
+    """Hop id: routes through it are not offered; 0: none."""
+    routes_above: bool = False
+    """Whether a prefix route above a watched prefix is wanted too (moq-lite-06)."""
+    relay: bool = False
+    """Whether the watcher is another relay of the cluster."""
+    one_hop: bool = False
+    """Whether it is told of our own publishers alone, since its version names no relays."""
+
+
+class Announcement(NamedTuple):
+    """One path that a watcher may use; `source` changes when another publication takes the path over."""
+
+    path: str
+    route: Route
+    source: int
+
+
+class Announced(NamedTuple):
+    """Effect: tell the watcher that the best route of a path has changed; None: the path is gone."""
+
+    session: int
+    watch: int
+    path: str
+    announcement: Announcement | None
+
+
+class Watcher:
+    """An announce interest, and what it was told last of each path."""
+
+    __slots__ = ("interest", "known")
+
+    def __init__(self, interest: AnnounceInterest) -> None:
+        self.interest = interest
+        self.known: dict[str, Announcement] = {}
+
+    def sees(self, publication: Publication) -> bool:
+        """Whether the publication may be offered at all."""
+        session, _, _, exclude, _, relay, one_hop = self.interest
+        if publication.session == session:
+            return False
+        if relay and not (publication.onward and not (one_hop and publication.relayed)):
+            return False
+        return not exclude or exclude not in publication.route.hops
+
+
+class Watchers:
+    """All of a relay."""
+
+    def __init__(
+        self,
+        publications: Publications,
+        emit: Callable[[Announced], object],
+        doubtful: Callable[[str, Route], bool],
+    ) -> None:
+        """`doubtful` tells whether a new route has to prove itself before it is announced."""
+        self._publications = publications
+        self._emit = emit
+        self._doubtful = doubtful
+        self._by_session: dict[int, dict[int, Watcher]] = {}
+        self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
+        self._prefixes = Ordered()
+        """The same prefixes."""
+        self._neighbours: dict[int, dict[int, str]] = {}
+        """By session with a relay: hop ids of relays that it is connected to, with the paths of their names."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_session.values()))
+
+    def add(self, interest: AnnounceInterest) -> tuple[Announcement, ...]:
+        """Take an interest in; returns what exists now. Changes follow as effects."""
+        watcher = Watcher(interest)
+        self._by_session.setdefault(interest.session, {})[interest.watch] = watcher
+        for prefix in interest.prefixes:
+            same = self._by_prefix.get(prefix)
+            if same is None:
+                same = self._by_prefix[prefix] = {}
+                self._prefixes.add(prefix)
+            same[interest.session, interest.watch] = watcher
+        for path in (*self._publications.under(interest.prefixes), *interest.prefixes):
+            offer = self._offer(watcher, path, self._first(path))
+            if offer is not None:
+                watcher.known[path] = offer
+        return tuple(watcher.known.values())
+
+    def remove(self, session: int, watch: int) -> None:
+        """End of an interest."""
+        mine = self._by_session.get(session, {})
+        watcher = mine.pop(watch, None)
+        if watcher is None:
+            return
+        if not mine:
+            del self._by_session[session]
+        for prefix in watcher.interest.prefixes:
+            same = self._by_prefix[prefix]
+            del same[session, watch]
+            if not same:
+                del self._by_prefix[prefix]
+                self._prefixes.remove(prefix)
+
+    def remove_session(self, session: int) -> None:
+        """End of all its interests."""
+        for watch in list(self._by_session.get(session, ())):
+            self.remove(session, watch)
+
+    def refresh(self, path: str) -> None:
+        """Something about `path` has changed: bring every watcher concerned up to date."""
+        first = self._first(path)
+        for watcher in dict(self._covering(path)).values():
+            self._refresh(watcher, path, first)
+        for prefix in self._prefixes.below(path):
+            for watcher in self._by_prefix[prefix].values():
+                if watcher.interest.routes_above:
+                    self._refresh(watcher, prefix, self._first(prefix))
+
+    def _covering(self, path: str) -> Iterator[tuple[tuple[int, int], Watcher]]:
+        for prefix in ancestors(path):
+            yield from self._by_prefix.get(prefix, {}).items()
+
+    def _first(self, path: str) -> Publication | None:
+        return best(self._publications.living(path))
+
+    def _refresh(self, watcher: Watcher, path: str, first: Publication | None) -> None:
+        offer = self._offer(watcher, path, first)
+        if offer == watcher.known.get(path) or (offer is not None and self._doubtful(path, offer.route)):
+            return
+        if offer is None:
+            del watcher.known[path]
+        else:
+            watcher.known[path] = offer
+        self._emit(Announced(watcher.interest.session, watcher.interest.watch, path, offer))
+
+    def _offer(self, watcher: Watcher, path: str, first: Publication | None) -> Announcement | None:
+        """The offer of `path`, which a prefix of the watcher covers; `first` serves it here.
+
+        A prefix itself may also be served by the longest route above it.
+        """
+        interest, publications = watcher.interest, self._publications
+        if (not interest.relay or interest.one_hop) and publications.is_member(path):
+            return None  # relays of old dial names that they can make nothing of
+        if first is None or (first.relayed and watcher.sees(first)):
+            chosen = first  # the nearest of all; only publishers of our own are not chosen by distance
+        else:
+            chosen = best(p for p in publications.living(path) if watcher.sees(p))
+        if chosen is None and interest.routes_above and path in interest.prefixes:
+            chosen = publications.above(path, watcher.sees)
+        if chosen is None or (path not in watcher.known and self._has_its_own(watcher, chosen)):
+            return None  # where it is known already, a connection of theirs may be too new to be relied on
+        return Announcement(path, chosen.route, chosen.source)
+
+    # --- relays that are connected to each other -------------------------------------------------------------------
+
+    def learn_neighbour(self, publication: Publication) -> None:
+        """The name of a relay came, changed or went: note whether the session's relay is connected to it."""
+        path, session, publications = publication.path, publication.session, self._publications
+        if not (publication.relayed and publications.is_member(path)):
+            return
+        hops = publication.route.hops if publications.find(session, path) is publication else ()
+        neighbours = self._neighbours.setdefault(session, {})
+        former = next((hop for hop, name in neighbours.items() if name == path), None)
+        now = hops[0] if len(hops) == 2 else None  # noqa: PLR2004 - the member and its neighbour
+        if former != now:
+            neighbours.pop(former or UNKNOWN_HOP, None)
+            if now:
+                neighbours[now] = path
+            if former:
+                self._offer_second_routes(session, former)
+
+    def forget_neighbours(self, session: int) -> None:
+        """The session with a relay has ended."""
+        self._neighbours.pop(session, None)
+
+    def _offer_second_routes(self, session: int, hop: int) -> None:
+        """The relay of `session` has lost its connection to the relay `hop`: offer it our routes through that."""
+        for watcher in self._by_session.get(session, {}).values():
+            for path in self._publications.under(watcher.interest.prefixes):
+                if any(p.route.hops[-1:] == (hop,) for p in self._publications.at(path)):
+                    self._refresh(watcher, path, self._first(path))
+
+    def _has_its_own(self, watcher: Watcher, publication: Publication) -> bool:
+        """Whether the watcher is a relay with a connection to the relay that we have the publication from."""
+        neighbours = self._neighbours.get(watcher.interest.session)
+        if not neighbours or not watcher.interest.relay or not publication.relayed:
+            return False
+        return not self._publications.is_member(publication.path) and not neighbours.keys().isdisjoint(
+            publication.route.hops[-1:]
+        )
