@@ -88,7 +88,7 @@ ROOMS = {
         never=EFFECTS,
     ),
     "relay/client/": Room(("client", "moq", "transport", "model", "wire")),
-    "relay/clock.py": Room(("client", "terminal", "transport", "model", "wire")),
+    "relay/commands/": Room(("client", "terminal", "transport", "model", "wire")),
     "relay/log.py": Room(("model.pace",)),
     "relay/terminal.py": Room(()),
     "relay/version.py": Room(()),

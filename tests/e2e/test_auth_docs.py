@@ -29,7 +29,7 @@ PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "auth.md").read_te
 ROOT: Final = Path(__file__).resolve().parents[2]
 COMMANDS: Final = {
     "moq-relay": "relay.cli",
-    "moq-clock": "relay.clock",
+    "moq-clock": "relay.commands.clock",
     "moq-token": "relay.auth.tool",
 }
 LEAVE: Final = "^C"

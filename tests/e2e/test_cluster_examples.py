@@ -24,7 +24,11 @@ HERE: Final = Path(__file__).resolve().parents[2]
 ROOT: Final = HERE / "root.toml"
 LEAF: Final = HERE / "leaf.toml"
 TIME: Final = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$"
-COMMANDS: Final = {"moq-relay": "relay.cli", "moq-clock": "relay.clock", "moq-token": "relay.auth.tool"}
+COMMANDS: Final = {
+    "moq-relay": "relay.cli",
+    "moq-clock": "relay.commands.clock",
+    "moq-token": "relay.auth.tool",
+}
 WITHIN: Final = 30.0
 
 

@@ -83,7 +83,9 @@ class RelayProcess(Peer):
 def clock(host: Host, verb: str, *options: str) -> Peer:
     """moq-clock, at the relay of its host."""
     url = f"http://{host.address}:{PORT}/demo"
-    return Peer(host.command("-m", "relay.clock", verb, url, *options), f"moq-clock {verb} {host.address}")
+    return Peer(
+        host.command("-m", "relay.commands.clock", verb, url, *options), f"moq-clock {verb} {host.address}"
+    )
 
 
 async def ticks(watcher: Peer, more: int = 2, within: float = 30.0) -> None:

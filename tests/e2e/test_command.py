@@ -99,7 +99,7 @@ def relay(*args: str, cwd: Path = ROOT) -> contextlib.AbstractAsyncContextManage
 
 
 def clock(*args: str) -> contextlib.AbstractAsyncContextManager[Command]:
-    return command("relay.clock", *args)
+    return command("relay.commands.clock", *args)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
