@@ -56,7 +56,9 @@ ROOMS = {
     "relay/model/": Room(("model", "paths"), never=EFFECTS),
     "relay/moq/": Room(("moq", "model", "wire", "transport.session"), never=EFFECTS),
     "relay/auth/": Room(
-        ("auth", "model", "version", "wire"), ("jwt", "cryptography", "cachetools"), never=("socket",)
+        ("auth", "model", "terminal", "version", "wire"),
+        ("jwt", "cryptography", "cachetools"),
+        never=("socket",),
     ),
     "relay/transport/": Room(
         ("transport", "model", "wire"),

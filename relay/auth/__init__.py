@@ -1,1 +1,1 @@
-"""Who may publish and subscribe what: keys, claims and their reduction to permissions. Knows no actor and no socket."""
+"""Keys, claims, and the permissions they grant. Must never know an actor or a socket."""

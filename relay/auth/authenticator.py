@@ -1,8 +1,8 @@
 """The authenticator: URL path and `?jwt=` in, permissions or a refusal out.
 
-Owns the rules of `[auth]`: which key checks a token, what anyone may do without one, and how fast refusals come. A
-refusal says why, for our log; the peer learns a word of it, `UnauthorizedError.told`. The relay asks it about every
-session and HTTP request.
+Owns the rules of `[auth]`: the key that checks a token, the rights without one, and the delay of refusals. A refusal
+has a reason for our log and a word for the peer, `UnauthorizedError.told`. The relay asks for every session and HTTP
+request.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from relay.model.limits import Limits
 logger = logging.getLogger("relay.auth")
 
 MOST_FIELDS: Final = 32
-"""Fields of a query that are looked at; real ones have one."""
+"""Fields of a query; real ones have one."""
 
 
 class KeyServiceError(UnauthorizedError):
-    """The key that a token names cannot be had at the moment: no fault of the peer."""
+    """The key that a token names is not available at the moment: no fault of the peer."""
 
     status = HTTPStatus.BAD_GATEWAY
 
@@ -40,21 +40,21 @@ class KeyServiceError(UnauthorizedError):
 
 
 class Keys:
-    """Where keys come from. The base of each kind."""
+    """Base of all sources of keys."""
 
     async def find(self, token: str) -> Key:
-        """The key that a token, not verified yet, says it is signed with. Raises UnauthorizedError."""
+        """The key that an unverified token names. Raises UnauthorizedError."""
         raise NotImplementedError
 
     async def retire(self) -> None:
-        """End what is open, once those that wait for a key have their answer."""
+        """Answer the requests for keys that are under way, then close."""
 
     async def close(self) -> None:
-        """End what is open."""
+        """Close connections to a key server."""
 
 
 def load_verifying(file: Path) -> Key:
-    """The key of `file`, which must be good for checking tokens. Raises KeyFileError, or OSError."""
+    """Load a key that may check tokens. Raises KeyFileError, or OSError."""
     key = Key.load(file)
     if "verify" not in key.operations:
         raise KeyFileError(f'{file}: key_ops does not contain "verify"')
@@ -64,7 +64,7 @@ def load_verifying(file: Path) -> Key:
 
 
 class OneKey(Keys):
-    """`[auth] key`: the key, whatever a token says."""
+    """`[auth] key`: one key for all tokens, whatever `kid` they name."""
 
     def __init__(self, key: Key) -> None:
         self.key = key
@@ -81,10 +81,10 @@ class OneKey(Keys):
 def token_of(query: str) -> str | None:
     """The `jwt` of a URL query, form-decoded; None without one. Raises UnauthorizedError for more than one.
 
-    Of two, this reader might take the one and a proxy in front the other.
+    A proxy in front might read the other one.
     """
     try:
-        # A fragment is no part of a query; URL parsers cut it off, peers on raw QUIC may send it.
+        # A fragment is no part of a query: URL parsers cut it off, but peers on raw QUIC may send it.
         fields = parse_qsl(query.partition("#")[0], keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise UnauthorizedError(f"the query has more than {MOST_FIELDS} fields", Word.BAD) from None
@@ -106,8 +106,8 @@ class Authenticator:
         waiting: int = 256,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`public` is what anyone may do without a token. `waiting` refusals at most are held back at the same time."""
-        # These may be replaced at any time: for the next peer it is the new ones that count.
+        """`public` holds the rights without a token. At most `waiting` refusals are delayed at the same time."""
+        # `use` replaces these for later peers.
         self.keys = keys
         self.public = public
         self.throttle = throttle
@@ -116,10 +116,10 @@ class Authenticator:
         self._retiring: set[asyncio.Task[None]] = set()
         self._now = now
         self.refused: Counter[str] = Counter()
-        """How often `admit` said no, by reason."""
+        """Refusals of `admit`, by reason."""
 
     def use(self, keys: Keys | None, public: Claims | None, limits: Limits) -> None:
-        """Decide by these from the next peer on. Former keys end when those that wait for one have it."""
+        """Use these for later peers. Former keys close when the requests for them are answered."""
         former, self.keys = self.keys, keys
         if former is not None and former is not keys:
             task = asyncio.get_running_loop().create_task(former.retire())
@@ -131,7 +131,7 @@ class Authenticator:
         self.throttle.delay = limits.auth_delay
 
     async def close(self) -> None:
-        """End what the keys have open."""
+        """Close the keys."""
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -139,7 +139,7 @@ class Authenticator:
             await self.keys.close()
 
     async def admit(self, path: str, query: str, remote: str) -> Permissions:
-        """As `verify`, for a peer at the address `remote`: if it fails often, it hears so late."""
+        """As `verify`, for a peer at the address `remote`: refusals of one address are delayed if there are many."""
         try:
             return await self.verify(path, query)
         except UnauthorizedError as error:

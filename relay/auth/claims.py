@@ -1,7 +1,7 @@
-"""Claims: what a token says, read strictly, and what it comes to at a URL.
+"""Claims: the payload of a token, read strictly, and the permissions it grants at a URL.
 
-Owns the names and types of the claims and of a key's scope. Must never see a signature: whoever calls has checked it,
-or is about to make one. Called by the authenticator and by `moq-token`.
+Owns the names and types of the claims and of a key's scope. Signatures are `key`'s. Called by the authenticator and by
+`moq-token`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relay.auth.permissions import (
 from relay.model.path import PatternError, covers, granted, join, minimal, normalize
 
 CLOCK_SKEW: Final = 10.0
-"""Seconds by which the clock of whoever signs may be ahead of ours: `nbf` is forgiven that much, `exp` nothing."""
+"""Seconds by which the signer's clock may be ahead of ours. It counts for `nbf`, not for `exp`."""
 
 
 class ClaimError(UnauthorizedError):
@@ -38,7 +38,7 @@ class Claims:
     subscribe: tuple[str, ...] = ()
     cluster: bool = False
     expires: float | None = None
-    """`exp`, in seconds since the epoch. From then on the token is refused, and sessions that used it have ended."""
+    """`exp`, in seconds since the epoch: the token is refused and its sessions end from then on."""
 
     not_before: float | None = None
     issued: float | None = None
@@ -51,7 +51,7 @@ class Claims:
         a token that uses another spelling.
         """
         if payload.get("aud") is not None:
-            # RFC 7519 section 4.1.3: who does not find itself in the audience must refuse. We have no name to find.
+            # RFC 7519 section 4.1.3: a reader outside the audience must refuse. A relay has no name to find there.
             raise ClaimError("claim aud names an audience, so the token is for another service")
         root = payload.get("root", "")
         if not isinstance(root, str):
@@ -80,12 +80,12 @@ class Claims:
             cluster=_flag(payload, "cluster"),
             expires=_time(payload, "exp"),
             not_before=_time(payload, "nbf"),
-            # informational: no decision depends on it, so that nobody is locked out for a clock that is ahead
+            # For information: no decision depends on it, so a signer's clock that is ahead locks nobody out.
             issued=_time(payload, "iat"),
         )
 
     def payload(self) -> dict[str, Any]:
-        """The claims as they are signed, in the spelling that every relay of the field reads; defaults are left out."""
+        """The claims as they are signed, in the spelling that all relays read, without defaults."""
         whole = {"exp": self.expires, "nbf": self.not_before, "iat": self.issued}
         return {
             "root": self.root,
@@ -105,7 +105,7 @@ class Claims:
             )
 
     def at(self, path: str) -> Permissions:
-        """Permissions of a session whose URL has this path. Raises UnauthorizedError if that is nothing."""
+        """Permissions of a session whose URL has this path. Raises UnauthorizedError if it grants nothing there."""
         root = requested_path(path)
         publish, subscribe = (
             reduce_grants(grants, self.root, root) for grants in (self.publish, self.subscribe)
@@ -119,7 +119,7 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The most that tokens of one key may grant. Members as in `Claims`; of a JWK, it is the member `scope`."""
+    """The member `scope` of a JWK: a limit on the grants of the key's tokens. Members as in `Claims`."""
 
     root: str = ""
     publish: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ class Scope:
         return Claims(self.root, self.publish, self.subscribe).payload()
 
     def allows(self, claims: Claims) -> bool:
-        """Whether everything that `claims` grant lies within. A scope holds nothing of a cluster."""
+        """True if the scope covers all grants. No scope covers `cluster`."""
         return (
             not claims.cluster
             and self._covers(self.publish, claims.root, claims.publish)
@@ -156,7 +156,7 @@ class Scope:
 
 
 def _span(seconds: float) -> str:
-    """About how long, in words."""
+    """Write a span, rounded."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,8 +1,8 @@
 """A key: one JWK (RFC 7517), the tokens that it signs and those that it verifies (RFC 7515, RFC 7519).
 
-Owns the form of key files and of tokens. PyJWT makes and checks the signatures; around that everything is read
-strictly, so that no two readers take one token for two. Must never put a secret or a part of a token into a message,
-and looks at no clock: `Claims.check_time` is the caller's. Called by the authenticator and by `moq-token`.
+Owns the form of key files and of tokens. PyJWT makes and checks signatures; this file reads everything around them
+strictly, so that no two readers understand one token differently. Must never put a secret or a part of a token into a
+message, nor read a clock: the caller calls `Claims.check_time`. Called by the authenticator and by `moq-token`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -23,10 +24,10 @@ from relay.auth.material import KINDS, Material, MaterialError, decode, encode, 
 from relay.auth.permissions import UnauthorizedError
 
 ALGORITHMS: Final = tuple(KINDS)
-"""Names of RFC 7518 section 3.1 and RFC 8037 section 3.1; the field's tools have these and no others."""
+"""Names of RFC 7518 section 3.1 and RFC 8037 section 3.1; other tools of the field have the same."""
 
 LONGEST_TOKEN: Final = 8_192
-"""Characters. Real ones have some hundred; nothing of a longer one is looked at."""
+"""Characters. Real ones have some hundred; a longer one is refused unread."""
 
 LARGEST_FILE: Final = 65_536
 """Bytes of a key file. The largest RSA key has a tenth of that."""
@@ -36,7 +37,7 @@ VERIFY: Final = "verify"
 OPERATIONS: Final = frozenset(
     (SIGN, VERIFY, "encrypt", "decrypt", "wrapKey", "unwrapKey", "deriveKey", "deriveBits")
 )
-"""What RFC 7517 section 4.3 names. Two of them mean something here."""
+"""The values of RFC 7517 section 4.3; only the first two mean something here."""
 
 _KID: Final = re.compile("[A-Za-z0-9_-]{1,128}")
 
@@ -54,7 +55,7 @@ class Key:
     algorithm: str
     kid: str | None
     operations: frozenset[str]
-    """`key_ops`, RFC 7517 section 4.3: what the key is for, whether or not it has what that takes."""
+    """`key_ops`, RFC 7517 section 4.3. A public key may say "sign" here, and still cannot."""
 
     scope: Scope | None
     """The most that its tokens may grant; None is no limit."""
@@ -63,7 +64,7 @@ class Key:
 
     @property
     def private(self) -> bool:
-        """Whether it holds what must stay secret. Symmetric keys always do."""
+        """True if it has secret members. Symmetric keys always have."""
         return self._material.signer is not None
 
     # -- files
@@ -138,14 +139,14 @@ class Key:
         return cls(algorithm, kid, frozenset((SIGN, VERIFY)), scope, Material.generate(algorithm))
 
     def public(self) -> Self:
-        """The half that may be given away. Raises ValueError for a symmetric key, and for one that may not verify."""
+        """The public half. Raises ValueError for a symmetric key, and for one that may not verify."""
         material = self._material.public()
         if VERIFY not in self.operations:
             raise ValueError('the key is not for verifying: its key_ops do not contain "verify"')
         return type(self)(self.algorithm, self.kid, frozenset((VERIFY,)), self.scope, material)
 
     def text(self, *, as_json: bool = False) -> str:
-        """The JWK, secrets included: as base64url, which every generation of the field's tools reads, or as JSON."""
+        """The JWK, secrets included: as base64url, which old and new tools of the field read, or as JSON."""
         content: dict[str, Any] = {
             "alg": self.algorithm,
             "key_ops": sorted(self.operations),
@@ -165,11 +166,11 @@ class Key:
         Raises FileExistsError unless `replace`, and OSError.
         """
         if file.exists() and not (replace and file.is_file()):
-            # Nor is anything replaced that is no file, such as /dev/null.
+            # A device such as /dev/null is never replaced.
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         mode = 0o600 if self.private else 0o644
         draft = file.with_name(f".moq-token-{secrets.token_hex(8)}")
-        # The mode counts from the first moment on. The umask can only take from it, which `fchmod` makes up for.
+        # The file has its mode from the first moment on, except bits of the umask, which `fchmod` adds.
         stream = os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8")
         try:
             with stream:
@@ -198,16 +199,16 @@ class Key:
             raise ValueError("a path is not Unicode text")
         if self.scope is not None and not self.scope.allows(claims):
             raise ValueError("the token would grant more than the scope of the key allows")
-        header = {"typ": "JWT", "alg": self.algorithm, **({} if self.kid is None else {"kid": self.kid})}
-        signed = f"{encode(_compact(header))}.{encode(_compact(claims.payload()))}"
-        signature = jwt.get_algorithm_by_name(self.algorithm).sign(signed.encode(), self._material.signer)
-        token = f"{signed}.{encode(signature)}"
+        payload, header = _compact(claims.payload()), None if self.kid is None else {"kid": self.kid}
+        # PyJWT warns of secrets shorter than the hash; other tools of the field make and accept them.
+        with warnings.catch_warnings(action="ignore", category=jwt.InsecureKeyLengthWarning):
+            token = jwt.PyJWS().encode(payload, self._material.signer, self.algorithm, header)
         if len(token) > LONGEST_TOKEN:
             raise ValueError(f"the token has {len(token)} characters, relays take {LONGEST_TOKEN} at most")
         return token
 
     def verify(self, token: str) -> Claims:
-        """The claims of a token that this key signed, whatever the time is. Raises UnauthorizedError."""
+        """The claims of a token that this key signed, expired or not. Raises UnauthorizedError."""
         if VERIFY not in self.operations:
             raise UnauthorizedError('the key is not for verifying: its key_ops do not contain "verify"')
         header, payload, signature = _split(token)
@@ -225,7 +226,7 @@ class Key:
         return claims
 
     def _signed(self, data: bytes, signature: bytes) -> bool:
-        # The algorithm object itself, as `jwt.decode` would examine the key anew for each token.
+        # `jwt.decode` would check the key anew for each token.
         algorithm = jwt.get_algorithm_by_name(self.algorithm)
         return algorithm.verify(data, self._material.verifier, signature)
 
@@ -236,15 +237,12 @@ def random_kid() -> str:
 
 
 def is_kid(text: str) -> bool:
-    """Whether a key may be called that: it is safe as the name of a file, and in a URL."""
+    """True for a valid key id: it is safe as the name of a file, and in a URL."""
     return _KID.fullmatch(text) is not None
 
 
 def token_kid(token: str) -> str | None:
-    """Name the key that a token says it is signed with, unverified, or None. Raises UnauthorizedError.
-
-    Only what is safe as the name of a file is returned.
-    """
+    """The unverified `kid` of a token, safe as the name of a file, or None. Raises UnauthorizedError."""
     header = _header(_split(token)[0])
     kid = header.get("kid")
     if "kid" in header and not (isinstance(kid, str) and is_kid(kid)):
@@ -253,7 +251,7 @@ def token_kid(token: str) -> str | None:
 
 
 def unverified_claims(token: str) -> Claims:
-    """What a token says, whoever signed it: for those who hold it, not for those who are shown it. Raises as `verify`."""
+    """The claims of a token without a check of its signature: for its holder only. Raises UnauthorizedError."""
     return Claims.parse(_part(_split(token)[1], "payload"))
 
 
@@ -261,7 +259,7 @@ def unverified_claims(token: str) -> Claims:
 
 
 def _split(token: str) -> list[str]:
-    """Header, payload and signature, as they are encoded."""
+    """Encoded header, payload and signature."""
     if len(token) > LONGEST_TOKEN:
         raise UnauthorizedError(f"the token has {len(token)} characters, {LONGEST_TOKEN} are taken at most")
     parts = token.split(".")
@@ -273,7 +271,7 @@ def _split(token: str) -> list[str]:
 def _header(text: str) -> dict[str, Any]:
     header = _part(text, "header")
     if "crit" in header or "b64" in header:
-        # RFC 7515 section 4.1.11: extensions that must be understood, and none is.
+        # RFC 7515 section 4.1.11: an extension must be understood or refused.
         raise UnauthorizedError("the token uses extensions (crit or b64), which are not supported")
     return header
 
@@ -296,7 +294,7 @@ def _decoded(text: str, name: str) -> bytes:
 
 
 class _TwiceError(ValueError):
-    """An object has two members of one name, of which readers would take different ones."""
+    """An object has two members of one name; readers disagree about the one that counts."""
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -306,7 +304,7 @@ def _json_object(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError("not an object")  # noqa: TRY004 - the caller has one answer to all of it
+        raise ValueError("not an object")  # noqa: TRY004 - one error for all faults
     return value
 
 
@@ -318,7 +316,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _unicode(paths: Claims | Scope) -> bool:
-    """Whether UTF-8 can say it: JSON can name half of a character, which no URL and no announcement can hold."""
+    """True if UTF-8 can encode the paths: JSON can hold half of a surrogate pair, URLs and announcements cannot."""
     try:
         "".join((paths.root, *paths.publish, *paths.subscribe)).encode()
     except UnicodeEncodeError:
@@ -354,6 +352,6 @@ def _claim(draft: Path, file: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        # A file system without links. Whoever reads at this very moment finds an empty file, but never a part of one.
+        # A file system without links: a reader may see an empty file for a moment, but never a part of a key.
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         draft.replace(file)

@@ -1,6 +1,6 @@
 """A directory of keys: `{kid}.jwk` checks the tokens whose header names that kid.
 
-Owns the cache of what was read. A file that is added, replaced or removed counts from the next token on. Called by the
+Owns the cache of the files. A file that is added, replaced or removed counts from the next token on. Called by the
 authenticator.
 """
 
@@ -21,17 +21,17 @@ logger = logging.getLogger("relay.auth")
 
 SUFFIX: Final = ".jwk"
 CACHED: Final = 1_024
-"""Keys held; another costs reading a file."""
+"""Keys in the cache; any other key costs reading a file."""
 
 Stamp = tuple[int, int, int]
-"""Of a file: inode, size, time of its last change. Another stamp is another content."""
+"""Inode, size and time of the last change of a file: a new stamp means new content."""
 
 
 class KeyDirectory(Keys):
     """`[auth] key_dir` with a path."""
 
     def __init__(self, directory: Path) -> None:
-        """Read what is there. Raises KeyFileError for a key that could not be used, OSError for the directory."""
+        """Read all files once. Raises KeyFileError for a key that cannot be used, OSError for the directory."""
         self._directory = directory
         self._cache: LRUCache[str, tuple[Stamp, Key | None]] = LRUCache(CACHED)
         files = sorted(file for file in directory.iterdir() if file.suffix == SUFFIX)

@@ -1,12 +1,11 @@
-"""The cryptographic members of a JWK: PyJWT reads and writes them; the checks that it lacks come first.
+"""The cryptographic members of a JWK. PyJWT reads and writes them; this file adds the checks that it lacks.
 
-Owns key types, curves and sizes (RFC 7518 section 6, RFC 8037 section 2). Must never put a secret into a message, and
-never sees a token or the name of a file. Called by `key`.
+Owns key types, curves and sizes (RFC 7518 section 6, RFC 8037 section 2). Must never put a secret into a message. Called
+by `key`.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -16,25 +15,29 @@ from typing import Any, Final, NamedTuple, Self
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.utils import base64url_decode, base64url_encode
 
 SHORTEST_SECRET: Final = 32
-"""Bytes, for every HMAC: RFC 7518 section 3.2 wants as many as the hash has, but the field's tools accept these."""
+"""Bytes, for every HMAC: RFC 7518 section 3.2 demands the length of the hash, but other tools accept these."""
 
 MODULUS_BITS: Final = (2_048, 8_192)
-"""RFC 7518 section 3.3 wants the lower bound; above the upper one a single check takes milliseconds."""
+"""RFC 7518 section 3.3 demands the lower bound; above the upper one a single check takes milliseconds."""
 
 EXPONENT: Final = 65_537
 LONGEST_EXPONENT: Final = 32
-"""Bits. The exponent decides how long a check takes, and real ones have seventeen."""
+"""Bits. The time of a check grows with the exponent; real ones have seventeen."""
 
 
 class Form(NamedTuple):
-    """The members of a type of key, and the messages for a bad public half, or secret, and for a bad private half."""
+    """The members of a type of key, and the messages for bad members."""
 
     public: tuple[str, ...]
     private: tuple[str, ...]
     invalid: str
+    """For a bad public half, or secret."""
+
     unrelated: str = ""
+    """For a bad private half."""
 
 
 FORMS: Final = {
@@ -56,13 +59,13 @@ FORMS: Final = {
 """By `kty`."""
 
 PRIVATE: Final = frozenset(("k", *FORMS["RSA"].private))
-"""Members that a public key has none of."""
+"""The secret members."""
 
 _ORDER: Final = ("kty", "crv", "k", "n", "e", "x", "y", *FORMS["RSA"].private)
 
 
 class Kind(NamedTuple):
-    """What a key of an algorithm looks like."""
+    """The shape of keys of one algorithm."""
 
     kty: str
     generate: Callable[[], Any]
@@ -82,29 +85,29 @@ KINDS: Final = {
     "ES384": Kind("EC", partial(ec.generate_private_key, ec.SECP384R1()), "P-384", 48),
     "EdDSA": Kind("OKP", ed25519.Ed25519PrivateKey.generate, "Ed25519", 32),
 }
-"""By the name of the algorithm, RFC 7518 section 3.1 and RFC 8037 section 3.1."""
+"""By algorithm, RFC 7518 section 3.1 and RFC 8037 section 3.1."""
 
 
 class MaterialError(ValueError):
-    """Members of a JWK are missing, malformed, or do not belong together. The text holds nothing of the key."""
+    """Members of a JWK are missing, malformed, or do not belong together. The text repeats none of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The checked members, and the objects that they make."""
+    """The checked members, and the keys of `cryptography` made from them."""
 
     members: tuple[tuple[str, str], ...] = field(repr=False)
-    """`kty` first. Secret if `signer` is there."""
+    """`kty` first. Secret if there is a `signer`."""
 
     verifier: Any = field(repr=False, compare=False)
-    """What PyJWT's algorithm object takes to check a signature."""
+    """The key that PyJWT checks signatures with."""
 
     signer: Any = field(repr=False, compare=False, default=None)
-    """What it takes to make one; None in a public key."""
+    """The key that it signs with; None in a public key."""
 
     @classmethod
     def read(cls, algorithm: str, content: Mapping[str, Any]) -> Self:
-        """Take the members that `algorithm` calls for. Raises MaterialError."""
+        """Read the members that `algorithm` needs. Raises MaterialError."""
         kind = KINDS[algorithm]
         if content.get("kty", "oct") != kind.kty:
             raise MaterialError(f"kty does not fit alg, {algorithm} goes with {kind.kty}")
@@ -113,7 +116,7 @@ class Material:
         form = FORMS[kind.kty]
         key = _made(algorithm, content, form.public, form.invalid)
         if kind.kty == "RSA" and "oth" in content:
-            # RFC 7518 section 6.3.2.7. PyJWT looks at it in private keys only.
+            # RFC 7518 section 6.3.2.7. PyJWT checks it in private keys only.
             raise MaterialError("there are more than two primes (oth), which is not supported")
         missing = [name for name in form.private if name not in content]
         if len(missing) < len(form.private):
@@ -129,14 +132,14 @@ class Material:
 
     @classmethod
     def of(cls, algorithm: str, key: Any) -> Self:
-        """Take a secret, or a key of `cryptography`, that fits `algorithm`."""
+        """Wrap a secret, or a key of `cryptography`, of this algorithm."""
         jwk = jwt.get_algorithm_by_name(algorithm).to_jwk(key, as_dict=True)
         members = tuple((name, jwk[name]) for name in _ORDER if name in jwk)
         verifier = key.public_key() if hasattr(key, "public_key") else key
         return cls(members, verifier, None if PRIVATE.isdisjoint(jwk) else key)
 
     def public(self) -> Self:
-        """Drop the private members. Raises MaterialError where nothing would be left."""
+        """Drop the private members. Raises MaterialError for a symmetric key."""
         members = tuple((name, value) for name, value in self.members if name not in PRIVATE)
         if dict(members)["kty"] == "oct":
             raise MaterialError("a symmetric key has no public half: who verifies with it can sign with it")
@@ -148,14 +151,13 @@ class Material:
 
 def encode(data: bytes) -> str:
     """Write base64url without padding, RFC 7515 section 2."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return base64url_encode(data).decode()
 
 
 def decode(text: str) -> bytes:
     """Read base64url without padding. Raises ValueError for anything that `encode` does not write."""
-    # Python's own decoder passes over what is not of the alphabet, or warns (3.15), and over bits left at the end.
-    padded = text + "=" * (-len(text) % 4)
-    if not _ALPHABET.fullmatch(text) or encode(data := base64.urlsafe_b64decode(padded)) != text:
+    # Python's own decoder skips characters outside the alphabet, or warns (3.15), and ignores bits left at the end.
+    if not _ALPHABET.fullmatch(text) or encode(data := base64url_decode(text)) != text:
         raise ValueError("not base64url")
     return data
 
@@ -188,20 +190,21 @@ def _octets(content: Mapping[str, Any], name: str, size: int | None = None) -> b
 
 
 def _made(algorithm: str, content: Mapping[str, Any], names: tuple[str, ...], wrong: str) -> Any:
-    """Check the members, and let PyJWT make a key of them. Raises MaterialError; `wrong` if they make none."""
-    kind, library = KINDS[algorithm], jwt.get_algorithm_by_name(algorithm)
+    """Check the members, and make a key of them with PyJWT. Raises MaterialError, with `wrong` if that fails."""
+    kind = KINDS[algorithm]
     octets = {name: _octets(content, name, kind.size) for name in names}
     _check(octets, kind, wrong)
     jwk = {"kty": kind.kty, "crv": kind.crv, **{name: encode(data) for name, data in octets.items()}}
     try:
-        # `prepare_key` refuses a secret that is an encoded key: a public one is published.
-        return library.prepare_key(library.from_jwk(jwk))
+        made = jwt.PyJWK(jwk, algorithm)
+        # `prepare_key` refuses a secret that is an encoded key: anyone may know a public one.
+        return made.Algorithm.prepare_key(made.key)
     except (ValueError, jwt.InvalidKeyError):
         raise MaterialError(wrong.format(crv=kind.crv)) from None
 
 
 def _check(octets: Mapping[str, bytes], kind: Kind, wrong: str) -> None:
-    """Refuse keys that PyJWT and `cryptography` accept and we do not. Raises MaterialError."""
+    """Refuse keys that PyJWT and `cryptography` accept but are weak or broken. Raises MaterialError."""
     match octets:
         case {"k": secret} if len(secret) < SHORTEST_SECRET:
             raise MaterialError(f"the secret has {len(secret)} bytes, at least {SHORTEST_SECRET} are needed")
@@ -217,17 +220,17 @@ def _check(octets: Mapping[str, bytes], kind: Kind, wrong: str) -> None:
 
 
 def _on_ed25519(encoded: bytes) -> bool:
-    """Whether this is a point (RFC 8032 section 5.1.3), and none of the eight that anyone can sign for.
+    """True for a point of the curve (RFC 8032 section 5.1.3), except the eight points that anyone can sign for.
 
-    `cryptography` takes any 32 bytes, and zeros are what a file that was written half holds.
+    `cryptography` accepts any 32 bytes, such as the zeros of a file that was written half.
     """
     prime = 2**255 - 19
     d = -121_665 * pow(121_666, -1, prime)
     y = int.from_bytes(encoded, "little") & (2**255 - 1)
     if y >= prime:
         return False
-    squared = (y * y - 1) * pow(d * y * y + 1, -1, prime) % prime  # that of x; the divisor is never 0
+    squared = (y * y - 1) * pow(d * y * y + 1, -1, prime) % prime  # x squared; the divisor is never 0
     if pow(squared, (prime - 1) // 2, prime) > 1:
         return False
-    # Orders 1 and 2 have y = 1 and -1, order 4 has y = 0; of order 8 are those whose double has y = 0.
+    # Orders 1 and 2 have y = 1 and -1, order 4 has y = 0; points of order 8 have a double with y = 0.
     return y * (y * y - 1) * (d * y**4 + 2 * y * y - 1) % prime != 0

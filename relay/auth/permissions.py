@@ -1,7 +1,7 @@
-"""Permissions: what one session may publish and subscribe, and how a token's grants become that for a URL.
+"""Permissions: the prefixes one session may publish and subscribe, and how a token's grants become that for a URL.
 
-Owns the rules of paths: which URLs make sense, and the reduction of grants to a URL. Called by `claims`; the result
-travels with the session.
+Owns the rules of paths: the paths a URL may have, and the reduction of grants to a URL. Called by `claims`; the session
+keeps the result.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from urllib.parse import unquote
 from relay.model.path import MAX_SEGMENTS, covers, join, minimal, normalize, strip
 
 SHOWN_PATH: Final = 200
-"""Characters of a path that a log line holds: peers choose how long it is."""
+"""Characters of a path in a log line: peers choose its length."""
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
-"""What looks like a token, RFC 7515 section 7.1."""
+"""The shape of a token, RFC 7515 section 7.1."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -29,7 +29,7 @@ LONGEST_PATH: Final = 2_048
 
 
 class Word(StrEnum):
-    """Why a peer is refused, as the peer is told: enough to know whether a new token would help."""
+    """The reason of a refusal that the peer gets: it tells a client if a new token would help."""
 
     NEEDED = "token needed"
     BAD = "bad token"
@@ -41,7 +41,7 @@ class Word(StrEnum):
 
 
 class UnauthorizedError(Exception):
-    """Refused. The text is for our own log: it names what was wrong, and never holds a token."""
+    """Refused. The text is for our own log, and never holds a token."""
 
     status: int = HTTPStatus.UNAUTHORIZED
 
@@ -57,7 +57,7 @@ class UnauthorizedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Prefixes that a session may use, relative to `root`, which every path of the session is relative to.
+    """Prefixes that a session may use. They are relative to `root`, as all paths of the session are.
 
     `("",)` is everything below the root, `()` is nothing.
     """
@@ -70,35 +70,34 @@ class Permissions:
     """Seconds since the epoch at which the session ends."""
 
     def may_publish(self, path: str) -> bool:
-        """Whether `path` (relative to the root) lies under a granted prefix."""
+        """Check a path that is relative to the root."""
         return any(covers(prefix, path) for prefix in self.publish)
 
     def may_subscribe(self, path: str) -> bool:
-        """Whether `path` (relative to the root) lies under a granted prefix."""
+        """Check a path that is relative to the root."""
         return any(covers(prefix, path) for prefix in self.subscribe)
 
     def __str__(self) -> str:
-        """As the logs show it: `publish=alice subscribe=*`, `*` for everything and `-` for nothing."""
+        """For logs: `publish=alice subscribe=*`."""
         return f"publish={shown(self.publish)} subscribe={shown(self.subscribe)}"
 
 
 def shown(prefixes: Iterable[str]) -> str:
-    """Write prefixes for people: `*` for everything, `-` for nothing."""
+    """Write prefixes for logs: `*` for everything, `-` for nothing."""
     return ",".join(prefix or "*" for prefix in prefixes) or "-"
 
 
 def loggable(path: str) -> str:
-    """A path that a peer asked for, shortened, and without a token that stands in it by mistake."""
+    """Shorten a peer's path, and remove a token that is in it by mistake."""
     shown = _TOKEN.sub("<token>", path.encode("utf-8", "backslashreplace").decode())
     return shown if len(shown) <= SHOWN_PATH else f"{shown[:SHOWN_PATH]}... ({len(path)} characters)"
 
 
 def requested_path(path: str) -> str:
-    """The normal form of the path of a URL. Raises UnauthorizedError for one that different readers understand differently.
+    """Normalize the path of a URL. Raises UnauthorizedError for an ambiguous one.
 
-    Slashes at the ends and runs of them mean nothing; nothing is decoded and no case is folded. Segments that a URL
-    parser would have resolved (`.` and `..`, percent-encoded too) never come from an honest client, and neither do a
-    percent-encoded slash, a fragment, and control characters.
+    Only slashes are normalized: nothing is decoded and no case is folded. Honest clients never send segments that a URL
+    parser resolves (`.` and `..`, percent-encoded too), a percent-encoded slash, a fragment, or control characters.
     """
     if len(path) > LONGEST_PATH:
         raise UnauthorizedError(
@@ -124,10 +123,10 @@ def requested_path(path: str) -> str:
 
 
 def reduce_grants(grants: Iterable[str], claim_root: str, url_path: str) -> tuple[str, ...] | None:
-    """What of `grants`, given under `claim_root`, a session at `url_path` has; `None` if the two are unrelated.
+    """Rewrite `grants`, relative to `claim_root`, for a session at `url_path`; None if the two are unrelated.
 
-    A URL below the root narrows: a grant that covers the rest of the URL becomes everything. A URL above the root
-    sees the grants with the way down to the root in front.
+    A URL below the root keeps the grants below it, and a grant that covers it becomes everything. At a URL above the
+    root, each grant gets the rest of the root as a prefix.
     """
     root, path = normalize(claim_root), normalize(url_path)
     below = strip(path, root)

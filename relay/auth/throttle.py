@@ -1,8 +1,8 @@
-"""The throttle: repeated refusals of one address come slowly.
+"""The throttle: repeated refusals of one address are delayed.
 
-Owns the memory of who failed how often. Guessing a token is hopeless anyway; what this bounds is the work and the log
-lines that one address can cause by trying. Only refusals wait, so that a viewer with a good token is never held back by
-a neighbour behind the same address. Called by the authenticator.
+Guessing a token is hopeless anyway; the throttle bounds the work and the log lines that one address can cause. Only
+refusals are delayed, so that a viewer with a good token never waits for a neighbour behind the same address. Called by
+the authenticator.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from cachetools import LRUCache
 from relay.model.address import address_of
 
 ADDRESSES: Final = 4_096
-"""Addresses remembered; the one that failed longest ago is forgotten first."""
+"""Addresses remembered; the oldest failure is forgotten first."""
 
 MOST_STEPS: Final = 10
-"""A refusal waits for this many times the delay at most: an open connection costs more than the answer."""
+"""The longest wait, in delays: an open connection costs more than the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,15 @@ class Throttle:
     """A leaky bucket for each address: a failure fills it by one, `delay` seconds drain one."""
 
     def __init__(self, *, failures: int, delay: float, clock: Callable[[], float]) -> None:
-        """`failures` go unpunished; each one beyond waits `delay` seconds longer. `clock` gives seconds."""
-        # May be replaced at any time; what is remembered stays.
+        """`failures` are not delayed; each one more waits `delay` seconds longer. `clock` gives seconds."""
+        # A reload replaces these.
         self.failures = failures
         self.delay = delay
         self._clock = clock
         self._records: LRUCache[str, _Record] = LRUCache(ADDRESSES)
 
     def failed(self, remote: str) -> float:
-        """Count a failure of `remote` (`host` or `host:port`); seconds to hold its refusal back."""
+        """Count a failure of `remote` (`host` or `host:port`). Return the seconds to delay its refusal."""
         address, now = address_of(remote), self._clock()
         known = self._records.get(address)
         level = 0.0 if known is None else max(0.0, known.level - (now - known.at) / self.delay)

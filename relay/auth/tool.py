@@ -1,7 +1,7 @@
-"""The command `moq-token`: make keys, sign tokens, and see what a token is good for.
+"""The command `moq-token`: make keys, sign tokens, and check tokens.
 
-Owns what the three commands do, and their words. Must never show a secret but on standard output where it was asked
-for: not in a message, not when what was typed in the wrong place is a token or a key. Keys and claims know the rest.
+Owns the three commands and their words. Must never show a secret except on standard output on request: no message
+repeats a word that may be a token or a key in the wrong place.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from relay import terminal
 from relay.auth.authenticator import token_of
 from relay.auth.claims import Claims, Scope
 from relay.auth.key import ALGORITHMS, LARGEST_FILE, Key, is_kid, random_kid
 from relay.auth.permissions import UnauthorizedError, requested_path
-from relay.auth.tool_files import Refused, UsageError, give_up_output, printable, put, read, read_key, say
+from relay.auth.tool_files import Refused, UsageError, printable, put, read, read_key, say
 from relay.auth.tool_parser import build_parser, read_arguments
 from relay.auth.when import in_utc, in_words, moment_of
 from relay.model.path import PatternError, granted, join, minimal, normalize
@@ -38,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:
         return _failed(str(error), 1)
     except BrokenPipeError:
-        give_up_output()
+        terminal.give_up(sys.stdout)
         return 0
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001 - the outermost boundary; what the error says may hold anything
+    except Exception as error:  # noqa: BLE001 - the outermost boundary; the text may hold a secret
         return _failed(f"internal error: {type(error).__name__}", 1)
     return 0
 
@@ -82,7 +83,7 @@ def _generate(found: argparse.Namespace) -> None:
 
 
 def _targets(found: argparse.Namespace, kid: str) -> list[tuple[bool, Path | None]]:
-    """Where to write the public key (true) and the private one, in this order; None is standard output."""
+    """The files of the public key (true) and the private one, in the order of writing; None is standard output."""
     private = _target(found.key if found.out is None else found.out, found.out_dir, kid)
     if found.public is None and found.public_dir is None:
         return [(False, private)]
@@ -96,12 +97,12 @@ def _targets(found: argparse.Namespace, kid: str) -> list[tuple[bool, Path | Non
         raise UsageError("both keys to standard output: give one of them a file, with --out or --public")
     if private and public and private.resolve() == public.resolve():
         raise UsageError("--public: this is the file of the private key, the public one needs another")
-    # Output comes last, as it cannot be taken back; before, the public key, which can be made again of the other.
+    # Standard output comes last, as it cannot be undone; before it the public key, which the private one can replace.
     return sorted([(True, public), (False, private)], key=lambda target: target[1] is None)
 
 
 def _target(file: str | None, folder: Path | None, kid: str) -> Path | None:
-    """Where a key goes; None is standard output."""
+    """The file of a key; None is standard output."""
     if folder is not None:
         return folder / f"{kid}.jwk"
     return None if file in (None, "-") else Path(str(file))
@@ -273,7 +274,7 @@ def _read_url(url: str) -> tuple[str, str | None]:
         raise Refused(f"refused: {error}") from None
     except ValueError:
         pass
-    # Not quoted: there may be a token in it.
+    # Not quoted: it may hold a token.
     raise UsageError("--url: want a URL such as https://relay.example.com/rooms/123")
 
 
@@ -289,7 +290,7 @@ def _times(claims: Claims, now: float) -> Iterator[str]:
 
 
 def _grants(claims: Claims, path: str | None) -> Iterator[str]:
-    """What a session at `path` may do, or what the token allows at all. Raises UnauthorizedError."""
+    """Describe the permissions at `path`, or at the root of the token. Raises UnauthorizedError."""
     here = claims.at(claims.root if path is None else path)
     yield f"A session at /{here.root} may"
     for verb, prefixes in (("publish  ", here.publish), ("subscribe", here.subscribe)):
@@ -300,7 +301,7 @@ def _grants(claims: Claims, path: str | None) -> Iterator[str]:
 
 
 def _json(content: dict[str, Any]) -> str:
-    # Readable, and harmless to a terminal: only strings have such characters, and in them JSON may escape any.
+    # Control characters could drive a terminal. Only strings have them, where JSON may escape any character.
     text = json.dumps(content, indent=2, ensure_ascii=False)
     return (
         "".join(

@@ -1,15 +1,16 @@
 """Files and standard streams, for `moq-token`.
 
-Owns the two ways to fail, and what is said when a file or a stream does. Must never quote what may be a secret in the
-place of a name. Called by `tool` and `tool_parser`.
+Owns the two ways to fail, and the messages for files and streams. Must never quote a name that may be a secret. Called
+by `tool` and `tool_parser`.
 """
 
 from __future__ import annotations
 
-import os
+import os.path
 import sys
 from pathlib import Path
 
+from relay import terminal
 from relay.auth.key import LARGEST_FILE, Key, KeyFileError
 
 
@@ -72,21 +73,16 @@ def put(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        give_up_output()
+        terminal.give_up(sys.stdout)
         raise Refused(f"standard output: {error.strerror}") from None
 
 
-def give_up_output() -> None:
-    """Lead what is left elsewhere: Python would complain once more when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def printable(text: str) -> str:
-    """Return `text` without what could drive a terminal; whoever made a token or a name has chosen it."""
+    """Replace control characters, which could drive a terminal: strangers choose tokens and names."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal; keys and tokens have standard output."""
+    """Print a line to standard error; standard output is for keys and tokens."""
     if sys.stderr is not None:
-        sys.stderr.write(f"moq-token: {printable(text)}\n")
+        terminal.say(f"moq-token: {printable(text)}")

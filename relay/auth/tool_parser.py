@@ -1,6 +1,6 @@
 """The command line of `moq-token`: its flags, and its help.
 
-Owns the words of the help. Must never do anything but read the command line. Called by `tool`.
+Owns the words of the help. Called by `tool`.
 """
 
 from __future__ import annotations
@@ -67,18 +67,15 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and where help is."""
+    """Reports a fault in one line, with the place of help."""
 
     def error(self, message: str) -> NoReturn:
         """Leave with status 2."""
         if "invalid choice" in message:
-            message = (
-                f"want one of {', '.join(COMMANDS)}"  # what stands there instead may be a token or a key
-            )
+            message = f"want one of {', '.join(COMMANDS)}"  # not quoted: the word may be a token or a key
         raise UsageError(f"{message} (try: {self.prog} --help)")
 
     def _print_message(self, message: str, file: object = None) -> None:  # noqa: ARG002 - it is standard output
-        # A reader who leaves early, like `head -1`, does no harm.
         put(message)
 
 
@@ -171,7 +168,7 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     if words and words[0].partition("=")[0] == "--key":
         parser.error(f"want a command: {', '.join(COMMANDS)}")
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        # Not quoted, nor is any other stray word: it may be a token or a key.
+        # Not quoted, like any other stray word: it may be a token or a key.
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         parser.error(
             f"unknown command, did you mean {near[0]}?" if near else f"want one of {', '.join(COMMANDS)}"

@@ -1,6 +1,6 @@
-"""Moments and spans of time as people write and read them on the command line.
+"""Human-readable times and durations on the command line.
 
-Owns the forms. Must never look at a clock: `now` is a parameter, in seconds since the epoch. Called by `moq-token`.
+Must never read a clock: `now` is a parameter, in seconds since the epoch. Called by `moq-token`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 FIRST: Final = 1_000_000_000
-"""September 2001. A smaller number is not a moment that anyone means, but a duration without its unit."""
+"""September 2001. A smaller number is a duration without its unit."""
 
 LAST: Final = 253_402_300_799
-"""The end of the year 9999, after which other languages have no names for moments."""
+"""The end of the year 9999, the last one that other languages can write."""
 
 MILLISECONDS: Final = 100_000_000_000
 """The year 5138. A number from here on counts milliseconds, as JavaScript does."""
@@ -31,7 +31,7 @@ _NAMES: Final = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 def moment_of(text: str, now: float) -> int:
     """Read a duration from `now`, a time in ISO 8601 (UTC unless it names a zone), or seconds since the epoch.
 
-    Returns seconds since the epoch. Raises ValueError, which says what would be right.
+    Returns seconds since the epoch. ValueError says what would be right.
     """
     text = text.strip()
     span = _SPAN.fullmatch(text)
@@ -64,16 +64,16 @@ def _timestamp(digits: str) -> int:
 
 
 def in_utc(moment: float) -> str:
-    """Write a moment for people."""
+    """Write a time."""
     try:
         return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
-        # Tokens of others may name any number.
+        # A token may hold any number.
         return f"{moment:.0f} seconds after 1970"
 
 
 def in_words(seconds: float) -> str:
-    """Write a span for people, in its two largest units: `1 hour and 30 minutes`."""
+    """Write a duration in its two largest units: `1 hour and 30 minutes`."""
     rest = max(int(seconds), 0)
     parts = []
     for name, unit in _NAMES.items():

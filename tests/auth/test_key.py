@@ -642,6 +642,11 @@ def test_new_keys_differ_and_have_names() -> None:
     assert (made.n.bit_length(), made.e) == (2_048, 65_537)
 
 
+def test_a_secret_shorter_than_the_hash_signs_without_a_warning() -> None:
+    short = Key("HS512", "short", frozenset(("sign", "verify")), None, Material.of("HS512", SECRET[:32]))
+    assert short.verify(short.sign(CLAIMS)) == CLAIMS
+
+
 @pytest.mark.parametrize("algorithm", ["none", "", "hs256", "ES512", "RS1"])
 def test_an_unknown_algorithm_is_not_made(algorithm: str) -> None:
     with pytest.raises(ValueError, match="expected one of HS256, HS384"):

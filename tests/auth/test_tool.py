@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from relay.auth import tool, tool_files
+from relay import terminal
+from relay.auth import tool
 from relay.auth.claims import Claims, Scope
 from relay.auth.key import ALGORITHMS, Key
 from relay.auth.when import in_utc, in_words, moment_of
@@ -277,7 +278,7 @@ def test_when_the_second_file_fails_the_first_is_taken_back(
     monkeypatch.setattr(Key, "save", failing)
     if private == "-":
         monkeypatch.setattr(sys.stdout, "write", full)
-        monkeypatch.setattr(tool_files, "give_up_output", lambda: None)
+        monkeypatch.setattr(terminal, "give_up", lambda _: None)
     done = run("generate", "--algorithm", "ES256", "--out", private, "--public", "public.jwk")
     assert done.status == 1
     assert "No space left" in done.err
