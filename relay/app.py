@@ -18,7 +18,8 @@ from typing import Any, Self
 from relay.actors.runtime import Ref
 from relay.actors.system import ActorSystem
 from relay.certificates import Certificates
-from relay.config import Config, listed, taken_over
+from relay.config import Config
+from relay.config.changes import listed, taken_over
 from relay.credentials import load_authenticator, load_membership, may_sign, public_claims, reloaded_keys
 from relay.identity import Listening, banner, identity
 from relay.model.limits import Limits

@@ -15,8 +15,11 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from relay import log, terminal
-from relay.config import OPTIONS, Config, ConfigError, Option, foreign_flag, load, nearest
-from relay.config.options import Kind
+from relay.config import Config, ConfigError, load
+from relay.config.foreign import foreign_flag
+from relay.config.options import Kind, Option
+from relay.config.tables import OPTIONS
+from relay.config.wording import nearest
 from relay.version import VERSION
 
 USAGE = "moq-relay [FILE] [flags]\n       moq-relay --check FILE"

@@ -19,7 +19,8 @@ import pytest
 
 from relay import cli, log
 from relay.app import Relay, check
-from relay.config import OPTIONS, Auth, Cluster, Config, ConfigError, Public, load
+from relay.config import Auth, Cluster, Config, ConfigError, Public, load
+from relay.config.tables import OPTIONS
 from relay.model.pace import LOG_BURST
 from relay.transport.quic.certificates import generate_certificate
 from relay.version import VERSION

@@ -106,7 +106,7 @@ ROOMS = {
     "relay/certificates.py": Room(("config", "transport.quic")),
     "relay/credentials.py": Room(("actors", "auth", "config", "transport", "web.key_server")),
     "relay/identity.py": Room(("config", "model.address", "version"), never=EFFECTS),
-    "relay/__init__.py": Room(()),
+    "relay/__init__.py": Room(("app",)),
 }
 """By path; one that ends in a slash is a folder."""
 

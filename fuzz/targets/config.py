@@ -12,7 +12,8 @@ from typing import Any
 
 from fuzz.source import Source
 from relay.auth.when import moment_of
-from relay.config import OPTIONS, Address, ConfigError, load
+from relay.config import Address, ConfigError, load
+from relay.config.tables import OPTIONS
 from relay.config.url import is_url, key_server, redacted
 from relay.config.wording import SCHEMA
 from relay.model.member import Member, authority_of, same_host

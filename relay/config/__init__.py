@@ -10,13 +10,10 @@ whose lines name the table, the key, the value, what would be right, and where t
 """
 
 from relay.config.address import Address
-from relay.config.changes import listed, taken_over
-from relay.config.foreign import foreign_flag
 from relay.config.load import load
-from relay.config.options import Option
+from relay.config.root import Root
 from relay.config.sources import ConfigError
 from relay.config.tables import (
-    OPTIONS,
     Auth,
     Client,
     ClientTls,
@@ -31,10 +28,11 @@ from relay.config.tables import (
     ServerTls,
     Web,
 )
-from relay.config.wording import nearest
+from relay.model.limits import Limits
+from relay.transport.quic.settings import QuicSettings
+from relay.wire.version import Version
 
 __all__ = [
-    "OPTIONS",
     "Address",
     "Auth",
     "Client",
@@ -45,15 +43,14 @@ __all__ = [
     "Http",
     "Https",
     "Internal",
+    "Limits",
     "Log",
-    "Option",
     "Public",
+    "QuicSettings",
+    "Root",
     "Server",
     "ServerTls",
+    "Version",
     "Web",
-    "foreign_flag",
-    "listed",
     "load",
-    "nearest",
-    "taken_over",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from relay.config import OPTIONS
 from relay.config.foreign import FOREIGN, Foreign, foreign_flag, foreign_variable
+from relay.config.tables import OPTIONS
 from relay.config.wording import SCHEMA
 
 KEYS = [
