@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from typing import Any, Self
+from typing import Self
 
 from relay.actors.runtime import Ref
 from relay.actors.system import ActorSystem
@@ -27,6 +27,7 @@ from relay.transport.places import Places
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.qlog import QlogDirectory
 from relay.transport.session import SessionRequest
+from relay.web.rows import Identity
 from relay.web.server import Services
 from relay.web.servers import WebServers
 from relay.web.state import Sources
@@ -234,11 +235,17 @@ class Relay:
         """A URL for a client on this machine; it finds the certificate by itself."""
         return self._listening.url
 
-    def identity(self) -> dict[str, Any]:
-        """Who this relay is, for the debug API. Hop ids are strings: they exceed what a double holds."""
-        draining = self._quic is not None and self._quic.draining
-        known = {"hop": str(self._membership.hop), "since": self._since} | self._certificates.described()
-        return identity(self._config, self._listening, draining=draining, **known)
+    def identity(self) -> Identity:
+        """Who this relay is, for the debug API."""
+        return identity(
+            self._config,
+            self._listening,
+            hop=self._membership.hop,
+            since=self._since,
+            fingerprint=self.fingerprint,
+            certificates=self._certificates.rows(),
+            draining=self._quic is not None and self._quic.draining,
+        )
 
     def banner(self) -> str:
         """What a person wants to know at start."""

@@ -12,7 +12,7 @@ import logging
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from relay.config import Config, ConfigError, Https
 from relay.transport.quic.certificates import (
@@ -23,6 +23,7 @@ from relay.transport.quic.certificates import (
     load_pairs,
 )
 from relay.transport.quic.validity import ValidityWatch
+from relay.web.rows import CertificateRow
 
 logger = logging.getLogger("relay")
 
@@ -141,20 +142,19 @@ class Certificates:
         for text in self._validity.news(files, now):
             logger.warning("%s", text)
 
-    def described(self) -> dict[str, Any]:
-        """When they end, for the debug API and the metrics; times in seconds since the epoch."""
+    def rows(self) -> tuple[CertificateRow, ...]:
+        """When they end, for the debug API and the metrics."""
         listed = [("quic", number, pair) for number, pair in enumerate(self.store.pairs, start=1)]
         if self._https is not None:
             listed.append(("https", 1, self._https.pair))
-        rows = [
-            {
-                "listener": listener,
-                "number": number,
-                "name": pair.name,
-                "generated": pair.file is None,
-                "not_before": pair.certificate.not_valid_before_utc.timestamp(),
-                "not_after": pair.certificate.not_valid_after_utc.timestamp(),
-            }
+        return tuple(
+            CertificateRow(
+                listener=listener,
+                number=number,
+                name=pair.name,
+                generated=pair.file is None,
+                not_before=pair.certificate.not_valid_before_utc.timestamp(),
+                not_after=pair.certificate.not_valid_after_utc.timestamp(),
+            )
             for listener, number, pair in listed
-        ]
-        return {"certificate": self.fingerprint, "certificates": rows}
+        )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from relay.config import Config
 from relay.model.address import readable_address
 from relay.version import VERSION
+from relay.web.rows import CertificateRow, Identity
 
 Addresses: TypeAlias = list[tuple[str, int]]
 
@@ -32,20 +33,32 @@ class Listening:
         return f"{scheme}://localhost:{addresses[0][1]}/"
 
 
-def identity(config: Config, listening: Listening, *, draining: bool, **known: Any) -> dict[str, Any]:
-    """The `relay` part of `/state`, with `known` about the relay that runs."""
+def identity(
+    config: Config,
+    listening: Listening,
+    *,
+    hop: int,
+    since: float,
+    fingerprint: str,
+    certificates: tuple[CertificateRow, ...],
+    draining: bool,
+) -> Identity:
+    """The `relay` part of `/state`."""
     public = config.auth.public
-    return {
-        "version": VERSION,
-        **known,
-        "listen": {
-            name: list(_written(getattr(listening, name))) for name in ("quic", "http", "https", "internal")
+    return Identity(
+        version=VERSION,
+        hop=str(hop),
+        since=since,
+        certificate=fingerprint,
+        certificates=certificates,
+        listen={
+            name: tuple(_written(getattr(listening, name))) for name in ("quic", "http", "https", "internal")
         },
-        "versions": [version.name_on_wire for version in config.server.version],
-        "public": None if public is None else {"publish": public.publish, "subscribe": public.subscribe},
-        "node": config.cluster.node,
-        "draining": draining,
-    }
+        versions=tuple(version.name_on_wire for version in config.server.version),
+        public=None if public is None else {"publish": public.publish, "subscribe": public.subscribe},
+        node=config.cluster.node,
+        draining=draining,
+    )
 
 
 def banner(config: Config, listening: Listening, fingerprint: str, *, may_sign: bool) -> str:

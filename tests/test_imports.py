@@ -103,9 +103,9 @@ ROOMS = {
         )
     ),
     # What is read from files as the configuration says: its faults name `[table] key`, which no room below may know.
-    "relay/certificates.py": Room(("config", "transport.quic")),
+    "relay/certificates.py": Room(("config", "transport.quic", "web.rows")),
     "relay/credentials.py": Room(("actors", "auth", "config", "transport", "web.key_server")),
-    "relay/identity.py": Room(("config", "model.address", "version"), never=EFFECTS),
+    "relay/identity.py": Room(("config", "model.address", "version", "web.rows"), never=EFFECTS),
     "relay/__init__.py": Room(("app",)),
 }
 """By path; one that ends in a slash is a folder."""

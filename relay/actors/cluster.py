@@ -8,11 +8,12 @@ sessions. Members dial each other; of two, the one whose name comes first does, 
 from __future__ import annotations
 
 import logging
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.peer import Dialling, PeerActor, State
+from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, halt, send
 from relay.model.limits import Limits
 from relay.model.member import Member, same_host
@@ -255,18 +256,18 @@ class ClusterActor(LoopActor):
             keep = mine and all(link.peer is None for link in others) and self._dials_first(name)
             send(peer, m.OtherLink(None if keep or not others else others[0].session))
 
-    def _others(self) -> tuple[dict[str, Any], ...]:
+    def _others(self) -> tuple[PeerRow, ...]:
         """Relays that have dialled us and that we do not dial, as rows of `/state`."""
         names = {member.hop: name for name, member in self._known() if member.hop}
         return tuple(
-            {
-                "node": names.get(link.hop, f"relay {link.hop or '?'} without a name"),
-                "state": str(State.CONNECTED),
-                "dialled_by": "it",
-                "since": None,
-                "session": session,
-                "error": None,
-            }
+            PeerRow(
+                node=names.get(link.hop, f"relay {link.hop or '?'} without a name"),
+                state=State.CONNECTED,
+                dialled_by="it",
+                since=None,
+                session=session,
+                error=None,
+            )
             for session, link in self._links.items()
             if link.peer is None and self._target(names.get(link.hop, "")) not in self._peers
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.egress import Egress
@@ -18,6 +18,7 @@ from relay.actors.environment import Context, Environment
 from relay.actors.expiry import Expiry
 from relay.actors.ingest import Ingest
 from relay.actors.ledger import Counts, Settle
+from relay.actors.rows import SessionRow
 from relay.actors.runtime import LoopActor, Overrun, Ref, Timer, send
 from relay.auth.permissions import Permissions, UnauthorizedError, loggable
 from relay.moq import session as moq
@@ -322,28 +323,28 @@ class ConnectionActor(LoopActor):
             ("bytes_sent", transport): stats.bytes_sent,
         }
 
-    def describe(self) -> dict[str, Any]:
-        """The row of this session in the debug API. `since` is in seconds since the epoch, `rtt` in seconds."""
+    def describe(self) -> SessionRow:
+        """The row of this session in the debug API."""
         session, permissions = self._session, self._context.permissions
         stats, counts = session.stats(), self._context.counts
-        return {
-            "session": self._context.number,
-            "remote": session.remote,
-            "transport": session.transport,
-            "version": self._moq.name,
-            "path": permissions.root,
-            "since": self._since_epoch,
-            "rtt": stats.rtt,
-            "bytes_received": stats.bytes_received,
-            "bytes_sent": stats.bytes_sent,
-            "streams": stats.streams,
-            "publish": list(permissions.publish),
-            "subscribe": list(permissions.subscribe),
-            "publishing": self.ingest.paths(),
-            "subscriptions": self.egress.count(),
-            "upstreams": self.ingest.count(),
-            "refused": {name: number for (kind, name), number in counts.items() if kind == "refused"},
-        }
+        return SessionRow(
+            session=self._context.number,
+            remote=session.remote,
+            transport=session.transport,
+            version=self._moq.name,
+            path=permissions.root,
+            since=self._since_epoch,
+            rtt=stats.rtt,
+            bytes_received=stats.bytes_received,
+            bytes_sent=stats.bytes_sent,
+            streams=stats.streams,
+            publish=permissions.publish,
+            subscribe=permissions.subscribe,
+            publishing=self.ingest.paths(),
+            subscriptions=self.egress.count(),
+            upstreams=self.ingest.count(),
+            refused={name: number for (kind, name), number in counts.items() if kind == "refused"},
+        )
 
 
 def _deliver(ref: Ref, events: tuple[Event, ...]) -> None:

@@ -110,9 +110,9 @@ class Ingest:
         self._pasts.clear()
         self._announced.clear()
 
-    def paths(self) -> list[str]:
+    def paths(self) -> tuple[str, ...]:
         """Paths the peer announces, absolute."""
-        return sorted(self._announced)
+        return tuple(sorted(self._announced))
 
     def count(self) -> int:
         """Upstream subscriptions."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeAlias
 
+from relay.actors.rows import PeerRow
 from relay.actors.runtime import Ref
 from relay.model.limits import Limits
 from relay.model.numbering import Span
@@ -63,7 +64,7 @@ class CountSession(NamedTuple):
 
 
 class DescribeSession(NamedTuple):
-    """Asked of a connection: what it is doing, as a dict for people."""
+    """Asked of a connection: what it is doing. The reply is a `SessionRow`."""
 
 
 # --- to the gate -------------------------------------------------------------------------------------------------
@@ -521,7 +522,7 @@ class ListTracks(NamedTuple):
 
 
 class DescribeTrack(NamedTuple):
-    """Asked of a track: what it holds and whom it serves, as a dict for people."""
+    """Asked of a track: what it holds and whom it serves. The reply is a `TrackRow`."""
 
 
 # --- track to publishing connection --------------------------------------------------------------------------------
@@ -766,8 +767,8 @@ class Peers(NamedTuple):
     """References to peer actors, and rows of `/state` as they give them."""
 
     refs: tuple[Ref, ...]
-    others: tuple[dict[str, Any], ...]
+    others: tuple[PeerRow, ...]
 
 
 class DescribePeer(NamedTuple):
-    """Asked of a peer: what it is doing, as a dict for people."""
+    """Asked of a peer: what it is doing. The reply is a `PeerRow`."""

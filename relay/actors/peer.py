@@ -14,9 +14,10 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.transport.session import Session
 from relay.wire.errors import SessionCode
@@ -282,13 +283,12 @@ class PeerActor(LoopActor):
             self._stale.cancel()
             self._stale = None
 
-    def _describe(self) -> dict[str, Any]:
-        """The row of this peer in `/state`; `since` in seconds since the epoch."""
-        return {
-            "node": self.target,
-            "state": str(self._state),
-            "dialled_by": "us" if self._other_link is None else "it",
-            "since": self._since if self._other_link is None else None,
-            "session": self._session if self._other_link is None else self._other_link,
-            "error": self._error,
-        }
+    def _describe(self) -> PeerRow:
+        return PeerRow(
+            node=self.target,
+            state=self._state,
+            dialled_by="us" if self._other_link is None else "it",
+            since=self._since if self._other_link is None else None,
+            session=self._session if self._other_link is None else self._other_link,
+            error=self._error,
+        )

@@ -17,6 +17,7 @@ from relay.actors.ledger import Counts, TrackFigures
 from relay.actors.numbers import GROUPS, Numbers
 from relay.actors.past import Past, past_of
 from relay.actors.reporting import ReportDue, Reports
+from relay.actors.rows import GroupRow, TrackRow
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.auth.permissions import loggable
 from relay.model.cache import GroupCache
@@ -748,32 +749,32 @@ class TrackActor(LoopActor):
 
     # --- for people ------------------------------------------------------------------------------------------------
 
-    def _describe_self(self) -> dict[str, object]:
-        """The row of this track in the debug API. Ages are seconds; counts are since the track began."""
+    def _describe_self(self) -> TrackRow:
+        """The row of this track in the debug API."""
         now = time.monotonic()
         latest = self._cache.latest
-        return {
-            "path": self._path,
-            "name": self._name,
-            "viewers": len(self._subscribers) - self._relays,
-            "relays": self._relays,
-            "upstream": self._upstream_state(),
-            "groups": [
-                {
-                    "sequence": group.sequence,
-                    "frames": group.frames,
-                    "bytes": group.payload,
-                    "open": group.open,
-                    "age": round(now - group.arrived, 3),
-                }
+        return TrackRow(
+            path=self._path,
+            name=self._name,
+            viewers=len(self._subscribers) - self._relays,
+            relays=self._relays,
+            upstream=self._upstream_state(),
+            groups=tuple(
+                GroupRow(
+                    sequence=group.sequence,
+                    frames=group.frames,
+                    bytes=group.payload,
+                    open=group.open,
+                    age=round(now - group.arrived, 3),
+                )
                 for group in self._cache
-            ],
-            "cached_bytes": self._cache.size,
-            "received_bytes": self._received_bytes,
-            "received_groups": self._received_groups,
-            "received_frames": self._received_frames,
-            "latest": None if latest is None else latest.sequence,
-        }
+            ),
+            cached_bytes=self._cache.size,
+            received_bytes=self._received_bytes,
+            received_groups=self._received_groups,
+            received_frames=self._received_frames,
+            latest=None if latest is None else latest.sequence,
+        )
 
     def _figures(self) -> TrackFigures:
         viewers = len(self._subscribers) - self._relays

@@ -162,20 +162,20 @@ class Metrics:
             actors.add_metric((kind,), number)
         relay = self._sources.relay()
         identity = GaugeMetricFamily("moq_relay_info", "this relay", labels=("version", "hop"))
-        identity.add_metric((relay["version"], relay["hop"]), 1)
+        identity.add_metric((relay.version, relay.hop), 1)
         ends = GaugeMetricFamily(
             "moq_relay_certificate_not_after_seconds",
             "when the certificate ends, since the epoch",
             labels=("listener", "number", "name"),
         )
-        for row in relay["certificates"]:
-            ends.add_metric((row["listener"], str(row["number"]), row["name"]), row["not_after"])
+        for row in relay.certificates:
+            ends.add_metric((row.listener, str(row.number), row.name), row.not_after)
         return [
             identity,
             ends,
             sessions,
-            _gauge("draining", "1 while the relay is about to end", relay["draining"]),
-            _gauge("start_time_seconds", "when the relay started, since the epoch", relay["since"]),
+            _gauge("draining", "1 while the relay is about to end", relay.draining),
+            _gauge("start_time_seconds", "when the relay started, since the epoch", relay.since),
             _gauge("broadcasts", "broadcasts announced now", announced),
             _gauge("tracks", "tracks with an upstream subscription or viewers now", len(tracks)),
             _gauge(

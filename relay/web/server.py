@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgpack
 from aiohttp import hdrs, web
@@ -31,6 +31,7 @@ from relay.web import fetching, state
 from relay.web.cors import OPERATOR, PUBLIC, add_headers, foreign
 from relay.web.dashboard import ROUTES, add_dashboard, landing
 from relay.web.metrics import Metrics
+from relay.web.rows import plain
 from relay.web.state import Sources
 from relay.wire.errors import StreamCode
 
@@ -158,11 +159,11 @@ def _text(status: int, text: str, **headers: str) -> web.Response:
     return web.Response(status=status, text=text, headers=headers)
 
 
-def _structure(request: web.Request, value: Any) -> web.Response:
+def _structure(request: web.Request, value: object) -> web.Response:
     """JSON, or msgpack for those who ask for it."""
     if "application/msgpack" in request.headers.get("accept", ""):
-        return web.Response(body=msgpack.packb(value), content_type="application/msgpack")
-    return web.Response(text=json.dumps(value) + "\n", content_type="application/json")
+        return web.Response(body=msgpack.packb(value, default=plain), content_type="application/msgpack")
+    return web.Response(text=json.dumps(value, default=plain) + "\n", content_type="application/json")
 
 
 async def health(request: web.Request) -> web.Response:
@@ -236,10 +237,7 @@ async def announced(request: web.Request) -> web.Response:
     ):
         offers = await ask(services.sources.origin, m.ListAnnounced(prefixes), timeout=state.ASK_TIMEOUT)
         return _text(200, "\n".join(sorted(strip(offer.path, prefix) or "" for offer in offers)))
-    rows = await state.announced(services.sources, prefixes)
-    for row in rows:
-        row["path"] = strip(row["path"], prefix)
-    return _structure(request, rows)
+    return _structure(request, await state.announced(services.sources, prefixes, prefix))
 
 
 async def show_state(request: web.Request) -> web.Response:

@@ -1,6 +1,6 @@
 """What the relay is doing, gathered by asking its actors.
 
-Owns the shape of `/state`. Must never touch an actor but by message, nor hold anything between two requests. The
+Must never touch an actor but by message, nor hold anything between two requests. The
 debug routes and the metrics call it.
 """
 
@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from relay.actors import messages as m
 from relay.actors.ledger import ListFigures, Totals, TrackFigures
+from relay.actors.rows import PeerRow, SessionRow, TrackRow
 from relay.actors.runtime import ActorDeadError, Ref, ask
-from relay.model.path import covers, join
+from relay.model.path import covers, join, strip
+from relay.web.rows import AnnouncedRow, BroadcastRow, Identity, State, Sums
 
 MOST_OFFERS: Final = 100
 """Paths that are listed of each other relay; `broadcasts` has all of them."""
@@ -31,11 +33,11 @@ class Sources:
 
     origin: Ref
     gate: Ref
-    relay: Callable[[], dict[str, Any]]
+    relay: Callable[[], Identity]
     """Identity of the relay, for the `relay` part."""
     ledger: Ref
     refused: tuple[Mapping[str, int], ...]
-    """What listeners and the authenticator turn away, by reason, as they count it; the gate tells its own."""
+    """What listeners and the authenticator rejected, by reason; the gate reports its own."""
     links: Callable[[], int]
     """How many QUIC connections the endpoint has."""
     segments_refused: Callable[[], int] = int
@@ -65,13 +67,13 @@ async def every(refs: Iterable[Ref], question: object) -> list[Any]:
     return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
-async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
+async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> tuple[BroadcastRow, ...]:
     """Publications under the prefixes, with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
     return await _rows(sources, m.ListPublications(prefixes))
 
 
-async def announced(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The serving publications under the prefixes, with what their tracks have reported: no track is asked."""
+async def announced(sources: Sources, prefixes: tuple[str, ...], base: str) -> list[AnnouncedRow]:
+    """The serving publications under the prefixes, relative to `base`, with what their tracks have reported."""
     published, figures = await asyncio.gather(
         ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT),
         ask(sources.ledger, ListFigures(prefixes), timeout=ASK_TIMEOUT),
@@ -84,21 +86,21 @@ async def announced(sources: Sources, prefixes: tuple[str, ...]) -> list[dict[st
         if publication.serving and not covers(sources.members, publication.path):
             running = tracks.get(publication.broadcast.actor_urn, ())
             rows.append(
-                {
-                    "path": publication.path,
-                    "hops": _hops(publication),
-                    "session": publication.session,
-                    "tracks": sorted(track.name for track in running),
-                    "viewers": sum(track.viewers for track in running),
-                }
+                AnnouncedRow(
+                    path=strip(publication.path, base) or "",
+                    hops=_hops(publication),
+                    session=publication.session,
+                    tracks=tuple(sorted(track.name for track in running)),
+                    viewers=sum(track.viewers for track in running),
+                )
             )
     return rows
 
 
-async def _rows(sources: Sources, question: m.ListPublications | m.ListWithdrawn) -> list[dict[str, Any]]:
+async def _rows(sources: Sources, question: m.ListPublications | m.ListWithdrawn) -> tuple[BroadcastRow, ...]:
     published = await ask(sources.origin, question, timeout=ASK_TIMEOUT)
     # All at once: one after the other, each would wait for turns of the event loop, of which a busy relay has few.
-    return await asyncio.gather(
+    rows = await asyncio.gather(
         *(
             _broadcast(publication)
             for publication in published
@@ -106,110 +108,103 @@ async def _rows(sources: Sources, question: m.ListPublications | m.ListWithdrawn
             if not covers(sources.members, publication.path)
         )
     )
+    return tuple(rows)
 
 
-async def _broadcast(publication: m.Published) -> dict[str, Any]:
+async def _broadcast(publication: m.Published) -> BroadcastRow:
     found = await every([publication.broadcast], m.ListTracks())
-    return {
-        "path": publication.path,
-        "session": publication.session,
-        "hops": _hops(publication),
-        "serving": publication.serving,
-        "tracks": await every(found[0], m.DescribeTrack()) if found else [],
-    }
-
-
-def _hops(publication: m.Published) -> list[str]:
-    return [str(hop) for hop in publication.route.hops]
-
-
-async def peers(
-    sources: Sources, sessions: list[dict[str, Any]], rows: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """The other relays of the cluster: how we stand with each, and how many broadcasts come from it."""
-    if sources.cluster is None:
-        return []
-    answers = await every([sources.cluster], m.ListPeers())
-    if not answers:
-        return []
-    known = answers[0]
-    found = [*await every(known.refs, m.DescribePeer()), *known.others]
-    since = {session["session"]: session["since"] for session in sessions}
-    offers: dict[int, list[str]] = {}
-    for row in rows:
-        offers.setdefault(row["session"], []).append(row["path"])
-    return sorted(
-        (
-            {
-                **peer,
-                "since": since.get(peer["session"]),
-                "broadcasts": len(offers.get(peer["session"], ())),
-                "offers": offers.get(peer["session"], [])[:MOST_OFFERS],
-            }
-            for peer in found
-        ),
-        key=lambda peer: str(peer["node"]),
+    tracks: list[TrackRow] = await every(found[0], m.DescribeTrack()) if found else []
+    return BroadcastRow(
+        publication.path, publication.session, _hops(publication), publication.serving, tuple(tracks)
     )
 
 
-async def state(sources: Sources, prefixes: tuple[str, ...]) -> dict[str, Any]:
+def _hops(publication: m.Published) -> tuple[str, ...]:
+    return tuple(map(str, publication.route.hops))
+
+
+async def _peers(
+    sources: Sources, sessions: Iterable[SessionRow], rows: Iterable[BroadcastRow]
+) -> Iterator[PeerRow]:
+    """The other relays of the cluster: how we stand with each, and how many broadcasts come from it."""
+    answers = [] if sources.cluster is None else await every([sources.cluster], m.ListPeers())
+    found: list[PeerRow] = []
+    for known in answers:
+        found += [*await every(known.refs, m.DescribePeer()), *known.others]
+    since: dict[int | None, float] = {session.session: session.since for session in sessions}
+    offers: dict[int | None, list[str]] = {}
+    for row in rows:
+        offers.setdefault(row.session, []).append(row.path)
+    return (
+        replace(
+            peer,
+            since=since.get(peer.session),
+            broadcasts=len(offers.get(peer.session, ())),
+            offers=tuple(offers.get(peer.session, ())[:MOST_OFFERS]),
+        )
+        for peer in sorted(found, key=lambda peer: peer.node)
+    )
+
+
+async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
     """Everything under the prefixes; sessions are those whose root lies there, and those that publish there.
 
     `withdrawn` are broadcasts that are announced no more, whose tracks have viewers still: they count in `totals`.
-    `refused` counts, by limit, what was turned away: of the sessions shown, or with everything shown since the start.
+    `refused` counts, by limit, what was rejected: of the sessions shown, or with everything shown since the start.
     """
     rows = await broadcasts(sources, prefixes)
-    withdrawn = [row for row in await _rows(sources, m.ListWithdrawn(prefixes)) if row["tracks"]]
+    withdrawn = tuple(row for row in await _rows(sources, m.ListWithdrawn(prefixes)) if row.tracks)
     gate = await gate_report(sources)
-    sessions = await every(gate.connections, m.DescribeSession())
+    sessions: list[SessionRow] = await every(gate.connections, m.DescribeSession())
     if "" not in prefixes:
-        publishing = {row["session"] for row in rows}
+        publishing = {row.session for row in rows}
         sessions = [
             _narrowed(session, prefixes)
             for session in sessions
-            if session["session"] in publishing or _under(session["path"], prefixes)
+            if session.session in publishing or _under(session.path, prefixes)
         ]
-    running = [track for row in (*rows, *withdrawn) for track in row["tracks"]]
+    running = [track for row in (*rows, *withdrawn) for track in row.tracks]
     refused: Counter[str] = Counter()
     for session in sessions:
-        refused.update(session["refused"])
+        refused.update(session.refused)
     if "" in prefixes:
         refused.update(gate.refused)
         ended = await ask(sources.ledger, Totals(), timeout=ASK_TIMEOUT)
         refused.update({limit: number for (name, limit), number in ended.items() if name == "refused"})
-    return {
-        "relay": {**sources.relay(), "now": time.time()},
-        "totals": {
-            "sessions": len(sessions),
-            "broadcasts": len({row["path"] for row in rows}),
-            "tracks": len(running),
-            "viewers": sum(track["viewers"] for track in running),
-            "bytes_received": sum(s["bytes_received"] for s in sessions),
-            "bytes_sent": sum(s["bytes_sent"] for s in sessions),
-            "cached_bytes": sum(track["cached_bytes"] for track in running),
-            "refused": dict(sorted(refused.items())),
-        },
-        "sessions": sorted(sessions, key=lambda s: s["session"]),
-        "broadcasts": rows,
-        "withdrawn": withdrawn,
-        "peers": await peers(sources, sessions, rows) if "" in prefixes else [],
-    }
+    totals = Sums(
+        sessions=len(sessions),
+        broadcasts=len({row.path for row in rows}),
+        tracks=len(running),
+        viewers=sum(track.viewers for track in running),
+        bytes_received=sum(session.bytes_received for session in sessions),
+        bytes_sent=sum(session.bytes_sent for session in sessions),
+        cached_bytes=sum(track.cached_bytes for track in running),
+        refused=dict(sorted(refused.items())),
+    )
+    return State(
+        relay=replace(sources.relay(), now=time.time()),
+        totals=totals,
+        sessions=tuple(sorted(sessions, key=lambda session: session.session)),
+        broadcasts=rows,
+        withdrawn=withdrawn,
+        peers=tuple(await _peers(sources, sessions, rows)) if "" in prefixes else (),
+    )
 
 
 def _under(path: str, prefixes: tuple[str, ...]) -> bool:
     return any(covers(prefix, path) for prefix in prefixes)
 
 
-def _narrowed(session: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+def _narrowed(session: SessionRow, prefixes: tuple[str, ...]) -> SessionRow:
     """A session without what it does and may do elsewhere."""
 
     def concerns(granted: str) -> bool:
-        path = join(session["path"], granted)
+        path = join(session.path, granted)
         return _under(path, prefixes) or any(covers(path, prefix) for prefix in prefixes)
 
-    return {
-        **session,
-        "publish": [granted for granted in session["publish"] if concerns(granted)],
-        "subscribe": [granted for granted in session["subscribe"] if concerns(granted)],
-        "publishing": [path for path in session["publishing"] if _under(path, prefixes)],
-    }
+    return replace(
+        session,
+        publish=tuple(filter(concerns, session.publish)),
+        subscribe=tuple(filter(concerns, session.subscribe)),
+        publishing=tuple(path for path in session.publishing if _under(path, prefixes)),
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -20,6 +20,7 @@ from relay.actors import messages as m
 from relay.actors.cluster import REVIVAL, ClusterActor
 from relay.actors.origin import OriginActor
 from relay.actors.peer import LONGEST_DELAY, PATIENCE, STALE, Dialling
+from relay.actors.rows import PeerRow
 from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.limits import Limits
 from relay.model.route import Route
@@ -104,9 +105,9 @@ class Bench:
 
     async def peers(self) -> dict[str, str]:
         """Name and state of every row, as `/state` has them."""
-        return {row["node"]: told(row) for row in await self.rows()}
+        return {row.node: told(row) for row in await self.rows()}
 
-    async def rows(self) -> list[dict[str, Any]]:
+    async def rows(self) -> list[PeerRow]:
         found: m.Peers = await ask(self.cluster, m.ListPeers(), timeout=TIMEOUT)
         own = [await ask(ref, m.DescribePeer(), timeout=TIMEOUT) for ref in found.refs]
         return [*own, *found.others]
@@ -232,14 +233,13 @@ def test_a_root_dials_nobody_and_lists_who_has_come(roots: tuple[str, ...]) -> N
         await advance(10 * LONGEST_DELAY)
         assert bench.net.dialled == []
         rows = await bench.rows()
-        assert {row["node"]: row["session"] for row in rows} == {
+        assert {row.node: row.session for row in rows} == {
             "n.example": 50,
             "relay 9 without a name": 51,
             "relay ? without a name": 52,
         }
         for row in rows:
-            assert set(row) == {"node", "state", "dialled_by", "since", "session", "error"}
-            assert (told(row), row["since"], row["error"]) == ("dialled by it", None, None)
+            assert (told(row), row.since, row.error) == ("dialled by it", None, None)
         await bench.tell(m.LinkDown(51, bench.origin, "", lost=True))
         assert len(await bench.peers()) == 2
         await bench.close()
@@ -512,9 +512,9 @@ async def test_a_member_that_has_dialled_is_not_dialled() -> None:
     await bench.linked(9, 51)
     await advance(10 * LONGEST_DELAY)
     assert bench.net.dialled.count("a.example") == 0
-    rows = {row["node"]: row for row in await bench.rows()}
-    assert (told(rows["a.example"]), rows["a.example"]["session"]) == ("dialled by it", 50)
-    assert rows["z.example"]["session"] == 51
+    rows = {row.node: row for row in await bench.rows()}
+    assert (told(rows["a.example"]), rows["a.example"].session) == ("dialled by it", 50)
+    assert rows["z.example"].session == 51
     assert set(rows) == {ROOT, "a.example", "z.example"}
     await bench.tell(m.LinkDown(50, bench.origin, "", lost=True))
     await advance(PATIENCE)
@@ -534,7 +534,7 @@ def test_of_two_sessions_that_of_the_first_by_name_stays(name: str, *, kept: boo
         await bench.up(name, 8)
         await bench.linked(8)
         assert (bench.net.sessions[0].closed == []) == kept
-        rows = {row["node"]: row for row in await bench.rows()}
+        rows = {row.node: row for row in await bench.rows()}
         assert set(rows) == {ROOT, name}
         assert told(rows[name]) == ("connected" if kept else "dialled by it")
         await bench.close()
@@ -801,10 +801,10 @@ class Two:
         for end in (0, 1):
             known: m.Peers = await ask(self.clusters[end], m.ListPeers(), timeout=TIMEOUT)
             rows = [await ask(ref, m.DescribePeer(), timeout=TIMEOUT) for ref in known.refs]
-            [row] = [row for row in rows if row["node"] == self.names[1 - end]]
+            [row] = [row for row in rows if row.node == self.names[1 - end]]
             assert known.others == ()
             assert told(row) == ("connected" if link.dialler == end else "dialled by it")
-            assert row["session"] == link.number
+            assert row.session == link.number
             assert actor_of(self.clusters[end])._links.keys() == {link.number}
         return link
 

@@ -69,7 +69,7 @@ async def test_the_three_openings_get_their_reply(
     assert stream.data == hexed(reply)
     assert not stream.fins
     described = await ask(peer.ref, m.DescribeSession(), timeout=TIMEOUT)
-    assert described["version"] == version.name_on_wire
+    assert described.version == version.name_on_wire
     assert [s.request for s in peer.announce_streams()] == [AnnounceRequest("")]
 
 
@@ -583,9 +583,9 @@ async def test_a_peer_that_was_found_dead_and_answers_late_is_alive_again() -> N
 async def test_describe_tells_what_a_session_does(world: World) -> None:
     peer = await world.publisher(Version.LITE_05, "room/cam", "room/mic")
     described = await ask(peer.ref, m.DescribeSession(), timeout=TIMEOUT)
-    assert described["publishing"] == ["room/cam", "room/mic"]
-    assert described["version"] == "moq-lite-05"
-    assert described["subscriptions"] == 0
+    assert described.publishing == ("room/cam", "room/mic")
+    assert described.version == "moq-lite-05"
+    assert described.subscriptions == 0
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from relay.actors import messages as m
 from relay.actors import peer
 from relay.actors.peer import FIRST_DELAY, HEALTHY, LONGEST_DELAY, PATIENCE, STALE, Dialling, PeerActor
+from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, ask, halt, send
 from relay.transport.session import Session
 from tests.actors.clock import TIMEOUT, advance, settle, timer_count, virtual
@@ -150,8 +151,8 @@ class Bench:
         )
         await settle()
 
-    async def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = await ask(self.peer, m.DescribePeer(), timeout=TIMEOUT)
+    async def state(self) -> PeerRow:
+        found: PeerRow = await ask(self.peer, m.DescribePeer(), timeout=TIMEOUT)
         return found
 
     async def tell(self, message: object) -> None:
@@ -171,7 +172,7 @@ class Bench:
         await self.start()
         await advance(PATIENCE)
         await self.up()
-        assert (await self.state())["state"] == "connected"
+        assert (await self.state()).state == "connected"
 
     def alive(self) -> bool:
         return self.peer.is_alive()
@@ -223,14 +224,7 @@ async def test_it_dials_at_once_if_it_is_the_first() -> None:
 async def test_it_waits_to_be_dialled_if_it_is_the_second() -> None:
     bench = Bench(first=False)
     await bench.start()
-    assert await bench.state() == {
-        "node": TARGET,
-        "state": "waiting",
-        "dialled_by": "us",
-        "since": None,
-        "session": None,
-        "error": None,
-    }
+    assert await bench.state() == PeerRow(TARGET, "waiting", "us", None, None, None)
     await advance(PATIENCE - MARGIN)
     assert bench.net.dialled == []
     await advance(MARGIN)
@@ -249,20 +243,13 @@ async def test_the_row_tells_what_it_is_doing() -> None:
     await settle()
     assert told(await bench.state()) == "dialling"
     await bench.up()
-    assert await bench.state() == {
-        "node": TARGET,
-        "state": "connected",
-        "dialled_by": "us",
-        "since": 1_000.0,
-        "session": 1,
-        "error": None,
-    }
+    assert await bench.state() == PeerRow(TARGET, "connected", "us", 1_000.0, 1, None)
     await bench.down("idle")
     row = await bench.state()
-    assert (told(row), row["since"], row["session"], row["error"]) == ("waiting", None, None, "idle")
+    assert (told(row), row.since, row.session, row.error) == ("waiting", None, None, "idle")
     await bench.tell(m.OtherLink(77))
     row = await bench.state()
-    assert (told(row), row["session"]) == ("dialled by it", 77)
+    assert (told(row), row.session) == ("dialled by it", 77)
     await bench.close()
 
 
@@ -284,7 +271,7 @@ async def test_sessions_of_others_are_none_of_its_business() -> None:
     stranger = bench.cluster.ref
     await bench.tell(m.LinkUp(9, stranger, 6))
     await bench.tell(m.LinkDown(9, stranger, "x", lost=False))
-    assert (await bench.state())["session"] == 1
+    assert (await bench.state()).session == 1
     assert len(bench.cluster.got(m.LinkUp)) == 1
     assert bench.cluster.got(m.LinkDown) == []
     await bench.close()
@@ -380,7 +367,7 @@ async def test_a_session_that_never_begins_is_a_failed_attempt() -> None:
     for reason in ("no SETUP in time", "unauthorized", "unauthorized"):
         await advance(LONGEST_DELAY)
         await bench.down(reason, lost=False)
-        assert (await bench.state())["error"] == reason
+        assert (await bench.state()).error == reason
     assert bench.cluster.got(m.LinkUp) == []
     await bench.close()
 
@@ -440,7 +427,7 @@ def test_an_exception_without_a_text_is_named(caplog: pytest.LogCaptureFixture) 
         bench.net.outcome = TimeoutError()
         await bench.start()
         await advance(0)
-        assert (await bench.state())["error"] == "TimeoutError"
+        assert (await bench.state()).error == "TimeoutError"
         await bench.close()
 
     scenario()
@@ -459,7 +446,7 @@ async def test_it_does_not_dial_who_has_dialled() -> None:
         await advance(LONGEST_DELAY)
     assert bench.net.dialled == []
     row = await bench.state()
-    assert (told(row), row["session"]) == ("dialled by it", 7)
+    assert (told(row), row.session) == ("dialled by it", 7)
     await bench.close()
 
 
@@ -524,7 +511,7 @@ async def test_a_needless_session_is_closed_once() -> None:
         await advance(LONGEST_DELAY)
     assert len(bench.net.dialled) == 1
     row = await bench.state()
-    assert (told(row), row["session"], row["error"]) == ("dialled by it", 7, None)
+    assert (told(row), row.session, row.error) == ("dialled by it", 7, None)
     await bench.close()
 
 
@@ -534,14 +521,14 @@ async def test_no_error_of_a_former_attempt_stands_beside_a_session() -> None:
     bench.net.outcome = OSError("refused")
     await bench.start()
     await advance(0)
-    assert (await bench.state())["error"] == "refused"
+    assert (await bench.state()).error == "refused"
     await bench.tell(m.OtherLink(7))
     row = await bench.state()
-    assert (told(row), row["error"]) == ("dialled by it", None)
+    assert (told(row), row.error) == ("dialled by it", None)
     bench.net.outcome = HANG
     await bench.tell(m.OtherLink(None))
     row = await bench.state()
-    assert (told(row), row["error"], row["session"]) == ("dialling", None, None)
+    assert (told(row), row.error, row.session) == ("dialling", None, None)
     await bench.close()
 
 
@@ -584,11 +571,11 @@ def test_whatever_happens_a_peer_is_in_one_state(changes: list[str]) -> None:
             if not bench.alive():
                 break
             row = await bench.state()
-            connected = row["state"] == "connected"
-            assert connected == (row["session"] is not None)
-            assert not (connected and row["error"])
-            assert connected or row["since"] is None
-            assert connected or row["dialled_by"] == "us"
+            connected = row.state == "connected"
+            assert connected == (row.session is not None)
+            assert not (connected and row.error)
+            assert connected or row.since is None
+            assert connected or row.dialled_by == "us"
         halt(bench.peer)
         halt(bench.cluster.ref)
         for ref in bench.net.connections:
@@ -837,11 +824,11 @@ async def test_a_session_that_cannot_be_taken_over_is_dialled_again() -> None:
     await bench.start()
     await advance(0)
     row = await bench.state()
-    assert (row["state"], row["error"]) == ("waiting", "internal error")
+    assert (row.state, row.error) == ("waiting", "internal error")
     bench.net.refuse_to_open = False
     await advance(LONGEST_DELAY)
     await bench.up()
-    assert (await bench.state())["state"] == "connected"
+    assert (await bench.state()).state == "connected"
     await bench.close()
 
 
@@ -852,7 +839,7 @@ async def test_without_a_gate_what_was_dialled_is_closed() -> None:
     await bench.start()
     await advance(0)
     assert len(bench.net.sessions[0].closed) == 1
-    assert (await bench.state())["error"] == "internal error"
+    assert (await bench.state()).error == "internal error"
     await bench.close()
 
 
@@ -869,7 +856,7 @@ def test_a_session_that_begins_too_late_is_closed(ends: bool, reason: str) -> No
         await bench.start()
         await advance(0)
         (wanted,) = bench.net.gate.log
-        assert (await bench.state())["state"] == "dialling"
+        assert (await bench.state()).state == "dialling"
         if ends:
             halt(bench.peer)
         else:

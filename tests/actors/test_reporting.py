@@ -72,7 +72,7 @@ async def test_viewers_are_told_at_once_and_relays_are_none() -> None:
     await stage.viewer()
     assert [report.figures and report.figures.viewers for report in reports(stage)] == [1, 2]
     described = await ask(stage.track, m.DescribeTrack(), timeout=TIMEOUT)
-    assert (described["viewers"], described["relays"]) == (2, 1)
+    assert (described.viewers, described.relays) == (2, 1)
 
 
 @staged

@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 from pykka import ActorRegistry
 
 from relay.actors import runtime
+from relay.actors.rows import PeerRow
 from relay.actors.runtime import Ref, halt
 
 
@@ -87,9 +88,9 @@ def actors() -> list[str]:
     return sorted(str(actor_of(ref)) for ref in ActorRegistry.get_all())
 
 
-def told(row: dict[str, Any]) -> str:
+def told(row: PeerRow) -> str:
     """The state of a peer in a row of `/state`, and whether its session is one that the other relay dialled."""
-    return "dialled by it" if row["dialled_by"] == "it" and row["state"] == "connected" else str(row["state"])
+    return "dialled by it" if row.dialled_by == "it" and row.state == "connected" else str(row.state)
 
 
 def tally(items: Sequence[Any]) -> dict[str, int]:

@@ -132,7 +132,7 @@ class Node:
     @property
     def hop(self) -> str:
         """Its id in lists of hops, as the debug API writes it."""
-        hop = self.running.identity()["hop"]
+        hop = self.running.identity().hop
         assert isinstance(hop, str)
         return hop
 

@@ -64,7 +64,7 @@ async def described(folder: Path) -> AsyncIterator[dict[str, str]]:
     )
     auth = Auth(key=key_file(folder), public="demo")
     async with Relay(base.model_copy(update={"web": web, "auth": auth})) as relay:
-        listen = {name: found[0].rpartition(":")[2] for name, found in relay.identity()["listen"].items()}
+        listen = {name: found[0].rpartition(":")[2] for name, found in relay.identity().listen.items()}
         url = f"{relay.url}?jwt={token(root='', put=[''])}"
         async with await Client.connect(url) as client:
             cam = client.publish("demo/cam")

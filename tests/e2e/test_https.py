@@ -33,7 +33,7 @@ from tests.e2e.test_command import relay as relay_command
 
 
 def https_port(relay: Relay) -> int:
-    return int(relay.identity()["listen"]["https"][0].rpartition(":")[2])
+    return int(relay.identity().listen["https"][0].rpartition(":")[2])
 
 
 async def shown(port: int) -> str:

@@ -142,9 +142,9 @@ async def test_a_fresh_relay_shows_every_metric_and_zeros() -> None:
 async def test_the_end_of_each_certificate() -> None:
     async with stage() as (relay, _):
         values = await scrape(relay)
-        [row] = relay.identity()["certificates"]
+        [row] = relay.identity().certificates
     ends = value(values, "certificate_not_after_seconds", listener="quic", number="1", name="localhost")
-    assert ends == row["not_after"]
+    assert ends == row.not_after
     assert 12 * 86_400 < ends - time.time() < 14 * 86_400
 
 

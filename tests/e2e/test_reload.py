@@ -101,7 +101,7 @@ async def test_what_is_public_changes() -> None:
         assert [await sees(relay, "one"), await sees(relay, "two")] == [200, 401]
         relay.reload(relay._config.model_copy(update={"auth": Auth(public="two")}))
         assert [await sees(relay, "one"), await sees(relay, "two")] == [401, 200]
-        assert relay.identity()["public"] == {"publish": ("two",), "subscribe": ("two",)}
+        assert relay.identity().public == {"publish": ("two",), "subscribe": ("two",)}
 
 
 async def test_a_key_becomes_a_directory_of_keys(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ async def test_a_client_whose_udp_is_refused_falls_back_to_websocket() -> None:
 
 async def test_sessions_over_tls(tmp_path: Path) -> None:
     async with Relay(secured(tmp_path, certificate())) as relay:
-        port = relay.identity()["listen"]["https"][0].rpartition(":")[2]
+        port = relay.identity().listen["https"][0].rpartition(":")[2]
         url = f"wss://127.0.0.1:{port}/"
         async with (
             publisher(NEW, url, "demo/a", *paced(NEW, 20, FRAMES)) as _,

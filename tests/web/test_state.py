@@ -1,14 +1,25 @@
-"""What `/state` costs to gather."""
+"""What `/state` costs to gather, and how it is written."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 
+import msgpack
+import pytest
+
+from relay.actors.peer import State
+from relay.actors.rows import GroupRow, PeerRow, TrackRow
 from relay.web import state
+from relay.web.rows import BroadcastRow, Identity, plain
 from relay.web.state import Sources
 from relay.wire.version import Version
 from tests.actors.clock import settle
 from tests.actors.world import World
+
+
+def nobody() -> Identity:
+    raise AssertionError
 
 
 async def turns_for(broadcasts: int) -> int:
@@ -24,7 +35,7 @@ async def turns_for(broadcasts: int) -> int:
     nothing = Sources(
         origin=world.origin,
         gate=world.origin,
-        relay=dict,
+        relay=nobody,
         ledger=world.origin,
         refused=(),
         links=lambda: 0,
@@ -41,7 +52,7 @@ async def turns_for(broadcasts: int) -> int:
     loop.call_soon(count)
     rows = await state.broadcasts(nothing, ("",))
     over = True
-    assert len([track for row in rows for track in row["tracks"]]) == broadcasts
+    assert len([track for row in rows for track in row.tracks]) == broadcasts
     found = turns
     await world.close()
     return found
@@ -50,3 +61,24 @@ async def turns_for(broadcasts: int) -> int:
 async def test_broadcasts_are_asked_all_at_once() -> None:
     """A busy relay has few turns of its event loop a second: one after the other, a scrape would take its time."""
     assert await turns_for(40) <= 2 * await turns_for(1)
+
+
+def test_rows_are_written_with_the_names_of_their_fields_in_order() -> None:
+    track = TrackRow(
+        "p", "video/hd", 1, 0, "live", (GroupRow(7, 2, 30, open=False, age=0.25),), 30, 30, 1, 2, 7
+    )
+    peer = PeerRow("a.example", State.DIALLING, "us", None, None, "no route")
+    written = json.dumps([BroadcastRow("p", 4, ("50",), True, (track,)), peer], default=plain)
+    assert written == (
+        '[{"path": "p", "session": 4, "hops": ["50"], "serving": true, "tracks": [{"path": "p", "name": "video/hd", '
+        '"viewers": 1, "relays": 0, "upstream": "live", "groups": [{"sequence": 7, "frames": 2, "bytes": 30, '
+        '"open": false, "age": 0.25}], "cached_bytes": 30, "received_bytes": 30, "received_groups": 1, '
+        '"received_frames": 2, "latest": 7}]}, {"node": "a.example", "state": "dialling", "dialled_by": "us", '
+        '"since": null, "session": null, "error": "no route", "broadcasts": 0, "offers": []}]'
+    )
+    assert msgpack.unpackb(msgpack.packb(peer, default=plain)) == json.loads(json.dumps(peer, default=plain))
+
+
+def test_nothing_but_a_row_is_written_as_one() -> None:
+    with pytest.raises(TypeError, match="set is no row"):
+        json.dumps({"refused": set()}, default=plain)

@@ -1,0 +1,71 @@
+"""Rows of the debug API that actors answer with. Their fields are the keys of `/state`, in its order (docs/http.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """Answer to `DescribeSession`. `since` is in seconds since the epoch, `rtt` in seconds."""
+
+    session: int
+    remote: str
+    transport: str
+    version: str | None
+    path: str
+    since: float
+    rtt: float | None
+    bytes_received: int
+    bytes_sent: int
+    streams: int
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    publishing: tuple[str, ...]
+    subscriptions: int
+    upstreams: int
+    refused: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """A cached group. `age` is in seconds."""
+
+    sequence: int
+    frames: int
+    bytes: int
+    open: bool
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrackRow:
+    """Answer to `DescribeTrack`. Counts are since the track began."""
+
+    path: str
+    name: str
+    viewers: int
+    """Subscriptions, without those of other relays."""
+    relays: int
+    upstream: str
+    groups: tuple[GroupRow, ...]
+    cached_bytes: int
+    received_bytes: int
+    received_groups: int
+    received_frames: int
+    latest: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRow:
+    """Answer to `DescribePeer`. `since` is in seconds since the epoch."""
+
+    node: str
+    state: str
+    dialled_by: str
+    since: float | None
+    session: int | None
+    error: str | None
+    broadcasts: int = 0
+    """Filled in by the web server, as `offers` is."""
+    offers: tuple[str, ...] = ()

@@ -1,0 +1,93 @@
+"""What `/state` and `/announced` are made of. The fields of each class are the keys of its object, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+from relay.actors.rows import PeerRow, SessionRow, TrackRow
+
+
+def plain(row: object) -> dict[str, Any]:
+    """A row as encoders want it, which call this for each one that they meet. Raises TypeError for anything else."""
+    if not is_dataclass(row):
+        raise TypeError(f"{type(row).__name__} is no row")
+    return {name: getattr(row, name) for name in type(row).__slots__}  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRow:
+    """A certificate in use; times in seconds since the epoch."""
+
+    listener: str
+    number: int
+    name: str
+    generated: bool
+    not_before: float
+    not_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a relay is. Hop ids are strings: they exceed what a double holds."""
+
+    version: str
+    hop: str
+    since: float
+    certificate: str
+    certificates: tuple[CertificateRow, ...]
+    listen: dict[str, tuple[str, ...]]
+    versions: tuple[str, ...]
+    public: dict[str, tuple[str, ...]] | None
+    node: str | None
+    draining: bool
+    now: float = 0.0
+    """Seconds since the epoch, when the state was shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastRow:
+    """One publication."""
+
+    path: str
+    session: int
+    hops: tuple[str, ...]
+    serving: bool
+    tracks: tuple[TrackRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncedRow:
+    """One announced path."""
+
+    path: str
+    hops: tuple[str, ...]
+    session: int
+    tracks: tuple[str, ...]
+    viewers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums over everything that is shown."""
+
+    sessions: int
+    broadcasts: int
+    tracks: int
+    viewers: int
+    bytes_received: int
+    bytes_sent: int
+    cached_bytes: int
+    refused: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`/state`."""
+
+    relay: Identity
+    totals: Sums
+    sessions: tuple[SessionRow, ...]
+    broadcasts: tuple[BroadcastRow, ...]
+    withdrawn: tuple[BroadcastRow, ...]
+    peers: tuple[PeerRow, ...]
