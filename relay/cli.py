@@ -1,7 +1,7 @@
-"""The command `moq-relay`: flags in, exit status out.
+"""The command `moq-relay`: the command line and its help.
 
-Owns the command line and its help. Must never hold logic of the relay itself: it loads the configuration, sets up
-logging and hands over to `relay.process`, which is imported late so that `--help` is quick.
+Must never hold logic of the relay: it loads the configuration, sets up logging and starts `relay.process`, which is
+imported late so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -47,17 +47,15 @@ _WORDS = ("true", "false", "1", "0", "yes", "no")
 
 
 def _print_warnings(warnings: list[str]) -> None:
-    """Say them once."""
     for text in warnings:
         terminal.say(f"moq-relay: warning: {text}")
     warnings.clear()
 
 
 class _Warnings(logging.Handler):
-    """Says what the log would warn of at start."""
+    """Prints the warnings of a start."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print it."""
         terminal.say(f"moq-relay: warning: {record.getMessage()}")
 
 
@@ -73,10 +71,10 @@ def _warnings_to_terminal() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Collects flags as pairs of text, in order: what they mean is the configuration's business."""
+    """Collects flags as pairs of text, in order; the configuration reads them."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with one line about the fault and one about where help is."""
+        """Exit with a line about the fault and one about help."""
         self.exit(2, f"moq-relay: {message}\nTry: moq-relay --help\n")
 
     def _print_message(self, message: str, file: object = None) -> None:
@@ -100,7 +98,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class _Collect(argparse.Action):
-    """Append (flag, text) to `flags`; an absent flag leaves no trace that could override anything."""
+    """Append (flag, text) to `flags`, so that an absent flag overrides nothing."""
 
     def __call__(
         self,
@@ -109,7 +107,6 @@ class _Collect(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> None:
-        """Record one use."""
         flags: list[tuple[str, str]] = namespace.flags
         flags.append((str(option_string), str(values)))
 
@@ -128,11 +125,9 @@ def build_parser() -> Parser:
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="configuration in TOML; dev.toml is a commented example"
     )
+    parser.add_argument("--check", action="store_true", help="check the configuration, and exit")
     parser.add_argument(
-        "--check", action="store_true", help="say whether the configuration is right, and leave"
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"moq-relay {VERSION}", help="print the version, and leave"
+        "--version", action="version", version=f"moq-relay {VERSION}", help="print the version, and exit"
     )
     for table in dict.fromkeys(option.table for option in OPTIONS):
         group = parser.add_argument_group(f"[{table}]")
@@ -170,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_warnings(warnings)
             with _warnings_to_terminal():
                 check(config)
-            # One write, so that a reader who leaves after the first line, like `head -1`, does no harm.
+            # One write: a reader such as `head -1` may close the pipe after the first line.
             lines = (f"{arguments.file or 'configuration'}: ok", *summary(config))
             fault = terminal.put("".join(f"{line}\n" for line in lines))
             if fault:
@@ -191,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _spelled_out(arguments: Sequence[str]) -> Iterator[str]:
-    """Give every switch its value: `--web-ws` means true, `--no-web-ws` false, and neither swallows FILE behind it."""
+    """Give every switch a value: `--web-ws` is true, `--no-web-ws` is false, and FILE after it stays FILE."""
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
@@ -222,7 +217,7 @@ def _stray(word: str) -> str:
 
 
 def summary(config: Config) -> Iterator[str]:
-    """Yield a few lines on what the relay would do."""
+    """Yield some lines about a relay with this configuration."""
     tls = config.server.tls
     yield f"  QUIC        {config.server.listen} (UDP)"
     yield f"  versions    {', '.join(entry.name_on_wire for entry in config.server.version)}"

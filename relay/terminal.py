@@ -1,6 +1,6 @@
-"""Standard input, output and error of a command, which may be closed, full, or a pipe that nobody reads any more.
+"""Standard input, output and error of a command, if they are closed, full, or a pipe without a reader.
 
-Owns what happens then. Must never decide on an exit status. Called by the commands, and by `relay.process`.
+Must never decide on an exit status. Called by the commands, and by `relay.process`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import TextIO
 def open_closed_streams() -> None:
     """Open the null device in place of each standard stream that is closed (`2>&-`, as some init systems do).
 
-    Python has None there, which nothing can be written to, and the next socket would get the number of the closed
-    stream, together with everything that a library writes to it.
+    Python has None in its place, and the next socket would get the number of the closed stream, with all that a library
+    writes to that.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # The lowest free number is that of the stream, unless something else has taken it already.
+            # The lowest free number is that of the stream, unless it is taken already.
             setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode))  # noqa: PTH123, SIM115 - open for good
 
 
 def put(text: str) -> str | None:
-    """Print to standard output, at once. Return why it failed, or None; a reader who has left is no failure."""
+    """Print to standard output, at once. Return the reason of a failure; a closed pipe is none."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -46,6 +46,6 @@ def say(text: str) -> None:
 
 
 def give_up(stream: TextIO) -> None:
-    """Lead what is left to the null device: Python would complain once more when it flushes at exit."""
+    """Send the rest to the null device: Python would complain once more when it flushes at exit."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

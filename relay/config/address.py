@@ -1,6 +1,6 @@
 """Addresses as an operator writes them: `[::]:4443`, `0.0.0.0:4443`, `localhost:4443`, `:4443`.
 
-Owns their syntax. Must never resolve a name or open a socket. Called by the configuration tables.
+Must never resolve a name or open a socket. Called by the configuration tables.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WANTED = 'expected host:port, e.g. "[::]:443"'
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A host and a port. `str()` gives back what `parse` reads."""
+    """A host and a port. `parse` reads the text that `str()` returns."""
 
     host: str
     """Name or numeric address, without brackets; `""` is every interface."""
@@ -50,22 +50,22 @@ class Address:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """What to bind: `localhost` is both loopbacks, `""` is `::` (dual stack), anything else is itself."""
+        """The hosts to bind: `localhost` is both loopbacks, `""` is `::` (dual stack)."""
         if self.host.lower() == "localhost":
             return ("127.0.0.1", "::1")
         return (self.host or "::",)
 
 
 def is_host(text: str) -> bool:
-    """Whether `text` can be a host name or an IP address (IPv6 without brackets)."""
+    """True for a host name or an IP address (IPv6 without brackets)."""
     if _is_ip(text, 4) or _is_ip(text, 6):
         return True
-    # Digits and dots alone are a mistyped IPv4 address, not a name.
+    # Digits and dots alone are a mistyped IPv4 address.
     return _NAME.fullmatch(text) is not None and not text.replace(".", "").isdigit()
 
 
 def is_authority(text: str) -> bool:
-    """Whether `text` is `host` or `host:port` as it stands in a URL, with brackets around IPv6."""
+    """True for `host` and `host:port` as in a URL, with brackets around IPv6."""
     return bool(host_of(text))
 
 
@@ -82,7 +82,7 @@ def host_of(authority: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address without brackets, is this machine."""
+    """True if `host`, a name or an address without brackets, is this machine."""
     if host.lower() == "localhost":
         return True
     try:

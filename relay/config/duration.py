@@ -1,6 +1,6 @@
 """Durations as an operator writes them: `"10s"`, `"500ms"`, `"1m30s"`.
 
-Owns their syntax. Called by the configuration tables.
+Called by the configuration tables.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ def seconds(text: str) -> float:
     )
     if not parts or any(unit not in _UNITS for _, unit in parts):
         raise ValueError(WANTED)
-    # Rounded to nanoseconds, which binary fractions miss.
+    # To nanoseconds, which binary fractions miss.
     return round(sum(float(number) * _UNITS[unit] for number, unit in parts), 9)

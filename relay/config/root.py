@@ -1,6 +1,6 @@
-"""A relay to join: a name, a URL, or a table of a URL and a token.
+"""A relay to join, `[cluster] root`: a name, a URL, or a table of a URL and a token.
 
-Owns their syntax in `[cluster] root`. Must never repeat a token in a message. Called by the configuration tables.
+Must never repeat a token in a message. Called by the configuration tables.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ WANTED: Final = (
 )
 _TABLE: Final = '{ url = "https://relay.example.com", token = "relay.jwt" }'
 _JWT: Final = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
-"""A token itself, where the file of one is expected too: it begins with a JSON object in base64url."""
+"""A token instead of the name of its file: it begins with a JSON object in base64url."""
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """`target` is `host[:port]` or a URL without a query. Of `token` and `jwt` one is set at most."""
+    """A relay to join. At most one of `token` and `jwt` is set."""
 
     target: str
+    """`host[:port]`, or a URL without a query."""
+
     token: Path | None = None
-    """File with the token for this relay; None: that of `[cluster] token`, if there is one."""
+    """File with the token for this relay; without it `[cluster] token` counts."""
 
     jwt: str | None = field(default=None, repr=False)
     """The token itself."""
@@ -52,7 +54,7 @@ def _from_text(text: str) -> Root:
     authority, slash, path = rest.partition("/")
     if separator and scheme.lower() not in ("https", "moqt"):
         raise ValueError(WANTED)
-    # Without a scheme a path may as well be one of a file.
+    # Without a scheme it could be the path of a file.
     if not is_authority(authority) or authority.endswith(":0") or ((slash or question) and not separator):
         raise ValueError(WANTED)
     if not path.isascii() or not path.isprintable() or any(mark in path for mark in "#@ "):
@@ -89,7 +91,7 @@ def _from_table(table: Mapping[object, object]) -> Root:
 
 
 def parse_roots(raw: object) -> tuple[Root, ...]:
-    """Read one relay or a list of them: each once, in the order in which they were written."""
+    """Read one relay or a list of them, without repetitions."""
     items = raw if isinstance(raw, list | tuple) else (raw,)
     roots: dict[str, Root] = {}
     for item in items:

@@ -79,7 +79,7 @@ class Server(Table):
         Folder | None,
         Option(
             "DIR",
-            "directory for a qlog file of each QUIC connection, to look into its packets; slows them down",
+            "directory for qlog files, which show the packets of each QUIC connection; slows them down",
             "--qlog-dir",
         ),
     ] = None
@@ -132,7 +132,7 @@ class Cluster(Table):
         Roots,
         Option(
             "HOST[:PORT]|URL[,...]",
-            "relay to join, or several; without it, or if it is this node, this relay is the root of the cluster",
+            "relays to join; without any, or with this node alone, this relay is the root of the cluster",
             aliases=("connect",),
         ),
     ] = ()
@@ -157,7 +157,7 @@ class Cluster(Table):
         bool,
         Option(
             "true|false",
-            "dial the other members that a root tells of; --no-cluster-mesh stays with the root",
+            "dial all members that the root announces; --no-cluster-mesh dials the root only",
         ),
     ] = True
     id: Annotated[
@@ -253,7 +253,7 @@ class Auth(Table):
         BeforeValidator(_public),
         Option(
             "PATH[,...]",
-            'paths open to anyone without a token, both ways; "" opens everything',
+            'paths that anyone may publish and subscribe without a token; "" is everything',
             unset="nothing is public",
             empty=True,
         ),

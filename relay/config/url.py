@@ -1,7 +1,7 @@
-"""The URL of a key server, as an operator writes it where a directory could stand as well.
+"""The URL of a key server, which an operator may write in place of a directory.
 
-Owns what is taken for a URL, its syntax, and what of one may be repeated. Must never open a connection. Called by the
-configuration tables, and by `load` for its messages.
+Owns its syntax, and the part of a URL that messages may repeat. Must never open a connection. Called by the
+configuration tables, and for messages.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import re
 
 from relay.config.address import host_of, is_loopback
 
-# One letter is a drive. Without a slash only the schemes that are meant count: a directory may have a colon in its name.
+# One letter is a drive. Without a slash only http and https count: a directory may have a colon in its name.
 _SCHEME = re.compile(r"(?i)(https?(?=:)|[a-z][a-z0-9+.-]+(?=:/))")
 _EXAMPLE = 'e.g. "https://keys.example.com/moq"'
 
 
 def is_url(text: str) -> bool:
-    """Whether `text` is meant as a URL, right or wrong, and not as a path."""
+    """True for a URL, valid or not; False for a path."""
     return _SCHEME.match(text.strip()) is not None
 
 
 def key_server(text: str) -> str:
-    """Return the URL without slashes at its end. ValueError says what would be right, and repeats nothing."""
+    """Return the URL without slashes at its end. ValueError says what would be right, without the URL."""
     text = text.strip()
     found = _SCHEME.match(text)
     scheme = found[0].lower() if found else ""
@@ -47,7 +47,7 @@ def key_server(text: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """`text` as messages may repeat it: of a URL that can hold a password or a signature, the scheme is left."""
+    """Remove all but the scheme of a URL that may hold a password or a signature."""
     if is_url(text):
         return f"{text.strip().partition(':')[0]}://..." if re.search("[@?#]", text) else text
     # A URL whose scheme is mistyped or missing may hold a password or a token as well.
