@@ -25,6 +25,7 @@ from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.connection import ConnectionActor
 from relay.actors.environment import Environment
+from relay.actors.expiry import Expiries
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import LoopActor, Ref, halt, send
 from relay.auth.permissions import Permissions
@@ -37,6 +38,7 @@ from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Event, Session, Sink
 from relay.wire.messages import AnnounceActive, AnnounceEnded, AnnounceUpdate
 from relay.wire.version import Version
+from tests.actors.clock import RUNTIME
 
 MEMBERS = "internal/origins"
 CLUSTER = Permissions("", ("",), ("",), cluster=True)
@@ -111,7 +113,7 @@ class Watcher(LoopActor):
     """A viewer of one relay that keeps every change."""
 
     def __init__(self, relay: Relay, session: int, prefix: str) -> None:
-        super().__init__()
+        super().__init__(RUNTIME)
         self._relay = relay
         self._session = session
         self._prefix = prefix
@@ -146,7 +148,7 @@ class Publisher(LoopActor):
     """The session of a publisher that answers when it is asked for a sign of life."""
 
     def __init__(self, origin: Ref, session: int) -> None:
-        super().__init__()
+        super().__init__(RUNTIME)
         self._origin = origin
         self._session = session
 
@@ -165,9 +167,16 @@ class Relay:
 
         self.number = number
         self.hop = FIRST_HOP + number
-        self.origin: Ref = OriginActor.start(linger=limits.linger, members=MEMBERS)
+        self.origin: Ref = OriginActor.start(RUNTIME, linger=limits.linger, members=MEMBERS)
         self.environment = Environment(
-            self.origin, self.hop, limits, tuple(Version), everything, members=MEMBERS
+            RUNTIME,
+            Expiries(RUNTIME),
+            self.origin,
+            self.hop,
+            limits,
+            tuple(Version),
+            everything,
+            members=MEMBERS,
         )
         self.sessions = itertools.count(1)
         self.actors: list[Ref] = []
@@ -179,7 +188,9 @@ class Relay:
     def publish(self, path: str, *, publisher: int = PUBLISHER, route: Route | None = None) -> None:
         """A publisher of ours announces a path."""
         generation = self._published[path] = self._published.get(path, 0) + 1
-        broadcast = BroadcastActor.start(path=path, source=self._publisher, limits=self.environment.limits)
+        broadcast = BroadcastActor.start(
+            RUNTIME, path=path, source=self._publisher, limits=self.environment.limits
+        )
         self.actors.append(broadcast)
         route = Route((publisher,), 1) if route is None else route
         send(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from typing import Self
 
@@ -23,6 +22,7 @@ from relay.config.changes import listed, taken_over
 from relay.credentials import load_authenticator, load_membership, may_sign, public_claims, reloaded_keys
 from relay.identity import Listening, banner, identity
 from relay.model.limits import Limits
+from relay.runtime import Runtime
 from relay.transport.places import Places
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.qlog import QlogDirectory
@@ -41,16 +41,19 @@ logger = logging.getLogger("relay")
 class Relay:
     """One relay in this process. Start and stop it with `async with`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, runtime: Runtime | None = None) -> None:
         """Raises ConfigError for keys and certificates that cannot be used."""
         self._config = config
-        self._authenticator = load_authenticator(config)
-        self._certificates = Certificates(config)
-        self._membership = load_membership(config)
-        self._since = time.time()
+        self.runtime = runtime = runtime or Runtime()
+        self._authenticator = load_authenticator(config, runtime)
+        self._certificates = Certificates(config, runtime)
+        self._membership = load_membership(config, runtime)
+        self._since = self.runtime.wall_time()
         self._refused: Counter[str] = Counter()
         """What found no place at the listeners, by limit."""
-        self._addresses = Places("sessions_address", config.limits.sessions_address, self._refused)
+        self._addresses = Places(
+            "sessions_address", config.limits.sessions_address, self._refused, runtime.now
+        )
         self._listening = Listening()
         self._actors: ActorSystem | None = None
         self._quic: QuicServer | None = None
@@ -72,6 +75,7 @@ class Relay:
         server = self._config.server
         self._certificates.start()
         actors = self._actors = ActorSystem(
+            self.runtime,
             limits=self.limits,
             versions=server.version,
             authorize=self._authenticator.admit,
@@ -80,6 +84,7 @@ class Relay:
         )
         qlog, files, events = server.qlog_dir, self.limits.qlog_files, self.limits.qlog_events
         quic = self._quic = QuicServer(
+            runtime=self.runtime,
             address=(server.listen.host, server.listen.port),
             certificates=self._certificates.store,
             settings=server.quic,
@@ -102,6 +107,7 @@ class Relay:
         config, listening = self._config, self._listening
         services = Services(
             sources=Sources(
+                runtime=self.runtime,
                 origin=actors.origin,
                 gate=actors.gate,
                 relay=self.identity,
@@ -119,7 +125,9 @@ class Relay:
         )
         web = self._web = WebServers(services, self.limits, self._refused)
         versions, strangers = config.server.version, actors.strangers
-        sessions = Sessions(self.admit, versions, lambda: self.limits, self._addresses, strangers)
+        sessions = Sessions(
+            self.admit, versions, lambda: self.limits, self._addresses, strangers, self.runtime
+        )
         await web.start(sessions if config.web.ws else None)
         http, https, internal = config.http_listen, config.https_listen, config.internal_listen
         if http is not None:
@@ -140,7 +148,7 @@ class Relay:
         former = self._config
         wanted = taken_over(former, former if config is None else config)
         loaded = self._certificates.load(wanted)
-        keys = reloaded_keys(former, wanted, self._authenticator.keys)
+        keys = reloaded_keys(former, wanted, self._authenticator.keys, self.runtime)
         self._certificates.use(loaded)
         # Nothing can fail from here on.
         self._config = wanted

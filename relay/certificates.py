@@ -7,7 +7,6 @@ certificates they are. The application has one.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import ssl
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from relay.config import Config, ConfigError, Https
+from relay.runtime import Runtime
 from relay.transport.quic.certificates import (
     CertificateError,
     CertificatePair,
@@ -56,13 +56,12 @@ def _faults_of(place: str) -> Iterator[None]:
 class Certificates:
     """All of them."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, runtime: Runtime) -> None:
         """Raises ConfigError."""
+        self._runtime = runtime
         tls = config.server.tls
         try:
-            self.store = CertificateStore(
-                load_pairs(tls.cert, tls.key), tls.generate, dt.datetime.now(dt.UTC)
-            )
+            self.store = CertificateStore(load_pairs(tls.cert, tls.key), tls.generate, runtime.date())
         except CertificateError as error:
             raise ConfigError([f"[server.tls]: {error}"]) from None
         self._https = self._load_https(config.web.https) if config.https_listen is not None else None
@@ -77,7 +76,7 @@ class Certificates:
 
     def renewed_fingerprint(self) -> str:
         """The same, after a renewal that is due."""
-        self.store.renew_if_due(dt.datetime.now(dt.UTC))
+        self.store.renew_if_due(self._runtime.date())
         return self.fingerprint
 
     @property
@@ -120,7 +119,7 @@ class Certificates:
     def start(self) -> None:
         """Look again, for as long as the relay runs: a renewal may fail without anybody noticing."""
         self.look()
-        self._next_look = asyncio.get_running_loop().call_later(INTERVAL, self.start)
+        self._next_look = self._runtime.call_later(INTERVAL, self.start)
 
     def stop(self) -> None:
         """Look no more."""
@@ -129,7 +128,7 @@ class Certificates:
 
     def look(self) -> None:
         """Warn of those that have expired, will soon, or are not valid yet; renew the generated one."""
-        now = dt.datetime.now(dt.UTC)
+        now = self._runtime.date()
         self.store.renew_if_due(now)
         pairs = [("[server.tls]", pair) for pair in self.store.pairs]
         if self._https is not None:

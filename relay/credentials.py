@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import ssl
-import time
 from typing import Final
 
 from relay.actors.ingest import random_hop
@@ -20,6 +19,7 @@ from relay.auth.key_directory import KeyDirectory
 from relay.auth.permissions import UnauthorizedError
 from relay.auth.throttle import Throttle
 from relay.config import Auth, Config, ConfigError
+from relay.runtime import Runtime
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
 from relay.transport.quic.certificates import CertificateError
@@ -34,25 +34,26 @@ AS_CLIENT: Final = (
 """What a relay does not do for a session without the rights of a relay."""
 
 
-def load_authenticator(config: Config) -> Authenticator:
+def load_authenticator(config: Config, runtime: Runtime) -> Authenticator:
     """What decides on peers. Raises ConfigError."""
     limits = config.limits
     return Authenticator(
-        keys=load_keys(config),
+        keys=load_keys(config, runtime),
         public=public_claims(config.auth),
-        throttle=Throttle(failures=limits.auth_failures, delay=limits.auth_delay, clock=time.monotonic),
+        throttle=Throttle(failures=limits.auth_failures, delay=limits.auth_delay, clock=runtime.now),
         waiting=limits.auth_waiting,
+        now=runtime.wall_time,
     )
 
 
-def reloaded_keys(former: Config, config: Config, keys: Keys | None) -> Keys | None:
+def reloaded_keys(former: Config, config: Config, keys: Keys | None, runtime: Runtime) -> Keys | None:
     """Those of `config`: `keys` as they are, unless a file has to be read again. Raises ConfigError."""
     auth = config.auth
     same = auth.key is None and (auth.key, auth.key_dir) == (former.auth.key, former.auth.key_dir)
-    return keys if same else load_keys(config)
+    return keys if same else load_keys(config, runtime)
 
 
-def load_keys(config: Config) -> Keys | None:
+def load_keys(config: Config, runtime: Runtime) -> Keys | None:
     """What tokens are checked with. Raises ConfigError."""
     auth, roots = config.auth, config.client.tls.root
     try:
@@ -71,7 +72,7 @@ def load_keys(config: Config) -> Keys | None:
             tls.load_verify_locations(file)
     except (ssl.SSLError, OSError) as error:
         raise ConfigError([f"[client.tls] root: {error}"]) from None
-    return KeyServer(auth.key_url, tls)
+    return KeyServer(auth.key_url, tls, clock=runtime.now)
 
 
 def may_sign(keys: Keys | None) -> bool:
@@ -85,7 +86,7 @@ def public_claims(auth: Auth) -> Claims | None:
     return None if public is None else Claims(publish=public.publish, subscribe=public.subscribe)
 
 
-def load_membership(config: Config) -> Membership:
+def load_membership(config: Config, runtime: Runtime) -> Membership:
     """This relay among others, and how those are reached. Raises ConfigError."""
     client, cluster = config.client, config.cluster
     dialler = Dialler(
@@ -93,24 +94,25 @@ def load_membership(config: Config) -> Membership:
         settings=config.server.quic,
         tls=ClientTls(roots=client.tls.root or None, disable_verify=client.tls.disable_verify),
         bind=(client.bind.host, client.bind.port),
+        runtime=runtime,
         token=cluster.token,
         tokens={root.target: token for root in cluster.root if (token := root.token or root.jwt)},
     )
     if cluster.token is not None or not cluster.others:
-        _check_token(dialler, "", f"[cluster] token: {cluster.token}")
+        _check_token(runtime, dialler, "", f"[cluster] token: {cluster.token}")
     for root in cluster.others:
         if root.target in dialler.tokens:
             name = root.token or f"the one in the URL of {root}"
-            _check_token(dialler, root.target, f"[cluster] root: token {name}")
+            _check_token(runtime, dialler, root.target, f"[cluster] root: token {name}")
         elif cluster.token is None:
             text = "[cluster] root: no token for %s, which lets us in only if it is open to anyone: %s"
             logger.warning(text, root, AS_CLIENT)
     roots = tuple(root.target for root in cluster.root)
-    hop = random_hop() if cluster.id is None else cluster.id
+    hop = random_hop(runtime) if cluster.id is None else cluster.id
     return Membership(hop, cluster.node, roots, cluster.prefix, cluster.mesh, dialler.dial)
 
 
-def _check_token(dialler: Dialler, target: str, place: str) -> None:
+def _check_token(runtime: Runtime, dialler: Dialler, target: str, place: str) -> None:
     """Warn of what others will not do for the token that `target` is shown. Raises ConfigError if it is none."""
     try:
         token = dialler.check(target)
@@ -128,5 +130,5 @@ def _check_token(dialler: Dialler, target: str, place: str) -> None:
         return
     if not claims.cluster:
         logger.warning("%s is without the claim cluster (moq-token sign --cluster): %s", place, AS_CLIENT)
-    if claims.expires is not None and claims.expires <= time.time():
+    if claims.expires is not None and claims.expires <= runtime.wall_time():
         logger.warning("%s has expired, so no relay will let us in", place)

@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import sys
-import time
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TextIO
@@ -90,7 +89,7 @@ class LibraryThrottle(logging.Filter):
             return True
         throttle = self._throttles.setdefault((record.pathname, record.lineno), LogThrottle())
         held_back = throttle.held_back
-        if not throttle.passes(time.monotonic()):
+        if not throttle.passes(record.created):
             return False
         if held_back:
             record.msg, record.args = f"{record.getMessage()} (and {held_back} more like it)", None

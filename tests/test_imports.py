@@ -47,6 +47,12 @@ class Room:
     """(library, place) that narrow `libraries`: only the places named for a library import it."""
 
 
+CLOCKS = ("random", "secrets", "time", "uuid")
+"""What `relay.runtime` stands for."""
+
+CLOCK_OWNERS = ("relay/runtime.py", "relay/process.py", "relay/auth/tool.py", "relay/commands/clock.py")
+"""The runtime, the process and the command-line tools."""
+
 EFFECTS = ("asyncio", "concurrent", "random", "secrets", "selectors", "socket", "threading", "time")
 """Clocks, chance and input/output."""
 
@@ -56,24 +62,24 @@ ROOMS = {
     "relay/model/": Room(("model", "paths"), never=EFFECTS),
     "relay/moq/": Room(("moq", "model", "wire", "transport.session"), never=EFFECTS),
     "relay/auth/": Room(
-        ("auth", "model", "terminal", "version", "wire"),
+        ("auth", "model", "runtime", "terminal", "version", "wire"),
         ("jwt", "cryptography", "cachetools"),
         never=("socket",),
     ),
     "relay/transport/": Room(
-        ("transport", "model", "wire"),
+        ("transport", "model", "runtime", "wire"),
         ("aioquic", "cryptography", "aiohttp"),
         only=(("aiohttp", "relay/transport/client.py"), ("aiohttp", "relay/transport/websocket/dial.py")),
     ),
     "relay/actors/": Room(
-        ("actors", "auth", "moq", "model", "wire", "transport.session"),
+        ("actors", "auth", "moq", "model", "runtime", "wire", "transport.session"),
         ("pykka",),
         never=("socket",),
         only=(("pykka", "relay/actors/runtime.py"),),
     ),
     "relay/web/": Room(
         (
-            *("web", "actors", "auth", "model", "wire.errors", "wire.version"),
+            *("web", "actors", "auth", "model", "runtime", "wire.errors", "wire.version"),
             *(
                 "transport.places",
                 "transport.refusal",
@@ -89,7 +95,8 @@ ROOMS = {
         ("pydantic", "pydantic_core"),
         never=EFFECTS,
     ),
-    "relay/client/": Room(("client", "moq", "transport", "model", "wire")),
+    "relay/client/": Room(("client", "moq", "transport", "model", "runtime", "wire")),
+    "relay/runtime.py": Room(()),
     "relay/commands/": Room(("client", "terminal", "transport", "model", "wire")),
     "relay/log.py": Room(("model.pace",)),
     "relay/terminal.py": Room(()),
@@ -98,13 +105,13 @@ ROOMS = {
     "relay/process.py": Room(("app", "config", "terminal"), ("uvloop",)),
     "relay/app.py": Room(
         (
-            *("actors", "config", "model", "transport", "web", "wire"),
+            *("actors", "config", "model", "runtime", "transport", "web", "wire"),
             *("certificates", "credentials", "identity"),
         )
     ),
     # What is read from files as the configuration says: its faults name `[table] key`, which no room below may know.
-    "relay/certificates.py": Room(("config", "transport.quic", "web.rows")),
-    "relay/credentials.py": Room(("actors", "auth", "config", "transport", "web.key_server")),
+    "relay/certificates.py": Room(("config", "runtime", "transport.quic", "web.rows")),
+    "relay/credentials.py": Room(("actors", "auth", "config", "runtime", "transport", "web.key_server")),
     "relay/identity.py": Room(("config", "model.address", "version", "web.rows"), never=EFFECTS),
     "relay/__init__.py": Room(("app",)),
 }
@@ -151,6 +158,8 @@ def violations(path: str, source: str) -> list[str]:
             fault = "" if any(below(name, f"relay.{part}") for part in room.own) else "of another room"
         elif top in sys.stdlib_module_names:
             fault = "not here" if top in room.never else ""
+            if top in CLOCKS and path not in CLOCK_OWNERS:
+                fault = "clocks and randomness are taken from a Runtime"
         elif top not in room.libraries:
             fault = "not a library of this room"
         else:
@@ -180,6 +189,9 @@ def test_imports_point_downward(path: Path) -> None:
         ("relay/model/a.py", "from .path import join"),
         ("relay/model/a.py", "if TYPE_CHECKING:\n    from relay.actors.runtime import Actor"),
         ("relay/moq/a.py", "import asyncio"),
+        ("relay/actors/a.py", "from time import monotonic"),
+        ("relay/web/a.py", "def f():\n    import secrets"),
+        ("relay/cli.py", "import uuid"),
         ("relay/moq/a.py", "import relay.actors.messages"),
         ("relay/moq/a.py", "from relay.transport import memory"),
         ("relay/auth/a.py", "import relay.transport.session"),

@@ -12,7 +12,7 @@ from relay.actors.messages import Deliver
 from relay.actors.runtime import LoopActor, Ref, halt, send
 from relay.actors.track import TrackActor
 from relay.model.limits import Limits
-from tests.actors.clock import settle
+from tests.actors.clock import RUNTIME, settle
 from tests.actors.fakes import Fake, FakePublisher, FakeSubscriber, part
 
 MESSAGES = 1000
@@ -37,7 +37,7 @@ class Player(LoopActor):
     """Sends back what it gets."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(RUNTIME)
         self.other: Ref | None = None
         self.done: asyncio.Event | None = None
 
@@ -97,6 +97,7 @@ def test_60_frames_through_a_track(benchmark: Any, loop: asyncio.Runner, viewers
     async def prepare() -> None:
         state["others"] = [Fake(), FakePublisher()]
         track = TrackActor.start(
+            RUNTIME,
             broadcast=state["others"][0].ref,
             source=state["others"][1].ref,
             path="room/cam",

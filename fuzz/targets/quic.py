@@ -21,6 +21,7 @@ from fuzz.loop import run
 from fuzz.quic_pair import Faults, Pair
 from fuzz.source import Source
 from relay.model.limits import Limits
+from relay.runtime import SYSTEM
 from relay.transport.quic.certificates import generate_certificate
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.fast import keys
@@ -267,6 +268,7 @@ def initial(source: Source, crypto: bytes, number: int) -> bytes:
 
 async def _first_packets(source: Source) -> None:
     server = QuicServer(
+        runtime=SYSTEM,
         address=("192.0.2.2", 443),
         certificates=cast("Any", certificates()),
         settings=QuicSettings(fast=source.byte() % 4 != 1, native=False),

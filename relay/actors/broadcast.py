@@ -8,7 +8,6 @@ when its last track has.
 from __future__ import annotations
 
 import logging
-import time
 
 from relay.actors import messages as m
 from relay.actors.ledger import Settle
@@ -17,6 +16,7 @@ from relay.actors.track import TrackActor
 from relay.auth.permissions import loggable
 from relay.model.limits import Limits
 from relay.model.pace import Episodes
+from relay.runtime import Runtime
 from relay.wire.errors import StreamCode
 
 logger = logging.getLogger("relay.broadcast")
@@ -37,6 +37,7 @@ class BroadcastActor(LoopActor):
 
     def __init__(
         self,
+        runtime: Runtime,
         *,
         path: str,
         source: Ref,
@@ -45,7 +46,7 @@ class BroadcastActor(LoopActor):
         keeper: Ref | None = None,
         directory: Ref | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(runtime)
         self._directory = directory
         self._ledger = ledger
         self._keeper = keeper
@@ -105,13 +106,14 @@ class BroadcastActor(LoopActor):
         if entry is None or not entry.ref.is_alive():
             if len(self._tracks) >= self._limits.tracks:
                 send(request.subscriber, m.Refused(request.key, StreamCode.NO_CAPACITY))
-                if self._episodes.begins("tracks", time.monotonic()):
+                if self._episodes.begins("tracks", self.runtime.now()):
                     what = f"limit=tracks value={self._limits.tracks} path={loggable(request.path)}"
                     logger.warning("[session %d] over limit %s", request.session, what)
                 if self._ledger is not None:
                     send(self._ledger, Settle({("refused", "tracks"): 1}))
                 return
             ref = TrackActor.start(
+                self.runtime,
                 broadcast=self.actor_ref,
                 source=self._source,
                 path=request.path,

@@ -20,6 +20,7 @@ from relay.model.member import Member, same_host
 from relay.model.path import join, strip
 from relay.model.route import UNKNOWN_HOP, Route
 from relay.model.watchers import AnnounceInterest, Announcement
+from relay.runtime import Runtime
 from relay.wire.errors import StreamCode
 
 logger = logging.getLogger("relay.cluster")
@@ -40,6 +41,7 @@ class ClusterActor(LoopActor):
 
     def __init__(
         self,
+        runtime: Runtime,
         *,
         origin: Ref,
         number: int,
@@ -52,7 +54,7 @@ class ClusterActor(LoopActor):
         dialling: Dialling,
     ) -> None:
         """`number` is one of a session. Without `roots` this relay is the root: others come to it."""
-        super().__init__()
+        super().__init__(runtime)
         self._origin = origin
         self._number = number
         self._hop = hop
@@ -80,7 +82,9 @@ class ClusterActor(LoopActor):
     def on_start(self) -> None:
         if self._node is not None:
             path = join(self._prefix, self._node)
-            broadcast = BroadcastActor.start(path=path, source=self.actor_ref, limits=self._limits)
+            broadcast = BroadcastActor.start(
+                self.runtime, path=path, source=self.actor_ref, limits=self._limits
+            )
             send(
                 self._origin,
                 m.Announce(
@@ -209,7 +213,7 @@ class ClusterActor(LoopActor):
 
     def _start(self, target: str, *, first: bool) -> None:
         self._peers[target] = PeerActor.start(
-            cluster=self.actor_ref, target=target, dialling=self._dialling, first=first
+            self.runtime, cluster=self.actor_ref, target=target, dialling=self._dialling, first=first
         )
 
     def _tell(self, name: str, message: object) -> None:

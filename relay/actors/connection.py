@@ -8,7 +8,6 @@ is `ingest.py`, what it consumes is `egress.py`; both are parts of this actor, n
 from __future__ import annotations
 
 import asyncio
-import time
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -67,9 +66,9 @@ class ConnectionActor(LoopActor):
         `gate` hears of the end. `link` hears of the beginning and the end of a session with another relay. `offered` are
         the protocols that the peer named before the session.
         """
-        super().__init__()
+        super().__init__(environment.runtime)
         self.session = self._session = session
-        self._clock = asyncio.get_running_loop().time
+        self._clock = self.runtime.now
         self._moq = LiteSession(
             session,
             limits=environment.limits,
@@ -77,7 +76,7 @@ class ConnectionActor(LoopActor):
             versions=environment.versions,
             admitted=permissions is not None,
         )
-        context = Context(environment, number, self.actor_ref, self._moq, self._clock)
+        context = Context(environment, number, self.actor_ref, self._moq)
         self._context = context
         self.ingest = Ingest(context)
         self.egress = Egress(context, self.call_later)
@@ -93,7 +92,7 @@ class ConnectionActor(LoopActor):
         self._expiry: Expiry | None = None
         self._closed: moq.Closed | None = None
         self._since = self._clock()
-        self._since_epoch = time.time()
+        self._since_epoch = self.runtime.wall_time()
         if permissions is not None:
             self._permit(permissions)
 
@@ -211,7 +210,7 @@ class ConnectionActor(LoopActor):
             if self._timer is not None:
                 self._timer.cancel()
             self._due = due
-            self._timer = self.call_later(max(0.0, due - self._clock()), MoqTimer())
+            self._timer = self.call_later(due - self._clock(), MoqTimer())
 
     def _on_event(self, event: moq.Event) -> None:  # noqa: C901, PLR0912 - one line per event
         context = self._context

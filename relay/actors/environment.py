@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from relay.actors.expiry import Expiries
@@ -15,6 +15,7 @@ from relay.model.limits import Limits
 from relay.model.pace import Episodes
 from relay.model.strangers import Strangers
 from relay.moq.lite import LiteSession
+from relay.runtime import Runtime
 
 RELAY_FACTOR = 20
 """Multiplier on the limits in `PER_PEER` for sessions with a cluster peer, which stands for all of its own peers."""
@@ -27,6 +28,9 @@ PER_PEER = frozenset(("announces", "subscriptions", "control_rate", "control_bur
 class Environment:
     """What all connections of a relay share."""
 
+    runtime: Runtime
+    expiries: Expiries
+    """Tells when a token has run out."""
     origin: Ref
     hop: int
     """This relay's id in hop lists."""
@@ -45,8 +49,6 @@ class Environment:
     """Path under which the relays of a cluster announce themselves."""
     strangers: Strangers | None = None
     """Told of peers that no version is common with."""
-    expiries: Expiries = field(default_factory=Expiries)
-    """Tells when a token has run out."""
 
 
 class SessionLogger(logging.LoggerAdapter[logging.Logger]):
@@ -63,14 +65,12 @@ class SessionLogger(logging.LoggerAdapter[logging.Logger]):
 class Context:
     """What the parts of one connection share."""
 
-    def __init__(
-        self, environment: Environment, number: int, ref: Ref, moq: LiteSession, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, environment: Environment, number: int, ref: Ref, moq: LiteSession) -> None:
         self.environment = environment
         self.number = number
         self.ref = ref
         self.moq = moq
-        self.clock = clock
+        self.clock = environment.runtime.now
         self.log = SessionLogger(number)
         self.permissions = Permissions()
         self.counts: Counter[tuple[str, str]] = moq.counts

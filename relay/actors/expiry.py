@@ -8,9 +8,10 @@ actors and the web server, for the end of a token.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
+
+from relay.runtime import Runtime
 
 LOOK_INTERVAL: Final = 1.0
 """Seconds between looks at the wall clock: how late something can be after a suspend, or after the clock was set."""
@@ -40,14 +41,14 @@ class Expiry:
 class Expiries:
     """All dates of a relay."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         # A dict as an ordered set. All are looked at each time: thousands take less than a millisecond, and nothing has
         # to be sorted out of a heap when sessions end, long before most tokens do.
         self._dates: dict[Expiry, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0
-        """Time of the loop at which the timer is due."""
+        """When the timer is due, by `Runtime.now`."""
 
     def __len__(self) -> int:
         return len(self._dates)
@@ -70,16 +71,16 @@ class Expiries:
             self._timer = None
 
     def _plan(self, moment: float) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time() + min(max(moment - self._now(), SOONEST), LOOK_INTERVAL)
+        delay = min(max(moment - self._runtime.wall_time(), SOONEST), LOOK_INTERVAL)
+        due = self._runtime.now() + delay
         if self._timer is None or due < self._next:
             self._stop()
             self._next = due
-            self._timer = loop.call_at(due, self._look)
+            self._timer = self._runtime.call_later(delay, self._look)
 
     def _look(self) -> None:
         self._timer = None
-        now = self._now()
+        now = self._runtime.wall_time()
         try:
             for date in [date for date in self._dates if date.moment <= now]:
                 # One that has come may have cancelled another.

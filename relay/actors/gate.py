@@ -73,7 +73,7 @@ class GateActor(LoopActor):
 
         `failed` is set if the gate fails: the relay cannot go on.
         """
-        super().__init__()
+        super().__init__(environment.runtime)
         self._environment = environment
         self._dialled = dialled
         self._connections = connections
@@ -272,7 +272,7 @@ class GateActor(LoopActor):
         if self._environment.cluster is not None:
             send(self._environment.cluster, m.Drain())
         logger.info("draining %s for at most %gs", self._counts(), seconds)
-        self._drain_began = asyncio.get_running_loop().time()
+        self._drain_began = self.runtime.now()
         self.call_later(seconds, DrainOver())
         for connection in self._connections.values():
             send(connection, m.Drain())
@@ -294,7 +294,7 @@ class GateActor(LoopActor):
     def _end_drain(self) -> None:
         drained, self._drained = self._drained, None
         if drained is not None:
-            lasted = asyncio.get_running_loop().time() - self._drain_began
+            lasted = self.runtime.now() - self._drain_began
             logger.info("drained %s after=%.1fs", self._counts(), lasted)
             drained.set()
 

@@ -6,7 +6,6 @@ tracks ask into requests. One upstream subscription per track, however many view
 
 from __future__ import annotations
 
-import random
 from typing import NamedTuple
 
 from relay.actors import messages as m
@@ -18,6 +17,7 @@ from relay.model.path import MAX_SEGMENTS, covers, join
 from relay.model.route import MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq import session as moq
+from relay.runtime import Runtime
 from relay.wire.errors import SessionCode, StreamCode
 
 UPSTREAM_LATENCY_MS = 5_000
@@ -39,9 +39,9 @@ SUBSCRIBER_ONLY = 2
 """Role in SETUP of a peer that publishes nothing."""
 
 
-def random_hop() -> int:
+def random_hop(runtime: Runtime) -> int:
     """An id for a peer or relay that has none."""
-    return random.SystemRandom().randint(1, MAX_HOP_ID)
+    return runtime.random.randint(1, MAX_HOP_ID)
 
 
 class Announcement:
@@ -363,13 +363,14 @@ class Ingest:
                 )
             context.counts["refused", "members"] += 1
             route = None
-        identity = random_hop()
+        identity = random_hop(environment.runtime)
         if route is None:
             self._announced[absolute] = Announcement(self._generation, Route(), None, identity)
             return
         route = self._identified(route, identity)
         context.counts["announcements_received", ""] += 1
         broadcast = BroadcastActor.start(
+            environment.runtime,
             path=absolute,
             source=context.ref,
             limits=environment.limits,

@@ -14,6 +14,7 @@ from typing import Final
 from relay.actors import messages as m
 from relay.actors.runtime import LoopActor, Ref, send
 from relay.model.cache import fair_share
+from relay.runtime import Runtime
 
 SLACK: Final = 8
 """An eighth of the budget is made free at once, so that the shares are not worked out again and again."""
@@ -30,9 +31,9 @@ def worth_telling(told: int, held: int) -> bool:
 class KeeperActor(LoopActor):
     """One per relay."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, runtime: Runtime, budget: int) -> None:
         """`budget` is in bytes."""
-        super().__init__()
+        super().__init__(runtime)
         self._budget = budget
         self._held: dict[str, tuple[Ref, int]] = {}
         self._total = 0

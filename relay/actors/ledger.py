@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from relay.actors.runtime import LoopActor
 from relay.model.path import covers
+from relay.runtime import Runtime
 
 Counts: TypeAlias = dict[tuple[str, str], int]
 """By name of the count and one label (a reason, a kind; `""` if there is none)."""
@@ -57,8 +58,8 @@ class Totals(NamedTuple):
 class LedgerActor(LoopActor):
     """One per relay."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
         self._sums: Counter[tuple[str, str]] = Counter()
         self._tracks: dict[str, TrackFigures] = {}
 

@@ -17,6 +17,7 @@ from relay.model.directory import Directory, Later, LingerOver, Notice, Notify, 
 from relay.model.numbering import Numbering
 from relay.model.path import covers
 from relay.model.publications import Publication
+from relay.runtime import Runtime
 from relay.wire.errors import StreamCode
 
 Request: TypeAlias = m.Subscribe | m.Describe | m.Fetch
@@ -54,6 +55,7 @@ class OriginActor(LoopActor):
 
     def __init__(
         self,
+        runtime: Runtime,
         on_failure: Callable[[BaseException], None] | None = None,
         *,
         linger: float = 0.0,
@@ -63,7 +65,7 @@ class OriginActor(LoopActor):
 
         `linger` is in seconds. `members` is the path under which the relays of a cluster announce themselves.
         """
-        super().__init__()
+        super().__init__(runtime)
         self._on_failure = on_failure
         self._directory = Directory(linger=linger, members=members)
         self._ids = itertools.count(1)

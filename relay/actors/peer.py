@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +17,7 @@ from typing import Final, NamedTuple
 from relay.actors import messages as m
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, send
+from relay.runtime import Runtime
 from relay.transport.session import Session
 from relay.wire.errors import SessionCode
 
@@ -82,9 +81,11 @@ class Dialling:
 class PeerActor(LoopActor):
     """Keeps one session with one relay."""
 
-    def __init__(self, *, cluster: Ref, target: str, dialling: Dialling, first: bool) -> None:
+    def __init__(
+        self, runtime: Runtime, *, cluster: Ref, target: str, dialling: Dialling, first: bool
+    ) -> None:
         """`target` is `host[:port]` or a URL. `first`: it is for us to dial, not for the other one."""
-        super().__init__()
+        super().__init__(runtime)
         self._cluster = cluster
         self.target = target
         self._dialling = dialling
@@ -214,7 +215,7 @@ class PeerActor(LoopActor):
         """There is no session of ours, or none any more. With one that the other relay dialled, that is no trouble."""
         if self._other_link is not None:
             return
-        delay = self._delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+        delay = self._delay * self.runtime.random.uniform(0.5, 1.0)
         self._delay = min(2 * self._delay, LONGEST_DELAY)
         # the same trouble again and again is told once; /state has it all the time
         level = logging.DEBUG if reason == self._error else logging.WARNING
@@ -227,8 +228,8 @@ class PeerActor(LoopActor):
     def _on_up(self, message: m.LinkUp) -> None:
         if message.connection != self._connection:
             return
-        self._up = time.monotonic()
-        self._since = time.time()
+        self._up = self.runtime.now()
+        self._since = self.runtime.wall_time()
         self._session = message.session
         self._connected()
         logger.info("peer %s connected session=%d", self.target, message.session)
@@ -247,7 +248,7 @@ class PeerActor(LoopActor):
         self._session = None
         self._unclean = message.lost
         self._since = None
-        if self._up is not None and time.monotonic() - self._up >= HEALTHY:
+        if self._up is not None and self.runtime.now() - self._up >= HEALTHY:
             self._delay = FIRST_DELAY
         self._up = None
         send(self._cluster, message._replace(peer=self.actor_ref))
@@ -261,7 +262,7 @@ class PeerActor(LoopActor):
         self._other_link = session
         if session is None:
             if self._connection is None and self._attempt is None:
-                self._dial_in(0.0 if self._first else PATIENCE * random.random())  # noqa: S311
+                self._dial_in(0.0 if self._first else PATIENCE * self.runtime.random.random())
             self._leave_if_gone()
             return
         self._connected()

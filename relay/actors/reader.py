@@ -6,7 +6,6 @@ ends with the newest group, with the group asked for, or, following, with the tr
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -16,6 +15,7 @@ from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.model.failover import Failover
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import Encoding
+from relay.runtime import Runtime
 from relay.wire.errors import StreamCode
 
 
@@ -59,9 +59,9 @@ class WaitOver(NamedTuple):
 class ReaderActor(LoopActor):
     """Reads until it has what was asked for. Stop it to read no further."""
 
-    def __init__(self, *, origin: Ref, number: int, reading: Reading, sink: Sink) -> None:
-        super().__init__()
-        self._clock = asyncio.get_running_loop().time
+    def __init__(self, runtime: Runtime, *, origin: Ref, number: int, reading: Reading, sink: Sink) -> None:
+        super().__init__(runtime)
+        self._clock = self.runtime.now
         self._origin = origin
         self._number = number
         self._reading = reading

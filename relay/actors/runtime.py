@@ -1,8 +1,9 @@
 """pykka actors on the asyncio event loop.
 
 Owns the three hooks that pykka reserves for new kinds of actors (inbox, future, loop) and the one place where actors
-get their turns. Registry, references, stop, failure and dead-letter behaviour are pykka's own. All private names of
-pykka (4.5) that the relay uses are used here; `tests/actors/test_runtime.py` fails if one of them changes.
+get their turns. References, stop, failure and dead-letter behaviour are pykka's own. The registry is `Runtime.actors`:
+pykka has one for all relays of a process. All private names of pykka (4.5) that the relay uses are used here;
+`tests/actors/test_runtime.py` fails if one of them changes.
 
 Actors take turns, first come, first served. In its turn an actor handles what was in its inbox when the turn began, then
 `on_turn_end` runs once, so that what many messages caused can leave as one message.
@@ -28,6 +29,8 @@ from pykka import ActorDeadError
 from pykka._envelope import Envelope
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
+from relay.runtime import Runtime
+
 __all__ = [
     "ActorDeadError",
     "LoopActor",
@@ -50,34 +53,6 @@ PASS_BUDGET = 512
 
 DEPTH_WARNING = 10_000
 """Messages waiting for one actor above which something is wrong with it."""
-
-
-class _References(dict["Ref", None]):
-    """The registry's references to living actors, in the order of their start.
-
-    pykka keeps them in a list, which it searches twice when an actor ends: with 10,000 broadcasts that took longer than
-    all the rest of a withdrawal.
-    """
-
-    def append(self, reference: Ref) -> None:
-        """Add the newest."""
-        self[reference] = None
-
-    def remove(self, reference: Ref) -> None:
-        """Take one out; it is there."""
-        del self[reference]
-
-    def __getitem__(self, _all: object) -> Any:
-        return list(self)
-
-
-def _replace_references() -> None:
-    registry: Any = pykka.ActorRegistry
-    if not isinstance(registry._actor_refs, _References):
-        registry._actor_refs = _References(dict.fromkeys(registry._actor_refs))
-
-
-_replace_references()
 
 
 class Overrun(NamedTuple):
@@ -284,7 +259,7 @@ class Timer:
     def __init__(self, actor: LoopActor, delay: float, message: Any) -> None:
         self._actor: LoopActor | None = actor
         self.message = message
-        self._handle: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(delay, self._fire)
+        self._handle: asyncio.TimerHandle | None = actor.runtime.call_later(delay, self._fire)
 
     def _fire(self) -> None:
         send(self._let_go().actor_ref, self.message)
@@ -309,11 +284,20 @@ class LoopActor(pykka.Actor):
     way out: it runs exactly once, whether the actor was stopped, failed, or could not start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         super().__init__()
+        self.runtime = runtime
         self._timers: set[Timer] = set()
         self._started = False
         self._ended = False
+
+    @classmethod
+    def start(cls, *args: Any, **kwargs: Any) -> Ref:
+        """Start an actor; the arguments are those of its constructor."""
+        actor = cls(*args, **kwargs)
+        actor.runtime.actors[actor.actor_ref] = None
+        actor._start_actor_loop()
+        return actor.actor_ref
 
     @staticmethod
     def _create_actor_inbox() -> LoopInbox:
@@ -438,6 +422,7 @@ class LoopActor(pykka.Actor):
         if self._ended:
             return
         self._ended = self.inbox.ended = True
+        self.runtime.actors.pop(self.actor_ref, None)
         for timer in list(self._timers):
             timer.cancel()
         try:
@@ -465,12 +450,11 @@ async def ask(ref: Ref, message: Any, *, timeout: float | None) -> Any:  # noqa:
         return await reply if isinstance(reply, LoopFuture) else reply
 
 
-def inbox_depths() -> list[tuple[str, int]]:
-    """Kind and number of messages waiting, per living actor of this process; a `TrackActor` is a `track`."""
+def inbox_depths(runtime: Runtime) -> list[tuple[str, int]]:
+    """Kind and number of queued messages of each living actor; a `TrackActor` is a `track`."""
     return [
         (reference.actor_class.__name__.removesuffix("Actor").lower(), len(reference.actor_inbox))
-        for reference in pykka.ActorRegistry.get_all()
-        if isinstance(reference.actor_inbox, LoopInbox)
+        for reference in runtime.actors
     ]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -25,6 +24,7 @@ from relay.actors.runtime import ActorDeadError, Ref, ask, send, stop
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.model.strangers import Strangers
+from relay.runtime import Runtime
 from relay.transport.session import Session, SessionRequest
 from relay.wire.version import Version
 
@@ -50,6 +50,7 @@ class ActorSystem:
 
     def __init__(
         self,
+        runtime: Runtime,
         *,
         limits: Limits,
         versions: tuple[Version, ...],
@@ -61,14 +62,16 @@ class ActorSystem:
         hop, node, roots, prefix, mesh, dial = membership
         self.connections: dict[int, Ref] = {}
         """By number of the session. The gate alone changes it."""
-        self.expiries = Expiries()
-        self.strangers = Strangers([version.name_on_wire for version in versions], time.monotonic)
+        self.expiries = Expiries(runtime)
+        self.strangers = Strangers([version.name_on_wire for version in versions], runtime.now)
         self.origin: Ref = OriginActor.start(
-            on_failure=lambda _: failed.set(), linger=limits.linger, members=prefix
+            runtime, on_failure=lambda _: failed.set(), linger=limits.linger, members=prefix
         )
-        self.ledger: Ref = LedgerActor.start()
-        self.keeper: Ref = KeeperActor.start(limits.cache)
+        self.ledger: Ref = LedgerActor.start(runtime)
+        self.keeper: Ref = KeeperActor.start(runtime, limits.cache)
         environment = Environment(
+            runtime=runtime,
+            expiries=self.expiries,
             origin=self.origin,
             hop=hop,
             limits=limits,
@@ -77,7 +80,6 @@ class ActorSystem:
             ledger=self.ledger,
             keeper=self.keeper,
             members=prefix,
-            expiries=self.expiries,
             strangers=self.strangers,
         )
         # Without a name of our own, what is published here stays here.
@@ -89,6 +91,7 @@ class ActorSystem:
             failed=failed,
         )
         self.cluster: Ref = ClusterActor.start(
+            runtime,
             origin=self.origin,
             number=0,  # no session has it
             hop=hop,

@@ -7,7 +7,6 @@ subscriber; subscribers of one encoding share the encoded bytes.
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 from relay.actors import messages as m
@@ -27,6 +26,7 @@ from relay.model.ranges import Range, Ranges
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.encoding import EncodedGroup, Encoding
 from relay.moq.feed import Feed, shared_pieces
+from relay.runtime import Runtime
 from relay.wire.errors import StreamCode
 from relay.wire.varint import MAX_VARINT
 
@@ -94,6 +94,7 @@ class TrackActor(LoopActor):
 
     def __init__(
         self,
+        runtime: Runtime,
         *,
         broadcast: Ref,
         source: Ref,
@@ -106,7 +107,7 @@ class TrackActor(LoopActor):
         life: int = 0,
     ) -> None:
         """`directory` gives out the numbers of groups; `life` is what it calls the publication."""
-        super().__init__()
+        super().__init__(runtime)
         self._reports = Reports(ledger)
         self._keeper = keeper
         self._told_size = 0
@@ -518,7 +519,7 @@ class TrackActor(LoopActor):
     # --- groups from upstream --------------------------------------------------------------------------------------
 
     def _on_groups(self, parts: tuple[m.GroupPart, ...], *, past: bool = False) -> None:
-        now = time.monotonic()
+        now = self.runtime.now()
         cache = self._cache
         for part in parts:
             group = cache.get(part.sequence)
@@ -709,7 +710,7 @@ class TrackActor(LoopActor):
         if published is None:  # of another publisher, or of nobody yet
             send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
             return
-        group = EncodedGroup(sequence, time.monotonic())
+        group = EncodedGroup(sequence, self.runtime.now())
         self._fetches.expect(group)
         self._fetches.serve(request, group, self.actor_ref)
         self._asked = True
@@ -751,7 +752,7 @@ class TrackActor(LoopActor):
 
     def _describe_self(self) -> TrackRow:
         """The row of this track in the debug API."""
-        now = time.monotonic()
+        now = self.runtime.now()
         latest = self._cache.latest
         return TrackRow(
             path=self._path,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import stat
-import time
 from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
@@ -104,7 +103,7 @@ class Authenticator:
         public: Claims | None,
         throttle: Throttle,
         waiting: int = 256,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float],
     ) -> None:
         """`public` holds the rights without a token. At most `waiting` refusals are delayed at the same time."""
         # `use` replaces these for later peers.

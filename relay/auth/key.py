@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import jwt
 from relay.auth.claims import ClaimError, Claims, Scope
 from relay.auth.material import KINDS, Material, MaterialError, decode, encode, unpadded
 from relay.auth.permissions import UnauthorizedError
+from relay.runtime import SYSTEM
 
 ALGORITHMS: Final = tuple(KINDS)
 """Names of RFC 7518 section 3.1 and RFC 8037 section 3.1; other tools of the field have the same."""
@@ -169,7 +169,7 @@ class Key:
             # A device such as /dev/null is never replaced.
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         mode = 0o600 if self.private else 0o644
-        draft = file.with_name(f".moq-token-{secrets.token_hex(8)}")
+        draft = file.with_name(f".moq-token-{SYSTEM.random.randbytes(8).hex()}")
         # The file has its mode from the first moment on, except bits of the umask, which `fchmod` adds.
         stream = os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8")
         try:
@@ -233,7 +233,7 @@ class Key:
 
 def random_kid() -> str:
     """A name for a new key: 16 hexadecimal digits."""
-    return secrets.token_hex(8)
+    return SYSTEM.random.randbytes(8).hex()
 
 
 def is_kid(text: str) -> bool:

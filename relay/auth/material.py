@@ -7,7 +7,6 @@ by `key`.
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,8 @@ from typing import Any, Final, NamedTuple, Self
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.utils import base64url_decode, base64url_encode
+
+from relay.runtime import SYSTEM
 
 SHORTEST_SECRET: Final = 32
 """Bytes, for every HMAC: RFC 7518 section 3.2 demands the length of the hash, but other tools accept these."""
@@ -75,7 +76,7 @@ class Kind(NamedTuple):
 
 
 KINDS: Final = {
-    **{f"HS{bits}": Kind("oct", partial(secrets.token_bytes, bits // 8)) for bits in (256, 384, 512)},
+    **{f"HS{bits}": Kind("oct", partial(SYSTEM.random.randbytes, bits // 8)) for bits in (256, 384, 512)},
     **{
         f"{family}{bits}": Kind("RSA", partial(rsa.generate_private_key, EXPONENT, MODULUS_BITS[0]))
         for family in ("RS", "PS")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final, Self, TypeAlias
@@ -41,6 +40,7 @@ from relay.moq.session import (
     StrayGroup,
     SubscribeRequested,
 )
+from relay.runtime import SYSTEM, Runtime
 from relay.transport.quic.trust import ClientTls
 from relay.transport.session import Event as TransportEvent
 from relay.transport.session import Session, SessionClosed
@@ -93,9 +93,10 @@ class Client:
         probe: int | None = None,
         form: SetupForm | None = None,
         max_frame: int = MAX_FRAME,
+        runtime: Runtime = SYSTEM,
     ) -> None:
         if hop is None:
-            hop = secrets.randbelow(MAX_HOP_ID) + 1
+            hop = runtime.random.randint(1, MAX_HOP_ID)
         self.session = session
         # The relay at the other end is trusted with what it sends, but for the size of a frame.
         self._limits = replace(
@@ -117,7 +118,7 @@ class Client:
                 waits_for_setup=False,
             ),
         )
-        self.peer = Peer(self._moq, self._flush)
+        self.peer = Peer(self._moq, self._flush, runtime)
         self.peer_setup: PeerInfo | None = None
         """What the peer said of itself in SETUP (05 and 06), once it is here."""
         self.faults: list[WireError] = Noted()
@@ -410,7 +411,7 @@ class Client:
                 self._on_event(event)
         if self._timer is None and self._moq.deadline != NEVER:
             delay = max(0.0, self._moq.deadline - self.peer.now())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+            self._timer = self.peer.runtime.call_later(delay, self._on_timer)
 
     def _on_event(self, event: Event) -> None:  # noqa: C901 - one line per event
         match event:

@@ -16,6 +16,7 @@ from typing import Final, Protocol, TypeVar
 from relay.client.errors import SessionEnded
 from relay.moq.lite import LiteSession
 from relay.moq.session import Event
+from relay.runtime import Runtime
 
 T = TypeVar("T")
 
@@ -46,7 +47,9 @@ class Owner(Protocol):
 class Peer:
     """A session with what belongs to it."""
 
-    def __init__(self, moq: LiteSession, flush: Callable[[], None]) -> None:
+    def __init__(self, moq: LiteSession, flush: Callable[[], None], runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.now = runtime.now
         self.moq = moq
         self.flush = flush
         """Handle what a command has caused. To be called after commands."""
@@ -54,10 +57,6 @@ class Peer:
         """By request."""
         self.ended: SessionEnded | None = None
         self.sleepers: set[asyncio.Future[None]] = set()
-
-    def now(self) -> float:
-        """Seconds."""
-        return asyncio.get_running_loop().time()
 
     def cancel(self, request: int, code: int | None = None) -> None:
         """Give up a request of ours."""

@@ -6,7 +6,6 @@ publications; applications write to their tracks.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
@@ -192,7 +191,7 @@ class TrackWriter:
 
     def now(self) -> int:
         """The clock in this track's timescale."""
-        return time.monotonic_ns() * self.info.timescale // 1_000_000_000
+        return int(self._peer.now() * self.info.timescale)
 
     def group(self, sequence: int | None = None, frame_start: int = 0) -> GroupWriter:
         """Begin a group, by default the one after the latest. Others stay open until they are ended.

@@ -355,7 +355,7 @@ class Subscription:
                     self.finished = True
                     rtt = self._peer.moq.session.stats().rtt or 0.0
                     late = max(LATE_GROUPS, min(LATE_ROUND_TRIPS * rtt, LATE_AT_MOST))
-                    self._timer = asyncio.get_running_loop().call_later(late, self._forget)
+                    self._timer = self._peer.runtime.call_later(late, self._forget)
             case RequestRejected():
                 if not self.finished:
                     self.code = event.received

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
+from relay.runtime import SYSTEM, Runtime
 from relay.transport.quic.certificates import CertificateError
 from relay.transport.quic.dial import ClientEndpoint
 from relay.transport.quic.endpoint import quic_configuration
@@ -136,6 +137,7 @@ async def connect(
     bind: tuple[str, int] | None = None,
     settings: QuicSettings = DEFAULTS,
     timeout: float = 10.0,  # noqa: ASYNC109 - part of the error message
+    runtime: Runtime = SYSTEM,
 ) -> QuicSession:
     """Dial a server and return an open session, not yet started. Raises `ConnectError`.
 
@@ -149,7 +151,7 @@ async def connect(
         async with asyncio.timeout(timeout):
             if insecure and not (tls.fingerprints or tls.roots or tls.disable_verify):
                 tls = replace(tls, fingerprints=(await _fetch_fingerprint(target),))
-            race = _Race(target, versions, Trust(tls), bind, settings)
+            race = _Race(target, versions, Trust(tls), bind, settings, runtime)
             return await race.run()
     except BaseException as error:
         if race is not None:
@@ -169,6 +171,7 @@ async def connect_websocket(
     bind: tuple[str, int] | None = None,
     offer: Sequence[str] | None = None,
     timeout: float = 10.0,  # noqa: ASYNC109 - part of the error message
+    runtime: Runtime = SYSTEM,
 ) -> FramedSession:
     """Dial a WebSocket server and return an open session, not yet started. Raises `ConnectError`.
 
@@ -183,7 +186,14 @@ async def connect_websocket(
     try:
         async with asyncio.timeout(timeout):
             return await dial(
-                origin, target.path, target.query, versions=versions, tls=tls, bind=bind, offer=offer
+                origin,
+                target.path,
+                target.query,
+                versions=versions,
+                tls=tls,
+                bind=bind,
+                offer=offer,
+                runtime=runtime,
             )
     except TimeoutError:
         raise target.error(f"timed out after {timeout:g} s", "timeout") from None
@@ -236,8 +246,10 @@ class _Race:
         trust: Trust,
         bind: tuple[str, int] | None,
         settings: QuicSettings,
+        runtime: Runtime,
     ) -> None:
         self._target = target
+        self._runtime = runtime
         self._protocols = alpns_for(sorted(versions, reverse=True))
         self._trust = trust
         self._bind = bind
@@ -294,7 +306,7 @@ class _Race:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _attempt(self, family: int, address: Address) -> ClientEndpoint:
-        endpoint = ClientEndpoint(self._settings, self._trust, self._session)
+        endpoint = ClientEndpoint(self._settings, self._trust, self._session, self._runtime)
         self._dialled.append(endpoint)
         try:
             endpoint.dial(_bind(family, self._bind), address, self._configuration)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from relay.runtime import SYSTEM, Runtime
 from relay.transport.client import ClientTls, connect
 from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
@@ -40,6 +41,7 @@ class Dialler:
     settings: QuicSettings
     tls: ClientTls
     bind: tuple[str, int] | None = None
+    runtime: Runtime = SYSTEM
     token: Path | None = None
     """Read for each attempt, so that it can be renewed."""
 
@@ -67,6 +69,7 @@ class Dialler:
             bind=self.bind,
             settings=settings,
             timeout=TIMEOUT,
+            runtime=self.runtime,
         )
 
     def _read(self, target: str) -> str | None:

@@ -8,8 +8,8 @@ hold some of each kind.
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from relay.model.pace import LogThrottle
@@ -23,8 +23,9 @@ ROOM: Final = 0.75
 class Places:
     """The places of one limit. Keys are addresses; `""` stands for everybody."""
 
-    def __init__(self, name: str, limit: int, refused: Counter[str]) -> None:
-        """`name` is that of the limit, by which `refused` counts."""
+    def __init__(self, name: str, limit: int, refused: Counter[str], now: Callable[[], float]) -> None:
+        """`name` is that of the limit, by which `refused` counts. `now` is a clock in seconds."""
+        self._now = now
         self.limit = limit
         self._name = name
         self._refused = refused
@@ -62,7 +63,7 @@ class Places:
         if key in self._episodes:
             self._episodes[key] += 1
         # Without a place that is taken nothing would ever end the episode. Addresses may be forged, and come in waves.
-        elif self._taken[key] and self._throttle.passes(time.monotonic()):
+        elif self._taken[key] and self._throttle.passes(self._now()):
             self._episodes[key] = 1
             logger.warning("limit=%s value=%d%s is reached", self._name, self.limit, _shown(key))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -44,13 +45,13 @@ TIMEOUT: Final = 5.0
 class KeyServer(Keys):
     """`[auth] key_dir` with a URL."""
 
-    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None, *, clock: Callable[[], float]) -> None:
         """`tls` says whom to trust; None: the roots of the system."""
         self._url = url.rstrip("/")
         self._tls = tls
-        self._fresh: TTLCache[str, Key] = TTLCache(KEYS, FRESH)
-        self._stale: TTLCache[str, Key] = TTLCache(KEYS, STALE)
-        self._unknown: TTLCache[str, str] = TTLCache(UNKNOWN_KEYS, UNKNOWN)
+        self._fresh: TTLCache[str, Key] = TTLCache(KEYS, FRESH, clock)
+        self._stale: TTLCache[str, Key] = TTLCache(KEYS, STALE, clock)
+        self._unknown: TTLCache[str, str] = TTLCache(UNKNOWN_KEYS, UNKNOWN, clock)
         self._fault: str | None = None
         """What is wrong with the server, logged when it changes."""
         self._requests: dict[str, asyncio.Task[Key]] = {}

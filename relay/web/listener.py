@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import ssl
-import time
 from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
@@ -40,9 +39,9 @@ class Handler(web.RequestHandler):
     __slots__ = ("_leave", "_unreadable")
 
     def __init__(
-        self, manager: web.Server, leave: Callable[[], None], unreadable: LogThrottle, **options: Any
+        self, manager: web.Server, leave: Callable[[], None], unreadable: Callable[[], bool], **options: Any
     ) -> None:
-        """`leave` is called once the connection is gone, or a session; `unreadable` is of lines about what is no HTTP."""
+        """`leave` is called once the connection is gone, or a session; `unreadable` says if what is no HTTP may be logged."""
         super().__init__(manager, **options)
         self._unreadable = unreadable
         self._leave: Callable[[], None] | None = leave
@@ -68,7 +67,7 @@ class Handler(web.RequestHandler):
         """Answer. What went wrong on our side is logged as ever."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return super().handle_error(request, status, exc, message)
-        if self._unreadable.passes(time.monotonic()):
+        if self._unreadable():
             client = readable_host(str(request.remote))
             logger.info("refused remote=%s reason='no readable HTTP: %s'", client, type(exc).__name__)
         if request.writer.output_size > 0:
@@ -81,11 +80,14 @@ class Handler(web.RequestHandler):
 class WebServer:
     """One application on any number of bound sockets."""
 
-    def __init__(self, app: web.Application, limits: Limits, refused: Counter[str]) -> None:
-        """`refused` counts who found no place, by the name of the limit."""
+    def __init__(
+        self, app: web.Application, limits: Limits, refused: Counter[str], now: Callable[[], float]
+    ) -> None:
+        """`refused` counts who found no place, by the name of the limit. `now` is a clock in seconds."""
+        self._now = now
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
-        self._all = Places("http", limits.http, refused)
-        self._by_address = Places("http_address", limits.http_address, refused)
+        self._all = Places("http", limits.http, refused, now)
+        self._by_address = Places("http_address", limits.http_address, refused, now)
         self._timeout = limits.setup_timeout
         self._unreadable = LogThrottle()
         """Port scanners send what is no HTTP, at any rate."""
@@ -152,7 +154,7 @@ class WebServer:
         handler = Handler(
             self._runner.server,
             leave,
-            self._unreadable,
+            lambda: self._unreadable.passes(self._now()),
             loop=loop,
             access_log=None,
             keepalive_timeout=self._timeout,

@@ -32,6 +32,7 @@ from prometheus_client.registry import Collector
 from relay.actors import messages as m
 from relay.actors.ledger import Counts, ListFigures, Totals, TrackFigures
 from relay.actors.runtime import ask, inbox_depths
+from relay.runtime import Runtime
 from relay.web import state
 from relay.web.state import Sources
 
@@ -73,7 +74,8 @@ NAMES: Final = {
 class LoopLag:
     """How late the event loop calls what is due: the worst of the last seconds, and how often how late so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._counts = [0] * (len(LAG_BOUNDS) + 1)
         self._sum = 0.0
         self._seen: list[tuple[float, float]] = []
@@ -81,8 +83,8 @@ class LoopLag:
 
     def start(self) -> None:
         """Begin to look."""
-        loop = asyncio.get_running_loop()
-        self._handle = loop.call_later(LAG_INTERVAL, self._look, loop.time() + LAG_INTERVAL)
+        due = self._runtime.now() + LAG_INTERVAL
+        self._handle = self._runtime.call_later(LAG_INTERVAL, self._look, due)
 
     def stop(self) -> None:
         """Look no more."""
@@ -90,7 +92,7 @@ class LoopLag:
             self._handle.cancel()
 
     def _look(self, due: float) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._runtime.now()
         self._seen = [(at, lag) for at, lag in self._seen if now - at < LAG_WINDOW]
         self._seen.append((now, now - due))
         self._counts[bisect_left(LAG_BOUNDS, now - due)] += 1
@@ -156,7 +158,7 @@ class Metrics:
         sessions = GaugeMetricFamily("moq_relay_sessions", "sessions now", labels=("transport", "version"))
         for labels, number in Counter(map(_kind, counted)).items():
             sessions.add_metric(labels, number)
-        depths = inbox_depths()
+        depths = inbox_depths(self._sources.runtime)
         actors = GaugeMetricFamily("moq_relay_actors", "actors alive in this process", labels=("kind",))
         for kind, number in Counter(kind for kind, _ in depths).items():
             actors.add_metric((kind,), number)

@@ -74,9 +74,9 @@ class Services:
     authorize: Callable[[str, str, str], Awaitable[Permissions]]
     """Path, query and remote address to permissions; raises UnauthorizedError."""
     fingerprint: Callable[[], str | None]
-    readers: Readers = field(default_factory=Readers)
-    expiries: Expiries = field(default_factory=Expiries)
+    expiries: Expiries
     """Tells when a token has run out."""
+    readers: Readers = field(default_factory=Readers)
     metrics: Metrics | None = None
     """Set on the listener that is for the operator alone: every right, and no token."""
     hosts: Callable[[], Collection[str]] = tuple
@@ -93,7 +93,7 @@ def build(services: Services) -> web.Application:
     operator = services.metrics is not None
     app = web.Application(middlewares=[_operator if operator else _preflight, _errors])
     app[SERVICES] = services
-    app[LOGGED] = TTLCache(MOST_LOGGED, LOG_INTERVAL)
+    app[LOGGED] = TTLCache(MOST_LOGGED, LOG_INTERVAL, services.sources.runtime.now)
     add_headers(app, OPERATOR if operator else PUBLIC)
     app.router.add_get("/", landing)
     add_dashboard(app)
@@ -296,7 +296,10 @@ async def _feeding(
     if expires is not None:
         over = Over(StreamCode.UNAUTHORIZED, ours=True)
         expiry = services.expiries.at(expires, lambda: feed.cut(over))
-    reader = ReaderActor.start(origin=services.sources.origin, number=number, reading=reading, sink=feed.put)
+    sources = services.sources
+    reader = ReaderActor.start(
+        sources.runtime, origin=sources.origin, number=number, reading=reading, sink=feed.put
+    )
     try:
         yield
     finally:

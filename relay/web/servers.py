@@ -28,7 +28,7 @@ class WebServers:
         self._services = services
         self._refused = refused
         self._limits = limits
-        self._lag = LoopLag()
+        self._lag = LoopLag(services.sources.runtime)
         self._servers: list[WebServer] = []
         self._public: WebServer | None = None
 
@@ -38,7 +38,7 @@ class WebServers:
         app = build(self._services)
         if sessions is not None:
             accept_sessions(app, sessions)
-        self._public = WebServer(app, self._limits, self._refused)
+        self._public = WebServer(app, self._limits, self._refused, self._services.sources.runtime.now)
         self._servers.append(self._public)
         await self._public.start()
 
@@ -62,7 +62,12 @@ class WebServers:
             return []
         addresses: list[tuple[str, int]] = [sock.getsockname()[:2] for sock in sockets]
         metrics = Metrics(self._services.sources, self._lag)
-        server = WebServer(build(internal(self._services, metrics)), self._limits, self._refused)
+        server = WebServer(
+            build(internal(self._services, metrics)),
+            self._limits,
+            self._refused,
+            self._services.sources.runtime.now,
+        )
         self._servers.append(server)
         await server.start()
         await server.listen(sockets)

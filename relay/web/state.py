@@ -7,7 +7,6 @@ debug routes and the metrics call it.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from relay.actors.ledger import ListFigures, Totals, TrackFigures
 from relay.actors.rows import PeerRow, SessionRow, TrackRow
 from relay.actors.runtime import ActorDeadError, Ref, ask
 from relay.model.path import covers, join, strip
+from relay.runtime import Runtime
 from relay.web.rows import AnnouncedRow, BroadcastRow, Identity, State, Sums
 
 MOST_OFFERS: Final = 100
@@ -31,6 +31,7 @@ ASK_TIMEOUT: Final = 5.0
 class Sources:
     """Whom to ask."""
 
+    runtime: Runtime
     origin: Ref
     gate: Ref
     relay: Callable[[], Identity]
@@ -182,7 +183,7 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
         refused=dict(sorted(refused.items())),
     )
     return State(
-        relay=replace(sources.relay(), now=time.time()),
+        relay=replace(sources.relay(), now=sources.runtime.wall_time()),
         totals=totals,
         sessions=tuple(sorted(sessions, key=lambda session: session.session)),
         broadcasts=rows,

@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 from relay.model.address import address_of, readable_address
 from relay.model.limits import Limits
 from relay.model.strangers import Strangers
+from relay.runtime import SYSTEM, Runtime
 from relay.transport.places import Places
 from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
@@ -43,6 +44,7 @@ class Sessions:
     """Of the sessions of each address, on all transports."""
     strangers: Strangers | None = None
     """Told of peers that no version is common with."""
+    runtime: Runtime = SYSTEM
 
 
 def accept_sessions(app: web.Application, sessions: Sessions) -> None:
@@ -102,6 +104,7 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
         path=request.rel_url.raw_path,
         query=request.rel_url.raw_query_string,
         offered=offered,
+        clock=sessions.runtime.now,
     )
     await sessions.on_request(asked)
     session = asked.session
@@ -125,7 +128,7 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
         request.protocol.leave()  # sessions have a limit of their own
     if isinstance(transport, asyncio.WriteTransport):
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
-    await Pump(ws, session, transport.abort).run()
+    await Pump(ws, session, transport.abort, sessions.runtime).run()
     return ws
 
 

@@ -5,9 +5,22 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any, Final, cast
+
+from relay.runtime import Runtime
 
 TIMEOUT = 5.0
+
+EPOCH: Final = 1_700_000_000.0
+"""What the wall clock of tests shows when the loop's clock shows 0."""
+
+
+def loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+RUNTIME: Final = Runtime(now=loop_time, wall_time=lambda: EPOCH + loop_time())
+"""Of all actors in tests without sockets: their clocks are the loop's, which `advance` moves."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

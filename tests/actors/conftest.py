@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from pykka import ActorRegistry
 
 from relay.actors import messages
-from tests.actors.clock import settle
+from tests.actors.clock import RUNTIME, settle
 from tests.actors.watching import Trouble, actors, forget_actors
 from tests.actors.world import LATE, World
 
@@ -28,7 +27,7 @@ async def _alone(trouble: Trouble) -> AsyncIterator[None]:
     logging.getLogger("pykka").setLevel(logging.WARNING)
     forget_actors()
     yield
-    for ref in ActorRegistry.get_all():
+    for ref in list(RUNTIME.actors):
         with contextlib.suppress(RuntimeError):  # of an event loop that is closed
             ref.stop(block=False)
     await settle()

@@ -12,6 +12,7 @@ from relay.model.route import Route
 from relay.model.track import SubscribeParams
 from relay.model.watchers import Announcement
 from relay.moq.encoding import Encoding
+from relay.runtime import Runtime
 from relay.wire.frame import (
     frame_header_plain,
     frame_header_timed,
@@ -19,6 +20,7 @@ from relay.wire.frame import (
 from relay.wire.messages import (
     FrameHeader,
 )
+from tests.actors.clock import RUNTIME
 
 T = TypeVar("T")
 
@@ -26,8 +28,8 @@ T = TypeVar("T")
 class Recorder(LoopActor):
     """An actor that only writes down what it is told, into a list that outlives it."""
 
-    def __init__(self, log: list[Any]) -> None:
-        super().__init__()
+    def __init__(self, runtime: Runtime, log: list[Any]) -> None:
+        super().__init__(runtime)
         self._log = log
 
     def on_receive(self, message: object) -> object:
@@ -40,7 +42,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.log: list[Any] = []
-        self.ref: Ref = Recorder.start(self.log)
+        self.ref: Ref = Recorder.start(RUNTIME, self.log)
 
     def got(self, kind: type[T]) -> list[T]:
         """All messages of that kind, in order."""

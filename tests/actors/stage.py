@@ -12,7 +12,7 @@ from relay.actors.track import TrackActor
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import Encoding
-from tests.actors.clock import settle, virtual
+from tests.actors.clock import RUNTIME, settle, virtual
 from tests.actors.fakes import Fake, FakePublisher, FakeSubscriber
 from tests.actors.watching import stop_all
 from tests.actors.world import QUICK
@@ -26,6 +26,7 @@ class Stage:
         self.source = FakePublisher()
         self.ledger = Fake()
         self.track: Ref = TrackActor.start(
+            RUNTIME,
             broadcast=self.broadcast.ref,
             source=self.source.ref,
             path="room/cam",

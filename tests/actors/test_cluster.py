@@ -14,7 +14,6 @@ from typing import cast
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from pykka import ActorRegistry
 
 from relay.actors import messages as m
 from relay.actors.cluster import REVIVAL, ClusterActor
@@ -28,7 +27,7 @@ from relay.model.track import SubscribeParams
 from relay.model.watchers import Announcement
 from relay.transport.session import Session
 from relay.wire.errors import StreamCode
-from tests.actors.clock import TIMEOUT, advance, run_virtual, settle, timer_count, virtual
+from tests.actors.clock import RUNTIME, TIMEOUT, advance, run_virtual, settle, timer_count, virtual
 from tests.actors.fakes import Fake
 from tests.actors.test_peer import HANG, MARGIN, Broken, FakeConnection, FakeDialling, FakeGate, FakeSession
 from tests.actors.watching import Trouble, actor_of, actors, shuffle_turns, told
@@ -61,6 +60,7 @@ class Bench:
         self.fake = None if origin is not None else Fake()
         self.origin = self.fake.ref if self.fake is not None else cast("Ref", origin)
         self.cluster: Ref = ClusterActor.start(
+            RUNTIME,
             origin=self.origin,
             number=1,
             hop=HOP,
@@ -133,7 +133,7 @@ class Bench:
 
 
 def _recorders() -> list[Ref]:
-    return [ref for ref in ActorRegistry.get_all() if str(actor_of(ref)).startswith("Recorder")]
+    return [ref for ref in list(RUNTIME.actors) if str(actor_of(ref)).startswith("Recorder")]
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -620,7 +620,7 @@ async def test_a_peer_of_a_member_that_has_left_is_not_replaced() -> None:
 
 @virtual
 async def test_nothing_is_left_of_it_whatever_its_peers_are_doing() -> None:
-    origin: Ref = OriginActor.start(members=MEMBERS)
+    origin: Ref = OriginActor.start(RUNTIME, members=MEMBERS)
     bench = Bench(origin=origin)
     bench.net.outcomes |= {"p.example": None, "q.example": None, "r.example": OSError("refused")}
     await bench.start()
@@ -725,6 +725,7 @@ class Two:
         self.origin = Fake()
         self.clusters: list[Ref] = [
             ClusterActor.start(
+                RUNTIME,
                 origin=self.origin.ref,
                 number=1 + end,
                 hop=self.hops[end],

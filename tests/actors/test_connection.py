@@ -15,6 +15,7 @@ from relay.actors.runtime import ask, halt
 from relay.auth.permissions import Permissions, UnauthorizedError
 from relay.model.limits import Limits
 from relay.model.strangers import Strangers
+from relay.runtime import Runtime
 from relay.transport.session import Pong
 from relay.wire.errors import OldCode, SessionCode
 from relay.wire.frame import setup_stream
@@ -312,7 +313,7 @@ async def test_the_end_of_a_token_is_a_date(world: World, monkeypatch: pytest.Mo
     """Who sets the clock, or lets the machine sleep, changes nothing about when a token ends."""
     now = [1_000.0]
     monkeypatch.setattr("relay.actors.expiry.LOOK_INTERVAL", 0.01)
-    world.environment = replace(world.environment, expiries=Expiries(lambda: now[0]))
+    world.environment = replace(world.environment, expiries=Expiries(Runtime(wall_time=lambda: now[0])))
     peer = await world.viewer(Version.LITE_05, permissions=Permissions("", ("",), ("",), expires=5_000.0))
     assert not peer.closed
     now[0] = 5_000.0

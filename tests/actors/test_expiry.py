@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
 from relay.actors.expiry import LOOK_INTERVAL, Expiries
+from relay.runtime import Runtime
 
 
 class Handle:
@@ -21,7 +23,7 @@ class Handle:
 
 
 class Machine:
-    """A wall clock and an event loop, which tests let run, sleep, or set."""
+    """A runtime: a wall clock and an event loop, which tests let run, sleep, or set."""
 
     def __init__(self) -> None:
         self.wall = 1_000_000.0
@@ -29,11 +31,14 @@ class Machine:
         self.handles: list[Handle] = []
         self.looks = 0
 
-    def time(self) -> float:
+    def now(self) -> float:
         return self.monotonic
 
-    def call_at(self, due: float, callback: Callable[[], object]) -> Handle:
-        handle = Handle(due, callback)
+    def wall_time(self) -> float:
+        return self.wall
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Handle:
+        handle = Handle(self.monotonic + delay, callback)
         self.handles.append(handle)
         return handle
 
@@ -58,10 +63,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine()
-    monkeypatch.setattr("relay.actors.expiry.asyncio.get_running_loop", lambda: made)
-    return made
+def machine() -> Machine:
+    return Machine()
 
 
 class Dates:
@@ -69,7 +72,7 @@ class Dates:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.expiries = Expiries(lambda: machine.wall)
+        self.expiries = Expiries(cast("Runtime", machine))
         self.came: list[tuple[str, float]] = []
 
     def at(self, name: str, moment: float) -> Callable[[], None]:

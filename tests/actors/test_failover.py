@@ -16,7 +16,7 @@ from relay.transport.session import SessionClosed
 from relay.wire.errors import StreamCode
 from relay.wire.messages import Datagram, Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate, TrackInfo
 from relay.wire.version import Version
-from tests.actors.clock import advance, settle, until, virtual
+from tests.actors.clock import RUNTIME, advance, settle, until, virtual
 from tests.actors.fakes import payload_of
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream, follow_up
 from tests.actors.watching import Trouble, actors, named
@@ -1260,7 +1260,7 @@ class Reader:
         self.got: list[m.GroupPiece | Over] = []
         reading = Reading("p", "video", group, follow)
         self.ref: Ref = ReaderActor.start(
-            origin=world.origin, number=10_000, reading=reading, sink=self.got.append
+            RUNTIME, origin=world.origin, number=10_000, reading=reading, sink=self.got.append
         )
 
     @property

@@ -11,7 +11,6 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pykka import ActorRegistry
 
 from relay.actors.egress import AskAgain, Subscription
 from relay.actors.track import TrackActor
@@ -19,7 +18,7 @@ from relay.model.limits import Limits
 from relay.wire.decoder import UniDecoder
 from relay.wire.messages import GroupHeader
 from relay.wire.version import Version
-from tests.actors.clock import advance, run_virtual, settle, timer_count
+from tests.actors.clock import RUNTIME, advance, run_virtual, settle, timer_count
 from tests.actors.raw_peer import PeerStream, RawPeer
 from tests.actors.watching import Trouble, actor_of, forget_actors, shuffle_turns
 from tests.actors.world import CLUSTER, EVERYTHING, World
@@ -282,7 +281,7 @@ class Play:
                 states = served, (viewer.ref.actor_urn, key) in waiting, key in again, key in ending
                 assert sum(states) == 1, states
                 subscribers += served
-        tracks = [actor for ref in ActorRegistry.get_all() if isinstance(actor := actor_of(ref), TrackActor)]
+        tracks = [actor for ref in list(RUNTIME.actors) if isinstance(actor := actor_of(ref), TrackActor)]
         assert sum(len(track._subscribers) for track in tracks) == subscribers
         requests = sum(len(actor_of(viewer.ref).egress._requests) for viewer in self.viewers)
         assert requests == sum(viewing.live for viewing in self.viewings)

@@ -13,6 +13,7 @@ import pytest_asyncio
 from relay.actors import messages as m
 from relay.actors.connection import ConnectionActor
 from relay.actors.environment import Environment
+from relay.actors.expiry import Expiries
 from relay.actors.gate import GateActor
 from relay.actors.runtime import ActorDeadError, Ref, ask, halt, send
 from relay.auth.permissions import Permissions, UnauthorizedError
@@ -21,7 +22,7 @@ from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Session
 from relay.wire.errors import SessionCode
 from relay.wire.version import Version
-from tests.actors.clock import TIMEOUT, advance, settle, virtual
+from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle, virtual
 from tests.actors.fakes import FakeRef
 from tests.actors.raw_peer import RawPeer
 from tests.actors.recording import RecordingSession
@@ -87,7 +88,9 @@ class Bench:
         self.connections: dict[int, Ref] = {}
         self.failed = asyncio.Event()
         self.limits = Limits(**limits)
-        environment = Environment(self.origin.ref, HOP, self.limits, tuple(Version), self.desk.decide)
+        environment = Environment(
+            RUNTIME, Expiries(RUNTIME), self.origin.ref, HOP, self.limits, tuple(Version), self.desk.decide
+        )
         self.gate: Ref = GateActor.start(
             environment=environment, dialled=CLUSTER, connections=self.connections, failed=self.failed
         )

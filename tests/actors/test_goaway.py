@@ -13,7 +13,7 @@ from relay.transport.session import Session
 from relay.wire.errors import SessionCode
 from relay.wire.messages import Goaway
 from relay.wire.version import Version
-from tests.actors.clock import settle
+from tests.actors.clock import RUNTIME, settle
 from tests.actors.raw_peer import RawPeer, follow_up
 from tests.actors.world import CLUSTER, EVERYTHING, World
 from tests.sampling import ALL
@@ -88,6 +88,7 @@ async def test_a_relay_that_is_about_to_end_is_no_member_any_more(world: World) 
         raise ConnectionError(target)
 
     cluster = ClusterActor.start(
+        RUNTIME,
         origin=world.origin,
         number=0,
         hop=1,

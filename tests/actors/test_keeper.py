@@ -15,7 +15,7 @@ from relay.actors.runtime import Ref, halt, send
 from relay.model.limits import Limits
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.clock import settle
+from tests.actors.clock import RUNTIME, settle
 from tests.actors.fakes import Fake
 from tests.actors.raw_peer import RawPeer, upstream
 from tests.actors.watching import actor_of, named
@@ -29,7 +29,7 @@ class Kept(World):
 
     def __init__(self, budget: int, limits: Limits) -> None:
         super().__init__(limits)
-        self.keeper: Ref = KeeperActor.start(budget)
+        self.keeper: Ref = KeeperActor.start(RUNTIME, budget)
         self.environment = replace(self.environment, keeper=self.keeper)
 
     async def close(self, *, clean: bool = True) -> None:
@@ -204,7 +204,7 @@ async def test_what_ended_tracks_held_is_free_again(kept: Kept) -> None:
 
 
 async def test_a_track_that_ends_instead_of_answering_does_not_stop_the_keeper() -> None:
-    keeper: Ref = KeeperActor.start(1_000)
+    keeper: Ref = KeeperActor.start(RUNTIME, 1_000)
     first, second = Fake(), Fake()
     send(keeper, m.Held(first.ref, 2_000))
     await settle()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +22,7 @@ from relay.wire.frame import group_header
 from relay.wire.messages import AnnounceRequest, GroupHeader, SubscribeDrop, SubscribeUpdate, TrackInfo
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
-from tests.actors.clock import advance, ready_count, settle, timer_count, until, virtual
+from tests.actors.clock import RUNTIME, advance, ready_count, settle, timer_count, until, virtual
 from tests.actors.raw_peer import PeerStream, RawPeer, follow_up, upstream
 from tests.actors.watching import actor_of, actors, named
 from tests.actors.world import CLUSTER, World
@@ -348,10 +347,9 @@ async def test_giant_frames_end_their_groups_and_are_counted(caplog: pytest.LogC
 # --- the log ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_limit_is_logged_once_in_an_episode(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = World(Limits(track_idle=0.01, subscriptions=1))
+@virtual
+async def test_a_limit_is_logged_once_in_an_episode(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(Limits(track_idle=0.01, subscriptions=1, answer_timeout=60))
     await world.publisher(Version.LITE_04, "p")
     peer = await world.viewer(Version.LITE_05)
     peer.subscribe("p", "kept")
@@ -360,8 +358,7 @@ async def test_a_limit_is_logged_once_in_an_episode(
     await settle()
     (line,) = over_limit(caplog, "subscriptions")
     assert line == "[session 2] over limit limit=subscriptions value=1 path=p"
-    now = connection(peer)._context._episodes._last["subscriptions"]
-    monkeypatch.setattr("relay.actors.connection.time.monotonic", lambda: now + EPISODE)
+    await advance(EPISODE)
     peer.subscribe("p", "d")
     await settle()
     assert len(over_limit(caplog, "subscriptions")) == 2
@@ -735,9 +732,8 @@ async def test_announcements_that_are_not_taken_are_bounded(
 
 @pytest.mark.parametrize("version", ALL)
 @pytest.mark.parametrize(("latency", "age"), [(60_000, 60.0), (2_000, 2.0), (0, 7.0)])
-async def test_groups_stay_as_long_as_the_publisher_says(
-    version: Version, latency: int, age: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@virtual
+async def test_groups_stay_as_long_as_the_publisher_says(version: Version, latency: int, age: float) -> None:
     """And as long as we like where it says nothing: 0, or a version that cannot say it."""
     age = age if version >= Version.LITE_05 else 7.0
     world = World(Limits(track_idle=0.01, cache_age=7.0))
@@ -747,9 +743,9 @@ async def test_groups_stay_as_long_as_the_publisher_says(
     await settle()
     publisher.answer_tracks(TrackInfo(127, ordered=False, max_latency=latency, timescale=1_000_000))
     _, request = await upstream(publisher)
-    start = time.monotonic()
-    for now in (0.0, age - 0.01, age + 0.01):
-        monkeypatch.setattr("relay.actors.track.time.monotonic", lambda now=now: start + now)
+    start = RUNTIME.now()
+    for now in (0.0, age - 0.5, age + 0.01):
+        await advance(start + now - RUNTIME.now())
         publisher.group(request.id, round(now * 100), b"x")
         await settle()
         kept = [group.sequence for group in actor_of(named("track p video"))._cache]

@@ -14,7 +14,7 @@ from relay.actors.runtime import Ref, ask, halt
 from relay.wire.errors import StreamCode
 from relay.wire.messages import AnnounceEnded, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
-from tests.actors.clock import TIMEOUT, advance, settle, timer_count, virtual
+from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle, timer_count, virtual
 from tests.actors.fakes import payload_of
 from tests.actors.raw_peer import PeerStream, RawPeer, Watching, follow_up
 from tests.actors.watching import Trouble, actors
@@ -622,6 +622,7 @@ async def test_what_came_by_a_lost_relay_lingers_too(version: Version) -> None:
 
 def read(world: World, got: list[Any], *, follow: bool, group: int | None = None) -> Ref:
     return ReaderActor.start(
+        RUNTIME,
         origin=world.origin,
         number=10_000,
         reading=Reading("p", "video", group=group, follow=follow),

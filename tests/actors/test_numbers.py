@@ -15,7 +15,7 @@ from relay.wire.errors import StreamCode
 from relay.wire.frame_decoder import FrameDecoder
 from relay.wire.messages import Datagram, Subscribe, SubscribeDrop, TrackInfo
 from relay.wire.version import Version
-from tests.actors.clock import advance, settle, virtual
+from tests.actors.clock import RUNTIME, advance, settle, virtual
 from tests.actors.fakes import payload_of
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream, follow_up
 from tests.actors.watching import actor_of
@@ -87,7 +87,7 @@ async def read(world: World, sequence: int | None) -> bytes | int | None:
     """The same over HTTP."""
     got: list[m.GroupPiece | Over] = []
     reading = Reading("p", TRACK, sequence)
-    ReaderActor.start(origin=world.origin, number=10_000, reading=reading, sink=got.append)
+    ReaderActor.start(RUNTIME, origin=world.origin, number=10_000, reading=reading, sink=got.append)
     await settle()
     if isinstance(got[-1], Over):
         return got[-1].code

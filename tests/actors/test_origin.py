@@ -13,7 +13,7 @@ from relay.model.track import SubscribeParams
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
-from tests.actors.clock import TIMEOUT, advance, settle, timer_count, virtual
+from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle, timer_count, virtual
 from tests.actors.fakes import Fake, FakeSubscriber, View, announcement
 from tests.actors.watching import actor_of, stop_all
 
@@ -79,7 +79,7 @@ class Stage:
     """An origin and its sessions."""
 
     def __init__(self, *, linger: float = 0.0, members: str = "") -> None:
-        self.origin: Ref = OriginActor.start(linger=linger, members=members)
+        self.origin: Ref = OriginActor.start(RUNTIME, linger=linger, members=members)
         self._numbers = 0
 
     def session(self) -> Session:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,7 +18,7 @@ from relay.actors.peer import FIRST_DELAY, HEALTHY, LONGEST_DELAY, PATIENCE, STA
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, ask, halt, send
 from relay.transport.session import Session
-from tests.actors.clock import TIMEOUT, advance, settle, timer_count, virtual
+from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle, timer_count, virtual
 from tests.actors.fakes import Fake, FakeRef
 from tests.actors.watching import Trouble, actors, told
 
@@ -43,7 +42,7 @@ class FakeConnection(LoopActor):
     """Stands for a connection actor: tells its peer actor of its end, and ends when it is told to."""
 
     def __init__(self, number: int, session: FakeSession, link: Ref) -> None:
-        super().__init__()
+        super().__init__(RUNTIME)
         self.number = number
         self.session = session
         self.link = link
@@ -147,7 +146,7 @@ class Bench:
 
     async def start(self) -> None:
         self.peer = PeerActor.start(
-            cluster=self.cluster.ref, target=TARGET, dialling=self.net.given(), first=self.first
+            RUNTIME, cluster=self.cluster.ref, target=TARGET, dialling=self.net.given(), first=self.first
         )
         await settle()
 
@@ -195,17 +194,11 @@ class Bench:
         )
 
 
-@pytest.fixture(autouse=True)
-def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long a session lasted is measured with the clock of the loop, which tests move."""
-    clock = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time(), time=lambda: 1_000.0)
-    monkeypatch.setattr(peer, "time", clock)
-
-
 @pytest.fixture
 def longest(monkeypatch: pytest.MonkeyPatch) -> None:
     """No chance: every delay is as long as it can be."""
-    monkeypatch.setattr(peer, "random", SimpleNamespace(uniform=lambda _low, high: high, random=lambda: 1.0))
+    monkeypatch.setattr(RUNTIME.random, "uniform", lambda _low, high: high)
+    monkeypatch.setattr(RUNTIME.random, "random", lambda: 1.0)
 
 
 # --- attempts ------------------------------------------------------------------------------------------------------
@@ -243,7 +236,8 @@ async def test_the_row_tells_what_it_is_doing() -> None:
     await settle()
     assert told(await bench.state()) == "dialling"
     await bench.up()
-    assert await bench.state() == PeerRow(TARGET, "connected", "us", 1_000.0, 1, None)
+    since = pytest.approx(RUNTIME.wall_time(), abs=1)
+    assert await bench.state() == PeerRow(TARGET, "connected", "us", since, 1, None)
     await bench.down("idle")
     row = await bench.state()
     assert (told(row), row.since, row.session, row.error) == ("waiting", None, None, "idle")
@@ -302,8 +296,8 @@ def test_the_pause_doubles_up_to_the_longest(longest: None) -> None:
 
 
 @virtual
-async def test_the_pause_is_up_to_a_half_shorter_by_chance() -> None:
-    random.seed(5)
+async def test_the_pause_is_up_to_a_half_shorter_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RUNTIME.random, "uniform", random.Random(5).uniform)
     bench = Bench()
     bench.net.outcome = OSError("refused")
     await bench.start()

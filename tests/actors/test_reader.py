@@ -13,7 +13,7 @@ from relay.actors.runtime import Ref, halt, send
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.clock import advance, settle, until, virtual
+from tests.actors.clock import RUNTIME, advance, settle, until, virtual
 from tests.actors.fakes import Fake, payload_of
 from tests.actors.raw_peer import upstream
 from tests.actors.watching import actors, stop_all
@@ -28,6 +28,7 @@ class Desk:
         self.track = Fake()
         self.got: list[m.GroupPiece | Over] = []
         self.reader: Ref = ReaderActor.start(
+            RUNTIME,
             origin=self.origin.ref,
             number=1,
             reading=Reading("p", "video", follow=follow),
@@ -110,12 +111,12 @@ async def test_a_group_that_breaks_off_is_told_with_its_code() -> None:
 
 async def test_an_unknown_broadcast_and_a_dead_origin_are_no_group() -> None:
     for dead in (False, True):
-        origin: Ref = OriginActor.start()
+        origin: Ref = OriginActor.start(RUNTIME)
         got: list[m.GroupPiece | Over] = []
         if dead:
             halt(origin)
             await settle()
-        ReaderActor.start(origin=origin, number=1, reading=Reading("p", "video"), sink=got.append)
+        ReaderActor.start(RUNTIME, origin=origin, number=1, reading=Reading("p", "video"), sink=got.append)
         await settle()
         assert got == [Over(StreamCode.UNROUTABLE)]
 
@@ -123,7 +124,9 @@ async def test_an_unknown_broadcast_and_a_dead_origin_are_no_group() -> None:
 async def test_a_reader_that_is_stopped_leaves_its_track(world: World) -> None:
     publisher = await world.publisher(Version.LITE_04, "p")
     got: list[m.GroupPiece | Over] = []
-    reader = ReaderActor.start(origin=world.origin, number=9, reading=Reading("p", "video"), sink=got.append)
+    reader = ReaderActor.start(
+        RUNTIME, origin=world.origin, number=9, reading=Reading("p", "video"), sink=got.append
+    )
     stream, request = await upstream(publisher)
     publisher.group(request.id, 0, b"a", b"", b"b", fin=False)
     await settle()
@@ -143,7 +146,9 @@ async def test_a_reader_gets_the_newest_whole_group_when_the_newest_is_broken(wo
     publisher.group(request.id, 5, b"broken", fin=False).reset(70)
     await settle()
     got: list[m.GroupPiece | Over] = []
-    ReaderActor.start(origin=world.origin, number=9, reading=Reading("p", "video/hd"), sink=got.append)
+    ReaderActor.start(
+        RUNTIME, origin=world.origin, number=9, reading=Reading("p", "video/hd"), sink=got.append
+    )
     await settle()
     assert payload_of(got) == b"whole"
 
@@ -169,7 +174,9 @@ def searching(*, wait: float = 0.0) -> Desk:
     made = Desk.__new__(Desk)
     made.origin, made.track, made.got = Fake(), Fake(), []
     wanted = Reading("demo/cam/video", "hd", otherwise=(("demo/cam", "video/hd"),), wait=wait)
-    made.reader = ReaderActor.start(origin=made.origin.ref, number=1, reading=wanted, sink=made.got.append)
+    made.reader = ReaderActor.start(
+        RUNTIME, origin=made.origin.ref, number=1, reading=wanted, sink=made.got.append
+    )
     return made
 
 

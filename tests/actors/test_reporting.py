@@ -10,7 +10,7 @@ from relay.actors.reporting import REPORT_INTERVAL
 from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import Encoding
-from tests.actors.clock import TIMEOUT, advance, settle
+from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle
 from tests.actors.fakes import FakeSubscriber, part
 from tests.actors.stage import Stage, staged
 
@@ -87,7 +87,7 @@ async def test_the_last_report_has_what_was_counted_since_and_takes_the_track_ou
 
 
 async def test_the_ledger_lists_what_lives_and_sums_what_was_counted() -> None:
-    ledger: Ref = LedgerActor.start()
+    ledger: Ref = LedgerActor.start(RUNTIME)
     counts: Counts = {("groups_received", ""): 2}
     for urn, path in (("a", "demo/cam"), ("b", "demo/camera"), ("c", "demo/cam/low")):
         send(ledger, Report(urn, TrackFigures("broadcast", path, "video/hd", 1, 10, 2), counts))

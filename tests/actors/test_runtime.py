@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import pykka
 import pytest
@@ -25,13 +25,12 @@ from relay.actors.runtime import (
     LoopInbox,
     Overrun,
     Ref,
-    _References,
     ask,
     halt,
     send,
     stop,
 )
-from tests.actors.clock import TIMEOUT, settle, timer_count, until
+from tests.actors.clock import RUNTIME, TIMEOUT, settle, timer_count, until
 from tests.actors.watching import Trouble
 
 
@@ -39,7 +38,7 @@ class Diary(LoopActor):
     """Writes down what happens to it; a message that is callable is called, its result is the reply."""
 
     def __init__(self, name: str = "diary", log: list[Any] | None = None) -> None:
-        super().__init__()
+        super().__init__(RUNTIME)
         self.name = name
         self.log: list[Any] = log if log is not None else []
 
@@ -82,11 +81,11 @@ def ends(log: list[Any]) -> list[Any]:
 async def test_an_actor_is_registered_while_it_lives() -> None:
     ref = Diary.start()
     assert ref.is_alive()
-    assert ActorRegistry.get_by_urn(ref.actor_urn) is ref
-    assert ref in ActorRegistry.get_by_class(Diary)
+    assert ref in RUNTIME.actors
+    assert not ActorRegistry.get_all()
     assert await stop(ref, timeout=TIMEOUT)
     assert not ref.is_alive()
-    assert ActorRegistry.get_by_urn(ref.actor_urn) is None
+    assert ref not in RUNTIME.actors
 
 
 async def test_messages_are_handled_in_order_after_on_start() -> None:
@@ -167,7 +166,7 @@ async def test_an_unknown_message_is_a_warning(caplog: pytest.LogCaptureFixture)
     class Plain(LoopActor):
         """Handles nothing."""
 
-    ref = Plain.start()
+    ref = Plain.start(RUNTIME)
     ref.tell("what")
     await settle()
     assert "Unexpected message" in caplog.text
@@ -262,7 +261,7 @@ async def test_a_failing_hook_ends_that_actor_once_and_no_other(
             await pending
     await settle()
     assert not ref.is_alive()
-    assert ActorRegistry.get_by_urn(ref.actor_urn) is None
+    assert ref not in RUNTIME.actors
     assert len(ends(log)) == 1
     named = [record for record in trouble.records if f"faulty {where}" in record]
     assert len(named) == 1
@@ -518,7 +517,7 @@ async def test_an_actor_that_keeps_its_timer_leaves_no_ring(fires: bool) -> None
 
     came: list[object] = []
     rang = asyncio.Event()
-    ref = Patient.start()
+    ref = Patient.start(RUNTIME)
     gone = ref._actor_weakref
     if fires:
         await rang.wait()
@@ -548,7 +547,7 @@ async def test_what_an_actor_held_goes_with_it_though_it_knows_the_actor() -> No
 
     parts: list[weakref.ref[Part]] = []
     letters: list[object] = []
-    ref = Whole.start()
+    ref = Whole.start(RUNTIME)
     await settle()
     gc.collect()
     gc.disable()
@@ -588,14 +587,14 @@ async def test_3_000_actors_and_100_000_messages() -> None:
             counts[0] += 1
             return message
 
-    refs = [Counter.start() for _ in range(3_000)]
+    refs = [Counter.start(RUNTIME) for _ in range(3_000)]
     for number in range(100_000):
         refs[number % 3_000].tell(number)
     await until(lambda: counts[0] == 100_000, 30.0)
     for ref in refs:
         halt(ref)
     await settle()
-    assert not ActorRegistry.get_all()
+    assert not list(RUNTIME.actors)
 
 
 # --- pykka's insides -------------------------------------------------------------------------------------------------
@@ -603,13 +602,10 @@ async def test_3_000_actors_and_100_000_messages() -> None:
 
 async def test_living_actors_are_listed_in_the_order_of_their_start() -> None:
     refs = [Diary.start() for _ in range(5)]
-    assert ActorRegistry.get_all() == refs
-    assert ActorRegistry.get_by_urn(refs[2].actor_urn) is refs[2]
+    assert list(RUNTIME.actors) == refs
     halt(refs[2])
     await settle()
-    assert ActorRegistry.get_all() == [*refs[:2], *refs[3:]]
-    ActorRegistry.unregister(refs[2])  # not there: no error
-    assert ActorRegistry.get_by_class(Diary) == [*refs[:2], *refs[3:]]
+    assert list(RUNTIME.actors) == [*refs[:2], *refs[3:]]
 
 
 def test_the_private_names_of_pykka_that_the_runtime_uses_exist() -> None:
@@ -617,7 +613,6 @@ def test_the_private_names_of_pykka_that_the_runtime_uses_exist() -> None:
     assert Envelope("message").message == "message"
     assert Envelope("message").reply_to is None
     assert _ActorStop() is not None
-    assert isinstance(cast("Any", ActorRegistry)._actor_refs, _References)
     hooks = {
         name
         for name in vars(LoopActor)

@@ -10,7 +10,7 @@ from relay.actors import runtime
 from relay.actors.runtime import LoopActor
 from relay.model.limits import Limits
 from relay.wire.version import Version
-from tests.actors.clock import settle, timer_count, until
+from tests.actors.clock import RUNTIME, settle, timer_count, until
 from tests.actors.raw_peer import RawPeer
 from tests.actors.watching import actor_of, actors, named
 from tests.actors.world import World
@@ -176,7 +176,7 @@ def test_an_event_loop_that_is_gone_is_forgotten() -> None:
         """Does nothing."""
 
     async def scenario() -> None:
-        ref = Idle.start()
+        ref = Idle.start(RUNTIME)
         await runtime.stop(ref, timeout=5)
 
     gc.collect()

@@ -10,7 +10,7 @@ from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.messages import FrameHeader
-from tests.actors.clock import TIMEOUT, settle, until
+from tests.actors.clock import RUNTIME, TIMEOUT, settle, until
 from tests.actors.fakes import FakePublisher, FakeSubscriber, part, plain, timed
 from tests.actors.stage import Stage
 from tests.actors.watching import actor_of
@@ -322,7 +322,7 @@ async def test_a_dead_source_refuses_a_fetch_and_loses_a_description() -> None:
 async def test_a_request_that_meets_a_failing_track_is_answered() -> None:
     """The track has failed and is about to stop when one more request arrives in its inbox."""
     source = FakePublisher()
-    broadcast = BroadcastActor.start(path="room/cam", source=source.ref, limits=QUICK)
+    broadcast = BroadcastActor.start(RUNTIME, path="room/cam", source=source.ref, limits=QUICK)
     first, second = FakeSubscriber(), FakeSubscriber()
     first.subscribe(broadcast)
     await settle()
@@ -357,7 +357,9 @@ class House:
 
     def __init__(self, limits: Limits = QUICK) -> None:
         self.source = FakePublisher()
-        self.broadcast: Ref = BroadcastActor.start(path="room/cam", source=self.source.ref, limits=limits)
+        self.broadcast: Ref = BroadcastActor.start(
+            RUNTIME, path="room/cam", source=self.source.ref, limits=limits
+        )
 
     async def names(self) -> tuple[str, ...]:
         """Names of the tracks that the broadcast holds."""

@@ -9,11 +9,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
-from pykka import ActorRegistry
-
 from relay.actors import runtime
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import Ref, halt
+from tests.actors.clock import RUNTIME
 
 
 def shuffle_turns(seed: int) -> None:
@@ -68,24 +67,24 @@ def actor_of(ref: Ref) -> Any:
 
 def forget_actors() -> None:
     """Take what a failed test left behind out of the registry."""
-    for ref in ActorRegistry.get_all():
-        ActorRegistry.unregister(ref)
+    RUNTIME.actors.clear()
 
 
 def stop_all() -> None:
-    for ref in ActorRegistry.get_all():
+    for ref in list(RUNTIME.actors):
         halt(ref)
 
 
 def named(name: str) -> Ref:
     """The one living actor of that name."""
-    (found,) = [ref for ref in ActorRegistry.get_all() if str(actor_of(ref)) == name]
+    found: Ref
+    (found,) = [ref for ref in RUNTIME.actors if str(actor_of(ref)) == name]
     return found
 
 
 def actors() -> list[str]:
     """Names of all living actors."""
-    return sorted(str(actor_of(ref)) for ref in ActorRegistry.get_all())
+    return sorted(str(actor_of(ref)) for ref in RUNTIME.actors)
 
 
 def told(row: PeerRow) -> str:

@@ -11,13 +11,14 @@ from typing import Any, cast
 from relay.actors import messages as m
 from relay.actors.connection import ConnectionActor
 from relay.actors.environment import Environment
+from relay.actors.expiry import Expiries
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import Ref, ask
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.transport.memory import memory_pair
 from relay.wire.version import Version
-from tests.actors.clock import TIMEOUT, VirtualLoop, advance, settle, until
+from tests.actors.clock import RUNTIME, TIMEOUT, VirtualLoop, advance, settle, until
 from tests.actors.fakes import FakeRef
 from tests.actors.raw_peer import RawPeer, SilentPeer
 from tests.actors.recording import RecordingSession
@@ -57,8 +58,10 @@ class World:
 
         self.limits = limits
         self.linger = linger
-        self.origin: Ref = OriginActor.start(linger=linger, members=members)
-        self.environment = Environment(self.origin, HOP, limits, versions, decide, members=members)
+        self.origin: Ref = OriginActor.start(RUNTIME, linger=linger, members=members)
+        self.environment = Environment(
+            RUNTIME, Expiries(RUNTIME), self.origin, HOP, limits, versions, decide, members=members
+        )
         self.peers: list[RawPeer] = []
         self.gate = FakeRef()
         self._numbers = 0

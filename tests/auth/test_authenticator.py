@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -317,6 +318,7 @@ def test_a_token_without_a_configured_key_is_refused() -> None:
         keys=None,
         public=Claims(subscribe=("",)),
         throttle=Throttle(failures=1, delay=1, clock=Clock()),
+        now=time.time,
     )
     with pytest.raises(UnauthorizedError, match=r"no \[auth\] key"):
         run(without, "/", "jwt=" + signed({"get": ""}))

@@ -29,6 +29,7 @@ from relay.config.tables import Auth
 from relay.model.address import PREFIX_V6
 from relay.model.limits import Limits
 from relay.paths import MAX_SEGMENTS
+from relay.runtime import SYSTEM
 from relay.web import key_server
 from relay.web.key_server import KeyServer
 from tests.auth.support import SECRET, Clock, authenticator, jwk, signed
@@ -168,7 +169,9 @@ def tries(folder: Path) -> dict[str, Try]:
         "the token names no key (kid), ...": Try(GOOD, keys=directory),
         "there is no key ...": Try(signed({"get": ""}, kid="none"), keys=directory),
         "the key ... is unusable": Try(signed({"get": ""}, kid="bad"), keys=directory),
-        "the key server fails: ...": Try(signed({"get": ""}, kid="a"), keys=KeyServer("http://127.0.0.1:1")),
+        "the key server fails: ...": Try(
+            signed({"get": ""}, kid="a"), keys=KeyServer("http://127.0.0.1:1", clock=SYSTEM.now)
+        ),
         "a token was given, but no [auth] key is configured": Try(GOOD, keys=0),
         "the query holds jwt 2 times, expected once": Try(query=f"jwt={GOOD}&jwt={GOOD}"),
         "the path has a segment ..., expected names between the slashes": Try(GOOD, "/room/.."),

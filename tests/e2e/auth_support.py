@@ -29,7 +29,7 @@ from relay.wire.errors import WireError
 from relay.wire.frame import Request, open_request
 from relay.wire.version import Version
 from tests.e2e.http_support import SECRET, key_file
-from tests.e2e.support import config
+from tests.e2e.support import RUNTIME, config
 
 WITHIN: Final = 20.0
 """Seconds that anything awaited may take."""
@@ -111,7 +111,7 @@ async def guarded(
     """A relay that wants tokens."""
     chosen = auth or Auth(key=key_file(folder), public=public)
     settings = config(limits=limits, versions=versions).model_copy(update={"auth": chosen})
-    async with Relay(settings) as relay:
+    async with Relay(settings, RUNTIME) as relay:
         yield relay
 
 

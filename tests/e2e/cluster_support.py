@@ -44,7 +44,7 @@ from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
 from tests.e2e.harness import free_udp_port
-from tests.e2e.support import config
+from tests.e2e.support import RUNTIME, config
 from tests.e2e.udp_proxy import UdpProxy
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ class Node:
 
     async def start(self) -> None:
         assert self.relay is None
-        relay = Relay(self.config)
+        relay = Relay(self.config, RUNTIME)
         await relay.start()
         self.relay = relay
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN))

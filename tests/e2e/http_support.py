@@ -14,19 +14,19 @@ from typing import Any, Final
 
 import aiohttp
 import jwt
-import pykka
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from relay.actors.reader import ReaderActor
+from relay.actors.runtime import Ref
 from relay.app import Relay
 from relay.client import Client, Publication
 from relay.config import Address, Auth, Config, Https
 from relay.model.limits import Limits
 from relay.transport.quic.certificates import CertificatePair, PrivateKey
-from tests.e2e.support import config, running
+from tests.e2e.support import RUNTIME, config, running
 
 WITHIN: Final = 15.0
 """Seconds that anything awaited may take."""
@@ -71,14 +71,18 @@ async def stage(**options: Any) -> AsyncIterator[tuple[Relay, aiohttp.ClientSess
 
 async def no_readers_left() -> None:
     """Wait until every actor that reads for an HTTP request has ended."""
-    for reader in pykka.ActorRegistry.get_by_class(ReaderActor):
+    for reader in _readers():
         assert await asyncio.to_thread(reader.actor_stopped.wait, WITHIN), reader
     assert readers() == 0
 
 
 def readers() -> int:
     """How many of them there are."""
-    return len(pykka.ActorRegistry.get_by_class(ReaderActor))
+    return len(_readers())
+
+
+def _readers() -> list[Ref]:
+    return [ref for ref in RUNTIME.actors if ref.actor_class is ReaderActor]
 
 
 class Lines(logging.Handler):

@@ -27,7 +27,17 @@ from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.trust import ClientTls
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import WITHIN, certificate, install, secured
-from tests.e2e.support import PATIENT, assert_complete, paced, publisher, raw, running, viewer, webtransport
+from tests.e2e.support import (
+    PATIENT,
+    RUNTIME,
+    assert_complete,
+    paced,
+    publisher,
+    raw,
+    running,
+    viewer,
+    webtransport,
+)
 from tests.e2e.swarm import Swarm, first_packet, one_rtt_packets, swarm
 from tests.e2e.test_command import relay as relay_command
 from tests.e2e.test_https import https_port
@@ -252,7 +262,7 @@ async def test_a_tls_handshake_that_nobody_begins(tmp_path: Path) -> None:
     settings = secured(tmp_path, pair).model_copy(
         update={"limits": limited(setup_timeout=0.4, http_address=2)}
     )
-    async with Relay(settings) as relay, asyncio.timeout(WITHIN):
+    async with Relay(settings, RUNTIME) as relay, asyncio.timeout(WITHIN):
         port = https_port(relay)
         async with connected(port) as (reader, _), connected(port) as (other, writer):
             writer.write(b"\x16\x03\x01")

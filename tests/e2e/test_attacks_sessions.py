@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import aiohttp
 import pytest
-from pykka import ActorRegistry
 
 from relay.actors.connection import ConnectionActor
 from relay.app import Relay
@@ -32,7 +31,7 @@ from relay.wire.version import Version
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream
 from tests.actors.watching import actor_of
 from tests.e2e.http_support import live
-from tests.e2e.support import raw, running
+from tests.e2e.support import RUNTIME, raw, running
 from tests.e2e.test_metrics import scrape, until, value
 
 pytestmark = pytest.mark.e2e
@@ -128,7 +127,7 @@ async def serving(limits: Limits = LIMITS, **options: Any) -> AsyncIterator[tupl
 
 def actors() -> int:
     """How many are alive in this process."""
-    return len(ActorRegistry.get_all())
+    return len(list(RUNTIME.actors))
 
 
 # --- the attacker ----------------------------------------------------------------------------------------------------

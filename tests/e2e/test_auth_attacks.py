@@ -849,6 +849,7 @@ async def test_no_refusal_takes_longer_than_another_in_a_way_that_tells(tmp_path
         keys=OneKey(key),
         public=Claims(subscribe=("lobby",)),
         throttle=Throttle(failures=1, delay=1, clock=time.monotonic),
+        now=time.time,
     )
 
     async def median(path: str, query: str) -> float:

@@ -44,6 +44,7 @@ from tests.e2e.cluster_support import (
     member_token,
     token_in,
 )
+from tests.e2e.support import RUNTIME
 from tests.sampling import repeats
 
 logger = logging.getLogger("tests.chaos")
@@ -343,10 +344,11 @@ class World:
             BroadcastActor: (broadcasts, spare),
             TrackActor: (tracks, spare),
         }
+        living = Counter(ref.actor_class for ref in RUNTIME.actors)
         for kind, (count, more) in wanted.items():
-            actors = len(pykka.ActorRegistry.get_by_class(kind))
+            actors = living[kind]
             assert count <= actors <= count + more, (kind.__name__, actors, count, more)
-        assert len(pykka.ActorRegistry.get_by_class(PeerActor)) <= live * (len(self.nodes) - 1)
+        assert living[PeerActor] <= live * (len(self.nodes) - 1)
 
     async def _check_node(self, node: Node) -> list[dict[str, Any]]:
         guests: list[Guest] = [*self.cameras, *self.viewers, *self.guides.values()]
@@ -423,7 +425,7 @@ async def run(folder: Path, seed: int, events: int) -> World:
                 await world.end()
 
     async def gone() -> None:
-        assert not pykka.ActorRegistry.get_all()
+        assert not RUNTIME.actors
         assert len(asyncio.all_tasks()) <= tasks, asyncio.all_tasks()
 
     await eventually(gone)

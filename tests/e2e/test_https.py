@@ -29,6 +29,7 @@ from tests.e2e.http_support import (
     rsa_certificate,
     secured,
 )
+from tests.e2e.support import RUNTIME
 from tests.e2e.test_command import relay as relay_command
 
 
@@ -60,7 +61,7 @@ async def pinned(url: str, pair: CertificatePair) -> Client:
 
 async def test_http_and_https_serve_the_same(tmp_path: Path) -> None:
     pair = certificate()
-    async with Relay(secured(tmp_path, pair)) as relay, published(relay) as (_, publication):
+    async with Relay(secured(tmp_path, pair), RUNTIME) as relay, published(relay) as (_, publication):
         group = publication.track("video").group()
         group.write(b"payload")
         group.finish()
@@ -79,7 +80,7 @@ async def test_http_and_https_serve_the_same(tmp_path: Path) -> None:
 async def test_a_broken_body_does_not_look_complete_over_https_either(tmp_path: Path) -> None:
     pair = certificate()
     async with (
-        Relay(secured(tmp_path, pair)) as relay,
+        Relay(secured(tmp_path, pair), RUNTIME) as relay,
         published(relay) as (_, publication),
         aiohttp.ClientSession() as http,
     ):
@@ -97,7 +98,7 @@ async def test_a_broken_body_does_not_look_complete_over_https_either(tmp_path: 
 async def test_new_connections_get_the_new_certificate_and_old_ones_go_on(tmp_path: Path) -> None:
     old, new = certificate(), certificate()
     async with (
-        Relay(secured(tmp_path, old)) as relay,
+        Relay(secured(tmp_path, old), RUNTIME) as relay,
         aiohttp.ClientSession() as http,
         await pinned(f"https://localhost:{relay.port}/", old) as before,
     ):
@@ -133,7 +134,7 @@ async def first_frame(client: Client) -> bytes:
 async def test_a_certificate_of_another_kind_of_key_replaces_the_old_one(tmp_path: Path) -> None:
     """A context that both were loaded into would go on to show the old one to most clients."""
     old, new, newest = certificate(), rsa_certificate(), certificate()
-    async with Relay(secured(tmp_path, old)) as relay:
+    async with Relay(secured(tmp_path, old), RUNTIME) as relay:
         assert await shown(https_port(relay)) == old.fingerprint
         for pair in (new, newest):
             install(tmp_path, pair)
@@ -154,7 +155,7 @@ async def test_a_certificate_of_another_kind_of_key_replaces_the_old_one(tmp_pat
 )
 async def test_files_that_cannot_be_used_change_nothing(tmp_path: Path, fault: str, words: str) -> None:
     old = certificate()
-    async with Relay(secured(tmp_path, old)) as relay:
+    async with Relay(secured(tmp_path, old), RUNTIME) as relay:
         spoil(tmp_path, fault)
         with pytest.raises(ConfigError, match=words):
             relay.reload()
@@ -194,7 +195,7 @@ async def test_https_files_are_replaced_together_with_those_of_quic_or_not_at_al
     cert, key = install(quic, old_quic)
     tls = config.server.tls.model_copy(update={"cert": (cert,), "key": (key,)})
     config = config.model_copy(update={"server": config.server.model_copy(update={"tls": tls})})
-    async with Relay(config) as relay:
+    async with Relay(config, RUNTIME) as relay:
         for good, bad in ((quic, web), (web, quic)):
             install(quic, old_quic)
             install(web, old_web)
@@ -210,7 +211,7 @@ async def test_a_generated_certificate_stays(tmp_path: Path) -> None:
     config = secured(tmp_path, certificate())
     tls = config.server.tls.model_copy(update={"cert": (), "key": (), "generate": ("localhost",)})
     config = config.model_copy(update={"server": config.server.model_copy(update={"tls": tls})})
-    async with Relay(config) as relay:
+    async with Relay(config, RUNTIME) as relay:
         before = relay.fingerprint
         new = certificate()
         install(tmp_path, new)
@@ -253,7 +254,7 @@ async def test_an_encrypted_key_is_refused_at_start_instead_of_asking_the_termin
     config = config.model_copy(update={"server": config.server.model_copy(update={"tls": tls})})
     spoil(tmp_path, "encrypted")
     with pytest.raises(ConfigError, match=r"\[web.https\] cert, key: .*key.pem: the key is encrypted"):
-        async with Relay(config):
+        async with Relay(config, RUNTIME):
             pass
 
 

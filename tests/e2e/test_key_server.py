@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from cachetools import TTLCache
 
 from relay.auth.authenticator import KeyServiceError
 from relay.auth.permissions import UnauthorizedError
+from relay.runtime import SYSTEM
 from relay.web import key_server
 from relay.web.key_server import KeyServer
 from tests.auth.support import SECRET, authenticator, jwk, signed
@@ -66,7 +66,7 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def keys(server: Server) -> AsyncIterator[KeyServer]:
-    made = KeyServer(server.url + "/")
+    made = KeyServer(server.url + "/", clock=SYSTEM.now)
     yield made
     await made.close()
 
@@ -85,14 +85,12 @@ class Ticking(Wall):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch, server: Server) -> Ticking:
-    made = Ticking()
-    monkeypatch.setattr(key_server, "TTLCache", lambda size, ttl: TTLCache(size, ttl, timer=made))
-    return made
+def clock() -> Ticking:
+    return Ticking()
 
 
 async def test_a_key_is_asked_for_once_while_it_is_fresh(server: Server, clock: Ticking) -> None:
-    keys = KeyServer(server.url)
+    keys = KeyServer(server.url, clock=clock)
     server.answers["a.jwk"] = jwk(kid="a")
     for _ in range(3):
         assert await admitted(keys, "a")
@@ -107,7 +105,7 @@ async def test_a_key_is_asked_for_once_while_it_is_fresh(server: Server, clock: 
 
 
 async def test_an_unknown_key_is_not_asked_for_again_at_once(server: Server, clock: Ticking) -> None:
-    keys = KeyServer(server.url)
+    keys = KeyServer(server.url, clock=clock)
     for _ in range(3):
         assert not await admitted(keys, "new")
     assert len(server.asked) == 1
@@ -118,7 +116,7 @@ async def test_an_unknown_key_is_not_asked_for_again_at_once(server: Server, clo
 
 
 async def test_a_key_taken_away_is_refused_once_it_is_no_longer_fresh(server: Server, clock: Ticking) -> None:
-    keys = KeyServer(server.url)
+    keys = KeyServer(server.url, clock=clock)
     server.answers["a.jwk"] = jwk()
     assert await admitted(keys, "a")
     del server.answers["a.jwk"]
@@ -133,7 +131,7 @@ async def test_a_key_taken_away_is_refused_once_it_is_no_longer_fresh(server: Se
 
 
 async def test_a_failing_server_ends_nothing_for_a_while(server: Server, clock: Ticking) -> None:
-    keys = KeyServer(server.url)
+    keys = KeyServer(server.url, clock=clock)
     server.answers["a.jwk"] = jwk()
     assert await admitted(keys, "a")
     server.answers["a.jwk"] = server.answers["b.jwk"] = 503
@@ -210,7 +208,7 @@ async def test_other_answers_are_the_servers_trouble(server: Server, keys: KeySe
 
 
 async def test_nobody_there(server: Server) -> None:
-    keys = KeyServer("http://127.0.0.1:9/keys")
+    keys = KeyServer("http://127.0.0.1:9/keys", clock=SYSTEM.now)
     with pytest.raises(KeyServiceError, match="no answer"):
         await keys.find(naming("a"))
     await keys.close()

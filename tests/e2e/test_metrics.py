@@ -20,6 +20,7 @@ from relay.actors.runtime import Ref, ask
 from relay.app import Relay
 from relay.client import Client, Publication, SessionEnded, SubscribeError
 from relay.model.limits import Limits
+from relay.runtime import SYSTEM
 from relay.transport.client import ConnectError
 from relay.transport.quic.trust import ClientTls
 from relay.web.metrics import COUNTERS, LAG_WINDOW, LoopLag
@@ -409,7 +410,7 @@ async def test_actors_connections_and_tasks_are_those_there_are() -> None:
 
 
 async def test_the_lag_of_the_event_loop_is_the_worst_of_a_while() -> None:
-    lag = LoopLag()
+    lag = LoopLag(SYSTEM)
     now = asyncio.get_running_loop().time()
     try:
         assert lag.worst == 0

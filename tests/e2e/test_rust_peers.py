@@ -13,6 +13,7 @@ import pytest
 from relay.app import Relay
 from relay.client import Client
 from relay.model.limits import Limits
+from relay.runtime import SYSTEM
 from relay.transport.quic.certificates import CertificateStore
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.settings import QuicSettings
@@ -123,6 +124,7 @@ async def listeners(relay: Relay) -> AsyncIterator[dict[Version, str]]:
     servers: dict[Version, QuicServer] = {}
     for version in Version:
         server = QuicServer(
+            runtime=SYSTEM,
             address=("127.0.0.1", free_udp_port()),
             certificates=store,
             settings=QuicSettings(),

@@ -17,6 +17,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from relay.model.limits import Limits
+from relay.runtime import SYSTEM
 from relay.transport.client import ClientTls, ConnectError, connect
 from relay.transport.quic import dial, endpoint, offload
 from relay.transport.quic.certificates import CertificatePair, CertificateStore, generate_certificate
@@ -85,7 +86,9 @@ class Host:
             "limits": Limits(),
             "versions": tuple(Version),
         } | options
-        self.server = QuicServer(certificates=self.store, on_request=self._on_request, **everything)
+        self.server = QuicServer(
+            runtime=SYSTEM, certificates=self.store, on_request=self._on_request, **everything
+        )
 
     def _on_request(self, request: SessionRequest) -> None:
         self.requests.append(request)

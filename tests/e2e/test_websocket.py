@@ -21,6 +21,7 @@ from aiohttp import web
 from relay.app import Relay
 from relay.client import Client
 from relay.model.limits import Limits
+from relay.runtime import SYSTEM
 from relay.transport.client import ConnectError, connect_websocket
 from relay.transport.places import Places
 from relay.transport.session import Event, SessionClosed, SessionRequest
@@ -241,7 +242,13 @@ async def test_a_peer_that_goes_before_it_is_answered(caplog: pytest.LogCaptureF
 
     app = web.Application()
     accept_sessions(
-        app, Sessions(accept_late, tuple(Version), lambda: PATIENT, Places("sessions_address", 10, Counter()))
+        app,
+        Sessions(
+            accept_late,
+            tuple(Version),
+            lambda: PATIENT,
+            Places("sessions_address", 10, Counter(), SYSTEM.now),
+        ),
     )
     runner = web.AppRunner(app)
     await runner.setup()

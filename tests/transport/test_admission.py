@@ -14,6 +14,7 @@ from aioquic.quic.packet import QuicHeader, QuicPacketType
 
 from relay.model.limits import Limits
 from relay.model.pace import LOG_BURST
+from relay.runtime import SYSTEM
 from relay.transport.places import Places
 from relay.transport.quic import admission, compat
 from relay.transport.quic.admission import Admission, Welcome
@@ -43,8 +44,8 @@ class Door:
     refused: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.addresses = Places("sessions_address", self.limits.sessions_address, self.refused)
-        self.admission = Admission(self.limits, self.refused, self.addresses)
+        self.addresses = Places("sessions_address", self.limits.sessions_address, self.refused, SYSTEM.now)
+        self.admission = Admission(self.limits, self.refused, self.addresses, SYSTEM.now)
 
     def knock(self, quic: QuicConnection, address: Any = VISITOR, now: float = 0.0) -> Welcome | bytes | None:
         header = compat.parse_first_packet(first_packet(quic, now), connection_id_length=8)
@@ -148,7 +149,7 @@ def test_a_flood_is_not_answered() -> None:
 
 def test_an_episode_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "relay.transport")
-    places = Places("some", 8, Counter())
+    places = Places("some", 8, Counter(), SYSTEM.now)
     for _ in range(8):
         places.enter("a")
     for _ in range(3):
@@ -171,7 +172,7 @@ def test_waves_of_refusals_write_a_few_lines(caplog: pytest.LogCaptureFixture) -
     """First packets may be forged: whoever sends them can fill all places and give them back, again and again."""
     caplog.set_level(logging.INFO, "relay.transport")
     refused: Counter[str] = Counter()
-    places = Places("some", 4, refused)
+    places = Places("some", 4, refused, SYSTEM.now)
     for _ in range(100):
         for _ in range(4):
             places.enter()
@@ -265,7 +266,9 @@ def test_a_token_of_another_server_is_none(token: bytes) -> None:
     refused: Counter[str] = Counter()
     for limit, kind in ((0, bytes), (1, Welcome)):
         limits = Limits(handshakes_unverified=limit)
-        judged = Admission(limits, refused, Places("", 9, refused)).judge(header, VISITOR, 0.0)
+        judged = Admission(limits, refused, Places("", 9, refused, SYSTEM.now), SYSTEM.now).judge(
+            header, VISITOR, 0.0
+        )
         assert isinstance(judged, kind)
     assert refused["invalid_token"] == 0
 
@@ -274,7 +277,9 @@ def test_a_token_of_another_server_is_none(token: bytes) -> None:
 def test_a_token_that_only_looks_like_ours_is_invalid(token: bytes) -> None:
     header = header_with(admission.MARK + token)
     refused: Counter[str] = Counter()
-    judged = Admission(Limits(), refused, Places("", 9, refused)).judge(header, VISITOR, 0.0)
+    judged = Admission(Limits(), refused, Places("", 9, refused, SYSTEM.now), SYSTEM.now).judge(
+        header, VISITOR, 0.0
+    )
     assert isinstance(judged, bytes)
     assert refused["invalid_token"] == 1
 

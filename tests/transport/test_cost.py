@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -251,7 +252,7 @@ async def test_a_socket_is_left_for_the_others_after_a_while(monkeypatch: pytest
     slow = Slow(pass_time)
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 0))
-    server = UdpSocket(sock, slow, buffer=65536)
+    server = UdpSocket(sock, slow, buffer=65536, now=time.monotonic)
     server.on_drained = slow.drained
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         for size in range(1, 13):

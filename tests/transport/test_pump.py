@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from relay.runtime import SYSTEM
 from relay.transport.websocket import pump
 from relay.transport.websocket.pump import BINARY, CLOSE, NORMAL_CLOSURE, READ_TIME, Pump
 
@@ -50,7 +51,9 @@ async def test_others_have_their_turn_while_messages_come_without_a_pause(
     clock = [0.0]
     monkeypatch.setattr(pump, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     session = SlowSession(clock, cost)
-    reading = asyncio.create_task(Pump(cast("Any", Flood(40)), cast("Any", session), lambda: None)._read())
+    reading = asyncio.create_task(
+        Pump(cast("Any", Flood(40)), cast("Any", session), lambda: None, SYSTEM)._read()
+    )
     turns = [0]
     while not reading.done():
         await asyncio.sleep(0)

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
+from relay.runtime import SYSTEM
 from relay.transport.quic.compat import Credentials
 from relay.transport.quic.endpoint import Endpoint
 from relay.transport.quic.fast import handshake, secrets, start
@@ -713,7 +714,7 @@ async def test_newcomers_in_every_turn_do_not_silence_others() -> None:
         def transmit(self, now: float) -> None:
             self.times += 1
 
-    endpoint, link = Endpoint(QuicSettings()), Told()
+    endpoint, link = Endpoint(QuicSettings(), SYSTEM), Told()
     for _ in range(20):
         endpoint._patient = True  # as each request for a session sets it
         endpoint.touch(link)  # type: ignore[arg-type]
@@ -774,7 +775,7 @@ def test_a_live_peer_is_given_time_after_a_long_pause() -> None:
 
 async def test_one_pause_counts_once() -> None:
     """Two timers are late by it."""
-    endpoint, late = Endpoint(QuicSettings()), []
+    endpoint, late = Endpoint(QuicSettings(), SYSTEM), []
 
     class Fake:
         def resume(self, _now: float, seconds: float) -> None:

@@ -8,6 +8,7 @@ import logging
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,7 +65,7 @@ async def test_answers_leave_from_the_address_that_was_asked(
     if not merged:
         monkeypatch.setattr(offload, "receive_merged", lambda _: False)
     [sock] = bind_udp(listen, 0)
-    server = UdpSocket(sock, Echo(), buffer=65536, answers=True)
+    server = UdpSocket(sock, Echo(), buffer=65536, now=time.monotonic, answers=True)
     hosts = ("127.0.0.2",) if listen == "127.0.0.2" else ("127.0.0.1", "127.0.0.2", "127.7.7.7")
     try:
         for host in hosts:
@@ -80,7 +81,7 @@ async def test_one_peer_that_asks_two_addresses_is_on_two_paths() -> None:
     """As RFC 9000 means it: both ends' addresses make a path, so its validation begins anew."""
     echo = Echo()
     [sock] = bind_udp("0.0.0.0", 0)
-    server = UdpSocket(sock, echo, buffer=65536, answers=True)
+    server = UdpSocket(sock, echo, buffer=65536, now=time.monotonic, answers=True)
     client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     client.setblocking(False)
     loop = asyncio.get_running_loop()
@@ -100,7 +101,7 @@ async def test_one_peer_that_asks_two_addresses_is_on_two_paths() -> None:
 @linux
 async def test_what_waits_for_a_full_socket_leaves_from_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
     [sock] = bind_udp("0.0.0.0", 0)
-    server = UdpSocket(sock, Echo(), buffer=65536, answers=True)
+    server = UdpSocket(sock, Echo(), buffer=65536, now=time.monotonic, answers=True)
     full = [True]
     send = server._send
 
@@ -165,7 +166,7 @@ def picky() -> Iterator[Callable[[], UdpSocket]]:
         sock = Picky(socket.AF_INET, socket.SOCK_DGRAM)
         sock.segmented = []
         sock.bind(("127.0.0.1", 0))
-        made.append(UdpSocket(sock, Echo(), buffer=65536))
+        made.append(UdpSocket(sock, Echo(), buffer=65536, now=time.monotonic))
         return made[-1]
 
     yield make

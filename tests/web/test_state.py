@@ -14,7 +14,7 @@ from relay.web import state
 from relay.web.rows import BroadcastRow, Identity, plain
 from relay.web.state import Sources
 from relay.wire.version import Version
-from tests.actors.clock import settle
+from tests.actors.clock import RUNTIME, settle
 from tests.actors.world import World
 
 
@@ -33,6 +33,7 @@ async def turns_for(broadcasts: int) -> int:
     publisher.answer_tracks()
     await settle()
     nothing = Sources(
+        runtime=RUNTIME,
         origin=world.origin,
         gate=world.origin,
         relay=nobody,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from aioquic.quic.packet import QuicErrorCode, QuicHeader, encode_quic_retry
@@ -47,13 +48,15 @@ class Welcome(NamedTuple):
 class Admission:
     """The places of one server."""
 
-    def __init__(self, limits: Limits, refused: Counter[str], addresses: Places) -> None:
+    def __init__(
+        self, limits: Limits, refused: Counter[str], addresses: Places, now: Callable[[], float]
+    ) -> None:
         """`addresses` are the places of `sessions_address`, which other transports fill as well."""
-        self._sessions = Places("sessions", limits.sessions, refused)
+        self._sessions = Places("sessions", limits.sessions, refused, now)
         self._addresses = addresses
-        self._handshakes = Places("handshakes", limits.handshakes, refused)
-        self._unverified = Places("handshakes_unverified", limits.handshakes_unverified, refused)
-        self._verified = Places("handshakes_address", limits.handshakes_address, refused)
+        self._handshakes = Places("handshakes", limits.handshakes, refused, now)
+        self._unverified = Places("handshakes_unverified", limits.handshakes_unverified, refused, now)
+        self._verified = Places("handshakes_address", limits.handshakes_address, refused, now)
         self._refused = refused
         self._tokens = QuicRetryTokenHandler()
         self._unfinished: dict[Link, Welcome] = {}

@@ -15,6 +15,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.packet import QuicErrorCode
 
+from relay.runtime import Runtime
 from relay.transport.quic import compat
 from relay.transport.quic.endpoint import Endpoint, connection_class
 from relay.transport.quic.link import Handler, Link
@@ -30,9 +31,13 @@ class ClientEndpoint(Endpoint):
     pauses_are = logging.DEBUG  # the process may have many of these, and one says enough
 
     def __init__(
-        self, settings: QuicSettings, trust: Trust, handler: Callable[[Link, str], QuicSession]
+        self,
+        settings: QuicSettings,
+        trust: Trust,
+        handler: Callable[[Link, str], QuicSession],
+        runtime: Runtime,
     ) -> None:
-        super().__init__(settings)
+        super().__init__(settings, runtime)
         self.session: QuicSession | None = None
         self.handshake: asyncio.Future[None] = self._loop.create_future()
         self._trust = trust
@@ -40,7 +45,7 @@ class ClientEndpoint(Endpoint):
 
     def dial(self, sock: socket.socket, address: Address, configuration: QuicConfiguration) -> None:
         """Send the first packet."""
-        udp = UdpSocket(sock, self, buffer=self.settings.socket_buffer)
+        udp = UdpSocket(sock, self, buffer=self.settings.socket_buffer, now=self.now)
         udp.on_error = self._on_error
         self.add_socket(udp)
         peer = udp.connect(address)
@@ -75,7 +80,7 @@ class ClientEndpoint(Endpoint):
         raise AssertionError("a client's handler is set when the handshake is complete")
 
     def handshake_done(self, link: Link) -> bool:
-        complaint = self._trust.complaint(link.quic)
+        complaint = self._trust.complaint(link.quic, self.runtime.date())
         if complaint is not None:
             alert, reason = complaint
             link.close(QuicErrorCode.CRYPTO_ERROR + alert, reason, transport=True)

@@ -8,12 +8,10 @@ application starts; the client builds on `Endpoint` as well.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import heapq
 import itertools
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -24,6 +22,7 @@ from relay.model.address import readable_address
 from relay.model.limits import Limits
 from relay.model.pace import LogThrottle
 from relay.model.strangers import Strangers
+from relay.runtime import Runtime
 from relay.transport.places import Places
 from relay.transport.quic import compat, negotiation
 from relay.transport.quic.admission import Admission, Welcome, refusal
@@ -91,8 +90,12 @@ class Endpoint:
     packet_time = math.inf
     """`Limits.packet_time`, where peers come by themselves."""
 
-    def __init__(self, settings: QuicSettings) -> None:
+    def __init__(self, settings: QuicSettings, runtime: Runtime) -> None:
         self.settings = settings
+        self.runtime = runtime
+        self.now = runtime.now
+        self.cpu_time = runtime.cpu_time
+        """Seconds that this thread has run: what others had of the CPU meanwhile does not count."""
         self.links: set[Link] = set()
         self.refused: Counter[str] = Counter()
         """What was turned away, by reason."""
@@ -132,14 +135,6 @@ class Endpoint:
 
     def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
         """A datagram that no connection expects."""
-
-    def now(self) -> float:
-        # Not the loop's clock, which some loops read once per turn and in milliseconds: round trips are shorter.
-        return time.monotonic()
-
-    def cpu_time(self) -> float:
-        """Seconds that this thread has run: what others had of the CPU meanwhile does not count."""
-        return time.thread_time()
 
     def count_drop(self, link: Link) -> None:
         """A datagram of `link` was not read, since its packets cost too much."""
@@ -203,7 +198,7 @@ class Endpoint:
         else:
             cid = data[1 : 1 + CONNECTION_ID_LENGTH]
         link = self._routes.get(cid)
-        now = time.monotonic()
+        now = self.now()
         if link is None:
             self.unknown(sock, data, address, now)
             return
@@ -219,7 +214,7 @@ class Endpoint:
             link = self._routes.get(bytes(left[1 : 1 + CONNECTION_ID_LENGTH]))
             count = 0
             if link is not None:
-                now = time.monotonic()
+                now = self.now()
                 count = link.receive_run(left, each, address, now)
             if count:
                 assert link is not None
@@ -256,7 +251,7 @@ class Endpoint:
     def _transmit(self) -> None:
         self._flushing = self._patient = False
         dirty, self._dirty = self._dirty, {}
-        now = time.monotonic()
+        now = self.now()
         for link in dirty:
             if not link.gone:
                 link.transmit(now)
@@ -276,13 +271,13 @@ class Endpoint:
         self._watched[link] = None
         if deadline < self._watch_at:
             # A deadline that has passed already is late by no pause of ours: `_look` is due from now on.
-            now = time.monotonic()
+            now = self.now()
             at = max(deadline, now + SHORTEST_WAIT)
             if at < self._watch_at:
                 if self._watch_timer is not None:
                     self._watch_timer.cancel()
                 self._watch_at = at
-                self._watch_timer = self._loop.call_later(at - now, self._look)
+                self._watch_timer = self.runtime.call_later(at - now, self._look)
 
     def unwatch(self, link: Link) -> None:
         """Everything that `link` sent has arrived. An idle relay is not woken to find that out."""
@@ -310,7 +305,7 @@ class Endpoint:
         self._watch_at = math.inf
 
     def _look(self) -> None:
-        now = time.monotonic()
+        now = self.now()
         self._notice_stall(self._watch_at, now)
         watched, self._watched = self._watched, {}
         self._stop_watching()
@@ -329,11 +324,11 @@ class Endpoint:
                 return
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._on_timer)
+        self._timer = self.runtime.call_later(deadline - self.now(), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        now = time.monotonic()
+        now = self.now()
         self._notice_stall(self._timer_at, now)
         timers = self._timers
         while timers and timers[0][0] <= now:
@@ -351,6 +346,7 @@ class QuicServer(Endpoint):
     def __init__(
         self,
         *,
+        runtime: Runtime,
         address: tuple[str, int],
         certificates: CertificateStore,
         settings: QuicSettings,
@@ -366,7 +362,7 @@ class QuicServer(Endpoint):
         `addresses` are the places of sessions by address, if other transports fill them as well. `qlog` is where
         connections are logged, if at all. `strangers` is told of peers that no version is common with.
         """
-        super().__init__(settings)
+        super().__init__(settings, runtime)
         self.versions = versions
         self.on_request = on_request
         self.limits = limits
@@ -387,8 +383,8 @@ class QuicServer(Endpoint):
         """Whether new connections are refused while those that there are go on."""
         self._closing: asyncio.Event | None = None
         if addresses is None:
-            addresses = Places("sessions_address", limits.sessions_address, self.refused)
-        self._admission = Admission(limits, self.refused, addresses)
+            addresses = Places("sessions_address", limits.sessions_address, self.refused, self.now)
+        self._admission = Admission(limits, self.refused, addresses, self.now)
         self._strangers = strangers
 
     @property
@@ -415,7 +411,7 @@ class QuicServer(Endpoint):
     async def start(self) -> None:
         """Bind and listen. Raises OSError with a message for people."""
         for sock in bind_udp(*self._address):
-            udp = UdpSocket(sock, self, buffer=self.settings.socket_buffer, answers=True)
+            udp = UdpSocket(sock, self, buffer=self.settings.socket_buffer, answers=True, now=self.now)
             self.add_socket(udp)
 
     async def close(self, code: int = 0, reason: str = "", timeout: float = 3.0) -> None:  # noqa: ASYNC109
@@ -533,7 +529,7 @@ class QuicServer(Endpoint):
     def _use_certificates(self, now: float) -> None:
         if now >= self._renewal_due:
             self._renewal_due = now + RENEWAL_INTERVAL
-            if self._certificates.renew_if_due(dt.datetime.now(dt.UTC)):
+            if self._certificates.renew_if_due(self.runtime.date()):
                 logger.info("certificate=%s the generated certificate is new", self._certificates.fingerprint)
         pairs = self._certificates.pairs
         if pairs is self._pairs:

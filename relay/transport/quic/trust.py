@@ -59,7 +59,9 @@ class Trust:
             configuration.cafile = paths.cafile
             configuration.capath = None if paths.cafile else paths.capath
 
-    def complaint(self, quic: compat.RelayQuicConnection) -> tuple[AlertDescription, str] | None:
+    def complaint(
+        self, quic: compat.RelayQuicConnection, now: dt.datetime
+    ) -> tuple[AlertDescription, str] | None:
         """What is wrong with a pinned certificate; everything else the TLS engine has checked."""
         if not self.pins:
             return None
@@ -73,7 +75,6 @@ class Trust:
                 AlertDescription.bad_certificate,
                 f"the certificate's fingerprint {found} is not the expected one",
             )
-        now = dt.datetime.now(dt.UTC)
         if now > certificate.not_valid_after_utc:
             return AlertDescription.certificate_expired, "the pinned certificate has expired"
         if now < certificate.not_valid_before_utc:

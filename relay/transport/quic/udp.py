@@ -9,7 +9,6 @@ import asyncio
 import errno
 import logging
 import socket
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
@@ -63,7 +62,13 @@ class UdpSocket:
     """A non-blocking UDP socket on the event loop."""
 
     def __init__(
-        self, sock: socket.socket, receiver: Receiver, *, buffer: int, answers: bool = False
+        self,
+        sock: socket.socket,
+        receiver: Receiver,
+        *,
+        buffer: int,
+        now: Callable[[], float],
+        answers: bool = False,
     ) -> None:
         """`answers` is for a bound socket that serves many: what it sends leaves from the address that was asked."""
         self.sock = sock
@@ -77,6 +82,7 @@ class UdpSocket:
         """Told of receive errors: on a connected socket, that nobody listens at the peer."""
         self.on_drained: Callable[[], None] | None = None
         """Called after each batch of datagrams."""
+        self._now = now
         self._loop = asyncio.get_running_loop()
         self._receiver = receiver
         self._waiting: deque[tuple[bytes, Address]] = deque()
@@ -173,7 +179,7 @@ class UdpSocket:
         until = self._refusing.get(address)
         if until is None:
             return False
-        if self._loop.time() < until:
+        if self._now() < until:
             return True
         del self._refusing[address]
         return False
@@ -181,7 +187,7 @@ class UdpSocket:
     def _note_refusal(self, address: Address, error: OSError) -> None:
         # The device of one route cannot do it, or not with packets as large as these: others can.
         self.segments_refused += 1
-        now = self._loop.time()
+        now = self._now()
         if len(self._refusing) >= MOST_REFUSING:
             del self._refusing[next(iter(self._refusing))]
         self._refusing[address] = now + REFUSAL_TIME
@@ -240,7 +246,7 @@ class UdpSocket:
     def _readable(self) -> None:
         receive = self._receive_merged if self._merged or self._sources else self._receive_one
         taken = reads = 0
-        end = time.monotonic() + DRAIN_TIME  # uvloop's clock stands still within a turn
+        end = self._now() + DRAIN_TIME  # uvloop's clock stands still within a turn
         while taken < DRAIN_DATAGRAMS:
             try:
                 taken += receive()
@@ -261,7 +267,7 @@ class UdpSocket:
                     self.on_error(error)
             if self.closed:
                 return
-            if time.monotonic() > end:
+            if self._now() > end:
                 break
         if self.on_drained is not None:
             self.on_drained()

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 
 from relay.model.limits import Limits
+from relay.runtime import Runtime
 from relay.transport.quic.trust import ClientTls, Trust
 from relay.transport.websocket.choice import Choice, choices
 from relay.transport.websocket.plain import PLAIN
@@ -42,6 +43,7 @@ async def dial(
     tls: ClientTls,
     bind: tuple[str, int] | None = None,
     offer: Sequence[str] | None = None,
+    runtime: Runtime,
 ) -> FramedSession:
     """Return an open session, not yet started. `origin` is scheme, host and port.
 
@@ -75,8 +77,9 @@ async def dial(
             is_client=True,
             path=path,
             query=query,
+            clock=runtime.now,
         )
-        _run(ws, session, stack.pop_all())
+        _run(ws, session, stack.pop_all(), runtime)
         return session
 
 
@@ -84,10 +87,10 @@ _running: set[asyncio.Task[None]] = set()
 """Tasks that nobody else holds."""
 
 
-def _run(ws: Socket, session: FramedSession, stack: AsyncExitStack) -> None:
+def _run(ws: Socket, session: FramedSession, stack: AsyncExitStack, runtime: Runtime) -> None:
     async def run() -> None:
         async with stack:
-            await Pump(ws, session, lambda: None).run()
+            await Pump(ws, session, lambda: None, runtime).run()
         session.released.set()
 
     task = asyncio.create_task(run())

@@ -14,10 +14,10 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from relay.runtime import Runtime
 from relay.transport.websocket.session import FramedSession, Opcode
 
 logger = logging.getLogger("relay.transport")
@@ -71,11 +71,14 @@ class Socket(Protocol):
 class Pump:
     """Runs one session over one socket."""
 
-    def __init__(self, ws: Socket, session: FramedSession, abort: Callable[[], None]) -> None:
+    def __init__(
+        self, ws: Socket, session: FramedSession, abort: Callable[[], None], runtime: Runtime
+    ) -> None:
         """`abort` drops the connection at once, whatever it still holds."""
         self._ws = ws
         self._session = session
         self._abort = abort
+        self._runtime = runtime
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
         self._ended = asyncio.Event()
@@ -113,7 +116,7 @@ class Pump:
             self._drained.set()
 
     def _on_timer(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._session.tick(), self._on_timer)
+        self._timer = self._runtime.call_later(self._session.tick(), self._on_timer)
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         """Let a fault of ours end this session, and no other."""
@@ -160,11 +163,11 @@ class Pump:
 
     async def _read(self) -> None:
         session = self._session
-        turn_ends = time.monotonic() + READ_TIME
+        turn_ends = self._runtime.now() + READ_TIME
         while True:
-            if time.monotonic() > turn_ends:
+            if self._runtime.now() > turn_ends:
                 await asyncio.sleep(0)
-                turn_ends = time.monotonic() + READ_TIME
+                turn_ends = self._runtime.now() + READ_TIME
             while not (session.readable or session.ended):
                 self._drained.clear()
                 await self._drained.wait()

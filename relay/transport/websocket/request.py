@@ -5,7 +5,6 @@ The HTTP server and the client use it. Must never touch a socket: `relay.transpo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from relay.model.limits import Limits
@@ -24,7 +23,7 @@ def make_session(
     is_client: bool,
     path: str | None,
     query: str,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float],
 ) -> FramedSession:
     """Return a session that speaks what was chosen."""
     if choice.draft is None:
@@ -59,7 +58,15 @@ class WebSocketRequest:
     transport = "websocket"
 
     def __init__(
-        self, choice: Choice, limits: Limits, *, remote: str, path: str, query: str, offered: Sequence[str]
+        self,
+        choice: Choice,
+        limits: Limits,
+        *,
+        remote: str,
+        path: str,
+        query: str,
+        offered: Sequence[str],
+        clock: Callable[[], float],
     ) -> None:
         self.remote = remote
         self.path: str | None = path
@@ -71,6 +78,7 @@ class WebSocketRequest:
         """HTTP status and reason, set by `reject`."""
         self._choice = choice
         self._limits = limits
+        self._clock = clock
 
     def __repr__(self) -> str:
         return f"<WebSocketRequest {self.remote} {self.path}>"
@@ -83,6 +91,7 @@ class WebSocketRequest:
             is_client=False,
             path=self.path,
             query=self.query,
+            clock=self._clock,
         )
         return self.session
 
