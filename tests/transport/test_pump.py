@@ -9,8 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from relay.runtime import SYSTEM
-from relay.transport.websocket import pump
+from relay.runtime import Runtime
 from relay.transport.websocket.pump import BINARY, CLOSE, NORMAL_CLOSURE, READ_TIME, Pump
 
 
@@ -45,14 +44,11 @@ class SlowSession:
 
 
 @pytest.mark.parametrize("cost, most", [(READ_TIME / 4.5, 5), (READ_TIME * 3, 1)])
-async def test_others_have_their_turn_while_messages_come_without_a_pause(
-    cost: float, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_others_have_their_turn_while_messages_come_without_a_pause(cost: float, most: int) -> None:
     clock = [0.0]
-    monkeypatch.setattr(pump, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     session = SlowSession(clock, cost)
     reading = asyncio.create_task(
-        Pump(cast("Any", Flood(40)), cast("Any", session), lambda: None, SYSTEM)._read()
+        Pump(cast("Any", Flood(40)), cast("Any", session), lambda: None, Runtime(lambda: clock[0]))._read()
     )
     turns = [0]
     while not reading.done():
