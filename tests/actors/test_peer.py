@@ -237,7 +237,7 @@ async def test_the_row_tells_what_it_is_doing() -> None:
     assert told(await bench.state()) == "dialling"
     await bench.up()
     since = pytest.approx(RUNTIME.wall_time(), abs=1)
-    assert await bench.state() == PeerRow(TARGET, "connected", "us", since, 1, None)
+    assert await bench.state() == PeerRow(TARGET, "connected", "us", cast("float", since), 1, None)
     await bench.down("idle")
     row = await bench.state()
     assert (told(row), row.since, row.session, row.error) == ("waiting", None, None, "idle")
