@@ -23,17 +23,31 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode))  # noqa: PTH123, SIM115 - open for good
 
 
-def put(text: str) -> str | None:
-    """Print to standard output, at once. Return the reason of a failure; a closed pipe is none."""
+def write(text: str) -> None:
+    """Print to standard output, at once. Raises BrokenPipeError, or OSError; then there is no more output."""
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
+    except OSError:
+        give_up(sys.stdout)
+        raise
+
+
+def put(text: str) -> str | None:
+    """As `write`, but return the reason of a failure; a closed pipe is none."""
+    try:
+        write(text)
     except BrokenPipeError:
-        give_up(sys.stdout)
+        return None
     except OSError as error:
-        give_up(sys.stdout)
         return f"standard output: {error.strerror or error}"
     return None
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which could drive a terminal: strangers choose tokens, names and payloads."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def say(text: str) -> None:

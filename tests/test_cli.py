@@ -471,6 +471,14 @@ def test_a_full_disk_is_named(arguments: str) -> None:
     assert found.stderr == "moq-relay: standard output: No space left on device\n"
 
 
+def test_an_output_without_the_characters_of_a_path_gets_them_escaped(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text('server.tls.generate = "localhost"\nauth.public = "caf\u00e9"\n', encoding="utf-8")
+    found = shell(f"PYTHONIOENCODING=ascii {COMMAND} --check {file}")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "anyone on caf\\xe9\n" in found.stdout
+
+
 def test_nothing_takes_the_place_of_a_closed_stream() -> None:
     """The next file or socket would get the number of the stream, and what libraries write to it."""
     program = (

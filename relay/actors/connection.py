@@ -288,7 +288,7 @@ class ConnectionActor(LoopActor):
         except UnauthorizedError as error:
             denied = error.status == HTTPStatus.UNAUTHORIZED
             code = SessionCode.UNAUTHORIZED if denied else FIRST_APP_CODE + error.status
-            outcome = NotAuthorized(code, error.told)
+            outcome = NotAuthorized(code, error.answer)
             values = session.transport, session.remote, loggable(path), str(error)
             log.info("refused transport=%s remote=%s path=%s reason=%r", *values)
         except Exception:  # the boundary of a task: the peer must not be left waiting

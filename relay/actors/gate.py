@@ -174,7 +174,7 @@ class GateActor(LoopActor):
         except UnauthorizedError as error:
             text = "refused session=%d transport=%s remote=%s path=%s reason=%r"
             logger.info(text, number, request.transport, request.remote, loggable(path), str(error))
-            outcome = error.status, error.told
+            outcome = error.status, error.answer
         except Exception:  # the boundary of a task: the peer must not be left waiting
             logger.exception("authorisation failed session=%d", number)
             outcome = 500, "internal error"

@@ -1,7 +1,7 @@
 """The authenticator: URL path and `?jwt=` in, permissions or a refusal out.
 
 Owns the rules of `[auth]`: the key that checks a token, the rights without one, and the delay of refusals. A refusal
-has a reason for our log and a word for the peer, `UnauthorizedError.told`. The relay asks for every session and HTTP
+has a text for our log and a reason for the peer, `UnauthorizedError.answer`. The relay asks for every session and HTTP
 request.
 """
 
@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from relay.auth.claims import Claims
 from relay.auth.key import Key, KeyFileError
-from relay.auth.permissions import Permissions, UnauthorizedError, Word
+from relay.auth.permissions import Permissions, Reason, UnauthorizedError
 from relay.auth.throttle import Throttle
 from relay.model.limits import Limits
 
@@ -35,7 +35,7 @@ class KeyServiceError(UnauthorizedError):
     status = HTTPStatus.BAD_GATEWAY
 
     def __init__(self, text: str) -> None:
-        super().__init__(text, Word.NO_KEY)
+        super().__init__(text, Reason.NO_KEY)
 
 
 class Keys:
@@ -45,7 +45,7 @@ class Keys:
         """The key that an unverified token names. Raises UnauthorizedError."""
         raise NotImplementedError
 
-    async def retire(self) -> None:
+    async def drain(self) -> None:
         """Answer the requests for keys that are under way, then close."""
 
     async def close(self) -> None:
@@ -86,10 +86,10 @@ def token_of(query: str) -> str | None:
         # A fragment is no part of a query: URL parsers cut it off, but peers on raw QUIC may send it.
         fields = parse_qsl(query.partition("#")[0], keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
-        raise UnauthorizedError(f"the query has more than {MOST_FIELDS} fields", Word.BAD) from None
+        raise UnauthorizedError(f"the query has more than {MOST_FIELDS} fields", Reason.BAD) from None
     found = [value for name, value in fields if name == "jwt"]
     if len(found) > 1:
-        raise UnauthorizedError(f"the query holds jwt {len(found)} times, expected once", Word.BAD)
+        raise UnauthorizedError(f"the query holds jwt {len(found)} times, expected once", Reason.BAD)
     return found[0] if found else None
 
 
@@ -111,8 +111,8 @@ class Authenticator:
         self.public = public
         self.throttle = throttle
         self.waiting = waiting
-        self._held = 0
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._delayed = 0
+        self._draining: set[asyncio.Task[None]] = set()
         self._now = now
         self.refused: Counter[str] = Counter()
         """Refusals of `admit`, by reason."""
@@ -121,9 +121,9 @@ class Authenticator:
         """Use these for later peers. Former keys close when the requests for them are answered."""
         former, self.keys = self.keys, keys
         if former is not None and former is not keys:
-            task = asyncio.get_running_loop().create_task(former.retire())
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            task = asyncio.get_running_loop().create_task(former.drain())
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
         self.public = public
         self.waiting = limits.auth_waiting
         self.throttle.failures = limits.auth_failures
@@ -131,9 +131,9 @@ class Authenticator:
 
     async def close(self) -> None:
         """Close the keys."""
-        for task in self._retiring:
+        for task in self._draining:
             task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await asyncio.gather(*self._draining, return_exceptions=True)
         if self.keys is not None:
             await self.keys.close()
 
@@ -145,7 +145,7 @@ class Authenticator:
             ours = isinstance(error, KeyServiceError)
             self.refused["key service" if ours else "unauthorized"] += 1
             if not ours:
-                await self._hold(self.throttle.failed(remote))
+                await self._delay(self.throttle.failed(remote))
             raise
 
     async def verify(self, path: str, query: str) -> Permissions:
@@ -156,29 +156,29 @@ class Authenticator:
             claims.check_time(self._now())
             return claims.at(path)
         if self.public is None:
-            raise UnauthorizedError("a token is needed", Word.NEEDED)
+            raise UnauthorizedError("a token is needed", Reason.NEEDED)
         try:
             return self.public.at(path)
         except UnauthorizedError as error:
-            word = Word.NEEDED if error.word is Word.NOT_GRANTED else error.word
-            raise UnauthorizedError(f"no token, and for anyone {error}", word) from None
+            reason = Reason.NEEDED if error.reason is Reason.NOT_GRANTED else error.reason
+            raise UnauthorizedError(f"no token, and for anyone {error}", reason) from None
 
     async def _claims(self, token: str) -> Claims:
         if self.keys is None:
-            raise UnauthorizedError("a token was given, but no [auth] key is configured", Word.BAD)
+            raise UnauthorizedError("a token was given, but no [auth] key is configured", Reason.BAD)
         try:
             return (await self.keys.find(token)).verify(token)
         except KeyServiceError:
             raise
         except UnauthorizedError as error:
-            error.word = Word.BAD
+            error.reason = Reason.BAD
             raise
 
-    async def _hold(self, seconds: float) -> None:
-        if not seconds or self._held >= self.waiting:
+    async def _delay(self, seconds: float) -> None:
+        if not seconds or self._delayed >= self.waiting:
             return
-        self._held += 1
+        self._delayed += 1
         try:
             await asyncio.sleep(seconds)
         finally:
-            self._held -= 1
+            self._delayed -= 1

@@ -13,8 +13,8 @@ from typing import Any, Final, Self
 
 from relay.auth.permissions import (
     Permissions,
+    Reason,
     UnauthorizedError,
-    Word,
     loggable,
     reduce_grants,
     requested_path,
@@ -98,10 +98,10 @@ class Claims:
     def check_time(self, now: float) -> None:
         """Raise UnauthorizedError before `not_before` and from `expires` on."""
         if self.expires is not None and now >= self.expires:
-            raise UnauthorizedError(f"the token expired {_span(now - self.expires)} ago", Word.EXPIRED)
+            raise UnauthorizedError(f"the token expired {_span(now - self.expires)} ago", Reason.EXPIRED)
         if self.not_before is not None and now + CLOCK_SKEW < self.not_before:
             raise UnauthorizedError(
-                f"the token is not valid for another {_span(self.not_before - now)}", Word.NOT_YET
+                f"the token is not valid for another {_span(self.not_before - now)}", Reason.NOT_YET
             )
 
     def at(self, path: str) -> Permissions:

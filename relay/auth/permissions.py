@@ -28,7 +28,7 @@ LONGEST_PATH: Final = 2_048
 """Characters of a URL path. Real ones have some dozen; every announcement of the session repeats it."""
 
 
-class Word(StrEnum):
+class Reason(StrEnum):
     """The reason of a refusal that the peer gets: it tells a client if a new token would help."""
 
     NEEDED = "token needed"
@@ -45,14 +45,14 @@ class UnauthorizedError(Exception):
 
     status: int = HTTPStatus.UNAUTHORIZED
 
-    def __init__(self, text: str, word: Word = Word.NOT_GRANTED) -> None:
+    def __init__(self, text: str, reason: Reason = Reason.NOT_GRANTED) -> None:
         super().__init__(text)
-        self.word = word
+        self.reason = reason
 
     @property
-    def told(self) -> str:
+    def answer(self) -> str:
         """The text for the peer."""
-        return f"unauthorized: {self.word}"
+        return f"unauthorized: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,23 +101,25 @@ def requested_path(path: str) -> str:
     """
     if len(path) > LONGEST_PATH:
         raise UnauthorizedError(
-            f"the path has {len(path)} characters, more than {LONGEST_PATH}", Word.BAD_PATH
+            f"the path has {len(path)} characters, more than {LONGEST_PATH}", Reason.BAD_PATH
         )
     root = normalize(path)
     if root.count("/") >= MAX_SEGMENTS:
-        raise UnauthorizedError(f"the path has more than {MAX_SEGMENTS} segments", Word.BAD_PATH)
+        raise UnauthorizedError(f"the path has more than {MAX_SEGMENTS} segments", Reason.BAD_PATH)
     try:
         root.encode()
     except UnicodeEncodeError:
-        raise UnauthorizedError("the path is not UTF-8", Word.BAD_PATH) from None
+        raise UnauthorizedError("the path is not UTF-8", Reason.BAD_PATH) from None
     if _TOKEN.search(root):
-        raise UnauthorizedError("the path holds a token, which belongs into the query: ?jwt=", Word.BAD_PATH)
+        raise UnauthorizedError(
+            "the path holds a token, which belongs into the query: ?jwt=", Reason.BAD_PATH
+        )
     for segment in root.split("/"):
         decoded = unquote(segment)
         if decoded in (".", "..") or "/" in decoded or "#" in segment or _CONTROL.search(decoded):
             raise UnauthorizedError(
                 f"the path has a segment {loggable(segment)!r}, expected names between the slashes",
-                Word.BAD_PATH,
+                Reason.BAD_PATH,
             )
     return root
 

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from relay import terminal
 from relay.auth.authenticator import token_of
 from relay.auth.claims import Claims, Scope
 from relay.auth.key import ALGORITHMS, LARGEST_FILE, Key, is_kid, random_kid
 from relay.auth.permissions import UnauthorizedError, requested_path
-from relay.auth.tool_files import Refused, UsageError, printable, put, read, read_key, say
+from relay.auth.tool_files import Refused, UsageError, put, read, read_key, say
 from relay.auth.tool_parser import build_parser, read_arguments
 from relay.auth.when import in_utc, in_words, moment_of
 from relay.model.path import PatternError, granted, join, minimal, normalize
+from relay.terminal import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:
         return _failed(str(error), 1)
     except BrokenPipeError:
-        terminal.give_up(sys.stdout)
         return 0
     except KeyboardInterrupt:
         return 130

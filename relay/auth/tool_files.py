@@ -66,23 +66,15 @@ def put(text: str) -> None:
     """Print, at once. Raises BrokenPipeError, or Refused."""
     if sys.stdout is None:
         raise Refused("standard output is closed")
-    encoding = sys.stdout.encoding or "utf-8"
     try:
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
+        terminal.write(text)
     except BrokenPipeError:
         raise
     except OSError as error:
-        terminal.give_up(sys.stdout)
         raise Refused(f"standard output: {error.strerror}") from None
-
-
-def printable(text: str) -> str:
-    """Replace control characters, which could drive a terminal: strangers choose tokens and names."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def say(text: str) -> None:
     """Print a line to standard error; standard output is for keys and tokens."""
     if sys.stderr is not None:
-        terminal.say(f"moq-token: {printable(text)}")
+        terminal.say(f"moq-token: {terminal.printable(text)}")

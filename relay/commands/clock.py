@@ -35,6 +35,7 @@ from relay.client import (
     TrackWriter,
 )
 from relay.model.path import checked
+from relay.terminal import printable
 from relay.wire.errors import FIRST_APP_CODE, OldCode, SessionCode
 from relay.wire.version import Version, version_from_name
 
@@ -149,11 +150,6 @@ async def read_minute(group: GroupReader, line: Callable[[str], None]) -> None:
                 line(minute + text)
             else:
                 minute = text
-
-
-def printable(text: str) -> str:
-    """Return `text` without what could drive a terminal; publishers and peers choose it."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 # -- one session
@@ -279,12 +275,10 @@ async def until_stopped(options: Options) -> None:
 def put_line(text: str) -> None:
     """Print one line of the clock, at once: whoever reads it through a pipe is waiting."""
     try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        terminal.write(f"{text}\n")
     except BrokenPipeError:
         raise
     except OSError as error:
-        terminal.give_up(sys.stdout)
         raise Refused(f"standard output: {error.strerror}") from None
 
 
@@ -443,8 +437,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(str(refused))
         return 1
     except BrokenPipeError:
-        # Whoever read the clock has seen enough. Python would complain once more when it flushes at exit.
-        terminal.give_up(sys.stdout)
         return 0
     except Exception as error:  # noqa: BLE001 - the outermost boundary
         say(f"internal error: {error!r}")

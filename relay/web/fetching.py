@@ -24,7 +24,7 @@ from aiohttp import web
 
 from relay.actors import messages as m
 from relay.actors.reader import Over, Reading
-from relay.auth.permissions import Word, loggable
+from relay.auth.permissions import Reason, loggable
 from relay.model.address import readable_host
 from relay.model.group import FRAME_OVERHEAD, FrameStart
 from relay.model.path import normalize
@@ -328,7 +328,7 @@ def refusal(outcome: Over | None) -> tuple[int, str]:
         case None:
             return 404, "the track has ended without a group\n"
         case StreamCode.UNAUTHORIZED if outcome.ours:
-            return 401, f"unauthorized: {Word.EXPIRED}\n"
+            return 401, f"unauthorized: {Reason.EXPIRED}\n"
         case StreamCode.INTERNAL if outcome.ours:
             return 500, "the relay has failed to read the track: its log says why\n"
         case StreamCode.GOING_AWAY:

@@ -82,7 +82,7 @@ class KeyServer(Keys):
         if not request.cancelled():
             request.exception()  # looked at, in case everybody who waited has left
 
-    async def retire(self) -> None:
+    async def drain(self) -> None:
         """As `close`, but those who wait for a key get their answer first."""
         try:
             await asyncio.gather(*self._requests.values(), return_exceptions=True)

@@ -23,7 +23,7 @@ from relay.actors import messages as m
 from relay.actors.expiry import Expiries
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import ActorDeadError, ask, halt, send
-from relay.auth.permissions import Permissions, UnauthorizedError, Word, loggable, requested_path
+from relay.auth.permissions import Permissions, Reason, UnauthorizedError, loggable, requested_path
 from relay.model.address import address_of, readable_host
 from relay.model.path import join, normalize, strip
 from relay.transport.refusal import challenge
@@ -202,13 +202,13 @@ async def _authorized(request: web.Request, path: str, *, below: str = "") -> Pe
 
 
 def _not_granted(request: web.Request, path: str) -> web.Response:
-    word = Word.NOT_GRANTED if request.query.get("jwt") else Word.NEEDED
-    return _refused(request, path, UnauthorizedError("no right to subscribe", word))
+    reason = Reason.NOT_GRANTED if request.query.get("jwt") else Reason.NEEDED
+    return _refused(request, path, UnauthorizedError("no right to subscribe", reason))
 
 
 def _refused(request: web.Request, path: str, error: UnauthorizedError) -> web.Response:
-    _log_refusal(request, path, str(error), error.told)
-    return _text(error.status, f"{error.told}\n")
+    _log_refusal(request, path, str(error), error.answer)
+    return _text(error.status, f"{error.answer}\n")
 
 
 def _log_refusal(request: web.Request, path: str, reason: str, kind: str) -> None:

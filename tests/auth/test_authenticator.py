@@ -103,7 +103,7 @@ GOOD: dict[str, Any] = {"root": "room", "get": ""}
 def test_a_refusal_is_told_in_a_word(path: str, query: str, told: str) -> None:
     with pytest.raises(UnauthorizedError) as caught:
         run(authenticator(), path, query)
-    assert caught.value.told == f"unauthorized: {told}"
+    assert caught.value.answer == f"unauthorized: {told}"
 
 
 def test_a_key_server_that_fails_is_no_fault_of_the_token() -> None:
@@ -113,7 +113,7 @@ def test_a_key_server_that_fails_is_no_fault_of_the_token() -> None:
 
     with pytest.raises(KeyServiceError) as caught:
         run(authenticator(keys=Failing()), "/room", "jwt=" + signed(GOOD))
-    assert (caught.value.status, caught.value.told) == (502, "unauthorized: no key at the moment")
+    assert (caught.value.status, caught.value.answer) == (502, "unauthorized: no key at the moment")
 
 
 # --- what a token gives at a URL -------------------------------------------------------------------------------------
@@ -693,7 +693,7 @@ async def test_only_so_many_refusals_wait() -> None:
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert not busy._held
+    assert not busy._delayed
 
 
 async def test_a_key_service_in_trouble_is_not_the_fault_of_the_peer() -> None:

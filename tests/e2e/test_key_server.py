@@ -166,10 +166,10 @@ async def test_those_who_wait_get_their_answer_when_another_server_takes_over(
     server.hold.clear()
     waiting = asyncio.create_task(admitted(keys, "a"))
     await server.arrived.acquire()
-    retiring = asyncio.create_task(keys.retire())
+    draining = asyncio.create_task(keys.drain())
     server.hold.set()
     assert await waiting
-    await retiring
+    await draining
     assert keys._session is None
 
 
