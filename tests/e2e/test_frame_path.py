@@ -1,0 +1,154 @@
+"""How far a frame travels through the code: from the datagram that brings it to the call that sends it to a viewer.
+
+The figures count and measure no time, so they are the same on every machine: files of relay/ that are visited, returns
+to a file that was left before, and calls. `docs/architecture.md` has a table of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import pytest
+
+import relay
+from relay.app import Relay
+from relay.client import Client
+from relay.transport.client import ClientTls
+from relay.transport.quic.fast import keys
+from tests.e2e.support import running, webtransport
+
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.skipif(not keys.NATIVE, reason="the kernel is not built, without it there are more calls"),
+]
+
+SOURCE = f"{Path(relay.__file__).parent}/"
+
+QUIET = 0.15
+"""Seconds in which all acknowledgements of what was sent before have come."""
+
+ROUNDS = 7
+"""Frames that are traced. The shortest path counts: a timer may fall into the time of a single frame."""
+
+
+class Figures(NamedTuple):
+    """The path of one frame."""
+
+    files: int
+    returns: int
+    calls: int
+
+
+BUDGET = Figures(14, 8, 60)
+"""What the path should take. Twice as much is what a test may find."""
+
+BOUNDS = {"frame": Figures(42, 80, 172), "group": Figures(43, 86, 188)}
+"""As long as the path is longer than twice the budget: what it took when this was written, and 5 % more."""
+
+
+class Trace:
+    """The calls from a datagram of one sender until the relay sends to somebody else."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        """Of the sender of that datagram."""
+        self.steps: list[str] = []
+        """The file of each call."""
+        self._begun = False
+        self._sending = False
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
+        """For `sys.setprofile`."""
+        if event == "c_call":
+            if self._sending and arg.__name__ in ("sendmsg", "send", "sendto"):
+                sys.setprofile(None)
+            return
+        code = frame.f_code
+        if event != "call" or not code.co_filename.startswith(SOURCE):
+            return
+        if code.co_name == "on_datagram" and type(frame.f_locals["self"]).__name__ == "QuicServer":
+            self._begun = frame.f_locals["address"][1] == self.port
+            self.steps.clear()
+        if self._begun:
+            self.steps.append(code.co_filename.removeprefix(SOURCE))
+            self._sending = code.co_name in ("send_all", "send", "_send") and (
+                "address" in frame.f_locals and frame.f_locals["address"][1] != self.port
+            )
+
+    @property
+    def figures(self) -> Figures:
+        entered = [
+            file for before, file in zip(["", *self.steps], self.steps, strict=False) if file != before
+        ]
+        return Figures(len(set(entered)), len(entered) - len(set(entered)), len(self.steps))
+
+    def table(self) -> str:
+        """Calls by file, in the order in which files are entered."""
+        return "\n".join(f"{count:4} {file}" for file, count in Counter(self.steps).items())
+
+
+@contextmanager
+def tracing(relay: Relay, port: int) -> Iterator[Trace]:
+    """A trace of what happens in the block."""
+    assert relay._quic is not None
+    for link in relay._quic.links:
+        link.cost.ordinary, link.cost.measured = 10.0, 0  # a packet that is traced is not slow
+    trace = Trace(port)
+    sys.setprofile(trace)
+    try:
+        yield trace
+    finally:
+        sys.setprofile(None)
+
+
+@asynccontextmanager
+async def client(relay: Relay) -> AsyncIterator[Client]:
+    made = await Client.connect(webtransport(relay), tls=ClientTls(disable_verify=True))
+    async with made:
+        yield made
+
+
+async def shortest(kind: str) -> Trace:
+    """The path from a publisher to one viewer: of a `frame` of an open group, or of a `group` of one frame."""
+    traces = []
+    async with running() as relay, client(relay) as publisher, client(relay) as viewer:
+        track = publisher.publish("demo/cam").track("video/hd")
+        await viewer.announced().wait_for("demo/cam")
+        groups = await viewer.subscribe("demo/cam", "video/hd")
+        port = publisher.session.link.sock.address[1]
+        for _ in range(ROUNDS):
+            group = track.group()
+            received = None
+            if kind == "frame":
+                group.write(b"first")
+                received = await anext(groups)
+                await anext(received)
+            await asyncio.sleep(QUIET)
+            with tracing(relay, port) as trace:
+                group.write(bytes(500))
+                if kind == "group":
+                    group.finish()
+                received = received or await anext(groups)
+                await anext(received)
+            if group.open:
+                group.finish()
+            assert trace.steps
+            traces.append(trace)
+    return min(traces, key=lambda trace: trace.figures.calls)
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+async def test_the_path_of_a_frame(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = await shortest(kind)
+    figures = trace.figures
+    with capsys.disabled():
+        print(f"\n{kind}: {figures.files} files, {figures.returns} returns, {figures.calls} calls")
+    bounds = [max(2 * most, bound) for most, bound in zip(BUDGET, BOUNDS[kind], strict=True)]
+    assert all(value <= bound for value, bound in zip(figures, bounds, strict=True)), trace.table()
