@@ -16,10 +16,11 @@ from relay.wire.errors import StreamCode
 
 def shared_pieces(touched: Iterable[tuple[EncodedGroup, bool]], encoding: Encoding) -> tuple[GroupPiece, ...]:
     """What is new of groups, each with whether it has just begun, for all subscriptions without bounds."""
-    return tuple(
+    pieces = [
         GroupPiece(group.sequence, new, group.first_frame, group.update(encoding), group.finished, group.code)
         for group, new in touched
-    )
+    ]
+    return tuple(pieces)
 
 
 class Feed:

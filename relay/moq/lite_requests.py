@@ -149,11 +149,11 @@ class Subscription(Handler):
         """Report what this call has brought."""
         if self._fresh:
             fresh, self._fresh = self._fresh, {}
-            parts = tuple(
+            groups = [
                 GroupPart(sequence, first, tuple(parts), fin, code)
                 for sequence, (first, parts, fin, code) in fresh.items()
-            )
-            self._core.emit(GroupData(self.request, parts))
+            ]
+            self._core.emit(GroupData(self.request, tuple(groups)))
 
 
 class IncomingGroup(Handler):
