@@ -1,7 +1,7 @@
-"""What a flag and an environment variable are: spellings beside the place in the file, and help.
+"""Options: the flags, environment variables and help of keys in the file.
 
-The tables hold an `Option` beside each key that has a flag. The command line builds its flags from them, `load` reads
-the environment by them, and docs/config.md is tested against them. `[limits]` and `[server.quic]` are set in files only.
+The tables make one for each key by `setting`; `[limits]` and `[server.quic]` are set in files only. The command line
+builds its flags from them, `load` reads the environment by them, and a test compares docs/config.md with them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from relay.wire.version import Version
 
 Keys = tuple[str, ...]
 """Place of a key or table in the file, by segments."""
+
+
+class Metavar(str):
+    """The name of a value in the help, beside its type."""
+
+    __slots__ = ()
 
 
 class Kind(Enum):
@@ -34,7 +40,6 @@ class Kind(Enum):
 class Option:
     """One option. Its table gives the spellings that do not follow from its place, and the help."""
 
-    metavar: str
     help: str
     flag: str = ""
     """The flag, if it is not the place with hyphens."""
@@ -56,6 +61,7 @@ class Option:
 
     # `options_of` fills in the rest.
     keys: Keys = ()
+    metavar: str = ""
     kind: Kind = Kind.TEXT
     default: object = None
     """The value if nothing is given."""
@@ -98,6 +104,13 @@ class Option:
         return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def setting(default: Any, text: str, flag: str = "", **more: Any) -> Any:
+    """Return the default of a key in a table, with its `Option`."""
+    field = Field(default)
+    field.metadata.append(Option(text, flag, **more))
+    return field
+
+
 def options_of(model: type[BaseModel], value: object, keys: Keys = ()) -> Iterator[Option]:
     """Yield the options in a table and the tables inside it; `value` has the defaults."""
     for name, field in model.model_fields.items():
@@ -110,6 +123,12 @@ def options_of(model: type[BaseModel], value: object, keys: Keys = ()) -> Iterat
                 listed = bool(tables) or get_origin(field.annotation) is tuple
                 number = Kind.NUMBER if int in types else Kind.TEXT
                 kind = Kind.LIST if listed else Kind.BOOL if bool in types else number
-                yield replace(entry, keys=place, kind=kind, default=default)
+                # The type of an optional value has its metadata inside.
+                known = (
+                    *field.metadata,
+                    *(data for inner in types for data in getattr(inner, "__metadata__", ())),
+                )
+                metavar = next((data for data in known if isinstance(data, Metavar)), "true|false")
+                yield replace(entry, keys=place, metavar=metavar, kind=kind, default=default)
         for table in tables:
             yield from options_of(table, default, place)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 from pydantic import BeforeValidator, model_validator
 
 from relay.config.address import Address
-from relay.config.options import Option, options_of
+from relay.config.options import Metavar, options_of, setting
 from relay.config.root import Root
 from relay.config.url import is_url
 from relay.config.values import (
@@ -47,42 +47,28 @@ from relay.wire.version import Version
 class ServerTls(Table):
     """`[server.tls]`: the certificates of the QUIC endpoint; the i-th of `cert` belongs to the i-th of `key`."""
 
-    cert: Annotated[Files, Option("FILE[,...]", "PEM certificate chains", "--tls-cert")] = ()
-    key: Annotated[
-        Files,
-        Option("FILE[,...]", "PEM private keys, one for each certificate, in the same order", "--tls-key"),
-    ] = ()
-    generate: Annotated[
-        Names,
-        Option(
-            "NAME[,...]",
-            "make a self-signed certificate for these host names at start, for development",
-            "--tls-generate",
-        ),
-    ] = ()
+    cert: Files = setting((), "PEM certificate chains", "--tls-cert")
+    key: Files = setting((), "PEM private keys, one for each certificate, in the same order", "--tls-key")
+    generate: Names = setting(
+        (), "make a self-signed certificate for these host names at start, for development", "--tls-generate"
+    )
 
 
 class Server(Table):
     """`[server]`: the QUIC endpoint."""
 
-    listen: Annotated[
-        Listen, Option("ADDRESS", "UDP address that QUIC listens on; [::] takes IPv4 too", "--listen")
-    ] = Address("::", 443)
-    version: Annotated[
-        Versions,
-        Option(
-            "VERSION[,...]",
-            "protocol versions to offer, e.g. moq-lite-06,moq-lite-05; the newest one that the peer knows is used",
-        ),
-    ] = tuple(sorted(Version, reverse=True))
-    qlog_dir: Annotated[
-        Folder | None,
-        Option(
-            "DIR",
-            "directory for qlog files, which show the packets of each QUIC connection; slows them down",
-            "--qlog-dir",
-        ),
-    ] = None
+    listen: Listen = setting(
+        Address("::", 443), "UDP address that QUIC listens on; [::] takes IPv4 too", "--listen"
+    )
+    version: Versions = setting(
+        tuple(sorted(Version, reverse=True)),
+        "protocol versions to offer, e.g. moq-lite-06,moq-lite-05; the newest one that the peer knows is used",
+    )
+    qlog_dir: Folder | None = setting(
+        None,
+        "directory for qlog files, which show the packets of each QUIC connection; slows them down",
+        "--qlog-dir",
+    )
     tls: ServerTls = ServerTls()
     quic: QuicTable = QuicSettings()
 
@@ -90,29 +76,18 @@ class Server(Table):
 class ClientTls(Table):
     """`[client.tls]`: how outgoing connections check certificates."""
 
-    root: Annotated[
-        Files,
-        Option(
-            "FILE[,...]",
-            "PEM root certificates that outgoing connections trust",
-            "--tls-root",
-            unset="system roots",
-        ),
-    ] = ()
-    disable_verify: Annotated[
-        bool,
-        Option(
-            "true|false",
-            "trust any certificate on outgoing connections, for development",
-            "--tls-disable-verify",
-        ),
-    ] = False
+    root: Files = setting(
+        (), "PEM root certificates that outgoing connections trust", "--tls-root", unset="system roots"
+    )
+    disable_verify: bool = setting(
+        False, "trust any certificate on outgoing connections, for development", "--tls-disable-verify"
+    )
 
 
 class Client(Table):
     """`[client]`: outgoing connections, to other relays of the cluster."""
 
-    bind: Annotated[Listen, Option("ADDRESS", "local UDP address of outgoing connections")] = Address("::", 0)
+    bind: Listen = setting(Address("::", 0), "local UDP address of outgoing connections")
     tls: ClientTls = ClientTls()
 
 
@@ -120,49 +95,32 @@ class Log(Table):
     """`[log]`."""
 
     # RUST_LOG counts only if it is one of the level words: its filter syntax means nothing here.
-    level: Annotated[Level, Option("LEVEL", "error, warn, info, debug or trace", variable="RUST_LOG")] = (
-        "info"
-    )
+    level: Level = setting("info", "error, warn, info, debug or trace", variable="RUST_LOG")
 
 
 class Cluster(Table):
     """`[cluster]`."""
 
-    root: Annotated[
-        Roots,
-        Option(
-            "HOST[:PORT]|URL[,...]",
-            "relays to join; without any, or with this node alone, this relay is the root of the cluster",
-            aliases=("connect",),
-        ),
-    ] = ()
-    node: Annotated[
-        Authority | None,
-        Option(
-            "HOST[:PORT]",
-            "address that other relays of the cluster reach this one at",
-            aliases=("advertise",),
-        ),
-    ] = None
-    token: Annotated[
-        File | None,
-        Option("FILE", "file with the token that this relay presents to the others", secret=True),
-    ] = None
+    root: Roots = setting(
+        (),
+        "relays to join; without any, or with this node alone, this relay is the root of the cluster",
+        aliases=("connect",),
+    )
+    node: Authority | None = setting(
+        None, "address that other relays of the cluster reach this one at", aliases=("advertise",)
+    )
+    token: File | None = setting(
+        None, "file with the token that this relay presents to the others", secret=True
+    )
     """A root may have a token of its own, which is stronger."""
 
-    prefix: Annotated[
-        Prefix, Option("PATH", "broadcast path under which the relays of a cluster announce themselves")
-    ] = "internal/origins"
-    mesh: Annotated[
-        bool,
-        Option(
-            "true|false",
-            "dial all members that the root announces; --no-cluster-mesh dials the root only",
-        ),
-    ] = True
-    id: Annotated[
-        HopId, Option("NUMBER", "this relay's id in the lists of hops", unset="drawn at each start")
-    ] = None
+    prefix: Prefix = setting(
+        "internal/origins", "broadcast path under which the relays of a cluster announce themselves"
+    )
+    mesh: bool = setting(
+        True, "dial all members that the root announces; --no-cluster-mesh dials the root only"
+    )
+    id: HopId = setting(None, "this relay's id in the lists of hops", unset="drawn at each start")
 
     @property
     def others(self) -> tuple[Root, ...]:
@@ -183,24 +141,18 @@ class Public(Table):
     `("",)` is everything, `()` is nothing. One of the two keys must grant something.
     """
 
-    subscribe: Annotated[
-        PublicPaths,
-        Option(
-            "PATH[,...]",
-            'paths that anyone may subscribe to without a token; "" is everything',
-            unset="nothing is public",
-            empty=True,
-        ),
-    ] = ()
-    publish: Annotated[
-        PublicPaths,
-        Option(
-            "PATH[,...]",
-            'paths that anyone may publish under without a token; "" is everything',
-            unset="nothing is public",
-            empty=True,
-        ),
-    ] = ()
+    subscribe: PublicPaths = setting(
+        (),
+        'paths that anyone may subscribe to without a token; "" is everything',
+        unset="nothing is public",
+        empty=True,
+    )
+    publish: PublicPaths = setting(
+        (),
+        'paths that anyone may publish under without a token; "" is everything',
+        unset="nothing is public",
+        empty=True,
+    )
 
     @model_validator(mode="after")
     def _grants_something(self) -> Self:
@@ -236,28 +188,17 @@ def _public(raw: object) -> object:
 class Auth(Table):
     """`[auth]`: the keys of tokens, and the rights without one."""
 
-    key: Annotated[
-        File | None, Option("FILE", "file with the key that tokens are verified with", secret=True)
-    ] = None
-    key_dir: Annotated[
-        KeyDir | None,
-        Option(
-            "DIR|URL",
-            "directory, or https:// URL of one, with a file {kid}.jwk for each key",
-            secret=True,
-        ),
-    ] = None
+    key: File | None = setting(None, "file with the key that tokens are verified with", secret=True)
+    key_dir: KeyDir | None = setting(
+        None, "directory, or https:// URL of one, with a file {kid}.jwk for each key", secret=True
+    )
     # Its flag replaces the whole table; those of the keys in it come later and change it.
-    public: Annotated[
-        Public | None,
-        BeforeValidator(_public),
-        Option(
-            "PATH[,...]",
-            'paths that anyone may publish and subscribe without a token; "" is everything',
-            unset="nothing is public",
-            empty=True,
-        ),
-    ] = None
+    public: Annotated[Public | None, BeforeValidator(_public), Metavar("PATH[,...]")] = setting(
+        None,
+        'paths that anyone may publish and subscribe without a token; "" is everything',
+        unset="nothing is public",
+        empty=True,
+    )
 
     if TYPE_CHECKING:
         # Type checkers do not see the validator that reads the short forms of `public`.
@@ -303,18 +244,17 @@ class Auth(Table):
 class Http(Table):
     """`[web.http]`."""
 
-    listen: Annotated[
-        Listen | None,
-        Option("ADDRESS", "TCP address for HTTP", unset="the QUIC address, unless HTTPS is set"),
-    ] = None
+    listen: Listen | None = setting(
+        None, "TCP address for HTTP", unset="the QUIC address, unless HTTPS is set"
+    )
 
 
 class Https(Table):
     """`[web.https]`: all three keys or none."""
 
-    listen: Annotated[Listen | None, Option("ADDRESS", "TCP address for HTTPS", unset="off")] = None
-    cert: Annotated[File | None, Option("FILE", "PEM certificate chain for HTTPS")] = None
-    key: Annotated[File | None, Option("FILE", "PEM private key for HTTPS")] = None
+    listen: Listen | None = setting(None, "TCP address for HTTPS", unset="off")
+    cert: File | None = setting(None, "PEM certificate chain for HTTPS")
+    key: File | None = setting(None, "PEM private key for HTTPS")
 
 
 class Web(Table):
@@ -322,29 +262,20 @@ class Web(Table):
 
     http: Http = Http()
     https: Https = Https()
-    ws: Annotated[bool, Option("true|false", "accept sessions over WebSocket; --no-web-ws refuses them")] = (
-        True
-    )
+    ws: bool = setting(True, "accept sessions over WebSocket; --no-web-ws refuses them")
 
 
 class Internal(Table):
     """`[internal]`: HTTP for the operator."""
 
-    listen: Annotated[
-        Listen | None,
-        Option(
-            "ADDRESS",
-            "TCP address for the operator: metrics and state of everything, without a token",
-            unset="localhost, 1000 above the port of QUIC",
-        ),
-    ] = None
-    hosts: Annotated[
-        Hosts,
-        Option(
-            "NAME[,...]",
-            "host names under which the operator's address answers, besides localhost and IP addresses",
-        ),
-    ] = ()
+    listen: Listen | None = setting(
+        None,
+        "TCP address for the operator: metrics and state of everything, without a token",
+        unset="localhost, 1000 above the port of QUIC",
+    )
+    hosts: Hosts = setting(
+        (), "host names under which the operator's address answers, besides localhost and IP addresses"
+    )
 
 
 class Config(Table):

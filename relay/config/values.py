@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, cre
 
 from relay.config.address import Address, is_authority, is_host
 from relay.config.duration import seconds
+from relay.config.options import Metavar
 from relay.config.root import Root, parse_roots
 from relay.config.url import is_url, key_server
 from relay.model.limits import Limits
@@ -202,22 +203,27 @@ def _lower(raw: object) -> object:
     return raw.lower() if isinstance(raw, str) else raw
 
 
-Listen = Annotated[Address, _one(Address.parse, 'host:port, e.g. "[::]:443"')]
-File = Annotated[Path, _one(_file, "the path of one file")]
-Folder = Annotated[Path, _one(_folder, "the path of a directory")]
-Files = Annotated[tuple[Path, ...], _many(_file, "the path of a file")]
-Names = Annotated[tuple[str, ...], _many(_san, "a host name")]
-Hosts = Annotated[tuple[str, ...], _many(_host, "a host name")]
+Listen = Annotated[Address, _one(Address.parse, 'host:port, e.g. "[::]:443"'), Metavar("ADDRESS")]
+File = Annotated[Path, _one(_file, "the path of one file"), Metavar("FILE")]
+Folder = Annotated[Path, _one(_folder, "the path of a directory"), Metavar("DIR")]
+Files = Annotated[tuple[Path, ...], _many(_file, "the path of a file"), Metavar("FILE[,...]")]
+Names = Annotated[tuple[str, ...], _many(_san, "a host name"), Metavar("NAME[,...]")]
+Hosts = Annotated[tuple[str, ...], _many(_host, "a host name"), Metavar("NAME[,...]")]
 Versions = Annotated[
-    tuple[Version, ...], _many(version_from_name, "a version name"), AfterValidator(_versions)
+    tuple[Version, ...],
+    _many(version_from_name, "a version name"),
+    AfterValidator(_versions),
+    Metavar("VERSION[,...]"),
 ]
-PublicPaths = Annotated[tuple[str, ...], BeforeValidator(public_paths)]
-Roots = Annotated[tuple[Root, ...], BeforeValidator(parse_roots)]
-Authority = Annotated[str, AfterValidator(_authority)]
-Prefix = Annotated[str, AfterValidator(_prefix)]
-HopId = Annotated[int | None, AfterValidator(_hop)]
-KeyDir = Annotated[str, AfterValidator(_key_dir)]
-Level = Annotated[Literal["error", "warn", "info", "debug", "trace"], BeforeValidator(_lower)]
+PublicPaths = Annotated[tuple[str, ...], BeforeValidator(public_paths), Metavar("PATH[,...]")]
+Roots = Annotated[tuple[Root, ...], BeforeValidator(parse_roots), Metavar("HOST[:PORT]|URL[,...]")]
+Authority = Annotated[str, AfterValidator(_authority), Metavar("HOST[:PORT]")]
+Prefix = Annotated[str, AfterValidator(_prefix), Metavar("PATH")]
+HopId = Annotated[int | None, AfterValidator(_hop), Metavar("NUMBER")]
+KeyDir = Annotated[str, AfterValidator(_key_dir), Metavar("DIR|URL")]
+Level = Annotated[
+    Literal["error", "warn", "info", "debug", "trace"], BeforeValidator(_lower), Metavar("LEVEL")
+]
 
 
 def _ranged(name: str, hint: object, ranges: Mapping[str, Range]) -> object:
