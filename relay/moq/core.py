@@ -1,7 +1,7 @@
 """What all streams of a session share: the transport, the version, limits, and the events not yet taken.
 
-Owns the request numbers, the events and the counters. Must never know a message: the handlers of streams do. Each
-handler holds the `Core`; the session (`relay.moq.lite`) is one.
+Owns the request numbers, the events and the counters. Must never know a message: the handlers of streams do, which
+hold the `Core`. The session (`relay.moq.lite`) is its subclass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relay.wire.version import Version
 
 
 class Handler:
-    """What is attached to a stream as its context. Methods may raise WireError for a fault of the peer."""
+    """The context of a stream: takes its events. Methods may raise WireError for a fault of the peer."""
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         """The next bytes, in order."""
@@ -29,25 +29,25 @@ class Handler:
         """The peer wants no more of our half."""
 
     def on_fault(self, error: WireError) -> None:
-        """The peer broke a rule on this stream, which has been refused for it."""
+        """The peer broke a rule on this stream, and the stream has been refused."""
 
 
 class AnswerOwner:
-    """The table that a request of ours stands in."""
+    """The owner of a request of ours."""
 
     def finished(self, request: int) -> None:
         """The request is over: forget it."""
 
 
 class RequestOwner:
-    """The table that a request of the peer stands in."""
+    """The owner of a request of the peer."""
 
     def cancelled(self, request: int, code: int | None) -> None:
         """The peer needs nothing more of the request; `code` if it reset or stopped the stream."""
 
 
 IGNORE = Handler()
-"""Handler of streams that are read no more."""
+"""Handler of streams whose further events do not matter."""
 
 
 def code_name(code: int) -> str:
@@ -78,7 +78,7 @@ class Core:
         self._requests = 0
 
     def poll(self) -> list[Event]:
-        """Take what has happened since the last call."""
+        """Take the events since the last call."""
         events, self._events = self._events, []
         return events
 
@@ -87,7 +87,7 @@ class Core:
         self._events.append(event)
 
     def new_request(self) -> int:
-        """A number that was never used."""
+        """A new request number."""
         self._requests += 1
         return self._requests
 
@@ -98,11 +98,11 @@ class Core:
             raise TooManyMessages(f"more than {rate} control messages a second, after {burst} at once")
 
     def code(self, code: int) -> int:
-        """What a code of the current stream registry is called toward this peer."""
+        """The code in the registry of this peer's version, from one of the current stream registry."""
         return stream_code_for(self.version, code)
 
     def refuse(self, stream: Stream, code: int) -> None:
-        """End the halves that a stream has, with a code of the current stream registry."""
+        """Stop and reset a stream, with a code of the current stream registry."""
         wire = self.code(code)
         self.counts["streams_reset", code_name(code)] += 1
         stream.context = IGNORE
@@ -112,7 +112,7 @@ class Core:
             stream.reset(wire)
 
     def refuse_for(self, stream: Stream, error: WireError) -> None:
-        """The same, because the peer broke a rule on it."""
+        """Report a fault of the peer and refuse the stream."""
         self.note(error)
         self.refuse(stream, error.stream_code)
 

@@ -1,7 +1,7 @@
 """Sending a track to the peer: one subscription, its group streams, and its end.
 
 Owns the Subscribe stream and the group streams of one subscription of the peer; `relay.model.backlog` decides in what
-order they are sent, and what a slow peer skips. Must never encode a frame: pieces come encoded.
+order they are sent, and what a slow peer skips. Must never encode a frame: groups come encoded.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from relay.wire.messages import (
 from relay.wire.version import Version
 
 END_POLL = 0.02
-"""Seconds between looks whether all groups are delivered, before the end of a track: at first, and then a quarter of
-the time waited."""
+"""Seconds until the second look for undelivered groups before the end of a track; later a quarter of the time waited."""
 
 END_POLL_MAX = 5.0
 """Seconds between such looks, at most."""
@@ -45,7 +44,7 @@ STREAM_OVERHEAD = 16
 
 
 def params_of(request: Subscribe | SubscribeUpdate, version: Version) -> SubscribeParams:
-    """What a subscriber wants; `max_latency` means history on 06, lateness before."""
+    """Parameters of a subscription; `max_latency` is history on 06, lateness before."""
     return SubscribeParams(
         priority=request.priority,
         ordered=request.ordered,
@@ -60,7 +59,7 @@ def params_of(request: Subscribe | SubscribeUpdate, version: Version) -> Subscri
 
 
 class GroupStream(Handler):
-    """Attached to a group stream of ours: the peer may refuse it."""
+    """A group stream of ours: the peer may stop it."""
 
     __slots__ = ("_delivery", "_sequence")
 
@@ -83,16 +82,16 @@ class Delivery(Handler):
         self.stream = stream
         self.over = False
         self.backlog: Backlog[Stream] = Backlog(core.limits, ranks, message.priority)
-        """The groups on their way to the peer."""
+        """Groups that are open or not sent yet."""
         self.check_at = NEVER
-        """When to look again whether the end of the track may be told."""
+        """When to look again for undelivered groups, before the end of the track is sent."""
         self._core = core
         self._owner = owner
         self._version = core.version
         self._priority = message.priority
         self._accepted = False
         self._behind = False
-        """The peer is skipping groups; told once until it has caught up."""
+        """The peer is skipping groups; reported once until it has caught up."""
         self._final = 0
         self._waited = 0.0
         self._prefer(params_of(message, core.version))
@@ -136,7 +135,7 @@ class Delivery(Handler):
         self._owner.cancelled(self.request, code)
 
     def group_stopped(self, sequence: int, code: int) -> None:
-        """The peer refused the rest of a group."""
+        """The peer wants no more of a group."""
         if self.over:
             return
         self.backlog.drop(sequence)
@@ -145,13 +144,13 @@ class Delivery(Handler):
     # --- groups
 
     def accept(self) -> None:
-        """The track exists; told at once where the version has it so, else with the first group."""
+        """Accept: at once (01 to 04), or with the first group (05 and 06)."""
         if not self._accepted and self._version.accepts_at_once:
             self._accepted = True
             self.stream.write((SubscribeOk(priority=self._priority).encode(self._version),))
 
     def send(self, pieces: tuple[GroupPiece, ...], now: float) -> int:
-        """Write what is new of groups. Returns by how many bytes the unsent data of the subscription changed."""
+        """Write new data of groups. Returns the change of the subscription's unsent bytes."""
         backlog = self.backlog
         before = backlog.unsent
         if waiting := backlog.waiting():
@@ -180,7 +179,7 @@ class Delivery(Handler):
         return backlog.unsent - before
 
     def _begin(self, piece: GroupPiece, now: float) -> tuple[Sending[Stream], int]:
-        """Open a stream and write. Returns it, and the size of the group's header."""
+        """Open a stream and write. Returns the sending group, and the size of its header."""
         core = self._core
         backlog = self.backlog
         version = self._version
@@ -196,7 +195,7 @@ class Delivery(Handler):
         return backlog.begin(piece.sequence, stream, rank, now), len(header)
 
     def _continue(self, sending: Sending[Stream], piece: GroupPiece) -> bool:
-        """Write on, or abort; whether there is more to come."""
+        """Write more of a group, or abort it. Returns False if no more can be written."""
         stream = sending.stream
         if piece.code is not None:
             if sending.open or stream.unsent:
@@ -208,7 +207,7 @@ class Delivery(Handler):
         return sending.open
 
     def shed(self) -> bool:
-        """The session as a whole holds too much: skip a group; whether there was one."""
+        """Too much is unsent in the session: skip a group. Returns False if there is none."""
         skipped = self.backlog.shed()
         self._skip(skipped)
         return bool(skipped)
@@ -225,7 +224,7 @@ class Delivery(Handler):
             sending.stream.reset(core.code(StreamCode[reason.name]))
 
     def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
-        """Send a group of one frame as a datagram; whether version and session can carry it."""
+        """Send a group of one frame as a datagram. Returns False if version or session cannot carry it."""
         if not self._version.has_timestamps:
             return False
         session = self._core.session
@@ -245,17 +244,17 @@ class Delivery(Handler):
                 self.stream.write((drop.encode(self._version),))
 
     def end(self, final: int, now: float) -> None:
-        """Nothing more is written: tell the end as soon as the peer has all of it.
+        """All groups are written: send the end once the peer has acknowledged them.
 
-        The end may arrive before groups that were written earlier, and some clients then take no more of them. A peer
-        that reads nothing is told when it reads again, or never.
+        An end that overtakes groups makes some clients drop these. A peer that reads nothing gets the end when it reads
+        again, or never.
         """
         self._final = final
         self._waited = 0.0
         self.check_end(now)
 
     def check_end(self, now: float) -> None:
-        """See whether the groups have been delivered."""
+        """Send the end if all groups are delivered, else look again later."""
         if self.over:
             return
         backlog = self.backlog

@@ -1,6 +1,6 @@
 """Groups as bytes: each encoding of a group is derived once, incrementally, and shared by all its readers.
 
-Owns how frames look on a group stream. Must never copy a large payload: chunks are the same `bytes` objects as in the
+Owns the form of frames on a group stream. Must never copy a large payload: chunks are the same `bytes` objects as in the
 group. Called by tracks, for their subscribers.
 """
 
@@ -13,14 +13,14 @@ from relay.model.group import FrameStart, Group, Part
 from relay.wire.frame import frame_header_plain, frame_header_timed
 
 COPY_BELOW = 2_048
-"""Payload pieces up to this size are joined with their header: one small copy is cheaper than one more chunk."""
+"""Payload chunks up to this size are joined with their header: one small copy is cheaper than one more chunk."""
 
 JOIN_BELOW = 16_384
-"""What one turn adds to a stream is joined up to this size, so that many small frames travel as one chunk."""
+"""Chunks of one turn are joined up to this size, so that many small frames travel as one chunk."""
 
 
 class Encoding(IntEnum):
-    """How a reader wants the frames of a group."""
+    """The form in which a reader gets the frames of a group."""
 
     PLAIN = 0
     """moq-lite-01 to 04: size, payload."""
@@ -57,7 +57,7 @@ class Encoder:
         self._inside = False
         self._left = 0
         self.ended = False
-        """Whether frame `end` is complete: nothing more will come."""
+        """Frame `end` is complete: nothing more will come."""
 
     def limit(self, end: int | None) -> None:
         """Change the last frame that is wanted."""
@@ -65,7 +65,7 @@ class Encoder:
         self.ended = end is not None and (self._frame > end or (self._frame == end and self._left <= 0))
 
     def take(self, parts: list[Part]) -> list[Any]:
-        """What the parts beyond those of the last call add: parts for `FRAMES`, else chunks of bytes."""
+        """Encode the parts beyond those of the last call: parts for `FRAMES`, else chunks of bytes."""
         chunks: list[Any] = []
         head: Any = b""
         copy = self._copy_below
@@ -123,14 +123,14 @@ class _Shared:
         self.chunks: list[Any] = []
 
     def take(self, parts: list[Part]) -> tuple[Any, ...]:
-        """Bring the stream up to date; what that added."""
+        """Encode new parts. Returns the chunks that this adds."""
         fresh = self._encoder.take(parts)
         self.chunks += fresh
         return tuple(fresh)
 
 
 class EncodedGroup(Group):
-    """A group with the encodings of it that somebody reads."""
+    """A group with its encodings that have readers."""
 
     __slots__ = ("_encodings",)
 
@@ -143,7 +143,7 @@ class EncodedGroup(Group):
         self._encodings.clear()
 
     def update(self, encoding: Encoding) -> tuple[Any, ...]:
-        """Bring an encoding up to date; the chunks that are new since the last call."""
+        """Encode new parts. Returns the chunks since the last call."""
         return self._shared(encoding).take(self.parts)
 
     def encoded(self, encoding: Encoding) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
-"""What one subscription gets of a track: which groups, which frames of them, in which encoding.
+"""The part of a track that one subscription gets: which groups, which frames of them, in which encoding.
 
-Owns the bounds of a subscription. Must never send: tracks do, by the pieces that these functions return. Subscriptions
-without bounds share the pieces of `shared_pieces`; `Feed` narrows them for the others.
+Owns the bounds of a subscription. Must never send: tracks send the result of these functions. Subscriptions without
+bounds share the result of `shared_pieces`; `Feed` narrows it for the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from relay.wire.errors import StreamCode
 
 
 def shared_pieces(touched: Iterable[tuple[EncodedGroup, bool]], encoding: Encoding) -> tuple[GroupPiece, ...]:
-    """What is new of groups, each with whether it has just begun, for all subscriptions without bounds."""
+    """New data of groups, for all subscriptions without bounds. The flag of a group says that it has just begun."""
     pieces = [
         GroupPiece(group.sequence, new, group.first_frame, group.update(encoding), group.finished, group.code)
         for group, new in touched
@@ -35,14 +35,14 @@ class Feed:
         """First sequence that is sent."""
         asks = params.start_group is not None or params.history_ms
         self.past: int | None = start if asks else None
-        """The same for groups that came by a request for the past; `None` for none of them."""
+        """First sequence of groups that came by a request for the past; `None` for none of them."""
         self._encoders: dict[int, Encoder] = {}
         """Encoders of groups that are wanted in part, by sequence."""
         self._sent: set[int] = set()
-        """Groups that an earlier range included: not to be sent again."""
+        """Groups within an earlier range, which are not sent again."""
 
     def wants(self, group: EncodedGroup) -> bool:
-        """Whether a group lies within the bounds."""
+        """True if a group lies within the bounds."""
         end = self.params.end_group
         start = self.past if group.past else self.start
         return start is not None and group.sequence >= start and (end is None or group.sequence <= end)
@@ -55,14 +55,14 @@ class Feed:
         return first, last
 
     def _lacks(self, group: EncodedGroup, first: int) -> bool:
-        """Whether a group does not have its frame `first`: then the subscription starts with the next whole group."""
+        """True if a group lacks frame `first`: the subscription then starts with the next whole group."""
         if group.first_frame > first or (group.finished and group.first_frame + group.frames < first):
             self.start = max(self.start, group.sequence + 1)
             return True
         return False
 
     def join(self, group: EncodedGroup) -> tuple[GroupPiece, ...]:
-        """What the subscription gets of a group that exists already."""
+        """The part of an existing group that the subscription gets."""
         first, last = self._frames_of(group)
         if first == 0 and last is None:
             chunks = group.encoded(self.encoding)
@@ -76,7 +76,7 @@ class Feed:
         return (GroupPiece(group.sequence, True, first, fresh, group.finished or encoder.ended, None),)
 
     def is_narrow(self, lowest: int) -> bool:
-        """Whether something of the groups from `lowest` on, none of them of the past, may be outside the bounds."""
+        """True if a part of the groups from `lowest` on may be outside the bounds. None of them is of the past."""
         params = self.params
         return bool(
             params.end_group is not None or params.start_frame or self.start > lowest or self._encoders
@@ -97,7 +97,7 @@ class Feed:
                     result.append(piece)
                     continue
                 if not new or self._lacks(group, first):
-                    continue  # its frames were all sent before, or cannot be
+                    continue  # all its wanted frames were sent before, or are missing
                 encoder = self._encoders[group.sequence] = Encoder(
                     self.encoding, first, last, group.first_frame
                 )
@@ -111,7 +111,7 @@ class Feed:
     def replace(
         self, params: SubscribeParams, start: int, groups: Iterable[EncodedGroup]
     ) -> tuple[GroupPiece, ...]:
-        """SUBSCRIBE_UPDATE: what of the track's `groups` comes, and what goes, by the new bounds.
+        """SUBSCRIBE_UPDATE: data to send and groups to abort by the new bounds, of all `groups` of the track.
 
         `start` is the sequence that a new subscription with these parameters would begin with.
         """
@@ -141,7 +141,7 @@ class Feed:
         return tuple(pieces)
 
     def _limit(self, group: EncodedGroup) -> tuple[GroupPiece, ...]:
-        """An open group that is being sent may have got another last frame, or none."""
+        """Apply the new last frame to an open group that is being sent."""
         last = self._frames_of(group)[1]
         encoder = self._encoders.get(group.sequence)
         if encoder is None:
@@ -156,7 +156,7 @@ class Feed:
         return (GroupPiece(group.sequence, False, 0, (), True, None),)
 
     def is_over(self, group: EncodedGroup) -> bool:
-        """Whether nothing of a group that is not finished is wanted any more."""
+        """True if nothing more of an unfinished group is wanted."""
         # With its last frame the subscription has all of the last group.
         last = self._frames_of(group)[1]
         return not self.wants(group) or (last is not None and group.sequence not in self._encoders)

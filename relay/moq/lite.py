@@ -1,8 +1,8 @@
 """A moq-lite session, 01 to 06: the state machine of either end, without I/O.
 
-Owns the session's life: version and SETUP, the hand-over of each stream to its handler, the close. Must never read a
-clock (`now`, in seconds, is a parameter) or decide for its owner, who feeds it the transport's events, takes its own
-with `poll` after each call, and answers with commands. `deadline` says when `on_time` is due.
+Owns the life of the session: version and SETUP, the handler of each stream, the close. Must never read a clock (`now`,
+in seconds, is a parameter) or decide for its owner. The owner passes the transport's events to `receive`, takes the
+session's events with `poll` after each call, and answers with commands. `deadline` says when `on_time` is due.
 
 A server's owner is asked for admission: `Introduced` comes once the peer's path is known, and `admit` answers. Then
 `Opened` says that requests may be made, and `Established` that those of the peer follow.
@@ -67,13 +67,13 @@ from relay.wire.messages import (
 from relay.wire.version import Version, version_from_setup_code
 
 ALIVE_AT_LEAST = 1.0
-"""Seconds that a peer gets, at least, for a sign of life."""
+"""Seconds that a peer has, at least, to answer a ping."""
 
 HELD_BYTES = 262_144
-"""What a peer may send before it is admitted."""
+"""Bytes that a peer may send before it is admitted."""
 
 EVENT_COST = 64
-"""Bytes that a held event counts besides its data."""
+"""Bytes that an event counts, besides its data, while it is held until admission."""
 
 MAX_DATAGRAM_HEADER = 24
 """Bytes of three varints."""
@@ -88,7 +88,7 @@ logger = logging.getLogger("relay.moq")
 
 
 class State(Enum):
-    """Where a session stands."""
+    """Steps of a session's life."""
 
     NEGOTIATING = "negotiating"
     """The version is not known: SETUP of 01 and 02 decides."""
@@ -118,7 +118,7 @@ class Options:
     """Opening of the older SETUP; `None` takes what servers of the peer's generation know."""
 
     waits_for_setup: bool = True
-    """Whether requests of a peer are held until its hop id is known, where the version has routes to exclude (06)."""
+    """Hold the peer's requests until its hop id is known, where the version has routes to exclude (06)."""
 
 
 class LiteSession(Core):
@@ -134,7 +134,7 @@ class LiteSession(Core):
         admitted: bool = False,
         options: Options | None = None,
     ) -> None:
-        """`versions` are those that SETUP may choose. `admitted`: the owner does not wait for `Introduced`."""
+        """`versions` are those that SETUP may choose. With `admitted` there is no `Introduced`."""
         super().__init__(session, limits, hop)
         self.options = options or Options()
         self.state = State.NEGOTIATING if session.version is None else State.INTRODUCING
@@ -150,7 +150,7 @@ class LiteSession(Core):
         self._introduced = False
         self._target: str | None = None
         self._answer: tuple[Stream, ServerSetup] | None = None
-        """What 01 and 02 get once the peer is admitted."""
+        """Reply to SETUP (01, 02), sent once the peer is admitted."""
         self._setup_stream: Stream | None = None
         self._held: list[TransportEvent] = []
         self._held_streams: set[Stream] = set()
@@ -176,7 +176,7 @@ class LiteSession(Core):
         self._advance()
 
     def receive(self, events: Iterable[TransportEvent], now: float) -> None:
-        """What the transport reports."""
+        """Take events of the transport."""
         self.now = now
         for event in events:
             self._on_event(event)
@@ -189,7 +189,7 @@ class LiteSession(Core):
 
     @property
     def closed(self) -> bool:
-        """Whether the session is over; `Closed` may still have to be taken."""
+        """The session is over. `Closed` may not have been taken yet."""
         return self.state is State.CLOSED
 
     @property
@@ -199,32 +199,32 @@ class LiteSession(Core):
 
     @property
     def has_hops(self) -> bool:
-        """Whether announcements carry the ids of relays."""
+        """Announcements carry the ids of relays."""
         return self.version.has_hops
 
     @property
     def announces_prefixes(self) -> bool:
-        """Whether an announcement is a route with costs, which also serves every path below its own."""
+        """An announcement is a route with costs that also serves every path below its own."""
         return self.version.has_announce_ids
 
     @property
     def describes_tracks(self) -> bool:
-        """Whether the peer can be asked for properties and single groups of a track."""
+        """The peer can be asked for properties and single groups of a track."""
         return self.version.has_timestamps
 
     @property
     def has_history(self) -> bool:
-        """Whether a subscription can ask for groups by their age."""
+        """A subscription can ask for groups by their age."""
         return self.version.latency_is_history
 
     @property
     def has_updates(self) -> bool:
-        """Whether a subscription can be changed."""
+        """A subscription can be changed."""
         return self.version.has_updates
 
     @property
     def encoding(self) -> Encoding:
-        """How groups are written to this peer."""
+        """The encoding of groups for this peer."""
         return Encoding.TIMED if self.version.has_timestamps else Encoding.PLAIN
 
     @property
@@ -247,7 +247,7 @@ class LiteSession(Core):
         self.serving.on_time(now)
 
     def admit(self, now: float) -> None:
-        """The peer may be here. Its SETUP gets its answer, requests may be made: `Opened` follows."""
+        """Admit the peer: its SETUP is answered and requests may be made. `Opened` follows."""
         self.now = now
         if not self._admitted and self.state is not State.CLOSED:
             self._admitted = True
@@ -259,13 +259,13 @@ class LiteSession(Core):
         self._close(session_code_for(self.version, code), reason)
 
     def check_alive(self, now: float) -> None:
-        """Ask for a sign of life; `PeerAlive` answers, and again if a peer without one was only stalled."""
+        """Ping the peer. `PeerAlive` follows: after a late answer a second time."""
         if self._alive_deadline == NEVER and self.state is not State.CLOSED:
             self.session.ping()
             self._alive_deadline = now + max(self.session.probe_timeout(), ALIVE_AT_LEAST)
 
     def goaway(self, uri: str = "") -> bool:
-        """Ask the peer to leave; whether its version has a message for that."""
+        """Ask the peer to leave. Returns False if its version has no message for that."""
         if not self.version.has_goaway:
             return False
         opening = open_request(self.version, Goaway(uri))
@@ -341,7 +341,7 @@ class LiteSession(Core):
         self.emit(Closed(event.code, event.reason, event.by_peer))
 
     def _handler(self, event: StreamData) -> Handler | None:
-        """The handler of a stream that the peer has just opened; `None` while the stream is held."""
+        """The handler of a stream that the peer has just opened; `None` while its events are held."""
         stream = event.stream
         if self.state is State.NEGOTIATING:
             if not self.session.is_client and not stream.unidirectional and self._setup_stream is None:
@@ -366,7 +366,7 @@ class LiteSession(Core):
     # --- set-up ----------------------------------------------------------------------------------------------------
 
     def _own_target(self) -> str | None:
-        """Path and query, where SETUP has to tell them: a client's, without a URL in the transport."""
+        """Path and query for SETUP: those of a client whose transport has no URL."""
         session = self.session
         if not session.is_client or session.transport not in ("quic", "memory"):
             return None
@@ -449,14 +449,14 @@ class LiteSession(Core):
         self._advance()
 
     def _advance(self) -> None:
-        """Take every step that is due by now."""
+        """Take every step of the set-up that is possible now."""
         if self.state is State.INTRODUCING:
             if not self._admitted:
                 if self.version.has_setup_stream and self.session.path is None and self.peer is None:
                     return  # raw QUIC: path and token come with the peer's SETUP
                 if not self._introduced:
                     self._introduced = True
-                    self._setup_deadline = NEVER  # how long admission takes is the owner's doing
+                    self._setup_deadline = NEVER  # the peer does not answer for the time that admission takes
                     self.emit(Introduced(self._target))
                 return
             if self._answer is not None:

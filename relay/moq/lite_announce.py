@@ -1,8 +1,8 @@
 """Announcements of moq-lite, one object per Announce stream.
 
-`AnnounceReader` is a stream of ours: it reports what the peer publishes. `AnnounceWriter` is a stream of the peer: it
-tells it what we publish, in the form of its version. Both keep the paths that are live on their stream; a sender must
-alternate strictly between the beginning and the end of a path (moq-lite, "Announce").
+`AnnounceReader` is a stream of ours and reports the announcements of the peer. `AnnounceWriter` is a stream of the peer
+and writes our announcements in the form of its version. Both keep the paths that are live on their stream: a sender must
+alternate between the begin and the end of a path (moq-lite, "Announce").
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from relay.wire.errors import DuplicateAnnounce, StreamCode, UnknownAnnounce, Wi
 from relay.wire.messages import AnnounceActive, AnnounceEnded, AnnounceInit, AnnounceOk, AnnounceUpdate
 
 INIT_SIZE = 32_768
-"""Bytes of suffixes that ANNOUNCE_INIT holds at most; peers bound the size of one message."""
+"""Bytes of suffixes in ANNOUNCE_INIT at most: peers bound the size of one message."""
 
 MAX_PREFIX = 8
 """Bytes that a length prefix takes at most."""
@@ -71,7 +71,7 @@ class AnnounceReader(Handler):
         self._end(error.stream_code)
 
     def close(self) -> None:
-        """Ask for no more. Nothing is reported from then on."""
+        """Leave the stream. No event follows."""
         self._over = True
         self.stream.write((), fin=True)
         self.stream.stop(self._core.code(StreamCode.INTERNAL))
@@ -159,7 +159,7 @@ class AnnounceReader(Handler):
 
 
 class _Sent(NamedTuple):
-    """An announcement that the peer knows of."""
+    """An announcement that was sent and not ended."""
 
     announce_id: int
     offer: Offer
@@ -179,7 +179,7 @@ class AnnounceWriter(Handler):
         self._next_id = 0
 
     def has_offered(self, path: str) -> bool:
-        """Whether the peer was told of that path, and not of its end."""
+        """True while an announcement of that path is live on this stream."""
         return self._suffix(path) in self._sent
 
     def begin(self, offers: Iterable[Offer]) -> int:
@@ -188,7 +188,7 @@ class AnnounceWriter(Handler):
         usable = list({self._suffix(offer.path): offer for offer in offers if self._sendable(offer)}.values())
         first = b""
         if version.has_announce_init:
-            # One message holds the set; what exceeds a readable one follows as single announcements.
+            # One message holds the set; suffixes beyond its largest size follow as single announcements.
             size, suffixes = 0, []
             for offer in usable:
                 size += len(offer.path.encode()) + MAX_PREFIX
@@ -203,7 +203,7 @@ class AnnounceWriter(Handler):
         return self._write(b"".join((first, *map(self._start, usable))))
 
     def change(self, path: str, offer: Offer | None) -> int:
-        """A path came, went (`None`), or is reached another way. Returns the bytes written.
+        """A path came, went (`None`), or has another route. Returns the bytes written.
 
         Nothing is written where the version cannot express the change.
         """
@@ -229,7 +229,7 @@ class AnnounceWriter(Handler):
         return len(offer.route.hops) + self._core.version.sender_is_listed <= MAX_HOPS
 
     def _suffix(self, path: str) -> str:
-        # A prefix route above what was asked for covers it: that is the empty suffix.
+        # A route above the prefix covers it: that is the empty suffix.
         return strip(path, self._prefix) or ""
 
     def _start(self, offer: Offer) -> bytes:

@@ -1,7 +1,7 @@
-"""What we ask of the peer: subscriptions, fetches, track properties, estimates; and the groups that come of it.
+"""Our requests: subscriptions, fetches, track properties, estimates; and the groups that the peer sends for them.
 
-Owns one object per stream, and the table of subscriptions by the id that groups carry. Must never decide what to ask:
-the session's owner does. What arrives for a subscription in one call of `receive` is reported as one event.
+Owns one object per stream, and the table of subscriptions by the id that groups carry. Must never decide what to ask
+for: the owner of the session does. All data of a subscription in one call of `receive` is reported as one event.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Subscription(Handler):
         self._core = core
         self._owner = owner
         self._decoder = SubscribeDecoder(core.version, core.limits.message)
-        self.told = b""
-        """What the peer was last told that we want, as an update of its version."""
+        self.sent = b""
+        """Our parameters as the peer knows them: the last SUBSCRIBE_UPDATE."""
         self._final: int | None = None
         self._started = False
         self._closed = False
@@ -68,7 +68,7 @@ class Subscription(Handler):
         self._left = False
         """Our half has ended."""
         self._fresh: dict[int, tuple[int, _Parts, bool, int | None]] = {}
-        """What this call has brought, by sequence: first frame, parts, fin, code."""
+        """Data of this call, by sequence: first frame, parts, fin, code."""
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
         core = self._core
@@ -111,7 +111,7 @@ class Subscription(Handler):
                 self.stream.write((), fin=True)
 
     def leave(self, code: int | None) -> None:
-        """We want no more of it: by `code` both halves are given up, else the peer's half is read to its end."""
+        """Leave the subscription: with `code` abort both halves, else read the peer's half to its end."""
         for group in self.groups.values():
             self._core.refuse(group, StreamCode.CANCELLED)
         if code is not None or (self._core.version.leaves_by_reset and not self._left):
@@ -141,12 +141,12 @@ class Subscription(Handler):
         self._fresh[sequence] = (first_frame, parts, fin, code)
 
     def has_ended(self, sequence: int) -> bool:
-        """Whether that group began and ended within this call."""
+        """True if that group began and ended within this call."""
         known = self._fresh.get(sequence)
         return known is not None and (known[2] or known[3] is not None)
 
     def flush(self) -> None:
-        """Report what this call has brought."""
+        """Report the data of this call."""
         if self._fresh:
             fresh, self._fresh = self._fresh, {}
             groups = [
@@ -293,11 +293,11 @@ class ProbeStream(Handler):
 
 
 class Requests(AnswerOwner):
-    """All that one side of a session has asked for."""
+    """All requests of our side."""
 
     def __init__(self, core: Core) -> None:
         self.fresh: list[Subscription] = []
-        """Subscriptions that something came for in this call."""
+        """Subscriptions with data in this call."""
         self._core = core
         self._next_id = 0
         self._subscriptions: dict[int, Subscription] = {}
@@ -315,7 +315,7 @@ class Requests(AnswerOwner):
     # --- commands
 
     def request_announcements(self, prefix: str) -> int:
-        """Ask for what the peer publishes under `prefix`."""
+        """Ask for the announcements under `prefix`."""
         core = self._core
         opening = open_request(core.version, AnnounceRequest(prefix, exclude_hop=core.hop))
         stream = core.session.open_bidi()
@@ -347,26 +347,26 @@ class Requests(AnswerOwner):
         subscription = Subscription(core, self, core.new_request(), subscribe_id, stream)
         stream.context = subscription
         if core.version.has_updates:
-            subscription.told = wanted.encode(core.version)
+            subscription.sent = wanted.encode(core.version)
         stream.write((opening,))
         self._subscriptions[subscription.request] = self._by_id[subscribe_id] = subscription
         return subscription.request
 
     def update(self, request: int, params: SubscribeParams) -> None:
-        """Replace what a subscription asks for. ValueError where the version has no updates."""
+        """Replace the parameters of a subscription. ValueError where the version has no updates."""
         core = self._core
         update = self._update(params).encode(core.version)
         subscription = self._subscriptions.get(request)
-        if subscription is None or update == subscription.told:
-            return  # over, or what has changed is nothing that this version has a field for
+        if subscription is None or update == subscription.sent:
+            return  # over, or the version has no field for the change
         queued = subscription.stream.unsent
         if queued > core.limits.message:
-            # Viewers may change their minds for ever, and this peer reads none of it.
+            # Viewers may change their parameters without end, while this peer reads none of the updates.
             core.emit(LimitExceeded("message", f"updates of a subscription queued_bytes={queued}"))
             core.refuse(subscription.stream, StreamCode.CANCELLED)
             self.failed(subscription, StreamCode.CONTROL_TIMEOUT, StreamCode.CONTROL_TIMEOUT)
             return
-        subscription.told = update
+        subscription.sent = update
         subscription.stream.write((update,))
 
     def _update(self, params: SubscribeParams) -> SubscribeUpdate:
@@ -387,7 +387,7 @@ class Requests(AnswerOwner):
         stream = core.session.open_bidi()
         request = core.new_request()
         stream.context = self._others[request] = InfoStream(core, self, request, stream)
-        stream.write((opening,))  # our FIN before the answer would withdraw the request
+        stream.write((opening,))  # a FIN before the answer would cancel the request
         return request
 
     def fetch(
@@ -421,7 +421,7 @@ class Requests(AnswerOwner):
         return request
 
     def cancel(self, request: int, code: int | None = None) -> None:
-        """Give a request up. Nothing is reported of it from then on."""
+        """Cancel a request. No event of it follows."""
         subscription = self._subscriptions.get(request)
         if subscription is not None:
             self._forget(subscription)
@@ -437,7 +437,7 @@ class Requests(AnswerOwner):
             self._core.refuse(other.stream, StreamCode.CANCELLED if code is None else code)
 
     def stop_group(self, request: int, sequence: int, code: int) -> None:
-        """Ask for no more of one group."""
+        """Stop one group."""
         subscription = self._subscriptions.get(request)
         stream = None if subscription is None else subscription.groups.pop(sequence, None)
         if subscription is not None and stream is not None:
@@ -447,7 +447,7 @@ class Requests(AnswerOwner):
     # --- for the streams
 
     def is_open(self, request: int) -> bool:
-        """Whether an answer is awaited."""
+        """True while an answer is awaited."""
         return request in self._others
 
     def finished(self, request: int) -> None:
@@ -455,14 +455,14 @@ class Requests(AnswerOwner):
         self._others.pop(request, None)
 
     def failed(self, subscription: Subscription, code: int, received: int) -> None:
-        """The peer refused or aborted a subscription. Groups under way go on, until the owner cancels the request."""
+        """The peer refused or aborted a subscription. Open groups go on until the owner cancels the request."""
         if self._by_id.pop(subscription.id, None) is not None:
             subscription.flush()
             self.look_whether_over(subscription)
             self._core.emit(RequestRejected(subscription.request, code, received))
 
     def look_whether_over(self, subscription: Subscription) -> None:
-        """Forget a subscription that was rejected when its last group has ended."""
+        """Forget a rejected subscription once its last group has ended."""
         if not subscription.groups and subscription.id not in self._by_id:
             self._subscriptions.pop(subscription.request, None)
 
@@ -474,7 +474,7 @@ class Requests(AnswerOwner):
         """The peer opened a group stream; `None` if it was refused."""
         subscription = self._by_id.get(header.subscribe_id)
         if subscription is None:
-            # It may have been left while the group was on its way.
+            # The subscription may have been cancelled while the group was under way.
             self._core.emit(StrayGroup(header.subscribe_id, header.sequence))
             self._core.refuse(stream, StreamCode.CANCELLED)
             return None
@@ -488,7 +488,7 @@ class Requests(AnswerOwner):
         return group
 
     def on_datagram(self, data: bytes) -> None:
-        """A group of one frame. What cannot be read, or is not ours, is dropped as a lost one would be."""
+        """A group of one frame. A datagram that cannot be read, or of no subscription, is dropped like a lost one."""
         core = self._core
         if not core.version.has_timestamps:
             return
@@ -507,7 +507,7 @@ class Requests(AnswerOwner):
 
 
 def _fitting(group: int | None) -> int | None:
-    """A group number that still fits once it is stored as value + 1."""
+    """The group number, or the largest that fits where it is stored as value + 1."""
     return None if group is None else min(group, MAX_VARINT - 1)
 
 

@@ -1,6 +1,6 @@
-"""What the peer asks of us: its requests, one object per stream, and what is unsent on all of them together.
+"""Requests of the peer, one object per stream, and the unsent bytes of all their streams together.
 
-Owns the streams that the peer opened. Must never decide an answer: the session's owner does, by the commands here.
+Owns the streams that the peer opened. Must never decide an answer: the owner of the session does, by commands.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from relay.wire.messages import (
 )
 
 LOOK_AT_LEAST = 64
-"""Streams of fetches, and of ended requests, before those that are fully sent are looked for."""
+"""Streams of fetches, and of ended requests, from which on fully sent ones are looked for and forgotten."""
 
 STREAM_COST = 2_048
-"""Bytes that one of them holds besides its unsent data."""
+"""Memory of such a stream in bytes, besides its unsent data."""
 
 
 class Answer(Handler):
@@ -69,8 +69,8 @@ class Answer(Handler):
         self._owner.cancelled(self.request, error.stream_code)
 
 
-class Held(Handler):
-    """A stream that is held open and never answered: closing it would end some clients' whole session."""
+class SilentStream(Handler):
+    """A stream that stays open without an answer: closing it would end the whole session of some clients."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -84,7 +84,7 @@ class Held(Handler):
 
 
 class IncomingRequest(Handler):
-    """A bidirectional stream of the peer: reads its request, and hands on what follows."""
+    """A bidirectional stream of the peer: reads its request, and passes on what follows."""
 
     def __init__(self, core: Core, owner: Serving) -> None:
         self._core = core
@@ -99,13 +99,13 @@ class IncomingRequest(Handler):
             if fin:
                 self._decoder.end()
         except DecodeError as error:
-            # A request that cannot be read concerns only its sender's stream.
+            # A request that cannot be read costs the peer this stream alone.
             self._core.refuse_for(stream, error)
             self.on_fault(error)
             return
         for message in messages:
             if self._asked:
-                self._core.spend()  # the stream itself was counted with its first message
+                self._core.spend()  # the stream was counted with its first message
                 if isinstance(message, SubscribeUpdate) and isinstance(self._answer, Delivery):
                     self._answer.on_update(message)
             else:
@@ -133,11 +133,11 @@ class IncomingRequest(Handler):
 
 
 class Serving(RequestOwner):
-    """All that the peer of one session has asked for."""
+    """All requests of the peer."""
 
     def __init__(self, core: Core, *, offers_probe: bool) -> None:
         self.backlog_limit = core.limits.backlog_session
-        """Unsent bytes of the whole session."""
+        """Unsent bytes of the whole session, at most."""
         self._core = core
         self._offers_probe = offers_probe
         self._deliveries: dict[int, Delivery] = {}
@@ -146,15 +146,14 @@ class Serving(RequestOwner):
         self._ids: set[int] = set()
         """Subscribe ids in use."""
         self._leaving = False
-        """The peer has said GOAWAY."""
+        """The peer has sent GOAWAY."""
         self._ending: set[int] = set()
-        """Subscriptions whose end is due once their groups have left."""
+        """Subscriptions whose end is sent once their groups have left."""
         self._ranks = Ranks()
         self._unsent = 0
-        """Upper bound of what is unsent on all streams: measured anew when it is too much."""
+        """Upper bound of the unsent bytes of all streams: measured anew when it exceeds the limit."""
         self._loose: dict[Stream, int] = {}
-        """Streams of fetches that may have something unsent, also after their end, and others whose request has ended;
-        with the request of each."""
+        """Streams, with the request of each, that may have unsent bytes and belong to fetches or to ended requests."""
         self._look_at = LOOK_AT_LEAST
 
     # --- requests of the peer
@@ -199,7 +198,7 @@ class Serving(RequestOwner):
                     raise ProtocolViolation("second GOAWAY")
                 self._leaving = True
                 core.emit(PeerLeaving(message.uri))
-        return Held(core)
+        return SilentStream(core)
 
     def _on_subscribe(self, stream: Stream, message: Subscribe) -> Handler | None:
         core = self._core
@@ -220,7 +219,7 @@ class Serving(RequestOwner):
         return answer
 
     def cancelled(self, request: int, code: int | None) -> None:
-        """The peer needs nothing more of a request."""
+        """The peer has left a request."""
         delivery = self._deliveries.get(request)
         writer = self._writers.pop(request, None)
         if delivery is not None:
@@ -235,17 +234,17 @@ class Serving(RequestOwner):
     # --- commands
 
     def has_offered(self, path: str) -> bool:
-        """Whether the peer was told of that path, and not of its end."""
+        """True while an announcement of that path to the peer is live."""
         return any(writer.has_offered(path) for writer in self._writers.values())
 
     def announce_initial(self, request: int, offers: Iterable[Offer]) -> None:
-        """Answer an interest in announcements with what exists."""
+        """Answer an announce interest with the initial set."""
         writer = self._writers.get(request)
         if writer is not None:
             self._account(writer.begin(offers))
 
     def announce(self, request: int, path: str, offer: Offer | None) -> None:
-        """A path came, went (`None`), or is reached another way."""
+        """A path came, went (`None`), or has another route."""
         writer = self._writers.get(request)
         if writer is not None:
             self._account(writer.change(path, offer))
@@ -257,13 +256,13 @@ class Serving(RequestOwner):
             delivery.accept()
 
     def send_group(self, request: int, pieces: tuple[GroupPiece, ...], now: float) -> None:
-        """Groups of a subscription: the path of every frame."""
+        """Send groups of a subscription: the path of every frame."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
             self._account(delivery.send(pieces, now))
 
     def send_datagram(self, request: int, sequence: int, timestamp: int, payload: bytes) -> bool:
-        """A group of one frame, as a datagram; whether it could be sent."""
+        """Send a group of one frame as a datagram. Returns False if that is not possible."""
         delivery = self._deliveries.get(request)
         return delivery is not None and delivery.send_datagram(sequence, timestamp, payload)
 
@@ -281,7 +280,7 @@ class Serving(RequestOwner):
             self._after_end(delivery)
 
     def send_info(self, request: int, properties: TrackProperties) -> None:
-        """Answer a question about a track."""
+        """Answer a request for track properties."""
         answer = self._answers.pop(request, None)
         if answer is not None:
             info = TrackInfo(*properties)
@@ -297,7 +296,7 @@ class Serving(RequestOwner):
             self._keep_account(answer.stream, request, sum(map(len, chunks)))
 
     def reject(self, request: int, code: int) -> None:
-        """Refuse a request, or abort what is under way, with a code of the current stream registry."""
+        """Refuse or abort a request, with a code of the current stream registry."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
             delivery.reject(code)
@@ -310,12 +309,12 @@ class Serving(RequestOwner):
             self._core.refuse(answer.stream, code)
 
     def stop(self) -> None:
-        """The session is over: nothing is due any more."""
+        """The session is over: no deadline is left."""
         self._ending.clear()
 
     @property
     def ending(self) -> bool:
-        """Whether the end of a track is still to be told."""
+        """True while the end of a track has not been sent."""
         return bool(self._ending)
 
     # --- time
@@ -327,7 +326,7 @@ class Serving(RequestOwner):
         return min(self._deliveries[request].check_at for request in self._ending)
 
     def on_time(self, now: float) -> None:
-        """Tell the ends of tracks whose groups have left."""
+        """Send the ends of tracks whose groups have left."""
         for request in sorted(self._ending):
             delivery = self._deliveries[request]
             if delivery.check_at <= now:
@@ -363,7 +362,7 @@ class Serving(RequestOwner):
             self._shed()
 
     def _keep_account(self, stream: Stream, request: int, size: int) -> None:
-        """More is unsent in a fetch, or in a stream whose request is over."""
+        """Count unsent bytes of a fetch, or of a stream whose request is over."""
         if stream not in self._loose:
             size += STREAM_COST
         self._loose[stream] = request
@@ -376,7 +375,7 @@ class Serving(RequestOwner):
         self._look_at = max(LOOK_AT_LEAST, 2 * len(self._loose))
 
     def _shed(self) -> None:
-        """The session holds too much: the least important subscription loses its oldest group, then the next."""
+        """Too much is unsent: the least important subscription loses its oldest group, then the next."""
         deliveries = list(self._deliveries.values())
         self._look_at_loose()
         self._unsent = sum(delivery.backlog.measure() for delivery in deliveries)
@@ -384,7 +383,7 @@ class Serving(RequestOwner):
         self._unsent += sum(writer.stream.unsent for writer in self._writers.values())
         if self._unsent <= self.backlog_limit:
             return
-        enough = self.backlog_limit * 3 // 4  # not the limit itself, or it would be reached again at once
+        enough = self.backlog_limit * 3 // 4  # the limit itself would be exceeded again at once
         for stream, request in list(self._loose.items()):  # the oldest first: fetches are the past
             if self._unsent <= enough:
                 break
@@ -398,7 +397,7 @@ class Serving(RequestOwner):
             if least.shed():
                 heappush(order, (priority, -least.backlog.unsent, number))
             self._unsent += least.backlog.unsent + unsent
-        # Groups first: without announcements, the peer would know of nothing.
+        # Announcements go last: a peer without them can ask for nothing.
         for request, writer in sorted(self._writers.items(), key=lambda pair: -pair[1].stream.unsent):
             if self._unsent <= enough:
                 break

@@ -1,4 +1,4 @@
-"""The vocabulary of a moq session: what it reports, and what it is asked to send.
+"""The vocabulary of a moq session: events, and the values that commands take.
 
 Owns the events, in the order of a session's life, and the values that commands take. Must never know a version, a
 stream or a byte: those belong to the state machines that report these events. Owners (connection actors, the client)
@@ -25,14 +25,14 @@ NEVER = float("inf")
 
 
 class Introduced(NamedTuple):
-    """The peer has said enough to be admitted: answer with `admit`, or `close`."""
+    """The path of the peer is known: answer with `admit` or `close`."""
 
     target: str | None
     """Path and query from SETUP; `None` where the transport's own URL counts."""
 
 
 class Opened(NamedTuple):
-    """The version is agreed on and the peer is admitted: requests may be made."""
+    """The version is negotiated and the peer is admitted: requests may be made."""
 
 
 class Established(NamedTuple):
@@ -49,9 +49,10 @@ class PeerInfo(NamedTuple):
 
 
 class PeerAlive(NamedTuple):
-    """Answer to `check_alive`: whether the peer gave a sign of life in time."""
+    """Answer to `check_alive`."""
 
     alive: bool
+    """The peer answered in time."""
 
 
 class PeerLeaving(NamedTuple):
@@ -67,20 +68,20 @@ class BitrateReported(NamedTuple):
 
 
 class LimitExceeded(NamedTuple):
-    """The peer went beyond a limit of the parser, and was refused for it."""
+    """The peer exceeded a limit, and its stream or session was refused."""
 
     limit: str
     detail: str
 
 
 class Incompatible(NamedTuple):
-    """The peer's SETUP offers no version that is spoken here; `Closed` follows."""
+    """The peer's SETUP offers no version that we support; `Closed` follows."""
 
     offered: tuple[str, ...]
 
 
 class Fault(NamedTuple):
-    """The peer broke a rule. It cost the stream, or with `fatal` the session: `Closed` follows."""
+    """The peer broke a rule: the stream is refused, or with `fatal` the session, and `Closed` follows."""
 
     error: WireError
     fatal: bool
@@ -105,13 +106,13 @@ class AnnouncementsStarted(NamedTuple):
 
 
 class AnnouncementsComplete(NamedTuple):
-    """The initial set has been reported. 03 and 04 cannot tell; there it comes at once."""
+    """The initial set has been reported. 03 and 04 do not mark its end; there this comes at once."""
 
     request: int
 
 
 class Announced(NamedTuple):
-    """A path is live, or is reached another way (`update`), or begins anew under a live announcement (`restart`)."""
+    """A path is live, has another route (`update`), or begins anew under a live announcement (`restart`)."""
 
     request: int
     path: str
@@ -133,11 +134,11 @@ class Unannounced(NamedTuple):
     request: int
     path: str
     said: bool = True
-    """Whether the peer said so; not if it ended the stream that announces."""
+    """False if the Announce stream ended without a word on this path."""
 
 
 class AnnouncementsEnded(NamedTuple):
-    """The peer announces no more here; `Unannounced` came for each live path. `code` if it reset the stream."""
+    """The Announce stream has ended; `Unannounced` came for each live path. `code` is that of a reset."""
 
     request: int
     code: int | None
@@ -161,7 +162,7 @@ class SubscriptionDropped(NamedTuple):
 
 
 class GroupPart(NamedTuple):
-    """What one call of `receive` added to one group."""
+    """Data that one call of `receive` added to one group."""
 
     sequence: int
     first_frame: int
@@ -188,14 +189,14 @@ class DatagramReceived(NamedTuple):
 
 
 class SubscriptionEnded(NamedTuple):
-    """No group beyond those under way will begin. `final`: the first sequence that will never come, if it was said.
-
-    `stream` tells whether the Subscribe stream has ended too.
-    """
+    """No further group will begin; open groups may go on."""
 
     request: int
     final: int | None
+    """The first sequence that will never come (05 and 06)."""
+
     closed: bool
+    """The Subscribe stream has ended, too."""
 
 
 class InfoReceived(NamedTuple):
@@ -221,7 +222,7 @@ class ProbeReceived(NamedTuple):
 
 
 class RequestRejected(NamedTuple):
-    """The peer refused or aborted a request of ours. `received` is the number it sent, `code` that of our own table."""
+    """The peer refused or aborted a request of ours. `received` is the code it sent, `code` that of the current registry."""
 
     request: int
     code: int
@@ -229,7 +230,7 @@ class RequestRejected(NamedTuple):
 
 
 class RequestFinished(NamedTuple):
-    """A request is over in good order: all estimates have come, or the end of a track was sent."""
+    """A request ended without an error: all estimates have come, or the end of a track was sent."""
 
     request: int
 
@@ -296,14 +297,14 @@ class ProbeRequested(NamedTuple):
 
 
 class RequestCancelled(NamedTuple):
-    """The peer needs nothing more of a request. `code` if it reset or stopped the stream."""
+    """The peer left a request: no answer is needed. `code` is that of its reset or stop."""
 
     request: int
     code: int | None
 
 
 class GroupStopped(NamedTuple):
-    """The peer refused the rest of a group."""
+    """The peer wants no more of a group."""
 
     request: int
     sequence: int
@@ -311,7 +312,7 @@ class GroupStopped(NamedTuple):
 
 
 class GroupSkipped(NamedTuple):
-    """A group was reset because the peer took it too slowly."""
+    """A group was reset because the peer is too slow."""
 
     request: int
     sequence: int
@@ -361,7 +362,7 @@ Event: TypeAlias = (
 )
 
 
-# --- what is sent --------------------------------------------------------------------------------------------------
+# --- values of commands --------------------------------------------------------------------------------------------------
 
 
 class Offer(NamedTuple):
@@ -372,15 +373,16 @@ class Offer(NamedTuple):
     """From the original publisher to the relay before us; our own id is added where the version has it."""
 
     source: int = 0
-    """Changes when another publication takes the path over."""
+    """Number of the publication; another one means another publisher."""
 
 
 class GroupPiece(NamedTuple):
-    """What one turn adds to one group of a subscription; shared by all subscriptions that get the same."""
+    """Data that one turn adds to one group of a subscription; shared by all subscriptions that get the same."""
 
     sequence: int
     first: bool
-    """Whether this opens the group for the subscriber."""
+    """Opens the group for the subscriber."""
+
     start_frame: int
     chunks: tuple[Any, ...]
     """`bytes` of the group stream; where `Encoding.FRAMES` was asked for, parts of the group."""

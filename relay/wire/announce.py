@@ -1,7 +1,7 @@
 """Messages of the Announce stream.
 
 Owns: the request, the opening reply and the announcements, in all versions. Must never: remember which paths
-or announce ids are live (the session does). Called by: decoders here, connections that announce.
+or announce ids are live (the session does). Called by: decoders here, sessions that announce.
 
 A suffix is relative to the prefix that was asked for; the empty suffix is the prefix itself. Hop ids name the
 relays an announcement came through, first publisher first; 0 is a hop without identity.
@@ -22,7 +22,7 @@ from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 
 MAX_HOPS: Final = 32
-"""A longer chain is a loop in the making; current peers close the session over one."""
+"""A longer list means a loop; current peers close the session when they receive one."""
 
 _ENDED: Final = 0
 _ACTIVE: Final = 1
@@ -66,7 +66,7 @@ def _read_hops(cursor: Cursor) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceRequest:
-    """Ask for every announcement under `prefix`; on 04 and 05 without those that passed `exclude_hop` (0: all)."""
+    """Ask for all announcements under `prefix`. 04 and 05 leave out those that passed `exclude_hop` (0: none)."""
 
     prefix: str
     exclude_hop: int = 0
@@ -87,7 +87,7 @@ class AnnounceRequest:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceInit:
-    """01 and 02: the paths live at the moment of the request, always the first reply."""
+    """01 and 02: the paths that are live when the request arrives; the first reply."""
 
     suffixes: tuple[str, ...] = ()
 
@@ -192,7 +192,7 @@ class AnnounceEnded:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceUpdate:
-    """06: the same announcement by another way, or at other costs."""
+    """06: the same announcement by another route, or at other costs."""
 
     announce_id: int
     hops: tuple[int, ...] = ()
@@ -216,7 +216,7 @@ class AnnounceUpdate:
 def decode_announce(body: bytes, version: Version) -> AnnounceActive | AnnounceEnded:
     """Read an announcement of 01..05, where a status byte tells active from ended.
 
-    What an ended one says about hops is skipped.
+    The hops of an ended one are skipped.
     """
     cursor = Cursor(body)
     status = cursor.byte()

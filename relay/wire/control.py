@@ -1,6 +1,6 @@
 """The short exchanges: track properties, fetch, probe, goaway and session information.
 
-Owns: these messages in all versions. Must never: decide what to answer. Called by: decoders here, connections.
+Owns: these messages in all versions. Must never: decide what to answer. Called by: decoders here, sessions.
 
 `encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
 cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
@@ -166,5 +166,5 @@ class SessionInfo:
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """Read the bitrate; what may follow it in the message is nobody's concern."""
+        """Read the bitrate; further fields are ignored."""
         return cls(Cursor(body).varint())

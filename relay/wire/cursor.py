@@ -1,4 +1,4 @@
-"""Reading one complete message body, and the few pieces all encoders share.
+"""Reading one complete message body, and the few helpers that all encoders share.
 
 Owns: the step-by-step reader of a body whose last byte has arrived, and the length prefix. Must never: wait for
 bytes (a body that is too short is malformed, unlike a stream). Called by: the message files of this room.
@@ -108,7 +108,7 @@ def encode_byte(value: int) -> bytes:
 
 
 def lacks(version: Version, what: str) -> NoReturn:
-    """Refuse to write what a version has no form for; our own fault, never the peer's."""
+    """Raise ValueError for a message that the version lacks: our fault, never the peer's."""
     raise ValueError(f"{version.name_on_wire} has no {what}")
 
 

@@ -1,7 +1,7 @@
 """One decoder per stream direction: slices in, messages out.
 
 Owns: which messages a stream carries, in which order, by version. Must never: answer, or keep what it returned.
-Called by: connections, one decoder per stream. All raise WireError for the peer's faults (see `Incremental`).
+Called by: sessions, one decoder per stream. All raise WireError for the peer's faults (see `Incremental`).
 """
 
 from __future__ import annotations

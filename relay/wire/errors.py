@@ -18,7 +18,7 @@
 Our own faults (a value that does not fit, a message the version lacks) are ValueError and never reach a peer.
 
 Owns: the tree, the code tables, and every translation of a code. Must never: hold a session's state.
-Called by: decoders (raise), connections (turn an error into a reset or a close), transports (HTTP/3 mapping).
+Called by: decoders (raise), sessions (turn an error into a reset or a close), transports (HTTP/3 mapping).
 """
 # ruff: noqa: N818 - each name says what happened; the tree says that it is an error
 
@@ -113,7 +113,7 @@ class WireError(Exception):
     """The peer sent something it must not; subclasses say what.
 
     `code_name` is a short constant for logs and counters. `stream_only` tells whether refusing the one stream
-    is enough; whoever owns the stream may be stricter. `limit` names the limit that was exceeded, "" if it was none.
+    is enough; the owner of the stream may be stricter. `limit` names the limit that was exceeded, "" for none.
     """
 
     code_name: ClassVar[str] = "wire"
@@ -184,7 +184,7 @@ class FrameTooLarge(WireError):
 
 
 class TooManyMessages(WireError):
-    """Readable messages, each of them allowed, but too many in a time."""
+    """More control messages than the rate allows, each of them legal."""
 
     code_name = "too_many_messages"
     session_code = SessionCode.TOO_MANY_REQUEST_UPDATES
@@ -221,7 +221,7 @@ class NoCommonVersion(ProtocolViolation):
 
 
 def afresh(error: WireError) -> WireError:
-    """The same error, to be kept or raised again: without a traceback, whose frames know whoever keeps it."""
+    """A copy without a traceback, to be kept or raised again: the frames of a traceback would refer to its keeper."""
     return type(error)(*error.args)
 
 

@@ -1,7 +1,7 @@
 """Groups, frames and datagrams, and how a stream of each kind opens.
 
-Owns: everything written on the path of live data, small and quick. Must never: hold a payload. Called by:
-connections for each group and frame they send; decoders here.
+Owns: everything written on the path of live data. Must never: hold a payload. Called by: sessions for each group,
+encoders for each frame, decoders here.
 
 `encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
 cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.

@@ -1,7 +1,7 @@
 """The decoders of live data: a group's frames, and the unidirectional streams they arrive on.
 
 Owns: finding frame boundaries without holding payload. Must never: copy a payload into a buffer, or wait for a
-whole frame. Called by: connections, once per slice of each stream; this is the hot path.
+whole frame. Called by: sessions, once per slice of each stream; this is the hot path.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _new_header = tuple.__new__
 
 
 class FrameDecoder:
-    """Splits frames: a FrameHeader each, followed by its payload in the pieces in which it arrives.
+    """Splits frames: a FrameHeader each, followed by its payload in the chunks in which it arrives.
 
     Also reads the reply to a Fetch, which is bare frames. After an error every call raises that error again.
     """
@@ -65,7 +65,7 @@ class FrameDecoder:
     def feed(self, data: bytes, start: int = 0) -> list[FrameItem]:
         """Take the next slice (of `data` what lies from `start` on); raises WireError.
 
-        A slice wholly inside one frame comes back as the same object. Payload pieces are never empty.
+        A slice wholly inside one frame comes back as the same object. Payload chunks are never empty.
         """
         if self._error is not None:
             raise afresh(self._error)

@@ -1,6 +1,6 @@
-"""The machine under every decoder of control messages.
+"""The base of every decoder of control messages.
 
-Owns: waiting for bytes, the size limit, and staying dead after an error. Must never: know a message.
+Owns: the wait for bytes, the size limit, and the error that every call raises after a fault. Must never: know a message.
 Called by: the decoders of this room, which subclass it.
 """
 
@@ -55,7 +55,7 @@ class Incremental(Generic[Item]):
     def end(self) -> None:
         """The peer finished the stream; raises Truncated if that leaves something incomplete.
 
-        A stream that ends before it began is no error here: whether an answer is missing, the caller knows.
+        A stream that ends before its first byte is no error here: the caller knows if an answer is missing.
         """
         self._raise_if_dead()
         if self._buffer or self._inside():
@@ -68,11 +68,11 @@ class Incremental(Generic[Item]):
         raise NotImplementedError
 
     def _inside(self) -> bool:
-        """Tell whether something begun is still owed although no byte is waiting."""
+        """True if a message has begun although no byte of it is buffered."""
         return False
 
     def _waiting(self) -> bool:
-        """Tell whether unread bytes are at hand."""
+        """True if unread bytes are buffered."""
         return self._offset < len(self._buffer)
 
     def _varint(self) -> int | None:
@@ -88,7 +88,7 @@ class Incremental(Generic[Item]):
         return None if found is None else self._body(*found)
 
     def _body(self, size: int, start: int) -> bytes | None:
-        """Read a body of `size` bytes from `start`, held against the limit before any of it is waited for."""
+        """Read a body of `size` bytes from `start`. The size is checked against the limit first."""
         if size > self.max_message:
             raise MessageTooLarge(f"message of {size} bytes, at most {self.max_message} are allowed")
         end = start + size

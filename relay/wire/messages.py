@@ -1,6 +1,6 @@
 """All messages under one name.
 
-Owns: nothing; it gathers. Must never: define a message. Called by: whoever speaks the protocol.
+Owns: nothing; it gathers. Must never: define a message. Called by: sessions and tests.
 """
 
 from relay.wire.announce import (

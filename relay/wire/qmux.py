@@ -40,7 +40,7 @@ class Draft(IntEnum):
 
     @property
     def packs(self) -> bool:
-        """Whether a message holds several frames. The drafts that do also have pings and datagrams."""
+        """True if a message may hold several frames. Those drafts also have pings and datagrams."""
         return self >= Draft.QMUX_01
 
 
@@ -77,7 +77,7 @@ _STREAM_MASK: Final = 0x07
 
 
 class StreamFrame(NamedTuple):
-    """The next bytes of a stream. Senders of draft 00 leave `offset` away, so it says nothing; order does."""
+    """The next bytes of a stream. Senders of draft 00 omit `offset`, so it is ignored: messages keep the order."""
 
     stream_id: int
     data: bytes
@@ -86,7 +86,7 @@ class StreamFrame(NamedTuple):
 
 
 class ResetStream(NamedTuple):
-    """The sender gives its half up, after `final_size` bytes. Some senders always write 0 there."""
+    """The sender aborts its half after `final_size` bytes. Some senders always write 0 there."""
 
     stream_id: int
     code: int
@@ -97,7 +97,7 @@ class ResetStream(NamedTuple):
 
 
 class StopSending(NamedTuple):
-    """The receiver wants no more."""
+    """STOP_SENDING: the receiver wants no more data."""
 
     stream_id: int
     code: int
@@ -136,7 +136,7 @@ class MaxStreams(NamedTuple):
 
 
 class Blocked(NamedTuple):
-    """The peer waits for one of our limits. For people: limits are raised without being asked."""
+    """The peer has reached one of our limits. For logs: we raise limits without being asked."""
 
     kind: int
 
@@ -194,7 +194,7 @@ class Parameters:
     """Of a whole datagram frame."""
     max_record: int = MAX_RECORD
     reset_stream_at: bool = False
-    """Whether RESET_STREAM_AT may be sent to the sender of the parameters."""
+    """True if the sender of the parameters takes RESET_STREAM_AT."""
 
     def encode(self) -> bytes:
         """Return the whole frame."""

@@ -1,7 +1,7 @@
 """How a session introduces itself.
 
 Owns: SETUP of 05 and 06, and the older exchange on the first bidi stream from which 01 or 02 is chosen, in its
-three forms. Must never: choose a version or judge a parameter's meaning. Called by: decoders here, connections.
+three forms. Must never: choose a version or judge a parameter's meaning. Called by: decoders here, sessions.
 
 `encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
 cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
@@ -20,7 +20,7 @@ from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 
 MAX_SETUP_PARAMS: Final = 64
-"""Parameters in one SETUP; the protocol's own limit, held against the older exchange as well."""
+"""Parameters in one SETUP; the protocol's own limit, applied to the older exchange as well."""
 
 _MAX_U16: Final = 0xFFFF
 
@@ -34,7 +34,7 @@ class _Param(IntEnum):
 
 
 class Role(IntEnum):
-    """What a client says it will only do; any other number, or none, means both."""
+    """The only role that a client takes; any other number, or none, means both."""
 
     PUBLISHER = 1
     SUBSCRIBER = 2
@@ -73,7 +73,7 @@ class Setup:
     """05 and 06: the one message of each side's Setup stream; None is an absent parameter.
 
     `probe` is the level offered (0 none, 1 report, 2 or more increase), `path` the request path with its query
-    (clients on raw QUIC), `role` see `Role`, `cost` that of the link (absent: 1), `origin` the sender's hop id.
+    (clients on raw QUIC), `role` see `Role`, `cost` that of the connection (absent: 1), `origin` the sender's hop id.
     Parameters unknown here are dropped.
     """
 

@@ -1,7 +1,7 @@
 """Messages of the Subscribe stream.
 
 Owns: the subscription, its updates and the publisher's replies, in all versions. Must never: judge a range
-against a track (the model does). Called by: decoders here, connections that subscribe or publish.
+against a track (the model does). Called by: decoders here, sessions that subscribe or publish.
 
 Groups are named by sequence number; `end_group` and `end_frame` are inclusive, None is unbounded. In
 `start_group`, None asks for no particular group. 06 writes that as plain 0, so there 0 reads back as None.
@@ -137,8 +137,8 @@ class SubscribeUpdate:
 class SubscribeOk:
     """The publisher accepts.
 
-    01 tells the priority, 02 nothing, 03 and 04 the first five fields; 05 and 06 tell only `group`, the first
-    one of the subscription, once it is known.
+    01 has the priority, 02 nothing, 03 and 04 the first five fields; 05 and 06 only `group`, the first one of
+    the subscription, once it is known.
     """
 
     priority: int = 0

@@ -1,6 +1,6 @@
 """Strings and paths as they travel.
 
-Owns: UTF-8 with a length prefix, and paths in their normal form (`relay.paths`). Called by: message codecs.
+Owns: UTF-8 with a length prefix, and paths in their normal form. Called by: message codecs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The protocol versions, and the names they are negotiated by.
 
-Owns: which versions exist and how each is spelled in ALPN, in SETUP and to people. Must never: decide which
+Owns: which versions exist, and their names in ALPN, in SETUP, in configuration and logs. Must never: decide which
 version a session uses (the transport does, from these tables). Called by: all codecs, transports, configuration.
 """
 
@@ -31,7 +31,7 @@ class Version(IntEnum):
 
     @property
     def name_on_wire(self) -> str:
-        """The published name, such as "moq-lite-05", for people and logs."""
+        """The published name, such as "moq-lite-05"."""
         return f"moq-lite-{self.value:02}"
 
     # --- what differs between versions; rules of the protocol ask these and never compare versions

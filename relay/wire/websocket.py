@@ -1,4 +1,4 @@
-"""The WebSocket subprotocol `webtransport`: one frame a message, as the 0.9.3 generation speaks it.
+"""The WebSocket subprotocol `webtransport`: one frame a message, as the 0.9.3 generation has it.
 
 Owns: how its five frames are written and read. There are no offsets, no flow control and no datagrams. Must never:
 know a stream's state. Called by: the WebSocket transport.
