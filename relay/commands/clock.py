@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from relay import terminal
@@ -287,17 +287,9 @@ def say(text: str) -> None:
     terminal.say(f"moq-clock: {printable(text)}")
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and where help is."""
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with status 2."""
-        self.exit(2, f"moq-clock: {printable(message)}\nTry: moq-clock --help\n")
-
-
-def build_parser() -> Parser:
+def build_parser() -> terminal.Parser:
     """Return the parser of the command line."""
-    parser = Parser(
+    parser = terminal.Parser(
         prog="moq-clock",
         usage="moq-clock {publish,watch} [URL] [flags]",
         description=DESCRIPTION,
