@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from relay import log, terminal
 from relay.config import Config, ConfigError, load
@@ -69,6 +70,22 @@ def _warnings_to_terminal() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+class Parser(argparse.ArgumentParser):
+    """Collects flags as pairs of text, in order; the configuration reads them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with a line about the fault and one about help."""
+        self.exit(2, f"moq-relay: {message}\nTry: moq-relay --help\n")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        if file is sys.stderr:
+            terminal.say(message.rstrip("\n"))
+            return
+        fault = terminal.put(message)
+        if fault:
+            self.exit(1, f"moq-relay: {fault}\n")
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of help texts, and words with hyphens whole."""
 
@@ -94,9 +111,9 @@ class _Collect(argparse.Action):
         flags.append((str(option_string), str(values)))
 
 
-def build_parser() -> terminal.Parser:
-    """Return the parser, with a flag for each option. The configuration reads their texts."""
-    parser = terminal.Parser(
+def build_parser() -> Parser:
+    """Return the parser, its flags taken from the table of options."""
+    parser = Parser(
         prog="moq-relay",
         usage=USAGE,
         description=DESCRIPTION,

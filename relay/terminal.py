@@ -5,11 +5,10 @@ Must never decide on an exit status. Called by the commands, and by `relay.proce
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 
 def open_closed_streams() -> None:
@@ -58,22 +57,6 @@ def say(text: str) -> None:
         sys.stderr.flush()
     except OSError:
         give_up(sys.stderr)
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a fault in one line, with the place of help, and writes as this file does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
-        self.exit(2, f"{self.prog}: {printable(message)}\nTry: {self.prog} --help\n")
-
-    def _print_message(self, message: str, file: object = None) -> None:
-        if file is sys.stderr:
-            say(message.rstrip("\n"))
-            return
-        fault = put(message)
-        if fault:
-            self.exit(1, f"{self.prog}: {fault}\n")
 
 
 def give_up(stream: TextIO) -> None:

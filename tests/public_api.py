@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, is_typeddict
 
 from pydantic import BaseModel
 
@@ -23,17 +23,19 @@ FILE = Path(__file__).with_suffix(".txt")
 
 NOT_PROMISED = {
     "Relay": {"accept", "admit", "connections", "origin"},
-    "Announced": {"on_event"},
+    "Handle": {"on_event", "ring", "until"},
+    "Reader": {"put"},
+    "Client": {"cancel", "flush", "offer"},
     "GroupReader": {"abort", "feed"},
-    "Publication": {"note"},
-    "SessionEnded": {"again"},
-    "Subscription": {"on_event", "update_to"},
-    "TrackWriter": {"fetch", "on_event", "send", "subscribe"},
+    "TrackWriter": {"send", "serve"},
 }
 """Methods for other files of the relay, and for its tests."""
 
 CONSTRUCTED = ("relay.Relay", "relay.config.ConfigError")
 """Classes that programs construct, beside the tables; methods return the others."""
+
+SHARED = ("Endpoint", "Handle", "Reader")
+"""Bases of the client's classes that are no promise; what they bring is listed with each class."""
 
 PLAIN = (bool, int, float, str, type(None), tuple)
 
@@ -54,10 +56,16 @@ def _described(name: str, value: Any) -> Iterator[str]:
     elif issubclass(value, Enum):
         yield f"{name}: {', '.join(value.__members__)}"
     else:
-        bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+        bases = ", ".join(
+            base.__name__ for base in value.__bases__ if base is not object and base.__name__ not in SHARED
+        )
         yield f"class {name}({bases})"
         if issubclass(value, BaseModel):
             yield from (f"{name}.{field}" for field in value.model_fields)
+        elif is_typeddict(value):
+            yield from (
+                f"{name}.{field}: {kind.__forward_arg__}" for field, kind in value.__annotations__.items()
+            )
         elif dataclasses.is_dataclass(value):
             yield from (f"{name}.{entry.name}: {entry.type}" for entry in dataclasses.fields(value))
         elif name in CONSTRUCTED:
@@ -66,8 +74,10 @@ def _described(name: str, value: Any) -> Iterator[str]:
 
 
 def _members(name: str, cls: type) -> Iterator[str]:
-    hidden = NOT_PROMISED.get(cls.__name__, set())
-    for member, value in sorted(vars(cls).items()):
+    own = [base for base in cls.__mro__ if base.__module__.startswith("relay.client.")] or [cls]
+    hidden = {member for base in own for member in NOT_PROMISED.get(base.__name__, ())}
+    found = {member: value for base in reversed(own) for member, value in vars(base).items()}
+    for member, value in sorted(found.items()):
         if member.startswith("_") or member in hidden:
             continue
         if isinstance(value, property):

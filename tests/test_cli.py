@@ -471,11 +471,6 @@ def test_a_full_disk_is_named(arguments: str) -> None:
     assert found.stderr == "moq-relay: standard output: No space left on device\n"
 
 
-def test_moq_clock_names_a_full_disk_too() -> None:
-    found = shell(f"{sys.executable} -m relay.commands.clock --help > /dev/full")
-    assert (found.returncode, found.stderr) == (1, "moq-clock: standard output: No space left on device\n")
-
-
 def test_an_output_without_the_characters_of_a_path_gets_them_escaped(tmp_path: Path) -> None:
     file = tmp_path / "relay.toml"
     file.write_text('server.tls.generate = "localhost"\nauth.public = "caf\u00e9"\n', encoding="utf-8")

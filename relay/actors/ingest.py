@@ -29,12 +29,6 @@ PAST_MS = 3_600_000
 MAX_HOP_ID = (1 << 53) - 1
 """Hop ids stay below it: older browser clients hold them in a double."""
 
-LATE_ROUND_TRIPS = 6
-"""Round trips for which a group that is late is waited for: what was lost twice has come by then."""
-
-LATE_AT_MOST = 10.0
-"""Seconds of the same, at most: a peer decides how long its round trip looks."""
-
 SUBSCRIBER_ONLY = 2
 """Role in SETUP of a peer that publishes nothing."""
 
@@ -207,7 +201,7 @@ class Ingest:
             case moq.SubscriptionStarted():
                 send(past.track, m.PastStarted(past.number, event.group))
             case moq.SubscriptionEnded() | moq.RequestRejected():
-                send(past.track, m.PastOver(past.number, self._patience()))
+                send(past.track, m.PastOver(past.number, self._moq.patience(m.LATE_AT_LEAST)))
 
     def _describe(self, track: Ref, path: str, name: str) -> None:
         if self._moq.describes_tracks:
@@ -266,13 +260,15 @@ class Ingest:
                 if track is not None:
                     send(track, m.UpstreamDatagram(event.sequence, event.timestamp, event.payload))
             case moq.SubscriptionStarted():
-                self._tell(event.request, m.UpstreamStarted(event.group, self._patience()))
+                self._tell(event.request, m.UpstreamStarted(event.group, self._moq.patience(m.LATE_AT_LEAST)))
             case moq.SubscriptionDropped():
                 self._tell(event.request, m.UpstreamDropped(event.start, event.end))
             case moq.SubscriptionEnded():
                 if event.request in self._tracks and event.request not in self._ended:
                     self._ended.add(event.request)
-                    self._tell(event.request, m.UpstreamEnded(event.final, self._patience()))
+                    self._tell(
+                        event.request, m.UpstreamEnded(event.final, self._moq.patience(m.LATE_AT_LEAST))
+                    )
             case moq.InfoReceived():
                 question = self._questions.pop(event.request, None)
                 if question is not None:
@@ -293,11 +289,6 @@ class Ingest:
         track = self._tracks.get(request)
         if track is not None:
             send(track, message)
-
-    def _patience(self) -> float:
-        """Seconds for which a group of this peer that is late is waited for."""
-        rtt = self._moq.session.stats().rtt or 0.0
-        return max(m.LATE_AT_LEAST, min(LATE_ROUND_TRIPS * rtt, LATE_AT_MOST))
 
     def _on_fetched(self, event: moq.FetchedData) -> None:
         question = self._questions.get(event.request)

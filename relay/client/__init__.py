@@ -9,8 +9,8 @@ relay's actors. `moq-clock`, embedders and the test suite call it.
             async for frame in group:
                 ...
 
-Read it in this order: `peer` (what all parts share), `client` (the session), `watching` (asking), `groups` (reading)
-and `publishing` (what is on offer, and the answers).
+Read it in this order: `client` (what an application calls), `endpoint` (the session, and what all handles share),
+`watching` (asking and reading) and `publishing` (what is on offer, and the answers).
 """
 
 from relay.client.client import Client
@@ -24,9 +24,9 @@ from relay.client.errors import (
     SubscribeError,
     TrackInfoError,
 )
-from relay.client.groups import Frame, GroupReader
 from relay.client.publishing import GroupWriter, Publication, TrackWriter
-from relay.client.watching import Announced, Change, Subscription
+from relay.client.watching import Announced, Change, Frame, GroupReader, Subscription, Wanted
+from relay.transport.client import ClientTls, ConnectError
 
 __all__ = [
     "AnnounceError",
@@ -34,6 +34,8 @@ __all__ = [
     "Change",
     "Client",
     "ClientError",
+    "ClientTls",
+    "ConnectError",
     "FetchError",
     "Frame",
     "GroupAborted",
@@ -46,4 +48,5 @@ __all__ = [
     "Subscription",
     "TrackInfoError",
     "TrackWriter",
+    "Wanted",
 ]

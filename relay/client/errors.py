@@ -40,12 +40,6 @@ class SessionEnded(ClientError):
         self.by_peer = by_peer
         self.fault = fault
 
-    def again(self) -> SessionEnded:
-        """A fresh exception that says the same: each waiting task raises one of its own."""
-        copy = SessionEnded(self.code, self.reason, by_peer=self.by_peer, fault=self.fault)
-        copy.__cause__ = self.fault
-        return copy
-
 
 class RequestError(ClientError):
     """The peer ended a stream early. `code` is the number as it was received, in the peer's own table."""

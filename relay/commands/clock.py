@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from relay import terminal
 from relay.client import (
     Client,
     ClientError,
+    ClientTls,
+    ConnectError,
     GroupAborted,
     GroupReader,
     SessionEnded,
@@ -220,8 +222,6 @@ class Refused(Exception):  # noqa: N818 - it says what happened
 
 async def run(options: Options, *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
     """Connect and work, again and again, with pauses between. Ends by cancellation, or with Refused."""
-    from relay.transport.client import ConnectError  # heavy, and not needed to print the help
-
     pause = FIRST_PAUSE
     clock = asyncio.get_running_loop().time
     while True:
@@ -252,8 +252,6 @@ async def run(options: Options, *, sleep: Callable[[float], Awaitable[object]] =
 
 async def connect(options: Options) -> Client:
     """Dial the relay."""
-    from relay.transport.quic.trust import ClientTls  # heavy, and not needed to print the help
-
     tls = ClientTls(options.roots, options.fingerprints, options.disable_verify)
     return await Client.connect(options.url, versions=options.versions, tls=tls)
 
@@ -287,9 +285,17 @@ def say(text: str) -> None:
     terminal.say(f"moq-clock: {printable(text)}")
 
 
-def build_parser() -> terminal.Parser:
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with status 2."""
+        self.exit(2, f"moq-clock: {printable(message)}\nTry: moq-clock --help\n")
+
+
+def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = terminal.Parser(
+    parser = Parser(
         prog="moq-clock",
         usage="moq-clock {publish,watch} [URL] [flags]",
         description=DESCRIPTION,

@@ -75,6 +75,12 @@ HELD_BYTES = 262_144
 EVENT_COST = 64
 """Bytes that an event counts, besides its data, while it is held until admission."""
 
+LATE_ROUND_TRIPS = 6
+"""Round trips for which a group that is late is waited for: what was lost twice has come by then."""
+
+LATE_AT_MOST = 10.0
+"""Seconds of the same, at most: a peer decides how long its round trip looks."""
+
 MAX_DATAGRAM_HEADER = 24
 """Bytes of three varints."""
 
@@ -232,6 +238,10 @@ class LiteSession(Core):
         """Payload of the largest datagram that can be sent for certain, 0 if none can."""
         limit = self.session.datagram_limit - MAX_DATAGRAM_HEADER if self.version.has_timestamps else 0
         return max(0, limit)
+
+    def patience(self, at_least: float) -> float:
+        """Seconds for which a group of the peer that is late is waited for, `at_least` so many."""
+        return max(at_least, min(LATE_ROUND_TRIPS * (self.session.stats().rtt or 0.0), LATE_AT_MOST))
 
     def on_time(self, now: float) -> None:
         """`deadline` has come."""

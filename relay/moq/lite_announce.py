@@ -178,6 +178,10 @@ class AnnounceWriter(Handler):
         """By suffix: two routes above the prefix are one to the peer (06)."""
         self._next_id = 0
 
+    def covers(self, path: str) -> bool:
+        """Whether the path is under the prefix that was asked for."""
+        return strip(path, self._prefix) is not None
+
     def has_offered(self, path: str) -> bool:
         """True while an announcement of that path is live on this stream."""
         return self._suffix(path) in self._sent

@@ -249,6 +249,12 @@ class Serving(RequestOwner):
         if writer is not None:
             self._account(writer.change(path, offer))
 
+    def announce_to_all(self, path: str, offer: Offer | None) -> None:
+        """The same, for every interest that the path is under."""
+        for writer in list(self._writers.values()):
+            if writer.covers(path):
+                self._account(writer.change(path, offer))
+
     def accept(self, request: int) -> None:
         """The track of a subscription exists."""
         delivery = self._deliveries.get(request)

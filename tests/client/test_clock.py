@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from relay.client import Client, SessionEnded
+from relay.client import Client, ConnectError, SessionEnded
 from relay.commands import clock
-from relay.transport.client import ConnectError
 from relay.transport.memory import memory_pair
 from relay.wire.version import Version
 from tests.client.support import ALL, PATIENCE, pair

@@ -10,7 +10,7 @@ import pytest
 
 from relay.client import Announced, Client, GroupAborted, RequestError, SessionEnded, SubscribeError
 from relay.transport.memory import MemorySession
-from relay.transport.session import StreamReset, StreamStopped
+from relay.transport.session import SessionClosed, StreamData, StreamReset, StreamStopped
 from relay.wire.errors import SessionCode, StreamCode
 from relay.wire.frame import group_header
 from relay.wire.messages import (
@@ -55,7 +55,7 @@ async def test_announcements_alternate(version: Version, said: list[Any]) -> Non
         announced = near.announced()
         await announced.initial()
         await far.requested(1)
-        (writer,) = far.peer.moq.serving._writers.values()
+        (writer,) = far.moq.serving._writers.values()
         stream = writer.stream
         stream.write([message.encode(version) for message in said])
         with pytest.raises(SessionEnded) as caught:
@@ -114,7 +114,7 @@ async def test_the_end_of_an_unknown_path_is_ignored(version: Version) -> None:
     async with pair(version) as (client, other):
         announced = client.announced()
         await other.requested(1)
-        (writer,) = other.peer.moq.serving._writers.values()
+        (writer,) = other.moq.serving._writers.values()
         writer.stream.write([message.encode(version) for message in (END_A, A)])
         assert (await anext(announced)).active
 
@@ -320,7 +320,7 @@ async def test_the_end_of_the_session_ends_every_wait(version: Version, end: str
         for name, result in zip(tasks, results, strict=True):
             assert isinstance(result, SessionEnded), name
             assert (result.code, result.reason, result.by_peer) == ENDS[end], name
-        assert client.peer.sleepers == set()
+        assert client.sleepers == set()
         # Nor does anything begin afterwards.
         for begin in (client.announced, client.probe, lambda: client.fetch_group("demo", "video", 0)):
             with pytest.raises(SessionEnded):
@@ -366,6 +366,31 @@ async def test_a_fault_of_ours_does_not_leave_anyone_waiting(
         with pytest.raises(SessionEnded) as caught:
             await anext(announced)
         assert (caught.value.code, caught.value.by_peer) == (SessionCode.INTERNAL, False)
+
+
+@mute
+async def test_a_fault_of_ours_does_not_hide_the_end_that_comes_with_it(
+    version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("on purpose")
+
+    async with facing(version) as (client, peer):
+        announced = client.announced()
+        monkeypatch.setattr(Announced, "on_event", broken)
+        stream = await peer.bidi(b"\x01")
+        waiting = asyncio.ensure_future(anext(announced))
+        await asyncio.sleep(0)
+        data = A if version < Version.LITE_05 else AnnounceOk(1, 0)
+        client._on_transport(
+            (
+                StreamData(stream.twin, data.encode(version), fin=False),
+                SessionClosed(70, "enough", by_peer=True),
+            )
+        )
+        with pytest.raises(SessionEnded) as caught:
+            await waiting
+        assert (caught.value.code, caught.value.by_peer) == (70, True)
 
 
 @pytest.mark.parametrize("version", FETCHING)
@@ -419,10 +444,11 @@ async def test_who_reads_no_changes_is_told_how_it_is_in_the_end(
     version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`wait_for` reads none, and a broadcast may come and go for months."""
-    monkeypatch.setattr("relay.client.watching.KEPT", 8)
+    for module in ("endpoint", "watching"):
+        monkeypatch.setattr(f"relay.client.{module}.KEPT", 8)
     async with pair(version) as (near, far):
-        for name in ("stays", "goes"):
-            far.publish(name)
+        far.publish("stays")
+        goes = far.publish("goes")
         announced = near.announced()
         await announced.wait_for("goes")
         assert {(await anext(announced)).path for _ in range(2)} == {"stays", "goes"}
@@ -434,12 +460,12 @@ async def test_who_reads_no_changes_is_told_how_it_is_in_the_end(
         assert len(announced._unread) <= 8 + 2 + 2
         while announced._unread:
             await anext(announced)
-        far._publisher.publications["goes"].close()
-        far.publish("flaps")
+        goes.close()
+        flaps = far.publish("flaps")
         await announced.wait_for("flaps")
         for _ in range(20):
-            far._publisher.publications["flaps"].close()
-            far.publish("flaps")
+            flaps.close()
+            flaps = far.publish("flaps")
         await announced.wait_for("goes", active=False)
         far.publish("last")
         await announced.wait_for("last")
@@ -452,7 +478,7 @@ async def test_who_reads_no_changes_is_told_how_it_is_in_the_end(
 
 
 async def test_what_a_peer_did_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.client.peer.KEPT", 3)
+    monkeypatch.setattr("relay.client.endpoint.KEPT", 3)
     async with facing(Version.LITE_05) as (client, peer):
         for sequence in range(5):
             peer.session.open_uni().write([group_header(Version.LITE_05, GroupHeader(9, sequence))])
@@ -468,7 +494,7 @@ async def test_what_a_peer_did_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyP
 
 
 async def test_drops_that_are_not_kept_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.client.peer.KEPT", 1)
+    monkeypatch.setattr("relay.client.endpoint.KEPT", 1)
     version = Version.LITE_05
     async with facing(version) as (client, peer):
         subscription, stream = await subscribed(client, peer)
@@ -484,7 +510,7 @@ async def test_drops_that_are_not_kept_still_count(monkeypatch: pytest.MonkeyPat
 async def test_a_reader_that_lags_loses_the_oldest_groups(
     version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.client.watching.KEPT", 2)
+    monkeypatch.setattr("relay.client.endpoint.KEPT", 2)
     async with facing(version) as (client, peer):
         subscription, _ = await subscribed(client, peer)
         for sequence in range(4):

@@ -102,7 +102,7 @@ async def test_the_end_of_the_announce_stream_is_the_end_of_what_was_live(versio
         far.publish("demo")
         announced = near.announced()
         await announced.wait_for("demo")
-        (writer,) = far.peer.moq.serving._writers.values()
+        (writer,) = far.moq.serving._writers.values()
         writer.stream.write((), fin=True)
         assert [change.active async for change in announced] == [True, False]
         with pytest.raises(ClientError, match="demo"):
@@ -110,7 +110,7 @@ async def test_the_end_of_the_announce_stream_is_the_end_of_what_was_live(versio
 
         refused = near.announced("more")
         await far.requested(2)
-        [*far.peer.moq.serving._writers.values()][-1].stream.reset(5)
+        [*far.moq.serving._writers.values()][-1].stream.reset(5)
         with pytest.raises(AnnounceError) as caught:
             await anext(refused)
         assert caught.value.code == 5
@@ -125,7 +125,7 @@ async def test_who_stops_watching_is_told_nothing_more(version: Version) -> None
         assert [change async for change in announced] == []
         near.announced("again")
         await far.requested(2)
-        assert len(far._publisher._interests) == 1
+        assert len(far.moq.serving._writers) == 1
 
 
 # -- subscriptions
@@ -210,6 +210,27 @@ async def test_a_frame_comes_in_the_pieces_in_which_it_was_written(version: Vers
             assert await anext(pieces) == chunk
         group.finish()
         assert [piece async for piece in pieces] == []
+
+
+async def test_whole_frames_follow_one_that_was_read_in_pieces() -> None:
+    async with pair(Version.LITE_06) as (near, far):
+        video = far.publish("demo").track("video/hd")
+        group = video.group()
+        group.start_frame(6, 1)
+        group.write_chunk(b"one")
+        reader = await anext(await near.subscribe("demo", "video/hd"))
+        pieces = reader.pieces()
+        start = await anext(pieces)
+        assert not isinstance(start, bytes)
+        assert (start.timestamp, start.size) == (1, 6)
+        next_frame = asyncio.ensure_future(anext(reader))
+        await asyncio.sleep(0.01)
+        assert not next_frame.done()
+        group.write_chunk(b"two")
+        group.write(b"whole", 2)
+        assert await next_frame == Frame(b"whole", 2)
+        group.finish()
+        assert await reader.read_all() == []
 
 
 async def test_a_writer_keeps_to_the_size_it_announced() -> None:
@@ -407,6 +428,22 @@ async def test_a_range_of_groups(version: Version) -> None:
         assert subscription.end == (6 if version >= Version.LITE_05 else None)
         past = await near.subscribe("demo", "video/hd", start_group=1, end_group=2, max_latency_ms=60_000)
         assert {group.sequence async for group in past} == {1, 2}
+
+
+@updating
+async def test_an_update_takes_a_bound_away(version: Version) -> None:
+    async with pair(version) as (near, far):
+        video = far.publish("demo").track("video/hd")
+        subscription = await near.subscribe("demo", "video/hd", end_group=0, priority=3)
+        await video.used()
+        subscription.update(end_group=None)
+        await video.updated()
+        assert (video.updates[0].params.end_group, video.updates[0].params.priority) == (None, 3)
+        for number in range(2):
+            video.group().finish()
+            assert (await anext(subscription)).sequence == number
+        with pytest.raises((TypeError, ValueError), match="patience"):
+            subscription.update(patience=1)  # type: ignore[call-arg]
 
 
 async def test_the_oldest_versions_have_no_updates() -> None:
@@ -610,7 +647,7 @@ async def test_a_cancelled_request_is_withdrawn(version: Version) -> None:
         if version in FETCHING:
             fetching = asyncio.ensure_future(near.fetch("demo", "video/hd", 0))
             await publication.requested(3)
-            assert len(video._fetches) == 1
+            assert len(video._feeds) == 2
             fetching.cancel()
             await asyncio.gather(fetching, return_exceptions=True)
             assert fetching.cancelled()
@@ -619,9 +656,9 @@ async def test_a_cancelled_request_is_withdrawn(version: Version) -> None:
         await asyncio.gather(waiting, return_exceptions=True)
         await subscription.close()
         await video.unused()
-        assert near.peer.sleepers == set()
-        assert near.peer.owners == {}
-        assert video._fetches == {}
+        assert near.sleepers == set()
+        assert near.handles == {}
+        assert video._feeds == {}
 
 
 @versions

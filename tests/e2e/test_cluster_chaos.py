@@ -353,7 +353,7 @@ class World:
     async def _check_node(self, node: Node) -> list[dict[str, Any]]:
         guests: list[Guest] = [*self.cameras, *self.viewers, *self.guides.values()]
         here = [guest for guest in guests if guest.node is node]
-        lost = [(guest, guest.client.peer.ended) for guest in here if guest.client.peer.ended is not None]
+        lost = [(guest, guest.client.ended) for guest in here if guest.client.ended is not None]
         assert not lost, (node, "lost", lost)
         state = await node.state()
         rows: list[dict[str, Any]] = state["broadcasts"]

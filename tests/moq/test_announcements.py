@@ -146,3 +146,21 @@ def test_nothing_is_told_on_a_stream_that_is_over(version: Version, how: str) ->
     serving.announce_initial(request, [Offer("demo/mic")])
     assert (stream.written, stream.over) == (written, True)
     assert not serving.has_offered("demo/cam")
+
+
+@versions
+def test_a_change_goes_to_every_interest_that_it_is_under(version: Version) -> None:
+    pair = Pair(version)
+    prefixes = ("", "demo", "demo/cam", "other")
+    requests = {pair.client.moq.requests.request_announcements(prefix): prefix for prefix in prefixes}
+    pair.settle()
+    serving = pair.server.moq.serving
+    for request in pair.server.of(AnnounceRequested):
+        serving.announce_initial(request.request, ())
+    serving.announce_to_all("demo/cam", Offer("demo/cam"))
+    pair.settle()
+    told = {requests[event.request]: event.path for event in pair.client.of(Announced)}
+    assert told == dict.fromkeys(prefixes[:3], "demo/cam")
+    serving.announce_to_all("demo/cam", None)
+    pair.settle()
+    assert {requests[event.request] for event in pair.client.of(Unannounced)} == set(prefixes[:3])

@@ -1,0 +1,434 @@
+"""One end of a session on asyncio, and what every handle on it is made of.
+
+Owns the state machine with its timer, the tasks that wait for it, the handle of each request and the session's end.
+Must never read or write a message: `relay.moq` does. `Client` is an `Endpoint`; the handles keep a reference to it.
+
+The rule of waiting: a task waits by `Handle.until`, and the end of the session wakes every one. So nothing hangs,
+whatever the peer leaves out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
+
+from relay.client.errors import RequestError, SessionEnded
+from relay.model.limits import Limits
+from relay.model.path import strip
+from relay.moq import session as moq
+from relay.moq.lite import LiteSession, Options, State
+from relay.runtime import SYSTEM, Runtime
+from relay.transport.session import Event as TransportEvent
+from relay.transport.session import Session, SessionClosed
+from relay.wire.errors import SessionCode, StreamCode, WireError
+from relay.wire.frame_decoder import MAX_FRAME
+from relay.wire.setup import SetupForm
+from relay.wire.version import ALL_VERSIONS, Version
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TrackRequest: TypeAlias = moq.SubscribeRequested | moq.InfoRequested | moq.FetchRequested
+Request: TypeAlias = TrackRequest | moq.AnnounceRequested | moq.ProbeRequested | moq.PeerLeaving
+
+KEPT: Final = 4_096
+"""Items that are kept unread, and records of each kind."""
+
+MAX_HOP_ID: Final = 2**53 - 1
+"""Older browser clients keep ids in a double."""
+
+SETUP_TIMEOUT: Final = 10.0
+"""Seconds that a peer has for its part of the set-up."""
+
+FLUSH_TIMEOUT: Final = 5.0
+"""Seconds that written data gets to reach the peer before the session is closed."""
+
+FLUSH_POLL: Final = 0.005
+"""Seconds between looks whether it has."""
+
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds that a transport gets to close."""
+
+UNLIMITED: Final = 1 << 62
+
+
+class Noted(list[T]):
+    """What a peer did, the newest `KEPT` of it: a session may last for months. `total` counts all."""
+
+    total = 0
+
+    def append(self, item: T) -> None:
+        super().append(item)
+        self.total += 1
+        if len(self) > KEPT:
+            del self[0]
+
+
+class Handle:
+    """Something of a session that changes, and that tasks wait for."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._sleepers: list[asyncio.Future[None]] = []
+
+    def on_event(self, event: moq.Event) -> None:
+        """A request of this handle has changed."""
+
+    def ring(self) -> None:
+        """Let all waiting tasks look again."""
+        for sleeper in self._sleepers:
+            if not sleeper.done():
+                sleeper.set_result(None)
+
+    async def until(self, ready: Callable[[], object]) -> None:
+        """Wait until `ready()` is true. An exception that it raises ends the wait, and so does the session's end."""
+        while not ready():
+            self._endpoint.check()
+            sleeper = asyncio.get_running_loop().create_future()
+            self._sleepers.append(sleeper)
+            self._endpoint.sleepers.add(sleeper)
+            try:
+                await sleeper
+            finally:
+                self._sleepers.remove(sleeper)
+                self._endpoint.sleepers.discard(sleeper)
+
+
+class Reader(Handle, Generic[T]):
+    """Items that arrived, in order (`async for`). The iteration stops at the end, or raises `error` for an abort.
+
+    What had arrived is read first. A reader that leaves more than `KEPT` items unread loses the oldest.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, request: int = 0, error: type[RequestError] = RequestError
+    ) -> None:
+        """`request` is a number of the state machine, 0 for a reader that is fed by another handle."""
+        super().__init__(endpoint)
+        self.finished = False
+        """Whether no more will come."""
+        self.code: int | None = None
+        """Why the peer refused or aborted it: the number as it was received."""
+        self._error = error
+        self._request = request
+        self._unread: deque[Any] = deque()
+        if request:
+            endpoint.handles[request] = self
+            endpoint.flush()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        await self.until(lambda: self._ready() or self._over())
+        if not self._ready():
+            raise StopAsyncIteration
+        return self._take()
+
+    def put(self, item: Any) -> None:
+        """Take what arrived."""
+        self._unread.append(item)
+        if len(self._unread) > KEPT:
+            self._lose()
+        self.ring()
+
+    def on_event(self, event: moq.Event) -> None:
+        match event:
+            case moq.RequestRejected():
+                self._end(event.received)
+            case moq.RequestFinished():
+                self._end()
+            case _:
+                self.put(event)
+
+    def _end(self, code: int | None = None) -> None:
+        """Nothing more comes."""
+        self.code = code
+        self.finished = True
+        self._endpoint.handles.pop(self._request, None)
+        self.ring()
+
+    def _ready(self) -> bool:
+        return bool(self._unread)
+
+    def _take(self) -> T:
+        item: T = self._unread.popleft()
+        return item
+
+    def _lose(self) -> None:
+        self._unread.popleft()
+
+    def _over(self) -> bool:
+        if self.code is not None:
+            raise self._error(self.code)
+        return self.finished
+
+
+class Endpoint(Handle):
+    """One end of a session. No wait outlasts it: each then raises SessionEnded.
+
+    `versions` are those that may be spoken where SETUP decides, `hop` is the own origin id (random by default),
+    `target` path and query for a transport without a URL, instead of those it was dialled with. `role`, `cost` and
+    `probe` go into SETUP (05 and 06); `form` is how the older SETUP opens. `max_frame` bounds what the peer may send
+    in one frame, in bytes.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        versions: Iterable[Version] = ALL_VERSIONS,
+        hop: int | None = None,
+        target: str | None = None,
+        authority: str | None = None,
+        role: int | None = None,
+        cost: int | None = None,
+        probe: int | None = None,
+        form: SetupForm | None = None,
+        max_frame: int = MAX_FRAME,
+        runtime: Runtime = SYSTEM,
+    ) -> None:
+        super().__init__(self)
+        self.session = session
+        self.runtime = runtime
+        self.now = runtime.now
+        self.moq = LiteSession(
+            session,
+            # The relay at the other end is trusted with what it sends, but for the size of a frame.
+            limits=replace(
+                Limits(),
+                frame=max_frame,
+                control_rate=UNLIMITED,
+                control_burst=UNLIMITED,
+                setup_timeout=moq.NEVER,
+            ),
+            hop=runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop,
+            versions=versions,
+            admitted=True,
+            options=Options(role, cost, probe, target, authority, form, waits_for_setup=False),
+        )
+        self.handles: dict[int, Handle] = {}
+        """By request."""
+        self.ended: SessionEnded | None = None
+        self.sleepers: set[asyncio.Future[None]] = set()
+        self.offers: dict[str, moq.Offer] = {}
+        """What is announced, by path."""
+        self.publications: dict[str, Handle] = {}
+        """What answers requests of the peer, by path."""
+        self.peer_setup: moq.PeerInfo | None = None
+        """What the peer said of itself in SETUP (05 and 06), once it is here."""
+        self.faults: Noted[WireError] = Noted()
+        """What the peer did wrong, whether it cost the session or a stream."""
+        self.stray_groups: Noted[moq.StrayGroup] = Noted()
+        """Groups that came for no subscription of ours, and were refused."""
+        self.requests: Noted[Request] = Noted()
+        """The requests of the peer, in order."""
+        self.bitrates: Noted[int] = Noted()
+        """What SESSION_INFO of the peer said (01 and 02), in bits per second."""
+        self.goaway: str | None = None
+        """The URI of the peer's GOAWAY, which may be empty."""
+        self._started = False
+        self._events: deque[moq.Event] = deque()
+        """Not handled yet: if a handler fails, the others still come."""
+        self._flushing = False
+        self._due = moq.NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed: SessionClosed | None = None
+        self._gone = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.session!r}>"
+
+    # -- for the application
+
+    async def start(self, timeout: float = SETUP_TIMEOUT) -> None:  # noqa: ASYNC109 - running out closes the session
+        """Do our part of the set-up, and wait for the peer's where nothing can be said before (01 and 02).
+
+        Raises SessionEnded if the session does not come about in `timeout` seconds.
+        """
+        if self._started:
+            raise RuntimeError("a client is started once")
+        self._started = True
+        self.session.start(self._on_transport)
+        self.moq.limits = replace(self.moq.limits, setup_timeout=timeout)
+        self.moq.start(self.now())
+        self.flush()
+        try:
+            await self.until(lambda: self.moq.state is State.ESTABLISHED)
+        except BaseException:
+            self._end(SessionCode.NO_ERROR, "")
+            raise
+
+    async def __aenter__(self) -> Self:
+        if not self._started:
+            await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    @property
+    def version(self) -> Version:
+        """The version that is spoken; RuntimeError before the set-up has settled it."""
+        if not self._started or self.moq.state is State.NEGOTIATING:
+            raise RuntimeError("the version is not known before the client has started")
+        return self.moq.version
+
+    @property
+    def hop(self) -> int:
+        """Our own origin id."""
+        return self.moq.hop
+
+    def check(self) -> None:
+        """Raise SessionEnded if the session is over."""
+        if (over := self.ended) is not None:  # each waiting task raises an exception of its own
+            raise SessionEnded(over.code, over.reason, by_peer=over.by_peer, fault=over.fault) from over.fault
+
+    async def requested(self, count: int = 1) -> None:
+        """Wait until the peer has made `count` requests in all."""
+        await self.until(lambda: self.requests.total >= count)
+
+    async def introduced(self) -> moq.PeerInfo:
+        """Wait for the peer's SETUP and return it. Versions before 05 have none: there it waits for the session's end."""
+        await self.until(lambda: self.peer_setup is not None)
+        assert self.peer_setup is not None
+        return self.peer_setup
+
+    async def closed(self) -> SessionClosed:
+        """Wait for the session's end."""
+        await self._gone.wait()
+        assert self._closed is not None
+        return self._closed
+
+    async def close(self, code: int = 0, reason: str = "") -> None:
+        """End the session and wait until its transport is released. Every waiting task gets SessionEnded.
+
+        Without a `code`, what was written reaches the peer first, ends of tracks included, within `FLUSH_TIMEOUT`.
+        """
+        try:
+            if not code and self._started:
+                await self._deliver()
+        finally:
+            self._end(code, reason)
+        if not self._started:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._gone.wait()
+                if (released := getattr(self.session, "wait_closed", None)) is not None:
+                    await released()
+        except TimeoutError:
+            logger.debug("the transport is not released after %g s", CLOSE_TIMEOUT)
+
+    async def _deliver(self) -> None:
+        """Wait until the peer has what was written."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_TIMEOUT):
+                while self.ended is None and (self.moq.serving.ending or self.session.undelivered):  # noqa: ASYNC110 - transports do not tell
+                    await asyncio.sleep(FLUSH_POLL)
+
+    def _end(self, code: int, reason: str) -> None:
+        self.moq.close(code, reason)
+        self.flush()
+
+    # -- for the handles
+
+    def cancel(self, request: int, code: int | None = None) -> None:
+        """Give up a request of ours."""
+        if self.handles.pop(request, None) is not None and self.ended is None:
+            self.moq.requests.cancel(request, code)
+            self.flush()
+
+    def flush(self) -> None:
+        """Handle what has happened in the state machine. To be called after commands."""
+        if self._flushing:
+            return  # a handler gave the command: the events of it follow those before
+        self._flushing = True
+        try:
+            while events := self._events or deque(self.moq.poll()):
+                self._events = events
+                self.on_event(events.popleft())
+        finally:
+            self._flushing = False
+        deadline = self.moq.deadline
+        if deadline < self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due = deadline
+            self._timer = self.runtime.call_later(deadline - self.now(), self._on_timer)
+
+    def offer(self, path: str, offer: moq.Offer | None) -> None:
+        """Announce a path of ours, or withdraw it (`None`)."""
+        if offer is None:
+            del self.offers[path]
+        else:
+            self.offers[path] = offer
+        self.moq.serving.announce_to_all(path, offer)
+        self.flush()
+
+    # -- events
+
+    def _on_transport(self, events: tuple[TransportEvent, ...]) -> None:
+        try:
+            self.moq.receive(events, self.now())
+            self.flush()
+        except Exception:  # the boundary: a fault of ours must not leave a task waiting
+            logger.exception("closing the session over an internal error")
+            self.handles.clear()  # what is left to handle must not fail once more
+            self.publications.clear()
+            self._end(SessionCode.INTERNAL, "internal error")
+        for event in events:
+            if isinstance(event, SessionClosed):
+                self._closed = event
+                self._gone.set()
+
+    def _on_timer(self) -> None:
+        self._due = moq.NEVER
+        self.moq.on_time(self.now())
+        self.flush()
+
+    def on_event(self, event: moq.Event) -> None:  # noqa: C901, PLR0912 - one line per event
+        match event:
+            case moq.Fault():
+                self.faults.append(event.error)
+            case moq.StrayGroup():
+                self.stray_groups.append(event)
+            case moq.PeerInfo():
+                self.peer_setup = event
+            case moq.BitrateReported():
+                self.bitrates.append(event.bitrate)
+            case moq.PeerLeaving():
+                self.goaway = event.uri
+                self.requests.append(event)
+            case moq.ProbeRequested():
+                self.requests.append(event)
+            case moq.AnnounceRequested():
+                self.requests.append(event)
+                offers = [o for path, o in self.offers.items() if strip(path, event.prefix) is not None]
+                self.moq.serving.announce_initial(event.request, offers)
+            case moq.SubscribeRequested() | moq.InfoRequested() | moq.FetchRequested():
+                self.requests.append(event)
+                publication = self.publications.get(event.broadcast)
+                if publication is None:
+                    self.moq.serving.reject(event.request, StreamCode.UNROUTABLE)
+                else:
+                    publication.on_event(event)
+            case moq.Closed():
+                fault = self.faults[-1] if self.faults and not event.by_peer else None
+                self.ended = SessionEnded(event.code, event.reason, by_peer=event.by_peer, fault=fault)
+                self.handles.clear()
+                for sleeper in self.sleepers:
+                    if not sleeper.done():
+                        sleeper.set_result(None)
+            case _:
+                handle = self.handles.get(getattr(event, "request", 0))
+                if handle is not None:
+                    handle.on_event(event)
+                    return
+        self.ring()
