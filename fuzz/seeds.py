@@ -8,13 +8,19 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fuzz.targets.moq import STEPS, Play
+from relay.wire.messages import SetupForm
 from relay.wire.version import Version
 
 VECTORS = Path(__file__).parent.parent / "tests" / "wire" / "vectors.json"
 VERSIONS = tuple(Version)
+
+LONGEST_CHUNK = 255
+"""Bytes whose count a `Source` reads from one."""
 
 
 def _versions(vector: dict[str, Any]) -> list[int]:
@@ -26,6 +32,60 @@ def noise() -> list[bytes]:
     """The same at every call."""
     dice = random.Random(0)
     return [bytes(40), *(dice.randbytes(20 * number) for number in range(1, 16))]
+
+
+def _lead(version: int, *, is_client: bool) -> bytes:
+    """An established session of either side."""
+    if VERSIONS[version].has_setup_exchange:
+        form = tuple(SetupForm).index(SetupForm.DRAFT14)
+        setup = _step(Play.peer_set_up, form, *((0, version, 0) if is_client else (version,)))
+        return bytes((version, is_client, 0, 0, 0, 0, 0, 1, 0, 0)) + setup
+    return bytes((version, is_client, 0, 0, 0, 0, 1, 0, 0))
+
+
+def _session(version: int, data: bytes) -> list[bytes]:
+    """A vector in a session: on a stream of either kind, and as the answer to each request of ours."""
+    if len(data) > LONGEST_CHUNK:
+        return []
+    found = []
+    opening, answering = _step(Play.peer_raw), _step(Play.peer_writes, 0)
+    chunk = bytes((len(data),)) + data
+    for is_client in (False, True):
+        lead = _lead(version, is_client=is_client)
+        found.append(lead + opening + chunk + b"\0\0")
+        found.append(lead + _step(Play.own_requests, 0, 0, 0, 1) + opening + chunk + b"\1\0")
+        for kind, rest in enumerate(((1,), (), (), (0, 0), ())):
+            found.append(lead + _step(Play.own_requests, 0, 0, kind, *rest) + answering + chunk + b"\0")
+    return found
+
+
+def _services() -> list[bytes]:
+    """Requests of the peer, and what the owner does with them."""
+    group, cut = _step(Play.serve_groups, 0, 2, *(1, 60, 0, 1), *(2, 250, 0, 0), *(3, 250, 1, 0)), (2, 0, 3)
+    plays = (
+        _step(Play.peer_asks, 0, 0, 0, 1, 1, 0) + _step(Play.serve_accept) + 4 * group + _step(Play.serve_end, 0, 9)
+        + _step(Play.time, 9) + _step(Play.peer_reads) + _step(Play.time, 90),
+        _step(Play.peer_asks, 0, 0, 0, 1, 0, 9, 0, 1, 1, 1, 0, 0, 0) + group + _step(Play.peer_updates, 0, 1, 0)
+        + _step(Play.serve_groups, 0, 0, *cut) + _step(Play.peer_stops, 0, 0) + _step(Play.serve_datagram, 0, 1, 1, 0),
+        _step(Play.peer_asks, 1, 0, 1, 7, 0) + _step(Play.serve_announcements, 0, 0, 2, 2, 0, 0, 2, 0, 1)
+        + 2 * _step(Play.serve_announcements, 0, 0, 1, 3, 0, 2) + _step(Play.serve_announcements, 0, 0, 0)
+        + 90 * (_step(Play.serve_announcements, 0, 3, 1, 3, 0, 2) + _step(Play.serve_announcements, 0, 3, 0)),
+        b"".join(_step(Play.peer_asks, 0, 0, 0, number, 1, 0) for number in range(8))
+        + b"".join(_step(Play.serve_groups, number, 1, *(1, 250, 0, 0), *(2, 250, 0, 0)) for number in range(8)),
+        _step(Play.peer_asks, 0, 0, 0, 1, 1, 0) + group + _step(Play.serve_end, 0, 9) + _step(Play.peer_resets, 0, 1),
+        _step(Play.peer_asks, 0, 0, 0, 1, 1, 0) + group + _step(Play.serve_end, 0, 9) + _step(Play.close, 0, 0, 0),
+        20 * _step(Play.peer_floods, 0, 0),
+        _step(Play.peer_asks, 0, 0, 2, 0) + _step(Play.serve_answer, 0, 1),
+        9 * (_step(Play.peer_asks, 0, 0, 3, 1, 1, 0) + _step(Play.serve_answer, 0, 0, 255)) + _step(Play.peer_resets, 0, 1),
+        _step(Play.peer_asks, 0, 0, 0, 1, 1, 0) + _step(Play.serve_rejection, 0, 1) + _step(Play.goaway),
+        _step(Play.check_alive) + _step(Play.time_to_deadline) + _step(Play.peer_pong),
+    )  # fmt: skip
+    leads = [_lead(version, is_client=is_client) for version in range(6) for is_client in (False, True)]
+    return [lead + play for lead in leads for play in plays]
+
+
+def _step(step: Callable[[Play], None], *choices: int) -> bytes:
+    return bytes((STEPS.index(step), *choices))
 
 
 def seeds(target: str) -> list[bytes]:
@@ -45,12 +105,16 @@ def seeds(target: str) -> list[bytes]:
                     found += [bytes((kind, 0)) + data for kind in range(4)]
                 case "wire-datagrams" if not framed:
                     found.append(bytes((version, 0)) + data)
+                case "moq-sessions" if not framed:
+                    found += _session(version, data)
                 case "qmux-frames" if framed:
                     found += [bytes((draft,)) + data for draft in range(3)]
                 case "plain-frames" if framed:
                     found.append(data)
                 case "http3-capsules" | "http3-headers" | "http3-heads" if not framed and not version:
                     found.append(b"\0\0" + data if target == "http3-heads" else b"\0" + data)
+    if target == "moq-sessions":
+        found += _services()
     texts = {
         "http3-offers": ['\0"moq-lite-05", "moq-lite-04";a=1', '\0"a\\"b";x="y";z=:YQ==:, "c"'],
         "websocket-offers": ["qmux-02.moq-lite-05, webtransport", "qmux-00"],
