@@ -5,17 +5,18 @@ A fetch reads one group, from the cache or on its way from upstream, and follows
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.numbers import Numbers
 from relay.actors.runtime import Ref, send
-from relay.model.group import Part
+from relay.actors.upstream import Upstream
+from relay.model.cache import GroupCache
 from relay.moq.encoding import EncodedGroup, Encoder
 from relay.wire.errors import StreamCode
 
 
-class Waiter(NamedTuple):
+class Fetch(NamedTuple):
     """One fetch under way."""
 
     request: m.Fetch
@@ -23,7 +24,7 @@ class Waiter(NamedTuple):
     encoder: Encoder
 
     def feed(self) -> bool:
-        """Send what is new of the group; whether the fetch is over."""
+        """Send what is new of the group; True once the fetch is over."""
         request, group = self.request, self.group
         chunks = tuple(self.encoder.take(group.parts))
         if group.code is not None:
@@ -38,9 +39,13 @@ class Waiter(NamedTuple):
 class Fetches:
     """The fetches of one track."""
 
-    def __init__(self) -> None:
-        self._waiters: dict[m.Key, Waiter] = {}
-        self._by_group: dict[int, dict[m.Key, Waiter]] = {}
+    __slots__ = ("_by_group", "_coming", "_fetches", "_most", "_numbers", "_track", "_upstream", "size")
+
+    def __init__(self, track: Ref, upstream: Upstream, numbers: Numbers, most: int) -> None:
+        """`most` limits the bytes held of groups from upstream."""
+        self._track, self._upstream, self._numbers, self._most = track, upstream, numbers, most
+        self._fetches: dict[m.Key, Fetch] = {}
+        self._by_group: dict[int, dict[m.Key, Fetch]] = {}
         """The same, by the identity of the group that each reads."""
         self._coming: dict[int, EncodedGroup] = {}
         """Groups that were asked of upstream."""
@@ -48,76 +53,105 @@ class Fetches:
         """Bytes held of groups that come from upstream for fetches alone."""
 
     def __bool__(self) -> bool:
-        return bool(self._waiters)
+        return bool(self._fetches)
 
-    def serve(self, request: m.Fetch, group: EncodedGroup, track: Ref) -> None:
+    def begin(self, request: m.Fetch, cache: GroupCache[EncodedGroup], now: float) -> bool:
+        """Answer a fetch. False if the publisher has to be asked, and its connection has ended."""
+        wanted = request.interest.start_group
+        group = cache.newest if wanted is None else cache.get(wanted)
+        if wanted is not None and (group is None or group.code is not None):
+            group = self._coming.get(wanted)  # what broke off here upstream may have whole
+        published = None if wanted is None else self._numbers.published(wanted)
+        if group is not None:
+            self._serve(request, group)
+        elif wanted is None or published is None:  # of another publisher, or of nobody yet
+            send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
+        else:
+            self._coming[wanted] = group = EncodedGroup(wanted, now)
+            self._serve(request, group)
+            return self._upstream.fetch(wanted, published, request.interest.priority)
+        return True
+
+    def _serve(self, request: m.Fetch, group: EncodedGroup) -> None:
         """Begin to answer from a group, which may still grow."""
         interest = request.interest
         if group.finished and interest.start_frame > group.first_frame + group.frames:
             send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
             return
         encoder = Encoder(request.encoding, interest.start_frame, interest.end_frame, group.first_frame)
-        waiter = Waiter(request, group, encoder)
-        if not waiter.feed() and send(request.subscriber, m.Accepted(request.key, track)):
+        fetch = Fetch(request, group, encoder)
+        if not fetch.feed() and send(request.subscriber, m.Accepted(request.key, self._track)):
             key = (request.subscriber.actor_urn, request.key)
-            self._waiters[key] = waiter
-            self._by_group.setdefault(id(group), {})[key] = waiter
+            self._fetches[key] = fetch
+            self._by_group.setdefault(id(group), {})[key] = fetch
 
-    def coming(self, sequence: int) -> EncodedGroup | None:
-        """The group with that sequence, if it is on its way."""
-        return self._coming.get(sequence)
-
-    def expect(self, group: EncodedGroup) -> None:
-        """Upstream was asked for a group."""
-        self._coming[group.sequence] = group
-
-    def extend(self, group: EncodedGroup, parts: Iterable[Part]) -> None:
-        """Append to a group that is on its way."""
+    def take(self, part: m.GroupPart) -> None:
+        """Part of a group came from upstream."""
+        group = next(filter(None, map(self._coming.get, self._numbers.all_of(part.sequence))), None)
+        if group is None:
+            return
+        self._upstream.answer(group.sequence)
         before = group.size
-        group.extend(parts)
+        group.extend(self._numbers.part(part, group.sequence).parts)
         self.size += group.size - before
+        group.finished, group.code = part.fin, part.code
+        if self.size > self._most:
+            self._upstream.over_limit("cache_track", f"fetch of group {group.sequence}")
+            if group.open:
+                self._upstream.stop_fetch(group.sequence)
+            group.code = StreamCode.GROUP_TOO_LARGE
+        self.feed(group)
 
-    def feed(self, group: EncodedGroup) -> list[int]:
-        """It may have grown; its sequence, if upstream has not ended it and nobody waits for it any more."""
-        for key, waiter in list(self._by_group.get(id(group), {}).items()):
-            if waiter.feed():
+    def feed(self, group: EncodedGroup) -> None:
+        """A group may have grown."""
+        for key, fetch in list(self._by_group.get(id(group), {}).items()):
+            if fetch.feed():
                 self._drop(key)
-        return self._let_go(group)
+        self._let_go(group)
 
-    def _drop(self, key: m.Key) -> Waiter | None:
-        waiter = self._waiters.pop(key, None)
-        if waiter is not None:
-            same = self._by_group[id(waiter.group)]
+    def _drop(self, key: m.Key) -> Fetch | None:
+        fetch = self._fetches.pop(key, None)
+        if fetch is not None:
+            same = self._by_group[id(fetch.group)]
             del same[key]
             if not same:
-                del self._by_group[id(waiter.group)]
-        return waiter
+                del self._by_group[id(fetch.group)]
+        return fetch
 
-    def _let_go(self, group: EncodedGroup) -> list[int]:
-        if self._coming.get(group.sequence) is not group or (group.open and id(group) in self._by_group):
-            return []
-        del self._coming[group.sequence]
+    def _let_go(self, group: EncodedGroup) -> None:
+        """Forget a group from upstream that is complete, or that no fetch reads any more."""
+        sequence = group.sequence
+        if self._coming.get(sequence) is not group or (group.open and id(group) in self._by_group):
+            return
+        del self._coming[sequence]
         self.size -= group.size
-        return [group.sequence] if group.open else []
+        if group.open:
+            self._upstream.stop_fetch(sequence)
 
-    def leave(self, key: m.Key) -> list[int]:
-        """A fetcher goes; the group that nobody waits for any more."""
-        waiter = self._drop(key)
-        return [] if waiter is None else self._let_go(waiter.group)
+    def leave(self, key: m.Key) -> None:
+        """A fetcher goes."""
+        fetch = self._drop(key)
+        if fetch is not None:
+            self._let_go(fetch.group)
 
-    def give_up(self, code: int) -> list[int]:
-        """Refuse those who wait for groups from upstream; these groups."""
-        given_up = list(self._coming.values())
-        for group in given_up:
+    def fail(self, sequence: int, code: int) -> None:
+        """A group does not come from upstream."""
+        group = self._coming.get(sequence)
+        if group is not None:
             group.code = code
+            self._upstream.stop_fetch(sequence)
             self.feed(group)
-        return [group.sequence for group in given_up]
+
+    def give_up(self, code: int) -> None:
+        """Refuse the fetches of groups from upstream."""
+        for sequence in list(self._coming):
+            self.fail(sequence, code)
 
     def refuse(self, code: int) -> None:
         """The track is over."""
-        for waiter in self._waiters.values():
-            send(waiter.request.subscriber, m.Refused(waiter.request.key, code))
-        self._waiters.clear()
+        for fetch in self._fetches.values():
+            send(fetch.request.subscriber, m.Refused(fetch.request.key, code))
+        self._fetches.clear()
         self._by_group.clear()
         self._coming.clear()
         self.size = 0

@@ -1,7 +1,7 @@
-"""What a track tells the ledger of itself: how it stands, and what it has counted.
+"""What a track reports of itself: its figures and counts to the counters, its size to the cache budget.
 
-Owns what the ledger knows already, and how often it is told: at once when viewers come and go, else once a second, since
-a message more for each frame would cost. Must never know the track. The track actor calls it.
+Owns what both know already, and how often they are told: at once when viewers come and go or the size has changed by
+an eighth, else once a second, since a message more for each frame would cost. Part of the track actor.
 """
 
 from __future__ import annotations
@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final, NamedTuple
 
+from relay.actors import messages as m
+from relay.actors.fetches import Fetches
+from relay.actors.groups import TrackGroups
+from relay.actors.keeper import worth_telling
 from relay.actors.ledger import Counts, Report, TrackFigures
-from relay.actors.runtime import LoopActor, Ref, send
+from relay.actors.rows import GroupRow, TrackRow
+from relay.actors.runtime import Ref, send
+from relay.actors.subscribers import Subscribers
+from relay.actors.upstream import Owner
 
 REPORT_INTERVAL: Final = 1.0
 """Seconds between reports while groups come."""
@@ -21,41 +28,111 @@ class ReportDue(NamedTuple):
 
 
 class Reports:
-    """Reports of one actor."""
+    """Reports of one track."""
 
-    __slots__ = ("_counts", "_figures", "_ledger", "_subscribers", "_waiting")
+    __slots__ = (
+        *("_budget", "_counters", "_fetches", "_groups", "_owner", "_subscribers", "_track"),
+        *("_counts", "_figures", "_size", "_viewers", "_waiting"),
+    )
 
-    def __init__(self, ledger: Ref | None) -> None:
-        """Without a ledger, nothing is told."""
-        self._ledger = ledger
+    def __init__(
+        self,
+        owner: Owner,
+        track: TrackFigures,
+        groups: TrackGroups,
+        subscribers: Subscribers,
+        fetches: Fetches,
+        *,
+        counters: Ref | None,
+        budget: Ref | None,
+    ) -> None:
+        """`track` is as it stands without groups. Without `counters` and `budget`, nothing is reported."""
+        self._owner, self._track = owner, track
+        self._groups, self._subscribers, self._fetches = groups, subscribers, fetches
+        self._counters, self._budget = counters, budget
         self._figures: TrackFigures | None = None
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._subscribers = 0
+        self._size = 0
+        self._viewers = 0
+        """Subscriptions at the last report."""
         self._waiting = False
+        """Whether the last report is too new for another one."""
 
-    def wanted(self, subscribers: int) -> bool:
-        """Whether a report may be made now: the last one is old enough, or `subscribers` are more or fewer since."""
-        return self._ledger is not None and not (self._waiting and subscribers == self._subscribers)
+    @property
+    def held(self) -> int:
+        """Bytes of groups."""
+        return self._groups.cache.size + self._fetches.size
+
+    def turn(self) -> None:
+        """A turn has ended."""
+        viewers = len(self._subscribers)
+        if self._counters is not None and not (self._waiting and viewers == self._viewers):
+            self._viewers = viewers
+            if self._report(self._now()) and not self._waiting:
+                self._waiting = True
+                self._owner.call_later(REPORT_INTERVAL, ReportDue())
+        if self._budget is not None:
+            held = self._groups.cache.size + self._fetches.size
+            if held != self._size and worth_telling(self._size, held):
+                self.size(held)
 
     def due(self) -> None:
         """`ReportDue` has come."""
         self._waiting = False
 
-    def tell(self, actor: LoopActor, subscribers: int, figures: TrackFigures, counts: Counts) -> None:
-        """Tell what differs from the last report; `counts` are those of the whole life."""
-        self._subscribers = subscribers
-        if self._send(actor, figures, counts) and not self._waiting:
-            self._waiting = True
-            actor.call_later(REPORT_INTERVAL, ReportDue())
+    def end(self) -> None:
+        """The track has ended."""
+        self._report(None)
+        if self._size:
+            self.size(0)
 
-    def end(self, actor: LoopActor, counts: Counts) -> None:
-        """Tell that the track has ended."""
-        self._send(actor, None, counts)
+    def size(self, held: int, *, answer: bool = False) -> None:
+        """Report the size; `answer` if the budget has asked for less."""
+        self._size = held
+        if self._budget is not None:
+            send(self._budget, m.Held(self._owner.actor_ref, held, answer))
 
-    def _send(self, actor: LoopActor, figures: TrackFigures | None, counts: Counts) -> bool:
+    def _report(self, figures: TrackFigures | None) -> bool:
+        groups = self._groups
+        counts: Counts = {
+            ("groups_received", ""): groups.received_groups,
+            ("frames_received", ""): groups.received_frames,
+            ("payload_received", ""): groups.received_bytes,
+        }
         fresh = Counter(counts) - self._counts
-        if self._ledger is None or (figures == self._figures and not fresh):
+        if self._counters is None or (figures == self._figures and not fresh):
             return False
         self._figures = figures
         self._counts.update(fresh)
-        return send(self._ledger, Report(actor.actor_ref.actor_urn, figures, dict(fresh)))
+        return send(self._counters, Report(self._owner.actor_ref.actor_urn, figures, dict(fresh)))
+
+    def _now(self) -> TrackFigures:
+        cache, viewers = self._groups.cache, len(self._subscribers) - self._subscribers.relays
+        return self._track._replace(viewers=viewers, cached_bytes=cache.size, cached_groups=len(cache))
+
+    def row(self, upstream: str, now: float) -> TrackRow:
+        """The track in the debug API; `upstream` is the state of its subscription upstream."""
+        groups, relays = self._groups, self._subscribers.relays
+        latest = groups.cache.latest
+        return TrackRow(
+            path=self._track.path,
+            name=self._track.name,
+            viewers=len(self._subscribers) - relays,
+            relays=relays,
+            upstream=upstream,
+            groups=tuple(
+                GroupRow(
+                    sequence=group.sequence,
+                    frames=group.frames,
+                    bytes=group.payload,
+                    open=group.open,
+                    age=round(now - group.arrived, 3),
+                )
+                for group in groups.cache
+            ),
+            cached_bytes=groups.cache.size,
+            received_bytes=groups.received_bytes,
+            received_groups=groups.received_groups,
+            received_frames=groups.received_frames,
+            latest=None if latest is None else latest.sequence,
+        )

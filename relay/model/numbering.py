@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+MAX_SEQUENCE = (1 << 62) - 1
+"""The highest number of a group that a message can carry."""
+
 RESERVE = 1 << 16
 """Numbers that a track is given ahead, and nobody else while it runs: 20 minutes of a track with 50 groups a second."""
 

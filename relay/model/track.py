@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 DEFAULT_PRIORITY = 127
@@ -33,3 +34,16 @@ class SubscribeParams(NamedTuple):
     end_group: int | None = None
     start_frame: int = 0
     end_frame: int | None = None
+
+
+def together(wanted: Sequence[SubscribeParams]) -> SubscribeParams:
+    """What one subscription asks of the publisher for all subscribers; there is at least one."""
+    # a floor is ours to keep; an explicit start concerns the publisher if nobody wants anything else
+    starts = [None if params.start_is_floor else params.start_group for params in wanted]
+    return SubscribeParams(
+        priority=max(params.priority for params in wanted),
+        ordered=all(params.ordered for params in wanted),
+        latency_ms=max(params.latency_ms for params in wanted),
+        history_ms=max(params.history_ms for params in wanted),
+        start_group=None if None in starts else min(start for start in starts if start is not None),
+    )

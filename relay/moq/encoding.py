@@ -113,22 +113,6 @@ class Encoder:
         return frame_header_timed(delta, start.size)
 
 
-class _Shared:
-    """One encoding of one group."""
-
-    __slots__ = ("_encoder", "chunks")
-
-    def __init__(self, encoding: Encoding, first: int) -> None:
-        self._encoder = Encoder(encoding, start=first, first=first)
-        self.chunks: list[Any] = []
-
-    def take(self, parts: list[Part]) -> tuple[Any, ...]:
-        """Encode new parts. Returns the chunks that this adds."""
-        fresh = self._encoder.take(parts)
-        self.chunks += fresh
-        return tuple(fresh)
-
-
 class EncodedGroup(Group):
     """A group with its encodings that have readers."""
 
@@ -136,7 +120,8 @@ class EncodedGroup(Group):
 
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
         super().__init__(sequence, now, first_frame)
-        self._encodings: dict[Encoding, _Shared] = {}
+        self._encodings: dict[Encoding, tuple[Encoder, list[Any]]] = {}
+        """The encoder of each, and all chunks so far."""
 
     def clear(self) -> None:
         super().clear()
@@ -144,16 +129,16 @@ class EncodedGroup(Group):
 
     def update(self, encoding: Encoding) -> tuple[Any, ...]:
         """Encode new parts. Returns the chunks since the last call."""
-        return self._shared(encoding).take(self.parts)
+        shared = self._encodings.get(encoding)
+        if shared is None:
+            first = self.first_frame
+            shared = self._encodings[encoding] = Encoder(encoding, start=first, first=first), []
+        encoder, chunks = shared
+        fresh = encoder.take(self.parts)
+        chunks += fresh
+        return tuple(fresh)
 
     def encoded(self, encoding: Encoding) -> tuple[Any, ...]:
         """The whole group so far, as a late subscriber gets it first."""
-        shared = self._shared(encoding)
-        shared.take(self.parts)
-        return tuple(shared.chunks)
-
-    def _shared(self, encoding: Encoding) -> _Shared:
-        shared = self._encodings.get(encoding)
-        if shared is None:
-            shared = self._encodings[encoding] = _Shared(encoding, self.first_frame)
-        return shared
+        self.update(encoding)
+        return tuple(self._encodings[encoding][1])

@@ -276,7 +276,9 @@ class Play:
                     continue  # its track is over, and the viewer has not taken the last groups
                 assert isinstance(service, Subscription)
                 track = service.track
-                served = track is not None and track.is_alive() and actor_of(track)._source.is_alive()
+                served = (
+                    track is not None and track.is_alive() and actor_of(track)._upstream._source.is_alive()
+                )
                 served = served and key not in ending
                 states = served, (viewer.ref.actor_urn, key) in waiting, key in again, key in ending
                 assert sum(states) == 1, states

@@ -39,11 +39,13 @@ class Kept(World):
 
     def held(self, path: str) -> list[int]:
         """Groups that the track of that broadcast keeps."""
-        return [group.sequence for group in actor_of(named(f"track {path} video"))._cache if group.size]
+        return [
+            group.sequence for group in actor_of(named(f"track {path} video"))._groups.cache if group.size
+        ]
 
     @property
     def total(self) -> int:
-        found = [actor_of(named(f"track {path} video"))._cache.size for path in self.paths]
+        found = [actor_of(named(f"track {path} video"))._groups.cache.size for path in self.paths]
         return sum(found)
 
     paths: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ import pytest
 
 from relay.actors.connection import ConnectionActor
 from relay.actors.environment import RELAY_FACTOR
-from relay.actors.fetches import Waiter
+from relay.actors.fetches import Fetch
 from relay.model.limits import Limits
 from relay.model.pace import EPISODE
 from relay.wire.errors import OldCode, SessionCode, StreamCode
@@ -539,14 +539,14 @@ async def test_a_piece_of_a_fetched_group_concerns_nobody_but_who_waits_for_it(
     _, request = await upstream(publisher)
     asked = [viewer.fetch("p", 100 + number) for number in range(50)]
     await settle()
-    fed: list[Waiter] = []
-    feed = Waiter.feed
+    fed: list[Fetch] = []
+    feed = Fetch.feed
 
-    def count(waiter: Waiter) -> bool:
+    def count(waiter: Fetch) -> bool:
         fed.append(waiter)
         return feed(waiter)
 
-    monkeypatch.setattr(Waiter, "feed", count)
+    monkeypatch.setattr(Fetch, "feed", count)
     for number, (stream, _) in enumerate(publisher.fetches()):
         publisher.group(request.id, number, b"live")
         stream.write(publisher.frames(b"old"), fin=True)
@@ -748,6 +748,6 @@ async def test_groups_stay_as_long_as_the_publisher_says(version: Version, laten
         await advance(start + now - RUNTIME.now())
         publisher.group(request.id, round(now * 100), b"x")
         await settle()
-        kept = [group.sequence for group in actor_of(named("track p video"))._cache]
+        kept = [group.sequence for group in actor_of(named("track p video"))._groups.cache]
         assert (0 in kept) is (now < age), now
     await world.close()

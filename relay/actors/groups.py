@@ -1,0 +1,172 @@
+"""The groups of a running track: which are held, which go on, and what has come since they were last delivered.
+
+Owns the cache and the numbers that have been seen. Must never send: the track actor delivers what was `touched` and
+tells the publisher of what was `stopped`. Numbers are those that viewers see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from relay.model.cache import GroupCache
+from relay.model.group import FRAME_OVERHEAD
+from relay.model.limits import Limits
+from relay.model.ranges import Range, Ranges
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import EncodedGroup
+from relay.moq.session import GroupPart
+from relay.wire.errors import StreamCode
+
+
+class Stopped(NamedTuple):
+    """A group that the publisher should send no more of."""
+
+    sequence: int
+    code: int
+    past: bool
+    limit: str = ""
+    """The limit that it went beyond, if it did."""
+
+
+class TrackGroups:
+    """The groups of one track."""
+
+    __slots__ = (
+        *("_limits", "cache", "dropped", "seen", "stopped", "touched", "unfinished"),
+        *("received_bytes", "received_frames", "received_groups"),
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.cache: GroupCache[EncodedGroup] = GroupCache(limits)
+        self.unfinished: dict[int, EncodedGroup] = {}
+        """Groups that go on."""
+        self.touched: dict[int, tuple[EncodedGroup, bool]] = {}
+        """Groups that changed since the last delivery, and whether they began since."""
+        self.stopped: list[Stopped] = []
+        """Not yet told to the publisher."""
+        self.seen, self.dropped = Ranges(), Ranges()
+        """Numbers of the groups that came, datagrams and refused ones included, and of those that never will."""
+        self.received_bytes = self.received_frames = self.received_groups = 0
+
+    # --- what comes ------------------------------------------------------------------------------------------------
+
+    def take(self, parts: Iterable[GroupPart], now: float, *, past: bool = False) -> None:
+        """Groups arrived; `past` tells that they were asked for apart from the running subscription."""
+        cache, most = self.cache, self._limits.cache_track
+        for part in parts:
+            sequence = part.sequence
+            group = cache.get(sequence)
+            if group is None:
+                group = self._begin(part, now, past=past)
+                if group is None:
+                    continue
+            elif not group.open or group.past is not past:
+                if not part.fin and part.code is None:
+                    self.stopped.append(Stopped(sequence, StreamCode.OLD, past))
+                continue
+            frames, size = group.frames, group.size
+            cache.extend(group, part.parts)
+            frames = group.frames - frames
+            self.received_frames += frames
+            self.received_bytes += group.size - size - frames * FRAME_OVERHEAD
+            if part.fin or part.code is not None:
+                group.finished, group.code = part.fin, part.code
+                self.unfinished.pop(sequence, None)
+            self.touched.setdefault(sequence, (group, False))
+            if cache.size > most:
+                self._evict(now)
+                if group.open and group.size > most:
+                    self.abort(group, StreamCode.GROUP_TOO_LARGE, "cache_track")
+
+    def _begin(self, part: GroupPart, now: float, *, past: bool) -> EncodedGroup | None:
+        group = EncodedGroup(part.sequence, now, part.first_frame)
+        group.past = past
+        self.seen.add(part.sequence, part.sequence)
+        # a group without its beginning was not asked for, and is of use to nobody
+        if part.first_frame or not self.cache.add(group):
+            self.stopped.append(Stopped(part.sequence, StreamCode.OLD, past))
+            return None
+        self.touched[part.sequence] = (group, True)
+        self.unfinished[part.sequence] = group
+        self.received_groups += 1
+        self._evict(now)
+        if len(self.unfinished) > self._limits.groups_in_flight:
+            oldest = self.unfinished[min(self.unfinished)]
+            self.abort(oldest, StreamCode.TOO_FAR_BEHIND, "groups_in_flight")
+        return group
+
+    def skip(self, number: int) -> None:
+        """Numbers between the newest and `number` are other publishers', and not to be waited for."""
+        last = self.seen.last
+        if last is not None and last + 1 < number:
+            self.seen.add(last + 1, number - 1)
+
+    # --- what goes -------------------------------------------------------------------------------------------------
+
+    def _evict(self, now: float) -> None:
+        limit = "cache_track" if self.cache.size > self._limits.cache_track else "cache_groups"
+        self._abort_open(self.cache.evict(now), limit)
+
+    def evict_to(self, size: int) -> None:
+        """Give up all but the newest group, the oldest first, until no more than `size` bytes are held."""
+        self._abort_open(self.cache.shrink(size), "cache")
+
+    def _abort_open(self, dropped: Iterable[EncodedGroup], limit: str) -> None:
+        for group in dropped:
+            if group.open:
+                self.abort(group, StreamCode.TOO_FAR_BEHIND, limit)
+
+    def abort(self, group: EncodedGroup, code: int, limit: str) -> None:
+        """Give up a group that goes on, for a limit."""
+        self.stopped.append(Stopped(group.sequence, code, group.past, limit))
+        self.cache.empty(group)
+        self._break_off(group, code)
+
+    def break_off(self, code: int, *, past: bool = False) -> None:
+        """All groups that go on, or those of the past, come to an end."""
+        for group in list(self.unfinished.values()):
+            if group.past or not past:
+                self._break_off(group, code)
+
+    def _break_off(self, group: EncodedGroup, code: int) -> None:
+        group.code = code
+        self.unfinished.pop(group.sequence, None)
+        self.touched.setdefault(group.sequence, (group, False))
+
+    # --- what is known ---------------------------------------------------------------------------------------------
+
+    def start_of(self, params: SubscribeParams, age: int) -> int:
+        """The first group of a subscription; `age` is its history in the track's timescale."""
+        floor = params.start_group or 0
+        if params.start_group is not None and not params.start_is_floor:
+            return floor
+        start = self.cache.start(age)
+        # without a group, whatever our own upstream subscription starts with is the newest there is
+        return floor if start is None else max(floor, start)
+
+    def lowest(self, first: int | None) -> int | None:
+        """The first group that is here or on its way; `first` is what the publisher said of it."""
+        known = [number for number in (first, self.seen.first) if number is not None]
+        return max(min(known), self.cache.floor) if known else None
+
+    def missing(self, start: int, end: int, first: int | None) -> list[Range]:
+        """Groups from `start` to `end` that may still come."""
+        if first is None:
+            first = self.seen.first
+        if first is None:
+            return []  # before the first group, nothing is on its way
+        start = max(start, first, self.cache.floor)
+        return [late for gap in self.seen.gaps(start, end) for late in self.dropped.gaps(*gap)]
+
+    def lost(self, start: int, end: int) -> tuple[Range, ...]:
+        """Groups from `start` to `end` that will never come, where all have come that will."""
+        if self.seen.first is None:
+            return ()
+        return tuple(self.seen.gaps(max(start, self.seen.first, self.cache.floor), end))
+
+    @property
+    def past_arrives(self) -> bool:
+        """Whether a group of the past goes on."""
+        return any(group.past for group in self.unfinished.values())

@@ -1,0 +1,193 @@
+"""The subscriptions of a track: who gets which groups, and when one with an end is over. Part of the track actor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from relay.actors import messages as m
+from relay.actors.groups import TrackGroups
+from relay.actors.runtime import Timer, send
+from relay.model.numbering import MAX_SEQUENCE
+from relay.model.track import SubscribeParams
+from relay.moq.encoding import EncodedGroup, Encoding
+from relay.moq.feed import Feed, shared_pieces
+
+
+class RangeOverdue(NamedTuple):
+    """Timer: groups inside the range of a bounded subscription are not waited for any longer."""
+
+    subscriber: m.Key
+
+
+class Subscriber:
+    """One subscription and where it stands."""
+
+    __slots__ = ("feed", "key", "overdue", "ref", "relay", "renumbered")
+
+    def __init__(self, request: m.Subscribe, start: int) -> None:
+        self.ref = request.subscriber
+        self.key = request.key
+        self.relay = request.relay
+        self.feed = Feed(request.encoding, request.interest, start)
+        self.overdue: Timer | None = None
+        """Set once the last group of its range is here, and one before it is not."""
+        self.renumbered: tuple[int, int] | None = None
+        """The group that it began with, and another number under which it gets that group."""
+
+    @property
+    def id(self) -> m.Key:
+        """Its key among the subscriptions of all subscribers."""
+        return self.ref.actor_urn, self.key
+
+    def deliver(self, pieces: tuple[m.GroupPiece, ...]) -> bool:
+        """Send it what it gets; False if it has ended."""
+        if self.renumbered is not None:
+            number, other = self.renumbered
+            pieces = tuple(p._replace(sequence=other) if p.sequence == number else p for p in pieces)
+        return send(self.ref, m.Deliver(self.key, pieces))
+
+    def end(self, groups: TrackGroups, final: int | None = None) -> None:
+        """Tell it the end: of the track, which is `final`, or of its own range."""
+        last = self.feed.params.end_group
+        own = MAX_SEQUENCE if last is None else min(last + 1, MAX_SEQUENCE)
+        missing = groups.lost(self.feed.start, (own if final is None else min(own, final)) - 1)
+        send(self.ref, m.Ended(self.key, own if final is None else final, missing))
+
+
+class Subscribers:
+    """The subscriptions of one track."""
+
+    __slots__ = ("_all", "_call_later", "bounded", "changed")
+
+    def __init__(self, call_later: Callable[[float, object], Timer]) -> None:
+        self._all: dict[m.Key, Subscriber] = {}
+        self._call_later = call_later
+        self.bounded: dict[m.Key, Subscriber] = {}
+        """Those that end with a certain group."""
+        self.changed = False
+        """Whether what they want together may have changed in this turn."""
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def relays(self) -> int:
+        """Subscriptions of other relays."""
+        return sum(subscriber.relay for subscriber in self._all.values())
+
+    @property
+    def wanted(self) -> list[SubscribeParams]:
+        """The parameters of each."""
+        return [subscriber.feed.params for subscriber in self._all.values()]
+
+    def get(self, key: m.Key) -> Subscriber | None:
+        """The subscription with that key."""
+        return self._all.get(key)
+
+    def add(self, subscriber: Subscriber) -> None:
+        """A subscription begins."""
+        self._all[subscriber.id] = subscriber
+        self.changed = True
+        self.bind(subscriber)
+
+    def bind(self, subscriber: Subscriber) -> None:
+        """Its parameters are new: with an end or without."""
+        self.changed = True
+        self._unbind(subscriber)
+        if subscriber.feed.params.end_group is not None:
+            self.bounded[subscriber.id] = subscriber
+
+    def _unbind(self, subscriber: Subscriber) -> None:
+        self.bounded.pop(subscriber.id, None)
+        if subscriber.overdue is not None:
+            subscriber.overdue.cancel()
+            subscriber.overdue = None
+
+    def remove(self, key: m.Key) -> None:
+        """A subscription is over."""
+        subscriber = self._all.pop(key, None)
+        if subscriber is not None:
+            self.changed = True
+            self._unbind(subscriber)
+
+    def deliver(self, touched: Sequence[tuple[EncodedGroup, bool]]) -> list[m.Key]:
+        """Send what is new of groups: one message per subscriber. Returns those that have ended."""
+        shared: dict[Encoding, tuple[m.GroupPiece, ...]] = {}
+        lowest = min(group.sequence for group, _ in touched)
+        past = any(group.past for group, _ in touched)
+        gone: list[m.Key] = []
+        for key, subscriber in self._all.items():
+            feed = subscriber.feed
+            pieces = shared.get(feed.encoding)
+            if pieces is None:
+                pieces = shared[feed.encoding] = shared_pieces(touched, feed.encoding)
+            if past or feed.is_narrow(lowest):
+                pieces = feed.narrow(touched, pieces)
+            if not pieces:
+                continue
+            if subscriber.renumbered is not None:
+                alive = subscriber.deliver(pieces)
+            else:
+                alive = send(subscriber.ref, m.Deliver(subscriber.key, pieces))
+            if not alive:
+                gone.append(key)
+        return gone
+
+    def deliver_datagram(self, number: int, timestamp: int, payload: bytes) -> None:
+        """Send a group of one frame that came as a datagram."""
+        for subscriber in self._all.values():
+            send(subscriber.ref, m.DeliverDatagram(subscriber.key, number, timestamp, payload))
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def complete(
+        self, groups: TrackGroups, first: int | None, patience: float, concerns: Callable[[m.Key], bool]
+    ) -> list[Subscriber]:
+        """Bounded subscriptions that have all they asked for; late groups get `patience` seconds.
+
+        `concerns` tells which still wait for the past.
+        """
+        latest = groups.seen.last
+        complete: list[Subscriber] = []
+        for key, subscriber in self.bounded.items():
+            feed, last = subscriber.feed, subscriber.feed.params.end_group or 0
+            if feed.start <= last and (latest is None or latest < last):
+                continue
+            if concerns(key) or self._is_awaiting(subscriber, groups):
+                continue
+            if not groups.missing(feed.start, last, first):
+                complete.append(subscriber)
+            elif subscriber.overdue is None:
+                subscriber.overdue = self._call_later(patience, RangeOverdue(key))
+        return complete
+
+    @staticmethod
+    def _is_awaiting(subscriber: Subscriber, groups: TrackGroups) -> bool:
+        """Whether more is to come of a group that it wants."""
+        return not all(map(subscriber.feed.is_over, groups.unfinished.values()))
+
+    def overdue(self, key: m.Key, groups: TrackGroups) -> Subscriber | None:
+        """`RangeOverdue`: the subscription that is to end."""
+        subscriber = self.bounded.get(key)
+        if subscriber is None or subscriber.overdue is None:
+            return None
+        subscriber.overdue = None
+        return None if self._is_awaiting(subscriber, groups) else subscriber
+
+    def finish(self, groups: TrackGroups, final: int) -> None:
+        """The track is over."""
+        for subscriber in self._all.values():
+            subscriber.end(groups, final)
+        self._clear()
+
+    def refuse(self, answer: type[m.Refused | m.Lost], code: int) -> None:
+        """The track has failed."""
+        for subscriber in self._all.values():
+            send(subscriber.ref, answer(subscriber.key, code))
+        self._clear()
+
+    def _clear(self) -> None:
+        for subscriber in list(self.bounded.values()):
+            self._unbind(subscriber)
+        self._all.clear()

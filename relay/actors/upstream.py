@@ -1,0 +1,160 @@
+"""What a track has asked of the connection that publishes it, and the time limits of the answers.
+
+Owns the words between track and publishing connection; numbers are translated here to the publisher's. Part of the
+track actor.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from relay.actors import messages as m
+from relay.actors.groups import Stopped
+from relay.actors.numbers import Numbers
+from relay.actors.runtime import Ref, Timer, send
+from relay.auth.permissions import loggable
+from relay.model.track import SubscribeParams
+
+SUBSCRIBE = "subscribe"
+DESCRIBE = "describe"
+
+
+class AnswerDue(NamedTuple):
+    """Timer: the publisher should have answered by now. `what` is a fetched group's sequence, or a word."""
+
+    what: int | str
+
+
+class Owner(Protocol):
+    """What the parts of a track need of its actor."""
+
+    @property
+    def actor_ref(self) -> Ref: ...
+
+    def call_later(self, delay: float, message: object) -> Timer: ...
+
+    def flush(self) -> None:
+        """Deliver what has come."""
+
+
+class Upstream:
+    """The publisher's connection, as one track sees it."""
+
+    __slots__ = (
+        *("_due", "_name", "_numbers", "_owner", "_path", "_source", "_timeout", "_track", "_wanted"),
+        *("answered", "asked", "asked_properties", "opened"),
+    )
+
+    def __init__(
+        self, owner: Owner, source: Ref, path: str, name: str, numbers: Numbers, timeout: float
+    ) -> None:
+        """`timeout` is for answers, in seconds."""
+        self._owner, self._track, self._source = owner, owner.actor_ref, source
+        self._path, self._name, self._numbers = path, name, numbers
+        self._timeout = timeout
+        self._due: dict[int | str, Timer] = {}
+        """Questions without an answer."""
+        self._wanted: SubscribeParams | None = None
+        self.opened: SubscribeParams | None = None
+        """What the subscription began with."""
+        self.asked = self.asked_properties = False
+        """Whether the publisher's connection may hold anything for us."""
+        self.answered = False
+        """Whether the publisher has said or sent anything about this track."""
+
+    # --- questions: False if the connection has ended --------------------------------------------------------------
+
+    def want(self, params: SubscribeParams) -> bool:
+        """Subscribe, or change what the subscription asks for."""
+        if params == self._wanted:
+            return True
+        begins, self._wanted = self._wanted is None, params
+        asked = self._numbers.asked(params)
+        if not begins:
+            send(self._source, m.UpdateUpstream(self._track, asked))
+            return True
+        self.asked, self.opened = True, params
+        describe = self._numbers.properties is None and not self.asked_properties
+        if not send(self._source, m.OpenUpstream(self._track, self._path, self._name, asked, describe)):
+            return False
+        if not self.answered:
+            self.expect(SUBSCRIBE)
+        return True
+
+    def describe(self) -> bool:
+        """Ask for the properties, unless a subscription brings them."""
+        self.expect(DESCRIBE)
+        if self.opened is not None or self.asked_properties:
+            return True
+        self.asked_properties = self.asked = True
+        return send(self._source, m.DescribeUpstream(self._track, self._path, self._name))
+
+    def fetch(self, number: int, published: int, priority: int) -> bool:
+        """Ask for one group; `number` is that of viewers."""
+        self.asked = True
+        self.expect(number)
+        return send(self._source, m.FetchUpstream(self._track, self._path, self._name, published, priority))
+
+    def open_past(self, number: int, params: SubscribeParams) -> None:
+        """Subscribe to groups before those of the subscription. `number` names the request."""
+        send(self._source, m.OpenPast(self._track, self._path, self._name, number, params))
+
+    # --- what is not wanted ----------------------------------------------------------------------------------------
+
+    def close_past(self) -> None:
+        """Nothing more is wanted of the last `open_past`."""
+        send(self._source, m.ClosePast(self._track))
+
+    def stop(self, stopped: Stopped) -> None:
+        """Nothing more is wanted of a group."""
+        if stopped.limit:
+            self.over_limit(stopped.limit, f"group={stopped.sequence}")
+        published = self._numbers.published(stopped.sequence)
+        if published is not None:
+            self.stop_published(published, stopped.code, past=stopped.past)
+
+    def stop_published(self, sequence: int, code: int, *, past: bool = False) -> None:
+        """The same, by the publisher's number."""
+        send(self._source, m.StopGroup(self._track, sequence, code, past))
+
+    def stop_fetch(self, number: int) -> None:
+        """Nothing more is wanted of a fetch."""
+        self._answer(number)
+        published = self._numbers.published(number)
+        if published is not None:
+            send(self._source, m.StopFetch(self._track, published))
+
+    def close(self) -> None:
+        """The track is over."""
+        if self.asked:  # also of a track that has failed: not all that was asked need be answered
+            send(self._source, m.CloseUpstream(self._track))
+
+    def over_limit(self, limit: str, what: str) -> None:
+        """The publisher went beyond a limit."""
+        send(self._source, m.OverLimit(limit, f"path={loggable(self._path)} track={self._name!r} {what}"))
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    def expect(self, what: int | str) -> None:
+        """Wait for an answer: the owner gets `AnswerDue`."""
+        if what not in self._due:
+            self._due[what] = self._owner.call_later(self._timeout, AnswerDue(what))
+
+    def answer(self, what: int | str = SUBSCRIBE, *, real: bool = True) -> None:
+        """That is answered; `real` tells that the publisher did it, and so knows the track."""
+        self._answer(what)
+        if real:
+            self.answered = True
+            self._answer(SUBSCRIBE)
+
+    def _answer(self, what: int | str) -> None:
+        timer = self._due.pop(what, None)
+        if timer is not None:
+            timer.cancel()
+
+    def is_overdue(self, what: int | str) -> bool:
+        """`AnswerDue`: False if the answer has come in this very turn."""
+        if self._due.pop(what, None) is None:
+            return False
+        self.over_limit("answer_timeout", what if isinstance(what, str) else f"fetch of group {what}")
+        return True

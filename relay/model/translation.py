@@ -1,0 +1,150 @@
+"""Between the numbers and timestamps of a publisher and those that the viewers of a track see.
+
+A publisher counts groups and time as it likes. The directory gives each track the spans of numbers that are its own
+(`relay.model.numbering`), and the unit that viewers of a former publisher were told of. Called by track actors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from relay.model.numbering import MAX_SEQUENCE, MOST_REPEATED, Span
+from relay.model.track import SubscribeParams, TrackProperties
+
+MOST_SPANS = 16
+"""Spans remembered of one track. It gets another one when two publishers of a path run beside each other."""
+
+
+class Translation:
+    """Translates between a publisher and the viewers of one track."""
+
+    def __init__(self) -> None:
+        self._spans: list[Span] = []
+        """In order of the publisher's numbers, and of those that viewers see."""
+        self._free = True
+        """Whether no track of the path was given numbers."""
+        self._floor = 0
+        """The number that viewers from another route want next; 0 once there is one not far behind."""
+        self._units: tuple[int, int] | None = None
+        """Units in a second of the publisher and of viewers, where they differ."""
+        self._first: int | None = None
+        self.timescale: int | None = None
+        """Units in a second, as viewers of the path were told; None if they were not."""
+        self.properties: TrackProperties | None = None
+        """As viewers are told."""
+        self.below = 0
+        """The publisher's numbers below it are known and, if `plain`, the same as the viewers'."""
+        self.plain = False
+
+    def add(self, span: Span | None, timescale: int | None, *, free: bool) -> int:
+        """The directory has answered. If the track counts on elsewhere: the number from which it does, else 0."""
+        self._free = free
+        self.timescale = self.timescale or timescale
+        if span is None:
+            return 0
+        if self._spans and self._spans[-1][:2] == span[:2]:
+            self._spans[-1] = span
+            elsewhere = 0
+        else:
+            elsewhere = span.first + span.shift if self._spans else 0
+            self._spans = [*self._spans, span][-MOST_SPANS:]
+        self._review()
+        return elsewhere
+
+    def expect(self, floor: int) -> None:
+        """A viewer comes that has seen the numbers below `floor`."""
+        self._floor = max(self._floor, floor)
+        self._review()
+
+    def _review(self) -> None:
+        span = self._spans[-1] if self._spans else None
+        self.below = 0 if span is None or self._floor else span.limit - span.shift
+        self.plain = len(self._spans) == 1 and self._spans[0][:2] == (0, 0) and self._units is None
+
+    def missing(self, sequences: Iterable[int]) -> tuple[int, int] | None:
+        """The publisher's number to ask the directory about, and from where to count anew; None if all are known."""
+        if not self._spans:
+            # numbers that nobody remembers are not taken for those of this publisher
+            return min(sequences), self._floor if self._free else 0
+        span = self._spans[-1]
+        beyond = min((s for s in sequences if s + span.shift >= span.limit), default=None)
+        if self._floor:
+            lowest = min(sequences)
+            floor, self._floor = self._floor, 0
+            self._review()
+            if lowest + span.shift < floor - MOST_REPEATED:
+                return lowest, floor
+        return None if beyond is None else (beyond, 0)
+
+    # --- numbers ---------------------------------------------------------------------------------------------------
+
+    def shown(self, sequence: int) -> int | None:
+        """The viewers' number of a group; None if it has none: it comes too late, or beyond all numbers."""
+        return next(self.all_of(sequence), None)
+
+    def all_of(self, sequence: int) -> Iterator[int]:
+        """The numbers of a group, the newest first: two if it was the newest when the track had to count anew."""
+        if not self._spans:
+            yield sequence
+        for span in reversed(self._spans):
+            number = sequence + span.shift
+            # the end of the track needs a number of its own, after the last group's
+            if sequence >= span.first and number < span.limit and (number < MAX_SEQUENCE or not span.shift):
+                yield number
+
+    def newest_of(self, number: int) -> int | None:
+        """The newest number of the group that was given `number`."""
+        sequence = self.published(number)
+        return None if sequence is None else self.shown(sequence)
+
+    def end(self, final: int) -> int:
+        """The number after all that viewers see."""
+        span = self._spans[-1] if self._spans and final else None
+        return final if span is None else min(final + span.shift, MAX_SEQUENCE)
+
+    def published(self, number: int) -> int | None:
+        """The publisher's number of a group; None if the number is not one of this track's."""
+        if not self._spans:
+            return number if self._free else None
+        for span in reversed(self._spans):
+            sequence = number - span.shift
+            if sequence >= span.first:
+                return sequence if number < span.limit else None
+        return None
+
+    def asked(self, params: SubscribeParams) -> SubscribeParams:
+        """What viewers want, with the publisher's numbers."""
+        start = params.start_group
+        return params if start is None else params._replace(start_group=self.published(start))
+
+    def start(self, first: int | None) -> None:
+        """The publisher said which group the upstream subscription begins with."""
+        self._first = first
+
+    @property
+    def first(self) -> int | None:
+        """The group that the upstream subscription began with, if the publisher said so."""
+        return None if self._first is None else self.shown(self._first)
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def describe(self, properties: TrackProperties) -> TrackProperties:
+        """Properties of the publisher, as viewers are told."""
+        if self.timescale is None:
+            self.timescale = properties.timescale
+        if self.timescale != properties.timescale:
+            self._units = properties.timescale, self.timescale
+            self._review()
+        self.properties = properties._replace(timescale=self.timescale)
+        return self.properties
+
+    def timestamp(self, timestamp: int) -> int:
+        """In the unit of viewers."""
+        if self._units is None:
+            return timestamp
+        publisher, viewers = self._units
+        return min(timestamp * viewers // publisher, MAX_SEQUENCE)
+
+    def age(self, params: SubscribeParams) -> int:
+        """How old a group may be at the start of a subscription, in the unit of viewers."""
+        return params.history_ms * (self.properties or TrackProperties()).timescale // 1000
