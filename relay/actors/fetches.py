@@ -39,12 +39,12 @@ class Fetch(NamedTuple):
 class Fetches:
     """The fetches of one track."""
 
-    __slots__ = ("_by_group", "_coming", "_fetches", "_most", "_numbers", "_track", "_upstream", "size")
+    __slots__ = ("_by_group", "_coming", "_most", "_numbers", "_track", "_upstream", "all", "size")
 
     def __init__(self, track: Ref, upstream: Upstream, numbers: Numbers, most: int) -> None:
         """`most` limits the bytes held of groups from upstream."""
         self._track, self._upstream, self._numbers, self._most = track, upstream, numbers, most
-        self._fetches: dict[m.Key, Fetch] = {}
+        self.all: dict[m.Key, Fetch] = {}
         self._by_group: dict[int, dict[m.Key, Fetch]] = {}
         """The same, by the identity of the group that each reads."""
         self._coming: dict[int, EncodedGroup] = {}
@@ -52,13 +52,10 @@ class Fetches:
         self.size = 0
         """Bytes held of groups that come from upstream for fetches alone."""
 
-    def __bool__(self) -> bool:
-        return bool(self._fetches)
-
     def begin(self, request: m.Fetch, cache: GroupCache[EncodedGroup], now: float) -> bool:
         """Answer a fetch. False if the publisher has to be asked, and its connection has ended."""
         wanted = request.interest.start_group
-        group = cache.newest if wanted is None else cache.get(wanted)
+        group = cache.newest if wanted is None else cache.groups.get(wanted)
         if wanted is not None and (group is None or group.code is not None):
             group = self._coming.get(wanted)  # what broke off here upstream may have whole
         published = None if wanted is None else self._numbers.published(wanted)
@@ -82,7 +79,7 @@ class Fetches:
         fetch = Fetch(request, group, encoder)
         if not fetch.feed() and send(request.subscriber, m.Accepted(request.key, self._track)):
             key = (request.subscriber.actor_urn, request.key)
-            self._fetches[key] = fetch
+            self.all[key] = fetch
             self._by_group.setdefault(id(group), {})[key] = fetch
 
     def take(self, part: m.GroupPart) -> None:
@@ -110,7 +107,7 @@ class Fetches:
         self._let_go(group)
 
     def _drop(self, key: m.Key) -> Fetch | None:
-        fetch = self._fetches.pop(key, None)
+        fetch = self.all.pop(key, None)
         if fetch is not None:
             same = self._by_group[id(fetch.group)]
             del same[key]
@@ -149,9 +146,9 @@ class Fetches:
 
     def refuse(self, code: int) -> None:
         """The track is over."""
-        for fetch in self._fetches.values():
+        for fetch in self.all.values():
             send(fetch.request.subscriber, m.Refused(fetch.request.key, code))
-        self._fetches.clear()
+        self.all.clear()
         self._by_group.clear()
         self._coming.clear()
         self.size = 0

@@ -57,7 +57,7 @@ class TrackGroups:
         cache, most = self.cache, self._limits.cache_track
         for part in parts:
             sequence = part.sequence
-            group = cache.get(sequence)
+            group = cache.groups.get(sequence)
             if group is None:
                 group = self._begin(part, now, past=past)
                 if group is None:

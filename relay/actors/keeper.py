@@ -9,23 +9,10 @@ their fair share lose these too: a track within its share keeps its newest group
 
 from __future__ import annotations
 
-from typing import Final
-
 from relay.actors import messages as m
 from relay.actors.runtime import LoopActor, Ref, send
-from relay.model.cache import fair_share
+from relay.model.cache import SLACK, fair_share
 from relay.runtime import Runtime
-
-SLACK: Final = 8
-"""An eighth of the budget is made free at once, so that the shares are not worked out again and again."""
-
-LEAST_CHANGE: Final = 4_096
-"""Bytes below which a track does not report a change."""
-
-
-def worth_telling(told: int, held: int) -> bool:
-    """Whether what a track holds has changed so much since it was told."""
-    return held != told and (not held or abs(held - told) >= max(LEAST_CHANGE, told // SLACK))
 
 
 class KeeperActor(LoopActor):

@@ -96,8 +96,8 @@ class Past:
     """The requests for the past of one track."""
 
     __slots__ = (
-        *("_groups", "_number", "_numbers", "_owner", "_queue", "_request", "_subscribers", "_timeout"),
-        *("_timer", "_upstream"),
+        *("_groups", "_number", "_numbers", "_owner", "_subscribers", "_timeout"),
+        *("_timer", "_upstream", "queue", "request"),
     )
 
     def __init__(
@@ -113,27 +113,24 @@ class Past:
         self._owner, self._upstream, self._numbers = owner, upstream, numbers
         self._groups, self._subscribers = groups, subscribers
         self._timeout = timeout
-        self._queue: dict[m.Key, None] = {}
+        self.queue: dict[m.Key, None] = {}
         """Subscribers that may want more of the past than is here."""
-        self._request: PastRequest | None = None
+        self.request: PastRequest | None = None
         self._number = 0
         self._timer: Timer | None = None
 
-    def __bool__(self) -> bool:
-        return self._request is not None or bool(self._queue)
-
     def concerns(self, key: m.Key) -> bool:
         """Whether that subscriber has the past still before it."""
-        return key in self._queue or (self._request is not None and key == self._request.key)
+        return key in self.queue or (self.request is not None and key == self.request.key)
 
     def want(self, key: m.Key) -> None:
         """A subscriber may want more of the past than is here."""
-        self._queue[key] = None
+        self.queue[key] = None
 
     def drop(self, key: m.Key) -> None:
         """A subscriber has gone."""
-        self._queue.pop(key, None)
-        if self._request is not None and self._request.key == key:
+        self.queue.pop(key, None)
+        if self.request is not None and self.request.key == key:
             self._close()
 
     def seek(self, *, wait: bool) -> None:
@@ -141,19 +138,19 @@ class Past:
 
         With `wait` the track may still begin: its first group tells where the past ends.
         """
-        while self._request is None and self._queue:
+        while self.request is None and self.queue:
             lowest = self._groups.lowest(self._numbers.first)
             if lowest is None and wait:
                 return
-            key = next(iter(self._queue))
-            del self._queue[key]
+            key = next(iter(self.queue))
+            del self.queue[key]
             wanted = None if lowest is None else self._wanted(key, lowest)
             last = None if wanted is None else self._numbers.published(wanted.end_group or 0)
             if wanted is not None and last is not None:
                 self._begin(key, wanted, last)
 
     def _wanted(self, key: m.Key, lowest: int) -> SubscribeParams | None:
-        subscriber = self._subscribers.get(key)
+        subscriber = self._subscribers.all.get(key)
         if subscriber is None:
             return None
         params, opened = subscriber.feed.params, self._upstream.opened or SubscribeParams()
@@ -161,10 +158,10 @@ class Past:
 
     def _begin(self, key: m.Key, wanted: SubscribeParams, last: int) -> None:
         self._number += 1
-        self._request = PastRequest(self._number, key, wanted)
-        subscriber = self._subscribers.get(key)
+        self.request = PastRequest(self._number, key, wanted)
+        subscriber = self._subscribers.all.get(key)
         if subscriber is not None:
-            subscriber.feed.past = self._request.start
+            subscriber.feed.past = self.request.start
         first = None if wanted.start_group is None else self._numbers.published(wanted.start_group) or 0
         self._wait(self._timeout)
         self._upstream.open_past(self._number, wanted._replace(start_group=first, end_group=last))
@@ -173,7 +170,7 @@ class Past:
         self, message: m.PastGroups | m.PastStarted | m.PastOver | PastOverdue, now: float
     ) -> None:
         """The publisher has answered, or has not."""
-        request = self._request
+        request = self.request
         if request is None or message.number != request.number:
             return
         match message:
@@ -213,17 +210,17 @@ class Past:
 
     def fail(self) -> None:
         """The publisher is gone."""
-        self._request = None
-        self._queue.clear()
+        self.request = None
+        self.queue.clear()
         self._cancel()
 
     def _close(self) -> None:
-        request, self._request = self._request, None
+        request, self.request = self.request, None
         assert request is not None
         self._cancel()
         self._upstream.close_past()
         self._groups.break_off(StreamCode.CANCELLED, past=True)
-        subscriber = self._subscribers.get(request.key)
+        subscriber = self._subscribers.all.get(request.key)
         if subscriber is not None and not request.explicit:
             self._owner.flush()
             subscriber.feed.past = request.lowest  # not what others want of the past

@@ -12,15 +12,19 @@ from typing import Final, NamedTuple
 from relay.actors import messages as m
 from relay.actors.fetches import Fetches
 from relay.actors.groups import TrackGroups
-from relay.actors.keeper import worth_telling
 from relay.actors.ledger import Counts, Report, TrackFigures
 from relay.actors.rows import GroupRow, TrackRow
 from relay.actors.runtime import Ref, send
 from relay.actors.subscribers import Subscribers
 from relay.actors.upstream import Owner
+from relay.model.cache import SLACK
 
 REPORT_INTERVAL: Final = 1.0
 """Seconds between reports while groups come."""
+
+
+LEAST_CHANGE: Final = 4_096
+"""Bytes below which a change of the size is not reported."""
 
 
 class ReportDue(NamedTuple):
@@ -65,7 +69,7 @@ class Reports:
 
     def turn(self) -> None:
         """A turn has ended."""
-        viewers = len(self._subscribers)
+        viewers = len(self._subscribers.all)
         if self._counters is not None and not (self._waiting and viewers == self._viewers):
             self._viewers = viewers
             if self._report(self._now()) and not self._waiting:
@@ -73,7 +77,8 @@ class Reports:
                 self._owner.call_later(REPORT_INTERVAL, ReportDue())
         if self._budget is not None:
             held = self._groups.cache.size + self._fetches.size
-            if held != self._size and worth_telling(self._size, held):
+            change = abs(held - self._size)
+            if change and (not held or change >= max(LEAST_CHANGE, self._size // SLACK)):
                 self.size(held)
 
     def due(self) -> None:
@@ -107,7 +112,7 @@ class Reports:
         return send(self._counters, Report(self._owner.actor_ref.actor_urn, figures, dict(fresh)))
 
     def _now(self) -> TrackFigures:
-        cache, viewers = self._groups.cache, len(self._subscribers) - self._subscribers.relays
+        cache, viewers = self._groups.cache, len(self._subscribers.all) - self._subscribers.relays
         return self._track._replace(viewers=viewers, cached_bytes=cache.size, cached_groups=len(cache))
 
     def row(self, upstream: str, now: float) -> TrackRow:
@@ -117,7 +122,7 @@ class Reports:
         return TrackRow(
             path=self._track.path,
             name=self._track.name,
-            viewers=len(self._subscribers) - relays,
+            viewers=len(self._subscribers.all) - relays,
             relays=relays,
             upstream=upstream,
             groups=tuple(

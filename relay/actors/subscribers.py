@@ -58,36 +58,29 @@ class Subscriber:
 class Subscribers:
     """The subscriptions of one track."""
 
-    __slots__ = ("_all", "_call_later", "bounded", "changed")
+    __slots__ = ("_call_later", "all", "bounded", "changed")
 
     def __init__(self, call_later: Callable[[float, object], Timer]) -> None:
-        self._all: dict[m.Key, Subscriber] = {}
+        self.all: dict[m.Key, Subscriber] = {}
         self._call_later = call_later
         self.bounded: dict[m.Key, Subscriber] = {}
         """Those that end with a certain group."""
         self.changed = False
         """Whether what they want together may have changed in this turn."""
 
-    def __len__(self) -> int:
-        return len(self._all)
-
     @property
     def relays(self) -> int:
         """Subscriptions of other relays."""
-        return sum(subscriber.relay for subscriber in self._all.values())
+        return sum(subscriber.relay for subscriber in self.all.values())
 
     @property
     def wanted(self) -> list[SubscribeParams]:
         """The parameters of each."""
-        return [subscriber.feed.params for subscriber in self._all.values()]
-
-    def get(self, key: m.Key) -> Subscriber | None:
-        """The subscription with that key."""
-        return self._all.get(key)
+        return [subscriber.feed.params for subscriber in self.all.values()]
 
     def add(self, subscriber: Subscriber) -> None:
         """A subscription begins."""
-        self._all[subscriber.id] = subscriber
+        self.all[subscriber.id] = subscriber
         self.changed = True
         self.bind(subscriber)
 
@@ -106,7 +99,7 @@ class Subscribers:
 
     def remove(self, key: m.Key) -> None:
         """A subscription is over."""
-        subscriber = self._all.pop(key, None)
+        subscriber = self.all.pop(key, None)
         if subscriber is not None:
             self.changed = True
             self._unbind(subscriber)
@@ -114,10 +107,11 @@ class Subscribers:
     def deliver(self, touched: Sequence[tuple[EncodedGroup, bool]]) -> list[m.Key]:
         """Send what is new of groups: one message per subscriber. Returns those that have ended."""
         shared: dict[Encoding, tuple[m.GroupPiece, ...]] = {}
-        lowest = min(group.sequence for group, _ in touched)
-        past = any(group.past for group, _ in touched)
+        lowest, past = MAX_SEQUENCE, False
+        for group, _ in touched:
+            lowest, past = min(lowest, group.sequence), past or group.past
         gone: list[m.Key] = []
-        for key, subscriber in self._all.items():
+        for key, subscriber in self.all.items():
             feed = subscriber.feed
             pieces = shared.get(feed.encoding)
             if pieces is None:
@@ -136,7 +130,7 @@ class Subscribers:
 
     def deliver_datagram(self, number: int, timestamp: int, payload: bytes) -> None:
         """Send a group of one frame that came as a datagram."""
-        for subscriber in self._all.values():
+        for subscriber in self.all.values():
             send(subscriber.ref, m.DeliverDatagram(subscriber.key, number, timestamp, payload))
 
     # --- the end ---------------------------------------------------------------------------------------------------
@@ -177,17 +171,17 @@ class Subscribers:
 
     def finish(self, groups: TrackGroups, final: int) -> None:
         """The track is over."""
-        for subscriber in self._all.values():
+        for subscriber in self.all.values():
             subscriber.end(groups, final)
         self._clear()
 
     def refuse(self, answer: type[m.Refused | m.Lost], code: int) -> None:
         """The track has failed."""
-        for subscriber in self._all.values():
+        for subscriber in self.all.values():
             send(subscriber.ref, answer(subscriber.key, code))
         self._clear()
 
     def _clear(self) -> None:
         for subscriber in list(self.bounded.values()):
             self._unbind(subscriber)
-        self._all.clear()
+        self.all.clear()

@@ -158,23 +158,23 @@ class TrackActor(LoopActor):
         return None
 
     def on_turn_end(self) -> None:
-        subscribers, end = self._subscribers, self._ending
+        subscribers, past, phase = self._subscribers, self._past, self._ending.phase
         if self._groups.touched:
             self.flush()
-        if self._past:
-            self._past.seek(wait=end.open)
-        if end.phase is Phase.ENDING:
+        if past.queue:
+            past.seek(wait=phase is Phase.RUNNING)
+        if phase is Phase.ENDING:
             self._end_if_complete()
         if subscribers.bounded:
-            first, concerns = self._numbers.first, self._past.concerns
-            for subscriber in subscribers.complete(self._groups, first, end.patience, concerns):
+            first, patience = self._numbers.first, self._ending.patience
+            for subscriber in subscribers.complete(self._groups, first, patience, past.concerns):
                 self._end_range(subscriber)
         self._reports.turn()
         if subscribers.changed:
             self._want()
-        if end.failed:
+        if self._ending.phase >= Phase.FAILED:
             self.stop()
-        elif self._idle is None and self._nobody():
+        elif not subscribers.all and self._idle is None and self._nobody():
             self._idle = self.call_later(self._limits.track_idle, IdleCheck())
 
     def on_end(self, error: BaseException | None) -> None:
@@ -191,7 +191,7 @@ class TrackActor(LoopActor):
             self._refuse(message, self._ending.code if self._ending.failed else StreamCode.UNROUTABLE)
 
     def _nobody(self) -> bool:
-        return not (self._subscribers or self._describing or self._fetches)
+        return not (self._subscribers.all or self._describing or self._fetches.all)
 
     def _stay(self) -> None:
         if self._idle is not None:
@@ -244,7 +244,7 @@ class TrackActor(LoopActor):
             self._want()
 
     def _on_update(self, message: m.UpdateInterest) -> None:
-        subscriber = self._subscribers.get((message.subscriber.actor_urn, message.key))
+        subscriber = self._subscribers.all.get((message.subscriber.actor_urn, message.key))
         if subscriber is None:
             return
         self.flush()
@@ -281,7 +281,7 @@ class TrackActor(LoopActor):
         self._groups.touched = {}
         for key in self._subscribers.deliver(touched):
             self._remove(key)
-        if self._fetches:
+        if self._fetches.all:
             for group, _ in touched:
                 self._fetches.feed(group)
 
@@ -337,7 +337,7 @@ class TrackActor(LoopActor):
         return tuple(parts)
 
     def _close_numbers(self) -> None:
-        watched = self._ending.phase is Phase.LOST and bool(self._subscribers)
+        watched = self._ending.phase is Phase.LOST and bool(self._subscribers.all)
         self._numbers.close(self._groups.seen.last, watched=watched)
 
     # --- groups from upstream --------------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ class TrackActor(LoopActor):
             self._refuse(request, self._ending.code)
         elif not self._fetches.begin(request, self._groups.cache, self.runtime.now()):
             self._fail(StreamCode.UNROUTABLE, lost=True)
-        elif self._fetches:
+        elif self._fetches.all:
             self._stay()
 
     def _on_due(self, what: int | str) -> None:
@@ -437,7 +437,7 @@ class TrackActor(LoopActor):
 
     def _end_if_complete(self) -> None:
         end, groups = self._ending, self._groups
-        if groups.unfinished or self._past:
+        if groups.unfinished or self._past.queue or self._past.request is not None:
             return
         if end.late:
             # streams overtake each other, and what is lost takes a while to come again

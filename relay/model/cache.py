@@ -13,16 +13,20 @@ from typing import Generic, TypeVar
 from relay.model.group import Group, Part
 from relay.model.limits import Limits
 
+SLACK = 8
+"""The budget of all caches is kept to within an eighth: a track reports such a change, and so much is freed at once."""
+
 G = TypeVar("G", bound=Group)
 
 
 class GroupCache(Generic[G]):
-    """The groups of one track by sequence."""
+    """The groups of one track."""
 
-    __slots__ = ("_groups", "_limits", "age", "floor", "latest", "size")
+    __slots__ = ("_limits", "age", "floor", "groups", "latest", "size")
 
     def __init__(self, limits: Limits) -> None:
-        self._groups: dict[int, G] = {}
+        self.groups: dict[int, G] = {}
+        """By sequence. `add` and `empty` change them."""
         self._limits = limits
         self.age = limits.cache_age
         """Seconds that a group stays once a newer one exists."""
@@ -34,14 +38,10 @@ class GroupCache(Generic[G]):
 
     def __iter__(self) -> Iterator[G]:
         """Groups in order of sequence."""
-        return iter([self._groups[sequence] for sequence in sorted(self._groups)])
+        return iter([self.groups[sequence] for sequence in sorted(self.groups)])
 
     def __len__(self) -> int:
-        return len(self._groups)
-
-    def get(self, sequence: int) -> G | None:
-        """The group with that sequence, if it is held."""
-        return self._groups.get(sequence)
+        return len(self.groups)
 
     @property
     def newest(self) -> G | None:
@@ -49,14 +49,14 @@ class GroupCache(Generic[G]):
         latest = self.latest
         if latest is None or latest.code is None:
             return latest
-        whole = [group for group in self._groups.values() if group.code is None]
+        whole = [group for group in self.groups.values() if group.code is None]
         return max(whole, key=_by_sequence, default=None)
 
     def add(self, group: G) -> bool:
         """Take a new group. `False` if it is a duplicate, or older than what was evicted and not asked for anew."""
-        if group.sequence in self._groups or (group.sequence < self.floor and not group.past):
+        if group.sequence in self.groups or (group.sequence < self.floor and not group.past):
             return False
-        self._groups[group.sequence] = group
+        self.groups[group.sequence] = group
         if self.latest is None or group.sequence > self.latest.sequence:
             self.latest = group
         return True
@@ -69,7 +69,7 @@ class GroupCache(Generic[G]):
 
     def empty(self, group: G) -> None:
         """Let go of the content of a group that nobody will get any more."""
-        if self._groups.get(group.sequence) is group:
+        if self.groups.get(group.sequence) is group:
             self.size -= group.size
         group.clear()
 
@@ -91,7 +91,7 @@ class GroupCache(Generic[G]):
         """Drop what the policy no longer keeps; the dropped groups, so that open ones can be ended."""
         dropped: list[G] = []
         newest = self.newest
-        for group in self._groups.values():  # in order of arrival
+        for group in self.groups.values():  # in order of arrival
             if now - group.arrived < self.age:
                 break
             if group is not newest and group is not self.latest and not group.open:
@@ -100,7 +100,7 @@ class GroupCache(Generic[G]):
             self._drop(group)
         self._forgo(dropped)
         limits = self._limits
-        if self.size > limits.cache_track or len(self._groups) > limits.cache_groups:
+        if self.size > limits.cache_track or len(self.groups) > limits.cache_groups:
             dropped += self._down_to(limits.cache_track, limits.cache_groups)
         return dropped
 
@@ -111,10 +111,10 @@ class GroupCache(Generic[G]):
     def _down_to(self, size: int, groups: int) -> list[G]:
         dropped: list[G] = []
         newest = self.newest
-        older = [g for _, g in sorted(self._groups.items()) if g is not newest and g is not self.latest]
+        older = [g for _, g in sorted(self.groups.items()) if g is not newest and g is not self.latest]
         # what still arrives goes last: viewers wait for its end, while nobody may ask for the others
         for group in sorted(older, key=_is_open):
-            if self.size <= size and len(self._groups) <= groups:
+            if self.size <= size and len(self.groups) <= groups:
                 break
             self._drop(group)
             dropped.append(group)
@@ -126,7 +126,7 @@ class GroupCache(Generic[G]):
             self.floor = max(self.floor, *(group.sequence + 1 for group in dropped))
 
     def _drop(self, group: G) -> None:
-        del self._groups[group.sequence]
+        del self.groups[group.sequence]
         self.size -= group.size
 
 

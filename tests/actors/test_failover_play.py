@@ -284,7 +284,7 @@ class Play:
                 assert sum(states) == 1, states
                 subscribers += served
         tracks = [actor for ref in list(RUNTIME.actors) if isinstance(actor := actor_of(ref), TrackActor)]
-        assert sum(len(track._subscribers) for track in tracks) == subscribers
+        assert sum(len(track._subscribers.all) for track in tracks) == subscribers
         requests = sum(len(actor_of(viewer.ref).egress._requests) for viewer in self.viewers)
         assert requests == sum(viewing.live for viewing in self.viewings)
 

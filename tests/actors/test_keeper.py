@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from relay.actors import messages as m
-from relay.actors.keeper import SLACK, KeeperActor, worth_telling
+from relay.actors.keeper import KeeperActor
+from relay.actors.ledger import TrackFigures
+from relay.actors.reporting import Reports
 from relay.actors.runtime import Ref, halt, send
+from relay.model.cache import SLACK
 from relay.model.limits import Limits
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
@@ -228,13 +233,19 @@ async def test_a_track_that_ends_instead_of_answering_does_not_stop_the_keeper()
     await settle()
 
 
-def test_small_changes_are_not_told() -> None:
-    assert not worth_telling(0, 0)
-    assert not worth_telling(0, 4_095)
-    assert worth_telling(0, 4_096)
-    assert not worth_telling(80_000, 89_999)
-    assert worth_telling(80_000, 90_000)
-    assert worth_telling(100, 0)
+async def test_small_changes_of_the_size_are_not_reported() -> None:
+    budget = Fake()
+    cache, empty = SimpleNamespace(size=0), SimpleNamespace(all={}, size=0)
+    owner: Any = SimpleNamespace(actor_ref=budget.ref)
+    groups: Any = SimpleNamespace(cache=cache)
+    parts: Any = empty
+    figures = TrackFigures("", "p", "video/hd", 0, 0, 0)
+    reports = Reports(owner, figures, groups, parts, parts, counters=None, budget=budget.ref)
+    for cache.size in (0, 4_095, 4_096, 8_000, 80_000, 89_999, 90_000, 100, 0, 0):
+        reports.turn()
+    await settle()
+    assert [held.size for held in budget.got(m.Held)] == [4_096, 80_000, 90_000, 100, 0]
+    halt(budget.ref)
 
 
 async def test_a_lower_budget_holds_at_once(kept: Kept) -> None:

@@ -591,7 +591,7 @@ async def test_an_update_that_cuts_a_group_leaves_nothing_of_it_behind() -> None
     await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=2)))
     await stage.feed(part(1, b"c"))
     await stage.feed(part(2, b"d"))
-    (subscriber,) = actor_of(stage.track)._subscribers._all.values()
+    (subscriber,) = actor_of(stage.track)._subscribers.all.values()
     assert not subscriber.feed._encoders
     assert viewer.groups()[1].code is not None
     assert viewer.groups()[2].fin

@@ -37,9 +37,9 @@ def test_groups_come_in_order_of_sequence_and_duplicates_are_refused() -> None:
     for sequence in (5, 3, 4):
         filled(cache, sequence)
     assert held(cache) == [3, 4, 5]
-    assert cache.latest is cache.get(5)
+    assert cache.latest is cache.groups.get(5)
     assert not cache.add(Group(4, 0.0))
-    assert cache.get(9) is None
+    assert cache.groups.get(9) is None
 
 
 def test_the_newest_group_stays_whatever_its_age_and_size() -> None:
@@ -120,7 +120,7 @@ def test_the_policy_holds_in_any_order(
         now += pause
         group = Group(sequence, now)
         if not cache.add(group):
-            assert sequence < cache.floor or cache.get(sequence) is not None
+            assert sequence < cache.floor or cache.groups.get(sequence) is not None
             continue
         if length:
             cache.extend(group, [FrameHeader(0, length), b"x" * length])
@@ -129,7 +129,7 @@ def test_the_policy_holds_in_any_order(
         dropped = cache.evict(now)
         assert newest in held(cache)
         assert all(gone.sequence < cache.floor for gone in dropped)
-        assert not any(cache.get(gone.sequence) for gone in dropped)
+        assert not any(cache.groups.get(gone.sequence) for gone in dropped)
         assert len(cache) <= max(most, 1)
         assert cache.size == sum(kept.size for kept in cache)
         assert cache.size <= size or len(cache) == 1
@@ -174,12 +174,12 @@ def test_the_newest_whole_group_stays_when_the_newest_is_broken() -> None:
     filled(cache, 0)
     filled(cache, 1, size=10_000)
     filled(cache, 2, done=False).code = 70
-    assert cache.newest is cache.get(1)
+    assert cache.newest is cache.groups.get(1)
     assert [group.sequence for group in cache.evict(1_000.0)] == [0]
     assert held(cache) == [1, 2]
     assert cache.start(0) == 1
     filled(cache, 3, now=1_000.0)
-    assert cache.newest is cache.get(3)
+    assert cache.newest is cache.groups.get(3)
     assert [group.sequence for group in cache.evict(1_000.0)] == [1, 2]
 
 
