@@ -19,6 +19,7 @@ from relay.model.path import checked
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.session import InfoReceived
+from relay.runtime import SYSTEM, Runtime
 from relay.transport.client import ClientTls, connect, connect_websocket
 from relay.transport.session import Session
 from relay.wire.version import ALL_VERSIONS, Version
@@ -36,6 +37,7 @@ class Client(Endpoint):
         tls: ClientTls | None = None,
         bind: tuple[str, int] | None = None,
         timeout: float = SETUP_TIMEOUT,  # noqa: ASYNC109 - it bounds two steps, and the second closes the session
+        runtime: Runtime = SYSTEM,
         **options: Any,
     ) -> Self:
         """Dial `url` and set the session up; `options` are those of `Endpoint`.
@@ -46,9 +48,15 @@ class Client(Endpoint):
         websocket = url.partition(":")[0].lower() in ("ws", "wss")
         dial = connect_websocket if websocket else connect
         session: Session = await dial(
-            url, versions=chosen, tls=tls or ClientTls(), bind=bind, timeout=timeout
+            url, versions=chosen, tls=tls or ClientTls(), bind=bind, timeout=timeout, runtime=runtime
         )
-        client = cls(session, versions=chosen, authority=urlsplit(url).netloc.rpartition("@")[2], **options)
+        client = cls(
+            session,
+            versions=chosen,
+            runtime=runtime,
+            authority=urlsplit(url).netloc.rpartition("@")[2],
+            **options,
+        )
         await client.start(timeout)
         return client
 

@@ -28,8 +28,9 @@ from relay.transport.session import Session, Stream
 from relay.wire.errors import WireError
 from relay.wire.frame import Request, open_request
 from relay.wire.version import Version
+from tests.actors.clock import RUNTIME
 from tests.e2e.http_support import SECRET, key_file
-from tests.e2e.support import RUNTIME, config
+from tests.e2e.support import config
 
 WITHIN: Final = 20.0
 """Seconds that anything awaited may take."""

@@ -26,7 +26,8 @@ from relay.client import Client, Publication
 from relay.config import Address, Auth, Config, Https
 from relay.model.limits import Limits
 from relay.transport.quic.certificates import CertificatePair, PrivateKey
-from tests.e2e.support import RUNTIME, config, running
+from tests.actors.clock import RUNTIME
+from tests.e2e.support import config, running
 
 WITHIN: Final = 15.0
 """Seconds that anything awaited may take."""

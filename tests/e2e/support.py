@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from relay.app import Relay
 from relay.config import Address, Auth, Config, Http, Internal, Server, ServerTls, Web
 from relay.model.limits import Limits
-from relay.runtime import Runtime
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
+from tests.actors.clock import RUNTIME
 from tests.e2e.harness import RustPeer, free_udp_port
-
-RUNTIME: Final = Runtime()
-"""Of all relays that tests run in this process, so that their actors can be counted."""
 
 PATIENT = Limits(backlog_time=30.0)
 """Limits of most tests: on a busy machine a viewer falls behind that would not elsewhere."""

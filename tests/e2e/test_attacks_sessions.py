@@ -28,10 +28,11 @@ from relay.wire.frame import frame_header_plain, group_header
 from relay.wire.messages import AnnounceRequest, GroupHeader, SubscribeUpdate
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
+from tests.actors.clock import RUNTIME
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream
 from tests.actors.watching import actor_of
 from tests.e2e.http_support import live
-from tests.e2e.support import RUNTIME, raw, running
+from tests.e2e.support import raw, running
 from tests.e2e.test_metrics import scrape, until, value
 
 pytestmark = pytest.mark.e2e

@@ -30,6 +30,7 @@ from relay.actors.origin import OriginActor
 from relay.actors.peer import PeerActor
 from relay.actors.track import TrackActor
 from relay.auth.key import Key
+from tests.actors.clock import RUNTIME
 from tests.e2e.cluster_support import (
     LIMITS,
     MEMBERS,
@@ -44,7 +45,6 @@ from tests.e2e.cluster_support import (
     member_token,
     token_in,
 )
-from tests.e2e.support import RUNTIME
 from tests.sampling import repeats
 
 logger = logging.getLogger("tests.chaos")
