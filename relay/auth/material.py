@@ -143,7 +143,7 @@ class Material:
         """Drop the private members. Raises MaterialError for a symmetric key."""
         members = tuple((name, value) for name, value in self.members if name not in PRIVATE)
         if dict(members)["kty"] == "oct":
-            raise MaterialError("a symmetric key has no public half: who verifies with it can sign with it")
+            raise MaterialError("a symmetric key has no public half: the same secret signs and verifies")
         return type(self)(members, self.verifier)
 
 

@@ -88,7 +88,7 @@ def _targets(found: argparse.Namespace, kid: str) -> list[tuple[bool, Path | Non
         return [(False, private)]
     if found.algorithm.startswith("HS"):
         raise UsageError(
-            f"--public: {found.algorithm} keys have no public half, who verifies with one can sign with it; "
+            f"--public: {found.algorithm} keys have no public half, the same secret signs and verifies; "
             "--algorithm EdDSA has"
         )
     public = _target(found.public, found.public_dir, kid)

@@ -16,7 +16,7 @@ from relay.auth.tool_files import UsageError, put
 from relay.version import VERSION
 
 DESCRIPTION: Final = """\
-Keys and tokens for moq-relay. A key signs tokens; a token says what its bearer may publish and subscribe, and the relay
+Keys and tokens for moq-relay. A key signs tokens; a token grants its holder rights to publish and subscribe; the relay
 checks it with the same key, or with its public half.
 """
 
@@ -39,7 +39,7 @@ examples:
   moq-token generate --algorithm ES256 --out-dir private --public-dir public
       files named {kid}.jwk, for `[auth] key_dir`
   moq-token generate --out guests.jwk --root guests --subscribe ''
-      a key whose tokens can never grant more than to watch below guests
+      a key whose tokens can only grant to watch below guests
 
 Private keys are written for their owner only (mode 0600). Files that exist are kept unless --force is given.
 """
@@ -56,8 +56,8 @@ examples:
 """
 
 VERIFY: Final = """\
-Prints the claims as JSON, an empty line, and what they mean; with --json nothing but the claims. Exit status 1 if the
-relay would refuse.
+Prints the claims as JSON, an empty line, and their meaning; with --json only the claims. Exit status 1 if the relay
+would refuse the token.
 
 examples:
   moq-token verify --key root.jwk < alice.jwt
@@ -123,8 +123,8 @@ def _add_generate(parser: Parser) -> None:
     _add_paths(
         parser,
         "what the paths of the scope are relative to",
-        "limit the key: its tokens may let publish this; may be repeated",
-        "limit the key: its tokens may let subscribe this; may be repeated",
+        "limit the key: its tokens may grant to publish this; may be repeated",
+        "limit the key: its tokens may grant to subscribe this; may be repeated",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="write JSON, which the oldest relays do not read")
@@ -150,7 +150,9 @@ def _add_verify(parser: Parser) -> None:
     parser.add_argument("--key", metavar="FILE", help="the key, private or public; - is standard input")
     parser.add_argument("--in", metavar="FILE", dest="token", help="the token (-, standard input)")
     place = parser.add_mutually_exclusive_group()
-    place.add_argument("--url", help="say what a session there may do; the token may be in it as ?jwt=")
+    place.add_argument(
+        "--url", help="print the permissions of a session there; the token may be in it as ?jwt="
+    )
     place.add_argument("--path", help="the same, for the path of a URL")
     parser.add_argument("--root", metavar="PATH", help="refuse a token that has another root")
     parser.add_argument("--json", action="store_true", help="print the claims only")
@@ -193,5 +195,5 @@ def _stray(command: str | None, flags: list[str]) -> str:
 COMMANDS: Final = {
     "generate": (_add_generate, "make a key", GENERATE),
     "sign": (_add_sign, "sign a token", SIGN),
-    "verify": (_add_verify, "check a token, and say what it is good for", VERIFY),
+    "verify": (_add_verify, "check a token, and print its rights", VERIFY),
 }

@@ -40,7 +40,7 @@ def key_server(text: str) -> str:
         raise ValueError(f"expected a host behind {scheme}://, {_EXAMPLE}")
     if scheme == "http" and not is_loopback(host):
         raise ValueError(
-            "expected https://, because whoever can change keys on their way can admit anybody; "
+            "expected https://, because a key that is changed on its way can admit anybody; "
             "http:// is for this machine only, e.g. localhost"
         )
     return f"{scheme}://{authority}/{path}".rstrip("/")

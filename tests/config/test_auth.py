@@ -94,7 +94,7 @@ def test_what_is_no_place_for_keys(value: str, message: str) -> None:
 )
 def test_keys_do_not_come_over_plain_http(url: str) -> None:
     assert complaint({"auth.key_dir": f'"{url}"'}) == (
-        f'test.toml: [auth] key_dir = "{url}": expected https://, because whoever can change keys on their way can '
+        f'test.toml: [auth] key_dir = "{url}": expected https://, because a key that is changed on its way can '
         "admit anybody; http:// is for this machine only, e.g. localhost"
     )
 
