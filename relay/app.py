@@ -111,7 +111,7 @@ class Relay:
                 origin=actors.origin,
                 gate=actors.gate,
                 relay=self.identity,
-                ledger=actors.ledger,
+                counters=actors.counters,
                 refused=(self._refused, self._authenticator.refused, quic.refused),
                 links=lambda: len(quic.links),
                 segments_refused=lambda: quic.segments_refused,

@@ -20,7 +20,7 @@ from bench.load.publisher import track_name
 from bench.load.talk import SECOND, STAMP, Orders, milliseconds, now, say, until
 
 TAIL_S = 4.0
-"""How much of the end of a run a keeper checks where each frame is a group: the client keeps about 5 s."""
+"""How much of the end of a run a cache_budget checks where each frame is a group: the client keeps about 5 s."""
 DRAIN_S = 4.0
 """Without a further frame for so long, what is missing is lost."""
 AT_ONCE = 10
@@ -41,7 +41,7 @@ class Watch:
         self.task = asyncio.create_task(self._watch())
 
     def look(self) -> None:
-        """Let a keeper count what it has."""
+        """Let a cache_budget count what it has."""
         self._look.set()
 
     def lost(self, written: int, fps: float) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 
 from relay.actors import messages as m
-from relay.actors.ledger import Settle
+from relay.actors.counters import AddCounts
 from relay.actors.runtime import LoopActor, Ref, halt, send
 from relay.actors.track import TrackActor
 from relay.auth.permissions import loggable
@@ -42,14 +42,14 @@ class BroadcastActor(LoopActor):
         path: str,
         source: Ref,
         limits: Limits,
-        ledger: Ref | None = None,
-        keeper: Ref | None = None,
+        counters: Ref | None = None,
+        cache_budget: Ref | None = None,
         directory: Ref | None = None,
     ) -> None:
         super().__init__(runtime)
         self._directory = directory
-        self._ledger = ledger
-        self._keeper = keeper
+        self._counters = counters
+        self._cache_budget = cache_budget
         self._episodes = Episodes()
         self._path = path
         self._source = source
@@ -76,7 +76,7 @@ class BroadcastActor(LoopActor):
                     del self._tracks[(message.path, message.track)]
             case m.Withdraw():
                 self._withdrawn = message
-            case m.Unsure() | m.PublisherLost():
+            case m.RouteChanged():
                 for entry in self._tracks.values():
                     send(entry.ref, message)
             case m.ListTracks():
@@ -109,8 +109,8 @@ class BroadcastActor(LoopActor):
                 if self._episodes.begins("tracks", self.runtime.now()):
                     what = f"limit=tracks value={self._limits.tracks} path={loggable(request.path)}"
                     logger.warning("[session %d] over limit %s", request.session, what)
-                if self._ledger is not None:
-                    send(self._ledger, Settle({("refused", "tracks"): 1}))
+                if self._counters is not None:
+                    send(self._counters, AddCounts({("refused", "tracks"): 1}))
                 return
             ref = TrackActor.start(
                 self.runtime,
@@ -119,8 +119,8 @@ class BroadcastActor(LoopActor):
                 path=request.path,
                 name=request.track,
                 limits=self._limits,
-                ledger=self._ledger,
-                keeper=self._keeper,
+                counters=self._counters,
+                cache_budget=self._cache_budget,
                 directory=self._directory,
                 life=request.life,
             )

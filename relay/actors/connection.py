@@ -12,11 +12,11 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.counters import AddCounts, Counts
 from relay.actors.egress import Egress
 from relay.actors.environment import Context, Environment
 from relay.actors.expiry import Expiry
 from relay.actors.ingest import Ingest
-from relay.actors.ledger import Counts, Settle
 from relay.actors.rows import SessionRow
 from relay.actors.runtime import LoopActor, Overrun, Ref, Timer, send
 from relay.auth.permissions import Permissions, UnauthorizedError, loggable
@@ -166,8 +166,8 @@ class ConnectionActor(LoopActor):
         lost = self._closed is not None and self._closed.code is None
         gone = m.SessionGone(context.number, lost)
         send(environment.origin, gone)
-        if environment.ledger is not None:
-            send(environment.ledger, Settle(self._counted()))
+        if environment.counters is not None:
+            send(environment.counters, AddCounts(self._counted()))
         self._log_end(error)
         if self._link is not None:
             reason = "failed" if error else "" if self._closed is None else self._closed.reason
@@ -181,7 +181,7 @@ class ConnectionActor(LoopActor):
             case m.OpenUpstream() | m.DescribeUpstream() | m.FetchUpstream():
                 send(message.track, m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
             case m.Accepted():
-                send(message.track, m.Leave(self.actor_ref, message.key))
+                send(message.track, m.Unsubscribe(self.actor_ref, message.key))
 
     def _log_end(self, error: BaseException | None) -> None:
         log, lasted = self._context.log, f"{self._clock() - self._since:.1f}s"

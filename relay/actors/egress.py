@@ -49,7 +49,7 @@ class Subscription(Request):
         self.failover = Failover()
         self.params: SubscribeParams | None = None
         """Of the last update."""
-        self.bounded = isinstance(message, m.Subscribe) and message.interest.end_group is not None
+        self.bounded = isinstance(message, m.Subscribe) and message.params.end_group is not None
         """Whether it asks for groups by numbers that another publisher would not have."""
 
 
@@ -79,7 +79,7 @@ class Egress:
     def _leave(self, request: Request) -> None:
         """Take a request back: at its track, or at the directory, where it is if it has no track yet."""
         to = self._context.environment.origin if request.track is None else request.track
-        send(to, m.Leave(self._context.ref, request.message.key))
+        send(to, m.Unsubscribe(self._context.ref, request.message.key))
 
     # --- what the peer asks ----------------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class Egress:
                 session=context.number,
                 key=event.request,
                 encoding=self._moq.encoding,
-                interest=event.params,
+                params=event.params,
                 exclude=self._exclude(),
                 relay=context.permissions.cluster,
             )
@@ -207,7 +207,7 @@ class Egress:
         path = self._path(event.request, event.broadcast, event.track)
         if path is not None:
             context = self._context
-            interest = SubscribeParams(
+            params = SubscribeParams(
                 priority=event.priority,
                 start_group=event.group,
                 start_frame=event.start_frame,
@@ -220,7 +220,7 @@ class Egress:
                 session=context.number,
                 key=event.request,
                 encoding=Encoding.TIMED,
-                interest=interest,
+                params=params,
                 exclude=self._exclude(),
             )
             self._requests[event.request] = Request(message)
@@ -232,7 +232,7 @@ class Egress:
             request.params = event.params
             request.bounded = event.params.end_group is not None
             if request.track is not None:
-                send(request.track, m.UpdateInterest(self._context.ref, event.request, event.params))
+                send(request.track, m.UpdateSubscription(self._context.ref, event.request, event.params))
 
     def _on_skipped(self, event: moq.GroupSkipped) -> None:
         request = self._requests.get(event.request)
@@ -269,7 +269,7 @@ class Egress:
             case (
                 m.Accepted()
                 | m.Refused()
-                | m.Lost()
+                | m.PublisherLost()
                 | m.Ended()
                 | m.DeliverDatagram()
                 | m.Described()
@@ -280,7 +280,7 @@ class Egress:
                 if request is not None:
                     self._on_answer(request, message)
                 elif isinstance(message, m.Accepted):
-                    send(message.track, m.Leave(self._context.ref, message.key))
+                    send(message.track, m.Unsubscribe(self._context.ref, message.key))
             case _:
                 return False
         return True
@@ -318,7 +318,7 @@ class Egress:
                 if isinstance(request, Subscription) and request.failover.code is not None:
                     code = request.failover.code  # why the first publisher was lost says more
                 self._refuse(key, code)
-            case m.Lost():
+            case m.PublisherLost():
                 self._on_lost(request, message.code)
             case AskAgain():
                 send(self._context.environment.origin, request.message)
@@ -335,7 +335,7 @@ class Egress:
             else:
                 self._serving.accept(request.message.key)
             if params is not None:
-                send(track, m.UpdateInterest(self._context.ref, request.message.key, params))
+                send(track, m.UpdateSubscription(self._context.ref, request.message.key, params))
 
     def _on_lost(self, request: Request, code: int) -> None:
         """The publisher is gone: go on with another one, if there is one or comes soon."""
@@ -361,8 +361,8 @@ class Egress:
 
 def again(request: m.Subscribe, failover: Failover) -> m.Subscribe:
     """The request as it is said again: bounds were for the first publisher, the newest group is what is left."""
-    interest = request.interest._replace(start_group=None, start_frame=0, history_ms=0)
-    return request._replace(interest=interest, floor=failover.next, life=0)
+    params = request.params._replace(start_group=None, start_frame=0, history_ms=0)
+    return request._replace(params=params, floor=failover.next, life=0)
 
 
 __all__ = ["AskAgain", "Egress", "again"]

@@ -39,9 +39,9 @@ class Environment:
     """Protocol versions that SETUP may choose."""
     authorize: Callable[[str, str, str], Awaitable[Permissions]]
     """Path, query and remote address to permissions; raises UnauthorizedError."""
-    ledger: Ref | None = None
+    counters: Ref | None = None
     """Gets the counts of what has ended."""
-    keeper: Ref | None = None
+    cache_budget: Ref | None = None
     """Hears how much the tracks hold."""
     cluster: Ref | None = None
     """Hears of sessions that other relays have dialled."""

@@ -54,7 +54,7 @@ class Fetches:
 
     def begin(self, request: m.Fetch, cache: GroupCache[EncodedGroup], now: float) -> bool:
         """Answer a fetch. False if the publisher has to be asked, and its connection has ended."""
-        wanted = request.interest.start_group
+        wanted = request.params.start_group
         group = cache.newest if wanted is None else cache.groups.get(wanted)
         if wanted is not None and (group is None or group.code is not None):
             group = self._coming.get(wanted)  # what broke off here upstream may have whole
@@ -66,16 +66,16 @@ class Fetches:
         else:
             self._coming[wanted] = group = EncodedGroup(wanted, now)
             self._serve(request, group)
-            return self._upstream.fetch(wanted, published, request.interest.priority)
+            return self._upstream.fetch(wanted, published, request.params.priority)
         return True
 
     def _serve(self, request: m.Fetch, group: EncodedGroup) -> None:
         """Begin to answer from a group, which may still grow."""
-        interest = request.interest
-        if group.finished and interest.start_frame > group.first_frame + group.frames:
+        params = request.params
+        if group.finished and params.start_frame > group.first_frame + group.frames:
             send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
             return
-        encoder = Encoder(request.encoding, interest.start_frame, interest.end_frame, group.first_frame)
+        encoder = Encoder(request.encoding, params.start_frame, params.end_frame, group.first_frame)
         fetch = Fetch(request, group, encoder)
         if not fetch.feed() and send(request.subscriber, m.Accepted(request.key, self._track)):
             key = (request.subscriber.actor_urn, request.key)

@@ -126,7 +126,7 @@ class Ingest:
             case m.UpdateUpstream():
                 request = self._requests.get(message.track.actor_urn)
                 if request is not None and self._moq.has_updates:
-                    self._moq.requests.update(request, self._asked(message.interest))
+                    self._moq.requests.update(request, self._asked(message.params))
             case m.StopGroup():
                 track = message.track
                 request = self._past_of(track) if message.past else self._requests.get(track.actor_urn)
@@ -148,19 +148,19 @@ class Ingest:
         root = self._context.permissions.root
         return path[len(root) + 1 :] if root else path
 
-    def _asked(self, interest: SubscribeParams) -> SubscribeParams:
+    def _asked(self, params: SubscribeParams) -> SubscribeParams:
         """What is asked of the publisher for all subscribers together.
 
         How late a group may come is left to each subscriber: a relay takes what it would keep. History is no more than
         what the subscribers want (06).
         """
-        explicit = interest.start_group is not None and not interest.start_is_floor
+        explicit = params.start_group is not None and not params.start_is_floor
         return SubscribeParams(
-            priority=interest.priority,
-            ordered=interest.ordered,
-            latency_ms=max(interest.latency_ms, UPSTREAM_LATENCY_MS),
-            history_ms=PAST_MS if explicit else interest.history_ms,
-            start_group=interest.start_group,
+            priority=params.priority,
+            ordered=params.ordered,
+            latency_ms=max(params.latency_ms, UPSTREAM_LATENCY_MS),
+            history_ms=PAST_MS if explicit else params.history_ms,
+            start_group=params.start_group,
         )
 
     def _open(self, message: m.OpenUpstream) -> None:
@@ -168,7 +168,7 @@ class Ingest:
         if message.describe:
             self._describe(track, message.path, message.name)
         request = self._moq.requests.subscribe(
-            self._relative(message.path), message.name, self._asked(message.interest)
+            self._relative(message.path), message.name, self._asked(message.params)
         )
         self._tracks[request] = track
         self._requests[track.actor_urn] = request
@@ -177,13 +177,13 @@ class Ingest:
         return next((request for request, past in self._pasts.items() if past.track == track), None)
 
     def _open_past(self, message: m.OpenPast) -> None:
-        interest, moq_session = message.interest, self._moq
+        params, moq_session = message.params, self._moq
         self._close_past(message.track)
-        by_age = interest.start_group is None or interest.start_is_floor
+        by_age = params.start_group is None or params.start_is_floor
         if not (moq_session.has_history if by_age else moq_session.has_updates):  # it has no field for that
             send(message.track, m.PastOver(message.number, 0.0))
             return
-        asked = self._asked(interest)._replace(end_group=interest.end_group)
+        asked = self._asked(params)._replace(end_group=params.end_group)
         request = moq_session.requests.subscribe(self._relative(message.path), message.name, asked)
         self._pasts[request] = Past(message.track, message.number)
 
@@ -365,8 +365,8 @@ class Ingest:
             path=absolute,
             source=context.ref,
             limits=environment.limits,
-            ledger=environment.ledger,
-            keeper=environment.keeper,
+            counters=environment.counters,
+            cache_budget=environment.cache_budget,
             directory=environment.origin,
         )
         self._announced[absolute] = Announcement(self._generation, route, broadcast, identity)

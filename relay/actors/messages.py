@@ -270,7 +270,7 @@ class Published(NamedTuple):
 
 
 class NewLimits(NamedTuple):
-    """Told to the origin, the cluster and the keeper: these hold from now on."""
+    """To the origin, the cluster and the cache budget: these hold from now on."""
 
     limits: Limits
 
@@ -291,7 +291,7 @@ class Subscribe(NamedTuple):
     session: int
     key: int
     encoding: Encoding
-    interest: SubscribeParams
+    params: SubscribeParams
     exclude: int
     floor: int = 0
     """The group that is wanted next, if others of the path were seen before."""
@@ -323,30 +323,30 @@ class Fetch(NamedTuple):
     session: int
     key: int
     encoding: Encoding
-    interest: SubscribeParams
+    params: SubscribeParams
     """Bounds: `start_group` is the group, `start_frame` and `end_frame` the frames of it."""
     exclude: int
     life: int = 0
     """Set by the origin."""
 
 
-class UpdateInterest(NamedTuple):
-    """A subscriber changed its mind (SUBSCRIBE_UPDATE)."""
+class UpdateSubscription(NamedTuple):
+    """SUBSCRIBE_UPDATE: new parameters of a subscription."""
 
     subscriber: Ref
     key: int
-    interest: SubscribeParams
+    params: SubscribeParams
 
 
-class Leave(NamedTuple):
-    """A subscriber or fetcher goes; to the origin if no track has accepted it yet."""
+class Unsubscribe(NamedTuple):
+    """End of a subscription or fetch; to the origin if no track has accepted it yet."""
 
     subscriber: Ref
     key: int
 
 
 class Find(NamedTuple):
-    """Which of `paths` is announced? Answered by `Found`; with `wait`, as soon as one is. `Leave` ends the wait.
+    """Which of `paths` is announced? Answered by `Found`; with `wait`, as soon as one is. `Unsubscribe` ends the wait.
 
     The paths are one path and ancestors of it, the longest first.
     """
@@ -368,7 +368,7 @@ class Found(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """The track exists as far as is known; `track` takes `UpdateInterest` and `Leave`."""
+    """The track exists as far as is known; `track` takes `UpdateSubscription` and `Unsubscribe`."""
 
     key: int
     track: Ref
@@ -381,7 +381,7 @@ class Refused(NamedTuple):
     code: int
 
 
-class Lost(NamedTuple):
+class PublisherLost(NamedTuple):
     """The publisher is gone without an end of the track: ask again, there may be another one."""
 
     key: int
@@ -486,19 +486,15 @@ class BroadcastOver(NamedTuple):
     path: str
 
 
-class Unsure(NamedTuple):
-    """Origin to broadcast to tracks: the relay it comes from reaches it another way now, or not at all.
+class RouteChanged(NamedTuple):
+    """Origin to broadcast to tracks: a publication is reached another way, or not at all.
 
-    A track that has had no answer yet asks again. It may be one of a ring of relays, each of which waits for the next:
-    what they know of a publisher that has gone reaches them one after the other.
+    Tracks that have received nothing ask again: in a loop of relays each waits for the next, and the withdrawal of a
+    publisher reaches them one after the other.
     """
 
-
-class PublisherLost(NamedTuple):
-    """Origin to broadcast to tracks: the publisher's session gives no sign of life, and somebody else publishes the path.
-
-    Viewers ask again.
-    """
+    lost: bool
+    """The publisher's session gives no sign of life and another one publishes the path: all tracks ask again."""
 
 
 class TrackIdle(NamedTuple):
@@ -534,7 +530,7 @@ class OpenUpstream(NamedTuple):
     track: Ref
     path: str
     name: str
-    interest: SubscribeParams
+    params: SubscribeParams
     describe: bool
     """Whether the properties are not known yet: `UpstreamProperties` is wanted too."""
 
@@ -561,7 +557,7 @@ class UpdateUpstream(NamedTuple):
     """What all subscribers together want has changed."""
 
     track: Ref
-    interest: SubscribeParams
+    params: SubscribeParams
 
 
 class StopGroup(NamedTuple):
@@ -581,7 +577,7 @@ class OpenPast(NamedTuple):
     path: str
     name: str
     number: int
-    interest: SubscribeParams
+    params: SubscribeParams
 
 
 class ClosePast(NamedTuple):
@@ -691,19 +687,19 @@ class UpstreamFailed(NamedTuple):
     gone: bool = False
 
 
-# --- track and keeper of the cache ---------------------------------------------------------------------------------
+# --- track and cache budget ----------------------------------------------------------------------------------------------
 
 
-class Held(NamedTuple):
-    """Track to keeper: how many bytes of groups it holds now. Told whenever it changes, and as the answer to `Shrink`."""
+class CacheSize(NamedTuple):
+    """Track to cache budget: bytes of groups that it holds, when that has changed, and as the answer to `EvictTo`."""
 
     track: Ref
     size: int
     answer: bool = False
 
 
-class Shrink(NamedTuple):
-    """Keeper to track: give up groups until no more than `size` bytes are left, the newest one only with `newest`."""
+class EvictTo(NamedTuple):
+    """Cache budget to track: evict groups until no more than `size` bytes are left, the newest one only with `newest`."""
 
     size: int
     newest: bool

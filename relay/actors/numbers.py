@@ -16,7 +16,7 @@ GROUPS = (m.UpstreamGroups, m.UpstreamDatagram, m.UpstreamFetched, m.UpstreamDro
 
 WITH_NUMBERS = (
     *(*GROUPS, m.UpstreamProperties, m.UpstreamStarted, m.UpstreamFailed),
-    *(m.Subscribe, m.UpdateInterest, m.Leave, m.Describe, m.Fetch),
+    *(m.Subscribe, m.UpdateSubscription, m.Unsubscribe, m.Describe, m.Fetch),
 )
 """Messages that have to do with numbers or units, or would overtake one that has."""
 

@@ -93,7 +93,7 @@ class OriginActor(LoopActor):
                 self._route(message)
             case m.Find():
                 self._on_find(message)
-            case m.Leave():
+            case m.Unsubscribe():
                 self._on_leave((message.subscriber.actor_urn, message.key))
             case m.Announce():
                 self._on_announce(message)
@@ -191,10 +191,8 @@ class OriginActor(LoopActor):
         match notice:
             case Notice.CHECK_ALIVE:
                 send(publisher.connection, m.CheckAlive())
-            case Notice.ROUTE_CHANGED:
-                send(publisher.broadcast, m.Unsure())
-            case Notice.PUBLISHER_LOST:
-                send(publisher.broadcast, m.PublisherLost())
+            case Notice.ROUTE_CHANGED | Notice.PUBLISHER_LOST:
+                send(publisher.broadcast, m.RouteChanged(lost=notice is Notice.PUBLISHER_LOST))
             case Notice.WITHDRAWN:
                 if not send(publisher.broadcast, m.Withdraw(self.actor_ref, publication.id)):
                     self._on_broadcast_over(publication.id, publication.path)

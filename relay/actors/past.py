@@ -29,7 +29,7 @@ class PastOverdue(NamedTuple):
 
 
 def past_of(
-    interest: SubscribeParams,
+    params: SubscribeParams,
     opened: SubscribeParams,
     lowest: int,
     cache: GroupCache[EncodedGroup],
@@ -39,21 +39,21 @@ def past_of(
 
     `opened` is what our running subscription began with, `max_age` the wanted age in the track's timescale.
     """
-    start = interest.start_group
-    explicit = start is not None and not interest.start_is_floor
+    start = params.start_group
+    explicit = start is not None and not params.start_is_floor
     evicted = cache.floor > 0
     first = start or 0
     if first >= lowest:
         return None
     if explicit:
         came = opened.start_group is not None and opened.start_group <= first
-    elif not interest.history_ms or cache.covers(max_age):
+    elif not params.history_ms or cache.covers(max_age):
         return None
     else:
-        came = opened.history_ms >= interest.history_ms
+        came = opened.history_ms >= params.history_ms
     if came and not evicted:
         return None  # all that the publisher had then is here
-    return interest._replace(end_group=lowest - 1, start_frame=0, end_frame=None)
+    return params._replace(end_group=lowest - 1, start_frame=0, end_frame=None)
 
 
 class PastRequest:

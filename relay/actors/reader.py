@@ -110,7 +110,7 @@ class ReaderActor(LoopActor):
             session=self._number,
             key=KEY,
             encoding=Encoding.FRAMES,
-            interest=SubscribeParams(start_group=group),
+            params=SubscribeParams(start_group=group),
             exclude=0,
         )
         if isinstance(message, m.Subscribe):
@@ -140,7 +140,7 @@ class ReaderActor(LoopActor):
                 self._ask(None)
             case m.Refused():
                 self._finish(message.code if self._failover.code is None else self._failover.code)
-            case m.Lost():
+            case m.PublisherLost():
                 self._on_lost(message.code)
             case m.Ended():
                 self._finish(None)
@@ -151,13 +151,13 @@ class ReaderActor(LoopActor):
         return None
 
     def on_end(self, error: BaseException | None) -> None:
-        send(self._origin if self._track is None else self._track, m.Leave(self.actor_ref, KEY))
+        send(self._origin if self._track is None else self._track, m.Unsubscribe(self.actor_ref, KEY))
         if error is not None and not self._done:
             self._sink(Over(StreamCode.INTERNAL, ours=True))
 
     def on_dead_letter(self, message: object) -> None:
         if isinstance(message, m.Accepted):
-            send(message.track, m.Leave(self.actor_ref, KEY))
+            send(message.track, m.Unsubscribe(self.actor_ref, KEY))
 
     def _on_lost(self, code: int) -> None:
         """The publisher is gone: a reader that follows goes on with another one."""

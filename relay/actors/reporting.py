@@ -10,9 +10,9 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.counters import Counts, Report, TrackFigures
 from relay.actors.fetches import Fetches
 from relay.actors.groups import TrackGroups
-from relay.actors.ledger import Counts, Report, TrackFigures
 from relay.actors.rows import GroupRow, TrackRow
 from relay.actors.runtime import Ref, send
 from relay.actors.subscribers import Subscribers
@@ -95,7 +95,7 @@ class Reports:
         """Report the size; `answer` if the budget has asked for less."""
         self._size = held
         if self._budget is not None:
-            send(self._budget, m.Held(self._owner.actor_ref, held, answer))
+            send(self._budget, m.CacheSize(self._owner.actor_ref, held, answer))
 
     def _report(self, figures: TrackFigures | None) -> bool:
         groups = self._groups

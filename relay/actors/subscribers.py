@@ -29,7 +29,7 @@ class Subscriber:
         self.ref = request.subscriber
         self.key = request.key
         self.relay = request.relay
-        self.feed = Feed(request.encoding, request.interest, start)
+        self.feed = Feed(request.encoding, request.params, start)
         self.overdue: Timer | None = None
         """Set once the last group of its range is here, and one before it is not."""
         self.renumbered: tuple[int, int] | None = None
@@ -175,7 +175,7 @@ class Subscribers:
             subscriber.end(groups, final)
         self._clear()
 
-    def refuse(self, answer: type[m.Refused | m.Lost], code: int) -> None:
+    def refuse(self, answer: type[m.Refused | m.PublisherLost], code: int) -> None:
         """The track has failed."""
         for subscriber in self.all.values():
             send(subscriber.ref, answer(subscriber.key, code))

@@ -12,12 +12,12 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.cache_budget import CacheBudgetActor
 from relay.actors.cluster import ClusterActor
+from relay.actors.counters import CountersActor
 from relay.actors.environment import Environment
 from relay.actors.expiry import Expiries
 from relay.actors.gate import GateActor
-from relay.actors.keeper import KeeperActor
-from relay.actors.ledger import LedgerActor
 from relay.actors.origin import OriginActor
 from relay.actors.peer import Dialling
 from relay.actors.runtime import ActorDeadError, Ref, ask, send, stop
@@ -67,8 +67,8 @@ class ActorSystem:
         self.origin: Ref = OriginActor.start(
             runtime, on_failure=lambda _: failed.set(), linger=limits.linger, members=prefix
         )
-        self.ledger: Ref = LedgerActor.start(runtime)
-        self.keeper: Ref = KeeperActor.start(runtime, limits.cache)
+        self.counters: Ref = CountersActor.start(runtime)
+        self.cache_budget: Ref = CacheBudgetActor.start(runtime, limits.cache)
         environment = Environment(
             runtime=runtime,
             expiries=self.expiries,
@@ -77,8 +77,8 @@ class ActorSystem:
             limits=limits,
             versions=versions,
             authorize=authorize,
-            ledger=self.ledger,
-            keeper=self.keeper,
+            counters=self.counters,
+            cache_budget=self.cache_budget,
             members=prefix,
             strangers=self.strangers,
         )
@@ -106,7 +106,7 @@ class ActorSystem:
 
     def use(self, limits: Limits) -> None:
         """Sessions keep the limits they began with, and so do the tracks that they publish."""
-        for actor in (self.gate, self.origin, self.cluster, self.keeper):
+        for actor in (self.gate, self.origin, self.cluster, self.cache_budget):
             send(actor, m.NewLimits(limits))
 
     def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None) -> None:
@@ -133,7 +133,7 @@ class ActorSystem:
     async def end(self) -> None:
         """End what is left."""
         await _stop(*self.connections.values())
-        await _stop(self.gate, self.origin, self.ledger, self.keeper)
+        await _stop(self.gate, self.origin, self.counters, self.cache_budget)
 
     async def _ask_gate(self, message: object) -> None:
         with suppress(ActorDeadError):  # it has failed

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.counters import TrackFigures
 from relay.actors.fetches import Fetches
 from relay.actors.groups import TrackGroups
-from relay.actors.ledger import TrackFigures
 from relay.actors.numbers import GROUPS, Numbers
 from relay.actors.past import Past, PastOverdue
 from relay.actors.reporting import ReportDue, Reports
@@ -48,8 +48,8 @@ class TrackActor(LoopActor):
         path: str,
         name: str,
         limits: Limits,
-        ledger: Ref | None = None,
-        keeper: Ref | None = None,
+        counters: Ref | None = None,
+        cache_budget: Ref | None = None,
         directory: Ref | None = None,
         life: int = 0,
     ) -> None:
@@ -67,7 +67,9 @@ class TrackActor(LoopActor):
         self._past = Past(self, upstream, numbers, groups, subscribers, timeout)
         self._ending = TrackEnd()
         figures = TrackFigures(broadcast.actor_urn, path, name, 0, 0, 0)
-        self._reports = Reports(self, figures, groups, subscribers, fetches, counters=ledger, budget=keeper)
+        self._reports = Reports(
+            self, figures, groups, subscribers, fetches, counters=counters, budget=cache_budget
+        )
         self._describing: dict[m.Key, m.Describe] = {}
         self._handled = 0
         """Requests that the broadcast has forwarded to us."""
@@ -100,9 +102,9 @@ class TrackActor(LoopActor):
                 self._release()
             case m.Subscribe():
                 self._on_subscribe(message)
-            case m.Leave():
+            case m.Unsubscribe():
                 self._on_leave((message.subscriber.actor_urn, message.key))
-            case m.UpdateInterest():
+            case m.UpdateSubscription():
                 self._on_update(message)
             case m.Describe():
                 self._on_describe(message)
@@ -118,11 +120,9 @@ class TrackActor(LoopActor):
                 start, end = numbers.shown(message.start), numbers.shown(message.end)
                 if start is not None and end is not None and start <= end:
                     self._groups.dropped.add(start, end)
-            case m.Unsure():
-                if self._groups.seen.first is None:
+            case m.RouteChanged():
+                if message.lost or self._groups.seen.first is None:
                     self._fail(StreamCode.INTERNAL, lost=True)
-            case m.PublisherLost():
-                self._fail(StreamCode.INTERNAL, lost=True)
             case m.UpstreamDatagram():
                 self._on_datagram(message)
             case m.UpstreamFetched():
@@ -131,7 +131,7 @@ class TrackActor(LoopActor):
                 self._on_upstream_end(message)
             case m.UpstreamFailed():
                 self._fail(message.code, lost=message.gone)
-            case m.Shrink():
+            case m.EvictTo():
                 self._evict_to(message)
             case AnswerDue():
                 self._on_due(message.what)
@@ -224,7 +224,7 @@ class TrackActor(LoopActor):
         if not send(request.subscriber, m.Accepted(request.key, self.actor_ref)):
             return
         numbers.expect(request.floor)
-        subscriber = Subscriber(request, groups.start_of(request.interest, numbers.age(request.interest)))
+        subscriber = Subscriber(request, groups.start_of(request.params, numbers.age(request.params)))
         if latest is not None and number is not None and number != latest.sequence:
             subscriber.renumbered = latest.sequence, number
             groups.seen.add(number, number)
@@ -237,18 +237,18 @@ class TrackActor(LoopActor):
             send(request.subscriber, m.Ended(request.key, self._ending.final))
             return
         self._subscribers.add(subscriber)
-        if request.interest.start_group is not None or request.interest.history_ms:
+        if request.params.start_group is not None or request.params.history_ms:
             self._past.want(subscriber.id)
         self._stay()
         if self._upstream.opened is None:
             self._want()
 
-    def _on_update(self, message: m.UpdateInterest) -> None:
+    def _on_update(self, message: m.UpdateSubscription) -> None:
         subscriber = self._subscribers.all.get((message.subscriber.actor_urn, message.key))
         if subscriber is None:
             return
         self.flush()
-        params, former = message.interest, subscriber.feed.params
+        params, former = message.params, subscriber.feed.params
         start = self._groups.start_of(params, self._numbers.age(params))
         pieces = subscriber.feed.replace(params, start, self._groups.cache)
         if params.start_group != former.start_group or params.history_ms > former.history_ms:
@@ -347,7 +347,7 @@ class TrackActor(LoopActor):
         for group in stopped:
             self._upstream.stop(group)
 
-    def _evict_to(self, message: m.Shrink) -> None:
+    def _evict_to(self, message: m.EvictTo) -> None:
         """All tracks together hold too much, and this one more than its share."""
         self.flush()
         groups, reports = self._groups, self._reports
@@ -474,10 +474,10 @@ class TrackActor(LoopActor):
 
     def _refuse(self, request: m.Subscribe | m.Describe | m.Fetch, code: int) -> None:
         lost = self._ending.phase is Phase.LOST and not isinstance(request, m.Fetch)
-        send(request.subscriber, (m.Lost if lost else m.Refused)(request.key, code))
+        send(request.subscriber, (m.PublisherLost if lost else m.Refused)(request.key, code))
 
     def _refuse_all(self, code: int) -> None:
-        answer = m.Lost if self._ending.phase is Phase.LOST else m.Refused
+        answer = m.PublisherLost if self._ending.phase is Phase.LOST else m.Refused
         self._subscribers.refuse(answer, code)
         for request in self._describing.values():
             send(request.subscriber, answer(request.key, code))

@@ -1,7 +1,7 @@
 """Which groups of a track are kept, and which arrivals are too old to be taken.
 
 The newest group that is not broken stays as long as the track; others stay for `GroupCache.age` seconds, within
-`Limits.cache_groups` and `Limits.cache_track`. What all tracks together hold is for `relay.actors.keeper` to say. Called by track actors.
+`Limits.cache_groups` and `Limits.cache_track`. `relay.actors.cache_budget` limits what all hold together. Called by track actors.
 """
 
 from __future__ import annotations

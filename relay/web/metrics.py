@@ -1,7 +1,7 @@
 """`/metrics`: the relay's figures for Prometheus.
 
-Owns the names and meanings. Sessions are asked at the moment of the scrape; the ledger knows of tracks by what they have
-reported, up to a second ago, and of what those counted that have ended.
+Owns the names and meanings. Sessions are asked at the moment of the scrape; the counters actor knows what tracks
+reported, up to a second ago, and the counts of all that has ended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from relay.actors import messages as m
-from relay.actors.ledger import Counts, ListFigures, Totals, TrackFigures
+from relay.actors.counters import Counts, ListFigures, Totals, TrackFigures
 from relay.actors.runtime import ask, inbox_depths
 from relay.runtime import Runtime
 from relay.web import state
@@ -142,8 +142,8 @@ class Metrics:
         gate = await state.gate_report(sources)
         sessions = await state.every(gate.connections, m.CountSession())
         announced = await ask(sources.origin, m.ListAnnounced(("",)), timeout=state.ASK_TIMEOUT)
-        tracks = await ask(sources.ledger, ListFigures(("",)), timeout=state.ASK_TIMEOUT)
-        ended = await ask(sources.ledger, Totals(), timeout=state.ASK_TIMEOUT)
+        tracks = await ask(sources.counters, ListFigures(("",)), timeout=state.ASK_TIMEOUT)
+        ended = await ask(sources.counters, Totals(), timeout=state.ASK_TIMEOUT)
         families = [
             *self._gauges(sessions, len(announced), tracks),
             *self._counters(sessions, ended, gate.refused),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from relay.actors import messages as m
-from relay.actors.ledger import ListFigures, Totals, TrackFigures
+from relay.actors.counters import ListFigures, Totals, TrackFigures
 from relay.actors.rows import PeerRow, SessionRow, TrackRow
 from relay.actors.runtime import ActorDeadError, Ref, ask
 from relay.model.path import covers, join, strip
@@ -36,7 +36,7 @@ class Sources:
     gate: Ref
     relay: Callable[[], Identity]
     """Identity of the relay, for the `relay` part."""
-    ledger: Ref
+    counters: Ref
     refused: tuple[Mapping[str, int], ...]
     """What listeners and the authenticator rejected, by reason; the gate reports its own."""
     links: Callable[[], int]
@@ -77,7 +77,7 @@ async def announced(sources: Sources, prefixes: tuple[str, ...], base: str) -> l
     """The serving publications under the prefixes, relative to `base`, with what their tracks have reported."""
     published, figures = await asyncio.gather(
         ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT),
-        ask(sources.ledger, ListFigures(prefixes), timeout=ASK_TIMEOUT),
+        ask(sources.counters, ListFigures(prefixes), timeout=ASK_TIMEOUT),
     )
     tracks: dict[str, list[TrackFigures]] = {}
     for track in figures:
@@ -170,7 +170,7 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
         refused.update(session.refused)
     if "" in prefixes:
         refused.update(gate.refused)
-        ended = await ask(sources.ledger, Totals(), timeout=ASK_TIMEOUT)
+        ended = await ask(sources.counters, Totals(), timeout=ASK_TIMEOUT)
         refused.update({limit: number for (name, limit), number in ended.items() if name == "refused"})
     totals = Sums(
         sessions=len(sessions),

@@ -102,10 +102,10 @@ class FakeSubscriber(Fake):
         path: str = "room/cam",
         track: str = "video",
         encoding: Encoding = Encoding.PLAIN,
-        interest: SubscribeParams | None = None,
+        params: SubscribeParams | None = None,
         exclude: int = 0,
     ) -> None:
-        send(to, m.Subscribe(path, track, self.ref, 7, key, encoding, interest or SubscribeParams(), exclude))
+        send(to, m.Subscribe(path, track, self.ref, 7, key, encoding, params or SubscribeParams(), exclude))
 
     def describe(self, to: Ref, key: int = 1, *, path: str = "room/cam", track: str = "video") -> None:
         send(to, m.Describe(path, track, self.ref, 7, key, 0))
@@ -114,11 +114,11 @@ class FakeSubscriber(Fake):
         self, to: Ref, group: int, key: int = 1, *, first: int = 0, last: int | None = None,
         encoding: Encoding = Encoding.PLAIN,
     ) -> None:  # fmt: skip
-        interest = SubscribeParams(start_group=group, start_frame=first, end_frame=last)
-        send(to, m.Fetch("room/cam", "video", self.ref, 7, key, encoding, interest, 0))
+        params = SubscribeParams(start_group=group, start_frame=first, end_frame=last)
+        send(to, m.Fetch("room/cam", "video", self.ref, 7, key, encoding, params, 0))
 
     def leave(self, track: Ref, key: int = 1) -> None:
-        send(track, m.Leave(self.ref, key))
+        send(track, m.Unsubscribe(self.ref, key))
 
     def pieces(self, key: int = 1) -> list[m.GroupPiece]:
         return [piece for message in self.got(m.Deliver) if message.key == key for piece in message.pieces]

@@ -24,7 +24,7 @@ class Stage:
     def __init__(self, limits: Limits = QUICK) -> None:
         self.broadcast = Fake()
         self.source = FakePublisher()
-        self.ledger = Fake()
+        self.counters = Fake()
         self.track: Ref = TrackActor.start(
             RUNTIME,
             broadcast=self.broadcast.ref,
@@ -32,16 +32,16 @@ class Stage:
             path="room/cam",
             name="video",
             limits=limits,
-            ledger=self.ledger.ref,
+            counters=self.counters.ref,
         )
         self.viewers: list[FakeSubscriber] = []
 
     async def viewer(
-        self, interest: SubscribeParams | None = None, encoding: Encoding = Encoding.PLAIN
+        self, params: SubscribeParams | None = None, encoding: Encoding = Encoding.PLAIN
     ) -> FakeSubscriber:
         viewer = FakeSubscriber()
         self.viewers.append(viewer)
-        viewer.subscribe(self.track, interest=interest, encoding=encoding)
+        viewer.subscribe(self.track, params=params, encoding=encoding)
         await settle()
         return viewer
 

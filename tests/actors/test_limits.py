@@ -1,6 +1,6 @@
 """What one session may ask for: each limit met by a real session, while others keep their service.
 
-Limits of groups and caches are in `test_track.py` and `test_keeper.py`, those of slow viewers in `test_slow_viewers.py`.
+Limits of groups and caches are in `test_track.py` and `test_cache_budget.py`, those of slow viewers in `test_slow_viewers.py`.
 """
 
 from __future__ import annotations

@@ -464,8 +464,8 @@ async def test_who_watches_what_a_dead_session_had_withdrawn_asks_again_too() ->
     new = await two.announce("p")
     assert one.got(m.CheckAlive) == [m.CheckAlive()]
     await stage.say(m.Alive(one.number, alive=False))
-    assert len(old.got(m.PublisherLost)) == 1
-    assert not new.got(m.PublisherLost)
+    assert old.got(m.RouteChanged) == [m.RouteChanged(lost=True)]
+    assert not new.got(m.RouteChanged)
 
 
 @virtual
@@ -544,7 +544,7 @@ async def test_who_leaves_waits_no_more() -> None:
     stage = Stage()
     source = stage.session()
     seeker = await found(stage, "demo/cam", wait=True)
-    await stage.say(m.Leave(seeker.ref, 7))
+    await stage.say(m.Unsubscribe(seeker.ref, 7))
     await source.announce("demo/cam")
     assert answers(seeker) == []
     assert not vars(actor_of(stage.origin))["_finding"]

@@ -26,8 +26,8 @@ PATIENCE = 3.0
 
 def asked(stage: Stage) -> list[tuple[int | None, int | None, int]]:
     """What the publisher was asked of the past: first group, last group, age in milliseconds."""
-    found = [message.interest for message in stage.source.got(m.OpenPast)]
-    return [(interest.start_group, interest.end_group, interest.history_ms) for interest in found]
+    found = [message.params for message in stage.source.got(m.OpenPast)]
+    return [(params.start_group, params.end_group, params.history_ms) for params in found]
 
 
 async def live(*sequences: int) -> Stage:
@@ -82,11 +82,11 @@ async def test_an_age_that_reaches_behind_the_subscription_is_asked_of_the_publi
 
 @staged
 async def test_what_the_running_subscription_asked_for_is_not_asked_again() -> None:
-    for interest in (SubscribeParams(start_group=4), SubscribeParams(history_ms=9_000, start_is_floor=True)):
+    for params in (SubscribeParams(start_group=4), SubscribeParams(history_ms=9_000, start_is_floor=True)):
         stage = Stage()
-        await stage.viewer(interest)
+        await stage.viewer(params)
         await stage.feed(part(9, b"x"))  # the newest first
-        await stage.viewer(interest)
+        await stage.viewer(params)
         assert not asked(stage)
 
 
@@ -122,11 +122,11 @@ async def test_one_after_the_other() -> None:
 async def test_an_update_asks_for_the_past() -> None:
     stage = await live(10)
     viewer = stage.viewers[0]
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(priority=3)))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams(priority=3)))
     assert not asked(stage)
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=8)))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams(start_group=8)))
     assert asked(stage) == [(8, 9, 0)]
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=8, priority=9)))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams(start_group=8, priority=9)))
     assert len(asked(stage)) == 1
     await stage.say(m.PastGroups(1, (part(8, b"x"), part(9, b"x"))))
     assert sorted(viewer.groups()) == [8, 9, 10]
@@ -218,7 +218,7 @@ async def test_a_lost_publisher_ends_the_past_too() -> None:
     await stage.say(m.PastGroups(1, (part(8, b"x", fin=False),)))
     await stage.say(m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
     assert late.groups()[8].code == StreamCode.INTERNAL
-    assert late.got(m.Lost)
+    assert late.got(m.PublisherLost)
     assert not stage.track.is_alive()
 
 

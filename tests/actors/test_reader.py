@@ -69,7 +69,7 @@ async def test_a_reader_gets_the_first_group_and_leaves() -> None:
     await settle()
     assert made.got[-1] == piece(4, first=False, fin=True)
     assert not made.reader.is_alive()
-    assert made.track.got(m.Leave) == [m.Leave(made.reader, 1)]
+    assert made.track.got(m.Unsubscribe) == [m.Unsubscribe(made.reader, 1)]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ async def test_a_reader_waits_for_its_broadcast_so_long_and_then_leaves_the_orig
     assert made.got == []
     await advance(0.2)
     assert made.got == [Over(StreamCode.UNROUTABLE)]
-    assert made.origin.got(m.Leave) == [m.Leave(made.reader, 1)]
+    assert made.origin.got(m.Unsubscribe) == [m.Unsubscribe(made.reader, 1)]
     stop_all()
 
 

@@ -1,11 +1,11 @@
-"""What the ledger hears of tracks: how they stand and what they have counted, at most once a second."""
+"""What the counters hears of tracks: how they stand and what they have counted, at most once a second."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 from relay.actors import messages as m
-from relay.actors.ledger import Counts, LedgerActor, ListFigures, Report, Totals, TrackFigures
+from relay.actors.counters import CountersActor, Counts, ListFigures, Report, Totals, TrackFigures
 from relay.actors.reporting import REPORT_INTERVAL
 from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.track import SubscribeParams
@@ -16,7 +16,7 @@ from tests.actors.stage import Stage, staged
 
 
 def reports(stage: Stage) -> list[Report]:
-    return stage.ledger.got(Report)
+    return stage.counters.got(Report)
 
 
 def counted(stage: Stage) -> Counter[tuple[str, str]]:
@@ -87,14 +87,14 @@ async def test_the_last_report_has_what_was_counted_since_and_takes_the_track_ou
 
 
 async def test_the_ledger_lists_what_lives_and_sums_what_was_counted() -> None:
-    ledger: Ref = LedgerActor.start(RUNTIME)
+    counters: Ref = CountersActor.start(RUNTIME)
     counts: Counts = {("groups_received", ""): 2}
     for urn, path in (("a", "demo/cam"), ("b", "demo/camera"), ("c", "demo/cam/low")):
-        send(ledger, Report(urn, TrackFigures("broadcast", path, "video/hd", 1, 10, 2), counts))
-    send(ledger, Report("a", TrackFigures("broadcast", "demo/cam", "video/hd", 3, 10, 2), counts))
-    listed = await ask(ledger, ListFigures(("demo/cam", "")), timeout=TIMEOUT)
+        send(counters, Report(urn, TrackFigures("broadcast", path, "video/hd", 1, 10, 2), counts))
+    send(counters, Report("a", TrackFigures("broadcast", "demo/cam", "video/hd", 3, 10, 2), counts))
+    listed = await ask(counters, ListFigures(("demo/cam", "")), timeout=TIMEOUT)
     assert sorted(figures.path for figures in listed) == ["demo/cam", "demo/cam/low", "demo/camera"]
-    send(ledger, Report("c", None, {}))
-    (row,) = await ask(ledger, ListFigures(("demo/cam",)), timeout=TIMEOUT)
+    send(counters, Report("c", None, {}))
+    (row,) = await ask(counters, ListFigures(("demo/cam",)), timeout=TIMEOUT)
     assert (row.path, row.viewers) == ("demo/cam", 3)
-    assert await ask(ledger, Totals(), timeout=TIMEOUT) == {("groups_received", ""): 8}
+    assert await ask(counters, Totals(), timeout=TIMEOUT) == {("groups_received", ""): 8}

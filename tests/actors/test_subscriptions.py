@@ -369,8 +369,8 @@ async def test_a_request_that_reaches_a_publisher_behind_its_stop_is_answered(
         viewer.fetch(broadcast, 3)
     send(publisher.ref, LOST)
     await settle()
-    answers = [told for told in viewer.log if isinstance(told, m.Lost | m.Refused)]
-    assert [type(told) for told in answers] == [m.Refused if asked == "fetch" else m.Lost]
+    answers = [told for told in viewer.log if isinstance(told, m.PublisherLost | m.Refused)]
+    assert [type(told) for told in answers] == [m.Refused if asked == "fetch" else m.PublisherLost]
     halt(viewer.ref)
     await settle()
     assert actors() == ["origin"]
@@ -677,7 +677,7 @@ async def test_a_drop_message_is_read_and_changes_nothing(world: World) -> None:
         assert not stream.over
 
 
-# --- interest --------------------------------------------------------------------------------------------------------
+# --- params --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [v for v in Version if v >= Version.LITE_03])

@@ -26,7 +26,7 @@ async def test_the_first_subscriber_opens_the_upstream_and_is_accepted() -> None
     assert len(stage.opened) == 1
     opened = stage.opened[0]
     assert (opened.path, opened.name, opened.describe) == ("room/cam", "video", True)
-    assert (opened.interest.priority, opened.interest.latency_ms) == (9, 250)
+    assert (opened.params.priority, opened.params.latency_ms) == (9, 250)
 
 
 async def test_a_late_joiner_gets_the_newest_group_from_its_first_frame_at_once() -> None:
@@ -281,7 +281,10 @@ async def test_a_source_that_is_gone_is_told_as_lost() -> None:
     await stage.feed(part(0, b"a", fin=False))
     await stage.say(m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
     assert viewer.groups()[0].code == StreamCode.INTERNAL
-    assert viewer.got(m.Lost) == [m.Lost(1, StreamCode.INTERNAL), m.Lost(2, StreamCode.INTERNAL)]
+    assert viewer.got(m.PublisherLost) == [
+        m.PublisherLost(1, StreamCode.INTERNAL),
+        m.PublisherLost(2, StreamCode.INTERNAL),
+    ]
     assert viewer.got(m.Refused) == [m.Refused(3, StreamCode.INTERNAL)]
     assert not stage.track.is_alive()
 
@@ -299,7 +302,7 @@ async def test_a_dead_source_is_told_as_lost_to_the_subscriber() -> None:
     halt(stage.source.ref)
     await settle()
     viewer = await stage.viewer()
-    assert viewer.got(m.Lost) == [m.Lost(1, StreamCode.UNROUTABLE)]
+    assert viewer.got(m.PublisherLost) == [m.PublisherLost(1, StreamCode.UNROUTABLE)]
     assert not viewer.got(m.Refused)
     assert not stage.track.is_alive()
 
@@ -315,8 +318,10 @@ async def test_a_dead_source_refuses_a_fetch_and_loses_a_description() -> None:
         else:
             viewer.describe(stage.track)
         await settle()
-        expected = (m.Lost if ask_for == "describe" else m.Refused)(1, StreamCode.UNROUTABLE)
-        assert [told for told in viewer.log if isinstance(told, m.Lost | m.Refused)] == [expected], ask_for
+        expected = (m.PublisherLost if ask_for == "describe" else m.Refused)(1, StreamCode.UNROUTABLE)
+        assert [told for told in viewer.log if isinstance(told, m.PublisherLost | m.Refused)] == [expected], (
+            ask_for
+        )
 
 
 async def test_a_request_that_meets_a_failing_track_is_answered() -> None:
@@ -574,21 +579,21 @@ async def test_history_starts_at_the_oldest_group_young_enough() -> None:
 
 async def test_an_update_does_not_cut_off_a_group_in_flight_silently() -> None:
     """A group under way when the bounds move past it is either finished or aborted, never left hanging."""
-    for interest in (SubscribeParams(start_group=7), SubscribeParams(end_group=2)):
+    for params in (SubscribeParams(start_group=7), SubscribeParams(end_group=2)):
         stage = Stage()
         viewer = await stage.viewer()
         await stage.feed(part(5, b"a", fin=False))
-        await stage.say(m.UpdateInterest(viewer.ref, 1, interest))
+        await stage.say(m.UpdateSubscription(viewer.ref, 1, params))
         await stage.feed(part(5, b"b"))
         group = viewer.groups()[5]
-        assert group.fin or group.code is not None, interest
+        assert group.fin or group.code is not None, params
 
 
 async def test_an_update_that_cuts_a_group_leaves_nothing_of_it_behind() -> None:
     stage = Stage()
     viewer = await stage.viewer(SubscribeParams(start_group=1, start_frame=1))
     await stage.feed(part(1, b"a", b"b", fin=False))
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=2)))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams(start_group=2)))
     await stage.feed(part(1, b"c"))
     await stage.feed(part(2, b"d"))
     (subscriber,) = actor_of(stage.track)._subscribers.all.values()
@@ -597,26 +602,26 @@ async def test_an_update_that_cuts_a_group_leaves_nothing_of_it_behind() -> None
     assert viewer.groups()[2].fin
 
 
-# --- interest --------------------------------------------------------------------------------------------------------
+# --- params --------------------------------------------------------------------------------------------------------
 
 
 async def test_the_interests_of_all_subscribers_are_told_upstream_together() -> None:
     stage = Stage()
     one = await stage.viewer(SubscribeParams(priority=3, latency_ms=100, ordered=True))
-    assert stage.opened[0].interest == SubscribeParams(priority=3, latency_ms=100, ordered=True)
+    assert stage.opened[0].params == SubscribeParams(priority=3, latency_ms=100, ordered=True)
     two = await stage.viewer(SubscribeParams(priority=1, latency_ms=900, history_ms=50))
-    assert stage.updates[-1].interest == SubscribeParams(priority=3, latency_ms=900, history_ms=50)
-    await stage.say(m.UpdateInterest(two.ref, 1, SubscribeParams(priority=200)))
-    assert stage.updates[-1].interest == SubscribeParams(priority=200, latency_ms=100)
+    assert stage.updates[-1].params == SubscribeParams(priority=3, latency_ms=900, history_ms=50)
+    await stage.say(m.UpdateSubscription(two.ref, 1, SubscribeParams(priority=200)))
+    assert stage.updates[-1].params == SubscribeParams(priority=200, latency_ms=100)
     count = len(stage.updates)
     await stage.viewer(SubscribeParams(priority=5))
     assert len(stage.updates) == count  # nothing new in that
     two.leave(stage.track)
     await settle()
-    assert stage.updates[-1].interest.priority == 5
+    assert stage.updates[-1].params.priority == 5
     one.leave(stage.track)
     await settle()
-    assert stage.updates[-1].interest.latency_ms == 0
+    assert stage.updates[-1].params.latency_ms == 0
     assert len(stage.opened) == 1
 
 
@@ -624,7 +629,7 @@ async def test_the_first_subscribers_future_start_does_not_starve_the_others() -
     """If upstream was asked to begin in the future, a subscriber that wants the present must be heard too."""
     stage = Stage()
     await stage.viewer(SubscribeParams(start_group=1000))
-    assert stage.opened[0].interest.start_group is None or await _asks_again(stage)
+    assert stage.opened[0].params.start_group is None or await _asks_again(stage)
 
 
 async def _asks_again(stage: Stage) -> bool:
@@ -752,10 +757,10 @@ async def test_a_flood_of_updates_is_looked_at_once_in_a_turn() -> None:
     actor._want = counted
     for priority in range(1, 101):
         for viewer in viewers:
-            send(stage.track, m.UpdateInterest(viewer.ref, 1, SubscribeParams(priority=priority)))
+            send(stage.track, m.UpdateSubscription(viewer.ref, 1, SubscribeParams(priority=priority)))
     await settle()
     assert looks == 1
-    assert [update.interest.priority for update in stage.updates] == [100]
+    assert [update.params.priority for update in stage.updates] == [100]
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ async def test_a_publisher_that_has_finished_may_leave() -> None:
         await stage.say(m.UpstreamEnded(final, PATIENCE))
         await stage.say(m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
         assert ends(viewer) == [(1, ())], final
-        assert not viewer.got(m.Lost)
+        assert not viewer.got(m.PublisherLost)
         assert not stage.track.is_alive()
 
 
@@ -207,7 +207,7 @@ async def test_a_subscription_that_ended_with_its_range_wants_nothing_of_the_tra
     live = await stage.viewer(SubscribeParams(priority=1))
     await stage.feed(part(0, b"x"))
     assert ends(viewer) == [(1, ())]
-    assert stage.updates[-1].interest.priority == 1
+    assert stage.updates[-1].params.priority == 1
     live.leave(stage.track)
     await advance(1.1)
     assert len(stage.broadcast.got(m.TrackIdle)) == 1
@@ -233,7 +233,7 @@ async def test_an_update_takes_the_floor_away() -> None:
     await stage.viewer()
     await stage.feed(part(0, b"x"), part(1, b"x"))
     assert not viewer.groups()
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams()))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams()))
     assert sorted(viewer.groups()) == [1]  # as a new subscription would
     await stage.feed(part(2, b"x"))
     assert sorted(viewer.groups()) == [1, 2]
@@ -248,12 +248,12 @@ async def test_updates_move_the_start_backward_and_no_group_comes_twice() -> Non
         return [piece.sequence for piece in viewer.pieces() if piece.first]
 
     await stage.feed(part(0, b"x"), part(1, b"x"))
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=4)))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams(start_group=4)))
     await stage.feed(part(2, b"x"), part(3, b"x"), part(4, b"x"))
     assert begun() == [0, 1, 4]
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(start_group=1)))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams(start_group=1)))
     assert begun() == [0, 1, 4, 2, 3]
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams()))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams()))
     await stage.feed(part(5, b"x"))
     assert begun() == [0, 1, 4, 2, 3, 5]
 
@@ -263,7 +263,7 @@ async def test_an_update_of_something_else_cuts_nothing() -> None:
     stage = Stage()
     viewer = await stage.viewer()
     await stage.feed(part(0, b"a", fin=False), part(1, b"b", fin=False))
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(priority=9)))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams(priority=9)))
     await stage.feed(part(0, b"c"), part(1, b"d"))
     assert all(group.fin for group in viewer.groups().values())
     assert sorted(viewer.groups()) == [0, 1]
@@ -274,11 +274,11 @@ async def test_an_update_moves_the_end_or_takes_it_away() -> None:
     stage = Stage()
     viewer = await stage.viewer(SubscribeParams(end_group=3))
     await stage.feed(part(0, b"x"), part(1, b"x"))
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams()))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams()))
     await stage.feed(part(2, b"x"), part(3, b"x"), part(4, b"x"))
     assert sorted(viewer.groups()) == [0, 1, 2, 3, 4]
     assert not viewer.got(m.Ended)
-    await stage.say(m.UpdateInterest(viewer.ref, 1, SubscribeParams(end_group=2)))
+    await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams(end_group=2)))
     await settle()
     assert ends(viewer) == [(3, ())]
 

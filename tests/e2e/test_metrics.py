@@ -355,7 +355,7 @@ async def test_refusals_are_counted_by_limit() -> None:
         assert value(values, "refused_total", limit="announce_streams") == 1
         assert value(values, "streams_reset_total", reason="no_capacity") == 2
         async with http.get(f"{relay.internal_url}state", headers={"accept": "application/json"}) as response:
-            # the session that flooded has ended: the ledger knows
+            # the session that flooded has ended: the counters knows
             assert (await response.json())["totals"]["refused"] == {
                 "announce_streams": 1,
                 "announces": 1,

@@ -37,7 +37,7 @@ async def turns_for(broadcasts: int) -> int:
         origin=world.origin,
         gate=world.origin,
         relay=nobody,
-        ledger=world.origin,
+        counters=world.origin,
         refused=(),
         links=lambda: 0,
     )

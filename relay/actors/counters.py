@@ -1,7 +1,7 @@
-"""The ledger actor: sums of what actors counted, so that totals never go down, and how every track stands.
+"""The counters actor: sums of all counts, so that totals never go down, and the figures of every track.
 
-A connection sends its counts when it ends; for totals, add those of live connections. A track reports while it
-lives, so that nobody has to ask each of thousands.
+A connection adds its counts when it ends; for totals, add those of live connections. A track reports while it lives,
+so that thousands need not be asked.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Counts: TypeAlias = dict[tuple[str, str], int]
 """By name of the count and one label (a reason, a kind; `""` if there is none)."""
 
 
-class Settle(NamedTuple):
-    """An actor's counts over its whole life; it has ended."""
+class AddCounts(NamedTuple):
+    """An actor has ended: its counts over its whole life."""
 
     counts: Counts
 
 
 class TrackFigures(NamedTuple):
-    """How a track stands."""
+    """The figures of a track."""
 
     broadcast: str
     """URN of its broadcast actor."""
@@ -37,7 +37,7 @@ class TrackFigures(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Track to ledger: how it stands, None once it has ended, and what it has counted since its last report."""
+    """Track to counters: its figures, None once it has ended, and its counts since the last report."""
 
     track: str
     """URN of its actor."""
@@ -55,7 +55,7 @@ class Totals(NamedTuple):
     """Asked by the metrics: the sums, as `Counts`."""
 
 
-class LedgerActor(LoopActor):
+class CountersActor(LoopActor):
     """One per relay."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -64,11 +64,11 @@ class LedgerActor(LoopActor):
         self._tracks: dict[str, TrackFigures] = {}
 
     def __str__(self) -> str:
-        return "ledger"
+        return "counters"
 
     def on_receive(self, message: object) -> object:
         match message:
-            case Settle():
+            case AddCounts():
                 self._sums.update(message.counts)
             case Report():
                 self._sums.update(message.counts)

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from relay.actors import messages as m
-from relay.actors.keeper import KeeperActor
-from relay.actors.ledger import TrackFigures
+from relay.actors.cache_budget import CacheBudgetActor
+from relay.actors.counters import TrackFigures
 from relay.actors.reporting import Reports
 from relay.actors.runtime import Ref, halt, send
 from relay.model.cache import SLACK
@@ -34,11 +34,11 @@ class Kept(World):
 
     def __init__(self, budget: int, limits: Limits) -> None:
         super().__init__(limits)
-        self.keeper: Ref = KeeperActor.start(RUNTIME, budget)
-        self.environment = replace(self.environment, keeper=self.keeper)
+        self.cache_budget: Ref = CacheBudgetActor.start(RUNTIME, budget)
+        self.environment = replace(self.environment, cache_budget=self.cache_budget)
 
     async def close(self, *, clean: bool = True) -> None:
-        halt(self.keeper)
+        halt(self.cache_budget)
         await settle()
         await super().close(clean=clean)
 
@@ -202,33 +202,33 @@ async def test_what_ended_tracks_held_is_free_again(kept: Kept) -> None:
         kept.paths = ()
         publisher.group(upstream_id, 0, b"x" * 500_000)
         await settle()
-        assert actor_of(kept.keeper)._total >= 500_000
+        assert actor_of(kept.cache_budget)._total >= 500_000
         publisher.close()
         viewer.close()
         await settle()
-        assert actor_of(kept.keeper)._total == 0
-        assert not actor_of(kept.keeper)._held
+        assert actor_of(kept.cache_budget)._total == 0
+        assert not actor_of(kept.cache_budget)._sizes
 
 
 async def test_a_track_that_ends_instead_of_answering_does_not_stop_the_keeper() -> None:
-    keeper: Ref = KeeperActor.start(RUNTIME, 1_000)
+    cache_budget: Ref = CacheBudgetActor.start(RUNTIME, 1_000)
     first, second = Fake(), Fake()
-    send(keeper, m.Held(first.ref, 2_000))
+    send(cache_budget, m.CacheSize(first.ref, 2_000))
     await settle()
-    assert first.got(m.Shrink) == [m.Shrink(875, newest=False)]
-    send(keeper, m.Held(first.ref, 1_500))  # on its way before the question was read: no answer
-    send(keeper, m.Held(second.ref, 2_000))
+    assert first.got(m.EvictTo) == [m.EvictTo(875, newest=False)]
+    send(cache_budget, m.CacheSize(first.ref, 1_500))  # on its way before the question was read: no answer
+    send(cache_budget, m.CacheSize(second.ref, 2_000))
     await settle()
     assert len(first.log) == 1
     assert not second.log
-    send(keeper, m.Held(first.ref, 0))
+    send(cache_budget, m.CacheSize(first.ref, 0))
     await settle()
-    assert second.got(m.Shrink) == [m.Shrink(875, newest=True)]
-    send(keeper, m.Held(second.ref, 500, answer=True))
-    send(keeper, m.Held(first.ref, 600))
+    assert second.got(m.EvictTo) == [m.EvictTo(875, newest=True)]
+    send(cache_budget, m.CacheSize(second.ref, 500, answer=True))
+    send(cache_budget, m.CacheSize(first.ref, 600))
     await settle()
-    assert first.got(m.Shrink)[1:] == [m.Shrink(437, newest=True)]
-    for ref in (keeper, first.ref, second.ref):
+    assert first.got(m.EvictTo)[1:] == [m.EvictTo(437, newest=True)]
+    for ref in (cache_budget, first.ref, second.ref):
         halt(ref)
     await settle()
 
@@ -244,7 +244,7 @@ async def test_small_changes_of_the_size_are_not_reported() -> None:
     for cache.size in (0, 4_095, 4_096, 8_000, 80_000, 89_999, 90_000, 100, 0, 0):
         reports.turn()
     await settle()
-    assert [held.size for held in budget.got(m.Held)] == [4_096, 80_000, 90_000, 100, 0]
+    assert [held.size for held in budget.got(m.CacheSize)] == [4_096, 80_000, 90_000, 100, 0]
     halt(budget.ref)
 
 
@@ -254,6 +254,6 @@ async def test_a_lower_budget_holds_at_once(kept: Kept) -> None:
         publisher.group(number, sequence, bytes(100_000))
     await settle()
     assert kept.held("a") == list(range(8))
-    send(kept.keeper, m.NewLimits(Limits(cache=300_000)))
+    send(kept.cache_budget, m.NewLimits(Limits(cache=300_000)))
     await settle()
     assert kept.held("a") == [6, 7]
