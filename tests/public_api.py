@@ -24,9 +24,9 @@ FILE = Path(__file__).with_suffix(".txt")
 NOT_PROMISED = {
     "Relay": {"accept", "admit", "connections", "origin"},
     "Handle": {"on_event", "ring", "until"},
-    "Reader": {"put"},
+    "Reader": {"conclude", "put"},
     "Client": {"cancel", "flush", "offer"},
-    "GroupReader": {"abort", "feed"},
+    "GroupReader": {"feed"},
     "TrackWriter": {"send", "serve"},
 }
 """Methods for other files of the relay, and for its tests."""

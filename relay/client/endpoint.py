@@ -141,16 +141,17 @@ class Reader(Handle, Generic[T]):
     def on_event(self, event: moq.Event) -> None:
         match event:
             case moq.RequestRejected():
-                self._end(event.received)
+                self.conclude(event.received)
             case moq.RequestFinished():
-                self._end()
+                self.conclude()
             case _:
                 self.put(event)
 
-    def _end(self, code: int | None = None) -> None:
-        """Nothing more comes."""
-        self.code = code
-        self.finished = True
+    def conclude(self, code: int | None = None) -> None:
+        """Nothing more comes; `code` if it was refused or aborted."""
+        if not self.finished:
+            self.code = code
+            self.finished = True
         self._endpoint.handles.pop(self._request, None)
         self.ring()
 
@@ -366,7 +367,7 @@ class Endpoint(Handle):
     def offer(self, path: str, offer: moq.Offer | None) -> None:
         """Announce a path of ours, or withdraw it (`None`)."""
         if offer is None:
-            del self.offers[path]
+            self.offers.pop(path, None)
         else:
             self.offers[path] = offer
         self.moq.serving.announce_to_all(path, offer)

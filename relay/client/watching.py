@@ -79,7 +79,7 @@ class Announced(Reader[Change]):
         self._endpoint.cancel(self._request)
         for path in list(self.live):
             self._note(Change(path, active=False))
-        self._end()
+        self.conclude()
 
     def on_event(self, event: moq.Event) -> None:
         match event:
@@ -93,7 +93,7 @@ class Announced(Reader[Change]):
             case moq.AnnouncementsComplete():
                 self.complete = True
             case moq.AnnouncementsEnded():
-                self._end(event.code)
+                self.conclude(event.code)
         self.ring()
 
     def _note(self, change: Change) -> None:
@@ -178,7 +178,7 @@ class GroupReader(Reader[Frame]):
         """Read no more of it: ask the peer to stop sending."""
         if not self.finished:
             self._stop(code)
-            self.abort(code)
+            self.conclude(code)
 
     def feed(self, part: GroupPart) -> None:
         """Take what arrived."""
@@ -190,15 +190,10 @@ class GroupReader(Reader[Frame]):
                 self._frames += 1
                 self._missing = item.size
         if part.code is not None:
-            self.abort(part.code)
+            self.conclude(part.code)
         elif part.fin:
-            self._end()
+            self.conclude()
         self.ring()
-
-    def abort(self, code: int) -> None:
-        """The rest will not come."""
-        if not self.finished:
-            self._end(code)
 
     def _ready(self) -> bool:
         return self._frames > (self._missing > 0)
@@ -244,7 +239,7 @@ class Probes(Reader[ProbeReceived]):
     def close(self) -> None:
         """Ask for no more."""
         self._endpoint.cancel(self._request)
-        self._end()
+        self.conclude()
 
 
 class Wanted(TypedDict, total=False):
@@ -338,7 +333,7 @@ class Subscription(Reader[GroupReader]):
         self._forget(code)
         self.finished = True
         for group in self._open.values():
-            group.abort(StreamCode.CANCELLED)
+            group.conclude(StreamCode.CANCELLED)
         self._open.clear()
         self.ring()
 

@@ -114,6 +114,26 @@ async def test_the_end_of_the_announce_stream_is_the_end_of_what_was_live(versio
         with pytest.raises(AnnounceError) as caught:
             await anext(refused)
         assert caught.value.code == 5
+        refused.close()
+        with pytest.raises(AnnounceError):
+            await anext(refused)
+
+
+@versions
+async def test_two_publications_that_share_a_path_are_withdrawn_one_by_one(version: Version) -> None:
+    async with pair(version) as (near, far):
+        announced = near.announced()
+        first = far.publish("demo")
+        first.unannounce()
+        second = far.publish("demo")
+        first.announce()
+        await announced.wait_for("demo")
+        first.close()
+        await announced.wait_for("demo", active=False)
+        second.close()
+        second.close()
+        with pytest.raises(ValueError, match="closed"):
+            second.announce()
 
 
 @versions
