@@ -36,7 +36,7 @@ QUIET = 0.15
 """Seconds in which all acknowledgements of what was sent before have come."""
 
 ROUNDS = 7
-"""Frames that are traced. The shortest path counts: a timer may fall into the time of a single frame."""
+"""Frames that are traced. The one in the middle counts: a timer, or another datagram, may come in the time of one."""
 
 
 class Figures(NamedTuple):
@@ -50,7 +50,7 @@ class Figures(NamedTuple):
 BUDGET = Figures(14, 8, 60)
 """What the path should take. Twice as much is what a test may find."""
 
-BOUNDS = {"frame": Figures(40, 71, 152), "group": Figures(41, 81, 171)}
+BOUNDS = {"frame": Figures(41, 71, 154), "group": Figures(45, 122, 251)}
 """As long as the path is longer than twice the budget: what it took when this was written, and 5 % more."""
 
 
@@ -116,7 +116,7 @@ async def client(relay: Relay) -> AsyncIterator[Client]:
         yield made
 
 
-async def shortest(kind: str) -> Trace:
+async def usual(kind: str) -> Trace:
     """The path from a publisher to one viewer: of a `frame` of an open group, or of a `group` of one frame."""
     traces = []
     async with running() as relay, client(relay) as publisher, client(relay) as viewer:
@@ -125,33 +125,31 @@ async def shortest(kind: str) -> Trace:
         groups = await viewer.subscribe("demo/cam", "video/hd")
         assert isinstance(publisher.session, QuicSession)
         port = publisher.session.link.sock.address[1]
+        group = track.group()
+        group.write(b"first")
+        received = await anext(groups)
+        await anext(received)
+        if kind == "group":
+            group.finish()
         for _ in range(ROUNDS):
-            group = track.group()
-            if kind == "frame":
-                group.write(b"first")
-                received = await anext(groups)
-                await anext(received)
-                await asyncio.sleep(QUIET)
-                with tracing(relay, port) as trace:
-                    group.write(bytes(500))
-                    await anext(received)
-                group.finish()
-            else:
-                await asyncio.sleep(QUIET)
-                with tracing(relay, port) as trace:
-                    group.write(bytes(500))
+            await asyncio.sleep(QUIET)
+            if kind == "group":
+                group = track.group()
+            with tracing(relay, port) as trace:
+                group.write(bytes(500))
+                if kind == "group":
                     group.finish()
                     received = await anext(groups)
-                    await anext(received)
-            assert trace.steps
+                await anext(received)
             traces.append(trace)
-    return min(traces, key=lambda trace: trace.figures.calls)
+    return sorted(traces, key=lambda trace: trace.figures.calls)[ROUNDS // 2]
 
 
 @pytest.mark.parametrize("kind", BOUNDS)
 async def test_the_path_of_a_frame(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    trace = await shortest(kind)
+    trace = await usual(kind)
     figures = trace.figures
+    assert figures.calls, "no datagram was seen"
     with capsys.disabled():
         text = f"{kind}: {figures.files} files, {figures.returns} returns, {figures.calls} calls"
         print(f"\n{text}")  # noqa: T201 - the figures are what the test is for
