@@ -14,7 +14,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 PORT_ATTEMPTS = 16
-"""Tries to find a free port that 127.0.0.1 and ::1 share."""
+"""Tries to find a port that is free for 127.0.0.1 and ::1, and for UDP and TCP."""
 
 NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 """What the kernel says where a whole address family is missing."""
@@ -24,8 +24,23 @@ def bind_udp(host: str, port: int) -> list[socket.socket]:
     """Bind UDP sockets for a listen address. Raises OSError with a message for people.
 
     `::` (and an empty host) takes IPv4 as well; `localhost` gives one socket each for 127.0.0.1 and ::1, on one port.
+    Port 0 is one that is free for TCP as well, where HTTP listens.
     """
-    return _bind(host, port, socket.SOCK_DGRAM)
+    attempts = PORT_ATTEMPTS
+    while True:
+        attempts -= 1
+        found = _bind(host, port, socket.SOCK_DGRAM)
+        try:
+            twins = [] if port else _bind(host, found[0].getsockname()[1], socket.SOCK_STREAM)
+        except OSError as error:
+            for sock in found:
+                sock.close()
+            if error.errno != errno.EADDRINUSE or not attempts:
+                raise
+        else:
+            for sock in twins:
+                sock.close()
+            return found
 
 
 def bind_tcp(host: str, port: int) -> list[socket.socket]:
