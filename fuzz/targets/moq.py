@@ -681,10 +681,10 @@ class Play:
         if request is None:
             return
         sent = self.groups.setdefault(request, {})
-        pieces: list[moq.GroupPiece] = []
+        fragments: list[moq.GroupFragment] = []
         for _ in range(1 + source.byte() % 3):
             sequence = source.byte() % 16
-            if any(piece.sequence == sequence for piece in pieces) or sent.get(sequence) is False:
+            if any(fragment.sequence == sequence for fragment in fragments) or sent.get(sequence) is False:
                 continue
             payload = bytes(source.byte() * 4)
             timed = self.moq.version.has_timestamps
@@ -692,9 +692,9 @@ class Play:
             code = source.pick((None, None, None, 0, 3))
             fin = code is None and source.flag()
             chunks = () if code is not None else (header + payload,)
-            pieces.append(moq.GroupPiece(sequence, sequence not in sent, 0, chunks, fin, code))
+            fragments.append(moq.GroupFragment(sequence, sequence not in sent, 0, chunks, fin, code))
             sent[sequence] = not fin and code is None
-        self.moq.serving.send_group(request, tuple(pieces), self.now)
+        self.moq.serving.send_group(request, tuple(fragments), self.now)
 
     def serve_datagram(self) -> None:
         request = self.their(moq.SubscribeRequested)

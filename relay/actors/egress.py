@@ -253,9 +253,11 @@ class Egress:
         request = self._requests.get(message.key)
         if isinstance(request, Subscription):
             failover = request.failover
-            pieces = failover.take(message.pieces)
-            failover.passed(piece.sequence for piece in pieces if piece.first and piece.code is None)
-            self._serving.send_group(message.key, pieces, self._context.clock())
+            fragments = failover.take(message.fragments)
+            failover.passed(
+                fragment.sequence for fragment in fragments if fragment.first and fragment.code is None
+            )
+            self._serving.send_group(message.key, fragments, self._context.clock())
 
     def on_message(self, message: object) -> bool:
         """Handle what the directory and the tracks say; whether it was for us."""

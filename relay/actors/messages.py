@@ -18,10 +18,10 @@ from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq.encoding import Encoding
-from relay.moq.session import GroupPart, GroupPiece
+from relay.moq.session import GroupFragment, GroupPart
 from relay.transport.session import Event, Session, SessionRequest
 
-__all__ = ["GroupPart", "GroupPiece"]
+__all__ = ["GroupFragment", "GroupPart"]
 
 LATE_AT_LEAST = 1.0
 """Seconds for which a group that is late is waited for, at least: a loss or two, or a publisher short of time."""
@@ -396,10 +396,10 @@ class Described(NamedTuple):
 
 
 class Deliver(NamedTuple):
-    """Groups of a subscription, in order of arrival. `pieces` is shared by all subscribers that get the same."""
+    """Groups of a subscription, in order of arrival. `fragments` is shared by all subscribers that get the same."""
 
     key: int
-    pieces: tuple[GroupPiece, ...]
+    fragments: tuple[GroupFragment, ...]
 
 
 class DeliverDatagram(NamedTuple):
@@ -412,7 +412,7 @@ class DeliverDatagram(NamedTuple):
 
 
 class FetchData(NamedTuple):
-    """What a fetch returns, piece by piece."""
+    """What a fetch returns, in parts."""
 
     key: int
     chunks: tuple[bytes, ...]

@@ -27,7 +27,7 @@ class Over(NamedTuple):
     """Whether it is this relay that ends it, not the publisher, nor a lack of one."""
 
 
-Sink: TypeAlias = Callable[[m.GroupPiece | Over], None]
+Sink: TypeAlias = Callable[[m.GroupFragment | Over], None]
 
 KEY = 1
 
@@ -121,13 +121,15 @@ class ReaderActor(LoopActor):
     def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912 - one line per message
         match message:
             case m.Deliver():
-                for piece in self._failover.take(message.pieces):
-                    self._failover.passed((piece.sequence,))
-                    self._on_piece(piece)
+                for fragment in self._failover.take(message.fragments):
+                    self._failover.passed((fragment.sequence,))
+                    self._on_fragment(fragment)
             case m.FetchData():
                 assert self._sequence is not None
                 first, self._begun = not self._begun, True
-                self._on_piece(m.GroupPiece(self._sequence, first, 0, message.chunks, message.fin, None))
+                self._on_fragment(
+                    m.GroupFragment(self._sequence, first, 0, message.chunks, message.fin, None)
+                )
             case m.Found():
                 self._on_found(message.path)
             case WaitOver():
@@ -170,21 +172,21 @@ class ReaderActor(LoopActor):
         else:
             self._ask(None)
 
-    def _on_piece(self, piece: m.GroupPiece) -> None:
+    def _on_fragment(self, fragment: m.GroupFragment) -> None:
         if self._done:
             return
         if self._reading.follow:
-            self._sink(piece)
+            self._sink(fragment)
             return
         if self._sequence is None:
-            self._sequence = piece.sequence
-        if piece.sequence != self._sequence:
+            self._sequence = fragment.sequence
+        if fragment.sequence != self._sequence:
             return
-        if piece.code is not None:
-            self._finish(piece.code)
+        if fragment.code is not None:
+            self._finish(fragment.code)
             return
-        self._sink(piece)
-        if piece.fin:
+        self._sink(fragment)
+        if fragment.fin:
             self._done = True
             self.stop()
 

@@ -11,7 +11,7 @@ from relay.actors.runtime import Timer, send
 from relay.model.numbering import MAX_SEQUENCE
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import EncodedGroup, Encoding
-from relay.moq.feed import Feed, shared_pieces
+from relay.moq.feed import Feed, shared_fragments
 
 
 class RangeOverdue(NamedTuple):
@@ -40,12 +40,12 @@ class Subscriber:
         """Its key among the subscriptions of all subscribers."""
         return self.ref.actor_urn, self.key
 
-    def deliver(self, pieces: tuple[m.GroupPiece, ...]) -> bool:
+    def deliver(self, fragments: tuple[m.GroupFragment, ...]) -> bool:
         """Send it what it gets; False if it has ended."""
         if self.renumbered is not None:
             number, other = self.renumbered
-            pieces = tuple(p._replace(sequence=other) if p.sequence == number else p for p in pieces)
-        return send(self.ref, m.Deliver(self.key, pieces))
+            fragments = tuple(p._replace(sequence=other) if p.sequence == number else p for p in fragments)
+        return send(self.ref, m.Deliver(self.key, fragments))
 
     def end(self, groups: TrackGroups, final: int | None = None) -> None:
         """Tell it the end: of the track, which is `final`, or of its own range."""
@@ -106,24 +106,24 @@ class Subscribers:
 
     def deliver(self, touched: Sequence[tuple[EncodedGroup, bool]]) -> list[m.Key]:
         """Send what is new of groups: one message per subscriber. Returns those that have ended."""
-        shared: dict[Encoding, tuple[m.GroupPiece, ...]] = {}
+        shared: dict[Encoding, tuple[m.GroupFragment, ...]] = {}
         lowest, past = MAX_SEQUENCE, False
         for group, _ in touched:
             lowest, past = min(lowest, group.sequence), past or group.past
         gone: list[m.Key] = []
         for key, subscriber in self.all.items():
             feed = subscriber.feed
-            pieces = shared.get(feed.encoding)
-            if pieces is None:
-                pieces = shared[feed.encoding] = shared_pieces(touched, feed.encoding)
+            fragments = shared.get(feed.encoding)
+            if fragments is None:
+                fragments = shared[feed.encoding] = shared_fragments(touched, feed.encoding)
             if past or feed.is_narrow(lowest):
-                pieces = feed.narrow(touched, pieces)
-            if not pieces:
+                fragments = feed.narrow(touched, fragments)
+            if not fragments:
                 continue
             if subscriber.renumbered is not None:
-                alive = subscriber.deliver(pieces)
+                alive = subscriber.deliver(fragments)
             else:
-                alive = send(subscriber.ref, m.Deliver(subscriber.key, pieces))
+                alive = send(subscriber.ref, m.Deliver(subscriber.key, fragments))
             if not alive:
                 gone.append(key)
         return gone

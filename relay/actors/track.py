@@ -230,9 +230,9 @@ class TrackActor(LoopActor):
             groups.seen.add(number, number)
         feed = subscriber.feed
         wanted = [group for group in groups.cache if group.code is None and feed.wants(group)]
-        pieces = tuple(piece for group in wanted for piece in feed.join(group))
-        if pieces:
-            subscriber.deliver(pieces)
+        fragments = tuple(fragment for group in wanted for fragment in feed.join(group))
+        if fragments:
+            subscriber.deliver(fragments)
         if self._ending.phase is Phase.ENDED:
             send(request.subscriber, m.Ended(request.key, self._ending.final))
             return
@@ -250,11 +250,11 @@ class TrackActor(LoopActor):
         self.flush()
         params, former = message.params, subscriber.feed.params
         start = self._groups.start_of(params, self._numbers.age(params))
-        pieces = subscriber.feed.replace(params, start, self._groups.cache)
+        fragments = subscriber.feed.replace(params, start, self._groups.cache)
         if params.start_group != former.start_group or params.history_ms > former.history_ms:
             self._past.want(subscriber.id)
-        if pieces:
-            subscriber.deliver(pieces)
+        if fragments:
+            subscriber.deliver(fragments)
         self._subscribers.bind(subscriber)
 
     def _on_leave(self, key: m.Key) -> None:

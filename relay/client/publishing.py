@@ -15,7 +15,7 @@ from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq import session as moq
 from relay.moq.encoding import EncodedGroup
-from relay.moq.feed import Feed, shared_pieces
+from relay.moq.feed import Feed, shared_fragments
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 from relay.wire.varint import MAX_VARINT
@@ -222,27 +222,27 @@ class TrackWriter(Handle):
         group = writer.group
         if self._feeds:
             touched = ((group, new),)
-            pieces = shared_pieces(touched, self._endpoint.moq.encoding)
+            fragments = shared_fragments(touched, self._endpoint.moq.encoding)
             for asked, feed in list(self._feeds.values()):
                 narrow = feed.is_narrow(group.sequence)
-                self._send(asked, feed.narrow(touched, pieces) if narrow else pieces)
+                self._send(asked, feed.narrow(touched, fragments) if narrow else fragments)
         if not group.open:
             self._end_if_complete()
         self._endpoint.flush()
 
     def _send(
-        self, asked: moq.SubscribeRequested | moq.FetchRequested, pieces: tuple[moq.GroupPiece, ...]
+        self, asked: moq.SubscribeRequested | moq.FetchRequested, fragments: tuple[moq.GroupFragment, ...]
     ) -> None:
         serving, request = self._endpoint.moq.serving, asked.request
         if isinstance(asked, moq.SubscribeRequested):
-            serving.send_group(request, pieces, self._endpoint.now())
+            serving.send_group(request, fragments, self._endpoint.now())
             return
-        for piece in pieces:
-            if piece.code is not None:
-                serving.reject(request, piece.code)
+        for fragment in fragments:
+            if fragment.code is not None:
+                serving.reject(request, fragment.code)
             else:
-                serving.send_fetched(request, piece.chunks, fin=piece.fin)
-            if piece.fin or piece.code is not None:
+                serving.send_fetched(request, fragment.chunks, fin=fragment.fin)
+            if fragment.fin or fragment.code is not None:
                 self._leave(request)
 
     def _end_if_complete(self) -> None:
@@ -274,7 +274,9 @@ class TrackWriter(Handle):
         feed = Feed(session.encoding, params, start)
         self._feeds[asked.request] = asked, feed
         self._endpoint.handles[asked.request] = self
-        self._send(asked, tuple(piece for group in groups if feed.wants(group) for piece in feed.join(group)))
+        self._send(
+            asked, tuple(fragment for group in groups if feed.wants(group) for fragment in feed.join(group))
+        )
         self._end_if_complete()
         self.ring()
 

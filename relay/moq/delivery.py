@@ -14,7 +14,7 @@ from relay.model.track import SubscribeParams
 from relay.moq.core import Core, Handler, RequestOwner
 from relay.moq.session import (
     NEVER,
-    GroupPiece,
+    GroupFragment,
     GroupSkipped,
     GroupStopped,
     SubscribeUpdated,
@@ -149,61 +149,61 @@ class Delivery(Handler):
             self._accepted = True
             self.stream.write((SubscribeOk(priority=self._priority).encode(self._version),))
 
-    def send(self, pieces: tuple[GroupPiece, ...], now: float) -> int:
+    def send(self, fragments: tuple[GroupFragment, ...], now: float) -> int:
         """Write new data of groups. Returns the change of the subscription's unsent bytes."""
         backlog = self.backlog
         before = backlog.unsent
         if waiting := backlog.waiting():
-            begins = any(piece.first for piece in pieces)
+            begins = any(fragment.first for fragment in fragments)
             self._skip(backlog.review(waiting, now, begins=begins))
         else:
             self._behind = False
-        for piece in pieces:
+        for fragment in fragments:
             size = overhead = 0
-            if piece.first and piece.code is None:
-                sending, size = self._begin(piece, now)
+            if fragment.first and fragment.code is None:
+                sending, size = self._begin(fragment, now)
                 overhead = STREAM_OVERHEAD
             else:
-                found = backlog.get(piece.sequence)
-                if found is None or not self._continue(found, piece):
+                found = backlog.get(fragment.sequence)
+                if found is None or not self._continue(found, fragment):
                     continue  # refused by the peer, or skipped
                 sending = found
-            for chunk in piece.chunks:
+            for chunk in fragment.chunks:
                 size += len(chunk)
             if size:
                 backlog.wrote(sending, size, now, overhead)
-            if piece.fin:
+            if fragment.fin:
                 sending.open = False
         if backlog.unsent > self._core.limits.backlog_bytes:
             self._skip(backlog.review(backlog.waiting(), now, begins=False))
         return backlog.unsent - before
 
-    def _begin(self, piece: GroupPiece, now: float) -> tuple[Sending[Stream], int]:
+    def _begin(self, fragment: GroupFragment, now: float) -> tuple[Sending[Stream], int]:
         """Open a stream and write. Returns the sending group, and the size of its header."""
         core = self._core
         backlog = self.backlog
         version = self._version
         if not self._accepted:
             self._accepted = True
-            self.stream.write((SubscribeOk(self._priority, group=piece.sequence).encode(version),))
-        rank = backlog.rank(piece.sequence)
+            self.stream.write((SubscribeOk(self._priority, group=fragment.sequence).encode(version),))
+        rank = backlog.rank(fragment.sequence)
         stream = core.session.open_uni(send_priority(backlog.priority, rank))
-        stream.context = GroupStream(self, piece.sequence)
-        header = group_header(version, GroupHeader(self.id, piece.sequence, piece.start_frame))
-        stream.write((header, *piece.chunks), fin=piece.fin)
+        stream.context = GroupStream(self, fragment.sequence)
+        header = group_header(version, GroupHeader(self.id, fragment.sequence, fragment.start_frame))
+        stream.write((header, *fragment.chunks), fin=fragment.fin)
         core.counts["groups_sent", ""] += 1
-        return backlog.begin(piece.sequence, stream, rank, now), len(header)
+        return backlog.begin(fragment.sequence, stream, rank, now), len(header)
 
-    def _continue(self, sending: Sending[Stream], piece: GroupPiece) -> bool:
+    def _continue(self, sending: Sending[Stream], fragment: GroupFragment) -> bool:
         """Write more of a group, or abort it. Returns False if no more can be written."""
         stream = sending.stream
-        if piece.code is not None:
+        if fragment.code is not None:
             if sending.open or stream.unsent:
-                stream.reset(self._core.code(piece.code))
+                stream.reset(self._core.code(fragment.code))
             self.backlog.drop(sending.sequence)
             return False
-        if sending.open and (piece.chunks or piece.fin):
-            stream.write(piece.chunks, fin=piece.fin)
+        if sending.open and (fragment.chunks or fragment.fin):
+            stream.write(fragment.chunks, fin=fragment.fin)
         return sending.open
 
     def shed(self) -> bool:

@@ -1,7 +1,7 @@
 """The part of a track that one subscription gets: which groups, which frames of them, in which encoding.
 
 Owns the bounds of a subscription. Must never send: tracks send the result of these functions. Subscriptions without
-bounds share the result of `shared_pieces`; `Feed` narrows it for the others.
+bounds share the result of `shared_fragments`; `Feed` narrows it for the others.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from collections.abc import Iterable, Sequence
 
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import EncodedGroup, Encoder, Encoding
-from relay.moq.session import GroupPiece
+from relay.moq.session import GroupFragment
 from relay.wire.errors import StreamCode
 
 
-def shared_pieces(touched: Iterable[tuple[EncodedGroup, bool]], encoding: Encoding) -> tuple[GroupPiece, ...]:
+def shared_fragments(
+    touched: Iterable[tuple[EncodedGroup, bool]], encoding: Encoding
+) -> tuple[GroupFragment, ...]:
     """New data of groups, for all subscriptions without bounds. The flag of a group says that it has just begun."""
-    pieces = [
-        GroupPiece(group.sequence, new, group.first_frame, group.update(encoding), group.finished, group.code)
+    fragments = [
+        GroupFragment(
+            group.sequence, new, group.first_frame, group.update(encoding), group.finished, group.code
+        )
         for group, new in touched
     ]
-    return tuple(pieces)
+    return tuple(fragments)
 
 
 class Feed:
@@ -61,19 +65,19 @@ class Feed:
             return True
         return False
 
-    def join(self, group: EncodedGroup) -> tuple[GroupPiece, ...]:
+    def join(self, group: EncodedGroup) -> tuple[GroupFragment, ...]:
         """The part of an existing group that the subscription gets."""
         first, last = self._frames_of(group)
         if first == 0 and last is None:
             chunks = group.encoded(self.encoding)
-            return (GroupPiece(group.sequence, True, group.first_frame, chunks, group.finished, None),)
+            return (GroupFragment(group.sequence, True, group.first_frame, chunks, group.finished, None),)
         if self._lacks(group, first):
             return ()
         encoder = Encoder(self.encoding, first, last, group.first_frame)
         fresh = tuple(encoder.take(group.parts))
         if group.open and not encoder.ended:
             self._encoders[group.sequence] = encoder
-        return (GroupPiece(group.sequence, True, first, fresh, group.finished or encoder.ended, None),)
+        return (GroupFragment(group.sequence, True, first, fresh, group.finished or encoder.ended, None),)
 
     def is_narrow(self, lowest: int) -> bool:
         """True if a part of the groups from `lowest` on may be outside the bounds. None of them is of the past."""
@@ -83,18 +87,18 @@ class Feed:
         )
 
     def narrow(
-        self, touched: Sequence[tuple[EncodedGroup, bool]], pieces: tuple[GroupPiece, ...]
-    ) -> tuple[GroupPiece, ...]:
-        """The part of `pieces`, which `shared_pieces` made of `touched`, that the subscription wants."""
-        result: list[GroupPiece] = []
-        for (group, new), piece in zip(touched, pieces, strict=True):
+        self, touched: Sequence[tuple[EncodedGroup, bool]], fragments: tuple[GroupFragment, ...]
+    ) -> tuple[GroupFragment, ...]:
+        """The part of `fragments`, which `shared_fragments` made of `touched`, that the subscription wants."""
+        result: list[GroupFragment] = []
+        for (group, new), fragment in zip(touched, fragments, strict=True):
             if not self.wants(group):
                 continue
             first, last = self._frames_of(group)
             encoder = self._encoders.get(group.sequence)
             if encoder is None:
                 if first == 0 and last is None:
-                    result.append(piece)
+                    result.append(fragment)
                     continue
                 if not new or self._lacks(group, first):
                     continue  # all its wanted frames were sent before, or are missing
@@ -103,14 +107,14 @@ class Feed:
                 )
             fresh = tuple(encoder.take(group.parts))
             fin = group.finished or encoder.ended
-            result.append(GroupPiece(group.sequence, new, first, fresh, fin, group.code))
+            result.append(GroupFragment(group.sequence, new, first, fresh, fin, group.code))
             if fin or group.code is not None:
                 del self._encoders[group.sequence]
         return tuple(result)
 
     def replace(
         self, params: SubscribeParams, start: int, groups: Iterable[EncodedGroup]
-    ) -> tuple[GroupPiece, ...]:
+    ) -> tuple[GroupFragment, ...]:
         """SUBSCRIBE_UPDATE: data to send and groups to abort by the new bounds, of all `groups` of the track.
 
         `start` is the sequence that a new subscription with these parameters would begin with.
@@ -124,23 +128,23 @@ class Feed:
             self.past = asked
         self.params = params._replace(start_frame=0)
         sent = self._sent | before
-        pieces: list[GroupPiece] = []
+        fragments: list[GroupFragment] = []
         for group in groups:
             sequence, wanted = group.sequence, self.wants(group)
             if sequence in before and not wanted:
                 # It may be complete here and still unsent.
                 self._encoders.pop(sequence, None)
-                pieces.append(GroupPiece(sequence, False, 0, (), False, StreamCode.CANCELLED))
+                fragments.append(GroupFragment(sequence, False, 0, (), False, StreamCode.CANCELLED))
                 if group.open:
                     sent.discard(sequence)
             elif sequence in before and group.open:
-                pieces += self._limit(group)
+                fragments += self._limit(group)
             elif wanted and group.code is None and sequence not in sent:
-                pieces += self.join(group)
+                fragments += self.join(group)
         self._sent = sent & {group.sequence for group in groups}
-        return tuple(pieces)
+        return tuple(fragments)
 
-    def _limit(self, group: EncodedGroup) -> tuple[GroupPiece, ...]:
+    def _limit(self, group: EncodedGroup) -> tuple[GroupFragment, ...]:
         """Apply the new last frame to an open group that is being sent."""
         last = self._frames_of(group)[1]
         encoder = self._encoders.get(group.sequence)
@@ -153,7 +157,7 @@ class Feed:
         if not encoder.ended:
             return ()
         del self._encoders[group.sequence]
-        return (GroupPiece(group.sequence, False, 0, (), True, None),)
+        return (GroupFragment(group.sequence, False, 0, (), True, None),)
 
     def is_over(self, group: EncodedGroup) -> bool:
         """True if nothing more of an unfinished group is wanted."""

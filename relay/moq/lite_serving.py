@@ -18,7 +18,7 @@ from relay.moq.session import (
     NEVER,
     AnnounceRequested,
     FetchRequested,
-    GroupPiece,
+    GroupFragment,
     InfoRequested,
     LimitExceeded,
     Offer,
@@ -261,11 +261,11 @@ class Serving(RequestOwner):
         if delivery is not None:
             delivery.accept()
 
-    def send_group(self, request: int, pieces: tuple[GroupPiece, ...], now: float) -> None:
+    def send_group(self, request: int, fragments: tuple[GroupFragment, ...], now: float) -> None:
         """Send groups of a subscription: the path of every frame."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
-            self._account(delivery.send(pieces, now))
+            self._account(delivery.send(fragments, now))
 
     def send_datagram(self, request: int, sequence: int, timestamp: int, payload: bytes) -> bool:
         """Send a group of one frame as a datagram. Returns False if that is not possible."""

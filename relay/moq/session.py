@@ -376,7 +376,7 @@ class Offer(NamedTuple):
     """Number of the publication; another one means another publisher."""
 
 
-class GroupPiece(NamedTuple):
+class GroupFragment(NamedTuple):
     """Data that one turn adds to one group of a subscription; shared by all subscriptions that get the same."""
 
     sequence: int

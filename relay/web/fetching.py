@@ -54,7 +54,7 @@ MAX_GROUP: Final = (1 << 62) - 1
 MAX_DIGITS: Final = len(str(MAX_GROUP))
 
 
-Form: TypeAlias = Callable[[m.GroupPiece], Iterable[bytes]]
+Form: TypeAlias = Callable[[m.GroupFragment], Iterable[bytes]]
 
 
 class BadQueryError(ValueError):
@@ -109,17 +109,17 @@ class Feed:
         """Called once if too much waits: the response may be stuck in a write and not come for what waits."""
         self.on_cut: Callable[[], object] = lambda: None
         """Called by `cut`, for the same reason."""
-        self._queue: asyncio.Queue[tuple[m.GroupPiece | Over, int]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[m.GroupFragment | Over, int]] = asyncio.Queue()
         self._waiting = 0
         self._begun = False
         self._full = False
 
-    def put(self, item: m.GroupPiece | Over) -> None:
+    def put(self, item: m.GroupFragment | Over) -> None:
         """Called by the reader actor."""
         if self._full:
             return
         # what the cache held came at once, before anybody could take it, and is no fault of the client
-        size = _size_of(item) if self._begun and isinstance(item, m.GroupPiece) else 0
+        size = _size_of(item) if self._begun and isinstance(item, m.GroupFragment) else 0
         if self._waiting and self._waiting + size > QUEUE_BYTES:
             self._full = True
             self._queue = asyncio.Queue()
@@ -138,7 +138,7 @@ class Feed:
         self._queue.put_nowait((over, 0))
         self.on_cut()
 
-    async def get(self) -> m.GroupPiece | Over:
+    async def get(self) -> m.GroupFragment | Over:
         """The next item."""
         item, size = await self._queue.get()
         self._begun = True
@@ -146,8 +146,8 @@ class Feed:
         return item
 
 
-def _size_of(piece: m.GroupPiece) -> int:
-    return sum(len(part) if isinstance(part, bytes) else FRAME_OVERHEAD for part in piece.chunks)
+def _size_of(fragment: m.GroupFragment) -> int:
+    return sum(len(part) if isinstance(part, bytes) else FRAME_OVERHEAD for part in fragment.chunks)
 
 
 class Unfinished:
@@ -163,25 +163,25 @@ class Unfinished:
 
 
 class Frames:
-    """Whole frames out of the pieces of groups that may be interleaved."""
+    """Whole frames out of the fragments of groups that may be interleaved."""
 
     def __init__(self, encode: Callable[[int, int, FrameStart, bytes], bytes]) -> None:
         self._encode = encode
         self._open: dict[int, Unfinished] = {}
 
-    def take(self, piece: m.GroupPiece) -> Iterator[bytes]:
-        """The encoded frames that this piece completes."""
-        group = self._open.pop(piece.sequence, None) or Unfinished(piece.start_frame)
-        if not piece.fin and piece.code is None:
-            self._open[piece.sequence] = group
-        for part in piece.chunks:
+    def take(self, fragment: m.GroupFragment) -> Iterator[bytes]:
+        """The encoded frames that this fragment completes."""
+        group = self._open.pop(fragment.sequence, None) or Unfinished(fragment.start_frame)
+        if not fragment.fin and fragment.code is None:
+            self._open[fragment.sequence] = group
+        for part in fragment.chunks:
             if isinstance(part, bytes):
                 group.chunks.append(part)
                 group.left -= len(part)
             else:
                 group.start, group.left = part, part.size
             if not group.left and group.start is not None:
-                yield self._encode(piece.sequence, group.number, group.start, b"".join(group.chunks))
+                yield self._encode(fragment.sequence, group.number, group.start, b"".join(group.chunks))
                 group.chunks = []
                 group.number += 1
 
@@ -245,7 +245,7 @@ async def _stream(
     request: web.Request,
     response: web.StreamResponse,
     feed: Feed,
-    item: m.GroupPiece | Over,
+    item: m.GroupFragment | Over,
     take: Form,
     *,
     follow: bool,
@@ -260,7 +260,7 @@ async def _stream(
         _abort(request)  # what broke off must not look complete
 
 
-async def _next(request: web.Request, feed: Feed) -> m.GroupPiece | Over:
+async def _next(request: web.Request, feed: Feed) -> m.GroupFragment | Over:
     """The next item. Raises ConnectionResetError if the client has left: aiohttp tells only those who write."""
     while request.transport is not None:
         with contextlib.suppress(TimeoutError):
@@ -302,7 +302,7 @@ def _abort(request: web.Request) -> None:
 
 
 def _form(request: web.Request, response: web.StreamResponse, reading: Reading, *, frames: bool) -> Form:
-    """How the pieces become the body."""
+    """How the fragments become the body."""
     if frames and "application/msgpack" in request.headers.get("accept", ""):
         response.content_type = "application/msgpack"
         return Frames(_msgpack_map).take
@@ -312,8 +312,8 @@ def _form(request: web.Request, response: web.StreamResponse, reading: Reading, 
     return Frames(_payload).take if reading.follow else _chunks
 
 
-def _chunks(piece: m.GroupPiece) -> Iterable[bytes]:
-    return [part for part in piece.chunks if isinstance(part, bytes)]
+def _chunks(fragment: m.GroupFragment) -> Iterable[bytes]:
+    return [part for part in fragment.chunks if isinstance(part, bytes)]
 
 
 def refusal(outcome: Over | None) -> tuple[int, str]:

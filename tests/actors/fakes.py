@@ -120,24 +120,29 @@ class FakeSubscriber(Fake):
     def leave(self, track: Ref, key: int = 1) -> None:
         send(track, m.Unsubscribe(self.ref, key))
 
-    def pieces(self, key: int = 1) -> list[m.GroupPiece]:
-        return [piece for message in self.got(m.Deliver) if message.key == key for piece in message.pieces]
+    def fragments(self, key: int = 1) -> list[m.GroupFragment]:
+        return [
+            fragment
+            for message in self.got(m.Deliver)
+            if message.key == key
+            for fragment in message.fragments
+        ]
 
     def groups(self, key: int = 1) -> dict[int, Received]:
-        """The groups of a subscription; fails if the pieces of one do not fit together."""
+        """The groups of a subscription; fails if the fragments of one do not fit together."""
         found: dict[int, Received] = {}
-        for piece in self.pieces(key):
-            if piece.first:
-                assert piece.sequence not in found, f"group {piece.sequence} begins twice"
-                found[piece.sequence] = Received(piece.start_frame)
-            if piece.sequence not in found:
+        for fragment in self.fragments(key):
+            if fragment.first:
+                assert fragment.sequence not in found, f"group {fragment.sequence} begins twice"
+                found[fragment.sequence] = Received(fragment.start_frame)
+            if fragment.sequence not in found:
                 continue
-            group = found[piece.sequence]
-            assert not group.fin, f"group {piece.sequence} goes on after its end"
-            assert group.code is None, f"group {piece.sequence} goes on after its abort"
-            group.chunks += piece.chunks
-            group.fin = piece.fin
-            group.code = piece.code
+            group = found[fragment.sequence]
+            assert not group.fin, f"group {fragment.sequence} goes on after its end"
+            assert group.code is None, f"group {fragment.sequence} goes on after its abort"
+            group.chunks += fragment.chunks
+            group.fin = fragment.fin
+            group.code = fragment.code
         return found
 
     def fetched(self, key: int = 1) -> bytes:
@@ -164,7 +169,7 @@ def part(
 
 def payload_of(items: Iterable[object]) -> bytes:
     """What a reader got, without the starts of frames."""
-    chunks = (chunk for item in items if isinstance(item, m.GroupPiece) for chunk in item.chunks)
+    chunks = (chunk for item in items if isinstance(item, m.GroupFragment) for chunk in item.chunks)
     return b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
 
 

@@ -1257,7 +1257,7 @@ class Reader:
     """An HTTP request for a track."""
 
     def __init__(self, world: World, *, follow: bool = True, group: int | None = None) -> None:
-        self.got: list[m.GroupPiece | Over] = []
+        self.got: list[m.GroupFragment | Over] = []
         reading = Reading("p", "video", group, follow)
         self.ref: Ref = ReaderActor.start(
             RUNTIME, origin=world.origin, number=10_000, reading=reading, sink=self.got.append
@@ -1268,11 +1268,11 @@ class Reader:
         """Whole groups."""
         found: dict[int, bytes] = {}
         order: list[tuple[int, bytes]] = []
-        for piece in self.got:
-            if isinstance(piece, m.GroupPiece):
-                found[piece.sequence] = found.get(piece.sequence, b"") + payload_of([piece])
-                if piece.fin:
-                    order.append((piece.sequence, found.pop(piece.sequence)))
+        for fragment in self.got:
+            if isinstance(fragment, m.GroupFragment):
+                found[fragment.sequence] = found.get(fragment.sequence, b"") + payload_of([fragment])
+                if fragment.fin:
+                    order.append((fragment.sequence, found.pop(fragment.sequence)))
         return order
 
     @property
@@ -1330,7 +1330,7 @@ async def test_a_following_readers_open_group_is_broken_off(world: World) -> Non
     await settle()
     first.session.fail()
     await settle()
-    assert isinstance(reader.got[-1], m.GroupPiece)
+    assert isinstance(reader.got[-1], m.GroupFragment)
     assert reader.got[-1].code == StreamCode.INTERNAL
     await send_groups(spare, "b", 6)
     assert reader.groups == [(6, b"b6")]

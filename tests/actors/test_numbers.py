@@ -85,7 +85,7 @@ def payload(viewer: RawPeer, stream: PeerStream) -> bytes | int:
 
 async def read(world: World, sequence: int | None) -> bytes | int | None:
     """The same over HTTP."""
-    got: list[m.GroupPiece | Over] = []
+    got: list[m.GroupFragment | Over] = []
     reading = Reading("p", TRACK, sequence)
     ReaderActor.start(RUNTIME, origin=world.origin, number=10_000, reading=reading, sink=got.append)
     await settle()

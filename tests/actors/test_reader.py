@@ -21,12 +21,12 @@ from tests.actors.world import World
 
 
 class Desk:
-    """A reader at a fake origin, driven piece by piece."""
+    """A reader at a fake origin, driven fragment by fragment."""
 
     def __init__(self, *, follow: bool = False) -> None:
         self.origin = Fake()
         self.track = Fake()
-        self.got: list[m.GroupPiece | Over] = []
+        self.got: list[m.GroupFragment | Over] = []
         self.reader: Ref = ReaderActor.start(
             RUNTIME,
             origin=self.origin.ref,
@@ -39,15 +39,15 @@ class Desk:
         (request,) = self.origin.got(m.Subscribe)
         send(self.reader, m.Accepted(request.key, self.track.ref))
 
-    def deliver(self, *pieces: m.GroupPiece) -> None:
+    def deliver(self, *fragments: m.GroupFragment) -> None:
         (request,) = self.origin.got(m.Subscribe)
-        send(self.reader, m.Deliver(request.key, pieces))
+        send(self.reader, m.Deliver(request.key, fragments))
 
 
-def piece(
+def fragment(
     sequence: int, *chunks: bytes, first: bool = True, fin: bool = False, code: int | None = None
-) -> m.GroupPiece:
-    return m.GroupPiece(sequence, first, 0, chunks, fin, code)
+) -> m.GroupFragment:
+    return m.GroupFragment(sequence, first, 0, chunks, fin, code)
 
 
 async def reading(*, follow: bool = False) -> Desk:
@@ -61,13 +61,13 @@ async def reading(*, follow: bool = False) -> Desk:
 async def test_a_reader_gets_the_first_group_and_leaves() -> None:
     made = await reading()
     assert made.origin.got(m.Subscribe)[0].encoding is Encoding.FRAMES
-    made.deliver(piece(4, b"a"), piece(5, b"other", fin=True))
-    made.deliver(piece(4, b"b", b"c", first=False))
+    made.deliver(fragment(4, b"a"), fragment(5, b"other", fin=True))
+    made.deliver(fragment(4, b"b", b"c", first=False))
     await settle()
     assert payload_of(made.got) == b"abc"
-    made.deliver(piece(4, first=False, fin=True))
+    made.deliver(fragment(4, first=False, fin=True))
     await settle()
-    assert made.got[-1] == piece(4, first=False, fin=True)
+    assert made.got[-1] == fragment(4, first=False, fin=True)
     assert not made.reader.is_alive()
     assert made.track.got(m.Unsubscribe) == [m.Unsubscribe(made.reader, 1)]
 
@@ -77,16 +77,16 @@ async def test_a_reader_gets_the_first_group_and_leaves() -> None:
     [
         lambda made: send(made.reader, m.Ended(1, 5)),
         lambda made: send(made.reader, m.Refused(1, StreamCode.INTERNAL)),
-        lambda made: made.deliver(piece(4, first=False, code=StreamCode.OLD)),
+        lambda made: made.deliver(fragment(4, first=False, code=StreamCode.OLD)),
     ],
     ids=["ended", "refused", "aborted"],
 )
 async def test_nothing_is_said_after_the_last_chunk(behind: Callable[[Desk], object]) -> None:
     made = await reading()
-    made.deliver(piece(4, b"a", fin=True))
+    made.deliver(fragment(4, b"a", fin=True))
     behind(made)
     await settle()
-    assert made.got == [piece(4, b"a", fin=True)]
+    assert made.got == [fragment(4, b"a", fin=True)]
 
 
 async def test_no_group_is_said_once() -> None:
@@ -100,8 +100,8 @@ async def test_no_group_is_said_once() -> None:
 
 async def test_a_group_that_breaks_off_is_told_with_its_code() -> None:
     made = await reading()
-    made.deliver(piece(4, b"a"))
-    made.deliver(piece(4, first=False, code=StreamCode.OLD))
+    made.deliver(fragment(4, b"a"))
+    made.deliver(fragment(4, first=False, code=StreamCode.OLD))
     await settle()
     assert payload_of(made.got) == b"a"
     last = made.got[-1]
@@ -112,7 +112,7 @@ async def test_a_group_that_breaks_off_is_told_with_its_code() -> None:
 async def test_an_unknown_broadcast_and_a_dead_origin_are_no_group() -> None:
     for dead in (False, True):
         origin: Ref = OriginActor.start(RUNTIME)
-        got: list[m.GroupPiece | Over] = []
+        got: list[m.GroupFragment | Over] = []
         if dead:
             halt(origin)
             await settle()
@@ -123,7 +123,7 @@ async def test_an_unknown_broadcast_and_a_dead_origin_are_no_group() -> None:
 
 async def test_a_reader_that_is_stopped_leaves_its_track(world: World) -> None:
     publisher = await world.publisher(Version.LITE_04, "p")
-    got: list[m.GroupPiece | Over] = []
+    got: list[m.GroupFragment | Over] = []
     reader = ReaderActor.start(
         RUNTIME, origin=world.origin, number=9, reading=Reading("p", "video"), sink=got.append
     )
@@ -145,7 +145,7 @@ async def test_a_reader_gets_the_newest_whole_group_when_the_newest_is_broken(wo
     publisher.group(request.id, 4, b"whole")
     publisher.group(request.id, 5, b"broken", fin=False).reset(70)
     await settle()
-    got: list[m.GroupPiece | Over] = []
+    got: list[m.GroupFragment | Over] = []
     ReaderActor.start(
         RUNTIME, origin=world.origin, number=9, reading=Reading("p", "video/hd"), sink=got.append
     )
@@ -155,8 +155,8 @@ async def test_a_reader_gets_the_newest_whole_group_when_the_newest_is_broken(wo
 
 async def test_a_following_reader_goes_on_until_the_track_ends() -> None:
     made = await reading(follow=True)
-    made.deliver(piece(4, b"a", fin=True), piece(5, b"b"))
-    made.deliver(piece(5, first=False, code=StreamCode.OLD), piece(6, b"c", fin=True))
+    made.deliver(fragment(4, b"a", fin=True), fragment(5, b"b"))
+    made.deliver(fragment(5, first=False, code=StreamCode.OLD), fragment(6, b"c", fin=True))
     await settle()
     assert payload_of(made.got) == b"abc"
     assert made.reader.is_alive()
@@ -217,7 +217,7 @@ async def test_what_is_found_in_time_is_read_however_long_that_takes() -> None:
     send(made.reader, m.Found(1, "demo/cam"))
     await advance(60.0)
     made.accept()
-    made.deliver(piece(4, b"a", fin=True))
+    made.deliver(fragment(4, b"a", fin=True))
     await settle()
-    assert made.got == [piece(4, b"a", fin=True)]
+    assert made.got == [fragment(4, b"a", fin=True)]
     stop_all()

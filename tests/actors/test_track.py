@@ -95,9 +95,9 @@ async def test_subscribers_of_one_dialect_share_the_delivered_tuples() -> None:
     plains = [await stage.viewer() for _ in range(3)]
     timeds = [await stage.viewer(encoding=Encoding.TIMED) for _ in range(2)]
     await stage.feed(part(0, b"x" * 20_000, timestamps=[77]))
-    first, *others = (viewer.got(m.Deliver)[0].pieces for viewer in plains)
+    first, *others = (viewer.got(m.Deliver)[0].fragments for viewer in plains)
     assert all(other is first for other in others)
-    one, two = (viewer.got(m.Deliver)[0].pieces for viewer in timeds)
+    one, two = (viewer.got(m.Deliver)[0].fragments for viewer in timeds)
     assert one is two
     assert first[0].chunks[-1] is one[0].chunks[-1]  # the payload itself, in both dialects
     assert b"".join(one[0].chunks) == timed((77, b"x" * 20_000))

@@ -245,7 +245,7 @@ async def test_updates_move_the_start_backward_and_no_group_comes_twice() -> Non
     viewer = await stage.viewer()
 
     def begun() -> list[int]:
-        return [piece.sequence for piece in viewer.pieces() if piece.first]
+        return [fragment.sequence for fragment in viewer.fragments() if fragment.first]
 
     await stage.feed(part(0, b"x"), part(1, b"x"))
     await stage.say(m.UpdateSubscription(viewer.ref, 1, SubscribeParams(start_group=4)))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from relay.model.limits import Limits
 from relay.moq.lite import LiteSession, Options
-from relay.moq.session import Event, GroupPiece
+from relay.moq.session import Event, GroupFragment
 from relay.transport.session import (
     CONTROL_PRIORITY,
     DatagramReceived,
@@ -192,9 +192,9 @@ class FakeSession:
             stream.queued.clear()
             fin, stream.fin_queued = stream.fin_queued, False
             slices = [data[start : start + size] for start in range(0, len(data), size)] or [b""]
-            for number, piece in enumerate(slices):
+            for number, fragment in enumerate(slices):
                 last = fin and number == len(slices) - 1
-                self.other.inbox.append(StreamData(stream.twin, piece, last))
+                self.other.inbox.append(StreamData(stream.twin, fragment, last))
         return moved
 
 
@@ -320,9 +320,9 @@ def frames(version: Version, *payloads: tuple[int, bytes]) -> tuple[bytes, ...]:
     return tuple(chunks)
 
 
-def whole(version: Version, sequence: int, *payloads: tuple[int, bytes]) -> GroupPiece:
+def whole(version: Version, sequence: int, *payloads: tuple[int, bytes]) -> GroupFragment:
     """A complete group."""
-    return GroupPiece(sequence, True, 0, frames(version, *payloads), True, None)
+    return GroupFragment(sequence, True, 0, frames(version, *payloads), True, None)
 
 
 def pong() -> Pong:

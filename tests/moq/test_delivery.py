@@ -11,7 +11,7 @@ from relay.moq.lite import MAX_DATAGRAM_HEADER
 from relay.moq.session import (
     AnnounceRequested,
     FetchRequested,
-    GroupPiece,
+    GroupFragment,
     GroupSkipped,
     GroupStopped,
     LimitExceeded,
@@ -76,8 +76,8 @@ class Network:
     ) -> FakeStream:
         """Send (part of) a group; the stream it goes on."""
         before = len(self.end.session.streams)
-        piece = GroupPiece(sequence, first, 0, (bytes(size),), fin, None)
-        self.serving.send_group(request, (piece,), self.now)
+        fragment = GroupFragment(sequence, first, 0, (bytes(size),), fin, None)
+        self.serving.send_group(request, (fragment,), self.now)
         self.end.poll()
         streams = self.end.session.streams
         return streams[-1] if len(streams) > before else streams[0]
@@ -427,7 +427,7 @@ def test_a_group_that_the_peer_stopped_gets_no_more(version: Version) -> None:
 def test_an_aborted_group_is_reset_unless_it_was_sent(version: Version) -> None:
     network = Network(version)
     request, _ = network.subscribe()
-    abort = GroupPiece(0, False, 0, (), False, StreamCode.EVICTED)
+    abort = GroupFragment(0, False, 0, (), False, StreamCode.EVICTED)
     first = network.send(request, 0, 1000, fin=False)
     network.serving.send_group(request, (abort,), 0.0)
     assert first.resets == [network.end.moq.code(StreamCode.EVICTED)]

@@ -24,8 +24,8 @@ from relay.moq.session import (
     FetchedData,
     FetchRequested,
     GroupData,
+    GroupFragment,
     GroupPart,
-    GroupPiece,
     InfoReceived,
     InfoRequested,
     LimitExceeded,
@@ -672,7 +672,7 @@ def delivering(version: Version) -> tuple[End, FakeStream, FakeStream, int]:
     stream = incoming(end)
     end.receive(StreamData(stream, subscribe(version), False))
     request = end.one(SubscribeRequested).request
-    end.moq.serving.send_group(request, (GroupPiece(0, True, 0, (b"",), False, None),), 0.0)
+    end.moq.serving.send_group(request, (GroupFragment(0, True, 0, (b"",), False, None),), 0.0)
     return end, stream, end.session.streams[-1], request
 
 
@@ -696,7 +696,7 @@ def test_an_update_of_a_request_that_is_over_is_not_reported(version: Version) -
 
 def test_no_end_of_a_track_is_due_after_the_close() -> None:
     end, _, _, request = delivering(V6)
-    end.moq.serving.send_group(request, (GroupPiece(0, False, 0, (bytes(100_000),), True, None),), 0.0)
+    end.moq.serving.send_group(request, (GroupFragment(0, False, 0, (bytes(100_000),), True, None),), 0.0)
     end.moq.serving.end_track(request, 1, 0.0)
     end.moq.close(0, "bye")
     end.poll()
@@ -788,12 +788,12 @@ def everything(pair: Pair, version: Version, viewer: End, publisher: End, ending
     request = publisher.one(SubscribeRequested).request
     serving.accept(request)
     serving.send_group(request, (whole(version, 0, (1, b"x")),), 0.0)
-    serving.send_group(request, (GroupPiece(1, True, 0, (), False, None),), 0.0)
+    serving.send_group(request, (GroupFragment(1, True, 0, (), False, None),), 0.0)
     pair.settle()
     asked = [event.request for event in publisher.of(InfoRequested)]
     asked += [event.request for event in publisher.of(FetchRequested)]
     if ending == "in order":
-        serving.send_group(request, (GroupPiece(1, False, 0, (), True, None),), 0.0)
+        serving.send_group(request, (GroupFragment(1, False, 0, (), True, None),), 0.0)
         serving.end_track(request, 2, 0.0)
         for event in publisher.of(InfoRequested):
             serving.send_info(event.request, TrackProperties())
@@ -1039,9 +1039,9 @@ class Chaos:
             serving.end_track(request, self.sequence, now)
         else:
             self.sequence += 1
-            piece = GroupPiece(self.sequence, True, 0, (bytes(how * 100),), how > 3, None)
+            fragment = GroupFragment(self.sequence, True, 0, (bytes(how * 100),), how > 3, None)
             serving.accept(request)
-            serving.send_group(request, (piece,), now)
+            serving.send_group(request, (fragment,), now)
 
     def finish(self) -> None:
         """Everybody leaves."""

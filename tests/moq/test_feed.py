@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import EncodedGroup, Encoding
-from relay.moq.feed import Feed, shared_pieces
-from relay.moq.session import GroupPiece
+from relay.moq.feed import Feed, shared_fragments
+from relay.moq.session import GroupFragment
 from relay.wire.decoder import FrameDecoder
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
@@ -29,24 +29,24 @@ class Received:
         self.finished: list[int] = []
         self.codes: dict[int, int] = {}
 
-    def take(self, pieces: Iterable[GroupPiece]) -> None:
-        for piece in pieces:
-            sequence = piece.sequence
-            if piece.code is not None:
-                self.codes[sequence] = piece.code
+    def take(self, fragments: Iterable[GroupFragment]) -> None:
+        for fragment in fragments:
+            sequence = fragment.sequence
+            if fragment.code is not None:
+                self.codes[sequence] = fragment.code
                 continue
             assert sequence not in self.finished
-            assert piece.first == (sequence not in self.decoders)
-            if piece.first:
-                self.first[sequence] = piece.start_frame
+            assert fragment.first == (sequence not in self.decoders)
+            if fragment.first:
+                self.first[sequence] = fragment.start_frame
                 self.decoders[sequence] = FrameDecoder(Version.LITE_06)
                 self.frames[sequence] = []
-            for item in self.decoders[sequence].feed(b"".join(piece.chunks)):
+            for item in self.decoders[sequence].feed(b"".join(fragment.chunks)):
                 if isinstance(item, bytes):
                     self.frames[sequence][-1] += item
                 else:
                     self.frames[sequence].append(b"")
-            if piece.fin:
+            if fragment.fin:
                 self.decoders[sequence].end()
                 self.finished.append(sequence)
 
@@ -80,10 +80,10 @@ class Track:
                 group.code = end
             touched.append((group, new))
         if self.feed is not None:
-            pieces = shared_pieces(touched, Encoding.TIMED)
+            fragments = shared_fragments(touched, Encoding.TIMED)
             if self.feed.is_narrow(min(group.sequence for group, _ in touched)):
-                pieces = self.feed.narrow(touched, pieces)
-            self.received.take(pieces)
+                fragments = self.feed.narrow(touched, fragments)
+            self.received.take(fragments)
 
     def replace(self, params: SubscribeParams, start: int) -> None:
         assert self.feed is not None
@@ -159,11 +159,11 @@ def test_unbounded_subscriptions_share_the_very_same_pieces() -> None:
     group = EncodedGroup(3, 0.0)
     group.extend([FrameHeader(0, 1), b"x"])
     touched = ((group, True),)
-    pieces = shared_pieces(touched, Encoding.PLAIN)
-    assert pieces == (GroupPiece(3, True, 0, (b"\x01x",), False, None),)
+    fragments = shared_fragments(touched, Encoding.PLAIN)
+    assert fragments == (GroupFragment(3, True, 0, (b"\x01x",), False, None),)
     feed = Feed(Encoding.PLAIN, SubscribeParams(end_group=9), 0)
     assert feed.is_narrow(3)
-    assert feed.narrow(touched, pieces)[0] is pieces[0]
+    assert feed.narrow(touched, fragments)[0] is fragments[0]
     assert not Feed(Encoding.PLAIN, SubscribeParams(), 3).is_narrow(3)
     assert Feed(Encoding.PLAIN, SubscribeParams(), 4).is_narrow(3)
 

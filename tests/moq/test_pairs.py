@@ -18,7 +18,7 @@ from relay.moq.session import (
     FetchedData,
     FetchRequested,
     GroupData,
-    GroupPiece,
+    GroupFragment,
     GroupStopped,
     InfoReceived,
     InfoRequested,
@@ -166,12 +166,12 @@ def test_a_group_in_pieces_and_its_abort(version: Version, swap: bool) -> None:
     pair.settle()
     request = publisher.one(SubscribeRequested).request
     (frame,) = frames(version, (5, b"abcdef"))
-    for number, piece in enumerate((frame[:-4], frame[-4:-2])):
+    for number, fragment in enumerate((frame[:-4], frame[-4:-2])):
         publisher.moq.serving.send_group(
-            request, (GroupPiece(0, number == 0, 0, (piece,), False, None),), 0.0
+            request, (GroupFragment(0, number == 0, 0, (fragment,), False, None),), 0.0
         )
         pair.settle()
-    publisher.moq.serving.send_group(request, (GroupPiece(0, False, 0, (), False, StreamCode.OLD),), 0.0)
+    publisher.moq.serving.send_group(request, (GroupFragment(0, False, 0, (), False, StreamCode.OLD),), 0.0)
     pair.settle()
     parts = [part for event in viewer.of(GroupData) for part in event.parts]
     assert b"".join(item for part in parts for item in part.parts if isinstance(item, bytes)) == b"abcd"
@@ -187,7 +187,7 @@ def test_leaving(version: Version, swap: bool, code: int | None) -> None:
     mine = subscribe(viewer)
     pair.settle()
     request = publisher.one(SubscribeRequested).request
-    publisher.moq.serving.send_group(request, (GroupPiece(0, True, 0, (), False, None),), 0.0)
+    publisher.moq.serving.send_group(request, (GroupFragment(0, True, 0, (), False, None),), 0.0)
     pair.settle()
     viewer.moq.requests.cancel(mine, code)
     pair.settle()
@@ -248,7 +248,7 @@ def test_one_group_is_stopped(version: Version, swap: bool) -> None:
     mine = subscribe(viewer)
     pair.settle()
     request = publisher.one(SubscribeRequested).request
-    publisher.moq.serving.send_group(request, (GroupPiece(3, True, 0, (), False, None),), 0.0)
+    publisher.moq.serving.send_group(request, (GroupFragment(3, True, 0, (), False, None),), 0.0)
     pair.settle()
     viewer.moq.requests.stop_group(mine, 3, StreamCode.OLD)
     pair.settle()

@@ -33,8 +33,8 @@ from relay.moq.session import (
     FetchedData,
     FetchRequested,
     GroupData,
+    GroupFragment,
     GroupPart,
-    GroupPiece,
     InfoReceived,
     InfoRequested,
     Introduced,
@@ -160,7 +160,7 @@ def params(fields: Fields, version: Version) -> SubscribeParams:
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
-    """The same events, were all bytes to come at once: parts of a group become one, and pieces of a payload too."""
+    """The same events, were all bytes to come at once: parts of a group become one, and fragments of a payload too."""
     result: list[Event] = []
     for event in events:
         last = result[-1] if result else None
@@ -515,8 +515,8 @@ def write_reply(id_: str, version: Version, fields: Fields) -> bytes:
         elif version.accepts_at_once:
             end.moq.serving.accept(request)
         else:
-            piece = GroupPiece(item["group"], True, 0, (), True, None)
-            end.moq.serving.send_group(request, (piece,), 0.0)
+            fragment = GroupFragment(item["group"], True, 0, (), True, None)
+            end.moq.serving.send_group(request, (fragment,), 0.0)
     return stream.written
 
 
@@ -551,8 +551,10 @@ def read_group(id_: str, version: Version, fields: Fields) -> Reading:
 def write_group(id_: str, version: Version, fields: Fields) -> bytes:
     end, _, request = subscribed(version, fields["subscribe"])
     chunks = frames(version, *frames_of(id_, fields))
-    piece = GroupPiece(fields["sequence"], True, fields.get("frame_start", 0), chunks, has_fin(id_), None)
-    end.moq.serving.send_group(request, (piece,), 0.0)
+    fragment = GroupFragment(
+        fields["sequence"], True, fields.get("frame_start", 0), chunks, has_fin(id_), None
+    )
+    end.moq.serving.send_group(request, (fragment,), 0.0)
     stream = end.session.streams[-1]
     assert stream.finished == has_fin(id_)
     return stream.written

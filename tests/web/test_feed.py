@@ -11,7 +11,7 @@ from relay.web.fetching import QUEUE_BYTES, Feed, Frames
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 
-PIECE = m.GroupPiece(1, first=True, start_frame=0, chunks=(b"x" * 1000,), fin=False, code=None)
+PIECE = m.GroupFragment(1, first=True, start_frame=0, chunks=(b"x" * 1000,), fin=False, code=None)
 OVER = Over(StreamCode.UNAUTHORIZED)
 
 
@@ -52,14 +52,20 @@ def test_frames_are_whole_though_their_chunks_and_groups_are_mixed() -> None:
         rows.append((group, frame, start.timestamp, payload))
         return payload
 
-    def piece(sequence: int, *chunks: object, fin: bool = False) -> m.GroupPiece:
-        return m.GroupPiece(sequence, False, 5, chunks, fin, None)
+    def fragment(sequence: int, *chunks: object, fin: bool = False) -> m.GroupFragment:
+        return m.GroupFragment(sequence, False, 5, chunks, fin, None)
 
     frames = Frames(encode)
-    assert list(frames.take(piece(1, FrameHeader(10, 4), b"ab"))) == []
-    assert list(frames.take(piece(2, FrameHeader(20, 0), FrameHeader(21, 1), b"x", fin=True))) == [b"", b"x"]
-    assert list(frames.take(piece(1, b"cd", FrameHeader(11, 1), b"e", FrameHeader(12, 2)))) == [b"abcd", b"e"]
-    assert list(frames.take(piece(1, b"fg", fin=True))) == [b"fg"]
+    assert list(frames.take(fragment(1, FrameHeader(10, 4), b"ab"))) == []
+    assert list(frames.take(fragment(2, FrameHeader(20, 0), FrameHeader(21, 1), b"x", fin=True))) == [
+        b"",
+        b"x",
+    ]
+    assert list(frames.take(fragment(1, b"cd", FrameHeader(11, 1), b"e", FrameHeader(12, 2)))) == [
+        b"abcd",
+        b"e",
+    ]
+    assert list(frames.take(fragment(1, b"fg", fin=True))) == [b"fg"]
     assert rows == [
         (2, 5, 20, b""),
         (2, 6, 21, b"x"),
