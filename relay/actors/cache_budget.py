@@ -1,7 +1,7 @@
 """The cache budget: one limit on the bytes that the caches of all tracks hold together.
 
 Owns the sum, and decides how far each track is evicted. Must never look into a track: tracks report their size, and
-those above their fair share are told to evict. The budget is kept to within an eighth.
+those above their fair share are asked to evict. The budget is kept to within an eighth.
 
 Old groups go first. Only if the newest groups alone exceed the budget do tracks above their fair share lose these too:
 a track within its share keeps its newest group.
@@ -25,7 +25,7 @@ class CacheBudgetActor(LoopActor):
         self._sizes: dict[str, tuple[Ref, int]] = {}
         self._total = 0
         self._asked: set[str] = set()
-        """Tracks that were told to evict and have not answered."""
+        """Tracks asked to evict that have not answered."""
         self._newest = False
         """Old groups have gone, and it was not enough."""
 

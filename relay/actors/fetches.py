@@ -24,7 +24,7 @@ class Fetch(NamedTuple):
     encoder: Encoder
 
     def feed(self) -> bool:
-        """Send what is new of the group; True once the fetch is over."""
+        """Send the new part of the group. True once the fetch is over."""
         request, group = self.request, self.group
         chunks = tuple(self.encoder.take(group.parts))
         if group.code is not None:
@@ -53,15 +53,15 @@ class Fetches:
         """Bytes held of groups that come from upstream for fetches alone."""
 
     def begin(self, request: m.Fetch, cache: GroupCache[EncodedGroup], now: float) -> bool:
-        """Answer a fetch. False if the publisher has to be asked, and its connection has ended."""
+        """Answer a fetch. False if it needs the publisher, and its connection has ended."""
         wanted = request.params.start_group
         group = cache.newest if wanted is None else cache.groups.get(wanted)
         if wanted is not None and (group is None or group.code is not None):
-            group = self._coming.get(wanted)  # what broke off here upstream may have whole
+            group = self._coming.get(wanted)  # aborted here, it may be whole upstream
         published = None if wanted is None else self._numbers.published(wanted)
         if group is not None:
             self._serve(request, group)
-        elif wanted is None or published is None:  # of another publisher, or of nobody yet
+        elif wanted is None or published is None:  # of another publisher, or of none yet
             send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
         else:
             self._coming[wanted] = group = EncodedGroup(wanted, now)

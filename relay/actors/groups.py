@@ -1,7 +1,7 @@
-"""The groups of a running track: which are held, which go on, and what has come since they were last delivered.
+"""The groups of a running track: those cached, those unfinished, those changed since the last delivery.
 
-Owns the cache and the numbers that have been seen. Must never send: the track actor delivers what was `touched` and
-tells the publisher of what was `stopped`. Numbers are those that viewers see.
+Owns the cache and the set of numbers seen, which are the viewers'. Must never send: the track actor delivers `touched`
+groups and stops `stopped` ones at the publisher.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Stopped(NamedTuple):
     code: int
     past: bool
     limit: str = ""
-    """The limit that it went beyond, if it did."""
+    """The limit that it exceeded, if any."""
 
 
 class TrackGroups:
@@ -41,19 +41,19 @@ class TrackGroups:
         self._limits = limits
         self.cache: GroupCache[EncodedGroup] = GroupCache(limits)
         self.unfinished: dict[int, EncodedGroup] = {}
-        """Groups that go on."""
+        """Groups of which more is to come."""
         self.touched: dict[int, tuple[EncodedGroup, bool]] = {}
-        """Groups that changed since the last delivery, and whether they began since."""
+        """Groups that changed since the last delivery; True if they began since."""
         self.stopped: list[Stopped] = []
-        """Not yet told to the publisher."""
+        """To be stopped at the publisher."""
         self.seen, self.dropped = Ranges(), Ranges()
         """Numbers of the groups that came, datagrams and refused ones included, and of those that never will."""
         self.received_bytes = self.received_frames = self.received_groups = 0
 
-    # --- what comes ------------------------------------------------------------------------------------------------
+    # --- arrival ---------------------------------------------------------------------------------------------------
 
     def take(self, parts: Iterable[GroupPart], now: float, *, past: bool = False) -> None:
-        """Groups arrived; `past` tells that they were asked for apart from the running subscription."""
+        """Parts of groups arrived, with `past` by a request for the past."""
         cache, most = self.cache, self._limits.cache_track
         for part in parts:
             sequence = part.sequence
@@ -84,7 +84,7 @@ class TrackGroups:
         group = EncodedGroup(part.sequence, now, part.first_frame)
         group.past = past
         self.seen.add(part.sequence, part.sequence)
-        # a group without its beginning was not asked for, and is of use to nobody
+        # a group without its beginning was not asked for, and is useless
         if part.first_frame or not self.cache.add(group):
             self.stopped.append(Stopped(part.sequence, StreamCode.OLD, past))
             return None
@@ -103,14 +103,14 @@ class TrackGroups:
         if last is not None and last + 1 < number:
             self.seen.add(last + 1, number - 1)
 
-    # --- what goes -------------------------------------------------------------------------------------------------
+    # --- eviction and abort ----------------------------------------------------------------------------------------
 
     def _evict(self, now: float) -> None:
         limit = "cache_track" if self.cache.size > self._limits.cache_track else "cache_groups"
         self._abort_open(self.cache.evict(now), limit)
 
     def evict_to(self, size: int) -> None:
-        """Give up all but the newest group, the oldest first, until no more than `size` bytes are held."""
+        """Evict the oldest groups, but not the newest, until no more than `size` bytes are held."""
         self._abort_open(self.cache.shrink(size), "cache")
 
     def _abort_open(self, dropped: Iterable[EncodedGroup], limit: str) -> None:
@@ -119,13 +119,13 @@ class TrackGroups:
                 self.abort(group, StreamCode.TOO_FAR_BEHIND, limit)
 
     def abort(self, group: EncodedGroup, code: int, limit: str) -> None:
-        """Give up a group that goes on, for a limit."""
+        """Abort an unfinished group, for a limit."""
         self.stopped.append(Stopped(group.sequence, code, group.past, limit))
         self.cache.empty(group)
         self._break_off(group, code)
 
     def break_off(self, code: int, *, past: bool = False) -> None:
-        """All groups that go on, or those of the past, come to an end."""
+        """Abort all unfinished groups, or those of the past."""
         for group in list(self.unfinished.values()):
             if group.past or not past:
                 self._break_off(group, code)
@@ -135,7 +135,7 @@ class TrackGroups:
         self.unfinished.pop(group.sequence, None)
         self.touched.setdefault(group.sequence, (group, False))
 
-    # --- what is known ---------------------------------------------------------------------------------------------
+    # --- bounds and gaps -------------------------------------------------------------------------------------------
 
     def start_of(self, params: SubscribeParams, age: int) -> int:
         """The first group of a subscription; `age` is its history in the track's timescale."""
@@ -147,7 +147,7 @@ class TrackGroups:
         return floor if start is None else max(floor, start)
 
     def lowest(self, first: int | None) -> int | None:
-        """The first group that is here or on its way; `first` is what the publisher said of it."""
+        """The first group that is here or on its way; `first` if the publisher named it."""
         known = [number for number in (first, self.seen.first) if number is not None]
         return max(min(known), self.cache.floor) if known else None
 
@@ -168,5 +168,5 @@ class TrackGroups:
 
     @property
     def past_arrives(self) -> bool:
-        """Whether a group of the past goes on."""
+        """More is to come of a group of the past."""
         return any(group.past for group in self.unfinished.values())

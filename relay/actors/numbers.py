@@ -1,6 +1,6 @@
 """The numbers of a track's groups, with the directory that gives them out. Part of the track actor.
 
-Messages that have to do with numbers or units wait here until these are known (`relay.model.translation`).
+Messages that depend on numbers or units wait here until these are known (`relay.model.translation`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ WITH_NUMBERS = (
     *(*GROUPS, m.UpstreamProperties, m.UpstreamStarted, m.UpstreamFailed),
     *(m.Subscribe, m.UpdateSubscription, m.Unsubscribe, m.Describe, m.Fetch),
 )
-"""Messages that have to do with numbers or units, or would overtake one that has."""
+"""Messages that depend on numbers or units, or would overtake one that does."""
 
 
 class Numbers(Translation):
     """The translation of one track, as the directory grants it."""
 
     def __init__(self, track: Ref, directory: Ref | None, path: str, name: str, life: int) -> None:
-        """Without a `directory` numbers stay as the publisher counts them. `life` is what the directory calls it."""
+        """Without a `directory` numbers stay as the publisher counts them. `life` is its number of the publication."""
         super().__init__()
         self._track, self._directory = track, directory
         self._path, self._name, self._life = path, name, life
         self._over = False
         self.deferred: list[object] | None = None
-        """Messages that wait for the directory's answer, or for the publisher to say its unit."""
+        """Messages that wait for the directory's answer, or for the publisher's unit."""
         self.deferring: tuple[type, ...] = WITH_NUMBERS
         """Types of messages that wait."""
         self.deferred_bytes = 0
@@ -40,7 +40,7 @@ class Numbers(Translation):
 
     @property
     def await_unit(self) -> bool:
-        """Whether groups wait until the publisher has said its unit."""
+        """True if groups wait for the publisher's unit."""
         return self.deferred is not None and self.deferring is GROUPS
 
     def wait(self, deferring: tuple[type, ...]) -> None:
@@ -64,19 +64,19 @@ class Numbers(Translation):
     # --- the directory ---------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """The track runs: ask for what is known already."""
+        """The track runs: ask for the span that its publication has already."""
         if self._directory is not None:
             self.ask(None)
 
     @property
-    def _told(self) -> int | None:
+    def _timescale(self) -> int | None:
         return None if self.properties is None else self.properties.timescale
 
     def ask(self, sequence: int | None, floor: int = 0) -> None:
-        """Ask the directory. Until it answers, what has to do with numbers waits."""
+        """Ask the directory. Until it answers, messages that depend on numbers wait."""
         self.wait(WITH_NUMBERS)
         track = self._track
-        question = m.AskNumbers(track, self._path, self._name, self._life, sequence, floor, self._told)
+        question = m.AskNumbers(track, self._path, self._name, self._life, sequence, floor, self._timescale)
         if self._over or self._directory is None or not send(self._directory, question):
             # no other track is to know
             if self._spans and sequence is not None and not floor:
@@ -90,11 +90,11 @@ class Numbers(Translation):
         if self._directory is not None and not self._over:
             self._over = True
             following = 0 if last is None else last + 1
-            over = m.NumbersOver(self._track, self._path, self._name, following, self._told, watched)
+            over = m.NumbersOver(self._track, self._path, self._name, following, self._timescale, watched)
             send(self._directory, over)
 
     def part(self, part: m.GroupPart, number: int) -> m.GroupPart:
-        """What arrived of a group, under the viewers' number and with their timestamps."""
+        """Part of a group, with the viewers' number and timestamps."""
         if self._units is None:
             return part._replace(sequence=number)
         parts = tuple(

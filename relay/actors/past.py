@@ -35,9 +35,9 @@ def past_of(
     cache: GroupCache[EncodedGroup],
     max_age: int,
 ) -> SubscribeParams | None:
-    """What a subscriber wants of the time before group `lowest`; None if nothing.
+    """The range before group `lowest` that a subscriber wants; None if it wants none.
 
-    `opened` is what our running subscription began with, `max_age` the wanted age in the track's timescale.
+    `opened` are the first parameters of our running subscription, `max_age` is in the track's timescale.
     """
     start = params.start_group
     explicit = start is not None and not params.start_is_floor
@@ -69,11 +69,11 @@ class PastRequest:
         self.start, self.end = wanted.start_group or 0, wanted.end_group
         """Both included."""
         self.explicit = wanted.start_group is not None and not wanted.start_is_floor
-        """Whether it names its first group, and not an age."""
+        """It names its first group, and not an age."""
         self.first: int | None = None
-        """What it began with, if the publisher said so."""
+        """Its first group, if the publisher named it."""
         self.lowest = self.end + 1
-        """The oldest group that came of it."""
+        """Its oldest group that came."""
 
     def came(self, sequence: int) -> bool:
         """A group of it begins; False if it was not asked for."""
@@ -83,12 +83,12 @@ class PastRequest:
         return True
 
     def answered(self) -> None:
-        """The publisher has said all it has."""
+        """The publisher has no more of it."""
         if self.first is None and self.explicit:
             self.first = self.start
 
     def complete(self, seen: Ranges) -> bool:
-        """Whether all groups of it have begun to arrive, where the publisher said how many there are."""
+        """All its groups have begun to arrive, where the publisher said how many there are."""
         return self.first is not None and not seen.gaps(self.first, self.end)
 
 
@@ -120,7 +120,7 @@ class Past:
         self._timer: Timer | None = None
 
     def concerns(self, key: m.Key) -> bool:
-        """Whether that subscriber has the past still before it."""
+        """True if that subscriber still waits for the past."""
         return key in self.queue or (self.request is not None and key == self.request.key)
 
     def want(self, key: m.Key) -> None:
@@ -136,7 +136,7 @@ class Past:
     def seek(self, *, wait: bool) -> None:
         """Ask the publisher for the next range, if none is under way.
 
-        With `wait` the track may still begin: its first group tells where the past ends.
+        With `wait` the track may still begin: the past ends before its first group.
         """
         while self.request is None and self.queue:
             lowest = self._groups.lowest(self._numbers.first)
@@ -223,4 +223,4 @@ class Past:
         subscriber = self._subscribers.all.get(request.key)
         if subscriber is not None and not request.explicit:
             self._owner.flush()
-            subscriber.feed.past = request.lowest  # not what others want of the past
+            subscriber.feed.past = request.lowest  # groups of the past for others are not for it

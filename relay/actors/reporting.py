@@ -1,7 +1,7 @@
-"""What a track reports of itself: its figures and counts to the counters, its size to the cache budget.
+"""Reports of a track: figures and counts to the counters, its size to the cache budget. Part of the track actor.
 
-Owns what both know already, and how often they are told: at once when viewers come and go or the size has changed by
-an eighth, else once a second, since a message more for each frame would cost. Part of the track actor.
+Viewers that come and go, and a size that has changed by an eighth, are reported at once, all else once a second: a
+message for each frame would cost too much.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Reports:
         self._viewers = 0
         """Subscriptions at the last report."""
         self._waiting = False
-        """Whether the last report is too new for another one."""
+        """The last report is too new for another one."""
 
     @property
     def held(self) -> int:

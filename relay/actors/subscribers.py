@@ -1,4 +1,4 @@
-"""The subscriptions of a track: who gets which groups, and when one with an end is over. Part of the track actor."""
+"""The subscriptions of a track: delivery to each, and the end of those with an end. Part of the track actor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RangeOverdue(NamedTuple):
 
 
 class Subscriber:
-    """One subscription and where it stands."""
+    """One subscription and its state."""
 
     __slots__ = ("feed", "key", "overdue", "ref", "relay", "renumbered")
 
@@ -31,7 +31,7 @@ class Subscriber:
         self.relay = request.relay
         self.feed = Feed(request.encoding, request.params, start)
         self.overdue: Timer | None = None
-        """Set once the last group of its range is here, and one before it is not."""
+        """Runs once the last group of its range is here, and one before it is not."""
         self.renumbered: tuple[int, int] | None = None
         """The group that it began with, and another number under which it gets that group."""
 
@@ -41,7 +41,7 @@ class Subscriber:
         return self.ref.actor_urn, self.key
 
     def deliver(self, fragments: tuple[m.GroupFragment, ...]) -> bool:
-        """Send it what it gets; False if it has ended."""
+        """Send fragments of groups. False if the subscriber has ended."""
         if self.renumbered is not None:
             number, other = self.renumbered
             fragments = tuple(p._replace(sequence=other) if p.sequence == number else p for p in fragments)
@@ -66,7 +66,7 @@ class Subscribers:
         self.bounded: dict[m.Key, Subscriber] = {}
         """Those that end with a certain group."""
         self.changed = False
-        """Whether what they want together may have changed in this turn."""
+        """The parameters of all together may have changed in this turn."""
 
     @property
     def relays(self) -> int:
@@ -105,7 +105,7 @@ class Subscribers:
             self._unbind(subscriber)
 
     def deliver(self, touched: Sequence[tuple[EncodedGroup, bool]]) -> list[m.Key]:
-        """Send what is new of groups: one message per subscriber. Returns those that have ended."""
+        """Send changes of groups: one message per subscriber. Returns subscribers that have ended."""
         shared: dict[Encoding, tuple[m.GroupFragment, ...]] = {}
         lowest, past = MAX_SEQUENCE, False
         for group, _ in touched:
@@ -140,7 +140,7 @@ class Subscribers:
     ) -> list[Subscriber]:
         """Bounded subscriptions that have all they asked for; late groups get `patience` seconds.
 
-        `concerns` tells which still wait for the past.
+        Those that `concerns` is true for still wait for the past.
         """
         latest = groups.seen.last
         complete: list[Subscriber] = []
@@ -158,7 +158,7 @@ class Subscribers:
 
     @staticmethod
     def _is_awaiting(subscriber: Subscriber, groups: TrackGroups) -> bool:
-        """Whether more is to come of a group that it wants."""
+        """True if more is to come of a group that it wants."""
         return not all(map(subscriber.feed.is_over, groups.unfinished.values()))
 
     def overdue(self, key: m.Key, groups: TrackGroups) -> Subscriber | None:

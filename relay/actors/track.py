@@ -1,9 +1,8 @@
 """The track actor: one upstream subscription, a cache of the newest groups, any number of subscribers.
 
-Started by its broadcast. Its duties are those of its parts: `groups.py` holds groups, `subscribers.py` and `fetches.py`
-serve, `upstream.py` and `past.py` ask the publisher, `numbers.py` translates, `model/track_end.py` says when it is
-over, `reporting.py` reports. The actor passes messages to them in order. What arrives in one turn leaves as one message
-per subscriber; subscribers of one encoding share the encoded bytes.
+Started by its broadcast. `groups.py` holds the groups, `subscribers.py` and `fetches.py` serve them, `upstream.py` and
+`past.py` ask the publisher, `numbers.py` translates, `model/track_end.py` has the rules of the end, `reporting.py`
+reports. The groups of one turn leave as one message per subscriber; subscribers of one encoding share the bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from relay.wire.errors import StreamCode
 
 
 class IdleCheck(NamedTuple):
-    """Timer: stop if nobody has come back."""
+    """Timer: stop if there is still no subscriber."""
 
 
 class EndGraceOver(NamedTuple):
@@ -37,7 +36,7 @@ class EndGraceOver(NamedTuple):
 
 
 class TrackActor(LoopActor):
-    """One track of one publication of a broadcast. Its methods are many since its messages are: one for each kind."""
+    """One track of one publication of a broadcast. It has a method for each kind of message, hence many."""
 
     def __init__(
         self,
@@ -53,7 +52,7 @@ class TrackActor(LoopActor):
         directory: Ref | None = None,
         life: int = 0,
     ) -> None:
-        """`directory` gives out the numbers of groups; `life` is what it calls the publication."""
+        """`directory` gives out the numbers of groups; `life` is its number of the publication."""
         super().__init__(runtime)
         ref, timeout = self.actor_ref, limits.answer_timeout
         self._broadcast = broadcast
@@ -150,7 +149,7 @@ class TrackActor(LoopActor):
                     self._end_range(subscriber)
             case IdleCheck():
                 self._idle = None
-                if self._nobody():
+                if self._unused():
                     # the broadcast stops us, unless a request of its own is on its way to us
                     send(self._broadcast, m.TrackIdle(self._path, self._name, self._handled))
             case _:
@@ -174,7 +173,7 @@ class TrackActor(LoopActor):
             self._want()
         if self._ending.phase >= Phase.FAILED:
             self.stop()
-        elif not subscribers.all and self._idle is None and self._nobody():
+        elif not subscribers.all and self._idle is None and self._unused():
             self._idle = self.call_later(self._limits.track_idle, IdleCheck())
 
     def on_end(self, error: BaseException | None) -> None:
@@ -190,7 +189,7 @@ class TrackActor(LoopActor):
         if isinstance(message, m.Subscribe | m.Describe | m.Fetch):
             self._refuse(message, self._ending.code if self._ending.failed else StreamCode.UNROUTABLE)
 
-    def _nobody(self) -> bool:
+    def _unused(self) -> bool:
         return not (self._subscribers.all or self._describing or self._fetches.all)
 
     def _stay(self) -> None:
@@ -267,14 +266,14 @@ class TrackActor(LoopActor):
         self._past.drop(key)
 
     def _want(self) -> None:
-        """Tell upstream what all subscribers together want; subscribe with the first of them."""
+        """Subscribe upstream for all subscribers together, with the first of them."""
         self._subscribers.changed = False
         wanted = self._subscribers.wanted
         if wanted and self._ending.open and not self._upstream.want(together(wanted)):
             self._fail(StreamCode.UNROUTABLE, lost=True)
 
     def flush(self) -> None:
-        """Deliver what has come so far: one message per subscriber."""
+        """Deliver all changes so far: one message per subscriber."""
         if not self._groups.touched:
             return
         touched = list(self._groups.touched.values())
@@ -301,10 +300,10 @@ class TrackActor(LoopActor):
             self.on_receive(message)
 
     def _may_number(self, message: object, sequences: list[int]) -> bool:
-        """Whether numbers and unit of these groups are known; else the message waits until they are."""
+        """True if numbers and unit of these groups are known; else the message waits for them."""
         numbers = self._numbers
         if numbers.timescale is not None and numbers.properties is None:
-            # viewers were told of a unit, and may not get timestamps in another one
+            # viewers count in a unit, and may not get timestamps in another one
             numbers.wait(GROUPS)
             self._upstream.expect(DESCRIBE)
         else:
@@ -316,7 +315,7 @@ class TrackActor(LoopActor):
         return False
 
     def _numbered(self, message: m.UpstreamGroups) -> tuple[m.GroupPart, ...]:
-        """What arrived, as viewers see it."""
+        """The groups with the viewers' numbers and timestamps."""
         numbers = self._numbers
         for part in message.parts:
             if part.sequence >= numbers.below:
@@ -440,7 +439,7 @@ class TrackActor(LoopActor):
         if groups.unfinished or self._past.queue or self._past.request is not None:
             return
         if end.late:
-            # streams overtake each other, and what is lost takes a while to come again
+            # streams overtake each other, and lost packets take a while to come again
             if not end.numbered or groups.seen.last is None:
                 return
             if groups.missing(0, end.final - 1, self._numbers.first):
@@ -448,10 +447,10 @@ class TrackActor(LoopActor):
         self._finish()
 
     def _finish(self) -> None:
-        """The track is over, and nothing of it can come any more."""
+        """The track is over: no more groups can come."""
         self.flush()
         self._ending.complete(self._groups.seen.last)
-        self._close_numbers()  # what the next publisher counts concerns no viewer of this track
+        self._close_numbers()  # numbers of the next publisher concern no viewer of this track
         self._subscribers.finish(self._groups, self._ending.final)
 
     def _end_range(self, subscriber: Subscriber) -> None:

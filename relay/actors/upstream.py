@@ -1,7 +1,6 @@
-"""What a track has asked of the connection that publishes it, and the time limits of the answers.
+"""The requests of a track to its publishing connection, and the time limits of the answers. Part of the track actor.
 
-Owns the words between track and publishing connection; numbers are translated here to the publisher's. Part of the
-track actor.
+Requests name groups by the publisher's numbers, all else by the viewers'.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class AnswerDue(NamedTuple):
 
 
 class Owner(Protocol):
-    """What the parts of a track need of its actor."""
+    """The track actor, as its parts see it."""
 
     @property
     def actor_ref(self) -> Ref: ...
@@ -34,7 +33,7 @@ class Owner(Protocol):
     def call_later(self, delay: float, message: object) -> Timer: ...
 
     def flush(self) -> None:
-        """Deliver what has come."""
+        """Deliver all changes of groups."""
 
 
 class Upstream:
@@ -56,16 +55,16 @@ class Upstream:
         """Questions without an answer."""
         self._wanted: SubscribeParams | None = None
         self.opened: SubscribeParams | None = None
-        """What the subscription began with."""
+        """The first parameters of the subscription."""
         self.asked = self.asked_properties = False
-        """Whether the publisher's connection may hold anything for us."""
+        """The connection may hold state for us."""
         self.answered = False
-        """Whether the publisher has said or sent anything about this track."""
+        """The publisher has answered or sent anything of this track."""
 
     # --- questions: False if the connection has ended --------------------------------------------------------------
 
     def want(self, params: SubscribeParams) -> bool:
-        """Subscribe, or change what the subscription asks for."""
+        """Subscribe, or update the subscription."""
         if params == self._wanted:
             return True
         begins, self._wanted = self._wanted is None, params
@@ -99,7 +98,7 @@ class Upstream:
         """Subscribe to groups before those of the subscription. `number` names the request."""
         send(self._source, m.OpenPast(self._track, self._path, self._name, number, params))
 
-    # --- what is not wanted ----------------------------------------------------------------------------------------
+    # --- cancellation ----------------------------------------------------------------------------------------------
 
     def close_past(self) -> None:
         """Nothing more is wanted of the last `open_past`."""
@@ -141,7 +140,7 @@ class Upstream:
             self._due[what] = self._owner.call_later(self._timeout, AnswerDue(what))
 
     def answer(self, what: int | str = SUBSCRIBE, *, real: bool = True) -> None:
-        """That is answered; `real` tells that the publisher did it, and so knows the track."""
+        """An answer came. If `real`, it came from the publisher, which hence knows the track."""
         self._answer(what)
         if real:
             self.answered = True

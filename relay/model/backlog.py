@@ -1,7 +1,7 @@
-"""What one subscription has to send: the order of its groups, and which are skipped when the peer is too slow.
+"""The queue of one subscription: the order of its groups, and which of them a slow peer skips.
 
-Owns the groups that are open or not sent yet, and decides; `relay.moq.delivery` writes, resets and reports. Must never
-read a clock: `now` is a parameter, in seconds. docs/architecture.md tells why the rules are what they are.
+Owns the groups that are open or not sent yet, and decides; `relay.moq.delivery` writes, resets and reports. `now` is a
+parameter, in seconds. docs/architecture.md has the reasons of the rules.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from relay.model.limits import Limits
 
 RANK_BITS = 52
-"""Bits of a rank. With 8 of the priority and one for overtaken groups, all groups stay below control streams."""
+"""Bits of a rank. With 8 of the priority and one for overtaken groups, groups stay below control streams."""
 
 RANK_STEP = 1 << 16
-"""Between two groups in order of their beginning: room for those that come out of order."""
+"""Between two groups in order of their beginning: room for those out of order."""
 
 SLICES = 32
-"""How finely the past is divided when what was written in it is counted."""
+"""Resolution of `Flow`."""
 
 TURN = 4
-"""Turns are about a quarter of the patience: how long what was overtaken waits, and how much may go before what is new."""
+"""An overtaken group waits for a quarter of the patience, and no more than was written in that time goes before new ones."""
 
 
 class Stream(Protocol):
-    """What this needs of a group stream."""
+    """A group stream, as the backlog sees it."""
 
     @property
     def unsent(self) -> int:
@@ -36,7 +36,7 @@ class Stream(Protocol):
 
     @property
     def undelivered(self) -> bool:
-        """Whether the peer may lack something of it."""
+        """The peer may lack a part of it."""
 
     context: Any
     """Free for the stream's owner."""
@@ -49,11 +49,11 @@ S = TypeVar("S", bound=Stream)
 
 
 class Reason(Enum):
-    """Why a group is skipped."""
+    """Reason to skip a group."""
 
     TOO_FAR_BEHIND = "too_far_behind"
     DELIVERY_TIMEOUT = "delivery_timeout"
-    """It is later than the subscriber would have it."""
+    """It is later than the subscriber's latency allows."""
 
 
 def send_priority(priority: int, rank: int, *, overtaken: bool = False) -> int:
@@ -62,7 +62,7 @@ def send_priority(priority: int, rank: int, *, overtaken: bool = False) -> int:
 
 
 class Ranks:
-    """Numbers the groups of one session as they begin, so that the newer of two tracks' groups is known."""
+    """Numbers the groups of one session as they begin, across tracks."""
 
     __slots__ = ("_next",)
 
@@ -74,7 +74,7 @@ class Ranks:
         return next(self._next) * RANK_STEP
 
     def turn(self) -> int:
-        """For a group that was overtaken: below all that had their turn before."""
+        """For an overtaken group: below all that were overtaken before."""
         return -next(self._next)
 
 
@@ -88,11 +88,11 @@ class Sending(Generic[S]):
         self.stream = stream
         self.rank = rank
         self.open = True
-        """Whether more may be written."""
+        """More may be written."""
         self.overtaken = False
-        """Whether its turn comes before newer groups."""
+        """It is sent before newer groups."""
         self.passed: float | None = None
-        """When a newer group began."""
+        """Time at which a newer group began."""
         self.size = 0
         """Bytes written."""
 
@@ -102,7 +102,7 @@ Waiting = tuple[Sending[S], int]
 
 
 class GivenUp(NamedTuple, Generic[S]):
-    """A group that will not be sent to its end."""
+    """A skipped group."""
 
     sending: Sending[S]
     unsent: int
@@ -110,7 +110,7 @@ class GivenUp(NamedTuple, Generic[S]):
 
 
 class Flow:
-    """How much was written lately."""
+    """Bytes written lately."""
 
     __slots__ = ("_slices",)
 
@@ -118,7 +118,7 @@ class Flow:
         self._slices: deque[tuple[float, int]] = deque()
 
     def add(self, size: int, now: float, span: float) -> None:
-        """Something was written. `span` is the longest time that will be asked for."""
+        """Count bytes. `span` is the longest time that `within` is asked for."""
         slices = self._slices
         if slices and now - slices[-1][0] < span / SLICES:
             start, before = slices[-1]
@@ -143,13 +143,13 @@ class Backlog(Generic[S]):
         self._flow = Flow()
         self._newest = -1
         self._leaving: deque[S] = deque()
-        """Group streams that are sent and perhaps not delivered, oldest first."""
+        """Group streams that are sent and perhaps not acknowledged, oldest first."""
         self.priority = priority
         self._ordered = False
         self._latency = 0.0
         self._patience = limits.backlog_time
         self.unsent = 0
-        """Bytes that waited when it was last looked, and all that was written since."""
+        """Bytes queued at the last `measure` or `waiting`, and all written since."""
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -162,7 +162,7 @@ class Backlog(Generic[S]):
         return self._groups.get(sequence)
 
     def drop(self, sequence: int) -> None:
-        """A group needs no more care: the peer refused it, or it was reset."""
+        """Forget a group: the peer refused it, or it was reset."""
         self._groups.pop(sequence, None)
 
     def clear(self) -> None:
@@ -173,19 +173,19 @@ class Backlog(Generic[S]):
 
     @property
     def undelivered(self) -> bool:
-        """Whether the peer may lack something of a group that was written and not given up."""
+        """The peer may lack a part of a group that was not skipped."""
         streams = *self._leaving, *(sending.stream for sending in self._groups.values())
         return any(stream.undelivered for stream in streams)
 
     def measure(self) -> int:
-        """Bytes that wait now."""
+        """Bytes queued now."""
         self.unsent = sum(sending.stream.unsent for sending in self._groups.values())
         return self.unsent
 
-    # --- what the subscriber wants ---------------------------------------------------------------------------------
+    # --- the subscriber's parameters -------------------------------------------------------------------------------
 
     def prefer(self, priority: int, *, ordered: bool, latency: float) -> None:
-        """What the subscriber asked for last. `latency` is in seconds; 0 leaves it to the relay."""
+        """Apply parameters. `latency` is in seconds; 0 leaves it to the relay."""
         limits = self._limits
         self._latency = latency
         self._patience = max(limits.backlog_time, min(latency, limits.cache_age))
@@ -227,7 +227,7 @@ class Backlog(Generic[S]):
         """A group stream was opened."""
         sending = Sending(sequence, stream, rank)
         if sequence > self._newest:
-            before = self._groups.get(self._newest)  # all others have been passed already
+            before = self._groups.get(self._newest)  # older ones have been passed already
             if before is not None:
                 before.passed = now
             self._newest = sequence
@@ -237,18 +237,18 @@ class Backlog(Generic[S]):
         return sending
 
     def wrote(self, sending: Sending[S], size: int, now: float, overhead: int = 0) -> None:
-        """Bytes were handed to a stream, in front of which the transport may put some `overhead`."""
+        """Bytes were handed to a stream, to which the transport may add `overhead`."""
         sending.size += size
         size += overhead
         self.unsent += size
         self._flow.add(size, now, self._patience)
 
-    # --- what waits ------------------------------------------------------------------------------------------------
+    # --- order and skips -------------------------------------------------------------------------------------------
 
     def review(self, waiting: list[Waiting[S]], now: float, *, begins: bool) -> list[GivenUp[S]]:
-        """Look at what waits, before more is written: whose turn it is, and what is given up.
+        """Reorder the groups in `waiting`, before more is written, and return those that are skipped.
 
-        `begins` tells that a new group begins: only then a peer that is too slow skips.
+        `begins`: a new group begins. Only then a peer that is too slow skips.
         """
         given_up: list[GivenUp[S]] = []
         if len(waiting) > 1:
@@ -276,7 +276,7 @@ class Backlog(Generic[S]):
         return given_up
 
     def shed(self) -> list[GivenUp[S]]:
-        """The session holds too much: give up the oldest group that waits, if there is one."""
+        """The session holds too much: skip the oldest queued group, if there is one."""
         waiting = self.waiting()
         given_up: list[GivenUp[S]] = []
         if waiting:
@@ -285,7 +285,7 @@ class Backlog(Generic[S]):
         return given_up
 
     def waiting(self) -> list[Waiting[S]]:
-        """Groups with unsent bytes, and how many; those that are over and sent need no more care."""
+        """Groups with unsent bytes, and their number; those complete and sent are forgotten."""
         waiting: list[Waiting[S]] = []
         total = 0
         for sending in tuple(self._groups.values()):
@@ -306,7 +306,7 @@ class Backlog(Generic[S]):
         leaving.append(sending.stream)
         sending.stream.context = None  # its owner refers to us: a reference cycle
         if not sending.overtaken:
-            # what of it is lost, or its mere end, must not wait behind all that follows
+            # its lost packets, or its mere end, must not wait behind newer groups
             self._let_go_first(sending)
 
     def _let_go_first(self, sending: Sending[S]) -> None:
@@ -315,7 +315,7 @@ class Backlog(Generic[S]):
         self._place(sending)
 
     def _finish(self, waiting: list[Waiting[S]], now: float) -> None:
-        """A new group begins: what is more than half sent, and soon done, goes before it.
+        """A new group begins: groups more than half sent, and soon done, go before it.
 
         Else a slow peer gets the beginning of every group and the end of none.
         """
@@ -325,7 +325,7 @@ class Backlog(Generic[S]):
                 self._let_go_first(sending)
 
     def _take_turns(self, waiting: list[Waiting[S]], now: float) -> None:
-        """The peer keeps up, but without a pause: what newer groups have overtaken goes before them."""
+        """The peer keeps up, but without a pause: overtaken groups go before newer ones."""
         turn = min(self._limits.backlog_time, self._latency or self._patience) / TURN
         late = [s for s, _ in waiting if s.passed is not None and now - s.passed >= turn and not s.overtaken]
         if late and self.unsent <= self._flow.within(now, self._patience / TURN):

@@ -1,4 +1,4 @@
-"""Which groups of a track are kept, and which arrivals are too old to be taken.
+"""The cache policy of a track: the groups that are kept, and the arrivals that are too old.
 
 The newest group that is not broken stays as long as the track; others stay for `GroupCache.age` seconds, within
 `Limits.cache_groups` and `Limits.cache_track`. `relay.actors.cache_budget` limits what all hold together. Called by track actors.
@@ -32,7 +32,7 @@ class GroupCache(Generic[G]):
         """Seconds that a group stays once a newer one exists."""
         self.latest: G | None = None
         self.floor = 0
-        """Sequences below it are not taken any more: one of them, or of those above, has been evicted."""
+        """Sequences below it are rejected: one of them, or above them, has been evicted."""
         self.size = 0
         """Bytes held."""
 
@@ -45,7 +45,7 @@ class GroupCache(Generic[G]):
 
     @property
     def newest(self) -> G | None:
-        """The newest group that is not broken: what a late viewer starts with."""
+        """The newest group that was not aborted: late viewers start with it."""
         latest = self.latest
         if latest is None or latest.code is None:
             return latest
@@ -53,7 +53,7 @@ class GroupCache(Generic[G]):
         return max(whole, key=_by_sequence, default=None)
 
     def add(self, group: G) -> bool:
-        """Take a new group. `False` if it is a duplicate, or older than what was evicted and not asked for anew."""
+        """Add a new group. `False` if it is a duplicate, or older than an evicted one and not asked for anew."""
         if group.sequence in self.groups or (group.sequence < self.floor and not group.past):
             return False
         self.groups[group.sequence] = group
@@ -68,7 +68,7 @@ class GroupCache(Generic[G]):
         self.size += group.size - before
 
     def empty(self, group: G) -> None:
-        """Let go of the content of a group that nobody will get any more."""
+        """Drop the content of an aborted group."""
         if self.groups.get(group.sequence) is group:
             self.size -= group.size
         group.clear()
@@ -76,19 +76,19 @@ class GroupCache(Generic[G]):
     def start(self, max_age: int) -> int | None:
         """Sequence of the oldest group that is not expired for a subscriber that accepts `max_age`."""
         newest = self.newest
-        # Below the floor are only groups that still arrive, with gaps between them.
+        # below the floor are only groups that still arrive, with gaps between them
         groups = [group for group in self if group.sequence >= self.floor or group is newest]
         return oldest_fresh(groups, max_age)
 
     def covers(self, max_age: int) -> bool:
-        """Whether all that came before the oldest group is expired for a subscriber that accepts `max_age`."""
+        """All groups before the oldest are expired for a subscriber that accepts `max_age`."""
         groups = [group for group in self if group.sequence >= self.floor and group.code is None]
         newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
         oldest = groups[0].first_timestamp if groups else None
         return newest is not None and oldest is not None and newest - oldest >= max_age
 
     def evict(self, now: float) -> list[G]:
-        """Drop what the policy no longer keeps; the dropped groups, so that open ones can be ended."""
+        """Apply the policy. Returns the evicted groups, so that open ones can be aborted."""
         dropped: list[G] = []
         newest = self.newest
         for group in self.groups.values():  # in order of arrival
@@ -105,14 +105,14 @@ class GroupCache(Generic[G]):
         return dropped
 
     def shrink(self, size: int) -> list[G]:
-        """Drop the oldest groups, the newest one never, until `size` bytes are held; the dropped groups."""
+        """Evict the oldest groups, never the newest, down to `size` bytes. Returns the evicted groups."""
         return self._down_to(size, self._limits.cache_groups)
 
     def _down_to(self, size: int, groups: int) -> list[G]:
         dropped: list[G] = []
         newest = self.newest
         older = [g for _, g in sorted(self.groups.items()) if g is not newest and g is not self.latest]
-        # what still arrives goes last: viewers wait for its end, while nobody may ask for the others
+        # open groups go last: viewers wait for their end
         for group in sorted(older, key=_is_open):
             if self.size <= size and len(self.groups) <= groups:
                 break
@@ -131,7 +131,7 @@ class GroupCache(Generic[G]):
 
 
 def oldest_fresh(groups: Iterable[Group], max_age: int) -> int | None:
-    """Sequence of the oldest of `groups` (in order) that is neither broken nor expired; `None` if there is none.
+    """Sequence of the oldest of `groups` (in order) that is neither aborted nor expired; `None` if there is none.
 
     `max_age` is in units of the track's timescale. A group is expired when its successor's first timestamp is at
     least `max_age` older than the newest timestamp; a group whose successor has no frame never is (06).
@@ -157,7 +157,7 @@ def _by_sequence(group: Group) -> int:
 
 
 def fair_share(sizes: Iterable[int], budget: int) -> int:
-    """What each may hold at most, so that together they hold no more than `budget`: who needs less leaves it to others."""
+    """The limit for each, so that together they hold no more than `budget`: unused shares go to the others."""
     ordered = sorted(sizes)
     left = budget
     for position, size in enumerate(ordered):

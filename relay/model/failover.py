@@ -1,6 +1,6 @@
-"""How a subscription goes on after its publisher is lost: when the track is asked for again, and what is new then.
+"""Failover of a subscription whose publisher is lost: when to retry, and which groups are new then.
 
-Pure rules, `now` is a parameter in seconds. One implementation for the subscriptions of sessions and for HTTP readers.
+For the subscriptions of sessions and for HTTP readers alike. `now` is a parameter, in seconds.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 MOST_RETRIES = 6
-"""Times that a track is asked for after its publishers were lost one after the other, without a group from any."""
+"""Retries after publishers were lost one after the other, without a group from any."""
 
 RETRY_MEMORY = 10.0
-"""Seconds after which a retry counts as the first again: a track without a group may outlive many routes."""
+"""Seconds after which a retry counts as the first: a track without a group may outlive many routes."""
 
 RETRY_DELAY = 0.025
 """Seconds, doubled each time: a relay may refuse before it withdraws what it announced."""
 
 
 class Numbered(Protocol):
-    """What this needs of a piece of a group."""
+    """A piece of a group."""
 
     @property
     def sequence(self) -> int: ...
@@ -38,14 +38,14 @@ class Failover:
         self._last = 0.0
         self._moved = False
         self.code: int | None = None
-        """Why the last publisher was lost, until something came of another one."""
+        """Stream code with which the last publisher was lost, until a group of another one comes."""
         self.next = 0
-        """The sequence after the newest that was passed on."""
+        """The sequence after the newest that was delivered."""
         self.floor = 0
-        """Groups below it were passed on before the subscription moved to another publisher."""
+        """Groups below it were delivered by former publishers."""
 
     def lost(self, code: int, now: float) -> float | None:
-        """The publisher is gone. Seconds until the track is to be asked for again; `None`: no more."""
+        """The publisher is gone. Returns the seconds until the next retry; `None`: no more."""
         self.code = code
         self._failures = 1 if now - self._last > RETRY_MEMORY else self._failures + 1
         self._last = now
@@ -54,20 +54,20 @@ class Failover:
         return 0.0 if self._failures == 1 else RETRY_DELAY * (1 << self._failures)
 
     def accepted(self) -> bool:
-        """A track has been found; whether it is another one than before."""
+        """A track accepted. True if it is not the first."""
         moved, self._moved = self._moved, True
         if moved:
             self.floor = self.next
         return moved
 
     def take(self, pieces: tuple[P, ...]) -> tuple[P, ...]:
-        """What is new of `pieces`, which are to be passed on."""
+        """The pieces to deliver."""
         if self.floor:
             pieces = tuple(piece for piece in pieces if piece.sequence >= self.floor)
         return pieces
 
     def passed(self, sequences: Iterable[int]) -> None:
-        """Groups with these sequences were begun."""
+        """Groups with these sequences began."""
         for sequence in sequences:
             self._failures = 0
             self.code = None

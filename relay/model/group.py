@@ -52,7 +52,7 @@ class Group:
         """Number of the first frame we hold; above 0 if the publisher sent a partial group."""
         self.arrived = now
         self.past = False
-        """Whether it came by a request for the past, and not by the running subscription."""
+        """It came by a request for the past, and not by the running subscription."""
         self.parts: list[Part] = []
         self.frames = 0
         self.size = 0
@@ -69,11 +69,11 @@ class Group:
 
     @property
     def open(self) -> bool:
-        """Whether more may come."""
+        """More may come."""
         return not self.finished and self.code is None
 
     def extend(self, parts: Iterable[Part]) -> None:
-        """Append what arrived."""
+        """Append parts."""
         own = self.parts
         for part in parts:
             if isinstance(part, bytes):

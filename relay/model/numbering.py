@@ -27,7 +27,7 @@ class Span(NamedTuple):
     """Numbers that belong to one life. The publisher's number plus `shift` is the number that viewers see."""
 
     first: int
-    """The first number of the publisher that belongs to the span."""
+    """The first number of the publisher in the span."""
     shift: int
     limit: int
     """Numbers that viewers see are below it, or are asked for again."""
@@ -40,33 +40,32 @@ class Numbering:
 
     def __init__(self) -> None:
         self._top = 0
-        """Nobody was given this number or a higher one."""
+        """No track was given this number or a higher one."""
         self._following = 0
-        """The number after the highest that tracks which run no more had."""
+        """The number after the highest of tracks that have ended."""
         self._spans: dict[int, Span] = {}
-        """By life, the newest of each."""
+        """The newest of each life."""
         self._lives: dict[str, int] = {}
-        """The lives of the tracks that run, by the URN of each."""
+        """The life of each running track, by its URN."""
         self._left: set[int] = set()
         """Lives that have a span and no track."""
         self.timescale: int | None = None
-        """Units in a second of the timestamps that viewers were told of; None as long as they were not."""
+        """Units in a second, as viewers were told; None before."""
 
     @property
     def free(self) -> bool:
-        """Whether nobody was given any number."""
+        """No track was given numbers."""
         return not self._spans
 
     @property
     def used(self) -> bool:
-        """Whether a track of it runs."""
+        """A track of it runs."""
         return bool(self._lives)
 
     def ask(self, track: str, life: int, sequence: int | None, floor: int = 0) -> Span | None:
-        """A track runs; with the publisher's number `sequence`, the span for it.
+        """The span for the publisher's number `sequence` of a running track.
 
-        Without one, the span that its life has already, if it has. With a `floor` the track counts anew, from there at
-        least: what its life has says nothing of its numbers.
+        Without a number, the span that its life has, if any. With a `floor` the track counts anew, from there at least.
         """
         self._lives[track] = life
         self._left.discard(life)
@@ -94,10 +93,10 @@ class Numbering:
         return span
 
     def leave(self, track: str, following: int) -> None:
-        """A track runs no more. `following` is the number after its newest group's, 0 if it had none.
+        """A track has ended. `following` is the number after its newest group's, 0 if it had none.
 
-        What it was given ahead is free again. Its span is kept as long as nobody is given another one: its viewers may
-        go on by another route to the same publisher.
+        Numbers given ahead are free again. Its span is kept until another one is given: its viewers may go on by
+        another route to the same publisher.
         """
         self._following = max(self._following, following)
         life = self._lives.pop(track, None)

@@ -1,14 +1,11 @@
-"""Which group numbers of a track have been seen, as few ranges, and so which are missing between them.
-
-Called by track actors, once per group. Bounded: when there are too many gaps, the oldest are forgotten.
-"""
+"""A set of group numbers as few ranges, to find the gaps between them. Bounded: of too many gaps the oldest close."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 MAX_RANGES = 64
-"""Ranges kept apart. A publisher whose numbers have gaps makes one per group, and only the newest matter."""
+"""A publisher whose numbers have gaps makes one range per group, and only the newest matter."""
 
 Range = tuple[int, int]
 """First and last number, both included."""

@@ -1,4 +1,4 @@
-"""What a subscriber asks of a track, and what a publisher says of it."""
+"""Parameters of subscriptions, and properties of tracks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MICROSECONDS = 1_000_000
 
 
 class TrackProperties(NamedTuple):
-    """TRACK_INFO: what holds for the whole track. The default stands for publishers that cannot say (01 to 04)."""
+    """TRACK_INFO. The defaults stand for publishers without it (01 to 04)."""
 
     priority: int = DEFAULT_PRIORITY
     ordered: bool = False
@@ -20,7 +20,7 @@ class TrackProperties(NamedTuple):
 
 
 class SubscribeParams(NamedTuple):
-    """What one subscriber wants. Bounds are inclusive; `None` is open."""
+    """Parameters of one subscription. Bounds are inclusive; `None` is open."""
 
     priority: int = 0
     ordered: bool = False
@@ -37,8 +37,8 @@ class SubscribeParams(NamedTuple):
 
 
 def together(wanted: Sequence[SubscribeParams]) -> SubscribeParams:
-    """What one subscription asks of the publisher for all subscribers; there is at least one."""
-    # a floor is ours to keep; an explicit start concerns the publisher if nobody wants anything else
+    """The parameters of one subscription upstream for all subscribers; there is at least one."""
+    # a floor is ours to keep; an explicit start concerns the publisher if all subscribers have one
     starts = [None if params.start_is_floor else params.start_group for params in wanted]
     return SubscribeParams(
         priority=max(params.priority for params in wanted),

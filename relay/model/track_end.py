@@ -38,9 +38,9 @@ class TrackEnd:
         self.final = 0
         """From `ENDING` on: the first sequence that will never come."""
         self.numbered = False
-        """Whether the publisher named it."""
+        """The publisher named `final`."""
         self.late = False
-        """Whether groups before it are still waited for."""
+        """Groups before `final` are still waited for."""
         self.patience = LATE_AT_LEAST
         """Seconds for which they are."""
         self.code = 0
@@ -48,12 +48,12 @@ class TrackEnd:
 
     @property
     def open(self) -> bool:
-        """Whether the publisher may still be asked for groups."""
+        """The publisher may be asked for groups."""
         return self.phase is Phase.RUNNING
 
     @property
     def failed(self) -> bool:
-        """Whether requests are refused."""
+        """Requests are refused."""
         return self.phase >= Phase.FAILED
 
     def announce(self, final: int | None, latest: int | None) -> None:

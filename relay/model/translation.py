@@ -1,7 +1,7 @@
 """Between the numbers and timestamps of a publisher and those that the viewers of a track see.
 
 A publisher counts groups and time as it likes. The directory gives each track the spans of numbers that are its own
-(`relay.model.numbering`), and the unit that viewers of a former publisher were told of. Called by track actors.
+(`relay.model.numbering`), and the unit in which viewers count. Called by track actors.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class Translation:
         self._spans: list[Span] = []
         """In order of the publisher's numbers, and of those that viewers see."""
         self._free = True
-        """Whether no track of the path was given numbers."""
+        """No track of the path was given numbers."""
         self._floor = 0
         """The number that viewers from another route want next; 0 once there is one not far behind."""
         self._units: tuple[int, int] | None = None
         """Units in a second of the publisher and of viewers, where they differ."""
         self._first: int | None = None
         self.timescale: int | None = None
-        """Units in a second, as viewers of the path were told; None if they were not."""
+        """Units in a second, as viewers of the path know it; None if there was none yet."""
         self.properties: TrackProperties | None = None
-        """As viewers are told."""
+        """As viewers get them."""
         self.below = 0
         """The publisher's numbers below it are known and, if `plain`, the same as the viewers'."""
         self.plain = False
@@ -64,7 +64,7 @@ class Translation:
     def missing(self, sequences: Iterable[int]) -> tuple[int, int] | None:
         """The publisher's number to ask the directory about, and from where to count anew; None if all are known."""
         if not self._spans:
-            # numbers that nobody remembers are not taken for those of this publisher
+            # forgotten numbers are not taken for those of this publisher
             return min(sequences), self._floor if self._free else 0
         span = self._spans[-1]
         beyond = min((s for s in sequences if s + span.shift >= span.limit), default=None)
@@ -113,7 +113,7 @@ class Translation:
         return None
 
     def asked(self, params: SubscribeParams) -> SubscribeParams:
-        """What viewers want, with the publisher's numbers."""
+        """Parameters with the publisher's numbers."""
         start = params.start_group
         return params if start is None else params._replace(start_group=self.published(start))
 
@@ -129,7 +129,7 @@ class Translation:
     # --- time ------------------------------------------------------------------------------------------------------
 
     def describe(self, properties: TrackProperties) -> TrackProperties:
-        """Properties of the publisher, as viewers are told."""
+        """The publisher's properties, as viewers get them."""
         if self.timescale is None:
             self.timescale = properties.timescale
         if self.timescale != properties.timescale:

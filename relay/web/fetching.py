@@ -36,16 +36,16 @@ FETCH_TIMEOUT: Final = 10.0
 """Seconds that a fetch waits for a group to begin."""
 
 STALL_TIMEOUT: Final = 20.0
-"""Seconds that a client may take nothing of what is sent, before it is given up."""
+"""Seconds without progress of a write, before the client is given up."""
 
 LONGEST_WAIT: Final = 60.0
 """Seconds that a client may ask to wait for a broadcast."""
 
 LOOK_INTERVAL: Final = 1.0
-"""Seconds between looks whether the client is still there while there is nothing to send to it."""
+"""Seconds between checks that the client is still there, while there is nothing to send."""
 
 QUEUE_BYTES: Final = 16 * 1024 * 1024
-"""What may come while a client takes nothing, before it is given up. What there was at the start does not count."""
+"""Queued bytes at which a client is given up. The cached groups at the start do not count."""
 
 WRITE_BYTES: Final = 65_536
 """Small chunks are written together up to this size. One write at a time waits in the client's socket."""
@@ -58,11 +58,11 @@ Form: TypeAlias = Callable[[m.GroupFragment], Iterable[bytes]]
 
 
 class BadQueryError(ValueError):
-    """The query asks for something that does not exist; the text says what would be right."""
+    """A query that is not understood; the text says what is right."""
 
 
 def places(path: str, track: str | None) -> list[tuple[str, str]]:
-    """What the path of a request may name, as broadcast and track, the longest broadcast first; empty if nothing."""
+    """All readings of a path as broadcast and track, the longest broadcast first."""
     if track is not None:
         return [(normalize(path), track)] if track else []
     path = path.lstrip("/")
@@ -74,7 +74,7 @@ def places(path: str, track: str | None) -> list[tuple[str, str]]:
 
 
 def reading_of(places: list[tuple[str, str]], query: Any) -> tuple[Reading, bool]:
-    """What a request asks for in one of `places`, and whether its frames are kept apart. Raises BadQueryError."""
+    """The request in one of `places`, and True if its frames are kept apart. Raises BadQueryError."""
     text = query.get("group", "latest")
     group: int | None = None
     if text != "latest":
@@ -102,11 +102,11 @@ def _switch(query: Any, name: str) -> bool:
 
 
 class Feed:
-    """What a reader actor passes on, until the response takes it: bounded."""
+    """The bounded queue between a reader actor and a response."""
 
     def __init__(self) -> None:
         self.on_full: Callable[[], object] = lambda: None
-        """Called once if too much waits: the response may be stuck in a write and not come for what waits."""
+        """Called once if the queue is full: the response may be stuck in a write."""
         self.on_cut: Callable[[], object] = lambda: None
         """Called by `cut`, for the same reason."""
         self._queue: asyncio.Queue[tuple[m.GroupFragment | Over, int]] = asyncio.Queue()
@@ -118,7 +118,7 @@ class Feed:
         """Called by the reader actor."""
         if self._full:
             return
-        # what the cache held came at once, before anybody could take it, and is no fault of the client
+        # cached groups come at once, which is no fault of the client
         size = _size_of(item) if self._begun and isinstance(item, m.GroupFragment) else 0
         if self._waiting and self._waiting + size > QUEUE_BYTES:
             self._full = True
@@ -216,7 +216,7 @@ def _payload(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes
 async def respond(
     request: web.Request, feed: Feed, reading: Reading, *, frames: bool
 ) -> web.StreamResponse | Over | None:
-    """Stream what the feed brings. `Over` if it was refused before it began, `None` if nothing came in time."""
+    """Stream the feed. `Over` if it was refused before it began, `None` if nothing came in time."""
     try:
         async with asyncio.timeout(FETCH_TIMEOUT + reading.wait):
             item = await _next(request, feed)
@@ -257,11 +257,11 @@ async def _stream(
             return
         item = await _next(request, feed)
     if item.code is not None:
-        _abort(request)  # what broke off must not look complete
+        _abort(request)  # an aborted group must not look complete
 
 
 async def _next(request: web.Request, feed: Feed) -> m.GroupFragment | Over:
-    """The next item. Raises ConnectionResetError if the client has left: aiohttp tells only those who write."""
+    """The next item. Raises ConnectionResetError if the client has left: aiohttp reports it to writers only."""
     while request.transport is not None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_INTERVAL):
