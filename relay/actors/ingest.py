@@ -16,6 +16,7 @@ from relay.auth.permissions import loggable
 from relay.model.path import MAX_SEGMENTS, covers, join
 from relay.model.route import MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.model.track import SubscribeParams, TrackProperties
+from relay.model.track_end import LATE_AT_LEAST
 from relay.moq import session as moq
 from relay.runtime import Runtime
 from relay.wire.errors import SessionCode, StreamCode
@@ -201,7 +202,7 @@ class Ingest:
             case moq.SubscriptionStarted():
                 send(past.track, m.PastStarted(past.number, event.group))
             case moq.SubscriptionEnded() | moq.RequestRejected():
-                send(past.track, m.PastOver(past.number, self._moq.patience(m.LATE_AT_LEAST)))
+                send(past.track, m.PastOver(past.number, self._moq.patience(LATE_AT_LEAST)))
 
     def _describe(self, track: Ref, path: str, name: str) -> None:
         if self._moq.describes_tracks:
@@ -260,15 +261,13 @@ class Ingest:
                 if track is not None:
                     send(track, m.UpstreamDatagram(event.sequence, event.timestamp, event.payload))
             case moq.SubscriptionStarted():
-                self._tell(event.request, m.UpstreamStarted(event.group, self._moq.patience(m.LATE_AT_LEAST)))
+                self._tell(event.request, m.UpstreamStarted(event.group, self._moq.patience(LATE_AT_LEAST)))
             case moq.SubscriptionDropped():
                 self._tell(event.request, m.UpstreamDropped(event.start, event.end))
             case moq.SubscriptionEnded():
                 if event.request in self._tracks and event.request not in self._ended:
                     self._ended.add(event.request)
-                    self._tell(
-                        event.request, m.UpstreamEnded(event.final, self._moq.patience(m.LATE_AT_LEAST))
-                    )
+                    self._tell(event.request, m.UpstreamEnded(event.final, self._moq.patience(LATE_AT_LEAST)))
             case moq.InfoReceived():
                 question = self._questions.pop(event.request, None)
                 if question is not None:

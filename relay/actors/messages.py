@@ -1,7 +1,7 @@
 """Every message that actors exchange, by conversation. Immutable, and named for what happened or is wanted.
 
-`session` is the number of a connection actor, unique while the process lives. `key` is chosen by whoever subscribes
-and unique among its own requests. Paths are absolute and normalised. Codes are those of the current stream-code
+`session` is the number of a connection actor, unique while the process lives. `key` is chosen by the subscriber
+and unique among its requests. Paths are absolute and normalised. Codes are those of the current stream-code
 registry (moq-lite, error codes); a connection translates them for its peer's version.
 """
 
@@ -16,6 +16,7 @@ from relay.model.numbering import Span
 from relay.model.ranges import Range
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
+from relay.model.track_end import LATE_AT_LEAST
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq.encoding import Encoding
 from relay.moq.session import GroupFragment, GroupPart
@@ -23,11 +24,8 @@ from relay.transport.session import Event, Session, SessionRequest
 
 __all__ = ["GroupFragment", "GroupPart"]
 
-LATE_AT_LEAST = 1.0
-"""Seconds for which a group that is late is waited for, at least: a loss or two, or a publisher short of time."""
-
 Key: TypeAlias = tuple[str, int]
-"""A request among those of everybody: the URN of who made it, and its `key`."""
+"""A request among all: the URN of its subscriber, and its `key`."""
 
 # --- transport to connection -------------------------------------------------------------------------------------
 
@@ -298,7 +296,7 @@ class Subscribe(NamedTuple):
     life: int = 0
     """Set by the origin: groups of equal lives are the same groups."""
     relay: bool = False
-    """Whether the subscriber is another relay of the cluster, which is no viewer."""
+    """The subscriber is another relay of the cluster, which is no viewer."""
 
 
 class Describe(NamedTuple):
@@ -412,7 +410,7 @@ class DeliverDatagram(NamedTuple):
 
 
 class FetchData(NamedTuple):
-    """What a fetch returns, in parts."""
+    """Part of the result of a fetch."""
 
     key: int
     chunks: tuple[bytes, ...]
@@ -442,7 +440,7 @@ class AskNumbers(NamedTuple):
     sequence: int | None = None
     """None as long as there is no group."""
     floor: int = 0
-    """If it has to count anew: from there at least."""
+    """If it has to count anew: the least number."""
     timescale: int | None = None
     """Units in a second of its timestamps, if they are known."""
 
@@ -452,13 +450,13 @@ class Numbered(NamedTuple):
 
     span: Span | None
     free: bool
-    """Whether nobody has numbers of that track."""
+    """No track has numbers of it."""
     timescale: int | None
-    """Units in a second that viewers were told of; None if they were not."""
+    """Units in a second, as viewers know it; None if there is none yet."""
 
 
 class NumbersOver(NamedTuple):
-    """Track to origin: it runs no more. `following` is the number after its newest group's, as viewers see it."""
+    """Track to origin: it has ended. `following` is the number after its newest group's, as viewers see it."""
 
     track: Ref
     path: str
@@ -466,7 +464,7 @@ class NumbersOver(NamedTuple):
     following: int
     timescale: int | None
     watched: bool
-    """Whether viewers will ask again, and go on from there."""
+    """Viewers will ask again, and go on from there."""
 
 
 # --- broadcast and track -------------------------------------------------------------------------------------------
@@ -498,7 +496,7 @@ class RouteChanged(NamedTuple):
 
 
 class TrackIdle(NamedTuple):
-    """Track to broadcast: nobody is left. `handled` counts the requests the track has seen from the broadcast."""
+    """Track to broadcast: it has no subscriber. `handled` counts the requests that the broadcast has forwarded to it."""
 
     path: str
     track: str
@@ -506,7 +504,7 @@ class TrackIdle(NamedTuple):
 
 
 class TrackEnded(NamedTuple):
-    """Track to broadcast: the track is gone, whatever is under way to it."""
+    """Track to broadcast: it has ended; messages on their way to it are lost."""
 
     path: str
     track: str
@@ -518,7 +516,7 @@ class ListTracks(NamedTuple):
 
 
 class DescribeTrack(NamedTuple):
-    """Asked of a track: what it holds and whom it serves. The reply is a `TrackRow`."""
+    """Asked of a track. The reply is a `TrackRow`."""
 
 
 # --- track to publishing connection --------------------------------------------------------------------------------
@@ -532,7 +530,7 @@ class OpenUpstream(NamedTuple):
     name: str
     params: SubscribeParams
     describe: bool
-    """Whether the properties are not known yet: `UpstreamProperties` is wanted too."""
+    """The properties are not known yet: `UpstreamProperties` is wanted too."""
 
 
 class DescribeUpstream(NamedTuple):
@@ -554,7 +552,7 @@ class FetchUpstream(NamedTuple):
 
 
 class UpdateUpstream(NamedTuple):
-    """What all subscribers together want has changed."""
+    """The parameters of all subscribers together have changed."""
 
     track: Ref
     params: SubscribeParams
@@ -567,7 +565,7 @@ class StopGroup(NamedTuple):
     sequence: int
     code: int
     past: bool = False
-    """Whether it came by `OpenPast`."""
+    """It came by `OpenPast`."""
 
 
 class OpenPast(NamedTuple):
@@ -587,20 +585,20 @@ class ClosePast(NamedTuple):
 
 
 class StopFetch(NamedTuple):
-    """Nobody waits for that fetched group any more."""
+    """That fetch is not wanted any more."""
 
     track: Ref
     sequence: int
 
 
 class CloseUpstream(NamedTuple):
-    """Nobody is left: unsubscribe."""
+    """The track has ended: unsubscribe."""
 
     track: Ref
 
 
 class OverLimit(NamedTuple):
-    """What the peer published went beyond a limit: to be counted and logged as its doing."""
+    """The peer's publication exceeded a limit: to be counted and logged for its session."""
 
     limit: str
     what: str
@@ -617,11 +615,11 @@ class UpstreamProperties(NamedTuple):
 
 
 class UpstreamStarted(NamedTuple):
-    """The peer accepted; `group` is the first it will send, if it said so."""
+    """The peer accepted; `group` is the first that it will send, if it named one."""
 
     group: int | None
     patience: float = LATE_AT_LEAST
-    """Seconds for which a group that is late is waited for: by the round trip to the peer."""
+    """Seconds to wait for a late group: by the round trip to the peer."""
 
 
 class UpstreamGroups(NamedTuple):
@@ -645,7 +643,7 @@ class PastGroups(NamedTuple):
 
 
 class PastOver(NamedTuple):
-    """The peer has said all it has of the past, or refuses; the last groups may come late by `patience` seconds."""
+    """The peer has no more of the past, or refuses; the last groups may be late by `patience` seconds."""
 
     number: int
     patience: float
@@ -673,11 +671,11 @@ class UpstreamDropped(NamedTuple):
 
 
 class UpstreamEnded(NamedTuple):
-    """The peer ended the track; `final` is the first sequence that will never come, if it said so."""
+    """The peer ended the track; `final` is the first sequence that will never come, if it named one."""
 
     final: int | None
     patience: float
-    """Seconds for which a group that is late is waited for: by the round trip to the peer."""
+    """Seconds to wait for a late group: by the round trip to the peer."""
 
 
 class UpstreamFailed(NamedTuple):

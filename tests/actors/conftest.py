@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from relay.actors import messages
+from relay.actors import ingest
 from tests.actors.clock import RUNTIME, settle
 from tests.actors.watching import Trouble, actors, forget_actors
 from tests.actors.world import LATE, World
@@ -39,7 +39,7 @@ async def _alone(trouble: Trouble) -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "LATE_AT_LEAST", LATE)
+    monkeypatch.setattr(ingest, "LATE_AT_LEAST", LATE)
 
 
 @pytest_asyncio.fixture

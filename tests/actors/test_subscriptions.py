@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from relay.actors import ingest
 from relay.actors import messages as m
 from relay.actors.runtime import halt, send
 from relay.auth.permissions import Permissions
@@ -474,7 +475,7 @@ async def test_the_end_of_a_track_reaches_the_viewer_after_its_groups(
 async def test_a_publisher_that_finishes_and_leaves_ends_the_track_cleanly(
     world: World, one: Version, two: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(m, "LATE_AT_LEAST", 60.0)
+    monkeypatch.setattr(ingest, "LATE_AT_LEAST", 60.0)
     publisher, viewer = await couple(world, one, two)
     number, stream = viewer.subscribe("p")
     upstream_, request = await upstream(publisher)
