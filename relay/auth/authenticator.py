@@ -1,8 +1,6 @@
 """The authenticator: URL path and `?jwt=` in, permissions or a refusal out.
 
-Owns the rules of `[auth]`: the key that checks a token, the rights without one, and the delay of refusals. A refusal
-has a text for our log and a reason for the peer, `UnauthorizedError.answer`. The relay asks for every session and HTTP
-request.
+Owns the rules of `[auth]`. The relay asks for every session and HTTP request.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ MOST_FIELDS: Final = 32
 
 
 class KeyServiceError(UnauthorizedError):
-    """The key that a token names is not available at the moment: no fault of the peer."""
+    """The key of a token is not available at the moment: no fault of the peer."""
 
     status = HTTPStatus.BAD_GATEWAY
 
@@ -39,17 +37,17 @@ class KeyServiceError(UnauthorizedError):
 
 
 class Keys:
-    """Base of all sources of keys."""
+    """A source of keys."""
 
     async def find(self, token: str) -> Key:
         """The key that an unverified token names. Raises UnauthorizedError."""
         raise NotImplementedError
 
     async def drain(self) -> None:
-        """Answer the requests for keys that are under way, then close."""
+        """Answer pending requests, then close."""
 
     async def close(self) -> None:
-        """Close connections to a key server."""
+        """Close connections."""
 
 
 def load_verifying(file: Path) -> Key:
@@ -63,14 +61,13 @@ def load_verifying(file: Path) -> Key:
 
 
 class OneKey(Keys):
-    """`[auth] key`: one key for all tokens, whatever `kid` they name."""
+    """`[auth] key`: one key, whatever `kid` a token names."""
 
     def __init__(self, key: Key) -> None:
         self.key = key
 
     @classmethod
     def load(cls, file: Path) -> OneKey:
-        """Raises KeyFileError, or OSError."""
         return cls(load_verifying(file))
 
     async def find(self, token: str) -> Key:  # noqa: ARG002 - a single key needs no name
@@ -78,12 +75,9 @@ class OneKey(Keys):
 
 
 def token_of(query: str) -> str | None:
-    """The `jwt` of a URL query, form-decoded; None without one. Raises UnauthorizedError for more than one.
-
-    A proxy in front might read the other one.
-    """
+    """Return `jwt` of a URL query. Raises UnauthorizedError for two: a proxy in front might read the other one."""
     try:
-        # A fragment is no part of a query: URL parsers cut it off, but peers on raw QUIC may send it.
+        # URL parsers cut off a fragment; peers on raw QUIC may send it.
         fields = parse_qsl(query.partition("#")[0], keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise UnauthorizedError(f"the query has more than {MOST_FIELDS} fields", Reason.BAD) from None
@@ -105,8 +99,7 @@ class Authenticator:
         waiting: int = 256,
         now: Callable[[], float],
     ) -> None:
-        """`public` holds the rights without a token. At most `waiting` refusals are delayed at the same time."""
-        # `use` replaces these for later peers.
+        """`public` holds the rights without a token; at most `waiting` refusals are delayed at the same time."""
         self.keys = keys
         self.public = public
         self.throttle = throttle
@@ -118,7 +111,7 @@ class Authenticator:
         """Refusals of `admit`, by reason."""
 
     def use(self, keys: Keys | None, public: Claims | None, limits: Limits) -> None:
-        """Use these for later peers. Former keys close when the requests for them are answered."""
+        """Replace these, for later peers."""
         former, self.keys = self.keys, keys
         if former is not None and former is not keys:
             task = asyncio.get_running_loop().create_task(former.drain())
@@ -130,7 +123,6 @@ class Authenticator:
         self.throttle.delay = limits.auth_delay
 
     async def close(self) -> None:
-        """Close the keys."""
         for task in self._draining:
             task.cancel()
         await asyncio.gather(*self._draining, return_exceptions=True)
@@ -138,7 +130,7 @@ class Authenticator:
             await self.keys.close()
 
     async def admit(self, path: str, query: str, remote: str) -> Permissions:
-        """As `verify`, for a peer at the address `remote`: refusals of one address are delayed if there are many."""
+        """As `verify`, but many refusals of one address are delayed."""
         try:
             return await self.verify(path, query)
         except UnauthorizedError as error:

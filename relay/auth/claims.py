@@ -1,7 +1,6 @@
 """Claims: the payload of a token, read strictly, and the permissions it grants at a URL.
 
-Owns the names and types of the claims and of a key's scope. Signatures are `key`'s. Called by the authenticator and by
-`moq-token`.
+Owns the names and types of claims and of a key's scope. Called by the authenticator and by `moq-token`.
 """
 
 from __future__ import annotations
@@ -31,27 +30,27 @@ class ClaimError(UnauthorizedError):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The payload of a token. Paths are in normal form; `publish` and `subscribe` are relative to `root`."""
+    """The payload of a token. Paths are in normal form, relative to `root`."""
 
     root: str = ""
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
     cluster: bool = False
     expires: float | None = None
-    """`exp`, in seconds since the epoch: the token is refused and its sessions end from then on."""
+    """`exp`, in seconds since the epoch: its sessions end then."""
 
     not_before: float | None = None
     issued: float | None = None
 
     @classmethod
     def parse(cls, payload: Mapping[str, Any]) -> Self:
-        """Read a decoded payload. Unknown claims are ignored. Raises ClaimError.
+        """Raises ClaimError.
 
-        Grants are `put` and `get`, or `pub` and `sub`. `sub` is also the subject of RFC 7519 section 4.1.2, and is that in
-        a token that uses another spelling.
+        Grants are `put` and `get`, or `pub` and `sub`. In a token with another spelling, `sub` is the subject of RFC 7519
+        section 4.1.2.
         """
         if payload.get("aud") is not None:
-            # RFC 7519 section 4.1.3: a reader outside the audience must refuse. A relay has no name to find there.
+            # RFC 7519 section 4.1.3: a reader outside the audience must refuse, and a relay has no name.
             raise ClaimError("claim aud names an audience, so the token is for another service")
         root = payload.get("root", "")
         if not isinstance(root, str):
@@ -80,12 +79,11 @@ class Claims:
             cluster=_flag(payload, "cluster"),
             expires=_time(payload, "exp"),
             not_before=_time(payload, "nbf"),
-            # For information: no decision depends on it, so a signer's clock that is ahead locks nobody out.
             issued=_time(payload, "iat"),
         )
 
     def payload(self) -> dict[str, Any]:
-        """The claims as they are signed, in the spelling that all relays read, without defaults."""
+        """The claims in the spelling that all relays read."""
         whole = {"exp": self.expires, "nbf": self.not_before, "iat": self.issued}
         return {
             "root": self.root,
@@ -105,7 +103,7 @@ class Claims:
             )
 
     def at(self, path: str) -> Permissions:
-        """Permissions of a session whose URL has this path. Raises UnauthorizedError if it grants nothing there."""
+        """Permissions at a URL with this path. Raises UnauthorizedError if there are none."""
         root = requested_path(path)
         publish, subscribe = (
             reduce_grants(grants, self.root, root) for grants in (self.publish, self.subscribe)
@@ -127,7 +125,7 @@ class Scope:
 
     @classmethod
     def parse(cls, raw: object) -> Self:
-        """Read the member of a JWK. Raises ClaimError."""
+        """Raises ClaimError."""
         if not isinstance(raw, dict):
             raise ClaimError("scope is not an object")
         claims = Claims.parse(
@@ -138,11 +136,10 @@ class Scope:
         return cls(claims.root, claims.publish, claims.subscribe)
 
     def payload(self) -> dict[str, Any]:
-        """The member of a JWK."""
         return Claims(self.root, self.publish, self.subscribe).payload()
 
     def allows(self, claims: Claims) -> bool:
-        """True if the scope covers all grants. No scope covers `cluster`."""
+        """No scope covers `cluster`."""
         return (
             not claims.cluster
             and self._covers(self.publish, claims.root, claims.publish)
@@ -166,7 +163,6 @@ def _span(seconds: float) -> str:
 def _grants(
     payload: Mapping[str, Any], put: str, get: str | None
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None] | None:
-    """Publish and subscribe in one spelling, each None if absent; None if both are."""
     publish, subscribe = (
         None if name is None or name not in payload else _paths(payload[name], name) for name in (put, get)
     )

@@ -1,8 +1,8 @@
-"""A key: one JWK (RFC 7517), the tokens that it signs and those that it verifies (RFC 7515, RFC 7519).
+"""A key: one JWK (RFC 7517), which signs and verifies tokens (RFC 7515, RFC 7519).
 
-Owns the form of key files and of tokens. PyJWT makes and checks signatures; this file reads everything around them
-strictly, so that no two readers understand one token differently. Must never put a secret or a part of a token into a
-message, nor read a clock: the caller calls `Claims.check_time`. Called by the authenticator and by `moq-token`.
+PyJWT makes and checks signatures; this file reads everything around them strictly, so that all readers understand a token
+alike. Must never put a secret or a part of a token into a message, nor read a clock. Called by the authenticator and by
+`moq-token`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from relay.auth.permissions import UnauthorizedError
 from relay.runtime import SYSTEM
 
 ALGORITHMS: Final = tuple(KINDS)
-"""Names of RFC 7518 section 3.1 and RFC 8037 section 3.1; other tools of the field have the same."""
 
 LONGEST_TOKEN: Final = 8_192
-"""Characters. Real ones have some hundred; a longer one is refused unread."""
+"""Characters. Real ones have some hundred."""
 
 LARGEST_FILE: Final = 65_536
 """Bytes of a key file. The largest RSA key has a tenth of that."""
@@ -37,7 +36,7 @@ VERIFY: Final = "verify"
 OPERATIONS: Final = frozenset(
     (SIGN, VERIFY, "encrypt", "decrypt", "wrapKey", "unwrapKey", "deriveKey", "deriveBits")
 )
-"""The values of RFC 7517 section 4.3; only the first two mean something here."""
+"""RFC 7517 section 4.3."""
 
 _KID: Final = re.compile("[A-Za-z0-9_-]{1,128}")
 
@@ -45,26 +44,24 @@ _NOT_A_KEY: Final = "neither a JSON web key nor base64url of one; `moq-token gen
 
 
 class KeyFileError(ValueError):
-    """The key file is unusable. The message begins with its name and says why, without its content."""
+    """The key file is unusable. The message begins with its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A checked key, ready for use. Made by `load`, `parse`, `generate` and `public`."""
+    """A checked key. `load`, `parse`, `generate` and `public` make one."""
 
     algorithm: str
     kid: str | None
     operations: frozenset[str]
-    """`key_ops`, RFC 7517 section 4.3. A public key may say "sign" here, and still cannot."""
+    """`key_ops`. A public key may say "sign" here, and still cannot."""
 
     scope: Scope | None
-    """The most that its tokens may grant; None is no limit."""
-
     _material: Material = field(repr=False)
 
     @property
     def private(self) -> bool:
-        """True if it has secret members. Symmetric keys always have."""
+        """It has secret members."""
         return self._material.signer is not None
 
     # -- files
@@ -85,13 +82,13 @@ class Key:
 
     @classmethod
     def parse(cls, text: str, name: str) -> Self:
-        """Read the content of a key file called `name`: a JWK in JSON, or base64url of that. Raises KeyFileError."""
+        """Read a JWK in JSON, or base64url of that, from the file `name`. Raises KeyFileError."""
         text = text.strip()
         if len(text) > LARGEST_FILE:
             raise KeyFileError(f"{name}: larger than {LARGEST_FILE} bytes, which no key is")
         try:
             if not text.startswith("{"):
-                # The standard alphabet as well, which general tools write.
+                # General tools write the standard alphabet.
                 text = decode(unpadded(text.translate(_TO_BASE64URL))).decode()
             content = _json_object(text)
         except _TwiceError:
@@ -105,7 +102,6 @@ class Key:
 
     @classmethod
     def _of(cls, content: dict[str, Any]) -> Self:
-        """Check the members. Raises MaterialError."""
         if "keys" in content and "alg" not in content:
             raise MaterialError("a set of keys, put each key into a file of its own")
         algorithm = content.get("alg")
@@ -146,7 +142,7 @@ class Key:
         return type(self)(self.algorithm, self.kid, frozenset((VERIFY,)), self.scope, material)
 
     def text(self, *, as_json: bool = False) -> str:
-        """The JWK, secrets included: as base64url, which old and new tools of the field read, or as JSON."""
+        """The JWK with its secrets, as base64url, which all tools read, or as JSON."""
         content: dict[str, Any] = {
             "alg": self.algorithm,
             "key_ops": sorted(self.operations),
@@ -161,16 +157,13 @@ class Key:
         return encode(_compact(content))
 
     def save(self, file: Path, *, as_json: bool = False, replace: bool = False) -> None:
-        """Write the key in one piece, a private one readable by its owner only.
-
-        Raises FileExistsError unless `replace`, and OSError.
-        """
+        """Write the file in one piece, with mode 0600 if private. Raises FileExistsError unless `replace`, and OSError."""
         if file.exists() and not (replace and file.is_file()):
-            # A device such as /dev/null is never replaced.
+            # Never replace a device such as /dev/null.
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         mode = 0o600 if self.private else 0o644
         draft = file.with_name(f".moq-token-{SYSTEM.random.randbytes(8).hex()}")
-        # The file has its mode from the first moment on, except bits of the umask, which `fchmod` adds.
+        # `fchmod` adds the bits that the umask takes.
         stream = os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8")
         try:
             with stream:
@@ -188,7 +181,7 @@ class Key:
     # -- tokens
 
     def sign(self, claims: Claims) -> str:
-        """Make a token. Raises ValueError if the key cannot, or may not grant this."""
+        """Raises ValueError if the key cannot sign, or may not grant this."""
         if not self.private:
             raise ValueError("the key is a public one, tokens are signed with the private one")
         if SIGN not in self.operations:
@@ -200,7 +193,7 @@ class Key:
         if self.scope is not None and not self.scope.allows(claims):
             raise ValueError("the token would grant more than the scope of the key allows")
         payload, header = _compact(claims.payload()), None if self.kid is None else {"kid": self.kid}
-        # PyJWT warns of secrets shorter than the hash; other tools of the field make and accept them.
+        # PyJWT warns of secrets shorter than the hash, which other tools make and accept.
         with warnings.catch_warnings(action="ignore", category=jwt.InsecureKeyLengthWarning):
             token = jwt.PyJWS().encode(payload, self._material.signer, self.algorithm, header)
         if len(token) > LONGEST_TOKEN:
@@ -208,7 +201,7 @@ class Key:
         return token
 
     def verify(self, token: str) -> Claims:
-        """The claims of a token that this key signed, expired or not. Raises UnauthorizedError."""
+        """The claims of a token of this key, expired or not. Raises UnauthorizedError."""
         if VERIFY not in self.operations:
             raise UnauthorizedError('the key is not for verifying: its key_ops do not contain "verify"')
         header, payload, signature = _split(token)
@@ -232,17 +225,17 @@ class Key:
 
 
 def random_kid() -> str:
-    """A name for a new key: 16 hexadecimal digits."""
+    """Return 16 hexadecimal digits."""
     return SYSTEM.random.randbytes(8).hex()
 
 
 def is_kid(text: str) -> bool:
-    """True for a valid key id: it is safe as the name of a file, and in a URL."""
+    """Check a key id: it must be safe in the name of a file and in a URL."""
     return _KID.fullmatch(text) is not None
 
 
 def token_kid(token: str) -> str | None:
-    """The unverified `kid` of a token, safe as the name of a file, or None. Raises UnauthorizedError."""
+    """Return the unverified `kid` of a token, or None. Raises UnauthorizedError."""
     header = _header(_split(token)[0])
     kid = header.get("kid")
     if "kid" in header and not (isinstance(kid, str) and is_kid(kid)):
@@ -251,7 +244,7 @@ def token_kid(token: str) -> str | None:
 
 
 def unverified_claims(token: str) -> Claims:
-    """The claims of a token without a check of its signature: for its holder only. Raises UnauthorizedError."""
+    """Return claims without a check of the signature. Raises UnauthorizedError."""
     return Claims.parse(_part(_split(token)[1], "payload"))
 
 
@@ -259,7 +252,6 @@ def unverified_claims(token: str) -> Claims:
 
 
 def _split(token: str) -> list[str]:
-    """Encoded header, payload and signature."""
     if len(token) > LONGEST_TOKEN:
         raise UnauthorizedError(f"the token has {len(token)} characters, {LONGEST_TOKEN} are taken at most")
     parts = token.split(".")
@@ -271,7 +263,7 @@ def _split(token: str) -> list[str]:
 def _header(text: str) -> dict[str, Any]:
     header = _part(text, "header")
     if "crit" in header or "b64" in header:
-        # RFC 7515 section 4.1.11: an extension must be understood or refused.
+        # RFC 7515 section 4.1.11
         raise UnauthorizedError("the token uses extensions (crit or b64), which are not supported")
     return header
 
@@ -294,11 +286,10 @@ def _decoded(text: str, name: str) -> bytes:
 
 
 class _TwiceError(ValueError):
-    """An object has two members of one name; readers disagree about the one that counts."""
+    """An object has two members of one name; readers take different ones."""
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    """Read an object. Raises ValueError."""
     try:
         value = json.loads(text, object_pairs_hook=_once)
     except RecursionError:
@@ -316,7 +307,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _unicode(paths: Claims | Scope) -> bool:
-    """True if UTF-8 can encode the paths: JSON can hold half of a surrogate pair, URLs and announcements cannot."""
+    """JSON can hold half of a surrogate pair; URLs and announcements cannot."""
     try:
         "".join((paths.root, *paths.publish, *paths.subscribe)).encode()
     except UnicodeEncodeError:
@@ -346,12 +337,12 @@ def _operations(content: dict[str, Any]) -> frozenset[str]:
 
 
 def _claim(draft: Path, file: Path) -> None:
-    """Give `draft` the name `file`. Raises FileExistsError, also if another process was faster."""
+    """Rename `draft`, but never onto another file."""
     try:
         os.link(draft, file)
     except FileExistsError:
         raise
     except OSError:
-        # A file system without links: a reader may see an empty file for a moment, but never a part of a key.
+        # Without links in the file system a reader may see an empty file for a moment.
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         draft.replace(file)

@@ -1,7 +1,6 @@
 """The cryptographic members of a JWK. PyJWT reads and writes them; this file adds the checks that it lacks.
 
-Owns key types, curves and sizes (RFC 7518 section 6, RFC 8037 section 2). Must never put a secret into a message. Called
-by `key`.
+Owns key types, curves and sizes (RFC 7518 section 6, RFC 8037 section 2). Must never put a secret into a message.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from jwt.utils import base64url_decode, base64url_encode
 from relay.runtime import SYSTEM
 
 SHORTEST_SECRET: Final = 32
-"""Bytes, for every HMAC: RFC 7518 section 3.2 demands the length of the hash, but other tools accept these."""
+"""Bytes. RFC 7518 section 3.2 demands the length of the hash, but other tools accept these."""
 
 MODULUS_BITS: Final = (2_048, 8_192)
-"""RFC 7518 section 3.3 demands the lower bound; above the upper one a single check takes milliseconds."""
+"""RFC 7518 section 3.3; above 8192 a single check takes milliseconds."""
 
 EXPONENT: Final = 65_537
 LONGEST_EXPONENT: Final = 32
-"""Bits. The time of a check grows with the exponent; real ones have seventeen."""
+"""Bits. The time of a check grows with it; real ones have seventeen."""
 
 
 class Form(NamedTuple):
@@ -57,10 +56,8 @@ FORMS: Final = {
     ),
     "OKP": Form(("x",), ("d",), "x is no public key of Ed25519", "d does not belong to x"),
 }
-"""By `kty`."""
 
 PRIVATE: Final = frozenset(("k", *FORMS["RSA"].private))
-"""The secret members."""
 
 _ORDER: Final = ("kty", "crv", "k", "n", "e", "x", "y", *FORMS["RSA"].private)
 
@@ -72,7 +69,7 @@ class Kind(NamedTuple):
     generate: Callable[[], Any]
     crv: str | None = None
     size: int | None = None
-    """Bytes of a coordinate and of a private member; None if they vary."""
+    """Bytes of a member; None if they vary."""
 
 
 KINDS: Final = {
@@ -86,25 +83,22 @@ KINDS: Final = {
     "ES384": Kind("EC", partial(ec.generate_private_key, ec.SECP384R1()), "P-384", 48),
     "EdDSA": Kind("OKP", ed25519.Ed25519PrivateKey.generate, "Ed25519", 32),
 }
-"""By algorithm, RFC 7518 section 3.1 and RFC 8037 section 3.1."""
+"""RFC 7518 section 3.1 and RFC 8037 section 3.1; other tools have the same."""
 
 
 class MaterialError(ValueError):
-    """Members of a JWK are missing, malformed, or do not belong together. The text repeats none of them."""
+    """Members of a JWK are missing, malformed, or do not belong together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The checked members, and the keys of `cryptography` made from them."""
+    """The checked members, and the keys made from them."""
 
     members: tuple[tuple[str, str], ...] = field(repr=False)
     """`kty` first. Secret if there is a `signer`."""
 
     verifier: Any = field(repr=False, compare=False)
-    """The key that PyJWT checks signatures with."""
-
     signer: Any = field(repr=False, compare=False, default=None)
-    """The key that it signs with; None in a public key."""
 
     @classmethod
     def read(cls, algorithm: str, content: Mapping[str, Any]) -> Self:
@@ -128,7 +122,6 @@ class Material:
 
     @classmethod
     def generate(cls, algorithm: str) -> Self:
-        """Make new material."""
         return cls.of(algorithm, KINDS[algorithm].generate())
 
     @classmethod
@@ -140,7 +133,7 @@ class Material:
         return cls(members, verifier, None if PRIVATE.isdisjoint(jwk) else key)
 
     def public(self) -> Self:
-        """Drop the private members. Raises MaterialError for a symmetric key."""
+        """Raises MaterialError for a symmetric key."""
         members = tuple((name, value) for name, value in self.members if name not in PRIVATE)
         if dict(members)["kty"] == "oct":
             raise MaterialError("a symmetric key has no public half: the same secret signs and verifies")
@@ -157,7 +150,7 @@ def encode(data: bytes) -> str:
 
 def decode(text: str) -> bytes:
     """Read base64url without padding. Raises ValueError for anything that `encode` does not write."""
-    # Python's own decoder skips characters outside the alphabet, or warns (3.15), and ignores bits left at the end.
+    # Python's decoder skips characters outside the alphabet, or warns (3.15), and ignores bits left at the end.
     if not _ALPHABET.fullmatch(text) or encode(data := base64url_decode(text)) != text:
         raise ValueError("not base64url")
     return data
@@ -191,21 +184,21 @@ def _octets(content: Mapping[str, Any], name: str, size: int | None = None) -> b
 
 
 def _made(algorithm: str, content: Mapping[str, Any], names: tuple[str, ...], wrong: str) -> Any:
-    """Check the members, and make a key of them with PyJWT. Raises MaterialError, with `wrong` if that fails."""
+    """Raises MaterialError, with `wrong` if PyJWT refuses the members."""
     kind = KINDS[algorithm]
     octets = {name: _octets(content, name, kind.size) for name in names}
     _check(octets, kind, wrong)
     jwk = {"kty": kind.kty, "crv": kind.crv, **{name: encode(data) for name, data in octets.items()}}
     try:
         made = jwt.PyJWK(jwk, algorithm)
-        # `prepare_key` refuses a secret that is an encoded key: anyone may know a public one.
+        # `prepare_key` refuses a secret that is an encoded, perhaps public, key.
         return made.Algorithm.prepare_key(made.key)
     except (ValueError, jwt.InvalidKeyError):
         raise MaterialError(wrong.format(crv=kind.crv)) from None
 
 
 def _check(octets: Mapping[str, bytes], kind: Kind, wrong: str) -> None:
-    """Refuse keys that PyJWT and `cryptography` accept but are weak or broken. Raises MaterialError."""
+    """Refuse weak and broken keys that PyJWT and `cryptography` accept. Raises MaterialError."""
     match octets:
         case {"k": secret} if len(secret) < SHORTEST_SECRET:
             raise MaterialError(f"the secret has {len(secret)} bytes, at least {SHORTEST_SECRET} are needed")

@@ -1,7 +1,6 @@
-"""Permissions: the prefixes one session may publish and subscribe, and how a token's grants become that for a URL.
+"""Permissions: the prefixes that a session may publish and subscribe, reduced from grants to its URL.
 
-Owns the rules of paths: the paths a URL may have, and the reduction of grants to a URL. Called by `claims`; the session
-keeps the result.
+Owns the rules for paths of URLs. Called by `claims`; the session keeps the result.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from urllib.parse import unquote
 from relay.model.path import MAX_SEGMENTS, covers, join, minimal, normalize, strip
 
 SHOWN_PATH: Final = 200
-"""Characters of a path in a log line: peers choose its length."""
+"""Characters of a path in a log line."""
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
 """The shape of a token, RFC 7515 section 7.1."""
@@ -25,11 +24,11 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 LONGEST_PATH: Final = 2_048
-"""Characters of a URL path. Real ones have some dozen; every announcement of the session repeats it."""
+"""Characters. Real ones have some dozen; every announcement of the session repeats it."""
 
 
 class Reason(StrEnum):
-    """The reason of a refusal that the peer gets: it tells a client if a new token would help."""
+    """The reason of a refusal, for the peer: it says if a new token would help."""
 
     NEEDED = "token needed"
     BAD = "bad token"
@@ -41,7 +40,7 @@ class Reason(StrEnum):
 
 
 class UnauthorizedError(Exception):
-    """Refused. The text is for our own log, and never holds a token."""
+    """Refused. The text is for our log, and never holds a token."""
 
     status: int = HTTPStatus.UNAUTHORIZED
 
@@ -57,10 +56,7 @@ class UnauthorizedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Prefixes that a session may use. They are relative to `root`, as all paths of the session are.
-
-    `("",)` is everything below the root, `()` is nothing.
-    """
+    """Prefixes, relative to `root` as all paths of the session: `("",)` is everything, `()` is nothing."""
 
     root: str = ""
     publish: tuple[str, ...] = ()
@@ -70,15 +66,12 @@ class Permissions:
     """Seconds since the epoch at which the session ends."""
 
     def may_publish(self, path: str) -> bool:
-        """Check a path that is relative to the root."""
         return any(covers(prefix, path) for prefix in self.publish)
 
     def may_subscribe(self, path: str) -> bool:
-        """Check a path that is relative to the root."""
         return any(covers(prefix, path) for prefix in self.subscribe)
 
     def __str__(self) -> str:
-        """For logs: `publish=alice subscribe=*`."""
         return f"publish={shown(self.publish)} subscribe={shown(self.subscribe)}"
 
 
@@ -96,8 +89,8 @@ def loggable(path: str) -> str:
 def requested_path(path: str) -> str:
     """Normalize the path of a URL. Raises UnauthorizedError for an ambiguous one.
 
-    Only slashes are normalized: nothing is decoded and no case is folded. Honest clients never send segments that a URL
-    parser resolves (`.` and `..`, percent-encoded too), a percent-encoded slash, a fragment, or control characters.
+    Only slashes are normalized. Honest clients never send `.` and `..`, a slash in percent-encoding, a fragment, or control
+    characters.
     """
     if len(path) > LONGEST_PATH:
         raise UnauthorizedError(
