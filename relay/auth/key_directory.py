@@ -1,7 +1,6 @@
 """A directory of keys: `{kid}.jwk` checks the tokens whose header names that kid.
 
-Owns the cache of the files. A file that is added, replaced or removed counts from the next token on. Called by the
-authenticator.
+A file that is added, replaced or removed counts from the next token on. Called by the authenticator.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ logger = logging.getLogger("relay.auth")
 
 SUFFIX: Final = ".jwk"
 CACHED: Final = 1_024
-"""Keys in the cache; any other key costs reading a file."""
+"""Keys; any other costs reading a file."""
 
 Stamp = tuple[int, int, int]
-"""Inode, size and time of the last change of a file: a new stamp means new content."""
+"""Inode, size and time of the last change of a file."""
 
 
 class KeyDirectory(Keys):
@@ -41,7 +40,6 @@ class KeyDirectory(Keys):
             logger.warning("[auth] key_dir: no *%s in %s yet, so every token is refused", SUFFIX, directory)
 
     async def find(self, token: str) -> Key:
-        """As `Keys.find`."""
         kid = token_kid(token)  # letters, digits, `-` and `_`: never a path
         if kid is None:
             raise UnauthorizedError("the token names no key (kid), which a key directory needs")
@@ -61,7 +59,7 @@ class KeyDirectory(Keys):
         return known[1]
 
     def _load(self, file: Path, kid: str) -> Key | None:
-        """The key, or None with a line in the log: once for each content of the file."""
+        """Return None for a bad key, and log it once for each content of the file."""
         try:
             return _read(file, kid)
         except (KeyFileError, OSError) as error:
@@ -72,7 +70,7 @@ class KeyDirectory(Keys):
 def _read(file: Path, kid: str) -> Key:
     key = load_verifying(file)
     if key.kid not in (None, kid):
-        # On a file system that folds case, "A.jwk" would otherwise also be the key "a".
+        # On a file system that folds case, "A.jwk" would also be the key "a".
         raise KeyFileError(f"{file}: holds the key {key.kid!r}, expected {kid!r} as in the name of the file")
     return key
 

@@ -1,8 +1,7 @@
 """The throttle: repeated refusals of one address are delayed.
 
-Guessing a token is hopeless anyway; the throttle bounds the work and the log lines that one address can cause. Only
-refusals are delayed, so that a viewer with a good token never waits for a neighbour behind the same address. Called by
-the authenticator.
+It bounds the work and the log lines that one address can cause. Holders of good tokens never wait. Called by the
+authenticator.
 """
 
 from __future__ import annotations
@@ -33,14 +32,13 @@ class Throttle:
 
     def __init__(self, *, failures: int, delay: float, clock: Callable[[], float]) -> None:
         """`failures` are not delayed; each one more waits `delay` seconds longer. `clock` gives seconds."""
-        # A reload replaces these.
         self.failures = failures
         self.delay = delay
         self._clock = clock
         self._records: LRUCache[str, _Record] = LRUCache(ADDRESSES)
 
     def failed(self, remote: str) -> float:
-        """Count a failure of `remote` (`host` or `host:port`). Return the seconds to delay its refusal."""
+        """Count a failure of `host` or `host:port`. Return the seconds to delay its refusal."""
         address, now = address_of(remote), self._clock()
         known = self._records.get(address)
         level = 0.0 if known is None else max(0.0, known.level - (now - known.at) / self.delay)

@@ -1,7 +1,6 @@
 """The command `moq-token`: make keys, sign tokens, and check tokens.
 
-Owns the three commands and their words. Must never show a secret except on standard output on request: no message
-repeats a word that may be a token or a key in the wrong place.
+Must never show a secret except on standard output: no message repeats a word that may be a token or a key.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def _generate(found: argparse.Namespace) -> None:
 
 
 def _targets(found: argparse.Namespace, kid: str) -> list[tuple[bool, Path | None]]:
-    """The files of the public key (true) and the private one, in the order of writing; None is standard output."""
+    """The files of the public key (true) and the private one, in order; None is standard output."""
     private = _target(found.key if found.out is None else found.out, found.out_dir, kid)
     if found.public is None and found.public_dir is None:
         return [(False, private)]
@@ -96,12 +95,11 @@ def _targets(found: argparse.Namespace, kid: str) -> list[tuple[bool, Path | Non
         raise UsageError("both keys to standard output: give one of them a file, with --out or --public")
     if private and public and private.resolve() == public.resolve():
         raise UsageError("--public: this is the file of the private key, the public one needs another")
-    # Standard output comes last, as it cannot be undone; before it the public key, which the private one can replace.
+    # Standard output comes last, as it cannot be undone; the public key comes first, as the private one has it, too.
     return sorted([(True, public), (False, private)], key=lambda target: target[1] is None)
 
 
 def _target(file: str | None, folder: Path | None, kid: str) -> Path | None:
-    """The file of a key; None is standard output."""
     if folder is not None:
         return folder / f"{kid}.jwk"
     return None if file in (None, "-") else Path(str(file))
@@ -154,7 +152,6 @@ def _scope(found: argparse.Namespace) -> Scope | None:
 
 
 def _paths(found: argparse.Namespace) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Root, publish and subscribe, checked and in normal form."""
     if "*" in found.root:
         raise UsageError("--root: want a path without *")
     root = _path("--root", found.root)
@@ -300,7 +297,7 @@ def _grants(claims: Claims, path: str | None) -> Iterator[str]:
 
 
 def _json(content: dict[str, Any]) -> str:
-    # Control characters could drive a terminal. Only strings have them, where JSON may escape any character.
+    # Control characters could drive a terminal. JSON may escape them, as any character of a string.
     text = json.dumps(content, indent=2, ensure_ascii=False)
     return (
         "".join(

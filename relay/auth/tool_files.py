@@ -1,7 +1,6 @@
 """Files and standard streams, for `moq-token`.
 
-Owns the two ways to fail, and the messages for files and streams. Must never quote a name that may be a secret. Called
-by `tool` and `tool_parser`.
+Must never quote a name that may be a secret. Called by `tool` and `tool_parser`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class UsageError(Exception):
 
 
 def read_key(name: str | None) -> Key:
-    """Read the key that `--key` names."""
+    """Read the key of `--key`."""
     if name is None:
         raise UsageError("want --key FILE, as `moq-token generate --out FILE` writes it")
     try:

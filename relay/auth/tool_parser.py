@@ -170,7 +170,7 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     if words and words[0].partition("=")[0] == "--key":
         parser.error(f"want a command: {', '.join(COMMANDS)}")
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        # Not quoted, like any other stray word: it may be a token or a key.
+        # Not quoted, like other stray words: it may be a token or a key.
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         parser.error(
             f"unknown command, did you mean {near[0]}?" if near else f"want one of {', '.join(COMMANDS)}"

@@ -29,9 +29,9 @@ _NAMES: Final = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 
 
 def moment_of(text: str, now: float) -> int:
-    """Read a duration from `now`, a time in ISO 8601 (UTC unless it names a zone), or seconds since the epoch.
+    """Read a duration from `now`, a time in ISO 8601 (UTC by default), or seconds since the epoch, which it returns.
 
-    Returns seconds since the epoch. ValueError says what would be right.
+    ValueError says what would be right.
     """
     text = text.strip()
     span = _SPAN.fullmatch(text)

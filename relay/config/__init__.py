@@ -1,12 +1,8 @@
 """The relay's configuration: one frozen model per TOML table, and how it is put together.
 
-Owns every option's name, default, range and error message. Must never start anything or hold protocol logic. Called
-by the command line (`load`) and by programs that embed the relay, which build a `Config` themselves:
+The command line calls `load`; programs that embed the relay build a `Config`:
 
     Config(server=Server(listen=Address("::", 4443), tls=ServerTls(generate=("localhost",))), auth=Auth(public=""))
-
-Values come from, strongest first: flags, environment, file, defaults. A fault of the operator is a `ConfigError`
-whose lines name the table, the key, the value, what would be right, and where the value came from.
 """
 
 from relay.config.address import Address

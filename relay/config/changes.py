@@ -32,7 +32,7 @@ LIVE: Final[tuple[Keys, ...]] = (
 
 
 def _differences(old: object, new: object, keys: Keys = ()) -> Iterator[Keys]:
-    """Yield each key whose value differs; a table that only one of them has counts as one key."""
+    """Yield each key whose value differs; a missing table counts as one key."""
     names = _names(old)
     if type(old) is type(new) and names:
         for name in names:

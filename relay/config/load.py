@@ -1,7 +1,6 @@
 """Putting a configuration together: file, environment and flags into one `Config`, or one `ConfigError`.
 
-Owns precedence, and which faults are listed. Must never print, start anything, or repeat what may be a secret. Called
-by the command line.
+Must never print, start anything, or repeat a possible secret. Called by the command line.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ def load(
     environ: Mapping[str, str] | None = None,
     warn: Callable[[str], object] = logger.warning,
 ) -> Config:
-    """Return the configuration of `file` under the environment under `flags`, pairs such as `("--listen", "[::]:443")`.
+    """Return `file` under the environment under `flags`, pairs such as `("--listen", "[::]:443")`.
 
-    With neither a file nor any option (log options aside) it is `Config.demo`. `warn` gets a line for each variable
-    that looks like ours and is not used. Raises ConfigError with every problem.
+    Without a file and options (`[log]` aside) it is `Config.demo`. `warn` gets a line for each variable that looks like
+    ours and is not used. Raises ConfigError with every problem.
     """
     problems: list[str] = []
     environ = os.environ if environ is None else environ
@@ -79,7 +78,7 @@ class _Origins:
         self.spelled: dict[Keys, Keys] = {}
 
     def of(self, keys: Keys) -> str:
-        """Origin of a value, or of the first part of a table that did not come from the file."""
+        """Origin of a value, or of the first part of a table."""
         parts = (name for place, name in self.names.items() if place[: len(keys)] == keys)
         return self.names.get(keys) or next(parts, self.file)
 
@@ -117,7 +116,7 @@ def _overlay(tables: Tables, entry: Given, origins: _Origins) -> None:
         if keys[:depth] == _PUBLIC and isinstance(inner, (str, list)):
             inner = table[key] = _spread(inner, origins)
         if not isinstance(inner, dict):
-            return  # The file has a plain value where a table belongs; that is reported.
+            return  # The file has a plain value in place of the table, which is reported.
         table = inner
     table[keys[-1]] = entry.value
     origins.names[keys] = f"{entry.origin}: "
@@ -175,7 +174,7 @@ def _validated(tables: Tables, origins: _Origins) -> tuple[Config, list[str]]:
                 # A table is absent, too, if nothing in it is right.
                 del (_table(tables, keys[:-2]) or {})[keys[-2]]
         if len(faults) == before:
-            raise failure  # A fault of ours: nothing given explains it, and asking again would not end.
+            raise failure  # A fault of ours: the loop would not end.
     config = Config.model_validate(tables)
     for problem in check(config):
         consequence = wrong.intersection((problem.keys, *problem.missing, *problem.related)) or any(

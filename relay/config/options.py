@@ -1,7 +1,6 @@
 """Options: the flags, environment variables and help of keys in the file.
 
-The tables make one for each key by `setting`; `[limits]` and `[server.quic]` are set in files only. The command line
-builds its flags from them, `load` reads the environment by them, and a test compares docs/config.md with them.
+The tables make one for each key by `setting`; the command line and `load` use them.
 """
 
 from __future__ import annotations
@@ -54,10 +53,10 @@ class Option:
     """What happens without a value, if there is no default value to show."""
 
     secret: bool = False
-    """Someone may put a secret here by mistake, so messages do not repeat the value."""
+    """Messages do not repeat the value: it may be a secret in place of a file name."""
 
     empty: bool = False
-    """The empty text is a value: otherwise such a variable counts as unset, and such an item as absent."""
+    """The empty text is a value; elsewhere it is as good as none."""
 
     # `options_of` fills in the rest.
     keys: Keys = ()

@@ -1,7 +1,4 @@
-"""The sources of values: a TOML file, environment variables, flags.
-
-Owns how text of each is read, and the faults of a source itself. The tables check the values. Called by `load`.
-"""
+"""The sources of values: a TOML file, environment variables, flags. Called by `load`."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ _OF_KUBERNETES: Final = re.compile(r"_SERVICE_(HOST|PORT\w*)$|_PORT(_\d+_(TCP|UD
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. Each line of its text is one problem, written for the operator."""
+    """The configuration cannot be used. Each line of the text is one problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -118,7 +115,7 @@ def from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterato
 
 
 def strange_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """Name variables that look like ours and are not, without their values: one may be a secret."""
+    """Name unknown variables, without their values: one may be a secret."""
     known = {name for option in OPTIONS for name in option.env}
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX) or name in known or _OF_KUBERNETES.search(name):

@@ -1,7 +1,6 @@
-"""The tables of the configuration file, typed: one model for each, with the options that set its keys.
+"""The tables of the configuration file, typed: one frozen, checked model for each, with the options of its keys.
 
-Must never look at files, the environment or flags: `load` does. Instances are frozen and checked: no value of the wrong
-type or range can get into one.
+Must never look at files, the environment or flags: `load` does.
 """
 
 from __future__ import annotations
@@ -124,11 +123,11 @@ class Cluster(Table):
 
     @property
     def others(self) -> tuple[Root, ...]:
-        """The roots except this relay: all members may have the same list."""
+        """The roots except this relay."""
         return tuple(root for root in self.root if self.node is None or not same_host(root.target, self.node))
 
     def role(self) -> str:
-        """The role of this relay in a cluster, in words."""
+        """The role of this relay, in words."""
         if not self.others:
             return "none" if self.node is None else f"root of a cluster as {self.node}"
         name = "without a name: what is published here stays here" if self.node is None else f"as {self.node}"
@@ -169,12 +168,11 @@ class Public(Table):
 
     @property
     def everywhere(self) -> bool:
-        """Anyone may do everything; tokens grant nothing beyond that."""
         return "" in self.subscribe and "" in self.publish
 
 
 def _public(raw: object) -> object:
-    """Read the short forms, a string or a list of them, as the value of both keys of the table."""
+    """Read a string or a list of them as the value of both keys."""
     if raw is None or isinstance(raw, (dict, Public)):
         return raw
     if isinstance(raw, (str, list, tuple)):
@@ -221,7 +219,7 @@ class Auth(Table):
         return self.key_dir if self.key_dir is not None and is_url(self.key_dir) else None
 
     def rights(self) -> Iterator[str]:
-        """Yield the holders of rights, and their rights, in words."""
+        """Yield the rights, in words."""
         if self.key is not None:
             yield f"tokens of {self.key}"
         if self.key_directory is not None:
@@ -292,7 +290,7 @@ class Config(Table):
 
     @classmethod
     def demo(cls) -> Config:
-        """Return the configuration of a relay without file and flags: dev.toml, but for this machine only."""
+        """Without file and flags: dev.toml, but for this machine only."""
         return cls.model_validate(DEMO)
 
     @property
@@ -317,7 +315,6 @@ class Config(Table):
 
     @property
     def https_listen(self) -> Address | None:
-        """The address of HTTPS, if it is on; `config.web.https` then has its certificate and key."""
         return self.web.https.listen
 
 

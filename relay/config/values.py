@@ -68,7 +68,7 @@ LIMITS_RANGES: Final[Mapping[str, Range]] = {
 
 
 class Table(BaseModel):
-    """Base of all tables: no unknown keys, no silent conversion, no change after construction."""
+    """Base of all tables."""
 
     # Values stay out of pydantic's own messages: one may be a secret that was put in place of a path.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
@@ -119,14 +119,12 @@ _folder = partial(_path, example='directory, e.g. "qlog"')
 
 
 def _san(text: str) -> str:
-    """Check a name in a certificate."""
     if is_host(text.removeprefix("*.")):
         return text
     raise ValueError('expected a host name or IP address, e.g. "localhost"')
 
 
 def _host(text: str) -> str:
-    """Check a name in a request's Host, and return it in lower case, without the final dot."""
     if is_host(text):
         return text.lower().removesuffix(".")
     raise ValueError('expected a host name without scheme and port, e.g. "relay.example.com"')
@@ -161,7 +159,7 @@ def _key_dir(text: str) -> str:
 
 
 def _public_path(text: str) -> str:
-    """Check a path by the rule for paths of URLs: a right for any other path could never be used."""
+    """Check a path by the rule for paths of URLs: nobody could use a right for another path."""
     try:
         text.encode()  # first: no message can quote half a character
         path = granted(text)
@@ -193,7 +191,6 @@ NO_PATH: Final = (
 
 
 def _versions(versions: tuple[Version, ...]) -> tuple[Version, ...]:
-    """Return each version once, the newest first."""
     if versions:
         return tuple(sorted(set(versions), reverse=True))
     raise ValueError('expected at least one version, e.g. "moq-lite-06"')

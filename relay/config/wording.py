@@ -54,7 +54,7 @@ def label(keys: Keys) -> str:
 
 
 def shown(keys: Keys, value: object) -> str:
-    """Write ` = value`, or nothing recognisable of a possible secret in place of a file name."""
+    """Write ` = value`, without a possible secret in place of a file name."""
     if any(option.secret and option.keys == keys for option in OPTIONS):
         if not isinstance(value, (str, Path)):
             return ""
@@ -68,7 +68,7 @@ def shown(keys: Keys, value: object) -> str:
 
 
 def quoted(value: object) -> str:
-    """Write a value as it stands in the file, shortened, and of a URL no more than may be repeated."""
+    """Write a value as in the file, shortened, and a URL without secrets."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, (bool, int, float)):
