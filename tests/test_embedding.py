@@ -69,9 +69,12 @@ def test_the_page_names_every_member_of_a_relay() -> None:
 
 
 def test_a_relay_is_imported_on_first_use() -> None:
-    code = "import sys, relay.auth; print('aioquic' in sys.modules, 'pydantic' in sys.modules)"
+    code = (
+        "import sys, relay; print('aioquic' in sys.modules, 'pydantic' in sys.modules); "
+        "print(relay.config.Config.__name__, relay.client.Client.__name__, relay.Relay.__name__)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "False False\n"
+    assert found.stdout == "False False\nConfig Client Relay\n"
     with pytest.raises(AttributeError, match="module 'relay' has no attribute 'nothing'"):
         _ = relay.nothing
 
