@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fuzz.targets.moq import STEPS, Play
+from fuzz.targets.moq import OWNER, STEPS, Play
 from relay.wire.messages import SetupForm
 from relay.wire.version import Version
 
@@ -84,6 +84,46 @@ def _services() -> list[bytes]:
     return [lead + play for lead in leads for play in plays]
 
 
+def _joined() -> list[bytes]:
+    """Requests of one side of a pair, and what the other does with them, in every version."""
+
+    def act(side: int, step: Callable[[Play], None], *choices: int) -> bytes:
+        return bytes((2 * OWNER.index(step) + side, *choices))
+
+    def moved(slices: int) -> bytes:
+        return bytes(2 * (len(OWNER) + slices) + side for side in (0, 1)) * 2
+
+    plays = []
+    for one, other in ((0, 1), (1, 0)):
+        group = act(other, Play.serve_groups, 0, 2, *(1, 60, 0, 1), *(2, 250, 0, 0), *(3, 250, 1, 0)) + moved(
+            0
+        )
+        watched = (
+            act(one, Play.own_requests, 0, 0, 1)
+            + moved(0)
+            + act(other, Play.serve_announcements, 0, 0, 2, 2, 0, 0, 2, 0, 1)
+        )
+        on, off = (
+            act(other, Play.serve_announcements, 0, 2, 1, 3, 0, 2),
+            act(other, Play.serve_announcements, 0, 2, 0),
+        )
+        again = act(other, Play.serve_announcements, 0, 2, 1, 4, 0, 1)
+        subscribed = act(one, Play.own_requests, 0, 0, 0, 1) + moved(1) + act(other, Play.serve_accept, 0)
+        asked = [
+            act(one, Play.own_requests, 0, 0, kind, *rest) + moved(0)
+            for kind, rest in ((2, ()), (3, (0, 0)), (4, ()))
+        ]
+        plays += [
+            watched + moved(2) + on + again + off + moved(0) + on + off + moved(1) + on + act(one, Play.own_cancel, 0, 0),
+            subscribed + group + act(other, Play.serve_end, 0, 9) + moved(0) + 4 * act(other, Play.time, 90) + moved(0),
+            subscribed + group + act(one, Play.own_update, 0, 1) + moved(0) + act(one, Play.own_stop_group, 0, 2, 0)
+            + moved(0) + act(other, Play.serve_datagram, 0, 1, 1, 0) + act(one, Play.own_cancel, 0, 1) + moved(0) + group,
+            *(each + act(other, Play.serve_answer, 0, 1) + moved(0) + act(one, Play.own_cancel, 0, 0) for each in asked),
+            subscribed + act(other, Play.serve_rejection, 0, 1) + moved(0) + act(other, Play.goaway) + moved(1),
+        ]  # fmt: skip
+    return [bytes((version,)) + play for version in range(len(VERSIONS)) for play in plays]
+
+
 def _step(step: Callable[[Play], None], *choices: int) -> bytes:
     return bytes((STEPS.index(step), *choices))
 
@@ -115,6 +155,8 @@ def seeds(target: str) -> list[bytes]:
                     found.append(b"\0\0" + data if target == "http3-heads" else b"\0" + data)
     if target == "moq-sessions":
         found += _services()
+    if target == "moq-pairs":
+        found += _joined()
     texts = {
         "http3-offers": ['\0"moq-lite-05", "moq-lite-04";a=1', '\0"a\\"b";x="y";z=:YQ==:, "c"'],
         "websocket-offers": ["qmux-02.moq-lite-05, webtransport", "qmux-00"],

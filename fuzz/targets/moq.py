@@ -80,7 +80,7 @@ TRACKS = ("video/hd", "audio/data", "")
 FLOOD = 16_384
 """Bytes that a peer sends at once now and then."""
 
-STREAMS = 64
+STREAMS = 128
 """Streams of each side; a peer's come within the credit that it is given."""
 
 ANSWERS = {"announce": AnnounceDecoder, "subscribe": SubscribeDecoder, "info": TrackInfoDecoder}
@@ -107,6 +107,12 @@ class FuzzStream:
         """We want no more of the peer's half."""
         self.asked = ""
         """The request that the stream was opened for by us."""
+        self.twin: FuzzStream | None = None
+        self.moved = 0
+        """Bytes that the twin was given."""
+        self.moved_end = False
+        self.reset_code: int | None = None
+        self.stop_code: int | None = None
 
     @property
     def undelivered(self) -> bool:
@@ -127,6 +133,7 @@ class FuzzStream:
         assert 0 <= code <= MAX_CODE
         if not self.over or self.unsent:
             self.over, self.finished, self.unsent = True, False, 0
+            self.reset_code = code
 
     def prioritize(self, priority: int) -> None:
         self.session.use()
@@ -135,7 +142,8 @@ class FuzzStream:
     def stop(self, code: int) -> None:
         self.session.use()
         assert 0 <= code <= MAX_CODE
-        self.stopped = True
+        if not self.stopped:
+            self.stopped, self.stop_code = True, code
 
 
 class FuzzSession:
@@ -143,16 +151,24 @@ class FuzzSession:
 
     remote = "peer:1"
 
-    def __init__(self, source: Source) -> None:
-        self.version = source.pick((*VERSIONS, None))
-        if self.version is not None and self.version.has_setup_exchange:
-            self.version = None
-        self.is_client = source.flag()
-        self.transport = source.pick(("webtransport", "quic", "memory"))
-        self.path = "/" if self.transport == "webtransport" or self.is_client else None
+    def __init__(
+        self,
+        version: Version | None,
+        *,
+        is_client: bool,
+        transport: str = "webtransport",
+        alpn: str = "moql",
+        datagram_limit: int = 1160,
+    ) -> None:
+        """`alpn` is for the versions that SETUP decides."""
+        self.version = None if version is None or version.has_setup_exchange else version
+        self.is_client = is_client
+        self.transport = transport
+        self.path = "/" if transport == "webtransport" or is_client else None
         self.query = ""
-        self.alpn = self.version.name_on_wire if self.version else source.pick(("moql", "moql-01", ""))
-        self.datagram_limit = source.pick((1160, 0))
+        self.alpn = self.version.name_on_wire if self.version else alpn
+        self.datagram_limit = datagram_limit
+        self.datagrams: list[bytes] = []
         self.streams: list[FuzzStream] = []
         self.closed = False
         self.quiet = False
@@ -184,6 +200,7 @@ class FuzzSession:
     def send_datagram(self, data: bytes) -> None:
         self.use()
         assert len(data) <= self.datagram_limit
+        self.datagrams.append(data)
 
     def ping(self) -> None:
         self.use()
@@ -215,18 +232,11 @@ class FuzzSession:
 class Play:
     """A session between its peer and its owner, as one input tells them to act."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, session: FuzzSession, limits: Limits = LIMITS, **options: Any) -> None:
         self.source = source
-        self.session = FuzzSession(source)
+        self.session = session
         self.now = 0.0
-        self.moq = LiteSession(
-            self.session,
-            limits=LIMITS,
-            hop=source.pick((77, 78, 0)),
-            versions=source.pick((VERSIONS, (Version.LITE_01,), (Version.LITE_02, Version.LITE_06))),
-            admitted=source.flag(),
-            options=Options(probe=source.pick((None, 1)), waits_for_setup=source.flag()),
-        )
+        self.moq = LiteSession(session, limits=limits, **options)
         self.pending: list[Event] = []
         self.asked: dict[int, str] = {}
         """Our requests that may still be answered: what each is."""
@@ -240,7 +250,9 @@ class Play:
         self.announcing: set[int] = set()
         self.allowed = LIMITS.backlog_session
         """Bytes that may be unsent."""
-        self.introduced = self.established = self.told = False
+        self.introduced = self.established = self.leaving = self.told = False
+        self.joined = False
+        """The peer is a session of ours, whose owner keeps the rules."""
 
     # --- what is checked
 
@@ -274,6 +286,8 @@ class Play:
         match event:
             case moq.Introduced():
                 self.introduced = True
+            case moq.Fault():
+                assert not self.joined, event
             case moq.Established():
                 self.established = True
             case moq.Closed():
@@ -675,6 +689,11 @@ class Play:
         if request is not None:
             self.moq.serving.accept(request)
 
+    def frame(self, payload: bytes) -> bytes:
+        """A frame, written."""
+        timed = self.moq.version.has_timestamps
+        return (frame_header_timed(1, len(payload)) if timed else frame_header_plain(len(payload))) + payload
+
     def serve_groups(self) -> None:
         source = self.source
         request = self.their(moq.SubscribeRequested)
@@ -686,12 +705,10 @@ class Play:
             sequence = source.byte() % 16
             if any(fragment.sequence == sequence for fragment in fragments) or sent.get(sequence) is False:
                 continue
-            payload = bytes(source.byte() * 4)
-            timed = self.moq.version.has_timestamps
-            header = frame_header_timed(1, len(payload)) if timed else frame_header_plain(len(payload))
+            frame = self.frame(bytes(source.byte() * 4))
             code = source.pick((None, None, None, 0, 3))
             fin = code is None and source.flag()
-            chunks = () if code is not None else (header + payload,)
+            chunks = () if code is not None else (frame,)
             fragments.append(moq.GroupFragment(sequence, sequence not in sent, 0, chunks, fin, code))
             sent[sequence] = not fin and code is None
         self.moq.serving.send_group(request, tuple(fragments), self.now)
@@ -725,7 +742,7 @@ class Play:
         if fin:
             del self.theirs[request]  # it may be cancelled within the call, for which no event is due
         before = set(self.theirs)
-        serving.send_fetched(request, (bytes(source.byte() * 8),), fin=fin)
+        serving.send_fetched(request, (self.frame(bytes(source.byte() * 8)),), fin=fin)
         assert before <= set(self.theirs)
 
     def serve_rejection(self) -> None:
@@ -743,7 +760,8 @@ class Play:
             self.moq.check_alive(self.now)
 
     def goaway(self) -> None:
-        if self.moq.state is State.ESTABLISHED and len(self.session.streams) < STREAMS:
+        if self.moq.state is State.ESTABLISHED and not self.leaving:
+            self.leaving = True
             assert self.moq.goaway("x") == self.moq.version.has_goaway
             self.allowed += OFFERS
 
@@ -780,7 +798,24 @@ MOST_STEPS = 400
 def sessions(data: bytes) -> None:
     """Either side of a session of every version."""
     source = Source(data)
-    play = Play(source)
+    version, is_client = source.pick((*VERSIONS, None)), source.flag()
+    transport = source.pick(("webtransport", "quic", "memory"))
+    by_setup = version is None or version.has_setup_exchange
+    session = FuzzSession(
+        version,
+        is_client=is_client,
+        transport=transport,
+        alpn=source.pick(("moql", "moql-01", "")) if by_setup else "",
+        datagram_limit=source.pick((1160, 0)),
+    )
+    play = Play(
+        source,
+        session,
+        hop=source.pick((77, 78, 0)),
+        versions=source.pick((VERSIONS, (Version.LITE_01,), (Version.LITE_02, Version.LITE_06))),
+        admitted=source.flag(),
+        options=Options(probe=source.pick((None, 1)), waits_for_setup=source.flag()),
+    )
     play.moq.start(play.now)
     play.check()
     for _ in range(MOST_STEPS):
@@ -801,4 +836,100 @@ def sessions(data: bytes) -> None:
     play.finish()
 
 
-TARGETS = {"moq-sessions": sessions}
+class Pair:
+    """Two sessions of one version, joined: bytes arrive in slices, late, and each stream at its own pace."""
+
+    def __init__(self, source: Source) -> None:
+        version = source.pick(VERSIONS)
+        self.source = source
+        self.plays = [
+            Play(
+                source,
+                FuzzSession(version, is_client=is_client),
+                AMPLE,
+                hop=hop,
+                versions=(version,),
+                admitted=True,
+            )
+            for is_client, hop in ((True, 77), (False, 78))
+        ]
+        for play in self.plays:
+            play.joined = True
+            play.moq.start(0.0)
+            play.check()
+
+    def move(self, number: int, size: int) -> bool:
+        """What one side has sent arrives: of each stream `size` bytes at most. Returns False if there is nothing."""
+        here, there = self.plays[number], self.plays[1 - number]
+        if there.told:
+            return False
+        before = len(there.pending)
+        for stream in here.session.streams:
+            self.move_stream(stream, there, size)
+        there.pending += map(DatagramReceived, here.session.datagrams)
+        here.session.datagrams.clear()
+        if here.told and not there.session.closed:
+            there.session.closed = True
+            there.pending.append(SessionClosed(0, "", by_peer=True))
+        moved = len(there.pending) > before
+        there.flush()
+        there.check()
+        return moved
+
+    def move_stream(self, stream: FuzzStream, there: Play, size: int) -> None:
+        if stream.stop_code is not None and stream.twin is not None:
+            code, stream.stop_code = stream.stop_code, None
+            twin = stream.twin
+            if not twin.over or twin.unsent:
+                twin.over, twin.finished, twin.unsent, twin.moved = True, False, 0, len(twin.written)
+                there.pending.append(StreamStopped(twin, code))
+        data = stream.written[stream.moved : stream.moved + size] if stream.reset_code is None else b""
+        fin = stream.finished and stream.moved + len(data) == len(stream.written) and not stream.moved_end
+        if stream.twin is None and (data or fin):
+            stream.twin = there.session.add(unidirectional=stream.unidirectional, by_peer=True)
+            stream.twin.twin, stream.twin.asked = stream, stream.asked
+        stream.moved += len(data)
+        stream.unsent = max(0, stream.unsent - len(data))
+        stream.moved_end |= fin
+        if stream.twin is not None and not stream.twin.peer_over:
+            there.send(stream.twin, data, fin=fin)
+            if stream.reset_code is not None:
+                stream.twin.peer_over = True
+                there.pending.append(StreamReset(stream.twin, stream.reset_code))
+
+    def finish(self) -> None:
+        """All that is under way arrives; nobody has broken a rule."""
+        while any([self.move(0, 1 << 20), self.move(1, 1 << 20)]):
+            pass
+        for play in self.plays:
+            play.finish()
+
+
+AMPLE = Limits(cache_groups=4, cache_age=1.0, backlog_groups=2, backlog_bytes=2048, backlog_session=8192)
+"""Limits of a parser that no owner reaches."""
+
+SLICES = (1, 7, 100, 1 << 20)
+
+
+def pairs(data: bytes) -> None:
+    """Both ends of a session: if both owners keep the rules, neither session finds a fault."""
+    source = Source(data)
+    pair = Pair(source)
+    for _ in range(MOST_STEPS):
+        if not source:
+            break
+        number = source.byte()
+        side = number & 1
+        step = number // 2 % (len(OWNER) + 8)
+        if step >= len(OWNER):
+            pair.move(side, SLICES[step % len(SLICES)])
+            continue
+        play = pair.plays[side]
+        if not play.session.closed:
+            OWNER[step](play)
+            play.flush()
+            play.check()
+    pair.finish()
+
+
+TARGETS = {"moq-sessions": sessions, "moq-pairs": pairs}
