@@ -114,7 +114,7 @@ class TrackActor(LoopActor):
             case m.UpstreamStarted():
                 self._upstream.answer()  # groups are taken as they come, whichever the first one is
                 self._ending.patience = message.patience
-                numbers.start(message.group)
+                numbers.first_published = message.group
             case m.UpstreamDropped():
                 start, end = numbers.shown(message.start), numbers.shown(message.end)
                 if start is not None and end is not None and start <= end:
@@ -213,10 +213,11 @@ class TrackActor(LoopActor):
             return
         self.flush()
         latest = groups.cache.newest if request.floor else None
-        number = None if latest is None else numbers.newest_of(latest.sequence)
-        if latest is not None and number is not None and number < request.floor - MOST_REPEATED:
+        published = None if latest is None else numbers.published(latest.sequence)
+        number = None if published is None else numbers.shown(published)
+        if number is not None and number < request.floor - MOST_REPEATED:
             # the subscriber has seen higher numbers of another publisher: the newest group gets another number
-            numbers.ask(numbers.published(latest.sequence), request.floor)
+            numbers.ask(published, request.floor)
             self._defer(request)
             return
         self._handled += 1
@@ -269,7 +270,7 @@ class TrackActor(LoopActor):
         """Subscribe upstream for all subscribers together, with the first of them."""
         self._subscribers.changed = False
         wanted = self._subscribers.wanted
-        if wanted and self._ending.open and not self._upstream.want(together(wanted)):
+        if wanted and self._ending.phase is Phase.RUNNING and not self._upstream.want(together(wanted)):
             self._fail(StreamCode.UNROUTABLE, lost=True)
 
     def flush(self) -> None:

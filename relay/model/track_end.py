@@ -47,11 +47,6 @@ class TrackEnd:
         """Stream code of a failure."""
 
     @property
-    def open(self) -> bool:
-        """The publisher may be asked for groups."""
-        return self.phase is Phase.RUNNING
-
-    @property
     def failed(self) -> bool:
         """Requests are refused."""
         return self.phase >= Phase.FAILED

@@ -27,7 +27,7 @@ class Translation:
         """The number that viewers from another route want next; 0 once there is one not far behind."""
         self._units: tuple[int, int] | None = None
         """Units in a second of the publisher and of viewers, where they differ."""
-        self._first: int | None = None
+        self.first_published: int | None = None
         self.timescale: int | None = None
         """Units in a second, as viewers of the path know it; None if there was none yet."""
         self.properties: TrackProperties | None = None
@@ -92,11 +92,6 @@ class Translation:
             if sequence >= span.first and number < span.limit and (number < MAX_SEQUENCE or not span.shift):
                 yield number
 
-    def newest_of(self, number: int) -> int | None:
-        """The newest number of the group that was given `number`."""
-        sequence = self.published(number)
-        return None if sequence is None else self.shown(sequence)
-
     def end(self, final: int) -> int:
         """The number after all that viewers see."""
         span = self._spans[-1] if self._spans and final else None
@@ -117,14 +112,10 @@ class Translation:
         start = params.start_group
         return params if start is None else params._replace(start_group=self.published(start))
 
-    def start(self, first: int | None) -> None:
-        """The publisher said which group the upstream subscription begins with."""
-        self._first = first
-
     @property
     def first(self) -> int | None:
-        """The group that the upstream subscription began with, if the publisher said so."""
-        return None if self._first is None else self.shown(self._first)
+        """The first group of the upstream subscription, if the publisher named it."""
+        return None if self.first_published is None else self.shown(self.first_published)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
