@@ -118,22 +118,20 @@ class TrackGroups:
             if group.open:
                 self.abort(group, StreamCode.TOO_FAR_BEHIND, limit)
 
-    def abort(self, group: EncodedGroup, code: int, limit: str) -> None:
-        """Abort an unfinished group, for a limit."""
-        self.stopped.append(Stopped(group.sequence, code, group.past, limit))
-        self.cache.empty(group)
-        self._break_off(group, code)
+    def abort(self, group: EncodedGroup, code: int, limit: str = "") -> None:
+        """Abort an unfinished group; for a `limit` its content is dropped, and the publisher is to stop it."""
+        if limit:
+            self.stopped.append(Stopped(group.sequence, code, group.past, limit))
+            self.cache.empty(group)
+        group.code = code
+        self.unfinished.pop(group.sequence, None)
+        self.touched.setdefault(group.sequence, (group, False))
 
     def break_off(self, code: int, *, past: bool = False) -> None:
         """Abort all unfinished groups, or those of the past."""
         for group in list(self.unfinished.values()):
             if group.past or not past:
-                self._break_off(group, code)
-
-    def _break_off(self, group: EncodedGroup, code: int) -> None:
-        group.code = code
-        self.unfinished.pop(group.sequence, None)
-        self.touched.setdefault(group.sequence, (group, False))
+                self.abort(group, code)
 
     # --- bounds and gaps -------------------------------------------------------------------------------------------
 

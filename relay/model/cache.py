@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from relay.model.group import Group, Part
@@ -50,7 +51,7 @@ class GroupCache(Generic[G]):
         if latest is None or latest.code is None:
             return latest
         whole = [group for group in self.groups.values() if group.code is None]
-        return max(whole, key=_by_sequence, default=None)
+        return max(whole, key=attrgetter("sequence"), default=None)
 
     def add(self, group: G) -> bool:
         """Add a new group. `False` if it is a duplicate, or older than an evicted one and not asked for anew."""
@@ -113,7 +114,7 @@ class GroupCache(Generic[G]):
         newest = self.newest
         older = [g for _, g in sorted(self.groups.items()) if g is not newest and g is not self.latest]
         # open groups go last: viewers wait for their end
-        for group in sorted(older, key=_is_open):
+        for group in sorted(older, key=attrgetter("open")):
             if self.size <= size and len(self.groups) <= groups:
                 break
             self._drop(group)
@@ -146,14 +147,6 @@ def oldest_fresh(groups: Iterable[Group], max_age: int) -> int | None:
         if successor.first_timestamp is None or newest - successor.first_timestamp < max_age:
             return group.sequence
     return groups[-1].sequence
-
-
-def _is_open(group: Group) -> bool:
-    return group.open
-
-
-def _by_sequence(group: Group) -> int:
-    return group.sequence
 
 
 def fair_share(sizes: Iterable[int], budget: int) -> int:

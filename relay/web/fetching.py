@@ -150,62 +150,48 @@ def _size_of(fragment: m.GroupFragment) -> int:
     return sum(len(part) if isinstance(part, bytes) else FRAME_OVERHEAD for part in fragment.chunks)
 
 
-class Unfinished:
-    """A group with a frame that may be incomplete."""
-
-    __slots__ = ("chunks", "left", "number", "start")
-
-    def __init__(self, first: int) -> None:
-        self.number = first
-        self.start: FrameStart | None = None
-        self.chunks: list[bytes] = []
-        self.left = 0
-
-
 class Frames:
-    """Whole frames out of the fragments of groups that may be interleaved."""
+    """Whole frames out of fragments of groups that may be interleaved."""
 
     def __init__(self, encode: Callable[[int, int, FrameStart, bytes], bytes]) -> None:
         self._encode = encode
-        self._open: dict[int, Unfinished] = {}
+        self._open: dict[int, tuple[int, FrameStart | None, list[bytes]]] = {}
+        """By group: the number of the next frame, its start and its chunks so far."""
 
     def take(self, fragment: m.GroupFragment) -> Iterator[bytes]:
         """The encoded frames that this fragment completes."""
-        group = self._open.pop(fragment.sequence, None) or Unfinished(fragment.start_frame)
-        if not fragment.fin and fragment.code is None:
-            self._open[fragment.sequence] = group
+        sequence = fragment.sequence
+        number, start, chunks = self._open.pop(sequence, (fragment.start_frame, None, []))
+        left = 0 if start is None else start.size - sum(map(len, chunks))
         for part in fragment.chunks:
             if isinstance(part, bytes):
-                group.chunks.append(part)
-                group.left -= len(part)
+                chunks.append(part)
+                left -= len(part)
             else:
-                group.start, group.left = part, part.size
-            if not group.left and group.start is not None:
-                yield self._encode(fragment.sequence, group.number, group.start, b"".join(group.chunks))
-                group.chunks = []
-                group.number += 1
+                start, left = part, part.size
+            if not left and start is not None:
+                yield self._encode(sequence, number, start, b"".join(chunks))
+                number, start, chunks = number + 1, None, []
+        if not fragment.fin and fragment.code is None:
+            self._open[sequence] = number, start, chunks
 
 
-def _json_line(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes:
-    row = {
-        "group": group,
-        "frame": frame,
-        "timestamp": start.timestamp,
-        "size": start.size,
-        "payload": base64.b64encode(payload).decode(),
-    }
-    return json.dumps(row).encode() + b"\n"
-
-
-def _msgpack_map(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes:
-    row = {
+def _row(group: int, frame: int, start: FrameStart, payload: object) -> dict[str, object]:
+    return {
         "group": group,
         "frame": frame,
         "timestamp": start.timestamp,
         "size": start.size,
         "payload": payload,
     }
-    packed: bytes = msgpack.packb(row)
+
+
+def _json_line(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes:
+    return json.dumps(_row(group, frame, start, base64.b64encode(payload).decode())).encode() + b"\n"
+
+
+def _msgpack_map(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes:
+    packed: bytes = msgpack.packb(_row(group, frame, start, payload))
     return packed
 
 

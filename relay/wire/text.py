@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from relay.paths import checked
 from relay.wire.errors import DecodeError, PathTooDeep
-from relay.wire.varint import decode_varint, encode_varint
+from relay.wire.varint import encode_varint
 
 
 def encode_string(value: str) -> bytes:
@@ -35,23 +35,3 @@ def path_of(text: str) -> str:
         return checked(text)
     except ValueError as error:
         raise PathTooDeep(str(error)) from None
-
-
-def decode_string(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[str, int] | None:
-    """Return (text, offset of the next byte), or None while bytes are missing; DecodeError if not UTF-8.
-
-    The caller bounds the wait: the announced length is not limited here.
-    """
-    length = decode_varint(data, offset)
-    if length is None:
-        return None
-    size, start = length
-    if len(data) - start < size:
-        return None
-    return text_of(data[start : start + size]), start + size
-
-
-def decode_path(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[str, int] | None:
-    """As `decode_string`, in the normal form of a path; DecodeError beyond the segment limit."""
-    found = decode_string(data, offset)
-    return None if found is None else (path_of(found[0]), found[1])

@@ -1,4 +1,4 @@
-"""QUIC variable-length integers (RFC 9000, section 16) and the zigzag form of signed ones.
+"""QUIC variable-length integers (RFC 9000, section 16).
 
 Owns: how a number becomes bytes, and back. Must never: keep state, or raise a peer-fault error (a short
 buffer is no fault, and every byte pattern is some number). Called by: every other file of this room and by
@@ -50,13 +50,3 @@ def decode_varint(data: bytes | bytearray | memoryview, offset: int = 0) -> tupl
     if end > len(data):
         return None
     return int.from_bytes(data[offset:end], "big") & ((1 << (8 * width - 2)) - 1), end
-
-
-def zigzag(n: int) -> int:
-    """Fold a signed number into an unsigned one, small magnitudes first: 0, -1, 1, -2 become 0, 1, 2, 3."""
-    return 2 * n if n >= 0 else -2 * n - 1
-
-
-def unzigzag(u: int) -> int:
-    """Undo `zigzag`."""
-    return -((u + 1) >> 1) if u & 1 else u >> 1
