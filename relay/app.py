@@ -48,7 +48,7 @@ class Relay:
         self._authenticator = load_authenticator(config, runtime)
         self._certificates = Certificates(config, runtime)
         self._membership = load_membership(config, runtime)
-        self._since = self.runtime.wall_time()
+        self._since = runtime.wall_time()
         self._refused: Counter[str] = Counter()
         """What found no place at the listeners, by limit."""
         self._addresses = Places(
@@ -78,6 +78,7 @@ class Relay:
             self.runtime,
             limits=self.limits,
             versions=server.version,
+            spoken=[version.name_on_wire for version in server.version],
             authorize=self._authenticator.admit,
             membership=self._membership,
             failed=self.failed,
@@ -104,10 +105,10 @@ class Relay:
             raise
 
     async def _start_web(self, actors: ActorSystem, quic: QuicServer) -> None:
-        config, listening = self._config, self._listening
+        config, listening, runtime = self._config, self._listening, self.runtime
         services = Services(
             sources=Sources(
-                runtime=self.runtime,
+                runtime=runtime,
                 origin=actors.origin,
                 gate=actors.gate,
                 relay=self.identity,
@@ -125,25 +126,23 @@ class Relay:
         )
         web = self._web = WebServers(services, self.limits, self._refused)
         versions, strangers = config.server.version, actors.strangers
-        sessions = Sessions(
-            self.admit, versions, lambda: self.limits, self._addresses, strangers, self.runtime
-        )
+        sessions = Sessions(self.admit, versions, lambda: self.limits, self._addresses, strangers, runtime)
         await web.start(sessions if config.web.ws else None)
         http, https, internal = config.http_listen, config.https_listen, config.internal_listen
         if http is not None:
             port = http.port or (self.port if http == config.server.listen else 0)
             listening.http = await web.listen_public(http.host, port)
-        required = config.internal.listen is not None
-        listening.internal = await web.listen_internal(internal.host, internal.port, required=required)
+        listening.internal = await web.listen_internal(
+            internal.host, internal.port, required=config.internal.listen is not None
+        )
         if https is not None:
             listening.https = await web.listen_public(https.host, https.port, self._certificates.tls)
 
     def reload(self, config: Config | None = None) -> None:
-        """Take over what of `config` can change at run time, for peers from now on; running sessions go on as they are.
+        """Take over the keys of `relay.config.changes.LIVE`, for new peers; running sessions go on as they are.
 
-        The files of certificates and of the key are read again in any case. Of `config`, the keys of
-        `relay.config.changes.LIVE` are taken; others stay as they were at the start. Raises ConfigError if something
-        cannot be used: everything stays as it was.
+        The files of certificates and of the key are read again in any case. Raises ConfigError if something cannot be
+        used: everything stays as it was.
         """
         former = self._config
         wanted = taken_over(former, former if config is None else config)
@@ -158,22 +157,20 @@ class Relay:
             if part is not None:
                 part.use(wanted.limits)
         logger.info("reloaded sha256=%s changed=%s", self.fingerprint, listed(former, wanted) or "none")
-        left = "" if config is None else listed(wanted, config)
-        if left:
+        if left := "" if config is None else listed(wanted, config):
             logger.warning("needs a restart: %s", left)
 
     async def drain(self) -> None:
-        """Before `close`: take no more sessions, ask those there are to leave, and serve them until they have.
+        """Before `close`: admit no more sessions, ask all others to leave, and serve them until they have.
 
-        That takes `[limits] drain` seconds at most, and none if nobody is there. Other relays of the cluster are not
-        waited for: they stay, for the sake of those who are.
+        Takes `[limits] drain` seconds at most. Sessions with other relays stay.
         """
         if self.limits.drain and self._quic is not None and self._actors is not None:
             self._quic.draining = True
             await self._actors.drain()
 
     async def close(self, reason: str = "server shutdown") -> None:
-        """Say goodbye to every session, stop listening, end every actor."""
+        """Close every session, stop listening, end every actor."""
         self._certificates.stop()
         if self._web is not None:
             self._web.end_readers()
@@ -193,10 +190,7 @@ class Relay:
     # --- sessions --------------------------------------------------------------------------------------------------
 
     def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
-        """Answer a peer that wants a session, as soon as it is clear what it may do.
-
-        For the relay's own listeners, and for those of a program that embeds it, with the versions that they offer.
-        """
+        """Answer a peer that wants a session, once its rights are known. `versions`: those that a listener offers."""
         assert self._actors is not None
         self._actors.accept(request, versions)
 
@@ -245,15 +239,9 @@ class Relay:
 
     def identity(self) -> Identity:
         """Who this relay is, for the debug API."""
-        return identity(
-            self._config,
-            self._listening,
-            hop=self._membership.hop,
-            since=self._since,
-            fingerprint=self.fingerprint,
-            certificates=self._certificates.rows(),
-            draining=self._quic is not None and self._quic.draining,
-        )
+        draining = self._quic is not None and self._quic.draining
+        known = self._membership.hop, self._since, self.fingerprint, self._certificates.rows()
+        return identity(self._config, self._listening, *known, draining=draining)
 
     def banner(self) -> str:
         """What a person wants to know at start."""

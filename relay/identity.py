@@ -36,11 +36,11 @@ class Listening:
 def identity(
     config: Config,
     listening: Listening,
-    *,
     hop: int,
     since: float,
     fingerprint: str,
     certificates: tuple[CertificateRow, ...],
+    *,
     draining: bool,
 ) -> Identity:
     """The `relay` part of `/state`."""

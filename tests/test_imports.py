@@ -72,7 +72,11 @@ ROOMS = {
         only=(("aiohttp", "relay/transport/client.py"), ("aiohttp", "relay/transport/websocket/dial.py")),
     ),
     "relay/actors/": Room(
-        ("actors", "auth", "moq", "model", "runtime", "wire", "transport.session"),
+        (
+            *("actors", "auth", "model", "runtime", "transport.session"),
+            *("moq.session", "moq.protocol", "moq.encoding", "moq.feed"),
+            *("wire.errors", "wire.frame", "wire.varint"),
+        ),
         ("pykka",),
         never=("socket",),
         only=(("pykka", "relay/actors/runtime.py"),),
@@ -200,6 +204,8 @@ def test_imports_point_downward(path: Path) -> None:
         ("relay/transport/a.py", "import relay.auth"),
         ("relay/transport/websocket/choice.py", "from aiohttp import web"),
         ("relay/actors/track.py", "import pykka"),
+        ("relay/actors/system.py", "from relay.wire.version import Version"),
+        ("relay/actors/connection.py", "from relay.moq.lite import LiteSession"),
         ("relay/actors/track.py", "from relay.transport import memory"),
         ("relay/actors/track.py", "from relay.transport.quic.settings import QuicSettings"),
         ("relay/web/a.py", "import pykka"),

@@ -1,29 +1,32 @@
 """The connection actor: one session with one peer.
 
-Owns the session's life: admission, permissions and their end, the counts, the log lines of accept and close. The
-protocol is a state machine (`relay.moq`), which this actor feeds and whose events it hands on: what the peer publishes
-is `ingest.py`, what it consumes is `egress.py`; both are parts of this actor, not actors.
+Owns the session's life: permissions and their end, drain and close. Feeds the state machine of the protocol
+(`relay.moq`) and hands on its events: `ingest.py` has what the peer publishes, `egress.py` what it consumes; both are
+parts of this actor.
 """
 
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from relay.actors import messages as m
-from relay.actors.counters import AddCounts, Counts
+from relay.actors.admission import Rejection, decide
+from relay.actors.counters import AddCounts
 from relay.actors.egress import Egress
 from relay.actors.environment import Context, Environment
 from relay.actors.expiry import Expiry
 from relay.actors.ingest import Ingest
 from relay.actors.rows import SessionRow
 from relay.actors.runtime import LoopActor, Overrun, Ref, Timer, send
-from relay.auth.permissions import Permissions, UnauthorizedError, loggable
+from relay.auth.permissions import Permissions, loggable
 from relay.moq import session as moq
-from relay.moq.lite import LiteSession
-from relay.transport.session import Event, Session
+from relay.moq.protocol import open_session
+from relay.transport.session import Session
 from relay.wire.errors import FIRST_APP_CODE, SessionCode, StreamCode
+
+SESSION_CODES: Final = {401: SessionCode.UNAUTHORIZED, 500: SessionCode.INTERNAL}
+"""By the HTTP status of a rejection; others are codes of the application."""
 
 
 class MoqTimer(NamedTuple):
@@ -34,17 +37,10 @@ class Expired(NamedTuple):
     """The token of this session has run out."""
 
 
-class Authorized(NamedTuple):
+class Decided(NamedTuple):
     """What the peer may do is known."""
 
-    permissions: Permissions
-
-
-class NotAuthorized(NamedTuple):
-    """The peer may do nothing. The reason has been logged; `reason` goes to the peer."""
-
-    code: int
-    reason: str
+    outcome: Permissions | Rejection
 
 
 class ConnectionActor(LoopActor):
@@ -63,27 +59,22 @@ class ConnectionActor(LoopActor):
     ) -> None:
         """`permissions` are given where the peer's URL was known before it was accepted.
 
-        `gate` hears of the end. `link` hears of the beginning and the end of a session with another relay. `offered` are
+        `gate` is notified of the end, `link` of the beginning and the end of a session with another relay. `offered` are
         the protocols that the peer named before the session.
         """
         super().__init__(environment.runtime)
-        self.session = self._session = session
+        self.session = session
         self._clock = self.runtime.now
-        self._moq = LiteSession(
-            session,
-            limits=environment.limits,
-            hop=environment.hop,
-            versions=environment.versions,
-            admitted=permissions is not None,
+        self._moq = open_session(
+            session, environment.limits, environment.hop, environment.versions, permissions is not None
         )
-        context = Context(environment, number, self.actor_ref, self._moq)
+        context = Context(environment, number, self.actor_ref, self._moq, offered)
         self._context = context
         self.ingest = Ingest(context)
         self.egress = Egress(context, self.call_later)
         self.inbox.bound(environment.limits.inbox)
         self._gate = gate
         self._link = link
-        self._offered = offered
         self._established = False
         self._draining = False
         self._authorizing: asyncio.Task[None] | None = None
@@ -91,8 +82,6 @@ class ConnectionActor(LoopActor):
         self._due = moq.NEVER
         self._expiry: Expiry | None = None
         self._closed: moq.Closed | None = None
-        self._since = self._clock()
-        self._since_epoch = self.runtime.wall_time()
         if permissions is not None:
             self._permit(permissions)
 
@@ -103,7 +92,7 @@ class ConnectionActor(LoopActor):
 
     def on_start(self) -> None:
         ref = self.actor_ref
-        self._session.start(lambda events: _deliver(ref, events))
+        self.session.start(lambda events: send(ref, m.SessionEvents(events)))
         self._moq.start(self._clock())
         self._handle_events()
 
@@ -124,11 +113,8 @@ class ConnectionActor(LoopActor):
                 self._drain()
             case Expired():
                 self._moq.close(SessionCode.UNAUTHORIZED, "token expired")
-            case Authorized():
-                self._permit(message.permissions)
-                self._moq.admit(self._clock())
-            case NotAuthorized():
-                self._moq.close(message.code, message.reason)
+            case Decided():
+                self._on_decided(message.outcome)
             case m.OverLimit():
                 self._context.over(message.limit, message.what)
             case Overrun():
@@ -137,7 +123,7 @@ class ConnectionActor(LoopActor):
                 self._handle_events()
                 self.end_now()
             case m.CountSession():
-                return self._counted()
+                return self._context.counted()
             case m.DescribeSession():
                 return self.describe()
             case _:
@@ -158,17 +144,17 @@ class ConnectionActor(LoopActor):
             self._authorizing.cancel()
         if self._expiry is not None:
             self._expiry.cancel()
-        if self._offered and self._moq.name is None and not self.session.is_client and not self.session.alpn:
-            self._incompatible(())
+        context, environment = self._context, self._context.environment
+        if context.offered and self._moq.name is None and not (self.session.is_client or self.session.alpn):
+            context.incompatible()
         self.ingest.end()
         self.egress.end()
-        context, environment = self._context, self._context.environment
         lost = self._closed is not None and self._closed.code is None
         gone = m.SessionGone(context.number, lost)
         send(environment.origin, gone)
         if environment.counters is not None:
-            send(environment.counters, AddCounts(self._counted()))
-        self._log_end(error)
+            send(environment.counters, AddCounts(context.counted()))
+        context.log.closed(self._closed, error, self._clock() - context.since)
         if self._link is not None:
             reason = "failed" if error else "" if self._closed is None else self._closed.reason
             down = m.LinkDown(context.number, self.actor_ref, reason or "the session ended", lost)
@@ -182,17 +168,6 @@ class ConnectionActor(LoopActor):
                 send(message.track, m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
             case m.Accepted():
                 send(message.track, m.Unsubscribe(self.actor_ref, message.key))
-
-    def _log_end(self, error: BaseException | None) -> None:
-        log, lasted = self._context.log, f"{self._clock() - self._since:.1f}s"
-        if error is not None:
-            log.error("closed by=relay reason=%r after=%s", f"failed: {error!r}", lasted)
-        elif self._closed is None:
-            log.info("closed by=relay after=%s", lasted)
-        else:
-            by = "peer" if self._closed.by_peer else "relay"
-            code = "-" if self._closed.code is None else self._closed.code
-            log.info("closed by=%s code=%s reason=%r after=%s", by, code, self._closed.reason, lasted)
 
     # --- events of the session -------------------------------------------------------------------------------------
 
@@ -212,22 +187,16 @@ class ConnectionActor(LoopActor):
             self._due = due
             self._timer = self.call_later(due - self._clock(), MoqTimer())
 
-    def _on_event(self, event: moq.Event) -> None:  # noqa: C901, PLR0912 - one line per event
+    def _on_event(self, event: moq.Event) -> None:  # noqa: C901 - one line per event
         context = self._context
         match event:
             case moq.Introduced():
-                path, query = self._session.path, self._session.query
-                if path is None:
-                    path, _, query = (event.target or "/").partition("?")
-                work = self._authorize(path, query)
-                self._authorizing = asyncio.get_running_loop().create_task(work)
+                self._authorizing = asyncio.get_running_loop().create_task(self._authorize(event.target))
             case moq.Opened():
-                self._log_accept()
-                self.ingest.start()
+                self._on_opened()
             case moq.Established():
                 self._on_established()
             case moq.PeerInfo() if event.hop == context.environment.hop:
-                # Its announcements are ours: they would go in a loop.
                 context.log.warning("the peer is this relay itself")
                 self._moq.close(SessionCode.INTERNAL, "this relay has dialled itself")
             case moq.PeerAlive():
@@ -240,19 +209,13 @@ class ConnectionActor(LoopActor):
             case moq.LimitExceeded():
                 context.over(event.limit, event.detail)
             case moq.Incompatible():
-                self._incompatible(event.offered)
+                context.incompatible(*event.offered)
             case moq.Fault() if event.fatal:
                 context.log.warning("protocol error reason=%r", str(event.error))
             case moq.Fault():
                 context.log.debug("stream refused reason=%r", str(event.error))
             case moq.Closed():
                 self._closed = event
-
-    def _incompatible(self, offered: tuple[str, ...]) -> None:
-        """Name the peer in the log, by what it offered before the session and in SETUP."""
-        strangers, session = self._context.environment.strangers, self.session
-        if strangers is not None:
-            strangers.met(session.remote, session.transport, [*self._offered, *offered])
 
     def _on_established(self) -> None:
         self._established = True
@@ -268,33 +231,29 @@ class ConnectionActor(LoopActor):
 
     def _drain(self) -> None:
         """Ask the peer to leave, now or as soon as the session has begun."""
-        told = self._established and self._moq.version.has_goaway
-        if not self._draining:
-            self._draining = True
-            if self._established:
-                self._moq.goaway()
+        asked = self._established and self._moq.has_goaway
+        if self._established and not self._draining:
+            self._moq.goaway()
+        self._draining = True
         if self._gate is not None:
-            send(self._gate, m.Draining(self._context.number, told, self._context.permissions.cluster))
+            send(self._gate, m.Draining(self._context.number, asked, self._context.permissions.cluster))
 
     # --- permissions -----------------------------------------------------------------------------------------------
 
-    async def _authorize(self, path: str, query: str) -> None:
-        """Find out what the peer may do."""
-        outcome: Authorized | NotAuthorized
-        log, session = self._context.log, self._session
-        try:
-            permissions = await self._context.environment.authorize(path, query, session.remote)
-            outcome = Authorized(permissions)
-        except UnauthorizedError as error:
-            denied = error.status == HTTPStatus.UNAUTHORIZED
-            code = SessionCode.UNAUTHORIZED if denied else FIRST_APP_CODE + error.status
-            outcome = NotAuthorized(code, error.answer)
-            values = session.transport, session.remote, loggable(path), str(error)
-            log.info("refused transport=%s remote=%s path=%s reason=%r", *values)
-        except Exception:  # the boundary of a task: the peer must not be left waiting
-            log.exception("authorisation failed")
-            outcome = NotAuthorized(SessionCode.INTERNAL, "internal error")
-        send(self.actor_ref, outcome)
+    async def _authorize(self, target: str | None) -> None:
+        context, path, query = self._context, self.session.path, self.session.query
+        if path is None:
+            path, _, query = (target or "/").partition("?")
+        outcome = await decide(context.environment, self.session, path, query, context.log)
+        send(self.actor_ref, Decided(outcome))
+
+    def _on_decided(self, outcome: Permissions | Rejection) -> None:
+        if isinstance(outcome, Permissions):
+            self._permit(outcome)
+            self._moq.admit(self._clock())
+        else:
+            code = SESSION_CODES.get(outcome.status, FIRST_APP_CODE + outcome.status)
+            self._moq.close(code, outcome.reason)
 
     def _permit(self, permissions: Permissions) -> None:
         context = self._context
@@ -303,28 +262,20 @@ class ConnectionActor(LoopActor):
         self._moq.control_burst = context.limit_of("control_burst")
         self._moq.serving.backlog_limit = context.limit_of("backlog_session")
 
-    def _log_accept(self) -> None:
-        session, permissions, name = self._session, self._context.permissions, self._moq.name
-        self._context.counts["sessions", f"{session.transport}/{name}"] += 1
+    def _on_opened(self) -> None:
+        session, context, name = self.session, self._context, self._moq.name
+        permissions = context.permissions
+        context.counts["sessions", f"{session.transport}/{name}"] += 1
         values = session.transport, session.remote, name, permissions.root, permissions
-        self._context.log.info("accepted transport=%s remote=%s version=%s path=/%s %s", *values)
+        context.log.info("accepted transport=%s remote=%s version=%s path=/%s %s", *values)
         expires, ref = permissions.expires, self.actor_ref
         if expires is not None:
-            self._expiry = self._context.environment.expiries.at(expires, lambda: send(ref, Expired()))
-
-    # --- for metrics and the debug API -----------------------------------------------------------------------------
-
-    def _counted(self) -> Counts:
-        stats, transport = self._session.stats(), self._session.transport
-        return {
-            **self._context.counts,
-            ("bytes_received", transport): stats.bytes_received,
-            ("bytes_sent", transport): stats.bytes_sent,
-        }
+            self._expiry = context.environment.expiries.at(expires, lambda: send(ref, Expired()))
+        self.ingest.start()
 
     def describe(self) -> SessionRow:
         """The row of this session in the debug API."""
-        session, permissions = self._session, self._context.permissions
+        session, permissions = self.session, self._context.permissions
         stats, counts = session.stats(), self._context.counts
         return SessionRow(
             session=self._context.number,
@@ -332,7 +283,7 @@ class ConnectionActor(LoopActor):
             transport=session.transport,
             version=self._moq.name,
             path=permissions.root,
-            since=self._since_epoch,
+            since=self._context.since_epoch,
             rtt=stats.rtt,
             bytes_received=stats.bytes_received,
             bytes_sent=stats.bytes_sent,
@@ -344,10 +295,3 @@ class ConnectionActor(LoopActor):
             upstreams=self.ingest.count(),
             refused={name: number for (kind, name), number in counts.items() if kind == "refused"},
         )
-
-
-def _deliver(ref: Ref, events: tuple[Event, ...]) -> None:
-    send(ref, m.SessionEvents(events))
-
-
-__all__ = ["ConnectionActor", "Environment"]

@@ -8,13 +8,15 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from relay.actors.counters import Counts
 from relay.actors.expiry import Expiries
 from relay.actors.runtime import Ref
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.model.pace import Episodes
 from relay.model.strangers import Strangers
-from relay.moq.lite import LiteSession
+from relay.moq.protocol import ProtocolSession
+from relay.moq.session import Closed
 from relay.runtime import Runtime
 
 RELAY_FACTOR = 20
@@ -61,11 +63,23 @@ class SessionLogger(logging.LoggerAdapter[logging.Logger]):
     def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
         return self._prefix + msg, kwargs
 
+    def closed(self, closed: Closed | None, error: BaseException | None, seconds: float) -> None:
+        """The last line of a session: who closed it, or `error` if its actor failed."""
+        if error is not None:
+            self.error("closed by=relay reason=%r after=%.1fs", f"failed: {error!r}", seconds)
+        elif closed is None:
+            self.info("closed by=relay after=%.1fs", seconds)
+        else:
+            by, code = "peer" if closed.by_peer else "relay", "-" if closed.code is None else closed.code
+            self.info("closed by=%s code=%s reason=%r after=%.1fs", by, code, closed.reason, seconds)
+
 
 class Context:
     """What the parts of one connection share."""
 
-    def __init__(self, environment: Environment, number: int, ref: Ref, moq: LiteSession) -> None:
+    def __init__(
+        self, environment: Environment, number: int, ref: Ref, moq: ProtocolSession, offered: tuple[str, ...]
+    ) -> None:
         self.environment = environment
         self.number = number
         self.ref = ref
@@ -75,12 +89,31 @@ class Context:
         self.permissions = Permissions()
         self.counts: Counter[tuple[str, str]] = moq.counts
         """For metrics, by name and label."""
+        self.offered = offered
+        """Protocols that the peer named before the session."""
+        self.since = self.clock()
+        self.since_epoch = environment.runtime.wall_time()
         self._episodes = Episodes()
 
     def limit_of(self, name: str) -> int:
         """That limit for this session."""
         limit: int = getattr(self.environment.limits, name)
         return limit * RELAY_FACTOR if self.permissions.cluster and name in PER_PEER else limit
+
+    def counted(self) -> Counts:
+        """The counts so far, bytes included."""
+        stats, transport = self.moq.session.stats(), self.moq.session.transport
+        return {
+            **self.counts,
+            ("bytes_received", transport): stats.bytes_received,
+            ("bytes_sent", transport): stats.bytes_sent,
+        }
+
+    def incompatible(self, *offered: str) -> None:
+        """Name the peer in the log, by the protocols that it named before, and in SETUP `offered`."""
+        session, strangers = self.moq.session, self.environment.strangers
+        if strangers is not None:
+            strangers.met(session.remote, session.transport, [*self.offered, *offered])
 
     def over(self, limit: str, detail: str) -> None:
         """Something was refused because of a limit: count it, and log it once in an episode."""

@@ -17,10 +17,11 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from relay.actors import messages as m
+from relay.actors.admission import Rejection, decide
 from relay.actors.connection import ConnectionActor
 from relay.actors.environment import Environment
 from relay.actors.runtime import LoopActor, LoopFuture, Ref, send
-from relay.auth.permissions import Permissions, UnauthorizedError, loggable
+from relay.auth.permissions import Permissions
 from relay.transport.session import Session, SessionRequest
 from relay.wire.errors import SessionCode
 
@@ -38,10 +39,10 @@ class State(Enum):
 
 
 class Decided(NamedTuple):
-    """What a peer may do is known; or the HTTP status and the word of the rejection."""
+    """What a peer may do is known."""
 
     number: int
-    outcome: Permissions | tuple[int, str]
+    outcome: Permissions | Rejection
 
 
 class DrainOver(NamedTuple):
@@ -168,17 +169,8 @@ class GateActor(LoopActor):
         return admission.answered
 
     async def _authorize(self, number: int, path: str, request: SessionRequest) -> None:
-        outcome: Permissions | tuple[int, str]
-        try:
-            outcome = await self._environment.authorize(path, request.query, request.remote)
-        except UnauthorizedError as error:
-            text = "refused session=%d transport=%s remote=%s path=%s reason=%r"
-            logger.info(text, number, request.transport, request.remote, loggable(path), str(error))
-            outcome = error.status, error.answer
-        except Exception:  # the boundary of a task: the peer must not be left waiting
-            logger.exception("authorisation failed session=%d", number)
-            outcome = 500, "internal error"
-        send(self.actor_ref, Decided(number, outcome))
+        asked = decide(self._environment, request, path, request.query, logger, f"session={number} ")
+        send(self.actor_ref, Decided(number, await asked))
 
     def _on_decided(self, message: Decided) -> None:
         admission = self._admissions.pop(message.number, None)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.cache_budget import CacheBudgetActor
@@ -26,7 +26,6 @@ from relay.model.limits import Limits
 from relay.model.strangers import Strangers
 from relay.runtime import Runtime
 from relay.transport.session import Session, SessionRequest
-from relay.wire.version import Version
 
 logger = logging.getLogger("relay")
 
@@ -53,17 +52,21 @@ class ActorSystem:
         runtime: Runtime,
         *,
         limits: Limits,
-        versions: tuple[Version, ...],
+        versions: tuple[Any, ...],
+        spoken: Sequence[str],
         authorize: Callable[[str, str, str], Awaitable[Permissions]],
         membership: Membership,
         failed: asyncio.Event,
     ) -> None:
-        """`failed` is set if one of them fails that the relay cannot do without."""
+        """`versions` are those of the protocol, whose names are `spoken`.
+
+        `failed` is set if one of the actors fails that the relay cannot do without.
+        """
         hop, node, roots, prefix, mesh, dial = membership
         self.connections: dict[int, Ref] = {}
         """By number of the session. The gate alone changes it."""
         self.expiries = Expiries(runtime)
-        self.strangers = Strangers([version.name_on_wire for version in versions], runtime.now)
+        self.strangers = Strangers(spoken, runtime.now)
         self.origin: Ref = OriginActor.start(
             runtime, on_failure=lambda _: failed.set(), linger=limits.linger, members=prefix
         )
@@ -109,12 +112,12 @@ class ActorSystem:
         for actor in (self.gate, self.origin, self.cluster, self.cache_budget):
             send(actor, m.NewLimits(limits))
 
-    def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None) -> None:
+    def accept(self, request: SessionRequest, versions: tuple[Any, ...] | None) -> None:
         """Have a peer answered, as soon as it is clear what it may do."""
         if not send(self.gate, m.Admit(request, versions)):
             request.reject(503, "the relay is about to end")
 
-    async def admit(self, request: SessionRequest, versions: tuple[Version, ...] | None) -> None:
+    async def admit(self, request: SessionRequest, versions: tuple[Any, ...] | None) -> None:
         """As `accept`, and return when the peer has its answer."""
         try:
             await ask(self.gate, m.Admit(request, versions), timeout=None)

@@ -214,6 +214,11 @@ class LiteSession(Core):
         return self.version.has_announce_ids
 
     @property
+    def has_goaway(self) -> bool:
+        """Whether the peer can be asked to leave."""
+        return self.version.has_goaway
+
+    @property
     def describes_tracks(self) -> bool:
         """The peer can be asked for properties and single groups of a track."""
         return self.version.has_timestamps

@@ -102,7 +102,7 @@ class SessionClosed(NamedTuple):
 
 
 Event: TypeAlias = StreamData | StreamReset | StreamStopped | DatagramReceived | Pong | SessionClosed
-Sink: TypeAlias = Callable[[tuple[Event, ...]], None]
+Sink: TypeAlias = Callable[[tuple[Event, ...]], object]
 
 
 @dataclass(frozen=True, slots=True)

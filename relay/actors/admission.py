@@ -1,0 +1,41 @@
+"""Whether a peer may have a session, and what it may do there: the answer of the authenticator, logged if it is no.
+
+Called by the gate where the peer's path is known before the session, else by the connection actor. Both run it as a task.
+"""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from relay.actors.environment import Environment
+from relay.auth.permissions import Permissions, UnauthorizedError, loggable
+from relay.transport.session import Session, SessionRequest
+
+
+class Rejection(NamedTuple):
+    """The peer may do nothing: HTTP status, and the reason that it is told."""
+
+    status: int
+    reason: str
+
+
+async def decide(
+    environment: Environment,
+    peer: Session | SessionRequest,
+    path: str,
+    query: str,
+    log: logging.Logger | logging.LoggerAdapter[Any],
+    number: str = "",
+) -> Permissions | Rejection:
+    """What the peer may do. `number` goes into the log lines, where the logger does not add it."""
+    try:
+        return await environment.authorize(path, query, peer.remote)
+    except UnauthorizedError as error:
+        values = number, peer.transport, peer.remote, loggable(path), str(error)
+        log.info("refused %stransport=%s remote=%s path=%s reason=%r", *values)
+        return Rejection(error.status, error.answer)
+    except Exception:  # the boundary of a task: the peer must get an answer
+        log.exception("authorisation failed %s", number)
+        return Rejection(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")

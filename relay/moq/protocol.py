@@ -1,0 +1,27 @@
+"""Which state machine speaks for a session: the one place that knows all of them.
+
+Owners that serve any protocol (the connection actor) open theirs here, and know nothing of versions.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from relay.model.limits import Limits
+from relay.moq.lite import LiteSession
+from relay.transport.session import Session
+from relay.wire.version import Version
+
+ProtocolSession: TypeAlias = LiteSession
+"""A session of any protocol."""
+
+
+def open_session(
+    session: Session,
+    limits: Limits,
+    hop: int,
+    versions: tuple[Version, ...],
+    admitted: bool,  # noqa: FBT001
+) -> ProtocolSession:
+    """The state machine of a session. `versions` are those that its SETUP may choose."""
+    return LiteSession(session, limits=limits, hop=hop, versions=versions, admitted=admitted)
