@@ -112,7 +112,7 @@ class Reader(Handle, Generic[T]):
         """`request` is a number of the state machine, 0 for a reader that is fed by another handle."""
         super().__init__(endpoint)
         self.finished = False
-        """Whether no more will come."""
+        """No more will come."""
         self.code: int | None = None
         """Why the peer refused or aborted it: the number as it was received."""
         self._error = error
@@ -331,7 +331,7 @@ class Endpoint(Handle):
         """Wait until the peer has what was written."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_TIMEOUT):
-                while self.ended is None and (self.moq.serving.ending or self.session.undelivered):  # noqa: ASYNC110 - transports do not tell
+                while self.ended is None and (self.moq.serving.ending or self.session.undelivered):  # noqa: ASYNC110 - transports have no event for it
                     await asyncio.sleep(FLUSH_POLL)
 
     def _end(self, code: int, reason: str) -> None:

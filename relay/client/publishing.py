@@ -21,7 +21,7 @@ from relay.wire.frame import FrameHeader
 from relay.wire.varint import MAX_VARINT
 
 KEPT_GROUPS: Final = 8
-"""Groups that a track holds for late subscribers and fetches, unless told otherwise."""
+"""Groups that a track holds for late subscribers and fetches, by default."""
 
 
 class GroupWriter:
@@ -41,12 +41,12 @@ class GroupWriter:
 
     @property
     def open(self) -> bool:
-        """Whether more may be written."""
+        """More may be written."""
         return self.group.open
 
     @property
     def finished(self) -> bool:
-        """Whether it is complete."""
+        """All of it is written."""
         return self.group.finished
 
     def write(self, payload: bytes, timestamp: int | None = None) -> None:

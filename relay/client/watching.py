@@ -58,7 +58,7 @@ class Announced(Reader[Change]):
         self.live: dict[str, Change] = {}
         """What is announced now, by path, whether the change was read or not."""
         self.complete = False
-        """Whether the initial set is here. 03 and 04 do not say, so there it is from the start."""
+        """The initial set is here. 03 and 04 do not say, so there it is from the start."""
         self._read: dict[str, Change] = {}
         """What was live when the last change was read."""
         super().__init__(endpoint, endpoint.moq.requests.request_announcements(prefix), AnnounceError)
@@ -342,7 +342,7 @@ class Subscription(Reader[GroupReader]):
         return super()._over() and (self._late or self._all_here() or self._endpoint.ended is not None)
 
     def _all_here(self) -> bool:
-        """Whether every group from the first to the last has been seen or was declared lost."""
+        """Every group from the first to the last has arrived, or was declared lost."""
         if self.end is None:
             return False
         if self.ok is None or self.ok.group is None:
