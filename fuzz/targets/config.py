@@ -19,7 +19,7 @@ from relay.config.wording import SCHEMA
 from relay.model.member import Member, authority_of, same_host
 from relay.model.path import normalize
 from relay.transport.client import ConnectError, _parse
-from relay.web.fetching import BadQueryError, places, reading_of
+from relay.web.fetching import BadQueryError, candidates, reading_of
 
 TABLES = tuple(SCHEMA)
 VALUES = ("true", "false", "0", "1", "-1", "1e400", "nan", '""', '"a"', "[]", '[""]', '["a", "b"]', "{}", "{a = 1}",
@@ -88,7 +88,7 @@ def texts(data: bytes) -> None:
     query: dict[str, Any] = dict(part.partition("=")[::2] for part in text.split("&"))
     with suppress(BadQueryError):
         reading_of([("a", "b")], query)
-    for broadcast, track in places(text, None):
+    for broadcast, track in candidates(text, None):
         assert broadcast
         assert track
         assert normalize(text).startswith(broadcast)

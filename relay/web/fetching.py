@@ -61,7 +61,7 @@ class BadQueryError(ValueError):
     """A query that is not understood; the text says what is right."""
 
 
-def places(path: str, track: str | None) -> list[tuple[str, str]]:
+def candidates(path: str, track: str | None) -> list[tuple[str, str]]:
     """All readings of a path as broadcast and track, the longest broadcast first."""
     if track is not None:
         return [(normalize(path), track)] if track else []
@@ -73,8 +73,8 @@ def places(path: str, track: str | None) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def reading_of(places: list[tuple[str, str]], query: Any) -> tuple[Reading, bool]:
-    """The request in one of `places`, and True if its frames are kept apart. Raises BadQueryError."""
+def reading_of(candidates: list[tuple[str, str]], query: Any) -> tuple[Reading, bool]:
+    """The request in one of `candidates`, and True if its frames are kept apart. Raises BadQueryError."""
     text = query.get("group", "latest")
     group: int | None = None
     if text != "latest":
@@ -83,7 +83,7 @@ def reading_of(places: list[tuple[str, str]], query: Any) -> tuple[Reading, bool
             raise BadQueryError(f"group={text[:40]!r}: expected a group number or latest")
         group = int(text)
     follow, frames = (_switch(query, name) for name in ("follow", "frames"))
-    (broadcast, track), *others = places
+    (broadcast, track), *others = candidates
     return Reading(broadcast, track, group, follow, tuple(others), _wait(query)), frames
 
 
@@ -101,7 +101,7 @@ def _switch(query: Any, name: str) -> bool:
     return bool(text == "1")
 
 
-class Feed:
+class FetchQueue:
     """The bounded queue between a reader actor and a response."""
 
     def __init__(self) -> None:
@@ -121,22 +121,24 @@ class Feed:
         # cached groups come at once, which is no fault of the client
         size = _size_of(item) if self._begun and isinstance(item, m.GroupFragment) else 0
         if self._waiting and self._waiting + size > QUEUE_BYTES:
-            self._full = True
-            self._queue = asyncio.Queue()
-            self._queue.put_nowait((Over(StreamCode.TOO_FAR_BEHIND, ours=True), 0))
+            self._end(Over(StreamCode.TOO_FAR_BEHIND, ours=True))
             self.on_full()
             return
         self._waiting += size
         self._queue.put_nowait((item, size))
 
     def cut(self, over: Over) -> None:
-        """End it at once. Queued bytes are dropped."""
+        """End it at once."""
+        self._end(over)
+        self.on_cut()
+
+    def _end(self, over: Over) -> None:
+        """Replace all queued items."""
         self._full = True
         while not self._queue.empty():
             self._queue.get_nowait()
         self._waiting = 0
         self._queue.put_nowait((over, 0))
-        self.on_cut()
 
     async def get(self) -> m.GroupFragment | Over:
         """The next item."""
@@ -200,12 +202,12 @@ def _payload(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes
 
 
 async def respond(
-    request: web.Request, feed: Feed, reading: Reading, *, frames: bool
+    request: web.Request, queue: FetchQueue, reading: Reading, *, frames: bool
 ) -> web.StreamResponse | Over | None:
-    """Stream the feed. `Over` if it was refused before it began, `None` if nothing came in time."""
+    """Stream the queue. `Over` if it was refused before it began, `None` if nothing came in time."""
     try:
         async with asyncio.timeout(FETCH_TIMEOUT + reading.wait):
-            item = await _next(request, feed)
+            item = await _next(request, queue)
     except TimeoutError:
         return None
     except ConnectionError:
@@ -214,12 +216,12 @@ async def respond(
         return item
     response = web.StreamResponse()
     take = _form(request, response, reading, frames=frames)
-    feed.on_full = lambda: _give_up(request)
-    feed.on_cut = lambda: _abort(request)
+    queue.on_full = lambda: _give_up(request)
+    queue.on_cut = lambda: _abort(request)
     try:
         await response.prepare(request)
         if request.method != "HEAD":
-            await _stream(request, response, feed, item, take, follow=reading.follow)
+            await _stream(request, response, queue, item, take, follow=reading.follow)
     except TimeoutError:
         _give_up(request)
     except ConnectionError:
@@ -230,7 +232,7 @@ async def respond(
 async def _stream(
     request: web.Request,
     response: web.StreamResponse,
-    feed: Feed,
+    queue: FetchQueue,
     item: m.GroupFragment | Over,
     take: Form,
     *,
@@ -241,17 +243,17 @@ async def _stream(
         await _send(response, take(item))
         if item.fin and not follow:
             return
-        item = await _next(request, feed)
+        item = await _next(request, queue)
     if item.code is not None:
         _abort(request)  # an aborted group must not look complete
 
 
-async def _next(request: web.Request, feed: Feed) -> m.GroupFragment | Over:
+async def _next(request: web.Request, queue: FetchQueue) -> m.GroupFragment | Over:
     """The next item. Raises ConnectionResetError if the client has left: aiohttp reports it to writers only."""
     while request.transport is not None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_INTERVAL):
-                return await feed.get()
+                return await queue.get()
     raise ConnectionResetError("the client has left")
 
 

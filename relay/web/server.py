@@ -48,22 +48,22 @@ class Readers:
     """The requests that read a track now, on all listeners."""
 
     def __init__(self) -> None:
-        self._feeds: set[fetching.Feed] = set()
+        self._queues: set[fetching.FetchQueue] = set()
 
     @contextmanager
-    def one_more(self) -> Iterator[fetching.Feed]:
-        """What to feed a request with, for as long as it takes."""
-        feed = fetching.Feed()
-        self._feeds.add(feed)
+    def one_more(self) -> Iterator[fetching.FetchQueue]:
+        """The queue of one request."""
+        queue = fetching.FetchQueue()
+        self._queues.add(queue)
         try:
-            yield feed
+            yield queue
         finally:
-            self._feeds.discard(feed)
+            self._queues.discard(queue)
 
     def end(self) -> None:
         """The relay ends: those that wait are refused, those that have begun break off."""
-        for feed in tuple(self._feeds):
-            feed.put(Over(StreamCode.GOING_AWAY, ours=True))
+        for queue in tuple(self._queues):
+            queue.put(Over(StreamCode.GOING_AWAY, ours=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,14 +257,14 @@ async def show_state(request: web.Request) -> web.Response:
 async def fetch(request: web.Request) -> web.StreamResponse:
     """Groups of a track; see `relay.web.fetching`."""
     path = request.match_info["path"]
-    places = fetching.places(path, request.query.get("track"))
-    if not places:
+    candidates = fetching.candidates(path, request.query.get("track"))
+    if not candidates:
         return _text(400, "expected /fetch/<broadcast>/<track> or /fetch/<broadcast>?track=<track>\n")
     # At the top, where permissions name whole paths: it is not clear yet which part of the path is the broadcast.
     permissions = await _authorized(request, "", below=normalize(path))
     if isinstance(permissions, web.Response):
         return permissions
-    granted = [place for place in places if permissions.may_subscribe(place[0])]
+    granted = [each for each in candidates if permissions.may_subscribe(each[0])]
     if not granted:
         return _not_granted(request, path)
     try:
@@ -273,32 +273,32 @@ async def fetch(request: web.Request) -> web.StreamResponse:
         return _text(400, f"{error}\n")
     services = request.app[SERVICES]
     gate = services.sources.gate
-    with services.readers.one_more() as feed:
+    with services.readers.one_more() as queue:
         try:
-            entered: m.ReaderEntered = await ask(gate, m.EnterReader(feed), timeout=state.ASK_TIMEOUT)
+            entered: m.ReaderEntered = await ask(gate, m.EnterReader(queue), timeout=state.ASK_TIMEOUT)
             if entered.draining:
                 return _text(*fetching.refusal(Over(StreamCode.GOING_AWAY, ours=True)))
             if entered.number is None:
                 return _text(503, "too many requests read tracks at the moment\n")
-            async with _feeding(services, feed, entered.number, reading, permissions.expires):
-                outcome = await fetching.respond(request, feed, reading, frames=frames)
+            async with _reading(services, queue, entered.number, reading, permissions.expires):
+                outcome = await fetching.respond(request, queue, reading, frames=frames)
         finally:
-            send(gate, m.LeaveReader(feed))
+            send(gate, m.LeaveReader(queue))
     return _text(*fetching.refusal(outcome)) if outcome is None or isinstance(outcome, Over) else outcome
 
 
 @asynccontextmanager
-async def _feeding(
-    services: Services, feed: fetching.Feed, number: int, reading: Reading, expires: float | None
+async def _reading(
+    services: Services, queue: fetching.FetchQueue, number: int, reading: Reading, expires: float | None
 ) -> AsyncIterator[None]:
-    """Feed it until the token ends, at `expires` in seconds since the epoch."""
+    """Fill the queue until the token ends, at `expires` in seconds since the epoch."""
     expiry = None
     if expires is not None:
         over = Over(StreamCode.UNAUTHORIZED, ours=True)
-        expiry = services.expiries.at(expires, lambda: feed.cut(over))
+        expiry = services.expiries.at(expires, lambda: queue.cut(over))
     sources = services.sources
     reader = ReaderActor.start(
-        sources.runtime, origin=sources.origin, number=number, reading=reading, sink=feed.put
+        sources.runtime, origin=sources.origin, number=number, reading=reading, sink=queue.put
     )
     try:
         yield

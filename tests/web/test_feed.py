@@ -7,7 +7,7 @@ import asyncio
 from relay.actors import messages as m
 from relay.actors.reader import Over
 from relay.model.group import FRAME_OVERHEAD, FrameStart
-from relay.web.fetching import QUEUE_BYTES, Feed, Frames
+from relay.web.fetching import QUEUE_BYTES, FetchQueue, Frames
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 
@@ -16,7 +16,7 @@ OVER = Over(StreamCode.UNAUTHORIZED)
 
 
 async def test_a_cut_comes_before_everything_that_waits() -> None:
-    feed, cuts = Feed(), []
+    feed, cuts = FetchQueue(), []
     feed.on_cut = lambda: cuts.append(True)
     for _ in range(100):
         feed.put(PIECE)
@@ -28,7 +28,7 @@ async def test_a_cut_comes_before_everything_that_waits() -> None:
 
 
 async def test_a_cut_wakes_who_waits() -> None:
-    feed = Feed()
+    feed = FetchQueue()
     waiting = asyncio.ensure_future(feed.get())
     await asyncio.sleep(0)
     feed.cut(OVER)
@@ -36,7 +36,7 @@ async def test_a_cut_wakes_who_waits() -> None:
 
 
 async def test_empty_frames_count_against_the_queue_too() -> None:
-    feed = Feed()
+    feed = FetchQueue()
     feed.put(PIECE)
     await feed.get()
     empty = PIECE._replace(chunks=(FrameHeader(0, 0),) * 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay.actors.reader import Over
-from relay.web.fetching import places, reading_of, refusal
+from relay.web.fetching import candidates, reading_of, refusal
 from relay.wire.errors import StreamCode
 
 
@@ -23,7 +23,7 @@ from relay.wire.errors import StreamCode
     ],
 )
 def test_every_slash_may_part_broadcast_and_track(path: str, expected: list[tuple[str, str]]) -> None:
-    assert places(path, None) == expected
+    assert candidates(path, None) == expected
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_every_slash_may_part_broadcast_and_track(path: str, expected: list[tupl
     ],
 )
 def test_the_query_names_the_track_outright(path: str, track: str, expected: list[tuple[str, str]]) -> None:
-    assert places(path, track) == expected
+    assert candidates(path, track) == expected
 
 
 def test_the_longest_place_is_read_and_the_others_are_kept() -> None:
-    reading, frames = reading_of(places("a/b/c", None), {"wait": "2.5"})
+    reading, frames = reading_of(candidates("a/b/c", None), {"wait": "2.5"})
     assert (reading.path, reading.track, reading.otherwise) == ("a/b", "c", (("a", "b/c"),))
     assert (reading.wait, frames) == (2.5, False)
 
