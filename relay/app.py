@@ -23,10 +23,10 @@ from relay.credentials import load_authenticator, load_membership, may_sign, pub
 from relay.identity import Listening, banner, identity
 from relay.model.limits import Limits
 from relay.runtime import Runtime
-from relay.transport.places import Places
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.qlog import QlogDirectory
 from relay.transport.session import SessionRequest
+from relay.transport.slots import Slots
 from relay.web.rows import Identity
 from relay.web.server import Services
 from relay.web.servers import WebServers
@@ -50,8 +50,8 @@ class Relay:
         self._membership = load_membership(config, runtime)
         self._since = runtime.wall_time()
         self._refused: Counter[str] = Counter()
-        """What found no place at the listeners, by limit."""
-        self._addresses = Places(
+        """Refused by the listeners, by limit."""
+        self._addresses = Slots(
             "sessions_address", config.limits.sessions_address, self._refused, runtime.now
         )
         self._listening = Listening()

@@ -85,7 +85,7 @@ ROOMS = {
         (
             *("web", "actors", "auth", "model", "runtime", "wire.errors", "wire.version"),
             *(
-                "transport.places",
+                "transport.slots",
                 "transport.refusal",
                 "transport.session",
                 "transport.sockets",

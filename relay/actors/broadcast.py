@@ -15,7 +15,7 @@ from relay.actors.runtime import LoopActor, Ref, halt, send
 from relay.actors.track import TrackActor
 from relay.auth.permissions import loggable
 from relay.model.limits import Limits
-from relay.model.pace import Episodes
+from relay.model.pace import LogOnce
 from relay.runtime import Runtime
 from relay.wire.errors import StreamCode
 
@@ -50,7 +50,7 @@ class BroadcastActor(LoopActor):
         self._directory = directory
         self._counters = counters
         self._cache_budget = cache_budget
-        self._episodes = Episodes()
+        self._episodes = LogOnce()
         self._path = path
         self._source = source
         self._limits = limits

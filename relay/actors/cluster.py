@@ -1,8 +1,7 @@
-"""The cluster actor: which other relays there are, and that there is a session with each of them.
+"""The cluster actor: which other relays there are, and a session with each.
 
-Owns the membership: it announces this relay under the members' path, watches that path, and keeps a peer actor for the
-roots and for every other member. Whatever else passes between relays (broadcasts, tracks) is the business of their
-sessions. Members dial each other; of two, the one whose name comes first does, and the other one only if that fails.
+Announces this relay under the members' path, watches that path, and keeps a peer actor for each root and each member.
+Must never know broadcasts or tracks. Of two members, the one whose name comes first dials; the other only if that fails.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ WATCH: Final = 1
 GENERATION: Final = 1
 
 REVIVAL: Final = 10.0
-"""Seconds from the end of a peer until another one takes its place, if its relay is still wanted: for one that failed."""
+"""Seconds from the failure of a peer actor until it is started again."""
 
 
 class Revive(NamedTuple):
@@ -53,7 +52,7 @@ class ClusterActor(LoopActor):
         limits: Limits,
         dialling: Dialling,
     ) -> None:
-        """`number` is one of a session. Without `roots` this relay is the root: others come to it."""
+        """`number` is unique among sessions. Without `roots` this relay is the root."""
         super().__init__(runtime)
         self._origin = origin
         self._number = number
@@ -69,9 +68,9 @@ class ClusterActor(LoopActor):
         self._members: dict[str, Member] = {}
         """Announced members, by name."""
         self._leaving: dict[str, Member] = {}
-        """Those that are announced no more, but have a session with us still."""
-        self._links: dict[int, m.LinkUp] = {}
-        """Sessions with other relays, by the number of the session."""
+        """Members that were withdrawn, and still have a session with us."""
+        self._sessions: dict[int, m.PeerConnected] = {}
+        """Sessions with other relays, by number."""
         self._revival: Timer | None = None
 
     def __str__(self) -> str:
@@ -109,10 +108,10 @@ class ClusterActor(LoopActor):
                     self._on_member(offer.path, offer)
             case m.WatchChanged():
                 self._on_member(message.path, message.offer)
-            case m.LinkUp():
-                self._on_up(message)
-            case m.LinkDown():
-                self._on_down(message)
+            case m.PeerConnected():
+                self._on_connected(message)
+            case m.PeerDisconnected():
+                self._on_disconnected(message)
             case m.PeerEnded():
                 self._on_peer_ended(message)
             case m.NewLimits():
@@ -127,7 +126,7 @@ class ClusterActor(LoopActor):
             case m.CheckAlive():
                 send(self._origin, m.Alive(self._number, alive=True))
             case m.OpenUpstream() | m.DescribeUpstream() | m.FetchUpstream():
-                # a member's broadcast has no tracks: that it exists says everything
+                # a member's broadcast has no tracks
                 send(message.track, m.UpstreamFailed(StreamCode.NOT_FOUND))
             case m.UpdateUpstream() | m.CloseUpstream() | m.StopGroup():
                 """Of a track that was refused."""
@@ -142,7 +141,7 @@ class ClusterActor(LoopActor):
         self._peers.clear()
 
     def _leave(self) -> None:
-        """Nobody is to dial us any more. The sessions there are stay, and go on carrying what they carry."""
+        """Withdraw our membership; existing sessions continue."""
         if self._node is not None:
             send(self._origin, m.Unannounce(self._number, join(self._prefix, self._node), GENERATION))
 
@@ -156,9 +155,9 @@ class ClusterActor(LoopActor):
             member = self._members.pop(name, None)
             if member is not None:
                 logger.info("member %s has left", name)
-                if self._linked(member):
+                if self._is_connected(member):
                     self._leaving[name] = member
-                self._tell(name, m.Withdrawn())
+                self._notify(name, m.MemberGone())
             return
         try:
             member = Member.parse(name, offer.route.publisher)
@@ -174,10 +173,10 @@ class ClusterActor(LoopActor):
         self._members[name] = member
         self._leaving.pop(name, None)
         if name in self._peers:
-            self._tell(name, m.AnnouncedAgain())
+            self._notify(name, m.MemberBack())
         else:
             self._dial(name, known=known)
-        self._settle()
+        self._deduplicate()
 
     def _dial(self, name: str, *, known: bool) -> None:
         """Start the peer of a member, unless it is one of the roots."""
@@ -195,20 +194,20 @@ class ClusterActor(LoopActor):
                 self._start(root, first=True)
         for name in self._members:
             self._dial(name, known=True)
-        self._settle()
+        self._deduplicate()
 
     def _on_peer_ended(self, ended: m.PeerEnded) -> None:
-        """It has nothing left to do, or it failed; either way there is room for another one."""
+        """A peer actor has ended: its relay is gone, or it has failed."""
         if self._peers.get(ended.target) != ended.peer:
             return
         del self._peers[ended.target]
-        # nobody is left to tell us of their end
-        self._links = {session: link for session, link in self._links.items() if link.peer != ended.peer}
+        # nobody is left to report their end
+        self._sessions = {n: s for n, s in self._sessions.items() if s.peer != ended.peer}
         if self._revival is None:
             self._revival = self.call_later(REVIVAL, Revive())
 
     def _target(self, name: str) -> str:
-        """What the peer of a member is called: if it is a root, as the configuration spells it."""
+        """Target of a member's peer actor: for a root, its spelling in the configuration."""
         return next((root for root in self._roots if same_host(name, root)), name)
 
     def _start(self, target: str, *, first: bool) -> None:
@@ -216,37 +215,37 @@ class ClusterActor(LoopActor):
             self.runtime, cluster=self.actor_ref, target=target, dialling=self._dialling, first=first
         )
 
-    def _tell(self, name: str, message: object) -> None:
-        """About a member that is no root: those are dialled whether they are announced or not."""
+    def _notify(self, name: str, message: object) -> None:
+        """Tell the peer actor of a member, but not of a root: roots are dialled, announced or not."""
         peer = self._peers.get(name)
         if peer is not None and name not in self._roots:
             send(peer, message)
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
-    def _on_up(self, link: m.LinkUp) -> None:
-        self._links[link.session] = link
-        self._settle()
+    def _on_connected(self, session: m.PeerConnected) -> None:
+        self._sessions[session.session] = session
+        self._deduplicate()
 
-    def _on_down(self, ended: m.LinkDown) -> None:
-        link = self._links.pop(ended.session, None)
-        if link is not None and link.hop and ended.lost and link.peer is None:
+    def _on_disconnected(self, ended: m.PeerDisconnected) -> None:
+        known = self._sessions.pop(ended.session, None)
+        if known is not None and known.hop and ended.lost and known.peer is None:
             for name, member in self._known():
-                if member.hop == link.hop:
-                    self._tell(name, m.LinkLost())
-        self._settle()
-        self._leaving = {name: member for name, member in self._leaving.items() if self._linked(member)}
+                if member.hop == known.hop:
+                    self._notify(name, m.PeerSessionLost())
+        self._deduplicate()
+        self._leaving = {name: member for name, member in self._leaving.items() if self._is_connected(member)}
 
-    def _linked(self, member: Member) -> bool:
+    def _is_connected(self, member: Member) -> bool:
         """Whether a session with that member exists."""
-        return member.hop != UNKNOWN_HOP and any(link.hop == member.hop for link in self._links.values())
+        return member.hop != UNKNOWN_HOP and any(s.hop == member.hop for s in self._sessions.values())
 
     def _known(self) -> list[tuple[str, Member]]:
-        """The members that are announced, and those that have a session with us still."""
+        """All members that are announced or have a session with us."""
         return [*self._leaving.items(), *self._members.items()]
 
-    def _settle(self) -> None:
-        """Tell every peer whether another session with the same relay makes its own needless.
+    def _deduplicate(self) -> None:
+        """Tell every peer actor whether another session with the same relay makes its own redundant.
 
         Of a session that we dialled and one that we did not, the dialler whose name comes first keeps its own: both
         ends decide alike, each about what it dialled.
@@ -255,25 +254,25 @@ class ClusterActor(LoopActor):
             peer = self._peers.get(self._target(name))
             if peer is None or not member.hop:
                 continue
-            others = [link for link in self._links.values() if link.hop == member.hop and link.peer != peer]
-            mine = any(link.peer == peer for link in self._links.values())
-            keep = mine and all(link.peer is None for link in others) and self._dials_first(name)
-            send(peer, m.OtherLink(None if keep or not others else others[0].session))
+            others = [s for s in self._sessions.values() if s.hop == member.hop and s.peer != peer]
+            mine = any(s.peer == peer for s in self._sessions.values())
+            keep = mine and all(s.peer is None for s in others) and self._dials_first(name)
+            send(peer, m.OtherSession(None if keep or not others else others[0].session))
 
     def _others(self) -> tuple[PeerRow, ...]:
         """Relays that have dialled us and that we do not dial, as rows of `/state`."""
         names = {member.hop: name for name, member in self._known() if member.hop}
         return tuple(
             PeerRow(
-                node=names.get(link.hop, f"relay {link.hop or '?'} without a name"),
+                node=names.get(session.hop, f"relay {session.hop or '?'} without a name"),
                 state=State.CONNECTED,
                 dialled_by="it",
                 since=None,
-                session=session,
+                session=number,
                 error=None,
             )
-            for session, link in self._links.items()
-            if link.peer is None and self._target(names.get(link.hop, "")) not in self._peers
+            for number, session in self._sessions.items()
+            if session.peer is None and self._target(names.get(session.hop, "")) not in self._peers
         )
 
     def _dials_first(self, name: str) -> bool:

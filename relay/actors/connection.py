@@ -54,12 +54,12 @@ class ConnectionActor(LoopActor):
         environment: Environment,
         permissions: Permissions | None = None,
         gate: Ref | None = None,
-        link: Ref | None = None,
+        peer: Ref | None = None,
         offered: tuple[str, ...] = (),
     ) -> None:
         """`permissions` are given where the peer's URL was known before it was accepted.
 
-        `gate` is notified of the end, `link` of the beginning and the end of a session with another relay. `offered` are
+        `gate` is notified of the end, `peer` of the beginning and the end of a session with another relay. `offered` are
         the protocols that the peer named before the session.
         """
         super().__init__(environment.runtime)
@@ -74,7 +74,7 @@ class ConnectionActor(LoopActor):
         self.egress = Egress(context, self.call_later)
         self.inbox.bound(environment.limits.inbox)
         self._gate = gate
-        self._link = link
+        self._peer = peer
         self._established = False
         self._draining = False
         self._authorizing: asyncio.Task[None] | None = None
@@ -155,10 +155,10 @@ class ConnectionActor(LoopActor):
         if environment.counters is not None:
             send(environment.counters, AddCounts(context.counted()))
         context.log.closed(self._closed, error, self._clock() - context.since)
-        if self._link is not None:
+        if self._peer is not None:
             reason = "failed" if error else "" if self._closed is None else self._closed.reason
-            down = m.LinkDown(context.number, self.actor_ref, reason or "the session ended", lost)
-            send(self._link, down)
+            down = m.PeerDisconnected(context.number, self.actor_ref, reason or "the session ended", lost)
+            send(self._peer, down)
         if self._gate is not None:
             send(self._gate, gone)
 
@@ -220,12 +220,12 @@ class ConnectionActor(LoopActor):
     def _on_established(self) -> None:
         self._established = True
         context = self._context
-        if self._link is None and context.permissions.cluster:
-            self._link = context.environment.cluster
+        if self._peer is None and context.permissions.cluster:
+            self._peer = context.environment.cluster
             self.session.trust()
-        if self._link is not None:
+        if self._peer is not None:
             hop = 0 if self._moq.peer is None else self._moq.peer.hop or 0
-            send(self._link, m.LinkUp(context.number, self.actor_ref, hop))
+            send(self._peer, m.PeerConnected(context.number, self.actor_ref, hop))
         if self._draining:
             self._moq.goaway()
 

@@ -13,7 +13,7 @@ from relay.actors.expiry import Expiries
 from relay.actors.runtime import Ref
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
-from relay.model.pace import Episodes
+from relay.model.pace import LogOnce
 from relay.model.strangers import Strangers
 from relay.moq.protocol import ProtocolSession
 from relay.moq.session import Closed
@@ -93,7 +93,7 @@ class Context:
         """Protocols that the peer named before the session."""
         self.since = self.clock()
         self.since_epoch = environment.runtime.wall_time()
-        self._episodes = Episodes()
+        self._episodes = LogOnce()
 
     def limit_of(self, name: str) -> int:
         """That limit for this session."""

@@ -229,7 +229,7 @@ class GateActor(LoopActor):
     def _on_dialled(self, message: m.OpenDialled) -> None:
         """A peer actor has dialled: the other end has the rights of a relay."""
         number, peer = next(self._numbers), message.peer
-        connection = self._start(number, message.session, self._environment, self._dialled, link=peer)
+        connection = self._start(number, message.session, self._environment, self._dialled, peer=peer)
         if connection is not None:
             self._peers.add(number)
             if not send(peer, m.DialledOpened(connection)):
@@ -273,9 +273,9 @@ class GateActor(LoopActor):
 
     def _on_draining(self, message: m.Draining) -> None:
         if message.session in self._connections:
-            if message.link:
+            if message.cluster:
                 self._peers.add(message.session)
-            elif message.told:
+            elif message.asked:
                 self._asked_to_leave.add(message.session)
             self._look_whether_drained()
 

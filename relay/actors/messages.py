@@ -51,9 +51,9 @@ class Draining(NamedTuple):
     """Connection to gate: what it does about that."""
 
     session: int
-    told: bool
-    """Whether the peer was asked to leave: its version has a message for that, and its session has begun."""
-    link: bool
+    asked: bool
+    """Whether the peer was asked to leave: its version has GOAWAY, and its session has begun."""
+    cluster: bool
     """Whether the peer is another relay, which stays as long as we do."""
 
 
@@ -84,7 +84,7 @@ class OpenDialled(NamedTuple):
 
 
 class DialledOpened(NamedTuple):
-    """Gate to peer: the connection actor, which will tell of `LinkUp` and `LinkDown`; None if it could not begin."""
+    """Gate to peer: the connection actor, which will tell of `PeerConnected` and `PeerDisconnected`; None if it could not begin."""
 
     connection: Ref | None
 
@@ -706,7 +706,7 @@ class EvictTo(NamedTuple):
 # --- cluster -------------------------------------------------------------------------------------------------------
 
 
-class LinkUp(NamedTuple):
+class PeerConnected(NamedTuple):
     """A session with another relay has begun; `hop` is that relay's id, 0 if unknown.
 
     `peer` dialled it; None: the other relay did.
@@ -718,7 +718,7 @@ class LinkUp(NamedTuple):
     peer: Ref | None = None
 
 
-class LinkDown(NamedTuple):
+class PeerDisconnected(NamedTuple):
     """It has ended. `lost`: nobody closed it."""
 
     session: int
@@ -728,21 +728,21 @@ class LinkDown(NamedTuple):
     peer: Ref | None = None
 
 
-class OtherLink(NamedTuple):
+class OtherSession(NamedTuple):
     """Cluster to peer: the number of another session with the same relay, which makes yours needless, or None."""
 
     session: int | None
 
 
-class LinkLost(NamedTuple):
+class PeerSessionLost(NamedTuple):
     """Cluster to peer: a session that its relay had dialled has ended, and nobody closed it."""
 
 
-class Withdrawn(NamedTuple):
+class MemberGone(NamedTuple):
     """Cluster to peer: its relay is not announced any more."""
 
 
-class AnnouncedAgain(NamedTuple):
+class MemberBack(NamedTuple):
     """Cluster to peer: its relay is announced, still or again."""
 
 

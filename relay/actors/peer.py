@@ -1,8 +1,8 @@
-"""The peer actor: one other relay of the cluster, dialled again and again for as long as it is wanted.
+"""The peer actor: dials one other relay of the cluster, again and again.
 
-Owns the attempts, their pace, and what went wrong last. The session itself is a connection actor like any other, with
-the rights of a relay. The cluster actor starts one for each root and each member, and tells it when another session
-with the same relay makes its own needless. Must never know how to dial: it is given a function that does.
+Owns the attempts, their pace, and the last error. The session itself is a connection actor with the rights of a relay.
+The cluster actor starts one for each root and each member, and tells it when another session with the same relay makes
+its own redundant. Must never know how to dial: it is given a function.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ logger = logging.getLogger("relay.cluster")
 
 FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 10.0
-"""Seconds between attempts: doubled from the first to the longest, less a random part of up to a half, so that the
-members of a cluster do not return all at once."""
+"""Seconds between attempts: doubled from the first to the longest, less a random part of up to a half."""
 
 HEALTHY: Final = 10.0
-"""Seconds that a session must have lasted for the next attempt to come soon again."""
+"""Seconds of a session that reset the delay."""
 
 PATIENCE: Final = 3.0
 """Seconds that a relay waits to be dialled by one whose name comes first, before it dials itself."""
 
 STALE: Final = 60.0
-"""Seconds for which a relay is dialled that was lost without a word and is not announced any more."""
+"""Seconds for which a relay is dialled whose session broke off and which is announced no more."""
 
 
 class State(StrEnum):
@@ -73,7 +72,7 @@ class Dialling:
     """What a peer needs of the relay."""
 
     dial: Callable[[str], Awaitable[Session]]
-    """Takes a target; raises an exception with a text for people, free of secrets."""
+    """Takes a target; raises an exception with a readable text, free of secrets."""
     gate: Ref
     """Starts the connection actor."""
 
@@ -84,17 +83,17 @@ class PeerActor(LoopActor):
     def __init__(
         self, runtime: Runtime, *, cluster: Ref, target: str, dialling: Dialling, first: bool
     ) -> None:
-        """`target` is `host[:port]` or a URL. `first`: it is for us to dial, not for the other one."""
+        """`target` is `host[:port]` or a URL. `first`: we dial at once; else the other relay has some time to dial us."""
         super().__init__(runtime)
         self._cluster = cluster
         self.target = target
         self._dialling = dialling
         self._first = first
         self._attempt: asyncio.Task[None] | None = None
-        """Until its session has a connection actor."""
+        """Until the session has a connection actor."""
         self._connection: Ref | None = None
         self._session: int | None = None
-        self._other_link: int | None = None
+        self._other_session: int | None = None
         """Number of a session with the same relay that is not ours."""
         self._timer: Timer | None = None
         self._stale: Timer | None = None
@@ -126,18 +125,18 @@ class PeerActor(LoopActor):
             case DialFailed():
                 self._attempt = None
                 self._fail(message.reason)
-            case m.LinkUp():
-                self._on_up(message)
-            case m.LinkDown():
-                self._on_down(message)
-            case m.OtherLink():
-                self._on_other_link(message.session)
-            case m.LinkLost():
+            case m.PeerConnected():
+                self._on_connected(message)
+            case m.PeerDisconnected():
+                self._on_disconnected(message)
+            case m.OtherSession():
+                self._on_other_session(message.session)
+            case m.PeerSessionLost():
                 self._unclean = True
-            case m.Withdrawn():
+            case m.MemberGone():
                 self._withdrawn = True
                 self._leave_if_gone()
-            case m.AnnouncedAgain():
+            case m.MemberBack():
                 self._withdrawn = False
                 self._cancel_stale()
             case Stale():
@@ -167,8 +166,8 @@ class PeerActor(LoopActor):
 
     @property
     def _state(self) -> State:
-        """Follows from what there is, so that no two things can be said at once."""
-        if self._other_link is not None or self._session is not None:
+        """Derived, so that it cannot contradict the rest."""
+        if self._other_session is not None or self._session is not None:
             return State.CONNECTED
         if self._attempt is not None or self._connection is not None:
             return State.DIALLING
@@ -182,7 +181,7 @@ class PeerActor(LoopActor):
         self._timer = self.call_later(seconds, Dial())
 
     def _dial(self) -> None:
-        if self._other_link is None and self._connection is None and self._attempt is None:
+        if self._other_session is None and self._connection is None and self._attempt is None:
             self._attempt = asyncio.get_running_loop().create_task(self._try())
 
     async def _try(self) -> None:
@@ -195,7 +194,7 @@ class PeerActor(LoopActor):
         send(self.actor_ref, outcome)
 
     def _on_dialled(self, session: Session) -> None:
-        if self._other_link is not None:
+        if self._other_session is not None:
             self._attempt = None
             session.close(SessionCode.NO_ERROR, "one session is enough")
         elif not send(self._dialling.gate, m.OpenDialled(session, self.actor_ref)):
@@ -208,16 +207,16 @@ class PeerActor(LoopActor):
         self._connection = connection
         if connection is None:
             self._fail("internal error")
-        elif self._other_link is not None:
+        elif self._other_session is not None:
             send(connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
 
     def _fail(self, reason: str) -> None:
-        """There is no session of ours, or none any more. With one that the other relay dialled, that is no trouble."""
-        if self._other_link is not None:
+        """Our session failed or ended: try again later, unless the other relay has dialled one."""
+        if self._other_session is not None:
             return
         delay = self._delay * self.runtime.random.uniform(0.5, 1.0)
         self._delay = min(2 * self._delay, LONGEST_DELAY)
-        # the same trouble again and again is told once; /state has it all the time
+        # the same error is logged once; /state shows it all the time
         level = logging.DEBUG if reason == self._error else logging.WARNING
         logger.log(level, "peer %s failed reason=%r next_attempt=%.1fs", self.target, reason, delay)
         self._error = reason
@@ -225,7 +224,7 @@ class PeerActor(LoopActor):
 
     # --- the session -----------------------------------------------------------------------------------------------
 
-    def _on_up(self, message: m.LinkUp) -> None:
+    def _on_connected(self, message: m.PeerConnected) -> None:
         if message.connection != self._connection:
             return
         self._up = self.runtime.now()
@@ -236,12 +235,12 @@ class PeerActor(LoopActor):
         send(self._cluster, message._replace(peer=self.actor_ref))
 
     def _connected(self) -> None:
-        """What was wrong before is over."""
+        """Clear the last error."""
         self._error = None
         self._unclean = False
         self._cancel_stale()
 
-    def _on_down(self, message: m.LinkDown) -> None:
+    def _on_disconnected(self, message: m.PeerDisconnected) -> None:
         if message.connection != self._connection:
             return
         self._connection = None
@@ -255,11 +254,11 @@ class PeerActor(LoopActor):
         self._fail(message.reason)
         self._leave_if_gone()
 
-    def _on_other_link(self, session: int | None) -> None:
-        """The cluster knows of another session with the same relay, or of its end."""
-        if session == self._other_link:
+    def _on_other_session(self, session: int | None) -> None:
+        """Another session with the same relay has begun or ended."""
+        if session == self._other_session:
             return
-        self._other_link = session
+        self._other_session = session
         if session is None:
             if self._connection is None and self._attempt is None:
                 self._dial_in(0.0 if self._first else PATIENCE * self.runtime.random.random())
@@ -270,9 +269,9 @@ class PeerActor(LoopActor):
             send(self._connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
 
     def _leave_if_gone(self) -> None:
-        """Of a relay that is not announced any more: gone, unless it is only out of reach."""
-        if not self._withdrawn or self._connection is not None or self._other_link is not None:
-            return  # as long as it talks to us, it is there
+        """Stop for a relay that was withdrawn, unless it may only be out of reach."""
+        if not self._withdrawn or self._connection is not None or self._other_session is not None:
+            return  # its session shows that it is there
         if self._unclean:
             self._cancel_stale()
             self._stale = self.call_later(STALE, Stale())
@@ -288,8 +287,8 @@ class PeerActor(LoopActor):
         return PeerRow(
             node=self.target,
             state=self._state,
-            dialled_by="us" if self._other_link is None else "it",
-            since=self._since if self._other_link is None else None,
-            session=self._session if self._other_link is None else self._other_link,
+            dialled_by="us" if self._other_session is None else "it",
+            since=self._since if self._other_session is None else None,
+            session=self._session if self._other_session is None else self._other_session,
             error=self._error,
         )

@@ -1,7 +1,6 @@
-"""Addresses of peers: as people read them, and what stands for one peer where limits count by address.
+"""Addresses of peers: as shown, and as limits count them.
 
-Owns both rules. Must never resolve a name. Transports and the HTTP server write addresses by it; the throttle of
-refusals and the limits on connections count by it.
+Must never resolve a name.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 PREFIX_V6: Final = 64
-"""Bits of an IPv6 address that tell one customer from another: within, anybody has as many addresses as he likes."""
+"""Bits of an IPv6 address that are a customer's; the rest are free for any number of addresses."""
 
 
 def address_of(remote: str) -> str:

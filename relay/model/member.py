@@ -1,6 +1,6 @@
 """Names of the relays of a cluster: `host` or `host:port`, as they announce themselves.
 
-Owns their syntax and when two of them are the same. Called by the cluster actor, with names that came from the network.
+Owns their syntax and equality. Called by the cluster actor, with names that came from the network.
 """
 
 from __future__ import annotations

@@ -1,23 +1,22 @@
-"""How often something may happen, and how often it is told.
+"""How often something may happen, and how often it is logged.
 
-Owns the small memories that limits need; must never read a clock: `now` is a parameter, in seconds. Connection and
-broadcast actors, sockets and the log keep them.
+Must never read a clock: `now` is a parameter, in seconds.
 """
 
 from __future__ import annotations
 
 EPISODE = 10.0
-"""Seconds of peace after which what happens again is news."""
+"""Seconds without an event after which the next one is logged again."""
 
 LOG_RATE = 0.05
-"""Lines a second, for long, of what anybody can cause."""
+"""Lines a second, sustained, of what anybody can cause."""
 
 LOG_BURST = 3
 """Lines of it at once."""
 
 
-class Allowance:
-    """A leaky bucket: so much at once, so much a second in the long run."""
+class TokenBucket:
+    """So many at once, and so many a second."""
 
     __slots__ = ("_at", "_level")
 
@@ -26,7 +25,7 @@ class Allowance:
         self._at = 0.0
 
     def spend(self, now: float, *, rate: float, burst: float) -> bool:
-        """Take one. `False` if `burst` were taken and `rate` a second have not made room since."""
+        """Take one; whether there was one left of `burst`, refilled with `rate` a second."""
         self._level = max(0.0, self._level - (now - self._at) * rate) + 1
         self._at = now
         return self._level <= burst
@@ -54,8 +53,8 @@ class LogThrottle:
         return True
 
 
-class Episodes:
-    """Tells the first of many from the others, so that the log has one line of them. As large as there are names."""
+class LogOnce:
+    """Lets the first of many events of one name into the log. As large as there are names."""
 
     __slots__ = ("_last",)
 
@@ -63,7 +62,7 @@ class Episodes:
         self._last: dict[str, float] = {}
 
     def begins(self, name: str, now: float) -> bool:
-        """Note that `name` has happened; whether it had not for a while."""
+        """Whether `name`, which happens now, has not happened for `EPISODE` seconds."""
         last = self._last.get(name)
         self._last[name] = now
         return last is None or now - last >= EPISODE

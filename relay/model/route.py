@@ -1,6 +1,6 @@
 """Routes: by which relays, and at what cost, a broadcast is reached.
 
-Owns the ordering of routes and the rules that keep announcements from going in circles (moq-lite-06, "Announce").
+Owns the order of routes (moq-lite-06, "Announce").
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Route(NamedTuple):
         """Sort key, best first: no unknown hop, then warm, cold, number of hops."""
         return (UNKNOWN_HOP in self.hops, self.warm, self.cold, len(self.hops))
 
-    def plus_cost(self, link: int) -> Route:
-        """This route as seen across a link of that cost (06: added to both costs on receipt)."""
-        return self._replace(warm=min(self.warm + link, MAX_COST), cold=min(self.cold + link, MAX_COST))
+    def plus_cost(self, cost: int) -> Route:
+        """This route behind a connection of that cost (06: added to both costs on receipt)."""
+        return self._replace(warm=min(self.warm + cost, MAX_COST), cold=min(self.cold + cost, MAX_COST))
 
 
 def same_publisher(one: Route, other: Route) -> bool:

@@ -1,6 +1,6 @@
-"""Peers that no version is common with: one line of the log for each address.
+"""Peers without a common version: one log line for each address, up to a rate.
 
-Owns whom it has named already, and how many lines there may be. Called by the listeners and by connection actors.
+Called by the listeners and by connection actors.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Strangers:
         self._throttle = LogThrottle()
 
     def met(self, remote: str, transport: str, offered: Sequence[str]) -> None:
-        """Name a peer, `host:port`, with what it offers, unless its address was named before."""
+        """Log a peer, `host:port`, and its offer, unless its address was logged before."""
         key = address_of(remote)
-        # The addresses may be forged, so that there are as many as somebody likes.
+        # Addresses may be forged, in any number.
         if key in self._named or not self._throttle.passes(self._now()):
             return
         self._named[key] = None
@@ -53,6 +53,6 @@ class Strangers:
 
 
 def shown(offered: Sequence[str]) -> str:
-    """Write an offer, of whatever length."""
+    """An offer of any length, for the log."""
     names = [name[:SHOWN_NAME] for name in offered[:SHOWN]]
     return ",".join(names) + (",..." if len(offered) > SHOWN else "") if names else "nothing"

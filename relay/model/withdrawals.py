@@ -1,15 +1,14 @@
 """Withdrawals of one path: which of the routes that are left may be used, and which may be announced.
 
-A relay hears of a withdrawal from each of its peers, one after the other. Until the last has spoken, the routes of the
-others look alive, though they lead to the publisher that has gone; announced again, they come back by longer and longer
-routes (path hunting, as in BGP). Two rules prevent that, both from what a peer says anyway, so that they work with any
-relay that sends hop lists:
+A withdrawal comes from each peer, one after the other. Until the last has come, routes of the others look alive, though
+they lead to the withdrawn publisher; announced again, they come back by longer and longer routes (path hunting, as in
+BGP). Two rules prevent that, which work with any relay that sends hop lists:
 
-* A route through a relay that is our own peer, and has withdrawn the path, is not used: that peer knows best.
-* A route that takes the place of a better one to the same publisher is used at once, but announced only when it has
-  stood for `SETTLE` seconds. Until then watchers keep what they know. An end is never held back.
+* A route through a peer of ours that has withdrawn the path is not used.
+* A route that replaces a better one to the same publisher is used at once, but announced only `SETTLE` seconds later.
+  Until then watchers keep what they know. An end is never held back.
 
-Owns these rules for one path. Must never know sessions beyond their number, or a clock. The origin actor calls it.
+Owns these rules for one path. Must never know a clock. Called by the directory.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ SETTLE: Final = 1.0
 
 
 def _same_source(one: Route, other: Route) -> bool:
-    """Whether both lead to one publisher, and to the same relay that it is connected to."""
+    """Whether both lead to one publisher by the same relay that it is connected to."""
     common = min(2, len(other.hops))
     return one.publisher != UNKNOWN_HOP and one.hops[:common] == other.hops[:common]
 
@@ -35,14 +34,14 @@ class Withdrawals:
 
     def __init__(self) -> None:
         self._denied: dict[int, tuple[int, Route]] = {}
-        """Relays that are peers and have withdrawn the path, by hop id: session and route."""
+        """Peers that have withdrawn the path, by hop id: session and route."""
         self._lost: Route | None = None
         """The best route that was lost while the path settles."""
         self.turn = 0
-        """Counts the losses: a timer that was set for an earlier one is out of date."""
+        """Number of losses: a timer of an earlier one is out of date."""
 
     def __bool__(self) -> bool:
-        """Whether anything of it is still of use."""
+        """Whether it still matters."""
         return self._lost is not None or bool(self._denied)
 
     @property
@@ -62,11 +61,11 @@ class Withdrawals:
         if former is None:
             return False
         if route.cost() <= former[1].cost():
-            self._lost = None  # not by a longer route: its publisher is there again
+            self._lost = None  # the route is no longer than before: its publisher is back
         return True
 
     def session_ended(self, session: int) -> bool:
-        """Forget what the peer of `session` said: it is no peer any more. Returns whether there was something."""
+        """Forget the withdrawal of the peer of `session`. Returns whether there was one."""
         count = len(self._denied)
         self._denied = {hop: said for hop, said in self._denied.items() if said[0] != session}
         return len(self._denied) < count
@@ -82,10 +81,10 @@ class Withdrawals:
         self.turn += 1
 
     def settled(self) -> None:
-        """`SETTLE` has passed: what is left is alive."""
+        """`SETTLE` has passed: the routes left are alive."""
         self._lost = None
 
     def doubtful(self, route: Route) -> bool:
-        """Whether the route may lead to what was just withdrawn."""
+        """Whether the route may lead to the publisher just withdrawn."""
         lost = self._lost
         return lost is not None and route.cost() >= lost.cost() and _same_source(route, lost)

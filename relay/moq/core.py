@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from relay.model.limits import Limits
-from relay.model.pace import Allowance
+from relay.model.pace import TokenBucket
 from relay.moq.session import Event, Fault, LimitExceeded
 from relay.transport.session import Session, Stream
 from relay.wire.errors import StreamCode, TooManyMessages, WireError, stream_code_for
@@ -73,7 +73,7 @@ class Core:
         """By name and label, for metrics."""
         self.control_rate = limits.control_rate
         self.control_burst = limits.control_burst
-        self._control = Allowance()
+        self._control = TokenBucket()
         self._events: list[Event] = []
         self._requests = 0
 

@@ -21,7 +21,7 @@ from aiohttp import web
 from relay.model.address import address_of, readable_host
 from relay.model.limits import Limits
 from relay.model.pace import LogThrottle
-from relay.transport.places import Places
+from relay.transport.slots import Slots
 
 logger = logging.getLogger("relay.web")
 
@@ -86,8 +86,8 @@ class WebServer:
         """`refused` counts who found no place, by the name of the limit. `now` is a clock in seconds."""
         self._now = now
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
-        self._all = Places("http", limits.http, refused, now)
-        self._by_address = Places("http_address", limits.http_address, refused, now)
+        self._all = Slots("http", limits.http, refused, now)
+        self._by_address = Slots("http_address", limits.http_address, refused, now)
         self._timeout = limits.setup_timeout
         self._unreadable = LogThrottle()
         """Port scanners send what is no HTTP, at any rate."""

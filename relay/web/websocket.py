@@ -18,9 +18,9 @@ from relay.model.address import address_of, readable_address
 from relay.model.limits import Limits
 from relay.model.strangers import Strangers
 from relay.runtime import SYSTEM, Runtime
-from relay.transport.places import Places
 from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
+from relay.transport.slots import Slots
 from relay.transport.websocket.choice import choose
 from relay.transport.websocket.pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump
 from relay.transport.websocket.request import WebSocketRequest
@@ -40,7 +40,7 @@ class Sessions:
     versions: tuple[Version, ...]
     limits: Callable[[], Limits]
     """Those for the next session."""
-    addresses: Places
+    addresses: Slots
     """Of the sessions of each address, on all transports."""
     strangers: Strangers | None = None
     """Told of peers that no version is common with."""

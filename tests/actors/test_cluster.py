@@ -88,14 +88,14 @@ class Bench:
     async def linked(self, hop: int, session: int = 50) -> Fake:
         """Another relay has dialled this one."""
         connection = Fake()
-        await self.tell(m.LinkUp(session, connection.ref, hop))
+        await self.tell(m.PeerConnected(session, connection.ref, hop))
         return connection
 
     async def up(self, target: str, hop: int) -> Ref:
         """The session that was dialled to `target` last has begun."""
         number = max(n for n, dialled in enumerate(self.net.dialled, 1) if dialled == target)
         connection = self.net.connections[-1]
-        send(self.peer(target), m.LinkUp(number, connection, hop))
+        send(self.peer(target), m.PeerConnected(number, connection, hop))
         await advance(0)
         return connection
 
@@ -240,7 +240,7 @@ def test_a_root_dials_nobody_and_lists_who_has_come(roots: tuple[str, ...]) -> N
         }
         for row in rows:
             assert (told(row), row.since, row.error) == ("dialled by it", None, None)
-        await bench.tell(m.LinkDown(51, bench.origin, "", lost=True))
+        await bench.tell(m.PeerDisconnected(51, bench.origin, "", lost=True))
         assert len(await bench.peers()) == 2
         await bench.close()
 
@@ -404,7 +404,7 @@ async def test_a_member_that_leaves_is_forgotten_and_dialled_when_it_returns() -
     assert (await bench.peers())["z.example"] == "connected"
     await bench.leaves("z.example")
     assert (await bench.peers())["z.example"] == "connected", "as long as its session lives"
-    send(connection, m.LinkDown(0, bench.origin, "server shutdown", lost=False))
+    send(connection, m.PeerDisconnected(0, bench.origin, "server shutdown", lost=False))
     await advance(0)
     assert "z.example" not in await bench.peers()
     await advance(10 * LONGEST_DELAY)
@@ -421,7 +421,7 @@ async def test_a_member_that_was_lost_is_dialled_for_a_while() -> None:
     await bench.start("z.example")
     connection = await bench.up("z.example", 7)
     bench.net.outcomes["z.example"] = OSError("no route")
-    send(connection, m.LinkDown(0, bench.origin, "idle", lost=True))
+    send(connection, m.PeerDisconnected(0, bench.origin, "idle", lost=True))
     await bench.leaves("z.example")
     await advance(STALE - 1)
     assert bench.net.dialled.count("z.example") > 1
@@ -444,7 +444,7 @@ def test_a_member_that_leaves_keeps_its_name_while_its_session_lasts(
         await bench.linked(7)
         await bench.leaves("z.example")
         assert (await bench.peers())["z.example"] == "dialled by it"
-        await bench.tell(m.LinkDown(50, bench.origin, "server shutdown", lost=lost))
+        await bench.tell(m.PeerDisconnected(50, bench.origin, "server shutdown", lost=lost))
         rows = await bench.peers()
         if lost and roots:
             assert rows["z.example"] in ("waiting", "dialling"), "out of reach, perhaps"
@@ -482,7 +482,7 @@ def test_a_root_that_leaves_is_dialled_for_ever(root: str, *, lost: bool) -> Non
         connection = await bench.up(root, 7)
         await bench.member(ROOT)
         bench.net.outcome = OSError("refused")
-        send(connection, m.LinkDown(0, bench.origin, "server shutdown", lost=lost))
+        send(connection, m.PeerDisconnected(0, bench.origin, "server shutdown", lost=lost))
         await bench.leaves(ROOT)
         assert await bench.peers() == {root: "waiting"}
         for _ in range(2 * int(STALE / LONGEST_DELAY)):
@@ -516,7 +516,7 @@ async def test_a_member_that_has_dialled_is_not_dialled() -> None:
     assert (told(rows["a.example"]), rows["a.example"].session) == ("dialled by it", 50)
     assert rows["z.example"].session == 51
     assert set(rows) == {ROOT, "a.example", "z.example"}
-    await bench.tell(m.LinkDown(50, bench.origin, "", lost=True))
+    await bench.tell(m.PeerDisconnected(50, bench.origin, "", lost=True))
     await advance(PATIENCE)
     assert bench.net.dialled.count("a.example") == 1
     await bench.close()
@@ -553,7 +553,7 @@ async def test_a_root_that_has_dialled_needs_no_second_session() -> None:
     await bench.linked(8)
     assert await bench.peers() == {"https://a.example:443/": "dialled by it"}
     assert len(bench.net.sessions[0].closed) == 1
-    await bench.tell(m.LinkDown(50, bench.origin, "", lost=False))
+    await bench.tell(m.PeerDisconnected(50, bench.origin, "", lost=False))
     assert len(bench.net.dialled) == 2
     await bench.close()
 
@@ -586,7 +586,7 @@ def test_a_peer_that_fails_is_replaced(target: str, trouble: Trouble, *, connect
         if connected:
             await bench.up(target, 6 if target == ROOT else 7)
         failing = bench.peer(target)
-        send(failing, m.LinkDown(0, cast("Ref", Broken()), "", lost=False))
+        send(failing, m.PeerDisconnected(0, cast("Ref", Broken()), "", lost=False))
         await advance(0)
         assert not failing.is_alive()
         assert all(session.closed for session in bench.net.sessions)
@@ -626,7 +626,7 @@ async def test_nothing_is_left_of_it_whatever_its_peers_are_doing() -> None:
     await bench.start()
     for hop, name in enumerate(("a.example", "p.example", "q.example", "r.example"), 10):
         await bench.member(name, hop)
-    send(bench.peer("q.example"), m.LinkUp(2, bench.net.connections[1], 12))
+    send(bench.peer("q.example"), m.PeerConnected(2, bench.net.connections[1], 12))
     await bench.linked(10)
     await advance(0.1)
     assert sorted((await bench.peers()).values()) == [
@@ -672,7 +672,7 @@ class Link:
         self.closed.add(end)
         ref = self.ends[end]
         if ref is not None:
-            send(ref, m.LinkDown(0, ref, "closed by the other", lost=False))
+            send(ref, m.PeerDisconnected(0, ref, "closed by the other", lost=False))
 
     def begin(self, end: int, link: Ref) -> Ref:
         """The connection actor of that end."""
@@ -680,13 +680,13 @@ class Link:
         ref: Ref = End.start(self, end, session, link)
         self.ends[end] = ref
         if end in self.closed:
-            send(ref, m.LinkDown(0, ref, "closed by the other", lost=False))
+            send(ref, m.PeerDisconnected(0, ref, "closed by the other", lost=False))
         return ref
 
     def up(self, end: int) -> None:
         ref = self.ends[end]
         if ref is not None and end not in self.closed and ref.is_alive():
-            send(actor_of(ref).link, m.LinkUp(self.number, ref, self.world.hops[1 - end]))
+            send(actor_of(ref).link, m.PeerConnected(self.number, ref, self.world.hops[1 - end]))
 
 
 class End(FakeConnection):
@@ -806,7 +806,7 @@ class Two:
             assert known.others == ()
             assert told(row) == ("connected" if link.dialler == end else "dialled by it")
             assert row.session == link.number
-            assert actor_of(self.clusters[end])._links.keys() == {link.number}
+            assert actor_of(self.clusters[end])._sessions.keys() == {link.number}
         return link
 
     async def close(self) -> None:
@@ -851,7 +851,7 @@ def play(choices: list[int], *, roots: bool, seed: int) -> None:
             for end in (0, 1):
                 ref = link.ends[end]
                 assert ref is not None
-                send(ref, m.LinkDown(0, ref, "gone", lost=lost))
+                send(ref, m.PeerDisconnected(0, ref, "gone", lost=lost))
                 link.closed.add(end)
             await settle()
             await world.rest()

@@ -39,7 +39,7 @@ async def drained(world: World, peer: RawPeer) -> m.Draining:
 async def test_a_peer_is_asked_to_leave_once_and_served_on(world: World, version: Version) -> None:
     publisher = await world.publisher(version, "p")
     viewer = await world.viewer(version)
-    assert await drained(world, viewer) == m.Draining(2, told=version >= Version.LITE_04, link=False)
+    assert await drained(world, viewer) == m.Draining(2, asked=version >= Version.LITE_04, cluster=False)
     await drained(world, viewer)
     assert farewells(viewer) == ([Goaway()] if version >= Version.LITE_04 else [])
     assert all(stream.fins == 1 for stream in viewer.requests if isinstance(stream.request, Goaway))
@@ -70,7 +70,7 @@ async def test_the_peer_may_refuse_to_hear_it(world: World, version: Version) ->
 async def test_a_session_that_has_not_begun_hears_it_when_it_has(world: World, version: Version) -> None:
     peer = world.connect(version, permissions=None, path=None, introduce=False)
     await settle()
-    assert await drained(world, peer) == m.Draining(1, told=False, link=False)
+    assert await drained(world, peer) == m.Draining(1, asked=False, cluster=False)
     assert farewells(peer) == []
     peer.introduce()
     await settle()
@@ -79,7 +79,7 @@ async def test_a_session_that_has_not_begun_hears_it_when_it_has(world: World, v
 
 async def test_another_relay_is_told_and_known_as_such(world: World) -> None:
     peer = await world.viewer(Version.LITE_06, permissions=CLUSTER)
-    assert await drained(world, peer) == m.Draining(1, told=True, link=True)
+    assert await drained(world, peer) == m.Draining(1, asked=True, cluster=True)
     assert farewells(peer) == [Goaway()]
 
 

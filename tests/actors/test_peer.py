@@ -55,7 +55,7 @@ class FakeConnection(LoopActor):
         if isinstance(message, m.CloseSession):
             self.down = (message.reason, False)
             self.stop()
-        elif isinstance(message, m.LinkDown):
+        elif isinstance(message, m.PeerDisconnected):
             self.down = (message.reason, message.lost)
             self.stop()
         return None
@@ -64,7 +64,7 @@ class FakeConnection(LoopActor):
         assert error is None
         reason, lost = self.down
         self.session.close(0, reason)
-        send(self.link, m.LinkDown(self.number, self.actor_ref, reason, lost))
+        send(self.link, m.PeerDisconnected(self.number, self.actor_ref, reason, lost))
 
 
 class FakeGate(FakeRef):
@@ -161,10 +161,10 @@ class Bench:
     async def up(self, hop: int = 5) -> None:
         """The session that was dialled last has begun."""
         connection = self.net.connections[-1]
-        await self.tell(m.LinkUp(len(self.net.connections), connection, hop))
+        await self.tell(m.PeerConnected(len(self.net.connections), connection, hop))
 
     async def down(self, reason: str = "gone", *, lost: bool = True) -> None:
-        send(self.net.connections[-1], m.LinkDown(0, self.peer, reason, lost))
+        send(self.net.connections[-1], m.PeerDisconnected(0, self.peer, reason, lost))
         await advance(0)
 
     async def connected(self) -> None:
@@ -241,7 +241,7 @@ async def test_the_row_tells_what_it_is_doing() -> None:
     await bench.down("idle")
     row = await bench.state()
     assert (told(row), row.since, row.session, row.error) == ("waiting", None, None, "idle")
-    await bench.tell(m.OtherLink(77))
+    await bench.tell(m.OtherSession(77))
     row = await bench.state()
     assert (told(row), row.session) == ("dialled by it", 77)
     await bench.close()
@@ -252,9 +252,11 @@ async def test_the_cluster_hears_of_its_session() -> None:
     bench = Bench()
     await bench.connected()
     connection = bench.net.connections[0]
-    assert bench.cluster.got(m.LinkUp) == [m.LinkUp(1, connection, 5, bench.peer)]
+    assert bench.cluster.got(m.PeerConnected) == [m.PeerConnected(1, connection, 5, bench.peer)]
     await bench.down("idle", lost=True)
-    assert bench.cluster.got(m.LinkDown) == [m.LinkDown(1, connection, "idle", lost=True, peer=bench.peer)]
+    assert bench.cluster.got(m.PeerDisconnected) == [
+        m.PeerDisconnected(1, connection, "idle", lost=True, peer=bench.peer)
+    ]
     await bench.close()
 
 
@@ -263,11 +265,11 @@ async def test_sessions_of_others_are_none_of_its_business() -> None:
     bench = Bench()
     await bench.connected()
     stranger = bench.cluster.ref
-    await bench.tell(m.LinkUp(9, stranger, 6))
-    await bench.tell(m.LinkDown(9, stranger, "x", lost=False))
+    await bench.tell(m.PeerConnected(9, stranger, 6))
+    await bench.tell(m.PeerDisconnected(9, stranger, "x", lost=False))
     assert (await bench.state()).session == 1
-    assert len(bench.cluster.got(m.LinkUp)) == 1
-    assert bench.cluster.got(m.LinkDown) == []
+    assert len(bench.cluster.got(m.PeerConnected)) == 1
+    assert bench.cluster.got(m.PeerDisconnected) == []
     await bench.close()
 
 
@@ -362,7 +364,7 @@ async def test_a_session_that_never_begins_is_a_failed_attempt() -> None:
         await advance(LONGEST_DELAY)
         await bench.down(reason, lost=False)
         assert (await bench.state()).error == reason
-    assert bench.cluster.got(m.LinkUp) == []
+    assert bench.cluster.got(m.PeerConnected) == []
     await bench.close()
 
 
@@ -373,9 +375,9 @@ async def test_an_attempt_that_hangs_is_the_only_one() -> None:
     await bench.start()
     for _ in range(50):
         await advance(LONGEST_DELAY)
-    await bench.tell(m.AnnouncedAgain())
-    await bench.tell(m.OtherLink(3))
-    await bench.tell(m.OtherLink(None))
+    await bench.tell(m.MemberBack())
+    await bench.tell(m.OtherSession(3))
+    await bench.tell(m.OtherSession(None))
     assert told(await bench.state()) == "dialling"
     await advance(LONGEST_DELAY)
     assert len(bench.net.dialled) == 1
@@ -435,7 +437,7 @@ def test_an_exception_without_a_text_is_named(caplog: pytest.LogCaptureFixture) 
 async def test_it_does_not_dial_who_has_dialled() -> None:
     bench = Bench(first=False)
     await bench.start()
-    await bench.tell(m.OtherLink(7))
+    await bench.tell(m.OtherSession(7))
     for _ in range(10):
         await advance(LONGEST_DELAY)
     assert bench.net.dialled == []
@@ -450,10 +452,10 @@ def test_it_dials_when_the_session_of_the_other_ends(*, first: bool) -> None:
     async def scenario() -> None:
         bench = Bench(first=first)
         await bench.start()
-        await bench.tell(m.OtherLink(7))
+        await bench.tell(m.OtherSession(7))
         await advance(LONGEST_DELAY)
         before = len(bench.net.dialled)
-        await bench.tell(m.OtherLink(None))
+        await bench.tell(m.OtherSession(None))
         assert len(bench.net.dialled) == before + first
         await advance(PATIENCE)
         assert len(bench.net.dialled) == before + 1
@@ -468,13 +470,13 @@ async def test_an_attempt_that_has_become_needless_is_closed() -> None:
     bench.net.outcome = HANG
     await bench.start()
     await advance(0)
-    await bench.tell(m.OtherLink(7))
+    await bench.tell(m.OtherSession(7))
     bench.net.held[0].set_result(None)
     await settle()
     assert bench.net.connections == []
     assert bench.net.sessions[0].closed == [(0, "one session is enough")]
     assert told(await bench.state()) == "dialled by it"
-    await bench.tell(m.OtherLink(None))
+    await bench.tell(m.OtherSession(None))
     assert len(bench.net.dialled) == 2
     await bench.close()
 
@@ -485,7 +487,7 @@ async def test_an_attempt_that_fails_when_it_is_needless_is_not_repeated() -> No
     bench.net.outcome = HANG
     await bench.start()
     await advance(0)
-    await bench.tell(m.OtherLink(7))
+    await bench.tell(m.OtherSession(7))
     bench.net.held[0].set_exception(OSError("refused"))
     for _ in range(5):
         await advance(LONGEST_DELAY)
@@ -498,8 +500,8 @@ async def test_an_attempt_that_fails_when_it_is_needless_is_not_repeated() -> No
 async def test_a_needless_session_is_closed_once() -> None:
     bench = Bench()
     await bench.connected()
-    await bench.tell(m.OtherLink(7))
-    await bench.tell(m.OtherLink(7))
+    await bench.tell(m.OtherSession(7))
+    await bench.tell(m.OtherSession(7))
     assert bench.net.sessions[0].closed == [(0, "one session is enough")]
     for _ in range(5):
         await advance(LONGEST_DELAY)
@@ -516,11 +518,11 @@ async def test_no_error_of_a_former_attempt_stands_beside_a_session() -> None:
     await bench.start()
     await advance(0)
     assert (await bench.state()).error == "refused"
-    await bench.tell(m.OtherLink(7))
+    await bench.tell(m.OtherSession(7))
     row = await bench.state()
     assert (told(row), row.error) == ("dialled by it", None)
     bench.net.outcome = HANG
-    await bench.tell(m.OtherLink(None))
+    await bench.tell(m.OtherSession(None))
     row = await bench.state()
     assert (told(row), row.error, row.session) == ("dialling", None, None)
     await bench.close()
@@ -534,11 +536,11 @@ CHANGES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "our session is closed": lambda bench: (
         bench.down("bye", lost=False) if bench.net.connections else advance(0)
     ),
-    "the other relay dials": lambda bench: bench.tell(m.OtherLink(77)),
-    "its session ends": lambda bench: bench.tell(m.OtherLink(None)),
-    "it was lost": lambda bench: bench.tell(m.LinkLost()),
-    "announced": lambda bench: bench.tell(m.AnnouncedAgain()),
-    "withdrawn": lambda bench: bench.tell(m.Withdrawn()),
+    "the other relay dials": lambda bench: bench.tell(m.OtherSession(77)),
+    "its session ends": lambda bench: bench.tell(m.OtherSession(None)),
+    "it was lost": lambda bench: bench.tell(m.PeerSessionLost()),
+    "announced": lambda bench: bench.tell(m.MemberBack()),
+    "withdrawn": lambda bench: bench.tell(m.MemberGone()),
     "time passes": lambda bench: advance(LONGEST_DELAY),
 }
 
@@ -588,7 +590,7 @@ async def test_it_ends_at_once_after_a_clean_end() -> None:
     bench = Bench()
     await bench.connected()
     await bench.down("server shutdown", lost=False)
-    await bench.tell(m.Withdrawn())
+    await bench.tell(m.MemberGone())
     assert not bench.alive()
     await bench.close()
 
@@ -597,7 +599,7 @@ async def test_it_ends_at_once_after_a_clean_end() -> None:
 async def test_it_ends_at_once_if_the_end_comes_after_the_withdrawal() -> None:
     bench = Bench()
     await bench.connected()
-    await bench.tell(m.Withdrawn())
+    await bench.tell(m.MemberGone())
     assert bench.alive()
     await bench.down("server shutdown", lost=False)
     assert not bench.alive()
@@ -613,9 +615,9 @@ def test_it_goes_on_for_a_while_after_a_loss(*, announced_first: bool) -> None:
         bench.net.outcome = OSError("no route")
         if announced_first:
             await bench.down("idle", lost=True)
-            await bench.tell(m.Withdrawn())
+            await bench.tell(m.MemberGone())
         else:
-            await bench.tell(m.Withdrawn())
+            await bench.tell(m.MemberGone())
             await bench.down("idle", lost=True)
         await advance(STALE - 1)
         assert bench.alive()
@@ -633,12 +635,12 @@ async def test_it_stays_when_it_is_announced_again() -> None:
     await bench.connected()
     bench.net.outcome = OSError("no route")
     await bench.down("idle", lost=True)
-    await bench.tell(m.Withdrawn())
+    await bench.tell(m.MemberGone())
     await advance(STALE - 1)
-    await bench.tell(m.AnnouncedAgain())
+    await bench.tell(m.MemberBack())
     await advance(10 * STALE)
     assert bench.alive()
-    await bench.tell(m.Withdrawn())
+    await bench.tell(m.MemberGone())
     await advance(STALE - 1)
     assert bench.alive()
     await advance(1)
@@ -652,7 +654,7 @@ async def test_it_lives_while_its_session_lives() -> None:
     bench = Bench()
     await bench.connected()
     await bench.down("idle", lost=True)
-    await bench.tell(m.Withdrawn())
+    await bench.tell(m.MemberGone())
     await advance(2)
     await bench.up()
     await advance(10 * STALE)
@@ -677,13 +679,13 @@ def test_a_loss_that_is_mended_is_forgotten_when_it_leaves(who: str) -> None:
         if who == "us":
             await advance(2)
             await bench.up()
-            await bench.tell(m.Withdrawn())
+            await bench.tell(m.MemberGone())
             await bench.down("server shutdown", lost=False)
         else:
-            await bench.tell(m.OtherLink(77))
-            await bench.tell(m.Withdrawn())
+            await bench.tell(m.OtherSession(77))
+            await bench.tell(m.MemberGone())
             assert bench.alive()
-            await bench.tell(m.OtherLink(None))
+            await bench.tell(m.OtherSession(None))
         assert not bench.alive()
         await bench.close()
 
@@ -694,10 +696,10 @@ def test_a_loss_that_is_mended_is_forgotten_when_it_leaves(who: str) -> None:
 async def test_a_loss_of_the_session_it_dialled_counts_after_a_withdrawal_too() -> None:
     bench = Bench(first=False)
     await bench.start()
-    await bench.tell(m.OtherLink(77))
-    await bench.tell(m.Withdrawn())
-    await bench.tell(m.LinkLost())
-    await bench.tell(m.OtherLink(None))
+    await bench.tell(m.OtherSession(77))
+    await bench.tell(m.MemberGone())
+    await bench.tell(m.PeerSessionLost())
+    await bench.tell(m.OtherSession(None))
     bench.net.outcome = OSError("no route")
     await advance(STALE - 1)
     assert bench.alive()
@@ -712,7 +714,7 @@ async def test_it_ends_in_the_middle_of_an_attempt() -> None:
     bench.net.outcome = HANG
     await bench.start()
     await advance(0)
-    await bench.tell(m.Withdrawn())
+    await bench.tell(m.MemberGone())
     assert not bench.alive()
     assert bench.net.cancelled == 1
     await bench.close()
@@ -747,11 +749,11 @@ async def failed(bench: Bench) -> None:
 async def lost(bench: Bench) -> None:
     await connected(bench)
     await bench.down()
-    await bench.tell(m.Withdrawn())
+    await bench.tell(m.MemberGone())
 
 
 async def dialled_by_it(bench: Bench) -> None:
-    await bench.tell(m.OtherLink(3))
+    await bench.tell(m.OtherSession(3))
     await advance(PATIENCE)
 
 
@@ -777,7 +779,7 @@ def test_nothing_is_left_whenever_it_fails(state: Callable[[Bench], Any], troubl
         bench = Bench(first=False)
         await bench.start()
         await state(bench)
-        send(bench.peer, m.LinkDown(0, cast("Ref", Broken()), "", lost=False))
+        send(bench.peer, m.PeerDisconnected(0, cast("Ref", Broken()), "", lost=False))
         await settle()
         assert not bench.alive()
         await bench.close()
@@ -854,7 +856,7 @@ def test_a_session_that_begins_too_late_is_closed(ends: bool, reason: str) -> No
         if ends:
             halt(bench.peer)
         else:
-            await bench.tell(m.OtherLink(7))
+            await bench.tell(m.OtherSession(7))
         bench.net.gate.answer(wanted)
         await settle()
         assert bench.net.sessions[0].closed == [(0, reason)]

@@ -23,8 +23,8 @@ from relay.client import Client
 from relay.model.limits import Limits
 from relay.runtime import SYSTEM
 from relay.transport.client import ConnectError, connect_websocket
-from relay.transport.places import Places
 from relay.transport.session import Event, SessionClosed, SessionRequest
+from relay.transport.slots import Slots
 from relay.transport.websocket import choice as websocket
 from relay.transport.websocket import session as framed
 from relay.web.websocket import Sessions, accept_sessions
@@ -247,7 +247,7 @@ async def test_a_peer_that_goes_before_it_is_answered(caplog: pytest.LogCaptureF
             accept_late,
             tuple(Version),
             lambda: PATIENT,
-            Places("sessions_address", 10, Counter(), SYSTEM.now),
+            Slots("sessions_address", 10, Counter(), SYSTEM.now),
         ),
     )
     runner = web.AppRunner(app)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from relay.model.pace import EPISODE, LOG_BURST, LOG_RATE, Allowance, Episodes, LogThrottle
+from relay.model.pace import EPISODE, LOG_BURST, LOG_RATE, LogOnce, LogThrottle, TokenBucket
 
 
 def test_an_allowance_is_a_burst_and_a_rate() -> None:
-    allowance = Allowance()
+    allowance = TokenBucket()
     assert [allowance.spend(0.0, rate=10, burst=3) for _ in range(4)] == [True, True, True, False]
     assert not allowance.spend(0.1, rate=10, burst=3)
     assert allowance.spend(0.3, rate=10, burst=3)
@@ -14,12 +14,12 @@ def test_an_allowance_is_a_burst_and_a_rate() -> None:
 
 
 def test_an_allowance_does_not_grow_with_peace() -> None:
-    allowance = Allowance()
+    allowance = TokenBucket()
     assert [allowance.spend(1e9, rate=10, burst=2) for _ in range(3)] == [True, True, False]
 
 
 def test_an_episode_is_told_once_and_ends_with_peace() -> None:
-    episodes = Episodes()
+    episodes = LogOnce()
     assert episodes.begins("a", 0.0)
     assert not episodes.begins("a", 1.0)
     assert episodes.begins("b", 1.0)

@@ -15,10 +15,10 @@ from aioquic.quic.packet import QuicHeader, QuicPacketType
 from relay.model.limits import Limits
 from relay.model.pace import LOG_BURST
 from relay.runtime import SYSTEM
-from relay.transport.places import Places
 from relay.transport.quic import admission, compat
 from relay.transport.quic.admission import Admission, Welcome
 from relay.transport.quic.link import Link
+from relay.transport.slots import Slots
 from tests.transport.virtual import CLIENT, PAIR, SERVER, Wire
 
 VISITOR = ("192.0.2.1", 1000)
@@ -44,7 +44,7 @@ class Door:
     refused: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.addresses = Places("sessions_address", self.limits.sessions_address, self.refused, SYSTEM.now)
+        self.addresses = Slots("sessions_address", self.limits.sessions_address, self.refused, SYSTEM.now)
         self.admission = Admission(self.limits, self.refused, self.addresses, SYSTEM.now)
 
     def knock(self, quic: QuicConnection, address: Any = VISITOR, now: float = 0.0) -> Welcome | bytes | None:
@@ -149,7 +149,7 @@ def test_a_flood_is_not_answered() -> None:
 
 def test_an_episode_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "relay.transport")
-    places = Places("some", 8, Counter(), SYSTEM.now)
+    places = Slots("some", 8, Counter(), SYSTEM.now)
     for _ in range(8):
         places.enter("a")
     for _ in range(3):
@@ -172,7 +172,7 @@ def test_waves_of_refusals_write_a_few_lines(caplog: pytest.LogCaptureFixture) -
     """First packets may be forged: whoever sends them can fill all places and give them back, again and again."""
     caplog.set_level(logging.INFO, "relay.transport")
     refused: Counter[str] = Counter()
-    places = Places("some", 4, refused, SYSTEM.now)
+    places = Slots("some", 4, refused, SYSTEM.now)
     for _ in range(100):
         for _ in range(4):
             places.enter()
@@ -266,7 +266,7 @@ def test_a_token_of_another_server_is_none(token: bytes) -> None:
     refused: Counter[str] = Counter()
     for limit, kind in ((0, bytes), (1, Welcome)):
         limits = Limits(handshakes_unverified=limit)
-        judged = Admission(limits, refused, Places("", 9, refused, SYSTEM.now), SYSTEM.now).judge(
+        judged = Admission(limits, refused, Slots("", 9, refused, SYSTEM.now), SYSTEM.now).judge(
             header, VISITOR, 0.0
         )
         assert isinstance(judged, kind)
@@ -277,7 +277,7 @@ def test_a_token_of_another_server_is_none(token: bytes) -> None:
 def test_a_token_that_only_looks_like_ours_is_invalid(token: bytes) -> None:
     header = header_with(admission.MARK + token)
     refused: Counter[str] = Counter()
-    judged = Admission(Limits(), refused, Places("", 9, refused, SYSTEM.now), SYSTEM.now).judge(
+    judged = Admission(Limits(), refused, Slots("", 9, refused, SYSTEM.now), SYSTEM.now).judge(
         header, VISITOR, 0.0
     )
     assert isinstance(judged, bytes)

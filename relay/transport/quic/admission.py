@@ -1,11 +1,11 @@
 """Who may begin a QUIC connection: the limits on connections and handshakes, and the proof that an address is real.
 
-Owns the places that connections take and the tokens of Retry packets (RFC 9000, 8.1.2). Must never touch a socket or a
+Owns the slots that connections take and the tokens of Retry packets (RFC 9000, 8.1.2). Must never touch a socket or a
 connection: it looks at the header of a first packet, and says what to do or what to answer. The server's endpoint asks it.
 
-An Initial may come from a forged address. Such ones can fill `handshakes_unverified` places and no more: beyond it an
+An Initial may come from a forged address. Such ones can take `handshakes_unverified` slots and no more: beyond it an
 address has to be proven by sending back a token, which costs the client a round trip and us no memory. Only what is
-proven, by a token or by the end of the handshake, counts for an address, so nobody can use up the places of another.
+proven, by a token or by the end of the handshake, counts for an address, so nobody can use up the slots of another.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from relay.model.address import address_of
 from relay.model.limits import Limits
-from relay.transport.places import Places
 from relay.transport.quic import compat
 from relay.transport.quic.link import Link
 from relay.transport.quic.udp import Address
+from relay.transport.slots import Slots
 
 MARK: Final = b"retry:"
 """What our tokens begin with. One without it is of another server, and means nothing (RFC 9000, 8.1.3)."""
@@ -46,17 +46,17 @@ class Welcome(NamedTuple):
 
 
 class Admission:
-    """The places of one server."""
+    """The slots of one server."""
 
     def __init__(
-        self, limits: Limits, refused: Counter[str], addresses: Places, now: Callable[[], float]
+        self, limits: Limits, refused: Counter[str], addresses: Slots, now: Callable[[], float]
     ) -> None:
-        """`addresses` are the places of `sessions_address`, which other transports fill as well."""
-        self._sessions = Places("sessions", limits.sessions, refused, now)
+        """`addresses` are the slots of `sessions_address`, which other transports fill as well."""
+        self._sessions = Slots("sessions", limits.sessions, refused, now)
         self._addresses = addresses
-        self._handshakes = Places("handshakes", limits.handshakes, refused, now)
-        self._unverified = Places("handshakes_unverified", limits.handshakes_unverified, refused, now)
-        self._verified = Places("handshakes_address", limits.handshakes_address, refused, now)
+        self._handshakes = Slots("handshakes", limits.handshakes, refused, now)
+        self._unverified = Slots("handshakes_unverified", limits.handshakes_unverified, refused, now)
+        self._verified = Slots("handshakes_address", limits.handshakes_address, refused, now)
         self._refused = refused
         self._tokens = QuicRetryTokenHandler()
         self._unfinished: dict[Link, Welcome] = {}
@@ -89,9 +89,9 @@ class Admission:
                 # The client takes no second Retry, so it would only wait.
                 self._refused["invalid_token"] += 1
                 return refusal(header, QuicErrorCode.INVALID_TOKEN)
-        for places, key in ((self._sessions, ""), (self._addresses, remote)):
-            if places.full(key):
-                places.refuse(key)
+        for slots, key in ((self._sessions, ""), (self._addresses, remote)):
+            if slots.full(key):
+                slots.refuse(key)
                 return refusal(header, QuicErrorCode.CONNECTION_REFUSED)
         if original is not None:
             if self._verified.full(remote):

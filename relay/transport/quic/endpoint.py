@@ -23,7 +23,6 @@ from relay.model.limits import Limits
 from relay.model.pace import LogThrottle
 from relay.model.strangers import Strangers
 from relay.runtime import Runtime
-from relay.transport.places import Places
 from relay.transport.quic import compat, negotiation
 from relay.transport.quic.admission import Admission, Welcome, refusal
 from relay.transport.quic.certificates import CertificatePair, CertificateStore
@@ -34,6 +33,7 @@ from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.udp import Address, UdpSocket
 from relay.transport.raw import RawSession
 from relay.transport.session import SessionRequest
+from relay.transport.slots import Slots
 from relay.transport.sockets import bind_udp
 from relay.transport.webtransport_server import WebTransportServerSession
 from relay.wire.version import Version, alpns_for
@@ -353,13 +353,13 @@ class QuicServer(Endpoint):
         limits: Limits,
         versions: tuple[Version, ...],
         on_request: Callable[[SessionRequest], None],
-        addresses: Places | None = None,
+        addresses: Slots | None = None,
         qlog: QlogDirectory | None = None,
         strangers: Strangers | None = None,
     ) -> None:
         """`on_request` is called for each peer that wants a session, and answers now or later.
 
-        `addresses` are the places of sessions by address, if other transports fill them as well. `qlog` is where
+        `addresses` are the slots of sessions by address, if other transports fill them as well. `qlog` is where
         connections are logged, if at all. `strangers` is told of peers that no version is common with.
         """
         super().__init__(settings, runtime)
@@ -383,7 +383,7 @@ class QuicServer(Endpoint):
         """Whether new connections are refused while those that there are go on."""
         self._closing: asyncio.Event | None = None
         if addresses is None:
-            addresses = Places("sessions_address", limits.sessions_address, self.refused, self.now)
+            addresses = Slots("sessions_address", limits.sessions_address, self.refused, self.now)
         self._admission = Admission(limits, self.refused, addresses, self.now)
         self._strangers = strangers
 

@@ -1,8 +1,7 @@
-"""Places that are given out up to a limit, for each key: whoever asks for more is refused.
+"""Slots up to a limit, for each key.
 
-Owns the counts of one limit, of what was refused, and the two log lines of an episode: one when the first is refused,
-one when there is room again. Must never decide how a refusal looks to the peer. The QUIC endpoint and the HTTP server
-hold some of each kind.
+Owns the counts of one limit and of its refusals, and two log lines: at the first refusal, and when there is room again.
+Must never decide how a refusal looks to the peer. Called by the QUIC endpoint and the HTTP server.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from relay.model.pace import LogThrottle
 logger = logging.getLogger("relay.transport")
 
 ROOM: Final = 0.75
-"""Part of the limit below which an episode is over, so that one place that comes and goes makes no log line each time."""
+"""Part of the limit below which an episode is over, so that one slot that comes and goes makes no log line each time."""
 
 
-class Places:
-    """The places of one limit. Keys are addresses; `""` stands for everybody."""
+class Slots:
+    """The slots of one limit. Keys are addresses; `""` stands for everybody."""
 
     def __init__(self, name: str, limit: int, refused: Counter[str], now: Callable[[], float]) -> None:
         """`name` is that of the limit, by which `refused` counts. `now` is a clock in seconds."""
@@ -31,23 +30,23 @@ class Places:
         self._refused = refused
         self._taken: Counter[str] = Counter()
         self._episodes: dict[str, int] = {}
-        """Refusals in the present episode of a key, all of whose places were taken, once that was logged."""
+        """Refusals by key, since its slots were all taken and that was logged."""
         self._throttle = LogThrottle()
 
     def taken(self, key: str = "") -> int:
-        """How many places are taken now."""
+        """How many are taken."""
         return self._taken[key]
 
     def full(self, key: str = "") -> bool:
-        """Whether there is no place left."""
+        """Whether none is left."""
         return self._taken[key] >= self.limit
 
     def enter(self, key: str = "") -> None:
-        """Take a place."""
+        """Take one."""
         self._taken[key] += 1
 
     def leave(self, key: str = "") -> None:
-        """Give a place back."""
+        """Give one back."""
         left = self._taken[key] - 1
         if left > 0:
             self._taken[key] = left
@@ -58,11 +57,11 @@ class Places:
             logger.info("limit=%s%s refused=%d there is room again", self._name, _shown(key), number)
 
     def refuse(self, key: str = "") -> None:
-        """Count somebody who found no place."""
+        """Count a refusal."""
         self._refused[self._name] += 1
         if key in self._episodes:
             self._episodes[key] += 1
-        # Without a place that is taken nothing would ever end the episode. Addresses may be forged, and come in waves.
+        # Without a taken slot nothing would ever end the episode. Addresses may be forged, and come in waves.
         elif self._taken[key] and self._throttle.passes(self._now()):
             self._episodes[key] = 1
             logger.warning("limit=%s value=%d%s is reached", self._name, self.limit, _shown(key))
