@@ -9,7 +9,6 @@ from relay.actors import messages as m
 from relay.actors.runtime import Ref, send
 from relay.model.numbering import RESERVE, Numbering, Span
 from relay.model.translation import Translation
-from relay.wire.frame import FrameHeader
 
 GROUPS = (m.UpstreamGroups, m.UpstreamDatagram, m.UpstreamFetched, m.UpstreamDropped, m.UpstreamEnded)
 """Messages about groups of the publisher."""
@@ -97,8 +96,4 @@ class Numbers(Translation):
         """Part of a group, with the viewers' number and timestamps."""
         if self._units is None:
             return part._replace(sequence=number)
-        parts = tuple(
-            one if isinstance(one, bytes) else FrameHeader(self.timestamp(one.timestamp), one.size)
-            for one in part.parts
-        )
-        return part._replace(sequence=number, parts=parts)
+        return part._replace(sequence=number, parts=self.translated(part.parts))

@@ -7,12 +7,21 @@ A publisher counts groups and time as it likes. The directory gives each track t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
+from relay.model.group import Part
 from relay.model.numbering import MAX_SEQUENCE, MOST_REPEATED, Span
 from relay.model.track import SubscribeParams, TrackProperties
 
 MOST_SPANS = 16
 """Spans remembered of one track. It gets another one when two publishers of a path run beside each other."""
+
+
+class Frame(NamedTuple):
+    """The start of a frame in the unit of viewers."""
+
+    timestamp: int
+    size: int
 
 
 class Translation:
@@ -135,6 +144,13 @@ class Translation:
             return timestamp
         publisher, viewers = self._units
         return min(timestamp * viewers // publisher, MAX_SEQUENCE)
+
+    def translated(self, parts: Iterable[Part]) -> tuple[Part, ...]:
+        """The same with all timestamps in the unit of viewers."""
+        return tuple(
+            part if isinstance(part, bytes) else Frame(self.timestamp(part.timestamp), part.size)
+            for part in parts
+        )
 
     def age(self, params: SubscribeParams) -> int:
         """How old a group may be at the start of a subscription, in the unit of viewers."""

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 
@@ -25,7 +25,6 @@ from relay.transport.websocket.choice import choose
 from relay.transport.websocket.pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump
 from relay.transport.websocket.request import WebSocketRequest
 from relay.web.listener import Handler
-from relay.wire.version import Version
 
 MESSAGE_SLACK: Final = 65_536
 """A message somewhat beyond the limit is still read, so that its sender can be told the limit."""
@@ -37,7 +36,8 @@ class Sessions:
 
     on_request: Callable[[SessionRequest], Awaitable[None]]
     """Accepts or rejects before it returns."""
-    versions: tuple[Version, ...]
+    versions: tuple[Any, ...]
+    """Protocol versions, for `choose`."""
     limits: Callable[[], Limits]
     """Those for the next session."""
     addresses: Slots
