@@ -50,10 +50,9 @@ class Relay:
         self._membership = load_membership(config, runtime)
         self._since = runtime.wall_time()
         self._refused: Counter[str] = Counter()
-        """Refused by the listeners, by limit."""
-        self._addresses = Slots(
-            "sessions_address", config.limits.sessions_address, self._refused, runtime.now
-        )
+        """Of listeners, by limit."""
+        most = config.limits.sessions_address
+        self._addresses = Slots("sessions_address", most, self._refused, runtime.now)
         self._listening = Listening()
         self._actors: ActorSystem | None = None
         self._quic: QuicServer | None = None
@@ -187,8 +186,6 @@ class Relay:
             self._actors = None
         await self._authenticator.close()
 
-    # --- sessions --------------------------------------------------------------------------------------------------
-
     def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
         """Answer a peer that wants a session, once its rights are known. `versions`: those that a listener offers."""
         assert self._actors is not None
@@ -198,8 +195,6 @@ class Relay:
         """As `accept`, and return when the peer has its answer."""
         assert self._actors is not None
         await self._actors.admit(request, versions)
-
-    # --- where it is -----------------------------------------------------------------------------------------------
 
     @property
     def port(self) -> int:

@@ -15,7 +15,7 @@ from relay.transport.session import Session, SessionRequest
 
 
 class Rejection(NamedTuple):
-    """The peer may do nothing: HTTP status, and the reason that it is told."""
+    """The peer may do nothing: HTTP status, and the reason for the peer."""
 
     status: int
     reason: str

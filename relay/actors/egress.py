@@ -1,7 +1,7 @@
 """What the peer of a connection consumes: our announcements to it, its subscriptions and fetches.
 
-Part of the connection actor. It turns requests of the session into messages to the directory and to tracks, and what
-those answer into commands. Keys of these messages are the session's request numbers.
+Part of the connection actor. Turns requests of the session into messages to the directory and to tracks, and their answers
+into commands. Keys of these messages are the session's request numbers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Request:
 
 
 class Subscription(Request):
-    """A request that goes on with another publisher when its own is lost: a subscription, or a question."""
+    """A request that continues with another publisher when its own is lost: SUBSCRIBE or TRACK."""
 
     __slots__ = ("bounded", "failover", "params")
 
@@ -50,7 +50,7 @@ class Subscription(Request):
         self.params: SubscribeParams | None = None
         """Of the last update."""
         self.bounded = isinstance(message, m.Subscribe) and message.params.end_group is not None
-        """Whether it asks for groups by numbers that another publisher would not have."""
+        """It ends with a certain group, by a number that another publisher would not have."""
 
 
 class Egress:
@@ -70,18 +70,18 @@ class Egress:
         return len(self._requests)
 
     def end(self) -> None:
-        """The session is over. The directory hears it from the connection."""
+        """The session is over. The connection tells the directory."""
         for request in self._requests.values():
             self._leave(request)
         self._requests.clear()
         self._watches.clear()
 
     def _leave(self, request: Request) -> None:
-        """Take a request back: at its track, or at the directory, where it is if it has no track yet."""
+        """Take a request back: from its track, or from the directory if no track has it yet."""
         to = self._context.environment.origin if request.track is None else request.track
         send(to, m.Unsubscribe(self._context.ref, request.message.key))
 
-    # --- what the peer asks ----------------------------------------------------------------------------------------
+    # --- requests of the peer --------------------------------------------------------------------------------------
 
     def on_event(self, event: moq.Event) -> bool:
         """Handle a request of the peer; whether it was one."""
@@ -144,7 +144,7 @@ class Egress:
             self._leave(request)
 
     def _too_long(self, *names: str) -> bool:
-        """Whether one of them, paths and names of tracks, is longer than any that is announced can be."""
+        """Whether a path or the name of a track exceeds the limit, so that nothing of that name is announced."""
         longest = self._context.environment.limits.path
         for name in names:
             if len(name.encode()) > longest:
@@ -160,7 +160,7 @@ class Egress:
             self._serving.reject(request, StreamCode.NO_CAPACITY)
             return None
         path = join(context.permissions.root, broadcast)
-        # Deeper or longer than any announcement can be; or the answer for what does not exist, which tells nothing.
+        # Without permission the answer is the one for what does not exist.
         allowed = path.count("/") < MAX_SEGMENTS and not self._too_long(path, track)
         if allowed and not context.permissions.may_subscribe(broadcast):
             context.log.info("refused subscribe path=%s reason='not permitted'", broadcast)
@@ -246,10 +246,10 @@ class Egress:
                 event.kept,
             )
 
-    # --- what the directory and the tracks say ---------------------------------------------------------------------
+    # --- answers of directory and tracks -------------------------------------------------------------------------
 
     def deliver(self, message: m.Deliver) -> None:
-        """Groups of a subscription: the path of every frame."""
+        """Groups of a subscription. Hot."""
         request = self._requests.get(message.key)
         if isinstance(request, Subscription):
             failover = request.failover
@@ -260,7 +260,7 @@ class Egress:
             self._serving.send_group(message.key, fragments, self._context.clock())
 
     def on_message(self, message: object) -> bool:
-        """Handle what the directory and the tracks say; whether it was for us."""
+        """Handle an answer; whether it was one of these."""
         match message:
             case m.WatchStarted():
                 offers = [self._offer(offer) for offer in message.offers]
@@ -318,7 +318,7 @@ class Egress:
             case m.Refused():
                 code = message.code
                 if isinstance(request, Subscription) and request.failover.code is not None:
-                    code = request.failover.code  # why the first publisher was lost says more
+                    code = request.failover.code  # the loss of the first publisher is the cause
                 self._refuse(key, code)
             case m.PublisherLost():
                 self._on_lost(request, message.code)
@@ -332,7 +332,7 @@ class Egress:
             if request.failover.accepted():
                 name = f"{request.message.path} {request.message.track}"
                 self._context.log.info("moved track=%r from_group=%d", name, request.failover.floor)
-                if params is not None:  # the groups it asked to begin with were the former publisher's
+                if params is not None:  # the first group was a number of the former publisher
                     params = params._replace(start_group=None, start_frame=0)
             else:
                 self._serving.accept(request.message.key)
@@ -340,7 +340,7 @@ class Egress:
                 send(track, m.UpdateSubscription(self._context.ref, request.message.key, params))
 
     def _on_lost(self, request: Request, code: int) -> None:
-        """The publisher is gone: go on with another one, if there is one or comes soon."""
+        """The publisher is gone: ask for another one, now or later."""
         request.track = None
         key = request.message.key
         delay = None
@@ -362,7 +362,7 @@ class Egress:
 
 
 def again(request: m.Subscribe, failover: Failover) -> m.Subscribe:
-    """The request as it is said again: bounds were for the first publisher, the newest group is what is left."""
+    """The request for another publisher: without bounds of the first one, so from the newest group on."""
     params = request.params._replace(start_group=None, start_frame=0, history_ms=0)
     return request._replace(params=params, floor=failover.next, life=0)
 

@@ -1,4 +1,4 @@
-"""Moments of the wall clock: what is due when a date has come.
+"""Dates of the wall clock: callbacks when they have come.
 
 Owns the one timer of a relay that compares dates with the wall clock. The event loop's own clock stands still while the
 machine is suspended, and nobody sets it: a timer of the loop alone would be late by as much. Called by connection

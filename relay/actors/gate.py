@@ -1,7 +1,7 @@
-"""The gate actor: admits sessions, owns their connection actors, and sees them off when the relay ends.
+"""The gate actor: admits sessions, owns their connection actors, drains them when the relay ends.
 
 Owns the numbers of sessions, the limits `sessions` and `readers`, and the drain. Must never know a transport: a listener
-hands over a request and gets an answer. Everybody else asks it by message who is connected and what it refused.
+hands over a request and gets an answer.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ logger = logging.getLogger("relay")
 
 
 class State(Enum):
-    """What the gate does with newcomers."""
+    """What new sessions get."""
 
     OPEN = auto()
     DRAINING = auto()
-    """Rejects them, and serves those that are here."""
+    """Rejection; existing ones continue."""
     CLOSING = auto()
-    """Rejects them, and has closed all others."""
+    """Rejection; existing ones are closed."""
 
 
 class Decided(NamedTuple):
@@ -46,11 +46,11 @@ class Decided(NamedTuple):
 
 
 class DrainOver(NamedTuple):
-    """Timer: sessions had the time that they get to leave."""
+    """Timer: the drain has lasted for `[limits] drain`."""
 
 
 class Admission(NamedTuple):
-    """A peer that waits for its answer."""
+    """A peer without an answer yet."""
 
     request: SessionRequest
     environment: Environment
@@ -83,12 +83,12 @@ class GateActor(LoopActor):
         self._numbers = itertools.count(1)
         self._admissions: dict[int, Admission] = {}
         self._peers: set[int] = set()
-        """Sessions with other relays, as far as is known: they stay as long as we do."""
+        """Sessions with other relays, which a drain does not wait for."""
         self._asked_to_leave: set[int] = set()
         self._readers: set[object] = set()
         self._refused: Counter[str] = Counter()
         self._drained: LoopFuture | None = None
-        """The reply to who drains."""
+        """The reply to `DrainSessions`."""
         self._drain_began = 0.0
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ class GateActor(LoopActor):
                 return self._on_reader(message.reader)
             case m.LeaveReader():
                 self._readers.discard(message.reader)
-                self._look_whether_drained()
+                self._end_drain_if_empty()
             case m.DescribeGate():
                 sessions = tuple(self._connections.values())
                 return m.GateReport(self._state is not State.OPEN, sessions, dict(self._refused))
@@ -150,7 +150,7 @@ class GateActor(LoopActor):
     # --- admission -------------------------------------------------------------------------------------------------
 
     def _on_admit(self, message: m.Admit) -> LoopFuture | None:
-        """The reply, if the peer has to wait, is a future of it."""
+        """The reply is a future if the answer to the peer comes later."""
         request, environment = message.request, self._environment
         if message.versions is not None:
             environment = replace(environment, versions=message.versions)
@@ -184,7 +184,7 @@ class GateActor(LoopActor):
         admission.answered.set()
 
     def _rejected(self, request: SessionRequest) -> bool:
-        """Whether it was, since the relay is about to end."""
+        """Reject the request if the relay is about to end; whether it was rejected."""
         if self._state is State.OPEN:
             return False
         self._refused["draining"] += 1
@@ -209,7 +209,7 @@ class GateActor(LoopActor):
         permissions: Permissions | None,
         **options: Any,
     ) -> Ref | None:
-        """Start a connection actor; None if it could not be, so that the session is closed."""
+        """Start a connection actor; None if that failed, and the session is closed."""
         try:
             connection: Ref = ConnectionActor.start(
                 session=session,
@@ -241,7 +241,7 @@ class GateActor(LoopActor):
         self._connections.pop(session, None)
         self._peers.discard(session)
         self._asked_to_leave.discard(session)
-        self._look_whether_drained()
+        self._end_drain_if_empty()
 
     def _on_reader(self, reader: object) -> m.ReaderEntered:
         if self._state is not State.OPEN:
@@ -255,7 +255,7 @@ class GateActor(LoopActor):
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def _drain(self) -> LoopFuture:
-        """Ask everybody to leave. The reply comes when they have, or when the time is over."""
+        """Ask all sessions to leave. The reply comes when they have, or when the time is over."""
         if self._drained is not None:
             return self._drained
         seconds = self._environment.limits.drain
@@ -268,7 +268,7 @@ class GateActor(LoopActor):
         self.call_later(seconds, DrainOver())
         for connection in self._connections.values():
             send(connection, m.Drain())
-        self._look_whether_drained()
+        self._end_drain_if_empty()
         return drained
 
     def _on_draining(self, message: m.Draining) -> None:
@@ -277,9 +277,9 @@ class GateActor(LoopActor):
                 self._peers.add(message.session)
             elif message.asked:
                 self._asked_to_leave.add(message.session)
-            self._look_whether_drained()
+            self._end_drain_if_empty()
 
-    def _look_whether_drained(self) -> None:
+    def _end_drain_if_empty(self) -> None:
         if self._drained is not None and not self._readers and len(self._connections) <= len(self._peers):
             self._end_drain()
 
@@ -305,7 +305,7 @@ class GateActor(LoopActor):
             send(connection, m.CloseSession(code, reason))
 
     def _cancel_admissions(self) -> None:
-        """Who waits for an answer gets none: the transport tells of the end."""
+        """Peers without an answer get none: their transports close."""
         for admission in self._admissions.values():
             admission.task.cancel()
             admission.answered.set()
@@ -313,7 +313,7 @@ class GateActor(LoopActor):
 
 
 def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Run `work` as a task, at once until it waits where Python can: most of it has nothing to wait for."""
+    """Run `work` as a task, from Python 3.12 on at once until it blocks: most of it never does."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
     return asyncio.get_running_loop().create_task(work)

@@ -1,7 +1,7 @@
 """What the peer of a connection publishes: its announcements, our subscriptions to it, the groups it sends.
 
-Part of the connection actor. It turns events of the session into messages to the directory and to tracks, and what
-tracks ask into requests. One upstream subscription per track, however many viewers there are.
+Part of the connection actor. Turns events of the session into messages to the directory and to tracks, and messages of
+tracks into requests. One upstream subscription per track, however many viewers there are.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from relay.runtime import Runtime
 from relay.wire.errors import SessionCode, StreamCode
 
 UPSTREAM_LATENCY_MS = 5_000
-"""How late groups may reach us: without it a publisher drops groups that a short stall has held up."""
+"""How late groups may reach us: with less, a publisher drops groups after a short stall."""
 
 PAST_MS = 3_600_000
-"""The age to ask of 06 for what older versions ask for by number: there a first group alone asks for no past."""
+"""Age asked for with an explicit first group: on 06 the number alone brings nothing of the past."""
 
 MAX_HOP_ID = (1 << 53) - 1
-"""Hop ids stay below it: older browser clients hold them in a double."""
+"""Largest hop id: older browser clients hold them in a double."""
 
 SUBSCRIBER_ONLY = 2
 """Role in SETUP of a peer that publishes nothing."""
@@ -48,13 +48,13 @@ class Announcement:
         self.generation = generation
         self.route = route
         self.identity = identity
-        """Stands for its publisher where the peer does not say who that is."""
+        """Id of its publisher where the peer gives none."""
         self.broadcast = broadcast
-        """`None` if the announcement is not used: it has come back to us, or is too long."""
+        """`None` if the announcement is not used: a loop, or too long."""
 
 
 class Question(NamedTuple):
-    """A question about a track, or a fetch, that the peer has not answered."""
+    """A TRACK or FETCH that the peer has not answered."""
 
     track: Ref
     sequence: int | None
@@ -82,7 +82,7 @@ class Ingest:
         self._requests: dict[str, int] = {}
         """The same, by the URN of the track."""
         self._ended: set[int] = set()
-        """Subscriptions whose end the track has been told."""
+        """Subscriptions whose end was reported to the track."""
         self._questions: dict[int, Question] = {}
         self._pasts: dict[int, Past] = {}
         """Subscriptions to the past, by request: one for a track at a time."""
@@ -95,7 +95,7 @@ class Ingest:
                 self._moq.requests.request_announcements(prefix)
 
     def end(self) -> None:
-        """The session is over: tell the tracks. The directory hears it from the connection."""
+        """The session is over. The connection tells the directory."""
         tracks = [*self._tracks.values(), *(question.track for question in self._questions.values())]
         for track in tracks:
             send(track, m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
@@ -113,10 +113,10 @@ class Ingest:
         """Upstream subscriptions."""
         return len(self._tracks)
 
-    # --- what tracks ask -------------------------------------------------------------------------------------------
+    # --- messages of tracks ----------------------------------------------------------------------------------------
 
     def on_message(self, message: object) -> bool:  # noqa: C901 - one line per message
-        """Handle what tracks ask; whether it was for us."""
+        """Handle a message of a track; whether it was one."""
         match message:
             case m.OpenUpstream():
                 self._open(message)
@@ -150,7 +150,7 @@ class Ingest:
         return path[len(root) + 1 :] if root else path
 
     def _asked(self, params: SubscribeParams) -> SubscribeParams:
-        """What is asked of the publisher for all subscribers together.
+        """The parameters of our subscription, for all subscribers together.
 
         How late a group may come is left to each subscriber: a relay takes what it would keep. History is no more than
         what the subscribers want (06).
@@ -223,14 +223,14 @@ class Ingest:
             send(track, m.UpstreamFetched(part))
 
     def _stop_questions(self, track: Ref, sequence: int | None = None) -> None:
-        """Withdraw questions of a track: one fetch, or all."""
+        """Cancel one fetch of a track, or all its questions."""
         for request, question in list(self._questions.items()):
             if question.track == track and sequence in (None, question.sequence):
                 del self._questions[request]
                 self._moq.requests.cancel(request, StreamCode.CANCELLED)
 
     def _close(self, track: Ref) -> None:
-        """Nobody wants the track any more."""
+        """The track has ended."""
         self._close_past(track)
         self._stop_questions(track)
         request = self._requests.get(track.actor_urn)
@@ -247,7 +247,7 @@ class Ingest:
     # --- events of the session -------------------------------------------------------------------------------------
 
     def on_event(self, event: moq.Event) -> bool:  # noqa: C901, PLR0912 - one line per event
-        """Handle what the peer publishes; whether it was for us."""
+        """Handle an event of the publishing side; whether it was one."""
         if self._pasts and (past := self._pasts.get(getattr(event, "request", 0))) is not None:
             self._on_past(event, past)
             return True
@@ -307,12 +307,12 @@ class Ingest:
             part = moq.GroupPart(question.sequence, 0, (), False, event.code)
             send(question.track, m.UpstreamFetched(part))
         elif question is not None:
-            # A track that cannot be described is not there: its other requests go, too.
+            # A track that cannot be described does not exist: its other requests go, too.
             self._close(question.track)
             send(question.track, m.UpstreamFailed(event.code, gone=self._is_elsewhere(event.code)))
 
     def _is_elsewhere(self, code: int) -> bool:
-        """Whether a refusal says nothing about the track: another relay that lost it is not its publisher."""
+        """Whether the refusal comes from another relay that lost the track, and not from its publisher."""
         return self._context.permissions.cluster and code != StreamCode.NOT_FOUND
 
     # --- announcements ---------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ class Ingest:
             return
         if route is not None:
             route = self._identified(route, known.identity)
-        # Another relay says by an update that it goes on, even if its publisher had to come back under another id.
+        # An update by another relay is the same broadcast, even if its publisher came back under another id.
         goes_on = route is not None and (
             same_publisher(route, known.route) or self._context.permissions.cluster
         )
@@ -346,8 +346,8 @@ class Ingest:
             route = None
         self._generation += 1
         if covers(environment.members, absolute) and not context.permissions.cluster:
-            # Who may announce members makes relays dial them, with the token of the cluster.
-            if not context.counts["refused", "members"]:  # logged once: it may happen a million times
+            # A member is dialled with the token of the cluster.
+            if not context.counts["refused", "members"]:  # logged once
                 context.log.warning(
                     "ignored announcement path=%s reason='for relays of the cluster'", loggable(absolute)
                 )
@@ -399,11 +399,11 @@ class Ingest:
         size, longest = len(absolute.encode()), context.environment.limits.path
         if size > longest:
             context.over("path", f"path={loggable(absolute)}")
-            if not context.permissions.cluster:  # the publisher of another relay is not that relay's fault
+            if not context.permissions.cluster:  # not the fault of the relay that passes it on
                 text = f"a path of {size} bytes, at most {longest} are allowed"
                 context.moq.close(SessionCode.PROTOCOL_VIOLATION, text)
             return False
-        # No message could carry a deeper one to viewers of the root.
+        # A deeper path fits into no message to viewers of the root.
         return absolute.count("/") < MAX_SEGMENTS
 
     def _withdraw(self, absolute: str, *, said: bool = True) -> None:
@@ -414,7 +414,7 @@ class Ingest:
             send(self._context.environment.origin, message)
 
     def _usable(self, route: Route) -> Route | None:
-        """The route as it is passed on, or `None` if it must not be used (moq-lite, announcements)."""
+        """The route as it is passed on, or `None` if it must not be used (moq-lite, "Announce")."""
         chain = route.hops or (UNKNOWN_HOP,)
         known = [hop for hop in chain if hop != UNKNOWN_HOP]
         own = self._context.environment.hop

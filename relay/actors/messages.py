@@ -48,7 +48,7 @@ class Drain(NamedTuple):
 
 
 class Draining(NamedTuple):
-    """Connection to gate: what it does about that."""
+    """Connection to gate: the answer to `Drain`."""
 
     session: int
     asked: bool
@@ -77,14 +77,14 @@ class Admit(NamedTuple):
 
 
 class OpenDialled(NamedTuple):
-    """Peer to gate: start the connection actor of a session that was dialled. The answer is `DialledOpened`."""
+    """Peer to gate: start the connection actor of a dialled session. The answer is `DialledOpened`."""
 
     session: Session
     peer: Ref
 
 
 class DialledOpened(NamedTuple):
-    """Gate to peer: the connection actor, which will tell of `PeerConnected` and `PeerDisconnected`; None if it could not begin."""
+    """Gate to peer: the connection actor, which sends `PeerConnected` and `PeerDisconnected`; None if it failed."""
 
     connection: Ref | None
 
@@ -93,7 +93,7 @@ class EnterReader(NamedTuple):
     """Asked by HTTP before it reads a track. The reply is `ReaderEntered`; `LeaveReader` follows in any case."""
 
     reader: object
-    """Tells it from all others."""
+    """Its identity."""
 
 
 class ReaderEntered(NamedTuple):
@@ -104,7 +104,7 @@ class ReaderEntered(NamedTuple):
 
 
 class LeaveReader(NamedTuple):
-    """HTTP to gate: that reader has all that it gets, or has given up waiting for the reply."""
+    """HTTP to gate: that reader has ended, or no longer waits for the reply."""
 
     reader: object
 
@@ -114,7 +114,7 @@ class DescribeGate(NamedTuple):
 
 
 class GateReport(NamedTuple):
-    """What there is of sessions."""
+    """The sessions, and the rejections."""
 
     draining: bool
     """Whether the relay is about to end."""
@@ -130,11 +130,11 @@ class UseCluster(NamedTuple):
 
 
 class DrainSessions(NamedTuple):
-    """Asked of the gate: let sessions leave. The reply comes when they have, or after `[limits] drain`."""
+    """Asked of the gate: ask sessions to leave. The reply comes when they have, or after `[limits] drain`."""
 
 
 class CloseSessions(NamedTuple):
-    """Asked of the gate: close all sessions. The reply comes when their connection actors have been told."""
+    """Asked of the gate: close all sessions. The reply comes when their connection actors are notified."""
 
     reason: str
 
@@ -161,7 +161,7 @@ class Announce(NamedTuple):
     relayed: bool = False
     """Whether it comes from another relay of the cluster."""
     onward: bool = True
-    """Whether other relays may be told; not if it comes from one whose version names no relays, for fear of circles."""
+    """Whether other relays may be offered it; not if it comes from one whose version has no hop ids: loops."""
 
 
 class Reroute(NamedTuple):
@@ -194,13 +194,13 @@ class SessionGone(NamedTuple):
 
 
 class Leaving(NamedTuple):
-    """The peer says that it is about to end: what it publishes serves only where nobody else does."""
+    """The peer is about to end: its publications serve only where there is no other one."""
 
     session: int
 
 
 class CheckAlive(NamedTuple):
-    """Origin to connection: is your peer still there? Answered by `Alive`."""
+    """Origin to connection: ping the peer. Answered by `Alive`."""
 
 
 class Alive(NamedTuple):
@@ -252,7 +252,7 @@ class ListPublications(NamedTuple):
 
 
 class ListWithdrawn(NamedTuple):
-    """Asked by HTTP: what was published under the prefixes and is still watched. Replied like `ListPublications`."""
+    """Asked by HTTP: publications under the prefixes that are withdrawn and still run. Replied as `ListPublications`."""
 
     prefixes: tuple[str, ...]
 
@@ -719,7 +719,7 @@ class PeerConnected(NamedTuple):
 
 
 class PeerDisconnected(NamedTuple):
-    """It has ended. `lost`: nobody closed it."""
+    """Such a session has ended. `lost`: nobody closed it."""
 
     session: int
     connection: Ref
@@ -729,13 +729,13 @@ class PeerDisconnected(NamedTuple):
 
 
 class OtherSession(NamedTuple):
-    """Cluster to peer: the number of another session with the same relay, which makes yours needless, or None."""
+    """Cluster to peer: the number of another session with the same relay, which makes yours redundant, or None."""
 
     session: int | None
 
 
 class PeerSessionLost(NamedTuple):
-    """Cluster to peer: a session that its relay had dialled has ended, and nobody closed it."""
+    """Cluster to peer: a session that its relay had dialled has broken off."""
 
 
 class MemberGone(NamedTuple):
@@ -747,7 +747,7 @@ class MemberBack(NamedTuple):
 
 
 class PeerEnded(NamedTuple):
-    """Peer to cluster: it dials no more."""
+    """Peer to cluster: it has ended."""
 
     target: str
     peer: Ref

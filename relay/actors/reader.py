@@ -20,11 +20,11 @@ from relay.wire.errors import StreamCode
 
 
 class Over(NamedTuple):
-    """Nothing more comes: refused or broken off with that stream code, `None` if the track has ended."""
+    """The end: refused or aborted with that stream code, `None` if the track has ended."""
 
     code: int | None
     ours: bool = False
-    """Whether it is this relay that ends it, not the publisher, nor a lack of one."""
+    """This relay ended it, not the publisher, nor the lack of one."""
 
 
 Sink: TypeAlias = Callable[[m.GroupFragment | Over], None]
@@ -57,7 +57,7 @@ class WaitOver(NamedTuple):
 
 
 class ReaderActor(LoopActor):
-    """Reads until it has what was asked for. Stop it to read no further."""
+    """Stops when it has read everything; stop it to end earlier."""
 
     def __init__(self, runtime: Runtime, *, origin: Ref, number: int, reading: Reading, sink: Sink) -> None:
         super().__init__(runtime)
@@ -73,7 +73,7 @@ class ReaderActor(LoopActor):
         self._begun = False
         self._failover = Failover()
         self._done = False
-        """Nothing is said after the last word."""
+        """`Over` is the last that the sink gets."""
 
     def __str__(self) -> str:
         return f"reader {self._path} {self._track_name}"
@@ -162,7 +162,7 @@ class ReaderActor(LoopActor):
             send(message.track, m.Unsubscribe(self.actor_ref, KEY))
 
     def _on_lost(self, code: int) -> None:
-        """The publisher is gone: a reader that follows goes on with another one."""
+        """The publisher is gone: with `follow`, ask for another one."""
         self._track = None
         delay = self._failover.lost(code, self._clock()) if self._reading.follow else None
         if delay is None:

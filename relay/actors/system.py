@@ -1,4 +1,4 @@
-"""The actors that a relay has one of each: started in order, told of new limits, and ended in order.
+"""The actors that a relay has one of each: started in order, given new limits, and ended in order.
 
 Owns their references and nothing that they know. The application has one system.
 """
@@ -129,7 +129,7 @@ class ActorSystem:
         await self._ask_gate(m.DrainSessions())
 
     async def close_sessions(self, reason: str) -> None:
-        """Return when all connection actors have been told to close."""
+        """Return when all connection actors are notified."""
         await _stop(self.cluster)  # first, or it would dial those who leave
         await self._ask_gate(m.CloseSessions(reason))
 

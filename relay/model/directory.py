@@ -1,4 +1,4 @@
-"""The directory: who publishes which path, which publication serves, and who is told.
+"""The directory: who publishes which path, which publication serves, and who is notified.
 
 Owns what changes when a publication, a session or an announce interest comes or goes; `publications.py` has the order of
 preference, `watchers.py` what is announced to whom, `withdrawals.py` what a withdrawal by another relay means for other
@@ -8,7 +8,7 @@ out in order; timers are effects, too, and come back with `on_timer`.
 * When a path is announced, the sessions that published it before are pinged: a publisher that restarts leaves its old
   session behind. One that does not answer serves, and is offered, only where nobody else publishes the path, and its
   viewers ask again.
-* A publication whose session broke off lingers if it was the only one of its path: watchers hear nothing, and requests
+* A publication whose session broke off lingers if it was the only one of its path: watchers are told nothing, and requests
   wait. Who announces the path in time takes its place.
 """
 

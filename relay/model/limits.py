@@ -140,4 +140,4 @@ class Limits:
     """How long a relay that is told to stop serves on, after it has asked its sessions to leave; 0: not at all."""
 
     close_timeout: float = 3.0
-    """How long a closing relay waits for its sessions to say goodbye."""
+    """How long a closing relay waits for its sessions to close."""

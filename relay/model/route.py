@@ -16,7 +16,7 @@ UNKNOWN_HOP = 0
 
 
 class Route(NamedTuple):
-    """`hops` runs from the original publisher to the peer that told us; the last one is that peer."""
+    """`hops` runs from the original publisher to the announcing peer, which is the last one."""
 
     hops: tuple[int, ...] = ()
     warm: int = 0

@@ -1,4 +1,4 @@
-"""Who is told of which path: the announce interests of all sessions, and what each was told last.
+"""Who is offered which path: the announce interests of all sessions, and the last offers to each.
 
 Owns what a watcher may be offered. Called by the directory whenever a path changes.
 
@@ -33,7 +33,7 @@ class AnnounceInterest(NamedTuple):
     relay: bool = False
     """Whether the watcher is another relay of the cluster."""
     one_hop: bool = False
-    """Whether it is told of our own publishers alone, since its version names no relays."""
+    """Whether it is offered our own publishers alone, since its version has no hop ids."""
 
 
 class Announcement(NamedTuple):
@@ -54,7 +54,7 @@ class Announced(NamedTuple):
 
 
 class Watcher:
-    """An announce interest, and what it was told last of each path."""
+    """An announce interest, and the last offer of each path."""
 
     __slots__ = ("interest", "known")
 
@@ -176,7 +176,7 @@ class Watchers:
             return None  # where it is known already, a connection of theirs may be too new to be relied on
         return Announcement(path, chosen.route, chosen.source)
 
-    # --- relays that are connected to each other -------------------------------------------------------------------
+    # --- connections between other relays ------------------------------------------------------------------------
 
     def learn_neighbour(self, publication: Publication) -> None:
         """The name of a relay came, changed or went: note whether the session's relay is connected to it."""
