@@ -10,7 +10,7 @@ import logging
 import ssl
 from typing import Final
 
-from relay.actors.ingest import random_hop
+from relay.actors.announcements import random_hop
 from relay.actors.system import Membership
 from relay.auth.authenticator import Authenticator, Keys, OneKey
 from relay.auth.claims import Claims

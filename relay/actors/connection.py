@@ -271,7 +271,7 @@ class ConnectionActor(LoopActor):
         expires, ref = permissions.expires, self.actor_ref
         if expires is not None:
             self._expiry = context.environment.expiries.at(expires, lambda: send(ref, Expired()))
-        self.ingest.start()
+        self.ingest.announcements.start()
 
     def describe(self) -> SessionRow:
         """The row of this session in the debug API."""
@@ -290,7 +290,7 @@ class ConnectionActor(LoopActor):
             streams=stats.streams,
             publish=permissions.publish,
             subscribe=permissions.subscribe,
-            publishing=self.ingest.paths(),
+            publishing=self.ingest.announcements.paths(),
             subscriptions=self.egress.count(),
             upstreams=self.ingest.count(),
             refused={name: number for (kind, name), number in counts.items() if kind == "refused"},

@@ -7,7 +7,7 @@ into commands. Keys of these messages are the session's request numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from relay.actors import messages as m
 from relay.actors.environment import Context
@@ -20,6 +20,10 @@ from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq import session as moq
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
+
+Requested: TypeAlias = moq.SubscribeRequested | moq.InfoRequested | moq.FetchRequested
+Asked: TypeAlias = tuple[str, str, Ref, int, int]
+"""Path, track, subscriber, session and key of a message to the directory."""
 
 
 class AskAgain(NamedTuple):
@@ -152,79 +156,56 @@ class Egress:
                 return True
         return False
 
-    def _path(self, request: int, broadcast: str, track: str) -> str | None:
-        """The absolute path, if the peer may ask for it; else the request is refused."""
-        context = self._context
+    def _begin(self, event: Requested) -> Asked | None:
+        """What all requests have in common, the absolute path first; `None` if it was refused."""
+        context, broadcast = self._context, event.broadcast
         if len(self._requests) >= context.limit_of("subscriptions"):
             context.over("subscriptions", f"path={loggable(broadcast)}")
-            self._serving.reject(request, StreamCode.NO_CAPACITY)
+            self._serving.reject(event.request, StreamCode.NO_CAPACITY)
             return None
         path = join(context.permissions.root, broadcast)
         # Without permission the answer is the one for what does not exist.
-        allowed = path.count("/") < MAX_SEGMENTS and not self._too_long(path, track)
+        allowed = path.count("/") < MAX_SEGMENTS and not self._too_long(path, event.track)
         if allowed and not context.permissions.may_subscribe(broadcast):
             context.log.info("refused subscribe path=%s reason='not permitted'", broadcast)
             allowed = False
         if not allowed:
-            self._serving.reject(request, StreamCode.UNROUTABLE)
+            self._serving.reject(event.request, StreamCode.UNROUTABLE)
             return None
-        return path
+        return path, event.track, context.ref, context.number, event.request
 
+    def _ask(self, request: Request) -> None:
+        self._requests[request.message.key] = request
+        send(self._context.environment.origin, request.message)
+
+    @property
     def _exclude(self) -> int:
         peer = self._moq.peer
         return 0 if peer is None else peer.hop or 0
 
     def _on_subscribe(self, event: moq.SubscribeRequested) -> None:
-        path = self._path(event.request, event.broadcast, event.track)
-        if path is not None:
-            context = self._context
+        asked, context = self._begin(event), self._context
+        if asked is not None:
             context.counts["subscriptions", ""] += 1
-            message = m.Subscribe(
-                path=path,
-                track=event.track,
-                subscriber=context.ref,
-                session=context.number,
-                key=event.request,
-                encoding=self._moq.encoding,
-                params=event.params,
-                exclude=self._exclude(),
-                relay=context.permissions.cluster,
-            )
-            self._requests[event.request] = Subscription(message)
-            send(context.environment.origin, message)
+            relay = context.permissions.cluster
+            message = m.Subscribe(*asked, self._moq.encoding, event.params, self._exclude, relay=relay)
+            self._ask(Subscription(message))
 
     def _on_info(self, event: moq.InfoRequested) -> None:
-        path = self._path(event.request, event.broadcast, event.track)
-        if path is not None:
-            context = self._context
-            message = m.Describe(
-                path, event.track, context.ref, context.number, event.request, self._exclude()
-            )
-            self._requests[event.request] = Subscription(message)
-            send(context.environment.origin, message)
+        asked = self._begin(event)
+        if asked is not None:
+            self._ask(Subscription(m.Describe(*asked, self._exclude)))
 
     def _on_fetch(self, event: moq.FetchRequested) -> None:
-        path = self._path(event.request, event.broadcast, event.track)
-        if path is not None:
-            context = self._context
+        asked = self._begin(event)
+        if asked is not None:
             params = SubscribeParams(
                 priority=event.priority,
                 start_group=event.group,
                 start_frame=event.start_frame,
                 end_frame=event.end_frame,
             )
-            message = m.Fetch(
-                path=path,
-                track=event.track,
-                subscriber=context.ref,
-                session=context.number,
-                key=event.request,
-                encoding=Encoding.TIMED,
-                params=params,
-                exclude=self._exclude(),
-            )
-            self._requests[event.request] = Request(message)
-            send(context.environment.origin, message)
+            self._ask(Request(m.Fetch(*asked, Encoding.TIMED, params, self._exclude)))
 
     def _on_update(self, event: moq.SubscribeUpdated) -> None:
         request = self._requests.get(event.request)

@@ -9,48 +9,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from relay.actors import messages as m
-from relay.actors.broadcast import BroadcastActor
+from relay.actors.announcements import Announcements
 from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
-from relay.auth.permissions import loggable
-from relay.model.path import MAX_SEGMENTS, covers, join
-from relay.model.route import MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.model.track_end import LATE_AT_LEAST
 from relay.moq import session as moq
-from relay.runtime import Runtime
-from relay.wire.errors import SessionCode, StreamCode
+from relay.wire.errors import StreamCode
 
 UPSTREAM_LATENCY_MS = 5_000
 """How late groups may reach us: with less, a publisher drops groups after a short stall."""
 
 PAST_MS = 3_600_000
 """Age asked for with an explicit first group: on 06 the number alone brings nothing of the past."""
-
-MAX_HOP_ID = (1 << 53) - 1
-"""Largest hop id: older browser clients hold them in a double."""
-
-SUBSCRIBER_ONLY = 2
-"""Role in SETUP of a peer that publishes nothing."""
-
-
-def random_hop(runtime: Runtime) -> int:
-    """An id for a peer or relay that has none."""
-    return runtime.random.randint(1, MAX_HOP_ID)
-
-
-class Announcement:
-    """One live announcement of the peer."""
-
-    __slots__ = ("broadcast", "generation", "identity", "route")
-
-    def __init__(self, generation: int, route: Route, broadcast: Ref | None, identity: int) -> None:
-        self.generation = generation
-        self.route = route
-        self.identity = identity
-        """Id of its publisher where the peer gives none."""
-        self.broadcast = broadcast
-        """`None` if the announcement is not used: a loop, or too long."""
 
 
 class Question(NamedTuple):
@@ -75,8 +46,7 @@ class Ingest:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._moq = context.moq
-        self._announced: dict[str, Announcement] = {}
-        self._generation = 0
+        self.announcements = Announcements(context)
         self._tracks: dict[int, Ref] = {}
         """Our subscriptions, by request."""
         self._requests: dict[str, int] = {}
@@ -87,13 +57,6 @@ class Ingest:
         self._pasts: dict[int, Past] = {}
         """Subscriptions to the past, by request: one for a track at a time."""
 
-    def start(self) -> None:
-        """Ask the peer for what it publishes, within its permissions."""
-        peer = self._moq.peer
-        if peer is None or peer.role != SUBSCRIBER_ONLY:
-            for prefix in self._context.permissions.publish:
-                self._moq.requests.request_announcements(prefix)
-
     def end(self) -> None:
         """The session is over. The connection tells the directory."""
         tracks = [*self._tracks.values(), *(question.track for question in self._questions.values())]
@@ -103,11 +66,6 @@ class Ingest:
         self._requests.clear()
         self._questions.clear()
         self._pasts.clear()
-        self._announced.clear()
-
-    def paths(self) -> tuple[str, ...]:
-        """Paths the peer announces, absolute."""
-        return tuple(sorted(self._announced))
 
     def count(self) -> int:
         """Upstream subscriptions."""
@@ -277,9 +235,9 @@ class Ingest:
             case moq.RequestRejected():
                 self._on_rejected(event)
             case moq.Announced():
-                self._on_announced(event)
+                self.announcements.announced(event)
             case moq.Unannounced():
-                self._withdraw(join(self._context.permissions.root, event.path), said=event.said)
+                self.announcements.withdrawn(event)
             case _:
                 return False
         return True
@@ -314,128 +272,3 @@ class Ingest:
     def _is_elsewhere(self, code: int) -> bool:
         """Whether the refusal comes from another relay that lost the track, and not from its publisher."""
         return self._context.permissions.cluster and code != StreamCode.NOT_FOUND
-
-    # --- announcements ---------------------------------------------------------------------------------------------
-
-    def _on_announced(self, event: moq.Announced) -> None:
-        absolute = join(self._context.permissions.root, event.path)
-        route = self._usable(event.route)
-        known = self._announced.get(absolute)
-        if known is None:
-            self._announce(absolute, route)
-            return
-        if route is not None:
-            route = self._identified(route, known.identity)
-        # An update by another relay is the same broadcast, even if its publisher came back under another id.
-        goes_on = route is not None and (
-            same_publisher(route, known.route) or self._context.permissions.cluster
-        )
-        if event.restart or route is None or known.broadcast is None or not goes_on:
-            self._withdraw(absolute)
-            self._announce(absolute, route)
-            return
-        known.route = route
-        message = m.Reroute(self._context.number, absolute, known.generation, route)
-        send(self._context.environment.origin, message)
-
-    def _announce(self, absolute: str, route: Route | None) -> None:
-        """The peer announces a path; without a usable `route` it is only remembered."""
-        context = self._context
-        environment = context.environment
-        if not self._within_limits(absolute):
-            route = None
-        self._generation += 1
-        if covers(environment.members, absolute) and not context.permissions.cluster:
-            # A member is dialled with the token of the cluster.
-            if not context.counts["refused", "members"]:  # logged once
-                context.log.warning(
-                    "ignored announcement path=%s reason='for relays of the cluster'", loggable(absolute)
-                )
-            context.counts["refused", "members"] += 1
-            route = None
-        identity = random_hop(environment.runtime)
-        if route is None:
-            self._announced[absolute] = Announcement(self._generation, Route(), None, identity)
-            return
-        route = self._identified(route, identity)
-        context.counts["announcements_received", ""] += 1
-        broadcast = BroadcastActor.start(
-            environment.runtime,
-            path=absolute,
-            source=context.ref,
-            limits=environment.limits,
-            counters=environment.counters,
-            cache_budget=environment.cache_budget,
-            directory=environment.origin,
-        )
-        self._announced[absolute] = Announcement(self._generation, route, broadcast, identity)
-        # Versions without hop ids cannot tell an echo of our own announcement from a publisher.
-        echo = not self._moq.has_hops and self._moq.serving.has_offered(self._relative(absolute))
-        context.log.debug("announced path=%s hops=%s", absolute, route.hops)
-        send(
-            environment.origin,
-            m.Announce(
-                session=context.number,
-                connection=context.ref,
-                path=absolute,
-                generation=self._generation,
-                route=route,
-                broadcast=broadcast,
-                prefix=self._moq.announces_prefixes,
-                tentative=echo,
-                relayed=context.permissions.cluster,
-                onward=not context.permissions.cluster or self._moq.has_hops,
-            ),
-        )
-
-    def _within_limits(self, absolute: str) -> bool:
-        """Whether a path may be used. Closes the session of a peer that announces too much."""
-        context = self._context
-        limit = context.limit_of("announces")
-        if len(self._announced) >= limit:
-            context.over("announces", f"path={loggable(absolute)}")
-            context.moq.close(SessionCode.PROTOCOL_VIOLATION, f"more than {limit} announcements")
-            return False
-        size, longest = len(absolute.encode()), context.environment.limits.path
-        if size > longest:
-            context.over("path", f"path={loggable(absolute)}")
-            if not context.permissions.cluster:  # not the fault of the relay that passes it on
-                text = f"a path of {size} bytes, at most {longest} are allowed"
-                context.moq.close(SessionCode.PROTOCOL_VIOLATION, text)
-            return False
-        # A deeper path fits into no message to viewers of the root.
-        return absolute.count("/") < MAX_SEGMENTS
-
-    def _withdraw(self, absolute: str, *, said: bool = True) -> None:
-        known = self._announced.pop(absolute, None)
-        if known is not None and known.broadcast is not None:
-            self._context.log.debug("unannounced path=%s", absolute)
-            message = m.Unannounce(self._context.number, absolute, known.generation, said)
-            send(self._context.environment.origin, message)
-
-    def _usable(self, route: Route) -> Route | None:
-        """The route as it is passed on, or `None` if it must not be used (moq-lite, "Announce")."""
-        chain = route.hops or (UNKNOWN_HOP,)
-        known = [hop for hop in chain if hop != UNKNOWN_HOP]
-        own = self._context.environment.hop
-        if len(chain) > MAX_HOPS or len(set(known)) < len(known) or own in known:
-            return None
-        route = route._replace(hops=chain)
-        if not self._moq.announces_prefixes:  # the versions with costs
-            return route
-        peer = self._moq.peer
-        return route.plus_cost(1 if peer is None or peer.cost is None else peer.cost)
-
-    def _identified(self, route: Route, identity: int) -> Route:
-        """The route with an id of ours for a publisher that gave none, good for one announcement.
-
-        With it the routes across a cluster are known to lead to the same publisher. A path that a relay of 01 to 03
-        announces again may come from another publisher. Newer relays withhold an id on purpose.
-        """
-        newer_relay = self._context.permissions.cluster and self._moq.has_hops
-        if route.publisher != UNKNOWN_HOP or newer_relay:
-            return route
-        return route._replace(hops=(identity, *route.hops[1:]))
-
-
-__all__ = ["Ingest", "random_hop"]

@@ -98,7 +98,6 @@ class PeerActor(LoopActor):
         self._timer: Timer | None = None
         self._stale: Timer | None = None
         self._delay = FIRST_DELAY
-        self._since: float | None = None
         self._up: float | None = None
         self._unclean = False
         self._withdrawn = False
@@ -228,7 +227,6 @@ class PeerActor(LoopActor):
         if message.connection != self._connection:
             return
         self._up = self.runtime.now()
-        self._since = self.runtime.wall_time()
         self._session = message.session
         self._connected()
         logger.info("peer %s connected session=%d", self.target, message.session)
@@ -246,7 +244,6 @@ class PeerActor(LoopActor):
         self._connection = None
         self._session = None
         self._unclean = message.lost
-        self._since = None
         if self._up is not None and self.runtime.now() - self._up >= HEALTHY:
             self._delay = FIRST_DELAY
         self._up = None
@@ -288,7 +285,7 @@ class PeerActor(LoopActor):
             node=self.target,
             state=self._state,
             dialled_by="us" if self._other_session is None else "it",
-            since=self._since if self._other_session is None else None,
+            since=None,
             session=self._session if self._other_session is None else self._other_session,
             error=self._error,
         )

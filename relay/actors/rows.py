@@ -58,7 +58,7 @@ class TrackRow:
 
 @dataclass(frozen=True, slots=True)
 class PeerRow:
-    """Answer to `DescribePeer`. `since` is in seconds since the epoch."""
+    """Answer to `DescribePeer`. The web server fills in `since`, in seconds since the epoch, `broadcasts` and `offers`."""
 
     node: str
     state: str
@@ -67,5 +67,4 @@ class PeerRow:
     session: int | None
     error: str | None
     broadcasts: int = 0
-    """Filled in by the web server, as `offers` is."""
     offers: tuple[str, ...] = ()

@@ -236,11 +236,10 @@ async def test_the_row_tells_what_it_is_doing() -> None:
     await settle()
     assert told(await bench.state()) == "dialling"
     await bench.up()
-    since = pytest.approx(RUNTIME.wall_time(), abs=1)
-    assert await bench.state() == PeerRow(TARGET, "connected", "us", cast("float", since), 1, None)
+    assert await bench.state() == PeerRow(TARGET, "connected", "us", None, 1, None)
     await bench.down("idle")
     row = await bench.state()
-    assert (told(row), row.since, row.session, row.error) == ("waiting", None, None, "idle")
+    assert (told(row), row.session, row.error) == ("waiting", None, "idle")
     await bench.tell(m.OtherSession(77))
     row = await bench.state()
     assert (told(row), row.session) == ("dialled by it", 77)
@@ -570,7 +569,6 @@ def test_whatever_happens_a_peer_is_in_one_state(changes: list[str]) -> None:
             connected = row.state == "connected"
             assert connected == (row.session is not None)
             assert not (connected and row.error)
-            assert connected or row.since is None
             assert connected or row.dialled_by == "us"
         halt(bench.peer)
         halt(bench.cluster.ref)
