@@ -273,10 +273,6 @@ class NewLimits(NamedTuple):
     limits: Limits
 
 
-class Count(NamedTuple):
-    """Asked of the origin: how many paths, publications and watchers it holds."""
-
-
 # --- subscriber to origin to broadcast to track -------------------------------------------------------------------
 
 

@@ -35,14 +35,6 @@ class NumbersForgotten(NamedTuple):
     key: tuple[str, str]
 
 
-class Snapshot(NamedTuple):
-    """Counts for logs and tests."""
-
-    paths: int
-    publications: int
-    watchers: int
-
-
 class Publisher(NamedTuple):
     """The actors of one publication."""
 
@@ -131,9 +123,6 @@ class OriginActor(LoopActor):
                 return tuple(self._published(p, serving=False) for p in directory.withdrawn(message.prefixes))
             case m.ListAnnounced():
                 return directory.announcements(message.prefixes)
-            case m.Count():
-                table = directory.publications
-                return Snapshot(len(table), len(list(table)), len(directory.watchers))
             case _:
                 return super().on_receive(message)
         self._carry_out()

@@ -11,7 +11,7 @@ Owns the table, by path and by session, and the order of preference. Called by t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from relay.model.path import Ordered, ancestors, covers
@@ -100,13 +100,6 @@ class Publications:
         """The same paths."""
         self._sessions: dict[int, dict[str, Publication]] = {}
         self.prefix_routes = 0
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __iter__(self) -> Iterator[Publication]:
-        for present in self._paths.values():
-            yield from present
 
     def add(self, publication: Publication) -> None:
         """Take one in."""

@@ -92,9 +92,6 @@ class Watchers:
         self._neighbours: dict[int, dict[int, str]] = {}
         """By session with a relay: hop ids of relays that it is connected to, with the paths of their names."""
 
-    def __len__(self) -> int:
-        return sum(map(len, self._by_session.values()))
-
     def add(self, interest: AnnounceInterest) -> tuple[Announcement, ...]:
         """Take an interest in; returns what exists now. Changes follow as effects."""
         watcher = Watcher(interest)

@@ -22,6 +22,7 @@ from tests.actors.clock import RUNTIME, advance, run_virtual, settle, timer_coun
 from tests.actors.raw_peer import PeerStream, RawPeer
 from tests.actors.watching import Trouble, actor_of, forget_actors, shuffle_turns
 from tests.actors.world import CLUSTER, EVERYTHING, World
+from tests.model.support import everything
 from tests.sampling import repeats
 
 LINGER = 2.0
@@ -299,7 +300,7 @@ class Play:
             await advance(0.5)
         await settle()
         self._check()
-        assert not any(p.lingering for p in actor_of(self.world.origin)._directory.publications)
+        assert not any(p.lingering for p in everything(actor_of(self.world.origin)._directory))
 
     async def _serve_all(self) -> None:
         """Whoever is left gets the next group."""

@@ -15,7 +15,7 @@ from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle, timer_count, virtual
 from tests.actors.fakes import Fake, FakeSubscriber, View, announcement
-from tests.actors.watching import actor_of, stop_all
+from tests.actors.watching import actor_of, directory_counts, stop_all
 
 
 class Session(Fake):
@@ -98,8 +98,7 @@ class Stage:
         return [refused.code for refused in viewer.got(m.Refused)]
 
     async def count(self) -> tuple[int, int, int]:
-        found = await ask(self.origin, m.Count(), timeout=TIMEOUT)
-        return (found.paths, found.publications, found.watchers)
+        return await directory_counts(self.origin)
 
 
 async def served_by(stage: Stage, path: str, *candidates: Fake, exclude: int = 0) -> int:

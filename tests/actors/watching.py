@@ -9,10 +9,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
+from relay.actors import messages as m
 from relay.actors import runtime
 from relay.actors.rows import PeerRow
-from relay.actors.runtime import Ref, halt
-from tests.actors.clock import RUNTIME
+from relay.actors.runtime import Ref, ask, halt
+from tests.actors.clock import RUNTIME, TIMEOUT
+from tests.model.support import counts
 
 
 def shuffle_turns(seed: int) -> None:
@@ -63,6 +65,12 @@ class Trouble(logging.Handler):
 def actor_of(ref: Ref) -> Any:
     """The actor itself, to look inside."""
     return cast("Any", ref.actor_inbox)._actor
+
+
+async def directory_counts(origin: Ref) -> tuple[int, int, int]:
+    """How many paths, publications and watchers there are, once the inbox is empty."""
+    await ask(origin, m.ListAnnounced(()), timeout=TIMEOUT)
+    return counts(actor_of(origin)._directory)
 
 
 def forget_actors() -> None:

@@ -6,23 +6,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-from relay.actors import messages as m
 from relay.actors.connection import ConnectionActor
 from relay.actors.environment import Environment
 from relay.actors.expiry import Expiries
 from relay.actors.origin import OriginActor
-from relay.actors.runtime import Ref, ask
+from relay.actors.runtime import Ref
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.transport.memory import memory_pair
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, TIMEOUT, VirtualLoop, advance, settle, until
+from tests.actors.clock import RUNTIME, VirtualLoop, advance, settle, until
 from tests.actors.fakes import FakeRef
 from tests.actors.raw_peer import RawPeer, SilentPeer
 from tests.actors.recording import RecordingSession
-from tests.actors.watching import actor_of, actors, stop_all
+from tests.actors.watching import actor_of, actors, directory_counts, stop_all
+from tests.model.support import everything
 from tests.sampling import ALL
 
 HOP = 999
@@ -119,8 +119,7 @@ class World:
         return peer
 
     async def count(self) -> tuple[int, int, int]:
-        found = await ask(self.origin, m.Count(), timeout=TIMEOUT)
-        return cast("tuple[int, int, int]", tuple(found))
+        return await directory_counts(self.origin)
 
     async def close(self, *, clean: bool = True) -> None:
         """Everybody leaves. With `clean`, fails unless all actors and table entries are gone."""
@@ -133,9 +132,9 @@ class World:
                 await advance(longest + 1)
                 await advance(longest + 1)
             else:
-                publications = actor_of(self.origin)._directory.publications
+                directory = actor_of(self.origin)._directory
                 with suppress(AssertionError):
-                    await until(lambda: len(actors()) == 1 and not publications, 2 * longest + 1)
+                    await until(lambda: len(actors()) == 1 and not everything(directory), 2 * longest + 1)
             assert actors() == ["origin"]
             assert await self.count() == (0, 0, 0)
             for table in ("_publishers", "_watchers", "_waiting", "_awaited", "_finding"):

@@ -16,6 +16,7 @@ from relay.model.publications import Publication
 from relay.model.route import Route
 from relay.model.watchers import Announced, AnnounceInterest, Announcement
 from relay.model.withdrawals import SETTLE
+from tests.model.support import counts, everything
 from tests.sampling import repeats
 
 
@@ -65,8 +66,7 @@ class Stage:
         return self.notices[publication.id, Notice.WITHDRAWN] > 0
 
     def count(self) -> tuple[int, int, int]:
-        table = self.directory.publications
-        return (len(table), len(list(table)), len(self.directory.watchers))
+        return counts(self.directory)
 
 
 class Session:
@@ -893,7 +893,7 @@ class Play:
     def check(self) -> None:
         """All that is live is in the table, and one of it serves: an own one before those of other relays."""
         stage, table = self.stage, self.stage.directory.publications
-        present = set(table)
+        present = set(everything(stage.directory))
         assert set(self.live.values()) <= present
         assert all(p.lingering for p in present - set(self.live.values()))
         for path in PATHS:
