@@ -52,9 +52,9 @@ class Draining(NamedTuple):
 
     session: int
     asked: bool
-    """Whether the peer was asked to leave: its version has GOAWAY, and its session has begun."""
+    """The peer was asked to leave: its version has GOAWAY, and its session has begun."""
     cluster: bool
-    """Whether the peer is another relay, which stays as long as we do."""
+    """The peer is another relay, which stays as long as we do."""
 
 
 class CountSession(NamedTuple):
@@ -117,7 +117,7 @@ class GateReport(NamedTuple):
     """The sessions, and the rejections."""
 
     draining: bool
-    """Whether the relay is about to end."""
+    """The relay is about to end."""
     connections: tuple[Ref, ...]
     refused: dict[str, int]
     """How many were rejected, by limit."""
@@ -156,12 +156,12 @@ class Announce(NamedTuple):
     route: Route
     broadcast: Ref
     prefix: bool
-    """Whether the route also serves every path below `path` (moq-lite-06)."""
+    """The route also serves every path below `path` (moq-lite-06)."""
     tentative: bool
     relayed: bool = False
-    """Whether it comes from another relay of the cluster."""
+    """It comes from another relay of the cluster."""
     onward: bool = True
-    """Whether other relays may be offered it; not if it comes from one whose version has no hop ids: loops."""
+    """Other relays may be offered it; not if it comes from one whose version has no hop ids: loops."""
 
 
 class Reroute(NamedTuple):
@@ -180,7 +180,7 @@ class Unannounce(NamedTuple):
     path: str
     generation: int
     said: bool = True
-    """Whether the peer said so; not if it ended the stream that announces."""
+    """The peer said so; it did not just end the stream that announces."""
 
 
 class SessionGone(NamedTuple):

@@ -16,7 +16,7 @@ MAX_SEQUENCE = (1 << 62) - 1
 """The highest number of a group that a message can carry."""
 
 RESERVE = 1 << 16
-"""Numbers that a track is given ahead, and nobody else while it runs: 20 minutes of a track with 50 groups a second."""
+"""Numbers that a track is given ahead, for itself alone while it runs: 20 minutes of a track with 50 groups a second."""
 
 MOST_REPEATED = 8
 """Groups by which another route to the same publisher may be behind what viewers have; it is waited for until it has

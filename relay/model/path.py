@@ -56,7 +56,7 @@ def join(base: str, path: str) -> str:
 
 
 def covers(prefix: str, path: str) -> bool:
-    """Whether `path` is `prefix` or lies below it. `foo` covers `foo/bar`, never `foobar`."""
+    """True if `path` is `prefix` or lies below it. `foo` covers `foo/bar`, never `foobar`."""
     return not prefix or path == prefix or path.startswith(prefix + "/")
 
 
