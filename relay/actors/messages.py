@@ -17,12 +17,12 @@ from relay.model.ranges import Range
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.model.track_end import LATE_AT_LEAST
-from relay.model.watchers import AnnounceInterest, Announcement
+from relay.model.watchers import AnnounceInterest, Announcement, WatchChanged
 from relay.moq.encoding import Encoding
 from relay.moq.session import GroupFragment, GroupPart
 from relay.transport.session import Event, Session, SessionRequest
 
-__all__ = ["GroupFragment", "GroupPart"]
+__all__ = ["GroupFragment", "GroupPart", "WatchChanged"]
 
 Key: TypeAlias = tuple[str, int]
 """A request among all: the URN of its subscriber, and its `key`."""
@@ -229,14 +229,6 @@ class WatchStarted(NamedTuple):
 
     watch: int
     offers: tuple[Announcement, ...]
-
-
-class WatchChanged(NamedTuple):
-    """Origin to watcher: the path's best route changed; `None`: the path is gone."""
-
-    watch: int
-    path: str
-    offer: Announcement | None
 
 
 class ListAnnounced(NamedTuple):

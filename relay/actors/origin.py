@@ -162,6 +162,8 @@ class OriginActor(LoopActor):
         """What the directory says is to be done."""
         for effect in self._directory.poll():
             match effect:
+                case m.WatchChanged():
+                    send(self._watchers[effect.session][effect.watch], effect)
                 case Notify():
                     self._notify(effect)
                 case Later():
@@ -170,9 +172,6 @@ class OriginActor(LoopActor):
                     for key, request in self._waiting.pop(effect.publication.id, {}).items():
                         del self._awaited[key]
                         self._route(request)
-                case _:
-                    watcher = self._watchers[effect.session][effect.watch]
-                    send(watcher, m.WatchChanged(effect.watch, effect.path, effect.announcement))
 
     def _notify(self, effect: Notify) -> None:
         publication, notice = effect

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeAlias
 from relay.model.path import covers
 from relay.model.publications import Publication, Publications, best, same_groups
 from relay.model.route import Route
-from relay.model.watchers import Announced, Announcement, Watchers
+from relay.model.watchers import Announcement, WatchChanged, Watchers
 from relay.model.withdrawals import SETTLE, Withdrawals
 
 
@@ -71,7 +71,7 @@ class Later(NamedTuple):
     timer: LingerOver | Settled
 
 
-Effect: TypeAlias = Notify | Resume | Later | Announced
+Effect: TypeAlias = Notify | Resume | Later | WatchChanged
 
 
 class Directory:
@@ -82,13 +82,13 @@ class Directory:
         self.linger = linger
         self.publications = Publications(members)
         self._effects: list[Effect] = []
-        self.watchers = Watchers(self.publications, self._effects.append, self._doubtful)
         self._leaving: set[int] = set()
         """Sessions that are about to end."""
         self._withdrawn: dict[str, dict[int, Publication]] = {}
         """No longer published, but with viewers still; by path and id."""
         self._withdrawals: dict[str, Withdrawals] = {}
         """By path, where they still matter."""
+        self.watchers = Watchers(self.publications, self._effects.append, self._withdrawals)
         self._denying: set[int] = set()
         """Sessions whose peers those withdrawals come from."""
 
@@ -279,10 +279,6 @@ class Directory:
                 self._notify(publication, Notice.PUBLISHER_LOST)
 
     # --- withdrawals by other relays -------------------------------------------------------------------------------
-
-    def _doubtful(self, path: str, route: Route) -> bool:
-        withdrawals = self._withdrawals.get(path)
-        return withdrawals is not None and withdrawals.doubtful(route)
 
     def _settle(self, publication: Publication, lost: Route) -> None:
         """The route that served is gone: the next one has to prove itself before it is announced."""

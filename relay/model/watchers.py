@@ -11,12 +11,14 @@ Owns what a watcher may be offered. Called by the directory whenever a path chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from relay.model.path import Ordered, ancestors
 from relay.model.publications import Publication, Publications, best
 from relay.model.route import UNKNOWN_HOP, Route
+from relay.model.withdrawals import Withdrawals
 
 
 class AnnounceInterest(NamedTuple):
@@ -44,13 +46,13 @@ class Announcement(NamedTuple):
     source: int
 
 
-class Announced(NamedTuple):
-    """Effect: tell the watcher that the best route of a path has changed; None: the path is gone."""
+class WatchChanged(NamedTuple):
+    """Effect, and message to the watcher: the best route of a path has changed; None: the path is gone."""
 
-    session: int
     watch: int
     path: str
-    announcement: Announcement | None
+    offer: Announcement | None
+    session: int = 0
 
 
 class Watcher:
@@ -64,12 +66,12 @@ class Watcher:
 
     def sees(self, publication: Publication) -> bool:
         """Whether the publication may be offered at all."""
-        session, _, _, exclude, _, relay, one_hop = self.interest
-        if publication.session == session:
+        interest = self.interest
+        if publication.session == interest.session:
             return False
-        if relay and not (publication.onward and not (one_hop and publication.relayed)):
+        if interest.relay and not (publication.onward and not (interest.one_hop and publication.relayed)):
             return False
-        return not exclude or exclude not in publication.route.hops
+        return not interest.exclude or interest.exclude not in publication.route.hops
 
 
 class Watchers:
@@ -78,13 +80,13 @@ class Watchers:
     def __init__(
         self,
         publications: Publications,
-        emit: Callable[[Announced], object],
-        doubtful: Callable[[str, Route], bool],
+        emit: Callable[[WatchChanged], object],
+        withdrawals: Mapping[str, Withdrawals],
     ) -> None:
-        """`doubtful` tells whether a new route has to prove itself before it is announced."""
+        """`withdrawals`, by path, tell whether a new route has to prove itself before it is announced."""
         self._publications = publications
         self._emit = emit
-        self._doubtful = doubtful
+        self._withdrawals = withdrawals
         self._by_session: dict[int, dict[int, Watcher]] = {}
         self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
         self._prefixes = Ordered()
@@ -131,29 +133,29 @@ class Watchers:
     def refresh(self, path: str) -> None:
         """Something about `path` has changed: bring every watcher concerned up to date."""
         first = self._first(path)
-        for watcher in dict(self._covering(path)).values():
+        covering = [same for prefix in ancestors(path) if (same := self._by_prefix.get(prefix))]
+        concerned = covering[0] if len(covering) == 1 else dict(ChainMap(*covering))
+        for watcher in concerned.values():
             self._refresh(watcher, path, first)
         for prefix in self._prefixes.below(path):
             for watcher in self._by_prefix[prefix].values():
                 if watcher.interest.routes_above:
                     self._refresh(watcher, prefix, self._first(prefix))
 
-    def _covering(self, path: str) -> Iterator[tuple[tuple[int, int], Watcher]]:
-        for prefix in ancestors(path):
-            yield from self._by_prefix.get(prefix, {}).items()
-
     def _first(self, path: str) -> Publication | None:
         return best(self._publications.living(path))
 
     def _refresh(self, watcher: Watcher, path: str, first: Publication | None) -> None:
         offer = self._offer(watcher, path, first)
-        if offer == watcher.known.get(path) or (offer is not None and self._doubtful(path, offer.route)):
+        if offer == watcher.known.get(path):
+            return
+        if offer is not None and path in self._withdrawals and self._withdrawals[path].doubtful(offer.route):
             return
         if offer is None:
             del watcher.known[path]
         else:
             watcher.known[path] = offer
-        self._emit(Announced(watcher.interest.session, watcher.interest.watch, path, offer))
+        self._emit(WatchChanged(watcher.interest.watch, path, offer, watcher.interest.session))
 
     def _offer(self, watcher: Watcher, path: str, first: Publication | None) -> Announcement | None:
         """The offer of `path`, which a prefix of the watcher covers; `first` serves it here.

@@ -14,7 +14,7 @@ from relay.model.directory import Directory, Later, LingerOver, Notice, Notify, 
 from relay.model.path import covers
 from relay.model.publications import Publication
 from relay.model.route import Route
-from relay.model.watchers import Announced, AnnounceInterest, Announcement
+from relay.model.watchers import AnnounceInterest, Announcement, WatchChanged
 from relay.model.withdrawals import SETTLE
 from tests.model.support import counts, everything
 from tests.sampling import repeats
@@ -46,7 +46,7 @@ class Stage:
                     self.timers.append((self.now + effect.seconds, effect.timer))
                 case Resume():
                     self.resumed.append(effect.publication)
-                case Announced():
+                case WatchChanged():
                     self.sessions[effect.session].hear(effect)
 
     def advance(self, seconds: float) -> None:
@@ -77,7 +77,7 @@ class Session:
         self.number = number
         self.published: list[Publication] = []
         self.started: dict[int, tuple[Announcement, ...]] = {}
-        self.got: list[Announced] = []
+        self.got: list[WatchChanged] = []
         self.known: dict[int, dict[str, Announcement]] = {}
 
     def announce(
@@ -140,21 +140,21 @@ class Session:
         self.known[watch] = {offer.path: offer for offer in self.started[watch]}
         assert len(self.known[watch]) == len(self.started[watch])
 
-    def hear(self, change: Announced) -> None:
+    def hear(self, change: WatchChanged) -> None:
         self.got.append(change)
         known = self.known[change.watch]
-        if change.announcement is None:
+        if change.offer is None:
             assert change.path in known, f"the end of {change.path!r}, which was not offered"
             del known[change.path]
         else:
-            assert known.get(change.path) != change.announcement, "told what it knew"
-            known[change.path] = change.announcement
+            assert known.get(change.path) != change.offer, "told what it knew"
+            known[change.path] = change.offer
 
     def sees(self, watch: int = 1) -> dict[str, Announcement]:
         return self.known[watch]
 
     def changes(self) -> list[tuple[str, bool]]:
-        return [(change.path, change.announcement is not None) for change in self.got]
+        return [(change.path, change.offer is not None) for change in self.got]
 
 
 VIEWER = 1_000_000
@@ -231,7 +231,7 @@ def test_the_newest_publication_serves_and_the_older_one_returns() -> None:
     first = one.announce("p")
     second = two.announce("p")
     assert served_by(stage, "p", first, second) == 1
-    sources = [change.announcement.source for change in watcher.got if change.announcement]
+    sources = [change.offer.source for change in watcher.got if change.offer]
     assert len(set(sources)) == 2
     two.withdraw("p")
     assert served_by(stage, "p", first, second) == 0
@@ -312,8 +312,8 @@ def test_a_better_route_is_a_change_not_an_end() -> None:
     assert watcher.changes() == [("p", True)]
     (change,) = watcher.got
     started = watcher.started[1]
-    assert change.announcement is not None
-    assert change.announcement.source == started[0].source
+    assert change.offer is not None
+    assert change.offer.source == started[0].source
 
 
 # --- tentative announcements -----------------------------------------------------------------------------------------
