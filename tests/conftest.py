@@ -1,13 +1,21 @@
-"""Takes a sample of the ways that QUIC packets are made, where a test would run with each of them."""
+"""Event loops in virtual time for tests that are marked so, and a sample of the ways that QUIC packets are made."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import pytest
 
+from tests.actors.clock import VirtualLoop
 from tests.sampling import FULL, rotated
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop of a test and of its fixtures."""
+    mark = item.get_closest_marker("virtual")
+    return {"loop": VirtualLoop if mark is not None and mark.args != (False,) else asyncio.new_event_loop}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

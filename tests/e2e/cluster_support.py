@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -64,12 +63,12 @@ ANYONE: Final = ClientTls(disable_verify=True)
 
 async def eventually(check: Callable[[], Awaitable[T]], within: float = WITHIN) -> T:
     """What `check` returns as soon as it raises no AssertionError any more; the last one if time runs out."""
-    deadline = time.monotonic() + within
+    deadline = RUNTIME.now() + within
     while True:
         try:
             return await check()
         except AssertionError:
-            if time.monotonic() > deadline:
+            if RUNTIME.now() > deadline:
                 raise
         await asyncio.sleep(0.03)
 
@@ -358,7 +357,7 @@ async def cluster(
 
 
 async def dial(node: Node, path: str = "", **options: Any) -> Client:
-    return await Client.connect(node.url(path), tls=ANYONE, **options)
+    return await Client.connect(node.url(path), tls=ANYONE, runtime=RUNTIME, **options)
 
 
 async def drop(client: Client) -> None:

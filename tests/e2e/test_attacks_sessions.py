@@ -35,7 +35,7 @@ from tests.e2e.http_support import live
 from tests.e2e.support import raw, running
 from tests.e2e.test_metrics import scrape, until, value
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.virtual]
 
 WITHIN = 20.0
 """Seconds that anything awaited may take on a busy machine."""
@@ -107,8 +107,8 @@ async def serving(limits: Limits = LIMITS, **options: Any) -> AsyncIterator[tupl
     """A relay with a pair on it that is served from the first to the last moment; in the end nobody else is left."""
     async with (
         running(limits=limits, **options) as relay,
-        await Client.connect(relay.url) as publisher,
-        await Client.connect(relay.url) as viewer,
+        await Client.connect(relay.url, runtime=RUNTIME) as publisher,
+        await Client.connect(relay.url, runtime=RUNTIME) as viewer,
     ):
         publication = publisher.publish("good/cam")
         writer = publication.track("video")
@@ -164,7 +164,9 @@ class Attacker(RawPeer):
 async def attacker(
     relay: Relay, version: Version = Version.LITE_04, **options: Any
 ) -> AsyncIterator[Attacker]:
-    session = await connect(raw(relay), versions=(version,), tls=ClientTls(disable_verify=True), **options)
+    session = await connect(
+        raw(relay), versions=(version,), tls=ClientTls(disable_verify=True), **options, runtime=RUNTIME
+    )
     peer = Attacker(session, version)
     try:
         await peer.until(peer.announce_streams)
@@ -182,7 +184,7 @@ async def asked(peer: Attacker, number: int = 1) -> list[tuple[RequestStream, An
 
 async def announced(peer: Attacker, relay: Relay, path: str) -> None:
     peer.publish(path)
-    async with await Client.connect(relay.url) as client, asyncio.timeout(WITHIN):
+    async with await Client.connect(relay.url, runtime=RUNTIME) as client, asyncio.timeout(WITHIN):
         async for change in client.announced(path):
             if change.active:
                 return
@@ -330,7 +332,7 @@ async def test_a_flood_of_whole_streams() -> None:
 @contextlib.asynccontextmanager
 async def publishing(relay: Relay) -> AsyncIterator[tuple[Attacker, int]]:
     """An attacker that publishes, for a viewer that reads everything, and the id of the relay's subscription."""
-    async with attacker(relay) as peer, await Client.connect(relay.url) as viewer:
+    async with attacker(relay) as peer, await Client.connect(relay.url, runtime=RUNTIME) as viewer:
         await announced(peer, relay, "bad")
         subscription = await viewer.subscribe("bad", "video", describe=False)
         ((stream, request),) = await asked(peer)
@@ -393,7 +395,7 @@ async def test_many_tracks_that_fill_the_cache_of_the_relay() -> None:
     """Each within its own limit, too much together: the pair keeps its newest group, as a late viewer sees."""
     async with serving(replace(LIMITS, cache=512 * 1024)) as (relay, service), attacker(relay) as peer:
         await announced(peer, relay, "bad")
-        async with await Client.connect(relay.url) as viewer:
+        async with await Client.connect(relay.url, runtime=RUNTIME) as viewer:
             for number in range(8):
                 await viewer.subscribe("bad", f"track {number}", describe=False)
             groups = [begin(peer, request.id, 0) for _, request in await asked(peer, 8)]
@@ -405,7 +407,7 @@ async def test_many_tracks_that_fill_the_cache_of_the_relay() -> None:
                 assert value(await scrape(relay), "cached_bytes") <= 2 * 512 * 1024
             await peer.until(lambda: any(group.stops for group in groups))
             assert {code for group in groups for code in group.stops} == {StreamCode.GROUP_TOO_LARGE}
-            async with await Client.connect(relay.url) as late, asyncio.timeout(WITHIN):
+            async with await Client.connect(relay.url, runtime=RUNTIME) as late, asyncio.timeout(WITHIN):
                 newest = await anext(await late.subscribe("good/cam", "video"))
                 assert len(await newest.read_all()) == 4
         assert value(await scrape(relay), "refused_total", limit="cache") >= 1

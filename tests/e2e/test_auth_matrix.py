@@ -777,7 +777,7 @@ async def test_refusals_come_later_and_later_but_a_good_token_at_once(
         if seconds:
             await told.wait()
 
-    monkeypatch.setattr(Authenticator, "_hold", holding)
+    monkeypatch.setattr(Authenticator, "_delay", holding)
     async with guarded(tmp_path, limits=slow(free, delay)) as relay:
         failing = [asyncio.create_task(refused_over(relay, way)) for way in ways]
         for way in TRANSPORTS:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from relay.config.tables import ClientTls as ClientTlsTable
 from relay.config.tables import ServerTls
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
+from tests.actors.clock import RUNTIME
 from tests.e2e.cluster_support import (
     IDLE,
     LINGER,
@@ -47,6 +47,8 @@ from tests.e2e.cluster_support import (
 from tests.e2e.harness import Peer, free_udp_port, peer_python
 from tests.e2e.http_support import certificate, install
 from tests.e2e.support import publisher, viewer
+
+pytestmark = pytest.mark.virtual
 
 NEW, OLD = "0.5.1", "0.3.3"
 
@@ -372,7 +374,7 @@ async def test_token_of_another_key(tmp_path: Path) -> None:
 
 async def test_expired_token(tmp_path: Path) -> None:
     async with trouble(tmp_path) as it:
-        it.use_token(member_token(tmp_path, expires=time.time() - 60))
+        it.use_token(member_token(tmp_path, expires=RUNTIME.wall_time() - 60))
         await it.root.start()
         await it.leaf.start()
         await it.told("401", target=it.root.name)
@@ -530,6 +532,7 @@ level = "debug"
         self.url = f"https://127.0.0.1:{port}/"
 
 
+@pytest.mark.virtual(False)
 async def test_relay_is_killed_and_returns(tmp_path: Path) -> None:
     """SIGKILL: its broadcasts vanish everywhere, and when it runs again it is found again."""
     async with cluster(tmp_path, 2) as nodes, Camera(nodes[2], "demo/stays") as other:
@@ -560,10 +563,10 @@ async def test_relay_is_killed_and_returns(tmp_path: Path) -> None:
                             await one.goes_on()
                         await abroad.goes_on()
                         await process.kill()
-                        killed = time.monotonic()
+                        killed = RUNTIME.now()
                         await camera.crash()
                         await nodes.announce(["demo/stays"], GONE)
-                        assert time.monotonic() - killed < GONE
+                        assert RUNTIME.now() - killed < GONE
 
                         async def over(one: Viewer) -> None:
                             assert one.over is not None, (one.node, one.begun[-3:])
@@ -804,6 +807,7 @@ async def test_publisher_gone_for_good(tmp_path: Path) -> None:
 # --- other peers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.virtual(False)
 @pytest.mark.parametrize("peer", [NEW, OLD])
 async def test_real_peers(tmp_path: Path, peer: str) -> None:
     """moq-rs publishes at one leaf and watches at another one and at the root; so do older versions at the edge."""
@@ -935,6 +939,7 @@ async def relay_of_today() -> AsyncIterator[int]:
         await process.wait()
 
 
+@pytest.mark.virtual(False)
 @pytest.mark.parametrize("scheme", ["https", "moqt"])
 async def test_a_relay_of_today_is_joined_without_a_token(tmp_path: Path, scheme: str) -> None:
     """What is published there is here, and on the other way round; a withdrawal is one end."""
