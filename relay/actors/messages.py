@@ -401,7 +401,8 @@ class FetchData(NamedTuple):
     """Part of the result of a fetch."""
 
     key: int
-    chunks: tuple[bytes, ...]
+    chunks: tuple[Any, ...]
+    """As those of a fragment."""
     fin: bool
 
 

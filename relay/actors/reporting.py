@@ -127,11 +127,7 @@ class Reports:
             upstream=upstream,
             groups=tuple(
                 GroupRow(
-                    sequence=group.sequence,
-                    frames=group.frames,
-                    bytes=group.payload,
-                    open=group.open,
-                    age=round(now - group.arrived, 3),
+                    group.sequence, group.frames, group.payload, group.open, round(now - group.arrived, 3)
                 )
                 for group in groups.cache
             ),
