@@ -10,7 +10,6 @@ programs that embed a relay:
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from typing import Self
 
@@ -21,6 +20,7 @@ from relay.config import Config
 from relay.config.changes import listed, taken_over
 from relay.credentials import load_authenticator, load_membership, may_sign, public_claims, reloaded_keys
 from relay.identity import Listening, banner, identity
+from relay.logs import get_logger
 from relay.model.limits import Limits
 from relay.runtime import Runtime
 from relay.transport.quic.endpoint import QuicServer
@@ -35,7 +35,7 @@ from relay.web.websocket import Sessions
 from relay.wire.errors import SessionCode
 from relay.wire.version import Version
 
-logger = logging.getLogger("relay")
+logger = get_logger("relay")
 
 
 class Relay:
@@ -155,9 +155,9 @@ class Relay:
         for part in (self._actors, self._quic, self._web):
             if part is not None:
                 part.use(wanted.limits)
-        logger.info("reloaded sha256=%s changed=%s", self.fingerprint, listed(former, wanted) or "none")
+        logger.info("reloaded", sha256=self.fingerprint, changed=listed(former, wanted) or "none")
         if left := "" if config is None else listed(wanted, config):
-            logger.warning("needs a restart: %s", left)
+            logger.warning("needs a restart", changed=left)
 
     async def drain(self) -> None:
         """Before `close`: admit no more sessions, ask all others to leave, and serve them until they have.

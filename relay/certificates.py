@@ -7,13 +7,13 @@ certificates they are. The application has one.
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from relay.config import Config, ConfigError, Https
+from relay.logs import get_logger
 from relay.runtime import Runtime
 from relay.transport.quic.certificates import (
     CertificateError,
@@ -25,7 +25,7 @@ from relay.transport.quic.certificates import (
 from relay.transport.quic.validity import ValidityWatch
 from relay.web.rows import CertificateRow
 
-logger = logging.getLogger("relay")
+logger = get_logger("relay")
 
 INTERVAL: Final = 3_600.0
 """Seconds between looks at when certificates end."""
@@ -139,7 +139,7 @@ class Certificates:
             if pair.file is not None
         }
         for text in self._validity.news(files, now):
-            logger.warning("%s", text)
+            logger.warning(text)
 
     def rows(self) -> tuple[CertificateRow, ...]:
         """When they end, for the debug API and the metrics."""

@@ -7,11 +7,9 @@ imported late so that `--help` is quick.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import NoReturn
 
 from relay import log, terminal
@@ -20,6 +18,7 @@ from relay.config.foreign import foreign_flag
 from relay.config.options import Kind, Option
 from relay.config.tables import OPTIONS
 from relay.config.wording import nearest
+from relay.logs import get_logger
 from relay.version import VERSION
 
 USAGE = "moq-relay [FILE] [flags]\n       moq-relay --check FILE"
@@ -46,28 +45,14 @@ _SWITCHES = {flag for flag, option in _FLAGS.items() if option.kind is Kind.BOOL
 _WORDS = ("true", "false", "1", "0", "yes", "no")
 
 
+def _warn(text: str) -> None:
+    terminal.say(f"moq-relay: warning: {text}")
+
+
 def _print_warnings(warnings: list[str]) -> None:
     for text in warnings:
-        terminal.say(f"moq-relay: warning: {text}")
+        _warn(text)
     warnings.clear()
-
-
-class _Warnings(logging.Handler):
-    """Prints the warnings of a start."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        terminal.say(f"moq-relay: warning: {record.getMessage()}")
-
-
-@contextmanager
-def _warnings_to_terminal() -> Iterator[None]:
-    handler = _Warnings(logging.WARNING)
-    logger = logging.getLogger("relay")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 class Parser(argparse.ArgumentParser):
@@ -163,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from relay.app import check
 
             _print_warnings(warnings)
-            with _warnings_to_terminal():
+            with log.warnings_to(_warn):
                 check(config)
             # One write: a reader such as `head -1` may close the pipe after the first line.
             lines = (f"{arguments.file or 'configuration'}: ok", *summary(config))
@@ -171,9 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if fault:
                 terminal.say(f"moq-relay: {fault}")
             return 1 if fault else 0
-        log.setup(config.log.level)
+        log.setup(config.log.level, config.log.format)
         for text in warnings:
-            logging.getLogger("relay").warning("%s", text)
+            get_logger("relay").warning(text)
         warnings.clear()
         from relay.process import run
 

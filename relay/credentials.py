@@ -6,7 +6,6 @@ rooms that use them. The application calls it.
 
 from __future__ import annotations
 
-import logging
 import ssl
 from typing import Final
 
@@ -19,13 +18,14 @@ from relay.auth.key_directory import KeyDirectory
 from relay.auth.permissions import UnauthorizedError
 from relay.auth.throttle import Throttle
 from relay.config import Auth, Config, ConfigError
+from relay.logs import get_logger
 from relay.runtime import Runtime
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
 from relay.transport.quic.certificates import CertificateError
 from relay.web.key_server import KeyServer
 
-logger = logging.getLogger("relay")
+logger = get_logger("relay")
 
 AS_CLIENT: Final = (
     "a relay like this one takes us for a client: it names no other members to us and does not tell them of us, and "
@@ -105,8 +105,8 @@ def load_membership(config: Config, runtime: Runtime) -> Membership:
             name = root.token or f"the one in the URL of {root}"
             _check_token(runtime, dialler, root.target, f"[cluster] root: token {name}")
         elif cluster.token is None:
-            text = "[cluster] root: no token for %s, which lets us in only if it is open to anyone: %s"
-            logger.warning(text, root, AS_CLIENT)
+            text = f"no token for {root}, which lets us in only if it is open to anyone"
+            _warn("[cluster] root", text, AS_CLIENT)
     roots = tuple(root.target for root in cluster.root)
     hop = random_hop(runtime) if cluster.id is None else cluster.id
     return Membership(hop, cluster.node, roots, cluster.prefix, cluster.mesh, dialler.dial)
@@ -126,9 +126,13 @@ def _check_token(runtime: Runtime, dialler: Dialler, target: str, place: str) ->
         claims = unverified_claims(token)
     except UnauthorizedError as error:
         # relays of other makers may have claims of their own
-        logger.warning("%s: a relay like this one refuses it: %s", place, error)
+        _warn(place, "a relay like this one refuses it", error)
         return
     if not claims.cluster:
-        logger.warning("%s is without the claim cluster (moq-token sign --cluster): %s", place, AS_CLIENT)
+        _warn(f"{place} is without the claim cluster (moq-token sign --cluster)", AS_CLIENT)
     if claims.expires is not None and claims.expires <= runtime.wall_time():
-        logger.warning("%s has expired, so no relay will let us in", place)
+        _warn(f"{place} has expired, so no relay will let us in")
+
+
+def _warn(*parts: object) -> None:
+    logger.warning(": ".join(map(str, parts)))

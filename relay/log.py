@@ -1,26 +1,30 @@
 """Logging set-up: where lines go and what they look like.
 
-Owns the one handler of the program. Must never be imported by the rooms below: they log through the standard
-`logging` module, `logging.getLogger(__name__)`, and write `key=value` pairs into their text. Called by the command
-line.
+Owns the one handler of the program. Must never be imported by the rooms below: they log through `relay.logs`. Called
+by the command line.
 
-    2026-03-01T12:00:00.123Z INFO  [session 7] accepted transport=webtransport path=demo
+    2026-03-01T12:00:00.123Z INFO  [session 7] accepted transport=webtransport path=/demo
+
+    {"time": "2026-03-01T12:00:00.123Z", "level": "info", "logger": "relay.session", "session": 7, ...}
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from relay.logs import FIELDS
 from relay.model.pace import LogThrottle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 TRACE: Final = 5
 
@@ -48,24 +52,37 @@ class Formatter(logging.Formatter):
         super().__init__()
         self._colour = colour
 
-    def format(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as the standard library calls it
         """Return the line, coloured if asked for."""
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        time = moment.replace("+00:00", "Z")
-        level = _NAMES.get(record.levelno, record.levelname)
-        # Peers choose paths and close reasons: no control character of theirs may start a line or drive a terminal.
+        time, level = _time(record), _NAMES.get(record.levelno, record.levelname)
+        # Libraries quote peers, too: no control character of theirs may start a line or drive a terminal.
         text = _CONTROL.sub(_escaped, record.getMessage())
         if record.name.partition(".")[0] != "relay":
             text = f"[{record.name}] {text}"
-        line = f"{self._paint(_DIM, time)} {self._paint(_COLOURS.get(level), f'{level:<5}')} {text}"
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        if record.stack_info:
-            line += "\n" + self.formatStack(record.stack_info)
-        return line
+        return f"{self._paint(_DIM, time)} {self._paint(_COLOURS.get(level), f'{level:<5}')} {text}"
 
     def _paint(self, colour: str | None, text: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colour and colour else text
+
+
+class JsonFormatter(Formatter):
+    """One object per line. Lines of libraries have their text as the event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields: dict[str, Any] = getattr(record, FIELDS, None) or {"event": record.getMessage()}
+        level = _NAMES.get(record.levelno, record.levelname).lower()
+        line = {"time": _time(record), "level": level, "logger": record.name, **fields}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
+        return json.dumps(line, default=str)
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -97,8 +114,23 @@ class LibraryThrottle(logging.Filter):
         return True
 
 
-def setup(level: str, stream: TextIO | None = None) -> None:
-    """Log to `stream` (standard error by default) from `level` on, a word of `LEVELS`. A second call replaces the first.
+@contextmanager
+def warnings_to(say: Callable[[str], None]) -> Iterator[None]:
+    """Call `say` with the relay's warnings, as text."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("relay")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def setup(level: str, form: str = "text", stream: TextIO | None = None) -> None:
+    """Log to `stream` (standard error by default) from `level` on, a word of `LEVELS`, as `text` or `json`.
+
+    A second call replaces the first.
 
     Libraries speak up only with warnings, and of each kind with a few a minute, except at level trace.
     """
@@ -107,7 +139,8 @@ def setup(level: str, stream: TextIO | None = None) -> None:
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(stream)
     handler.addFilter(LibraryThrottle())
-    handler.setFormatter(Formatter(colour=stream.isatty() and not os.environ.get("NO_COLOR")))
+    kind = JsonFormatter if form == "json" else Formatter
+    handler.setFormatter(kind(colour=stream.isatty() and not os.environ.get("NO_COLOR")))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old.formatter, Formatter)]:
         root.removeHandler(old)

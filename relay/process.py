@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import resource
 import signal
@@ -27,8 +26,9 @@ from typing import Any, Final, NoReturn
 from relay import terminal
 from relay.app import Relay
 from relay.config import Config, ConfigError
+from relay.logs import get_logger
 
-logger = logging.getLogger("relay")
+logger = get_logger("relay")
 
 COLLECT_AFTER: Final = 10_000
 """Objects that may be made and kept between two looks of the garbage collector; a viewer is some 500 of them."""
@@ -37,21 +37,23 @@ STOP_SLACK: Final = 1.0
 """Seconds beyond `[limits] close_timeout` after which a relay ends, whatever its sessions do."""
 
 
-def run(config: Config, reread: Callable[[], Config], set_level: Callable[[str], object]) -> NoReturn:
+def run(config: Config, reread: Callable[[], Config], set_up_log: Callable[[str, str], object]) -> NoReturn:
     """Run until a signal asks for the end, and leave with the exit status.
 
-    SIGHUP gets a new configuration from `reread`, which may raise ConfigError; `set_level` is given its log level.
+    SIGHUP gets a new configuration from `reread`, which may raise ConfigError; `set_up_log` is given its `[log]`.
     Raises ConfigError for what can only be found out at the start.
     """
     _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        status = runner.run(_serve(config, reread, set_level))
+        status = runner.run(_serve(config, reread, set_up_log))
         # Everything is closed. To close the loop would wait for names that are being looked up, which cannot be called
         # off and takes as long as name servers take.
         os._exit(status)
 
 
-async def _serve(config: Config, reread: Callable[[], Config], set_level: Callable[[str], object]) -> int:
+async def _serve(
+    config: Config, reread: Callable[[], Config], set_up_log: Callable[[str, str], object]
+) -> int:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -65,7 +67,7 @@ async def _serve(config: Config, reread: Callable[[], Config], set_level: Callab
     for number in signals:
         loop.add_signal_handler(number, on_signal)
     relay = Relay(config)
-    loop.add_signal_handler(signal.SIGHUP, _reload, relay, reread, set_level)
+    loop.add_signal_handler(signal.SIGHUP, _reload, relay, reread, set_up_log)
     try:
         await relay.start()
     except OSError as error:
@@ -97,16 +99,16 @@ async def _unless(failed: asyncio.Task[Any], step: Coroutine[Any, Any, Any]) -> 
     task.cancel()
 
 
-def _reload(relay: Relay, reread: Callable[[], Config], set_level: Callable[[str], object]) -> None:
+def _reload(relay: Relay, reread: Callable[[], Config], set_up_log: Callable[[str, str], object]) -> None:
     """SIGHUP: the configuration anew, certificates and keys with it, all of it or nothing."""
     try:
         config = reread()
         relay.reload(config)
     except ConfigError as error:
         for problem in error.problems:
-            logger.error("not reloaded, everything stays as it was: %s", problem)  # noqa: TRY400 - it says it all
+            logger.error("not reloaded, everything stays as it was", reason=problem)  # noqa: TRY400 - it says it all
     else:
-        set_level(config.log.level)
+        set_up_log(config.log.level, config.log.format)
 
 
 def _tell_systemd() -> None:
@@ -119,7 +121,7 @@ def _tell_systemd() -> None:
             sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
             sock.send(b"READY=1")
     except OSError as error:
-        logger.warning("systemd was not told that the relay has started: %s", error.strerror or error)
+        logger.warning("systemd was not told that the relay has started", reason=error.strerror or error)
 
 
 def _spare_the_collector() -> None:

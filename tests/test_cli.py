@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import io
 import json
 import logging
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +19,6 @@ from relay import cli, log
 from relay.app import Relay, check
 from relay.config import Auth, Cluster, Config, ConfigError, Public, load
 from relay.config.tables import OPTIONS
-from relay.model.pace import LOG_BURST
 from relay.transport.quic.certificates import generate_certificate
 from relay.version import VERSION
 from tests.sampling import covering
@@ -486,90 +483,3 @@ def test_nothing_takes_the_place_of_a_closed_stream() -> None:
         "sys.exit(os.open('/dev/zero', os.O_RDONLY) <= 2 or sys.stderr.fileno() != 2)"
     )
     assert shell(f'{sys.executable} -c "{program}" <&- >&- 2>&-').returncode == 0
-
-
-# Logging
-
-
-class Terminal(io.StringIO):
-    """A stream that claims to be a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def lines(level: str, stream: io.StringIO) -> list[str]:
-    log.setup(level, stream)
-    relay = logging.getLogger("relay.actors")
-    for number, text in ((log.TRACE, "t"), (10, "d"), (20, "i"), (30, "w"), (40, "e")):
-        relay.log(number, "[session %d] %s key=value", 7, text)
-    logging.getLogger("quic").info("library")
-    return stream.getvalue().splitlines()
-
-
-def test_a_line() -> None:
-    [line, *_] = lines("info", io.StringIO())
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO  \[session 7\] i key=value", line)
-
-
-def test_what_libraries_say_again_and_again_is_a_few_lines() -> None:
-    """aioquic warns of each malformed packet, which anybody can send from any address."""
-    now = [1000.0]
-    stream = io.StringIO()
-    log.setup("info", stream)
-
-    def malformed(number: int) -> None:
-        logger = logging.getLogger("quic")
-        record = logger.makeRecord("quic", logging.WARNING, "tls.py", 1, "[%08x] Error: 10", (number,), None)
-        record.created = now[0]
-        logger.handle(record)
-
-    for number in range(300):
-        malformed(number)
-    assert len(stream.getvalue().splitlines()) == LOG_BURST
-    logging.getLogger("asyncio").error("something else")
-    for number in range(300):
-        logging.getLogger("relay.x").warning("ours %d", number)
-    assert len(stream.getvalue().splitlines()) == LOG_BURST + 1 + 300
-    now[0] += 60.0
-    for number in range(2):
-        malformed(number)
-    first, second = stream.getvalue().splitlines()[-2:]
-    assert first.endswith(f"[quic] [00000000] Error: 10 (and {300 - LOG_BURST} more like it)")
-    assert second.endswith("[quic] [00000001] Error: 10")
-
-
-@pytest.mark.parametrize(
-    "level, number", [("error", 1), ("warn", 2), ("info", 3), ("debug", 4), ("trace", 6)]
-)
-def test_levels(level: str, number: int) -> None:
-    found = lines(level, io.StringIO())
-    assert len(found) == number
-    if level == "trace":
-        assert " TRACE [session 7] t key=value" in found[0]
-        assert " INFO  [quic] library" in found[-1]
-
-
-def test_colour_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    assert "\x1b[" not in lines("info", io.StringIO())[0]
-    assert "\x1b[32mINFO \x1b[0m" in lines("info", Terminal())[0]
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b[" not in lines("info", Terminal())[0]
-
-
-def test_a_peer_cannot_forge_lines() -> None:
-    stream = io.StringIO()
-    log.setup("info", stream)
-    logging.getLogger("relay").info("closed reason=%s", "a\n2026 INFO  fake\x1b[2J\u2028x")
-    [line] = stream.getvalue().splitlines()
-    assert line.endswith(r"closed reason=a\n2026 INFO  fake\x1b[2J\u2028x")
-
-
-def test_a_traceback_follows_its_line() -> None:
-    stream = io.StringIO()
-    log.setup("info", stream)
-    logging.getLogger("relay").error("actor failed", exc_info=RuntimeError("broken"))
-    found = stream.getvalue().splitlines()
-    assert found[0].endswith("ERROR actor failed")
-    assert found[-1] == "RuntimeError: broken"

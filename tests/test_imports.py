@@ -59,21 +59,22 @@ EFFECTS = ("asyncio", "concurrent", "random", "secrets", "selectors", "socket", 
 ROOMS = {
     "relay/paths.py": Room((), never=EFFECTS),
     "relay/wire/": Room(("wire", "paths"), never=EFFECTS),
-    "relay/model/": Room(("model", "paths"), never=EFFECTS),
+    "relay/logs.py": Room((), ("structlog",), never=EFFECTS),
+    "relay/model/": Room(("model", "paths", "logs"), never=EFFECTS),
     "relay/moq/": Room(("moq", "model", "wire", "transport.session"), never=EFFECTS),
     "relay/auth/": Room(
-        ("auth", "model", "runtime", "terminal", "version", "wire"),
+        ("auth", "logs", "model", "runtime", "terminal", "version", "wire"),
         ("jwt", "cryptography", "cachetools"),
         never=("socket",),
     ),
     "relay/transport/": Room(
-        ("transport", "model", "runtime", "wire"),
+        ("transport", "logs", "model", "runtime", "wire"),
         ("aioquic", "cryptography", "aiohttp"),
         only=(("aiohttp", "relay/transport/client.py"), ("aiohttp", "relay/transport/websocket/dial.py")),
     ),
     "relay/actors/": Room(
         (
-            *("actors", "auth", "model", "runtime", "transport.session"),
+            *("actors", "auth", "logs", "model", "runtime", "transport.session"),
             *("moq.session", "moq.protocol", "moq.encoding", "moq.feed"),
             "wire.errors",
         ),
@@ -83,7 +84,7 @@ ROOMS = {
     ),
     "relay/web/": Room(
         (
-            *("web", "actors", "auth", "model", "runtime", "wire.errors"),
+            *("web", "actors", "auth", "logs", "model", "runtime", "wire.errors"),
             *(
                 "transport.slots",
                 "transport.refusal",
@@ -95,27 +96,29 @@ ROOMS = {
         ("aiohttp", "cachetools", "msgpack", "prometheus_client"),
     ),
     "relay/config/": Room(
-        ("config", "model", "wire.version", "transport.quic.settings"),
+        ("config", "logs", "model", "wire.version", "transport.quic.settings"),
         ("pydantic", "pydantic_core"),
         never=EFFECTS,
     ),
-    "relay/client/": Room(("client", "moq", "transport", "model", "runtime", "wire")),
+    "relay/client/": Room(("client", "logs", "moq", "transport", "model", "runtime", "wire")),
     "relay/runtime.py": Room(()),
     "relay/commands/": Room(("client", "terminal", "transport", "model", "wire")),
-    "relay/log.py": Room(("model.pace",)),
+    "relay/log.py": Room(("logs", "model.pace")),
     "relay/terminal.py": Room(()),
     "relay/version.py": Room(()),
-    "relay/cli.py": Room(("app", "config", "log", "process", "terminal", "version")),
-    "relay/process.py": Room(("app", "config", "terminal"), ("uvloop",)),
+    "relay/cli.py": Room(("app", "config", "log", "logs", "process", "terminal", "version")),
+    "relay/process.py": Room(("app", "config", "logs", "terminal"), ("uvloop",)),
     "relay/app.py": Room(
         (
             *("actors", "config", "model", "runtime", "transport", "web", "wire"),
-            *("certificates", "credentials", "identity"),
+            *("certificates", "credentials", "identity", "logs"),
         )
     ),
     # What is read from files as the configuration says: its faults name `[table] key`, which no room below may know.
-    "relay/certificates.py": Room(("config", "runtime", "transport.quic", "web.rows")),
-    "relay/credentials.py": Room(("actors", "auth", "config", "runtime", "transport", "web.key_server")),
+    "relay/certificates.py": Room(("config", "logs", "runtime", "transport.quic", "web.rows")),
+    "relay/credentials.py": Room(
+        ("actors", "auth", "config", "logs", "runtime", "transport", "web.key_server")
+    ),
     "relay/identity.py": Room(("config", "model.address", "version", "web.rows"), never=EFFECTS),
     "relay/__init__.py": Room(("app",)),
 }

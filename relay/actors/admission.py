@@ -5,12 +5,12 @@ Called by the gate where the peer's path is known before the session, else by th
 
 from __future__ import annotations
 
-import logging
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from relay.actors.environment import Environment
-from relay.auth.permissions import Permissions, UnauthorizedError, loggable
+from relay.auth.permissions import Permissions, UnauthorizedError
+from relay.logs import Logger
 from relay.transport.session import Session, SessionRequest
 
 
@@ -22,20 +22,14 @@ class Rejection(NamedTuple):
 
 
 async def decide(
-    environment: Environment,
-    peer: Session | SessionRequest,
-    path: str,
-    query: str,
-    log: logging.Logger | logging.LoggerAdapter[Any],
-    number: str = "",
+    environment: Environment, peer: Session | SessionRequest, path: str, query: str, log: Logger
 ) -> Permissions | Rejection:
-    """What the peer may do. `number` goes into the log lines, where the logger does not add it."""
+    """What the peer may do. `log` is bound to the session."""
     try:
         return await environment.authorize(path, query, peer.remote)
     except UnauthorizedError as error:
-        values = number, peer.transport, peer.remote, loggable(path), str(error)
-        log.info("refused %stransport=%s remote=%s path=%s reason=%r", *values)
+        log.info("refused", transport=peer.transport, remote=peer.remote, path=path, reason=error)
         return Rejection(error.status, error.answer)
     except Exception:  # the boundary of a task: the peer must get an answer
-        log.exception("authorisation failed %s", number)
+        log.exception("authorisation failed")
         return Rejection(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")

@@ -9,7 +9,6 @@ from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
-from relay.auth.permissions import loggable
 from relay.model.path import MAX_SEGMENTS, covers, join, strip
 from relay.model.route import MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.moq import session as moq
@@ -98,9 +97,7 @@ class Announcements:
         if covers(environment.members, absolute) and not context.permissions.cluster:
             # A member is dialled with the token of the cluster.
             if not context.counts["refused", "members"]:  # logged once
-                context.log.warning(
-                    "ignored announcement path=%s reason='for relays of the cluster'", loggable(absolute)
-                )
+                context.log.warning("ignored announcement", path=absolute, reason="for relays of the cluster")
             context.counts["refused", "members"] += 1
             route = None
         identity = random_hop(environment.runtime)
@@ -123,7 +120,7 @@ class Announcements:
         echo = not self._moq.has_hops and self._moq.serving.has_offered(
             strip(absolute, context.permissions.root) or ""
         )
-        context.log.debug("announced path=%s hops=%s", absolute, route.hops)
+        context.log.debug("announced", broadcast=absolute, hops=route.hops)
         send(
             environment.origin,
             m.Announce(
@@ -145,12 +142,12 @@ class Announcements:
         context = self._context
         limit = context.limit_of("announces")
         if len(self._announced) >= limit:
-            context.over("announces", f"path={loggable(absolute)}")
+            context.over("announces", path=absolute)
             context.moq.close(SessionCode.PROTOCOL_VIOLATION, f"more than {limit} announcements")
             return False
         size, longest = len(absolute.encode()), context.environment.limits.path
         if size > longest:
-            context.over("path", f"path={loggable(absolute)}")
+            context.over("path", path=absolute)
             if not context.permissions.cluster:  # not the fault of the relay that passes it on
                 text = f"a path of {size} bytes, at most {longest} are allowed"
                 context.moq.close(SessionCode.PROTOCOL_VIOLATION, text)
@@ -161,7 +158,7 @@ class Announcements:
     def _withdraw(self, absolute: str, *, said: bool = True) -> None:
         known = self._announced.pop(absolute, None)
         if known is not None and known.broadcast is not None:
-            self._context.log.debug("unannounced path=%s", absolute)
+            self._context.log.debug("unannounced", broadcast=absolute)
             message = m.Unannounce(self._context.number, absolute, known.generation, said)
             send(self._context.environment.origin, message)
 

@@ -7,19 +7,17 @@ when its last track has.
 
 from __future__ import annotations
 
-import logging
-
 from relay.actors import messages as m
 from relay.actors.counters import AddCounts
 from relay.actors.runtime import LoopActor, Ref, halt, send
 from relay.actors.track import TrackActor
-from relay.auth.permissions import loggable
+from relay.logs import get_logger
 from relay.model.limits import Limits
 from relay.model.pace import LogOnce
 from relay.runtime import Runtime
 from relay.wire.errors import StreamCode
 
-logger = logging.getLogger("relay.broadcast")
+logger = get_logger("relay.broadcast")
 
 
 class TrackEntry:
@@ -107,8 +105,13 @@ class BroadcastActor(LoopActor):
             if len(self._tracks) >= self._limits.tracks:
                 send(request.subscriber, m.Refused(request.key, StreamCode.NO_CAPACITY))
                 if self._episodes.begins("tracks", self.runtime.now()):
-                    what = f"limit=tracks value={self._limits.tracks} path={loggable(request.path)}"
-                    logger.warning("[session %d] over limit %s", request.session, what)
+                    logger.warning(
+                        "over limit",
+                        session=request.session,
+                        broadcast=request.path,
+                        limit="tracks",
+                        value=self._limits.tracks,
+                    )
                 if self._counters is not None:
                     send(self._counters, AddCounts({("refused", "tracks"): 1}))
                 return

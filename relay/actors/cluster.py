@@ -6,7 +6,6 @@ Must never know broadcasts or tracks. Of two members, the one whose name comes f
 
 from __future__ import annotations
 
-import logging
 from typing import Final, NamedTuple
 
 from relay.actors import messages as m
@@ -14,6 +13,7 @@ from relay.actors.broadcast import BroadcastActor
 from relay.actors.peer import Dialling, PeerActor, State
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, halt, send
+from relay.logs import get_logger
 from relay.model.limits import Limits
 from relay.model.member import Member, same_host
 from relay.model.path import join, strip
@@ -22,7 +22,7 @@ from relay.model.watchers import AnnounceInterest, Announcement
 from relay.runtime import Runtime
 from relay.wire.errors import StreamCode
 
-logger = logging.getLogger("relay.cluster")
+logger = get_logger("relay.cluster")
 
 WATCH: Final = 1
 GENERATION: Final = 1
@@ -154,7 +154,7 @@ class ClusterActor(LoopActor):
         if offer is None:
             member = self._members.pop(name, None)
             if member is not None:
-                logger.info("member %s has left", name)
+                logger.info("member has left", peer=name)
                 if self._is_connected(member):
                     self._leaving[name] = member
                 self._notify(name, m.MemberGone())
@@ -162,12 +162,13 @@ class ClusterActor(LoopActor):
         try:
             member = Member.parse(name, offer.route.publisher)
         except ValueError as error:
-            logger.warning("member %r ignored: %s", name, error)
+            logger.warning("member ignored", peer=name, reason=error)
             return
         if self._node is not None and same_host(name, self._node):
             return
         if member.hop == self._hop:
-            logger.warning("member %s is this relay itself: set [cluster] node to that name", name)
+            reason = "it is this relay itself: set [cluster] node to that name"
+            logger.warning("member ignored", peer=name, reason=reason)
             return
         known = name in self._members
         self._members[name] = member
@@ -183,10 +184,10 @@ class ClusterActor(LoopActor):
         if not self._roots or not self._mesh or self._target(name) in self._peers:
             return
         if len(self._peers) < self._limits.peers:
-            logger.info("member %s found%s", name, " again" if known else "")
+            logger.info("member found again" if known else "member found", peer=name)
             self._start(name, first=self._dials_first(name))
         elif not known:
-            logger.warning("member %s ignored: more than [limits] peers = %d", name, self._limits.peers)
+            logger.warning("over limit", peer=name, limit="peers", value=self._limits.peers)
 
     def _start_missing(self) -> None:
         for root in self._roots:

@@ -19,7 +19,7 @@ from relay.actors.expiry import Expiry
 from relay.actors.ingest import Ingest
 from relay.actors.rows import SessionRow
 from relay.actors.runtime import LoopActor, Overrun, Ref, Timer, send
-from relay.auth.permissions import Permissions, loggable
+from relay.auth.permissions import Permissions, shown
 from relay.moq import session as moq
 from relay.moq.protocol import open_session
 from relay.transport.session import Session
@@ -116,9 +116,9 @@ class ConnectionActor(LoopActor):
             case Decided():
                 self._on_decided(message.outcome)
             case m.OverLimit():
-                self._context.over(message.limit, message.what)
+                self._context.over(message.limit, **message.fields)
             case Overrun():
-                self._context.over("inbox", f"queued={message.waiting}")
+                self._context.over("inbox", queued=message.waiting)
                 self._moq.close(SessionCode.INTERNAL, "too many messages are queued for this session")
                 self._handle_events()
                 self.end_now()
@@ -154,7 +154,7 @@ class ConnectionActor(LoopActor):
         send(environment.origin, gone)
         if environment.counters is not None:
             send(environment.counters, AddCounts(context.counted()))
-        context.log.closed(self._closed, error, self._clock() - context.since)
+        context.log_end(self._closed, error)
         if self._peer is not None:
             reason = "failed" if error else "" if self._closed is None else self._closed.reason
             down = m.PeerDisconnected(context.number, self.actor_ref, reason or "the session ended", lost)
@@ -204,16 +204,16 @@ class ConnectionActor(LoopActor):
                     context.log.info("no sign of life: another session has announced one of its paths")
                 send(context.environment.origin, m.Alive(context.number, event.alive))
             case moq.PeerLeaving():
-                context.log.info("peer is going away uri=%r", loggable(event.uri))
+                context.log.info("peer is going away", uri=event.uri)
                 send(context.environment.origin, m.Leaving(context.number))
             case moq.LimitExceeded():
-                context.over(event.limit, event.detail)
+                context.over(event.limit, **event.fields)
             case moq.Incompatible():
                 context.incompatible(*event.offered)
             case moq.Fault() if event.fatal:
-                context.log.warning("protocol error reason=%r", str(event.error))
+                context.log.warning("protocol error", reason=event.error)
             case moq.Fault():
-                context.log.debug("stream refused reason=%r", str(event.error))
+                context.log.debug("stream refused", reason=event.error)
             case moq.Closed():
                 self._closed = event
 
@@ -266,8 +266,9 @@ class ConnectionActor(LoopActor):
         session, context, name = self.session, self._context, self._moq.name
         permissions = context.permissions
         context.counts["sessions", f"{session.transport}/{name}"] += 1
-        values = session.transport, session.remote, name, permissions.root, permissions
-        context.log.info("accepted transport=%s remote=%s version=%s path=/%s %s", *values)
+        rights = {"publish": shown(permissions.publish), "subscribe": shown(permissions.subscribe)}
+        peer = {"transport": session.transport, "remote": session.remote, "version": name}
+        context.log.info("accepted", **peer, path="/" + permissions.root, **rights)
         expires, ref = permissions.expires, self.actor_ref
         if expires is not None:
             self._expiry = context.environment.expiries.at(expires, lambda: send(ref, Expired()))

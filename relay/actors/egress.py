@@ -12,7 +12,6 @@ from typing import NamedTuple, TypeAlias
 from relay.actors import messages as m
 from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
-from relay.auth.permissions import loggable
 from relay.model.failover import Failover
 from relay.model.path import MAX_SEGMENTS, join, narrow, strip
 from relay.model.track import SubscribeParams
@@ -116,7 +115,7 @@ class Egress:
         context = self._context
         permissions = context.permissions
         if len(self._watches) >= context.environment.limits.announce_streams:
-            context.over("announce_streams", f"prefix={loggable(event.prefix)}")
+            context.over("announce_streams", prefix=event.prefix)
             self._serving.reject(event.request, StreamCode.NO_CAPACITY)
             return
         if self._too_long(join(permissions.root, event.prefix)):
@@ -152,7 +151,7 @@ class Egress:
         longest = self._context.environment.limits.path
         for name in names:
             if len(name.encode()) > longest:
-                self._context.over("path", f"path={loggable(name)}")
+                self._context.over("path", path=name)
                 return True
         return False
 
@@ -160,14 +159,14 @@ class Egress:
         """What all requests have in common, the absolute path first; `None` if it was refused."""
         context, broadcast = self._context, event.broadcast
         if len(self._requests) >= context.limit_of("subscriptions"):
-            context.over("subscriptions", f"path={loggable(broadcast)}")
+            context.over("subscriptions", path=broadcast)
             self._serving.reject(event.request, StreamCode.NO_CAPACITY)
             return None
         path = join(context.permissions.root, broadcast)
         # Without permission the answer is the one for what does not exist.
         allowed = path.count("/") < MAX_SEGMENTS and not self._too_long(path, event.track)
         if allowed and not context.permissions.may_subscribe(broadcast):
-            context.log.info("refused subscribe path=%s reason='not permitted'", broadcast)
+            context.log.info("refused subscribe", path=broadcast, reason="not permitted")
             allowed = False
         if not allowed:
             self._serving.reject(event.request, StreamCode.UNROUTABLE)
@@ -219,12 +218,13 @@ class Egress:
         request = self._requests.get(event.request)
         if request is not None:
             self._context.log.warning(
-                "slow subscriber track=%r group=%d reason=%s waiting_bytes=%d kept_bytes=%d",
-                f"{request.message.path} {request.message.track}",
-                event.sequence,
-                event.reason,
-                event.unsent,
-                event.kept,
+                "slow subscriber",
+                broadcast=request.message.path,
+                track=request.message.track,
+                group=event.sequence,
+                reason=event.reason,
+                waiting_bytes=event.unsent,
+                kept_bytes=event.kept,
             )
 
     # --- answers of directory and tracks -------------------------------------------------------------------------
@@ -311,8 +311,8 @@ class Egress:
         if isinstance(request, Subscription) and isinstance(request.message, m.Subscribe):
             params = request.params
             if request.failover.accepted():
-                name = f"{request.message.path} {request.message.track}"
-                self._context.log.info("moved track=%r from_group=%d", name, request.failover.floor)
+                about = {"broadcast": request.message.path, "track": request.message.track}
+                self._context.log.info("moved", **about, from_group=request.failover.floor)
                 if params is not None:  # the first group was a number of the former publisher
                     params = params._replace(start_group=None, start_frame=0)
             else:

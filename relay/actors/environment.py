@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from relay.actors.counters import Counts
 from relay.actors.expiry import Expiries
 from relay.actors.runtime import Ref
 from relay.auth.permissions import Permissions
+from relay.logs import Seconds, get_logger
 from relay.model.limits import Limits
 from relay.model.pace import LogOnce
 from relay.model.strangers import Strangers
@@ -53,27 +53,6 @@ class Environment:
     """Told of peers that no version is common with."""
 
 
-class SessionLogger(logging.LoggerAdapter[logging.Logger]):
-    """Puts the session's number in front of every line."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(logging.getLogger("relay.session"))
-        self._prefix = f"[session {number}] "
-
-    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
-        return self._prefix + msg, kwargs
-
-    def closed(self, closed: Closed | None, error: BaseException | None, seconds: float) -> None:
-        """The last line of a session: who closed it, or `error` if its actor failed."""
-        if error is not None:
-            self.error("closed by=relay reason=%r after=%.1fs", f"failed: {error!r}", seconds)
-        elif closed is None:
-            self.info("closed by=relay after=%.1fs", seconds)
-        else:
-            by, code = "peer" if closed.by_peer else "relay", "-" if closed.code is None else closed.code
-            self.info("closed by=%s code=%s reason=%r after=%.1fs", by, code, closed.reason, seconds)
-
-
 class Context:
     """What the parts of one connection share."""
 
@@ -85,7 +64,7 @@ class Context:
         self.ref = ref
         self.moq = moq
         self.clock = environment.runtime.now
-        self.log = SessionLogger(number)
+        self.log = get_logger("relay.session", session=number)
         self.permissions = Permissions()
         self.counts: Counter[tuple[str, str]] = moq.counts
         """For metrics, by name and label."""
@@ -115,8 +94,19 @@ class Context:
         if strangers is not None:
             strangers.met(session.remote, session.transport, [*self.offered, *offered])
 
-    def over(self, limit: str, detail: str) -> None:
+    def log_end(self, closed: Closed | None, error: BaseException | None) -> None:
+        """Write the last line of a session: who closed it, or `error` if its actor failed."""
+        after = Seconds(self.clock() - self.since)
+        if error is not None:
+            self.log.error("closed", by="relay", reason="internal error", error=repr(error), after=after)
+        elif closed is None:
+            self.log.info("closed", by="relay", after=after)
+        else:
+            by = "peer" if closed.by_peer else "relay"
+            self.log.info("closed", by=by, code=closed.code, reason=closed.reason, after=after)
+
+    def over(self, limit: str, **fields: object) -> None:
         """Something was refused because of a limit: count it, and log it once in an episode."""
         self.counts["refused", limit] += 1
         if self._episodes.begins(limit, self.clock()):
-            self.log.warning("over limit limit=%s value=%s %s", limit, self.limit_of(limit), detail)
+            self.log.warning("over limit", limit=limit, value=self.limit_of(limit), **fields)

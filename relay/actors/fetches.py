@@ -93,7 +93,7 @@ class Fetches:
         self.size += group.size - before
         group.finished, group.code = part.fin, part.code
         if self.size > self._most:
-            self._upstream.over_limit("cache_track", f"fetch of group {group.sequence}")
+            self._upstream.over_limit("cache_track", fetch=group.sequence)
             if group.open:
                 self._upstream.stop_fetch(group.sequence)
             group.code = StreamCode.GROUP_TOO_LARGE

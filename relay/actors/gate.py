@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import sys
 from collections import Counter
 from collections.abc import Coroutine
@@ -22,10 +21,11 @@ from relay.actors.connection import ConnectionActor
 from relay.actors.environment import Environment
 from relay.actors.runtime import LoopActor, LoopFuture, Ref, send
 from relay.auth.permissions import Permissions
+from relay.logs import Seconds, get_logger
 from relay.transport.session import Session, SessionRequest
 from relay.wire.errors import SessionCode
 
-logger = logging.getLogger("relay")
+logger = get_logger("relay")
 
 
 class State(Enum):
@@ -169,8 +169,9 @@ class GateActor(LoopActor):
         return admission.answered
 
     async def _authorize(self, number: int, path: str, request: SessionRequest) -> None:
-        asked = decide(self._environment, request, path, request.query, logger, f"session={number} ")
-        send(self.actor_ref, Decided(number, await asked))
+        log = logger.bind(session=number)
+        outcome = await decide(self._environment, request, path, request.query, log)
+        send(self.actor_ref, Decided(number, outcome))
 
     def _on_decided(self, message: Decided) -> None:
         admission = self._admissions.pop(message.number, None)
@@ -197,7 +198,7 @@ class GateActor(LoopActor):
         try:
             session = request.accept()
         except Exception:  # of a listener's: its own peers suffer, and nobody else
-            logger.exception("a session cannot be accepted session=%d", number)
+            logger.exception("a session cannot be accepted", session=number)
             return
         self._start(number, session, environment, permissions, offered=request.offered)
 
@@ -220,7 +221,7 @@ class GateActor(LoopActor):
                 **options,
             )
         except Exception:  # one session is no reason to end all others
-            logger.exception("a session cannot begin session=%d", number)
+            logger.exception("a session cannot begin", session=number)
             session.close(SessionCode.INTERNAL, "internal error")
             return None
         self._connections[number] = connection
@@ -263,7 +264,7 @@ class GateActor(LoopActor):
         drained = self._drained = LoopFuture()
         if self._environment.cluster is not None:
             send(self._environment.cluster, m.Drain())
-        logger.info("draining %s for at most %gs", self._counts(), seconds)
+        logger.info("draining", **self._counts(), at_most=Seconds(seconds))
         self._drain_began = self.runtime.now()
         self.call_later(seconds, DrainOver())
         for connection in self._connections.values():
@@ -286,12 +287,12 @@ class GateActor(LoopActor):
     def _end_drain(self) -> None:
         drained, self._drained = self._drained, None
         if drained is not None:
-            lasted = self.runtime.now() - self._drain_began
-            logger.info("drained %s after=%.1fs", self._counts(), lasted)
+            lasted = Seconds(self.runtime.now() - self._drain_began)
+            logger.info("drained", **self._counts(), after=lasted)
             drained.set()
 
-    def _counts(self) -> str:
-        return f"sessions={len(self._connections)} readers={len(self._readers)}"
+    def _counts(self) -> dict[str, int]:
+        return {"sessions": len(self._connections), "readers": len(self._readers)}
 
     def _close(self, reason: str) -> None:
         self._state = State.CLOSING

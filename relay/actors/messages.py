@@ -7,6 +7,7 @@ registry (moq-lite, error codes); a connection translates them for its peer's ve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from relay.actors.rows import PeerRow
@@ -590,7 +591,8 @@ class OverLimit(NamedTuple):
     """The peer's publication exceeded a limit: to be counted and logged for its session."""
 
     limit: str
-    what: str
+    fields: Mapping[str, object]
+    """What it was about, for the log."""
 
 
 # --- publishing connection to track --------------------------------------------------------------------------------

@@ -17,11 +17,10 @@ from typing import Final, NamedTuple
 from relay.actors import messages as m
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, send
+from relay.logs import Seconds, get_logger
 from relay.runtime import Runtime
 from relay.transport.session import Session
 from relay.wire.errors import SessionCode
-
-logger = logging.getLogger("relay.cluster")
 
 FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 10.0
@@ -87,6 +86,7 @@ class PeerActor(LoopActor):
         super().__init__(runtime)
         self._cluster = cluster
         self.target = target
+        self._log = get_logger("relay.cluster", peer=target)
         self._dialling = dialling
         self._first = first
         self._attempt: asyncio.Task[None] | None = None
@@ -141,7 +141,7 @@ class PeerActor(LoopActor):
             case Stale():
                 self._stale = None
                 if self._state is not State.CONNECTED:
-                    logger.info("peer %s is gone for good", self.target)
+                    self._log.info("gone for good")
                     self.stop()
             case m.DescribePeer():
                 return self._describe()
@@ -217,7 +217,7 @@ class PeerActor(LoopActor):
         self._delay = min(2 * self._delay, LONGEST_DELAY)
         # the same error is logged once; /state shows it all the time
         level = logging.DEBUG if reason == self._error else logging.WARNING
-        logger.log(level, "peer %s failed reason=%r next_attempt=%.1fs", self.target, reason, delay)
+        self._log.log(level, "failed", reason=reason, next_attempt=Seconds(delay))
         self._error = reason
         self._dial_in(delay)
 
@@ -229,7 +229,7 @@ class PeerActor(LoopActor):
         self._up = self.runtime.now()
         self._session = message.session
         self._connected()
-        logger.info("peer %s connected session=%d", self.target, message.session)
+        self._log.info("connected", session=message.session)
         send(self._cluster, message._replace(peer=self.actor_ref))
 
     def _connected(self) -> None:

@@ -12,7 +12,6 @@ Actors take turns, first come, first served. In its turn an actor handles what w
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import weakref
@@ -29,6 +28,7 @@ from pykka import ActorDeadError
 from pykka._envelope import Envelope
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
+from relay.logs import get_logger
 from relay.runtime import Runtime
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
     "stop",
 ]
 
-logger = logging.getLogger("relay.actors")
+logger = get_logger("relay.actors")
 
 Ref: TypeAlias = "pykka.ActorRef[Any]"
 
@@ -171,7 +171,7 @@ class LoopInbox:
 
     def _on_depth(self, depth: int) -> None:
         if depth == DEPTH_WARNING:
-            logger.warning("%d messages wait for %s", depth, self._actor)
+            logger.warning("many messages are queued", queued=depth, actor=self._actor)
         if depth > self._limit and not self.ended:
             self.ended = True
             self._queue.appendleft(Overrun(depth))

@@ -6,7 +6,6 @@ Owns their references and nothing that they know. The application has one system
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
@@ -22,12 +21,13 @@ from relay.actors.origin import OriginActor
 from relay.actors.peer import Dialling
 from relay.actors.runtime import ActorDeadError, Ref, ask, send, stop
 from relay.auth.permissions import Permissions
+from relay.logs import get_logger
 from relay.model.limits import Limits
 from relay.model.strangers import Strangers
 from relay.runtime import Runtime
 from relay.transport.session import Session, SessionRequest
 
-logger = logging.getLogger("relay")
+logger = get_logger("relay")
 
 STOP_TIMEOUT: Final = 1.0
 """Seconds that an actor gets to end."""
@@ -148,6 +148,6 @@ async def _stop(*actors: Ref) -> None:
     answers = await asyncio.gather(*stopping, return_exceptions=True)
     for actor, answer in zip(actors, answers, strict=True):
         if isinstance(answer, TimeoutError):
-            logger.warning("%s did not end in time", actor)
+            logger.warning("an actor did not end in time", actor=actor)
         elif isinstance(answer, BaseException):
             raise answer

@@ -293,7 +293,7 @@ class TrackActor(LoopActor):
             if not self._upstream.answered:
                 self._upstream.answer()
             if self._numbers.deferred_bytes > self._limits.cache_track:
-                self._upstream.over_limit("cache_track", "groups before the properties of the track")
+                self._upstream.over_limit("cache_track", reason="groups before the properties of the track")
                 self._fail(StreamCode.GROUP_TOO_LARGE)
 
     def _release(self) -> None:
@@ -359,7 +359,7 @@ class TrackActor(LoopActor):
                 if latest.open:
                     groups.abort(latest, StreamCode.GROUP_TOO_LARGE, "cache")
                 else:
-                    self._upstream.over_limit("cache", f"group={latest.sequence}")
+                    self._upstream.over_limit("cache", group=latest.sequence)
                     latest.code = latest.code or StreamCode.EVICTED
                     groups.cache.empty(latest)
         self._stop_groups()

@@ -11,7 +11,6 @@ from relay.actors import messages as m
 from relay.actors.groups import Stopped
 from relay.actors.numbers import Numbers
 from relay.actors.runtime import Ref, Timer, send
-from relay.auth.permissions import loggable
 from relay.model.track import SubscribeParams
 
 SUBSCRIBE = "subscribe"
@@ -107,7 +106,7 @@ class Upstream:
     def stop(self, stopped: Stopped) -> None:
         """Nothing more is wanted of a group."""
         if stopped.limit:
-            self.over_limit(stopped.limit, f"group={stopped.sequence}")
+            self.over_limit(stopped.limit, group=stopped.sequence)
         published = self._numbers.published(stopped.sequence)
         if published is not None:
             self.stop_published(published, stopped.code, past=stopped.past)
@@ -128,9 +127,10 @@ class Upstream:
         if self.asked:  # also of a track that has failed: not all that was asked need be answered
             send(self._source, m.CloseUpstream(self._track))
 
-    def over_limit(self, limit: str, what: str) -> None:
+    def over_limit(self, limit: str, **fields: object) -> None:
         """The publisher went beyond a limit."""
-        send(self._source, m.OverLimit(limit, f"path={loggable(self._path)} track={self._name!r} {what}"))
+        fields |= {"broadcast": self._path, "track": self._name}
+        send(self._source, m.OverLimit(limit, fields))
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
@@ -155,5 +155,5 @@ class Upstream:
         """`AnswerDue`: False if the answer has come in this very turn."""
         if self._due.pop(what, None) is None:
             return False
-        self.over_limit("answer_timeout", what if isinstance(what, str) else f"fetch of group {what}")
+        self.over_limit("answer_timeout", **{"request": what} if isinstance(what, str) else {"fetch": what})
         return True

@@ -6,7 +6,6 @@ Owns the rules of `[auth]`. The relay asks for every session and HTTP request.
 from __future__ import annotations
 
 import asyncio
-import logging
 import stat
 from collections import Counter
 from collections.abc import Callable
@@ -19,9 +18,10 @@ from relay.auth.claims import Claims
 from relay.auth.key import Key, KeyFileError
 from relay.auth.permissions import Permissions, Reason, UnauthorizedError
 from relay.auth.throttle import Throttle
+from relay.logs import get_logger
 from relay.model.limits import Limits
 
-logger = logging.getLogger("relay.auth")
+logger = get_logger("relay.auth")
 
 MOST_FIELDS: Final = 32
 """Fields of a query; real ones have one."""
@@ -56,7 +56,7 @@ def load_verifying(file: Path) -> Key:
     if "verify" not in key.operations:
         raise KeyFileError(f'{file}: key_ops does not contain "verify"')
     if key.private and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        logger.warning("other users may read %s, and so sign tokens: chmod 600 it", file)
+        logger.warning("other users may read a key, and so sign tokens: chmod 600 it", file=file)
     return key
 
 

@@ -14,10 +14,10 @@ from relay.auth.permissions import (
     Permissions,
     Reason,
     UnauthorizedError,
-    loggable,
     reduce_grants,
     requested_path,
 )
+from relay.logs import loggable
 from relay.model.path import PatternError, covers, granted, join, minimal, normalize
 
 CLOCK_SKEW: Final = 10.0

@@ -5,7 +5,6 @@ A file that is added, replaced or removed counts from the next token on. Called 
 
 from __future__ import annotations
 
-import logging
 import stat
 from pathlib import Path
 from typing import Final
@@ -15,8 +14,9 @@ from cachetools import LRUCache
 from relay.auth.authenticator import Keys, load_verifying
 from relay.auth.key import Key, KeyFileError, token_kid
 from relay.auth.permissions import UnauthorizedError
+from relay.logs import get_logger
 
-logger = logging.getLogger("relay.auth")
+logger = get_logger("relay.auth")
 
 SUFFIX: Final = ".jwk"
 CACHED: Final = 1_024
@@ -37,7 +37,7 @@ class KeyDirectory(Keys):
         for file in files:
             _read(file, file.stem)
         if not files:
-            logger.warning("[auth] key_dir: no *%s in %s yet, so every token is refused", SUFFIX, directory)
+            logger.warning("no key in [auth] key_dir yet, so every token is refused", directory=directory)
 
     async def find(self, token: str) -> Key:
         kid = token_kid(token)  # letters, digits, `-` and `_`: never a path
@@ -49,7 +49,7 @@ class KeyDirectory(Keys):
         except OSError as error:
             self._cache.pop(kid, None)
             if not isinstance(error, FileNotFoundError):
-                logger.warning("key %s cannot be read: %s", file, error.strerror)
+                logger.warning("key refused", file=file, reason=error.strerror)
             raise UnauthorizedError(f"there is no key {kid!r}") from None
         known = self._cache.get(kid)
         if known is None or known[0] != stamp:
@@ -63,7 +63,7 @@ class KeyDirectory(Keys):
         try:
             return _read(file, kid)
         except (KeyFileError, OSError) as error:
-            logger.warning("key refused: %s", error)
+            logger.warning("key refused", reason=error)
             return None
 
 

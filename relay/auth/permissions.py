@@ -13,13 +13,8 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
 
+from relay.logs import TOKEN, loggable
 from relay.model.path import MAX_SEGMENTS, covers, join, minimal, normalize, strip
-
-SHOWN_PATH: Final = 200
-"""Characters of a path in a log line."""
-
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
-"""The shape of a token, RFC 7515 section 7.1."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -71,19 +66,10 @@ class Permissions:
     def may_subscribe(self, path: str) -> bool:
         return any(covers(prefix, path) for prefix in self.subscribe)
 
-    def __str__(self) -> str:
-        return f"publish={shown(self.publish)} subscribe={shown(self.subscribe)}"
 
-
-def shown(prefixes: Iterable[str]) -> str:
-    """Write prefixes for logs: `*` for everything, `-` for nothing."""
-    return ",".join(prefix or "*" for prefix in prefixes) or "-"
-
-
-def loggable(path: str) -> str:
-    """Shorten a peer's path, and remove a token that is in it by mistake."""
-    shown = _TOKEN.sub("<token>", path.encode("utf-8", "backslashreplace").decode())
-    return shown if len(shown) <= SHOWN_PATH else f"{shown[:SHOWN_PATH]}... ({len(path)} characters)"
+def shown(prefixes: Iterable[str]) -> tuple[str, ...]:
+    """Prefixes for logs: `*` is everything."""
+    return tuple(prefix or "*" for prefix in prefixes)
 
 
 def requested_path(path: str) -> str:
@@ -103,7 +89,7 @@ def requested_path(path: str) -> str:
         root.encode()
     except UnicodeEncodeError:
         raise UnauthorizedError("the path is not UTF-8", Reason.BAD_PATH) from None
-    if _TOKEN.search(root):
+    if TOKEN.search(root):
         raise UnauthorizedError(
             "the path holds a token, which belongs into the query: ?jwt=", Reason.BAD_PATH
         )

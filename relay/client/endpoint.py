@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 from relay.client.errors import RequestError, SessionEnded
+from relay.logs import Seconds, get_logger
 from relay.model.limits import Limits
 from relay.model.path import strip
 from relay.moq import session as moq
@@ -30,7 +30,7 @@ from relay.wire.frame_decoder import MAX_FRAME
 from relay.wire.setup import SetupForm
 from relay.wire.version import ALL_VERSIONS, Version
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -325,7 +325,7 @@ class Endpoint(Handle):
                 if (released := getattr(self.session, "wait_closed", None)) is not None:
                     await released()
         except TimeoutError:
-            logger.debug("the transport is not released after %g s", CLOSE_TIMEOUT)
+            logger.debug("the transport is not released", after=Seconds(CLOSE_TIMEOUT))
 
     async def _deliver(self) -> None:
         """Wait until the peer has what was written."""

@@ -428,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 2
     # Libraries keep quiet: whatever matters here is said in a line of our own.
-    logging.getLogger().addHandler(logging.NullHandler())
+    logging.basicConfig(handlers=[logging.NullHandler()])
     try:
         asyncio.run(until_stopped(options))
     except Refused as refused:

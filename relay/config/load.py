@@ -5,7 +5,6 @@ Must never print, start anything, or repeat a possible secret. Called by the com
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -28,8 +27,9 @@ from relay.config.sources import (
 )
 from relay.config.tables import DEMO, OPTIONS, Config
 from relay.config.wording import SCHEMA, label, nearest_key, quoted, shown, unknown, wanted
+from relay.logs import get_logger
 
-logger = logging.getLogger("relay.config")
+logger = get_logger("relay.config")
 
 _PUBLIC: Final[Keys] = ("auth", "public")
 

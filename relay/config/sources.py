@@ -160,7 +160,7 @@ def _value(option: Option, texts: Sequence[str]) -> object:
     if option.kind is Kind.NUMBER:
         whole = text.isascii() and text.strip().isdecimal() and len(text) <= _LONGEST_NUMBER
         return int(text) if whole else text
-    return text.strip() if option.path == "log.level" else text
+    return text.strip() if option.table == "log" else text
 
 
 def _agree(option: Option, texts: Mapping[str, object], noun: str, problems: list[str]) -> None:

@@ -27,6 +27,7 @@ from relay.config.values import (
     Level,
     LimitsTable,
     Listen,
+    LogFormat,
     Names,
     Prefix,
     PublicPaths,
@@ -95,6 +96,7 @@ class Log(Table):
 
     # RUST_LOG counts only if it is one of the level words: its filter syntax means nothing here.
     level: Level = setting("info", "error, warn, info, debug or trace", variable="RUST_LOG")
+    format: LogFormat = setting("text", "text for people, or json for machines: an object on each line")
 
 
 class Cluster(Table):

@@ -221,6 +221,7 @@ KeyDir = Annotated[str, AfterValidator(_key_dir), Metavar("DIR|URL")]
 Level = Annotated[
     Literal["error", "warn", "info", "debug", "trace"], BeforeValidator(_lower), Metavar("LEVEL")
 ]
+LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower), Metavar("FORMAT")]
 
 
 def _ranged(name: str, hint: object, ranges: Mapping[str, Range]) -> object:

@@ -5,15 +5,15 @@ Called by the listeners and by connection actors.
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from relay.logs import get_logger
 from relay.model.address import address_of
 from relay.model.pace import LogThrottle
 
-logger = logging.getLogger("relay")
+logger = get_logger("relay")
 
 REMEMBERED: Final = 1_024
 """Addresses; the one that came first is forgotten."""
@@ -44,11 +44,11 @@ class Strangers:
         if len(self._named) > REMEMBERED:
             self._named.popitem(last=False)
         logger.warning(
-            "no common version remote=%s transport=%s offered=%s spoken=%s",
-            remote,
-            transport,
-            shown(offered),
-            self._spoken,
+            "no common version",
+            remote=remote,
+            transport=transport,
+            offered=shown(offered),
+            spoken=self._spoken,
         )
 
 

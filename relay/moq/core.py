@@ -119,5 +119,5 @@ class Core:
     def note(self, error: WireError, *, fatal: bool = False) -> None:
         """Report a fault of the peer."""
         if error.limit:
-            self.emit(LimitExceeded(error.limit, f"reason={str(error)!r}"))
+            self.emit(LimitExceeded(error.limit, {"reason": error}))
         self.emit(Fault(error, fatal))

@@ -10,7 +10,6 @@ A server's owner is asked for admission: `Introduced` comes once the peer's path
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -89,8 +88,6 @@ OLDEST_ALPN = "moql-01"
 
 _PATH_PARAM = 1
 _AUTHORITY_PARAM = 5
-
-logger = logging.getLogger("relay.moq")
 
 
 class State(Enum):
@@ -253,7 +250,7 @@ class LiteSession(Core):
         self.now = now
         if now >= self._setup_deadline:
             self._setup_deadline = NEVER
-            self.emit(LimitExceeded("setup_timeout", f"transport={self.session.transport}"))
+            self.emit(LimitExceeded("setup_timeout", {"transport": self.session.transport}))
             self.close(SessionCode.CONTROL_TIMEOUT, "no SETUP in time")
         if now >= self._alive_deadline:
             self._alive_deadline = NEVER

@@ -362,7 +362,7 @@ class Requests(AnswerOwner):
         queued = subscription.stream.unsent
         if queued > core.limits.message:
             # Viewers may change their parameters without end, while this peer reads none of the updates.
-            core.emit(LimitExceeded("message", f"updates of a subscription queued_bytes={queued}"))
+            core.emit(LimitExceeded("message", {"request": request, "queued_bytes": queued}))
             core.refuse(subscription.stream, StreamCode.CANCELLED)
             self.failed(subscription, StreamCode.CONTROL_TIMEOUT, StreamCode.CONTROL_TIMEOUT)
             return

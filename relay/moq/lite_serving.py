@@ -408,7 +408,7 @@ class Serving(RequestOwner):
             if self._unsent <= enough:
                 break
             unsent = writer.stream.unsent
-            self._core.emit(LimitExceeded("backlog_session", f"announcements queued_bytes={unsent}"))
+            self._core.emit(LimitExceeded("backlog_session", {"queued_bytes": unsent}))
             self._unsent -= unsent
             del self._writers[request]
             self._core.refuse(writer.stream, StreamCode.TOO_FAR_BEHIND)
@@ -416,6 +416,6 @@ class Serving(RequestOwner):
 
     def _drop_loose(self, stream: Stream, request: int) -> None:
         del self._loose[stream]
-        self._core.emit(LimitExceeded("backlog_session", f"request={request} queued_bytes={stream.unsent}"))
+        self._core.emit(LimitExceeded("backlog_session", {"request": request, "queued_bytes": stream.unsent}))
         self.cancelled(request, StreamCode.TOO_FAR_BEHIND)
         self._core.refuse(stream, StreamCode.TOO_FAR_BEHIND)

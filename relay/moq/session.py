@@ -10,6 +10,7 @@ interest in announcements. Numbers of both sides come from one counter and are n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from relay.model.group import Part
@@ -71,7 +72,8 @@ class LimitExceeded(NamedTuple):
     """The peer exceeded a limit, and its stream or session was refused."""
 
     limit: str
-    detail: str
+    fields: Mapping[str, object]
+    """What it was about, for the log."""
 
 
 class Incompatible(NamedTuple):

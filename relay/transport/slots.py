@@ -6,14 +6,14 @@ Must never decide how a refusal looks to the peer. Called by the QUIC endpoint a
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from relay.logs import get_logger
 from relay.model.pace import LogThrottle
 
-logger = logging.getLogger("relay.transport")
+logger = get_logger("relay.transport")
 
 ROOM: Final = 0.75
 """Part of the limit below which an episode is over, so that one slot that comes and goes makes no log line each time."""
@@ -54,7 +54,7 @@ class Slots:
             del self._taken[key]
         if key in self._episodes and left < ROOM * self.limit:
             number = self._episodes.pop(key)
-            logger.info("limit=%s%s refused=%d there is room again", self._name, _shown(key), number)
+            logger.info("there is room again", limit=self._name, **_remote(key), refused=number)
 
     def refuse(self, key: str = "") -> None:
         """Count a refusal."""
@@ -64,8 +64,8 @@ class Slots:
         # Without a taken slot nothing would ever end the episode. Addresses may be forged, and come in waves.
         elif self._taken[key] and self._throttle.passes(self._now()):
             self._episodes[key] = 1
-            logger.warning("limit=%s value=%d%s is reached", self._name, self.limit, _shown(key))
+            logger.warning("limit is reached", limit=self._name, value=self.limit, **_remote(key))
 
 
-def _shown(key: str) -> str:
-    return f" remote={key}" if key else ""
+def _remote(key: str) -> dict[str, str]:
+    return {"remote": key} if key else {}

@@ -7,11 +7,12 @@ call it.
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from relay.logs import get_logger
+
+logger = get_logger(__name__)
 
 PORT_ATTEMPTS = 16
 """Tries to find a port that is free for 127.0.0.1 and ::1, and for UDP and TCP."""

@@ -14,7 +14,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeAlias
@@ -24,13 +23,14 @@ from aiohttp import web
 
 from relay.actors import messages as m
 from relay.actors.reader import Over, Reading
-from relay.auth.permissions import Reason, loggable
+from relay.auth.permissions import Reason
+from relay.logs import get_logger
 from relay.model.address import readable_host
 from relay.model.group import FRAME_OVERHEAD, FrameStart
 from relay.model.path import normalize
 from relay.wire.errors import StreamCode
 
-logger = logging.getLogger("relay.web")
+logger = get_logger("relay.web")
 
 FETCH_TIMEOUT: Final = 10.0
 """Seconds that a fetch waits for a group to begin."""
@@ -278,9 +278,7 @@ async def _write(response: web.StreamResponse, batch: list[bytes]) -> None:
 
 def _give_up(request: web.Request) -> None:
     client = readable_host(str(request.remote))
-    logger.warning(
-        "gave up remote=%s path=%s reason='the client reads too slowly'", client, loggable(request.path)
-    )
+    logger.warning("gave up", remote=client, path=request.path, reason="the client reads too slowly")
     _abort(request)
 
 

@@ -7,7 +7,6 @@ run at once, each is small and short, and an unknown kid is not asked for again 
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Callable
 from http import HTTPStatus
@@ -19,8 +18,9 @@ from cachetools import TTLCache
 from relay.auth.authenticator import Keys, KeyServiceError
 from relay.auth.key import LARGEST_FILE, Key, KeyFileError, token_kid
 from relay.auth.permissions import UnauthorizedError
+from relay.logs import get_logger
 
-logger = logging.getLogger("relay.auth")
+logger = get_logger("relay.auth")
 
 FRESH: Final = 60.0
 """Seconds for which a key is used without asking: a key that is taken away is refused this late."""
@@ -110,10 +110,10 @@ class KeyServer(Keys):
         try:
             key = Key.parse(body.decode(), f"{kid}.jwk of the key server")
         except (KeyFileError, UnicodeDecodeError) as error:
-            logger.warning("key refused: %s", error)
+            logger.warning("key refused", reason=error)
             return self._refuse(kid, f"the key {kid!r} is unusable")
         if key.kid not in (None, kid):
-            logger.warning("key refused: the key server gave %r for %r", key.kid, kid)
+            logger.warning("key refused", reason="the key server gave another one", asked=kid, kid=key.kid)
             return self._refuse(kid, f"the key {kid!r} is unusable")
         self._fresh[kid] = self._stale[kid] = key
         return key
@@ -138,7 +138,7 @@ class KeyServer(Keys):
     def _kept(self, kid: str, fault: str) -> Key:
         """The key as it was, while the server is in trouble."""
         if self._fault != fault:
-            logger.warning("the key server fails: %s", fault)
+            logger.warning("the key server fails", reason=fault)
             self._fault = fault
         key = self._stale.get(kid)
         if key is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import ssl
 from collections import Counter
 from collections.abc import Callable
@@ -18,12 +17,13 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from relay.logs import get_logger
 from relay.model.address import address_of, readable_host
 from relay.model.limits import Limits
 from relay.model.pace import LogThrottle
 from relay.transport.slots import Slots
 
-logger = logging.getLogger("relay.web")
+logger = get_logger("relay.web")
 
 ACCEPT_PAUSE: Final = 0.25
 """Seconds until the next try after the system had nothing left to accept a connection with."""
@@ -69,7 +69,8 @@ class Handler(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
         if self._unreadable():
             client = readable_host(str(request.remote))
-            logger.info("refused remote=%s reason='no readable HTTP: %s'", client, type(exc).__name__)
+            error = type(exc).__name__
+            logger.info("refused", remote=client, reason="no readable HTTP", error=error)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was begun already")
         response = web.Response(status=status, text="no readable HTTP request\n")
@@ -126,7 +127,7 @@ class WebServer:
                 continue  # gone already
             except OSError as error:
                 if not failing:
-                    logger.warning("no TCP connection can be accepted: %s", error.strerror or error)
+                    logger.warning("no TCP connection can be accepted", reason=error.strerror or error)
                 failing = True
                 await asyncio.sleep(ACCEPT_PAUSE)
                 continue
@@ -166,7 +167,7 @@ class WebServer:
             )
             begun = True
         except OSError as error:
-            logger.debug("remote=%s no TLS: %s", key, error)
+            logger.debug("no TLS", remote=key, reason=error)
         finally:
             if not begun:
                 handler.leave()

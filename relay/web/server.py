@@ -8,7 +8,6 @@ actors by message.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,8 @@ from relay.actors import messages as m
 from relay.actors.expiry import Expiries
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import ActorDeadError, ask, halt, send
-from relay.auth.permissions import Permissions, Reason, UnauthorizedError, loggable, requested_path
+from relay.auth.permissions import Permissions, Reason, UnauthorizedError, requested_path
+from relay.logs import get_logger
 from relay.model.address import address_of, readable_host
 from relay.model.path import join, normalize, strip
 from relay.transport.refusal import challenge
@@ -35,7 +35,7 @@ from relay.web.rows import plain
 from relay.web.state import Sources
 from relay.wire.errors import StreamCode
 
-logger = logging.getLogger("relay.web")
+logger = get_logger("relay.web")
 
 LOG_INTERVAL: Final = 60.0
 """Seconds in which refusals of one client for one kind of reason have one line in the log."""
@@ -217,8 +217,8 @@ def _log_refusal(request: web.Request, path: str, reason: str, kind: str) -> Non
     key = address_of(client), kind
     if key not in logged:
         logged[key] = True
-        path = loggable(path.lstrip("/"))
-        logger.info("refused remote=%s path=/%s reason=%r", readable_host(client), path, reason)
+        path = "/" + path.lstrip("/")
+        logger.info("refused", remote=readable_host(client), path=path, reason=reason)
 
 
 def _prefixes(permissions: Permissions) -> tuple[str, ...]:

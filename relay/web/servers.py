@@ -6,10 +6,10 @@ the connections.
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections import Counter
 
+from relay.logs import get_logger
 from relay.model.limits import Limits
 from relay.transport.sockets import bind_tcp
 from relay.web.listener import WebServer
@@ -17,7 +17,7 @@ from relay.web.metrics import LoopLag, Metrics
 from relay.web.server import Services, build, internal
 from relay.web.websocket import Sessions, accept_sessions
 
-logger = logging.getLogger("relay")
+logger = get_logger("relay")
 
 
 class WebServers:
@@ -58,7 +58,7 @@ class WebServers:
         except OSError as error:
             if required:
                 raise
-            logger.warning("no internal listener: %s", error.strerror)
+            logger.warning("no internal listener", reason=error.strerror)
             return []
         addresses: list[tuple[str, int]] = [sock.getsockname()[:2] for sock in sockets]
         metrics = Metrics(self._services.sources, self._lag)

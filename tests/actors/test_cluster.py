@@ -299,7 +299,9 @@ def test_its_own_id_under_another_name_is_told(caplog: pytest.LogCaptureFixture)
         await bench.close()
 
     scenario()
-    assert warnings(caplog) == ["member n.example is this relay itself: set [cluster] node to that name"]
+    assert warnings(caplog) == [
+        "[peer n.example] member ignored reason='it is this relay itself: set [cluster] node to that name'"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +340,10 @@ def test_what_is_no_name_is_not_dialled(name: str, caplog: pytest.LogCaptureFixt
 
     scenario()
     [line] = warnings(caplog)
-    assert line == f"member {name!r} ignored: {line.rpartition(': ')[2]}"
+    assert line.startswith(
+        (f"[peer {name}] member ignored reason=", f"[peer {name!r}] member ignored reason=")
+    )
+    assert line.isprintable()
 
 
 @virtual
@@ -388,7 +393,7 @@ def test_more_than_the_limit_of_peers(caplog: pytest.LogCaptureFixture) -> None:
 
     scenario()
     assert warnings(caplog) == [
-        f"member {name} ignored: more than [limits] peers = 3" for name in ("r.example", "s.example")
+        f"[peer {name}] over limit limit=peers value=3" for name in ("r.example", "s.example")
     ]
 
 

@@ -373,7 +373,7 @@ async def test_tracks_beyond_the_limit_are_logged_with_who_asked(caplog: pytest.
     streams = [peer.subscribe("p", name)[1] for name in "abc"]
     await settle()
     assert [stream.resets for stream in streams] == [[], [StreamCode.NO_CAPACITY], [StreamCode.NO_CAPACITY]]
-    assert over_limit(caplog, "tracks") == ["[session 2] over limit limit=tracks value=1 path=p"]
+    assert over_limit(caplog, "tracks") == ["[session 2] [broadcast p] over limit limit=tracks value=1"]
     await world.close()
 
 

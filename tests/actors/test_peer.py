@@ -409,10 +409,10 @@ def test_the_same_trouble_is_told_once(caplog: pytest.LogCaptureFixture) -> None
         scenario()
     told = lines(caplog, logging.WARNING)
     assert [line.split("'")[1] for line in told] == ["refused", "no route", "refused", "refused"]
-    assert all(line.startswith(f"peer {TARGET} failed reason=") for line in told)
+    assert all(line.startswith(f"[peer {TARGET}] failed reason=") for line in told)
     assert all(line.endswith("s") and "next_attempt=" in line for line in told)
     assert len(lines(caplog, logging.DEBUG)) >= 2
-    assert f"peer {TARGET} connected session=1" in lines(caplog, logging.INFO)
+    assert f"[peer {TARGET}] [session 1] connected" in lines(caplog, logging.INFO)
 
 
 def test_an_exception_without_a_text_is_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -54,7 +54,7 @@ def test_unknown_key_names_the_nearest(table: str) -> None:
         ("limitz", 'limitz: unknown key, did you mean "limits"?'),
         ("server.generate", "[server] generate: unknown key here, it belongs in [server.tls]"),
         ("auth.cert", "[auth] cert: unknown key here, it belongs in [server.tls] or [web.https]"),
-        ("log.zzz", "[log] zzz: unknown key, known are level"),
+        ("log.zzz", "[log] zzz: unknown key, known are level, format"),
         ("auth.subscribe", "[auth] subscribe: unknown key here, it belongs in [auth.public]"),
         ("auth.keydir", '[auth] keydir: unknown key, did you mean "key_dir"?'),
     ],

@@ -682,7 +682,7 @@ async def test_rivals_come_to_rest(tmp_path: Path, rivals: int) -> None:
                 client.publish("cam")
 
             def announced() -> int:
-                return sum("announced path=cam" in line for line in log.lines("relay.session"))
+                return sum("[broadcast cam] announced" in line for line in log.lines("relay.session"))
 
             async def quiet() -> None:
                 before = announced()

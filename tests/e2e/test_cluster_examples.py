@@ -80,12 +80,12 @@ async def test_a_clock_of_one_leaf_is_watched_on_the_other_and_on_the_root(folde
         relay(str(LEAF), *flags(third, first), cwd=folder),
     )
     async with started[0] as leaf:
-        await leaf.line(f"WARN  peer localhost:{first} failed")
+        await leaf.line(rf"WARN  \[peer localhost:{first}\] failed")
         async with started[1] as root, started[2] as other:
-            await other.line(f"peer localhost:{first} connected", WITHIN)
-            before = (await leaf.line(rf"peer localhost:{first} connected session=(\d+)", WITHIN))[1]
+            await other.line(rf"\[peer localhost:{first}\] .*connected", WITHIN)
+            before = (await leaf.line(rf"\[peer localhost:{first}\] \[session (\d+)\] connected", WITHIN))[1]
             # the name that comes first dials
-            await leaf.line(f"peer localhost:{third} connected", WITHIN)
+            await leaf.line(rf"\[peer localhost:{third}\] .*connected", WITHIN)
             internal = (await leaf.line(r"dashboard (http://\S+/)"))[1]
             assert await peers(internal) == {
                 f"localhost:{first}": "connected",
@@ -109,7 +109,7 @@ async def test_a_clock_of_one_leaf_is_watched_on_the_other_and_on_the_root(folde
             printed = [*root.out, *root.err, *other.out, *other.err]
         # without the root, and after it is back, as before
         async with relay(str(ROOT), *flags(first), cwd=folder) as root:
-            await leaf.line(rf"peer localhost:{first} connected session=(?!{before}\b)", WITHIN)
+            await leaf.line(rf"\[peer localhost:{first}\] \[session (?!{before}\b)\d+\] connected", WITHIN)
             printed += [*root.out, *root.err, *leaf.out, *leaf.err]
     assert token not in "\n".join(printed)
     assert token.rpartition(".")[2] not in "\n".join(printed)
@@ -128,14 +128,14 @@ async def test_a_wrong_token_is_told_once_and_replaced_without_a_restart(folder:
         await root.line("certificate sha256", WITHIN)
         words = (str(LEAF), *flags(second, first), "--log-level", "debug")
         leaf = await stack.enter_async_context(relay(*words, cwd=folder))
-        failed = f"peer localhost:{first} failed"
-        told = await leaf.line(f"WARN .*{failed} reason=(.*) next_attempt", WITHIN)
+        failed = f"[peer localhost:{first}] failed"
+        told = await leaf.line(f"WARN .*{re.escape(failed)} reason=(.*) next_attempt", WITHIN)
         assert "401" in told[1] or "unauthorized" in told[1]
-        await leaf.line(f"DEBUG .*{failed}", WITHIN)
+        await leaf.line(f"DEBUG .*{re.escape(failed)}", WITHIN)
         assert sum(failed in line and "WARN" in line for line in leaf.err) == 1
-        assert not any(f"peer localhost:{first} connected" in line for line in leaf.err)
+        assert not any(f"[peer localhost:{first}]" in line and "connected" in line for line in leaf.err)
         file.write_text(right)
-        await leaf.line(f"peer localhost:{first} connected", WITHIN)
+        await leaf.line(rf"\[peer localhost:{first}\] .*connected", WITHIN)
         printed = "\n".join([*root.out, *root.err, *leaf.out, *leaf.err])
     for token in (right, wrong):
         assert token.rpartition(".")[2] not in printed

@@ -177,7 +177,7 @@ async def test_it_starts_where_nobody_can_be_told_so(tmp_path: Path, monkeypatch
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     own = ("--listen", f"localhost:{free_udp_port()}", *OPEN)
     async with program(MUTE, *own) as running:
-        await running.line("systemd was not told that the relay has started: No such file")
+        await running.line("systemd was not told that the relay has started reason='No such file")
         running.process.send_signal(signal.SIGTERM)
         assert await running.exit() == 0
     assert not any("Traceback" in line for line in running.err)

@@ -232,7 +232,7 @@ async def test_real_clients_leave_when_asked_and_the_relay_ends_then(tmp_path: P
             await source.wait_for("closed")
             await sink.wait_for("closed")
             assert await running.exit() == 0
-        await running.line(r"draining sessions=2 readers=0 for at most 60s")
+        await running.line(r"draining sessions=2 readers=0 at_most=60.0s")
         await running.line(r"drained sessions=0 readers=0 after=")
         assert not [line for line in running.err if "closed by=relay" in line or "Traceback" in line]
 
@@ -279,6 +279,6 @@ async def test_an_actor_that_does_not_end_keeps_nothing_else_alive(
             async with asyncio.timeout(WITHIN):
                 await client.closed()
         (line,) = [record.getMessage() for record in caplog.records if "in time" in record.getMessage()]
-        assert line == f"{stuck[0]} did not end in time"
+        assert line == f"an actor did not end in time actor={str(stuck[0])!r}"
         assert not relay.connections
     stuck[0].stop(block=False)

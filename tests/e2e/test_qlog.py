@@ -159,4 +159,4 @@ async def test_a_directory_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptur
         directory.end_trace(trace)
     await directory.close()
     [record] = caplog.records
-    assert record.getMessage() == f"no qlog in {tmp_path / 'none'}: No such file or directory"
+    assert record.getMessage() == f"no qlog directory={tmp_path / 'none'} reason='No such file or directory'"

@@ -158,11 +158,13 @@ def test_an_episode_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
         places.leave("a")
         places.enter("a")
         places.refuse("a")
-    assert [record.getMessage() for record in caplog.records] == ["limit=some value=8 remote=a is reached"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "limit is reached limit=some value=8 remote=a"
+    ]
     for _ in range(8):
         places.leave("a")
     assert [record.getMessage() for record in caplog.records[1:]] == [
-        "limit=some remote=a refused=8 there is room again"
+        "there is room again limit=some remote=a refused=8"
     ]
     assert not places._taken
     assert not places._episodes

@@ -205,7 +205,7 @@ def test_it_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         side.turn(link, 500)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        f"remote=192.0.2.1:1000 over limit limit=packet_time value={LIMIT:g} its packets are dropped"
+        f"over limit limit=packet_time value={LIMIT:g} remote=192.0.2.1:1000"
     ]
 
 

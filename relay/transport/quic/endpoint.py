@@ -18,6 +18,7 @@ from collections.abc import Callable
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType
 
+from relay.logs import Seconds, get_logger
 from relay.model.address import readable_address
 from relay.model.limits import Limits
 from relay.model.pace import LogThrottle
@@ -38,7 +39,7 @@ from relay.transport.sockets import bind_udp
 from relay.transport.webtransport_server import WebTransportServerSession
 from relay.wire.version import Version, alpns_for
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CONNECTION_ID_LENGTH = 8
 """Bytes of our connection ids: short packets are routed by the bytes after the first one."""
@@ -141,8 +142,8 @@ class Endpoint:
         self.refused["packet_time"] += 1
         if not link.cost.logged and self._drops.passes(self.now()):
             link.cost.logged = True
-            text = "remote=%s over limit limit=packet_time value=%g its packets are dropped"
-            logger.warning(text, link.remote, self.packet_time)
+            value = self.packet_time
+            logger.warning("over limit", limit="packet_time", value=value, remote=link.remote)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback)
@@ -293,8 +294,8 @@ class Endpoint:
             self._resumed_at = now  # the other timer was late as well, by the same pause
             # Live peers have had no chance to be heard.
             if self._pauses.passes(now):
-                text = "late=%.1fs the event loop did not run; connections=%d"
-                logger.log(self.pauses_are, text, late, len(self.links))
+                text, connections = "the event loop did not run", len(self.links)
+                logger.log(self.pauses_are, text, late=Seconds(late), connections=connections)
             for link in self.links:
                 link.resume(now, late)
 
@@ -430,7 +431,7 @@ class QuicServer(Endpoint):
                 await self._closing.wait()
         except TimeoutError:
             left = [link for link in self.links if not link.over]
-            logger.warning("connections=%d did not close within %.1f s", len(left), timeout)
+            logger.warning("connections did not close in time", connections=len(left), after=Seconds(timeout))
             for link in left:
                 link.close(code, reason)
                 link.transmit(self.now())
@@ -530,7 +531,7 @@ class QuicServer(Endpoint):
         if now >= self._renewal_due:
             self._renewal_due = now + RENEWAL_INTERVAL
             if self._certificates.renew_if_due(self.runtime.date()):
-                logger.info("certificate=%s the generated certificate is new", self._certificates.fingerprint)
+                logger.info("the generated certificate is new", certificate=self._certificates.fingerprint)
         pairs = self._certificates.pairs
         if pairs is self._pairs:
             return

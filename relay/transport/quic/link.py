@@ -8,7 +8,6 @@ sessions ask them to transmit (`touch`) and to close.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from aioquic.quic.events import (
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
+from relay.logs import get_logger
 from relay.model.address import readable_address
 from relay.model.pace import LogThrottle
 from relay.transport.quic import compat
@@ -31,7 +31,7 @@ from relay.transport.quic.cost import WATCHED, PacketCost
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.udp import Address, UdpSocket
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 KEEP_ALIVE_PING = 0
 """The id of our own pings, apart from those that a session asked for (1 and up)."""
@@ -415,8 +415,8 @@ class Link:
         self._failures += 1
         if self._failures == 1:
             if self.endpoint.failures.passes(self.endpoint.now()):
-                text = "remote=%s the connection is closed after an internal error"
-                logger.error(text, self.remote, exc_info=error)
+                text = "the connection is closed after an internal error"
+                logger.error(text, remote=self.remote, exc_info=error)
             self.close(QuicErrorCode.INTERNAL_ERROR, "internal error", transport=True)
         elif self.handler is not None:
             # The session cannot even hear of its end: say goodbye without it.

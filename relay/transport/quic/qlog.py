@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import re
 from collections import deque
@@ -21,7 +20,9 @@ from typing import Any, Final
 from aioquic.h3.events import Headers
 from aioquic.quic.logger import QLOG_VERSION, QuicLogger, QuicLoggerTrace
 
-logger = logging.getLogger("relay.transport")
+from relay.logs import get_logger
+
+logger = get_logger("relay.transport")
 
 NAME: Final = re.compile(r"[0-9a-f]{16,40}\.qlog")
 """Our files, by the connection id that the client chose first. Others in the directory are left alone."""
@@ -141,7 +142,7 @@ class QlogDirectory(QuicLogger):
             self._prune()
         except OSError as error:
             if not self._failing:
-                logger.warning("no qlog in %s: %s", self._directory, error.strerror or error)
+                logger.warning("no qlog", directory=self._directory, reason=error.strerror or error)
             self._failing = True
         else:
             self._failing = False

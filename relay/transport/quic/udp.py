@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
+from relay.logs import Seconds, get_logger
 from relay.model.address import readable_address
 from relay.model.pace import LogThrottle
 from relay.transport.quic import offload
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Address: TypeAlias = tuple[Any, ...]
 """The address of a peer as the kernel gives it, (host, port) or (host, port, flow, scope). On a socket that hears which of
@@ -107,7 +107,7 @@ class UdpSocket:
             try:
                 sock.setsockopt(socket.SOL_SOCKET, option, buffer)
             except OSError:
-                logger.debug("the kernel refuses a socket buffer of %d bytes", buffer)
+                logger.debug("the kernel refuses a socket buffer", bytes=buffer)
         self._loop.add_reader(sock.fileno(), self._readable)
 
     @property
@@ -192,8 +192,8 @@ class UdpSocket:
             del self._refusing[next(iter(self._refusing))]
         self._refusing[address] = now + REFUSAL_TIME
         if self._refusals.passes(now):
-            text = "remote=%s reason=%r the kernel does not segment; datagrams go one by one for %.0f s"
-            logger.info(text, readable_address(*address[:2]), error.strerror, REFUSAL_TIME)
+            text, remote = "the kernel does not segment", readable_address(*address[:2])
+            logger.info(text, remote=remote, reason=error.strerror, retry=Seconds(REFUSAL_TIME))
 
     def _send(self, data: bytes, address: Address) -> None:
         if self._connected:

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from relay.logs import get_logger
 from relay.runtime import Runtime
 from relay.transport.websocket.session import FramedSession, Opcode
 
-logger = logging.getLogger("relay.transport")
+logger = get_logger("relay.transport")
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 """Kinds of messages, by their numbers in RFC 6455. What else a library reports means that the socket is gone."""
@@ -123,7 +123,7 @@ class Pump:
         try:
             await work
         except Exception:
-            logger.exception("the session with %s failed", self._session.remote)
+            logger.exception("the session failed", remote=self._session.remote)
             self._session.end(None, "internal error", by_peer=False)
 
     async def _write(self) -> None:

@@ -24,6 +24,7 @@ from aioquic.quic.connection import (
     QuicConnectionAdapter,
     QuicConnectionId,
     QuicReceiveContext,
+    logger,
 )
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import (
@@ -47,7 +48,6 @@ aioquic has 8, each of which is a frame, a route and an object for every connect
 TOKEN = 16
 """Bytes of a stateless reset token."""
 
-logger = logging.getLogger("quic")
 """aioquic's."""
 
 _IMMUTABLE = (bool, int, float, str, bytes, Enum, type(None), QuicConfiguration)

@@ -1,0 +1,114 @@
+"""Loggers of the relay: a line is a fixed phrase and fields, with the context that the logger is bound to.
+
+    log = get_logger("relay.session", session=7)
+    log.info("accepted", transport="webtransport", path="/demo")
+
+    [session 7] accepted transport=webtransport path=/demo
+
+Concerns about the configuration are whole sentences instead: `--check` prints them, too.
+
+Lines go through the standard `logging`, so that a program with a relay inside decides where they go; nothing global is
+configured, of structlog neither. The message of a record is the whole text; its fields come along for formatters that
+write them one by one. Nothing is written or formatted below the level of the standard logger. Called by every room.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+import structlog
+
+FIELDS: Final = "relay_fields"
+"""Attribute of a log record: its context, `event` (the phrase) and fields."""
+
+_OUTERMOST_FIRST: Final = ("peer", "session", "broadcast", "track")
+"""Fields that say which one a line is about. They stand before the phrase, bound or not."""
+
+_OF_PEERS: Final = ("path", "broadcast", "track", "prefix", "uri")
+"""Fields whose length and content peers choose."""
+
+_SHOWN: Final = 200
+"""Characters of such a field that a line holds."""
+
+TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
+"""The shape of a token, RFC 7515 section 7.1."""
+
+_AMBIGUOUS: Final = re.compile(r"""[ '"\\]|^$""")
+
+
+class Seconds(float):
+    """A duration: `1.5s` in text, a number in JSON."""
+
+    def __new__(cls, value: float) -> Self:
+        return super().__new__(cls, round(value, 3))
+
+    def __str__(self) -> str:
+        return f"{self:.1f}s"
+
+
+class Logger(structlog.BoundLoggerBase):
+    """Writes lines with its context; `bind` returns a logger with more of it."""
+
+    def debug(self, event: str, /, **fields: Any) -> None:
+        if self._logger.isEnabledFor(logging.DEBUG):  # saves a call where it is off, as it mostly is
+            self._write(logging.DEBUG, event, fields)
+
+    def info(self, event: str, /, **fields: Any) -> None:
+        self._write(logging.INFO, event, fields)
+
+    def warning(self, event: str, /, **fields: Any) -> None:
+        self._write(logging.WARNING, event, fields)
+
+    def error(self, event: str, /, **fields: Any) -> None:
+        """`exc_info` is an exception whose traceback follows."""
+        self._write(logging.ERROR, event, fields)
+
+    def exception(self, event: str, /, **fields: Any) -> None:
+        """Write an error with the traceback of the exception that is being handled."""
+        self._write(logging.ERROR, event, {"exc_info": True, **fields})
+
+    def log(self, level: int, event: str, /, **fields: Any) -> None:
+        self._write(level, event, fields)
+
+    def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
+        if self._logger.isEnabledFor(level):
+            arguments, options = self._process_event("log", event, fields)
+            self._logger.log(level, *arguments, **options)
+
+
+def get_logger(name: str, **context: Any) -> Logger:
+    """Return the logger of that name in the standard `logging`, bound to `context`."""
+    return Logger(logging.getLogger(name), (_as_record,), context)
+
+
+def loggable(path: str) -> str:
+    """Shorten a peer's path, and remove a token that is in it by mistake."""
+    shown = TOKEN.sub("<token>", path.encode("utf-8", "backslashreplace").decode())
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}... ({len(path)} characters)"
+
+
+def _as_record(_logger: object, _method: str, fields: Any) -> tuple[tuple[str], dict[str, Any]]:
+    """Turn an event into arguments of the standard logger, for which the line comes from the caller of our own."""
+    exc_info = fields.pop("exc_info", None)
+    fields |= {key: loggable(fields[key]) for key in _OF_PEERS if key in fields}
+    return (_line(fields),), {"exc_info": exc_info, "extra": {FIELDS: fields}, "stacklevel": 3}
+
+
+def _line(fields: Mapping[str, Any]) -> str:
+    shown = {key: _text(value, quoted=key == "reason") for key, value in fields.items() if key != "event"}
+    about = {key: shown.pop(key) for key in _OUTERMOST_FIRST if key in shown}
+    if "track" in about:
+        about["track"] = f"{about.pop('broadcast')} {about['track']}"
+    words = [*(f"[{key} {value}]" for key, value in about.items()), fields["event"]]
+    return " ".join([*words, *(f"{key}={value}" for key, value in shown.items())])
+
+
+def _text(value: object, *, quoted: bool) -> str:
+    """Write a value that peers may have chosen: in quotes, or without a character that ends it or drives a terminal."""
+    if value is None:
+        return "-"
+    text = ",".join(map(str, value)) or "-" if isinstance(value, list | tuple) else str(value)
+    return repr(text) if quoted or not text.isprintable() or _AMBIGUOUS.search(text) else text
