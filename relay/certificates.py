@@ -138,7 +138,7 @@ class Certificates:
             for table, pair in pairs
             if pair.file is not None
         }
-        for text in self._validity.news(files, now):
+        for text in self._validity.new_warnings(files, now):
             logger.warning(text)
 
     def rows(self) -> tuple[CertificateRow, ...]:

@@ -20,7 +20,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return Pair(fast=request.param == "fast")
 
 
-def test_seal_a_flight(benchmark: Any, pair: Pair) -> None:
+def test_seal_a_burst(benchmark: Any, pair: Pair) -> None:
     benchmark.group = "a flight of 8 packets"
     sealed: list[bytes] = []
 
@@ -38,7 +38,7 @@ def test_seal_a_flight(benchmark: Any, pair: Pair) -> None:
     assert sum(map(len, sealed)) > FRAME
 
 
-def test_open_a_flight(benchmark: Any, pair: Pair) -> None:
+def test_open_a_burst(benchmark: Any, pair: Pair) -> None:
     benchmark.group = "a flight of 8 packets"
     received = 0
 

@@ -25,7 +25,7 @@ from relay.runtime import SYSTEM
 from relay.transport.quic.certificates import generate_certificate
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.fast import keys
-from relay.transport.quic.fast.hello import read_client_hello
+from relay.transport.quic.fast.client_hello import read_client_hello
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.udp import UdpSocket
 from relay.wire.version import Version
@@ -305,12 +305,12 @@ async def _first_packets(source: Source) -> None:
         server._drained()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert len(server.links) <= 4
+        assert len(server.connections) <= 4
         assert cast("Any", sock).sent <= 3 * 3 * 1452 + 1452
     finally:
         server.release()
     assert not server._routes
-    assert not server.links
+    assert not server.connections
 
 
 def first_packets(data: bytes) -> None:

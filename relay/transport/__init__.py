@@ -1,1 +1,1 @@
-"""What carries sessions: raw QUIC, WebTransport, in-memory. `session.py` says what a session is."""
+"""Kinds of sessions: raw QUIC, WebTransport, WebSocket, in-memory. `session.py` defines the interface."""

@@ -1,8 +1,8 @@
 """Dialling: from a URL to a session.
 
-Owns name resolution, the race between addresses, the check of the server's certificate, and errors that people can
-act on. Must never say more of a URL than its path: the query may hold a token. Cluster peers, tools and tests call
-`connect`.
+Owns name resolution, the race between addresses, the check of the server's certificate, and human-readable
+errors. Must never log more of a URL than its path: the query may hold a token. Cluster peers, tools and tests
+call `connect`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from urllib.parse import quote, urlsplit
 
 from relay.runtime import SYSTEM, Runtime
 from relay.transport.quic.certificates import CertificateError
+from relay.transport.quic.connection import Connection
 from relay.transport.quic.dial import ClientEndpoint
 from relay.transport.quic.endpoint import quic_configuration
-from relay.transport.quic.link import Link
 from relay.transport.quic.session import QuicSession, SessionLostError
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.trust import ClientTls, Trust
@@ -35,13 +35,13 @@ from relay.wire.version import Version, alpns_for
 __all__ = ["ClientTls", "ConnectError", "ErrorKind", "connect", "connect_websocket"]
 
 HEAD_START = 0.25
-"""Seconds that one address is tried alone before the next one joins in (RFC 8305)."""
+"""Seconds before the next address is tried as well (RFC 8305)."""
 
 RAW_PORT = 4443
-"""Port of `moqt` and `moql` URLs without one."""
+"""Default port of `moqt` and `moql` URLs."""
 
 FINGERPRINT_BODY = 256
-"""Bytes read of `/certificate.sha256`, which has 64."""
+"""Most bytes read of `/certificate.sha256`, which has 64."""
 
 RAW_SCHEMES = ("moqt", "moql")
 DEFAULT_PORTS = {"https": 443, "http": 80, "moqt": RAW_PORT, "moql": RAW_PORT}
@@ -59,10 +59,10 @@ ErrorKind = Literal["url", "resolve", "refused", "timeout", "tls", "rejected", "
 
 
 class ConnectError(Exception):
-    """No session came about.
+    """No session was established.
 
-    `kind` tells what to look at: the URL, the name, a port that nobody listens on, silence, the certificate, a server
-    that said no (`status` has the HTTP status, e.g. 401), or a server that speaks something else.
+    `kind` is the cause: the URL, the name, a closed port, a time-out, the certificate, a rejection by the
+    server (`status` has the HTTP status, e.g. 401), or a server of another protocol.
     """
 
     def __init__(self, message: str, *, kind: ErrorKind, status: int | None = None) -> None:
@@ -73,10 +73,10 @@ class ConnectError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A URL taken apart."""
+    """A parsed URL."""
 
     shown: str
-    """The URL for people: no query, no user."""
+    """The URL without query and user, for messages."""
     raw: bool
     host: str
     port: int
@@ -93,7 +93,7 @@ class _Target:
 
 
 def _parse(url: str, ports: Mapping[str, int] = DEFAULT_PORTS) -> tuple[_Target, bool]:
-    """Take a URL apart; the flag says that a fingerprint has to be fetched first."""
+    """Parse a URL; the flag says that a fingerprint has to be fetched first."""
     try:
         url.encode()
         parts = urlsplit(url)
@@ -141,9 +141,9 @@ async def connect(
 ) -> QuicSession:
     """Dial a server and return an open session, not yet started. Raises `ConnectError`.
 
-    `https` is WebTransport, `moqt` and `moql` are raw QUIC; `http` fetches the fingerprint of the server's certificate
-    from the same host and port first, then goes on as `https` pinned to it (a development server). For `ws` and `wss`
-    there is `connect_websocket`. The socket goes away with the session.
+    `https` is WebTransport, `moqt` and `moql` are raw QUIC. `http` (a development server) fetches the
+    certificate's fingerprint from the same host and port first, then connects as `https` pinned to it. For
+    `ws` and `wss` use `connect_websocket`. The socket is closed with the session.
     """
     target, insecure = _parse(url)
     race: _Race | None = None
@@ -175,10 +175,10 @@ async def connect_websocket(
 ) -> FramedSession:
     """Dial a WebSocket server and return an open session, not yet started. Raises `ConnectError`.
 
-    `offer` narrows the subprotocols offered; an empty one offers none. The socket goes away with the session.
+    `offer` narrows the subprotocols offered; an empty one offers none. The socket is closed with the session.
     """
     target, _ = _parse(url, WEBSOCKET_PORTS)
-    import aiohttp  # heavy, and only this kind needs it
+    import aiohttp  # slow to import, and only this kind needs it
 
     from relay.transport.websocket.dial import HandshakeError, dial
 
@@ -213,7 +213,7 @@ async def connect_websocket(
 
 
 async def _fetch_fingerprint(target: _Target) -> str:
-    import aiohttp  # heavy, and only development servers need it
+    import aiohttp  # slow to import, and only development servers need it
 
     url = f"http://{target.authority}/certificate.sha256"
     try:
@@ -222,7 +222,9 @@ async def _fetch_fingerprint(target: _Target) -> str:
             status = response.status
     except aiohttp.ClientError as error:
         reason = str(error)
-        if isinstance(error, aiohttp.ClientConnectorError):  # else it would speak of TLS, which this is not
+        if isinstance(
+            error, aiohttp.ClientConnectorError
+        ):  # otherwise it would mention TLS, which is not in use
             refused = isinstance(error.os_error, ConnectionRefusedError)
             reason = "nobody listens" if refused else error.strerror or reason
         raise ConnectError(f"cannot fetch {url}: {reason}", kind="refused") from error
@@ -233,11 +235,8 @@ async def _fetch_fingerprint(target: _Target) -> str:
     return body
 
 
-# -- dialling
-
-
 class _Race:
-    """Tries the addresses of a host until one gets through the handshake, each with a head start."""
+    """Tries the addresses of a host in turn (RFC 8305), until one completes the handshake."""
 
     def __init__(
         self,
@@ -269,7 +268,7 @@ class _Race:
             if endpoint is not winner:
                 endpoint.give_up()
         if winner is None:
-            # A certificate that was refused says more than a port that was.
+            # A rejected certificate explains more than a closed port.
             raise min(self._errors, key=lambda error: error.kind == "refused")
         session = winner.session
         assert session is not None
@@ -318,17 +317,17 @@ class _Race:
             raise _explain(self._target, lost, None) from None
         return endpoint
 
-    def _session(self, link: Link, alpn: str) -> QuicSession:
+    def _session(self, connection: Connection, alpn: str) -> QuicSession:
         target = self._target
         if not target.raw:
             return WebTransportClientSession(
-                link,
+                connection,
                 authority=target.authority,
                 path=target.path,
                 query=target.query,
                 protocols=self._protocols,
             )
-        session = RawSession(link, alpn=alpn, is_client=True)
+        session = RawSession(connection, alpn=alpn, is_client=True)
         session.path, session.query = target.path, target.query
         return session
 
@@ -353,7 +352,7 @@ def _explain(target: _Target, lost: SessionLostError, status: int | None) -> Con
 
 
 async def _resolve(target: _Target) -> list[tuple[int, Address]]:
-    """Addresses of the host, IPv6 and IPv4 in turn."""
+    """Addresses of the host, IPv6 and IPv4 alternating."""
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)
     except OSError as error:
@@ -371,7 +370,7 @@ def _bind(family: int, bind: tuple[str, int] | None) -> socket.socket:
     try:
         if bind is not None:
             host, port = bind
-            # "Any" means any of both families; another address is for its own family only.
+            # The wildcard stands for both families; another address for its own only.
             if host in ("", IPV6_ANY, IPV4_ANY):
                 host = IPV6_ANY if family == socket.AF_INET6 else IPV4_ANY
             sock.bind((host, port))

@@ -1,7 +1,7 @@
 """Dialling the other relays of a cluster.
 
-Owns how a target becomes a URL and which token goes with it. Must never say more of a URL than host and path, since
-the token is in its query. The application makes one; peer actors call it.
+Owns the URL of a target and its token. Must never log more of a URL than host and path, since the token is in
+its query. The application makes one; peer actors call it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from relay.transport.quic.trust import Trust
 from relay.wire.version import Version
 
 TIMEOUT: Final = 30.0
-"""Seconds for one attempt, from looking up the name to an open session."""
+"""Seconds for one attempt, from name resolution to an open session."""
 
 STREAMS: Final = 16_384
-"""Streams of each kind that another relay may have open: it stands for all of its own peers."""
+"""Streams of each kind for another relay, which serves many peers."""
 
 LONGEST_TOKEN: Final = 8_192
-"""Characters; relays take no longer ones."""
+"""Longest token in characters that relays accept."""
 
 
 class TokenError(ValueError):
-    """The file of the token is unusable; the text says why, without its content."""
+    """The token file is unusable; the text says why, without its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialler:
-    """What all attempts have in common."""
+    """Dials cluster members."""
 
     versions: tuple[Version, ...]
     settings: QuicSettings
@@ -43,18 +43,21 @@ class Dialler:
     bind: tuple[str, int] | None = None
     runtime: Runtime = SYSTEM
     token: Path | None = None
-    """Read for each attempt, so that it can be renewed."""
+    """Read for each attempt, so that it can be replaced."""
 
     tokens: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
-    """Of targets with a token of their own: its file, or the token itself."""
+    """Tokens of single targets: a file, or the token itself."""
 
     def check(self, target: str) -> str | None:
-        """Raise CertificateError or TokenError for what would fail at every attempt; else give the token."""
+        """Return the token.
+
+        Raises CertificateError or TokenError for faults that would fail every attempt.
+        """
         Trust(self.tls)
         return self._read(target)
 
     async def dial(self, target: str) -> QuicSession:
-        """An open session with `target`, `host[:port]` or a URL. Raises ConnectError or TokenError."""
+        """Open a session with `target`, `host[:port]` or a URL. Raises ConnectError or TokenError."""
         url = target if "://" in target else f"https://{target}/"
         token = self._read(target)
         settings = replace(

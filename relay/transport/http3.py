@@ -1,6 +1,6 @@
-"""The little of HTTP/3 that is read before aioquic sees it, so that WebTransport bytes never go through there.
+"""The parts of HTTP/3 that are parsed before aioquic, so that it never sees WebTransport bytes.
 
-Owns two incremental readers: what a peer-opened stream is, and where the HEADERS frame of a request or response ends.
+Owns two incremental parsers: the kind of a peer's stream, and the HEADERS frame of a request or response.
 Sans-IO; must never touch a connection. The WebTransport sessions call it.
 """
 
@@ -28,17 +28,17 @@ H3_REQUEST_INCOMPLETE = 0x10D
 H3_MESSAGE_ERROR = 0x10E
 
 HEADERS_LIMIT = 64 * 1024
-"""Bytes of one HEADERS frame. A token in the path is the largest thing that anybody puts there."""
+"""Most bytes of a HEADERS frame. A token in the path is the largest part."""
 
 CONTROL_LIMIT = 16 * 1024
-"""Bytes of one frame on the control stream that is read as a whole. SETTINGS have some dozens."""
+"""Most bytes of a buffered frame on the control stream. SETTINGS have some dozens."""
 
 FORBIDDEN_FRAMES = frozenset((0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xD))
-"""Frame types that must not come before HEADERS on a request stream. Unknown ones are skipped."""
+"""Frame types forbidden before HEADERS on a request stream. Unknown ones are skipped."""
 
 
 class Http3Error(Exception):
-    """The peer broke HTTP/3; `code` closes the connection."""
+    """The peer violated HTTP/3; `code` closes the connection."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -48,9 +48,9 @@ class Http3Error(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StreamKind:
-    """What a stream turned out to be. `session_id` is that of a WebTransport stream, `None` for one of HTTP/3.
+    """The kind of a stream. `session_id` is set for WebTransport streams, `None` for HTTP/3.
 
-    `rest` is what follows the WebTransport prefix, or everything read so far.
+    `rest` follows the WebTransport prefix, or is everything read so far.
     """
 
     session_id: int | None
@@ -58,7 +58,7 @@ class StreamKind:
 
 
 class StreamHead:
-    """Reads the first one or two varints of a stream that the peer opened."""
+    """Parses the first one or two varints of a stream that the peer opened."""
 
     __slots__ = ("_data", "_type")
 
@@ -67,7 +67,7 @@ class StreamHead:
         self._data = b""
 
     def feed(self, data: bytes) -> StreamKind | None:
-        """Take more bytes; `None` as long as they do not tell."""
+        """Feed bytes; `None` until the kind is known."""
         self._data += data
         first = decode_varint(self._data)
         if first is None:
@@ -81,7 +81,7 @@ class StreamHead:
 
 
 class HeadersReader:
-    """Cuts one HEADERS frame out of the start of a request or response stream."""
+    """Extracts the HEADERS frame of a request or response stream."""
 
     __slots__ = ("_data", "_done", "_skip")
 
@@ -91,9 +91,9 @@ class HeadersReader:
         self._skip = 0
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take more bytes; return the HEADERS frame with its header once complete. Raises `Http3Error`.
+        """Feed bytes; return the complete HEADERS frame with its header, else `None`. Raises `Http3Error`.
 
-        What follows is kept until `rest` asks for it: the frame may wait for the QPACK encoder stream.
+        What follows is kept until `rest` is called: the frame may wait for the QPACK encoder stream.
         """
         self._data += data
         if self._done:
@@ -116,14 +116,14 @@ class HeadersReader:
         return None
 
     def _skip_done(self) -> bool:
-        """Drop the payload of an unknown frame as far as it is here."""
+        """Skip the payload of an unknown frame as far as it has arrived."""
         skipped = min(self._skip, len(self._data))
         self._data = self._data[skipped:]
         self._skip -= skipped
         return not self._skip
 
     def _frame_head(self) -> tuple[int, int, int] | None:
-        """(type, length, start of the payload) of the next frame, once they can be read."""
+        """(type, length, start of the payload) of the next frame, if complete."""
         kind = decode_varint(self._data)
         if kind is None:
             return None
@@ -133,7 +133,7 @@ class HeadersReader:
         return None if size is None else (kind[0], *size)
 
     def rest(self) -> bytes:
-        """Hand over what came after the frame returned last; a further `feed` looks for another one."""
+        """Return the bytes after the last HEADERS frame; a further `feed` parses the next one."""
         data, self._data = self._data, b""
         self._done = False
         return data

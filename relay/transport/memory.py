@@ -1,10 +1,10 @@
-"""A transport without a network: two sessions in one process, joined back to back.
+"""A transport without a network: two joined sessions in one process.
 
-Owns the in-memory kind of `Session`, with the semantics of QUIC (stream credit, resets that drop what is queued, a
-reader that may be slow) and a deterministic order. Must never open a socket or read a clock. Tests of actors and the
-soak call it; `pause`, `credit` and `silent` are their handles on a misbehaving peer.
+Owns the in-memory kind of `Session`, with the semantics of QUIC (stream credit, resets that drop queued data,
+a slow reader) and a deterministic order. Must never open a socket or read a clock. Tests of actors and the
+soak use it, with `pause`, `credit` and `silent` to simulate faulty peers.
 
-What either side does in one loop turn reaches the other in the next, as one batch per side.
+Calls of one loop turn reach the other side in the next, as one batch per side.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from relay.transport.sending import Place, Sender, SendQueue
+from relay.transport.sending import Sender, SendQueue, SendState
 from relay.transport.session import (
     CONTROL_PRIORITY,
     DatagramReceived,
@@ -29,7 +29,7 @@ from relay.transport.session import (
 from relay.wire.version import Version, alpns_for
 
 DATAGRAM_LIMIT = 1160
-"""What a QUIC packet of 1200 bytes has room for, so that code written against this transport fits the real one."""
+"""Room of a QUIC packet of 1200 bytes, so that code for this transport fits the real one."""
 
 PROBE_TIMEOUT = 0.05
 """Seconds; there is no round trip to measure."""
@@ -64,8 +64,8 @@ class MemoryStream(Sender):
         self.twin: MemoryStream | None = None
         self.pending_stop: int | None = None  # a stop called before the peer could know the stream
         readable = opened_by_peer or not unidirectional
-        self.receiving = readable  # until the end or a reset was delivered to this side
-        self.stopped = not readable  # this side wants no more data
+        self.receiving = readable  # until this side receives the end or a reset
+        self.stopped = not readable  # this side has stopped it
         self.sending = not opened_by_peer or not unidirectional  # until the end or a reset left this side
         self.writable = self.sending  # until `write(fin=True)`, reset or stopped
         self._session = session
@@ -82,7 +82,7 @@ class MemoryStream(Sender):
 
     @property
     def undelivered(self) -> bool:
-        return self.sending and self.place is not Place.IDLE
+        return self.sending and self.send_state is not SendState.IDLE
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         if not self.writable or self._session.finished:
@@ -114,7 +114,7 @@ class MemoryStream(Sender):
         elif self.twin.sending:
             self.twin.end_sending()
             self._session.tell(StreamStopped(self.twin, code))
-            # The other half of the exchange: a reset answers the stop, as a QUIC stack does by itself.
+            # A reset answers the stop, as in QUIC.
             self._session.peer.tell(StreamReset(self, code))
 
     def end_sending(self) -> None:
@@ -124,7 +124,7 @@ class MemoryStream(Sender):
         self._session.forget(self)
 
     def transfer(self, twin: MemoryStream) -> StreamData | None:
-        """Hand what is queued to the peer's view; `None` if there is nothing it would notice."""
+        """Move queued data to the peer's view; `None` if it has nothing to report."""
         data = b"".join(self._chunks)
         self._chunks.clear()
         self._queued = 0
@@ -136,7 +136,7 @@ class MemoryStream(Sender):
 
 
 class MemorySession:
-    """One end of a pair. Besides `Session` it has the handles that tests need."""
+    """One end of a pair, with extra methods for tests."""
 
     def __init__(
         self,
@@ -158,14 +158,14 @@ class MemorySession:
         self.query = query
         self.datagram_limit = DATAGRAM_LIMIT
         self.silent = False
-        """While true, pings of the other side stay unanswered."""
+        """Pings of the other side stay unanswered."""
         self._credit = {False: credit_bidi, True: credit_uni}
         self.finished = False
         self.peer: MemorySession = self
         self.streams: dict[int, MemoryStream] = {}
         self._sink: Sink | None = None
-        self._outbox: list[Event] = []  # what the peer is to be told, in order
-        self.inbox: list[Event] = []  # what this side's owner is to be told
+        self._outbox: list[Event] = []  # events for the peer, in order
+        self.inbox: list[Event] = []  # events for the owner
         self.queue: SendQueue[MemoryStream] = SendQueue()
         self._opened = 0
         self._next_id = {False: 0 if is_client else 1, True: 2 if is_client else 3}
@@ -226,28 +226,28 @@ class MemorySession:
     # -- for tests
 
     def pause(self) -> None:
-        """Stop reading stream data: what the peer writes stays unsent there. Everything else still arrives."""
+        """Stop reading stream data: the peer's writes stay unsent. Everything else still arrives."""
         self.paused = True
 
     def resume(self) -> None:
-        """Read again, from where `pause` left off."""
+        """Read again."""
         self.paused = False
         self.peer.schedule()
 
     def allow(self, *, bidi: int | None = None, uni: int | None = None) -> None:
-        """Set how many streams this side may have open at once; `None` is no limit."""
+        """Limit this side's open streams; `None` is no limit."""
         self._credit = {False: bidi, True: uni}
         self.admit(unidirectional=False)
         self.admit(unidirectional=True)
 
     def fail(self, reason: str = "idle timeout") -> None:
-        """Break the transport under both sides, as a dead network does."""
+        """Fail both sides, like a network failure."""
         if not self.finished:
             self.tell(SessionClosed(None, reason, by_peer=False))
             self.peer.tell(SessionClosed(None, reason, by_peer=False))
             self._finish()
 
-    # -- the exchange; the names without underscore are for the stream and the other end
+    # -- delivery; methods without underscore are called by streams and the other end
 
     def _finish(self) -> None:
         for side in (self, self.peer):
@@ -275,7 +275,7 @@ class MemorySession:
         self.schedule()
 
     def forget(self, stream: MemoryStream) -> None:
-        """Drop a stream once neither half can carry anything, and give its credit back."""
+        """Forget a stream once both halves are over, and return its credit."""
         self.queue.remove(stream)
         for side in (stream, stream.twin):
             if side is None or side.sending or side.receiving:
@@ -301,7 +301,7 @@ class MemorySession:
     def _exchange(self) -> None:
         self._scheduled = False
         batch = self.peer.inbox
-        # Data first: a stop, reset or close that was called in the same turn removed its own stream's data already.
+        # Data first: a stop, reset or close of the same turn has removed its stream's data already.
         if not self.peer.paused:
             while (stream := self.queue.top) is not None:
                 twin = stream.twin or self._claim(stream)
@@ -366,9 +366,9 @@ def memory_pair(
 ) -> tuple[MemorySession, MemorySession]:
     """Join two sessions and return (client, server).
 
-    `version` is what both sides report: `None` leaves it to the SETUP messages, as on a real transport for 01 and 02.
-    `client_offers` are the tokens of the client, of which the first is taken as negotiated. The credits bound how
-    many streams either side may have open at once.
+    `version` is what both sides report: `None` leaves it to SETUP messages, as on a real transport for 01 and
+    02. `client_offers` are the client's tokens; the first is negotiated. The credits limit the open streams
+    of each side.
     """
     tokens = client_offers or ("moql" if version is None else alpns_for((version,))[0],)
     client, server = (

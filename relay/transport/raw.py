@@ -1,14 +1,14 @@
-"""Raw QUIC: moq streams are QUIC streams, nothing around them.
+"""Raw QUIC: moq streams are QUIC streams without framing.
 
-Owns what is special without HTTP/3: the version comes from the ALPN, the close code is plain. Must never do more.
-The QUIC endpoint and the client create the sessions; whoever listens gets a `SessionRequest`.
+Owns the differences to HTTP/3: the version comes from the ALPN, the close code is plain. The QUIC endpoint
+and the client create the sessions; listeners pass a `SessionRequest` to the gate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from relay.transport.quic.link import Link
+from relay.transport.quic.connection import Connection
 from relay.transport.quic.session import QuicSession
 from relay.transport.session import SessionRequest
 from relay.wire.errors import FIRST_APP_CODE, SessionCode
@@ -19,23 +19,23 @@ OLDEST_ALPN = "moql-01"
 
 
 class RawSession(QuicSession):
-    """A session on a connection of its own."""
+    """A session with a connection of its own."""
 
     transport = "quic"
 
     def __init__(
         self,
-        link: Link,
+        connection: Connection,
         *,
         alpn: str,
         is_client: bool,
         on_request: Callable[[SessionRequest], None] | None = None,
     ) -> None:
-        super().__init__(link, is_client=is_client, alpn=alpn, version=ALPN_VERSIONS.get(alpn))
+        super().__init__(connection, is_client=is_client, alpn=alpn, version=ALPN_VERSIONS.get(alpn))
         self._on_request = on_request
 
     def established(self) -> None:
-        self.link.setup_deadline = None
+        self.connection.setup_deadline = None
         if self._on_request is not None:
             self._on_request(RawRequest(self))
         if self.opened is not None and not self.opened.done():
@@ -44,11 +44,11 @@ class RawSession(QuicSession):
     def close(self, code: int = 0, reason: str = "") -> None:
         if not self.ended:
             self.end(code, reason, by_peer=False)
-            self.link.close(code, reason)
+            self.connection.close(code, reason)
 
 
 class RawRequest:
-    """A peer on raw QUIC: path and token follow inside the session, if at all."""
+    """A session request over raw QUIC: path and token follow inside the session, if at all."""
 
     transport = "quic"
 

@@ -1,7 +1,7 @@
-"""The order in which the streams of one session are sent.
+"""The send order of one session's streams.
 
-Owns the place of each stream that has something to send: ready, by priority, or waiting for the peer to allow more data
-or more streams. Must never know what a stream holds or how it is written. Sessions over WebSocket and in memory use it.
+Owns the state of each stream with data: ready, by priority, or waiting for flow control or stream credit.
+Must never know the data or its framing. Sessions over WebSocket and in memory use it.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 
-class Place(Enum):
-    """Where a stream stands."""
+class SendState(Enum):
+    """Send state of a stream."""
 
     IDLE = "idle"
-    """It has nothing to send."""
+    """Nothing to send."""
 
     READY = "ready"
     BLOCKED = "blocked"
-    """The peer has to allow more data (flow control)."""
+    """Waits for flow control."""
 
     UNOPENED = "unopened"
-    """The peer has to allow more streams."""
+    """Waits for stream credit."""
 
 
 class Sender:
-    """What the queue knows of a stream. Kinds of streams inherit it."""
+    """A stream as the queue sees it. Kinds of streams inherit it."""
 
-    __slots__ = ("order", "place", "unidirectional")
+    __slots__ = ("order", "send_state", "unidirectional")
 
     def __init__(self, order: tuple[int, int], *, unidirectional: bool) -> None:
         self.order = order
-        """Sorts by urgency, the most urgent last: (priority, minus the number of its opening)."""
-        self.place = Place.IDLE
+        """Sort key, the most urgent last: (priority, minus the opening number)."""
+        self.send_state = SendState.IDLE
         self.unidirectional = unidirectional
 
 
@@ -55,57 +55,57 @@ class SendQueue(Generic[S]):
 
     @property
     def top(self) -> S | None:
-        """The most urgent stream that is ready."""
+        """The most urgent ready stream."""
         return self._ready[-1] if self._ready else None
 
     def add(self, stream: S) -> bool:
-        """Make a stream ready, unless it has a place already; whether it had none."""
-        if stream.place is not Place.IDLE:
+        """Make an idle stream ready. Returns whether it was idle."""
+        if stream.send_state is not SendState.IDLE:
             return False
         bisect.insort(self._ready, stream, key=urgency)
-        stream.place = Place.READY
+        stream.send_state = SendState.READY
         return True
 
     def done(self) -> None:
         """The most urgent stream has nothing more to send."""
-        self._ready.pop().place = Place.IDLE
+        self._ready.pop().send_state = SendState.IDLE
 
     def block(self) -> None:
-        """The most urgent stream may send no more data now."""
+        """The most urgent stream is blocked by flow control."""
         stream = self._ready.pop()
         self._blocked[stream] = None
-        stream.place = Place.BLOCKED
+        stream.send_state = SendState.BLOCKED
 
     def hold(self) -> None:
-        """The most urgent stream may not be opened now."""
+        """The most urgent stream waits for stream credit."""
         stream = self._ready.pop()
         self._unopened[stream.unidirectional][stream] = None
-        stream.place = Place.UNOPENED
+        stream.send_state = SendState.UNOPENED
 
     def unblock(self) -> None:
-        """More data is allowed, perhaps not for all."""
+        """Make blocked streams ready: the flow control limit has grown."""
         streams, self._blocked = self._blocked, {}
         self._return(streams)
 
     def admit(self, *, unidirectional: bool) -> None:
-        """More streams of one kind are allowed, perhaps not all."""
+        """Make unopened streams of one kind ready: there is more stream credit."""
         streams, self._unopened[unidirectional] = self._unopened[unidirectional], {}
         self._return(streams)
 
     def remove(self, stream: S) -> None:
-        """Take a stream out, wherever it is."""
-        match stream.place:
-            case Place.READY:
+        """Remove a stream in any state."""
+        match stream.send_state:
+            case SendState.READY:
                 del self._ready[bisect.bisect_left(self._ready, stream.order, key=urgency)]
-            case Place.BLOCKED:
+            case SendState.BLOCKED:
                 del self._blocked[stream]
-            case Place.UNOPENED:
+            case SendState.UNOPENED:
                 del self._unopened[stream.unidirectional][stream]
-        stream.place = Place.IDLE
+        stream.send_state = SendState.IDLE
 
     def reorder(self, stream: S, order: tuple[int, int]) -> None:
-        """Give a stream another urgency, wherever it is."""
-        if stream.place is Place.READY:
+        """Change the urgency of a stream in any state."""
+        if stream.send_state is SendState.READY:
             self.remove(stream)
             stream.order = order
             self.add(stream)
@@ -113,16 +113,16 @@ class SendQueue(Generic[S]):
             stream.order = order
 
     def clear(self) -> None:
-        """Take all out."""
+        """Remove all streams."""
         for stream in (*self._ready, *self._blocked, *self._unopened[True], *self._unopened[False]):
-            stream.place = Place.IDLE
+            stream.send_state = SendState.IDLE
         self._ready.clear()
         self._blocked.clear()
         self._unopened = {True: {}, False: {}}
 
     def _return(self, streams: dict[S, None]) -> None:
         for stream in streams:
-            stream.place = Place.IDLE
+            stream.send_state = SendState.IDLE
             self.add(stream)
 
 

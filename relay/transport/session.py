@@ -1,11 +1,11 @@
-"""What a session is: the one interface between a transport and whoever speaks moq over it.
+"""The interface between a transport and the protocol.
 
-Owns the vocabulary (streams, resets, datagrams, close) and nothing else. Each kind of transport (raw QUIC,
-WebTransport, in-memory) implements `Session`; connection actors and the client library drive it and cannot tell the
-kinds apart. Codes are plain moq codes here: each transport maps them to its wire.
+Owns the vocabulary (streams, resets, datagrams, close). Each transport (raw QUIC, WebTransport, WebSocket,
+in-memory) implements `Session`; protocol machines and their owners use it and cannot tell the kinds apart.
+Codes are plain moq codes; each transport maps them to its wire.
 
-Everything happens on one event loop. A session delivers what its peer did in batches, one tuple per loop turn, to
-the sink given to `start`; calls made on a session or stream take effect when the loop turn ends.
+Everything runs on one event loop. A session delivers events in batches, one tuple per loop turn, to the sink
+given to `start`; calls on a session or stream take effect at the end of the turn.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ CONTROL_PRIORITY = 1 << 62
 
 
 class Stream(Protocol):
-    """One stream of a session, opened by either side.
+    """A stream of a session, opened by either side.
 
-    Calls on a half that has ended (finished, reset, refused by the peer, or the session is closed) do nothing: the
-    event that tells of the end may still be under way to the caller.
+    Calls on a half that has ended (finished, reset, stopped by the peer, or closed with the session) do
+    nothing: the event that reports the end may still be on its way to the caller.
     """
 
     id: int
-    """Number for logs; unique per session, -1 while a stream waits for the peer's stream credit."""
+    """Number for logs, unique per session; -1 while a stream waits for stream credit."""
 
     unidirectional: bool
     opened_by_peer: bool
 
     context: Any
-    """Free for the session's owner: whatever handles the events of this stream."""
+    """Free for the session's owner, such as the stream's handler."""
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
-        """Queue `chunks`, in order; with `fin`, end the stream after them. Bytes are shared, never copied by us."""
+        """Queue `chunks` in order; with `fin`, end the stream after them. Bytes are shared, never copied."""
 
     def reset(self, code: int) -> None:
-        """Abort the send half: what is queued is dropped."""
+        """Abort the send half and drop queued data."""
 
     def prioritize(self, priority: int) -> None:
-        """Give what of the stream is still to be sent another priority, as `open_uni` takes one."""
+        """Change the priority of unsent data, see `open_uni`."""
 
     def stop(self, code: int) -> None:
         """Ask the peer to stop sending. No more data events follow; a reset event may."""
 
     @property
     def unsent(self) -> int:
-        """Bytes queued and not yet sent for the first time (0 once all went out, acknowledged or not)."""
+        """Queued bytes never sent, acknowledged or not."""
 
     @property
     def undelivered(self) -> bool:
-        """Whether the peer may lack something that was written, the end included.
+        """Something written, the end included, may not have arrived.
 
-        True until all of it is acknowledged, or sent where the transport hears of no acknowledgements. What was reset
-        is not missed.
+        True until all of it is acknowledged, or sent where the transport has no acknowledgements. Reset data
+        does not count.
         """
 
 
 class StreamData(NamedTuple):
-    """The next bytes of a stream, in order. The first one of an unknown stream is also its opening."""
+    """The next bytes of a stream, in order. The first event of an unknown stream also opens it."""
 
     stream: Stream
     data: bytes
@@ -77,24 +77,27 @@ class StreamReset(NamedTuple):
 
 
 class StreamStopped(NamedTuple):
-    """The peer wants no more of what we send on this stream. The transport has reset our half already."""
+    """The peer has stopped our half of this stream. The transport has already reset it."""
 
     stream: Stream
     code: int
 
 
 class DatagramReceived(NamedTuple):
-    """One datagram, without the transport's own prefix."""
+    """A datagram without the transport's prefix."""
 
     data: bytes
 
 
 class Pong(NamedTuple):
-    """The peer showed a sign of life after `Session.ping`."""
+    """The answer to `Session.ping`."""
 
 
 class SessionClosed(NamedTuple):
-    """The last event of a session. `code` is the moq session code, `None` if the transport failed or timed out."""
+    """The last event of a session.
+
+    `code` is the moq session code, `None` if the transport failed or timed out.
+    """
 
     code: int | None
     reason: str
@@ -107,7 +110,7 @@ Sink: TypeAlias = Callable[[tuple[Event, ...]], object]
 
 @dataclass(frozen=True, slots=True)
 class SessionStats:
-    """A snapshot for people and probes. `rtt` in seconds, `estimate` in bits per second; `None` if unknown."""
+    """A snapshot. `rtt` in seconds, `estimate` in bit/s; `None` if unknown."""
 
     rtt: float | None = None
     estimate: int | None = None
@@ -117,7 +120,7 @@ class SessionStats:
 
 
 class Session(Protocol):
-    """An accepted (or dialled) transport session."""
+    """An accepted or dialled transport session."""
 
     transport: str
     """`quic`, `webtransport`, `websocket` or `memory`."""
@@ -127,44 +130,44 @@ class Session(Protocol):
 
     is_client: bool
     version: Version | None
-    """Fixed by ALPN or subprotocol; `None` where the moq SETUP messages decide (moq-lite-01 and 02)."""
+    """Negotiated by ALPN or subprotocol; `None` if SETUP messages decide (moq-lite-01 and 02)."""
 
     alpn: str
-    """The raw ALPN or subprotocol that was negotiated, `""` if none."""
+    """The negotiated ALPN or subprotocol, `""` if none."""
 
     path: str | None
-    """URL path the peer asked for, percent-encoded as sent; `None` where the transport has none (raw QUIC)."""
+    """Requested URL path, percent-encoded as sent; `None` where the transport has none (raw QUIC)."""
 
     query: str
 
     @property
     def datagram_limit(self) -> int:
-        """Largest datagram that can be sent now, 0 if none can."""
+        """Largest datagram that can be sent now, 0 if none."""
 
     @property
     def undelivered(self) -> bool:
-        """Whether that holds for any stream. What is undelivered when the session is closed may be lost."""
+        """`Stream.undelivered` of any stream. Undelivered data may be lost when the session is closed."""
 
     def start(self, sink: Sink) -> None:
-        """Begin delivering events, those of the past first. Called once."""
+        """Start delivering events, past ones first. Called once."""
 
     def open_bidi(self, priority: int = CONTROL_PRIORITY) -> Stream:
-        """Open a bidirectional stream. It exists for the peer with the first byte written."""
+        """Open a bidirectional stream. The peer sees it with the first byte written."""
 
     def open_uni(self, priority: int = CONTROL_PRIORITY) -> Stream:
-        """Open a unidirectional stream. Higher `priority` is sent first. Without credit it waits, queued."""
+        """Open a unidirectional stream. Higher `priority` is sent first. Without credit it waits."""
 
     def send_datagram(self, data: bytes) -> None:
-        """Send, or drop, one datagram."""
+        """Send or drop a datagram."""
 
     def ping(self) -> None:
-        """Ask for a sign of life; a `Pong` event follows if the peer gives one."""
+        """Ping the peer; a `Pong` event follows if it answers."""
 
     def probe_timeout(self) -> float:
-        """Seconds after which a healthy peer would have answered a ping (3 PTO on QUIC)."""
+        """Seconds in which a healthy peer answers a ping (3 PTO on QUIC)."""
 
     def trust(self) -> None:
-        """The peer is a relay of ours: it stands for many peers, and what one peer's packets may cost is no limit for it."""
+        """The peer is a relay of the cluster: limits on the cost of one peer's packets do not apply."""
 
     def close(self, code: int = 0, reason: str = "") -> None:
         """End the session. A `SessionClosed` event with `by_peer=False` follows."""
@@ -174,17 +177,17 @@ class Session(Protocol):
 
 
 class SessionRequest(Protocol):
-    """A peer that wants a session and has not been answered yet. Answer exactly once."""
+    """A peer's request for a session. Accept or reject it exactly once."""
 
     transport: str
     remote: str
     path: str | None
     query: str
     offered: tuple[str, ...]
-    """Protocols the peer offers: its subprotocols, or the ALPN already chosen on raw QUIC."""
+    """Protocols offered by the peer: its subprotocols, or the negotiated ALPN on raw QUIC."""
 
     def accept(self) -> Session:
         """Accept; the version is the first offered one that the listener supports."""
 
     def reject(self, status: int, reason: str) -> None:
-        """Refuse with an HTTP status where the transport has one, else close with the matching session code."""
+        """Reject with an HTTP status if the transport has one, else close with the matching session code."""

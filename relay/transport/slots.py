@@ -1,7 +1,7 @@
-"""Slots up to a limit, for each key.
+"""Slots per key up to a limit.
 
-Owns the counts of one limit and of its refusals, and two log lines: at the first refusal, and when there is room again.
-Must never decide how a refusal looks to the peer. Called by the QUIC endpoint and the HTTP server.
+Owns the counts of one limit and its refusals, and two log lines: at the first refusal, and when slots are
+free again. Must never decide how a peer is refused. The QUIC endpoint and the HTTP server call it.
 """
 
 from __future__ import annotations
@@ -16,37 +16,34 @@ from relay.model.pace import LogThrottle
 logger = get_logger("relay.transport")
 
 ROOM: Final = 0.75
-"""Part of the limit below which an episode is over, so that one slot that comes and goes makes no log line each time."""
+"""Share of the limit below which slots count as free again, so that one slot does not cause a log line each
+time."""
 
 
 class Slots:
-    """The slots of one limit. Keys are addresses; `""` stands for everybody."""
+    """The slots of one limit. Keys are addresses; `""` stands for all."""
 
     def __init__(self, name: str, limit: int, refused: Counter[str], now: Callable[[], float]) -> None:
-        """`name` is that of the limit, by which `refused` counts. `now` is a clock in seconds."""
+        """`name` is the limit's, under which `refused` counts. `now` is a clock in seconds."""
         self._now = now
         self.limit = limit
         self._name = name
         self._refused = refused
         self._taken: Counter[str] = Counter()
         self._episodes: dict[str, int] = {}
-        """Refusals by key, since its slots were all taken and that was logged."""
+        """Refusals by key, since the log line about full slots."""
         self._throttle = LogThrottle()
 
     def taken(self, key: str = "") -> int:
-        """How many are taken."""
         return self._taken[key]
 
     def full(self, key: str = "") -> bool:
-        """Whether none is left."""
         return self._taken[key] >= self.limit
 
     def enter(self, key: str = "") -> None:
-        """Take one."""
         self._taken[key] += 1
 
     def leave(self, key: str = "") -> None:
-        """Give one back."""
         left = self._taken[key] - 1
         if left > 0:
             self._taken[key] = left
@@ -61,7 +58,7 @@ class Slots:
         self._refused[self._name] += 1
         if key in self._episodes:
             self._episodes[key] += 1
-        # Without a taken slot nothing would ever end the episode. Addresses may be forged, and come in waves.
+        # Without a taken slot nothing would ever clear the record. Addresses may be forged, in great numbers.
         elif self._taken[key] and self._throttle.passes(self._now()):
             self._episodes[key] = 1
             logger.warning("limit is reached", limit=self._name, value=self.limit, **_remote(key))

@@ -1,7 +1,7 @@
 """Binding listening sockets, UDP and TCP, by the same rules.
 
-Owns what a listen address means. Must never read or write a socket. The QUIC endpoint and the web server's listeners
-call it.
+Owns the meaning of a listen address. Must never read or write a socket. The QUIC endpoint and the web
+server's listeners call it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from relay.logs import get_logger
 logger = get_logger(__name__)
 
 PORT_ATTEMPTS = 16
-"""Tries to find a port that is free for 127.0.0.1 and ::1, and for UDP and TCP."""
+"""Attempts to find a port that is free for 127.0.0.1 and ::1, and for UDP and TCP."""
 
 NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-"""What the kernel says where a whole address family is missing."""
+"""Errors where a whole address family is missing."""
 
 
 def bind_udp(host: str, port: int) -> list[socket.socket]:
-    """Bind UDP sockets for a listen address. Raises OSError with a message for people.
+    """Bind UDP sockets for a listen address. Raises OSError with a human-readable message.
 
-    `::` (and an empty host) takes IPv4 as well; `localhost` gives one socket each for 127.0.0.1 and ::1, on one port.
-    Port 0 is one that is free for TCP as well, where HTTP listens.
+    `::` (and an empty host) includes IPv4; `localhost` gives sockets for 127.0.0.1 and ::1 on one port. Port
+    0 picks one that is free for TCP as well, where HTTP listens.
     """
     attempts = PORT_ATTEMPTS
     while True:
@@ -45,7 +45,7 @@ def bind_udp(host: str, port: int) -> list[socket.socket]:
 
 
 def bind_tcp(host: str, port: int) -> list[socket.socket]:
-    """Bind listening TCP sockets, by the same rules."""
+    """Bind listening TCP sockets by the same rules."""
     return _bind(host, port, socket.SOCK_STREAM)
 
 
@@ -96,7 +96,7 @@ def _bind_one(family: int, kind: socket.SocketKind, address: Any, *, dual: bool 
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
         if kind == socket.SOCK_STREAM:
-            # A restart must not wait for connections of the last run that linger in TIME_WAIT.
+            # A restart must not wait for old connections in TIME_WAIT.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         if kind == socket.SOCK_STREAM:

@@ -1,8 +1,8 @@
 """WebTransport over HTTP/3: one session per connection.
 
-Owns the CONNECT exchange, the prefixes of streams, the close capsule, and which bytes aioquic's HTTP/3 layer gets to
-see: its control and QPACK streams and single HEADERS frames, never a byte of a WebTransport stream. Must never know
-what the streams carry. The QUIC endpoint creates the server's sessions, the client its own.
+Owns the CONNECT exchange, the stream prefixes, the close capsule, and the bytes given to aioquic's HTTP/3
+layer: control and QPACK streams and single HEADERS frames, never WebTransport streams. Must never know the
+content of streams. The QUIC endpoint creates the server's sessions, the client its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aioquic.quic.events import StreamReset as QuicStreamReset
 
 from relay.transport import http3
 from relay.transport.quic import compat
-from relay.transport.quic.link import Link
+from relay.transport.quic.connection import Connection
 from relay.transport.quic.session import QuicSession
 from relay.wire.errors import MAX_CODE, WireError, from_http3, to_http3
 from relay.wire.varint import decode_varint, encode_varint
@@ -28,24 +28,22 @@ from relay.wire.webtransport import (
 
 
 class WebTransportSession(QuicSession):
-    """What client and server share."""
+    """Common part of client and server."""
 
     transport = "webtransport"
 
-    def __init__(self, link: Link, *, is_client: bool) -> None:
-        super().__init__(link, is_client=is_client)
-        self.may_write = (
-            False  # streams opened before the CONNECT exchange is done have no session to name yet
-        )
+    def __init__(self, connection: Connection, *, is_client: bool) -> None:
+        super().__init__(connection, is_client=is_client)
+        self.may_write = False  # streams opened before the CONNECT exchange cannot name a session yet
         self._h3: compat.RelayH3Connection | None = None
         self._session_id: int | None = None
         self._named_id: int | None = None
-        """What the first stream called its session, if it came before the CONNECT request."""
+        """Session id of the first stream, if it preceded the CONNECT request."""
         self._capsules = CloseCapsuleDecoder()
         self._heads: dict[int, http3.StreamHead] = {}
         self._requests: dict[int, http3.HeadersReader] = {}
         self._h3_streams: set[int] = set()  # the peer's control and QPACK streams, and unknown ones
-        self._ignored: set[int] = set()  # streams whose remaining bytes nobody wants
+        self._ignored: set[int] = set()  # streams whose remaining bytes are ignored
 
     # -- Session
 
@@ -53,7 +51,7 @@ class WebTransportSession(QuicSession):
     def datagram_limit(self) -> int:
         if self.ended or self._session_id is None:
             return 0
-        return max(0, compat.datagram_limit(self.link.quic) - len(self._datagram_prefix()))
+        return max(0, compat.datagram_limit(self.connection.quic) - len(self._datagram_prefix()))
 
     def send_datagram(self, data: bytes) -> None:
         self._send_datagram(self._datagram_prefix(), data)
@@ -63,12 +61,12 @@ class WebTransportSession(QuicSession):
             return
         if not 0 <= code <= MAX_CODE:
             code = 0
-        self.pump()  # what was written before the close still goes out, though it may arrive after it
+        self.pump()  # data written before the close is still sent, but may arrive after it
         if self._session_id is not None:
             self._finish_connect(encode_close_capsule(code, reason, in_data_frame=True))
-            self.link.close_later(to_http3(code), reason)
+            self.connection.close_later(to_http3(code), reason)
         else:
-            self.link.close(to_http3(code), reason)
+            self.connection.close(to_http3(code), reason)
         self.end(code, reason, by_peer=False)
 
     # -- streams
@@ -97,10 +95,10 @@ class WebTransportSession(QuicSession):
         kind = head.feed(data)
         if kind is None:
             if fin:
-                # It ended before it said what it is: nothing is lost, but our half must end too.
+                # It ended before its kind was known: our half must end too.
                 del self._heads[stream_id]
                 if not stream_id & 2:
-                    self.link.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
+                    self.connection.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
             return
         del self._heads[stream_id]
         if kind.session_id is not None:
@@ -116,8 +114,7 @@ class WebTransportSession(QuicSession):
             self._on_request_data(stream_id, kind.rest, fin=fin)
 
     def _check_session_id(self, session_id: int) -> None:
-        # A stream may overtake the CONNECT request, whose id is known only then; the session's first stream settles
-        # it until that is checked.
+        # A stream may overtake the CONNECT request; its session id counts until the request checks it.
         if self._session_id is None:
             expected = self._named_id
             if expected is None and session_id % 4 == 0:
@@ -144,7 +141,7 @@ class WebTransportSession(QuicSession):
             self._ignored.discard(stream_id)
         elif self._requests.pop(stream_id, None) is not None or self._heads.pop(stream_id, None) is not None:
             if not stream_id & 2:
-                self.link.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
+                self.connection.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
                 if self._h3 is not None:
                     self._h3.forget(stream_id)
         else:
@@ -165,7 +162,7 @@ class WebTransportSession(QuicSession):
 
     def _on_datagram(self, data: bytes) -> None:
         prefix = decode_varint(data)
-        # The draft wants a quarter of the session id, one implementation sends the id itself; both are 0 in practice.
+        # The draft says a quarter of the session id, one implementation sends the id; both are 0 in practice.
         if prefix is not None and self._session_id in (prefix[0], prefix[0] * 4):
             super()._on_datagram(data[prefix[1] :])
 
@@ -184,7 +181,7 @@ class WebTransportSession(QuicSession):
         try:
             events = self._h3.handle_event(event)
         except RuntimeError:
-            # It answers on its QPACK stream, which the peer has stopped; the event that says so is on its way.
+            # aioquic writes to its QPACK stream, which the peer has stopped; the event follows.
             raise http3.Http3Error(http3.H3_CLOSED_CRITICAL_STREAM, "a QPACK stream was stopped") from None
         for h3_event in events:
             self._on_h3(h3_event)
@@ -194,7 +191,7 @@ class WebTransportSession(QuicSession):
             self._on_headers(event.stream_id, event.headers)
 
     def _on_request_data(self, stream_id: int, data: bytes, *, fin: bool) -> None:
-        """Bytes of a request (or of the response to ours) until its HEADERS are through."""
+        """Feed bytes of a request, or of the response to ours, until its HEADERS are complete."""
         frame = self._requests[stream_id].feed(data)
         if frame is not None:
             self._h3_event(StreamDataReceived(data=frame, end_stream=False, stream_id=stream_id))
@@ -208,7 +205,7 @@ class WebTransportSession(QuicSession):
             self._ignored.discard(stream_id)
 
     def _ended_without_headers(self, stream_id: int) -> None:
-        self.link.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
+        self.connection.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
         assert self._h3 is not None
         self._h3.forget(stream_id)
 
@@ -217,7 +214,7 @@ class WebTransportSession(QuicSession):
 
     def _violation(self, code: int, reason: str) -> None:
         self.end(None, f"HTTP/3 error {code:#x}: {reason}", by_peer=False, kind="transport")
-        self.link.close(code, reason)
+        self.connection.close(code, reason)
 
     def handle(self, event: QuicEvent) -> None:
         try:
@@ -251,7 +248,7 @@ class WebTransportSession(QuicSession):
             return
         self.end(code, reason, by_peer=True)
         self._finish_connect(b"")
-        self.link.close_later(http3.H3_NO_ERROR)
+        self.connection.close_later(http3.H3_NO_ERROR)
 
     def _connect_aborted(self, wire_code: int) -> None:
         code = from_http3(wire_code)
@@ -259,10 +256,10 @@ class WebTransportSession(QuicSession):
 
     def _finish_connect(self, data: bytes) -> None:
         assert self._session_id is not None
-        # Both errors: the peer stopped the stream, or it has ended.
+        # Both errors: the stream was stopped or has ended.
         with contextlib.suppress(RuntimeError, ValueError):
-            self.link.quic.send_stream_data(self._session_id, data, end_stream=True)
-        self.link.touch()
+            self.connection.quic.send_stream_data(self._session_id, data, end_stream=True)
+        self.connection.touch()
 
     def _application_code(self, code: int) -> int | None:
         return 0 if code == http3.H3_NO_ERROR else from_http3(code)

@@ -1,7 +1,7 @@
-"""The client's side of WebTransport: asks for the session once the server's settings allow it.
+"""The client side of WebTransport.
 
-Owns the CONNECT request and the reading of its answer. Must never dial: the client does, and creates one of these
-once the handshake is complete and the certificate checked.
+Owns the CONNECT request, sent once the server's settings allow it, and its answer. Must never dial: the
+client does, and creates one of these after the handshake and certificate check.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from aioquic.quic.events import StreamReset as QuicStreamReset
 
 from relay.transport import http3
 from relay.transport.quic import compat
-from relay.transport.quic.link import Link
+from relay.transport.quic.connection import Connection
 from relay.transport.refusal import answered
 from relay.transport.webtransport import WebTransportSession
 from relay.wire.version import ALPN_VERSIONS
@@ -29,25 +29,27 @@ FIRST_REFUSAL = 300
 
 
 class WebTransportClientSession(WebTransportSession):
-    """The client's side: asks for the session once the server's settings allow it."""
+    """The client's session."""
 
-    def __init__(self, link: Link, *, authority: str, path: str, query: str, protocols: list[str]) -> None:
-        super().__init__(link, is_client=True)
+    def __init__(
+        self, connection: Connection, *, authority: str, path: str, query: str, protocols: list[str]
+    ) -> None:
+        super().__init__(connection, is_client=True)
         self.path = path
         self.query = query
         self._authority = authority
         self._protocols = protocols
         self._request_id: int | None = None
         self.status: int | None = None
-        """The HTTP status of the answer."""
+        """HTTP status of the answer."""
 
     def established(self) -> None:
-        # Only now: what HTTP/3 sends is application data, and the server's certificate is checked.
-        self._h3 = compat.RelayH3Connection(self.link.quic)
-        self.link.touch()
+        # Only now: HTTP/3 sends application data, and the server's certificate is checked.
+        self._h3 = compat.RelayH3Connection(self.connection.quic)
+        self.connection.touch()
 
     def _on_data(self, event: StreamDataReceived) -> None:
-        # The answer comes on a stream of our own, which no table of streams knows.
+        # The answer comes on a stream of ours, which is in no table of streams.
         if event.stream_id in (self._request_id, self._session_id) and event.stream_id not in self._streams:
             self._on_unknown(event.stream_id, event.data, fin=event.end_stream)
         else:
@@ -62,7 +64,7 @@ class WebTransportClientSession(WebTransportSession):
     def _request(self, settings: dict[int, int]) -> None:
         if not _supports_webtransport(settings):
             self.end(None, "the server does not support WebTransport", by_peer=True, kind="transport")
-            self.link.close(http3.H3_NO_ERROR)
+            self.connection.close(http3.H3_NO_ERROR)
             return
         assert self._h3 is not None
         target = f"{self.path}?{self.query}" if self.query else str(self.path)
@@ -77,17 +79,17 @@ class WebTransportClientSession(WebTransportSession):
         if self._protocols:
             offers = ", ".join(quote_protocol(name) for name in self._protocols)
             headers.append((b"wt-available-protocols", offers.encode()))
-        stream_id = self.link.quic.get_next_available_stream_id()
+        stream_id = self.connection.quic.get_next_available_stream_id()
         self._request_id = stream_id
         self._requests[stream_id] = http3.HeadersReader()
         self._h3.send_headers(stream_id, headers)
-        self.link.touch()
+        self.connection.touch()
 
     def _on_headers(self, stream_id: int, headers: Headers) -> None:
         fields = dict(headers)
         status = int(fields[b":status"])
         if status < FIRST_FINAL_STATUS:
-            # An interim answer: the real one may be in what was read with it.
+            # An interim answer: the final one may already be buffered.
             rest = self._requests[stream_id].rest()
             self._on_request_data(stream_id, rest, fin=False)
             return
@@ -95,7 +97,7 @@ class WebTransportClientSession(WebTransportSession):
         if status >= FIRST_REFUSAL:
             field = fields.get(b"www-authenticate", b"").decode("latin-1")
             self.end(None, answered(status, field), by_peer=True, kind="http")
-            self.link.close(http3.H3_NO_ERROR)
+            self.connection.close(http3.H3_NO_ERROR)
             return
         chosen = fields.get(b"wt-protocol")
         if chosen is not None:
@@ -117,7 +119,7 @@ class WebTransportClientSession(WebTransportSession):
 
 
 def _supports_webtransport(settings: dict[int, int]) -> bool:
-    """The rule that deployed clients apply."""
+    """The rule of deployed clients."""
     datagrams = settings.get(SETTINGS_H3_DATAGRAM, settings.get(SETTINGS_H3_DATAGRAM_04))
     if datagrams != 1:
         return False

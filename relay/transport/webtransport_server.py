@@ -1,7 +1,7 @@
-"""The server's side of WebTransport: waits for a CONNECT request, then is the session it asked for.
+"""The server side of WebTransport.
 
-Owns the checks of the request, the choice of the subprotocol, and the answers, also to requests for anything else.
-Must never decide who may come in: `on_request` does. The QUIC endpoint creates one per HTTP/3 connection.
+Owns the check of the CONNECT request, the choice of the subprotocol, and all answers. Must never decide about
+admission: `on_request` does. The QUIC endpoint creates one per HTTP/3 connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aioquic.h3.events import Headers
 from relay.model.strangers import Strangers
 from relay.transport import http3
 from relay.transport.quic import compat
-from relay.transport.quic.link import Link
+from relay.transport.quic.connection import Connection
 from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
 from relay.transport.webtransport import WebTransportSession
@@ -24,16 +24,16 @@ from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
 
 SETUP_VERSIONS = frozenset((Version.LITE_01, Version.LITE_02))
-"""Versions that a session without a subprotocol can still agree on, by SETUP messages."""
+"""Versions that SETUP messages can negotiate without a subprotocol."""
 
 ALREADY_IN_USE = 409
 """Answer to a second CONNECT: a connection carries one session."""
 
 FAMILIAR_OFFER = 512
-"""Characters of an offer of subprotocols that is remembered; those of real clients are a tenth of that."""
+"""Longest offer of subprotocols in characters that is cached; real ones are a tenth of that."""
 
 SHUTTING_DOWN = 503
-"""Answer to a CONNECT request that a closing server has not answered yet."""
+"""Answer to unanswered CONNECT requests when the server closes."""
 
 
 def _offered(header: str) -> tuple[str, ...]:
@@ -43,28 +43,28 @@ def _offered(header: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(header: str) -> tuple[str, ...]:
-    """Clients of one kind all offer the same."""
+    """Cached: clients of one kind send the same offer."""
     return tuple(parse_protocol_list(header))
 
 
 class WebTransportServerSession(WebTransportSession):
-    """The server's side: waits for a CONNECT request, then is the session it asked for."""
+    """The server's session."""
 
     def __init__(
         self,
-        link: Link,
+        connection: Connection,
         *,
         versions: tuple[Version, ...],
         on_request: Callable[[SessionRequest], None],
         strangers: Strangers | None = None,
     ) -> None:
-        super().__init__(link, is_client=False)
+        super().__init__(connection, is_client=False)
         self._versions = versions
         self._on_request = on_request
         self._strangers = strangers
         self._accepted = False
-        # Our settings go out with the handshake, so that clients that wait for them need no round trip more.
-        self._h3 = compat.RelayH3Connection(link.quic)
+        # Our settings are sent with the handshake, which saves clients a round trip.
+        self._h3 = compat.RelayH3Connection(connection.quic)
 
     def close(self, code: int = 0, reason: str = "") -> None:
         if self._session_id is not None and not self._accepted:
@@ -84,10 +84,10 @@ class WebTransportServerSession(WebTransportSession):
             self._on_connect(stream_id, fields)
 
     def _on_connect(self, stream_id: int, fields: dict[str, str]) -> None:
-        # What is no text stays recognisable as such, for whoever decides on the path.
+        # Invalid text stays recognisable for whatever decides on the path.
         target = fields[":path"].encode("latin-1").decode("utf-8", "surrogateescape")
         self.path, _, self.query = target.partition("?")
-        self.link.setup_deadline = None
+        self.connection.setup_deadline = None
         self._begin_session(stream_id)
         if self.ended:
             return
@@ -102,7 +102,7 @@ class WebTransportServerSession(WebTransportSession):
             self.alpn = chosen
             self.version = ALPN_VERSIONS[chosen]
         elif not SETUP_VERSIONS & set(self._versions):
-            # Without a subprotocol only the SETUP messages of the two oldest versions are left.
+            # Without a subprotocol, SETUP messages negotiate one of the two oldest versions.
             if self._strangers is not None:
                 self._strangers.met(self.remote, "webtransport", offered)
             self.reject(400)
@@ -128,31 +128,31 @@ class WebTransportServerSession(WebTransportSession):
             headers.append((b"www-authenticate", challenge(reason).encode()))
         self._respond(headers, end=True)
         self.end(None, reason or f"rejected with {status}", by_peer=False)
-        self.link.close_later(http3.H3_NO_ERROR)
+        self.connection.close_later(http3.H3_NO_ERROR)
 
     def _respond(self, headers: Headers, *, end: bool) -> None:
         assert self._h3 is not None
         assert self._session_id is not None
-        # Both errors: the peer has given the stream up, and the event that says so is on its way.
+        # Both errors: the peer has aborted the stream; the event follows.
         with contextlib.suppress(RuntimeError, ValueError):
             self._h3.send_headers(self._session_id, headers, end_stream=end)
         self._h3.forget(self._session_id)
-        self.link.touch()
+        self.connection.touch()
 
     def _answer(self, stream_id: int, status: int) -> None:
-        """Answer a request that is not ours to serve, and read no more of it."""
+        """Reject a request that is not served here, and ignore the rest of it."""
         assert self._h3 is not None
         self._requests.pop(stream_id, None)
         self._ignored.add(stream_id)
-        # Both errors: the peer has given the stream up already.
+        # Both errors: the peer has aborted the stream.
         with contextlib.suppress(RuntimeError, ValueError):
             self._h3.send_headers(stream_id, [(b":status", str(status).encode())], end_stream=True)
-            self.link.quic.stop_stream(stream_id, http3.H3_NO_ERROR)
+            self.connection.quic.stop_stream(stream_id, http3.H3_NO_ERROR)
         self._h3.forget(stream_id)
 
 
 class WebTransportRequest:
-    """A CONNECT request that waits for its answer."""
+    """A CONNECT request to be answered."""
 
     transport = "webtransport"
 

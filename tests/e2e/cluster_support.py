@@ -191,8 +191,8 @@ class Node:
 
 def mute(session: QuicSession) -> None:
     """From now on nothing that its endpoint sends gets anywhere."""
-    assert isinstance(session.link.endpoint, Endpoint)
-    silence(session.link.endpoint)
+    assert isinstance(session.connection.endpoint, Endpoint)
+    silence(session.connection.endpoint)
 
 
 def silence(endpoint: Endpoint) -> None:

@@ -86,14 +86,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def freeze(client: Client) -> None:
     """It takes in what it has promised to, and grants no more. Its session is well: packets are acknowledged."""
-    client.session.link.quic._receive_window.deliver = lambda count: None  # type: ignore[attr-defined]
+    client.session.connection.quic._receive_window.deliver = lambda count: None  # type: ignore[attr-defined]
 
 
 def thaw(client: Client, count: int) -> None:
     """Grant so many bytes more."""
-    link = client.session.link  # type: ignore[attr-defined]
-    link.quic._receive_window._value += count
-    link.touch()
+    connection = client.session.connection  # type: ignore[attr-defined]
+    connection.quic._receive_window._value += count
+    connection.touch()
 
 
 async def trickle(client: Client, rate: float, every: float = 0.05) -> None:

@@ -304,7 +304,7 @@ async def test_stream_flood(fast: bool) -> None:
             found = connection(relay, peer)
             assert len(cast("QuicSession", found.session)._streams) <= 16 + 1 + 3
         async with attacker(relay, settings=QuicSettings(fast=fast)) as peer:
-            quic_connection = cast("QuicSession", peer.session).link.quic
+            quic_connection = cast("QuicSession", peer.session).connection.quic
             quic_connection._remote_max_streams_bidi = 1_000
             for _ in range(100):
                 peer.bidi(b"\x02\x05")
@@ -442,7 +442,7 @@ async def test_a_viewer_that_withholds_credit() -> None:
     limits = replace(LIMITS, backlog_bytes=100_000, backlog_session=150_000)
     tiny = QuicSettings(stream_window=16_384, connection_window=16_384, fast=False)
     async with serving(limits) as (relay, service), attacker(relay, settings=tiny) as peer:
-        quic = cast("Any", peer.session).link.quic
+        quic = cast("Any", peer.session).connection.quic
         quic._write_connection_limits = quic._write_stream_limits = lambda *_, **__: None
         for _ in range(4):
             peer.subscribe("good/cam", "video")

@@ -99,8 +99,8 @@ class Trace:
 def tracing(relay: Relay, port: int) -> Iterator[Trace]:
     """A trace of what happens in the block."""
     assert relay._quic is not None
-    for link in relay._quic.links:
-        link.cost.ordinary, link.cost.measured = 10.0, 0  # a packet that is traced is not slow
+    for connection in relay._quic.connections:
+        connection.cost.ordinary, connection.cost.measured = 10.0, 0  # a packet that is traced is not slow
     trace = Trace(port)
     sys.setprofile(trace)
     try:
@@ -124,7 +124,7 @@ async def usual(kind: str) -> Trace:
         await viewer.announced().wait_for("demo/cam")
         groups = await viewer.subscribe("demo/cam", "video/hd")
         assert isinstance(publisher.session, QuicSession)
-        port = publisher.session.link.sock.address[1]
+        port = publisher.session.connection.sock.address[1]
         group = track.group()
         group.write(b"first")
         received = await anext(groups)

@@ -288,7 +288,7 @@ async def test_our_own_pause_is_not_the_peers_silence() -> None:
             for side in (session, peer.session):
                 assert isinstance(side, QuicSession)
                 side.open_uni().write([bytes(3000)], fin=True)
-                side.link.transmit(time.monotonic())
+                side.connection.transmit(time.monotonic())
             time.sleep(pause)  # noqa: ASYNC251 - that nothing else runs is what is tested
             session.ping()
             peer.session.ping()
@@ -306,11 +306,11 @@ async def test_a_deadline_that_has_passed_is_no_pause(caplog: pytest.LogCaptureF
         Owner(session)
         peer = await host.owner()
         assert isinstance(peer.session, QuicSession)
-        link = peer.session.link
-        endpoint = link.endpoint
+        connection = peer.session.connection
+        endpoint = connection.endpoint
         assert isinstance(endpoint, Endpoint)
         before = time.monotonic()
-        endpoint.watch(link, before - 5)
+        endpoint.watch(connection, before - 5)
         assert endpoint._watch_at >= before
         endpoint._look()
         assert "did not run" not in caplog.text
@@ -337,7 +337,7 @@ async def test_a_rejecting_server_lets_the_connection_go() -> None:
         host.reject = 404
         with pytest.raises(ConnectError):
             await connect(host.url("https"), tls=host.tls)
-        assert host.server.connections <= 1
+        assert host.server.open_connections <= 1
 
 
 # -- addresses
@@ -573,7 +573,7 @@ async def test_handshake_limit() -> None:
                 sock.sendto(packet, ("127.0.0.1", host.port))
             await answered(host)
         assert host.server.refused["handshakes"] == 40
-        assert host.server.connections == 20
+        assert host.server.open_connections == 20
 
 
 UNKNOWN_VERSION = b"\xc0\x1a\x2a\x3a\x4a" + b"\x08" + b"d" * 8 + b"\x08" + b"s" * 8
@@ -617,7 +617,7 @@ async def test_garbage() -> None:
         session = await connect(host.url("https"), tls=host.tls)
         owner = Owner(session)
         target = ("127.0.0.1", host.port)
-        live = session.link.sock.sock
+        live = session.connection.sock.sock
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             for _ in range(3000):
                 if dice.random() < 0.5:
@@ -631,7 +631,7 @@ async def test_garbage() -> None:
                     packet = bytes(bent[: dice.choice([1, 6, 30, 1199, 1200, 1200])])
                 if dice.random() < 0.3:
                     # Long headers with the server's own connection id, so that they reach the connection.
-                    cid = dice.choice(sorted(next(iter(host.server.links)).cids))
+                    cid = dice.choice(sorted(next(iter(host.server.connections)).cids))
                     packet = bytes([0x40 | dice.randrange(64)]) + cid + packet
                 other.sendto(packet, target)
                 with contextlib.suppress(BlockingIOError):
@@ -659,7 +659,7 @@ async def test_version_negotiation_and_its_guard() -> None:
             assert b"\x00\x00\x00\x01" in answer
             with pytest.raises(BlockingIOError):
                 sock.recv(2000)
-        assert host.server.connections == 0
+        assert host.server.open_connections == 0
 
 
 async def test_one_failing_session_leaves_the_others() -> None:

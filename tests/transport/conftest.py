@@ -1,4 +1,4 @@
-"""What the tests of QUIC share."""
+"""Fixtures of the QUIC tests."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tests.transport.virtual import Pairing, Wire
 PAIRINGS: dict[str, Pairing] = {
     "fast": ("fast", "fast"),
     "pure": ("pure", "pure"),
-    "stock": ("stock", "stock"),
-    "fast-stock": ("fast", "stock"),
-    "stock-fast": ("stock", "fast"),
+    "aioquic": ("aioquic", "aioquic"),
+    "fast-aioquic": ("fast", "aioquic"),
+    "aioquic-fast": ("aioquic", "fast"),
 }
 
 
 @pytest.fixture(params=PAIRINGS)
 def pairing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pairing:
-    """Who makes the packets of each side, client and server."""
+    """The packet implementation of each side, client and server."""
     chosen = PAIRINGS[request.param]
     monkeypatch.setattr(Wire, "pairing", chosen)
     return chosen

@@ -1,7 +1,7 @@
-"""Two connections on a bad network, in virtual time: delay, loss, reordering, duplication, a narrow place.
+"""Two connections on a bad network in virtual time: delay, loss, reordering, duplication, a bottleneck.
 
-Drives the connections themselves, without sessions, so that hundreds of transfers take seconds. Everything random comes
-from one seed.
+Drives the connections without sessions, so that hundreds of transfers take seconds. All randomness comes from
+one seed.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ OTHER = {"client": "server", "server": "client"}
 
 @dataclass
 class Network:
-    """What happens to packets. Times in seconds."""
+    """Properties of the network. Times in seconds."""
 
     loss: float = 0.0
     duplicate: float = 0.0
     delay: float = 0.01
     jitter: float = 0.0
     rate: float | None = None
-    """Bytes per second of a narrow place, with a queue of `queue` packets."""
+    """Bytes per second of a bottleneck with a queue of `queue` packets."""
     queue: int = 50
     mtu: int = 1500
-    """Bytes of a datagram that get through at most."""
+    """Path MTU in bytes."""
     tick: float = 0.0
-    """Packets arrive at multiples of this, several at once, as they do at a busy process."""
+    """Packets arrive at multiples of this, several at once, as at a busy process."""
 
 
 @dataclass
-class Line:
-    """The narrow place in one direction. Two labs on one clock may share one."""
+class Bottleneck:
+    """The bottleneck in one direction. Two labs on one clock may share one."""
 
     free_at: float = 0.0
-    """When it will have let through what waits there."""
+    """When its queue will be empty."""
 
 
 @dataclass
 class End:
-    """One of the two."""
+    """One end."""
 
     name: str
     quic: RelayQuicConnection
@@ -63,14 +63,14 @@ class End:
     datagrams: list[bytes] = field(default_factory=list)
     closed: events.ConnectionTerminated | None = None
     packets: int = 0
-    in_runs: int = 0
-    """Packets received that were taken several at once."""
-    line: Line = field(default_factory=Line)
-    """What this end sends on."""
+    in_trains: int = 0
+    """Packets received in trains."""
+    line: Bottleneck = field(default_factory=Bottleneck)
+    """The stream that this end sends on."""
 
 
 def merged(packets: list[bytes]) -> list[tuple[int, bytes]]:
-    """The size of each datagram, and the buffer they come in, as a kernel with UDP_GRO hands them over."""
+    """Datagram size and buffer of merged datagrams, as a kernel with UDP_GRO delivers them."""
     found: list[tuple[int, bytes]] = []
     for packet in packets:
         if found:
@@ -83,8 +83,6 @@ def merged(packets: list[bytes]) -> list[tuple[int, bytes]]:
 
 
 class Lab:
-    """Client and server."""
-
     def __init__(
         self,
         pairing: Pairing,
@@ -133,10 +131,10 @@ class Lab:
         """Transmit for one end, now."""
         end = self.ends[name]
         network, dice = self.network, self.dice
-        for buffers, size, address in end.quic.flights(self.now):
+        for buffers, size, address in end.quic.bursts(self.now):
             for packet in (data[at : at + size] for data in buffers for at in range(0, len(data), size)):
                 if address != self.addresses[OTHER[name]]:
-                    continue  # nobody is there any more
+                    continue  # the peer is gone
                 end.packets += 1
                 assert len(packet) <= max(1200, size)
                 if len(packet) > network.mtu:
@@ -161,8 +159,8 @@ class Lab:
         for each, buffer in merged(packets):
             at = 0
             while at < len(buffer):
-                taken = end.quic.receive_run(memoryview(buffer)[at:], each, source, self.now)
-                end.in_runs += taken
+                taken = end.quic.receive_train(memoryview(buffer)[at:], each, source, self.now)
+                end.in_trains += taken
                 if not taken:
                     end.quic.receive_datagram(buffer[at : at + each], source, self.now)
                 at += max(taken, 1) * each
@@ -189,7 +187,7 @@ class Lab:
                     end.closed = event
 
     def step(self, until: float) -> bool:
-        """One moment in which something happens; `False` if that is after `until`."""
+        """Advance to the next event; `False` if it is after `until`."""
         timers = {name: end.quic.get_timer() for name, end in self.ends.items()}
         due = min((at for at in timers.values() if at is not None), default=float("inf"))
         if self._flying:
@@ -256,10 +254,10 @@ class Lab:
             assert quic._loss.bytes_in_flight == 0, self.describe()
             assert space.ack_eliciting_in_flight == 0, self.describe()
             assert not [p for p in space.sent_packets.values() if p.in_flight], self.describe()
-            assert len(space.ack_queue) < MAX_ACK_RANGES  # beyond it the oldest are dropped unheard
+            assert len(space.ack_queue) < MAX_ACK_RANGES  # the oldest are dropped beyond it
             assert not quic._streams, quic._streams
             if quic.fast:
-                assert not quic._runs
+                assert not quic._trains
                 assert not quic._active
-                assert not quic._calling
+                assert not quic._control_streams
                 assert not quic._frames

@@ -1,4 +1,4 @@
-"""Who may begin a connection: places, and tokens that prove an address. What an unproven one can make the server send."""
+"""Limits on new connections: slots, address validation, and amplification."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from relay.model.limits import Limits
 from relay.model.pace import LOG_BURST
 from relay.runtime import SYSTEM
 from relay.transport.quic import admission, compat
-from relay.transport.quic.admission import Admission, Welcome
-from relay.transport.quic.link import Link
+from relay.transport.quic.admission import Admission, Admitted
+from relay.transport.quic.connection import Connection
 from relay.transport.slots import Slots
 from tests.transport.virtual import CLIENT, PAIR, SERVER, Wire
 
@@ -38,7 +38,7 @@ def newcomer() -> QuicConnection:
 
 @dataclass
 class Door:
-    """An admission, and connections that are only names."""
+    """An admission with placeholder connections."""
 
     limits: Limits
     refused: Counter[str] = field(default_factory=Counter)
@@ -47,26 +47,28 @@ class Door:
         self.addresses = Slots("sessions_address", self.limits.sessions_address, self.refused, SYSTEM.now)
         self.admission = Admission(self.limits, self.refused, self.addresses, SYSTEM.now)
 
-    def knock(self, quic: QuicConnection, address: Any = VISITOR, now: float = 0.0) -> Welcome | bytes | None:
+    def knock(
+        self, quic: QuicConnection, address: Any = VISITOR, now: float = 0.0
+    ) -> Admitted | bytes | None:
         header = compat.parse_first_packet(first_packet(quic, now), connection_id_length=8)
         assert header is not None
-        return self.admission.judge(header, address, now)
+        return self.admission.check(header, address, now)
 
-    def enter(self, quic: QuicConnection | None = None, address: Any = VISITOR) -> Link:
-        """A new connection; the answer to its first packet may be a Retry."""
+    def enter(self, quic: QuicConnection | None = None, address: Any = VISITOR) -> Connection:
+        """Begin a connection; its first packet may be answered by a Retry."""
         quic = quic or newcomer()
         answer = self.knock(quic, address)
         if isinstance(answer, bytes):
             quic.receive_datagram(answer, SERVER, 0.0)
             answer = self.knock(quic, address)
-        assert isinstance(answer, Welcome)
-        link = cast("Link", object())
-        self.admission.begin(link, answer)
-        return link
+        assert isinstance(answer, Admitted)
+        connection = cast("Connection", object())
+        self.admission.begin(connection, answer)
+        return connection
 
 
-def code_of(answer: Welcome | bytes | None, quic: QuicConnection) -> int:
-    """The code of the refusal that `quic` has received."""
+def code_of(answer: Admitted | bytes | None, quic: QuicConnection) -> int:
+    """The error code of the refusal that `quic` has received."""
     assert isinstance(answer, bytes)
     quic.receive_datagram(answer, SERVER, 0.0)
     close = compat.close_seen(quic)
@@ -74,17 +76,17 @@ def code_of(answer: Welcome | bytes | None, quic: QuicConnection) -> int:
     return close.error_code
 
 
-# -- places
+# -- slots
 
 
 def test_places_are_given_back() -> None:
     door = Door(Limits(sessions=2))
-    links = [door.enter(address=address) for address in (VISITOR, STRANGER)]
+    connections = [door.enter(address=address) for address in (VISITOR, STRANGER)]
     quic = newcomer()
     assert code_of(door.knock(quic), quic) == 0x2
-    door.admission.forget(links[0])
-    door.admission.forget(links[0])
-    assert isinstance(door.knock(newcomer()), Welcome)
+    door.admission.forget(connections[0])
+    door.admission.forget(connections[0])
+    assert isinstance(door.knock(newcomer()), Admitted)
     assert door.refused == {"sessions": 1}
 
 
@@ -94,7 +96,7 @@ def test_an_address_has_its_own_limit() -> None:
         assert door.admission.finish(door.enter())
     quic = newcomer()
     assert code_of(door.knock(quic, NEIGHBOUR), quic) == 0x2
-    assert isinstance(door.knock(newcomer(), STRANGER), Welcome)
+    assert isinstance(door.knock(newcomer(), STRANGER), Admitted)
     assert door.refused == {"sessions_address": 1}
 
 
@@ -110,24 +112,24 @@ def test_an_address_has_its_own_limit() -> None:
 def test_what_counts_as_one_address(one: Any, other: Any, same: bool) -> None:
     door = Door(Limits(sessions_address=1))
     door.admission.finish(door.enter(address=one))
-    assert isinstance(door.knock(newcomer(), other), Welcome) is not same
+    assert isinstance(door.knock(newcomer(), other), Admitted) is not same
 
 
 def test_forged_first_packets_take_no_place_of_an_address() -> None:
     door = Door(Limits(sessions_address=2, handshakes=10, handshakes_unverified=10))
     forged = [door.enter() for _ in range(5)]
-    assert isinstance(door.knock(newcomer()), Welcome)
+    assert isinstance(door.knock(newcomer()), Admitted)
     assert door.addresses.taken("192.0.2.1") == 0
-    # Whoever goes on with the handshake is no forgery; the third of them is one too many.
-    assert [door.admission.finish(link) for link in forged] == [True, True, False, False, False]
-    for link in forged:
-        door.admission.forget(link)
+    # Completing the handshake proves the address; the third is beyond the limit.
+    assert [door.admission.finish(connection) for connection in forged] == [True, True, False, False, False]
+    for connection in forged:
+        door.admission.forget(connection)
     assert door.addresses.taken("192.0.2.1") == 0
 
 
 def test_one_address_does_not_take_all_handshakes() -> None:
     door = Door(Limits(handshakes=10, handshakes_unverified=0, handshakes_address=3))
-    links = [door.enter() for _ in range(3)]
+    connections = [door.enter() for _ in range(3)]
     quic = newcomer()
     retry = door.knock(quic)
     assert isinstance(retry, bytes)
@@ -135,7 +137,7 @@ def test_one_address_does_not_take_all_handshakes() -> None:
     assert door.knock(quic) is None
     assert door.refused["handshakes_address"] == 1
     door.enter(address=STRANGER)
-    door.admission.end(links[0])  # closed; what is left of it needs no place among handshakes
+    door.admission.end(connections[0])  # closed; it needs no slot among handshakes
     door.enter()
 
 
@@ -154,7 +156,7 @@ def test_an_episode_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
         places.enter("a")
     for _ in range(3):
         places.refuse("a")
-    for _ in range(5):  # one place that comes and goes
+    for _ in range(5):  # one slot that comes and goes
         places.leave("a")
         places.enter("a")
         places.refuse("a")
@@ -171,7 +173,7 @@ def test_an_episode_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_waves_of_refusals_write_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
-    """First packets may be forged: whoever sends them can fill all places and give them back, again and again."""
+    """First packets may be forged: an attacker can fill all slots and free them, again and again."""
     caplog.set_level(logging.INFO, "relay.transport")
     refused: Counter[str] = Counter()
     places = Slots("some", 4, refused, SYSTEM.now)
@@ -186,23 +188,23 @@ def test_waves_of_refusals_write_a_few_lines(caplog: pytest.LogCaptureFixture) -
     assert not places._episodes
 
 
-def test_what_is_not_proven_keeps_its_place_beyond_its_close() -> None:
-    """Or first packets that are errors would be answered as fast as they come, and never with a Retry."""
+def test_an_unverified_address_keeps_its_slot_beyond_the_close() -> None:
+    """Otherwise invalid first packets would be answered as fast as they come, and never with a Retry."""
     door = Door(Limits(handshakes_unverified=2))
-    links = [door.enter() for _ in range(2)]
-    for link in links:
-        door.admission.end(link)
+    connections = [door.enter() for _ in range(2)]
+    for connection in connections:
+        door.admission.end(connection)
     assert isinstance(door.knock(newcomer()), bytes)
-    for link in links:
-        door.admission.forget(link)
-    assert isinstance(door.knock(newcomer()), Welcome)
+    for connection in connections:
+        door.admission.forget(connection)
+    assert isinstance(door.knock(newcomer()), Admitted)
 
 
 # -- Retry
 
 
 def retried(door: Door) -> QuicConnection:
-    """A client that has got a Retry."""
+    """A client that has received a Retry."""
     quic = newcomer()
     retry = door.knock(quic)
     assert isinstance(retry, bytes)
@@ -220,19 +222,19 @@ ALWAYS = Limits(handshakes_unverified=0)
 
 def test_an_address_is_proven_once_too_many_are_not() -> None:
     door = Door(Limits(handshakes_unverified=2))
-    links = [door.enter() for _ in range(2)]
+    connections = [door.enter() for _ in range(2)]
     quic = newcomer()
     first = quic.original_destination_connection_id
     retry = door.knock(quic)
     assert isinstance(retry, bytes)
     quic.receive_datagram(retry, SERVER, 0.0)
-    welcome = door.knock(quic)
-    assert isinstance(welcome, Welcome)
-    assert welcome.original_cid == first
-    assert welcome.retry_cid == quic._peer_cid.cid != first
+    admitted = door.knock(quic)
+    assert isinstance(admitted, Admitted)
+    assert admitted.original_cid == first
+    assert admitted.retry_cid == quic._peer_cid.cid != first
     assert door.refused == {"handshakes_unverified": 1}
-    door.admission.finish(links[0])
-    assert isinstance(door.knock(newcomer()), Welcome)
+    door.admission.finish(connections[0])
+    assert isinstance(door.knock(newcomer()), Admitted)
 
 
 def test_a_token_of_another_address_is_invalid() -> None:
@@ -266,9 +268,9 @@ def test_a_token_of_the_relay_before_its_restart_is_invalid() -> None:
 def test_a_token_of_another_server_is_none(token: bytes) -> None:
     header = header_with(token)
     refused: Counter[str] = Counter()
-    for limit, kind in ((0, bytes), (1, Welcome)):
+    for limit, kind in ((0, bytes), (1, Admitted)):
         limits = Limits(handshakes_unverified=limit)
-        judged = Admission(limits, refused, Slots("", 9, refused, SYSTEM.now), SYSTEM.now).judge(
+        judged = Admission(limits, refused, Slots("", 9, refused, SYSTEM.now), SYSTEM.now).check(
             header, VISITOR, 0.0
         )
         assert isinstance(judged, kind)
@@ -279,7 +281,7 @@ def test_a_token_of_another_server_is_none(token: bytes) -> None:
 def test_a_token_that_only_looks_like_ours_is_invalid(token: bytes) -> None:
     header = header_with(admission.MARK + token)
     refused: Counter[str] = Counter()
-    judged = Admission(Limits(), refused, Slots("", 9, refused, SYSTEM.now), SYSTEM.now).judge(
+    judged = Admission(Limits(), refused, Slots("", 9, refused, SYSTEM.now), SYSTEM.now).check(
         header, VISITOR, 0.0
     )
     assert isinstance(judged, bytes)
@@ -290,9 +292,9 @@ def test_a_token_that_only_looks_like_ours_is_invalid(token: bytes) -> None:
 
 
 def exchanged(wire: Wire, chain: int, *, stray: int = 0) -> tuple[int, int]:
-    """Bytes that the server got from a client that says no more than its first flight, and bytes sent to it.
+    """Bytes received from a client that sends only its first flight, and bytes sent to it.
 
-    `chain` certificates follow the server's own. `stray` tiny datagrams come once the connection was given up.
+    `chain` certificates follow the server's own. `stray` tiny datagrams come after the server has given up.
     """
     got = sent = 0
 
@@ -306,18 +308,18 @@ def exchanged(wire: Wire, chain: int, *, stray: int = 0) -> tuple[int, int]:
 
     wire.lose = lose
     wire.server_quic._configuration.certificate_chain = [PAIR.certificate] * chain
-    wire.server_link.setup_deadline = wire.now + 5
-    wire.client_link.transmit(wire.now)
-    wire.client_link.gone = True  # no repetitions
+    wire.server_connection.setup_deadline = wire.now + 5
+    wire.client_connection.transmit(wire.now)
+    wire.client_connection.gone = True  # no retransmissions
     wire._exchange()
-    while not wire.server_link.over:
+    while not wire.server_connection.over:
         wire.advance(0.5)
     for _ in range(stray):
         wire.flying.append(("server", b"\x40" + wire.server_quic.host_cid + bytes(12), CLIENT))
         wire._exchange()
         assert sent <= 3 * got
     wire.advance(60)
-    assert wire.server_link.gone
+    assert wire.server_connection.gone
     return got, sent
 
 
@@ -338,7 +340,7 @@ def test_a_proven_address_gets_everything() -> None:
 
 @pytest.mark.usefixtures("pairing")
 @pytest.mark.parametrize("chain", [0, 2, 3, 4, 5])
-def test_a_goodbye_that_is_repeated_keeps_to_that_as_well(chain: int) -> None:
-    """Whatever is left of the allowance when the connection is given up."""
+def test_a_repeated_close_keeps_the_amplification_limit(chain: int) -> None:
+    """Repetitions stay within the limit left when the connection was given up."""
     _, sent = exchanged(Wire(), chain, stray=100)
     assert sent > 1200

@@ -17,7 +17,7 @@ SEEDS = range(
     int(os.environ.get("LAB_SEED", "0")) + int(os.environ.get("LAB_SEEDS", "2")),
 )
 SIZE = int(os.environ.get("LAB_SIZE", "300000"))
-"""The defaults are for every day; hundreds of seeds and 20 MB are for a change of the packet loops."""
+"""Defaults for every run; use hundreds of seeds and 20 MB after a change of the packet loops."""
 
 NETWORKS = {
     "good": Network(),
@@ -53,7 +53,7 @@ def test_a_transfer_both_ways(pairing: Pairing, network: str, seed: int) -> None
     assert lab.client.received[3] == down
     if network == "good":  # packets sent together arrive together
         for end in (lab.client, lab.server):
-            assert (end.in_runs > SIZE / 1500 / 2) == end.quic.fast
+            assert (end.in_trains > SIZE / 1500 / 2) == end.quic.fast
     lab.settle()
     lab.check_nothing_left()
 
@@ -62,12 +62,12 @@ def test_a_transfer_both_ways(pairing: Pairing, network: str, seed: int) -> None
 @pytest.mark.parametrize("who", ["client", "server", "both"])
 @pytest.mark.parametrize("network", ["good", "loss-1", "all", "drains"])
 def test_key_updates(pairing: Pairing, network: str, who: str, seed: int) -> None:
-    """A stall came from an update whose only packet was lost: the other side's old packets could not be read."""
+    """A stall came from an update whose only packet was lost: the other side's old packets were unreadable."""
     lab = Lab(pairing, seed, NETWORKS[network])
     lab.open()
     payload = random.Random(seed).randbytes(SIZE)
     ends = [lab.client, lab.server] if who == "both" else [lab.ends[who]]
-    giver = lab.server if who == "client" else lab.client  # the one who updates only acknowledges
+    giver = lab.server if who == "client" else lab.client  # the updating side only acknowledges
     taker = lab.client if giver is lab.server else lab.server
     stream_id = 3 if giver is lab.server else 2
     updates = 0
@@ -115,7 +115,7 @@ def test_many_streams_with_resets(pairing: Pairing, network: str, seed: int) -> 
             try:
                 other.quic.stop_stream(stream_id, 9)
             except ValueError:
-                pass  # not arrived, or over already
+                pass  # not arrived, or finished
             else:
                 lab.send(other.name)
                 aborted.add(stream_id)
@@ -176,7 +176,7 @@ def test_datagrams_arrive_once(pairing: Pairing, seed: int) -> None:
 
 
 def test_two_updates_in_a_row_wait_for_each_other(pairing: Pairing) -> None:
-    """The peer's update and one of our own right after it looked like no update at all."""
+    """The peer's update and our own right after it looked like no update."""
     lab = Lab(pairing, 1, Network())
     lab.open()
     lab.settle(1.0)
@@ -215,7 +215,7 @@ def test_a_client_whose_address_changes(pairing: Pairing, seed: int) -> None:
         lab.send("client")
         path = lab.server.quic._network_paths[0]
         lab.run(lambda path=path: lab.server.quic._network_paths[0] is not path, within=60)
-        # Until it is validated, the new address gets three times what came from it (RFC 9000, 8).
+        # Until it is validated, the new address gets three times its bytes (RFC 9000, 8).
         while not (path := lab.server.quic._network_paths[0]).is_validated:
             assert path.bytes_sent <= 3 * path.bytes_received
             lab.step(lab.now + 1)

@@ -1,4 +1,4 @@
-"""The BBR controller on networks in virtual time: what it carries, what it queues, and what it leaves to others."""
+"""The BBR controller on networks in virtual time: throughput, queueing, fairness."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import pytest
 
 from relay.transport.quic import compat
 from relay.transport.quic.bbr import CYCLE, SMALLEST_WINDOW, Bbr, Mode
-from relay.transport.quic.fast.recovery import Sum
+from relay.transport.quic.fast.recovery import AckedPackets
 from tests.transport.lab import Lab, Network
 from tests.transport.virtual import Pairing
 
 FAST: Pairing = ("fast", "fast")
-STOCK: Pairing = ("stock", "stock")
-BOTH = pytest.mark.parametrize("way", [FAST, STOCK], ids=["fast", "stock"])
+AIOQUIC: Pairing = ("aioquic", "aioquic")
+BOTH = pytest.mark.parametrize("way", [FAST, AIOQUIC], ids=["fast", "aioquic"])
 
 RATE = 1_250_000
-"""Bytes per second of the narrow place: 10 Mbit/s."""
+"""Bottleneck in bytes per second: 10 Mbit/s."""
 
 DELAY = 0.05
 PRODUCT = RATE * 2 * DELAY
 
 FRAME = 8300
 FRAMES = 30
-"""Bytes of a frame, and frames per second: 2 Mbit/s."""
+"""Bytes per frame, and frames per second: 2 Mbit/s."""
 
 
 def path(*, loss: float = 0.0, queue: float = 1.0) -> Network:
-    """10 Mbit/s and 100 ms; `queue` in products of both."""
+    """10 Mbit/s and 100 ms; `queue` in bandwidth-delay products."""
     return Network(loss=loss, delay=DELAY, rate=RATE, queue=int(queue * PRODUCT / 1200))
 
 
@@ -56,7 +56,7 @@ def controller(lab: Lab) -> Bbr:
 
 
 def until(at: float, *labs: Lab) -> None:
-    """Let time pass in all of them, a millisecond each in turn."""
+    """Advance all labs in steps of a millisecond."""
     now = min(lab.now for lab in labs)
     while now < at:
         now = min(now + 0.001, at)
@@ -77,8 +77,8 @@ def goodput(way: Pairing, loss: float, congestion: str) -> float:
 
 @BOTH
 @pytest.mark.parametrize("loss, least", [(0.0, 0.65), (0.01, 0.6), (0.05, 0.55), (0.1, 0.5)])
-def test_loss_is_not_taken_for_a_full_line(way: Pairing, loss: float, least: float) -> None:
-    """The start included, which is a third of the time."""
+def test_loss_is_not_taken_for_congestion(way: Pairing, loss: float, least: float) -> None:
+    """Including Startup, a third of the time."""
     found = goodput(way, loss, "bbr")
     assert found > least * RATE
     if loss >= 0.05:
@@ -126,7 +126,7 @@ def test_nobody_starves_beside_it(other: str, queue: float) -> None:
 
 
 def live(lab: Lab, seconds: float, *, scale: int = 1) -> list[float]:
-    """Age of each frame of a live track when it was there in whole, for those that were; a stream for each."""
+    """Age of each complete frame of a live track on arrival; one stream per frame."""
     quic: Any = lab.server.quic
     begin = lab.now
     written: dict[int, float] = {}
@@ -150,7 +150,7 @@ def live(lab: Lab, seconds: float, *, scale: int = 1) -> list[float]:
 
 @BOTH
 def test_a_live_track_keeps_up_at_heavy_loss(way: Pairing) -> None:
-    """For longer than it takes to look for the shortest round trip anew."""
+    """Longer than the interval of PROBE_RTT."""
     lab = opened(way, Network(loss=0.05, delay=DELAY))
     ages = sorted(live(lab, 12.0))
     assert len(ages) > 12 * FRAMES - 20
@@ -169,8 +169,8 @@ def test_a_live_track_that_becomes_larger_is_followed() -> None:
     assert controller(lab).bandwidth > 0.9 * 4 * FRAME * FRAMES
 
 
-def test_a_line_that_becomes_wider_is_filled_soon() -> None:
-    """A cycle asks for more as long as it finds more."""
+def test_a_wider_bottleneck_is_filled_soon() -> None:
+    """A cycle probes further while the bandwidth grows."""
     narrow = Network(delay=DELAY, rate=RATE / 4, queue=50)
     lab = opened(FAST, narrow)
     give(lab, 20_000_000)
@@ -183,8 +183,8 @@ def test_a_line_that_becomes_wider_is_filled_soon() -> None:
     assert got(lab) - before > 0.85 * RATE
 
 
-def test_a_live_track_goes_on_when_the_way_becomes_ten_times_as_long() -> None:
-    """From Wi-Fi to a cell: the window of the short way would hold it up for ten seconds."""
+def test_a_live_track_goes_on_when_the_path_becomes_ten_times_as_long() -> None:
+    """From Wi-Fi to cellular: the window of the short path would hold it up for ten seconds."""
     lab = opened(FAST, Network(loss=0.01, delay=0.005))
     live(lab, 4.0)
     lab.network = Network(loss=0.01, delay=DELAY)
@@ -209,8 +209,8 @@ def test_a_lull_does_not_lower_the_estimate(way: Pairing) -> None:
     assert controller(lab).bandwidth >= before
 
 
-def test_the_shortest_round_trip_is_looked_for_anew() -> None:
-    """The way became longer; until a lull tells, what is longer is taken for a queue."""
+def test_the_shortest_round_trip_is_measured_again() -> None:
+    """The path became longer; until a lull, the longer round trip looks like a queue."""
     lab = opened(FAST, path(queue=2))
     give(lab, 40_000_000)
     until(lab.now + 3.0, lab)
@@ -218,15 +218,15 @@ def test_the_shortest_round_trip_is_looked_for_anew() -> None:
     assert bbr.min_rtt < 2.2 * DELAY
     lab.network = Network(delay=2 * DELAY, rate=RATE, queue=200)
     modes: list[Mode] = []
-    flights = []
+    bursts = []
     for _ in range(900):
         until(lab.now + 0.01, lab)
         if bbr.mode is not (modes[-1] if modes else None):
             modes.append(bbr.mode)
         if bbr.mode is Mode.PROBE_RTT:
-            flights.append(bbr.bytes_in_flight)
+            bursts.append(bbr.bytes_in_flight)
     assert modes == [Mode.PROBE_BW, Mode.PROBE_RTT, Mode.PROBE_BW]
-    assert min(flights) < 0.6 * RATE * 4 * DELAY
+    assert min(bursts) < 0.6 * RATE * 4 * DELAY
     assert 4 * DELAY < bbr.min_rtt < 4.4 * DELAY
     before = got(lab)
     until(lab.now + 1.0, lab)
@@ -261,11 +261,11 @@ def test_every_byte_arrives_and_nothing_is_left(pairing: Pairing, network: Netwo
     lab.check_nothing_left()
     for end in lab.ends.values():
         assert end.quic._bbr is not None
-        assert not end.quic._bbr._flights
+        assert not end.quic._bbr._bursts
 
 
 class Path:
-    """A controller alone, on a way of 100 ms: rounds of 20 packets."""
+    """A controller alone, on a path of 100 ms: rounds of 20 packets."""
 
     def __init__(self) -> None:
         self.bbr = Bbr(max_datagram_size=1200)
@@ -275,7 +275,7 @@ class Path:
         assert self.bbr.mode is Mode.PROBE_BW
 
     def round(self, lost: int, *, rtt: float = 0.1) -> None:
-        sent = [Sum(1200, self.now + 0.001 * number) for number in range(20)]
+        sent = [AckedPackets(1200, self.now + 0.001 * number) for number in range(20)]
         for each in sent:
             self.bbr.on_packet_sent(packet=each)  # type: ignore[arg-type]
         self.now += rtt

@@ -1,4 +1,7 @@
-"""The private names of aioquic that we lean on. A failure here says what to look at when the pinned version moves."""
+"""The private names of aioquic used by `compat`.
+
+A failure shows what to check when the pinned version changes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def connection() -> compat.RelayQuicConnection:
 def test_the_state_of_an_open_h3_connection() -> None:
     wire = Wire("webtransport")
     wire.open()
-    handler: Any = wire.server_link.handler
+    handler: Any = wire.server_connection.handler
     assert isinstance(handler._h3._stream, dict)
     assert 0 not in handler._h3._stream  # the request's record is dropped
     control = handler._h3._stream[2]
@@ -35,7 +38,7 @@ def test_the_state_of_an_open_h3_connection() -> None:
 def test_settings_satisfy_every_generation() -> None:
     wire = Wire("webtransport")
     wire.open()
-    handler: Any = wire.client_link.handler
+    handler: Any = wire.client_connection.handler
     settings = handler._h3.received_settings
     for name in (0x08, 0x33, 0xFFD277, 0x2B603742, 0x2B603743, 0xC671706A):
         assert settings[name] == 1
@@ -44,7 +47,7 @@ def test_settings_satisfy_every_generation() -> None:
 def test_the_control_stream_comes_first() -> None:
     wire = Wire("webtransport")
     wire.open()
-    handler: Any = wire.server_link.handler
+    handler: Any = wire.server_connection.handler
     assert handler._h3._local_control_stream_id == 3
 
 
@@ -78,17 +81,17 @@ def test_unsent_of_an_unknown_stream() -> None:
 @pytest.mark.parametrize("size", [0, 100, 255, 256, 400, 700, 1024, 5000])
 @pytest.mark.parametrize("transport", [True, False])
 def test_any_reason_can_be_sent(size: int, transport: bool) -> None:
-    # One that does not fit its packets would make aioquic raise instead of closing, depending on the moment.
+    # One that does not fit its packets makes aioquic raise instead of closing.
     for packets in range(6):
         wire = Wire()
         for _ in range(packets):
-            wire.client_link.transmit(wire.now)
+            wire.client_connection.transmit(wire.now)
             if wire.flying:
                 target, data, source = wire.flying.popleft()
-                link = wire.client_link if target == "client" else wire.server_link
-                link.receive(data, source, wire.now)
-                link.process()
-                link.transmit(wire.now)
+                connection = wire.client_connection if target == "client" else wire.server_connection
+                connection.receive(data, source, wire.now)
+                connection.process()
+                connection.transmit(wire.now)
         for quic in (wire.client_quic, wire.server_quic):
             if not hasattr(quic, "tls"):
                 continue
@@ -104,7 +107,7 @@ def test_cut_utf8() -> None:
 
 def test_refusal_is_understood() -> None:
     wire = Wire()
-    wire.client_link.transmit(wire.now)
+    wire.client_connection.transmit(wire.now)
     _, first, _ = wire.flying.popleft()
     header = compat.parse_first_packet(first, connection_id_length=8)
     assert header is not None
@@ -116,7 +119,7 @@ def test_refusal_is_understood() -> None:
         destination_cid=header.source_cid,
     )
     assert len(answer) < 1200
-    wire.client_link.receive(answer, ("192.0.2.2", 443), wire.now)
+    wire.client_connection.receive(answer, ("192.0.2.2", 443), wire.now)
     close = compat.close_seen(wire.client_quic)
     assert close is not None
     assert close.error_code == QuicErrorCode.CONNECTION_REFUSED
@@ -140,7 +143,7 @@ def test_a_sender_that_is_reset_has_nothing_unsent() -> None:
     Recorder(server)
     stream = client.open_uni()
     stream.write([bytes(1000)])
-    wire.client_link.handler.pump()  # type: ignore[union-attr]
+    wire.client_connection.handler.pump()  # type: ignore[union-attr]
     assert wire.client_quic.unsent(stream.id) == 1000
     wire.client_quic.reset_stream(stream.id, 3)
     assert wire.client_quic.unsent(stream.id) == 0

@@ -1,4 +1,6 @@
-"""What packets of one connection may cost: who sends expensive ones is not read on, and nobody else notices."""
+"""Limits on the CPU time of one connection's packets: expensive ones are dropped, other connections
+unaffected.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ import pytest
 
 from relay.model.pace import LogThrottle
 from relay.transport.quic import udp
+from relay.transport.quic.connection import Connection
 from relay.transport.quic.cost import ORDINARY, SLOWER, PacketCost
 from relay.transport.quic.endpoint import Endpoint, QuicServer
-from relay.transport.quic.link import Link
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.udp import Address, UdpSocket
 from tests.transport.virtual import CLIENT
@@ -27,7 +29,7 @@ EXPENSIVE = 10 * ORDINARY
 
 
 class Quic:
-    """A connection of which only the cost of its packets counts."""
+    """A connection that only simulates costs."""
 
     fast = True
     has_news = True
@@ -38,9 +40,9 @@ class Quic:
     def __init__(self, side: Side) -> None:
         self._side = side
         self.reading = self.passing = 0.0
-        """Seconds of CPU for each packet, and for what comes of it."""
+        """CPU seconds for each packet, and for delivering it."""
         self.preempted = 0.0
-        """Seconds that others have the CPU meanwhile."""
+        """Seconds of other processes."""
         self.packets = 0
         self._new = 0
         self.closes: list[str] = []
@@ -50,7 +52,7 @@ class Quic:
         self._new += 1
         self._side.run(self.reading, self.preempted)
 
-    def receive_run(self, view: memoryview, each: int, address: Address, now: float) -> int:
+    def receive_train(self, view: memoryview, each: int, address: Address, now: float) -> int:
         count = -(-len(view) // each)
         self.packets += count
         self._new += count
@@ -74,7 +76,7 @@ class Quic:
 
 
 class Side:
-    """An endpoint with two clocks: of the wall, and of this process alone."""
+    """An endpoint with a wall clock and a CPU clock."""
 
     count_drop = Endpoint.count_drop
 
@@ -96,21 +98,21 @@ class Side:
         self.cpu += seconds
         self.clock += seconds + preempted
 
-    def unwatch(self, link: Link) -> None:
+    def unwatch(self, connection: Connection) -> None:
         pass
 
-    def touch(self, link: Link) -> None:
+    def touch(self, connection: Connection) -> None:
         pass
 
-    def connection(self) -> tuple[Link, Quic]:
+    def connection(self) -> tuple[Connection, Quic]:
         quic = Quic(self)
-        return Link(cast("Any", self), cast("Any", None), cast("Any", quic), CLIENT, self.clock), quic
+        return Connection(cast("Any", self), cast("Any", None), cast("Any", quic), CLIENT, self.clock), quic
 
-    def turn(self, link: Link, packets: int = 1, apart: float = 0.001) -> None:
-        """So many packets come together, and then none for a while."""
+    def turn(self, connection: Connection, packets: int = 1, apart: float = 0.001) -> None:
+        """Receive packets together, then none for a while."""
         for _ in range(packets):
-            link.receive(bytes(1200), CLIENT, self.clock)
-        link.drained(self.clock)
+            connection.receive(bytes(1200), CLIENT, self.clock)
+        connection.drained(self.clock)
         self.clock += apart
 
 
@@ -118,14 +120,14 @@ class Side:
 @pytest.mark.parametrize("together", [1, 32])
 def test_expensive_packets_get_a_share_of_the_cpu(part: str, together: int) -> None:
     side = Side()
-    link, quic = side.connection()
+    connection, quic = side.connection()
     setattr(quic, part, EXPENSIVE)
     began, cpu = side.clock, side.cpu
     for _ in range(4000 // together):
-        side.turn(link, together)
+        side.turn(connection, together)
     seconds = side.clock - began
     free = quic.packets * ORDINARY
-    turn = together * EXPENSIVE  # what is looked at afterwards: one turn of what is passed on
+    turn = together * EXPENSIVE  # the delivery of one turn is measured afterwards
     assert side.cpu - cpu - free < LIMIT * (1 + seconds) + 2 * turn
     assert side.refused["packet_time"] == 4000 // together * together - quic.packets > 1000
     assert not quic.closes
@@ -133,38 +135,38 @@ def test_expensive_packets_get_a_share_of_the_cpu(part: str, together: int) -> N
 
 def test_whoever_sends_them_is_read_again_after_a_while() -> None:
     side = Side()
-    link, quic = side.connection()
+    connection, quic = side.connection()
     quic.reading = EXPENSIVE
-    side.turn(link, 500)
+    side.turn(connection, 500)
     assert quic.packets < 500
     quic.reading = CHEAP
     side.clock += 1.0
     read = quic.packets
     for _ in range(500):
-        side.turn(link)
+        side.turn(connection)
     assert quic.packets == read + 500
-    assert not link.cost.measured
+    assert not connection.cost.measured
 
 
 @pytest.mark.parametrize("reading, passing", [(CHEAP, CHEAP), (0.0, ORDINARY * 0.9), (ORDINARY * 0.9, 0.0)])
 def test_ordinary_packets_are_not_limited(reading: float, passing: float) -> None:
-    """However many: a publisher may take all of the CPU."""
+    """At any rate: a publisher may use all of the CPU."""
     side = Side()
-    link, quic = side.connection()
+    connection, quic = side.connection()
     quic.reading, quic.passing = reading, passing
     for _ in range(100):
-        side.turn(link, 256, apart=0.0)
-        link.receive_run(memoryview(bytes(64_000)), 1000, CLIENT, side.clock)
+        side.turn(connection, 256, apart=0.0)
+        connection.receive_train(memoryview(bytes(64_000)), 1000, CLIENT, side.clock)
     assert quic.packets == 100 * (256 + 64)
     assert not side.refused
 
 
 def test_what_others_have_of_the_cpu_does_not_count() -> None:
     side = Side()
-    link, quic = side.connection()
+    connection, quic = side.connection()
     quic.reading, quic.preempted = CHEAP, 0.004
     for _ in range(2000):
-        side.turn(link)
+        side.turn(connection)
     assert quic.packets == 2000
 
 
@@ -181,29 +183,29 @@ def test_nobody_else_is_dropped() -> None:
 
 def test_a_connection_without_a_session_is_closed() -> None:
     side = Side()
-    link, quic = side.connection()
-    link.setup_deadline = side.clock + 10
+    connection, quic = side.connection()
+    connection.setup_deadline = side.clock + 10
     quic.reading = EXPENSIVE
-    side.turn(link, 500)
+    side.turn(connection, 500)
     assert quic.closes[0] == "packets take too long to read"
 
 
 def test_another_relay_has_no_limit() -> None:
-    """It stands for many peers, whose audio comes as ten streams in one packet."""
+    """It serves many peers, whose audio comes as ten streams in one packet."""
     side = Side()
-    link, quic = side.connection()
-    link.cost.trusted = True
+    connection, quic = side.connection()
+    connection.cost.trusted = True
     quic.reading = EXPENSIVE
-    side.turn(link, 500)
+    side.turn(connection, 500)
     assert quic.packets == 500
 
 
 def test_it_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     side = Side()
-    link, quic = side.connection()
+    connection, quic = side.connection()
     quic.reading = EXPENSIVE
     for _ in range(3):
-        side.turn(link, 500)
+        side.turn(connection, 500)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         f"over limit limit=packet_time value={LIMIT:g} remote=192.0.2.1:1000"
     ]
@@ -240,7 +242,7 @@ class Slow:
 
 
 async def test_a_socket_is_left_for_the_others_after_a_while() -> None:
-    """What is left in it comes in the next turns, in order, and nothing is lost."""
+    """The rest is read in the next turns, in order, without loss."""
     clock = [0.0]
 
     def pass_time() -> None:

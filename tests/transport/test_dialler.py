@@ -1,4 +1,4 @@
-"""Dialling other relays: which URL is asked for, with which token."""
+"""Dialling other relays: URL and token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JWT, OTHER = "aaa.bbb.ccc", "ddd.eee.fff"
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The URLs that were dialled."""
+    """Dialled URLs."""
     urls: list[str] = []
 
     async def connect(url: str, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""The private names of aioquic that the quick way leans on, and what it puts in their place."""
+"""The private names of aioquic used by the fast path, and their replacements."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketPacer
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
 
-from relay.transport.quic.compat import PatientPair, RelayQuicConnection
+from relay.transport.quic.compat import KeyUpdatePair, RelayQuicConnection
 from relay.transport.quic.fast import base
 from relay.transport.quic.fast.connection import FastConnection
 from relay.transport.quic.fast.keys import FastPair
-from relay.transport.quic.fast.recovery import SEEN, Pacer, RunPacket, Seen, SentPacket
+from relay.transport.quic.fast.recovery import SEEN, Pacer, ReceivedPackets, SentPacket, TrainPacket
 from relay.transport.quic.fast.streams import FastReceiver, FastSender, FastStream
 from tests.transport.lab import Lab, Network
 from tests.transport.test_private_names import METHODS, STATE, plain
@@ -59,7 +59,7 @@ def test_keys_have() -> None:
             assert hasattr(context.hp, "_is_chacha20")
             assert hasattr(context.hp, "_mask")
     assert hasattr(CryptoPair(), "_update_key_requested")
-    assert "trigger" in inspect.signature(PatientPair._update_key).parameters
+    assert "trigger" in inspect.signature(KeyUpdatePair._update_key).parameters
 
 
 def fields(cls: Any) -> set[str]:
@@ -69,9 +69,9 @@ def fields(cls: Any) -> set[str]:
 def test_packets_stand_in_for_aioquics() -> None:
     expected = set(QuicSentPacket.__dataclass_fields__)
     sender = FastSender(None)
-    for packet in (SentPacket(1, 2.0), RunPacket(1, 2.0, 1200, sender, 0, 10, False)):
+    for packet in (SentPacket(1, 2.0), TrainPacket(1, 2.0, 1200, sender, 0, 10, False)):
         assert all(hasattr(packet, name) for name in expected)
-    assert RunPacket(1, 2.0, 1200, sender, 0, 10, False).delivery_handlers == [
+    assert TrainPacket(1, 2.0, 1200, sender, 0, 10, False).delivery_handlers == [
         (sender.on_data_delivery, (0, 10, False))
     ]
     full = SentPacket(1, 2.0)
@@ -112,7 +112,7 @@ def test_the_pacer_stands_in_for_aioquics() -> None:
 
 
 def test_no_connection_is_paced_below_a_gigabit_for_want_of_timers() -> None:
-    """Sixteen packets a millisecond were 150 Mbit/s."""
+    """Sixteen packets per millisecond were 150 Mbit/s."""
     pacer = Pacer(max_datagram_size=1200)
     pacer.update_rate(congestion_window=2_000_000, smoothed_rtt=0.01)
     sent, now = 0.0, 1.0
@@ -130,7 +130,7 @@ def test_seen_agrees_with_aioquics() -> None:
 
     for seed in range(50):
         dice = random.Random(seed)
-        ours, theirs = Seen(), QuicPacketNumberWindow()
+        ours, theirs = ReceivedPackets(), QuicPacketNumberWindow()
         number = 0
         for _ in range(1000):
             number = max(0, number + dice.choice([1, 1, 1, 1, 2, -1, -5, 40, -100, 300, -200]))
@@ -141,6 +141,6 @@ def test_seen_agrees_with_aioquics() -> None:
     assert QuicPacketNumberWindow()._size == SEEN
 
 
-def test_lost_frames_are_told_of() -> None:
+def test_lost_frames_are_reported() -> None:
     assert {state.name for state in QuicDeliveryState} == {"ACKED", "LOST"}
     assert issubclass(FastConnection, RelayQuicConnection)

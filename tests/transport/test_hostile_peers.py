@@ -1,4 +1,4 @@
-"""What a peer can make a connection hold or do with a few bytes of its own."""
+"""Limits on what a peer can make a connection keep or do with few bytes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from relay.transport.quic import compat
 from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.fast.connection import MIN_ACK_DELAY
 from relay.transport.quic.fast.start import CONNECTION_IDS
-from relay.transport.quic.fast.streams import Pieces
+from relay.transport.quic.fast.streams import ReorderBuffer
 from relay.transport.quic.fast.varint import varint
 from tests.transport.lab import Lab, Network
 from tests.transport.virtual import CLIENT, Wire
 
 
-@pytest.fixture(params=["fast", "pure", "stock"])
+@pytest.fixture(params=["fast", "pure", "aioquic"])
 def lab(request: pytest.FixtureRequest) -> Lab:
-    """An open connection; the server is of each kind, the client says what it is told to."""
+    """An open connection; the server is of each kind."""
     opened = Lab(("fast", request.param), 1, Network())
     opened.open()
     opened.settle(1.0)
@@ -44,7 +44,7 @@ def say(lab: Lab, *frames: bytes) -> Any:
 
 
 def scattered(count: int, start: int = 2) -> list[int]:
-    """Offsets of bytes that stand alone."""
+    """Offsets of single bytes with gaps between them."""
     return list(range(start, start + 2 * count, 2))
 
 
@@ -52,8 +52,8 @@ def stream_frame(stream_id: int, offset: int, data: bytes) -> bytes:
     return b"".join((b"\x0e", varint(stream_id), varint(offset), varint(len(data)), data))
 
 
-def test_nothing_is_kept_of_what_waited_behind_a_hole_when_its_stream_is_reset(lab: Lab) -> None:
-    """The window of the connection counts it no longer, and our half may stay open."""
+def test_a_reset_drops_the_reorder_buffer(lab: Lab) -> None:
+    """The connection's window no longer counts it; our half may stay open."""
     size = lab.server.quic._stream_window
     quic: Any = lab.server.quic
     for stream_id in (0, 4, 8):
@@ -68,8 +68,8 @@ def test_nothing_is_kept_of_what_waited_behind_a_hole_when_its_stream_is_reset(l
     assert not quic._streams[0].receiver._buffer
 
 
-def test_a_stream_in_too_many_pieces_ends_the_connection(lab: Lab) -> None:
-    """Each would cost memory, and every further frame a look at all of them."""
+def test_a_stream_in_too_many_fragments_ends_the_connection(lab: Lab) -> None:
+    """Each costs memory, and a scan for every further frame."""
     most = lab.server.quic._stream_window // compat.PIECE
     say(lab, *(stream_frame(0, offset, b"x") for offset in scattered(most)))
     quic = say(lab, *(stream_frame(4, offset, b"x") for offset in scattered(most)))
@@ -93,7 +93,7 @@ def test_no_loss_of_full_packets_leaves_too_many_pieces(lab: Lab) -> None:
 def test_pieces_are_those_of_aioquic() -> None:
     dice = random.Random(1)
     for _ in range(300):
-        ours, theirs = Pieces(), RangeSet()
+        ours, theirs = ReorderBuffer(), RangeSet()
         for _ in range(dice.randint(1, 30)):
             start = dice.randint(0, 60)
             stop = start + dice.randint(1, 9)
@@ -103,7 +103,7 @@ def test_pieces_are_those_of_aioquic() -> None:
                 assert ours.shift() == theirs.shift()
             assert [ours[index] for index in range(len(ours))] == list(theirs)
     with pytest.raises(IndexError):
-        Pieces()[0]
+        ReorderBuffer()[0]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_too_much_crypto_data_ends_the_connection(lab: Lab, offsets: list[int]) 
 
 @pytest.mark.usefixtures("pairing")
 def test_a_first_packet_cannot_make_a_server_sort() -> None:
-    """Nobody knows yet who sent it."""
+    """The sender is unverified."""
     wire = Wire()
     version = QuicProtocolVersion.VERSION_1
     cid = wire.client_quic.original_destination_connection_id
@@ -142,7 +142,7 @@ def test_a_first_packet_cannot_make_a_server_sort() -> None:
 
 @pytest.mark.parametrize("value", [b"", b"\x40", b"\x01\x00", varint(25_001), varint((1 << 62) - 1)])
 def test_a_min_ack_delay_that_cannot_be_is_refused(value: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Wire, "pairing", ("stock", "fast"))
+    monkeypatch.setattr(Wire, "pairing", ("aioquic", "fast"))
     serialize = RelayQuicConnection._serialize_transport_parameters
 
     def with_it(quic: RelayQuicConnection) -> bytes:
@@ -158,8 +158,8 @@ def test_a_min_ack_delay_that_cannot_be_is_refused(value: bytes, monkeypatch: py
     assert "min_ack_delay" in close.reason_phrase
 
 
-def test_connection_ids_that_are_retired_unheard_do_not_pile_up() -> None:
-    """By a peer that acknowledges nothing, so that nothing more may be sent to it."""
+def test_connection_ids_retired_unsent_do_not_pile_up() -> None:
+    """By a peer that acknowledges nothing, so that nothing more may be sent."""
     lab = Lab(("fast", "fast"), 1, Network())
     lab.open()
     lab.settle(1.0)
@@ -168,7 +168,7 @@ def test_connection_ids_that_are_retired_unheard_do_not_pile_up() -> None:
     for number in range(1, 1500):
         lab.now += 0.001
         quic._read_frames(b"\x19" + varint(number), lab.now)
-        quic.flights(lab.now)
+        quic.bursts(lab.now)
         while (event := quic.next_event()) is not None:
             if isinstance(event, ConnectionIdIssued):
                 routes.add(event.connection_id)
@@ -181,10 +181,10 @@ def test_connection_ids_that_are_retired_unheard_do_not_pile_up() -> None:
     assert len(routes) == CONNECTION_IDS
 
 
-@pytest.mark.parametrize("way", ["fast", "pure", "stock"])
+@pytest.mark.parametrize("way", ["fast", "pure", "aioquic"])
 @pytest.mark.parametrize("most", [100_000, 1_000_000])
-def test_only_so_much_is_kept_behind_a_hole(way: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A packet that never gets through, though what comes after it does."""
+def test_data_kept_above_a_gap_is_limited(way: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One packet is never acknowledged, later ones are."""
     monkeypatch.setattr(compat, "MOST_KEPT", most)
     monkeypatch.setattr(compat, "COUNT_INTERVAL", 0.0)
     lab = Lab(("fast", way), 1, Network(delay=0.002))
@@ -215,13 +215,13 @@ def test_only_so_much_is_kept_behind_a_hole(way: str, most: int, monkeypatch: py
 
 
 def test_nothing_is_read_after_a_close(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one drain there may be a hundred packets more, each with an error that would be logged."""
+    """One drain may hold a hundred further packets, each with an error to log."""
     server: Any = lab.server.quic
     client: Any = lab.client.quic
     packets = []
     for _ in range(3):
         client._frames.append((stream_frame(0, 0, b"x"), None, ()))
-        packets += [data for buffers, _, _ in client.flights(lab.now) for data in buffers]
+        packets += [data for buffers, _, _ in client.bursts(lab.now) for data in buffers]
     server.close(0, None, "the end")
     opened = []
     monkeypatch.setattr(server._cryptos[Epoch.ONE_RTT], "decrypt_packet", lambda *_: opened.append(1))

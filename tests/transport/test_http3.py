@@ -1,4 +1,4 @@
-"""The two readers in front of HTTP/3, and what a WebTransport server makes of odd clients."""
+"""The two parsers in front of HTTP/3, and a WebTransport server with unusual clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.transport import http3
-from relay.transport.quic.link import Link
+from relay.transport.quic.connection import Connection
 from relay.transport.session import DatagramReceived, SessionClosed, StreamData
 from relay.wire.errors import to_http3
 from relay.wire.varint import encode_varint
@@ -26,7 +26,7 @@ def long_form(value: int) -> bytes:
     return (value | 0xC000_0000_0000_0000).to_bytes(8, "big")
 
 
-# -- readers
+# -- parsers
 
 
 @pytest.mark.parametrize("encode", [encode_varint, long_form])
@@ -90,7 +90,7 @@ def test_readers_take_any_bytes(chunks: list[bytes]) -> None:
         pass
 
 
-# -- a client that writes what it likes
+# -- a scripted client
 
 CONNECT = [
     (b":method", b"CONNECT"),
@@ -102,19 +102,19 @@ CONNECT = [
 
 
 class Script:
-    """The bare minimum of a client: HTTP/3 settings, then whatever the test sends."""
+    """A minimal client: HTTP/3 settings, then the test's bytes."""
 
     gathered = ()
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.h3: H3Connection | None = None
         self.events: list[QuicEvent] = []
         self.headers: dict[int, dict[bytes, bytes]] = {}
         self.close_event: Any = None
 
     def established(self) -> None:
-        self.h3 = H3Connection(self.link.quic, enable_webtransport=True)
+        self.h3 = H3Connection(self.connection.quic, enable_webtransport=True)
 
     def handle(self, event: QuicEvent) -> None:
         self.events.append(event)
@@ -138,7 +138,7 @@ class Script:
         pass
 
 
-class Odd:
+class ScriptedClient:
     """A wire with a scripted client."""
 
     def __init__(self, **options: Any) -> None:
@@ -146,8 +146,8 @@ class Odd:
         self.wire.run()
         self.quic: QuicConnection = self.wire.client_quic
 
-    def _make(self, link: Link, alpn: str) -> Script:
-        self.script = Script(link)
+    def _make(self, connection: Connection, alpn: str) -> Script:
+        self.script = Script(connection)
         return self.script
 
     def send(self, stream_id: int, data: bytes, *, fin: bool = False) -> None:
@@ -160,7 +160,7 @@ class Odd:
         self.run()
 
     def run(self) -> None:
-        self.wire.client_link.touch()
+        self.wire.client_connection.touch()
         self.wire.run()
 
     def open(self) -> Recorder:
@@ -178,32 +178,32 @@ class Odd:
 
 
 def test_accept_answer() -> None:
-    odd = Odd()
-    odd.request([*CONNECT, (b"wt-available-protocols", b'"moqt-17", "moq-lite-04", "moq-lite-06"')])
-    assert odd.script.headers[0] == {
+    client = ScriptedClient()
+    client.request([*CONNECT, (b"wt-available-protocols", b'"moqt-17", "moq-lite-04", "moq-lite-06"')])
+    assert client.script.headers[0] == {
         b":status": b"200",
         b"sec-webtransport-http3-draft": b"draft02",
         b"wt-protocol": b'"moq-lite-04"',
     }
-    assert odd.wire.requests[0].path == "/a"
-    assert odd.wire.requests[0].query == "b=c"
-    assert odd.wire.requests[0].offered == ("moqt-17", "moq-lite-04", "moq-lite-06")
+    assert client.wire.requests[0].path == "/a"
+    assert client.wire.requests[0].query == "b=c"
+    assert client.wire.requests[0].offered == ("moqt-17", "moq-lite-04", "moq-lite-06")
 
 
 def test_no_protocol_offered_is_setup() -> None:
-    odd = Odd()
-    odd.open()
-    assert b"wt-protocol" not in odd.script.headers[0]
-    assert odd.wire.server is not None
-    assert odd.wire.server.version is None
+    client = ScriptedClient()
+    client.open()
+    assert b"wt-protocol" not in client.script.headers[0]
+    assert client.wire.server is not None
+    assert client.wire.server.version is None
 
 
 @pytest.mark.parametrize("offers", [b"moq-lite-05", b'"moq-lite-05', b'"a",,"b"', b"1"])
 def test_malformed_offers(offers: bytes) -> None:
-    odd = Odd()
-    odd.request([*CONNECT, (b"wt-available-protocols", offers)])
-    assert odd.status() == b"400"
-    assert not odd.wire.requests
+    client = ScriptedClient()
+    client.request([*CONNECT, (b"wt-available-protocols", offers)])
+    assert client.status() == b"400"
+    assert not client.wire.requests
 
 
 @pytest.mark.parametrize(
@@ -217,246 +217,246 @@ def test_malformed_offers(offers: bytes) -> None:
     ],
 )
 def test_other_requests_get_an_answer(headers: list[tuple[bytes, bytes]], status: bytes) -> None:
-    odd = Odd()
-    odd.request(headers)
-    assert odd.status() == status
-    assert odd.closed_with is None
-    # The connection stays of use: the session may come on the next stream.
-    odd.request(CONNECT, 4)
-    assert odd.status(4) == b"200"
-    assert odd.wire.server is not None
-    session: Any = odd.wire.server
+    client = ScriptedClient()
+    client.request(headers)
+    assert client.status() == status
+    assert client.closed_with is None
+    # The connection stays usable: the session may come on the next stream.
+    client.request(CONNECT, 4)
+    assert client.status(4) == b"200"
+    assert client.wire.server is not None
+    session: Any = client.wire.server
     assert session._session_id == 4
-    seen = Recorder(odd.wire.server)
-    odd.send(8, encode_varint(0x41) + encode_varint(4) + b"data")
+    seen = Recorder(client.wire.server)
+    client.send(8, encode_varint(0x41) + encode_varint(4) + b"data")
     assert seen.data(8) == b"data"
     assert not session._ignored
 
 
 def test_second_connect_is_refused() -> None:
-    odd = Odd()
-    odd.open()
-    odd.request(CONNECT, 4)
-    assert odd.status(4) == b"409"
-    assert len(odd.wire.requests) == 1
-    assert odd.closed_with is None
+    client = ScriptedClient()
+    client.open()
+    client.request(CONNECT, 4)
+    assert client.status(4) == b"409"
+    assert len(client.wire.requests) == 1
+    assert client.closed_with is None
 
 
 def test_request_in_single_bytes() -> None:
-    odd = Odd()
-    assert odd.script.h3 is not None
-    block = odd.script.h3._encode_headers(0, CONNECT)
+    client = ScriptedClient()
+    assert client.script.h3 is not None
+    block = client.script.h3._encode_headers(0, CONNECT)
     frame = b"\x21\x02xx\x01" + encode_varint(len(block)) + block
     for byte in frame:
-        odd.send(0, bytes([byte]))
-    assert odd.status() == b"200"
+        client.send(0, bytes([byte]))
+    assert client.status() == b"200"
 
 
 def test_streams_in_single_bytes() -> None:
-    odd = Odd()
-    seen = odd.open()
+    client = ScriptedClient()
+    seen = client.open()
     for stream_id, kind in ((4, 0x41), (14, 0x54)):
         data = long_form(kind) + long_form(0) + b"payload"
         for byte in data:
-            odd.send(stream_id, bytes([byte]))
-        odd.send(stream_id, b"", fin=True)
+            client.send(stream_id, bytes([byte]))
+        client.send(stream_id, b"", fin=True)
         assert seen.data(stream_id) == b"payload"
     assert seen.finished == [4, 14]
 
 
 def test_streams_before_the_request_are_kept() -> None:
-    odd = Odd(answer=lambda request: None)
-    odd.quic.send_stream_data(0, b"")
-    odd.send(4, encode_varint(0x41) + b"\x00early")
-    odd.send(14, encode_varint(0x54) + b"\x00uni", fin=True)
-    odd.request(CONNECT)
-    odd.send(4, b"!")
-    seen = Recorder(odd.wire.requests[0].accept())
-    odd.run()
-    assert odd.status() == b"200"
+    client = ScriptedClient(answer=lambda request: None)
+    client.quic.send_stream_data(0, b"")
+    client.send(4, encode_varint(0x41) + b"\x00early")
+    client.send(14, encode_varint(0x54) + b"\x00uni", fin=True)
+    client.request(CONNECT)
+    client.send(4, b"!")
+    seen = Recorder(client.wire.requests[0].accept())
+    client.run()
+    assert client.status() == b"200"
     assert seen.data(4) == b"early!"
     assert seen.data(14) == b"uni"
 
 
 @pytest.mark.parametrize("session_id", [4, 1, 3, 400])
 def test_wrong_session_id(session_id: int) -> None:
-    odd = Odd()
-    seen = odd.open()
-    odd.send(14, encode_varint(0x54) + encode_varint(session_id) + b"x")
-    assert odd.closed_with == http3.H3_ID_ERROR
+    client = ScriptedClient()
+    seen = client.open()
+    client.send(14, encode_varint(0x54) + encode_varint(session_id) + b"x")
+    assert client.closed_with == http3.H3_ID_ERROR
     assert seen.closed is not None
     assert seen.closed.code is None
 
 
 def test_wrong_session_id_before_the_request() -> None:
-    odd = Odd()
-    odd.send(14, encode_varint(0x54) + encode_varint(4) + b"x")
-    assert odd.closed_with is None
-    odd.request(CONNECT, 0)
-    assert odd.closed_with == http3.H3_ID_ERROR
+    client = ScriptedClient()
+    client.send(14, encode_varint(0x54) + encode_varint(4) + b"x")
+    assert client.closed_with is None
+    client.request(CONNECT, 0)
+    assert client.closed_with == http3.H3_ID_ERROR
 
 
 @pytest.mark.parametrize("in_data_frame", [True, False])
 @pytest.mark.parametrize("fin", [True, False])
 def test_close_capsule(in_data_frame: bool, fin: bool) -> None:
-    odd = Odd()
-    seen = odd.open()
+    client = ScriptedClient()
+    seen = client.open()
     unknown = encode_varint(0x2842) + b"\x03abc"
-    odd.send(0, unknown if not in_data_frame else b"\x00" + encode_varint(len(unknown)) + unknown)
+    client.send(0, unknown if not in_data_frame else b"\x00" + encode_varint(len(unknown)) + unknown)
     for byte in encode_close_capsule(51, "gone", in_data_frame):
-        odd.send(0, bytes([byte]))
+        client.send(0, bytes([byte]))
     if fin:
-        odd.send(0, b"", fin=True)
+        client.send(0, b"", fin=True)
     assert seen.closed == SessionClosed(51, "gone", by_peer=True)
-    odd.wire.advance(1.0)
-    assert odd.closed_with == http3.H3_NO_ERROR
+    client.wire.advance(1.0)
+    assert client.closed_with == http3.H3_NO_ERROR
 
 
 def test_end_of_the_connect_stream() -> None:
-    odd = Odd()
-    seen = odd.open()
-    odd.send(0, b"", fin=True)
+    client = ScriptedClient()
+    seen = client.open()
+    client.send(0, b"", fin=True)
     assert seen.closed == SessionClosed(0, "", by_peer=True)
 
 
 @pytest.mark.parametrize("code, expected", [(to_http3(9), 9), (0x10C, None)])
 def test_reset_of_the_connect_stream(code: int, expected: int | None) -> None:
-    odd = Odd()
-    seen = odd.open()
-    odd.quic.reset_stream(0, code)
-    odd.run()
+    client = ScriptedClient()
+    seen = client.open()
+    client.quic.reset_stream(0, code)
+    client.run()
     assert seen.closed is not None
     assert (seen.closed.code, seen.closed.by_peer) == (expected, True)
 
 
 @pytest.mark.parametrize("code, expected", [(to_http3(9), 9), (http3.H3_NO_ERROR, 0), (0x105, None)])
 def test_quic_close_of_a_webtransport_peer(code: int, expected: int | None) -> None:
-    odd = Odd()
-    seen = odd.open()
-    odd.quic.close(code, None, "why")
-    odd.run()
+    client = ScriptedClient()
+    seen = client.open()
+    client.quic.close(code, None, "why")
+    client.run()
     assert seen.closed == SessionClosed(expected, "why", by_peer=True)
 
 
 def test_malformed_close_capsule() -> None:
-    odd = Odd()
-    seen = odd.open()
-    odd.send(0, encode_varint(0x2843) + b"\x02xx")
-    assert odd.closed_with == http3.H3_MESSAGE_ERROR
+    client = ScriptedClient()
+    seen = client.open()
+    client.send(0, encode_varint(0x2843) + b"\x02xx")
+    assert client.closed_with == http3.H3_MESSAGE_ERROR
     assert seen.closed is not None
 
 
 def test_connect_that_ends_at_once() -> None:
-    odd = Odd()
-    odd.request(CONNECT, fin=True)
-    assert odd.wire.server is not None
-    assert Recorder(odd.wire.server).closed is None
-    odd.wire.run()
-    assert odd.wire.server.ended
+    client = ScriptedClient()
+    client.request(CONNECT, fin=True)
+    assert client.wire.server is not None
+    assert Recorder(client.wire.server).closed is None
+    client.wire.run()
+    assert client.wire.server.ended
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", b"\x01\x05xx", b"\x40"])
 def test_request_streams_that_end_early(data: bytes) -> None:
-    odd = Odd()
-    odd.send(0, data, fin=True)
-    assert odd.closed_with is None
-    odd.request(CONNECT, 4)
-    assert odd.status(4) == b"200"
-    session: Any = odd.wire.server
+    client = ScriptedClient()
+    client.send(0, data, fin=True)
+    assert client.closed_with is None
+    client.request(CONNECT, 4)
+    assert client.status(4) == b"200"
+    session: Any = client.wire.server
     assert not session._heads
     assert not session._requests
 
 
 def test_reset_of_streams_that_said_nothing() -> None:
-    odd = Odd()
-    seen = odd.open()
+    client = ScriptedClient()
+    seen = client.open()
     for stream_id in (4, 14):
-        odd.send(stream_id, b"\x40")
-        odd.quic.reset_stream(stream_id, 0)
-        odd.run()
+        client.send(stream_id, b"\x40")
+        client.quic.reset_stream(stream_id, 0)
+        client.run()
     assert not seen.events
-    session: Any = odd.wire.server
+    session: Any = client.wire.server
     assert not session._heads
-    assert odd.closed_with is None
+    assert client.closed_with is None
 
 
 def test_unknown_uni_streams_are_ignored() -> None:
-    odd = Odd()
-    odd.open()
-    odd.send(14, encode_varint(0x21) + bytes(5000))
-    odd.send(14, bytes(5000), fin=True)
-    odd.send(18, encode_varint(0x3F1))
-    odd.quic.reset_stream(18, 5)
-    odd.run()
-    assert odd.closed_with is None
-    session: Any = odd.wire.server
+    client = ScriptedClient()
+    client.open()
+    client.send(14, encode_varint(0x21) + bytes(5000))
+    client.send(14, bytes(5000), fin=True)
+    client.send(18, encode_varint(0x3F1))
+    client.quic.reset_stream(18, 5)
+    client.run()
+    assert client.closed_with is None
+    session: Any = client.wire.server
     assert 14 not in session._h3_streams
     assert 18 not in session._h3_streams
 
 
 def test_closing_the_control_stream_is_an_error() -> None:
-    odd = Odd()
-    seen = odd.open()
-    odd.quic.reset_stream(2, 0)
-    odd.run()
-    assert odd.closed_with == http3.H3_CLOSED_CRITICAL_STREAM
+    client = ScriptedClient()
+    seen = client.open()
+    client.quic.reset_stream(2, 0)
+    client.run()
+    assert client.closed_with == http3.H3_CLOSED_CRITICAL_STREAM
     assert seen.closed is not None
 
 
 def test_stopping_our_qpack_stream_is_an_error() -> None:
-    odd = Odd()
-    odd.open()
-    odd.quic.stop_stream(11, 0)
-    odd.request(CONNECT, 4)
-    assert odd.closed_with == http3.H3_CLOSED_CRITICAL_STREAM
+    client = ScriptedClient()
+    client.open()
+    client.quic.stop_stream(11, 0)
+    client.request(CONNECT, 4)
+    assert client.closed_with == http3.H3_CLOSED_CRITICAL_STREAM
 
 
 def test_garbage_headers() -> None:
-    odd = Odd()
-    odd.send(0, b"\x01\x04\xff\xff\xff\xff")
-    assert odd.closed_with == 0x200  # QPACK_DECOMPRESSION_FAILED
+    client = ScriptedClient()
+    client.send(0, b"\x01\x04\xff\xff\xff\xff")
+    assert client.closed_with == 0x200  # QPACK_DECOMPRESSION_FAILED
 
 
 def test_datagrams_of_other_sessions_are_dropped() -> None:
-    odd = Odd()
-    seen = odd.open()
+    client = ScriptedClient()
+    seen = client.open()
     for data in (b"", b"\x40", b"\x01other", b"\x00ours"):
-        odd.quic.send_datagram_frame(data)
-        odd.run()
+        client.quic.send_datagram_frame(data)
+        client.run()
     assert seen.events == [DatagramReceived(b"ours")]
 
 
 def test_stop_before_the_first_byte_of_a_stream() -> None:
-    odd = Odd()
-    seen = odd.open()
-    odd.quic.send_stream_data(4, b"")
-    odd.quic.stop_stream(4, to_http3(7))
-    odd.run()
-    odd.send(4, encode_varint(0x41) + b"\x00late")
+    client = ScriptedClient()
+    seen = client.open()
+    client.quic.send_stream_data(4, b"")
+    client.quic.stop_stream(4, to_http3(7))
+    client.run()
+    client.send(4, encode_varint(0x41) + b"\x00late")
     assert [e.data for e in seen.events if isinstance(e, StreamData)] == [b"late"]
     assert seen.stops == [(4, 7)]
 
 
 def test_a_request_answered_after_the_peer_left() -> None:
-    odd = Odd(answer=lambda request: None)
-    odd.request(CONNECT)
-    odd.quic.close(to_http3(3), None, "bye")
-    odd.run()
-    session = odd.wire.requests[0].accept()
+    client = ScriptedClient(answer=lambda request: None)
+    client.request(CONNECT)
+    client.quic.close(to_http3(3), None, "bye")
+    client.run()
+    session = client.wire.requests[0].accept()
     seen = Recorder(session)
-    odd.wire.advance(2.0)
+    client.wire.advance(2.0)
     assert seen.closed == SessionClosed(3, "bye", by_peer=True)
-    odd.wire.requests[0].reject(401, "too late")
+    client.wire.requests[0].reject(401, "too late")
 
 
 def test_shutdown_of_an_unanswered_request() -> None:
-    odd = Odd(answer=lambda request: None)
-    odd.request(CONNECT)
-    handler = odd.wire.server_link.handler
+    client = ScriptedClient(answer=lambda request: None)
+    client.request(CONNECT)
+    handler = client.wire.server_connection.handler
     assert handler is not None
     handler.close(0, "shutdown")
-    odd.wire.run()
-    assert odd.status() == b"503"
+    client.wire.run()
+    assert client.status() == b"503"
 
 
 # -- what a client makes HTTP/3 keep
@@ -466,38 +466,38 @@ def test_shutdown_of_an_unanswered_request() -> None:
     "kind, code", [(0xD, http3.H3_EXCESSIVE_LOAD), (0x21, None)], ids=["read as a whole", "skipped"]
 )
 def test_a_frame_on_the_control_stream_has_a_limit(kind: int, code: int | None) -> None:
-    odd = Odd()
-    odd.open()
-    odd.send(2, bytes((kind,)) + encode_varint(1 << 40))
+    client = ScriptedClient()
+    client.open()
+    client.send(2, bytes((kind,)) + encode_varint(1 << 40))
     for _ in range(8):
-        assert odd.closed_with is None
-        odd.send(2, bytes(http3.CONTROL_LIMIT // 8))
-    odd.send(2, b"x")
-    assert odd.closed_with == code
+        assert client.closed_with is None
+        client.send(2, bytes(http3.CONTROL_LIMIT // 8))
+    client.send(2, b"x")
+    assert client.closed_with == code
     if code is None:
-        session: Any = odd.wire.server
+        session: Any = client.wire.server
         assert session._h3.waiting(2) == 0
 
 
 @pytest.mark.parametrize("ending", ["reset", "end"])
 def test_a_request_that_goes_while_its_headers_wait_for_qpack(ending: str) -> None:
-    odd = Odd()
-    seen = odd.open()
-    assert odd.script.h3 is not None
-    encoder = odd.script.h3._encoder
+    client = ScriptedClient()
+    seen = client.open()
+    assert client.script.h3 is not None
+    encoder = client.script.h3._encoder
     inserts = headers = b""
     for stream_id in range(4, 400, 4):
         inserts, headers = encoder.encode(stream_id, [*CONNECT, (b"x-name", b"value of some length")])
         if inserts and headers[0]:
             break
-        odd.send(6, inserts)
-    assert headers[0]  # needs entries of the table that were not sent yet
-    odd.send(stream_id, b"\x01" + encode_varint(len(headers)) + headers, fin=ending == "end")
+        client.send(6, inserts)
+    assert headers[0]  # needs entries of the dynamic table that were not sent yet
+    client.send(stream_id, b"\x01" + encode_varint(len(headers)) + headers, fin=ending == "end")
     if ending == "reset":
-        odd.quic.reset_stream(stream_id, 5)
-        odd.run()
-    odd.send(6, inserts)
-    assert odd.closed_with is None
+        client.quic.reset_stream(stream_id, 5)
+        client.run()
+    client.send(6, inserts)
+    assert client.closed_with is None
     assert not seen.events
-    session: Any = odd.wire.server
+    session: Any = client.wire.server
     assert stream_id not in session._h3._stream

@@ -1,4 +1,4 @@
-"""The HTTP/3 bytes captured from a real client, played to our server."""
+"""HTTP/3 bytes captured from a real client, replayed to our server."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pylsqpack
 import pytest
 
-from relay.transport.quic.link import Link
+from relay.transport.quic.connection import Connection
 from relay.wire.webtransport import parse_protocol_list
-from tests.transport.test_http3 import Odd, Script
+from tests.transport.test_http3 import Script, ScriptedClient
 
 pytestmark = pytest.mark.usefixtures("pairing")
 
@@ -32,17 +32,17 @@ class Captured(Script):
         self.events.append(event)
 
 
-class Replay(Odd):
-    """A wire whose client plays captured bytes."""
+class Replay(ScriptedClient):
+    """A wire whose client replays captured bytes."""
 
-    def _make(self, link: Link, alpn: str) -> Script:
-        self.script = Captured(link)
+    def _make(self, connection: Connection, alpn: str) -> Script:
+        self.script = Captured(connection)
         return self.script
 
 
 @pytest.mark.parametrize("step", [1, 7, 10_000])
 def test_settings_and_connect_of_a_real_client(step: int) -> None:
-    """Whole and in pieces: the request is understood, and answered with the first protocol that we speak."""
+    """Whole and in fragments: the request is parsed, and answered with the first common protocol."""
     replay = Replay()
     for stream_id, data in ((CONTROL_STREAM, SETTINGS), (REQUEST_STREAM, CONNECT)):
         for at in range(0, len(data), step):
@@ -61,7 +61,7 @@ def test_the_answer_that_real_clients_accept() -> None:
     found = {name.decode(): value.decode() for name, value in headers}
     assert found == vector["fields"]
     assert parse_protocol_list(found["wt-protocol"]) == ["moq-lite-05"]
-    replay = Odd()
+    replay = ScriptedClient()
     replay.request(
         [
             (b":method", b"CONNECT"),

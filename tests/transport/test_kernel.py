@@ -1,4 +1,4 @@
-"""The compiled kernel makes the same packets as the Python code, and reads the same from them, right or wrong."""
+"""The compiled kernel builds the same packets as the Python code and reads the same from them, valid or not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make(suite: CipherSuite) -> tuple[PureKeys, Any, Any]:
 
 
 def test_it_is_built_where_the_tests_run_for_good() -> None:
-    """Whoever expects the kernel (MOQ_EXPECT_KERNEL=1) hears if it silently is not there."""
+    """With MOQ_EXPECT_KERNEL=1 a missing kernel is a failure."""
     assert keys.NATIVE or os.environ.get("MOQ_EXPECT_KERNEL") != "1"
 
 
@@ -74,7 +74,7 @@ def test_single_packets(suite: CipherSuite) -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("suite", SUITES)
-def test_runs(suite: CipherSuite) -> None:
+def test_trains(suite: CipherSuite) -> None:
     pure, sealing, opening = make(suite)
     dice = random.Random(3)
     for _ in range(500):
@@ -105,13 +105,13 @@ def test_runs(suite: CipherSuite) -> None:
 
 
 ROOM = 200
-"""Bytes of payload of each packet that a kernel has merged."""
+"""Payload bytes of each packet merged by a kernel."""
 
 
 def stream_payload(
     dice: random.Random, stream_id: int, offset: int, *, fin: bool = False
 ) -> tuple[bytes, bytes]:
-    """A payload of one STREAM frame, in one of the ways it can be written, and the data in it."""
+    """A payload of one STREAM frame in one of its encodings, and its data."""
     kind, head = 0x08 | fin, encode_varint(stream_id)
     if offset or dice.random() < 0.5:
         kind, head = kind | 4, head + encode_varint(offset)
@@ -135,8 +135,8 @@ ODD: dict[str, bytes] = {
 }
 
 
-def test_odd_packets_are_odd() -> None:
-    """Each begins a run of its own, or none: what makes them odd is what came before, or what is in them."""
+def test_unusual_packets_begin_no_train() -> None:
+    """Each begins a train of its own, or none."""
     for name, payload in ODD.items():
         found = keys._read_only_stream(payload.ljust(ROOM, b"\0"))
         assert (found is not None) == (name in {"another stream", "a gap in the data"}), name
@@ -184,14 +184,14 @@ def test_taking_what_goes_together(suite: CipherSuite, odd: str, native: bool) -
                 assert taken is not None
                 assert (taken[0], *taken[2:]) == (count, 3, begin, whole, odd == "the end")
                 assert taken[1] == 0x08 | taken[1] & 7
-        # cut short, the last packet is none; and nothing but a stranger's bytes is none at all
+        # a truncated last packet is none; foreign bytes are none
         assert opening.take(buffer[:-1], each, cid, first, 0) == (None if not count else taken)
         assert opening.take(dice.randbytes(each * 2), each, cid, first, 0) is None
 
 
 @needs_kernel
 def test_taking_agrees_whatever_arrives() -> None:
-    """Payloads of all kinds, damaged here and there."""
+    """Payloads of all kinds, some damaged."""
     pure, sealing, opening = make(SUITES[0])
     dice = random.Random(5)
     for _ in range(5_000):

@@ -1,4 +1,4 @@
-"""The in-memory transport keeps the promises of the real ones."""
+"""The in-memory transport behaves as the real ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.transport.virtual import Recorder
 
 
 async def turns(count: int = 6) -> None:
-    """Let the loop turn until nothing is under way."""
+    """Run loop turns until nothing is pending."""
     for _ in range(count):
         await asyncio.sleep(0)
 

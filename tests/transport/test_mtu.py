@@ -1,4 +1,4 @@
-"""Discovery of the path's MTU: the search alone, and on connections over paths that change."""
+"""Path MTU discovery: the search alone, and on connections over changing paths."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_a_black_hole() -> None:
     path.wanted(0.0)
     path.probed(0.0)
     path.arrived(1452, 0.0)
-    assert not path.lost(mtu.HOLE_LOSSES - 1, 1.0)
+    assert not path.lost(mtu.BLACK_HOLE_LOSSES - 1, 1.0)
     path.losses = 0  # one arrived
-    assert not path.lost(mtu.HOLE_LOSSES - 1, 2.0)
+    assert not path.lost(mtu.BLACK_HOLE_LOSSES - 1, 2.0)
     assert path.lost(1, 3.0)
     assert path.size == 1200
     assert path.wanted(4.0) == 0
-    assert path.wanted(3.0 + mtu.HOLE_INTERVAL) == 1452
+    assert path.wanted(3.0 + mtu.BLACK_HOLE_INTERVAL) == 1452
     assert not path.lost(1000, 5.0)  # loss at the base size is only loss
 
 
@@ -99,7 +99,7 @@ def rest(lab: Lab, seconds: float) -> None:
 
 
 def give(lab: Lab, size: int) -> int:
-    """The server sends so much on a stream of its own; how many packets that took."""
+    """The server sends on a new stream. Returns the number of packets."""
     before = lab.server.packets
     stream_id = lab.server.quic.get_next_available_stream_id(is_unidirectional=True)
     lab.server.quic.write_stream(stream_id, [bytes(size)], fin=True, order=(0, 0))
@@ -112,7 +112,7 @@ def give(lab: Lab, size: int) -> int:
     "mtu_of_path, found", [(1500, 1452), (1440, 1432), (1400, 1372), (1250, 1232), (1200, 1200)]
 )
 def test_on_a_path(mtu_of_path: int, found: int) -> None:
-    lab = Lab(("stock", "fast"), 1, Network(mtu=mtu_of_path))
+    lab = Lab(("aioquic", "fast"), 1, Network(mtu=mtu_of_path))
     lab.open()
     for _ in range(20):
         give(lab, 20_000)

@@ -1,4 +1,4 @@
-"""Version negotiation: whatever a later version of QUIC may send gets an answer that it can use."""
+"""Version negotiation: first packets of future QUIC versions get a usable answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def first_packet(version: int, destination: bytes, source: bytes, size: int = 12
 
 @pytest.mark.parametrize("sizes", [(0, 0), (8, 0), (20, 20), (21, 8), (8, 255), (255, 255)], ids=str)
 def test_connection_ids_of_any_length_are_answered(sizes: tuple[int, int]) -> None:
-    """RFC 8999, 5.1: of a version that nobody knows yet they have up to 255 bytes."""
+    """RFC 8999, 5.1: in future versions they have up to 255 bytes."""
     destination, source = (bytes(range(size)) for size in sizes)
     packet = answer(first_packet(0x1A2A3A4A, destination, source), SUPPORTED)
     assert packet is not None
@@ -39,7 +39,7 @@ def test_connection_ids_of_any_length_are_answered(sizes: tuple[int, int]) -> No
 
 
 def test_the_list_has_a_reserved_version_that_was_not_tried() -> None:
-    """Clients are to skip what they do not know, and drop a list with what they have tried (RFC 9000, 6.2 and 15)."""
+    """Clients skip unknown versions, and drop a list with the version they tried (RFC 9000, 6.2 and 15)."""
     tried = [0x0A0A0A0A | high << 28 | high << 20 | high << 12 | high << 4 for high in range(16)]
     seen = set()
     for _ in range(100):

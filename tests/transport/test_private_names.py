@@ -1,4 +1,7 @@
-"""The private names of aioquic that the relay uses. A failure here says what to look at when the pinned version moves."""
+"""The private names of aioquic that the relay uses.
+
+A failure shows what to check when the pinned version changes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from aioquic.quic.stream import QuicStream
 from relay.transport.quic import compat
 
 STATE = {
-    # what decides who sends: `FastBase._review`
+    # the choice of the path: `FastBase._review`
     "_close_event": "a close goes aioquic's way",
     "_crypto_streams": "CRYPTO data goes aioquic's way",
     "_handshake_confirmed": "before it everything goes aioquic's way",
@@ -56,7 +59,7 @@ STATE = {
     "_probe_pending": "a probe asked for by the PTO",
     "_remote_max_data": "the peer's connection window",
     "_remote_max_data_used": "how much of it is used",
-    # the start of a server's connection, and what is forgotten after its handshake: `start.ServerStart`
+    # start of a server's connection, and the state freed after its handshake: `start.ServerStart`
     "_crypto_buffers": "what the TLS context writes into",
     "_cryptos_initial": "Initial keys, by version",
     "_host_cid_seq": "of the next connection id",
@@ -167,7 +170,7 @@ def plain(algorithm: str = "reno") -> Any:
 
 
 def test_the_private_names_of_aioquic_exist() -> None:
-    """One test for the pin: it names all that is missing at once."""
+    """One test for the pin: it lists all missing names at once."""
     assert importlib.metadata.version("aioquic") == compat.TESTED_VERSION
     quic, stream = plain(), QuicStream()
     cubic = plain("cubic")

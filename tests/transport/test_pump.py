@@ -1,4 +1,4 @@
-"""The pump of one WebSocket leaves the loop to the others, whatever its peer sends."""
+"""The pump of one WebSocket yields to other tasks, whatever its peer sends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relay.transport.websocket.pump import BINARY, CLOSE, NORMAL_CLOSURE, READ_T
 
 
 class Flood:
-    """A library that has messages already: no wait for any of them."""
+    """A library with buffered messages: `receive` never waits."""
 
     def __init__(self, messages: int) -> None:
         self.left = messages
@@ -26,7 +26,7 @@ class Flood:
 
 
 class SlowSession:
-    """A session that takes a while for each message."""
+    """A session that is slow for each message."""
 
     readable = True
     ended = False

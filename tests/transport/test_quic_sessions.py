@@ -1,4 +1,4 @@
-"""Sessions over QUIC, both kinds, on a network without sockets and a clock of the test's own."""
+"""Sessions over QUIC, both kinds, on a network without sockets and with a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from relay.transport.quic import compat
 from relay.transport.quic import session as session_module
+from relay.transport.quic.connection import Connection
 from relay.transport.quic.fast.varint import varint
-from relay.transport.quic.link import Link
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.stream import plain_code, wire_code
 from relay.transport.raw import RawSession
@@ -97,8 +97,8 @@ def test_reject_webtransport(status: int) -> None:
     wire.run()
     assert getattr(wire.client, "status", None) == status
     wire.advance(1.0)
-    assert wire.server_link.over
-    assert wire.client_link.over
+    assert wire.server_connection.over
+    assert wire.client_connection.over
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,14 @@ def test_reject_raw(alpn: str, status: int, code: int) -> None:
 
 
 def test_a_peer_that_never_asks_for_a_session_is_closed() -> None:
-    wire = Wire("webtransport", client_handler=lambda link, alpn: RawSession(link, alpn="", is_client=True))
-    wire.server_link.setup_deadline = wire.now + 10.0
+    wire = Wire(
+        "webtransport",
+        client_handler=lambda connection, alpn: RawSession(connection, alpn="", is_client=True),
+    )
+    wire.server_connection.setup_deadline = wire.now + 10.0
     wire.run()
     wire.advance(11.0)
-    assert wire.server_link.over
+    assert wire.server_connection.over
     assert wire.server_side.refused["setup"] == 1
 
 
@@ -274,7 +277,7 @@ def test_reset_drops_what_was_not_sent(wire: Wire) -> None:
     seen = Recorder(server)
     stream = client.open_uni()
     stream.write([bytes(500_000)], fin=True)
-    wire.client_link.transmit(wire.now)
+    wire.client_connection.transmit(wire.now)
     assert stream.unsent > 400_000
     stream.reset(52)
     assert stream.unsent == 0
@@ -388,7 +391,7 @@ def test_streams_wait_for_credit(kind: str) -> None:
         stream.write([b"group"], fin=True)
     wire.run(100_000)
     assert len(seen.finished) == 5000
-    assert not wire.client_link.over
+    assert not wire.client_connection.over
     assert client.stats().streams == server.stats().streams == 0
     assert len(wire.client_quic._streams) < 30
     assert len(wire.server_quic._streams) < 30
@@ -455,8 +458,8 @@ def test_a_stream_can_be_made_more_urgent_while_it_is_sent(kind: str) -> None:
     finished = [e.stream.id for e in seen.events if isinstance(e, StreamData) and e.fin]
     assert sorted(finished) == sorted([old.id, new.id])
     assert finished == [old.id, new.id]
-    old.prioritize(1)  # it is over: nothing happens
-    client.open_uni().prioritize(5)  # nothing waits yet
+    old.prioritize(1)  # over: nothing happens
+    client.open_uni().prioritize(5)  # nothing queued yet
     wire.run()
 
 
@@ -540,7 +543,7 @@ def test_resets_give_the_window_back() -> None:
         stream.reset(1)
         wire.lose = lambda target, data: False
         wire.advance(1.0)
-    assert not wire.client_link.over
+    assert not wire.client_connection.over
     stream = client.open_uni()
     stream.write([bytes(300_000)], fin=True)
     wire.advance(5.0)
@@ -596,7 +599,7 @@ def test_silence_ends_the_session(kind: str) -> None:
     wire.lose = lambda target, data: True
     wire.advance(15.0)  # a keep-alive, being sent, restarts the time-out once
     assert seen.closed == SessionClosed(None, "idle timeout", by_peer=False)
-    assert wire.client_link.gone
+    assert wire.client_connection.gone
 
 
 def test_keep_alive_follows_a_peer_with_less_patience() -> None:
@@ -610,15 +613,15 @@ def test_keep_alive_follows_a_peer_with_less_patience() -> None:
 
 
 def test_keep_alive_is_not_hidden_by_an_older_deadline() -> None:
-    """A ClientHello in two datagrams leaves a distant deadline armed before it is known when to ping."""
+    """A ClientHello in two datagrams arms a distant deadline before the keep-alive is known."""
     wire = Wire("quic")
     wire.open()
-    link = wire.server_link
-    link.armed[:] = [wire.now + 10.0]
-    link._agree()
-    link.arm(wire.now)
-    assert 0 < link.keep_alive < 5
-    assert link.armed[-1] <= wire.now + link.keep_alive + 0.2
+    connection = wire.server_connection
+    connection.armed[:] = [wire.now + 10.0]
+    connection._agree()
+    connection.arm(wire.now)
+    assert 0 < connection.keep_alive < 5
+    assert connection.armed[-1] <= wire.now + connection.keep_alive + 0.2
 
 
 @pytest.mark.parametrize("rest", [0, 1])
@@ -628,7 +631,7 @@ def test_an_acknowledgement_that_ends_a_back_off_brings_the_next_look_nearer(res
     Recorder(client)
     Recorder(server)
     looks: list[float] = []
-    wire.server_side.watch = lambda link, deadline: looks.append(deadline)  # type: ignore[method-assign]
+    wire.server_side.watch = lambda connection, deadline: looks.append(deadline)  # type: ignore[method-assign]
     quic: Any = wire.server_quic
     if not quic.fast:
         pytest.skip("aioquic's way has no watch of its own")
@@ -641,14 +644,14 @@ def test_an_acknowledgement_that_ends_a_back_off_brings_the_next_look_nearer(res
     looks.clear()
     ack = b"\x02" + varint(last) + b"\x00\x00" + varint(last - first)
     quic._read_frames(ack, wire.now)
-    wire.server_link.drained(wire.now)
+    wire.server_connection.drained(wire.now)
     assert quic._loss._pto_count == 0
     assert not quic.has_reason_to_send(wire.now)
     assert looks == ([quic.probe_at()] if rest else [])
 
 
 def test_an_ack_of_hundreds_of_ranges_that_name_nothing_is_cheap() -> None:
-    """Each range was compared with each run: 24 ms for a frame of a kilobyte."""
+    """Each range was compared with each train: 24 ms for a frame of a kilobyte."""
     wire = Wire("quic")
     client, server = wire.open()
     Recorder(client)
@@ -661,15 +664,15 @@ def test_an_ack_of_hundreds_of_ranges_that_name_nothing_is_cheap() -> None:
     gaps = []
     for _ in range(100):
         server.open_uni().write([bytes(500)], fin=True)
-        wire.server_link.transmit(wire.now)
+        wire.server_connection.transmit(wire.now)
         gaps.append(quic._packet_number)
         quic._packet_number += 1  # as an ACK alone would take one
-    assert len(quic._runs) == 100
+    assert len(quic._trains) == 100
     gaps.reverse()
     ack = b"\x02" + varint(gaps[0]) + b"\x00" + varint(len(gaps) - 1) + b"\x00"
     ack += b"".join(varint(gap - following - 2) + b"\x00" for gap, following in pairwise(gaps))
     quic._read_frames(ack, wire.now)
-    assert not quic._runs
+    assert not quic._trains
     assert len(quic._space.sent_packets) == 100
 
 
@@ -711,12 +714,12 @@ def test_close_carries_code_and_reason(wire: Wire, closer: str, code: int, reaso
     assert (other.code, other.by_peer) == (code, True)
     assert other.reason == reason.encode()[:1024].decode()
     wire.advance(2.0)
-    assert wire.client_link.gone
-    assert wire.server_link.gone
+    assert wire.client_connection.gone
+    assert wire.server_connection.gone
 
 
 def test_a_close_is_seen_at_once(wire: Wire) -> None:
-    # The connection reports it after 3 PTO of draining only.
+    # The connection reports it only after 3 PTO of draining.
     client, server = wire.open()
     seen = Recorder(server)
     client.close(5, "bye")
@@ -813,24 +816,24 @@ def test_transport_errors_are_named() -> None:
     wire = Wire("quic")
     client, server = wire.open()
     at_client, at_server = Recorder(client), Recorder(server)
-    link: Link = wire.client_link
-    link.close(0x0A, "made up", transport=True)
+    connection: Connection = wire.client_connection
+    connection.close(0x0A, "made up", transport=True)
     wire.run()
     assert at_client.closed == SessionClosed(None, "transport error 0xa: made up", by_peer=False)
     assert at_server.closed == SessionClosed(None, "made up", by_peer=True)
 
 
-def test_deadlines_of_a_link_stay_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was put off behind an earlier one left the list and the heap of the endpoint apart: no timer any more."""
+def test_deadlines_of_a_connection_stay_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadline postponed behind an earlier one made list and heap differ: no timer fired any more."""
     wire = Wire("quic")
     wire.open()
-    link = wire.client_link
-    link.armed.clear()
+    connection = wire.client_connection
+    connection.armed.clear()
     dice = random.Random(1)
     for _ in range(2000):
         due = wire.now + dice.choice([-1.0, 0.0, 0.0005, dice.random() / 10, dice.random()])
-        monkeypatch.setattr(Link, "_deadline", lambda self, due=due: due)
-        link.arm(wire.now)
-        assert link.armed == sorted(set(link.armed), reverse=True)
+        monkeypatch.setattr(Connection, "_deadline", lambda self, due=due: due)
+        connection.arm(wire.now)
+        assert connection.armed == sorted(set(connection.armed), reverse=True)
         if dice.random() < 0.3:
-            link.armed.pop()
+            connection.armed.pop()

@@ -1,4 +1,4 @@
-"""Why a session was refused, in `www-authenticate`: what is written is read."""
+"""The reason of a rejection in `www-authenticate`, written and read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which stream goes first on a path that cannot take everything at once, on both ways of sending."""
+"""The order of streams at a bottleneck, on the fast path and with aioquic."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_what_is_more_urgent_overtakes(pairing: Pairing) -> None:
     before = got(lab, 3)
     write(lab, 7, 100_000, 2)
     lab.run(lambda: 7 in lab.client.finished)
-    # no more than what was in flight or in the queue of the path when the urgent stream came
+    # no more than was in flight or in the path's queue when the urgent stream came
     assert got(lab, 3) - before < 120_000
     lab.run(lambda: 3 in lab.client.finished)
     lab.settle()
@@ -40,7 +40,7 @@ def test_what_is_more_urgent_overtakes(pairing: Pairing) -> None:
 
 
 def test_one_after_the_other(pairing: Pairing) -> None:
-    """The order of the calls does not matter, that of the urgency does."""
+    """The order of calls does not matter, that of urgency does."""
     lab = narrow(pairing)
     for stream_id, priority in ((3, 1), (7, 3), (11, 2), (15, 4)):
         lab.server.quic.write_stream(stream_id, [bytes(100_000)], fin=True, order=(priority, 0))
@@ -56,7 +56,7 @@ def test_one_after_the_other(pairing: Pairing) -> None:
 
 
 def test_a_stream_without_a_window_stops_no_other(pairing: Pairing) -> None:
-    """The peer does not read the urgent one; what is less urgent goes on."""
+    """The peer does not read the urgent one; less urgent ones continue."""
     lab = narrow(pairing, stream_window=50_000)
     receive_more = lab.client.quic._next_stream_limit
     lab.client.quic._next_stream_limit = lambda stream: None  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Ports that the system chooses."""
+"""Ports chosen by the system."""
 
 from __future__ import annotations
 

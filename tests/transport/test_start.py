@@ -1,4 +1,4 @@
-"""A server's connection begins with less work than aioquic's, says the same, and forgets its handshake."""
+"""A server's connection starts with less work than aioquic's, sends the same, and frees its handshake state."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from relay.runtime import SYSTEM
 from relay.transport.quic.compat import Credentials
 from relay.transport.quic.endpoint import Endpoint
 from relay.transport.quic.fast import handshake, secrets, start
+from relay.transport.quic.fast.client_hello import read_client_hello
 from relay.transport.quic.fast.connection import FastConnection
-from relay.transport.quic.fast.hello import read_client_hello
 from relay.transport.quic.fast.streams import FastStream
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.session import StreamData
@@ -49,7 +49,7 @@ VERSIONS = QuicProtocolVersion.VERSION_1, QuicProtocolVersion.VERSION_2
 
 @pytest.fixture(autouse=True)
 def pairing() -> Iterator[None]:
-    before, Wire.pairing = Wire.pairing, ("stock", "fast")
+    before, Wire.pairing = Wire.pairing, ("aioquic", "fast")
     yield
     Wire.pairing = before
 
@@ -69,7 +69,7 @@ def fast_server(configuration: QuicConfiguration, cid: bytes = b"original") -> F
     )
 
 
-def stock_server(configuration: QuicConfiguration, cid: bytes = b"original") -> Any:
+def aioquic_server(configuration: QuicConfiguration, cid: bytes = b"original") -> Any:
     return QuicConnection(configuration=configuration, original_destination_connection_id=cid)
 
 
@@ -77,8 +77,8 @@ def stock_server(configuration: QuicConfiguration, cid: bytes = b"original") -> 
 
 
 def test_it_has_what_aioquics_constructor_makes() -> None:
-    """An attribute that is new or gone, or has another value, is found here."""
-    ours, theirs = vars(fast_server(configured())), vars(stock_server(configured()))
+    """Finds attributes that are new, missing or different."""
+    ours, theirs = vars(fast_server(configured())), vars(aioquic_server(configured()))
     expected = set(theirs) - {"_QuicConnection__frame_handlers"}
     assert expected <= set(ours)
     replaced = {
@@ -128,7 +128,7 @@ def test_a_new_kind_of_state_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_frame_handlers_are_aioquics() -> None:
-    theirs = vars(stock_server(configured()))["_QuicConnection__frame_handlers"]
+    theirs = vars(aioquic_server(configured()))["_QuicConnection__frame_handlers"]
     quic = fast_server(configured())
     table = quic._QuicConnection__frame_handlers
     assert set(table.names) == set(theirs)
@@ -158,7 +158,7 @@ def test_the_quiet_logger_can_what_aioquic_asks_for(caplog: pytest.LogCaptureFix
 
 def test_transport_parameters_are_aioquics() -> None:
     for version in VERSIONS:
-        ours, theirs = fast_server(configured()), stock_server(configured())
+        ours, theirs = fast_server(configured()), aioquic_server(configured())
         parsed = []
         for quic in (ours, theirs):
             quic._version = version
@@ -264,7 +264,7 @@ def client_of(
     on_ticket: Callable[[tls.SessionTicket], None] | None = None,
     **options: Any,
 ) -> QuicConnection:
-    """A client that begins with the last of `versions` and would like to speak the first."""
+    """A client that begins with the last of `versions` and prefers the first."""
     configuration = QuicConfiguration(is_client=True, alpn_protocols=["x"], verify_mode=0, **options)
     configuration.supported_versions = list(versions)
     configuration.original_version = versions[-1]
@@ -280,7 +280,7 @@ def server_for(client: QuicConnection, configuration: QuicConfiguration) -> Fast
 @pytest.mark.parametrize("versions", [VERSIONS[:1], VERSIONS[1:], VERSIONS, VERSIONS[::-1]])
 @pytest.mark.parametrize("suite", list(secrets.SUITES))
 def test_every_cipher_in_every_version(suite: CipherSuite, versions: tuple[int, ...]) -> None:
-    """The last two pairs change the version on the way (RFC 9368), and with it the Initial keys."""
+    """The last two pairs change the version (RFC 9368), and with it the Initial keys."""
     client = client_of(versions, cipher_suites=[suite])
     server = server_for(client, configured())
     talk(client, server)
@@ -373,14 +373,14 @@ def test_a_certificate_is_encoded_once() -> None:
 
 
 def test_no_ticket_is_given_and_none_is_taken() -> None:
-    """A pre-shared key that a client offers is not looked at: the handshake is a whole one."""
+    """A client's pre-shared key is ignored: the handshake is a full one."""
     tickets: list[tls.SessionTicket] = []
     client = client_of(on_ticket=tickets.append)
     talk(client, server_for(client, configured()))
     assert completed(client) is not None
     assert not tickets
     client = client_of(on_ticket=tickets.append)
-    elsewhere = stock_server(configured(), client.original_destination_connection_id)
+    elsewhere = aioquic_server(configured(), client.original_destination_connection_id)
     elsewhere._session_ticket_handler = lambda ticket: None
     talk(client, elsewhere)
     (ticket,) = tickets
@@ -421,7 +421,7 @@ def answer(context: tls.Context, message: bytes) -> Any:
     )
 
 
-def stock_context() -> tls.Context:
+def aioquic_context() -> tls.Context:
     context = tls.Context(is_client=False, alpn_protocols=["x"])
     context.certificate, context.certificate_private_key = PAIR.certificate, PAIR.key
     return context
@@ -435,7 +435,7 @@ def lean_context() -> tls.Context:
 
 
 def test_the_context_has_what_aioquics_has() -> None:
-    ours, theirs = vars(lean_context()), vars(stock_context())
+    ours, theirs = vars(lean_context()), vars(aioquic_context())
     assert set(theirs) <= set(ours)
     for name in set(theirs) - {"certificate", "certificate_private_key", "update_traffic_key_cb"}:
         assert ours[name] == theirs[name], name
@@ -499,14 +499,14 @@ def test_a_hello_with_every_kind_of_extension_is_read() -> None:
 
 def test_broken_hellos_are_answered_as_by_aioquic() -> None:
     good = hello()
-    assert answer(lean_context(), good) == answer(stock_context(), good)
+    assert answer(lean_context(), good) == answer(aioquic_context(), good)
     dice = random.Random(7)
     answers = set()
     for _ in range(2000):
         data = bytearray(good)
         for _ in range(dice.choice([1, 1, 2, 5])):
             data[dice.randrange(len(data))] = dice.randrange(256)
-        ours, theirs = answer(lean_context(), bytes(data)), answer(stock_context(), bytes(data))
+        ours, theirs = answer(lean_context(), bytes(data)), answer(aioquic_context(), bytes(data))
         assert ours == theirs, bytes(data).hex()
         answers.add(ours[0])
     assert len(answers) > 8
@@ -520,7 +520,7 @@ def test_a_wrong_finished_is_refused() -> None:
         context.handle_message(b"\x14\x00\x00\x30" + bytes(48), buffers)
 
 
-# -- what is forgotten
+# -- freed state
 
 
 class Opened:
@@ -552,7 +552,7 @@ def test_nothing_is_left_of_the_handshake() -> None:
     quic = Opened().quic
     assert set(quic._crypto_streams) == set(quic._spaces) == set(quic._cryptos) == {Epoch.ONE_RTT}
     assert not quic._crypto_buffers
-    assert quic.tls is start._OVER
+    assert quic.tls is start._FINISHED
     assert quic._loss.spaces == [quic._spaces[Epoch.ONE_RTT]]
 
 
@@ -560,8 +560,8 @@ def test_packets_of_the_handshake_do_no_harm_afterwards() -> None:
     opened = Opened()
     before = opened.quic._spaces[Epoch.ONE_RTT].largest_received_packet
     for data in list(opened.kept):
-        opened.wire.server_link.receive(data, CLIENT, opened.wire.now)
-        opened.wire.server_link.drained(opened.wire.now)
+        opened.wire.server_connection.receive(data, CLIENT, opened.wire.now)
+        opened.wire.server_connection.drained(opened.wire.now)
     opened.wire.run()
     assert opened.quic._spaces[Epoch.ONE_RTT].largest_received_packet == before
     assert start._NO_SPACE.largest_received_packet == -1
@@ -575,7 +575,7 @@ def test_packets_of_the_handshake_do_no_harm_afterwards() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("late", [False, True])
 def test_an_initial_of_somebody_else_does_no_harm(version: int, late: bool) -> None:
-    """Everybody on the path can make Initial packets: a close in one must not end a connection that has begun."""
+    """Anyone on the path can forge Initial packets: a close in one must not end an established connection."""
     opened = Opened()
     if late:
         opened.still_works()
@@ -588,8 +588,8 @@ def test_an_initial_of_somebody_else_does_no_harm(version: int, late: bool) -> N
     (data, _), *_ = forged.datagrams_to_send(1.0)
     forged.close(error_code=1, frame_type=0)
     for each in (data, *(packet for packet, _ in forged.datagrams_to_send(1.0))):
-        opened.wire.server_link.receive(each, CLIENT, opened.wire.now)
-        opened.wire.server_link.drained(opened.wire.now)
+        opened.wire.server_connection.receive(each, CLIENT, opened.wire.now)
+        opened.wire.server_connection.drained(opened.wire.now)
     if not late:
         opened.still_works()
     assert opened.quic._state is QuicConnectionState.CONNECTED
@@ -606,10 +606,10 @@ def test_initial_keys_are_not_made_again_once_their_space_is_discarded() -> None
 
 @pytest.mark.parametrize("data", [b"\x18\x00\x00\x01\x00", b"\x14", bytes(4)])
 def test_tls_after_the_handshake_ends_the_connection(data: bytes) -> None:
-    """As RFC 9001, 6 wants it for a KeyUpdate message."""
+    """RFC 9001, 6 demands it for a KeyUpdate message."""
     opened = Opened()
     opened.wire.client_quic._crypto_streams[Epoch.ONE_RTT].sender.write(data)
-    opened.wire.client_link.touch()
+    opened.wire.client_connection.touch()
     opened.wire.run()
     close = opened.wire.client_quic._close_event
     assert isinstance(close, ConnectionTerminated)
@@ -618,7 +618,7 @@ def test_tls_after_the_handshake_ends_the_connection(data: bytes) -> None:
 
 @pytest.mark.parametrize("lost", range(1, 6))
 def test_what_follows_the_handshake_is_repeated_when_lost(lost: int) -> None:
-    """HANDSHAKE_DONE and NEW_CONNECTION_ID, in whichever packet they are."""
+    """HANDSHAKE_DONE and NEW_CONNECTION_ID, in any packet."""
     wire = Wire()
     count = 0
 
@@ -635,7 +635,9 @@ def test_what_follows_the_handshake_is_repeated_when_lost(lost: int) -> None:
     assert wire.client_quic._handshake_confirmed
     assert len(wire.client_quic._peer_cid_available) == start.CONNECTION_IDS - 1
     issued = {each.cid for each in wire.server_quic._host_cids[1:]}
-    assert {each.cid for each in wire.client_quic._peer_cid_available} == issued == wire.server_link.cids
+    assert (
+        {each.cid for each in wire.client_quic._peer_cid_available} == issued == wire.server_connection.cids
+    )
 
 
 def test_used_connection_ids_are_replaced() -> None:
@@ -644,11 +646,11 @@ def test_used_connection_ids_are_replaced() -> None:
     seen = {wire.client_quic._peer_cid.cid}
     for _ in range(10):
         wire.client_quic.change_connection_id()
-        wire.client_link.touch()
+        wire.client_connection.touch()
         wire.run()
         seen.add(wire.client_quic._peer_cid.cid)
         assert len(wire.server_quic._host_cids) == start.CONNECTION_IDS
-        assert {each.cid for each in wire.server_quic._host_cids} - seen <= wire.server_link.cids
+        assert {each.cid for each in wire.server_quic._host_cids} - seen <= wire.server_connection.cids
     assert len(seen) == 11
     assert len(wire.server_quic._peer_cid_available) <= start.CONNECTION_IDS
 
@@ -658,7 +660,7 @@ def test_a_peer_that_gives_more_ids_than_announced_is_refused() -> None:
     client: Any = opened.wire.client_quic
     client._remote_active_connection_id_limit = 8
     client._replenish_connection_ids()
-    opened.wire.client_link.touch()
+    opened.wire.client_connection.touch()
     opened.wire.run()
     close = client._close_event
     assert close is not None
@@ -699,7 +701,7 @@ def test_a_ping_is_answered_at_once() -> None:
     opened.still_works()
     opened.wire.client_quic.send_ping(5)
     at = opened.wire.now
-    opened.wire.client_link.transmit(at)
+    opened.wire.client_connection.transmit(at)
     opened.wire._exchange()
     assert opened.wire.now == at
     assert opened.quic._spaces[Epoch.ONE_RTT].ack_at is None
@@ -714,63 +716,63 @@ async def test_newcomers_in_every_turn_do_not_silence_others() -> None:
         def transmit(self, now: float) -> None:
             self.times += 1
 
-    endpoint, link = Endpoint(QuicSettings(), SYSTEM), Told()
+    endpoint, connection = Endpoint(QuicSettings(), SYSTEM), Told()
     for _ in range(20):
-        endpoint._patient = True  # as each request for a session sets it
-        endpoint.touch(link)  # type: ignore[arg-type]
+        endpoint._delay_transmit = True  # set by each session request
+        endpoint.touch(connection)  # type: ignore[arg-type]
         await asyncio.sleep(0)
-    assert link.times >= 9
+    assert connection.times >= 9
 
 
 def test_distant_deadlines_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Opened()
-    link = opened.wire.server_link
+    connection = opened.wire.server_connection
     armed: list[float] = []
     monkeypatch.setattr(
-        type(opened.wire.server_side), "arm", lambda side, deadline, link: armed.append(deadline)
+        type(opened.wire.server_side), "arm", lambda side, deadline, connection: armed.append(deadline)
     )
     for step in range(40):
-        link.armed.clear()
+        connection.armed.clear()
         opened.wire.now += 0.01
-        link.heard = opened.wire.now
-        link.arm(opened.wire.now)
-        due = link._deadline()
+        connection.last_received = opened.wire.now
+        connection.arm(opened.wire.now)
+        due = connection._deadline()
         assert due is not None
         assert due > opened.wire.now + 1, step
         assert due <= armed[-1] < due + 0.126
     assert len(set(armed)) <= 5
 
 
-def test_a_connection_that_is_let_go_leaves_no_ring() -> None:
+def test_a_released_connection_leaves_no_reference_cycle() -> None:
     opened = Opened()
     quic: Any = opened.quic
-    link = opened.wire.server_link
-    quic.let_go()
-    link.left()
+    connection = opened.wire.server_connection
+    quic.release()
+    connection.left()
     gone = weakref.ref(quic)
-    opened.quic = opened.wire.server_quic = link.quic = None  # type: ignore[assignment]
+    opened.quic = opened.wire.server_quic = connection.quic = None  # type: ignore[assignment]
     del quic
     assert gone() is None
 
 
 def test_a_dead_peer_is_found_by_a_relay_that_pauses_all_the_time() -> None:
-    """Each pause gave it half the idle time-out anew."""
+    """Each pause restarted half of the idle time-out."""
     wire = Opened().wire
-    link, quic = wire.server_link, wire.server_quic
+    connection, quic = wire.server_connection, wire.server_quic
     begin = now = wire.now
     while quic._close_at is not None and quic._close_at > now:
         now += 0.5
-        link.resume(now, 0.3)
-        assert now < begin + 3 * link.idle_timeout
-    assert now > begin + link.idle_timeout  # the pauses are not counted
+        connection.resume(now, 0.3)
+        assert now < begin + 3 * connection.idle_timeout
+    assert now > begin + connection.idle_timeout  # the pauses are not counted
 
 
 def test_a_live_peer_is_given_time_after_a_long_pause() -> None:
     wire = Opened().wire
-    link, quic = wire.server_link, wire.server_quic
+    connection, quic = wire.server_connection, wire.server_quic
     now = wire.now + 3600
-    link.resume(now, 3600)
-    assert quic._close_at == now + link.idle_timeout / 2
+    connection.resume(now, 3600)
+    assert quic._close_at == now + connection.idle_timeout / 2
 
 
 async def test_one_pause_counts_once() -> None:
@@ -781,15 +783,15 @@ async def test_one_pause_counts_once() -> None:
         def resume(self, _now: float, seconds: float) -> None:
             late.append(seconds)
 
-    endpoint.links = {Fake()}  # type: ignore[arg-type]
+    endpoint.connections = {Fake()}  # type: ignore[arg-type]
     endpoint._notice_stall(10.0, 11.0)
     endpoint._notice_stall(9.5, 11.01)
     endpoint._notice_stall(11.0, 11.5)
     assert late == [1.0, 0.5]
 
 
-def test_streams_of_a_connection_that_breaks_off_leave_no_ring() -> None:
-    """They go at once, with all that was not acknowledged: nobody waits for the garbage collector."""
+def test_streams_of_a_failed_connection_leave_no_reference_cycle() -> None:
+    """They are freed at once, with all unacknowledged data, without the garbage collector."""
 
     def streams() -> int:
         return sum(type(thing) is FastStream for thing in gc.get_objects())
@@ -806,7 +808,7 @@ def test_streams_of_a_connection_that_breaks_off_leave_no_ring() -> None:
     gc.disable()
     try:
         held = streams()
-        quic.let_go()
+        quic.release()
         assert streams() <= held - 20
     finally:
         gc.enable()

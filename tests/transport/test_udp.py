@@ -1,4 +1,4 @@
-"""UDP sockets: answers leave from the address that was asked, and one destination's refusal concerns nobody else."""
+"""UDP sockets: answers leave from the address that received; one destination's refusal affects no other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 and segmen
 
 
 class Echo:
-    """Answers each datagram with as many as it says, at once."""
+    """Answers each datagram with the requested number of datagrams."""
 
     def __init__(self) -> None:
         self.addresses: list[Address] = []
@@ -40,7 +40,7 @@ class Echo:
 
 
 def asked(host: str, port: int) -> socket.socket:
-    """A client as all of QUIC's are: connected, so that it hears its server's address and no other."""
+    """A connected client socket, which receives from one address only."""
     client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     client.setblocking(False)
     client.bind(("127.0.0.1", 0))
@@ -78,7 +78,7 @@ async def test_answers_leave_from_the_address_that_was_asked(
 
 @linux
 async def test_one_peer_that_asks_two_addresses_is_on_two_paths() -> None:
-    """As RFC 9000 means it: both ends' addresses make a path, so its validation begins anew."""
+    """RFC 9000: both ends' addresses make a path, so validation begins anew."""
     echo = Echo()
     [sock] = bind_udp("0.0.0.0", 0)
     server = UdpSocket(sock, echo, buffer=65536, now=time.monotonic, answers=True)
@@ -118,7 +118,7 @@ async def test_what_waits_for_a_full_socket_leaves_from_there_too(monkeypatch: p
 
 
 def test_a_source_names_its_interface_only_where_it_must() -> None:
-    """Else the routes decide, as they do for TCP."""
+    """Otherwise the routes decide, as for TCP."""
     ipv6 = (socket.IPPROTO_IPV6, offload._IPV6_INFO)
 
     def source(text: str) -> offload.Source:
@@ -211,7 +211,7 @@ async def test_a_destination_that_refused_segments_is_tried_again_later(
 
 
 @linux
-async def test_what_is_known_of_refusals_is_bounded_and_told_seldom(
+async def test_records_of_refusals_are_bounded_and_rarely_logged(
     picky: Callable[[], UdpSocket], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "relay")

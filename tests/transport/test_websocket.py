@@ -1,4 +1,4 @@
-"""Sessions made of messages, without sockets: two of them joined back to back, on a clock that the test turns."""
+"""Message-based sessions without sockets: two joined end to end, with a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FRAMINGS: list[Draft | None] = [None, *Draft]
 
 
 class Wire:
-    """Two sessions; what one sends goes to the other in turn, and is kept."""
+    """Two sessions; messages are delivered in turn, and kept."""
 
     def __init__(
         self, draft: Draft | None, limits: Limits = SMALL, version: Version | None = Version.LITE_06
@@ -72,7 +72,7 @@ class Wire:
         self.sent: dict[FramedSession, list[Outgoing]] = {self.client: [], self.server: []}
 
     async def settle(self, rounds: int = 200) -> None:
-        """Until neither has anything to say."""
+        """Deliver until neither has anything to send."""
         for _ in range(rounds):
             moved = self.move(self.client, self.server) + self.move(self.server, self.client)
             await asyncio.sleep(0)
@@ -81,7 +81,7 @@ class Wire:
         raise AssertionError("they never stop")
 
     def move(self, source: FramedSession, target: FramedSession, count: int = 1_000) -> int:
-        """Carry messages one way."""
+        """Deliver messages in one direction."""
         for number in range(count):
             outgoing = source.next_message()
             if outgoing is None:
@@ -100,7 +100,7 @@ class Wire:
         return count
 
     def frames(self, source: FramedSession, draft: Draft) -> list[Frame]:
-        """What was sent, taken apart."""
+        """The frames that were sent."""
         messages = [out.data for out in self.sent[source] if out.opcode is Opcode.BINARY]
         return [frame for message in messages for frame in decode_message(message, draft)]
 
@@ -115,7 +115,7 @@ def draft(request: pytest.FixtureRequest) -> Draft | None:
     return found
 
 
-# -- which framing
+# -- choice of framing
 
 
 def names(found: Sequence[Choice]) -> list[str]:
@@ -157,7 +157,7 @@ def test_choice(offered: list[str], expected: Choice) -> None:
 def test_nothing_in_common() -> None:
     assert choose(["qmux-03", "chat"], tuple(Version)) is None
     assert choose(["qmux-02.moq-lite-05"], (Version.LITE_06,)) is None
-    # Without a version in the name only SETUP can agree on one, and that knows the two oldest.
+    # Without a version in the name only SETUP can negotiate one, between the two oldest.
     for offered in ([], ["webtransport"], ["qmux-02"], ["qmux-02.moql"]):
         assert choose(offered, (Version.LITE_03, Version.LITE_06)) is None
         assert choose(offered, (Version.LITE_01,)) is not None
@@ -228,7 +228,7 @@ async def test_a_stream_that_waits_can_be_made_more_urgent(draft: Draft | None) 
     await wire.settle()
     first, second, third = wire.at_server.finished
     assert [stream.id for stream in streams] == [first, second, third]
-    streams[0].prioritize(1)  # it is over: nothing happens
+    streams[0].prioritize(1)  # over: nothing happens
     await wire.settle()
     assert len(wire.at_server.finished) == 3
 
@@ -433,7 +433,7 @@ def lone(
     limits: Limits = SMALL,
     version: Version = Version.LITE_06,
 ) -> tuple[QmuxSession, Recorder, list[float]]:
-    """A server's session whose peer is the test."""
+    """A server's session; the test is its peer."""
     clock = [100.0]
     choice = Choice("name", draft, version)
     session = make_session(
@@ -460,7 +460,7 @@ def data(stream_id: int, size: int, *, fin: bool = False, offset: int = 0) -> by
 
 
 async def closed(session: FramedSession, seen: Recorder, reason: str) -> None:
-    """It was closed for that reason, and the peer is told."""
+    """The session was closed for that reason, and the peer was sent a close."""
     await asyncio.sleep(0)
     assert seen.closed is not None
     assert reason in seen.closed.reason
@@ -557,7 +557,7 @@ async def test_data_beyond_the_limits(draft: Draft, monkeypatch: pytest.MonkeyPa
     for _ in range(2):
         session.receive(data(2, 16_000))
     assert not session.ended
-    # More was granted by now, but the peer was not told: it may not send more than it knows of.
+    # The peer was not sent the new limit: it must not exceed the old one.
     session.receive(data(2, 16_000))
     await closed(session, seen, "stream 2 exceeds its limit of 40000 bytes")
 
@@ -578,7 +578,7 @@ async def test_limits_grow_with_what_is_passed_on() -> None:
     session.receive(data(2, 16_000))
     session.receive(data(2, 16_000))
     assert set(drain(session, Draft.QMUX_02)) == {MaxData(148_000), MaxStreamData(2, 148_000)}
-    # A reset uses up what it did not send, and that is granted anew at once.
+    # A reset uses up its unsent bytes, which are granted again at once.
     session.receive(ResetStream(2, 0, 60_000).encode())
     session.receive(ResetStream(0, 0, 88_000).encode())
     assert MaxData(248_000) in drain(session, Draft.QMUX_02)
@@ -596,7 +596,7 @@ async def test_streams_are_granted_as_they_end() -> None:
             granted = frame.limit
     await asyncio.sleep(0)
     assert len(seen.finished) == 1_000
-    # Those that were left out are open, too, and only their end makes room.
+    # Skipped indexes are open, too, and only their end returns credit.
     session.receive(data(2 + 4 * (granted - 1), 1, fin=True))
     assert not session.ended
     assert session.stats().streams == 0
@@ -641,7 +641,8 @@ async def test_what_we_send_waits_for_the_peer() -> None:
             found[frame.stream_id] = found.get(frame.stream_id, 0) + len(frame.data)
         return found
 
-    # The most urgent first, up to its own limit, then the next one up to that of the session; the third may not open.
+    # The most urgent first, up to its own limit, then the next one up to that of the session; the third
+    # cannot open.
     assert sent() == {3: 20_000, 7: 10_000}
     assert [stream.unsent for stream in streams] == [25_000, 15_000, 5_000]
     assert streams[0].id == -1

@@ -1,6 +1,6 @@
-"""A network in a variable: two links joined without sockets, on a clock that the test turns.
+"""Two connections joined without sockets, on a clock that the test advances.
 
-`Wire` carries datagrams between them at once, may lose them, and jumps to the next deadline when all is quiet.
+`Wire` delivers datagrams at once, may lose them, and jumps to the next deadline when idle.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, ClassVar, TypeAlias, cast
 
 from relay.model.pace import LogThrottle
 from relay.transport.quic.certificates import CertificatePair, generate_certificate
+from relay.transport.quic.connection import Connection, Handler
 from relay.transport.quic.endpoint import Endpoint, connection_class, quic_configuration
-from relay.transport.quic.link import Handler, Link
 from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.udp import UdpSocket
@@ -35,8 +35,8 @@ from relay.wire.version import Version, alpns_for
 
 Pairing: TypeAlias = tuple[str, str]
 
-WAYS: dict[str, dict[str, Any]] = {"fast": {}, "pure": {"native": False}, "stock": {"fast": False}}
-"""Settings of the compiled kernel, of the same in Python, and of aioquic's own way."""
+WAYS: dict[str, dict[str, Any]] = {"fast": {}, "pure": {"native": False}, "aioquic": {"fast": False}}
+"""Settings of the compiled kernel, the same in Python, and aioquic."""
 
 CLIENT = ("192.0.2.1", 1000)
 SERVER = ("192.0.2.2", 443)
@@ -104,7 +104,7 @@ class _Socket:
 
 
 class _Side:
-    """What a link needs of its endpoint."""
+    """The endpoint of a connection."""
 
     def __init__(self, wire: Wire, settings: QuicSettings) -> None:
         self.wire = wire
@@ -112,8 +112,8 @@ class _Side:
         self.refused: Counter[str] = Counter()
         self.failures = LogThrottle()
         self.packet_time = math.inf
-        self.said: list[Link] = []
-        self.factory: Callable[[Link, str], Handler] | None = None
+        self.said: list[Connection] = []
+        self.factory: Callable[[Connection, str], Handler] | None = None
 
     def now(self) -> float:
         return self.wire.now
@@ -124,43 +124,43 @@ class _Side:
     def call_soon(self, callback: Callable[[], None]) -> None:
         callback()
 
-    def touch(self, link: Link) -> None:
-        self.wire.dirty[link] = None
+    def touch(self, connection: Connection) -> None:
+        self.wire.dirty[connection] = None
 
-    def arm(self, deadline: float, link: Link) -> None:
-        """The wire asks the links themselves."""
+    def arm(self, deadline: float, connection: Connection) -> None:
+        """The wire asks the connections itself."""
 
-    def watch(self, link: Link, deadline: float) -> None:
+    def watch(self, connection: Connection, deadline: float) -> None:
         """As for `arm`."""
 
-    def unwatch(self, link: Link) -> None:
+    def unwatch(self, connection: Connection) -> None:
         """As for `arm`."""
 
-    def add_route(self, cid: bytes, link: Link) -> None:
-        link.cids.add(cid)
+    def add_route(self, cid: bytes, connection: Connection) -> None:
+        connection.cids.add(cid)
 
-    def drop_route(self, cid: bytes, link: Link) -> None:
-        link.cids.discard(cid)
+    def drop_route(self, cid: bytes, connection: Connection) -> None:
+        connection.cids.discard(cid)
 
-    def negotiated(self, link: Link, alpn: str) -> Handler:
+    def negotiated(self, connection: Connection, alpn: str) -> Handler:
         assert self.factory is not None
-        return self.factory(link, alpn)
+        return self.factory(connection, alpn)
 
-    def handshake_done(self, link: Link) -> bool:
+    def handshake_done(self, connection: Connection) -> bool:
         return True
 
-    def said_goodbye(self, link: Link) -> None:
-        self.said.append(link)
+    def on_close(self, connection: Connection) -> None:
+        self.said.append(connection)
 
-    def remove(self, link: Link) -> None:
-        link.left()
+    def remove(self, connection: Connection) -> None:
+        connection.left()
 
 
 class Wire:
     """Client and server, joined."""
 
     pairing: ClassVar[Pairing] = ("fast", "fast")
-    """Who makes the packets of the client and of the server; set by the fixture of that name."""
+    """Packet implementations of client and server; set by the fixture of that name."""
 
     def __init__(
         self,
@@ -171,14 +171,14 @@ class Wire:
         client_settings: QuicSettings | None = None,
         server_settings: QuicSettings | None = None,
         alpns: list[str] | None = None,
-        client_handler: Callable[[Link, str], Handler] | None = None,
+        client_handler: Callable[[Connection, str], Handler] | None = None,
         path: str = "/demo/cam",
         query: str = "jwt=secret",
         answer: Callable[[SessionRequest], Any] | None = None,
     ) -> None:
         self.now = 100.0
         self.flying: deque[tuple[str, bytes, tuple[str, int]]] = deque()
-        self.dirty: dict[Link, None] = {}
+        self.dirty: dict[Connection, None] = {}
         self.lose: Callable[[str, bytes], bool] = lambda target, data: False
         self.requests: list[SessionRequest] = []
         self._client: QuicSession | None = None
@@ -193,21 +193,21 @@ class Wire:
         if alpns is None:
             alpns = offers if kind == "quic" else ["h3"]
 
-        def client(link: Link, alpn: str) -> Handler:
+        def client(connection: Connection, alpn: str) -> Handler:
             session: QuicSession
             if kind == "quic":
-                session = RawSession(link, alpn=alpn, is_client=True)
+                session = RawSession(connection, alpn=alpn, is_client=True)
             else:
                 session = WebTransportClientSession(
-                    link, authority="relay.test", path=path, query=query, protocols=offers
+                    connection, authority="relay.test", path=path, query=query, protocols=offers
                 )
             self._client = session
             return session
 
-        def server(link: Link, alpn: str) -> Handler:
+        def server(connection: Connection, alpn: str) -> Handler:
             if alpn == "h3":
-                return WebTransportServerSession(link, versions=versions, on_request=self._on_request)
-            return RawSession(link, alpn=alpn, is_client=False, on_request=self._on_request)
+                return WebTransportServerSession(connection, versions=versions, on_request=self._on_request)
+            return RawSession(connection, alpn=alpn, is_client=False, on_request=self._on_request)
 
         self.client_side.factory = client_handler or client
         self.server_side.factory = server
@@ -236,10 +236,10 @@ class Wire:
         to_server = cast("UdpSocket", _Socket(self, "server", CLIENT))
         to_client = cast("UdpSocket", _Socket(self, "client", SERVER))
         endpoints = [cast("Endpoint", side) for side in sides]
-        self.client_link = Link(endpoints[0], to_server, self.client_quic, SERVER, self.now)
-        self.server_link = Link(endpoints[1], to_client, self.server_quic, CLIENT, self.now)
+        self.client_connection = Connection(endpoints[0], to_server, self.client_quic, SERVER, self.now)
+        self.server_connection = Connection(endpoints[1], to_client, self.server_quic, CLIENT, self.now)
         self.client_quic.connect(SERVER, self.now)
-        self.client_link.touch()
+        self.client_connection.touch()
 
     @property
     def client(self) -> QuicSession:
@@ -257,7 +257,7 @@ class Wire:
         return self.client, self.server
 
     def run(self, rounds: int = 10_000) -> None:
-        """Exchange packets until nothing is left to say for now. Short timers (ACKs, pacing) are served on the way."""
+        """Exchange packets until both are idle. Serves short timers (ACKs, pacing) on the way."""
         for _ in range(rounds):
             self._exchange()
             due = self._next_deadline()
@@ -268,7 +268,7 @@ class Wire:
         raise AssertionError("the exchange does not end")
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, with everything that falls into it."""
+        """Let time pass, and serve all timers."""
         end = self.now + seconds
         while True:
             self._exchange()
@@ -282,28 +282,34 @@ class Wire:
         self._exchange()
 
     def _next_deadline(self) -> float | None:
-        links = [link for link in (self.client_link, self.server_link) if not link.gone]
-        deadlines = [at for link in links for at in (link._deadline(), link.quic.probe_at())]
+        connections = [
+            connection
+            for connection in (self.client_connection, self.server_connection)
+            if not connection.gone
+        ]
+        deadlines = [
+            at for connection in connections for at in (connection._deadline(), connection.quic.probe_at())
+        ]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _fire(self) -> None:
-        for link in (self.client_link, self.server_link):
-            link.on_timer(self.now)
+        for connection in (self.client_connection, self.server_connection):
+            connection.on_timer(self.now)
 
     def _exchange(self) -> None:
         while self.flying or self.dirty:
-            received: dict[Link, None] = {}
+            received: dict[Connection, None] = {}
             while self.flying:
                 target, data, source = self.flying.popleft()
                 if self.lose(target, data):
                     continue
-                link = self.client_link if target == "client" else self.server_link
-                if not link.gone:
-                    link.receive(data, source, self.now)
-                    received[link] = None
-            for link in received:
-                link.drained(self.now)
+                connection = self.client_connection if target == "client" else self.server_connection
+                if not connection.gone:
+                    connection.receive(data, source, self.now)
+                    received[connection] = None
+            for connection in received:
+                connection.drained(self.now)
             dirty, self.dirty = self.dirty, {}
-            for link in dirty:
-                if not link.gone:
-                    link.transmit(self.now)
+            for connection in dirty:
+                if not connection.gone:
+                    connection.transmit(self.now)

@@ -1,1 +1,1 @@
-"""QUIC: endpoint, connections, streams, certificates. Only `compat.py` reaches into aioquic."""
+"""QUIC: endpoint, connections, streams, certificates. `compat.py` and `fast/` use private names of aioquic."""

@@ -1,11 +1,11 @@
-"""Who may begin a QUIC connection: the limits on connections and handshakes, and the proof that an address is real.
+"""Limits on new QUIC connections and handshakes, and address validation.
 
-Owns the slots that connections take and the tokens of Retry packets (RFC 9000, 8.1.2). Must never touch a socket or a
-connection: it looks at the header of a first packet, and says what to do or what to answer. The server's endpoint asks it.
+Owns the slots of connections and the Retry tokens (RFC 9000, 8.1.2). Must never touch a socket or a
+connection: it reads the header of a first packet and decides. The server's endpoint calls it.
 
-An Initial may come from a forged address. Such ones can take `handshakes_unverified` slots and no more: beyond it an
-address has to be proven by sending back a token, which costs the client a round trip and us no memory. Only what is
-proven, by a token or by the end of the handshake, counts for an address, so nobody can use up the slots of another.
+An Initial may come from a forged address. Unverified addresses share `handshakes_unverified` slots; beyond
+them a client proves its address by returning a token, which costs it a round trip and us no memory. Only a
+verified address is charged, so nobody can use up the slots of another.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 from relay.model.address import address_of
 from relay.model.limits import Limits
 from relay.transport.quic import compat
-from relay.transport.quic.link import Link
+from relay.transport.quic.connection import Connection
 from relay.transport.quic.udp import Address
 from relay.transport.slots import Slots
 
 MARK: Final = b"retry:"
-"""What our tokens begin with. One without it is of another server, and means nothing (RFC 9000, 8.1.3)."""
+"""Prefix of our tokens. A token without it is another server's and is ignored (RFC 9000, 8.1.3)."""
 
 RETRY_ID: Final = 8
-"""Bytes of the connection id that a Retry packet gives."""
+"""Bytes of the connection id in a Retry packet."""
 
 
-class Welcome(NamedTuple):
+class Admitted(NamedTuple):
     """A connection may begin."""
 
     remote: str
-    """What its address counts as."""
+    """The key of its address."""
 
     original_cid: bytes
-    """The destination connection id of the client's very first packet."""
+    """The destination connection id of the client's first packet."""
 
     retry_cid: bytes | None
-    """The id that our Retry gave, if the address is proven by one."""
+    """The connection id from our Retry, if the client has answered one."""
 
 
 class Admission:
@@ -51,7 +51,7 @@ class Admission:
     def __init__(
         self, limits: Limits, refused: Counter[str], addresses: Slots, now: Callable[[], float]
     ) -> None:
-        """`addresses` are the slots of `sessions_address`, which other transports fill as well."""
+        """`addresses` are the slots of `sessions_address`, shared with other transports."""
         self._sessions = Slots("sessions", limits.sessions, refused, now)
         self._addresses = addresses
         self._handshakes = Slots("handshakes", limits.handshakes, refused, now)
@@ -59,21 +59,21 @@ class Admission:
         self._verified = Slots("handshakes_address", limits.handshakes_address, refused, now)
         self._refused = refused
         self._tokens = QuicRetryTokenHandler()
-        self._unfinished: dict[Link, Welcome] = {}
-        self._present: dict[Link, str | None] = {}
-        """All connections, and what the address of each counts as, once it does."""
+        self._unfinished: dict[Connection, Admitted] = {}
+        self._present: dict[Connection, str | None] = {}
+        """All connections, with the key of the address if it is charged."""
 
     def use(self, limits: Limits) -> None:
-        """Other limits hold from now on; nobody has to go. Those per address of sessions are kept by their owner."""
+        """Apply other limits; connections continue. The owner of `sessions_address` changes that one."""
         self._sessions.limit = limits.sessions
         self._handshakes.limit = limits.handshakes
         self._unverified.limit = limits.handshakes_unverified
         self._verified.limit = limits.handshakes_address
 
-    def judge(self, header: QuicHeader, address: Address, now: float) -> Welcome | bytes | None:
-        """Look at the first packet of a connection: it may begin, or gets an answer, or none."""
+    def check(self, header: QuicHeader, address: Address, now: float) -> Admitted | bytes | None:
+        """Decide on the first packet of a connection: admit it, answer it, or drop it."""
         if self._handshakes.full():
-            # A flood: an answer would cost more than it tells, and a client repeats what is not answered.
+            # Under flood, answers cost more than they tell; a client repeats its packet.
             self._handshakes.refuse()
             return None
         remote, original = address_of(str(address[0])), None
@@ -86,7 +86,7 @@ class Admission:
                     now=now,
                 )
             except ValueError:
-                # The client takes no second Retry, so it would only wait.
+                # Clients take no second Retry (RFC 9000, 17.2.5.2).
                 self._refused["invalid_token"] += 1
                 return refusal(header, QuicErrorCode.INVALID_TOKEN)
         for slots, key in ((self._sessions, ""), (self._addresses, remote)):
@@ -97,68 +97,67 @@ class Admission:
             if self._verified.full(remote):
                 self._verified.refuse(remote)
                 return None
-            return Welcome(remote, original, header.destination_cid)
+            return Admitted(remote, original, header.destination_cid)
         if self._unverified.full():
             self._unverified.refuse()
             return self._retry(header, address, now)
-        return Welcome(remote, header.destination_cid, None)
+        return Admitted(remote, header.destination_cid, None)
 
-    def begin(self, link: Link, welcome: Welcome) -> None:
-        """`link` is the connection of `welcome`."""
+    def begin(self, connection: Connection, admitted: Admitted) -> None:
         self._sessions.enter()
         self._handshakes.enter()
-        self._unfinished[link] = welcome
-        self._present[link] = None
-        if welcome.retry_cid is None:
+        self._unfinished[connection] = admitted
+        self._present[connection] = None
+        if admitted.retry_cid is None:
             self._unverified.enter()
         else:
-            self._verified.enter(welcome.remote)
-            self._count(link, welcome.remote)
+            self._verified.enter(admitted.remote)
+            self._count(connection, admitted.remote)
 
-    def finish(self, link: Link) -> bool:
-        """The handshake of `link` is complete. Returns whether its address may have one more connection."""
-        welcome = self._end_handshake(link)
-        if welcome is None or welcome.retry_cid is not None:
+    def finish(self, connection: Connection) -> bool:
+        """End the handshake of `connection`. Returns whether its address may have one more connection."""
+        admitted = self._end_handshake(connection)
+        if admitted is None or admitted.retry_cid is not None:
             return True
-        if self._addresses.full(welcome.remote):
-            self._addresses.refuse(welcome.remote)
+        if self._addresses.full(admitted.remote):
+            self._addresses.refuse(admitted.remote)
             return False
-        self._count(link, welcome.remote)
+        self._count(connection, admitted.remote)
         return True
 
-    def end(self, link: Link) -> None:
-        """The connection is closed, though it may linger until the peer has heard of it.
+    def end(self, connection: Connection) -> None:
+        """The connection is closed, but may still repeat its close.
 
-        One from an address that nothing proves keeps its place so long: a first packet that is an error costs us nearly
-        as much as a handshake, and there may be a thousand a second. The address is proven first then.
+        An unverified address keeps its slot until then: invalid first packets cost nearly as much as
+        handshakes, and thousands may come. A full table makes later clients prove their address.
         """
-        welcome = self._unfinished.get(link)
-        if welcome is not None and welcome.retry_cid is not None:
-            self._end_handshake(link)
+        admitted = self._unfinished.get(connection)
+        if admitted is not None and admitted.retry_cid is not None:
+            self._end_handshake(connection)
 
-    def forget(self, link: Link) -> None:
-        """The connection is gone."""
-        self._end_handshake(link)
-        if link not in self._present:
+    def forget(self, connection: Connection) -> None:
+        """The connection is removed."""
+        self._end_handshake(connection)
+        if connection not in self._present:
             return
-        remote = self._present.pop(link)
+        remote = self._present.pop(connection)
         self._sessions.leave()
         if remote is not None:
             self._addresses.leave(remote)
 
-    def _count(self, link: Link, remote: str) -> None:
-        self._present[link] = remote
+    def _count(self, connection: Connection, remote: str) -> None:
+        self._present[connection] = remote
         self._addresses.enter(remote)
 
-    def _end_handshake(self, link: Link) -> Welcome | None:
-        welcome = self._unfinished.pop(link, None)
-        if welcome is not None:
+    def _end_handshake(self, connection: Connection) -> Admitted | None:
+        admitted = self._unfinished.pop(connection, None)
+        if admitted is not None:
             self._handshakes.leave()
-            if welcome.retry_cid is None:
+            if admitted.retry_cid is None:
                 self._unverified.leave()
             else:
-                self._verified.leave(welcome.remote)
-        return welcome
+                self._verified.leave(admitted.remote)
+        return admitted
 
     def _retry(self, header: QuicHeader, address: Address, now: float) -> bytes:
         assert header.version is not None
@@ -179,7 +178,7 @@ class Admission:
 
 
 def refusal(header: QuicHeader, code: QuicErrorCode) -> bytes:
-    """The answer to a first packet that no connection will come of."""
+    """The answer to a refused first packet."""
     assert header.version is not None
     return compat.encode_refusal(
         code,

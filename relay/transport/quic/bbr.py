@@ -1,12 +1,11 @@
-"""BBR: a congestion controller that goes by what arrives, and does not take every loss for a full line.
+"""BBR: congestion control by measured bandwidth and round trip, which does not take every loss for congestion.
 
-Owns an estimate of the path, its bandwidth and its shortest round trip, and derives from it how much may be in flight and
-how fast it leaves. In the shape of draft-ietf-ccwg-bbr: the gains and filters of its first version, and of the later ones
-the bound on what is in flight after heavy loss and the mild look for the shortest round trip. Must never send, and reads
-no clock. aioquic's loss recovery and the fast path tell it of packets; both ask for `congestion_window`, and the pacer for
-`pacing_rate`.
+Owns an estimate of the path's bandwidth and shortest round trip, and derives the congestion window and the
+pacing rate. It follows draft-ietf-ccwg-bbr: gains and filters of BBRv1, the bound on data in flight after
+heavy loss and the mild PROBE_RTT of later versions. Must never send or read a clock. aioquic's loss recovery
+and the fast path report packets to it; both read `congestion_window`, the pacer reads `pacing_rate`.
 
-It keeps no note on a packet: all packets that leave at one moment share one `_Flight`, found by that moment.
+It stores nothing per packet: packets sent at one moment share one `_Burst`, found by that moment.
 """
 
 from __future__ import annotations
@@ -24,77 +23,78 @@ from relay.transport.quic.fast.recovery import Pacer
 NAME = "bbr"
 
 STARTUP_GAIN = 2 / math.log(2)
-"""The least with which the rate doubles every round trip."""
+"""The smallest gain that doubles the rate every round trip."""
 
 DRAIN_GAIN = 1 / STARTUP_GAIN
 
 WINDOW_GAIN = 2.0
-"""In flight at most, in products of bandwidth and round trip: acknowledgements come late and several at once."""
+"""Congestion window in bandwidth-delay products: room for late and aggregated acknowledgements."""
 
 CYCLE = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-"""Pacing gains of a round trip each: ask for more, drain what that queued, go on."""
+"""Pacing gains, one round trip each: probe, drain, cruise."""
 
 GROWTH = 1.25
-"""Growth per round trip below which Startup looks no further, once it was missing for `PLATEAU` rounds."""
+"""Startup ends after `PLATEAU` rounds that grow by less than this."""
 
 PLATEAU = 3
 
 PACING_MARGIN = 0.99
-"""Of the estimate: queues get shorter by themselves."""
+"""Pacing rate relative to the estimate: queues drain by themselves."""
 
 BANDWIDTH_ROUNDS = 10
-"""Rounds that a sample of the bandwidth counts. Only those in which the path was asked for all it has."""
+"""Rounds in the bandwidth filter. Rounds limited by the application do not count."""
 
 EXTRA_ROUNDS = 5
-"""Half of the rounds that count for how many acknowledgements come at once."""
+"""Rounds in each half of the filter for aggregated acknowledgements."""
 
 RTT_LIFE = 10.0
-"""Seconds after which the shortest round trip is looked for anew."""
+"""Seconds until the shortest round trip is measured again."""
 
 PROBE_RTT_TIME = 0.2
-"""Seconds of that, at least."""
+"""Least duration of PROBE_RTT in seconds."""
 
 PROBE_RTT_GAIN = 0.5
-"""In flight meanwhile. A quarter of what is else allowed is enough to see the path without a queue of ours, and does not
-interrupt a live track as four packets would."""
+"""Data in flight in PROBE_RTT, in bandwidth-delay products. Small enough to drain our queue; four packets, as
+in BBRv1, would interrupt a live track."""
 
-LONG_WAY = 3.0
-LONG_WAY_MORE = 0.01
-LONG_WAY_ROUNDS = 2
-"""Round trips of that many shortest ones and 10 ms are longer than a queue of ours makes them: after so many rounds the
-way has changed, from Wi-Fi to a cell perhaps, and `RTT_LIFE` would be a stall."""
+LONG_PATH = 3.0
+LONG_PATH_MORE = 0.01
+LONG_PATH_ROUNDS = 2
+"""After `LONG_PATH_ROUNDS` rounds with round trips above so many shortest ones plus 10 ms, the path has
+changed, e.g. from Wi-Fi to cellular: our own queue is never that long."""
 
 SHORT_LIFE = 2.0
-"""Seconds that the shortest round trip is believed nevertheless."""
+"""Seconds for which the shortest round trip holds nevertheless."""
 
 SMALLEST_RTT = 0.001
 """Seconds; as in loss recovery."""
 
 SMALLEST_WINDOW = 4
-"""Packets: enough that a loss is noticed by the acknowledgement of others."""
+"""Packets: with so many in flight, acknowledgements reveal a loss."""
 
 QUANTUM_TIME = 0.001
 LARGEST_QUANTUM = 65_536
-"""Seconds of the pacing rate that leave as one, and bytes of it at most; three such are allowed beside the product."""
+"""Burst size in seconds of the pacing rate, and its maximum in bytes. The window has room for three beside
+the product."""
 
 HEAVY_LOSS = 0.15
-"""Share of a round that was lost, beyond which it is our doing if there is a queue as well."""
+"""Loss rate of a round that counts as congestion if there is a queue as well."""
 
 WORST_LOSS = 0.3
-"""The same without a queue: a place so narrow that nothing can wait there."""
+"""Loss rate that counts as congestion without a queue: a bottleneck with almost no buffer."""
 
 JUDGED = 16
-"""Packets of a round at least, for a judgement."""
+"""Least packets of a round for a judgement."""
 
 QUEUE = 1.1
-"""Round trips, relative to the shortest, that tell of a queue."""
+"""Round trips relative to the shortest that indicate a queue."""
 
 YIELD = 0.7
-"""What is left of the data in flight then; as CUBIC."""
+"""Factor on the data in flight after heavy loss; as CUBIC."""
 
 
 class Mode(Enum):
-    """What it is about."""
+    """Phases of the algorithm."""
 
     STARTUP = "startup"
     DRAIN = "drain"
@@ -102,8 +102,8 @@ class Mode(Enum):
     PROBE_RTT = "probe_rtt"
 
 
-class _Flight:
-    """What was known when packets left, all at one moment."""
+class _Burst:
+    """The state when a burst was sent."""
 
     __slots__ = ("delivered", "delivered_at", "first_sent", "left", "limited", "sent_at")
 
@@ -115,39 +115,39 @@ class _Flight:
         self.delivered_at = delivered_at
         self.first_sent = first_sent
         self.limited = limited
-        """Whether there was less to send than the path takes."""
+        """Limited by the application: there was less to send than the path carries."""
         self.left = 0
-        """Bytes of which nothing has been heard."""
+        """Bytes in flight."""
 
 
 class _Round:
-    """What a round trip has brought so far."""
+    """Measurements of one round trip."""
 
-    __slots__ = ("asked", "delivered", "flight", "lost", "rtt")
+    __slots__ = ("asked", "delivered", "in_flight", "lost", "rtt")
 
-    def __init__(self, flight: int) -> None:
+    def __init__(self, in_flight: int) -> None:
         self.delivered = 0
         self.lost = 0
         self.rtt = math.inf
-        """The shortest."""
-        self.flight = flight
-        """The most that was in flight."""
+        """Shortest sample."""
+        self.in_flight = in_flight
+        """Most bytes in flight."""
         self.asked = False
-        """Whether the path was asked for all it has."""
+        """The application filled the path at least once."""
 
 
-class _Ahead:
-    """How far acknowledgements run ahead of the bandwidth: so much more must be in flight, or the line runs dry."""
+class _AckAggregation:
+    """Aggregation of acknowledgements: bytes beyond the bandwidth, which may be in flight in addition."""
 
     __slots__ = ("_at", "_bytes", "_last", "_now", "_rounds")
 
     def __init__(self) -> None:
         self._at = 0.0
         self._bytes = 0
-        """Acknowledged since then."""
+        """Bytes acknowledged since then."""
         self._rounds = 0
         self._now = self._last = 0
-        """The most in these `EXTRA_ROUNDS`, and in those before."""
+        """Maximum of the current `EXTRA_ROUNDS`, and of the previous ones."""
 
     @property
     def most(self) -> int:
@@ -168,7 +168,7 @@ class _Ahead:
 
 
 class Bbr(QuicCongestionControl):
-    """The controller of one connection. Sizes are bytes, times are seconds, rates are bytes per second."""
+    """Controller of one connection. Sizes are bytes, times are seconds, rates are bytes per second."""
 
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
@@ -176,51 +176,49 @@ class Bbr(QuicCongestionControl):
         self._first_window = self.congestion_window
         self.mode = Mode.STARTUP
         self.bandwidth = 0.0
-        """What the path delivers, as far as it was asked; 0 before the first sample."""
+        """Estimated bandwidth; 0 before the first sample."""
         self.min_rtt = math.inf
         self.pacing_rate = 0.0
         self.bound: int | None = None
-        """What may be in flight at most since heavy loss."""
+        """Bound on bytes in flight since heavy loss."""
         self._bound_step = 0
-        """What it grows by with the next cycle. The same for all who share a line, so that their shares draw near."""
-        # delivery: what arrived, and when (draft-ietf-ccwg-bbr, 4.1)
-        self._flights: dict[float, _Flight] = {}
+        """Growth of the bound per cycle. Equal for all connections, so that shares of a bottleneck converge.
+        """
+        # Delivery rate (draft-ietf-ccwg-bbr, 4.1).
+        self._bursts: dict[float, _Burst] = {}
         self._delivered = 0
         self._delivered_at = 0.0
         self._first_sent = 0.0
         self._limited_until = 0
-        """`_delivered` from which on samples tell again what the path takes; 0 if they do now."""
-        self._heard = 0
-        """Bytes acknowledged that `settle` has not looked at yet, and when."""
-        self._heard_at = 0.0
-        self._newest: _Flight | None = None
-        # rounds
+        """`_delivered` from which on samples are no longer limited by the application; 0 if they are not."""
+        self._acked = 0
+        """Bytes acknowledged since the last `settle`, and the time of the acknowledgement."""
+        self._acked_at = 0.0
+        self._newest: _Burst | None = None
         self._round_ends = 0
         self._round = _Round(0)
-        # filters
         self._samples: deque[tuple[int, float]] = deque()
-        """The highest bandwidth of each round that is above those after it."""
+        """Maxima of the bandwidth filter: (round, rate), rates descending."""
         self._rounds = 0
-        """Rounds in which the path was asked for all it has."""
+        """Rounds not limited by the application."""
         self._min_rtt_at = 0.0
         self._rtt_expired = False
         self._long_rounds = 0
-        self._ahead = _Ahead()
-        # modes
+        self._aggregation = _AckAggregation()
         self._full = False
-        """Whether Startup has found what the path takes."""
+        """Startup is over."""
         self._full_bandwidth = 0.0
         self._full_rounds = 0
         self._phase = 0
         self._phase_at = 0.0
         self._phase_lost = False
-        self._resting_until: float | None = None
-        self._resting_round = 0
+        self._probe_rtt_until: float | None = None
+        self._probe_rtt_round = 0
         self._window_before = 0
         self._resumed = False
-        """Whether nothing was in flight before the last packet left."""
+        """Nothing was in flight before the last packet was sent."""
 
-    # -- told by loss recovery
+    # -- from loss recovery
 
     def on_packet_sent(self, *, packet: QuicSentPacket) -> None:
         self.settle()
@@ -229,36 +227,36 @@ class Bbr(QuicCongestionControl):
         if not self.bytes_in_flight:
             self._first_sent = self._delivered_at = now
             self._resumed = True
-        flight = self._flights.get(now)
-        if flight is None:
-            flight = self._flights[now] = _Flight(
+        burst = self._bursts.get(now)
+        if burst is None:
+            burst = self._bursts[now] = _Burst(
                 now,
                 self._delivered,
                 self._delivered_at,
                 self._first_sent,
                 limited=self._limited_until > 0,
             )
-        flight.left += packet.sent_bytes
+        burst.left += packet.sent_bytes
         self.bytes_in_flight += packet.sent_bytes
-        self._round.flight = max(self._round.flight, self.bytes_in_flight)
+        self._round.in_flight = max(self._round.in_flight, self.bytes_in_flight)
 
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
         assert packet.sent_time is not None
         self.acked(packet.sent_time, packet.sent_bytes)
-        self.heard(now)
+        self.on_ack(now)
 
     def acked(self, sent_time: float, size: int) -> None:
-        """So many bytes that left then have arrived. `heard` is to follow."""
-        flight = self._forget(sent_time, size)
-        if flight is None:
+        """So many bytes sent then are acknowledged. `on_ack` follows."""
+        burst = self._forget(sent_time, size)
+        if burst is None:
             return
-        self._heard += size
+        self._acked += size
         if self._newest is None or sent_time > self._newest.sent_at:
-            self._newest = flight
+            self._newest = burst
 
-    def heard(self, now: float) -> None:
-        """When what was `acked` was heard of."""
-        self._heard_at = now
+    def on_ack(self, now: float) -> None:
+        """The time of the acknowledgement that `acked` reported."""
+        self._acked_at = now
 
     def on_packets_expired(self, *, packets: Iterable[QuicSentPacket]) -> None:
         for packet in packets:
@@ -274,7 +272,7 @@ class Bbr(QuicCongestionControl):
         self._phase_lost = True
 
     def on_persistent_congestion(self) -> None:
-        """Nothing got through for long: begin again with little. The estimate comes back with what arrives."""
+        """Restart with the smallest window. Acknowledgements restore the estimate."""
         self.congestion_window = SMALLEST_WINDOW * self._max_datagram_size
 
     def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
@@ -286,47 +284,50 @@ class Bbr(QuicCongestionControl):
             self._min_rtt_at = now
 
     def on_idle(self) -> None:
-        """Told by the connection when everything has left: what is measured from here on says less than the path takes."""
+        """Everything was sent: further samples are limited by the application."""
         if self.bytes_in_flight + self._max_datagram_size <= self.congestion_window:
-            self._limited_until = max(1, self._delivered + self._heard + self.bytes_in_flight)
+            self._limited_until = max(1, self._delivered + self._acked + self.bytes_in_flight)
 
-    def _forget(self, sent_time: float, size: int) -> _Flight | None:
-        """Bytes of a flight are in flight no longer. The flight, unless it was none of ours."""
-        flight = self._flights.get(sent_time)
-        if flight is None or not size:
+    def _forget(self, sent_time: float, size: int) -> _Burst | None:
+        """Take bytes out of flight. Returns their burst, or None if it is unknown."""
+        burst = self._bursts.get(sent_time)
+        if burst is None or not size:
             return None
         self.bytes_in_flight -= size
-        flight.left -= size
-        if flight.left <= 0:
-            del self._flights[sent_time]
-        return flight
+        burst.left -= size
+        if burst.left <= 0:
+            del self._bursts[sent_time]
+        return burst
 
-    # -- what follows
+    # -- the model
 
     def settle(self) -> None:
-        """Draw the conclusions from what was acknowledged since the last call."""
-        flight, acked, now = self._newest, self._heard, self._heard_at
-        if flight is None:
+        """Update the model with everything acknowledged since the last call."""
+        burst, acked, now = self._newest, self._acked, self._acked_at
+        if burst is None:
             return
-        self._newest, self._heard = None, 0
+        self._newest, self._acked = None, 0
         self._delivered += acked
         self._delivered_at = now
-        self._first_sent = flight.sent_at
+        self._first_sent = burst.sent_at
         if self._limited_until and self._delivered > self._limited_until:
             self._limited_until = 0
         self._round.delivered += acked
-        elapsed = max(flight.sent_at - flight.first_sent, now - flight.delivered_at, SMALLEST_RTT)
-        self._sample((self._delivered - flight.delivered) / elapsed, limited=flight.limited)
-        self._ahead.add(acked, self.bandwidth, now)
-        if flight.delivered >= self._round_ends:
+        elapsed = max(burst.sent_at - burst.first_sent, now - burst.delivered_at, SMALLEST_RTT)
+        self._sample((self._delivered - burst.delivered) / elapsed, limited=burst.limited)
+        self._aggregation.add(acked, self.bandwidth, now)
+        if burst.delivered >= self._round_ends:
             self._round_ends = self._delivered
             self._end_round(now)
-        self._move_on(now)
-        self._steer(acked)
+        self._update_mode(now)
+        self._set_rate(acked)
         self._resumed = False
 
     def _sample(self, rate: float, *, limited: bool) -> None:
-        """A delivery rate. One of less than the path takes lowers nothing: the higher ones before it do not age by it."""
+        """Add a delivery rate.
+
+        Samples limited by the application never lower the estimate and do not age the filter.
+        """
         self._round.asked |= not limited
         samples = self._samples
         while samples and samples[-1][1] <= rate:
@@ -340,12 +341,12 @@ class Bbr(QuicCongestionControl):
     def _end_round(self, now: float) -> None:
         if self._round.asked:
             self._rounds += 1
-        self._ahead.end_round()
+        self._aggregation.end_round()
         heavy = self._heavy_loss()
         if heavy:
-            flight = min(self._round.flight, self.bound or self._round.flight)
+            burst = min(self._round.in_flight, self.bound or self._round.in_flight)
             self._bound_step = SMALLEST_WINDOW * self._max_datagram_size
-            self.bound = max(int(YIELD * flight), self._bound_step)
+            self.bound = max(int(YIELD * burst), self._bound_step)
         if not self._full and (self._round.asked or heavy):
             if self.bandwidth >= GROWTH * self._full_bandwidth and not heavy:
                 self._full_bandwidth = self.bandwidth
@@ -353,25 +354,25 @@ class Bbr(QuicCongestionControl):
             else:
                 self._full_rounds += 1
                 self._full = heavy or self._full_rounds >= PLATEAU
-        if self._resting_until is not None:
-            self._resting_round += 1
-        self._look_at_way(now)
+        if self._probe_rtt_until is not None:
+            self._probe_rtt_round += 1
+        self._check_path(now)
         self._round = _Round(self.bytes_in_flight)
 
-    def _look_at_way(self, now: float) -> None:
-        """Whether the shortest round trip is that of a way that is no more."""
+    def _check_path(self, now: float) -> None:
+        """Restart the shortest round trip if the path has become longer."""
         rtt = self._round.rtt
         if rtt == math.inf:
             return
-        self._long_rounds = self._long_rounds + 1 if rtt > LONG_WAY * self.min_rtt + LONG_WAY_MORE else 0
-        if self._long_rounds < LONG_WAY_ROUNDS or now < self._min_rtt_at + SHORT_LIFE:
+        self._long_rounds = self._long_rounds + 1 if rtt > LONG_PATH * self.min_rtt + LONG_PATH_MORE else 0
+        if self._long_rounds < LONG_PATH_ROUNDS or now < self._min_rtt_at + SHORT_LIFE:
             return
         if self.mode is not Mode.PROBE_RTT:
             self.min_rtt, self._min_rtt_at = rtt, now
             self._rtt_expired = True
 
     def _heavy_loss(self) -> bool:
-        """Whether this round's loss is more than chance, and of our making."""
+        """Loss of this round indicates congestion."""
         total = self._round.lost + self._round.delivered
         if total < JUDGED * self._max_datagram_size:
             return False
@@ -379,25 +380,25 @@ class Bbr(QuicCongestionControl):
         queue = QUEUE * self.min_rtt < self._round.rtt < math.inf
         return share > (HEAVY_LOSS if queue else WORST_LOSS)
 
-    # -- modes
+    # -- phases
 
-    def _move_on(self, now: float) -> None:
+    def _update_mode(self, now: float) -> None:
         if self.mode is Mode.STARTUP and self._full:
             self.mode = Mode.DRAIN
-        if self.mode is Mode.DRAIN and self.bytes_in_flight <= self._product(1.0):
-            self._cruise(now)
+        if self.mode is Mode.DRAIN and self.bytes_in_flight <= self._bdp(1.0):
+            self._enter_probe_bw(now)
         elif self.mode is Mode.PROBE_BW:
             self._cycle(now)
         if self._rtt_expired and self.mode is not Mode.PROBE_RTT and not self._resumed:
             self.mode = Mode.PROBE_RTT
             self._window_before = self.congestion_window
-            self._resting_until = None
+            self._probe_rtt_until = None
         self._rtt_expired = False
         if self.mode is Mode.PROBE_RTT:
-            self._rest(now)
+            self._probe_rtt(now)
 
-    def _cruise(self, now: float) -> None:
-        """Into the cycle, anywhere but where it drains: connections that began together are not to ask together."""
+    def _enter_probe_bw(self, now: float) -> None:
+        """Start the cycle at a random phase other than draining, so that connections do not probe in step."""
         self.mode = Mode.PROBE_BW
         self._enter(2 + int(now * 1000) % (len(CYCLE) - 2), now)
 
@@ -415,45 +416,45 @@ class Bbr(QuicCongestionControl):
         gain = CYCLE[self._phase]
         over = now - self._phase_at > self.min_rtt
         if gain > 1:
-            if over and (self._phase_lost or self.bytes_in_flight >= self._product(gain)):
+            if over and (self._phase_lost or self.bytes_in_flight >= self._bdp(gain)):
                 self._enter(self._phase + 1, now)
         elif gain < 1:
-            if over or self.bytes_in_flight <= self._product(1.0):
+            if over or self.bytes_in_flight <= self._bdp(1.0):
                 self._enter(self._phase + 1, now)
         elif over:
             self._enter(self._phase + 1, now)
 
-    def _rest(self, now: float) -> None:
-        """Little in flight for a while, to see the path without a queue of ours. Its rate is not what the path takes."""
+    def _probe_rtt(self, now: float) -> None:
+        """Hold little in flight for a while, to measure the round trip without our queue."""
         self._limited_until = max(1, self._delivered + self.bytes_in_flight)
-        if self._resting_until is None:
-            if self.bytes_in_flight <= self._resting_window():
-                self._resting_until = now + PROBE_RTT_TIME
-                self._resting_round = 0
-        elif now > self._resting_until and self._resting_round:
-            self._resting_until = None
+        if self._probe_rtt_until is None:
+            if self.bytes_in_flight <= self._probe_rtt_window():
+                self._probe_rtt_until = now + PROBE_RTT_TIME
+                self._probe_rtt_round = 0
+        elif now > self._probe_rtt_until and self._probe_rtt_round:
+            self._probe_rtt_until = None
             self._min_rtt_at = now
             self.congestion_window = max(self.congestion_window, self._window_before)
             if self._full:
-                self._cruise(now)
+                self._enter_probe_bw(now)
             else:
                 self.mode = Mode.STARTUP
 
-    # -- what it comes to
+    # -- outputs
 
-    def _product(self, gain: float) -> int:
-        """So many bandwidths by shortest round trips."""
+    def _bdp(self, gain: float) -> int:
+        """So many bandwidth-delay products, in bytes."""
         if not self.bandwidth or self.min_rtt == math.inf:
             return self._first_window
         return int(gain * self.bandwidth * self.min_rtt)
 
     def _target(self) -> int:
         quantum = min(max(self.pacing_rate * QUANTUM_TIME, 2 * self._max_datagram_size), LARGEST_QUANTUM)
-        extra = min(self._ahead.most, self.congestion_window) if self._full else 0
-        return self._product(WINDOW_GAIN) + 3 * int(quantum) + extra
+        extra = min(self._aggregation.most, self.congestion_window) if self._full else 0
+        return self._bdp(WINDOW_GAIN) + 3 * int(quantum) + extra
 
-    def _resting_window(self) -> int:
-        return max(self._product(PROBE_RTT_GAIN), SMALLEST_WINDOW * self._max_datagram_size)
+    def _probe_rtt_window(self) -> int:
+        return max(self._bdp(PROBE_RTT_GAIN), SMALLEST_WINDOW * self._max_datagram_size)
 
     def _gain(self) -> float:
         if self.mode is Mode.STARTUP:
@@ -462,8 +463,7 @@ class Bbr(QuicCongestionControl):
             return DRAIN_GAIN
         return CYCLE[self._phase] if self.mode is Mode.PROBE_BW else 1.0
 
-    def _steer(self, acked: int) -> None:
-        """Set the rate and the window."""
+    def _set_rate(self, acked: int) -> None:
         gain = self._gain()
         rate = gain * self.bandwidth * PACING_MARGIN
         if not self._full and self.min_rtt < math.inf:
@@ -478,12 +478,12 @@ class Bbr(QuicCongestionControl):
         if self.bound is not None:
             window = min(window, self.bound)
         if self.mode is Mode.PROBE_RTT:
-            window = min(window, self._resting_window())
+            window = min(window, self._probe_rtt_window())
         self.congestion_window = max(window, SMALLEST_WINDOW * self._max_datagram_size)
 
 
 class BbrPacer(Pacer):
-    """Lets go at the rate of the controller."""
+    """Paces at the rate of the controller."""
 
     def __init__(self, cc: Bbr, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)

@@ -1,8 +1,8 @@
-"""The certificates of a server: read from files, generated, chosen by name.
+"""Server certificates: read from files, generated, chosen by server name.
 
-Owns loading and checking of PEM pairs, the short-lived self-signed certificate that browsers accept by hash, and the
-choice for a server name. Must never open sockets or read a clock: whoever calls passes the time. The QUIC endpoint,
-the web server and the configuration check call it.
+Owns loading and checking of PEM pairs, the short-lived self-signed certificate that browsers accept by hash,
+and the choice for a server name. Must never open sockets or read a clock: callers pass the time. The QUIC
+endpoint, the web server and the configuration check call it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 LIFETIME: Final = dt.timedelta(days=14)
-"""From not_before to not_after of a generated certificate: the most that WebTransport's hash pinning allows."""
+"""Lifetime of a generated certificate: the most that WebTransport's hash pinning allows."""
 
 BACKDATE: Final = dt.timedelta(days=1)
-"""How far not_before lies in the past, for clients whose clock is behind. Part of `LIFETIME`."""
+"""How far not_before lies in the past, for clients whose clock is slow. Part of `LIFETIME`."""
 
 RENEW_BEFORE: Final = LIFETIME / 4
-"""A generated certificate with less life than this left is replaced."""
+"""A generated certificate is replaced when less life is left."""
 
 PrivateKey: TypeAlias = (
     rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
@@ -35,18 +35,18 @@ PrivateKey: TypeAlias = (
 
 
 class CertificateError(Exception):
-    """A certificate or key cannot be used; the message names the file."""
+    """A certificate or key is unusable; the message names the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificatePair:
-    """A leaf, what links it to a root, and its key."""
+    """A leaf certificate, its chain and its key."""
 
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...]
     key: PrivateKey
     file: Path | None = None
-    """Where it was read from; None if it was generated."""
+    """The file; None if generated."""
 
     @property
     def fingerprint(self) -> str:
@@ -64,7 +64,7 @@ class CertificatePair:
         return str(found[0]) if found else self.certificate.subject.rfc4514_string()
 
     def matches(self, server_name: str) -> bool:
-        """Whether the leaf's alternative names cover `server_name` (RFC 6125: `*` is one whole left-most label)."""
+        """The leaf's alternative names cover `server_name` (RFC 6125: `*` is one whole left-most label)."""
         try:
             names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
@@ -77,14 +77,14 @@ class CertificatePair:
         return address in names.get_values_for_type(x509.IPAddress)
 
     def chain_pem(self) -> bytes:
-        """Leaf and chain in PEM, for servers that want files or `ssl.SSLContext`."""
+        """Leaf and chain in PEM."""
         return b"".join(
             certificate.public_bytes(serialization.Encoding.PEM)
             for certificate in (self.certificate, *self.chain)
         )
 
     def key_pem(self) -> bytes:
-        """The key in PEM, not encrypted: a secret."""
+        """The unencrypted private key in PEM: a secret."""
         return self.key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -109,7 +109,7 @@ def _name_covers(pattern: str, wanted: str) -> bool:
 
 
 def load_pairs(cert_files: Sequence[str | Path], key_files: Sequence[str | Path]) -> list[CertificatePair]:
-    """Read certificate files and their keys, paired by index. Raises `CertificateError` naming the culprit."""
+    """Read certificate files and their keys, paired by index. Raises `CertificateError` that names the file."""
     if len(cert_files) != len(key_files):
         raise CertificateError(
             f"certificates and keys come in pairs: {len(cert_files)} certificate files, {len(key_files)} key files"
@@ -118,7 +118,7 @@ def load_pairs(cert_files: Sequence[str | Path], key_files: Sequence[str | Path]
 
 
 def load_pair(cert_file: Path, key_file: Path) -> CertificatePair:
-    """Read one chain (leaf first) and the leaf's key."""
+    """Read one chain, leaf first, and the leaf's key."""
     certificates = load_certificates(cert_file)
     key = _load_key(key_file)
     leaf = certificates[0]
@@ -150,7 +150,7 @@ def _load_key(path: Path) -> PrivateKey:
         raise CertificateError(f"{path}: the key is encrypted; a key without passphrase is needed") from error
     except ValueError as error:
         raise CertificateError(f"{path}: the key cannot be read: {error}") from error
-    # What the TLS engine can sign with; another kind would fail only when the first client comes.
+    # Other kinds would fail only when the first client connects.
     if isinstance(key, ec.EllipticCurvePrivateKey):
         if isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1)):
             return key
@@ -171,7 +171,7 @@ def _read(path: Path) -> bytes:
 
 
 def generate_certificate(names: Iterable[str], now: dt.datetime) -> CertificatePair:
-    """Make a self-signed ECDSA P-256 certificate for DNS names and IP addresses, 14 days long from a day ago.
+    """Make a self-signed ECDSA P-256 certificate for DNS names and IP addresses, valid 14 days from a day ago.
 
     `now` must carry a time zone.
     """
@@ -211,7 +211,7 @@ class CertificateStore:
     """The certificates of one server: the configured ones in order, then a generated one."""
 
     def __init__(self, pairs: Sequence[CertificatePair], generate: Sequence[str], now: dt.datetime) -> None:
-        """`generate` lists the names of the generated certificate; none if empty. Raises `CertificateError`."""
+        """`generate` names the generated certificate; empty for none. Raises `CertificateError`."""
         self._configured = tuple(pairs)
         self._names = tuple(generate)
         self._generated = generate_certificate(self._names, now) if self._names else None
@@ -223,11 +223,11 @@ class CertificateStore:
 
     @property
     def fingerprint(self) -> str:
-        """Of the first certificate: what clients may pin."""
+        """Of the first certificate, which clients may pin."""
         return self._pairs[0].fingerprint
 
     def select(self, server_name: str | None) -> CertificatePair:
-        """The first certificate for this name; the first of all if none fits or the client named nothing."""
+        """The first certificate for this name, else the first of all."""
         if server_name is not None:
             for pair in self._pairs:
                 if pair.matches(server_name):
@@ -244,7 +244,7 @@ class CertificateStore:
         return True
 
     def replace(self, pairs: Sequence[CertificatePair]) -> None:
-        """Swap the configured certificates, for connections from now on. The generated one stays."""
+        """Replace the configured certificates for new connections. The generated one stays."""
         previous, self._configured = self._configured, tuple(pairs)
         try:
             self._pairs = self._check()

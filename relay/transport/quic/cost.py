@@ -1,57 +1,58 @@
-"""What the packets of one connection cost us, in CPU time, and whether that is too much.
+"""CPU time spent on the packets of one connection, and its limit.
 
-Owns one small memory for each connection. Must never read a clock: times are parameters, in seconds. Links keep one each.
+Owns one leaky bucket per connection. Must never read a clock: times are parameters, in seconds. Connections
+keep one each.
 
-A packet of a thousand tiny frames costs its sender little and us twenty times an ordinary one, in a process where everybody
-else waits meanwhile. RFC 9000, 21.9: what is spent on a peer is to be measured against its progress, and packets of one that
-costs too much may be discarded. Ordinary packets are only compared with a clock that counts other processes, too. The
-exact one takes ten times as long and is read after a packet that was slow.
+A packet of a thousand tiny frames costs its sender little and us twenty times an ordinary one, while all
+others wait. RFC 9000, 21.9 allows to discard packets of a peer that costs too much. The wall clock, which
+includes other processes, finds slow packets; only after one, the thread's CPU clock, ten times as expensive
+to read, measures the next packets.
 """
 
 from __future__ import annotations
 
 ORDINARY = 0.0001
-"""Seconds that a packet may take until what it brought is passed on, for free: several times what ordinary ones do."""
+"""Free seconds for each packet, delivery included: several times the cost of an ordinary one."""
 
 WATCHED = 64
-"""Datagrams that are measured after a slow one."""
+"""Datagrams measured after a slow one."""
 
 SLOWER = 4
-"""How much longer packets may take that aioquic reads: `[server.quic] fast = false`."""
+"""Factor for packets handled by aioquic: `[server.quic] fast = false`."""
 
 
 class PacketCost:
-    """A leaky bucket of the CPU time beyond what is ordinary."""
+    """A leaky bucket of CPU time beyond the ordinary."""
 
     __slots__ = ("_at", "_level", "datagrams", "logged", "measured", "ordinary", "trusted")
 
     def __init__(self, *, fast: bool) -> None:
         self.ordinary = ORDINARY if fast else SLOWER * ORDINARY
-        """Seconds for each packet that are not counted."""
+        """Free seconds for each packet."""
         self.datagrams = 0
         """Datagrams since the last `settle`."""
         self.measured = 0
-        """Datagrams for which CPU time is to be measured, since something was slow; 0 for none."""
+        """Datagrams still to be measured after a slow one."""
         self.logged = False
-        """Whether it was logged that packets are dropped."""
+        """The drops were logged."""
         self.trusted = False
-        """Whether nothing is too much: another relay of the cluster sends the packets."""
+        """Unlimited: the peer is a relay of the cluster."""
         self._level = 0.0
         self._at = 0.0
 
     def over(self, now: float, rate: float) -> bool:
-        """Whether more was spent than `rate` seconds a second allow, which may be one second ahead."""
+        """Spending exceeds `rate` seconds per second plus one second of credit."""
         if now > self._at:
             self._level = max(0.0, self._level - (now - self._at) * rate)
             self._at = now
         return self._level > rate and not self.trusted
 
     def add(self, seconds: float) -> None:
-        """It took so long to read a packet, by the exact clock."""
+        """Add the CPU time of reading one packet."""
         self._level += seconds
 
     def settle(self, seconds: float) -> None:
-        """It took so long to pass on what the packets of one turn brought, by the exact clock."""
+        """Add the CPU time of delivering the packets of one turn."""
         self._level = max(0.0, self._level + seconds - self.ordinary * self.datagrams)
         if not self._level:
             self.measured = max(0, self.measured - self.datagrams)

@@ -1,7 +1,7 @@
-"""The client's endpoint: a socket with one connection, which goes away with it.
+"""The client's endpoint: a socket with one connection, closed with it.
 
-Owns the handshake of an outgoing connection, up to the point where a session takes over. Must never choose whom to
-dial. The client creates one per address that it tries.
+Owns the handshake of an outgoing connection, until a session takes over. Must never choose the target. The
+client creates one per address that it tries.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from aioquic.quic.packet import QuicErrorCode
 
 from relay.runtime import Runtime
 from relay.transport.quic import compat
+from relay.transport.quic.connection import Connection, Handler
 from relay.transport.quic.endpoint import Endpoint, connection_class
-from relay.transport.quic.link import Handler, Link
 from relay.transport.quic.session import QuicSession, SessionLostError
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.trust import Trust
@@ -26,15 +26,15 @@ from relay.transport.quic.udp import Address, UdpSocket
 
 
 class ClientEndpoint(Endpoint):
-    """A socket with one connection, which goes away with it."""
+    """A socket with one connection, closed with it."""
 
-    pauses_are = logging.DEBUG  # the process may have many of these, and one says enough
+    pauses_are = logging.DEBUG  # the process may have many of these; one report is enough
 
     def __init__(
         self,
         settings: QuicSettings,
         trust: Trust,
-        handler: Callable[[Link, str], QuicSession],
+        handler: Callable[[Connection, str], QuicSession],
         runtime: Runtime,
     ) -> None:
         super().__init__(settings, runtime)
@@ -54,20 +54,20 @@ class ClientEndpoint(Endpoint):
             max_streams_bidi=self.settings.max_streams_bidi,
             max_streams_uni=self.settings.max_streams_uni,
         )
-        link = Link(self, udp, quic, peer, self.now())
-        link.handler = Opening(self)
-        self.add_link(link, quic.host_cid)
+        connection = Connection(self, udp, quic, peer, self.now())
+        connection.handler = Opening(self)
+        self.add_connection(connection, quic.host_cid)
         quic.connect(peer, self.now())
-        self.touch(link)
+        self.touch(connection)
 
     def give_up(self) -> None:
-        """End an attempt that is not wanted any more, at once."""
+        """Abandon the attempt at once."""
         if not self.handshake.done():
             self.handshake.cancel()
-        for link in tuple(self.links):
-            if not link.over:
-                link.close(QuicErrorCode.NO_ERROR, "")
-                link.transmit(self.now())
+        for connection in tuple(self.connections):
+            if not connection.over:
+                connection.close(QuicErrorCode.NO_ERROR, "")
+                connection.transmit(self.now())
         self.release()
 
     def fail(self, error: Exception) -> None:
@@ -76,32 +76,32 @@ class ClientEndpoint(Endpoint):
 
     # -- Endpoint
 
-    def negotiated(self, link: Link, alpn: str) -> Handler:  # noqa: ARG002 - never reached
+    def negotiated(self, connection: Connection, alpn: str) -> Handler:  # noqa: ARG002 - never reached
         raise AssertionError("a client's handler is set when the handshake is complete")
 
-    def handshake_done(self, link: Link) -> bool:
-        complaint = self._trust.complaint(link.quic, self.runtime.date())
-        if complaint is not None:
-            alert, reason = complaint
-            link.close(QuicErrorCode.CRYPTO_ERROR + alert, reason, transport=True)
+    def handshake_done(self, connection: Connection) -> bool:
+        fault = self._trust.check_pin(connection.quic, self.runtime.date())
+        if fault is not None:
+            alert, reason = fault
+            connection.close(QuicErrorCode.CRYPTO_ERROR + alert, reason, transport=True)
             return False
-        session = self._make_handler(link, link.quic.tls.alpn_negotiated or "")
+        session = self._make_handler(connection, connection.quic.tls.alpn_negotiated or "")
         session.opened = self._loop.create_future()
-        # Whoever waits may have gone by the time it fails.
+        # The waiter may be cancelled before this fails.
         session.opened.add_done_callback(lambda future: future.cancelled() or future.exception())
-        self.session = link.handler = session
+        self.session = connection.handler = session
         if not self.handshake.done():
             self.handshake.set_result(None)
         return True
 
-    def said_goodbye(self, link: Link) -> None:
-        if compat.closed_by_peer(link.quic):
-            # The peer expects nothing more; our own close stays to be repeated for 3 PTO.
+    def on_close(self, connection: Connection) -> None:
+        if compat.closed_by_peer(connection.quic):
+            # A peer's close needs no answer; our own is repeated for 3 PTO.
             self._loop.call_soon(self.release)
 
-    def remove(self, link: Link) -> None:
-        super().remove(link)
-        if self._sockets and not self.links:
+    def remove(self, connection: Connection) -> None:
+        super().remove(connection)
+        if self._sockets and not self.connections:
             self._loop.call_soon(self.release)
 
     def release(self) -> None:
@@ -109,13 +109,13 @@ class ClientEndpoint(Endpoint):
         self.fail(SessionLostError("transport", None, "the connection was closed", by_peer=False))
 
     def _on_error(self, error: OSError) -> None:
-        # Once connected such an error is as untrustworthy as it is in QUIC; before, it saves the time-out.
+        # Once connected, QUIC ignores unauthenticated errors; before, this saves the time-out.
         if isinstance(error, ConnectionRefusedError) and not self.handshake.done():
             self.fail(error)
 
 
 class Opening:
-    """Handles the connection until the handshake is complete."""
+    """Handler of a connection until the handshake is complete."""
 
     gathered = ()
 

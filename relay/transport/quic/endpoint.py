@@ -1,8 +1,8 @@
-"""The QUIC endpoint: datagrams to connections, connections to datagrams, and nothing that a peer does can stop it.
+"""The QUIC endpoint: routes datagrams to connections and sends what they write.
 
-Owns the sockets' traffic, the routing by connection id, the set of connections to transmit for at the end of a loop
-turn, and one timer heap. Must never know streams or sessions beyond their `Handler`. `QuicServer` is what the
-application starts; the client builds on `Endpoint` as well.
+Owns the sockets' traffic, routing by connection id, the set of connections to transmit for at the end of a
+loop turn, and one timer heap. Must never know streams or sessions beyond their `Handler`. The application
+starts a `QuicServer`; the client builds on `Endpoint` as well.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from relay.model.pace import LogThrottle
 from relay.model.strangers import Strangers
 from relay.runtime import Runtime
 from relay.transport.quic import compat, negotiation
-from relay.transport.quic.admission import Admission, Welcome, refusal
+from relay.transport.quic.admission import Admission, Admitted, refusal
 from relay.transport.quic.certificates import CertificatePair, CertificateStore
+from relay.transport.quic.connection import SHORTEST_WAIT, Connection, Handler
 from relay.transport.quic.fast.connection import FastConnection, PureConnection
-from relay.transport.quic.link import SHORTEST_WAIT, Handler, Link
 from relay.transport.quic.qlog import QlogDirectory
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.udp import Address, UdpSocket
@@ -42,26 +42,26 @@ from relay.wire.version import Version, alpns_for
 logger = get_logger(__name__)
 
 CONNECTION_ID_LENGTH = 8
-"""Bytes of our connection ids: short packets are routed by the bytes after the first one."""
+"""Bytes of our connection ids: short headers carry no length."""
 
 SHORTEST_FIRST_ID = 8
-"""Bytes that a client's first destination connection id has at least (RFC 9000, 7.2)."""
+"""Least bytes of a client's first destination connection id (RFC 9000, 7.2)."""
 
 LONG_HEADER_START = 6
-"""Bytes before the destination connection id of a long packet: flags, version, length."""
+"""Bytes before the destination connection id of a long header: flags, version, length."""
 
 MAX_DATAGRAM_FRAME = 65535
-"""What we take in one DATAGRAM frame."""
+"""Largest DATAGRAM frame that we accept."""
 
 STALL = 0.2
-"""Seconds that a timer may be late until it is taken for a pause of the whole process."""
+"""Seconds that a timer may be late before the whole process counts as paused."""
 
 RENEWAL_INTERVAL = 60.0
-"""Seconds between looks at the age of a generated certificate."""
+"""Seconds between checks of the generated certificate's age."""
 
 
 def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[str]) -> QuicConfiguration:
-    """Our settings in aioquic's words."""
+    """Our settings as aioquic's configuration."""
     return QuicConfiguration(
         alpn_protocols=alpns,
         congestion_control_algorithm=settings.congestion,
@@ -76,40 +76,43 @@ def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[s
 
 
 def connection_class(settings: QuicSettings) -> type[compat.RelayQuicConnection]:
-    """What carries packets."""
+    """The class of connections that these settings ask for."""
     if not settings.fast:
         return compat.RelayQuicConnection
     return FastConnection if settings.native else PureConnection
 
 
 class Endpoint:
-    """What server and client share. Subclasses say what an unknown packet means and who handles a connection."""
+    """Common part of server and client.
+
+    Subclasses handle unknown packets and choose the handler of a connection.
+    """
 
     pauses_are = logging.WARNING
-    """How loudly a pause of the process is told."""
+    """Log level of process pauses."""
 
     packet_time = math.inf
-    """`Limits.packet_time`, where peers come by themselves."""
+    """`Limits.packet_time`, for servers."""
 
     def __init__(self, settings: QuicSettings, runtime: Runtime) -> None:
         self.settings = settings
         self.runtime = runtime
         self.now = runtime.now
         self.cpu_time = runtime.cpu_time
-        """Seconds that this thread has run: what others had of the CPU meanwhile does not count."""
-        self.links: set[Link] = set()
+        """CPU seconds of this thread."""
+        self.connections: set[Connection] = set()
         self.refused: Counter[str] = Counter()
-        """What was turned away, by reason."""
+        """Rejections by reason."""
         self._loop = asyncio.get_running_loop()
         self._sockets: list[UdpSocket] = []
-        self._routes: dict[bytes, Link] = {}
-        self._received: dict[Link, None] = {}
-        self._dirty: dict[Link, None] = {}
+        self._routes: dict[bytes, Connection] = {}
+        self._received: dict[Connection, None] = {}
+        self._dirty: dict[Connection, None] = {}
         self._flushing = False
-        self._patient = False
-        """Whether transmitting waits a loop turn more: somebody new is about to be told several things."""
-        self._timers: list[tuple[float, int, Link]] = []
-        self._watched: dict[Link, None] = {}
+        self._delay_transmit = False
+        """Transmit one loop turn later: a new session is about to send several messages."""
+        self._timers: list[tuple[float, int, Connection]] = []
+        self._watched: dict[Connection, None] = {}
         self._watch_at = math.inf
         self._watch_timer: asyncio.TimerHandle | None = None
         self._order = itertools.count()
@@ -118,40 +121,40 @@ class Endpoint:
         self._resumed_at = 0.0
         self._pauses = LogThrottle()
         self.failures = LogThrottle()
-        """Of connections that end by an exception in this process."""
+        """For connections closed by an exception of ours."""
         self._drops = LogThrottle()
 
     # -- for subclasses
 
-    def negotiated(self, link: Link, alpn: str) -> Handler:
-        """Return who handles a connection, now that its protocol is known."""
+    def negotiated(self, connection: Connection, alpn: str) -> Handler:
+        """Return the handler of a connection, now that its protocol is known."""
         raise NotImplementedError
 
-    def handshake_done(self, link: Link) -> bool:  # noqa: ARG002 - for subclasses
-        """The handshake of `link` is complete. Returns whether to go on with it."""
+    def handshake_done(self, connection: Connection) -> bool:  # noqa: ARG002 - for subclasses
+        """The handshake of `connection` is complete. Returns whether to go on with it."""
         return True
 
-    def said_goodbye(self, link: Link) -> None:
-        """The close of `link` went out, or came in."""
+    def on_close(self, connection: Connection) -> None:
+        """`connection` has sent or received its close."""
 
     def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
-        """A datagram that no connection expects."""
+        """Handle a datagram for no known connection."""
 
-    def count_drop(self, link: Link) -> None:
-        """A datagram of `link` was not read, since its packets cost too much."""
+    def count_drop(self, connection: Connection) -> None:
+        """A datagram of `connection` was dropped: its packets cost too much."""
         self.refused["packet_time"] += 1
-        if not link.cost.logged and self._drops.passes(self.now()):
-            link.cost.logged = True
+        if not connection.cost.logged and self._drops.passes(self.now()):
+            connection.cost.logged = True
             value = self.packet_time
-            logger.warning("over limit", limit="packet_time", value=value, remote=link.remote)
+            logger.warning("over limit", limit="packet_time", value=value, remote=connection.remote)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback)
 
     def release(self) -> None:
-        """Give the sockets back, and forget every connection."""
-        for link in tuple(self.links):
-            self.remove(link)
+        """Close the sockets and remove every connection."""
+        for connection in tuple(self.connections):
+            self.remove(connection)
         for sock in self._sockets:
             sock.close()
         self._sockets.clear()
@@ -163,20 +166,20 @@ class Endpoint:
             self._timer.cancel()
             self._timer = None
 
-    def remove(self, link: Link) -> None:
-        """Forget a connection. What arrives for it later is unknown."""
-        link.left()
-        self.unwatch(link)
-        link.quic.let_go()
-        for cid in link.cids:
+    def remove(self, connection: Connection) -> None:
+        """Remove a connection and its routes."""
+        connection.left()
+        self.unwatch(connection)
+        connection.quic.release()
+        for cid in connection.cids:
             self._routes.pop(cid, None)
-        link.cids.clear()
-        self.links.discard(link)
+        connection.cids.clear()
+        self.connections.discard(connection)
 
-    def add_link(self, link: Link, *cids: bytes) -> None:
-        self.links.add(link)
+    def add_connection(self, connection: Connection, *cids: bytes) -> None:
+        self.connections.add(connection)
         for cid in cids:
-            self.add_route(cid, link)
+            self.add_route(cid, connection)
 
     def add_socket(self, sock: UdpSocket) -> None:
         sock.on_drained = self._drained
@@ -184,13 +187,13 @@ class Endpoint:
 
     # -- routing
 
-    def add_route(self, cid: bytes, link: Link) -> None:
-        self._routes[cid] = link
-        link.cids.add(cid)
+    def add_route(self, cid: bytes, connection: Connection) -> None:
+        self._routes[cid] = connection
+        connection.cids.add(cid)
 
-    def drop_route(self, cid: bytes, link: Link) -> None:
+    def drop_route(self, cid: bytes, connection: Connection) -> None:
         self._routes.pop(cid, None)
-        link.cids.discard(cid)
+        connection.cids.discard(cid)
 
     def on_datagram(self, sock: UdpSocket, data: bytes, address: Address) -> None:
         """Route one datagram by the destination connection id of its first packet."""
@@ -198,29 +201,29 @@ class Endpoint:
             cid = data[6 : 6 + data[5]] if len(data) > LONG_HEADER_START else b""
         else:
             cid = data[1 : 1 + CONNECTION_ID_LENGTH]
-        link = self._routes.get(cid)
+        connection = self._routes.get(cid)
         now = self.now()
-        if link is None:
+        if connection is None:
             self.unknown(sock, data, address, now)
             return
-        link.sock = sock
-        link.receive(data, address, now)
-        self._received[link] = None
+        connection.sock = sock
+        connection.receive(data, address, now)
+        self._received[connection] = None
 
     def on_merged(self, sock: UdpSocket, view: memoryview, each: int, address: Address) -> None:
-        """Route datagrams of `each` bytes that the kernel has merged; the last one may have fewer."""
+        """Route datagrams of `each` bytes that the kernel has merged; the last one may be shorter."""
         at = 0
         while at < len(view):
             left = view[at:]
-            link = self._routes.get(bytes(left[1 : 1 + CONNECTION_ID_LENGTH]))
+            connection = self._routes.get(bytes(left[1 : 1 + CONNECTION_ID_LENGTH]))
             count = 0
-            if link is not None:
+            if connection is not None:
                 now = self.now()
-                count = link.receive_run(left, each, address, now)
+                count = connection.receive_train(left, each, address, now)
             if count:
-                assert link is not None
-                link.sock = sock
-                self._received[link] = None
+                assert connection is not None
+                connection.sock = sock
+                self._received[connection] = None
             else:
                 self.on_datagram(sock, bytes(left[:each]), address)
                 if sock.closed:
@@ -230,48 +233,48 @@ class Endpoint:
 
     def _drained(self) -> None:
         received, self._received = self._received, {}
-        for link in received:
-            link.drained(self.now())
+        for connection in received:
+            connection.drained(self.now())
 
     # -- transmitting, once per connection and loop turn
 
-    def touch(self, link: Link) -> None:
-        if link.gone:
+    def touch(self, connection: Connection) -> None:
+        if connection.gone:
             return
-        self._dirty[link] = None
+        self._dirty[connection] = None
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        if self._patient:
-            self._loop.call_soon(self._transmit)  # once: newcomers in every turn must not silence all others
+        if self._delay_transmit:
+            self._loop.call_soon(self._transmit)  # only once: new sessions must not delay all others for ever
         else:
             self._transmit()
 
     def _transmit(self) -> None:
-        self._flushing = self._patient = False
+        self._flushing = self._delay_transmit = False
         dirty, self._dirty = self._dirty, {}
         now = self.now()
-        for link in dirty:
-            if not link.gone:
-                link.transmit(now)
+        for connection in dirty:
+            if not connection.gone:
+                connection.transmit(now)
 
-    # -- timers: one heap; a deadline that moved later costs one look when its old entry comes up
+    # -- timers: one heap; an entry whose deadline has moved later is checked once when it is due
 
-    def arm(self, deadline: float, link: Link) -> None:
-        heapq.heappush(self._timers, (deadline, next(self._order), link))
-        if self._timers[0][2] is link and self._timers[0][0] == deadline:
+    def arm(self, deadline: float, connection: Connection) -> None:
+        heapq.heappush(self._timers, (deadline, next(self._order), connection))
+        if self._timers[0][2] is connection and self._timers[0][0] == deadline:
             self._set_timer(deadline)
 
-    def watch(self, link: Link, deadline: float) -> None:
-        """Look whether packets of `link` are lost, at `deadline`, unless `unwatch` comes first.
+    def watch(self, connection: Connection, deadline: float) -> None:
+        """Check `connection` for lost packets at `deadline`, unless `unwatch` comes first.
 
-        These deadlines move with every packet and are hardly ever met, so all links have one timer together.
+        These deadlines move with every packet and are rarely reached, so all connections share one timer.
         """
-        self._watched[link] = None
+        self._watched[connection] = None
         if deadline < self._watch_at:
-            # A deadline that has passed already is late by no pause of ours: `_look` is due from now on.
+            # An overdue deadline is no pause of ours: count `_look` as due from now on.
             now = self.now()
             at = max(deadline, now + SHORTEST_WAIT)
             if at < self._watch_at:
@@ -280,24 +283,24 @@ class Endpoint:
                 self._watch_at = at
                 self._watch_timer = self.runtime.call_later(at - now, self._look)
 
-    def unwatch(self, link: Link) -> None:
-        """Everything that `link` sent has arrived. An idle relay is not woken to find that out."""
-        if link in self._watched:
-            del self._watched[link]
+    def unwatch(self, connection: Connection) -> None:
+        """Everything that `connection` sent is acknowledged, so an idle relay needs no timer."""
+        if connection in self._watched:
+            del self._watched[connection]
             if not self._watched:
                 self._stop_watching()
 
     def _notice_stall(self, due: float, now: float) -> None:
-        """A timer was due then: if it is late, perhaps the machine slept, or the process was stopped or starved."""
+        """Detect a pause of the process (suspend, SIGSTOP, starvation) by a late timer."""
         late = now - max(due, self._resumed_at)
         if late > STALL:
-            self._resumed_at = now  # the other timer was late as well, by the same pause
-            # Live peers have had no chance to be heard.
+            self._resumed_at = now  # the other timer was late by the same pause
+            # Packets of live peers may be waiting in the socket.
             if self._pauses.passes(now):
-                text, connections = "the event loop did not run", len(self.links)
+                text, connections = "the event loop did not run", len(self.connections)
                 logger.log(self.pauses_are, text, late=Seconds(late), connections=connections)
-            for link in self.links:
-                link.resume(now, late)
+            for connection in self.connections:
+                connection.resume(now, late)
 
     def _stop_watching(self) -> None:
         if self._watch_timer is not None:
@@ -310,14 +313,14 @@ class Endpoint:
         self._notice_stall(self._watch_at, now)
         watched, self._watched = self._watched, {}
         self._stop_watching()
-        for link in watched:
-            at = None if link.gone else link.quic.probe_at()
+        for connection in watched:
+            at = None if connection.gone else connection.quic.probe_at()
             if at is None:
                 continue
             if at <= now:
-                link.on_timer(now)
+                connection.on_timer(now)
             else:
-                self.watch(link, at)
+                self.watch(connection, at)
 
     def _set_timer(self, deadline: float) -> None:
         if self._timer is not None:
@@ -333,10 +336,10 @@ class Endpoint:
         self._notice_stall(self._timer_at, now)
         timers = self._timers
         while timers and timers[0][0] <= now:
-            deadline, _, link = heapq.heappop(timers)
-            if link.armed and link.armed[-1] == deadline:
-                link.armed.pop()
-            link.on_timer(now)
+            deadline, _, connection = heapq.heappop(timers)
+            if connection.armed and connection.armed[-1] == deadline:
+                connection.armed.pop()
+            connection.on_timer(now)
         if timers:
             self._set_timer(timers[0][0])
 
@@ -358,10 +361,10 @@ class QuicServer(Endpoint):
         qlog: QlogDirectory | None = None,
         strangers: Strangers | None = None,
     ) -> None:
-        """`on_request` is called for each peer that wants a session, and answers now or later.
+        """`on_request` is called for each session request, and answers now or later.
 
-        `addresses` are the slots of sessions by address, if other transports fill them as well. `qlog` is where
-        connections are logged, if at all. `strangers` is told of peers that no version is common with.
+        `addresses` are the slots of sessions by address, shared with other transports. `qlog` logs
+        connections. `strangers` records peers without a common version.
         """
         super().__init__(settings, runtime)
         self.versions = versions
@@ -374,14 +377,14 @@ class QuicServer(Endpoint):
         self._configuration = quic_configuration(settings, is_client=False, alpns=alpns)
         self._qlog = qlog
         self._logged = quic_configuration(settings, is_client=False, alpns=alpns)
-        """The same for connections that are logged."""
+        """Configuration of connections with qlog."""
         self._logged.quic_logger = qlog
         self._renewal_due = 0.0
         self._pairs: tuple[CertificatePair, ...] = ()
         self._credentials: dict[int, compat.Credentials] = {}
         """Of each of `_pairs`, by its address."""
         self.draining = False
-        """Whether new connections are refused while those that there are go on."""
+        """New connections are refused; existing ones continue."""
         self._closing: asyncio.Event | None = None
         if addresses is None:
             addresses = Slots("sessions_address", limits.sessions_address, self.refused, self.now)
@@ -390,85 +393,87 @@ class QuicServer(Endpoint):
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Where the server listens, with the real port."""
+        """Bound addresses, with the real port."""
         return [sock.address for sock in self._sockets]
 
     @property
     def segments_refused(self) -> int:
-        """How often the kernel refused to cut datagrams apart."""
+        """How often the kernel refused segmentation."""
         return sum(sock.segments_refused for sock in self._sockets)
 
     @property
-    def connections(self) -> int:
-        """Connections that are not closed, their handshake finished or not."""
-        return sum(not link.over for link in self.links)
+    def open_connections(self) -> int:
+        """Number of connections that are not closed, before and after their handshake."""
+        return sum(not connection.over for connection in self.connections)
 
     def use(self, limits: Limits) -> None:
-        """Other limits hold from now on, for those who come."""
+        """Apply other limits to new connections."""
         self.limits = limits
         self.packet_time = limits.packet_time
         self._admission.use(limits)
 
     async def start(self) -> None:
-        """Bind and listen. Raises OSError with a message for people."""
+        """Bind and listen. Raises OSError with a human-readable message."""
         for sock in bind_udp(*self._address):
             udp = UdpSocket(sock, self, buffer=self.settings.socket_buffer, answers=True, now=self.now)
             self.add_socket(udp)
 
     async def close(self, code: int = 0, reason: str = "", timeout: float = 3.0) -> None:  # noqa: ASYNC109
-        """Close every session, wait until the closes went out (at most `timeout` seconds), release the sockets."""
+        """Close every session, wait until the closes are sent (at most `timeout` seconds), close the sockets."""
         self._closing = asyncio.Event()
-        for link in tuple(self.links):
-            if link.over:
+        for connection in tuple(self.connections):
+            if connection.over:
                 continue
-            if link.established and link.handler is not None:
-                link.handler.close(code, reason)
+            if connection.established and connection.handler is not None:
+                connection.handler.close(code, reason)
             else:
-                link.close(code, reason)
+                connection.close(code, reason)
         self._check_closed()
         try:
             async with asyncio.timeout(timeout):
                 await self._closing.wait()
         except TimeoutError:
-            left = [link for link in self.links if not link.over]
+            left = [connection for connection in self.connections if not connection.over]
             logger.warning("connections did not close in time", connections=len(left), after=Seconds(timeout))
-            for link in left:
-                link.close(code, reason)
-                link.transmit(self.now())
+            for connection in left:
+                connection.close(code, reason)
+                connection.transmit(self.now())
         self.release()
         if self._qlog is not None:
             await self._qlog.close()
 
     # -- Endpoint
 
-    def negotiated(self, link: Link, alpn: str) -> Handler:
+    def negotiated(self, connection: Connection, alpn: str) -> Handler:
         if alpn == "h3":
             return WebTransportServerSession(
-                link, versions=self.versions, on_request=self._on_request, strangers=self._strangers
+                connection, versions=self.versions, on_request=self._on_request, strangers=self._strangers
             )
-        return RawSession(link, alpn=alpn, is_client=False, on_request=self._on_request)
+        return RawSession(connection, alpn=alpn, is_client=False, on_request=self._on_request)
 
-    def handshake_done(self, link: Link) -> bool:
-        room = self._admission.finish(link)
+    def handshake_done(self, connection: Connection) -> bool:
+        room = self._admission.finish(connection)
         if not room:
-            link.close(QuicErrorCode.CONNECTION_REFUSED, "too many sessions of this address", transport=True)
+            connection.close(
+                QuicErrorCode.CONNECTION_REFUSED, "too many sessions of this address", transport=True
+            )
         return room
 
-    def said_goodbye(self, link: Link) -> None:
-        self._admission.end(link)
+    def on_close(self, connection: Connection) -> None:
+        self._admission.end(connection)
         self._check_closed()
 
-    def remove(self, link: Link) -> None:
-        super().remove(link)
-        offered = compat.refused_protocols(link.quic) if link.handler is None else None
+    def remove(self, connection: Connection) -> None:
+        super().remove(connection)
+        offered = compat.refused_protocols(connection.quic) if connection.handler is None else None
         if offered is not None and self._strangers is not None:
-            self._strangers.met(link.remote, "quic", offered)
-        self._admission.forget(link)
+            self._strangers.met(connection.remote, "quic", offered)
+        self._admission.forget(connection)
         self._check_closed()
 
     def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
-        # Only a first packet makes a connection. Small datagrams get no answer whatever they ask for, so that a
-        # spoofed sender gains nothing.
+        # Only a first packet makes a connection. Small datagrams get no answer, so that a spoofed sender
+        # gains nothing.
         if not data[0] & 0x80 or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
             return
         supported = self._configuration.supported_versions
@@ -490,8 +495,8 @@ class QuicServer(Endpoint):
             self.refused["draining"] += 1
             sock.send(refusal(header, QuicErrorCode.CONNECTION_REFUSED), address)
             return
-        verdict = self._admission.judge(header, address, now)
-        if isinstance(verdict, Welcome):
+        verdict = self._admission.check(header, address, now)
+        if isinstance(verdict, Admitted):
             self._accept(sock, data, address, now, header.destination_cid, verdict)
         elif verdict is not None:
             sock.send(verdict, address)
@@ -499,33 +504,34 @@ class QuicServer(Endpoint):
     # -- inside
 
     def _on_request(self, request: SessionRequest) -> None:
-        # The answer comes in the next turn, and what the session says first in the one after: one packet for both.
-        self._patient = True
+        # The session's answer comes in the next turn, its first messages in the one after: send both in one
+        # packet.
+        self._delay_transmit = True
         self.on_request(request)
 
     def _accept(
-        self, sock: UdpSocket, data: bytes, address: Address, now: float, cid: bytes, welcome: Welcome
+        self, sock: UdpSocket, data: bytes, address: Address, now: float, cid: bytes, admitted: Admitted
     ) -> None:
         self._use_certificates(now)
         quic = connection_class(self.settings)(
             configuration=self._configuration if self._qlog is None or self._qlog.full else self._logged,
             max_streams_bidi=self.settings.max_streams_bidi,
             max_streams_uni=self.settings.max_streams_uni,
-            original_destination_connection_id=welcome.original_cid,
-            retry_source_connection_id=welcome.retry_cid,
+            original_destination_connection_id=admitted.original_cid,
+            retry_source_connection_id=admitted.retry_cid,
             credentials=self._select if self.settings.fast or len(self._certificates.pairs) > 1 else None,
         )
-        link = Link(self, sock, quic, address, now)
-        link.setup_deadline = now + self.limits.setup_timeout
-        self.add_link(link, cid, quic.host_cid)
-        self._admission.begin(link, welcome)
-        link.receive(data, address, now)
-        if compat.is_unborn(quic):
-            # Nothing in it could be decrypted: noise, which must not hold a place until the idle time-out.
+        connection = Connection(self, sock, quic, address, now)
+        connection.setup_deadline = now + self.limits.setup_timeout
+        self.add_connection(connection, cid, quic.host_cid)
+        self._admission.begin(connection, admitted)
+        connection.receive(data, address, now)
+        if compat.nothing_decrypted(quic):
+            # Nothing could be decrypted: noise must not hold a slot until the idle time-out.
             self.refused["noise"] += 1
-            self.remove(link)
+            self.remove(connection)
             return
-        self._received[link] = None
+        self._received[connection] = None
 
     def _use_certificates(self, now: float) -> None:
         if now >= self._renewal_due:
@@ -553,9 +559,9 @@ class QuicServer(Endpoint):
         return self._credentials[id(pair)]
 
     def _check_closed(self) -> None:
-        if self._closing is not None and all(link.over for link in self.links):
+        if self._closing is not None and all(connection.over for connection in self.connections):
             self._closing.set()
 
     def __repr__(self) -> str:
         where = ", ".join(readable_address(*address) for address in self.addresses)
-        return f"<QuicServer {where} connections={len(self.links)}>"
+        return f"<QuicServer {where} connections={len(self.connections)}>"

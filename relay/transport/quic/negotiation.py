@@ -1,6 +1,6 @@
-"""Version negotiation: the answer to a first packet of a QUIC version that we do not speak.
+"""Version negotiation: the answer to a first packet of an unsupported QUIC version.
 
-Owns the reading and writing of what all versions have in common (RFC 8999), connection ids of up to 255 bytes included.
+Owns parsing and writing of the version-independent header (RFC 8999), with connection ids of up to 255 bytes.
 Must never keep state: source addresses may be forged. The server's endpoint calls it.
 """
 
@@ -10,24 +10,23 @@ import os
 from collections.abc import Sequence
 
 VERSION_NEGOTIATION = 0
-"""What such a packet has in place of a version."""
+"""Version field of a Version Negotiation packet."""
 
 FIXED_BIT = 0x40
-"""Set, so that what looks at the first byte takes the packet for one of QUIC (RFC 9000, 17.2.1)."""
+"""The fixed bit, so that demultiplexers recognise QUIC (RFC 9000, 17.2.1)."""
 
 RESERVED = 0x0A0A0A0A
-"""Versions like this one, with any upper half of each byte, mean nothing: clients have to skip what they do not know
-(RFC 9000, 15)."""
+"""A reserved version, which clients must ignore (RFC 9000, 15)."""
 
 LONG_HEADER = 0x80
-"""The first bit of all packets with a version."""
+"""The header form bit of long headers."""
 
 
 def answer(data: bytes, supported: Sequence[int]) -> bytes | None:
-    """Return a Version Negotiation packet for a packet with a version; `None` for one that gets none."""
+    """Return a Version Negotiation packet for a long-header packet; `None` if it gets no answer."""
     version = int.from_bytes(data[1:5], "big")
     if version == VERSION_NEGOTIATION:
-        return None  # two servers could be played against each other without end
+        return None  # two servers must not answer each other for ever
     try:
         size = data[5]
         source_at = 6 + size
@@ -40,7 +39,7 @@ def answer(data: bytes, supported: Sequence[int]) -> bytes | None:
     noise = os.urandom(5)
     reserved = int.from_bytes(noise[:4], "big") & 0xF0F0F0F0 | RESERVED
     if reserved == version:
-        reserved ^= 0x10000000  # a client drops a list with the version that it has tried
+        reserved ^= 0x10000000  # clients discard a list that contains the version they tried
     return b"".join(
         (
             bytes((LONG_HEADER | FIXED_BIT | noise[4] & 0x3F,)),

@@ -1,7 +1,7 @@
-"""What the kernel does for UDP: many datagrams in one call, where Linux has it, and none of them cut apart on the way.
+"""UDP features of the kernel: segmentation, merged receives, no fragmentation, destination addresses.
 
-It also tells which of our own addresses a datagram was sent to, so that the answer leaves from there. Owns the socket options and the packing of their control messages. Must never keep a socket. The UDP socket asks
-what the kernel can do, once, and falls back to one call per datagram where it cannot.
+Owns the socket options and their control messages. Must never keep a socket. The UDP socket probes them once
+and falls back to one call per datagram.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ UDP_SEGMENT = 103
 UDP_GRO = 104
 
 MAX_SEGMENTS = 64
-"""Datagrams that the kernel cuts from one buffer at most."""
+"""Most datagrams that the kernel cuts from one buffer."""
 
 MAX_BYTES = 65_000
-"""Bytes of one buffer at most: an IP packet holds 65,535."""
+"""Most bytes of one buffer: an IP packet holds 65,535."""
 
 REFUSALS = frozenset((errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP))
-"""How kernels and network cards that cannot segment say so."""
+"""Errors of kernels and network cards that cannot segment."""
 
 CONTROL_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20) if hasattr(socket, "CMSG_SPACE") else 0
-"""Bytes of the control messages that come with a datagram: UDP_GRO, and `in6_pktinfo`, the larger of the two."""
+"""Bytes of received control messages: UDP_GRO and `in6_pktinfo`, the larger address."""
 
 ControlMessage: TypeAlias = tuple[int, int, bytes]
 
 Source: TypeAlias = tuple[ControlMessage, ...]
-"""Which of our addresses a datagram leaves from, as control messages of `sendmsg`; none leave the choice to the kernel."""
+"""Source address of an outgoing datagram, as control messages of `sendmsg`; empty leaves it to the kernel."""
 
 MOST_SOURCES = 1024
-"""Of our addresses that are kept ready: a host may have a whole IPv6 network of them."""
+"""Cached source addresses: a host may have a whole IPv6 network of them."""
 
 _IPV4_OPTION, _IPV4_INFO, _IPV6_OPTION, _IPV6_INFO = {
-    # IP_PKTINFO twice, IPV6_RECVPKTINFO, IPV6_PKTINFO (RFC 3542, 6.1); Python has not all of them.
+    # IP_PKTINFO twice, IPV6_RECVPKTINFO, IPV6_PKTINFO (RFC 3542, 6.1): Python lacks some.
     "linux": (8, 8, 49, 50),
     "darwin": (26, 26, 61, 46),
 }.get(sys.platform, (0, 0, 0, 0))
 
 
 def can_segment(sock: socket.socket) -> bool:
-    """Whether the kernel knows UDP_SEGMENT. A network card may still refuse it."""
+    """The kernel knows UDP_SEGMENT. A network card may still refuse it."""
     if sys.platform != "linux":
         return False
     try:
@@ -58,7 +58,8 @@ def can_segment(sock: socket.socket) -> bool:
 
 
 _WHOLE = {
-    # IP_MTU_DISCOVER and IPV6_MTU_DISCOVER to PMTUDISC_PROBE: "don't fragment", whatever the kernel thinks of the path.
+    # IP_MTU_DISCOVER and IPV6_MTU_DISCOVER to PMTUDISC_PROBE: don't fragment, and ignore the kernel's path
+    # MTU.
     ("linux", socket.AF_INET): ((socket.IPPROTO_IP, 10, 3),),
     ("linux", socket.AF_INET6): ((socket.IPPROTO_IP, 10, 3), (socket.IPPROTO_IPV6, 23, 3)),
     # IP_DONTFRAG and IPV6_DONTFRAG.
@@ -68,7 +69,7 @@ _WHOLE = {
 
 
 def forbid_fragments(sock: socket.socket) -> bool:
-    """Have datagrams that are too large for the path dropped. Returns whether they will be."""
+    """Drop datagrams larger than the path MTU instead of fragmenting them. Returns whether the kernel does."""
     options = _WHOLE.get((sys.platform, sock.family), ())
     try:
         for option in options:
@@ -79,7 +80,7 @@ def forbid_fragments(sock: socket.socket) -> bool:
 
 
 def receive_merged(sock: socket.socket) -> bool:
-    """Ask for datagrams of one sender to be merged (UDP_GRO). Returns whether they will be."""
+    """Merge received datagrams of one sender (UDP_GRO). Returns whether the kernel does."""
     if sys.platform != "linux":
         return False
     try:
@@ -90,10 +91,9 @@ def receive_merged(sock: socket.socket) -> bool:
 
 
 def receive_destinations(sock: socket.socket) -> bool:
-    """Ask which of our addresses each datagram was sent to. Returns whether that will be told.
+    """Report the destination address of each datagram. Returns whether the kernel does.
 
-    Only of a socket that is bound to no address; every other one answers from its own. On a dual-stack socket the IPv6
-    option speaks for IPv4 as well.
+    Only for sockets on the wildcard address. On a dual-stack socket the IPv6 option covers IPv4 as well.
     """
     if not _IPV4_OPTION or not ipaddress.ip_address(sock.getsockname()[0]).is_unspecified:
         return False
@@ -108,16 +108,16 @@ def receive_destinations(sock: socket.socket) -> bool:
 
 @functools.cache
 def segment_message(size: int) -> Source:
-    """The control message that has a buffer cut every `size` bytes."""
+    """The control message that cuts a buffer every `size` bytes."""
     return ((SOL_UDP, UDP_SEGMENT, array.array("H", (size,)).tobytes()),)
 
 
 _sources: dict[bytes, Source] = {}
-"""By the control message that a datagram came with."""
+"""Source of the answer, by the received control message."""
 
 
 def read_messages(messages: list[ControlMessage]) -> tuple[int, Source]:
-    """At how many bytes a received buffer is to be cut, 0 if it is one datagram; and where its answer leaves from."""
+    """Segment size of a received buffer (0 for one datagram), and the source of its answer."""
     each = 0
     source: Source = ()
     for level, kind, data in messages:
@@ -134,9 +134,9 @@ def read_messages(messages: list[ControlMessage]) -> tuple[int, Source]:
 
 
 def _source(level: int, kind: int, data: bytes) -> Source:
-    """The answer to a pktinfo message. Its interface is left to the routes, but where the address needs it."""
+    """The source for the answer to a pktinfo message. Only link-local addresses fix the interface."""
     if level == socket.IPPROTO_IP and kind == _IPV4_INFO:
-        # `ipi_spec_dst`, which is an address of ours even if the datagram was a broadcast.
+        # `ipi_spec_dst` is an address of ours even if the datagram was broadcast.
         _, local, _ = struct.unpack("=i4s4s", data)
         return _ipv4_source(local)
     if level != socket.IPPROTO_IPV6 or kind != _IPV6_INFO:
@@ -146,7 +146,7 @@ def _source(level: int, kind: int, data: bytes) -> Source:
     if address.is_multicast:
         return ()
     if address.ipv4_mapped is not None and sys.platform == "darwin":
-        # It sends to IPv4 as an IPv4 socket does, and looks for that one's message only.
+        # For IPv4 destinations the kernel reads the IPv4 message only.
         return _ipv4_source(address.ipv4_mapped.packed)
     return ((level, kind, struct.pack("=16sI", packed, interface if address.is_link_local else 0)),)
 
@@ -158,9 +158,9 @@ def _ipv4_source(local: bytes) -> Source:
 
 
 def batches(buffers: list[bytes], size: int) -> list[list[bytes]]:
-    """Runs of buffers that one call can send: cut every `size` bytes they are the datagrams meant.
+    """Group buffers for one call each: cut every `size` bytes they are the original datagrams.
 
-    Each buffer is no larger than one call can send.
+    Each buffer fits one call.
     """
     most = min(MAX_SEGMENTS * size, MAX_BYTES)
     found: list[list[bytes]] = []

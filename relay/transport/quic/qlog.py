@@ -1,8 +1,8 @@
-"""qlog files: what happened on each QUIC connection, packet by packet, for qvis and the like.
+"""qlog files: the packets of each QUIC connection, for qvis and other tools.
 
-Owns a directory of files, one for each connection, written when it ends; at most so many of them, each of so many events.
-Must never hold what streams or headers carry: there are tokens in it. The server's endpoint gives it to connections, which
-aioquic then logs; they take aioquic's way for all their packets.
+Owns a directory of files, one per connection, written when it ends; the number of files and of events per
+file is limited. Must never record payloads or HTTP headers, which hold tokens. The server's endpoint attaches
+a trace to connections, which then use aioquic for all packets.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from relay.logs import get_logger
 logger = get_logger("relay.transport")
 
 NAME: Final = re.compile(r"[0-9a-f]{16,40}\.qlog")
-"""Our files, by the connection id that the client chose first. Others in the directory are left alone."""
+"""Our file names, by the client's first connection id. Other files are left alone."""
 
 
 class Trace(QuicLoggerTrace):
-    """The events of one connection: of more than `most`, the first half and the newest half."""
+    """The events of one connection. Beyond `most`, the first half and the newest half are kept."""
 
     def __init__(self, *, is_client: bool, odcid: bytes, most: int) -> None:
         super().__init__(is_client=is_client, odcid=odcid)
         self.name = f"{odcid.hex()}.qlog"
-        self.heard = False
-        """Whether a packet of the peer's could be read."""
+        self.received = False
+        """A packet of the peer was decrypted."""
         self.over = False
         self._half = most // 2
         self._first: list[dict[str, Any]] = []
@@ -50,12 +50,12 @@ class Trace(QuicLoggerTrace):
         if self.over:
             return
         self._settle()
-        self.heard = self.heard or event == "packet_received"
+        self.received = self.received or event == "packet_received"
         super().log_event(category=category, event=event, data=data)
         self._open = self._events.pop()
 
     def encode_http3_headers_frame(self, length: int, headers: Headers, stream_id: int) -> dict[str, Any]:  # noqa: ARG002
-        """As the original, without the headers: paths have tokens in them."""
+        """Omit the headers: paths hold tokens."""
         return {"frame": {"frame_type": "headers"}, "length": length, "stream_id": stream_id}
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Trace(QuicLoggerTrace):
         return trace
 
     def _settle(self) -> None:
-        """Put the newest event to the others. It weighs as much as it has frames and ranges: a packet may be full of them."""
+        """Store the newest event. Its weight counts frames and ranges: a packet may be full of them."""
         event, self._open = self._open, None
         if event is None:
             return
@@ -92,22 +92,22 @@ def _weight(value: object) -> int:
 
 
 class QlogDirectory(QuicLogger):
-    """The files, and the connections that are being logged. A thread writes."""
+    """The files, and the connections being logged. A thread writes."""
 
     def __init__(self, directory: Path, *, files: int, events: int) -> None:
-        """`files` are kept, and as many connections logged at a time; `events` of each."""
+        """Keep `files` files, log as many connections at a time, with `events` events each."""
         super().__init__()
         self._directory = directory
         self._files = files
         self._events = events
         self._live: set[Trace] = set()
-        """Those of connections, and those that wait to be written."""
+        """Traces of open connections and traces not yet written."""
         self._writer = ThreadPoolExecutor(1, "qlog")
         self._failing = False
 
     @property
     def full(self) -> bool:
-        """Whether the next connection is not logged."""
+        """The next connection is not logged."""
         return len(self._live) >= self._files
 
     def start_trace(self, is_client: bool, odcid: bytes) -> Trace:  # noqa: FBT001 - as the original
@@ -116,10 +116,10 @@ class QlogDirectory(QuicLogger):
         return trace
 
     def end_trace(self, trace: QuicLoggerTrace) -> None:
-        """The connection is over: have its file written, unless it was mere noise."""
+        """Write the file of a closed connection, unless it received only noise."""
         assert isinstance(trace, Trace)
         trace.over = True
-        if not trace.heard:
+        if not trace.received:
             self._live.discard(trace)
             return
 

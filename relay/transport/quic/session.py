@@ -1,8 +1,8 @@
-"""Sessions and streams over a QUIC connection: what raw QUIC and WebTransport have in common.
+"""Sessions and streams over a QUIC connection: the common part of raw QUIC and WebTransport.
 
-Owns the streams (their halves, what is queued, the wait for the peer's stream credit) and the translation of QUIC
-events into those of `relay.transport.session`. Must never touch a socket or another session. `RawSession` and the
-WebTransport sessions build on it; a `Link` drives it.
+Owns the streams (their halves, queued data, waiting for stream credit) and translates QUIC events into those
+of `relay.transport.session`. Must never touch a socket or another session. `RawSession` and the WebTransport
+sessions build on it; a `Connection` drives it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aioquic.quic.events import StreamReset as QuicStreamReset
 from aioquic.quic.packet import QuicErrorCode
 
 from relay.transport.quic import compat
-from relay.transport.quic.link import Link
+from relay.transport.quic.connection import Connection
 from relay.transport.quic.stream import Half, QuicStream, plain_code, urgency, wire_code
 from relay.transport.session import (
     CONTROL_PRIORITY,
@@ -41,25 +41,25 @@ from relay.transport.session import (
 from relay.wire.version import Version
 
 EARLY_EVENTS = 1024
-"""Events kept for a session that nobody has started yet."""
+"""Events kept for a session before `start`."""
 
 EARLY_BYTES = 1 << 20
-"""Stream data kept for a session that nobody has started yet. A peer that was not accepted has no reason to send
-more than its first requests."""
+"""Stream data in bytes kept for a session before `start`: an unaccepted peer needs only its first requests.
+"""
 
 PENDING_DATAGRAMS = 64
-"""Datagrams that may wait for a packet. Late ones are worthless, so the newest is dropped instead."""
+"""Queued datagrams. Late ones are worthless, so the newest is dropped."""
 
 
 CREDIT: Final = {
     QuicErrorCode.STREAM_LIMIT_ERROR: "max_streams",
     QuicErrorCode.FLOW_CONTROL_ERROR: "window",
 }
-"""Limits that a peer can only exceed against the rules, by the error that ends its connection, as refusals are counted."""
+"""Limits enforced by QUIC, by the error that closes the connection, as refusals are counted."""
 
 
 class SessionLostError(Exception):
-    """A session ended before it was open. `kind` is the layer that ended it."""
+    """A session ended before it was established. `kind` is the layer that closed it."""
 
     def __init__(self, kind: str, code: int | None, reason: str, *, by_peer: bool) -> None:
         super().__init__(reason)
@@ -70,37 +70,37 @@ class SessionLostError(Exception):
 
 
 class QuicSession:
-    """A session over a link; see `relay.transport.session.Session`. Subclasses own what goes around the streams."""
+    """A session over a connection; see `relay.transport.session.Session`. Subclasses add their framing."""
 
     transport = "quic"
 
     def __init__(
-        self, link: Link, *, is_client: bool, alpn: str = "", version: Version | None = None
+        self, connection: Connection, *, is_client: bool, alpn: str = "", version: Version | None = None
     ) -> None:
-        self.link = link
-        self.remote = link.remote
+        self.connection = connection
+        self.remote = connection.remote
         self.is_client = is_client
         self.alpn = alpn
         self.version = version
         self.path: str | None = None
         self.query = ""
         self.ended = False
-        """Whether `SessionClosed` was queued: nothing follows it."""
+        """`SessionClosed` was queued: nothing follows it."""
         self.may_write = True
-        """Whether streams can be opened and written yet."""
+        """Streams can be opened and written."""
         self.opened: asyncio.Future[None] | None = None
-        """Where a client waits for the session to open."""
+        """A client waits here for the session to be established."""
         self._sink: Sink | None = None
         self._started = False
         self.gathered: list[Event] = []
-        """What the owner has not been told yet."""
+        """Events not yet delivered."""
         self._early_bytes = 0
         self._streams: dict[int, QuicStream] = {}
         self._writing: dict[QuicStream, None] = {}
         self._waiting: dict[bool, list[QuicStream]] = {}
-        """Streams without credit yet, by whether they are unidirectional; the most urgent last."""
+        """Streams waiting for credit, by direction (unidirectional or not); the most urgent last."""
         self._left: tuple[QuicStream, ...] = ()
-        """Streams that were there when the session ended, until that is told."""
+        """Streams at the end of the session, until it is delivered."""
         self._openings = itertools.count()
         self._pings = itertools.count(1)
         self._local_bit = 0 if is_client else 1
@@ -112,23 +112,23 @@ class QuicSession:
 
     @property
     def datagram_limit(self) -> int:
-        return 0 if self.ended else compat.datagram_limit(self.link.quic)
+        return 0 if self.ended else compat.datagram_limit(self.connection.quic)
 
     @property
     def undelivered(self) -> bool:
         if self.ended:
             return False
-        return bool(self._writing or self._waiting) or self.link.quic.anything_undelivered()
+        return bool(self._writing or self._waiting) or self.connection.quic.anything_undelivered()
 
     def start(self, sink: Sink) -> None:
         if self._started:
             raise RuntimeError("a session is started once")
         self._started = True
         self._sink = sink
-        self.link.touch()
-        if self.link.gone:
-            # Nobody drives a connection that is gone, and its end is still to be told.
-            self.link.endpoint.call_soon(self.deliver)
+        self.connection.touch()
+        if self.connection.gone:
+            # A removed connection is not driven any more, but its end must be delivered.
+            self.connection.endpoint.call_soon(self.deliver)
 
     def open_bidi(self, priority: int = CONTROL_PRIORITY) -> QuicStream:
         return self._new_stream(priority, unidirectional=False)
@@ -141,38 +141,36 @@ class QuicSession:
 
     def ping(self) -> None:
         if not self.ended:
-            self.link.quic.send_ping(next(self._pings))
-            self.link.touch()
+            self.connection.quic.send_ping(next(self._pings))
+            self.connection.touch()
 
     def probe_timeout(self) -> float:
-        return 3 * compat.probe_timeout(self.link.quic)
+        return 3 * compat.probe_timeout(self.connection.quic)
 
     def trust(self) -> None:
-        self.link.cost.trusted = True
+        self.connection.cost.trusted = True
 
     def close(self, code: int = 0, reason: str = "") -> None:
         raise NotImplementedError
 
     def stats(self) -> SessionStats:
         return SessionStats(
-            rtt=compat.smoothed_rtt(self.link.quic),
-            estimate=compat.rate_estimate(self.link.quic),
-            bytes_received=self.link.bytes_received,
-            bytes_sent=self.link.bytes_sent,
+            rtt=compat.smoothed_rtt(self.connection.quic),
+            estimate=compat.rate_estimate(self.connection.quic),
+            bytes_received=self.connection.bytes_received,
+            bytes_sent=self.connection.bytes_sent,
             streams=len(self._streams),
         )
 
     async def wait_closed(self) -> None:
-        """Wait until the connection is gone and, on a client, its socket released."""
-        await self.link.wait_gone()
+        """Wait until the connection is removed and, on a client, its socket released."""
+        await self.connection.wait_gone()
 
-    # -- for the link
+    # -- for the connection
 
-    def established(self) -> None:
-        """The handshake is complete."""
+    def established(self) -> None: ...
 
     def handle(self, event: QuicEvent) -> None:
-        """Take one event of the connection."""
         if self.ended:
             return
         kind = type(event)
@@ -189,12 +187,12 @@ class QuicSession:
             self._on_reset(event)  # type: ignore[arg-type]
 
     def pump(self) -> None:
-        """Hand everything queued to the connection, which sends the most urgent first, and claim streams for it."""
+        """Hand queued data to the connection, which sends the most urgent first, and open waiting streams."""
         if not self.may_write or self.ended:
             return
         if self._waiting:
             for unidirectional, waiting in list(self._waiting.items()):
-                while waiting and compat.stream_credit(self.link.quic, unidirectional=unidirectional):
+                while waiting and compat.stream_credit(self.connection.quic, unidirectional=unidirectional):
                     self._claim(waiting.pop())
                 if not waiting:
                     del self._waiting[unidirectional]
@@ -207,7 +205,7 @@ class QuicSession:
                 self._offer(stream)
 
     def deliver(self) -> None:
-        """Pass the gathered events to the owner."""
+        """Deliver the gathered events to the owner."""
         sink = self._sink
         if sink is None or not self.gathered:
             return
@@ -218,14 +216,14 @@ class QuicSession:
         self._sink = None
         sink(batch)
         for stream in self._left:
-            stream.context = None  # it knows the stream: a ring that only the garbage collector would find
+            stream.context = None  # breaks a reference cycle with the stream
         self._left = ()
 
     def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
-        """The connection is closing: tell the owner, unless the session ended before."""
+        """The connection is closing: report it unless the session ended before."""
         kind = compat.close_kind(event)
         if kind == "transport" and not by_peer and event.error_code in CREDIT:
-            self.link.endpoint.refused[CREDIT[QuicErrorCode(event.error_code)]] += 1
+            self.connection.endpoint.refused[CREDIT[QuicErrorCode(event.error_code)]] += 1
         reason = event.reason_phrase
         code: int | None = None
         if kind == "application":
@@ -243,7 +241,7 @@ class QuicSession:
     # -- for subclasses
 
     def end(self, code: int | None, reason: str, *, by_peer: bool, kind: str = "application") -> None:
-        """Queue `SessionClosed`. Every later call on the session or its streams does nothing."""
+        """Queue `SessionClosed`. Later calls on the session or its streams do nothing."""
         if self.ended:
             return
         self.gathered.append(SessionClosed(code, reason, by_peer))
@@ -254,18 +252,18 @@ class QuicSession:
         self._waiting.clear()
         if self.opened is not None and not self.opened.done():
             self.opened.set_exception(SessionLostError(kind, code, reason, by_peer=by_peer))
-        self.link.touch()
+        self.connection.touch()
 
     def _application_code(self, code: int) -> int | None:
         """The moq code in a received application close."""
         return code
 
     def _prefix(self, *, unidirectional: bool) -> bytes:  # noqa: ARG002 - for subclasses
-        """What goes before the first byte of a stream that we open."""
+        """Bytes before the first payload of a stream that we open."""
         return b""
 
     def _on_unknown(self, stream_id: int, data: bytes, *, fin: bool) -> None:
-        """The first bytes of a stream that the peer opened."""
+        """Handle the first bytes of a stream that the peer opened."""
         self._open_by_peer(stream_id, data, fin=fin)
 
     def _on_datagram(self, data: bytes) -> None:
@@ -274,10 +272,10 @@ class QuicSession:
     def _send_datagram(self, prefix: bytes, data: bytes) -> None:
         if self.ended or len(data) > self.datagram_limit:
             return
-        quic = self.link.quic
+        quic = self.connection.quic
         if compat.pending_datagrams(quic) < PENDING_DATAGRAMS:
             quic.send_datagram_frame(prefix + data if prefix else data)
-            self.link.touch()
+            self.connection.touch()
 
     def _emit(self, event: Event) -> None:
         if self.ended:
@@ -287,11 +285,11 @@ class QuicSession:
             if type(event) is StreamData:
                 self._early_bytes += len(event.data)
             if len(self.gathered) > EARLY_EVENTS or self._early_bytes > EARLY_BYTES:
-                self.link.endpoint.refused["early"] += 1
+                self.connection.endpoint.refused["early"] += 1
                 self.gathered.clear()
                 reason = "too much was sent before the session was accepted"
                 self.end(None, reason, by_peer=False)
-                self.link.close(QuicErrorCode.APPLICATION_ERROR, reason, transport=True)
+                self.connection.close(QuicErrorCode.APPLICATION_ERROR, reason, transport=True)
 
     # -- receiving
 
@@ -320,7 +318,7 @@ class QuicSession:
         )
         self._streams[stream_id] = stream
         # A peer may stop our half before its own first byte arrives.
-        stopped = None if stream.unidirectional else compat.reset_code(self.link.quic, stream_id)
+        stopped = None if stream.unidirectional else compat.reset_code(self.connection.quic, stream_id)
         self._receive(stream, data, fin=fin)
         if stopped is not None:
             self._stopped_by_peer(stream, stopped)
@@ -330,8 +328,8 @@ class QuicSession:
         stream = self._streams.get(event.stream_id)
         if stream is None:
             if event.stream_id & 1 != self._local_bit and not event.stream_id & 2:
-                # Never seen, so nobody will end our half, and an open half counts against the peer's streams.
-                self.link.quic.reset_stream(event.stream_id, wire_code(0))
+                # The owner never saw this stream, and an open half would use up stream credit of the peer.
+                self.connection.quic.reset_stream(event.stream_id, wire_code(0))
             return
         self._emit(StreamReset(stream, plain_code(event.error_code)))
         stream.received = True
@@ -361,7 +359,7 @@ class QuicSession:
         )
 
     def ready(self, stream: QuicStream) -> None:
-        """A stream has something to send."""
+        """A stream has data to send."""
         if stream.id < 0:
             waiting = self._waiting.setdefault(stream.unidirectional, [])
             index = bisect.bisect_left(waiting, stream.order, key=urgency)
@@ -369,15 +367,15 @@ class QuicSession:
                 waiting.insert(index, stream)
         else:
             self._writing[stream] = None
-        link = self.link
-        link.endpoint.touch(link)
+        connection = self.connection
+        connection.endpoint.touch(connection)
 
     def is_writing(self, stream: QuicStream) -> bool:
-        """Whether something of a stream has not been handed to the connection."""
+        """Data of a stream waits to be handed to the connection."""
         return stream in self._writing
 
     def reorder(self, stream: QuicStream, order: tuple[int, int]) -> None:
-        """A stream without an id is of another urgency now."""
+        """The urgency of a stream without an id has changed."""
         waiting = self._waiting.get(stream.unidirectional, [])
         index = bisect.bisect_left(waiting, stream.order, key=urgency)
         queued = index < len(waiting) and waiting[index] is stream
@@ -388,8 +386,8 @@ class QuicSession:
             bisect.insort(waiting, stream, key=urgency)
 
     def _claim(self, stream: QuicStream) -> None:
-        """Give a waiting stream its id, which writing its first bytes reserves."""
-        stream.id = self.link.quic.get_next_available_stream_id(is_unidirectional=stream.unidirectional)
+        """Give a waiting stream its id; writing its first bytes reserves it."""
+        stream.id = self.connection.quic.get_next_available_stream_id(is_unidirectional=stream.unidirectional)
         self._streams[stream.id] = stream
         prefix = self._prefix(unidirectional=stream.unidirectional)
         if prefix:
@@ -405,34 +403,34 @@ class QuicSession:
         chunks, stream.chunks = stream.chunks, []
         stream.queued = 0
         try:
-            self.link.quic.write_stream(stream.id, chunks, fin=fin, order=stream.order)
+            self.connection.quic.write_stream(stream.id, chunks, fin=fin, order=stream.order)
         except (RuntimeError, ValueError):
-            # The peer has stopped this stream already; the event that says so is on its way.
+            # The peer has stopped this stream; the event follows.
             stream.close_half()
         if fin:
             self._forget(stream)
 
     def abort(self, stream: QuicStream, code: int) -> None:
         if stream.id < 0:
-            # The peer never heard of it.
+            # The peer never saw it.
             waiting = self._waiting.get(stream.unidirectional, [])
             index = bisect.bisect_left(waiting, stream.order, key=urgency)
             if index < len(waiting) and waiting[index] is stream:
                 del waiting[index]
             return
         self._writing.pop(stream, None)
-        self.link.quic.reset_stream(stream.id, wire_code(code))
+        self.connection.quic.reset_stream(stream.id, wire_code(code))
         self._forget(stream)
-        self.link.touch()
+        self.connection.touch()
 
     def ask_to_stop(self, stream: QuicStream, code: int) -> None:
         try:
-            self.link.quic.stop_stream(stream.id, wire_code(code))
+            self.connection.quic.stop_stream(stream.id, wire_code(code))
         except ValueError:
-            return  # ended on the wire already; the event is on its way
-        self.link.touch()
+            return  # ended on the wire already; the event follows
+        self.connection.touch()
 
     def _forget(self, stream: QuicStream) -> None:
-        """Drop a stream once the peer's half has ended and ours is handed over."""
+        """Forget a stream once the peer's half has ended and ours is handed over."""
         if stream.received and (stream.half is Half.CLOSED or (stream.fin and not stream.chunks)):
             self._streams.pop(stream.id, None)

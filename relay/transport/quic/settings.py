@@ -35,13 +35,14 @@ class QuicSettings:
     """Whether busy connections try packets of up to 1452 bytes. Needs `fast`, and Linux or macOS."""
 
     congestion: Literal["cubic", "reno", "bbr"] = "cubic"
-    """Congestion control algorithm. `bbr` does not take every loss for a full line: [when to choose it](delivery.md#on-a-line-that-loses-packets)."""
+    """Congestion control algorithm. `bbr` does not take every loss for congestion: [when to choose
+    it](delivery.md#on-a-line-that-loses-packets)."""
 
     socket_buffer: int = 4 * 1024 * 1024
     """Kernel receive and send buffer asked for; the kernel may grant less."""
 
     fast: bool = True
-    """Whether ordinary packets take the quick way instead of aioquic's; both speak the same protocol."""
+    """Whether ordinary packets take the fast path instead of aioquic's; both speak the same protocol."""
 
     native: bool = True
     """Whether the compiled kernel makes the packets of `fast`, where it was built; Python does otherwise."""

@@ -1,7 +1,7 @@
-"""A stream of a QUIC session, as its owner holds it.
+"""A stream of a QUIC session, as its owner sees it.
 
-Owns the state of both halves and what is queued but not handed to the connection yet. Must never write to the
-connection itself: the session does, and it is the only one to use what is not part of `Stream`.
+Owns the state of both halves and the data not yet handed to the connection. Must never write to the
+connection itself: the session does, and only the session uses members beyond `Stream`.
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Protocol
 
-from relay.transport.quic.link import Link
+from relay.transport.quic.connection import Connection
 from relay.wire.errors import MAX_CODE, from_http3, to_http3
 
 
 class Half(Enum):
-    """Our half of a stream."""
+    """State of our half of a stream."""
 
     OPEN = "open"
     ENDING = "ending"
-    """The end is queued or sent; it may still be reset."""
+    """The end is queued or sent; a reset is still possible."""
     CLOSED = "closed"
 
 
 def wire_code(code: int) -> int:
-    """The code of a reset or stop on the wire, which is the same mapping on raw QUIC and WebTransport."""
+    """Error code of a reset or stop on the wire, the same on raw QUIC and WebTransport."""
     return to_http3(code if 0 <= code <= MAX_CODE else 0)
 
 
 def plain_code(code: int) -> int:
-    """The moq code of a received reset or stop; 0 where it is none of ours."""
+    """The moq code of a received reset or stop; 0 if it is none."""
     return from_http3(code) or 0
 
 
 class Owner(Protocol):
-    """What a stream needs of its session."""
+    """The session, as a stream sees it."""
 
-    link: Link
+    connection: Connection
     ended: bool
 
     def ready(self, stream: QuicStream) -> None: ...
@@ -79,14 +79,14 @@ class QuicStream:
         self.opened_by_peer = opened_by_peer
         self.context: Any = None
         self.order = order
-        """Sorts by urgency, the most urgent last: (priority, minus the number of its opening)."""
+        """Sort key, the most urgent last: (priority, minus the opening number)."""
         self._session = session
         self.chunks: list[bytes] = []
         self.queued = 0
         self.fin = False
         self.half = Half.CLOSED if unidirectional and opened_by_peer else Half.OPEN
         self.received = unidirectional and not opened_by_peer  # the peer's half has ended
-        self.stopped = self.received  # we want no more of it
+        self.stopped = self.received  # the owner has stopped it
         self.stop_code: int | None = None  # a stop called while the stream waits for credit
 
     def __repr__(self) -> str:
@@ -96,7 +96,7 @@ class QuicStream:
     def unsent(self) -> int:
         if self.id < 0 or self.half is Half.CLOSED:
             return self.queued
-        return self.queued + self._session.link.quic.unsent(self.id)
+        return self.queued + self._session.connection.quic.unsent(self.id)
 
     @property
     def undelivered(self) -> bool:
@@ -105,7 +105,7 @@ class QuicStream:
             return False
         if self.id < 0:
             return bool(self.queued) or self.fin
-        return session.is_writing(self) or session.link.quic.undelivered(self.id)
+        return session.is_writing(self) or session.connection.quic.undelivered(self.id)
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         if self.half is not Half.OPEN or self._session.ended:
@@ -128,7 +128,7 @@ class QuicStream:
             session.reorder(self, order)
         else:
             self.order = order
-            session.link.quic.prioritize(self.id, order)
+            session.connection.quic.prioritize(self.id, order)
 
     def reset(self, code: int) -> None:
         if self.half is Half.CLOSED or self._session.ended:

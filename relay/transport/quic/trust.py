@@ -1,7 +1,7 @@
-"""Whom a client trusts.
+"""Certificate verification of a client.
 
-Owns the choice between roots, pinned fingerprints and nothing, and its translation for the TLS engine. Must never
-talk to anybody. The client reads the configuration with it, the dialling endpoint checks the server's certificate.
+Owns the choice between roots, pinned fingerprints and no check, as configuration of the TLS engine. Must
+never connect. The client builds it from configuration, the dialling endpoint checks the server's certificate.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from relay.transport.quic.certificates import fingerprint, load_certificates
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """Whom to trust. The system's roots unless something else is given."""
+    """Trust settings: the system's roots unless something else is given."""
 
     roots: tuple[Path, ...] | None = None
-    """PEM files to use instead of the system's roots."""
+    """PEM files that replace the system's roots."""
 
     fingerprints: tuple[str, ...] = ()
-    """Hex SHA-256 of acceptable leaf certificates, instead of any root; names are not checked then."""
+    """Hex SHA-256 of accepted leaf certificates, instead of any root; names are not checked."""
 
     disable_verify: bool = False
-    """Accept whoever answers."""
+    """Accept any certificate."""
 
 
 class Trust:
-    """`ClientTls` with its files read, so that a bad file is reported before anything is dialled.
+    """`ClientTls` with its files read, so that a bad file is reported before dialling.
 
-    Raises `CertificateError` naming the file.
+    Raises `CertificateError` that names the file.
     """
 
     def __init__(self, tls: ClientTls) -> None:
@@ -46,7 +46,7 @@ class Trust:
         self.roots: bytes | None = None
         if tls.roots is not None and self.verify:
             roots = [certificate for path in tls.roots for certificate in load_certificates(path)]
-            # Written anew: the TLS engine trips over text between certificates.
+            # Written anew: the TLS engine fails on text between certificates.
             self.roots = b"".join(root.public_bytes(serialization.Encoding.PEM) for root in roots)
 
     def apply(self, configuration: QuicConfiguration) -> None:
@@ -59,10 +59,10 @@ class Trust:
             configuration.cafile = paths.cafile
             configuration.capath = None if paths.cafile else paths.capath
 
-    def complaint(
+    def check_pin(
         self, quic: compat.RelayQuicConnection, now: dt.datetime
     ) -> tuple[AlertDescription, str] | None:
-        """What is wrong with a pinned certificate; everything else the TLS engine has checked."""
+        """TLS alert and reason if the certificate is not pinned or not valid; the TLS engine checks the rest."""
         if not self.pins:
             return None
         certificate = compat.peer_certificate(quic)

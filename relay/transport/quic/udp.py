@@ -1,6 +1,6 @@
-"""UDP sockets for QUIC: draining them, and sending without ever blocking or failing loudly.
+"""UDP sockets for QUIC, drained and written without blocking.
 
-Owns the sockets and what waits for them. Must never know what a datagram holds. The endpoint calls it.
+Owns the sockets and their send queues. Must never read the content of datagrams. The endpoint calls it.
 """
 
 from __future__ import annotations
@@ -20,42 +20,40 @@ from relay.transport.quic import offload
 logger = get_logger(__name__)
 
 Address: TypeAlias = tuple[Any, ...]
-"""The address of a peer as the kernel gives it, (host, port) or (host, port, flow, scope). On a socket that hears which of
-our own addresses was asked, the `offload.Source` of the answer is the last element: two of them are two paths, as QUIC
-means it (RFC 9000, 9)."""
+"""A peer's address as the kernel gives it, (host, port) or (host, port, flow, scope). On a wildcard socket
+the last element is the `offload.Source` of answers: QUIC's path is both addresses (RFC 9000, 9)."""
 
 DRAIN_DATAGRAMS = 256
-"""Datagrams taken from one socket per loop turn, so that a flood leaves time for everything else."""
+"""Datagrams taken from one socket per loop turn, so that a flood leaves time for other work."""
 
 DRAIN_TIME = 0.01
-"""Seconds after which no more are taken in the same turn, since these were slow."""
+"""Seconds of receiving after which the turn ends early."""
 
 SEND_QUEUE = 1024
-"""Datagrams that wait for a full socket. Beyond it the newest is dropped, as a full router would."""
+"""Datagrams queued for a full socket. Beyond it the newest is dropped, as in a router."""
 
 SEND_FLUSH = 64
-"""Waiting datagrams sent per turn once the socket takes some again."""
+"""Queued datagrams sent per turn once the socket is writable."""
 
 MAX_DATAGRAM = 65536
 
 REFUSAL_TIME = 60.0
-"""Seconds that a destination gets its datagrams one by one after the kernel has refused to cut them: routes change."""
+"""Seconds without segmentation to a destination after the kernel refused it: routes change."""
 
 MOST_REFUSING = 10_000
-"""Destinations that are remembered. Beyond it the oldest is tried again earlier."""
+"""Destinations remembered. Beyond it the oldest is retried early."""
 
 CERTAIN = 8
-"""Times in a row that nothing waited behind what was read first, until that is taken for granted so many times."""
+"""After so many single reads in a row, the next so many skip the second read."""
 
 
 class Receiver(Protocol):
-    """Who takes what arrives."""
+    """Receiver of datagrams."""
 
-    def on_datagram(self, sock: UdpSocket, data: bytes, address: Address) -> None:
-        """One datagram."""
+    def on_datagram(self, sock: UdpSocket, data: bytes, address: Address) -> None: ...
 
     def on_merged(self, sock: UdpSocket, view: memoryview, each: int, address: Address) -> None:
-        """Datagrams of `each` bytes, the last one of as many or fewer. `view` is used again after the call."""
+        """Datagrams of `each` bytes, the last one possibly shorter. `view` is reused after the call."""
 
 
 class UdpSocket:
@@ -70,16 +68,16 @@ class UdpSocket:
         now: Callable[[], float],
         answers: bool = False,
     ) -> None:
-        """`answers` is for a bound socket that serves many: what it sends leaves from the address that was asked."""
+        """`answers`: a bound socket with many peers, which sends from the address that received."""
         self.sock = sock
         self.dropped = 0
-        """Datagrams that were not sent because the socket's queue was full."""
+        """Datagrams dropped because the socket's queue was full."""
         self.failed = 0
-        """Datagrams that the kernel refused to send."""
+        """Datagrams that the kernel refused."""
         self.segments_refused = 0
-        """How often the kernel refused to cut datagrams apart."""
+        """How often the kernel refused segmentation."""
         self.on_error: Callable[[OSError], None] | None = None
-        """Told of receive errors: on a connected socket, that nobody listens at the peer."""
+        """Called with receive errors: on a connected socket, that the peer's port is closed."""
         self.on_drained: Callable[[], None] | None = None
         """Called after each batch of datagrams."""
         self._now = now
@@ -91,17 +89,17 @@ class UdpSocket:
         self._views = [self._view]
         self._connected = False
         self._alone = 0
-        """How often in a row one read was all, less what was taken for granted since."""
+        """Consecutive single reads, less those skipped since."""
         self.closed = False
         self.unfragmented = offload.forbid_fragments(sock)
-        """Whether a datagram that is too large for the path is lost instead of cut apart."""
+        """Datagrams larger than the path MTU are dropped, not fragmented."""
         self._segments = offload.can_segment(sock)
         self._refusing: dict[Address, float] = {}
-        """Peers to which the kernel has refused to send segments, and until when that is believed."""
+        """Peers without segmentation, and until when."""
         self._refusals = LogThrottle()
         self._merged = offload.receive_merged(sock)
         self._sources = answers and offload.receive_destinations(sock)
-        """Whether the last element of each address is where answers leave from."""
+        """The last element of each address is the source of answers."""
         sock.setblocking(False)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             try:
@@ -112,12 +110,12 @@ class UdpSocket:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where the socket is bound: (host, port)."""
+        """The bound (host, port)."""
         name = self.sock.getsockname()
         return str(name[0]), int(name[1])
 
     def connect(self, address: Address) -> Address:
-        """Talk to one peer only, and hear when nobody listens there. Returns the peer's address as received from."""
+        """Connect to one peer, and receive ICMP errors. Returns the peer's address as received from."""
         self.sock.connect(address)
         self._connected = True
         peer: Address = self.sock.getpeername()
@@ -136,9 +134,9 @@ class UdpSocket:
             self._failed(error)
 
     def send_all(self, buffers: list[bytes], size: int, address: Address) -> None:
-        """Send datagrams to one address, in order: in one call where the kernel cuts them apart.
+        """Send datagrams to one address in order: in one call where the kernel segments.
 
-        A buffer holds datagrams of `size` bytes each, of which the last may be shorter.
+        A buffer holds datagrams of `size` bytes each; the last may be shorter.
         """
         if len(buffers) == 1:
             if len(buffers[0]) <= size:
@@ -154,7 +152,7 @@ class UdpSocket:
                         self.send(buffer[start : start + size], address)
 
     def _send_batch(self, batch: list[bytes], size: int, address: Address) -> bool:
-        """Whether the kernel has taken the batch, or lost it for good."""
+        """Send one batch. Returns False if the socket is full."""
         if not self._segments or self._waiting or (self._refusing and self._refuses(address)):
             return False
         message = offload.segment_message(size)
@@ -175,7 +173,7 @@ class UdpSocket:
         return True
 
     def _refuses(self, address: Address) -> bool:
-        """Whether the kernel has refused to send segments to `address` a short time ago."""
+        """The kernel refused segmentation to `address` recently."""
         until = self._refusing.get(address)
         if until is None:
             return False
@@ -185,7 +183,7 @@ class UdpSocket:
         return False
 
     def _note_refusal(self, address: Address, error: OSError) -> None:
-        # The device of one route cannot do it, or not with packets as large as these: others can.
+        # The device of one route cannot segment, or not packets this large; others can.
         self.segments_refused += 1
         now = self._now()
         if len(self._refusing) >= MOST_REFUSING:
@@ -221,7 +219,7 @@ class UdpSocket:
             self._waiting.append((data, address))
 
     def _failed(self, error: OSError) -> None:
-        # An unreachable peer, a datagram too large for the path, a firewall: loss, as far as QUIC is concerned.
+        # Unreachable peer, datagram too large, firewall: QUIC treats it as loss.
         self.failed += 1
         if error.errno == errno.ENOBUFS:
             self.dropped += 1
@@ -252,7 +250,7 @@ class UdpSocket:
                 taken += receive()
                 reads += 1
                 if self._alone >= CERTAIN:
-                    # A light load comes one by one; if there is more, we are called again at once.
+                    # Under light load datagrams come one by one; the loop calls again if there are more.
                     self._alone += 1
                     if self._alone >= 2 * CERTAIN:
                         self._alone = CERTAIN - 1
@@ -261,7 +259,7 @@ class UdpSocket:
                 self._alone = self._alone + 1 if reads == 1 else 0
                 break
             except OSError as error:
-                # An ICMP answer to something sent earlier; the socket itself is fine.
+                # An ICMP error for an earlier datagram; the socket itself works.
                 taken += 1
                 if self.on_error is not None:
                     self.on_error(error)

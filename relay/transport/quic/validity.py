@@ -1,7 +1,7 @@
-"""When certificates are valid, in words for the operator.
+"""Warnings about the validity of certificates, for the operator.
 
-Owns what is worth a warning. Must never read a clock: the time is a parameter. Called at start, at a reload, by `--check`
-and once an hour in between.
+Owns the choice of what to warn about. Must never read a clock: the time is a parameter. Called at start, at a
+reload, by `--check` and once an hour.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Final
 from cryptography import x509
 
 SOON: Final = dt.timedelta(days=14)
-"""What is left of a certificate when its end is worth a warning."""
+"""Remaining life of a certificate that is worth a warning."""
 
 SOON_PART: Final = 6
 """A warning comes at this fraction of the whole life at the earliest: tools renew with a third left."""
 
 
-def concern(certificate: x509.Certificate, now: dt.datetime) -> str | None:
-    """Say what is wrong with its time at `now`, which has a time zone, or None."""
+def validity_warning(certificate: x509.Certificate, now: dt.datetime) -> str | None:
+    """A warning about the certificate's validity at `now`, which has a time zone; None if it is fine."""
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now >= ends:
         return f"expired on {_written(ends)}, so clients refuse it"
@@ -32,20 +32,22 @@ def concern(certificate: x509.Certificate, now: dt.datetime) -> str | None:
 
 
 class ValidityWatch:
-    """Remembers what it has said, so that it says the same once."""
+    """Remembers its warnings, to give each only once."""
 
     def __init__(self) -> None:
         self._said: frozenset[str] = frozenset()
 
-    def news(self, files: Mapping[str, Sequence[x509.Certificate]], now: dt.datetime) -> Iterator[str]:
-        """Yield what is wrong, and was not at the last call: a line for each certificate, the leaf first in each file."""
+    def new_warnings(
+        self, files: Mapping[str, Sequence[x509.Certificate]], now: dt.datetime
+    ) -> Iterator[str]:
+        """Yield warnings that are new since the last call, one per certificate, the leaf first in each file."""
         found = {}
         for name, chain in files.items():
             for number, certificate in enumerate(chain):
-                text = concern(certificate, now)
+                text = validity_warning(certificate, now)
                 if text is not None:
                     what = f"certificate {number + 1} of the chain" if number else "the certificate"
-                    # Hours that go by are no news.
+                    # The remaining hours change; the warning does not.
                     found[f"{name}: {what} {text.partition(', in ')[0]}"] = f"{name}: {what} {text}"
         for key, text in found.items():
             if key not in self._said:

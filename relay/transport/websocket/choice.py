@@ -1,4 +1,4 @@
-"""Which framing and version two WebSocket peers agree on, by subprotocol."""
+"""Negotiation of framing and version over WebSocket, by subprotocol."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from relay.wire.qmux import Draft
 from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 
 SETUP_VERSIONS = frozenset((Version.LITE_01, Version.LITE_02))
-"""Versions that are agreed on by SETUP messages, so that a framing without a version is enough."""
+"""Versions negotiated by SETUP messages, for which a framing without a version is enough."""
 
 UNPAIRED = frozenset(("moql-01",))
-"""Names of versions that never stand behind a framing: only raw QUIC knows them."""
+"""ALPN names of raw QUIC, never used after a framing."""
 
 
 class Choice(NamedTuple):
-    """What is spoken on a WebSocket."""
+    """A negotiated framing and version."""
 
     subprotocol: str
-    """To be named in the answer; `""` if the peer offered none."""
+    """Subprotocol to answer; `""` if the peer offered none."""
     draft: Draft | None
     """None is the framing `webtransport`."""
     version: Version | None
-    """None leaves it to the SETUP messages."""
+    """None leaves it to SETUP messages."""
 
 
 def choices(versions: Sequence[Version]) -> list[Choice]:
-    """Everything that can be spoken with `versions`, the best first."""
+    """All choices for `versions`, the best first."""
     found = [
         Choice(f"{draft.name_on_wire}.{alpn}", draft, ALPN_VERSIONS[alpn])
         for alpn in alpns_for(versions)
@@ -42,7 +42,7 @@ def choices(versions: Sequence[Version]) -> list[Choice]:
 
 
 def choose(offered: Sequence[str], versions: Sequence[Version]) -> Choice | None:
-    """The best of what a peer offers; `None` if there is nothing to agree on."""
+    """The best of a peer's offer; `None` if none fits."""
     found = choices(versions)
     if not offered:
         return next((choice._replace(subprotocol="") for choice in found if choice.draft is None), None)

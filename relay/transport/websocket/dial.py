@@ -1,7 +1,7 @@
 """Dialling a WebSocket: the upgrade, and aiohttp's side of the socket.
 
-Owns the offer of subprotocols, the check of the answer, and the task that runs the session. Must never say more of a
-URL than its path. `relay.transport.client.connect` calls it for `ws` and `wss`.
+Owns the offer of subprotocols, the check of the answer, and the task that runs the session. Must never log
+more of a URL than its path. `relay.transport.client.connect` calls it for `ws` and `wss`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from relay.transport.websocket.session import FramedSession
 from relay.wire.version import Version
 
 LIMITS = Limits()
-"""What we allow a server is what a relay allows a client."""
+"""Servers get the limits that a relay gives clients."""
 
 MESSAGE_SLACK = 65_536
-"""A message somewhat beyond the limit is still read, so that its sender can be told the limit."""
+"""Slightly larger messages are read, to report the limit to the sender."""
 
 
 class HandshakeError(Exception):
-    """The server answered with what was not asked for."""
+    """The server's answer does not match the offer."""
 
 
 async def dial(
@@ -47,9 +47,8 @@ async def dial(
 ) -> FramedSession:
     """Return an open session, not yet started. `origin` is scheme, host and port.
 
-    `offer` narrows what is offered; an empty one offers nothing.
-
-    Raises what aiohttp raises, HandshakeError, or CertificateError for roots that cannot be used.
+    `offer` narrows the subprotocols; an empty one offers none. Raises aiohttp's errors, HandshakeError, or
+    CertificateError for unusable roots.
     """
     known = [choice for choice in choices(versions) if offer is None or choice.subprotocol in offer]
     async with AsyncExitStack() as stack:
@@ -66,7 +65,7 @@ async def dial(
         )
         found = Choice("", None, None)
         if ws.protocol is not None:
-            # aiohttp hands out only a name that was offered.
+            # aiohttp only returns an offered name.
             found = next(choice for choice in known if choice.subprotocol == ws.protocol)
         elif known and not any(choice.subprotocol == PLAIN for choice in known):
             raise HandshakeError("the server chose none of the offered subprotocols")
@@ -84,7 +83,7 @@ async def dial(
 
 
 _running: set[asyncio.Task[None]] = set()
-"""Tasks that nobody else holds."""
+"""References that keep tasks alive."""
 
 
 def _run(ws: Socket, session: FramedSession, stack: AsyncExitStack, runtime: Runtime) -> None:

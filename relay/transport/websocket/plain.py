@@ -1,6 +1,6 @@
 """The framing `webtransport` of the 0.9.3 generation: one frame per message, without flow control or datagrams.
 
-Owns how its frames look. Must never touch a socket: `relay.transport.websocket.pump` does.
+Owns its frames. Must never touch a socket: `relay.transport.websocket.pump` does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from relay.wire.qmux import Close, ResetStream, StopSending, StreamFrame
 from relay.wire.websocket import decode_plain, plain_close, plain_reset, plain_stop, plain_stream_header
 
 PLAIN = "webtransport"
-"""Its subprotocol, spoken also where none was offered."""
+"""Its subprotocol, also used when none was offered."""
 
 
 class PlainSession(FramedSession):

@@ -1,11 +1,11 @@
-"""The pump: moves messages between one WebSocket and its session, for as long as both last.
+"""The pump: moves messages between a WebSocket and its session.
 
-Owns the two tasks, the timer and the orderly end. Must never look into a message or know an HTTP library: `Socket` is
-what it needs of one. The HTTP server and the client run one per session.
+Owns the two tasks, the timer and the orderly end. Must never look into a message or know an HTTP library:
+`Socket` is the interface. The HTTP server and the client run one per session.
 
-One task writes, and asks the session for the next message only when the socket has taken the last one. A peer that
-reads slowly so leaves everything in the session's streams, where the owner may give it up; a peer that reads nothing
-while it makes us answer is not read either, until it is gone.
+One task writes, and takes the next message from the session only when the socket has room. So data for a slow
+reader stays in the session's streams, where the owner may drop it; a peer that does not read answers is not
+read either.
 """
 
 from __future__ import annotations
@@ -23,36 +23,35 @@ from relay.transport.websocket.session import FramedSession, Opcode
 logger = get_logger("relay.transport")
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-"""Kinds of messages, by their numbers in RFC 6455. What else a library reports means that the socket is gone."""
+"""WebSocket opcodes (RFC 6455). Other message types of a library mean that the socket is closed."""
 
 MESSAGE_TOO_BIG = 1009
 NORMAL_CLOSURE = 1000
 NO_STATUS = 0
 
 WRITE_BUFFER = 65_536
-"""Bytes that the transport may hold before the writer pauses."""
+"""Bytes buffered by the transport before the writer pauses."""
 
 UNSENT_IN_KERNEL = 131_072
-"""Bytes that the kernel may hold beyond what the network has taken. More would only be late: what waits here can still
-be overtaken by something newer, what waits there cannot."""
+"""Bytes buffered by the kernel beyond the network. Newer data can overtake queued data here, but not there.
+"""
 
 LAST_WORDS = 0.25
-"""Seconds that the socket stays open for the peer to take in why the session has ended: some deployed clients report
-nothing but a broken transport if the end of the socket comes in the same breath."""
+"""Seconds that the socket stays open after the session's close: some deployed clients report a broken
+transport if the socket ends at the same moment."""
 
 CLOSE_TIMEOUT = 1.0
-"""Seconds that a peer gets to read the last words and to answer them."""
+"""Seconds for the peer to read and answer the close."""
 
 BURST = 64
-"""Messages sent before others get their turn on the loop, where the socket takes everything at once."""
+"""Messages sent before other tasks run, where the socket takes everything at once."""
 
 READ_TIME = 0.01
-"""Seconds of reading before others get their turn on the loop: a library that has messages already does not wait, and
-thousands of tiny ones may have come at once."""
+"""Seconds of reading before other tasks run: a library with buffered messages does not wait."""
 
 
 class Socket(Protocol):
-    """An open WebSocket that answers no pings by itself and compresses nothing."""
+    """An open WebSocket without automatic pongs or compression."""
 
     async def receive(self) -> Any:
         """The next message: `type`, `data`, `extra`."""
@@ -74,7 +73,7 @@ class Pump:
     def __init__(
         self, ws: Socket, session: FramedSession, abort: Callable[[], None], runtime: Runtime
     ) -> None:
-        """`abort` drops the connection at once, whatever it still holds."""
+        """`abort` drops the connection at once, with everything buffered."""
         self._ws = ws
         self._session = session
         self._abort = abort
@@ -87,8 +86,8 @@ class Pump:
         session.wake = self._on_wake
 
     async def run(self) -> None:
-        """Until the session has ended and the peer was told, or is gone."""
-        _keep_little_in_the_kernel(self._ws.get_extra_info("socket"))
+        """Run until the session has ended and its close was sent, or the peer is gone."""
+        _limit_kernel_buffer(self._ws.get_extra_info("socket"))
         writer = asyncio.create_task(self._guard(self._write()))
         reader = self._reader = asyncio.create_task(self._guard(self._read()))
         self._on_timer()
@@ -119,7 +118,7 @@ class Pump:
         self._timer = self._runtime.call_later(self._session.tick(), self._on_timer)
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let a fault of ours end this session, and no other."""
+        """Let an exception end this session only."""
         try:
             await work
         except Exception:
@@ -153,7 +152,7 @@ class Pump:
                 if sent % BURST == 0:
                     await asyncio.sleep(0)
         except (OSError, RuntimeError):
-            # Both errors: the socket is closed, by whichever side.
+            # Both errors: the socket is closed by either side.
             session.end(None, "connection lost", by_peer=False)
 
     async def _close(self, *, last_words: bool) -> None:
@@ -199,8 +198,8 @@ class Pump:
             session.end(None, message.extra or f"WebSocket closed with {message.data}", by_peer=True)
 
 
-def _keep_little_in_the_kernel(sock: Any) -> None:
+def _limit_kernel_buffer(sock: Any) -> None:
     option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
     if option is not None and sock is not None:
-        with contextlib.suppress(OSError):  # a saving, where there is one to be had
+        with contextlib.suppress(OSError):  # an optimisation, where available
             sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT_IN_KERNEL)

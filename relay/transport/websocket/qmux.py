@@ -1,11 +1,12 @@
 """QMux over WebSocket, drafts 00 to 02: QUIC's streams and flow control in messages.
 
-Owns the transport parameters, the limits both ways and QMux's own ping. Must never touch a socket. The WebSocket
-listener and the client create the sessions; `relay.transport.websocket.session` has what is not special to QMux.
+Owns the transport parameters, the limits in both directions and QMux's ping. Must never touch a socket. The
+WebSocket listener and the client create the sessions; the generic part is in
+`relay.transport.websocket.session`.
 
-What we receive counts against limits that we have really sent, and our limits grow as the data is passed on, in steps
-of about a third of a window, before a peer runs into them: deployed peers stop there without a word. What we send
-waits in its stream until the peer allows it.
+Received data counts against limits that were really sent. Our limits grow as data is delivered, in steps of
+about a third of a window, before a peer reaches them: deployed peers stall there silently. Data to send waits
+in its stream for the peer's limit.
 """
 
 from __future__ import annotations
@@ -39,43 +40,43 @@ from relay.wire.qmux import (
 from relay.wire.version import Version
 
 STREAM_WINDOW = 1 << 20
-"""Bytes that a peer may send ahead on one stream: a large key frame at once, at 100 ms round trip 80 Mbit/s."""
+"""Flow control window of a stream in bytes: a large key frame at once, or 80 Mbit/s at 100 ms round trip."""
 
 IDLE_TIMEOUT = 30.0
-"""Seconds without a frame after which either side gives up. WebSocket pings do not count, QMux's own do."""
+"""Idle time-out in seconds, without a frame. WebSocket pings do not count, QMux's do."""
 
 PARAMETERS_TIMEOUT = 10.0
-"""Seconds from the beginning to the peer's transport parameters, as deployed peers wait."""
+"""Seconds until the peer's transport parameters must arrive, as deployed peers wait."""
 
 MAX_DATAGRAM = 1_280
-"""Bytes of a datagram frame that we accept. A larger one fits into no QUIC packet, so nobody could be sent it."""
+"""Most bytes of a datagram frame. A larger one fits no QUIC packet, so no peer could be sent it."""
 
 DATAGRAM_HEADER = 3
 """Type and length before a datagram."""
 
 PENDING_DATAGRAMS = 64
-"""Datagrams that may wait. Late ones are worthless, so the newest is dropped instead."""
+"""Queued datagrams. Late ones are worthless, so the newest is dropped."""
 
 
 class Window:
-    """What the peer may send: so much in all since the beginning, growing with what was passed on."""
+    """A receive limit: total since the beginning, growing with delivered data."""
 
     __slots__ = ("_granted", "_released", "limit", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        """What the peer was told."""
+        """The limit sent to the peer."""
         self.used = 0
         self._granted = limit
         self._released = 0
 
     def take(self, amount: int) -> bool:
-        """Count what arrived; whether the peer was allowed to send it."""
+        """Count received data. Returns whether it is within the limit."""
         self.used += amount
         return self.used <= self.limit
 
     def release(self, amount: int) -> bool:
-        """Count what is done with; whether it is time to raise the limit."""
+        """Count delivered data. Returns whether to raise the limit."""
         self._released += amount
         if self.used + 2 * self._released <= self._granted:
             return False
@@ -84,7 +85,7 @@ class Window:
         return True
 
     def announce(self) -> int:
-        """The limit to tell the peer now."""
+        """The new limit to send."""
         self.limit = self._granted
         return self.limit
 
@@ -164,7 +165,7 @@ class QmuxSession(FramedSession):
             self._datagrams.append(data)
             self.wake()
 
-    # -- the clock
+    # -- time
 
     def tick(self) -> float:
         now = self._clock()
@@ -181,7 +182,7 @@ class QmuxSession(FramedSession):
         return max(0.0, min(wait, self._active_at + idle - now))
 
     def _idle_timeout(self) -> float:
-        """The smaller of both ends' values. Draft 00 has no ping that would keep an idle session."""
+        """The smaller of both ends' values. Draft 00 has no ping to keep an idle session."""
         if self._theirs is None or not self.packs:
             return float("inf")
         return min(IDLE_TIMEOUT, self._theirs.idle_timeout / 1000 or IDLE_TIMEOUT)
@@ -191,7 +192,7 @@ class QmuxSession(FramedSession):
 
     def _send_ping(self) -> None:
         super()._send_ping()
-        # Nobody may be asked before the parameters, and draft 00 does not know the frame.
+        # No ping before the parameters; draft 00 lacks the frame.
         if self.packs and self._theirs is not None and not self._pings:
             self._pings[self._next_ping] = self._clock()
             self._control(Ping(self._next_ping).encode())
@@ -199,7 +200,7 @@ class QmuxSession(FramedSession):
 
     def _measure(self) -> None:
         if not self.packs:
-            super()._measure()  # others answer QMux's ping at once, and that of the WebSocket when they please
+            super()._measure()  # others answer QMux's ping at once, but WebSocket pings late
 
     # -- receiving
 
@@ -290,7 +291,7 @@ class QmuxSession(FramedSession):
         self._release_data(size)
 
     def _on_final_size(self, stream: FramedStream | None, final_size: int) -> None:
-        """A reset stream used up what it has not sent. Some senders write 0 whatever they sent."""
+        """The final size of a reset stream uses up its unsent part. Some senders always write 0."""
         if stream is not None:
             gap = max(0, final_size - stream.credit.used)
             if not (stream.credit.take(gap) and self._window.take(gap)):
@@ -352,7 +353,7 @@ class QmuxSession(FramedSession):
     def _may_open(self, *, unidirectional: bool) -> bool:
         return self._next_id[unidirectional] >> 2 < self._streams_limit[unidirectional]
 
-    def _allowance(self, stream: FramedStream) -> int:
+    def _send_credit(self, stream: FramedStream) -> int:
         return max(0, min(stream.send_limit - stream.sent, self._send_limit - self._sent_bytes))
 
     def _sent(self, stream: FramedStream, size: int) -> None:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""A WebSocket that may become a session: the request, and the session in the framing that was chosen.
+"""A WebSocket session request, and the session of the chosen framing.
 
 The HTTP server and the client use it. Must never touch a socket: `relay.transport.websocket.pump` does.
 """
@@ -25,7 +25,7 @@ def make_session(
     query: str,
     clock: Callable[[], float],
 ) -> FramedSession:
-    """Return a session that speaks what was chosen."""
+    """Return a session of the chosen framing."""
     if choice.draft is None:
         return PlainSession(
             remote=remote,
@@ -53,7 +53,7 @@ def make_session(
 
 
 class WebSocketRequest:
-    """An upgrade that waits for its answer; see `relay.transport.session.SessionRequest`."""
+    """A pending upgrade; see `relay.transport.session.SessionRequest`."""
 
     transport = "websocket"
 

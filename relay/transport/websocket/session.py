@@ -1,11 +1,11 @@
-"""Sessions made of messages: life, keep-alive and the way to the owner, for every framing over a WebSocket.
+"""Message-based sessions: life, keep-alive and delivery, for every framing over a WebSocket.
 
-Owns the translation into the events of `relay.transport.session`, the pings and the end. Must never touch a socket or
-read a clock but the one it is given: a pump hands it what was received and asks it what to send. The framings build
-on it and say how a frame looks.
+Owns the events of `relay.transport.session`, the pings and the end. Must never touch a socket or read a clock
+other than the given one: a pump passes received messages and takes messages to send. The framings define the
+frames.
 
-What to send is decided message by message, when the socket has room. So everything else waits here, where the owner
-of a stream sees it (`unsent`) and may still give it up.
+Messages are composed one by one when the socket has room; until then data waits in its stream, where the
+owner sees it (`unsent`) and may drop it.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ KEEP_ALIVE = 5.0
 """Seconds between our pings, as deployed peers do."""
 
 DEAD_AFTER = 30.0
-"""Seconds without any sign of the peer, not even an answer to a ping, after which it is gone."""
+"""Seconds without any message or pong until the peer is gone."""
 
 PROBE_TIMEOUT = 6.0
-"""Seconds after which a healthy peer has answered a ping: some let the answer wait for what they send next, which is
-their own ping at the latest."""
+"""Seconds in which a healthy peer answers a ping: some delay the pong until their next message, at the latest
+their own ping."""
 
 MAX_REASON = 1_024
-"""Characters of a close reason that are kept, and that are sent."""
+"""Characters of a close reason kept and sent."""
 
 CONTROL_BACKLOG = 1_000
-"""Frames other than stream data that may wait. Beyond it nothing is read: what a peer makes us answer waits with it."""
+"""Queued frames other than stream data. Beyond it reading pauses: the peer must read our answers first."""
 
 VIOLATION = 1002
-"""Close code for faults that the transport finds, as deployed peers use it."""
+"""Close code for transport faults, as deployed peers use it."""
 
 RTT_SHARE = 8
-"""A new measurement counts for one eighth of the smoothed round trip, as in RFC 9002."""
+"""Weight of a new measurement in the smoothed round trip, as in RFC 9002."""
 
 
 class Opcode(Enum):
-    """What kind of WebSocket frame to send."""
+    """Opcode of a WebSocket frame to send."""
 
     BINARY = "binary"
     PING = "ping"
@@ -61,14 +61,14 @@ class Opcode(Enum):
 
 
 class Outgoing(NamedTuple):
-    """The next thing to send."""
+    """The next message to send."""
 
     opcode: Opcode
     data: bytes
 
 
 class FramedSession(FramedStreams):
-    """A session over messages; see `relay.transport.session.Session`. Subclasses own the frames."""
+    """A session over messages; see `relay.transport.session.Session`. Subclasses define the frames."""
 
     transport = "websocket"
 
@@ -85,7 +85,7 @@ class FramedSession(FramedStreams):
         max_message: int,
         clock: Callable[[], float],
     ) -> None:
-        """`max_message` is how many bytes the largest message has that we accept."""
+        """`max_message` is the largest accepted message in bytes."""
         super().__init__(is_client=is_client, max_streams=max_streams)
         self.max_message = max_message
         self.remote = remote
@@ -94,20 +94,20 @@ class FramedSession(FramedStreams):
         self.path = path
         self.query = query
         self.finished = False
-        """Whether everything is said, the end included."""
+        """Everything is sent, the close included."""
         self.released = asyncio.Event()
-        """Set by whoever opened the socket, once it is gone."""
+        """Set by the socket's owner when the socket is closed."""
         self._clock = clock
         self._sink: Sink | None = None
         self._started = False
         self._events: list[Event] = []
         self._scheduled = False
         self._signals: deque[Outgoing] = deque()
-        self._farewell: bytes | None = None
+        self._close_message: bytes | None = None
         self._asked = False
         self._pinged_at: float | None = None
         self._rtt: float | None = None
-        self._heard_at = self._ping_at = clock()
+        self._alive_at = self._ping_at = clock()
         self._bytes_sent = 0
         self._bytes_received = 0
 
@@ -129,7 +129,7 @@ class FramedSession(FramedStreams):
         self.wake()
 
     def send_datagram(self, data: bytes) -> None:
-        """Drop it; a framing that has datagrams sends it."""
+        """Drop it; framings with datagrams override this."""
 
     def ping(self) -> None:
         if not self.ended:
@@ -144,8 +144,8 @@ class FramedSession(FramedStreams):
         return PROBE_TIMEOUT + 3 * (self._rtt or 0.0)
 
     def close(self, code: int = 0, reason: str = "") -> None:
-        farewell = self._close_frame(code, reason[:MAX_REASON], application=True)
-        self.end(code, reason, by_peer=False, farewell=farewell)
+        close_frame = self._close_frame(code, reason[:MAX_REASON], application=True)
+        self.end(code, reason, by_peer=False, close_frame=close_frame)
 
     def stats(self) -> SessionStats:
         return SessionStats(
@@ -163,14 +163,14 @@ class FramedSession(FramedStreams):
 
     @property
     def readable(self) -> bool:
-        """Whether more may be read: somebody listens, and the answers to what was read do not pile up."""
+        """Reading is allowed: the session is started, and queued answers are few."""
         return self._started and len(self._controls) + len(self._signals) < CONTROL_BACKLOG
 
     def receive(self, message: bytes) -> None:
-        """Take one binary message."""
+        """Handle a binary message."""
         if self.ended:
             return
-        self._heard()
+        self._note_alive()
         self._bytes_received += len(message)
         try:
             if len(message) > self.max_message:
@@ -182,29 +182,32 @@ class FramedSession(FramedStreams):
             self.violation(str(error))
 
     def received_ping(self, data: bytes) -> None:
-        """The peer sent a WebSocket ping. Only then may it be sent a pong: deployed peers take others for a fault."""
-        self._heard()
+        """Handle a WebSocket ping. Deployed peers treat unsolicited pongs as errors."""
+        self._note_alive()
         if not self.ended:
             self._signals.append(Outgoing(Opcode.PONG, data))
             self.wake()
 
     def received_pong(self) -> None:
-        """The peer answered a WebSocket ping."""
-        self._heard()
+        """Handle a WebSocket pong."""
+        self._note_alive()
         self._measure()
 
     def violation(self, reason: str) -> None:
-        """The peer broke a rule of the framing: end the session and tell it why."""
-        farewell = self._close_frame(VIOLATION, reason, application=False)
-        self.end(None, reason, by_peer=False, farewell=farewell)
+        """End the session for a violation of the framing, and send the reason."""
+        close_frame = self._close_frame(VIOLATION, reason, application=False)
+        self.end(None, reason, by_peer=False, close_frame=close_frame)
 
-    def end(self, code: int | None, reason: str, *, by_peer: bool, farewell: bytes | None = None) -> None:
-        """Queue `SessionClosed`, then `farewell` for the peer. Later calls on the session or a stream do nothing."""
+    def end(self, code: int | None, reason: str, *, by_peer: bool, close_frame: bytes | None = None) -> None:
+        """Queue `SessionClosed`, then `close_frame` for the peer.
+
+        Later calls on the session or a stream do nothing.
+        """
         if self.ended:
             return
         self._emit(SessionClosed(code, reason, by_peer))
         self.ended = True
-        self._farewell = farewell
+        self._close_message = close_frame
         self._queue.clear()
         self._streams.clear()
         self._controls.clear()
@@ -212,25 +215,25 @@ class FramedSession(FramedStreams):
         self.wake()
 
     def tick(self) -> float:
-        """Do what is due by the clock; the seconds until the next call."""
+        """Handle timers; return the seconds until the next call."""
         now = self._clock()
         if self.ended:
             return KEEP_ALIVE
-        if now - self._heard_at >= DEAD_AFTER:
+        if now - self._alive_at >= DEAD_AFTER:
             self.end(None, "idle timeout", by_peer=False)
             return KEEP_ALIVE
         if now - self._ping_at >= self._ping_interval():
             self._ping_at = now
             self._send_ping()
             self.wake()
-        return min(self._ping_at + self._ping_interval(), self._heard_at + DEAD_AFTER) - now
+        return min(self._ping_at + self._ping_interval(), self._alive_at + DEAD_AFTER) - now
 
     def next_message(self) -> Outgoing | None:
-        """What to send now, the most urgent first; `None` if there is nothing."""
+        """The next message, the most urgent first; `None` if there is none."""
         if self.ended:
-            if self._farewell is not None:
-                farewell, self._farewell = self._farewell, None
-                return Outgoing(Opcode.BINARY, farewell)
+            if self._close_message is not None:
+                close_frame, self._close_message = self._close_message, None
+                return Outgoing(Opcode.BINARY, close_frame)
             if not self.finished:
                 self.finished = True
                 return Outgoing(Opcode.CLOSE, b"")
@@ -246,7 +249,7 @@ class FramedSession(FramedStreams):
     # -- for subclasses
 
     def _handle(self, message: bytes) -> None:
-        """Read a message. Raises WireError."""
+        """Parse a message. Raises WireError."""
         raise NotImplementedError
 
     def _close_frame(self, code: int, reason: str, *, application: bool) -> bytes:
@@ -254,7 +257,7 @@ class FramedSession(FramedStreams):
 
     def _send_ping(self) -> None:
         """Ping in every way that the framing has."""
-        # One that still waits says all that a second one would.
+        # One queued ping is enough.
         if not any(signal.opcode is Opcode.PING for signal in self._signals):
             self._signals.append(Outgoing(Opcode.PING, b""))
             if self._pinged_at is None:
@@ -263,15 +266,15 @@ class FramedSession(FramedStreams):
     def _ping_interval(self) -> float:
         return KEEP_ALIVE
 
-    def _heard(self) -> None:
-        """The peer said something, whatever it was: that is the sign of life that a ping asks for."""
-        self._heard_at = self._clock()
+    def _note_alive(self) -> None:
+        """Any message proves that the peer is alive."""
+        self._alive_at = self._clock()
         if self._asked:
             self._asked = False
             self._emit(Pong())
 
     def _measure(self) -> None:
-        """The peer answered the oldest ping without an answer."""
+        """Measure the round trip by the oldest unanswered ping."""
         if self._pinged_at is not None:
             sample = self._clock() - self._pinged_at
             self._pinged_at = None
@@ -287,7 +290,7 @@ class FramedSession(FramedStreams):
             self._events.append(event)
             self._schedule()
 
-    # -- delivering
+    # -- delivery
 
     def _schedule(self) -> None:
         if self._sink is not None and self._events and not self._scheduled:

@@ -1,7 +1,7 @@
-"""A stream of a session made of messages, as its owner holds it.
+"""A stream of a message-based session, as its owner sees it.
 
-Owns the state of both halves, what is queued, and the record of the streams that the peer has opened. Must never talk
-to a socket: the session asks for the bytes when there is room for them. Only the session uses what is not part of
+Owns the state of both halves, queued data, and the record of the peer's opened streams. Must never touch a
+socket: the session takes bytes when there is room. Only the session uses members beyond
 `relay.transport.session.Stream`.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 from relay.transport.sending import Sender
 
 MAX_CODE = 2**62 - 1
-"""The largest code that fits into a frame."""
+"""Largest code that fits a frame."""
 
 
-class Opened:
-    """Which streams of one kind the peer has opened, by index. One beyond the last opens all those between, too."""
+class OpenedStreams:
+    """Streams of one kind opened by the peer, by index. One beyond the last opens all between."""
 
     __slots__ = ("_count", "_unseen", "over")
 
@@ -29,11 +29,11 @@ class Opened:
         """How many of them are over in both directions."""
 
     def has(self, index: int) -> bool:
-        """Whether a frame of this stream has been seen."""
+        """A frame of this stream was received."""
         return index < self._count and index not in self._unseen
 
     def add(self, index: int) -> None:
-        """Note the first frame of a stream. The caller bounds `index`, so that what lies between is bounded too."""
+        """Record the first frame of a stream. The caller limits `index`."""
         if index < self._count:
             self._unseen.remove(index)
         else:
@@ -42,30 +42,30 @@ class Opened:
 
 
 class StreamOwner:
-    """What a stream needs of its session."""
+    """The session, as a stream sees it."""
 
     ended = False
-    """Whether `SessionClosed` was queued: nothing follows it."""
+    """`SessionClosed` was queued: nothing follows it."""
 
     def ready(self, stream: FramedStream) -> None:
-        """A stream has something to send."""
+        """A stream has data to send."""
         raise NotImplementedError
 
     def reorder(self, stream: FramedStream, order: tuple[int, int]) -> None:
-        """A stream is of another urgency now."""
+        """The urgency of a stream has changed."""
         raise NotImplementedError
 
     def abort(self, stream: FramedStream, code: int) -> None:
-        """Our half of a stream was given up."""
+        """Our half of a stream was aborted."""
         raise NotImplementedError
 
     def ask_to_stop(self, stream: FramedStream, code: int) -> None:
-        """The owner wants no more of a stream."""
+        """The owner stops a stream."""
         raise NotImplementedError
 
 
 class FramedStream(Sender):
-    """A stream of a session made of messages; see `relay.transport.session.Stream`."""
+    """A stream of a message-based session; see `relay.transport.session.Stream`."""
 
     __slots__ = (
         "_chunks",
@@ -102,16 +102,16 @@ class FramedStream(Sender):
         self.queued = 0
         self.sent = 0
         self.send_limit = 0
-        """How much the peer allows to be sent, where the framing has limits."""
+        """The peer's limit on data to send, if the framing has limits."""
         self.fin = False
-        self.closed = unidirectional and opened_by_peer  # our half: its end or a reset left
+        self.closed = unidirectional and opened_by_peer  # our half: its end or a reset was sent
         self.received = unidirectional and not opened_by_peer  # the peer's half has ended
-        self.stopped = self.received  # we want no more of it
-        self.shown = False  # the owner has heard of it
+        self.stopped = self.received  # the owner has stopped it
+        self.shown = False  # the owner has received an event of it
         self.stop_code: int | None = None  # a stop called before the stream had a number
         self.peer_stop: int | None = None  # the peer's stop, before its first byte
         self.credit: Any = None
-        """What the peer may send, where the framing has limits."""
+        """Our limit on received data, if the framing has limits."""
         self._session = session
         self._chunks: deque[bytes | memoryview] = deque()
 
@@ -158,13 +158,13 @@ class FramedStream(Sender):
             self._session.ask_to_stop(self, code)
 
     def close(self) -> None:
-        """End our half; what is queued is dropped."""
+        """End our half and drop queued data."""
         self.closed = True
         self._chunks.clear()
         self.queued = 0
 
     def take(self, size: int) -> list[bytes | memoryview]:
-        """The next `size` bytes, which are queued."""
+        """The next `size` bytes, which must be queued."""
         taken: list[bytes | memoryview] = []
         self.queued -= size
         self.sent += size

@@ -1,7 +1,7 @@
-"""The streams of a session made of messages: who may open one, what goes into the next message, what a frame does.
+"""The streams of a message-based session.
 
-Owns the table of streams, the queue of what is to be sent and the order of that. Must never know the clock, a socket
-or how a frame looks: subclasses write and read the frames. `FramedSession` makes a session of it.
+Owns the table of streams, the send queue and its order, and the handling of frames. Must never know the
+clock, a socket or the form of frames: subclasses do. `FramedSession` makes a session of it.
 """
 
 from __future__ import annotations
@@ -12,32 +12,33 @@ from collections.abc import Callable
 
 from relay.transport.sending import SendQueue
 from relay.transport.session import CONTROL_PRIORITY, Event, StreamData, StreamReset, StreamStopped
-from relay.transport.websocket.stream import FramedStream, Opened, StreamOwner
+from relay.transport.websocket.stream import FramedStream, OpenedStreams, StreamOwner
 from relay.wire.errors import ProtocolViolation
 from relay.wire.qmux import ResetStream, StopSending, StreamFrame
 
 MAX_PAYLOAD = 16_360
-"""Bytes of a stream in one message. Deployed peers refuse messages above 16384 with room for 24 of header."""
+"""Stream bytes per message. Deployed peers reject messages above 16384 bytes, with room for a header of 24.
+"""
 
 MAX_HEADER = 24
-"""Bytes that a frame may add to the payload it carries."""
+"""Most bytes that a frame adds to its payload."""
 
 
 class FramedStreams(StreamOwner):
     """The streams of one session, of either side."""
 
     packs = False
-    """Whether a message holds several frames."""
+    """A message holds several frames."""
     strict = False
-    """Whether a frame that no stream can have ends the session, or is ignored, as the oldest peers expect."""
+    """An invalid stream's frame ends the session; else it is ignored, as the oldest peers expect."""
 
     def __init__(self, *, is_client: bool, max_streams: int) -> None:
         self.is_client = is_client
         self.wake: Callable[[], None] = lambda: None
-        """Called whenever there may be something to send, to read or to end."""
+        """Called when there may be something to send or read, or the session ends."""
         self._max_streams = max_streams
         self._streams: dict[int, FramedStream] = {}
-        self._opened = {False: Opened(), True: Opened()}
+        self._opened = {False: OpenedStreams(), True: OpenedStreams()}
         self._next_id = {False: 0 if is_client else 1, True: 2 if is_client else 3}
         self._local_bit = 0 if is_client else 1
         self._openings = itertools.count()
@@ -84,28 +85,28 @@ class FramedStreams(StreamOwner):
         raise NotImplementedError
 
     def _may_open(self, *, unidirectional: bool) -> bool:  # noqa: ARG002 - for subclasses
-        """Whether the peer allows one more stream of ours."""
+        """The peer allows one more stream of ours."""
         return True
 
-    def _allowance(self, stream: FramedStream) -> int:  # noqa: ARG002 - for subclasses
-        """How many bytes of a stream the peer allows now."""
+    def _send_credit(self, stream: FramedStream) -> int:  # noqa: ARG002 - for subclasses
+        """Bytes of a stream that the peer allows now."""
         return MAX_PAYLOAD
 
     def _sent(self, stream: FramedStream, size: int) -> None:
-        """Some bytes of a stream go out."""
+        """Count sent bytes of a stream."""
 
     def _count(self, stream: FramedStream, size: int) -> None:
-        """Some bytes of a stream came in. Raises WireError if they are too many."""
+        """Count received bytes of a stream. Raises WireError beyond the limit."""
 
     def _released(self, *, unidirectional: bool) -> None:
-        """A stream of the peer's is over."""
+        """A stream of the peer is over."""
 
     def _index_limit(self, *, unidirectional: bool) -> int:
-        """How many streams the peer may have opened by now. One that opens the fifth has opened the fourth."""
+        """How many streams the peer may have opened so far. Opening the fifth opens the fourth."""
         return self._max_streams + self._opened[unidirectional].over
 
     def _next_control(self, room: int) -> bytes | None:
-        """A frame that goes before all stream data, of at most `room` bytes."""
+        """A frame that precedes all stream data, of at most `room` bytes."""
         if self._controls and len(self._controls[0]) <= room:
             return self._controls.popleft()
         return None
@@ -116,7 +117,7 @@ class FramedStreams(StreamOwner):
         return MAX_PAYLOAD + MAX_HEADER
 
     def _emit(self, event: Event) -> None:
-        """Tell the owner."""
+        """Queue an event for the owner."""
         raise NotImplementedError
 
     def _control(self, frame: bytes) -> None:
@@ -148,7 +149,7 @@ class FramedStreams(StreamOwner):
         if stream.shown or not stream.opened_by_peer:
             self._emit(StreamReset(stream, frame.code))
         elif not stream.closed:
-            # The owner never hears of this stream, so nobody else ends our half.
+            # The owner never saw this stream, so end our half here.
             stream.close()
             self.abort(stream, 0)
         self._forget(stream)
@@ -166,7 +167,7 @@ class FramedStreams(StreamOwner):
         self.abort(stream, frame.code)
 
     def _stream_of(self, stream_id: int, *, sending: bool = False) -> FramedStream | None:
-        """The stream that a frame is about; `None` if it is over. Raises WireError if there cannot be one."""
+        """The stream of a frame; `None` if it is over. Raises WireError for an impossible one."""
         stream = self._streams.get(stream_id)
         ours = stream_id & 1 == self._local_bit
         unidirectional = bool(stream_id & 2)
@@ -221,7 +222,7 @@ class FramedStreams(StreamOwner):
         while (stream := self._queue.top) is not None:
             if stream.id < 0 and not self._claim(stream):
                 continue
-            size = min(self._allowance(stream), stream.queued, room - MAX_HEADER, MAX_PAYLOAD)
+            size = min(self._send_credit(stream), stream.queued, room - MAX_HEADER, MAX_PAYLOAD)
             if stream.queued and not size:
                 self._queue.block()
                 continue
@@ -229,7 +230,7 @@ class FramedStreams(StreamOwner):
         return None
 
     def _write(self, stream: FramedStream, size: int) -> bytes:
-        """The frame with the next bytes of the most urgent stream."""
+        """Compose a frame with the next bytes of the most urgent stream."""
         fin = stream.fin and size == stream.queued
         frame = b"".join((self._stream_header(stream, size, fin=fin), *stream.take(size)))
         self._sent(stream, size)
@@ -241,7 +242,7 @@ class FramedStreams(StreamOwner):
         return frame
 
     def _claim(self, stream: FramedStream) -> bool:
-        """Give the most urgent stream its number, or put it where it waits for one."""
+        """Number the most urgent stream, or make it wait for stream credit."""
         unidirectional = stream.unidirectional
         if not self._may_open(unidirectional=unidirectional):
             self._queue.hold()
@@ -255,7 +256,7 @@ class FramedStreams(StreamOwner):
         return True
 
     def _forget(self, stream: FramedStream) -> None:
-        """Drop a stream once both halves have ended."""
+        """Forget a stream once both halves have ended."""
         if not (stream.received and stream.closed) or self._streams.pop(stream.id, None) is None:
             return
         if stream.opened_by_peer:

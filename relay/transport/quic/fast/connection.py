@@ -1,8 +1,7 @@
-"""`FastConnection`: an aioquic connection whose ordinary 1-RTT packets take the quick way.
+"""`FastConnection`: an aioquic connection with a fast path for ordinary 1-RTT packets.
 
-Owns the timers and what is learnt from the peer's transport parameters, and puts both sides together. Nothing of aioquic
-is replaced from outside: whatever the quick way does not know stays with the methods of the base class. The endpoint
-creates one where `[server.quic] fast` says so.
+Owns the timers and the peer's transport parameters, and joins both sides. aioquic is not patched: the base
+class handles everything that the fast path does not. The endpoint creates one if `[server.quic] fast` is set.
 """
 
 from __future__ import annotations
@@ -12,30 +11,31 @@ from typing import Any
 from aioquic.quic.connection import QuicConnectionError
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
-from relay.transport.quic.fast.reading import ReadingConnection
+from relay.transport.quic.fast.receive import ReceiveConnection
+from relay.transport.quic.fast.send import SendConnection
 from relay.transport.quic.fast.varint import read_varint
-from relay.transport.quic.fast.writing import WritingConnection
 
 MIN_ACK_DELAY = 0xFF04DE1B
-"""Transport parameter of draft-ietf-quic-ack-frequency: the peer takes ACK_FREQUENCY frames. In microseconds."""
+"""Transport parameter of draft-ietf-quic-ack-frequency, in microseconds: the peer takes ACK_FREQUENCY frames.
+"""
 
 MAX_UDP_PAYLOAD_SIZE = 0x03
 """Transport parameter: the largest datagram that the peer takes (RFC 9000, 18.2)."""
 
-HOLE_PROBES = 3
-"""Probe time-outs in a row from which on packets may be too large for a path that has changed."""
+BLACK_HOLE_PROBES = 3
+"""Consecutive probe time-outs after which packets may be too large for the path."""
 
 
-class FastConnection(ReadingConnection, WritingConnection):
-    """The whole."""
+class FastConnection(ReceiveConnection, SendConnection):
+    """A connection with the fast path."""
 
     def has_reason_to_send(self, now: float) -> bool:  # noqa: ARG002 - as the original
-        # Without a reason the timer can stay as well: acknowledgements only move it back.
+        # Otherwise the timer stays as it is: acknowledgements only move it back.
         return bool(
-            self._stock_due
+            self._aioquic_due
             or self._space.ack_at is not None
             or self._active
-            or self._calling
+            or self._control_streams
             or self._frames
             or self._ended
             or self._datagrams_pending
@@ -47,11 +47,11 @@ class FastConnection(ReadingConnection, WritingConnection):
         )
 
     def waits(self) -> bool:
-        return not self._quick or self._space.ack_at is not None or self._pacing_at is not None
+        return not self._fast_path or self._space.ack_at is not None or self._pacing_at is not None
 
     def deadline(self) -> float | None:
         at = self._close_at
-        if not self._quick or at is None:
+        if not self._fast_path or at is None:
             return self.get_timer()
         ack_at, pacing_at = self._space.ack_at, self._pacing_at
         if ack_at is not None and ack_at < at:
@@ -61,7 +61,7 @@ class FastConnection(ReadingConnection, WritingConnection):
         return at
 
     def probe_at(self) -> float | None:
-        if not self._quick:
+        if not self._fast_path:
             return None
         space = self._space
         due = space.loss_time
@@ -75,21 +75,21 @@ class FastConnection(ReadingConnection, WritingConnection):
         return due
 
     def get_timer(self) -> float | None:
-        if not self._quick or self._close_at is None:
+        if not self._fast_path or self._close_at is None:
             return super().get_timer()
         at, due = self.deadline(), self.probe_at()
         return due if at is None or (due is not None and due < at) else at
 
     def handle_timer(self, now: float) -> None:
-        if self._runs and (self._loss_at is None or self._loss_at <= now):
-            self._tell_apart()
+        if self._trains and (self._loss_at is None or self._loss_at <= now):
+            self._split_trains()
         super().handle_timer(now)
-        if self._loss._pto_count >= HOLE_PROBES and self._mtu.hole(now):
+        if self._loss._pto_count >= BLACK_HOLE_PROBES and self._mtu.black_hole(now):
             self._resize()
 
     def _parse_transport_parameters(self, data: bytes, *args: Any, **options: Any) -> None:
         super()._parse_transport_parameters(data, *args, **options)
-        # aioquic drops what it does not know. The list is well-formed, or it would have complained.
+        # aioquic drops unknown parameters. The list is well-formed, or aioquic would have raised.
         at = 0
         while at < len(data):
             name, at = read_varint(data, at)
@@ -101,7 +101,7 @@ class FastConnection(ReadingConnection, WritingConnection):
             at += length
 
     def _read_min_ack_delay(self, data: bytes) -> float:
-        """Seconds. Raises QuicConnectionError if it is no number, or more than the peer's max_ack_delay."""
+        """Seconds. Raises QuicConnectionError if it is not a number, or above the peer's max_ack_delay."""
         try:
             value, end = read_varint(data, 0)
         except IndexError:

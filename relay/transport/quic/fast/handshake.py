@@ -1,9 +1,9 @@
-"""The server's side of the TLS 1.3 handshake (RFC 8446), without what aioquic does anew for every connection.
+"""The server's TLS 1.3 handshake (RFC 8446), without what aioquic repeats for every connection.
 
-Owns the answer to a ClientHello: the choice of parameters, the key exchange, and the messages up to Finished; the
-certificate message is put together once per certificate. Must never accept a pre-shared key or early data: no tickets
-are given out. Parsing, the client's Finished and everything unusual stay with aioquic. The connection's start
-creates one `ServerContext` per connection.
+Owns the answer to a ClientHello: choice of parameters, key exchange, messages up to Finished; a certificate
+message is built once. Must never accept a pre-shared key or early data: no tickets are issued. aioquic parses
+the client's Finished and everything unusual. The connection's start creates one `ServerContext` per
+connection.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.transport.quic.compat import Credentials
-from relay.transport.quic.fast.hello import read_client_hello
+from relay.transport.quic.fast.client_hello import read_client_hello
 from relay.transport.quic.fast.secrets import SUITES
 
 _VERIFY_PREFIX = b" " * 64 + tls.SERVER_CONTEXT_STRING + b"\x00"
 
 _SUPPORTED_VERSIONS = b"\x00\x2b\x00\x02\x03\x04"
-"""The extension that says TLS 1.3."""
+"""Extension supported_versions: TLS 1.3."""
 
 _FINISHED = bytes((tls.HandshakeType.FINISHED,))
 
 
 def _block(size: int, data: bytes) -> bytes:
-    """`data` behind its length in `size` bytes."""
+    """Prefix `data` with its length in `size` bytes."""
     return len(data).to_bytes(size, "big") + data
 
 
@@ -40,7 +40,7 @@ def _message(kind: tls.HandshakeType, body: bytes) -> bytes:
 
 
 class Identity:
-    """A certificate with its chain and key, ready to be sent and signed with."""
+    """A certificate with its chain and key, encoded for sending."""
 
     __slots__ = ("algorithms", "message", "sign")
 
@@ -55,12 +55,12 @@ class Identity:
             int(each): tls.signature_algorithm_params(each)
             for each in asked._signature_algorithms_for_private_key()
         }
-        """Signature algorithms that fit the key, the preferred one first, with what signing needs for each."""
+        """Signature algorithms for the key, the preferred first, with their signing parameters."""
         self.sign: Callable[..., bytes] = credentials.key.sign
 
 
 def identity_of(credentials: Credentials) -> Identity:
-    """The identity made of `credentials`, which lives as long as they do: until the certificates are read again."""
+    """The identity of `credentials`, cached as long as they live: until certificates are reloaded."""
     found = credentials.ready
     if found is None:
         found = credentials.ready = Identity(credentials)
@@ -69,7 +69,7 @@ def identity_of(credentials: Credentials) -> Identity:
 
 
 class Schedule:
-    """What is left of the key schedule when the client's Finished comes."""
+    """The part of the key schedule that the client's Finished needs."""
 
     __slots__ = ("cipher_suite",)
 
@@ -81,18 +81,18 @@ _MODEL = vars(tls.Context(is_client=False))
 
 
 class ServerContext(tls.Context):
-    """aioquic's TLS context of a server, with an answer of its own to the ClientHello."""
+    """aioquic's server TLS context, with an own answer to the ClientHello."""
 
     def __init__(self, *, alpns: list[str] | None, cipher_suites: list[Any] | None) -> None:
-        # Whatever is a list in it is replaced, never changed, except for the keys of a curve, which are not kept here.
+        # Lists are replaced, never changed, except the keys of a curve, which are not kept here.
         self.__dict__.update(_MODEL)
         self._alpn_protocols = alpns
         if cipher_suites is not None:
             self._cipher_suites = cipher_suites
         self.offered: tuple[str, ...] = ()
-        """The protocols (ALPN) that the client named."""
+        """The client's ALPN protocols."""
         self.choose: Callable[[str | None], Credentials]
-        """Says which certificate is shown to a client that asks for this name."""
+        """Chooses the certificate for a server name."""
 
     def _server_handle_hello(self, input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
         message = input_buf.data_slice(0, input_buf.capacity)
@@ -103,7 +103,7 @@ class ServerContext(tls.Context):
             input_buf.seek(len(message))
         identity = identity_of(self.choose(hello.server_name))
 
-        # Every choice in aioquic's order, so that the alerts are the same.
+        # Choices in aioquic's order, so that alerts are the same.
         cipher_suite = tls.negotiate(
             self._cipher_suites,
             hello.cipher_suites,
@@ -186,7 +186,7 @@ class ServerContext(tls.Context):
         handshake_buf.push_bytes(message + proof)
         transcript.update(proof)
 
-        # 1-RTT keys; those of the client come into use with its Finished.
+        # 1-RTT keys; the client's come into use with its Finished.
         secret = suite.expand(suite.expand(secret, suite.derived_info), bytes(suite.size))
         digest = transcript.digest()
         self._enc_key = derive(secret, b"s ap traffic", digest)
@@ -197,7 +197,7 @@ class ServerContext(tls.Context):
         self._set_state(tls.State.SERVER_EXPECT_FINISHED)
 
     def _exchange(self, shares: list[tuple[int, bytes]]) -> tuple[bytes, bytes]:
-        """Our key share as the extension holds it, and the shared secret: of the first group that we know."""
+        """Our key share extension and the shared secret, for the first group that we support."""
         private: Any
         try:
             for group, data in shares:
@@ -221,10 +221,10 @@ class ServerContext(tls.Context):
         raise tls.AlertHandshakeFailure("No supported key share")
 
 
-class Over:
-    """Stands in for the context of a finished handshake: a client has nothing to say to it any more.
+class FinishedContext:
+    """Replaces the context of a finished handshake, which takes no more messages.
 
-    Key updates are messages of TLS that QUIC forbids (RFC 9001, 6), and client certificates are not asked for.
+    QUIC forbids TLS key updates (RFC 9001, 6), and no client certificate is requested.
     """
 
     state = tls.State.SERVER_POST_HANDSHAKE

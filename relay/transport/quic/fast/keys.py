@@ -1,8 +1,8 @@
-"""Packet protection of 1-RTT packets (RFC 9001, 5) as the packet loops want it.
+"""Packet protection of 1-RTT packets (RFC 9001, 5) for the packet loops.
 
-Owns the keys of each direction and phase, and the choice between two makers of packets that do the same: `PureKeys` on
-the bare ciphers that aioquic holds, and the compiled kernel on libcrypto. Must never know a frame but STREAM. The
-connection installs a `FastPair` where aioquic keeps its pair of contexts.
+Owns the keys of each direction and phase, and the choice between two equal implementations: `PureKeys` on
+aioquic's ciphers, and the compiled kernel on libcrypto. Must never know a frame but STREAM. The connection
+installs a `FastPair` in place of aioquic's pair of contexts.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from aioquic.quic.packet import decode_packet_number
 from aioquic.tls import CipherSuite
 from cryptography.exceptions import InvalidTag
 
-from relay.transport.quic.compat import PatientPair
+from relay.transport.quic.compat import KeyUpdatePair
 from relay.transport.quic.fast.secrets import SUITES, packet_keys
 from relay.transport.quic.fast.varint import read_varint
 
 try:
     from relay.transport.quic.fast import _kernel
-except ImportError:  # not built, or no libcrypto to use
+except ImportError:  # not built, or libcrypto is missing
     _kernel = None  # type: ignore[assignment]
 
 NATIVE = _kernel is not None
-"""Whether the compiled kernel can be used."""
+"""The compiled kernel is usable."""
 
 TAG = 16
-"""Bytes that sealing adds."""
+"""Bytes of the AEAD tag."""
 
 SAMPLE = 16
-"""Bytes of ciphertext that a header protection mask is made from, and of the mask."""
+"""Bytes of the ciphertext sample for header protection, and of the mask."""
 
 PACKETS_PER_KEY = 1 << 22
-"""Packets sent before a key update is asked for: half of what AES-GCM allows (RFC 9001, 6.6)."""
+"""Packets sent before a key update is requested: half of AES-GCM's limit (RFC 9001, 6.6)."""
 
 STREAM = 0x0C
-"""Frame type of STREAM with an offset, without a length: it goes to the end of its packet (RFC 9000, 19.8)."""
+"""STREAM with an offset, without a length: it extends to the end of its packet (RFC 9000, 19.8)."""
 
 FIN = 1
 
@@ -53,7 +53,7 @@ class Keys(Protocol):
     """One direction of one key phase."""
 
     def one(self, number: int, number_size: int, flags: int, cid: bytes, payload: bytes, /) -> bytes:
-        """A finished packet. `number_size` is in bytes, and part of `flags`."""
+        """Seal one packet. `number_size` is in bytes, and part of `flags`."""
 
     def run(
         self,
@@ -71,22 +71,22 @@ class Keys(Protocol):
         fin: bool,  # noqa: FBT001 - as the kernel takes it
         /,
     ) -> tuple[bytes, int]:
-        """Finished packets, joined, of one STREAM frame each: `step` bytes from `start` to `stop`, fewer in the last.
+        """Seal a train of packets, joined, with one STREAM frame of `step` bytes each, `start` to `stop`.
 
-        `prefix` is the encoded stream id. The data lies in `chunks`, which end at the offsets `ends`; `start` is in
-        the one at `cursor`, and `stop` below 2**30. Returns the packets and the cursor after them.
+        `prefix` is the encoded stream id. `chunks` hold the data and end at the offsets `ends`; `start` is in
+        the one at `cursor`; `stop` is below 2**30. Returns the packets and the next cursor.
         """
 
     def open(self, datagram: bytes, cid_size: int, expected: int, phase: int, /) -> Opened | None:
-        """What is in a packet, or `None` if it does not authenticate. `expected` is the next packet number."""
+        """Open a packet; `None` if it does not authenticate. `expected` is the next packet number."""
 
     def take(
         self, buffer: memoryview | bytes, each: int, cid: bytes, expected: int, phase: int, /
     ) -> Taken | None:
-        """What the first packets of `buffer` bring that continue one another in number and in the data of one stream.
+        """Open the packets at the start of `buffer` that continue one another in number and stream data.
 
-        The datagrams in `buffer` have `each` bytes, the last one may have fewer. The first packet must be number
-        `expected`; each holds one STREAM frame and nothing else but padding. `None` if the first is not like that.
+        Datagrams have `each` bytes, the last possibly fewer. The first packet must be number `expected`; each
+        holds one STREAM frame and padding only. `None` if the first does not.
         """
 
 
@@ -102,8 +102,8 @@ class PureKeys:
         self._seals = aead._aead.encrypt
         self._opens = aead._aead.decrypt
         self._iv = aead._iv
-        # AES is used without chaining, so one call makes the masks of many packets. The key is that of the first
-        # secret and outlives every key update (RFC 9001, 6).
+        # AES works without chaining, so one call makes the masks of many packets. The key derives from the
+        # first secret and outlives key updates (RFC 9001, 6).
         self._masks: Callable[[bytes], bytes] = protection._encryptor.update
         if protection._is_chacha20:
             make = protection._mask
@@ -198,7 +198,7 @@ class PureKeys:
     def take(
         self, buffer: memoryview | bytes, each: int, cid: bytes, expected: int, phase: int, /
     ) -> Taken | None:
-        pieces: list[bytes] = []
+        chunks: list[bytes] = []
         kind = stream_id = begin = end = 0
         fin = False
         for at in range(0, len(buffer), each):
@@ -211,23 +211,23 @@ class PureKeys:
             frame = _read_only_stream(opened[2])
             if frame is None:
                 break
-            if not pieces:
+            if not chunks:
                 kind, stream_id, begin = opened[2][0], frame[0], frame[1]
             elif frame[0] != stream_id or frame[1] != end:
                 break
-            pieces.append(frame[2])
+            chunks.append(frame[2])
             end = frame[1] + len(frame[2])
             expected += 1
             if opened[2][0] & FIN:
                 fin = True
                 break
-        if not pieces:
+        if not chunks:
             return None
-        return len(pieces), kind, stream_id, begin, b"".join(pieces), fin
+        return len(chunks), kind, stream_id, begin, b"".join(chunks), fin
 
 
 def _read_only_stream(plain: bytes) -> tuple[int, int, bytes] | None:
-    """Stream id, offset and data of a STREAM frame that is alone in its packet but for padding."""
+    """Stream id, offset and data of a packet's only STREAM frame; padding is allowed."""
     if not plain or plain[0] & 0xF8 != 0x08:
         return None
     offset = 0
@@ -262,11 +262,11 @@ class PacketKeys:
 
 
 def pure_read_ack(payload: bytes, at: int, /) -> tuple[int, int, int, list[tuple[int, int]] | None, int]:
-    """An ACK frame without ECN counts, from after its type (RFC 9000, 19.3).
+    """Parse an ACK frame without ECN counts, after its type (RFC 9000, 19.3).
 
-    Returns the largest number, the encoded delay, the lowest number of the first range, further ranges of lowest and
-    largest number, and the position after the frame. Raises IndexError if the payload ends before the frame, ValueError
-    if a range goes below zero.
+    Returns the largest number, the encoded delay, the lowest number of the first range, further ranges of
+    lowest and largest number, and the position after the frame. Raises IndexError if the payload ends early,
+    ValueError if a range goes below zero.
     """
     largest, at = read_varint(payload, at)
     delay, at = read_varint(payload, at)
@@ -302,20 +302,20 @@ def material(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
     return packet_keys(SUITES[context.cipher_suite], context.secret, context.version)
 
 
-class FastPair(PatientPair):
-    """aioquic's pair of contexts, with keys for the packet loops beside it."""
+class FastPair(KeyUpdatePair):
+    """aioquic's pair of contexts, with keys for the packet loops."""
 
     def __init__(self, *, native: bool = NATIVE) -> None:
         super().__init__()
         self.reading: PacketKeys | None = None
-        """`None` until a packet of the present phase has come: aioquic's way copes with every phase."""
+        """`None` until a packet of the present phase has come: aioquic handles every phase."""
         self.writing: PacketKeys | None = None
         self._native = native and NATIVE
         self._header_keys: dict[bool, Any] = {}
-        """Of the first secrets, for sending and for receiving."""
+        """Header protection of the first secrets, for sending and receiving."""
 
     def begin(self) -> bool:
-        """Make the keys, once both directions have theirs. Returns whether there are any."""
+        """Make the keys once both directions have secrets. Returns whether there are any."""
         if self.writing is None:
             if not (self.send.is_valid() and self.recv.is_valid()):
                 return False
@@ -331,7 +331,7 @@ class FastPair(PatientPair):
         return PacketKeys(_kernel.Keys(key, iv, header_key, sealing), context.key_phase)
 
     def sending_keys(self, number: int) -> PacketKeys:
-        """What to seal the packets from `number` on with, after a key update if one is asked for."""
+        """The keys from packet `number` on, after a key update if one is requested."""
         if self._update_wanted:
             self.consider_update()
         if self._update_key_requested:
@@ -349,7 +349,7 @@ class FastPair(PatientPair):
 
     def _update_key(self, trigger: str) -> None:
         if not self._header_keys:
-            self._native = False  # the secrets that the header keys came from are about to go
+            self._native = False  # the secrets of the header keys are about to be replaced
         super()._update_key(trigger)
         if self.writing is not None:
             self.writing = self._keys(self.send, sealing=True)

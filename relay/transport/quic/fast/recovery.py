@@ -1,7 +1,7 @@
-"""What loss recovery needs of the fast path: records of sent packets, the pacer, the window of received ones.
+"""Records of sent packets, the pacer, and the window of received packet numbers.
 
-Owns small types that stand in for aioquic's own and are accepted by its loss recovery as they are (RFC 9002). Must
-never touch a connection. The connection and its packet loops use them.
+Owns small types that replace aioquic's and work with its loss recovery (RFC 9002). Must never touch a
+connection. The connection and its packet loops use them.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from aioquic.tls import Epoch
 from relay.transport.quic.fast.streams import FastSender
 
 SEEN = 128
-"""Packet numbers below the largest one that are told apart; older ones count as duplicates, as in aioquic."""
+"""Packet numbers tracked below the largest; older ones count as duplicates, as in aioquic."""
 
 _SEEN_MASK = (1 << SEEN) - 1
 
 PACING_GAIN = 1.25
-"""Pacing rate by window and round trip (RFC 9002, 7.7)."""
+"""Pacing rate relative to window per round trip (RFC 9002, 7.7)."""
 
 SMALLEST_BURST = 16
-"""Packets that may leave at once at any rate: a frame of video, or the initial window."""
+"""Least burst in packets at any rate: a frame of video, or the initial window."""
 
 LARGEST_BURST = 256
-"""Packets that may leave at once at most."""
+"""Largest burst in packets."""
 
 BURST_TIME = 0.004
-"""Seconds of the pacing rate that may leave at once: the loop's timers are a millisecond late or two, and a rate that
-only 16 packets a millisecond could carry would end at 150 Mbit/s."""
+"""Burst in seconds of the pacing rate: timers are 1 to 2 ms late, and 16 packets per millisecond would limit
+the rate to 150 Mbit/s."""
 
 
 class SentPacket:
-    """A sent 1-RTT packet that elicits an acknowledgement: aioquic's `QuicSentPacket`, lighter."""
+    """A sent ack-eliciting 1-RTT packet: a lighter `QuicSentPacket`."""
 
     __slots__ = (
         "acks",
@@ -61,20 +61,21 @@ class SentPacket:
         self.sent_time = sent_time
         self.sent_bytes = 0
         self.sender: FastSender | None = None
-        """Whose STREAM frame comes first: its bytes from `start` to `stop`, and whether it ends there."""
+        """The stream of the first STREAM frame: its bytes from `start` to `stop`, and whether it ends there.
+        """
         self.start = 0
         self.stop = 0
         self.fin = False
         self.more: list[tuple[FastSender, int, int, bool]] | None = None
         """Further STREAM frames."""
         self.handlers: list[tuple[Any, tuple[Any, ...]]] | None = None
-        """Of control frames: called with the delivery state and the arguments."""
+        """Handlers of control frames, called with the delivery state and the arguments."""
         self.acks = -1
-        """The largest packet number that it acknowledged."""
+        """The largest packet number that its ACK frame acknowledged."""
 
     @property
     def delivery_handlers(self) -> list[tuple[Any, tuple[Any, ...]]]:
-        """As aioquic's loss recovery wants them: rarely asked for, so made on demand."""
+        """For aioquic's loss recovery: rarely needed, so built on demand."""
         handlers: list[tuple[Any, tuple[Any, ...]]] = []
         if self.sender is not None:
             handlers.append((self.sender.on_data_delivery, (self.start, self.stop, self.fin)))
@@ -86,15 +87,15 @@ class SentPacket:
 
 
 class MtuProbe(SentPacket):
-    """A probe of the path's MTU. Its loss says nothing of congestion (RFC 9000, 14.4)."""
+    """An MTU probe. Its loss does not indicate congestion (RFC 9000, 14.4)."""
 
     __slots__ = ()
 
     in_flight = False
 
 
-class RunPacket:
-    """One packet of a run that is told apart: nothing but bytes of one stream."""
+class TrainPacket:
+    """One packet of a train, recorded alone: bytes of one stream only."""
 
     __slots__ = ("fin", "packet_number", "sender", "sent_bytes", "sent_time", "start", "stop")
 
@@ -128,11 +129,11 @@ class RunPacket:
         return [(self.sender.on_data_delivery, (self.start, self.stop, self.fin))]
 
 
-class Run:
-    """Packets sent in one go, of new bytes of one stream each: what most packets are.
+class Train:
+    """Packets of one stream's new bytes, sent in one go: most packets.
 
-    One record for all, as long as acknowledgements come in order; see `packets` for when they do not. All packets are
-    of `size` bytes with `step` bytes of the stream, but for the last.
+    One record serves all while acknowledgements come in order; see `packets` otherwise. All packets have
+    `size` bytes with `step` bytes of the stream, the last may have fewer.
     """
 
     __slots__ = ("fin", "first", "last", "sender", "sent_time", "size", "start", "step", "stop")
@@ -160,28 +161,28 @@ class Run:
         self.step = step
         self.size = size
         self.fin = fin
-        """Whether the stream ends with the last packet."""
+        """The stream ends with the last packet."""
 
     def cut(self, count: int) -> None:
-        """Forget the first `count` packets, not all of them."""
+        """Remove the first `count` packets, but not all."""
         self.first += count
         self.start += count * self.step
 
-    def packets(self) -> list[RunPacket]:
-        """A record for each packet, for when they fare differently."""
+    def packets(self) -> list[TrainPacket]:
+        """A record for each packet, when their fates differ."""
         found = []
         start = self.start
         for number in range(self.first, self.last):
             stop = start + self.step
-            found.append(RunPacket(number, self.sent_time, self.size, self.sender, start, stop, False))
+            found.append(TrainPacket(number, self.sent_time, self.size, self.sender, start, stop, False))
             start = stop
         size = self.size - self.step + self.stop - start
-        found.append(RunPacket(self.last, self.sent_time, size, self.sender, start, self.stop, self.fin))
+        found.append(TrainPacket(self.last, self.sent_time, size, self.sender, start, self.stop, self.fin))
         return found
 
 
-class Sum:
-    """Several packets in one, for the congestion controller: only these two are looked at."""
+class AckedPackets:
+    """Several packets as one, for the congestion controller, which reads only these fields."""
 
     __slots__ = ("sent_bytes", "sent_time")
 
@@ -191,13 +192,13 @@ class Sum:
 
 
 class Pacer(QuicPacketPacer):
-    """A bucket of bytes instead of packets, which a whole flight is charged to at once."""
+    """A bucket of bytes instead of packets, charged once per burst."""
 
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
         self.size = max_datagram_size
         self.rate = 0.0
-        """Bytes per second; 0 before the first sample of the round trip: no pacing."""
+        """Bytes per second; 0 before the first round trip sample: no pacing."""
         self.burst = float(SMALLEST_BURST * max_datagram_size)
         self.tokens = self.burst
         self.filled = 0.0
@@ -206,12 +207,11 @@ class Pacer(QuicPacketPacer):
         self.set_rate(PACING_GAIN * congestion_window / max(smoothed_rtt, 0.000001))
 
     def set_rate(self, rate: float) -> None:
-        """Let go so many bytes per second."""
         self.rate = rate
         self.burst = min(max(SMALLEST_BURST * self.size, self.rate * BURST_TIME), LARGEST_BURST * self.size)
 
     def fill(self, now: float) -> float:
-        """Bytes that may be sent now; none or less: wait."""
+        """Bytes that may be sent now; zero or less: wait."""
         if now > self.filled:
             self.tokens = min(self.tokens + (now - self.filled) * self.rate, self.burst)
             self.filled = now
@@ -220,15 +220,15 @@ class Pacer(QuicPacketPacer):
     def next_send_time(self, now: float) -> float | None:  # type: ignore[override] # the original lies
         if not self.rate or self.fill(now) > 0:
             return None
-        # Half a burst at a time: not a packet per wake-up.
+        # Refill half a burst at a time: not one packet per wake-up.
         return now + (self.burst / 2 - self.tokens) / self.rate
 
     def update_after_send(self, now: float) -> None:  # noqa: ARG002 - as the original
         self.tokens -= self.size
 
 
-class Seen:
-    """The most recent packet numbers received, as bits below the largest: aioquic's `QuicPacketNumberWindow`."""
+class ReceivedPackets:
+    """Recently received packet numbers, as bits below the largest: `QuicPacketNumberWindow` of aioquic."""
 
     __slots__ = ("bits", "largest")
 

@@ -1,6 +1,6 @@
-"""Keys from secrets (RFC 8446, 7.1; RFC 9001, 5): what a handshake derives some thirty times, without the detours.
+"""TLS key derivation (RFC 8446, 7.1; RFC 9001, 5), optimised: a handshake derives some thirty keys.
 
-Owns HKDF with labels put together once, and the contexts that hold the keys of one direction. Must never choose a
+Owns HKDF with prebuilt labels, and the contexts that hold the keys of one direction. Must never choose a
 cipher. The handshake and the connection's start use it.
 """
 
@@ -24,7 +24,7 @@ from aioquic.tls import CipherSuite, hkdf_label
 
 
 def expand_info(label: bytes, length: int, context: bytes = b"") -> bytes:
-    """What HKDF-Expand-Label hashes for an output of one block, which all of ours are."""
+    """The input of HKDF-Expand-Label for an output of one block, as all of ours are."""
     return hkdf_label(label, context, length) + b"\x01"
 
 
@@ -33,7 +33,7 @@ _OUTER = bytes(each ^ 0x5C for each in range(256))
 
 
 def hmac(new: Callable[..., Any], block: int, key: bytes, data: bytes) -> bytes:
-    """HMAC (RFC 2104) with a key no longer than a block: `hmac.digest` looks its algorithm up in OpenSSL each time."""
+    """HMAC (RFC 2104) with a key no longer than a block: `hmac.digest` looks its algorithm up each time."""
     key = key.ljust(block, b"\0")
     digest: bytes = new(key.translate(_OUTER) + new(key.translate(_INNER) + data).digest()).digest()
     return digest
@@ -41,29 +41,29 @@ def hmac(new: Callable[..., Any], block: int, key: bytes, data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A cipher suite, with everything that does not depend on the connection."""
+    """A cipher suite, with everything independent of the connection."""
 
     hash: Callable[..., Any]
     block: int
-    """Bytes that it takes in at a time."""
+    """Block size of its hash in bytes."""
     size: int
-    """Bytes of its hash, and so of its secrets."""
+    """Bytes of its hash and secrets."""
     key_size: int
     aead: bytes
     protection: bytes
     infos: tuple[tuple[bytes, bytes, bytes], tuple[bytes, bytes, bytes]]
-    """Of key, IV and header protection key; in QUIC version 1 and in version 2 (RFC 9369, 3.3.2)."""
+    """Labels of key, IV and header protection key; in QUIC version 1 and in version 2 (RFC 9369, 3.3.2)."""
     derived: bytes
-    """Salt of the handshake secret where there is no pre-shared key."""
+    """Salt of the handshake secret without a pre-shared key."""
     derived_info: bytes
     finished_info: bytes
 
     def expand(self, secret: bytes, info: bytes) -> bytes:
-        """HKDF-Expand, of a whole block; and HKDF-Extract, where `secret` is the salt; and plain HMAC."""
+        """HKDF-Expand of one block; also HKDF-Extract, where `secret` is the salt, and plain HMAC."""
         return hmac(self.hash, self.block, secret, info)
 
     def derive(self, secret: bytes, label: bytes, transcript: bytes) -> bytes:
-        """Derive-Secret, with the transcript hashed already."""
+        """Derive-Secret, of a hashed transcript."""
         return hmac(self.hash, self.block, secret, expand_info(label, self.size, transcript))
 
 
@@ -112,7 +112,7 @@ def packet_keys(suite: Suite, secret: bytes, version: int) -> tuple[bytes, bytes
 
 
 class LeanContext(CryptoContext):
-    """aioquic's keys of one direction, derived with less ado."""
+    """aioquic's keys of one direction, with the faster derivation."""
 
     def setup(self, *, cipher_suite: CipherSuite, secret: bytes, version: int) -> None:
         suite = SUITES[cipher_suite]
@@ -125,7 +125,7 @@ class LeanContext(CryptoContext):
 
 
 class LeanPair(CryptoPair):
-    """aioquic's pair of contexts, with lean ones."""
+    """aioquic's pair of contexts, with the faster derivation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,12 +133,12 @@ class LeanPair(CryptoPair):
 
 
 def make_lean(pair: CryptoPair) -> None:
-    """Give a pair contexts that derive their keys with less ado."""
+    """Replace the contexts of a pair by those with the faster derivation."""
     pair.recv, pair.send = LeanContext(), LeanContext()
 
 
 def setup_server_initial(pair: CryptoPair, cid: bytes, version: int) -> None:
-    """The Initial keys of a server (RFC 9001, 5.2)."""
+    """Set up a server's Initial keys (RFC 9001, 5.2)."""
     two = version == QuicProtocolVersion.VERSION_2
     initial = _INITIAL.expand(INITIAL_SALT_VERSION_2 if two else INITIAL_SALT_VERSION_1, cid)
     suite = INITIAL_CIPHER_SUITE

@@ -1,9 +1,9 @@
-"""How a server's connection begins, and what it forgets once its handshake is over.
+"""Start of a server's connection, and release of its handshake state.
 
-Owns what aioquic computes or allocates for each connection and need not: a constructor of a hundred assignments, keys
-of QUIC versions that nobody speaks, tables that are the same for all, and the state of the handshake, which an idle
-viewer would carry for hours. Must never change what is on the wire but for the number of connection ids. Connections of
-the relay as a client begin as aioquic's do. `FastBase` is built on top of it.
+Owns shortcuts for what aioquic computes or allocates per connection: a constructor of a hundred assignments,
+keys of unused QUIC versions, constant tables, and handshake state that an idle viewer would hold for hours.
+Must never change the wire except the number of connection ids. Client connections start as aioquic's do.
+`FastBase` builds on it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
 from relay.transport.quic.compat import Credentials, RelayQuicConnection
-from relay.transport.quic.fast.handshake import Over, ServerContext
+from relay.transport.quic.fast.handshake import FinishedContext, ServerContext
 from relay.transport.quic.fast.secrets import LeanPair, make_lean, setup_server_initial
 
 CONNECTION_IDS = 4
-"""Connection ids that either side may have for the other at a time: the one in use, and some for a change of network.
+"""Connection ids that either side keeps for the other: the one in use, and some for migration.
 
-aioquic has 8, each of which is a frame, a route and an object for every connection. Used ones are replaced.
+aioquic has 8, each a frame, a route and an object per connection. Used ones are replaced.
 """
 
 TOKEN = 16
@@ -54,7 +54,7 @@ _IMMUTABLE = (bool, int, float, str, bytes, Enum, type(None), QuicConfiguration)
 
 
 class Discarded(dict[Any, Any]):
-    """Keys that are gone, whichever are asked for: packets of the handshake cannot be read any more."""
+    """Discarded keys: packets of the handshake are unreadable."""
 
     def __missing__(self, key: Any) -> CryptoPair:
         return _GONE
@@ -62,11 +62,11 @@ class Discarded(dict[Any, Any]):
 
 _GONE = CryptoPair()
 _NO_KEYS = Discarded()
-_OVER = Over()
+_FINISHED = FinishedContext()
 
 
 class FrameHandlers:
-    """aioquic's table of frame handlers, which every connection has of its own there: 33 methods bound beforehand."""
+    """aioquic's table of frame handlers, bound on demand: aioquic binds 33 methods per connection."""
 
     __slots__ = ("_connection",)
 
@@ -89,15 +89,14 @@ FrameHandlers.names = {
 
 
 class QuietLogger:
-    """Stands in for aioquic's adapter while nobody wants to hear more than warnings."""
+    """Replaces aioquic's log adapter above debug level."""
 
     __slots__ = ("_cid",)
 
     def __init__(self, cid: bytes) -> None:
         self._cid = cid
 
-    def debug(self, *_: object) -> None:
-        """Say nothing."""
+    def debug(self, *_: object) -> None: ...
 
     info = debug
 
@@ -112,7 +111,7 @@ class QuietLogger:
 
 
 class InitialKeys(dict[int, CryptoPair]):
-    """The Initial keys of the versions that are asked for; none once the Initial space is discarded."""
+    """Initial keys by version, made on demand; none once the Initial space is discarded."""
 
     def __init__(self, cid: bytes, space: QuicPacketSpace) -> None:
         super().__init__()
@@ -128,7 +127,7 @@ class InitialKeys(dict[int, CryptoPair]):
 
 
 class Blueprint:
-    """What all connections of a server have in common when they are created: aioquic's constructor, run once."""
+    """Common state of a server's new connections: aioquic's constructor, run once."""
 
     def __init__(self, configuration: QuicConfiguration) -> None:
         model = QuicConnection(configuration=configuration, original_destination_connection_id=bytes(8))
@@ -144,7 +143,7 @@ class Blueprint:
             else:
                 raise TypeError(f"aioquic's {name} is new here")
         self.parameters: dict[tuple[Any, ...], bytes] = {}
-        """Encoded transport parameters, without those that are a connection's own."""
+        """Encoded transport parameters without the connection's own."""
 
 
 _PERSONAL = frozenset(
@@ -161,12 +160,12 @@ _PERSONAL = frozenset(
         "host_cid",
     )
 )
-"""What is made for each connection, see `ServerStart._construct`."""
+"""Objects created per connection, see `ServerStart._construct`."""
 
 
 def blueprint_of(configuration: QuicConfiguration) -> Blueprint:
-    """The blueprint of connections with `configuration`, whose certificate may change later; nothing else."""
-    kept = vars(configuration)  # there, so that it goes with it
+    """The blueprint of connections with `configuration`; of it, only the certificate may change later."""
+    kept = vars(configuration)  # stored there, to be freed with it
     found: Blueprint | None = kept.get("_blueprint")
     if found is None:
         found = kept["_blueprint"] = Blueprint(configuration)
@@ -174,7 +173,7 @@ def blueprint_of(configuration: QuicConfiguration) -> Blueprint:
 
 
 class ServerStart(RelayQuicConnection):
-    """A connection that begins, on a server, with less work."""
+    """The start of a server's connection."""
 
     _blueprint: Blueprint
 
@@ -184,7 +183,7 @@ class ServerStart(RelayQuicConnection):
 
     @_QuicConnection__frame_handlers.setter
     def _QuicConnection__frame_handlers(self, value: object) -> None:  # noqa: N802
-        """The constructor of aioquic brings its own."""
+        """Ignore the table of aioquic's constructor."""
 
     def _construct(self, configuration: QuicConfiguration, original_cid: bytes | None) -> None:
         if configuration.is_client or configuration.quic_logger is not None or original_cid is None:
@@ -258,7 +257,7 @@ class ServerStart(RelayQuicConnection):
             initial: Buffer(capacity=CRYPTO_BUFFER_SIZE),
             handshake: Buffer(capacity=CRYPTO_BUFFER_SIZE),
         }
-        self._crypto_buffers[one_rtt] = self._crypto_buffers[handshake]  # no tickets: nothing is ever in it
+        self._crypto_buffers[one_rtt] = self._crypto_buffers[handshake]  # always empty: no tickets
         self._crypto_streams = {initial: QuicStream(), handshake: QuicStream(), one_rtt: QuicStream()}
 
     def _only_credentials(self, server_name: str | None) -> Credentials:  # noqa: ARG002 - as a selector
@@ -317,7 +316,7 @@ class ServerStart(RelayQuicConnection):
             self._host_cid_seq += 1
 
     def _handle_padding_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
-        """As the original, which counts the thousand bytes of a padded Initial one by one."""
+        """As aioquic's, which counts the thousand padding bytes of an Initial one by one."""
         at = buf.tell()
         if self._quic_logger is None:
             rest = buf.data_slice(at, buf.capacity)
@@ -326,12 +325,12 @@ class ServerStart(RelayQuicConnection):
             super()._handle_padding_frame(context, frame_type, buf)
 
     def _forget_handshake(self) -> None:
-        """Drop what only the handshake needed. Its packets, whether repeated or late, count as unreadable from now on."""
+        """Free handshake state. Later handshake packets are unreadable."""
         if self._is_client or not self._crypto_buffers:
             return
         one_rtt = tls.Epoch.ONE_RTT
         space = self._spaces[one_rtt]
-        self.tls = _OVER  # type: ignore[assignment]
+        self.tls = _FINISHED  # type: ignore[assignment]
         self._cryptos_initial = _NO_KEYS
         self._cryptos = Discarded({one_rtt: self._cryptos[one_rtt]})
         self._crypto_buffers = {}
@@ -341,7 +340,7 @@ class ServerStart(RelayQuicConnection):
 
 
 class Spaces(dict[tls.Epoch, QuicPacketSpace]):
-    """The packet number spaces that are left; the others are discarded, and nothing in them is looked at any more."""
+    """The remaining packet number spaces; discarded ones are read-only dummies."""
 
     def __missing__(self, epoch: tls.Epoch) -> QuicPacketSpace:
         return _NO_SPACE

@@ -1,8 +1,8 @@
-"""Streams of a fast connection: the two halves, and what of them is still to be said.
+"""Streams of a fast connection: both halves, and their pending frames.
 
-Owns the bytes between the session and the packets, as references to the chunks that were written: a payload that many
-viewers get is never copied but into their packets. Must never build a packet. The connection creates the streams and
-takes from them; aioquic's own methods find here what they look for on theirs (RFC 9000, 2 to 4).
+Owns the bytes between the session and the packets, as references to the written chunks: a payload for many
+viewers is copied only into packets. Must never build a packet. The connection creates streams and takes from
+them; aioquic's own methods find the attributes of its streams here (RFC 9000, 2 to 4).
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.stream import QuicStreamReceiver
 
 FIRST_ORDER = (1 << 63, 0)
-"""Urgency of streams that the session knows nothing of: those of HTTP/3."""
+"""Urgency of streams unknown to the session: those of HTTP/3."""
 
 Taken = tuple[int, int, bytes, bool]
-"""First offset, end, the bytes between, and whether the stream ends there."""
+"""Start offset, end offset, the bytes, and whether the stream ends there."""
 
 
 class Owner(Protocol):
-    """What a stream tells its connection."""
+    """The connection, as a stream sees it."""
 
-    def stream_sends(self, stream: FastStream) -> None:
-        """There is something to put into STREAM frames, perhaps again."""
+    def stream_has_data(self, stream: FastStream) -> None:
+        """Data for STREAM frames is pending, or lost."""
 
-    def stream_calls(self, stream: FastStream) -> None:
-        """RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA is to be sent."""
+    def stream_has_control(self, stream: FastStream) -> None:
+        """RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA is due."""
 
     def stream_ended(self, stream: FastStream) -> None:
-        """One half is over."""
+        """One half is finished."""
 
 
 class FastSender:
@@ -64,11 +64,11 @@ class FastSender:
         self.ends: list[int] = []
         """Offset after each chunk."""
         self.cursor = 0
-        """The chunk that holds the next new byte."""
+        """Index of the chunk with the next new byte."""
         self._acked = 0
-        """Everything below is acknowledged and dropped."""
+        """Everything below is acknowledged and freed."""
         self._beyond: RangeSet | None = None
-        """What is acknowledged above a hole."""
+        """Ranges acknowledged above a gap."""
         self._buffer_stop = 0
         self._fin_acked = False
         self._reset_error_code: int | None = None
@@ -78,33 +78,33 @@ class FastSender:
         """Everything below was sent at least once."""
         self.is_finished = stream is None
         self.lost: list[tuple[int, int]] = []
-        """What is to be sent again, by offset."""
+        """Lost ranges to send again, by offset."""
         self.reset_pending = False
 
     @property
     def buffer_is_empty(self) -> bool:
-        """Whether there is nothing for STREAM frames, as aioquic calls it."""
+        """No data for STREAM frames; aioquic's name."""
         return not (self.lost or self.fin_pending or self.highest_offset < self._buffer_stop)
 
     @property
     def next_offset(self) -> int:
-        """Where the next frame begins."""
+        """Offset of the next frame."""
         return self.lost[0][0] if self.lost else self.highest_offset
 
     @property
     def _buffer_start(self) -> int:
-        """Where what is kept begins, as aioquic calls it."""
+        """Offset of the first byte kept; aioquic's name."""
         return self._acked
 
     @property
     def _buffer_fin(self) -> int | None:
-        """Where the stream ends, as aioquic calls it."""
+        """Final offset; aioquic's name."""
         return self.fin_at
 
     # -- from the session
 
     def append(self, chunks: Sequence[bytes], *, fin: bool) -> None:
-        """Send `chunks` after everything else, which are kept by reference. Raises RuntimeError after an end."""
+        """Send `chunks` after everything else, kept by reference. Raises RuntimeError after an end."""
         if self.fin_at is not None:
             raise RuntimeError("Cannot send data after FIN")
         if self._reset_error_code is not None:
@@ -122,7 +122,7 @@ class FastSender:
             self._buffer_stop = stop
             stream = self._stream
             if stream is not None and not stream.sending:
-                stream._owner.stream_sends(stream)
+                stream._owner.stream_has_data(stream)
 
     def write(self, data: bytes, end_stream: bool = False) -> None:  # noqa: FBT001, FBT002 - as the original
         self.append((data,), fin=end_stream)
@@ -137,12 +137,12 @@ class FastSender:
             self.ends.clear()
             self._buffer_stop = self._acked = self.highest_offset
             if self._stream is not None:
-                self._stream.calls()
+                self._stream.has_control()
 
     # -- to packets
 
     def take(self, room: int, limit: int) -> Taken | None:
-        """The next frame of at most `room` bytes, of which new ones end at offset `limit`; `None` if there is none."""
+        """The next frame of at most `room` bytes, new ones up to offset `limit`; `None` if there is none."""
         if self.lost:
             if room <= 0:
                 return None
@@ -170,7 +170,7 @@ class FastSender:
         return None
 
     def advance(self, start: int, stop: int) -> bytes:
-        """New bytes; most often a part of one chunk."""
+        """Take new bytes; mostly part of one chunk."""
         ends = self.ends
         cursor = self.cursor
         end = ends[cursor]
@@ -181,32 +181,32 @@ class FastSender:
         if stop == end:
             self.cursor = cursor + 1
             return chunk[begin:] if begin else chunk
-        pieces = [chunk[begin:]]
+        chunks = [chunk[begin:]]
         while True:
             cursor += 1
             end = ends[cursor]
             chunk = self.chunks[cursor]
             if stop < end:
-                pieces.append(chunk[: stop - end])
+                chunks.append(chunk[: stop - end])
                 break
-            pieces.append(chunk)
+            chunks.append(chunk)
             if stop == end:
                 cursor += 1
                 break
         self.cursor = cursor
-        return b"".join(pieces)
+        return b"".join(chunks)
 
     def _slice(self, start: int, stop: int) -> bytes:
-        """Bytes that were sent before."""
+        """Bytes sent before."""
         index = bisect_right(self.ends, start)
-        pieces = []
+        chunks = []
         while start < stop:
             chunk, end = self.chunks[index], self.ends[index]
             begin = start - end + len(chunk)
-            pieces.append(chunk[begin : len(chunk) if stop >= end else stop - end])
+            chunks.append(chunk[begin : len(chunk) if stop >= end else stop - end])
             start = end
             index += 1
-        return b"".join(pieces)
+        return b"".join(chunks)
 
     def get_frame(self, max_size: int, max_offset: int | None = None) -> QuicStreamFrame | None:
         """As aioquic's, for packets that it builds."""
@@ -229,7 +229,7 @@ class FastSender:
     # -- what became of packets
 
     def on_data_delivery(self, delivery: QuicDeliveryState, start: int, stop: int, fin: bool) -> None:  # noqa: FBT001
-        """A frame was acknowledged, or is taken for lost."""
+        """A frame was acknowledged or lost."""
         if delivery is QuicDeliveryState.ACKED:
             self.on_acked(start, stop, fin)
         elif self._reset_error_code is None and self._stream is not None:
@@ -239,7 +239,7 @@ class FastSender:
                     self.lost.sort()
             if fin:
                 self.fin_pending = True
-            self._stream.sends()
+            self._stream.has_data()
 
     def on_acked(self, start: int, stop: int, fin: bool) -> None:  # noqa: FBT001
         """A frame was acknowledged."""
@@ -281,15 +281,15 @@ class FastSender:
             self._stream.ended()
         else:
             self.reset_pending = True
-            self._stream.calls()
+            self._stream.has_control()
 
     def detach(self) -> None:
-        """The stream is forgotten; late news of its packets change nothing."""
+        """Forget the stream; late delivery reports have no effect."""
         self._stream = None
 
 
-class Pieces:
-    """What came of a stream beyond a hole: aioquic's `RangeSet` as far as receiving needs it, without a look at all."""
+class ReorderBuffer:
+    """Ranges received above a gap: aioquic's `RangeSet` as far as receivers need it, faster to extend."""
 
     __slots__ = ("_starts", "_stops")
 
@@ -311,12 +311,12 @@ class Pieces:
         self._stops[first:last] = (stop,)
 
     def shift(self) -> range:
-        """Take the first one out."""
+        """Remove and return the first."""
         return range(self._starts.pop(0), self._stops.pop(0))
 
 
 class FastReceiver(QuicStreamReceiver):
-    """The peer's half. Reordered data takes aioquic's way; what it needs for that exists only then."""
+    """The peer's half. aioquic handles reordered data; its buffers are created on demand."""
 
     _ranges: Any = None
     _buffer: Any = b""
@@ -327,20 +327,20 @@ class FastReceiver(QuicStreamReceiver):
     highest_offset = 0
     _buffer_start = 0
 
-    def __init__(self, stream: FastStream) -> None:  # the original makes its buffers at once
+    def __init__(self, stream: FastStream) -> None:  # aioquic creates its buffers at once
         self._stream: FastStream | None = stream
         self._stream_id = stream.stream_id
 
     def handle_frame(self, frame: QuicStreamFrame) -> events.StreamDataReceived | None:
         if self._ranges is None:
-            self._ranges = Pieces()
+            self._ranges = ReorderBuffer()
             self._buffer = bytearray()
         event = super().handle_frame(frame)
         if self._stream is not None:
             if self.is_finished:
                 self._stream.ended()
             elif event is not None:
-                self._stream.calls()  # perhaps for MAX_STREAM_DATA
+                self._stream.has_control()  # MAX_STREAM_DATA may be due
         return event
 
     def handle_reset(
@@ -354,19 +354,19 @@ class FastReceiver(QuicStreamReceiver):
     def on_stop_sending_delivery(self, delivery: QuicDeliveryState) -> None:
         if delivery is not QuicDeliveryState.ACKED and self._stream is not None:
             self.stop_pending = True
-            self._stream.calls()
+            self._stream.has_control()
 
     def stop(self, error_code: int = QuicErrorCode.NO_ERROR) -> None:
         super().stop(error_code)
         if self._stream is not None:
-            self._stream.calls()
+            self._stream.has_control()
 
     def detach(self) -> None:
         self._stream = None
 
 
 class NoReceiver:
-    """The receiving half of a stream that only sends."""
+    """Receiving half of a send-only stream."""
 
     highest_offset = 0
     is_finished = True
@@ -375,8 +375,7 @@ class NoReceiver:
     def starting_offset(self) -> int:
         return 0
 
-    def detach(self) -> None:
-        """There is nothing to detach."""
+    def detach(self) -> None: ...
 
 
 NO_RECEIVER = NoReceiver()
@@ -413,12 +412,12 @@ class FastStream:
         self._owner = owner
         self.stream_id = stream_id
         self.order = FIRST_ORDER
-        """Sorts by urgency, the most urgent last."""
+        """Sort key, the most urgent last."""
         self.sending = False
-        """Whether the connection has it among those with something for STREAM frames."""
+        """The stream is in the connection's list of streams with data."""
         self.is_blocked = False
         self.blocked_at = -1
-        """The limit that the peer was told of last, when it stopped us."""
+        """The limit of our last STREAM_DATA_BLOCKED."""
         self.max_stream_data_local = max_stream_data_local
         self.max_stream_data_local_sent = max_stream_data_local
         self.max_stream_data_remote = max_stream_data_remote
@@ -429,18 +428,18 @@ class FastStream:
     def is_finished(self) -> bool:
         return self.receiver.is_finished and self.sender.is_finished
 
-    def sends(self) -> None:
+    def has_data(self) -> None:
         if not self.sending:
-            self._owner.stream_sends(self)
+            self._owner.stream_has_data(self)
 
-    def calls(self) -> None:
-        self._owner.stream_calls(self)
+    def has_control(self) -> None:
+        self._owner.stream_has_control(self)
 
     def ended(self) -> None:
         self._owner.stream_ended(self)
 
     def detach(self) -> None:
-        """The connection forgets this stream: let go of everything at once, without waiting for the collector."""
+        """Break reference cycles when the connection forgets this stream."""
         if self.sender is not NO_SENDER:
             self.sender.detach()
         self.receiver.detach()

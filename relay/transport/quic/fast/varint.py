@@ -1,4 +1,4 @@
-"""Variable-length integers in the packet loops (RFC 9000, 16). Sans-IO."""
+"""Variable-length integers for the packet loops (RFC 9000, 16)."""
 
 from __future__ import annotations
 

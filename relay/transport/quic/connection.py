@@ -1,8 +1,8 @@
 """One QUIC connection between its socket and its session.
 
-Owns the driving of an aioquic connection: datagrams in, events out, one transmit per loop turn, timers, keep-alive,
-and the end. Must never know what the streams carry: that is the session's. The endpoint creates links and calls them;
-sessions ask them to transmit (`touch`) and to close.
+Owns the driving of an aioquic connection: datagrams in, events out, one transmit per loop turn, timers,
+keep-alive, and the close. Must never know the content of streams. The endpoint creates connections and calls
+them; sessions ask them to transmit (`touch`) and to close.
 """
 
 from __future__ import annotations
@@ -34,59 +34,59 @@ from relay.transport.quic.udp import Address, UdpSocket
 logger = get_logger(__name__)
 
 KEEP_ALIVE_PING = 0
-"""The id of our own pings, apart from those that a session asked for (1 and up)."""
+"""Id of our own pings; those of a session are 1 and up."""
 
 SHORTEST_KEEP_ALIVE = 0.5
-"""Seconds between pings at least, whatever the peer's idle time-out."""
+"""Least seconds between pings, whatever the peer's idle time-out."""
 
 LINGER = 0.1
-"""Seconds that a goodbye inside a stream gets to arrive before the connection is closed, at least."""
+"""Least seconds for data of a stream to arrive before the close."""
 
 FAR = 0.01
-"""Seconds from which on a deadline may be served a little later."""
+"""Seconds from which on a deadline may be rounded up."""
 
 COARSE = 0.004
-"""Seconds to multiples of which far deadlines are put off, so that those of many connections are served in one turn."""
+"""Seconds: far deadlines are rounded up to multiples, so that one turn serves those of many connections."""
 
 DISTANT = 1.0
-"""Seconds from which on a deadline is that of an idle connection: a keep-alive, or the idle time-out."""
+"""Seconds from which on a deadline is an idle connection's: keep-alive or idle time-out."""
 
 COARSEST = 0.125
-"""Seconds to multiples of which distant deadlines are put off: hundreds of idle connections wake the relay eight times
-a second at most."""
+"""Seconds: multiples for deadlines of idle connections, so that hundreds of them wake the relay at most eight
+times a second."""
 
 SHORTEST_WAIT = 0.001
-"""What a timer that is due already waits after it was served: a bug in a deadline must not spin the loop."""
+"""Delay of a timer still due after it was served: a bug in a deadline must not spin the loop."""
 
 
 class Handler(Protocol):
-    """What a link needs of its session."""
+    """The session, as its connection sees it."""
 
     @property
     def gathered(self) -> Sequence[object]:
-        """The events that wait for `deliver`."""
+        """Events waiting for `deliver`."""
 
     def established(self) -> None:
         """The handshake is complete."""
 
     def handle(self, event: QuicEvent) -> None:
-        """Something arrived on a stream, or a datagram, or an answer to a ping."""
+        """Handle stream data, a datagram or an answer to a ping."""
 
     def pump(self) -> None:
-        """Hand what may be sent now to the connection; called right before each transmit."""
+        """Hand sendable data to the connection; called before each transmit."""
 
     def deliver(self) -> None:
-        """Pass on the events gathered so far, as one batch."""
+        """Deliver the gathered events as one batch."""
 
     def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
-        """The connection is closing, by whomever. Called once."""
+        """The connection is closing. Called once."""
 
     def close(self, code: int = 0, reason: str = "") -> None:
-        """End the session, for a shutdown."""
+        """End the session for a shutdown."""
 
 
 class Owner(Protocol):
-    """What a link needs of its endpoint."""
+    """The endpoint, as its connections see it."""
 
     settings: QuicSettings
     refused: Counter[str]
@@ -94,38 +94,38 @@ class Owner(Protocol):
 
     @property
     def packet_time(self) -> float:
-        """CPU seconds that packets of one connection may take of each second."""
+        """CPU seconds per second that packets of one connection may take."""
 
     def now(self) -> float: ...
     def cpu_time(self) -> float: ...
     def call_soon(self, callback: Callable[[], None]) -> None: ...
-    def touch(self, link: Link) -> None: ...
-    def arm(self, deadline: float, link: Link) -> None: ...
-    def watch(self, link: Link, deadline: float) -> None: ...
-    def unwatch(self, link: Link) -> None: ...
-    def add_route(self, cid: bytes, link: Link) -> None: ...
-    def drop_route(self, cid: bytes, link: Link) -> None: ...
-    def negotiated(self, link: Link, alpn: str) -> Handler: ...
-    def handshake_done(self, link: Link) -> bool: ...
-    def said_goodbye(self, link: Link) -> None: ...
-    def count_drop(self, link: Link) -> None: ...
-    def remove(self, link: Link) -> None: ...
+    def touch(self, connection: Connection) -> None: ...
+    def arm(self, deadline: float, connection: Connection) -> None: ...
+    def watch(self, connection: Connection, deadline: float) -> None: ...
+    def unwatch(self, connection: Connection) -> None: ...
+    def add_route(self, cid: bytes, connection: Connection) -> None: ...
+    def drop_route(self, cid: bytes, connection: Connection) -> None: ...
+    def negotiated(self, connection: Connection, alpn: str) -> Handler: ...
+    def handshake_done(self, connection: Connection) -> bool: ...
+    def on_close(self, connection: Connection) -> None: ...
+    def count_drop(self, connection: Connection) -> None: ...
+    def remove(self, connection: Connection) -> None: ...
 
 
-class Link:
-    """A connection on an endpoint."""
+class Connection:
+    """A connection of an endpoint."""
 
     __slots__ = (
         "__weakref__",
+        "_close_packets",
         "_close_plan",
         "_closing",
         "_failures",
         "_gone_waiters",
-        "_goodbye",
         "_late",
         "_late_bytes",
         "_lost",
-        "_next_goodbye",
+        "_next_repeat",
         "_pinged",
         "armed",
         "bytes_received",
@@ -136,9 +136,9 @@ class Link:
         "established",
         "gone",
         "handler",
-        "heard",
         "idle_timeout",
         "keep_alive",
+        "last_received",
         "quic",
         "remote",
         "setup_deadline",
@@ -161,42 +161,42 @@ class Link:
         self.cids: set[bytes] = set()
         self.established = False
         self.gone = False
-        self.heard = now
-        """When a datagram came in last."""
+        self.last_received = now
+        """Time of the last datagram."""
         self.idle_timeout = endpoint.settings.idle_timeout
         self.keep_alive = 0.0
-        """Seconds of silence until we ping; 0 until the handshake is complete, or for never."""
+        """Seconds of silence before a ping; 0 for never, and until the handshake is complete."""
         self.bytes_received = 0
         self.bytes_sent = 0
         self.cost = PacketCost(fast=quic.fast)
         self.armed: list[float] = []
-        """Deadlines that the endpoint's heap holds for this link, latest first."""
+        """Deadlines of this connection in the endpoint's heap, latest first."""
         self.setup_deadline: float | None = None
-        """By when the peer must have asked for a session; the handler clears it."""
+        """When the peer must have requested a session; the handler clears it."""
         self._pinged = now
         self._close_plan: tuple[float, int, str] | None = None
         self._gone_waiters: list[asyncio.Future[None]] = []
-        self._goodbye: list[tuple[bytes, Address]] = []
+        self._close_packets: list[tuple[bytes, Address]] = []
         self._closing = False
-        """Whether we have closed the connection, which the session may not know yet."""
+        """We have closed; the session may not know yet."""
         self._late = 0
-        """Datagrams since our close, and of how many bytes since it was last repeated."""
+        """Datagrams since our close, and their bytes since the last repetition."""
         self._late_bytes = 0
-        self._next_goodbye = 1
+        self._next_repeat = 1
         self._lost = False
         self._failures = 0
 
     @property
     def over(self) -> bool:
-        """Whether the close went out or came in, so that nothing is to be sent any more."""
+        """The close was sent or received: nothing is sent any more."""
         return self.gone or compat.is_over(self.quic)
 
     # -- from the endpoint
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
-        """Take one datagram; `process` follows when the socket is drained."""
-        if self._goodbye:
-            self._repeat_goodbye(len(data))
+        """Receive one datagram; `process` follows when the socket is drained."""
+        if self._close_packets:
+            self._repeat_close(len(data))
             return
         cost, endpoint = self.cost, self.endpoint
         began = 0.0
@@ -205,7 +205,7 @@ class Link:
                 self._drop()
                 return
             began = endpoint.cpu_time()
-        self.heard = now
+        self.last_received = now
         self.bytes_received += len(data)
         cost.datagrams += 1
         try:
@@ -217,24 +217,24 @@ class Link:
         elif endpoint.now() - now > cost.ordinary:
             cost.measured = WATCHED
 
-    def receive_run(self, buffer: memoryview, each: int, address: Address, now: float) -> int:
-        """Take the datagrams of `each` bytes at the start of `buffer` that go together. Returns how many; 0 for none."""
+    def receive_train(self, buffer: memoryview, each: int, address: Address, now: float) -> int:
+        """Receive datagrams of `each` bytes at the start of `buffer` that form a train. Returns how many."""
         cost = self.cost
-        if self._goodbye or (cost.measured and cost.over(now, self.endpoint.packet_time)):
+        if self._close_packets or (cost.measured and cost.over(now, self.endpoint.packet_time)):
             return 0
         try:
-            count = self.quic.receive_run(buffer, each, address, now)
+            count = self.quic.receive_train(buffer, each, address, now)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
             return 1
         if count:
-            self.heard = now
+            self.last_received = now
             cost.datagrams += count
             self.bytes_received += min(count * each, len(buffer))
         return count
 
     def drained(self, now: float) -> None:
-        """No more datagrams for now: pass on what they brought, and transmit if that gives a reason to."""
+        """The socket is drained: deliver events, and transmit if needed."""
         quic, cost = self.quic, self.cost
         measured = cost.measured > 0
         began = self.endpoint.cpu_time() if measured else now
@@ -242,7 +242,7 @@ class Link:
             quic.finish_receiving(now)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
-        if quic.has_news or self._goodbye:
+        if quic.has_news or self._close_packets:
             self.process()
         if measured:
             cost.settle(self.endpoint.cpu_time() - began)
@@ -250,7 +250,7 @@ class Link:
             if self.endpoint.now() - began > cost.ordinary * cost.datagrams:
                 cost.measured = WATCHED
             cost.datagrams = 0
-        # Transmission comes after what the events of this batch set off: those callbacks are queued before ours.
+        # Callbacks of this batch's events are queued before ours, so their writes leave in the same transmit.
         if self.gone:
             return
         if quic.has_reason_to_send(now):
@@ -259,14 +259,14 @@ class Link:
             elif self.established:
                 self.touch()
             else:
-                self.transmit(now)  # nothing follows from a handshake but the handshake
+                self.transmit(now)  # a handshake causes no session events
         elif (probe := quic.probe_at()) is None:
             self.endpoint.unwatch(self)
         else:
-            self.endpoint.watch(self, probe)  # a probe time-out that had backed off starts anew
+            self.endpoint.watch(self, probe)  # restart a probe time-out that had backed off
 
     def process(self) -> None:
-        """Pass on what the connection and the session have to tell."""
+        """Deliver the events of the connection and the session."""
         if self.gone:
             return
         try:
@@ -287,7 +287,7 @@ class Link:
             self.fail(error)
 
     def transmit(self, now: float) -> None:
-        """Everything of this loop turn: events of local calls, then what is to be sent, then the timer."""
+        """End a loop turn: deliver events, send, set the timer."""
         quic = self.quic
         if quic.events or self._closing or self.handler is None:
             self.process()
@@ -300,29 +300,29 @@ class Link:
                     handler.deliver()
                 handler.pump()
             if compat.close_is_pending(quic):
-                self._transmit_close(quic.flights(now))
+                self._transmit_close(quic.bursts(now))
             else:
-                for buffers, size, address in quic.flights(now):
+                for buffers, size, address in quic.bursts(now):
                     self.bytes_sent += sum(map(len, buffers))
                     self.sock.send_all(buffers, size, address)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
-        # Writing issues connection ids, whose events must be known before the peer can use them.
+        # Writing issues connection ids, which must be routed before the peer uses them.
         if quic.events:
             self.process()
         if not self.gone:
             self.arm(now)
 
-    def _transmit_close(self, flights: list[compat.Flight]) -> None:
-        if not compat.exceeds_allowance(self.quic):
-            for buffers, size, address in flights:
+    def _transmit_close(self, bursts: list[compat.Burst]) -> None:
+        if not compat.exceeds_amplification_limit(self.quic):
+            for buffers, size, address in bursts:
                 self.bytes_sent += sum(map(len, buffers))
                 self.sock.send_all(buffers, size, address)
-        self._goodbye = [(data, address) for buffers, _, address in flights for data in buffers]
-        self.endpoint.said_goodbye(self)
+        self._close_packets = [(data, address) for buffers, _, address in bursts for data in buffers]
+        self.endpoint.on_close(self)
 
     def on_timer(self, now: float) -> None:
-        """A deadline has passed; it may have moved since."""
+        """Handle a timer; the deadline may have moved since."""
         if self.gone:
             return
         due = self._deadline()
@@ -337,17 +337,17 @@ class Link:
         self.touch()
 
     def resume(self, now: float, late: float) -> None:
-        """We did not run for `late` seconds, which is no silence of the peer's.
+        """The process paused for `late` seconds, which is no silence of the peer.
 
-        A short pause is added to its time and no more: a relay that is always short of time would else keep every dead
-        peer for ever. After a long one it gets half the idle time-out to be heard.
+        A short pause extends the time-out by its length, so a busy relay still detects dead peers. After a
+        long one the peer has half the idle time-out.
         """
         half = self.idle_timeout / 2
         if late < half:
-            self.heard = min(now, self.heard + late)
+            self.last_received = min(now, self.last_received + late)
             compat.expire_later(self.quic, late)
             return
-        self.heard = max(self.heard, now - half)
+        self.last_received = max(self.last_received, now - half)
         compat.expire_not_before(self.quic, now + half)
 
     def arm(self, now: float) -> None:
@@ -357,7 +357,7 @@ class Link:
         if probe is not None:
             self.endpoint.watch(self, probe)
         if self.armed and not quic.waits() and self.setup_deadline is None and self._close_plan is None:
-            return  # all that is left are distant deadlines, which only ever move back
+            return  # only distant deadlines remain, which never move closer
         deadline = self._deadline()
         if deadline is None:
             return
@@ -367,7 +367,7 @@ class Link:
             deadline = math.ceil(deadline / coarse) * coarse
         elif deadline <= now:
             deadline = now + SHORTEST_WAIT
-        # Compared as it goes into the heap: one entry out of order would never be taken off the list again.
+        # Compared as stored in the heap: an entry out of order would never leave the list.
         if self.armed and self.armed[-1] <= deadline:
             return
         self.armed.append(deadline)
@@ -380,30 +380,30 @@ class Link:
         self.endpoint.touch(self)
 
     def close(self, code: int, reason: str = "", *, transport: bool = False) -> None:
-        """Close the connection now: with an application code, or with a transport error."""
+        """Close now with an application code or a transport error."""
         self._close_plan = None
         self._closing = True
         self.quic.close(code, QuicFrameType.PADDING if transport else None, reason)
         self.touch()
 
     async def wait_gone(self) -> None:
-        """Wait until the endpoint has forgotten this connection."""
+        """Wait until the endpoint has removed this connection."""
         if not self.gone:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._gone_waiters.append(waiter)
             await waiter
 
     def left(self) -> None:
-        """The endpoint has forgotten this connection."""
+        """The endpoint has removed this connection."""
         self.gone = True
-        self.handler = None  # it knows us: a ring that only the garbage collector would find
+        self.handler = None  # breaks a reference cycle
         waiters, self._gone_waiters = self._gone_waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def close_later(self, code: int, reason: str = "") -> None:
-        """Close once what was just written on a stream had time to arrive."""
+        """Close once data just written on a stream had time to arrive."""
         if self._close_plan is None and not self.over:
             rtt = compat.smoothed_rtt(self.quic) or 0.0
             deadline = self.endpoint.now() + max(3 * rtt, LINGER)
@@ -411,7 +411,7 @@ class Link:
             self.touch()
 
     def fail(self, error: Exception) -> None:
-        """End this connection, and only it, after an exception while working for it."""
+        """Close only this connection, after an exception in its code."""
         self._failures += 1
         if self._failures == 1:
             if self.endpoint.failures.passes(self.endpoint.now()):
@@ -419,7 +419,7 @@ class Link:
                 logger.error(text, remote=self.remote, exc_info=error)
             self.close(QuicErrorCode.INTERNAL_ERROR, "internal error", transport=True)
         elif self.handler is not None:
-            # The session cannot even hear of its end: say goodbye without it.
+            # The session cannot even handle its end: close without it.
             self.handler = None
             self.touch()
         else:
@@ -428,7 +428,7 @@ class Link:
     # -- inside
 
     def _drop(self) -> None:
-        """A datagram comes while its connection has cost too much: it is lost. Without a session so is the connection."""
+        """Drop a datagram of a connection over its CPU limit. Before a session exists, close it."""
         self.endpoint.count_drop(self)
         if self.setup_deadline is not None and not self.over:
             self.close(QuicErrorCode.INTERNAL_ERROR, "packets take too long to read", transport=True)
@@ -455,11 +455,11 @@ class Link:
             self.endpoint.remove(self)
 
     def _agree(self) -> None:
-        """What follows from the peer's transport parameters."""
+        """Apply the peer's transport parameters."""
         settings = self.endpoint.settings
         self.idle_timeout = compat.idle_timeout(self.quic)
         if settings.keep_alive:
-            # The peer may give up on silence earlier than we do, and the pings must come in good time for both.
+            # The peer's idle time-out may be shorter; keep-alive must suit both.
             self.keep_alive = min(settings.keep_alive, max(self.idle_timeout / 3, SHORTEST_KEEP_ALIVE))
             self.armed.clear()  # this deadline may be nearer than any before
         if settings.mtu_discovery and self.sock.unfragmented:
@@ -474,31 +474,31 @@ class Link:
         if self.handler is not None:
             self.handler.lost(event, by_peer=by_peer)
         if by_peer:
-            self.endpoint.said_goodbye(self)
+            self.endpoint.on_close(self)
 
-    def _repeat_goodbye(self, size: int) -> None:
-        # The peer still talks, so our close may be lost. Answer ever more rarely (RFC 9000, 10.2.1), and with no more
-        # than three times what came: the address may be forged.
+    def _repeat_close(self, size: int) -> None:
+        # Our close may be lost. Repeat it ever more rarely (RFC 9000, 10.2.1), within three times the bytes
+        # received: the address may be forged.
         self._late += 1
         self._late_bytes += size
-        if self._late >= self._next_goodbye and 3 * self._late_bytes >= sum(
-            len(each) for each, _ in self._goodbye
+        if self._late >= self._next_repeat and 3 * self._late_bytes >= sum(
+            len(each) for each, _ in self._close_packets
         ):
-            self._next_goodbye = 2 * self._late
+            self._next_repeat = 2 * self._late
             self._late_bytes = 0
-            for data, address in self._goodbye:
+            for data, address in self._close_packets:
                 self.sock.send(data, address)
 
     def _deadline(self) -> float | None:
         interval = self.keep_alive
         if interval:
-            # Pinged in good time, a live peer would have answered.
-            compat.expire_by(self.quic, self.heard + self.idle_timeout)
+            # A live peer would have answered the ping.
+            compat.expire_by(self.quic, self.last_received + self.idle_timeout)
         deadline = self.quic.deadline()
         if deadline is None or compat.is_over(self.quic):
             return deadline
         if interval:
-            deadline = min(deadline, max(self.heard, self._pinged) + interval)
+            deadline = min(deadline, max(self.last_received, self._pinged) + interval)
         if self.setup_deadline is not None:
             deadline = min(deadline, self.setup_deadline)
         if self._close_plan is not None:
@@ -521,7 +521,7 @@ class Link:
             self.close(QuicErrorCode.NO_ERROR, "no session was asked for in time", transport=True)
         else:
             interval = self.keep_alive
-            if interval and max(self.heard, self._pinged) + interval <= now:
+            if interval and max(self.last_received, self._pinged) + interval <= now:
                 self._pinged = now
                 quic.send_ping(KEEP_ALIVE_PING)
 

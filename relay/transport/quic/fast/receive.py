@@ -1,9 +1,9 @@
-"""Receiving 1-RTT packets: one pass over the frames that make up nearly all traffic.
+"""Receiving 1-RTT packets: one pass over the common frames.
 
-Owns the removal of packet protection, the parsing of ACK, STREAM, PADDING, PING and DATAGRAM frames, and the merging of
-what one drain of the socket brings: acknowledgements are settled once, neighbouring stream data becomes one event.
-Resets and connection ids go to aioquic one by one; from any other frame on, the rest of a packet does. Must never send.
-RFC 9000, 12 and 19.
+Owns packet unprotection, the parsing of ACK, STREAM, PADDING, PING and DATAGRAM frames, and the merging of
+one drain of the socket: acknowledgements are applied once, adjacent stream data becomes one event. aioquic
+handles resets and connection ids one by one, and the rest of a packet from any other frame on. Must never
+send. RFC 9000, 12 and 19.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicStreamFrame
 from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.quic.stream import FinalSizeError, StreamFinishedError
 
-from relay.transport.quic.fast.acking import AckingConnection
+from relay.transport.quic.fast.acks import AckConnection
 from relay.transport.quic.fast.recovery import SEEN
 from relay.transport.quic.fast.streams import FastReceiver, FastStream
 from relay.transport.quic.fast.varint import read_varint
@@ -31,13 +31,13 @@ from relay.transport.quic.fast.varint import read_varint
 LONG_HEADER = 0x80
 RESERVED_BITS = 0x18
 ACK_DELAY = 0.02
-"""Seconds that an acknowledgement waits for company: less than the 25 ms that we announce, since timers are late."""
+"""Seconds that an acknowledgement is delayed: below the 25 ms that we announce, since timers are late."""
 
 ACK_EVERY = 2
-"""Packets that elicit an acknowledgement until one is sent at once (RFC 9000, 13.2.2)."""
+"""Ack-eliciting packets until an ACK is sent at once (RFC 9000, 13.2.2)."""
 
 GATHERED = 65536
-"""Bytes of one stream that are handed on together at most."""
+"""Most bytes of one stream per event."""
 
 _ALONE = {
     0x04: "_handle_reset_stream_frame",
@@ -45,19 +45,19 @@ _ALONE = {
     0x18: "_handle_new_connection_id_frame",
     0x19: "_handle_retire_connection_id_frame",
 }
-"""Frames that every session has a few of, in packets with STREAM frames; they say nothing of acknowledgements."""
+"""Rare frames in packets with STREAM frames; unrelated to acknowledgements."""
 
 _BITS = (1 << SEEN) - 1
 
 
-class ReadingConnection(AckingConnection):
+class ReceiveConnection(AckConnection):
     """The receiving side."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._gathering: FastStream | None = None
-        """The stream whose data came last, in order."""
-        self._pieces: list[bytes] = []
+        """The stream of the last in-order data."""
+        self._chunks: list[bytes] = []
         self._gathered = 0
 
     # -- datagrams
@@ -68,7 +68,7 @@ class ReadingConnection(AckingConnection):
         start = 1 + len(host_cid)
         if (
             keys is None
-            or not self._quick
+            or not self._fast_path
             or data[0] & LONG_HEADER
             or data[1:start] != host_cid
             or self._network_paths[0].addr != addr
@@ -82,7 +82,7 @@ class ReadingConnection(AckingConnection):
             return
         number, first, plain = opened
         if plain is None:
-            # A key update, or a straggler from before one: the pair knows both.
+            # A key update, or a late packet from before one: the pair tries both.
             self._receive_unusual(data, addr, now)
             return
         seen = space.received_packets
@@ -103,10 +103,10 @@ class ReadingConnection(AckingConnection):
             return
         self._close_at = now + self._idle
         self._ack_eliciting_sent_since_receipt = False
-        if ahead == 1 and number == self._run_stop:
+        if ahead == 1 and number == self._range_stop:
             seen.bits = (seen.bits << 1 | 1) & _BITS  # type: ignore[attr-defined]
             seen.largest = number  # type: ignore[attr-defined]
-            self._run_stop = number + 1
+            self._range_stop = number + 1
             space.largest_received_packet = number
             space.largest_received_time = now
             if not eliciting:
@@ -118,24 +118,25 @@ class ReadingConnection(AckingConnection):
                 space.ack_at = now + ACK_DELAY
         else:
             seen.add(number)
-            self._record_odd(number, now)
+            self._record_out_of_order(number, now)
             if eliciting:
                 self._unacked += 1
                 space.ack_at = now
 
-    def receive_run(self, buffer: memoryview, each: int, addr: NetworkAddress, now: float) -> int:
-        """Take the datagrams at the start of `buffer` that continue one stream. Returns how many; 0 for the other way.
+    def receive_train(self, buffer: memoryview, each: int, addr: NetworkAddress, now: float) -> int:
+        """Receive the train of one stream's packets at the start of `buffer`. Returns how many, 0 for none.
 
-        They have `each` bytes, the last one may have fewer. What a frame or a large group comes as, in few calls.
+        They have `each` bytes, the last possibly fewer. Most of a frame or a large group arrives this way, in
+        few calls.
         """
         keys = self._pair.reading
-        if keys is None or not self._quick or self._close_event is not None:
+        if keys is None or not self._fast_path or self._close_event is not None:
             return 0
         space = self._space
         seen = space.received_packets
         expected = space.expected_packet_number
         if (
-            expected != self._run_stop
+            expected != self._range_stop
             or expected != seen.largest + 1  # type: ignore[attr-defined]
             or self._network_paths[0].addr != addr
         ):
@@ -155,7 +156,7 @@ class ReadingConnection(AckingConnection):
         self._ack_eliciting_sent_since_receipt = False
         seen.bits = ((seen.bits + 1 << count) - 1) & _BITS  # type: ignore[attr-defined]
         seen.largest = space.largest_received_packet = following - 1  # type: ignore[attr-defined]
-        self._run_stop = following
+        self._range_stop = following
         space.largest_received_time = now
         self._unacked += count
         if self._unacked >= ACK_EVERY:
@@ -167,24 +168,24 @@ class ReadingConnection(AckingConnection):
     def _receive_unusual(self, data: bytes, addr: NetworkAddress, now: float) -> None:
         """Hand a datagram to aioquic, after everything that came before it."""
         self.finish_receiving(now)
-        self._leave_quick()
+        self._leave_fast_path()
         super().receive_datagram(data, addr, now)
 
-    def _record_odd(self, number: int, now: float) -> None:
-        """A packet that does not follow the one before."""
+    def _record_out_of_order(self, number: int, now: float) -> None:
+        """Record a packet that does not follow the one before."""
         space = self._space
         queue = space.ack_queue
-        self._store_run()
+        self._store_range()
         if number > space.largest_received_packet:
             space.largest_received_packet = number
             space.largest_received_time = now
         queue.add(number)
         if len(queue) > MAX_ACK_RANGES:
             queue.shift()
-        self._load_run()
+        self._load_range()
 
     def finish_receiving(self, now: float) -> None:
-        """The socket is drained for now: settle what came together."""
+        """The socket is drained: apply what was gathered."""
         if self._gathering is not None:
             self._pass_on()
         self._settle(now)
@@ -201,7 +202,7 @@ class ReadingConnection(AckingConnection):
     # -- frames
 
     def _read_frames(self, plain: bytes, now: float) -> bool:
-        """Handle the frames of a packet. Returns whether it elicits an acknowledgement. Raises QuicConnectionError."""
+        """Handle the frames of a packet. Returns whether it is ack-eliciting. Raises QuicConnectionError."""
         at = 0
         end = len(plain)
         if not end:
@@ -221,7 +222,7 @@ class ReadingConnection(AckingConnection):
                 elif kind == 0x00:
                     at = end - len(plain[at:].lstrip(b"\0"))
                 elif kind == 0x01:
-                    # Somebody wants to know: to let him wait would cost us a timer.
+                    # A PING asks for an ACK: answer at once instead of setting a timer.
                     eliciting = True
                     self._unacked = ACK_EVERY
                     at += 1
@@ -240,10 +241,10 @@ class ReadingConnection(AckingConnection):
         return eliciting
 
     def _read_alone(self, plain: bytes, at: int, now: float) -> int:
-        """A frame that aioquic handles, among others that we do."""
+        """Let aioquic handle one frame among ours."""
         if self._gathering is not None:
             self._pass_on()
-        self._stock_due = True
+        self._aioquic_due = True
         kind = plain[at]
         buf = Buffer(data=plain[at + 1 :])
         try:
@@ -265,19 +266,19 @@ class ReadingConnection(AckingConnection):
         )
 
     def _read_rest(self, plain: bytes, now: float) -> bool:
-        """Frames that aioquic handles; they may have put something on its list of things to send."""
+        """Let aioquic handle the remaining frames; it may have something to send afterwards."""
         if self._gathering is not None:
             self._pass_on()
         self._settle(now)
-        self._store_run()
-        self._tell_apart()
-        self._stock_due = True
+        self._store_range()
+        self._split_trains()
+        self._aioquic_due = True
         try:
             eliciting, _ = self._payload_received(self._context(now), plain)
         finally:
-            self._load_run()
+            self._load_range()
         if self._state is not QuicConnectionState.CONNECTED:
-            self._leave_quick()
+            self._leave_fast_path()
         return eliciting
 
     def _read_stream(self, plain: bytes, at: int, end: int) -> int:
@@ -304,7 +305,7 @@ class ReadingConnection(AckingConnection):
         return stop
 
     def _on_stream(self, kind: int, stream_id: int, offset: int, data: bytes, *, fin: bool) -> None:
-        """Data of a stream, in order or not. `kind` is the frame's type. Raises QuicConnectionError."""
+        """Handle stream data, in order or not. `kind` is the frame type. Raises QuicConnectionError."""
         length = len(data)
         final = offset + length
         stream = self._streams.get(stream_id)
@@ -331,13 +332,13 @@ class ReadingConnection(AckingConnection):
             and receiver._final_size is None
             and not receiver.is_finished
         ):
-            # In order, with nothing beyond it: the data is passed on as it is.
+            # In order, with an empty reorder buffer: pass the data on as it is.
             receiver.highest_offset = receiver._buffer_start = final
             if self._gathering is not stream or self._gathered > GATHERED:
                 if self._gathering is not None:
                     self._pass_on()
                 self._gathering = stream
-            self._pieces.append(data)
+            self._chunks.append(data)
             self._gathered += length
             if fin:
                 receiver._final_size = final
@@ -353,18 +354,18 @@ class ReadingConnection(AckingConnection):
                 raise QuicConnectionError(QuicErrorCode.FINAL_SIZE_ERROR, kind, str(error)) from error
             if event is not None:
                 self._events.append(event)
-            self._count_pieces(receiver, kind)
+            self._count_fragments(receiver, kind)
         if fresh > 0:
             window.used += fresh
 
     def _pass_on(self) -> None:
-        """One event for the data that came in a row on one stream."""
+        """Emit one event for adjacent data of one stream."""
         stream = self._gathering
         assert stream is not None
-        pieces = self._pieces
+        chunks = self._chunks
         receiver = stream.receiver
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
         self._gathering = None
         self._gathered = 0
         if data or receiver.is_finished:
@@ -374,11 +375,11 @@ class ReadingConnection(AckingConnection):
             self._check_window(stream)
 
     def _check_window(self, stream: FastStream) -> None:
-        """Ask for MAX_STREAM_DATA in good time; the amount is settled when it is written."""
+        """Request MAX_STREAM_DATA in time; its value is determined when it is written."""
         receiver = stream.receiver
         left = stream.max_stream_data_local - receiver.starting_offset()
         if left < self._stream_window // 2 and not receiver.is_finished:
-            self._calling[stream] = None
+            self._control_streams[stream] = None
 
     def _read_datagram(self, plain: bytes, at: int, end: int) -> int:
         """DATAGRAM (RFC 9221, 4)."""

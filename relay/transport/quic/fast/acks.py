@@ -1,7 +1,7 @@
-"""Acknowledgements from the peer: what they say of each packet at once, what they say of the network once per drain.
+"""Acknowledgements from the peer: per packet at once, round trip and congestion once per drain.
 
-Owns the reading of ACK frames, and the round trip, congestion and loss that follow (RFC 9002, 5 to 7). Must never send.
-Part of the receiving side.
+Owns the parsing of ACK frames, and the round trip, congestion and loss that follow (RFC 9002, 5 to 7). Must
+never send. Part of the receiving side.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from aioquic.quic.packet_builder import QuicDeliveryState
 
 from relay.transport.quic.fast.base import FastBase
 from relay.transport.quic.fast.keys import read_ack
-from relay.transport.quic.fast.recovery import RunPacket, SentPacket, Sum
+from relay.transport.quic.fast.recovery import AckedPackets, SentPacket, TrainPacket
 
 SMALLEST_RTT = 0.001
 """Seconds; as in aioquic."""
 
 MOST_LOOKS = 1024
-"""Times that a run is compared with a range of one ACK frame. Beyond it, packets are looked up one by one: a frame of
-hundreds of ranges that name nothing must not cost milliseconds."""
+"""Most comparisons of trains with ranges of one ACK frame. Beyond it packets are looked up one by one: a
+frame of hundreds of useless ranges must not cost milliseconds."""
 
 LONG_RTT = 0.3
 """Seconds of round trip from which on the idle time-out may depend on it (RFC 9000, 10.1)."""
 
 
-class AckingConnection(FastBase):
-    """The part that hears of acknowledgements."""
+class AckConnection(FastBase):
+    """Handles acknowledgements."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._news = False
-        """Whether an ACK frame acknowledged something new since the last `_settle`."""
+        """An ACK frame acknowledged something new since the last `_settle`."""
         self._acked_bytes = 0
-        """In flight until they were acknowledged since then."""
+        """Bytes in flight acknowledged since then."""
         self._growing_bytes = 0
-        """Those of them that were sent after the last congestion event began."""
+        """Those sent after the last congestion event began."""
         self._growing_packets = 0
         self._last_sent_time = 0.0
         self._sample: tuple[float, float] | None = None
@@ -59,8 +59,8 @@ class AckingConnection(FastBase):
         space.largest_acked_packet = max(space.largest_acked_packet, largest)
         sample = self._acknowledge(lowest, largest)
         if more is not None:
-            if len(more) * len(self._runs) > MOST_LOOKS:
-                self._tell_apart()
+            if len(more) * len(self._trains) > MOST_LOOKS:
+                self._split_trains()
             for low, high in more:
                 self._acknowledge(low, high)
         if sample is not None:
@@ -68,10 +68,13 @@ class AckingConnection(FastBase):
         return at
 
     def _acknowledge(self, low: int, high: int) -> float | None:
-        """Packets from `low` to `high`, as far as they are outstanding. When `high` was sent, if it was among them."""
+        """Acknowledge outstanding packets from `low` to `high`.
+
+        Returns when `high` was sent, if it was among them.
+        """
         found: float | None = None
-        if self._runs:
-            found = self._acknowledge_runs(low, high)
+        if self._trains:
+            found = self._acknowledge_trains(low, high)
         sent: dict[int, Any] = self._space.sent_packets
         if sent:
             numbers: Any = range(max(low, next(iter(sent))), high + 1)
@@ -84,42 +87,42 @@ class AckingConnection(FastBase):
                 self._acknowledge_single(sent, numbers)
         return found
 
-    def _acknowledge_runs(self, low: int, high: int) -> float | None:
-        """The part of an acknowledged range that is in runs: whole ones, for the most part, or the begin of one."""
-        runs = self._runs
+    def _acknowledge_trains(self, low: int, high: int) -> float | None:
+        """Acknowledge the part of a range that is in trains: whole trains, mostly, or the start of one."""
+        trains = self._trains
         found: float | None = None
         start = 0
-        while start < len(runs) and runs[start].last < low:
+        while start < len(trains) and trains[start].last < low:
             start += 1
         stop = start
-        for run in runs[start:]:
-            if run.first > high:
+        for train in trains[start:]:
+            if train.first > high:
                 break
-            if run.first < low:
-                self._tell_apart()
+            if train.first < low:
+                self._split_trains()
                 return None
-            begin, first, last = run.start, run.first, run.last
-            if last > first and run.size == self._max_datagram_size:
+            begin, first, last = train.start, train.first, train.last
+            if last > first and train.size == self._max_datagram_size:
                 self._mtu.losses = 0
             if last > high:
                 count = high + 1 - first
-                size = count * run.size
-                run.cut(count)
-                run.sender.on_acked(begin, run.start, False)
+                size = count * train.size
+                train.cut(count)
+                train.sender.on_acked(begin, train.start, False)
             else:
                 count = last + 1 - first
-                size = count * (run.size - run.step) + run.stop - begin
-                run.sender.on_acked(begin, run.stop, run.fin)
+                size = count * (train.size - train.step) + train.stop - begin
+                train.sender.on_acked(begin, train.stop, train.fin)
                 stop += 1
-            self._count(run.sent_time, size, count)
+            self._count(train.sent_time, size, count)
             if last >= high:
-                found = run.sent_time
+                found = train.sent_time
                 break
-        del runs[start:stop]
+        del trains[start:stop]
         return found
 
     def _count(self, sent_time: float, size: int, packets: int) -> None:
-        """So many packets of together `size` bytes arrived, all of which elicited this."""
+        """Count acknowledged ack-eliciting packets of together `size` bytes."""
         self._news = True
         self._space.ack_eliciting_in_flight -= packets
         self._acked_bytes += size
@@ -137,7 +140,7 @@ class AckingConnection(FastBase):
             if packet is None:
                 continue
             kind = packet.__class__
-            if kind is RunPacket:
+            if kind is TrainPacket:
                 if packet.sent_bytes == self._max_datagram_size:
                     self._mtu.losses = 0
                 self._count(packet.sent_time, packet.sent_bytes, 1)
@@ -154,7 +157,7 @@ class AckingConnection(FastBase):
                     self._forget_acks(packet.acks)
                 handlers = packet.handlers or ()
             else:
-                # Built by aioquic, handshake or an ACK alone; or a probe of the path.
+                # Built by aioquic, an ACK alone, or an MTU probe.
                 size = packet.sent_bytes if packet.in_flight else 0
                 self._count(packet.sent_time, size, int(packet.is_ack_eliciting))
                 handlers = packet.delivery_handlers
@@ -162,15 +165,15 @@ class AckingConnection(FastBase):
                 handler(QuicDeliveryState.ACKED, *arguments)
 
     def _forget_acks(self, highest: int) -> None:
-        """The peer has our ACK up to `highest`, and needs no word of what lies below (RFC 9000, 13.2.4)."""
-        if self._run_start <= highest:
-            self._run_start = min(highest + 1, self._run_stop)
+        """The peer has our ACK up to `highest`: forget the ranges below (RFC 9000, 13.2.4)."""
+        if self._range_start <= highest:
+            self._range_start = min(highest + 1, self._range_stop)
         queue = self._space.ack_queue
         if len(queue):
             queue.subtract(0, highest + 1)
 
     def _settle(self, now: float) -> None:
-        """Draw the conclusions from the acknowledgements since the last call (RFC 9002, A.7)."""
+        """Apply the acknowledgements since the last call (RFC 9002, A.7)."""
         if not self._news:
             return
         self._news = False
@@ -182,9 +185,9 @@ class AckingConnection(FastBase):
             self._measure(loss, *self._sample, now)
             self._sample = None
         newest = space.largest_acked_packet
-        runs = self._runs
-        if (runs and runs[0].first <= newest) or next(iter(space.sent_packets), newest + 1) <= newest:
-            self._tell_apart()
+        trains = self._trains
+        if (trains and trains[0].first <= newest) or next(iter(space.sent_packets), newest + 1) <= newest:
+            self._split_trains()
             self._detect_loss(now)
         else:
             space.loss_time = None
@@ -197,7 +200,7 @@ class AckingConnection(FastBase):
         self._loss._detect_loss(now=now, space=space)
         if self._mtu.lost(sum(number not in space.sent_packets for number in before), now):
             self._resize()
-        self._limit_kept(now)
+        self._limit_unacknowledged(now)
 
     def _grow(self, cc: Any, now: float) -> None:
         """Take acknowledged bytes out of flight, and raise the congestion window if it was in use.
@@ -207,7 +210,7 @@ class AckingConnection(FastBase):
         used = 2 * cc.bytes_in_flight >= cc.congestion_window or bool(self._active)
         growing = self._growing_bytes
         if self._bbr is not None:
-            self._bbr.heard(now)
+            self._bbr.on_ack(now)
         else:
             cc.bytes_in_flight -= self._acked_bytes
         cc.last_ack = self._last_sent_time
@@ -215,11 +218,11 @@ class AckingConnection(FastBase):
             if cc.ssthresh is None or cc.congestion_window < cc.ssthresh:
                 cc.congestion_window += growing
             else:
-                # What arrived counts in whole for Reno's growth; CUBIC's own is per packet, the same for all of these.
+                # Reno grows by all acknowledged bytes; CUBIC's own growth is per packet.
                 cc.bytes_in_flight += growing
-                cc.on_packet_acked(packet=Sum(growing, self._last_sent_time), now=now)
+                cc.on_packet_acked(packet=AckedPackets(growing, self._last_sent_time), now=now)
                 before = cc.congestion_window
-                cc.on_packet_acked(packet=Sum(0, self._last_sent_time), now=now)
+                cc.on_packet_acked(packet=AckedPackets(0, self._last_sent_time), now=now)
                 more = (cc.congestion_window - before) * (self._growing_packets - 1)
                 cc.congestion_window = before + max(0, min(more, growing))
         window = cc.congestion_window
@@ -228,7 +231,7 @@ class AckingConnection(FastBase):
         self._acked_bytes = self._growing_bytes = self._growing_packets = 0
 
     def _measure(self, loss: Any, latest: float, delay: float, now: float) -> None:
-        """A sample of the round trip (RFC 9002, 5)."""
+        """Add a round trip sample (RFC 9002, 5)."""
         rtt = max(latest, SMALLEST_RTT)
         if rtt < loss._rtt_min:
             loss._rtt_min = rtt

@@ -1,17 +1,17 @@
-"""What waits for a connection without the fast path: nothing is lost of it, and the order is kept."""
+"""The write queue in front of aioquic: nothing is lost, the order is kept."""
 
 from __future__ import annotations
 
 import random
 
-from relay.transport.quic.holding import Holding
+from relay.transport.quic.write_queue import WriteQueue
 
 
 def test_what_is_taken_is_what_was_added() -> None:
     dice = random.Random(1)
     for _ in range(200):
         chunks = [dice.randbytes(dice.choice([0, 1, 10, 1000])) for _ in range(dice.randint(1, 6))]
-        holding = Holding()
+        holding = WriteQueue()
         holding.add(3, chunks[:2], fin=False, order=(1, 0))
         holding.add(3, chunks[2:], fin=True, order=(1, 0))
         held = holding.get(3)
@@ -24,12 +24,12 @@ def test_what_is_taken_is_what_was_added() -> None:
 
 
 def test_the_most_urgent_comes_first() -> None:
-    holding = Holding()
+    holding = WriteQueue()
     for stream_id, order in ((3, (1, 0)), (7, (3, 0)), (11, (2, 0)), (15, (2, 5))):
         holding.add(stream_id, [b"x"], fin=False, order=order)
     assert [held.stream_id for held in holding.urgent()] == [7, 15, 11, 3]
     holding.prioritize(3, (9, 0))
-    holding.prioritize(19, (9, 0))  # nothing waits of it
+    holding.prioritize(19, (9, 0))  # no writes left
     holding.drop(7)
     assert [held.stream_id for held in holding.urgent()] == [3, 15, 11]
     holding.clear()

@@ -1,8 +1,8 @@
-"""Control frames of 1-RTT packets: what is to be said besides the data of streams.
+"""Control frames of 1-RTT packets.
 
-Owns the frames that a connection in use sends all the time: ACK, MAX_DATA, MAX_STREAM_DATA, MAX_STREAMS, RESET_STREAM,
-STOP_SENDING, the BLOCKED frames, PING and ACK_FREQUENCY. Must never build a packet. Part of the sending side; the rare
-ones are written by aioquic. RFC 9000, 19.
+Owns the frames of a connection in use: ACK, MAX_DATA, MAX_STREAM_DATA, MAX_STREAMS, RESET_STREAM,
+STOP_SENDING, the BLOCKED frames, PING and ACK_FREQUENCY; aioquic writes the rare ones. Must never build a
+packet. Part of the sending side. RFC 9000, 19.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relay.transport.quic.fast.streams import FastReceiver, FastStream
 from relay.transport.quic.fast.varint import varint
 
 ACK_RANGES = 32
-"""Ranges in an ACK frame; older ones were told before."""
+"""Ranges in an ACK frame; earlier frames held the older ones."""
 
 ACK_FREQUENCY = 0xAF
 """Frame type of draft-ietf-quic-ack-frequency."""
@@ -25,22 +25,22 @@ ACK_FREQUENCY = 0xAF
 FEWEST_PER_ACK = 2
 
 MOST_PER_ACK = 32
-"""Bounds of what we ask a peer for: packets that elicit an acknowledgement, for each one."""
+"""Bounds of the requested ack-eliciting packets per acknowledgement."""
 
 
-class SpeakingConnection(FastBase):
-    """The part that has something to say."""
+class ControlFrameConnection(FastBase):
+    """Writes control frames."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._asked_per_ack = 0
-        """Packets for each acknowledgement that the peer was asked for last."""
+        """Packets per acknowledgement last requested."""
         self._ack_frequency_sequence = 0
         self._blocked_at = -1
-        """MAX_DATA that the peer was told of last, when it stopped us."""
+        """The MAX_DATA value of our last DATA_BLOCKED."""
 
     def _collect_frames(self) -> None:
-        """Turn what is to be said besides STREAM data into frames."""
+        """Build the frames due besides STREAM data."""
         frames = self._frames
         window = self._receive_window
         if window.sent != window.value:
@@ -49,14 +49,14 @@ class SpeakingConnection(FastBase):
         if self._limits_due:
             self._limits_due = False
             for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
-                # Wait until the peer has fewer streams left than it would be granted: fewer frames.
+                # Wait until the peer has fewer streams left than the new grant: fewer frames.
                 if limit.value != limit.sent and limit.sent - limit.used < limit.value - limit.sent:
                     limit.sent = limit.value
                     frames.append(self._limit_frame(limit))
-        if self._calling:
-            for stream in self._calling:
-                self._collect_calls(stream)
-            self._calling.clear()
+        if self._control_streams:
+            for stream in self._control_streams:
+                self._collect_stream_control(stream)
+            self._control_streams.clear()
         if self._probe_pending or self._ping_pending:
             frames.append((b"\x01", self._on_ping_delivery, (tuple(self._ping_pending),)))
             self._ping_pending.clear()
@@ -69,7 +69,7 @@ class SpeakingConnection(FastBase):
         data = varint(limit.frame_type) + varint(limit.value)
         return data, self._on_connection_limit_delivery, (limit,)
 
-    def _collect_calls(self, stream: FastStream) -> None:
+    def _collect_stream_control(self, stream: FastStream) -> None:
         frames = self._frames
         number = varint(stream.stream_id)
         receiver, sender = stream.receiver, stream.sender
@@ -89,9 +89,9 @@ class SpeakingConnection(FastBase):
             frames.append((data, sender.on_reset_delivery, ()))
 
     def _collect_ack_frequency(self) -> None:
-        """Ask for fewer acknowledgements: several per window, so that it can still grow and be paced by them.
+        """Request fewer acknowledgements: several per window, so that it still grows and paces by them.
 
-        The delay asked for is the one that the peer has announced, so the probe timeout stays what it is.
+        The requested delay is the peer's announced one, so the probe time-out stays the same.
         """
         window = self._loss.congestion_window
         wanted = min(max(window // self._max_datagram_size // 3, FEWEST_PER_ACK), MOST_PER_ACK)
@@ -105,7 +105,7 @@ class SpeakingConnection(FastBase):
                 varint(self._ack_frequency_sequence),
                 varint(wanted - 1),
                 varint(int(self._loss.max_ack_delay * 1_000_000)),
-                varint(1),  # out of order packets are acknowledged at once, as always
+                varint(1),  # out-of-order packets are acknowledged at once, as always
             )
         )
         self._frames.append((data, self._on_ack_frequency_delivery, (self._ack_frequency_sequence,)))
@@ -119,8 +119,8 @@ class SpeakingConnection(FastBase):
     def _ack_frame(self, now: float) -> bytes:
         """ACK (RFC 9000, 19.3) of the newest ranges."""
         space = self._space
-        stop = self._run_stop
-        start = self._run_start
+        stop = self._range_stop
+        start = self._range_start
         delay = (
             int((now - (space.largest_received_time or now)) * 1_000_000) >> self._local_ack_delay_exponent
         )
@@ -129,7 +129,7 @@ class SpeakingConnection(FastBase):
         if not count:
             return b"".join((b"\x02", varint(stop - 1), varint(delay), b"\x00", varint(stop - 1 - start)))
         older = list(queue)[: -ACK_RANGES - 1 : -1]
-        if stop <= start:  # the newest run was acknowledged; something older is not
+        if stop <= start:  # the newest range was acknowledged; something older is not
             newest = older.pop(0)
             start, stop = newest.start, newest.stop
         parts = [b"\x02", varint(stop - 1), varint(delay), varint(len(older)), varint(stop - 1 - start)]
@@ -138,8 +138,8 @@ class SpeakingConnection(FastBase):
             start = each.start
         return b"".join(parts)
 
-    def _tell_blocked(self, stream: FastStream, allowed: int) -> None:
-        """DATA_BLOCKED or STREAM_DATA_BLOCKED (RFC 9000, 4.1), once for each limit; not worth repeating if lost."""
+    def _add_blocked_frame(self, stream: FastStream, allowed: int) -> None:
+        """DATA_BLOCKED or STREAM_DATA_BLOCKED (RFC 9000, 4.1), once per limit; not repeated if lost."""
         if allowed == stream.max_stream_data_remote:
             if stream.blocked_at != allowed:
                 stream.blocked_at = allowed

@@ -1,8 +1,8 @@
-"""Sending 1-RTT packets: a flight in one loop, most of it as runs of full packets that the keys make in one call.
+"""Sending 1-RTT packets: a burst in one loop, mostly trains of full packets sealed by one call.
 
-Owns the order within a flight (ACK, control frames, datagrams, then streams, strictly by urgency), what may leave now
-(congestion window, pacing, flow control) and the records of what left. All packets of a flight but the last are full,
-so that the kernel can cut them from one buffer. Must never receive. RFC 9000, 12 to 14 and 19.
+Owns the order within a burst (ACK, control frames, datagrams, then streams strictly by urgency), the limits
+(congestion window, pacing, flow control) and the records of sent packets. All packets of a burst but the last
+are full, so that the kernel can segment one buffer. Must never receive. RFC 9000, 12 to 14 and 19.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.packet_builder import QuicDeliveryState
 
 from relay.transport.quic import offload
-from relay.transport.quic.compat import Flight
+from relay.transport.quic.compat import Burst
+from relay.transport.quic.fast.control_frames import ControlFrameConnection
 from relay.transport.quic.fast.keys import PACKETS_PER_KEY, TAG, PacketKeys
-from relay.transport.quic.fast.recovery import MtuProbe, Run, SentPacket, Sum
-from relay.transport.quic.fast.speaking import SpeakingConnection
+from relay.transport.quic.fast.recovery import AckedPackets, MtuProbe, SentPacket, Train
 from relay.transport.quic.fast.streams import FastStream
 from relay.transport.quic.fast.varint import varint
 
@@ -25,63 +25,63 @@ FIXED_BIT = 0x40
 SHORT_NUMBER = 2
 LONG_NUMBER = 4
 NUMBER_SPAN = 1 << 14
-"""Packets outstanding from which on two bytes of their number would be ambiguous: half of what RFC 9000, 17.1 allows."""
+"""Outstanding packets from which on two-byte packet numbers are ambiguous: half of RFC 9000, 17.1."""
 
 SMALLEST_ROOM = 24
-"""Bytes left in a packet with which another STREAM frame is not worth its header."""
+"""Room in a packet below which another STREAM frame is not worth its header."""
 
 SMALLEST_PAYLOAD = 3
-"""Bytes of payload with which header protection has enough to sample, whatever the length of the packet number."""
+"""Least payload for the header protection sample, whatever the packet number length."""
 
 FLIGHT = 256
-"""Packets of one flight at most: other connections want their turn."""
+"""Most packets per burst: other connections want their turn."""
 
-RUN_END = 1 << 30
-"""Offset up to which runs go: it has 4 bytes in all their packets. What lies beyond is sent packet by packet."""
+TRAIN_END = 1 << 30
+"""Largest offset of trains, which use 4 bytes for it. Data beyond is sent packet by packet."""
 
-RUN_HEAD = 1 + 4
-"""Bytes of a STREAM frame in a run before its data, without the stream id."""
+TRAIN_HEAD = 1 + 4
+"""Bytes of a train's STREAM frame header without the stream id."""
 
 ACK_OF_ACK = 8
-"""Every so many packets, one with an ACK of several ranges asks to be acknowledged, so that they can be forgotten."""
+"""Every so many packets, an ACK of several ranges is made ack-eliciting, so that ranges can be forgotten."""
 
 
-class WritingConnection(SpeakingConnection):
+class SendConnection(ControlFrameConnection):
     """The sending side."""
 
-    # -- what leaves
+    # -- bursts
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         return [
             (buffer[start : start + size], address)
-            for buffers, size, address in self.flights(now)
+            for buffers, size, address in self.bursts(now)
             for buffer in buffers
             for start in range(0, len(buffer), size)
         ]
 
-    def flights(self, now: float) -> list[Flight]:
-        """Everything to be sent now, by address."""
+    def bursts(self, now: float) -> list[Burst]:
+        """All packets to send now, by address."""
         if self._ended:
             self._discard_ended()
-        flights: list[Flight] = []
-        if self._stock_due:
+        bursts: list[Burst] = []
+        if self._aioquic_due:
             self._review()
-            if self._stock_due:
-                flights = super().flights(now)
+            if self._aioquic_due:
+                bursts = super().bursts(now)
                 self._review()
-        if self._quick:
+        if self._fast_path:
             address = self._network_paths[0].addr
             buffers = self._write(now)
             if buffers:
-                flights.append((buffers, self._max_datagram_size, address))
+                bursts.append((buffers, self._max_datagram_size, address))
                 if len(buffers[0]) >= self._max_datagram_size and (size := self._mtu.wanted(now)):
-                    flights.append(([self._write_probe(size, now)], size, address))
+                    bursts.append(([self._write_probe(size, now)], size, address))
         if self._bbr is not None:
-            self._tell_idle()
-        return flights
+            self._notify_idle()
+        return bursts
 
     def _write(self, now: float) -> list[bytes]:
-        """One flight as buffers of packets, empty if there is nothing to send or nothing may be sent."""
+        """One burst as buffers of packets; empty if nothing can be sent."""
         space = self._space
         cc = self._loss._cc
         pacer: Any = self._loss._pacer
@@ -92,7 +92,7 @@ class WritingConnection(SpeakingConnection):
         if ack and not self._frames and self._packet_number % ACK_OF_ACK == 0 and len(space.ack_queue):
             self._frames.append((b"\x01", None, ()))
         says = (
-            self._calling
+            self._control_streams
             or self._ping_pending
             or probe
             or self._limits_due
@@ -122,7 +122,8 @@ class WritingConnection(SpeakingConnection):
         number = self._packet_number
         buffers = self._write_packets(now, budget, ack=ack)
         if self._active and cc.congestion_window - cc.bytes_in_flight >= self._max_datagram_size:
-            # Neither the window nor a lack of data ended the flight, unless flow control did: then nothing is due.
+            # The burst ended for neither window nor lack of data: the pacer is due, unless flow control
+            # stopped it.
             full = self._packet_number - number >= FLIGHT
             self._pacing_at = now if full else pacer.next_send_time(now)
         return buffers
@@ -154,10 +155,10 @@ class WritingConnection(SpeakingConnection):
                 most = min(
                     budget // largest, end - number, offload.MAX_SEGMENTS, offload.MAX_BYTES // largest
                 )
-                packets = self._write_run(active[turn], most, number, now, keys, size, flags, cid, turn)
+                packets = self._write_train(active[turn], most, number, now, keys, size, flags, cid, turn)
                 if packets:
                     buffers.append(packets)
-                    count = self._runs[-1].last + 1 - number
+                    count = self._trains[-1].last + 1 - number
                     number += count
                     eliciting += count
                     charged += len(packets)
@@ -189,7 +190,7 @@ class WritingConnection(SpeakingConnection):
                             record.handlers = []
                         record.handlers.append((handler, arguments))
                 while datagrams and len(datagrams[0]) + 3 > full:
-                    datagrams.popleft()  # would fit beside a shorter packet number only
+                    datagrams.popleft()  # fits only beside a shorter packet number
                 while datagrams and len(datagrams[0]) + 3 <= room:
                     data = datagrams.popleft()
                     parts += (b"\x31", varint(len(data)), data)
@@ -208,12 +209,12 @@ class WritingConnection(SpeakingConnection):
                     allowed = min(allowed, stream.max_stream_data_remote)
                     taken = None if stream.is_blocked else sender.take(space_left, allowed)
                     if taken is None:
-                        # Flow control holds it back, unless there is nothing more.
+                        # Blocked by flow control, or finished.
                         if sender.buffer_is_empty:
                             del active[turn]
                             stream.sending = False
                         elif not stream.is_blocked and allowed <= fresh:
-                            self._tell_blocked(stream, allowed)
+                            self._add_blocked_frame(stream, allowed)
                         turn -= 1
                         continue
                     start, stop, data, fin = taken
@@ -225,7 +226,7 @@ class WritingConnection(SpeakingConnection):
                     kind = 0x08 | (4 if offset else 0) | fin
                     length = stop - start
                     if length >= space_left - 1 or turn < 0:
-                        # The last frame needs no length: it goes to the end of the packet.
+                        # The last frame needs no length: it extends to the end of the packet.
                         parts += (_KINDS[kind], prefix, position, data)
                         room = 0
                     else:
@@ -248,7 +249,7 @@ class WritingConnection(SpeakingConnection):
                 break
             plain = b"".join(parts)
             if len(plain) < SMALLEST_PAYLOAD:
-                # In front: a STREAM frame without length would swallow it.
+                # In front: a STREAM frame without length would include it.
                 plain = bytes(SMALLEST_PAYLOAD - len(plain)) + plain
             packet = keys.one(number, size, flags, cid, plain)
             buffers.append(packet)
@@ -273,7 +274,7 @@ class WritingConnection(SpeakingConnection):
             self._charge(now, charged, eliciting)
         return buffers
 
-    def _write_run(
+    def _write_train(
         self,
         stream: FastStream,
         most: int,
@@ -285,7 +286,7 @@ class WritingConnection(SpeakingConnection):
         cid: bytes,
         turn: int,
     ) -> bytes:
-        """Packets of new bytes of one stream, joined: at most so many. This is where the time goes.
+        """Seal at most so many packets of new bytes of one stream, joined. The hottest loop.
 
         All are full but the one that takes the last bytes of the last stream (`turn` is 0).
         """
@@ -296,11 +297,11 @@ class WritingConnection(SpeakingConnection):
             stream.max_stream_data_remote,
             start + self._remote_max_data - self._remote_max_data_used,
         )
-        if final <= start or final >= RUN_END or sender.lost or stream.is_blocked:
+        if final <= start or final >= TRAIN_END or sender.lost or stream.is_blocked:
             return b""
         prefix = varint(stream.stream_id)
         largest = self._max_datagram_size
-        step = largest - len(cid) - number_size - len(prefix) - (1 + RUN_HEAD + TAG)
+        step = largest - len(cid) - number_size - len(prefix) - (1 + TRAIN_HEAD + TAG)
         count = min((final - start) // step, most)
         stop = start + count * step
         last = final == sender._buffer_stop
@@ -330,11 +331,11 @@ class WritingConnection(SpeakingConnection):
             stream.sending = False
         sender.highest_offset = stop
         self._remote_max_data_used += stop - start
-        self._runs.append(Run(number, number + count - 1, now, sender, start, stop, step, largest, fin))
+        self._trains.append(Train(number, number + count - 1, now, sender, start, stop, step, largest, fin))
         return packets
 
     def _write_probe(self, size: int, now: float) -> bytes:
-        """A packet that only asks whether one of its size arrives (RFC 9000, 14.4)."""
+        """An MTU probe (RFC 9000, 14.4)."""
         number = self._packet_number
         self._packet_number = number + 1
         keys = self._pair.sending_keys(number)
@@ -359,11 +360,11 @@ class WritingConnection(SpeakingConnection):
             self._mtu.failed(now)
 
     def _charge(self, now: float, charged: int, eliciting: int) -> None:
-        """Account for a flight (RFC 9002, A.5)."""
+        """Record a burst (RFC 9002, A.5)."""
         loss = self._loss
         self._space.ack_eliciting_in_flight += eliciting
         loss._time_of_last_sent_ack_eliciting_packet = now
-        loss._cc.on_packet_sent(packet=Sum(charged, now))  # type: ignore[arg-type]
+        loss._cc.on_packet_sent(packet=AckedPackets(charged, now))  # type: ignore[arg-type]
         loss._pacer.tokens -= charged  # type: ignore[attr-defined]
         if not self._ack_eliciting_sent_since_receipt:
             self._close_at = now + self._idle

@@ -1,7 +1,7 @@
-"""Reading a ClientHello (RFC 8446, 4.1.2) as clients really send it, in one pass over its bytes.
+"""Parsing ClientHello messages (RFC 8446, 4.1.2) of common clients in one pass.
 
-Owns that pass. Must never judge: whatever is not exactly as it should be is left to aioquic's reader, which knows the
-right alert. The handshake calls it.
+Owns that pass. Must never send an alert: unusual messages are left to aioquic's parser. The handshake calls
+it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ _SHORT = Struct(">H").unpack_from
 _PAIR = Struct(">HH").unpack_from
 
 RANDOM = 6
-"""Where the random bytes begin: behind the message's type, its length and the version."""
+"""Offset of the random: after message type, length and version."""
 
 SESSION = RANDOM + 32
 
 
 class _UnusualError(Exception):
-    """Not for us."""
+    """Left to aioquic."""
 
 
 def read_client_hello(data: bytes) -> ClientHello | None:
-    """Read a whole message; `None` for one that wants a closer look, among them all with a pre-shared key."""
+    """Parse a whole message; `None` for an unusual one, such as one with a pre-shared key."""
     try:
         return _read(data)
     except (_UnusualError, IndexError, error):
@@ -90,7 +90,7 @@ def _read_extension(hello: ClientHello, kind: int, body: bytes) -> None:
 
 
 def _numbers(body: bytes, prefix: int) -> list[int]:
-    """A list of 16-bit numbers behind its length in `prefix` bytes."""
+    """A list of 16-bit numbers after its length in `prefix` bytes."""
     size = len(body) - prefix
     if size < 0 or size & 1 or int.from_bytes(body[:prefix], "big") != size:
         raise _UnusualError
@@ -124,6 +124,6 @@ def _protocols(body: bytes) -> list[str]:
         if at > end:
             raise _UnusualError
         name = body[start:at]
-        if name.isascii():  # others are there to see whether we cope with them
+        if name.isascii():  # others are reserved values (GREASE)
             names.append(name.decode("ascii"))
     return names
