@@ -1,4 +1,4 @@
-"""moq-relay, a Media over QUIC relay. docs/embedding.md says what programs may use of it."""
+"""moq-relay, a Media over QUIC relay. docs/embedding.md lists the public names."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ __all__ = ["Relay", "client", "config"]
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: commands such as `moq-token` do without most of a relay.
+    # Imported on first use: commands such as `moq-token` need little of a relay.
     if name == "Relay":
         return import_module("relay.app").Relay
     if name in __all__:

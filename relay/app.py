@@ -1,4 +1,4 @@
-"""The relay put together: configuration in, running servers and actors out, and an orderly end.
+"""The relay as a whole: builds servers and actors from a configuration, and closes them.
 
 Owns wiring, start, reload and stop; holds no protocol, admission or routing logic. Called by `relay.process`, and by
 programs that embed a relay:
@@ -39,10 +39,10 @@ logger = get_logger("relay")
 
 
 class Relay:
-    """One relay in this process. Start and stop it with `async with`."""
+    """A relay in this process. Start and stop it with `async with`."""
 
     def __init__(self, config: Config, runtime: Runtime | None = None) -> None:
-        """Raises ConfigError for keys and certificates that cannot be used."""
+        """Raises ConfigError for unusable keys and certificates."""
         self._config = config
         self.runtime = runtime = runtime or Runtime()
         self._authenticator = load_authenticator(config, runtime)
@@ -58,7 +58,7 @@ class Relay:
         self._quic: QuicServer | None = None
         self._web: WebServers | None = None
         self.failed = asyncio.Event()
-        """Set if the relay cannot go on."""
+        """Set by a fatal failure."""
 
     # --- start and stop --------------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ class Relay:
         await self.close()
 
     async def start(self) -> None:
-        """Listen and serve. Raises OSError with a message for people if an address cannot be had."""
+        """Listen and serve. Raises OSError with a human-readable message if an address is not available."""
         server = self._config.server
         self._certificates.start()
         actors = self._actors = ActorSystem(
@@ -138,10 +138,10 @@ class Relay:
             listening.https = await web.listen_public(https.host, https.port, self._certificates.tls)
 
     def reload(self, config: Config | None = None) -> None:
-        """Take over the keys of `relay.config.changes.LIVE`, for new peers; running sessions go on as they are.
+        """Apply the keys of `relay.config.changes.LIVE` to new peers; existing sessions continue unchanged.
 
-        The files of certificates and of the key are read again in any case. Raises ConfigError if something cannot be
-        used: everything stays as it was.
+        Always reads the files of certificates and of the key again. Raises ConfigError and changes nothing if
+        something is unusable.
         """
         former = self._config
         wanted = taken_over(former, former if config is None else config)
@@ -160,9 +160,9 @@ class Relay:
             logger.warning("needs a restart", changed=left)
 
     async def drain(self) -> None:
-        """Before `close`: admit no more sessions, ask all others to leave, and serve them until they have.
+        """Before `close`: reject new sessions, ask all others to leave, and serve them until they have.
 
-        Takes `[limits] drain` seconds at most. Sessions with other relays stay.
+        Takes at most `[limits] drain` seconds. Cluster sessions stay.
         """
         if self.limits.drain and self._quic is not None and self._actors is not None:
             self._quic.draining = True
@@ -187,12 +187,15 @@ class Relay:
         await self._authenticator.close()
 
     def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
-        """Answer a peer that wants a session, once its rights are known. `versions`: those that a listener offers."""
+        """Answer a session request once the peer's permissions are known.
+
+        `versions` are those of a listener.
+        """
         assert self._actors is not None
         self._actors.accept(request, versions)
 
     async def admit(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
-        """As `accept`, and return when the peer has its answer."""
+        """As `accept`, but return when the peer has its answer."""
         assert self._actors is not None
         await self._actors.admit(request, versions)
 
@@ -219,7 +222,7 @@ class Relay:
 
     @property
     def limits(self) -> Limits:
-        """Those in force for whoever comes now."""
+        """Limits for new peers."""
         return self._config.limits
 
     @property
@@ -229,21 +232,21 @@ class Relay:
 
     @property
     def url(self) -> str:
-        """A URL for a client on this machine; it finds the certificate by itself."""
+        """URL for a client on this machine, which fetches the certificate by itself."""
         return self._listening.url
 
     def identity(self) -> Identity:
-        """Who this relay is, for the debug API."""
+        """Identity of this relay, for the debug API."""
         draining = self._quic is not None and self._quic.draining
         known = self._membership.hop, self._since, self.fingerprint, self._certificates.rows()
         return identity(self._config, self._listening, *known, draining=draining)
 
     def banner(self) -> str:
-        """What a person wants to know at start."""
+        """Human-readable start message."""
         signs = may_sign(self._authenticator.keys)
         return banner(self._config, self._listening, self.fingerprint, may_sign=signs)
 
 
 def check(config: Config) -> None:
-    """Whether a relay could start with it, as far as one can tell without listening. Raises ConfigError."""
+    """Check a configuration without listening. Raises ConfigError."""
     Relay(config)

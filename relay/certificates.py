@@ -1,7 +1,7 @@
-"""The certificates of a relay: those of QUIC and of HTTPS, as configured, at start, at a reload and as they age.
+"""The certificates of a relay for QUIC and HTTPS: at start, at reload and when they expire.
 
-Owns when they are read, renewed and warned about. Faults name `[table] key`, so it is no part of the rooms whose
-certificates they are. The application has one.
+Owns when they are read, renewed and warned about. Errors name `[table] key`, so it is not part of the rooms
+that use certificates. The application has one.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from relay.web.rows import CertificateRow
 logger = get_logger("relay")
 
 INTERVAL: Final = 3_600.0
-"""Seconds between looks at when certificates end."""
+"""Seconds between checks of validity."""
 
 
 class HttpsCertificate(NamedTuple):
-    """What `[web.https]` proves itself with."""
+    """Certificate of `[web.https]`."""
 
     context: ssl.SSLContext
     pair: CertificatePair
 
 
 class Loaded(NamedTuple):
-    """What was read at a reload, and is not in use yet."""
+    """Read at a reload, not yet in use."""
 
     pairs: Sequence[CertificatePair]
     https: HttpsCertificate | None
@@ -49,12 +49,12 @@ class Loaded(NamedTuple):
 def _faults_of(place: str) -> Iterator[None]:
     try:
         yield
-    except (CertificateError, OSError) as error:  # that of ssl is an OSError
+    except (CertificateError, OSError) as error:  # an SSLError is an OSError
         raise ConfigError([f"{place}: {error}"]) from None
 
 
 class Certificates:
-    """All of them."""
+    """All certificates."""
 
     def __init__(self, config: Config, runtime: Runtime) -> None:
         """Raises ConfigError."""
@@ -81,7 +81,7 @@ class Certificates:
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        """For the HTTPS listener; what it shows follows a reload."""
+        """For the HTTPS listener; follows reloads."""
         return None if self._https is None else self._https.context
 
     def load(self, config: Config) -> Loaded:
@@ -91,7 +91,7 @@ class Certificates:
         return Loaded(pairs, None if self._https is None else self._load_https(config.web.https))
 
     def use(self, loaded: Loaded) -> None:
-        """Show these from now on. Raises ConfigError, and changes nothing, if none is left for QUIC."""
+        """Use these from now on. Raises ConfigError and changes nothing if QUIC has no certificate."""
         with _faults_of("[server.tls]"):
             self.store.replace(loaded.pairs)
         self._https = loaded.https
@@ -103,31 +103,34 @@ class Certificates:
         assert files.key is not None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with _faults_of("[web.https] cert, key"):
-            # says what is wrong with them; ssl would ask the terminal for a passphrase
+            # reports faults; ssl would ask the terminal for a passphrase
             pair = load_pair(files.cert, files.key)
             context.load_cert_chain(files.cert, files.key)
         context.sni_callback = self._use_newest
         return HttpsCertificate(context, pair)
 
     def _use_newest(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:  # noqa: ARG002
-        """For each handshake: a context that certificates are loaded into again keeps those of other key types."""
+        """Set the context per handshake.
+
+        Reloading into one context would keep certificates of other key types.
+        """
         if self._https is not None:
             connection.context = self._https.context
 
-    # --- as they age -----------------------------------------------------------------------------------------------
+    # --- validity
+    # ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Look again, for as long as the relay runs: a renewal may fail without anybody noticing."""
+        """Check periodically while the relay runs: a renewal may fail silently."""
         self.look()
         self._next_look = self._runtime.call_later(INTERVAL, self.start)
 
     def stop(self) -> None:
-        """Look no more."""
         if self._next_look is not None:
             self._next_look.cancel()
 
     def look(self) -> None:
-        """Warn of those that have expired, will soon, or are not valid yet; renew the generated one."""
+        """Warn of certificates that are expired, expire soon, or are not valid yet; renew the generated one."""
         now = self._runtime.date()
         self.store.renew_if_due(now)
         pairs = [("[server.tls]", pair) for pair in self.store.pairs]
@@ -142,7 +145,7 @@ class Certificates:
             logger.warning(text)
 
     def rows(self) -> tuple[CertificateRow, ...]:
-        """When they end, for the debug API and the metrics."""
+        """Validity, for the debug API and the metrics."""
         listed = [("quic", number, pair) for number, pair in enumerate(self.store.pairs, start=1)]
         if self._https is not None:
             listed.append(("https", 1, self._https.pair))

@@ -1,7 +1,7 @@
 """The command `moq-relay`: the command line and its help.
 
-Must never hold logic of the relay: it loads the configuration, sets up logging and starts `relay.process`, which is
-imported late so that `--help` is quick.
+Must never hold logic of the relay: it loads the configuration, sets up logging and starts `relay.process`,
+imported late so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
     """Collects flags as pairs of text, in order; the configuration reads them."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with a line about the fault and one about help."""
+        """Exit with one line about the fault and one about help."""
         self.exit(2, f"moq-relay: {message}\nTry: moq-relay --help\n")
 
     def _print_message(self, message: str, file: object = None) -> None:
@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of help texts, and words with hyphens whole."""
+    """Keeps line breaks of help texts and hyphenated words."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return [
@@ -83,7 +83,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class _Collect(argparse.Action):
-    """Append (flag, text) to `flags`, so that an absent flag overrides nothing."""
+    """Append (flag, text) to `flags`; an absent flag overrides nothing."""
 
     def __call__(
         self,
@@ -135,7 +135,7 @@ def _help(option: Option) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 1 if a check or an essential part failed, or 2 if the relay cannot start."""
+    """Run the command. Returns 0, 1 if a check or an essential part failed, 2 if the relay cannot start."""
     terminal.open_closed_streams()
     parser = build_parser()
     arguments, rest = parser.parse_known_args(_spelled_out(sys.argv[1:] if argv is None else argv))

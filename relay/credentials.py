@@ -1,7 +1,7 @@
-"""Keys that a relay checks tokens with, and tokens that it shows to other relays, as configured.
+"""Keys for checking tokens, and tokens for other relays, as configured.
 
-Owns what is read at start and at a reload, and the warnings about it. Faults name `[table] key`, so it is no part of the
-rooms that use them. The application calls it.
+Owns their reading at start and at a reload, and the warnings about them. Errors name `[table] key`, so it is
+not part of the rooms that use them. The application calls it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ AS_CLIENT: Final = (
     "a relay like this one takes us for a client: it names no other members to us and does not tell them of us, and "
     "what comes through us counts as published by us"
 )
-"""What a relay does not do for a session without the rights of a relay."""
+"""Restrictions of a session without the permissions of a relay."""
 
 
 def load_authenticator(config: Config, runtime: Runtime) -> Authenticator:
-    """What decides on peers. Raises ConfigError."""
+    """The authenticator of peers. Raises ConfigError."""
     limits = config.limits
     return Authenticator(
         keys=load_keys(config, runtime),
@@ -47,14 +47,14 @@ def load_authenticator(config: Config, runtime: Runtime) -> Authenticator:
 
 
 def reloaded_keys(former: Config, config: Config, keys: Keys | None, runtime: Runtime) -> Keys | None:
-    """Those of `config`: `keys` as they are, unless a file has to be read again. Raises ConfigError."""
+    """`keys`, unless `config` needs a file read again. Raises ConfigError."""
     auth = config.auth
     same = auth.key is None and (auth.key, auth.key_dir) == (former.auth.key, former.auth.key_dir)
     return keys if same else load_keys(config, runtime)
 
 
 def load_keys(config: Config, runtime: Runtime) -> Keys | None:
-    """What tokens are checked with. Raises ConfigError."""
+    """The keys that verify tokens. Raises ConfigError."""
     auth, roots = config.auth, config.client.tls.root
     try:
         if auth.key is not None:
@@ -76,18 +76,18 @@ def load_keys(config: Config, runtime: Runtime) -> Keys | None:
 
 
 def may_sign(keys: Keys | None) -> bool:
-    """Whether the operator can sign tokens: the key is not only a public one."""
+    """The operator can sign tokens: the key is not only a public one."""
     return isinstance(keys, OneKey) and keys.key.private and "sign" in keys.key.operations
 
 
 def public_claims(auth: Auth) -> Claims | None:
-    """What anyone may do without a token."""
+    """Permissions without a token."""
     public = auth.public
     return None if public is None else Claims(publish=public.publish, subscribe=public.subscribe)
 
 
 def load_membership(config: Config, runtime: Runtime) -> Membership:
-    """This relay among others, and how those are reached. Raises ConfigError."""
+    """This relay's membership, and how it dials others. Raises ConfigError."""
     client, cluster = config.client, config.cluster
     dialler = Dialler(
         versions=config.server.version,
@@ -113,7 +113,7 @@ def load_membership(config: Config, runtime: Runtime) -> Membership:
 
 
 def _check_token(runtime: Runtime, dialler: Dialler, target: str, place: str) -> None:
-    """Warn of what others will not do for the token that `target` is shown. Raises ConfigError if it is none."""
+    """Warn of restrictions of the token for `target`. Raises ConfigError if it is no token."""
     try:
         token = dialler.check(target)
     except CertificateError as error:
@@ -125,7 +125,7 @@ def _check_token(runtime: Runtime, dialler: Dialler, target: str, place: str) ->
     try:
         claims = unverified_claims(token)
     except UnauthorizedError as error:
-        # relays of other makers may have claims of their own
+        # relays of other makers may have their own claims
         _warn(place, "a relay like this one refuses it", error)
         return
     if not claims.cluster:

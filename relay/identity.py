@@ -1,6 +1,6 @@
-"""Who a relay is: where it listens, what `/state` says of it, and the banner for the person who started it.
+"""Identity of a relay: its addresses, its part of `/state`, and the start banner.
 
-Owns words alone. Must never start or ask anything: the application passes what there is.
+Owns texts only. Must never start or query anything: the application passes the values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Addresses: TypeAlias = list[tuple[str, int]]
 
 @dataclass(slots=True)
 class Listening:
-    """Where it listens, with the real ports."""
+    """Listen addresses, with the real ports."""
 
     quic: Addresses = field(default_factory=list)
     http: Addresses = field(default_factory=list)
@@ -28,7 +28,7 @@ class Listening:
 
     @property
     def url(self) -> str:
-        """A URL for a client on this machine; it finds the certificate by itself."""
+        """URL for a client on this machine, which fetches the certificate by itself."""
         scheme, addresses = ("http", self.http) if self.http else ("https", self.quic)
         return f"{scheme}://localhost:{addresses[0][1]}/"
 
@@ -62,7 +62,7 @@ def identity(
 
 
 def banner(config: Config, listening: Listening, fingerprint: str, *, may_sign: bool) -> str:
-    """What a person wants to know at start. `may_sign`: whether `[auth] key` can sign tokens, and not only check them."""
+    """Human-readable start message. `may_sign`: `[auth] key` can sign tokens, not only verify them."""
     port = listening.quic[0][1]
     urls = f"WebTransport https://localhost:{port}/, raw QUIC moqt://localhost:{port}/"
     lines = [f"moq-relay {VERSION}", f"  QUIC   {_listed(listening.quic)} UDP: {urls}"]

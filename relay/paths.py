@@ -1,4 +1,4 @@
-"""The normal form of a broadcast path, and how deep one may be: what both the wire and the model hold to.
+"""Normal form and depth limit of a broadcast path, shared by wire and model.
 
 Below all rooms. Must never match, join or authorise paths: `relay.model.path` does.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Final
 
 MAX_SEGMENTS: Final = 32
-"""Peers of the current generation reject deeper paths in both directions, so the relay must not pass one on."""
+"""Peers of the current generation reject deeper paths in both directions, so the relay must not forward one.
+"""
 
 
 def normalize(path: str) -> str:
-    """Drop leading and trailing slashes and collapse runs of them; nothing else is touched."""
+    """Drop leading and trailing slashes, and merge consecutive ones."""
     return "/".join(segment for segment in path.split("/") if segment)
 
 

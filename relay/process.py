@@ -1,14 +1,14 @@
-"""The relay as a process: signals, and what the exit status tells.
+"""The relay as a process: signals and exit status.
 
-Owns the reaction to SIGTERM, SIGINT and SIGHUP, the word to systemd, and the event loop; must never know what is inside
-a relay. Called by the command line (`run`).
+Owns SIGTERM, SIGINT and SIGHUP, notifications to systemd, and the event loop; must never know the inside of a relay. The
+command line calls `run`.
 
 | exit status | |
 |---|---|
 | 0 | a signal asked for the end |
 | 1 | an essential part failed; the log says which |
-| 2 | it could not start: the configuration, or an address that cannot be had |
-| killed by the signal | it came a second time |
+| 2 | it could not start: invalid configuration, or an address that is not available |
+| killed by the signal | a second signal came |
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from relay.logs import get_logger
 logger = get_logger("relay")
 
 COLLECT_AFTER: Final = 10_000
-"""Objects that may be made and kept between two looks of the garbage collector; a viewer is some 500 of them."""
+"""Objects allocated between runs of the garbage collector; a viewer is some 500 of them."""
 
 STOP_SLACK: Final = 1.0
-"""Seconds beyond `[limits] close_timeout` after which a relay ends, whatever its sessions do."""
+"""Seconds beyond `[limits] close_timeout` after which a relay ends in any case."""
 
 
 def run(config: Config, reread: Callable[[], Config], set_up_log: Callable[[str, str], object]) -> NoReturn:
-    """Run until a signal asks for the end, and leave with the exit status.
+    """Run until a signal requests the end, and exit with the status.
 
-    SIGHUP gets a new configuration from `reread`, which may raise ConfigError; `set_up_log` is given its `[log]`.
-    Raises ConfigError for what can only be found out at the start.
+    SIGHUP gets a new configuration from `reread`, which may raise ConfigError; `set_up_log` gets its `[log]`.
+    Raises ConfigError for faults found only at the start.
     """
     _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(_serve(config, reread, set_up_log))
-        # Everything is closed. To close the loop would wait for names that are being looked up, which cannot be called
-        # off and takes as long as name servers take.
+        # Everything is closed. Closing the loop would wait for pending name resolutions, which cannot be
+        # cancelled.
         os._exit(status)
 
 
@@ -73,7 +73,7 @@ async def _serve(
     except OSError as error:
         terminal.say(f"moq-relay: {error.strerror or error}")
         return 2
-    terminal.put(f"{relay.banner()}\n")  # for the person who started it, if there is one
+    terminal.put(f"{relay.banner()}\n")  # for a person at a terminal
     _tell_systemd()
     _spare_the_collector()
     failed = loop.create_task(relay.failed.wait())
@@ -90,7 +90,7 @@ async def _serve(
 
 
 async def _unless(failed: asyncio.Task[Any], step: Coroutine[Any, Any, Any]) -> None:
-    """Take the step, but only for as long as nothing has failed."""
+    """Run `step` unless something fails first."""
     if failed.done():
         step.close()
         return
@@ -100,7 +100,7 @@ async def _unless(failed: asyncio.Task[Any], step: Coroutine[Any, Any, Any]) -> 
 
 
 def _reload(relay: Relay, reread: Callable[[], Config], set_up_log: Callable[[str, str], object]) -> None:
-    """SIGHUP: the configuration anew, certificates and keys with it, all of it or nothing."""
+    """SIGHUP: apply the new configuration, certificates and keys, all of it or nothing."""
     try:
         config = reread()
         relay.reload(config)
@@ -112,7 +112,7 @@ def _reload(relay: Relay, reread: Callable[[], Config], set_up_log: Callable[[st
 
 
 def _tell_systemd() -> None:
-    """For `Type=notify`, sd_notify(3): started, and from now on to be reloaded by SIGHUP, which would end it before."""
+    """Notify systemd (`Type=notify`, sd_notify(3)): started; from now on SIGHUP reloads."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -125,9 +125,9 @@ def _tell_systemd() -> None:
 
 
 def _spare_the_collector() -> None:
-    """Modules and settings stay: the garbage collector need not look at them again and again.
+    """Exclude modules and settings from garbage collection, and collect less often.
 
-    And since what sessions leave behind goes by counting references, nearly all of it, it need not come so often.
+    Sessions leave almost no reference cycles.
     """
     gc.collect()
     gc.freeze()
@@ -135,14 +135,17 @@ def _spare_the_collector() -> None:
 
 
 def _allow_open_files() -> None:
-    """Each TCP connection is an open file, and the usual 1024 are fewer than `[limits] http` alone."""
-    with suppress(OSError, ValueError):  # as many as it is
+    """Raise the limit on open files.
+
+    Each TCP connection is one, and the usual 1024 are less than `[limits] http`.
+    """
+    with suppress(OSError, ValueError):  # unchanged
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop's where it is installed (`moq-relay[fast]`), else the standard one."""
+    """Uvloop if installed (`moq-relay[fast]`), else the standard loop."""
     try:
         import uvloop
     except ImportError:

@@ -1,7 +1,7 @@
 """The clock, the randomness and the timers of one relay.
 
-Passed to everything that needs one of them: nothing else in `relay/` reads a clock or draws a random number, but for
-`process.py` and the command-line tools. A test passes a runtime whose clock it moves.
+Passed to everything that needs one: nothing else in `relay/` except `process.py` and command-line tools reads
+a clock or draws a random number. Tests pass a runtime with their own clock.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runtime:
-    """What a relay takes from its surroundings. Relays in one process have one each."""
+    """Environment of one relay; each relay in a process has its own."""
 
     now: Callable[[], float] = time.monotonic
-    """Seconds; never goes back. Not the event loop's: some loops read it once per turn and in milliseconds."""
+    """Monotonic seconds. Not the event loop's clock: some loops read it once per turn, in milliseconds."""
     wall_time: Callable[[], float] = time.time
     """Seconds since the epoch."""
     cpu_time: Callable[[], float] = time.thread_time
-    """Seconds that this thread has run."""
+    """CPU seconds of this thread."""
     random: random.Random = field(default_factory=random.SystemRandom)
-    """Unpredictable, so good for ids and secrets."""
+    """Unpredictable: fit for ids and secrets."""
     actors: dict[Any, None] = field(default_factory=dict)
-    """References of the living actors, in the order of their start."""
+    """References to live actors, in the order of their start."""
 
     def date(self) -> dt.datetime:
         """The wall clock in UTC."""
@@ -40,4 +40,4 @@ class Runtime:
 
 
 SYSTEM: Final = Runtime()
-"""For clients, and for whatever is no part of a relay."""
+"""For clients, and for code outside a relay."""

@@ -1,4 +1,4 @@
-"""Standard input, output and error of a command, if they are closed, full, or a pipe without a reader.
+"""Standard streams of a command that may be closed, full, or a pipe without a reader.
 
 Must never decide on an exit status. Called by the commands, and by `relay.process`.
 """
@@ -12,19 +12,19 @@ from typing import TextIO
 
 
 def open_closed_streams() -> None:
-    """Open the null device in place of each standard stream that is closed (`2>&-`, as some init systems do).
+    """Open the null device for each closed standard stream (`2>&-`, as some init systems do).
 
-    Python has None in its place, and the next socket would get the number of the closed stream, with all that a library
-    writes to that.
+    Python has None in its place, and the next socket would get its number, with everything a library writes
+    to it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # The lowest free number is that of the stream, unless it is taken already.
+            # The lowest free number is the stream's, unless it is taken.
             setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode))  # noqa: PTH123, SIM115 - open for good
 
 
 def write(text: str) -> None:
-    """Print to standard output, at once. Raises BrokenPipeError, or OSError; then there is no more output."""
+    """Print to standard output at once. Raises OSError, such as BrokenPipeError; then output is closed."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -46,12 +46,12 @@ def put(text: str) -> str | None:
 
 
 def printable(text: str) -> str:
-    """Replace control characters, which could drive a terminal: strangers choose tokens, names and payloads."""
+    """Replace control characters of untrusted tokens, names and payloads, which could drive a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def say(text: str) -> None:
-    """Print a line to standard error, if that is possible."""
+    """Print a line to standard error if possible."""
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
@@ -60,6 +60,6 @@ def say(text: str) -> None:
 
 
 def give_up(stream: TextIO) -> None:
-    """Send the rest to the null device: Python would complain once more when it flushes at exit."""
+    """Redirect the stream to the null device: Python would report the error again when it flushes at exit."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,8 +1,8 @@
-"""What web pages may do with an answer: read it on the public address, nothing at all on the operator's.
+"""Rules for web pages: they may read answers on the public address, and nothing on the operator's.
 
-Owns the headers that say so, and the check of Host, Origin and Sec-Fetch-Site on the operator's address, which asks for
-no token: a page in the operator's browser reaches it as well as the operator does. Must never know a route.
-`server.build` applies one of the two.
+Owns the headers, and the check of Host, Origin and Sec-Fetch-Site on the operator's address, which asks for
+no token and is reachable from a page in the operator's browser. Must never know a route. `server.build`
+applies one of the two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OPERATOR: Final = {
     "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",  # a track that is JavaScript must not run as a script of another page
 }
-"""No page of another origin may read an answer, nor show it as a picture or run it as a script."""
+"""Pages of other origins may not read an answer, show it as an image or run it as a script."""
 
 SHOWN: Final = 100
 """Characters of a header that a refusal repeats."""
@@ -42,10 +42,10 @@ def add_headers(app: web.Application, headers: Mapping[str, str]) -> None:
 
 
 def foreign(request: web.Request, hosts: Collection[str]) -> str | None:
-    """Why a request to the operator's address may come from a web page of somebody else; None if it does not.
+    """Why a request to the operator's address may come from a foreign web page; None if it does not.
 
-    A name that is neither `localhost` nor one of `hosts` may be an attacker's that resolves to this machine (DNS
-    rebinding). Addresses cannot be rebound.
+    A name that is neither `localhost` nor one of `hosts` may be an attacker's that resolves to this machine
+    (DNS rebinding). Addresses cannot be rebound.
     """
     headers = request.headers
     for host in headers.getall(hdrs.HOST, ()):
@@ -56,7 +56,7 @@ def foreign(request: web.Request, hosts: Collection[str]) -> str | None:
         same = authority.lower() == headers.get(hdrs.HOST, "").lower()
         if not authority or not (same or _name(authority) in hosts):
             return f"Origin {origin[:SHOWN]!r}"
-    # Pictures and scripts of other pages are asked for without an Origin. A link may be followed.
+    # Images and scripts are requested without an Origin. Following a link is allowed.
     site, mode = (headers.get(f"sec-fetch-{name}", "") for name in ("site", "mode"))
     if site in ("cross-site", "same-site") and mode != "navigate":
         return f"Sec-Fetch-Site {site!r}"
@@ -64,7 +64,7 @@ def foreign(request: web.Request, hosts: Collection[str]) -> str | None:
 
 
 def _name(authority: str) -> str:
-    """The host of `host:port`, in lower case and without brackets; `""` if there is none."""
+    """The host of `host:port`, in lower case without brackets; `""` if there is none."""
     try:
         return (urlsplit(f"//{authority}").hostname or "").removesuffix(".")
     except ValueError:

@@ -1,8 +1,7 @@
-"""The dashboard: a page for browsers, and the files it is made of, all from the package.
+"""The dashboard: a page for browsers and its files, from the package.
 
-Owns how they are served: types, caching, and a policy that lets the page load nothing but them. Must never know the
-relay: the page asks the debug routes like any other client. `server.build` calls `add_dashboard` and routes `/` to
-`landing`.
+Owns types, caching, and a policy that lets the page load only these files. Must never know the relay: the
+page uses the debug routes like any client. `server.build` calls `add_dashboard` and routes `/` to `landing`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ TYPES: Final = {
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob:; "  # blob: frames that are pictures
+    "img-src 'self' blob:; "  # blob: frames that are images
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
@@ -38,7 +37,7 @@ SECURITY: Final = {
 }
 
 FOREVER: Final = "public, max-age=31536000, immutable"
-"""For files under the digest of what they are: another content has another address."""
+"""For files under their digest: changed content has another address."""
 
 ROUTES: Final = """\
 /                              this list; in a browser the dashboard
@@ -54,20 +53,20 @@ _DIGEST_MARK: Final = b"@DIGEST@"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The files by name, and the digest over all of them."""
+    """The files by name, and a digest of all."""
 
     files: dict[str, bytes]
     digest: str
 
     @property
     def page(self) -> bytes:
-        """The page, with the addresses of its files filled in."""
+        """The page, with the addresses of its files."""
         return self.files[PAGE].replace(_DIGEST_MARK, self.digest.encode())
 
 
 @cache
 def site() -> Site:
-    """Read the files of the package, once."""
+    """Read the files of the package once."""
     folder = resources.files("relay.web") / "static"
     found = (file for file in folder.iterdir() if _suffix(file.name) in TYPES)
     files = {file.name: file.read_bytes() for file in sorted(found, key=lambda file: file.name)}
@@ -78,20 +77,20 @@ def site() -> Site:
 
 
 def add_dashboard(app: web.Application) -> None:
-    """Serve the files that the page asks for. `/` itself is left to the caller, see `landing`."""
-    site()  # a package without them shows at start, not at the first visit
+    """Serve the page's files. The caller routes `/`, see `landing`."""
+    site()  # fail at start, not at the first visit, if the package lacks them
     app.router.add_get("/static/{digest}/{name}", static)
 
 
 async def landing(request: web.Request) -> web.Response:
-    """Answer `/`: the page to a browser, a list of the routes to anything else."""
+    """Answer `/`: the page for a browser, else a list of the routes."""
     if "text/html" in request.headers.get("accept", ""):
         return _response(site().page, PAGE, "no-cache")
     return web.Response(text=ROUTES, headers={"vary": "accept"})
 
 
 async def static(request: web.Request) -> web.Response:
-    """Answer with a file of the page. A digest of another version gets the file of this one, not to be kept."""
+    """Serve a file of the page. A digest of another version gets this version's file, not to be cached."""
     name = request.match_info["name"]
     content = site().files.get(name)
     if content is None or name == PAGE:

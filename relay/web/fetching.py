@@ -1,11 +1,11 @@
-"""`/fetch`: groups of a track over HTTP, as they come.
+"""`/fetch`: groups of a track over HTTP, streamed.
 
-Without a query it is the route of moq-relay 0.9.3: the payloads of the newest group, one after the other. `?group=N`
-asks for another group, `?follow=1` goes on with the groups after it, `?frames=1` keeps the frames apart: one JSON
-object a line, or with `Accept: application/msgpack` one msgpack map after the other, payload as binary.
+Without a query it is the route of moq-relay 0.9.3: the payloads of the newest group, concatenated. `?group=N`
+asks for another group, `?follow=1` continues with later groups, `?frames=1` separates frames: one JSON object
+a line, or with `Accept: application/msgpack` one msgpack map each, with binary payload.
 
-Names of tracks have slashes, as `video/hd`: the longest path that is announced is the broadcast, unless `?track=` says
-what the track is. `?wait=SECONDS` waits for the broadcast to be announced.
+Track names have slashes, such as `video/hd`: the longest announced path is the broadcast, unless `?track=`
+names the track. `?wait=SECONDS` waits for the broadcast to be announced.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from relay.wire.errors import StreamCode
 logger = get_logger("relay.web")
 
 FETCH_TIMEOUT: Final = 10.0
-"""Seconds that a fetch waits for a group to begin."""
+"""Seconds until a group must begin."""
 
 STALL_TIMEOUT: Final = 20.0
-"""Seconds without progress of a write, before the client is given up."""
+"""Seconds without progress of a write until the client is aborted."""
 
 LONGEST_WAIT: Final = 60.0
-"""Seconds that a client may ask to wait for a broadcast."""
+"""Most seconds that a client may wait for a broadcast."""
 
 LOOK_INTERVAL: Final = 1.0
-"""Seconds between checks that the client is still there, while there is nothing to send."""
+"""Seconds between checks for a client that has left, while nothing is sent."""
 
 QUEUE_BYTES: Final = 16 * 1024 * 1024
-"""Queued bytes at which a client is given up. The cached groups at the start do not count."""
+"""Queued bytes at which a client is aborted. Cached groups at the start do not count."""
 
 WRITE_BYTES: Final = 65_536
-"""Small chunks are written together up to this size. One write at a time waits in the client's socket."""
+"""Small chunks are joined up to this size. At most one write waits in the client's socket."""
 
 MAX_GROUP: Final = (1 << 62) - 1
 MAX_DIGITS: Final = len(str(MAX_GROUP))
@@ -58,11 +58,11 @@ Form: TypeAlias = Callable[[m.GroupFragment], Iterable[bytes]]
 
 
 class BadQueryError(ValueError):
-    """A query that is not understood; the text says what is right."""
+    """An invalid query; the text says what is right."""
 
 
 def candidates(path: str, track: str | None) -> list[tuple[str, str]]:
-    """All readings of a path as broadcast and track, the longest broadcast first."""
+    """All splits of a path into broadcast and track, the longest broadcast first."""
     if track is not None:
         return [(normalize(path), track)] if track else []
     path = path.lstrip("/")
@@ -74,7 +74,7 @@ def candidates(path: str, track: str | None) -> list[tuple[str, str]]:
 
 
 def reading_of(candidates: list[tuple[str, str]], query: Any) -> tuple[Reading, bool]:
-    """The request in one of `candidates`, and True if its frames are kept apart. Raises BadQueryError."""
+    """The request for one of `candidates`, and True for separate frames. Raises BadQueryError."""
     text = query.get("group", "latest")
     group: int | None = None
     if text != "latest":
@@ -106,9 +106,9 @@ class FetchQueue:
 
     def __init__(self) -> None:
         self.on_full: Callable[[], object] = lambda: None
-        """Called once if the queue is full: the response may be stuck in a write."""
+        """Called once when the queue is full: the response may be blocked in a write."""
         self.on_cut: Callable[[], object] = lambda: None
-        """Called by `cut`, for the same reason."""
+        """Called by `cut` for the same reason."""
         self._queue: asyncio.Queue[tuple[m.GroupFragment | Over, int]] = asyncio.Queue()
         self._waiting = 0
         self._begun = False
@@ -118,7 +118,7 @@ class FetchQueue:
         """Called by the reader actor."""
         if self._full:
             return
-        # cached groups come at once, which is no fault of the client
+        # cached groups come at once, whatever the client's speed
         size = _size_of(item) if self._begun and isinstance(item, m.GroupFragment) else 0
         if self._waiting and self._waiting + size > QUEUE_BYTES:
             self._end(Over(StreamCode.TOO_FAR_BEHIND, ours=True))
@@ -141,7 +141,6 @@ class FetchQueue:
         self._queue.put_nowait((over, 0))
 
     async def get(self) -> m.GroupFragment | Over:
-        """The next item."""
         item, size = await self._queue.get()
         self._begun = True
         self._waiting -= size
@@ -153,15 +152,15 @@ def _size_of(fragment: m.GroupFragment) -> int:
 
 
 class Frames:
-    """Whole frames out of fragments of groups that may be interleaved."""
+    """Assembles frames from fragments of interleaved groups."""
 
     def __init__(self, encode: Callable[[int, int, FrameStart, bytes], bytes]) -> None:
         self._encode = encode
         self._open: dict[int, tuple[int, FrameStart | None, list[bytes]]] = {}
-        """By group: the number of the next frame, its start and its chunks so far."""
+        """By group: number of the next frame, its start and its chunks so far."""
 
     def take(self, fragment: m.GroupFragment) -> Iterator[bytes]:
-        """The encoded frames that this fragment completes."""
+        """The encoded frames completed by this fragment."""
         sequence = fragment.sequence
         number, start, chunks = self._open.pop(sequence, (fragment.start_frame, None, []))
         left = 0 if start is None else start.size - sum(map(len, chunks))
@@ -204,7 +203,7 @@ def _payload(group: int, frame: int, start: FrameStart, payload: bytes) -> bytes
 async def respond(
     request: web.Request, queue: FetchQueue, reading: Reading, *, frames: bool
 ) -> web.StreamResponse | Over | None:
-    """Stream the queue. `Over` if it was refused before it began, `None` if nothing came in time."""
+    """Stream the queue. Returns `Over` if it was refused before it began, `None` if nothing came in time."""
     try:
         async with asyncio.timeout(FETCH_TIMEOUT + reading.wait):
             item = await _next(request, queue)
@@ -238,7 +237,7 @@ async def _stream(
     *,
     follow: bool,
 ) -> None:
-    """The body, from its first item on."""
+    """Write the body, from its first item on."""
     while not isinstance(item, Over):
         await _send(response, take(item))
         if item.fin and not follow:
@@ -249,7 +248,10 @@ async def _stream(
 
 
 async def _next(request: web.Request, queue: FetchQueue) -> m.GroupFragment | Over:
-    """The next item. Raises ConnectionResetError if the client has left: aiohttp reports it to writers only."""
+    """The next item.
+
+    Raises ConnectionResetError if the client has left: aiohttp reports it only to writers.
+    """
     while request.transport is not None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_INTERVAL):
@@ -258,7 +260,7 @@ async def _next(request: web.Request, queue: FetchQueue) -> m.GroupFragment | Ov
 
 
 async def _send(response: web.StreamResponse, chunks: Iterable[bytes]) -> None:
-    """Write them. Raises TimeoutError if the client takes nothing."""
+    """Write chunks. Raises TimeoutError if the client reads nothing."""
     batch: list[bytes] = []
     size = 0
     for chunk in chunks:
@@ -288,7 +290,7 @@ def _abort(request: web.Request) -> None:
 
 
 def _form(request: web.Request, response: web.StreamResponse, reading: Reading, *, frames: bool) -> Form:
-    """How the fragments become the body."""
+    """How fragments become the body."""
     if frames and "application/msgpack" in request.headers.get("accept", ""):
         response.content_type = "application/msgpack"
         return Frames(_msgpack_map).take
@@ -303,7 +305,7 @@ def _chunks(fragment: m.GroupFragment) -> Iterable[bytes]:
 
 
 def refusal(outcome: Over | None) -> tuple[int, str]:
-    """Status and text for a fetch that brought nothing."""
+    """Status and text for a fetch without a result."""
     if outcome is None:
         return 504, "no group in time: the publisher sends nothing on this track\n"
     match outcome.code:

@@ -1,7 +1,7 @@
 """Keys from a web server: `GET {url}/{kid}.jwk`.
 
-Owns the requests and what is kept of their answers. Untrusted peers choose the kid: whatever they ask for, few requests
-run at once, each is small and short, and an unknown kid is not asked for again at once. The authenticator calls it.
+Owns the requests and a cache of their answers. Untrusted peers choose the kid, so concurrent requests, their
+size and duration are limited, and unknown kids are cached. The authenticator calls it.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from relay.logs import get_logger
 logger = get_logger("relay.auth")
 
 FRESH: Final = 60.0
-"""Seconds for which a key is used without asking: a key that is taken away is refused this late."""
+"""Seconds that a key is cached: the delay of its revocation."""
 
 UNKNOWN: Final = 10.0
-"""Seconds for which a kid without a key is not asked for again: a key that is added may be refused this long."""
+"""Seconds that an unknown kid is cached: the delay of a new key."""
 
 STALE: Final = 3_600.0
-"""Seconds for which a key is used while the server fails, so that its maintenance ends no broadcast."""
+"""Seconds that a key stays usable while the server fails, so that maintenance ends no broadcast."""
 
 KEYS: Final = 256
 UNKNOWN_KEYS: Final = 4_096
-"""Entries of the caches. Peers can only fill the second one."""
+"""Cache entries. Peers can fill only the second cache."""
 
 AT_ONCE: Final = 8
-"""Requests to the server at the same time. Beyond it tokens that need another are refused."""
+"""Concurrent requests to the server. Beyond it tokens that need another are refused."""
 
 TIMEOUT: Final = 5.0
-"""Seconds for one request, from looking up the host on."""
+"""Seconds for one request, name resolution included."""
 
 
 class KeyServer(Keys):
     """`[auth] key_dir` with a URL."""
 
     def __init__(self, url: str, tls: ssl.SSLContext | None = None, *, clock: Callable[[], float]) -> None:
-        """`tls` says whom to trust; None: the roots of the system."""
+        """`tls` verifies the server; None: the system's roots."""
         self._url = url.rstrip("/")
         self._tls = tls
         self._fresh: TTLCache[str, Key] = TTLCache(KEYS, FRESH, clock)
         self._stale: TTLCache[str, Key] = TTLCache(KEYS, STALE, clock)
         self._unknown: TTLCache[str, str] = TTLCache(UNKNOWN_KEYS, UNKNOWN, clock)
         self._fault: str | None = None
-        """What is wrong with the server, logged when it changes."""
+        """The server's present fault, logged when it changes."""
         self._requests: dict[str, asyncio.Task[Key]] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -74,23 +74,23 @@ class KeyServer(Keys):
                 raise KeyServiceError("too many keys are asked for at the same time")
             request = self._requests[kid] = asyncio.create_task(self._ask(kid))
             request.add_done_callback(lambda task: self._answered(kid, task))
-        # Shielded: it is shared, and one peer that leaves must not fail the others.
+        # Shielded: the request is shared, and cancelling one peer must not fail the others.
         return await asyncio.shield(request)
 
     def _answered(self, kid: str, request: asyncio.Task[Key]) -> None:
         del self._requests[kid]
         if not request.cancelled():
-            request.exception()  # looked at, in case everybody who waited has left
+            request.exception()  # retrieve the exception, in case no peer waits any more
 
     async def drain(self) -> None:
-        """As `close`, but those who wait for a key get their answer first."""
+        """As `close`, but wait for running requests first."""
         try:
             await asyncio.gather(*self._requests.values(), return_exceptions=True)
         finally:
             await self.close()
 
     async def close(self) -> None:
-        """End what runs."""
+        """Cancel running requests."""
         for request in list(self._requests.values()):
             request.cancel()
         if self._session is not None:
@@ -121,7 +121,7 @@ class KeyServer(Keys):
     async def _get(self, url: str) -> tuple[int, bytes]:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT))
-        # A redirect would let the server choose another host, or plain http, to be asked.
+        # A redirect could lead to another host, or plain http.
         async with self._session.get(
             url, allow_redirects=False, ssl=True if self._tls is None else self._tls
         ) as answer:
@@ -136,7 +136,7 @@ class KeyServer(Keys):
         raise UnauthorizedError(reason)
 
     def _kept(self, kid: str, fault: str) -> Key:
-        """The key as it was, while the server is in trouble."""
+        """The cached key, while the server fails."""
         if self._fault != fault:
             logger.warning("the key server fails", reason=fault)
             self._fault = fault

@@ -1,7 +1,7 @@
-"""TCP connections to the HTTP server: from the socket that accepts them until they end or become a session.
+"""TCP connections of the HTTP server: from accept until they close or become a session.
 
-Owns the sockets, the limits on connections and on the time until a request is complete, and the answer to what cannot be
-read. Must never know a route: `relay.web.server` has them. `app.py` starts one server per application.
+Owns the sockets, the limits on connections and on the time of a request, and the answer to invalid HTTP. Must
+never know a route: `relay.web.server` has them. `app.py` starts one server per application.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from relay.transport.slots import Slots
 logger = get_logger("relay.web")
 
 ACCEPT_PAUSE: Final = 0.25
-"""Seconds until the next try after the system had nothing left to accept a connection with."""
+"""Seconds before the next accept after the system ran out of resources."""
 
 
 class Handler(web.RequestHandler):
-    """aiohttp's side of one TCP connection, but for its end and for requests that cannot be read.
+    """aiohttp's side of one TCP connection, with own handling of its end and of invalid requests.
 
-    aiohttp answers those with a part of what it was sent, and logs it with a traceback: there may be a token in it, and
-    anybody can send one.
+    aiohttp answers those with a part of the request and logs it with a traceback: anybody could put a token
+    there.
     """
 
     __slots__ = ("_leave", "_unreadable")
@@ -41,19 +41,18 @@ class Handler(web.RequestHandler):
     def __init__(
         self, manager: web.Server, leave: Callable[[], None], unreadable: Callable[[], bool], **options: Any
     ) -> None:
-        """`leave` is called once the connection is gone, or a session; `unreadable` says if what is no HTTP may be logged."""
+        """`leave` is called once the connection is closed or a session; `unreadable` permits a log line."""
         super().__init__(manager, **options)
         self._unreadable = unreadable
         self._leave: Callable[[], None] | None = leave
 
     def leave(self) -> None:
-        """Hold no place among the connections any more. May be called again."""
+        """Free the slot among the connections. Idempotent."""
         leave, self._leave = self._leave, None
         if leave is not None:
             leave()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection is gone."""
         self.leave()
         super().connection_lost(exc)
 
@@ -64,7 +63,7 @@ class Handler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer. What went wrong on our side is logged as ever."""
+        """Answer an error. Faults of ours are logged."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return super().handle_error(request, status, exc, message)
         if self._unreadable():
@@ -84,29 +83,29 @@ class WebServer:
     def __init__(
         self, app: web.Application, limits: Limits, refused: Counter[str], now: Callable[[], float]
     ) -> None:
-        """`refused` counts who found no place, by the name of the limit. `now` is a clock in seconds."""
+        """`refused` counts rejections by limit. `now` is a clock in seconds."""
         self._now = now
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
         self._all = Slots("http", limits.http, refused, now)
         self._by_address = Slots("http_address", limits.http_address, refused, now)
         self._timeout = limits.setup_timeout
         self._unreadable = LogThrottle()
-        """Port scanners send what is no HTTP, at any rate."""
+        """Port scanners send invalid HTTP at any rate."""
         self._sockets: list[socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def use(self, limits: Limits) -> None:
-        """Other limits hold from now on; who is connected stays."""
+        """Apply other limits to new connections."""
         self._all.limit = limits.http
         self._by_address.limit = limits.http_address
         self._timeout = limits.setup_timeout
 
     async def start(self) -> None:
-        """Make ready; then `listen`."""
+        """Prepare; then call `listen`."""
         await self._runner.setup()
 
     async def listen(self, sockets: list[socket], tls: ssl.SSLContext | None = None) -> None:
-        """Serve on sockets that listen and do not block."""
+        """Serve on non-blocking listening sockets."""
         for sock in sockets:
             self._sockets.append(sock)
             self._spawn(self._accept(sock, tls))
@@ -117,14 +116,14 @@ class WebServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _accept(self, sock: socket, tls: ssl.SSLContext | None) -> None:
-        """Take connections, and close at once those that are too many: before a TLS handshake, and unread."""
+        """Accept connections, and close those above the limit at once: before a TLS handshake, unread."""
         loop = asyncio.get_running_loop()
         failing = False
         while True:
             try:
                 connection, address = await loop.sock_accept(sock)
             except ConnectionError:
-                continue  # gone already
+                continue  # already closed
             except OSError as error:
                 if not failing:
                     logger.warning("no TCP connection can be accepted", reason=error.strerror or error)
@@ -151,7 +150,7 @@ class WebServer:
 
         loop = asyncio.get_running_loop()
         assert self._runner.server is not None
-        # aiohttp gives up on a connection that has sent no complete header for as long as one may be kept alive.
+        # aiohttp closes a connection without complete headers after its keep-alive time-out.
         handler = Handler(
             self._runner.server,
             leave,

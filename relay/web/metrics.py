@@ -1,7 +1,7 @@
 """`/metrics`: the relay's figures for Prometheus.
 
-Owns the names and meanings. Sessions are asked at the moment of the scrape; the counters actor knows what tracks
-reported, up to a second ago, and the counts of all that has ended.
+Owns names and meanings. Sessions are queried at the scrape; the counters actor knows what tracks reported, up
+to a second ago, and the counts of everything ended.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from relay.web import state
 from relay.web.state import Sources
 
 LAG_INTERVAL: Final = 0.25
-"""Seconds between looks at how late the event loop is."""
+"""Seconds between measurements of the event loop's lag."""
 
 LAG_WINDOW: Final = 15.0
-"""Seconds that the worst lag is remembered: a usual scrape interval."""
+"""Seconds of the worst lag: a usual scrape interval."""
 
 LAG_BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds. Below 10 ms nobody notices; what takes a second is an outage."""
+"""Seconds. Below 10 ms is unnoticeable; a second is an outage."""
 
 COUNTERS: Final = {
     "sessions": ("sessions accepted", ("transport", "version")),
@@ -60,7 +60,7 @@ COUNTERS: Final = {
     "refused": ("what was turned away because of a limit", ("limit",)),
     "segments_refused": ("segmented sends that the kernel refused", ()),
 }
-"""What is counted: help text and the names of the labels."""
+"""Counters: help text and label names."""
 
 NAMES: Final = {
     "sessions": "sessions_accepted",
@@ -68,11 +68,11 @@ NAMES: Final = {
     "bytes_received": "received_bytes",
     "bytes_sent": "sent_bytes",
 }
-"""Names that say their unit, as Prometheus wants it, or that a gauge has."""
+"""Names with a unit, as Prometheus wants it, and names of gauges."""
 
 
 class LoopLag:
-    """How late the event loop calls what is due: the worst of the last seconds, and how often how late so far."""
+    """Lag of the event loop: the worst of the last seconds, and a histogram."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -82,12 +82,11 @@ class LoopLag:
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to measure."""
         due = self._runtime.now() + LAG_INTERVAL
         self._handle = self._runtime.call_later(LAG_INTERVAL, self._look, due)
 
     def stop(self) -> None:
-        """Look no more."""
         if self._handle is not None:
             self._handle.cancel()
 
@@ -105,7 +104,7 @@ class LoopLag:
         return max((lag for _, lag in self._seen), default=0.0)
 
     def histogram(self) -> Metric:
-        """All looks so far."""
+        """All measurements."""
         bounds = [*map(str, LAG_BOUNDS), "+Inf"]
         return HistogramMetricFamily(
             "moq_relay_event_loop_delay_seconds",
@@ -116,7 +115,7 @@ class LoopLag:
 
 
 class _Snapshot(Collector):
-    """One scrape's families, made already."""
+    """The families of one scrape."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
@@ -126,7 +125,7 @@ class _Snapshot(Collector):
 
 
 class Metrics:
-    """Renders `/metrics`; keeps what a counter showed last, so that it never goes down."""
+    """Renders `/metrics`; remembers counters, so that they never decrease."""
 
     def __init__(self, sources: Sources, lag: LoopLag) -> None:
         self._sources = sources
@@ -210,7 +209,7 @@ class Metrics:
         for reason, number in refused.items():
             sums["refused", reason] += number
         sums["segments_refused", ""] = self._sources.segments_refused()
-        # what ended between two questions is counted twice or not at all: never show less than before
+        # a session that ends between two queries is counted twice or not at all: never decrease
         self._shown |= sums
         return [self._family(name) for name in COUNTERS]
 
@@ -226,7 +225,7 @@ class Metrics:
 
 
 def _kind(counts: Counts) -> tuple[str, str]:
-    """Transport and version of a session, by what it has counted."""
+    """Transport and version of a session's counters."""
     for name, label in counts:
         if name == "sessions":
             transport, _, version = label.partition("/")

@@ -1,4 +1,4 @@
-"""What `/state` and `/announced` are made of. The fields of each class are the keys of its object, in order."""
+"""Rows of `/state` and `/announced`. The fields of each class are the keys of its object, in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relay.actors.rows import PeerRow, SessionRow, TrackRow
 
 
 def plain(row: object) -> dict[str, Any]:
-    """A row as encoders want it, which call this for each one that they meet. Raises TypeError for anything else."""
+    """A row as a dictionary, as encoders' hook for each. Raises TypeError for other types."""
     if not is_dataclass(row):
         raise TypeError(f"{type(row).__name__} is no row")
     return {name: getattr(row, name) for name in type(row).__slots__}  # type: ignore[union-attr]
@@ -29,7 +29,7 @@ class CertificateRow:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a relay is. Hop ids are strings: they exceed what a double holds."""
+    """Identity of a relay. Hop ids are strings: they exceed the precision of a double."""
 
     version: str
     hop: str
@@ -42,7 +42,7 @@ class Identity:
     node: str | None
     draining: bool
     now: float = 0.0
-    """Seconds since the epoch, when the state was shown."""
+    """Seconds since the epoch, of this state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class AnnouncedRow:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Sums over everything that is shown."""
+    """Totals of everything shown."""
 
     sessions: int
     broadcasts: int

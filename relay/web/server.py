@@ -1,8 +1,7 @@
-"""The HTTP server: debug routes on TCP beside the UDP of QUIC, and again, with full rights, on an internal address.
+"""The HTTP server: debug routes over TCP, and again with full permissions on an internal address.
 
-`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, to the byte, where nothing else is asked
-for; what they and the other routes add is told in docs/http.md. Everything about broadcasts and sessions is asked of
-actors by message.
+`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, to the byte, unless a query
+asks for more; docs/http.md describes the rest. Broadcasts and sessions are queried from actors by message.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ from relay.wire.errors import StreamCode
 logger = get_logger("relay.web")
 
 LOG_INTERVAL: Final = 60.0
-"""Seconds in which refusals of one client for one kind of reason have one line in the log."""
+"""Seconds in which refusals of one client for one kind of reason have one log line."""
 
 MOST_LOGGED: Final = 1_024
-"""Clients that are remembered for it."""
+"""Clients remembered for it."""
 
 
 class Readers:
-    """The requests that read a track now, on all listeners."""
+    """Requests that read a track now, on all listeners."""
 
     def __init__(self) -> None:
         self._queues: set[fetching.FetchQueue] = set()
@@ -61,31 +60,31 @@ class Readers:
             self._queues.discard(queue)
 
     def end(self) -> None:
-        """The relay ends: those that wait are refused, those that have begun break off."""
+        """The relay closes: refuse waiting readers and abort the others."""
         for queue in tuple(self._queues):
             queue.put(Over(StreamCode.GOING_AWAY, ours=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes need of the relay."""
+    """The relay, as routes see it."""
 
     sources: Sources
     authorize: Callable[[str, str, str], Awaitable[Permissions]]
     """Path, query and remote address to permissions; raises UnauthorizedError."""
     fingerprint: Callable[[], str | None]
     expiries: Expiries
-    """Tells when a token has run out."""
+    """Reports expired tokens."""
     readers: Readers = field(default_factory=Readers)
     metrics: Metrics | None = None
-    """Set on the listener that is for the operator alone: every right, and no token."""
+    """Set on the operator's listener: full permissions without a token."""
     hosts: Callable[[], Collection[str]] = tuple
-    """Names under which the operator's listener answers, besides `localhost` and every address."""
+    """Host names of the operator's listener, besides `localhost` and every address."""
 
 
 SERVICES: Final = web.AppKey("services", Services)
 LOGGED: Final = web.AppKey("logged", TTLCache[tuple[str, str], bool])
-"""Refusals that are in the log, by client and kind."""
+"""Refusals in the log, by client and kind."""
 
 
 def build(services: Services) -> web.Application:
@@ -130,7 +129,7 @@ async def _preflight(request: web.Request, handler: Next) -> web.StreamResponse:
 
 @web.middleware
 async def _operator(request: web.Request, handler: Next) -> web.StreamResponse:
-    """Refuse what may come from a web page of somebody else."""
+    """Refuse requests that may come from a foreign web page."""
     reason = foreign(request, request.app[SERVICES].hosts())
     if reason is None:
         return await handler(request)
@@ -160,7 +159,7 @@ def _text(status: int, text: str, **headers: str) -> web.Response:
 
 
 def _structure(request: web.Request, value: object) -> web.Response:
-    """JSON, or msgpack for those who ask for it."""
+    """JSON, or msgpack on request."""
     if "application/msgpack" in request.headers.get("accept", ""):
         return web.Response(body=msgpack.packb(value, default=plain), content_type="application/msgpack")
     return web.Response(text=json.dumps(value, default=plain) + "\n", content_type="application/json")
@@ -187,13 +186,13 @@ async def certificate(request: web.Request) -> web.Response:
 
 
 async def _authorized(request: web.Request, path: str, *, below: str = "") -> Permissions | web.Response:
-    """Permissions of a request at `path`, or the refusal to send. `below` is what it asks for there."""
+    """Permissions of a request at `path`, or the refusal to send. `below` is requested there."""
     try:
         requested_path(join(path, below))
     except UnauthorizedError as error:
         return _text(400, f"{error}\n")
     try:
-        # Not `query_string`, which is decoded once: what reads the fields decodes them.
+        # Not `query_string`, which is already decoded: the fields are decoded later.
         query = request.rel_url.raw_query_string
         permissions = await request.app[SERVICES].authorize(path, query, str(request.remote))
     except UnauthorizedError as error:
@@ -212,7 +211,7 @@ def _refused(request: web.Request, path: str, error: UnauthorizedError) -> web.R
 
 
 def _log_refusal(request: web.Request, path: str, reason: str, kind: str) -> None:
-    """Once in a while for each client and kind: a page that was refused may ask every second."""
+    """Once in a while for each client and kind: a refused page may repeat every second."""
     client, logged = str(request.remote), request.app[LOGGED]
     key = address_of(client), kind
     if key not in logged:
@@ -226,7 +225,7 @@ def _prefixes(permissions: Permissions) -> tuple[str, ...]:
 
 
 async def announced(request: web.Request) -> web.Response:
-    """Paths of the live broadcasts below the prefix, relative to it, one a line; or more of them, as a structure."""
+    """Paths of live broadcasts below the prefix, relative to it, one a line; or a structure with more fields."""
     prefix = normalize(request.match_info.get("path", ""))
     permissions = await _authorized(request, prefix)
     if isinstance(permissions, web.Response):
@@ -241,7 +240,7 @@ async def announced(request: web.Request) -> web.Response:
 
 
 async def show_state(request: web.Request) -> web.Response:
-    """Everything under a path. Says who is connected, so an anonymous right is not enough."""
+    """Everything under a path. It shows sessions, so anonymous permissions are not enough."""
     path = normalize(request.match_info.get("path", ""))
     services = request.app[SERVICES]
     if services.metrics is None and not request.query.get("jwt"):
@@ -260,7 +259,7 @@ async def fetch(request: web.Request) -> web.StreamResponse:
     candidates = fetching.candidates(path, request.query.get("track"))
     if not candidates:
         return _text(400, "expected /fetch/<broadcast>/<track> or /fetch/<broadcast>?track=<track>\n")
-    # At the top, where permissions name whole paths: it is not clear yet which part of the path is the broadcast.
+    # At the top, where permissions name whole paths: the split into broadcast and track is not known yet.
     permissions = await _authorized(request, "", below=normalize(path))
     if isinstance(permissions, web.Response):
         return permissions
@@ -291,7 +290,7 @@ async def fetch(request: web.Request) -> web.StreamResponse:
 async def _reading(
     services: Services, queue: fetching.FetchQueue, number: int, reading: Reading, expires: float | None
 ) -> AsyncIterator[None]:
-    """Fill the queue until the token ends, at `expires` in seconds since the epoch."""
+    """Fill the queue until the token expires, at `expires` in seconds since the epoch."""
     expiry = None
     if expires is not None:
         over = Over(StreamCode.UNAUTHORIZED, ours=True)

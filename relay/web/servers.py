@@ -1,7 +1,7 @@
-"""The HTTP servers of a relay: the public one, with or without TLS, and the operator's on an address of its own.
+"""The HTTP servers of a relay: the public one, with or without TLS, and the operator's on its own address.
 
-Owns which application listens where. The application of the relay has one; `server.py` knows the routes, `listener.py`
-the connections.
+Owns the assignment of applications to listeners. The relay's application has one; `server.py` knows the
+routes, `listener.py` the connections.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ logger = get_logger("relay")
 
 
 class WebServers:
-    """Both of them. Each `listen_...` returns the addresses, with the real ports, and raises OSError."""
+    """Both servers. Each `listen_...` returns the addresses, with the real ports, and raises OSError."""
 
     def __init__(self, services: Services, limits: Limits, refused: Counter[str]) -> None:
-        """`refused` counts who found no place."""
+        """`refused` counts rejections."""
         self._services = services
         self._refused = refused
         self._limits = limits
@@ -33,7 +33,7 @@ class WebServers:
         self._public: WebServer | None = None
 
     async def start(self, sessions: Sessions | None) -> None:
-        """Make the public one ready; with `sessions`, it accepts WebSocket sessions."""
+        """Prepare the public one; with `sessions`, it accepts WebSocket sessions."""
         self._lag.start()
         app = build(self._services)
         if sessions is not None:
@@ -52,7 +52,7 @@ class WebServers:
         return addresses
 
     async def listen_internal(self, host: str, port: int, *, required: bool) -> list[tuple[str, int]]:
-        """Unless it is `required`, an address that cannot be had is only logged."""
+        """Unless it is `required`, an unavailable address is only logged."""
         try:
             sockets = bind_tcp(host, port)
         except OSError as error:
@@ -74,13 +74,13 @@ class WebServers:
         return addresses
 
     def use(self, limits: Limits) -> None:
-        """Other limits hold from now on; who is connected stays."""
+        """Apply other limits to new connections."""
         self._limits = limits
         for server in self._servers:
             server.use(limits)
 
     def end_readers(self) -> None:
-        """The relay ends: readers of tracks get no more."""
+        """The relay closes: end all readers of tracks."""
         self._services.readers.end()
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
-"""What the relay is doing, gathered by asking its actors.
+"""The state of the relay, queried from its actors.
 
-Must never touch an actor but by message, nor hold anything between two requests. The
-debug routes and the metrics call it.
+Must never touch an actor except by message, nor keep anything between requests. The debug routes and the
+metrics call it.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from relay.runtime import Runtime
 from relay.web.rows import AnnouncedRow, BroadcastRow, Identity, State, Sums
 
 MOST_OFFERS: Final = 100
-"""Paths that are listed of each other relay; `broadcasts` has all of them."""
+"""Paths listed per peer relay; `broadcasts` lists all."""
 
 ASK_TIMEOUT: Final = 5.0
-"""Seconds that an actor gets to answer."""
+"""Seconds for an actor's answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Whom to ask."""
+    """Actors and values to query."""
 
     runtime: Runtime
     origin: Ref
     gate: Ref
     relay: Callable[[], Identity]
-    """Identity of the relay, for the `relay` part."""
+    """The `relay` part."""
     counters: Ref
     refused: tuple[Mapping[str, int], ...]
-    """What listeners and the authenticator rejected, by reason; the gate reports its own."""
+    """Rejections by listeners and the authenticator, by reason; the gate reports its own."""
     links: Callable[[], int]
-    """How many QUIC connections the endpoint has."""
+    """Number of QUIC connections."""
     segments_refused: Callable[[], int] = int
-    """How often the kernel refused to cut datagrams apart."""
+    """How often the kernel refused UDP segmentation."""
     cluster: Ref | None = None
     members: str = "internal/origins"
-    """Path under which other relays announce themselves."""
+    """Path of cluster members."""
 
 
 async def gate_report(sources: Sources) -> m.GateReport:
-    """The sessions, and what the gate and the listeners rejected. Raises TimeoutError or ActorDeadError."""
+    """The sessions, and rejections by gate and listeners. Raises TimeoutError or ActorDeadError."""
     report: m.GateReport = await ask(sources.gate, m.DescribeGate(), timeout=ASK_TIMEOUT)
     refused = Counter(report.refused)
     for counted in sources.refused:
@@ -58,7 +58,7 @@ async def gate_report(sources: Sources) -> m.GateReport:
 
 
 async def every(refs: Iterable[Ref], question: object) -> list[Any]:
-    """The answers of those that are still there."""
+    """The answers of the actors still alive."""
     answers = await asyncio.gather(
         *(ask(ref, question, timeout=ASK_TIMEOUT) for ref in refs), return_exceptions=True
     )
@@ -69,7 +69,10 @@ async def every(refs: Iterable[Ref], question: object) -> list[Any]:
 
 
 async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> tuple[BroadcastRow, ...]:
-    """Publications under the prefixes, with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
+    """Publications under the prefixes, with their tracks.
+
+    Raises TimeoutError or ActorDeadError of the directory.
+    """
     return await _rows(sources, m.ListPublications(prefixes))
 
 
@@ -100,12 +103,12 @@ async def announced(sources: Sources, prefixes: tuple[str, ...], base: str) -> l
 
 async def _rows(sources: Sources, question: m.ListPublications | m.ListWithdrawn) -> tuple[BroadcastRow, ...]:
     published = await ask(sources.origin, question, timeout=ASK_TIMEOUT)
-    # All at once: one after the other, each would wait for turns of the event loop, of which a busy relay has few.
+    # Concurrently: one after the other, each would wait for turns of a busy event loop.
     rows = await asyncio.gather(
         *(
             _broadcast(publication)
             for publication in published
-            # the other relays are no broadcasts to anybody; they are listed as peers
+            # members are listed as peers, not as broadcasts
             if not covers(sources.members, publication.path)
         )
     )
@@ -127,7 +130,7 @@ def _hops(publication: m.Published) -> tuple[str, ...]:
 async def _peers(
     sources: Sources, sessions: Iterable[SessionRow], rows: Iterable[BroadcastRow]
 ) -> Iterator[PeerRow]:
-    """The other relays of the cluster: how we stand with each, and how many broadcasts come from it."""
+    """The other relays of the cluster: connection state and number of broadcasts."""
     answers = [] if sources.cluster is None else await every([sources.cluster], m.ListPeers())
     found: list[PeerRow] = []
     for known in answers:
@@ -148,10 +151,10 @@ async def _peers(
 
 
 async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
-    """Everything under the prefixes; sessions are those whose root lies there, and those that publish there.
+    """Everything under the prefixes; sessions with their root there, or publications there.
 
-    `withdrawn` are broadcasts that are announced no more, whose tracks have viewers still: they count in `totals`.
-    `refused` counts, by limit, what was rejected: of the sessions shown, or with everything shown since the start.
+    `withdrawn` are broadcasts no longer announced whose tracks still have viewers: they count in `totals`.
+    `refused` counts rejections by limit: of the sessions shown, or since the start if everything is shown.
     """
     rows = await broadcasts(sources, prefixes)
     withdrawn = tuple(row for row in await _rows(sources, m.ListWithdrawn(prefixes)) if row.tracks)
@@ -197,7 +200,7 @@ def _under(path: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _narrowed(session: SessionRow, prefixes: tuple[str, ...]) -> SessionRow:
-    """A session without what it does and may do elsewhere."""
+    """A session without its publications and permissions elsewhere."""
 
     def concerns(granted: str) -> bool:
         path = join(session.path, granted)

@@ -1,7 +1,7 @@
 """WebSocket sessions on the HTTP port: the upgrade, and aiohttp's side of the socket.
 
-Owns upgrades of `/` and of every path without a route of its own; other requests get what they would get without it.
-Must never decide who may come in: `on_request` does, before the upgrade. `app.py` adds it to the application.
+Owns upgrades of `/` and of every path without a route; other requests are answered as usual. Must never
+decide on admission: `on_request` does, before the upgrade. `app.py` adds it to the application.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from relay.transport.websocket.request import WebSocketRequest
 from relay.web.listener import Handler
 
 MESSAGE_SLACK: Final = 65_536
-"""A message somewhat beyond the limit is still read, so that its sender can be told the limit."""
+"""Slightly larger messages are read, to report the limit to the sender."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """What the routes need of the relay."""
+    """The relay, as these routes see it."""
 
     on_request: Callable[[SessionRequest], Awaitable[None]]
     """Accepts or rejects before it returns."""
     versions: tuple[Any, ...]
     """Protocol versions, for `choose`."""
     limits: Callable[[], Limits]
-    """Those for the next session."""
+    """Limits of the next session."""
     addresses: Slots
-    """Of the sessions of each address, on all transports."""
+    """Slots of sessions per address, on all transports."""
     strangers: Strangers | None = None
-    """Told of peers that no version is common with."""
+    """Records peers without a common version."""
     runtime: Runtime = SYSTEM
 
 
 def accept_sessions(app: web.Application, sessions: Sessions) -> None:
-    """Accept sessions on `/` and on every path that has no route."""
+    """Accept sessions on `/` and on every path without a route."""
 
     @web.middleware
     async def upgrades(
@@ -64,7 +64,7 @@ def accept_sessions(app: web.Application, sessions: Sessions) -> None:
 
 
 async def upgrade(request: web.Request, sessions: Sessions) -> web.StreamResponse:
-    """Answer an upgrade and run its session to the end, if its address may have one more."""
+    """Answer an upgrade and run its session, if its address may have one more."""
     remote, addresses = _remote(request), sessions.addresses
     key = address_of(remote)
     if addresses.full(key):
@@ -89,7 +89,7 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
     limit = limits.websocket_message if choice.draft is None else 0
     ws = web.WebSocketResponse(
         timeout=CLOSE_TIMEOUT,
-        autoping=False,  # the session answers, so that it knows of every ping
+        autoping=False,  # the session answers pings, to know of every one
         compress=False,
         max_msg_size=limit + MESSAGE_SLACK,
         protocols=(choice.subprotocol,) if choice.subprotocol else (),
@@ -115,7 +115,7 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
     transport = request.transport
     try:
         await ws.prepare(request)
-    except ConnectionError:  # the peer has gone while it waited for the answer, which nobody reads now
+    except ConnectionError:  # the peer left before the answer
         session.end(None, "connection lost", by_peer=False)
         return web.Response(status=400)
     except BaseException:
@@ -133,7 +133,6 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
 
 
 def _remote(request: web.Request) -> str:
-    """The peer as `host:port`."""
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     if not isinstance(peer, tuple):
         return str(request.remote)
