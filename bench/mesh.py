@@ -36,7 +36,7 @@ from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq.lite_announce import AnnounceReader
 from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Event, Session, Sink
-from relay.wire.messages import AnnounceActive, AnnounceEnded, AnnounceUpdate
+from relay.wire.announce import AnnounceActive, AnnounceEnded, AnnounceUpdate
 from relay.wire.version import Version
 from tests.actors.clock import RUNTIME
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.targets.moq import OWNER, STEPS, Play
-from relay.wire.messages import SetupForm
+from relay.wire.setup import SetupForm
 from relay.wire.version import Version
 
 VECTORS = Path(__file__).parent.parent / "tests" / "wire" / "vectors.json"

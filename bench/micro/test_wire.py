@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from relay.wire.decoder import RequestDecoder
-from relay.wire.frame import frame_header_plain, frame_header_timed, group_header, open_request
+from relay.wire.frame import GroupHeader, frame_header_plain, frame_header_timed, group_header, open_request
 from relay.wire.frame_decoder import UniDecoder
-from relay.wire.messages import GroupHeader, Subscribe
+from relay.wire.subscribe import Subscribe
 from relay.wire.version import Version
 
 VERSIONS = [Version.LITE_02, Version.LITE_04, Version.LITE_06]

@@ -30,41 +30,29 @@ from relay.transport.session import (
     StreamReset,
     StreamStopped,
 )
-from relay.wire.decoder import (
-    AnnounceDecoder,
-    RequestDecoder,
-    SubscribeDecoder,
-    TrackInfoDecoder,
-    UniDecoder,
-)
-from relay.wire.errors import MAX_CODE
-from relay.wire.frame import frame_header_plain, frame_header_timed, group_header, open_request, setup_stream
-from relay.wire.messages import (
+from relay.wire.announce import (
     AnnounceActive,
     AnnounceEnded,
     AnnounceInit,
     AnnounceOk,
     AnnounceRequest,
     AnnounceUpdate,
-    ClientSetup,
-    Datagram,
-    Fetch,
-    Goaway,
-    GroupHeader,
-    Probe,
-    ProbeRequest,
-    ServerSetup,
-    SessionInfo,
-    Setup,
-    SetupForm,
-    Subscribe,
-    SubscribeDrop,
-    SubscribeEnd,
-    SubscribeOk,
-    SubscribeUpdate,
-    TrackInfo,
-    TrackRequest,
 )
+from relay.wire.control import Fetch, Goaway, Probe, ProbeRequest, SessionInfo, TrackInfo, TrackRequest
+from relay.wire.decoder import AnnounceDecoder, RequestDecoder, SubscribeDecoder, TrackInfoDecoder
+from relay.wire.errors import MAX_CODE
+from relay.wire.frame import (
+    Datagram,
+    GroupHeader,
+    frame_header_plain,
+    frame_header_timed,
+    group_header,
+    open_request,
+    setup_stream,
+)
+from relay.wire.frame_decoder import UniDecoder
+from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
+from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
 
 VERSIONS = tuple(Version)

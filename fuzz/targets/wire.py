@@ -13,18 +13,26 @@ from typing import Any, Protocol
 from fuzz.source import Source
 from relay.wire.decoder import (
     AnnounceDecoder,
-    FrameDecoder,
     ProbeDecoder,
     RequestDecoder,
     ServerSetupDecoder,
     SetupDecoder,
     SubscribeDecoder,
     TrackInfoDecoder,
-    UniDecoder,
 )
 from relay.wire.errors import WireError, relay_stream_code, session_code_for, stream_code_for
-from relay.wire.frame import frame_header_plain, frame_header_timed, group_header, open_request, setup_stream
-from relay.wire.messages import Datagram, FrameHeader, GroupHeader, Setup, SetupForm
+from relay.wire.frame import (
+    Datagram,
+    FrameHeader,
+    GroupHeader,
+    frame_header_plain,
+    frame_header_timed,
+    group_header,
+    open_request,
+    setup_stream,
+)
+from relay.wire.frame_decoder import FrameDecoder, UniDecoder
+from relay.wire.setup import Setup, SetupForm
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 

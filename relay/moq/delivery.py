@@ -12,25 +12,11 @@ from relay.model.backlog import Backlog, GivenUp, Ranks, Sending, send_priority
 from relay.model.ranges import Range
 from relay.model.track import SubscribeParams
 from relay.moq.core import Core, Handler, RequestOwner
-from relay.moq.session import (
-    NEVER,
-    GroupFragment,
-    GroupSkipped,
-    GroupStopped,
-    SubscribeUpdated,
-)
+from relay.moq.session import NEVER, GroupFragment, GroupSkipped, GroupStopped, SubscribeUpdated
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode, WireError
-from relay.wire.frame import group_header
-from relay.wire.messages import (
-    Datagram,
-    GroupHeader,
-    Subscribe,
-    SubscribeDrop,
-    SubscribeEnd,
-    SubscribeOk,
-    SubscribeUpdate,
-)
+from relay.wire.frame import Datagram, GroupHeader, group_header
+from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
 
 END_POLL = 0.02

@@ -43,26 +43,12 @@ from relay.transport.session import (
     StreamStopped,
 )
 from relay.transport.session import Event as TransportEvent
+from relay.wire.control import Goaway, SessionInfo
 from relay.wire.decoder import ServerSetupDecoder, SetupDecoder
-from relay.wire.errors import (
-    NoCommonVersion,
-    ProtocolViolation,
-    SessionCode,
-    WireError,
-    session_code_for,
-)
-from relay.wire.frame import open_request, setup_stream
+from relay.wire.errors import NoCommonVersion, ProtocolViolation, SessionCode, WireError, session_code_for
+from relay.wire.frame import FrameHeader, GroupHeader, open_request, setup_stream
 from relay.wire.frame_decoder import UniDecoder
-from relay.wire.messages import (
-    ClientSetup,
-    FrameHeader,
-    Goaway,
-    GroupHeader,
-    ServerSetup,
-    SessionInfo,
-    Setup,
-    SetupForm,
-)
+from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
 from relay.wire.version import Version, version_from_setup_code
 
 ALIVE_AT_LEAST = 1.0

@@ -22,9 +22,9 @@ from relay.moq.session import (
     Unannounced,
 )
 from relay.transport.session import Stream
+from relay.wire.announce import AnnounceActive, AnnounceEnded, AnnounceInit, AnnounceOk, AnnounceUpdate
 from relay.wire.decoder import AnnounceDecoder, AnnounceItem
 from relay.wire.errors import DuplicateAnnounce, StreamCode, UnknownAnnounce, WireError
-from relay.wire.messages import AnnounceActive, AnnounceEnded, AnnounceInit, AnnounceOk, AnnounceUpdate
 
 INIT_SIZE = 32_768
 """Bytes of suffixes in ANNOUNCE_INIT at most: peers bound the size of one message."""

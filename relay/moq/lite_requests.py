@@ -25,23 +25,13 @@ from relay.moq.session import (
     SubscriptionStarted,
 )
 from relay.transport.session import Stream
+from relay.wire.announce import AnnounceRequest
+from relay.wire.control import Fetch, ProbeRequest, TrackRequest
 from relay.wire.decoder import ProbeDecoder, SubscribeDecoder, TrackInfoDecoder
 from relay.wire.errors import StreamCode, WireError, relay_stream_code
-from relay.wire.frame import open_request
+from relay.wire.frame import Datagram, FrameHeader, GroupHeader, open_request
 from relay.wire.frame_decoder import FrameDecoder
-from relay.wire.messages import (
-    AnnounceRequest,
-    Datagram,
-    Fetch,
-    FrameHeader,
-    GroupHeader,
-    ProbeRequest,
-    Subscribe,
-    SubscribeEnd,
-    SubscribeOk,
-    SubscribeUpdate,
-    TrackRequest,
-)
+from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.varint import MAX_VARINT
 
 _Parts = list[FrameHeader | bytes]

@@ -29,18 +29,11 @@ from relay.moq.session import (
     SubscribeRequested,
 )
 from relay.transport.session import Stream
+from relay.wire.announce import AnnounceRequest
+from relay.wire.control import Fetch, Goaway, ProbeRequest, TrackInfo, TrackRequest
 from relay.wire.decoder import RequestDecoder
 from relay.wire.errors import DecodeError, ProtocolViolation, StreamCode, WireError
-from relay.wire.messages import (
-    AnnounceRequest,
-    Fetch,
-    Goaway,
-    ProbeRequest,
-    Subscribe,
-    SubscribeUpdate,
-    TrackInfo,
-    TrackRequest,
-)
+from relay.wire.subscribe import Subscribe, SubscribeUpdate
 
 LOOK_AT_LEAST = 64
 """Streams of fetches, and of ended requests, from which on fully sent ones are looked for and forgotten."""

@@ -7,7 +7,8 @@ A suffix is relative to the prefix that was asked for; the empty suffix is the p
 relays an announcement came through, first publisher first; 0 is a hop without identity.
 
 `encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
-cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
+cannot be written. `decode` reads the body alone, and its caller checks that nothing is left of it; DecodeError or
+another WireError for what cannot be read.
 """
 
 from __future__ import annotations
@@ -77,12 +78,9 @@ class AnnounceRequest:
         return framed(encode_path(self.prefix))
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:
-        cursor = Cursor(body)
-        prefix = cursor.path()
-        exclude_hop = cursor.varint() if version in (Version.LITE_04, Version.LITE_05) else 0
-        cursor.done()
-        return cls(prefix, exclude_hop)
+    def decode(cls, cursor: Cursor, version: Version) -> Self:
+        excludes = version in (Version.LITE_04, Version.LITE_05)
+        return cls(cursor.path(), cursor.varint() if excludes else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +95,11 @@ class AnnounceInit:
         return framed(encode_varint(len(self.suffixes)), *map(encode_path, self.suffixes))
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
-        cursor = Cursor(body)
+    def decode(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
         count = cursor.varint()
         if count > len(cursor):
             raise DecodeError(f"{count} suffixes cannot fit in {len(cursor)} bytes")
-        suffixes = tuple(cursor.path() for _ in range(count))
-        cursor.done()
-        return cls(suffixes)
+        return cls(tuple(cursor.path() for _ in range(count)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +114,8 @@ class AnnounceOk:
         return framed(encode_varint(self.origin), encode_varint(self.active_count))
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
-        cursor = Cursor(body)
-        ok = cls(cursor.varint(), cursor.varint())
-        cursor.done()
-        return ok
+    def decode(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
+        return cls(cursor.varint(), cursor.varint())
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +150,9 @@ class AnnounceActive:
         return framed(status, suffix)
 
     @classmethod
-    def decode_start(cls, body: bytes) -> Self:
+    def decode_start(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003
         """Read the body of a 06 START."""
-        cursor = Cursor(body)
-        start = cls(cursor.path(), hops=_read_hops(cursor), warm=cursor.varint(), cold=cursor.varint())
-        cursor.done()
-        return start
+        return cls(cursor.path(), hops=_read_hops(cursor), warm=cursor.varint(), cold=cursor.varint())
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +171,9 @@ class AnnounceEnded:
         return framed(encode_byte(_ENDED), encode_path(self.suffix), no_hops)
 
     @classmethod
-    def decode_end(cls, body: bytes) -> Self:
+    def decode_end(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003
         """Read the body of a 06 END."""
-        cursor = Cursor(body)
-        ended = cls(announce_id=cursor.varint())
-        cursor.done()
-        return ended
+        return cls(announce_id=cursor.varint())
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,19 +192,15 @@ class AnnounceUpdate:
         return encode_varint(TYPE_UPDATE) + body
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
-        cursor = Cursor(body)
-        update = cls(cursor.varint(), _read_hops(cursor), cursor.varint(), cursor.varint())
-        cursor.done()
-        return update
+    def decode(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
+        return cls(cursor.varint(), _read_hops(cursor), cursor.varint(), cursor.varint())
 
 
-def decode_announce(body: bytes, version: Version) -> AnnounceActive | AnnounceEnded:
+def decode_announce(cursor: Cursor, version: Version) -> AnnounceActive | AnnounceEnded:
     """Read an announcement of 01..05, where a status byte tells active from ended.
 
     The hops of an ended one are skipped.
     """
-    cursor = Cursor(body)
     status = cursor.byte()
     if status > (_RESTART if version == Version.LITE_05 else _ACTIVE):
         raise DecodeError(f"unknown announcement status {status}")
@@ -232,16 +214,6 @@ def decode_announce(body: bytes, version: Version) -> AnnounceActive | AnnounceE
             cursor.varint()
     elif version >= Version.LITE_04:
         hops = _read_hops(cursor)
-    cursor.done()
     if status == _ENDED:
         return AnnounceEnded(suffix)
     return AnnounceActive(suffix, hops=hops, hop_count=hop_count, restart=status == _RESTART)
-
-
-def decode_typed_announce(kind: int, body: bytes) -> AnnounceActive | AnnounceEnded | AnnounceUpdate:
-    """Read an announcement of 06, whose type comes before its length."""
-    if kind == TYPE_START:
-        return AnnounceActive.decode_start(body)
-    if kind == TYPE_END:
-        return AnnounceEnded.decode_end(body)
-    return AnnounceUpdate.decode(body, Version.LITE_06)

@@ -3,7 +3,8 @@
 Owns: these messages in all versions. Must never: decide what to answer. Called by: decoders here, sessions.
 
 `encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
-cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
+cannot be written. `decode` reads the body alone, and its caller checks that nothing is left of it; DecodeError or
+another WireError for what cannot be read.
 """
 
 from __future__ import annotations
@@ -33,11 +34,8 @@ class TrackRequest:
         return framed(encode_path(self.broadcast), encode_string(self.track))
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
-        cursor = Cursor(body)
-        request = cls(cursor.path(), cursor.text())
-        cursor.done()
-        return request
+    def decode(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
+        return cls(cursor.path(), cursor.text())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +59,10 @@ class TrackInfo:
         return framed(encode_byte(self.priority), ordered, *times)
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:
-        cursor = Cursor(body)
+    def decode(cls, cursor: Cursor, version: Version) -> Self:
         priority = cursor.byte()
         ordered = cursor.flag() if version == Version.LITE_05 else False
         info = cls(priority, ordered, cursor.varint(), cursor.varint())
-        cursor.done()
         if not info.timescale:
             raise DecodeError("a timescale cannot be 0")
         return info
@@ -92,14 +88,10 @@ class Fetch:
         return framed(*names, encode_byte(self.priority), encode_varint(self.group), frames)
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:
-        cursor = Cursor(body)
+    def decode(cls, cursor: Cursor, version: Version) -> Self:
         broadcast, track, priority, group = cursor.path(), cursor.text(), cursor.byte(), cursor.varint()
-        start_frame, end_frame = 0, None
-        if version >= Version.LITE_06:
-            start_frame, end_frame = cursor.varint(), cursor.optional()
-        cursor.done()
-        return cls(broadcast, track, priority, group, start_frame, end_frame)
+        frames = (cursor.varint(), cursor.optional()) if version >= Version.LITE_06 else (0, None)
+        return cls(broadcast, track, priority, group, *frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +116,8 @@ class Probe:
         return framed(encode_varint(self.bitrate), rtt)
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:
-        cursor = Cursor(body)
-        probe = cls(cursor.varint(), cursor.varint() if version >= Version.LITE_04 else 0)
-        cursor.done()
-        return probe
+    def decode(cls, cursor: Cursor, version: Version) -> Self:
+        return cls(cursor.varint(), cursor.varint() if version >= Version.LITE_04 else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +133,8 @@ class Goaway:
         return framed(encode_string(self.uri))
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
-        cursor = Cursor(body)
+    def decode(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
         uri = cursor.text()
-        cursor.done()
         if len(uri.encode()) > MAX_GOAWAY_URI:
             raise DecodeError(f"a GOAWAY URI has at most {MAX_GOAWAY_URI} bytes")
         return cls(uri)

@@ -6,10 +6,10 @@ Called by: sessions, one decoder per stream. All raise WireError for the peer's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from relay.wire.announce import (
-    TYPE_UPDATE,
     AnnounceActive,
     AnnounceEnded,
     AnnounceInit,
@@ -17,46 +17,16 @@ from relay.wire.announce import (
     AnnounceRequest,
     AnnounceUpdate,
     decode_announce,
-    decode_typed_announce,
 )
 from relay.wire.control import Fetch, Goaway, Probe, ProbeRequest, SessionInfo, TrackInfo, TrackRequest
-from relay.wire.cursor import require
+from relay.wire.cursor import Cursor, require
 from relay.wire.errors import DecodeError, ProtocolViolation, UnknownStreamType
 from relay.wire.frame import FIRST_VERSION, Request, StreamType
-from relay.wire.frame_decoder import MAX_FRAME, FrameDecoder, FrameItem, UniDecoder, UniItem
 from relay.wire.incremental import MAX_MESSAGE, Incremental, Item
 from relay.wire.setup import REPLY_LEAD, ClientSetup, ServerSetup, SetupForm
-from relay.wire.subscribe import (
-    TYPE_END,
-    TYPE_OK,
-    Subscribe,
-    SubscribeDrop,
-    SubscribeEnd,
-    SubscribeOk,
-    SubscribeUpdate,
-    drop_type,
-)
+from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.varint import decode_varint
 from relay.wire.version import Version
-
-__all__ = [
-    "MAX_FRAME",
-    "MAX_MESSAGE",
-    "AnnounceDecoder",
-    "AnnounceItem",
-    "FrameDecoder",
-    "FrameItem",
-    "ProbeDecoder",
-    "RequestDecoder",
-    "RequestItem",
-    "ServerSetupDecoder",
-    "SetupDecoder",
-    "SubscribeDecoder",
-    "SubscribeItem",
-    "TrackInfoDecoder",
-    "UniDecoder",
-    "UniItem",
-]
 
 RequestItem = Request | SubscribeUpdate | Probe
 AnnounceItem = AnnounceInit | AnnounceOk | AnnounceActive | AnnounceEnded | AnnounceUpdate
@@ -77,6 +47,16 @@ class _Versioned(Incremental[Item]):
     def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
         super().__init__(max_message)
         self.version = version
+
+    def _read(self, decode: Callable[[Cursor, Version], Item]) -> Item | None:
+        """Read a message of which no byte may be left over."""
+        body = self._message()
+        if body is None:
+            return None
+        cursor = Cursor(body)
+        message = decode(cursor, self.version)
+        cursor.done()
+        return message
 
     def _refuse_more(self) -> None:
         if self._waiting():
@@ -106,11 +86,9 @@ class RequestDecoder(_Versioned[RequestItem]):
         if not self._requested:
             return self._request()
         if self.stream_type is StreamType.SUBSCRIBE and self.version >= Version.LITE_03:
-            body = self._message()
-            return None if body is None else SubscribeUpdate.decode(body, self.version)
+            return self._read(SubscribeUpdate.decode)
         if self.stream_type is StreamType.PROBE and self.version >= Version.LITE_05:
-            body = self._message()
-            return None if body is None else Probe.decode(body, self.version)
+            return self._read(Probe.decode)
         self._refuse_more()
         return None
 
@@ -120,15 +98,9 @@ class RequestDecoder(_Versioned[RequestItem]):
             if value is None:
                 return None
             self.stream_type = self._known_type(value)
-        request: Request
-        if self.stream_type is StreamType.PROBE:
-            request = ProbeRequest()
-        else:
-            body = self._message()
-            if body is None:
-                return None
-            request = _REQUESTS[self.stream_type].decode(body, self.version)
-        self._requested = True
+        probe = self.stream_type is StreamType.PROBE
+        request = ProbeRequest() if probe else self._read(_REQUESTS[self.stream_type].decode)
+        self._requested = request is not None
         return request
 
     def _known_type(self, value: int) -> StreamType:
@@ -138,87 +110,72 @@ class RequestDecoder(_Versioned[RequestItem]):
         raise UnknownStreamType(f"{self.version.name_on_wire} has no stream of type {value:#x}")
 
 
-class AnnounceDecoder(_Versioned[AnnounceItem]):
+class _Typed(_Versioned[Item]):
+    """Replies whose type stands before their length."""
+
+    __slots__ = ("_kind",)
+
+    def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
+        super().__init__(version, max_message)
+        self._kind: int | None = None
+
+    def _inside(self) -> bool:
+        return self._kind is not None
+
+    def _typed(self, what: str, *decoders: Callable[[Cursor, Version], Item]) -> Item | None:
+        """Read one of the messages; types are numbered in their order."""
+        if self._kind is None:
+            self._kind = self._varint()
+            if self._kind is None:
+                return None
+            if self._kind >= len(decoders):
+                raise DecodeError(f"unknown {what} type {self._kind}")
+        message = self._read(decoders[self._kind])
+        if message is not None:
+            self._kind = None
+        return message
+
+
+class AnnounceDecoder(_Typed[AnnounceItem]):
     """The replies on an Announce stream of ours: AnnounceInit (01, 02) or AnnounceOk (05, 06), then changes."""
 
-    __slots__ = ("_kind", "_opened")
+    __slots__ = ("_opened",)
 
     def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
         super().__init__(version, max_message)
         self._opened = version in (Version.LITE_03, Version.LITE_04)
-        self._kind: int | None = None
-
-    def _inside(self) -> bool:
-        return self._kind is not None
 
     def _next(self) -> AnnounceItem | None:
-        if self._opened and self.version >= Version.LITE_06:
-            return self._typed()
-        body = self._message()
-        if body is None:
-            return None
-        if self._opened:
-            return decode_announce(body, self.version)
-        self._opened = True
-        if self.version <= Version.LITE_02:
-            return AnnounceInit.decode(body, self.version)
-        return AnnounceOk.decode(body, self.version)
-
-    def _typed(self) -> AnnounceItem | None:
-        if self._kind is None:
-            self._kind = self._varint()
-            if self._kind is None:
-                return None
-            if self._kind > TYPE_UPDATE:
-                raise DecodeError(f"unknown announcement type {self._kind}")
-        body = self._message()
-        if body is None:
-            return None
-        kind, self._kind = self._kind, None
-        return decode_typed_announce(kind, body)
+        if not self._opened:
+            first = self._read(AnnounceInit.decode if self.version <= Version.LITE_02 else AnnounceOk.decode)
+            self._opened = first is not None
+            return first
+        if self.version < Version.LITE_06:
+            return self._read(decode_announce)
+        return self._typed(
+            "announcement", AnnounceActive.decode_start, AnnounceEnded.decode_end, AnnounceUpdate.decode
+        )
 
 
-class SubscribeDecoder(_Versioned[SubscribeItem]):
+class SubscribeDecoder(_Typed[SubscribeItem]):
     """The replies on a Subscribe stream of ours: 01 and 02 have exactly one, a SubscribeOk."""
 
-    __slots__ = ("_accepted", "_kind")
+    __slots__ = ("_accepted",)
 
     def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
         super().__init__(version, max_message)
         self._accepted = False
-        self._kind: int | None = None
-
-    def _inside(self) -> bool:
-        return self._kind is not None
 
     def _next(self) -> SubscribeItem | None:
         if self.version >= Version.LITE_03:
-            return self._typed()
+            end = (SubscribeEnd.decode,) if self.version >= Version.LITE_05 else ()
+            return self._typed("subscribe reply", SubscribeOk.decode, *end, SubscribeDrop.decode)
         if self._accepted:
             self._refuse_more()
             return None
-        body = self._message()
-        if body is None:
-            return None
-        self._accepted = True
-        return SubscribeOk.decode(body, self.version)
-
-    def _typed(self) -> SubscribeItem | None:
-        if self._kind is None:
-            self._kind = self._varint()
-            if self._kind is None:
-                return None
-            if self._kind > drop_type(self.version):
-                raise DecodeError(f"unknown subscribe reply type {self._kind}")
-        body = self._message()
-        if body is None:
-            return None
-        kind, self._kind = self._kind, None
-        if kind == TYPE_OK:
-            return SubscribeOk.decode(body, self.version)
-        if kind == TYPE_END and self.version >= Version.LITE_05:
-            return SubscribeEnd.decode(body, self.version)
-        return SubscribeDrop.decode(body, self.version)
+        ok = self._read(SubscribeOk.decode)
+        self._accepted = ok is not None
+        return ok
 
 
 class TrackInfoDecoder(_Versioned[TrackInfo]):
@@ -235,11 +192,9 @@ class TrackInfoDecoder(_Versioned[TrackInfo]):
         if self._done:
             self._refuse_more()
             return None
-        body = self._message()
-        if body is None:
-            return None
-        self._done = True
-        return TrackInfo.decode(body, self.version)
+        info = self._read(TrackInfo.decode)
+        self._done = info is not None
+        return info
 
 
 class ProbeDecoder(_Versioned[Probe]):
@@ -252,8 +207,7 @@ class ProbeDecoder(_Versioned[Probe]):
         super().__init__(version, max_message)
 
     def _next(self) -> Probe | None:
-        body = self._message()
-        return None if body is None else Probe.decode(body, self.version)
+        return self._read(Probe.decode)
 
 
 class _SetupStream(Incremental[Item]):

@@ -9,7 +9,8 @@ Groups are named by sequence number; `end_group` and `end_frame` are inclusive, 
 and added the frames; a field that the version lacks is not written, and reads as its default.
 
 `encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
-cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
+cannot be written. `decode` reads the body alone, and its caller checks that nothing is left of it; DecodeError or
+another WireError for what cannot be read.
 """
 
 from __future__ import annotations
@@ -71,20 +72,16 @@ def _read_long(cursor: Cursor) -> tuple[int, bool, int, int | None, int | None]:
 
 
 def _read_range(cursor: Cursor, version: Version) -> _Range:
-    """Read the rest of the message as the common fields, in the order the classes declare them."""
-    found: _Range
+    """Read the common fields, in the order the classes declare them."""
     if version <= Version.LITE_02:
-        found = cursor.byte(), False, 0, None, None, 0, None
-    elif version <= Version.LITE_05:
-        found = *_read_long(cursor), 0, None
-    else:
-        priority, latency, start = cursor.byte(), cursor.varint(), cursor.varint()
-        end_group, start_frame, end_frame = cursor.optional(), cursor.varint(), cursor.optional()
-        if end_frame is not None and end_group is None:
-            raise BadFrameRange("an end frame needs an end group")
-        found = priority, False, latency, start or None, end_group, start_frame, end_frame
-    cursor.done()
-    return found
+        return cursor.byte(), False, 0, None, None, 0, None
+    if version <= Version.LITE_05:
+        return *_read_long(cursor), 0, None
+    priority, latency, start = cursor.byte(), cursor.varint(), cursor.varint()
+    end_group, start_frame, end_frame = cursor.optional(), cursor.varint(), cursor.optional()
+    if end_frame is not None and end_group is None:
+        raise BadFrameRange("an end frame needs an end group")
+    return priority, False, latency, start or None, end_group, start_frame, end_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +104,7 @@ class Subscribe:
         return framed(encode_varint(self.id), *names, _encode_range(self, version))
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:
-        cursor = Cursor(body)
+    def decode(cls, cursor: Cursor, version: Version) -> Self:
         return cls(cursor.varint(), cursor.path(), cursor.text(), *_read_range(cursor, version))
 
 
@@ -129,8 +125,8 @@ class SubscribeUpdate:
         return framed(_encode_range(self, version))
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:
-        return cls(*_read_range(Cursor(body), version))
+    def decode(cls, cursor: Cursor, version: Version) -> Self:
+        return cls(*_read_range(cursor, version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +156,12 @@ class SubscribeOk:
         return encode_varint(TYPE_OK) + framed(encode_varint(self.group))
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:
-        cursor = Cursor(body)
+    def decode(cls, cursor: Cursor, version: Version) -> Self:
         if version >= Version.LITE_05:
-            ok = cls(group=cursor.varint())
-        elif version >= Version.LITE_03:
-            ok = cls(*_read_long(cursor))
-        elif version == Version.LITE_01:
-            ok = cls(cursor.byte())
-        else:
-            ok = cls()
-        cursor.done()
-        return ok
+            return cls(group=cursor.varint())
+        if version >= Version.LITE_03:
+            return cls(*_read_long(cursor))
+        return cls(cursor.byte()) if version == Version.LITE_01 else cls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +175,8 @@ class SubscribeEnd:
         return encode_varint(TYPE_END) + framed(encode_varint(self.group))
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
-        cursor = Cursor(body)
-        end = cls(cursor.varint())
-        cursor.done()
-        return end
+    def decode(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
+        return cls(cursor.varint())
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +194,5 @@ class SubscribeDrop:
         return encode_varint(drop_type(version)) + body
 
     @classmethod
-    def decode(cls, body: bytes, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
-        cursor = Cursor(body)
-        drop = cls(cursor.varint(), cursor.varint(), cursor.varint())
-        cursor.done()
-        return drop
+    def decode(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003 - one signature for all messages
+        return cls(cursor.varint(), cursor.varint(), cursor.varint())

@@ -15,32 +15,20 @@ from relay.transport.session import (
     StreamReset,
     StreamStopped,
 )
-from relay.wire.decoder import AnnounceDecoder, RequestDecoder, SubscribeDecoder, UniDecoder
-from relay.wire.frame import (
-    group_header,
-    open_request,
-    setup_stream,
-)
-from relay.wire.messages import (
+from relay.wire.announce import (
     AnnounceActive,
     AnnounceEnded,
     AnnounceInit,
     AnnounceOk,
     AnnounceRequest,
     AnnounceUpdate,
-    ClientSetup,
-    Fetch,
-    FrameHeader,
-    GroupHeader,
-    Request,
-    Setup,
-    SetupForm,
-    Subscribe,
-    SubscribeEnd,
-    SubscribeOk,
-    TrackInfo,
-    TrackRequest,
 )
+from relay.wire.control import Fetch, TrackInfo, TrackRequest
+from relay.wire.decoder import AnnounceDecoder, RequestDecoder, SubscribeDecoder
+from relay.wire.frame import FrameHeader, GroupHeader, Request, group_header, open_request, setup_stream
+from relay.wire.frame_decoder import UniDecoder
+from relay.wire.setup import ClientSetup, Setup, SetupForm
+from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk
 from relay.wire.version import Version
 from tests.actors.clock import settle
 from tests.actors.fakes import plain, timed

@@ -6,8 +6,7 @@ import pytest
 
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
-from relay.wire.frame import open_request
-from relay.wire.messages import (
+from relay.wire.announce import (
     AnnounceActive,
     AnnounceEnded,
     AnnounceInit,
@@ -15,6 +14,7 @@ from relay.wire.messages import (
     AnnounceRequest,
     AnnounceUpdate,
 )
+from relay.wire.frame import open_request
 from relay.wire.version import Version
 from tests.actors.clock import settle, until
 from tests.actors.watching import Trouble

@@ -17,9 +17,10 @@ from relay.model.limits import Limits
 from relay.model.strangers import Strangers
 from relay.runtime import Runtime
 from relay.transport.session import Pong
+from relay.wire.announce import AnnounceRequest
 from relay.wire.errors import OldCode, SessionCode
 from relay.wire.frame import setup_stream
-from relay.wire.messages import AnnounceRequest, ClientSetup, ServerSetup, Setup, SetupForm
+from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
 from relay.wire.version import Version
 from tests.actors.clock import TIMEOUT, advance, settle, until, virtual
 from tests.actors.fakes import Fake

@@ -13,8 +13,10 @@ from relay.actors.runtime import Ref, halt, send
 from relay.model.failover import MOST_RETRIES, RETRY_DELAY
 from relay.model.limits import Limits
 from relay.transport.session import SessionClosed
+from relay.wire.control import TrackInfo
 from relay.wire.errors import StreamCode
-from relay.wire.messages import Datagram, Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate, TrackInfo
+from relay.wire.frame import Datagram
+from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
 from tests.actors.clock import RUNTIME, advance, settle, until, virtual
 from tests.actors.fakes import payload_of

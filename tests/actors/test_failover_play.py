@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from relay.actors.egress import AskAgain, Subscription
 from relay.actors.track import TrackActor
 from relay.model.limits import Limits
-from relay.wire.decoder import UniDecoder
-from relay.wire.messages import GroupHeader
+from relay.wire.frame import GroupHeader
+from relay.wire.frame_decoder import UniDecoder
 from relay.wire.version import Version
 from tests.actors.clock import RUNTIME, advance, run_virtual, settle, timer_count
 from tests.actors.raw_peer import PeerStream, RawPeer

@@ -10,8 +10,8 @@ from relay.actors.peer import Dialling
 from relay.actors.runtime import halt, send
 from relay.model.limits import Limits
 from relay.transport.session import Session
+from relay.wire.control import Goaway
 from relay.wire.errors import SessionCode
-from relay.wire.messages import Goaway
 from relay.wire.version import Version
 from tests.actors.clock import RUNTIME, settle
 from tests.actors.raw_peer import RawPeer, follow_up

@@ -17,9 +17,11 @@ from relay.actors.environment import RELAY_FACTOR
 from relay.actors.fetches import Fetch
 from relay.model.limits import Limits
 from relay.model.pace import EPISODE
+from relay.wire.announce import AnnounceRequest
+from relay.wire.control import TrackInfo
 from relay.wire.errors import OldCode, SessionCode, StreamCode
-from relay.wire.frame import group_header
-from relay.wire.messages import AnnounceRequest, GroupHeader, SubscribeDrop, SubscribeUpdate, TrackInfo
+from relay.wire.frame import GroupHeader, group_header
+from relay.wire.subscribe import SubscribeDrop, SubscribeUpdate
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 from tests.actors.clock import RUNTIME, advance, ready_count, settle, timer_count, until, virtual

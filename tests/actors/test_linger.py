@@ -11,8 +11,9 @@ from relay.actors import messages as m
 from relay.actors import origin
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import Ref, ask, halt
+from relay.wire.announce import AnnounceEnded
 from relay.wire.errors import StreamCode
-from relay.wire.messages import AnnounceEnded, SubscribeEnd, SubscribeOk, SubscribeUpdate
+from relay.wire.subscribe import SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
 from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle, timer_count, virtual
 from tests.actors.fakes import payload_of

@@ -11,9 +11,11 @@ import pytest
 from relay.actors import messages as m
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.model.limits import Limits
+from relay.wire.control import TrackInfo
 from relay.wire.errors import StreamCode
+from relay.wire.frame import Datagram
 from relay.wire.frame_decoder import FrameDecoder
-from relay.wire.messages import Datagram, Subscribe, SubscribeDrop, TrackInfo
+from relay.wire.subscribe import Subscribe, SubscribeDrop
 from relay.wire.version import Version
 from tests.actors.clock import RUNTIME, advance, settle, virtual
 from tests.actors.fakes import payload_of

@@ -11,7 +11,7 @@ from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import EncodedGroup
 from relay.wire.errors import StreamCode
-from relay.wire.messages import Subscribe, SubscribeEnd, SubscribeOk
+from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk
 from relay.wire.version import Version
 from tests.actors.clock import advance, settle, virtual
 from tests.actors.fakes import part

@@ -9,7 +9,7 @@ import pytest
 from relay.model.backlog import Backlog
 from relay.model.limits import Limits
 from relay.moq.delivery import END_POLL, END_POLL_MAX
-from relay.wire.messages import SubscribeUpdate
+from relay.wire.subscribe import SubscribeUpdate
 from relay.wire.version import Version
 from tests.actors.clock import advance, settle, virtual
 from tests.actors.raw_peer import GroupStream, RawPeer, upstream

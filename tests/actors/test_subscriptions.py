@@ -15,17 +15,9 @@ from relay.model.track import SubscribeParams
 from relay.moq.encoding import Encoding
 from relay.moq.lite_requests import Subscription
 from relay.transport.session import SessionClosed, StreamData
-from relay.wire.frame import group_header
-from relay.wire.messages import (
-    Datagram,
-    GroupHeader,
-    Subscribe,
-    SubscribeDrop,
-    SubscribeEnd,
-    SubscribeOk,
-    SubscribeUpdate,
-    TrackInfo,
-)
+from relay.wire.control import TrackInfo
+from relay.wire.frame import Datagram, GroupHeader, group_header
+from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
 from tests.actors.clock import settle, until
 from tests.actors.fakes import FakeSubscriber, timed

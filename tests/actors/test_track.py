@@ -9,7 +9,7 @@ from relay.model.limits import Limits
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
-from relay.wire.messages import FrameHeader
+from relay.wire.frame import FrameHeader
 from tests.actors.clock import RUNTIME, TIMEOUT, settle, until
 from tests.actors.fakes import FakePublisher, FakeSubscriber, part, plain, timed
 from tests.actors.stage import Stage

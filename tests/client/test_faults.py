@@ -11,18 +11,10 @@ import pytest
 from relay.client import Announced, Client, GroupAborted, RequestError, SessionEnded, SubscribeError
 from relay.transport.memory import MemorySession
 from relay.transport.session import SessionClosed, StreamData, StreamReset, StreamStopped
+from relay.wire.announce import AnnounceActive, AnnounceEnded, AnnounceOk, AnnounceUpdate
 from relay.wire.errors import SessionCode, StreamCode
-from relay.wire.frame import group_header
-from relay.wire.messages import (
-    AnnounceActive,
-    AnnounceEnded,
-    AnnounceOk,
-    AnnounceUpdate,
-    GroupHeader,
-    SubscribeDrop,
-    SubscribeEnd,
-    SubscribeOk,
-)
+from relay.wire.frame import GroupHeader, group_header
+from relay.wire.subscribe import SubscribeDrop, SubscribeEnd, SubscribeOk
 from relay.wire.version import Version
 from tests.client.support import ALL, FETCHING, RawPeer, facing, pair
 

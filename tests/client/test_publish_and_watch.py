@@ -19,8 +19,8 @@ from relay.client import (
 from relay.model.route import MAX_COST
 from relay.model.track import TrackProperties
 from relay.moq.session import FetchRequested, InfoRequested, SubscribeRequested
+from relay.wire.control import Probe
 from relay.wire.errors import StreamCode
-from relay.wire.messages import Probe
 from relay.wire.version import Version
 from tests.client.support import ALL, FETCHING, OLD, pair
 

@@ -11,7 +11,7 @@ from relay.moq.session import AnnounceRequested, PeerInfo
 from relay.transport.memory import memory_pair
 from relay.transport.session import CONTROL_PRIORITY
 from relay.wire.errors import SessionCode
-from relay.wire.messages import ClientSetup, ServerSetup, SetupForm
+from relay.wire.setup import ClientSetup, ServerSetup, SetupForm
 from relay.wire.version import Version
 from tests.client.support import ALL, FETCHING, OLD, PATIENCE, RawPeer, facing, pair, sessions
 

@@ -23,9 +23,10 @@ from relay.transport.client import ClientTls, connect
 from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.session import Event
+from relay.wire.announce import AnnounceRequest
 from relay.wire.errors import SessionCode, StreamCode
-from relay.wire.frame import frame_header_plain, group_header
-from relay.wire.messages import AnnounceRequest, GroupHeader, SubscribeUpdate
+from relay.wire.frame import GroupHeader, frame_header_plain, group_header
+from relay.wire.subscribe import SubscribeUpdate
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 from tests.actors.clock import RUNTIME

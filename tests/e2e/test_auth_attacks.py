@@ -31,8 +31,10 @@ from relay.transport.client import ConnectError, connect, connect_websocket
 from relay.transport.quic.trust import ClientTls
 from relay.transport.session import Stream
 from relay.transport.webtransport_client import WebTransportClientSession
+from relay.wire.announce import AnnounceRequest
 from relay.wire.frame import setup_stream
-from relay.wire.messages import AnnounceRequest, Setup, Subscribe
+from relay.wire.setup import Setup
+from relay.wire.subscribe import Subscribe
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 from tests.e2e import auth_support

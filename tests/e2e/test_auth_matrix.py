@@ -22,9 +22,11 @@ from relay.auth.authenticator import Authenticator
 from relay.client import Announced, Client, SessionEnded
 from relay.transport.client import ConnectError
 from relay.transport.webtransport_client import WebTransportClientSession
+from relay.wire.announce import AnnounceRequest
+from relay.wire.control import Fetch, ProbeRequest, TrackRequest
 from relay.wire.errors import SessionCode, session_code_for
-from relay.wire.frame import Request, frame_header_plain, frame_header_timed, group_header
-from relay.wire.messages import AnnounceRequest, Fetch, GroupHeader, ProbeRequest, Subscribe, TrackRequest
+from relay.wire.frame import GroupHeader, Request, frame_header_plain, frame_header_timed, group_header
+from relay.wire.subscribe import Subscribe
 from relay.wire.version import Version
 from tests.e2e.auth_support import (
     CELLS,

@@ -28,19 +28,11 @@ from relay.transport.slots import Slots
 from relay.transport.websocket import choice as websocket
 from relay.transport.websocket import session as framed
 from relay.web.websocket import Sessions, accept_sessions
-from relay.wire.frame import frame_header_plain, group_header, open_request
-from relay.wire.messages import (
-    AnnounceEnded,
-    AnnounceInit,
-    AnnounceRequest,
-    ClientSetup,
-    GroupHeader,
-    ServerSetup,
-    SetupForm,
-    Subscribe,
-    SubscribeOk,
-)
+from relay.wire.announce import AnnounceEnded, AnnounceInit, AnnounceRequest
+from relay.wire.frame import GroupHeader, frame_header_plain, group_header, open_request
 from relay.wire.qmux import Close, ResetStream, StreamFrame
+from relay.wire.setup import ClientSetup, ServerSetup, SetupForm
+from relay.wire.subscribe import Subscribe, SubscribeOk
 from relay.wire.version import Version
 from relay.wire.websocket import PlainFrame, decode_plain
 from tests.e2e.support import (

@@ -17,26 +17,12 @@ from hypothesis import strategies as st
 
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
+from relay.wire.announce import AnnounceActive, AnnounceEnded, AnnounceUpdate
+from relay.wire.control import Fetch, Goaway, Probe, ProbeRequest, TrackInfo, TrackRequest
 from relay.wire.errors import WireError
-from relay.wire.frame import group_header, setup_stream
-from relay.wire.messages import (
-    AnnounceActive,
-    AnnounceEnded,
-    AnnounceUpdate,
-    Fetch,
-    Goaway,
-    GroupHeader,
-    Probe,
-    ProbeRequest,
-    Setup,
-    Subscribe,
-    SubscribeDrop,
-    SubscribeEnd,
-    SubscribeOk,
-    SubscribeUpdate,
-    TrackInfo,
-    TrackRequest,
-)
+from relay.wire.frame import GroupHeader, group_header, setup_stream
+from relay.wire.setup import Setup
+from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 from tests.actors.clock import advance, run_virtual, settle, timer_count

@@ -8,9 +8,9 @@ from relay.model.route import MAX_HOPS, Route
 from relay.moq.lite_announce import INIT_SIZE
 from relay.moq.session import Announced, AnnouncementsComplete, AnnounceRequested, Fault, Offer, Unannounced
 from relay.transport.session import StreamData, StreamReset, StreamStopped
+from relay.wire.announce import AnnounceRequest
 from relay.wire.errors import StreamCode
 from relay.wire.frame import open_request
-from relay.wire.messages import AnnounceRequest
 from relay.wire.version import Version
 from tests.moq.support import End, Pair, lone
 from tests.sampling import ALL

@@ -22,18 +22,11 @@ from relay.moq.session import (
 )
 from relay.transport.session import CONTROL_PRIORITY, StreamData, StreamReset, StreamStopped
 from relay.transport.session import Event as TransportEvent
+from relay.wire.announce import AnnounceRequest
+from relay.wire.control import Fetch
 from relay.wire.errors import StreamCode
-from relay.wire.frame import open_request
-from relay.wire.messages import (
-    AnnounceRequest,
-    Fetch,
-    Request,
-    Subscribe,
-    SubscribeDrop,
-    SubscribeEnd,
-    SubscribeOk,
-    SubscribeUpdate,
-)
+from relay.wire.frame import Request, open_request
+from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
 from tests.moq.support import FakeStream, lone
 from tests.sampling import ALL

@@ -42,30 +42,18 @@ from relay.moq.session import (
 from relay.transport.session import DatagramReceived as TransportDatagram
 from relay.transport.session import Event as TransportEvent
 from relay.transport.session import Pong, StreamData, StreamReset, StreamStopped
-from relay.wire.cursor import framed
-from relay.wire.frame import GroupHeader, group_header, open_request
-from relay.wire.messages import (
+from relay.wire.announce import (
     AnnounceActive,
     AnnounceEnded,
     AnnounceInit,
     AnnounceOk,
     AnnounceRequest,
     AnnounceUpdate,
-    Datagram,
-    Fetch,
-    Goaway,
-    Probe,
-    ProbeRequest,
-    Request,
-    SessionInfo,
-    Subscribe,
-    SubscribeDrop,
-    SubscribeEnd,
-    SubscribeOk,
-    SubscribeUpdate,
-    TrackInfo,
-    TrackRequest,
 )
+from relay.wire.control import Fetch, Goaway, Probe, ProbeRequest, SessionInfo, TrackInfo, TrackRequest
+from relay.wire.cursor import framed
+from relay.wire.frame import Datagram, GroupHeader, Request, group_header, open_request
+from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.text import encode_string
 from relay.wire.version import Version
 from tests.moq.support import End, FakeStream, Pair, frames, lone, whole

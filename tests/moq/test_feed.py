@@ -13,9 +13,9 @@ from relay.model.track import SubscribeParams
 from relay.moq.encoding import EncodedGroup, Encoding
 from relay.moq.feed import Feed, shared_fragments
 from relay.moq.session import GroupFragment
-from relay.wire.decoder import FrameDecoder
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
+from relay.wire.frame_decoder import FrameDecoder
 from relay.wire.version import Version
 
 

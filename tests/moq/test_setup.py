@@ -27,16 +27,11 @@ from relay.moq.session import (
 )
 from relay.transport.session import DatagramReceived as TransportDatagram
 from relay.transport.session import Pong, SessionClosed, StreamData, StreamReset, StreamStopped
+from relay.wire.announce import AnnounceRequest
+from relay.wire.control import SessionInfo
 from relay.wire.frame import GroupHeader, group_header, open_request, setup_stream
-from relay.wire.messages import (
-    AnnounceRequest,
-    ClientSetup,
-    ServerSetup,
-    SessionInfo,
-    Setup,
-    SetupForm,
-    Subscribe,
-)
+from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
+from relay.wire.subscribe import Subscribe
 from relay.wire.version import Version
 from tests.moq.support import End, FakeSession, FakeStream, Pair
 from tests.sampling import ALL

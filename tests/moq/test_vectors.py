@@ -53,8 +53,10 @@ from relay.moq.session import (
 )
 from relay.transport.session import DatagramReceived as TransportDatagram
 from relay.transport.session import StreamData
+from relay.wire.announce import AnnounceInit, AnnounceOk
 from relay.wire.frame import FrameHeader, open_request
-from relay.wire.messages import AnnounceInit, AnnounceOk, ClientSetup, SetupForm, Subscribe, SubscribeEnd
+from relay.wire.setup import ClientSetup, SetupForm
+from relay.wire.subscribe import Subscribe, SubscribeEnd
 from relay.wire.version import Version
 from tests.moq.support import End, FakeSession, FakeStream, frames, lone
 

@@ -8,6 +8,15 @@ from typing import Any
 
 import pytest
 
+from relay.wire.announce import (
+    AnnounceActive,
+    AnnounceEnded,
+    AnnounceInit,
+    AnnounceOk,
+    AnnounceRequest,
+    AnnounceUpdate,
+)
+from relay.wire.control import Fetch, Goaway, Probe, ProbeRequest, SessionInfo, TrackInfo, TrackRequest
 from relay.wire.decoder import (
     AnnounceDecoder,
     ProbeDecoder,
@@ -26,34 +35,10 @@ from relay.wire.errors import (
     UnknownStreamType,
     WireError,
 )
-from relay.wire.frame import open_request
+from relay.wire.frame import Request, StreamType, open_request
 from relay.wire.frame_decoder import FrameDecoder, UniDecoder
-from relay.wire.messages import (
-    AnnounceActive,
-    AnnounceEnded,
-    AnnounceInit,
-    AnnounceOk,
-    AnnounceRequest,
-    AnnounceUpdate,
-    ClientSetup,
-    Fetch,
-    Goaway,
-    Probe,
-    ProbeRequest,
-    Request,
-    ServerSetup,
-    SessionInfo,
-    Setup,
-    SetupForm,
-    StreamType,
-    Subscribe,
-    SubscribeDrop,
-    SubscribeEnd,
-    SubscribeOk,
-    SubscribeUpdate,
-    TrackInfo,
-    TrackRequest,
-)
+from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
+from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 

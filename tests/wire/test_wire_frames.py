@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from relay.wire.decoder import FrameDecoder, UniDecoder
 from relay.wire.errors import (
     BadTimestamp,
     DecodeError,
@@ -16,13 +15,16 @@ from relay.wire.errors import (
 )
 from relay.wire.frame import (
     MAX_TIMESTAMP,
+    Datagram,
     FrameHeader,
+    GroupHeader,
     frame_header_plain,
     frame_header_timed,
     group_header,
     setup_stream,
 )
-from relay.wire.messages import Datagram, GroupHeader, Setup
+from relay.wire.frame_decoder import FrameDecoder, UniDecoder
+from relay.wire.setup import Setup
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 

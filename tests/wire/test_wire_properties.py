@@ -15,54 +15,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.paths import normalize
-from relay.wire.cursor import Cursor
-from relay.wire.decoder import (
-    AnnounceDecoder,
-    FrameDecoder,
-    ProbeDecoder,
-    RequestDecoder,
-    ServerSetupDecoder,
-    SetupDecoder,
-    SubscribeDecoder,
-    TrackInfoDecoder,
-    UniDecoder,
-)
-from relay.wire.errors import WireError
-from relay.wire.frame import (
-    MAX_TIMESTAMP,
-    FrameHeader,
-    frame_header_plain,
-    frame_header_timed,
-    group_header,
-    open_request,
-    setup_stream,
-)
-from relay.wire.messages import (
+from relay.wire.announce import (
     AnnounceActive,
     AnnounceEnded,
     AnnounceInit,
     AnnounceOk,
     AnnounceRequest,
     AnnounceUpdate,
-    ClientSetup,
-    Datagram,
-    Fetch,
-    Goaway,
-    GroupHeader,
-    Probe,
-    ProbeRequest,
-    ServerSetup,
-    SessionInfo,
-    Setup,
-    SetupForm,
-    Subscribe,
-    SubscribeDrop,
-    SubscribeEnd,
-    SubscribeOk,
-    SubscribeUpdate,
-    TrackInfo,
-    TrackRequest,
 )
+from relay.wire.control import Fetch, Goaway, Probe, ProbeRequest, SessionInfo, TrackInfo, TrackRequest
+from relay.wire.cursor import Cursor
+from relay.wire.decoder import (
+    AnnounceDecoder,
+    ProbeDecoder,
+    RequestDecoder,
+    ServerSetupDecoder,
+    SetupDecoder,
+    SubscribeDecoder,
+    TrackInfoDecoder,
+)
+from relay.wire.errors import WireError
+from relay.wire.frame import (
+    MAX_TIMESTAMP,
+    Datagram,
+    FrameHeader,
+    GroupHeader,
+    frame_header_plain,
+    frame_header_timed,
+    group_header,
+    open_request,
+    setup_stream,
+)
+from relay.wire.frame_decoder import FrameDecoder, UniDecoder
+from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
+from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.text import encode_path, encode_string
 from relay.wire.varint import MAX_VARINT, decode_varint, encode_varint
 from relay.wire.version import Version

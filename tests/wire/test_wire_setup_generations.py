@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from relay.wire.decoder import SetupDecoder
-from relay.wire.messages import ClientSetup, SetupForm
+from relay.wire.setup import ClientSetup, SetupForm
 from relay.wire.varint import encode_varint
 
 CAPTURED = bytes.fromhex("20002202c0000000ff0dad01c0000000ff00000e02050b6d6f712d6c6974652d727302013f")
