@@ -46,6 +46,26 @@ class RequestOwner:
         """The peer needs nothing more of the request; `code` if it reset or stopped the stream."""
 
 
+class PeerRequest(Handler):
+    """A stream of the peer with a request, which ends when the peer leaves it."""
+
+    def __init__(self, core: Core, owner: RequestOwner, request: int, stream: Stream) -> None:
+        self.request = request
+        self.stream = stream
+        self._core = core
+        self._owner = owner
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        stream.reset(self._core.code(StreamCode.CANCELLED))
+        self._owner.cancelled(self.request, code)
+
+    def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._owner.cancelled(self.request, code)
+
+    def on_fault(self, error: WireError) -> None:
+        self._owner.cancelled(self.request, error.stream_code)
+
+
 IGNORE = Handler()
 """Handler of streams whose further events do not matter."""
 

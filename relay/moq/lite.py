@@ -43,7 +43,7 @@ from relay.transport.session import (
     StreamStopped,
 )
 from relay.transport.session import Event as TransportEvent
-from relay.wire.control import Goaway, SessionInfo
+from relay.wire.control import Goaway
 from relay.wire.decoder import ServerSetupDecoder, SetupDecoder
 from relay.wire.errors import NoCommonVersion, ProtocolViolation, SessionCode, WireError, session_code_for
 from relay.wire.frame import FrameHeader, GroupHeader, open_request, setup_stream
@@ -344,7 +344,7 @@ class LiteSession(Core):
         if self.state is State.NEGOTIATING:
             if not self.session.is_client and not stream.unidirectional and self._setup_stream is None:
                 self._setup_stream = stream
-                return _ServerSetupStream(self)
+                return _SetupStream(self, SetupDecoder())
         elif stream.unidirectional and stream not in self._held_streams:
             return _UniStream(self)
         elif self.state is State.ESTABLISHED:
@@ -411,7 +411,7 @@ class LiteSession(Core):
                 params[_AUTHORITY_PARAM] = self.options.authority.encode()
         stream = self._setup_stream = self.session.open_bidi()
         self._offered = offered
-        stream.context = _ClientSetupStream(self, form)
+        stream.context = _SetupStream(self, ServerSetupDecoder(form))
         stream.write((ClientSetup(form, tuple(v.setup_code for v in offered), params).encode(),))
 
     def _setup_versions(self) -> tuple[Version, ...]:
@@ -475,45 +475,28 @@ class LiteSession(Core):
                 self._on_event(event)
 
 
-class _ServerSetupStream(Handler):
-    """The setup stream of 01 and 02 seen from the server; its end is the end of the session."""
+class _SetupStream(Handler):
+    """The setup stream of 01 and 02; its end is the end of the session."""
 
-    def __init__(self, session: LiteSession) -> None:
+    def __init__(self, session: LiteSession, decoder: SetupDecoder | ServerSetupDecoder) -> None:
         self._session = session
-        self._decoder = SetupDecoder()
+        self._decoder = decoder
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        session = self._session
         for message in self._decoder.feed(data):
             if isinstance(message, ClientSetup):
-                self._session.on_client_setup(stream, message)
+                session.on_client_setup(stream, message)
+            elif isinstance(message, ServerSetup):
+                session.on_server_setup(message)
             else:
-                self._info(message)
+                session.spend()
+                session.emit(BitrateReported(message.bitrate))
         if fin:
-            self._session.close(SessionCode.NO_ERROR, "setup stream ended")
-
-    def _info(self, message: SessionInfo) -> None:
-        self._session.spend()
-        self._session.emit(BitrateReported(message.bitrate))
+            session.close(SessionCode.NO_ERROR, "setup stream ended")
 
     def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
         self._session.close(SessionCode.NO_ERROR, "setup stream reset")
-
-
-class _ClientSetupStream(_ServerSetupStream):
-    """The same stream seen from the client."""
-
-    def __init__(self, session: LiteSession, form: SetupForm) -> None:
-        super().__init__(session)
-        self._reply = ServerSetupDecoder(form)
-
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
-        for message in self._reply.feed(data):
-            if isinstance(message, ServerSetup):
-                self._session.on_server_setup(message)
-            else:
-                self._info(message)
-        if fin:
-            self._session.close(SessionCode.NO_ERROR, "setup stream ended")
 
 
 class _UniStream(Handler):
@@ -539,6 +522,3 @@ class _UniStream(Handler):
             self._decoder.end()
         if isinstance(header, Setup):
             self._session.on_peer_setup(header)
-
-
-__all__ = ["LiteSession", "Options", "State"]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from relay.model.path import join, normalize, strip
 from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
-from relay.moq.core import AnswerOwner, Core, Handler, RequestOwner
+from relay.moq.core import AnswerOwner, Core, Handler, PeerRequest, RequestOwner
 from relay.moq.session import (
     Announced,
     AnnouncementsComplete,
@@ -165,14 +165,11 @@ class _Sent(NamedTuple):
     offer: Offer
 
 
-class AnnounceWriter(Handler):
+class AnnounceWriter(PeerRequest):
     """An Announce stream of the peer: the initial set, then changes."""
 
     def __init__(self, core: Core, owner: RequestOwner, request: int, prefix: str, stream: Stream) -> None:
-        self.stream = stream
-        self._core = core
-        self._owner = owner
-        self._request = request
+        super().__init__(core, owner, request, stream)
         self._prefix = prefix
         self._sent: dict[str, _Sent] = {}
         """By suffix: two routes above the prefix are one to the peer (06)."""
@@ -268,14 +265,4 @@ class AnnounceWriter(Handler):
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002 - it has no messages
         if fin:
             stream.write((), fin=True)
-            self._owner.cancelled(self._request, None)
-
-    def on_reset(self, stream: Stream, code: int) -> None:
-        stream.reset(self._core.code(StreamCode.CANCELLED))
-        self._owner.cancelled(self._request, code)
-
-    def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        self._owner.cancelled(self._request, code)
-
-    def on_fault(self, error: WireError) -> None:
-        self._owner.cancelled(self._request, error.stream_code)
+            self._owner.cancelled(self.request, None)

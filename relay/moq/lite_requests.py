@@ -6,6 +6,9 @@ for: the owner of the session does. All data of a subscription in one call of `r
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.core import IGNORE, AnswerOwner, Core, Handler
 from relay.moq.lite_announce import AnnounceReader
@@ -29,7 +32,7 @@ from relay.wire.announce import AnnounceRequest
 from relay.wire.control import Fetch, ProbeRequest, TrackRequest
 from relay.wire.decoder import ProbeDecoder, SubscribeDecoder, TrackInfoDecoder
 from relay.wire.errors import StreamCode, WireError, relay_stream_code
-from relay.wire.frame import Datagram, FrameHeader, GroupHeader, open_request
+from relay.wire.frame import Datagram, FrameHeader, GroupHeader, Request, open_request
 from relay.wire.frame_decoder import FrameDecoder
 from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.varint import MAX_VARINT
@@ -183,103 +186,80 @@ class IncomingGroup(Handler):
         self._subscription.add(self._sequence, self._start, [], fin=False, code=code)
 
 
-class InfoStream(Handler):
-    """A Track stream of ours."""
+class Question(Handler):
+    """A stream of ours for one request other than a subscription. The answer comes on its other half."""
 
     def __init__(self, core: Core, owner: Requests, request: int, stream: Stream) -> None:
         self.stream = stream
         self._core = core
         self._owner = owner
         self._request = request
-        self._decoder = TrackInfoDecoder(core.version, core.limits.message)
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        for info in self._decoder.feed(data):
-            properties = TrackProperties(info.priority, info.ordered, info.max_latency, info.timescale)
-            self._core.emit(InfoReceived(self._request, properties))
-            self._over(stream)
-        if fin:
-            self._decoder.end()
-            self._reject(stream, StreamCode.NOT_FOUND, StreamCode.NOT_FOUND)
-
-    def on_reset(self, stream: Stream, code: int) -> None:
-        self._reject(stream, relay_stream_code(code, self._core.version), code)
-
-    def on_fault(self, error: WireError) -> None:
-        self._reject(self.stream, error.stream_code, error.stream_code)
-
-    def _over(self, stream: Stream) -> None:
-        stream.write((), fin=True)
-        self._owner.finished(self._request)
-
-    def _reject(self, stream: Stream, code: int, received: int) -> None:
-        if self._owner.is_open(self._request):
-            self._over(stream)
-            self._core.emit(RequestRejected(self._request, code, received))
-
-
-class FetchStream(Handler):
-    """A Fetch stream of ours: bare frames."""
-
-    def __init__(self, core: Core, owner: Requests, request: int, fetch: Fetch, stream: Stream) -> None:
-        self.stream = stream
-        self.sequence = fetch.group
-        self._core = core
-        self._owner = owner
-        self._request = request
-        self._start = fetch.start_frame
-        self._decoder = FrameDecoder(core.version, core.limits.frame)
-
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
-        parts = tuple(self._decoder.feed(data))
-        if fin:
-            self._decoder.end()
-            stream.write((), fin=True)
-            self._owner.finished(self._request)
-        part = GroupPart(self.sequence, self._start, parts, fin, None)
-        self._core.emit(FetchedData(self._request, part))
-
-    def on_reset(self, stream: Stream, code: int) -> None:
-        stream.write((), fin=True)
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
         self._reject(relay_stream_code(code, self._core.version), code)
 
     def on_fault(self, error: WireError) -> None:
         self._reject(error.stream_code, error.stream_code)
 
+    def _finish(self) -> None:
+        self.stream.write((), fin=True)
+        self._owner.finished(self._request)
+
     def _reject(self, code: int, received: int) -> None:
         if self._owner.is_open(self._request):
-            self._owner.finished(self._request)
+            self._finish()
             self._core.emit(RequestRejected(self._request, code, received))
 
 
-class ProbeStream(Handler):
+class InfoStream(Question):
+    """A Track stream of ours."""
+
+    def __init__(self, core: Core, owner: Requests, request: int, stream: Stream) -> None:
+        super().__init__(core, owner, request, stream)
+        self._decoder = TrackInfoDecoder(core.version, core.limits.message)
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+        for info in self._decoder.feed(data):
+            properties = TrackProperties(info.priority, info.ordered, info.max_latency, info.timescale)
+            self._core.emit(InfoReceived(self._request, properties))
+            self._finish()
+        if fin:
+            self._decoder.end()
+            self._reject(StreamCode.NOT_FOUND, StreamCode.NOT_FOUND)
+
+
+class FetchStream(Question):
+    """A Fetch stream of ours: bare frames."""
+
+    def __init__(self, core: Core, owner: Requests, request: int, stream: Stream, fetch: Fetch) -> None:
+        super().__init__(core, owner, request, stream)
+        self._fetch = fetch
+        self._decoder = FrameDecoder(core.version, core.limits.frame)
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+        parts = tuple(self._decoder.feed(data))
+        if fin:
+            self._decoder.end()
+            self._finish()
+        part = GroupPart(self._fetch.group, self._fetch.start_frame, parts, fin, None)
+        self._core.emit(FetchedData(self._request, part))
+
+
+class ProbeStream(Question):
     """A Probe stream of ours."""
 
     def __init__(self, core: Core, owner: Requests, request: int, stream: Stream) -> None:
-        self.stream = stream
-        self._core = core
-        self._owner = owner
-        self._request = request
+        super().__init__(core, owner, request, stream)
         self._decoder = ProbeDecoder(core.version, core.limits.message)
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
         for probe in self._decoder.feed(data):
             self._core.spend()
             self._core.emit(ProbeReceived(self._request, probe.bitrate, probe.rtt))
         if fin:
             self._decoder.end()
-            stream.write((), fin=True)
-            self._owner.finished(self._request)
+            self._finish()
             self._core.emit(RequestFinished(self._request))
-
-    def on_reset(self, stream: Stream, code: int) -> None:
-        stream.write((), fin=True)
-        self._owner.finished(self._request)
-        self._core.emit(RequestRejected(self._request, relay_stream_code(code, self._core.version), code))
-
-    def on_fault(self, error: WireError) -> None:
-        self._owner.finished(self._request)
-        self._core.emit(RequestRejected(self._request, error.stream_code, error.stream_code))
 
 
 class Requests(AnswerOwner):
@@ -294,7 +274,7 @@ class Requests(AnswerOwner):
         """By request."""
         self._by_id: dict[int, Subscription] = {}
         """The same, by the id on the wire."""
-        self._others: dict[int, AnnounceReader | InfoStream | FetchStream | ProbeStream] = {}
+        self._others: dict[int, AnnounceReader | Question] = {}
 
     def flush(self) -> None:
         """End of a call: one event per subscription."""
@@ -304,15 +284,21 @@ class Requests(AnswerOwner):
 
     # --- commands
 
+    def _ask(self, message: Request, handler: Callable[[int, Stream], AnnounceReader | Question]) -> int:
+        """Open a stream for a request. A FIN before the answer would cancel it."""
+        core = self._core
+        opening = open_request(core.version, message)
+        stream = core.session.open_bidi()
+        request = core.new_request()
+        stream.context = self._others[request] = handler(request, stream)
+        stream.write((opening,))
+        return request
+
     def request_announcements(self, prefix: str) -> int:
         """Ask for the announcements under `prefix`."""
         core = self._core
-        opening = open_request(core.version, AnnounceRequest(prefix, exclude_hop=core.hop))
-        stream = core.session.open_bidi()
-        request = core.new_request()
-        stream.context = self._others[request] = AnnounceReader(core, self, request, prefix, stream)
-        stream.write((opening,))
-        return request
+        message = AnnounceRequest(prefix, exclude_hop=core.hop)
+        return self._ask(message, lambda number, stream: AnnounceReader(core, self, number, prefix, stream))
 
     def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
         """Ask for a track. Fields that the version lacks are not sent."""
@@ -372,13 +358,7 @@ class Requests(AnswerOwner):
 
     def request_info(self, broadcast: str, track: str) -> int:
         """Ask for the properties of a track. ValueError where the version has no such request."""
-        core = self._core
-        opening = open_request(core.version, TrackRequest(broadcast, track))
-        stream = core.session.open_bidi()
-        request = core.new_request()
-        stream.context = self._others[request] = InfoStream(core, self, request, stream)
-        stream.write((opening,))  # a FIN before the answer would cancel the request
-        return request
+        return self._ask(TrackRequest(broadcast, track), partial(InfoStream, self._core, self))
 
     def fetch(
         self,
@@ -391,24 +371,12 @@ class Requests(AnswerOwner):
         end_frame: int | None = None,
     ) -> int:
         """Ask for one group. ValueError where the version has no such request."""
-        core = self._core
         fetch = Fetch(broadcast, track, priority, group, start_frame, end_frame)
-        opening = open_request(core.version, fetch)
-        stream = core.session.open_bidi()
-        request = core.new_request()
-        stream.context = self._others[request] = FetchStream(core, self, request, fetch, stream)
-        stream.write((opening,))
-        return request
+        return self._ask(fetch, partial(FetchStream, self._core, self, fetch=fetch))
 
     def probe(self) -> int:
         """Ask for estimates of the connection. ValueError where the version has no such request."""
-        core = self._core
-        opening = open_request(core.version, ProbeRequest())
-        stream = core.session.open_bidi()
-        request = core.new_request()
-        stream.context = self._others[request] = ProbeStream(core, self, request, stream)
-        stream.write((opening,))
-        return request
+        return self._ask(ProbeRequest(), partial(ProbeStream, self._core, self))
 
     def cancel(self, request: int, code: int | None = None) -> None:
         """Cancel a request. No event of it follows."""
@@ -499,6 +467,3 @@ class Requests(AnswerOwner):
 def _fitting(group: int | None) -> int | None:
     """The group number, or the largest that fits where it is stored as value + 1."""
     return None if group is None else min(group, MAX_VARINT - 1)
-
-
-__all__ = ["IncomingGroup", "Requests", "Subscription"]

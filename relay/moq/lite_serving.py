@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 from relay.model.backlog import Ranks
 from relay.model.ranges import Range
 from relay.model.track import TrackProperties
-from relay.moq.core import Core, Handler, RequestOwner
+from relay.moq.core import Core, Handler, PeerRequest, RequestOwner
 from relay.moq.delivery import Delivery, params_of
 from relay.moq.lite_announce import AnnounceWriter
 from relay.moq.session import (
@@ -40,26 +40,6 @@ LOOK_AT_LEAST = 64
 
 STREAM_COST = 2_048
 """Memory of such a stream in bytes, besides its unsent data."""
-
-
-class Answer(Handler):
-    """A Track or Fetch stream of the peer."""
-
-    def __init__(self, core: Core, owner: Serving, request: int, stream: Stream) -> None:
-        self.request = request
-        self.stream = stream
-        self._core = core
-        self._owner = owner
-
-    def on_reset(self, stream: Stream, code: int) -> None:
-        self.on_stopped(stream, code)
-        stream.reset(self._core.code(StreamCode.CANCELLED))
-
-    def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        self._owner.cancelled(self.request, code)
-
-    def on_fault(self, error: WireError) -> None:
-        self._owner.cancelled(self.request, error.stream_code)
 
 
 class SilentStream(Handler):
@@ -134,7 +114,7 @@ class Serving(RequestOwner):
         self._core = core
         self._offers_probe = offers_probe
         self._deliveries: dict[int, Delivery] = {}
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, PeerRequest] = {}
         self._writers: dict[int, AnnounceWriter] = {}
         self._ids: set[int] = set()
         """Subscribe ids in use."""
@@ -206,9 +186,9 @@ class Serving(RequestOwner):
         core.emit(SubscribeRequested(request, message.broadcast, message.track, params))
         return delivery
 
-    def _answer(self, stream: Stream) -> Answer:
+    def _answer(self, stream: Stream) -> PeerRequest:
         request = self._core.new_request()
-        answer = self._answers[request] = Answer(self._core, self, request, stream)
+        answer = self._answers[request] = PeerRequest(self._core, self, request, stream)
         return answer
 
     def cancelled(self, request: int, code: int | None) -> None:
@@ -301,9 +281,7 @@ class Serving(RequestOwner):
             delivery.reject(code)
             self._forget(delivery)
             return
-        answer: Answer | AnnounceWriter | None = self._answers.pop(request, None)
-        if answer is None:
-            answer = self._writers.pop(request, None)
+        answer = self._answers.pop(request, None) or self._writers.pop(request, None)
         if answer is not None:
             self._core.refuse(answer.stream, code)
 
