@@ -1,13 +1,13 @@
 // The debug API of the relay. Adds the token of the page's own address to every request; must never show it.
 
 const TIMEOUT = 5000; // milliseconds
-const LONGEST_LINE = 64 * 1024 * 1024; // characters of one frame; beyond it the stream is given up
+const LONGEST_LINE = 64 * 1024 * 1024; // characters of one frame; a longer one aborts the stream
 
 const own = new URLSearchParams(location.search);
 const token = own.get("jwt");
 const prefix = (own.get("path") ?? rootOf(token)).split("/").filter(Boolean).join("/");
 
-/** The path that a token is for: its claim `root`. The relay checks the token, not the page. */
+/** The token's claim `root`. The relay verifies the token, not the page. */
 function rootOf(text) {
   try {
     const claims = JSON.parse(atob(text.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
@@ -17,19 +17,19 @@ function rootOf(text) {
   }
 }
 
-/** An answer with a status that says no. */
+/** An answer with an error status. */
 export class Refused extends Error {
   constructor(status, text) {
     super(text.trim() || `status ${status}`);
     this.status = status;
   }
 
-  /** Whether the same question would be refused again. */
+  /** A repeated request would be refused, too. */
   get final() {
     return [400, 401, 403].includes(this.status);
   }
 
-  /** What to do about it. */
+  /** Advice for the reader. */
   get advice() {
     const word = this.message.replace(/^unauthorized: /, "");
     if (this.status !== 401) return `The relay refuses: ${word}.`;
@@ -38,7 +38,7 @@ export class Refused extends Error {
   }
 }
 
-/** Address of a route, relative to the page: it may be served below a prefix. */
+/** Address of a route, relative to the page, which may be served below a prefix. */
 export function route(path, query = {}) {
   const url = new URL(path, document.baseURI);
   url.hash = "";
@@ -51,7 +51,7 @@ export const hasToken = token !== null;
 
 const encoded = (path) => path.split("/").map(encodeURIComponent).join("/");
 
-/** A route for all below the path that the page is for. */
+/** A route for everything below the page's path. */
 export const below = (name) => route(prefix ? `${name}/${encoded(prefix)}` : name === "state" ? name : `${name}/`);
 
 async function get(url, options) {
@@ -62,12 +62,12 @@ async function get(url, options) {
 
 const once = (accept) => ({ signal: AbortSignal.timeout(TIMEOUT), headers: { accept } });
 
-/** All that the relay tells about itself. Refused with 401 where the page may not know it. */
+/** The state of the relay. Refused with 401 without permission. */
 export async function state() {
   return (await get(below("state"), once("application/json"))).json();
 }
 
-/** What everyone may know: the broadcasts, in the form of /state. */
+/** The public part: broadcasts, in the form of /state. */
 export async function announced() {
   const found = await (await get(below("announced"), once("application/json"))).json();
   return found.map(({ path, hops, session, tracks, viewers }) => ({
@@ -84,9 +84,9 @@ export async function certificate() {
   return (await (await get(route("certificate.sha256"), once("text/plain"))).text()).trim();
 }
 
-/** The frames of a track as they come, as objects, until it ends or the signal says so. */
+/** The frames of a track as objects, until it ends or the signal aborts. */
 export async function* frames(broadcast, track, signal) {
-  const url = route(`fetch/${encoded(broadcast)}`, { track, frames: "1", follow: "1" }); // both have slashes in them
+  const url = route(`fetch/${encoded(broadcast)}`, { track, frames: "1", follow: "1" }); // both contain slashes
   const response = await get(url, { signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = [];

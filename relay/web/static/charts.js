@@ -8,7 +8,7 @@ const charts = new Set();
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-/** The next round number, whose half is round too: an axis that does not tremble. */
+/** The next round number with a round half, for a stable axis. */
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((step) => step >= value * 0.999);
@@ -42,7 +42,7 @@ class Chart {
     this.#caption(this.plot?.cursor.idx ?? null);
   }
 
-  /** Anew, in the colours of now. */
+  /** Draw again in the current colours. */
   rebuild() {
     this.plot?.destroy();
     this.plot = null;
@@ -51,7 +51,7 @@ class Chart {
 
   #fit() {
     const width = this.box.clientWidth;
-    if (width === 0) return; // not shown
+    if (width === 0) return; // hidden
     if (this.plot) this.plot.setSize({ width, height: HEIGHT });
     else this.plot = new uPlot(this.#options(width), this.columns, this.box);
   }
@@ -128,7 +128,7 @@ export class TimeChart extends Chart {
   }
 }
 
-/** The last so many frames; the first column counts them. */
+/** The last frames; the first column is their number. */
 export class FrameChart extends Chart {
   constructor(parent, options) {
     super(parent, options);
@@ -172,7 +172,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 120;
 const TALL = 28;
 
-/** A line without axes, for a row of a table. */
+/** A line without axes, for a table row. */
 export class Sparkline {
   constructor() {
     this.element = document.createElementNS(SVG, "svg");

@@ -1,4 +1,4 @@
-// The page: asks the relay every second, remembers the last minutes, shows them. The other modules do not ask.
+// The page: queries the relay every second and shows the last minutes. Other modules do not query.
 
 import * as api from "./api.js";
 import { TimeChart } from "./charts.js";
@@ -8,10 +8,10 @@ import { Histories, History } from "./history.js";
 import { BroadcastTable, PeerTable, SessionTable, trackKey } from "./tables.js";
 import { Watch } from "./watch.js";
 
-const PERIOD = 1000; // milliseconds between two questions
-const LONGEST_PAUSE = 10_000; // and between two attempts when nobody answers
-const REFUSED_PAUSE = 60_000; // and when the page has no rights at all
-const ASK_AGAIN = 60; // rounds after which a page that may not see /state tries once more
+const PERIOD = 1000; // milliseconds between queries
+const LONGEST_PAUSE = 10_000; // between attempts without an answer
+const REFUSED_PAUSE = 60_000; // without any permission
+const ASK_AGAIN = 60; // queries until a page without permission for /state tries again
 
 const total = new History();
 const tracks = new Histories();
@@ -46,15 +46,15 @@ const audience = new TimeChart(charts, {
 });
 const watch = new Watch(tracks);
 
-// -- what is known
+// -- state
 
-let since = null; // when this run of the relay began
-let hidden = 0; // rounds to go without /state
+let since = null; // start time of the relay
+let hidden = 0; // queries left without /state
 
 function remember(state) {
   const { now } = state.relay;
   if (since !== null && since !== state.relay.since) {
-    total.clear(); // it was started again
+    total.clear(); // the relay was restarted
     tracks.keep(new Set());
     sessions.keep(new Set());
   }
@@ -74,7 +74,7 @@ function remember(state) {
     sessions.of(session).push(now, { bytes_received, bytes_sent });
   }
   sessions.keep(new Set(state.sessions.map(({ session }) => session)));
-  // Sums of rates, not rates of sums: those fall whenever somebody leaves.
+  // Sums of rates: rates of sums would fall whenever a session closes.
   const first = total.points.length === 0;
   const sum = (histories, name) => (first ? null : histories.sum(name));
   total.push(now, {}, {
@@ -86,7 +86,7 @@ function remember(state) {
   });
 }
 
-// -- what is shown
+// -- display
 
 const field = (name) => find(`[data-relay="${name}"]`);
 
@@ -99,7 +99,7 @@ function display(state) {
     write(element, name.includes("bytes") ? format.bytes(value) : format.count(value));
     mark(element, "data-value", value);
   }
-  write(field("version"), relay.draining ? `${relay.version}, about to end` : relay.version);
+  write(field("version"), relay.draining ? `${relay.version}, draining` : relay.version);
   const listen = Object.entries(relay.listen).filter(([, addresses]) => addresses.length);
   writeLong(field("listen"), listen.map(([kind, addresses]) => `${KINDS[kind] ?? kind} ${addresses.join(", ")}`).join(" \u00b7 "));
   write(field("versions"), versions(relay.versions));
@@ -107,7 +107,7 @@ function display(state) {
   write(field("public"), access(relay.public));
   write(field("uptime"), format.duration(relay.now - relay.since));
   write(field("hop"), relay.hop);
-  writeLong(field("node"), relay.node ?? "none: it runs alone");
+  writeLong(field("node"), relay.node ?? "none (standalone)");
   fingerprint(relay.certificate);
   certificates(relay.certificates ?? [], relay.now);
   const columns = (...names) => total.columns(relay.now, names);
@@ -121,13 +121,13 @@ function display(state) {
   note("");
 }
 
-/** Whether /state may be seen: what needs it, or not. */
+/** Show or hide the parts that need /state. */
 function know(all) {
   for (const element of findAll("[data-needs=state]")) show(element, all);
   mark(document.body, "data-announced", all ? null : "");
 }
 
-/** "moq-lite 01 to 06" where nothing in between is missing, else all names. */
+/** "moq-lite 01 to 06" for a range without gaps, else all names. */
 function versions(names) {
   const numbers = names.map((name) => Number(/^moq-lite-(\d+)$/.exec(name)?.[1])).sort((a, b) => a - b);
   const gapless = numbers.length > 2 && numbers.every((number, index) => number === numbers[0] + index);
@@ -145,7 +145,7 @@ function access(anyone) {
   return `everyone may ${parts.map(([verb, paths]) => `${verb}${places(paths)}`).join(", ")}`;
 }
 
-/** Nothing if that is everywhere. */
+/** Empty for all paths. */
 function places(paths) {
   return paths.includes("") ? "" : ` under ${paths.map((path) => `/${path}`).join(", ")}`;
 }
@@ -182,7 +182,7 @@ function fingerprint(text) {
   show(find('[data-copy="certificate"]'), Boolean(text));
 }
 
-/** When each certificate ends, and whether that wants attention. */
+/** Expiry of each certificate, marked if soon. */
 function certificates(rows, now) {
   const element = field("ends");
   writeLong(element, rows.map((row) => `${row.name} ${format.ends(row, now)}`).join(" \u00b7 ") || "none");
@@ -191,7 +191,7 @@ function certificates(rows, now) {
   mark(element, "data-validity", rows.some(invalid) ? "bad" : rows.some(soon) ? "soon" : null);
 }
 
-/** What a newcomer can do with a relay that has nothing. */
+/** First commands for a relay without broadcasts. */
 function welcome(broadcasts, relay) {
   show(find("#start"), broadcasts.length === 0);
   show(find("#broadcasts"), broadcasts.length > 0);
@@ -201,7 +201,7 @@ function welcome(broadcasts, relay) {
   write(find('[data-command="watch"]'), `moq-clock watch ${url}`);
 }
 
-/** Where clients reach the relay: the HTTP port tells the certificate if QUIC has the same number. */
+/** URL for clients: the HTTP port serves the certificate fingerprint if QUIC has the same number. */
 function publicUrl(relay) {
   const port = (address) => address.slice(address.lastIndexOf(":") + 1);
   let base = location.origin;
@@ -216,13 +216,13 @@ function publicUrl(relay) {
   return `${base}/${both ? `${both}/` : ""}`;
 }
 
-/** A path that anyone may publish to and watch. */
+/** A path with public publish and subscribe permission. */
 function open(anyone) {
   const covers = (prefix, path) => !prefix || `${path}/`.startsWith(`${prefix}/`);
   return anyone?.publish.find((path) => anyone.subscribe.some((prefix) => covers(prefix, path)));
 }
 
-// -- asking
+// -- queries
 
 function report(status, text) {
   const element = find("#status");
@@ -231,7 +231,7 @@ function report(status, text) {
   mark(document.body, "data-stale", status === "unreachable" ? "" : null);
 }
 
-/** Asks and shows. Gives the refusal if the page may know nothing. */
+/** Query and show. Returns the refusal if nothing is permitted. */
 async function ask() {
   if (hidden > 0) hidden -= 1;
   else {
@@ -262,7 +262,7 @@ async function ask() {
     hidden = 0;
     show(find("#start"), false);
     for (const element of findAll("[data-total]")) write(element, format.NONE);
-    note(refusal.advice + (api.hasToken ? "" : " Or add ?path= and a path that is open to everyone."));
+    note(refusal.advice + (api.hasToken ? "" : " Or add ?path= with a public path."));
   }
   return refusal;
 }

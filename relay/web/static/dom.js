@@ -1,4 +1,4 @@
-// Elements and rows that are updated in place. Text from elsewhere only ever becomes text, never markup.
+// Elements and rows that are updated in place. Untrusted text never becomes markup.
 
 export const find = (selector, root = document) => root.querySelector(selector);
 export const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -11,7 +11,7 @@ export function make(name, attributes = {}, ...children) {
   return element;
 }
 
-/** Sets text where it differs: an untouched node costs no layout. */
+/** Set text if it differs: an unchanged node costs no layout. */
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -29,15 +29,15 @@ export function show(element, visible) {
   if (element.hidden === visible) element.hidden = !visible;
 }
 
-/** Text that may be cut off, whole in its tooltip. */
+/** Text that may be truncated, complete in its tooltip. */
 export function writeLong(element, text) {
   write(element, text);
   mark(element, "title", text || null);
 }
 
-/** Children of an element kept equal to a list, each under its key: made once, updated, moved only when they must. */
+/** Children of an element, kept in step with a list by key. */
 export class Keyed {
-  /** `create(item)` gives {element, update(item)}; `after` is the child behind which they stand, if not first. */
+  /** `create(item)` gives {element, update(item)}; `after` is the child before them, if any. */
   constructor(parent, create, { after = null } = {}) {
     this.parent = parent;
     this.create = create;
@@ -64,19 +64,19 @@ export class Keyed {
   }
 }
 
-/** A cell that names its column where the table is drawn as cards. */
+/** A cell with its column name, for the card layout. */
 export function cell(label, attributes = {}, ...children) {
   return make("td", { role: "cell", "data-label": label, ...attributes }, ...children);
 }
 
-/** Two lines in a cell: what matters, and beside it what explains it. */
+/** Two lines in a cell: the value and its explanation. */
 export function pair() {
   const main = make("span", { class: "line" });
   const aside = make("span", { class: "line quiet" });
   return { main, aside };
 }
 
-/** Copies text; says so on the button for a moment. */
+/** Copy text, and confirm it on the button. */
 export async function copy(button, text) {
   let done = false;
   try {

@@ -1,4 +1,4 @@
-// Numbers and times as text. Nothing here knows the page.
+// Numbers and times as text, independent of the page.
 
 const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
 const counts = new Intl.NumberFormat("en");
@@ -31,12 +31,12 @@ export function bytes(value) {
   return `${value.toFixed(digits)} ${UNITS[unit]}`;
 }
 
-/** Bytes a second. */
+/** Bytes per second. */
 export function rate(value) {
   return missing(value) ? NONE : `${bytes(value)}/s`;
 }
 
-/** Things a second, or a minute where they are rare. */
+/** Events per second, or per minute if rare. */
 export function often(value) {
   if (missing(value)) return NONE;
   if (value === 0) return "0/s";
@@ -49,7 +49,7 @@ export function perSecond(value) {
   return `${Number(value.toPrecision(3))}/s`;
 }
 
-/** What `format` writes, for an axis: "4.00 MB" is "4 MB". */
+/** `format` for an axis: "4.00 MB" is "4 MB". */
 export function round(format) {
   return (value) => format(value).replace(/\.0+(?= )/, "");
 }
@@ -65,7 +65,7 @@ export function duration(seconds) {
   return `${Math.floor(whole / 86400)} d ${two(Math.floor(whole / 3600) % 24)} h`;
 }
 
-/** When a certificate ends, seen from a moment; both in seconds since the epoch: "in 12 days". */
+/** Expiry relative to now, both in seconds since the epoch: "in 12 days". */
 export function ends(certificate, now) {
   const { not_before: begins, not_after: end } = certificate;
   const days = (seconds) => (seconds < 172800 ? counted(Math.floor(seconds / 3600), "hour") : `${Math.floor(seconds / 86400)} days`);
@@ -84,7 +84,7 @@ export function short(seconds) {
   return `${milliseconds.toFixed(milliseconds < 9.95 ? 1 : 0)} ms`;
 }
 
-/** A moment in milliseconds since the epoch, as a clock on the wall shows it. */
+/** A moment in milliseconds since the epoch, as local time. */
 export function clock(moment, { milliseconds = false } = {}) {
   const date = new Date(moment);
   const two = (number) => String(number).padStart(2, "0");
@@ -92,7 +92,7 @@ export function clock(moment, { milliseconds = false } = {}) {
   return milliseconds ? `${text}.${String(date.getMilliseconds()).padStart(3, "0")}` : text;
 }
 
-/** Media time in microseconds: "2:03.456", "1:02:03"; what can only be a date is shown as time of day. */
+/** Media time in microseconds: "2:03.456", "1:02:03"; dates are shown as time of day. */
 export function timestamp(microseconds) {
   if (missing(microseconds)) return NONE;
   const milliseconds = Math.floor(microseconds / 1000);

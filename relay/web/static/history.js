@@ -1,10 +1,10 @@
-// The last minutes of counters, as rates. Time is that of the relay, in seconds; nothing here knows the page.
+// The last minutes of counters, as rates. Time is the relay's, in seconds; independent of the page.
 
 export const SPAN = 300; // seconds kept and drawn
-const LONG = 60; // seconds over which rare things are counted
-const GAP = 12; // seconds without a sample: a line is broken there
+const LONG = 60; // seconds over which rare events are averaged
+const GAP = 12; // seconds without a sample that break a line
 
-/** The past of one thing: counters, which only grow, and gauges. */
+/** History of one object: counters, which only grow, and gauges. */
 export class History {
   constructor() {
     this.clear();
@@ -15,7 +15,7 @@ export class History {
     this.points = []; // of the last SPAN seconds: {time, rates, gauges}, or {time} for a gap
   }
 
-  /** Adds what was read at a time. A counter that fell began anew: the thing was replaced. */
+  /** Add a sample. A counter that decreases belongs to a new object. */
   push(time, counters, gauges = {}) {
     const last = this.samples.at(-1);
     if (last && Object.entries(counters).some(([name, value]) => value < last.counters[name])) this.samples = [];
@@ -33,7 +33,7 @@ export class History {
     );
   }
 
-  /** Mean rate of a counter over the last so many seconds, or null when that is not known yet. */
+  /** Mean rate of a counter over the last so many seconds, or null if unknown. */
   rate(name, seconds = LONG) {
     const last = this.samples.at(-1);
     if (!last) return null;
@@ -52,7 +52,7 @@ export class History {
   }
 }
 
-/** Histories of things that come and go, by key. */
+/** Histories by key. */
 export class Histories {
   constructor() {
     this.known = new Map();
@@ -64,14 +64,14 @@ export class Histories {
     return history;
   }
 
-  /** The newest rates of all of them, added up. */
+  /** Sum of the newest rates. */
   sum(name) {
     let sum = 0;
     for (const history of this.known.values()) sum += history.points.at(-1)?.rates[name] ?? 0;
     return sum;
   }
 
-  /** Forgets all but these. */
+  /** Forget all but these. */
   keep(keys) {
     for (const key of this.known.keys()) if (!keys.has(key)) this.known.delete(key);
   }

@@ -4,13 +4,13 @@ import { Sparkline } from "./charts.js";
 import { Keyed, cell, find, make, mark, pair, show, write, writeLong } from "./dom.js";
 import * as format from "./format.js";
 
-const FEW = 50; // rows shown before someone asks for all
+const FEW = 50; // rows shown before "Show all"
 
 export const trackKey = (broadcast, track) => JSON.stringify([broadcast.path, broadcast.session, track.name]);
 export const watchLink = (broadcast, track = "") => `#${new URLSearchParams({ broadcast, track })}`;
 export const shownPath = (path) => path || "(empty path)";
 
-/** A list with a filter, a limit and what to say when there is nothing. */
+/** A list with a filter, a limit and a text for an empty list. */
 class Listing {
   constructor(name, keyed, { key, text, none, size }) {
     Object.assign(this, { name, keyed, key, text, none, size });
@@ -55,7 +55,7 @@ function trackRow(histories, broadcast) {
   const groups = cell("Groups", { class: "number" });
   const rate = cell("Rate", { class: "number" });
   const spark = new Sparkline();
-  const cache = cell("In the cache", { class: "number" });
+  const cache = cell("Cached", { class: "number" });
   const name = make("th", { role: "rowheader", scope: "row" }, make("span", { class: "track" }, link, upstream));
   const element = make("tr", { role: "row" }, name, viewers, latest, groups, rate,
     cell("Last minutes", { class: "sparkcell" }, spark.element), cache);
@@ -106,7 +106,7 @@ function broadcastRows(histories, item) {
       const facts = [`session ${current.session}`];
       if (current.hops.length > 1) facts.push(`over ${current.hops.length} hops`);
       if (current.viewers !== undefined) facts.push(format.counted(current.viewers, "viewer"));
-      if (current.tracks.length === 0) facts.push("no track asked for yet");
+      if (current.tracks.length === 0) facts.push("no track requested yet");
       write(about, facts.join(", "));
       mark(about, "title", current.hops.length ? `hops: ${current.hops.join(" \u2192 ")}` : null);
       tracks.sync(current.tracks.map((track) => ({ track, now })), ({ track }) => track.name);
@@ -168,7 +168,7 @@ function sessionRow(histories) {
       writeLong(path.main, `/${session.path}`);
       writeLong(path.aside, `may publish ${rights(session.publish)}; watch ${rights(session.subscribe)}`);
       writeLong(gives.main, session.publishing.map(shownPath).join(", ") || format.NONE);
-      write(gives.aside, session.upstreams ? `${format.counted(session.upstreams, "track")} taken` : "");
+      write(gives.aside, session.upstreams ? `${format.counted(session.upstreams, "track")} received` : "");
       write(takes.main, session.subscriptions ? format.counted(session.subscriptions, "track") : format.NONE);
       write(takes.aside, format.counted(session.streams, "stream"));
       write(rtt, format.short(session.rtt));
@@ -187,7 +187,7 @@ export class SessionTable {
       key: ({ session }) => session.session,
       text: ({ session }) =>
         [session.session, session.remote, session.transport, session.version, session.path, ...session.publishing].join("\n"),
-      none: "Nobody is connected.",
+      none: "No sessions.",
       size: (items) => format.count(items.length),
     });
   }
@@ -214,7 +214,7 @@ function peerRow() {
       writeLong(node, peer.node);
       write(state, peer.state);
       mark(state, "data-state", peer.state);
-      const how = peer.dialled_by === "it" ? "it dialled us" : "";
+      const how = peer.dialled_by === "it" ? "dialled by the peer" : "";
       writeLong(error, peer.error ?? (peer.state === "connected" ? how : ""));
       write(age, peer.since ? format.duration(now - peer.since) : format.NONE);
       write(broadcasts, format.count(peer.broadcasts));

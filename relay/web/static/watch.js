@@ -1,5 +1,5 @@
-// The view of one track: follows it as one more viewer, shows the latest frame, its size and when it came.
-// Keeps a bounded number of frames, of all but the latest only the beginning.
+// The view of one track: follows it as one more viewer, shows the latest frame, its size and arrival time.
+// Keeps a bounded number of frames; of all but the latest only the beginning.
 
 import * as api from "./api.js";
 import { FrameChart, TimeChart } from "./charts.js";
@@ -20,17 +20,17 @@ const LONGEST_PAUSE = 8000;
 const field = (name) => find(`[data-watch="${name}"]`);
 const decode = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
-// -- what a frame is
+// -- content of a frame
 
 const IMAGES = [
-  ["image/png", "PNG picture", [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a], 0],
-  ["image/jpeg", "JPEG picture", [0xff, 0xd8, 0xff], 0],
-  ["image/gif", "GIF picture", [0x47, 0x49, 0x46, 0x38], 0],
-  ["image/webp", "WebP picture", [0x57, 0x45, 0x42, 0x50], 8],
-  ["image/avif", "AVIF picture", [0x66, 0x74, 0x79, 0x70, 0x61, 0x76, 0x69, 0x66], 4],
+  ["image/png", "PNG image", [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a], 0],
+  ["image/jpeg", "JPEG image", [0xff, 0xd8, 0xff], 0],
+  ["image/gif", "GIF image", [0x47, 0x49, 0x46, 0x38], 0],
+  ["image/webp", "WebP image", [0x57, 0x45, 0x42, 0x50], 8],
+  ["image/avif", "AVIF image", [0x66, 0x74, 0x79, 0x70, 0x61, 0x76, 0x69, 0x66], 4],
 ];
 
-/** {kind, type} of a picture, {kind, text}, or {kind} alone. `whole` is false where only the beginning is given. */
+/** {kind, type} of an image, {kind, text}, or {kind} alone. `whole` is false where only the beginning is given. */
 function recognise(data, whole) {
   for (const [type, kind, magic, at] of IMAGES) {
     if (magic.every((byte, index) => data[at + index] === byte)) return { kind, type };
@@ -57,7 +57,7 @@ function pretty(text) {
 
 const hex = (data) => Array.from(data, (byte) => byte.toString(16).padStart(2, "0")).join(" ");
 
-/** Sixteen bytes a line, with their places and letters; eight on a narrow screen. */
+/** Sixteen bytes a line, with offsets and characters; eight on a narrow screen. */
 function dump(data) {
   const wide = matchMedia("(min-width: 40em)").matches ? 16 : 8;
   const lines = [];
@@ -118,7 +118,7 @@ export class Watch {
     });
     this.gaps = new FrameChart(frames, {
       title: "Time between arrivals",
-      series: [{ label: "since the frame before", colour: "received" }],
+      series: [{ label: "since the previous frame", colour: "received" }],
       format: format.short,
       axis: format.round(format.short),
       least: 0.01,
@@ -147,7 +147,7 @@ export class Watch {
       this.#restart();
     });
     document.addEventListener("visibilitychange", () => {
-      if (this.target) this.#restart(); // a page that nobody sees is no viewer
+      if (this.target) this.#restart(); // a hidden page stops watching
     });
     field("image").addEventListener("load", () => this.#release());
     field("image").addEventListener("error", () => this.#release());
@@ -172,7 +172,7 @@ export class Watch {
     this.target = null;
   }
 
-  /** What /state says, each second; null where it is not known. */
+  /** Data of /state, each second; null if unknown. */
   update(state) {
     this.known = state ? state.broadcasts : [];
     if (!this.target) return;
@@ -208,7 +208,7 @@ export class Watch {
     this.latest = null; // base64 of the latest frame, until it is drawn
     for (const name of ["group", "frame", "size", "timestamp", "fps", "rate", "seen"]) write(field(name), format.NONE);
     write(field("kind"), "");
-    write(field("nothing"), "Nothing has come yet.");
+    write(field("nothing"), "No frame received yet.");
     this.#present("nothing");
     this.rows.sync([], () => null);
     for (const chart of [this.sizes, this.gaps]) chart.draw([[], ...chart.series.map(() => [])]);
@@ -224,9 +224,9 @@ export class Watch {
   #restart() {
     this.running?.abort();
     this.running = null;
-    write(field("pause"), this.paused ? "Go on" : "Pause");
+    write(field("pause"), this.paused ? "Resume" : "Pause");
     show(field("pause"), Boolean(this.target.track));
-    if (!this.target.track) this.#say("idle", "Type the name of a track: a relay only knows those that somebody asked for.");
+    if (!this.target.track) this.#say("idle", "Enter a track name: the relay lists only tracks that were requested.");
     else if (this.paused) this.#say("paused", "Paused.");
     else if (!document.hidden) {
       this.running = new AbortController();
@@ -253,7 +253,7 @@ export class Watch {
           this.#say("refused", error.advice);
           return;
         }
-        reason = error instanceof api.Refused ? `The relay says: ${error.message}.` : "The stream broke off.";
+        reason = error instanceof api.Refused ? `The relay refused: ${error.message}.` : "The connection failed.";
       }
       if (signal.aborted) return;
       this.#say("lost", `${reason} Trying again.`);
@@ -324,7 +324,7 @@ export class Watch {
   }
 
   #preview() {
-    if (this.latest === null || this.shownUrl) return; // a picture is still being decoded: the next drawing has newer
+    if (this.latest === null || this.shownUrl) return; // an image is being decoded: the next drawing is newer
     const data = decode(this.latest);
     this.latest = null;
     const { kind, type, text } = recognise(data, true);
