@@ -1,7 +1,7 @@
-"""`python -m fuzz`: looks for inputs that a target does not take well, and keeps those that lead somewhere new.
+"""`python -m fuzz`: searches inputs that make a target fail, and keeps those with new coverage.
 
-Guided by coverage where atheris is installed, at random otherwise. A finding is printed, put into the corpus and makes
-the exit code 1. What else is new goes into the corpus with `--keep`.
+Guided by coverage if atheris is installed, random otherwise. A finding is printed, added to the corpus and
+makes the exit code 1. `--keep` adds other new inputs to the corpus.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from fuzz.targets import TARGETS
 
 GUIDED = importlib.util.find_spec("atheris") is not None
 SLOW = 5.0
-"""Seconds that no input may take."""
+"""Most seconds for one input."""
 
 PAGE = resource.getpagesize()
 
 
 def resident() -> int:
-    """Bytes of memory that this process has, garbage aside."""
+    """Resident memory of this process in bytes, without garbage."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def guided(name: str, inputs: list[bytes], seconds: float) -> tuple[list[bytes], list[bytes]]:
-    """Let atheris look for `seconds`. Returns findings and interesting inputs."""
+    """Run atheris for `seconds`. Returns findings and interesting inputs."""
     with tempfile.TemporaryDirectory() as folder:
         known, crashes = Path(folder, "known"), Path(folder, "crashes")
         known.mkdir()
@@ -58,7 +58,7 @@ def guided(name: str, inputs: list[bytes], seconds: float) -> tuple[list[bytes],
 
 
 def at_random(name: str, inputs: list[bytes], seconds: float, seed: int) -> tuple[list[bytes], list[bytes]]:
-    """As `guided`, without a guide; says what memory did."""
+    """As `guided`, with random inputs; prints the growth of memory."""
     dice = random.Random(seed)
     found: list[bytes] = []
     count = 0
@@ -81,7 +81,7 @@ def at_random(name: str, inputs: list[bytes], seconds: float, seed: int) -> tupl
 
 
 def passes(name: str, data: bytes) -> bool:
-    """Whether the target takes an input well; says if not."""
+    """Run the target on one input; print a failure. Returns whether it passed."""
     try:
         TARGETS[name](data)
     except Exception:  # noqa: BLE001 - whatever it is, it is a finding

@@ -1,7 +1,7 @@
-"""The inputs that are worth keeping: one text file per target, one input a line, in base64.
+"""The corpus: one text file per target, one input a line, in base64.
 
-Owns the files, and the choice of what is kept: inputs that run a line after a line that no shorter input does, and
-those that once found a defect, which stand first, behind a `!`.
+Owns the files and the selection: inputs that cover a new step between lines and are shorter than others that
+do, and inputs that once found a defect, which come first, after a `!`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent / "corpus"
 RELAY = str(Path(__file__).parent.parent / "relay")
 
 LONGEST = 2_048
-"""Bytes of an input that is kept."""
+"""Most bytes of a stored input."""
 
 
 def file_of(target: str) -> Path:
@@ -40,7 +40,7 @@ def write(target: str, found: Iterable[bytes], others: Iterable[bytes]) -> None:
 
 
 def arcs(target: Callable[[bytes], None], data: bytes) -> set[tuple[CodeType, int, int]]:
-    """The steps from line to line within the relay's code that an input takes."""
+    """The steps from line to line in the relay's code that an input covers."""
     seen: set[tuple[CodeType, int, int]] = set()
 
     def enter(frame: FrameType, _event: str, _arg: Any) -> Callable[..., Any] | None:
@@ -68,7 +68,7 @@ def arcs(target: Callable[[bytes], None], data: bytes) -> set[tuple[CodeType, in
 
 
 def minimised(target: Callable[[bytes], None], inputs: Iterable[bytes]) -> Iterator[bytes]:
-    """Those inputs that add something, the shorter first."""
+    """Inputs that add coverage, the shorter first."""
     covered: set[tuple[CodeType, int, int]] = set()
     for data in sorted(set(inputs), key=lambda data: (len(data), data)):
         if len(data) > LONGEST:

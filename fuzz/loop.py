@@ -1,6 +1,6 @@
-"""One event loop for all inputs of a process, on which a coroutine is run to its end.
+"""One event loop for all inputs of a process.
 
-Owns the loop. What callbacks raise, which asyncio would only log, is raised to the fuzzer.
+Owns the loop. Exceptions of callbacks, which asyncio would only log, are raised to the fuzzer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def loop() -> asyncio.AbstractEventLoop:
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` to its end, and everything that it has scheduled for now."""
+    """Run `work` to its end, and everything scheduled for now."""
     _raised.clear()
     loop().run_until_complete(work)
     if _raised:

@@ -1,6 +1,6 @@
-"""The owner of a session that is fuzzed: does with its streams whatever the input says, and keeps a few of them.
+"""The owner of a fuzzed session: operates on its streams as the input says, and keeps a few of them.
 
-Must never know the transport. The targets of every kind of session have one.
+Must never know the transport. The targets of all kinds of sessions use it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ STREAMS_KEPT = 64
 
 
 class Owner:
-    """Hears of streams, and does something with them when told."""
+    """Receives streams, and operates on them."""
 
     def __init__(self) -> None:
         self.streams: dict[int, Stream] = {}

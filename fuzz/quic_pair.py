@@ -1,7 +1,8 @@
-"""A relay's side of a QUIC connection, and a peer that says whatever the input wants.
+"""A relay's QUIC connection and a peer controlled by the input.
 
-Owns the handshake, the clock and the proof that nothing is left. The defender is the real thing, from the connection to the
-session; the attacker is a connection whose application is the fuzzer, and whose keys it may use for packets of its own.
+Owns the handshake, the clock and the check that nothing is left. The defender is the real code, from
+connection to session; the attacker is a connection whose application is the fuzzer, which may use its keys
+for packets of its own.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from relay.transport.quic.settings import QuicSettings
 from tests.transport.virtual import CLIENT, SERVER, Wire
 
 PAIRINGS = (("pure", "fast"), ("pure", "pure"), ("aioquic", "aioquic"), ("pure", "fast"))
-"""Who makes the packets of the client and of the server."""
+"""Packet implementations of client and server."""
 
 WINDOW = 1 << 16
 STREAMS = 16
 
 
 class Faults(logging.Handler):
-    """Keeps what the relay logs as an error: the boundaries that hold a session's faults raise nothing."""
+    """Collects errors that the relay logs: sessions catch their exceptions."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -37,7 +38,7 @@ class Faults(logging.Handler):
     def __enter__(self) -> Self:
         self._ours.addHandler(self)
         self._ours.propagate = False
-        self._theirs.disabled = True  # aioquic tells of every fault of a peer
+        self._theirs.disabled = True  # aioquic logs every fault of a peer
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,11 +57,11 @@ class Faults(logging.Handler):
 
 
 class _Wire(Wire):
-    """With a pairing of its own, whatever tests in the same process have."""
+    """With its own pairing, independent of tests in the same process."""
 
 
 class _Mute:
-    """The handler of a connection whose application is the fuzzer."""
+    """Handler of a connection whose application is the fuzzer."""
 
     gathered = ()
 
@@ -73,7 +74,7 @@ class _Mute:
 
 
 class Pair:
-    """The two, with their handshake done. A context within which the logs are watched."""
+    """Both ends after the handshake. A context that watches the logs."""
 
     def __init__(self, alpn: str, *, way: int = 0, hostile_server: bool = False) -> None:
         self.faults = Faults()
@@ -121,43 +122,43 @@ class Pair:
 
     @property
     def over(self) -> bool:
-        """Whether the defender is closing, or closed."""
+        """The defender is closing or closed."""
         return self._connection.over
 
     @property
     def sent(self) -> int:
-        """Packets that the defender has sent."""
+        """Packets sent by the defender."""
         quic: Any = self.defender
         return int(quic._packet_number)
 
     def exchange(self) -> None:
-        """Whatever both have to say, goes to the other."""
+        """Exchange packets until both are idle."""
         self._other.touch()
         self.wire.run()
         self.check()
 
     def act(self, source: Source) -> None:
-        """The defender's owner does something, or time passes."""
+        """The defender's owner acts, or time passes."""
         if source.byte() % 8 == 0:
             self.wire.advance(source.byte() / 32)
         else:
             self.owner.act(source)
 
-    # -- packets of the attacker's own making
+    # -- packets built by the attacker
 
     def mute(self) -> None:
-        """From now on the attacker itself hears nothing and says nothing: the fuzzer speaks in its place."""
+        """Silence the attacker's own connection: the fuzzer speaks in its place."""
         target = "server" if self.hostile_server else "client"
         self.wire.lose = lambda to, data: to == target  # noqa: ARG005
         keys: Any = self.attacker
-        # Copied, so that it goes on when the attacker's own connection has run out of time.
+        # Copied, to survive the idle time-out of the attacker's own connection.
         self._pair = copy.copy(keys._cryptos[Epoch.ONE_RTT])
         self._pair.send = copy.copy(self._pair.send)
         self._number = keys._packet_number
         self._cid = keys._peer_cid.cid
 
     def packet(self, payload: bytes, *, skip: int = 0) -> bytes:
-        """The next packet, with `skip` numbers left out."""
+        """The next packet, after `skip` unused numbers."""
         self._number += 1 + skip
         number = self._number
         header = bytes((0x41 | self._pair.key_phase << 2,)) + self._cid + (number & 0xFFFF).to_bytes(2, "big")
@@ -187,10 +188,10 @@ class Pair:
         self.wire.run()
         self.check()
 
-    # -- what must hold
+    # -- invariants
 
     def check(self) -> None:
-        """Nothing has failed, and what the defender keeps is bounded."""
+        """Nothing has failed, and the defender's memory is bounded."""
         self.faults.check()
         quic: Any = self.defender
         if self._connection.gone:

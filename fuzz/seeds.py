@@ -1,6 +1,6 @@
-"""First inputs: made of the golden bytes of the protocol, and noise for the targets that build their own.
+"""First inputs: from the golden bytes of the protocol, or noise for targets that build messages.
 
-Owns how a vector of tests/wire/vectors.json becomes an input of a target.
+Owns the conversion of tests/wire/vectors.json into inputs of a target.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VECTORS = Path(__file__).parent.parent / "tests" / "wire" / "vectors.json"
 VERSIONS = tuple(Version)
 
 LONGEST_CHUNK = 255
-"""Bytes whose count a `Source` reads from one."""
+"""Byte counts that a `Source` reads from one byte."""
 
 
 def _versions(vector: dict[str, Any]) -> list[int]:
@@ -44,7 +44,7 @@ def _lead(version: int, *, is_client: bool) -> bytes:
 
 
 def _session(version: int, data: bytes) -> list[bytes]:
-    """A vector in a session: on a stream of either kind, and as the answer to each request of ours."""
+    """A vector in a session: on both kinds of streams, and as the answer to each of our requests."""
     if len(data) > LONGEST_CHUNK:
         return []
     found = []
@@ -60,7 +60,7 @@ def _session(version: int, data: bytes) -> list[bytes]:
 
 
 def _services() -> list[bytes]:
-    """Requests of the peer, and what the owner does with them."""
+    """Requests of the peer, and the owner's answers."""
     group, cut = _step(Play.serve_groups, 0, 2, *(1, 60, 0, 1), *(2, 250, 0, 0), *(3, 250, 1, 0)), (2, 0, 3)
     plays = (
         _step(Play.peer_asks, 0, 0, 0, 1, 1, 0) + _step(Play.serve_accept) + 4 * group + _step(Play.serve_end, 0, 9)
@@ -85,7 +85,7 @@ def _services() -> list[bytes]:
 
 
 def _joined() -> list[bytes]:
-    """Requests of one side of a pair, and what the other does with them, in every version."""
+    """Requests of one side of a pair, and the other's answers, in every version."""
 
     def act(side: int, step: Callable[[Play], None], *choices: int) -> bytes:
         return bytes((2 * OWNER.index(step) + side, *choices))

@@ -1,7 +1,7 @@
-"""Choices made of bytes: what a fuzzer turns into messages, frames and orders of events.
+"""Choices derived from bytes, from which a fuzzer builds messages, frames and orders of events.
 
-Owns the way from bytes to choices. When the bytes run out every further choice is the first one, so that short inputs
-mean something as well.
+Owns the mapping from bytes to choices. After the last byte every choice is the first one, so that short
+inputs work as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from relay.wire.varint import MAX_VARINT, encode_varint
 T = TypeVar("T")
 
 EDGES = (0, 1, 2, 63, 64, 0xFF, 0x3FFF, 0x4000, 0xFFFF, 0x10000, 2**30 - 1, 2**30, 2**32, 2**61, MAX_VARINT)
-"""Numbers at which something changes: a varint's length, a limit, a sign."""
+"""Boundary values: a varint's length, a limit, a sign."""
 
 _SMALL = 200
 
@@ -27,7 +27,7 @@ class Source:
         self._at = 0
 
     def __bool__(self) -> bool:
-        """Whether bytes are left."""
+        """Bytes are left."""
         return self._at < len(self._data)
 
     def byte(self) -> int:
@@ -45,7 +45,7 @@ class Source:
         return choices[self.byte() % len(choices)]
 
     def number(self) -> int:
-        """Any varint's value: mostly small, now and then at an edge."""
+        """Any varint's value: mostly small, sometimes a boundary."""
         first = self.byte()
         if first < _SMALL:
             return first
@@ -58,25 +58,25 @@ class Source:
         return encode_varint(self.number())
 
     def take(self, size: int) -> bytes:
-        """Up to `size` bytes as they stand in the input."""
+        """Up to `size` bytes of the input."""
         found = self._data[self._at : self._at + size]
         self._at += len(found)
         return found
 
     def chunk(self, most: int = 255) -> bytes:
-        """Some bytes: their count first."""
+        """Some bytes, after their count."""
         return self.take(min(self.byte(), most))
 
     def text(self, most: int = 255) -> str:
-        """Some text; what is no UTF-8 becomes lone surrogates, as in names that come from a system."""
+        """Some text; invalid UTF-8 becomes lone surrogates, as in names from the system."""
         return self.chunk(most).decode("utf-8", "surrogateescape")
 
     def rest(self) -> bytes:
-        """Everything that is left."""
+        """All bytes left."""
         return self.take(len(self._data))
 
     def slices(self, data: bytes, step: int) -> list[bytes]:
-        """`data` in pieces of `step` bytes; 0 for pieces of one to seven bytes in turn."""
+        """`data` in slices of `step` bytes; 0 for slices of one to seven bytes in turn."""
         found: list[bytes] = []
         at = 0
         while at < len(data):

@@ -1,4 +1,4 @@
-"""The targets by name. Each is a function of bytes that returns if all is well; what it raises is a finding."""
+"""The targets by name: functions of bytes that return if all is well; an exception is a finding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys, tokens and the URLs they come with."""
+"""Keys, tokens and their URLs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORDS = ("", "a", "a/b", "room/123", "*", "..", "sign", "verify", "oct", "EC", "
 
 @functools.cache
 def keys() -> tuple[Key, ...]:
-    """One of each cheap kind."""
+    """One of each inexpensive kind."""
     scope = Scope("a", ("b",), ("",))
     return (
         *(Key.generate(name, "k1") for name in ("HS256", "ES256", "EdDSA", "RS256")),
@@ -92,7 +92,7 @@ def key_files(data: bytes) -> None:
 
 
 def finished(work: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that waits for nothing."""
+    """The result of a coroutine that never waits."""
     try:
         work.send(None)
     except StopIteration as done:
@@ -102,7 +102,7 @@ def finished(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def verdict(key: Key, token: str, path: str, query: str = "") -> None:
-    """What a token comes to: permissions, or UnauthorizedError."""
+    """Permissions of a token, or UnauthorizedError."""
     for look in (token_kid, unverified_claims):
         with suppress(UnauthorizedError):
             look(token)
@@ -121,7 +121,7 @@ def verdict(key: Key, token: str, path: str, query: str = "") -> None:
 
 
 def tokens(data: bytes) -> None:
-    """Tokens: raw, and with a signature that fits whatever header and payload they have."""
+    """Tokens: raw, and with a valid signature for any header and payload."""
     source = Source(data)
     key = source.pick(keys())
     path = source.text() if source.flag() else source.pick(WORDS)

@@ -1,4 +1,4 @@
-"""What an operator or a member of a cluster writes: the configuration, addresses, URLs, times."""
+"""Input of operators and cluster members: configuration, addresses, URLs, times."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ FLAGS = [option.flags[0] for option in OPTIONS if option.flags]
 
 @functools.cache
 def folder() -> Path:
-    """Where the file lies that is read."""
+    """The directory of the file."""
     made = Path(tempfile.mkdtemp(prefix="moq-relay-fuzz-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
 
 
 def toml(source: Source) -> str:
-    """A file of known tables and keys, mostly."""
+    """A file of mostly known tables and keys."""
     lines = []
     for _ in range(source.byte() % 5):
         table = source.pick(TABLES)
@@ -51,7 +51,7 @@ def toml(source: Source) -> str:
 
 
 def loading(data: bytes) -> None:
-    """A file under an environment under flags: a configuration, or ConfigError."""
+    """File, environment and flags: a configuration, or ConfigError."""
     source = Source(data)
     kind = source.byte() % 4
     environ = {source.pick(NAMES): source.text() for _ in range(source.byte() % 3)} if kind else {}

@@ -1,7 +1,7 @@
-"""What comes in over WebSocket: the frames of each framing, and the sessions made of them.
+"""WebSocket framings, and the sessions on top of them.
 
-A session here has an owner that does with its streams whatever the input says. Beyond "no exception": what is kept for
-a peer is bounded, and a session that has ended keeps nothing.
+The owner operates on streams as the input says. Beyond "no exception": memory for a peer is bounded, and an
+ended session keeps nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from relay.wire.websocket import decode_plain
 
 CHOICES = choices(tuple(Version))
 SMALL = Limits(websocket_streams=8, websocket_window=4096, websocket_message=2048)
-"""So that inputs reach the limits."""
+"""Small, so that inputs reach the limits."""
 
 KINDS = tuple(Kind)
 
@@ -44,7 +44,7 @@ def plain_frames(data: bytes) -> None:
 
 
 def message(source: Source, *, plain: bool) -> bytes:
-    """A message: raw bytes, or one or more frames with fields from the input."""
+    """A message: raw bytes, or frames with fields from the input."""
     if source.byte() % 8 == 0:
         return source.chunk()
     if plain:
@@ -74,7 +74,7 @@ def message(source: Source, *, plain: bool) -> bytes:
 
 
 def parameters(source: Source) -> bytes:
-    """Transport parameters, the usual ones or anything."""
+    """Transport parameters, usual ones or arbitrary."""
     if source.flag():
         usual = Parameters(
             idle_timeout=source.number(), max_data=source.number(), stream_data_uni=source.number(),
@@ -121,7 +121,7 @@ async def _session(source: Source) -> None:
             case _:
                 if session.readable:
                     session.receive(message(source, plain=choice.draft is None))
-        # One message may bring many frames to answer.
+        # One message may hold many frames that need an answer.
         assert len(session._controls) + len(session._signals) <= CONTROL_BACKLOG + SMALL.websocket_message
         by_peer = [stream for stream in session._streams.values() if stream.opened_by_peer]
         assert len(by_peer) <= 2 * SMALL.websocket_streams
@@ -142,7 +142,7 @@ def session(data: bytes) -> None:
 
 
 def subprotocols(data: bytes) -> None:
-    """What a peer offers in the header of its upgrade."""
+    """The subprotocols offered in an upgrade."""
     names = data.decode("utf-8", "surrogateescape").split(",")
     chosen = choose(tuple(name.strip() for name in names if name.strip()), tuple(Version))
     assert (

@@ -1,4 +1,4 @@
-"""HTTP/3 and WebTransport: the readers beside aioquic's, and whole sessions behind a real connection."""
+"""HTTP/3 and WebTransport: our parsers, and whole sessions behind a real connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relay.wire.errors import WireError, from_http3, to_http3
 from relay.wire.webtransport import CloseCapsuleDecoder, parse_protocol_list, quote_protocol
 
 FRAMES = (0x1, 0x0, 0x4, 0x7, 0x21, 0x2, 0x3, 0x5, 0xD, 0xF0700)
-"""HEADERS first, then DATA, SETTINGS, GOAWAY, an unknown one, and what must not come."""
+"""HEADERS first, then DATA, SETTINGS, GOAWAY, an unknown one, and forbidden ones."""
 
 LIMIT = http3.HEADERS_LIMIT + 16
 
@@ -40,7 +40,7 @@ def stream_heads(data: bytes) -> None:
 
 
 def headers(data: bytes) -> None:
-    """Cutting HEADERS out of a request stream, in slices."""
+    """Extract HEADERS from a request stream, in slices."""
     source = Source(data)
     step = source.byte() % 8
     rest = source.rest()
@@ -62,7 +62,7 @@ def headers(data: bytes) -> None:
 
 
 def capsules(data: bytes) -> None:
-    """What follows HEADERS on the CONNECT stream."""
+    """The CONNECT stream after its HEADERS."""
     source = Source(data)
     step = source.byte() % 8
     rest = source.rest()
@@ -100,7 +100,7 @@ VALUES = ("CONNECT", "webtransport", "https", "relay.test", "/demo?jwt=a.b.c", "
 
 
 def fields(source: Source) -> list[tuple[bytes, bytes]]:
-    """A header block: the right one, changed here and there, or anything."""
+    """A header block: the valid one with changes, or an arbitrary one."""
     usual = [*zip(NAMES[:5], VALUES[:5], strict=True), (NAMES[6], VALUES[6])]
     if source.flag():
         usual = [(":status", "200"), ("wt-protocol", '"moq-lite-05"')]
@@ -118,7 +118,7 @@ def fields(source: Source) -> list[tuple[bytes, bytes]]:
 
 
 def block(source: Source, encoder: Encoder, stream_id: int) -> bytes:
-    """What HTTP/3 has on a request stream."""
+    """The HTTP/3 frames of a request stream."""
     found = b""
     for _ in range(1 + source.byte() % 3):
         kind = source.pick(FRAMES)
@@ -151,7 +151,7 @@ def content(source: Source, encoder: Encoder, stream_id: int) -> bytes:
 
 
 def say(pair: Pair, headers: list[tuple[str, str]]) -> None:
-    """Ask for the session, or grant it."""
+    """Request the session, or accept it."""
     encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers]
     _, body = Encoder().encode(0, encoded)
     pair.attacker.send_stream_data(0, b"\x01" + encode_uint_var(len(body)) + body)
@@ -159,14 +159,14 @@ def say(pair: Pair, headers: list[tuple[str, str]]) -> None:
 
 
 def play(source: Source, pair: Pair, *, first_bidi: int, first_uni: int) -> None:
-    """Let the peer do on its streams what the input says."""
+    """Operate on the peer's streams as the input says."""
     encoder = Encoder()
     quic = pair.attacker
     while source and not pair.over:
         unidirectional = source.flag()
         base = first_uni if unidirectional else first_bidi
         stream_id = base + 4 * (source.byte() % 5)
-        # Both errors: it has ended the stream already.
+        # Both errors: the stream has ended.
         with suppress(RuntimeError, ValueError, AssertionError):
             match source.byte() % 8:
                 case 0:
@@ -186,7 +186,7 @@ def play(source: Source, pair: Pair, *, first_bidi: int, first_uni: int) -> None
 
 
 def webtransport_server(data: bytes) -> None:
-    """A server's connection whose client speaks HTTP/3 in its own way."""
+    """A server whose client speaks HTTP/3 arbitrarily."""
     source = Source(data)
     with Pair("h3", way=source.byte()) as pair:
         if source.byte() % 8:
@@ -196,7 +196,7 @@ def webtransport_server(data: bytes) -> None:
 
 
 def webtransport_client(data: bytes) -> None:
-    """A client's connection whose server answers as it likes."""
+    """A client whose server answers arbitrarily."""
     source = Source(data)
     with Pair("h3", way=source.byte(), hostile_server=True) as pair:
         if source.byte() % 8:

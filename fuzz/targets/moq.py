@@ -1,8 +1,8 @@
-"""A whole session of moq-lite: peer and owner do anything at all, in any order, while time passes.
+"""A whole session of moq-lite: peer and owner act in any order, while time passes.
 
-Beyond "nothing but the documented ValueError of a command": events follow the life of their request, which gets one
-answer at most; `Closed` is the last event, and nothing is written after it; what is queued and held for a peer is
-bounded; a stream that the peer has ended is ended by us as well; and every byte that is sent can be read.
+Beyond "only the documented ValueError of a command": events follow the life of their request, which gets at
+most one answer; `Closed` is the last event, and nothing is written after it; memory for a peer is bounded; a
+stream ended by the peer is ended by us as well; all sent bytes can be parsed.
 """
 
 from __future__ import annotations
@@ -58,25 +58,25 @@ from relay.wire.version import Version
 VERSIONS = tuple(Version)
 LIMITS = Limits(message=512, frame=1024, control_rate=50, control_burst=40, cache_groups=4, cache_age=1.0,
                 backlog_groups=2, backlog_bytes=2048, backlog_session=8192)  # fmt: skip
-"""So small that inputs reach them."""
+"""Small, so that inputs reach them."""
 
 OFFERS = 1024
-"""Bytes that one announcement, and each answer to a request, may add to what is queued."""
+"""Bytes that one announcement, and each answer to a request, may add to the queue."""
 
 PATHS = ("demo/cam", "demo", "", "demo/cam/low", "other")
 TRACKS = ("video/hd", "audio/data", "")
 FLOOD = 16_384
-"""Bytes that a peer sends at once now and then."""
+"""Large packets of a peer in bytes."""
 
 STREAMS = 128
-"""Streams of each side; a peer's come within the credit that it is given."""
+"""Streams of each side; a peer's stay within its credit."""
 
 ANSWERS = {"announce": AnnounceDecoder, "subscribe": SubscribeDecoder, "info": TrackInfoDecoder}
-"""What we write on streams of the peer, by its request."""
+"""Our writes on streams of the peer, by its request."""
 
 
 class FuzzStream:
-    """A stream as `relay.transport.session.Stream` has it, and what both sides did with it."""
+    """A stream as in `relay.transport.session.Stream`, with a record of both sides."""
 
     def __init__(self, session: FuzzSession, number: int, *, unidirectional: bool, by_peer: bool) -> None:
         self.id = number
@@ -92,12 +92,12 @@ class FuzzStream:
         self.peer_over = unidirectional and not by_peer
         """The peer's half has ended."""
         self.stopped = False
-        """We want no more of the peer's half."""
+        """We have stopped the peer's half."""
         self.asked = ""
-        """The request that the stream was opened for by us."""
+        """The request for which we opened the stream."""
         self.twin: FuzzStream | None = None
         self.moved = 0
-        """Bytes that the twin was given."""
+        """Bytes given to the twin."""
         self.moved_end = False
         self.reset_code: int | None = None
         self.stop_code: int | None = None
@@ -135,7 +135,7 @@ class FuzzStream:
 
 
 class FuzzSession:
-    """A transport session that goes nowhere."""
+    """A transport session without a network."""
 
     remote = "peer:1"
 
@@ -148,7 +148,7 @@ class FuzzSession:
         alpn: str = "moql",
         datagram_limit: int = 1160,
     ) -> None:
-        """`alpn` is for the versions that SETUP decides."""
+        """`alpn` is for versions that SETUP negotiates."""
         self.version = None if version is None or version.has_setup_exchange else version
         self.is_client = is_client
         self.transport = transport
@@ -160,10 +160,10 @@ class FuzzSession:
         self.streams: list[FuzzStream] = []
         self.closed = False
         self.quiet = False
-        """The session machine knows of the end: it must not use the transport any more."""
+        """The session machine has seen the end and must not use the transport any more."""
 
     def use(self) -> None:
-        """Something is asked of the transport."""
+        """Record a call of the transport."""
         assert not self.quiet, "the transport is used after the end"
 
     def start(self, sink: Sink) -> None:
@@ -218,7 +218,7 @@ class FuzzSession:
 
 
 class Play:
-    """A session between its peer and its owner, as one input tells them to act."""
+    """A session, its peer and its owner, driven by one input."""
 
     def __init__(self, source: Source, session: FuzzSession, limits: Limits = LIMITS, **options: Any) -> None:
         self.source = source
@@ -227,25 +227,25 @@ class Play:
         self.moq = LiteSession(session, limits=limits, **options)
         self.pending: list[Event] = []
         self.asked: dict[int, str] = {}
-        """Our requests that may still be answered: what each is."""
+        """Our pending requests, with their kind."""
         self.ended: set[int] = set()
-        """Subscriptions of ours whose answer came; groups under way may follow."""
+        """Our accepted subscriptions; groups may still follow."""
         self.started: set[int] = set()
         self.theirs: dict[int, Any] = {}
-        """Requests of the peer that are open: the event of each."""
+        """Open requests of the peer, with their events."""
         self.groups: dict[int, dict[int, bool]] = {}
-        """Groups that we have sent, by request and sequence, and which may go on."""
+        """Groups that we have sent and may continue, by request and sequence."""
         self.announcing: set[int] = set()
         self.allowed = LIMITS.backlog_session
         """Bytes that may be unsent."""
         self.introduced = self.established = self.leaving = self.told = False
         self.joined = False
-        """The peer is a session of ours, whose owner keeps the rules."""
+        """The peer is one of our sessions, whose owner keeps the rules."""
 
-    # --- what is checked
+    # --- checks
 
     def check(self) -> None:
-        """Take the events; look at everything that is bounded."""
+        """Take the events; check all bounds."""
         for event in self.moq.poll():
             assert not self.told, f"{event} after the end"
             self.on_event(event)
@@ -258,7 +258,7 @@ class Play:
             self.check_tables()
 
     def check_tables(self) -> None:
-        """What a live session keeps is bounded by the streams that are open."""
+        """Tables of a live session are bounded by its open streams."""
         live = sum(not stream.peer_over or not stream.over for stream in self.session.streams)
         serving, requests = self.moq.serving, self.moq.requests
         assert len(serving._deliveries) + len(serving._answers) + len(serving._writers) <= live
@@ -360,7 +360,7 @@ class Play:
             self.check()
 
     def read_all(self) -> None:
-        """Read what was written as a peer would."""
+        """Parse the writes as a peer does."""
         version = self.moq.version
         for stream in self.session.streams:
             if not stream.written:
@@ -385,7 +385,7 @@ class Play:
         return found[-1 - self.source.byte() % len(found)] if found else None
 
     def send(self, stream: FuzzStream, data: bytes, *, fin: bool) -> None:
-        """Bytes of the peer on one stream."""
+        """Send bytes of the peer on one stream."""
         stream.peer_over = fin
         if (data or fin) and not stream.stopped:
             self.pending.append(StreamData(stream, data, fin))
@@ -524,7 +524,7 @@ class Play:
         data = b""
         for _ in range(source.byte() % 4):
             payload = source.chunk()
-            size = len(payload) + (source.byte() % 3 == 1)  # now and then the last byte comes later, or never
+            size = len(payload) + (source.byte() % 3 == 1)  # sometimes the last byte comes later, or never
             data += frame_header_timed(source.byte(), size) if timed else frame_header_plain(size)
             data += payload
         return data
@@ -575,7 +575,7 @@ class Play:
     # --- the owner
 
     def ask(self, kind: str, command: Callable[[], int]) -> None:
-        """A request of ours; ValueError where the version has no such thing."""
+        """Make a request; ValueError if the version lacks it."""
         if self.moq.state not in (State.OPEN, State.ESTABLISHED) or len(self.session.streams) >= STREAMS:
             return
         count = len(self.session.streams)
@@ -678,7 +678,7 @@ class Play:
             self.moq.serving.accept(request)
 
     def frame(self, payload: bytes) -> bytes:
-        """A frame, written."""
+        """An encoded frame."""
         timed = self.moq.version.has_timestamps
         return (frame_header_timed(1, len(payload)) if timed else frame_header_plain(len(payload))) + payload
 
@@ -711,7 +711,7 @@ class Play:
     def serve_end(self) -> None:
         request = self.their(moq.SubscribeRequested)
         if request is not None and -1 not in self.groups.get(request, {}):
-            # Nothing is written after it: no sequence is free any more.
+            # Nothing can be written after it: the sequences are used up.
             self.groups[request] = dict.fromkeys(range(-1, 16), False)
             self.moq.serving.end_track(request, self.source.number() & 0xFFFF, self.now, [(1, 2)])
 
@@ -728,7 +728,7 @@ class Play:
             return
         fin = source.flag()
         if fin:
-            del self.theirs[request]  # it may be cancelled within the call, for which no event is due
+            del self.theirs[request]  # may be cancelled within the call, without an event
         before = set(self.theirs)
         serving.send_fetched(request, (self.frame(bytes(source.byte() * 8)),), fin=fin)
         assert before <= set(self.theirs)
@@ -760,7 +760,7 @@ class Play:
     def time(self) -> None:
         self.now += self.source.byte() / 32
         self.moq.on_time(self.now)
-        self.moq.on_time(self.now)  # the first look at an end may be due at once, no later one is
+        self.moq.on_time(self.now)  # the first check of an end may be due at once, no later one
         assert self.moq.deadline > self.now
 
     def time_to_deadline(self) -> None:
@@ -825,7 +825,7 @@ def sessions(data: bytes) -> None:
 
 
 class Pair:
-    """Two sessions of one version, joined: bytes arrive in slices, late, and each stream at its own pace."""
+    """Two joined sessions of one version: bytes arrive late, in slices, at a different pace per stream."""
 
     def __init__(self, source: Source) -> None:
         version = source.pick(VERSIONS)
@@ -847,7 +847,7 @@ class Pair:
             play.check()
 
     def move(self, number: int, size: int) -> bool:
-        """What one side has sent arrives: of each stream `size` bytes at most. Returns False if there is nothing."""
+        """Deliver at most `size` bytes of each stream of one side. Returns False if there were none."""
         here, there = self.plays[number], self.plays[1 - number]
         if there.told:
             return False
@@ -886,7 +886,7 @@ class Pair:
                 there.pending.append(StreamReset(stream.twin, stream.reset_code))
 
     def finish(self) -> None:
-        """All that is under way arrives; nobody has broken a rule."""
+        """Deliver everything; no session may have found a fault."""
         while any([self.move(0, 1 << 20), self.move(1, 1 << 20)]):
             pass
         for play in self.plays:
@@ -894,7 +894,7 @@ class Pair:
 
 
 AMPLE = Limits(cache_groups=4, cache_age=1.0, backlog_groups=2, backlog_bytes=2048, backlog_session=8192)
-"""Limits of a parser that no owner reaches."""
+"""Parser limits that no owner reaches."""
 
 SLICES = (1, 7, 100, 1 << 20)
 

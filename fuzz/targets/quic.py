@@ -1,4 +1,4 @@
-"""QUIC: packets, handshakes, and what of them is read by our own code."""
+"""QUIC: packets, handshakes, and our parsers for them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.transport.virtual import CLIENT
 FRAMES = (0x0A, 0x08, 0x0E, 0x0F, 0x02, 0x03, 0x04, 0x05, 0x00, 0x01, 0x06, 0x07, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15,
           0x16, 0x17, 0x18, 0x19, 0x1A, 0x1B, 0x1C, 0x1D, 0x1E, 0x30, 0x31, 0x0B, 0x40)  # fmt: skip
 NUMBERS = {0x04: 3, 0x05: 2, 0x10: 1, 0x11: 2, 0x12: 1, 0x13: 1, 0x14: 1, 0x15: 2, 0x16: 1, 0x17: 1, 0x19: 1}
-"""Frames that are nothing but this many numbers."""
+"""Frames that consist of this many numbers."""
 
 SMALLEST = 1200
 ROOM = 1300
@@ -45,7 +45,7 @@ def stream_id(source: Source) -> int:
 
 
 def frame(source: Source, sent: int = 0) -> bytes:
-    """One frame with fields from the input. `sent` is how many packets the other side has sent."""
+    """A frame with fields from the input. `sent` is the number of packets sent by the other side."""
     kind = source.pick(FRAMES)
     if kind & 0xF8 == 0x08:
         offset = source.number() if kind & 4 else 0
@@ -98,14 +98,14 @@ def frame(source: Source, sent: int = 0) -> bytes:
 
 
 def payload(source: Source, sent: int = 0) -> bytes:
-    """What is in a packet."""
+    """The payload of a packet."""
     if source.byte() % 8 == 1:
         return source.chunk()
     return b"".join(frame(source, sent) for _ in range(1 + source.byte() % 5))[:ROOM]
 
 
 def packets(data: bytes) -> None:
-    """Protected packets of a peer that has finished its handshake, on every way of reading them."""
+    """Protected packets of an established peer, through every receive path."""
     source = Source(data)
     with Pair("moq-lite-05", way=source.byte(), hostile_server=source.flag()) as pair:
         pair.mute()
@@ -118,7 +118,7 @@ def packets(data: bytes) -> None:
             merged = source.flag()
             batch = []
             if merged:
-                # Neighbouring data of one stream, as a large frame comes.
+                # Adjacent data of one stream, as of a large frame.
                 number, offset, size = source.byte() % 24, source.byte(), 1 + source.byte()
                 for _ in range(source.byte() % 8):
                     lead = bytes((0x0C | source.byte() % 16 // 15,)) + encode_uint_var(number)
@@ -131,11 +131,11 @@ def packets(data: bytes) -> None:
         pair.finish()
 
 
-# -- the beginning
+# -- first packets
 
 
 class _Socket:
-    """Counts what is sent."""
+    """Counts sent packets."""
 
     unfragmented = False
     closed = False
@@ -175,10 +175,10 @@ def certificates() -> _Certificates:
 
 
 CLIENT_HELLO = (Path(__file__).parent / "client_hello.bin").read_bytes()
-"""What aioquic's client said once, offering moq-lite-05 and h3."""
+"""A ClientHello of aioquic's client, offering moq-lite-05 and h3."""
 
 SOURCE_CID = b"source--"
-"""The connection id that stands in its transport parameters."""
+"""The connection id in its transport parameters."""
 
 
 def edited(source: Source, data: bytes) -> bytes:
@@ -204,7 +204,7 @@ PARAMETERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 32, 0x11
 
 
 def built_hello(source: Source) -> bytes:
-    """A ClientHello whose lengths are right, and whose extensions are the usual ones, or not."""
+    """A ClientHello with valid lengths, and usual or arbitrary extensions."""
     usual = CLIENT_HELLO
     start = 38 + 1 + usual[38]
     head = usual[4:start]
@@ -241,7 +241,7 @@ def built_hello(source: Source) -> bytes:
 
 
 def parameters(source: Source) -> bytes:
-    """Transport parameters with right or wrong values."""
+    """Transport parameters with valid or invalid values."""
     found = b""
     for _ in range(source.byte() % 8):
         kind = source.pick(PARAMETERS)
@@ -251,7 +251,7 @@ def parameters(source: Source) -> bytes:
 
 
 def initial(source: Source, crypto: bytes, number: int) -> bytes:
-    """An Initial packet that carries `crypto`, protected as it should be."""
+    """A valid Initial packet that carries `crypto`."""
     dcid, scid = b"\x08destiny", SOURCE_CID
     dcid = dcid[: 8 + source.byte() % 2]
     pair = CryptoPair()
@@ -314,14 +314,14 @@ async def _first_packets(source: Source) -> None:
 
 
 def first_packets(data: bytes) -> None:
-    """Datagrams that no connection knows yet: noise, and handshakes that begin."""
+    """Datagrams of no known connection: noise, and first handshake packets."""
     with Faults() as faults:
         run(_first_packets(Source(data)))
         faults.check()
 
 
 def hellos(data: bytes) -> None:
-    """Our reader of a ClientHello reads what aioquic's reads, or leaves it to it."""
+    """Our ClientHello parser agrees with aioquic's, or leaves it to aioquic."""
     source = Source(data)
     match source.byte() % 3:
         case 0:
@@ -364,7 +364,7 @@ def kernel_keys(index: int) -> Any:
 
 
 def protection(data: bytes) -> None:
-    """Opening packets one by one and several at once: the compiled kernel and Python see the same."""
+    """Opening packets one by one and in trains: the compiled kernel and Python agree."""
     source = Source(data)
     index = source.byte() % 3
     pure, native = keys.PureKeys(contexts()[index]), kernel_keys(index)
@@ -397,7 +397,7 @@ def protection(data: bytes) -> None:
 
 
 def acknowledgements(data: bytes) -> None:
-    """ACK frames: the compiled kernel and Python read the same."""
+    """ACK frames: the compiled kernel and Python agree."""
     results: list[Any] = []
     for read in {keys.read_ack, keys.pure_read_ack}:
         try:

@@ -1,7 +1,7 @@
 """The moq-lite decoders of every version, fed whole and in slices.
 
-Beyond "nothing but WireError": slices never matter, what is kept is bounded, and what was read can be written again and
-reads the same.
+Beyond "only WireError": slices never matter, memory is bounded, and a decoded message can be encoded and
+decodes the same.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from relay.wire.version import Version
 
 VERSIONS = tuple(Version)
 LIMIT = 4096
-"""Bytes of a message here, so that inputs reach it."""
+"""Message limit in bytes, so small that inputs reach it."""
 
 LONGEST_PREFIX = 16
-"""Bytes that may wait in front of a message: type and length."""
+"""Bytes buffered before a message: type and length."""
 
 
 class Decoder(Protocol):
-    """What all of them have."""
+    """The interface of all decoders."""
 
     def feed(self, data: bytes, /) -> Sequence[Any]: ...
     def end(self) -> None: ...
 
 
 def outcome(decoder: Decoder, slices: Sequence[bytes], *, limit: int = LIMIT) -> tuple[list[Any], str]:
-    """The items, payload pieces joined, and how it ended: `""`, or the name of the error."""
+    """The items, with payload chunks joined, and the end: `""`, or the name of the error."""
     items: list[Any] = []
     try:
         for piece in slices:
@@ -75,7 +75,7 @@ def outcome(decoder: Decoder, slices: Sequence[bytes], *, limit: int = LIMIT) ->
 
 
 def drive(make: Callable[[], Decoder], data: bytes, step: int) -> list[Any]:
-    """Feed `data` whole and in slices: the result must be the same. Returns the items of an input without a fault."""
+    """Feed `data` whole and in slices, with the same result. Returns the items of a valid input."""
     whole, fault = outcome(make(), [data])
     sliced, other = outcome(make(), Source(b"").slices(data, step))
     assert fault == other, (fault, other)
@@ -145,7 +145,7 @@ def frames(data: bytes) -> None:
 
 
 def setups(data: bytes) -> None:
-    """The older exchange on the first stream, both sides of it."""
+    """The older SETUP exchange on the first stream, both sides."""
     source = Source(data)
     kind, step = source.byte() % 4, source.byte() % 8
     rest = source.rest()
@@ -156,13 +156,13 @@ def setups(data: bytes) -> None:
         items = drive(lambda: ServerSetupDecoder(form, LIMIT), rest, step)
     for item in items[:1]:
         assert type(item).decode is not None
-        # Numbers and bytes may have changed places in a form that knows both; then it cannot be written again.
+        # A form with both numbers and bytes may be ambiguous; then it cannot be encoded again.
         with suppress(ValueError):
             item.encode()
 
 
 def datagrams(data: bytes) -> None:
-    """Datagrams, and the codes that are passed on."""
+    """Datagrams, and forwarded codes."""
     source = Source(data)
     version = source.pick(VERSIONS)
     code = source.number()
@@ -180,7 +180,7 @@ def datagrams(data: bytes) -> None:
 
 
 def built(data: bytes) -> None:
-    """Messages with a right length prefix and fields from the input, which get past the first checks."""
+    """Messages with a valid length prefix and fields from the input, to pass the first checks."""
     source = Source(data)
     version, step, kind = source.pick(VERSIONS), source.byte() % 8, source.byte() % 6
     stream = b""

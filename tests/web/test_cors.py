@@ -1,4 +1,4 @@
-"""Which web pages may read an answer: all of them on the public address, none on the operator's."""
+"""Access of web pages to answers: all pages on the public address, none on the operator's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUTES = ("state", "announced/", "metrics", "fetch/demo/cam/video/hd", "health",
 
 
 def known_as(base: Config, *names: str) -> Config:
-    """The configuration with further names for the operator's address."""
+    """The configuration with further host names for the operator's address."""
     return base.model_copy(update={"internal": base.internal.model_copy(update={"hosts": names})})
 
 
@@ -83,7 +83,7 @@ async def test_the_operator_is_served_as_before(relay: Relay) -> None:
         {"host": f"relay.localhost:{port}"},
         {"host": "ops.example"},
         {"host": "Ops.Example.:8080"},
-        {"origin": "https://ops.example"},  # a proxy in front that sets Host to our address
+        {"origin": "https://ops.example"},  # a reverse proxy that sets Host to our address
         {"sec_fetch_site": "same-origin", "sec_fetch_mode": "cors"},
         {"sec_fetch_site": "none", "sec_fetch_mode": "navigate"},
         {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
@@ -126,7 +126,7 @@ async def test_the_public_routes_stay_open_to_pages_of_any_origin(relay: Relay, 
 
 
 async def test_a_request_without_a_host_is_no_web_page(relay: Relay) -> None:
-    """Probes of load balancers speak HTTP/1.0; browsers always name the host."""
+    """Health checks of load balancers use HTTP/1.0; browsers always send Host."""
     reader, writer = await asyncio.open_connection("127.0.0.1", URL(relay.internal_url).port)
     try:
         writer.write(b"GET /health HTTP/1.0\r\n\r\n")

@@ -1,4 +1,4 @@
-"""How the dashboard's page and files are served, and that they are all there."""
+"""The dashboard's page and files: complete, and with the right headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader of `/fetch` is fed with, how frames are made of it, and how it ends."""
+"""The queue of a `/fetch` response, its frames, and its end."""
 
 from __future__ import annotations
 

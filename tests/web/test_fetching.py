@@ -1,4 +1,4 @@
-"""What a path of `/fetch` may name, and how a fetch that brought nothing is told."""
+"""Paths of `/fetch`, and the answer to a fetch without a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `/state` costs to gather, and how it is written."""
+"""Cost of gathering `/state`, and its form."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def turns_for(broadcasts: int) -> int:
 
 
 async def test_broadcasts_are_asked_all_at_once() -> None:
-    """A busy relay has few turns of its event loop a second: one after the other, a scrape would take its time."""
+    """A busy relay has few loop turns a second: queries one after the other would make a scrape slow."""
     assert await turns_for(40) <= 2 * await turns_for(1)
 
 
