@@ -38,7 +38,7 @@ from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Event, Session, Sink
 from relay.wire.announce import AnnounceActive, AnnounceEnded, AnnounceUpdate
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 
 MEMBERS = "internal/origins"
 CLUSTER = Permissions("", ("",), ("",), cluster=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 
 import pytest
 
-from tests.actors.clock import VirtualLoop
+from tests.clock import VirtualLoop
 from tests.sampling import FULL, rotated
 
 

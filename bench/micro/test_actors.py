@@ -12,8 +12,8 @@ from relay.actors.messages import Deliver
 from relay.actors.runtime import LoopActor, Ref, halt, send
 from relay.actors.track import TrackActor
 from relay.model.limits import Limits
-from tests.actors.clock import RUNTIME, settle
 from tests.actors.fakes import Fake, FakePublisher, FakeSubscriber, part
+from tests.clock import RUNTIME, settle
 
 MESSAGES = 1000
 FRAMES = 60

@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 
 from relay.actors import ingest
-from tests.actors.clock import RUNTIME, settle
 from tests.actors.watching import Trouble, actors, forget_actors
 from tests.actors.world import LATE, World
+from tests.clock import RUNTIME, settle
 
 
 @pytest.fixture

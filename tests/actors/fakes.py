@@ -14,7 +14,7 @@ from relay.model.watchers import Announcement
 from relay.moq.encoding import Encoding
 from relay.runtime import Runtime
 from relay.wire.frame import FrameHeader, frame_header_plain, frame_header_timed
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 
 T = TypeVar("T")
 

@@ -30,9 +30,9 @@ from relay.wire.frame_decoder import UniDecoder
 from relay.wire.setup import ClientSetup, Setup, SetupForm
 from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk
 from relay.wire.version import Version
-from tests.actors.clock import settle
 from tests.actors.fakes import plain, timed
 from tests.actors.recording import RecordingSession
+from tests.clock import settle
 
 
 class PeerStream:

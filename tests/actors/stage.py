@@ -6,16 +6,18 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
 from relay.actors import messages as m
 from relay.actors.runtime import Ref, send
 from relay.actors.track import TrackActor
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import Encoding
-from tests.actors.clock import RUNTIME, settle, virtual
 from tests.actors.fakes import Fake, FakePublisher, FakeSubscriber
 from tests.actors.watching import stop_all
 from tests.actors.world import QUICK
+from tests.clock import RUNTIME, settle
 
 
 class Stage:
@@ -67,7 +69,7 @@ class Stage:
         return [(s.sequence, s.code) for s in self.source.got(m.StopGroup)]
 
 
-def staged(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+def staged(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Any:
     """A test in virtual time that leaves no actor behind."""
 
     @functools.wraps(scenario)
@@ -76,4 +78,4 @@ def staged(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
         stop_all()
         await settle()
 
-    return virtual(run)
+    return pytest.mark.virtual(run)

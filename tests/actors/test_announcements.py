@@ -16,9 +16,9 @@ from relay.wire.announce import (
 )
 from relay.wire.frame import open_request
 from relay.wire.version import Version
-from tests.actors.clock import settle, until
 from tests.actors.watching import Trouble
 from tests.actors.world import HOP, World
+from tests.clock import settle, until
 from tests.sampling import ALL, pairs
 
 FROM_04 = [v for v in Version if v >= Version.LITE_04]

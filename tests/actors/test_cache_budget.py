@@ -20,11 +20,11 @@ from relay.model.cache import SLACK
 from relay.model.limits import Limits
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, settle
 from tests.actors.fakes import Fake
 from tests.actors.raw_peer import RawPeer, upstream
 from tests.actors.watching import actor_of, named
 from tests.actors.world import World
+from tests.clock import RUNTIME, settle
 
 BUDGET = 1_000_000
 

@@ -27,11 +27,11 @@ from relay.model.track import SubscribeParams
 from relay.model.watchers import Announcement
 from relay.transport.session import Session
 from relay.wire.errors import StreamCode
-from tests.actors.clock import RUNTIME, TIMEOUT, advance, run_virtual, settle, timer_count, virtual
 from tests.actors.fakes import Fake
 from tests.actors.test_peer import HANG, MARGIN, Broken, FakeConnection, FakeDialling, FakeGate, FakeSession
 from tests.actors.watching import Trouble, actor_of, actors, directory_counts, shuffle_turns, told
 from tests.actors.world import MEMBERS
+from tests.clock import RUNTIME, TIMEOUT, advance, run_virtual, settle, timer_count
 from tests.sampling import repeats
 
 HOP = 100
@@ -143,7 +143,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 # --- its own name --------------------------------------------------------------------------------------------------
 
 
-@virtual
+@pytest.mark.virtual
 async def test_it_announces_itself_and_watches_the_others() -> None:
     bench = Bench()
     await advance(0)
@@ -158,7 +158,7 @@ async def test_it_announces_itself_and_watches_the_others() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_without_a_name_it_announces_nothing_and_dials_everybody_first() -> None:
     bench = Bench(node=None)
     await bench.start("a.example", "z.example")
@@ -168,7 +168,7 @@ async def test_without_a_name_it_announces_nothing_and_dials_everybody_first() -
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_its_own_broadcast_has_no_tracks() -> None:
     bench = Bench()
     await bench.start()
@@ -189,7 +189,7 @@ async def test_its_own_broadcast_has_no_tracks() -> None:
 # --- whom it dials -------------------------------------------------------------------------------------------------
 
 
-@virtual
+@pytest.mark.virtual
 async def test_of_two_members_the_first_by_name_dials_and_the_other_waits() -> None:
     bench = Bench()
     await bench.start("a.example", "z.example")
@@ -201,7 +201,7 @@ async def test_of_two_members_the_first_by_name_dials_and_the_other_waits() -> N
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_member_that_comes_later_is_dialled() -> None:
     bench = Bench()
     await bench.start()
@@ -212,7 +212,7 @@ async def test_a_member_that_comes_later_is_dialled() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_roots_are_dialled_at_once_whatever_their_names_and_not_itself() -> None:
     bench = Bench(roots=("a.example", "M.example:443", "moqt://z.example:1/x"))
     await bench.start()
@@ -222,7 +222,6 @@ async def test_roots_are_dialled_at_once_whatever_their_names_and_not_itself() -
 
 @pytest.mark.parametrize("roots", [(), (NODE,), (f"https://{NODE}/",)])
 def test_a_root_dials_nobody_and_lists_who_has_come(roots: tuple[str, ...]) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench(roots=roots)
         await bench.start("a.example", "z.example")
@@ -244,10 +243,10 @@ def test_a_root_dials_nobody_and_lists_who_has_come(roots: tuple[str, ...]) -> N
         assert len(await bench.peers()) == 2
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_without_a_mesh_it_stays_with_its_roots() -> None:
     bench = Bench(mesh=False)
     await bench.start(ROOT)
@@ -261,7 +260,6 @@ async def test_without_a_mesh_it_stays_with_its_roots() -> None:
 @pytest.mark.parametrize("name", [ROOT, "ROOT.example", f"{ROOT}:443", f"{ROOT}."])
 @pytest.mark.parametrize("root", [ROOT, f"https://{ROOT}/", f"moqt://{ROOT}:443/x", "Root.Example:443"])
 def test_a_root_is_not_dialled_twice(name: str, root: str) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench(roots=(root,))
         await bench.start(name)
@@ -271,12 +269,11 @@ def test_a_root_is_not_dialled_twice(name: str, root: str) -> None:
         assert await bench.peers() == {root: "dialling"}
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
 @pytest.mark.parametrize("name", [NODE, "M.Example", f"{NODE}:443", f"{NODE}."])
 def test_it_does_not_dial_itself(name: str) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         await bench.start(name)
@@ -285,11 +282,10 @@ def test_it_does_not_dial_itself(name: str) -> None:
         assert bench.net.dialled == [ROOT]
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
 def test_its_own_id_under_another_name_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         await bench.start()
@@ -298,7 +294,7 @@ def test_its_own_id_under_another_name_is_told(caplog: pytest.LogCaptureFixture)
         assert bench.net.dialled == [ROOT]
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
     assert warnings(caplog) == [
         "[peer n.example] member ignored reason='it is this relay itself: set [cluster] node to that name'"
     ]
@@ -327,7 +323,6 @@ def test_its_own_id_under_another_name_is_told(caplog: pytest.LogCaptureFixture)
     ],
 )
 def test_what_is_no_name_is_not_dialled(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         await bench.start(name)
@@ -338,7 +333,7 @@ def test_what_is_no_name_is_not_dialled(name: str, caplog: pytest.LogCaptureFixt
         assert bench.net.dialled == [ROOT, "z.example"]
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
     [line] = warnings(caplog)
     assert line.startswith(
         (f"[peer {name}] member ignored reason=", f"[peer {name!r}] member ignored reason=")
@@ -346,7 +341,7 @@ def test_what_is_no_name_is_not_dialled(name: str, caplog: pytest.LogCaptureFixt
     assert line.isprintable()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_the_path_of_the_members_itself_is_no_member() -> None:
     bench = Bench()
     await bench.start()
@@ -377,7 +372,6 @@ def test_no_name_brings_it_down(names: list[str], hop: int) -> None:
 
 
 def test_more_than_the_limit_of_peers(caplog: pytest.LogCaptureFixture) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench(limits=Limits(peers=3))
         await bench.start("p.example", "q.example", "r.example")
@@ -391,7 +385,7 @@ def test_more_than_the_limit_of_peers(caplog: pytest.LogCaptureFixture) -> None:
         assert sorted(bench.net.dialled) == ["p.example", "q.example", "r.example", ROOT]
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
     assert warnings(caplog) == [
         f"[peer {name}] over limit limit=peers value=3" for name in ("r.example", "s.example")
     ]
@@ -400,7 +394,7 @@ def test_more_than_the_limit_of_peers(caplog: pytest.LogCaptureFixture) -> None:
 # --- who leaves ----------------------------------------------------------------------------------------------------
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_member_that_leaves_is_forgotten_and_dialled_when_it_returns() -> None:
     bench = Bench()
     bench.net.outcomes["z.example"] = None
@@ -419,7 +413,7 @@ async def test_a_member_that_leaves_is_forgotten_and_dialled_when_it_returns() -
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_member_that_was_lost_is_dialled_for_a_while() -> None:
     bench = Bench()
     bench.net.outcomes["z.example"] = None
@@ -442,7 +436,6 @@ async def test_a_member_that_was_lost_is_dialled_for_a_while() -> None:
 def test_a_member_that_leaves_keeps_its_name_while_its_session_lasts(
     roots: tuple[str, ...], *, lost: bool
 ) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench(roots=roots)
         await bench.start("z.example")
@@ -458,10 +451,10 @@ def test_a_member_that_leaves_keeps_its_name_while_its_session_lasts(
         assert actor_of(bench.cluster)._leaving == {}
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_member_that_is_back_while_its_peer_ends_is_dialled_again() -> None:
     bench = Bench()
     bench.net.outcomes["z.example"] = OSError("refused")
@@ -479,7 +472,6 @@ async def test_a_member_that_is_back_while_its_peer_ends_is_dialled_again() -> N
 @pytest.mark.parametrize("root", [ROOT, f"https://{ROOT}:443/"])
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_root_that_leaves_is_dialled_for_ever(root: str, *, lost: bool) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench(roots=(root,))
         bench.net.outcome = None
@@ -501,13 +493,13 @@ def test_a_root_that_leaves_is_dialled_for_ever(root: str, *, lost: bool) -> Non
         assert await bench.peers() == {root: "connected"}
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
 # --- two sessions with one relay -----------------------------------------------------------------------------------
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_member_that_has_dialled_is_not_dialled() -> None:
     bench = Bench()
     await bench.start()
@@ -529,7 +521,6 @@ async def test_a_member_that_has_dialled_is_not_dialled() -> None:
 
 @pytest.mark.parametrize("name, kept", [("a.example", False), ("z.example", True)])
 def test_of_two_sessions_that_of_the_first_by_name_stays(name: str, *, kept: bool) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         bench.net.outcomes[name] = None
@@ -544,10 +535,10 @@ def test_of_two_sessions_that_of_the_first_by_name_stays(name: str, *, kept: boo
         assert told(rows[name]) == ("connected" if kept else "dialled by it")
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_root_that_has_dialled_needs_no_second_session() -> None:
     """Also if it is spelled otherwise than it calls itself."""
     bench = Bench(roots=("https://a.example:443/",))
@@ -563,7 +554,7 @@ async def test_a_root_that_has_dialled_needs_no_second_session() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_relays_without_an_id_are_not_taken_for_one() -> None:
     bench = Bench()
     bench.net.outcomes["z.example"] = None
@@ -581,7 +572,6 @@ async def test_relays_without_an_id_are_not_taken_for_one() -> None:
 @pytest.mark.parametrize("target", [ROOT, "z.example"])
 @pytest.mark.parametrize("connected", [True, False])
 def test_a_peer_that_fails_is_replaced(target: str, trouble: Trouble, *, connected: bool) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         bench.net.outcomes[target] = None
@@ -604,12 +594,12 @@ def test_a_peer_that_fails_is_replaced(target: str, trouble: Trouble, *, connect
         assert not bench.net.sessions[-1].closed
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
     assert trouble.records
     trouble.records.clear()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_peer_of_a_member_that_has_left_is_not_replaced() -> None:
     bench = Bench()
     await bench.start("z.example")
@@ -623,7 +613,7 @@ async def test_a_peer_of_a_member_that_has_left_is_not_replaced() -> None:
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
-@virtual
+@pytest.mark.virtual
 async def test_nothing_is_left_of_it_whatever_its_peers_are_doing() -> None:
     origin: Ref = OriginActor.start(RUNTIME, members=MEMBERS)
     bench = Bench(origin=origin)

@@ -22,11 +22,11 @@ from relay.wire.errors import OldCode, SessionCode
 from relay.wire.frame import setup_stream
 from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
 from relay.wire.version import Version
-from tests.actors.clock import TIMEOUT, advance, settle, until, virtual
 from tests.actors.fakes import Fake
 from tests.actors.raw_peer import SilentPeer
 from tests.actors.watching import Trouble, actors
 from tests.actors.world import HOP, QUICK, World
+from tests.clock import TIMEOUT, advance, settle, until
 from tests.sampling import ALL
 
 MODERN = [v for v in Version if v >= Version.LITE_03]
@@ -562,7 +562,7 @@ async def test_a_peer_is_told_dead_or_alive(world: World) -> None:
     assert peer.relay.pings == 1
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_peer_that_was_found_dead_and_answers_late_is_alive_again() -> None:
     world = World()
     origin = Fake()

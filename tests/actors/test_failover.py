@@ -18,11 +18,11 @@ from relay.wire.errors import StreamCode
 from relay.wire.frame import Datagram
 from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, advance, settle, until, virtual
 from tests.actors.fakes import payload_of
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream, follow_up
 from tests.actors.watching import Trouble, actors, named
 from tests.actors.world import CLUSTER, World
+from tests.clock import RUNTIME, advance, settle, until
 from tests.sampling import ALL, pairs
 
 TIMED = [Version.LITE_05, Version.LITE_06]
@@ -525,7 +525,7 @@ async def test_a_shifted_end_or_datagram_beyond_all_kills_no_viewer(
 @pytest.mark.parametrize("identity", [7, 9], ids=["the same id", "another id"])
 @pytest.mark.parametrize("withdrawn", [False, True], ids=["announced", "withdrawn"])
 @pytest.mark.parametrize("version", ALL)
-@virtual
+@pytest.mark.virtual
 async def test_viewers_of_a_publisher_that_hangs_go_on_with_the_one_that_replaces_it(
     version: Version, withdrawn: bool, identity: int
 ) -> None:
@@ -552,7 +552,7 @@ async def test_viewers_of_a_publisher_that_hangs_go_on_with_the_one_that_replace
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_viewers_of_a_publisher_that_is_alive_stay_with_it() -> None:
     world = World()
     old = await world.publisher(Version.LITE_05, "p")
@@ -970,7 +970,7 @@ WAITS = [0.1, 0.2, 0.4, 0.8, 1.6]
 
 
 @pytest.mark.parametrize("publisher", WITH_UPDATES)
-@virtual
+@pytest.mark.virtual
 async def test_a_relay_that_refuses_is_asked_again_more_and_more_slowly(publisher: Version) -> None:
     """It says no before it withdraws what it announced; it may also have found another way meanwhile."""
     world = World()
@@ -996,7 +996,7 @@ async def test_a_relay_that_refuses_is_asked_again_more_and_more_slowly(publishe
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_description_is_asked_for_again_more_and_more_slowly() -> None:
     world = World()
     relay = await world.publisher(Version.LITE_05, "p", permissions=CLUSTER)
@@ -1016,7 +1016,7 @@ async def test_a_description_is_asked_for_again_more_and_more_slowly() -> None:
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_group_begins_the_count_of_searches_anew() -> None:
     world = World()
     relay = await world.publisher(Version.LITE_04, "p", permissions=CLUSTER)
@@ -1033,7 +1033,7 @@ async def test_a_group_begins_the_count_of_searches_anew() -> None:
 
 
 @pytest.mark.parametrize("version", ALL)
-@virtual
+@pytest.mark.virtual
 async def test_while_a_viewer_waits_another_publisher_comes(version: Version) -> None:
     world = World()
     relay = await world.publisher(Version.LITE_04, "p", permissions=CLUSTER)
@@ -1052,7 +1052,7 @@ async def test_while_a_viewer_waits_another_publisher_comes(version: Version) ->
 
 
 @pytest.mark.parametrize("version", ALL)
-@virtual
+@pytest.mark.virtual
 async def test_while_a_viewer_waits_the_last_publisher_goes(version: Version) -> None:
     world = World()
     relay = await world.publisher(Version.LITE_04, "p", permissions=CLUSTER)
@@ -1070,7 +1070,7 @@ async def test_while_a_viewer_waits_the_last_publisher_goes(version: Version) ->
 
 
 @pytest.mark.parametrize("how", ["fin", "reset", "close"])
-@virtual
+@pytest.mark.virtual
 async def test_a_viewer_that_leaves_while_it_waits_asks_no_more(how: str) -> None:
     world = World()
     relay = await world.publisher(Version.LITE_05, "p", permissions=CLUSTER)
@@ -1089,7 +1089,7 @@ async def test_a_viewer_that_leaves_while_it_waits_asks_no_more(how: str) -> Non
 
 
 @pytest.mark.parametrize("version", WITH_UPDATES)
-@virtual
+@pytest.mark.virtual
 async def test_an_update_while_a_viewer_waits_is_not_lost(version: Version) -> None:
     world = World()
     relay = await world.publisher(Version.LITE_05, "p", permissions=CLUSTER)
@@ -1111,7 +1111,7 @@ async def test_an_update_while_a_viewer_waits_is_not_lost(version: Version) -> N
 
 @pytest.mark.parametrize("version", ALL)
 @pytest.mark.parametrize("code", [0, 1, 52, 54, 70])
-@virtual
+@pytest.mark.virtual
 async def test_a_refusal_by_another_relay_is_no_last_word(version: Version, code: int) -> None:
     world = World()
     relay = await world.publisher(Version.LITE_05, "p", permissions=CLUSTER)
@@ -1339,7 +1339,7 @@ async def test_a_following_readers_open_group_is_broken_off(world: World) -> Non
     halt(reader.ref)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_following_reader_goes_on_from_publisher_to_publisher() -> None:
     world = World()
     third = await world.publisher(Version.LITE_04, "p")

@@ -18,10 +18,10 @@ from relay.model.limits import Limits
 from relay.wire.frame import GroupHeader
 from relay.wire.frame_decoder import UniDecoder
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, advance, run_virtual, settle, timer_count
 from tests.actors.raw_peer import PeerStream, RawPeer
 from tests.actors.watching import Trouble, actor_of, forget_actors, shuffle_turns
 from tests.actors.world import CLUSTER, EVERYTHING, World
+from tests.clock import RUNTIME, advance, run_virtual, settle, timer_count
 from tests.model.support import everything
 from tests.sampling import repeats
 

@@ -22,12 +22,12 @@ from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Session
 from relay.wire.errors import SessionCode
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle, virtual
 from tests.actors.fakes import FakeRef
 from tests.actors.raw_peer import RawPeer
 from tests.actors.recording import RecordingSession
 from tests.actors.watching import Trouble, actor_of, actors
 from tests.actors.world import CLUSTER, EVERYTHING, HOP
+from tests.clock import RUNTIME, TIMEOUT, advance, run_virtual, settle
 
 
 class FakeRequest:
@@ -336,7 +336,6 @@ async def test_who_comes_during_a_drain_is_rejected_even_if_it_asked_before(benc
 
 
 def test_a_drain_takes_no_longer_than_its_limit_and_who_stays_is_told_so() -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench(drain=5.0)
         request = await bench.comes()
@@ -348,7 +347,7 @@ def test_a_drain_takes_no_longer_than_its_limit_and_who_stays_is_told_so() -> No
         await bench.close()
         assert [close.code for close in request.peer.closed] == [SessionCode.GOAWAY_TIMEOUT]
 
-    scenario()
+    run_virtual(scenario)
 
 
 async def test_at_the_end_who_waits_for_an_answer_is_let_go(bench: Bench) -> None:

@@ -13,9 +13,9 @@ from relay.transport.session import Session
 from relay.wire.control import Goaway
 from relay.wire.errors import SessionCode
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, settle
 from tests.actors.raw_peer import RawPeer, follow_up
 from tests.actors.world import CLUSTER, EVERYTHING, World
+from tests.clock import RUNTIME, settle
 from tests.sampling import ALL
 
 WITH_GOAWAY = [v for v in Version if v >= Version.LITE_04]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from relay.model.limits import Limits
 from relay.model.path import covers
 from relay.wire.version import Version
-from tests.actors.clock import advance, run_virtual, settle, timer_count
 from tests.actors.raw_peer import PeerStream, RawPeer, Watching
 from tests.actors.watching import Trouble, forget_actors, shuffle_turns
 from tests.actors.world import World
+from tests.clock import advance, run_virtual, settle, timer_count
 from tests.sampling import repeats
 
 PATHS = ("a", "b", "b/x")

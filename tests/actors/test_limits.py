@@ -24,10 +24,10 @@ from relay.wire.frame import GroupHeader, group_header
 from relay.wire.subscribe import SubscribeDrop, SubscribeUpdate
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, advance, ready_count, settle, timer_count, until, virtual
 from tests.actors.raw_peer import PeerStream, RawPeer, follow_up, upstream
 from tests.actors.watching import actor_of, actors, named
 from tests.actors.world import CLUSTER, World
+from tests.clock import RUNTIME, advance, ready_count, run_virtual, settle, timer_count, until
 from tests.sampling import ALL
 
 UPDATING = [version for version in ALL if version >= Version.LITE_03]
@@ -162,7 +162,7 @@ async def test_a_storm_of_control_messages_ends_its_session_alone(
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_rate_that_is_allowed_is_allowed_for_ever() -> None:
     world = World(Limits(track_idle=0.01, control_rate=10, control_burst=20))
     peer = await world.viewer(Version.LITE_06)
@@ -349,7 +349,7 @@ async def test_giant_frames_end_their_groups_and_are_counted(caplog: pytest.LogC
 # --- the log ---------------------------------------------------------------------------------------------------------
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_limit_is_logged_once_in_an_episode(caplog: pytest.LogCaptureFixture) -> None:
     world = World(Limits(track_idle=0.01, subscriptions=1, answer_timeout=60))
     await world.publisher(Version.LITE_04, "p")
@@ -414,7 +414,6 @@ PATIENT = Limits(track_idle=0.01, answer_timeout=10.0)
 
 @pytest.mark.parametrize("version", ALL)
 def test_a_subscription_that_is_not_answered_is_refused(version: Version) -> None:
-    @virtual
     async def scenario() -> None:
         world = World(PATIENT)
         publisher = await world.publisher(version, "p")
@@ -431,12 +430,11 @@ def test_a_subscription_that_is_not_answered_is_refused(version: Version) -> Non
         assert actors() == sorted(["origin", "broadcast p", "session 1", "session 2", "session 3"])
         await world.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
 @pytest.mark.parametrize("version", ALL)
 def test_a_publisher_that_has_answered_may_be_silent_for_long(version: Version) -> None:
-    @virtual
     async def scenario() -> None:
         world = World(PATIENT)
         publisher = await world.publisher(version, "p")
@@ -452,10 +450,10 @@ def test_a_publisher_that_has_answered_may_be_silent_for_long(version: Version) 
         assert [group.payloads for group in viewer.groups(number)] == [[b"at last"]]
         await world.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_group_is_an_answer() -> None:
     world = World(PATIENT)
     publisher = await world.publisher(Version.LITE_06, "p")
@@ -475,7 +473,7 @@ async def test_a_group_is_an_answer() -> None:
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_question_about_a_track_that_is_not_answered_is_refused() -> None:
     world = World(PATIENT)
     publisher = await world.publisher(Version.LITE_06, "p")
@@ -492,7 +490,7 @@ async def test_a_question_about_a_track_that_is_not_answered_is_refused() -> Non
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_fetch_that_is_not_answered_is_refused_for_all_who_wait() -> None:
     world = World(PATIENT)
     publisher = await world.publisher(Version.LITE_06, "p")
@@ -734,7 +732,7 @@ async def test_announcements_that_are_not_taken_are_bounded(
 
 @pytest.mark.parametrize("version", ALL)
 @pytest.mark.parametrize(("latency", "age"), [(60_000, 60.0), (2_000, 2.0), (0, 7.0)])
-@virtual
+@pytest.mark.virtual
 async def test_groups_stay_as_long_as_the_publisher_says(version: Version, latency: int, age: float) -> None:
     """And as long as we like where it says nothing: 0, or a version that cannot say it."""
     age = age if version >= Version.LITE_05 else 7.0

@@ -15,11 +15,11 @@ from relay.wire.announce import AnnounceEnded
 from relay.wire.errors import StreamCode
 from relay.wire.subscribe import SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle, timer_count, virtual
 from tests.actors.fakes import payload_of
 from tests.actors.raw_peer import PeerStream, RawPeer, Watching, follow_up
 from tests.actors.watching import Trouble, actors
 from tests.actors.world import CLUSTER, MEMBERS, World
+from tests.clock import RUNTIME, TIMEOUT, advance, settle, timer_count
 from tests.sampling import ALL, pairs
 
 TIMED = [Version.LITE_05, Version.LITE_06]
@@ -82,7 +82,7 @@ async def with_id(world: World, version: Version, identity: int, path: str = "p"
 
 
 @pytest.mark.parametrize("version", [v for v in Version if v >= Version.LITE_04])
-@virtual
+@pytest.mark.virtual
 async def test_a_publisher_that_comes_back_in_time_was_never_gone(version: Version) -> None:
     world = World(linger=LINGER)
     lost = await with_id(world, version, 7)
@@ -111,7 +111,7 @@ async def test_a_publisher_that_comes_back_in_time_was_never_gone(version: Versi
 
 
 @pytest.mark.parametrize(("one", "two"), pairs())
-@virtual
+@pytest.mark.virtual
 async def test_another_publisher_takes_the_place_in_time(one: Version, two: Version) -> None:
     """For those who watch it is another route to the same broadcast."""
     world = World(linger=LINGER)
@@ -134,7 +134,7 @@ async def test_another_publisher_takes_the_place_in_time(one: Version, two: Vers
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_lost_and_back_again_and_again() -> None:
     world = World(linger=LINGER)
     publisher = await world.publisher(Version.LITE_05, "p")
@@ -152,7 +152,7 @@ async def test_lost_and_back_again_and_again() -> None:
 
 
 @pytest.mark.parametrize("version", ALL)
-@virtual
+@pytest.mark.virtual
 async def test_an_open_group_is_broken_off_at_once(version: Version) -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_04, "p")
@@ -172,7 +172,7 @@ async def test_an_open_group_is_broken_off_at_once(version: Version) -> None:
 
 
 @pytest.mark.parametrize("version", TIMED)
-@virtual
+@pytest.mark.virtual
 async def test_the_end_of_a_track_after_a_return(version: Version) -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_05, "p")
@@ -191,7 +191,7 @@ async def test_the_end_of_a_track_after_a_return(version: Version) -> None:
 
 
 @pytest.mark.parametrize("version", [v for v in Version if v >= Version.LITE_03])
-@virtual
+@pytest.mark.virtual
 async def test_an_update_while_the_publisher_is_away_is_not_lost(version: Version) -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_05, "p")
@@ -210,7 +210,7 @@ async def test_an_update_while_the_publisher_is_away_is_not_lost(version: Versio
 
 
 @pytest.mark.parametrize("version", ALL)
-@virtual
+@pytest.mark.virtual
 async def test_who_publishes_the_path_himself_is_not_served_by_himself(version: Version) -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_05, "p")
@@ -232,7 +232,7 @@ async def test_who_publishes_the_path_himself_is_not_served_by_himself(version: 
 
 
 @pytest.mark.parametrize("version", ALL)
-@virtual
+@pytest.mark.virtual
 async def test_a_publisher_that_stays_away_is_withdrawn(version: Version) -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(version, "p")
@@ -260,7 +260,7 @@ async def test_a_publisher_that_stays_away_is_withdrawn(version: Version) -> Non
 @pytest.mark.parametrize(
     "how", ["closed", "closed with a code", "by the relay", "protocol error", "actor", "0"]
 )
-@virtual
+@pytest.mark.virtual
 async def test_only_a_session_that_broke_off_lingers(how: str) -> None:
     world = World(linger=0 if how == "0" else LINGER)
     publisher = await world.publisher(Version.LITE_05, "p")
@@ -290,7 +290,7 @@ async def test_only_a_session_that_broke_off_lingers(how: str) -> None:
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_broadcast_that_was_withdrawn_before_does_not_linger() -> None:
     world = World(linger=LINGER)
     publisher = await world.publisher(Version.LITE_05, "p", "q")
@@ -309,7 +309,7 @@ async def test_a_broadcast_that_was_withdrawn_before_does_not_linger() -> None:
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_fallback_takes_over_at_once() -> None:
     world = World(linger=LINGER)
     spare = await world.publisher(Version.LITE_03, "p")
@@ -331,7 +331,7 @@ async def test_a_fallback_takes_over_at_once() -> None:
 
 @pytest.mark.parametrize("version", ALL)
 @pytest.mark.parametrize("returns", [True, False])
-@virtual
+@pytest.mark.virtual
 async def test_viewers_that_come_meanwhile_wait(version: Version, returns: bool) -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_05, "p")
@@ -366,7 +366,7 @@ async def test_viewers_that_come_meanwhile_wait(version: Version, returns: bool)
 
 
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_04, Version.LITE_05])
-@virtual
+@pytest.mark.virtual
 async def test_who_waits_from_the_start_gets_the_group_he_asked_for(version: Version) -> None:
     """He has seen nothing yet: what he asked for holds."""
     world = World(linger=LINGER)
@@ -383,7 +383,7 @@ async def test_who_waits_from_the_start_gets_the_group_he_asked_for(version: Ver
 
 @pytest.mark.parametrize("version", TIMED)
 @pytest.mark.parametrize("returns", [True, False])
-@virtual
+@pytest.mark.virtual
 async def test_a_description_that_was_under_way_waits_too(version: Version, returns: bool) -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_05, "p")
@@ -407,7 +407,7 @@ async def test_a_description_that_was_under_way_waits_too(version: Version, retu
 
 @pytest.mark.parametrize("how", ["fin", "reset", "close", "crash"])
 @pytest.mark.parametrize("returns", [True, False])
-@virtual
+@pytest.mark.virtual
 async def test_a_viewer_that_leaves_while_it_waits_leaves_nothing(how: str, returns: bool) -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_05, "p")
@@ -442,7 +442,7 @@ async def test_a_viewer_that_leaves_while_it_waits_leaves_nothing(how: str, retu
     assert timer_count() == 0
 
 
-@virtual
+@pytest.mark.virtual
 async def test_who_comes_and_goes_takes_no_place_from_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(origin, "MOST_WAITING", 3)
     world = World(linger=LINGER)
@@ -465,7 +465,7 @@ async def test_who_comes_and_goes_takes_no_place_from_those_who_wait(monkeypatch
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_viewer_that_asks_again_meanwhile_is_served_once() -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_04, "p")
@@ -485,7 +485,7 @@ async def test_a_viewer_that_asks_again_meanwhile_is_served_once() -> None:
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_publisher_that_is_lost_again_before_its_first_group() -> None:
     world = World(linger=LINGER)
     publisher = await world.publisher(Version.LITE_05, "p")
@@ -508,7 +508,7 @@ async def test_a_publisher_that_is_lost_again_before_its_first_group() -> None:
 
 
 @pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_02, Version.LITE_03])
-@virtual
+@pytest.mark.virtual
 async def test_an_echo_of_what_lingers_is_not_taken_for_its_return(version: Version) -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_05, "p")
@@ -532,7 +532,7 @@ async def test_an_echo_of_what_lingers_is_not_taken_for_its_return(version: Vers
 
 
 @pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_02, Version.LITE_03])
-@virtual
+@pytest.mark.virtual
 async def test_a_publisher_that_watches_and_comes_back_serves_those_who_waited(version: Version) -> None:
     """Its announcement looks like an echo; nothing else came, so that it was none."""
     world = World(linger=LINGER)
@@ -559,7 +559,7 @@ async def test_a_publisher_that_watches_and_comes_back_serves_those_who_waited(v
 
 
 @pytest.mark.parametrize("version", ALL)
-@virtual
+@pytest.mark.virtual
 async def test_members_are_announced_by_relays_and_shown_to_relays(version: Version) -> None:
     world = World(linger=LINGER)
     member = f"{MEMBERS}/a"
@@ -601,7 +601,7 @@ async def test_what_relays_of_each_version_are_told(version: Version) -> None:
 
 
 @pytest.mark.parametrize("version", ALL)
-@virtual
+@pytest.mark.virtual
 async def test_what_came_by_a_lost_relay_lingers_too(version: Version) -> None:
     world = World(linger=LINGER)
     relay = await world.publisher(version, "p", permissions=CLUSTER)
@@ -636,7 +636,7 @@ def payload(got: list[Any]) -> bytes:
 
 
 @pytest.mark.parametrize("returns", [True, False])
-@virtual
+@pytest.mark.virtual
 async def test_a_following_reader_waits_too(returns: bool) -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_05, "p")
@@ -658,7 +658,7 @@ async def test_a_following_reader_waits_too(returns: bool) -> None:
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_readers_that_come_meanwhile() -> None:
     """One of the newest group waits; one of a certain group is a fetch."""
     world = World(linger=LINGER)
@@ -677,7 +677,7 @@ async def test_readers_that_come_meanwhile() -> None:
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_reader_that_is_stopped_while_it_waits_leaves_nothing() -> None:
     world = World(linger=LINGER)
     lost = await world.publisher(Version.LITE_04, "p")

@@ -17,11 +17,11 @@ from relay.wire.frame import Datagram
 from relay.wire.frame_decoder import FrameDecoder
 from relay.wire.subscribe import Subscribe, SubscribeDrop
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, advance, settle, virtual
 from tests.actors.fakes import payload_of
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream, follow_up
 from tests.actors.watching import actor_of
 from tests.actors.world import World
+from tests.clock import RUNTIME, advance, settle
 from tests.sampling import ALL, pairs
 
 TIMED = [Version.LITE_05, Version.LITE_06]
@@ -178,7 +178,7 @@ async def test_a_track_that_nobody_watches_any_more_leaves_no_numbers(world: Wor
         assert not actor_of(world.origin)._numbers
 
 
-@virtual
+@pytest.mark.virtual
 async def test_numbers_of_a_lost_track_are_kept_until_viewers_have_asked_again() -> None:
     world = World(linger=2.0)
     first = await publisher(world, Version.LITE_05)
@@ -199,7 +199,7 @@ async def test_numbers_of_a_lost_track_are_kept_until_viewers_have_asked_again()
 @pytest.mark.parametrize("how", ["lost", "closed", "withdrawn", "hangs"])
 @pytest.mark.parametrize("publishers", WITH_IDS)
 @pytest.mark.parametrize("version", ALL)
-@virtual
+@pytest.mark.virtual
 async def test_a_publisher_that_comes_back_and_counts_anew_is_shown_from_its_first_group(
     version: Version, publishers: Version, how: str
 ) -> None:
@@ -378,7 +378,7 @@ async def test_a_publisher_without_timestamps_follows_in_the_unit_of_the_former(
 
 
 @pytest.mark.parametrize("version", TIMED)
-@virtual
+@pytest.mark.virtual
 async def test_groups_wait_until_their_publisher_has_said_in_which_unit_it_counts(version: Version) -> None:
     world = World()
     first = await publisher(world, version)
@@ -402,7 +402,7 @@ async def test_groups_wait_until_their_publisher_has_said_in_which_unit_it_count
 
 
 @pytest.mark.parametrize("how", ["time", "bytes"])
-@virtual
+@pytest.mark.virtual
 async def test_a_publisher_that_does_not_say_its_unit_is_not_waited_for_for_ever(how: str) -> None:
     world = World(Limits(track_idle=0.01, answer_timeout=5.0, cache_track=1000))
     first = await publisher(world, Version.LITE_05)

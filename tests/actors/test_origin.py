@@ -13,9 +13,9 @@ from relay.model.track import SubscribeParams
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
-from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle, timer_count, virtual
 from tests.actors.fakes import Fake, FakeSubscriber, View, announcement
 from tests.actors.watching import actor_of, directory_counts, stop_all
+from tests.clock import RUNTIME, TIMEOUT, advance, settle, timer_count
 
 
 class Session(Fake):
@@ -259,7 +259,7 @@ def refusals(viewer: FakeSubscriber) -> list[int]:
     return [refused.code for refused in viewer.got(m.Refused)]
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_lost_publication_lingers_and_is_withdrawn_at_last() -> None:
     stage = Stage(linger=5)
     one, watcher = stage.session(), stage.session()
@@ -283,7 +283,7 @@ async def test_a_lost_publication_lingers_and_is_withdrawn_at_last() -> None:
     stop_all()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_whoever_comes_in_time_takes_the_place_of_the_lost_one() -> None:
     stage = Stage(linger=5)
     one, two, watcher = (stage.session() for _ in range(3))
@@ -308,7 +308,7 @@ async def test_whoever_comes_in_time_takes_the_place_of_the_lost_one() -> None:
     stop_all()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_the_second_loss_has_its_own_time() -> None:
     """The timer of the first one does not end it."""
     stage = Stage(linger=5)
@@ -333,7 +333,7 @@ async def test_the_second_loss_has_its_own_time() -> None:
     stop_all()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_waiting_requests_are_not_refused_while_a_tentative_publication_could_serve_them() -> None:
     """The publisher has come back behind a version that cannot tell it from an echo."""
     stage = Stage(linger=5)
@@ -348,7 +348,7 @@ async def test_waiting_requests_are_not_refused_while_a_tentative_publication_co
     stop_all()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_no_more_than_so_many_requests_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(origin, "MOST_WAITING", 2)
     stage = Stage(linger=5)
@@ -362,7 +362,7 @@ async def test_no_more_than_so_many_requests_wait(monkeypatch: pytest.MonkeyPatc
     stop_all()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_who_cannot_use_the_lost_route_does_not_wait_for_it() -> None:
     stage = Stage(linger=5)
     one = stage.session()
@@ -373,7 +373,7 @@ async def test_who_cannot_use_the_lost_route_does_not_wait_for_it() -> None:
     stop_all()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_who_cannot_use_the_new_route_is_refused_when_it_comes() -> None:
     stage = Stage(linger=5)
     one, two = stage.session(), stage.session()
@@ -387,7 +387,7 @@ async def test_who_cannot_use_the_new_route_is_refused_when_it_comes() -> None:
     stop_all()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_lost_prefix_route_lingers_for_what_lies_below() -> None:
     stage = Stage(linger=5)
     one, two, above = (stage.session() for _ in range(3))
@@ -407,7 +407,7 @@ async def test_a_lost_prefix_route_lingers_for_what_lies_below() -> None:
     stop_all()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_an_origin_that_stops_while_something_lingers_leaves_no_timer() -> None:
     stage = Stage(linger=5)
     one = stage.session()
@@ -467,7 +467,7 @@ async def test_who_watches_what_a_dead_session_had_withdrawn_asks_again_too() ->
     assert not new.got(m.RouteChanged)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_waiting_requests_are_not_refused_while_a_route_above_could_serve_them() -> None:
     """As a request would be that comes a moment later."""
     stage = Stage(linger=5)

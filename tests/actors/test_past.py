@@ -13,11 +13,11 @@ from relay.moq.encoding import EncodedGroup
 from relay.wire.errors import StreamCode
 from relay.wire.subscribe import Subscribe, SubscribeEnd, SubscribeOk
 from relay.wire.version import Version
-from tests.actors.clock import advance, settle, virtual
 from tests.actors.fakes import part
 from tests.actors.raw_peer import RawPeer, RequestStream, follow_up, upstream
 from tests.actors.stage import Stage, staged
 from tests.actors.world import World
+from tests.clock import advance, settle
 from tests.sampling import pairs
 
 LIVE = SubscribeParams()
@@ -251,7 +251,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("one", "two"), PAIRS)
-@virtual
+@pytest.mark.virtual
 async def test_the_past_for_every_pair_of_versions_that_can_ask(one: Version, two: Version) -> None:
     world = World()
     publisher = await world.publisher(one, "p")
@@ -288,7 +288,7 @@ async def test_the_past_for_every_pair_of_versions_that_can_ask(one: Version, tw
 
 
 @pytest.mark.parametrize("version", BOUNDED)
-@virtual
+@pytest.mark.virtual
 async def test_a_publisher_that_refuses_the_past_goes_on_with_the_rest(version: Version) -> None:
     world = World()
     publisher = await world.publisher(version, "p")
@@ -310,7 +310,7 @@ async def test_a_publisher_that_refuses_the_past_goes_on_with_the_rest(version: 
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_what_a_version_has_no_field_for_is_not_asked_of_it() -> None:
     for one, two in ((Version.LITE_02, Version.LITE_05), (Version.LITE_05, Version.LITE_06)):
         world = World()

@@ -18,9 +18,9 @@ from relay.actors.peer import FIRST_DELAY, HEALTHY, LONGEST_DELAY, PATIENCE, STA
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, ask, halt, send
 from relay.transport.session import Session
-from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle, timer_count, virtual
 from tests.actors.fakes import Fake, FakeRef
 from tests.actors.watching import Trouble, actors, told
+from tests.clock import RUNTIME, TIMEOUT, advance, run_virtual, settle, timer_count
 
 MARGIN = 0.2
 """Seconds that a slow machine may take for what takes none."""
@@ -204,7 +204,7 @@ def longest(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- attempts ------------------------------------------------------------------------------------------------------
 
 
-@virtual
+@pytest.mark.virtual
 async def test_it_dials_at_once_if_it_is_the_first() -> None:
     bench = Bench()
     await bench.start()
@@ -213,7 +213,7 @@ async def test_it_dials_at_once_if_it_is_the_first() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_it_waits_to_be_dialled_if_it_is_the_second() -> None:
     bench = Bench(first=False)
     await bench.start()
@@ -225,7 +225,7 @@ async def test_it_waits_to_be_dialled_if_it_is_the_second() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_the_row_tells_what_it_is_doing() -> None:
     bench = Bench()
     bench.net.outcome = HANG
@@ -246,7 +246,7 @@ async def test_the_row_tells_what_it_is_doing() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_the_cluster_hears_of_its_session() -> None:
     bench = Bench()
     await bench.connected()
@@ -259,7 +259,7 @@ async def test_the_cluster_hears_of_its_session() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_sessions_of_others_are_none_of_its_business() -> None:
     bench = Bench()
     await bench.connected()
@@ -283,7 +283,6 @@ async def pause(bench: Bench) -> float:
 
 
 def test_the_pause_doubles_up_to_the_longest(longest: None) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         bench.net.outcome = OSError("refused")
@@ -293,10 +292,10 @@ def test_the_pause_doubles_up_to_the_longest(longest: None) -> None:
             assert await pause(bench) == pytest.approx(expected, abs=MARGIN)
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_the_pause_is_up_to_a_half_shorter_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RUNTIME.random, "uniform", random.Random(5).uniform)
     bench = Bench()
@@ -313,7 +312,7 @@ async def test_the_pause_is_up_to_a_half_shorter_by_chance(monkeypatch: pytest.M
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_it_goes_on_for_ever() -> None:
     bench = Bench()
     bench.net.outcome = OSError("refused")
@@ -335,7 +334,6 @@ def test_only_a_session_that_lasted_makes_the_next_attempt_come_soon(
     lasted: float,
     expected: float,
 ) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         bench.net.outcome = OSError("refused")
@@ -351,10 +349,10 @@ def test_only_a_session_that_lasted_makes_the_next_attempt_come_soon(
         assert await pause(bench) == pytest.approx(expected, abs=MARGIN)
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_session_that_never_begins_is_a_failed_attempt() -> None:
     """The attempt succeeded, and then the relay had nothing to say, or said no."""
     bench = Bench()
@@ -367,7 +365,7 @@ async def test_a_session_that_never_begins_is_a_failed_attempt() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_an_attempt_that_hangs_is_the_only_one() -> None:
     bench = Bench()
     bench.net.outcome = HANG
@@ -392,7 +390,6 @@ def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 
 
 def test_the_same_trouble_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         await bench.start()
@@ -406,7 +403,7 @@ def test_the_same_trouble_is_told_once(caplog: pytest.LogCaptureFixture) -> None
         await bench.close()
 
     with caplog.at_level(logging.DEBUG, "relay.cluster"):
-        scenario()
+        run_virtual(scenario)
     told = lines(caplog, logging.WARNING)
     assert [line.split("'")[1] for line in told] == ["refused", "no route", "refused", "refused"]
     assert all(line.startswith(f"[peer {TARGET}] failed reason=") for line in told)
@@ -416,7 +413,6 @@ def test_the_same_trouble_is_told_once(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_an_exception_without_a_text_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         bench.net.outcome = TimeoutError()
@@ -425,14 +421,14 @@ def test_an_exception_without_a_text_is_named(caplog: pytest.LogCaptureFixture) 
         assert (await bench.state()).error == "TimeoutError"
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
     assert "reason='TimeoutError'" in caplog.text
 
 
 # --- a needless session --------------------------------------------------------------------------------------------
 
 
-@virtual
+@pytest.mark.virtual
 async def test_it_does_not_dial_who_has_dialled() -> None:
     bench = Bench(first=False)
     await bench.start()
@@ -447,7 +443,6 @@ async def test_it_does_not_dial_who_has_dialled() -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_it_dials_when_the_session_of_the_other_ends(*, first: bool) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench(first=first)
         await bench.start()
@@ -460,10 +455,10 @@ def test_it_dials_when_the_session_of_the_other_ends(*, first: bool) -> None:
         assert len(bench.net.dialled) == before + 1
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_an_attempt_that_has_become_needless_is_closed() -> None:
     bench = Bench()
     bench.net.outcome = HANG
@@ -480,7 +475,7 @@ async def test_an_attempt_that_has_become_needless_is_closed() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_an_attempt_that_fails_when_it_is_needless_is_not_repeated() -> None:
     bench = Bench()
     bench.net.outcome = HANG
@@ -495,7 +490,7 @@ async def test_an_attempt_that_fails_when_it_is_needless_is_not_repeated() -> No
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_needless_session_is_closed_once() -> None:
     bench = Bench()
     await bench.connected()
@@ -510,7 +505,7 @@ async def test_a_needless_session_is_closed_once() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_no_error_of_a_former_attempt_stands_beside_a_session() -> None:
     bench = Bench()
     bench.net.outcome = OSError("refused")
@@ -556,7 +551,6 @@ async def _attempt(bench: Bench, error: Exception | None) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(sorted(CHANGES)), max_size=15))
 def test_whatever_happens_a_peer_is_in_one_state(changes: list[str]) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         bench.net.outcome = HANG
@@ -577,13 +571,13 @@ def test_whatever_happens_a_peer_is_in_one_state(changes: list[str]) -> None:
         await settle()
         assert timer_count() == 0
 
-    scenario()
+    run_virtual(scenario)
 
 
 # --- withdrawal ----------------------------------------------------------------------------------------------------
 
 
-@virtual
+@pytest.mark.virtual
 async def test_it_ends_at_once_after_a_clean_end() -> None:
     bench = Bench()
     await bench.connected()
@@ -593,7 +587,7 @@ async def test_it_ends_at_once_after_a_clean_end() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_it_ends_at_once_if_the_end_comes_after_the_withdrawal() -> None:
     bench = Bench()
     await bench.connected()
@@ -606,7 +600,6 @@ async def test_it_ends_at_once_if_the_end_comes_after_the_withdrawal() -> None:
 
 @pytest.mark.parametrize("announced_first", [True, False])
 def test_it_goes_on_for_a_while_after_a_loss(*, announced_first: bool) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         await bench.connected()
@@ -624,10 +617,10 @@ def test_it_goes_on_for_a_while_after_a_loss(*, announced_first: bool) -> None:
         assert not bench.alive()
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_it_stays_when_it_is_announced_again() -> None:
     bench = Bench()
     await bench.connected()
@@ -646,7 +639,7 @@ async def test_it_stays_when_it_is_announced_again() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_it_lives_while_its_session_lives() -> None:
     """Found again in time, if only by us: nobody announces it."""
     bench = Bench()
@@ -669,7 +662,6 @@ async def test_it_lives_while_its_session_lives() -> None:
 
 @pytest.mark.parametrize("who", ["us", "it"])
 def test_a_loss_that_is_mended_is_forgotten_when_it_leaves(who: str) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         await bench.connected()
@@ -687,10 +679,10 @@ def test_a_loss_that_is_mended_is_forgotten_when_it_leaves(who: str) -> None:
         assert not bench.alive()
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_loss_of_the_session_it_dialled_counts_after_a_withdrawal_too() -> None:
     bench = Bench(first=False)
     await bench.start()
@@ -706,7 +698,7 @@ async def test_a_loss_of_the_session_it_dialled_counts_after_a_withdrawal_too() 
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_it_ends_in_the_middle_of_an_attempt() -> None:
     bench = Bench()
     bench.net.outcome = HANG
@@ -760,19 +752,17 @@ STATES = (waiting, dialling, opening, connected, failed, lost, dialled_by_it)
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: str(state.__name__))
 def test_nothing_is_left_whenever_it_ends(state: Callable[[Bench], Any]) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench(first=False)
         await bench.start()
         await state(bench)
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: str(state.__name__))
 def test_nothing_is_left_whenever_it_fails(state: Callable[[Bench], Any], trouble: Trouble) -> None:
-    @virtual
     async def scenario() -> None:
         bench = Bench(first=False)
         await bench.start()
@@ -782,7 +772,7 @@ def test_nothing_is_left_whenever_it_fails(state: Callable[[Bench], Any], troubl
         assert not bench.alive()
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)
     assert trouble.records
     trouble.records.clear()
 
@@ -797,7 +787,7 @@ class Broken:
         return 0
 
 
-@virtual
+@pytest.mark.virtual
 async def test_an_attempt_that_succeeds_too_late_is_closed() -> None:
     bench = Bench()
     bench.net.outcome = HANG
@@ -811,7 +801,7 @@ async def test_an_attempt_that_succeeds_too_late_is_closed() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_session_that_cannot_be_taken_over_is_dialled_again() -> None:
     bench = Bench()
     bench.net.refuse_to_open = True
@@ -826,7 +816,7 @@ async def test_a_session_that_cannot_be_taken_over_is_dialled_again() -> None:
     await bench.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_without_a_gate_what_was_dialled_is_closed() -> None:
     bench = Bench()
     bench.net.gate.ended = True
@@ -843,7 +833,6 @@ async def test_without_a_gate_what_was_dialled_is_closed() -> None:
 def test_a_session_that_begins_too_late_is_closed(ends: bool, reason: str) -> None:
     """While the gate opened it, the other relay has dialled us, or the peer has ended."""
 
-    @virtual
     async def scenario() -> None:
         bench = Bench()
         bench.net.gate.slow = True
@@ -860,4 +849,4 @@ def test_a_session_that_begins_too_late_is_closed(ends: bool, reason: str) -> No
         assert bench.net.sessions[0].closed == [(0, reason)]
         await bench.close()
 
-    scenario()
+    run_virtual(scenario)

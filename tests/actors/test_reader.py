@@ -13,11 +13,11 @@ from relay.actors.runtime import Ref, halt, send
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, advance, settle, until, virtual
 from tests.actors.fakes import Fake, payload_of
 from tests.actors.raw_peer import upstream
 from tests.actors.watching import actors, stop_all
 from tests.actors.world import World
+from tests.clock import RUNTIME, advance, settle, until
 
 
 class Desk:
@@ -199,7 +199,7 @@ async def test_no_broadcast_is_said_once() -> None:
     assert not made.reader.is_alive()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_a_reader_waits_for_its_broadcast_so_long_and_then_leaves_the_origin() -> None:
     made = searching(wait=5.0)
     await advance(4.9)
@@ -210,7 +210,7 @@ async def test_a_reader_waits_for_its_broadcast_so_long_and_then_leaves_the_orig
     stop_all()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_what_is_found_in_time_is_read_however_long_that_takes() -> None:
     made = searching(wait=5.0)
     await advance(4.9)

@@ -10,9 +10,9 @@ from relay.actors.reporting import REPORT_INTERVAL
 from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import Encoding
-from tests.actors.clock import RUNTIME, TIMEOUT, advance, settle
 from tests.actors.fakes import FakeSubscriber, part
 from tests.actors.stage import Stage, staged
+from tests.clock import RUNTIME, TIMEOUT, advance, settle
 
 
 def reports(stage: Stage) -> list[Report]:

@@ -30,8 +30,8 @@ from relay.actors.runtime import (
     send,
     stop,
 )
-from tests.actors.clock import RUNTIME, TIMEOUT, settle, timer_count, until
 from tests.actors.watching import Trouble
+from tests.clock import RUNTIME, TIMEOUT, settle, timer_count, until
 
 
 class Diary(LoopActor):

@@ -11,10 +11,10 @@ from relay.model.limits import Limits
 from relay.moq.delivery import END_POLL, END_POLL_MAX
 from relay.wire.subscribe import SubscribeUpdate
 from relay.wire.version import Version
-from tests.actors.clock import advance, settle, virtual
 from tests.actors.raw_peer import GroupStream, RawPeer, upstream
 from tests.actors.watching import actor_of
 from tests.actors.world import CLUSTER, World
+from tests.clock import advance, settle
 from tests.sampling import ALL
 
 UPDATING = [version for version in ALL if version >= Version.LITE_03]
@@ -88,7 +88,7 @@ async def test_an_update_of_the_priority_concerns_what_waits(world: World, versi
 
 
 @pytest.mark.parametrize("version", UPDATING)
-@virtual
+@pytest.mark.virtual
 async def test_a_group_later_than_the_subscriber_takes_is_reset(version: Version) -> None:
     world = World(Limits(backlog_time=60.0))
     publisher, slow, upstream_id, number, first = await begun(world, version, max_latency=500)
@@ -107,7 +107,7 @@ async def test_a_group_later_than_the_subscriber_takes_is_reset(version: Version
 
 
 @pytest.mark.parametrize("version", ALL)
-@virtual
+@pytest.mark.virtual
 async def test_a_group_that_is_given_up_is_reset_and_the_subscription_goes_on(version: Version) -> None:
     world = World(Limits(backlog_time=1.0))
     publisher, slow, upstream_id, number, first = await begun(world, version)
@@ -227,7 +227,7 @@ async def test_another_relay_is_not_measured_before_it_holds_too_much(
     await world.close()
 
 
-@virtual
+@pytest.mark.virtual
 async def test_the_end_of_a_track_waits_for_a_viewer_that_takes_nothing_at_little_cost() -> None:
     """Else each of its requests would cost the relay hundreds of looks."""
     world = World()

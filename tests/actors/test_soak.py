@@ -10,10 +10,10 @@ from relay.actors import runtime
 from relay.actors.runtime import LoopActor
 from relay.model.limits import Limits
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, settle, timer_count, until
 from tests.actors.raw_peer import RawPeer
 from tests.actors.watching import actor_of, actors, named
 from tests.actors.world import World
+from tests.clock import RUNTIME, settle, timer_count, until
 from tests.sampling import repeats
 
 LIMITS = Limits(track_idle=0.0, cache_groups=64)

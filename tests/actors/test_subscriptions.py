@@ -19,11 +19,11 @@ from relay.wire.control import TrackInfo
 from relay.wire.frame import Datagram, GroupHeader, group_header
 from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.version import Version
-from tests.actors.clock import settle, until
 from tests.actors.fakes import FakeSubscriber, timed
 from tests.actors.raw_peer import RawPeer, upstream
 from tests.actors.watching import actors, named
 from tests.actors.world import World
+from tests.clock import settle, until
 from tests.sampling import ALL, pairs
 
 TIMED = [Version.LITE_05, Version.LITE_06]

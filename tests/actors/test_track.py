@@ -10,11 +10,11 @@ from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
-from tests.actors.clock import RUNTIME, TIMEOUT, settle, until
 from tests.actors.fakes import FakePublisher, FakeSubscriber, part, plain, timed
 from tests.actors.stage import Stage
 from tests.actors.watching import actor_of
 from tests.actors.world import LATE, QUICK
+from tests.clock import RUNTIME, TIMEOUT, settle, until
 
 # --- delivery --------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
-from tests.actors.clock import advance, settle
 from tests.actors.fakes import FakeSubscriber, part
 from tests.actors.stage import Stage, staged
+from tests.clock import advance, settle
 
 PATIENCE = 3.0
 

@@ -13,8 +13,8 @@ from relay.client import Client, GroupAborted, Publication, TrackWriter
 from relay.transport.memory import memory_pair
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.clock import TIMEOUT
 from tests.actors.world import EVERYTHING, HOP, World
+from tests.clock import TIMEOUT
 from tests.sampling import pairs
 
 PUBLISHER = 41

@@ -13,7 +13,7 @@ from relay.actors import messages as m
 from relay.actors import runtime
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import Ref, ask, halt
-from tests.actors.clock import RUNTIME, TIMEOUT
+from tests.clock import RUNTIME, TIMEOUT
 from tests.model.support import counts
 
 

@@ -17,11 +17,11 @@ from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.transport.memory import memory_pair
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, VirtualLoop, advance, settle, until
 from tests.actors.fakes import FakeRef
 from tests.actors.raw_peer import RawPeer, SilentPeer
 from tests.actors.recording import RecordingSession
 from tests.actors.watching import actor_of, actors, directory_counts, stop_all
+from tests.clock import RUNTIME, VirtualLoop, advance, settle, until
 from tests.model.support import everything
 from tests.sampling import ALL
 

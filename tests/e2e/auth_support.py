@@ -28,7 +28,7 @@ from relay.transport.session import Session, Stream
 from relay.wire.errors import WireError
 from relay.wire.frame import Request, open_request
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 from tests.e2e.http_support import SECRET, key_file
 from tests.e2e.support import config
 

@@ -42,7 +42,7 @@ from relay.transport.quic.endpoint import Endpoint
 from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port
 from tests.e2e.support import config
 from tests.e2e.udp_proxy import UdpProxy

@@ -26,7 +26,7 @@ from relay.client import Client, Publication
 from relay.config import Address, Auth, Config, Https
 from relay.model.limits import Limits
 from relay.transport.quic.certificates import CertificatePair, PrivateKey
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 from tests.e2e.support import config, running
 
 WITHIN: Final = 15.0

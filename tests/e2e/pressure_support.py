@@ -37,7 +37,7 @@ from relay.transport.client import connect
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.trust import ClientTls
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port
 from tests.e2e.support import raw, running
 from tests.e2e.udp_proxy import UdpProxy, Weather

@@ -11,7 +11,7 @@ from relay.config import Address, Auth, Config, Http, Internal, Server, ServerTl
 from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 from tests.e2e.harness import RustPeer, free_udp_port
 
 PATIENT = Limits(backlog_time=30.0)

@@ -25,7 +25,7 @@ from relay.model.limits import Limits
 from relay.transport.client import ConnectError
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.trust import ClientTls
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import WITHIN, certificate, install, secured
 from tests.e2e.support import (

@@ -29,9 +29,9 @@ from relay.wire.frame import GroupHeader, frame_header_plain, group_header
 from relay.wire.subscribe import SubscribeUpdate
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME
 from tests.actors.raw_peer import PeerStream, RawPeer, RequestStream
 from tests.actors.watching import actor_of
+from tests.clock import RUNTIME
 from tests.e2e.http_support import live
 from tests.e2e.support import raw, running
 from tests.e2e.test_metrics import scrape, until, value

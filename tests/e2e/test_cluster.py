@@ -21,7 +21,7 @@ from relay.config.tables import ClientTls as ClientTlsTable
 from relay.config.tables import ServerTls
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 from tests.e2e.cluster_support import (
     IDLE,
     LINGER,

@@ -29,7 +29,7 @@ from relay.actors.origin import OriginActor
 from relay.actors.peer import PeerActor
 from relay.actors.track import TrackActor
 from relay.auth.key import Key
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 from tests.e2e.cluster_support import (
     LIMITS,
     MEMBERS,

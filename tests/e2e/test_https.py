@@ -18,7 +18,7 @@ from relay.client import Client
 from relay.config import Auth, Config, ConfigError, Server, ServerTls
 from relay.transport.quic.certificates import CertificatePair, generate_certificate
 from relay.transport.quic.trust import ClientTls
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import (
     WITHIN,

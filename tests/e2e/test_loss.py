@@ -6,7 +6,6 @@ import pytest
 
 from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
-from tests.actors.clock import virtual
 from tests.e2e.harness import free_udp_port
 from tests.e2e.pressure_support import Shape, percentile, stage
 from tests.e2e.support import assert_complete, publisher, running, viewer, webtransport
@@ -50,7 +49,7 @@ async def test_a_live_track_gets_through_heavy_loss(fast: bool) -> None:
     [(0.01, 0.025, 0.0, 60_000), (0.05, 0.05, 0.0, 30_000), (0.1, 0.1, 0.02, 7_500)],
     ids=["1 %", "5 %", "10 %, reordered"],
 )
-@virtual
+@pytest.mark.virtual
 async def test_what_a_line_can_carry_arrives_in_time(
     fast: bool, loss: float, delay: float, jitter: float, rate: int
 ) -> None:

@@ -16,7 +16,6 @@ from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
-from tests.actors.clock import virtual
 from tests.e2e.harness import free_udp_port
 from tests.e2e.pressure_support import AUDIO, VIDEO, Shape, Stage, Watch, percentile, stage
 from tests.e2e.support import publisher, running, viewer, webtransport
@@ -62,7 +61,7 @@ def test_the_bound_says_something() -> None:
 
 
 @pytest.mark.parametrize("fast", first(True, False))
-@virtual
+@pytest.mark.virtual
 async def test_video_skips_and_audio_loses_nothing(fast: bool) -> None:
     async with stage(fast=fast, limits=QUICK) as on:
         video, audio = on.source("video", VIDEO), on.source("audio", AUDIO)
@@ -109,7 +108,7 @@ def check_newest(on: Stage, watch: Watch, groups: int, end: float) -> None:
 
 
 @pytest.mark.parametrize("fast", first(True, False))
-@virtual
+@pytest.mark.virtual
 async def test_ordered_delivery_keeps_the_order_and_skips(fast: bool) -> None:
     async with stage(fast=fast, limits=QUICK) as on:
         source = on.source("video", VIDEO)
@@ -142,7 +141,7 @@ def out_of_order(watch: Watch) -> int:
 
 
 @pytest.mark.parametrize("fast", first(True, False))
-@virtual
+@pytest.mark.virtual
 async def test_max_latency_bounds_the_age_of_what_arrives(fast: bool) -> None:
     """With limits that alone would let a second's worth wait."""
     latency = 0.2
@@ -166,7 +165,7 @@ async def test_max_latency_bounds_the_age_of_what_arrives(fast: bool) -> None:
 
 
 @pytest.mark.parametrize("fast", first(True, False))
-@virtual
+@pytest.mark.virtual
 async def test_an_update_swaps_who_skips(fast: bool) -> None:
     shape = Shape(30, VIDEO.size // 2, VIDEO.group)
     async with stage(fast=fast, limits=QUICK) as on:

@@ -14,7 +14,6 @@ import pytest
 from relay.actors import messages as m
 from relay.actors.runtime import ask
 from relay.model.limits import Limits
-from tests.actors.clock import virtual
 from tests.e2e.pressure_support import (
     SMALL_WINDOW,
     VIDEO,
@@ -94,7 +93,7 @@ async def dropped(on: Stage) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("fast", [True, False])
-@virtual
+@pytest.mark.virtual
 async def test_the_slow_cost_the_healthy_nothing(fast: bool, caplog: pytest.LogCaptureFixture) -> None:
     limits = Limits(backlog_time=PATIENCE, backlog_bytes=KEPT)
     async with stage(fast=fast, limits=limits) as on:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.actors.clock import until
+from tests.clock import until
 from tests.e2e.harness import free_udp_port
 from tests.e2e.udp_proxy import Lane, UdpProxy, _Direction
 

@@ -25,10 +25,10 @@ from relay.wire.setup import Setup
 from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
-from tests.actors.clock import advance, run_virtual, settle, timer_count
 from tests.actors.raw_peer import PeerStream, RawPeer, follow_up
 from tests.actors.watching import Trouble, forget_actors
 from tests.actors.world import CLUSTER, EVERYTHING, World
+from tests.clock import advance, run_virtual, settle, timer_count
 
 LONG = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 LIMITS = Limits(

@@ -14,8 +14,8 @@ from relay.web import state
 from relay.web.rows import BroadcastRow, Identity, plain
 from relay.web.state import Sources
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME, settle
 from tests.actors.world import World
+from tests.clock import RUNTIME, settle
 
 
 def nobody() -> Identity:

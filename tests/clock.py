@@ -1,12 +1,13 @@
-"""Ways to wait without sleeping: `settle` until nothing is left to do, `until` a condition holds, `advance` a `VirtualLoop`."""
+"""Event loops in virtual time, and ways to wait without sleeping: `settle` until nothing is left to do, `until` a condition
+holds, `advance` a `VirtualLoop`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import selectors
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from relay.runtime import Runtime
@@ -125,13 +126,3 @@ def run_virtual(scenario: Callable[[], Any]) -> None:
     """Run a coroutine function on a `VirtualLoop` of its own."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(scenario())
-
-
-def virtual(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """A test that runs on a `VirtualLoop` of its own."""
-
-    @functools.wraps(scenario)
-    def run(**given: Any) -> None:
-        run_virtual(lambda: scenario(**given))
-
-    return run
