@@ -10,13 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from relay.auth.permissions import (
-    Permissions,
-    Reason,
-    UnauthorizedError,
-    reduce_grants,
-    requested_path,
-)
+from relay.auth.permissions import Permissions, Reason, UnauthorizedError, reduce_grants, requested_path
 from relay.logs import loggable
 from relay.model.path import PatternError, covers, granted, join, minimal, normalize
 

@@ -60,9 +60,6 @@ class Permissions:
     expires: float | None = None
     """Seconds since the epoch at which the session ends."""
 
-    def may_publish(self, path: str) -> bool:
-        return any(covers(prefix, path) for prefix in self.publish)
-
     def may_subscribe(self, path: str) -> bool:
         return any(covers(prefix, path) for prefix in self.subscribe)
 

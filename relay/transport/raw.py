@@ -19,7 +19,7 @@ OLDEST_ALPN = "moql-01"
 
 
 class RawSession(QuicSession):
-    """A session with a connection of its own."""
+    """A session with a connection of its own. On a server it is also the `SessionRequest`."""
 
     transport = "quic"
 
@@ -32,12 +32,13 @@ class RawSession(QuicSession):
         on_request: Callable[[SessionRequest], None] | None = None,
     ) -> None:
         super().__init__(connection, is_client=is_client, alpn=alpn, version=ALPN_VERSIONS.get(alpn))
+        self.offered: tuple[str, ...] = (alpn,)
         self._on_request = on_request
 
     def established(self) -> None:
         self.connection.setup_deadline = None
         if self._on_request is not None:
-            self._on_request(RawRequest(self))
+            self._on_request(self)
         if self.opened is not None and not self.opened.done():
             self.opened.set_result(None)
 
@@ -46,30 +47,15 @@ class RawSession(QuicSession):
             self.end(code, reason, by_peer=False)
             self.connection.close(code, reason)
 
-
-class RawRequest:
-    """A session request over raw QUIC: path and token follow inside the session, if at all."""
-
-    transport = "quic"
-
-    def __init__(self, session: RawSession) -> None:
-        self.remote = session.remote
-        self.path: str | None = None
-        self.query = ""
-        self.offered: tuple[str, ...] = (session.alpn,)
-        self._session = session
-
-    def __repr__(self) -> str:
-        return f"<RawRequest {self.remote} {self.offered[0]}>"
+    # -- SessionRequest: path and token follow inside the session, if at all
 
     def accept(self) -> RawSession:
-        return self._session
+        return self
 
     def reject(self, status: int, reason: str) -> None:
-        session = self._session
-        if session.alpn == OLDEST_ALPN:
-            session.close(status, str(status))
+        if self.alpn == OLDEST_ALPN:
+            self.close(status, str(status))
         elif status in (401, 403):
-            session.close(SessionCode.UNAUTHORIZED, reason)
+            self.close(SessionCode.UNAUTHORIZED, reason)
         else:
-            session.close(FIRST_APP_CODE + status, reason)
+            self.close(FIRST_APP_CODE + status, reason)

@@ -19,12 +19,7 @@ from relay.transport.quic.connection import Connection
 from relay.transport.quic.session import QuicSession
 from relay.wire.errors import MAX_CODE, WireError, from_http3, to_http3
 from relay.wire.varint import decode_varint, encode_varint
-from relay.wire.webtransport import (
-    CloseCapsuleDecoder,
-    bidi_prefix,
-    encode_close_capsule,
-    uni_prefix,
-)
+from relay.wire.webtransport import CloseCapsuleDecoder, bidi_prefix, encode_close_capsule, uni_prefix
 
 
 class WebTransportSession(QuicSession):

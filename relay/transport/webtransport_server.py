@@ -23,9 +23,6 @@ from relay.transport.webtransport import WebTransportSession
 from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
 
-SETUP_VERSIONS = frozenset((Version.LITE_01, Version.LITE_02))
-"""Versions that SETUP messages can negotiate without a subprotocol."""
-
 ALREADY_IN_USE = 409
 """Answer to a second CONNECT: a connection carries one session."""
 
@@ -48,7 +45,7 @@ def _parsed(header: str) -> tuple[str, ...]:
 
 
 class WebTransportServerSession(WebTransportSession):
-    """The server's session."""
+    """The server's session, which is also its `SessionRequest`."""
 
     def __init__(
         self,
@@ -63,6 +60,7 @@ class WebTransportServerSession(WebTransportSession):
         self._on_request = on_request
         self._strangers = strangers
         self._accepted = False
+        self.offered: tuple[str, ...] = ()
         # Our settings are sent with the handshake, which saves clients a round trip.
         self._h3 = compat.RelayH3Connection(connection.quic)
 
@@ -92,32 +90,33 @@ class WebTransportServerSession(WebTransportSession):
         if self.ended:
             return
         try:
-            offered = _offered(fields.get("wt-available-protocols", ""))
+            self.offered = _offered(fields.get("wt-available-protocols", ""))
         except ValueError:
             self.reject(400)
             return
         supported = alpns_for(self._versions)
-        chosen = next((name for name in offered if name in supported), None)
+        chosen = next((name for name in self.offered if name in supported), None)
         if chosen is not None:
             self.alpn = chosen
             self.version = ALPN_VERSIONS[chosen]
-        elif not SETUP_VERSIONS & set(self._versions):
+        elif not any(version.has_setup_exchange for version in self._versions):
             # Without a subprotocol, SETUP messages negotiate one of the two oldest versions.
             if self._strangers is not None:
-                self._strangers.met(self.remote, "webtransport", offered)
+                self._strangers.met(self.remote, "webtransport", self.offered)
             self.reject(400)
             return
-        self._on_request(WebTransportRequest(self, offered))
+        self._on_request(self)
 
-    def accept(self) -> None:
+    def accept(self) -> WebTransportServerSession:
         """Answer the CONNECT request with 200."""
         if self.ended or self._accepted:
-            return
+            return self
         self._accepted = self.may_write = True
         headers = [(b":status", b"200"), (b"sec-webtransport-http3-draft", b"draft02")]
         if self.alpn:
             headers.append((b"wt-protocol", quote_protocol(self.alpn).encode()))
         self._respond(headers, end=False)
+        return self
 
     def reject(self, status: int, reason: str = "") -> None:
         """Answer the CONNECT request with `status` and close the connection soon after."""
@@ -149,26 +148,3 @@ class WebTransportServerSession(WebTransportSession):
             self._h3.send_headers(stream_id, [(b":status", str(status).encode())], end_stream=True)
             self.connection.quic.stop_stream(stream_id, http3.H3_NO_ERROR)
         self._h3.forget(stream_id)
-
-
-class WebTransportRequest:
-    """A CONNECT request to be answered."""
-
-    transport = "webtransport"
-
-    def __init__(self, session: WebTransportServerSession, offered: tuple[str, ...]) -> None:
-        self.remote = session.remote
-        self.path: str | None = session.path
-        self.query = session.query
-        self.offered = offered
-        self._session = session
-
-    def __repr__(self) -> str:
-        return f"<WebTransportRequest {self.remote} {self.path}>"
-
-    def accept(self) -> WebTransportServerSession:
-        self._session.accept()
-        return self._session
-
-    def reject(self, status: int, reason: str) -> None:
-        self._session.reject(status, reason)

@@ -29,15 +29,12 @@ MAX_TIMESTAMP: Final = 2**61 - 1
 class StreamType(IntEnum):
     """First number on a bidi stream."""
 
-    SESSION = 0x00
     ANNOUNCE = 0x01
     SUBSCRIBE = 0x02
     FETCH = 0x03
     PROBE = 0x04
     GOAWAY = 0x05
     TRACK = 0x06
-    SETUP_DRAFT14 = 0x20
-    SETUP_COMPAT = 0x40
 
 
 class UniType(IntEnum):

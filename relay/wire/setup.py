@@ -33,13 +33,6 @@ class _Param(IntEnum):
     ORIGIN = 5
 
 
-class Role(IntEnum):
-    """The only role that a client takes; any other number, or none, means both."""
-
-    PUBLISHER = 1
-    SUBSCRIBER = 2
-
-
 def _read_count(cursor: Cursor) -> int:
     count = cursor.varint()
     if count > MAX_SETUP_PARAMS:
@@ -73,7 +66,8 @@ class Setup:
     """05 and 06: the one message of each side's Setup stream; None is an absent parameter.
 
     `probe` is the level offered (0 none, 1 report, 2 or more increase), `path` the request path with its query
-    (clients on raw QUIC), `role` see `Role`, `cost` that of the connection (absent: 1), `origin` the sender's hop id.
+    (clients on raw QUIC), `role` 1 for a peer that only publishes and 2 for one that only subscribes, `cost` that
+    of the connection (absent: 1), `origin` the sender's hop id.
     Parameters unknown here are dropped.
     """
 

@@ -122,17 +122,10 @@ class Version(IntEnum):
         return self >= Version.LITE_06
 
     @property
-    def has_probe(self) -> bool:
-        """There is a Probe stream (03 and newer)."""
-        return self >= Version.LITE_03
-
-    @property
     def has_goaway(self) -> bool:
         """There is GOAWAY (04 and newer)."""
         return self >= Version.LITE_04
 
-
-NEWEST: Final = Version.LITE_06
 
 ALL_VERSIONS: Final = tuple(sorted(Version, reverse=True))
 """Newest first."""

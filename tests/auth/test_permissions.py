@@ -53,5 +53,4 @@ def test_a_session_may_do_what_the_token_grants_and_no_more(
     absolute = url + path
     granted = any(absolute[: len(root + grant)] == root + grant for grant in grants)
     permissions = Permissions("/".join(url), reduced, reduced)
-    assert permissions.may_publish("/".join(path)) == granted
     assert permissions.may_subscribe("/".join(path)) == granted

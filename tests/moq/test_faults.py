@@ -741,7 +741,7 @@ OLDER: list[tuple[Callable[[End], object], list[Version]]] = [
         [version for version in ALL if not version.has_timestamps],
     ),
     (lambda end: end.moq.requests.request_info(*TRACK), [v for v in ALL if not v.has_timestamps]),
-    (lambda end: end.moq.requests.probe(), [version for version in ALL if not version.has_probe]),
+    (lambda end: end.moq.requests.probe(), [version for version in ALL if version < Version.LITE_03]),
 ]
 
 
@@ -768,7 +768,7 @@ def everything(pair: Pair, version: Version, viewer: End, publisher: End, ending
     requests = [moq.requests.request_announcements("demo"), moq.requests.subscribe(*TRACK, SubscribeParams())]
     if version.has_timestamps:
         requests += [moq.requests.request_info(*TRACK), moq.requests.fetch(*TRACK, 3)]
-    if version.has_probe and not version.has_setup_stream:
+    if version >= Version.LITE_03 and not version.has_setup_stream:
         requests.append(moq.requests.probe())
     pair.settle()
     (interest,) = publisher.of(AnnounceRequested)
@@ -829,7 +829,7 @@ def corpus(version: Version) -> dict[str, list[bytes]]:
     requests: list[Request] = [AnnounceRequest("demo"), *(Subscribe(number, *TRACK) for number in range(4))]
     if version.has_timestamps:
         requests += [Fetch(*TRACK, 1, 3), TrackRequest(*TRACK)]
-    if version.has_probe:
+    if version >= Version.LITE_03:
         requests.append(ProbeRequest())
     replies = []
     if version.has_updates:
@@ -849,7 +849,7 @@ def corpus(version: Version) -> dict[str, list[bytes]]:
         "FetchStream": list(frames(version, (5, b"payload"))),
         "IncomingGroup": list(frames(version, (5, b"payload"))),
         "InfoStream": [TrackInfo(1, False, 5, 1000).encode(version)] if version.has_timestamps else [],
-        "ProbeStream": [Probe(1, 2).encode(version)] if version.has_probe else [],
+        "ProbeStream": [Probe(1, 2).encode(version)] if version >= Version.LITE_03 else [],
         "IncomingRequest": [SubscribeUpdate(3).encode(version)] if version.has_updates else [],
     }
 
@@ -1000,7 +1000,7 @@ class Chaos:
             self.mine.append(moq.requests.request_announcements("demo"))
         elif what == 1 and version.has_timestamps:
             self.mine += [moq.requests.fetch(*TRACK, 1), moq.requests.request_info(*TRACK)]
-        elif what == 2 and version.has_probe:
+        elif what == 2 and version >= Version.LITE_03:
             self.mine.append(moq.requests.probe())
         elif what == 3 and version.has_updates and self.mine:
             moq.requests.update(self.mine[0], SubscribeParams(5))

@@ -743,7 +743,9 @@ async def test_answers_that_pile_up_stop_the_reading() -> None:
 
 
 async def test_nobody_reads_before_somebody_listens() -> None:
-    session = PlainSession(remote="", is_client=False, max_streams=1, max_message=1, clock=lambda: 0.0)
+    session = make_session(
+        Choice("", None, None), SMALL, remote="", is_client=False, path="/", query="", clock=lambda: 0.0
+    )
     assert not session.readable
     Recorder(session)
     assert session.readable

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from relay.transport.websocket.plain import PLAIN
 from relay.wire.qmux import Draft
 from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 
-SETUP_VERSIONS = frozenset((Version.LITE_01, Version.LITE_02))
-"""Versions negotiated by SETUP messages, for which a framing without a version is enough."""
+PLAIN = "webtransport"
+"""Subprotocol of the plain framing, also the one without an offered subprotocol."""
 
 UNPAIRED = frozenset(("moql-01",))
 """ALPN names of raw QUIC, never used after a framing."""
@@ -35,7 +34,7 @@ def choices(versions: Sequence[Version]) -> list[Choice]:
         if alpn not in UNPAIRED
         for draft in sorted(Draft, reverse=True)
     ]
-    if SETUP_VERSIONS & set(versions):
+    if any(version.has_setup_exchange for version in versions):
         found += [Choice(draft.name_on_wire, draft, None) for draft in sorted(Draft, reverse=True)]
         found.append(Choice(PLAIN, None, None))
     return found

@@ -16,8 +16,7 @@ import aiohttp
 from relay.model.limits import Limits
 from relay.runtime import Runtime
 from relay.transport.quic.trust import ClientTls, Trust
-from relay.transport.websocket.choice import Choice, choices
-from relay.transport.websocket.plain import PLAIN
+from relay.transport.websocket.choice import PLAIN, Choice, choices
 from relay.transport.websocket.pump import CLOSE_TIMEOUT, Pump, Socket
 from relay.transport.websocket.request import make_session
 from relay.transport.websocket.session import FramedSession

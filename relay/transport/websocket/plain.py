@@ -10,9 +10,6 @@ from relay.transport.websocket.stream import FramedStream
 from relay.wire.qmux import Close, ResetStream, StopSending, StreamFrame
 from relay.wire.websocket import decode_plain, plain_close, plain_reset, plain_stop, plain_stream_header
 
-PLAIN = "webtransport"
-"""Its subprotocol, also used when none was offered."""
-
 
 class PlainSession(FramedSession):
     """A session in the framing `webtransport`."""

@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from relay.model.limits import Limits
 from relay.transport.session import DatagramReceived
-from relay.transport.websocket.session import FramedSession
+from relay.transport.websocket.choice import Choice
+from relay.transport.websocket.session import FramedSession, Opening
 from relay.transport.websocket.stream import FramedStream
 from relay.transport.websocket.streams import MAX_HEADER, MAX_PAYLOAD
 from relay.wire.errors import ProtocolViolation
@@ -95,33 +97,13 @@ class QmuxSession(FramedSession):
 
     strict = True
 
-    def __init__(
-        self,
-        draft: Draft,
-        *,
-        remote: str,
-        is_client: bool,
-        alpn: str,
-        version: Version | None,
-        path: str | None = None,
-        query: str = "",
-        max_streams: int,
-        window: int,
-        clock: Callable[[], float],
-    ) -> None:
-        super().__init__(
-            remote=remote,
-            is_client=is_client,
-            alpn=alpn,
-            version=version,
-            path=path,
-            query=query,
-            max_streams=max_streams,
-            max_message=MAX_RECORD if draft.packs else MAX_MESSAGE_00,
-            clock=clock,
-        )
-        self.draft = draft
+    def __init__(self, choice: Choice, limits: Limits, opening: Opening, clock: Callable[[], float]) -> None:
+        super().__init__(choice, limits, opening, clock)
+        assert choice.draft is not None
+        draft = self.draft = choice.draft
         self.packs = draft.packs
+        self.max_message = MAX_RECORD if draft.packs else MAX_MESSAGE_00
+        window, max_streams = limits.websocket_window, limits.websocket_streams
         stream_window = min(STREAM_WINDOW, window)
         self._ours = Parameters(
             idle_timeout=int(IDLE_TIMEOUT * 1000),
@@ -132,7 +114,7 @@ class QmuxSession(FramedSession):
             streams_bidi=max_streams,
             streams_uni=max_streams,
             # Versions before 05 have no datagrams.
-            max_datagram=MAX_DATAGRAM if draft.packs and (version or 0) >= Version.LITE_05 else 0,
+            max_datagram=MAX_DATAGRAM if draft.packs and (self.version or 0) >= Version.LITE_05 else 0,
             reset_stream_at=draft >= Draft.QMUX_02,
         )
         self._theirs: Parameters | None = None

@@ -6,12 +6,13 @@ The HTTP server and the client use it. Must never touch a socket: `relay.transpo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from relay.model.limits import Limits
 from relay.transport.websocket.choice import Choice
 from relay.transport.websocket.plain import PlainSession
 from relay.transport.websocket.qmux import QmuxSession
-from relay.transport.websocket.session import FramedSession
+from relay.transport.websocket.session import FramedSession, Opening
 from relay.wire.errors import SessionCode
 
 
@@ -26,30 +27,8 @@ def make_session(
     clock: Callable[[], float],
 ) -> FramedSession:
     """Return a session of the chosen framing."""
-    if choice.draft is None:
-        return PlainSession(
-            remote=remote,
-            is_client=is_client,
-            alpn=choice.subprotocol,
-            version=choice.version,
-            path=path,
-            query=query,
-            max_streams=limits.websocket_streams,
-            max_message=limits.websocket_message,
-            clock=clock,
-        )
-    return QmuxSession(
-        choice.draft,
-        remote=remote,
-        is_client=is_client,
-        alpn=choice.subprotocol,
-        version=choice.version,
-        path=path,
-        query=query,
-        max_streams=limits.websocket_streams,
-        window=limits.websocket_window,
-        clock=clock,
-    )
+    framing = PlainSession if choice.draft is None else QmuxSession
+    return framing(choice, limits, Opening(remote, is_client, path, query), clock)
 
 
 class WebSocketRequest:
@@ -76,23 +55,15 @@ class WebSocketRequest:
         """Set by `accept`."""
         self.refusal: tuple[int, str] | None = None
         """HTTP status and reason, set by `reject`."""
-        self._choice = choice
-        self._limits = limits
-        self._clock = clock
+        self._accepted = partial(
+            make_session, choice, limits, remote=remote, is_client=False, path=path, query=query, clock=clock
+        )
 
     def __repr__(self) -> str:
         return f"<WebSocketRequest {self.remote} {self.path}>"
 
     def accept(self) -> FramedSession:
-        self.session = make_session(
-            self._choice,
-            self._limits,
-            remote=self.remote,
-            is_client=False,
-            path=self.path,
-            query=self.query,
-            clock=self._clock,
-        )
+        self.session = self._accepted()
         return self.session
 
     def reject(self, status: int, reason: str) -> None:

@@ -16,17 +16,12 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from relay.transport.session import (
-    Event,
-    Pong,
-    SessionClosed,
-    SessionStats,
-    Sink,
-)
+from relay.model.limits import Limits
+from relay.transport.session import Event, Pong, SessionClosed, SessionStats, Sink
+from relay.transport.websocket.choice import Choice
 from relay.transport.websocket.streams import FramedStreams
 from relay.wire.errors import ProtocolViolation, WireError
 from relay.wire.qmux import Close
-from relay.wire.version import Version
 
 KEEP_ALIVE = 5.0
 """Seconds between our pings, as deployed peers do."""
@@ -67,32 +62,26 @@ class Outgoing(NamedTuple):
     data: bytes
 
 
+class Opening(NamedTuple):
+    """The HTTP request of a session."""
+
+    remote: str
+    is_client: bool
+    path: str | None
+    query: str
+
+
 class FramedSession(FramedStreams):
     """A session over messages; see `relay.transport.session.Session`. Subclasses define the frames."""
 
     transport = "websocket"
 
-    def __init__(
-        self,
-        *,
-        remote: str,
-        is_client: bool,
-        alpn: str = "",
-        version: Version | None = None,
-        path: str | None = None,
-        query: str = "",
-        max_streams: int,
-        max_message: int,
-        clock: Callable[[], float],
-    ) -> None:
-        """`max_message` is the largest accepted message in bytes."""
-        super().__init__(is_client=is_client, max_streams=max_streams)
-        self.max_message = max_message
-        self.remote = remote
-        self.alpn = alpn
-        self.version = version
-        self.path = path
-        self.query = query
+    def __init__(self, choice: Choice, limits: Limits, opening: Opening, clock: Callable[[], float]) -> None:
+        super().__init__(is_client=opening.is_client, max_streams=limits.websocket_streams)
+        self.max_message = limits.websocket_message
+        """The largest accepted message in bytes."""
+        self.remote, _, self.path, self.query = opening
+        self.alpn, self.version = choice.subprotocol, choice.version
         self.finished = False
         """Everything is sent, the close included."""
         self.released = asyncio.Event()
