@@ -1,4 +1,4 @@
-"""The command `python -m bench`: chooses what to run, keeps the results, prints them."""
+"""The command `python -m bench`: selects scenarios, stores the results, prints them."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _how(command: argparse.ArgumentParser, *, rounds: int) -> None:
 
 
 class Store:
-    """The file of results: written after each run, so that an interrupted benchmark loses nothing."""
+    """The file of results, written after each run, so that an interrupted benchmark loses nothing."""
 
     def __init__(self, path: Path, *, keep: bool) -> None:
         self._path = path
@@ -125,7 +125,7 @@ class Store:
 
 
 def _version() -> str:
-    """Name the commit that is measured, `+` if files differ from it."""
+    """The measured commit, with `+` if files differ from it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
@@ -135,7 +135,7 @@ def _version() -> str:
 
 
 def contenders_for(scenario: Scenario, asked: Sequence[str] | None) -> list[str]:
-    """Return who takes part: those asked for, else all, but in rows that grow without the slow one."""
+    """The relays for a scenario: the requested ones, else all; rows that grow omit the slow one."""
     if asked is not None:
         return list(asked)
     left_out = {"pure"} if scenario.series is None else {"pure", "stock"}
@@ -143,10 +143,10 @@ def contenders_for(scenario: Scenario, asked: Sequence[str] | None) -> list[str]
 
 
 async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], store: Store) -> None:
-    """Run everything, relay after relay, round after round; a run that fails is told, kept and not counted."""
+    """Run everything, relay after relay, round after round; failed runs are printed, stored and not counted."""
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that they, too, end what was started
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that they, too, end their processes
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     python = peer_python()
     asked = arguments.relays.split(",") if arguments.relays else None
@@ -177,7 +177,7 @@ async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], 
 
 
 def in_short(scenario: Scenario, result: dict[str, Any]) -> str:
-    """Say in some words how a run went."""
+    """A short description of a run."""
     if "failed" in result:
         return f"failed: {result['failed']}"
     words = []

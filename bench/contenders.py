@@ -1,6 +1,7 @@
-"""The relays that are compared, started and stopped.
+"""The compared relays.
 
-Each run gets a fresh process, on a free port of 127.0.0.1. Only processes started here are ended, by their own id.
+Each run gets a fresh process on a free port of 127.0.0.1. Only processes started here are ended, by their own
+id.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ public = ""
 
 @dataclass(frozen=True)
 class Contender:
-    """A relay that takes part."""
+    """A relay to compare."""
 
     name: str
     title: str
     ready: str
-    """Part of the line that it prints once it listens."""
+    """Part of the line that it prints when it listens."""
 
 
 CONTENDERS = {
@@ -62,7 +63,7 @@ REFERENCE = "rust"
 
 
 class RelayFailedError(RuntimeError):
-    """A relay did not start, or ended in the middle of a run. Holds what it said last."""
+    """A relay did not start, or ended during a run. Holds its last output."""
 
 
 class RunningRelay:
@@ -78,13 +79,13 @@ class RunningRelay:
 
     @property
     def pid(self) -> int:
-        """Of the process, to look it up in /proc."""
+        """For /proc."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """URL for clients."""
         return f"https://127.0.0.1:{self.port}/"
 
     async def __aenter__(self) -> Self:
@@ -132,7 +133,7 @@ class RunningRelay:
         return [sys.executable, "-u", "-m", "relay.cli", str(config)]
 
     def said(self) -> str:
-        """Return its log so far."""
+        """The log so far."""
         return self._log.read_text(errors="replace")
 
     def _explain(self, what: str) -> str:
@@ -147,7 +148,7 @@ class RunningRelay:
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
-    """Ask a process that we started to end; make it end when it does not."""
+    """Terminate the process; kill it if it does not end."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
@@ -160,7 +161,7 @@ async def end(process: asyncio.subprocess.Process) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return ours without the variables that configure a relay."""
+    """Our environment without variables that configure a relay."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MOQ_")}
 
 

@@ -49,7 +49,7 @@ PUBLISHER = 7
 """Id of the publisher in hop lists."""
 
 QUIET = 10.0
-"""Virtual seconds after which nothing is under way any more."""
+"""Virtual seconds after which nothing is in flight."""
 
 NAMES = {AnnounceActive: "start", AnnounceUpdate: "update", AnnounceEnded: "end"}
 
@@ -58,7 +58,7 @@ NAMES = {AnnounceActive: "start", AnnounceUpdate: "update", AnnounceEnded: "end"
 
 
 class _Selector(selectors.DefaultSelector):
-    """Waits for nothing: the time that it should have waited has passed at once."""
+    """Does not wait: the waiting time has passed at once."""
 
     passed = 0.0
 
@@ -69,7 +69,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualTime(asyncio.SelectorEventLoop):
-    """An event loop on which only waiting takes time, and none of anybody's."""
+    """An event loop on which only waiting takes time."""
 
     def __init__(self) -> None:
         self._clock = _Selector()
@@ -110,7 +110,7 @@ class LateSession:
 
 
 class Watcher(LoopActor):
-    """A viewer of one relay that keeps every change."""
+    """A watcher of one relay that keeps every change."""
 
     def __init__(self, relay: Relay, session: int, prefix: str) -> None:
         super().__init__(RUNTIME)
@@ -122,12 +122,12 @@ class Watcher(LoopActor):
         """`start`, `update` or `end`, and the path."""
 
     def on_start(self) -> None:
-        """Ask for all of it."""
+        """Watch everything."""
         interest = AnnounceInterest(self._session, 1, (self._prefix,))
         send(self._relay.origin, m.Watch(self.actor_ref, interest))
 
     def on_receive(self, message: object) -> None:
-        """Note what is said."""
+        """Record a change."""
         match message:
             case m.WatchStarted():
                 self.live.update((offer.path, offer) for offer in message.offers)
@@ -139,13 +139,13 @@ class Watcher(LoopActor):
                 self.live[path] = offer
 
     def count(self) -> dict[str, int]:
-        """How many there were of each kind."""
+        """Count changes by kind."""
         counts = Counter(kind for kind, _ in self.changes)
         return {kind: counts[kind] for kind in NAMES.values()}
 
 
 class Publisher(LoopActor):
-    """The session of a publisher that answers when it is asked for a sign of life."""
+    """A publisher's session that answers pings."""
 
     def __init__(self, origin: Ref, session: int) -> None:
         super().__init__(RUNTIME)
@@ -153,7 +153,7 @@ class Publisher(LoopActor):
         self._session = session
 
     def on_receive(self, message: object) -> None:
-        """What its tracks are asked is not answered."""
+        """Ignore requests for its tracks."""
         if isinstance(message, m.CheckAlive):
             send(self._origin, m.Alive(self._session, alive=True))
 
@@ -163,7 +163,7 @@ class Relay:
 
     def __init__(self, number: int, limits: Limits) -> None:
         async def everything(_path: str, _query: str, _remote: str) -> Permissions:
-            return CLUSTER  # asked by nobody: each session is given its permissions
+            return CLUSTER  # unused: each session is given its permissions
 
         self.number = number
         self.hop = FIRST_HOP + number
@@ -186,7 +186,7 @@ class Relay:
         self.actors.append(self._publisher)
 
     def publish(self, path: str, *, publisher: int = PUBLISHER, route: Route | None = None) -> None:
-        """A publisher of ours announces a path."""
+        """Announce a path."""
         generation = self._published[path] = self._published.get(path, 0) + 1
         broadcast = BroadcastActor.start(
             RUNTIME, path=path, source=self._publisher, limits=self.environment.limits
@@ -208,11 +208,11 @@ class Relay:
         )
 
     def withdraw(self, path: str) -> None:
-        """And withdraws it."""
+        """Withdraw it."""
         send(self.origin, m.Unannounce(self._session, path, self._published[path]))
 
     def watch(self, prefix: str = "demo") -> Watcher:
-        """A viewer that wants to know everything under `prefix`."""
+        """Watch everything under `prefix`."""
         ref = Watcher.start(self, next(self.sessions), prefix)
         self.actors.append(ref)
         return cast("Watcher", cast("Any", ref.actor_inbox)._actor)  # noqa: SLF001
@@ -229,17 +229,17 @@ class Mesh(list[Relay]):
         latency: tuple[float, float] = (0.001, 0.1),
         limits: Limits | None = None,
     ) -> None:
-        # nothing passes but announcements, all of them at once: no rate has to be held
+        # no rate limit: announcements come all at once
         limits = limits or Limits(control_rate=1_000_000, control_burst=1_000_000, linger=0.0)
         super().__init__(Relay(number, limits) for number in range(size))
         self._random = random.Random(seed)
         self._latency = latency
         self.sessions: dict[tuple[int, int], tuple[Ref, Ref]] = {}
-        """Both ends of each, by the numbers of the relays."""
+        """Both ends of each, by relay number."""
         self._ends: dict[tuple[int, int], tuple[MemorySession, MemorySession]] = {}
 
     def connect(self, one: int, other: int, version: Version = Version.LITE_06) -> None:
-        """A session of two relays."""
+        """Connect two relays."""
         latency = self._random.uniform(*self._latency)
         ends = memory_pair(version, path="/")
         first, second = (
@@ -255,12 +255,12 @@ class Mesh(list[Relay]):
         self._ends[one, other] = ends
 
     def connect_all(self, version: Version = Version.LITE_06) -> None:
-        """Each relay with every other one."""
+        """Connect each relay with every other one."""
         for one, other in itertools.combinations(range(len(self)), 2):
             self.connect(one, other, version)
 
     def announce_members(self) -> None:
-        """Each relay tells the others its name."""
+        """Each relay announces its name to the others."""
         for relay in self:
             relay.publish(join(MEMBERS, f"relay-{relay.number}"), route=Route((), 0, 0))
 
@@ -270,13 +270,13 @@ class Mesh(list[Relay]):
             halt(ref)
 
     def lose(self, one: int, other: int) -> None:
-        """The session of two relays ends, and nobody has closed it."""
+        """The session of two relays is lost without a close."""
         del self.sessions[one, other]
         for end in self._ends.pop((one, other)):
             end.fail()
 
     async def end_sessions(self) -> None:
-        """The relays stay, without each other."""
+        """End all sessions; relays stay."""
         for pair in list(self.sessions):
             self.cut(*pair)
         await asyncio.sleep(QUIET)
@@ -292,7 +292,7 @@ class Mesh(list[Relay]):
 
 @contextlib.contextmanager
 def counted() -> Iterator[Counter[str]]:
-    """Count the announcements that relays receive from one another meanwhile, by kind."""
+    """Count announcements between relays, by kind."""
     counts: Counter[str] = Counter()
     original = AnnounceReader._take  # noqa: SLF001 - where all of them come through
 

@@ -1,7 +1,6 @@
-"""What a viewer gets whose line carries half of what he watches: video and audio of one broadcast, frame by frame.
+"""A viewer behind a bottleneck with half of the needed rate: video and audio of one broadcast, frame by frame.
 
-Owns the line, which is a proxy in this process, and what is said of the frames that came through it. `python -m bench
-narrow` calls it.
+Owns the bottleneck, a proxy in this process, and the evaluation. `python -m bench narrow` calls it.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from tests.e2e.udp_proxy import UdpProxy
 VIDEO = {"fps": 30.0, "frame_size": 8300, "group": 30, "priority": 1}
 AUDIO = {"fps": 50.0, "frame_size": 160, "group": 1, "priority": 2}
 SHARE = 0.5
-"""Of the video that the line carries, beside the audio."""
+"""Share of the video that the bottleneck carries beside the audio."""
 DELAY_S = 0.025
 QUEUE_S = 0.2
-"""Seconds of what the line carries that may wait in front of it: a router with a small buffer."""
+"""Seconds of the bottleneck's rate that its buffer holds: a router with a small buffer."""
 WIDE_S = 2.0
-"""Seconds before the line becomes narrow."""
+"""Seconds before the rate is reduced."""
 PATIENCE_S = 1.0
-"""How late a group may be, says the viewer."""
+"""Max latency of the viewer."""
 SLICE_S = 0.1
-"""Of which the plot shows the worst frame of audio."""
+"""Slices of the plot, which shows the worst audio frame of each."""
 PACKETS = 1.06
-"""Bytes on the line for one of payload; of audio's small packets it is about twice as many."""
+"""Bytes on the network per byte of payload; about two for audio's small packets."""
 
 
 def line_rate() -> float:
-    """Bytes per second that the line carries."""
+    """Bytes per second of the bottleneck."""
     return SHARE * _rate(VIDEO) * PACKETS + 2 * _rate(AUDIO)
 
 
@@ -84,7 +83,7 @@ def _free_port() -> int:
 
 
 def ages(result: Result, track: str) -> list[float]:
-    """In seconds, of what came while the line was narrow."""
+    """Ages in seconds of frames received during the reduced rate."""
     return [age for at, age in result["arrivals"][track] if WIDE_S <= at < result["duration"]]
 
 
@@ -98,7 +97,7 @@ def worst(arrivals: Sequence[tuple[float, float]]) -> dict[float, float]:
 
 
 def table(runs: Sequence[Result]) -> str:
-    """What came of each track, by relay."""
+    """Received frames of each track, by relay."""
     rows = []
     for run_ in runs:
         cells = [CONTENDERS[run_["relay"]].title]

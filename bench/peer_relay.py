@@ -14,7 +14,7 @@ import moq
 
 
 async def serve(port: int) -> None:
-    """Accept everyone on a port of 127.0.0.1, for ever."""
+    """Accept all sessions on a port of 127.0.0.1, without end."""
     origin = moq.OriginProducer()
     sessions: set[asyncio.Task[None]] = set()
 
@@ -23,7 +23,7 @@ async def serve(port: int) -> None:
             session = await request.accept()
             await session.closed()
         except moq.Error:
-            pass  # how a session ends
+            pass  # end of a session
 
     async with moq.Server(
         f"127.0.0.1:{port}", tls_generate=["localhost"], publish=origin, subscribe=origin

@@ -1,4 +1,4 @@
-"""The environment with the native clients, made once and shared with the tests."""
+"""The environment of the native clients, created once and shared with the tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PeersMissingError(RuntimeError):
 
 
 def peer_python() -> Path:
-    """Return its interpreter; the first time this installs moq-rs, from wheels, into a directory of the project."""
+    """Return its interpreter; the first call installs moq-rs from wheels into a directory of the project."""
     if not (harness.VENVS / f"moq-rs-{MOQ_RS}").exists():
         print(f"installing moq-rs {MOQ_RS} into {harness.VENVS.name}/", file=sys.stderr, flush=True)
     try:

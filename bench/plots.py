@@ -1,6 +1,6 @@
-"""Plots out of runs, as SVG that reads on light and on dark pages: no background, mid-tone text.
+"""SVG plots of runs for light and dark pages: no background, mid-tone text.
 
-The only file that needs matplotlib, which is not needed for anything else.
+The only file that needs matplotlib.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ GRID = "#7f879055"
 COLOURS = {"rust": "#d9792b", "fast": "#2f8fd0", "pure": "#3aa17e", "stock": "#8a63d2"}
 MARKERS = {"rust": "s", "fast": "o", "pure": "D", "stock": "^"}
 STYLE = {
-    "svg.fonttype": "none",  # letters stay letters: a fourth of the size
-    "svg.hashsalt": "moq-relay",  # the same runs give the same file
+    "svg.fonttype": "none",  # text stays text: a fourth of the size
+    "svg.hashsalt": "moq-relay",  # reproducible files
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -43,7 +43,7 @@ SOAK = (
     ("worst lag of 15 s, ms", {"lag worst": 1000.0}),
     ("cores", {"cores of the load": 1.0, "cores": 1.0, "cores of the machine": 1.0}),
 )
-"""The panels of a soak: label, and the columns of its rows with what they are multiplied by."""
+"""The panels of a soak: label, and columns with their factors."""
 
 
 class PlotsMissingError(RuntimeError):
@@ -62,7 +62,7 @@ def _library() -> tuple[Any, Any]:
 
 
 def write(data: Any, folder: Path) -> list[Path]:
-    """Write a plot for each row that was measured, and one of all ratios; return the files."""
+    """Write a plot for each measured row, and one of all ratios; return the files."""
     mpl, plt = _library()
     results = Results(data["runs"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def write(data: Any, folder: Path) -> list[Path]:
 
 
 def write_narrow(runs: Sequence[Any], path: Path) -> None:
-    """Draw the age of each frame that came through a narrow line, one panel for each relay."""
+    """Draw the age of each frame behind a bottleneck, one panel per relay."""
     mpl, plt = _library()
     runs = [run for run in runs if "failed" not in run]
     with mpl.rc_context(STYLE):
@@ -114,7 +114,7 @@ def write_narrow(runs: Sequence[Any], path: Path) -> None:
 
 
 def soak(rows: Sequence[Mapping[str, float]], folder: Path) -> Path:
-    """Write `soak.svg`: memory, sessions and actors, lag and cores over the time of a soak; return the file."""
+    """Write `soak.svg`: memory, sessions and actors, lag and cores over time; return the file."""
     mpl, plt = _library()
     with mpl.rc_context(STYLE):
         figure, panels = plt.subplots(4, 1, figsize=(9.5, 8.4), sharex=True, layout="constrained")
@@ -123,7 +123,7 @@ def soak(rows: Sequence[Mapping[str, float]], folder: Path) -> Path:
             for (name, scale), colour in zip(lines.items(), COLOURS.values(), strict=False):
                 values = [row.get(name, 0.0) * scale for row in rows]
                 axes.plot(minutes, values, color=colour, linewidth=1.1, label=name)
-            axes.set_ylim(0, axes.get_ylim()[1] * 1.2)  # with room for the legend
+            axes.set_ylim(0, axes.get_ylim()[1] * 1.2)  # room for the legend
             axes.set_ylabel(label)
             if len(lines) > 1:
                 axes.legend(fontsize=8, ncols=4, loc="upper left")
@@ -136,7 +136,7 @@ def soak(rows: Sequence[Mapping[str, float]], folder: Path) -> Path:
 def _save(plt: Any, figure: Any, path: Path) -> Path:
     figure.savefig(path, metadata={"Date": None, "Creator": None}, bbox_inches="tight")
     plt.close(figure)
-    # Trailing blanks and a missing last newline are all that version control would complain of.
+    # Version control complains of trailing blanks and a missing last newline only.
     path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
     return path
 
@@ -156,7 +156,7 @@ def _growth(plt: Any, results: Results, series: Series) -> Any:
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
         else:
-            axes.set_xlim(left=0)  # where twice as much for twice as many is a straight line
+            axes.set_xlim(left=0)  # with twice as much for twice as many as a straight line
         axes.set_ylim(bottom=0)
         axes.set_xlabel(series.axis, fontsize=9)
         axes.set_ylabel(label)

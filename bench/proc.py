@@ -1,6 +1,6 @@
-"""What Linux tells about a process and its children in /proc: processor time, memory; and about the whole machine.
+"""CPU time and memory of a process and its children, and of the whole machine, from /proc.
 
-Linux only, as is the whole benchmark: other systems count neither per thread nor in nanoseconds.
+Linux only, as the whole benchmark: other systems count neither per thread nor in nanoseconds.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def supported() -> bool:
-    """Whether this machine tells what we ask."""
+    """/proc has the needed files."""
     return (PROC / "self" / "stat").exists() and (PROC / "self" / "task").exists()
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all that descend from it."""
+    """A process and all its descendants."""
     members = [pid]
-    for member in members:  # grows while we look
+    for member in members:  # may grow meanwhile
         for task in _listed(PROC / str(member) / "task"):
             members += [int(child) for child in _text(task / "children").split()]
     return members
@@ -30,22 +30,22 @@ def family(pid: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Spent:
-    """Processor time of a family so far, in seconds."""
+    """CPU time of a process family in seconds."""
 
     ticks: float
-    """By the kernel's accounting of the processes, in steps of 10 ms; threads that have ended are in it."""
+    """By the kernel's process accounting, in steps of 10 ms, ended threads included."""
     threads: dict[tuple[int, str], float]
-    """By the scheduler's clock, which is exact, of the threads there are."""
+    """By the scheduler's exact clock, of live threads."""
 
     def since(self, before: Spent) -> float:
-        """Return what was spent in between: the exact sum, unless threads that ended are missing from it."""
+        """The difference: the exact sum, unless threads have ended."""
         exact = sum(spent - before.threads.get(thread, 0.0) for thread, spent in self.threads.items())
         coarse = self.ticks - before.ticks
         return coarse if not self.threads or coarse - exact > 4 / TICKS else exact
 
 
 def spent(pid: int) -> Spent:
-    """Read what a process and its children have spent."""
+    """Read the CPU time of a process and its children."""
     ticks = 0
     threads = {}
     for member in family(pid):
@@ -57,16 +57,16 @@ def spent(pid: int) -> Spent:
 
 
 def used_ticks(stat: str) -> int:
-    """Return user and system time from a line of /proc/PID/stat; 0 for a process that is gone.
+    """User and system time from a line of /proc/PID/stat; 0 for an ended process.
 
-    The name in parentheses may hold spaces and parentheses itself.
+    The name in parentheses may contain spaces and parentheses.
     """
     fields = stat.rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
 
 
 def memory(pid: int, *, peak: bool = False) -> int:
-    """Return the resident memory of a process and its children in bytes, now or at most so far."""
+    """Resident memory of a process and its children in bytes, current or peak."""
     field = "VmHWM" if peak else "VmRSS"
     return sum(status_bytes(_text(PROC / str(member) / "status"), field) for member in family(pid))
 
@@ -87,7 +87,7 @@ def machine_busy() -> float:
 
 
 def machine() -> dict[str, str | int | None]:
-    """Describe the machine, as far as numbers depend on it; nothing that names it."""
+    """Describe the machine as far as results depend on it, without identifying it."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -107,7 +107,7 @@ def machine() -> dict[str, str | int | None]:
 def _text(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # gone meanwhile
+    except OSError:  # ended meanwhile
         return ""
 
 

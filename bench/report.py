@@ -1,4 +1,4 @@
-"""Tables out of runs, as Markdown; and the places of a page that they are written into."""
+"""Markdown tables of runs, and their insertion into a page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OURS = "fast"
 
 @dataclass(frozen=True)
 class Measure:
-    """A cost that relays are compared by: less is better."""
+    """A cost by which relays are compared: less is better."""
 
     path: str
     what: str
@@ -54,15 +54,15 @@ class Results:
         return self._runs.get((scenario, relay), [])
 
     def median(self, scenario: Scenario, relay: str, path: str) -> Summary | None:
-        """Return what `stats.median` says of them."""
+        """`stats.median` of them."""
         return stats.median(self.of(scenario.name, relay), path)
 
     def ratio(self, scenario: Scenario, relay: str, path: str) -> Summary | None:
-        """Return what `stats.ratio` says of them, over the reference."""
+        """`stats.ratio` of them, over the reference."""
         return stats.ratio(self.of(scenario.name, relay), self.of(scenario.name, REFERENCE), path)
 
     def marks(self, scenario: Scenario) -> str:
-        """Say which relays had runs that were not good."""
+        """Relays with runs that were not good."""
         words = [
             (CONTENDERS[relay].title, stats.marks(self.of(scenario.name, relay))) for relay in self.relays
         ]
@@ -77,13 +77,13 @@ def number(value: float) -> str:
     """Write a number with three significant digits."""
     if value == 0:
         return "0"
-    if abs(value) >= 99.95:  # what rounds to 100 is written like it
+    if abs(value) >= 99.95:  # 99.95 is written as 100
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
 
 
 def with_spread(summary: Summary | None, scale: float = 1.0) -> str:
-    """Write a number with its least and greatest where there is more than one; `?` marks a doubtful one."""
+    """A number with its least and greatest of several; `?` marks a doubtful one."""
     if summary is None:
         return ""
     doubt = " ?" if summary.doubtful else ""
@@ -103,7 +103,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def aligned(text: str) -> str:
-    """Pad the columns of a table, for terminals; other text stays as it is."""
+    """Pad the columns of tables for terminals."""
     if not text.startswith("|"):
         return text
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
@@ -117,7 +117,7 @@ def aligned(text: str) -> str:
 
 
 def ratios(results: Results) -> str:
-    """Compare every scenario that stands alone: the cost on the reference, and of the others as multiples of it."""
+    """Compare every single scenario: the cost of the reference, and the others as multiples of it."""
     others = [relay for relay in results.relays if relay != REFERENCE]
     head = ["scenario", f"{CONTENDERS[REFERENCE].title}"]
     head += [f"{CONTENDERS[relay].title}, times that" for relay in others]
@@ -143,7 +143,7 @@ def ratios(results: Results) -> str:
 
 
 def latencies(results: Results) -> str:
-    """Tell how long frames took, and what the whole relay used, scenario by scenario."""
+    """Latency of frames, and CPU of the whole relay, by scenario."""
     head = ["scenario"]
     for relay in results.relays:
         title = CONTENDERS[relay].title
@@ -169,7 +169,7 @@ def latencies(results: Results) -> str:
 
 
 def growth(results: Results, series: Series) -> str:
-    """Tell how the cost of a frame goes along a row."""
+    """The cost of a frame along a row."""
     scenarios = results.in_series(series)
     relays = [relay for relay in results.relays if any(results.of(s.name, relay) for s in scenarios)]
     head = [series.axis]
@@ -194,7 +194,7 @@ def growth(results: Results, series: Series) -> str:
 
 
 def capacity(results: Results) -> str:
-    """Turn costs into what one core carries. What was not measured is left out."""
+    """Convert costs into capacity per core. Omits what was not measured."""
     relays = [relay for relay in (REFERENCE, OURS) if relay in results.relays]
     rows = []
     fullest = {relay: _fullest(results, relay) for relay in relays}
@@ -217,7 +217,7 @@ def capacity(results: Results) -> str:
 
 
 def _fullest(results: Results, relay: str) -> tuple[float, float] | None:
-    """Return the largest number of viewers that was carried well, and the cores it took."""
+    """The largest number of viewers served well, and its cores."""
     for scenario in reversed(results.in_series(SERIES[0])):
         cores = results.median(scenario, relay, "cores")
         if cores is not None and not cores.doubtful:
@@ -240,7 +240,7 @@ _PLANNING = {
 
 
 def setting(data: Mapping[str, Any]) -> str:
-    """Say where and when it was measured."""
+    """Place and time of the measurement."""
     machine = data["machine"]
     runs = len(data["runs"])
     versions = " and ".join(dict.fromkeys(run.get("version", data["version"]) for run in data["runs"]))
@@ -265,7 +265,7 @@ def blocks(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def fill(page: str, parts: Mapping[str, str]) -> str:
-    """Put the parts between their marks in a page; a place for which there is no part stays as it is."""
+    """Insert the parts between their marks in a page; other marks stay."""
 
     def put(found: re.Match[str]) -> str:
         name = found["name"]

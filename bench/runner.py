@@ -1,7 +1,7 @@
-"""One run: a relay, a load on it, and what the relay spent meanwhile.
+"""One run: a relay, its load, and the relay's consumption.
 
-The runner starts the load processes, tells them when the window begins and ends, and reads the relay's counters at just
-these moments. Nothing here knows what the numbers are for.
+The runner starts the load processes, signals begin and end of the window, and reads the relay's counters at
+these moments. It does not interpret the numbers.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Result = dict[str, Any]
 
 SECOND = 1_000_000_000
 HEAD_START_S = 0.4
-"""From the order to start to the first frame, so that every process has heard it."""
+"""From the order to start to the first frame, for every process to receive it."""
 BROADCAST = "bench"
 READERS = 4
-"""Viewers per process that read frames as they come and so know their latency."""
+"""Viewers per process that read frames at once and measure latency."""
 BULK_WINDOW = 16
-"""Frames under way in bulk: 1.6 MB, which keeps a relay busy and no queue growing."""
+"""Frames in flight in bulk: 1.6 MB keep a relay busy without a growing queue."""
 PATIENCE_S = 60.0
 SETTLE_S = 1.0
 
 
 class LoadFailedError(RuntimeError):
-    """A process of the load generator ended, or said nothing, where it should have reported."""
+    """A load process ended or did not report."""
 
 
 class Load:
-    """A load process and what it says."""
+    """A load process and its reports."""
 
     def __init__(self, process: asyncio.subprocess.Process, role: str) -> None:
         self._process = process
@@ -47,16 +47,16 @@ class Load:
 
     @property
     def pid(self) -> int:
-        """Of the process, to look it up in /proc."""
+        """For /proc."""
         return self._process.pid
 
     @property
     def over(self) -> bool:
-        """Whether it has ended: to hear from it then raises LoadFailedError, with what it said last."""
+        """It has ended: `hear` then raises LoadFailedError with its last output."""
         return self._process.returncode is not None
 
     async def hear(self, event: str) -> Result:
-        """Return the next report, which is to be this one."""
+        """The next report, which must be of this kind."""
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -76,7 +76,7 @@ class Load:
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
     async def close(self) -> None:
-        """Let it say goodbye to the relay; end it if it does not."""
+        """Let it close its sessions; end it if it does not."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -92,7 +92,7 @@ class Load:
 
 
 async def start_load(python: Path, module: str, job: Result) -> Load:
-    """Start a process of the load; whoever does closes it."""
+    """Start a load process; the caller closes it."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         str(python),
@@ -110,7 +110,7 @@ async def start_load(python: Path, module: str, job: Result) -> Load:
 
 
 class Bench:
-    """What all loads of one run share."""
+    """Shared by all loads of one run."""
 
     def __init__(
         self, relay: RunningRelay, python: Path, viewer_processes: int, stack: AsyncExitStack
@@ -143,7 +143,7 @@ class Bench:
         return loads, [await load.hear("ready") for load in loads]
 
     async def stalled(self, scenario: Scenario) -> None:
-        """Let two more watch, of which one does not read at all, and one a hundredth of what there is."""
+        """Let two more watch: one does not read, the other reads a hundredth."""
         for share in (0.0, 0.01):
             watching = stalled.watching(self.relay.port, BROADCAST, scenario, share)
             await self._stack.enter_async_context(watching)
@@ -159,7 +159,7 @@ def _shape(scenario: Scenario) -> dict[str, Any]:
 
 
 def spread(count: int, parts: int) -> list[int]:
-    """Return `count` in nearly equal parts, none of them 0."""
+    """Split `count` into nearly equal parts, none of them 0."""
     parts = max(1, min(count, parts))
     return [count // parts + (i < count % parts) for i in range(parts)]
 
@@ -174,7 +174,7 @@ class Meter:
         self._at = time.monotonic()
 
     def stop(self) -> Result:
-        """Return what was spent since it was made."""
+        """The consumption since its creation."""
         wall = time.monotonic() - self._at
         cpu = proc.spent(self._relay.pid).since(self._spent)
         return {
@@ -205,7 +205,7 @@ async def _bench(relay: RunningRelay, python: Path, processes: int) -> AsyncIter
 
 
 def _plan(scenario: Scenario) -> dict[str, int]:
-    """Return when the first frame is written, and from when to when is measured."""
+    """Times of the first frame, and of begin and end of the window."""
     begin = time.monotonic_ns() + int(HEAD_START_S * SECOND)
     start = begin + int(scenario.warm_up * SECOND)
     return {"begin": begin, "from": start, "to": start + int(scenario.duration * SECOND)}
@@ -242,7 +242,7 @@ async def _stream(bench: Bench, scenario: Scenario) -> Result:
 def stream_result(
     scenario: Scenario, spent: Result, written: Result, windows: Sequence[Result], counts: Sequence[Result]
 ) -> Result:
-    """Put together what the processes of a stream reported."""
+    """Combine the reports of a stream's processes."""
     due = round(scenario.fps * scenario.duration) * scenario.tracks * scenario.viewers
     missing = sum(count["missing"] for count in counts)
     checked = sum(count["checked"] for count in counts)
@@ -289,7 +289,7 @@ async def _bulk(bench: Bench, scenario: Scenario) -> Result:
 
 async def _idle(bench: Bench, scenario: Scenario) -> Result:
     await bench.publisher(scenario)
-    await bench.viewers(scenario, 1)  # what the first one costs is paid before
+    await bench.viewers(scenario, 1)  # the first one has extra costs
     await asyncio.sleep(SETTLE_S)
     before = proc.memory(bench.relay.pid)
     opening = Meter(bench.relay)
@@ -329,11 +329,11 @@ async def _connect(bench: Bench, scenario: Scenario) -> Result:
 
 async def _late(bench: Bench, scenario: Scenario) -> Result:
     publisher = await bench.publisher(scenario)
-    await bench.viewers(scenario, 1)  # so that there is a running group to join
+    await bench.viewers(scenario, 1)  # a running group to join
     joiner = await bench.load("join", count=scenario.count, **_shape(scenario))
     await joiner.hear("ready")
     plan = _plan(scenario)
-    # Written until all have joined; the runner ends the publisher by ending its stdin.
+    # Written until all have joined; the runner ends the publisher by closing its stdin.
     forever = plan["from"] + int(PATIENCE_S * SECOND)
     publisher.tell(order="start", **{**plan, "to": forever})
     joiner.tell(order="start", **plan)

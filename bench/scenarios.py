@@ -1,4 +1,4 @@
-"""What is measured: scenarios, and rows of them along which something grows."""
+"""The scenarios, and rows of them along which something grows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """What a scenario does, and so what it can tell."""
+    """Kind of a scenario, which determines its results."""
 
     STREAM = "stream"
     BULK = "bulk"
@@ -33,13 +33,13 @@ class Scenario:
     """Connections or joins."""
     concurrent: bool = False
     stalled: bool = False
-    """Whether there are two more viewers, of which one does not read and one hardly."""
+    """With two more viewers: one does not read, the other hardly."""
     warm_up: float = 1.5
     duration: float = 4.0
     series: str | None = None
-    """The row that it belongs to."""
+    """Its row."""
     x: float = 0
-    """Where it stands in it."""
+    """Its value in the row."""
 
     @property
     def mbit(self) -> float:
@@ -196,11 +196,11 @@ EVERYTHING |= {scenario.name: scenario for name in ("short", "stalled") for scen
 
 
 class UnknownScenarioError(ValueError):
-    """Names neither a scenario nor a set of them."""
+    """An unknown scenario or set."""
 
 
 def chosen(names: list[str]) -> list[Scenario]:
-    """Return the scenarios of these names or names of sets, each once, in the order given."""
+    """The scenarios of these names or sets, each once, in order."""
     found: dict[str, Scenario] = {}
     for name in names:
         if name in SETS:

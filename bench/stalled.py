@@ -1,6 +1,6 @@
-"""A viewer that does not read, or hardly: its session is well, but what it is sent waits.
+"""A viewer that reads nothing or little: its session is healthy, but its data is queued.
 
-moq-rs takes in whatever comes, so this is our own client, told to grant a relay no more than what it would have read.
+moq-rs reads everything, so this is our own client with reduced flow control credit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TRACK = "track-0"
 
 @contextlib.asynccontextmanager
 async def watching(port: int, broadcast: str, scenario: Scenario, share: float) -> AsyncIterator[None]:
-    """It watches the first track, and takes this share of its bytes beside what a small window lets through."""
+    """Watch the first track, and read this share of its bytes beside a small window."""
     session = await connect(
         f"moqt://127.0.0.1:{port}/",
         versions=tuple(Version),

@@ -1,4 +1,4 @@
-"""From runs to numbers: which runs count, medians, ratios of pairs."""
+"""Numbers from runs: selection, medians, ratios of pairs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 Run = Mapping[str, Any]
 
 LATE_SHARE = 0.05
-"""A run of which more than this share of the bytes came after the window has fallen behind: the relay had not done the
-work yet when its processor time was read."""
+"""A run with more than this share of its bytes after the window has fallen behind: its CPU time was read
+before the work was done."""
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float] | None:
@@ -29,7 +29,7 @@ def percentiles(values: Iterable[float]) -> dict[str, float] | None:
 
 
 def lookup(run: Run, path: str) -> float | None:
-    """Return the value at a path like `latency_ms.p50`; None where something on it is missing."""
+    """The value at a path like `latency_ms.p50`; None if it is missing."""
     value: Any = run
     for name in path.split("."):
         if not isinstance(value, Mapping):
@@ -39,21 +39,21 @@ def lookup(run: Run, path: str) -> float | None:
 
 
 def is_good(run: Run) -> bool:
-    """Whether everything arrived, and in time."""
+    """Everything arrived, in time."""
     return not run.get("failed") and not run.get("missing") and run.get("late_share", 0.0) <= LATE_SHARE
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One number out of several runs."""
+    """A median with its range."""
 
     value: float
     low: float
     high: float
     count: int
-    """Runs, or pairs of runs, that it is the median of."""
+    """Number of runs, or pairs."""
     doubtful: bool
-    """No run was good: it is the median of those that lost frames or fell behind, and reads too low."""
+    """No run was good: the median of runs with loss or delay, which reads too low."""
 
 
 def _summary(values: Sequence[float], *, doubtful: bool) -> Summary | None:
@@ -63,7 +63,7 @@ def _summary(values: Sequence[float], *, doubtful: bool) -> Summary | None:
 
 
 def median(runs: Sequence[Run], path: str) -> Summary | None:
-    """Return the median over the good runs; over all that have the value if none was good."""
+    """The median of the good runs; of all runs with a value if none is good."""
     good = [value for run in runs if is_good(run) and (value := lookup(run, path)) is not None]
     if good:
         return _summary(good, doubtful=False)
@@ -71,9 +71,9 @@ def median(runs: Sequence[Run], path: str) -> Summary | None:
 
 
 def ratio(ours: Sequence[Run], reference: Sequence[Run], path: str) -> Summary | None:
-    """Return the median of the ratios of runs that followed each other: those of the same round.
+    """The median of the ratios of consecutive runs of the same round.
 
-    A pair counts if both of its runs were good; if there is none, all count, and the result is doubtful.
+    A pair counts if both runs are good; if there is none, all count, and the result is doubtful.
     """
     by_round = {run["round"]: run for run in reference}
     pairs = [(run, by_round[run["round"]]) for run in ours if run["round"] in by_round]
@@ -88,7 +88,7 @@ def ratio(ours: Sequence[Run], reference: Sequence[Run], path: str) -> Summary |
 
 
 def marks(runs: Sequence[Run]) -> str:
-    """Say in words how many runs were not good, and why; empty if all were."""
+    """The number of runs that were not good, and the reasons; empty if all were."""
     failed = sum(bool(run.get("failed")) for run in runs)
     lost = [run.get("missing", 0) for run in runs if run.get("missing")]
     behind = sum(

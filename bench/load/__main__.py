@@ -22,8 +22,8 @@ ROLES = {
 
 
 async def main(job: dict[str, Any]) -> None:
-    """Play the role of the job until the runner says `end`."""
-    # The native client's thread needs the interpreter for each wake-up; the usual 5 ms would show as latency.
+    """Run the job until the runner says `end`."""
+    # The native client's thread needs the interpreter for each wake-up; the default 5 ms would add latency.
     sys.setswitchinterval(0.0005)
     await ROLES[job["role"]](job, Orders())
 

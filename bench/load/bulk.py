@@ -1,6 +1,6 @@
-"""One publisher and one viewer, with as many frames under way as a window allows: how fast can it go?
+"""Maximum throughput: one publisher and one viewer, with a full window of frames in flight.
 
-Both live in one process, so that the publisher knows at once what has arrived.
+Both live in one process, so that the publisher knows arrivals at once.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from bench.load import clients
 from bench.load.talk import SECOND, STAMP, Orders, milliseconds, now, say
 
 GIVE_UP_S = 1.0
-"""A frame that has not come for so long, while others wait, frees its place; it is lost if it does not come later."""
+"""A frame missing for so long, while others wait, leaves the window; it is lost unless it comes later."""
 
 
 class Pipe:
-    """What is under way and what has come."""
+    """Frames in flight and arrived."""
 
     def __init__(self) -> None:
         self.under_way: dict[int, int] = {}
@@ -28,7 +28,7 @@ class Pipe:
         self.moved = asyncio.Event()
 
     def came(self, payload: bytes) -> None:
-        """Note a frame."""
+        """Record a frame."""
         written, number = STAMP.unpack_from(payload)
         moment = now()
         if self.under_way.pop(number, None) is not None or number in self.overdue:
@@ -37,7 +37,7 @@ class Pipe:
             self.moved.set()
 
     def give_up(self) -> None:
-        """Take what is overdue out of the window."""
+        """Take overdue frames out of the window."""
         limit = now() - int(GIVE_UP_S * SECOND)
         overdue = [number for number, written in self.under_way.items() if written < limit]
         for number in overdue:
@@ -107,7 +107,7 @@ async def _watch(subscription: Any, pipe: Pipe) -> None:
             while (frame := await group.read_frame()) is not None:
                 pipe.came(frame.payload)
         except moq.Error:
-            pass  # given up by the relay: the window finds out
+            pass  # skipped by the relay: the window finds out
 
     async with asyncio.TaskGroup() as reading:
         while (group := await subscription.recv_group()) is not None:

@@ -8,12 +8,12 @@ from typing import Any
 import moq
 
 KEEP_US = 10 * 1_000_000
-"""How long clients may keep groups: longer than a run, so that none of them throws away what is yet to be counted."""
+"""Cache time of clients: longer than a run, so that no group is dropped before it is counted."""
 OPEN_S = 30.0
 
 
 def dial(url: str, *, publish: Any = None, subscribe: Any = None) -> Any:
-    """Return a client with a connection of its own, over WebTransport, that gives up when it breaks."""
+    """Return a client with its own WebTransport connection, without reconnection."""
     return moq.Client(
         url,
         tls_verify=False,
@@ -26,14 +26,14 @@ def dial(url: str, *, publish: Any = None, subscribe: Any = None) -> Any:
 
 
 async def enter(client: Any) -> Any:
-    """Connect, within a time."""
+    """Connect within a time limit."""
     async with asyncio.timeout(OPEN_S):
         await client.__aenter__()
     return client
 
 
 async def leave(client: Any) -> None:
-    """Say goodbye."""
+    """Close the session."""
     await client.__aexit__(None, None, None)
 
 

@@ -1,4 +1,4 @@
-"""Native sessions that come and go, for the soak: each publishes a broadcast, or watches one, for some seconds."""
+"""Native sessions of the soak: each publishes or watches a broadcast for some seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRACKS = ("audio", "video")
 
 
 class Guests:
-    """All sessions of this process; `paths` are those to watch, `own` the one that they publish."""
+    """All sessions of this process; `paths` are watched, `own` is published."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
@@ -89,7 +89,7 @@ class Guests:
 
 
 async def guests(job: dict[str, Any], orders: Orders) -> None:
-    """Keep `sessions` slots full until told `end`; then let all leave, and say so."""
+    """Keep `sessions` slots full until told `end`; then close all and report it."""
     hosts = Guests(job)
     tasks = [asyncio.create_task(hosts.keep(slot)) for slot in range(job["sessions"])]
     say(event="ready")
@@ -99,5 +99,5 @@ async def guests(job: dict[str, Any], orders: Orders) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     if ended not in done:
-        await done.pop()  # a slot ends only by a fault: raised here, it is told
+        await done.pop()  # a slot ends only by a fault: raise it here
     say(event="left", counts=dict(hosts.counts))

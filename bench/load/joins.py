@@ -1,4 +1,4 @@
-"""Clients that connect, and clients that come late."""
+"""Clients that connect, and late joiners."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def connect(job: dict[str, Any], orders: Orders) -> None:
 async def join_late(job: dict[str, Any], orders: Orders) -> None:
     """Join `count` times, each at a random moment of the running group.
 
-    The publisher writes by the clock, so the clock tells which frame is the newest at the moment of joining.
+    The publisher writes by the clock, which so gives the newest frame at the moment of joining.
     """
     say(event="ready")
     while (order := await orders.next())["order"] != "end":

@@ -1,6 +1,4 @@
-"""One broadcast of video and audio, and one viewer of both on one session, in one process: who may be behind a line that
-cannot carry everything.
-"""
+"""One broadcast of video and audio, and one viewer of both, in one process: for use behind a bottleneck."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ from bench.load.talk import STAMP, Orders, now, say
 
 TRACKS = ("video", "audio")
 LAST_S = 1.0
-"""After the end of the window, for what is still on its way."""
+"""After the end of the window, for frames in flight."""
 
 
 async def narrow(job: dict[str, Any], orders: Orders) -> None:
-    """Publish to `url`, watch at `watch`, and report each frame that came: when, and how old it was, in ns."""
+    """Publish to `url`, watch at `watch`, and report arrival and age of each frame, in ns."""
     publisher = await clients.enter(clients.dial(job["url"], publish=moq.OriginProducer()))
     broadcast = publisher.create_broadcast(job["broadcast"])
     tracks = {
@@ -35,7 +33,7 @@ async def narrow(job: dict[str, Any], orders: Orders) -> None:
         asked = moq.Subscription(priority=job[name]["priority"], max_age_us=job["patience_us"])
         arrivals[name] = []
         watches.append(asyncio.create_task(_watch(await found.subscribe_track(name, asked), arrivals[name])))
-    await asyncio.sleep(0.5)  # the subscriptions leave with the first look at them
+    await asyncio.sleep(0.5)  # subscriptions are sent when they are first read
     say(event="ready")
     order = await orders.next()
     written = await asyncio.gather(*(pace(tracks[name], job[name], order, 0.0) for name in TRACKS))
@@ -59,7 +57,7 @@ async def _watch(track: Any, arrivals: list[tuple[int, int]]) -> None:
 
 
 async def _read(group: Any, arrivals: list[tuple[int, int]]) -> None:
-    with contextlib.suppress(moq.Error):  # given up
+    with contextlib.suppress(moq.Error):  # skipped
         async for frame in group:
             moment = now()
             written, _ = STAMP.unpack_from(frame.payload)

@@ -18,9 +18,9 @@ def track_name(number: int) -> str:
 
 
 async def publish(job: dict[str, Any], orders: Orders) -> None:
-    """Publish when told `start`, from `begin` to `to`; report what was written; stay until the end.
+    """Publish when told `start`, from `begin` to `to`; report the count; stay until the end.
 
-    Each track has its own phase, so that many tracks do not write at the same instant.
+    Each track has its own phase, so that many tracks do not write at once.
     """
     client = await clients.enter(clients.dial(job["url"], publish=moq.OriginProducer()))
     broadcast = client.create_broadcast(job["broadcast"])
@@ -45,7 +45,7 @@ async def publish(job: dict[str, Any], orders: Orders) -> None:
 
 
 async def pace(track: Any, job: dict[str, Any], order: dict[str, Any], phase: float) -> tuple[int, int]:
-    """Write to one track; return how many frames, and by how much the latest of them was late."""
+    """Write to one track; return the number of frames, and the greatest delay of one."""
     interval = SECOND / job["fps"]
     begin = order["begin"] + int(phase * interval)
     body = bytes(max(0, job["frame_size"] - STAMP.size))

@@ -1,7 +1,7 @@
-"""What a load process and its runner say to each other, and the clock they share.
+"""The protocol between a load process and its runner, and their clock.
 
-One JSON object a line: the job as the only argument, then `ready`, then orders from the runner on stdin and reports on
-stdout. Times are those of the monotonic clock, in nanoseconds, which all processes of a machine share.
+One JSON object a line: the job as the only argument, then `ready`, then orders from the runner on stdin and
+reports on stdout. Times are monotonic nanoseconds, shared by all processes of a machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 SECOND = 1_000_000_000
 STAMP = struct.Struct(">QQ")
-"""How each frame begins: when it was written, and its number."""
+"""Header of each frame: time of writing, and number."""
 
 now = time.monotonic_ns
 
@@ -29,7 +29,7 @@ def say(**fields: Any) -> None:
 
 
 class Orders:
-    """What the runner says, line by line; the end of stdin is the order `end`."""
+    """Orders of the runner, line by line; the end of stdin is the order `end`."""
 
     def __init__(self) -> None:
         self._lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

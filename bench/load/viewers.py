@@ -1,9 +1,8 @@
-"""Viewers: each with a connection of its own, watching every track of the broadcast.
+"""Viewers: each with its own connection, watching every track of the broadcast.
 
-Some of them, the *readers*, read frames as they come: they know how late each one is. The others, the *keepers*, let
-the native client collect and look after the run at what is there: a read costs Python time, which in a load of fifty
-viewers would make the load the slowest part of the measurement. That their frames came in time is seen from the bytes
-their connections received.
+*Readers* read each frame at once and measure its latency. *Keepers* let the native client collect, and count
+after the run: a read costs Python time, which would make a load of fifty viewers the bottleneck. Their
+connections' bytes show that frames came in time.
 """
 
 from __future__ import annotations
@@ -20,15 +19,16 @@ from bench.load.publisher import track_name
 from bench.load.talk import SECOND, STAMP, Orders, milliseconds, now, say, until
 
 TAIL_S = 4.0
-"""How much of the end of a run a cache_budget checks where each frame is a group: the client keeps about 5 s."""
+"""Seconds at the end of a run that a keeper checks where each frame is a group: the client keeps about 5 s.
+"""
 DRAIN_S = 4.0
-"""Without a further frame for so long, what is missing is lost."""
+"""Without a further frame for so long, missing ones are lost."""
 AT_ONCE = 10
 """Viewers that connect at a time."""
 
 
 class Watch:
-    """One track of one viewer, and which of its frames came."""
+    """One track of one viewer, and its received frames."""
 
     def __init__(self, subscription: Any, *, reads: bool, single: bool) -> None:
         self._inner = subscription._inner  # noqa: SLF001 - the wrapper makes an object per group
@@ -41,11 +41,11 @@ class Watch:
         self.task = asyncio.create_task(self._watch())
 
     def look(self) -> None:
-        """Let a cache_budget count what it has."""
+        """Count the frames of a keeper."""
         self._look.set()
 
     def lost(self, written: int, fps: float) -> tuple[int, int]:
-        """Return how many frames are missing, of how many that were looked at."""
+        """Return how many frames are missing, of how many that were checked."""
         first = 0
         if self._single and not self._reads:
             first = max(0, written - int(TAIL_S * fps))
@@ -55,7 +55,7 @@ class Watch:
         async with asyncio.TaskGroup() as reading:
             with contextlib.suppress(moq.Error):
                 while (group := await self._inner.recv_group()) is not None:
-                    # Held, so that the client's cache does not let go of it.
+                    # References keep the groups in the client's cache.
                     if not self._reads and not self._single:
                         reading.create_task(self._later(group))
                         continue
@@ -71,7 +71,7 @@ class Watch:
         await self._read(group)
 
     async def _read(self, group: Any) -> None:
-        with contextlib.suppress(moq.Error):  # a group that was given up: its frames are missing
+        with contextlib.suppress(moq.Error):  # a skipped group: its frames are missing
             while (frame := await group.read_frame()) is not None:
                 moment = now()
                 written, number = STAMP.unpack_from(frame.payload)
@@ -101,7 +101,7 @@ class Viewer:
                 self.watches.append(Watch(track, reads=self._reads, single=self._job["group"] == 1))
 
     async def close(self) -> None:
-        """Stop watching and say goodbye."""
+        """Stop watching and close."""
         for watch in self.watches:
             watch.task.cancel()
         await asyncio.gather(*(watch.task for watch in self.watches), return_exceptions=True)
@@ -109,7 +109,7 @@ class Viewer:
 
 
 async def view(job: dict[str, Any], orders: Orders) -> None:
-    """Open `viewers` viewers, `readers` of them readers, and report on a run when told `start` and `count`."""
+    """Open `viewers` viewers, `readers` of them readers, and report a run when told `start` and `count`."""
     gate = asyncio.Semaphore(AT_ONCE)
     viewers = [Viewer(job, reads=i < job["readers"]) for i in range(job["viewers"])]
     await asyncio.gather(*(viewer.open(gate) for viewer in viewers))
@@ -127,7 +127,7 @@ def _received(viewers: list[Viewer]) -> int:
 
 
 async def _window(viewers: list[Viewer], order: dict[str, Any]) -> dict[str, Any]:
-    """Sleep through the window; return what came in it, and how this process fared."""
+    """Sleep through the window; return its frames, and the delays of this process."""
     await until(order["from"])
     before, cpu, lags = _received(viewers), time.process_time(), []
     while (due := now() + 20_000_000) < order["to"]:
@@ -143,7 +143,7 @@ async def _window(viewers: list[Viewer], order: dict[str, Any]) -> dict[str, Any
 
 
 async def _count(viewers: list[Viewer], job: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
-    """Wait for what is still to come; return what is missing and how long frames took."""
+    """Wait for late frames; return the missing ones and latencies."""
     before = _received(viewers)
     watches = [watch for viewer in viewers for watch in viewer.watches]
     for watch in watches:

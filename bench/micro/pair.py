@@ -1,4 +1,4 @@
-"""Two QUIC connections joined in memory: no sockets, no sessions, no loss, and a clock that is turned by hand."""
+"""Two QUIC connections joined in memory: no sockets, no sessions, no loss, and a manual clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORDER = (1, 1)
 
 
 class Pair:
-    """A server that sends, as a relay does to a viewer, and a client that takes in."""
+    """A server that sends, and a client that receives."""
 
     def __init__(self, *, fast: bool) -> None:
         self.now = 1000.0
@@ -42,7 +42,7 @@ class Pair:
         self.answer()
         for _ in range(20):
             self.exchange()
-        # What a slow start would leave unsent at first: from here on each flight leaves whole.
+        # Slow start would leave data unsent at first: from here on each burst leaves whole.
         for _ in range(50):
             self.write(20_000)
             for _ in range(4):
@@ -51,14 +51,14 @@ class Pair:
         self.exchange()
 
     def exchange(self) -> None:
-        """Carry what both have to say, delayed acknowledgements included."""
+        """Exchange packets, delayed acknowledgements included."""
         self.now += 0.01
         to_client = self.packets(self.server)
         self.take(self.client, to_client)
         self.answer()
 
     def answer(self) -> None:
-        """Carry what the client has to say."""
+        """Deliver the client's packets."""
         self.take(self.server, self.acknowledgements())
 
     def write(self, size: int) -> None:
@@ -67,11 +67,11 @@ class Pair:
         self.server.write_stream(stream, [bytes(size)], fin=True, order=ORDER)
 
     def packets(self, end: RelayQuicConnection) -> list[bytes]:
-        """Return what one end has to say now."""
+        """Packets of one end."""
         return [packet for packet, _ in end.datagrams_to_send(self.now)]
 
     def flight(self, size: int) -> list[bytes]:
-        """Return the packets with what the server has written, `size` bytes; aioquic's pacer wants several calls."""
+        """The packets of one burst of `size` bytes; aioquic's pacer needs several calls."""
         found = self.packets(self.server)
         while sum(map(len, found)) < size:
             due = self.server.get_timer()
@@ -83,7 +83,7 @@ class Pair:
         return found
 
     def acknowledgements(self) -> list[bytes]:
-        """Return what the client says once its acknowledgements are due."""
+        """The client's acknowledgements, once due."""
         found = self.packets(self.client)
         for _ in range(3):
             due = self.client.get_timer()
@@ -95,7 +95,7 @@ class Pair:
         return found
 
     def take(self, end: RelayQuicConnection, packets: Sequence[bytes]) -> int:
-        """Let one end receive packets as of one drain of a socket; return the bytes of streams in them."""
+        """Let one end receive packets as in one drain of a socket; return their stream bytes."""
         source = CLIENT if end is self.server else SERVER
         now = self.now
         for packet in packets:

@@ -1,4 +1,4 @@
-"""Actors: a message from one to another, and the frames of a group from the track to its viewers."""
+"""Actors: a message between two, and the frames of a group from the track to its viewers."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ SIZE = 8300
 
 
 class Ping(NamedTuple):
-    """How many more times it goes to and fro."""
+    """Remaining round trips."""
 
     left: int
 
 
 class Meet(NamedTuple):
-    """Whom to play with, and what to set at the end."""
+    """The other player, and the event to set at the end."""
 
     other: Ref
     done: asyncio.Event
 
 
 class Player(LoopActor):
-    """Sends back what it gets."""
+    """Returns each ping."""
 
     def __init__(self) -> None:
         super().__init__(RUNTIME)
@@ -87,7 +87,7 @@ def test_1000_messages_to_and_fro(benchmark: Any, loop: asyncio.Runner) -> None:
 
 @pytest.mark.parametrize("viewers", [1, 10, 100])
 def test_60_frames_through_a_track(benchmark: Any, loop: asyncio.Runner, viewers: int) -> None:
-    """Each frame comes in a turn of its own, as frames of live video do."""
+    """Each frame in a turn of its own, as in live video."""
     benchmark.group = "a group of 60 frames through a track"
     payload = bytes(SIZE)
     audience: list[FakeSubscriber] = []

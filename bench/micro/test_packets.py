@@ -1,6 +1,6 @@
-"""Packets: sealing a flight, opening one, and taking its acknowledgement, on the stable surface of connections.
+"""Packets: sealing and opening a burst, and its acknowledgement, by public methods of connections.
 
-A flight is one frame of 8300 bytes: 8 packets. `fast` and `stock` are the two values of `[server.quic] fast`.
+A burst is one frame of 8300 bytes: 8 packets. `fast` and `stock` are the two values of `[server.quic] fast`.
 """
 
 from __future__ import annotations

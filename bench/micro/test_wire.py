@@ -1,4 +1,4 @@
-"""The wire: a control message, and the frames of a group, to bytes and back."""
+"""The wire: encoding and decoding of a control message, and of a group's frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `python -m bench.soak`: runs the load against a fresh relay, keeps the rows, judges them."""
+"""The command `python -m bench.soak`: runs the load against a fresh relay, stores the rows, evaluates them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from bench.soak.samples import LEFTOVERS, Row, Sampler
 
 OUT: Final = ROOT / "build" / "soak"
 PUBLISHERS: Final = 0.25
-"""Share of the sessions that publish, two tracks each; a quarter of them at the path of another one."""
+"""Share of publishing sessions, two tracks each; a quarter of them on another one's path."""
 
 QUIET_S: Final = 3.0
-"""Before the load, so that the first row knows a relay at rest."""
+"""Before the load, to record the relay at rest."""
 
 REST_S: Final = 60.0
-"""After the load, until everything must be gone: more than any time-out of the relay's defaults."""
+"""After the load, until everything must be gone: longer than any default time-out of the relay."""
 
 TELL_S: Final = 30.0
 TROUBLE: Final = re.compile(r"^\S+ ERROR .*|^Traceback.*", re.MULTILINE)
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def jobs(arguments: argparse.Namespace, relay: RunningRelay) -> list[dict[str, Any]]:
-    """Share the sessions out to processes; every process knows every path."""
+    """Distribute the sessions over processes; every process knows every path."""
     shares = spread(max(1, arguments.sessions - arguments.native), arguments.processes)
     publishers = [max(1, round(share * PUBLISHERS)) for share in shares]
     own = [
@@ -106,7 +106,10 @@ async def load_on(arguments: argparse.Namespace, relay: RunningRelay) -> AsyncIt
 
 
 async def soak(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
-    """Run it; return the rows before, under load and after, and what was found. The relay's log is kept anyway."""
+    """Run it; return the rows before, under and after load, and the findings.
+
+    The relay's log is always kept.
+    """
     arguments.out.mkdir(parents=True, exist_ok=True)
     async with RunningRelay(CONTENDERS[arguments.relay]) as relay:
         try:
@@ -165,7 +168,7 @@ async def _under_load(arguments: argparse.Namespace, sampler: Sampler, loads: Se
 
 
 async def _until_rest(sampler: Sampler, baseline: Row) -> list[Row]:
-    """Sample until nothing is left, or the time for it is over."""
+    """Sample until nothing is left, or time is over."""
     rows: list[Row] = []
     end = time.monotonic() + REST_S
     while True:

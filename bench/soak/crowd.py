@@ -1,7 +1,7 @@
 """A process of the soak's load: `python -m bench.soak.crowd '{"port": ..., ...}'`. Only the soak starts it.
 
-Owns the slots, in each of which one session follows another: which transport, which version, how long, and how it
-ends. Says `ready`, and when told `end`, once every session has left, `left` with what was counted.
+Owns the slots, each with one session after another: transport, version, duration and kind of end. Prints
+`ready`, and after `end`, once every session has closed, `left` with counts.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ TRANSPORTS: Final = {"quic": "moqt", "webtransport": "https", "websocket": "ws"}
 TRUST: Final = ClientTls(disable_verify=True)
 LONGEST_STAY: Final = 20.0
 SLOW: Final = 0.1
-"""Share of the viewers with a bad line."""
+"""Share of viewers on a bad network."""
 
 HASTE: Final = 0.02
-"""Seconds after which a stranger has gone, at most: in the middle of the handshake, or before it."""
+"""Most seconds until a stranger leaves, during the handshake or before it."""
 
 PAGES: Final = ("announced/", "announced/soak", "certificate.sha256", "fetch/none/none")
 
@@ -122,7 +122,7 @@ class Slots:
         return UdpLine(self._proxy, f"127.0.{self._job['number'] + 1}.{slot + 1}", slow=slow)
 
     async def strangers(self) -> None:
-        """Dial, and go before anything has come of it."""
+        """Dial, and leave before the session is established."""
         while True:
             scheme = self.crowd.random.choice(list(TRANSPORTS.values()))
             try:
@@ -134,7 +134,7 @@ class Slots:
             await asyncio.sleep(0.5)
 
     async def browse(self) -> None:
-        """Ask for pages, and wait for only some of the answers."""
+        """Request pages, and read only some of the answers."""
         base = f"http://127.0.0.1:{self._job['port']}/"
         internal = f"http://127.0.0.1:{self._job['internal']}/"
         pages = [
@@ -170,7 +170,7 @@ async def main(job: dict[str, Any]) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     if ended not in done:
-        await done.pop()  # a slot ends only by a fault, of the load or of the relay: raised here, it is told
+        await done.pop()  # a slot ends only by a fault of load or relay: raise it here
     say(event="left", counts=dict(slots.crowd.counts))
 
 

@@ -1,7 +1,7 @@
-"""What one session of the crowd does while it is there: publish, watch, listen to announcements.
+"""Activity of one session of the crowd: publish, watch, announcements.
 
-Owns the choices, all of them from one random generator, and what is counted. Must never end a session: `crowd` does,
-in the middle of anything. Whatever a relay may answer is counted; what is raised beyond that is a fault.
+Owns the choices, from one random generator, and the counts. Must never end a session: `crowd` does, at any
+moment. Any answer of the relay is counted; other exceptions are faults.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from relay.wire.version import Version
 
 TRACKS: Final = ("audio", "video")
 HUGE: Final = 50_000
-"""Bytes of a frame now and then, for which no window and no packet is enough."""
+"""Bytes of an occasional frame, above every window and packet."""
 
 BEHIND: Final = 0.5
-"""Seconds that a writer catches up at most, after a pause of its process."""
+"""Most seconds that a writer catches up after a pause of its process."""
 
 
 @dataclass
 class Crowd:
-    """What all guests of a process share."""
+    """Shared by all guests of a process."""
 
     random: random.Random
     paths: list[str]
@@ -47,7 +47,7 @@ class Crowd:
 
 
 async def publish(crowd: Crowd, client: Client, path: str) -> None:
-    """Write tracks that somebody watches; now and then withdraw the broadcast and announce it again."""
+    """Write requested tracks; sometimes withdraw the broadcast and announce it again."""
     publication = client.publish(path)
     async with asyncio.TaskGroup() as writing:
         for name in TRACKS:
@@ -157,7 +157,7 @@ async def _fetch(crowd: Crowd, client: Client, subscription: Subscription, seque
 
 
 async def listen(crowd: Crowd, client: Client) -> None:
-    """Ask for announcements, and stop; ask for tracks, and for estimates of the line."""
+    """Watch announcements, and stop; request tracks, and bandwidth estimates."""
     choose = crowd.random
     while True:
         announced = client.announced(choose.choice(("", "soak", "soak/1", "none")))

@@ -1,7 +1,7 @@
-"""Bad lines for single guests: one that can be cut without a word, and is slow if asked.
+"""Bad networks for single guests: cut silently, or slow.
 
-Owns the sockets between a guest and the relay. Must never know what they carry. A guest opens one for each session
-that is to end uncleanly, or to be slow.
+Owns the sockets between a guest and the relay. Must never read their content. A guest opens one for each
+session that is to end uncleanly, or to be slow.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import Final, Protocol, Self
 from tests.e2e.udp_proxy import UdpProxy
 
 LOSS: Final = 0.3
-"""Of the datagrams of a slow line: beyond it handshakes fail too often."""
+"""Loss on a slow network: above it handshakes fail too often."""
 
 DELAY: Final = 0.05
 PIECE: Final = 1024
 PIECES_A_SECOND: Final = 4
-"""What a slow line for TCP lets through: far less than two tracks of small groups."""
+"""Rate of a slow TCP connection: far less than two tracks of small groups."""
 
 
 class Line(Protocol):
-    """The way of one session to the relay."""
+    """The network path of one session."""
 
     port: int
     host: str
-    """Address that the guest must send from."""
+    """Source address for the guest."""
 
     def cut(self) -> None:
-        """Let nothing through any more, and tell neither side why."""
+        """Drop everything from now on, silently."""
 
     def close(self) -> None:
-        """Give the sockets back."""
+        """Close the sockets."""
 
 
 class UdpLine:
@@ -49,7 +49,7 @@ class UdpLine:
         self._weather.cut = True
 
     def close(self) -> None:
-        """The proxy closes what is silent for longest."""
+        """The proxy closes silent flows itself."""
 
 
 class TcpLine:

@@ -1,4 +1,4 @@
-"""What the relay says of itself on `/metrics`, and Linux of its process, as one flat row a second."""
+"""The relay's `/metrics` and its process, as one flat row a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.contenders import RelayFailedError, RunningRelay
 Row = dict[str, float]
 
 PATIENCE_S: Final = 60.0
-"""A scrape takes some thirty turns of the relay's loop, which on a crowded machine may be seconds."""
+"""A scrape takes some thirty loop turns of the relay, which may be seconds on a busy machine."""
 LINE: Final = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)$", re.MULTILINE)
 
 LEFTOVERS: Final = {
@@ -28,7 +28,7 @@ LEFTOVERS: Final = {
     "tasks": "moq_relay_tasks",
     "file descriptors": "process_open_fds",
 }
-"""What must be as before once everyone has left, actors of each kind apart: column and metric."""
+"""Values that must return to their baseline, actors by kind: column and metric."""
 
 FIGURES: Final = {
     "inbox": "moq_relay_inbox_messages_max",
@@ -41,11 +41,11 @@ FIGURES: Final = {
 }
 ACTORS: Final = "actors: "
 DELAY: Final = "delay <= "
-"""How the columns of the histogram begin; each counts the looks up to that many seconds."""
+"""Prefix of histogram columns; each counts measurements up to that many seconds."""
 
 
 def row_of(text: str) -> Row:
-    """Return the columns that come from the text of `/metrics`; values of one name are added up."""
+    """The columns from the text of `/metrics`; values of one name are added."""
     sums: Row = {}
     row: Row = {}
     for found in LINE.finditer(text):
@@ -59,11 +59,11 @@ def row_of(text: str) -> Row:
 
 
 class Sampler:
-    """Reads one relay again and again. Cores are those used since the row before."""
+    """Reads one relay repeatedly. Cores are those used since the previous row."""
 
     def __init__(self, relay: RunningRelay) -> None:
         self.load: list[int] = []
-        """Processes whose CPU is that of the load."""
+        """Load processes, for their CPU."""
         self._relay = relay
         self._url = f"http://127.0.0.1:{relay.internal}/metrics"
         self._begin = self._at = time.monotonic()
@@ -72,7 +72,7 @@ class Sampler:
         self._busy = proc.machine_busy()
 
     async def row(self) -> Row:
-        """Look now. Raises RelayFailedError if the relay is gone, or does not answer."""
+        """Read now. Raises RelayFailedError if the relay has ended or does not answer."""
         self._relay.check()
         try:
             text = await asyncio.to_thread(self._get)

@@ -1,4 +1,4 @@
-"""Is the relay after a soak what it was before? Arithmetic on rows, nothing else."""
+"""Evaluation of a soak: the relay must return to its baseline."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Final
 from bench.soak.samples import ACTORS, DELAY, LEFTOVERS, Row
 
 WARM_UP: Final = 1 / 3
-"""Share of the run that memory may grow in: caches fill, and the allocator finds its size."""
+"""Share of the run for warm-up: caches fill, and the allocator grows."""
 
 POINTS: Final = 120
-"""Means that the slope is taken of; that of all pairs, so that a peak of some seconds does not tilt it."""
+"""Means for the slope of all pairs, so that a peak of some seconds has no effect."""
 
 FLAT_BYTES: Final = 3 * 1024 * 1024
 FLAT_SHARE: Final = 0.04
-"""What memory may grow by after the warm-up, whichever is more: the noise of sessions that come and go."""
+"""Allowed growth of memory after the warm-up, whichever is more: noise."""
 
 LAG: Final = 0.02
 CROWDED: Final = 0.3
-"""Cores that other programs used, from which on the lag tells about them and is not judged."""
+"""Cores used by other programs above which the lag is not judged."""
 
 FAILED: Final = 0.01
-"""Share of the sessions over good lines that may not come about."""
+"""Share of sessions over good networks that may fail."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Finding:
 
     what: str
     good: bool | None
-    """None: told, not judged."""
+    """None: reported, not judged."""
     text: str
 
 
@@ -46,16 +46,16 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 
 def thinned(points: Sequence[tuple[float, float]], count: int = POINTS) -> list[tuple[float, float]]:
-    """Return means of neighbours, `count` of them at most."""
+    """Means of neighbours, at most `count`."""
     each = max(1, math.ceil(len(points) / count))
     parts = [points[i : i + each] for i in range(0, len(points), each)]
     return [(statistics.mean(x for x, _ in part), statistics.mean(y for _, y in part)) for part in parts]
 
 
 def quantile(before: Row, after: Row, share: float) -> float:
-    """Return the delay, in seconds, that so large a share of the looks between two rows did not exceed.
+    """The delay in seconds that this share of the measurements between two rows did not exceed.
 
-    Between the bounds of the histogram it is taken as even, as Prometheus does; beyond the last one it is infinite.
+    Linear within the histogram's buckets, as in Prometheus; infinite beyond the last bound.
     """
     bounds = sorted((float(name.removeprefix(DELAY)), name) for name in after if name.startswith(DELAY))
     counts = [(bound, after[name] - before.get(name, 0.0)) for bound, name in bounds]
@@ -77,7 +77,10 @@ def quantile(before: Row, after: Row, share: float) -> float:
 def judge(
     rows: Sequence[Row], baseline: Row, rest: Row, counts: Mapping[str, int], faults: Sequence[str]
 ) -> list[Finding]:
-    """Compare. `rows` are those under load, `baseline` the one before, `rest` the last one after all had left."""
+    """Compare.
+
+    `rows` are under load, `baseline` is the one before, `rest` the last one after all sessions ended.
+    """
     return [
         _memory(rows),
         *(_left(name, rows, baseline, rest) for name in _tables(baseline, rest)),
