@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from relay.runtime import Runtime
@@ -20,22 +21,18 @@ SOONEST: Final = 0.001
 """Seconds until the next look, at least: a timer of the loop may fire early by less than that."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Expiry:
     """One date. `cancel` it freely, also when it has come."""
 
-    __slots__ = ("_cancel", "callback", "moment")
-
-    def __init__(
-        self, moment: float, callback: Callable[[], object], cancel: Callable[[Expiry], object]
-    ) -> None:
-        self.moment = moment
-        """Seconds since the epoch."""
-        self.callback = callback
-        self._cancel = cancel
+    owner: Expiries
+    moment: float
+    """Seconds since the epoch."""
+    callback: Callable[[], object]
 
     def cancel(self) -> None:
         """Forget it."""
-        self._cancel(self)
+        self.owner.forget(self)
 
 
 class Expiries:
@@ -55,12 +52,13 @@ class Expiries:
 
     def at(self, moment: float, callback: Callable[[], object]) -> Expiry:
         """Call `callback` once the wall clock shows `moment`, in seconds since the epoch; soon if it is past."""
-        date = Expiry(moment, callback, self._forget)
+        date = Expiry(self, moment, callback)
         self._dates[date] = None
         self._plan(moment)
         return date
 
-    def _forget(self, date: Expiry) -> None:
+    def forget(self, date: Expiry) -> None:
+        """It is cancelled, or has come."""
         self._dates.pop(date, None)
         if not self._dates:
             self._stop()

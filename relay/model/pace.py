@@ -26,31 +26,29 @@ class TokenBucket:
 
     def spend(self, now: float, *, rate: float, burst: float) -> bool:
         """Take one; whether there was one left of `burst`, refilled with `rate` a second."""
-        self._level = max(0.0, self._level - (now - self._at) * rate) + 1
+        self._level = max(0.0, self._level - (now - self._at) * rate)
         self._at = now
-        return self._level <= burst
+        if self._level > burst - 1:
+            return False
+        self._level += 1
+        return True
 
 
-class LogThrottle:
+class LogThrottle(TokenBucket):
     """Lets a few log lines a minute pass, and counts those that it holds back."""
 
-    __slots__ = ("_at", "_level", "held_back")
+    __slots__ = ("held_back",)
 
     def __init__(self) -> None:
-        self._level = 0.0
-        self._at = 0.0
+        super().__init__()
         self.held_back = 0
         """Lines since the one that passed last."""
 
     def passes(self, now: float) -> bool:
         """Whether one more line may be written. One that is held back takes no room from those that follow."""
-        self._level = max(0.0, self._level - (now - self._at) * LOG_RATE)
-        self._at = now
-        if self._level > LOG_BURST - 1:
-            self.held_back += 1
-            return False
-        self._level += 1
-        return True
+        passes = self.spend(now, rate=LOG_RATE, burst=LOG_BURST)
+        self.held_back += not passes
+        return passes
 
 
 class LogOnce:

@@ -131,14 +131,7 @@ class AnnounceReader(Handler):
                 self._core.emit(AnnouncementsComplete(self._request))
 
     def _report(
-        self,
-        path: str,
-        listed: tuple[int, ...],
-        warm: int,
-        cold: int,
-        *,
-        update: bool,
-        restart: bool = False,
+        self, path: str, listed: tuple[int, ...], warm: int, cold: int, *, update: bool, restart: bool = False
     ) -> None:
         hops = listed
         if self._core.version.has_announce_ok:

@@ -68,10 +68,7 @@ class StreamCode(IntEnum):
 
 
 class OldCode(IntEnum):
-    """The single table of the 0.9.3 generation (versions 01 and 02), for sessions and streams alike.
-
-    Numbers from 16 up came after 0.9.3 itself; they are listed to read logs by, never sent.
-    """
+    """The single table of the 0.9.3 generation (versions 01 and 02), for sessions and streams alike."""
 
     CANCEL = 0
     REQUIRED_EXTENSION = 1
@@ -87,19 +84,6 @@ class OldCode(IntEnum):
     NOT_FOUND = 13
     WRONG_SIZE = 14
     PROTOCOL_VIOLATION = 15
-    UNEXPECTED_MESSAGE = 16
-    UNSUPPORTED = 17
-    ENCODE = 18
-    TOO_MANY_PARAMETERS = 19
-    INVALID_ROLE = 20
-    UNKNOWN_ALPN = 21
-    DROPPED = 24
-    CLOSED = 25
-    LAGGED = 26
-    FRAME_TOO_LARGE = 27
-    TIMESTAMP_MISMATCH = 29
-    UNROUTABLE = 30
-    EVICTED = 31
 
 
 FIRST_APP_CODE: Final = 64
@@ -112,11 +96,10 @@ MAX_CODE: Final = 2**32 - 1
 class WireError(Exception):
     """The peer sent something it must not; subclasses say what.
 
-    `code_name` is a short constant for logs and counters. `stream_only` tells whether refusing the one stream
-    is enough; the owner of the stream may be stricter. `limit` names the limit that was exceeded, "" for none.
+    `stream_only`: refusing the one stream is enough; its owner may be stricter. `limit` names the limit that was
+    exceeded, "" for none.
     """
 
-    code_name: ClassVar[str] = "wire"
     session_code: ClassVar[SessionCode] = SessionCode.PROTOCOL_VIOLATION
     old_code: ClassVar[OldCode] = OldCode.PROTOCOL_VIOLATION
     stream_code: ClassVar[StreamCode] = StreamCode.CANCELLED
@@ -131,14 +114,12 @@ class WireError(Exception):
 class DecodeError(WireError):
     """Bytes that are no message of this version."""
 
-    code_name = "decode"
     old_code = OldCode.DECODE
 
 
 class Truncated(DecodeError):
     """The stream ended inside a message or a frame."""
 
-    code_name = "truncated"
     stream_code = StreamCode.WRONG_SIZE
     stream_only = True
 
@@ -146,14 +127,12 @@ class Truncated(DecodeError):
 class BadFrameRange(DecodeError):
     """An end frame without an end group: only the request is refused, the session lives on."""
 
-    code_name = "bad_frame_range"
     stream_only = True
 
 
 class BadTimestamp(DecodeError):
     """A frame's time is negative, or too late to be restated as the first of another stream."""
 
-    code_name = "bad_timestamp"
     stream_code = StreamCode.MALFORMED_TRACK
     stream_only = True
 
@@ -161,14 +140,12 @@ class BadTimestamp(DecodeError):
 class PathTooDeep(DecodeError):
     """A path with more segments than peers of the current generation take."""
 
-    code_name = "path_too_deep"
     limit = "path"
 
 
 class MessageTooLarge(WireError):
     """A message announces more bytes than the limit; known from its length prefix alone."""
 
-    code_name = "message_too_large"
     old_code = OldCode.BOUNDS_EXCEEDED
     limit = "message"
 
@@ -176,7 +153,6 @@ class MessageTooLarge(WireError):
 class FrameTooLarge(WireError):
     """A frame announces more bytes than the limit; known before its payload."""
 
-    code_name = "frame_too_large"
     old_code = OldCode.BOUNDS_EXCEEDED
     stream_code = StreamCode.FRAME_TOO_LARGE
     stream_only = True
@@ -186,7 +162,6 @@ class FrameTooLarge(WireError):
 class TooManyMessages(WireError):
     """More control messages than the rate allows, each of them legal."""
 
-    code_name = "too_many_messages"
     session_code = SessionCode.TOO_MANY_REQUEST_UPDATES
     old_code = OldCode.BOUNDS_EXCEEDED
     limit = "control_rate"
@@ -195,27 +170,22 @@ class TooManyMessages(WireError):
 class ProtocolViolation(WireError):
     """A readable message that breaks a rule."""
 
-    code_name = "protocol_violation"
-
 
 class DuplicateAnnounce(ProtocolViolation):
     """A path is announced that is live already, in a version where that means nothing else."""
 
-    code_name = "duplicate_announce"
     old_code = OldCode.DUPLICATE
 
 
 class UnknownAnnounce(ProtocolViolation):
     """An announcement ends, or changes, that is not live."""
 
-    code_name = "unknown_announce"
     old_code = OldCode.NOT_FOUND
 
 
 class NoCommonVersion(ProtocolViolation):
     """Neither side speaks a version that the other offers."""
 
-    code_name = "no_common_version"
     session_code = SessionCode.VERSION_NEGOTIATION
     old_code = OldCode.VERSION
 
@@ -228,7 +198,6 @@ def afresh(error: WireError) -> WireError:
 class UnknownStreamType(WireError):
     """A stream opened with a type this version does not have; the caller refuses just that stream."""
 
-    code_name = "unknown_stream_type"
     old_code = OldCode.UNEXPECTED_STREAM
     stream_only = True
 

@@ -12,7 +12,7 @@ from relay.client import Announced, Client, GroupAborted, RequestError, SessionE
 from relay.transport.memory import MemorySession
 from relay.transport.session import SessionClosed, StreamData, StreamReset, StreamStopped
 from relay.wire.announce import AnnounceActive, AnnounceEnded, AnnounceOk, AnnounceUpdate
-from relay.wire.errors import SessionCode, StreamCode
+from relay.wire.errors import DecodeError, SessionCode, StreamCode, Truncated, UnknownStreamType
 from relay.wire.frame import GroupHeader, group_header
 from relay.wire.subscribe import SubscribeDrop, SubscribeEnd, SubscribeOk
 from relay.wire.version import Version
@@ -156,7 +156,7 @@ async def test_a_group_cut_short_is_aborted_and_no_more(version: Version, cut: s
         with pytest.raises(GroupAborted) as caught:
             await anext(reader)
         assert caught.value.code == StreamCode.WRONG_SIZE
-        assert [fault.code_name for fault in client.faults] == ["truncated"]
+        assert [type(fault) for fault in client.faults] == [Truncated]
         client.check()
         stream.reset(70)
         with pytest.raises(SubscribeError):
@@ -219,7 +219,7 @@ async def test_an_unknown_stream_costs_only_itself(version: Version) -> None:
         peer.session.open_bidi().write([b"\x3f"])
         codes = await peer.until(lambda: [one.code for one in peer.events if isinstance(one, StreamReset)])
         assert codes[0] == StreamCode.CANCELLED
-        assert [fault.code_name for fault in client.faults] == ["unknown_stream_type"]
+        assert [type(fault) for fault in client.faults] == [UnknownStreamType]
         client.check()
 
 
@@ -229,7 +229,7 @@ async def test_bytes_that_are_no_request_cost_only_their_stream(version: Version
         far.publish("demo")
         near.session.open_bidi().write([b"\x02\x02\x00\x05"])
         await near.announced().wait_for("demo")
-        assert [fault.code_name for fault in far.faults] == ["decode"]
+        assert [type(fault) for fault in far.faults] == [DecodeError]
         far.check()
 
 

@@ -8,8 +8,9 @@ from relay.model.pace import EPISODE, LOG_BURST, LOG_RATE, LogOnce, LogThrottle,
 def test_an_allowance_is_a_burst_and_a_rate() -> None:
     allowance = TokenBucket()
     assert [allowance.spend(0.0, rate=10, burst=3) for _ in range(4)] == [True, True, True, False]
-    assert not allowance.spend(0.1, rate=10, burst=3)
-    assert allowance.spend(0.3, rate=10, burst=3)
+    assert not allowance.spend(0.05, rate=10, burst=3)
+    assert allowance.spend(0.1, rate=10, burst=3)
+    assert not allowance.spend(0.15, rate=10, burst=3)
     assert all(allowance.spend(1.0 + number / 10, rate=10, burst=3) for number in range(1_000))
 
 

@@ -181,8 +181,5 @@ def refusal(header: QuicHeader, code: QuicErrorCode) -> bytes:
     """The answer to a refused first packet."""
     assert header.version is not None
     return compat.encode_refusal(
-        code,
-        version=header.version,
-        source_cid=header.destination_cid,
-        destination_cid=header.source_cid,
+        code, version=header.version, source_cid=header.destination_cid, destination_cid=header.source_cid
     )

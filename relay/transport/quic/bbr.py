@@ -230,11 +230,7 @@ class Bbr(QuicCongestionControl):
         burst = self._bursts.get(now)
         if burst is None:
             burst = self._bursts[now] = _Burst(
-                now,
-                self._delivered,
-                self._delivered_at,
-                self._first_sent,
-                limited=self._limited_until > 0,
+                now, self._delivered, self._delivered_at, self._first_sent, limited=self._limited_until > 0
             )
         burst.left += packet.sent_bytes
         self.bytes_in_flight += packet.sent_bytes

@@ -86,9 +86,7 @@ class CertificatePair:
     def key_pem(self) -> bytes:
         """The unencrypted private key in PEM: a secret."""
         return self.key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
 

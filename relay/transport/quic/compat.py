@@ -23,12 +23,7 @@ from aioquic.quic.connection import (
     QuicConnectionState,
     QuicReceiveContext,
 )
-from aioquic.quic.crypto import (
-    CryptoContext,
-    CryptoPair,
-    KeyUnavailableError,
-    next_key_phase,
-)
+from aioquic.quic.crypto import CryptoContext, CryptoPair, KeyUnavailableError, next_key_phase
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived, StreamReset
 from aioquic.quic.packet import (
     QuicErrorCode,

@@ -146,12 +146,7 @@ class Connection:
     )
 
     def __init__(
-        self,
-        endpoint: Owner,
-        sock: UdpSocket,
-        quic: compat.RelayQuicConnection,
-        address: Address,
-        now: float,
+        self, endpoint: Owner, sock: UdpSocket, quic: compat.RelayQuicConnection, address: Address, now: float
     ) -> None:
         self.endpoint = endpoint
         self.sock = sock

@@ -51,10 +51,7 @@ PENDING_DATAGRAMS = 64
 """Queued datagrams. Late ones are worthless, so the newest is dropped."""
 
 
-CREDIT: Final = {
-    QuicErrorCode.STREAM_LIMIT_ERROR: "max_streams",
-    QuicErrorCode.FLOW_CONTROL_ERROR: "window",
-}
+CREDIT: Final = {QuicErrorCode.STREAM_LIMIT_ERROR: "max_streams", QuicErrorCode.FLOW_CONTROL_ERROR: "window"}
 """Limits enforced by QUIC, by the error that closes the connection, as refusals are counted."""
 
 

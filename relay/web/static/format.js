@@ -3,6 +3,8 @@
 const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
 const counts = new Intl.NumberFormat("en");
 
+const two = (number) => String(number).padStart(2, "0");
+
 export const NONE = "\u2013";
 
 function missing(value) {
@@ -58,7 +60,6 @@ export function round(format) {
 export function duration(seconds) {
   if (missing(seconds)) return NONE;
   const whole = Math.max(0, Math.floor(seconds));
-  const two = (number) => String(number).padStart(2, "0");
   if (whole < 60) return `${whole} s`;
   if (whole < 3600) return `${Math.floor(whole / 60)} m ${two(whole % 60)} s`;
   if (whole < 86400) return `${Math.floor(whole / 3600)} h ${two(Math.floor(whole / 60) % 60)} m`;
@@ -87,7 +88,6 @@ export function short(seconds) {
 /** A moment in milliseconds since the epoch, as local time. */
 export function clock(moment, { milliseconds = false } = {}) {
   const date = new Date(moment);
-  const two = (number) => String(number).padStart(2, "0");
   const text = `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
   return milliseconds ? `${text}.${String(date.getMilliseconds()).padStart(3, "0")}` : text;
 }
@@ -97,7 +97,6 @@ export function timestamp(microseconds) {
   if (missing(microseconds)) return NONE;
   const milliseconds = Math.floor(microseconds / 1000);
   if (milliseconds > 1e12) return clock(milliseconds);
-  const two = (number) => String(number).padStart(2, "0");
   const seconds = Math.floor(milliseconds / 1000);
   const minutes = Math.floor(seconds / 60);
   if (minutes >= 60) return `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(seconds % 60)}`;
