@@ -36,10 +36,12 @@ class App(ModuleType):
         self.reread: Callable[[], Config] = Config
         self.status = 0
 
-    def run(self, config: Config, reread: Callable[[], Config], set_level: Callable[[str], None]) -> int:
+    def run(
+        self, config: Config, reread: Callable[[], Config], set_up_log: Callable[[str, str], None]
+    ) -> int:
         self.configs.append(config)
         self.reread = reread
-        assert set_level is log.setup
+        assert set_up_log is log.setup
         return self.status
 
     @staticmethod
@@ -72,6 +74,14 @@ def test_file_and_flags_reach_the_application(app: App) -> None:
     assert config.server.tls.generate == ("a", "b", "c")
     assert config.log.level == "debug"
     assert logging.getLogger("relay").level == logging.DEBUG
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_form_of_the_log(form: str, app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([DEV, "--log-format", form]) == 0
+    logging.getLogger("relay").info("phrase")
+    line = capsys.readouterr().err
+    assert (json.loads(line)["event"] == "phrase") if form == "json" else line.endswith(" phrase\n")
 
 
 def test_without_arguments_it_is_the_demo(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
