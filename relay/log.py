@@ -101,7 +101,7 @@ class LibraryThrottle(logging.Filter):
         """By file and line: as many as the libraries have."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line is written; it says how many like it were not."""
+        """Pass the record; a passed one reports how many were suppressed before it."""
         if record.levelno < logging.WARNING or record.name.partition(".")[0] == "relay":
             return True
         throttle = self._throttles.setdefault((record.pathname, record.lineno), LogThrottle())

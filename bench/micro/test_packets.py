@@ -21,7 +21,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 
 
 def test_seal_a_burst(benchmark: Any, pair: Pair) -> None:
-    benchmark.group = "a flight of 8 packets"
+    benchmark.group = "a burst of 8 packets"
     sealed: list[bytes] = []
 
     def prepare() -> None:
@@ -39,7 +39,7 @@ def test_seal_a_burst(benchmark: Any, pair: Pair) -> None:
 
 
 def test_open_a_burst(benchmark: Any, pair: Pair) -> None:
-    benchmark.group = "a flight of 8 packets"
+    benchmark.group = "a burst of 8 packets"
     received = 0
 
     def prepare() -> tuple[tuple[list[bytes]], dict[str, Any]]:
@@ -57,7 +57,7 @@ def test_open_a_burst(benchmark: Any, pair: Pair) -> None:
 
 
 def test_take_an_acknowledgement(benchmark: Any, pair: Pair) -> None:
-    benchmark.group = "a flight of 8 packets"
+    benchmark.group = "a burst of 8 packets"
     count = 0
 
     def prepare() -> tuple[tuple[list[bytes]], dict[str, Any]]:

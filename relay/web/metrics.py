@@ -48,11 +48,11 @@ COUNTERS: Final = {
     "frames_received": ("frames from publishers", ()),
     "payload_received": ("payload from publishers, in bytes", ()),
     "groups_sent": ("groups begun toward subscribers", ()),
-    "groups_dropped": ("groups given up for slow subscribers", ("reason",)),
+    "groups_dropped": ("groups skipped for slow subscribers", ("reason",)),
     "streams_reset": ("streams refused or reset by the relay", ("reason",)),
     "bytes_received": ("bytes from peers, packets included", ("transport",)),
     "bytes_sent": ("bytes to peers, packets included", ("transport",)),
-    "refused": ("what was turned away because of a limit", ("limit",)),
+    "refused": ("sessions, requests and data rejected by a limit", ("limit",)),
     "segments_refused": ("segmented sends that the kernel refused", ()),
 }
 """Counters: help text and label names."""
@@ -170,7 +170,7 @@ class Metrics:
             identity,
             ends,
             sessions,
-            _gauge("draining", "1 while the relay is about to end", relay.draining),
+            _gauge("draining", "1 while the relay drains", relay.draining),
             _gauge("start_time_seconds", "when the relay started, since the epoch", relay.since),
             _gauge("broadcasts", "broadcasts announced now", announced),
             _gauge("tracks", "tracks with an upstream subscription or viewers now", len(tracks)),

@@ -36,7 +36,7 @@ WITHIN: Final = 20.0
 """Seconds that anything awaited may take."""
 
 GENEROUS: Final = Limits(auth_failures=1_000_000, backlog_time=30.0, track_idle=0.01)
-"""Nobody is slowed down for being refused."""
+"""Refusals are not delayed."""
 
 OTHER_SECRET: Final = b"another secret that signs nothing that counts"
 
@@ -254,7 +254,7 @@ class Cell:
 
     @property
     def word(self) -> str:
-        """Why it is refused, as it is told."""
+        """The reason of the refusal."""
         if self.claims is None:
             return "token needed"
         known = {"": "not granted", "expired": "token expired", "early": "token not valid yet"}
@@ -322,7 +322,7 @@ class Cell:
         ]
 
     def grants(self, path: str) -> bool:
-        """Whether the token, wherever it is used, lets this absolute path be watched."""
+        """The token permits a session to watch this absolute path."""
         return replace(self, url=path).subscribes == {segments(path)}
 
     def missing(self) -> list[str]:
@@ -427,7 +427,7 @@ def leaks(*texts: str) -> list[str]:
 
 
 class Record(logging.Handler):
-    """Everything that is logged, by whomever, at whatever level."""
+    """All log records, of every logger and level."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -445,7 +445,7 @@ class Record(logging.Handler):
         return [line for line in self.texts if all(part in line for part in parts)]
 
     def faults(self) -> list[str]:
-        """What nobody should be able to cause from outside."""
+        """Log records that peers must never be able to cause."""
         return [
             line
             for record, line in zip(self.records, self.texts, strict=True)

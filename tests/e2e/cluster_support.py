@@ -147,7 +147,7 @@ class Node:
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN))
 
     async def close(self) -> None:
-        """The orderly end, with goodbyes."""
+        """Close all sessions and relays in order."""
         relay, self.relay = self.relay, None
         if self._http is not None:
             await self._http.close()
@@ -361,7 +361,7 @@ async def dial(node: Node, path: str = "", **options: Any) -> Client:
 
 
 async def drop(client: Client) -> None:
-    """End a client as a crash does: the relay hears nothing of it."""
+    """End a client like a crash: without a close."""
     assert isinstance(client.session, QuicSession)
     mute(client.session)
     await client.close()
@@ -512,7 +512,7 @@ class Viewer(Guest):
         await self.until(lambda: len(self.groups) >= wanted, within)
 
     def assert_once(self) -> None:
-        """No number came twice, whoever published it. (The newer of two groups on their way may come first.)"""
+        """No number came twice, from any publisher. (The newer of two concurrent groups may come first.)"""
         assert len(set(self.begun)) == len(self.begun), self.begun
         late = [now for before, now in itertools.pairwise(self.begun) if now < before - 8]
         assert not late, self.begun

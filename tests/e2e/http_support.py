@@ -33,7 +33,7 @@ WITHIN: Final = 15.0
 """Seconds that anything awaited may take."""
 
 IMPATIENT: Final = Limits(track_idle=0.01)
-"""A track that nobody reads is given up at once, so that tests need not wait for it."""
+"""A track without subscribers ends at once, to keep tests short."""
 
 SECRET: Final = b"0123456789abcdef0123456789abcdef"
 

@@ -52,7 +52,7 @@ class Network:
         return Host(self, number, space)
 
     def close(self) -> None:
-        """Remove everything; a namespace takes its interfaces with it, once nobody runs in it."""
+        """Remove everything; a namespace is removed with its interfaces once no process runs in it."""
         for space in reversed(self._spaces):
             with contextlib.suppress(OSError):
                 ip("netns", "del", space)
@@ -71,7 +71,7 @@ class Host:
         ip("-n", self.space, "addr", "add", address, "dev", "eth0", *words)
 
     def cable(self, state: str) -> None:
-        """`down` pulls the cable at the switch: the host keeps its address and hears nothing of it."""
+        """`down` unplugs the cable at the switch: the host keeps its address and gets no signal."""
         ip("-n", self._network.switch, "link", "set", self._port, state)
 
     def command(self, *words: str | Path) -> list[str | Path]:

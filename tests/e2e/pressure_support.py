@@ -149,7 +149,7 @@ class Watch:
         self.broken: dict[int, int] = {}
         """Codes of groups that were given up."""
         self.ended = False
-        """Whether the track came to its end."""
+        """The track has ended."""
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._watch())
 
@@ -171,7 +171,7 @@ class Watch:
         return [arrival.age for arrival in self.arrivals if begin <= arrival.at < end]
 
     def check_boundaries(self, per_group: int) -> None:
-        """What came of each group is its beginning without a gap; a whole one has all of it, another was reset."""
+        """Each group is an unbroken prefix; a complete one is whole, any other was reset."""
         numbers: dict[int, list[int]] = {}
         for arrival in self.arrivals:
             numbers.setdefault(arrival.group, []).append(arrival.number)
@@ -292,7 +292,7 @@ class Stage:
 async def stage(
     *, fast: bool, limits: Limits | None = None, versions: tuple[Version, ...] = tuple(Version), seed: int = 1
 ) -> AsyncIterator[Stage]:
-    """A relay with these limits, by default those of a relay that nobody has configured."""
+    """A relay with these limits, by default those of the configuration's defaults."""
     async with (
         running(limits=limits or Limits(), quic=QuicSettings(fast=fast), versions=versions) as relay,
         contextlib.AsyncExitStack() as stack,

@@ -62,7 +62,7 @@ class Swarm(asyncio.DatagramProtocol):
         self.ended: dict[bytes, int] = {}
         """The ids of those that are over, with the code of the close."""
         self.answers: list[bytes] = []
-        """Datagrams for nobody that we know."""
+        """Datagrams for unknown hosts."""
         self._routes: dict[bytes, QuicConnection] = {}
         self._timers: dict[QuicConnection, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()

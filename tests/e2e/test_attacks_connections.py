@@ -127,8 +127,8 @@ async def test_real_clients_come_in_through_a_retry(peer: str, way: str) -> None
 
 
 @ways
-async def test_first_packets_that_nobody_goes_on_with(way: str) -> None:
-    """From as many addresses as an attacker likes to write on them. Who is real comes in all the same."""
+async def test_first_packets_of_abandoned_handshakes(way: str) -> None:
+    """From any number of forged addresses. Real clients still connect."""
     limits = limited(handshakes=40, handshakes_unverified=10)
     async with contextlib.AsyncExitStack() as stack:
         relay = await stack.enter_async_context(running(limits=limits, quic=WAYS[way]))
@@ -137,7 +137,7 @@ async def test_first_packets_that_nobody_goes_on_with(way: str) -> None:
             packets = [first_packet(attacker.target) for _ in range(100)]
             for packet in packets:
                 attacker.transport.sendto(packet, attacker.target)
-            # Ten first flights, and Retries that nobody can read but who has sent the packet.
+            # Ten first packets, and Retries that only the sender's address could receive.
             await until(relay, "refused_total", 90, limit="handshakes_unverified")
             assert relay._quic is not None
             assert relay._quic.open_connections == 12
@@ -257,7 +257,7 @@ async def test_tcp_connections_have_a_limit_and_sessions_are_none_of_them() -> N
                 assert response.status == 200
 
 
-async def test_a_tls_handshake_that_nobody_begins(tmp_path: Path) -> None:
+async def test_a_tls_handshake_that_does_not_begin(tmp_path: Path) -> None:
     pair = certificate()
     settings = secured(tmp_path, pair).model_copy(
         update={"limits": limited(setup_timeout=0.4, http_address=2)}
@@ -314,7 +314,7 @@ def resident(pid: int) -> int:
 
 
 async def test_many_connections_of_one_address(tmp_path: Path) -> None:
-    """An attacker connects `COUNT` times, of which a fifth is let in, and stays. A bystander notices little."""
+    """An attacker opens `COUNT` connections; a fifth is admitted and stays. Other sessions notice little."""
     port, share = free_udp_port(), COUNT // 5
     pair = certificate()
     cert, key = install(tmp_path, pair)

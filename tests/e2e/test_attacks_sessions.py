@@ -61,7 +61,7 @@ LIMITS = Limits(
 
 
 class Service:
-    """A publisher and a viewer. Each group is awaited whole before the next begins, so that none may be skipped."""
+    """A publisher and a viewer. Each group is awaited before the next, so that none may be skipped."""
 
     def __init__(self, writer: TrackWriter, groups: AsyncIterator[Any]) -> None:
         self._writer = writer
@@ -105,7 +105,7 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def serving(limits: Limits = LIMITS, **options: Any) -> AsyncIterator[tuple[Relay, Service]]:
-    """A relay with a pair on it that is served from the first to the last moment; in the end nobody else is left."""
+    """A relay that serves a pair throughout; in the end no other session is left."""
     async with (
         running(limits=limits, **options) as relay,
         await Client.connect(relay.url, runtime=RUNTIME) as publisher,
@@ -317,7 +317,7 @@ async def test_stream_flood(fast: bool) -> None:
 
 
 async def test_a_flood_of_whole_streams() -> None:
-    """Each is over at once and gives its credit back, so that only their rate bounds them."""
+    """Each ends at once and returns its credit, so that only the rate limits them."""
     async with serving() as (relay, service):
         async with attacker(relay) as peer:
             for _ in range(300):
@@ -417,7 +417,7 @@ async def test_many_tracks_that_fill_the_cache_of_the_relay() -> None:
 
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_06])
 async def test_a_publisher_that_never_answers(version: Version) -> None:
-    """Who asked for its track is told after a while, by QUIC and by HTTP, and nothing of it is held."""
+    """Subscribers are refused after a time-out, by QUIC and by HTTP, and nothing is kept."""
     limits = replace(LIMITS, answer_timeout=0.2)
     async with serving(limits) as (relay, service), attacker(relay, version) as peer:
         await announced(peer, relay, "bad")

@@ -73,7 +73,7 @@ def record() -> Iterator[Record]:
 # --- ways in, down to the byte -----------------------------------------------------------------------------------------
 
 Outcome = tuple[bool, object]
-"""Whether it was let in; then the paths that it saw, else how it was refused."""
+"""Admitted, and the paths that it saw; else the refusal."""
 
 UNAUTHORIZED: Final[dict[str, Outcome]] = {
     "http": (False, (401, "unauthorized")),
@@ -94,7 +94,7 @@ WORDS: Final = (
 
 
 def without_word(told: str) -> str:
-    """The refusal without the word that tells why; nothing else may stand behind it."""
+    """The refusal without its prefix; nothing else may follow."""
     refusal, colon, word = told.partition(": ")
     return refusal if colon and refusal == "unauthorized" and word in WORDS else told
 
@@ -598,7 +598,7 @@ async def test_what_is_asked_before_the_token_is_answered_after_it_or_never(
 
 
 async def hasty(relay: Relay, version: Version, credential: str) -> tuple[Client, Answer, Answer, Answer]:
-    """A session on raw QUIC that makes its requests before it says who it is."""
+    """A session on raw QUIC that sends requests before its SETUP."""
     tls = ClientTls(fingerprints=(relay.fingerprint,))
     session = await connect(address(relay, "quic"), versions=(version,), tls=tls)
     requests = (AnnounceRequest("", 0), Subscribe(0, "bob", "video"), Subscribe(1, "secret/x", "video"))
@@ -647,7 +647,7 @@ async def test_a_long_token_over_http_has_as_much_room_as_the_request_line(tmp_p
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_token_that_is_far_too_long_costs_nobody_anything(way: str, tmp_path: Path) -> None:
+async def test_a_token_that_is_far_too_long_is_cheap(way: str, tmp_path: Path) -> None:
     async with serving(tmp_path) as relay:
         whole = sized(4_000, **ROOM)
         for length in (8_300, 20_000, 60_000, 100_000, 1 << 20):
@@ -656,7 +656,7 @@ async def test_a_token_that_is_far_too_long_costs_nobody_anything(way: str, tmp_
             assert not admitted, length
             assert not leaks(str(found)), length
             if way in ("http", "websocket"):
-                # The server gives up before it has read it all; whoever still writes may see the connection cut.
+                # The server may close before it has read everything; a writer may see the connection fail.
                 assert found[0] in (0, 400, 414), (length, found)
             elif length <= 60_000:
                 assert (admitted, found) == UNAUTHORIZED[way], length
@@ -762,7 +762,7 @@ async def test_an_encoded_slash_is_a_slash_to_http_routes_and_no_path_to_session
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_paths_that_are_no_text(way: str, tmp_path: Path) -> None:
-    """No way in takes them, whatever is granted: each has its own way to say no to what cannot be read."""
+    """Every transport rejects them in its own way, whatever is granted."""
     async with serving(tmp_path) as relay:
         for path in (b"/room\xff/123", b"/room/123/\xff", b"/\xc0\xafroom/123", b"/room/123/\xed\xa0\x80"):
             for credential in (everything(), token(**ROOM)):

@@ -1,4 +1,4 @@
-"""Tokens, URLs, operations and transports, over live sessions: nobody learns of, gets or touches what is not granted."""
+"""Tokens, URLs, operations and transports, over live sessions: nothing is accessible without permission."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ async def test_real_clients_are_refused_alike_whatever_is_wrong(transport: str, 
             assert len({(end["scope"], end["code"], end["kind"]) for end in ends}) == 1, ends
             assert all("unauthorized" in end["message"].lower() for end in ends)
             assert not peer.find("announce")
-            # Raw QUIC tells path and token in band: there a session may be up for a moment.
+            # Raw QUIC sends path and token in band: a session may exist for a moment.
             assert transport == "quic" or not peer.find("connected")
             scene.mark(())
             await scene.nothing_was_touched(set())
@@ -313,7 +313,7 @@ class Visit:
         return found
 
     def push(self) -> None:
-        """Groups that nobody asked for."""
+        """Groups without a subscription."""
         version = self.client.version
         for number in range(3):
             size = len(INJECTED)
@@ -400,9 +400,7 @@ def unauthorized(transport: str, version: Version, word: str) -> tuple[object, .
 
 
 @named
-async def test_every_version_is_told_in_a_word_what_is_wrong(
-    transport: str, version: Version, tmp_path: Path
-) -> None:
+async def test_every_version_gets_the_reason(transport: str, version: Version, tmp_path: Path) -> None:
     async with stage(tmp_path) as scene:
         found = await asyncio.gather(
             *(
@@ -560,7 +558,7 @@ async def got(session: aiohttp.ClientSession, url: str, **headers: str) -> tuple
 
 
 def fetched(path: str) -> tuple[int, bytes]:
-    """What whoever may read it gets of a path."""
+    """The content of a path for an authorised reader."""
     return (200, path.encode()) if path in WORLD else (404, b"no such broadcast\n")
 
 

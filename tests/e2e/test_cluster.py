@@ -64,9 +64,8 @@ def complete(path: str, first: int, last: int) -> dict[int, list[bytes]]:
 
 
 async def test_every_broadcast_everywhere(tmp_path: Path) -> None:
-    """100 broadcasts, 20 at each of 5 relays: every client hears of each once, and every track comes whole.
-
-    Routes are the shortest ones and there is one session between each two relays.
+    """100 broadcasts, 20 at each of 5 relays: every client gets each announcement once, and every track
+    whole.
     """
     groups = 5
     async with cluster(tmp_path) as nodes, contextlib.AsyncExitStack() as stack:
@@ -177,8 +176,8 @@ async def test_late_viewer_far_away_gets_the_current_group(tmp_path: Path) -> No
                 await second.reaches(4)
 
 
-async def test_members_are_nobodys_business(tmp_path: Path) -> None:
-    """Clients do not hear of the relays, and cannot pretend to be one: nobody is dialled for it."""
+async def test_clients_see_no_members(tmp_path: Path) -> None:
+    """Clients see no members and cannot announce one: no relay dials it."""
     with everything_logged() as log, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trap:
         trap.bind(("127.0.0.1", 0))
         trap.setblocking(False)
@@ -249,7 +248,7 @@ async def test_relay_without_a_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("token", ["none", "a client's", "in the URL", "a file of its own"])
 async def test_relay_without_the_rights_of_one(tmp_path: Path, token: str) -> None:
-    """It has what its root has, and its root has what is published at it; it is named to nobody."""
+    """It shares broadcasts with its root in both directions, but is not announced as a member."""
     async with cluster(tmp_path, 2, start=False) as nodes:
         joins = nodes[2]
         jwt = Key.load(key_in(tmp_path)).sign(Claims(publish=("",), subscribe=("",)))
@@ -306,7 +305,7 @@ class Trouble:
         self.secrets.append(token)
 
     async def told(self, *parts: str, target: str) -> None:
-        """Both in the log, once, and in the state, again and again; and no secret anywhere."""
+        """Once in the log, always in the state, and without the secret."""
         self.target = target
 
         async def check() -> None:
@@ -469,7 +468,7 @@ async def test_wrong_certificate(tmp_path: Path) -> None:
         await it.told("TLS handshake failed", target=target)
         install(tmp_path, trusted)
         it.root.running.reload()
-        # the server looks at its certificates now and then, and at once if it was told to
+        # the server checks its certificates periodically, and at once after a reload
         await it.recovers()
 
 
@@ -486,7 +485,7 @@ async def test_relay_that_dials_itself(tmp_path: Path) -> None:
 
 
 async def test_root_that_names_itself(tmp_path: Path) -> None:
-    """`root` with the own name dials nobody, in silence."""
+    """A `root` equal to the own name is not dialled, silently."""
     async with trouble(tmp_path) as it:
         port = free_udp_port()
         it.leaf = it.make_leaf(f"127.0.0.1:{port}", port=port)
@@ -613,7 +612,7 @@ async def test_root_goes_and_returns(tmp_path: Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["close", "kill"])
 @pytest.mark.parametrize("which", [1, 2])
 async def test_leaf_goes_and_returns(tmp_path: Path, how: str, which: int) -> None:
-    """Whether it is the one that dials the others or the one that is dialled."""
+    """Both for the dialling and for the dialled relay."""
     async with cluster(tmp_path, 2) as nodes:
         await nodes.settled()
         node = nodes[which]
@@ -624,7 +623,7 @@ async def test_leaf_goes_and_returns(tmp_path: Path, how: str, which: int) -> No
 
 
 async def test_leaf_returns_while_the_root_is_away(tmp_path: Path) -> None:
-    """The members that were with it when it was lost try for a while, whoever dialled whom."""
+    """Members connected to it when it was lost retry for a while, in both directions."""
     async with cluster(tmp_path, 3) as nodes:
         await nodes.settled()
         await nodes.root.kill()
@@ -735,7 +734,7 @@ async def test_another_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("noticed", [True, False], ids=["lingering", "at-once"])
 async def test_publisher_moves_to_another_leaf(tmp_path: Path, noticed: bool) -> None:
-    """Lost at one leaf, back at another one in time: nobody hears of an end, and viewers get the next groups."""
+    """Lost at one leaf, back in time at another: no end is announced, and viewers get the next groups."""
     async with cluster(tmp_path, 4) as nodes, contextlib.AsyncExitStack() as stack:
         await nodes.settled()
         hop = 424_242
@@ -787,7 +786,7 @@ async def test_publisher_moves_to_another_leaf(tmp_path: Path, noticed: bool) ->
 
 
 async def test_publisher_gone_for_good(tmp_path: Path) -> None:
-    """After the linger it is over, everywhere, and those who watched are told."""
+    """After the linger time it is withdrawn everywhere, and viewers are notified."""
     async with cluster(tmp_path, 2) as nodes, contextlib.AsyncExitStack() as stack:
         camera = await stack.enter_async_context(Camera(nodes[1], "cam"))
         await nodes.announce(["cam"])

@@ -149,7 +149,7 @@ class World:
         return {event.__name__: event for possible, event in events if possible}
 
     def _may_return(self, node: Node) -> bool:
-        """A relay that starts knows nobody but the root, and is known to nobody that the root cannot tell of it."""
+        """A starting relay knows only the root, and is known only through the root."""
         root = self.nodes.root
         leaves = [node, *(other for other in self.nodes.live if other is not root)]
         return not node.alive and (node is root or all(map(partial(self._told_by_root, root), leaves)))
@@ -379,7 +379,7 @@ class World:
         return rows
 
     async def calm(self) -> None:
-        """Everybody is back and nobody publishes: nothing is left of all that was."""
+        """All relays are back and no broadcast is published: nothing is left."""
         while self.cuts:
             await self.mend()
         for node in self.nodes:  # the root is the first

@@ -101,7 +101,7 @@ async def test_a_clock_of_one_leaf_is_watched_on_the_other_and_on_the_root(folde
             ):
                 await watch.line(TIME)
                 await above.line(TIME)
-            # nobody gets at anything but the open path, not even to look on
+            # only the public path is accessible, even for viewing
             async with clock("watch", f"http://localhost:{third}/private") as stranger:
                 await stranger.line("(?i)unauthorized|401|token")
             root.process.send_signal(signal.SIGTERM)
@@ -116,7 +116,7 @@ async def test_a_clock_of_one_leaf_is_watched_on_the_other_and_on_the_root(folde
     assert not [line for line in printed if "Traceback" in line or "ERROR" in line]
 
 
-async def test_a_wrong_token_is_told_once_and_replaced_without_a_restart(folder: Path) -> None:
+async def test_a_wrong_token_is_logged_once_and_replaced_without_a_restart(folder: Path) -> None:
     first, second = free_udp_port(), free_udp_port()
     file = folder / "cluster.jwt"
     right = file.read_text().strip()

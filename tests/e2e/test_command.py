@@ -148,10 +148,10 @@ async def test_a_second_signal_ends_it_at_once() -> None:
             response.close()
 
 
-async def test_systemd_hears_when_sighup_no_longer_ends_it(
+async def test_systemd_is_notified_when_sighup_reloads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then it has no handler, so with `Type=simple` a reload just after a start would end it for good."""
+    """Before that it has no handler: with `Type=simple` a reload just after the start would kill it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(tmp_path / "notify"))
         supervisor.setblocking(False)
@@ -172,8 +172,10 @@ sys.exit(main())
 """
 
 
-async def test_it_starts_where_nobody_can_be_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader of its output has gone, and systemd as well."""
+async def test_it_starts_without_a_reader_of_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader of its output is gone, and systemd as well."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     own = ("--listen", f"localhost:{free_udp_port()}", *OPEN)
     async with program(MUTE, *own) as running:

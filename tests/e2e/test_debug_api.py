@@ -175,7 +175,7 @@ async def test_frames_keep_their_boundaries(version: Version) -> None:
         assert all(row["timestamp"] > 0 for row in as_json)
 
 
-async def test_a_frame_in_many_pieces_is_one_frame() -> None:
+async def test_a_frame_in_many_chunks_is_one_frame() -> None:
     async with cam() as (relay, http, _, track):
         url = f"{relay.url}fetch/demo/cam/video/hd"
         group = track.group()
@@ -528,7 +528,7 @@ async def test_following_a_publisher_that_is_lost_does_not_look_complete() -> No
         ("wait=", "wait='': expected seconds from 0 to 60"),
     ],
 )
-async def test_a_bad_query_is_told_in_one_line(query: str, line: str) -> None:
+async def test_a_bad_query_is_answered_in_one_line(query: str, line: str) -> None:
     async with cam() as (relay, http, _, _):
         url = URL(f"{relay.url}fetch/demo/cam/video/hd?{query}", encoded=True)
         async with http.get(url) as response:

@@ -1,4 +1,4 @@
-"""The orderly end: who is asked to leave, who is served on and for how long, who is turned away."""
+"""Drain and close: GOAWAY, serving the remaining sessions, refusing new ones."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def draining(relay: Relay) -> AsyncIterator[asyncio.Task[None]]:
         logger.removeHandler(handler)
 
 
-async def test_with_nobody_there_it_takes_no_time() -> None:
+async def test_a_drain_without_sessions_takes_no_time() -> None:
     async with running(limits=LONG) as relay, asyncio.timeout(WITHIN):
         await relay.drain()
 
@@ -113,7 +113,7 @@ async def test_who_is_there_is_asked_to_leave_and_served_until_then(url_of: Any,
     [(webtransport, "transport error 0x2"), (raw, "transport error 0x2"), (ws, "answered 503")],
     ids=["webtransport", "quic", "websocket"],
 )
-async def test_whoever_comes_during_a_drain_is_turned_away(url_of: Any, refusal: str) -> None:
+async def test_new_sessions_are_rejected_during_a_drain(url_of: Any, refusal: str) -> None:
     async with running(limits=LONG) as relay, await connect(url_of(relay)), draining(relay):
         async with asyncio.timeout(WITHIN):
             with pytest.raises((ConnectError, SessionEnded), match=refusal):
@@ -123,7 +123,7 @@ async def test_whoever_comes_during_a_drain_is_turned_away(url_of: Any, refusal:
 
 @URLS
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_06])
-async def test_who_stays_too_long_is_told_so(url_of: Any, version: Version) -> None:
+async def test_sessions_left_after_a_drain_are_closed_with_the_reason(url_of: Any, version: Version) -> None:
     async with running(limits=SHORT) as relay, await connect(url_of(relay), versions=(version,)) as client:
         await relay.drain()
         client.check()
@@ -133,7 +133,7 @@ async def test_who_stays_too_long_is_told_so(url_of: Any, version: Version) -> N
             assert await client.closed() == SessionClosed(code, "server shutdown", by_peer=True)
 
 
-async def test_without_a_drain_nobody_is_asked() -> None:
+async def test_without_a_drain_no_goaway_is_sent() -> None:
     async with running(limits=replace(PATIENT, drain=0)) as relay, await connect(raw(relay)) as client:
         await relay.drain()
         await relay.close()

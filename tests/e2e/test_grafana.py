@@ -89,7 +89,7 @@ def test_counters_are_shown_as_rates(dashboard: dict[str, Any]) -> None:
             assert (f"rate({selector}[$__rate_interval])" in target["expr"]) == name.endswith("_total")
 
 
-def test_the_data_source_is_chosen_by_whoever_imports_it(dashboard: dict[str, Any]) -> None:
+def test_the_data_source_is_chosen_at_import(dashboard: dict[str, Any]) -> None:
     assert dashboard["schemaVersion"] >= 41
     source, *_ = dashboard["templating"]["list"]
     assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")

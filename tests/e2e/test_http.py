@@ -107,7 +107,7 @@ async def test_fetch_of_a_live_group_streams_and_ends_with_it() -> None:
 
 
 async def test_fetch_of_a_finished_group() -> None:
-    """The newest group is complete, the track goes on: the body is whole and ends."""
+    """The newest group is complete, the track continues: the body is whole and ends."""
     async with running() as relay, await Client.connect(relay.url) as client:
         track = client.publish("demo/cam").track("video")
         for text in (b"old", b"new"):
@@ -135,7 +135,7 @@ async def test_fetch_of_a_group_that_breaks_off_does_not_look_complete() -> None
         assert await process.wait() == CURL_PARTIAL
 
 
-async def test_failures_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failures_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "FETCH_TIMEOUT", 0.5)
     silent = ("--groups", 0, "--hold", "--wait-for-viewers", 0)
     async with (

@@ -220,7 +220,7 @@ async def test_a_generated_certificate_stays(tmp_path: Path) -> None:
         assert await shown(https_port(relay)) == new.fingerprint
 
 
-async def test_a_generated_certificate_is_renewed_though_nobody_comes(tmp_path: Path) -> None:
+async def test_a_generated_certificate_is_renewed_without_connections(tmp_path: Path) -> None:
     relay = Relay(Config.demo())
     old = generate_certificate(["localhost"], dt.datetime.now(dt.UTC) - dt.timedelta(days=12))
     relay._certificates.store._generated = old

@@ -200,7 +200,7 @@ async def test_what_is_no_key(server: Server, keys: KeyServer, answer: bytes) ->
 
 @pytest.mark.parametrize("status", [302, 401, 500, 204])
 async def test_other_answers_are_the_servers_trouble(server: Server, keys: KeyServer, status: int) -> None:
-    """A redirect, too: who follows it lets the server choose whom to ask."""
+    """Redirects too: following one would let the server choose another host."""
     server.answers |= {"b.jwk": status, "a.jwk": jwk()}
     with pytest.raises(KeyServiceError, match=str(status)):
         await keys.find(naming("b"))

@@ -1,9 +1,9 @@
-"""Viewers behind a line that carries half of what a track has: what they get is new, whole groups are skipped, and what
-matters more loses nothing.
+"""Viewers behind a bottleneck with half of a track's rate: frames are new, whole groups are skipped, and higher priority
+loses nothing.
 
-    path     what waits in front of the narrow place, and the way: nobody can do anything about it
+    path     queue of the bottleneck, and propagation delay: outside the relay's control
     rate     of the track, payload in bytes/s; half of it gets through
-    patience [limits] backlog_time: as long as less waits than was written in it, nothing is given up
+    patience [limits] backlog_time: groups are skipped once more bytes are queued than were written in it
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ async def test_video_skips_and_audio_loses_nothing(fast: bool) -> None:
 
 
 def check_newest(on: Stage, watch: Watch, groups: int, end: float) -> None:
-    """What came until `end` is new; nothing but whole ends of groups was left out."""
+    """Frames until `end` are new; only whole ends of groups are missing."""
     watch.check_boundaries(VIDEO.group)
     assert max(watch.ages(end=end)) < oldest(VIDEO)
     # the beginning of a group goes before everything of the groups before it
@@ -126,7 +126,7 @@ async def test_ordered_delivery_keeps_the_order_and_skips(fast: bool) -> None:
         # the end of a group goes before the beginning of the next, but for what is lost and repeated
         assert len(watch.whole) > 1
         assert 15 * out_of_order(watch) <= len(watch.arrivals)
-        # Oldest first: what waits is sent in its order, so it is as old as that takes
+        # Oldest first: queued data is sent in order, so its age is the queueing time
         waits = (VIDEO.rate * PATIENCE + VIDEO.group * VIDEO.size) / (VIDEO.rate / 2)
         assert max(watch.ages(end=end)) < VIDEO.span + waits + PATH + RECOVERY
 
@@ -195,7 +195,7 @@ async def test_an_update_swaps_who_skips(fast: bool) -> None:
 
 @pytest.mark.parametrize("fast", first(True, False))
 async def test_real_viewers_stay_on_the_newest_groups(fast: bool) -> None:
-    """Without a max age the client itself would let go of each group as the next one begins."""
+    """Without a max age the client itself would drop each group as the next one begins."""
     groups, viewers = 15, 3
     async with running(limits=QUICK, quic=QuicSettings(fast=fast)) as relay:
         with UdpProxy(free_udp_port(), relay.port) as proxy:

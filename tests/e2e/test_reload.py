@@ -77,8 +77,8 @@ async def test_sessions_keep_the_limits_that_they_began_with() -> None:
                 await viewer.announced("").wait_for(path)
 
 
-async def test_every_limit_of_the_relay_as_a_whole_reaches_who_enforces_it() -> None:
-    """Those that no session has for itself."""
+async def test_every_limit_of_the_whole_relay_is_reloaded() -> None:
+    """Limits that apply to the whole relay, not to a session."""
     changed = {"readers": 7, "auth_failures": 8, "auth_delay": 9.0, "auth_waiting": 10, "handshakes": 11}
     async with running() as relay:
         relay.reload(with_limits(relay, **changed))

@@ -226,7 +226,7 @@ async def test_a_publisher_is_killed_and_does_not_come_back(url_of: object) -> N
 
 
 async def test_a_reflecting_viewer_does_not_take_the_broadcast_over() -> None:
-    """0.3 with one origin for both directions announces back what it hears; the publisher stays the publisher."""
+    """0.3 with one origin for both directions announces what it received; the publisher stays the same."""
     async with running(versions=[Version.LITE_01, Version.LITE_02, Version.LITE_03]) as relay:
         url = webtransport(relay)
         held = ("--groups", 2, "--frames-per-group", 5, "--hold")

@@ -1,4 +1,4 @@
-"""One viewer that never reads and one that reads next to nothing, beside twenty that are well: what they cost, and whom."""
+"""One viewer that never reads and one that reads little, beside twenty healthy ones: CPU, memory and latency."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.e2e.pressure_support import (
 
 HEALTHY = 20
 WINDOWS = 3
-"""Stretches of time of which the best counts."""
+"""Intervals, the best of which counts."""
 PATIENT_WINDOWS = 50
 """As many as are looked at before it is said that none is good."""
 SPAN = 0.4
@@ -156,6 +156,6 @@ async def test_the_slow_cost_the_healthy_nothing(fast: bool, caplog: pytest.LogC
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[int]:
-    """The sessions of which a line said that they are slow, as often as there is one."""
+    """Sessions with a log line about slowness, once per line."""
     lines = [record.getMessage() for record in caplog.records if "slow subscriber" in record.getMessage()]
     return [int(line.partition("]")[0].removeprefix("[session ")) for line in lines]

@@ -136,7 +136,7 @@ async def hosting(**options: Any) -> AsyncIterator[Host]:
 
 @pytest.fixture(autouse=True, params=[name for name in PAIRINGS if name != "pure"])
 def pairing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which of our ends, client and server, takes the quick way."""
+    """The ends that take the fast path, client and server."""
     for module, way in zip((dial, endpoint), PAIRINGS[request.param], strict=True):
         chosen = FastConnection if way == "fast" else RelayQuicConnection
         monkeypatch.setattr(module, "connection_class", lambda settings, chosen=chosen: chosen)
@@ -278,7 +278,9 @@ async def test_datagrams_and_pings(scheme: str) -> None:
 
 
 async def test_our_own_pause_is_not_the_peers_silence() -> None:
-    """The process is stopped for longer than the idle time-out, as on a machine that sleeps: nobody is dropped."""
+    """The process is stopped for longer than the idle time-out, like a suspended machine: no session is
+    dropped.
+    """
     settings = QuicSettings(idle_timeout=0.8, keep_alive=0.3)
     async with hosting(settings=settings) as host:
         session = await connect(host.url("moqt"), tls=host.tls, settings=settings)
@@ -353,7 +355,7 @@ async def test_a_rejecting_server_lets_the_connection_go() -> None:
         ("::", "localhost"),
         ("localhost", "127.0.0.1"),
         ("localhost", "[::1]"),
-        ("127.0.0.1", "localhost"),  # the other family has nobody, and is given up for this one
+        ("127.0.0.1", "localhost"),  # nothing listens on the other address family
     ],
 )
 async def test_addresses(listen: str, dial: str) -> None:
@@ -521,7 +523,7 @@ async def test_cancelled_dialling_leaves_nothing() -> None:
 
 
 async def test_http_fetches_the_fingerprint() -> None:
-    async with hosting(address=("127.0.0.1", free_udp_port())) as host:  # of which TCP is free as well
+    async with hosting(address=("127.0.0.1", free_udp_port())) as host:  # a port that is free for TCP as well
         answers: dict[str, Any] = {"text": host.store.fingerprint, "status": 200}
 
         async def serve(request: web.Request) -> web.Response:
@@ -565,7 +567,7 @@ async def test_session_limit() -> None:
 
 
 async def test_handshake_limit() -> None:
-    """First packets whose handshake nobody goes on with."""
+    """First packets of abandoned handshakes."""
     async with hosting(limits=Limits(handshakes=20)) as host:
         firsts = await first_packets(60)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -684,7 +686,7 @@ async def test_one_failing_session_leaves_the_others() -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-async def test_closing_the_server_says_goodbye(scheme: str) -> None:
+async def test_closing_the_server_closes_sessions(scheme: str) -> None:
     async with hosting() as host:
         owners = [Owner(await connect(host.url(scheme), tls=host.tls)) for _ in range(5)]
         await host.owner(5)

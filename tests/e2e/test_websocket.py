@@ -227,7 +227,7 @@ async def test_a_peer_that_goes_before_it_is_answered(caplog: pytest.LogCaptureF
 
         arrived.set()
         assert runner.server is not None
-        # aiohttp tells nobody when it learns that the peer has gone
+        # aiohttp does not report that the peer has left
         while any(each.transport is not None for each in runner.server.connections):  # noqa: ASYNC110
             await asyncio.sleep(0)
         asked.accept().start(sink)
@@ -446,7 +446,7 @@ def masked(opcode: int, payload: bytes) -> bytes:
 
 @contextlib.asynccontextmanager
 async def bare(relay: Relay, subprotocol: str) -> AsyncIterator[socket.socket]:
-    """A socket after the upgrade, of which nobody reads on."""
+    """A socket after the upgrade, without a reader."""
     loop = asyncio.get_running_loop()
     with socket.socket() as sock:
         sock.setblocking(False)
@@ -532,8 +532,8 @@ async def test_a_peer_that_never_reads_is_gone_in_time(monkeypatch: pytest.Monke
         await other.announced().initial()
 
 
-async def test_answers_nobody_reads_do_not_pile_up() -> None:
-    """Pings without end from a peer that reads nothing: sooner or later it is not read either."""
+async def test_unread_answers_do_not_pile_up() -> None:
+    """A peer sends pings without reading: finally the relay stops reading from it."""
     async with running() as relay, bare(relay, "webtransport") as sock:
         await subscribe(sock)
         before = resident()
@@ -557,7 +557,7 @@ async def test_answers_nobody_reads_do_not_pile_up() -> None:
         (masked(2, b"\x08\x80\x01\x00\x00"), "beyond the streams that may be open at once"),
     ],
 )
-async def test_faults_are_told_to_who_makes_them(frame: bytes, reason: str) -> None:
+async def test_faults_are_reported_to_their_sender(frame: bytes, reason: str) -> None:
     async with running() as relay, client(relay) as other, bare(relay, "webtransport") as sock:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(sock, frame)

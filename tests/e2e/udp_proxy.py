@@ -74,7 +74,7 @@ class _Direction:
         self.lane = lane
         self.dice = random.Random(seed)
         self.free_at = 0.0
-        """When the narrow place will have let through what waits there."""
+        """When the bottleneck's queue will be empty."""
 
     def due(self, size: int, now: float) -> float | None:
         """When a datagram arrives; None if it is lost."""
@@ -182,7 +182,7 @@ class UdpProxy:
                 self._pass(self._flow(address), data, up=True)
 
     def _from_relay(self, flow: _Flow) -> None:
-        with contextlib.suppress(OSError):  # nobody listens there: silence, as of a host that is down
+        with contextlib.suppress(OSError):  # nothing listens there: silence, like a host that is down
             for _ in range(DRAIN):
                 self._pass(flow, flow.sock.recv(LARGEST), up=False)
 

@@ -108,7 +108,7 @@ def test_it_fills_a_line_at_once_and_keeps_its_queue_short(way: Pairing) -> None
 
 @pytest.mark.parametrize("queue", [0.5, 2.0])
 @pytest.mark.parametrize("other", ["bbr", "cubic"])
-def test_nobody_starves_beside_it(other: str, queue: float) -> None:
+def test_no_connection_starves_beside_it(other: str, queue: float) -> None:
     network = path(queue=queue)
     ours, theirs = opened(FAST, network), opened(FAST, network, congestion=other, seed=2)
     theirs.server.line = ours.server.line

@@ -133,7 +133,7 @@ def test_expensive_packets_get_a_share_of_the_cpu(part: str, together: int) -> N
     assert not quic.closes
 
 
-def test_whoever_sends_them_is_read_again_after_a_while() -> None:
+def test_their_sender_is_read_again_after_a_while() -> None:
     side = Side()
     connection, quic = side.connection()
     quic.reading = EXPENSIVE
@@ -170,7 +170,7 @@ def test_what_others_have_of_the_cpu_does_not_count() -> None:
     assert quic.packets == 2000
 
 
-def test_nobody_else_is_dropped() -> None:
+def test_no_other_connection_is_dropped() -> None:
     side = Side()
     (attacker, expensive), (viewer, quic) = side.connection(), side.connection()
     expensive.reading, quic.reading = EXPENSIVE, CHEAP

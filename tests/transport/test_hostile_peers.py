@@ -80,7 +80,7 @@ def test_a_stream_in_too_many_fragments_ends_the_connection(lab: Lab) -> None:
     assert "pieces" in quic._close_event.reason_phrase
 
 
-def test_no_loss_of_full_packets_leaves_too_many_pieces(lab: Lab) -> None:
+def test_no_loss_of_full_packets_leaves_too_many_fragments(lab: Lab) -> None:
     size = lab.server.quic._stream_window
     full = b"x" * 1150
     quic: Any = lab.server.quic
@@ -90,7 +90,7 @@ def test_no_loss_of_full_packets_leaves_too_many_pieces(lab: Lab) -> None:
     assert len(quic._streams[0].receiver._ranges) > 500
 
 
-def test_pieces_are_those_of_aioquic() -> None:
+def test_fragments_are_those_of_aioquic() -> None:
     dice = random.Random(1)
     for _ in range(300):
         ours, theirs = ReorderBuffer(), RangeSet()

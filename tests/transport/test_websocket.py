@@ -398,7 +398,7 @@ async def test_a_shorter_idle_timeout_of_the_peer_is_met_with_more_pings() -> No
     assert seen.closed == SessionClosed(None, "idle timeout", by_peer=False)
 
 
-async def test_draft_00_hears_no_ping_of_qmux() -> None:
+async def test_draft_00_gets_no_ping_of_qmux() -> None:
     session, _, clock = lone(Draft.QMUX_00)
     session.ping()
     for _ in range(5):
@@ -742,7 +742,7 @@ async def test_answers_that_pile_up_stop_the_reading() -> None:
     assert seen.closed is None
 
 
-async def test_nobody_reads_before_somebody_listens() -> None:
+async def test_nothing_is_read_before_the_session_is_started() -> None:
     session = make_session(
         Choice("", None, None), SMALL, remote="", is_client=False, path="/", query="", clock=lambda: 0.0
     )
@@ -785,7 +785,7 @@ async def test_plain_violations(message: bytes, reason: str) -> None:
     assert session.next_message() == Outgoing(Opcode.CLOSE, b"")
 
 
-async def test_plain_frames_that_nobody_needs_are_ignored() -> None:
+async def test_unknown_plain_frames_are_ignored() -> None:
     session, seen = await plain()
     for message in (b"\x08\x01x", b"\x08\x03x", b"\x04\x05\x00", b"\x05\x09\x00", b"\x05\x02\x00"):
         session.receive(message)

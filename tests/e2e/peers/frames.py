@@ -1,4 +1,4 @@
-"""What the publishing peers write into a frame, so that whoever receives it can tell if it is intact."""
+"""Content of frames of the publishing peers, by which a receiver checks them."""
 
 from __future__ import annotations
 

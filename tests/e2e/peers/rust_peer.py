@@ -292,7 +292,7 @@ async def main(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     listen(commands.put_nowait, stop.set)
-    # Only its debug log tells when 0.3 hears of a withdrawal.
+    # 0.3 reports a withdrawal only in its debug log.
     with log.capture("debug" if args.run is announced and not NEW else args.log):
         work = asyncio.create_task(args.run(args, log, commands))
         stopped = asyncio.create_task(stop.wait())

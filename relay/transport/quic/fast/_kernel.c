@@ -1,4 +1,4 @@
-/* Packet protection, runs of STREAM frames and ACK frames in C: what `keys.py` and `acking.py` do in Python, call for call.
+/* Packet protection, trains of STREAM frames and ACK frames in C: the same as `keys.py` in Python, call for call.
  *
  * Owns no connection state: it is given numbers and bytes, and gives bytes back. The ciphers are those of the libcrypto
  * that is found at run time; without one, or with a cipher other than AES-GCM, the import or the constructor fails and
@@ -311,7 +311,7 @@ Keys_run(Keys *self, PyObject *const *args, Py_ssize_t count)
     if (!PyBytes_Check(args[4]) || PyBytes_GET_SIZE(args[4]) > 8 || !PyList_Check(source.chunks)
         || !PyList_Check(source.ends) || source.cursor < 0 || stop < source.at || stop >= UINT64_C(1) << 30 || step < 1
         || step > 0xFFFF || (stop - source.at) > step * MOST_PACKETS) {
-        PyErr_SetString(PyExc_ValueError, "not a run of packets");
+        PyErr_SetString(PyExc_ValueError, "not a train of packets");
         return NULL;
     }
     const char *prefix = PyBytes_AS_STRING(args[4]);
