@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class SendState(Enum):
@@ -35,6 +35,18 @@ class Sender:
         """Sort key, the most urgent last: (priority, minus the opening number)."""
         self.send_state = SendState.IDLE
         self.unidirectional = unidirectional
+
+
+class StreamOwner(Protocol):
+    """A session, as its streams see it. Streams without a number wait for stream credit."""
+
+    ended: bool
+    """`SessionClosed` was queued: nothing follows it."""
+
+    def ready(self, stream: Any) -> None: ...
+    def reorder(self, stream: Any, order: tuple[int, int]) -> None: ...
+    def abort(self, stream: Any, code: int) -> None: ...
+    def ask_to_stop(self, stream: Any, code: int) -> None: ...
 
 
 S = TypeVar("S", bound=Sender)

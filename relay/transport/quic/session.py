@@ -306,13 +306,8 @@ class QuicSession:
             self._forget(stream)
 
     def _open_by_peer(self, stream_id: int, data: bytes, *, fin: bool) -> QuicStream:
-        stream = QuicStream(
-            self,
-            stream_id,
-            unidirectional=bool(stream_id & 2),
-            opened_by_peer=True,
-            order=(CONTROL_PRIORITY, -next(self._openings)),
-        )
+        order, unidirectional = (CONTROL_PRIORITY, -next(self._openings)), bool(stream_id & 2)
+        stream = QuicStream(self, stream_id, unidirectional=unidirectional, opened_by_peer=True, order=order)
         self._streams[stream_id] = stream
         # A peer may stop our half before its own first byte arrives.
         stopped = None if stream.unidirectional else compat.reset_code(self.connection.quic, stream_id)
@@ -347,13 +342,8 @@ class QuicSession:
     # -- sending
 
     def _new_stream(self, priority: int, *, unidirectional: bool) -> QuicStream:
-        return QuicStream(
-            self,
-            -1,
-            unidirectional=unidirectional,
-            opened_by_peer=False,
-            order=(priority, -next(self._openings)),
-        )
+        order = (priority, -next(self._openings))
+        return QuicStream(self, -1, unidirectional=unidirectional, opened_by_peer=False, order=order)
 
     def ready(self, stream: QuicStream) -> None:
         """A stream has data to send."""

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from relay.transport.quic.connection import Connection
+from relay.transport.sending import StreamOwner
 from relay.wire.errors import MAX_CODE, from_http3, to_http3
 
 
@@ -33,17 +34,12 @@ def plain_code(code: int) -> int:
     return from_http3(code) or 0
 
 
-class Owner(Protocol):
+class Owner(StreamOwner, Protocol):
     """The session, as a stream sees it."""
 
     connection: Connection
-    ended: bool
 
-    def ready(self, stream: QuicStream) -> None: ...
     def is_writing(self, stream: QuicStream) -> bool: ...
-    def reorder(self, stream: QuicStream, order: tuple[int, int]) -> None: ...
-    def abort(self, stream: QuicStream, code: int) -> None: ...
-    def ask_to_stop(self, stream: QuicStream, code: int) -> None: ...
 
 
 class QuicStream:

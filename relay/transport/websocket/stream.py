@@ -11,10 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from relay.transport.sending import Sender
-
-MAX_CODE = 2**62 - 1
-"""Largest code that fits a frame."""
+from relay.transport.sending import Sender, StreamOwner
 
 
 class OpenedStreams:
@@ -39,29 +36,6 @@ class OpenedStreams:
         else:
             self._unseen.update(range(self._count, index))
             self._count = index + 1
-
-
-class StreamOwner:
-    """The session, as a stream sees it."""
-
-    ended = False
-    """`SessionClosed` was queued: nothing follows it."""
-
-    def ready(self, stream: FramedStream) -> None:
-        """A stream has data to send."""
-        raise NotImplementedError
-
-    def reorder(self, stream: FramedStream, order: tuple[int, int]) -> None:
-        """The urgency of a stream has changed."""
-        raise NotImplementedError
-
-    def abort(self, stream: FramedStream, code: int) -> None:
-        """Our half of a stream was aborted."""
-        raise NotImplementedError
-
-    def ask_to_stop(self, stream: FramedStream, code: int) -> None:
-        """The owner stops a stream."""
-        raise NotImplementedError
 
 
 class FramedStream(Sender):
@@ -145,13 +119,12 @@ class FramedStream(Sender):
         if self.closed or self._session.ended:
             return
         self.close()
-        self._session.abort(self, code if 0 <= code <= MAX_CODE else 0)
+        self._session.abort(self, code)
 
     def stop(self, code: int) -> None:
         if self.stopped or self.received or self._session.ended:
             return
         self.stopped = True
-        code = code if 0 <= code <= MAX_CODE else 0
         if self.id < 0:
             self.stop_code = code
         else:

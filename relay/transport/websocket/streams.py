@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 from relay.transport.sending import SendQueue
 from relay.transport.session import CONTROL_PRIORITY, Event, StreamData, StreamReset, StreamStopped
-from relay.transport.websocket.stream import FramedStream, OpenedStreams, StreamOwner
+from relay.transport.websocket.stream import FramedStream, OpenedStreams
 from relay.wire.errors import ProtocolViolation
 from relay.wire.qmux import ResetStream, StopSending, StreamFrame
+from relay.wire.varint import MAX_VARINT
 
 MAX_PAYLOAD = 16_360
 """Stream bytes per message. Deployed peers reject messages above 16384 bytes, with room for a header of 24.
@@ -24,9 +25,10 @@ MAX_HEADER = 24
 """Most bytes that a frame adds to its payload."""
 
 
-class FramedStreams(StreamOwner):
+class FramedStreams:
     """The streams of one session, of either side."""
 
+    ended = False
     packs = False
     """A message holds several frames."""
     strict = False
@@ -67,11 +69,11 @@ class FramedStreams(StreamOwner):
     def abort(self, stream: FramedStream, code: int) -> None:
         self._queue.remove(stream)
         if stream.id >= 0:
-            self._control(self._reset_frame(stream, code))
+            self._control(self._reset_frame(stream, _writable(code)))
         self._forget(stream)
 
     def ask_to_stop(self, stream: FramedStream, code: int) -> None:
-        self._control(self._stop_frame(stream, code))
+        self._control(self._stop_frame(stream, _writable(code)))
 
     # -- for subclasses
 
@@ -183,12 +185,9 @@ class FramedStreams(StreamOwner):
         if index >= self._index_limit(unidirectional=unidirectional):
             raise ProtocolViolation(f"stream {stream_id} is beyond the streams that may be open at once")
         opened.add(index)
+        order = (CONTROL_PRIORITY, -next(self._openings))
         stream = FramedStream(
-            self,
-            stream_id,
-            unidirectional=unidirectional,
-            opened_by_peer=True,
-            order=(CONTROL_PRIORITY, -next(self._openings)),
+            self, stream_id, unidirectional=unidirectional, opened_by_peer=True, order=order
         )
         self._streams[stream_id] = stream
         self._begin(stream)
@@ -262,3 +261,8 @@ class FramedStreams(StreamOwner):
         if stream.opened_by_peer:
             self._opened[stream.unidirectional].over += 1
             self._released(unidirectional=stream.unidirectional)
+
+
+def _writable(code: int) -> int:
+    """The code, or 0 if it fits into no frame."""
+    return code if 0 <= code <= MAX_VARINT else 0
