@@ -34,14 +34,16 @@ from relay.model.path import join
 from relay.model.route import Route
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq.lite_announce import AnnounceReader
+from relay.runtime import Runtime
 from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Event, Session, Sink
 from relay.wire.announce import AnnounceActive, AnnounceEnded, AnnounceUpdate
 from relay.wire.version import Version
-from tests.clock import RUNTIME
 
 MEMBERS = "internal/origins"
 CLUSTER = Permissions("", ("",), ("",), cluster=True)
+RUNTIME = Runtime()
+
 FIRST_HOP = 1_000
 """Id of the first relay in hop lists."""
 

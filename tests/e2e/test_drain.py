@@ -245,7 +245,7 @@ async def test_a_second_signal_ends_a_drain_at_once(tmp_path: Path) -> None:
             running.process.send_signal(signal.SIGINT)
             await running.line("draining sessions=1")
             running.process.send_signal(signal.SIGTERM)
-            assert await running.exit(2) == -signal.SIGTERM
+            assert await running.exit(WITHIN) == -signal.SIGTERM
 
 
 async def test_a_relay_whose_directory_fails_ends_with_1() -> None:

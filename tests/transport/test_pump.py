@@ -13,6 +13,37 @@ from relay.runtime import Runtime
 from relay.transport.websocket.pump import BINARY, CLOSE, NORMAL_CLOSURE, READ_TIME, Pump
 
 
+class Idle:
+    """A session that writes down what its timer does."""
+
+    readable = ended = False
+
+    def __init__(self) -> None:
+        self.resumed: list[float] = []
+        self.ticks = 0
+
+    def resume(self, seconds: float) -> None:
+        self.resumed.append(seconds)
+
+    def tick(self) -> float:
+        self.ticks += 1
+        return 5.0
+
+
+async def test_a_pause_of_the_process_is_no_silence_of_the_peer() -> None:
+    """What the peer sent meanwhile is read after the timer has fired."""
+    clock, session = [100.0], Idle()
+    pump = Pump(cast("Any", None), cast("Any", session), lambda: None, Runtime(lambda: clock[0]))
+    pump._on_timer()
+    clock[0] += 5.01  # a timer that is late as usual
+    pump._on_timer()
+    assert session.resumed == []
+    clock[0] += 65.0  # asleep for a minute
+    pump._on_timer()
+    assert session.resumed == pytest.approx([60.0])
+    assert session.ticks == 3
+
+
 class Flood:
     """A library with buffered messages: `receive` never waits."""
 

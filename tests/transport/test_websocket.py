@@ -373,6 +373,16 @@ async def test_a_silent_peer(draft: Draft | None) -> None:
     assert waits == DEAD_AFTER + KEEP_ALIVE  # the last tick came after the end
 
 
+async def test_a_pause_of_the_process_does_not_end_a_session(draft: Draft | None) -> None:
+    wire = Wire(draft)
+    await wire.settle()
+    wire.now += 10 * DEAD_AFTER
+    wire.server.resume(10 * DEAD_AFTER)
+    wire.server.tick()
+    await asyncio.sleep(0)
+    assert wire.at_server.closed is None
+
+
 @pytest.mark.parametrize("draft", [Draft.QMUX_01, Draft.QMUX_02])
 async def test_websocket_pongs_do_not_keep_a_qmux_session(draft: Draft) -> None:
     wire = Wire(draft)

@@ -46,6 +46,9 @@ CLOSE_TIMEOUT = 1.0
 BURST = 64
 """Messages sent before other tasks run, where the socket takes everything at once."""
 
+STALL = 0.2
+"""Seconds that a timer may be late until it is taken for a pause of the whole process."""
+
 READ_TIME = 0.01
 """Seconds of reading before other tasks run: a library with buffered messages does not wait."""
 
@@ -82,6 +85,7 @@ class Pump:
         self._drained = asyncio.Event()
         self._ended = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = runtime.now()
         self._reader: asyncio.Task[None] | None = None
         session.wake = self._on_wake
 
@@ -115,7 +119,12 @@ class Pump:
             self._drained.set()
 
     def _on_timer(self) -> None:
-        self._timer = self._runtime.call_later(self._session.tick(), self._on_timer)
+        late = self._runtime.now() - self._due
+        if late > STALL:
+            self._session.resume(late)
+        wait = self._session.tick()
+        self._due = self._runtime.now() + wait
+        self._timer = self._runtime.call_later(wait, self._on_timer)
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         """Let an exception end this session only."""

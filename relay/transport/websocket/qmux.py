@@ -163,6 +163,11 @@ class QmuxSession(FramedSession):
             wait = min(wait, self._began_at + PARAMETERS_TIMEOUT - now)
         return max(0.0, min(wait, self._active_at + idle - now))
 
+    def resume(self, seconds: float) -> None:
+        super().resume(seconds)
+        self._began_at += seconds
+        self._active_at += seconds
+
     def _idle_timeout(self) -> float:
         """The smaller of both ends' values. Draft 00 has no ping to keep an idle session."""
         if self._theirs is None or not self.packs:

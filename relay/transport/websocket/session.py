@@ -203,6 +203,10 @@ class FramedSession(FramedStreams):
         self._signals.clear()
         self.wake()
 
+    def resume(self, seconds: float) -> None:
+        """The process stood still for so long: what the peer sent meanwhile is not read yet."""
+        self._alive_at += seconds
+
     def tick(self) -> float:
         """Handle timers; return the seconds until the next call."""
         now = self._clock()
