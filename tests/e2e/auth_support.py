@@ -1,4 +1,4 @@
-"""What the tests of rights over live sessions share: a world to look at, tokens, and who should see what of it.
+"""Shared by the tests of permissions over live sessions: broadcasts, tokens, and the expected access of each.
 
 The rule for what a token gives at a URL is written here once more, on tuples of segments, so that a mistake in the
 relay's algebra of paths is not made on both sides.
@@ -57,7 +57,7 @@ WORLD: Final = (
     "roomy/zoe",
     "secret/x",
 )
-"""What the administrator publishes: each path has neighbours that share its text, but not its segments."""
+"""Paths of the administrator: each has neighbours that share its text, but not its segments."""
 
 TRACK: Final = "video"
 
@@ -151,7 +151,7 @@ async def all_of(sessions: Iterable[Awaitable[Client]]) -> AsyncIterator[list[Cl
 
 
 class Answer(Handler):
-    """What the relay says to one request, to the byte."""
+    """The exact answer of the relay to one request."""
 
     def __init__(self, session: Session, version: Version, request: Request) -> None:
         self.told: list[tuple[str, bytes | int]] = []
@@ -222,7 +222,7 @@ def scopes(root: str, grants: Any, url: str) -> set[Path_]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One token at one URL, and what it comes to."""
+    """A token at a URL, and the expected result."""
 
     name: str
     url: str
@@ -230,10 +230,11 @@ class Cell:
     """None: no token is sent."""
 
     sees: tuple[str, ...] | None = ()
-    """Of the world, relative to the URL, on versions whose announcements name one broadcast. None: refused."""
+    """Expected paths, relative to the URL, on versions whose announcements name one broadcast. None: refused.
+    """
 
     spoilt: str = ""
-    """What is wrong with the token: `expired`, `early`, `key`, `garbled`, `text`."""
+    """Fault of the token: `expired`, `early`, `key`, `garbled`, `text`."""
 
     def credential(self) -> str | None:
         if self.claims is None:
@@ -284,7 +285,7 @@ class Cell:
         return segments(self.url) + segments(path)
 
     def expected(self, live: Iterable[str], *, routes: bool = False) -> set[str]:
-        """What is announced to it, relative to its URL, if `live` is published by others.
+        """Expected announcements, relative to its URL, if `live` is published by others.
 
         With `routes`, an announcement stands for everything below it, too: the 06 way.
         """
@@ -295,7 +296,7 @@ class Cell:
         return {self.relative(path) for path in found}
 
     def attempts(self) -> list[str]:
-        """What it tries to publish: new names here and there, and what belongs to the administrator."""
+        """Paths that it tries to publish: new ones, and those of the administrator."""
         here = segments(self.url)
         names = {f"by-{self.name}", f"secret/by-{self.name}", f"124/by-{self.name}"}
         for scope in self.publishes:
@@ -342,7 +343,7 @@ class Cell:
 
 
 PUBLIC: Final = ("lobby",)
-"""What the relay of the matrix opens to everyone."""
+"""Public paths of the matrix relay."""
 
 ROOM: Final = {"root": "room/123", "put": "alice", "get": ""}
 IN_ROOM: Final = ("alice", "alice/screen", "alicex", "bob")
@@ -455,7 +456,7 @@ class Record(logging.Handler):
 
 @contextlib.contextmanager
 def recorded() -> Iterator[Record]:
-    """All log records from now on; at the end, none of them holds a token, and nothing has failed."""
+    """Record all log records; at the end, none may contain a token or a failure."""
     given.clear()
     record, root = Record(), logging.getLogger()
     loggers = {logger: logger.level for logger in (root, *map(logging.getLogger, ("relay", "aiohttp")))}

@@ -62,7 +62,7 @@ ANYONE: Final = ClientTls(disable_verify=True)
 
 
 async def eventually(check: Callable[[], Awaitable[T]], within: float = WITHIN) -> T:
-    """What `check` returns as soon as it raises no AssertionError any more; the last one if time runs out."""
+    """The result of `check` once it raises no AssertionError; its last one if time runs out."""
     deadline = RUNTIME.now() + within
     while True:
         try:
@@ -85,7 +85,7 @@ def key_in(folder: Path) -> Path:
 
 
 def member_token(folder: Path, *, key: Key | None = None, expires: float | None = None) -> str:
-    """What relays present to each other."""
+    """A token for relays."""
     claims = Claims(publish=("",), subscribe=("",), cluster=True, expires=expires)
     return (key or Key.load(key_in(folder))).sign(claims)
 
@@ -102,7 +102,7 @@ def token_in(folder: Path) -> Path:
 
 
 class Node:
-    """One relay of a cluster. `host` is what it dials from, `name` what others dial."""
+    """A relay of a cluster. `host` is its source address, `name` the address that others dial."""
 
     def __init__(self, config: Config, name: str, host: str = "127.0.0.1", label: str = "") -> None:
         self.config = config
@@ -156,7 +156,7 @@ class Node:
             await relay.close()
 
     async def kill(self) -> None:
-        """As a crash: nothing more leaves its sockets, then they are closed."""
+        """End like a crash: nothing more is sent, then the sockets are closed."""
         relay = self.running
         assert relay._quic is not None
         silence(relay._quic)
@@ -456,7 +456,7 @@ class Viewer(Guest):
         """Complete groups, in order of arrival."""
         self.begun: list[int] = []
         self.over: str | None = None
-        """How the subscription ended."""
+        """End of the subscription."""
         self._changed = asyncio.Event()
         self._reading: set[asyncio.Task[None]] = set()
 
@@ -530,7 +530,7 @@ class Guide(Guest):
         return set(self.announced.live)
 
     def changes(self) -> tuple[list[str], list[str]]:
-        """What has come and what has gone, since the last time this was asked."""
+        """Announcements and withdrawals since the last call."""
         unread = list(self.announced._unread)
         self.announced._unread.clear()
         began = [change.path for change in unread if change.active and not change.update]

@@ -1,4 +1,4 @@
-"""What tests with real processes share."""
+"""Fixtures for tests with real processes."""
 
 from __future__ import annotations
 

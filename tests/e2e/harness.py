@@ -157,7 +157,7 @@ class Peer(EventLog):
             return await self.kill()
 
     async def kill(self) -> int:
-        """As a crash: no farewell, no result."""
+        """End like a crash: no close, no result."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         return await self.wait(CLOSE_S)

@@ -1,4 +1,4 @@
-"""What the tests of the HTTP side share: relays with keys and certificates, a publisher that is known to be live."""
+"""Shared by the HTTP tests: relays with keys and certificates, and a live publisher."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def no_readers_left() -> None:
 
 
 def readers() -> int:
-    """How many of them there are."""
+    """Number of readers."""
     return len(_readers())
 
 
@@ -110,7 +110,7 @@ class Lines(logging.Handler):
 
 @contextlib.contextmanager
 def logged(name: str) -> Iterator[Lines]:
-    """What is logged under `name` from now on."""
+    """Log records under `name` from now on."""
     lines = Lines()
     logger = logging.getLogger(name)
     logger.addHandler(lines)

@@ -1,4 +1,4 @@
-"""Hosts with network namespaces of their own, so that cables and addresses are real.
+"""Hosts in network namespaces, with real cables and addresses.
 
 A bridge in a namespace of its own is the switch; each host hangs on it by a cable (a veth pair). Needs root with
 CAP_NET_ADMIN and iproute2; tests are skipped where these are missing.

@@ -1,4 +1,4 @@
-"""Live tracks, and viewers that know when each frame came and how old it was, with a bad network between.
+"""Live tracks over a bad network, and viewers that record arrival and age of each frame.
 
     async with stage(fast=True) as on:
         source = on.source("video", Shape(30, 8300, 6))
@@ -45,7 +45,7 @@ from tests.e2e.udp_proxy import UdpProxy, Weather
 ANYONE: Final = ClientTls(disable_verify=True)
 PATH: Final = "demo/cam"
 STAMP: Final = struct.Struct(">dI")
-"""How each frame begins: when it was written, and its number in the group."""
+"""Header of each frame: time of writing, and number in the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def freeze(client: Client) -> None:
-    """It takes in what it has promised to, and grants no more. Its session is well: packets are acknowledged."""
+    """Grant no more flow control credit. The session stays healthy: packets are acknowledged."""
     client.session.connection.quic._receive_window.deliver = lambda count: None  # type: ignore[attr-defined]
 
 
@@ -137,7 +137,7 @@ class Arrival(NamedTuple):
 
 
 class Watch:
-    """One subscription, and all that came of it."""
+    """A subscription and everything received for it."""
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
@@ -167,7 +167,7 @@ class Watch:
             await self._task
 
     def ages(self, begin: float = 0.0, end: float = math.inf) -> list[float]:
-        """Of the frames that came between two moments."""
+        """Ages of frames received between two moments."""
         return [arrival.age for arrival in self.arrivals if begin <= arrival.at < end]
 
     def check_boundaries(self, per_group: int) -> None:
@@ -239,14 +239,14 @@ class Stage:
         self._viewers: list[Viewer] = []
 
     async def close(self) -> None:
-        """All viewers leave, in good weather."""
+        """Close all viewers, on a good network."""
         self.weather.both()
         self.weather.down.rate = self.weather.up.rate = None
         await asyncio.gather(*(viewer.close() for viewer in self._viewers))
 
     @property
     def weather(self) -> Weather:
-        """Of all viewers behind the network; each has a narrow place of its own."""
+        """Set the network of all viewers; each has its own bottleneck."""
         return self.proxy.weather()
 
     def source(self, track: str, shape: Shape) -> Source:

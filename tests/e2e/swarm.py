@@ -1,4 +1,4 @@
-"""Very many QUIC clients of one process, all on one socket: who attacks, or only begins to.
+"""Very many QUIC clients of one process on one socket, attackers or unfinished handshakes.
 
 They speak through aioquic alone, none of our code, and say no more than a handshake needs.
 """
@@ -33,7 +33,7 @@ def newcomer(alpn: str = PLAIN) -> QuicConnection:
 
 
 def first_packet(target: Address) -> bytes:
-    """What a client says first, of a client that says no more."""
+    """The first packet of a client."""
     quic = newcomer()
     quic.connect(target, 0.0)
     return quic.datagrams_to_send(0.0)[0][0]
@@ -75,7 +75,7 @@ class Swarm(asyncio.DatagramProtocol):
         return self._transport
 
     def join(self, alpn: str = PLAIN) -> bytes:
-        """One more client begins to connect. Returns its connection id."""
+        """Start one more client. Returns its connection id."""
         quic = newcomer(alpn)
         self._routes[quic.host_cid] = quic
         quic.connect(self.target, self._loop.time())

@@ -23,7 +23,7 @@ LISTENING: Final = {
     "IPv4": ("0.0.0.0", IPV4),
     "one IPv6": (f"[{IPV6[1]}]", IPV6[1:]),
 }
-"""What a relay listens on, and the addresses that it answers from."""
+"""Listen addresses, and the addresses that answer."""
 
 CONFIG: Final = """
 [server]

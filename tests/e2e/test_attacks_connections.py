@@ -1,4 +1,4 @@
-"""Attacks by connections: floods of first packets, many sessions of one address, silence. Others keep their service.
+"""Attacks by connections: floods of first packets, many sessions of one address, silence. Other sessions are served.
 
 `ATTACK_CONNECTIONS=5000 pytest -s tests/e2e/test_attacks_connections.py -k many` attacks a relay of its own with more.
 """
@@ -285,7 +285,7 @@ RETIREMENTS = b"\x19\x01" * 570
 
 @ways
 async def test_packets_full_of_tiny_frames_are_read_within_a_share_of_the_cpu(way: str) -> None:
-    """Of a peer that has not even asked for a session. Who watches meanwhile loses nothing."""
+    """The peer has not requested a session. Viewers lose nothing meanwhile."""
     async with contextlib.AsyncExitStack() as stack:
         relay = await stack.enter_async_context(running(limits=limited(packet_time=0.02), quic=WAYS[way]))
         other = await stack.enter_async_context(bystander(webtransport(relay), trusting(relay)))

@@ -1,4 +1,4 @@
-"""Sessions that ask for too much, over real QUIC: each meets its limit, while a publisher and its viewer miss no frame.
+"""Sessions beyond their limits, over real QUIC, while a publisher and its viewer miss no frame.
 
 Limits are scaled down so that an attack takes a moment. The attacker is a `RawPeer` of the actor tests on a real
 connection: it says on the wire what our own client would not.
@@ -128,7 +128,7 @@ async def serving(limits: Limits = LIMITS, **options: Any) -> AsyncIterator[tupl
 
 
 def actors() -> int:
-    """How many are alive in this process."""
+    """Number of live actors in this process."""
     return len(list(RUNTIME.actors))
 
 

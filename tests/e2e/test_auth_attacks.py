@@ -1,4 +1,4 @@
-"""Attacks on the wire: each refused like every other, without a word too many, and the relay goes on serving."""
+"""Attacks on the wire: each is refused uniformly, without details, and the relay continues to serve."""
 
 from __future__ import annotations
 
@@ -790,7 +790,7 @@ async def test_control_characters(way: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_very_long_paths(way: str, tmp_path: Path, record: Record) -> None:
-    """They are refused, and it is not the peer who chooses how much is logged."""
+    """They are refused, and the peer does not determine the size of log lines."""
     async with serving(tmp_path) as relay:
         credential = everything()
         for length in (3_000, 60_000, 200_000):

@@ -44,7 +44,7 @@ INSTALL_S: Final = 300
 
 
 class Step(NamedTuple):
-    """One command and what it prints; None is anything, as long as it succeeds."""
+    """A command and its output; None is any output of a successful command."""
 
     command: str
     output: str | None

@@ -115,7 +115,7 @@ class Stage:
         assert set(self.announced.live) == {*WORLD, *published, *self.markers}
 
     async def frame(self, path: str) -> bytes:
-        """What the administrator gets there."""
+        """The administrator's content of that path."""
         return await first_frame(self.watcher, path)
 
 
@@ -295,7 +295,7 @@ class Visit:
         self.announced = client.announced()
         for path in cell.attempts():
             publish(client, path)
-        # Of others' business, once by the name of something that exists, once by another one.
+        # Others' broadcasts: one existing name, one unknown.
         self.elsewhere = {
             prefix: asking(client, AnnounceRequest(prefix, client.hop))
             for prefix in [*self._foreign(), "nothing/here", "../secret"]
@@ -378,7 +378,7 @@ async def test_every_version_sees_and_does_what_is_granted(
 async def refusal(
     relay: Relay, transport: str, path: str = "", credential: str | None = None, **options: Any
 ) -> tuple[object, ...]:
-    """How a session that must not be comes to nothing."""
+    """The refusal of a session."""
     try:
         client = await dial(relay, transport, path, credential, **options)
     except ConnectError as error:
@@ -393,7 +393,7 @@ async def refusal(
 
 
 def unauthorized(transport: str, version: Version, word: str) -> tuple[object, ...]:
-    """What a refusal looks like: nothing but the word depends on the reason."""
+    """The form of a refusal: only the word depends on the reason."""
     if transport != "quic":
         return ("rejected", 401, f"the server answered 401, unauthorized: {word}")
     return (session_code_for(version, SessionCode.UNAUTHORIZED), f"unauthorized: {word}", True)
@@ -470,7 +470,7 @@ async def test_real_clients_are_closed_when_their_token_ends(transport: str, tmp
                 end = await peer.wait_for("closed", WITHIN, cell=name)
                 on_time(expires)
                 assert (end["scope"], end["code"], end["kind"]) == ("session", 2, "unauthorized"), end
-            # Who watched such a publisher sees its broadcast end.
+            # Viewers of such a publisher see its broadcast end.
             await asyncio.wait_for(scene.announced.wait_for("short/cam", active=False), WITHIN)
             await asyncio.wait_for(watching.ended(), WITHIN)
             on_time(expires)
@@ -522,7 +522,7 @@ async def test_a_running_http_request_ends_with_its_token(tmp_path: Path) -> Non
         await appeared(scene.announced, {"short/cam"})
 
         async def read(path: str, credential: str) -> bytes:
-            """What comes until the relay breaks off: it must not look complete."""
+            """Read until the relay aborts: the response must not look complete."""
             body = b""
             url = f"{http(scene.relay, f'fetch/{path}/{TRACK}', credential)}&follow=1"
             complete = False
@@ -538,7 +538,7 @@ async def test_a_running_http_request_ends_with_its_token(tmp_path: Path) -> Non
 
         async with publisher:
             bodies = await asyncio.wait_for(
-                # One whose own token ends, and one who reads from a publisher whose token ends.
+                # One whose own token expires, and one who reads from a publisher whose token expires.
                 asyncio.gather(read("room/123/alice", short), read("short/cam", everything())),
                 WITHIN,
             )
@@ -751,7 +751,7 @@ async def test_the_log_says_who_may_do_what_and_why_others_may_not(
 
 
 async def refused_over(relay: Relay, way: str) -> None:
-    """One refusal, over any of the ways in."""
+    """A refusal over any transport."""
     if way == "http":
         async with aiohttp.ClientSession() as session:
             assert (await got(session, http(relay, "announced/", garbled(everything()))))[0] == 401
@@ -789,5 +789,5 @@ async def test_refusals_come_later_and_later_but_a_good_token_at_once(
     assert len(held) == len(ways)
     assert held[:free] == [0, 0]
     for number, seconds in enumerate(held[free:], 1):
-        # What has drained since the first failure is forgiven.
+        # Failures decay with time since the first one.
         assert (number - 1) * delay < seconds <= number * delay

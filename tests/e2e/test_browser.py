@@ -1,4 +1,4 @@
-"""Chromium's own WebTransport, with the certificate pinned by the fingerprint that the relay hands out."""
+"""Chromium's WebTransport, with the certificate pinned by the relay's fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A publisher without pauses, held back by its viewer alone: the line is always busy, and nothing may be lost."""
+"""A publisher limited only by its viewer: the path is always busy, and nothing may be lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clusters of relays over real QUIC: what is published at one is there at all of them, once, and stays there."""
+"""Clusters of relays over real QUIC: each broadcast is available once at every relay."""
 
 from __future__ import annotations
 
@@ -64,8 +64,9 @@ def complete(path: str, first: int, last: int) -> dict[int, list[bytes]]:
 
 
 async def test_every_broadcast_everywhere(tmp_path: Path) -> None:
-    """100 broadcasts, 20 at each of 5 relays: every client gets each announcement once, and every track
-    whole.
+    """100 broadcasts, 20 at each of 5 relays: every client gets each announcement once, and every track whole.
+
+    Routes are the shortest ones and there is one session between each two relays.
     """
     groups = 5
     async with cluster(tmp_path) as nodes, contextlib.AsyncExitStack() as stack:
@@ -218,7 +219,7 @@ async def test_http_hides_the_members(tmp_path: Path) -> None:
 
 
 async def test_relay_without_a_name(tmp_path: Path) -> None:
-    """What is published at it stays there, and what all others have is there."""
+    """Its broadcasts stay local; it sees those of all others."""
     async with cluster(tmp_path, 2, start=False) as nodes:
         shy = nodes[2]
         shy.config = shy.config.model_copy(
@@ -866,7 +867,7 @@ async def test_older_publisher_at_the_edge(tmp_path: Path, version: Version) -> 
 
 @pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_02, Version.LITE_03])
 async def test_peer_relay_of_an_older_version(tmp_path: Path, version: Version) -> None:
-    """One hop only: it exchanges broadcasts with the root, and neither passes on the other's any further."""
+    """One hop only: it exchanges broadcasts with the root, and neither forwards the other's."""
     async with (
         cluster(tmp_path, 3, versions={3: [version]}) as nodes,
         contextlib.AsyncExitStack() as stack,
@@ -896,7 +897,7 @@ async def test_peer_relay_of_an_older_version(tmp_path: Path, version: Version) 
 
 @pytest.mark.parametrize("version", [Version.LITE_02, Version.LITE_03])
 async def test_one_hop_rule(tmp_path: Path, version: Version) -> None:
-    """What comes from a relay of an older version is not passed on to further relays: it could come back."""
+    """Broadcasts of a relay of an older version are not forwarded to further relays: they could loop."""
     async with cluster(tmp_path, 2, proxies=True, versions={2: [version]}) as nodes:
         old = nodes[2]
         nodes.cut(nodes[1], old)
@@ -941,7 +942,7 @@ async def relay_of_today() -> AsyncIterator[int]:
 @pytest.mark.virtual(False)
 @pytest.mark.parametrize("scheme", ["https", "moqt"])
 async def test_a_relay_of_today_is_joined_without_a_token(tmp_path: Path, scheme: str) -> None:
-    """What is published there is here, and on the other way round; a withdrawal is one end."""
+    """Broadcasts are shared in both directions; a withdrawal is one end."""
     async with relay_of_today() as port, cluster(tmp_path, 1, start=False) as nodes:
         node = nodes.root
         root = (Root(f"{scheme}://127.0.0.1:{port}"),)

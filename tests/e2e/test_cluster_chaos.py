@@ -1,4 +1,4 @@
-"""Five relays, a bad network between them, and everything that can go wrong, one after the other and at once.
+"""Five relays on a bad network with all kinds of failures, in sequence and at once.
 
 What happens is drawn from a seed; after each step the cluster must have come to rest within a bound, in the one state
 that the model of this file says. `MOQ_CHAOS_EVENTS` and `MOQ_CHAOS_SEED` ask for more of it, or for something else.
@@ -116,7 +116,7 @@ class World:
         return found
 
     def publishers(self, node: Node, path: str) -> frozenset[int]:
-        """Who publishes that, of those a client at `node` can watch."""
+        """The possible publishers of a path for a client at `node`."""
         reach = self.reach(node)
         return frozenset(c.client.hop for c in self.cameras if c.path == path and c.node in reach)
 

@@ -1,4 +1,4 @@
-"""root.toml and leaf.toml are run as they stand, after the command that both of them name.
+"""root.toml and leaf.toml are run unchanged, after the command that both name.
 
 Only the ports are others, by flags: the ones in the files may be taken.
 """
@@ -39,7 +39,7 @@ def commands(file: Path) -> list[str]:
 
 
 def flags(port: int, root: int | None = None) -> tuple[str, ...]:
-    """What puts a relay of the files on other ports."""
+    """Flags that put a relay of the files on other ports."""
     name = f"localhost:{port}"
     found = ("--listen", name, "--cluster-node", name, "--internal-listen", "localhost:0")
     return found if root is None else (*found, "--cluster-root", f"localhost:{root}")

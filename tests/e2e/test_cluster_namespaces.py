@@ -1,4 +1,4 @@
-"""A cluster whose relays have network namespaces of their own, so that a cable can be pulled for real.
+"""A cluster of relays in network namespaces, whose cables can be pulled.
 
 Each relay and each pair of clocks has a host of `tests.e2e.namespaces`; where there are none the test is skipped.
 """
@@ -66,7 +66,7 @@ class RelayProcess(Peer):
         self.host = host
 
     async def announced(self) -> list[str]:
-        """What it announces under `demo`, asked from its own host, so that a pulled cable does not matter."""
+        """Its announcements under `demo`, queried from its own host, independent of cables."""
         code = (
             "import sys, urllib.request as u; "
             "sys.stdout.write(u.urlopen(sys.argv[1], timeout=5).read().decode())"

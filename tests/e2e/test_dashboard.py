@@ -1,4 +1,4 @@
-"""The dashboard in Chromium: what it says against what the relay knows, with real sessions."""
+"""The dashboard in Chromium against the state of the relay, with real sessions."""
 
 from __future__ import annotations
 
@@ -436,7 +436,7 @@ async def test_when_certificates_end() -> None:
 
 
 async def test_a_token_goes_with_every_request() -> None:
-    """And the page is about what the token is for."""
+    """The page shows the path of the token."""
     claims = base64.urlsafe_b64encode(json.dumps({"root": "demo/a b"}).encode()).decode().rstrip("=")
     made = f"e30.{claims}.c2ln"
     async with serving(made_up()) as url, tab(f"{url}?jwt={made}") as page:

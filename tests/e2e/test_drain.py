@@ -185,7 +185,7 @@ async def test_http_requests_that_wait_or_follow_end_with_the_relay() -> None:
 
 
 async def test_a_relay_of_a_cluster_is_not_waited_for_and_comes_back_later(tmp_path: Path) -> None:
-    """What goes past the one that ends goes on without a gap; what went through it goes on another way."""
+    """Broadcasts that do not pass it continue without a gap; others continue by another route."""
     async with cluster(tmp_path, 2, limits=replace(LIMITS, drain=60.0)) as nodes:
         await nodes.settled()
         root, one, two = nodes

@@ -48,10 +48,10 @@ class Figures(NamedTuple):
 
 
 BUDGET = Figures(14, 8, 60)
-"""What the path should take. Twice as much is what a test may find."""
+"""The goal for the path. The test allows twice as much."""
 
 BOUNDS = {"frame": Figures(41, 71, 154), "group": Figures(45, 122, 251)}
-"""As long as the path is longer than twice the budget: what it took when this was written, and 5 % more."""
+"""While the path is longer than twice the budget: its length when this was written, plus 5 %."""
 
 
 class Trace:
@@ -59,7 +59,7 @@ class Trace:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        """Of the sender of that datagram."""
+        """Address of the datagram's sender."""
         self.steps: list[str] = []
         """The file of each call."""
         self._begun = False

@@ -1,4 +1,4 @@
-"""contrib/grafana-dashboard.json asks for nothing that `/metrics` does not have."""
+"""contrib/grafana-dashboard.json uses only metrics that `/metrics` has."""
 
 from __future__ import annotations
 

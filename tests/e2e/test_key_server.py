@@ -1,4 +1,4 @@
-"""Keys from a web server, over real HTTP: what is asked for how often, and what its failures do."""
+"""Keys from a web server, over real HTTP: requests, caching and failures."""
 
 from __future__ import annotations
 

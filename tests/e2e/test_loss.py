@@ -1,4 +1,4 @@
-"""Viewers behind lines that lose, reorder and delay: everything arrives, and where the line can carry it in time."""
+"""Viewers on networks with loss, reordering and delay: everything arrives, in time if the rate allows it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,11 @@ async def test_a_live_track_gets_through_heavy_loss(fast: bool) -> None:
 async def test_what_a_line_can_carry_arrives_in_time(
     fast: bool, loss: float, delay: float, jitter: float, rate: int
 ) -> None:
-    """With default limits nothing is skipped, and no viewer falls behind."""
+    """With default limits nothing is skipped, and no viewer falls behind.
+
+    How late a frame is, is a matter of round trips: what is lost of it is missed after a good one and takes half of one,
+    and at the higher rates of loss congestion control makes it wait for some more.
+    """
     shape = Shape(30, rate // 30, 15)
     async with stage(fast=fast) as on:
         source = on.source("video", shape)

@@ -1,4 +1,4 @@
-"""`/metrics` against what happened, with real sessions."""
+"""`/metrics` against real sessions."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ async def test_what_http_clients_read_is_no_session() -> None:
 
 
 async def questions(relay: Relay, path: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Counter[str]:
-    """What is asked of actors to answer a request, by kind of question."""
+    """Queries to actors for a request, by kind."""
     asked: Counter[str] = Counter()
 
     def counting(ref: Ref, question: object, **given: Any) -> Any:

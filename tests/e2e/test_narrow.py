@@ -28,7 +28,8 @@ QUEUE = 0.1
 """Seconds of what the narrow place lets through that may wait in front of it."""
 PATH = 2 * DELAY + QUEUE
 RECOVERY = 0.3
-"""What a lost packet costs here at most: it is missed a round trip later, and its repetition may be lost, too."""
+"""Most delay of a lost packet here: it is detected a round trip later, and its retransmission may be lost,
+too."""
 PATIENCE = 0.2
 QUICK = Limits(backlog_time=PATIENCE)
 """So that a test of a few seconds sees many groups given up. Everything scales with it."""
@@ -46,7 +47,7 @@ def squeeze(on: Stage, rate: float) -> None:
 
 
 def oldest(shape: Shape, share: float = 0.5) -> float:
-    """How old a frame may be when it arrives, where newer groups go first.
+    """Greatest age of a frame on arrival, with newer groups first.
 
     Once a newer group has begun, what the line cannot carry piles up in front of a group at rate * (1 - share). When
     that is more than was written within the patience, i.e. after patience / (1 - share), the group is given up as the
@@ -78,7 +79,8 @@ async def test_video_skips_and_audio_loses_nothing(fast: bool) -> None:
             await asyncio.sleep(0.01)
             most = max(most, *on.backlogs().values())
         end = asyncio.get_running_loop().time()
-        # What was written within the patience may wait, and a group is only given up as the next one begins.
+        # Data written within the patience may be queued, and groups are skipped only when the next one
+        # begins.
         waits = VIDEO.rate * PATIENCE + VIDEO.group * VIDEO.size + AUDIO.rate
         assert most < waits + VIDEO.rate * (2 / VIDEO.fps)
         for watch in sounds:

@@ -47,7 +47,7 @@ def contents(folder: Path) -> list[str]:
 
 
 def packets(trace: dict[str, Any]) -> Counter[tuple[str, str]]:
-    """How many of each kind went which way."""
+    """Packets of each kind by direction."""
     return Counter(
         (event["name"].removeprefix("transport:packet_"), event["data"]["header"]["packet_type"])
         for event in trace["events"]

@@ -1,4 +1,4 @@
-"""SIGHUP: what a running relay takes over from its configuration, what it does not, and that it is all or nothing."""
+"""SIGHUP: the reloaded parts of the configuration, the others, and all or nothing."""
 
 from __future__ import annotations
 

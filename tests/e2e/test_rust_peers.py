@@ -261,7 +261,7 @@ async def test_withdrawn_and_announced_again() -> None:
 
 
 async def test_paths_are_relative_to_the_url() -> None:
-    """What is published under one URL is seen under others, each relative to its own; nothing leaks above."""
+    """Broadcasts under one URL are seen under others, each relative to its own; nothing leaks above."""
     async with running() as relay:
         held = ("--groups", 1, "--frames-per-group", 5, "--hold")
         async with (

@@ -30,7 +30,7 @@ HEALTHY = 20
 WINDOWS = 3
 """Intervals, the best of which counts."""
 PATIENT_WINDOWS = 50
-"""As many as are looked at before it is said that none is good."""
+"""Most intervals measured before the test fails."""
 SPAN = 0.4
 """Seconds of one of them: 240 frames reach the healthy."""
 
@@ -51,7 +51,7 @@ async def running(*coroutines: asyncio.Task[None]) -> AsyncIterator[None]:
 
 
 class Felt(NamedTuple):
-    """What viewers feel of the relay in a stretch of time."""
+    """Quality of service for viewers in an interval."""
 
     late: float
     """The 99th percentile of the ages of frames, in virtual seconds."""
@@ -60,7 +60,7 @@ class Felt(NamedTuple):
 
 
 async def feel(viewers: list[Viewer]) -> Felt:
-    """What these viewers feel in the next stretch."""
+    """Measure these viewers in the next interval."""
     clock = asyncio.get_running_loop().time
     begin, cpu = clock(), time.process_time()
     await asyncio.sleep(SPAN)

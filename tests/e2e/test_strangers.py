@@ -1,4 +1,4 @@
-"""A peer that no version is common with is named in the log, on every way in."""
+"""A peer without a common version is named in the log, on every transport."""
 
 from __future__ import annotations
 

@@ -593,7 +593,7 @@ async def answered(host: Host) -> bytes:
 
 
 async def first_packets(count: int) -> list[bytes]:
-    """What a client sends first, `count` times."""
+    """The first packet of a client, `count` times."""
     packets = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The bad network of other tests does what they ask of it."""
+"""The bad network of other tests works as configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where UDP does not get through, clients come in over WebSocket by themselves; and over TLS."""
+"""Where UDP is blocked, clients fall back to WebSocket by themselves; and over TLS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bad network between relays and clients on loopback: a UDP proxy that loses, delays, reorders or drops what passes.
+"""A bad network between relays and clients on loopback: a UDP proxy that loses, delays, reorders or drops packets.
 
 Owns one socket that peers talk to, and one per peer toward the relay behind it. Must never know what a datagram
 holds. What becomes of a datagram is up to the `Weather` on its way, one for each host that peers send from; each
@@ -28,7 +28,7 @@ LARGEST: Final = 65_536
 
 @dataclass(slots=True)
 class Lane:
-    """What happens in one direction. It may be changed at any time."""
+    """Properties of one direction, changeable at any time."""
 
     loss: float = 0.0
     """Probability for each datagram."""
@@ -48,7 +48,7 @@ class Lane:
 
 @dataclass(slots=True)
 class Weather:
-    """What happens on one way."""
+    """Properties of both directions."""
 
     up: Lane = field(default_factory=Lane)
     """Toward the relay."""

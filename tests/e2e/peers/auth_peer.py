@@ -49,7 +49,7 @@ class Session:
                     )
                 await race(client, self._work(client), SESSION_S, cell=self._cell)
             except ConnectionError:
-                """It has been told already."""
+                """It was reported already."""
             emit("over", cell=self._cell)
 
     async def _work(self, client: Any) -> str:

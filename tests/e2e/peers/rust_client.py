@@ -1,4 +1,4 @@
-"""The client of moq-rs 0.5 and 0.3 behind one face, and how a peer reports.
+"""One interface to the clients of moq-rs 0.5 and 0.3, and the report format of a peer.
 
 Each event of a peer is one JSON object on a line of stdout.
 """

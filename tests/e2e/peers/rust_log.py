@@ -1,4 +1,9 @@
-"""Facts from the log of moq-rs: the protocol version, and every request on the wire."""
+"""Facts from the log of moq-rs: the protocol version, and every request on the wire.
+
+The library answers repeated requests for a track from one track object, so its API cannot count
+them; its log has a line for each. `capture` takes over file descriptor 2, where the log goes.
+The wording is that of moq-rs 0.5.1 and 0.3.3.
+"""
 
 from __future__ import annotations
 
