@@ -17,7 +17,6 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from relay.model.limits import Limits
-from relay.runtime import SYSTEM
 from relay.transport.client import ClientTls, ConnectError, connect
 from relay.transport.quic import dial, endpoint, offload
 from relay.transport.quic.certificates import CertificatePair, CertificateStore, generate_certificate
@@ -28,6 +27,7 @@ from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.session import Event, Pong, Session, SessionClosed, SessionRequest, StreamData
 from relay.wire.version import Version
+from tests.actors.clock import RUNTIME
 from tests.e2e.harness import Peer, RustPeer, free_udp_port, peer_python
 from tests.transport.conftest import PAIRINGS
 from tests.transport.test_certificates import self_signed
@@ -87,7 +87,7 @@ class Host:
             "versions": tuple(Version),
         } | options
         self.server = QuicServer(
-            runtime=SYSTEM, certificates=self.store, on_request=self._on_request, **everything
+            runtime=RUNTIME, certificates=self.store, on_request=self._on_request, **everything
         )
 
     def _on_request(self, request: SessionRequest) -> None:
@@ -701,11 +701,11 @@ async def test_closing_the_server_closes_sessions(scheme: str) -> None:
                 await owner.session.wait_closed()
 
 
+@pytest.mark.virtual
 async def test_many_clients_at_once() -> None:
     async with hosting() as host:
-        sessions = await asyncio.gather(
-            *(connect(host.url(random.choice(SCHEMES)), tls=host.tls) for _ in range(60))
-        )
+        dials = (connect(host.url(random.choice(SCHEMES)), tls=host.tls, runtime=RUNTIME) for _ in range(60))
+        sessions = await asyncio.gather(*dials)
         owners = [Owner(session) for session in sessions]
         for session in sessions:
             session.open_bidi().write([b"x" * 3000], fin=True)
