@@ -27,7 +27,7 @@ from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.session import Event, Pong, Session, SessionClosed, SessionRequest, StreamData
 from relay.wire.version import Version
-from tests.actors.clock import RUNTIME
+from tests.clock import RUNTIME
 from tests.e2e.harness import Peer, RustPeer, free_udp_port, peer_python
 from tests.transport.conftest import PAIRINGS
 from tests.transport.test_certificates import self_signed
