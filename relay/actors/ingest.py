@@ -178,7 +178,7 @@ class Ingest:
             self._questions[request] = Question(track, sequence)
         else:
             part = moq.GroupPart(sequence, 0, (), False, StreamCode.NOT_FOUND)
-            send(track, m.UpstreamFetched(part))
+            send(track, moq.FetchedData(0, part))
 
     def _stop_questions(self, track: Ref, sequence: int | None = None) -> None:
         """Cancel one fetch of a track, or all its questions."""
@@ -210,18 +210,12 @@ class Ingest:
             self._on_past(event, past)
             return True
         match event:
-            case moq.GroupData():
+            case moq.GroupData() | moq.DatagramReceived() | moq.SubscriptionDropped():
                 track = self._tracks.get(event.request)
                 if track is not None:
-                    send(track, m.UpstreamGroups(event.parts))
-            case moq.DatagramReceived():
-                track = self._tracks.get(event.request)
-                if track is not None:
-                    send(track, m.UpstreamDatagram(event.sequence, event.timestamp, event.payload))
+                    send(track, event)
             case moq.SubscriptionStarted():
                 self._tell(event.request, m.UpstreamStarted(event.group, self._moq.patience(LATE_AT_LEAST)))
-            case moq.SubscriptionDropped():
-                self._tell(event.request, m.UpstreamDropped(event.start, event.end))
             case moq.SubscriptionEnded():
                 if event.request in self._tracks and event.request not in self._ended:
                     self._ended.add(event.request)
@@ -252,7 +246,7 @@ class Ingest:
         if question is not None:
             if event.part.fin:
                 del self._questions[event.request]
-            send(question.track, m.UpstreamFetched(event.part))
+            send(question.track, event)
 
     def _on_rejected(self, event: moq.RequestRejected) -> None:
         question = self._questions.pop(event.request, None)
@@ -263,7 +257,7 @@ class Ingest:
                 send(track, m.UpstreamFailed(event.code, gone=self._is_elsewhere(event.code)))
         elif question is not None and question.sequence is not None:
             part = moq.GroupPart(question.sequence, 0, (), False, event.code)
-            send(question.track, m.UpstreamFetched(part))
+            send(question.track, moq.FetchedData(event.request, part))
         elif question is not None:
             # A track that cannot be described does not exist: its other requests go, too.
             self._close(question.track)

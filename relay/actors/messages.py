@@ -532,7 +532,7 @@ class DescribeUpstream(NamedTuple):
 
 
 class FetchUpstream(NamedTuple):
-    """Fetch one group from the peer. Answered by `UpstreamFetched`."""
+    """Fetch one group from the peer. Answered by `FetchedData`."""
 
     track: Ref
     path: str
@@ -595,7 +595,8 @@ class OverLimit(NamedTuple):
     """What it was about, for the log."""
 
 
-# --- publishing connection to track --------------------------------------------------------------------------------
+# --- publishing connection to track: also `GroupData`, `DatagramReceived`, `SubscriptionDropped` and `FetchedData` of
+# --- `relay.moq.session`, as they are ------------------------------------------------------------------------------
 
 
 class UpstreamProperties(NamedTuple):
@@ -611,12 +612,6 @@ class UpstreamStarted(NamedTuple):
     group: int | None
     patience: float = LATE_AT_LEAST
     """Seconds to wait for a late group: by the round trip to the peer."""
-
-
-class UpstreamGroups(NamedTuple):
-    """Groups of the track, as they arrived."""
-
-    parts: tuple[GroupPart, ...]
 
 
 class PastStarted(NamedTuple):
@@ -638,27 +633,6 @@ class PastOver(NamedTuple):
 
     number: int
     patience: float
-
-
-class UpstreamDatagram(NamedTuple):
-    """A one-frame group that came as a datagram."""
-
-    sequence: int
-    timestamp: int
-    payload: bytes
-
-
-class UpstreamFetched(NamedTuple):
-    """Part of a fetched group; `code` if the fetch failed."""
-
-    part: GroupPart
-
-
-class UpstreamDropped(NamedTuple):
-    """The peer will never send the groups from `start` to `end`, both included."""
-
-    start: int
-    end: int
 
 
 class UpstreamEnded(NamedTuple):

@@ -9,8 +9,9 @@ from relay.actors import messages as m
 from relay.actors.runtime import Ref, send
 from relay.model.numbering import RESERVE, Numbering, Span
 from relay.model.translation import Translation
+from relay.moq import session as moq
 
-GROUPS = (m.UpstreamGroups, m.UpstreamDatagram, m.UpstreamFetched, m.UpstreamDropped, m.UpstreamEnded)
+GROUPS = (moq.GroupData, moq.DatagramReceived, moq.FetchedData, moq.SubscriptionDropped, m.UpstreamEnded)
 """Messages about groups of the publisher."""
 
 WITH_NUMBERS = (
@@ -50,7 +51,7 @@ class Numbers(Translation):
         """Let a message wait."""
         assert self.deferred is not None
         self.deferred.append(message)
-        if self.deferring is GROUPS and isinstance(message, m.UpstreamGroups):
+        if self.deferring is GROUPS and isinstance(message, moq.GroupData):
             for part in message.parts:
                 self.deferred_bytes += sum(len(chunk) for chunk in part.parts if isinstance(chunk, bytes))
 

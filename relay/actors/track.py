@@ -23,6 +23,7 @@ from relay.model.limits import Limits
 from relay.model.numbering import MOST_REPEATED
 from relay.model.track import together
 from relay.model.track_end import Phase, TrackEnd
+from relay.moq import session as moq
 from relay.runtime import Runtime
 from relay.wire.errors import StreamCode
 
@@ -88,7 +89,7 @@ class TrackActor(LoopActor):
             self._defer(message)
             return None
         match message:
-            case m.UpstreamGroups():
+            case moq.GroupData():
                 if not self._upstream.answered:
                     self._upstream.answer()
                 parts = self._numbered(message)
@@ -115,16 +116,16 @@ class TrackActor(LoopActor):
                 self._upstream.answer()  # groups are taken as they come, whichever the first one is
                 self._ending.patience = message.patience
                 numbers.first_published = message.group
-            case m.UpstreamDropped():
+            case moq.SubscriptionDropped():
                 start, end = numbers.shown(message.start), numbers.shown(message.end)
                 if start is not None and end is not None and start <= end:
                     self._groups.dropped.add(start, end)
             case m.RouteChanged():
                 if message.lost or self._groups.seen.first is None:
                     self._fail(StreamCode.INTERNAL, lost=True)
-            case m.UpstreamDatagram():
+            case moq.DatagramReceived():
                 self._on_datagram(message)
-            case m.UpstreamFetched():
+            case moq.FetchedData():
                 self._fetches.take(message.part)
             case m.UpstreamEnded():
                 self._on_upstream_end(message)
@@ -289,7 +290,7 @@ class TrackActor(LoopActor):
 
     def _defer(self, message: object) -> None:
         self._numbers.defer(message)
-        if isinstance(message, m.UpstreamGroups):
+        if isinstance(message, moq.GroupData):
             if not self._upstream.answered:
                 self._upstream.answer()
             if self._numbers.deferred_bytes > self._limits.cache_track:
@@ -315,7 +316,7 @@ class TrackActor(LoopActor):
         self._defer(message)
         return False
 
-    def _numbered(self, message: m.UpstreamGroups) -> tuple[m.GroupPart, ...]:
+    def _numbered(self, message: moq.GroupData) -> tuple[m.GroupPart, ...]:
         """The groups with the viewers' numbers and timestamps."""
         numbers = self._numbers
         for part in message.parts:
@@ -365,7 +366,7 @@ class TrackActor(LoopActor):
         self._stop_groups()
         reports.size(reports.held, answer=True)
 
-    def _on_datagram(self, message: m.UpstreamDatagram) -> None:
+    def _on_datagram(self, message: moq.DatagramReceived) -> None:
         numbers = self._numbers
         if message.sequence >= numbers.below and not self._may_number(message, [message.sequence]):
             return

@@ -11,6 +11,7 @@ from relay.actors.runtime import LoopActor, Ref, send
 from relay.model.route import Route
 from relay.model.track import SubscribeParams
 from relay.model.watchers import Announcement
+from relay.moq import session as moq
 from relay.moq.encoding import Encoding
 from relay.runtime import Runtime
 from relay.wire.frame import FrameHeader, frame_header_plain, frame_header_timed
@@ -68,7 +69,7 @@ class FakePublisher(Fake):
     """Stands for a connection whose peer publishes: the source of a track."""
 
     def groups(self, track: Ref, *parts: m.GroupPart) -> None:
-        send(track, m.UpstreamGroups(parts))
+        send(track, moq.GroupData(1, parts))
 
 
 class Received:

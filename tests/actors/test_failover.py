@@ -12,6 +12,7 @@ from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import Ref, halt, send
 from relay.model.failover import MOST_RETRIES, RETRY_DELAY
 from relay.model.limits import Limits
+from relay.moq import session as moq
 from relay.transport.session import SessionClosed
 from relay.wire.control import TrackInfo
 from relay.wire.errors import StreamCode
@@ -167,7 +168,7 @@ async def test_the_failure_of_a_track_is_no_loss_of_its_publisher(
     viewer = await world.viewer(version)
     _, stream = viewer.subscribe("p")
     await send_groups(first, "a", 0)
-    send(named("track p video"), m.UpstreamGroups((None,)))  # type: ignore[arg-type]
+    send(named("track p video"), moq.GroupData(1, (None,)))  # type: ignore[arg-type]
     await settle()
     assert trouble.records
     trouble.records.clear()

@@ -7,6 +7,7 @@ from relay.actors.broadcast import BroadcastActor
 from relay.actors.runtime import Ref, ask, halt, send
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams, TrackProperties
+from relay.moq import session as moq
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
@@ -174,7 +175,7 @@ async def test_a_partial_group_from_upstream_is_not_passed_off_as_a_whole_one() 
 async def test_datagrams_reach_every_subscription() -> None:
     stage = Stage()
     one, two = await stage.viewer(), await stage.viewer(SubscribeParams(end_group=3), Encoding.TIMED)
-    await stage.say(m.UpstreamDatagram(9, 500, b"dg"))
+    await stage.say(moq.DatagramReceived(1, 9, 500, b"dg"))
     for viewer in (one, two):
         assert viewer.got(m.DeliverDatagram) == [m.DeliverDatagram(1, 9, 500, b"dg")]
 
@@ -720,8 +721,8 @@ async def test_fetch_of_an_unknown_group_goes_upstream_once() -> None:
     two.fetch(stage.track, 7, 2, first=1)
     await settle()
     assert [f.sequence for f in stage.source.got(m.FetchUpstream)] == [7]
-    await stage.say(m.UpstreamFetched(part(7, b"a", fin=False)))
-    await stage.say(m.UpstreamFetched(part(7, b"b")))
+    await stage.say(moq.FetchedData(1, part(7, b"a", fin=False)))
+    await stage.say(moq.FetchedData(1, part(7, b"b")))
     assert one.fetched(1) == plain(b"a", b"b")
     assert two.fetched(2) == plain(b"b")
     assert one.got(m.FetchData)[-1].fin
@@ -733,7 +734,7 @@ async def test_a_fetch_that_upstream_refuses_is_refused() -> None:
     viewer = FakeSubscriber()
     viewer.fetch(stage.track, 7)
     await settle()
-    await stage.say(m.UpstreamFetched(part(7, code=StreamCode.NOT_FOUND)))
+    await stage.say(moq.FetchedData(1, part(7, code=StreamCode.NOT_FOUND)))
     assert viewer.got(m.Refused) == [m.Refused(1, StreamCode.NOT_FOUND)]
     await until(lambda: stage.broadcast.got(m.TrackIdle))
 

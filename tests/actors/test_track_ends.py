@@ -7,6 +7,7 @@ import pytest
 from relay.actors import messages as m
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
+from relay.moq import session as moq
 from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 from tests.actors.fakes import FakeSubscriber, part
@@ -78,8 +79,8 @@ async def test_what_the_publisher_drops_is_not_waited_for() -> None:
     stage = Stage()
     viewer = await stage.viewer()
     await stage.feed(part(0, b"x"), part(4, b"x"))
-    await stage.say(m.UpstreamDropped(1, 3))
-    await stage.say(m.UpstreamDropped(9, 2))  # says nothing
+    await stage.say(moq.SubscriptionDropped(1, 1, 3, 0))
+    await stage.say(moq.SubscriptionDropped(1, 9, 2, 0))  # says nothing
     await stage.say(m.UpstreamEnded(5, PATIENCE))
     assert ends(viewer) == [(5, ((1, 3),))]
 
@@ -89,7 +90,7 @@ async def test_a_group_that_came_as_a_datagram_is_here() -> None:
     stage = Stage()
     viewer = await stage.viewer(encoding=Encoding.TIMED)
     await stage.feed(part(0, b"x"))
-    await stage.say(m.UpstreamDatagram(1, 5, b"x"))
+    await stage.say(moq.DatagramReceived(1, 1, 5, b"x"))
     await stage.say(m.UpstreamEnded(2, PATIENCE))
     assert ends(viewer) == [(2, ())]
 
