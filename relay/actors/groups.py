@@ -13,7 +13,6 @@ from relay.model.cache import GroupCache
 from relay.model.group import FRAME_OVERHEAD
 from relay.model.limits import Limits
 from relay.model.ranges import Range, Ranges
-from relay.model.track import SubscribeParams
 from relay.moq.encoding import EncodedGroup
 from relay.moq.session import GroupPart
 from relay.wire.errors import StreamCode
@@ -134,15 +133,6 @@ class TrackGroups:
                 self.abort(group, code)
 
     # --- bounds and gaps -------------------------------------------------------------------------------------------
-
-    def start_of(self, params: SubscribeParams, age: int) -> int:
-        """The first group of a subscription; `age` is its history in the track's timescale."""
-        floor = params.start_group or 0
-        if params.start_group is not None and not params.start_is_floor:
-            return floor
-        start = self.cache.start(age)
-        # without a group, whatever our own upstream subscription starts with is the newest there is
-        return floor if start is None else max(floor, start)
 
     def lowest(self, first: int | None) -> int | None:
         """The first group that is here or on its way; `first` if the publisher named it."""

@@ -225,13 +225,11 @@ class TrackActor(LoopActor):
         if not send(request.subscriber, m.Accepted(request.key, self.actor_ref)):
             return
         numbers.expect(request.floor)
-        subscriber = Subscriber(request, groups.start_of(request.params, numbers.age(request.params)))
+        subscriber = Subscriber(request, groups.cache.start_of(request.params, numbers.age(request.params)))
         if latest is not None and number is not None and number != latest.sequence:
             subscriber.renumbered = latest.sequence, number
             groups.seen.add(number, number)
-        feed = subscriber.feed
-        wanted = [group for group in groups.cache if group.code is None and feed.wants(group)]
-        fragments = tuple(fragment for group in wanted for fragment in feed.join(group))
+        fragments = subscriber.feed.begin(groups.cache)
         if fragments:
             subscriber.deliver(fragments)
         if self._ending.phase is Phase.ENDED:
@@ -250,7 +248,7 @@ class TrackActor(LoopActor):
             return
         self.flush()
         params, former = message.params, subscriber.feed.params
-        start = self._groups.start_of(params, self._numbers.age(params))
+        start = self._groups.cache.start_of(params, self._numbers.age(params))
         fragments = subscriber.feed.replace(params, start, self._groups.cache)
         if params.start_group != former.start_group or params.history_ms > former.history_ms:
             self._past.want(subscriber.id)

@@ -2,9 +2,6 @@
 
 Owns the state machine with its timer, the tasks that wait for it, the handle of each request and the session's end.
 Must never read or write a message: `relay.moq` does. `Client` is an `Endpoint`; the handles keep a reference to it.
-
-The rule of waiting: a task waits by `Handle.until`, and the end of the session wakes every one. So nothing hangs,
-whatever the peer leaves out.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 from relay.client.errors import RequestError, SessionEnded
 from relay.logs import Seconds, get_logger
@@ -27,18 +24,14 @@ from relay.transport.session import Event as TransportEvent
 from relay.transport.session import Session, SessionClosed
 from relay.wire.errors import SessionCode, StreamCode, WireError
 from relay.wire.frame_decoder import MAX_FRAME
-from relay.wire.setup import SetupForm
 from relay.wire.version import ALL_VERSIONS, Version
 
 logger = get_logger(__name__)
 
 T = TypeVar("T")
 
-TrackRequest: TypeAlias = moq.SubscribeRequested | moq.InfoRequested | moq.FetchRequested
-Request: TypeAlias = TrackRequest | moq.AnnounceRequested | moq.ProbeRequested | moq.PeerLeaving
-
 KEPT: Final = 4_096
-"""Items that are kept unread, and records of each kind."""
+"""Items that a reader may leave unread."""
 
 MAX_HOP_ID: Final = 2**53 - 1
 """Older browser clients keep ids in a double."""
@@ -57,17 +50,8 @@ CLOSE_TIMEOUT: Final = 5.0
 
 UNLIMITED: Final = 1 << 62
 
-
-class Noted(list[T]):
-    """What a peer did, the newest `KEPT` of it: a session may last for months. `total` counts all."""
-
-    total = 0
-
-    def append(self, item: T) -> None:
-        super().append(item)
-        self.total += 1
-        if len(self) > KEPT:
-            del self[0]
+TRUSTING: Final = replace(Limits(), control_rate=UNLIMITED, control_burst=UNLIMITED, setup_timeout=moq.NEVER)
+"""Limits of a session: the relay at the other end is trusted with what it sends, but for the size of a frame."""
 
 
 class Handle:
@@ -75,14 +59,15 @@ class Handle:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._sleepers: list[asyncio.Future[None]] = []
+        self.sleepers: dict[asyncio.Future[None], None] = {}
+        """Waiting tasks; those of an endpoint are all of the session, so that its end leaves none waiting."""
 
     def on_event(self, event: moq.Event) -> None:
         """A request of this handle has changed."""
 
     def ring(self) -> None:
         """Let all waiting tasks look again."""
-        for sleeper in self._sleepers:
+        for sleeper in self.sleepers:
             if not sleeper.done():
                 sleeper.set_result(None)
 
@@ -91,13 +76,12 @@ class Handle:
         while not ready():
             self._endpoint.check()
             sleeper = asyncio.get_running_loop().create_future()
-            self._sleepers.append(sleeper)
-            self._endpoint.sleepers.add(sleeper)
+            self.sleepers[sleeper] = self._endpoint.sleepers[sleeper] = None
             try:
                 await sleeper
             finally:
-                self._sleepers.remove(sleeper)
-                self._endpoint.sleepers.discard(sleeper)
+                self.sleepers.pop(sleeper, None)
+                self._endpoint.sleepers.pop(sleeper, None)
 
 
 class Reader(Handle, Generic[T]):
@@ -175,9 +159,7 @@ class Endpoint(Handle):
     """One end of a session. No wait outlasts it: each then raises SessionEnded.
 
     `versions` are those that may be spoken where SETUP decides, `hop` is the own origin id (random by default),
-    `target` path and query for a transport without a URL, instead of those it was dialled with. `role`, `cost` and
-    `probe` go into SETUP (05 and 06); `form` is how the older SETUP opens. `max_frame` bounds what the peer may send
-    in one frame, in bytes.
+    `max_frame` bounds what the peer may send in one frame, in bytes. `setup` are further `Options` of `relay.moq.lite`.
     """
 
     def __init__(
@@ -186,60 +168,41 @@ class Endpoint(Handle):
         *,
         versions: Iterable[Version] = ALL_VERSIONS,
         hop: int | None = None,
-        target: str | None = None,
-        authority: str | None = None,
-        role: int | None = None,
-        cost: int | None = None,
-        probe: int | None = None,
-        form: SetupForm | None = None,
         max_frame: int = MAX_FRAME,
         runtime: Runtime = SYSTEM,
+        **setup: Any,
     ) -> None:
         super().__init__(self)
         self.session = session
         self.runtime = runtime
         self.now = runtime.now
+        self.hop = runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop
+        """Our own origin id."""
+        self.goaway: str | None = None
+        """The URI of the peer's GOAWAY, which may be empty."""
         self.moq = LiteSession(
             session,
-            # The relay at the other end is trusted with what it sends, but for the size of a frame.
-            limits=replace(
-                Limits(),
-                frame=max_frame,
-                control_rate=UNLIMITED,
-                control_burst=UNLIMITED,
-                setup_timeout=moq.NEVER,
-            ),
-            hop=runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop,
+            limits=replace(TRUSTING, frame=max_frame),
+            hop=self.hop,
             versions=versions,
             admitted=True,
-            options=Options(role, cost, probe, target, authority, form, waits_for_setup=False),
+            options=Options(waits_for_setup=False, **setup),
         )
         self.handles: dict[int, Handle] = {}
         """By request."""
-        self.ended: SessionEnded | None = None
-        self.sleepers: set[asyncio.Future[None]] = set()
         self.offers: dict[str, moq.Offer] = {}
         """What is announced, by path."""
         self.publications: dict[str, Handle] = {}
         """What answers requests of the peer, by path."""
-        self.peer_setup: moq.PeerInfo | None = None
-        """What the peer said of itself in SETUP (05 and 06), once it is here."""
-        self.faults: Noted[WireError] = Noted()
-        """What the peer did wrong, whether it cost the session or a stream."""
-        self.stray_groups: Noted[moq.StrayGroup] = Noted()
-        """Groups that came for no subscription of ours, and were refused."""
-        self.requests: Noted[Request] = Noted()
-        """The requests of the peer, in order."""
-        self.bitrates: Noted[int] = Noted()
-        """What SESSION_INFO of the peer said (01 and 02), in bits per second."""
-        self.goaway: str | None = None
-        """The URI of the peer's GOAWAY, which may be empty."""
         self._started = False
         self._events: deque[moq.Event] = deque()
         """Not handled yet: if a handler fails, the others still come."""
         self._flushing = False
         self._due = moq.NEVER
         self._timer: asyncio.TimerHandle | None = None
+        self._fault: WireError | None = None
+        """What the peer did wrong last."""
+        self.ended: SessionEnded | None = None
         self._closed: SessionClosed | None = None
         self._gone = asyncio.Event()
 
@@ -281,25 +244,10 @@ class Endpoint(Handle):
             raise RuntimeError("the version is not known before the client has started")
         return self.moq.version
 
-    @property
-    def hop(self) -> int:
-        """Our own origin id."""
-        return self.moq.hop
-
     def check(self) -> None:
         """Raise SessionEnded if the session is over."""
         if (over := self.ended) is not None:  # each waiting task raises an exception of its own
             raise SessionEnded(over.code, over.reason, by_peer=over.by_peer, fault=over.fault) from over.fault
-
-    async def requested(self, count: int = 1) -> None:
-        """Wait until the peer has made `count` requests in all."""
-        await self.until(lambda: self.requests.total >= count)
-
-    async def introduced(self) -> moq.PeerInfo:
-        """Wait for the peer's SETUP and return it. Versions before 05 have none: there it waits for the session's end."""
-        await self.until(lambda: self.peer_setup is not None)
-        assert self.peer_setup is not None
-        return self.peer_setup
 
     async def closed(self) -> SessionClosed:
         """Wait for the session's end."""
@@ -342,7 +290,7 @@ class Endpoint(Handle):
 
     def cancel(self, request: int, code: int | None = None) -> None:
         """Give up a request of ours."""
-        if self.handles.pop(request, None) is not None and self.ended is None:
+        if self.handles.pop(request, None) is not None:
             self.moq.requests.cancel(request, code)
             self.flush()
 
@@ -394,42 +342,28 @@ class Endpoint(Handle):
         self.moq.on_time(self.now())
         self.flush()
 
-    def on_event(self, event: moq.Event) -> None:  # noqa: C901, PLR0912 - one line per event
+    def on_event(self, event: moq.Event) -> None:
+        """Handle an event of the state machine: all of them pass here, in order."""
         match event:
-            case moq.Fault():
-                self.faults.append(event.error)
-            case moq.StrayGroup():
-                self.stray_groups.append(event)
-            case moq.PeerInfo():
-                self.peer_setup = event
-            case moq.BitrateReported():
-                self.bitrates.append(event.bitrate)
-            case moq.PeerLeaving():
-                self.goaway = event.uri
-                self.requests.append(event)
-            case moq.ProbeRequested():
-                self.requests.append(event)
             case moq.AnnounceRequested():
-                self.requests.append(event)
                 offers = [o for path, o in self.offers.items() if strip(path, event.prefix) is not None]
                 self.moq.serving.announce_initial(event.request, offers)
             case moq.SubscribeRequested() | moq.InfoRequested() | moq.FetchRequested():
-                self.requests.append(event)
-                publication = self.publications.get(event.broadcast)
-                if publication is None:
+                if (publication := self.publications.get(event.broadcast)) is None:
                     self.moq.serving.reject(event.request, StreamCode.UNROUTABLE)
                 else:
                     publication.on_event(event)
+            case moq.PeerLeaving():
+                self.goaway = event.uri
+            case moq.Fault():
+                self._fault = event.error
+            case moq.Established():
+                self.ring()
             case moq.Closed():
-                fault = self.faults[-1] if self.faults and not event.by_peer else None
+                fault = None if event.by_peer else self._fault
                 self.ended = SessionEnded(event.code, event.reason, by_peer=event.by_peer, fault=fault)
                 self.handles.clear()
-                for sleeper in self.sleepers:
-                    if not sleeper.done():
-                        sleeper.set_result(None)
+                self.ring()
             case _:
-                handle = self.handles.get(getattr(event, "request", 0))
-                if handle is not None:
+                if (handle := self.handles.get(getattr(event, "request", 0))) is not None:
                     handle.on_event(event)
-                    return
-        self.ring()

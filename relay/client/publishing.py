@@ -1,16 +1,18 @@
 """What a client publishes: broadcasts, their tracks, the groups written to them; and its answers to the peer.
 
-Owns the groups that are still held, and the subscriptions and fetches that are served from them. `Client.publish`
-makes publications; applications write to their tracks.
+`Client.publish` makes publications; applications write to their tracks. Which groups are held, and which a request
+gets, are the rules of the relay's own tracks: `GroupCache` and `Feed`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
-from relay.client.endpoint import Endpoint, Handle, Noted, TrackRequest
-from relay.model.cache import oldest_fresh
+from relay.client.endpoint import UNLIMITED, Endpoint, Handle
+from relay.model.cache import GroupCache
+from relay.model.limits import Limits
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq import session as moq
@@ -23,16 +25,17 @@ from relay.wire.varint import MAX_VARINT
 KEPT_GROUPS: Final = 8
 """Groups that a track holds for late subscribers and fetches, by default."""
 
+HELD: Final = replace(Limits(), cache_age=moq.NEVER, cache_track=UNLIMITED)
+"""Limits of a track's cache but for the number of groups: what the application writes is its own affair."""
+
 
 class GroupWriter:
     """One group of a track. End it with `finish` or `abort`."""
 
-    def __init__(self, track: TrackWriter, sequence: int, frame_start: int) -> None:
+    def __init__(self, track: TrackWriter, group: EncodedGroup) -> None:
         self.track = track
-        self.sequence = sequence
-        self.group = EncodedGroup(sequence, 0.0, frame_start)
-        self.stopped: list[int] = []
-        """The codes with which the peer stopped a stream of this group."""
+        self.sequence = group.sequence
+        self.group = group
         self._missing = 0
         """Bytes that the last frame lacks."""
 
@@ -51,11 +54,11 @@ class GroupWriter:
 
     def write(self, payload: bytes, timestamp: int | None = None) -> None:
         """Append a whole frame. `timestamp` counts in the track's timescale; None takes the clock."""
-        self._begin(len(payload), timestamp, *([payload] if payload else []))
+        self._extend(self._header(len(payload), timestamp), payload)
 
     def start_frame(self, size: int, timestamp: int | None = None) -> None:
         """Begin a frame of `size` bytes, which follow by `write_chunk`."""
-        self._begin(size, timestamp)
+        self._extend(self._header(size, timestamp))
         self._missing = size
 
     def write_chunk(self, data: bytes) -> None:
@@ -65,27 +68,27 @@ class GroupWriter:
             raise ValueError(f"the frame has room for {self._missing} bytes, not {len(data)}")
         if data:
             self._missing -= len(data)
-            self.group.extend((data,))
-            self.track.send(self)
+            self._extend(data)
 
     def finish(self) -> None:
         """The group is complete."""
         self._check_whole()
         self.group.finished = True
-        self.track.send(self)
+        self.track.send(self.group)
 
     def abort(self, code: int = StreamCode.CANCELLED) -> None:
         """Give the group up. `code` is of the current stream table, and translated toward older peers."""
         if self.open:
             self.group.code = code
-            self.track.held.pop(self.sequence, None)
-            self.track.send(self)
+            self.track.send(self.group)
 
-    def _begin(self, size: int, timestamp: int | None, *payload: bytes) -> None:
+    def _header(self, size: int, timestamp: int | None) -> FrameHeader:
         self._check_whole()
-        header = FrameHeader(self.track.now() if timestamp is None else timestamp, size)
-        self.group.extend((header, *payload))
-        self.track.send(self)
+        return FrameHeader(self.track.now() if timestamp is None else timestamp, size)
+
+    def _extend(self, *parts: FrameHeader | bytes) -> None:
+        self.group.extend(parts)
+        self.track.send(self.group)
 
     def _check_open(self) -> None:
         if not self.open:
@@ -104,46 +107,32 @@ class TrackWriter(Handle):
         super().__init__(endpoint)
         self.name = name
         self.info = info
-        self.keep = keep
-        self.held: dict[int, GroupWriter] = {}
-        """Groups that a late subscriber or a fetch can have, by sequence, the latest `keep` of them."""
         self.latest: int | None = None
         """The highest sequence of a group or datagram so far."""
         self.end: int | None = None
         """After `finish`: the first sequence that will never be."""
         self.code: int | None = None
         """After `abort`."""
-        self.updates: Noted[moq.SubscribeUpdated] = Noted()
-        """Updates as they arrived, in order, the newest `KEPT` of them."""
-        self.departed: list[tuple[moq.SubscribeRequested, int | None]] = Noted()
-        """Every subscription that the peer ended: by FIN (None), or the code it reset or stopped it with."""
-        self._feeds: dict[int, tuple[moq.SubscribeRequested | moq.FetchRequested, Feed]] = {}
+        self.cache: GroupCache[EncodedGroup] = GroupCache(replace(HELD, cache_groups=keep))
+        self._feeds: dict[int, Feed] = {}
         """What is served, by request. A fetch is a feed of one group."""
+        self._fetches: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<TrackWriter {self.name}>"
 
     @property
-    def requests(self) -> list[moq.SubscribeRequested]:
-        """The running subscriptions as they were asked for, with the updates since."""
-        return [asked for asked, _ in self._feeds.values() if isinstance(asked, moq.SubscribeRequested)]
-
-    @property
     def subscribers(self) -> int:
         """How many subscriptions are running."""
-        return len(self.requests)
+        return len(self._feeds) - len(self._fetches)
 
     async def used(self) -> None:
         """Wait until there is a subscription."""
-        await self.until(lambda: self.requests)
+        await self.until(lambda: self.subscribers)
 
     async def unused(self) -> None:
         """Wait until there is none."""
-        await self.until(lambda: not self.requests)
-
-    async def updated(self, count: int = 1) -> None:
-        """Wait until `count` updates have arrived in all."""
-        await self.until(lambda: self.updates.total >= count)
+        await self.until(lambda: not self.subscribers)
 
     def now(self) -> int:
         """The clock in this track's timescale."""
@@ -154,17 +143,16 @@ class TrackWriter(Handle):
 
         `frame_start` numbers its first frame, for a group without its beginning (06 only).
         """
-        version = self._endpoint.moq.version
+        version, now = self._endpoint.moq.version, self._endpoint.now()
         if frame_start and not version.has_partial_groups:
             raise ValueError(f"{version.name_on_wire} has no partial groups")
-        if sequence in self.held:
+        if sequence in self.cache.groups:
             raise ValueError(f"group {sequence} exists already")
-        group = GroupWriter(self, self._number(sequence), frame_start)
-        self.held[group.sequence] = group
-        while len(self.held) > self.keep:
-            del self.held[min(self.held)]
+        group = EncodedGroup(self._number(sequence), now, frame_start)
+        self.cache.add(group)
+        self.cache.evict(now)
         self.send(group, new=True)
-        return group
+        return GroupWriter(self, group)
 
     def datagram(self, payload: bytes, timestamp: int | None = None, *, sequence: int | None = None) -> int:
         """Send a group of one frame as a datagram to every subscriber, once; return its sequence.
@@ -178,8 +166,8 @@ class TrackWriter(Handle):
             raise ValueError(f"a datagram of this session has at most {session.datagram_limit} bytes")
         sequence = self._number(sequence)
         timestamp = self.now() if timestamp is None else timestamp
-        for asked in self.requests:
-            session.serving.send_datagram(asked.request, sequence, timestamp, payload)
+        for request in self._feeds:
+            session.serving.send_datagram(request, sequence, timestamp, payload)
         return sequence
 
     def finish(self) -> None:
@@ -191,15 +179,18 @@ class TrackWriter(Handle):
 
     def abort(self, code: int = StreamCode.CANCELLED) -> None:
         """Give the track up, its open groups too. `code` is of the current stream table."""
-        if self.code is None:
-            self.code = code
-            for group in list(self.held.values()):
-                group.abort(code)
-            for request in list(self._feeds):
-                self._endpoint.moq.serving.reject(request, code)
-                self._leave(request)
-            self.held.clear()
-            self._endpoint.flush()
+        if self.code is not None:
+            return
+        self.code = code
+        for group in self.cache:
+            if group.open:
+                group.code = code
+                self.send(group)
+        for request in list(self._feeds):
+            self._endpoint.moq.serving.reject(request, code)
+            self._leave(request)
+        self.cache.groups.clear()
+        self._endpoint.flush()
 
     def _next(self) -> int:
         return 0 if self.latest is None else self.latest + 1
@@ -217,24 +208,22 @@ class TrackWriter(Handle):
 
     # -- serving
 
-    def send(self, writer: GroupWriter, *, new: bool = False) -> None:
+    def send(self, group: EncodedGroup, *, new: bool = False) -> None:
         """Send what is new of a group."""
-        group = writer.group
         if self._feeds:
             touched = ((group, new),)
-            fragments = shared_fragments(touched, self._endpoint.moq.encoding)
-            for asked, feed in list(self._feeds.values()):
-                narrow = feed.is_narrow(group.sequence)
-                self._send(asked, feed.narrow(touched, fragments) if narrow else fragments)
+            shared = shared_fragments(touched, self._endpoint.moq.encoding)
+            for request, feed in list(self._feeds.items()):
+                self._send(
+                    request, feed.narrow(touched, shared) if feed.is_narrow(group.sequence) else shared
+                )
         if not group.open:
             self._end_if_complete()
         self._endpoint.flush()
 
-    def _send(
-        self, asked: moq.SubscribeRequested | moq.FetchRequested, fragments: tuple[moq.GroupFragment, ...]
-    ) -> None:
-        serving, request = self._endpoint.moq.serving, asked.request
-        if isinstance(asked, moq.SubscribeRequested):
+    def _send(self, request: int, fragments: tuple[moq.GroupFragment, ...]) -> None:
+        serving = self._endpoint.moq.serving
+        if request not in self._fetches:
             serving.send_group(request, fragments, self._endpoint.now())
             return
         for fragment in fragments:
@@ -247,75 +236,58 @@ class TrackWriter(Handle):
 
     def _end_if_complete(self) -> None:
         """Tell the end to the subscriptions that have all they asked for."""
-        unfinished = [writer.group for writer in self.held.values() if writer.open]
-        for asked, feed in self._feeds.values():
-            last = feed.params.end_group
-            done = last is not None and self.latest is not None and self.latest >= last
-            final = self.end if last is None or not done else min(last + 1, MAX_VARINT)
-            if final is not None and all(feed.is_over(group) for group in unfinished):
-                self._endpoint.moq.serving.end_track(asked.request, final, self._endpoint.now())
+        unfinished = [group for group in self.cache if group.open]
+        for request, feed in self._feeds.items():
+            last, final = feed.params.end_group, self.end
+            if last is not None and self.latest is not None and self.latest >= last:
+                final = min(last + 1, MAX_VARINT)
+            if final is not None and all(map(feed.is_over, unfinished)):
+                self._endpoint.moq.serving.end_track(request, final, self._endpoint.now())
 
     def serve(self, asked: moq.SubscribeRequested | moq.FetchRequested) -> None:
         """Begin to answer a subscription or a fetch of the peer."""
-        session, groups = self._endpoint.moq, self._groups()
+        session, request = self._endpoint.moq, asked.request
         if isinstance(asked, moq.SubscribeRequested):
             params, start = asked.params, self._start_of(asked.params)
-            session.serving.accept(asked.request)
+            session.serving.accept(request)
         else:
             start, first = asked.group, asked.start_frame
-            found = next((group for group in groups if group.sequence == start), None)
-            ends = first if found is None or found.open else found.first_frame + max(1, found.frames) - 1
-            if found is None or not found.first_frame <= first <= ends:
-                session.serving.reject(asked.request, StreamCode.NOT_FOUND)
+            if not can_serve(self.cache.groups.get(start), first):
+                session.serving.reject(request, StreamCode.NOT_FOUND)
                 return
             params = SubscribeParams(
                 start_group=start, end_group=start, start_frame=first, end_frame=asked.end_frame
             )
-        feed = Feed(session.encoding, params, start)
-        self._feeds[asked.request] = asked, feed
-        self._endpoint.handles[asked.request] = self
-        self._send(
-            asked, tuple(fragment for group in groups if feed.wants(group) for fragment in feed.join(group))
-        )
+            self._fetches.add(request)
+        feed = self._feeds[request] = Feed(session.encoding, params, start)
+        self._endpoint.handles[request] = self
+        self._send(request, feed.begin(self.cache))
         self._end_if_complete()
         self.ring()
 
-    def _groups(self) -> list[EncodedGroup]:
-        return [self.held[sequence].group for sequence in sorted(self.held)]
-
     def _start_of(self, params: SubscribeParams) -> int:
-        start = params.start_group or 0
-        if params.start_group is None or params.start_is_floor:
-            fresh = oldest_fresh(self._groups(), params.history_ms * self.info.timescale // 1000)
-            return start if fresh is None else max(start, fresh)
-        return start
+        return self.cache.start_of(params, params.history_ms * self.info.timescale // 1000)
 
     def on_event(self, event: moq.Event) -> None:
         match event:
             case moq.SubscribeUpdated(request, params):
-                asked, feed = self._feeds[request]
-                assert isinstance(asked, moq.SubscribeRequested)
-                asked = asked._replace(params=params)
-                self._feeds[request] = asked, feed
-                self._send(asked, feed.replace(params, self._start_of(params), self._groups()))
-                self.updates.append(event)
+                self._send(request, self._feeds[request].replace(params, self._start_of(params), self.cache))
                 self._end_if_complete()
-            case moq.GroupStopped():
-                if (writer := self.held.get(event.sequence)) is not None:
-                    writer.stopped.append(event.code)
-            case moq.RequestCancelled():
-                asked, _ = self._feeds[event.request]
-                if isinstance(asked, moq.SubscribeRequested):
-                    self.departed.append((asked, event.code))
+            case moq.RequestCancelled() | moq.RequestFinished():
                 self._leave(event.request)
-            case moq.RequestFinished():
-                self._leave(event.request)
-        self.ring()
 
     def _leave(self, request: int) -> None:
         del self._feeds[request]
+        self._fetches.discard(request)
         self._endpoint.handles.pop(request, None)
         self.ring()
+
+
+def can_serve(group: EncodedGroup | None, first: int) -> bool:
+    """True if a group has frame `first`, or may get it."""
+    if group is None or group.code is not None or first < group.first_frame:
+        return False
+    return group.open or first < group.first_frame + max(1, group.frames)
 
 
 class Publication(Handle):
@@ -331,8 +303,6 @@ class Publication(Handle):
         self.announced = False
         self.closed = False
         self.tracks: dict[str, TrackWriter] = {}
-        self.requests: Noted[TrackRequest] = Noted()
-        """What the peer asked of this broadcast, in order."""
         endpoint.publications[path] = self
 
     def __repr__(self) -> str:
@@ -358,14 +328,6 @@ class Publication(Handle):
         info = TrackProperties(priority, ordered, latency_ms, timescale)
         self.tracks[name] = track = TrackWriter(self._endpoint, name, info, keep)
         return track
-
-    def subscriptions(self) -> list[moq.SubscribeRequested]:
-        """The SUBSCRIBEs among the requests."""
-        return [request for request in self.requests if isinstance(request, moq.SubscribeRequested)]
-
-    async def requested(self, count: int = 1) -> None:
-        """Wait until `count` requests have arrived in all."""
-        await self.until(lambda: self.requests.total >= count)
 
     def announce(self) -> None:
         """Announce it (again)."""
@@ -404,10 +366,7 @@ class Publication(Handle):
 
     def on_event(self, event: moq.Event) -> None:
         """A request for one of its tracks."""
-        if not isinstance(event, TrackRequest):
-            return
-        self.requests.append(event)
-        self.ring()
+        assert isinstance(event, moq.SubscribeRequested | moq.InfoRequested | moq.FetchRequested)
         serving = self._endpoint.moq.serving
         track = self.tracks.get(event.track)
         if track is None:

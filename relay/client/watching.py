@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypedDict, Unpack
 
-from relay.client.endpoint import KEPT, Endpoint, Noted, Reader
+from relay.client.endpoint import KEPT, Endpoint, Reader
 from relay.client.errors import AnnounceError, ClientError, GroupAborted, RequestError, SubscribeError
 from relay.model.group import Part
 from relay.model.route import MAX_COST
@@ -222,17 +222,6 @@ class GroupReader(Reader[Frame]):
             super().on_event(event)
 
 
-class Datagrams(Reader[DatagramReceived]):
-    """The datagrams of a subscription: groups of one frame that may be lost. Only the session's end ends them."""
-
-    def __len__(self) -> int:
-        return len(self._unread)
-
-    async def get(self) -> DatagramReceived:
-        """The next one."""
-        return await anext(self)
-
-
 class Probes(Reader[ProbeReceived]):
     """The peer's estimates of the connection, until it ends the stream or `close`; RequestError if it gives none."""
 
@@ -269,7 +258,7 @@ class Subscription(Reader[GroupReader]):
     """A running subscription: its groups in order of arrival (`async for`), and what the peer said about it.
 
     The iteration stops when the track has ended and everything sent was read; it raises SubscribeError if the peer
-    aborts. `end` is the first sequence that will never be sent (05 and 06), `drops` the newest ranges given up.
+    aborts. `end` is the first sequence that will never be sent (05 and 06).
     `finished` tells that the Subscribe stream has ended. Of more than `KEPT` unread groups the oldest are stopped.
     """
 
@@ -284,12 +273,12 @@ class Subscription(Reader[GroupReader]):
         self.info = info
         self.ok: moq.SubscriptionStarted | None = None
         self.end: int | None = None
-        self.drops: list[moq.SubscriptionDropped] = Noted()
         self.latest: int | None = None
         """The highest sequence that arrived."""
         self.received = 0
         """Groups that arrived, read or not, datagrams among them."""
-        self.datagrams = Datagrams(endpoint)
+        self.datagrams = Reader[DatagramReceived](endpoint)
+        """Groups of one frame that came as datagrams, some of them lost. Only the session's end ends them."""
         self._lost = 0
         self._late = False
         """No group is taken any more."""
@@ -368,7 +357,6 @@ class Subscription(Reader[GroupReader]):
             case moq.SubscriptionStarted():
                 self.ok = event
             case moq.SubscriptionDropped():
-                self.drops.append(event)
                 self._lost += event.end - event.start + 1
             case moq.SubscriptionEnded():
                 self.end = event.final

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from relay.model.group import Group, Part
 from relay.model.limits import Limits
+from relay.model.track import SubscribeParams
 
 SLACK = 8
 """The budget of all caches is kept to within an eighth: a track reports such a change, and so much is freed at once."""
@@ -73,6 +74,14 @@ class GroupCache(Generic[G]):
         if self.groups.get(group.sequence) is group:
             self.size -= group.size
         group.clear()
+
+    def start_of(self, params: SubscribeParams, max_age: int) -> int:
+        """Sequence of the first group of a new subscription; `max_age` is its history in the track's timescale."""
+        floor = params.start_group or 0
+        if params.start_group is not None and not params.start_is_floor:
+            return floor
+        # without a group, the first that comes is the newest there is
+        return max(floor, self.start(max_age) or 0)
 
     def start(self, max_age: int) -> int | None:
         """Sequence of the oldest group that is not expired for a subscriber that accepts `max_age`."""

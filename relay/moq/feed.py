@@ -65,6 +65,11 @@ class Feed:
             return True
         return False
 
+    def begin(self, groups: Iterable[EncodedGroup]) -> tuple[GroupFragment, ...]:
+        """The parts of existing groups that a new subscription gets."""
+        wanted = [group for group in groups if group.code is None and self.wants(group)]
+        return tuple(fragment for group in wanted for fragment in self.join(group))
+
     def join(self, group: EncodedGroup) -> tuple[GroupFragment, ...]:
         """The part of an existing group that the subscription gets."""
         first, last = self._frames_of(group)

@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-from relay.client import Client
 from relay.transport.memory import MemorySession, memory_pair
 from relay.transport.session import Event, StreamData, StreamReset, StreamStopped
 from relay.wire.version import Version
+from tests.client.recording import RecordingClient
 
 PATIENCE = 5.0
 """Seconds that anything may take; nothing comes near."""
@@ -23,8 +23,8 @@ OLD = [Version.LITE_01, Version.LITE_02]
 class Pair(NamedTuple):
     """`near` is the client's end of the session, `far` the server's."""
 
-    near: Client
-    far: Client
+    near: RecordingClient
+    far: RecordingClient
 
 
 def sessions(version: Version, **options: Any) -> tuple[MemorySession, MemorySession]:
@@ -35,7 +35,7 @@ def sessions(version: Version, **options: Any) -> tuple[MemorySession, MemorySes
 @contextlib.asynccontextmanager
 async def pair(version: Version, **options: Any) -> AsyncIterator[Pair]:
     """Two clients that are through with the set-up."""
-    near, far = (Client(session, versions=[version], **options) for session in sessions(version))
+    near, far = (RecordingClient(session, versions=[version], **options) for session in sessions(version))
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(near.start(), far.start())
         assert near.version is far.version is version
@@ -91,12 +91,12 @@ class RawPeer:
 @contextlib.asynccontextmanager
 async def facing(
     version: Version, *, server: bool = False, **options: Any
-) -> AsyncIterator[tuple[Client, RawPeer]]:
+) -> AsyncIterator[tuple[RecordingClient, RawPeer]]:
     """A started client (on the server's end with `server`) and a raw peer. 03 and newer, which need no answer."""
     ends = memory_pair(version)
     mine, theirs = reversed(ends) if server else ends
     async with asyncio.timeout(PATIENCE):
-        client, peer = Client(mine, hop=7, **options), RawPeer(theirs)
+        client, peer = RecordingClient(mine, hop=7, **options), RawPeer(theirs)
         await client.start()
         yield client, peer
         await client.close()

@@ -14,6 +14,7 @@ from relay.client import Client, ConnectError, SessionEnded
 from relay.commands import clock
 from relay.transport.memory import memory_pair
 from relay.wire.version import Version
+from tests.client.recording import requested
 from tests.client.support import ALL, PATIENCE, pair
 
 pytestmark = pytest.mark.timeout(20)
@@ -86,8 +87,8 @@ async def test_a_minute_is_a_group() -> None:
             b"58",
             b"59",
         ]
-        assert not track.held[1].finished
-        assert [part for part in track.held[1].group.parts if isinstance(part, bytes)] == [
+        assert not track.cache.groups[1].finished
+        assert [part for part in track.cache.groups[1].parts if isinstance(part, bytes)] == [
             b"2026-11-22 07:31:",
             b"00",
             b"01",
@@ -101,7 +102,7 @@ async def test_the_watcher_prints_a_line_per_second(
     lines = Lines()
     async with pair(version) as (near, far):
         watching = asyncio.ensure_future(clock.watch(near, options(), lines))
-        await far.requested(1)
+        await requested(far, 1)
         publication = far.publish("clock")
         track = publication.track("seconds")
         await track.used()

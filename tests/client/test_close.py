@@ -113,14 +113,16 @@ async def test_the_end_of_one_track_does_not_wait_for_that_of_another(
             await near.subscribe("demo", track.name, wait=False)
             await track.used()
         near.session.pause()  # type: ignore[attr-defined]
-        stalled.group().write(b"x")
-        stalled.held[0].finish()
+        group = stalled.group()
+        group.write(b"x")
+        group.finish()
         stalled.finish()
         while far.moq.deadline < far.now() + 30:  # noqa: ASYNC110 - the machine has no event for it
             await asyncio.sleep(0)
         near.session.resume()  # type: ignore[attr-defined]
-        other.group().write(b"x")
-        other.held[0].finish()
+        group = other.group()
+        group.write(b"x")
+        group.finish()
         other.finish()
         await other.unused()
         assert stalled.subscribers == 1

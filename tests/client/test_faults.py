@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from relay.client import Announced, Client, GroupAborted, RequestError, SessionEnded, SubscribeError
+from relay.moq.session import StrayGroup, SubscriptionDropped
 from relay.transport.memory import MemorySession
 from relay.transport.session import SessionClosed, StreamData, StreamReset, StreamStopped
 from relay.wire.announce import AnnounceActive, AnnounceEnded, AnnounceOk, AnnounceUpdate
@@ -16,6 +17,7 @@ from relay.wire.errors import DecodeError, SessionCode, StreamCode, Truncated, U
 from relay.wire.frame import GroupHeader, group_header
 from relay.wire.subscribe import SubscribeDrop, SubscribeEnd, SubscribeOk
 from relay.wire.version import Version
+from tests.client.recording import requested
 from tests.client.support import ALL, FETCHING, RawPeer, facing, pair
 
 pytestmark = pytest.mark.timeout(20)
@@ -46,7 +48,7 @@ async def test_announcements_alternate(version: Version, said: list[Any]) -> Non
     async with pair(version) as (near, far):
         announced = near.announced()
         await announced.initial()
-        await far.requested(1)
+        await requested(far, 1)
         (writer,) = far.moq.serving._writers.values()
         stream = writer.stream
         stream.write([message.encode(version) for message in said])
@@ -105,7 +107,7 @@ async def test_the_end_of_an_unknown_path_is_ignored(version: Version) -> None:
     """Relays of today send one where they had two routes."""
     async with pair(version) as (client, other):
         announced = client.announced()
-        await other.requested(1)
+        await requested(other, 1)
         (writer,) = other.moq.serving._writers.values()
         writer.stream.write([message.encode(version) for message in (END_A, A)])
         assert (await anext(announced)).active
@@ -123,7 +125,7 @@ async def test_drops_are_noted(version: Version) -> None:
         await subscription.ended()
         peer.session.open_uni().write([group_header(version, GroupHeader(0, 0))], fin=True)
         assert [group.sequence async for group in subscription] == [0]
-        assert [one[1:] for one in subscription.drops] == [(1, 2, 52)]
+        assert [one[1:] for one in client.seen(SubscriptionDropped)] == [(1, 2, 52)]
 
 
 @mute
@@ -133,7 +135,7 @@ async def test_a_group_for_nobody_is_stopped(version: Version) -> None:
         stream.write([group_header(version, GroupHeader(5, 1)), b"\x00"])
         event = await peer.until(lambda: [one for one in peer.events if isinstance(one, StreamStopped)])
         assert event[0].code == StreamCode.CANCELLED
-        assert client.stray_groups == [(5, 1)]
+        assert client.seen(StrayGroup) == [(5, 1)]
 
 
 @mute
@@ -257,9 +259,6 @@ def waits(client: Client) -> dict[str, Callable[[], Awaitable[object]]]:
         "path": lambda: announced.wait_for("demo"),
         "subscribe": lambda: client.subscribe("demo", "video"),
         "used": track.used,
-        "updated": track.updated,
-        "requested": publication.requested,
-        "any request": client.requested,
     }
     if version not in (Version.LITE_03, Version.LITE_04):
         found["initial"] = announced.initial
@@ -269,7 +268,6 @@ def waits(client: Client) -> dict[str, Callable[[], Awaitable[object]]]:
     if version in FETCHING:
         found["info"] = lambda: client.track_info("demo", "video")
         found["fetch"] = lambda: client.fetch("demo", "video", 0)
-        found["introduced"] = client.introduced
     return found
 
 
@@ -312,7 +310,7 @@ async def test_the_end_of_the_session_ends_every_wait(version: Version, end: str
         for name, result in zip(tasks, results, strict=True):
             assert isinstance(result, SessionEnded), name
             assert (result.code, result.reason, result.by_peer) == ENDS[end], name
-        assert client.sleepers == set()
+        assert client.sleepers == {}
         # Nor does anything begin afterwards.
         for begin in (client.announced, client.probe, lambda: client.fetch_group("demo", "video", 0)):
             with pytest.raises(SessionEnded):
@@ -469,24 +467,7 @@ async def test_who_reads_no_changes_is_told_how_it_is_in_the_end(
         assert known == {"stays", "flaps", "last"}
 
 
-async def test_what_a_peer_did_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.client.endpoint.KEPT", 3)
-    async with facing(Version.LITE_05) as (client, peer):
-        for sequence in range(5):
-            peer.session.open_uni().write([group_header(Version.LITE_05, GroupHeader(9, sequence))])
-        await peer.until(lambda: len(peer.codes()) == 5 or None)
-        assert client.stray_groups == [(9, sequence) for sequence in (2, 3, 4)]
-    async with pair(Version.LITE_05) as (near, far):
-        publication = far.publish("demo", tracks=["video"])
-        for _ in range(5):
-            await near.track_info("demo", "video")
-        await publication.requested(5)
-        await far.requested(5)
-        assert len(publication.requests) == len(far.requests) == 3
-
-
-async def test_drops_that_are_not_kept_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.client.endpoint.KEPT", 1)
+async def test_groups_that_were_dropped_count_as_arrived() -> None:
     version = Version.LITE_05
     async with facing(version) as (client, peer):
         subscription, stream = await subscribed(client, peer)
@@ -495,7 +476,7 @@ async def test_drops_that_are_not_kept_still_count(monkeypatch: pytest.MonkeyPat
         stream.write([*replies, SubscribeEnd(4).encode(version)], fin=True)
         peer.session.open_uni().write([group_header(version, GroupHeader(0, 0))], fin=True)
         assert [group.sequence async for group in subscription] == [0]
-        assert [one[1:] for one in subscription.drops] == [(2, 3, 52)]
+        assert [one[1:] for one in client.seen(SubscriptionDropped)] == [(1, 1, 52), (2, 3, 52)]
 
 
 @mute

@@ -7,12 +7,13 @@ import asyncio
 import pytest
 
 from relay.client import Client, SessionEnded
-from relay.moq.session import AnnounceRequested, PeerInfo
+from relay.moq.session import AnnounceRequested, BitrateReported, PeerInfo
 from relay.transport.memory import memory_pair
 from relay.transport.session import CONTROL_PRIORITY
 from relay.wire.errors import SessionCode
 from relay.wire.setup import ClientSetup, ServerSetup, SetupForm
 from relay.wire.version import Version
+from tests.client.recording import RecordingClient
 from tests.client.support import ALL, FETCHING, OLD, PATIENCE, RawPeer, facing, pair, sessions
 
 pytestmark = pytest.mark.timeout(20)
@@ -71,9 +72,9 @@ async def test_setup_of_the_newer_versions_is_one_message(version: Version, serv
             "010d04010102030101040103050107"
         )
         assert peer.events[0].fin  # type: ignore[union-attr]
-        assert client.peer_setup is None
+        assert not client.seen(PeerInfo)
         peer.session.open_uni().write([bytes.fromhex("010501050240c8")], fin=True)
-        assert await client.introduced() == PeerInfo(200, None, None, None)
+        assert await client.wait_for(PeerInfo) == [PeerInfo(200, None, None, None)]
 
 
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_04])
@@ -92,10 +93,11 @@ async def test_both_ends_know_each_other(version: Version) -> None:
         assert (near.session.is_client, far.session.is_client) == (True, False)
         assert near.hop != far.hop
         if version in FETCHING:
-            assert await near.introduced() == PeerInfo(far.hop, 5, None, None)
-            assert await far.introduced() == PeerInfo(near.hop, 5, None, None)
+            assert await near.wait_for(PeerInfo) == [PeerInfo(far.hop, 5, None, None)]
+            assert await far.wait_for(PeerInfo) == [PeerInfo(near.hop, 5, None, None)]
         else:
-            assert near.peer_setup is far.peer_setup is None
+            assert not near.seen(PeerInfo)
+            assert not far.seen(PeerInfo)
 
 
 @pytest.mark.parametrize("form", SetupForm)
@@ -172,19 +174,19 @@ async def test_a_silent_peer_gets_only_so_much_time(server: bool) -> None:
 async def test_what_overtakes_the_setup_is_kept_for_after_it() -> None:
     near, far = memory_pair(None)
     peer = RawPeer(far)
-    client = Client(near, versions=[Version.LITE_02])
+    client = RecordingClient(near, versions=[Version.LITE_02])
     async with asyncio.timeout(PATIENCE):
         starting = asyncio.create_task(client.start())
         stream = await peer.bidi(b"\x20")
         peer.session.open_bidi(CONTROL_PRIORITY + 1).write([b"\x01\x01\x00"])
         stream.write([ServerSetup(SetupForm.DRAFT14, Version.LITE_02.setup_code).encode()])
         await starting
-        assert [r.prefix for r in client.requests if isinstance(r, AnnounceRequested)] == [""]
+        assert [one.prefix for one in client.seen(AnnounceRequested)] == [""]
         assert await peer.until(lambda: peer.received.get(1)) == b"\x01\x00"
         # SESSION_INFO may follow, and the end of this stream is the end of the session.
         stream.write([b"\x01\x2a"], fin=True)
         closed = await client.closed()
-        assert client.bitrates == [42]
+        assert [one.bitrate for one in client.seen(BitrateReported)] == [42]
         assert (closed.code, closed.by_peer) == (0, False)
 
 

@@ -28,6 +28,7 @@ from relay.transport.session import Session, Stream
 from relay.wire.errors import WireError
 from relay.wire.frame import Request, open_request
 from relay.wire.version import Version
+from tests.client.recording import RecordingClient
 from tests.clock import RUNTIME
 from tests.e2e.http_support import SECRET, key_file
 from tests.e2e.support import config
@@ -137,7 +138,7 @@ async def dial(
 ) -> Client:
     """A session of our own client."""
     url = address(relay, transport, path, credential)
-    return await Client.connect(url, tls=ClientTls(fingerprints=(relay.fingerprint,)), **options)
+    return await RecordingClient.connect(url, tls=ClientTls(fingerprints=(relay.fingerprint,)), **options)
 
 
 @contextlib.asynccontextmanager

@@ -42,6 +42,7 @@ from relay.transport.quic.endpoint import Endpoint
 from relay.transport.quic.session import QuicSession
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
+from tests.client.recording import RecordingClient
 from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port
 from tests.e2e.support import config
@@ -357,7 +358,7 @@ async def cluster(
 
 
 async def dial(node: Node, path: str = "", **options: Any) -> Client:
-    return await Client.connect(node.url(path), tls=ANYONE, runtime=RUNTIME, **options)
+    return await RecordingClient.connect(node.url(path), tls=ANYONE, runtime=RUNTIME, **options)
 
 
 async def drop(client: Client) -> None:

@@ -26,6 +26,7 @@ from relay.client import Client, Publication
 from relay.config import Address, Auth, Config, Https
 from relay.model.limits import Limits
 from relay.transport.quic.certificates import CertificatePair, PrivateKey
+from tests.client.recording import RecordingClient
 from tests.clock import RUNTIME
 from tests.e2e.support import config, running
 
@@ -55,7 +56,7 @@ async def published(
     relay: Relay, path: str = "demo/cam", **options: Any
 ) -> AsyncIterator[tuple[Client, Publication]]:
     """A client of ours with one broadcast."""
-    async with await Client.connect(relay.url, **options) as client:
+    async with await RecordingClient.connect(relay.url, **options) as client:
         yield client, await live(relay, client.publish(path))
 
 

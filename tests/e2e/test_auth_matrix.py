@@ -28,6 +28,7 @@ from relay.wire.errors import SessionCode, session_code_for
 from relay.wire.frame import GroupHeader, Request, frame_header_plain, frame_header_timed, group_header
 from relay.wire.subscribe import Subscribe
 from relay.wire.version import Version
+from tests.client.recording import requests_of
 from tests.e2e.auth_support import (
     CELLS,
     REFUSED,
@@ -388,7 +389,7 @@ async def refusal(
         return (ended.code, ended.reason, ended.by_peer)
     async with client:
         end = await asyncio.wait_for(client.closed(), WITHIN)
-        assert not client.requests, "it was asked what it publishes"
+        assert not requests_of(client), "it was asked what it publishes"
         return (end.code, end.reason, end.by_peer)
 
 

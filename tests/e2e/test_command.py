@@ -136,7 +136,6 @@ async def test_a_second_signal_ends_it_at_once() -> None:
         async with await Client.connect(f"http://localhost:{port}/") as client:
             publication = client.publish("demo/cam")
             publication.track("video").group().write(b"x")
-            await publication.requested(0)
             async with http.get(f"http://localhost:{port}/announced/") as live:
                 await live.read()
             response = await http.get(f"http://localhost:{port}/fetch/demo/cam/video?follow=1")

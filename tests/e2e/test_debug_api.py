@@ -25,6 +25,7 @@ from relay.moq.session import FetchRequested
 from relay.transport.quic.trust import ClientTls
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
+from tests.client.recording import requested, requests_of, subscriptions_of
 from tests.e2e.http_support import (
     IMPATIENT,
     WITHIN,
@@ -138,7 +139,7 @@ async def test_announced_as_a_structure_tells_tracks_and_viewers() -> None:
 
 async def test_announced_lists_a_path_once_however_many_publish_it() -> None:
     async with stage() as (relay, http), published(relay) as (_, _), published(relay) as (second, _):
-        await second.requested(1)
+        await requested(second, 1)
         async with http.get(f"{relay.url}announced/", headers=JSON) as response:
             assert [row["path"] for row in await response.json()] == ["demo/cam"]
         assert await get(http, f"{relay.url}announced/") == (200, "demo/cam")
@@ -359,7 +360,7 @@ async def test_a_group_by_number_from_the_cache() -> None:
                 assert await fetched.content.read() == b"ee"
                 assert await latest.read() == b"three"
             assert await get(http, f"{url}?group=4") == (404, "no such track or group\n")
-            assert len(publication.requests) == 1  # all of it from one subscription
+            assert len(requests_of(publication)) == 1  # all of it from one subscription
 
 
 async def test_a_group_that_is_not_cached_comes_from_a_publisher_that_can_be_asked() -> None:
@@ -370,10 +371,10 @@ async def test_a_group_that_is_not_cached_comes_from_a_publisher_that_can_be_ask
         assert await get(http, f"{url}?group=0") == (200, "zero")
         assert await get(http, f"{url}?group=1") == (200, "one")
         assert await get(http, f"{url}?group=2") == (404, "no such track or group\n")
-        assert [r.group for r in publication.requests if isinstance(r, FetchRequested)] == [0, 1, 2]
+        assert [r.group for r in requests_of(publication) if isinstance(r, FetchRequested)] == [0, 1, 2]
         async with http.get(f"{url}?group=0&frames=1") as response:
             assert short(rows(await response.read())) == [(0, 0, b"zero")]
-        assert publication.subscriptions() == []
+        assert subscriptions_of(publication) == []
 
 
 async def test_a_group_that_is_not_cached_is_unknown_where_the_publisher_cannot_be_asked() -> None:
@@ -462,7 +463,7 @@ async def test_following_ends_the_subscription_upstream_when_the_client_leaves(v
             response.close()  # nothing more is sent that could tell
         async with asyncio.timeout(WITHIN):
             await track.unused()
-        assert len(publication.subscriptions()) == 1
+        assert len(subscriptions_of(publication)) == 1
         await no_readers_left()
 
 
@@ -548,7 +549,7 @@ async def test_the_largest_group_number_is_asked_for() -> None:
     async with cam(versions=[Version.LITE_06]) as (relay, http, publication, _):
         status, _ = await get(http, f"{relay.url}fetch/demo/cam/video/hd?group={2**62 - 1}")
         assert status == 404
-        assert [r.group for r in publication.requests if isinstance(r, FetchRequested)] == [2**62 - 1]
+        assert [r.group for r in requests_of(publication) if isinstance(r, FetchRequested)] == [2**62 - 1]
 
 
 @pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_03, Version.LITE_04, Version.LITE_06])
@@ -866,7 +867,7 @@ async def test_a_client_that_never_reads_a_flood_is_given_up_alone(
                 await viewers(relay, http, 1)
                 write(track, b"goes on")
                 assert await good.content.readexactly(7) == b"goes on"
-                assert track.subscribers == len(publication.subscriptions()) == 1
+                assert track.subscribers == len(subscriptions_of(publication)) == 1
         async with asyncio.timeout(WITHIN):
             await track.unused()
         await no_readers_left()
@@ -921,7 +922,7 @@ async def test_a_client_that_leaves_takes_its_actor_along(moment: str, query: st
                     track.group()  # begun, without a frame
                 asking = asyncio.create_task(http.get(url))
                 async with asyncio.timeout(WITHIN):
-                    await publication.requested()
+                    await requested(publication)
                 assert readers() == 1
                 asking.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -970,7 +971,7 @@ async def test_a_silent_track_is_a_504(monkeypatch: pytest.MonkeyPatch) -> None:
         for query in ("", "?follow=1", "?frames=1"):
             status, text = await get(http, f"{relay.url}fetch/demo/cam/video/hd{query}")
             assert (status, text) == (504, "no group in time: the publisher sends nothing on this track\n")
-        assert publication.subscriptions()
+        assert subscriptions_of(publication)
         await no_readers_left()
 
 

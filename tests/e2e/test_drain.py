@@ -21,6 +21,7 @@ from relay.client import Client, SessionEnded, SubscribeError
 from relay.transport.client import ConnectError
 from relay.transport.session import SessionClosed
 from relay.wire.version import Version
+from tests.client.recording import requested, requests_of
 from tests.e2e.cluster_support import ANYONE, LIMITS, Camera, Viewer, cluster
 from tests.e2e.harness import RustPeer, free_udp_port
 from tests.e2e.http_support import published, readers, stage
@@ -166,8 +167,8 @@ async def test_http_requests_that_wait_or_follow_end_with_the_relay() -> None:
         following = await http.get(f"{relay.url}fetch/demo/cam/video?follow=1")
         assert await following.content.readexactly(1) == b"x"
         waiting = asyncio.create_task(http.get(f"{relay.url}fetch/demo/cam/silent"))
-        while not any(request.track == "silent" for request in publication.requests):
-            await publication.requested(len(publication.requests) + 1)
+        while not any(request.track == "silent" for request in requests_of(publication)):
+            await requested(publication, len(requests_of(publication)) + 1)
         async with draining(relay):
             async with http.get(f"{relay.url}fetch/demo/cam/video") as late:
                 assert (late.status, await late.text()) == (503, "going away: try another relay, or later\n")
