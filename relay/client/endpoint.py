@@ -39,14 +39,11 @@ MAX_HOP_ID: Final = 2**53 - 1
 SETUP_TIMEOUT: Final = 10.0
 """Seconds that a peer has for its part of the set-up."""
 
-FLUSH_TIMEOUT: Final = 5.0
-"""Seconds that written data gets to reach the peer before the session is closed."""
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds that written data gets to reach the peer at a close, and then the transport to end."""
 
 FLUSH_POLL: Final = 0.005
-"""Seconds between looks whether it has."""
-
-CLOSE_TIMEOUT: Final = 5.0
-"""Seconds that a transport gets to close."""
+"""Seconds between looks whether it has reached the peer."""
 
 UNLIMITED: Final = 1 << 62
 
@@ -57,10 +54,14 @@ TRUSTING: Final = replace(Limits(), control_rate=UNLIMITED, control_burst=UNLIMI
 class Handle:
     """Something of a session that changes, and that tasks wait for."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, label: object = "") -> None:
         self._endpoint = endpoint
+        self._label = label
         self.sleepers: dict[asyncio.Future[None], None] = {}
         """Waiting tasks; those of an endpoint are all of the session, so that its end leaves none waiting."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._label}>"
 
     def on_event(self, event: moq.Event) -> None:
         """A request of this handle has changed."""
@@ -172,7 +173,7 @@ class Endpoint(Handle):
         runtime: Runtime = SYSTEM,
         **setup: Any,
     ) -> None:
-        super().__init__(self)
+        super().__init__(self, session)
         self.session = session
         self.runtime = runtime
         self.now = runtime.now
@@ -205,9 +206,6 @@ class Endpoint(Handle):
         self.ended: SessionEnded | None = None
         self._closed: SessionClosed | None = None
         self._gone = asyncio.Event()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.session!r}>"
 
     # -- for the application
 
@@ -258,7 +256,7 @@ class Endpoint(Handle):
     async def close(self, code: int = 0, reason: str = "") -> None:
         """End the session and wait until its transport is released. Every waiting task gets SessionEnded.
 
-        Without a `code`, what was written reaches the peer first, ends of tracks included, within `FLUSH_TIMEOUT`.
+        Without a `code`, what was written reaches the peer first, ends of tracks included, within `CLOSE_TIMEOUT`.
         """
         try:
             if not code and self._started:
@@ -278,7 +276,7 @@ class Endpoint(Handle):
     async def _deliver(self) -> None:
         """Wait until the peer has what was written."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_TIMEOUT):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 while self.ended is None and (self.moq.serving.ending or self.session.undelivered):  # noqa: ASYNC110 - transports have no event for it
                     await asyncio.sleep(FLUSH_POLL)
 

@@ -54,11 +54,11 @@ class GroupWriter:
 
     def write(self, payload: bytes, timestamp: int | None = None) -> None:
         """Append a whole frame. `timestamp` counts in the track's timescale; None takes the clock."""
-        self._extend(self._header(len(payload), timestamp), payload)
+        self._begin(len(payload), timestamp, payload)
 
     def start_frame(self, size: int, timestamp: int | None = None) -> None:
         """Begin a frame of `size` bytes, which follow by `write_chunk`."""
-        self._extend(self._header(size, timestamp))
+        self._begin(size, timestamp)
         self._missing = size
 
     def write_chunk(self, data: bytes) -> None:
@@ -68,7 +68,8 @@ class GroupWriter:
             raise ValueError(f"the frame has room for {self._missing} bytes, not {len(data)}")
         if data:
             self._missing -= len(data)
-            self._extend(data)
+            self.group.extend((data,))
+            self.track.send(self.group)
 
     def finish(self) -> None:
         """The group is complete."""
@@ -82,12 +83,10 @@ class GroupWriter:
             self.group.code = code
             self.track.send(self.group)
 
-    def _header(self, size: int, timestamp: int | None) -> FrameHeader:
+    def _begin(self, size: int, timestamp: int | None, *payload: bytes) -> None:
         self._check_whole()
-        return FrameHeader(self.track.now() if timestamp is None else timestamp, size)
-
-    def _extend(self, *parts: FrameHeader | bytes) -> None:
-        self.group.extend(parts)
+        header = FrameHeader(self.track.now() if timestamp is None else timestamp, size)
+        self.group.extend((header, *payload))
         self.track.send(self.group)
 
     def _check_open(self) -> None:
@@ -104,7 +103,7 @@ class TrackWriter(Handle):
     """A track that may be subscribed and fetched."""
 
     def __init__(self, endpoint: Endpoint, name: str, info: TrackProperties, keep: int) -> None:
-        super().__init__(endpoint)
+        super().__init__(endpoint, name)
         self.name = name
         self.info = info
         self.latest: int | None = None
@@ -117,9 +116,6 @@ class TrackWriter(Handle):
         self._feeds: dict[int, Feed] = {}
         """What is served, by request. A fetch is a feed of one group."""
         self._fetches: set[int] = set()
-
-    def __repr__(self) -> str:
-        return f"<TrackWriter {self.name}>"
 
     @property
     def subscribers(self) -> int:
@@ -297,16 +293,13 @@ class Publication(Handle):
     """
 
     def __init__(self, endpoint: Endpoint, path: str, route: Route) -> None:
-        super().__init__(endpoint)
+        super().__init__(endpoint, path)
         self.path = path
         self.route = route
         self.announced = False
         self.closed = False
         self.tracks: dict[str, TrackWriter] = {}
         endpoint.publications[path] = self
-
-    def __repr__(self) -> str:
-        return f"<Publication {self.path}>"
 
     def track(
         self,

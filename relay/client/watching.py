@@ -6,7 +6,6 @@ Owns what arrived and was not read yet. Must never reorder groups or fill gaps: 
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -42,13 +41,19 @@ class Change:
     update: bool = False
 
 
+def apply(change: Change, live: dict[str, Change]) -> None:
+    """Note a change among the paths that are live."""
+    if change.active:
+        live[change.path] = change
+    else:
+        live.pop(change.path, None)
+
+
 class Announced(Reader[Change]):
     """The announcements under `prefix`, as changes in order (`async for`).
 
-    A reader that leaves more than `KEPT` of them unread gets those that lead to what is live now, and no others.
-
-    When the peer ends the stream, what was live on it is reported gone, then the iteration stops; a reset raises
-    AnnounceError.
+    When the peer ends them, what was live is reported gone, then the iteration stops; a reset raises AnnounceError. Of
+    more than `KEPT` unread changes those are left that lead to what is live now.
     """
 
     def __init__(self, endpoint: Endpoint, prefix: str) -> None:
@@ -78,7 +83,7 @@ class Announced(Reader[Change]):
         """Watch no longer: what was live is reported gone."""
         self._endpoint.cancel(self._request)
         for path in list(self.live):
-            self._note(Change(path, active=False))
+            self.put(Change(path, active=False))
         self.conclude()
 
     def on_event(self, event: moq.Event) -> None:
@@ -87,28 +92,22 @@ class Announced(Reader[Change]):
                 self.origin = event.origin
             case moq.Announced():
                 route = event.route
-                self._note(Change(event.path, True, event.listed, route.warm, route.cold, event.update))
+                self.put(Change(event.path, True, event.listed, route.warm, route.cold, event.update))
             case moq.Unannounced():
-                self._note(Change(event.path, active=False))
+                self.put(Change(event.path, active=False))
             case moq.AnnouncementsComplete():
                 self.complete = True
             case moq.AnnouncementsEnded():
                 self.conclude(event.code)
         self.ring()
 
-    def _note(self, change: Change) -> None:
-        if change.active:
-            self.live[change.path] = change
-        else:
-            del self.live[change.path]
-        self.put(change)
+    def put(self, item: Change) -> None:
+        apply(item, self.live)
+        super().put(item)
 
     def _take(self) -> Change:
         change = super()._take()
-        if change.active:
-            self._read[change.path] = change
-        else:
-            self._read.pop(change.path, None)
+        apply(change, self._read)
         return change
 
     def _lose(self) -> None:
@@ -135,8 +134,7 @@ class Frame:
 class GroupReader(Reader[Frame]):
     """One group, read frame by frame (`async for`), all at once (`read_all`) or in pieces (`pieces`).
 
-    `code` is set once the peer has aborted the group; what arrived whole before that is still read, then GroupAborted
-    is raised (FetchError for a fetched group).
+    Of a group that the peer aborted, what arrived whole is read, then GroupAborted (of a fetched one, FetchError) raised.
     """
 
     def __init__(
@@ -158,9 +156,7 @@ class GroupReader(Reader[Frame]):
         self._missing = 0
         """Bytes that the newest frame lacks."""
         super().__init__(endpoint, request, error)
-
-    def __repr__(self) -> str:
-        return f"<GroupReader {self.sequence}>"
+        self._label = str(sequence)
 
     async def read_all(self) -> list[Frame]:
         """Return all frames not read yet, once the group is complete."""
@@ -223,7 +219,7 @@ class GroupReader(Reader[Frame]):
 
 
 class Probes(Reader[ProbeReceived]):
-    """The peer's estimates of the connection, until it ends the stream or `close`; RequestError if it gives none."""
+    """The peer's estimates of the connection; RequestError if it gives none."""
 
     def close(self) -> None:
         """Ask for no more."""
@@ -273,30 +269,21 @@ class Subscription(Reader[GroupReader]):
         self.info = info
         self.ok: moq.SubscriptionStarted | None = None
         self.end: int | None = None
-        self.latest: int | None = None
-        """The highest sequence that arrived."""
         self.received = 0
         """Groups that arrived, read or not, datagrams among them."""
         self.datagrams = Reader[DatagramReceived](endpoint)
         """Groups of one frame that came as datagrams, some of them lost. Only the session's end ends them."""
         self._lost = 0
-        self._late = False
-        """No group is taken any more."""
-        self._timer: asyncio.TimerHandle | None = None
+        """Groups that the peer declared lost."""
         self._open: dict[int, GroupReader] = {}
         request = endpoint.moq.requests.subscribe(broadcast, track, params)
         self.request = moq.SubscribeRequested(request, broadcast, track, params)
         """As it was sent, with the updates since."""
         super().__init__(endpoint, request, SubscribeError)
-
-    def __repr__(self) -> str:
-        return f"<Subscription {self.request.broadcast} {self.request.track}>"
+        self._label = f"{broadcast} {track}"
 
     async def accepted(self) -> None:
-        """Wait until the peer accepts, in words or by sending a group; raises SubscribeError if it refuses.
-
-        05 and 06 accept with the first group, so this may take long.
-        """
+        """Wait until the peer accepts; SubscribeError if it refuses. 05 and 06 accept by the first group."""
         await self.until(lambda: self.ok or self.received or self.end is not None or self._over())
 
     async def ended(self) -> None:
@@ -327,8 +314,7 @@ class Subscription(Reader[GroupReader]):
         self.ring()
 
     def _over(self) -> bool:
-        # After the session nothing comes either.
-        return super()._over() and (self._late or self._all_here() or self._endpoint.ended is not None)
+        return super()._over() and (self._all_here() or self._request not in self._endpoint.handles)
 
     def _all_here(self) -> bool:
         """Every group from the first to the last has arrived, or was declared lost."""
@@ -340,10 +326,7 @@ class Subscription(Reader[GroupReader]):
 
     def _forget(self, code: int | None = None) -> None:
         """Take no more groups."""
-        if self._timer is not None:
-            self._timer.cancel()
         self._endpoint.cancel(self._request, code)
-        self._late = True
         self.ring()
 
     def on_event(self, event: moq.Event) -> None:
@@ -352,7 +335,7 @@ class Subscription(Reader[GroupReader]):
                 for part in event.parts:
                     self._on_part(part)
             case DatagramReceived():
-                self._count(event.sequence)
+                self.received += 1
                 self.datagrams.put(event)
             case moq.SubscriptionStarted():
                 self.ok = event
@@ -363,12 +346,9 @@ class Subscription(Reader[GroupReader]):
                 if event.closed and not self.finished:
                     self.finished = True
                     patience = self._endpoint.moq.patience(LATE_GROUPS)
-                    self._timer = self._endpoint.runtime.call_later(patience, self._forget)
-            case moq.RequestRejected():
-                if not self.finished:
-                    self.code = event.received
-                    self.finished = True
-                self._late = True
+                    self._endpoint.runtime.call_later(patience, self._forget)
+            case moq.RequestRejected() if not self.finished:
+                self.finished, self.code = True, event.received
         self._settle()
         self.ring()
 
@@ -382,7 +362,7 @@ class Subscription(Reader[GroupReader]):
         if reader is None:
             stop = partial(self._stop, part.sequence)
             reader = GroupReader(self._endpoint, part.sequence, part.first_frame, stop)
-            self._count(part.sequence)
+            self.received += 1
             self._open[part.sequence] = reader
             self.put(reader)
         reader.feed(part)
@@ -397,7 +377,3 @@ class Subscription(Reader[GroupReader]):
         self._endpoint.moq.requests.stop_group(self._request, sequence, code)
         self._endpoint.flush()
         self._settle()
-
-    def _count(self, sequence: int) -> None:
-        self.received += 1
-        self.latest = sequence if self.latest is None else max(self.latest, sequence)

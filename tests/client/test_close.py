@@ -40,7 +40,7 @@ async def test_what_was_written_leaves_before_the_session_ends(version: Version)
 async def test_a_peer_that_takes_nothing_does_not_hold_the_end_for_ever(
     version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "FLUSH_TIMEOUT", 0.05)
+    monkeypatch.setattr(endpoint, "CLOSE_TIMEOUT", 0.05)
     async with pair(version) as (near, far):
         track = far.publish("demo").track("video/hd")
         await near.subscribe("demo", "video/hd", wait=False)
