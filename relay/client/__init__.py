@@ -1,13 +1,7 @@
 """A moq-lite client for asyncio: publish and watch broadcasts over any session.
 
 Owns the handles on announcements, subscriptions, tracks and groups; the protocol is `relay.moq`. Must never know the
-relay's actors. `moq-clock`, embedders and the test suite call it.
-
-    async with await Client.connect("https://relay.example/room") as client:
-        subscription = await client.subscribe("demo/cam", "video/hd")
-        async for group in subscription:
-            async for frame in group:
-                ...
+relay's actors. `moq-clock`, embedders and the test suite call it; docs/client.md has examples.
 
 Read it in this order: `client` (what an application calls), `endpoint` (the session, and what all handles share),
 `watching` (asking and reading) and `publishing` (what is on offer, and the answers).

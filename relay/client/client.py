@@ -1,7 +1,6 @@
 """A client of one session: what an application asks for, and what it publishes.
 
-Must never read or write a message: `relay.moq` does. Applications and tests make one, by `Client.connect` or over any
-`Session`; it works on either end of a session, so two of them can talk to each other.
+Must never read or write a message: `relay.moq` does. It works on either end of a session, so two can talk to each other.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from typing import Any, Self, Unpack
 from urllib.parse import urlsplit
 
 from relay.client.endpoint import SETUP_TIMEOUT, Endpoint, Reader
-from relay.client.errors import FetchError, SubscribeError, TrackInfoError
+from relay.client.errors import SubscribeError, TrackInfoError
 from relay.client.publishing import Publication
 from relay.client.watching import Announced, Frame, GroupReader, Probes, Subscription, Wanted, params_of
 from relay.model.path import checked
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
-from relay.moq.session import InfoReceived
+from relay.moq.session import InfoReceived, SubscribeRequested
 from relay.runtime import SYSTEM, Runtime
 from relay.transport.client import ClientTls, connect, connect_websocket
 from relay.transport.session import Session
@@ -40,23 +39,17 @@ class Client(Endpoint):
         runtime: Runtime = SYSTEM,
         **options: Any,
     ) -> Self:
-        """Dial `url` and set the session up; `options` are those of `Endpoint`.
+        """Dial `url` and set the session up; ConnectError if that fails, SessionEnded if the peer then closes.
 
-        Raises ConnectError if that fails, and SessionEnded if the peer then closes.
+        `options` are those of `Endpoint`.
         """
         chosen = tuple(versions)
-        websocket = url.partition(":")[0].lower() in ("ws", "wss")
-        dial = connect_websocket if websocket else connect
+        dial = connect_websocket if url.lower().startswith(("ws:", "wss:")) else connect
         session: Session = await dial(
             url, versions=chosen, tls=tls or ClientTls(), bind=bind, timeout=timeout, runtime=runtime
         )
-        client = cls(
-            session,
-            versions=chosen,
-            runtime=runtime,
-            authority=urlsplit(url).netloc.rpartition("@")[2],
-            **options,
-        )
+        authority = urlsplit(url).netloc.rpartition("@")[2]
+        client = cls(session, versions=chosen, runtime=runtime, authority=authority, **options)
         await client.start(timeout)
         return client
 
@@ -113,7 +106,9 @@ class Client(Endpoint):
             except TrackInfoError as error:
                 raise SubscribeError(error.code) from error
         self.check()
-        subscription = Subscription(self, checked(broadcast), track, params, info)
+        path = checked(broadcast)
+        request = self.moq.requests.subscribe(path, track, params)
+        subscription = Subscription(self, SubscribeRequested(request, path, track, params), info)
         if wait and self.version.accepts_at_once:
             try:
                 await subscription.accepted()
@@ -155,7 +150,7 @@ class Client(Endpoint):
         request = self.moq.requests.fetch(
             path, track, group, priority=priority, start_frame=start_frame, end_frame=end_frame
         )
-        return GroupReader(self, group, start_frame, partial(self.cancel, request), FetchError, request)
+        return GroupReader(self, group, start_frame, partial(self.cancel, request), request)
 
     def probe(self) -> Probes:
         """Ask for the peer's estimates of the connection (03 and newer, else ValueError)."""

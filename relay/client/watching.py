@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final, TypedDict, Unpack
 
 from relay.client.endpoint import KEPT, Endpoint, Reader
-from relay.client.errors import AnnounceError, ClientError, GroupAborted, RequestError, SubscribeError
+from relay.client.errors import AnnounceError, ClientError, FetchError, GroupAborted, SubscribeError
 from relay.model.group import Part
 from relay.model.route import MAX_COST
 from relay.model.track import SubscribeParams, TrackProperties
@@ -138,15 +138,9 @@ class GroupReader(Reader[Frame]):
     """
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        sequence: int,
-        frame_start: int,
-        stop: Callable[[int], None],
-        error: type[RequestError] = GroupAborted,
-        request: int = 0,
+        self, endpoint: Endpoint, sequence: int, frame_start: int, stop: Callable[[int], None], fetch: int = 0
     ) -> None:
-        """`stop` asks the peer to send no more, with a stream code."""
+        """`stop` asks the peer to send no more, with a stream code; `fetch` is the request of a fetched group."""
         self.sequence = sequence
         self.frame_start = frame_start
         """Number of the first frame that comes."""
@@ -155,7 +149,7 @@ class GroupReader(Reader[Frame]):
         """Starts of frames among what is unread, each followed by the chunks of its payload."""
         self._missing = 0
         """Bytes that the newest frame lacks."""
-        super().__init__(endpoint, request, error)
+        super().__init__(endpoint, fetch, FetchError if fetch else GroupAborted)
         self._label = str(sequence)
 
     async def read_all(self) -> list[Frame]:
@@ -253,22 +247,19 @@ def params_of(wanted: Wanted, before: SubscribeParams) -> SubscribeParams:
 class Subscription(Reader[GroupReader]):
     """A running subscription: its groups in order of arrival (`async for`), and what the peer said about it.
 
-    The iteration stops when the track has ended and everything sent was read; it raises SubscribeError if the peer
-    aborts. `end` is the first sequence that will never be sent (05 and 06).
-    `finished` tells that the Subscribe stream has ended. Of more than `KEPT` unread groups the oldest are stopped.
+    The iteration stops when the track has ended and everything sent was read; SubscribeError if the peer aborts. Of more
+    than `KEPT` unread groups the oldest are stopped.
     """
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        broadcast: str,
-        track: str,
-        params: SubscribeParams,
-        info: TrackProperties | None = None,
+        self, endpoint: Endpoint, request: moq.SubscribeRequested, info: TrackProperties | None
     ) -> None:
         self.info = info
+        self.request = request
+        """As it was sent, with the updates since."""
         self.ok: moq.SubscriptionStarted | None = None
         self.end: int | None = None
+        """The first sequence that will never be sent (05 and 06)."""
         self.received = 0
         """Groups that arrived, read or not, datagrams among them."""
         self.datagrams = Reader[DatagramReceived](endpoint)
@@ -276,11 +267,8 @@ class Subscription(Reader[GroupReader]):
         self._lost = 0
         """Groups that the peer declared lost."""
         self._open: dict[int, GroupReader] = {}
-        request = endpoint.moq.requests.subscribe(broadcast, track, params)
-        self.request = moq.SubscribeRequested(request, broadcast, track, params)
-        """As it was sent, with the updates since."""
-        super().__init__(endpoint, request, SubscribeError)
-        self._label = f"{broadcast} {track}"
+        super().__init__(endpoint, request.request, SubscribeError)
+        self._label = f"{request.broadcast} {request.track}"
 
     async def accepted(self) -> None:
         """Wait until the peer accepts; SubscribeError if it refuses. 05 and 06 accept by the first group."""
