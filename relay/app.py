@@ -113,7 +113,7 @@ class Relay:
                 relay=self.identity,
                 counters=actors.counters,
                 refused=(self._refused, self._authenticator.refused, quic.refused),
-                links=lambda: len(quic.connections),
+                quic_connections=lambda: len(quic.connections),
                 segments_refused=lambda: quic.segments_refused,
                 cluster=actors.cluster,
                 members=config.cluster.prefix,

@@ -230,7 +230,6 @@ class MemorySession:
         self.paused = True
 
     def resume(self) -> None:
-        """Read again."""
         self.paused = False
         self.peer.schedule()
 
@@ -289,7 +288,6 @@ class MemorySession:
         opener.admit(unidirectional=stream.unidirectional)
 
     def admit(self, *, unidirectional: bool) -> None:
-        """More streams may be opened."""
         self.queue.admit(unidirectional=unidirectional)
         self.schedule()
 

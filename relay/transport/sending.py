@@ -67,7 +67,6 @@ class SendQueue(Generic[S]):
 
     @property
     def top(self) -> S | None:
-        """The most urgent ready stream."""
         return self._ready[-1] if self._ready else None
 
     def add(self, stream: S) -> bool:
@@ -105,7 +104,6 @@ class SendQueue(Generic[S]):
         self._return(streams)
 
     def remove(self, stream: S) -> None:
-        """Remove a stream in any state."""
         match stream.send_state:
             case SendState.READY:
                 del self._ready[bisect.bisect_left(self._ready, stream.order, key=urgency)]
@@ -125,7 +123,6 @@ class SendQueue(Generic[S]):
             stream.order = order
 
     def clear(self) -> None:
-        """Remove all streams."""
         for stream in (*self._ready, *self._blocked, *self._unopened[True], *self._unopened[False]):
             stream.send_state = SendState.IDLE
         self._ready.clear()

@@ -54,7 +54,6 @@ class Slots:
             logger.info("there is room again", limit=self._name, **_remote(key), refused=number)
 
     def refuse(self, key: str = "") -> None:
-        """Count a refusal."""
         self._refused[self._name] += 1
         if key in self._episodes:
             self._episodes[key] += 1

@@ -41,7 +41,6 @@ class WebTransportClientSession(WebTransportSession):
         self._protocols = protocols
         self._request_id: int | None = None
         self.status: int | None = None
-        """HTTP status of the answer."""
 
     def established(self) -> None:
         # Only now: HTTP/3 sends application data, and the server's certificate is checked.

@@ -128,12 +128,10 @@ class FetchQueue:
         self._queue.put_nowait((item, size))
 
     def cut(self, over: Over) -> None:
-        """End it at once."""
         self._end(over)
         self.on_cut()
 
     def _end(self, over: Over) -> None:
-        """Replace all queued items."""
         self._full = True
         while not self._queue.empty():
             self._queue.get_nowait()
@@ -160,7 +158,6 @@ class Frames:
         """By group: number of the next frame, its start and its chunks so far."""
 
     def take(self, fragment: m.GroupFragment) -> Iterator[bytes]:
-        """The encoded frames completed by this fragment."""
         sequence = fragment.sequence
         number, start, chunks = self._open.pop(sequence, (fragment.start_frame, None, []))
         left = 0 if start is None else start.size - sum(map(len, chunks))

@@ -90,7 +90,6 @@ class KeyServer(Keys):
             await self.close()
 
     async def close(self) -> None:
-        """Cancel running requests."""
         for request in list(self._requests.values()):
             request.cancel()
         if self._session is not None:

@@ -95,7 +95,6 @@ class WebServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def use(self, limits: Limits) -> None:
-        """Apply other limits to new connections."""
         self._all.limit = limits.http
         self._by_address.limit = limits.http_address
         self._timeout = limits.setup_timeout
@@ -173,7 +172,6 @@ class WebServer:
                 connection.close()
 
     async def close(self) -> None:
-        """Stop listening and end open requests."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -77,7 +77,6 @@ class LoopLag:
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to measure."""
         due = self._runtime.now() + LAG_INTERVAL
         self._handle = self._runtime.call_later(LAG_INTERVAL, self._look, due)
 
@@ -99,7 +98,6 @@ class LoopLag:
         return max((lag for _, lag in self._seen), default=0.0)
 
     def histogram(self) -> Metric:
-        """All measurements."""
         bounds = [*map(str, LAG_BOUNDS), "+Inf"]
         return HistogramMetricFamily(
             "moq_relay_event_loop_delay_seconds",
@@ -131,7 +129,6 @@ class Metrics:
             collector(registry=self._process)
 
     async def render(self) -> tuple[bytes, str]:
-        """Body and content type."""
         sources = self._sources
         gate = await state.gate_report(sources)
         sessions = await state.every(gate.connections, m.CountSession())
@@ -184,7 +181,7 @@ class Metrics:
             _gauge(
                 "quic_connections",
                 "QUIC connections, those before and after their session included",
-                self._sources.links(),
+                self._sources.quic_connections(),
             ),
             actors,
             _gauge("tasks", "asyncio tasks in this process", len(asyncio.all_tasks())),

@@ -51,7 +51,6 @@ class Readers:
 
     @contextmanager
     def one_more(self) -> Iterator[fetching.FetchQueue]:
-        """The queue of one request."""
         queue = fetching.FetchQueue()
         self._queues.add(queue)
         try:
@@ -159,7 +158,6 @@ def _text(status: int, text: str, **headers: str) -> web.Response:
 
 
 def _structure(request: web.Request, value: object) -> web.Response:
-    """JSON, or msgpack on request."""
     if "application/msgpack" in request.headers.get("accept", ""):
         return web.Response(body=msgpack.packb(value, default=plain), content_type="application/msgpack")
     return web.Response(text=json.dumps(value, default=plain) + "\n", content_type="application/json")

@@ -24,7 +24,6 @@ class WebServers:
     """Both servers. Each `listen_...` returns the addresses, with the real ports, and raises OSError."""
 
     def __init__(self, services: Services, limits: Limits, refused: Counter[str]) -> None:
-        """`refused` counts rejections."""
         self._services = services
         self._refused = refused
         self._limits = limits
@@ -74,7 +73,6 @@ class WebServers:
         return addresses
 
     def use(self, limits: Limits) -> None:
-        """Apply other limits to new connections."""
         self._limits = limits
         for server in self._servers:
             server.use(limits)
@@ -84,7 +82,6 @@ class WebServers:
         self._services.readers.end()
 
     async def close(self) -> None:
-        """Stop listening and end open requests."""
         self._lag.stop()
         for server in self._servers:
             await server.close()

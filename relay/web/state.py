@@ -39,10 +39,8 @@ class Sources:
     counters: Ref
     refused: tuple[Mapping[str, int], ...]
     """Rejections by listeners and the authenticator, by reason; the gate reports its own."""
-    links: Callable[[], int]
-    """Number of QUIC connections."""
+    quic_connections: Callable[[], int]
     segments_refused: Callable[[], int] = int
-    """How often the kernel refused UDP segmentation."""
     cluster: Ref | None = None
     members: str = "internal/origins"
     """Path of cluster members."""

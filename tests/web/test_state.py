@@ -39,7 +39,7 @@ async def turns_for(broadcasts: int) -> int:
         relay=nobody,
         counters=world.origin,
         refused=(),
-        links=lambda: 0,
+        quic_connections=lambda: 0,
     )
     loop, turns = asyncio.get_running_loop(), 0
     over = False

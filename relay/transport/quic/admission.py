@@ -136,7 +136,6 @@ class Admission:
             self._end_handshake(connection)
 
     def forget(self, connection: Connection) -> None:
-        """The connection is removed."""
         self._end_handshake(connection)
         if connection not in self._present:
             return

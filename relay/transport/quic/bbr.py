@@ -206,7 +206,6 @@ class Bbr(QuicCongestionControl):
         self._long_rounds = 0
         self._aggregation = _AckAggregation()
         self._full = False
-        """Startup is over."""
         self._full_bandwidth = 0.0
         self._full_rounds = 0
         self._phase = 0

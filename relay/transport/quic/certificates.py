@@ -77,7 +77,6 @@ class CertificatePair:
         return address in names.get_values_for_type(x509.IPAddress)
 
     def chain_pem(self) -> bytes:
-        """Leaf and chain in PEM."""
         return b"".join(
             certificate.public_bytes(serialization.Encoding.PEM)
             for certificate in (self.certificate, *self.chain)

@@ -256,7 +256,6 @@ class RelayQuicConnection(QuicConnection):
         if self._bbr is not None:
             self._loss._pacer = BbrPacer(self._bbr, max_datagram_size=self._max_datagram_size)
         self.events = self._events
-        """Events for `next_event`."""
         self._write_queue = WriteQueue()
         self._given: set[int] = set()
         """Streams with data that aioquic may not have sent yet."""
@@ -328,7 +327,6 @@ class RelayQuicConnection(QuicConnection):
         return None
 
     def bursts(self, now: float) -> list[Burst]:
-        """All packets to send now, by address."""
         if self._write_queue:
             self._give()
         bursts: list[Burst] = []
@@ -370,7 +368,6 @@ class RelayQuicConnection(QuicConnection):
             self._write_queue.add(stream_id, chunks, fin=fin, order=order)
 
     def prioritize(self, stream_id: int, order: tuple[int, int]) -> None:
-        """Change the `order` of unsent data."""
         self._write_queue.prioritize(stream_id, order)
 
     def reset_stream(self, stream_id: int, error_code: int) -> None:

@@ -66,8 +66,7 @@ class Handler(Protocol):
     def gathered(self) -> Sequence[object]:
         """Events waiting for `deliver`."""
 
-    def established(self) -> None:
-        """The handshake is complete."""
+    def established(self) -> None: ...
 
     def handle(self, event: QuicEvent) -> None:
         """Handle stream data, a datagram or an answer to a ping."""
@@ -75,8 +74,7 @@ class Handler(Protocol):
     def pump(self) -> None:
         """Hand sendable data to the connection; called before each transmit."""
 
-    def deliver(self) -> None:
-        """Deliver the gathered events as one batch."""
+    def deliver(self) -> None: ...
 
     def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
         """The connection is closing. Called once."""
@@ -157,7 +155,6 @@ class Connection:
         self.established = False
         self.gone = False
         self.last_received = now
-        """Time of the last datagram."""
         self.idle_timeout = endpoint.settings.idle_timeout
         self.keep_alive = 0.0
         """Seconds of silence before a ping; 0 for never, and until the handshake is complete."""
@@ -389,7 +386,6 @@ class Connection:
             await waiter
 
     def left(self) -> None:
-        """The endpoint has removed this connection."""
         self.gone = True
         self.handler = None  # breaks a reference cycle
         waiters, self._gone_waiters = self._gone_waiters, []
@@ -450,7 +446,6 @@ class Connection:
             self.endpoint.remove(self)
 
     def _agree(self) -> None:
-        """Apply the peer's transport parameters."""
         settings = self.endpoint.settings
         self.idle_timeout = compat.idle_timeout(self.quic)
         if settings.keep_alive:

@@ -30,11 +30,9 @@ class PacketCost:
         self.ordinary = ORDINARY if fast else SLOWER * ORDINARY
         """Free seconds for each packet."""
         self.datagrams = 0
-        """Datagrams since the last `settle`."""
         self.measured = 0
         """Datagrams still to be measured after a slow one."""
         self.logged = False
-        """The drops were logged."""
         self.trusted = False
         """Unlimited: the peer is a relay of the cluster."""
         self._level = 0.0

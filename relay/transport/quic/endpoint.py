@@ -51,7 +51,6 @@ LONG_HEADER_START = 6
 """Bytes before the destination connection id of a long header: flags, version, length."""
 
 MAX_DATAGRAM_FRAME = 65535
-"""Largest DATAGRAM frame that we accept."""
 
 STALL = 0.2
 """Seconds that a timer may be late before the whole process counts as paused."""
@@ -102,7 +101,6 @@ class Endpoint:
         """CPU seconds of this thread."""
         self.connections: set[Connection] = set()
         self.refused: Counter[str] = Counter()
-        """Rejections by reason."""
         self._loop = asyncio.get_running_loop()
         self._sockets: list[UdpSocket] = []
         self._routes: dict[bytes, Connection] = {}
@@ -137,8 +135,7 @@ class Endpoint:
     def on_close(self, connection: Connection) -> None:
         """`connection` has sent or received its close."""
 
-    def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
-        """Handle a datagram for no known connection."""
+    def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None: ...
 
     def count_drop(self, connection: Connection) -> None:
         """A datagram of `connection` was dropped: its packets cost too much."""
@@ -152,7 +149,6 @@ class Endpoint:
         self._loop.call_soon(callback)
 
     def release(self) -> None:
-        """Close the sockets and remove every connection."""
         for connection in tuple(self.connections):
             self.remove(connection)
         for sock in self._sockets:
@@ -167,7 +163,6 @@ class Endpoint:
             self._timer = None
 
     def remove(self, connection: Connection) -> None:
-        """Remove a connection and its routes."""
         connection.left()
         self.unwatch(connection)
         connection.quic.release()
@@ -393,12 +388,10 @@ class QuicServer(Endpoint):
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Bound addresses, with the real port."""
         return [sock.address for sock in self._sockets]
 
     @property
     def segments_refused(self) -> int:
-        """How often the kernel refused segmentation."""
         return sum(sock.segments_refused for sock in self._sockets)
 
     @property

@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 
 VERSION_NEGOTIATION = 0
-"""Version field of a Version Negotiation packet."""
 
 FIXED_BIT = 0x40
 """The fixed bit, so that demultiplexers recognise QUIC (RFC 9000, 17.2.1)."""
@@ -19,7 +18,6 @@ RESERVED = 0x0A0A0A0A
 """A reserved version, which clients must ignore (RFC 9000, 15)."""
 
 LONG_HEADER = 0x80
-"""The header form bit of long headers."""
 
 
 def answer(data: bytes, supported: Sequence[int]) -> bytes | None:

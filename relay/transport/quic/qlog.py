@@ -107,7 +107,6 @@ class QlogDirectory(QuicLogger):
 
     @property
     def full(self) -> bool:
-        """The next connection is not logged."""
         return len(self._live) >= self._files
 
     def start_trace(self, is_client: bool, odcid: bytes) -> Trace:  # noqa: FBT001 - as the original

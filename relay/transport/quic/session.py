@@ -202,7 +202,6 @@ class QuicSession:
                 self._offer(stream)
 
     def deliver(self) -> None:
-        """Deliver the gathered events to the owner."""
         sink = self._sink
         if sink is None or not self.gathered:
             return
@@ -346,7 +345,6 @@ class QuicSession:
         return QuicStream(self, -1, unidirectional=unidirectional, opened_by_peer=False, order=order)
 
     def ready(self, stream: QuicStream) -> None:
-        """A stream has data to send."""
         if stream.id < 0:
             waiting = self._waiting.setdefault(stream.unidirectional, [])
             index = bisect.bisect_left(waiting, stream.order, key=urgency)

@@ -31,7 +31,6 @@ class ClientTls:
     """Hex SHA-256 of accepted leaf certificates, instead of any root; names are not checked."""
 
     disable_verify: bool = False
-    """Accept any certificate."""
 
 
 class Trust:

@@ -75,11 +75,9 @@ class UdpSocket:
         self.failed = 0
         """Datagrams that the kernel refused."""
         self.segments_refused = 0
-        """How often the kernel refused segmentation."""
         self.on_error: Callable[[OSError], None] | None = None
         """Called with receive errors: on a connected socket, that the peer's port is closed."""
         self.on_drained: Callable[[], None] | None = None
-        """Called after each batch of datagrams."""
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._receiver = receiver
@@ -110,7 +108,6 @@ class UdpSocket:
 
     @property
     def address(self) -> tuple[str, int]:
-        """The bound (host, port)."""
         name = self.sock.getsockname()
         return str(name[0]), int(name[1])
 

@@ -21,7 +21,6 @@ class StreamWrites:
         self.size = 0
         """Bytes."""
         self.fin = False
-        """The stream ends after them."""
         self._chunks: deque[bytes] = deque()
         self._begin = 0
         """Bytes taken from the first chunk."""
@@ -83,7 +82,6 @@ class WriteQueue:
             insort(self._queue, writes, key=_order)
 
     def drop(self, stream_id: int) -> None:
-        """Discard the writes of a stream."""
         writes = self._streams.pop(stream_id, None)
         if writes is not None:
             self._queue.remove(writes)

@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
 
 def choices(versions: Sequence[Version]) -> list[Choice]:
-    """All choices for `versions`, the best first."""
+    """Best first."""
     found = [
         Choice(f"{draft.name_on_wire}.{alpn}", draft, ALPN_VERSIONS[alpn])
         for alpn in alpns_for(versions)

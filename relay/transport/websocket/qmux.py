@@ -67,7 +67,6 @@ class Window:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        """The limit sent to the peer."""
         self.used = 0
         self._granted = limit
         self._released = 0
@@ -87,7 +86,6 @@ class Window:
         return True
 
     def announce(self) -> int:
-        """The new limit to send."""
         self.limit = self._granted
         return self.limit
 

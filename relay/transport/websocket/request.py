@@ -52,7 +52,6 @@ class WebSocketRequest:
         self.query = query
         self.offered = tuple(offered)
         self.session: FramedSession | None = None
-        """Set by `accept`."""
         self.refusal: tuple[int, str] | None = None
         """HTTP status and reason, set by `reject`."""
         self._accepted = partial(

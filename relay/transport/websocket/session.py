@@ -156,7 +156,6 @@ class FramedSession(FramedStreams):
         return self._started and len(self._controls) + len(self._signals) < CONTROL_BACKLOG
 
     def receive(self, message: bytes) -> None:
-        """Handle a binary message."""
         if self.ended:
             return
         self._note_alive()
@@ -178,7 +177,6 @@ class FramedSession(FramedStreams):
             self.wake()
 
     def received_pong(self) -> None:
-        """Handle a WebSocket pong."""
         self._note_alive()
         self._measure()
 

@@ -94,14 +94,12 @@ class FramedStreams:
         """Bytes of a stream that the peer allows now."""
         return MAX_PAYLOAD
 
-    def _sent(self, stream: FramedStream, size: int) -> None:
-        """Count sent bytes of a stream."""
+    def _sent(self, stream: FramedStream, size: int) -> None: ...
 
     def _count(self, stream: FramedStream, size: int) -> None:
         """Count received bytes of a stream. Raises WireError beyond the limit."""
 
-    def _released(self, *, unidirectional: bool) -> None:
-        """A stream of the peer is over."""
+    def _released(self, *, unidirectional: bool) -> None: ...
 
     def _index_limit(self, *, unidirectional: bool) -> int:
         """How many streams the peer may have opened so far. Opening the fifth opens the fourth."""
@@ -119,7 +117,6 @@ class FramedStreams:
         return MAX_PAYLOAD + MAX_HEADER
 
     def _emit(self, event: Event) -> None:
-        """Queue an event for the owner."""
         raise NotImplementedError
 
     def _control(self, frame: bytes) -> None:
@@ -193,8 +190,7 @@ class FramedStreams:
         self._begin(stream)
         return stream
 
-    def _begin(self, stream: FramedStream) -> None:
-        """A stream got its number."""
+    def _begin(self, stream: FramedStream) -> None: ...
 
     # -- sending
 

@@ -50,7 +50,6 @@ class FastBase(ServerStart):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._fast_path = False
-        """1-RTT packets take the fast path."""
         self._aioquic_due = True
         """aioquic may have frames to send that only it can write."""
         self._pair = FastPair(native=self.native)
@@ -62,7 +61,6 @@ class FastBase(ServerStart):
         self._ended: list[FastStream] = []
         """Streams with a half that ended since the last transmit."""
         self._frames: deque[ControlFrame] = deque()
-        """Control frames to send."""
         self._limits_due = False
         """MAX_STREAMS may be due."""
         self._trains: list[Train] = []
@@ -75,11 +73,10 @@ class FastBase(ServerStart):
         self._min_ack_delay: float | None = None
         """Least seconds that the peer can delay acknowledgements, if it takes ACK_FREQUENCY frames."""
         self._frequency_due = False
-        """An ACK_FREQUENCY frame is due."""
         self._asked_window = 0
         """The congestion window at the last one."""
         self._idle = 0.0
-        """The idle time-out in seconds."""
+        """The idle time-out."""
         if self._bbr is None:
             self._loss._pacer = Pacer(max_datagram_size=self._max_datagram_size)
         self._mtu = PathMtu(self._max_datagram_size)

@@ -48,7 +48,6 @@ class Identity:
         chain = (credentials.certificate, *credentials.chain)
         entries = b"".join(_block(3, each.public_bytes(Encoding.DER)) + b"\x00\x00" for each in chain)
         self.message = _message(tls.HandshakeType.CERTIFICATE, b"\x00" + _block(3, entries))
-        """The Certificate message."""
         asked = tls.Context(is_client=False)
         asked.certificate_private_key = credentials.key
         self.algorithms = {

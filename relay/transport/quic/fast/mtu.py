@@ -65,7 +65,6 @@ class PathMtu:
         return self._candidates[0]
 
     def probed(self, now: float) -> None:
-        """The probe was sent."""
         self._probing = True
         self._next = now + SPACING
 

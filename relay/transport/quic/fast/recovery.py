@@ -26,7 +26,7 @@ SMALLEST_BURST = 16
 """Least burst in packets at any rate: a frame of video, or the initial window."""
 
 LARGEST_BURST = 256
-"""Largest burst in packets."""
+"""Packets."""
 
 BURST_TIME = 0.004
 """Burst in seconds of the pacing rate: timers are 1 to 2 ms late, and 16 packets per millisecond would limit
@@ -67,7 +67,6 @@ class SentPacket:
         self.stop = 0
         self.fin = False
         self.more: list[tuple[FastSender, int, int, bool]] | None = None
-        """Further STREAM frames."""
         self.handlers: list[tuple[Any, tuple[Any, ...]]] | None = None
         """Handlers of control frames, called with the delivery state and the arguments."""
         self.acks = -1

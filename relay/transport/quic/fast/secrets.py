@@ -47,7 +47,6 @@ class Suite:
     block: int
     """Block size of its hash in bytes."""
     size: int
-    """Bytes of its hash and secrets."""
     key_size: int
     aead: bytes
     protection: bytes

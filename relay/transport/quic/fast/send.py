@@ -60,7 +60,6 @@ class SendConnection(ControlFrameConnection):
         ]
 
     def bursts(self, now: float) -> list[Burst]:
-        """All packets to send now, by address."""
         if self._ended:
             self._discard_ended()
         bursts: list[Burst] = []

@@ -33,8 +33,7 @@ class Owner(Protocol):
     def stream_has_control(self, stream: FastStream) -> None:
         """RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA is due."""
 
-    def stream_ended(self, stream: FastStream) -> None:
-        """One half is finished."""
+    def stream_ended(self, stream: FastStream) -> None: ...
 
 
 class FastSender:
@@ -62,7 +61,6 @@ class FastSender:
         self._stream = stream
         self.chunks: list[bytes] = []
         self.ends: list[int] = []
-        """Offset after each chunk."""
         self.cursor = 0
         """Index of the chunk with the next new byte."""
         self._acked = 0
@@ -78,7 +76,7 @@ class FastSender:
         """Everything below was sent at least once."""
         self.is_finished = stream is None
         self.lost: list[tuple[int, int]] = []
-        """Lost ranges to send again, by offset."""
+        """By offset."""
         self.reset_pending = False
 
     @property
@@ -88,7 +86,6 @@ class FastSender:
 
     @property
     def next_offset(self) -> int:
-        """Offset of the next frame."""
         return self.lost[0][0] if self.lost else self.highest_offset
 
     @property
@@ -197,7 +194,6 @@ class FastSender:
         return b"".join(chunks)
 
     def _slice(self, start: int, stop: int) -> bytes:
-        """Bytes sent before."""
         index = bisect_right(self.ends, start)
         chunks = []
         while start < stop:
@@ -242,7 +238,6 @@ class FastSender:
             self._stream.has_data()
 
     def on_acked(self, start: int, stop: int, fin: bool) -> None:  # noqa: FBT001
-        """A frame was acknowledged."""
         if self._reset_error_code is not None:
             return
         if start == self._acked and self._beyond is None:
@@ -311,7 +306,6 @@ class ReorderBuffer:
         self._stops[first:last] = (stop,)
 
     def shift(self) -> range:
-        """Remove and return the first."""
         return range(self._starts.pop(0), self._stops.pop(0))
 
 
