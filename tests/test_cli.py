@@ -21,6 +21,7 @@ from relay.config import Auth, Cluster, Config, ConfigError, Public, load
 from relay.config.tables import OPTIONS
 from relay.transport.quic.certificates import generate_certificate
 from relay.version import VERSION
+from tests.pem import chain_pem, key_pem
 from tests.sampling import covering
 
 ROOT = Path(__file__).parent.parent
@@ -172,8 +173,8 @@ LEAF = """
 
 def written_leaf() -> None:
     pair = generate_certificate(["localhost"], dt.datetime.now(dt.UTC))
-    Path("cert.pem").write_bytes(pair.chain_pem())
-    Path("key.pem").write_bytes(pair.key_pem())
+    Path("cert.pem").write_bytes(chain_pem(pair))
+    Path("key.pem").write_bytes(key_pem(pair))
     Path("root.jwk").write_text(json.dumps({"alg": "HS256", "key_ops": ["verify"], "k": "c2VjcmV0" * 8}))
     Path("root.jwk").chmod(0o600)
     Path("leaf.toml").write_text(LEAF)
@@ -202,8 +203,8 @@ def test_check_names_a_certificate_that_clients_refuse(
     """A generated one lives for 14 days, from the day before it was made: here it is a file like any other."""
     written_leaf()
     pair = generate_certificate(["localhost"], dt.datetime.now(dt.UTC) + dt.timedelta(days=made - 2))
-    Path("cert.pem").write_bytes(pair.chain_pem())
-    Path("key.pem").write_bytes(pair.key_pem())
+    Path("cert.pem").write_bytes(chain_pem(pair))
+    Path("key.pem").write_bytes(key_pem(pair))
     assert cli.main(["leaf.toml", "--check"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("leaf.toml: ok\n")

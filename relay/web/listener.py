@@ -103,11 +103,12 @@ class WebServer:
         """Prepare; then call `listen`."""
         await self._runner.setup()
 
-    async def listen(self, sockets: list[socket], tls: ssl.SSLContext | None = None) -> None:
-        """Serve on non-blocking listening sockets."""
+    def listen(self, sockets: list[socket], tls: ssl.SSLContext | None = None) -> list[tuple[str, int]]:
+        """Serve on sockets that listen and do not block. Returns their addresses."""
         for sock in sockets:
             self._sockets.append(sock)
             self._spawn(self._accept(sock, tls))
+        return [sock.getsockname()[:2] for sock in sockets]
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ssl
 from collections import Counter
 
+from aiohttp import web
+
 from relay.logs import get_logger
 from relay.model.limits import Limits
 from relay.transport.sockets import bind_tcp
@@ -37,18 +39,19 @@ class WebServers:
         app = build(self._services)
         if sessions is not None:
             accept_sessions(app, sessions)
-        self._public = WebServer(app, self._limits, self._refused, self._services.sources.runtime.now)
-        self._servers.append(self._public)
-        await self._public.start()
+        self._public = await self._add(app)
+
+    async def _add(self, app: web.Application) -> WebServer:
+        server = WebServer(app, self._limits, self._refused, self._services.sources.runtime.now)
+        self._servers.append(server)
+        await server.start()
+        return server
 
     async def listen_public(
         self, host: str, port: int, tls: ssl.SSLContext | None = None
     ) -> list[tuple[str, int]]:
         assert self._public is not None
-        sockets = bind_tcp(host, port)
-        addresses: list[tuple[str, int]] = [sock.getsockname()[:2] for sock in sockets]
-        await self._public.listen(sockets, tls)
-        return addresses
+        return self._public.listen(bind_tcp(host, port), tls)
 
     async def listen_internal(self, host: str, port: int, *, required: bool) -> list[tuple[str, int]]:
         """Unless it is `required`, an unavailable address is only logged."""
@@ -59,18 +62,9 @@ class WebServers:
                 raise
             logger.warning("no internal listener", reason=error.strerror)
             return []
-        addresses: list[tuple[str, int]] = [sock.getsockname()[:2] for sock in sockets]
         metrics = Metrics(self._services.sources, self._lag)
-        server = WebServer(
-            build(internal(self._services, metrics)),
-            self._limits,
-            self._refused,
-            self._services.sources.runtime.now,
-        )
-        self._servers.append(server)
-        await server.start()
-        await server.listen(sockets)
-        return addresses
+        server = await self._add(build(internal(self._services, metrics)))
+        return server.listen(sockets)
 
     def use(self, limits: Limits) -> None:
         self._limits = limits

@@ -66,14 +66,6 @@ async def every(refs: Iterable[Ref], question: object) -> list[Any]:
     return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
-async def broadcasts(sources: Sources, prefixes: tuple[str, ...]) -> tuple[BroadcastRow, ...]:
-    """Publications under the prefixes, with their tracks.
-
-    Raises TimeoutError or ActorDeadError of the directory.
-    """
-    return await _rows(sources, m.ListPublications(prefixes))
-
-
 async def announced(sources: Sources, prefixes: tuple[str, ...], base: str) -> list[AnnouncedRow]:
     """The serving publications under the prefixes, relative to `base`, with what their tracks have reported."""
     published, figures = await asyncio.gather(
@@ -99,7 +91,10 @@ async def announced(sources: Sources, prefixes: tuple[str, ...], base: str) -> l
     return rows
 
 
-async def _rows(sources: Sources, question: m.ListPublications | m.ListWithdrawn) -> tuple[BroadcastRow, ...]:
+async def broadcasts(
+    sources: Sources, question: m.ListPublications | m.ListWithdrawn
+) -> tuple[BroadcastRow, ...]:
+    """Publications with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
     published = await ask(sources.origin, question, timeout=ASK_TIMEOUT)
     # Concurrently: one after the other, each would wait for turns of a busy event loop.
     rows = await asyncio.gather(
@@ -154,8 +149,8 @@ async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
     `withdrawn` are broadcasts no longer announced whose tracks still have viewers: they count in `totals`.
     `refused` counts rejections by limit: of the sessions shown, or since the start if everything is shown.
     """
-    rows = await broadcasts(sources, prefixes)
-    withdrawn = tuple(row for row in await _rows(sources, m.ListWithdrawn(prefixes)) if row.tracks)
+    rows = await broadcasts(sources, m.ListPublications(prefixes))
+    withdrawn = tuple(row for row in await broadcasts(sources, m.ListWithdrawn(prefixes)) if row.tracks)
     gate = await gate_report(sources)
     sessions: list[SessionRow] = await every(gate.connections, m.DescribeSession())
     if "" not in prefixes:

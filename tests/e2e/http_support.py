@@ -29,6 +29,7 @@ from relay.transport.quic.certificates import CertificatePair, PrivateKey
 from tests.client.recording import RecordingClient
 from tests.clock import RUNTIME
 from tests.e2e.support import config, running
+from tests.pem import chain_pem, key_pem
 
 WITHIN: Final = 15.0
 """Seconds that anything awaited may take."""
@@ -172,8 +173,8 @@ def rsa_certificate() -> CertificatePair:
 def install(folder: Path, pair: CertificatePair) -> tuple[Path, Path]:
     """Write it where the relay of `secured` reads it."""
     cert, key = folder / "cert.pem", folder / "key.pem"
-    cert.write_bytes(pair.chain_pem())
-    key.write_bytes(pair.key_pem())
+    cert.write_bytes(chain_pem(pair))
+    key.write_bytes(key_pem(pair))
     return cert, key
 
 

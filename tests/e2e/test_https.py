@@ -31,6 +31,7 @@ from tests.e2e.http_support import (
     secured,
 )
 from tests.e2e.test_command import relay as relay_command
+from tests.pem import chain_pem, key_pem
 
 
 def https_port(relay: Relay) -> int:
@@ -51,7 +52,7 @@ async def shown(port: int) -> str:
 
 
 def trusting(pair: CertificatePair) -> ssl.SSLContext:
-    return ssl.create_default_context(cadata=pair.chain_pem().decode())
+    return ssl.create_default_context(cadata=chain_pem(pair).decode())
 
 
 async def pinned(url: str, pair: CertificatePair) -> Client:
@@ -178,7 +179,7 @@ def spoil(folder: Path, fault: str) -> None:
         case "garbage":
             cert.write_text("no certificate")
         case "other key":
-            key.write_bytes(pair.key_pem())
+            key.write_bytes(key_pem(pair))
         case "encrypted":
             install(folder, pair)
             form = serialization.PrivateFormat.PKCS8
@@ -234,8 +235,8 @@ async def test_a_running_relay_names_a_certificate_that_has_expired_meanwhile(
 ) -> None:
     pair = generate_certificate(["localhost"], dt.datetime.now(dt.UTC) - dt.timedelta(days=20))
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert.write_bytes(pair.chain_pem())
-    key.write_bytes(pair.key_pem())
+    cert.write_bytes(chain_pem(pair))
+    key.write_bytes(key_pem(pair))
     tls = ServerTls(cert=(cert,), key=(key,))
     relay = Relay(Config(server=Server(tls=tls), auth=Auth(public="")))
     relay._certificates.look()

@@ -29,6 +29,7 @@ from relay.transport.session import Event, Pong, Session, SessionClosed, Session
 from relay.wire.version import Version
 from tests.clock import RUNTIME
 from tests.e2e.harness import Peer, RustPeer, free_udp_port, peer_python
+from tests.pem import chain_pem
 from tests.transport.conftest import PAIRINGS
 from tests.transport.test_certificates import self_signed
 from tests.transport.virtual import Recorder
@@ -400,8 +401,8 @@ async def test_expired_pin() -> None:
 async def test_roots(tmp_path: Path) -> None:
     store = CertificateStore([], NAMES, NOW)
     right, wrong = tmp_path / "right.pem", tmp_path / "wrong.pem"
-    right.write_bytes(b"a root, and text\n" + store.pairs[0].chain_pem() + b"\n\n")
-    wrong.write_bytes(generate_certificate(NAMES, NOW).chain_pem())
+    right.write_bytes(b"a root, and text\n" + chain_pem(store.pairs[0]) + b"\n\n")
+    wrong.write_bytes(chain_pem(generate_certificate(NAMES, NOW)))
     async with hosting(store=store, address=("::", 0)) as host:
         for name in ("127.0.0.1", "localhost", "[::1]"):
             await leave(await connect(host.url("https", name), tls=ClientTls(roots=(right,))))
@@ -417,7 +418,7 @@ async def test_roots(tmp_path: Path) -> None:
 async def test_wrong_name(tmp_path: Path) -> None:
     store = CertificateStore([], ["relay.test"], NOW)
     root = tmp_path / "root.pem"
-    root.write_bytes(store.pairs[0].chain_pem())
+    root.write_bytes(chain_pem(store.pairs[0]))
     async with hosting(store=store) as host:
         with pytest.raises(ConnectError, match="TLS handshake failed"):
             await connect(host.url("moqt"), tls=ClientTls(roots=(root,)))

@@ -20,14 +20,15 @@ from relay.transport.quic.certificates import (
     load_pair,
     load_pairs,
 )
+from tests.pem import chain_pem, key_pem
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, 0, 500, tzinfo=dt.UTC)
 
 
 def write(folder: Path, name: str, pair: CertificatePair) -> tuple[Path, Path]:
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    cert.write_bytes(pair.chain_pem())
-    key.write_bytes(pair.key_pem())
+    cert.write_bytes(chain_pem(pair))
+    key.write_bytes(key_pem(pair))
     return cert, key
 
 
@@ -117,7 +118,7 @@ def test_load(tmp_path: Path, key: object) -> None:
 def test_chain_with_text_between(tmp_path: Path) -> None:
     leaf, root = generate_certificate(["a"], NOW), generate_certificate(["b"], NOW)
     cert, key = write(tmp_path, "a", leaf)
-    cert.write_bytes(b"leaf:\n" + leaf.chain_pem() + b"\nand its issuer\n" + root.chain_pem() + b"\n\n")
+    cert.write_bytes(b"leaf:\n" + chain_pem(leaf) + b"\nand its issuer\n" + chain_pem(root) + b"\n\n")
     pair = load_pair(cert, key)
     assert pair.chain == (root.certificate,)
 

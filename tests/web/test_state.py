@@ -8,6 +8,7 @@ import json
 import msgpack
 import pytest
 
+from relay.actors import messages as m
 from relay.actors.peer import State
 from relay.actors.rows import GroupRow, PeerRow, TrackRow
 from relay.web import state
@@ -51,7 +52,7 @@ async def turns_for(broadcasts: int) -> int:
             loop.call_soon(count)
 
     loop.call_soon(count)
-    rows = await state.broadcasts(nothing, ("",))
+    rows = await state.broadcasts(nothing, m.ListPublications(("",)))
     over = True
     assert len([track for row in rows for track in row.tracks]) == broadcasts
     found = turns

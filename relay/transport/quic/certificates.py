@@ -54,20 +54,25 @@ class CertificatePair:
         return fingerprint(self.certificate)
 
     @property
+    def _names(self) -> x509.SubjectAlternativeName | None:
+        try:
+            return self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            return None
+
+    @property
     def name(self) -> str:
         """The first name that it is valid for, for logs and pages."""
-        try:
-            names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except x509.ExtensionNotFound:
+        names = self._names
+        if names is None:
             return self.certificate.subject.rfc4514_string()
         found = [*names.get_values_for_type(x509.DNSName), *names.get_values_for_type(x509.IPAddress)]
         return str(found[0]) if found else self.certificate.subject.rfc4514_string()
 
     def matches(self, server_name: str) -> bool:
         """The leaf's alternative names cover `server_name` (RFC 6125: `*` is one whole left-most label)."""
-        try:
-            names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except x509.ExtensionNotFound:
+        names = self._names
+        if names is None:
             return False
         try:
             address = ipaddress.ip_address(server_name)
@@ -75,18 +80,6 @@ class CertificatePair:
             wanted = server_name.rstrip(".").lower()
             return any(_name_covers(name, wanted) for name in names.get_values_for_type(x509.DNSName))
         return address in names.get_values_for_type(x509.IPAddress)
-
-    def chain_pem(self) -> bytes:
-        return b"".join(
-            certificate.public_bytes(serialization.Encoding.PEM)
-            for certificate in (self.certificate, *self.chain)
-        )
-
-    def key_pem(self) -> bytes:
-        """The unencrypted private key in PEM: a secret."""
-        return self.key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
