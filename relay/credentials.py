@@ -10,7 +10,7 @@ import ssl
 from typing import Final
 
 from relay.actors.announcements import random_hop
-from relay.actors.system import Membership
+from relay.actors.cluster import Membership
 from relay.auth.authenticator import Authenticator, Keys, OneKey
 from relay.auth.claims import Claims
 from relay.auth.key import KeyFileError, unverified_claims

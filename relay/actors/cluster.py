@@ -6,6 +6,7 @@ Must never know broadcasts or tracks. Of two members, the one whose name comes f
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from relay.actors import messages as m
@@ -20,6 +21,7 @@ from relay.model.path import join, strip
 from relay.model.route import UNKNOWN_HOP, Route
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.runtime import Runtime
+from relay.transport.session import Session
 from relay.wire.errors import StreamCode
 
 logger = get_logger("relay.cluster")
@@ -35,6 +37,17 @@ class Revive(NamedTuple):
     """Timer: start the peers that are missing."""
 
 
+class Membership(NamedTuple):
+    """This relay among others, as `[cluster]` says. `hop` is its id in lists of hops."""
+
+    hop: int
+    node: str | None
+    roots: tuple[str, ...]
+    prefix: str
+    mesh: bool
+    dial: Callable[[str], Awaitable[Session]]
+
+
 class ClusterActor(LoopActor):
     """The membership of one relay."""
 
@@ -44,25 +57,19 @@ class ClusterActor(LoopActor):
         *,
         origin: Ref,
         number: int,
-        hop: int,
-        node: str | None,
-        roots: tuple[str, ...],
-        prefix: str,
-        mesh: bool,
+        membership: Membership,
         limits: Limits,
-        dialling: Dialling,
+        gate: Ref,
     ) -> None:
         """`number` is unique among sessions. Without `roots` this relay is the root."""
         super().__init__(runtime)
         self._origin = origin
         self._number = number
-        self._hop = hop
+        self._hop, node, roots, self._prefix, self._mesh, dial = membership
         self._node = node
         self._roots = tuple(root for root in roots if node is None or not same_host(root, node))
-        self._prefix = prefix
-        self._mesh = mesh
         self._limits = limits
-        self._dialling = dialling
+        self._dialling = Dialling(dial, gate)
         self._peers: dict[str, Ref] = {}
         """By target."""
         self._members: dict[str, Member] = {}

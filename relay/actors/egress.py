@@ -346,6 +346,3 @@ def again(request: m.Subscribe, failover: Failover) -> m.Subscribe:
     """The request for another publisher: without bounds of the first one, so from the newest group on."""
     params = request.params._replace(start_group=None, start_frame=0, history_ms=0)
     return request._replace(params=params, floor=failover.next, life=0)
-
-
-__all__ = ["AskAgain", "Egress", "again"]

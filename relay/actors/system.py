@@ -8,40 +8,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from relay.actors import messages as m
 from relay.actors.cache_budget import CacheBudgetActor
-from relay.actors.cluster import ClusterActor
+from relay.actors.cluster import ClusterActor, Membership
 from relay.actors.counters import CountersActor
 from relay.actors.environment import Environment
 from relay.actors.expiry import Expiries
 from relay.actors.gate import GateActor
 from relay.actors.origin import OriginActor
-from relay.actors.peer import Dialling
 from relay.actors.runtime import ActorDeadError, Ref, ask, send, stop
 from relay.auth.permissions import Permissions
 from relay.logs import get_logger
 from relay.model.limits import Limits
 from relay.model.strangers import Strangers
 from relay.runtime import Runtime
-from relay.transport.session import Session, SessionRequest
+from relay.transport.session import SessionRequest
 
 logger = get_logger("relay")
 
 STOP_TIMEOUT: Final = 1.0
 """Seconds that an actor gets to end."""
-
-
-class Membership(NamedTuple):
-    """This relay among others, as `[cluster]` says. `hop` is its id in lists of hops."""
-
-    hop: int
-    node: str | None
-    roots: tuple[str, ...]
-    prefix: str
-    mesh: bool
-    dial: Callable[[str], Awaitable[Session]]
 
 
 class ActorSystem:
@@ -62,13 +50,12 @@ class ActorSystem:
 
         `failed` is set if one of the actors fails that the relay cannot do without.
         """
-        hop, node, roots, prefix, mesh, dial = membership
         self.connections: dict[int, Ref] = {}
         """By number of the session. The gate alone changes it."""
         self.expiries = Expiries(runtime)
         self.strangers = Strangers(spoken, runtime.now)
         self.origin: Ref = OriginActor.start(
-            runtime, on_failure=lambda _: failed.set(), linger=limits.linger, members=prefix
+            runtime, on_failure=lambda _: failed.set(), linger=limits.linger, members=membership.prefix
         )
         self.counters: Ref = CountersActor.start(runtime)
         self.cache_budget: Ref = CacheBudgetActor.start(runtime, limits.cache)
@@ -76,17 +63,17 @@ class ActorSystem:
             runtime=runtime,
             expiries=self.expiries,
             origin=self.origin,
-            hop=hop,
+            hop=membership.hop,
             limits=limits,
             versions=versions,
             authorize=authorize,
             counters=self.counters,
             cache_budget=self.cache_budget,
-            members=prefix,
+            members=membership.prefix,
             strangers=self.strangers,
         )
         # Without a name of our own, what is published here stays here.
-        offered = () if node is None else ("",)
+        offered = () if membership.node is None else ("",)
         self.gate: Ref = GateActor.start(
             environment=environment,
             dialled=Permissions("", ("",), offered, cluster=True),
@@ -97,13 +84,9 @@ class ActorSystem:
             runtime,
             origin=self.origin,
             number=0,  # no session has it
-            hop=hop,
-            node=node,
-            roots=roots,
-            prefix=prefix,
-            mesh=mesh,
+            membership=membership,
             limits=limits,
-            dialling=Dialling(dial=dial, gate=self.gate),
+            gate=self.gate,
         )
         send(self.gate, m.UseCluster(self.cluster))
 

@@ -42,11 +42,13 @@ _REQUESTS: Final[dict[StreamType, type[AnnounceRequest | Subscribe | Fetch | Goa
 
 
 class _Versioned(Incremental[Item]):
-    __slots__ = ("version",)
+    __slots__ = ("_opened", "version")
 
     def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
         super().__init__(max_message)
         self.version = version
+        self._opened = False
+        """The first message has been read, where it is a special one."""
 
     def _read(self, decode: Callable[[Cursor, Version], Item]) -> Item | None:
         """Read a message of which no byte may be left over."""
@@ -71,19 +73,18 @@ class RequestDecoder(_Versioned[RequestItem]):
     that only this stream is to be refused.
     """
 
-    __slots__ = ("_requested", "stream_type")
+    __slots__ = ("stream_type",)
 
     def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
         super().__init__(version, max_message)
         self.stream_type: StreamType | None = None
         """What the stream turned out to be, known before its request is complete."""
-        self._requested = False
 
     def _inside(self) -> bool:
-        return self.stream_type is not None and not self._requested
+        return self.stream_type is not None and not self._opened
 
     def _next(self) -> RequestItem | None:
-        if not self._requested:
+        if not self._opened:
             return self._request()
         if self.stream_type is StreamType.SUBSCRIBE and self.version >= Version.LITE_03:
             return self._read(SubscribeUpdate.decode)
@@ -100,7 +101,7 @@ class RequestDecoder(_Versioned[RequestItem]):
             self.stream_type = self._known_type(value)
         probe = self.stream_type is StreamType.PROBE
         request = ProbeRequest() if probe else self._read(_REQUESTS[self.stream_type].decode)
-        self._requested = request is not None
+        self._opened = request is not None
         return request
 
     def _known_type(self, value: int) -> StreamType:
@@ -139,7 +140,7 @@ class _Typed(_Versioned[Item]):
 class AnnounceDecoder(_Typed[AnnounceItem]):
     """The replies on an Announce stream of ours: AnnounceInit (01, 02) or AnnounceOk (05, 06), then changes."""
 
-    __slots__ = ("_opened",)
+    __slots__ = ()
 
     def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
         super().__init__(version, max_message)
@@ -160,40 +161,35 @@ class AnnounceDecoder(_Typed[AnnounceItem]):
 class SubscribeDecoder(_Typed[SubscribeItem]):
     """The replies on a Subscribe stream of ours: 01 and 02 have exactly one, a SubscribeOk."""
 
-    __slots__ = ("_accepted",)
-
-    def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
-        super().__init__(version, max_message)
-        self._accepted = False
+    __slots__ = ()
 
     def _next(self) -> SubscribeItem | None:
         if self.version >= Version.LITE_03:
             end = (SubscribeEnd.decode,) if self.version >= Version.LITE_05 else ()
             return self._typed("subscribe reply", SubscribeOk.decode, *end, SubscribeDrop.decode)
-        if self._accepted:
+        if self._opened:
             self._refuse_more()
             return None
         ok = self._read(SubscribeOk.decode)
-        self._accepted = ok is not None
+        self._opened = ok is not None
         return ok
 
 
 class TrackInfoDecoder(_Versioned[TrackInfo]):
     """The one reply on a Track stream of ours (05 and 06)."""
 
-    __slots__ = ("_done",)
+    __slots__ = ()
 
     def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
         require(version, Version.LITE_05, "Track stream")
         super().__init__(version, max_message)
-        self._done = False
 
     def _next(self) -> TrackInfo | None:
-        if self._done:
+        if self._opened:
             self._refuse_more()
             return None
         info = self._read(TrackInfo.decode)
-        self._done = info is not None
+        self._opened = info is not None
         return info
 
 

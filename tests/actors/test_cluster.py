@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from relay.actors import messages as m
-from relay.actors.cluster import REVIVAL, ClusterActor
+from relay.actors.cluster import REVIVAL, ClusterActor, Membership
 from relay.actors.origin import OriginActor
 from relay.actors.peer import LONGEST_DELAY, PATIENCE, STALE, Dialling
 from relay.actors.rows import PeerRow
@@ -63,13 +63,9 @@ class Bench:
             RUNTIME,
             origin=self.origin,
             number=1,
-            hop=HOP,
-            node=node,
-            roots=roots,
-            prefix=MEMBERS,
-            mesh=mesh,
+            membership=Membership(HOP, node, roots, MEMBERS, mesh, self.net.dial),
             limits=limits or Limits(),
-            dialling=self.net.given(),
+            gate=self.net.gate.ref,
         )
 
     async def start(self, *members: str) -> None:
@@ -723,13 +719,16 @@ class Two:
                 RUNTIME,
                 origin=self.origin.ref,
                 number=1 + end,
-                hop=self.hops[end],
-                node=self.names[end],
-                roots=(self.names[1 - end],) if roots else ("far.example",),
-                prefix=MEMBERS,
-                mesh=True,
+                membership=Membership(
+                    self.hops[end],
+                    self.names[end],
+                    (self.names[1 - end],) if roots else ("far.example",),
+                    MEMBERS,
+                    True,
+                    (dialling := self.dialling(end)).dial,
+                ),
                 limits=Limits(),
-                dialling=self.dialling(end),
+                gate=dialling.gate,
             )
             for end in (0, 1)
         ]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay.actors import messages as m
-from relay.actors.cluster import ClusterActor
-from relay.actors.peer import Dialling
+from relay.actors.cluster import ClusterActor, Membership
 from relay.actors.runtime import halt, send
 from relay.model.limits import Limits
 from relay.transport.session import Session
@@ -91,13 +90,9 @@ async def test_a_relay_that_is_about_to_end_is_no_member_any_more(world: World) 
         RUNTIME,
         origin=world.origin,
         number=0,
-        hop=1,
-        node="a:1",
-        roots=(),
-        prefix=world.environment.members,
-        mesh=True,
+        membership=Membership(1, "a:1", (), world.environment.members, True, dial),
         limits=Limits(),
-        dialling=Dialling(dial=dial, gate=world.gate.ref),
+        gate=world.gate.ref,
     )
     other = await world.viewer(Version.LITE_06, permissions=CLUSTER)
     watching = other.watch(world.environment.members)

@@ -12,7 +12,6 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -150,9 +149,6 @@ class QlogDirectory(QuicLogger):
         with os.scandir(self._directory) as entries:
             found = [entry for entry in entries if NAME.fullmatch(entry.name)]
         if len(found) > self._files:
-            for entry in _oldest(found)[: len(found) - self._files]:
+            found.sort(key=lambda entry: entry.stat().st_mtime_ns)
+            for entry in found[: len(found) - self._files]:
                 Path(entry.path).unlink(missing_ok=True)
-
-
-def _oldest(entries: Iterable[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-    return sorted(entries, key=lambda entry: entry.stat().st_mtime_ns)
