@@ -10,13 +10,10 @@ from relay.actors.broadcast import BroadcastActor
 from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
 from relay.model.path import MAX_SEGMENTS, covers, join, strip
-from relay.model.route import MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
+from relay.model.route import MAX_HOP_ID, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
 from relay.moq import session as moq
 from relay.runtime import Runtime
 from relay.wire.errors import SessionCode
-
-MAX_HOP_ID = (1 << 53) - 1
-"""Largest hop id: older browser clients hold them in a double."""
 
 SUBSCRIBER_ONLY = 2
 """Role in SETUP of a peer that publishes nothing."""

@@ -17,6 +17,7 @@ from relay.client.errors import RequestError, SessionEnded
 from relay.logs import Seconds, get_logger
 from relay.model.limits import Limits
 from relay.model.path import strip
+from relay.model.route import MAX_HOP_ID
 from relay.moq import session as moq
 from relay.moq.lite import LiteSession, Options, State
 from relay.runtime import SYSTEM, Runtime
@@ -33,9 +34,6 @@ T = TypeVar("T")
 KEPT: Final = 4_096
 """Items that a reader may leave unread."""
 
-MAX_HOP_ID: Final = 2**53 - 1
-"""Older browser clients keep ids in a double."""
-
 SETUP_TIMEOUT: Final = 10.0
 """Seconds that a peer has for its part of the set-up."""
 
@@ -47,14 +45,14 @@ FLUSH_POLL: Final = 0.005
 
 UNLIMITED: Final = 1 << 62
 
-TRUSTING: Final = replace(Limits(), control_rate=UNLIMITED, control_burst=UNLIMITED, setup_timeout=moq.NEVER)
+TRUSTING: Final = replace(Limits(), control_rate=UNLIMITED, control_burst=UNLIMITED)
 """Limits of a session: the relay at the other end is trusted with what it sends, but for the size of a frame."""
 
 
 class Handle:
     """Something of a session that changes, and that tasks wait for."""
 
-    def __init__(self, endpoint: Endpoint, label: object = "") -> None:
+    def __init__(self, endpoint: Endpoint, label: str = "") -> None:
         self._endpoint = endpoint
         self._label = label
         self.sleepers: dict[asyncio.Future[None], None] = {}
@@ -92,10 +90,10 @@ class Reader(Handle, Generic[T]):
     """
 
     def __init__(
-        self, endpoint: Endpoint, request: int = 0, error: type[RequestError] = RequestError
+        self, endpoint: Endpoint, request: int = 0, error: type[RequestError] = RequestError, label: str = ""
     ) -> None:
         """`request` is a number of the state machine, 0 for a reader that is fed by another handle."""
-        super().__init__(endpoint)
+        super().__init__(endpoint, label)
         self.finished = False
         """No more will come."""
         self.code: int | None = None
@@ -173,7 +171,7 @@ class Endpoint(Handle):
         runtime: Runtime = SYSTEM,
         **setup: Any,
     ) -> None:
-        super().__init__(self, session)
+        super().__init__(self, repr(session))
         self.session = session
         self.runtime = runtime
         self.now = runtime.now

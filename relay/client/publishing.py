@@ -45,7 +45,7 @@ class GroupWriter:
     @property
     def open(self) -> bool:
         """More may be written."""
-        return self.group.open
+        return self.group.open and self.track.code is None
 
     @property
     def finished(self) -> bool:
@@ -175,18 +175,13 @@ class TrackWriter(Handle):
 
     def abort(self, code: int = StreamCode.CANCELLED) -> None:
         """Give the track up, its open groups too. `code` is of the current stream table."""
-        if self.code is not None:
-            return
-        self.code = code
-        for group in self.cache:
-            if group.open:
-                group.code = code
-                self.send(group)
-        for request in list(self._feeds):
-            self._endpoint.moq.serving.reject(request, code)
-            self._leave(request)
-        self.cache.groups.clear()
-        self._endpoint.flush()
+        if self.code is None:
+            self.code = code
+            self.cache.groups.clear()
+            for request in list(self._feeds):
+                self._endpoint.moq.serving.reject(request, code)
+                self._leave(request)
+            self._endpoint.flush()
 
     def _next(self) -> int:
         return 0 if self.latest is None else self.latest + 1

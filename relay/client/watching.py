@@ -149,8 +149,7 @@ class GroupReader(Reader[Frame]):
         """Starts of frames among what is unread, each followed by the chunks of its payload."""
         self._missing = 0
         """Bytes that the newest frame lacks."""
-        super().__init__(endpoint, fetch, FetchError if fetch else GroupAborted)
-        self._label = str(sequence)
+        super().__init__(endpoint, fetch, FetchError if fetch else GroupAborted, str(sequence))
 
     async def read_all(self) -> list[Frame]:
         """Return all frames not read yet, once the group is complete."""
@@ -267,8 +266,7 @@ class Subscription(Reader[GroupReader]):
         self._lost = 0
         """Groups that the peer declared lost."""
         self._open: dict[int, GroupReader] = {}
-        super().__init__(endpoint, request.request, SubscribeError)
-        self._label = f"{request.broadcast} {request.track}"
+        super().__init__(endpoint, request.request, SubscribeError, f"{request.broadcast} {request.track}")
 
     async def accepted(self) -> None:
         """Wait until the peer accepts; SubscribeError if it refuses. 05 and 06 accept by the first group."""

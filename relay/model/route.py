@@ -10,6 +10,9 @@ from typing import NamedTuple
 MAX_HOPS = 32
 """Relays an announcement may have passed; longer chains are discarded (moq-lite, hop list)."""
 
+MAX_HOP_ID = (1 << 53) - 1
+"""Largest id of our own: older browser clients hold them in a double."""
+
 MAX_COST = (1 << 62) - 1
 UNKNOWN_HOP = 0
 """Stands for a relay that did not give its id."""

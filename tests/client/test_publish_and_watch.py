@@ -326,6 +326,17 @@ async def test_an_aborted_track_aborts_the_subscription(version: Version) -> Non
         assert caught.value.code == missing(version, StreamCode.UNROUTABLE)
 
 
+async def test_an_aborted_track_takes_nothing_more_in_any_group() -> None:
+    async with pair(Version.LITE_06) as (_near, far):
+        video = far.publish("demo").track("video/hd", keep=1)
+        groups = [video.group() for _ in range(3)]
+        video.abort()
+        for group in groups:
+            assert not group.open
+            with pytest.raises(ValueError, match="ended"):
+                group.write(b"late")
+
+
 @versions
 async def test_what_does_not_exist_is_refused(version: Version) -> None:
     async with pair(version) as (near, far):

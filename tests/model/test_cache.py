@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from relay.model.cache import GroupCache, fair_share
 from relay.model.group import FRAME_OVERHEAD, Group
 from relay.model.limits import Limits
+from relay.model.track import SubscribeParams
 from relay.wire.frame import FrameHeader
 
 
@@ -95,6 +96,20 @@ def test_history_is_measured_by_timestamps_alone() -> None:
     assert cache.start(101) == 2
     assert cache.start(250) == 1
     assert cache.start(10_000) == 0
+
+
+def test_a_subscription_starts_where_it_asks_to_or_as_far_back_as_its_history_goes() -> None:
+    cache: GroupCache[Group] = GroupCache(Limits())
+    assert cache.start_of(SubscribeParams(), 0) == 0
+    assert cache.start_of(SubscribeParams(start_group=7, start_is_floor=True), 0) == 7
+    for sequence in range(5):
+        filled(cache, sequence, time=sequence * 100)
+    assert cache.start_of(SubscribeParams(), 0) == 4
+    assert cache.start_of(SubscribeParams(), 250) == 1
+    assert cache.start_of(SubscribeParams(start_group=2), 10_000) == 2
+    assert cache.start_of(SubscribeParams(start_group=2, start_is_floor=True), 10_000) == 2
+    assert cache.start_of(SubscribeParams(start_group=2, start_is_floor=True), 0) == 4
+    assert cache.start_of(SubscribeParams(start_group=9), 0) == 9
 
 
 def test_a_group_whose_successor_is_empty_is_never_expired() -> None:
