@@ -31,18 +31,7 @@ from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 from relay.logs import get_logger
 from relay.runtime import Runtime
 
-__all__ = [
-    "ActorDeadError",
-    "LoopActor",
-    "LoopFuture",
-    "Overrun",
-    "Ref",
-    "Timer",
-    "ask",
-    "halt",
-    "send",
-    "stop",
-]
+__all__ = ["ActorDeadError"]
 
 logger = get_logger("relay.actors")
 

@@ -33,17 +33,8 @@ class Group:
     """One group: open until `finish` or `abort`."""
 
     __slots__ = (
-        "arrived",
-        "code",
-        "finished",
-        "first_frame",
-        "first_timestamp",
-        "frames",
-        "last_timestamp",
-        "parts",
-        "past",
-        "sequence",
-        "size",
+        *("arrived", "code", "finished", "first_frame", "first_timestamp", "frames"),
+        *("last_timestamp", "parts", "past", "sequence", "size"),
     )
 
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:

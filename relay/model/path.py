@@ -11,20 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from relay.paths import MAX_SEGMENTS, checked, normalize
 
-__all__ = [
-    "MAX_SEGMENTS",
-    "Ordered",
-    "PatternError",
-    "ancestors",
-    "checked",
-    "covers",
-    "granted",
-    "join",
-    "minimal",
-    "narrow",
-    "normalize",
-    "strip",
-]
+__all__ = ["MAX_SEGMENTS", "checked", "normalize"]
 
 
 class PatternError(ValueError):

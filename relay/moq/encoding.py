@@ -34,16 +34,8 @@ class Encoder:
     """Derives one encoding's byte stream of a group, incrementally, for frames `start`..`end` (inclusive)."""
 
     __slots__ = (
-        "_copy_below",
-        "_encoding",
-        "_end",
-        "_frame",
-        "_inside",
-        "_left",
-        "_position",
-        "_previous",
-        "_start",
-        "ended",
+        *("_copy_below", "_encoding", "_end", "_frame", "_inside", "_left", "_position"),
+        *("_previous", "_start", "ended"),
     )
 
     def __init__(self, encoding: Encoding, start: int = 0, end: int | None = None, first: int = 0) -> None:

@@ -71,8 +71,6 @@ class OldCode(IntEnum):
     """The single table of the 0.9.3 generation (versions 01 and 02), for sessions and streams alike."""
 
     CANCEL = 0
-    REQUIRED_EXTENSION = 1
-    OLD = 2
     TIMEOUT = 3
     TRANSPORT = 4
     DECODE = 5
@@ -82,7 +80,6 @@ class OldCode(IntEnum):
     BOUNDS_EXCEEDED = 11
     DUPLICATE = 12
     NOT_FOUND = 13
-    WRONG_SIZE = 14
     PROTOCOL_VIOLATION = 15
 
 

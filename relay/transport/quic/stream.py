@@ -46,19 +46,8 @@ class QuicStream:
     """A stream of a QUIC session; see `relay.transport.session.Stream`."""
 
     __slots__ = (
-        "_session",
-        "chunks",
-        "context",
-        "fin",
-        "half",
-        "id",
-        "opened_by_peer",
-        "order",
-        "queued",
-        "received",
-        "stop_code",
-        "stopped",
-        "unidirectional",
+        *("_session", "chunks", "context", "fin", "half", "id", "opened_by_peer", "order"),
+        *("queued", "received", "stop_code", "stopped", "unidirectional"),
     )
 
     def __init__(

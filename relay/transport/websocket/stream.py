@@ -42,22 +42,8 @@ class FramedStream(Sender):
     """A stream of a message-based session; see `relay.transport.session.Stream`."""
 
     __slots__ = (
-        "_chunks",
-        "_session",
-        "closed",
-        "context",
-        "credit",
-        "fin",
-        "id",
-        "opened_by_peer",
-        "peer_stop",
-        "queued",
-        "received",
-        "send_limit",
-        "sent",
-        "shown",
-        "stop_code",
-        "stopped",
+        *("_chunks", "_session", "closed", "context", "credit", "fin", "id", "opened_by_peer"),
+        *("peer_stop", "queued", "received", "send_limit", "sent", "shown", "stop_code", "stopped"),
     )
 
     def __init__(
