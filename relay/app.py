@@ -20,7 +20,7 @@ from relay.config import Config
 from relay.config.changes import listed, taken_over
 from relay.credentials import load_authenticator, load_membership, may_sign, public_claims, reloaded_keys
 from relay.identity import Listening, banner, identity
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.limits import Limits
 from relay.runtime import Runtime
 from relay.transport.quic.endpoint import QuicServer
@@ -93,7 +93,7 @@ class Relay:
             on_request=self.accept,
             addresses=self._addresses,
             qlog=None if qlog is None else QlogDirectory(qlog, files=files, events=events),
-            strangers=actors.strangers,
+            incompatible=actors.incompatible,
         )
         try:
             await quic.start()
@@ -124,8 +124,8 @@ class Relay:
             hosts=lambda: self._config.internal.hosts,
         )
         web = self._web = WebServers(services, self.limits, self._refused)
-        versions, strangers = config.server.version, actors.strangers
-        sessions = Sessions(self.admit, versions, lambda: self.limits, self._addresses, strangers, runtime)
+        versions, incompatible = config.server.version, actors.incompatible
+        sessions = Sessions(self.admit, versions, lambda: self.limits, self._addresses, incompatible, runtime)
         await web.start(sessions if config.web.ws else None)
         http, https, internal = config.http_listen, config.https_listen, config.internal_listen
         if http is not None:

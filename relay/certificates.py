@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from relay.config import Config, ConfigError, Https
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.runtime import Runtime
-from relay.transport.quic.certificates import (
+from relay.transport.quic.certificate_store import (
     CertificateError,
     CertificatePair,
     CertificateStore,
@@ -117,11 +117,10 @@ class Certificates:
         if self._https is not None:
             connection.context = self._https.context
 
-    # --- validity
-    # ---------------------------------------------------------------------------------------------------
+    # --- validity --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Check periodically while the relay runs: a renewal may fail silently."""
+        """Check periodically while the relay runs: the tool that renews the files may fail silently."""
         self.look()
         self._next_look = self._runtime.call_later(INTERVAL, self.start)
 

@@ -18,7 +18,7 @@ from relay.config.foreign import foreign_flag
 from relay.config.options import Kind, Option
 from relay.config.tables import OPTIONS
 from relay.config.wording import nearest
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.version import VERSION
 
 USAGE = "moq-relay [FILE] [flags]\n       moq-relay --check FILE"

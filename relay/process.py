@@ -26,7 +26,7 @@ from typing import Any, Final, NoReturn
 from relay import terminal
 from relay.app import Relay
 from relay.config import Config, ConfigError
-from relay.logs import get_logger
+from relay.logger import get_logger
 
 logger = get_logger("relay")
 

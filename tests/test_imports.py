@@ -59,22 +59,22 @@ EFFECTS = ("asyncio", "concurrent", "random", "secrets", "selectors", "socket", 
 ROOMS = {
     "relay/paths.py": Room((), never=EFFECTS),
     "relay/wire/": Room(("wire", "paths"), never=EFFECTS),
-    "relay/logs.py": Room((), ("structlog",), never=EFFECTS),
-    "relay/model/": Room(("model", "paths", "logs"), never=EFFECTS),
+    "relay/logger.py": Room((), ("structlog",), never=EFFECTS),
+    "relay/model/": Room(("model", "paths", "logger"), never=EFFECTS),
     "relay/moq/": Room(("moq", "model", "wire", "transport.session"), never=EFFECTS),
     "relay/auth/": Room(
-        ("auth", "logs", "model", "runtime", "terminal", "version", "wire"),
+        ("auth", "logger", "model", "runtime", "terminal", "version", "wire"),
         ("jwt", "cryptography", "cachetools"),
         never=("socket",),
     ),
     "relay/transport/": Room(
-        ("transport", "logs", "model", "runtime", "wire"),
+        ("transport", "logger", "model", "runtime", "wire"),
         ("aioquic", "cryptography", "aiohttp"),
         only=(("aiohttp", "relay/transport/client.py"), ("aiohttp", "relay/transport/websocket/dial.py")),
     ),
     "relay/actors/": Room(
         (
-            *("actors", "auth", "logs", "model", "runtime", "transport.session"),
+            *("actors", "auth", "logger", "model", "runtime", "transport.session"),
             *("moq.session", "moq.protocol", "moq.encoding", "moq.feed"),
             "wire.errors",
         ),
@@ -84,7 +84,7 @@ ROOMS = {
     ),
     "relay/web/": Room(
         (
-            *("web", "actors", "auth", "logs", "model", "runtime", "wire.errors"),
+            *("web", "actors", "auth", "logger", "model", "runtime", "wire.errors"),
             *(
                 "transport.slots",
                 "transport.refusal",
@@ -96,28 +96,28 @@ ROOMS = {
         ("aiohttp", "cachetools", "msgpack", "prometheus_client"),
     ),
     "relay/config/": Room(
-        ("config", "logs", "model", "wire.version", "transport.quic.settings"),
+        ("config", "logger", "model", "wire.version", "transport.quic.settings"),
         ("pydantic", "pydantic_core"),
         never=EFFECTS,
     ),
-    "relay/client/": Room(("client", "logs", "moq", "transport", "model", "runtime", "wire")),
+    "relay/client/": Room(("client", "logger", "moq", "transport", "model", "runtime", "wire")),
     "relay/runtime.py": Room(()),
     "relay/commands/": Room(("client", "terminal", "transport", "model", "wire")),
-    "relay/log.py": Room(("logs", "model.pace")),
+    "relay/log_setup.py": Room(("logger", "model.pace")),
     "relay/terminal.py": Room(()),
     "relay/version.py": Room(()),
-    "relay/cli.py": Room(("app", "config", "log", "logs", "process", "terminal", "version")),
-    "relay/process.py": Room(("app", "config", "logs", "terminal"), ("uvloop",)),
+    "relay/cli.py": Room(("app", "config", "log_setup", "logger", "process", "terminal", "version")),
+    "relay/process.py": Room(("app", "config", "logger", "terminal"), ("uvloop",)),
     "relay/app.py": Room(
         (
             *("actors", "config", "model", "runtime", "transport", "web", "wire"),
-            *("certificates", "credentials", "identity", "logs"),
+            *("certificates", "credentials", "identity", "logger"),
         )
     ),
     # What is read from files as the configuration says: its faults name `[table] key`, which no room below may know.
-    "relay/certificates.py": Room(("config", "logs", "runtime", "transport.quic", "web.rows")),
+    "relay/certificates.py": Room(("config", "logger", "runtime", "transport.quic", "web.rows")),
     "relay/credentials.py": Room(
-        ("actors", "auth", "config", "logs", "runtime", "transport", "web.key_server")
+        ("actors", "auth", "config", "logger", "runtime", "transport", "web.key_server")
     ),
     "relay/identity.py": Room(("config", "model.address", "version", "web.rows"), never=EFFECTS),
     "relay/__init__.py": Room(("app",)),

@@ -17,7 +17,7 @@ import structlog
 
 from relay import log
 from relay.client import SessionEnded
-from relay.logs import FIELDS, Logger, Seconds, get_logger, loggable
+from relay.logger import FIELDS, Logger, Seconds, get_logger, loggable
 from relay.model.pace import LOG_BURST
 from relay.transport.client import ConnectError
 from tests.e2e.auth_support import dial, everything, garbled, guarded, http, leaks
@@ -157,7 +157,7 @@ def test_a_line_that_is_not_wanted_is_not_formatted(method: str) -> None:
 
 def test_all_lines_go_through_one_file() -> None:
     """`log.py` sets up what the command line wants."""
-    others = [path for path in RELAY.rglob("*.py") if path.name not in ("logs.py", "log.py")]
+    others = [path for path in RELAY.rglob("*.py") if path.name not in ("logger.py", "log_setup.py")]
     assert [path for path in others if "getLogger" in path.read_text()] == []
 
 

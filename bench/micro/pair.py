@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from aioquic.quic.events import StreamDataReceived
 
-from relay.transport.quic.certificates import generate_certificate
+from relay.transport.quic.certificate_store import generate_certificate
 from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.endpoint import connection_class, quic_configuration
 from relay.transport.quic.settings import QuicSettings

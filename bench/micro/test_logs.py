@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from relay.logs import get_logger
+from relay.logger import get_logger
 
 LINES = 1000
 

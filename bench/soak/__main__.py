@@ -115,7 +115,7 @@ async def soak(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, Any]
         try:
             return await _soak(arguments, relay)
         finally:
-            (arguments.out / "relay.log").write_text(relay.said())
+            (arguments.out / "relay.log_setup").write_text(relay.said())
 
 
 async def _soak(arguments: argparse.Namespace, relay: RunningRelay) -> tuple[list[Row], dict[str, Any]]:
@@ -188,7 +188,7 @@ def in_short(row: Row) -> str:
 
 
 def keep(rows: Sequence[Row], found: dict[str, Any], folder: Path) -> None:
-    """Write `rows.csv`, `verdict.json` and, with matplotlib, `soak.svg`; `relay.log` is there already."""
+    """Write `rows.csv`, `verdict.json` and, with matplotlib, `soak.svg`; `relay.log_setup` is there already."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "rows.csv").open("w", newline="") as file:
         writer = csv.DictWriter(

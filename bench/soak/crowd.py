@@ -121,7 +121,7 @@ class Slots:
             return await TcpLine(self._job["port"], "127.0.0.1", slow=slow).open()
         return UdpLine(self._proxy, f"127.0.{self._job['number'] + 1}.{slot + 1}", slow=slow)
 
-    async def strangers(self) -> None:
+    async def incompatible(self) -> None:
         """Dial, and leave before the session is established."""
         while True:
             scheme = self.crowd.random.choice(list(TRANSPORTS.values()))
@@ -130,7 +130,7 @@ class Slots:
                     client = await Client.connect(f"{scheme}://127.0.0.1:{self._job['port']}/", tls=TRUST)
                 await client.close()
             except (TimeoutError, ConnectError, ClientError):
-                self.crowd.counts["strangers"] += 1
+                self.crowd.counts["incompatible"] += 1
             await asyncio.sleep(0.5)
 
     async def browse(self) -> None:
@@ -162,7 +162,7 @@ async def main(job: dict[str, Any]) -> None:
     with UdpProxy(free_udp_port(), job["port"], seed=job["seed"]) as proxy:
         slots = Slots(job, proxy)
         tasks = [asyncio.create_task(slots.keep(slot)) for slot in range(job["sessions"])]
-        tasks += [asyncio.create_task(each()) for each in (slots.strangers, slots.browse)]
+        tasks += [asyncio.create_task(each()) for each in (slots.incompatible, slots.browse)]
         say(event="ready")
         ended = asyncio.create_task(orders.next())
         done, _ = await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -17,7 +17,7 @@ from relay.auth.key import ALGORITHMS, Key, KeyFileError, token_kid, unverified_
 from relay.auth.material import encode
 from relay.auth.permissions import UnauthorizedError, requested_path
 from relay.auth.throttle import Throttle
-from relay.logs import loggable
+from relay.logger import loggable
 
 NOW = 1_700_000_000.0
 MEMBERS = ("alg", "kty", "k", "kid", "key_ops", "use", "scope", "crv", "x", "y", "d", "n", "e", "p", "q", "dp", "dq",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.source import Source
-from relay.auth.when import moment_of
+from relay.auth.tool_times import moment_of
 from relay.config import Address, ConfigError, load
 from relay.config.tables import OPTIONS
 from relay.config.url import is_url, key_server, redacted

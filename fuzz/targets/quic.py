@@ -22,7 +22,7 @@ from fuzz.quic_pair import Faults, Pair
 from fuzz.source import Source
 from relay.model.limits import Limits
 from relay.runtime import SYSTEM
-from relay.transport.quic.certificates import generate_certificate
+from relay.transport.quic.certificate_store import generate_certificate
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.fast import keys
 from relay.transport.quic.fast.client_hello import read_client_hello

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from relay.actors.environment import Environment
 from relay.auth.permissions import Permissions, UnauthorizedError
-from relay.logs import Logger
+from relay.logger import Logger
 from relay.transport.session import Session, SessionRequest
 
 

@@ -11,7 +11,7 @@ from relay.actors import messages as m
 from relay.actors.counters import AddCounts
 from relay.actors.runtime import LoopActor, Ref, halt, send
 from relay.actors.track import TrackActor
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.limits import Limits
 from relay.model.pace import LogOnce
 from relay.runtime import Runtime

@@ -14,7 +14,7 @@ from relay.actors.broadcast import BroadcastActor
 from relay.actors.peer import Dialling, PeerActor, State
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, halt, send
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.limits import Limits
 from relay.model.member import Member, same_host
 from relay.model.path import join, strip

@@ -11,10 +11,10 @@ from relay.actors.counters import Counts
 from relay.actors.expiry import Expiries
 from relay.actors.runtime import Ref
 from relay.auth.permissions import Permissions
-from relay.logs import Seconds, get_logger
+from relay.logger import Seconds, get_logger
+from relay.model.incompatible import IncompatiblePeers
 from relay.model.limits import Limits
 from relay.model.pace import LogOnce
-from relay.model.strangers import Strangers
 from relay.moq.protocol import ProtocolSession
 from relay.moq.session import Closed
 from relay.runtime import Runtime
@@ -49,7 +49,7 @@ class Environment:
     """Hears of sessions that other relays have dialled."""
     members: str = "internal/origins"
     """Path under which the relays of a cluster announce themselves."""
-    strangers: Strangers | None = None
+    incompatible: IncompatiblePeers | None = None
     """Told of peers that no version is common with."""
 
 
@@ -90,9 +90,9 @@ class Context:
 
     def incompatible(self, *offered: str) -> None:
         """Name the peer in the log, by the protocols that it named before, and in SETUP `offered`."""
-        session, strangers = self.moq.session, self.environment.strangers
-        if strangers is not None:
-            strangers.met(session.remote, session.transport, [*self.offered, *offered])
+        session, incompatible = self.moq.session, self.environment.incompatible
+        if incompatible is not None:
+            incompatible.met(session.remote, session.transport, [*self.offered, *offered])
 
     def log_end(self, closed: Closed | None, error: BaseException | None) -> None:
         """Write the last line of a session: who closed it, or `error` if its actor failed."""

@@ -21,7 +21,7 @@ from relay.actors.connection import ConnectionActor
 from relay.actors.environment import Environment
 from relay.actors.runtime import LoopActor, LoopFuture, Ref, send
 from relay.auth.permissions import Permissions
-from relay.logs import Seconds, get_logger
+from relay.logger import Seconds, get_logger
 from relay.transport.session import Session, SessionRequest
 from relay.wire.errors import SessionCode
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from relay.actors import messages as m
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import LoopActor, Ref, Timer, send
-from relay.logs import Seconds, get_logger
+from relay.logger import Seconds, get_logger
 from relay.runtime import Runtime
 from relay.transport.session import Session
 from relay.wire.errors import SessionCode
@@ -33,7 +33,7 @@ PATIENCE: Final = 3.0
 """Seconds that a relay waits to be dialled by one whose name comes first, before it dials itself."""
 
 STALE: Final = 60.0
-"""Seconds for which a relay is dialled whose session broke off and which is announced no more."""
+"""Seconds for which a relay is still dialled after its session broke off and its name was withdrawn."""
 
 
 class State(StrEnum):
@@ -266,9 +266,9 @@ class PeerActor(LoopActor):
             send(self._connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
 
     def _leave_if_gone(self) -> None:
-        """Stop for a relay that was withdrawn, unless it may only be out of reach."""
+        """Stop if the relay has withdrawn its name: at once, or after `STALE` if its session broke off, since it may return."""
         if not self._withdrawn or self._connection is not None or self._other_session is not None:
-            return  # its session shows that it is there
+            return  # it is still connected
         if self._unclean:
             self._cancel_stale()
             self._stale = self.call_later(STALE, Stale())

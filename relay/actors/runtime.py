@@ -28,7 +28,7 @@ from pykka import ActorDeadError
 from pykka._envelope import Envelope
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.runtime import Runtime
 
 __all__ = ["ActorDeadError"]

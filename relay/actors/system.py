@@ -20,9 +20,9 @@ from relay.actors.gate import GateActor
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import ActorDeadError, Ref, ask, send, stop
 from relay.auth.permissions import Permissions
-from relay.logs import get_logger
+from relay.logger import get_logger
+from relay.model.incompatible import IncompatiblePeers
 from relay.model.limits import Limits
-from relay.model.strangers import Strangers
 from relay.runtime import Runtime
 from relay.transport.session import SessionRequest
 
@@ -53,7 +53,7 @@ class ActorSystem:
         self.connections: dict[int, Ref] = {}
         """By number of the session. The gate alone changes it."""
         self.expiries = Expiries(runtime)
-        self.strangers = Strangers(spoken, runtime.now)
+        self.incompatible = IncompatiblePeers(spoken, runtime.now)
         self.origin: Ref = OriginActor.start(
             runtime, on_failure=lambda _: failed.set(), linger=limits.linger, members=membership.prefix
         )
@@ -70,7 +70,7 @@ class ActorSystem:
             counters=self.counters,
             cache_budget=self.cache_budget,
             members=membership.prefix,
-            strangers=self.strangers,
+            incompatible=self.incompatible,
         )
         # Without a name of our own, what is published here stays here.
         offered = () if membership.node is None else ("",)

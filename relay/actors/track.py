@@ -1,7 +1,7 @@
 """The track actor: one upstream subscription, a cache of the newest groups, any number of subscribers.
 
 Started by its broadcast. `groups.py` holds the groups, `subscribers.py` and `fetches.py` serve them, `upstream.py` and
-`past.py` ask the publisher, `numbers.py` translates, `model/track_end.py` has the rules of the end, `reporting.py`
+`older_groups.py` ask the publisher, `numbers.py` translates, `model/track_end.py` has the rules of the end, `reporting.py`
 reports. The groups of one turn leave as one message per subscriber; subscribers of one encoding share the bytes.
 """
 
@@ -14,7 +14,7 @@ from relay.actors.counters import TrackFigures
 from relay.actors.fetches import Fetches
 from relay.actors.groups import TrackGroups
 from relay.actors.numbers import GROUPS, Numbers
-from relay.actors.past import Past, PastOverdue
+from relay.actors.older_groups import Past, PastOverdue
 from relay.actors.reporting import ReportDue, Reports
 from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.actors.subscribers import RangeOverdue, Subscriber, Subscribers

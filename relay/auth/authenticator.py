@@ -18,7 +18,7 @@ from relay.auth.claims import Claims
 from relay.auth.key import Key, KeyFileError
 from relay.auth.permissions import Permissions, Reason, UnauthorizedError
 from relay.auth.throttle import Throttle
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.limits import Limits
 
 logger = get_logger("relay.auth")

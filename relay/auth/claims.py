@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from relay.auth.permissions import Permissions, Reason, UnauthorizedError, reduce_grants, requested_path
-from relay.logs import loggable
+from relay.logger import loggable
 from relay.model.path import PatternError, covers, granted, join, minimal, normalize
 
 CLOCK_SKEW: Final = 10.0

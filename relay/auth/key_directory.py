@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from relay.auth.authenticator import Keys, load_verifying
 from relay.auth.key import Key, KeyFileError, token_kid
 from relay.auth.permissions import UnauthorizedError
-from relay.logs import get_logger
+from relay.logger import get_logger
 
 logger = get_logger("relay.auth")
 

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
 
-from relay.logs import TOKEN, loggable
+from relay.logger import TOKEN, loggable
 from relay.model.path import MAX_SEGMENTS, covers, join, minimal, normalize, strip
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")

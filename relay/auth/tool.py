@@ -22,7 +22,7 @@ from relay.auth.key import ALGORITHMS, LARGEST_FILE, Key, is_kid, random_kid
 from relay.auth.permissions import UnauthorizedError, requested_path
 from relay.auth.tool_files import Refused, UsageError, put, read, read_key, say
 from relay.auth.tool_parser import build_parser, read_arguments
-from relay.auth.when import in_utc, in_words, moment_of
+from relay.auth.tool_times import in_utc, in_words, moment_of
 from relay.model.path import PatternError, granted, join, minimal, normalize
 from relay.terminal import printable
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final, Generic, Self, TypeVar
 
 from relay.client.errors import RequestError, SessionEnded
-from relay.logs import Seconds, get_logger
+from relay.logger import Seconds, get_logger
 from relay.model.limits import Limits
 from relay.model.path import strip
 from relay.model.route import MAX_HOP_ID

@@ -27,7 +27,7 @@ from relay.config.sources import (
 )
 from relay.config.tables import DEMO, OPTIONS, Config
 from relay.config.wording import SCHEMA, label, nearest_key, quoted, shown, unknown, wanted
-from relay.logs import get_logger
+from relay.logger import get_logger
 
 logger = get_logger("relay.config")
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from relay.model.limits import Limits
 
 RANK_BITS = 52
-"""Bits of a rank. With 8 of the priority and one for overtaken groups, groups stay below control streams."""
+"""Bits of a rank. With 8 of the priority and one for promoted groups, groups stay below control streams."""
 
 RANK_STEP = 1 << 16
 """Between two groups in order of their beginning: room for those out of order."""
@@ -24,7 +24,8 @@ SLICES = 32
 """Resolution of `Flow`."""
 
 TURN = 4
-"""An overtaken group waits for a quarter of the patience, and no more than was written in that time goes before new ones."""
+"""A group that newer ones have passed is promoted after a quarter of the time that the backlog may hold, and if no more is
+queued than was written in such a time."""
 
 
 class Stream(Protocol):
@@ -56,9 +57,9 @@ class Reason(Enum):
     """It is later than the subscriber's latency allows."""
 
 
-def send_priority(priority: int, rank: int, *, overtaken: bool = False) -> int:
-    """Order of sending: higher track priority first, then groups that were overtaken, then the higher rank."""
-    return (priority << RANK_BITS + 1) | (overtaken << RANK_BITS) | (rank & ((1 << RANK_BITS) - 1))
+def send_priority(priority: int, rank: int, *, promoted: bool = False) -> int:
+    """Order of sending: higher track priority first, then promoted groups, then the higher rank."""
+    return (priority << RANK_BITS + 1) | (promoted << RANK_BITS) | (rank & ((1 << RANK_BITS) - 1))
 
 
 class Ranks:
@@ -74,14 +75,14 @@ class Ranks:
         return next(self._next) * RANK_STEP
 
     def turn(self) -> int:
-        """For an overtaken group: below all that were overtaken before."""
+        """For a promoted group: promoted groups are sent in the order of their promotion."""
         return -next(self._next)
 
 
 class Sending(Generic[S]):
     """A group stream toward the peer."""
 
-    __slots__ = ("open", "overtaken", "passed", "rank", "sequence", "size", "stream")
+    __slots__ = ("open", "passed", "promoted", "rank", "sequence", "size", "stream")
 
     def __init__(self, sequence: int, stream: S, rank: int) -> None:
         self.sequence = sequence
@@ -89,7 +90,7 @@ class Sending(Generic[S]):
         self.rank = rank
         self.open = True
         """More may be written."""
-        self.overtaken = False
+        self.promoted = False
         """It is sent before newer groups."""
         self.passed: float | None = None
         """Time at which a newer group began."""
@@ -195,12 +196,12 @@ class Backlog(Generic[S]):
         self._ordered = ordered
         for sequence in sorted(self._groups, reverse=ordered):
             sending = self._groups[sequence]
-            if not sending.overtaken:
+            if not sending.promoted:
                 sending.rank = self._ranks.fresh()
             self._place(sending)
 
     def _place(self, sending: Sending[S]) -> None:
-        order = send_priority(self.priority, sending.rank, overtaken=sending.overtaken)
+        order = send_priority(self.priority, sending.rank, promoted=sending.promoted)
         sending.stream.prioritize(order)
 
     # --- groups ----------------------------------------------------------------------------------------------------
@@ -212,13 +213,13 @@ class Backlog(Generic[S]):
                 return self._ranks.fresh()
             # the subscription keeps its place among others of its priority by its oldest group
             oldest = self._groups[min(self._groups)]
-            if sequence > oldest.sequence and not oldest.overtaken:
+            if sequence > oldest.sequence and not oldest.promoted:
                 oldest.rank = self._ranks.fresh()
                 self._place(oldest)
-            older = [s.rank for s in self._groups.values() if s.sequence < sequence and not s.overtaken]
+            older = [s.rank for s in self._groups.values() if s.sequence < sequence and not s.promoted]
             return min(older) - 1 if older else self._ranks.fresh()
         if sequence < self._newest:
-            newer = [s.rank for s in self._groups.values() if s.sequence > sequence and not s.overtaken]
+            newer = [s.rank for s in self._groups.values() if s.sequence > sequence and not s.promoted]
             if newer:
                 return min(newer) - 1
         return self._ranks.fresh()
@@ -305,12 +306,12 @@ class Backlog(Generic[S]):
             leaving.popleft()
         leaving.append(sending.stream)
         sending.stream.context = None  # its owner refers to us: a reference cycle
-        if not sending.overtaken:
+        if not sending.promoted:
             # its lost packets, or its mere end, must not wait behind newer groups
-            self._let_go_first(sending)
+            self._promote(sending)
 
-    def _let_go_first(self, sending: Sending[S]) -> None:
-        sending.overtaken = True
+    def _promote(self, sending: Sending[S]) -> None:
+        sending.promoted = True
         sending.rank = self._ranks.turn()
         self._place(sending)
 
@@ -321,16 +322,16 @@ class Backlog(Generic[S]):
         """
         soon = self._flow.within(now, self._limits.backlog_time / TURN)
         for sending, unsent in waiting:
-            if not sending.open and not sending.overtaken and unsent <= min(sending.size // 2, soon):
-                self._let_go_first(sending)
+            if not sending.open and not sending.promoted and unsent <= min(sending.size // 2, soon):
+                self._promote(sending)
 
     def _take_turns(self, waiting: list[Waiting[S]], now: float) -> None:
-        """The peer keeps up, but without a pause: overtaken groups go before newer ones."""
+        """The peer keeps up, but never catches up: groups that newer ones have passed are promoted."""
         turn = min(self._limits.backlog_time, self._latency or self._patience) / TURN
-        late = [s for s, _ in waiting if s.passed is not None and now - s.passed >= turn and not s.overtaken]
+        late = [s for s, _ in waiting if s.passed is not None and now - s.passed >= turn and not s.promoted]
         if late and self.unsent <= self._flow.within(now, self._patience / TURN):
             for sending in late:
-                self._let_go_first(sending)
+                self._promote(sending)
 
     def _give_up(self, sending: Sending[S], unsent: int, code: Reason, given_up: list[GivenUp[S]]) -> None:
         del self._groups[sending.sequence]

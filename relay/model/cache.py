@@ -16,7 +16,7 @@ from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 
 SLACK = 8
-"""The budget of all caches is kept to within an eighth: a track reports such a change, and so much is freed at once."""
+"""Tracks report their size when it has changed by an eighth, and an eighth of the budget is freed at once."""
 
 G = TypeVar("G", bound=Group)
 
@@ -31,7 +31,7 @@ class GroupCache(Generic[G]):
         """By sequence. `add` and `empty` change them."""
         self._limits = limits
         self.age = limits.cache_age
-        """Seconds that a group stays once a newer one exists."""
+        """Seconds from its arrival that a group stays, if a newer one exists."""
         self.latest: G | None = None
         self.floor = 0
         """Sequences below it are rejected: one of them, or above them, has been evicted."""

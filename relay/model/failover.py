@@ -14,8 +14,9 @@ MOST_RETRIES = 6
 RETRY_MEMORY = 10.0
 """Seconds after which a retry counts as the first: a track without a group may outlive many routes."""
 
-RETRY_DELAY = 0.025
-"""Seconds, doubled each time: a relay may refuse before it withdraws what it announced."""
+RETRY_DELAY = 0.1
+"""Seconds before the second retry, doubled for each further one; the first is immediate. A relay may reject a subscription
+before it withdraws what it announced."""
 
 
 class Numbered(Protocol):
@@ -51,7 +52,7 @@ class Failover:
         self._last = now
         if self._failures > MOST_RETRIES:
             return None
-        return 0.0 if self._failures == 1 else RETRY_DELAY * (1 << self._failures)
+        return 0.0 if self._failures == 1 else RETRY_DELAY * (1 << self._failures - 2)
 
     def accepted(self) -> bool:
         """A track accepted. True if it is not the first."""

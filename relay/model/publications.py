@@ -1,11 +1,11 @@
 """The publications of every path, and which of several serves.
 
-Owns the table, by path and by session, and the order of preference. Called by the directory. From best to worst:
+Owns the table, by path and by session, and the order of preference. Called by the directory. Criteria, the first decides:
 
 * A publication whose session answers before one that does not, one that is surely no echo of ours before one that may be,
   one whose session is here before one that lingers, one whose session stays before one that is leaving.
 * A publisher connected to this relay before those of other relays; of our own the newest, of others the nearest. If the
-  newest won there too, relays that learn of two publishers in different orders would hand them to each other for ever.
+  newest of others won, two relays that learn of two publishers in different orders would each route to the other for ever.
 * Publications with the same original publisher are routes to the same content: the cheapest of them.
 """
 
@@ -147,8 +147,8 @@ class Publications:
     def living(self, path: str) -> Sequence[Publication]:
         """The publications that may serve a path; dead ones only if all are.
 
-        Also for a requester that cannot use the living ones: a relay with a publisher of its own would wait for the dead
-        one as long as we offer it.
+        Dead ones are withheld even from a requester that can use no living one: another relay with a publisher of its own
+        would wait for the dead one as long as we offer it.
         """
         present = [p for p in self.at(path) if p.usable]
         return [p for p in present if not p.dead] or present

@@ -18,7 +18,7 @@ from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from relay.runtime import SYSTEM, Runtime
-from relay.transport.quic.certificates import CertificateError
+from relay.transport.quic.certificate_store import CertificateError
 from relay.transport.quic.connection import Connection
 from relay.transport.quic.dial import ClientEndpoint
 from relay.transport.quic.endpoint import quic_configuration
@@ -26,7 +26,7 @@ from relay.transport.quic.session import QuicSession, SessionLostError
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.trust import ClientTls, Trust
 from relay.transport.quic.udp import Address
-from relay.transport.raw import RawSession
+from relay.transport.raw_quic import RawSession
 from relay.transport.refusal import answered
 from relay.transport.websocket.session import FramedSession
 from relay.transport.webtransport_client import WebTransportClientSession

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.pace import LogThrottle
 
 logger = get_logger("relay.transport")

@@ -10,7 +10,7 @@ import errno
 import socket
 from typing import Any
 
-from relay.logs import get_logger
+from relay.logger import get_logger
 
 logger = get_logger(__name__)
 

@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 from aioquic.h3.events import Headers
 
-from relay.model.strangers import Strangers
+from relay.model.incompatible import IncompatiblePeers
 from relay.transport import http3
 from relay.transport.quic import compat
 from relay.transport.quic.connection import Connection
@@ -53,12 +53,12 @@ class WebTransportServerSession(WebTransportSession):
         *,
         versions: tuple[Version, ...],
         on_request: Callable[[SessionRequest], None],
-        strangers: Strangers | None = None,
+        incompatible: IncompatiblePeers | None = None,
     ) -> None:
         super().__init__(connection, is_client=False)
         self._versions = versions
         self._on_request = on_request
-        self._strangers = strangers
+        self._incompatible = incompatible
         self._accepted = False
         self.offered: tuple[str, ...] = ()
         # Our settings are sent with the handshake, which saves clients a round trip.
@@ -101,8 +101,8 @@ class WebTransportServerSession(WebTransportSession):
             self.version = ALPN_VERSIONS[chosen]
         elif not any(version.has_setup_exchange for version in self._versions):
             # Without a subprotocol, SETUP messages negotiate one of the two oldest versions.
-            if self._strangers is not None:
-                self._strangers.met(self.remote, "webtransport", self.offered)
+            if self._incompatible is not None:
+                self._incompatible.met(self.remote, "webtransport", self.offered)
             self.reject(400)
             return
         self._on_request(self)

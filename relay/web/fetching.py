@@ -24,7 +24,7 @@ from aiohttp import web
 from relay.actors import messages as m
 from relay.actors.reader import Over, Reading
 from relay.auth.permissions import Reason
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.address import readable_host
 from relay.model.group import FRAME_OVERHEAD, FrameStart
 from relay.model.path import normalize

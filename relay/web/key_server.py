@@ -18,7 +18,7 @@ from cachetools import TTLCache
 from relay.auth.authenticator import Keys, KeyServiceError
 from relay.auth.key import LARGEST_FILE, Key, KeyFileError, token_kid
 from relay.auth.permissions import UnauthorizedError
-from relay.logs import get_logger
+from relay.logger import get_logger
 
 logger = get_logger("relay.auth")
 

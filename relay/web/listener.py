@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.address import address_of, readable_host
 from relay.model.limits import Limits
 from relay.model.pace import LogThrottle

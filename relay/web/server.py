@@ -22,7 +22,7 @@ from relay.actors.expiry import Expiries
 from relay.actors.reader import Over, ReaderActor, Reading
 from relay.actors.runtime import ActorDeadError, ask, halt, send
 from relay.auth.permissions import Permissions, Reason, UnauthorizedError, requested_path
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.address import address_of, readable_host
 from relay.model.path import join, normalize, strip
 from relay.transport.refusal import challenge

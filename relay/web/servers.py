@@ -11,7 +11,7 @@ from collections import Counter
 
 from aiohttp import web
 
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.limits import Limits
 from relay.transport.sockets import bind_tcp
 from relay.web.listener import WebServer

@@ -15,8 +15,8 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 
 from relay.model.address import address_of, readable_address
+from relay.model.incompatible import IncompatiblePeers
 from relay.model.limits import Limits
-from relay.model.strangers import Strangers
 from relay.runtime import SYSTEM, Runtime
 from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
@@ -42,7 +42,7 @@ class Sessions:
     """Limits of the next session."""
     addresses: Slots
     """Slots of sessions per address, on all transports."""
-    strangers: Strangers | None = None
+    incompatible: IncompatiblePeers | None = None
     """Records peers without a common version."""
     runtime: Runtime = SYSTEM
 
@@ -82,8 +82,8 @@ async def _upgrade(request: web.Request, remote: str, sessions: Sessions) -> web
     offered = tuple(name.strip() for name in names if name.strip())
     choice = choose(offered, sessions.versions)
     if choice is None:
-        if sessions.strangers is not None:
-            sessions.strangers.met(remote, "websocket", offered)
+        if sessions.incompatible is not None:
+            sessions.incompatible.met(remote, "websocket", offered)
         return web.Response(status=400, text="none of the offered subprotocols is supported\n")
     limits = sessions.limits()
     limit = limits.websocket_message if choice.draft is None else 0

@@ -13,8 +13,8 @@ from relay.actors import messages as m
 from relay.actors.expiry import Expiries
 from relay.actors.runtime import ask, halt
 from relay.auth.permissions import Permissions, UnauthorizedError
+from relay.model.incompatible import IncompatiblePeers
 from relay.model.limits import Limits
-from relay.model.strangers import Strangers
 from relay.runtime import Runtime
 from relay.transport.session import Pong
 from relay.wire.announce import AnnounceRequest
@@ -84,7 +84,9 @@ async def test_the_first_version_of_the_client_that_is_spoken_wins(world: World)
 
 async def test_no_common_version_closes_the_session(caplog: pytest.LogCaptureFixture) -> None:
     world = World(versions=(Version.LITE_01, *MODERN))
-    world.environment = replace(world.environment, strangers=Strangers(["moq-lite-01"], lambda: 0.0))
+    world.environment = replace(
+        world.environment, incompatible=IncompatiblePeers(["moq-lite-01"], lambda: 0.0)
+    )
     peer = world.connect(Version.LITE_02, introduce=False)
     peer.bidi(ClientSetup(SetupForm.DRAFT14, (0xFF0DAD02, 0xFF0DAD03)).encode())
     await settle()

@@ -22,7 +22,7 @@ from relay import terminal
 from relay.auth import tool
 from relay.auth.claims import Claims, Scope
 from relay.auth.key import ALGORITHMS, Key
-from relay.auth.when import in_utc, in_words, moment_of
+from relay.auth.tool_times import in_utc, in_words, moment_of
 from relay.version import VERSION
 
 ROOT = Path(__file__).parents[2]

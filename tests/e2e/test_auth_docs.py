@@ -188,9 +188,11 @@ async def test_every_command_does_what_the_page_says(folder: Path, tmp_path: Pat
             else:
                 good = fits(expected.removesuffix(LEAVE).rstrip("\n"), output)
             if not good:
-                log = (folder / "relay.log").read_text() if (folder / "relay.log").exists() else ""
+                log = (
+                    (folder / "relay.log_setup").read_text() if (folder / "relay.log_setup").exists() else ""
+                )
                 wrong.append(
-                    f"$ {step.command}\n{step.output}\n--- but was:\n{output}\n--- relay.log:\n{log}"
+                    f"$ {step.command}\n{step.output}\n--- but was:\n{output}\n--- relay.log_setup:\n{log}"
                 )
                 break  # what follows builds upon it
     assert wrong == []

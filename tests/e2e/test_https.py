@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from relay.app import Relay
 from relay.client import Client
 from relay.config import Auth, Config, ConfigError, Server, ServerTls
-from relay.transport.quic.certificates import CertificatePair, generate_certificate
+from relay.transport.quic.certificate_store import CertificatePair, generate_certificate
 from relay.transport.quic.trust import ClientTls
 from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port

@@ -14,7 +14,7 @@ from relay.app import Relay
 from relay.client import Client
 from relay.model.limits import Limits
 from relay.runtime import SYSTEM
-from relay.transport.quic.certificates import CertificateStore
+from relay.transport.quic.certificate_store import CertificateStore
 from relay.transport.quic.endpoint import QuicServer
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from relay.model.limits import Limits
 from relay.transport.client import ClientTls, ConnectError, connect
 from relay.transport.quic import dial, endpoint, offload
-from relay.transport.quic.certificates import CertificatePair, CertificateStore, generate_certificate
+from relay.transport.quic.certificate_store import CertificatePair, CertificateStore, generate_certificate
 from relay.transport.quic.compat import RelayQuicConnection
 from relay.transport.quic.endpoint import Endpoint, QuicServer
 from relay.transport.quic.fast.connection import FastConnection

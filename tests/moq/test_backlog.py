@@ -152,11 +152,11 @@ def test_priorities_stay_below_control_streams_and_in_their_order() -> None:
     early, late = ranks.turn(), ranks.turn()
     orders = [
         CONTROL_PRIORITY,
-        send_priority(255, early, overtaken=True),
-        send_priority(255, late, overtaken=True),
+        send_priority(255, early, promoted=True),
+        send_priority(255, late, promoted=True),
         send_priority(255, second),
         send_priority(255, first),
-        send_priority(254, ranks.turn(), overtaken=True),
+        send_priority(254, ranks.turn(), promoted=True),
         send_priority(0, ranks.fresh()),
     ]
     assert orders == sorted(orders, reverse=True)

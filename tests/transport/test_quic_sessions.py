@@ -15,7 +15,7 @@ from relay.transport.quic.connection import Connection
 from relay.transport.quic.fast.varint import varint
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.stream import plain_code, wire_code
-from relay.transport.raw import RawSession
+from relay.transport.raw_quic import RawSession
 from relay.transport.session import DatagramReceived, Event, Pong, SessionClosed, StreamData
 from relay.wire.errors import to_http3
 from relay.wire.version import Version

@@ -128,7 +128,7 @@ class Admission:
     def end(self, connection: Connection) -> None:
         """The connection is closed, but may still repeat its close.
 
-        An unverified address keeps its slot until then: invalid first packets cost nearly as much as
+        An unverified address keeps its slot until `forget`: invalid first packets cost nearly as much as
         handshakes, and thousands may come. A full table makes later clients prove their address.
         """
         admitted = self._unfinished.get(connection)

@@ -23,7 +23,7 @@ from aioquic.quic.events import (
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.address import readable_address
 from relay.model.pace import LogThrottle
 from relay.transport.quic import compat

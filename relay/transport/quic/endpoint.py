@@ -18,21 +18,21 @@ from collections.abc import Callable
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType
 
-from relay.logs import Seconds, get_logger
+from relay.logger import Seconds, get_logger
 from relay.model.address import readable_address
+from relay.model.incompatible import IncompatiblePeers
 from relay.model.limits import Limits
 from relay.model.pace import LogThrottle
-from relay.model.strangers import Strangers
 from relay.runtime import Runtime
 from relay.transport.quic import compat, negotiation
 from relay.transport.quic.admission import Admission, Admitted, refusal
-from relay.transport.quic.certificates import CertificatePair, CertificateStore
+from relay.transport.quic.certificate_store import CertificatePair, CertificateStore
 from relay.transport.quic.connection import SHORTEST_WAIT, Connection, Handler
 from relay.transport.quic.fast.connection import FastConnection, PureConnection
 from relay.transport.quic.qlog import QlogDirectory
 from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.udp import Address, UdpSocket
-from relay.transport.raw import RawSession
+from relay.transport.raw_quic import RawSession
 from relay.transport.session import SessionRequest
 from relay.transport.slots import Slots
 from relay.transport.sockets import bind_udp
@@ -354,12 +354,12 @@ class QuicServer(Endpoint):
         on_request: Callable[[SessionRequest], None],
         addresses: Slots | None = None,
         qlog: QlogDirectory | None = None,
-        strangers: Strangers | None = None,
+        incompatible: IncompatiblePeers | None = None,
     ) -> None:
         """`on_request` is called for each session request, and answers now or later.
 
         `addresses` are the slots of sessions by address, shared with other transports. `qlog` logs
-        connections. `strangers` records peers without a common version.
+        connections. `incompatible` records peers without a common version.
         """
         super().__init__(settings, runtime)
         self.versions = versions
@@ -384,7 +384,7 @@ class QuicServer(Endpoint):
         if addresses is None:
             addresses = Slots("sessions_address", limits.sessions_address, self.refused, self.now)
         self._admission = Admission(limits, self.refused, addresses, self.now)
-        self._strangers = strangers
+        self._incompatible = incompatible
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -440,7 +440,10 @@ class QuicServer(Endpoint):
     def negotiated(self, connection: Connection, alpn: str) -> Handler:
         if alpn == "h3":
             return WebTransportServerSession(
-                connection, versions=self.versions, on_request=self._on_request, strangers=self._strangers
+                connection,
+                versions=self.versions,
+                on_request=self._on_request,
+                incompatible=self._incompatible,
             )
         return RawSession(connection, alpn=alpn, is_client=False, on_request=self._on_request)
 
@@ -459,8 +462,8 @@ class QuicServer(Endpoint):
     def remove(self, connection: Connection) -> None:
         super().remove(connection)
         offered = compat.refused_protocols(connection.quic) if connection.handler is None else None
-        if offered is not None and self._strangers is not None:
-            self._strangers.met(connection.remote, "quic", offered)
+        if offered is not None and self._incompatible is not None:
+            self._incompatible.met(connection.remote, "quic", offered)
         self._admission.forget(connection)
         self._check_closed()
 

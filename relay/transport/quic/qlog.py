@@ -19,7 +19,7 @@ from typing import Any, Final
 from aioquic.h3.events import Headers
 from aioquic.quic.logger import QLOG_VERSION, QuicLogger, QuicLoggerTrace
 
-from relay.logs import get_logger
+from relay.logger import get_logger
 
 logger = get_logger("relay.transport")
 

@@ -17,7 +17,7 @@ from aioquic.tls import AlertDescription
 from cryptography.hazmat.primitives import serialization
 
 from relay.transport.quic import compat
-from relay.transport.quic.certificates import fingerprint, load_certificates
+from relay.transport.quic.certificate_store import fingerprint, load_certificates
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
-from relay.logs import Seconds, get_logger
+from relay.logger import Seconds, get_logger
 from relay.model.address import readable_address
 from relay.model.pace import LogThrottle
 from relay.transport.quic import offload

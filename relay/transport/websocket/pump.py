@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.runtime import Runtime
 from relay.transport.websocket.session import FramedSession, Opcode
 
@@ -33,8 +33,8 @@ WRITE_BUFFER = 65_536
 """Bytes buffered by the transport before the writer pauses."""
 
 UNSENT_IN_KERNEL = 131_072
-"""Bytes buffered by the kernel beyond the network. Newer data can overtake queued data here, but not there.
-"""
+"""Bytes in the kernel's socket buffer that are not on the wire yet. More urgent data can overtake what the session queues, but
+not what the kernel has."""
 
 LAST_WORDS = 0.25
 """Seconds that the socket stays open after the session's close: some deployed clients report a broken

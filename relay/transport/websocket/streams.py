@@ -102,7 +102,7 @@ class FramedStreams:
     def _released(self, *, unidirectional: bool) -> None: ...
 
     def _index_limit(self, *, unidirectional: bool) -> int:
-        """How many streams the peer may have opened so far. Opening the fifth opens the fourth."""
+        """How many streams the peer may have opened so far. Stream ids are in order: opening one opens all below it."""
         return self._max_streams + self._opened[unidirectional].over
 
     def _next_control(self, room: int) -> bytes | None:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from relay.logs import get_logger
+from relay.logger import get_logger
 from relay.model.address import address_of
 from relay.model.pace import LogThrottle
 
@@ -24,7 +24,7 @@ SHOWN: Final = 8
 SHOWN_NAME: Final = 32
 
 
-class Strangers:
+class IncompatiblePeers:
     """All of a relay."""
 
     def __init__(self, spoken: Sequence[str], now: Callable[[], float]) -> None:

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from relay.model import strangers
+from relay.model import incompatible
+from relay.model.incompatible import IncompatiblePeers
 from relay.model.pace import LOG_BURST
-from relay.model.strangers import Strangers
 
 
 class Time:
@@ -25,7 +25,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_an_address_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     time = Time()
-    known = Strangers(["moq-lite-06", "moq-lite-05"], time)
+    known = IncompatiblePeers(["moq-lite-06", "moq-lite-05"], time)
     for port in range(5):
         known.met(f"192.0.2.1:{port}", "quic", ["moqt-16", "h3x"])
         known.met(f"[2001:db8::{port}]:1", "webtransport", [])
@@ -40,14 +40,14 @@ def test_forged_addresses_write_a_few_lines(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time = Time()
-    known = Strangers([], time)
+    known = IncompatiblePeers([], time)
     for number in range(1_000):
         known.met(f"10.0.{number // 250}.{number % 250}:1", "quic", ["x"])
     assert len(lines(caplog)) == LOG_BURST
     time.now += 3_600
     known.met("10.0.3.249:1", "quic", ["x"])
     assert len(lines(caplog)) == LOG_BURST + 1, "one that was held back is named when there is room"
-    monkeypatch.setattr(strangers, "REMEMBERED", 2)
+    monkeypatch.setattr(incompatible, "REMEMBERED", 2)
     for number in range(10):
         time.now += 3_600
         known.met(f"10.1.0.{number}:1", "quic", ["x"])
@@ -55,7 +55,7 @@ def test_forged_addresses_write_a_few_lines(
 
 
 def test_a_peer_cannot_make_the_line_long(caplog: pytest.LogCaptureFixture) -> None:
-    known = Strangers([], Time())
+    known = IncompatiblePeers([], Time())
     known.met("192.0.2.1:1", "quic", ["x" * 5_000] * 5_000)
     [line] = lines(caplog)
     assert len(line) < 500

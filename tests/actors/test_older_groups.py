@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay.actors import messages as m
-from relay.actors.past import past_of
+from relay.actors.older_groups import past_of
 from relay.model.cache import GroupCache
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams

@@ -1,6 +1,6 @@
 """Logging set-up: where lines go and what they look like.
 
-Owns the one handler of the program. Must never be imported by the rooms below: they log through `relay.logs`. Called
+Owns the one handler of the program. Must never be imported by the rooms below: they log through `relay.logger`. Called
 by the command line.
 
     2026-03-01T12:00:00.123Z INFO  [session 7] accepted transport=webtransport path=/demo
@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from relay.logs import FIELDS
+from relay.logger import FIELDS
 from relay.model.pace import LogThrottle
 
 if TYPE_CHECKING:
