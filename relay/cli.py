@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from relay import log, terminal
+from relay import log_setup, terminal
 from relay.config import Config, ConfigError, load
 from relay.config.foreign import foreign_flag
 from relay.config.options import Kind, Option
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from relay.app import check
 
             _print_warnings(warnings)
-            with log.warnings_to(_warn):
+            with log_setup.warnings_to(_warn):
                 check(config)
             # One write: a reader such as `head -1` may close the pipe after the first line.
             lines = (f"{arguments.file or 'configuration'}: ok", *summary(config))
@@ -156,13 +156,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if fault:
                 terminal.say(f"moq-relay: {fault}")
             return 1 if fault else 0
-        log.setup(config.log.level, config.log.format)
+        log_setup.setup(config.log.level, config.log.format)
         for text in warnings:
             get_logger("relay").warning(text)
         warnings.clear()
         from relay.process import run
 
-        return run(config, lambda: load(arguments.file, arguments.flags), log.setup)
+        return run(config, lambda: load(arguments.file, arguments.flags), log_setup.setup)
     except ConfigError as error:
         _print_warnings(warnings)
         for problem in error.problems:

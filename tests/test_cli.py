@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from relay import cli, log
+from relay import cli
+from relay import log_setup as log
 from relay.app import Relay, check
 from relay.config import Auth, Cluster, Config, ConfigError, Public, load
 from relay.config.tables import OPTIONS

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import structlog
 
-from relay import log
+from relay import log_setup as log
 from relay.client import SessionEnded
 from relay.logger import FIELDS, Logger, Seconds, get_logger, loggable
 from relay.model.pace import LOG_BURST
