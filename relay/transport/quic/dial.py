@@ -122,17 +122,11 @@ class Opening:
     def __init__(self, endpoint: ClientEndpoint) -> None:
         self._endpoint = endpoint
 
-    def established(self) -> None:
-        pass
-
-    def handle(self, event: QuicEvent) -> None:
-        pass
-
-    def pump(self) -> None:
-        pass
-
-    def deliver(self) -> None:
-        pass
+    def established(self) -> None: ...
+    def handle(self, event: QuicEvent) -> None: ...
+    def pump(self) -> None: ...
+    def deliver(self) -> None: ...
+    def close(self, code: int = 0, reason: str = "") -> None: ...
 
     def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
         kind = compat.close_kind(event)
@@ -140,6 +134,3 @@ class Opening:
         timed_out = reason == compat.IDLE_REASON and not by_peer
         layer = "timeout" if timed_out else kind
         self._endpoint.fail(SessionLostError(layer, event.error_code, reason, by_peer=by_peer))
-
-    def close(self, code: int = 0, reason: str = "") -> None:
-        pass

@@ -394,11 +394,6 @@ class QuicServer(Endpoint):
     def segments_refused(self) -> int:
         return sum(sock.segments_refused for sock in self._sockets)
 
-    @property
-    def open_connections(self) -> int:
-        """Number of connections that are not closed, before and after their handshake."""
-        return sum(not connection.over for connection in self.connections)
-
     def use(self, limits: Limits) -> None:
         """Apply other limits to new connections."""
         self.limits = limits

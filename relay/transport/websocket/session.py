@@ -126,8 +126,7 @@ class FramedSession(FramedStreams):
             self._send_ping()
             self.wake()
 
-    def trust(self) -> None:
-        pass
+    def trust(self) -> None: ...
 
     def probe_timeout(self) -> float:
         return PROBE_TIMEOUT + 3 * (self._rtt or 0.0)

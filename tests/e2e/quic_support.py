@@ -1,0 +1,11 @@
+"""What tests ask of a relay's QUIC endpoint."""
+
+from __future__ import annotations
+
+from relay.transport.quic.endpoint import QuicServer
+
+
+def open_connections(server: QuicServer | None) -> int:
+    """Connections that are not closed, before and after their handshake."""
+    assert server is not None
+    return sum(not connection.over for connection in server.connections)
