@@ -28,6 +28,7 @@ from relay.transport.quic.trust import ClientTls
 from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import WITHIN, certificate, install, secured
+from tests.e2e.quic_support import open_connections
 from tests.e2e.support import (
     PATIENT,
     assert_complete,

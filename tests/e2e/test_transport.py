@@ -29,6 +29,7 @@ from relay.transport.session import Event, Pong, Session, SessionClosed, Session
 from relay.wire.version import Version
 from tests.clock import RUNTIME
 from tests.e2e.harness import Peer, RustPeer, free_udp_port, peer_python
+from tests.e2e.quic_support import open_connections
 from tests.pem import chain_pem
 from tests.transport.conftest import PAIRINGS
 from tests.transport.test_certificates import self_signed
