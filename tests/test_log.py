@@ -284,12 +284,13 @@ def test_an_object_is_one_line_whatever_a_peer_sends() -> None:
     log.setup("info", "json", stream)
     evil = 'a\n{"level": "error"}\x1b[2J\u2028\ud800\x7f"'
     get_logger("relay.x").info("closed", reason=evil)
-    logging.getLogger("quic").warning("%s", evil)
+    sendable = evil.replace("\ud800", "")  # pytest reports what libraries log, in UTF-8
+    logging.getLogger("quic").warning("%s", sendable)
     text = stream.getvalue()
     assert len(text.splitlines()) == 2
     assert text.isascii()
     assert all(line.isprintable() for line in text.splitlines())
-    assert [entry.get("reason", entry["event"]) for entry in objects(stream)] == [evil, evil]
+    assert [entry.get("reason", entry["event"]) for entry in objects(stream)] == [evil, sendable]
 
 
 def test_an_exception_is_a_field() -> None:
