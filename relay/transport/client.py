@@ -34,15 +34,9 @@ from relay.wire.version import Version, alpns_for
 
 __all__ = ["ClientTls", "ConnectError", "ErrorKind", "connect", "connect_websocket"]
 
-HEAD_START = 0.25
-"""Seconds before the next address is tried as well (RFC 8305)."""
-
-RAW_PORT = 4443
-"""Default port of `moqt` and `moql` URLs."""
-
-FINGERPRINT_BODY = 256
-"""Most bytes read of `/certificate.sha256`, which has 64."""
-
+HEAD_START = 0.25  # seconds before the next address is tried as well (RFC 8305)
+RAW_PORT = 4443  # default port of `moqt` and `moql` URLs
+FINGERPRINT_BODY = 256  # most bytes read of `/certificate.sha256`, which has 64
 RAW_SCHEMES = ("moqt", "moql")
 DEFAULT_PORTS = {"https": 443, "http": 80, "moqt": RAW_PORT, "moql": RAW_PORT}
 WEBSOCKET_PORTS = {"wss": 443, "ws": 80}
@@ -75,8 +69,7 @@ class ConnectError(Exception):
 class _Target:
     """A parsed URL."""
 
-    shown: str
-    """The URL without query and user, for messages."""
+    shown: str  # the URL without query and user, for messages
     raw: bool
     host: str
     port: int

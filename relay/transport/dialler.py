@@ -19,14 +19,9 @@ from relay.transport.quic.settings import QuicSettings
 from relay.transport.quic.trust import Trust
 from relay.wire.version import Version
 
-TIMEOUT: Final = 30.0
-"""Seconds for one attempt, from name resolution to an open session."""
-
-STREAMS: Final = 16_384
-"""Streams of each kind for another relay, which serves many peers."""
-
-LONGEST_TOKEN: Final = 8_192
-"""Longest token in characters that relays accept."""
+TIMEOUT: Final = 30.0  # seconds for one attempt, from name resolution to an open session
+STREAMS: Final = 16_384  # streams of each kind for another relay, which serves many peers
+LONGEST_TOKEN: Final = 8_192  # longest token in characters that relays accept
 
 
 class TokenError(ValueError):
@@ -42,9 +37,7 @@ class Dialler:
     tls: ClientTls
     bind: tuple[str, int] | None = None
     runtime: Runtime = SYSTEM
-    token: Path | None = None
-    """Read for each attempt, so that it can be replaced."""
-
+    token: Path | None = None  # read for each attempt, so that it can be replaced
     tokens: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
     """Tokens of single targets: a file, or the token itself."""
 

@@ -25,12 +25,8 @@ H3_ID_ERROR = 0x108
 H3_REQUEST_INCOMPLETE = 0x10D
 H3_MESSAGE_ERROR = 0x10E
 
-HEADERS_LIMIT = 64 * 1024
-"""Most bytes of a HEADERS frame. A token in the path is the largest part."""
-
-CONTROL_LIMIT = 16 * 1024
-"""Most bytes of a buffered frame on the control stream. SETTINGS have some dozens."""
-
+HEADERS_LIMIT = 64 * 1024  # most bytes of a HEADERS frame; a token in the path is the largest part
+CONTROL_LIMIT = 16 * 1024  # most bytes of a buffered frame on the control stream; SETTINGS have some dozens
 FORBIDDEN_FRAMES = frozenset((0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xD))
 """Frame types forbidden before HEADERS on a request stream. Unknown ones are skipped."""
 

@@ -31,8 +31,7 @@ from relay.wire.version import Version, alpns_for
 DATAGRAM_LIMIT = 1160
 """Room of a QUIC packet of 1200 bytes, so that code for this transport fits the real one."""
 
-PROBE_TIMEOUT = 0.05
-"""Seconds; there is no round trip to measure."""
+PROBE_TIMEOUT = 0.05  # seconds; there is no round trip to measure
 
 
 class MemoryStream(Sender):
@@ -157,8 +156,7 @@ class MemorySession:
         self.path = path
         self.query = query
         self.datagram_limit = DATAGRAM_LIMIT
-        self.silent = False
-        """Pings of the other side stay unanswered."""
+        self.silent = False  # pings of the other side stay unanswered
         self._credit = {False: credit_bidi, True: credit_uni}
         self.finished = False
         self.peer: MemorySession = self

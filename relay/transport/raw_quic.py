@@ -14,8 +14,7 @@ from relay.transport.session import SessionRequest
 from relay.wire.errors import FIRST_APP_CODE, SessionCode
 from relay.wire.version import ALPN_VERSIONS
 
-OLDEST_ALPN = "moql-01"
-"""The 0.9.3 generation, which closes with the bare HTTP status."""
+OLDEST_ALPN = "moql-01"  # the 0.9.3 generation, which closes with the bare HTTP status
 
 
 class RawSession(QuicSession):

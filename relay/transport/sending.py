@@ -14,15 +14,10 @@ from typing import Any, Generic, Protocol, TypeVar
 class SendState(Enum):
     """Send state of a stream."""
 
-    IDLE = "idle"
-    """Nothing to send."""
-
+    IDLE = "idle"  # nothing to send
     READY = "ready"
-    BLOCKED = "blocked"
-    """Waits for flow control."""
-
-    UNOPENED = "unopened"
-    """Waits for stream credit."""
+    BLOCKED = "blocked"  # waits for flow control
+    UNOPENED = "unopened"  # waits for stream credit
 
 
 class Sender:
@@ -31,8 +26,7 @@ class Sender:
     __slots__ = ("order", "send_state", "unidirectional")
 
     def __init__(self, order: tuple[int, int], *, unidirectional: bool) -> None:
-        self.order = order
-        """Sort key, the most urgent last: (priority, minus the opening number)."""
+        self.order = order  # sort key, the most urgent last: (priority, minus the opening number)
         self.send_state = SendState.IDLE
         self.unidirectional = unidirectional
 
@@ -40,8 +34,7 @@ class Sender:
 class StreamOwner(Protocol):
     """A session, as its streams see it. Streams without a number wait for stream credit."""
 
-    ended: bool
-    """`SessionClosed` was queued: nothing follows it."""
+    ended: bool  # `SessionClosed` was queued: nothing follows it
 
     def ready(self, stream: Any) -> None: ...
     def reorder(self, stream: Any, order: tuple[int, int]) -> None: ...

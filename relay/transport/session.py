@@ -16,8 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from relay.wire.version import Version
 
-CONTROL_PRIORITY = 1 << 62
-"""Send priority of control streams: above every group."""
+CONTROL_PRIORITY = 1 << 62  # send priority of control streams: above every group
 
 
 class Stream(Protocol):
@@ -27,14 +26,11 @@ class Stream(Protocol):
     nothing: the event that reports the end may still be on its way to the caller.
     """
 
-    id: int
-    """Number for logs, unique per session; -1 while a stream waits for stream credit."""
-
+    id: int  # number for logs, unique per session; -1 while a stream waits for stream credit
     unidirectional: bool
     opened_by_peer: bool
 
-    context: Any
-    """Free for the session's owner, such as the stream's handler."""
+    context: Any  # free for the session's owner, such as the stream's handler
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         """Queue `chunks` in order; with `fin`, end the stream after them. Bytes are shared, never copied."""
@@ -122,19 +118,13 @@ class SessionStats:
 class Session(Protocol):
     """An accepted or dialled transport session."""
 
-    transport: str
-    """`quic`, `webtransport`, `websocket` or `memory`."""
-
-    remote: str
-    """The peer's address, `host:port`, for logs."""
-
+    transport: str  # `quic`, `webtransport`, `websocket` or `memory`
+    remote: str  # the peer's address, `host:port`, for logs
     is_client: bool
     version: Version | None
     """Negotiated by ALPN or subprotocol; `None` if SETUP messages decide (moq-lite-01 and 02)."""
 
-    alpn: str
-    """The negotiated ALPN or subprotocol, `""` if none."""
-
+    alpn: str  # the negotiated ALPN or subprotocol, `""` if none
     path: str | None
     """Requested URL path, percent-encoded as sent; `None` where the transport has none (raw QUIC)."""
 

@@ -30,8 +30,7 @@ class Slots:
         self._name = name
         self._refused = refused
         self._taken: Counter[str] = Counter()
-        self._episodes: dict[str, int] = {}
-        """Refusals by key, since the log line about full slots."""
+        self._episodes: dict[str, int] = {}  # refusals by key, since the log line about full slots
         self._throttle = LogThrottle()
 
     def taken(self, key: str = "") -> int:

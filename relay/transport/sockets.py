@@ -14,11 +14,8 @@ from relay.logger import get_logger
 
 logger = get_logger(__name__)
 
-PORT_ATTEMPTS = 16
-"""Attempts to find a port that is free for 127.0.0.1 and ::1, and for UDP and TCP."""
-
-NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-"""Errors where a whole address family is missing."""
+PORT_ATTEMPTS = 16  # attempts to find a port that is free for 127.0.0.1 and ::1, and for UDP and TCP
+NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # errors where a whole address family is missing
 
 
 def bind_udp(host: str, port: int) -> list[socket.socket]:

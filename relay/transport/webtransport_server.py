@@ -23,14 +23,11 @@ from relay.transport.webtransport import WebTransportSession
 from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
 
-ALREADY_IN_USE = 409
-"""Answer to a second CONNECT: a connection carries one session."""
-
+ALREADY_IN_USE = 409  # answer to a second CONNECT: a connection carries one session
 FAMILIAR_OFFER = 512
 """Longest offer of subprotocols in characters that is cached; real ones are a tenth of that."""
 
-SHUTTING_DOWN = 503
-"""Answer to unanswered CONNECT requests when the server closes."""
+SHUTTING_DOWN = 503  # answer to unanswered CONNECT requests when the server closes
 
 
 def _offered(header: str) -> tuple[str, ...]:

@@ -28,21 +28,15 @@ from relay.transport.slots import Slots
 MARK: Final = b"retry:"
 """Prefix of our tokens. A token without it is another server's and is ignored (RFC 9000, 8.1.3)."""
 
-RETRY_ID: Final = 8
-"""Bytes of the connection id in a Retry packet."""
+RETRY_ID: Final = 8  # bytes of the connection id in a Retry packet
 
 
 class Admitted(NamedTuple):
     """A connection may begin."""
 
-    remote: str
-    """The key of its address."""
-
-    original_cid: bytes
-    """The destination connection id of the client's first packet."""
-
-    retry_cid: bytes | None
-    """The connection id from our Retry, if the client has answered one."""
+    remote: str  # the key of its address
+    original_cid: bytes  # the destination connection id of the client's first packet
+    retry_cid: bytes | None  # the connection id from our Retry, if the client has answered one
 
 
 class Admission:

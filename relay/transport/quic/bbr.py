@@ -22,37 +22,21 @@ from relay.transport.quic.fast.recovery import Pacer
 
 NAME = "bbr"
 
-STARTUP_GAIN = 2 / math.log(2)
-"""The smallest gain that doubles the rate every round trip."""
-
+STARTUP_GAIN = 2 / math.log(2)  # the smallest gain that doubles the rate every round trip
 DRAIN_GAIN = 1 / STARTUP_GAIN
 
 WINDOW_GAIN = 2.0
 """Congestion window in bandwidth-delay products: room for late and aggregated acknowledgements."""
 
-CYCLE = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-"""Pacing gains, one round trip each: probe, drain, cruise."""
-
-GROWTH = 1.25
-"""Startup ends after `PLATEAU` rounds that grow by less than this."""
-
+CYCLE = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # pacing gains, one round trip each: probe, drain, cruise
+GROWTH = 1.25  # startup ends after `PLATEAU` rounds that grow by less than this
 PLATEAU = 3
 
-PACING_MARGIN = 0.99
-"""Pacing rate relative to the estimate: queues drain by themselves."""
-
-BANDWIDTH_ROUNDS = 10
-"""Rounds in the bandwidth filter. Rounds limited by the application do not count."""
-
-EXTRA_ROUNDS = 5
-"""Rounds in each half of the filter for aggregated acknowledgements."""
-
-RTT_LIFE = 10.0
-"""Seconds until the shortest round trip is measured again."""
-
-PROBE_RTT_TIME = 0.2
-"""Least duration of PROBE_RTT in seconds."""
-
+PACING_MARGIN = 0.99  # pacing rate relative to the estimate: queues drain by themselves
+BANDWIDTH_ROUNDS = 10  # rounds in the bandwidth filter; rounds limited by the application do not count
+EXTRA_ROUNDS = 5  # rounds in each half of the filter for aggregated acknowledgements
+RTT_LIFE = 10.0  # seconds until the shortest round trip is measured again
+PROBE_RTT_TIME = 0.2  # least duration of PROBE_RTT in seconds
 PROBE_RTT_GAIN = 0.5
 """Data in flight in PROBE_RTT, in bandwidth-delay products. Small enough to drain our queue; four packets, as
 in BBRv1, would interrupt a live track."""
@@ -63,34 +47,19 @@ LONG_PATH_ROUNDS = 2
 """After `LONG_PATH_ROUNDS` rounds with round trips above so many shortest ones plus 10 ms, the path has
 changed, e.g. from Wi-Fi to cellular: our own queue is never that long."""
 
-SHORT_LIFE = 2.0
-"""Seconds for which the shortest round trip holds nevertheless."""
-
-SMALLEST_RTT = 0.001
-"""Seconds; as in loss recovery."""
-
-SMALLEST_WINDOW = 4
-"""Packets: with so many in flight, acknowledgements reveal a loss."""
-
+SHORT_LIFE = 2.0  # seconds for which the shortest round trip holds nevertheless
+SMALLEST_RTT = 0.001  # seconds; as in loss recovery
+SMALLEST_WINDOW = 4  # packets: with so many in flight, acknowledgements reveal a loss
 QUANTUM_TIME = 0.001
 LARGEST_QUANTUM = 65_536
 """Burst size in seconds of the pacing rate, and its maximum in bytes. The window has room for three beside
 the product."""
 
-HEAVY_LOSS = 0.15
-"""Loss rate of a round that counts as congestion if there is a queue as well."""
-
-WORST_LOSS = 0.3
-"""Loss rate that counts as congestion without a queue: a bottleneck with almost no buffer."""
-
-JUDGED = 16
-"""Least packets of a round for a judgement."""
-
-QUEUE = 1.1
-"""Round trips relative to the shortest that indicate a queue."""
-
-YIELD = 0.7
-"""Factor on the data in flight after heavy loss; as CUBIC."""
+HEAVY_LOSS = 0.15  # loss rate of a round that counts as congestion if there is a queue as well
+WORST_LOSS = 0.3  # loss rate that counts as congestion without a queue: a bottleneck with almost no buffer
+JUDGED = 16  # least packets of a round for a judgement
+QUEUE = 1.1  # round trips relative to the shortest that indicate a queue
+YIELD = 0.7  # factor on the data in flight after heavy loss; as CUBIC
 
 
 class Mode(Enum):
@@ -114,10 +83,8 @@ class _Burst:
         self.delivered = delivered
         self.delivered_at = delivered_at
         self.first_sent = first_sent
-        self.limited = limited
-        """Limited by the application: there was less to send than the path carries."""
-        self.left = 0
-        """Bytes in flight."""
+        self.limited = limited  # limited by the application: there was less to send than the path carries
+        self.left = 0  # bytes in flight
 
 
 class _Round:
@@ -128,12 +95,9 @@ class _Round:
     def __init__(self, in_flight: int) -> None:
         self.delivered = 0
         self.lost = 0
-        self.rtt = math.inf
-        """Shortest sample."""
-        self.in_flight = in_flight
-        """Most bytes in flight."""
-        self.asked = False
-        """The application filled the path at least once."""
+        self.rtt = math.inf  # shortest sample
+        self.in_flight = in_flight  # most bytes in flight
+        self.asked = False  # the application filled the path at least once
 
 
 class _AckAggregation:
@@ -143,11 +107,9 @@ class _AckAggregation:
 
     def __init__(self) -> None:
         self._at = 0.0
-        self._bytes = 0
-        """Bytes acknowledged since then."""
+        self._bytes = 0  # bytes acknowledged since then
         self._rounds = 0
-        self._now = self._last = 0
-        """Maximum of the current `EXTRA_ROUNDS`, and of the previous ones."""
+        self._now = self._last = 0  # maximum of the current `EXTRA_ROUNDS`, and of the previous ones
 
     @property
     def most(self) -> int:
@@ -175,12 +137,10 @@ class Bbr(QuicCongestionControl):
         self._max_datagram_size = max_datagram_size
         self._first_window = self.congestion_window
         self.mode = Mode.STARTUP
-        self.bandwidth = 0.0
-        """Estimated bandwidth; 0 before the first sample."""
+        self.bandwidth = 0.0  # estimated bandwidth; 0 before the first sample
         self.min_rtt = math.inf
         self.pacing_rate = 0.0
-        self.bound: int | None = None
-        """Bound on bytes in flight since heavy loss."""
+        self.bound: int | None = None  # bound on bytes in flight since heavy loss
         self._bound_step = 0
         """Growth of the bound per cycle. Equal for all connections, so that shares of a bottleneck converge.
         """
@@ -191,16 +151,14 @@ class Bbr(QuicCongestionControl):
         self._first_sent = 0.0
         self._limited_until = 0
         """`_delivered` from which on samples are no longer limited by the application; 0 if they are not."""
-        self._acked = 0
-        """Bytes acknowledged since the last `settle`, and the time of the acknowledgement."""
+        self._acked = 0  # bytes acknowledged since the last `settle`, and the time of the acknowledgement
         self._acked_at = 0.0
         self._newest: _Burst | None = None
         self._round_ends = 0
         self._round = _Round(0)
         self._samples: deque[tuple[int, float]] = deque()
         """Maxima of the bandwidth filter: (round, rate), rates descending."""
-        self._rounds = 0
-        """Rounds not limited by the application."""
+        self._rounds = 0  # rounds not limited by the application
         self._min_rtt_at = 0.0
         self._rtt_expired = False
         self._long_rounds = 0
@@ -214,8 +172,7 @@ class Bbr(QuicCongestionControl):
         self._probe_rtt_until: float | None = None
         self._probe_rtt_round = 0
         self._window_before = 0
-        self._resumed = False
-        """Nothing was in flight before the last packet was sent."""
+        self._resumed = False  # nothing was in flight before the last packet was sent
 
     # -- from loss recovery
 

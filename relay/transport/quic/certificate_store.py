@@ -26,9 +26,7 @@ LIFETIME: Final = dt.timedelta(days=14)
 BACKDATE: Final = dt.timedelta(days=1)
 """How far not_before lies in the past, for clients whose clock is slow. Part of `LIFETIME`."""
 
-RENEW_BEFORE: Final = LIFETIME / 4
-"""A generated certificate is replaced when less life is left."""
-
+RENEW_BEFORE: Final = LIFETIME / 4  # a generated certificate is replaced when less life is left
 PrivateKey: TypeAlias = (
     rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 )
@@ -45,8 +43,7 @@ class CertificatePair:
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...]
     key: PrivateKey
-    file: Path | None = None
-    """The file; None if generated."""
+    file: Path | None = None  # the file; None if generated
 
     @property
     def fingerprint(self) -> str:

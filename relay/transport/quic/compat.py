@@ -51,9 +51,7 @@ aioquic raises if one does not fit its datagram."""
 EARLY_REASON_LIMIT = 512
 """Bytes of an application close reason while handshake packets may share its datagram."""
 
-REASON_LIMIT = 1024
-"""Bytes of an application close reason."""
-
+REASON_LIMIT = 1024  # bytes of an application close reason
 PIECE = 2048
 """Bytes of a stream's window per fragment buffered out of order: losses of full packets leave fewer."""
 
@@ -65,18 +63,12 @@ MOST_KEPT = 256 * 1024 * 1024
 """Bytes of sent stream data kept after a gap in acknowledgements: many round trips at 1 Gbit/s. A peer that
 never acknowledges one packet would make us keep everything after it."""
 
-STREAM_COST = 2048
-"""Bytes counted per stream: about its memory."""
-
-COUNT_INTERVAL = 1.0
-"""Seconds between checks of that."""
-
+STREAM_COST = 2048  # bytes counted per stream: about its memory
+COUNT_INTERVAL = 1.0  # seconds between checks of that
 MOST_CRYPTO = 65_536
 """Bytes of CRYPTO data: for a client all of it, for a server what is buffered out of order."""
 
-MOST_CRYPTO_PIECES = 64
-"""Fragments of CRYPTO data buffered out of order: unverified addresses can send them."""
-
+MOST_CRYPTO_PIECES = 64  # fragments of CRYPTO data buffered out of order: unverified addresses can send them
 WEBTRANSPORT_SETTINGS = {0x2B603743: 1, 0xC671706A: 1, 0xFFD277: 1}
 """WEBTRANSPORT_MAX_SESSIONS (drafts 02 and 07) and H3_DATAGRAM (draft 04), which peers expect besides the
 three that aioquic sends."""
@@ -99,8 +91,7 @@ class Credentials:
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...]
     key: Any
-    ready: Any = None
-    """Cached by the handshake."""
+    ready: Any = None  # cached by the handshake
 
 
 def cut_utf8(text: str, limit: int) -> str:
@@ -152,13 +143,10 @@ class KeyUpdatePair(CryptoPair):
         super().__init__()
         self._previous: Any = None
         self._next: CryptoContext | None = None
-        self._phase_start: int | None = -1
-        """First packet number received in the present phase, or `None`."""
-        self._first_sent: int | None = -1
-        """First packet number sent in the present phase, or `None`."""
+        self._phase_start: int | None = -1  # first packet number received in the present phase, or `None`
+        self._first_sent: int | None = -1  # first packet number sent in the present phase, or `None`
         self._update_wanted = False
-        self.space: QuicPacketSpace | None = None
-        """Holds the peer's acknowledgements."""
+        self.space: QuicPacketSpace | None = None  # holds the peer's acknowledgements
 
     def update_key(self) -> None:
         """As aioquic's, once the peer has acknowledged a packet of the present phase (RFC 9001, 6.1).
@@ -234,8 +222,7 @@ class KeyUpdatePair(CryptoPair):
 class RelayQuicConnection(QuicConnection):
     """A QUIC connection with the limits, certificates and receive windows of our settings."""
 
-    fast = False
-    """Packets take the fast path, see `relay.transport.quic.fast`."""
+    fast = False  # packets take the fast path, see `relay.transport.quic.fast`
 
     def __init__(
         self,
@@ -257,8 +244,7 @@ class RelayQuicConnection(QuicConnection):
             self._loss._pacer = BbrPacer(self._bbr, max_datagram_size=self._max_datagram_size)
         self.events = self._events
         self._write_queue = WriteQueue()
-        self._given: set[int] = set()
-        """Streams with data that aioquic may not have sent yet."""
+        self._given: set[int] = set()  # streams with data that aioquic may not have sent yet
         # The constructor fixes 128 streams each way without an option; the transport parameters are written
         # from these when the handshake begins.
         for limit, value in (
@@ -269,8 +255,7 @@ class RelayQuicConnection(QuicConnection):
         self._receive_window = ReceiveWindow(configuration.max_data)
         self._local_max_data = self._receive_window  # type: ignore[assignment]
         self._stream_window = configuration.max_stream_data
-        self._count_due = 0.0
-        """When to check the unacknowledged data again."""
+        self._count_due = 0.0  # when to check the unacknowledged data again
         self._credentials = credentials
 
     # -- overridden by the fast path

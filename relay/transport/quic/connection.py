@@ -33,24 +33,14 @@ from relay.transport.quic.udp import Address, UdpSocket
 
 logger = get_logger(__name__)
 
-KEEP_ALIVE_PING = 0
-"""Id of our own pings; those of a session are 1 and up."""
-
-SHORTEST_KEEP_ALIVE = 0.5
-"""Least seconds between pings, whatever the peer's idle time-out."""
-
-LINGER = 0.1
-"""Least seconds for data of a stream to arrive before the close."""
-
-FAR = 0.01
-"""Seconds from which on a deadline may be rounded up."""
-
+KEEP_ALIVE_PING = 0  # id of our own pings; those of a session are 1 and up
+SHORTEST_KEEP_ALIVE = 0.5  # least seconds between pings, whatever the peer's idle time-out
+LINGER = 0.1  # least seconds for data of a stream to arrive before the close
+FAR = 0.01  # seconds from which on a deadline may be rounded up
 COARSE = 0.004
 """Seconds: far deadlines are rounded up to multiples, so that one turn serves those of many connections."""
 
-DISTANT = 1.0
-"""Seconds from which on a deadline is an idle connection's: keep-alive or idle time-out."""
-
+DISTANT = 1.0  # seconds from which on a deadline is an idle connection's: keep-alive or idle time-out
 COARSEST = 0.125
 """Seconds: multiples for deadlines of idle connections, so that hundreds of them wake the relay at most eight
 times a second."""
@@ -161,18 +151,15 @@ class Connection:
         self.bytes_received = 0
         self.bytes_sent = 0
         self.cost = PacketCost(fast=quic.fast)
-        self.armed: list[float] = []
-        """Deadlines of this connection in the endpoint's heap, latest first."""
+        self.armed: list[float] = []  # deadlines of this connection in the endpoint's heap, latest first
         self.setup_deadline: float | None = None
         """When the peer must have requested a session; the handler clears it."""
         self._pinged = now
         self._close_plan: tuple[float, int, str] | None = None
         self._gone_waiters: list[asyncio.Future[None]] = []
         self._close_packets: list[tuple[bytes, Address]] = []
-        self._closing = False
-        """We have closed; the session may not know yet."""
-        self._late = 0
-        """Datagrams since our close, and their bytes since the last repetition."""
+        self._closing = False  # we have closed; the session may not know yet
+        self._late = 0  # datagrams since our close, and their bytes since the last repetition
         self._late_bytes = 0
         self._next_repeat = 1
         self._lost = False

@@ -14,11 +14,8 @@ from __future__ import annotations
 ORDINARY = 0.0001
 """Free seconds for each packet, delivery included: several times the cost of an ordinary one."""
 
-WATCHED = 64
-"""Datagrams measured after a slow one."""
-
-SLOWER = 4
-"""Factor for packets handled by aioquic: `[server.quic] fast = false`."""
+WATCHED = 64  # datagrams measured after a slow one
+SLOWER = 4  # factor for packets handled by aioquic: `[server.quic] fast = false`
 
 
 class PacketCost:
@@ -27,14 +24,11 @@ class PacketCost:
     __slots__ = ("_at", "_level", "datagrams", "logged", "measured", "ordinary", "trusted")
 
     def __init__(self, *, fast: bool) -> None:
-        self.ordinary = ORDINARY if fast else SLOWER * ORDINARY
-        """Free seconds for each packet."""
+        self.ordinary = ORDINARY if fast else SLOWER * ORDINARY  # free seconds for each packet
         self.datagrams = 0
-        self.measured = 0
-        """Datagrams still to be measured after a slow one."""
+        self.measured = 0  # datagrams still to be measured after a slow one
         self.logged = False
-        self.trusted = False
-        """Unlimited: the peer is a relay of the cluster."""
+        self.trusted = False  # unlimited: the peer is a relay of the cluster
         self._level = 0.0
         self._at = 0.0
 

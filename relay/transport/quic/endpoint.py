@@ -41,22 +41,13 @@ from relay.wire.version import Version, alpns_for
 
 logger = get_logger(__name__)
 
-CONNECTION_ID_LENGTH = 8
-"""Bytes of our connection ids: short headers carry no length."""
-
-SHORTEST_FIRST_ID = 8
-"""Least bytes of a client's first destination connection id (RFC 9000, 7.2)."""
-
-LONG_HEADER_START = 6
-"""Bytes before the destination connection id of a long header: flags, version, length."""
-
+CONNECTION_ID_LENGTH = 8  # bytes of our connection ids: short headers carry no length
+SHORTEST_FIRST_ID = 8  # least bytes of a client's first destination connection id (RFC 9000, 7.2)
+LONG_HEADER_START = 6  # bytes before the destination connection id of a long header: flags, version, length
 MAX_DATAGRAM_FRAME = 65535
 
-STALL = 0.2
-"""Seconds that a timer may be late before the whole process counts as paused."""
-
-RENEWAL_INTERVAL = 60.0
-"""Seconds between checks of the generated certificate's age."""
+STALL = 0.2  # seconds that a timer may be late before the whole process counts as paused
+RENEWAL_INTERVAL = 60.0  # seconds between checks of the generated certificate's age
 
 
 def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[str]) -> QuicConfiguration:
@@ -87,18 +78,14 @@ class Endpoint:
     Subclasses handle unknown packets and choose the handler of a connection.
     """
 
-    pauses_are = logging.WARNING
-    """Log level of process pauses."""
-
-    packet_time = math.inf
-    """`Limits.packet_time`, for servers."""
+    pauses_are = logging.WARNING  # log level of process pauses
+    packet_time = math.inf  # `Limits.packet_time`, for servers
 
     def __init__(self, settings: QuicSettings, runtime: Runtime) -> None:
         self.settings = settings
         self.runtime = runtime
         self.now = runtime.now
-        self.cpu_time = runtime.cpu_time
-        """CPU seconds of this thread."""
+        self.cpu_time = runtime.cpu_time  # CPU seconds of this thread
         self.connections: set[Connection] = set()
         self.refused: Counter[str] = Counter()
         self._loop = asyncio.get_running_loop()
@@ -118,8 +105,7 @@ class Endpoint:
         self._timer_at = 0.0
         self._resumed_at = 0.0
         self._pauses = LogThrottle()
-        self.failures = LogThrottle()
-        """For connections closed by an exception of ours."""
+        self.failures = LogThrottle()  # for connections closed by an exception of ours
         self._drops = LogThrottle()
 
     # -- for subclasses
@@ -376,10 +362,8 @@ class QuicServer(Endpoint):
         self._logged.quic_logger = qlog
         self._renewal_due = 0.0
         self._pairs: tuple[CertificatePair, ...] = ()
-        self._credentials: dict[int, compat.Credentials] = {}
-        """Of each of `_pairs`, by its address."""
-        self.draining = False
-        """New connections are refused; existing ones continue."""
+        self._credentials: dict[int, compat.Credentials] = {}  # of each of `_pairs`, by its address
+        self.draining = False  # new connections are refused; existing ones continue
         self._closing: asyncio.Event | None = None
         if addresses is None:
             addresses = Slots("sessions_address", limits.sessions_address, self.refused, self.now)

@@ -11,12 +11,8 @@ from collections.abc import Sequence
 
 VERSION_NEGOTIATION = 0
 
-FIXED_BIT = 0x40
-"""The fixed bit, so that demultiplexers recognise QUIC (RFC 9000, 17.2.1)."""
-
-RESERVED = 0x0A0A0A0A
-"""A reserved version, which clients must ignore (RFC 9000, 15)."""
-
+FIXED_BIT = 0x40  # the fixed bit, so that demultiplexers recognise QUIC (RFC 9000, 17.2.1)
+RESERVED = 0x0A0A0A0A  # a reserved version, which clients must ignore (RFC 9000, 15)
 LONG_HEADER = 0x80
 
 

@@ -19,12 +19,8 @@ SOL_UDP = 17
 UDP_SEGMENT = 103
 UDP_GRO = 104
 
-MAX_SEGMENTS = 64
-"""Most datagrams that the kernel cuts from one buffer."""
-
-MAX_BYTES = 65_000
-"""Most bytes of one buffer: an IP packet holds 65,535."""
-
+MAX_SEGMENTS = 64  # most datagrams that the kernel cuts from one buffer
+MAX_BYTES = 65_000  # most bytes of one buffer: an IP packet holds 65,535
 REFUSALS = frozenset((errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP))
 """Errors of kernels and network cards that cannot segment."""
 
@@ -36,9 +32,7 @@ ControlMessage: TypeAlias = tuple[int, int, bytes]
 Source: TypeAlias = tuple[ControlMessage, ...]
 """Source address of an outgoing datagram, as control messages of `sendmsg`; empty leaves it to the kernel."""
 
-MOST_SOURCES = 1024
-"""Cached source addresses: a host may have a whole IPv6 network of them."""
-
+MOST_SOURCES = 1024  # cached source addresses: a host may have a whole IPv6 network of them
 _IPV4_OPTION, _IPV4_INFO, _IPV6_OPTION, _IPV6_INFO = {
     # IP_PKTINFO twice, IPV6_RECVPKTINFO, IPV6_PKTINFO (RFC 3542, 6.1): Python lacks some.
     "linux": (8, 8, 49, 50),
@@ -112,8 +106,7 @@ def segment_message(size: int) -> Source:
     return ((SOL_UDP, UDP_SEGMENT, array.array("H", (size,)).tobytes()),)
 
 
-_sources: dict[bytes, Source] = {}
-"""Source of the answer, by the received control message."""
+_sources: dict[bytes, Source] = {}  # source of the answer, by the received control message
 
 
 def read_messages(messages: list[ControlMessage]) -> tuple[int, Source]:

@@ -33,8 +33,7 @@ class Trace(QuicLoggerTrace):
     def __init__(self, *, is_client: bool, odcid: bytes, most: int) -> None:
         super().__init__(is_client=is_client, odcid=odcid)
         self.name = f"{odcid.hex()}.qlog"
-        self.received = False
-        """A packet of the peer was decrypted."""
+        self.received = False  # a packet of the peer was decrypted
         self.over = False
         self._half = most // 2
         self._first: list[dict[str, Any]] = []
@@ -42,8 +41,7 @@ class Trace(QuicLoggerTrace):
         self._last: deque[tuple[int, dict[str, Any]]] = deque()
         self._last_weight = 0
         self._dropped = 0
-        self._open: dict[str, Any] | None = None
-        """The newest event, whose frames may still be filled in."""
+        self._open: dict[str, Any] | None = None  # the newest event, whose frames may still be filled in
 
     def log_event(self, *, category: str, event: str, data: dict[str, Any]) -> None:
         if self.over:
@@ -99,8 +97,7 @@ class QlogDirectory(QuicLogger):
         self._directory = directory
         self._files = files
         self._events = events
-        self._live: set[Trace] = set()
-        """Traces of open connections and traces not yet written."""
+        self._live: set[Trace] = set()  # traces of open connections and traces not yet written
         self._writer = ThreadPoolExecutor(1, "qlog")
         self._failing = False
 

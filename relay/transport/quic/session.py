@@ -40,15 +40,12 @@ from relay.transport.session import (
 )
 from relay.wire.version import Version
 
-EARLY_EVENTS = 1024
-"""Events kept for a session before `start`."""
-
+EARLY_EVENTS = 1024  # events kept for a session before `start`
 EARLY_BYTES = 1 << 20
 """Stream data in bytes kept for a session before `start`: an unaccepted peer needs only its first requests.
 """
 
-PENDING_DATAGRAMS = 64
-"""Queued datagrams. Late ones are worthless, so the newest is dropped."""
+PENDING_DATAGRAMS = 64  # queued datagrams; late ones are worthless, so the newest is dropped
 
 
 CREDIT: Final = {QuicErrorCode.STREAM_LIMIT_ERROR: "max_streams", QuicErrorCode.FLOW_CONTROL_ERROR: "window"}
@@ -81,23 +78,19 @@ class QuicSession:
         self.version = version
         self.path: str | None = None
         self.query = ""
-        self.ended = False
-        """`SessionClosed` was queued: nothing follows it."""
-        self.may_write = True
-        """Streams can be opened and written."""
+        self.ended = False  # `SessionClosed` was queued: nothing follows it
+        self.may_write = True  # streams can be opened and written
         self.opened: asyncio.Future[None] | None = None
         """A client waits here for the session to be established."""
         self._sink: Sink | None = None
         self._started = False
-        self.gathered: list[Event] = []
-        """Events not yet delivered."""
+        self.gathered: list[Event] = []  # events not yet delivered
         self._early_bytes = 0
         self._streams: dict[int, QuicStream] = {}
         self._writing: dict[QuicStream, None] = {}
         self._waiting: dict[bool, list[QuicStream]] = {}
         """Streams waiting for credit, by direction (unidirectional or not); the most urgent last."""
-        self._left: tuple[QuicStream, ...] = ()
-        """Streams at the end of the session, until it is delivered."""
+        self._left: tuple[QuicStream, ...] = ()  # streams at the end of the session, until it is delivered
         self._openings = itertools.count()
         self._pings = itertools.count(1)
         self._local_bit = 0 if is_client else 1

@@ -19,8 +19,7 @@ class Half(Enum):
     """State of our half of a stream."""
 
     OPEN = "open"
-    ENDING = "ending"
-    """The end is queued or sent; a reset is still possible."""
+    ENDING = "ending"  # the end is queued or sent; a reset is still possible
     CLOSED = "closed"
 
 
@@ -63,8 +62,7 @@ class QuicStream:
         self.unidirectional = unidirectional
         self.opened_by_peer = opened_by_peer
         self.context: Any = None
-        self.order = order
-        """Sort key, the most urgent last: (priority, minus the opening number)."""
+        self.order = order  # sort key, the most urgent last: (priority, minus the opening number)
         self._session = session
         self.chunks: list[bytes] = []
         self.queued = 0

@@ -24,9 +24,7 @@ from relay.transport.quic.certificate_store import fingerprint, load_certificate
 class ClientTls:
     """Trust settings: the system's roots unless something else is given."""
 
-    roots: tuple[Path, ...] | None = None
-    """PEM files that replace the system's roots."""
-
+    roots: tuple[Path, ...] | None = None  # PEM files that replace the system's roots
     fingerprints: tuple[str, ...] = ()
     """Hex SHA-256 of accepted leaf certificates, instead of any root; names are not checked."""
 

@@ -26,25 +26,16 @@ the last element is the `offload.Source` of answers: QUIC's path is both address
 DRAIN_DATAGRAMS = 256
 """Datagrams taken from one socket per loop turn, so that a flood leaves time for other work."""
 
-DRAIN_TIME = 0.01
-"""Seconds of receiving after which the turn ends early."""
-
-SEND_QUEUE = 1024
-"""Datagrams queued for a full socket. Beyond it the newest is dropped, as in a router."""
-
-SEND_FLUSH = 64
-"""Queued datagrams sent per turn once the socket is writable."""
-
+DRAIN_TIME = 0.01  # seconds of receiving after which the turn ends early
+SEND_QUEUE = 1024  # datagrams queued for a full socket; beyond it the newest is dropped, as in a router
+SEND_FLUSH = 64  # queued datagrams sent per turn once the socket is writable
 MAX_DATAGRAM = 65536
 
 REFUSAL_TIME = 60.0
 """Seconds without segmentation to a destination after the kernel refused it: routes change."""
 
-MOST_REFUSING = 10_000
-"""Destinations remembered. Beyond it the oldest is retried early."""
-
-CERTAIN = 8
-"""After so many single reads in a row, the next so many skip the second read."""
+MOST_REFUSING = 10_000  # destinations remembered; beyond it the oldest is retried early
+CERTAIN = 8  # after so many single reads in a row, the next so many skip the second read
 
 
 class Receiver(Protocol):
@@ -70,10 +61,8 @@ class UdpSocket:
     ) -> None:
         """`answers`: a bound socket with many peers, which sends from the address that received."""
         self.sock = sock
-        self.dropped = 0
-        """Datagrams dropped because the socket's queue was full."""
-        self.failed = 0
-        """Datagrams that the kernel refused."""
+        self.dropped = 0  # datagrams dropped because the socket's queue was full
+        self.failed = 0  # datagrams that the kernel refused
         self.segments_refused = 0
         self.on_error: Callable[[OSError], None] | None = None
         """Called with receive errors: on a connected socket, that the peer's port is closed."""
@@ -86,14 +75,12 @@ class UdpSocket:
         self._view = memoryview(self._buffer)
         self._views = [self._view]
         self._connected = False
-        self._alone = 0
-        """Consecutive single reads, less those skipped since."""
+        self._alone = 0  # consecutive single reads, less those skipped since
         self.closed = False
         self.unfragmented = offload.forbid_fragments(sock)
         """Datagrams larger than the path MTU are dropped, not fragmented."""
         self._segments = offload.can_segment(sock)
-        self._refusing: dict[Address, float] = {}
-        """Peers without segmentation, and until when."""
+        self._refusing: dict[Address, float] = {}  # peers without segmentation, and until when
         self._refusals = LogThrottle()
         self._merged = offload.receive_merged(sock)
         self._sources = answers and offload.receive_destinations(sock)

@@ -12,9 +12,7 @@ from typing import Final
 
 from cryptography import x509
 
-SOON: Final = dt.timedelta(days=14)
-"""Remaining life of a certificate that is worth a warning."""
-
+SOON: Final = dt.timedelta(days=14)  # remaining life of a certificate that is worth a warning
 SOON_PART: Final = 6
 """A warning comes at this fraction of the whole life at the earliest: tools renew with a third left."""
 

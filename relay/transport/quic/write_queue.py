@@ -18,12 +18,10 @@ class StreamWrites:
     def __init__(self, stream_id: int, order: tuple[int, int]) -> None:
         self.stream_id = stream_id
         self.order = order
-        self.size = 0
-        """Bytes."""
+        self.size = 0  # bytes
         self.fin = False
         self._chunks: deque[bytes] = deque()
-        self._begin = 0
-        """Bytes taken from the first chunk."""
+        self._begin = 0  # bytes taken from the first chunk
 
     def take(self, size: int) -> bytes:
         """The next `size` bytes, which must be queued."""
@@ -55,8 +53,7 @@ class WriteQueue:
 
     def __init__(self) -> None:
         self._streams: dict[int, StreamWrites] = {}
-        self._queue: list[StreamWrites] = []
-        """Sorted, the most urgent last."""
+        self._queue: list[StreamWrites] = []  # sorted, the most urgent last
 
     def __bool__(self) -> bool:
         return bool(self._queue)

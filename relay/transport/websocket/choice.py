@@ -8,22 +8,16 @@ from typing import NamedTuple
 from relay.wire.qmux import Draft
 from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 
-PLAIN = "webtransport"
-"""Subprotocol of the plain framing, also the one without an offered subprotocol."""
-
-UNPAIRED = frozenset(("moql-01",))
-"""ALPN names of raw QUIC, never used after a framing."""
+PLAIN = "webtransport"  # subprotocol of the plain framing, also the one without an offered subprotocol
+UNPAIRED = frozenset(("moql-01",))  # ALPN names of raw QUIC, never used after a framing
 
 
 class Choice(NamedTuple):
     """A negotiated framing and version."""
 
-    subprotocol: str
-    """Subprotocol to answer; `""` if the peer offered none."""
-    draft: Draft | None
-    """None is the framing `webtransport`."""
-    version: Version | None
-    """None leaves it to SETUP messages."""
+    subprotocol: str  # subprotocol to answer; `""` if the peer offered none
+    draft: Draft | None  # none is the framing `webtransport`
+    version: Version | None  # none leaves it to SETUP messages
 
 
 def choices(versions: Sequence[Version]) -> list[Choice]:

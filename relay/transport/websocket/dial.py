@@ -22,11 +22,8 @@ from relay.transport.websocket.request import make_session
 from relay.transport.websocket.session import FramedSession
 from relay.wire.version import Version
 
-LIMITS = Limits()
-"""Servers get the limits that a relay gives clients."""
-
-MESSAGE_SLACK = 65_536
-"""Slightly larger messages are read, to report the limit to the sender."""
+LIMITS = Limits()  # servers get the limits that a relay gives clients
+MESSAGE_SLACK = 65_536  # slightly larger messages are read, to report the limit to the sender
 
 
 class HandshakeError(Exception):
@@ -81,8 +78,7 @@ async def dial(
         return session
 
 
-_running: set[asyncio.Task[None]] = set()
-"""References that keep tasks alive."""
+_running: set[asyncio.Task[None]] = set()  # references that keep tasks alive
 
 
 def _run(ws: Socket, session: FramedSession, stack: AsyncExitStack, runtime: Runtime) -> None:

@@ -29,9 +29,7 @@ MESSAGE_TOO_BIG = 1009
 NORMAL_CLOSURE = 1000
 NO_STATUS = 0
 
-WRITE_BUFFER = 65_536
-"""Bytes buffered by the transport before the writer pauses."""
-
+WRITE_BUFFER = 65_536  # bytes buffered by the transport before the writer pauses
 UNSENT_IN_KERNEL = 131_072
 """Bytes in the kernel's socket buffer that are not on the wire yet. More urgent data can overtake what the session queues, but
 not what the kernel has."""
@@ -40,17 +38,10 @@ LAST_WORDS = 0.25
 """Seconds that the socket stays open after the session's close: some deployed clients report a broken
 transport if the socket ends at the same moment."""
 
-CLOSE_TIMEOUT = 1.0
-"""Seconds for the peer to read and answer the close."""
-
-BURST = 64
-"""Messages sent before other tasks run, where the socket takes everything at once."""
-
-STALL = 0.2
-"""Seconds that a timer may be late until it is taken for a pause of the whole process."""
-
-READ_TIME = 0.01
-"""Seconds of reading before other tasks run: a library with buffered messages does not wait."""
+CLOSE_TIMEOUT = 1.0  # seconds for the peer to read and answer the close
+BURST = 64  # messages sent before other tasks run, where the socket takes everything at once
+STALL = 0.2  # seconds that a timer may be late until it is taken for a pause of the whole process
+READ_TIME = 0.01  # seconds of reading before other tasks run: a library with buffered messages does not wait
 
 
 class Socket(Protocol):

@@ -44,20 +44,13 @@ from relay.wire.version import Version
 STREAM_WINDOW = 1 << 20
 """Flow control window of a stream in bytes: a large key frame at once, or 80 Mbit/s at 100 ms round trip."""
 
-IDLE_TIMEOUT = 30.0
-"""Idle time-out in seconds, without a frame. WebSocket pings do not count, QMux's do."""
-
-PARAMETERS_TIMEOUT = 10.0
-"""Seconds until the peer's transport parameters must arrive, as deployed peers wait."""
-
+IDLE_TIMEOUT = 30.0  # idle time-out in seconds, without a frame; WebSocket pings do not count, QMux's do
+PARAMETERS_TIMEOUT = 10.0  # seconds until the peer's transport parameters must arrive, as deployed peers wait
 MAX_DATAGRAM = 1_280
 """Most bytes of a datagram frame. A larger one fits no QUIC packet, so no peer could be sent it."""
 
-DATAGRAM_HEADER = 3
-"""Type and length before a datagram."""
-
-PENDING_DATAGRAMS = 64
-"""Queued datagrams. Late ones are worthless, so the newest is dropped."""
+DATAGRAM_HEADER = 3  # type and length before a datagram
+PENDING_DATAGRAMS = 64  # queued datagrams; late ones are worthless, so the newest is dropped
 
 
 class Window:

@@ -52,8 +52,7 @@ class WebSocketRequest:
         self.query = query
         self.offered = tuple(offered)
         self.session: FramedSession | None = None
-        self.refusal: tuple[int, str] | None = None
-        """HTTP status and reason, set by `reject`."""
+        self.refusal: tuple[int, str] | None = None  # HTTP status and reason, set by `reject`
         self._accepted = partial(
             make_session, choice, limits, remote=remote, is_client=False, path=path, query=query, clock=clock
         )

@@ -23,27 +23,18 @@ from relay.transport.websocket.streams import FramedStreams
 from relay.wire.errors import ProtocolViolation, WireError
 from relay.wire.qmux import Close
 
-KEEP_ALIVE = 5.0
-"""Seconds between our pings, as deployed peers do."""
-
-DEAD_AFTER = 30.0
-"""Seconds without any message or pong until the peer is gone."""
-
+KEEP_ALIVE = 5.0  # seconds between our pings, as deployed peers do
+DEAD_AFTER = 30.0  # seconds without any message or pong until the peer is gone
 PROBE_TIMEOUT = 6.0
 """Seconds in which a healthy peer answers a ping: some delay the pong until their next message, at the latest
 their own ping."""
 
-MAX_REASON = 1_024
-"""Characters of a close reason kept and sent."""
-
+MAX_REASON = 1_024  # characters of a close reason kept and sent
 CONTROL_BACKLOG = 1_000
 """Queued frames other than stream data. Beyond it reading pauses: the peer must read our answers first."""
 
-VIOLATION = 1002
-"""Close code for transport faults, as deployed peers use it."""
-
-RTT_SHARE = 8
-"""Weight of a new measurement in the smoothed round trip, as in RFC 9002."""
+VIOLATION = 1002  # close code for transport faults, as deployed peers use it
+RTT_SHARE = 8  # weight of a new measurement in the smoothed round trip, as in RFC 9002
 
 
 class Opcode(Enum):
@@ -78,14 +69,11 @@ class FramedSession(FramedStreams):
 
     def __init__(self, choice: Choice, limits: Limits, opening: Opening, clock: Callable[[], float]) -> None:
         super().__init__(is_client=opening.is_client, max_streams=limits.websocket_streams)
-        self.max_message = limits.websocket_message
-        """The largest accepted message in bytes."""
+        self.max_message = limits.websocket_message  # the largest accepted message in bytes
         self.remote, _, self.path, self.query = opening
         self.alpn, self.version = choice.subprotocol, choice.version
-        self.finished = False
-        """Everything is sent, the close included."""
-        self.released = asyncio.Event()
-        """Set by the socket's owner when the socket is closed."""
+        self.finished = False  # everything is sent, the close included
+        self.released = asyncio.Event()  # set by the socket's owner when the socket is closed
         self._clock = clock
         self._sink: Sink | None = None
         self._started = False

@@ -22,8 +22,7 @@ class OpenedStreams:
     def __init__(self) -> None:
         self._count = 0
         self._unseen: set[int] = set()
-        self.over = 0
-        """How many of them are over in both directions."""
+        self.over = 0  # how many of them are over in both directions
 
     def has(self, index: int) -> bool:
         """A frame of this stream was received."""
@@ -61,8 +60,7 @@ class FramedStream(Sender):
         self.context: Any = None
         self.queued = 0
         self.sent = 0
-        self.send_limit = 0
-        """The peer's limit on data to send, if the framing has limits."""
+        self.send_limit = 0  # the peer's limit on data to send, if the framing has limits
         self.fin = False
         self.closed = unidirectional and opened_by_peer  # our half: its end or a reset was sent
         self.received = unidirectional and not opened_by_peer  # the peer's half has ended
@@ -70,8 +68,7 @@ class FramedStream(Sender):
         self.shown = False  # the owner has received an event of it
         self.stop_code: int | None = None  # a stop called before the stream had a number
         self.peer_stop: int | None = None  # the peer's stop, before its first byte
-        self.credit: Any = None
-        """Our limit on received data, if the framing has limits."""
+        self.credit: Any = None  # our limit on received data, if the framing has limits
         self._session = session
         self._chunks: deque[bytes | memoryview] = deque()
 

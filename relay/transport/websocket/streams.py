@@ -21,16 +21,14 @@ MAX_PAYLOAD = 16_360
 """Stream bytes per message. Deployed peers reject messages above 16384 bytes, with room for a header of 24.
 """
 
-MAX_HEADER = 24
-"""Most bytes that a frame adds to its payload."""
+MAX_HEADER = 24  # most bytes that a frame adds to its payload
 
 
 class FramedStreams:
     """The streams of one session, of either side."""
 
     ended = False
-    packs = False
-    """A message holds several frames."""
+    packs = False  # a message holds several frames
     strict = False
     """An invalid stream's frame ends the session; else it is ignored, as the oldest peers expect."""
 

@@ -16,15 +16,12 @@ from relay.transport.quic.fast.base import FastBase
 from relay.transport.quic.fast.keys import read_ack
 from relay.transport.quic.fast.recovery import AckedPackets, SentPacket, TrainPacket
 
-SMALLEST_RTT = 0.001
-"""Seconds; as in aioquic."""
-
+SMALLEST_RTT = 0.001  # seconds; as in aioquic
 MOST_LOOKS = 1024
 """Most comparisons of trains with ranges of one ACK frame. Beyond it packets are looked up one by one: a
 frame of hundreds of useless ranges must not cost milliseconds."""
 
-LONG_RTT = 0.3
-"""Seconds of round trip from which on the idle time-out may depend on it (RFC 9000, 10.1)."""
+LONG_RTT = 0.3  # seconds of round trip from which on the idle time-out may depend on it (RFC 9000, 10.1)
 
 
 class AckConnection(FastBase):
@@ -32,12 +29,9 @@ class AckConnection(FastBase):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._news = False
-        """An ACK frame acknowledged something new since the last `_settle`."""
-        self._acked_bytes = 0
-        """Bytes in flight acknowledged since then."""
-        self._growing_bytes = 0
-        """Those sent after the last congestion event began."""
+        self._news = False  # an ACK frame acknowledged something new since the last `_settle`
+        self._acked_bytes = 0  # bytes in flight acknowledged since then
+        self._growing_bytes = 0  # those sent after the last congestion event began
         self._growing_packets = 0
         self._last_sent_time = 0.0
         self._sample: tuple[float, float] | None = None

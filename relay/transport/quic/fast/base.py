@@ -42,41 +42,32 @@ class FastBase(ServerStart):
 
     fast = True
 
-    native = True
-    """Use the compiled kernel if it was built."""
-
+    native = True  # use the compiled kernel if it was built
     _streams: dict[int, FastStream]  # type: ignore[assignment]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._fast_path = False
-        self._aioquic_due = True
-        """aioquic may have frames to send that only it can write."""
+        self._aioquic_due = True  # aioquic may have frames to send that only it can write
         self._pair = FastPair(native=self.native)
         self._space: QuicPacketSpace
-        self._active: list[FastStream] = []
-        """Streams with data for STREAM frames, the most urgent last."""
+        self._active: list[FastStream] = []  # streams with data for STREAM frames, the most urgent last
         self._control_streams: dict[FastStream, None] = {}
         """Streams with RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA to send."""
-        self._ended: list[FastStream] = []
-        """Streams with a half that ended since the last transmit."""
+        self._ended: list[FastStream] = []  # streams with a half that ended since the last transmit
         self._frames: deque[ControlFrame] = deque()
-        self._limits_due = False
-        """MAX_STREAMS may be due."""
+        self._limits_due = False  # MAX_STREAMS may be due
         self._trains: list[Train] = []
         """Outstanding packets recorded as trains; all others are in the space's `sent_packets`."""
         self._range_start = 0
         self._range_stop = 0
         """The newest range of received packets; older ranges are in the space's `ack_queue`."""
-        self._unacked = 0
-        """Ack-eliciting packets received since our last ACK frame."""
+        self._unacked = 0  # ack-eliciting packets received since our last ACK frame
         self._min_ack_delay: float | None = None
         """Least seconds that the peer can delay acknowledgements, if it takes ACK_FREQUENCY frames."""
         self._frequency_due = False
-        self._asked_window = 0
-        """The congestion window at the last one."""
-        self._idle = 0.0
-        """The idle time-out."""
+        self._asked_window = 0  # the congestion window at the last one
+        self._idle = 0.0  # the idle time-out
         if self._bbr is None:
             self._loss._pacer = Pacer(max_datagram_size=self._max_datagram_size)
         self._mtu = PathMtu(self._max_datagram_size)

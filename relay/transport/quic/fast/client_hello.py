@@ -13,9 +13,7 @@ from aioquic.tls import ClientHello, ExtensionType, HandshakeType
 _SHORT = Struct(">H").unpack_from
 _PAIR = Struct(">HH").unpack_from
 
-RANDOM = 6
-"""Offset of the random: after message type, length and version."""
-
+RANDOM = 6  # offset of the random: after message type, length and version
 SESSION = RANDOM + 32
 
 

@@ -19,11 +19,8 @@ MIN_ACK_DELAY = 0xFF04DE1B
 """Transport parameter of draft-ietf-quic-ack-frequency, in microseconds: the peer takes ACK_FREQUENCY frames.
 """
 
-MAX_UDP_PAYLOAD_SIZE = 0x03
-"""Transport parameter: the largest datagram that the peer takes (RFC 9000, 18.2)."""
-
-BLACK_HOLE_PROBES = 3
-"""Consecutive probe time-outs after which packets may be too large for the path."""
+MAX_UDP_PAYLOAD_SIZE = 0x03  # transport parameter: the largest datagram that the peer takes (RFC 9000, 18.2)
+BLACK_HOLE_PROBES = 3  # consecutive probe time-outs after which packets may be too large for the path
 
 
 class FastConnection(ReceiveConnection, SendConnection):

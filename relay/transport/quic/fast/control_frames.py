@@ -16,16 +16,11 @@ from relay.transport.quic.fast.base import ControlFrame, FastBase
 from relay.transport.quic.fast.streams import FastReceiver, FastStream
 from relay.transport.quic.fast.varint import varint
 
-ACK_RANGES = 32
-"""Ranges in an ACK frame; earlier frames held the older ones."""
-
-ACK_FREQUENCY = 0xAF
-"""Frame type of draft-ietf-quic-ack-frequency."""
-
+ACK_RANGES = 32  # ranges in an ACK frame; earlier frames held the older ones
+ACK_FREQUENCY = 0xAF  # frame type of draft-ietf-quic-ack-frequency
 FEWEST_PER_ACK = 2
 
-MOST_PER_ACK = 32
-"""Bounds of the requested ack-eliciting packets per acknowledgement."""
+MOST_PER_ACK = 32  # bounds of the requested ack-eliciting packets per acknowledgement
 
 
 class ControlFrameConnection(FastBase):
@@ -33,11 +28,9 @@ class ControlFrameConnection(FastBase):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._asked_per_ack = 0
-        """Packets per acknowledgement last requested."""
+        self._asked_per_ack = 0  # packets per acknowledgement last requested
         self._ack_frequency_sequence = 0
-        self._blocked_at = -1
-        """The MAX_DATA value of our last DATA_BLOCKED."""
+        self._blocked_at = -1  # the MAX_DATA value of our last DATA_BLOCKED
 
     def _collect_frames(self) -> None:
         """Build the frames due besides STREAM data."""

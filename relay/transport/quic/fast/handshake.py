@@ -24,9 +24,7 @@ from relay.transport.quic.fast.secrets import SUITES
 
 _VERIFY_PREFIX = b" " * 64 + tls.SERVER_CONTEXT_STRING + b"\x00"
 
-_SUPPORTED_VERSIONS = b"\x00\x2b\x00\x02\x03\x04"
-"""Extension supported_versions: TLS 1.3."""
-
+_SUPPORTED_VERSIONS = b"\x00\x2b\x00\x02\x03\x04"  # extension supported_versions: TLS 1.3
 _FINISHED = bytes((tls.HandshakeType.FINISHED,))
 
 
@@ -88,10 +86,8 @@ class ServerContext(tls.Context):
         self._alpn_protocols = alpns
         if cipher_suites is not None:
             self._cipher_suites = cipher_suites
-        self.offered: tuple[str, ...] = ()
-        """The client's ALPN protocols."""
-        self.choose: Callable[[str | None], Credentials]
-        """Chooses the certificate for a server name."""
+        self.offered: tuple[str, ...] = ()  # the client's ALPN protocols
+        self.choose: Callable[[str | None], Credentials]  # chooses the certificate for a server name
 
     def _server_handle_hello(self, input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
         message = input_buf.data_slice(0, input_buf.capacity)

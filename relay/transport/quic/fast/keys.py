@@ -24,21 +24,13 @@ try:
 except ImportError:  # not built, or libcrypto is missing
     _kernel = None  # type: ignore[assignment]
 
-NATIVE = _kernel is not None
-"""The compiled kernel is usable."""
-
-TAG = 16
-"""Bytes of the AEAD tag."""
-
-SAMPLE = 16
-"""Bytes of the ciphertext sample for header protection, and of the mask."""
-
+NATIVE = _kernel is not None  # the compiled kernel is usable
+TAG = 16  # bytes of the AEAD tag
+SAMPLE = 16  # bytes of the ciphertext sample for header protection, and of the mask
 PACKETS_PER_KEY = 1 << 22
 """Packets sent before a key update is requested: half of AES-GCM's limit (RFC 9001, 6.6)."""
 
-STREAM = 0x0C
-"""STREAM with an offset, without a length: it extends to the end of its packet (RFC 9000, 19.8)."""
-
+STREAM = 0x0C  # STREAM with an offset, without a length: it extends to the end of its packet (RFC 9000, 19.8)
 FIN = 1
 
 Opened = tuple[int, int, bytes | None]
@@ -257,8 +249,7 @@ class PacketKeys:
         self.open = keys.open
         self.take = keys.take
         self.phase = phase
-        self.used = 0
-        """Packets sealed."""
+        self.used = 0  # packets sealed
 
 
 def pure_read_ack(payload: bytes, at: int, /) -> tuple[int, int, int, list[tuple[int, int]] | None, int]:

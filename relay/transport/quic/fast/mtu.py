@@ -10,20 +10,11 @@ SIZES = (1452, 1432, 1372, 1332, 1232)
 """UDP payloads to probe, descending: Ethernet, a tunnel in IPv6, WireGuard, a tunnel of 1380, IPv6's minimum;
 each with IPv6's larger header."""
 
-TRIES = 3
-"""Lost probes until a size counts as too large."""
-
-SPACING = 0.1
-"""Least seconds between probes, so that one loss burst counts once."""
-
-RAISE_INTERVAL = 600.0
-"""Seconds until larger sizes are tried again (RFC 8899, 5.1.1)."""
-
-BLACK_HOLE_INTERVAL = 60.0
-"""The same after a black hole."""
-
-BLACK_HOLE_LOSSES = 12
-"""Consecutive losses of large packets that indicate a black hole (RFC 8899, 4.3)."""
+TRIES = 3  # lost probes until a size counts as too large
+SPACING = 0.1  # least seconds between probes, so that one loss burst counts once
+RAISE_INTERVAL = 600.0  # seconds until larger sizes are tried again (RFC 8899, 5.1.1)
+BLACK_HOLE_INTERVAL = 60.0  # the same after a black hole
+BLACK_HOLE_LOSSES = 12  # consecutive losses of large packets that indicate a black hole (RFC 8899, 4.3)
 
 
 class PathMtu:
@@ -32,19 +23,15 @@ class PathMtu:
     __slots__ = ("_candidates", "_limit", "_next", "_probing", "_tries", "base", "enabled", "losses", "size")
 
     def __init__(self, base: int) -> None:
-        self.base = base
-        """Configured size, which every path carries."""
-        self.size = base
-        """Size known to work on this path."""
-        self.enabled = False
-        """The socket forbids fragmentation."""
+        self.base = base  # configured size, which every path carries
+        self.size = base  # size known to work on this path
+        self.enabled = False  # the socket forbids fragmentation
         self._limit = SIZES[0]
         self._candidates: list[int] = []
         self._probing = False
         self._tries = 0
         self._next = 0.0
-        self.losses = 0
-        """Full-size packets lost since one was acknowledged."""
+        self.losses = 0  # full-size packets lost since one was acknowledged
 
     def limit(self, size: int) -> None:
         """Apply the peer's max_udp_payload_size."""

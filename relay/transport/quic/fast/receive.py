@@ -33,12 +33,8 @@ RESERVED_BITS = 0x18
 ACK_DELAY = 0.02
 """Seconds that an acknowledgement is delayed: below the 25 ms that we announce, since timers are late."""
 
-ACK_EVERY = 2
-"""Ack-eliciting packets until an ACK is sent at once (RFC 9000, 13.2.2)."""
-
-GATHERED = 65536
-"""Most bytes of one stream per event."""
-
+ACK_EVERY = 2  # ack-eliciting packets until an ACK is sent at once (RFC 9000, 13.2.2)
+GATHERED = 65536  # most bytes of one stream per event
 _ALONE = {
     0x04: "_handle_reset_stream_frame",
     0x05: "_handle_stop_sending_frame",
@@ -55,8 +51,7 @@ class ReceiveConnection(AckConnection):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._gathering: FastStream | None = None
-        """The stream of the last in-order data."""
+        self._gathering: FastStream | None = None  # the stream of the last in-order data
         self._chunks: list[bytes] = []
         self._gathered = 0
 

@@ -14,20 +14,12 @@ from aioquic.tls import Epoch
 
 from relay.transport.quic.fast.streams import FastSender
 
-SEEN = 128
-"""Packet numbers tracked below the largest; older ones count as duplicates, as in aioquic."""
-
+SEEN = 128  # packet numbers tracked below the largest; older ones count as duplicates, as in aioquic
 _SEEN_MASK = (1 << SEEN) - 1
 
-PACING_GAIN = 1.25
-"""Pacing rate relative to window per round trip (RFC 9002, 7.7)."""
-
-SMALLEST_BURST = 16
-"""Least burst in packets at any rate: a frame of video, or the initial window."""
-
-LARGEST_BURST = 256
-"""Packets."""
-
+PACING_GAIN = 1.25  # pacing rate relative to window per round trip (RFC 9002, 7.7)
+SMALLEST_BURST = 16  # least burst in packets at any rate: a frame of video, or the initial window
+LARGEST_BURST = 256  # packets
 BURST_TIME = 0.004
 """Burst in seconds of the pacing rate: timers are 1 to 2 ms late, and 16 packets per millisecond would limit
 the rate to 150 Mbit/s."""
@@ -69,8 +61,7 @@ class SentPacket:
         self.more: list[tuple[FastSender, int, int, bool]] | None = None
         self.handlers: list[tuple[Any, tuple[Any, ...]]] | None = None
         """Handlers of control frames, called with the delivery state and the arguments."""
-        self.acks = -1
-        """The largest packet number that its ACK frame acknowledged."""
+        self.acks = -1  # the largest packet number that its ACK frame acknowledged
 
     @property
     def delivery_handlers(self) -> list[tuple[Any, tuple[Any, ...]]]:
@@ -149,18 +140,15 @@ class Train:
         size: int,
         fin: bool,  # noqa: FBT001 - a record of fields
     ) -> None:
-        self.first = first
-        """Packet number, as `last`."""
+        self.first = first  # packet number, as `last`
         self.last = last
         self.sent_time = sent_time
         self.sender = sender
-        self.start = start
-        """Offset in the stream, as `stop`."""
+        self.start = start  # offset in the stream, as `stop`
         self.stop = stop
         self.step = step
         self.size = size
-        self.fin = fin
-        """The stream ends with the last packet."""
+        self.fin = fin  # the stream ends with the last packet
 
     def cut(self, count: int) -> None:
         """Remove the first `count` packets, but not all."""
@@ -196,8 +184,7 @@ class Pacer(QuicPacketPacer):
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
         self.size = max_datagram_size
-        self.rate = 0.0
-        """Bytes per second; 0 before the first round trip sample: no pacing."""
+        self.rate = 0.0  # bytes per second; 0 before the first round trip sample: no pacing
         self.burst = float(SMALLEST_BURST * max_datagram_size)
         self.tokens = self.burst
         self.filled = 0.0

@@ -44,16 +44,14 @@ class Suite:
     """A cipher suite, with everything independent of the connection."""
 
     hash: Callable[..., Any]
-    block: int
-    """Block size of its hash in bytes."""
+    block: int  # block size of its hash in bytes
     size: int
     key_size: int
     aead: bytes
     protection: bytes
     infos: tuple[tuple[bytes, bytes, bytes], tuple[bytes, bytes, bytes]]
     """Labels of key, IV and header protection key; in QUIC version 1 and in version 2 (RFC 9369, 3.3.2)."""
-    derived: bytes
-    """Salt of the handshake secret without a pre-shared key."""
+    derived: bytes  # salt of the handshake secret without a pre-shared key
     derived_info: bytes
     finished_info: bytes
 

@@ -27,21 +27,13 @@ LONG_NUMBER = 4
 NUMBER_SPAN = 1 << 14
 """Outstanding packets from which on two-byte packet numbers are ambiguous: half of RFC 9000, 17.1."""
 
-SMALLEST_ROOM = 24
-"""Room in a packet below which another STREAM frame is not worth its header."""
-
-SMALLEST_PAYLOAD = 3
-"""Least payload for the header protection sample, whatever the packet number length."""
-
-FLIGHT = 256
-"""Most packets per burst: other connections want their turn."""
-
+SMALLEST_ROOM = 24  # room in a packet below which another STREAM frame is not worth its header
+SMALLEST_PAYLOAD = 3  # least payload for the header protection sample, whatever the packet number length
+FLIGHT = 256  # most packets per burst: other connections want their turn
 TRAIN_END = 1 << 30
 """Largest offset of trains, which use 4 bytes for it. Data beyond is sent packet by packet."""
 
-TRAIN_HEAD = 1 + 4
-"""Bytes of a train's STREAM frame header without the stream id."""
-
+TRAIN_HEAD = 1 + 4  # bytes of a train's STREAM frame header without the stream id
 ACK_OF_ACK = 8
 """Every so many packets, an ACK of several ranges is made ack-eliciting, so that ranges can be forgotten."""
 

@@ -45,8 +45,7 @@ CONNECTION_IDS = 4
 aioquic has 8, each a frame, a route and an object per connection. Used ones are replaced.
 """
 
-TOKEN = 16
-"""Bytes of a stateless reset token."""
+TOKEN = 16  # bytes of a stateless reset token
 
 """aioquic's."""
 

@@ -17,11 +17,8 @@ from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.stream import QuicStreamReceiver
 
-FIRST_ORDER = (1 << 63, 0)
-"""Urgency of streams unknown to the session: those of HTTP/3."""
-
-Taken = tuple[int, int, bytes, bool]
-"""Start offset, end offset, the bytes, and whether the stream ends there."""
+FIRST_ORDER = (1 << 63, 0)  # urgency of streams unknown to the session: those of HTTP/3
+Taken = tuple[int, int, bytes, bool]  # start offset, end offset, the bytes, and whether the stream ends there
 
 
 class Owner(Protocol):
@@ -61,22 +58,17 @@ class FastSender:
         self._stream = stream
         self.chunks: list[bytes] = []
         self.ends: list[int] = []
-        self.cursor = 0
-        """Index of the chunk with the next new byte."""
-        self._acked = 0
-        """Everything below is acknowledged and freed."""
-        self._beyond: RangeSet | None = None
-        """Ranges acknowledged above a gap."""
+        self.cursor = 0  # index of the chunk with the next new byte
+        self._acked = 0  # everything below is acknowledged and freed
+        self._beyond: RangeSet | None = None  # ranges acknowledged above a gap
         self._buffer_stop = 0
         self._fin_acked = False
         self._reset_error_code: int | None = None
         self.fin_at: int | None = None
         self.fin_pending = False
-        self.highest_offset = 0
-        """Everything below was sent at least once."""
+        self.highest_offset = 0  # everything below was sent at least once
         self.is_finished = stream is None
-        self.lost: list[tuple[int, int]] = []
-        """By offset."""
+        self.lost: list[tuple[int, int]] = []  # by offset
         self.reset_pending = False
 
     @property
@@ -405,13 +397,10 @@ class FastStream:
     ) -> None:
         self._owner = owner
         self.stream_id = stream_id
-        self.order = FIRST_ORDER
-        """Sort key, the most urgent last."""
-        self.sending = False
-        """The stream is in the connection's list of streams with data."""
+        self.order = FIRST_ORDER  # sort key, the most urgent last
+        self.sending = False  # the stream is in the connection's list of streams with data
         self.is_blocked = False
-        self.blocked_at = -1
-        """The limit of our last STREAM_DATA_BLOCKED."""
+        self.blocked_at = -1  # the limit of our last STREAM_DATA_BLOCKED
         self.max_stream_data_local = max_stream_data_local
         self.max_stream_data_local_sent = max_stream_data_local
         self.max_stream_data_remote = max_stream_data_remote
