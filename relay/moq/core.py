@@ -1,7 +1,7 @@
 """What all streams of a session share: the transport, the version, limits, and the events not yet taken.
 
-Owns the request numbers, the events and the counters. Must never know a message: the handlers of streams do, which
-hold the `Core`. The session (`relay.moq.lite`) is its subclass.
+Owns the request numbers, the events and the counters. Must never know a message: the handlers of streams do. The
+handlers hold the `Core`; the session (`relay.moq.lite`) is its subclass.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ class PeerRequest(Handler):
         self._owner.cancelled(self.request, error.stream_code)
 
 
-IGNORE = Handler()
-"""Handler of streams whose further events do not matter."""
+IGNORE = Handler()  # of streams whose further events do not matter
 
 
 def code_name(code: int) -> str:
@@ -84,13 +83,10 @@ class Core:
     def __init__(self, session: Session, limits: Limits, hop: int) -> None:
         self.session = session
         self.limits = limits
-        self.hop = hop
-        """Our own id in hop lists."""
+        self.hop = hop  # our own id in hop lists
         self.version = session.version or Version.LITE_01
-        self.now = 0.0
-        """Seconds, as of the last call."""
-        self.counts: Counter[tuple[str, str]] = Counter()
-        """By name and label, for metrics."""
+        self.now = 0.0  # seconds, as of the last call
+        self.counts: Counter[tuple[str, str]] = Counter()  # by name and label, for metrics
         self.control_rate = limits.control_rate
         self.control_burst = limits.control_burst
         self._control = TokenBucket()
@@ -103,11 +99,9 @@ class Core:
         return events
 
     def emit(self, event: Event) -> None:
-        """Report an event."""
         self._events.append(event)
 
     def new_request(self) -> int:
-        """A new request number."""
         self._requests += 1
         return self._requests
 
@@ -132,12 +126,10 @@ class Core:
             stream.reset(wire)
 
     def refuse_for(self, stream: Stream, error: WireError) -> None:
-        """Report a fault of the peer and refuse the stream."""
         self.note(error)
         self.refuse(stream, error.stream_code)
 
     def note(self, error: WireError, *, fatal: bool = False) -> None:
-        """Report a fault of the peer."""
         if error.limit:
             self.emit(LimitExceeded(error.limit, {"reason": error}))
         self.emit(Fault(error, fatal))

@@ -1,7 +1,7 @@
 """Sending a track to the peer: one subscription, its group streams, and its end.
 
-Owns the Subscribe stream and the group streams of one subscription of the peer; `relay.model.backlog` decides in what
-order they are sent, and what a slow peer skips. Must never encode a frame: groups come encoded.
+Owns the Subscribe stream and the group streams of one subscription of the peer; `relay.model.backlog` decides their
+order, and what a slow peer skips. Must never encode a frame: groups come encoded. `lite_serving` calls it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, Subscri
 from relay.wire.version import Version
 
 END_POLL = 0.02
-"""Seconds until the second look for undelivered groups before the end of a track; later a quarter of the time waited."""
+"""Seconds until undelivered groups are checked again before the end of a track; later a quarter of the time waited."""
 
-END_POLL_MAX = 5.0
-"""Seconds between such looks, at most."""
+END_POLL_MAX = 5.0  # seconds between such checks, at most
 
-STREAM_OVERHEAD = 16
-"""Bytes that a transport may put in front of a stream, at most."""
+STREAM_OVERHEAD = 16  # bytes that a transport may put in front of a stream, at most
 
 
 def params_of(request: Subscribe | SubscribeUpdate, version: Version) -> SubscribeParams:
@@ -67,17 +65,15 @@ class Delivery(Handler):
         self.id = message.id
         self.stream = stream
         self.over = False
+        # Groups that are open or not sent yet.
         self.backlog: Backlog[Stream] = Backlog(core.limits, ranks, message.priority)
-        """Groups that are open or not sent yet."""
-        self.check_at = NEVER
-        """When to look again for undelivered groups, before the end of the track is sent."""
+        self.check_at = NEVER  # next check for undelivered groups, before the end of the track is sent
         self._core = core
         self._owner = owner
         self._version = core.version
         self._priority = message.priority
         self._accepted = False
-        self._behind = False
-        """The peer is skipping groups; reported once until it has caught up."""
+        self._behind = False  # the peer skips groups: reported once until it has caught up
         self._final = 0
         self._waited = 0.0
         self._prefer(params_of(message, core.version))
@@ -88,7 +84,6 @@ class Delivery(Handler):
     # --- the peer
 
     def on_update(self, message: SubscribeUpdate) -> None:
-        """SUBSCRIBE_UPDATE."""
         if self.over:
             return
         params = params_of(message, self._version)
@@ -121,7 +116,6 @@ class Delivery(Handler):
         self._owner.cancelled(self.request, code)
 
     def group_stopped(self, sequence: int, code: int) -> None:
-        """The peer wants no more of a group."""
         if self.over:
             return
         self.backlog.drop(sequence)
@@ -223,17 +217,16 @@ class Delivery(Handler):
     # --- the end
 
     def drop(self, missing: Iterable[Range]) -> None:
-        """Groups that will never come. Versions before 03 have no message for them."""
+        """Report groups that will never come. Versions before 03 have no message for them."""
         if self._version.has_updates:
             for start, end in missing:
                 drop = SubscribeDrop(start, end, StreamCode.DELIVERY_TIMEOUT)
                 self.stream.write((drop.encode(self._version),))
 
     def end(self, final: int, now: float) -> None:
-        """All groups are written: send the end once the peer has acknowledged them.
+        """Send the end once the peer has acknowledged all groups: some clients drop groups that the end overtakes.
 
-        An end that overtakes groups makes some clients drop these. A peer that reads nothing gets the end when it reads
-        again, or never.
+        A peer that reads nothing gets the end when it reads again, or never.
         """
         self._final = final
         self._waited = 0.0

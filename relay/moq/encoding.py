@@ -1,6 +1,6 @@
 """Groups as bytes: each encoding of a group is derived once, incrementally, and shared by all its readers.
 
-Owns the form of frames on a group stream. Must never copy a large payload: chunks are the same `bytes` objects as in the
+Owns the form of frames on a group stream. Must never copy a large payload: chunks are the `bytes` objects of the
 group. Called by tracks, for their subscribers.
 """
 
@@ -13,21 +13,19 @@ from relay.model.group import FrameStart, Group, Part
 from relay.wire.frame import frame_header_plain, frame_header_timed
 
 COPY_BELOW = 2_048
-"""Payload chunks up to this size are joined with their header: one small copy is cheaper than one more chunk."""
+"""Bytes: payload chunks up to this size are joined with their header, a copy cheaper than one more chunk."""
 
 JOIN_BELOW = 16_384
-"""Chunks of one turn are joined up to this size, so that many small frames travel as one chunk."""
+"""Bytes: chunks of one turn are joined up to this size, so that many small frames travel as one chunk."""
 
 
 class Encoding(IntEnum):
     """The form in which a reader gets the frames of a group."""
 
-    PLAIN = 0
-    """moq-lite-01 to 04: size, payload."""
-    TIMED = 1
-    """moq-lite-05 and 06: timestamp delta, size, payload."""
+    PLAIN = 0  # moq-lite-01 to 04: size, payload
+    TIMED = 1  # moq-lite-05 and 06: timestamp delta, size, payload
     FRAMES = 2
-    """Not as bytes but as they are in the group: the start of each frame, and the chunks of its payload (HTTP)."""
+    """No bytes but the group's parts: the start of each frame, and the chunks of its payload (HTTP)."""
 
 
 class Encoder:
@@ -48,11 +46,9 @@ class Encoder:
         self._previous = 0
         self._inside = False
         self._left = 0
-        self.ended = False
-        """Frame `end` is complete: nothing more will come."""
+        self.ended = False  # frame `end` is complete
 
     def limit(self, end: int | None) -> None:
-        """Change the last frame that is wanted."""
         self._end = end
         self.ended = end is not None and (self._frame > end or (self._frame == end and self._left <= 0))
 
@@ -112,8 +108,8 @@ class EncodedGroup(Group):
 
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
         super().__init__(sequence, now, first_frame)
+        # The encoder of each, and all chunks so far.
         self._encodings: dict[Encoding, tuple[Encoder, list[Any]]] = {}
-        """The encoder of each, and all chunks so far."""
 
     def clear(self) -> None:
         super().clear()

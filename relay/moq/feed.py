@@ -1,7 +1,7 @@
 """The part of a track that one subscription gets: which groups, which frames of them, in which encoding.
 
-Owns the bounds of a subscription. Must never send: tracks send the result of these functions. Subscriptions without
-bounds share the result of `shared_fragments`; `Feed` narrows it for the others.
+Owns the bounds of a subscription. Must never send: tracks send the result. Subscriptions without bounds share the
+result of `shared_fragments`; `Feed` narrows it for the others.
 """
 
 from __future__ import annotations
@@ -35,15 +35,12 @@ class Feed:
     def __init__(self, encoding: Encoding, params: SubscribeParams, start: int) -> None:
         self.encoding = encoding
         self.params = params
-        self.start = start
-        """First sequence that is sent."""
+        self.start = start  # first sequence that is sent
         asks = params.start_group is not None or params.history_ms
         self.past: int | None = start if asks else None
-        """First sequence of groups that came by a request for the past; `None` for none of them."""
-        self._encoders: dict[int, Encoder] = {}
-        """Encoders of groups that are wanted in part, by sequence."""
-        self._sent: set[int] = set()
-        """Groups within an earlier range, which are not sent again."""
+        """First sequence of groups requested from the past, `None` for none."""
+        self._encoders: dict[int, Encoder] = {}  # of groups that are wanted in part, by sequence
+        self._sent: set[int] = set()  # groups of an earlier range, which are not sent again
 
     def wants(self, group: EncodedGroup) -> bool:
         """True if a group lies within the bounds."""
@@ -137,7 +134,7 @@ class Feed:
         for group in groups:
             sequence, wanted = group.sequence, self.wants(group)
             if sequence in before and not wanted:
-                # It may be complete here and still unsent.
+                # The group may be complete here and still unsent.
                 self._encoders.pop(sequence, None)
                 fragments.append(GroupFragment(sequence, False, 0, (), False, StreamCode.CANCELLED))
                 if group.open:
@@ -165,7 +162,6 @@ class Feed:
         return (GroupFragment(group.sequence, False, 0, (), True, None),)
 
     def is_over(self, group: EncodedGroup) -> bool:
-        """True if nothing more of an unfinished group is wanted."""
-        # With its last frame the subscription has all of the last group.
+        """True if nothing more of an unfinished group is wanted: out of bounds, or its last wanted frame was sent."""
         last = self._frames_of(group)[1]
         return not self.wants(group) or (last is not None and group.sequence not in self._encoders)

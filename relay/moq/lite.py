@@ -1,11 +1,11 @@
 """A moq-lite session, 01 to 06: the state machine of either end, without I/O.
 
 Owns the life of the session: version and SETUP, the handler of each stream, the close. Must never read a clock (`now`,
-in seconds, is a parameter) or decide for its owner. The owner passes the transport's events to `receive`, takes the
-session's events with `poll` after each call, and answers with commands. `deadline` says when `on_time` is due.
+in seconds, is a parameter) or decide for its owner, which passes the transport's events to `receive`, takes the
+session's events with `poll` after each call, answers with commands, and calls `on_time` at `deadline`.
 
-A server's owner is asked for admission: `Introduced` comes once the peer's path is known, and `admit` answers. Then
-`Opened` says that requests may be made, and `Established` that those of the peer follow.
+A server's owner decides on admission: `Introduced` comes once the peer's path is known, and `admit` answers. After
+`Opened` requests may be made, after `Established` those of the peer follow.
 """
 
 from __future__ import annotations
@@ -51,26 +51,20 @@ from relay.wire.frame_decoder import UniDecoder
 from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
 from relay.wire.version import Version, version_from_setup_code
 
-ALIVE_AT_LEAST = 1.0
-"""Seconds that a peer has, at least, to answer a ping."""
+ALIVE_AT_LEAST = 1.0  # seconds that a peer has, at least, to answer a ping
 
-HELD_BYTES = 262_144
-"""Bytes that a peer may send before it is admitted."""
+HELD_BYTES = 262_144  # bytes that a peer may send before it is admitted
 
 EVENT_COST = 64
-"""Bytes that an event counts, besides its data, while it is held until admission."""
+"""Bytes that an event counts, besides its data, while held until admission."""
 
-LATE_ROUND_TRIPS = 6
-"""Round trips for which a group that is late is waited for: what was lost twice has come by then."""
+LATE_ROUND_TRIPS = 6  # a late group is awaited this long: what was lost twice has come by then
 
-LATE_AT_MOST = 10.0
-"""Seconds of the same, at most: a peer decides how long its round trip looks."""
+LATE_AT_MOST = 10.0  # seconds of the same, at most: a peer can make its round trip look long
 
-MAX_DATAGRAM_HEADER = 24
-"""Bytes of three varints."""
+MAX_DATAGRAM_HEADER = 24  # bytes of three varints
 
-OLDEST_ALPN = "moql-01"
-"""Names the generation that opens with the first form of SETUP."""
+OLDEST_ALPN = "moql-01"  # of the generation that opens with the first form of SETUP
 
 _PATH_PARAM = 1
 _AUTHORITY_PARAM = 5
@@ -79,14 +73,12 @@ _AUTHORITY_PARAM = 5
 class State(Enum):
     """Steps of a session's life."""
 
-    NEGOTIATING = "negotiating"
-    """The version is not known: SETUP of 01 and 02 decides."""
+    NEGOTIATING = "negotiating"  # the version is not known: SETUP of 01 and 02 decides
 
-    INTRODUCING = "introducing"
-    """The peer's path, or the owner's admission, is awaited."""
+    INTRODUCING = "introducing"  # awaits the peer's path, or the owner's admission
 
     OPEN = "open"
-    """We may make requests; on 06 the peer's SETUP is awaited before its own are looked at."""
+    """We may make requests; on 06 the requests of the peer are held until its SETUP."""
 
     ESTABLISHED = "established"
     CLOSED = "closed"
@@ -128,18 +120,16 @@ class LiteSession(Core):
         self.options = options or Options()
         self.state = State.NEGOTIATING if session.version is None else State.INTRODUCING
         self._has_version = session.version is not None
-        self.peer: PeerInfo | None = None
-        """What the peer's SETUP says (05 and newer)."""
+        self.peer: PeerInfo | None = None  # from the peer's SETUP (05 and newer)
         self.requests = Requests(self)
         self.serving = Serving(self, offers_probe=bool(self.options.probe))
         self._versions = tuple(versions)
-        self._offered: tuple[Version, ...] = ()
-        """Versions that our SETUP has named."""
+        self._offered: tuple[Version, ...] = ()  # named by our SETUP
         self._admitted = admitted
         self._introduced = False
         self._target: str | None = None
+        # Reply to SETUP (01, 02), sent once the peer is admitted.
         self._answer: tuple[Stream, ServerSetup] | None = None
-        """Reply to SETUP (01, 02), sent once the peer is admitted."""
         self._setup_stream: Stream | None = None
         self._held: list[TransportEvent] = []
         self._held_streams: set[Stream] = set()
@@ -165,7 +155,6 @@ class LiteSession(Core):
         self._advance()
 
     def receive(self, events: Iterable[TransportEvent], now: float) -> None:
-        """Take events of the transport."""
         self.now = now
         for event in events:
             self._on_event(event)
@@ -178,17 +167,15 @@ class LiteSession(Core):
 
     @property
     def closed(self) -> bool:
-        """The session is over. `Closed` may not have been taken yet."""
+        """True once the session is over, even before `Closed` is taken."""
         return self.state is State.CLOSED
 
     @property
     def name(self) -> str | None:
-        """Name of the version, `None` if none was negotiated."""
         return self.version.name_on_wire if self._has_version else None
 
     @property
     def has_hops(self) -> bool:
-        """Announcements carry the ids of relays."""
         return self.version.has_hops
 
     @property
@@ -198,27 +185,24 @@ class LiteSession(Core):
 
     @property
     def has_goaway(self) -> bool:
-        """Whether the peer can be asked to leave."""
         return self.version.has_goaway
 
     @property
     def describes_tracks(self) -> bool:
-        """The peer can be asked for properties and single groups of a track."""
+        """True if the peer can be asked for properties and single groups of a track."""
         return self.version.has_timestamps
 
     @property
     def has_history(self) -> bool:
-        """A subscription can ask for groups by their age."""
+        """True if a subscription can ask for groups by their age."""
         return self.version.latency_is_history
 
     @property
     def has_updates(self) -> bool:
-        """A subscription can be changed."""
         return self.version.has_updates
 
     @property
     def encoding(self) -> Encoding:
-        """The encoding of groups for this peer."""
         return Encoding.TIMED if self.version.has_timestamps else Encoding.PLAIN
 
     @property
@@ -228,11 +212,10 @@ class LiteSession(Core):
         return max(0, limit)
 
     def patience(self, at_least: float) -> float:
-        """Seconds for which a group of the peer that is late is waited for, `at_least` so many."""
+        """Seconds to wait for a late group of the peer, `at_least` so many."""
         return max(at_least, min(LATE_ROUND_TRIPS * (self.session.stats().rtt or 0.0), LATE_AT_MOST))
 
     def on_time(self, now: float) -> None:
-        """`deadline` has come."""
         self.now = now
         if now >= self._setup_deadline:
             self._setup_deadline = NEVER
@@ -384,7 +367,6 @@ class LiteSession(Core):
         stream.write((setup_stream(self.version, setup),), fin=True)
 
     def on_peer_setup(self, setup: Setup) -> None:
-        """05 and newer: the peer introduced itself."""
         if self.peer is not None:
             raise ProtocolViolation("second SETUP")
         self.peer = PeerInfo(setup.origin, setup.cost, setup.role, setup.probe)
@@ -415,7 +397,6 @@ class LiteSession(Core):
         stream.write((ClientSetup(form, tuple(v.setup_code for v in offered), params).encode(),))
 
     def _setup_versions(self) -> tuple[Version, ...]:
-        """The versions that SETUP may choose, the newest first."""
         if self.session.alpn == OLDEST_ALPN:
             return (Version.LITE_01,)
         return tuple(sorted((v for v in self._versions if v.has_setup_exchange), reverse=True))
@@ -515,7 +496,6 @@ class _UniStream(Handler):
             assert frames is not None
             group = self._session.requests.begin_group(stream, header, frames)
             if group is not None:
-                # After the header a group stream holds frames only.
                 group.add(cast("list[FrameHeader | bytes]", items), fin=fin)
             return
         if fin:

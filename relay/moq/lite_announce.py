@@ -1,8 +1,8 @@
 """Announcements of moq-lite, one object per Announce stream.
 
-`AnnounceReader` is a stream of ours and reports the announcements of the peer. `AnnounceWriter` is a stream of the peer
-and writes our announcements in the form of its version. Both keep the paths that are live on their stream: a sender must
-alternate between the begin and the end of a path (moq-lite, "Announce").
+`AnnounceReader` is a stream of ours and reports the peer's announcements. `AnnounceWriter` is a stream of the peer and
+writes ours in the form of its version. Both keep the live paths of their stream: a sender must alternate between the
+begin and the end of a path (moq-lite, "Announce"). Must never choose a route. The session calls them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,9 @@ from relay.wire.announce import AnnounceActive, AnnounceEnded, AnnounceInit, Ann
 from relay.wire.decoder import AnnounceDecoder, AnnounceItem
 from relay.wire.errors import DuplicateAnnounce, StreamCode, UnknownAnnounce, WireError
 
-INIT_SIZE = 32_768
-"""Bytes of suffixes in ANNOUNCE_INIT at most: peers bound the size of one message."""
+INIT_SIZE = 32_768  # bytes of suffixes in ANNOUNCE_INIT: peers bound the size of a message
 
-MAX_PREFIX = 8
-"""Bytes that a length prefix takes at most."""
+MAX_PREFIX = 8  # bytes of a length prefix, at most
 
 
 class AnnounceReader(Handler):
@@ -47,8 +45,7 @@ class AnnounceReader(Handler):
         self._live: set[str] = set()
         self._by_id: dict[int, str] = {}
         self._starts = 0
-        self._missing = 0
-        """Announcements of the initial set that are still to come (05, 06)."""
+        self._missing = 0  # announcements of the initial set that are still to come (05, 06)
         self._over = False
         version = core.version
         if not (version.has_announce_init or version.has_announce_ok):
@@ -152,8 +149,6 @@ class AnnounceReader(Handler):
 
 
 class _Sent(NamedTuple):
-    """An announcement that was sent and not ended."""
-
     announce_id: int
     offer: Offer
 
@@ -164,16 +159,13 @@ class AnnounceWriter(PeerRequest):
     def __init__(self, core: Core, owner: RequestOwner, request: int, prefix: str, stream: Stream) -> None:
         super().__init__(core, owner, request, stream)
         self._prefix = prefix
-        self._sent: dict[str, _Sent] = {}
-        """By suffix: two routes above the prefix are one to the peer (06)."""
+        self._sent: dict[str, _Sent] = {}  # by suffix: two routes above the prefix are one to the peer (06)
         self._next_id = 0
 
     def covers(self, path: str) -> bool:
-        """Whether the path is under the prefix that was asked for."""
         return strip(path, self._prefix) is not None
 
     def has_offered(self, path: str) -> bool:
-        """True while an announcement of that path is live on this stream."""
         return self._suffix(path) in self._sent
 
     def begin(self, offers: Iterable[Offer]) -> int:
@@ -197,10 +189,7 @@ class AnnounceWriter(PeerRequest):
         return self._write(b"".join((first, *map(self._start, usable))))
 
     def change(self, path: str, offer: Offer | None) -> int:
-        """A path came, went (`None`), or has another route. Returns the bytes written.
-
-        Nothing is written where the version cannot express the change.
-        """
+        """Announce, withdraw (`None`) or update a path, if the version can express it. Returns the bytes written."""
         suffix = self._suffix(path)
         sent = self._sent.get(suffix)
         if offer is not None and not self._sendable(offer):

@@ -47,8 +47,7 @@ class Subscription(Handler):
         self.request = request
         self.id = subscribe_id
         self.stream = stream
-        self.groups: dict[int, Stream] = {}
-        """Open group streams, by sequence."""
+        self.groups: dict[int, Stream] = {}  # open group streams, by sequence
         self._core = core
         self._owner = owner
         self._decoder = SubscribeDecoder(core.version, core.limits.message)
@@ -56,12 +55,10 @@ class Subscription(Handler):
         """Our parameters as the peer knows them: the last SUBSCRIBE_UPDATE."""
         self._final: int | None = None
         self._started = False
-        self._closed = False
-        """The peer's half has ended."""
-        self._left = False
-        """Our half has ended."""
+        self._closed = False  # the peer's half has ended
+        self._left = False  # our half has ended
+        # Data of this call, by sequence: first frame, parts, fin, code.
         self._fresh: dict[int, tuple[int, _Parts, bool, int | None]] = {}
-        """Data of this call, by sequence: first frame, parts, fin, code."""
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
         core = self._core
@@ -116,14 +113,12 @@ class Subscription(Handler):
     # --- groups
 
     def group_ended(self, sequence: int) -> None:
-        """A group stream has ended."""
         if self.groups.pop(sequence, None) is not None:
             self._owner.look_whether_over(self)
 
     def add(
         self, sequence: int, first_frame: int, parts: _Parts, *, fin: bool, code: int | None = None
     ) -> None:
-        """Part of a group arrived."""
         known = self._fresh.get(sequence)
         if known is not None:
             first_frame, former, _, _ = known
@@ -139,7 +134,6 @@ class Subscription(Handler):
         return known is not None and (known[2] or known[3] is not None)
 
     def flush(self) -> None:
-        """Report the data of this call."""
         if self._fresh:
             fresh, self._fresh = self._fresh, {}
             groups = [
@@ -169,7 +163,6 @@ class IncomingGroup(Handler):
         self.add(decoder.feed(data), fin=fin)
 
     def add(self, parts: _Parts, *, fin: bool) -> None:
-        """Take decoded frames."""
         if fin:
             self._decoder.end()
             self._subscription.group_ended(self._sequence)
@@ -266,14 +259,11 @@ class Requests(AnswerOwner):
     """All requests of our side."""
 
     def __init__(self, core: Core) -> None:
-        self.fresh: list[Subscription] = []
-        """Subscriptions with data in this call."""
+        self.fresh: list[Subscription] = []  # with data in this call
         self._core = core
         self._next_id = 0
-        self._subscriptions: dict[int, Subscription] = {}
-        """By request."""
-        self._by_id: dict[int, Subscription] = {}
-        """The same, by the id on the wire."""
+        self._subscriptions: dict[int, Subscription] = {}  # by request
+        self._by_id: dict[int, Subscription] = {}  # the same, by the id on the wire
         self._others: dict[int, AnnounceReader | Question] = {}
 
     def flush(self) -> None:
@@ -295,7 +285,6 @@ class Requests(AnswerOwner):
         return request
 
     def request_announcements(self, prefix: str) -> int:
-        """Ask for the announcements under `prefix`."""
         core = self._core
         message = AnnounceRequest(prefix, exclude_hop=core.hop)
         return self._ask(message, lambda number, stream: AnnounceReader(core, self, number, prefix, stream))
@@ -337,7 +326,7 @@ class Requests(AnswerOwner):
             return  # over, or the version has no field for the change
         queued = subscription.stream.unsent
         if queued > core.limits.message:
-            # Viewers may change their parameters without end, while this peer reads none of the updates.
+            # Viewers may change their parameters without end, while this peer reads no update.
             core.emit(LimitExceeded("message", {"request": request, "queued_bytes": queued}))
             core.refuse(subscription.stream, StreamCode.CANCELLED)
             self.failed(subscription, StreamCode.CONTROL_TIMEOUT, StreamCode.CONTROL_TIMEOUT)
@@ -395,7 +384,6 @@ class Requests(AnswerOwner):
             self._core.refuse(other.stream, StreamCode.CANCELLED if code is None else code)
 
     def stop_group(self, request: int, sequence: int, code: int) -> None:
-        """Stop one group."""
         subscription = self._subscriptions.get(request)
         stream = None if subscription is None else subscription.groups.pop(sequence, None)
         if subscription is not None and stream is not None:
@@ -405,11 +393,9 @@ class Requests(AnswerOwner):
     # --- for the streams
 
     def is_open(self, request: int) -> bool:
-        """True while an answer is awaited."""
         return request in self._others
 
     def finished(self, request: int) -> None:
-        """A request other than a subscription is over."""
         self._others.pop(request, None)
 
     def failed(self, subscription: Subscription, code: int, received: int) -> None:

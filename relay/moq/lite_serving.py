@@ -36,10 +36,9 @@ from relay.wire.errors import DecodeError, ProtocolViolation, StreamCode, WireEr
 from relay.wire.subscribe import Subscribe, SubscribeUpdate
 
 LOOK_AT_LEAST = 64
-"""Streams of fetches, and of ended requests, from which on fully sent ones are looked for and forgotten."""
+"""Number of streams of fetches and ended requests from which on fully sent ones are searched and forgotten."""
 
-STREAM_COST = 2_048
-"""Memory of such a stream in bytes, besides its unsent data."""
+STREAM_COST = 2_048  # bytes of memory for such a stream, besides its unsent data
 
 
 class SilentStream(Handler):
@@ -72,7 +71,7 @@ class IncomingRequest(Handler):
             if fin:
                 self._decoder.end()
         except DecodeError as error:
-            # A request that cannot be read costs the peer this stream alone.
+            # An unreadable request costs the peer this stream alone.
             self._core.refuse_for(stream, error)
             self.on_fault(error)
             return
@@ -109,30 +108,25 @@ class Serving(RequestOwner):
     """All requests of the peer."""
 
     def __init__(self, core: Core, *, offers_probe: bool) -> None:
-        self.backlog_limit = core.limits.backlog_session
-        """Unsent bytes of the whole session, at most."""
+        self.backlog_limit = core.limits.backlog_session  # unsent bytes of the whole session, at most
         self._core = core
         self._offers_probe = offers_probe
         self._deliveries: dict[int, Delivery] = {}
         self._answers: dict[int, PeerRequest] = {}
         self._writers: dict[int, AnnounceWriter] = {}
-        self._ids: set[int] = set()
-        """Subscribe ids in use."""
-        self._leaving = False
-        """The peer has sent GOAWAY."""
-        self._ending: set[int] = set()
-        """Subscriptions whose end is sent once their groups have left."""
+        self._ids: set[int] = set()  # subscribe ids in use
+        self._leaving = False  # the peer has sent GOAWAY
+        self._ending: set[int] = set()  # subscriptions whose end is sent once their groups have left
         self._ranks = Ranks()
-        self._unsent = 0
-        """Upper bound of the unsent bytes of all streams: measured anew when it exceeds the limit."""
+        self._unsent = 0  # upper bound for all streams: measured anew when it exceeds the limit
         self._loose: dict[Stream, int] = {}
-        """Streams, with the request of each, that may have unsent bytes and belong to fetches or to ended requests."""
+        """Streams of fetches and ended requests that may have unsent bytes, with the request of each."""
         self._look_at = LOOK_AT_LEAST
 
     # --- requests of the peer
 
     def open(self, stream: Stream, message: object) -> Handler | None:
-        """The first message of a stream; `None` if the stream was refused."""
+        """Handle the first message of a stream; `None` if the stream was refused."""
         core = self._core
         match message:
             case Subscribe():
@@ -192,7 +186,6 @@ class Serving(RequestOwner):
         return answer
 
     def cancelled(self, request: int, code: int | None) -> None:
-        """The peer has left a request."""
         delivery = self._deliveries.get(request)
         writer = self._writers.pop(request, None)
         if delivery is not None:
@@ -211,19 +204,18 @@ class Serving(RequestOwner):
         return any(writer.has_offered(path) for writer in self._writers.values())
 
     def announce_initial(self, request: int, offers: Iterable[Offer]) -> None:
-        """Answer an announce interest with the initial set."""
         writer = self._writers.get(request)
         if writer is not None:
             self._account(writer.begin(offers))
 
     def announce(self, request: int, path: str, offer: Offer | None) -> None:
-        """A path came, went (`None`), or has another route."""
+        """Announce, withdraw (`None`) or update a path."""
         writer = self._writers.get(request)
         if writer is not None:
             self._account(writer.change(path, offer))
 
     def announce_to_all(self, path: str, offer: Offer | None) -> None:
-        """The same, for every interest that the path is under."""
+        """The same, for every interest that covers the path."""
         for writer in list(self._writers.values()):
             if writer.covers(path):
                 self._account(writer.change(path, offer))
@@ -246,10 +238,7 @@ class Serving(RequestOwner):
         return delivery is not None and delivery.send_datagram(sequence, timestamp, payload)
 
     def end_track(self, request: int, final: int, now: float, missing: Iterable[Range] = ()) -> None:
-        """All groups of a subscription are written; `final` is the first sequence that will never come.
-
-        `missing` are groups before it that never came.
-        """
+        """End a subscription: `final` is the first sequence that will never come, `missing` are groups before it."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
             delivery.drop(missing)
@@ -286,18 +275,15 @@ class Serving(RequestOwner):
             self._core.refuse(answer.stream, code)
 
     def stop(self) -> None:
-        """The session is over: no deadline is left."""
         self._ending.clear()
 
     @property
     def ending(self) -> bool:
-        """True while the end of a track has not been sent."""
         return bool(self._ending)
 
     # --- time
 
     def deadline(self) -> float:
-        """When `on_time` is due."""
         if not self._ending:
             return NEVER
         return min(self._deliveries[request].check_at for request in self._ending)

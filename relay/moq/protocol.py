@@ -1,4 +1,4 @@
-"""Which state machine speaks for a session: the one place that knows all of them.
+"""Selects the state machine of a session: the one place that knows all of them.
 
 Owners that serve any protocol (the connection actor) open theirs here, and know nothing of versions.
 """
@@ -13,7 +13,6 @@ from relay.transport.session import Session
 from relay.wire.version import Version
 
 ProtocolSession: TypeAlias = LiteSession
-"""A session of any protocol."""
 
 
 def open_session(
@@ -23,5 +22,5 @@ def open_session(
     versions: tuple[Version, ...],
     admitted: bool,  # noqa: FBT001
 ) -> ProtocolSession:
-    """The state machine of a session. `versions` are those that its SETUP may choose."""
+    """Open the state machine of a session. `versions` are those that its SETUP may choose."""
     return LiteSession(session, limits=limits, hop=hop, versions=versions, admitted=admitted)

@@ -1,8 +1,8 @@
 """The vocabulary of a moq session: events, and the values that commands take.
 
 Owns the events, in the order of a session's life, and the values that commands take. Must never know a version, a
-stream or a byte: those belong to the state machines that report these events. Owners (connection actors, the client)
-handle the events and answer with commands of the machine.
+stream or a byte: the state machines that report these events do. Owners (connection actors, the client) handle the
+events and answer with commands of the machine.
 
 A *request* is a number that names one exchange of a session: a subscription, a fetch, a question about a track, an
 interest in announcements. Numbers of both sides come from one counter and are never used again.
@@ -18,8 +18,7 @@ from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.wire.errors import WireError
 
-NEVER = float("inf")
-"""A deadline that does not come."""
+NEVER = float("inf")  # a deadline that does not come
 
 
 # --- the session ---------------------------------------------------------------------------------------------------
@@ -28,8 +27,7 @@ NEVER = float("inf")
 class Introduced(NamedTuple):
     """The path of the peer is known: answer with `admit` or `close`."""
 
-    target: str | None
-    """Path and query from SETUP; `None` where the transport's own URL counts."""
+    target: str | None  # path and query from SETUP; `None` where the transport's own URL counts
 
 
 class Opened(NamedTuple):
@@ -52,8 +50,7 @@ class PeerInfo(NamedTuple):
 class PeerAlive(NamedTuple):
     """Answer to `check_alive`."""
 
-    alive: bool
-    """The peer answered in time."""
+    alive: bool  # the peer answered in time
 
 
 class PeerLeaving(NamedTuple):
@@ -72,8 +69,7 @@ class LimitExceeded(NamedTuple):
     """The peer exceeded a limit, and its stream or session was refused."""
 
     limit: str
-    fields: Mapping[str, object]
-    """What it was about, for the log."""
+    fields: Mapping[str, object]  # for the log
 
 
 class Incompatible(NamedTuple):
@@ -117,11 +113,9 @@ class Announced(NamedTuple):
     """A path is live, has another route (`update`), or begins anew under a live announcement (`restart`)."""
 
     request: int
-    path: str
-    """Relative to the session's root."""
+    path: str  # relative to the session's root
 
-    listed: tuple[int, ...]
-    """Hops as the peer listed them; on 03 as many zeros as it counted."""
+    listed: tuple[int, ...]  # hops as the peer listed them; on 03 as many zeros as it counted
 
     route: Route
     """All hops from the original publisher to the peer, 0 for one without an id; empty if the version has none."""
@@ -135,8 +129,7 @@ class Unannounced(NamedTuple):
 
     request: int
     path: str
-    said: bool = True
-    """False if the Announce stream ended without a word on this path."""
+    said: bool = True  # False if the Announce stream ended without a message on this path
 
 
 class AnnouncementsEnded(NamedTuple):
@@ -170,8 +163,7 @@ class GroupPart(NamedTuple):
     first_frame: int
     parts: tuple[Part, ...]
     fin: bool
-    code: int | None
-    """Why the group was aborted."""
+    code: int | None  # set if the group was aborted
 
 
 class GroupData(NamedTuple):
@@ -194,11 +186,9 @@ class SubscriptionEnded(NamedTuple):
     """No further group will begin; open groups may go on."""
 
     request: int
-    final: int | None
-    """The first sequence that will never come (05 and 06)."""
+    final: int | None  # the first sequence that will never come (05 and 06)
 
-    closed: bool
-    """The Subscribe stream has ended, too."""
+    closed: bool  # the Subscribe stream has ended, too
 
 
 class InfoReceived(NamedTuple):
@@ -224,7 +214,7 @@ class ProbeReceived(NamedTuple):
 
 
 class RequestRejected(NamedTuple):
-    """The peer refused or aborted a request of ours. `received` is the code it sent, `code` that of the current registry."""
+    """The peer refused or aborted a request of ours with `received`; `code` is that of the current registry."""
 
     request: int
     code: int
@@ -252,8 +242,7 @@ class AnnounceRequested(NamedTuple):
 
     request: int
     prefix: str
-    exclude: int
-    """Hop id: routes through it are of no use to the peer; 0 is none."""
+    exclude: int  # hop id: routes through it are of no use to the peer; 0 is none
 
 
 class SubscribeRequested(NamedTuple):
@@ -320,8 +309,7 @@ class GroupSkipped(NamedTuple):
     sequence: int
     reason: str
     unsent: int
-    kept: int
-    """Bytes still queued in the subscription."""
+    kept: int  # bytes still queued in the subscription
 
 
 Event: TypeAlias = (
@@ -374,20 +362,17 @@ class Offer(NamedTuple):
     route: Route = Route()
     """From the original publisher to the relay before us; our own id is added where the version has it."""
 
-    source: int = 0
-    """Number of the publication; another one means another publisher."""
+    source: int = 0  # number of the publication; another one means another publisher
 
 
 class GroupFragment(NamedTuple):
     """Data that one turn adds to one group of a subscription; shared by all subscriptions that get the same."""
 
     sequence: int
-    first: bool
-    """Opens the group for the subscriber."""
+    first: bool  # opens the group for the subscriber
 
     start_frame: int
     chunks: tuple[Any, ...]
     """`bytes` of the group stream; where `Encoding.FRAMES` was asked for, parts of the group."""
     fin: bool
-    code: int | None
-    """Set if the group was aborted."""
+    code: int | None  # set if the group was aborted

@@ -1,14 +1,10 @@
 """Messages of the Announce stream.
 
 Owns: the request, the opening reply and the announcements, in all versions. Must never: remember which paths
-or announce ids are live (the session does). Called by: decoders here, sessions that announce.
+or announce ids are live. Called by: decoders here, sessions that announce.
 
-A suffix is relative to the prefix that was asked for; the empty suffix is the prefix itself. Hop ids name the
-relays an announcement came through, first publisher first; 0 is a hop without identity.
-
-`encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
-cannot be written. `decode` reads the body alone, and its caller checks that nothing is left of it; DecodeError or
-another WireError for what cannot be read.
+A suffix is relative to the requested prefix; the empty suffix is the prefix itself. Hop ids name the relays that an
+announcement passed, first publisher first; 0 is a hop without identity.
 """
 
 from __future__ import annotations
@@ -22,8 +18,7 @@ from relay.wire.text import encode_path
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 
-MAX_HOPS: Final = 32
-"""A longer list means a loop; current peers close the session when they receive one."""
+MAX_HOPS: Final = 32  # current peers close the session over a longer list, which means a loop
 
 _ENDED: Final = 0
 _ACTIVE: Final = 1
@@ -122,8 +117,8 @@ class AnnounceOk:
 class AnnounceActive:
     """A broadcast (06: a route) became available; on 06 it implicitly takes the stream's next announce id.
 
-    `hop_count` exists on 03 alone, `hops` from 04 on, `warm` and `cold` (costs) on 06, `restart` on 05.
-    A field that the version lacks is not written, and reads as its default.
+    `hop_count` is of 03 alone, `hops` of 04 and newer, `warm` and `cold` (costs) of 06, `restart` of 05. A field that
+    the version lacks is not written, and reads as its default.
     """
 
     suffix: str
@@ -151,7 +146,6 @@ class AnnounceActive:
 
     @classmethod
     def decode_start(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003
-        """Read the body of a 06 START."""
         return cls(cursor.path(), hops=_read_hops(cursor), warm=cursor.varint(), cold=cursor.varint())
 
 
@@ -172,7 +166,6 @@ class AnnounceEnded:
 
     @classmethod
     def decode_end(cls, cursor: Cursor, version: Version) -> Self:  # noqa: ARG003
-        """Read the body of a 06 END."""
         return cls(announce_id=cursor.varint())
 
 
@@ -197,10 +190,7 @@ class AnnounceUpdate:
 
 
 def decode_announce(cursor: Cursor, version: Version) -> AnnounceActive | AnnounceEnded:
-    """Read an announcement of 01..05, where a status byte tells active from ended.
-
-    The hops of an ended one are skipped.
-    """
+    """Read an announcement of 01..05: a status byte tells active from ended. Hops of an ended one are skipped."""
     status = cursor.byte()
     if status > (_RESTART if version == Version.LITE_05 else _ACTIVE):
         raise DecodeError(f"unknown announcement status {status}")

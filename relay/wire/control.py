@@ -1,10 +1,6 @@
 """The short exchanges: track properties, fetch, probe, goaway and session information.
 
 Owns: these messages in all versions. Must never: decide what to answer. Called by: decoders here, sessions.
-
-`encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
-cannot be written. `decode` reads the body alone, and its caller checks that nothing is left of it; DecodeError or
-another WireError for what cannot be read.
 """
 
 from __future__ import annotations
@@ -18,8 +14,7 @@ from relay.wire.text import encode_path, encode_string
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 
-MAX_GOAWAY_URI: Final = 8192
-"""Bytes of a GOAWAY URI; the draft's limit."""
+MAX_GOAWAY_URI: Final = 8192  # bytes; the draft's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +35,7 @@ class TrackRequest:
 
 @dataclass(frozen=True, slots=True)
 class TrackInfo:
-    """05 and 06: the publisher's priority, how long it keeps groups (ms), and timestamp units per second.
-
-    06 has no `ordered`.
-    """
+    """05 and 06: the publisher's priority, cache age in ms, timestamp units per second; `ordered` on 05 alone."""
 
     priority: int
     ordered: bool
@@ -153,5 +145,4 @@ class SessionInfo:
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """Read the bitrate; further fields are ignored."""
         return cls(Cursor(body).varint())

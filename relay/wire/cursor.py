@@ -1,7 +1,7 @@
 """Reading one complete message body, and the few helpers that all encoders share.
 
-Owns: the step-by-step reader of a body whose last byte has arrived, and the length prefix. Must never: wait for
-bytes (a body that is too short is malformed, unlike a stream). Called by: the message files of this room.
+Owns: the reader of a body whose last byte has arrived, and the length prefix. Must never: wait for bytes (a body
+that is too short is malformed, unlike a stream). Called by: the message files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ class Cursor:
         return len(self._body) - self._offset
 
     def varint(self) -> int:
-        """Read a number."""
         found = decode_varint(self._body, self._offset)
         if found is None:
             raise DecodeError("message ends inside a number")
@@ -43,36 +42,30 @@ class Cursor:
         return value - 1 if value else None
 
     def byte(self) -> int:
-        """Read one raw byte."""
         if not len(self):
             raise DecodeError("message ends before a byte field")
         self._offset += 1
         return self._body[self._offset - 1]
 
     def flag(self) -> bool:
-        """Read one raw byte that is 0 or 1."""
         value = self.byte()
         if value > 1:
             raise DecodeError(f"a flag is 0 or 1, not {value}")
         return value == 1
 
     def take(self, size: int) -> bytes:
-        """Read `size` bytes."""
         if size > len(self):
             raise DecodeError(f"message ends inside a field of {size} bytes")
         self._offset += size
         return self._body[self._offset - size : self._offset]
 
     def rest(self) -> bytes:
-        """Read everything that is left."""
         return self.take(len(self))
 
     def sized(self) -> bytes:
-        """Read bytes after their length."""
         return self.take(self.varint())
 
     def text(self) -> str:
-        """Read a string."""
         return text_of(self.sized())
 
     def path(self) -> str:

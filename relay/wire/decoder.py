@@ -1,7 +1,7 @@
 """One decoder per stream direction: slices in, messages out.
 
 Owns: which messages a stream carries, in which order, by version. Must never: answer, or keep what it returned.
-Called by: sessions, one decoder per stream. All raise WireError for the peer's faults (see `Incremental`).
+Called by: sessions. All raise WireError for the peer's faults (see `Incremental`).
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ class _Versioned(Incremental[Item]):
     def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
         super().__init__(max_message)
         self.version = version
-        self._opened = False
-        """The first message has been read, where it is a special one."""
+        self._opened = False  # the first message has been read, where it is a special one
 
     def _read(self, decode: Callable[[Cursor, Version], Item]) -> Item | None:
         """Read a message of which no byte may be left over."""
@@ -68,17 +67,15 @@ class _Versioned(Incremental[Item]):
 class RequestDecoder(_Versioned[RequestItem]):
     """A bidi stream that the peer opened on an established session.
 
-    The stream's type and request come first (a Probe stream is its own request); then SubscribeUpdate on Subscribe
-    streams of 03 and newer, Probe on Probe streams of 05 and 06, nothing on the others. UnknownStreamType means
-    that only this stream is to be refused.
+    Its type and request come first (a Probe stream is its own request); then SubscribeUpdate on Subscribe streams of
+    03 and newer, Probe on Probe streams of 05 and 06, nothing on others. UnknownStreamType: refuse this stream alone.
     """
 
     __slots__ = ("stream_type",)
 
     def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
         super().__init__(version, max_message)
-        self.stream_type: StreamType | None = None
-        """What the stream turned out to be, known before its request is complete."""
+        self.stream_type: StreamType | None = None  # known before the request is complete
 
     def _inside(self) -> bool:
         return self.stream_type is not None and not self._opened
@@ -124,7 +121,7 @@ class _Typed(_Versioned[Item]):
         return self._kind is not None
 
     def _typed(self, what: str, *decoders: Callable[[Cursor, Version], Item]) -> Item | None:
-        """Read one of the messages; types are numbered in their order."""
+        """Read one of the messages, whose types are numbered in their order."""
         if self._kind is None:
             self._kind = self._varint()
             if self._kind is None:
@@ -207,7 +204,7 @@ class ProbeDecoder(_Versioned[Probe]):
 
 
 class _SetupStream(Incremental[Item]):
-    """What both ends of the older exchange share: one setup in some form, then session information."""
+    """Common to both ends of the older exchange: one setup in some form, then session information."""
 
     __slots__ = ("_done", "_form")
 

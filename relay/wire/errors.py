@@ -1,17 +1,17 @@
-"""What can be wrong with a peer's bytes, and the numbers that say so on the wire.
+"""Faults of a peer's bytes, and their codes on the wire.
 
-    WireError               the peer's fault, all of it
-    +- DecodeError          bytes that cannot be read
-    |  +- Truncated         the stream ended inside something
-    |  +- BadFrameRange     a request names an end frame without an end group
-    |  +- BadTimestamp      a frame's time lies before zero or beyond what can be restated
-    |  +- PathTooDeep       a path has more segments than any may have
+    WireError               a fault of the peer
+    +- DecodeError          bytes that are no message of this version
+    |  +- Truncated         the stream ended inside a message or frame
+    |  +- BadFrameRange     an end frame without an end group
+    |  +- BadTimestamp      a time before zero, or too late to be restated
+    |  +- PathTooDeep       a path with too many segments
     +- MessageTooLarge      the length prefix exceeds the limit
     +- FrameTooLarge        the frame size exceeds the limit
-    +- TooManyMessages      control messages come faster than they may
+    +- TooManyMessages      more control messages than the rate allows
     +- ProtocolViolation    readable, but forbidden
-    |  +- DuplicateAnnounce a path is announced that is live already
-    |  +- UnknownAnnounce   an announcement ends, or changes, that is not live
+    |  +- DuplicateAnnounce a live path is announced again
+    |  +- UnknownAnnounce   an announcement that is not live ends or changes
     |  +- NoCommonVersion   neither side speaks a version that the other offers
     +- UnknownStreamType    a stream this version does not have
 
@@ -83,18 +83,16 @@ class OldCode(IntEnum):
     PROTOCOL_VIOLATION = 15
 
 
-FIRST_APP_CODE: Final = 64
-"""From here up a code belongs to the application (64 + n), in every table."""
+FIRST_APP_CODE: Final = 64  # 64 + n are application codes, in every table
 
 MAX_CODE: Final = 2**32 - 1
 """Largest code that WebTransport carries; a larger one (possible on plain QUIC) cannot be passed on."""
 
 
 class WireError(Exception):
-    """The peer sent something it must not; subclasses say what.
+    """A fault of the peer. `stream_only`: refusing the stream is enough, though its owner may be stricter.
 
-    `stream_only`: refusing the one stream is enough; its owner may be stricter. `limit` names the limit that was
-    exceeded, "" for none.
+    `limit` names the limit that was exceeded, "" for none.
     """
 
     session_code: ClassVar[SessionCode] = SessionCode.PROTOCOL_VIOLATION
@@ -104,7 +102,6 @@ class WireError(Exception):
     limit: ClassVar[str] = ""
 
     def close_code(self, version: Version) -> int:
-        """Return the number that closes a session of `version` because of this error."""
         return int(self.old_code if version <= Version.LITE_02 else self.session_code)
 
 
@@ -169,13 +166,13 @@ class ProtocolViolation(WireError):
 
 
 class DuplicateAnnounce(ProtocolViolation):
-    """A path is announced that is live already, in a version where that means nothing else."""
+    """A live path is announced again, in a version where that means nothing else."""
 
     old_code = OldCode.DUPLICATE
 
 
 class UnknownAnnounce(ProtocolViolation):
-    """An announcement ends, or changes, that is not live."""
+    """An announcement that is not live ends or changes."""
 
     old_code = OldCode.NOT_FOUND
 
@@ -219,9 +216,9 @@ def _is_stream_code(code: int) -> bool:
 
 
 def stream_code_for(version: Version, code: int) -> int:
-    """Return what to write in a reset or stop toward a peer of `version`, from the current stream table.
+    """Translate a code of the current table for a reset or stop toward a peer of `version`.
 
-    01 and 02 know "not found" (13) and "cancel" (0); a code outside the table goes out as 0.
+    01 and 02 know "not found" (13) and "cancel" (0); a code outside the table becomes 0.
     """
     if version <= Version.LITE_02:
         missing = code in (StreamCode.NOT_FOUND, StreamCode.UNROUTABLE)
@@ -230,9 +227,9 @@ def stream_code_for(version: Version, code: int) -> int:
 
 
 def session_code_for(version: Version, code: int) -> int:
-    """Return what to write in a close toward a peer of `version`, from the current session table.
+    """Translate a code of the current table for a close toward a peer of `version`.
 
-    Application codes pass unchanged; a number outside the table goes out as "internal error".
+    Application codes pass unchanged; a number outside the table becomes "internal error".
     """
     if FIRST_APP_CODE <= code <= MAX_CODE:
         return int(code)
@@ -243,8 +240,7 @@ def session_code_for(version: Version, code: int) -> int:
 def relay_stream_code(received: int, version: Version) -> int:
     """Return the current-table code to pass on after a peer of `version` reset a stream with `received`.
 
-    Registered and application codes keep their number; anything else becomes 0. From 01 and 02, whose table
-    differs, only "not found" has a meaning worth passing on.
+    Registered and application codes keep their number, others become 0. Of 01 and 02 only "not found" is passed on.
     """
     if version <= Version.LITE_02:
         return int(StreamCode.NOT_FOUND if received == OldCode.NOT_FOUND else StreamCode.INTERNAL)
@@ -253,8 +249,7 @@ def relay_stream_code(received: int, version: Version) -> int:
 
 _HTTP3_FIRST: Final = 0x52E4A40FA8DB
 _HTTP3_LAST: Final = 0x52E5AC983162
-_HTTP3_RUN: Final = 0x1E
-"""Codes between two numbers that HTTP/3 reserves (those of the form 0x1f * N + 0x21)."""
+_HTTP3_RUN: Final = 0x1E  # between two numbers that HTTP/3 reserves (0x1f * N + 0x21)
 
 
 def to_http3(code: int) -> int:

@@ -2,9 +2,6 @@
 
 Owns: everything written on the path of live data. Must never: hold a payload. Called by: sessions for each group,
 encoders for each frame, decoders here.
-
-`encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
-cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 
 MAX_TIMESTAMP: Final = 2**61 - 1
-"""Latest time that a signed varint holds, hence that can be restated as the first frame of a stream."""
+"""Largest in a signed varint, hence the largest that can be restated as the first frame of a stream."""
 
 
 class StreamType(IntEnum):
@@ -52,10 +49,8 @@ FIRST_VERSION: Final = {
     StreamType.GOAWAY: Version.LITE_04,
     StreamType.TRACK: Version.LITE_05,
 }
-"""Streams that may be opened on an established session, by the first version in which they are usable.
-
-Toward older peers they must not be opened: an 01 peer ends the whole session over an unknown type.
-"""
+"""Streams that may be opened on an established session, by the first version that has them.
+Toward older peers they must not be opened: an 01 peer ends the session over an unknown type."""
 
 Request = AnnounceRequest | Subscribe | Fetch | ProbeRequest | Goaway | TrackRequest
 
@@ -70,10 +65,7 @@ _STREAM_OF: Final[dict[type[Request], StreamType]] = {
 
 
 class FrameHeader(NamedTuple):
-    """Start of a frame: its absolute time in units of the track, and its payload's bytes.
-
-    Versions 01 to 04 carry no time: there it is the `arrival` that the decoder was given.
-    """
+    """Start of a frame: time in units of the track (01..04: `arrival` of the decoder), and bytes of payload."""
 
     timestamp: int
     size: int

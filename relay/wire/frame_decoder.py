@@ -1,7 +1,7 @@
 """The decoders of live data: a group's frames, and the unidirectional streams they arrive on.
 
-Owns: finding frame boundaries without holding payload. Must never: copy a payload into a buffer, or wait for a
-whole frame. Called by: sessions, once per slice of each stream; this is the hot path.
+Owns: finding frame boundaries. Must never: copy a payload into a buffer, or wait for a whole frame. Called by:
+sessions, once per slice of each stream; this is the hot path.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from relay.wire.varint import BELOW_ONE_BYTE, decode_varint
 from relay.wire.version import Version
 
 MAX_FRAME: Final = 16 * 1024 * 1024
-"""Default limit of one frame in bytes: several times the largest key frame of a 4K stream."""
+"""Default limit of a frame in bytes: several times the largest key frame of a 4K stream."""
 
-_MAX_HEADER: Final = 16
-"""Two varints of eight bytes: with this many bytes at hand a frame header is always complete."""
+_MAX_HEADER: Final = 16  # two varints: with this many bytes at hand a frame header is complete
 
 FrameItem = FrameHeader | bytes
 UniItem = GroupHeader | Setup | FrameHeader | bytes
@@ -38,18 +37,17 @@ _new_header = tuple.__new__
 
 
 class FrameDecoder:
-    """Splits frames: a FrameHeader each, followed by its payload in the chunks in which it arrives.
+    """Splits frames: a FrameHeader each, then its payload in the chunks in which it arrives.
 
-    Also reads the reply to a Fetch, which is bare frames. After an error every call raises that error again.
+    Also reads the reply to a Fetch, bare frames. After an error every call raises that error again.
     """
 
     __slots__ = ("_error", "_head", "_left", "_max_frame", "_timed", "_timestamp", "arrival", "frames")
 
     def __init__(self, version: Version, max_frame: int = MAX_FRAME) -> None:
-        self.frames = 0
-        """How many headers were seen."""
+        self.frames = 0  # headers seen
         self.arrival = 0.0
-        """Seconds. Set it before `feed`: frames of versions without timestamps get it, in microseconds."""
+        """Seconds, set before `feed`: frames of versions without timestamps get it, in microseconds."""
         self._timed = version >= Version.LITE_05
         self._max_frame = max_frame
         self._timestamp = 0
@@ -59,11 +57,11 @@ class FrameDecoder:
 
     @property
     def in_frame(self) -> bool:
-        """Tell whether a frame, or its header, is incomplete."""
+        """True if a frame, or its header, is incomplete."""
         return self._left > 0 or bool(self._head)
 
     def feed(self, data: bytes, start: int = 0) -> list[FrameItem]:
-        """Take the next slice (of `data` what lies from `start` on); raises WireError.
+        """Take the next slice, `data` from `start` on; raises WireError.
 
         A slice wholly inside one frame comes back as the same object. Payload chunks are never empty.
         """
@@ -97,7 +95,7 @@ class FrameDecoder:
         return items
 
     def end(self) -> None:
-        """The peer finished the stream; raises Truncated if that cuts a frame."""
+        """The peer finished the stream; raises Truncated inside a frame."""
         if self._error is not None:
             raise afresh(self._error)
         if self.in_frame:
@@ -113,7 +111,7 @@ class FrameDecoder:
         return None if found is None else start + found - known
 
     def _header(self, data: bytes, offset: int, items: list[FrameItem]) -> int | None:
-        """Read one header, note what it announces and return where its payload starts; None: incomplete."""
+        """Read one header, note what it announces and return the offset of its payload; None: incomplete."""
         if self._timed:
             found = decode_varint(data, offset)
             if found is None:
@@ -144,10 +142,7 @@ class FrameDecoder:
 
 
 class UniDecoder:
-    """Reads a unidirectional stream the peer opened: GroupHeader and frames, or (05 and 06) one Setup.
-
-    After an error every call raises that error again.
-    """
+    """A unidirectional stream of the peer: GroupHeader and frames, or (05 and 06) Setup. Errors as `FrameDecoder`."""
 
     __slots__ = (
         *("_error", "_max_frame", "_max_message", "_pending", "_setup_done", "_version", "arrival", "frames"),
@@ -155,9 +150,8 @@ class UniDecoder:
 
     def __init__(self, version: Version, max_frame: int = MAX_FRAME, max_message: int = MAX_MESSAGE) -> None:
         self.frames: FrameDecoder | None = None
-        """The decoder of the group's frames, once its header is known; it may be fed directly from then on."""
-        self.arrival = 0.0
-        """As of `FrameDecoder`, for the frames that come with the header."""
+        """The decoder of the group's frames once its header is known; then it may be fed directly."""
+        self.arrival = 0.0  # as of `FrameDecoder`, for the frames that come with the header
         self._version = version
         self._max_frame = max_frame
         self._max_message = max_message
@@ -171,10 +165,7 @@ class UniDecoder:
         return len(self._pending)
 
     def feed(self, data: bytes) -> Sequence[UniItem]:
-        """Take the next slice of the stream; return the items it completes. Raises WireError.
-
-        UnknownStreamType means that only this stream is to be refused.
-        """
+        """Return the items that the slice completes. Raises WireError; UnknownStreamType: refuse only this stream."""
         if self.frames is not None:
             return self.frames.feed(data)
         if self._error is not None:
@@ -187,7 +178,7 @@ class UniDecoder:
             raise
 
     def end(self) -> None:
-        """The peer finished the stream; raises Truncated if that leaves something incomplete."""
+        """The peer finished the stream; raises Truncated if anything is incomplete."""
         if self.frames is not None:
             self.frames.end()
             return

@@ -1,7 +1,7 @@
 """The base of every decoder of control messages.
 
-Owns: the wait for bytes, the size limit, and the error that every call raises after a fault. Must never: know a message.
-Called by: the decoders of this room, which subclass it.
+Owns: the buffer, the size limit, and the error that every call raises after a fault. Must never: know a message.
+Called by: the decoders of this package, which subclass it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from relay.wire.errors import MessageTooLarge, Truncated, WireError, afresh
 from relay.wire.varint import decode_varint
 
 MAX_MESSAGE: Final = 65536
-"""Default limit of one message body in bytes: the longest that the oldest setup form can announce, rounded up."""
+"""Default limit of a message body in bytes: the longest that the oldest setup form can announce, rounded up."""
 
 Item = TypeVar("Item")
 
@@ -20,8 +20,8 @@ Item = TypeVar("Item")
 class Incremental(Generic[Item]):
     """Feed it slices, take complete items; a subclass reads one item at a time in `_next`.
 
-    At most one incomplete message is kept, never more than `max_message` bytes and its prefix. Items that stand
-    before a fault in the same slice are dropped with it. After an error every call raises that error again.
+    It keeps at most one incomplete message: `max_message` bytes and its prefix. Items before a fault in the same slice
+    are dropped. After an error every call raises that error again.
     """
 
     __slots__ = ("_buffer", "_error", "_offset", "max_message")
@@ -38,7 +38,7 @@ class Incremental(Generic[Item]):
         return len(self._buffer)
 
     def feed(self, data: bytes) -> list[Item]:
-        """Take the next slice of the stream; return the items it completes. Raises WireError."""
+        """Take the next slice; return the items it completes. Raises WireError."""
         self._raise_if_dead()
         self._buffer += data
         items: list[Item] = []
@@ -53,7 +53,7 @@ class Incremental(Generic[Item]):
         return items
 
     def end(self) -> None:
-        """The peer finished the stream; raises Truncated if that leaves something incomplete.
+        """The peer finished the stream; raises Truncated if anything is incomplete.
 
         A stream that ends before its first byte is no error here: the caller knows if an answer is missing.
         """
@@ -72,7 +72,6 @@ class Incremental(Generic[Item]):
         return False
 
     def _waiting(self) -> bool:
-        """True if unread bytes are buffered."""
         return self._offset < len(self._buffer)
 
     def _varint(self) -> int | None:
@@ -83,12 +82,11 @@ class Incremental(Generic[Item]):
         return value
 
     def _message(self) -> bytes | None:
-        """Read a message body after its length."""
         found = decode_varint(self._buffer, self._offset)
         return None if found is None else self._body(*found)
 
     def _body(self, size: int, start: int) -> bytes | None:
-        """Read a body of `size` bytes from `start`. The size is checked against the limit first."""
+        """Read a body of `size` bytes from `start`, once the size is within the limit."""
         if size > self.max_message:
             raise MessageTooLarge(f"message of {size} bytes, at most {self.max_message} are allowed")
         end = start + size

@@ -1,10 +1,10 @@
 """QMux: the frames of QUIC in the messages of a WebSocket, drafts 00 to 02.
 
 Owns: the frames, how they stand in a message, and the transport parameters. Must never: know a stream's state, a
-limit or a clock. Called by: the QMux transport; the frame types are shared with the older framing beside this file.
+limit or a clock. Called by: the QMux transport; `websocket` shares the frame types.
 
-A message holds one frame in draft 00 and any number of them later; there is no length in front. What cannot be read,
-an unknown frame type included, raises DecodeError; a transport parameter with a forbidden value ProtocolViolation.
+A message holds one frame in draft 00 and any number later, without a length in front. What cannot be read, an unknown
+frame type included, raises DecodeError; a forbidden value of a transport parameter ProtocolViolation.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from relay.wire.varint import decode_varint, encode_varint
 MAX_RECORD: Final = 16_382
 """Bytes of a message unless `max_record_size` allows more; the smallest value that may be advertised."""
 
-MAX_MESSAGE_00: Final = 16_384
-"""Bytes of a message in draft 00."""
+MAX_MESSAGE_00: Final = 16_384  # bytes of a message in draft 00
 
 
 class Draft(IntEnum):
@@ -50,8 +49,7 @@ class Kind(IntEnum):
     PADDING = 0x00
     RESET_STREAM = 0x04
     STOP_SENDING = 0x05
-    STREAM = 0x08
-    """With the bits FIN (1), LEN (2) and OFF (4)."""
+    STREAM = 0x08  # with the bits FIN (1), LEN (2) and OFF (4)
     MAX_DATA = 0x10
     MAX_STREAM_DATA = 0x11
     MAX_STREAMS_BIDI = 0x12
@@ -107,7 +105,7 @@ class StopSending(NamedTuple):
 
 
 class MaxData(NamedTuple):
-    """How much may be sent on all streams together, since the beginning."""
+    """Bytes that may be sent on all streams together, since the beginning."""
 
     limit: int
 
@@ -116,7 +114,7 @@ class MaxData(NamedTuple):
 
 
 class MaxStreamData(NamedTuple):
-    """How much may be sent on one stream, since its beginning."""
+    """Bytes that may be sent on one stream, since its beginning."""
 
     stream_id: int
     limit: int
@@ -126,7 +124,7 @@ class MaxStreamData(NamedTuple):
 
 
 class MaxStreams(NamedTuple):
-    """How many streams of one kind may be opened, since the beginning."""
+    """Number of streams of one kind that may be opened, since the beginning."""
 
     unidirectional: bool
     limit: int
@@ -142,12 +140,11 @@ class Blocked(NamedTuple):
 
 
 class Close(NamedTuple):
-    """The end of the session; nothing after it in the message counts."""
+    """The end of the session; what follows it in the message is ignored."""
 
     code: int
     reason: str
-    application: bool = True
-    """False: the peer's transport found a fault."""
+    application: bool = True  # False: the peer's transport found a fault
 
     def encode(self) -> bytes:
         text = self.reason.encode(errors="replace")
@@ -183,21 +180,16 @@ class Parameters:
 
     idle_timeout: int = 0
     max_data: int = 0
-    stream_data_bidi_local: int = 0
-    """On bidirectional streams that the sender of the parameters opens."""
-    stream_data_bidi_remote: int = 0
-    """On bidirectional streams that the receiver of the parameters opens."""
+    stream_data_bidi_local: int = 0  # opened by the sender of the parameters
+    stream_data_bidi_remote: int = 0  # opened by the receiver of the parameters
     stream_data_uni: int = 0
     streams_bidi: int = 0
     streams_uni: int = 0
-    max_datagram: int = 0
-    """Of a whole datagram frame."""
+    max_datagram: int = 0  # of a whole datagram frame
     max_record: int = MAX_RECORD
-    reset_stream_at: bool = False
-    """True if the sender of the parameters takes RESET_STREAM_AT."""
+    reset_stream_at: bool = False  # the sender of the parameters takes RESET_STREAM_AT
 
     def encode(self) -> bytes:
-        """Return the whole frame."""
         body = b""
         for id_, name in _PARAMETERS.items():
             value = encode_varint(getattr(self, name))
@@ -246,8 +238,8 @@ _PARAMETERS: Final[Mapping[int, str]] = MappingProxyType(
     }
 )
 _RESET_STREAM_AT: Final = 0x1D
+# Parameters of QUIC version 1 without sense over a reliable transport.
 _FORBIDDEN: Final = frozenset((0x00, 0x02, 0x03, *range(0x0A, 0x11)))
-"""Parameters of QUIC version 1 that make no sense over a reliable transport."""
 
 Frame: TypeAlias = (
     StreamFrame
@@ -265,7 +257,7 @@ Frame: TypeAlias = (
 
 
 def stream_header(stream_id: int, offset: int, size: int, *, fin: bool) -> bytes:
-    """Return what stands before `size` bytes of a stream."""
+    """Return the header of `size` bytes of a stream."""
     return _frame(Kind.STREAM | OFF | LEN | (FIN if fin else 0), stream_id, offset, size)
 
 
@@ -305,7 +297,7 @@ def _read_stream(cursor: Cursor, kind: int) -> StreamFrame:
 
 
 def _read_reset_at(cursor: Cursor) -> ResetStream:
-    """Everything before a reset has arrived, since messages keep order: it is a plain one."""
+    """All data before a reset has arrived, since messages keep order: treat it as a plain one."""
     frame = ResetStream(cursor.varint(), cursor.varint(), cursor.varint())
     if cursor.varint() > frame.final_size:
         raise ProtocolViolation("a reset promises more than the stream has")
@@ -332,8 +324,7 @@ def _refuse(cursor: Cursor) -> Frame:
     raise NotImplementedError
 
 
-_Reader: TypeAlias = tuple[int, Callable[[Cursor], Frame]]
-"""The first draft that has the frame, and how it is read."""
+_Reader: TypeAlias = tuple[int, Callable[[Cursor], Frame]]  # first draft with the frame, and its reader
 
 _UNKNOWN: Final[_Reader] = (len(Draft), _refuse)
 

@@ -1,10 +1,7 @@
 """How a session introduces itself.
 
-Owns: SETUP of 05 and 06, and the older exchange on the first bidi stream from which 01 or 02 is chosen, in its
-three forms. Must never: choose a version or judge a parameter's meaning. Called by: decoders here, sessions.
-
-`encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
-cannot be written. `decode` takes the body alone; DecodeError or another WireError for what cannot be read.
+Owns: SETUP of 05 and 06, and the older exchange on the first bidi stream, which chooses 01 or 02, in its three
+forms. Must never: choose a version or judge a parameter's meaning. Called by: decoders here, sessions.
 """
 
 from __future__ import annotations
@@ -19,8 +16,7 @@ from relay.wire.text import text_of
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 
-MAX_SETUP_PARAMS: Final = 64
-"""Parameters in one SETUP; the protocol's own limit, applied to the older exchange as well."""
+MAX_SETUP_PARAMS: Final = 64  # in one SETUP; the protocol's own limit, applied to the older exchange as well
 
 _MAX_U16: Final = 0xFFFF
 
@@ -63,12 +59,11 @@ def _number(value: bytes, name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """05 and 06: the one message of each side's Setup stream; None is an absent parameter.
+    """05 and 06: the one message of each side's Setup stream; None is an absent parameter, unknown ones are dropped.
 
     `probe` is the level offered (0 none, 1 report, 2 or more increase), `path` the request path with its query
     (clients on raw QUIC), `role` 1 for a peer that only publishes and 2 for one that only subscribes, `cost` that
     of the connection (absent: 1), `origin` the sender's hop id.
-    Parameters unknown here are dropped.
     """
 
     probe: int | None = None
@@ -121,8 +116,7 @@ REPLY_LEAD: Final = {
     SetupForm.SESSION: b"",
     SetupForm.COMPAT: encode_varint(0x41),
     SetupForm.DRAFT14: encode_varint(0x21),
-}
-"""What the server's reply starts with."""
+}  # first bytes of the server's reply
 
 _PATH_KEY: Final = 1
 
@@ -149,9 +143,9 @@ def _framed_as(form: SetupForm, body: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ClientSetup:
-    """The client's opening: versions by setup code, the client's favourite first, and its parameters.
+    """The client's opening: versions by setup code, its favourite first, and its parameters.
 
-    Parameter values are bytes, but numbers under an even key in the form DRAFT14.
+    Values of parameters are bytes, but numbers under an even key in the form DRAFT14.
     """
 
     form: SetupForm
@@ -165,7 +159,6 @@ class ClientSetup:
         return text_of(value) if isinstance(value, bytes) else None
 
     def encode(self) -> bytes:
-        """Return the stream's opening bytes, the form's number included."""
         versions = map(encode_varint, self.versions)
         body = b"".join(
             (encode_varint(len(self.versions)), *versions, _encode_params(self.form, self.params))
@@ -202,13 +195,11 @@ class ServerSetup:
     params: dict[int, int | bytes] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        """Return the reply with the lead its form has (none, 0x41 or 0x21)."""
         body = encode_varint(self.version) + _encode_params(self.form, self.params)
         return REPLY_LEAD[self.form] + _framed_as(self.form, body)
 
     @classmethod
     def decode(cls, body: bytes, form: SetupForm) -> Self:
-        """Read what follows lead and length."""
         cursor = Cursor(body)
         version = cursor.varint()
         return cls(form, version, _read_params(cursor, even_are_numbers=form is SetupForm.DRAFT14))

@@ -1,16 +1,12 @@
 """Messages of the Subscribe stream.
 
 Owns: the subscription, its updates and the publisher's replies, in all versions. Must never: judge a range
-against a track (the model does). Called by: decoders here, sessions that subscribe or publish.
+against a track (the model does). Called by: decoders here, sessions.
 
-Groups are named by sequence number; `end_group` and `end_frame` are inclusive, None is unbounded. In
-`start_group`, None asks for no particular group. 06 writes that as plain 0, so there 0 reads back as None.
-`max_latency` is in milliseconds (06 calls it max age). 01 and 02 know the priority alone, 06 dropped `ordered`
-and added the frames; a field that the version lacks is not written, and reads as its default.
-
-`encode` returns a message as it stands on the stream: type where it has one, length, body; ValueError for what
-cannot be written. `decode` reads the body alone, and its caller checks that nothing is left of it; DecodeError or
-another WireError for what cannot be read.
+Groups are named by sequence number; `end_group` and `end_frame` are inclusive, None is unbounded. `start_group` None
+asks for no particular group; 06 writes that as plain 0, so there 0 reads back as None. `max_latency` is in
+milliseconds (06: max age). 01 and 02 know the priority alone, 06 dropped `ordered` and added the frames; a field that
+the version lacks is not written, and reads as its default.
 """
 
 from __future__ import annotations
@@ -36,7 +32,6 @@ def drop_type(version: Version) -> int:
 
 
 def _encode_long(message: Subscribe | SubscribeUpdate | SubscribeOk) -> bytes:
-    """Write the form that 03 introduced."""
     return b"".join(
         (
             encode_byte(message.priority),
@@ -133,8 +128,7 @@ class SubscribeUpdate:
 class SubscribeOk:
     """The publisher accepts.
 
-    01 has the priority, 02 nothing, 03 and 04 the first five fields; 05 and 06 only `group`, the first one of
-    the subscription, once it is known.
+    01 has the priority, 02 nothing, 03 and 04 the first five fields; 05 and 06 only `group`, its first one.
     """
 
     priority: int = 0

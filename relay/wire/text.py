@@ -1,7 +1,4 @@
-"""Strings and paths as they travel.
-
-Owns: UTF-8 with a length prefix, and paths in their normal form. Called by: message codecs.
-"""
+"""Strings (UTF-8 after their length) and paths in normal form, as they travel. Called by: message codecs."""
 
 from __future__ import annotations
 

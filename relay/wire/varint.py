@@ -1,19 +1,16 @@
 """QUIC variable-length integers (RFC 9000, section 16).
 
-Owns: how a number becomes bytes, and back. Must never: keep state, or raise a peer-fault error (a short
-buffer is no fault, and every byte pattern is some number). Called by: every other file of this room and by
-transports that read a stream prefix.
+Owns: how a number becomes bytes, and back. Must never: keep state, or raise an error of the peer: a short buffer is no
+fault, and every byte pattern is some number. Called by: all of this package, and transports that read a stream prefix.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-MAX_VARINT: Final = 2**62 - 1
-"""Largest number a varint holds."""
+MAX_VARINT: Final = 2**62 - 1  # largest number of a varint
 
-BELOW_ONE_BYTE: Final = 1 << 6
-"""Numbers below it take one byte, which is the number itself."""
+BELOW_ONE_BYTE: Final = 1 << 6  # such numbers take one byte, which is the number itself
 
 _BELOW_TWO_BYTES: Final = 1 << 14
 _BELOW_FOUR_BYTES: Final = 1 << 30
@@ -36,10 +33,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def decode_varint(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[int, int] | None:
-    """Return (value, offset of the next byte), or None while the encoding is incomplete.
-
-    Longer encodings than needed are accepted, as RFC 9000 allows them.
-    """
+    """Return (value, offset of the next byte), None while incomplete; RFC 9000 allows longer encodings than needed."""
     if offset >= len(data):
         return None
     first = data[offset]

@@ -1,7 +1,7 @@
 """The protocol versions, and the names they are negotiated by.
 
-Owns: which versions exist, and their names in ALPN, in SETUP, in configuration and logs. Must never: decide which
-version a session uses (the transport does, from these tables). Called by: all codecs, transports, configuration.
+Owns: which versions exist, and their names in ALPN, SETUP, configuration and logs. Must never: decide which version
+a session uses (the transport does). Called by: all codecs, transports, configuration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class Version(IntEnum):
 
     @property
     def setup_code(self) -> int:
-        """The number that names this version inside a SETUP message."""
         return _SETUP_BASE + self.value
 
     @property
@@ -34,7 +33,7 @@ class Version(IntEnum):
         """The published name, such as "moq-lite-05"."""
         return f"moq-lite-{self.value:02}"
 
-    # --- what differs between versions; rules of the protocol ask these and never compare versions
+    # --- differences between versions; rules of the protocol ask these and never compare versions
 
     @property
     def has_setup_exchange(self) -> bool:
@@ -108,7 +107,7 @@ class Version(IntEnum):
 
     @property
     def latency_is_history(self) -> bool:
-        """The latency of a subscription says how much of the past is wanted (06), not how late groups may be."""
+        """The latency of a subscription is the history wanted (06), not how late groups may be."""
         return self >= Version.LITE_06
 
     @property
@@ -127,8 +126,7 @@ class Version(IntEnum):
         return self >= Version.LITE_04
 
 
-ALL_VERSIONS: Final = tuple(sorted(Version, reverse=True))
-"""Newest first."""
+ALL_VERSIONS: Final = tuple(sorted(Version, reverse=True))  # newest first
 
 ALPN_VERSIONS: Final[Mapping[str, Version | None]] = MappingProxyType(
     {

@@ -1,7 +1,7 @@
 """The WebSocket subprotocol `webtransport`: one frame a message, as the 0.9.3 generation has it.
 
-Owns: how its five frames are written and read. There are no offsets, no flow control and no datagrams. Must never:
-know a stream's state. Called by: the WebSocket transport.
+Owns: the encoding of its five frames; there are no offsets, flow control or datagrams. Must never: know a stream's
+state. Called by: the WebSocket transport.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ _STOP: Final = 0x05
 _STREAM: Final = 0x08
 _STREAM_FIN: Final = 0x09
 _CLOSE: Final = 0x1D
-_TRANSPORT_CLOSE: Final = 0x1C
-"""Only newer peers send it, for a fault that their transport found."""
+_TRANSPORT_CLOSE: Final = 0x1C  # only newer peers send it, for a fault that their transport found
 
 PlainFrame: TypeAlias = StreamFrame | ResetStream | StopSending | Close
 
@@ -41,20 +40,20 @@ def decode_plain(message: bytes) -> PlainFrame:
 
 
 def plain_stream_header(stream_id: int, *, fin: bool) -> bytes:
-    """Return what stands before the data of a stream, which goes to the end of the message."""
+    """Return the header of stream data, which goes to the end of the message."""
     return bytes((_STREAM_FIN if fin else _STREAM,)) + encode_varint(stream_id)
 
 
 def plain_reset(stream_id: int, code: int) -> bytes:
-    """Return a RESET_STREAM message."""
+    """RESET_STREAM."""
     return bytes((_RESET,)) + encode_varint(stream_id) + encode_varint(code)
 
 
 def plain_stop(stream_id: int, code: int) -> bytes:
-    """Return a STOP_SENDING message."""
+    """STOP_SENDING."""
     return bytes((_STOP,)) + encode_varint(stream_id) + encode_varint(code)
 
 
 def plain_close(code: int, reason: str) -> bytes:
-    """Return an APPLICATION_CLOSE message."""
+    """APPLICATION_CLOSE."""
     return bytes((_CLOSE,)) + encode_varint(code) + reason.encode(errors="replace")

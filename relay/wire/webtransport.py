@@ -14,8 +14,7 @@ from typing import Final, NamedTuple
 from relay.wire.errors import MAX_CODE, DecodeError, MessageTooLarge, WireError
 from relay.wire.varint import decode_varint, encode_varint
 
-MAX_CLOSE_REASON: Final = 1024
-"""Bytes of a close reason; the WebTransport draft's limit."""
+MAX_CLOSE_REASON: Final = 1024  # bytes; the WebTransport draft's limit
 
 _BIDI: Final = encode_varint(0x41)
 _UNI: Final = encode_varint(0x54)
@@ -44,7 +43,7 @@ class WebTransportClose(NamedTuple):
 
 
 def encode_close_capsule(code: int, reason: str, in_data_frame: bool) -> bytes:  # noqa: FBT001 - named by callers
-    """Return the close capsule, wrapped in an HTTP/3 DATA frame or bare; ValueError for a code beyond 32 bits.
+    """Return the close capsule, in an HTTP/3 DATA frame or bare; ValueError for a code beyond 32 bits.
 
     A reason over MAX_CLOSE_REASON bytes is cut at a character.
     """
@@ -103,8 +102,8 @@ class _Records:
 class CloseCapsuleDecoder:
     """Looks for the close capsule in what follows the HEADERS frame on the CONNECT stream.
 
-    The capsule may stand inside DATA frames or directly on the stream, as old peers send it. Every other frame
-    or capsule is skipped and not kept. Once closed, it ignores what follows.
+    It may stand inside DATA frames or, from old peers, directly on the stream. Every other frame or capsule is skipped
+    and not kept. Once closed, it ignores what follows.
     """
 
     __slots__ = ("_capsules", "_closed", "_error", "_frames", "_payload")
@@ -122,10 +121,9 @@ class CloseCapsuleDecoder:
         return len(self._payload)
 
     def feed(self, data: bytes) -> WebTransportClose | None:
-        """Take the next slice; return the close when it is complete.
+        """Take the next slice; return the close when complete.
 
-        Raises MessageTooLarge or DecodeError for a close capsule that is too long or too short, from then on
-        at every call.
+        MessageTooLarge or DecodeError for a capsule that is too long or too short, then at every call.
         """
         if self._error is not None:
             raise type(self._error)(*self._error.args)
@@ -173,9 +171,9 @@ _COMMA: Final = re.compile(r"[ \t]*,[ \t]*")
 
 
 def parse_protocol_list(header: str) -> list[str]:
-    """Read a list of strings (RFC 8941), as in `wt-available-protocols`; ValueError if it is anything else.
+    """Read a list of strings (RFC 8941), as in `wt-available-protocols`, or the one of `wt-protocol`; else ValueError.
 
-    Parameters are checked for form and dropped. Also reads the single string of `wt-protocol`.
+    Parameters are checked for form and dropped.
     """
     text = header.strip(" ")
     names: list[str] = []
