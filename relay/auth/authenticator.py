@@ -23,8 +23,7 @@ from relay.model.limits import Limits
 
 logger = get_logger("relay.auth")
 
-MOST_FIELDS: Final = 32
-"""Fields of a query; real ones have one."""
+MOST_FIELDS: Final = 32  # of a query; real ones have one
 
 
 class KeyServiceError(UnauthorizedError):
@@ -107,8 +106,7 @@ class Authenticator:
         self._delayed = 0
         self._draining: set[asyncio.Task[None]] = set()
         self._now = now
-        self.refused: Counter[str] = Counter()
-        """Refusals of `admit`, by reason."""
+        self.refused: Counter[str] = Counter()  # by `admit`, by reason
 
     def use(self, keys: Keys | None, public: Claims | None, limits: Limits) -> None:
         """Replace these, for later peers."""

@@ -30,18 +30,15 @@ class Claims:
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
     cluster: bool = False
-    expires: float | None = None
-    """`exp`, in seconds since the epoch: its sessions end then."""
-
+    expires: float | None = None  # `exp`, in seconds since the epoch: its sessions end then
     not_before: float | None = None
     issued: float | None = None
 
     @classmethod
     def parse(cls, payload: Mapping[str, Any]) -> Self:
-        """Raises ClaimError.
+        """Raises ClaimError. Grants are `put` and `get`, or `pub` and `sub`.
 
-        Grants are `put` and `get`, or `pub` and `sub`. In a token with another spelling, `sub` is the subject of RFC 7519
-        section 4.1.2.
+        In a token with another spelling, `sub` is the subject of RFC 7519 section 4.1.2.
         """
         if payload.get("aud") is not None:
             # RFC 7519 section 4.1.3: a reader outside the audience must refuse, and a relay has no name.
@@ -147,7 +144,6 @@ class Scope:
 
 
 def _span(seconds: float) -> str:
-    """Write a span, rounded."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,8 +1,8 @@
 """A key: one JWK (RFC 7517), which signs and verifies tokens (RFC 7515, RFC 7519).
 
-PyJWT makes and checks signatures; this file reads everything around them strictly, so that all readers understand a token
-alike. Must never put a secret or a part of a token into a message, nor read a clock. Called by the authenticator and by
-`moq-token`.
+PyJWT makes and checks signatures; this file reads everything around them strictly, so that all readers understand a
+token alike. Must never put a secret or a part of a token into a message, nor read a clock. Called by the authenticator
+and by `moq-token`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from relay.runtime import SYSTEM
 
 ALGORITHMS: Final = tuple(KINDS)
 
-LONGEST_TOKEN: Final = 8_192
-"""Characters. Real ones have some hundred."""
+LONGEST_TOKEN: Final = 8_192  # characters; real ones have some hundred
 
-LARGEST_FILE: Final = 65_536
-"""Bytes of a key file. The largest RSA key has a tenth of that."""
+LARGEST_FILE: Final = 65_536  # bytes of a key file; the largest RSA key has a tenth of that
 
 SIGN: Final = "sign"
 VERIFY: Final = "verify"
@@ -53,15 +51,13 @@ class Key:
 
     algorithm: str
     kid: str | None
-    operations: frozenset[str]
-    """`key_ops`. A public key may say "sign" here, and still cannot."""
-
+    operations: frozenset[str]  # `key_ops`; a public key may say "sign" here, and still cannot
     scope: Scope | None
     _material: Material = field(repr=False)
 
     @property
     def private(self) -> bool:
-        """It has secret members."""
+        """True if it has secret members."""
         return self._material.signer is not None
 
     # -- files
@@ -158,8 +154,7 @@ class Key:
 
     def save(self, file: Path, *, as_json: bool = False, replace: bool = False) -> None:
         """Write the file in one piece, with mode 0600 if private. Raises FileExistsError unless `replace`, and OSError."""
-        if file.exists() and not (replace and file.is_file()):
-            # Never replace a device such as /dev/null.
+        if file.exists() and not (replace and file.is_file()):  # never replace a device such as /dev/null
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         mode = 0o600 if self.private else 0o644
         draft = file.with_name(f".moq-token-{SYSTEM.random.randbytes(8).hex()}")
@@ -262,8 +257,7 @@ def _split(token: str) -> list[str]:
 
 def _header(text: str) -> dict[str, Any]:
     header = _part(text, "header")
-    if "crit" in header or "b64" in header:
-        # RFC 7515 section 4.1.11
+    if "crit" in header or "b64" in header:  # RFC 7515 section 4.1.11
         raise UnauthorizedError("the token uses extensions (crit or b64), which are not supported")
     return header
 
@@ -307,7 +301,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _unicode(paths: Claims | Scope) -> bool:
-    """JSON can hold half of a surrogate pair; URLs and announcements cannot."""
+    """False for half of a surrogate pair: JSON can hold one, URLs and announcements cannot."""
     try:
         "".join((paths.root, *paths.publish, *paths.subscribe)).encode()
     except UnicodeEncodeError:

@@ -19,11 +19,9 @@ from relay.logger import get_logger
 logger = get_logger("relay.auth")
 
 SUFFIX: Final = ".jwk"
-CACHED: Final = 1_024
-"""Keys; any other costs reading a file."""
+CACHED: Final = 1_024  # keys; any other costs reading a file
 
-Stamp = tuple[int, int, int]
-"""Inode, size and time of the last change of a file."""
+Stamp = tuple[int, int, int]  # inode, size and time of the last change of a file
 
 
 class KeyDirectory(Keys):

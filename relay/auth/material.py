@@ -20,12 +20,10 @@ from relay.runtime import SYSTEM
 SHORTEST_SECRET: Final = 32
 """Bytes. RFC 7518 section 3.2 demands the length of the hash, but other tools accept these."""
 
-MODULUS_BITS: Final = (2_048, 8_192)
-"""RFC 7518 section 3.3; above 8192 a single check takes milliseconds."""
+MODULUS_BITS: Final = (2_048, 8_192)  # RFC 7518 section 3.3; above 8192 a check takes milliseconds
 
 EXPONENT: Final = 65_537
-LONGEST_EXPONENT: Final = 32
-"""Bits. The time of a check grows with it; real ones have seventeen."""
+LONGEST_EXPONENT: Final = 32  # bits; the time of a check grows with it, real ones have seventeen
 
 
 class Form(NamedTuple):
@@ -33,11 +31,8 @@ class Form(NamedTuple):
 
     public: tuple[str, ...]
     private: tuple[str, ...]
-    invalid: str
-    """For a bad public half, or secret."""
-
-    unrelated: str = ""
-    """For a bad private half."""
+    invalid: str  # for a bad public half, or secret
+    unrelated: str = ""  # for a bad private half
 
 
 FORMS: Final = {
@@ -68,8 +63,7 @@ class Kind(NamedTuple):
     kty: str
     generate: Callable[[], Any]
     crv: str | None = None
-    size: int | None = None
-    """Bytes of a member; None if they vary."""
+    size: int | None = None  # bytes of a member; None if they vary
 
 
 KINDS: Final = {
@@ -94,9 +88,7 @@ class MaterialError(ValueError):
 class Material:
     """The checked members, and the keys made from them."""
 
-    members: tuple[tuple[str, str], ...] = field(repr=False)
-    """`kty` first. Secret if there is a `signer`."""
-
+    members: tuple[tuple[str, str], ...] = field(repr=False)  # `kty` first; secret if there is a `signer`
     verifier: Any = field(repr=False, compare=False)
     signer: Any = field(repr=False, compare=False, default=None)
 

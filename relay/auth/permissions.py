@@ -45,7 +45,6 @@ class UnauthorizedError(Exception):
 
     @property
     def answer(self) -> str:
-        """The text for the peer."""
         return f"unauthorized: {self.reason}"
 
 
@@ -57,8 +56,7 @@ class Permissions:
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
     cluster: bool = False
-    expires: float | None = None
-    """Seconds since the epoch at which the session ends."""
+    expires: float | None = None  # end of the session, in seconds since the epoch
 
     def may_subscribe(self, path: str) -> bool:
         return any(covers(prefix, path) for prefix in self.subscribe)
@@ -70,10 +68,9 @@ def shown(prefixes: Iterable[str]) -> tuple[str, ...]:
 
 
 def requested_path(path: str) -> str:
-    """Normalize the path of a URL. Raises UnauthorizedError for an ambiguous one.
+    """Normalize the slashes of a URL's path. Raises UnauthorizedError for an ambiguous one.
 
-    Only slashes are normalized. Honest clients never send `.` and `..`, a slash in percent-encoding, a fragment, or control
-    characters.
+    Honest clients never send `.` and `..`, a slash in percent-encoding, a fragment, or control characters.
     """
     if len(path) > LONGEST_PATH:
         raise UnauthorizedError(

@@ -14,8 +14,7 @@ from cachetools import LRUCache
 
 from relay.model.address import address_of
 
-ADDRESSES: Final = 4_096
-"""Addresses remembered; the oldest failure is forgotten first."""
+ADDRESSES: Final = 4_096  # the oldest failure is forgotten first
 
 MOST_STEPS: Final = 10
 """The longest wait, in delays: an open connection costs more than the answer."""

@@ -1,7 +1,4 @@
-"""The command line of `moq-token`: its flags, and its help.
-
-Owns the words of the help. Called by `tool`.
-"""
+"""The command line of `moq-token`: its flags, and its help, whose words it owns. Called by `tool`."""
 
 from __future__ import annotations
 
@@ -70,7 +67,6 @@ class Parser(argparse.ArgumentParser):
     """Reports a fault in one line, with the place of help."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with status 2."""
         if "invalid choice" in message:
             message = f"want one of {', '.join(COMMANDS)}"  # not quoted: the word may be a token or a key
         raise UsageError(f"{message} (try: {self.prog} --help)")

@@ -9,14 +9,11 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-FIRST: Final = 1_000_000_000
-"""September 2001. A smaller number is a duration without its unit."""
+FIRST: Final = 1_000_000_000  # September 2001; a smaller number is a duration without its unit
 
-LAST: Final = 253_402_300_799
-"""The end of the year 9999, the last one that other languages can write."""
+LAST: Final = 253_402_300_799  # the end of the year 9999, the last one that other languages can write
 
-MILLISECONDS: Final = 100_000_000_000
-"""The year 5138. A number from here on counts milliseconds, as JavaScript does."""
+MILLISECONDS: Final = 100_000_000_000  # the year 5138; from here on milliseconds, as in JavaScript
 
 FORMS: Final = (
     "want a duration from now such as 90s, 15m, 1h30m, 7d or 2w, a time such as 2026-12-31T23:59:59Z, "
@@ -29,7 +26,7 @@ _NAMES: Final = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 
 
 def moment_of(text: str, now: float) -> int:
-    """Read a duration from `now`, a time in ISO 8601 (UTC by default), or seconds since the epoch, which it returns.
+    """Return seconds since the epoch for a duration from `now`, a time in ISO 8601 (UTC by default), or such seconds.
 
     ValueError says what would be right.
     """

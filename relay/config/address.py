@@ -19,11 +19,8 @@ WANTED = 'expected host:port, e.g. "[::]:443"'
 class Address:
     """A host and a port. `parse` reads the text that `str()` returns."""
 
-    host: str
-    """Name or numeric address, without brackets; `""` is every interface."""
-
-    port: int
-    """0 lets the system choose."""
+    host: str  # name or numeric address, without brackets; `""` is every interface
+    port: int  # 0 lets the system choose
 
     @classmethod
     def parse(cls, text: str) -> Address:

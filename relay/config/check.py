@@ -17,20 +17,15 @@ from relay.config.tables import Config
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong."""
+    """One fault of the configuration."""
 
-    keys: Keys
-    """The key at fault, or the table if `missing`."""
-
+    keys: Keys  # the key at fault, or the table if `missing`
     text: str
-    value: object = None
-    """Shown behind the key; None shows nothing."""
-
+    value: object = None  # shown behind the key; None shows nothing
     missing: tuple[Keys, ...] = ()
     """Keys whose absence is the fault. A mistyped key beside them explains it already."""
 
-    related: tuple[Keys, ...] = ()
-    """Other keys that take part in the fault."""
+    related: tuple[Keys, ...] = ()  # other keys that take part in the fault
 
 
 def check(config: Config) -> Iterator[Problem]:

@@ -1,7 +1,4 @@
-"""Durations as an operator writes them: `"10s"`, `"500ms"`, `"1m30s"`.
-
-Called by the configuration tables.
-"""
+"""Durations as an operator writes them: `"10s"`, `"500ms"`, `"1m30s"`. Called by the configuration tables."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The options of moq-relay 0.14 to 0.17.10, which its users bring: the name of each here, or that there is none.
+"""The options of moq-relay 0.14 to 0.17.10: the name of each here, or that there is none.
 
-Must never advise an option that lets more people in. Called by `load` for files and the environment, and by the command
-line for flags.
+Must never advise an option that lets more people in. Called by `load` for files and the environment, and by the
+command line for flags.
 """
 
 from __future__ import annotations
@@ -17,19 +17,15 @@ ENV_PREFIX: Final = "MOQ_"
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """One option that this relay does not have under this name."""
+    """An option that this relay does not have under this name."""
 
-    path: str
-    """Its place in their file: `listen.tls.cert`."""
-
-    here: str | None = None
-    """The place of the option that does its work in ours; None if there is none."""
-
+    path: str  # place in their file: `listen.tls.cert`
+    here: str | None = None  # place in our file of the option that does its work; None: there is none
     note: str = ""
 
     @property
     def answer(self) -> str:
-        """For a key of the file."""
+        """Message for a key of the file."""
         return self._answer("")
 
     @property
@@ -54,8 +50,7 @@ class Foreign:
         return f"{text}; {self.note}" if self.note else text
 
 
-Rows = dict[str, tuple[str | None, str]]
-"""The place of ours and a note, by name."""
+Rows = dict[str, tuple[str | None, str]]  # our place and a note, by name
 
 
 def _absent(note: str, names: str) -> Rows:
@@ -77,10 +72,10 @@ _QUIC: Final[Rows] = {
     "qlog": ("server.qlog_dir", ""),
     **_absent("", "send_window preferred_v4 preferred_v6 lb_id lb_nonce"),
 }
-"""Keys below a QUIC table. The other relay has had one such table, and later one for each direction."""
+"""Keys below a QUIC table: the other relay had one such table, later one for each direction."""
 
+# Keys of [server.quic] with the same name here; ours are in files only.
 _SAME_OF_QUIC: Final = ("idle_timeout", "keep_alive", "mtu_discovery")
-"""Keys of [server.quic] that we have under the same name; ours are in files only."""
 
 _LISTEN: Final[Rows] = {
     "bind": ("server.listen", ""),
@@ -155,11 +150,9 @@ def _table() -> dict[str, Foreign]:
     return {path: Foreign(path, *row) for path, row in rows.items() if path not in ours}
 
 
-FOREIGN: Final[Mapping[str, Foreign]] = _table()
-"""By place in their file."""
+FOREIGN: Final[Mapping[str, Foreign]] = _table()  # by place in their file
 
-_FLAGS: Final[Mapping[str, str]] = {
-    # Flags that are not the path with hyphens.
+_FLAGS: Final[Mapping[str, str]] = {  # flags that are not the path with hyphens
     "connect": "connect.url",
     "client-connect": "client.connect",
     "client-connect-timeout": "client.timeout",
@@ -183,9 +176,9 @@ _FLAGS: Final[Mapping[str, str]] = {
 
 
 def _named() -> dict[str, Foreign]:
-    """By name in lower case with hyphens, as flags and variables have it."""
+    """By name in lower case with hyphens, as in flags and variables."""
     found = {path.replace(".", "-").replace("_", "-"): entry for path, entry in FOREIGN.items()}
-    # `client` and `server` are our tables as well: in files alone the keys have the same names in both relays.
+    # `client` and `server` are our tables, too: only files have keys with the same names in both relays.
     ours = {
         "client.tls": ("root", "disable_verify"),
         "server.tls": ("cert", "key", "generate"),
@@ -200,10 +193,7 @@ _NAMED: Final = _named()
 
 
 def foreign_keys(keys: tuple[str, ...], value: object) -> list[tuple[tuple[str, ...], Foreign | None]]:
-    """Return the places below `keys` with their options, or None for a key that they do not have either.
-
-    Empty if `keys` is none of their tables and keys.
-    """
+    """Return the places below `keys` with their options, None for an unknown one; empty if `keys` is unknown."""
     path = ".".join(keys)
     if not isinstance(value, dict) or not any(known.startswith(f"{path}.") for known in FOREIGN):
         return [(keys, FOREIGN[path])] if path in FOREIGN else []

@@ -42,8 +42,8 @@ def load(
 ) -> Config:
     """Return `file` under the environment under `flags`, pairs such as `("--listen", "[::]:443")`.
 
-    Without a file and options (`[log]` aside) it is `Config.demo`. `warn` gets a line for each variable that looks like
-    ours and is not used. Raises ConfigError with every problem.
+    Without a file and options (`[log]` aside) it is `Config.demo`. `warn` gets a line for each unused variable that
+    looks like ours. Raises ConfigError with every problem.
     """
     problems: list[str] = []
     environ = os.environ if environ is None else environ
@@ -83,11 +83,9 @@ class _Origins:
         return self.names.get(keys) or next(parts, self.file)
 
     def table(self, keys: Keys) -> str:
-        """Origin and name of a table."""
         return f"{self.of(keys)}[{'.'.join(keys)}]"
 
     def value(self, keys: Keys, value: object) -> str:
-        """Origin, place and value of a key."""
         return f"{self.of(keys)}{label(self.spelled.get(keys, keys))}{shown(keys, value)}"
 
 
@@ -170,8 +168,7 @@ def _validated(tables: Tables, origins: _Origins) -> tuple[Config, list[str]]:
                 faults.append(_fault(error, keys, origins))
             (mistyped if extra else wrong).add(keys)
             del table[keys[-1]]
-            if not table and keys[:-2]:
-                # A table is absent, too, if nothing in it is right.
+            if not table and keys[:-2]:  # a table is absent, too, if nothing in it is right
                 del (_table(tables, keys[:-2]) or {})[keys[-2]]
         if len(faults) == before:
             raise failure  # A fault of ours: the loop would not end.
@@ -194,7 +191,7 @@ def _refused(tables: Tables) -> ValidationError | None:
 
 
 def _explains(mistyped: Keys, absent: Keys) -> bool:
-    """`absent` is missing because it was spelled `mistyped`."""
+    """True if `absent` is missing because it was spelled `mistyped`."""
     return mistyped[:-1] == absent[:-1] and nearest_key(mistyped[-1], (absent[-1],)) is not None
 
 

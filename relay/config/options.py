@@ -14,8 +14,7 @@ from pydantic import BaseModel, Field
 
 from relay.wire.version import Version
 
-Keys = tuple[str, ...]
-"""Place of a key or table in the file, by segments."""
+Keys = tuple[str, ...]  # place of a key or table in the file, by segments
 
 
 class Metavar(str):
@@ -28,8 +27,7 @@ class Kind(Enum):
     """How the text of a flag or environment variable is read."""
 
     TEXT = "text"
-    LIST = "list"
-    """Items between commas; a repeated flag adds to the list."""
+    LIST = "list"  # items between commas; a repeated flag adds to the list
 
     BOOL = "bool"
     NUMBER = "number"
@@ -40,30 +38,20 @@ class Option:
     """One option. Its table gives the spellings that do not follow from its place, and the help."""
 
     help: str
-    flag: str = ""
-    """The flag, if it is not the place with hyphens."""
-
+    flag: str = ""  # if it is not the place with hyphens
     aliases: tuple[str, ...] = ()
     """Second names of the key, in the same table; flags and variables follow from them, too."""
 
-    variable: str = ""
-    """A variable of other programs that is stronger than ours."""
+    variable: str = ""  # a variable of other programs, stronger than ours
+    unset: str = "none"  # what happens without a value, if there is no default to show
+    secret: bool = False  # never repeated in messages: the value may be a secret in place of a file name
+    empty: bool = False  # the empty text is a value; elsewhere it is as good as none
 
-    unset: str = "none"
-    """What happens without a value, if there is no default value to show."""
-
-    secret: bool = False
-    """Messages do not repeat the value: it may be a secret in place of a file name."""
-
-    empty: bool = False
-    """The empty text is a value; elsewhere it is as good as none."""
-
-    # `options_of` fills in the rest.
+    # Filled in by `options_of`.
     keys: Keys = ()
     metavar: str = ""
     kind: Kind = Kind.TEXT
     default: object = None
-    """The value if nothing is given."""
 
     @property
     def path(self) -> str:

@@ -26,14 +26,11 @@ _JWT: Final = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 class Root:
     """A relay to join. At most one of `token` and `jwt` is set."""
 
-    target: str
-    """`host[:port]`, or a URL without a query."""
-
+    target: str  # `host[:port]`, or a URL without a query
     token: Path | None = None
     """File with the token for this relay; without it `[cluster] token` counts."""
 
-    jwt: str | None = field(default=None, repr=False)
-    """The token itself."""
+    jwt: str | None = field(default=None, repr=False)  # the token itself
 
     def __str__(self) -> str:
         return self.target

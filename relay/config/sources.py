@@ -23,7 +23,7 @@ _MOST_BITS: Final = 256
 _DEEPEST: Final = 16
 
 _OF_KUBERNETES: Final = re.compile(r"_SERVICE_(HOST|PORT\w*)$|_PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?$")
-"""Kubernetes sets these in every container for each service, and one may be called `moq-relay`."""
+"""Kubernetes sets these for each service in every container, and one may be called `moq-relay`."""
 
 
 class ConfigError(Exception):
@@ -40,8 +40,7 @@ class Given:
 
     option: Option
     value: object
-    origin: str
-    """The name of the variable or flag, for messages."""
+    origin: str  # name of the variable or flag, for messages
 
 
 # File

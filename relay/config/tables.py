@@ -125,7 +125,6 @@ class Cluster(Table):
 
     @property
     def others(self) -> tuple[Root, ...]:
-        """The roots except this relay."""
         return tuple(root for root in self.root if self.node is None or not same_host(root.target, self.node))
 
     def role(self) -> str:
@@ -137,7 +136,7 @@ class Cluster(Table):
 
 
 class Public(Table):
-    """`[auth.public]`: the rights of anyone without a token. Paths are in normal form, none covers another.
+    """`[auth.public]`: rights without a token. Paths are in normal form; none covers another.
 
     `("",)` is everything, `()` is nothing. One of the two keys must grant something.
     """
@@ -320,8 +319,7 @@ class Config(Table):
         return self.web.https.listen
 
 
-INTERNAL_OFFSET: Final = 1000
-"""From the port of QUIC to that of the internal HTTP listener, if none is configured."""
+INTERNAL_OFFSET: Final = 1000  # from QUIC's port to that of internal HTTP, if none is configured
 
 MAX_PORT: Final = 65_535
 
@@ -332,5 +330,4 @@ DEMO: Final[Mapping[str, Any]] = {
 }
 """The tables of `Config.demo`."""
 
-OPTIONS: Final = tuple(options_of(Config, Config()))
-"""All options, in the order of the tables."""
+OPTIONS: Final = tuple(options_of(Config, Config()))  # in the order of the tables

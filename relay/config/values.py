@@ -26,8 +26,7 @@ from relay.model.path import PatternError, granted, minimal, normalize
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version, version_from_name
 
-Range = tuple[float, float]
-"""Smallest and largest value allowed."""
+Range = tuple[float, float]  # smallest and largest value allowed
 
 _COUNT: Range = (1, 1_000_000)
 _BYTES: Range = (1_024, 1 << 40)
@@ -225,7 +224,6 @@ LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower), Metavar(
 
 
 def _ranged(name: str, hint: object, ranges: Mapping[str, Range]) -> object:
-    """Narrow `hint` to the range of the field `name`."""
     if hint not in (int, float):
         return hint
     low, high = ranges.get(name, _COUNT if hint is int else _SECONDS)

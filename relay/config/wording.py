@@ -25,18 +25,14 @@ from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
 
 _LONGEST_VALUE: Final = 100
-_SHORTEST_SECRET: Final = 32
-"""Characters. Neither the content of a key file nor a token can be shorter."""
+_SHORTEST_SECRET: Final = 32  # characters: neither the content of a key file nor a token is shorter
 
 _OPENING: Final = re.compile("public|disable.verify")
 _NEARLY: Final = 0.85
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a mistyped one is closest to.
-
-    A name that opens access or trusts more is suggested only if the mistyped one is nearly the same.
-    """
+    """Return the known name closest to a mistyped one; one that opens access or trusts more only if nearly equal."""
     found = difflib.get_close_matches(name, known, n=1)
     if found and _OPENING.search(found[0].lower()):
         found = difflib.get_close_matches(name, found, n=1, cutoff=_NEARLY)
@@ -130,5 +126,4 @@ def _schema(model: type[BaseModel], keys: Keys = ()) -> dict[Keys, tuple[str, ..
     return found
 
 
-SCHEMA: Final = _schema(Config)
-"""The known keys of each table."""
+SCHEMA: Final = _schema(Config)  # the known keys of each table

@@ -114,9 +114,7 @@ class Announced(NamedTuple):
 
     request: int
     path: str  # relative to the session's root
-
     listed: tuple[int, ...]  # hops as the peer listed them; on 03 as many zeros as it counted
-
     route: Route
     """All hops from the original publisher to the peer, 0 for one without an id; empty if the version has none."""
 
@@ -187,7 +185,6 @@ class SubscriptionEnded(NamedTuple):
 
     request: int
     final: int | None  # the first sequence that will never come (05 and 06)
-
     closed: bool  # the Subscribe stream has ended, too
 
 
@@ -370,7 +367,6 @@ class GroupFragment(NamedTuple):
 
     sequence: int
     first: bool  # opens the group for the subscriber
-
     start_frame: int
     chunks: tuple[Any, ...]
     """`bytes` of the group stream; where `Encoding.FRAMES` was asked for, parts of the group."""

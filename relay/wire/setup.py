@@ -116,7 +116,8 @@ REPLY_LEAD: Final = {
     SetupForm.SESSION: b"",
     SetupForm.COMPAT: encode_varint(0x41),
     SetupForm.DRAFT14: encode_varint(0x21),
-}  # first bytes of the server's reply
+}
+"""First bytes of the server's reply."""
 
 _PATH_KEY: Final = 1
 
