@@ -1,10 +1,7 @@
 """The relay as a whole: builds servers and actors from a configuration, and closes them.
 
 Owns wiring, start, reload and stop; holds no protocol, admission or routing logic. Called by `relay.process`, and by
-programs that embed a relay:
-
-    async with Relay(config) as relay:
-        print(relay.url)
+programs that embed a relay: `async with Relay(config) as relay: print(relay.url)`.
 """
 
 from __future__ import annotations
@@ -49,16 +46,14 @@ class Relay:
         self._certificates = Certificates(config, runtime)
         self._membership = load_membership(config, runtime)
         self._since = runtime.wall_time()
-        self._refused: Counter[str] = Counter()
-        """Of listeners, by limit."""
+        self._refused: Counter[str] = Counter()  # of listeners, by limit
         most = config.limits.sessions_address
         self._addresses = Slots("sessions_address", most, self._refused, runtime.now)
         self._listening = Listening()
         self._actors: ActorSystem | None = None
         self._quic: QuicServer | None = None
         self._web: WebServers | None = None
-        self.failed = asyncio.Event()
-        """Set by a fatal failure."""
+        self.failed = asyncio.Event()  # set by a fatal failure
 
     # --- start and stop --------------------------------------------------------------------------------------------
 
@@ -140,8 +135,7 @@ class Relay:
     def reload(self, config: Config | None = None) -> None:
         """Apply the keys of `relay.config.changes.LIVE` to new peers; existing sessions continue unchanged.
 
-        Always reads the files of certificates and of the key again. Raises ConfigError and changes nothing if
-        something is unusable.
+        Always reads certificates and the key file again. Raises ConfigError and changes nothing if one is unusable.
         """
         former = self._config
         wanted = taken_over(former, former if config is None else config)
@@ -160,9 +154,9 @@ class Relay:
             logger.warning("needs a restart", changed=left)
 
     async def drain(self) -> None:
-        """Before `close`: reject new sessions, ask all others to leave, and serve them until they have.
+        """Before `close`: reject new sessions, ask all but cluster sessions to leave, and serve them until they have.
 
-        Takes at most `[limits] drain` seconds. Cluster sessions stay.
+        Takes at most `[limits] drain` seconds.
         """
         if self.limits.drain and self._quic is not None and self._actors is not None:
             self._quic.draining = True
@@ -187,10 +181,7 @@ class Relay:
         await self._authenticator.close()
 
     def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
-        """Answer a session request once the peer's permissions are known.
-
-        `versions` are those of a listener.
-        """
+        """Answer a session request once the peer's permissions are known. `versions` are those of a listener."""
         assert self._actors is not None
         self._actors.accept(request, versions)
 
@@ -227,7 +218,6 @@ class Relay:
 
     @property
     def internal_url(self) -> str:
-        """URL of the internal listener."""
         return f"http://localhost:{self._listening.internal[0][1]}/"
 
     @property

@@ -27,8 +27,7 @@ from relay.web.rows import CertificateRow
 
 logger = get_logger("relay")
 
-INTERVAL: Final = 3_600.0
-"""Seconds between checks of validity."""
+INTERVAL: Final = 3_600.0  # seconds between checks of validity
 
 
 class HttpsCertificate(NamedTuple):
@@ -110,10 +109,7 @@ class Certificates:
         return HttpsCertificate(context, pair)
 
     def _use_newest(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:  # noqa: ARG002
-        """Set the context per handshake.
-
-        Reloading into one context would keep certificates of other key types.
-        """
+        """Set the context per handshake: reloading into one would keep certificates of other key types."""
         if self._https is not None:
             connection.context = self._https.context
 

@@ -1,7 +1,7 @@
 """The command `moq-relay`: the command line and its help.
 
-Must never hold logic of the relay: it loads the configuration, sets up logging and starts `relay.process`,
-imported late so that `--help` is fast.
+Must never hold logic of the relay: it loads the configuration, sets up logging and starts `relay.process`, which it
+imports late so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ class Parser(argparse.ArgumentParser):
     """Collects flags as pairs of text, in order; the configuration reads them."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with one line about the fault and one about help."""
         self.exit(2, f"moq-relay: {message}\nTry: moq-relay --help\n")
 
     def _print_message(self, message: str, file: object = None) -> None:

@@ -76,7 +76,7 @@ def load_keys(config: Config, runtime: Runtime) -> Keys | None:
 
 
 def may_sign(keys: Keys | None) -> bool:
-    """The operator can sign tokens: the key is not only a public one."""
+    """True if the operator can sign tokens: the key is not only a public one."""
     return isinstance(keys, OneKey) and keys.key.private and "sign" in keys.key.operations
 
 

@@ -4,7 +4,6 @@ Owns the one handler of the program. Must never be imported by the rooms below: 
 by the command line.
 
     2026-03-01T12:00:00.123Z INFO  [session 7] accepted transport=webtransport path=/demo
-
     {"time": "2026-03-01T12:00:00.123Z", "level": "info", "logger": "relay.session", "session": 7, ...}
 """
 
@@ -53,7 +52,6 @@ class Formatter(logging.Formatter):
         self._colour = colour
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as the standard library calls it
-        """Return the line, coloured if asked for."""
         time, level = _time(record), _NAMES.get(record.levelno, record.levelname)
         # Libraries quote peers, too: no control character of theirs may start a line or drive a terminal.
         text = _CONTROL.sub(_escaped, record.getMessage())
@@ -69,7 +67,6 @@ class JsonFormatter(Formatter):
     """One object per line. Lines of libraries have their text as the event."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
         fields: dict[str, Any] = getattr(record, FIELDS, None) or {"event": record.getMessage()}
         level = _NAMES.get(record.levelno, record.levelname).lower()
         line = {"time": _time(record), "level": level, "logger": record.name, **fields}
@@ -90,9 +87,9 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 class LibraryThrottle(logging.Filter):
-    """Lets a few lines a minute of each place in a library pass: aioquic, for one, warns of every malformed packet.
+    """Passes a few lines a minute of each place in a library: aioquic, for one, warns of every malformed packet.
 
-    What the relay itself says of such things has limits where it is said. Lines below a warning pass: they are asked for.
+    The relay's own lines have limits where they are logged. Lines below a warning pass: they are asked for.
     """
 
     def __init__(self) -> None:
@@ -130,9 +127,7 @@ def warnings_to(say: Callable[[str], None]) -> Iterator[None]:
 def setup(level: str, form: str = "text", stream: TextIO | None = None) -> None:
     """Log to `stream` (standard error by default) from `level` on, a word of `LEVELS`, as `text` or `json`.
 
-    A second call replaces the first.
-
-    Libraries speak up only with warnings, and of each kind with a few a minute, except at level trace.
+    A second call replaces the first. Libraries log only warnings, a few a minute of each kind, except at level trace.
     """
     stream = sys.stderr if stream is None else stream
     number = LEVELS[level]

@@ -2,14 +2,13 @@
 
     log = get_logger("relay.session", session=7)
     log.info("accepted", transport="webtransport", path="/demo")
-
     [session 7] accepted transport=webtransport path=/demo
 
 Concerns about the configuration are whole sentences instead: `--check` prints them, too.
 
-Lines go through the standard `logging`, so that a program with a relay inside decides where they go; nothing global is
-configured, of structlog neither. The message of a record is the whole text; its fields come along for formatters that
-write them one by one. Nothing is written or formatted below the level of the standard logger. Called by every room.
+Lines go through the standard `logging`, so that an embedding program decides where they go; nothing global is
+configured, of structlog neither. The message of a record is the whole text; its fields come along for formatters.
+Nothing is formatted below the level of the standard logger. Called by every room.
 """
 
 from __future__ import annotations
@@ -25,16 +24,14 @@ FIELDS: Final = "relay_fields"
 """Attribute of a log record: its context, `event` (the phrase) and fields."""
 
 _OUTERMOST_FIRST: Final = ("peer", "session", "broadcast", "track")
-"""Fields that say which one a line is about. They stand before the phrase, bound or not."""
+"""Fields that name the subject of a line. They stand before the phrase, bound or not."""
 
-_OF_PEERS: Final = ("path", "broadcast", "track", "prefix", "uri")
-"""Fields whose length and content peers choose."""
+_OF_PEERS: Final = ("path", "broadcast", "track", "prefix", "uri")  # peers choose their length and content
 
-_SHOWN: Final = 200
-"""Characters of such a field that a line holds."""
+_SHOWN: Final = 200  # characters of such a field in a line
 
 TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
-"""The shape of a token, RFC 7515 section 7.1."""
+"""Shape of a token, RFC 7515 section 7.1."""
 
 _AMBIGUOUS: Final = re.compile(r"""[ '"\\]|^$""")
 

@@ -1,6 +1,6 @@
-"""Normal form and depth limit of a broadcast path, shared by wire and model.
+"""Normal form and depth limit of a broadcast path, shared by wire and model, below all rooms.
 
-Below all rooms. Must never match, join or authorise paths: `relay.model.path` does.
+Must never match, join or authorise paths: `relay.model.path` does.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 MAX_SEGMENTS: Final = 32
-"""Peers of the current generation reject deeper paths in both directions, so the relay must not forward one.
-"""
+"""Peers of the current generation reject deeper paths in both directions, so the relay must not forward one."""
 
 
 def normalize(path: str) -> str:

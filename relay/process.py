@@ -38,16 +38,14 @@ STOP_SLACK: Final = 1.0
 
 
 def run(config: Config, reread: Callable[[], Config], set_up_log: Callable[[str, str], object]) -> NoReturn:
-    """Run until a signal requests the end, and exit with the status.
+    """Run until a signal requests the end, and exit with the status. Raises ConfigError for faults found at the start.
 
     SIGHUP gets a new configuration from `reread`, which may raise ConfigError; `set_up_log` gets its `[log]`.
-    Raises ConfigError for faults found only at the start.
     """
     _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(_serve(config, reread, set_up_log))
-        # Everything is closed. Closing the loop would wait for pending name resolutions, which cannot be
-        # cancelled.
+        # Everything is closed. Closing the loop would wait for pending name resolutions, which cannot be cancelled.
         os._exit(status)
 
 
@@ -125,20 +123,14 @@ def _tell_systemd() -> None:
 
 
 def _spare_the_collector() -> None:
-    """Exclude modules and settings from garbage collection, and collect less often.
-
-    Sessions leave almost no reference cycles.
-    """
+    """Freeze modules and settings, and collect garbage less often: sessions leave almost no reference cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 10, 10)
 
 
 def _allow_open_files() -> None:
-    """Raise the limit on open files.
-
-    Each TCP connection is one, and the usual 1024 are less than `[limits] http`.
-    """
+    """Raise the limit on open files: each TCP connection is one, and the usual 1024 are less than `[limits] http`."""
     with suppress(OSError, ValueError):  # unchanged
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

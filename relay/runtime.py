@@ -1,7 +1,7 @@
 """The clock, the randomness and the timers of one relay.
 
-Passed to everything that needs one: nothing else in `relay/` except `process.py` and command-line tools reads
-a clock or draws a random number. Tests pass a runtime with their own clock.
+Everything that needs one gets it: nothing else in `relay/` except `process.py` and command-line tools reads a clock or
+draws a random number. Tests pass a runtime with their own clock.
 """
 
 from __future__ import annotations
@@ -21,17 +21,14 @@ class Runtime:
 
     now: Callable[[], float] = time.monotonic
     """Monotonic seconds. Not the event loop's clock: some loops read it once per turn, in milliseconds."""
-    wall_time: Callable[[], float] = time.time
-    """Seconds since the epoch."""
-    cpu_time: Callable[[], float] = time.thread_time
-    """CPU seconds of this thread."""
+    wall_time: Callable[[], float] = time.time  # seconds since the epoch
+    cpu_time: Callable[[], float] = time.thread_time  # CPU seconds of this thread
     random: random.Random = field(default_factory=random.SystemRandom)
     """Unpredictable: fit for ids and secrets."""
     actors: dict[Any, None] = field(default_factory=dict)
     """References to live actors, in the order of their start."""
 
     def date(self) -> dt.datetime:
-        """The wall clock in UTC."""
         return dt.datetime.fromtimestamp(self.wall_time(), dt.UTC)
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
@@ -39,5 +36,4 @@ class Runtime:
         return asyncio.get_running_loop().call_later(max(0.0, delay), callback, *args)
 
 
-SYSTEM: Final = Runtime()
-"""For clients, and for code outside a relay."""
+SYSTEM: Final = Runtime()  # for clients, and for code outside a relay

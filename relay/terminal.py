@@ -14,8 +14,7 @@ from typing import TextIO
 def open_closed_streams() -> None:
     """Open the null device for each closed standard stream (`2>&-`, as some init systems do).
 
-    Python has None in its place, and the next socket would get its number, with everything a library writes
-    to it.
+    Python has None in its place, and the next socket would get its number, with everything a library writes to it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

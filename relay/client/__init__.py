@@ -3,8 +3,8 @@
 Owns the handles on announcements, subscriptions, tracks and groups; the protocol is `relay.moq`. Must never know the
 relay's actors. `moq-clock`, embedders and the test suite call it; docs/client.md has examples.
 
-Read it in this order: `client` (what an application calls), `endpoint` (the session, and what all handles share),
-`watching` (asking and reading) and `publishing` (what is on offer, and the answers).
+Reading order: `client` (called by applications), `endpoint` (the session, and the base of all handles), `watching`
+(requests and reading), `publishing` (offers and answers).
 """
 
 from relay.client.client import Client

@@ -1,6 +1,6 @@
-"""A client of one session: what an application asks for, and what it publishes.
+"""A client of one session: its requests, and what it publishes.
 
-Must never read or write a message: `relay.moq` does. It works on either end of a session, so two can talk to each other.
+Must never read or write a message: `relay.moq` does. It works on either end, so two clients can talk to each other.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Client(Endpoint):
         runtime: Runtime = SYSTEM,
         **options: Any,
     ) -> Self:
-        """Dial `url` and set the session up; ConnectError if that fails, SessionEnded if the peer then closes.
+        """Dial `url` and set the session up, with `options` of `Endpoint`.
 
-        `options` are those of `Endpoint`.
+        ConnectError if that fails, SessionEnded if the peer then closes.
         """
         chosen = tuple(versions)
         dial = connect_websocket if url.lower().startswith(("ws:", "wss:")) else connect

@@ -1,7 +1,7 @@
-"""One end of a session on asyncio, and what every handle on it is made of.
+"""One end of a session on asyncio, and the base of every handle on it.
 
-Owns the state machine with its timer, the tasks that wait for it, the handle of each request and the session's end.
-Must never read or write a message: `relay.moq` does. `Client` is an `Endpoint`; the handles keep a reference to it.
+Owns the state machine with its timer, waiting tasks, the handle of each request and the session's end. Must never
+read or write a message: `relay.moq` does. `Client` is an `Endpoint`; the handles keep a reference to it.
 """
 
 from __future__ import annotations
@@ -31,26 +31,23 @@ logger = get_logger(__name__)
 
 T = TypeVar("T")
 
-KEPT: Final = 4_096
-"""Items that a reader may leave unread."""
+KEPT: Final = 4_096  # items that a reader may leave unread
 
-SETUP_TIMEOUT: Final = 10.0
-"""Seconds that a peer has for its part of the set-up."""
+SETUP_TIMEOUT: Final = 10.0  # seconds that a peer has for its part of the set-up
 
 CLOSE_TIMEOUT: Final = 5.0
-"""Seconds that written data gets to reach the peer at a close, and then the transport to end."""
+"""Seconds for written data to reach the peer at a close, and then for the transport to end."""
 
-FLUSH_POLL: Final = 0.005
-"""Seconds between looks whether it has reached the peer."""
+FLUSH_POLL: Final = 0.005  # seconds between checks whether it has reached the peer
 
 UNLIMITED: Final = 1 << 62
 
 TRUSTING: Final = replace(Limits(), control_rate=UNLIMITED, control_burst=UNLIMITED)
-"""Limits of a session: the relay at the other end is trusted with what it sends, but for the size of a frame."""
+"""Limits of a session: the relay at the other end is trusted, except for the size of a frame."""
 
 
 class Handle:
-    """Something of a session that changes, and that tasks wait for."""
+    """A changing part of a session that tasks wait for."""
 
     def __init__(self, endpoint: Endpoint, label: str = "") -> None:
         self._endpoint = endpoint
@@ -65,7 +62,7 @@ class Handle:
         """A request of this handle has changed."""
 
     def ring(self) -> None:
-        """Let all waiting tasks look again."""
+        """Let all waiting tasks check again."""
         for sleeper in self.sleepers:
             if not sleeper.done():
                 sleeper.set_result(None)
@@ -94,10 +91,8 @@ class Reader(Handle, Generic[T]):
     ) -> None:
         """`request` is a number of the state machine, 0 for a reader that is fed by another handle."""
         super().__init__(endpoint, label)
-        self.finished = False
-        """No more will come."""
-        self.code: int | None = None
-        """Why the peer refused or aborted it: the number as it was received."""
+        self.finished = False  # no more will come
+        self.code: int | None = None  # the code of the peer's refusal or abort, as received
         self._error = error
         self._request = request
         self._unread: deque[Any] = deque()
@@ -115,7 +110,6 @@ class Reader(Handle, Generic[T]):
         return self._take()
 
     def put(self, item: Any) -> None:
-        """Take what arrived."""
         self._unread.append(item)
         if len(self._unread) > KEPT:
             self._lose()
@@ -131,7 +125,7 @@ class Reader(Handle, Generic[T]):
                 self.put(event)
 
     def conclude(self, code: int | None = None) -> None:
-        """Nothing more comes; `code` if it was refused or aborted."""
+        """No more items come; `code` if the peer refused or aborted."""
         if not self.finished:
             self.code = code
             self.finished = True
@@ -157,8 +151,8 @@ class Reader(Handle, Generic[T]):
 class Endpoint(Handle):
     """One end of a session. No wait outlasts it: each then raises SessionEnded.
 
-    `versions` are those that may be spoken where SETUP decides, `hop` is the own origin id (random by default),
-    `max_frame` bounds what the peer may send in one frame, in bytes. `setup` are further `Options` of `relay.moq.lite`.
+    `versions` may be spoken where SETUP decides, `hop` is our origin id (random by default), `max_frame` limits a
+    received frame, in bytes. `setup` are further `Options` of `relay.moq.lite`.
     """
 
     def __init__(
@@ -175,10 +169,8 @@ class Endpoint(Handle):
         self.session = session
         self.runtime = runtime
         self.now = runtime.now
-        self.hop = runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop
-        """Our own origin id."""
-        self.goaway: str | None = None
-        """The URI of the peer's GOAWAY, which may be empty."""
+        self.hop = runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop  # our own origin id
+        self.goaway: str | None = None  # the URI of the peer's GOAWAY, which may be empty
         self.moq = LiteSession(
             session,
             limits=replace(TRUSTING, frame=max_frame),
@@ -187,20 +179,15 @@ class Endpoint(Handle):
             admitted=True,
             options=Options(waits_for_setup=False, **setup),
         )
-        self.handles: dict[int, Handle] = {}
-        """By request."""
-        self.offers: dict[str, moq.Offer] = {}
-        """What is announced, by path."""
-        self.publications: dict[str, Handle] = {}
-        """What answers requests of the peer, by path."""
+        self.handles: dict[int, Handle] = {}  # by request
+        self.offers: dict[str, moq.Offer] = {}  # our announcements, by path
+        self.publications: dict[str, Handle] = {}  # handlers of the peer's requests, by path
         self._started = False
-        self._events: deque[moq.Event] = deque()
-        """Not handled yet: if a handler fails, the others still come."""
+        self._events: deque[moq.Event] = deque()  # not handled yet: if a handler fails, the others still come
         self._flushing = False
         self._due = moq.NEVER
         self._timer: asyncio.TimerHandle | None = None
-        self._fault: WireError | None = None
-        """What the peer did wrong last."""
+        self._fault: WireError | None = None  # the last fault of the peer
         self.ended: SessionEnded | None = None
         self._closed: SessionClosed | None = None
         self._gone = asyncio.Event()
@@ -208,9 +195,9 @@ class Endpoint(Handle):
     # -- for the application
 
     async def start(self, timeout: float = SETUP_TIMEOUT) -> None:  # noqa: ASYNC109 - running out closes the session
-        """Do our part of the set-up, and wait for the peer's where nothing can be said before (01 and 02).
+        """Do our part of the set-up; where nothing can be sent before (01 and 02), wait for the peer's.
 
-        Raises SessionEnded if the session does not come about in `timeout` seconds.
+        Raises SessionEnded if the session is not established in `timeout` seconds.
         """
         if self._started:
             raise RuntimeError("a client is started once")
@@ -235,7 +222,7 @@ class Endpoint(Handle):
 
     @property
     def version(self) -> Version:
-        """The version that is spoken; RuntimeError before the set-up has settled it."""
+        """The negotiated version; RuntimeError before the set-up has settled it."""
         if not self._started or self.moq.state is State.NEGOTIATING:
             raise RuntimeError("the version is not known before the client has started")
         return self.moq.version
@@ -254,7 +241,7 @@ class Endpoint(Handle):
     async def close(self, code: int = 0, reason: str = "") -> None:
         """End the session and wait until its transport is released. Every waiting task gets SessionEnded.
 
-        Without a `code`, what was written reaches the peer first, ends of tracks included, within `CLOSE_TIMEOUT`.
+        Without a `code`, written data reaches the peer first, ends of tracks included, within `CLOSE_TIMEOUT`.
         """
         try:
             if not code and self._started:
@@ -272,7 +259,6 @@ class Endpoint(Handle):
             logger.debug("the transport is not released", after=Seconds(CLOSE_TIMEOUT))
 
     async def _deliver(self) -> None:
-        """Wait until the peer has what was written."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 while self.ended is None and (self.moq.serving.ending or self.session.undelivered):  # noqa: ASYNC110 - transports have no event for it
@@ -285,13 +271,12 @@ class Endpoint(Handle):
     # -- for the handles
 
     def cancel(self, request: int, code: int | None = None) -> None:
-        """Give up a request of ours."""
         if self.handles.pop(request, None) is not None:
             self.moq.requests.cancel(request, code)
             self.flush()
 
     def flush(self) -> None:
-        """Handle what has happened in the state machine. To be called after commands."""
+        """Handle events of the state machine. Called after commands."""
         if self._flushing:
             return  # a handler gave the command: the events of it follow those before
         self._flushing = True

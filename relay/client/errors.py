@@ -1,15 +1,15 @@
-"""What a client raises.
+"""Exceptions of a client.
 
     ClientError
     +- SessionEnded        the session is over, by either side
     +- RequestError        the peer ended one stream with a code
-       +- AnnounceError    it stopped telling announcements
+       +- AnnounceError    it stopped announcements
        +- SubscribeError   it refused or aborted a subscription
        +- TrackInfoError   it knows no such track
        +- FetchError       it has no such group
-       +- GroupAborted     it gave up a group
+       +- GroupAborted     it aborted a group
 
-Wrong use (a frame that is longer than announced, a message the version lacks) is ValueError.
+Wrong use (a frame longer than announced, a message the version lacks) is ValueError.
 """
 
 # ruff: noqa: N818 - each name says what happened; the tree says that it is an error
@@ -20,13 +20,13 @@ from typing import ClassVar
 
 
 class ClientError(Exception):
-    """Everything that can go wrong without the caller's doing."""
+    """A failure without the caller's doing."""
 
 
 class SessionEnded(ClientError):
     """The session is over. `code` is the session code, None if the transport failed or timed out.
 
-    `by_peer` tells who closed it; `fault` is what the peer did wrong, if that is why we closed it.
+    `by_peer` tells who closed it; `fault` is the fault of the peer for which we closed it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class RequestError(ClientError):
 
 
 class AnnounceError(RequestError):
-    """The peer tells no announcements (any more)."""
+    """The peer sends no announcements (any more)."""
 
     what = "announcements ended"
 
@@ -70,7 +70,7 @@ class TrackInfoError(RequestError):
 
 
 class FetchError(RequestError):
-    """The peer does not hand out this group."""
+    """The peer does not send this group."""
 
     what = "group not fetched"
 

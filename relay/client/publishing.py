@@ -1,7 +1,7 @@
-"""What a client publishes: broadcasts, their tracks, the groups written to them; and its answers to the peer.
+"""The publishing side of a client: broadcasts, their tracks, the groups written to them; and answers to the peer.
 
-`Client.publish` makes publications; applications write to their tracks. Which groups are held, and which a request
-gets, are the rules of the relay's own tracks: `GroupCache` and `Feed`.
+`Client.publish` makes publications; applications write to their tracks. The rules of the relay's own tracks,
+`GroupCache` and `Feed`, decide which groups are held and which a request gets. Must never read or write a message.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 from relay.wire.varint import MAX_VARINT
 
-KEPT_GROUPS: Final = 8
-"""Groups that a track holds for late subscribers and fetches, by default."""
+KEPT_GROUPS: Final = 8  # groups that a track holds for late subscribers and fetches, by default
 
 HELD: Final = replace(Limits(), cache_age=moq.NEVER, cache_track=UNLIMITED)
-"""Limits of a track's cache but for the number of groups: what the application writes is its own affair."""
+"""Limits of a track's cache: only the number of groups, since the application decides what it writes."""
 
 
 class GroupWriter:
@@ -36,20 +35,19 @@ class GroupWriter:
         self.track = track
         self.sequence = group.sequence
         self.group = group
-        self._missing = 0
-        """Bytes that the last frame lacks."""
+        self._missing = 0  # bytes that the last frame lacks
 
     def __repr__(self) -> str:
         return f"<GroupWriter {self.track.name} {self.sequence}>"
 
     @property
     def open(self) -> bool:
-        """More may be written."""
+        """True if more may be written."""
         return self.group.open and self.track.code is None
 
     @property
     def finished(self) -> bool:
-        """All of it is written."""
+        """True if all of it is written."""
         return self.group.finished
 
     def write(self, payload: bytes, timestamp: int | None = None) -> None:
@@ -78,7 +76,7 @@ class GroupWriter:
         self.track.send(self.group)
 
     def abort(self, code: int = StreamCode.CANCELLED) -> None:
-        """Give the group up. `code` is of the current stream table, and translated toward older peers."""
+        """Abort the group. `code` is of the current stream table, and translated toward older peers."""
         if self.open:
             self.group.code = code
             self.track.send(self.group)
@@ -106,20 +104,17 @@ class TrackWriter(Handle):
         super().__init__(endpoint, name)
         self.name = name
         self.info = info
-        self.latest: int | None = None
-        """The highest sequence of a group or datagram so far."""
-        self.end: int | None = None
-        """After `finish`: the first sequence that will never be."""
-        self.code: int | None = None
-        """After `abort`."""
+        self.latest: int | None = None  # the highest sequence of a group or datagram so far
+        self.end: int | None = None  # after `finish`: the first sequence that will never exist
+        self.code: int | None = None  # after `abort`
         self.cache: GroupCache[EncodedGroup] = GroupCache(replace(HELD, cache_groups=keep))
         self._feeds: dict[int, Feed] = {}
-        """What is served, by request. A fetch is a feed of one group."""
+        """Served requests, by number. A fetch is a feed of one group."""
         self._fetches: set[int] = set()
 
     @property
     def subscribers(self) -> int:
-        """How many subscriptions are running."""
+        """Number of running subscriptions."""
         return len(self._feeds) - len(self._fetches)
 
     async def used(self) -> None:
@@ -153,7 +148,7 @@ class TrackWriter(Handle):
     def datagram(self, payload: bytes, timestamp: int | None = None, *, sequence: int | None = None) -> int:
         """Send a group of one frame as a datagram to every subscriber, once; return its sequence.
 
-        ValueError on versions before 05, which have none, and for what is too large for the session.
+        ValueError before 05, which has none, and for a payload too large for the session.
         """
         session = self._endpoint.moq
         if not session.version.has_timestamps:
@@ -167,14 +162,14 @@ class TrackWriter(Handle):
         return sequence
 
     def finish(self) -> None:
-        """No new group will come. Open groups may still be written to, subscribers see the end after them."""
+        """No new group will come. Open groups may still be written to; subscribers get the end after them."""
         self._check_open()
         self.end = self._next()
         self._end_if_complete()
         self._endpoint.flush()
 
     def abort(self, code: int = StreamCode.CANCELLED) -> None:
-        """Give the track up, its open groups too. `code` is of the current stream table."""
+        """Abort the track and its open groups. `code` is of the current stream table."""
         if self.code is None:
             self.code = code
             self.cache.groups.clear()
@@ -187,7 +182,6 @@ class TrackWriter(Handle):
         return 0 if self.latest is None else self.latest + 1
 
     def _number(self, sequence: int | None) -> int:
-        """The sequence of what begins."""
         self._check_open()
         sequence = self._next() if sequence is None else sequence
         self.latest = max(sequence, self.latest or 0)
@@ -200,7 +194,7 @@ class TrackWriter(Handle):
     # -- serving
 
     def send(self, group: EncodedGroup, *, new: bool = False) -> None:
-        """Send what is new of a group."""
+        """Send new data of a group."""
         if self._feeds:
             touched = ((group, new),)
             shared = shared_fragments(touched, self._endpoint.moq.encoding)
@@ -226,7 +220,7 @@ class TrackWriter(Handle):
                 self._leave(request)
 
     def _end_if_complete(self) -> None:
-        """Tell the end to the subscriptions that have all they asked for."""
+        """Send the end to the subscriptions that have all they asked for."""
         unfinished = [group for group in self.cache if group.open]
         for request, feed in self._feeds.items():
             last, final = feed.params.end_group, self.end
@@ -282,10 +276,7 @@ def can_serve(group: EncodedGroup | None, first: int) -> bool:
 
 
 class Publication(Handle):
-    """A broadcast of ours.
-
-    Its route is announced as given, also to a peer that occurs in `hops`: a test may offer a loop.
-    """
+    """A broadcast of ours. Its route is announced as given, also to a peer in its `hops`: a test may offer a loop."""
 
     def __init__(self, endpoint: Endpoint, path: str, route: Route) -> None:
         super().__init__(endpoint, path)
@@ -306,7 +297,7 @@ class Publication(Handle):
         ordered: bool = False,
         keep: int = KEPT_GROUPS,
     ) -> TrackWriter:
-        """Offer a track. One that has ended, or was aborted, may be offered anew under its name.
+        """Offer a track; after its end or abort it may be offered anew under its name.
 
         `timescale` is in units a second; `keep` counts the groups held for late subscribers and fetches.
         """
@@ -327,7 +318,7 @@ class Publication(Handle):
     def update(
         self, *, hops: Iterable[int] | None = None, warm: int | None = None, cold: int | None = None
     ) -> None:
-        """Change what it is announced with. Versions before 05 cannot express it: there nothing is sent."""
+        """Change the announced route. Versions before 05 cannot express it: nothing is sent to them."""
         old = self.route
         self.route = Route(
             old.hops if hops is None else tuple(hops),
@@ -338,13 +329,13 @@ class Publication(Handle):
             self._endpoint.offer(self.path, moq.Offer(self.path, self.route, id(self)))
 
     def unannounce(self) -> None:
-        """Withdraw the announcement. Subscriptions go on, and requests for the path are still answered."""
+        """Withdraw the announcement. Subscriptions continue, and requests for the path are still answered."""
         if self.announced:
             self.announced = False
             self._endpoint.offer(self.path, None)
 
     def close(self, code: int = StreamCode.CANCELLED) -> None:
-        """Withdraw it, and give up what its tracks have not ended by themselves."""
+        """Withdraw it, and abort its tracks that have not ended."""
         self.unannounce()
         self.closed = True
         if self._endpoint.publications.get(self.path) is self:
@@ -353,7 +344,6 @@ class Publication(Handle):
             track.abort(code)
 
     def on_event(self, event: moq.Event) -> None:
-        """A request for one of its tracks."""
         assert isinstance(event, moq.SubscribeRequested | moq.InfoRequested | moq.FetchRequested)
         serving = self._endpoint.moq.serving
         track = self.tracks.get(event.track)

@@ -1,6 +1,6 @@
-"""What a client asks for: announcements, subscriptions with their groups, single groups, estimates.
+"""The watching side of a client: announcements, subscriptions with their groups, single groups, estimates.
 
-Owns what arrived and was not read yet. Must never reorder groups or fill gaps: a reader sees what the peer sent.
+Owns data that arrived and is not read yet. Must never reorder groups or fill gaps: a reader sees what the peer sent.
 `Client` makes one object per request.
 """
 
@@ -22,12 +22,12 @@ from relay.moq.session import DatagramReceived, GroupPart, ProbeReceived
 from relay.wire.errors import StreamCode
 
 LATE_GROUPS: Final = 0.2
-"""Seconds for which groups are still taken after the end of a subscription, at least: it can overtake the last of them."""
+"""Seconds, at least, for which groups are accepted after the end of a subscription: the end can overtake the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A broadcast (06: a route) came, went, or is reached another way (`update`).
+    """A broadcast (06: a route) came, went, or has another route (`update`).
 
     `hops` are those listed by the peer, on 03 as many zeros as it counted; the peer's own id on 05 and 06 is
     `Announced.origin`. `warm` and `cold` are the costs of 06.
@@ -42,7 +42,7 @@ class Change:
 
 
 def apply(change: Change, live: dict[str, Change]) -> None:
-    """Note a change among the paths that are live."""
+    """Apply a change to the live paths."""
     if change.active:
         live[change.path] = change
     else:
@@ -52,20 +52,17 @@ def apply(change: Change, live: dict[str, Change]) -> None:
 class Announced(Reader[Change]):
     """The announcements under `prefix`, as changes in order (`async for`).
 
-    When the peer ends them, what was live is reported gone, then the iteration stops; a reset raises AnnounceError. Of
-    more than `KEPT` unread changes those are left that lead to what is live now.
+    When the peer ends them, live paths are reported gone, then the iteration stops; a reset raises AnnounceError. More
+    than `KEPT` unread changes are reduced to those that lead to the live paths.
     """
 
     def __init__(self, endpoint: Endpoint, prefix: str) -> None:
         self.prefix = prefix
-        self.origin: int | None = None
-        """The peer's own hop id, given on 05 and 06 (0: withheld)."""
+        self.origin: int | None = None  # the peer's own hop id, given on 05 and 06 (0: withheld)
         self.live: dict[str, Change] = {}
-        """What is announced now, by path, whether the change was read or not."""
-        self.complete = False
-        """The initial set is here. 03 and 04 do not say, so there it is from the start."""
-        self._read: dict[str, Change] = {}
-        """What was live when the last change was read."""
+        """Announced now, by path, whether the change was read or not."""
+        self.complete = False  # the initial set is here; 03 and 04 do not mark it: true from the start
+        self._read: dict[str, Change] = {}  # what was live when the last change was read
         super().__init__(endpoint, endpoint.moq.requests.request_announcements(prefix), AnnounceError)
 
     async def initial(self) -> dict[str, Change]:
@@ -80,7 +77,7 @@ class Announced(Reader[Change]):
             raise ClientError(f"the peer ended its announcements, {path!r} is not among them")
 
     def close(self) -> None:
-        """Watch no longer: what was live is reported gone."""
+        """End the request: live paths are reported gone."""
         self._endpoint.cancel(self._request)
         for path in list(self.live):
             self.put(Change(path, active=False))
@@ -115,7 +112,7 @@ class Announced(Reader[Change]):
             self._unread = deque(self._shortest())
 
     def _shortest(self) -> Iterator[Change]:
-        """From what was live when the reader last looked to what is live now."""
+        """The changes from what was live at the last read to what is live now."""
         for path in self._read.keys() - self.live.keys():
             yield Change(path, active=False)
         for path, change in self.live.items():
@@ -134,7 +131,7 @@ class Frame:
 class GroupReader(Reader[Frame]):
     """One group, read frame by frame (`async for`), all at once (`read_all`) or in pieces (`pieces`).
 
-    Of a group that the peer aborted, what arrived whole is read, then GroupAborted (of a fetched one, FetchError) raised.
+    Of an aborted group, complete frames are read, then GroupAborted (of a fetched one, FetchError) raised.
     """
 
     def __init__(
@@ -142,13 +139,11 @@ class GroupReader(Reader[Frame]):
     ) -> None:
         """`stop` asks the peer to send no more, with a stream code; `fetch` is the request of a fetched group."""
         self.sequence = sequence
-        self.frame_start = frame_start
-        """Number of the first frame that comes."""
+        self.frame_start = frame_start  # number of the first frame that comes
         self._stop = stop
         self._frames = 0
-        """Starts of frames among what is unread, each followed by the chunks of its payload."""
-        self._missing = 0
-        """Bytes that the newest frame lacks."""
+        """Starts of frames among the unread items, each followed by the chunks of its payload."""
+        self._missing = 0  # bytes that the newest frame lacks
         super().__init__(endpoint, fetch, FetchError if fetch else GroupAborted, str(sequence))
 
     async def read_all(self) -> list[Frame]:
@@ -170,7 +165,6 @@ class GroupReader(Reader[Frame]):
             self.conclude(code)
 
     def feed(self, part: GroupPart) -> None:
-        """Take what arrived."""
         for item in part.parts:
             self._unread.append(item)
             if isinstance(item, bytes):
@@ -215,24 +209,20 @@ class Probes(Reader[ProbeReceived]):
     """The peer's estimates of the connection; RequestError if it gives none."""
 
     def close(self) -> None:
-        """Ask for no more."""
         self._endpoint.cancel(self._request)
         self.conclude()
 
 
 class Wanted(TypedDict, total=False):
-    """What a subscription asks for. Bounds are inclusive, None takes one away. What a version lacks is not sent."""
+    """Parameters of a subscription. Bounds are inclusive, None removes one. What a version lacks is not sent."""
 
-    priority: int
-    """0 to 255; tracks with a higher one are sent first."""
+    priority: int  # 0 to 255; tracks with a higher one are sent first
     max_latency_ms: int
-    """Milliseconds after which a group is skipped; on 06, how much of the past is wanted."""
+    """Milliseconds after which a group is skipped; on 06, the history wanted."""
     start_group: int | None
     end_group: int | None
-    start_frame: int
-    """The first frame wanted of the first group (06)."""
-    end_frame: int | None
-    """The last frame wanted of the last group (06)."""
+    start_frame: int  # the first frame wanted of the first group (06)
+    end_frame: int | None  # the last frame wanted of the last group (06)
 
 
 def params_of(wanted: Wanted, before: SubscribeParams) -> SubscribeParams:
@@ -244,9 +234,9 @@ def params_of(wanted: Wanted, before: SubscribeParams) -> SubscribeParams:
 
 
 class Subscription(Reader[GroupReader]):
-    """A running subscription: its groups in order of arrival (`async for`), and what the peer said about it.
+    """A running subscription: its groups in order of arrival (`async for`), and the peer's replies.
 
-    The iteration stops when the track has ended and everything sent was read; SubscribeError if the peer aborts. Of more
+    The iteration stops when the track has ended and all groups were read; SubscribeError if the peer aborts. Of more
     than `KEPT` unread groups the oldest are stopped.
     """
 
@@ -254,17 +244,13 @@ class Subscription(Reader[GroupReader]):
         self, endpoint: Endpoint, request: moq.SubscribeRequested, info: TrackProperties | None
     ) -> None:
         self.info = info
-        self.request = request
-        """As it was sent, with the updates since."""
+        self.request = request  # as it was sent, with the updates since
         self.ok: moq.SubscriptionStarted | None = None
-        self.end: int | None = None
-        """The first sequence that will never be sent (05 and 06)."""
-        self.received = 0
-        """Groups that arrived, read or not, datagrams among them."""
+        self.end: int | None = None  # the first sequence that will never be sent (05 and 06)
+        self.received = 0  # groups that arrived, read or not, datagrams among them
         self.datagrams = Reader[DatagramReceived](endpoint)
         """Groups of one frame that came as datagrams, some of them lost. Only the session's end ends them."""
-        self._lost = 0
-        """Groups that the peer declared lost."""
+        self._lost = 0  # groups that the peer declared lost
         self._open: dict[int, GroupReader] = {}
         super().__init__(endpoint, request.request, SubscribeError, f"{request.broadcast} {request.track}")
 
@@ -277,18 +263,18 @@ class Subscription(Reader[GroupReader]):
         await self.until(lambda: self.end is not None or self.finished)
 
     def update(self, **wanted: Unpack[Wanted]) -> None:
-        """Change what was asked for; other fields stay. ValueError on 01 and 02, which have no updates."""
+        """Change the parameters; other fields stay. ValueError on 01 and 02, which have no updates."""
         params = params_of(wanted, self.request.params)
         self._endpoint.moq.requests.update(self._request, params)
         self.request = self.request._replace(params=params)
         self._endpoint.flush()
 
     async def close(self) -> None:
-        """Unsubscribe. Groups under way are given up."""
+        """Unsubscribe. Open groups are dropped."""
         self._leave(None)
 
     def reset(self, code: int = StreamCode.CANCELLED) -> None:
-        """Unsubscribe the rude way, by resetting the Subscribe stream."""
+        """Unsubscribe by a reset of the Subscribe stream."""
         self._leave(code)
 
     def _leave(self, code: int | None) -> None:
@@ -303,7 +289,7 @@ class Subscription(Reader[GroupReader]):
         return super()._over() and (self._all_here() or self._request not in self._endpoint.handles)
 
     def _all_here(self) -> bool:
-        """Every group from the first to the last has arrived, or was declared lost."""
+        """True if every group from the first to the last has arrived, or was declared lost."""
         if self.end is None:
             return False
         if self.ok is None or self.ok.group is None:
@@ -311,7 +297,6 @@ class Subscription(Reader[GroupReader]):
         return self.received + self._lost >= self.end - self.ok.group
 
     def _forget(self, code: int | None = None) -> None:
-        """Take no more groups."""
         self._endpoint.cancel(self._request, code)
         self.ring()
 
@@ -339,7 +324,7 @@ class Subscription(Reader[GroupReader]):
         self.ring()
 
     def _settle(self) -> None:
-        """After a refusal, groups under way come whole: the peer may have left after it had sent them."""
+        """After a refusal, open groups come whole: the peer may have left after it had sent them."""
         if self.code is not None and not self._open:
             self._forget()
 

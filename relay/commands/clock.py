@@ -1,8 +1,7 @@
 """The command `moq-clock`: publish the time through a relay, or watch it come.
 
 Owns the command line, the text of the clock and the attempts to reach the relay. Must never print the token, nor
-control characters that a publisher chose. It is the smallest complete use of `relay.client`; people run it to see
-whether a relay works.
+control characters that a publisher chose. It is the smallest complete use of `relay.client` and a check of a relay.
 
 A group is one minute. Its first frame is the text `2026-11-22 07:30:`, each further one two digits of seconds.
 """
@@ -47,14 +46,12 @@ SCHEMES: Final = ("http", "https", "moqt", "moql", "ws", "wss")
 FIRST_PAUSE: Final = 0.5
 """Seconds before the second attempt; each further pause is twice as long."""
 
-LONGEST_PAUSE: Final = 5.0
-"""Seconds; whoever restarts a relay does not want to wait longer for its clients."""
+LONGEST_PAUSE: Final = 5.0  # seconds: an operator who restarts a relay wants its clients back soon
 
 STEADY: Final = 20.0
-"""Seconds: an attempt that led this far was a good one, and the next pause is short again. More than any time-out."""
+"""Seconds: after an attempt that lasted longer the next pause is short again. More than any time-out."""
 
-KEPT_MINUTES: Final = 2
-"""Groups held for late viewers: this minute, and the last one for those who come at its turn."""
+KEPT_MINUTES: Final = 2  # groups held for late viewers: this minute, and the last one at its turn
 
 REFUSALS: Final = frozenset(
     (
@@ -98,11 +95,10 @@ exit status: 0 stopped by a signal, 1 the relay refused or failed for good, 2 wr
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says."""
+    """The command line, read."""
 
     command: str
-    url: str
-    """With the token in its query: not for people."""
+    url: str  # with the token in its query: never shown
     broadcast: str
     track: str
     versions: tuple[Version, ...]
@@ -128,7 +124,7 @@ async def seconds(
 
 
 async def keep_time(track: TrackWriter, moments: AsyncIterator[datetime]) -> None:
-    """Write the time to `track`, for as long as there are moments."""
+    """Write the time to `track` until `moments` ends."""
     group = None
     minute = ""
     async for moment in moments:
@@ -143,7 +139,7 @@ async def keep_time(track: TrackWriter, moments: AsyncIterator[datetime]) -> Non
 
 
 async def read_minute(group: GroupReader, line: Callable[[str], None]) -> None:
-    """Give a line for each second of one group; what is missing of an aborted one is passed over."""
+    """Give a line for each second of one group; missing seconds of an aborted one are skipped."""
     minute = ""
     with contextlib.suppress(GroupAborted):
         async for frame in group:
@@ -166,7 +162,7 @@ async def publish(client: Client, options: Options) -> None:
 
 
 async def watch(client: Client, options: Options, line: Callable[[str], None]) -> None:
-    """Watch until the session ends, through every time the broadcast comes and goes."""
+    """Watch until the session ends, through every start and end of the broadcast."""
     path = options.broadcast
     announced = client.announced(path)
     say(f"waiting for {path}, {client.version.name_on_wire}")
@@ -217,7 +213,7 @@ async def attend(client: Client, work: Awaitable[None]) -> None:
 
 
 class Refused(Exception):  # noqa: N818 - it says what happened
-    """The relay, or its certificate, will say the same next time."""
+    """The relay, or its certificate, will refuse again."""
 
 
 async def run(options: Options, *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
@@ -257,7 +253,7 @@ async def connect(options: Options) -> Client:
 
 
 async def until_stopped(options: Options) -> None:
-    """Run until a signal says stop; the session is closed in order then."""
+    """Run until a signal says stop; then close the session in order."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -271,7 +267,7 @@ async def until_stopped(options: Options) -> None:
 
 
 def put_line(text: str) -> None:
-    """Print one line of the clock, at once: whoever reads it through a pipe is waiting."""
+    """Print one line of the clock, at once: a reader of a pipe is waiting for it."""
     try:
         terminal.write(f"{text}\n")
     except BrokenPipeError:
@@ -281,15 +277,14 @@ def put_line(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal how it goes; the clock itself has standard output."""
+    """Print a status line to standard error; standard output has the clock alone."""
     terminal.say(f"moq-clock: {printable(text)}")
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and where help is."""
+    """Reports a fault in one line, with the place of help."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with status 2."""
         self.exit(2, f"moq-clock: {printable(message)}\nTry: moq-clock --help\n")
 
 
@@ -357,7 +352,7 @@ def url_of(text: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        # Not quoted either.
+        # Not quoted either: it may hold a token.
         raise argparse.ArgumentTypeError(
             "want http://, https://, moqt://, moql://, ws:// or wss://, a host, and perhaps a port"
         )

@@ -1,8 +1,7 @@
 """Rules for web pages: they may read answers on the public address, and nothing on the operator's.
 
-Owns the headers, and the check of Host, Origin and Sec-Fetch-Site on the operator's address, which asks for
-no token and is reachable from a page in the operator's browser. Must never know a route. `server.build`
-applies one of the two.
+Owns the headers, and the check of Host, Origin and Sec-Fetch-Site on the operator's address, which asks for no token
+and is reachable from a page in the operator's browser. Must never know a route. `server.build` applies one of the two.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ OPERATOR: Final = {
 }
 """Pages of other origins may not read an answer, show it as an image or run it as a script."""
 
-SHOWN: Final = 100
-"""Characters of a header that a refusal repeats."""
+SHOWN: Final = 100  # characters of a header that a refusal repeats
 
 
 def add_headers(app: web.Application, headers: Mapping[str, str]) -> None:
@@ -44,8 +42,8 @@ def add_headers(app: web.Application, headers: Mapping[str, str]) -> None:
 def foreign(request: web.Request, hosts: Collection[str]) -> str | None:
     """Why a request to the operator's address may come from a foreign web page; None if it does not.
 
-    A name that is neither `localhost` nor one of `hosts` may be an attacker's that resolves to this machine
-    (DNS rebinding). Addresses cannot be rebound.
+    A name other than `localhost` and `hosts` may be an attacker's that resolves to this machine (DNS rebinding).
+    Addresses cannot be rebound.
     """
     headers = request.headers
     for host in headers.getall(hdrs.HOST, ()):

@@ -1,7 +1,7 @@
 """The dashboard: a page for browsers and its files, from the package.
 
-Owns types, caching, and a policy that lets the page load only these files. Must never know the relay: the
-page uses the debug routes like any client. `server.build` calls `add_dashboard` and routes `/` to `landing`.
+Owns types, caching, and a policy that lets the page load only these files. Must never know the relay: the page
+uses the debug routes like any client. `server.build` calls `add_dashboard` and routes `/` to `landing`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ class Site:
 
     @property
     def page(self) -> bytes:
-        """The page, with the addresses of its files."""
         return self.files[PAGE].replace(_DIGEST_MARK, self.digest.encode())
 
 

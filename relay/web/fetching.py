@@ -32,23 +32,19 @@ from relay.wire.errors import StreamCode
 
 logger = get_logger("relay.web")
 
-FETCH_TIMEOUT: Final = 10.0
-"""Seconds until a group must begin."""
+FETCH_TIMEOUT: Final = 10.0  # seconds until a group must begin
 
-STALL_TIMEOUT: Final = 20.0
-"""Seconds without progress of a write until the client is aborted."""
+STALL_TIMEOUT: Final = 20.0  # seconds without progress of a write until the client is aborted
 
-LONGEST_WAIT: Final = 60.0
-"""Most seconds that a client may wait for a broadcast."""
+LONGEST_WAIT: Final = 60.0  # most seconds that a client may wait for a broadcast
 
-LOOK_INTERVAL: Final = 1.0
-"""Seconds between checks for a client that has left, while nothing is sent."""
+LOOK_INTERVAL: Final = 1.0  # seconds between checks for a client that has left, while nothing is sent
 
 QUEUE_BYTES: Final = 16 * 1024 * 1024
 """Queued bytes at which a client is aborted. Cached groups at the start do not count."""
 
 WRITE_BYTES: Final = 65_536
-"""Small chunks are joined up to this size. At most one write waits in the client's socket."""
+"""Bytes: small chunks are joined up to this size. At most one write waits in the client's socket."""
 
 MAX_GROUP: Final = (1 << 62) - 1
 MAX_DIGITS: Final = len(str(MAX_GROUP))
@@ -107,15 +103,13 @@ class FetchQueue:
     def __init__(self) -> None:
         self.on_full: Callable[[], object] = lambda: None
         """Called once when the queue is full: the response may be blocked in a write."""
-        self.on_cut: Callable[[], object] = lambda: None
-        """Called by `cut` for the same reason."""
+        self.on_cut: Callable[[], object] = lambda: None  # called by `cut`, for the same reason
         self._queue: asyncio.Queue[tuple[m.GroupFragment | Over, int]] = asyncio.Queue()
         self._waiting = 0
         self._begun = False
         self._full = False
 
     def put(self, item: m.GroupFragment | Over) -> None:
-        """Called by the reader actor."""
         if self._full:
             return
         # cached groups come at once, whatever the client's speed
@@ -234,7 +228,6 @@ async def _stream(
     *,
     follow: bool,
 ) -> None:
-    """Write the body, from its first item on."""
     while not isinstance(item, Over):
         await _send(response, take(item))
         if item.fin and not follow:
@@ -245,10 +238,7 @@ async def _stream(
 
 
 async def _next(request: web.Request, queue: FetchQueue) -> m.GroupFragment | Over:
-    """The next item.
-
-    Raises ConnectionResetError if the client has left: aiohttp reports it only to writers.
-    """
+    """The next item. Raises ConnectionResetError if the client has left: aiohttp reports it only to writers."""
     while request.transport is not None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_INTERVAL):

@@ -22,24 +22,20 @@ from relay.logger import get_logger
 
 logger = get_logger("relay.auth")
 
-FRESH: Final = 60.0
-"""Seconds that a key is cached: the delay of its revocation."""
+FRESH: Final = 60.0  # seconds that a key is cached: the delay of its revocation
 
-UNKNOWN: Final = 10.0
-"""Seconds that an unknown kid is cached: the delay of a new key."""
+UNKNOWN: Final = 10.0  # seconds that an unknown kid is cached: the delay of a new key
 
 STALE: Final = 3_600.0
 """Seconds that a key stays usable while the server fails, so that maintenance ends no broadcast."""
 
 KEYS: Final = 256
-UNKNOWN_KEYS: Final = 4_096
-"""Cache entries. Peers can fill only the second cache."""
+UNKNOWN_KEYS: Final = 4_096  # cache entries; peers can fill only the second cache
 
 AT_ONCE: Final = 8
-"""Concurrent requests to the server. Beyond it tokens that need another are refused."""
+"""Concurrent requests to the server. Beyond it, tokens that need another are refused."""
 
-TIMEOUT: Final = 5.0
-"""Seconds for one request, name resolution included."""
+TIMEOUT: Final = 5.0  # seconds for one request, name resolution included
 
 
 class KeyServer(Keys):
@@ -52,13 +48,11 @@ class KeyServer(Keys):
         self._fresh: TTLCache[str, Key] = TTLCache(KEYS, FRESH, clock)
         self._stale: TTLCache[str, Key] = TTLCache(KEYS, STALE, clock)
         self._unknown: TTLCache[str, str] = TTLCache(UNKNOWN_KEYS, UNKNOWN, clock)
-        self._fault: str | None = None
-        """The server's present fault, logged when it changes."""
+        self._fault: str | None = None  # the server's present fault, logged when it changes
         self._requests: dict[str, asyncio.Task[Key]] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def find(self, token: str) -> Key:
-        """As `Keys.find`."""
         kid = token_kid(token)  # letters, digits, `-` and `_`: never a path
         if kid is None:
             raise UnauthorizedError("the token names no key (kid), which a key server needs")
@@ -135,7 +129,6 @@ class KeyServer(Keys):
         raise UnauthorizedError(reason)
 
     def _kept(self, kid: str, fault: str) -> Key:
-        """The cached key, while the server fails."""
         if self._fault != fault:
             logger.warning("the key server fails", reason=fault)
             self._fault = fault

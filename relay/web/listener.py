@@ -25,15 +25,13 @@ from relay.transport.slots import Slots
 
 logger = get_logger("relay.web")
 
-ACCEPT_PAUSE: Final = 0.25
-"""Seconds before the next accept after the system ran out of resources."""
+ACCEPT_PAUSE: Final = 0.25  # seconds before the next accept after the system ran out of resources
 
 
 class Handler(web.RequestHandler):
     """aiohttp's side of one TCP connection, with own handling of its end and of invalid requests.
 
-    aiohttp answers those with a part of the request and logs it with a traceback: anybody could put a token
-    there.
+    aiohttp answers those with a part of the request, which may hold a token, and logs it with a traceback.
     """
 
     __slots__ = ("_leave", "_unreadable")
@@ -89,8 +87,7 @@ class WebServer:
         self._all = Slots("http", limits.http, refused, now)
         self._by_address = Slots("http_address", limits.http_address, refused, now)
         self._timeout = limits.setup_timeout
-        self._unreadable = LogThrottle()
-        """Port scanners send invalid HTTP at any rate."""
+        self._unreadable = LogThrottle()  # port scanners send invalid HTTP at any rate
         self._sockets: list[socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,7 +97,6 @@ class WebServer:
         self._timeout = limits.setup_timeout
 
     async def start(self) -> None:
-        """Prepare; then call `listen`."""
         await self._runner.setup()
 
     def listen(self, sockets: list[socket], tls: ssl.SSLContext | None = None) -> list[tuple[str, int]]:

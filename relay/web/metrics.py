@@ -1,7 +1,7 @@
 """`/metrics`: the relay's figures for Prometheus.
 
-Owns names and meanings. Sessions are queried at the scrape; the counters actor knows what tracks reported, up
-to a second ago, and the counts of everything ended.
+Owns names and meanings. A scrape queries sessions; the counters actor knows the reports of tracks, up to a second ago,
+and the counts of everything ended.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ from relay.runtime import Runtime
 from relay.web import state
 from relay.web.state import Sources
 
-LAG_INTERVAL: Final = 0.25
-"""Seconds between measurements of the event loop's lag."""
+LAG_INTERVAL: Final = 0.25  # seconds between measurements of the event loop's lag
 
-LAG_WINDOW: Final = 15.0
-"""Seconds of the worst lag: a usual scrape interval."""
+LAG_WINDOW: Final = 15.0  # seconds of the worst lag: a usual scrape interval
 
 LAG_BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds. Below 10 ms is unnoticeable; a second is an outage."""
+"""Seconds: below 10 ms is unnoticeable, a second is an outage."""
 
 COUNTERS: Final = {
     "sessions": ("sessions accepted", ("transport", "version")),
@@ -93,8 +91,7 @@ class LoopLag:
         self.start()
 
     @property
-    def worst(self) -> float:
-        """Seconds."""
+    def worst(self) -> float:  # seconds
         return max((lag for _, lag in self._seen), default=0.0)
 
     def histogram(self) -> Metric:
@@ -108,8 +105,6 @@ class LoopLag:
 
 
 class _Snapshot(Collector):
-    """The families of one scrape."""
-
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
 
@@ -217,7 +212,6 @@ class Metrics:
 
 
 def _kind(counts: Counts) -> tuple[str, str]:
-    """Transport and version of a session's counters."""
     for name, label in counts:
         if name == "sessions":
             transport, _, version = label.partition("/")

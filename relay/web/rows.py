@@ -41,8 +41,7 @@ class Identity:
     public: dict[str, tuple[str, ...]] | None
     node: str | None
     draining: bool
-    now: float = 0.0
-    """Seconds since the epoch, of this state."""
+    now: float = 0.0  # seconds since the epoch, of this state
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The HTTP server: debug routes over TCP, and again with full permissions on an internal address.
 
-`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, to the byte, unless a query
-asks for more; docs/http.md describes the rest. Broadcasts and sessions are queried from actors by message.
+`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, to the byte, unless a query asks for
+more; docs/http.md describes the rest. Must never touch actors except by message.
 """
 
 from __future__ import annotations
@@ -36,11 +36,9 @@ from relay.wire.errors import StreamCode
 
 logger = get_logger("relay.web")
 
-LOG_INTERVAL: Final = 60.0
-"""Seconds in which refusals of one client for one kind of reason have one log line."""
+LOG_INTERVAL: Final = 60.0  # seconds between log lines of refusals, per client and kind of reason
 
-MOST_LOGGED: Final = 1_024
-"""Clients remembered for it."""
+MOST_LOGGED: Final = 1_024  # clients remembered for it
 
 
 class Readers:
@@ -72,11 +70,9 @@ class Services:
     authorize: Callable[[str, str, str], Awaitable[Permissions]]
     """Path, query and remote address to permissions; raises UnauthorizedError."""
     fingerprint: Callable[[], str | None]
-    expiries: Expiries
-    """Reports expired tokens."""
+    expiries: Expiries  # reports expired tokens
     readers: Readers = field(default_factory=Readers)
-    metrics: Metrics | None = None
-    """Set on the operator's listener: full permissions without a token."""
+    metrics: Metrics | None = None  # set on the operator's listener: full permissions without a token
     hosts: Callable[[], Collection[str]] = tuple
     """Host names of the operator's listener, besides `localhost` and every address."""
 

@@ -1,7 +1,7 @@
 """The HTTP servers of a relay: the public one, with or without TLS, and the operator's on its own address.
 
-Owns the assignment of applications to listeners. The relay's application has one; `server.py` knows the
-routes, `listener.py` the connections.
+Owns the assignment of applications to listeners. The relay's application has one; `server.py` has the routes,
+`listener.py` the connections.
 """
 
 from __future__ import annotations

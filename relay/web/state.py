@@ -1,7 +1,6 @@
 """The state of the relay, queried from its actors.
 
-Must never touch an actor except by message, nor keep anything between requests. The debug routes and the
-metrics call it.
+Must never touch an actor except by message, nor keep anything between requests. Debug routes and metrics call it.
 """
 
 from __future__ import annotations
@@ -20,11 +19,9 @@ from relay.model.path import covers, join, strip
 from relay.runtime import Runtime
 from relay.web.rows import AnnouncedRow, BroadcastRow, Identity, State, Sums
 
-MOST_OFFERS: Final = 100
-"""Paths listed per peer relay; `broadcasts` lists all."""
+MOST_OFFERS: Final = 100  # paths listed per peer relay; `broadcasts` lists all
 
-ASK_TIMEOUT: Final = 5.0
-"""Seconds for an actor's answer."""
+ASK_TIMEOUT: Final = 5.0  # seconds for an actor's answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +31,14 @@ class Sources:
     runtime: Runtime
     origin: Ref
     gate: Ref
-    relay: Callable[[], Identity]
-    """The `relay` part."""
+    relay: Callable[[], Identity]  # the `relay` part
     counters: Ref
     refused: tuple[Mapping[str, int], ...]
     """Rejections by listeners and the authenticator, by reason; the gate reports its own."""
     quic_connections: Callable[[], int]
     segments_refused: Callable[[], int] = int
     cluster: Ref | None = None
-    members: str = "internal/origins"
-    """Path of cluster members."""
+    members: str = "internal/origins"  # path of cluster members
 
 
 async def gate_report(sources: Sources) -> m.GateReport:
@@ -146,8 +141,8 @@ async def _peers(
 async def state(sources: Sources, prefixes: tuple[str, ...]) -> State:
     """Everything under the prefixes; sessions with their root there, or publications there.
 
-    `withdrawn` are broadcasts no longer announced whose tracks still have viewers: they count in `totals`.
-    `refused` counts rejections by limit: of the sessions shown, or since the start if everything is shown.
+    `withdrawn` are broadcasts no longer announced whose tracks still have viewers: they count in `totals`. `refused`
+    counts rejections by limit: of the sessions shown, or since the start if everything is shown.
     """
     rows = await broadcasts(sources, m.ListPublications(prefixes))
     withdrawn = tuple(row for row in await broadcasts(sources, m.ListWithdrawn(prefixes)) if row.tracks)

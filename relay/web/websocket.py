@@ -1,7 +1,7 @@
 """WebSocket sessions on the HTTP port: the upgrade, and aiohttp's side of the socket.
 
-Owns upgrades of `/` and of every path without a route; other requests are answered as usual. Must never
-decide on admission: `on_request` does, before the upgrade. `app.py` adds it to the application.
+Owns upgrades of `/` and of every path without a route; other requests are answered as usual. Must never decide on
+admission: `on_request` does, before the upgrade. `app.py` adds it to the application.
 """
 
 from __future__ import annotations
@@ -26,24 +26,18 @@ from relay.transport.websocket.pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump
 from relay.transport.websocket.request import WebSocketRequest
 from relay.web.listener import Handler
 
-MESSAGE_SLACK: Final = 65_536
-"""Slightly larger messages are read, to report the limit to the sender."""
+MESSAGE_SLACK: Final = 65_536  # slightly larger messages are read, to report the limit to the sender
 
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
     """The relay, as these routes see it."""
 
-    on_request: Callable[[SessionRequest], Awaitable[None]]
-    """Accepts or rejects before it returns."""
-    versions: tuple[Any, ...]
-    """Protocol versions, for `choose`."""
-    limits: Callable[[], Limits]
-    """Limits of the next session."""
-    addresses: Slots
-    """Slots of sessions per address, on all transports."""
-    incompatible: IncompatiblePeers | None = None
-    """Records peers without a common version."""
+    on_request: Callable[[SessionRequest], Awaitable[None]]  # accepts or rejects before it returns
+    versions: tuple[Any, ...]  # protocol versions, for `choose`
+    limits: Callable[[], Limits]  # of the next session
+    addresses: Slots  # of sessions per address, on all transports
+    incompatible: IncompatiblePeers | None = None  # records peers without a common version
     runtime: Runtime = SYSTEM
 
 
