@@ -51,7 +51,7 @@ def taken_over(old: Config, new: Config) -> Config:
     """Return `old` with everything of `new` that takes effect at a reload."""
     https = new.web.https
     for place in LIVE:
-        # Without its files HTTPS goes on until a restart ends it.
+        # Without its files HTTPS continues until a restart ends it.
         if place[:2] != ("web", "https") or (https.cert is not None and https.key is not None):
             old = _with(old, new, place)
     return old

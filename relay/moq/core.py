@@ -1,4 +1,4 @@
-"""What all streams of a session share: the transport, the version, limits, and the events not yet taken.
+"""Shared state of all streams of a session: the transport, the version, limits, and the events not yet taken.
 
 Owns the request numbers, the events and the counters. Must never know a message: the handlers of streams do. The
 handlers hold the `Core`; the session (`relay.moq.lite`) is its subclass.

@@ -399,7 +399,7 @@ class Requests(AnswerOwner):
         self._others.pop(request, None)
 
     def failed(self, subscription: Subscription, code: int, received: int) -> None:
-        """The peer refused or aborted a subscription. Open groups go on until the owner cancels the request."""
+        """The peer refused or aborted a subscription. Open groups continue until the owner cancels the request."""
         if self._by_id.pop(subscription.id, None) is not None:
             subscription.flush()
             self.look_whether_over(subscription)

@@ -255,7 +255,7 @@ class Serving(RequestOwner):
             answer.stream.write((info.encode(self._core.version),), fin=True)
 
     def send_fetched(self, request: int, chunks: tuple[bytes, ...], *, fin: bool) -> None:
-        """Answer a fetch, or go on with the answer."""
+        """Answer a fetch, or continue the answer."""
         answer = self._answers.get(request)
         if answer is not None:
             answer.stream.write(chunks, fin=fin)

@@ -181,7 +181,7 @@ class DatagramReceived(NamedTuple):
 
 
 class SubscriptionEnded(NamedTuple):
-    """No further group will begin; open groups may go on."""
+    """No further group will begin; open groups may continue."""
 
     request: int
     final: int | None  # the first sequence that will never come (05 and 06)

@@ -50,7 +50,7 @@ class _Versioned(Incremental[Item]):
         self._opened = False  # the first message has been read, where it is a special one
 
     def _read(self, decode: Callable[[Cursor, Version], Item]) -> Item | None:
-        """Read a message of which no byte may be left over."""
+        """Read a message; DecodeError if bytes are left over."""
         body = self._message()
         if body is None:
             return None

@@ -176,7 +176,7 @@ class DatagramFrame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a side allows the other. Sizes are bytes, the time is milliseconds; 0 is nothing, or no limit of time."""
+    """The limits that a side grants the other. Sizes are bytes, the time is milliseconds; 0 is nothing, or no limit of time."""
 
     idle_timeout: int = 0
     max_data: int = 0

@@ -1,4 +1,4 @@
-"""How a session introduces itself.
+"""The messages that open a session.
 
 Owns: SETUP of 05 and 06, and the older exchange on the first bidi stream, which chooses 01 or 02, in its three
 forms. Must never: choose a version or judge a parameter's meaning. Called by: decoders here, sessions.

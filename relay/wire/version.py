@@ -47,7 +47,7 @@ class Version(IntEnum):
 
     @property
     def needs_peer_setup(self) -> bool:
-        """What may be announced depends on the hop id in the peer's SETUP (06)."""
+        """True if announcements depend on the hop id in the peer's SETUP (06)."""
         return self >= Version.LITE_06
 
     @property
