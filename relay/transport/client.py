@@ -1,8 +1,7 @@
 """Dialling: from a URL to a session.
 
-Owns name resolution, the race between addresses, the check of the server's certificate, and human-readable
-errors. Must never log more of a URL than its path: the query may hold a token. Cluster peers, tools and tests
-call `connect`.
+Owns name resolution, the race between addresses, the certificate check and human-readable errors. Must never
+log more of a URL than its path: the query may hold a token. Cluster peers, tools and tests call `connect`.
 """
 
 from __future__ import annotations
@@ -53,11 +52,7 @@ ErrorKind = Literal["url", "resolve", "refused", "timeout", "tls", "rejected", "
 
 
 class ConnectError(Exception):
-    """No session was established.
-
-    `kind` is the cause: the URL, the name, a closed port, a time-out, the certificate, a rejection by the
-    server (`status` has the HTTP status, e.g. 401), or a server of another protocol.
-    """
+    """No session was established. `status`: the HTTP status. `protocol`: a server of another protocol."""
 
     def __init__(self, message: str, *, kind: ErrorKind, status: int | None = None) -> None:
         super().__init__(message)
@@ -134,9 +129,9 @@ async def connect(
 ) -> QuicSession:
     """Dial a server and return an open session, not yet started. Raises `ConnectError`.
 
-    `https` is WebTransport, `moqt` and `moql` are raw QUIC. `http` (a development server) fetches the
-    certificate's fingerprint from the same host and port first, then connects as `https` pinned to it. For
-    `ws` and `wss` use `connect_websocket`. The socket is closed with the session.
+    `https` is WebTransport, `moqt` and `moql` are raw QUIC. `http` (a development server) connects as
+    `https`, pinned to the fingerprint that the same host and port serve. `ws` and `wss`: `connect_websocket`.
+    The socket is closed with the session.
     """
     target, insecure = _parse(url)
     race: _Race | None = None
@@ -166,10 +161,7 @@ async def connect_websocket(
     timeout: float = 10.0,  # noqa: ASYNC109 - part of the error message
     runtime: Runtime = SYSTEM,
 ) -> FramedSession:
-    """Dial a WebSocket server and return an open session, not yet started. Raises `ConnectError`.
-
-    `offer` narrows the subprotocols offered; an empty one offers none. The socket is closed with the session.
-    """
+    """As `connect`, over WebSocket. `offer` narrows the subprotocols; an empty one offers none."""
     target, _ = _parse(url, WEBSOCKET_PORTS)
     import aiohttp  # slow to import, and only this kind needs it
 
@@ -215,9 +207,7 @@ async def _fetch_fingerprint(target: _Target) -> str:
             status = response.status
     except aiohttp.ClientError as error:
         reason = str(error)
-        if isinstance(
-            error, aiohttp.ClientConnectorError
-        ):  # otherwise it would mention TLS, which is not in use
+        if isinstance(error, aiohttp.ClientConnectorError):  # its text mentions TLS, which is not in use
             refused = isinstance(error.os_error, ConnectionRefusedError)
             reason = "nobody listens" if refused else error.strerror or reason
         raise ConnectError(f"cannot fetch {url}: {reason}", kind="refused") from error
@@ -255,7 +245,6 @@ class _Race:
         self._errors: list[ConnectError] = []
 
     async def run(self) -> QuicSession:
-        """Return the open session of the first address that answers."""
         winner = await self._handshake(await _resolve(self._target))
         for endpoint in self._dialled:
             if endpoint is not winner:

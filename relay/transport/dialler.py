@@ -1,7 +1,6 @@
 """Dialling the other relays of a cluster.
 
-Owns the URL of a target and its token. Must never log more of a URL than host and path, since the token is in
-its query. The application makes one; peer actors call it.
+Owns a target's URL and token. Must never log a URL's query, which has the token. Peer actors call it.
 """
 
 from __future__ import annotations
@@ -42,10 +41,7 @@ class Dialler:
     """Tokens of single targets: a file, or the token itself."""
 
     def check(self, target: str) -> str | None:
-        """Return the token.
-
-        Raises CertificateError or TokenError for faults that would fail every attempt.
-        """
+        """Return the token. Raises CertificateError or TokenError if every attempt would fail."""
         Trust(self.tls)
         return self._read(target)
 

@@ -1,7 +1,6 @@
 """The parts of HTTP/3 that are parsed before aioquic, so that it never sees WebTransport bytes.
 
-Owns two incremental parsers: the kind of a peer's stream, and the HEADERS frame of a request or response.
-Sans-IO; must never touch a connection. The WebTransport sessions call it.
+Owns two sans-IO parsers: a peer stream's kind, and a HEADERS frame. The WebTransport sessions call it.
 """
 
 from __future__ import annotations
@@ -42,10 +41,7 @@ class Http3Error(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StreamKind:
-    """The kind of a stream. `session_id` is set for WebTransport streams, `None` for HTTP/3.
-
-    `rest` follows the WebTransport prefix, or is everything read so far.
-    """
+    """A stream's kind; `session_id` is `None` for HTTP/3. `rest` follows the prefix, or is all so far."""
 
     session_id: int | None
     rest: bytes
@@ -85,12 +81,9 @@ class HeadersReader:
         self._skip = 0
 
     def feed(self, data: bytes) -> bytes | None:
-        """Feed bytes; return the complete HEADERS frame with its header, else `None`. Raises `Http3Error`.
-
-        What follows is kept until `rest` is called: the frame may wait for the QPACK encoder stream.
-        """
+        """Feed bytes; return the complete HEADERS frame with its header, else `None`. Raises `Http3Error`."""
         self._data += data
-        if self._done:
+        if self._done:  # the frame may wait for the QPACK encoder stream, later bytes for `rest`
             if len(self._data) > HEADERS_LIMIT:
                 raise Http3Error(H3_EXCESSIVE_LOAD, "too much after HEADERS that cannot be decoded yet")
             return None

@@ -1,10 +1,8 @@
-"""A transport without a network: two joined sessions in one process.
+"""A transport without a network: two joined sessions in one process, for tests of actors and the soak.
 
-Owns the in-memory kind of `Session`, with the semantics of QUIC (stream credit, resets that drop queued data,
-a slow reader) and a deterministic order. Must never open a socket or read a clock. Tests of actors and the
-soak use it, with `pause`, `credit` and `silent` to simulate faulty peers.
-
-Calls of one loop turn reach the other side in the next, as one batch per side.
+Owns a `Session` with QUIC's semantics (stream credit, resets that drop queued data, a slow reader) and a
+deterministic order: calls of one loop turn arrive in the next, as one batch per side. Must never open a
+socket or read a clock. `pause`, `credit` and `silent` simulate faulty peers.
 """
 
 from __future__ import annotations
@@ -28,9 +26,7 @@ from relay.transport.session import (
 )
 from relay.wire.version import Version, alpns_for
 
-DATAGRAM_LIMIT = 1160
-"""Room of a QUIC packet of 1200 bytes, so that code for this transport fits the real one."""
-
+DATAGRAM_LIMIT = 1160  # as in a QUIC packet of 1200 bytes, so that code fits the real transport
 PROBE_TIMEOUT = 0.05  # seconds; there is no round trip to measure
 
 
@@ -362,9 +358,8 @@ def memory_pair(
 ) -> tuple[MemorySession, MemorySession]:
     """Join two sessions and return (client, server).
 
-    `version` is what both sides report: `None` leaves it to SETUP messages, as on a real transport for 01 and
-    02. `client_offers` are the client's tokens; the first is negotiated. The credits limit the open streams
-    of each side.
+    Both report `version`; `None` leaves it to SETUP messages (01, 02). The first of `client_offers`, the
+    client's tokens, is negotiated. The credits limit each side's open streams.
     """
     tokens = client_offers or ("moql" if version is None else alpns_for((version,))[0],)
     client, server = (

@@ -1,7 +1,6 @@
 """Raw QUIC: moq streams are QUIC streams without framing.
 
-Owns the differences to HTTP/3: the version comes from the ALPN, the close code is plain. The QUIC endpoint
-and the client create the sessions; listeners pass a `SessionRequest` to the gate.
+Owns the differences to HTTP/3: version by ALPN, plain close codes. The endpoint and the client use it.
 """
 
 from __future__ import annotations

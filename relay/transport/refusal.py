@@ -1,7 +1,4 @@
-"""The field `www-authenticate` of a rejected session request (RFC 6750).
-
-Owns its form. Servers of session requests and clients call it.
-"""
+"""The field `www-authenticate` of a rejected session request (RFC 6750), for servers and clients."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The send order of one session's streams.
 
-Owns the state of each stream with data: ready, by priority, or waiting for flow control or stream credit.
-Must never know the data or its framing. Sessions over WebSocket and in memory use it.
+Owns their send states. Must never know data or framing. WebSocket and in-memory sessions use it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """The interface between a transport and the protocol.
 
-Owns the vocabulary (streams, resets, datagrams, close). Each transport (raw QUIC, WebTransport, WebSocket,
-in-memory) implements `Session`; protocol machines and their owners use it and cannot tell the kinds apart.
-Codes are plain moq codes; each transport maps them to its wire.
-
-Everything runs on one event loop. A session delivers events in batches, one tuple per loop turn, to the sink
-given to `start`; calls on a session or stream take effect at the end of the turn.
+Each transport (raw QUIC, WebTransport, WebSocket, in-memory) implements `Session`; protocol machines cannot
+tell the kinds apart. Codes are plain moq codes, which each transport maps to its wire. Everything runs on one
+event loop: events reach the sink given to `start` as one tuple per loop turn; calls on a session or stream
+take effect at the end of the turn.
 """
 
 from __future__ import annotations
@@ -20,11 +18,7 @@ CONTROL_PRIORITY = 1 << 62  # send priority of control streams: above every grou
 
 
 class Stream(Protocol):
-    """A stream of a session, opened by either side.
-
-    Calls on a half that has ended (finished, reset, stopped by the peer, or closed with the session) do
-    nothing: the event that reports the end may still be on its way to the caller.
-    """
+    """A stream of either side. Calls on an ended half do nothing: the event of the end may be on its way."""
 
     id: int  # number for logs, unique per session; -1 while a stream waits for stream credit
     unidirectional: bool
@@ -52,8 +46,7 @@ class Stream(Protocol):
     def undelivered(self) -> bool:
         """Something written, the end included, may not have arrived.
 
-        True until all of it is acknowledged, or sent where the transport has no acknowledgements. Reset data
-        does not count.
+        It is unacknowledged, or unsent where there are no acknowledgements. Reset data does not count.
         """
 
 
@@ -90,10 +83,7 @@ class Pong(NamedTuple):
 
 
 class SessionClosed(NamedTuple):
-    """The last event of a session.
-
-    `code` is the moq session code, `None` if the transport failed or timed out.
-    """
+    """The last event. `code` is the moq session code, `None` if the transport failed or timed out."""
 
     code: int | None
     reason: str
@@ -121,13 +111,9 @@ class Session(Protocol):
     transport: str  # `quic`, `webtransport`, `websocket` or `memory`
     remote: str  # the peer's address, `host:port`, for logs
     is_client: bool
-    version: Version | None
-    """Negotiated by ALPN or subprotocol; `None` if SETUP messages decide (moq-lite-01 and 02)."""
-
+    version: Version | None  # by ALPN or subprotocol; `None` if SETUP messages decide (moq-lite-01 and 02)
     alpn: str  # the negotiated ALPN or subprotocol, `""` if none
-    path: str | None
-    """Requested URL path, percent-encoded as sent; `None` where the transport has none (raw QUIC)."""
-
+    path: str | None  # as requested, percent-encoded as sent; `None` where the transport has none (raw QUIC)
     query: str
 
     @property
@@ -173,8 +159,7 @@ class SessionRequest(Protocol):
     remote: str
     path: str | None
     query: str
-    offered: tuple[str, ...]
-    """Protocols offered by the peer: its subprotocols, or the negotiated ALPN on raw QUIC."""
+    offered: tuple[str, ...]  # the peer's subprotocols, or the negotiated ALPN on raw QUIC
 
     def accept(self) -> Session:
         """Accept; the version is the first offered one that the listener supports."""

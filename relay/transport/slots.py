@@ -1,7 +1,6 @@
 """Slots per key up to a limit.
 
-Owns the counts of one limit and its refusals, and two log lines: at the first refusal, and when slots are
-free again. Must never decide how a peer is refused. The QUIC endpoint and the HTTP server call it.
+Owns one limit's counts, refusals and log lines. Must never decide how to refuse. QUIC and HTTP use it.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from relay.model.pace import LogThrottle
 
 logger = get_logger("relay.transport")
 
-ROOM: Final = 0.75
-"""Share of the limit below which slots count as free again, so that one slot does not cause a log line each
-time."""
+ROOM: Final = 0.75  # share of the limit below which slots are free again: no log line for each slot
 
 
 class Slots:

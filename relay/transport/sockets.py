@@ -1,7 +1,6 @@
 """Binding listening sockets, UDP and TCP, by the same rules.
 
-Owns the meaning of a listen address. Must never read or write a socket. The QUIC endpoint and the web
-server's listeners call it.
+Owns the meaning of a listen address. Must never read or write a socket. QUIC and web servers call it.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # errors where a whole ad
 def bind_udp(host: str, port: int) -> list[socket.socket]:
     """Bind UDP sockets for a listen address. Raises OSError with a human-readable message.
 
-    `::` (and an empty host) includes IPv4; `localhost` gives sockets for 127.0.0.1 and ::1 on one port. Port
-    0 picks one that is free for TCP as well, where HTTP listens.
+    `::` and an empty host include IPv4; `localhost` is 127.0.0.1 and ::1. Port 0 is free for TCP (HTTP) too.
     """
     attempts = PORT_ATTEMPTS
     while True:

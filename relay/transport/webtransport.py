@@ -1,8 +1,7 @@
 """WebTransport over HTTP/3: one session per connection.
 
-Owns the CONNECT exchange, the stream prefixes, the close capsule, and the bytes given to aioquic's HTTP/3
-layer: control and QPACK streams and single HEADERS frames, never WebTransport streams. Must never know the
-content of streams. The QUIC endpoint creates the server's sessions, the client its own.
+Owns the CONNECT exchange, stream prefixes, the close capsule and what aioquic's HTTP/3 layer gets: control
+and QPACK streams and HEADERS frames, never WebTransport streams. Must never know the content of streams.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ class WebTransportSession(QuicSession):
         self.may_write = False  # streams opened before the CONNECT exchange cannot name a session yet
         self._h3: compat.RelayH3Connection | None = None
         self._session_id: int | None = None
-        self._named_id: int | None = None
-        """Session id of the first stream, if it preceded the CONNECT request."""
+        self._named_id: int | None = None  # the first stream's, if it came before the CONNECT request
         self._capsules = CloseCapsuleDecoder()
         self._heads: dict[int, http3.StreamHead] = {}
         self._requests: dict[int, http3.HeadersReader] = {}

@@ -1,7 +1,6 @@
 """The client side of WebTransport.
 
-Owns the CONNECT request, sent once the server's settings allow it, and its answer. Must never dial: the
-client does, and creates one of these after the handshake and certificate check.
+Owns the CONNECT request, sent once the server's settings allow it, and its answer. Must never dial.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The server side of WebTransport.
 
-Owns the check of the CONNECT request, the choice of the subprotocol, and all answers. Must never decide about
-admission: `on_request` does. The QUIC endpoint creates one per HTTP/3 connection.
+Owns the CONNECT request's check, the subprotocol, all answers. Must never decide on admission.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
 
 ALREADY_IN_USE = 409  # answer to a second CONNECT: a connection carries one session
-FAMILIAR_OFFER = 512
-"""Longest offer of subprotocols in characters that is cached; real ones are a tenth of that."""
-
+FAMILIAR_OFFER = 512  # longest offer of subprotocols in characters that is cached; real ones are shorter
 SHUTTING_DOWN = 503  # answer to unanswered CONNECT requests when the server closes
 
 

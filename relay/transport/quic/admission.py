@@ -1,11 +1,9 @@
 """Limits on new QUIC connections and handshakes, and address validation.
 
 Owns the slots of connections and the Retry tokens (RFC 9000, 8.1.2). Must never touch a socket or a
-connection: it reads the header of a first packet and decides. The server's endpoint calls it.
-
-An Initial may come from a forged address. Unverified addresses share `handshakes_unverified` slots; beyond
-them a client proves its address by returning a token, which costs it a round trip and us no memory. Only a
-verified address is charged, so nobody can use up the slots of another.
+connection: it decides by a first packet's header. An Initial may come from a forged address. Unverified
+addresses share `handshakes_unverified` slots; beyond them a client proves its address by a token, which costs
+a round trip and none of our memory. Only a verified address is charged, so nobody can use up another's slots.
 """
 
 from __future__ import annotations
@@ -25,9 +23,7 @@ from relay.transport.quic.connection import Connection
 from relay.transport.quic.udp import Address
 from relay.transport.slots import Slots
 
-MARK: Final = b"retry:"
-"""Prefix of our tokens. A token without it is another server's and is ignored (RFC 9000, 8.1.3)."""
-
+MARK: Final = b"retry:"  # prefix of our tokens; another server's are ignored (RFC 9000, 8.1.3)
 RETRY_ID: Final = 8  # bytes of the connection id in a Retry packet
 
 
@@ -54,8 +50,7 @@ class Admission:
         self._refused = refused
         self._tokens = QuicRetryTokenHandler()
         self._unfinished: dict[Connection, Admitted] = {}
-        self._present: dict[Connection, str | None] = {}
-        """All connections, with the key of the address if it is charged."""
+        self._present: dict[Connection, str | None] = {}  # the key of the address if it is charged
 
     def use(self, limits: Limits) -> None:
         """Apply other limits; connections continue. The owner of `sessions_address` changes that one."""
@@ -120,11 +115,9 @@ class Admission:
         return True
 
     def end(self, connection: Connection) -> None:
-        """The connection is closed, but may still repeat its close.
-
-        An unverified address keeps its slot until `forget`: invalid first packets cost nearly as much as
-        handshakes, and thousands may come. A full table makes later clients prove their address.
-        """
+        """The connection is closed, but may still repeat its close."""
+        # An unverified address keeps its slot until `forget`: invalid first packets cost nearly as much as
+        # handshakes, and thousands may come. A full table makes later clients prove their address.
         admitted = self._unfinished.get(connection)
         if admitted is not None and admitted.retry_cid is not None:
             self._end_handshake(connection)

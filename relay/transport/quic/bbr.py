@@ -1,11 +1,9 @@
 """BBR: congestion control by measured bandwidth and round trip, which does not take every loss for congestion.
 
-Owns an estimate of the path's bandwidth and shortest round trip, and derives the congestion window and the
-pacing rate. It follows draft-ietf-ccwg-bbr: gains and filters of BBRv1, the bound on data in flight after
-heavy loss and the mild PROBE_RTT of later versions. Must never send or read a clock. aioquic's loss recovery
-and the fast path report packets to it; both read `congestion_window`, the pacer reads `pacing_rate`.
-
-It stores nothing per packet: packets sent at one moment share one `_Burst`, found by that moment.
+Owns the estimates of bandwidth and shortest round trip, the congestion window and the pacing rate. Follows
+draft-ietf-ccwg-bbr: gains and filters of BBRv1, the bound on data in flight after heavy loss and the mild
+PROBE_RTT of later versions. Must never send or read a clock: loss recovery and the fast path report packets.
+Packets sent at one moment share one `_Burst`: nothing is stored per packet.
 """
 
 from __future__ import annotations
@@ -25,9 +23,7 @@ NAME = "bbr"
 STARTUP_GAIN = 2 / math.log(2)  # the smallest gain that doubles the rate every round trip
 DRAIN_GAIN = 1 / STARTUP_GAIN
 
-WINDOW_GAIN = 2.0
-"""Congestion window in bandwidth-delay products: room for late and aggregated acknowledgements."""
-
+WINDOW_GAIN = 2.0  # bandwidth-delay products: room for late and aggregated acknowledgements
 CYCLE = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # pacing gains, one round trip each: probe, drain, cruise
 GROWTH = 1.25  # startup ends after `PLATEAU` rounds that grow by less than this
 PLATEAU = 3
@@ -37,24 +33,15 @@ BANDWIDTH_ROUNDS = 10  # rounds in the bandwidth filter; rounds limited by the a
 EXTRA_ROUNDS = 5  # rounds in each half of the filter for aggregated acknowledgements
 RTT_LIFE = 10.0  # seconds until the shortest round trip is measured again
 PROBE_RTT_TIME = 0.2  # least duration of PROBE_RTT in seconds
-PROBE_RTT_GAIN = 0.5
-"""Data in flight in PROBE_RTT, in bandwidth-delay products. Small enough to drain our queue; four packets, as
-in BBRv1, would interrupt a live track."""
-
-LONG_PATH = 3.0
-LONG_PATH_MORE = 0.01
-LONG_PATH_ROUNDS = 2
-"""After `LONG_PATH_ROUNDS` rounds with round trips above so many shortest ones plus 10 ms, the path has
-changed, e.g. from Wi-Fi to cellular: our own queue is never that long."""
-
+PROBE_RTT_GAIN = 0.5  # bandwidth-delay products: drains our queue; BBRv1's 4 packets would interrupt tracks
+LONG_PATH = 3.0  # shortest round trips
+LONG_PATH_MORE = 0.01  # seconds
+LONG_PATH_ROUNDS = 2  # rounds above both: a new path, e.g. cellular; our queue is never that long
 SHORT_LIFE = 2.0  # seconds for which the shortest round trip holds nevertheless
 SMALLEST_RTT = 0.001  # seconds; as in loss recovery
 SMALLEST_WINDOW = 4  # packets: with so many in flight, acknowledgements reveal a loss
-QUANTUM_TIME = 0.001
-LARGEST_QUANTUM = 65_536
-"""Burst size in seconds of the pacing rate, and its maximum in bytes. The window has room for three beside
-the product."""
-
+QUANTUM_TIME = 0.001  # burst in seconds of the pacing rate
+LARGEST_QUANTUM = 65_536  # bytes; the window has room for three beside the product
 HEAVY_LOSS = 0.15  # loss rate of a round that counts as congestion if there is a queue as well
 WORST_LOSS = 0.3  # loss rate that counts as congestion without a queue: a bottleneck with almost no buffer
 JUDGED = 16  # least packets of a round for a judgement
@@ -141,23 +128,19 @@ class Bbr(QuicCongestionControl):
         self.min_rtt = math.inf
         self.pacing_rate = 0.0
         self.bound: int | None = None  # bound on bytes in flight since heavy loss
-        self._bound_step = 0
-        """Growth of the bound per cycle. Equal for all connections, so that shares of a bottleneck converge.
-        """
+        self._bound_step = 0  # growth of the bound per cycle: equal for all, so that shares converge
         # Delivery rate (draft-ietf-ccwg-bbr, 4.1).
         self._bursts: dict[float, _Burst] = {}
         self._delivered = 0
         self._delivered_at = 0.0
         self._first_sent = 0.0
-        self._limited_until = 0
-        """`_delivered` from which on samples are no longer limited by the application; 0 if they are not."""
+        self._limited_until = 0  # `_delivered` until which the application limits samples; 0 if it does not
         self._acked = 0  # bytes acknowledged since the last `settle`, and the time of the acknowledgement
         self._acked_at = 0.0
         self._newest: _Burst | None = None
         self._round_ends = 0
         self._round = _Round(0)
-        self._samples: deque[tuple[int, float]] = deque()
-        """Maxima of the bandwidth filter: (round, rate), rates descending."""
+        self._samples: deque[tuple[int, float]] = deque()  # bandwidth maxima: (round, rate), falling
         self._rounds = 0  # rounds not limited by the application
         self._min_rtt_at = 0.0
         self._rtt_expired = False
@@ -276,10 +259,7 @@ class Bbr(QuicCongestionControl):
         self._resumed = False
 
     def _sample(self, rate: float, *, limited: bool) -> None:
-        """Add a delivery rate.
-
-        Samples limited by the application never lower the estimate and do not age the filter.
-        """
+        """Add a rate; one limited by the application neither lowers the estimate nor ages the filter."""
         self._round.asked |= not limited
         samples = self._samples
         while samples and samples[-1][1] <= rate:

@@ -1,8 +1,7 @@
 """Server certificates: read from files, generated, chosen by server name.
 
 Owns loading and checking of PEM pairs, the short-lived self-signed certificate that browsers accept by hash,
-and the choice for a server name. Must never open sockets or read a clock: callers pass the time. The QUIC
-endpoint, the web server and the configuration check call it.
+and the choice by name. Must never open sockets or read a clock: callers pass the time.
 """
 
 from __future__ import annotations
@@ -20,12 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-LIFETIME: Final = dt.timedelta(days=14)
-"""Lifetime of a generated certificate: the most that WebTransport's hash pinning allows."""
-
-BACKDATE: Final = dt.timedelta(days=1)
-"""How far not_before lies in the past, for clients whose clock is slow. Part of `LIFETIME`."""
-
+LIFETIME: Final = dt.timedelta(days=14)  # the most that WebTransport's hash pinning allows
+BACKDATE: Final = dt.timedelta(days=1)  # of not_before, for clients with slow clocks; part of `LIFETIME`
 RENEW_BEFORE: Final = LIFETIME / 4  # a generated certificate is replaced when less life is left
 PrivateKey: TypeAlias = (
     rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
@@ -158,10 +153,7 @@ def _read(path: Path) -> bytes:
 
 
 def generate_certificate(names: Iterable[str], now: dt.datetime) -> CertificatePair:
-    """Make a self-signed ECDSA P-256 certificate for DNS names and IP addresses, valid 14 days from a day ago.
-
-    `now` must carry a time zone.
-    """
+    """Make a self-signed ECDSA P-256 certificate for DNS names and IP addresses; `now` has a time zone."""
     alternatives: list[x509.GeneralName] = []
     for name in names:
         try:

@@ -1,8 +1,7 @@
-"""All uses of private names of aioquic outside `fast/`.
+"""All uses of private names of aioquic 1.7.2 outside `fast/`, each with its reason.
 
-Owns every such use of aioquic 1.7.2, each with its reason; `tests/transport/test_compat.py` fails if a name
-vanishes. Must never hold policy: it answers questions about a connection and changes the few rules that the
-public interface cannot. The endpoint, the sessions and the client call it.
+Must never hold policy: it answers questions about a connection and changes rules that the public interface
+cannot. `tests/transport/test_compat.py` fails if a name vanishes.
 """
 
 from __future__ import annotations
@@ -45,37 +44,24 @@ from relay.transport.quic.write_queue import WriteQueue
 TESTED_VERSION = "1.7.2"
 
 TRANSPORT_REASON_LIMIT = 256
-"""Bytes of a transport close reason. During the handshake up to three coalesced packets repeat the frame;
-aioquic raises if one does not fit its datagram."""
+"""Bytes of a transport close reason: three coalesced handshake packets may repeat it, or aioquic raises."""
 
-EARLY_REASON_LIMIT = 512
-"""Bytes of an application close reason while handshake packets may share its datagram."""
-
+EARLY_REASON_LIMIT = 512  # bytes of an application reason while handshake packets may share its datagram
 REASON_LIMIT = 1024  # bytes of an application close reason
-PIECE = 2048
-"""Bytes of a stream's window per fragment buffered out of order: losses of full packets leave fewer."""
-
-FEWEST_PIECES = 256
-"""Least number of buffered fragments per stream. Each costs ten times its bytes, and aioquic scans all for
-every frame."""
-
+PIECE = 2048  # bytes of a stream's window per fragment buffered out of order: lost full packets leave fewer
+FEWEST_PIECES = 256  # least limit of fragments: each costs 10 times its bytes; aioquic scans all per frame
 MOST_KEPT = 256 * 1024 * 1024
 """Bytes of sent stream data kept after a gap in acknowledgements: many round trips at 1 Gbit/s. A peer that
 never acknowledges one packet would make us keep everything after it."""
 
 STREAM_COST = 2048  # bytes counted per stream: about its memory
 COUNT_INTERVAL = 1.0  # seconds between checks of that
-MOST_CRYPTO = 65_536
-"""Bytes of CRYPTO data: for a client all of it, for a server what is buffered out of order."""
-
+MOST_CRYPTO = 65_536  # bytes of CRYPTO data: for a client all, for a server those buffered out of order
 MOST_CRYPTO_PIECES = 64  # fragments of CRYPTO data buffered out of order: unverified addresses can send them
 WEBTRANSPORT_SETTINGS = {0x2B603743: 1, 0xC671706A: 1, 0xFFD277: 1}
-"""WEBTRANSPORT_MAX_SESSIONS (drafts 02 and 07) and H3_DATAGRAM (draft 04), which peers expect besides the
-three that aioquic sends."""
+"""WEBTRANSPORT_MAX_SESSIONS (drafts 02, 07) and H3_DATAGRAM (draft 04), which peers expect as well."""
 
-IDLE_REASON = "Idle timeout"
-"""The reason that aioquic gives for an idle time-out; its code is that of an internal error."""
-
+IDLE_REASON = "Idle timeout"  # aioquic's reason of an idle time-out, whose code is an internal error's
 Burst = tuple[list[bytes], int, Any]
 """Buffers of packets in order, the packet size (the last of a buffer may be shorter), and the address."""
 
@@ -103,9 +89,8 @@ def cut_utf8(text: str, limit: int) -> str:
 class ReceiveWindow:
     """Replaces aioquic's `Limit` of MAX_DATA: a window over undelivered data.
 
-    aioquic doubles the limit whenever half of it is used, read or not, so a peer that leaves a gap in every
-    stream could make it buffer without end. Here the limit stays `size` ahead of what left the receive
-    buffers.
+    aioquic doubles a half-used limit, read or not: a peer that leaves a gap in every stream could make it
+    buffer without end. Here the limit stays `size` ahead of what left the receive buffers.
     """
 
     def __init__(self, size: int) -> None:
@@ -135,8 +120,8 @@ class KeyUpdatePair(CryptoPair):
     """1-RTT keys that survive reordering and loss around a key update (RFC 9001, 6).
 
     aioquic drops the old receive key with the update and so loses late packets. If the one packet that
-    announces the update is lost (such as an ACK, which is never repeated), both sides deadlock: the peer goes
-    on with old keys that we cannot read.
+    announces it is lost (an ACK is never repeated), both sides deadlock: the peer goes on with keys that we
+    cannot read.
     """
 
     def __init__(self) -> None:
@@ -149,10 +134,7 @@ class KeyUpdatePair(CryptoPair):
         self.space: QuicPacketSpace | None = None  # holds the peer's acknowledgements
 
     def update_key(self) -> None:
-        """As aioquic's, once the peer has acknowledged a packet of the present phase (RFC 9001, 6.1).
-
-        Otherwise two updates in a row, one by each side, look like none.
-        """
+        """As aioquic's, after an ACK of this phase (RFC 9001, 6.1): one by each side would look like none."""
         self._update_wanted = True
 
     @property
@@ -236,8 +218,7 @@ class RelayQuicConnection(QuicConnection):
     ) -> None:
         """A server passes the client's first id, and the second one if the client has answered a Retry."""
         self._construct(configuration, original_destination_connection_id)
-        # Read when the transport parameters are written.
-        self._retry_source_connection_id = retry_source_connection_id
+        self._retry_source_connection_id = retry_source_connection_id  # for the transport parameters
         cc = self._loss._cc
         self._bbr = cc if isinstance(cc, Bbr) else None
         if self._bbr is not None:
@@ -245,8 +226,7 @@ class RelayQuicConnection(QuicConnection):
         self.events = self._events
         self._write_queue = WriteQueue()
         self._given: set[int] = set()  # streams with data that aioquic may not have sent yet
-        # The constructor fixes 128 streams each way without an option; the transport parameters are written
-        # from these when the handshake begins.
+        # aioquic fixes 128 streams each way; the handshake writes the transport parameters from these.
         for limit, value in (
             (self._local_max_streams_bidi, max_streams_bidi),
             (self._local_max_streams_uni, max_streams_uni),
@@ -342,13 +322,8 @@ class RelayQuicConnection(QuicConnection):
         return super().datagrams_to_send(now)
 
     def write_stream(self, stream_id: int, chunks: list[bytes], *, fin: bool, order: tuple[int, int]) -> None:
-        """Send `chunks`; streams with a higher `order` go first.
-
-        Raises as `send_stream_data`.
-        """
-        self.send_stream_data(
-            stream_id, b""
-        )  # reserves the id, and raises for a stream that cannot be written
+        """Send `chunks`; streams with a higher `order` go first. Raises as `send_stream_data`."""
+        self.send_stream_data(stream_id, b"")  # reserves the id; raises if the stream cannot be written
         if chunks or fin:
             self._write_queue.add(stream_id, chunks, fin=fin, order=order)
 
@@ -384,10 +359,7 @@ class RelayQuicConnection(QuicConnection):
         return int(stream.sender._buffer_stop - stream.sender.highest_offset)
 
     def _give(self) -> None:
-        """Give aioquic what congestion window and flow control allow, the most urgent first.
-
-        aioquic sends streams in its own order and takes nothing back.
-        """
+        """Give aioquic what the windows allow, most urgent first: it reorders and takes nothing back."""
         given = 0
         for stream_id in tuple(self._given):
             unsent = self._unsent_by_aioquic(stream_id)
@@ -414,11 +386,7 @@ class RelayQuicConnection(QuicConnection):
     # -- receiving
 
     def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
-        """As aioquic's, but ignores packets after a close.
-
-        aioquic ignores them only once the close is sent; until then each further error would be decrypted,
-        answered and logged.
-        """
+        """As aioquic's, but ignores packets from our close on: each error would be answered and logged."""
         if self._close_event is None:
             super().receive_datagram(data, addr, now)
 
@@ -478,10 +446,7 @@ class RelayQuicConnection(QuicConnection):
         super()._handle_crypto_frame(context, frame_type, buf)
 
     def _next_stream_limit(self, stream: Any) -> int | None:
-        """The next value of MAX_STREAM_DATA if one is due; it counts as sent.
-
-        Replaces aioquic's doubling, see `ReceiveWindow`.
-        """
+        """The next MAX_STREAM_DATA if due, which counts as sent; see `ReceiveWindow`."""
         limit: int = stream.max_stream_data_local
         if not limit:
             return None  # a send-only stream
@@ -593,10 +558,7 @@ def _nothing() -> None:
 
 
 def stream_credit(quic: QuicConnection, *, unidirectional: bool) -> bool:
-    """The peer allows one more stream of ours now.
-
-    A stream beyond the credit can be created, but its reset would be sent and kill the connection.
-    """
+    """The peer allows one more stream of ours: the reset of one beyond the credit kills the connection."""
     if unidirectional:
         return quic._local_next_stream_id_uni // 4 < quic._remote_max_streams_uni
     return quic._local_next_stream_id_bidi // 4 < quic._remote_max_streams_bidi
@@ -618,10 +580,7 @@ def close_seen(quic: QuicConnection) -> ConnectionTerminated | None:
 
 
 def refused_protocols(quic: QuicConnection) -> tuple[str, ...] | None:
-    """The ALPN protocols of a client whose handshake failed for want of a common one; else None.
-
-    Empty if aioquic itself has read the ClientHello: it keeps none of it.
-    """
+    """ALPN protocols of a client without a common one, else None; empty if aioquic read the ClientHello."""
     event = quic._close_event
     if event is None or event.error_code != NO_APPLICATION_PROTOCOL or closed_by_peer(quic):
         return None
@@ -642,10 +601,7 @@ def close_is_pending(quic: QuicConnection) -> bool:
 
 
 def exceeds_amplification_limit(quic: QuicConnection) -> bool:
-    """Sent more than three times what an unverified address sent (RFC 9000, 8.1).
-
-    aioquic ignores the limit for its close.
-    """
+    """Sent over three times an unverified address's bytes (RFC 9000, 8.1); aioquic's close ignores it."""
     path = quic._network_paths[0]
     return not path.is_validated and path.bytes_sent > 3 * path.bytes_received
 
@@ -711,10 +667,7 @@ def rate_estimate(quic: QuicConnection) -> int | None:
 
 
 def datagram_limit(quic: QuicConnection) -> int:
-    """Largest DATAGRAM payload that fits one packet and the peer's limit; 0 if the peer takes none.
-
-    A larger one would block aioquic's queue for good.
-    """
+    """Largest DATAGRAM payload of one packet and the peer; 0 for none. More would block aioquic's queue."""
     remote: int | None = quic._remote_max_datagram_frame_size
     if remote is None:
         return 0

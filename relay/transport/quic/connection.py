@@ -1,8 +1,7 @@
 """One QUIC connection between its socket and its session.
 
 Owns the driving of an aioquic connection: datagrams in, events out, one transmit per loop turn, timers,
-keep-alive, and the close. Must never know the content of streams. The endpoint creates connections and calls
-them; sessions ask them to transmit (`touch`) and to close.
+keep-alive, close. Must never know the content of streams. Endpoints and sessions call it.
 """
 
 from __future__ import annotations
@@ -37,16 +36,10 @@ KEEP_ALIVE_PING = 0  # id of our own pings; those of a session are 1 and up
 SHORTEST_KEEP_ALIVE = 0.5  # least seconds between pings, whatever the peer's idle time-out
 LINGER = 0.1  # least seconds for data of a stream to arrive before the close
 FAR = 0.01  # seconds from which on a deadline may be rounded up
-COARSE = 0.004
-"""Seconds: far deadlines are rounded up to multiples, so that one turn serves those of many connections."""
-
+COARSE = 0.004  # seconds: far deadlines are rounded up to multiples, so that one turn serves many
 DISTANT = 1.0  # seconds from which on a deadline is an idle connection's: keep-alive or idle time-out
-COARSEST = 0.125
-"""Seconds: multiples for deadlines of idle connections, so that hundreds of them wake the relay at most eight
-times a second."""
-
-SHORTEST_WAIT = 0.001
-"""Delay of a timer still due after it was served: a bug in a deadline must not spin the loop."""
+COARSEST = 0.125  # seconds: multiples for idle connections, which wake the relay at most 8 times a second
+SHORTEST_WAIT = 0.001  # seconds until a timer still due is served again: a bug must not spin the loop
 
 
 class Handler(Protocol):
@@ -146,14 +139,12 @@ class Connection:
         self.gone = False
         self.last_received = now
         self.idle_timeout = endpoint.settings.idle_timeout
-        self.keep_alive = 0.0
-        """Seconds of silence before a ping; 0 for never, and until the handshake is complete."""
+        self.keep_alive = 0.0  # seconds of silence before a ping; 0 for never, and during the handshake
         self.bytes_received = 0
         self.bytes_sent = 0
         self.cost = PacketCost(fast=quic.fast)
         self.armed: list[float] = []  # deadlines of this connection in the endpoint's heap, latest first
-        self.setup_deadline: float | None = None
-        """When the peer must have requested a session; the handler clears it."""
+        self.setup_deadline: float | None = None  # for a session request; the handler clears it
         self._pinged = now
         self._close_plan: tuple[float, int, str] | None = None
         self._gone_waiters: list[asyncio.Future[None]] = []

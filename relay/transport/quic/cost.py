@@ -1,19 +1,14 @@
 """CPU time spent on the packets of one connection, and its limit.
 
-Owns one leaky bucket per connection. Must never read a clock: times are parameters, in seconds. Connections
-keep one each.
-
-A packet of a thousand tiny frames costs its sender little and us twenty times an ordinary one, while all
-others wait. RFC 9000, 21.9 allows to discard packets of a peer that costs too much. The wall clock, which
-includes other processes, finds slow packets; only after one, the thread's CPU clock, ten times as expensive
-to read, measures the next packets.
+Owns a leaky bucket. Must never read a clock: times are parameters, in seconds. A packet of a thousand tiny
+frames costs its sender little and us twenty times an ordinary one, while others wait; RFC 9000, 21.9 allows
+to discard packets of such a peer. The wall clock, which includes other processes, finds slow packets; only
+after one, the thread's CPU clock, ten times as expensive to read, measures the next.
 """
 
 from __future__ import annotations
 
-ORDINARY = 0.0001
-"""Free seconds for each packet, delivery included: several times the cost of an ordinary one."""
-
+ORDINARY = 0.0001  # free seconds per packet, delivery included: several times the cost of an ordinary one
 WATCHED = 64  # datagrams measured after a slow one
 SLOWER = 4  # factor for packets handled by aioquic: `[server.quic] fast = false`
 

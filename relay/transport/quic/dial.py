@@ -1,7 +1,6 @@
 """The client's endpoint: a socket with one connection, closed with it.
 
-Owns the handshake of an outgoing connection, until a session takes over. Must never choose the target. The
-client creates one per address that it tries.
+Owns the handshake of an outgoing connection, until a session takes over. Must never choose the target.
 """
 
 from __future__ import annotations

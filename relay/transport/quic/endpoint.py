@@ -1,8 +1,7 @@
 """The QUIC endpoint: routes datagrams to connections and sends what they write.
 
-Owns the sockets' traffic, routing by connection id, the set of connections to transmit for at the end of a
-loop turn, and one timer heap. Must never know streams or sessions beyond their `Handler`. The application
-starts a `QuicServer`; the client builds on `Endpoint` as well.
+Owns the sockets' traffic, routing by connection id, the connections to transmit for at the end of a turn, and
+one timer heap. Must never know streams, or sessions beyond `Handler`. Application and client use it.
 """
 
 from __future__ import annotations
@@ -73,10 +72,7 @@ def connection_class(settings: QuicSettings) -> type[compat.RelayQuicConnection]
 
 
 class Endpoint:
-    """Common part of server and client.
-
-    Subclasses handle unknown packets and choose the handler of a connection.
-    """
+    """Common part of server and client; subclasses handle unknown packets and choose handlers."""
 
     pauses_are = logging.WARNING  # log level of process pauses
     packet_time = math.inf  # `Limits.packet_time`, for servers
@@ -94,8 +90,7 @@ class Endpoint:
         self._received: dict[Connection, None] = {}
         self._dirty: dict[Connection, None] = {}
         self._flushing = False
-        self._delay_transmit = False
-        """Transmit one loop turn later: a new session is about to send several messages."""
+        self._delay_transmit = False  # by one loop turn: a new session is about to send several messages
         self._timers: list[tuple[float, int, Connection]] = []
         self._watched: dict[Connection, None] = {}
         self._watch_at = math.inf
@@ -251,7 +246,7 @@ class Endpoint:
     def watch(self, connection: Connection, deadline: float) -> None:
         """Check `connection` for lost packets at `deadline`, unless `unwatch` comes first.
 
-        These deadlines move with every packet and are rarely reached, so all connections share one timer.
+        Deadlines move with every packet and are rarely reached, so all connections share one timer.
         """
         self._watched[connection] = None
         if deadline < self._watch_at:
@@ -342,11 +337,7 @@ class QuicServer(Endpoint):
         qlog: QlogDirectory | None = None,
         incompatible: IncompatiblePeers | None = None,
     ) -> None:
-        """`on_request` is called for each session request, and answers now or later.
-
-        `addresses` are the slots of sessions by address, shared with other transports. `qlog` logs
-        connections. `incompatible` records peers without a common version.
-        """
+        """`on_request` answers a request now or later. Other transports share the slots `addresses`."""
         super().__init__(settings, runtime)
         self.versions = versions
         self.on_request = on_request
@@ -357,8 +348,7 @@ class QuicServer(Endpoint):
         alpns = [*alpns_for(sorted(versions, reverse=True)), "h3"]
         self._configuration = quic_configuration(settings, is_client=False, alpns=alpns)
         self._qlog = qlog
-        self._logged = quic_configuration(settings, is_client=False, alpns=alpns)
-        """Configuration of connections with qlog."""
+        self._logged = quic_configuration(settings, is_client=False, alpns=alpns)  # of connections with qlog
         self._logged.quic_logger = qlog
         self._renewal_due = 0.0
         self._pairs: tuple[CertificatePair, ...] = ()
@@ -447,8 +437,7 @@ class QuicServer(Endpoint):
         self._check_closed()
 
     def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
-        # Only a first packet makes a connection. Small datagrams get no answer, so that a spoofed sender
-        # gains nothing.
+        # Only a first packet makes a connection. Small ones get no answer: a spoofed sender gains nothing.
         if not data[0] & 0x80 or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
             return
         supported = self._configuration.supported_versions
@@ -479,8 +468,7 @@ class QuicServer(Endpoint):
     # -- inside
 
     def _on_request(self, request: SessionRequest) -> None:
-        # The session's answer comes in the next turn, its first messages in the one after: send both in one
-        # packet.
+        # The answer comes in the next turn, the first messages in the one after: send both in one packet.
         self._delay_transmit = True
         self.on_request(request)
 

@@ -1,7 +1,6 @@
 """Version negotiation: the answer to a first packet of an unsupported QUIC version.
 
-Owns parsing and writing of the version-independent header (RFC 8999), with connection ids of up to 255 bytes.
-Must never keep state: source addresses may be forged. The server's endpoint calls it.
+Owns RFC 8999's header, with ids of up to 255 bytes. Must never keep state: addresses may be forged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """UDP features of the kernel: segmentation, merged receives, no fragmentation, destination addresses.
 
-Owns the socket options and their control messages. Must never keep a socket. The UDP socket probes them once
-and falls back to one call per datagram.
+Owns their options and control messages. Must never keep a socket. `UdpSocket` can do without each.
 """
 
 from __future__ import annotations
@@ -52,8 +51,7 @@ def can_segment(sock: socket.socket) -> bool:
 
 
 _WHOLE = {
-    # IP_MTU_DISCOVER and IPV6_MTU_DISCOVER to PMTUDISC_PROBE: don't fragment, and ignore the kernel's path
-    # MTU.
+    # IP_MTU_DISCOVER, IPV6_MTU_DISCOVER to PMTUDISC_PROBE: don't fragment, ignore the kernel's path MTU.
     ("linux", socket.AF_INET): ((socket.IPPROTO_IP, 10, 3),),
     ("linux", socket.AF_INET6): ((socket.IPPROTO_IP, 10, 3), (socket.IPPROTO_IPV6, 23, 3)),
     # IP_DONTFRAG and IPV6_DONTFRAG.
@@ -85,9 +83,9 @@ def receive_merged(sock: socket.socket) -> bool:
 
 
 def receive_destinations(sock: socket.socket) -> bool:
-    """Report the destination address of each datagram. Returns whether the kernel does.
+    """Report each datagram's destination on a wildcard socket. Returns whether the kernel does.
 
-    Only for sockets on the wildcard address. On a dual-stack socket the IPv6 option covers IPv4 as well.
+    On a dual-stack socket the IPv6 option covers IPv4 as well.
     """
     if not _IPV4_OPTION or not ipaddress.ip_address(sock.getsockname()[0]).is_unspecified:
         return False
@@ -151,10 +149,7 @@ def _ipv4_source(local: bytes) -> Source:
 
 
 def batches(buffers: list[bytes], size: int) -> list[list[bytes]]:
-    """Group buffers for one call each: cut every `size` bytes they are the original datagrams.
-
-    Each buffer fits one call.
-    """
+    """Group buffers for one call each: cut every `size` bytes they are the datagrams. Each fits one call."""
     most = min(MAX_SEGMENTS * size, MAX_BYTES)
     found: list[list[bytes]] = []
     total = most

@@ -1,8 +1,7 @@
 """qlog files: the packets of each QUIC connection, for qvis and other tools.
 
-Owns a directory of files, one per connection, written when it ends; the number of files and of events per
-file is limited. Must never record payloads or HTTP headers, which hold tokens. The server's endpoint attaches
-a trace to connections, which then use aioquic for all packets.
+Owns a directory of files, one per closed connection, limited in number and events. Must never record payloads
+or HTTP headers, which hold tokens. Connections with a trace use aioquic for all packets.
 """
 
 from __future__ import annotations

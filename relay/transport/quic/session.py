@@ -1,8 +1,7 @@
 """Sessions and streams over a QUIC connection: the common part of raw QUIC and WebTransport.
 
-Owns the streams (their halves, queued data, waiting for stream credit) and translates QUIC events into those
-of `relay.transport.session`. Must never touch a socket or another session. `RawSession` and the WebTransport
-sessions build on it; a `Connection` drives it.
+Owns the streams and translates QUIC events into those of `relay.transport.session`. Must never touch a socket
+or another session. A `Connection` drives it.
 """
 
 from __future__ import annotations
@@ -41,10 +40,7 @@ from relay.transport.session import (
 from relay.wire.version import Version
 
 EARLY_EVENTS = 1024  # events kept for a session before `start`
-EARLY_BYTES = 1 << 20
-"""Stream data in bytes kept for a session before `start`: an unaccepted peer needs only its first requests.
-"""
-
+EARLY_BYTES = 1 << 20  # stream bytes kept before `start`: an unaccepted peer needs only its first requests
 PENDING_DATAGRAMS = 64  # queued datagrams; late ones are worthless, so the newest is dropped
 
 
@@ -80,16 +76,14 @@ class QuicSession:
         self.query = ""
         self.ended = False  # `SessionClosed` was queued: nothing follows it
         self.may_write = True  # streams can be opened and written
-        self.opened: asyncio.Future[None] | None = None
-        """A client waits here for the session to be established."""
+        self.opened: asyncio.Future[None] | None = None  # set when the session is established, for a client
         self._sink: Sink | None = None
         self._started = False
         self.gathered: list[Event] = []  # events not yet delivered
         self._early_bytes = 0
         self._streams: dict[int, QuicStream] = {}
         self._writing: dict[QuicStream, None] = {}
-        self._waiting: dict[bool, list[QuicStream]] = {}
-        """Streams waiting for credit, by direction (unidirectional or not); the most urgent last."""
+        self._waiting: dict[bool, list[QuicStream]] = {}  # for credit, by `unidirectional`; most urgent last
         self._left: tuple[QuicStream, ...] = ()  # streams at the end of the session, until it is delivered
         self._openings = itertools.count()
         self._pings = itertools.count(1)

@@ -1,7 +1,7 @@
 """A stream of a QUIC session, as its owner sees it.
 
-Owns the state of both halves and the data not yet handed to the connection. Must never write to the
-connection itself: the session does, and only the session uses members beyond `Stream`.
+Owns both halves and data not handed over. Must never write to the connection: the session does, and only it
+uses members beyond `Stream`.
 """
 
 from __future__ import annotations

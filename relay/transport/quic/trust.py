@@ -1,7 +1,6 @@
 """Certificate verification of a client.
 
-Owns the choice between roots, pinned fingerprints and no check, as configuration of the TLS engine. Must
-never connect. The client builds it from configuration, the dialling endpoint checks the server's certificate.
+Owns the choice of roots, pinned fingerprints or no check, as TLS configuration. Must never connect.
 """
 
 from __future__ import annotations
@@ -25,17 +24,12 @@ class ClientTls:
     """Trust settings: the system's roots unless something else is given."""
 
     roots: tuple[Path, ...] | None = None  # PEM files that replace the system's roots
-    fingerprints: tuple[str, ...] = ()
-    """Hex SHA-256 of accepted leaf certificates, instead of any root; names are not checked."""
-
+    fingerprints: tuple[str, ...] = ()  # hex SHA-256 of accepted leaves instead of roots; names are unchecked
     disable_verify: bool = False
 
 
 class Trust:
-    """`ClientTls` with its files read, so that a bad file is reported before dialling.
-
-    Raises `CertificateError` that names the file.
-    """
+    """`ClientTls` with its files read before dialling. Raises `CertificateError` that names the file."""
 
     def __init__(self, tls: ClientTls) -> None:
         self.pins = tuple(pin.replace(":", "").strip().lower() for pin in tls.fingerprints)

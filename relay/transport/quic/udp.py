@@ -1,7 +1,4 @@
-"""UDP sockets for QUIC, drained and written without blocking.
-
-Owns the sockets and their send queues. Must never read the content of datagrams. The endpoint calls it.
-"""
+"""UDP sockets for QUIC and their send queues. Must never block, or read the content of datagrams."""
 
 from __future__ import annotations
 
@@ -23,17 +20,13 @@ Address: TypeAlias = tuple[Any, ...]
 """A peer's address as the kernel gives it, (host, port) or (host, port, flow, scope). On a wildcard socket
 the last element is the `offload.Source` of answers: QUIC's path is both addresses (RFC 9000, 9)."""
 
-DRAIN_DATAGRAMS = 256
-"""Datagrams taken from one socket per loop turn, so that a flood leaves time for other work."""
-
+DRAIN_DATAGRAMS = 256  # most datagrams taken per socket and loop turn: a flood leaves time for other work
 DRAIN_TIME = 0.01  # seconds of receiving after which the turn ends early
 SEND_QUEUE = 1024  # datagrams queued for a full socket; beyond it the newest is dropped, as in a router
 SEND_FLUSH = 64  # queued datagrams sent per turn once the socket is writable
 MAX_DATAGRAM = 65536
 
-REFUSAL_TIME = 60.0
-"""Seconds without segmentation to a destination after the kernel refused it: routes change."""
-
+REFUSAL_TIME = 60.0  # seconds without segmentation to a destination after the kernel's refusal: routes change
 MOST_REFUSING = 10_000  # destinations remembered; beyond it the oldest is retried early
 CERTAIN = 8  # after so many single reads in a row, the next so many skip the second read
 
@@ -64,8 +57,7 @@ class UdpSocket:
         self.dropped = 0  # datagrams dropped because the socket's queue was full
         self.failed = 0  # datagrams that the kernel refused
         self.segments_refused = 0
-        self.on_error: Callable[[OSError], None] | None = None
-        """Called with receive errors: on a connected socket, that the peer's port is closed."""
+        self.on_error: Callable[[OSError], None] | None = None  # a receive error: the peer's port is closed
         self.on_drained: Callable[[], None] | None = None
         self._now = now
         self._loop = asyncio.get_running_loop()
@@ -77,8 +69,7 @@ class UdpSocket:
         self._connected = False
         self._alone = 0  # consecutive single reads, less those skipped since
         self.closed = False
-        self.unfragmented = offload.forbid_fragments(sock)
-        """Datagrams larger than the path MTU are dropped, not fragmented."""
+        self.unfragmented = offload.forbid_fragments(sock)  # datagrams above the path MTU are dropped
         self._segments = offload.can_segment(sock)
         self._refusing: dict[Address, float] = {}  # peers without segmentation, and until when
         self._refusals = LogThrottle()
@@ -118,10 +109,7 @@ class UdpSocket:
             self._failed(error)
 
     def send_all(self, buffers: list[bytes], size: int, address: Address) -> None:
-        """Send datagrams to one address in order: in one call where the kernel segments.
-
-        A buffer holds datagrams of `size` bytes each; the last may be shorter.
-        """
+        """Send datagrams of `size` bytes, a buffer's last maybe less: in one call if the kernel segments."""
         if len(buffers) == 1:
             if len(buffers[0]) <= size:
                 self.send(buffers[0], address)

@@ -1,8 +1,4 @@
-"""Warnings about the validity of certificates, for the operator.
-
-Owns the choice of what to warn about. Must never read a clock: the time is a parameter. Called at start, at a
-reload, by `--check` and once an hour.
-"""
+"""Warnings about certificates' validity, at start, reload, `--check` and hourly. Must never read a clock."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ from typing import Final
 from cryptography import x509
 
 SOON: Final = dt.timedelta(days=14)  # remaining life of a certificate that is worth a warning
-SOON_PART: Final = 6
-"""A warning comes at this fraction of the whole life at the earliest: tools renew with a third left."""
+SOON_PART: Final = 6  # warn with at most a sixth of the whole life left: tools renew with a third left
 
 
 def validity_warning(certificate: x509.Certificate, now: dt.datetime) -> str | None:

@@ -1,7 +1,6 @@
 """Stream data not yet given to aioquic, which would send it without regard to urgency.
 
-Owns the queued chunks by stream and urgency. Must never touch a connection. Without the fast path, the
-connection gives aioquic from here only as much as the congestion window allows.
+Owns chunks by stream and urgency. Must never touch a connection, which takes what its window allows.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ class Choice(NamedTuple):
     """A negotiated framing and version."""
 
     subprotocol: str  # subprotocol to answer; `""` if the peer offered none
-    draft: Draft | None  # none is the framing `webtransport`
-    version: Version | None  # none leaves it to SETUP messages
+    draft: Draft | None  # `None` is the framing `webtransport`
+    version: Version | None  # `None` leaves it to SETUP messages
 
 
 def choices(versions: Sequence[Version]) -> list[Choice]:

@@ -1,7 +1,6 @@
 """Dialling a WebSocket: the upgrade, and aiohttp's side of the socket.
 
-Owns the offer of subprotocols, the check of the answer, and the task that runs the session. Must never log
-more of a URL than its path. `relay.transport.client.connect` calls it for `ws` and `wss`.
+Owns the offer of subprotocols, the answer's check and the session's task. Must never log a URL's query.
 """
 
 from __future__ import annotations
@@ -41,10 +40,9 @@ async def dial(
     offer: Sequence[str] | None = None,
     runtime: Runtime,
 ) -> FramedSession:
-    """Return an open session, not yet started. `origin` is scheme, host and port.
+    """Dial `origin`: scheme, host and port.
 
-    `offer` narrows the subprotocols; an empty one offers none. Raises aiohttp's errors, HandshakeError, or
-    CertificateError for unusable roots.
+    Raises aiohttp's errors, HandshakeError, or CertificateError for unusable roots.
     """
     known = [choice for choice in choices(versions) if offer is None or choice.subprotocol in offer]
     async with AsyncExitStack() as stack:
@@ -60,8 +58,7 @@ async def dial(
             ssl=_trust(tls),
         )
         found = Choice("", None, None)
-        if ws.protocol is not None:
-            # aiohttp only returns an offered name.
+        if ws.protocol is not None:  # aiohttp only returns an offered name
             found = next(choice for choice in known if choice.subprotocol == ws.protocol)
         elif known and not any(choice.subprotocol == PLAIN for choice in known):
             raise HandshakeError("the server chose none of the offered subprotocols")

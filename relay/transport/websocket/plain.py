@@ -1,7 +1,4 @@
-"""The framing `webtransport` of the 0.9.3 generation: one frame per message, without flow control or datagrams.
-
-Owns its frames. Must never touch a socket: `relay.transport.websocket.pump` does.
-"""
+"""The framing `webtransport` of the 0.9.3 generation: a frame per message, no flow control, no datagrams."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 """The pump: moves messages between a WebSocket and its session.
 
 Owns the two tasks, the timer and the orderly end. Must never look into a message or know an HTTP library:
-`Socket` is the interface. The HTTP server and the client run one per session.
-
-One task writes, and takes the next message from the session only when the socket has room. So data for a slow
-reader stays in the session's streams, where the owner may drop it; a peer that does not read answers is not
-read either.
+`Socket` is the interface. The writer takes a message from the session only when the socket has room: data for
+a slow reader stays in the session's streams, where the owner may drop it; a peer that does not read answers
+is not read either.
 """
 
 from __future__ import annotations
@@ -22,22 +20,14 @@ from relay.transport.websocket.session import FramedSession, Opcode
 
 logger = get_logger("relay.transport")
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-"""WebSocket opcodes (RFC 6455). Other message types of a library mean that the socket is closed."""
-
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10  # RFC 6455; a library's other types mean a closed socket
 MESSAGE_TOO_BIG = 1009
 NORMAL_CLOSURE = 1000
 NO_STATUS = 0
 
 WRITE_BUFFER = 65_536  # bytes buffered by the transport before the writer pauses
-UNSENT_IN_KERNEL = 131_072
-"""Bytes in the kernel's socket buffer that are not on the wire yet. More urgent data can overtake what the session queues, but
-not what the kernel has."""
-
-LAST_WORDS = 0.25
-"""Seconds that the socket stays open after the session's close: some deployed clients report a broken
-transport if the socket ends at the same moment."""
-
+UNSENT_IN_KERNEL = 131_072  # bytes not yet on the wire in the kernel: urgent data cannot overtake them
+LAST_WORDS = 0.25  # seconds that the socket outlives the session: else some clients report a broken transport
 CLOSE_TIMEOUT = 1.0  # seconds for the peer to read and answer the close
 BURST = 64  # messages sent before other tasks run, where the socket takes everything at once
 STALL = 0.2  # seconds that a timer may be late until it is taken for a pause of the whole process
@@ -151,8 +141,7 @@ class Pump:
                 sent += 1
                 if sent % BURST == 0:
                     await asyncio.sleep(0)
-        except (OSError, RuntimeError):
-            # Both errors: the socket is closed by either side.
+        except (OSError, RuntimeError):  # the socket is closed by either side
             session.end(None, "connection lost", by_peer=False)
 
     async def _close(self, *, last_words: bool) -> None:

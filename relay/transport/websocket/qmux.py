@@ -1,12 +1,9 @@
 """QMux over WebSocket, drafts 00 to 02: QUIC's streams and flow control in messages.
 
-Owns the transport parameters, the limits in both directions and QMux's ping. Must never touch a socket. The
-WebSocket listener and the client create the sessions; the generic part is in
-`relay.transport.websocket.session`.
-
-Received data counts against limits that were really sent. Our limits grow as data is delivered, in steps of
-about a third of a window, before a peer reaches them: deployed peers stall there silently. Data to send waits
-in its stream for the peer's limit.
+Owns the transport parameters, the limits of both directions and QMux's ping. Must never touch a socket.
+Received data counts against limits that were really sent. Ours grow as data is delivered, in steps of about a
+third of a window, before a peer reaches them: deployed peers stall there silently. Data to send waits in its
+stream for the peer's limit.
 """
 
 from __future__ import annotations
@@ -41,14 +38,10 @@ from relay.wire.qmux import (
 )
 from relay.wire.version import Version
 
-STREAM_WINDOW = 1 << 20
-"""Flow control window of a stream in bytes: a large key frame at once, or 80 Mbit/s at 100 ms round trip."""
-
+STREAM_WINDOW = 1 << 20  # bytes: a large key frame at once, or 80 Mbit/s at 100 ms round trip
 IDLE_TIMEOUT = 30.0  # idle time-out in seconds, without a frame; WebSocket pings do not count, QMux's do
 PARAMETERS_TIMEOUT = 10.0  # seconds until the peer's transport parameters must arrive, as deployed peers wait
-MAX_DATAGRAM = 1_280
-"""Most bytes of a datagram frame. A larger one fits no QUIC packet, so no peer could be sent it."""
-
+MAX_DATAGRAM = 1_280  # most bytes of a datagram frame: a larger one fits no QUIC packet to another peer
 DATAGRAM_HEADER = 3  # type and length before a datagram
 PENDING_DATAGRAMS = 64  # queued datagrams; late ones are worthless, so the newest is dropped
 

@@ -1,7 +1,4 @@
-"""A WebSocket session request, and the session of the chosen framing.
-
-The HTTP server and the client use it. Must never touch a socket: `relay.transport.websocket.pump` does.
-"""
+"""A WebSocket session request and its session, for the HTTP server and the client. Never touches a socket."""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
 """Message-based sessions: life, keep-alive and delivery, for every framing over a WebSocket.
 
 Owns the events of `relay.transport.session`, the pings and the end. Must never touch a socket or read a clock
-other than the given one: a pump passes received messages and takes messages to send. The framings define the
-frames.
-
-Messages are composed one by one when the socket has room; until then data waits in its stream, where the
-owner sees it (`unsent`) and may drop it.
+other than the given one: a pump passes messages and takes them one by one when the socket has room. Until
+then data waits in its stream, where the owner sees it (`unsent`) and may drop it.
 """
 
 from __future__ import annotations
@@ -25,14 +22,9 @@ from relay.wire.qmux import Close
 
 KEEP_ALIVE = 5.0  # seconds between our pings, as deployed peers do
 DEAD_AFTER = 30.0  # seconds without any message or pong until the peer is gone
-PROBE_TIMEOUT = 6.0
-"""Seconds in which a healthy peer answers a ping: some delay the pong until their next message, at the latest
-their own ping."""
-
+PROBE_TIMEOUT = 6.0  # seconds to answer a ping: some peers delay the pong to their next message or ping
 MAX_REASON = 1_024  # characters of a close reason kept and sent
-CONTROL_BACKLOG = 1_000
-"""Queued frames other than stream data. Beyond it reading pauses: the peer must read our answers first."""
-
+CONTROL_BACKLOG = 1_000  # queued control frames; beyond it reading pauses: the peer must read answers first
 VIOLATION = 1002  # close code for transport faults, as deployed peers use it
 RTT_SHARE = 8  # weight of a new measurement in the smoothed round trip, as in RFC 9002
 
@@ -173,10 +165,7 @@ class FramedSession(FramedStreams):
         self.end(None, reason, by_peer=False, close_frame=close_frame)
 
     def end(self, code: int | None, reason: str, *, by_peer: bool, close_frame: bytes | None = None) -> None:
-        """Queue `SessionClosed`, then `close_frame` for the peer.
-
-        Later calls on the session or a stream do nothing.
-        """
+        """Queue `SessionClosed`, then `close_frame`. Later calls on the session or a stream do nothing."""
         if self.ended:
             return
         self._emit(SessionClosed(code, reason, by_peer))

@@ -1,8 +1,7 @@
 """A stream of a message-based session, as its owner sees it.
 
-Owns the state of both halves, queued data, and the record of the peer's opened streams. Must never touch a
-socket: the session takes bytes when there is room. Only the session uses members beyond
-`relay.transport.session.Stream`.
+Owns both halves, queued data and the record of the peer's streams. Must never touch a socket: the session
+takes bytes when there is room. Only the session uses members beyond `Stream`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The streams of a message-based session.
 
-Owns the table of streams, the send queue and its order, and the handling of frames. Must never know the
-clock, a socket or the form of frames: subclasses do. `FramedSession` makes a session of it.
+Owns their table, send queue and frame handling. Must never know clock, socket or form of frames.
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ from relay.wire.errors import ProtocolViolation
 from relay.wire.qmux import ResetStream, StopSending, StreamFrame
 from relay.wire.varint import MAX_VARINT
 
-MAX_PAYLOAD = 16_360
-"""Stream bytes per message. Deployed peers reject messages above 16384 bytes, with room for a header of 24.
-"""
-
+MAX_PAYLOAD = 16_360  # stream bytes per message: deployed peers reject above 16384, with a header of 24
 MAX_HEADER = 24  # most bytes that a frame adds to its payload
 
 
@@ -29,13 +25,13 @@ class FramedStreams:
 
     ended = False
     packs = False  # a message holds several frames
-    strict = False
-    """An invalid stream's frame ends the session; else it is ignored, as the oldest peers expect."""
+    strict = False  # an invalid stream's frame ends the session; the oldest peers expect that it is ignored
 
     def __init__(self, *, is_client: bool, max_streams: int) -> None:
         self.is_client = is_client
-        self.wake: Callable[[], None] = lambda: None
-        """Called when there may be something to send or read, or the session ends."""
+        self.wake: Callable[[], None] = lambda: (
+            None
+        )  # called if there is something to send or read, or the end
         self._max_streams = max_streams
         self._streams: dict[int, FramedStream] = {}
         self._opened = {False: OpenedStreams(), True: OpenedStreams()}
@@ -100,7 +96,7 @@ class FramedStreams:
     def _released(self, *, unidirectional: bool) -> None: ...
 
     def _index_limit(self, *, unidirectional: bool) -> int:
-        """How many streams the peer may have opened so far. Stream ids are in order: opening one opens all below it."""
+        """How many streams the peer may have opened so far: opening one opens all below it."""
         return self._max_streams + self._opened[unidirectional].over
 
     def _next_control(self, room: int) -> bytes | None:

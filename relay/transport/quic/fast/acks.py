@@ -1,7 +1,6 @@
 """Acknowledgements from the peer: per packet at once, round trip and congestion once per drain.
 
-Owns the parsing of ACK frames, and the round trip, congestion and loss that follow (RFC 9002, 5 to 7). Must
-never send. Part of the receiving side.
+Owns ACK frames, and the round trip, congestion and loss after them (RFC 9002, 5 to 7). Must never send.
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ from relay.transport.quic.fast.keys import read_ack
 from relay.transport.quic.fast.recovery import AckedPackets, SentPacket, TrainPacket
 
 SMALLEST_RTT = 0.001  # seconds; as in aioquic
-MOST_LOOKS = 1024
-"""Most comparisons of trains with ranges of one ACK frame. Beyond it packets are looked up one by one: a
-frame of hundreds of useless ranges must not cost milliseconds."""
-
+MOST_LOOKS = 1024  # most comparisons of trains and ACK ranges, then by packet: useless ranges must be cheap
 LONG_RTT = 0.3  # seconds of round trip from which on the idle time-out may depend on it (RFC 9000, 10.1)
 
 
@@ -62,10 +58,7 @@ class AckConnection(FastBase):
         return at
 
     def _acknowledge(self, low: int, high: int) -> float | None:
-        """Acknowledge outstanding packets from `low` to `high`.
-
-        Returns when `high` was sent, if it was among them.
-        """
+        """Acknowledge outstanding packets. Returns when `high` was sent, if it was among them."""
         found: float | None = None
         if self._trains:
             found = self._acknowledge_trains(low, high)
@@ -197,10 +190,7 @@ class AckConnection(FastBase):
         self._limit_unacknowledged(now)
 
     def _grow(self, cc: Any, now: float) -> None:
-        """Take acknowledged bytes out of flight, and raise the congestion window if it was in use.
-
-        A window that the application does not fill says nothing about the network (RFC 9002, 7.8).
-        """
+        """Take acknowledged bytes out of flight. Grow the window only if it was in use (RFC 9002, 7.8)."""
         used = 2 * cc.bytes_in_flight >= cc.congestion_window or bool(self._active)
         growing = self._growing_bytes
         if self._bbr is not None:

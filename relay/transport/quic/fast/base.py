@@ -1,8 +1,8 @@
 """State shared by both packet loops, and the bridge to aioquic's own methods.
 
-Owns the streams and their pending data, the ranges of received packets, and the choice between the fast path
-and aioquic (`_review`): the fast path once the handshake is confirmed and the network path validated, aioquic
-before and for every unusual frame. Must never parse or build a packet. `FastConnection` builds on it.
+Owns the streams, the ranges of received packets, and the choice of path (`_review`): the fast path once the
+handshake is confirmed and the network path validated, aioquic before and for unusual frames. Must never parse
+or build a packet.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from relay.transport.quic.fast.varint import varint
 
 Handlers = list[tuple[Any, tuple[Any, ...]]]
 
-ControlFrame = tuple[bytes, Any, tuple[Any, ...]]
-"""A frame, its delivery handler (or `None`), and the handler's arguments."""
+ControlFrame = tuple[bytes, Any, tuple[Any, ...]]  # the frame, its delivery handler or `None`, arguments
 
 
 def stream_order(stream: FastStream) -> tuple[int, int]:
@@ -52,22 +51,18 @@ class FastBase(ServerStart):
         self._pair = FastPair(native=self.native)
         self._space: QuicPacketSpace
         self._active: list[FastStream] = []  # streams with data for STREAM frames, the most urgent last
-        self._control_streams: dict[FastStream, None] = {}
-        """Streams with RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA to send."""
+        self._control_streams: dict[FastStream, None] = {}  # RESET_STREAM, STOP_SENDING, MAX_STREAM_DATA due
         self._ended: list[FastStream] = []  # streams with a half that ended since the last transmit
         self._frames: deque[ControlFrame] = deque()
         self._limits_due = False  # MAX_STREAMS may be due
-        self._trains: list[Train] = []
-        """Outstanding packets recorded as trains; all others are in the space's `sent_packets`."""
+        self._trains: list[Train] = []  # outstanding packets; all others are in the space's `sent_packets`
         self._range_start = 0
-        self._range_stop = 0
-        """The newest range of received packets; older ranges are in the space's `ack_queue`."""
+        self._range_stop = 0  # the newest range received; older ranges are in the space's `ack_queue`
         self._unacked = 0  # ack-eliciting packets received since our last ACK frame
-        self._min_ack_delay: float | None = None
-        """Least seconds that the peer can delay acknowledgements, if it takes ACK_FREQUENCY frames."""
+        self._min_ack_delay: float | None = None  # seconds, if the peer takes ACK_FREQUENCY frames
         self._frequency_due = False
-        self._asked_window = 0  # the congestion window at the last one
-        self._idle = 0.0  # the idle time-out
+        self._asked_window = 0  # the congestion window at the last ACK_FREQUENCY
+        self._idle = 0.0  # seconds of the idle time-out
         if self._bbr is None:
             self._loss._pacer = Pacer(max_datagram_size=self._max_datagram_size)
         self._mtu = PathMtu(self._max_datagram_size)

@@ -1,8 +1,4 @@
-"""Parsing ClientHello messages (RFC 8446, 4.1.2) of common clients in one pass.
-
-Owns that pass. Must never send an alert: unusual messages are left to aioquic's parser. The handshake calls
-it.
-"""
+"""Parses common ClientHellos (RFC 8446, 4.1.2) in one pass; leaves others, and alerts, to aioquic."""
 
 from __future__ import annotations
 

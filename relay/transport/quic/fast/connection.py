@@ -1,7 +1,6 @@
 """`FastConnection`: an aioquic connection with a fast path for ordinary 1-RTT packets.
 
-Owns the timers and the peer's transport parameters, and joins both sides. aioquic is not patched: the base
-class handles everything that the fast path does not. The endpoint creates one if `[server.quic] fast` is set.
+Owns timers and the peer's transport parameters, joins both sides. Never patches aioquic, its base class.
 """
 
 from __future__ import annotations
@@ -15,10 +14,7 @@ from relay.transport.quic.fast.receive import ReceiveConnection
 from relay.transport.quic.fast.send import SendConnection
 from relay.transport.quic.fast.varint import read_varint
 
-MIN_ACK_DELAY = 0xFF04DE1B
-"""Transport parameter of draft-ietf-quic-ack-frequency, in microseconds: the peer takes ACK_FREQUENCY frames.
-"""
-
+MIN_ACK_DELAY = 0xFF04DE1B  # of draft-ietf-quic-ack-frequency, in microseconds: the peer takes ACK_FREQUENCY
 MAX_UDP_PAYLOAD_SIZE = 0x03  # transport parameter: the largest datagram that the peer takes (RFC 9000, 18.2)
 BLACK_HOLE_PROBES = 3  # consecutive probe time-outs after which packets may be too large for the path
 

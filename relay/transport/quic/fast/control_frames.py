@@ -1,9 +1,4 @@
-"""Control frames of 1-RTT packets.
-
-Owns the frames of a connection in use: ACK, MAX_DATA, MAX_STREAM_DATA, MAX_STREAMS, RESET_STREAM,
-STOP_SENDING, the BLOCKED frames, PING and ACK_FREQUENCY; aioquic writes the rare ones. Must never build a
-packet. Part of the sending side. RFC 9000, 19.
-"""
+"""Control frames of connections in use (RFC 9000, 19); aioquic writes rare ones. Must never build packets."""
 
 from __future__ import annotations
 
@@ -82,10 +77,7 @@ class ControlFrameConnection(FastBase):
             frames.append((data, sender.on_reset_delivery, ()))
 
     def _collect_ack_frequency(self) -> None:
-        """Request fewer acknowledgements: several per window, so that it still grows and paces by them.
-
-        The requested delay is the peer's announced one, so the probe time-out stays the same.
-        """
+        """Request fewer ACKs, several per window for its growth, at the announced delay: the PTO stays."""
         window = self._loss.congestion_window
         wanted = min(max(window // self._max_datagram_size // 3, FEWEST_PER_ACK), MOST_PER_ACK)
         self._asked_window = window

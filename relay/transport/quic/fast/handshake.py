@@ -1,9 +1,8 @@
 """The server's TLS 1.3 handshake (RFC 8446), without what aioquic repeats for every connection.
 
-Owns the answer to a ClientHello: choice of parameters, key exchange, messages up to Finished; a certificate
-message is built once. Must never accept a pre-shared key or early data: no tickets are issued. aioquic parses
-the client's Finished and everything unusual. The connection's start creates one `ServerContext` per
-connection.
+Owns the answer to a ClientHello: parameters, key exchange, messages up to Finished; a certificate message is
+built once. Must never accept a pre-shared key or early data: no tickets are issued. aioquic parses the
+client's Finished and everything unusual.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Packet protection of 1-RTT packets (RFC 9001, 5) for the packet loops.
 
-Owns the keys of each direction and phase, and the choice between two equal implementations: `PureKeys` on
-aioquic's ciphers, and the compiled kernel on libcrypto. Must never know a frame but STREAM. The connection
-installs a `FastPair` in place of aioquic's pair of contexts.
+Owns the keys of each direction and phase, in two equal implementations: `PureKeys` on aioquic's ciphers, the
+compiled kernel on libcrypto. Must never know a frame but STREAM. `FastPair` replaces aioquic's contexts.
 """
 
 from __future__ import annotations
@@ -27,18 +26,14 @@ except ImportError:  # not built, or libcrypto is missing
 NATIVE = _kernel is not None  # the compiled kernel is usable
 TAG = 16  # bytes of the AEAD tag
 SAMPLE = 16  # bytes of the ciphertext sample for header protection, and of the mask
-PACKETS_PER_KEY = 1 << 22
-"""Packets sent before a key update is requested: half of AES-GCM's limit (RFC 9001, 6.6)."""
-
+PACKETS_PER_KEY = 1 << 22  # packets sent before a key update: half of AES-GCM's limit (RFC 9001, 6.6)
 STREAM = 0x0C  # STREAM with an offset, without a length: it extends to the end of its packet (RFC 9000, 19.8)
 FIN = 1
 
-Opened = tuple[int, int, bytes | None]
-"""Packet number, first byte, payload; the payload is `None` if the packet is of the other key phase."""
+Opened = tuple[int, int, bytes | None]  # number, first byte, payload (`None` of the other key phase)
 
 
-Taken = tuple[int, int, int, int, bytes, bool]
-"""Packets, frame type of the first, stream id, offset, data, and whether the stream ends with it."""
+Taken = tuple[int, int, int, int, bytes, bool]  # packets, first's frame type, stream id, offset, data, end
 
 
 class Keys(Protocol):
@@ -94,8 +89,7 @@ class PureKeys:
         self._seals = aead._aead.encrypt
         self._opens = aead._aead.decrypt
         self._iv = aead._iv
-        # AES works without chaining, so one call makes the masks of many packets. The key derives from the
-        # first secret and outlives key updates (RFC 9001, 6).
+        # Unchained AES: one call makes many masks. The first secret's key outlives updates (RFC 9001, 6).
         self._masks: Callable[[bytes], bytes] = protection._encryptor.update
         if protection._is_chacha20:
             make = protection._mask
@@ -255,9 +249,8 @@ class PacketKeys:
 def pure_read_ack(payload: bytes, at: int, /) -> tuple[int, int, int, list[tuple[int, int]] | None, int]:
     """Parse an ACK frame without ECN counts, after its type (RFC 9000, 19.3).
 
-    Returns the largest number, the encoded delay, the lowest number of the first range, further ranges of
-    lowest and largest number, and the position after the frame. Raises IndexError if the payload ends early,
-    ValueError if a range goes below zero.
+    Returns the largest number, encoded delay, lowest number of the first range, further (lowest, largest),
+    and the position after it. Raises IndexError if the payload ends early, ValueError for a range below zero.
     """
     largest, at = read_varint(payload, at)
     delay, at = read_varint(payload, at)
@@ -298,12 +291,10 @@ class FastPair(KeyUpdatePair):
 
     def __init__(self, *, native: bool = NATIVE) -> None:
         super().__init__()
-        self.reading: PacketKeys | None = None
-        """`None` until a packet of the present phase has come: aioquic handles every phase."""
+        self.reading: PacketKeys | None = None  # `None` until a packet of this phase: aioquic opens it
         self.writing: PacketKeys | None = None
         self._native = native and NATIVE
-        self._header_keys: dict[bool, Any] = {}
-        """Header protection of the first secrets, for sending and receiving."""
+        self._header_keys: dict[bool, Any] = {}  # of the first secrets, for sending and receiving
 
     def begin(self) -> bool:
         """Make the keys once both directions have secrets. Returns whether there are any."""

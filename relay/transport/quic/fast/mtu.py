@@ -1,14 +1,12 @@
 """Path MTU discovery (RFC 9000, 14.3; RFC 8899).
 
-Owns the search: the size to probe, the effect of a probe's fate, and black hole detection. Must never send.
-The sending side asks it, the connection reports to it.
+Owns the sizes to probe, the effect of a probe's fate, and black hole detection. Must never send.
 """
 
 from __future__ import annotations
 
 SIZES = (1452, 1432, 1372, 1332, 1232)
-"""UDP payloads to probe, descending: Ethernet, a tunnel in IPv6, WireGuard, a tunnel of 1380, IPv6's minimum;
-each with IPv6's larger header."""
+"""UDP payloads to probe, on IPv6: Ethernet, tunnel in IPv6, WireGuard, tunnel of 1380, IPv6's minimum."""
 
 TRIES = 3  # lost probes until a size counts as too large
 SPACING = 0.1  # least seconds between probes, so that one loss burst counts once

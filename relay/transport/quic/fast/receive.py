@@ -1,9 +1,8 @@
-"""Receiving 1-RTT packets: one pass over the common frames.
+"""Receiving 1-RTT packets: one pass over the common frames (RFC 9000, 12 and 19).
 
-Owns packet unprotection, the parsing of ACK, STREAM, PADDING, PING and DATAGRAM frames, and the merging of
-one drain of the socket: acknowledgements are applied once, adjacent stream data becomes one event. aioquic
-handles resets and connection ids one by one, and the rest of a packet from any other frame on. Must never
-send. RFC 9000, 12 and 19.
+Owns packet unprotection, the parsing of ACK, STREAM, PADDING, PING and DATAGRAM, and the merging of one drain
+of the socket: acknowledgements are applied once, adjacent stream data becomes one event. aioquic handles
+resets and connection ids, and a packet's rest from any other frame on. Must never send.
 """
 
 from __future__ import annotations
@@ -30,9 +29,7 @@ from relay.transport.quic.fast.varint import read_varint
 
 LONG_HEADER = 0x80
 RESERVED_BITS = 0x18
-ACK_DELAY = 0.02
-"""Seconds that an acknowledgement is delayed: below the 25 ms that we announce, since timers are late."""
-
+ACK_DELAY = 0.02  # seconds that an ACK is delayed: below the announced 25 ms, since timers are late
 ACK_EVERY = 2  # ack-eliciting packets until an ACK is sent at once (RFC 9000, 13.2.2)
 GATHERED = 65536  # most bytes of one stream per event
 _ALONE = {
@@ -119,11 +116,7 @@ class ReceiveConnection(AckConnection):
                 space.ack_at = now
 
     def receive_train(self, buffer: memoryview, each: int, addr: NetworkAddress, now: float) -> int:
-        """Receive the train of one stream's packets at the start of `buffer`. Returns how many, 0 for none.
-
-        They have `each` bytes, the last possibly fewer. Most of a frame or a large group arrives this way, in
-        few calls.
-        """
+        """Receive one stream's train of `each` bytes, the last maybe fewer. Returns how many, 0 for none."""
         keys = self._pair.reading
         if keys is None or not self._fast_path or self._close_event is not None:
             return 0

@@ -1,7 +1,6 @@
 """Records of sent packets, the pacer, and the window of received packet numbers.
 
-Owns small types that replace aioquic's and work with its loss recovery (RFC 9002). Must never touch a
-connection. The connection and its packet loops use them.
+Owns types that replace aioquic's in its loss recovery (RFC 9002). Must never touch a connection.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ _SEEN_MASK = (1 << SEEN) - 1
 PACING_GAIN = 1.25  # pacing rate relative to window per round trip (RFC 9002, 7.7)
 SMALLEST_BURST = 16  # least burst in packets at any rate: a frame of video, or the initial window
 LARGEST_BURST = 256  # packets
-BURST_TIME = 0.004
-"""Burst in seconds of the pacing rate: timers are 1 to 2 ms late, and 16 packets per millisecond would limit
-the rate to 150 Mbit/s."""
+BURST_TIME = 0.004  # seconds of the pacing rate: timers are 1 to 2 ms late, and 16 packets/ms are 150 Mbit/s
 
 
 class SentPacket:
@@ -52,15 +49,12 @@ class SentPacket:
         self.packet_number = packet_number
         self.sent_time = sent_time
         self.sent_bytes = 0
-        self.sender: FastSender | None = None
-        """The stream of the first STREAM frame: its bytes from `start` to `stop`, and whether it ends there.
-        """
+        self.sender: FastSender | None = None  # of the first STREAM frame: `start` to `stop`, `fin`
         self.start = 0
         self.stop = 0
         self.fin = False
         self.more: list[tuple[FastSender, int, int, bool]] | None = None
-        self.handlers: list[tuple[Any, tuple[Any, ...]]] | None = None
-        """Handlers of control frames, called with the delivery state and the arguments."""
+        self.handlers: list[tuple[Any, tuple[Any, ...]]] | None = None  # of control frames, and arguments
         self.acks = -1  # the largest packet number that its ACK frame acknowledged
 
     @property

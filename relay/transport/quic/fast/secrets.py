@@ -1,7 +1,6 @@
 """TLS key derivation (RFC 8446, 7.1; RFC 9001, 5), optimised: a handshake derives some thirty keys.
 
-Owns HKDF with prebuilt labels, and the contexts that hold the keys of one direction. Must never choose a
-cipher. The handshake and the connection's start use it.
+Owns HKDF with prebuilt labels and contexts with one direction's keys. Must never choose a cipher.
 """
 
 from __future__ import annotations

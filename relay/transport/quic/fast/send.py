@@ -1,8 +1,8 @@
 """Sending 1-RTT packets: a burst in one loop, mostly trains of full packets sealed by one call.
 
-Owns the order within a burst (ACK, control frames, datagrams, then streams strictly by urgency), the limits
-(congestion window, pacing, flow control) and the records of sent packets. All packets of a burst but the last
-are full, so that the kernel can segment one buffer. Must never receive. RFC 9000, 12 to 14 and 19.
+Owns a burst's order (ACK, control frames, datagrams, streams strictly by urgency), limits (congestion window,
+pacing, flow control) and records. All packets but the last are full: the kernel can segment one buffer. Must
+never receive. RFC 9000, 12 to 14 and 19.
 """
 
 from __future__ import annotations
@@ -24,18 +24,13 @@ FIXED_BIT = 0x40
 
 SHORT_NUMBER = 2
 LONG_NUMBER = 4
-NUMBER_SPAN = 1 << 14
-"""Outstanding packets from which on two-byte packet numbers are ambiguous: half of RFC 9000, 17.1."""
-
+NUMBER_SPAN = 1 << 14  # outstanding packets that make 2-byte numbers ambiguous: half of RFC 9000, 17.1
 SMALLEST_ROOM = 24  # room in a packet below which another STREAM frame is not worth its header
 SMALLEST_PAYLOAD = 3  # least payload for the header protection sample, whatever the packet number length
 FLIGHT = 256  # most packets per burst: other connections want their turn
-TRAIN_END = 1 << 30
-"""Largest offset of trains, which use 4 bytes for it. Data beyond is sent packet by packet."""
-
+TRAIN_END = 1 << 30  # largest offset of trains, of 4 bytes; data beyond is sent packet by packet
 TRAIN_HEAD = 1 + 4  # bytes of a train's STREAM frame header without the stream id
-ACK_OF_ACK = 8
-"""Every so many packets, an ACK of several ranges is made ack-eliciting, so that ranges can be forgotten."""
+ACK_OF_ACK = 8  # an ACK of ranges is ack-eliciting once per so many packets, so that they can be forgotten
 
 
 class SendConnection(ControlFrameConnection):
@@ -113,8 +108,7 @@ class SendConnection(ControlFrameConnection):
         number = self._packet_number
         buffers = self._write_packets(now, budget, ack=ack)
         if self._active and cc.congestion_window - cc.bytes_in_flight >= self._max_datagram_size:
-            # The burst ended for neither window nor lack of data: the pacer is due, unless flow control
-            # stopped it.
+            # Neither window nor lack of data ended the burst: the pacer is due, unless flow control did.
             full = self._packet_number - number >= FLIGHT
             self._pacing_at = now if full else pacer.next_send_time(now)
         return buffers

@@ -1,9 +1,8 @@
 """Start of a server's connection, and release of its handshake state.
 
 Owns shortcuts for what aioquic computes or allocates per connection: a constructor of a hundred assignments,
-keys of unused QUIC versions, constant tables, and handshake state that an idle viewer would hold for hours.
-Must never change the wire except the number of connection ids. Client connections start as aioquic's do.
-`FastBase` builds on it.
+keys of unused QUIC versions, constant tables, handshake state that an idle viewer would hold for hours. Must
+never change the wire except the number of connection ids. Clients start as aioquic's do.
 """
 
 from __future__ import annotations
@@ -39,15 +38,8 @@ from relay.transport.quic.compat import Credentials, RelayQuicConnection
 from relay.transport.quic.fast.handshake import FinishedContext, ServerContext
 from relay.transport.quic.fast.secrets import LeanPair, make_lean, setup_server_initial
 
-CONNECTION_IDS = 4
-"""Connection ids that either side keeps for the other: the one in use, and some for migration.
-
-aioquic has 8, each a frame, a route and an object per connection. Used ones are replaced.
-"""
-
+CONNECTION_IDS = 4  # one in use, others for migration; each of aioquic's 8 costs a frame, route and object
 TOKEN = 16  # bytes of a stateless reset token
-
-"""aioquic's."""
 
 _IMMUTABLE = (bool, int, float, str, bytes, Enum, type(None), QuicConfiguration)
 
@@ -141,8 +133,7 @@ class Blueprint:
                 self.plain[name] = value
             else:
                 raise TypeError(f"aioquic's {name} is new here")
-        self.parameters: dict[tuple[Any, ...], bytes] = {}
-        """Encoded transport parameters without the connection's own."""
+        self.parameters: dict[tuple[Any, ...], bytes] = {}  # encoded, without the connection's own
 
 
 _PERSONAL = frozenset(

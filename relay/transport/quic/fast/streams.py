@@ -1,8 +1,7 @@
-"""Streams of a fast connection: both halves, and their pending frames.
+"""Streams of a fast connection: both halves, and their pending frames (RFC 9000, 2 to 4).
 
-Owns the bytes between the session and the packets, as references to the written chunks: a payload for many
-viewers is copied only into packets. Must never build a packet. The connection creates streams and takes from
-them; aioquic's own methods find the attributes of its streams here (RFC 9000, 2 to 4).
+Owns the bytes between session and packets, as references to written chunks: a payload for many viewers is
+copied only into packets. Must never build a packet. aioquic finds its streams' attributes here.
 """
 
 from __future__ import annotations
