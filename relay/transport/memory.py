@@ -109,8 +109,7 @@ class MemoryStream(Sender):
         elif self.twin.sending:
             self.twin.end_sending()
             self._session.tell(StreamStopped(self.twin, code))
-            # A reset answers the stop, as in QUIC.
-            self._session.peer.tell(StreamReset(self, code))
+            self._session.peer.tell(StreamReset(self, code))  # a reset answers the stop, as in QUIC
 
     def end_sending(self) -> None:
         self.sending = self.writable = False

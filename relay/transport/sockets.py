@@ -20,7 +20,7 @@ NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # errors where a whole ad
 def bind_udp(host: str, port: int) -> list[socket.socket]:
     """Bind UDP sockets for a listen address. Raises OSError with a human-readable message.
 
-    `::` and an empty host include IPv4; `localhost` is 127.0.0.1 and ::1. Port 0 is free for TCP (HTTP) too.
+    `::` and an empty host include IPv4; `localhost` is 127.0.0.1 and ::1. Port 0 picks one free for TCP too.
     """
     attempts = PORT_ATTEMPTS
     while True:

@@ -88,8 +88,7 @@ class WebTransportSession(QuicSession):
         kind = head.feed(data)
         if kind is None:
             if fin:
-                # It ended before its kind was known: our half must end too.
-                del self._heads[stream_id]
+                del self._heads[stream_id]  # it ended before its kind was known: our half must end too
                 if not stream_id & 2:
                     self.connection.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
             return
@@ -249,8 +248,7 @@ class WebTransportSession(QuicSession):
 
     def _finish_connect(self, data: bytes) -> None:
         assert self._session_id is not None
-        # Both errors: the stream was stopped or has ended.
-        with contextlib.suppress(RuntimeError, ValueError):
+        with contextlib.suppress(RuntimeError, ValueError):  # the stream was stopped or has ended
             self.connection.quic.send_stream_data(self._session_id, data, end_stream=True)
         self.connection.touch()
 

@@ -87,8 +87,7 @@ class WebTransportClientSession(WebTransportSession):
         fields = dict(headers)
         status = int(fields[b":status"])
         if status < FIRST_FINAL_STATUS:
-            # An interim answer: the final one may already be buffered.
-            rest = self._requests[stream_id].rest()
+            rest = self._requests[stream_id].rest()  # an interim answer; the final one may be buffered
             self._on_request_data(stream_id, rest, fin=False)
             return
         self.status = status

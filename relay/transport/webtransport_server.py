@@ -126,8 +126,7 @@ class WebTransportServerSession(WebTransportSession):
     def _respond(self, headers: Headers, *, end: bool) -> None:
         assert self._h3 is not None
         assert self._session_id is not None
-        # Both errors: the peer has aborted the stream; the event follows.
-        with contextlib.suppress(RuntimeError, ValueError):
+        with contextlib.suppress(RuntimeError, ValueError):  # the peer has aborted it; the event follows
             self._h3.send_headers(self._session_id, headers, end_stream=end)
         self._h3.forget(self._session_id)
         self.connection.touch()
@@ -137,8 +136,7 @@ class WebTransportServerSession(WebTransportSession):
         assert self._h3 is not None
         self._requests.pop(stream_id, None)
         self._ignored.add(stream_id)
-        # Both errors: the peer has aborted the stream.
-        with contextlib.suppress(RuntimeError, ValueError):
+        with contextlib.suppress(RuntimeError, ValueError):  # the peer has aborted the stream
             self._h3.send_headers(stream_id, [(b":status", str(status).encode())], end_stream=True)
             self.connection.quic.stop_stream(stream_id, http3.H3_NO_ERROR)
         self._h3.forget(stream_id)

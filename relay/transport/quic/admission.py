@@ -75,8 +75,7 @@ class Admission:
                     now=now,
                 )
             except ValueError:
-                # Clients take no second Retry (RFC 9000, 17.2.5.2).
-                self._refused["invalid_token"] += 1
+                self._refused["invalid_token"] += 1  # clients take no second Retry (RFC 9000, 17.2.5.2)
                 return refusal(header, QuicErrorCode.INVALID_TOKEN)
         for slots, key in ((self._sessions, ""), (self._addresses, remote)):
             if slots.full(key):

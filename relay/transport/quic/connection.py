@@ -1,7 +1,8 @@
 """One QUIC connection between its socket and its session.
 
 Owns the driving of an aioquic connection: datagrams in, events out, one transmit per loop turn, timers,
-keep-alive, close. Must never know the content of streams. Endpoints and sessions call it.
+keep-alive, close. Must never know the content of streams. The endpoint creates and drives connections;
+sessions ask them to transmit (`touch`) and to close.
 """
 
 from __future__ import annotations
@@ -277,8 +278,7 @@ class Connection:
                     self.sock.send_all(buffers, size, address)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
-        # Writing issues connection ids, which must be routed before the peer uses them.
-        if quic.events:
+        if quic.events:  # writing issues connection ids, which must be routed before the peer uses them
             self.process()
         if not self.gone:
             self.arm(now)
@@ -388,8 +388,7 @@ class Connection:
                 logger.error(text, remote=self.remote, exc_info=error)
             self.close(QuicErrorCode.INTERNAL_ERROR, "internal error", transport=True)
         elif self.handler is not None:
-            # The session cannot even handle its end: close without it.
-            self.handler = None
+            self.handler = None  # the session cannot even handle its end: close without it
             self.touch()
         else:
             self.endpoint.remove(self)

@@ -95,8 +95,7 @@ class ClientEndpoint(Endpoint):
 
     def on_close(self, connection: Connection) -> None:
         if compat.closed_by_peer(connection.quic):
-            # A peer's close needs no answer; our own is repeated for 3 PTO.
-            self._loop.call_soon(self.release)
+            self._loop.call_soon(self.release)  # a peer's close needs no answer; ours is repeated for 3 PTO
 
     def remove(self, connection: Connection) -> None:
         super().remove(connection)

@@ -54,8 +54,7 @@ _WHOLE = {
     # IP_MTU_DISCOVER, IPV6_MTU_DISCOVER to PMTUDISC_PROBE: don't fragment, ignore the kernel's path MTU.
     ("linux", socket.AF_INET): ((socket.IPPROTO_IP, 10, 3),),
     ("linux", socket.AF_INET6): ((socket.IPPROTO_IP, 10, 3), (socket.IPPROTO_IPV6, 23, 3)),
-    # IP_DONTFRAG and IPV6_DONTFRAG.
-    ("darwin", socket.AF_INET): ((socket.IPPROTO_IP, 28, 1),),
+    ("darwin", socket.AF_INET): ((socket.IPPROTO_IP, 28, 1),),  # IP_DONTFRAG and IPV6_DONTFRAG
     ("darwin", socket.AF_INET6): ((socket.IPPROTO_IPV6, 62, 1),),
 }
 

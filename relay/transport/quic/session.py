@@ -377,15 +377,13 @@ class QuicSession:
         try:
             self.connection.quic.write_stream(stream.id, chunks, fin=fin, order=stream.order)
         except (RuntimeError, ValueError):
-            # The peer has stopped this stream; the event follows.
-            stream.close_half()
+            stream.close_half()  # the peer has stopped this stream; the event follows
         if fin:
             self._forget(stream)
 
     def abort(self, stream: QuicStream, code: int) -> None:
         if stream.id < 0:
-            # The peer never saw it.
-            waiting = self._waiting.get(stream.unidirectional, [])
+            waiting = self._waiting.get(stream.unidirectional, [])  # the peer never saw it
             index = bisect.bisect_left(waiting, stream.order, key=urgency)
             if index < len(waiting) and waiting[index] is stream:
                 del waiting[index]

@@ -191,8 +191,7 @@ class UdpSocket:
             self._waiting.append((data, address))
 
     def _failed(self, error: OSError) -> None:
-        # Unreachable peer, datagram too large, firewall: QUIC treats it as loss.
-        self.failed += 1
+        self.failed += 1  # unreachable peer, datagram too large, firewall: QUIC treats it as loss
         if error.errno == errno.ENOBUFS:
             self.dropped += 1
         if self.on_error is not None:
@@ -231,8 +230,7 @@ class UdpSocket:
                 self._alone = self._alone + 1 if reads == 1 else 0
                 break
             except OSError as error:
-                # An ICMP error for an earlier datagram; the socket itself works.
-                taken += 1
+                taken += 1  # an ICMP error for an earlier datagram; the socket itself works
                 if self.on_error is not None:
                     self.on_error(error)
             if self.closed:

@@ -224,8 +224,7 @@ class FramedSession(FramedStreams):
 
     def _send_ping(self) -> None:
         """Ping in every way that the framing has."""
-        # One queued ping is enough.
-        if not any(signal.opcode is Opcode.PING for signal in self._signals):
+        if not any(signal.opcode is Opcode.PING for signal in self._signals):  # one queued ping is enough
             self._signals.append(Outgoing(Opcode.PING, b""))
             if self._pinged_at is None:
                 self._pinged_at = self._clock()

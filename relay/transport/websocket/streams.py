@@ -142,8 +142,7 @@ class FramedStreams:
         if stream.shown or not stream.opened_by_peer:
             self._emit(StreamReset(stream, frame.code))
         elif not stream.closed:
-            # The owner never saw this stream, so end our half here.
-            stream.close()
+            stream.close()  # the owner never saw this stream, so end our half here
             self.abort(stream, 0)
         self._forget(stream)
         return stream

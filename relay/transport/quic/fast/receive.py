@@ -210,8 +210,7 @@ class ReceiveConnection(AckConnection):
                 elif kind == 0x00:
                     at = end - len(plain[at:].lstrip(b"\0"))
                 elif kind == 0x01:
-                    # A PING asks for an ACK: answer at once instead of setting a timer.
-                    eliciting = True
+                    eliciting = True  # a PING asks for an ACK: answer at once instead of setting a timer
                     self._unacked = ACK_EVERY
                     at += 1
                 elif kind & 0xFE == 0x30:
