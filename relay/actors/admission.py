@@ -1,6 +1,6 @@
-"""Whether a peer may have a session, and what it may do there: the answer of the authenticator, logged if it is no.
+"""Authorization of a peer: asks the authenticator for its permissions, and logs a rejection.
 
-Called by the gate where the peer's path is known before the session, else by the connection actor. Both run it as a task.
+Run as a task by the gate if the path is known before the session, else by the connection actor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from relay.transport.session import Session, SessionRequest
 
 
 class Rejection(NamedTuple):
-    """The peer may do nothing: HTTP status, and the reason for the peer."""
+    """HTTP status, and the reason as the peer gets it."""
 
     status: int
     reason: str
@@ -24,7 +24,7 @@ class Rejection(NamedTuple):
 async def decide(
     environment: Environment, peer: Session | SessionRequest, path: str, query: str, log: Logger
 ) -> Permissions | Rejection:
-    """What the peer may do. `log` is bound to the session."""
+    """The peer's permissions. `log` is bound to the session."""
     try:
         return await environment.authorize(path, query, peer.remote)
     except UnauthorizedError as error:

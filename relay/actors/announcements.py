@@ -1,7 +1,4 @@
-"""The announcements of the peer of a connection: which of its routes are used, and what the directory is told.
-
-Part of the connection actor, below `ingest.py`. Owns the broadcast actors of the session, until they are withdrawn.
-"""
+"""Part of the connection actor, under `ingest.py`: the peer's announcements. Owns their broadcasts until withdrawn."""
 
 from __future__ import annotations
 
@@ -15,8 +12,7 @@ from relay.moq import session as moq
 from relay.runtime import Runtime
 from relay.wire.errors import SessionCode
 
-SUBSCRIBER_ONLY = 2
-"""Role in SETUP of a peer that publishes nothing."""
+SUBSCRIBER_ONLY = 2  # role in SETUP of a peer that publishes nothing
 
 
 def random_hop(runtime: Runtime) -> int:
@@ -32,10 +28,8 @@ class Announcement:
     def __init__(self, generation: int, route: Route, broadcast: Ref | None, identity: int) -> None:
         self.generation = generation
         self.route = route
-        self.identity = identity
-        """Id of its publisher where the peer gives none."""
-        self.broadcast = broadcast
-        """`None` if the announcement is not used: a loop, or too long."""
+        self.identity = identity  # id of its publisher where the peer gives none
+        self.broadcast = broadcast  # `None` if the announcement is not used: a loop, or too long
 
 
 class Announcements:
@@ -48,7 +42,7 @@ class Announcements:
         self._generation = 0
 
     def start(self) -> None:
-        """Ask the peer for what it publishes, within its permissions."""
+        """Request the peer's announcements, within its permissions."""
         peer = self._moq.peer
         if peer is None or peer.role != SUBSCRIBER_ONLY:
             for prefix in self._context.permissions.publish:
@@ -81,11 +75,10 @@ class Announcements:
         send(self._context.environment.origin, message)
 
     def withdrawn(self, event: moq.Unannounced) -> None:
-        """The peer withdraws a path."""
         self._withdraw(join(self._context.permissions.root, event.path), said=event.said)
 
     def _announce(self, absolute: str, route: Route | None) -> None:
-        """The peer announces a path; without a usable `route` it is only remembered."""
+        """Without a usable `route` the path is only remembered."""
         context = self._context
         environment = context.environment
         if not self._within_limits(absolute):
@@ -135,7 +128,7 @@ class Announcements:
         )
 
     def _within_limits(self, absolute: str) -> bool:
-        """Whether a path may be used. Closes the session of a peer that announces too much."""
+        """True if a path may be used. Closes the session of a peer that announces too much."""
         context = self._context
         limit = context.limit_of("announces")
         if len(self._announced) >= limit:
@@ -173,10 +166,9 @@ class Announcements:
         return route.plus_cost(1 if peer is None or peer.cost is None else peer.cost)
 
     def _identified(self, route: Route, identity: int) -> Route:
-        """The route with an id of ours for a publisher that gave none, good for one announcement.
+        """The route, with an id of ours if the publisher gave none: relays of the cluster know the publisher by it.
 
-        With it the routes across a cluster are known to lead to the same publisher. A path that a relay of 01 to 03
-        announces again may come from another publisher. Newer relays withhold an id on purpose.
+        Good for one announcement: the next by a 01 to 03 relay may be another publisher's. Newer relays withhold ids.
         """
         newer_relay = self._context.permissions.cluster and self._moq.has_hops
         if route.publisher != UNKNOWN_HOP or newer_relay:

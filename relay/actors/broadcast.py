@@ -1,8 +1,7 @@
-"""The broadcast actor: one publication of one path by one session, and the tracks of it that somebody wants.
+"""The broadcast actor: one publication of one path by one session, and its requested tracks.
 
-Started by the publishing connection, found through the origin. It forwards each request to the track's actor, which
-it starts on the first one and stops when the track has been idle. After `Withdraw` no new request can come: it ends
-when its last track has.
+Started by the publishing connection, found through the origin. Starts a track's actor on the first request, stops it
+when idle. After `Withdraw` no new request can come: it ends with its last track.
 """
 
 from __future__ import annotations
@@ -53,8 +52,7 @@ class BroadcastActor(LoopActor):
         self._source = source
         self._limits = limits
         self._tracks: dict[tuple[str, str], TrackEntry] = {}
-        self._withdrawn: m.Withdraw | None = None
-        """Set once it is out of the directory: it ends with its last track."""
+        self._withdrawn: m.Withdraw | None = None  # set once it is out of the directory
 
     def __str__(self) -> str:
         return f"broadcast {self._path}"

@@ -1,10 +1,7 @@
-"""The cache budget: one limit on the bytes that the caches of all tracks hold together.
+"""The cache budget: one limit on the bytes in the caches of all tracks, kept to within an eighth.
 
-Owns the sum, and decides how far each track is evicted. Must never look into a track: tracks report their size, and
-those above their fair share are asked to evict. The budget is kept to within an eighth.
-
-Old groups go first. Only if the newest groups alone exceed the budget do tracks above their fair share lose these too:
-a track within its share keeps its newest group.
+Owns the sum. Must never look into a track: tracks report their size, and those above their fair share evict, old groups
+first. Only if the newest groups alone exceed the budget do tracks above their share lose these too.
 """
 
 from __future__ import annotations
@@ -24,10 +21,8 @@ class CacheBudgetActor(LoopActor):
         self._budget = budget
         self._sizes: dict[str, tuple[Ref, int]] = {}
         self._total = 0
-        self._asked: set[str] = set()
-        """Tracks asked to evict that have not answered."""
-        self._newest = False
-        """Old groups have gone, and it was not enough."""
+        self._asked: set[str] = set()  # tracks asked to evict that have not answered
+        self._newest = False  # evicting old groups was not enough
 
     def __str__(self) -> str:
         return "cache budget"

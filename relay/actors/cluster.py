@@ -1,7 +1,7 @@
-"""The cluster actor: which other relays there are, and a session with each.
+"""The cluster actor: the other relays of the cluster, and a session with each.
 
 Announces this relay under the members' path, watches that path, and keeps a peer actor for each root and each member.
-Must never know broadcasts or tracks. Of two members, the one whose name comes first dials; the other only if that fails.
+Must never know broadcasts or tracks. Of two members the one whose name comes first dials, the other only if that fails.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ logger = get_logger("relay.cluster")
 WATCH: Final = 1
 GENERATION: Final = 1
 
-REVIVAL: Final = 10.0
-"""Seconds from the failure of a peer actor until it is started again."""
+REVIVAL: Final = 10.0  # seconds until a failed peer actor is started again
 
 
 class Revive(NamedTuple):
@@ -70,14 +69,10 @@ class ClusterActor(LoopActor):
         self._roots = tuple(root for root in roots if node is None or not same_host(root, node))
         self._limits = limits
         self._dialling = Dialling(dial, gate)
-        self._peers: dict[str, Ref] = {}
-        """By target."""
-        self._members: dict[str, Member] = {}
-        """Announced members, by name."""
-        self._leaving: dict[str, Member] = {}
-        """Members that were withdrawn, and still have a session with us."""
-        self._sessions: dict[int, m.PeerConnected] = {}
-        """Sessions with other relays, by number."""
+        self._peers: dict[str, Ref] = {}  # by target
+        self._members: dict[str, Member] = {}  # announced members, by name
+        self._leaving: dict[str, Member] = {}  # withdrawn members that still have a session with us
+        self._sessions: dict[int, m.PeerConnected] = {}  # sessions with other relays, by number
         self._revival: Timer | None = None
 
     def __str__(self) -> str:
@@ -133,8 +128,7 @@ class ClusterActor(LoopActor):
             case m.CheckAlive():
                 send(self._origin, m.Alive(self._number, alive=True))
             case m.OpenUpstream() | m.DescribeUpstream() | m.FetchUpstream():
-                # a member's broadcast has no tracks
-                send(message.track, m.UpstreamFailed(StreamCode.NOT_FOUND))
+                send(message.track, m.UpstreamFailed(StreamCode.NOT_FOUND))  # a member has no tracks
             case m.UpdateUpstream() | m.CloseUpstream() | m.StopGroup():
                 """Of a track that was refused."""
             case _:
@@ -245,7 +239,6 @@ class ClusterActor(LoopActor):
         self._leaving = {name: member for name, member in self._leaving.items() if self._is_connected(member)}
 
     def _is_connected(self, member: Member) -> bool:
-        """Whether a session with that member exists."""
         return member.hop != UNKNOWN_HOP and any(s.hop == member.hop for s in self._sessions.values())
 
     def _known(self) -> list[tuple[str, Member]]:
@@ -253,11 +246,7 @@ class ClusterActor(LoopActor):
         return [*self._leaving.items(), *self._members.items()]
 
     def _deduplicate(self) -> None:
-        """Tell every peer actor whether another session with the same relay makes its own redundant.
-
-        Of a session that we dialled and one that we did not, the dialler whose name comes first keeps its own: both
-        ends decide alike, each about what it dialled.
-        """
+        """Report redundant sessions to peer actors. The dialler whose name comes first keeps its own: both agree."""
         for name, member in self._known():
             peer = self._peers.get(self._target(name))
             if peer is None or not member.hop:

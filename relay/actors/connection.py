@@ -1,8 +1,7 @@
 """The connection actor: one session with one peer.
 
-Owns the session's life: permissions and their end, drain and close. Feeds the state machine of the protocol
-(`relay.moq`) and hands on its events: `ingest.py` has what the peer publishes, `egress.py` what it consumes; both are
-parts of this actor.
+Owns the session's life: permissions and their end, drain and close. Feeds the protocol state machine (`relay.moq`). Its
+parts take the events: `ingest.py` for what the peer publishes, `egress.py` for what it consumes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from relay.transport.session import Session
 from relay.wire.errors import FIRST_APP_CODE, SessionCode, StreamCode
 
 SESSION_CODES: Final = {401: SessionCode.UNAUTHORIZED, 500: SessionCode.INTERNAL}
-"""By the HTTP status of a rejection; others are codes of the application."""
+"""By HTTP status of a rejection; others are application codes."""
 
 
 class MoqTimer(NamedTuple):
@@ -57,10 +56,9 @@ class ConnectionActor(LoopActor):
         peer: Ref | None = None,
         offered: tuple[str, ...] = (),
     ) -> None:
-        """`permissions` are given where the peer's URL was known before it was accepted.
+        """`permissions` are set if the peer's URL was known before; `offered`: protocols it named before the session.
 
-        `gate` is notified of the end, `peer` of the beginning and the end of a session with another relay. `offered` are
-        the protocols that the peer named before the session.
+        `gate` is notified of the end, `peer` of the beginning and the end of a session with another relay.
         """
         super().__init__(environment.runtime)
         self.session = session
@@ -275,7 +273,6 @@ class ConnectionActor(LoopActor):
         self.ingest.announcements.start()
 
     def describe(self) -> SessionRow:
-        """The row of this session in the debug API."""
         session, permissions = self.session, self._context.permissions
         stats, counts = session.stats(), self._context.counts
         return SessionRow(

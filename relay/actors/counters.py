@@ -1,7 +1,6 @@
 """The counters actor: sums of all counts, so that totals never go down, and the figures of every track.
 
-A connection adds its counts when it ends; for totals, add those of live connections. A track reports while it lives,
-so that thousands need not be asked.
+A connection adds its counts at its end (add live ones for totals); a track reports: thousands need not be asked.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from relay.actors.runtime import LoopActor
 from relay.model.path import covers
 from relay.runtime import Runtime
 
-Counts: TypeAlias = dict[tuple[str, str], int]
-"""By name of the count and one label (a reason, a kind; `""` if there is none)."""
+Counts: TypeAlias = dict[tuple[str, str], int]  # by name and one label: a reason, a kind, or `""`
 
 
 class AddCounts(NamedTuple):
@@ -26,12 +24,10 @@ class AddCounts(NamedTuple):
 class TrackFigures(NamedTuple):
     """The figures of a track."""
 
-    broadcast: str
-    """URN of its broadcast actor."""
+    broadcast: str  # URN of its broadcast actor
     path: str
     name: str
-    viewers: int
-    """Subscriptions, without those of other relays."""
+    viewers: int  # subscriptions, without those of other relays
     cached_bytes: int
     cached_groups: int
 
@@ -39,8 +35,7 @@ class TrackFigures(NamedTuple):
 class Report(NamedTuple):
     """Track to counters: its figures, None once it has ended, and its counts since the last report."""
 
-    track: str
-    """URN of its actor."""
+    track: str  # URN of its actor
     figures: TrackFigures | None
     counts: Counts
 

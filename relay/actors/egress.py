@@ -1,7 +1,6 @@
-"""What the peer of a connection consumes: our announcements to it, its subscriptions and fetches.
+"""Part of the connection actor: what the peer consumes (our announcements to it, its subscriptions and fetches).
 
-Part of the connection actor. Turns requests of the session into messages to the directory and to tracks, and their answers
-into commands. Keys of these messages are the session's request numbers.
+Turns its requests into messages to directory and tracks, their answers into commands. Keys are its request numbers.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 
 Requested: TypeAlias = moq.SubscribeRequested | moq.InfoRequested | moq.FetchRequested
-Asked: TypeAlias = tuple[str, str, Ref, int, int]
-"""Path, track, subscriber, session and key of a message to the directory."""
+Asked: TypeAlias = tuple[str, str, Ref, int, int]  # path, track, subscriber, session, key
 
 
 class AskAgain(NamedTuple):
@@ -37,8 +35,7 @@ class Request:
     __slots__ = ("message", "track")
 
     def __init__(self, message: m.Subscribe | m.Describe | m.Fetch) -> None:
-        self.message = message
-        """What the directory was asked."""
+        self.message = message  # as sent to the directory
         self.track: Ref | None = None
 
 
@@ -50,8 +47,7 @@ class Subscription(Request):
     def __init__(self, message: m.Subscribe | m.Describe) -> None:
         super().__init__(message)
         self.failover = Failover()
-        self.params: SubscribeParams | None = None
-        """Of the last update."""
+        self.params: SubscribeParams | None = None  # of the last update
         self.bounded = isinstance(message, m.Subscribe) and message.params.end_group is not None
         """It ends with a certain group, by a number that another publisher would not have."""
 
@@ -64,8 +60,7 @@ class Egress:
         self._moq = context.moq
         self._serving = context.moq.serving
         self._call_later = call_later
-        self._watches: dict[int, str] = {}
-        """Prefixes, absolute, that the peer wants announcements for, by request."""
+        self._watches: dict[int, str] = {}  # prefixes that the peer watches, by request
         self._requests: dict[int, Request] = {}
 
     def count(self) -> int:
@@ -87,7 +82,7 @@ class Egress:
     # --- requests of the peer --------------------------------------------------------------------------------------
 
     def on_event(self, event: moq.Event) -> bool:
-        """Handle a request of the peer; whether it was one."""
+        """Handle a request of the peer. True if it was one."""
         match event:
             case moq.SubscribeRequested():
                 self._on_subscribe(event)
@@ -147,7 +142,7 @@ class Egress:
             self._leave(request)
 
     def _too_long(self, *names: str) -> bool:
-        """Whether a path or the name of a track exceeds the limit, so that nothing of that name is announced."""
+        """True if a path or track name exceeds the limit: nothing of that name is announced."""
         longest = self._context.environment.limits.path
         for name in names:
             if len(name.encode()) > longest:
@@ -156,7 +151,7 @@ class Egress:
         return False
 
     def _begin(self, event: Requested) -> Asked | None:
-        """What all requests have in common, the absolute path first; `None` if it was refused."""
+        """The fields that all requests have in common; `None` if it was refused."""
         context, broadcast = self._context, event.broadcast
         if len(self._requests) >= context.limit_of("subscriptions"):
             context.over("subscriptions", path=broadcast)
@@ -241,7 +236,7 @@ class Egress:
             self._serving.send_group(message.key, fragments, self._context.clock())
 
     def on_message(self, message: object) -> bool:
-        """Handle an answer; whether it was one of these."""
+        """Handle an answer. True if it was one of these."""
         match message:
             case m.WatchStarted():
                 offers = [self._offer(offer) for offer in message.offers]

@@ -19,11 +19,9 @@ from relay.moq.protocol import ProtocolSession
 from relay.moq.session import Closed
 from relay.runtime import Runtime
 
-RELAY_FACTOR = 20
-"""Multiplier on the limits in `PER_PEER` for sessions with a cluster peer, which stands for all of its own peers."""
-
+RELAY_FACTOR = 20  # multiplier on `PER_PEER` limits for a cluster peer, which stands for all of its peers
 PER_PEER = frozenset(("announces", "subscriptions", "control_rate", "control_burst", "backlog_session"))
-"""Limits of what a relay does for each of its own peers."""
+"""Limits that a relay needs for each of its own peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +29,18 @@ class Environment:
     """What all connections of a relay share."""
 
     runtime: Runtime
-    expiries: Expiries
-    """Tells when a token has run out."""
+    expiries: Expiries  # calls back when a token expires
     origin: Ref
-    hop: int
-    """This relay's id in hop lists."""
+    hop: int  # this relay's id in hop lists
     limits: Limits
-    versions: tuple[Any, ...]
-    """Protocol versions that SETUP may choose."""
+    versions: tuple[Any, ...]  # protocol versions that SETUP may choose
     authorize: Callable[[str, str, str], Awaitable[Permissions]]
-    """Path, query and remote address to permissions; raises UnauthorizedError."""
-    counters: Ref | None = None
-    """Gets the counts of what has ended."""
-    cache_budget: Ref | None = None
-    """Hears how much the tracks hold."""
-    cluster: Ref | None = None
-    """Hears of sessions that other relays have dialled."""
-    members: str = "internal/origins"
-    """Path under which the relays of a cluster announce themselves."""
-    incompatible: IncompatiblePeers | None = None
-    """Told of peers that no version is common with."""
+    """Takes path, query and remote address; raises UnauthorizedError."""
+    counters: Ref | None = None  # for the counts of ended actors
+    cache_budget: Ref | None = None  # for the sizes of tracks
+    cluster: Ref | None = None  # for sessions that other relays dialled
+    members: str = "internal/origins"  # path under which the relays of a cluster announce themselves
+    incompatible: IncompatiblePeers | None = None  # logs peers without a common version
 
 
 class Context:
@@ -66,10 +56,8 @@ class Context:
         self.clock = environment.runtime.now
         self.log = get_logger("relay.session", session=number)
         self.permissions = Permissions()
-        self.counts: Counter[tuple[str, str]] = moq.counts
-        """For metrics, by name and label."""
-        self.offered = offered
-        """Protocols that the peer named before the session."""
+        self.counts: Counter[tuple[str, str]] = moq.counts  # for metrics, by name and label
+        self.offered = offered  # protocols that the peer named before the session
         self.since = self.clock()
         self.since_epoch = environment.runtime.wall_time()
         self._episodes = LogOnce()
@@ -89,7 +77,7 @@ class Context:
         }
 
     def incompatible(self, *offered: str) -> None:
-        """Name the peer in the log, by the protocols that it named before, and in SETUP `offered`."""
+        """Log a peer without a common version, by the protocols that it named before, and in SETUP `offered`."""
         session, incompatible = self.moq.session, self.environment.incompatible
         if incompatible is not None:
             incompatible.met(session.remote, session.transport, [*self.offered, *offered])
@@ -106,7 +94,7 @@ class Context:
             self.log.info("closed", by=by, code=closed.code, reason=closed.reason, after=after)
 
     def over(self, limit: str, **fields: object) -> None:
-        """Something was refused because of a limit: count it, and log it once in an episode."""
+        """Count a refusal by a limit, and log it once in an episode."""
         self.counts["refused", limit] += 1
         if self._episodes.begins(limit, self.clock()):
             self.log.warning("over limit", limit=limit, value=self.limit_of(limit), **fields)

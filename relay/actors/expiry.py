@@ -1,8 +1,7 @@
-"""Dates of the wall clock: callbacks when they have come.
+"""Callbacks at dates of the wall clock: the ends of tokens, for connection actors and the web server.
 
-Owns the one timer of a relay that compares dates with the wall clock. The event loop's own clock stands still while the
-machine is suspended, and nobody sets it: a timer of the loop alone would be late by as much. Called by connection
-actors and the web server, for the end of a token.
+Owns the one timer of a relay that compares dates with the wall clock: the event loop's clock stands still while the
+machine is suspended, and nobody sets it. Its timers alone would be late by as much.
 """
 
 from __future__ import annotations
@@ -14,24 +13,19 @@ from typing import Final
 
 from relay.runtime import Runtime
 
-LOOK_INTERVAL: Final = 1.0
-"""Seconds between looks at the wall clock: how late something can be after a suspend, or after the clock was set."""
-
-SOONEST: Final = 0.001
-"""Seconds until the next look, at least: a timer of the loop may fire early by less than that."""
+LOOK_INTERVAL: Final = 1.0  # seconds between looks: the lateness after a suspend, or after the clock was set
+SOONEST: Final = 0.001  # least seconds until the next look: timers of the loop fire early by less than that
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expiry:
-    """One date. `cancel` it freely, also when it has come."""
+    """One date. `cancel` is safe at any time."""
 
     owner: Expiries
-    moment: float
-    """Seconds since the epoch."""
+    moment: float  # seconds since the epoch
     callback: Callable[[], object]
 
     def cancel(self) -> None:
-        """Forget it."""
         self.owner.forget(self)
 
 
@@ -40,12 +34,10 @@ class Expiries:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        # A dict as an ordered set. All are looked at each time: thousands take less than a millisecond, and nothing has
-        # to be sorted out of a heap when sessions end, long before most tokens do.
+        # An ordered set, no heap: a look at thousands takes less than 1 ms, and most sessions end before their tokens.
         self._dates: dict[Expiry, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._next = 0.0
-        """When the timer is due, by `Runtime.now`."""
+        self._next = 0.0  # when the timer is due, by `Runtime.now`
 
     def __len__(self) -> int:
         return len(self._dates)
@@ -58,7 +50,6 @@ class Expiries:
         return date
 
     def forget(self, date: Expiry) -> None:
-        """It is cancelled, or has come."""
         self._dates.pop(date, None)
         if not self._dates:
             self._stop()
@@ -81,8 +72,7 @@ class Expiries:
         now = self._runtime.wall_time()
         try:
             for date in [date for date in self._dates if date.moment <= now]:
-                # One that has come may have cancelled another.
-                if date in self._dates:
+                if date in self._dates:  # another callback may have cancelled it
                     del self._dates[date]
                     date.callback()
         finally:

@@ -1,7 +1,4 @@
-"""Fetches of single groups, as a track serves them. Part of the track actor.
-
-A fetch reads one group, from the cache or on its way from upstream, and follows it to its end.
-"""
+"""Part of the track actor: fetches. A fetch reads one group, cached or on its way from upstream, to its end."""
 
 from __future__ import annotations
 
@@ -45,12 +42,9 @@ class Fetches:
         """`most` limits the bytes held of groups from upstream."""
         self._track, self._upstream, self._numbers, self._most = track, upstream, numbers, most
         self.all: dict[m.Key, Fetch] = {}
-        self._by_group: dict[int, dict[m.Key, Fetch]] = {}
-        """The same, by the identity of the group that each reads."""
-        self._coming: dict[int, EncodedGroup] = {}
-        """Groups that were asked of upstream."""
-        self.size = 0
-        """Bytes held of groups that come from upstream for fetches alone."""
+        self._by_group: dict[int, dict[m.Key, Fetch]] = {}  # the same, by `id` of the group
+        self._coming: dict[int, EncodedGroup] = {}  # groups requested upstream
+        self.size = 0  # bytes of groups from upstream, held for fetches alone
 
     def begin(self, request: m.Fetch, cache: GroupCache[EncodedGroup], now: float) -> bool:
         """Answer a fetch. False if it needs the publisher, and its connection has ended."""
@@ -126,7 +120,6 @@ class Fetches:
             self._upstream.stop_fetch(sequence)
 
     def leave(self, key: m.Key) -> None:
-        """A fetcher goes."""
         fetch = self._drop(key)
         if fetch is not None:
             self._let_go(fetch.group)

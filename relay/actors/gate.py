@@ -1,7 +1,6 @@
-"""The gate actor: admits sessions, owns their connection actors, drains them when the relay ends.
+"""The gate actor: admits sessions, owns their actors and numbers, the limits `sessions` and `readers`, and the drain.
 
-Owns the numbers of sessions, the limits `sessions` and `readers`, and the drain. Must never know a transport: a listener
-hands over a request and gets an answer.
+Must never know a transport: a listener hands over a request and gets an answer.
 """
 
 from __future__ import annotations
@@ -32,10 +31,8 @@ class State(Enum):
     """What new sessions get."""
 
     OPEN = auto()
-    DRAINING = auto()
-    """Rejection; existing ones continue."""
-    CLOSING = auto()
-    """Rejection; existing ones are closed."""
+    DRAINING = auto()  # rejection; existing ones continue
+    CLOSING = auto()  # rejection; existing ones are closed
 
 
 class Decided(NamedTuple):
@@ -54,8 +51,7 @@ class Admission(NamedTuple):
 
     request: SessionRequest
     environment: Environment
-    answered: LoopFuture
-    """Set when the peer has its answer."""
+    answered: LoopFuture  # set when the peer has its answer
     task: asyncio.Task[None]
 
 
@@ -70,10 +66,7 @@ class GateActor(LoopActor):
         connections: dict[int, Ref],
         failed: asyncio.Event,
     ) -> None:
-        """`dialled` are the rights of relays that we dial. Only the gate changes `connections`, by session number.
-
-        `failed` is set if the gate fails: the relay cannot go on.
-        """
+        """`dialled`: rights of relays we dial. Only the gate changes `connections`; it sets `failed` if it fails."""
         super().__init__(environment.runtime)
         self._environment = environment
         self._dialled = dialled
@@ -82,13 +75,11 @@ class GateActor(LoopActor):
         self._state = State.OPEN
         self._numbers = itertools.count(1)
         self._admissions: dict[int, Admission] = {}
-        self._peers: set[int] = set()
-        """Sessions with other relays, which a drain does not wait for."""
+        self._peers: set[int] = set()  # sessions with other relays, which a drain does not wait for
         self._asked_to_leave: set[int] = set()
         self._readers: set[object] = set()
         self._refused: Counter[str] = Counter()
-        self._drained: LoopFuture | None = None
-        """The reply to `DrainSessions`."""
+        self._drained: LoopFuture | None = None  # the reply to `DrainSessions`
         self._drain_began = 0.0
 
     def __str__(self) -> str:
@@ -185,7 +176,7 @@ class GateActor(LoopActor):
         admission.answered.set()
 
     def _rejected(self, request: SessionRequest) -> bool:
-        """Reject the request if the relay is about to end; whether it was rejected."""
+        """Reject the request if the relay is about to end. True if it was rejected."""
         if self._state is State.OPEN:
             return False
         self._refused["draining"] += 1
@@ -314,7 +305,7 @@ class GateActor(LoopActor):
 
 
 def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Run `work` as a task, from Python 3.12 on at once until it blocks: most of it never does."""
+    """Run `work` as a task. From Python 3.12 on it runs at once until it blocks: most of it never does."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
     return asyncio.get_running_loop().create_task(work)

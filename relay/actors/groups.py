@@ -1,7 +1,6 @@
-"""The groups of a running track: those cached, those unfinished, those changed since the last delivery.
+"""Part of the track actor: its cached, unfinished and changed groups, by the viewers' numbers.
 
-Owns the cache and the set of numbers seen, which are the viewers'. Must never send: the track actor delivers `touched`
-groups and stops `stopped` ones at the publisher.
+Owns the cache and the numbers seen. Must never send: the track delivers `touched` and stops `stopped` groups upstream.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ class Stopped(NamedTuple):
     sequence: int
     code: int
     past: bool
-    limit: str = ""
-    """The limit that it exceeded, if any."""
+    limit: str = ""  # the limit that it exceeded, if any
 
 
 class TrackGroups:
@@ -40,19 +38,17 @@ class TrackGroups:
         self._limits = limits
         self.cache: GroupCache[EncodedGroup] = GroupCache(limits)
         self.unfinished: dict[int, EncodedGroup] = {}
-        """Groups of which more is to come."""
         self.touched: dict[int, tuple[EncodedGroup, bool]] = {}
         """Groups that changed since the last delivery; True if they began since."""
-        self.stopped: list[Stopped] = []
-        """To be stopped at the publisher."""
+        self.stopped: list[Stopped] = []  # to be stopped at the publisher
         self.seen, self.dropped = Ranges(), Ranges()
-        """Numbers of the groups that came, datagrams and refused ones included, and of those that never will."""
+        """Numbers of groups that came (also as datagrams, or refused), and of those that never will."""
         self.received_bytes = self.received_frames = self.received_groups = 0
 
     # --- arrival ---------------------------------------------------------------------------------------------------
 
     def take(self, parts: Iterable[GroupPart], now: float, *, past: bool = False) -> None:
-        """Parts of groups arrived, with `past` by a request for the past."""
+        """Parts of groups arrived; `past`: by a request for the past."""
         cache, most = self.cache, self._limits.cache_track
         for part in parts:
             sequence = part.sequence
@@ -149,12 +145,12 @@ class TrackGroups:
         return [late for gap in self.seen.gaps(start, end) for late in self.dropped.gaps(*gap)]
 
     def lost(self, start: int, end: int) -> tuple[Range, ...]:
-        """Groups from `start` to `end` that will never come, where all have come that will."""
+        """Groups from `start` to `end` that never came, once no more can come."""
         if self.seen.first is None:
             return ()
         return tuple(self.seen.gaps(max(start, self.seen.first, self.cache.floor), end))
 
     @property
     def past_arrives(self) -> bool:
-        """More is to come of a group of the past."""
+        """A group of the past is unfinished."""
         return any(group.past for group in self.unfinished.values())

@@ -1,7 +1,6 @@
-"""What the peer of a connection publishes: its announcements, our subscriptions to it, the groups it sends.
+"""Part of the connection actor: what the peer publishes. One upstream subscription per track, however many viewers.
 
-Part of the connection actor. Turns events of the session into messages to the directory and to tracks, and messages of
-tracks into requests. One upstream subscription per track, however many viewers there are.
+Turns session events into messages to directory and tracks, and messages of tracks into requests.
 """
 
 from __future__ import annotations
@@ -17,27 +16,22 @@ from relay.model.track_end import LATE_AT_LEAST
 from relay.moq import session as moq
 from relay.wire.errors import StreamCode
 
-UPSTREAM_LATENCY_MS = 5_000
-"""How late groups may reach us: with less, a publisher drops groups after a short stall."""
-
-PAST_MS = 3_600_000
-"""Age asked for with an explicit first group: on 06 the number alone brings nothing of the past."""
+UPSTREAM_LATENCY_MS = 5_000  # accepted lateness: with less, a publisher drops groups after a short stall
+PAST_MS = 3_600_000  # history requested with a first group: on 06 the number alone brings none
 
 
 class Question(NamedTuple):
     """A TRACK or FETCH that the peer has not answered."""
 
     track: Ref
-    sequence: int | None
-    """Of the group that is fetched."""
+    sequence: int | None  # of the fetched group
 
 
 class Past(NamedTuple):
     """A subscription to groups before those of another."""
 
     track: Ref
-    number: int
-    """The track's name for it."""
+    number: int  # given by the track
 
 
 class Ingest:
@@ -47,15 +41,11 @@ class Ingest:
         self._context = context
         self._moq = context.moq
         self.announcements = Announcements(context)
-        self._tracks: dict[int, Ref] = {}
-        """Our subscriptions, by request."""
-        self._requests: dict[str, int] = {}
-        """The same, by the URN of the track."""
-        self._ended: set[int] = set()
-        """Subscriptions whose end was reported to the track."""
+        self._tracks: dict[int, Ref] = {}  # our subscriptions, by request
+        self._requests: dict[str, int] = {}  # the same, by the URN of the track
+        self._ended: set[int] = set()  # subscriptions whose end was reported to the track
         self._questions: dict[int, Question] = {}
-        self._pasts: dict[int, Past] = {}
-        """Subscriptions to the past, by request: one for a track at a time."""
+        self._pasts: dict[int, Past] = {}  # by request: one for a track at a time
 
     def end(self) -> None:
         """The session is over. The connection tells the directory."""
@@ -74,7 +64,7 @@ class Ingest:
     # --- messages of tracks ----------------------------------------------------------------------------------------
 
     def on_message(self, message: object) -> bool:  # noqa: C901 - one line per message
-        """Handle a message of a track; whether it was one."""
+        """Handle a message of a track. True if it was one."""
         match message:
             case m.OpenUpstream():
                 self._open(message)
@@ -108,11 +98,7 @@ class Ingest:
         return path[len(root) + 1 :] if root else path
 
     def _asked(self, params: SubscribeParams) -> SubscribeParams:
-        """The parameters of our subscription, for all subscribers together.
-
-        How late a group may come is left to each subscriber: a relay takes what it would keep. History is no more than
-        what the subscribers want (06).
-        """
+        """Parameters upstream. Subscribers limit lateness: we take what we would cache. History is as wanted (06)."""
         explicit = params.start_group is not None and not params.start_is_floor
         return SubscribeParams(
             priority=params.priority,
@@ -153,7 +139,6 @@ class Ingest:
             self._moq.requests.cancel(request)
 
     def _on_past(self, event: moq.Event, past: Past) -> None:
-        """An event of a subscription to the past."""
         match event:
             case moq.GroupData():
                 send(past.track, m.PastGroups(past.number, event.parts))
@@ -205,7 +190,7 @@ class Ingest:
     # --- events of the session -------------------------------------------------------------------------------------
 
     def on_event(self, event: moq.Event) -> bool:  # noqa: C901, PLR0912 - one line per event
-        """Handle an event of the publishing side; whether it was one."""
+        """Handle an event of the publishing side. True if it was one."""
         if self._pasts and (past := self._pasts.get(getattr(event, "request", 0))) is not None:
             self._on_past(event, past)
             return True
@@ -264,5 +249,5 @@ class Ingest:
             send(question.track, m.UpstreamFailed(event.code, gone=self._is_elsewhere(event.code)))
 
     def _is_elsewhere(self, code: int) -> bool:
-        """Whether the refusal comes from another relay that lost the track, and not from its publisher."""
+        """True if another relay refuses because it lost the track; False if the publisher refuses."""
         return self._context.permissions.cluster and code != StreamCode.NOT_FOUND

@@ -1,8 +1,8 @@
 """Every message that actors exchange, by conversation. Immutable, and named for what happened or is wanted.
 
-`session` is the number of a connection actor, unique while the process lives. `key` is chosen by the subscriber
-and unique among its requests. Paths are absolute and normalised. Codes are those of the current stream-code
-registry (moq-lite, error codes); a connection translates them for its peer's version.
+`session`: number of a connection actor, unique in the process. `key`: chosen by the subscriber, unique among its
+requests. Paths are absolute and normalised. Codes are of the current stream-code registry (moq-lite, error codes);
+connections translate them for their peers.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from relay.transport.session import Event, Session, SessionRequest
 
 __all__ = ["GroupFragment", "GroupPart", "WatchChanged"]
 
-Key: TypeAlias = tuple[str, int]
-"""A request among all: the URN of its subscriber, and its `key`."""
+Key: TypeAlias = tuple[str, int]  # URN of the subscriber, and its `key`
 
 # --- transport to connection -------------------------------------------------------------------------------------
 
@@ -52,29 +51,26 @@ class Draining(NamedTuple):
     """Connection to gate: the answer to `Drain`."""
 
     session: int
-    asked: bool
-    """The peer was asked to leave: its version has GOAWAY, and its session has begun."""
-    cluster: bool
-    """The peer is another relay, which stays as long as we do."""
+    asked: bool  # asked to leave: its version has GOAWAY, and its session has begun
+    cluster: bool  # the peer is a relay, which stays as long as we do
 
 
 class CountSession(NamedTuple):
-    """Asked of a connection: what it has counted so far, by name and label."""
+    """Asked of a connection: its counts so far, by name and label."""
 
 
 class DescribeSession(NamedTuple):
-    """Asked of a connection: what it is doing. The reply is a `SessionRow`."""
+    """Asked of a connection. The reply is a `SessionRow`."""
 
 
 # --- to the gate -------------------------------------------------------------------------------------------------
 
 
 class Admit(NamedTuple):
-    """A peer wants a session. Told, or asked where a reply is wanted once the peer has its answer."""
+    """A peer wants a session. Sent, or asked to await the peer's answer."""
 
     request: SessionRequest
-    versions: tuple[Any, ...] | None = None
-    """Those that its listener offers; None: all of the relay."""
+    versions: tuple[Any, ...] | None = None  # of its listener; None: all of the relay
 
 
 class OpenDialled(NamedTuple):
@@ -93,8 +89,7 @@ class DialledOpened(NamedTuple):
 class EnterReader(NamedTuple):
     """Asked by HTTP before it reads a track. The reply is `ReaderEntered`; `LeaveReader` follows in any case."""
 
-    reader: object
-    """Its identity."""
+    reader: object  # its identity
 
 
 class ReaderEntered(NamedTuple):
@@ -117,11 +112,9 @@ class DescribeGate(NamedTuple):
 class GateReport(NamedTuple):
     """The sessions, and the rejections."""
 
-    draining: bool
-    """The relay is about to end."""
+    draining: bool  # the relay is about to end
     connections: tuple[Ref, ...]
-    refused: dict[str, int]
-    """How many were rejected, by limit."""
+    refused: dict[str, int]  # how many were rejected, by limit
 
 
 class UseCluster(NamedTuple):
@@ -131,11 +124,11 @@ class UseCluster(NamedTuple):
 
 
 class DrainSessions(NamedTuple):
-    """Asked of the gate: ask sessions to leave. The reply comes when they have, or after `[limits] drain`."""
+    """Asked of the gate: ask sessions to leave. Replied when they have, or after `[limits] drain`."""
 
 
 class CloseSessions(NamedTuple):
-    """Asked of the gate: close all sessions. The reply comes when their connection actors are notified."""
+    """Asked of the gate: close all sessions. Replied when their connection actors are notified."""
 
     reason: str
 
@@ -144,11 +137,7 @@ class CloseSessions(NamedTuple):
 
 
 class Announce(NamedTuple):
-    """`session` offers `path`. `generation` tells apart two announcements of one path by one session.
-
-    A `tentative` one may be the echo of what we announced to that session: it waits as fallback until the present
-    publisher is found dead or leaves.
-    """
+    """`session` offers `path`; `generation` numbers its announcements of that path."""
 
     session: int
     connection: Ref
@@ -156,13 +145,10 @@ class Announce(NamedTuple):
     generation: int
     route: Route
     broadcast: Ref
-    prefix: bool
-    """The route also serves every path below `path` (moq-lite-06)."""
-    tentative: bool
-    relayed: bool = False
-    """It comes from another relay of the cluster."""
-    onward: bool = True
-    """Other relays may be offered it; not if it comes from one whose version has no hop ids: loops."""
+    prefix: bool  # the route also serves every path below `path` (moq-lite-06)
+    tentative: bool  # maybe our own announcement's echo: a fallback until the publisher is dead or leaves
+    relayed: bool = False  # from another relay of the cluster
+    onward: bool = True  # other relays may be offered it; False from a version without hop ids: loops
 
 
 class Reroute(NamedTuple):
@@ -180,22 +166,18 @@ class Unannounce(NamedTuple):
     session: int
     path: str
     generation: int
-    said: bool = True
-    """The peer said so; it did not just end the stream that announces."""
+    said: bool = True  # the peer said so; it did not just end the announce stream
 
 
 class SessionGone(NamedTuple):
-    """A connection ended: everything it announced and watched goes.
-
-    `lost`: nobody closed it, so that the publisher may come back.
-    """
+    """A connection ended, and all that it announced and watched. `lost`: nobody closed it; the publisher may return."""
 
     session: int
     lost: bool = False
 
 
 class Leaving(NamedTuple):
-    """The peer is about to end: its publications serve only where there is no other one."""
+    """The peer is about to end: its publications serve only where there is no other."""
 
     session: int
 
@@ -212,7 +194,7 @@ class Alive(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Tell `watcher` of every broadcast that it is interested in, first those that exist."""
+    """Announce to `watcher` the broadcasts of its interest, existing ones first."""
 
     watcher: Ref
     interest: AnnounceInterest
@@ -245,7 +227,7 @@ class ListPublications(NamedTuple):
 
 
 class ListWithdrawn(NamedTuple):
-    """Asked by HTTP: publications under the prefixes that are withdrawn and still run. Replied as `ListPublications`."""
+    """Asked by HTTP: withdrawn publications under the prefixes that still run. Replied as `ListPublications`."""
 
     prefixes: tuple[str, ...]
 
@@ -280,12 +262,9 @@ class Subscribe(NamedTuple):
     encoding: Encoding
     params: SubscribeParams
     exclude: int
-    floor: int = 0
-    """The group that is wanted next, if others of the path were seen before."""
-    life: int = 0
-    """Set by the origin: groups of equal lives are the same groups."""
-    relay: bool = False
-    """The subscriber is another relay of the cluster, which is no viewer."""
+    floor: int = 0  # the next wanted group, if others of the path were seen
+    life: int = 0  # set by the origin: equal lives have the same groups
+    relay: bool = False  # a relay of the cluster, which is no viewer
 
 
 class Describe(NamedTuple):
@@ -297,8 +276,7 @@ class Describe(NamedTuple):
     session: int
     key: int
     exclude: int
-    life: int = 0
-    """Set by the origin."""
+    life: int = 0  # set by the origin
 
 
 class Fetch(NamedTuple):
@@ -310,11 +288,9 @@ class Fetch(NamedTuple):
     session: int
     key: int
     encoding: Encoding
-    params: SubscribeParams
-    """Bounds: `start_group` is the group, `start_frame` and `end_frame` the frames of it."""
+    params: SubscribeParams  # `start_group` is the group, `start_frame` and `end_frame` bound its frames
     exclude: int
-    life: int = 0
-    """Set by the origin."""
+    life: int = 0  # set by the origin
 
 
 class UpdateSubscription(NamedTuple):
@@ -333,12 +309,9 @@ class Unsubscribe(NamedTuple):
 
 
 class Find(NamedTuple):
-    """Which of `paths` is announced? Answered by `Found`; with `wait`, as soon as one is. `Unsubscribe` ends the wait.
+    """Which of `paths` is announced? Answered by `Found`; with `wait`, as soon as one is, or until `Unsubscribe`."""
 
-    The paths are one path and ancestors of it, the longest first.
-    """
-
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # one path and ancestors of it, the longest first
     subscriber: Ref
     key: int
     wait: bool
@@ -402,8 +375,7 @@ class FetchData(NamedTuple):
     """Part of the result of a fetch."""
 
     key: int
-    chunks: tuple[Any, ...]
-    """As those of a fragment."""
+    chunks: tuple[Any, ...]  # as those of a fragment
     fin: bool
 
 
@@ -411,10 +383,8 @@ class Ended(NamedTuple):
     """Nothing more comes: the track is over, or all that was asked for has been delivered."""
 
     key: int
-    final: int
-    """The first sequence that will never be sent."""
-    missing: tuple[Range, ...] = ()
-    """Groups before it that never came, though they were waited for."""
+    final: int  # the first sequence that will never be sent
+    missing: tuple[Range, ...] = ()  # groups before it that never came
 
 
 # --- track and directory: numbers of groups ------------------------------------------------------------------------
@@ -427,22 +397,17 @@ class AskNumbers(NamedTuple):
     path: str
     name: str
     life: int
-    sequence: int | None = None
-    """None as long as there is no group."""
-    floor: int = 0
-    """If it has to count anew: the least number."""
-    timescale: int | None = None
-    """Units in a second of its timestamps, if they are known."""
+    sequence: int | None = None  # None as long as there is no group
+    floor: int = 0  # least number, if it has to count anew
+    timescale: int | None = None  # units a second of its timestamps, if known
 
 
 class Numbered(NamedTuple):
     """Origin to track: the numbers that are its own."""
 
     span: Span | None
-    free: bool
-    """No track has numbers of it."""
-    timescale: int | None
-    """Units in a second, as viewers know it; None if there is none yet."""
+    free: bool  # no track has numbers of it
+    timescale: int | None  # units a second, as viewers know it; None if unknown
 
 
 class NumbersOver(NamedTuple):
@@ -453,8 +418,7 @@ class NumbersOver(NamedTuple):
     name: str
     following: int
     timescale: int | None
-    watched: bool
-    """Viewers will ask again, and go on from there."""
+    watched: bool  # viewers will ask again, and continue
 
 
 # --- broadcast and track -------------------------------------------------------------------------------------------
@@ -475,18 +439,16 @@ class BroadcastOver(NamedTuple):
 
 
 class RouteChanged(NamedTuple):
-    """Origin to broadcast to tracks: a publication is reached another way, or not at all.
+    """Origin to broadcast to tracks: a publication has another route or none. Tracks without a group ask again.
 
-    Tracks that have received nothing ask again: in a loop of relays each waits for the next, and the withdrawal of a
-    publisher reaches them one after the other.
+    In a loop of relays each waits for the next, as the withdrawal of a publisher reaches them one after the other.
     """
 
-    lost: bool
-    """The publisher's session gives no sign of life and another one publishes the path: all tracks ask again."""
+    lost: bool  # the publisher's session is dead and another publishes the path: all tracks ask again
 
 
 class TrackIdle(NamedTuple):
-    """Track to broadcast: it has no subscriber. `handled` counts the requests that the broadcast has forwarded to it."""
+    """Track to broadcast: it has no subscriber. `handled`: number of requests that the broadcast forwarded to it."""
 
     path: str
     track: str
@@ -519,8 +481,7 @@ class OpenUpstream(NamedTuple):
     path: str
     name: str
     params: SubscribeParams
-    describe: bool
-    """The properties are not known yet: `UpstreamProperties` is wanted too."""
+    describe: bool  # `UpstreamProperties` is wanted, too
 
 
 class DescribeUpstream(NamedTuple):
@@ -554,8 +515,7 @@ class StopGroup(NamedTuple):
     track: Ref
     sequence: int
     code: int
-    past: bool = False
-    """It came by `OpenPast`."""
+    past: bool = False  # it came by `OpenPast`
 
 
 class OpenPast(NamedTuple):
@@ -591,12 +551,10 @@ class OverLimit(NamedTuple):
     """The peer's publication exceeded a limit: to be counted and logged for its session."""
 
     limit: str
-    fields: Mapping[str, object]
-    """What it was about, for the log."""
+    fields: Mapping[str, object]  # for the log
 
 
-# --- publishing connection to track: also `GroupData`, `DatagramReceived`, `SubscriptionDropped` and `FetchedData` of
-# --- `relay.moq.session`, as they are ------------------------------------------------------------------------------
+# --- publishing connection to track: GroupData, DatagramReceived, SubscriptionDropped, FetchedData of relay.moq, too ---
 
 
 class UpstreamProperties(NamedTuple):
@@ -610,8 +568,7 @@ class UpstreamStarted(NamedTuple):
     """The peer accepted; `group` is the first that it will send, if it named one."""
 
     group: int | None
-    patience: float = LATE_AT_LEAST
-    """Seconds to wait for a late group: by the round trip to the peer."""
+    patience: float = LATE_AT_LEAST  # seconds to wait for a late group: by the round trip to the peer
 
 
 class PastStarted(NamedTuple):
@@ -639,8 +596,7 @@ class UpstreamEnded(NamedTuple):
     """The peer ended the track; `final` is the first sequence that will never come, if it named one."""
 
     final: int | None
-    patience: float
-    """Seconds to wait for a late group: by the round trip to the peer."""
+    patience: float  # seconds to wait for a late group: by the round trip to the peer
 
 
 class UpstreamFailed(NamedTuple):
@@ -650,11 +606,11 @@ class UpstreamFailed(NamedTuple):
     gone: bool = False
 
 
-# --- track and cache budget ----------------------------------------------------------------------------------------------
+# --- track and cache budget ---------------------------------------------------------------------------------------
 
 
 class CacheSize(NamedTuple):
-    """Track to cache budget: bytes of groups that it holds, when that has changed, and as the answer to `EvictTo`."""
+    """Track to cache budget: the bytes of its groups changed, or the `answer` to `EvictTo`."""
 
     track: Ref
     size: int
@@ -662,7 +618,7 @@ class CacheSize(NamedTuple):
 
 
 class EvictTo(NamedTuple):
-    """Cache budget to track: evict groups until no more than `size` bytes are left, the newest one only with `newest`."""
+    """Cache budget to track: evict groups down to `size` bytes, the newest one only with `newest`."""
 
     size: int
     newest: bool
@@ -672,10 +628,7 @@ class EvictTo(NamedTuple):
 
 
 class PeerConnected(NamedTuple):
-    """A session with another relay has begun; `hop` is that relay's id, 0 if unknown.
-
-    `peer` dialled it; None: the other relay did.
-    """
+    """A session with another relay has begun. `hop`: its id, or 0. `peer` dialled it; None: the other relay did."""
 
     session: int
     connection: Ref
@@ -719,7 +672,7 @@ class PeerEnded(NamedTuple):
 
 
 class ListPeers(NamedTuple):
-    """Asked of the cluster: its peers, and the relays that only have dialled us. The reply is `Peers`."""
+    """Asked of the cluster: its peers, and relays that only dialled us. The reply is `Peers`."""
 
 
 class Peers(NamedTuple):
@@ -730,4 +683,4 @@ class Peers(NamedTuple):
 
 
 class DescribePeer(NamedTuple):
-    """Asked of a peer: what it is doing. The reply is a `PeerRow`."""
+    """Asked of a peer. The reply is a `PeerRow`."""

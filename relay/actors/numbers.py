@@ -1,7 +1,4 @@
-"""The numbers of a track's groups, with the directory that gives them out. Part of the track actor.
-
-Messages that depend on numbers or units wait here until these are known (`relay.model.translation`).
-"""
+"""Part of the track actor: asks the directory for group numbers. Messages that depend on numbers or units wait here."""
 
 from __future__ import annotations
 
@@ -30,10 +27,8 @@ class Numbers(Translation):
         self._track, self._directory = track, directory
         self._path, self._name, self._life = path, name, life
         self._over = False
-        self.deferred: list[object] | None = None
-        """Messages that wait for the directory's answer, or for the publisher's unit."""
-        self.deferring: tuple[type, ...] = WITH_NUMBERS
-        """Types of messages that wait."""
+        self.deferred: list[object] | None = None  # waiting for the directory, or for the publisher's unit
+        self.deferring: tuple[type, ...] = WITH_NUMBERS  # types of messages that wait
         self.deferred_bytes = 0
 
     # --- waiting ---------------------------------------------------------------------------------------------------
@@ -48,7 +43,6 @@ class Numbers(Translation):
         self.deferred, self.deferring = self.deferred or [], deferring
 
     def defer(self, message: object) -> None:
-        """Let a message wait."""
         assert self.deferred is not None
         self.deferred.append(message)
         if self.deferring is GROUPS and isinstance(message, moq.GroupData):
@@ -56,7 +50,7 @@ class Numbers(Translation):
                 self.deferred_bytes += sum(len(chunk) for chunk in part.parts if isinstance(chunk, bytes))
 
     def release(self) -> list[object]:
-        """The messages that have waited. To be handled in order: one may have to wait again, and all behind it."""
+        """The deferred messages, to be handled in order: one may be deferred again, and all behind it."""
         deferred, self.deferred = self.deferred or [], None
         self.deferred_bytes = 0
         return deferred
@@ -64,7 +58,7 @@ class Numbers(Translation):
     # --- the directory ---------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """The track runs: ask for the span that its publication has already."""
+        """Ask for the span that the publication already has."""
         if self._directory is not None:
             self.ask(None)
 
@@ -78,7 +72,7 @@ class Numbers(Translation):
         track = self._track
         question = m.AskNumbers(track, self._path, self._name, self._life, sequence, floor, self._timescale)
         if self._over or self._directory is None or not send(self._directory, question):
-            # no other track is to know
+            # no other track needs to know
             if self._spans and sequence is not None and not floor:
                 span: Span | None = self._spans[-1]._replace(limit=sequence + self._spans[-1].shift + RESERVE)
             else:

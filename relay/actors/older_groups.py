@@ -1,8 +1,7 @@
-"""Groups older than those that a track is given anyway: asked of the publisher for one subscriber at a time.
+"""Part of the track actor: requests older groups from the publisher, for one subscriber at a time.
 
-The upstream subscription of a track begins where its first subscriber wanted it to. A later subscriber that wants more
-of the past gets it by a second subscription upstream, which ends before the first group of the other. Part of the track
-actor.
+The upstream subscription begins where the first subscriber wanted. A later one that wants more of the past gets it by
+a second subscription upstream, which ends before the first group of the other.
 """
 
 from __future__ import annotations
@@ -35,10 +34,7 @@ def past_of(
     cache: GroupCache[EncodedGroup],
     max_age: int,
 ) -> SubscribeParams | None:
-    """The range before group `lowest` that a subscriber wants; None if it wants none.
-
-    `opened` are the first parameters of our running subscription, `max_age` is in the track's timescale.
-    """
+    """The wanted range before `lowest`, or None. `opened`: our first parameters upstream; `max_age`: in track units."""
     start = params.start_group
     explicit = start is not None and not params.start_is_floor
     evicted = cache.floor > 0
@@ -64,19 +60,15 @@ class PastRequest:
     def __init__(self, number: int, key: m.Key, wanted: SubscribeParams) -> None:
         assert wanted.end_group is not None
         self.number = number
-        self.key = key
-        """The subscriber that wants it."""
-        self.start, self.end = wanted.start_group or 0, wanted.end_group
-        """Both included."""
+        self.key = key  # the subscriber that wants it
+        self.start, self.end = wanted.start_group or 0, wanted.end_group  # both included
         self.explicit = wanted.start_group is not None and not wanted.start_is_floor
-        """It names its first group, and not an age."""
-        self.first: int | None = None
-        """Its first group, if the publisher named it."""
-        self.lowest = self.end + 1
-        """Its oldest group that came."""
+        """It names its first group, not an age."""
+        self.first: int | None = None  # its first group, if the publisher named it
+        self.lowest = self.end + 1  # its oldest group that came
 
     def came(self, sequence: int) -> bool:
-        """A group of it begins; False if it was not asked for."""
+        """A group begins. False if it was not requested."""
         if not self.start <= sequence <= self.end:
             return False
         self.lowest = min(self.lowest, sequence)
@@ -88,7 +80,7 @@ class PastRequest:
             self.first = self.start
 
     def complete(self, seen: Ranges) -> bool:
-        """All its groups have begun to arrive, where the publisher said how many there are."""
+        """True if its first group is known and all have begun to arrive."""
         return self.first is not None and not seen.gaps(self.first, self.end)
 
 
@@ -109,12 +101,11 @@ class Past:
         subscribers: Subscribers,
         timeout: float,
     ) -> None:
-        """`timeout` is for each sign of life of a request, in seconds."""
+        """`timeout`: seconds for each sign of life of a request."""
         self._owner, self._upstream, self._numbers = owner, upstream, numbers
         self._groups, self._subscribers = groups, subscribers
         self._timeout = timeout
-        self.queue: dict[m.Key, None] = {}
-        """Subscribers that may want more of the past than is here."""
+        self.queue: dict[m.Key, None] = {}  # subscribers that may want more of the past than is here
         self.request: PastRequest | None = None
         self._number = 0
         self._timer: Timer | None = None
@@ -124,20 +115,15 @@ class Past:
         return key in self.queue or (self.request is not None and key == self.request.key)
 
     def want(self, key: m.Key) -> None:
-        """A subscriber may want more of the past than is here."""
         self.queue[key] = None
 
     def drop(self, key: m.Key) -> None:
-        """A subscriber has gone."""
         self.queue.pop(key, None)
         if self.request is not None and self.request.key == key:
             self._close()
 
     def seek(self, *, wait: bool) -> None:
-        """Ask the publisher for the next range, if none is under way.
-
-        With `wait` the track may still begin: the past ends before its first group.
-        """
+        """Ask for the next range, if none is under way. `wait` until the track begins, where the past ends."""
         while self.request is None and self.queue:
             lowest = self._groups.lowest(self._numbers.first)
             if lowest is None and wait:
@@ -169,7 +155,6 @@ class Past:
     def on_message(
         self, message: m.PastGroups | m.PastStarted | m.PastOver | PastOverdue, now: float
     ) -> None:
-        """The publisher has answered, or has not."""
         request = self.request
         if request is None or message.number != request.number:
             return

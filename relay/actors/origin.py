@@ -1,8 +1,6 @@
-"""The origin actor: the inbox of the directory.
+"""The origin actor: the inbox of the directory (`relay.model.directory`), whose effects it carries out.
 
-Owns the references that the directory (`relay.model.directory`) has no part in: actors of publications, watchers,
-requests that wait. Carries out what the directory says; forwards requests to the broadcast actor of the publication that
-serves. Gives out the numbers of groups, by path and track.
+Owns the actors of publications and watchers, waiting requests, and group numbers. Forwards requests to broadcasts.
 """
 
 from __future__ import annotations
@@ -22,11 +20,8 @@ from relay.wire.errors import StreamCode
 
 Request: TypeAlias = m.Subscribe | m.Describe | m.Fetch
 
-NUMBERS_KEPT = 5.0
-"""Seconds after the loss of a track, and of its broadcast, in which viewers go on where they were."""
-
-MOST_WAITING = 10_000
-"""Requests that wait for one publisher to come back."""
+NUMBERS_KEPT = 5.0  # seconds in which viewers of a lost track and broadcast resume where they were
+MOST_WAITING = 10_000  # requests that wait for one publisher to return
 
 
 class NumbersForgotten(NamedTuple):
@@ -53,24 +48,16 @@ class OriginActor(LoopActor):
         linger: float = 0.0,
         members: str = "",
     ) -> None:
-        """`on_failure` is called if this actor fails, which a relay does not survive.
-
-        `linger` is in seconds. `members` is the path under which the relays of a cluster announce themselves.
-        """
+        """`on_failure`: called if this actor fails (fatal). `linger`: seconds. `members`: path of relays' names."""
         super().__init__(runtime)
         self._on_failure = on_failure
         self._directory = Directory(linger=linger, members=members)
         self._ids = itertools.count(1)
-        self._publishers: dict[int, Publisher] = {}
-        """By publication, those that are withdrawn but run still included."""
-        self._watchers: dict[int, dict[int, Ref]] = {}
-        """By session and number."""
-        self._waiting: dict[int, dict[m.Key, Request]] = {}
-        """Requests by the lingering publication that they wait for."""
-        self._awaited: dict[m.Key, int] = {}
-        """The same, the other way round."""
-        self._finding: dict[m.Key, m.Find] = {}
-        """Requests that wait for a path to be announced."""
+        self._publishers: dict[int, Publisher] = {}  # by publication; withdrawn ones while they run
+        self._watchers: dict[int, dict[int, Ref]] = {}  # by session and number
+        self._waiting: dict[int, dict[m.Key, Request]] = {}  # by the lingering publication that they wait for
+        self._awaited: dict[m.Key, int] = {}  # the same, the other way round
+        self._finding: dict[m.Key, m.Find] = {}  # requests that wait for a path to be announced
         self._numbers: dict[tuple[str, str], Numbering] = {}
         """By path and name of the track, of those that run or whose viewers are about to ask again."""
         self._numbers_kept: dict[tuple[str, str], Timer] = {}
@@ -159,7 +146,7 @@ class OriginActor(LoopActor):
             del self._publishers[publication]
 
     def _carry_out(self) -> None:
-        """What the directory says is to be done."""
+        """Carry out the directory's effects."""
         for effect in self._directory.poll():
             match effect:
                 case m.WatchChanged():

@@ -1,8 +1,7 @@
 """The peer actor: dials one other relay of the cluster, again and again.
 
-Owns the attempts, their pace, and the last error. The session itself is a connection actor with the rights of a relay.
-The cluster actor starts one for each root and each member, and tells it when another session with the same relay makes
-its own redundant. Must never know how to dial: it is given a function.
+Owns the attempts, their pace, and the last error; the session is a connection actor with the rights of a relay. Started
+by the cluster actor, which reports redundant sessions. Must never know how to dial: it is given a function.
 """
 
 from __future__ import annotations
@@ -22,28 +21,19 @@ from relay.runtime import Runtime
 from relay.transport.session import Session
 from relay.wire.errors import SessionCode
 
-FIRST_DELAY: Final = 1.0
-LONGEST_DELAY: Final = 10.0
-"""Seconds between attempts: doubled from the first to the longest, less a random part of up to a half."""
-
-HEALTHY: Final = 10.0
-"""Seconds of a session that reset the delay."""
-
-PATIENCE: Final = 3.0
-"""Seconds that a relay waits to be dialled by one whose name comes first, before it dials itself."""
-
-STALE: Final = 60.0
-"""Seconds for which a relay is still dialled after its session broke off and its name was withdrawn."""
+FIRST_DELAY: Final = 1.0  # seconds between attempts: doubled up to the longest,
+LONGEST_DELAY: Final = 10.0  # less a random part of up to a half
+HEALTHY: Final = 10.0  # seconds of a session that reset the delay
+PATIENCE: Final = 3.0  # seconds that we wait to be dialled by a relay whose name comes first
+STALE: Final = 60.0  # seconds for which we dial a relay whose session broke off and whose name is withdrawn
 
 
 class State(StrEnum):
     """What a peer is doing; a word of `/state`."""
 
-    WAITING = "waiting"
-    """Until the next attempt, or to be dialled."""
+    WAITING = "waiting"  # until the next attempt, or to be dialled
     DIALLING = "dialling"
-    CONNECTED = "connected"
-    """By a session that we dialled, or that the other relay did."""
+    CONNECTED = "connected"  # by a session that either side dialled
 
 
 class Dial(NamedTuple):
@@ -70,10 +60,8 @@ class Stale(NamedTuple):
 class Dialling:
     """What a peer needs of the relay."""
 
-    dial: Callable[[str], Awaitable[Session]]
-    """Takes a target; raises an exception with a readable text, free of secrets."""
-    gate: Ref
-    """Starts the connection actor."""
+    dial: Callable[[str], Awaitable[Session]]  # takes a target; raises with a readable text, free of secrets
+    gate: Ref  # starts the connection actor
 
 
 class PeerActor(LoopActor):
@@ -82,27 +70,24 @@ class PeerActor(LoopActor):
     def __init__(
         self, runtime: Runtime, *, cluster: Ref, target: str, dialling: Dialling, first: bool
     ) -> None:
-        """`target` is `host[:port]` or a URL. `first`: we dial at once; else the other relay has some time to dial us."""
+        """`target` is `host[:port]` or a URL. `first`: we dial at once; else the other relay may dial us first."""
         super().__init__(runtime)
         self._cluster = cluster
         self.target = target
         self._log = get_logger("relay.cluster", peer=target)
         self._dialling = dialling
         self._first = first
-        self._attempt: asyncio.Task[None] | None = None
-        """Until the session has a connection actor."""
+        self._attempt: asyncio.Task[None] | None = None  # until the session has a connection actor
         self._connection: Ref | None = None
         self._session: int | None = None
-        self._other_session: int | None = None
-        """Number of a session with the same relay that is not ours."""
+        self._other_session: int | None = None  # number of another session with the same relay
         self._timer: Timer | None = None
         self._stale: Timer | None = None
         self._delay = FIRST_DELAY
         self._up: float | None = None
         self._unclean = False
         self._withdrawn = False
-        self._error: str | None = None
-        """Why there is no session; None while there is one."""
+        self._error: str | None = None  # why there is no session; None while there is one
 
     def __str__(self) -> str:
         return f"peer {self.target}"
@@ -266,7 +251,7 @@ class PeerActor(LoopActor):
             send(self._connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
 
     def _leave_if_gone(self) -> None:
-        """Stop if the relay has withdrawn its name: at once, or after `STALE` if its session broke off, since it may return."""
+        """Stop once the relay withdrew its name: at once, or after `STALE` if its session broke off: it may return."""
         if not self._withdrawn or self._connection is not None or self._other_session is not None:
             return  # it is still connected
         if self._unclean:

@@ -1,7 +1,6 @@
-"""The reader actor: reads the frames of one track for someone who is not a session, such as an HTTP request.
+"""The reader actor: reads the frames of one track for an HTTP request.
 
-It finds the broadcast, subscribes (or fetches one group) like a connection does, and passes on what it is given. It
-ends with the newest group, with the group asked for, or, following, with the track.
+Subscribes or fetches like a connection. Ends with the newest or the requested group or, following, with the track.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ class Over(NamedTuple):
     """The end: refused or aborted with that stream code, `None` if the track has ended."""
 
     code: int | None
-    ours: bool = False
-    """This relay ended it, not the publisher, nor the lack of one."""
+    ours: bool = False  # this relay ended it, not the publisher, nor the lack of one
 
 
 Sink: TypeAlias = Callable[[m.GroupFragment | Over], None]
@@ -38,14 +36,11 @@ class Reading:
 
     path: str
     track: str
-    group: int | None = None
-    """One group by its sequence; `None` is the newest."""
-    follow: bool = False
-    """Go on with the groups after it, until the track ends."""
+    group: int | None = None  # one group by its sequence; `None` is the newest
+    follow: bool = False  # go on with the groups after it, until the track ends
     otherwise: tuple[tuple[str, str], ...] = ()
-    """Shorter paths, each with the track that it would be there: the longest path that is announced is read."""
-    wait: float = 0.0
-    """Seconds to wait for the broadcast to be announced."""
+    """Shorter paths, each with its track there: the longest announced path is read."""
+    wait: float = 0.0  # seconds to wait for the broadcast to be announced
 
 
 class AskAgain(NamedTuple):
@@ -72,8 +67,7 @@ class ReaderActor(LoopActor):
         self._sequence = reading.group
         self._begun = False
         self._failover = Failover()
-        self._done = False
-        """`Over` is the last that the sink gets."""
+        self._done = False  # the sink gets nothing more
 
     def __str__(self) -> str:
         return f"reader {self._path} {self._track_name}"

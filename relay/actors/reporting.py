@@ -1,7 +1,6 @@
-"""Reports of a track: figures and counts to the counters, its size to the cache budget. Part of the track actor.
+"""Part of the track actor: reports figures and counts to the counters, its size to the cache budget.
 
-Viewers that come and go, and a size that has changed by an eighth, are reported at once, all else once a second: a
-message for each frame would cost too much.
+Viewers, and a size changed by an eighth, are reported at once, all else once a second: each frame would cost too much.
 """
 
 from __future__ import annotations
@@ -19,12 +18,10 @@ from relay.actors.subscribers import Subscribers
 from relay.actors.upstream import Owner
 from relay.model.cache import SLACK
 
-REPORT_INTERVAL: Final = 1.0
-"""Seconds between reports while groups come."""
+REPORT_INTERVAL: Final = 1.0  # seconds between reports while groups come
 
 
-LEAST_CHANGE: Final = 4_096
-"""Bytes below which a change of the size is not reported."""
+LEAST_CHANGE: Final = 4_096  # bytes below which a change of the size is not reported
 
 
 class ReportDue(NamedTuple):
@@ -57,10 +54,8 @@ class Reports:
         self._figures: TrackFigures | None = None
         self._counts: Counter[tuple[str, str]] = Counter()
         self._size = 0
-        self._viewers = 0
-        """Subscriptions at the last report."""
-        self._waiting = False
-        """The last report is too new for another one."""
+        self._viewers = 0  # subscriptions at the last report
+        self._waiting = False  # the last report is too new for another one
 
     @property
     def held(self) -> int:
@@ -86,7 +81,6 @@ class Reports:
         self._waiting = False
 
     def end(self) -> None:
-        """The track has ended."""
         self._report(None)
         if self._size:
             self.size(0)

@@ -44,8 +44,7 @@ class TrackRow:
 
     path: str
     name: str
-    viewers: int
-    """Subscriptions, without those of other relays."""
+    viewers: int  # subscriptions, without those of other relays
     relays: int
     upstream: str
     groups: tuple[GroupRow, ...]
@@ -58,7 +57,7 @@ class TrackRow:
 
 @dataclass(frozen=True, slots=True)
 class PeerRow:
-    """Answer to `DescribePeer`. The web server fills in `since`, in seconds since the epoch, `broadcasts` and `offers`."""
+    """Answer to `DescribePeer`. The web server fills in `since` (seconds since 1970), `broadcasts` and `offers`."""
 
     node: str
     state: str

@@ -1,12 +1,9 @@
-"""pykka actors on the asyncio event loop.
+"""pykka actors on the asyncio event loop: inbox, future, loop, and the dispatcher of turns.
 
-Owns the three hooks that pykka reserves for new kinds of actors (inbox, future, loop) and the one place where actors
-get their turns. References, stop, failure and dead-letter behaviour are pykka's own. The registry is `Runtime.actors`:
-pykka has one for all relays of a process. All private names of pykka (4.5) that the relay uses are used here;
-`tests/actors/test_runtime.py` fails if one of them changes.
-
-Actors take turns, first come, first served. In its turn an actor handles what was in its inbox when the turn began, then
-`on_turn_end` runs once, so that what many messages caused can leave as one message.
+References, stop, failure and dead letters are pykka's own. The registry is `Runtime.actors`: pykka has one per process.
+Only this file uses private names of pykka (4.5); `tests/actors/test_runtime.py` fails if one of them changes. In its
+turn an actor handles the messages that its inbox held when the turn began, then `on_turn_end` runs once, so that the
+effects of many messages can leave as one message.
 """
 
 from __future__ import annotations
@@ -37,28 +34,22 @@ logger = get_logger("relay.actors")
 
 Ref: TypeAlias = "pykka.ActorRef[Any]"
 
-PASS_BUDGET = 512
-"""Turns that one pass of the dispatcher gives before sockets and timers of the loop have theirs."""
-
-DEPTH_WARNING = 10_000
-"""Messages waiting for one actor above which something is wrong with it."""
+PASS_BUDGET = 512  # turns of one pass, before sockets and timers of the loop have theirs
+DEPTH_WARNING = 10_000  # queued messages of one actor above which something is wrong with it
 
 
 class Overrun(NamedTuple):
-    """More waits for an actor than its inbox may hold: it is told before everything else, and nothing more gets in."""
+    """The inbox is over its limit: handled before everything else, and nothing more gets in."""
 
     waiting: int
 
 
 _SPECIAL = (Envelope, ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop)
-"""What pykka handles itself: what wants an answer, and its own messages."""
+"""Handled by pykka: messages that want an answer, and its own."""
 
 
 class CancelledInActorError(RuntimeError):
-    """A `CancelledError` or another non-`Exception` was raised inside a handler.
-
-    pykka would answer it by stopping every actor, blocking; here it fails the one actor it came from.
-    """
+    """A non-`Exception` such as `CancelledError` in a handler. It fails this actor; pykka would stop all, blocking."""
 
 
 class Dispatcher:
@@ -112,10 +103,7 @@ def _dispatcher() -> Dispatcher:
 
 
 class LoopInbox:
-    """A deque that asks for a turn when it becomes non-empty.
-
-    It holds pykka's envelopes, and what `send` puts in as it is: nearly all messages need no envelope.
-    """
+    """A deque that asks for a turn when it becomes non-empty. Holds pykka's envelopes, and bare messages of `send`."""
 
     __slots__ = ("_actor", "_alarm", "_budget", "_dispatcher", "_limit", "_queue", "ended", "waiting")
 
@@ -126,10 +114,8 @@ class LoopInbox:
         self._budget = 0
         self._limit = sys.maxsize
         self._alarm = DEPTH_WARNING
-        self.waiting = False
-        """Whether a turn has been asked for."""
-        self.ended = False
-        """Whether the actor has, so that nothing more will be read."""
+        self.waiting = False  # a turn is due
+        self.ended = False  # nothing more will be read
 
     def attach(self, actor: LoopActor, dispatcher: Dispatcher) -> None:
         """Start to serve `actor`, whose first turn (`on_start`) is due."""
@@ -139,12 +125,11 @@ class LoopInbox:
         dispatcher.wake(actor)
 
     def bound(self, limit: int) -> None:
-        """Let `limit` messages wait at most. Who sends one more finds the actor ended, and the actor gets `Overrun`."""
+        """Queue `limit` messages at most. A sender of one more finds the actor ended, and the actor gets `Overrun`."""
         self._limit = limit
         self._alarm = min(DEPTH_WARNING, limit)
 
     def detach(self) -> None:
-        """The actor has ended: let go of it."""
         self._actor = None
         self._dispatcher = None
 
@@ -187,7 +172,7 @@ class LoopInbox:
         return len(self._queue)
 
     def waiting_messages(self) -> list[Any]:
-        """What has been sent and not handled, without what waits for a reply."""
+        """Messages sent and not handled, without those that wait for a reply."""
         return [
             item.message if isinstance(item, Envelope) else item
             for item in self._queue
@@ -241,7 +226,7 @@ class LoopFuture(pykka.Future[Any]):
 
 
 class Timer:
-    """A message to oneself at a later time; `cancel` it freely, also after it fired."""
+    """A later message to oneself; `cancel` is safe at any time."""
 
     __slots__ = ("_actor", "_handle", "message")
 
@@ -259,7 +244,7 @@ class Timer:
             self._let_go()
 
     def _let_go(self) -> LoopActor:
-        """Forget the actor, and be forgotten: one that keeps its timer is no ring that only the collector finds."""
+        """Drop the references both ways: no reference cycle for the garbage collector."""
         actor, self._actor, self._handle = self._actor, None, None
         assert actor is not None
         actor._timers.discard(self)
@@ -267,10 +252,9 @@ class Timer:
 
 
 class LoopActor(pykka.Actor):
-    """Base of every actor of the relay.
+    """Base of every actor: `on_receive` and, where needed, `on_start`, `on_turn_end` and `on_end`.
 
-    Subclasses implement `on_receive`, and where needed `on_start`, `on_turn_end` and `on_end`. `on_end` is the one
-    way out: it runs exactly once, whether the actor was stopped, failed, or could not start.
+    `on_end` is the one way out: it runs exactly once, whether the actor was stopped, failed, or could not start.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -306,17 +290,17 @@ class LoopActor(pykka.Actor):
         return inbox
 
     def end_now(self) -> None:
-        """Stop without a look at what waits; it goes to `on_dead_letter`."""
+        """Stop at once; queued messages go to `on_dead_letter`."""
         self._stop()
 
     def on_turn_end(self) -> None:
         """The messages of this turn have been handled."""
 
     def on_dead_letter(self, message: Any) -> None:
-        """A message that was on its way when the actor ended; whoever sent it believes that it arrived."""
+        """A message that was queued when the actor ended; its sender believes that it arrived."""
 
     def on_end(self, error: BaseException | None) -> None:
-        """Release children, watchers and everything else held. `error` is what made the actor fail, if it did."""
+        """Release children, watchers and all else. `error`: the failure, if any."""
 
     def call_later(self, delay: float, message: Any) -> Timer:
         """Send `message` to this actor in `delay` seconds, unless it ends before."""
@@ -363,7 +347,7 @@ class LoopActor(pykka.Actor):
     def _wind_up(self, inbox: LoopInbox) -> None:
         self._actor_loop_teardown()
         inbox.detach()
-        # What it held knows it, mostly: rings that only the garbage collector would find, and that are large.
+        # Break large reference cycles, which only the garbage collector would find.
         self.__dict__.clear()
 
     def _guarded(self, hook: Callable[[], None]) -> None:
@@ -421,7 +405,7 @@ class LoopActor(pykka.Actor):
 
 
 def send(ref: Ref, message: Any) -> bool:
-    """Tell, where the receiver may have ended meanwhile. Whether it was still there."""
+    """Queue a message. False if the receiver has ended."""
     inbox: LoopInbox = ref.actor_inbox  # type: ignore[assignment]
     if inbox.ended:
         return False
@@ -430,10 +414,7 @@ def send(ref: Ref, message: Any) -> bool:
 
 
 async def ask(ref: Ref, message: Any, *, timeout: float | None) -> Any:  # noqa: ASYNC109 - a deadline is part of asking
-    """Send `message` and await the reply. Raises `TimeoutError`, `ActorDeadError`, or what the actor raised.
-
-    An actor that answers later replies with a future, which is awaited, too.
-    """
+    """Await the reply, also a later one (a future). Raises TimeoutError, ActorDeadError, or the actor's exception."""
     async with asyncio.timeout(timeout):
         reply = await ref.ask(message, block=False)
         return await reply if isinstance(reply, LoopFuture) else reply
@@ -448,7 +429,7 @@ def inbox_depths(runtime: Runtime) -> list[tuple[str, int]]:
 
 
 def halt(ref: Ref) -> None:
-    """Ask an actor to stop once it has handled what waits in its inbox, without awaiting that."""
+    """Stop an actor after the messages in its inbox, without awaiting that."""
     send(ref, _ActorStop())
 
 

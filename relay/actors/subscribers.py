@@ -1,4 +1,4 @@
-"""The subscriptions of a track: delivery to each, and the end of those with an end. Part of the track actor."""
+"""Part of the track actor: its subscriptions, delivery to each, and the end of those with an end."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ class Subscriber:
         self.key = request.key
         self.relay = request.relay
         self.feed = Feed(request.encoding, request.params, start)
-        self.overdue: Timer | None = None
-        """Runs once the last group of its range is here, and one before it is not."""
-        self.renumbered: tuple[int, int] | None = None
-        """The group that it began with, and another number under which it gets that group."""
+        self.overdue: Timer | None = None  # runs once its last group is here and an earlier one is not
+        self.renumbered: tuple[int, int] | None = None  # its first group, and its own number for that
 
     @property
     def id(self) -> m.Key:
@@ -63,10 +61,8 @@ class Subscribers:
     def __init__(self, call_later: Callable[[float, object], Timer]) -> None:
         self.all: dict[m.Key, Subscriber] = {}
         self._call_later = call_later
-        self.bounded: dict[m.Key, Subscriber] = {}
-        """Those that end with a certain group."""
-        self.changed = False
-        """The parameters of all together may have changed in this turn."""
+        self.bounded: dict[m.Key, Subscriber] = {}  # those that end with a certain group
+        self.changed = False  # the parameters of all together may have changed in this turn
 
     @property
     def relays(self) -> int:
@@ -79,7 +75,6 @@ class Subscribers:
         return [subscriber.feed.params for subscriber in self.all.values()]
 
     def add(self, subscriber: Subscriber) -> None:
-        """A subscription begins."""
         self.all[subscriber.id] = subscriber
         self.changed = True
         self.bind(subscriber)
@@ -98,7 +93,6 @@ class Subscribers:
             subscriber.overdue = None
 
     def remove(self, key: m.Key) -> None:
-        """A subscription is over."""
         subscriber = self.all.pop(key, None)
         if subscriber is not None:
             self.changed = True
@@ -129,7 +123,6 @@ class Subscribers:
         return gone
 
     def deliver_datagram(self, number: int, timestamp: int, payload: bytes) -> None:
-        """Send a group of one frame that came as a datagram."""
         for subscriber in self.all.values():
             send(subscriber.ref, m.DeliverDatagram(subscriber.key, number, timestamp, payload))
 
@@ -138,10 +131,7 @@ class Subscribers:
     def complete(
         self, groups: TrackGroups, first: int | None, patience: float, concerns: Callable[[m.Key], bool]
     ) -> list[Subscriber]:
-        """Bounded subscriptions that have all they asked for; late groups get `patience` seconds.
-
-        Those that `concerns` is true for still wait for the past.
-        """
+        """Bounded subscriptions with all groups; late ones get `patience` seconds. `concerns(key)`: awaits the past."""
         latest = groups.seen.last
         complete: list[Subscriber] = []
         for key, subscriber in self.bounded.items():
@@ -170,13 +160,11 @@ class Subscribers:
         return None if self._is_awaiting(subscriber, groups) else subscriber
 
     def finish(self, groups: TrackGroups, final: int) -> None:
-        """The track is over."""
         for subscriber in self.all.values():
             subscriber.end(groups, final)
         self._clear()
 
     def refuse(self, answer: type[m.Refused | m.PublisherLost], code: int) -> None:
-        """The track has failed."""
         for subscriber in self.all.values():
             send(subscriber.ref, answer(subscriber.key, code))
         self._clear()

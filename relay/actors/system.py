@@ -1,7 +1,4 @@
-"""The actors that a relay has one of each: started in order, given new limits, and ended in order.
-
-Owns their references and nothing that they know. The application has one system.
-"""
+"""The single actors of a relay: starts them in order, passes on new limits, ends them in order. One per application."""
 
 from __future__ import annotations
 
@@ -28,8 +25,7 @@ from relay.transport.session import SessionRequest
 
 logger = get_logger("relay")
 
-STOP_TIMEOUT: Final = 1.0
-"""Seconds that an actor gets to end."""
+STOP_TIMEOUT: Final = 1.0  # seconds that an actor gets to end
 
 
 class ActorSystem:
@@ -46,12 +42,8 @@ class ActorSystem:
         membership: Membership,
         failed: asyncio.Event,
     ) -> None:
-        """`versions` are those of the protocol, whose names are `spoken`.
-
-        `failed` is set if one of the actors fails that the relay cannot do without.
-        """
-        self.connections: dict[int, Ref] = {}
-        """By number of the session. The gate alone changes it."""
+        """`spoken` are the names of the protocol `versions`. `failed` is set if a vital actor fails."""
+        self.connections: dict[int, Ref] = {}  # by session number; changed by the gate alone
         self.expiries = Expiries(runtime)
         self.incompatible = IncompatiblePeers(spoken, runtime.now)
         self.origin: Ref = OriginActor.start(
@@ -72,7 +64,7 @@ class ActorSystem:
             members=membership.prefix,
             incompatible=self.incompatible,
         )
-        # Without a name of our own, what is published here stays here.
+        # Without a name of our own, our publications stay here.
         offered = () if membership.node is None else ("",)
         self.gate: Ref = GateActor.start(
             environment=environment,
@@ -96,7 +88,7 @@ class ActorSystem:
             send(actor, m.NewLimits(limits))
 
     def accept(self, request: SessionRequest, versions: tuple[Any, ...] | None) -> None:
-        """Have a peer answered, as soon as it is clear what it may do."""
+        """Answer a peer once its permissions are known."""
         if not send(self.gate, m.Admit(request, versions)):
             request.reject(503, "the relay is about to end")
 

@@ -1,8 +1,8 @@
 """The track actor: one upstream subscription, a cache of the newest groups, any number of subscribers.
 
-Started by its broadcast. `groups.py` holds the groups, `subscribers.py` and `fetches.py` serve them, `upstream.py` and
-`older_groups.py` ask the publisher, `numbers.py` translates, `model/track_end.py` has the rules of the end, `reporting.py`
-reports. The groups of one turn leave as one message per subscriber; subscribers of one encoding share the bytes.
+Started by its broadcast. Parts: `groups`, `subscribers`, `fetches`, `upstream`, `older_groups`, `numbers`, `reporting`;
+`model/track_end.py` has the rules of the end. Sends one message per turn to each subscriber; those of one encoding
+share the bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class EndGraceOver(NamedTuple):
 
 
 class TrackActor(LoopActor):
-    """One track of one publication of a broadcast. It has a method for each kind of message, hence many."""
+    """One track of one publication of a broadcast."""
 
     def __init__(
         self,
@@ -71,8 +71,7 @@ class TrackActor(LoopActor):
             self, figures, groups, subscribers, fetches, counters=counters, budget=cache_budget
         )
         self._describing: dict[m.Key, m.Describe] = {}
-        self._handled = 0
-        """Requests that the broadcast has forwarded to us."""
+        self._handled = 0  # requests that the broadcast has forwarded to us
         self._idle: Timer | None = None
 
     def __str__(self) -> str:

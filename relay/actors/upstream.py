@@ -1,7 +1,4 @@
-"""The requests of a track to its publishing connection, and the time limits of the answers. Part of the track actor.
-
-Requests name groups by the publisher's numbers, all else by the viewers'.
-"""
+"""Part of the track actor: requests upstream, with the publisher's group numbers (all else: viewers'), and timeouts."""
 
 from __future__ import annotations
 
@@ -50,15 +47,11 @@ class Upstream:
         self._owner, self._track, self._source = owner, owner.actor_ref, source
         self._path, self._name, self._numbers = path, name, numbers
         self._timeout = timeout
-        self._due: dict[int | str, Timer] = {}
-        """Questions without an answer."""
+        self._due: dict[int | str, Timer] = {}  # questions without an answer
         self._wanted: SubscribeParams | None = None
-        self.opened: SubscribeParams | None = None
-        """The first parameters of the subscription."""
-        self.asked = self.asked_properties = False
-        """The connection may hold state for us."""
-        self.answered = False
-        """The publisher has answered or sent anything of this track."""
+        self.opened: SubscribeParams | None = None  # the first parameters of the subscription
+        self.asked = self.asked_properties = False  # the connection may hold state for us
+        self.answered = False  # the publisher has answered or sent anything of this track
 
     # --- questions: False if the connection has ended --------------------------------------------------------------
 
@@ -100,11 +93,9 @@ class Upstream:
     # --- cancellation ----------------------------------------------------------------------------------------------
 
     def close_past(self) -> None:
-        """Nothing more is wanted of the last `open_past`."""
         send(self._source, m.ClosePast(self._track))
 
     def stop(self, stopped: Stopped) -> None:
-        """Nothing more is wanted of a group."""
         if stopped.limit:
             self.over_limit(stopped.limit, group=stopped.sequence)
         published = self._numbers.published(stopped.sequence)
@@ -112,23 +103,20 @@ class Upstream:
             self.stop_published(published, stopped.code, past=stopped.past)
 
     def stop_published(self, sequence: int, code: int, *, past: bool = False) -> None:
-        """The same, by the publisher's number."""
+        """`sequence` is the publisher's number."""
         send(self._source, m.StopGroup(self._track, sequence, code, past))
 
     def stop_fetch(self, number: int) -> None:
-        """Nothing more is wanted of a fetch."""
         self._answer(number)
         published = self._numbers.published(number)
         if published is not None:
             send(self._source, m.StopFetch(self._track, published))
 
     def close(self) -> None:
-        """The track is over."""
         if self.asked:  # also of a track that has failed: not all that was asked need be answered
             send(self._source, m.CloseUpstream(self._track))
 
     def over_limit(self, limit: str, **fields: object) -> None:
-        """The publisher went beyond a limit."""
         fields |= {"broadcast": self._path, "track": self._name}
         send(self._source, m.OverLimit(limit, fields))
 
