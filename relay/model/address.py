@@ -1,19 +1,15 @@
-"""Addresses of peers: as shown, and as limits count them.
-
-Must never resolve a name.
-"""
+"""Addresses of peers, as shown and as limits count them. Must never resolve a name."""
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-PREFIX_V6: Final = 64
-"""Bits of an IPv6 address that are a customer's; the rest are free for any number of addresses."""
+PREFIX_V6: Final = 64  # bits of a customer's IPv6 network, who may use any number of addresses
 
 
 def address_of(remote: str) -> str:
-    """The IPv4 address of `remote` (`host` or `host:port`), or the network of its IPv6 address; else the host as it is."""
+    """The IPv4 address of `remote` (`host` or `host:port`), or the network of its IPv6 address; else the host."""
     host = remote.removeprefix("[").partition("]")[0] if remote.startswith("[") else remote
     if host.count(":") == 1:
         host = host.partition(":")[0]

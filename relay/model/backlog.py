@@ -1,7 +1,6 @@
-"""The queue of one subscription: the order of its groups, and which of them a slow peer skips.
+"""The queue of one subscription: the order of its open and unsent groups, and which of them a slow peer skips.
 
-Owns the groups that are open or not sent yet, and decides; `relay.moq.delivery` writes, resets and reports. `now` is a
-parameter, in seconds. docs/architecture.md has the reasons of the rules.
+Decides only: `relay.moq.delivery` writes, resets and reports. `now` is in seconds. Reasons: docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -14,18 +13,11 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from relay.model.limits import Limits
 
-RANK_BITS = 52
-"""Bits of a rank. With 8 of the priority and one for promoted groups, groups stay below control streams."""
-
-RANK_STEP = 1 << 16
-"""Between two groups in order of their beginning: room for those out of order."""
-
-SLICES = 32
-"""Resolution of `Flow`."""
-
+RANK_BITS = 52  # bits of a rank: with 8 of priority and 1 for promotion, groups stay below control streams
+RANK_STEP = 1 << 16  # between groups in order of their beginning: room for those out of order
+SLICES = 32  # resolution of `Flow`
 TURN = 4
-"""A group that newer ones have passed is promoted after a quarter of the time that the backlog may hold, and if no more is
-queued than was written in such a time."""
+"""A passed group is promoted after a quarter of the backlog's time, if no more is queued than was written in it."""
 
 
 class Stream(Protocol):
@@ -39,8 +31,7 @@ class Stream(Protocol):
     def undelivered(self) -> bool:
         """The peer may lack a part of it."""
 
-    context: Any
-    """Free for the stream's owner."""
+    context: Any  # free for the stream's owner
 
     def prioritize(self, priority: int) -> None:
         """Give the stream another send priority."""
@@ -53,8 +44,7 @@ class Reason(Enum):
     """Reason to skip a group."""
 
     TOO_FAR_BEHIND = "too_far_behind"
-    DELIVERY_TIMEOUT = "delivery_timeout"
-    """It is later than the subscriber's latency allows."""
+    DELIVERY_TIMEOUT = "delivery_timeout"  # later than the subscriber's latency allows
 
 
 def send_priority(priority: int, rank: int, *, promoted: bool = False) -> int:
@@ -88,18 +78,13 @@ class Sending(Generic[S]):
         self.sequence = sequence
         self.stream = stream
         self.rank = rank
-        self.open = True
-        """More may be written."""
-        self.promoted = False
-        """It is sent before newer groups."""
-        self.passed: float | None = None
-        """Time at which a newer group began."""
-        self.size = 0
-        """Bytes written."""
+        self.open = True  # more may be written
+        self.promoted = False  # it is sent before newer groups
+        self.passed: float | None = None  # time at which a newer group began
+        self.size = 0  # bytes written
 
 
-Waiting = tuple[Sending[S], int]
-"""A group and its unsent bytes."""
+Waiting = tuple[Sending[S], int]  # a group and its unsent bytes
 
 
 class GivenUp(NamedTuple, Generic[S]):
@@ -143,14 +128,12 @@ class Backlog(Generic[S]):
         self._groups: dict[int, Sending[S]] = {}
         self._flow = Flow()
         self._newest = -1
-        self._leaving: deque[S] = deque()
-        """Group streams that are sent and perhaps not acknowledged, oldest first."""
+        self._leaving: deque[S] = deque()  # sent and perhaps not acknowledged, oldest first
         self.priority = priority
         self._ordered = False
         self._latency = 0.0
         self._patience = limits.backlog_time
-        self.unsent = 0
-        """Bytes queued at the last `measure` or `waiting`, and all written since."""
+        self.unsent = 0  # bytes queued at the last `measure` or `waiting`, and all written since
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -167,7 +150,6 @@ class Backlog(Generic[S]):
         self._groups.pop(sequence, None)
 
     def clear(self) -> None:
-        """The subscription is over."""
         self._groups.clear()
         self._leaving.clear()
         self.unsent = 0
@@ -225,7 +207,6 @@ class Backlog(Generic[S]):
         return self._ranks.fresh()
 
     def begin(self, sequence: int, stream: S, rank: int, now: float) -> Sending[S]:
-        """A group stream was opened."""
         sending = Sending(sequence, stream, rank)
         if sequence > self._newest:
             before = self._groups.get(self._newest)  # older ones have been passed already
@@ -247,10 +228,7 @@ class Backlog(Generic[S]):
     # --- order and skips -------------------------------------------------------------------------------------------
 
     def review(self, waiting: list[Waiting[S]], now: float, *, begins: bool) -> list[GivenUp[S]]:
-        """Reorder the groups in `waiting`, before more is written, and return those that are skipped.
-
-        `begins`: a new group begins. Only then a peer that is too slow skips.
-        """
+        """Reorder `waiting` before a write; returns skipped groups. A slow peer skips only when a group `begins`."""
         given_up: list[GivenUp[S]] = []
         if len(waiting) > 1:
             waiting.sort(key=_by_sequence)
@@ -307,8 +285,7 @@ class Backlog(Generic[S]):
         leaving.append(sending.stream)
         sending.stream.context = None  # its owner refers to us: a reference cycle
         if not sending.promoted:
-            # its lost packets, or its mere end, must not wait behind newer groups
-            self._promote(sending)
+            self._promote(sending)  # its lost packets or end must not wait behind newer groups
 
     def _promote(self, sending: Sending[S]) -> None:
         sending.promoted = True
@@ -316,10 +293,7 @@ class Backlog(Generic[S]):
         self._place(sending)
 
     def _finish(self, waiting: list[Waiting[S]], now: float) -> None:
-        """A new group begins: groups more than half sent, and soon done, go before it.
-
-        Else a slow peer gets the beginning of every group and the end of none.
-        """
+        """Promote groups more than half sent and soon done: else a slow peer gets all beginnings and no end."""
         soon = self._flow.within(now, self._limits.backlog_time / TURN)
         for sending, unsent in waiting:
             if not sending.open and not sending.promoted and unsent <= min(sending.size // 2, soon):

@@ -1,7 +1,6 @@
-"""The cache policy of a track: the groups that are kept, and the arrivals that are too old.
+"""The cache policy of a track, called by track actors: groups that are kept, and arrivals that are too old.
 
-The newest group that is not broken stays as long as the track; others stay for `GroupCache.age` seconds, within
-`Limits.cache_groups` and `Limits.cache_track`. `relay.actors.cache_budget` limits what all hold together. Called by track actors.
+The newest unbroken group stays; others stay for `GroupCache.age` seconds, within `Limits.cache_groups`, `cache_track`.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from relay.model.group import Group, Part
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 
-SLACK = 8
-"""Tracks report their size when it has changed by an eighth, and an eighth of the budget is freed at once."""
-
+SLACK = 8  # tracks report a size changed by an eighth; an eighth of the budget is freed at once
 G = TypeVar("G", bound=Group)
 
 
@@ -27,16 +24,12 @@ class GroupCache(Generic[G]):
     __slots__ = ("_limits", "age", "floor", "groups", "latest", "size")
 
     def __init__(self, limits: Limits) -> None:
-        self.groups: dict[int, G] = {}
-        """By sequence. `add` and `empty` change them."""
+        self.groups: dict[int, G] = {}  # by sequence; changed by `add` and `empty`
         self._limits = limits
-        self.age = limits.cache_age
-        """Seconds from its arrival that a group stays, if a newer one exists."""
+        self.age = limits.cache_age  # seconds from its arrival that a group stays, if a newer one exists
         self.latest: G | None = None
-        self.floor = 0
-        """Sequences below it are rejected: one of them, or above them, has been evicted."""
-        self.size = 0
-        """Bytes held."""
+        self.floor = 0  # sequences below are rejected: `floor - 1` was evicted
+        self.size = 0  # bytes held
 
     def __iter__(self) -> Iterator[G]:
         """Groups in order of sequence."""
@@ -64,7 +57,6 @@ class GroupCache(Generic[G]):
         return True
 
     def extend(self, group: G, parts: Iterable[Part]) -> None:
-        """Append to a group that is held."""
         before = group.size
         group.extend(parts)
         self.size += group.size - before
@@ -115,7 +107,7 @@ class GroupCache(Generic[G]):
         return dropped
 
     def shrink(self, size: int) -> list[G]:
-        """Evict the oldest groups, never the newest, down to `size` bytes. Returns the evicted groups."""
+        """For the cache budget: evict the oldest groups, never the newest, down to `size` bytes. Returns them."""
         return self._down_to(size, self._limits.cache_groups)
 
     def _down_to(self, size: int, groups: int) -> list[G]:
@@ -143,8 +135,7 @@ class GroupCache(Generic[G]):
 def oldest_fresh(groups: Iterable[Group], max_age: int) -> int | None:
     """Sequence of the oldest of `groups` (in order) that is neither aborted nor expired; `None` if there is none.
 
-    `max_age` is in units of the track's timescale. A group is expired when its successor's first timestamp is at
-    least `max_age` older than the newest timestamp; a group whose successor has no frame never is (06).
+    Expired: its successor's first timestamp is `max_age` (track units) older than the newest; never without one (06).
     """
     groups = [group for group in groups if group.code is None]
     if not groups:
@@ -159,7 +150,7 @@ def oldest_fresh(groups: Iterable[Group], max_age: int) -> int | None:
 
 
 def fair_share(sizes: Iterable[int], budget: int) -> int:
-    """The limit for each, so that together they hold no more than `budget`: unused shares go to the others."""
+    """The limit for each, to hold no more than `budget` together: unused shares go to the others."""
     ordered = sorted(sizes)
     left = budget
     for position, size in enumerate(ordered):

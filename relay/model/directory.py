@@ -1,15 +1,12 @@
-"""The directory: who publishes which path, which publication serves, and who is notified.
+"""The directory: the publishers of each path, the one that serves, and who is notified.
 
-Owns what changes when a publication, a session or an announce interest comes or goes; `publications.py` has the order of
-preference, `watchers.py` what is announced to whom, `withdrawals.py` what a withdrawal by another relay means for other
-routes. Must never know actors or a clock: commands append effects, which the origin actor takes with `poll` and carries
-out in order; timers are effects, too, and come back with `on_timer`.
+Parts: `publications.py` (preference), `watchers.py` (offers), `withdrawals.py` (of relays). Must never know actors
+or a clock: commands append effects, timers too, that the origin actor takes with `poll` and carries out in order.
 
-* When a path is announced, the sessions that published it before are pinged: a publisher that restarts leaves its old
-  session behind. One that does not answer serves, and is offered, only where nobody else publishes the path, and its
-  viewers ask again.
-* A publication whose session broke off lingers if it was the only one of its path: watchers are told nothing, and requests
-  wait. Who announces the path in time takes its place.
+* A new announcement pings the sessions that published the path before: a restarted publisher leaves its old session
+  behind. One that does not answer serves and is offered only where nobody else publishes; its viewers ask again.
+* The only publication of a path lingers if its session breaks off: watchers are not notified, requests wait, and the
+  next publisher of the path takes its place.
 """
 
 from __future__ import annotations
@@ -28,14 +25,10 @@ from relay.model.withdrawals import SETTLE, Withdrawals
 class Notice(Enum):
     """News for the publishing side of a publication."""
 
-    CHECK_ALIVE = auto()
-    """Somebody else announced the path: ping the session."""
-    ROUTE_CHANGED = auto()
-    """The relay it comes from reaches it by another route now, or not at all."""
-    PUBLISHER_LOST = auto()
-    """The session does not answer, and somebody else publishes the path: viewers ask again."""
-    WITHDRAWN = auto()
-    """It is out of the directory. `broadcast_over` follows once nothing of it runs."""
+    CHECK_ALIVE = auto()  # another session announced the path: ping this one
+    ROUTE_CHANGED = auto()  # its relay has another route to it, or none
+    PUBLISHER_LOST = auto()  # the session is dead and another publishes the path: viewers ask again
+    WITHDRAWN = auto()  # out of the directory; `broadcast_over` follows once nothing of it runs
 
 
 class Notify(NamedTuple):
@@ -78,19 +71,15 @@ class Directory:
     """The directory of one relay."""
 
     def __init__(self, *, linger: float = 0.0, members: str = "") -> None:
-        """`linger` is in seconds. `members` is the path under which the relays of a cluster announce themselves."""
+        """`linger`: seconds. `members`: path under which the relays of a cluster announce themselves."""
         self.linger = linger
         self.publications = Publications(members)
         self._effects: list[Effect] = []
-        self._leaving: set[int] = set()
-        """Sessions that are about to end."""
-        self._withdrawn: dict[str, dict[int, Publication]] = {}
-        """No longer published, but with viewers still; by path and id."""
-        self._withdrawals: dict[str, Withdrawals] = {}
-        """By path, where they still matter."""
+        self._leaving: set[int] = set()  # sessions that are about to end
+        self._withdrawn: dict[str, dict[int, Publication]] = {}  # still running; by path and id
+        self._withdrawals: dict[str, Withdrawals] = {}  # by path, where they still matter
         self.watchers = Watchers(self.publications, self._effects.append, self._withdrawals)
-        self._denying: set[int] = set()
-        """Sessions whose peers those withdrawals come from."""
+        self._denying: set[int] = set()  # sessions whose peers those withdrawals come from
 
     def poll(self) -> list[Effect]:
         """What is to be done, in order."""
@@ -101,7 +90,6 @@ class Directory:
     # --- publications come and go ----------------------------------------------------------------------------------
 
     def announce(self, publication: Publication) -> None:
-        """A session publishes a path."""
         path, session = publication.path, publication.session
         former = self.publications.find(session, path)
         if former is not None:
@@ -144,13 +132,13 @@ class Directory:
         self.watchers.refresh(path)
 
     def unannounce(self, session: int, path: str, generation: int, *, said: bool) -> None:
-        """A session publishes a path no more. `said`: by the peer itself, in a session that goes on."""
+        """`said`: by the peer itself, in a session that goes on."""
         publication = self.publications.find(session, path)
         if publication is not None and publication.generation == generation:
             self._withdraw(publication, said=said)
 
     def session_gone(self, session: int, *, lost: bool) -> None:
-        """A session has ended. `lost`: nobody closed it."""
+        """`lost`: nobody closed it."""
         self._leaving.discard(session)
         self.watchers.remove_session(session)
         table = self.publications
@@ -195,7 +183,7 @@ class Directory:
                 self._abandon_dead(path)
 
     def broadcast_over(self, publication: int, path: str) -> bool:
-        """Nothing of a publication runs any more; whether it is forgotten, as it is not published either."""
+        """Nothing of a publication runs. True if it was withdrawn, and is now forgotten."""
         still = self._withdrawn.get(path, {})
         known = still.pop(publication, None)
         if not still:
@@ -203,7 +191,6 @@ class Directory:
         return known is not None
 
     def on_timer(self, timer: LingerOver | Settled) -> None:
-        """A timer of ours is due."""
         if isinstance(timer, LingerOver):
             publication = timer.publication
             if publication.lingering:

@@ -1,26 +1,18 @@
-"""Failover of a subscription whose publisher is lost: when to retry, and which groups are new then.
-
-For the subscriptions of sessions and for HTTP readers alike. `now` is a parameter, in seconds.
-"""
+"""Failover of a lost publisher, for sessions and HTTP readers: when to retry, and which groups are new then."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-MOST_RETRIES = 6
-"""Retries after publishers were lost one after the other, without a group from any."""
-
-RETRY_MEMORY = 10.0
-"""Seconds after which a retry counts as the first: a track without a group may outlive many routes."""
-
+MOST_RETRIES = 6  # retries after losses in a row, without a group from any publisher
+RETRY_MEMORY = 10.0  # seconds until retries count anew: a track without groups may outlive many routes
 RETRY_DELAY = 0.1
-"""Seconds before the second retry, doubled for each further one; the first is immediate. A relay may reject a subscription
-before it withdraws what it announced."""
+"""Seconds before the second retry, then doubled; the first is immediate. A relay may reject before it withdraws."""
 
 
 class Numbered(Protocol):
-    """A piece of a group."""
+    """A fragment of a group."""
 
     @property
     def sequence(self) -> int: ...
@@ -38,15 +30,12 @@ class Failover:
         self._failures = 0
         self._last = 0.0
         self._moved = False
-        self.code: int | None = None
-        """Stream code with which the last publisher was lost, until a group of another one comes."""
-        self.next = 0
-        """The sequence after the newest that was delivered."""
-        self.floor = 0
-        """Groups below it were delivered by former publishers."""
+        self.code: int | None = None  # stream code of the last loss, until another publisher's group comes
+        self.next = 0  # the sequence after the newest that was delivered
+        self.floor = 0  # groups below it were delivered by former publishers
 
     def lost(self, code: int, now: float) -> float | None:
-        """The publisher is gone. Returns the seconds until the next retry; `None`: no more."""
+        """The publisher is gone at `now` (seconds). Returns the seconds until the next retry; `None`: no more."""
         self.code = code
         self._failures = 1 if now - self._last > RETRY_MEMORY else self._failures + 1
         self._last = now
@@ -62,7 +51,7 @@ class Failover:
         return moved
 
     def take(self, pieces: tuple[P, ...]) -> tuple[P, ...]:
-        """The pieces to deliver."""
+        """The fragments to deliver."""
         if self.floor:
             pieces = tuple(piece for piece in pieces if piece.sequence >= self.floor)
         return pieces

@@ -1,7 +1,6 @@
-"""Groups: the unit of caching and of delivery.
+"""Groups: the unit of caching and delivery. `relay.moq.encoding` derives byte streams from them.
 
-A group holds its frames as they came: the start of each, then the chunks of its payload, which are the same `bytes`
-objects from the decoder to the packet. `relay.moq.encoding` derives byte streams from it.
+A group holds frames as they came: the start, then chunks of payload, the same `bytes` objects from decoder to packet.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
-FRAME_OVERHEAD = 128
-"""Bytes that one frame costs besides its payload, so that empty frames count against the cache too."""
+FRAME_OVERHEAD = 128  # bytes of a frame besides its payload: empty frames count against the cache, too
 
 
 class FrameStart(Protocol):
@@ -25,8 +23,7 @@ class FrameStart(Protocol):
         """Bytes of payload, which follow."""
 
 
-Part: TypeAlias = FrameStart | bytes
-"""A group in order of arrival: the start of a frame, then the chunks of its payload."""
+Part: TypeAlias = FrameStart | bytes  # the start of a frame, or a chunk of the payload that follows it
 
 
 class Group:
@@ -39,17 +36,14 @@ class Group:
 
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
         self.sequence = sequence
-        self.first_frame = first_frame
-        """Number of the first frame we hold; above 0 if the publisher sent a partial group."""
+        self.first_frame = first_frame  # the first frame we hold; above 0 in a partial group
         self.arrived = now
-        self.past = False
-        """It came by a request for the past, and not by the running subscription."""
+        self.past = False  # it came by a request for the past, not by the running subscription
         self.parts: list[Part] = []
         self.frames = 0
         self.size = 0
         self.finished = False
-        self.code: int | None = None
-        """Stream code the group was aborted with."""
+        self.code: int | None = None  # stream code the group was aborted with
         self.first_timestamp: int | None = None
         self.last_timestamp: int | None = None
 
@@ -64,7 +58,6 @@ class Group:
         return not self.finished and self.code is None
 
     def extend(self, parts: Iterable[Part]) -> None:
-        """Append parts."""
         own = self.parts
         for part in parts:
             if isinstance(part, bytes):

@@ -1,7 +1,4 @@
-"""Peers without a common version: one log line for each address, up to a rate.
-
-Called by the listeners and by connection actors.
-"""
+"""Peers without a common version: one log line per address, up to a rate. Called by listeners and connection actors."""
 
 from __future__ import annotations
 
@@ -15,13 +12,9 @@ from relay.model.pace import LogThrottle
 
 logger = get_logger("relay")
 
-REMEMBERED: Final = 1_024
-"""Addresses; the one that came first is forgotten."""
-
-SHOWN: Final = 8
-"""Names of an offer that a line holds, and characters of each are `SHOWN_NAME`: peers choose both."""
-
-SHOWN_NAME: Final = 32
+REMEMBERED: Final = 1_024  # addresses; the oldest is forgotten
+SHOWN: Final = 8  # names of an offer in a line: peers choose their number and length
+SHOWN_NAME: Final = 32  # characters of each
 
 
 class IncompatiblePeers:
@@ -37,8 +30,7 @@ class IncompatiblePeers:
     def met(self, remote: str, transport: str, offered: Sequence[str]) -> None:
         """Log a peer, `host:port`, and its offer, unless its address was logged before."""
         key = address_of(remote)
-        # Addresses may be forged, in any number.
-        if key in self._named or not self._throttle.passes(self._now()):
+        if key in self._named or not self._throttle.passes(self._now()):  # addresses may be forged
             return
         self._named[key] = None
         if len(self._named) > REMEMBERED:

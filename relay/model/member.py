@@ -1,7 +1,4 @@
-"""Names of the relays of a cluster: `host` or `host:port`, as they announce themselves.
-
-Owns their syntax and equality. Called by the cluster actor, with names that came from the network.
-"""
+"""Names of cluster relays, `host[:port]`: syntax and equality. Called by the cluster actor, for untrusted names."""
 
 from __future__ import annotations
 
@@ -11,9 +8,7 @@ from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 DEFAULT_PORT: Final = 443
-LONGEST: Final = 262
-"""Characters: a host name of 255 and a port."""
-
+LONGEST: Final = 262  # characters: a host name of 255 and a port
 _LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME: Final = re.compile(
     rf"(?:\[(?P<ip>[0-9A-Fa-f:.]+)\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::(?P<port>[0-9]{{1,5}}))?"
@@ -48,5 +43,5 @@ def authority_of(target: str) -> tuple[str, int]:
 
 
 def same_host(one: str, other: str) -> bool:
-    """Whether two targets are the same relay, as far as their spelling tells."""
+    """True if two targets are the same relay, as far as their spelling tells."""
     return authority_of(one) == authority_of(other)

@@ -1,36 +1,27 @@
-"""One order of group numbers for each track of a path, across all its publishers.
+"""One order of group numbers for each track of a path, across all its publishers. Knows no actors.
 
-Every publisher counts as it likes, and one that restarts begins anew. A number that viewers have seen must not come to
-mean another group, and their numbers must rise. So the numbers of a track are given out in spans, each to one
-announcement's life: the first publisher keeps its own numbers, and those of a later one are shifted beyond what was
-given out before. Routes to a publisher that were announced beside each other are one life, and share its span.
-
-The directory keeps a `Numbering` for each track that runs; the tracks keep the spans they were given. Knows no actors.
+A publisher may count anew, but a number that viewers saw must keep its group, and their numbers must rise. So numbers
+are given out in spans, one per announcement's life: the first publisher keeps its numbers, later ones are shifted
+beyond those given out. Routes announced beside each other are one life, and share its span. The origin actor keeps
+a `Numbering` for each running track, tracks keep their spans.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-MAX_SEQUENCE = (1 << 62) - 1
-"""The highest number of a group that a message can carry."""
-
-RESERVE = 1 << 16
-"""Numbers that a track is given ahead, for itself alone while it runs: 20 minutes of a track with 50 groups a second."""
-
+MAX_SEQUENCE = (1 << 62) - 1  # the highest group number that a message can carry
+RESERVE = 1 << 16  # numbers given ahead to a running track: 20 minutes of 50 groups a second
 MOST_REPEATED = 8
-"""Groups by which another route to the same publisher may be behind what viewers have; it is waited for until it has
-caught up. If it is further behind, it counts differently: its relay may have shifted the numbers."""
+"""Groups that a second route may be behind and catch up. One further behind counts differently, perhaps shifted."""
 
 
 class Span(NamedTuple):
     """Numbers that belong to one life. The publisher's number plus `shift` is the number that viewers see."""
 
-    first: int
-    """The first number of the publisher in the span."""
+    first: int  # the publisher's first number
     shift: int
-    limit: int
-    """Numbers that viewers see are below it, or are asked for again."""
+    limit: int  # viewers' numbers are below it, or asked for again
 
 
 class Numbering:
@@ -39,18 +30,12 @@ class Numbering:
     __slots__ = ("_following", "_left", "_lives", "_spans", "_top", "timescale")
 
     def __init__(self) -> None:
-        self._top = 0
-        """No track was given this number or a higher one."""
-        self._following = 0
-        """The number after the highest of tracks that have ended."""
-        self._spans: dict[int, Span] = {}
-        """The newest of each life."""
-        self._lives: dict[str, int] = {}
-        """The life of each running track, by its URN."""
-        self._left: set[int] = set()
-        """Lives that have a span and no track."""
-        self.timescale: int | None = None
-        """Units in a second, as viewers were told; None before."""
+        self._top = 0  # no track was given this number or a higher one
+        self._following = 0  # the number after the highest of tracks that have ended
+        self._spans: dict[int, Span] = {}  # the newest of each life
+        self._lives: dict[str, int] = {}  # the life of each running track, by its URN
+        self._left: set[int] = set()  # lives that have a span and no track
+        self.timescale: int | None = None  # units in a second for viewers; None if unknown
 
     @property
     def free(self) -> bool:
@@ -63,10 +48,7 @@ class Numbering:
         return bool(self._lives)
 
     def ask(self, track: str, life: int, sequence: int | None, floor: int = 0) -> Span | None:
-        """The span for the publisher's number `sequence` of a running track.
-
-        Without a number, the span that its life has, if any. With a `floor` the track counts anew, from there at least.
-        """
+        """The span for the publisher's `sequence`; None: of `life`, if any. `floor`: count anew, from it or higher."""
         self._lives[track] = life
         self._left.discard(life)
         span = self._spans.get(life)
@@ -93,10 +75,9 @@ class Numbering:
         return span
 
     def leave(self, track: str, following: int) -> None:
-        """A track has ended. `following` is the number after its newest group's, 0 if it had none.
+        """A track has ended; `following`: the number after its newest group, or 0. Numbers given ahead are free again.
 
-        Numbers given ahead are free again. Its span is kept until another one is given: its viewers may go on by
-        another route to the same publisher.
+        Its span is kept until another is given: its viewers may go on by another route to the same publisher.
         """
         self._following = max(self._following, following)
         life = self._lives.pop(track, None)

@@ -1,22 +1,14 @@
-"""How often something may happen, and how often it is logged.
-
-Must never read a clock: `now` is a parameter, in seconds.
-"""
+"""Rates of events and of log lines. Must never read a clock: `now` is a parameter, in seconds."""
 
 from __future__ import annotations
 
-EPISODE = 10.0
-"""Seconds without an event after which the next one is logged again."""
-
-LOG_RATE = 0.05
-"""Lines a second, sustained, of what anybody can cause."""
-
-LOG_BURST = 3
-"""Lines of it at once."""
+EPISODE = 10.0  # seconds without an event, after which the next is logged again
+LOG_RATE = 0.05  # lines a second, sustained, that anybody can cause
+LOG_BURST = 3  # lines of them at once
 
 
 class TokenBucket:
-    """So many at once, and so many a second."""
+    """Limits a rate, and a burst."""
 
     __slots__ = ("_at", "_level")
 
@@ -25,7 +17,7 @@ class TokenBucket:
         self._at = 0.0
 
     def spend(self, now: float, *, rate: float, burst: float) -> bool:
-        """Take one; whether there was one left of `burst`, refilled with `rate` a second."""
+        """Take a token. False if none of `burst` is left; `rate` tokens come back in a second."""
         self._level = max(0.0, self._level - (now - self._at) * rate)
         self._at = now
         if self._level > burst - 1:
@@ -41,11 +33,10 @@ class LogThrottle(TokenBucket):
 
     def __init__(self) -> None:
         super().__init__()
-        self.held_back = 0
-        """Lines since the one that passed last."""
+        self.held_back = 0  # lines since the one that passed last
 
     def passes(self, now: float) -> bool:
-        """Whether one more line may be written. One that is held back takes no room from those that follow."""
+        """True if a line may be written. One held back takes no room from those that follow."""
         passes = self.spend(now, rate=LOG_RATE, burst=LOG_BURST)
         self.held_back += not passes
         return passes
@@ -60,7 +51,7 @@ class LogOnce:
         self._last: dict[str, float] = {}
 
     def begins(self, name: str, now: float) -> bool:
-        """Whether `name`, which happens now, has not happened for `EPISODE` seconds."""
+        """True if `name` has not happened for `EPISODE` seconds."""
         last = self._last.get(name)
         self._last[name] = now
         return last is None or now - last >= EPISODE

@@ -1,7 +1,6 @@
 """Broadcast paths: `/`-separated, compared by whole segments, byte for byte.
 
-Owns the path algebra (join, strip, cover). Paths given to these functions are normalised already; the normal form
-itself (`relay.paths`) is re-exported for those that receive raw text.
+Owns the path algebra. Its arguments are normalised; the normal form (`relay.paths`) is re-exported for raw text.
 """
 
 from __future__ import annotations
@@ -19,10 +18,7 @@ class PatternError(ValueError):
 
 
 def granted(text: str) -> str:
-    """The path that a grant names, which stands for itself and all below it. Raises PatternError.
-
-    Other relays write patterns, in which `*` is reserved: there `room/**` is what `room` is here, and `**` everything.
-    """
+    """The path of a grant, with all below it: `room`, or as others write, `room/**`, `**`. Raises PatternError."""
     path = normalize(text)
     if "*" not in path:
         return path
@@ -48,7 +44,7 @@ def covers(prefix: str, path: str) -> bool:
 
 
 def strip(path: str, prefix: str) -> str | None:
-    """What of `path` lies below `prefix`: `""` if they are equal, `None` if `prefix` does not cover it."""
+    """The part of `path` below `prefix`: `""` if they are equal, `None` if `prefix` does not cover it."""
     if not prefix:
         return path
     if path == prefix:

@@ -1,12 +1,10 @@
-"""The publications of every path, and which of several serves.
+"""The table of publications, by path and session, and their order of preference. Called by the directory.
 
-Owns the table, by path and by session, and the order of preference. Called by the directory. Criteria, the first decides:
-
-* A publication whose session answers before one that does not, one that is surely no echo of ours before one that may be,
-  one whose session is here before one that lingers, one whose session stays before one that is leaving.
-* A publisher connected to this relay before those of other relays; of our own the newest, of others the nearest. If the
-  newest of others won, two relays that learn of two publishers in different orders would each route to the other for ever.
-* Publications with the same original publisher are routes to the same content: the cheapest of them.
+Criteria, the first decides:
+* A session that answers; surely no echo of ours; not lingering; not leaving.
+* A publisher connected to this relay, the newest; else the nearest. If the newest of others won, two relays that learn
+  of two publishers in different orders would each route to the other for ever.
+* Of routes to the same original publisher, the cheapest.
 """
 
 from __future__ import annotations
@@ -22,39 +20,28 @@ from relay.model.route import Route, same_publisher
 class Publication:
     """One session's announcement of one path."""
 
-    id: int
-    """Larger for later announcements."""
+    id: int  # larger for later announcements
     session: int
     path: str
     generation: int
     route: Route
-    prefix: bool = False
-    """Whether it also serves every path below."""
-    tentative: bool = False
-    """Whether it may be an echo of our own announcement."""
-    relayed: bool = False
-    """Whether it comes from another relay of the cluster."""
-    onward: bool = True
-    """Whether other relays may be offered it."""
-    dead: bool = False
-    """Whether its session did not answer a ping."""
-    lingering: bool = False
-    """Whether its session was lost, and a successor is awaited."""
-    leaving: bool = False
-    """Whether its session has said that it is about to end."""
-    usable: bool = True
-    """Whether its route leads through no peer of ours that has withdrawn the path."""
-    source: int = 0
-    """Tells publications apart for watchers; a successor inherits it."""
-    life: int = 0
-    """Equal for routes announced beside each other: they carry the same groups."""
+    prefix: bool = False  # also serves every path below
+    tentative: bool = False  # may be an echo of our own announcement
+    relayed: bool = False  # from another relay of the cluster
+    onward: bool = True  # other relays may be offered it
+    dead: bool = False  # its session did not answer a ping
+    lingering: bool = False  # its session was lost, and a successor is awaited
+    leaving: bool = False  # its session is about to end
+    usable: bool = True  # its route avoids peers of ours that have withdrawn the path
+    source: int = 0  # tells publications apart for watchers; a successor inherits it
+    life: int = 0  # equal for routes announced beside each other, with the same groups
 
     def __post_init__(self) -> None:
         self.source = self.life = self.id
 
     @property
     def standing(self) -> tuple[bool, bool, bool, bool]:
-        """How far it can be trusted to be real, and to stay; more is better."""
+        """Sort key of trust: real, and likely to stay; more is better."""
         return (not self.dead, not self.tentative, not self.lingering, not self.leaving)
 
 
@@ -78,11 +65,10 @@ def _distance(publication: Publication) -> tuple[object, ...]:
 
 
 def same_groups(one: Publication, other: Publication) -> bool:
-    """Whether both are routes to one publisher at the same time.
+    """True if both are routes to one publisher at the same time.
 
-    An id alone proves nothing: a publisher that comes back may have begun anew, and of two sessions of its own one may
-    hang. If a relay on the route was lost and the other route leads to the same relay of the publisher, that relay has
-    not lost the publisher.
+    An id alone proves nothing: a publisher may return and count anew, and one of its two sessions may hang. If a relay
+    on one route was lost, the publisher's own relay, common to both routes, has not lost the publisher.
     """
     if not same_publisher(one.route, other.route) or one.route.hops == other.route.hops:
         return False
@@ -96,13 +82,11 @@ class Publications:
         """`members` is the path under which the relays of a cluster announce themselves."""
         self._members = members
         self._paths: dict[str, list[Publication]] = {}
-        self._ordered = Ordered()
-        """The same paths."""
+        self._ordered = Ordered()  # the same paths
         self._sessions: dict[int, dict[str, Publication]] = {}
         self.prefix_routes = 0
 
     def add(self, publication: Publication) -> None:
-        """Take one in."""
         present = self._paths.get(publication.path)
         if present is None:
             present = self._paths[publication.path] = []
@@ -112,7 +96,6 @@ class Publications:
         self.prefix_routes += publication.prefix
 
     def remove(self, publication: Publication) -> None:
-        """Take one out."""
         mine = self._sessions[publication.session]
         del mine[publication.path]
         if not mine:
@@ -125,7 +108,7 @@ class Publications:
             self._ordered.remove(publication.path)
 
     def is_member(self, path: str) -> bool:
-        """Whether the path is for the names of relays."""
+        """True for the names of relays."""
         return bool(self._members) and covers(self._members, path)
 
     def at(self, path: str) -> Sequence[Publication]:
@@ -133,22 +116,19 @@ class Publications:
         return self._paths.get(path, ())
 
     def of(self, session: int) -> list[Publication]:
-        """The publications of a session."""
         return list(self._sessions.get(session, {}).values())
 
     def find(self, session: int, path: str) -> Publication | None:
-        """The publication of a path by a session."""
         return self._sessions.get(session, {}).get(path)
 
     def serves(self, publication: Publication) -> bool:
-        """Whether requests for its path go to it."""
+        """True if requests for its path go to it."""
         return best(self.at(publication.path)) is publication
 
     def living(self, path: str) -> Sequence[Publication]:
-        """The publications that may serve a path; dead ones only if all are.
+        """The publications that may serve a path; dead ones only if all are, even if a requester can use no other.
 
-        Dead ones are withheld even from a requester that can use no living one: another relay with a publisher of its own
-        would wait for the dead one as long as we offer it.
+        A relay with a publisher of its own would wait for the dead one as long as we offer it.
         """
         present = [p for p in self.at(path) if p.usable]
         return [p for p in present if not p.dead] or present

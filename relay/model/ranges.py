@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-MAX_RANGES = 64
-"""A publisher whose numbers have gaps makes one range per group, and only the newest matter."""
-
-Range = tuple[int, int]
-"""First and last number, both included."""
+MAX_RANGES = 64  # numbers with gaps make one range per group; only the newest matter
+Range = tuple[int, int]  # first and last number, both included
 
 
 class Ranges:
@@ -24,12 +21,10 @@ class Ranges:
 
     @property
     def last(self) -> int | None:
-        """The highest number."""
         return self._ranges[-1][1] if self._ranges else None
 
     @property
     def first(self) -> int | None:
-        """The lowest number."""
         return self._ranges[0][0] if self._ranges else None
 
     def add(self, start: int, end: int) -> None:

@@ -1,21 +1,13 @@
-"""Routes: by which relays, and at what cost, a broadcast is reached.
-
-Owns the order of routes (moq-lite-06, "Announce").
-"""
+"""Routes to a broadcast: relays and costs. Owns the order of routes (moq-lite-06, "Announce")."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-MAX_HOPS = 32
-"""Relays an announcement may have passed; longer chains are discarded (moq-lite, hop list)."""
-
-MAX_HOP_ID = (1 << 53) - 1
-"""Largest id of our own: older browser clients hold them in a double."""
-
+MAX_HOPS = 32  # relays on a route; longer ones are discarded (moq-lite, hop list)
+MAX_HOP_ID = (1 << 53) - 1  # largest id of our own: older browser clients hold them in a double
 MAX_COST = (1 << 62) - 1
-UNKNOWN_HOP = 0
-"""Stands for a relay that did not give its id."""
+UNKNOWN_HOP = 0  # stands for a relay that did not give its id
 
 
 class Route(NamedTuple):
@@ -40,5 +32,5 @@ class Route(NamedTuple):
 
 
 def same_publisher(one: Route, other: Route) -> bool:
-    """Whether two routes lead to the same original publisher, so that one may stand in for the other."""
+    """True if two routes lead to the same original publisher: one may replace the other."""
     return one.publisher != UNKNOWN_HOP and one.publisher == other.publisher

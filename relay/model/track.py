@@ -24,13 +24,10 @@ class SubscribeParams(NamedTuple):
 
     priority: int = 0
     ordered: bool = False
-    latency_ms: int = 0
-    """How late a group may be before the subscriber would rather skip it (03 and later)."""
-    history_ms: int = 0
-    """How much of the past is wanted at the start (06: max age); 0 is the newest group only."""
+    latency_ms: int = 0  # lateness at which the subscriber skips a group (03 and later)
+    history_ms: int = 0  # past wanted at the start (06: max age); 0: the newest group only
     start_group: int | None = None
-    start_is_floor: bool = False
-    """06: nothing older than `start_group`, but it alone does not ask for the past."""
+    start_is_floor: bool = False  # 06: nothing older than `start_group`; alone it asks for no past
     end_group: int | None = None
     start_frame: int = 0
     end_frame: int | None = None

@@ -1,7 +1,6 @@
-"""How a track ends: the end that its publisher announced, and the groups that are late.
+"""How a track ends: the announced end, and late groups. Called by track actors, which own the timers.
 
-Streams overtake each other and packets are lost, so the end may arrive before the last groups. Called by track actors;
-timers are theirs.
+Streams overtake each other and packets are lost: the end may arrive before the last groups.
 """
 
 from __future__ import annotations
@@ -10,22 +9,17 @@ from enum import IntEnum
 
 from relay.model.numbering import MAX_SEQUENCE
 
-LATE_AT_LEAST = 1.0
-"""Seconds for which a late group is waited for, at least: a loss or two, or a publisher short of time."""
+LATE_AT_LEAST = 1.0  # least seconds to wait for a late group: a loss or two, or a slow publisher
 
 
 class Phase(IntEnum):
     """The life of a track, in order."""
 
     RUNNING = 0
-    ENDING = 1
-    """The publisher has announced the end."""
-    ENDED = 2
-    """Nothing more can come, and subscribers know the end."""
-    FAILED = 3
-    """The publisher rejected or aborted it."""
-    LOST = 4
-    """The publisher is gone: subscribers may ask again."""
+    ENDING = 1  # the publisher has announced the end
+    ENDED = 2  # nothing more can come, and subscribers know the end
+    FAILED = 3  # the publisher rejected or aborted it
+    LOST = 4  # the publisher is gone: subscribers may ask again
 
 
 class TrackEnd:
@@ -35,16 +29,11 @@ class TrackEnd:
 
     def __init__(self) -> None:
         self.phase = Phase.RUNNING
-        self.final = 0
-        """From `ENDING` on: the first sequence that will never come."""
-        self.numbered = False
-        """The publisher named `final`."""
-        self.late = False
-        """Groups before `final` are still waited for."""
-        self.patience = LATE_AT_LEAST
-        """Seconds for which they are."""
-        self.code = 0
-        """Stream code of a failure."""
+        self.final = 0  # from `ENDING` on: the first sequence that will never come
+        self.numbered = False  # the publisher named `final`
+        self.late = False  # groups before `final` are still waited for
+        self.patience = LATE_AT_LEAST  # seconds to wait for them
+        self.code = 0  # stream code of a failure
 
     @property
     def failed(self) -> bool:
@@ -61,7 +50,6 @@ class TrackEnd:
         self.late = final != 0
 
     def complete(self, latest: int | None) -> None:
-        """Nothing more can come."""
         self.phase = Phase.ENDED
         self.final = min(max(self.final, 0 if latest is None else latest + 1), MAX_SEQUENCE)
 

@@ -1,7 +1,6 @@
-"""Between the numbers and timestamps of a publisher and those that the viewers of a track see.
+"""Translates numbers and timestamps of a publisher to those of viewers. Called by track actors.
 
-A publisher counts groups and time as it likes. The directory gives each track the spans of numbers that are its own
-(`relay.model.numbering`), and the unit in which viewers count. Called by track actors.
+The directory gives each track its spans of numbers (`relay.model.numbering`), and the viewers' unit of time.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from relay.model.group import Part
 from relay.model.numbering import MAX_SEQUENCE, MOST_REPEATED, Span
 from relay.model.track import SubscribeParams, TrackProperties
 
-MOST_SPANS = 16
-"""Spans remembered of one track. It gets another one when two publishers of a path run beside each other."""
+MOST_SPANS = 16  # of one track, which gets another when two publishers of a path run beside each other
 
 
 class Frame(NamedTuple):
@@ -28,25 +26,18 @@ class Translation:
     """Translates between a publisher and the viewers of one track."""
 
     def __init__(self) -> None:
-        self._spans: list[Span] = []
-        """In order of the publisher's numbers, and of those that viewers see."""
-        self._free = True
-        """No track of the path was given numbers."""
-        self._floor = 0
-        """The number that viewers from another route want next; 0 once there is one not far behind."""
-        self._units: tuple[int, int] | None = None
-        """Units in a second of the publisher and of viewers, where they differ."""
+        self._spans: list[Span] = []  # in order of the publisher's and the viewers' numbers
+        self._free = True  # no track of the path was given numbers
+        self._floor = 0  # number that viewers of another route want next; 0 once a group is near it
+        self._units: tuple[int, int] | None = None  # units in a second: publisher's, viewers'; if different
         self.first_published: int | None = None
-        self.timescale: int | None = None
-        """Units in a second, as viewers of the path know it; None if there was none yet."""
-        self.properties: TrackProperties | None = None
-        """As viewers get them."""
-        self.below = 0
-        """The publisher's numbers below it are known and, if `plain`, the same as the viewers'."""
+        self.timescale: int | None = None  # units in a second for viewers; None if unknown
+        self.properties: TrackProperties | None = None  # as viewers get them
+        self.below = 0  # the publisher's numbers below it are known and, if `plain`, the same as the viewers'
         self.plain = False
 
     def add(self, span: Span | None, timescale: int | None, *, free: bool) -> int:
-        """The directory has answered. If the track counts on elsewhere: the number from which it does, else 0."""
+        """The directory's answer. Returns the number from which the track counts on elsewhere, else 0."""
         self._free = free
         self.timescale = self.timescale or timescale
         if span is None:

@@ -1,12 +1,10 @@
-"""Who is offered which path: the announce interests of all sessions, and the last offers to each.
-
-Owns what a watcher may be offered. Called by the directory whenever a path changes.
+"""Who is offered which path: announce interests of all sessions, and the last offers. Called by the directory.
 
 * No session is offered its own publications, nor a route through the relay that it excludes.
 * Names of relays (`members`) are offered to relays alone.
-* A relay that is connected to the relay we have a path from is not offered ours, a second route: otherwise every relay
-  of a full mesh would announce every path to every other one. When that connection ends, it is. Which relays are
-  connected is known from the names of members: a relay passes the name of a neighbour on with two hops.
+* A relay connected to the relay that we have a path from is not offered our second route until that connection ends:
+  else every relay of a full mesh would announce every path to every other. Connections are known from names of members:
+  a relay passes the name of a neighbour on with two hops.
 """
 
 from __future__ import annotations
@@ -25,17 +23,12 @@ class AnnounceInterest(NamedTuple):
     """One announce interest of one session."""
 
     session: int
-    watch: int
-    """Chosen by the session, unique within it."""
+    watch: int  # chosen by the session, unique within it
     prefixes: tuple[str, ...]
-    exclude: int = 0
-    """Hop id: routes through it are not offered; 0: none."""
-    routes_above: bool = False
-    """Whether a prefix route above a watched prefix is wanted too (moq-lite-06)."""
-    relay: bool = False
-    """Whether the watcher is another relay of the cluster."""
-    one_hop: bool = False
-    """Whether it is offered our own publishers alone, since its version has no hop ids."""
+    exclude: int = 0  # hop id: routes through it are not offered; 0: none
+    routes_above: bool = False  # wants prefix routes above its prefixes, too (moq-lite-06)
+    relay: bool = False  # the watcher is another relay of the cluster
+    one_hop: bool = False  # is offered our own publishers alone: its version has no hop ids
 
 
 class Announcement(NamedTuple):
@@ -65,7 +58,7 @@ class Watcher:
         self.known: dict[str, Announcement] = {}
 
     def sees(self, publication: Publication) -> bool:
-        """Whether the publication may be offered at all."""
+        """True if the publication may be offered."""
         interest = self.interest
         if publication.session == interest.session:
             return False
@@ -83,16 +76,15 @@ class Watchers:
         emit: Callable[[WatchChanged], object],
         withdrawals: Mapping[str, Withdrawals],
     ) -> None:
-        """`withdrawals`, by path, tell whether a new route has to prove itself before it is announced."""
+        """`withdrawals`, by path, hold back doubtful routes."""
         self._publications = publications
         self._emit = emit
         self._withdrawals = withdrawals
         self._by_session: dict[int, dict[int, Watcher]] = {}
         self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
-        self._prefixes = Ordered()
-        """The same prefixes."""
+        self._prefixes = Ordered()  # the same prefixes
         self._neighbours: dict[int, dict[int, str]] = {}
-        """By session with a relay: hop ids of relays that it is connected to, with the paths of their names."""
+        """By session with a relay: hop ids of its neighbours, with the paths of their names."""
 
     def add(self, interest: AnnounceInterest) -> tuple[Announcement, ...]:
         """Take an interest in; returns what exists now. Changes follow as effects."""
@@ -111,7 +103,6 @@ class Watchers:
         return tuple(watcher.known.values())
 
     def remove(self, session: int, watch: int) -> None:
-        """End of an interest."""
         mine = self._by_session.get(session, {})
         watcher = mine.pop(watch, None)
         if watcher is None:
@@ -126,7 +117,6 @@ class Watchers:
                 self._prefixes.remove(prefix)
 
     def remove_session(self, session: int) -> None:
-        """End of all its interests."""
         for watch in list(self._by_session.get(session, ())):
             self.remove(session, watch)
 
@@ -158,13 +148,10 @@ class Watchers:
         self._emit(WatchChanged(watcher.interest.watch, path, offer, watcher.interest.session))
 
     def _offer(self, watcher: Watcher, path: str, first: Publication | None) -> Announcement | None:
-        """The offer of `path`, which a prefix of the watcher covers; `first` serves it here.
-
-        A prefix itself may also be served by the longest route above it.
-        """
+        """The offer of `path`, below a watched prefix; `first` serves it here. A prefix may be served from above it."""
         interest, publications = watcher.interest, self._publications
         if (not interest.relay or interest.one_hop) and publications.is_member(path):
-            return None  # relays of old dial names that they can make nothing of
+            return None  # old relays would dial these names in vain
         if first is None or (first.relayed and watcher.sees(first)):
             chosen = first  # the nearest of all; only publishers of our own are not chosen by distance
         else:
@@ -194,7 +181,6 @@ class Watchers:
                 self._offer_second_routes(session, former)
 
     def forget_neighbours(self, session: int) -> None:
-        """The session with a relay has ended."""
         self._neighbours.pop(session, None)
 
     def _offer_second_routes(self, session: int, hop: int) -> None:
@@ -205,7 +191,7 @@ class Watchers:
                     self._refresh(watcher, path, self._first(path))
 
     def _has_its_own(self, watcher: Watcher, publication: Publication) -> bool:
-        """Whether the watcher is a relay with a connection to the relay that we have the publication from."""
+        """True if the watcher is a relay connected to the relay that we have the publication from."""
         neighbours = self._neighbours.get(watcher.interest.session)
         if not neighbours or not watcher.interest.relay or not publication.relayed:
             return False

@@ -1,14 +1,10 @@
-"""Withdrawals of one path: which of the routes that are left may be used, and which may be announced.
+"""Withdrawals of one path: which other routes may be used or announced. Called by the directory; knows no clock.
 
-A withdrawal comes from each peer, one after the other. Until the last has come, routes of the others look alive, though
-they lead to the withdrawn publisher; announced again, they come back by longer and longer routes (path hunting, as in
-BGP). Two rules prevent that, which work with any relay that sends hop lists:
-
+Peers withdraw a path one after the other. Routes of the later ones look alive meanwhile; announced again, they come
+back longer and longer (path hunting, as in BGP). Two rules prevent that, with any relay that sends hop lists:
 * A route through a peer of ours that has withdrawn the path is not used.
 * A route that replaces a better one to the same publisher is used at once, but announced only `SETTLE` seconds later.
   Until then watchers keep what they know. An end is never held back.
-
-Owns these rules for one path. Must never know a clock. Called by the directory.
 """
 
 from __future__ import annotations
@@ -17,12 +13,11 @@ from typing import Final
 
 from relay.model.route import UNKNOWN_HOP, Route
 
-SETTLE: Final = 1.0
-"""Seconds: longer than it takes for a withdrawal to pass through a cluster, relays on other continents included."""
+SETTLE: Final = 1.0  # seconds: longer than a withdrawal takes through a cluster across continents
 
 
 def _same_source(one: Route, other: Route) -> bool:
-    """Whether both lead to one publisher by the same relay that it is connected to."""
+    """True if both lead to one publisher by the same relay that it is connected to."""
     common = min(2, len(other.hops))
     return one.publisher != UNKNOWN_HOP and one.hops[:common] == other.hops[:common]
 
@@ -33,20 +28,17 @@ class Withdrawals:
     __slots__ = ("_denied", "_lost", "turn")
 
     def __init__(self) -> None:
-        self._denied: dict[int, tuple[int, Route]] = {}
-        """Peers that have withdrawn the path, by hop id: session and route."""
-        self._lost: Route | None = None
-        """The best route that was lost while the path settles."""
-        self.turn = 0
-        """Number of losses: a timer of an earlier one is out of date."""
+        self._denied: dict[int, tuple[int, Route]] = {}  # peers that withdrew the path, by hop id
+        self._lost: Route | None = None  # the best route that was lost while the path settles
+        self.turn = 0  # number of losses: a timer of an earlier one is out of date
 
     def __bool__(self) -> bool:
-        """Whether it still matters."""
+        """True while it matters."""
         return self._lost is not None or bool(self._denied)
 
     @property
     def settling(self) -> bool:
-        """Whether a route was lost less than `SETTLE` ago."""
+        """True if a route was lost less than `SETTLE` ago."""
         return self._lost is not None
 
     def withdrawn(self, session: int, route: Route) -> None:
@@ -71,7 +63,7 @@ class Withdrawals:
         return len(self._denied) < count
 
     def usable(self, route: Route) -> bool:
-        """Whether no peer on the route has withdrawn the path; the last hop is the peer that announced the route."""
+        """True if no peer on the route has withdrawn the path; the last hop announced the route."""
         return not self._denied or self._denied.keys().isdisjoint(route.hops[:-1])
 
     def lost(self, route: Route) -> None:
@@ -85,6 +77,6 @@ class Withdrawals:
         self._lost = None
 
     def doubtful(self, route: Route) -> bool:
-        """Whether the route may lead to the publisher just withdrawn."""
+        """True if the route may lead to the publisher just withdrawn."""
         lost = self._lost
         return lost is not None and route.cost() >= lost.cost() and _same_source(route, lost)
