@@ -33,7 +33,7 @@ class Announcement:
 
 
 class Announcements:
-    """All of one session, by absolute path."""
+    """All announcements of one session, by absolute path."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

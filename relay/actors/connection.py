@@ -37,7 +37,7 @@ class Expired(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """What the peer may do is known."""
+    """The authorization has an outcome."""
 
     outcome: Permissions | Rejection
 
@@ -170,7 +170,7 @@ class ConnectionActor(LoopActor):
     # --- events of the session -------------------------------------------------------------------------------------
 
     def _handle_events(self) -> None:
-        """Take what has happened in the session, also in answer to our own commands."""
+        """Handle the session's events, also those that our own commands caused."""
         while self._closed is None and (events := self._moq.poll()):
             open_before = not self._moq.closed
             for event in events:

@@ -101,7 +101,7 @@ class Egress:
             case moq.GroupSkipped():
                 self._on_skipped(event)
             case moq.GroupStopped() | moq.ProbeRequested():
-                """The session has seen to it."""
+                """Handled by the session."""
             case _:
                 return False
         return True

@@ -1,4 +1,4 @@
-"""What the connections of a relay share, and what the parts of one connection share."""
+"""The context of connections: shared by all of a relay, and by the parts of one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PER_PEER = frozenset(("announces", "subscriptions", "control_rate", "control_bur
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What all connections of a relay share."""
+    """Shared by all connections of a relay."""
 
     runtime: Runtime
     expiries: Expiries  # calls back when a token expires
@@ -44,7 +44,7 @@ class Environment:
 
 
 class Context:
-    """What the parts of one connection share."""
+    """Shared by the parts of one connection."""
 
     def __init__(
         self, environment: Environment, number: int, ref: Ref, moq: ProtocolSession, offered: tuple[str, ...]
@@ -63,7 +63,7 @@ class Context:
         self._episodes = LogOnce()
 
     def limit_of(self, name: str) -> int:
-        """That limit for this session."""
+        """The limit `name` for this session."""
         limit: int = getattr(self.environment.limits, name)
         return limit * RELAY_FACTOR if self.permissions.cluster and name in PER_PEER else limit
 

@@ -94,7 +94,7 @@ class Fetches:
         self.feed(group)
 
     def feed(self, group: EncodedGroup) -> None:
-        """A group may have grown."""
+        """Send the new parts of a group to its fetches."""
         for key, fetch in list(self._by_group.get(id(group), {}).items()):
             if fetch.feed():
                 self._drop(key)
@@ -125,7 +125,7 @@ class Fetches:
             self._let_go(fetch.group)
 
     def fail(self, sequence: int, code: int) -> None:
-        """A group does not come from upstream."""
+        """Upstream cannot deliver a group."""
         group = self._coming.get(sequence)
         if group is not None:
             group.code = code

@@ -28,7 +28,7 @@ logger = get_logger("relay")
 
 
 class State(Enum):
-    """What new sessions get."""
+    """The gate is open, or rejects new sessions."""
 
     OPEN = auto()
     DRAINING = auto()  # rejection; existing ones continue
@@ -36,7 +36,7 @@ class State(Enum):
 
 
 class Decided(NamedTuple):
-    """What a peer may do is known."""
+    """The authorization has an outcome."""
 
     number: int
     outcome: Permissions | Rejection

@@ -18,7 +18,7 @@ from relay.wire.errors import StreamCode
 
 
 class Stopped(NamedTuple):
-    """A group that the publisher should send no more of."""
+    """A group to be stopped at the publisher."""
 
     sequence: int
     code: int
@@ -40,7 +40,7 @@ class TrackGroups:
         self.unfinished: dict[int, EncodedGroup] = {}
         self.touched: dict[int, tuple[EncodedGroup, bool]] = {}
         """Groups that changed since the last delivery; True if they began since."""
-        self.stopped: list[Stopped] = []  # to be stopped at the publisher
+        self.stopped: list[Stopped] = []
         self.seen, self.dropped = Ranges(), Ranges()
         """Numbers of groups that came (also as datagrams, or refused), and of those that never will."""
         self.received_bytes = self.received_frames = self.received_groups = 0

@@ -31,7 +31,7 @@ Key: TypeAlias = tuple[str, int]  # URN of the subscriber, and its `key`
 
 
 class SessionEvents(NamedTuple):
-    """What the peer did since the last loop turn."""
+    """Events of the peer since the last loop turn."""
 
     events: tuple[Event, ...]
 
@@ -187,7 +187,7 @@ class CheckAlive(NamedTuple):
 
 
 class Alive(NamedTuple):
-    """Connection to origin: whether the peer answered in time."""
+    """Connection to origin: the peer answered in time, or not."""
 
     session: int
     alive: bool
@@ -208,7 +208,7 @@ class Unwatch(NamedTuple):
 
 
 class WatchStarted(NamedTuple):
-    """Origin to watcher: what exists now. Changes follow."""
+    """Origin to watcher: existing offers. Changes follow."""
 
     watch: int
     offers: tuple[Announcement, ...]
@@ -243,7 +243,7 @@ class Published(NamedTuple):
 
 
 class NewLimits(NamedTuple):
-    """To the origin, the cluster and the cache budget: these hold from now on."""
+    """To the gate, origin, cluster and cache budget: the limits from now on."""
 
     limits: Limits
 
@@ -356,7 +356,7 @@ class Described(NamedTuple):
 
 
 class Deliver(NamedTuple):
-    """Groups of a subscription, in order of arrival. `fragments` is shared by all subscribers that get the same."""
+    """Groups of a subscription, in order of arrival. Subscribers of the same groups share `fragments`."""
 
     key: int
     fragments: tuple[GroupFragment, ...]
@@ -554,7 +554,7 @@ class OverLimit(NamedTuple):
     fields: Mapping[str, object]  # for the log
 
 
-# --- publishing connection to track: GroupData, DatagramReceived, SubscriptionDropped, FetchedData of relay.moq, too ---
+# --- publishing connection to track: also GroupData, DatagramReceived, SubscriptionDropped, FetchedData of `moq` ---
 
 
 class UpstreamProperties(NamedTuple):

@@ -72,8 +72,7 @@ class Numbers(Translation):
         track = self._track
         question = m.AskNumbers(track, self._path, self._name, self._life, sequence, floor, self._timescale)
         if self._over or self._directory is None or not send(self._directory, question):
-            # no other track needs to know
-            if self._spans and sequence is not None and not floor:
+            if self._spans and sequence is not None and not floor:  # no other track needs to know
                 span: Span | None = self._spans[-1]._replace(limit=sequence + self._spans[-1].shift + RESERVE)
             else:
                 span = Numbering().ask("", self._life, sequence, floor)

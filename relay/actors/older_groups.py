@@ -53,7 +53,7 @@ def past_of(
 
 
 class PastRequest:
-    """A range of the past that the publisher is asked for."""
+    """A requested range of the past."""
 
     __slots__ = ("end", "explicit", "first", "key", "lowest", "number", "start")
 

@@ -29,7 +29,7 @@ STALE: Final = 60.0  # seconds for which we dial a relay whose session broke off
 
 
 class State(StrEnum):
-    """What a peer is doing; a word of `/state`."""
+    """The state of a peer, as `/state` shows it."""
 
     WAITING = "waiting"  # until the next attempt, or to be dialled
     DIALLING = "dialling"
@@ -58,7 +58,7 @@ class Stale(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dialling:
-    """What a peer needs of the relay."""
+    """The parts of the relay that a peer uses."""
 
     dial: Callable[[str], Awaitable[Session]]  # takes a target; raises with a readable text, free of secrets
     gate: Ref  # starts the connection actor

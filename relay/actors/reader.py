@@ -32,7 +32,7 @@ KEY = 1
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is to be read."""
+    """The track to read, and how much of it."""
 
     path: str
     track: str

@@ -19,8 +19,6 @@ from relay.actors.upstream import Owner
 from relay.model.cache import SLACK
 
 REPORT_INTERVAL: Final = 1.0  # seconds between reports while groups come
-
-
 LEAST_CHANGE: Final = 4_096  # bytes below which a change of the size is not reported
 
 
@@ -63,7 +61,7 @@ class Reports:
         return self._groups.cache.size + self._fetches.size
 
     def turn(self) -> None:
-        """A turn has ended."""
+        """Report changes, at the end of a turn."""
         viewers = len(self._subscribers.all)
         if self._counters is not None and not (self._waiting and viewers == self._viewers):
             self._viewers = viewers
@@ -77,7 +75,6 @@ class Reports:
                 self.size(held)
 
     def due(self) -> None:
-        """`ReportDue` has come."""
         self._waiting = False
 
     def end(self) -> None:

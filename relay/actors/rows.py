@@ -57,7 +57,7 @@ class TrackRow:
 
 @dataclass(frozen=True, slots=True)
 class PeerRow:
-    """Answer to `DescribePeer`. The web server fills in `since` (seconds since 1970), `broadcasts` and `offers`."""
+    """Answer to `DescribePeer`. The web server fills in `since` (epoch seconds), `broadcasts` and `offers`."""
 
     node: str
     state: str

@@ -62,7 +62,7 @@ class Dispatcher:
         self._scheduled = False
 
     def wake(self, actor: LoopActor) -> None:
-        """`actor` has something in its inbox."""
+        """Give `actor` a turn: its inbox has messages."""
         if threading.get_ident() == self._thread:
             self._ready.append(actor)
             if not self._scheduled:

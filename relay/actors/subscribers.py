@@ -80,7 +80,7 @@ class Subscribers:
         self.bind(subscriber)
 
     def bind(self, subscriber: Subscriber) -> None:
-        """Its parameters are new: with an end or without."""
+        """Its parameters are new, perhaps with an end."""
         self.changed = True
         self._unbind(subscriber)
         if subscriber.feed.params.end_group is not None:

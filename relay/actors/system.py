@@ -109,7 +109,7 @@ class ActorSystem:
         await self._ask_gate(m.CloseSessions(reason))
 
     async def end(self) -> None:
-        """End what is left."""
+        """End the remaining actors."""
         await _stop(*self.connections.values())
         await _stop(self.gate, self.origin, self.counters, self.cache_budget)
 

@@ -61,11 +61,11 @@ class Ranks:
         self._next = itertools.count(1)
 
     def fresh(self) -> int:
-        """Above all ranks so far."""
+        """A rank above all so far."""
         return next(self._next) * RANK_STEP
 
     def turn(self) -> int:
-        """For a promoted group: promoted groups are sent in the order of their promotion."""
+        """A rank for a promoted group: they are sent in the order of their promotion."""
         return -next(self._next)
 
 
@@ -300,7 +300,7 @@ class Backlog(Generic[S]):
                 self._promote(sending)
 
     def _take_turns(self, waiting: list[Waiting[S]], now: float) -> None:
-        """The peer keeps up, but never catches up: groups that newer ones have passed are promoted."""
+        """Promote the passed groups of a peer that keeps up, but never catches up."""
         turn = min(self._limits.backlog_time, self._latency or self._patience) / TURN
         late = [s for s, _ in waiting if s.passed is not None and now - s.passed >= turn and not s.promoted]
         if late and self.unsent <= self._flow.within(now, self._patience / TURN):

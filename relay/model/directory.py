@@ -58,7 +58,7 @@ class Settled(NamedTuple):
 
 
 class Later(NamedTuple):
-    """Effect: call `on_timer` in so many seconds."""
+    """Effect: call `on_timer` with `timer` in `seconds`."""
 
     seconds: float
     timer: LingerOver | Settled
@@ -82,7 +82,7 @@ class Directory:
         self._denying: set[int] = set()  # sessions whose peers those withdrawals come from
 
     def poll(self) -> list[Effect]:
-        """What is to be done, in order."""
+        """Take the effects, in order."""
         effects = self._effects.copy()
         self._effects.clear()
         return effects
@@ -268,14 +268,14 @@ class Directory:
     # --- withdrawals by other relays -------------------------------------------------------------------------------
 
     def _settle(self, publication: Publication, lost: Route) -> None:
-        """The route that served is gone: the next one has to prove itself before it is announced."""
+        """The route that served is gone: a worse one to its publisher is announced after `SETTLE`."""
         if publication.relayed and not self.publications.is_member(publication.path):
             withdrawals = self._withdrawals.setdefault(publication.path, Withdrawals())
             withdrawals.lost(lost)
             self._effects.append(Later(SETTLE, Settled(publication.path, withdrawals.turn)))
 
     def _drop_withdrawals(self, path: str) -> None:
-        """Forget what no longer matters: a path that is gone matters until it has settled."""
+        """Forget withdrawals that no longer matter: those of a path that is gone matter until it has settled."""
         withdrawals = self._withdrawals.get(path)
         if withdrawals is not None and not (
             withdrawals.settling or (withdrawals and self.publications.at(path))
@@ -309,7 +309,7 @@ class Directory:
         publication.usable = withdrawals.usable(publication.route)
 
     def _forget_peer(self, session: int) -> None:
-        """A session has ended: what its peer withdrew says nothing any more of the routes through it."""
+        """A session has ended: its peer's withdrawals no longer concern the routes through it."""
         if session not in self._denying:
             return
         self._denying.discard(session)

@@ -18,7 +18,7 @@ SHOWN_NAME: Final = 32  # characters of each
 
 
 class IncompatiblePeers:
-    """All of a relay."""
+    """One per relay."""
 
     def __init__(self, spoken: Sequence[str], now: Callable[[], float]) -> None:
         """`spoken` are the names of the versions in use, `now` is a clock in seconds."""

@@ -43,7 +43,7 @@ class LogThrottle(TokenBucket):
 
 
 class LogOnce:
-    """Lets the first of many events of one name into the log. As large as there are names."""
+    """Lets the first of many events of one name into the log. Its size is the number of names."""
 
     __slots__ = ("_last",)
 

@@ -130,7 +130,7 @@ class Translation:
         return self.properties
 
     def timestamp(self, timestamp: int) -> int:
-        """In the unit of viewers."""
+        """The timestamp in the unit of viewers."""
         if self._units is None:
             return timestamp
         publisher, viewers = self._units

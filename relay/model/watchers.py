@@ -68,7 +68,7 @@ class Watcher:
 
 
 class Watchers:
-    """All of a relay."""
+    """All watchers of a relay."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Watchers:
         """By session with a relay: hop ids of its neighbours, with the paths of their names."""
 
     def add(self, interest: AnnounceInterest) -> tuple[Announcement, ...]:
-        """Take an interest in; returns what exists now. Changes follow as effects."""
+        """Add an interest; returns the existing offers. Changes follow as effects."""
         watcher = Watcher(interest)
         self._by_session.setdefault(interest.session, {})[interest.watch] = watcher
         for prefix in interest.prefixes:
@@ -121,7 +121,7 @@ class Watchers:
             self.remove(session, watch)
 
     def refresh(self, path: str) -> None:
-        """Something about `path` has changed: bring every watcher concerned up to date."""
+        """Bring the watchers of `path` up to date after a change."""
         first = self._first(path)
         covering = [same for prefix in ancestors(path) if (same := self._by_prefix.get(prefix))]
         concerned = covering[0] if len(covering) == 1 else dict(ChainMap(*covering))

@@ -23,7 +23,7 @@ def _same_source(one: Route, other: Route) -> bool:
 
 
 class Withdrawals:
-    """Those of one path."""
+    """The withdrawals of one path."""
 
     __slots__ = ("_denied", "_lost", "turn")
 
