@@ -16,6 +16,7 @@ from relay.transport.memory import memory_pair
 from relay.wire.version import Version
 from tests.client.recording import requested
 from tests.client.support import ALL, PATIENCE, pair
+from tests.clock import RUNTIME
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -128,6 +129,24 @@ async def test_the_watcher_prints_a_line_per_second(
         "2026-11-22 07:30:58",
     ]
     assert capsys.readouterr().err.startswith(f"moq-clock: waiting for clock, {version.name_on_wire}\n")
+
+
+@pytest.mark.virtual
+async def test_a_track_that_is_refused_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, said = Lines(), Lines()
+    monkeypatch.setattr(clock, "say", said)
+    async with pair(Version.LITE_05, runtime=RUNTIME) as (near, far):
+        publication = far.publish("clock")
+        watching = asyncio.ensure_future(clock.watch(near, options(), lines))
+        await said.reach(3)
+        assert said[1:] == [said[1]] * 2
+        assert said[1].startswith("clock: ")
+        assert said[1].endswith("; trying again")
+        track = publication.track("seconds")
+        await track.used()
+        await clock.keep_time(track, lines.seen(1))
+        watching.cancel()
+    assert lines == ["2026-11-22 07:30:58"]
 
 
 # -- session after session
