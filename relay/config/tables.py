@@ -96,7 +96,7 @@ class Log(Table):
 
     # RUST_LOG counts only if it is one of the level words: its filter syntax means nothing here.
     level: Level = setting("info", "error, warn, info, debug or trace", variable="RUST_LOG")
-    format: LogFormat = setting("text", "text for people, or json for machines: an object on each line")
+    format: LogFormat = setting("text", "human-readable text, or json for machines: an object on each line")
 
 
 class Cluster(Table):
