@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from relay.client.endpoint import UNLIMITED, Endpoint, Handle
+from relay.client.endpoint import KEPT, UNLIMITED, Endpoint, Handle
 from relay.model.cache import GroupCache
 from relay.model.limits import Limits
 from relay.model.route import Route
@@ -111,6 +112,7 @@ class TrackWriter(Handle):
         self._feeds: dict[int, Feed] = {}
         """Served requests, by number. A fetch is a feed of one group."""
         self._fetches: set[int] = set()
+        self.requests: deque[moq.SubscribeRequested | moq.FetchRequested] = deque(maxlen=KEPT)  # the newest
 
     @property
     def subscribers(self) -> int:
@@ -232,6 +234,7 @@ class TrackWriter(Handle):
     def serve(self, asked: moq.SubscribeRequested | moq.FetchRequested) -> None:
         """Begin to answer a subscription or a fetch of the peer."""
         session, request = self._endpoint.moq, asked.request
+        self.requests.append(asked)
         if isinstance(asked, moq.SubscribeRequested):
             params, start = asked.params, self._start_of(asked.params)
             session.serving.accept(request)
@@ -285,6 +288,7 @@ class Publication(Handle):
         self.announced = False
         self.closed = False
         self.tracks: dict[str, TrackWriter] = {}
+        self.requests: deque[moq.Event] = deque(maxlen=KEPT)  # the newest for any of its tracks
         endpoint.publications[path] = self
 
     def track(
@@ -345,6 +349,7 @@ class Publication(Handle):
 
     def on_event(self, event: moq.Event) -> None:
         assert isinstance(event, moq.SubscribeRequested | moq.InfoRequested | moq.FetchRequested)
+        self.requests.append(event)
         serving = self._endpoint.moq.serving
         track = self.tracks.get(event.track)
         if track is None:

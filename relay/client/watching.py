@@ -250,7 +250,8 @@ class Subscription(Reader[GroupReader]):
         self.received = 0  # groups that arrived, read or not, datagrams among them
         self.datagrams = Reader[DatagramReceived](endpoint)
         """Groups of one frame that came as datagrams, some of them lost. Only the session's end ends them."""
-        self._lost = 0  # groups that the peer declared lost
+        self.drops: deque[moq.SubscriptionDropped] = deque(maxlen=KEPT)  # ranges that the peer declared lost
+        self._lost = 0  # their groups
         self._open: dict[int, GroupReader] = {}
         super().__init__(endpoint, request.request, SubscribeError, f"{request.broadcast} {request.track}")
 
@@ -264,7 +265,10 @@ class Subscription(Reader[GroupReader]):
 
     def update(self, **wanted: Unpack[Wanted]) -> None:
         """Change the parameters; other fields stay. ValueError on 01 and 02, which have no updates."""
-        params = params_of(wanted, self.request.params)
+        self.update_to(params_of(wanted, self.request.params))
+
+    def update_to(self, params: SubscribeParams) -> None:
+        """Replace all parameters, as `update`."""
         self._endpoint.moq.requests.update(self._request, params)
         self.request = self.request._replace(params=params)
         self._endpoint.flush()
@@ -311,6 +315,7 @@ class Subscription(Reader[GroupReader]):
             case moq.SubscriptionStarted():
                 self.ok = event
             case moq.SubscriptionDropped():
+                self.drops.append(event)
                 self._lost += event.end - event.start + 1
             case moq.SubscriptionEnded():
                 self.end = event.final
