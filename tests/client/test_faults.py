@@ -476,7 +476,7 @@ async def test_groups_that_were_dropped_count_as_arrived() -> None:
         stream.write([*replies, SubscribeEnd(4).encode(version)], fin=True)
         peer.session.open_uni().write([group_header(version, GroupHeader(0, 0))], fin=True)
         assert [group.sequence async for group in subscription] == [0]
-        assert [one[1:] for one in client.seen(SubscriptionDropped)] == [(1, 1, 52), (2, 3, 52)]
+        assert [one[1:] for one in subscription.drops] == [(1, 1, 52), (2, 3, 52)]
 
 
 @mute

@@ -197,6 +197,8 @@ async def test_a_viewer_gets_every_frame(version: Version) -> None:
         kinds = [SubscribeRequested] if version <= Version.LITE_04 else [InfoRequested, SubscribeRequested]
         assert [type(request) for request in requests_of(publication)] == kinds
         assert len(subscriptions_of(publication)) == 1
+        assert [type(request) for request in publication.requests] == kinds
+        assert list(video.requests) == subscriptions_of(publication)
         assert not far.seen(RequestCancelled)
         assert near.faults == far.faults == []
 
