@@ -149,6 +149,21 @@ async def test_a_track_that_is_refused_is_asked_for_again(monkeypatch: pytest.Mo
     assert lines == ["2026-11-22 07:30:58"]
 
 
+@pytest.mark.parametrize(
+    "fault, raised",
+    [(OSError(28, "No space left on device"), clock.Refused), (BrokenPipeError(), BrokenPipeError)],
+)
+def test_a_line_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, fault: OSError, raised: type[Exception]
+) -> None:
+    def write(_: str) -> None:
+        raise fault
+
+    monkeypatch.setattr("relay.terminal.write", write)
+    with pytest.raises(raised, match="No space left" if raised is clock.Refused else None):
+        clock.put_line("2026-11-22 07:30:58")
+
+
 # -- session after session
 
 
