@@ -203,7 +203,7 @@ class ClusterActor(LoopActor):
         if self._peers.get(ended.target) != ended.peer:
             return
         del self._peers[ended.target]
-        # nobody is left to report their end
+        # the actors that would report their end have ended
         self._sessions = {n: s for n, s in self._sessions.items() if s.peer != ended.peer}
         if self._revival is None:
             self._revival = self.call_later(REVIVAL, Revive())

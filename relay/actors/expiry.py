@@ -1,7 +1,7 @@
 """Callbacks at dates of the wall clock: the ends of tokens, for connection actors and the web server.
 
 Owns the one timer of a relay that compares dates with the wall clock: the event loop's clock stands still while the
-machine is suspended, and nobody sets it. Its timers alone would be late by as much.
+machine is suspended, and is never set. Its timers alone would be late by as much.
 """
 
 from __future__ import annotations

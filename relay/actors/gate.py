@@ -188,7 +188,7 @@ class GateActor(LoopActor):
     ) -> None:
         try:
             session = request.accept()
-        except Exception:  # of a listener's: its own peers suffer, and nobody else
+        except Exception:  # a listener's fault affects its own peers alone
             logger.exception("a session cannot be accepted", session=number)
             return
         self._start(number, session, environment, permissions, offered=request.offered)

@@ -170,7 +170,7 @@ class Unannounce(NamedTuple):
 
 
 class SessionGone(NamedTuple):
-    """A connection ended, and all that it announced and watched. `lost`: nobody closed it; the publisher may return."""
+    """A connection ended, and all that it announced and watched. `lost`: neither side closed it; the publisher may return."""
 
     session: int
     lost: bool = False
@@ -637,7 +637,7 @@ class PeerConnected(NamedTuple):
 
 
 class PeerDisconnected(NamedTuple):
-    """Such a session has ended. `lost`: nobody closed it."""
+    """Such a session has ended. `lost`: neither side closed it."""
 
     session: int
     connection: Ref

@@ -138,7 +138,7 @@ class Directory:
             self._withdraw(publication, said=said)
 
     def session_gone(self, session: int, *, lost: bool) -> None:
-        """`lost`: nobody closed it."""
+        """`lost`: the connection broke off, neither side closed it."""
         self._leaving.discard(session)
         self.watchers.remove_session(session)
         table = self.publications

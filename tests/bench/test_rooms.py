@@ -37,7 +37,6 @@ def test_the_load_runs_where_there_is_no_relay(path: Path) -> None:
 def test_the_runner_needs_no_library_but_for_plots(path: Path) -> None:
     allowed = {
         "plots.py": {"matplotlib", "matplotlib.pyplot"},
-        "mesh.py": {"tests.clock"},
         "peers.py": {"tests.e2e"},
         "narrow.py": {"tests.e2e.udp_proxy"},
         "stalled.py": {

@@ -3,7 +3,7 @@
 Owns the slots of connections and the Retry tokens (RFC 9000, 8.1.2). Must never touch a socket or a
 connection: it decides by a first packet's header. An Initial may come from a forged address. Unverified
 addresses share `handshakes_unverified` slots; beyond them a client proves its address by a token, which costs
-a round trip and none of our memory. Only a verified address is charged, so nobody can use up another's slots.
+a round trip and none of our memory. Only a verified address is charged, so no address can use up another's slots.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class QuicSettings:
     """UDP payload that every path carries. Packets are larger where `mtu_discovery` finds that the path carries more."""
 
     mtu_discovery: bool = True
-    """Whether busy connections try packets of up to 1452 bytes. Needs `fast`, and Linux or macOS."""
+    """Busy connections try packets of up to 1452 bytes. Needs `fast`, and Linux or macOS."""
 
     congestion: Literal["cubic", "reno", "bbr"] = "cubic"
     """Congestion control algorithm. `bbr` does not take every loss for congestion: [when to choose
@@ -42,7 +42,7 @@ class QuicSettings:
     """Kernel receive and send buffer asked for; the kernel may grant less."""
 
     fast: bool = True
-    """Whether ordinary packets take the fast path instead of aioquic's; both speak the same protocol."""
+    """Ordinary packets take the fast path instead of aioquic's; both speak the same protocol."""
 
     native: bool = True
-    """Whether the compiled kernel makes the packets of `fast`, where it was built; Python does otherwise."""
+    """The compiled kernel makes the packets of `fast`, where it was built; else Python does."""
