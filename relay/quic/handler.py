@@ -1,0 +1,82 @@
+"""The two neighbours of a connection: the session above it, and its driver."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from relay.quic.streams import Stream
+
+APPLICATION: Final = -1  # `Close.frame_type` of an application close
+
+
+class Close:
+    """How a connection ended."""
+
+    __slots__ = ("by_peer", "code", "frame_type", "idle", "reason", "reset")
+
+    def __init__(
+        self,
+        code: int,
+        reason: str,
+        *,
+        frame_type: int = APPLICATION,
+        by_peer: bool = False,
+        idle: bool = False,
+        reset: bool = False,
+    ) -> None:
+        self.code = code
+        self.reason = reason
+        self.frame_type = frame_type  # that caused a transport error, 0 if none did; `APPLICATION`
+        self.by_peer = by_peer
+        self.idle = idle  # the peer was silent too long: nothing was sent
+        self.reset = reset  # by a stateless reset
+
+    @property
+    def application(self) -> bool:
+        return self.frame_type == APPLICATION
+
+
+class Handler:
+    """A session. The connection calls it in the order of the wire; its calls on streams take effect at `flush`."""
+
+    def stream_data(self, stream: Stream, data: bytes, fin: bool) -> None:  # noqa: FBT001 - the hot path
+        """The next bytes of a stream; the first call for a peer's stream opens it."""
+
+    def stream_reset(self, stream: Stream, code: int) -> None:
+        """The peer aborted its half."""
+
+    def stream_stopped(self, stream: Stream, code: int) -> None:
+        """The peer stopped our half, which is reset already."""
+
+    def datagram(self, data: bytes) -> None: ...
+
+    def pong(self) -> None:
+        """The answer to a ping of the session."""
+
+    def closed(self, close: Close) -> None:
+        """The connection is closing, by either side. Called once; nothing follows."""
+
+
+class Waker:
+    """The driver, as its connection sees it."""
+
+    def wake(self) -> None:
+        """There is something to send: call `flush` at the end of this turn."""
+
+
+class Trace:
+    """A log of packets. `plain` is a packet's payload, all its frames."""
+
+    def sent(self, now: float, number: int, size: int, plain: bytes) -> None: ...
+
+    def received(self, now: float, number: int, size: int, plain: bytes) -> None: ...
+
+    def lost(self, now: float, first: int, last: int) -> None: ...
+
+    def dropped(self, now: float, size: int, reason: str) -> None: ...
+
+    def key_updated(self, now: float, *, by_peer: bool) -> None: ...
+
+    def metrics(self, now: float, window: int, in_flight: int, smoothed_rtt: float) -> None: ...
+
+    def closed(self, now: float, close: Close) -> None: ...
