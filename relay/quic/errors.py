@@ -1,4 +1,4 @@
-"""Transport error codes (RFC 9000, 20.1) and frame types (RFC 9000, 19) as plain numbers, and the error that closes."""
+"""Transport error codes and frame types (RFC 9000, 19 and 20)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ FRAME_ENCODING_ERROR: Final = 0x7
 TRANSPORT_PARAMETER_ERROR: Final = 0x8
 CONNECTION_ID_LIMIT_ERROR: Final = 0x9
 PROTOCOL_VIOLATION: Final = 0xA
-INVALID_TOKEN: Final = 0xB
 APPLICATION_ERROR: Final = 0xC
 CRYPTO_BUFFER_EXCEEDED: Final = 0xD
 KEY_UPDATE_ERROR: Final = 0xE
 AEAD_LIMIT_REACHED: Final = 0xF
-NO_VIABLE_PATH: Final = 0x10
-CRYPTO_ERROR: Final = 0x100  # to 0x1FF: TLS alerts
+CRYPTO_ERROR: Final = 0x100
 
 PADDING: Final = 0x00
 PING: Final = 0x01
@@ -31,7 +29,7 @@ RESET_STREAM: Final = 0x04
 STOP_SENDING: Final = 0x05
 CRYPTO: Final = 0x06
 NEW_TOKEN: Final = 0x07
-STREAM: Final = 0x08  # to 0x0F: with the bits FIN, LENGTH and OFFSET
+STREAM: Final = 0x08  # to 0x0f, with these bits
 STREAM_FIN: Final = 0x01
 STREAM_LENGTH: Final = 0x02
 STREAM_OFFSET: Final = 0x04
@@ -47,23 +45,18 @@ NEW_CONNECTION_ID: Final = 0x18
 RETIRE_CONNECTION_ID: Final = 0x19
 PATH_CHALLENGE: Final = 0x1A
 PATH_RESPONSE: Final = 0x1B
-CONNECTION_CLOSE: Final = 0x1C
-CONNECTION_CLOSE_APPLICATION: Final = 0x1D
+TRANSPORT_CLOSE: Final = 0x1C
+APPLICATION_CLOSE: Final = 0x1D
 HANDSHAKE_DONE: Final = 0x1E
-DATAGRAM: Final = 0x30  # RFC 9221
-DATAGRAM_LENGTH: Final = 0x31
+DATAGRAM: Final = 0x30  # and 0x31, with a length (RFC 9221)
 ACK_FREQUENCY: Final = 0xAF  # draft-ietf-quic-ack-frequency
 
 
 class QuicError(Exception):
-    """The peer broke a rule, or we cannot go on: the connection closes with these."""
+    """A violation by the peer, or a limit of ours: the connection closes with `code`."""
 
     def __init__(self, code: int, frame_type: int, reason: str) -> None:
-        """`code` is a transport error; `frame_type` is 0 if no frame is at fault."""
         super().__init__(reason)
         self.code = code
-        self.frame_type = frame_type
+        self.frame_type = frame_type  # that caused it; 0 if none did
         self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.reason} (error {self.code:#x}, frame {self.frame_type:#x})"

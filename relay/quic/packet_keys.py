@@ -267,7 +267,7 @@ class PacketProtection:
     """
 
     def __init__(
-        self, suite: int, version: int, send_secret: bytes, receive_secret: bytes, native: bool = NATIVE
+        self, suite: int, version: int, send_secret: bytes, receive_secret: bytes, *, native: bool = NATIVE
     ) -> None:
         self._suite: CipherSuite = CipherSuite(suite)
         self._version: int = version
