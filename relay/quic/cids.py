@@ -1,0 +1,134 @@
+"""Connection ids of both ends (RFC 9000, 5.1)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from relay.quic import errors
+from relay.quic.errors import QuicError
+from relay.quic.varint import varint
+
+OURS: Final = 4  # ids that the peer may use at a time, if it wants as many
+THEIRS: Final = 8  # the active_connection_id_limit that we announced
+MOST_RETIRED: Final = 64  # ids of the peer to be retired at a time; more is an attack (RFC 9000, 5.1.2)
+TOKEN: Final = 16  # bytes of a stateless reset token
+LONGEST: Final = 20  # bytes of an id
+
+
+class HostCids:
+    """Our ids: the peer's packets carry them."""
+
+    __slots__ = ("_by_number", "_next", "_random", "_size", "_token_of", "_wanted", "added", "removed")
+
+    def __init__(
+        self, first: bytes, wanted: int, source: random.Random, token_of: Callable[[bytes], bytes]
+    ) -> None:
+        """`wanted`: the peer's active_connection_id_limit. `token_of`: the stateless reset token of an id."""
+        self._by_number = {0: first}
+        self._next = 1
+        self._size = len(first)
+        self._wanted = min(wanted, OURS)
+        self._random = source
+        self._token_of = token_of
+        self.added: list[bytes] = []  # for the endpoint's routes, since its last look
+        self.removed: list[bytes] = []
+
+    def all(self) -> list[bytes]:
+        return list(self._by_number.values())
+
+    def knows(self, number: int) -> bool:
+        return number in self._by_number
+
+    def issue(self) -> list[tuple[int, bytes]]:
+        """Make the missing ids. Returns their sequence numbers and NEW_CONNECTION_ID frames."""
+        found = []
+        while len(self._by_number) < self._wanted:
+            number = self._next
+            self._next += 1
+            cid = self._random.randbytes(self._size)
+            self._by_number[number] = cid
+            self.added.append(cid)
+            size = bytes((len(cid),))
+            found.append((number, b"".join((b"\x18", varint(number), b"\0", size, cid, self._token_of(cid)))))
+        return found
+
+    def retire(self, number: int, used: bytes) -> None:
+        """The peer retires one; its packet came to the id `used`. Raises QuicError."""
+        kind = errors.RETIRE_CONNECTION_ID
+        if number >= self._next:
+            raise QuicError(errors.PROTOCOL_VIOLATION, kind, "retired connection id was never issued")
+        cid = self._by_number.get(number)
+        if cid is None:
+            return
+        if cid == used:
+            raise QuicError(errors.PROTOCOL_VIOLATION, kind, "retired connection id is in use")
+        del self._by_number[number]
+        self.removed.append(cid)
+
+
+class PeerCids:
+    """The peer's ids: our packets carry one of them."""
+
+    __slots__ = ("_free", "_known", "_number", "_prior", "cid", "retired", "tokens")
+
+    def __init__(self, first: bytes, token: bytes) -> None:
+        self.cid = first  # in use
+        self._number = 0
+        self._free: dict[int, bytes] = {}
+        self._known: dict[int, tuple[bytes, bytes]] = {0: (first, token)}
+        self._prior = 0
+        self.retired: list[int] = []  # sequence numbers to be told to the peer, since the last look
+        self.tokens: set[bytes] = {token} if token else set()
+        """Stateless reset tokens of the ids not yet retired."""
+
+    @property
+    def spare(self) -> bool:
+        """There is an unused id."""
+        return bool(self._free)
+
+    def add(self, number: int, prior: int, cid: bytes, token: bytes) -> None:
+        """Handle NEW_CONNECTION_ID (RFC 9000, 19.15). Raises QuicError."""
+        kind = errors.NEW_CONNECTION_ID
+        if not self.cid:
+            raise QuicError(errors.PROTOCOL_VIOLATION, kind, "new connection id beside an empty one")
+        if not 1 <= len(cid) <= LONGEST:
+            raise QuicError(errors.FRAME_ENCODING_ERROR, kind, "connection id must have 1 to 20 bytes")
+        if prior > number:
+            raise QuicError(errors.FRAME_ENCODING_ERROR, kind, "retire_prior_to is above the sequence number")
+        known = self._known.get(number)
+        if known is not None and known != (cid, token):
+            raise QuicError(errors.PROTOCOL_VIOLATION, kind, "sequence number of another connection id")
+        if known is None:
+            if number < self._prior:
+                self.retired.append(number)
+            else:
+                self._known[number] = (cid, token)
+                self._free[number] = cid
+                self.tokens.add(token)
+        if prior > self._prior:
+            self._prior = prior
+            for old in [each for each in self._known if each < prior and each != self._number]:
+                self._retire(old)
+            if self._number < prior:
+                self.change()
+        if len(self._known) > THEIRS:
+            raise QuicError(errors.CONNECTION_ID_LIMIT_ERROR, kind, "too many connection ids")
+        if len(self.retired) > MOST_RETIRED:
+            raise QuicError(errors.CONNECTION_ID_LIMIT_ERROR, kind, "too many retired connection ids")
+
+    def change(self) -> bool:
+        """Retire the id in use for the next one. Returns False if there is none."""
+        if not self._free:
+            return False
+        number = min(self._free)
+        old, self._number, self.cid = self._number, number, self._free.pop(number)
+        self._retire(old)
+        return True
+
+    def _retire(self, number: int) -> None:
+        _, token = self._known.pop(number)
+        self._free.pop(number, None)
+        self.tokens.discard(token)
+        self.retired.append(number)

@@ -1,0 +1,32 @@
+"""Network paths of a connection: validation and the anti-amplification limit (RFC 9000, 8 and 9)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+AMPLIFICATION: Final = 3  # bytes sent for each one received from an unvalidated address
+TRIES: Final = 3  # PATH_CHALLENGE frames until the validation has failed
+MOST_PATHS: Final = 4  # addresses of one peer at a time
+MOST_RESPONSES: Final = 4  # PATH_RESPONSE frames due on one path; a busy peer loses the oldest
+NEVER: Final = -1.0
+
+
+class Path:
+    """A pair of addresses, told apart by the peer's."""
+
+    __slots__ = ("address", "challenge", "due", "received", "responses", "sent", "tries", "validated")
+
+    def __init__(self, address: tuple[object, ...], *, validated: bool) -> None:
+        self.address = address
+        self.validated = validated
+        self.received = 0  # bytes, counted while it is not validated
+        self.sent = 0
+        self.challenge = b""  # the data of our last PATH_CHALLENGE, empty before one
+        self.tries = 0
+        self.due = NEVER  # when to send another, or to give up
+        self.responses: list[bytes] = []  # data of PATH_RESPONSE frames to be sent
+
+    @property
+    def credit(self) -> int:
+        """Bytes that may be sent to an address not yet validated."""
+        return AMPLIFICATION * self.received - self.sent
