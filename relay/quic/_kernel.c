@@ -1,8 +1,8 @@
-/* Packet protection, trains of STREAM frames and ACK frames in C: the same as `keys.py` in Python, call for call.
+/* Packet protection and trains of STREAM frames in C: the same as `PureKeys` of `packet_keys.py`, call for call.
  *
  * Owns no connection state: it is given numbers and bytes, and gives bytes back. The ciphers are those of the libcrypto
  * that is found at run time; without one, or with a cipher other than AES-GCM, the import or the constructor fails and
- * the Python code does the work. RFC 9000, 17 and 19; RFC 9001, 5.
+ * the Python code does the work. RFC 9000, 17 and 19.8; RFC 9001, 5.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -427,7 +427,21 @@ Keys_open(Keys *self, PyObject *const *args, Py_ssize_t count)
     }
 }
 
-static int read_varint(const unsigned char *data, Py_ssize_t size, Py_ssize_t *at, uint64_t *value);
+static int
+read_varint(const unsigned char *data, Py_ssize_t size, Py_ssize_t *at, uint64_t *value)
+{
+    if (*at >= size)
+        return 0;
+    int length = 1 << (data[*at] >> 6);
+    if (*at + length > size)
+        return 0;
+    uint64_t result = data[*at] & 0x3F;
+    for (int i = 1; i < length; i++)
+        result = result << 8 | data[*at + i];
+    *at += length;
+    *value = result;
+    return 1;
+}
 
 /* One STREAM frame (RFC 9000, 19.8). */
 typedef struct {
@@ -554,91 +568,10 @@ static PyTypeObject KeysType = {
     .tp_methods = Keys_methods,
 };
 
-/* -- ACK frames */
-
-static int
-read_varint(const unsigned char *data, Py_ssize_t size, Py_ssize_t *at, uint64_t *value)
-{
-    if (*at >= size)
-        return 0;
-    int length = 1 << (data[*at] >> 6);
-    if (*at + length > size)
-        return 0;
-    uint64_t result = data[*at] & 0x3F;
-    for (int i = 1; i < length; i++)
-        result = result << 8 | data[*at + i];
-    *at += length;
-    *value = result;
-    return 1;
-}
-
-/* read_ack(payload, at) -> (largest, delay, lowest of the first range, further ranges, position after the frame) */
-static PyObject *
-read_ack(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    if (count != 2 || !PyBytes_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "bytes and a position expected");
-        return NULL;
-    }
-    const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    Py_ssize_t size = PyBytes_GET_SIZE(args[0]);
-    Py_ssize_t at = PyLong_AsSsize_t(args[1]);
-    uint64_t largest, delay, ranges, length, gap;
-    if (PyErr_Occurred())
-        return NULL;
-    if (at < 0 || !read_varint(data, size, &at, &largest) || !read_varint(data, size, &at, &delay)
-        || !read_varint(data, size, &at, &ranges) || !read_varint(data, size, &at, &length))
-        goto truncated;
-    if (length > largest)
-        goto negative;
-    uint64_t low = largest - length;
-    PyObject *more = Py_None;
-    Py_INCREF(more);
-    if (ranges) {
-        Py_SETREF(more, PyList_New(0));
-        if (more == NULL)
-            return NULL;
-    }
-    uint64_t lowest = low;
-    for (; ranges; ranges--) {
-        if (!read_varint(data, size, &at, &gap) || !read_varint(data, size, &at, &length)) {
-            Py_DECREF(more);
-            goto truncated;
-        }
-        if (gap + 2 > low || length > low - gap - 2) {
-            Py_DECREF(more);
-            goto negative;
-        }
-        uint64_t high = low - gap - 2;
-        low = high - length;
-        PyObject *range = Py_BuildValue("(KK)", (unsigned long long)low, (unsigned long long)high);
-        if (range == NULL || PyList_Append(more, range) < 0) {
-            Py_XDECREF(range);
-            Py_DECREF(more);
-            return NULL;
-        }
-        Py_DECREF(range);
-    }
-    return Py_BuildValue("(KKKNn)", (unsigned long long)largest, (unsigned long long)delay,
-                         (unsigned long long)lowest, more, at);
-truncated:
-    PyErr_SetNone(PyExc_IndexError);
-    return NULL;
-negative:
-    PyErr_SetString(PyExc_ValueError, "ACK range contains a negative packet number");
-    return NULL;
-}
-
-static PyMethodDef functions[] = {
-    {"read_ack", (PyCFunction)(void (*)(void))read_ack, METH_FASTCALL, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "relay.quic._kernel",
     .m_size = -1,
-    .m_methods = functions,
 };
 
 PyMODINIT_FUNC
