@@ -8,6 +8,7 @@ from typing import Final
 
 from relay.quic import errors
 from relay.quic.errors import QuicError
+from relay.quic.ranges import Ranges
 from relay.quic.varint import varint
 
 OURS: Final = 4  # ids that the peer may use at a time, if it wants as many
@@ -69,66 +70,63 @@ class HostCids:
 
 
 class PeerCids:
-    """The peer's ids: our packets carry one of them."""
+    """The peer's ids. Each path uses one of them."""
 
-    __slots__ = ("_free", "_known", "_number", "_prior", "cid", "retired", "tokens")
+    __slots__ = ("_empty", "_free", "_gone", "_known", "prior", "retired", "tokens")
 
     def __init__(self, first: bytes, token: bytes) -> None:
-        self.cid = first  # in use
-        self._number = 0
-        self._free: dict[int, bytes] = {}
-        self._known: dict[int, tuple[bytes, bytes]] = {0: (first, token)}
-        self._prior = 0
+        self._empty = not first
+        self._known: dict[int, tuple[bytes, bytes]] = {0: (first, token)}  # ids and tokens, not retired
+        self._gone = Ranges()  # sequence numbers retired
+        self._free: list[int] = []  # sequence numbers that no path has used yet, ascending
+        self.prior = 0  # all below are to be retired
         self.retired: list[int] = []  # sequence numbers to be told to the peer, since the last look
         self.tokens: set[bytes] = {token} if token else set()
-        """Stateless reset tokens of the ids not yet retired."""
-
-    @property
-    def spare(self) -> bool:
-        """There is an unused id."""
-        return bool(self._free)
+        """Stateless reset tokens of ids not retired."""
 
     def add(self, number: int, prior: int, cid: bytes, token: bytes) -> None:
-        """Handle NEW_CONNECTION_ID (RFC 9000, 19.15). Raises QuicError."""
+        """Handle NEW_CONNECTION_ID (RFC 9000, 19.15); `retire_old` follows. Raises QuicError."""
         kind = errors.NEW_CONNECTION_ID
-        if not self.cid:
+        if self._empty:
             raise QuicError(errors.PROTOCOL_VIOLATION, kind, "new connection id beside an empty one")
         if not 1 <= len(cid) <= LONGEST:
             raise QuicError(errors.FRAME_ENCODING_ERROR, kind, "connection id must have 1 to 20 bytes")
         if prior > number:
             raise QuicError(errors.FRAME_ENCODING_ERROR, kind, "retire_prior_to is above the sequence number")
         known = self._known.get(number)
-        if known is not None and known != (cid, token):
-            raise QuicError(errors.PROTOCOL_VIOLATION, kind, "sequence number of another connection id")
-        if known is None:
-            if number < self._prior:
-                self.retired.append(number)
-            else:
-                self._known[number] = (cid, token)
-                self._free[number] = cid
-                self.tokens.add(token)
-        if prior > self._prior:
-            self._prior = prior
-            for old in [each for each in self._known if each < prior and each != self._number]:
-                self._retire(old)
-            if self._number < prior:
-                self.change()
-        if len(self._known) > THEIRS:
+        if known is not None:
+            if known != (cid, token):
+                raise QuicError(errors.PROTOCOL_VIOLATION, kind, "sequence number of another connection id")
+        elif number < self.prior or number in self._gone:
+            self.retired.append(number)
+        else:
+            if any(cid == each for each, _ in self._known.values()):
+                raise QuicError(errors.PROTOCOL_VIOLATION, kind, "connection id of another sequence number")
+            self._known[number] = (cid, token)
+            self._free.append(number)
+            self._free.sort()
+            self.tokens.add(token)
+        self.prior = max(self.prior, prior)
+        if len([each for each in self._known if each >= self.prior]) > THEIRS:
             raise QuicError(errors.CONNECTION_ID_LIMIT_ERROR, kind, "too many connection ids")
         if len(self.retired) > MOST_RETIRED:
             raise QuicError(errors.CONNECTION_ID_LIMIT_ERROR, kind, "too many retired connection ids")
 
-    def change(self) -> bool:
-        """Retire the id in use for the next one. Returns False if there is none."""
-        if not self._free:
-            return False
-        number = min(self._free)
-        old, self._number, self.cid = self._number, number, self._free.pop(number)
-        self._retire(old)
-        return True
+    def take(self) -> tuple[int, bytes]:
+        """Sequence number and id that no path has used; -1 and empty if there is none."""
+        while self._free:
+            number = self._free.pop(0)
+            if number >= self.prior:
+                return number, self._known[number][0]
+        return -1, b""
 
-    def _retire(self, number: int) -> None:
-        _, token = self._known.pop(number)
-        self._free.pop(number, None)
-        self.tokens.discard(token)
-        self.retired.append(number)
+    def retire_old(self, used: list[int]) -> None:
+        """Retire all that have been used and are not in `used` any more, or are to be retired."""
+        for number in list(self._known):
+            if number not in used and (number < self.prior or number not in self._free):
+                _, token = self._known.pop(number)
+                if number in self._free:
+                    self._free.remove(number)
+                self.tokens.discard(token)
+                self.retired.append(number)
+                self._gone.add(number, number + 1)

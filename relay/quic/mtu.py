@@ -31,6 +31,13 @@ class PathMtu:
         self._next = 0.0
         self.losses = 0  # full-size packets lost since one was acknowledged
 
+    def restart(self) -> None:
+        """The path has changed."""
+        self.size = self.base
+        self.losses = self._tries = 0
+        self._candidates.clear()
+        self._next = 0.0
+
     def limit(self, size: int) -> None:
         """Apply the peer's max_udp_payload_size."""
         self._limit = min(self._limit, size)

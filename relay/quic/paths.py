@@ -14,17 +14,28 @@ NEVER: Final = -1.0
 class Path:
     """A pair of addresses, told apart by the peer's."""
 
-    __slots__ = ("address", "challenge", "due", "received", "responses", "sent", "tries", "validated")
+    __slots__ = (
+        *("address", "challenge", "challenge_due", "cid", "due", "number"),
+        *("received", "responses", "sent", "tries", "validated"),
+    )
 
-    def __init__(self, address: tuple[object, ...], *, validated: bool) -> None:
+    def __init__(self, address: tuple[object, ...], cid: bytes, number: int, *, validated: bool) -> None:
         self.address = address
+        self.cid = cid  # the peer's connection id that our packets carry here, and its sequence number
+        self.number = number
         self.validated = validated
         self.received = 0  # bytes, counted while it is not validated
         self.sent = 0
         self.challenge = b""  # the data of our last PATH_CHALLENGE, empty before one
+        self.challenge_due = False  # it is to be sent
         self.tries = 0
         self.due = NEVER  # when to send another, or to give up
         self.responses: list[bytes] = []  # data of PATH_RESPONSE frames to be sent
+
+    @property
+    def has_frames(self) -> bool:
+        """Frames are due that must travel on this path."""
+        return self.challenge_due or bool(self.responses)
 
     @property
     def credit(self) -> int:

@@ -318,7 +318,7 @@ class Recovery:
     def _on_lost(self, lost: list[Sent], now: float) -> None:
         congestion = self.congestion
         newest = -1.0
-        began = newest_in_row = -1.0
+        began = -1.0
         following = -1
         persistent = False
         duration = PERSISTENT * self._probe_timeout()
@@ -384,11 +384,9 @@ class Recovery:
         self.pto_count += 1
         return True
 
-    def forget_all(self) -> None:
-        """The connection ends, or its path has changed: nothing is in flight."""
-        for record in self.sent:
-            if not record.probe:
-                self.congestion.on_discarded(record.time, record.bytes)
-        self.sent.clear()
-        self.outstanding = 0
-        self.loss_time = -1.0
+    def restart(self) -> None:
+        """The path has changed: round trips and the window are measured anew (RFC 9000, 9.4)."""
+        self.rtt = self.rtt_variance = self.rtt_min = self.rtt_latest = 0.0
+        self.pto_count = 0
+        self.congestion.restart()
+        self.pacer.set_rate(0.0)

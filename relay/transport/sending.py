@@ -61,11 +61,20 @@ class SendQueue(Generic[S]):
     def top(self) -> S | None:
         return self._ready[-1] if self._ready else None
 
+    @property
+    def alone(self) -> bool:
+        """One stream is ready."""
+        return len(self._ready) == 1
+
     def add(self, stream: S) -> bool:
         """Make an idle stream ready. Returns whether it was idle."""
         if stream.send_state is not SendState.IDLE:
             return False
-        bisect.insort(self._ready, stream, key=urgency)
+        ready = self._ready
+        if not ready or ready[-1].order <= stream.order:
+            ready.append(stream)
+        else:
+            bisect.insort(ready, stream, key=urgency)
         stream.send_state = SendState.READY
         return True
 
