@@ -37,7 +37,10 @@ class Close:
 
 
 class Handler:
-    """A session. The connection calls it in the order of the wire; its calls on streams take effect at `flush`."""
+    """A session. The connection calls it in the order of the wire; its calls on streams take effect at `flush`.
+
+    Received codes are those of the wire.
+    """
 
     def stream_data(self, stream: Stream, data: bytes, fin: bool) -> None:  # noqa: FBT001 - the hot path
         """The next bytes of a stream; the first call for a peer's stream opens it."""
@@ -47,6 +50,10 @@ class Handler:
 
     def stream_stopped(self, stream: Stream, code: int) -> None:
         """The peer stopped our half, which is reset already."""
+
+    def wire_code(self, code: int) -> int:
+        """The error code on the wire of a session's code, for resets and stops of streams."""
+        return code
 
     def datagram(self, data: bytes) -> None: ...
 

@@ -108,6 +108,9 @@ class StreamTable(StreamOwner):
     def stream_reordered(self, stream: Stream, order: tuple[int, int]) -> None:
         self.queue.reorder(stream, order)
 
+    def wire_code(self, code: int) -> int:
+        return self.handler.wire_code(code)
+
     # -- opening
 
     def open(self, order: tuple[int, int], *, unidirectional: bool) -> Stream:
@@ -287,7 +290,7 @@ class StreamTable(StreamOwner):
         if stream is None or stream.out.reset_code >= 0 or stream.out.done:
             return
         self.deliver()
-        stream.reset(code)
+        stream.abort(code)
         self.handler.stream_stopped(stream, code)
 
     def on_max_data(self, limit: int) -> None:

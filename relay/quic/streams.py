@@ -38,6 +38,10 @@ class StreamOwner:
         """The urgency has changed to `order`."""
         raise NotImplementedError
 
+    def wire_code(self, code: int) -> int:
+        """The error code on the wire of a session's code."""
+        raise NotImplementedError
+
 
 class SendHalf:
     """Our half. Offsets are bytes of the stream."""
@@ -309,9 +313,9 @@ class ReceiveHalf:
 
 
 class Stream(Sender):
-    """A stream of either side; see `relay.transport.session.Stream`. Codes are those of the wire."""
+    """A stream of either side; see `relay.transport.session.Stream`."""
 
-    __slots__ = ("context", "id", "into", "opened_by_peer", "out", "owner", "prefix", "stopped")
+    __slots__ = ("accepted", "context", "id", "into", "opened_by_peer", "out", "owner", "prefix", "stopped")
 
     def __init__(
         self,
@@ -329,6 +333,7 @@ class Stream(Sender):
         self.id = stream_id
         self.opened_by_peer = opened_by_peer
         self.context: object = None
+        self.accepted = False  # the session has made it known to its user
         self.prefix = b""  # sent before the first byte written
         self.stopped = False  # its user wants no more data
         self.out = SendHalf(None if unidirectional and opened_by_peer else self, send_limit)
@@ -367,20 +372,26 @@ class Stream(Sender):
             self.owner.stream_ready(self)
 
     def reset(self, code: int) -> None:
-        """Abort our half and drop its queued data."""
+        """Abort our half and drop its queued data. `code` is the session's."""
+        self.abort(self.owner.wire_code(code))
+
+    def abort(self, wire_code: int) -> None:
         out = self.out
         if out.reset_code >= 0 or out.done:
             return
-        out.reset(code)
+        out.reset(wire_code)
         self.owner.stream_control(self)
 
     def stop(self, code: int) -> None:
-        """Ask the peer to stop sending; no more data is delivered."""
+        """Ask the peer to stop sending; no more data is delivered. `code` is the session's."""
+        self.cancel(self.owner.wire_code(code))
+
+    def cancel(self, wire_code: int) -> None:
         into = self.into
         if self.stopped or into.done:
             return
         self.stopped = True
-        into.stop_code = code
+        into.stop_code = wire_code
         into.stop_pending = True
         self.owner.stream_control(self)
 
