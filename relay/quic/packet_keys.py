@@ -291,13 +291,18 @@ class PacketProtection:
     def update(self) -> None:
         """Request a key update. It begins once the peer has acknowledged a packet of the present phase.
 
-        Earlier, one by each side would look like none (RFC 9001, 6.1).
+        Earlier, one by each side would look like none (RFC 9001, 6.1). No packet is acknowledged before the
+        handshake is confirmed.
         """
         self._wanted = True
 
     def before_sending(self, number: int, largest_acked: int) -> None:
         """Begin a requested update if allowed. `number` is the next packet's; `largest_acked` may be -1."""
-        if self._wanted and 0 <= self._sending_from <= largest_acked:
+        if (
+            self._wanted
+            and 0 <= self._sending_from <= largest_acked
+            and self.sending_phase == self.receiving_phase
+        ):
             self._update_sending()
         if self._sending_from < 0:
             self._sending_from = number

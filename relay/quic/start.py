@@ -77,10 +77,7 @@ def read_parameters(data: bytes) -> PeerParameters:
                 raise _wrong("transport parameters are malformed, or one comes twice")
             values[name] = value
             if name in _NUMBERS:
-                number, end = read_varint(value, 0)
-                if end != length:
-                    raise _wrong(f"transport parameter {name:#x} is no number")
-                numbers[name] = number
+                numbers[name] = _number(name, value)
     except IndexError:
         raise _wrong("transport parameters end early") from None
     peer = PeerParameters(
@@ -104,8 +101,19 @@ def read_parameters(data: bytes) -> PeerParameters:
     if MIN_ACK_DELAY in numbers:
         peer.min_ack_delay = numbers[MIN_ACK_DELAY] / 1_000_000
         if peer.min_ack_delay > peer.max_ack_delay:
-            raise _wrong("min_ack_delay must be a number of microseconds, not above max_ack_delay")
+            raise _wrong("min_ack_delay is above max_ack_delay")
     return peer
+
+
+def _number(name: int, value: bytes) -> int:
+    try:
+        number, end = read_varint(value, 0)
+    except IndexError:
+        number, end = 0, -1
+    if end != len(value):
+        what = "min_ack_delay" if name == MIN_ACK_DELAY else f"transport parameter {name:#x}"
+        raise _wrong(f"{what} is not a number")
+    return number
 
 
 _NUMBERS: Final = frozenset((1, *range(3, 0x0C), 0x0E, 0x20, MIN_ACK_DELAY))
