@@ -19,9 +19,9 @@ from relay.credentials import load_authenticator, load_membership, may_sign, pub
 from relay.identity import Listening, banner, identity
 from relay.logger import get_logger
 from relay.model.limits import Limits
+from relay.quic.qlog import QlogDirectory
 from relay.runtime import Runtime
-from relay.transport.quic.endpoint import QuicServer
-from relay.transport.quic.qlog import QlogDirectory
+from relay.transport.quic_server import QuicServer
 from relay.transport.session import SessionRequest
 from relay.transport.slots import Slots
 from relay.web.rows import Identity

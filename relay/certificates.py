@@ -14,15 +14,15 @@ from typing import Final, NamedTuple
 
 from relay.config import Config, ConfigError, Https
 from relay.logger import get_logger
-from relay.runtime import Runtime
-from relay.transport.quic.certificate_store import (
+from relay.quic.certificate_store import (
     CertificateError,
     CertificatePair,
     CertificateStore,
     load_pair,
     load_pairs,
 )
-from relay.transport.quic.validity import ValidityWatch
+from relay.quic.validity import ValidityWatch
+from relay.runtime import Runtime
 from relay.web.rows import CertificateRow
 
 logger = get_logger("relay")

@@ -19,10 +19,10 @@ from relay.auth.permissions import UnauthorizedError
 from relay.auth.throttle import Throttle
 from relay.config import Auth, Config, ConfigError
 from relay.logger import get_logger
+from relay.quic.certificate_store import CertificateError
 from relay.runtime import Runtime
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
-from relay.transport.quic.certificate_store import CertificateError
 from relay.web.key_server import KeyServer
 
 logger = get_logger("relay")

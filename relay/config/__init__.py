@@ -25,7 +25,7 @@ from relay.config.tables import (
     Web,
 )
 from relay.model.limits import Limits
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.settings import QuicSettings
 from relay.wire.version import Version
 
 __all__ = [

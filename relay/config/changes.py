@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from relay.config.options import Keys
 from relay.config.tables import Config
 from relay.model.limits import Limits
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.settings import QuicSettings
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

@@ -40,7 +40,7 @@ from relay.config.values import (
 from relay.model.limits import Limits
 from relay.model.member import same_host
 from relay.model.path import covers
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.settings import QuicSettings
 from relay.wire.version import Version
 
 

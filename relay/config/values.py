@@ -23,7 +23,7 @@ from relay.config.url import is_url, key_server
 from relay.model.limits import Limits
 from relay.model.member import Member
 from relay.model.path import PatternError, granted, minimal, normalize
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.settings import QuicSettings
 from relay.wire.version import Version, version_from_name
 
 Range = tuple[float, float]  # smallest and largest value allowed

@@ -22,7 +22,7 @@ from relay.config.options import Keys
 from relay.config.tables import OPTIONS, Config
 from relay.config.url import is_url, redacted
 from relay.model.limits import Limits
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.settings import QuicSettings
 
 _LONGEST_VALUE: Final = 100
 _SHORTEST_SECRET: Final = 32  # characters: neither the content of a key file nor a token is shorter

@@ -13,14 +13,24 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from aioquic.quic.packet import QuicErrorCode, QuicHeader, encode_quic_retry
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
+from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicFrameType,
+    QuicHeader,
+    QuicPacketType,
+    encode_quic_retry,
+    pull_quic_header,
+)
+from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from relay.model.address import address_of
 from relay.model.limits import Limits
-from relay.transport.quic import compat
-from relay.transport.quic.connection import Connection
-from relay.transport.quic.udp import Address
+from relay.quic.driver import Driver
+from relay.quic.udp import Address
 from relay.transport.slots import Slots
 
 MARK: Final = b"retry:"  # prefix of our tokens; another server's are ignored (RFC 9000, 8.1.3)
@@ -49,8 +59,8 @@ class Admission:
         self._verified = Slots("handshakes_address", limits.handshakes_address, refused, now)
         self._refused = refused
         self._tokens = QuicRetryTokenHandler()
-        self._unfinished: dict[Connection, Admitted] = {}
-        self._present: dict[Connection, str | None] = {}  # the key of the address if it is charged
+        self._unfinished: dict[Driver, Admitted] = {}
+        self._present: dict[Driver, str | None] = {}  # the key of the address if it is charged
 
     def use(self, limits: Limits) -> None:
         """Apply other limits; connections continue. The owner of `sessions_address` changes that one."""
@@ -91,7 +101,7 @@ class Admission:
             return self._retry(header, address, now)
         return Admitted(remote, header.destination_cid, None)
 
-    def begin(self, connection: Connection, admitted: Admitted) -> None:
+    def begin(self, connection: Driver, admitted: Admitted) -> None:
         self._sessions.enter()
         self._handshakes.enter()
         self._unfinished[connection] = admitted
@@ -102,7 +112,7 @@ class Admission:
             self._verified.enter(admitted.remote)
             self._count(connection, admitted.remote)
 
-    def finish(self, connection: Connection) -> bool:
+    def finish(self, connection: Driver) -> bool:
         """End the handshake of `connection`. Returns whether its address may have one more connection."""
         admitted = self._end_handshake(connection)
         if admitted is None or admitted.retry_cid is not None:
@@ -113,7 +123,7 @@ class Admission:
         self._count(connection, admitted.remote)
         return True
 
-    def end(self, connection: Connection) -> None:
+    def end(self, connection: Driver) -> None:
         """The connection is closed, but may still repeat its close."""
         # An unverified address keeps its slot until `forget`: invalid first packets cost nearly as much as
         # handshakes, and thousands may come. A full table makes later clients prove their address.
@@ -121,7 +131,7 @@ class Admission:
         if admitted is not None and admitted.retry_cid is not None:
             self._end_handshake(connection)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Driver) -> None:
         self._end_handshake(connection)
         if connection not in self._present:
             return
@@ -130,11 +140,11 @@ class Admission:
         if remote is not None:
             self._addresses.leave(remote)
 
-    def _count(self, connection: Connection, remote: str) -> None:
+    def _count(self, connection: Driver, remote: str) -> None:
         self._present[connection] = remote
         self._addresses.enter(remote)
 
-    def _end_handshake(self, connection: Connection) -> Admitted | None:
+    def _end_handshake(self, connection: Driver) -> Admitted | None:
         admitted = self._unfinished.pop(connection, None)
         if admitted is not None:
             self._handshakes.leave()
@@ -162,9 +172,29 @@ class Admission:
         )
 
 
+def parse_first_packet(data: bytes, *, connection_id_length: int) -> QuicHeader | None:
+    """Parse the header of a datagram's first packet; `None` for garbage."""
+    try:
+        return pull_quic_header(Buffer(data=data), host_cid_length=connection_id_length)
+    except ValueError:
+        return None
+
+
 def refusal(header: QuicHeader, code: QuicErrorCode) -> bytes:
-    """The answer to a refused first packet."""
+    """An Initial packet that closes with the transport error `code`, below 64, without a connection."""
     assert header.version is not None
-    return compat.encode_refusal(
-        code, version=header.version, source_cid=header.destination_cid, destination_cid=header.source_cid
+    crypto = CryptoPair()
+    crypto.setup_initial(cid=header.destination_cid, is_client=False, version=header.version)
+    builder = QuicPacketBuilder(
+        host_cid=header.destination_cid,
+        is_client=False,
+        max_datagram_size=SMALLEST_MAX_DATAGRAM_SIZE,
+        peer_cid=header.source_cid,
+        version=header.version,
     )
+    builder.start_packet(QuicPacketType.INITIAL, crypto)
+    buf = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=4)
+    for value in (code, QuicFrameType.PADDING, 0):
+        buf.push_uint_var(value)
+    datagrams, _ = builder.flush()
+    return datagrams[0]

@@ -296,12 +296,7 @@ class Connection:
         """
         received, protection = self.received, self.protection
         path = self.path
-        if (
-            self.state != OPEN
-            or self.trace is not None
-            or not path.validated
-            or address != path.address
-        ):
+        if self.state != OPEN or self.trace is not None or not path.validated or address != path.address:
             return 0
         cid = self._used_cid
         taken = protection.receiving.take(buffer, each, cid, received.stop, protection.receiving_phase)
@@ -1102,7 +1097,9 @@ class Connection:
     @property
     def waits(self) -> bool:
         """`deadline` may have come nearer: it is that of an acknowledgement, the pacer or a path."""
-        return self.received.ack_at >= 0 or self._pacing_at >= 0 or self.path.due >= 0 or bool(self._other_paths)
+        return (
+            self.received.ack_at >= 0 or self._pacing_at >= 0 or self.path.due >= 0 or bool(self._other_paths)
+        )
 
     def deadline(self) -> float:
         """When to call `on_timer`, apart from `probe_at`; -1.0 for never."""
@@ -1157,6 +1154,8 @@ class Connection:
 
 
 _ELICITING: Final = 1  # the packet asks for an acknowledgement
-_MOVES: Final = 2  # it holds more than probing frames: from a new address it moves the connection (RFC 9000, 9.1)
+_MOVES: Final = (
+    2  # it holds more than probing frames: from a new address it moves the connection (RFC 9000, 9.1)
+)
 _BOTH: Final = 3
 _BYTES: Final = [bytes((value,)) for value in range(0x100)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 ORDINARY = 0.0001  # free seconds per packet, delivery included: several times the cost of an ordinary one
 WATCHED = 64  # datagrams measured after a slow one
-SLOWER = 4  # factor for packets handled by aioquic: `[server.quic] fast = false`
 
 
 class PacketCost:
@@ -18,8 +17,8 @@ class PacketCost:
 
     __slots__ = ("_at", "_level", "datagrams", "logged", "measured", "ordinary", "trusted")
 
-    def __init__(self, *, fast: bool) -> None:
-        self.ordinary = ORDINARY if fast else SLOWER * ORDINARY  # free seconds for each packet
+    def __init__(self) -> None:
+        self.ordinary = ORDINARY  # free seconds for each packet
         self.datagrams = 0
         self.measured = 0  # datagrams still to be measured after a slow one
         self.logged = False

@@ -42,6 +42,15 @@ class Handler:
     Received codes are those of the wire.
     """
 
+    def established(self) -> None:
+        """The handshake is complete; the first packet may follow."""
+
+    def deliver(self) -> None:
+        """The packets of a turn are read, or a flush follows."""
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        """End the session, since the endpoint closes."""
+
     def stream_data(self, stream: Stream, data: bytes, fin: bool) -> None:  # noqa: FBT001 - the hot path
         """The next bytes of a stream; the first call for a peer's stream opens it."""
 

@@ -39,6 +39,8 @@ MOST_CRYPTO = 65_536  # bytes of CRYPTO data: for a client all, for a server tho
 MOST_CRYPTO_PIECES = 64  # fragments of CRYPTO data buffered out of order: unverified addresses can send them
 MOST_EARLY = 16_384  # bytes of 1-RTT packets kept for the time after the handshake
 
+IDLE_REASON = "Idle timeout"  # aioquic's reason of an idle time-out, whose code is an internal error's
+
 NO_APPLICATION_PROTOCOL = QuicErrorCode.CRYPTO_ERROR + tls.AlertDescription.no_application_protocol
 
 CredentialSelector = Callable[[str | None], "Credentials"]
@@ -157,6 +159,17 @@ class Handshake(QuicConnection):
     @property
     def closed_by_peer(self) -> bool:
         return self._state is QuicConnectionState.DRAINING
+
+    @property
+    def timed_out(self) -> bool:
+        """The peer was silent too long."""
+        event = self._close_event
+        return event is not None and event.reason_phrase == IDLE_REASON and not self.closed_by_peer
+
+    @property
+    def terminated(self) -> bool:
+        """Its close needs no more time."""
+        return self._state is QuicConnectionState.TERMINATED
 
     @property
     def close_is_pending(self) -> bool:

@@ -28,7 +28,9 @@ class ControlFrame:
 
     __slots__ = ("again", "data", "kind", "number", "stream")
 
-    def __init__(self, kind: int, data: bytes, *, again: bool = False, number: int = -1, stream: Stream | None = None) -> None:
+    def __init__(
+        self, kind: int, data: bytes, *, again: bool = False, number: int = -1, stream: Stream | None = None
+    ) -> None:
         self.kind = kind
         self.data = data
         self.again = again  # a lost one is sent again as it is
@@ -85,9 +87,34 @@ class Recovery:
     """
 
     __slots__ = (
-        *("acked_acks", "acked_bytes", "acked_frames", "acked_full", "arrived_probe", "congestion", "failed_probe"),
-        *("first_rtt_at", "largest_acked", "last_sent", "loss_time", "lost_frames", "lost_full", "lost_packets"),
-        *("max_ack_delay", "outstanding", "pacer", "pto_count", "rtt", "rtt_latest", "rtt_min", "rtt_variance"),
+        *(
+            "acked_acks",
+            "acked_bytes",
+            "acked_frames",
+            "acked_full",
+            "arrived_probe",
+            "congestion",
+            "failed_probe",
+        ),
+        *(
+            "first_rtt_at",
+            "largest_acked",
+            "last_sent",
+            "loss_time",
+            "lost_frames",
+            "lost_full",
+            "lost_packets",
+        ),
+        *(
+            "max_ack_delay",
+            "outstanding",
+            "pacer",
+            "pto_count",
+            "rtt",
+            "rtt_latest",
+            "rtt_min",
+            "rtt_variance",
+        ),
         *("sent", "skipped", "_ack_delay", "_news", "_sample_sent"),
     )
 
@@ -187,7 +214,9 @@ class Recovery:
     def _check_skipped(self, low: int, high: int) -> None:
         for number in self.skipped:
             if low <= number <= high:
-                raise QuicError(errors.PROTOCOL_VIOLATION, errors.ACK, "ACK of a packet number that was skipped")
+                raise QuicError(
+                    errors.PROTOCOL_VIOLATION, errors.ACK, "ACK of a packet number that was skipped"
+                )
 
     def _acknowledge(self, low: int, high: int, largest: int, index: int) -> int:
         """Remove the records of `low` to `high`, all at `index` or later. Returns the index after them."""
@@ -292,7 +321,9 @@ class Recovery:
         self.loss_time = -1.0
         sent = self.sent
         threshold = self.largest_acked - PACKET_THRESHOLD
-        delay = max(TIME_THRESHOLD * max(self.rtt, self.rtt_latest) if self.rtt else 2 * INITIAL_RTT, GRANULARITY)
+        delay = max(
+            TIME_THRESHOLD * max(self.rtt, self.rtt_latest) if self.rtt else 2 * INITIAL_RTT, GRANULARITY
+        )
         before = now - delay
         lost: list[Sent] = []
         index = 0

@@ -29,11 +29,19 @@ class StreamTable(StreamOwner):
         *("_bidi_opened", "_bidi_limit", "_by_id", "_chunks", "_control", "_delivered", "_ended"),
         *("_gathered", "_gathering", "_local_bit", "_peer_bidi", "_peer_bidi_limit", "_peer_bidi_sent"),
         *("_peer_uni", "_peer_uni_limit", "_peer_uni_sent", "_receive_limit", "_receive_limit_sent"),
-        *("_received", "_send_bidi_local", "_send_bidi_remote", "_send_uni", "_stream_window", "_streams_due"),
+        *(
+            "_received",
+            "_send_bidi_local",
+            "_send_bidi_remote",
+            "_send_uni",
+            "_stream_window",
+            "_streams_due",
+        ),
         *("_uni_limit", "_uni_opened", "_window", "_blocked_at"),
     )
 
     def __init__(self, start: Start, settings: QuicSettings, waker: Waker) -> None:
+        super().__init__()
         peer = start.peer
         self.handler = Handler()
         self.waker = waker
@@ -446,8 +454,10 @@ class StreamTable(StreamOwner):
         """The connection is gone: break reference cycles."""
         self._gathering = None
         self._chunks = []
+        self.handler = Handler()
         for stream in self._by_id.values():
             stream.out.stream = None
+            stream.context = None
         self._by_id.clear()
         self._control.clear()
         self._ended.clear()

@@ -22,6 +22,11 @@ FRAGMENT: Final = 256  # bytes: a fragment costs us about as much beside its dat
 class StreamOwner:
     """The connection, as its streams see it."""
 
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = False  # the session has ended: calls on its streams do nothing
+
     def stream_ready(self, stream: Stream) -> None:
         """STREAM frames are due."""
         raise NotImplementedError
@@ -362,7 +367,7 @@ class Stream(Sender):
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
         """Queue `chunks` in order; with `fin`, end the stream after them. Nothing happens after an end."""
         out = self.out
-        if out.fin_at >= 0 or out.reset_code >= 0 or out.stream is None:
+        if out.fin_at >= 0 or out.reset_code >= 0 or out.stream is None or self.owner.ended:
             return
         if self.prefix:
             out.write((self.prefix,), False)
@@ -373,7 +378,8 @@ class Stream(Sender):
 
     def reset(self, code: int) -> None:
         """Abort our half and drop its queued data. `code` is the session's."""
-        self.abort(self.owner.wire_code(code))
+        if not self.owner.ended:
+            self.abort(self.owner.wire_code(code))
 
     def abort(self, wire_code: int) -> None:
         out = self.out
@@ -384,7 +390,8 @@ class Stream(Sender):
 
     def stop(self, code: int) -> None:
         """Ask the peer to stop sending; no more data is delivered. `code` is the session's."""
-        self.cancel(self.owner.wire_code(code))
+        if not self.owner.ended:
+            self.cancel(self.owner.wire_code(code))
 
     def cancel(self, wire_code: int) -> None:
         into = self.into

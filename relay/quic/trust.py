@@ -13,10 +13,10 @@ from pathlib import Path
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import AlertDescription
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from relay.transport.quic import compat
-from relay.transport.quic.certificate_store import fingerprint, load_certificates
+from relay.quic.certificate_store import fingerprint, load_certificates
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,11 @@ class Trust:
             configuration.capath = None if paths.cafile else paths.capath
 
     def check_pin(
-        self, quic: compat.RelayQuicConnection, now: dt.datetime
+        self, certificate: x509.Certificate | None, now: dt.datetime
     ) -> tuple[AlertDescription, str] | None:
         """TLS alert and reason if the certificate is not pinned or not valid; the TLS engine checks the rest."""
         if not self.pins:
             return None
-        certificate = compat.peer_certificate(quic)
         if certificate is None:
             return AlertDescription.bad_certificate, "the server presented no certificate"
         found = fingerprint(certificate)

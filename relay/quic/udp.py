@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 from relay.logger import Seconds, get_logger
 from relay.model.address import readable_address
 from relay.model.pace import LogThrottle
-from relay.transport.quic import offload
+from relay.quic import offload
 
 logger = get_logger(__name__)
 

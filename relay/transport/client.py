@@ -16,15 +16,15 @@ from http import HTTPStatus
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
+from relay.quic.certificate_store import CertificateError
+from relay.quic.driver import Driver
+from relay.quic.endpoint import quic_configuration
+from relay.quic.settings import QuicSettings
+from relay.quic.trust import ClientTls, Trust
+from relay.quic.udp import Address
 from relay.runtime import SYSTEM, Runtime
-from relay.transport.quic.certificate_store import CertificateError
-from relay.transport.quic.connection import Connection
-from relay.transport.quic.dial import ClientEndpoint
-from relay.transport.quic.endpoint import quic_configuration
-from relay.transport.quic.session import QuicSession, SessionLostError
-from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.trust import ClientTls, Trust
-from relay.transport.quic.udp import Address
+from relay.transport.quic_dial import ClientEndpoint
+from relay.transport.quic_session import QuicSession, SessionLostError
 from relay.transport.raw_quic import RawSession
 from relay.transport.refusal import answered
 from relay.transport.websocket.session import FramedSession
@@ -299,17 +299,17 @@ class _Race:
             raise _explain(self._target, lost, None) from None
         return endpoint
 
-    def _session(self, connection: Connection, alpn: str) -> QuicSession:
+    def _session(self, driver: Driver, alpn: str) -> QuicSession:
         target = self._target
         if not target.raw:
             return WebTransportClientSession(
-                connection,
+                driver,
                 authority=target.authority,
                 path=target.path,
                 query=target.query,
                 protocols=self._protocols,
             )
-        session = RawSession(connection, alpn=alpn, is_client=True)
+        session = RawSession(driver, alpn=alpn, is_client=True)
         session.path, session.query = target.path, target.query
         return session
 

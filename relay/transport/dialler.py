@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from relay.quic.settings import QuicSettings
+from relay.quic.trust import Trust
 from relay.runtime import SYSTEM, Runtime
 from relay.transport.client import ClientTls, connect
-from relay.transport.quic.session import QuicSession
-from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.trust import Trust
+from relay.transport.quic_session import QuicSession
 from relay.wire.version import Version
 
 TIMEOUT: Final = 30.0  # seconds for one attempt, from name resolution to an open session

@@ -1,12 +1,18 @@
-"""The parts of HTTP/3 that are parsed before aioquic, so that it never sees WebTransport bytes.
+"""HTTP/3: aioquic's layer on our connection, and the parts parsed before it, so that it sees no WebTransport bytes.
 
-Owns two sans-IO parsers: a peer stream's kind, and a HEADERS frame. The WebTransport sessions call it.
+The WebTransport sessions call it.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
+from aioquic.h3.connection import H3Connection
+from aioquic.quic.configuration import QuicConfiguration
+
+from relay.quic.connection import Connection
+from relay.transport.session import CONTROL_PRIORITY
 from relay.wire.varint import decode_varint
 
 WEBTRANSPORT_BIDI = 0x41
@@ -28,6 +34,73 @@ HEADERS_LIMIT = 64 * 1024  # most bytes of a HEADERS frame; a token in the path 
 CONTROL_LIMIT = 16 * 1024  # most bytes of a buffered frame on the control stream; SETTINGS have some dozens
 FORBIDDEN_FRAMES = frozenset((0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xD))
 """Frame types forbidden before HEADERS on a request stream. Unknown ones are skipped."""
+
+
+WEBTRANSPORT_SETTINGS = {0x2B603743: 1, 0xC671706A: 1, 0xFFD277: 1}
+"""WEBTRANSPORT_MAX_SESSIONS (drafts 02, 07) and H3_DATAGRAM (draft 04), which peers expect as well."""
+
+URGENT = (2 * CONTROL_PRIORITY, 0)  # order of our HTTP/3 streams: before all of the session
+
+
+class QuicAdapter:
+    """Our connection, with the names that aioquic's HTTP/3 layer uses of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.configuration = QuicConfiguration(is_client=connection.is_client)
+        self._connection = connection
+        self._quic_logger = None
+        self._remote_max_datagram_frame_size = connection.peer.max_datagram_frame_size or None
+
+    def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:  # noqa: FBT001, FBT002 - as the original
+        """Open a stream. Raises `Http3Error` if the peer allows none."""
+        stream = self._connection.open_stream(URGENT, unidirectional=is_unidirectional)
+        if not self._connection.streams.claim(stream):
+            raise Http3Error(H3_GENERAL_PROTOCOL_ERROR, "no stream is allowed for HTTP/3")
+        return stream.id
+
+    def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:  # noqa: FBT001, FBT002 - as the original
+        """Raises RuntimeError if our half has ended or the peer has stopped it."""
+        stream = self._connection.streams.get(stream_id)
+        if stream is None or not stream.may_write:
+            raise RuntimeError("the stream cannot be written")
+        stream.prioritize(URGENT[0])
+        stream.write((data,), fin=end_stream)
+
+    def reset_stream(self, stream_id: int, code: int) -> None:
+        stream = self._connection.streams.get(stream_id)
+        if stream is not None:
+            stream.abort(code)
+
+    def close(self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = "") -> None:
+        self._connection.close(
+            error_code, reason_phrase, transport=frame_type is not None, frame_type=frame_type or 0
+        )
+
+
+class Http3(H3Connection):
+    """HTTP/3 with the settings of every WebTransport draft in use."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(QuicAdapter(connection), enable_webtransport=True)  # type: ignore[arg-type]
+
+    def _get_local_settings(self) -> dict[int, int]:
+        """The only hook that adds settings: the constructor sends them."""
+        return super()._get_local_settings() | WEBTRANSPORT_SETTINGS
+
+    def forget(self, stream_id: int) -> None:
+        """Drop the record of a request stream whose later bytes never come here."""
+        stream = self._stream.pop(stream_id, None)
+        if stream is not None and stream.blocked:
+            # Its HEADERS wait for the QPACK encoder stream, which needs the record.
+            cancelled = self._decoder.cancel_stream(stream_id)
+            assert self._local_decoder_stream_id is not None
+            with contextlib.suppress(RuntimeError):  # the peer has stopped our QPACK stream: its own fault
+                self._quic.send_stream_data(self._local_decoder_stream_id, cancelled)
+
+    def waiting(self, stream_id: int) -> int:
+        """Buffered bytes of an incomplete frame."""
+        stream = self._stream.get(stream_id)
+        return 0 if stream is None else len(stream.buffer)
 
 
 class Http3Error(Exception):

@@ -1,30 +1,18 @@
-"""Sessions and streams over a QUIC connection: the common part of raw QUIC and WebTransport.
+"""Sessions over a QUIC connection: the common part of raw QUIC and WebTransport.
 
-Owns the streams and translates QUIC events into those of `relay.transport.session`. Must never touch a socket
-or another session. A `Connection` drives it.
+Translates between a connection and `relay.transport.session`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import bisect
 import itertools
 from typing import Final
 
-from aioquic.quic.events import (
-    ConnectionTerminated,
-    DatagramFrameReceived,
-    PingAcknowledged,
-    QuicEvent,
-    StopSendingReceived,
-    StreamDataReceived,
-)
-from aioquic.quic.events import StreamReset as QuicStreamReset
-from aioquic.quic.packet import QuicErrorCode
-
-from relay.transport.quic import compat
-from relay.transport.quic.connection import Connection
-from relay.transport.quic.stream import Half, QuicStream, plain_code, urgency, wire_code
+from relay.quic import errors
+from relay.quic.driver import Driver
+from relay.quic.handler import Close, Handler
+from relay.quic.streams import Stream
 from relay.transport.session import (
     CONTROL_PRIORITY,
     DatagramReceived,
@@ -37,14 +25,15 @@ from relay.transport.session import (
     StreamReset,
     StreamStopped,
 )
+from relay.wire.errors import MAX_CODE, from_http3, to_http3
 from relay.wire.version import Version
 
-EARLY_EVENTS = 1024  # events kept for a session before `start`
-EARLY_BYTES = 1 << 20  # stream bytes kept before `start`: an unaccepted peer needs only its first requests
-PENDING_DATAGRAMS = 64  # queued datagrams; late ones are worthless, so the newest is dropped
+EARLY_EVENTS: Final = 1024  # events kept for a session before `start`
+EARLY_BYTES: Final = (
+    1 << 20
+)  # stream bytes kept before `start`: an unaccepted peer needs only its first requests
 
-
-CREDIT: Final = {QuicErrorCode.STREAM_LIMIT_ERROR: "max_streams", QuicErrorCode.FLOW_CONTROL_ERROR: "window"}
+CREDIT: Final = {errors.STREAM_LIMIT_ERROR: "max_streams", errors.FLOW_CONTROL_ERROR: "window"}
 """Limits enforced by QUIC, by the error that closes the connection, as refusals are counted."""
 
 
@@ -59,35 +48,55 @@ class SessionLostError(Exception):
         self.by_peer = by_peer
 
 
-class QuicSession:
+def kind_of(close: Close) -> str:
+    """The layer that closed: TLS alerts are the transport errors 0x100 to 0x1ff."""
+    if close.idle:
+        return "timeout"
+    if close.application:
+        return "application"
+    return "tls" if errors.CRYPTO_ERROR <= close.code < errors.CRYPTO_ERROR + 0x100 else "transport"
+
+
+def lost_of(close: Close) -> SessionLostError:
+    """The error of a connection that was closed during its handshake."""
+    kind = kind_of(close)
+    reason = "idle timeout" if close.idle else close.reason or f"{kind} error {close.code:#x}"
+    return SessionLostError(kind, close.code, reason, by_peer=close.by_peer)
+
+
+def wire_code(code: int) -> int:
+    """Error code of a reset or stop on the wire, the same on raw QUIC and WebTransport."""
+    return to_http3(code if 0 <= code <= MAX_CODE else 0)
+
+
+def plain_code(code: int) -> int:
+    """The moq code of a received reset or stop; 0 if it is none."""
+    return from_http3(code) or 0
+
+
+class QuicSession(Handler):
     """A session over a connection; see `relay.transport.session.Session`. Subclasses add their framing."""
 
     transport = "quic"
 
     def __init__(
-        self, connection: Connection, *, is_client: bool, alpn: str = "", version: Version | None = None
+        self, driver: Driver, *, is_client: bool, alpn: str = "", version: Version | None = None
     ) -> None:
-        self.connection = connection
-        self.remote = connection.remote
+        self.driver = driver
+        self.connection = driver.quic
+        self.remote = driver.remote
         self.is_client = is_client
         self.alpn = alpn
         self.version = version
         self.path: str | None = None
         self.query = ""
         self.ended = False  # `SessionClosed` was queued: nothing follows it
-        self.may_write = True  # streams can be opened and written
         self.opened: asyncio.Future[None] | None = None  # set when the session is established, for a client
         self._sink: Sink | None = None
         self._started = False
-        self.gathered: list[Event] = []  # events not yet delivered
+        self._gathered: list[Event] = []  # events not yet delivered
         self._early_bytes = 0
-        self._streams: dict[int, QuicStream] = {}
-        self._writing: dict[QuicStream, None] = {}
-        self._waiting: dict[bool, list[QuicStream]] = {}  # for credit, by `unidirectional`; most urgent last
-        self._left: tuple[QuicStream, ...] = ()  # streams at the end of the session, until it is delivered
         self._openings = itertools.count()
-        self._pings = itertools.count(1)
-        self._local_bit = 0 if is_client else 1
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.remote}>"
@@ -96,130 +105,128 @@ class QuicSession:
 
     @property
     def datagram_limit(self) -> int:
-        return 0 if self.ended else compat.datagram_limit(self.connection.quic)
+        return 0 if self.ended else self.connection.datagram_limit
 
     @property
     def undelivered(self) -> bool:
-        if self.ended:
-            return False
-        return bool(self._writing or self._waiting) or self.connection.quic.anything_undelivered()
+        return not self.ended and self.connection.undelivered
 
     def start(self, sink: Sink) -> None:
         if self._started:
             raise RuntimeError("a session is started once")
         self._started = True
         self._sink = sink
-        self.connection.touch()
-        if self.connection.gone:
+        self.driver.touch()
+        if self.driver.gone:
             # A removed connection is not driven any more, but its end must be delivered.
-            self.connection.endpoint.call_soon(self.deliver)
+            self.driver.endpoint.call_soon(self.deliver)
 
-    def open_bidi(self, priority: int = CONTROL_PRIORITY) -> QuicStream:
-        return self._new_stream(priority, unidirectional=False)
+    def open_bidi(self, priority: int = CONTROL_PRIORITY) -> Stream:
+        return self._open(priority, unidirectional=False)
 
-    def open_uni(self, priority: int = CONTROL_PRIORITY) -> QuicStream:
-        return self._new_stream(priority, unidirectional=True)
+    def open_uni(self, priority: int = CONTROL_PRIORITY) -> Stream:
+        return self._open(priority, unidirectional=True)
+
+    def _open(self, priority: int, *, unidirectional: bool) -> Stream:
+        order = (priority, -next(self._openings))
+        stream = self.connection.open_stream(order, unidirectional=unidirectional)
+        stream.accepted = True
+        return stream
 
     def send_datagram(self, data: bytes) -> None:
-        self._send_datagram(b"", data)
+        if not self.ended and len(data) <= self.datagram_limit:
+            self.connection.send_datagram(data)
 
     def ping(self) -> None:
         if not self.ended:
-            self.connection.quic.send_ping(next(self._pings))
-            self.connection.touch()
+            self.connection.ping()
 
     def probe_timeout(self) -> float:
-        return 3 * compat.probe_timeout(self.connection.quic)
+        return 3 * self.connection.recovery.probe_timeout()
 
     def trust(self) -> None:
-        self.connection.cost.trusted = True
-
-    def close(self, code: int = 0, reason: str = "") -> None:
-        raise NotImplementedError
+        self.driver.cost.trusted = True
 
     def stats(self) -> SessionStats:
+        connection = self.connection
         return SessionStats(
-            rtt=compat.smoothed_rtt(self.connection.quic),
-            estimate=compat.rate_estimate(self.connection.quic),
-            bytes_received=self.connection.bytes_received,
-            bytes_sent=self.connection.bytes_sent,
-            streams=len(self._streams),
+            rtt=connection.recovery.rtt or None,
+            estimate=connection.rate_estimate,
+            bytes_received=self.driver.bytes_received,
+            bytes_sent=self.driver.bytes_sent,
+            streams=len(connection.streams),
         )
 
     async def wait_closed(self) -> None:
         """Wait until the connection is removed and, on a client, its socket released."""
-        await self.connection.wait_gone()
+        await self.driver.wait_gone()
 
-    # -- for the connection
-
-    def established(self) -> None: ...
-
-    def handle(self, event: QuicEvent) -> None:
-        if self.ended:
-            return
-        kind = type(event)
-        if kind is StreamDataReceived:
-            self._on_data(event)  # type: ignore[arg-type]
-        elif kind is PingAcknowledged:
-            if event.uid:  # type: ignore[attr-defined]
-                self._emit(Pong())
-        elif kind is DatagramFrameReceived:
-            self._on_datagram(event.data)  # type: ignore[attr-defined]
-        elif kind is StopSendingReceived:
-            self._on_stop(event)  # type: ignore[arg-type]
-        elif kind is QuicStreamReset:
-            self._on_reset(event)  # type: ignore[arg-type]
-
-    def pump(self) -> None:
-        """Hand queued data to the connection, which sends the most urgent first, and open waiting streams."""
-        if not self.may_write or self.ended:
-            return
-        if self._waiting:
-            for unidirectional, waiting in list(self._waiting.items()):
-                while waiting and compat.stream_credit(self.connection.quic, unidirectional=unidirectional):
-                    self._claim(waiting.pop())
-                if not waiting:
-                    del self._waiting[unidirectional]
-        if self._writing:
-            streams, self._writing = self._writing, {}
-            if len(streams) == 1:
-                self._offer(*streams)
-                return
-            for stream in sorted(streams, key=urgency, reverse=True):
-                self._offer(stream)
+    # -- from the driver
 
     def deliver(self) -> None:
         sink = self._sink
-        if sink is None or not self.gathered:
+        if sink is None or not self._gathered:
             return
-        batch, self.gathered = tuple(self.gathered), []
-        if not self.ended:
-            sink(batch)
-            return
-        self._sink = None
+        batch, self._gathered = tuple(self._gathered), []
+        if self.ended:
+            self._sink = None
         sink(batch)
-        for stream in self._left:
-            stream.context = None  # breaks a reference cycle with the stream
-        self._left = ()
 
-    def lost(self, event: ConnectionTerminated, *, by_peer: bool) -> None:
-        """The connection is closing: report it unless the session ended before."""
-        kind = compat.close_kind(event)
-        if kind == "transport" and not by_peer and event.error_code in CREDIT:
-            self.connection.endpoint.refused[CREDIT[QuicErrorCode(event.error_code)]] += 1
-        reason = event.reason_phrase
+    # -- from the connection
+
+    def wire_code(self, code: int) -> int:
+        return wire_code(code)
+
+    def stream_data(self, stream: Stream, data: bytes, fin: bool) -> None:  # noqa: FBT001 - as the base
+        if stream.accepted:
+            if data or fin:
+                self._emit(StreamData(stream, data, fin))
+        elif not self.ended:
+            self._accept(stream, data, fin=fin)
+
+    def _accept(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        """Handle bytes of a stream that the peer opened, before its user knows it."""
+        stream.accepted = True
+        if data or fin:
+            self._emit(StreamData(stream, data, fin))
+        if stream.out.reset_code >= 0:
+            # The peer stopped our half before its own first byte arrived.
+            self._emit(StreamStopped(stream, plain_code(stream.out.reset_code)))
+
+    def stream_reset(self, stream: Stream, code: int) -> None:
+        if stream.accepted:
+            self._emit(StreamReset(stream, plain_code(code)))
+        else:
+            # Its user never saw this stream, and an open half would use up stream credit of the peer.
+            stream.abort(wire_code(0))
+
+    def stream_stopped(self, stream: Stream, code: int) -> None:
+        if stream.accepted:
+            self._emit(StreamStopped(stream, plain_code(code)))
+
+    def datagram(self, data: bytes) -> None:
+        self._emit(DatagramReceived(data))
+
+    def pong(self) -> None:
+        self._emit(Pong())
+
+    def closed(self, close: Close) -> None:
+        """Report the end of the connection, unless the session ended before."""
+        kind = kind_of(close)
+        if kind == "transport" and not close.by_peer and close.code in CREDIT:
+            self.driver.endpoint.refused[CREDIT[close.code]] += 1
+        reason = close.reason
         code: int | None = None
-        if kind == "application":
-            code = self._application_code(event.error_code)
-        elif event.error_code == 0:
+        if close.application:
+            code = self._application_code(close.code)
+        elif close.code == 0 and not close.idle and not close.reset:
             code = 0
-        if reason == compat.IDLE_REASON and not by_peer:
-            reason = "idle timeout"
-        elif not reason and code is None:
-            reason = f"{kind} error {event.error_code:#x}"
-        elif kind != "application" and not by_peer and code is None:
-            reason = f"{kind} error {event.error_code:#x}: {reason}"
-        self.end(code, reason, by_peer=by_peer, kind="timeout" if reason == "idle timeout" else kind)
+        if not close.idle and not close.reset and code is None:
+            if not reason:
+                reason = f"{kind} error {close.code:#x}"
+            elif not close.application and not close.by_peer:
+                reason = f"{kind} error {close.code:#x}: {reason}"
+        self.end(code, reason, by_peer=close.by_peer, kind=kind)
 
     # -- for subclasses
 
@@ -227,180 +234,26 @@ class QuicSession:
         """Queue `SessionClosed`. Later calls on the session or its streams do nothing."""
         if self.ended:
             return
-        self.gathered.append(SessionClosed(code, reason, by_peer))
-        self.ended = True
-        self._left = tuple(self._streams.values())
-        self._streams.clear()
-        self._writing.clear()
-        self._waiting.clear()
+        self._gathered.append(SessionClosed(code, reason, by_peer))
+        self.ended = self.connection.streams.ended = True
         if self.opened is not None and not self.opened.done():
             self.opened.set_exception(SessionLostError(kind, code, reason, by_peer=by_peer))
-        self.connection.touch()
+        self.driver.touch()
 
     def _application_code(self, code: int) -> int | None:
         """The moq code in a received application close."""
         return code
 
-    def _prefix(self, *, unidirectional: bool) -> bytes:  # noqa: ARG002 - for subclasses
-        """Bytes before the first payload of a stream that we open."""
-        return b""
-
-    def _on_unknown(self, stream_id: int, data: bytes, *, fin: bool) -> None:
-        """Handle the first bytes of a stream that the peer opened."""
-        self._open_by_peer(stream_id, data, fin=fin)
-
-    def _on_datagram(self, data: bytes) -> None:
-        self._emit(DatagramReceived(data))
-
-    def _send_datagram(self, prefix: bytes, data: bytes) -> None:
-        if self.ended or len(data) > self.datagram_limit:
-            return
-        quic = self.connection.quic
-        if compat.pending_datagrams(quic) < PENDING_DATAGRAMS:
-            quic.send_datagram_frame(prefix + data if prefix else data)
-            self.connection.touch()
-
     def _emit(self, event: Event) -> None:
         if self.ended:
             return
-        self.gathered.append(event)
+        self._gathered.append(event)
         if not self._started:
             if type(event) is StreamData:
                 self._early_bytes += len(event.data)
-            if len(self.gathered) > EARLY_EVENTS or self._early_bytes > EARLY_BYTES:
-                self.connection.endpoint.refused["early"] += 1
-                self.gathered.clear()
+            if len(self._gathered) > EARLY_EVENTS or self._early_bytes > EARLY_BYTES:
+                self.driver.endpoint.refused["early"] += 1
+                self._gathered.clear()
                 reason = "too much was sent before the session was accepted"
                 self.end(None, reason, by_peer=False)
-                self.connection.close(QuicErrorCode.APPLICATION_ERROR, reason, transport=True)
-
-    # -- receiving
-
-    def _on_data(self, event: StreamDataReceived) -> None:
-        stream = self._streams.get(event.stream_id)
-        if stream is None:
-            if event.stream_id & 1 != self._local_bit:
-                self._on_unknown(event.stream_id, event.data, fin=event.end_stream)
-            return
-        self._receive(stream, event.data, fin=event.end_stream)
-
-    def _receive(self, stream: QuicStream, data: bytes, *, fin: bool) -> None:
-        if not stream.stopped and (data or fin):
-            self._emit(StreamData(stream, data, fin))
-        if fin:
-            stream.received = True
-            self._forget(stream)
-
-    def _open_by_peer(self, stream_id: int, data: bytes, *, fin: bool) -> QuicStream:
-        order, unidirectional = (CONTROL_PRIORITY, -next(self._openings)), bool(stream_id & 2)
-        stream = QuicStream(self, stream_id, unidirectional=unidirectional, opened_by_peer=True, order=order)
-        self._streams[stream_id] = stream
-        # A peer may stop our half before its own first byte arrives.
-        stopped = None if stream.unidirectional else compat.reset_code(self.connection.quic, stream_id)
-        self._receive(stream, data, fin=fin)
-        if stopped is not None:
-            self._stopped_by_peer(stream, stopped)
-        return stream
-
-    def _on_reset(self, event: QuicStreamReset) -> None:
-        stream = self._streams.get(event.stream_id)
-        if stream is None:
-            if event.stream_id & 1 != self._local_bit and not event.stream_id & 2:
-                # The owner never saw this stream, and an open half would use up stream credit of the peer.
-                self.connection.quic.reset_stream(event.stream_id, wire_code(0))
-            return
-        self._emit(StreamReset(stream, plain_code(event.error_code)))
-        stream.received = True
-        self._forget(stream)
-
-    def _on_stop(self, event: StopSendingReceived) -> None:
-        stream = self._streams.get(event.stream_id)
-        if stream is not None:
-            self._stopped_by_peer(stream, event.error_code)
-
-    def _stopped_by_peer(self, stream: QuicStream, code: int) -> None:
-        if stream.half is not Half.CLOSED:
-            stream.close_half()
-            self._writing.pop(stream, None)
-            self._emit(StreamStopped(stream, plain_code(code)))
-            self._forget(stream)
-
-    # -- sending
-
-    def _new_stream(self, priority: int, *, unidirectional: bool) -> QuicStream:
-        order = (priority, -next(self._openings))
-        return QuicStream(self, -1, unidirectional=unidirectional, opened_by_peer=False, order=order)
-
-    def ready(self, stream: QuicStream) -> None:
-        if stream.id < 0:
-            waiting = self._waiting.setdefault(stream.unidirectional, [])
-            index = bisect.bisect_left(waiting, stream.order, key=urgency)
-            if index == len(waiting) or waiting[index] is not stream:
-                waiting.insert(index, stream)
-        else:
-            self._writing[stream] = None
-        connection = self.connection
-        connection.endpoint.touch(connection)
-
-    def is_writing(self, stream: QuicStream) -> bool:
-        """Data of a stream waits to be handed to the connection."""
-        return stream in self._writing
-
-    def reorder(self, stream: QuicStream, order: tuple[int, int]) -> None:
-        """The urgency of a stream without an id has changed."""
-        waiting = self._waiting.get(stream.unidirectional, [])
-        index = bisect.bisect_left(waiting, stream.order, key=urgency)
-        queued = index < len(waiting) and waiting[index] is stream
-        if queued:
-            del waiting[index]
-        stream.order = order
-        if queued:
-            bisect.insort(waiting, stream, key=urgency)
-
-    def _claim(self, stream: QuicStream) -> None:
-        """Give a waiting stream its id; writing its first bytes reserves it."""
-        stream.id = self.connection.quic.get_next_available_stream_id(is_unidirectional=stream.unidirectional)
-        self._streams[stream.id] = stream
-        prefix = self._prefix(unidirectional=stream.unidirectional)
-        if prefix:
-            stream.chunks.insert(0, prefix)
-        self._offer(stream)
-        if stream.stop_code is not None:
-            self.ask_to_stop(stream, stream.stop_code)
-
-    def _offer(self, stream: QuicStream) -> None:
-        if stream.half is Half.CLOSED:
-            return
-        fin = stream.fin
-        chunks, stream.chunks = stream.chunks, []
-        stream.queued = 0
-        try:
-            self.connection.quic.write_stream(stream.id, chunks, fin=fin, order=stream.order)
-        except (RuntimeError, ValueError):
-            stream.close_half()  # the peer has stopped this stream; the event follows
-        if fin:
-            self._forget(stream)
-
-    def abort(self, stream: QuicStream, code: int) -> None:
-        if stream.id < 0:
-            waiting = self._waiting.get(stream.unidirectional, [])  # the peer never saw it
-            index = bisect.bisect_left(waiting, stream.order, key=urgency)
-            if index < len(waiting) and waiting[index] is stream:
-                del waiting[index]
-            return
-        self._writing.pop(stream, None)
-        self.connection.quic.reset_stream(stream.id, wire_code(code))
-        self._forget(stream)
-        self.connection.touch()
-
-    def ask_to_stop(self, stream: QuicStream, code: int) -> None:
-        try:
-            self.connection.quic.stop_stream(stream.id, wire_code(code))
-        except ValueError:
-            return  # ended on the wire already; the event follows
-        self.connection.touch()
-
-    def _forget(self, stream: QuicStream) -> None:
-        """Forget a stream once the peer's half has ended and ours is handed over."""
-        if stream.received and (stream.half is Half.CLOSED or (stream.fin and not stream.chunks)):
-            self._streams.pop(stream.id, None)
+                self.driver.close(errors.APPLICATION_ERROR, reason, transport=True)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from relay.transport.quic.connection import Connection
-from relay.transport.quic.session import QuicSession
+from relay.quic.driver import Driver
+from relay.transport.quic_session import QuicSession
 from relay.transport.session import SessionRequest
 from relay.wire.errors import FIRST_APP_CODE, SessionCode
 from relay.wire.version import ALPN_VERSIONS
@@ -23,18 +23,18 @@ class RawSession(QuicSession):
 
     def __init__(
         self,
-        connection: Connection,
+        driver: Driver,
         *,
         alpn: str,
         is_client: bool,
         on_request: Callable[[SessionRequest], None] | None = None,
     ) -> None:
-        super().__init__(connection, is_client=is_client, alpn=alpn, version=ALPN_VERSIONS.get(alpn))
+        super().__init__(driver, is_client=is_client, alpn=alpn, version=ALPN_VERSIONS.get(alpn))
         self.offered: tuple[str, ...] = (alpn,)
         self._on_request = on_request
 
     def established(self) -> None:
-        self.connection.setup_deadline = None
+        self.driver.setup_deadline = None
         if self._on_request is not None:
             self._on_request(self)
         if self.opened is not None and not self.opened.done():
@@ -43,7 +43,7 @@ class RawSession(QuicSession):
     def close(self, code: int = 0, reason: str = "") -> None:
         if not self.ended:
             self.end(code, reason, by_peer=False)
-            self.connection.close(code, reason)
+            self.driver.close(code, reason)
 
     # -- SessionRequest: path and token follow inside the session, if at all
 

@@ -6,12 +6,11 @@ Owns the CONNECT request, sent once the server's settings allow it, and its answ
 from __future__ import annotations
 
 from aioquic.h3.events import Headers
-from aioquic.quic.events import StopSendingReceived, StreamDataReceived
-from aioquic.quic.events import StreamReset as QuicStreamReset
+from aioquic.quic.events import StopSendingReceived, StreamDataReceived, StreamReset
 
+from relay.quic.driver import Driver
+from relay.quic.streams import Stream
 from relay.transport import http3
-from relay.transport.quic import compat
-from relay.transport.quic.connection import Connection
 from relay.transport.refusal import answered
 from relay.transport.webtransport import WebTransportSession
 from relay.wire.version import ALPN_VERSIONS
@@ -31,38 +30,29 @@ class WebTransportClientSession(WebTransportSession):
     """The client's session."""
 
     def __init__(
-        self, connection: Connection, *, authority: str, path: str, query: str, protocols: list[str]
+        self, driver: Driver, *, authority: str, path: str, query: str, protocols: list[str]
     ) -> None:
-        super().__init__(connection, is_client=True)
+        super().__init__(driver, is_client=True)
         self.path = path
         self.query = query
         self._authority = authority
         self._protocols = protocols
-        self._request_id: int | None = None
+        self._requested = False
         self.status: int | None = None
 
     def established(self) -> None:
-        # Only now: HTTP/3 sends application data, and the server's certificate is checked.
-        self._h3 = compat.RelayH3Connection(self.connection.quic)
-        self.connection.touch()
+        self._h3 = http3.Http3(self.connection)
 
-    def _on_data(self, event: StreamDataReceived) -> None:
-        # The answer comes on a stream of ours, which is in no table of streams.
-        if event.stream_id in (self._request_id, self._session_id) and event.stream_id not in self._streams:
-            self._on_unknown(event.stream_id, event.data, fin=event.end_stream)
-        else:
-            super()._on_data(event)
-
-    def _h3_event(self, event: StreamDataReceived | QuicStreamReset | StopSendingReceived) -> None:
+    def _h3_event(self, event: StreamDataReceived | StreamReset | StopSendingReceived) -> None:
         super()._h3_event(event)
         assert self._h3 is not None
-        if self._request_id is None and self._h3.received_settings is not None and not self.ended:
+        if not self._requested and self._h3.received_settings is not None and not self.ended:
             self._request(self._h3.received_settings)
 
     def _request(self, settings: dict[int, int]) -> None:
         if not _supports_webtransport(settings):
             self.end(None, "the server does not support WebTransport", by_peer=True, kind="transport")
-            self.connection.close(http3.H3_NO_ERROR)
+            self.driver.close(http3.H3_NO_ERROR)
             return
         assert self._h3 is not None
         target = f"{self.path}?{self.query}" if self.query else str(self.path)
@@ -77,24 +67,27 @@ class WebTransportClientSession(WebTransportSession):
         if self._protocols:
             offers = ", ".join(quote_protocol(name) for name in self._protocols)
             headers.append((b"wt-available-protocols", offers.encode()))
-        stream_id = self.connection.quic.get_next_available_stream_id()
-        self._request_id = stream_id
-        self._requests[stream_id] = http3.HeadersReader()
-        self._h3.send_headers(stream_id, headers)
-        self.connection.touch()
+        self._requested = True
+        stream = self.connection.open_stream(http3.URGENT, unidirectional=False)
+        if not self.connection.streams.claim(stream):
+            raise http3.Http3Error(http3.H3_GENERAL_PROTOCOL_ERROR, "the server allows no request")
+        self._add_request(stream)
+        self._h3.send_headers(stream.id, headers)
 
-    def _on_headers(self, stream_id: int, headers: Headers) -> None:
+    def _on_headers(self, stream: Stream, headers: Headers) -> None:
         fields = dict(headers)
         status = int(fields[b":status"])
         if status < FIRST_FINAL_STATUS:
-            rest = self._requests[stream_id].rest()  # an interim answer; the final one may be buffered
-            self._on_request_data(stream_id, rest, fin=False)
+            reader = stream.context
+            assert isinstance(reader, http3.HeadersReader)
+            # An interim answer; the final one may be buffered.
+            self._on_request_data(stream, reader, reader.rest(), fin=False)
             return
         self.status = status
         if status >= FIRST_REFUSAL:
             field = fields.get(b"www-authenticate", b"").decode("latin-1")
             self.end(None, answered(status, field), by_peer=True, kind="http")
-            self.connection.close(http3.H3_NO_ERROR)
+            self.driver.close(http3.H3_NO_ERROR)
             return
         chosen = fields.get(b"wt-protocol")
         if chosen is not None:
@@ -107,11 +100,11 @@ class WebTransportClientSession(WebTransportSession):
                 raise http3.Http3Error(http3.H3_GENERAL_PROTOCOL_ERROR, reason)
             self.alpn = names[0]
             self.version = ALPN_VERSIONS.get(names[0])
-        self._begin_session(stream_id)
+        self._begin_session(stream)
         if self.opened is not None and not self.opened.done():
             self.opened.set_result(None)
 
-    def _ended_without_headers(self, stream_id: int) -> None:  # noqa: ARG002 - there is only one
+    def _ended_without_headers(self, stream: Stream) -> None:  # noqa: ARG002 - there is only one
         raise http3.Http3Error(http3.H3_MESSAGE_ERROR, "no answer to the CONNECT request")
 
 

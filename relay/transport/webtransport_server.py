@@ -13,12 +13,12 @@ from http import HTTPStatus
 from aioquic.h3.events import Headers
 
 from relay.model.incompatible import IncompatiblePeers
+from relay.quic.driver import Driver
+from relay.quic.streams import Stream
 from relay.transport import http3
-from relay.transport.quic import compat
-from relay.transport.quic.connection import Connection
 from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
-from relay.transport.webtransport import WebTransportSession
+from relay.transport.webtransport import Role, WebTransportSession
 from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
 
@@ -43,20 +43,19 @@ class WebTransportServerSession(WebTransportSession):
 
     def __init__(
         self,
-        connection: Connection,
+        driver: Driver,
         *,
         versions: tuple[Version, ...],
         on_request: Callable[[SessionRequest], None],
         incompatible: IncompatiblePeers | None = None,
     ) -> None:
-        super().__init__(connection, is_client=False)
+        super().__init__(driver, is_client=False)
         self._versions = versions
         self._on_request = on_request
         self._incompatible = incompatible
         self._accepted = False
         self.offered: tuple[str, ...] = ()
-        # Our settings are sent with the handshake, which saves clients a round trip.
-        self._h3 = compat.RelayH3Connection(connection.quic)
+        self._h3 = http3.Http3(self.connection)
 
     def close(self, code: int = 0, reason: str = "") -> None:
         if self._session_id is not None and not self._accepted:
@@ -64,23 +63,23 @@ class WebTransportServerSession(WebTransportSession):
         else:
             super().close(code, reason)
 
-    def _on_headers(self, stream_id: int, headers: Headers) -> None:
+    def _on_headers(self, stream: Stream, headers: Headers) -> None:
         fields = {name.decode("ascii", "replace"): value.decode("latin-1") for name, value in headers}
         if fields.get(":method") != "CONNECT" or ":protocol" not in fields:
-            self._answer(stream_id, 404 if fields.get(":method") in ("GET", "HEAD") else 405)
+            self._answer(stream, 404 if fields.get(":method") in ("GET", "HEAD") else 405)
         elif fields[":protocol"] != "webtransport" or not fields.get(":path", "").startswith("/"):
-            self._answer(stream_id, 400)
+            self._answer(stream, 400)
         elif self._session_id is not None:
-            self._answer(stream_id, ALREADY_IN_USE)
+            self._answer(stream, ALREADY_IN_USE)
         else:
-            self._on_connect(stream_id, fields)
+            self._on_connect(stream, fields)
 
-    def _on_connect(self, stream_id: int, fields: dict[str, str]) -> None:
+    def _on_connect(self, stream: Stream, fields: dict[str, str]) -> None:
         # Invalid text stays recognisable for whatever decides on the path.
         target = fields[":path"].encode("latin-1").decode("utf-8", "surrogateescape")
         self.path, _, self.query = target.partition("?")
-        self.connection.setup_deadline = None
-        self._begin_session(stream_id)
+        self.driver.setup_deadline = None
+        self._begin_session(stream)
         if self.ended:
             return
         try:
@@ -105,7 +104,7 @@ class WebTransportServerSession(WebTransportSession):
         """Answer the CONNECT request with 200."""
         if self.ended or self._accepted:
             return self
-        self._accepted = self.may_write = True
+        self._accepted = True
         headers = [(b":status", b"200"), (b"sec-webtransport-http3-draft", b"draft02")]
         if self.alpn:
             headers.append((b"wt-protocol", quote_protocol(self.alpn).encode()))
@@ -121,22 +120,21 @@ class WebTransportServerSession(WebTransportSession):
             headers.append((b"www-authenticate", challenge(reason).encode()))
         self._respond(headers, end=True)
         self.end(None, reason or f"rejected with {status}", by_peer=False)
-        self.connection.close_later(http3.H3_NO_ERROR)
+        self.driver.close_later(http3.H3_NO_ERROR)
 
     def _respond(self, headers: Headers, *, end: bool) -> None:
         assert self._h3 is not None
         assert self._session_id is not None
-        with contextlib.suppress(RuntimeError, ValueError):  # the peer has aborted it; the event follows
+        with contextlib.suppress(RuntimeError):  # the peer has aborted it; the event follows
             self._h3.send_headers(self._session_id, headers, end_stream=end)
         self._h3.forget(self._session_id)
-        self.connection.touch()
 
-    def _answer(self, stream_id: int, status: int) -> None:
+    def _answer(self, stream: Stream, status: int) -> None:
         """Reject a request that is not served here, and ignore the rest of it."""
         assert self._h3 is not None
-        self._requests.pop(stream_id, None)
-        self._ignored.add(stream_id)
-        with contextlib.suppress(RuntimeError, ValueError):  # the peer has aborted the stream
-            self._h3.send_headers(stream_id, [(b":status", str(status).encode())], end_stream=True)
-            self.connection.quic.stop_stream(stream_id, http3.H3_NO_ERROR)
-        self._h3.forget(stream_id)
+        self._requests.pop(stream.id, None)
+        stream.context = Role.IGNORED
+        with contextlib.suppress(RuntimeError):  # the peer has aborted the stream
+            self._h3.send_headers(stream.id, [(b":status", str(status).encode())], end_stream=True)
+        stream.cancel(http3.H3_NO_ERROR)
+        self._h3.forget(stream.id)

@@ -13,8 +13,8 @@ from contextlib import AsyncExitStack
 import aiohttp
 
 from relay.model.limits import Limits
+from relay.quic.trust import ClientTls, Trust
 from relay.runtime import Runtime
-from relay.transport.quic.trust import ClientTls, Trust
 from relay.transport.websocket.choice import PLAIN, Choice, choices
 from relay.transport.websocket.pump import CLOSE_TIMEOUT, Pump, Socket
 from relay.transport.websocket.request import make_session
