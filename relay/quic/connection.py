@@ -186,8 +186,9 @@ class Connection:
         """Something written on a stream may not have arrived."""
         return self.streams.undelivered
 
-    def open_stream(self, order: tuple[int, int], *, unidirectional: bool) -> Stream:
-        return self.streams.open(order, unidirectional=unidirectional)
+    def open_stream(self, priority: int, *, unidirectional: bool) -> Stream:
+        """Open a stream; those with a higher priority are sent first."""
+        return self.streams.open(priority, unidirectional=unidirectional)
 
     def send_datagram(self, data: bytes) -> None:
         """Send or drop a DATAGRAM frame."""

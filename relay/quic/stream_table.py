@@ -15,6 +15,7 @@ from relay.quic.streams import LARGEST, Stream, StreamOwner
 from relay.quic.varint import varint
 from relay.transport.sending import SendQueue, SendState
 
+PEER_PRIORITY: Final = 1 << 62  # of our half of a stream that the peer opened
 GATHERED: Final = 65536  # most bytes of one stream that are delivered together
 
 
@@ -27,7 +28,7 @@ class StreamTable(StreamOwner):
     __slots__ = (
         *("awake", "handler", "is_client", "queue", "refused", "send_limit", "send_used", "waker"),
         *("_bidi_opened", "_bidi_limit", "_by_id", "_chunks", "_control", "_delivered", "_ended"),
-        *("_gathered", "_gathering", "_local_bit", "_peer_bidi", "_peer_bidi_limit", "_peer_bidi_sent"),
+        *("_gathered", "_gathering", "_local_bit", "_openings", "_peer_bidi", "_peer_bidi_limit", "_peer_bidi_sent"),
         *("_peer_uni", "_peer_uni_limit", "_peer_uni_sent", "_receive_limit", "_receive_limit_sent"),
         *(
             "_received",
@@ -49,6 +50,7 @@ class StreamTable(StreamOwner):
         self.is_client = start.is_client
         self._local_bit = 0 if start.is_client else 1
         self._by_id: dict[int, Stream] = {}
+        self._openings = 0
         # Sending. Limits are the peer's.
         self.queue: SendQueue[Stream] = SendQueue()
         self.send_limit = peer.max_data
@@ -121,12 +123,17 @@ class StreamTable(StreamOwner):
 
     # -- opening
 
-    def open(self, order: tuple[int, int], *, unidirectional: bool) -> Stream:
+    def _order(self, priority: int) -> tuple[int, int]:
+        """Of two streams with the same priority, the older one goes first."""
+        self._openings += 1
+        return priority, -self._openings
+
+    def open(self, priority: int, *, unidirectional: bool) -> Stream:
         """A stream of ours. It has no id until its first packet is made and the peer's limit allows it."""
         return Stream(
             self,
             -1,
-            order,
+            self._order(priority),
             unidirectional=unidirectional,
             opened_by_peer=False,
             send_limit=self._send_uni if unidirectional else self._send_bidi_remote,
@@ -173,7 +180,7 @@ class StreamTable(StreamOwner):
             stream = Stream(
                 self,
                 each << 2 | stream_id & 3,
-                (1 << 62, -each),
+                self._order(PEER_PRIORITY),
                 unidirectional=unidirectional,
                 opened_by_peer=True,
                 send_limit=0 if unidirectional else self._send_bidi_local,

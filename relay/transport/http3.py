@@ -39,7 +39,7 @@ FORBIDDEN_FRAMES = frozenset((0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xD))
 WEBTRANSPORT_SETTINGS = {0x2B603743: 1, 0xC671706A: 1, 0xFFD277: 1}
 """WEBTRANSPORT_MAX_SESSIONS (drafts 02, 07) and H3_DATAGRAM (draft 04), which peers expect as well."""
 
-URGENT = (2 * CONTROL_PRIORITY, 0)  # order of our HTTP/3 streams: before all of the session
+URGENT = 2 * CONTROL_PRIORITY  # priority of our HTTP/3 streams: before all of the session
 
 
 class QuicAdapter:
@@ -63,7 +63,7 @@ class QuicAdapter:
         stream = self._connection.streams.get(stream_id)
         if stream is None or not stream.may_write:
             raise RuntimeError("the stream cannot be written")
-        stream.prioritize(URGENT[0])
+        stream.prioritize(URGENT)
         stream.write((data,), fin=end_stream)
 
     def reset_stream(self, stream_id: int, code: int) -> None:

@@ -6,7 +6,6 @@ Translates between a connection and `relay.transport.session`.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from typing import Final
 
 from relay.quic import errors
@@ -96,7 +95,6 @@ class QuicSession(Handler):
         self._started = False
         self._gathered: list[Event] = []  # events not yet delivered
         self._early_bytes = 0
-        self._openings = itertools.count()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.remote}>"
@@ -128,8 +126,7 @@ class QuicSession(Handler):
         return self._open(priority, unidirectional=True)
 
     def _open(self, priority: int, *, unidirectional: bool) -> Stream:
-        order = (priority, -next(self._openings))
-        stream = self.connection.open_stream(order, unidirectional=unidirectional)
+        stream = self.connection.open_stream(priority, unidirectional=unidirectional)
         stream.accepted = True
         return stream
 
