@@ -401,7 +401,7 @@ def test_what_aioquic_says_of_itself() -> None:
     [
         *(parameters(pff04de1b=value) for value in (b"", b"\x40", b"\x01\x00", 25_001, (1 << 62) - 1)),
         parameters(p4=b"\x40"), parameters(p4=b"\x01\x00"), parameters(p4=b""), parameters(p2=b"short"),
-        parameters(p4=1) * 2, parameters(p1f00=b"x") * 2, parameters(p4=1)[:-1], b"\x04", b"\x44", b"\x04\x40",
+        parameters(p4=1) * 2, parameters(p1f00=b"x") * 2, parameters(p4=1)[:-1], parameters(p1f00=b"xy")[:-1], b"\x04", b"\x44", b"\x04\x40",
     ],
 )  # fmt: skip
 def test_wrong_parameters(data: bytes) -> None:

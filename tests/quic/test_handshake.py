@@ -95,6 +95,17 @@ def test_a_close_by_the_peer() -> None:
     assert (ours.close_event.error_code, ours.close_event.reason_phrase) == (9, "enough")
 
 
+def test_a_client_that_misses_its_protocol() -> None:
+    """It has closed, not we."""
+    quic = plain_client()
+    line = Line((quic, ours := server(quic.original_destination_connection_id)))
+    line.turn()
+    quic.close(NO_APPLICATION_PROTOCOL, QuicFrameType.CRYPTO)
+    line.run()
+    assert ours.closed_by_peer
+    assert ours.refused_protocols is None
+
+
 @pytest.mark.parametrize("size", [0, 100, 255, 256, 400, 700, 1024, 5000])
 @pytest.mark.parametrize("transport", [True, False])
 def test_any_reason_can_be_sent(size: int, transport: bool) -> None:

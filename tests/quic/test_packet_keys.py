@@ -533,6 +533,20 @@ def test_old_keys_open_no_new_packets() -> None:
     assert open_(ends.server, old.one(0, 2, 0x41, bytes(8), b"\x01padded"), number) is not None
 
 
+def test_next_keys_open_no_old_packets() -> None:
+    ends = Ends()
+    for _ in range(3):
+        ends.talk()
+    ends.client.update()
+    ends.talk()
+    ends.client.update()
+    ends.send(ends.client)
+    assert ends.phases == (0, 1, 1, 1)
+    assert open_(ends.server, seal(ends.client, 1), 4) is None
+    assert ends.phases == (0, 1, 1, 1)
+    assert open_(ends.server, seal(ends.client, 5), 4) is not None
+
+
 def test_a_replayed_packet_of_two_phases_ago_begins_no_update() -> None:
     ends = Ends()
     ends.talk()
