@@ -78,12 +78,12 @@ dist: $(VENV)/.python ## Build what a package index takes, the source distributi
 	"$$tools/bin/python" -m build --quiet && "$$tools/bin/python" -m twine check --strict dist/*
 
 clean: ## Remove everything that was made
-	rm -rf $(VENV) .venv-* .coverage .coverage.* build dist relay/quic/_kernel.*.so relay/transport/quic/fast/_kernel.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* .coverage .coverage.* build dist relay/quic/_kernel.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps below are older than the lock they were made from only when that lock has changed since.
 
-KERNEL := relay/quic/_kernel.c relay/transport/quic/fast/_kernel.c
+KERNEL := relay/quic/_kernel.c
 
 $(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml $(KERNEL) | $(VENV)/.python
 	$(PIP) install --require-hashes -r requirements/run.txt -r requirements/build.txt

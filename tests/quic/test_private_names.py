@@ -8,19 +8,22 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 from aioquic import tls
+from aioquic.h3.connection import H3Connection
 from aioquic.quic.connection import END_STATES, QuicConnection, QuicConnectionState, QuicNetworkPath
+from aioquic.quic.logger import QuicLoggerTrace
 from aioquic.quic.recovery import QuicPacketRecovery
 from aioquic.quic.stream import QuicStream
 
-from relay.quic import handover, handshake
+from relay.quic import handover, handshake, qlog
+from relay.transport import http3
 from tests.quic.handshaking import client, plain_client, server
 
-FILES = (handshake, handover)
-MOST = 40  # with those of HTTP/3: more of them, and the next version of aioquic is a project of its own
+MOST = 40  # more of them, and the next version of aioquic is a project of its own
 
 STATE = {
     "_close_event": "the close that either side began: aioquic reports a peer's only after 3 PTO of draining",
@@ -62,6 +65,20 @@ TLS = {
     "_server_handle_hello": "called before the certificate is used, and with the offered protocols",
 }
 
+TRACE = {"_events": "the newest event, taken out so that a long trace stays short"}
+
+HTTP3 = {
+    "_decoder": "of QPACK: cancels a stream that waits for it",
+    "_get_local_settings": "extended: the settings of WebTransport",
+    "_local_decoder_stream_id": "where the cancellation goes",
+    "_quic": "the adapter of our connection",
+    "_stream": "records of request streams, dropped early; how much of a frame they hold",
+}
+ADAPTER = {
+    "_quic_logger": "read by HTTP/3, of our adapter",
+    "_remote_max_datagram_frame_size": "read by HTTP/3, of our adapter: the peer takes datagrams",
+}
+
 PUBLIC_OF_PRIVATE = {
     "path": {"is_validated", "bytes_sent", "bytes_received"},
     "receiver": {"starting_offset"},
@@ -72,15 +89,18 @@ PUBLIC_OF_PRIVATE = {
 """Names without an underscore, of things that aioquic does not show."""
 
 
-def private_names(module: Any) -> set[str]:
-    tree = ast.parse(Path(module.__file__).read_text())
+def private_names(module: Any, only: str = "") -> set[str]:
+    """Attributes and methods of a file, or of one class in it, with an underscore."""
+    tree: ast.AST = ast.parse(Path(module.__file__).read_text())
+    if only:
+        [tree] = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == only]
     found = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     found |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     return {name for name in found if name.startswith("_") and not name.startswith("__")}
 
 
 OURS = {"_credentials", "_early_size", "_handle_hello", "_read_hello", "_retried"}
-"""Private names of ours in the same files."""
+"""Private names of ours in `handshake` and `handover`."""
 
 ATTRIBUTES = {"early", "is_client", "offered", "peer", "receive_secret", "send_secret", "suite"}
 
@@ -97,6 +117,8 @@ def test_they_exist() -> None:
         ("recovery", quic._loss, set(RECOVERY)),
         ("network path", QuicNetworkPath(("192.0.2.1", 1)), PUBLIC_OF_PRIVATE["path"]),
         ("TLS context", context, {*TLS, *PUBLIC_OF_PRIVATE["TLS context"]}),
+        ("trace", QuicLoggerTrace(is_client=True, odcid=b""), set(TRACE)),
+        ("HTTP/3", H3Connection(quic), set(HTTP3)),
     ]
     missing = [
         f"{what} {name}" for what, thing, names in used for name in sorted(names) if not hasattr(thing, name)
@@ -115,9 +137,20 @@ def test_they_exist() -> None:
 
 def test_no_others_are_used() -> None:
     listed = {*STATE, *METHODS, *RECOVERY, *RECEIVER, *TLS}
-    used = set().union(*map(private_names, FILES)) - OURS
-    assert used == listed
-    assert len(listed) <= MOST
+    assert private_names(handshake) | private_names(handover) == listed | OURS
+    assert private_names(http3, "Http3") == set(HTTP3)
+    assert private_names(http3, "QuicAdapter") - {"_connection"} == set(ADAPTER)
+    theirs = set(vars(QuicLoggerTrace(is_client=True, odcid=b""))) | set(vars(QuicLoggerTrace))
+    assert private_names(qlog, "Trace") & theirs == set(TRACE)
+    assert len(listed | set(HTTP3) | set(ADAPTER) | set(TRACE)) <= MOST
+
+
+def test_http3_reads_nothing_else_of_its_connection() -> None:
+    source = inspect.getsource(inspect.getmodule(H3Connection) or H3Connection)
+    read = set(re.findall(r"\bquic\.(\w+)", source)) | set(re.findall(r"\bself\._quic\.(\w+)", source))
+    adapter = {*vars(http3.QuicAdapter), *ADAPTER, "configuration"}
+    read.remove("send_datagram_frame")  # sessions send their own datagrams
+    assert {name for name in read if hasattr(plain_client(), name)} <= adapter
 
 
 def test_our_names_hide_nothing() -> None:
