@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 
 from bench.scenarios import Scenario
 from relay.client import Client
+from relay.quic.settings import QuicSettings
 from relay.transport.client import connect
-from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
 from tests.e2e.pressure_support import ANYONE, SMALL_WINDOW, freeze, trickle
 

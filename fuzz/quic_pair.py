@@ -16,7 +16,7 @@ from aioquic.tls import Epoch
 
 from fuzz.owner import STREAMS_KEPT, Owner
 from fuzz.source import Source
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.settings import QuicSettings
 from tests.transport.virtual import CLIENT, SERVER, Wire
 
 PAIRINGS = (("pure", "fast"), ("pure", "pure"), ("aioquic", "aioquic"), ("pure", "fast"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives import serialization
 
-from relay.transport.quic.certificate_store import CertificatePair
+from relay.quic.certificate_store import CertificatePair
 
 
 def chain_pem(pair: CertificatePair) -> bytes:

@@ -20,7 +20,7 @@ from relay import log_setup as log
 from relay.app import Relay, check
 from relay.config import Auth, Cluster, Config, ConfigError, Public, load
 from relay.config.tables import OPTIONS
-from relay.transport.quic.certificate_store import generate_certificate
+from relay.quic.certificate_store import generate_certificate
 from relay.version import VERSION
 from tests.pem import chain_pem, key_pem
 from tests.sampling import covering

@@ -210,7 +210,7 @@ def test_imports_point_downward(path: Path) -> None:
         ("relay/actors/system.py", "from relay.wire.version import Version"),
         ("relay/actors/connection.py", "from relay.moq.lite import LiteSession"),
         ("relay/actors/track.py", "from relay.transport import memory"),
-        ("relay/actors/track.py", "from relay.transport.quic.settings import QuicSettings"),
+        ("relay/actors/track.py", "from relay.quic.settings import QuicSettings"),
         ("relay/web/a.py", "import pykka"),
         ("relay/web/a.py", "from relay.moq.encoding import Encoding"),
         ("relay/web/a.py", "from relay.wire.frame_decoder import FrameDecoder"),
@@ -243,7 +243,7 @@ def test_what_the_rules_refuse(path: str, source: str) -> None:
             "from relay.transport import session\nfrom relay.transport.session import Stream",
         ),
         ("relay/config/a.py", "from relay.wire import version"),
-        ("relay/app.py", "import relay.web, relay.actors, relay.transport.quic"),
+        ("relay/app.py", "import relay.web, relay.actors, relay.quic"),
     ],
 )
 def test_what_the_rules_allow(path: str, source: str) -> None:

@@ -12,7 +12,7 @@ from relay.model.group import FRAME_OVERHEAD
 from relay.model.limits import Limits
 from relay.model.pace import EPISODE
 from relay.paths import MAX_SEGMENTS
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.settings import QuicSettings
 from relay.web.metrics import COUNTERS
 
 ROOT = Path(__file__).parent.parent

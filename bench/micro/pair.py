@@ -6,11 +6,11 @@ import datetime as dt
 from collections.abc import Sequence
 
 from aioquic.quic.events import StreamDataReceived
+from relay.quic.compat import RelayQuicConnection
 
-from relay.transport.quic.certificate_store import generate_certificate
-from relay.transport.quic.compat import RelayQuicConnection
-from relay.transport.quic.endpoint import connection_class, quic_configuration
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.certificate_store import generate_certificate
+from relay.quic.endpoint import connection_class, quic_configuration
+from relay.quic.settings import QuicSettings
 
 CLIENT, SERVER = ("192.0.2.1", 1000), ("192.0.2.2", 443)
 STREAMS = 100_000

@@ -20,8 +20,8 @@ from bench.soak import guests
 from bench.soak.guests import Crowd
 from bench.soak.line import Line, TcpLine, UdpLine
 from relay.client import Client, ClientError
+from relay.quic.trust import ClientTls
 from relay.transport.client import ConnectError
-from relay.transport.quic.trust import ClientTls
 from relay.wire.version import Version
 from tests.e2e.harness import free_udp_port
 from tests.e2e.udp_proxy import UdpProxy

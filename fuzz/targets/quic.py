@@ -16,18 +16,18 @@ from aioquic.buffer import (  # type: ignore[attr-defined]
 )
 from aioquic.quic.crypto import CryptoContext, CryptoPair
 from aioquic.tls import CipherSuite
+from relay.quic.fast import keys
+from relay.quic.fast.client_hello import read_client_hello
 
 from fuzz.loop import run
 from fuzz.quic_pair import Faults, Pair
 from fuzz.source import Source
 from relay.model.limits import Limits
+from relay.quic.certificate_store import generate_certificate
+from relay.quic.settings import QuicSettings
+from relay.quic.udp import UdpSocket
 from relay.runtime import SYSTEM
-from relay.transport.quic.certificate_store import generate_certificate
-from relay.transport.quic.endpoint import QuicServer
-from relay.transport.quic.fast import keys
-from relay.transport.quic.fast.client_hello import read_client_hello
-from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.udp import UdpSocket
+from relay.transport.quic_server import QuicServer
 from relay.wire.version import Version
 from tests.transport.virtual import CLIENT
 

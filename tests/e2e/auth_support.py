@@ -23,7 +23,7 @@ from relay.client import Client, Publication
 from relay.config import Auth
 from relay.model.limits import Limits
 from relay.moq.core import Handler
-from relay.transport.quic.trust import ClientTls
+from relay.quic.trust import ClientTls
 from relay.transport.session import Session, Stream
 from relay.wire.errors import WireError
 from relay.wire.frame import Request, open_request

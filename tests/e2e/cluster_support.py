@@ -37,10 +37,10 @@ from relay.config.tables import Client as ClientTable
 from relay.config.tables import ClientTls as ClientTlsTable
 from relay.config.tables import Cluster as ClusterTable
 from relay.model.limits import Limits
+from relay.quic.endpoint import Endpoint
+from relay.quic.settings import QuicSettings
 from relay.transport.client import ClientTls
-from relay.transport.quic.endpoint import Endpoint
-from relay.transport.quic.session import QuicSession
-from relay.transport.quic.settings import QuicSettings
+from relay.transport.quic_session import QuicSession
 from relay.wire.version import Version
 from tests.client.recording import RecordingClient
 from tests.clock import RUNTIME

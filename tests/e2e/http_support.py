@@ -25,7 +25,7 @@ from relay.app import Relay
 from relay.client import Client, Publication
 from relay.config import Address, Auth, Config, Https
 from relay.model.limits import Limits
-from relay.transport.quic.certificate_store import CertificatePair, PrivateKey
+from relay.quic.certificate_store import CertificatePair, PrivateKey
 from tests.client.recording import RecordingClient
 from tests.clock import RUNTIME
 from tests.e2e.support import config, running

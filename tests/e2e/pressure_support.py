@@ -33,9 +33,9 @@ from relay.client import (
     TrackWriter,
 )
 from relay.model.limits import Limits
+from relay.quic.settings import QuicSettings
+from relay.quic.trust import ClientTls
 from relay.transport.client import connect
-from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.trust import ClientTls
 from relay.wire.version import Version
 from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port

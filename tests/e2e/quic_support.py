@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.transport.quic.endpoint import QuicServer
+from relay.transport.quic_server import QuicServer
 
 
 def open_connections(server: QuicServer | None) -> int:

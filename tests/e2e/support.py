@@ -9,7 +9,7 @@ from typing import Any
 from relay.app import Relay
 from relay.config import Address, Auth, Config, Http, Internal, Server, ServerTls, Web
 from relay.model.limits import Limits
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.settings import QuicSettings
 from relay.wire.version import Version
 from tests.clock import RUNTIME
 from tests.e2e.harness import RustPeer, free_udp_port

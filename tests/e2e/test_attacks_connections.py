@@ -22,9 +22,9 @@ import pytest
 from relay.app import Relay
 from relay.client import Client, Publication, Subscription
 from relay.model.limits import Limits
+from relay.quic.settings import QuicSettings
+from relay.quic.trust import ClientTls
 from relay.transport.client import ConnectError
-from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.trust import ClientTls
 from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import WITHIN, certificate, install, secured

@@ -19,9 +19,9 @@ from relay.actors.connection import ConnectionActor
 from relay.app import Relay
 from relay.client import Client, TrackWriter
 from relay.model.limits import Limits
+from relay.quic.settings import QuicSettings
 from relay.transport.client import ClientTls, connect
-from relay.transport.quic.session import QuicSession
-from relay.transport.quic.settings import QuicSettings
+from relay.transport.quic_session import QuicSession
 from relay.transport.session import Event
 from relay.wire.announce import AnnounceRequest
 from relay.wire.errors import SessionCode, StreamCode

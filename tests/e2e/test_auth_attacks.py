@@ -27,8 +27,8 @@ from relay.auth.permissions import UnauthorizedError
 from relay.auth.throttle import Throttle
 from relay.client import Client, SessionEnded
 from relay.config import Auth
+from relay.quic.trust import ClientTls
 from relay.transport.client import ConnectError, connect, connect_websocket
-from relay.transport.quic.trust import ClientTls
 from relay.transport.session import Stream
 from relay.transport.webtransport_client import WebTransportClientSession
 from relay.wire.announce import AnnounceRequest

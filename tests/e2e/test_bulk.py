@@ -9,8 +9,8 @@ import pytest
 
 from relay.client import Client, GroupReader
 from relay.model.limits import Limits
-from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.trust import ClientTls
+from relay.quic.settings import QuicSettings
+from relay.quic.trust import ClientTls
 from tests.e2e.support import running, webtransport
 from tests.sampling import first
 

@@ -22,7 +22,7 @@ from relay.app import Relay
 from relay.client import Client, Publication, TrackWriter
 from relay.model.limits import Limits
 from relay.moq.session import FetchRequested
-from relay.transport.quic.trust import ClientTls
+from relay.quic.trust import ClientTls
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
 from tests.client.recording import requested, requests_of, subscriptions_of

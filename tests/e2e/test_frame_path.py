@@ -16,13 +16,13 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
+from relay.quic.fast import keys
 
 import relay
 from relay.app import Relay
 from relay.client import Client
 from relay.transport.client import ClientTls
-from relay.transport.quic.fast import keys
-from relay.transport.quic.session import QuicSession
+from relay.transport.quic_session import QuicSession
 from tests.e2e.support import running, webtransport
 
 pytestmark = [

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import serialization
 from relay.app import Relay
 from relay.client import Client
 from relay.config import Auth, Config, ConfigError, Server, ServerTls
-from relay.transport.quic.certificate_store import CertificatePair, generate_certificate
-from relay.transport.quic.trust import ClientTls
+from relay.quic.certificate_store import CertificatePair, generate_certificate
+from relay.quic.trust import ClientTls
 from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import (

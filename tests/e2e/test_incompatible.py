@@ -11,8 +11,8 @@ import pytest
 
 from relay.app import Relay
 from relay.config import Address, Auth, Config, Server, ServerTls
+from relay.quic.trust import ClientTls
 from relay.transport.client import ConnectError, connect, connect_websocket
-from relay.transport.quic.trust import ClientTls
 from relay.wire.version import Version
 
 WITHIN = 10

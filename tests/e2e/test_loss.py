@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay.model.limits import Limits
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.settings import QuicSettings
 from tests.e2e.harness import free_udp_port
 from tests.e2e.pressure_support import Shape, percentile, stage
 from tests.e2e.support import assert_complete, publisher, running, viewer, webtransport

@@ -20,9 +20,9 @@ from relay.actors.runtime import Ref, ask
 from relay.app import Relay
 from relay.client import Client, Publication, SessionEnded, SubscribeError
 from relay.model.limits import Limits
+from relay.quic.trust import ClientTls
 from relay.runtime import SYSTEM
 from relay.transport.client import ConnectError
-from relay.transport.quic.trust import ClientTls
 from relay.web.metrics import COUNTERS, LAG_WINDOW, LoopLag
 from relay.wire.version import Version
 from tests.e2e.http_support import IMPATIENT, WITHIN, no_readers_left, published, stage

@@ -13,7 +13,7 @@ import asyncio
 import pytest
 
 from relay.model.limits import Limits
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.settings import QuicSettings
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
 from tests.e2e.harness import free_udp_port

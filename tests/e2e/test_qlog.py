@@ -13,9 +13,9 @@ import pytest
 from relay.app import Relay
 from relay.client import Client
 from relay.config import Config
-from relay.transport.quic.qlog import QlogDirectory
-from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.trust import ClientTls
+from relay.quic.qlog import QlogDirectory
+from relay.quic.settings import QuicSettings
+from relay.quic.trust import ClientTls
 from tests.e2e.http_support import guarded, token
 from tests.e2e.support import PATIENT, config
 from tests.e2e.swarm import swarm

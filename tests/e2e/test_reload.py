@@ -17,8 +17,8 @@ from relay.actors.runtime import ask
 from relay.app import Relay
 from relay.client import Client
 from relay.config import Address, Auth, Config, ConfigError, Public
+from relay.quic.settings import QuicSettings
 from relay.transport.client import ConnectError
-from relay.transport.quic.settings import QuicSettings
 from tests.actors.watching import actor_of
 from tests.auth.support import jwk
 from tests.e2e.cluster_support import ANYONE

@@ -13,10 +13,10 @@ import pytest
 from relay.app import Relay
 from relay.client import Client
 from relay.model.limits import Limits
+from relay.quic.certificate_store import CertificateStore
+from relay.quic.settings import QuicSettings
 from relay.runtime import SYSTEM
-from relay.transport.quic.certificate_store import CertificateStore
-from relay.transport.quic.endpoint import QuicServer
-from relay.transport.quic.settings import QuicSettings
+from relay.transport.quic_server import QuicServer
 from relay.wire.version import Version
 from tests.e2e.harness import RustPeer, free_udp_port
 from tests.e2e.support import PATIENT, assert_complete, paced, publisher, raw, running, viewer, webtransport

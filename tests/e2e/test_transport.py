@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
+from relay.quic.compat import RelayQuicConnection
+from relay.quic.fast.connection import FastConnection
 
 from relay.model.limits import Limits
+from relay.quic import dial, endpoint, offload
+from relay.quic.certificate_store import CertificatePair, CertificateStore, generate_certificate
+from relay.quic.endpoint import Endpoint
+from relay.quic.settings import QuicSettings
 from relay.transport.client import ClientTls, ConnectError, connect
-from relay.transport.quic import dial, endpoint, offload
-from relay.transport.quic.certificate_store import CertificatePair, CertificateStore, generate_certificate
-from relay.transport.quic.compat import RelayQuicConnection
-from relay.transport.quic.endpoint import Endpoint, QuicServer
-from relay.transport.quic.fast.connection import FastConnection
-from relay.transport.quic.session import QuicSession
-from relay.transport.quic.settings import QuicSettings
+from relay.transport.quic_server import QuicServer
+from relay.transport.quic_session import QuicSession
 from relay.transport.session import Event, Pong, Session, SessionClosed, SessionRequest, StreamData
 from relay.wire.version import Version
 from tests.clock import RUNTIME

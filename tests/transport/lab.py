@@ -15,10 +15,10 @@ from typing import Any
 from aioquic.quic import events
 from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.tls import Epoch
+from relay.quic.compat import RelayQuicConnection
 
-from relay.transport.quic.compat import RelayQuicConnection
-from relay.transport.quic.endpoint import connection_class, quic_configuration
-from relay.transport.quic.settings import QuicSettings
+from relay.quic.endpoint import connection_class, quic_configuration
+from relay.quic.settings import QuicSettings
 from tests.transport.virtual import PAIR, WAYS, Pairing
 
 ADDRESSES = {"client": ("192.0.2.1", 1000), "server": ("192.0.2.2", 443)}

@@ -14,10 +14,10 @@ from aioquic.quic.packet import QuicHeader, QuicPacketType
 
 from relay.model.limits import Limits
 from relay.model.pace import LOG_BURST
+from relay.quic import admission, compat
+from relay.quic.admission import Admission, Admitted
+from relay.quic.connection import Connection
 from relay.runtime import SYSTEM
-from relay.transport.quic import admission, compat
-from relay.transport.quic.admission import Admission, Admitted
-from relay.transport.quic.connection import Connection
 from relay.transport.slots import Slots
 from tests.transport.virtual import CLIENT, PAIR, SERVER, Wire
 

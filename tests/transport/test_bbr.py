@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from relay.quic.fast.recovery import AckedPackets
 
-from relay.transport.quic import compat
-from relay.transport.quic.bbr import CYCLE, SMALLEST_WINDOW, Bbr, Mode
-from relay.transport.quic.fast.recovery import AckedPackets
+from relay.quic import compat
+from relay.quic.bbr import CYCLE, SMALLEST_WINDOW, Bbr, Mode
 from tests.transport.lab import Lab, Network
 from tests.transport.virtual import Pairing
 

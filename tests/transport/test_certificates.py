@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from relay.transport.quic.certificate_store import (
+from relay.quic.certificate_store import (
     CertificateError,
     CertificatePair,
     CertificateStore,

@@ -11,7 +11,7 @@ import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
-from relay.transport.quic import compat
+from relay.quic import compat
 from tests.transport.virtual import PAIR, Recorder, Wire
 
 pytestmark = pytest.mark.usefixtures("pairing")

@@ -14,12 +14,13 @@ from typing import Any, cast
 import pytest
 
 from relay.model.pace import LogThrottle
-from relay.transport.quic import udp
-from relay.transport.quic.connection import Connection
-from relay.transport.quic.cost import ORDINARY, SLOWER, PacketCost
-from relay.transport.quic.endpoint import Endpoint, QuicServer
-from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.udp import Address, UdpSocket
+from relay.quic import udp
+from relay.quic.connection import Connection
+from relay.quic.cost import ORDINARY, SLOWER, PacketCost
+from relay.quic.endpoint import Endpoint
+from relay.quic.settings import QuicSettings
+from relay.quic.udp import Address, UdpSocket
+from relay.transport.quic_server import QuicServer
 from tests.transport.virtual import CLIENT
 
 LIMIT = 0.05

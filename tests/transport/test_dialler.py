@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from relay.quic.settings import QuicSettings
 from relay.transport import dialler
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
-from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
 
 JWT, OTHER = "aaa.bbb.ccc", "ddd.eee.fff"

@@ -12,13 +12,13 @@ from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketPacer
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
+from relay.quic.compat import KeyUpdatePair, RelayQuicConnection
+from relay.quic.fast import base
+from relay.quic.fast.connection import FastConnection
+from relay.quic.fast.keys import FastPair
+from relay.quic.fast.recovery import SEEN, Pacer, ReceivedPackets, SentPacket, TrainPacket
+from relay.quic.fast.streams import FastReceiver, FastSender, FastStream
 
-from relay.transport.quic.compat import KeyUpdatePair, RelayQuicConnection
-from relay.transport.quic.fast import base
-from relay.transport.quic.fast.connection import FastConnection
-from relay.transport.quic.fast.keys import FastPair
-from relay.transport.quic.fast.recovery import SEEN, Pacer, ReceivedPackets, SentPacket, TrainPacket
-from relay.transport.quic.fast.streams import FastReceiver, FastSender, FastStream
 from tests.transport.lab import Lab, Network
 from tests.transport.test_private_names import METHODS, STATE, plain
 from tests.transport.virtual import Wire
@@ -30,7 +30,7 @@ def test_our_names_hide_nothing() -> None:
     ours = {
         name
         for cls in FastConnection.__mro__
-        if cls.__module__.startswith("relay.transport.quic.fast")
+        if cls.__module__.startswith("relay.quic.fast")
         for name in vars(cls)
     }
     public = {"close", "datagrams_to_send", "get_timer", "handle_timer", "next_event", "receive_datagram"}

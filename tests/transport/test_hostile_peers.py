@@ -12,13 +12,13 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType, Qu
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.rangeset import RangeSet
 from aioquic.tls import Epoch
+from relay.quic.compat import RelayQuicConnection
+from relay.quic.fast.connection import MIN_ACK_DELAY
+from relay.quic.fast.start import CONNECTION_IDS
+from relay.quic.fast.streams import ReorderBuffer
+from relay.quic.fast.varint import varint
 
-from relay.transport.quic import compat
-from relay.transport.quic.compat import RelayQuicConnection
-from relay.transport.quic.fast.connection import MIN_ACK_DELAY
-from relay.transport.quic.fast.start import CONNECTION_IDS
-from relay.transport.quic.fast.streams import ReorderBuffer
-from relay.transport.quic.fast.varint import varint
+from relay.quic import compat
 from tests.transport.lab import Lab, Network
 from tests.transport.virtual import CLIENT, Wire
 

@@ -11,8 +11,8 @@ from aioquic.quic.events import QuicEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.quic.connection import Connection
 from relay.transport import http3
-from relay.transport.quic.connection import Connection
 from relay.transport.session import DatagramReceived, SessionClosed, StreamData
 from relay.wire.errors import to_http3
 from relay.wire.varint import encode_varint

@@ -9,7 +9,7 @@ from typing import Any
 import pylsqpack
 import pytest
 
-from relay.transport.quic.connection import Connection
+from relay.quic.connection import Connection
 from relay.wire.webtransport import parse_protocol_list
 from tests.transport.test_http3 import Script, ScriptedClient
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from aioquic.quic.crypto import CryptoContext
 from aioquic.tls import CipherSuite
+from relay.quic.fast import keys
+from relay.quic.fast.keys import FastPair, PureKeys, pure_read_ack
 
-from relay.transport.quic.fast import keys
-from relay.transport.quic.fast.keys import FastPair, PureKeys, pure_read_ack
 from relay.wire.varint import encode_varint
 
 kernel: Any = vars(keys)["_kernel"]
@@ -294,8 +294,8 @@ def test_other_ciphers_take_the_python_code() -> None:
 def test_without_libcrypto_or_compiler() -> None:
     """Everything works without the module."""
     code = (
-        "import sys; sys.modules['relay.transport.quic.fast._kernel'] = None\n"
-        "from relay.transport.quic.fast import keys\n"
+        "import sys; sys.modules['relay.quic.fast._kernel'] = None\n"
+        "from relay.quic.fast import keys\n"
         "assert not keys.NATIVE and keys.read_ack is keys.pure_read_ack\n"
         "import relay.app"
     )

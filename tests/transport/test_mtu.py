@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from relay.quic.fast import mtu
+from relay.quic.fast.mtu import PathMtu
 
-from relay.transport.quic.fast import mtu
-from relay.transport.quic.fast.mtu import PathMtu
 from tests.transport.lab import Lab, Network
 from tests.transport.virtual import Pairing
 

@@ -6,7 +6,7 @@ import pytest
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.packet import pull_quic_header
 
-from relay.transport.quic.negotiation import answer
+from relay.quic.negotiation import answer
 
 SUPPORTED = (0x00000001, 0x6B3343CF)
 

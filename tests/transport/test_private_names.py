@@ -16,7 +16,7 @@ from aioquic.quic.connection import QuicConnection, QuicConnectionState, QuicNet
 from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
-from relay.transport.quic import compat
+from relay.quic import compat
 
 STATE = {
     # the choice of the path: `FastBase._review`

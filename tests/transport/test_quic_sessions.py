@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from relay.quic.fast.varint import varint
+from relay.quic.stream import plain_code, wire_code
 
-from relay.transport.quic import compat
-from relay.transport.quic import session as session_module
-from relay.transport.quic.connection import Connection
-from relay.transport.quic.fast.varint import varint
-from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.stream import plain_code, wire_code
+from relay.quic import compat
+from relay.quic import session as session_module
+from relay.quic.connection import Connection
+from relay.quic.settings import QuicSettings
 from relay.transport.raw_quic import RawSession
 from relay.transport.session import DatagramReceived, Event, Pong, SessionClosed, StreamData
 from relay.wire.errors import to_http3

@@ -32,15 +32,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
+from relay.quic.compat import Credentials
+from relay.quic.fast import handshake, secrets, start
+from relay.quic.fast.client_hello import read_client_hello
+from relay.quic.fast.connection import FastConnection
+from relay.quic.fast.streams import FastStream
 
+from relay.quic.endpoint import Endpoint
+from relay.quic.settings import QuicSettings
 from relay.runtime import SYSTEM
-from relay.transport.quic.compat import Credentials
-from relay.transport.quic.endpoint import Endpoint
-from relay.transport.quic.fast import handshake, secrets, start
-from relay.transport.quic.fast.client_hello import read_client_hello
-from relay.transport.quic.fast.connection import FastConnection
-from relay.transport.quic.fast.streams import FastStream
-from relay.transport.quic.settings import QuicSettings
 from relay.transport.session import StreamData
 from tests.transport.virtual import CLIENT, PAIR, SERVER, Recorder, Wire
 

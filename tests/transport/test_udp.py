@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from relay.model.pace import LOG_BURST
-from relay.transport.quic import offload, udp
-from relay.transport.quic.udp import Address, UdpSocket
+from relay.quic import offload, udp
+from relay.quic.udp import Address, UdpSocket
 from relay.transport.sockets import bind_udp
 
 SIZE = 1000

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from relay.transport.quic.validity import ValidityWatch, validity_warning
+from relay.quic.validity import ValidityWatch, validity_warning
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 KEY = ec.generate_private_key(ec.SECP256R1())

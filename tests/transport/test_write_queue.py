@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from relay.transport.quic.write_queue import WriteQueue
+from relay.quic.write_queue import WriteQueue
 
 
 def test_what_is_taken_is_what_was_added() -> None:

@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Any, ClassVar, TypeAlias, cast
 
 from relay.model.pace import LogThrottle
-from relay.transport.quic.certificate_store import CertificatePair, generate_certificate
-from relay.transport.quic.connection import Connection, Handler
-from relay.transport.quic.endpoint import Endpoint, connection_class, quic_configuration
-from relay.transport.quic.session import QuicSession
-from relay.transport.quic.settings import QuicSettings
-from relay.transport.quic.udp import UdpSocket
+from relay.quic.certificate_store import CertificatePair, generate_certificate
+from relay.quic.connection import Connection, Handler
+from relay.quic.endpoint import Endpoint, connection_class, quic_configuration
+from relay.quic.settings import QuicSettings
+from relay.quic.udp import UdpSocket
+from relay.transport.quic_session import QuicSession
 from relay.transport.raw_quic import RawSession
 from relay.transport.session import (
     Event,

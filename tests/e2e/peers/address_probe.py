@@ -15,7 +15,7 @@ import socket
 import sys
 
 from relay.client import Client
-from relay.transport.quic.trust import ClientTls
+from relay.quic.trust import ClientTls
 
 TRIES = 3
 
