@@ -806,6 +806,7 @@ class Connection:
         if number >= self._skip_at:
             recovery.skip(number)
             number += 1
+            self._number = number  # even if no packet follows now
             self._skip_at = number + self._random.randrange(*NEXT_SKIP)
         protection.before_sending(number, recovery.largest_acked)
         keys = protection.sending

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from relay.logger import get_logger
 from relay.model.address import readable_address
 from relay.model.pace import LogThrottle
-from relay.quic import errors
+from relay.quic import errors, qlog
 from relay.quic.connection import CLOSED, OPEN, Burst, Connection
 from relay.quic.cost import WATCHED, PacketCost
 from relay.quic.handler import APPLICATION, Close, Handler, Waker
@@ -304,8 +304,12 @@ class Driver(Waker):
         if self.handshake is not None:
             self.handshake.release()
             self.handshake = None
-        if self.connection is not None:
-            self.connection.release()
+        connection = self.connection
+        if connection is not None:
+            if connection.trace is not None:
+                connection.trace.end()
+                connection.trace = None
+            connection.release()
         self.session = None
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
@@ -357,6 +361,9 @@ class Driver(Waker):
             waker=self,
             token_of=endpoint.token_of,
         )
+        trace = handshake.take_trace()
+        if isinstance(trace, qlog.Trace):
+            connection.log_to(qlog.ConnectionTrace(trace, now, connection.peer.ack_delay_exponent))
         self.armed.clear()  # its deadlines may be nearer than any before
         early = handshake.early
         session = endpoint.handshake_done(self, handshake.alpn)
@@ -445,8 +452,11 @@ class Driver(Waker):
         if not self._over:
             self._over = True
             self._close_plan = None
-            if self.session is not None:
-                self.session.deliver()
+            try:
+                if self.session is not None:
+                    self.session.deliver()
+            except Exception as error:  # noqa: BLE001 - the boundary of one connection
+                self.fail(error)
             self.endpoint.on_close(self)
         if self.connection is not None and self.connection.state == CLOSED:
             self.endpoint.remove(self)

@@ -84,6 +84,11 @@ class StreamTable(StreamOwner):
     def __len__(self) -> int:
         return len(self._by_id)
 
+    @property
+    def accepted(self) -> int:
+        """How many streams the user of the session knows."""
+        return sum([stream.accepted for stream in self._by_id.values()])
+
     def get(self, stream_id: int) -> Stream | None:
         return self._by_id.get(stream_id)
 

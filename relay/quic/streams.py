@@ -360,7 +360,7 @@ class Stream(Sender):
     @property
     def undelivered(self) -> bool:
         out = self.out
-        if out.reset_code >= 0 or out.done:
+        if out.reset_code >= 0 or out.done or self.owner.ended:
             return False
         return out.acked < out.written or out.fin_at >= 0
 

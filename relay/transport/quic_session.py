@@ -151,7 +151,7 @@ class QuicSession(Handler):
             estimate=connection.rate_estimate,
             bytes_received=self.driver.bytes_received,
             bytes_sent=self.driver.bytes_sent,
-            streams=len(connection.streams),
+            streams=connection.streams.accepted,
         )
 
     async def wait_closed(self) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of the QUIC tests."""
+"""Fixtures of the session tests."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import pytest
 
 from tests.transport.virtual import Pairing, Wire
 
-PAIRINGS: dict[str, Pairing] = {
-    "fast": ("fast", "fast"),
-    "pure": ("pure", "pure"),
-    "aioquic": ("aioquic", "aioquic"),
-    "fast-aioquic": ("fast", "aioquic"),
-    "aioquic-fast": ("aioquic", "fast"),
-}
+PAIRINGS: dict[str, Pairing] = {"native": ("native", "native"), "pure": ("pure", "pure")}
 
 
 @pytest.fixture(params=PAIRINGS)
 def pairing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pairing:
-    """The packet implementation of each side, client and server."""
+    """What seals and opens the packets of each side, client and server."""
     chosen = PAIRINGS[request.param]
     monkeypatch.setattr(Wire, "pairing", chosen)
     return chosen

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import QuicEvent
+from aioquic.quic.events import HandshakeCompleted, QuicEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.quic.connection import Connection
 from relay.transport import http3
 from relay.transport.session import DatagramReceived, SessionClosed, StreamData
 from relay.wire.errors import to_http3
 from relay.wire.varint import encode_varint
 from relay.wire.webtransport import encode_close_capsule
+from tests.quic.handshaking import CLIENT, SERVER, configured
 from tests.transport.virtual import Recorder, Wire
 
 pytestmark = pytest.mark.usefixtures("pairing")
@@ -102,53 +103,73 @@ CONNECT = [
 
 
 class Script:
-    """A minimal client: HTTP/3 settings, then the test's bytes."""
+    """A client of plain aioquic, which keeps what it receives."""
 
-    gathered = ()
+    gone = False
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        configuration = configured(is_client=True, alpns=("h3",))
+        configuration.max_datagram_frame_size = 65536
+        self.quic = QuicConnection(configuration=configuration)
         self.h3: H3Connection | None = None
         self.events: list[QuicEvent] = []
         self.headers: dict[int, dict[bytes, bytes]] = {}
-        self.close_event: Any = None
+        self.quic.connect(SERVER, wire.now)
+        wire.dirty[self] = None
 
     def established(self) -> None:
-        self.h3 = H3Connection(self.connection.quic, enable_webtransport=True)
+        self.h3 = H3Connection(self.quic, enable_webtransport=True)
 
     def handle(self, event: QuicEvent) -> None:
-        self.events.append(event)
-        assert self.h3 is not None
         stream_id = getattr(event, "stream_id", None)
-        if stream_id is None or stream_id % 4 in (0, 3):
+        if self.h3 is not None and (stream_id is None or stream_id % 4 in (0, 3)):
             for h3_event in self.h3.handle_event(event):
                 if hasattr(h3_event, "headers"):
                     self.headers[stream_id or 0] = dict(h3_event.headers)
 
-    def pump(self) -> None:
-        pass
+    # -- an end of the wire
 
-    def deliver(self) -> None:
-        pass
+    def receive(self, data: bytes, address: tuple[str, int], now: float) -> None:
+        self.quic.receive_datagram(data, address, now)
 
-    def lost(self, event: Any, *, by_peer: bool) -> None:
-        self.close_event = event
+    def drained(self, now: float) -> None:
+        while (event := self.quic.next_event()) is not None:
+            self.events.append(event)
+            if isinstance(event, HandshakeCompleted):
+                self.established()
+            else:
+                self.handle(event)
+        self.transmit(now)
 
-    def close(self, code: int = 0, reason: str = "") -> None:
-        pass
+    def transmit(self, now: float) -> None:
+        for data, _ in self.quic.datagrams_to_send(now):
+            self._wire.flying.append(("server", data, CLIENT))
+
+    def on_timer(self, now: float) -> None:
+        due = self.quic.get_timer()
+        if due is not None and due <= now:
+            self.quic.handle_timer(now)
+            self.drained(now)
+
+    def due(self) -> float:
+        due = self.quic.get_timer()
+        return math.inf if due is None else due
 
 
 class ScriptedClient:
     """A wire with a scripted client."""
 
-    def __init__(self, **options: Any) -> None:
-        self.wire = Wire("webtransport", client_handler=self._make, **options)
-        self.wire.run()
-        self.quic: QuicConnection = self.wire.client_quic
+    kind: type[Script] = Script
 
-    def _make(self, connection: Connection, alpn: str) -> Script:
-        self.script = Script(connection)
-        return self.script
+    def __init__(self, **options: Any) -> None:
+        self.wire = Wire("webtransport", client_end=self._make, **options)
+        self.wire.run()
+        self.quic = self.script.quic
+
+    def _make(self, wire: Wire) -> tuple[Script, bytes]:
+        self.script = self.kind(wire)
+        return self.script, self.script.quic.original_destination_connection_id
 
     def send(self, stream_id: int, data: bytes, *, fin: bool = False) -> None:
         self.quic.send_stream_data(stream_id, data, fin)
@@ -160,7 +181,7 @@ class ScriptedClient:
         self.run()
 
     def run(self) -> None:
-        self.wire.client_connection.touch()
+        self.wire.dirty[self.script] = None
         self.wire.run()
 
     def open(self) -> Recorder:
@@ -173,7 +194,7 @@ class ScriptedClient:
 
     @property
     def closed_with(self) -> int | None:
-        event = self.script.close_event
+        event = self.quic._close_event
         return None if event is None else int(event.error_code)
 
 
@@ -230,7 +251,7 @@ def test_other_requests_get_an_answer(headers: list[tuple[bytes, bytes]], status
     seen = Recorder(client.wire.server)
     client.send(8, encode_varint(0x41) + encode_varint(4) + b"data")
     assert seen.data(8) == b"data"
-    assert not session._ignored
+    assert not session._requests
 
 
 def test_second_connect_is_refused() -> None:
@@ -363,8 +384,8 @@ def test_request_streams_that_end_early(data: bytes) -> None:
     client.request(CONNECT, 4)
     assert client.status(4) == b"200"
     session: Any = client.wire.server
-    assert not session._heads
     assert not session._requests
+    assert session.connection.streams.get(0) is None
 
 
 def test_reset_of_streams_that_said_nothing() -> None:
@@ -376,7 +397,7 @@ def test_reset_of_streams_that_said_nothing() -> None:
         client.run()
     assert not seen.events
     session: Any = client.wire.server
-    assert not session._heads
+    assert not {4, 14} & set(session.connection.streams._by_id)
     assert client.closed_with is None
 
 
@@ -390,8 +411,9 @@ def test_unknown_uni_streams_are_ignored() -> None:
     client.run()
     assert client.closed_with is None
     session: Any = client.wire.server
-    assert 14 not in session._h3_streams
-    assert 18 not in session._h3_streams
+    for stream_id in (14, 18):
+        assert stream_id not in session._h3._stream
+        assert session.connection.streams.get(stream_id) is None
 
 
 def test_closing_the_control_stream_is_an_error() -> None:
@@ -452,11 +474,30 @@ def test_a_request_answered_after_the_peer_left() -> None:
 def test_shutdown_of_an_unanswered_request() -> None:
     client = ScriptedClient(answer=lambda request: None)
     client.request(CONNECT)
-    handler = client.wire.server_connection.handler
-    assert handler is not None
-    handler.close(0, "shutdown")
+    session = client.wire.server_driver.session
+    assert session is not None
+    session.close(0, "shutdown")
     client.wire.run()
     assert client.status() == b"503"
+
+
+# -- what our own client sees
+
+
+def test_settings_satisfy_every_generation() -> None:
+    wire = Wire("webtransport")
+    wire.open()
+    session: Any = wire.client
+    for name in (0x08, 0x33, 0xFFD277, 0x2B603742, 0x2B603743, 0xC671706A):
+        assert session._h3.received_settings[name] == 1
+
+
+def test_the_control_stream_comes_first() -> None:
+    wire = Wire("webtransport")
+    _, server = wire.open()
+    session: Any = server
+    assert session._h3._local_control_stream_id == 3
+    assert 0 not in session._h3._stream  # the request's record is dropped
 
 
 # -- what a client makes HTTP/3 keep

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pylsqpack
 import pytest
 
-from relay.quic.connection import Connection
 from relay.wire.webtransport import parse_protocol_list
 from tests.transport.test_http3 import Script, ScriptedClient
 
@@ -26,18 +24,13 @@ class Captured(Script):
     """Writes nothing of its own."""
 
     def established(self) -> None:
-        self.h3 = None
-
-    def handle(self, event: Any) -> None:
-        self.events.append(event)
+        pass
 
 
 class Replay(ScriptedClient):
     """A wire whose client replays captured bytes."""
 
-    def _make(self, connection: Connection, alpn: str) -> Script:
-        self.script = Captured(connection)
-        return self.script
+    kind = Captured
 
 
 @pytest.mark.parametrize("step", [1, 7, 10_000])

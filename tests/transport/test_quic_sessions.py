@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import logging
 import random
-from itertools import pairwise
-from typing import Any
 
 import pytest
-from relay.quic.fast.varint import varint
-from relay.quic.stream import plain_code, wire_code
 
-from relay.quic import compat
-from relay.quic import session as session_module
-from relay.quic.connection import Connection
+from relay.quic.connection import MOST_DATAGRAMS
+from relay.quic.driver import Driver
 from relay.quic.settings import QuicSettings
+from relay.quic.varint import varint
+from relay.transport.quic_session import EARLY_BYTES, plain_code, wire_code
 from relay.transport.raw_quic import RawSession
 from relay.transport.session import DatagramReceived, Event, Pong, SessionClosed, StreamData
 from relay.wire.errors import to_http3
 from relay.wire.version import Version
-from tests.transport.virtual import Recorder, Wire
+from tests.transport.virtual import CLIENT, SERVER, Recorder, Wire
 
 pytestmark = pytest.mark.usefixtures("pairing")
 
@@ -97,8 +94,8 @@ def test_reject_webtransport(status: int) -> None:
     wire.run()
     assert getattr(wire.client, "status", None) == status
     wire.advance(1.0)
-    assert wire.server_connection.over
-    assert wire.client_connection.over
+    assert wire.server_driver.over
+    assert wire.client_driver.over
 
 
 @pytest.mark.parametrize(
@@ -117,12 +114,12 @@ def test_reject_raw(alpn: str, status: int, code: int) -> None:
 def test_a_peer_that_never_asks_for_a_session_is_closed() -> None:
     wire = Wire(
         "webtransport",
-        client_handler=lambda connection, alpn: RawSession(connection, alpn="", is_client=True),
+        client_handler=lambda driver, alpn: RawSession(driver, alpn="", is_client=True),
     )
-    wire.server_connection.setup_deadline = wire.now + 10.0
+    wire.server_driver.setup_deadline = wire.now + 10.0
     wire.run()
     wire.advance(11.0)
-    assert wire.server_connection.over
+    assert wire.server_driver.over
     assert wire.server_side.refused["setup"] == 1
 
 
@@ -176,6 +173,36 @@ def test_loss_is_repaired(wire: Wire) -> None:
     wire.advance(9.0)
     assert sorted(seen.finished) == [stream.id for stream in streams]
     assert all(seen.data(stream.id) == bytes([number]) * 5000 for number, stream in enumerate(streams))
+
+
+def test_a_bad_network_changes_nothing(wire: Wire) -> None:
+    """Packets are lost, repeated and reordered, of the handshake too."""
+    dice = random.Random(3)
+
+    def lose(target: str, data: bytes) -> bool:
+        if dice.random() < 0.2:
+            wire.flying.append((target, data, CLIENT if target == "server" else SERVER))
+            return dice.random() < 0.5  # later, or twice
+        return dice.random() < 0.05
+
+    wire.lose = lose
+    wire.advance(5.0)
+    client, server = wire.open()
+    at_client, at_server = Recorder(client), Recorder(server)
+    echo(at_server)
+    contents = [dice.randbytes(dice.choice([1, 3000, 40_000])) for _ in range(30)]
+    streams = [client.open_bidi(number) for number in range(30)]
+    for stream, content in zip(streams, contents, strict=True):
+        stream.write([content[:7], content[7:]], fin=True)
+    wire.advance(9.0)
+    assert [at_client.data(stream.id) for stream in streams] == contents
+    assert sorted(at_client.finished) == sorted(stream.id for stream in streams)
+    wire.lose = lambda target, data: False
+    wire.advance(2.0)
+    assert client.stats().streams == server.stats().streams == 0
+    client.close(7, "bye")
+    wire.advance(2.0)
+    assert at_server.closed == SessionClosed(7, "bye", by_peer=True)
 
 
 def test_writes_after_the_end_do_nothing(wire: Wire) -> None:
@@ -277,7 +304,7 @@ def test_reset_drops_what_was_not_sent(wire: Wire) -> None:
     seen = Recorder(server)
     stream = client.open_uni()
     stream.write([bytes(500_000)], fin=True)
-    wire.client_connection.transmit(wire.now)
+    wire.client_driver.transmit(wire.now)
     assert stream.unsent > 400_000
     stream.reset(52)
     assert stream.unsent == 0
@@ -290,7 +317,7 @@ def test_unsent_goes_down_to_zero(wire: Wire) -> None:
     Recorder(server)
     stream = client.open_uni()
     stream.write([bytes(100_000)])
-    assert stream.unsent == 100_000
+    assert 0 <= stream.unsent - 100_000 <= 3  # the prefix of WebTransport
     wire.run()
     assert stream.unsent == 0
 
@@ -391,10 +418,10 @@ def test_streams_wait_for_credit(kind: str) -> None:
         stream.write([b"group"], fin=True)
     wire.run(100_000)
     assert len(seen.finished) == 5000
-    assert not wire.client_connection.over
+    assert not wire.client_driver.over
     assert client.stats().streams == server.stats().streams == 0
-    assert len(wire.client_quic._streams) < 30
-    assert len(wire.server_quic._streams) < 30
+    assert len(wire.client_driver.quic.streams) < 30
+    assert len(wire.server_driver.quic.streams) < 30
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -409,7 +436,7 @@ def test_the_most_urgent_stream_gets_the_credit(kind: str) -> None:
     waiting = {priority: client.open_uni(priority) for priority in (5, 9, 1, 9000, 7)}
     for priority, stream in waiting.items():
         stream.write([b"%d" % priority], fin=True)
-    assert waiting[9000].unsent == 4
+    assert waiting[9000].unsent >= 4
     waiting[9].reset(0)  # dropped while it waits: it takes no credit
     wire.run()
     assert all(stream.id == -1 for stream in waiting.values())
@@ -499,17 +526,14 @@ def test_no_growth_over_many_streams(wire: Wire) -> None:
         seen.batches.clear()
     wire.run()
     for side in (client, server):
-        assert not side._streams
-        assert not side._writing
-        assert not side._waiting
-        for name in ("_heads", "_requests", "_ignored"):
-            assert not getattr(side, name, None)
-    # Finished streams are discarded with the next packet each side sends.
+        assert not side.connection.streams.queue
+        assert not getattr(side, "_requests", None)
+    # Finished streams are discarded with the next packet each side receives.
     client.ping()
     server.ping()
     wire.run()
-    assert len(wire.client_quic._streams) < 10
-    assert len(wire.server_quic._streams) < 10
+    assert len(wire.client_driver.quic.streams) < 10
+    assert len(wire.server_driver.quic.streams) < 10
 
 
 # -- receive windows
@@ -525,9 +549,9 @@ def test_windows_follow_what_was_delivered(kind: str) -> None:
         stream = client.open_uni()
         stream.write([bytes(200_000)], fin=True)
         wire.advance(1.0)
-    window = wire.server_quic._receive_window
-    assert window.used >= 2_400_000
-    assert window.value - window.used <= 300_000
+    streams = wire.server_driver.quic.streams
+    assert streams._received >= 2_400_000
+    assert streams._receive_limit - streams._received <= 300_000
 
 
 def test_resets_give_the_window_back() -> None:
@@ -543,7 +567,7 @@ def test_resets_give_the_window_back() -> None:
         stream.reset(1)
         wire.lose = lambda target, data: False
         wire.advance(1.0)
-    assert not wire.client_connection.over
+    assert not wire.client_driver.over
     stream = client.open_uni()
     stream.write([bytes(300_000)], fin=True)
     wire.advance(5.0)
@@ -570,7 +594,7 @@ def test_datagrams_do_not_pile_up(wire: Wire) -> None:
     client, _ = wire.open()
     for _ in range(1000):
         client.send_datagram(b"x")
-    assert compat.pending_datagrams(wire.client_quic) == session_module.PENDING_DATAGRAMS
+    assert len(wire.client_driver.quic._datagrams) == MOST_DATAGRAMS
 
 
 def test_pong(wire: Wire) -> None:
@@ -599,7 +623,7 @@ def test_silence_ends_the_session(kind: str) -> None:
     wire.lose = lambda target, data: True
     wire.advance(15.0)  # a keep-alive, being sent, restarts the time-out once
     assert seen.closed == SessionClosed(None, "idle timeout", by_peer=False)
-    assert wire.client_connection.gone
+    assert wire.client_driver.gone
 
 
 def test_keep_alive_follows_a_peer_with_less_patience() -> None:
@@ -615,13 +639,12 @@ def test_keep_alive_follows_a_peer_with_less_patience() -> None:
 def test_keep_alive_is_not_hidden_by_an_older_deadline() -> None:
     """A ClientHello in two datagrams arms a distant deadline before the keep-alive is known."""
     wire = Wire("quic")
+    driver = wire.server_driver
+    driver.armed[:] = [wire.now + 10.0]
     wire.open()
-    connection = wire.server_connection
-    connection.armed[:] = [wire.now + 10.0]
-    connection._agree()
-    connection.arm(wire.now)
-    assert 0 < connection.keep_alive < 5
-    assert connection.armed[-1] <= wire.now + connection.keep_alive + 0.2
+    keep_alive = driver.quic.keep_alive
+    assert 0 < keep_alive < 5
+    assert driver.armed[-1] <= wire.now + keep_alive + 0.2
 
 
 @pytest.mark.parametrize("rest", [0, 1])
@@ -631,49 +654,22 @@ def test_an_acknowledgement_that_ends_a_back_off_brings_the_next_look_nearer(res
     Recorder(client)
     Recorder(server)
     looks: list[float] = []
-    wire.server_side.watch = lambda connection, deadline: looks.append(deadline)  # type: ignore[method-assign]
-    quic: Any = wire.server_quic
-    if not quic.fast:
-        pytest.skip("aioquic's way has no watch of its own")
-    first = quic._packet_number
+    wire.server_side.watch = lambda driver, deadline: looks.append(deadline)  # type: ignore[method-assign]
+    quic = wire.server_driver.quic
+    quic._skip_at = 1 << 60
+    first = quic._number
     server.open_uni().write([bytes(8000)])
     wire.lose = lambda target, data: True
     wire.advance(3.0)
-    assert quic._loss._pto_count > 1
-    last = quic._packet_number - 1 - rest
+    assert quic.recovery.pto_count > 1
+    last = quic._number - 1 - rest
     looks.clear()
     ack = b"\x02" + varint(last) + b"\x00\x00" + varint(last - first)
-    quic._read_frames(ack, wire.now)
-    wire.server_connection.drained(wire.now)
-    assert quic._loss._pto_count == 0
-    assert not quic.has_reason_to_send(wire.now)
+    quic._read_frames(ack, b"", quic.path, wire.now)
+    wire.server_driver.drained(wire.now)
+    assert quic.recovery.pto_count == 0
+    assert not quic.wants_to_send()
     assert looks == ([quic.probe_at()] if rest else [])
-
-
-def test_an_ack_of_hundreds_of_ranges_that_name_nothing_is_cheap() -> None:
-    """Each range was compared with each train: 24 ms for a frame of a kilobyte."""
-    wire = Wire("quic")
-    client, server = wire.open()
-    Recorder(client)
-    Recorder(server)
-    quic: Any = wire.server_quic
-    if not quic.fast:
-        pytest.skip("aioquic's way has no runs")
-    quic._loss._cc.congestion_window = 1 << 26
-    wire.lose = lambda target, data: True
-    gaps = []
-    for _ in range(100):
-        server.open_uni().write([bytes(500)], fin=True)
-        wire.server_connection.transmit(wire.now)
-        gaps.append(quic._packet_number)
-        quic._packet_number += 1  # as an ACK alone would take one
-    assert len(quic._trains) == 100
-    gaps.reverse()
-    ack = b"\x02" + varint(gaps[0]) + b"\x00" + varint(len(gaps) - 1) + b"\x00"
-    ack += b"".join(varint(gap - following - 2) + b"\x00" for gap, following in pairwise(gaps))
-    quic._read_frames(ack, wire.now)
-    assert not quic._trains
-    assert len(quic._space.sent_packets) == 100
 
 
 def test_no_keep_alive_if_off() -> None:
@@ -714,8 +710,8 @@ def test_close_carries_code_and_reason(wire: Wire, closer: str, code: int, reaso
     assert (other.code, other.by_peer) == (code, True)
     assert other.reason == reason.encode()[:1024].decode()
     wire.advance(2.0)
-    assert wire.client_connection.gone
-    assert wire.server_connection.gone
+    assert wire.client_driver.gone
+    assert wire.server_driver.gone
 
 
 def test_a_close_is_seen_at_once(wire: Wire) -> None:
@@ -778,11 +774,11 @@ def test_events_before_start_come_first(wire: Wire) -> None:
 
 def test_too_much_before_start_closes(wire: Wire) -> None:
     client, server = wire.open()
-    client.open_uni().write([bytes(session_module.EARLY_BYTES + 1)])
+    client.open_uni().write([bytes(EARLY_BYTES + 1)])
     wire.advance(3.0)
     assert server.ended
     assert wire.server_side.refused["early"] == 1
-    assert not [event for event in server.gathered if not isinstance(event, SessionClosed)]
+    assert not [event for event in server._gathered if not isinstance(event, SessionClosed)]
 
 
 def test_a_failing_owner_closes_only_its_connection(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
@@ -816,8 +812,7 @@ def test_transport_errors_are_named() -> None:
     wire = Wire("quic")
     client, server = wire.open()
     at_client, at_server = Recorder(client), Recorder(server)
-    connection: Connection = wire.client_connection
-    connection.close(0x0A, "made up", transport=True)
+    wire.client_driver.close(0x0A, "made up", transport=True)
     wire.run()
     assert at_client.closed == SessionClosed(None, "transport error 0xa: made up", by_peer=False)
     assert at_server.closed == SessionClosed(None, "made up", by_peer=True)
@@ -827,13 +822,13 @@ def test_deadlines_of_a_connection_stay_in_order(monkeypatch: pytest.MonkeyPatch
     """A deadline postponed behind an earlier one made list and heap differ: no timer fired any more."""
     wire = Wire("quic")
     wire.open()
-    connection = wire.client_connection
-    connection.armed.clear()
+    driver = wire.client_driver
+    driver.armed.clear()
     dice = random.Random(1)
     for _ in range(2000):
         due = wire.now + dice.choice([-1.0, 0.0, 0.0005, dice.random() / 10, dice.random()])
-        monkeypatch.setattr(Connection, "_deadline", lambda self, due=due: due)
-        connection.arm(wire.now)
-        assert connection.armed == sorted(set(connection.armed), reverse=True)
+        monkeypatch.setattr(Driver, "_deadline", lambda self, due=due: due)
+        driver.arm(wire.now)
+        assert driver.armed == sorted(set(driver.armed), reverse=True)
         if dice.random() < 0.3:
-            connection.armed.pop()
+            driver.armed.pop()

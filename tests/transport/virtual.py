@@ -1,21 +1,22 @@
-"""Two connections joined without sockets, on a clock that the test advances.
+"""Two sessions joined without sockets, on a clock that the test advances.
 
 `Wire` delivers datagrams at once, may lose them, and jumps to the next deadline when idle.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import math
+import random
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 from relay.model.pace import LogThrottle
-from relay.quic.certificate_store import CertificatePair, generate_certificate
-from relay.quic.connection import Connection, Handler
-from relay.quic.endpoint import Endpoint, connection_class, quic_configuration
+from relay.quic.driver import Driver
+from relay.quic.endpoint import quic_configuration
+from relay.quic.handler import Close, Handler
+from relay.quic.handshake import Handshake
 from relay.quic.settings import QuicSettings
 from relay.quic.udp import UdpSocket
 from relay.transport.quic_session import QuicSession
@@ -32,16 +33,17 @@ from relay.transport.session import (
 from relay.transport.webtransport_client import WebTransportClientSession
 from relay.transport.webtransport_server import WebTransportServerSession
 from relay.wire.version import Version, alpns_for
+from tests.quic.handshaking import CLIENT, PAIR, SERVER, token_of
 
+__all__ = ["CLIENT", "PAIR", "SERVER", "Pairing", "Recorder", "Wire"]
+
+Address: TypeAlias = tuple[str, int]
 Pairing: TypeAlias = tuple[str, str]
 
-WAYS: dict[str, dict[str, Any]] = {"fast": {}, "pure": {"native": False}, "aioquic": {"fast": False}}
-"""Settings of the compiled kernel, the same in Python, and aioquic."""
+WAYS: dict[str, dict[str, Any]] = {"native": {}, "pure": {"native": False}}
+"""Settings of the compiled kernel, and of Python alone."""
 
-CLIENT = ("192.0.2.1", 1000)
-SERVER = ("192.0.2.2", 443)
-
-PAIR: CertificatePair = generate_certificate(["relay.test"], dt.datetime.now(dt.UTC))
+SOON = 0.05  # seconds within which `Wire.run` waits for a deadline: acknowledgements, pacing
 
 
 class Recorder:
@@ -88,10 +90,21 @@ class Recorder:
         return ends[0] if ends else None
 
 
+class End(Protocol):
+    """A driver, as the wire sees it."""
+
+    gone: bool
+
+    def receive(self, data: bytes, address: Address, now: float) -> None: ...
+    def drained(self, now: float) -> None: ...
+    def transmit(self, now: float) -> None: ...
+    def on_timer(self, now: float) -> None: ...
+
+
 class _Socket:
     unfragmented = True
 
-    def __init__(self, wire: Wire, target: str, source: tuple[str, int]) -> None:
+    def __init__(self, wire: Wire, target: str, source: Address) -> None:
         self._wire, self._target, self._source = wire, target, source
 
     def send(self, data: bytes, address: object) -> None:
@@ -103,8 +116,8 @@ class _Socket:
                 self.send(buffer[start : start + size], address)
 
 
-class _Side:
-    """The endpoint of a connection."""
+class Side:
+    """The endpoint of a driver."""
 
     def __init__(self, wire: Wire, settings: QuicSettings) -> None:
         self.wire = wire
@@ -112,8 +125,10 @@ class _Side:
         self.refused: Counter[str] = Counter()
         self.failures = LogThrottle()
         self.packet_time = math.inf
-        self.said: list[Connection] = []
-        self.factory: Callable[[Connection, str], Handler] | None = None
+        self.random = random.Random(1)
+        self.closes: list[Driver] = []
+        self.failed: list[Close] = []  # handshakes
+        self.factory: Callable[[Driver, str], Handler] | None = None
 
     def now(self) -> float:
         return self.wire.now
@@ -124,43 +139,49 @@ class _Side:
     def call_soon(self, callback: Callable[[], None]) -> None:
         callback()
 
-    def touch(self, connection: Connection) -> None:
-        self.wire.dirty[connection] = None
+    def touch(self, driver: Driver) -> None:
+        self.wire.dirty[driver] = None
 
-    def arm(self, deadline: float, connection: Connection) -> None:
-        """The wire asks the connections itself."""
+    def arm(self, deadline: float, driver: Driver) -> None:
+        """The wire asks the drivers itself."""
 
-    def watch(self, connection: Connection, deadline: float) -> None:
+    def watch(self, driver: Driver, deadline: float) -> None:
         """As for `arm`."""
 
-    def unwatch(self, connection: Connection) -> None:
+    def unwatch(self, driver: Driver) -> None:
         """As for `arm`."""
 
-    def add_route(self, cid: bytes, connection: Connection) -> None:
-        connection.cids.add(cid)
+    def add_route(self, cid: bytes, driver: Driver) -> None:
+        driver.cids.add(cid)
 
-    def drop_route(self, cid: bytes, connection: Connection) -> None:
-        connection.cids.discard(cid)
+    def drop_route(self, cid: bytes, driver: Driver) -> None:
+        driver.cids.discard(cid)
 
-    def negotiated(self, connection: Connection, alpn: str) -> Handler:
+    def token_of(self, cid: bytes) -> bytes:
+        return token_of(cid)
+
+    def handshake_done(self, driver: Driver, alpn: str) -> Handler:
         assert self.factory is not None
-        return self.factory(connection, alpn)
+        return self.factory(driver, alpn)
 
-    def handshake_done(self, connection: Connection) -> bool:
-        return True
+    def handshake_failed(self, driver: Driver, close: Close) -> None:
+        self.failed.append(close)
 
-    def on_close(self, connection: Connection) -> None:
-        self.said.append(connection)
+    def on_close(self, driver: Driver) -> None:
+        self.closes.append(driver)
 
-    def remove(self, connection: Connection) -> None:
-        connection.left()
+    def count_drop(self, driver: Driver) -> None:
+        self.refused["packet_time"] += 1
+
+    def remove(self, driver: Driver) -> None:
+        driver.left()
 
 
 class Wire:
     """Client and server, joined."""
 
-    pairing: ClassVar[Pairing] = ("fast", "fast")
-    """Packet implementations of client and server; set by the fixture of that name."""
+    pairing: ClassVar[Pairing] = ("native", "native")
+    """How client and server make packets; set by the fixture of that name."""
 
     def __init__(
         self,
@@ -171,80 +192,94 @@ class Wire:
         client_settings: QuicSettings | None = None,
         server_settings: QuicSettings | None = None,
         alpns: list[str] | None = None,
-        client_handler: Callable[[Connection, str], Handler] | None = None,
+        client_handler: Callable[[Driver, str], Handler] | None = None,
+        client_end: Callable[[Wire], tuple[End, bytes]] | None = None,
         path: str = "/demo/cam",
         query: str = "jwt=secret",
         answer: Callable[[SessionRequest], Any] | None = None,
     ) -> None:
+        """`client_end` makes a client of another kind, and says its first destination connection id."""
         self.now = 100.0
-        self.flying: deque[tuple[str, bytes, tuple[str, int]]] = deque()
-        self.dirty: dict[Connection, None] = {}
+        self.flying: deque[tuple[str, bytes, Address]] = deque()
+        self.dirty: dict[End, None] = {}
         self.lose: Callable[[str, bytes], bool] = lambda target, data: False
         self.requests: list[SessionRequest] = []
         self._client: QuicSession | None = None
         self.server: QuicSession | None = None
         self.answer: Callable[[SessionRequest], Any] = answer or (lambda request: request.accept())
-        sides = [
-            _Side(self, replace(settings or QuicSettings(), **WAYS[way]))
+        self.client_side, self.server_side = (
+            Side(self, replace(settings or QuicSettings(), **WAYS[way]))
             for settings, way in zip((client_settings, server_settings), self.pairing, strict=True)
-        ]
-        self.client_side, self.server_side = sides
+        )
         offers = alpns_for(sorted(client_versions, reverse=True))
         if alpns is None:
             alpns = offers if kind == "quic" else ["h3"]
 
-        def client(connection: Connection, alpn: str) -> Handler:
+        def client(driver: Driver, alpn: str) -> Handler:
             session: QuicSession
             if kind == "quic":
-                session = RawSession(connection, alpn=alpn, is_client=True)
+                session = RawSession(driver, alpn=alpn, is_client=True)
             else:
                 session = WebTransportClientSession(
-                    connection, authority="relay.test", path=path, query=query, protocols=offers
+                    driver, authority="relay.test", path=path, query=query, protocols=offers
                 )
             self._client = session
             return session
 
-        def server(connection: Connection, alpn: str) -> Handler:
+        def server(driver: Driver, alpn: str) -> Handler:
             if alpn == "h3":
-                return WebTransportServerSession(connection, versions=versions, on_request=self._on_request)
-            return RawSession(connection, alpn=alpn, is_client=False, on_request=self._on_request)
+                return WebTransportServerSession(driver, versions=versions, on_request=self._on_request)
+            return RawSession(driver, alpn=alpn, is_client=False, on_request=self._on_request)
 
         self.client_side.factory = client_handler or client
         self.server_side.factory = server
-
-        configuration = quic_configuration(self.client_side.settings, is_client=True, alpns=alpns)
-        configuration.server_name = "relay.test"
-        configuration.verify_mode = 0
-        self.client_quic = connection_class(self.client_side.settings)(
-            configuration=configuration,
-            max_streams_bidi=self.client_side.settings.max_streams_bidi,
-            max_streams_uni=self.client_side.settings.max_streams_uni,
-        )
+        self._client_end, original = (client_end or self._dial(alpns))(self)
+        settings = self.server_side.settings
         configuration = quic_configuration(
-            self.server_side.settings,
-            is_client=False,
-            alpns=[*alpns_for(sorted(versions, reverse=True)), "h3"],
+            settings, is_client=False, alpns=[*alpns_for(sorted(versions, reverse=True)), "h3"]
         )
         configuration.certificate = PAIR.certificate
         configuration.private_key = PAIR.key
-        self.server_quic = connection_class(self.server_side.settings)(
+        self.server_handshake = Handshake(
             configuration=configuration,
-            max_streams_bidi=self.server_side.settings.max_streams_bidi,
-            max_streams_uni=self.server_side.settings.max_streams_uni,
-            original_destination_connection_id=self.client_quic.original_destination_connection_id,
+            max_streams_bidi=settings.max_streams_bidi,
+            max_streams_uni=settings.max_streams_uni,
+            token_of=token_of,
+            original_destination_connection_id=original,
         )
-        to_server = cast("UdpSocket", _Socket(self, "server", CLIENT))
-        to_client = cast("UdpSocket", _Socket(self, "client", SERVER))
-        endpoints = [cast("Endpoint", side) for side in sides]
-        self.client_connection = Connection(endpoints[0], to_server, self.client_quic, SERVER, self.now)
-        self.server_connection = Connection(endpoints[1], to_client, self.server_quic, CLIENT, self.now)
-        self.client_quic.connect(SERVER, self.now)
-        self.client_connection.touch()
+        sock = cast("UdpSocket", _Socket(self, "client", SERVER))
+        self.server_driver = Driver(self.server_side, sock, self.server_handshake, CLIENT, self.now)
+
+    def _dial(self, alpns: list[str]) -> Callable[[Wire], tuple[End, bytes]]:
+        """A client of ours."""
+        settings = self.client_side.settings
+        configuration = quic_configuration(settings, is_client=True, alpns=alpns)
+        configuration.server_name = "relay.test"
+        configuration.verify_mode = 0
+        handshake = self.client_handshake = Handshake(
+            configuration=configuration,
+            max_streams_bidi=settings.max_streams_bidi,
+            max_streams_uni=settings.max_streams_uni,
+        )
+
+        def end(wire: Wire) -> tuple[End, bytes]:
+            sock = cast("UdpSocket", _Socket(wire, "server", CLIENT))
+            driver = Driver(wire.client_side, sock, handshake, SERVER, wire.now)
+            handshake.connect(SERVER, wire.now)
+            driver.touch()
+            return driver, handshake.original_destination_connection_id
+
+        return end
 
     @property
     def client(self) -> QuicSession:
         assert self._client is not None
         return self._client
+
+    @property
+    def client_driver(self) -> Driver:
+        assert isinstance(self._client_end, Driver)
+        return self._client_end
 
     def _on_request(self, request: SessionRequest) -> None:
         self.requests.append(request)
@@ -259,9 +294,9 @@ class Wire:
     def run(self, rounds: int = 10_000) -> None:
         """Exchange packets until both are idle. Serves short timers (ACKs, pacing) on the way."""
         for _ in range(rounds):
-            self._exchange()
+            self.exchange()
             due = self._next_deadline()
-            if due is None or due > self.now + 0.05:
+            if due > self.now + SOON:
                 return
             self.now = max(due, self.now) + 1e-6
             self._fire()
@@ -271,45 +306,52 @@ class Wire:
         """Let time pass, and serve all timers."""
         end = self.now + seconds
         while True:
-            self._exchange()
+            self.exchange()
             due = self._next_deadline()
-            if due is None or due > end:
+            if due > end:
                 break
             self.now = max(due, self.now) + 1e-6
             self._fire()
         self.now = end
         self._fire()
-        self._exchange()
+        self.exchange()
 
-    def _next_deadline(self) -> float | None:
-        connections = [
-            connection
-            for connection in (self.client_connection, self.server_connection)
-            if not connection.gone
-        ]
-        deadlines = [
-            at for connection in connections for at in (connection._deadline(), connection.quic.probe_at())
-        ]
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+    def _next_deadline(self) -> float:
+        return min((due_of(end) for end in self._ends if not end.gone), default=math.inf)
+
+    @property
+    def _ends(self) -> tuple[End, End]:
+        return self._client_end, self.server_driver
 
     def _fire(self) -> None:
-        for connection in (self.client_connection, self.server_connection):
-            connection.on_timer(self.now)
+        for end in self._ends:
+            end.on_timer(self.now)
 
-    def _exchange(self) -> None:
+    def exchange(self) -> None:
+        """Deliver what was sent, and what is sent in answer, until no more comes without a timer."""
         while self.flying or self.dirty:
-            received: dict[Connection, None] = {}
+            received: dict[End, None] = {}
             while self.flying:
                 target, data, source = self.flying.popleft()
                 if self.lose(target, data):
                     continue
-                connection = self.client_connection if target == "client" else self.server_connection
-                if not connection.gone:
-                    connection.receive(data, source, self.now)
-                    received[connection] = None
-            for connection in received:
-                connection.drained(self.now)
+                end = self._client_end if target == "client" else self.server_driver
+                if not end.gone:
+                    end.receive(data, source, self.now)
+                    received[end] = None
+            for end in received:
+                end.drained(self.now)
             dirty, self.dirty = self.dirty, {}
-            for connection in dirty:
-                if not connection.gone:
-                    connection.transmit(self.now)
+            for end in dirty:
+                if not end.gone:
+                    end.transmit(self.now)
+
+
+def due_of(end: End) -> float:
+    """When `end` wants its timer served."""
+    if not isinstance(end, Driver):
+        return float(cast("Any", end).due())
+    deadlines = [end._deadline()]
+    if end.connection is not None:
+        deadlines.append(end.connection.probe_at())
+    return min((deadline for deadline in deadlines if deadline >= 0), default=math.inf)
