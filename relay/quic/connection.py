@@ -554,9 +554,11 @@ class Connection:
         kind = plain[at]
         at += 1
         if kind == errors.CRYPTO:
-            # Session tickets, which are of no use here: the handshake is complete.
+            # Session tickets of a server, which are of no use here: the handshake is complete.
             _, at = read_varint(plain, at)
             length, at = read_varint(plain, at)
+            if length and not self.is_client:
+                raise QuicError(errors.UNEXPECTED_MESSAGE, kind, "TLS message after the handshake")
         elif kind == errors.NEW_TOKEN:
             length, at = read_varint(plain, at)
             if not self.is_client or not length:

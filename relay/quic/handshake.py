@@ -205,6 +205,8 @@ class Handshake(QuicConnection):
         trace, logger = self.take_trace(), self.configuration.quic_logger
         if trace is not None and logger is not None:
             logger.end_trace(trace)
+        for space in self._loss.spaces:
+            space.sent_packets.clear()  # each refers to its space
         vars(self).clear()
 
     # -- packets

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 from aioquic.h3.connection import H3Connection
-from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import HandshakeCompleted, QuicEvent
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +15,7 @@ from relay.transport.session import DatagramReceived, SessionClosed, StreamData
 from relay.wire.errors import to_http3
 from relay.wire.varint import encode_varint
 from relay.wire.webtransport import encode_close_capsule
-from tests.quic.handshaking import CLIENT, SERVER, configured
-from tests.transport.virtual import Recorder, Wire
+from tests.transport.virtual import PlainClient, Recorder, Wire
 
 pytestmark = pytest.mark.usefixtures("pairing")
 
@@ -102,59 +99,27 @@ CONNECT = [
 ]
 
 
-class Script:
-    """A client of plain aioquic, which keeps what it receives."""
-
-    gone = False
+class Script(PlainClient):
+    """A client of plain aioquic and its HTTP/3 layer."""
 
     def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        configuration = configured(is_client=True, alpns=("h3",))
-        configuration.max_datagram_frame_size = 65536
-        self.quic = QuicConnection(configuration=configuration)
+        super().__init__(wire, "h3")
         self.h3: H3Connection | None = None
-        self.events: list[QuicEvent] = []
         self.headers: dict[int, dict[bytes, bytes]] = {}
-        self.quic.connect(SERVER, wire.now)
-        wire.dirty[self] = None
 
     def established(self) -> None:
         self.h3 = H3Connection(self.quic, enable_webtransport=True)
 
     def handle(self, event: QuicEvent) -> None:
+        super().handle(event)
+        if isinstance(event, HandshakeCompleted):
+            self.established()
+            return
         stream_id = getattr(event, "stream_id", None)
         if self.h3 is not None and (stream_id is None or stream_id % 4 in (0, 3)):
             for h3_event in self.h3.handle_event(event):
                 if hasattr(h3_event, "headers"):
                     self.headers[stream_id or 0] = dict(h3_event.headers)
-
-    # -- an end of the wire
-
-    def receive(self, data: bytes, address: tuple[str, int], now: float) -> None:
-        self.quic.receive_datagram(data, address, now)
-
-    def drained(self, now: float) -> None:
-        while (event := self.quic.next_event()) is not None:
-            self.events.append(event)
-            if isinstance(event, HandshakeCompleted):
-                self.established()
-            else:
-                self.handle(event)
-        self.transmit(now)
-
-    def transmit(self, now: float) -> None:
-        for data, _ in self.quic.datagrams_to_send(now):
-            self._wire.flying.append(("server", data, CLIENT))
-
-    def on_timer(self, now: float) -> None:
-        due = self.quic.get_timer()
-        if due is not None and due <= now:
-            self.quic.handle_timer(now)
-            self.drained(now)
-
-    def due(self) -> float:
-        due = self.quic.get_timer()
-        return math.inf if due is None else due
 
 
 class ScriptedClient:
@@ -181,7 +146,7 @@ class ScriptedClient:
         self.run()
 
     def run(self) -> None:
-        self.wire.dirty[self.script] = None
+        self.script.touch()
         self.wire.run()
 
     def open(self) -> Recorder:

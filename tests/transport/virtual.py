@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import QuicEvent
+
 from relay.model.pace import LogThrottle
 from relay.quic.driver import Driver
 from relay.quic.endpoint import quic_configuration
@@ -33,9 +36,9 @@ from relay.transport.session import (
 from relay.transport.webtransport_client import WebTransportClientSession
 from relay.transport.webtransport_server import WebTransportServerSession
 from relay.wire.version import Version, alpns_for
-from tests.quic.handshaking import CLIENT, PAIR, SERVER, token_of
+from tests.quic.handshaking import CLIENT, PAIR, SERVER, configured, token_of
 
-__all__ = ["CLIENT", "PAIR", "SERVER", "Pairing", "Recorder", "Wire"]
+__all__ = ["CLIENT", "PAIR", "SERVER", "Pairing", "PlainClient", "Recorder", "Wire"]
 
 Address: TypeAlias = tuple[str, int]
 Pairing: TypeAlias = tuple[str, str]
@@ -347,10 +350,53 @@ class Wire:
                     end.transmit(self.now)
 
 
+class PlainClient:
+    """A client of plain aioquic; an end of a wire."""
+
+    gone = False
+
+    def __init__(self, wire: Wire, alpn: str) -> None:
+        self._wire = wire
+        configuration = configured(is_client=True, alpns=(alpn,))
+        configuration.max_datagram_frame_size = 65536
+        self.quic = QuicConnection(configuration=configuration)
+        self.events: list[QuicEvent] = []
+        self.quic.connect(SERVER, wire.now)
+        wire.dirty[self] = None
+
+    def handle(self, event: QuicEvent) -> None:
+        self.events.append(event)
+
+    def touch(self) -> None:
+        self._wire.dirty[self] = None
+
+    def receive(self, data: bytes, address: Address, now: float) -> None:
+        self.quic.receive_datagram(data, address, now)
+
+    def drained(self, now: float) -> None:
+        while (event := self.quic.next_event()) is not None:
+            self.handle(event)
+        self.transmit(now)
+
+    def transmit(self, now: float) -> None:
+        for data, _ in self.quic.datagrams_to_send(now):
+            self._wire.flying.append(("server", data, CLIENT))
+
+    def on_timer(self, now: float) -> None:
+        if self.due() <= now:
+            self.quic.handle_timer(now)
+            self.drained(now)
+
+    def due(self) -> float:
+        due = self.quic.get_timer()
+        return math.inf if due is None else due
+
+
 def due_of(end: End) -> float:
     """When `end` wants its timer served."""
-    if not isinstance(end, Driver):
-        return float(cast("Any", end).due())
+    if isinstance(end, PlainClient):
+        return end.due()
+    assert isinstance(end, Driver)
     deadlines = [end._deadline()]
     if end.connection is not None:
         deadlines.append(end.connection.probe_at())
