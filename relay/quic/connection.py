@@ -162,6 +162,11 @@ class Connection:
     def handler(self, handler: Handler) -> None:
         self.streams.handler = handler
 
+    def log_to(self, trace: Trace) -> None:
+        """Report packets to `trace` from now on. What is sent and done stays the same."""
+        self.trace = trace
+        self.recovery.traced = True
+
     @property
     def over(self) -> bool:
         """Nothing of a session is sent any more."""
@@ -238,9 +243,12 @@ class Connection:
             table.awake = True
             table.waker.wake()
 
-    def _end(self, state: int, close: Close) -> None:
+    def _end(self, state: int, close: Close, now: float = NEVER) -> None:
+        """`now` is not known for our own close, which `_flush_close` reports."""
         self.state = state
         self.close_event = close
+        if self.trace is not None and now >= 0:
+            self.trace.closed(now, close)
         self.streams.deliver()
         self.streams.handler.closed(close)
 
@@ -260,13 +268,18 @@ class Connection:
         cid_size = self._cid_size
         opened = protection.receiving.open(data, cid_size, received.stop, protection.receiving_phase)
         if opened is not None and opened[2] is None:
+            phase = protection.sending_phase
             opened = protection.open_other_phase(data, cid_size, received.stop)
+            if self.trace is not None and protection.sending_phase != phase:
+                self.trace.key_updated(now, by_peer=True)
         if opened is None:
             self._on_noise(data, now)
             return
         number, first, plain = opened
         assert plain is not None
         if received.is_duplicate(number):
+            if self.trace is not None:
+                self.trace.dropped(now, len(data), "duplicate")
             return
         if path is None:
             path = self._add_path(address, data[1 : 1 + cid_size])
@@ -376,9 +389,12 @@ class Connection:
             window = recovery.congestion.window
             if not window < 2 * self._asked_window < 4 * window:
                 self._frequency_due = True
-        if self.trace is not None:
-            congestion = recovery.congestion
-            self.trace.metrics(now, congestion.window, congestion.in_flight, recovery.rtt)
+        trace = self.trace
+        if trace is not None:
+            for first, last in recovery.lost_traced:
+                trace.lost(now, first, last)
+            recovery.lost_traced.clear()
+            trace.metrics(now, recovery)
 
     def _resize(self) -> None:
         """Apply a new packet size of the path."""
@@ -392,7 +408,7 @@ class Connection:
             self.trace.dropped(now, len(data), "payload_decrypt_error")
         if len(data) >= SMALLEST_RESET and self.is_reset(data):
             self._close_at = now + 3 * self.recovery.probe_timeout()
-            self._end(DRAINING, Close(0, "stateless reset", frame_type=0, by_peer=True, reset=True))
+            self._end(DRAINING, Close(0, "stateless reset", frame_type=0, by_peer=True, reset=True), now)
             return
         try:
             self.protection.failed()
@@ -572,7 +588,7 @@ class Connection:
             if at + length <= len(plain):
                 reason = plain[at : at + length].decode("utf-8", "replace")
                 self._close_at = now + 3 * self.recovery.probe_timeout()
-                self._end(DRAINING, Close(code, reason, frame_type=frame_type, by_peer=True))
+                self._end(DRAINING, Close(code, reason, frame_type=frame_type, by_peer=True), now)
         elif kind == errors.HANDSHAKE_DONE:
             if not self.is_client:
                 raise QuicError(errors.PROTOCOL_VIOLATION, kind, "HANDSHAKE_DONE of a client")
@@ -679,7 +695,7 @@ class Connection:
             back = [each for each in self._other_paths if each.validated]
             if not back:
                 # Silently: nothing can be sent (RFC 9000, 9.3.2).
-                self._end(CLOSED, Close(errors.NO_ERROR, "no network path", frame_type=0, idle=True))
+                self._end(CLOSED, Close(errors.NO_ERROR, "no network path", frame_type=0, idle=True), now)
                 return
             self.path = back[-1]
             self._other_paths.remove(self.path)
@@ -810,7 +826,7 @@ class Connection:
             number += 1
             self._number = number  # even if no packet follows now
             self._skip_at = number + self._random.randrange(*NEXT_SKIP)
-        protection.before_sending(number, recovery.largest_acked)
+        self._before_sending(number, now)
         keys = protection.sending
         cid = self.path.cid
         number_size = LONG_NUMBER if number - recovery.largest_acked > NUMBER_SPAN else SHORT_NUMBER
@@ -826,14 +842,7 @@ class Connection:
         end = number + BURST
         while number < end:
             stream = queue.top
-            if (
-                stream is not None
-                and not ack
-                and not frames
-                and not datagrams
-                and budget >= largest
-                and trace is None
-            ):
+            if stream is not None and not ack and not frames and not datagrams and budget >= largest:
                 if stream.id < 0 and not streams.claim(stream):
                     queue.hold()
                     continue
@@ -1003,6 +1012,8 @@ class Connection:
         record.step = step
         record.fin = fin
         self.recovery.add(record)
+        if self.trace is not None:
+            self.trace.sent_train(now, record, stream.id)
         return packets
 
     def _write_probe(self, size: int, now: float) -> bytes:
@@ -1036,7 +1047,7 @@ class Connection:
         number = self._number
         self._number = number + 1
         protection = self.protection
-        protection.before_sending(number, self.recovery.largest_acked)
+        self._before_sending(number, now)
         plain = plain.ljust(max(SMALLEST_PAYLOAD, size - 1 - len(cid) - LONG_NUMBER - TAG), b"\0")
         flags = FIXED_BIT | protection.sending_phase << 2 | LONG_NUMBER - 1
         packet = protection.sending.one(number, LONG_NUMBER, flags, cid, plain)
@@ -1044,6 +1055,13 @@ class Connection:
         if self.trace is not None:
             self.trace.sent(now, number, len(packet), plain)
         return packet
+
+    def _before_sending(self, number: int, now: float) -> None:
+        protection = self.protection
+        phase = protection.sending_phase
+        protection.before_sending(number, self.recovery.largest_acked)
+        if self.trace is not None and protection.sending_phase != phase:
+            self.trace.key_updated(now, by_peer=False)
 
     def _charge(self, now: float, size: int) -> None:
         self.recovery.charge(now, size)
@@ -1139,7 +1157,7 @@ class Connection:
                 self.state = CLOSED
             return
         if self._idle_at() <= now:
-            self._end(CLOSED, Close(errors.NO_ERROR, IDLE_REASON, frame_type=0, idle=True))
+            self._end(CLOSED, Close(errors.NO_ERROR, IDLE_REASON, frame_type=0, idle=True), now)
             return
         interval = self.keep_alive
         if interval > 0 and max(self.last_received, self._pinged) + interval <= now:

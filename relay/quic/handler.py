@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from relay.quic.recovery import Recovery, Sent
 from relay.quic.streams import Stream
 
 APPLICATION: Final = -1  # `Close.frame_type` of an application close
@@ -81,9 +82,12 @@ class Waker:
 
 
 class Trace:
-    """A log of packets. `plain` is a packet's payload, all its frames."""
+    """A log of packets. `plain` is a packet's payload, all its frames. Must never change anything."""
 
     def sent(self, now: float, number: int, size: int, plain: bytes) -> None: ...
+
+    def sent_train(self, now: float, record: Sent, stream_id: int) -> None:
+        """A packet train, whose packets hold one STREAM frame each."""
 
     def received(self, now: float, number: int, size: int, plain: bytes) -> None: ...
 
@@ -93,6 +97,10 @@ class Trace:
 
     def key_updated(self, now: float, *, by_peer: bool) -> None: ...
 
-    def metrics(self, now: float, window: int, in_flight: int, smoothed_rtt: float) -> None: ...
+    def metrics(self, now: float, recovery: Recovery) -> None:
+        """They may have changed."""
 
     def closed(self, now: float, close: Close) -> None: ...
+
+    def end(self) -> None:
+        """The connection is gone."""

@@ -104,6 +104,7 @@ class Recovery:
             "lost_frames",
             "lost_full",
             "lost_packets",
+            "lost_traced",
         ),
         *(
             "max_ack_delay",
@@ -115,7 +116,7 @@ class Recovery:
             "rtt_min",
             "rtt_variance",
         ),
-        *("sent", "skipped", "_ack_delay", "_news", "_sample_sent"),
+        *("sent", "skipped", "traced", "_ack_delay", "_news", "_sample_sent"),
     )
 
     def __init__(self, congestion: Congestion, *, max_ack_delay: float) -> None:
@@ -140,6 +141,8 @@ class Recovery:
         self.acked_full = False  # a full-size packet was acknowledged
         self.lost_full = 0  # full-size packets lost
         self.lost_packets = 0  # ever
+        self.traced = False  # fill `lost_traced`: first and last numbers of lost packets
+        self.lost_traced: list[tuple[int, int]] = []
         self.arrived_probe = 0  # size of the MTU probe that arrived, or was lost
         self.failed_probe = 0
         self.acked_bytes = 0  # since the last `settle`
@@ -356,6 +359,8 @@ class Recovery:
         for record in lost:
             packets = record.last + 1 - record.first
             self.outstanding -= packets
+            if self.traced:
+                self.lost_traced.append((record.first, record.last))
             if record.probe:
                 self.failed_probe = record.probe
                 continue
