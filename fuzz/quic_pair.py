@@ -1,8 +1,8 @@
 """A relay's QUIC connection and a peer controlled by the input.
 
 Owns the handshake, the clock and the check that nothing is left. The defender is the real code, from
-connection to session; the attacker is a connection whose application is the fuzzer, which may use its keys
-for packets of its own.
+driver to session; the attacker is aioquic, whose application is the fuzzer, which may use its keys for packets
+of its own.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import copy
 import logging
 from typing import Any, Self
 
-from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.tls import Epoch
 
 from fuzz.owner import STREAMS_KEPT, Owner
 from fuzz.source import Source
+from relay.quic.acks import MOST_RANGES
+from relay.quic.paths import MOST_PATHS
 from relay.quic.settings import QuicSettings
-from tests.transport.virtual import CLIENT, SERVER, Wire
+from tests.transport.virtual import CLIENT, SERVER, PlainEnd, Wire
 
-PAIRINGS = (("pure", "fast"), ("pure", "pure"), ("aioquic", "aioquic"), ("pure", "fast"))
-"""Packet implementations of client and server."""
+WAYS = ("native", "pure")
+"""How the defender makes packets."""
 
 WINDOW = 1 << 16
 STREAMS = 16
+MOST_FRAMES = 200  # control frames to be sent
 
 
 class Faults(logging.Handler):
@@ -60,19 +62,6 @@ class _Wire(Wire):
     """With its own pairing, independent of tests in the same process."""
 
 
-class _Mute:
-    """Handler of a connection whose application is the fuzzer."""
-
-    gathered = ()
-
-    def established(self) -> None: ...
-    def handle(self, event: Any) -> None: ...
-    def pump(self) -> None: ...
-    def deliver(self) -> None: ...
-    def lost(self, event: Any, *, by_peer: bool) -> None: ...
-    def close(self, code: int = 0, reason: str = "") -> None: ...
-
-
 class Pair:
     """Both ends after the handshake. A context that watches the logs."""
 
@@ -80,8 +69,7 @@ class Pair:
         self.faults = Faults()
         self.owner = Owner()
         self.hostile_server = hostile_server
-        pairing = PAIRINGS[way % len(PAIRINGS)]
-        _Wire.pairing = pairing[::-1] if hostile_server else pairing
+        _Wire.pairing = (WAYS[way % len(WAYS)],) * 2
         settings = QuicSettings(
             connection_window=WINDOW,
             stream_window=WINDOW // 2,
@@ -89,29 +77,34 @@ class Pair:
             max_streams_uni=STREAMS,
             mtu_discovery=False,
         )
-        mute: Any = lambda connection, alpn: _Mute()  # noqa: ARG005, E731
-        options: dict[str, Any] = {} if hostile_server else {"client_handler": mute}
-        self.wire = _Wire(
+
+        def client(wire: Wire) -> tuple[PlainEnd, bytes]:
+            end = self._other = PlainEnd(wire, alpn)
+            return end, end.quic.original_destination_connection_id
+
+        def server(wire: Wire, original: bytes) -> PlainEnd:
+            self._other = PlainEnd(wire, alpn, original)
+            return self._other
+
+        wire = self.wire = _Wire(
             "quic" if alpn != "h3" else "webtransport",
             alpns=[alpn],
             answer=lambda request: self.owner.begin(request.accept()),
             client_settings=settings,
             server_settings=settings,
-            **options,
+            client_end=None if hostile_server else client,
+            server_end=server if hostile_server else None,
         )
-        if hostile_server:
-            self.wire.server_side.factory = mute
-        wire = self.wire
         wire.run()
         if hostile_server:
-            self.attacker, self.defender = wire.server_quic, wire.client_quic
-            self._from, self._connection, self._other = SERVER, wire.client_connection, wire.server_connection
+            self._from, self._driver = SERVER, wire.client_driver
             self.owner.begin(wire.client)
             wire.run()
         else:
-            self.attacker, self.defender = wire.client_quic, wire.server_quic
-            self._from, self._connection, self._other = CLIENT, wire.server_connection, wire.client_connection
-        assert self.defender._handshake_confirmed
+            self._from, self._driver = CLIENT, wire.server_driver
+        self.attacker = self._other.quic
+        self.defender = self._driver.quic
+        assert self.defender.confirmed
 
     def __enter__(self) -> Self:
         self.faults.__enter__()
@@ -123,13 +116,12 @@ class Pair:
     @property
     def over(self) -> bool:
         """The defender is closing or closed."""
-        return self._connection.over
+        return self._driver.over
 
     @property
     def sent(self) -> int:
         """Packets sent by the defender."""
-        quic: Any = self.defender
-        return int(quic._packet_number)
+        return self.defender._number
 
     def exchange(self) -> None:
         """Exchange packets until both are idle."""
@@ -166,8 +158,8 @@ class Pair:
 
     def deliver(self, datagrams: list[bytes], *, merged: bool) -> None:
         """Hand datagrams to the defender as its endpoint does."""
-        connection, now = self._connection, self.wire.now
-        if connection.gone:
+        driver, now = self._driver, self.wire.now
+        if driver.gone:
             return
         at = 0
         while at < len(datagrams):
@@ -177,14 +169,14 @@ class Pair:
                 same = [data for data in datagrams[at:] if len(data) == each]
                 run = datagrams[at : at + len(same)]
                 if run == same:
-                    taken = connection.receive_train(memoryview(b"".join(run)), each, self._from, now)
+                    taken = driver.receive_train(memoryview(b"".join(run)), each, self._from, now)
             if not taken:
-                connection.receive(datagrams[at], self._from, now)
+                driver.receive(datagrams[at], self._from, now)
                 taken = 1
             at += taken
-            if connection.gone:
+            if driver.gone:
                 return
-        connection.drained(now)
+        driver.drained(now)
         self.wire.run()
         self.check()
 
@@ -193,30 +185,27 @@ class Pair:
     def check(self) -> None:
         """Nothing has failed, and the defender's memory is bounded."""
         self.faults.check()
-        quic: Any = self.defender
-        if self._connection.gone:
+        quic = self.defender
+        if self._driver.gone:
             return
-        assert len(quic._streams) <= 4 * STREAMS + STREAMS_KEPT, len(quic._streams)
-        kept = sum(
-            len(stream.receiver._buffer)
-            for stream in quic._streams.values()
-            if hasattr(stream.receiver, "_buffer")
-        )
+        streams = quic.streams._by_id.values()
+        assert len(streams) <= 4 * STREAMS + STREAMS_KEPT, len(streams)
+        kept = sum(stream.into.buffered for stream in streams)
         assert kept <= WINDOW, kept
-        space = quic._spaces[Epoch.ONE_RTT]
-        assert len(space.ack_queue) <= MAX_ACK_RANGES
-        assert len(quic._events) == 0
+        assert len(quic.received.older) <= MOST_RANGES
+        assert len(quic._frames) <= MOST_FRAMES, len(quic._frames)
+        assert len(quic._other_paths) <= MOST_PATHS
 
     def finish(self) -> None:
         """The attacker falls silent: in the end nothing is left of the defender."""
         self.wire.lose = lambda to, data: True  # noqa: ARG005
         for _ in range(8):
-            if self._connection.gone:
+            if self._driver.gone:
                 break
             self.wire.advance(30.0)
         self.faults.check()
-        assert self._connection.gone, "the connection does not end"
+        assert self._driver.gone, "the connection does not end"
         assert not self.owner.streams or self.owner.ended, "the session has not heard of its end"
         if self.owner.session is not None:
             assert self.owner.ended
-            assert not self.owner.session._streams
+            assert not self.defender.streams

@@ -42,7 +42,7 @@ def test_the_runner_needs_no_library_but_for_plots(path: Path) -> None:
         "stalled.py": {
             "relay.client",
             "relay.transport.client",
-            "relay.transport.quic.settings",
+            "relay.quic.settings",
             "relay.wire.version",
             "tests.e2e.pressure_support",
         },

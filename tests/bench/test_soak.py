@@ -136,7 +136,7 @@ SOAK = sorted((ROOT / "bench" / "soak").glob("*.py"))
 @pytest.mark.parametrize("path", SOAK, ids=lambda path: path.name)
 def test_the_soak_sees_the_relay_from_outside(path: Path) -> None:
     allowed = {
-        "crowd.py": {"aiohttp", "relay.transport.client", "relay.transport.quic.trust", "tests.e2e.harness"},
+        "crowd.py": {"aiohttp", "relay.transport.client", "relay.quic.trust", "tests.e2e.harness"},
         "line.py": set(),
     }.get(path.name, set())
     clients = {"relay.client", "relay.wire.version", "tests.e2e.udp_proxy"}

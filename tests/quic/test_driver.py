@@ -20,7 +20,7 @@ from relay.quic.endpoint import Endpoint
 from relay.quic.settings import QuicSettings
 from relay.quic.streams import Stream
 from relay.runtime import SYSTEM
-from tests.transport.virtual import CLIENT, SERVER, PlainClient, Recorder, Wire
+from tests.transport.virtual import CLIENT, SERVER, PlainEnd, Recorder, Wire
 
 VERSIONS = QuicProtocolVersion.VERSION_1, QuicProtocolVersion.VERSION_2
 
@@ -99,12 +99,12 @@ def test_an_initial_of_somebody_else_does_no_harm(version: int, late: bool) -> N
     assert wire.server_driver.quic.state == OPEN
 
 
-def plain() -> tuple[Wire, PlainClient]:
+def plain() -> tuple[Wire, PlainEnd]:
     """An open connection of a plain aioquic client."""
     clients = []
 
-    def end(wire: Wire) -> tuple[PlainClient, bytes]:
-        clients.append(PlainClient(wire, "moq-lite-05"))
+    def end(wire: Wire) -> tuple[PlainEnd, bytes]:
+        clients.append(PlainEnd(wire, "moq-lite-05"))
         return clients[0], clients[0].quic.original_destination_connection_id
 
     wire = Wire(client_end=end)

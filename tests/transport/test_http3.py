@@ -15,7 +15,7 @@ from relay.transport.session import DatagramReceived, SessionClosed, StreamData
 from relay.wire.errors import to_http3
 from relay.wire.varint import encode_varint
 from relay.wire.webtransport import encode_close_capsule
-from tests.transport.virtual import PlainClient, Recorder, Wire
+from tests.transport.virtual import PlainEnd, Recorder, Wire
 
 pytestmark = pytest.mark.usefixtures("pairing")
 
@@ -99,7 +99,7 @@ CONNECT = [
 ]
 
 
-class Script(PlainClient):
+class Script(PlainEnd):
     """A client of plain aioquic and its HTTP/3 layer."""
 
     def __init__(self, wire: Wire) -> None:

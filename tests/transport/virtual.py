@@ -38,7 +38,7 @@ from relay.transport.webtransport_server import WebTransportServerSession
 from relay.wire.version import Version, alpns_for
 from tests.quic.handshaking import CLIENT, PAIR, SERVER, configured, token_of
 
-__all__ = ["CLIENT", "PAIR", "SERVER", "Pairing", "PlainClient", "Recorder", "Wire"]
+__all__ = ["CLIENT", "PAIR", "SERVER", "Pairing", "PlainEnd", "Recorder", "Wire"]
 
 Address: TypeAlias = tuple[str, int]
 Pairing: TypeAlias = tuple[str, str]
@@ -197,16 +197,22 @@ class Wire:
         alpns: list[str] | None = None,
         client_handler: Callable[[Driver, str], Handler] | None = None,
         client_end: Callable[[Wire], tuple[End, bytes]] | None = None,
+        server_end: Callable[[Wire, bytes], End] | None = None,
         path: str = "/demo/cam",
         query: str = "jwt=secret",
         answer: Callable[[SessionRequest], Any] | None = None,
     ) -> None:
-        """`client_end` makes a client of another kind, and says its first destination connection id."""
+        """`client_end` makes a client of another kind, and says its first destination connection id.
+
+        `server_end` makes a server of another kind for that id.
+        """
         self.now = 100.0
         self.flying: deque[tuple[str, bytes, Address]] = deque()
         self.dirty: dict[End, None] = {}
         self.lose: Callable[[str, bytes], bool] = lambda target, data: False
         self.requests: list[SessionRequest] = []
+        self.client_handshake: Handshake  # of ends that are ours
+        self.server_handshake: Handshake
         self._client: QuicSession | None = None
         self.server: QuicSession | None = None
         self.answer: Callable[[SessionRequest], Any] = answer or (lambda request: request.accept())
@@ -237,21 +243,7 @@ class Wire:
         self.client_side.factory = client_handler or client
         self.server_side.factory = server
         self._client_end, original = (client_end or self._dial(alpns))(self)
-        settings = self.server_side.settings
-        configuration = quic_configuration(
-            settings, is_client=False, alpns=[*alpns_for(sorted(versions, reverse=True)), "h3"]
-        )
-        configuration.certificate = PAIR.certificate
-        configuration.private_key = PAIR.key
-        self.server_handshake = Handshake(
-            configuration=configuration,
-            max_streams_bidi=settings.max_streams_bidi,
-            max_streams_uni=settings.max_streams_uni,
-            token_of=token_of,
-            original_destination_connection_id=original,
-        )
-        sock = cast("UdpSocket", _Socket(self, "client", SERVER))
-        self.server_driver = Driver(self.server_side, sock, self.server_handshake, CLIENT, self.now)
+        self._server_end = (server_end or self._listen(versions))(self, original)
 
     def _dial(self, alpns: list[str]) -> Callable[[Wire], tuple[End, bytes]]:
         """A client of ours."""
@@ -259,18 +251,40 @@ class Wire:
         configuration = quic_configuration(settings, is_client=True, alpns=alpns)
         configuration.server_name = "relay.test"
         configuration.verify_mode = 0
-        handshake = self.client_handshake = Handshake(
-            configuration=configuration,
-            max_streams_bidi=settings.max_streams_bidi,
-            max_streams_uni=settings.max_streams_uni,
-        )
 
         def end(wire: Wire) -> tuple[End, bytes]:
+            handshake = wire.client_handshake = Handshake(
+                configuration=configuration,
+                max_streams_bidi=settings.max_streams_bidi,
+                max_streams_uni=settings.max_streams_uni,
+            )
             sock = cast("UdpSocket", _Socket(wire, "server", CLIENT))
             driver = Driver(wire.client_side, sock, handshake, SERVER, wire.now)
             handshake.connect(SERVER, wire.now)
             driver.touch()
             return driver, handshake.original_destination_connection_id
+
+        return end
+
+    def _listen(self, versions: tuple[Version, ...]) -> Callable[[Wire, bytes], End]:
+        """A server of ours."""
+
+        def end(wire: Wire, original: bytes) -> End:
+            settings = wire.server_side.settings
+            configuration = quic_configuration(
+                settings, is_client=False, alpns=[*alpns_for(sorted(versions, reverse=True)), "h3"]
+            )
+            configuration.certificate = PAIR.certificate
+            configuration.private_key = PAIR.key
+            handshake = wire.server_handshake = Handshake(
+                configuration=configuration,
+                max_streams_bidi=settings.max_streams_bidi,
+                max_streams_uni=settings.max_streams_uni,
+                token_of=token_of,
+                original_destination_connection_id=original,
+            )
+            sock = cast("UdpSocket", _Socket(wire, "client", SERVER))
+            return Driver(wire.server_side, sock, handshake, CLIENT, wire.now)
 
         return end
 
@@ -283,6 +297,11 @@ class Wire:
     def client_driver(self) -> Driver:
         assert isinstance(self._client_end, Driver)
         return self._client_end
+
+    @property
+    def server_driver(self) -> Driver:
+        assert isinstance(self._server_end, Driver)
+        return self._server_end
 
     def _on_request(self, request: SessionRequest) -> None:
         self.requests.append(request)
@@ -324,7 +343,7 @@ class Wire:
 
     @property
     def _ends(self) -> tuple[End, End]:
-        return self._client_end, self.server_driver
+        return self._client_end, self._server_end
 
     def _fire(self) -> None:
         for end in self._ends:
@@ -338,7 +357,7 @@ class Wire:
                 target, data, source = self.flying.popleft()
                 if self.lose(target, data):
                     continue
-                end = self._client_end if target == "client" else self.server_driver
+                end = self._client_end if target == "client" else self._server_end
                 if not end.gone:
                     end.receive(data, source, self.now)
                     received[end] = None
@@ -350,19 +369,22 @@ class Wire:
                     end.transmit(self.now)
 
 
-class PlainClient:
-    """A client of plain aioquic; an end of a wire."""
+class PlainEnd:
+    """aioquic as it is: a client, or the server for a client's first destination connection id."""
 
     gone = False
 
-    def __init__(self, wire: Wire, alpn: str) -> None:
+    def __init__(self, wire: Wire, alpn: str, original: bytes | None = None) -> None:
         self._wire = wire
-        configuration = configured(is_client=True, alpns=(alpn,))
+        is_client = original is None
+        self._flies = ("server", CLIENT) if is_client else ("client", SERVER)
+        configuration = configured(is_client=is_client, alpns=(alpn,))
         configuration.max_datagram_frame_size = 65536
-        self.quic = QuicConnection(configuration=configuration)
+        self.quic = QuicConnection(configuration=configuration, original_destination_connection_id=original)
         self.events: list[QuicEvent] = []
-        self.quic.connect(SERVER, wire.now)
-        wire.dirty[self] = None
+        if is_client:
+            self.quic.connect(SERVER, wire.now)
+            self.touch()
 
     def handle(self, event: QuicEvent) -> None:
         self.events.append(event)
@@ -380,7 +402,7 @@ class PlainClient:
 
     def transmit(self, now: float) -> None:
         for data, _ in self.quic.datagrams_to_send(now):
-            self._wire.flying.append(("server", data, CLIENT))
+            self._wire.flying.append((self._flies[0], data, self._flies[1]))
 
     def on_timer(self, now: float) -> None:
         if self.due() <= now:
@@ -394,7 +416,7 @@ class PlainClient:
 
 def due_of(end: End) -> float:
     """When `end` wants its timer served."""
-    if isinstance(end, PlainClient):
+    if isinstance(end, PlainEnd):
         return end.due()
     assert isinstance(end, Driver)
     deadlines = [end._deadline()]
