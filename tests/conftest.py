@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         spec = getattr(item, "callspec", None)
         if spec is not None and "pairing" in spec.params:
-            case = tuple(sorted((name, index) for name, index in spec.indices.items() if name != "pairing"))
+            case = tuple(sorted((name, id(value)) for name, value in spec.params.items() if name != "pairing"))
             tests[item.nodeid.partition("[")[0]][case][spec.params["pairing"]] = item
     left: set[pytest.Item] = set()
     for test, cases in tests.items():

@@ -30,7 +30,7 @@ class HostCids:
         self._by_number = {0: first}
         self._next = 1
         self._size = len(first)
-        self._wanted = min(wanted, OURS)
+        self._wanted = min(wanted, OURS) if first else 0  # an empty one is the only one
         self._random = source
         self._token_of = token_of
         self.added: list[bytes] = []  # for the endpoint's routes, since its last look
@@ -72,7 +72,7 @@ class HostCids:
 class PeerCids:
     """The peer's ids. Each path uses one of them."""
 
-    __slots__ = ("_empty", "_free", "_gone", "_known", "prior", "retired", "tokens")
+    __slots__ = ("_empty", "_free", "_gone", "_known", "prior", "retired", "retiring", "tokens")
 
     def __init__(self, first: bytes, token: bytes) -> None:
         self._empty = not first
@@ -81,8 +81,9 @@ class PeerCids:
         self._free: list[int] = []  # sequence numbers that no path has used yet, ascending
         self.prior = 0  # all below are to be retired
         self.retired: list[int] = []  # sequence numbers to be told to the peer, since the last look
+        self.retiring: set[int] = set()  # sequence numbers that the peer may not know to be retired
         self.tokens: set[bytes] = {token} if token else set()
-        """Stateless reset tokens of ids not retired."""
+        """Stateless reset tokens of ids that were used and are not retired."""
 
     def add(self, number: int, prior: int, cid: bytes, token: bytes) -> None:
         """Handle NEW_CONNECTION_ID (RFC 9000, 19.15); `retire_old` follows. Raises QuicError."""
@@ -98,18 +99,17 @@ class PeerCids:
             if known != (cid, token):
                 raise QuicError(errors.PROTOCOL_VIOLATION, kind, "sequence number of another connection id")
         elif number < self.prior or number in self._gone:
-            self.retired.append(number)
+            self._retire(number)
         else:
             if any(cid == each for each, _ in self._known.values()):
                 raise QuicError(errors.PROTOCOL_VIOLATION, kind, "connection id of another sequence number")
             self._known[number] = (cid, token)
             self._free.append(number)
             self._free.sort()
-            self.tokens.add(token)
         self.prior = max(self.prior, prior)
         if len([each for each in self._known if each >= self.prior]) > THEIRS:
             raise QuicError(errors.CONNECTION_ID_LIMIT_ERROR, kind, "too many connection ids")
-        if len(self.retired) > MOST_RETIRED:
+        if len(self.retiring) > MOST_RETIRED:
             raise QuicError(errors.CONNECTION_ID_LIMIT_ERROR, kind, "too many retired connection ids")
 
     def take(self) -> tuple[int, bytes]:
@@ -117,7 +117,9 @@ class PeerCids:
         while self._free:
             number = self._free.pop(0)
             if number >= self.prior:
-                return number, self._known[number][0]
+                cid, token = self._known[number]
+                self.tokens.add(token)
+                return number, cid
         return -1, b""
 
     def retire_old(self, used: list[int]) -> None:
@@ -128,5 +130,11 @@ class PeerCids:
                 if number in self._free:
                     self._free.remove(number)
                 self.tokens.discard(token)
-                self.retired.append(number)
+                self._retire(number)
                 self._gone.add(number, number + 1)
+        self._gone.remove_below(self.prior)
+
+    def _retire(self, number: int) -> None:
+        if number not in self.retiring:
+            self.retiring.add(number)
+            self.retired.append(number)

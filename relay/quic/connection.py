@@ -129,6 +129,7 @@ class Connection:
         self._asked_per_ack = 0  # packets per acknowledgement last requested
         self._frequency_number = 0
         self._frequency_due = False
+        self._cids_due = True  # ids of ours were retired: new ones are due, not before there is room for them
         # Time.
         self.last_received = now
         self._idle_from = now  # since when nothing is heard
@@ -150,7 +151,6 @@ class Connection:
             self.keep_alive = min(settings.keep_alive, max(idle / 3, SHORTEST_KEEP_ALIVE))
         if self.confirmed:
             self._frames.append(ControlFrame(errors.HANDSHAKE_DONE, b"\x1e", again=True))
-        self._issue_cids()
 
     # -- for the driver and the session
 
@@ -250,7 +250,8 @@ class Connection:
         if self.trace is not None and now >= 0:
             self.trace.closed(now, close)
         self.streams.deliver()
-        self.streams.handler.closed(close)
+        handler, self.streams.handler = self.streams.handler, Handler()  # nothing follows
+        handler.closed(close)
 
     # -- receiving
 
@@ -300,8 +301,13 @@ class Connection:
         self.last_received = self._idle_from = now
         self._sent_since = False
         received.add(number, now, flags & _ELICITING != 0)
-        if path is not self.path and flags & _MOVES and number == received.stop - 1:
-            self._migrate(path, data[1 : 1 + cid_size], now)
+        if number != received.stop - 1:
+            return
+        if path is not self.path:
+            if flags & _MOVES:
+                self._migrate(path, data[1 : 1 + cid_size], now)
+        elif not data.startswith(self._used_cid, 1):
+            self._used_cid = data[1 : 1 + cid_size]
 
     def receive_train(self, buffer: memoryview, each: int, address: tuple[object, ...], now: float) -> int:
         """Receive a packet train at the start of `buffer`: datagrams of `each` bytes, the last maybe fewer.
@@ -354,6 +360,8 @@ class Connection:
                 if frame.kind == errors.PING:
                     if frame.number > 0:
                         streams.handler.pong()
+                elif frame.kind == errors.RETIRE_CONNECTION_ID:
+                    self.peer_cids.retiring.discard(frame.number)
                 else:
                     streams.on_frame_acked(frame)
         if recovery.lost_frames:
@@ -434,7 +442,7 @@ class Connection:
         flags = 0
         kind = 0
         try:
-            while at < end:
+            while at < end and self.state == OPEN:
                 kind = plain[at]
                 if kind & 0xF8 == 0x08:
                     flags |= _BOTH
@@ -463,8 +471,6 @@ class Connection:
                 else:
                     flags |= _BOTH
                     at = self._read_rare(plain, at, now)
-                    if self.state != OPEN:
-                        break
         except IndexError:
             raise QuicError(errors.FRAME_ENCODING_ERROR, kind, "the frame ends early") from None
         return flags
@@ -552,7 +558,7 @@ class Connection:
         if kind == errors.RETIRE_CONNECTION_ID:
             number, at = read_varint(plain, at)
             self.host_cids.retire(number, data[1 : 1 + self._cid_size])
-            self._issue_cids()
+            self._cids_due = True
             return at
         end = at + 8
         if end > len(plain):
@@ -562,7 +568,7 @@ class Connection:
             if len(path.responses) > MOST_RESPONSES:
                 del path.responses[0]
         else:
-            self._on_path_response(plain[at:end], now)
+            self._on_path_response(plain[at:end], path)
         return end
 
     def _read_rare(self, plain: bytes, at: int, now: float) -> int:
@@ -577,8 +583,10 @@ class Connection:
                 raise QuicError(errors.UNEXPECTED_MESSAGE, kind, "TLS message after the handshake")
         elif kind == errors.NEW_TOKEN:
             length, at = read_varint(plain, at)
-            if not self.is_client or not length:
-                raise QuicError(errors.PROTOCOL_VIOLATION, kind, "NEW_TOKEN of a client, or empty")
+            if not self.is_client:
+                raise QuicError(errors.PROTOCOL_VIOLATION, kind, "NEW_TOKEN of a client")
+            if not length:
+                raise QuicError(errors.FRAME_ENCODING_ERROR, kind, "NEW_TOKEN is empty")
         elif kind in (errors.TRANSPORT_CLOSE, errors.APPLICATION_CLOSE):
             code, at = read_varint(plain, at)
             frame_type = APPLICATION
@@ -634,9 +642,11 @@ class Connection:
             if fresh >= 0:
                 number, cid = fresh, new
         path = Path(address, cid, number, validated=False)
-        if len(self._other_paths) >= MOST_PATHS:
-            self._drop_path(self._other_paths[0])
-        self._other_paths.append(path)
+        others = self._other_paths
+        if len(others) >= MOST_PATHS:
+            # Keep the one to return to.
+            self._drop_path(next((each for each in others if not each.validated), others[0]))
+        others.append(path)
         return path
 
     def _drop_path(self, path: Path) -> None:
@@ -666,7 +676,8 @@ class Connection:
         path.due = now + 3 * self.recovery.probe_timeout() * (1 << path.tries)
         path.tries += 1
 
-    def _on_path_response(self, data: bytes, now: float) -> None:
+    def _on_path_response(self, data: bytes, source: Path) -> None:
+        """A packet from `source` answers one of our challenges, of whichever path."""
         for path in (self.path, *self._other_paths):
             if path.challenge and hmac.compare_digest(path.challenge, data):
                 path.validated = True
@@ -676,7 +687,9 @@ class Connection:
                 path.tries = 0
                 if path is self.path:
                     # The other paths were left; a packet of the peer may come back to them.
-                    self._other_paths = [each for each in self._other_paths if each.responses]
+                    self._other_paths = [
+                        each for each in self._other_paths if each.responses or each is source
+                    ]
                     self._replace_cids()
 
     def _serve_paths(self, now: float) -> None:
@@ -714,6 +727,7 @@ class Connection:
             or self._datagrams
             or self._probe
             or self._frequency_due
+            or self._cids_due
             or self._repeat
             or self.state == CLOSING
             or self.recovery.loss_time >= 0
@@ -757,7 +771,7 @@ class Connection:
         self._pacing_at = NEVER
         if ack and not frames and self._number % ACK_OF_ACK == 0 and len(received.older):
             frames.append(ControlFrame(errors.PING, b"\x01"))
-        control = streams.has_control or self._probe or self._frequency_due
+        control = streams.has_control or self._probe or self._frequency_due or self._cids_due
         size = self.packet_size
         budget = 0
         if control or frames or self._datagrams or streams.queue.top is not None:
@@ -776,7 +790,7 @@ class Connection:
         path = self.path
         if not path.validated:
             budget = min(budget, path.credit)
-            if path.credit < size:
+            if self._starved:
                 return []
         if not budget and not (ack and received.ack_at <= now):
             return []
@@ -786,10 +800,17 @@ class Connection:
         buffers = self._write_packets(now, budget, ack)
         if not path.validated:
             path.sent += sum(map(len, buffers))
-        if streams.queue.top is not None and congestion.window - congestion.in_flight >= size:
+        more = streams.queue.top is not None or bool(frames) or bool(self._datagrams)
+        if more and congestion.window - congestion.in_flight >= size:
             # Neither the window nor the lack of data ended the burst.
             self._pacing_at = now if self._number - number >= BURST else pacer.next_time(now)
         return buffers
+
+    @property
+    def _starved(self) -> bool:
+        """The peer's address is not validated, and must send more before we do (RFC 9000, 8)."""
+        path = self.path
+        return not path.validated and path.credit < self.packet_size
 
     def _control_frames(self) -> None:
         frames = self._frames
@@ -798,6 +819,9 @@ class Connection:
         if self._probe:
             self._probe = False
             frames.append(ControlFrame(errors.PING, b"\x01"))
+        if self._cids_due:
+            self._cids_due = False
+            self._issue_cids()
         if self._frequency_due:
             self._frequency_due = False
             self._ask_frequency()
@@ -1131,7 +1155,7 @@ class Connection:
         if self.keep_alive > 0:
             at = min(at, max(self.last_received, self._pinged) + self.keep_alive)
         ack_at = self.received.ack_at
-        if 0 <= ack_at < at:
+        if 0 <= ack_at < at and not self._starved:
             at = ack_at
         if 0 <= self._pacing_at < at:
             at = self._pacing_at
@@ -1144,7 +1168,7 @@ class Connection:
 
     def probe_at(self) -> float:
         """When to call `on_timer` for lost packets; -1.0 for never. Moves with every packet."""
-        return self.recovery.probe_at() if self.state == OPEN else NEVER
+        return self.recovery.probe_at() if self.state == OPEN and not self._starved else NEVER
 
     def _idle_at(self) -> float:
         timeout = max(self.idle_timeout, 3 * self.recovery.probe_timeout())  # RFC 9000, 10.1
@@ -1164,8 +1188,7 @@ class Connection:
             self._pinged = now
             self._frames.append(ControlFrame(errors.PING, b"\x01"))
         recovery = self.recovery
-        at = recovery.probe_at()
-        if 0 <= at <= now:
+        if 0 <= self.probe_at() <= now:
             if recovery.on_timer(now):
                 self._probe = True
                 if recovery.pto_count >= BLACK_HOLE_PROBES and self.mtu.black_hole(now):

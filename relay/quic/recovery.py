@@ -327,20 +327,20 @@ class Recovery:
         delay = max(
             TIME_THRESHOLD * max(self.rtt, self.rtt_latest) if self.rtt else 2 * INITIAL_RTT, GRANULARITY
         )
-        before = now - delay
         lost: list[Sent] = []
         index = 0
         while index < len(sent):
             record = sent[index]
             if record.first > self.largest_acked:
                 break
-            if record.time <= before and record.last <= self.largest_acked or record.last <= threshold:
+            old = record.time + delay <= now  # as `loss_time`, to the last bit
+            if old and record.last <= self.largest_acked or record.last <= threshold:
                 lost.append(record)
                 index += 1
                 continue
-            if record.time <= before or record.first <= threshold:
+            if old or record.first <= threshold:
                 # A train across the boundary.
-                lost.append(record.split((self.largest_acked if record.time <= before else threshold) + 1))
+                lost.append(record.split((self.largest_acked if old else threshold) + 1))
             if record.first <= self.largest_acked:
                 self.loss_time = record.time + delay
             break

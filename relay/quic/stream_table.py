@@ -194,8 +194,10 @@ class StreamTable(StreamOwner):
             self._by_id[stream.id] = stream
         if unidirectional:
             self._peer_uni = number + 1
+            self._streams_due |= self._peer_uni_limit > self._peer_uni_sent
         else:
             self._peer_bidi = number + 1
+            self._streams_due |= self._peer_bidi_limit > self._peer_bidi_sent
         return stream
 
     def _readable(self, stream_id: int, kind: int) -> Stream | None:
@@ -344,7 +346,12 @@ class StreamTable(StreamOwner):
     @property
     def has_control(self) -> bool:
         """Some frame besides STREAM may be due."""
-        return bool(self._control) or self._streams_due or self._needs_max_data()
+        return (
+            bool(self._control)
+            or self._streams_due
+            or self._receive_limit != self._receive_limit_sent  # the frame was lost
+            or self._needs_max_data()
+        )
 
     def _needs_max_data(self) -> bool:
         return self._receive_limit - self._delivered < self._window // 2
