@@ -15,7 +15,14 @@ from relay.actors.system import ActorSystem
 from relay.certificates import Certificates
 from relay.config import Config
 from relay.config.changes import listed, taken_over
-from relay.credentials import load_authenticator, load_membership, may_sign, public_claims, reloaded_keys
+from relay.credentials import (
+    load_authenticator,
+    load_membership,
+    may_sign,
+    public_claims,
+    reloaded_keys,
+    reset_tokens,
+)
 from relay.identity import Listening, banner, identity
 from relay.logger import get_logger
 from relay.model.limits import Limits
@@ -89,6 +96,7 @@ class Relay:
             addresses=self._addresses,
             qlog=None if qlog is None else QlogDirectory(qlog, files=files, events=events),
             incompatible=actors.incompatible,
+            tokens=reset_tokens(server, self.runtime),
         )
         try:
             await quic.start()

@@ -209,6 +209,7 @@ def summary(config: Config) -> Iterator[str]:
     if tls.generate:
         certificates.append(f"self-signed for {', '.join(tls.generate)}")
     yield f"  certificate {'; '.join(certificates)}"
+    yield f"  secret      {'in a file' if config.server.secret is None else 'set'}"
     web = [("http", config.http_listen), ("https", config.https_listen)]
     yield f"  web         {', '.join(f'{scheme} {address}' for scheme, address in web if address)} (TCP)"
     yield f"  websocket   {'on' if config.web.ws else 'off'}"

@@ -1,4 +1,4 @@
-"""Keys for checking tokens, and tokens for other relays, as configured.
+"""Keys for checking tokens, tokens for other relays, and the secret of stateless resets, as configured.
 
 Owns their reading at start and at a reload, and the warnings about them. Errors name `[table] key`, so it is
 not part of the rooms that use them. The application calls it.
@@ -17,9 +17,10 @@ from relay.auth.key import KeyFileError, unverified_claims
 from relay.auth.key_directory import KeyDirectory
 from relay.auth.permissions import UnauthorizedError
 from relay.auth.throttle import Throttle
-from relay.config import Auth, Config, ConfigError
+from relay.config import Auth, Config, ConfigError, Server
 from relay.logger import get_logger
 from relay.quic.certificate_store import CertificateError
+from relay.quic.reset_tokens import ResetTokens
 from relay.runtime import Runtime
 from relay.transport.client import ClientTls
 from relay.transport.dialler import Dialler, TokenError
@@ -78,6 +79,14 @@ def load_keys(config: Config, runtime: Runtime) -> Keys | None:
 def may_sign(keys: Keys | None) -> bool:
     """True if the operator can sign tokens: the key is not only a public one."""
     return isinstance(keys, OneKey) and keys.key.private and "sign" in keys.key.operations
+
+
+def reset_tokens(server: Server, runtime: Runtime) -> ResetTokens | None:
+    """Stateless reset tokens of `[server] secret`; `None` for those of a random one."""
+    secret = server.secret
+    if secret is None:
+        return None
+    return ResetTokens(secret.get_secret_value().encode("utf-8", "surrogateescape"), runtime.random)
 
 
 def public_claims(auth: Auth) -> Claims | None:

@@ -27,6 +27,7 @@ from relay import terminal
 from relay.app import Relay
 from relay.config import Config, ConfigError
 from relay.logger import get_logger
+from relay.secret_file import with_secret
 
 logger = get_logger("relay")
 
@@ -64,7 +65,7 @@ async def _serve(
 
     for number in signals:
         loop.add_signal_handler(number, on_signal)
-    relay = Relay(config)
+    relay = Relay(with_secret(config))
     loop.add_signal_handler(signal.SIGHUP, _reload, relay, reread, set_up_log)
     try:
         await relay.start()
@@ -100,7 +101,7 @@ async def _unless(failed: asyncio.Task[Any], step: Coroutine[Any, Any, Any]) -> 
 def _reload(relay: Relay, reread: Callable[[], Config], set_up_log: Callable[[str, str], object]) -> None:
     """SIGHUP: apply the new configuration, certificates and keys, all of it or nothing."""
     try:
-        config = reread()
+        config = with_secret(reread())
         relay.reload(config)
     except ConfigError as error:
         for problem in error.problems:

@@ -1,10 +1,14 @@
-"""Event loops in virtual time for tests that are marked so, and a sample of the ways that QUIC packets are made."""
+"""Event loops in virtual time for tests that are marked so, and a sample of the ways that QUIC packets are made.
+
+Commands that tests start keep their secrets in a temporary directory.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 
 import pytest
 
@@ -16,6 +20,14 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
     """The loop of a test and of its fixtures."""
     mark = item.get_closest_marker("virtual")
     return {"loop": VirtualLoop if mark is not None and mark.args != (False,) else asyncio.new_event_loop}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("STATE_DIRECTORY", raising=False)
+        patch.setitem(os.environ, "XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -150,6 +150,7 @@ def test_check_of_a_good_file(capsys: pytest.CaptureFixture[str]) -> None:
         "QUIC",
         "versions",
         "certificate",
+        "secret",
         "web",
         "websocket",
         "access",

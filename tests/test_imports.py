@@ -138,7 +138,8 @@ ROOMS = {
     "relay/terminal.py": Room(()),
     "relay/version.py": Room(()),
     "relay/cli.py": Room(("app", "config", "log_setup", "logger", "process", "terminal", "version")),
-    "relay/process.py": Room(("app", "config", "logger", "terminal"), ("uvloop",)),
+    "relay/process.py": Room(("app", "config", "logger", "secret_file", "terminal"), ("uvloop",)),
+    "relay/secret_file.py": Room(("config", "logger", "runtime"), ("pydantic",)),
     "relay/app.py": Room(
         (
             *("actors", "config", "model", "quic", "runtime", "transport", "web", "wire"),

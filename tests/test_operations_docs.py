@@ -24,7 +24,7 @@ def test_what_a_reload_takes_over() -> None:
 def test_the_figures_to_watch_exist() -> None:
     code = "".join(
         (Path(__file__).parent.parent / "relay" / name).read_text()
-        for name in ("web/metrics.py", "actors/gate.py")
+        for name in ("web/metrics.py", "actors/gate.py", "transport/quic_server.py")
     )
     for metric, label in re.findall(r"`moq_relay_(\w+)(?:\{limit=\"(\w+)\"\})?`", PAGE):
         assert f'"{metric.removesuffix("_total")}"' in code or f'"moq_relay_{metric}"' in code, metric

@@ -1,4 +1,4 @@
-"""The options of moq-relay 0.14 to 0.17.10: the name of each here, or that there is none.
+"""The options of moq-relay 0.14 to 0.17.10, and former ones of ours: the name of each here, or that there is none.
 
 Must never advise an option that lets more people in. Called by `load` for files and the environment, and by the
 command line for flags.
@@ -133,6 +133,7 @@ _OTHERS: Final[Rows] = {
     ),
     **_absent(_CLIENTS, "web.https.root"),
     **_absent(_FIGURES, "stats.enabled stats.prefix stats.interval stats.node stats.depth stats.linger"),
+    **_absent("delete the key: all packets take the one engine that there is", "server.quic.fast"),
     **_absent("", "runtime.pin runtime.io_uring cluster.max_hops cluster.tier auth.mtls_tier cache.headroom"),
     **_absent("", "iroh.enabled iroh.secret iroh.bind_v4 iroh.bind_v6 iroh.disable_relay"),
 }

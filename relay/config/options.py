@@ -45,6 +45,7 @@ class Option:
     variable: str = ""  # a variable of other programs, stronger than ours
     unset: str = "none"  # what happens without a value, if there is no default to show
     secret: bool = False  # never repeated in messages: the value may be a secret in place of a file name
+    hidden: bool = False  # never shown at all: the value is a secret
     empty: bool = False  # the empty text is a value; elsewhere it is as good as none
 
     # Filled in by `options_of`.

@@ -33,6 +33,7 @@ from relay.config.values import (
     PublicPaths,
     QuicTable,
     Roots,
+    Secret,
     Table,
     Versions,
     public_paths,
@@ -68,6 +69,13 @@ class Server(Table):
         None,
         "directory for qlog files, which show the packets of each QUIC connection; slows them down",
         "--qlog-dir",
+    )
+    secret: Secret | None = setting(
+        None,
+        "text of 16 bytes or more by which clients of a restarted relay know at once; the same for all relays "
+        "behind one address",
+        unset="in a file",
+        hidden=True,
     )
     tls: ServerTls = ServerTls()
     quic: QuicTable = QuicSettings()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, create_model
 
 from relay.config.address import Address, is_authority, is_host
 from relay.config.duration import seconds
@@ -31,6 +31,7 @@ Range = tuple[float, float]  # smallest and largest value allowed
 _COUNT: Range = (1, 1_000_000)
 _BYTES: Range = (1_024, 1 << 40)
 _SECONDS: Range = (0.001, 86_400)
+_SHORTEST_SECRET: Final = 16  # bytes
 
 QUIC_RANGES: Final[Mapping[str, Range]] = {
     "idle_timeout": (0.1, 3_600),
@@ -195,6 +196,14 @@ def _versions(versions: tuple[Version, ...]) -> tuple[Version, ...]:
     raise ValueError('expected at least one version, e.g. "moq-lite-06"')
 
 
+def _secret(raw: object) -> object:
+    if raw is None or isinstance(raw, SecretStr):
+        return raw
+    if isinstance(raw, str) and len(raw.encode("utf-8", "surrogateescape")) >= _SHORTEST_SECRET:
+        return SecretStr(raw)
+    raise ValueError(f"expected a text of {_SHORTEST_SECRET} bytes or more, e.g. from: openssl rand -hex 32")
+
+
 def _lower(raw: object) -> object:
     return raw.lower() if isinstance(raw, str) else raw
 
@@ -202,6 +211,7 @@ def _lower(raw: object) -> object:
 Listen = Annotated[Address, _one(Address.parse, 'host:port, e.g. "[::]:443"'), Metavar("ADDRESS")]
 File = Annotated[Path, _one(_file, "the path of one file"), Metavar("FILE")]
 Folder = Annotated[Path, _one(_folder, "the path of a directory"), Metavar("DIR")]
+Secret = Annotated[SecretStr, BeforeValidator(_secret), Metavar("TEXT")]
 Files = Annotated[tuple[Path, ...], _many(_file, "the path of a file"), Metavar("FILE[,...]")]
 Names = Annotated[tuple[str, ...], _many(_san, "a host name"), Metavar("NAME[,...]")]
 Hosts = Annotated[tuple[str, ...], _many(_host, "a host name"), Metavar("NAME[,...]")]

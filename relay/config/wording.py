@@ -50,7 +50,9 @@ def label(keys: Keys) -> str:
 
 
 def shown(keys: Keys, value: object) -> str:
-    """Write ` = value`, without a possible secret in place of a file name."""
+    """Write ` = value`, without a secret, or a possible one in place of a file name."""
+    if any(option.hidden and option.keys == keys for option in OPTIONS):
+        return ""
     if any(option.secret and option.keys == keys for option in OPTIONS):
         if not isinstance(value, (str, Path)):
             return ""

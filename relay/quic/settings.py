@@ -32,7 +32,7 @@ class QuicSettings:
     """UDP payload that every path carries. Packets are larger where `mtu_discovery` finds that the path carries more."""
 
     mtu_discovery: bool = True
-    """Busy connections try packets of up to 1452 bytes. Needs `fast`, and Linux or macOS."""
+    """Busy connections try packets of up to 1452 bytes. On Linux and macOS."""
 
     congestion: Literal["cubic", "reno", "bbr"] = "cubic"
     """Congestion control algorithm. `bbr` does not take every loss for congestion: [when to choose
@@ -41,8 +41,5 @@ class QuicSettings:
     socket_buffer: int = 4 * 1024 * 1024
     """Kernel receive and send buffer asked for; the kernel may grant less."""
 
-    fast: bool = True
-    """Ordinary packets take the fast path instead of aioquic's; both speak the same protocol."""
-
     native: bool = True
-    """The compiled kernel makes the packets of `fast`, where it was built; else Python does."""
+    """The compiled kernel encrypts and decrypts packets, if it was built; otherwise Python does."""

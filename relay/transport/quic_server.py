@@ -40,7 +40,8 @@ logger = get_logger(__name__)
 
 SHORTEST_FIRST_ID: Final = 8  # least bytes of a client's first destination connection id (RFC 9000, 7.2)
 RENEWAL_INTERVAL: Final = 60.0  # seconds between checks of the generated certificate's age
-RESETS: Final = 100  # stateless resets per second
+RESETS: Final = 1_000  # stateless resets per second, and ...
+RESETS_BURST: Final = 10_000  # ... at once: all clients of a restarted relay
 
 
 class QuicServer(Endpoint):
@@ -164,10 +165,7 @@ class QuicServer(Endpoint):
 
     def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
         if not data[0] & 0x80:
-            reset = self.tokens.answer(data, CONNECTION_ID_LENGTH)
-            if reset is not None and self._resets.spend(now, rate=RESETS, burst=RESETS):
-                self.refused["unknown_connection"] += 1
-                sock.send(reset, address)
+            self._reset(sock, data, address, now)
             return
         # Only a first packet makes a connection. Small ones get no answer: a spoofed sender gains nothing.
         if len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
@@ -198,6 +196,13 @@ class QuicServer(Endpoint):
             sock.send(verdict, address)
 
     # -- inside
+
+    def _reset(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
+        """Answer a packet of a connection that we know nothing of: perhaps of before a restart."""
+        reset = self.tokens.answer(data, CONNECTION_ID_LENGTH)
+        if reset is not None and self._resets.spend(now, rate=RESETS, burst=RESETS_BURST):
+            self.refused["unknown_connection"] += 1
+            sock.send(reset, address)
 
     def _on_request(self, request: SessionRequest) -> None:
         # The answer comes in the next turn, the first messages in the one after: send both in one packet.

@@ -99,6 +99,7 @@ KEYS = [
     "server.bind",
     "server.listen",
     "server.quic.congestion_control",
+    "server.quic.fast",
     "server.quic.preferred_v4",
     "server.tcp.bind",
     "server.tls.root",

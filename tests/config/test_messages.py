@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from relay.cli import summary
+from relay.config import load
 from relay.config.options import Option
 from relay.config.tables import OPTIONS
 from tests.config.support import (
@@ -169,7 +171,26 @@ def test_unknown_elsewhere(key: str, message: str) -> None:
             "65508",
             "[server.quic] max_datagram_size = 65508: expected a whole number from 1200 to 65507",
         ),
-        ("server.quic.fast", "1", "[server.quic] fast = 1: expected true or false"),
+        ("server.quic.native", "1", "[server.quic] native = 1: expected true or false"),
+        *(
+            (
+                "server.quic.fast",
+                value,
+                (
+                    "[server.quic] fast: not supported; "
+                    "delete the key: all packets take the one engine that there is"
+                ),
+            )
+            for value in ("true", "false", "1")
+        ),
+        *(
+            (
+                "server.secret",
+                value,
+                "[server] secret: expected a text of 16 bytes or more, e.g. from: openssl rand -hex 32",
+            )
+            for value in ('"fifteen bytes!!"', '""', "16", '["0123456789abcdef"]')
+        ),
         (
             "server.quic.max_streams_uni",
             "1.5",
@@ -421,6 +442,24 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(option: Option, secret: str
         assert len(found) == 1
         assert f"[{option.table}] {option.keys[-1]}" in found[0]
         assert secret[:12] not in found[0]
+
+
+def test_a_secret_is_not_shown() -> None:
+    secret = "correct horse battery staple"
+    config = load(written(MINIMAL | {"server.secret": f'"{secret}"'}), environ={})
+    assert config.server.secret is not None
+    assert config.server.secret.get_secret_value() == secret
+    for text in (str(config), repr(config.server), *summary(config)):
+        assert "horse" not in text
+    assert "  secret      set" in summary(config)
+    assert load(written(MINIMAL), environ={"MOQ_SERVER_SECRET": secret}).server == config.server
+    for found in (
+        complaint({"server.secret": '"horse"'}),
+        complaint({}, environ={"MOQ_SERVER_SECRET": "horse"}),
+        complaint({}, flags=[("--server-secret", "horse")]),
+        complaint({"server.secrt": '"horse"'}),
+    ):
+        assert "horse" not in found
 
 
 def test_a_long_path_of_a_key_in_an_existing_folder_is_shown(tmp_path: Path) -> None:

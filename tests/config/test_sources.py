@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from relay.config import (
     Address,
@@ -39,6 +40,7 @@ DEFAULTS: dict[str, object] = {
     "server.listen": Address("::", 443),
     "server.version": NEWEST_FIRST,
     "server.qlog_dir": None,
+    "server.secret": None,
     "server.tls.cert": (),
     "server.tls.key": (),
     "server.tls.generate": (),
@@ -74,6 +76,7 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
     "server.listen": ADDRESSES,
     "server.version": ("moq-lite-01", "moq-lite-02", "moq-lite-03"),
     "server.qlog_dir": ("folder", "keys", "."),
+    "server.secret": ("sixteen bytes it", "öööööööö", "0123456789abcdef" * 4),
     "server.tls.cert": FILES,
     "server.tls.key": FILES,
     "server.tls.generate": ("localhost", "127.0.0.1", "*.example.com"),
@@ -137,6 +140,8 @@ def meant(option: Option, text: str) -> object:
         value = Address.parse(text)
     elif option.path == "cluster.root":
         value = Root(text)
+    elif name == "secret":
+        value = SecretStr(text)
     elif text in FILES or name == "qlog_dir":
         value = Path(text)
     elif name == "version":

@@ -155,11 +155,11 @@ def test_limits_and_quic_from_the_file() -> None:
         "limits.peers": "3",
         "server.quic.keep_alive": "0",
         "server.quic.congestion": '"bbr"',
-        "server.quic.fast": "false",
+        "server.quic.native": "false",
     }
     config = load(written(MINIMAL | keys), environ={})
     assert config.limits == Limits(sessions=5, cache_age=2.0, linger=0.0, peers=3)
-    assert config.server.quic == QuicSettings(keep_alive=0, congestion="bbr", fast=False)
+    assert config.server.quic == QuicSettings(keep_alive=0, congestion="bbr", native=False)
 
 
 def test_a_program_may_build_its_own() -> None:
