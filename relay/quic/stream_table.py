@@ -330,7 +330,8 @@ class StreamTable(StreamOwner):
 
     def on_max_streams(self, limit: int, *, unidirectional: bool) -> None:
         if limit > 1 << 60:
-            raise QuicError(errors.FRAME_ENCODING_ERROR, errors.MAX_STREAMS_BIDI, "more than 2^60 streams")
+            kind = errors.MAX_STREAMS_UNI if unidirectional else errors.MAX_STREAMS_BIDI
+            raise QuicError(errors.FRAME_ENCODING_ERROR, kind, "more than 2^60 streams")
         if unidirectional:
             self._uni_limit = max(self._uni_limit, limit)
         else:

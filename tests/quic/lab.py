@@ -238,8 +238,8 @@ class Ours(Waker):
         assert self.quic is not None
         return self.quic
 
-    def give(self, data: bytes, *, order: tuple[int, int] = (0, 0), fin: bool = True, uni: bool = True) -> Any:
-        stream = self.open.open_stream(order, unidirectional=uni)
+    def give(self, data: bytes, *, priority: int = 0, fin: bool = True, uni: bool = True) -> Any:
+        stream = self.open.open_stream(priority, unidirectional=uni)
         third = len(data) // 3
         stream.write([data[:third], data[third:]], fin=fin)
         return stream
@@ -353,7 +353,7 @@ class Theirs:
                     kind = -1 if event.frame_type is None else event.frame_type
                     log.close_event = Close(event.error_code, event.reason_phrase, frame_type=kind)
 
-    def give(self, data: bytes, *, order: tuple[int, int] = (0, 0), fin: bool = True, uni: bool = True) -> Any:
+    def give(self, data: bytes, *, priority: int = 0, fin: bool = True, uni: bool = True) -> Any:
         stream_id = self.quic.get_next_available_stream_id(is_unidirectional=uni)
         self.quic.send_stream_data(stream_id, data, fin)
         return stream_id

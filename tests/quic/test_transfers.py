@@ -169,7 +169,7 @@ def test_many_streams_with_resets(pairing: Pairing, network: str, seed: int) -> 
         name = "client" if number % 2 else "server"
         side, other = lab.ends[name], lab.server if name == "client" else lab.client
         data = dice.randbytes(dice.choice([0, 1, 160, 5000, 40_000]))
-        stream = side.give(data, order=(0, -number))
+        stream = side.give(data)
         lab.send(name)
         lab.rest(0.002)
         lab.run(lambda side=side, stream=stream: side.id_of(stream) >= 0)  # there is room in the window
@@ -207,8 +207,8 @@ def test_small_windows(pairing: Pairing, loss: float, seed: int) -> None:
     lab.establish()
     dice = random.Random(seed)
     contents = {4 * number + 2: dice.randbytes(60_000) for number in range(10)}
-    for number, content in enumerate(contents.values()):
-        lab.client.give(content, order=(0, -number))
+    for content in contents.values():
+        lab.client.give(content)
     lab.send("client")
     lab.run(lambda: lab.server.log.finished == set(contents), within=600)
     assert {key: bytes(value) for key, value in lab.server.log.received.items()} == contents
@@ -223,8 +223,8 @@ def test_few_streams_at_a_time(pair: Pairing, seed: int) -> None:
     lab = Lab(pair, seed, Network(loss=0.05), max_streams_uni=5)
     lab.establish()
     contents = {4 * number + 2: random.Random(number).randbytes(3000) for number in range(60)}
-    for number, content in enumerate(contents.values()):
-        lab.client.give(content, order=(0, -number))
+    for content in contents.values():
+        lab.client.give(content)
     lab.send("client")
     lab.run(lambda: lab.server.log.finished == set(contents), within=60)
     assert {key: bytes(value) for key, value in lab.server.log.received.items()} == contents
