@@ -1,0 +1,107 @@
+"""Clients of a relay that was killed: they know as soon as it runs again, by one packet and its answer."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from relay.client import Client, ClientTls, SessionEnded
+from tests.e2e.harness import RustPeer, free_udp_port
+from tests.e2e.test_command import OPEN, Command, relay
+from tests.e2e.udp_proxy import UdpProxy, _Flow
+
+pytestmark = pytest.mark.e2e
+
+
+class Watched(UdpProxy):
+    """Keeps the direction and size of each datagram that it passes on."""
+
+    def __init__(self, port: int, target: int) -> None:
+        super().__init__(port, target)
+        self.passed_on: list[tuple[str, int]] = []
+
+    def _send(self, flow: _Flow, data: bytes, up: bool) -> None:
+        self.passed_on.append(("up" if up else "down", len(data)))
+        super()._send(flow, data, up)
+
+    @property
+    def directions(self) -> list[str]:
+        return [direction for direction, _ in self.passed_on]
+
+    def answered(self) -> None:
+        """Check that the first packet from the relay ended the connection; one of the peer may have crossed it."""
+        first = self.directions.index("down")
+        assert self.directions[:first].count("up") >= 1
+        assert self.directions[first:].count("up") <= 1
+
+
+@contextlib.asynccontextmanager
+async def killed(port: int, *options: str) -> AsyncIterator[Command]:
+    """A relay that ends like a crash at the end of the block."""
+    async with relay("--listen", f"localhost:{port}", *OPEN, *options) as running:
+        await running.line("try it")
+        yield running
+        running.process.send_signal(signal.SIGKILL)
+        assert await running.exit() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("scheme", ["moqt", "https"])
+@pytest.mark.parametrize("options", [(), ("--server-secret", "the same in both relays")], ids=["file", "key"])
+async def test_our_client_knows_by_its_next_packet(scheme: str, options: tuple[str, ...]) -> None:
+    port, front = free_udp_port(), free_udp_port()
+    with Watched(front, port) as network:
+        url = f"{scheme}://127.0.0.1:{front}/"
+        async with contextlib.AsyncExitStack() as stack:
+            async with killed(port, *options):
+                tls = ClientTls(disable_verify=True)
+                client = await stack.enter_async_context(await Client.connect(url, tls=tls))
+            network.weather().cut = True  # while nothing listens
+            async with killed(port, *options):
+                network.weather().cut = False
+                network.passed_on.clear()
+                with pytest.raises(SessionEnded, match="stateless reset"):
+                    await client.subscribe("any", "track")
+                network.answered()
+                largest = max(size for direction, size in network.passed_on if direction == "up")
+                assert all(size < largest for direction, size in network.passed_on if direction == "down")
+
+
+@pytest.mark.parametrize("version", ["0.5.1", "0.3.3"])
+async def test_a_rust_client_knows_by_its_next_packet(version: str) -> None:
+    port, front = free_udp_port(), free_udp_port()
+    with Watched(front, port) as network:
+        url = f"https://127.0.0.1:{front}/"
+        async with contextlib.AsyncExitStack() as stack:
+            hold = ("demo/cam", "--track", "video", "--hold", "--wait-for-viewers", "0")
+            async with killed(port):
+                peer = await stack.enter_async_context(RustPeer(version, "publish", url, *hold))
+                await peer.wait_for("connected")
+            network.weather().cut = True
+            async with killed(port):
+                network.weather().cut = False
+                network.passed_on.clear()
+                await peer.wait_for("closed", 30)
+                network.answered()
+
+
+async def test_another_secret_is_not_believed(tmp_path: Path) -> None:
+    """Clients must not believe just anybody: this one goes on asking."""
+    port, front = free_udp_port(), free_udp_port()
+    with Watched(front, port) as network:
+        async with contextlib.AsyncExitStack() as stack:
+            async with killed(port, "--server-secret", "of the former relay"):
+                tls = ClientTls(disable_verify=True)
+                url = f"moqt://127.0.0.1:{front}/"
+                client = await stack.enter_async_context(await Client.connect(url, tls=tls))
+            network.weather().cut = True
+            async with killed(port, "--server-secret", "of another relay"):
+                network.weather().cut = False
+                network.passed_on.clear()
+                with pytest.raises(SessionEnded, match="idle"):
+                    await client.subscribe("any", "track")
+                assert network.directions.count("up") > 3
+                assert network.directions.count("down") > 1
