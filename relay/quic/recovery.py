@@ -116,7 +116,7 @@ class Recovery:
             "rtt_min",
             "rtt_variance",
         ),
-        *("sent", "skipped", "traced", "_ack_delay", "_news", "_sample_sent"),
+        *("sent", "skipped", "traced", "_ack_delay", "_news", "_sample_sent", "_sampled"),
     )
 
     def __init__(self, congestion: Congestion, *, max_ack_delay: float) -> None:
@@ -148,6 +148,7 @@ class Recovery:
         self.acked_bytes = 0  # since the last `settle`
         self._news = False
         self._sample_sent = -1.0  # when the largest acknowledged packet was sent, if that is new
+        self._sampled = False  # by the present frame
         self._ack_delay = 0.0
 
     # -- sending
@@ -175,6 +176,7 @@ class Recovery:
 
         Raises QuicError, and IndexError if the frame ends early.
         """
+        self._sampled = False
         largest, at = read_varint(plain, at)
         delay, at = read_varint(plain, at)
         count, at = read_varint(plain, at)
@@ -210,7 +212,7 @@ class Recovery:
                 if self.skipped:
                     self._check_skipped(low, high)
                 index = self._acknowledge(low, high, largest, index)
-        if self._sample_sent >= 0:
+        if self._sampled:
             self._ack_delay = (delay << delay_exponent) / 1_000_000
         return at
 
@@ -252,6 +254,7 @@ class Recovery:
         self._news = True
         if record.last == largest:
             self._sample_sent = record.time
+            self._sampled = True
         if record.probe:
             self.arrived_probe = record.probe
             return

@@ -143,12 +143,6 @@ class Ours(Waker):
         self.woken = True
 
     @property
-    def settled(self) -> bool:
-        """No key update is on its way."""
-        protection = self.open.protection
-        return protection.sending_phase == protection.receiving_phase and not protection._wanted
-
-    @property
     def ready(self) -> bool:
         return self.quic is not None and self.quic.confirmed
 
@@ -305,7 +299,6 @@ class Theirs:
     in_trains: int = 0
     first_secret: bytes = b""
     woken: bool = False
-    settled: bool = True
 
     @property
     def open(self) -> Any:
