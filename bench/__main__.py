@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         "narrow", help="what a viewer gets whose line carries half of what he watches"
     )
     narrows.add_argument(
-        "--relays", default="rust,fast,stock", help=f"some of {','.join(CONTENDERS)} [%(default)s]"
+        "--relays", default="rust,fast,pure", help=f"some of {','.join(CONTENDERS)} [%(default)s]"
     )
     narrows.add_argument("--duration", type=float, default=20.0, help="seconds for each relay [%(default)s]")
     narrows.add_argument("--docs", action="store_true", help="write table and plot into docs/delivery.md")
@@ -93,7 +93,7 @@ def _how(command: argparse.ArgumentParser, *, rounds: int) -> None:
     )
     command.add_argument(
         "--relays",
-        help=f"some of {','.join(CONTENDERS)}; by default all but `pure`, in rows that grow without `stock`",
+        help=f"some of {','.join(CONTENDERS)}; by default all but `pure`",
     )
     command.add_argument("--processes", type=int, default=2, help="processes of viewers [%(default)s]")
 
@@ -134,12 +134,9 @@ def _version() -> str:
     return done.stdout.strip()
 
 
-def contenders_for(scenario: Scenario, asked: Sequence[str] | None) -> list[str]:
-    """The relays for a scenario: the requested ones, else all; rows that grow omit the slow one."""
-    if asked is not None:
-        return list(asked)
-    left_out = {"pure"} if scenario.series is None else {"pure", "stock"}
-    return [name for name in CONTENDERS if name not in left_out]
+def contenders_for(asked: Sequence[str] | None) -> list[str]:
+    """The relays for a scenario: the requested ones, else all but the slow one."""
+    return [name for name in CONTENDERS if name != "pure"] if asked is None else list(asked)
 
 
 async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], store: Store) -> None:
@@ -156,7 +153,7 @@ async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], 
         (store.rounds + i, scenario, relay)
         for i in range(arguments.rounds)
         for scenario in scenarios
-        for relay in contenders_for(scenario, asked)
+        for relay in contenders_for(asked)
     ]
     begin = time.monotonic()
     for done, (round_, scenario, relay) in enumerate(jobs):

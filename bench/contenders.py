@@ -24,9 +24,9 @@ CONFIG = """\
 [server]
 listen = "127.0.0.1:{port}"
 tls.generate = "localhost"
+secret = "of no value: not in a file"
 
 [server.quic]
-fast = {fast}
 native = {native}
 
 [web.http]
@@ -56,7 +56,6 @@ CONTENDERS = {
         Contender("rust", "Rust core", "listening"),
         Contender("fast", "moq-relay", "certificate sha256"),
         Contender("pure", "moq-relay, `native = false`", "certificate sha256"),
-        Contender("stock", "moq-relay, `fast = false`", "certificate sha256"),
     )
 }
 REFERENCE = "rust"
@@ -127,9 +126,8 @@ class RunningRelay:
         if self._contender.name == "rust":
             return [str(self._peer_python), "-u", "-m", "bench.peer_relay", str(self.port)]
         config = Path(self._folder.name) / "relay.toml"
-        name = self._contender.name
-        fast, native = str(name != "stock").lower(), str(name == "fast").lower()
-        config.write_text(CONFIG.format(port=self.port, internal=self.internal, fast=fast, native=native))
+        native = str(self._contender.name == "fast").lower()
+        config.write_text(CONFIG.format(port=self.port, internal=self.internal, native=native))
         return [sys.executable, "-u", "-m", "relay.cli", str(config)]
 
     def said(self) -> str:

@@ -16,8 +16,8 @@ from bench.scenarios import SERIES, Series
 
 INK = "#7f8790"
 GRID = "#7f879055"
-COLOURS = {"rust": "#d9792b", "fast": "#2f8fd0", "pure": "#3aa17e", "stock": "#8a63d2"}
-MARKERS = {"rust": "s", "fast": "o", "pure": "D", "stock": "^"}
+COLOURS = {"rust": "#d9792b", "fast": "#2f8fd0", "pure": "#3aa17e"}
+MARKERS = {"rust": "s", "fast": "o", "pure": "D"}
 STYLE = {
     "svg.fonttype": "none",  # text stays text: a fourth of the size
     "svg.hashsalt": "moq-relay",  # reproducible files
