@@ -16,7 +16,7 @@ from relay.logger import get_logger
 from relay.model.address import readable_address
 from relay.model.pace import LogThrottle
 from relay.quic import errors, qlog
-from relay.quic.connection import CLOSED, OPEN, Burst, Connection
+from relay.quic.connection import CLOSED, DRAINING, OPEN, Burst, Connection
 from relay.quic.cost import WATCHED, PacketCost
 from relay.quic.handler import APPLICATION, Close, Handler, Waker
 from relay.quic.handover import take_over
@@ -112,6 +112,11 @@ class Driver(Waker):
     @property
     def over(self) -> bool:
         """The close was sent or received: nothing is sent any more."""
+        return self.gone or self._over
+
+    @property
+    def _ends(self) -> bool:
+        """As `over`, or the close is still to be sent."""
         if self.gone:
             return True
         if self.connection is not None:
@@ -186,7 +191,7 @@ class Driver(Waker):
             return
         if connection is None:
             self.transmit(now)  # a handshake causes no session events
-        elif connection.over:
+        elif connection.state in (DRAINING, CLOSED):
             self._note_over()
             self.arm(now)
         elif self.handshake is not None or connection.wants_to_send():
@@ -210,7 +215,7 @@ class Driver(Waker):
                 self._update_routes(connection)
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
-        if self.over:
+        if self._ends:
             self._note_over()
         if not self.gone:
             self.arm(now)
@@ -234,6 +239,8 @@ class Driver(Waker):
         """The process paused for `late` seconds, which is no silence of the peer."""
         if self.connection is not None:
             self.connection.resume(now, late)
+        elif self.handshake is not None:
+            self.handshake.resume(now, late)
 
     def arm(self, now: float) -> None:
         """Have `on_timer` called at the next deadline, or earlier."""
@@ -286,7 +293,7 @@ class Driver(Waker):
 
     def close_later(self, code: int, reason: str = "") -> None:
         """Close once data just written on a stream had time to arrive."""
-        if self._close_plan is None and not self.over:
+        if self._close_plan is None and not self._ends:
             deadline = self.endpoint.now() + max(3 * self.quic.recovery.rtt, LINGER)
             self._close_plan = (deadline, code, reason)
             self.touch()
@@ -385,6 +392,12 @@ class Driver(Waker):
         assert handshake is not None
         connection = self.connection
         if connection is not None and (connection.confirmed or connection.over):
+            event = connection.close_event
+            if event is not None and not (event.by_peer or event.idle or connection.confirmed):
+                # A server without our Finished reads no 1-RTT packets (RFC 9000, 10.2.3).
+                handshake.close(event.code, None if event.application else event.frame_type, event.reason)
+                for data, address in handshake.datagrams_to_send(now):
+                    self.sock.send(data, address)
             handshake.release()
             self.handshake = None
             return
@@ -464,7 +477,7 @@ class Driver(Waker):
     def _drop(self) -> None:
         """Drop a datagram of a connection over its CPU limit. Before a session exists, close it."""
         self.endpoint.count_drop(self)
-        if self.setup_deadline is not None and not self.over:
+        if self.setup_deadline is not None and not self._ends:
             self.close(errors.INTERNAL_ERROR, "packets take too long to read", transport=True)
 
     def _deadline(self) -> float:
@@ -476,7 +489,7 @@ class Driver(Waker):
             timer = self.handshake.get_timer()
             if timer is not None and (deadline < 0 or timer < deadline):
                 deadline = timer
-        if self.over:
+        if self._ends:
             return deadline
         if self.setup_deadline is not None:
             deadline = min(deadline, self.setup_deadline)
@@ -493,9 +506,9 @@ class Driver(Waker):
             self._check_handshake()
         if connection is not None:
             connection.on_timer(now)
-        if self.over:
-            self._note_over()
-        elif self._close_plan is not None and self._close_plan[0] <= now:
+        if self._ends:
+            return  # `transmit` follows
+        if self._close_plan is not None and self._close_plan[0] <= now:
             _, code, reason = self._close_plan
             self.close(code, reason)
         elif self.setup_deadline is not None and self.setup_deadline <= now:

@@ -241,6 +241,13 @@ class Handshake(QuicConnection):
         """As aioquic's, with the reason cut to fit the packets that carry it."""
         super().close(error_code, frame_type, cut_utf8(reason_phrase, REASON_LIMIT))
 
+    def resume(self, now: float, late: float) -> None:
+        """The process paused for `late` seconds; see `Connection.resume`."""
+        if self._close_at is None or self._close_event is not None:
+            return
+        half = self.configuration.idle_timeout / 2
+        self._close_at = self._close_at + late if late < half else max(self._close_at, now + half)
+
     # -- rules
 
     def _find_network_path(self, addr: NetworkAddress) -> Any:

@@ -192,14 +192,15 @@ class Node:
 
 def mute(session: QuicSession) -> None:
     """From now on nothing that its endpoint sends gets anywhere."""
-    assert isinstance(session.connection.endpoint, Endpoint)
-    silence(session.connection.endpoint)
+    assert isinstance(session.driver.endpoint, Endpoint)
+    silence(session.driver.endpoint)
 
 
 def silence(endpoint: Endpoint) -> None:
     """From now on nothing that it sends gets anywhere."""
     for sock in endpoint._sockets:
         sock.send = lambda data, address: None  # type: ignore[method-assign]
+        sock.send_all = lambda buffers, size, address: None  # type: ignore[method-assign]
 
 
 class Nodes(list[Node]):

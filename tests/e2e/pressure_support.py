@@ -1,6 +1,6 @@
 """Live tracks over a bad network, and viewers that record arrival and age of each frame.
 
-    async with stage(fast=True) as on:
+    async with stage() as on:
         source = on.source("video", Shape(30, 8300, 6))
         watch = await (await on.viewer()).watch("video")
         on.weather.down.rate = source.shape.rate / 2
@@ -33,9 +33,11 @@ from relay.client import (
     TrackWriter,
 )
 from relay.model.limits import Limits
+from relay.quic.driver import Driver
 from relay.quic.settings import QuicSettings
 from relay.quic.trust import ClientTls
 from relay.transport.client import connect
+from relay.transport.quic_session import QuicSession
 from relay.wire.version import Version
 from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port
@@ -86,14 +88,19 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def freeze(client: Client) -> None:
     """Grant no more flow control credit. The session stays healthy: packets are acknowledged."""
-    client.session.connection.quic._receive_window.deliver = lambda count: None  # type: ignore[attr-defined]
+    _driver(client).quic.streams._window = 0
 
 
 def thaw(client: Client, count: int) -> None:
     """Grant so many bytes more."""
-    connection = client.session.connection  # type: ignore[attr-defined]
-    connection.quic._receive_window._value += count
-    connection.touch()
+    driver = _driver(client)
+    driver.quic.streams._receive_limit += count
+    driver.touch()
+
+
+def _driver(client: Client) -> Driver:
+    assert isinstance(client.session, QuicSession)
+    return client.session.driver
 
 
 async def trickle(client: Client, rate: float, every: float = 0.05) -> None:
@@ -290,11 +297,11 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def stage(
-    *, fast: bool, limits: Limits | None = None, versions: tuple[Version, ...] = tuple(Version), seed: int = 1
+    *, limits: Limits | None = None, versions: tuple[Version, ...] = tuple(Version), seed: int = 1
 ) -> AsyncIterator[Stage]:
     """A relay with these limits, by default those of the configuration's defaults."""
     async with (
-        running(limits=limits or Limits(), quic=QuicSettings(fast=fast), versions=versions) as relay,
+        running(limits=limits or Limits(), versions=versions) as relay,
         contextlib.AsyncExitStack() as stack,
     ):
         proxy = stack.enter_context(UdpProxy(free_udp_port(), relay.port, seed=seed))

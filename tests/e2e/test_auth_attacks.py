@@ -175,7 +175,9 @@ def asking_for(target: bytes) -> Iterator[None]:
 
         def sending(stream_id: int, headers: Any) -> None:
             fields = [(name, target if name == b":path" else value) for name, value in headers]
-            self.connection.quic.send_stream_data(stream_id, headers_frame(fields))
+            stream = self.connection.streams.get(stream_id)
+            assert stream is not None
+            stream.write([headers_frame(fields)])
 
         h3.send_headers = sending
         request(self, settings)

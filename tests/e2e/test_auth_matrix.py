@@ -20,6 +20,7 @@ import yarl
 from relay.app import Relay
 from relay.auth.authenticator import Authenticator
 from relay.client import Announced, Client, SessionEnded
+from relay.quic.streams import Stream
 from relay.transport.client import ConnectError
 from relay.transport.webtransport_client import WebTransportClientSession
 from relay.wire.announce import AnnounceRequest
@@ -663,9 +664,9 @@ async def test_webtransport_refusals_differ_in_the_word_only(
     answers = []
     on_headers = WebTransportClientSession._on_headers
 
-    def heard(self: WebTransportClientSession, stream_id: int, headers: Any) -> None:
+    def heard(self: WebTransportClientSession, stream: Stream, headers: Any) -> None:
         answers.append(tuple(headers))
-        on_headers(self, stream_id, headers)
+        on_headers(self, stream, headers)
 
     async with stage(tmp_path) as scene:
         monkeypatch.setattr(WebTransportClientSession, "_on_headers", heard)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import pytest
-
 from relay.client import Client, GroupReader
 from relay.model.limits import Limits
-from relay.quic.settings import QuicSettings
 from relay.quic.trust import ClientTls
 from tests.e2e.support import running, webtransport
-from tests.sampling import first
 
 FRAMES = 3_000
 PER_GROUP = 4
@@ -21,12 +17,11 @@ WINDOW = 32
 """Frames that may be on their way."""
 
 
-@pytest.mark.parametrize("fast", first(True, False))
-async def test_no_frame_is_lost_on_a_line_without_pauses(fast: bool) -> None:
+async def test_no_frame_is_lost_on_a_line_without_pauses() -> None:
     # the end of a group takes longer than this where newer ones go first, and the viewer does not mind
     limits = Limits(backlog_time=0.1)
     async with (
-        running(limits=limits, quic=QuicSettings(fast=fast)) as relay,
+        running(limits=limits) as relay,
         contextlib.AsyncExitStack() as stack,
     ):
         clients = [

@@ -16,18 +16,20 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
-from relay.quic.fast import keys
 
 import relay
 from relay.app import Relay
 from relay.client import Client
+from relay.quic import packet_keys
 from relay.transport.client import ClientTls
 from relay.transport.quic_session import QuicSession
 from tests.e2e.support import running, webtransport
 
 pytestmark = [
     pytest.mark.timeout(60),
-    pytest.mark.skipif(not keys.NATIVE, reason="the kernel is not built, without it there are more calls"),
+    pytest.mark.skipif(
+        not packet_keys.NATIVE, reason="the kernel is not built, without it there are more calls"
+    ),
 ]
 
 SOURCE = f"{Path(relay.__file__).parent}/"
@@ -124,7 +126,7 @@ async def usual(kind: str) -> Trace:
         await viewer.announced().wait_for("demo/cam")
         groups = await viewer.subscribe("demo/cam", "video/hd")
         assert isinstance(publisher.session, QuicSession)
-        port = publisher.session.connection.sock.address[1]
+        port = publisher.session.driver.sock.address[1]
         group = track.group()
         group.write(b"first")
         received = await anext(groups)

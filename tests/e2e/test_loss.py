@@ -14,15 +14,14 @@ from tests.e2e.udp_proxy import UdpProxy
 VIEWERS = 10
 
 
-@pytest.mark.parametrize("fast", [True, False])
-async def test_a_live_track_gets_through_heavy_loss(fast: bool) -> None:
+async def test_a_live_track_gets_through_heavy_loss() -> None:
     """2 Mbit/s at 30 frames/s, 5 % lost each way, 100 ms round trip: real viewers get all of it, as it happens.
 
     They wait for three seconds at most, of which a busy machine takes its part. Congestion control that takes loss for a
     full line lets through a fifth of it, and would need sixteen.
     """
     groups, frames = 4, 30
-    async with running(limits=Limits(), quic=QuicSettings(fast=fast, congestion="bbr")) as relay:
+    async with running(limits=Limits(), quic=QuicSettings(congestion="bbr")) as relay:
         with UdpProxy(free_udp_port(), relay.port, seed=3) as proxy:
             shape = ("--groups", groups, "--frames-per-group", frames, "--frame-size", 8300)
             pace = ("--interval", 1 / 30, "--pause", "start")
@@ -43,7 +42,6 @@ async def test_a_live_track_gets_through_heavy_loss(fast: bool) -> None:
             assert proxy.dropped > 0.03 * proxy.passed
 
 
-@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize(
     "loss, delay, jitter, rate",
     [(0.01, 0.025, 0.0, 60_000), (0.05, 0.05, 0.0, 30_000), (0.1, 0.1, 0.02, 7_500)],
@@ -51,7 +49,7 @@ async def test_a_live_track_gets_through_heavy_loss(fast: bool) -> None:
 )
 @pytest.mark.virtual
 async def test_what_a_line_can_carry_arrives_in_time(
-    fast: bool, loss: float, delay: float, jitter: float, rate: int
+    loss: float, delay: float, jitter: float, rate: int
 ) -> None:
     """With default limits nothing is skipped, and no viewer falls behind.
 
@@ -59,7 +57,7 @@ async def test_what_a_line_can_carry_arrives_in_time(
     and at the higher rates of loss congestion control makes it wait for some more.
     """
     shape = Shape(30, rate // 30, 15)
-    async with stage(fast=fast) as on:
+    async with stage() as on:
         source = on.source("video", shape)
         watches = [await viewer.watch("video") for viewer in await on.viewers(5)]
         await source.track.used()

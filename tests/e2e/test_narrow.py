@@ -13,14 +13,12 @@ import asyncio
 import pytest
 
 from relay.model.limits import Limits
-from relay.quic.settings import QuicSettings
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
 from tests.e2e.harness import free_udp_port
 from tests.e2e.pressure_support import AUDIO, VIDEO, Shape, Stage, Watch, percentile, stage
 from tests.e2e.support import publisher, running, viewer, webtransport
 from tests.e2e.udp_proxy import UdpProxy
-from tests.sampling import first
 
 SECONDS = 3.0
 DELAY = 0.02
@@ -61,10 +59,9 @@ def test_the_bound_says_something() -> None:
     assert oldest(VIDEO) < SECONDS / 2 - 0.2
 
 
-@pytest.mark.parametrize("fast", first(True, False))
 @pytest.mark.virtual
-async def test_video_skips_and_audio_loses_nothing(fast: bool) -> None:
-    async with stage(fast=fast, limits=QUICK) as on:
+async def test_video_skips_and_audio_loses_nothing() -> None:
+    async with stage(limits=QUICK) as on:
         video, audio = on.source("video", VIDEO), on.source("audio", AUDIO)
         viewers = await on.viewers(3)
         pictures = [await viewer.watch("video", priority=1) for viewer in viewers]
@@ -109,10 +106,9 @@ def check_newest(on: Stage, watch: Watch, groups: int, end: float) -> None:
     assert len(watch.arrivals) > 0.25 * groups * VIDEO.group
 
 
-@pytest.mark.parametrize("fast", first(True, False))
 @pytest.mark.virtual
-async def test_ordered_delivery_keeps_the_order_and_skips(fast: bool) -> None:
-    async with stage(fast=fast, limits=QUICK) as on:
+async def test_ordered_delivery_keeps_the_order_and_skips() -> None:
+    async with stage(limits=QUICK) as on:
         source = on.source("video", VIDEO)
         (viewer,) = await on.viewers(1, versions=OLD)
         watch = await viewer.watch("video", ordered=True)
@@ -142,12 +138,11 @@ def out_of_order(watch: Watch) -> int:
     return count
 
 
-@pytest.mark.parametrize("fast", first(True, False))
 @pytest.mark.virtual
-async def test_max_latency_bounds_the_age_of_what_arrives(fast: bool) -> None:
+async def test_max_latency_bounds_the_age_of_what_arrives() -> None:
     """With limits that alone would let a second's worth wait."""
     latency = 0.2
-    async with stage(fast=fast) as on:
+    async with stage() as on:
         source = on.source("video", VIDEO)
         strict, patient = await on.viewers(2, versions=OLD)
         watch = await strict.watch("video", max_latency_ms=int(latency * 1000))
@@ -166,11 +161,10 @@ async def test_max_latency_bounds_the_age_of_what_arrives(fast: bool) -> None:
         assert len(other.broken) < len(watch.broken)
 
 
-@pytest.mark.parametrize("fast", first(True, False))
 @pytest.mark.virtual
-async def test_an_update_swaps_who_skips(fast: bool) -> None:
+async def test_an_update_swaps_who_skips() -> None:
     shape = Shape(30, VIDEO.size // 2, VIDEO.group)
-    async with stage(fast=fast, limits=QUICK) as on:
+    async with stage(limits=QUICK) as on:
         one, two = on.source("one", shape), on.source("two", shape)
         (viewer,) = await on.viewers(1, versions=OLD)
         first, second = await viewer.watch("one", priority=5), await viewer.watch("two", priority=3)
@@ -195,11 +189,10 @@ async def test_an_update_swaps_who_skips(fast: bool) -> None:
         assert len(set(after) & set(first.whole)) < len(after) / 2
 
 
-@pytest.mark.parametrize("fast", first(True, False))
-async def test_real_viewers_stay_on_the_newest_groups(fast: bool) -> None:
+async def test_real_viewers_stay_on_the_newest_groups() -> None:
     """Without a max age the client itself would drop each group as the next one begins."""
     groups, viewers = 15, 3
-    async with running(limits=QUICK, quic=QuicSettings(fast=fast)) as relay:
+    async with running(limits=QUICK) as relay:
         with UdpProxy(free_udp_port(), relay.port) as proxy:
             frames = ("--frames-per-group", VIDEO.group, "--frame-size", VIDEO.size)
             pace = ("--groups", groups, "--interval", 1 / VIDEO.fps, "--pause", "start")

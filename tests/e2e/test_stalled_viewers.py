@@ -92,11 +92,10 @@ async def dropped(on: Stage) -> dict[int, int]:
     return found
 
 
-@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.virtual
-async def test_the_slow_cost_the_healthy_nothing(fast: bool, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_slow_cost_the_healthy_nothing(caplog: pytest.LogCaptureFixture) -> None:
     limits = Limits(backlog_time=PATIENCE, backlog_bytes=KEPT)
-    async with stage(fast=fast, limits=limits) as on:
+    async with stage(limits=limits) as on:
         video = on.source("video", VIDEO)
         healthy = await on.viewers(HEALTHY, behind=False)
         for viewer in healthy:

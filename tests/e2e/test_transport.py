@@ -15,11 +15,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
-from relay.quic.compat import RelayQuicConnection
-from relay.quic.fast.connection import FastConnection
 
 from relay.model.limits import Limits
-from relay.quic import dial, endpoint, offload
+from relay.quic import offload
 from relay.quic.certificate_store import CertificatePair, CertificateStore, generate_certificate
 from relay.quic.endpoint import Endpoint
 from relay.quic.settings import QuicSettings
@@ -32,8 +30,7 @@ from tests.clock import RUNTIME
 from tests.e2e.harness import Peer, RustPeer, free_udp_port, peer_python
 from tests.e2e.quic_support import open_connections
 from tests.pem import chain_pem
-from tests.transport.conftest import PAIRINGS
-from tests.transport.test_certificates import self_signed
+from tests.quic.test_certificates import self_signed
 from tests.transport.virtual import Recorder
 
 pytestmark = pytest.mark.e2e
@@ -137,14 +134,6 @@ async def hosting(**options: Any) -> AsyncIterator[Host]:
         await host.server.close(0, "test over", timeout=2.0)
 
 
-@pytest.fixture(autouse=True, params=[name for name in PAIRINGS if name != "pure"])
-def pairing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ends that take the fast path, client and server."""
-    for module, way in zip((dial, endpoint), PAIRINGS[request.param], strict=True):
-        chosen = FastConnection if way == "fast" else RelayQuicConnection
-        monkeypatch.setattr(module, "connection_class", lambda settings, chosen=chosen: chosen)
-
-
 @pytest.fixture(autouse=True)
 async def leaves_nothing() -> AsyncIterator[None]:
     """No task and no reader outlives a test."""
@@ -202,10 +191,12 @@ async def test_many_streams_over_a_small_credit(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-async def test_large_transfer_both_ways(scheme: str) -> None:
+@pytest.mark.parametrize("native", [True, False])
+async def test_large_transfer_both_ways(scheme: str, native: bool) -> None:
     payload = random.Random(1).randbytes(2_000_000)
-    async with hosting() as host:
-        session = await connect(host.url(scheme), tls=host.tls)
+    settings = QuicSettings(native=native)
+    async with hosting(settings=settings) as host:
+        session = await connect(host.url(scheme), tls=host.tls, settings=settings)
         owner = Owner(session)
         stream = session.open_bidi()
         stream.write([payload], fin=True)
@@ -293,7 +284,7 @@ async def test_our_own_pause_is_not_the_peers_silence() -> None:
             for side in (session, peer.session):
                 assert isinstance(side, QuicSession)
                 side.open_uni().write([bytes(3000)], fin=True)
-                side.connection.transmit(time.monotonic())
+                side.driver.transmit(time.monotonic())
             time.sleep(pause)  # noqa: ASYNC251 - that nothing else runs is what is tested
             session.ping()
             peer.session.ping()
@@ -311,11 +302,11 @@ async def test_a_deadline_that_has_passed_is_no_pause(caplog: pytest.LogCaptureF
         Owner(session)
         peer = await host.owner()
         assert isinstance(peer.session, QuicSession)
-        connection = peer.session.connection
-        endpoint = connection.endpoint
+        driver = peer.session.driver
+        endpoint = driver.endpoint
         assert isinstance(endpoint, Endpoint)
         before = time.monotonic()
-        endpoint.watch(connection, before - 5)
+        endpoint.watch(driver, before - 5)
         assert endpoint._watch_at >= before
         endpoint._look()
         assert "did not run" not in caplog.text
@@ -430,7 +421,7 @@ async def test_certificate_by_server_name(monkeypatch: pytest.MonkeyPatch) -> No
     # An RSA and an EC certificate: the signature algorithm must follow the choice.
     first = generate_certificate(["first.test"], NOW)
     today = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
-    monkeypatch.setattr("tests.transport.test_certificates.NOW", today)
+    monkeypatch.setattr("tests.quic.test_certificates.NOW", today)
     second: CertificatePair = self_signed(rsa.generate_private_key(65537, 2048), "second.test")
     store = CertificateStore([first, second], NAMES, NOW)
     loop = asyncio.get_running_loop()
@@ -622,7 +613,7 @@ async def test_garbage() -> None:
         session = await connect(host.url("https"), tls=host.tls)
         owner = Owner(session)
         target = ("127.0.0.1", host.port)
-        live = session.connection.sock.sock
+        live = session.driver.sock.sock
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             for _ in range(3000):
                 if dice.random() < 0.5:

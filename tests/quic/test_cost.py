@@ -15,6 +15,7 @@ import pytest
 
 from relay.model.pace import LogThrottle
 from relay.quic import udp
+from relay.quic.connection import OPEN
 from relay.quic.cost import ORDINARY
 from relay.quic.driver import Driver
 from relay.quic.endpoint import Endpoint
@@ -33,6 +34,7 @@ class Quic:
     """A connection that only simulates costs."""
 
     over = False
+    state = OPEN
 
     def __init__(self, side: Side) -> None:
         self._side = side

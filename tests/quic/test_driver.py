@@ -209,6 +209,25 @@ def test_a_live_peer_is_given_time_after_a_long_pause() -> None:
     assert quic._idle_at() == now + quic.idle_timeout / 2
 
 
+@pytest.mark.parametrize("late", [0.3, 3600.0])
+def test_a_pause_during_the_handshake_is_no_silence_either(late: float) -> None:
+    wire = Wire()
+    wire.lose = lambda target, _data: target == "client"
+    wire.exchange()
+    handshake = wire.server_driver.handshake
+    assert handshake is not None
+    before = handshake._close_at
+    assert before is not None
+    wire.now += late
+    for driver in (wire.client_driver, wire.server_driver):
+        driver.resume(wire.now, late)
+    half = handshake.configuration.idle_timeout / 2
+    assert handshake._close_at == (before + late if late < half else wire.now + half)
+    wire.lose = lambda _target, _data: False
+    wire.advance(3.0)
+    assert wire.server is not None
+
+
 async def test_one_pause_counts_once() -> None:
     """Two timers are late by it."""
     endpoint, late = Endpoint(QuicSettings(), SYSTEM), []
@@ -282,3 +301,21 @@ def test_streams_of_a_failed_connection_leave_no_reference_cycle() -> None:
     finally:
         gc.enable()
     assert before <= held
+
+
+def test_a_client_may_close_before_its_server_knows_that_the_handshake_is_complete() -> None:
+    """In a Handshake packet: the server cannot read others yet."""
+    wire = Wire()
+    wire.lose = lambda target, _data: target == "server" and wire.client_handshake.complete
+    wire.run()
+    assert wire.client_driver.connection is not None
+    assert not wire.client_driver.quic.confirmed
+    assert wire.server is None
+    wire.lose = lambda _target, _data: False
+    wire.client.close(5, "bye")
+    wire.exchange()
+    assert wire.server_driver.over
+    assert [close.by_peer for close in wire.server_side.failed] == [True]
+    wire.advance(3.0)
+    assert wire.client_driver.gone
+    assert wire.server_driver.gone

@@ -26,6 +26,7 @@ from tests.quic.handshaking import client, plain_client, server
 MOST = 40  # more of them, and the next version of aioquic is a project of its own
 
 STATE = {
+    "_close_at": "when a silent peer is given up: later by a pause of ours",
     "_close_event": "the close that either side began: aioquic reports a peer's only after 3 PTO of draining",
     "_close_pending": "our close is not yet written",
     "_crypto_streams": "CRYPTO data buffered out of order is limited",
