@@ -208,25 +208,29 @@ def frames_of(plain: bytes, ack_delay_exponent: int = DELAY_EXPONENT) -> list[di
     """The frames of a packet, without payload and tokens. An invalid one is `unknown`, and ends the list."""
     found: list[dict[str, Any]] = []
     at = 0
-    kind = 0
     try:
         while at < len(plain):
-            kind, begin = read_varint(plain, at)
-            if kind == errors.PADDING:
-                at = len(plain) - len(plain[at:].lstrip(b"\0"))
-                frame = {"frame_type": "padding"}
-            elif kind & 0xF8 == errors.STREAM:
-                frame, at = _read_stream(plain, kind, begin)
-            elif kind in (errors.ACK, errors.ACK_ECN):
-                frame, at = _read_ack(plain, kind, begin, ack_delay_exponent)
-            else:
-                frame, at = _read_other(plain, kind, begin)
-            if at > len(plain):
-                raise IndexError
+            frame, at = _read_frame(plain, at, ack_delay_exponent)
             found.append(frame)
     except IndexError:
-        found.append({"frame_type": "unknown", "raw_frame_type": kind})
+        found.append({"frame_type": "unknown", "raw_frame_type": plain[at]})
     return found
+
+
+def _read_frame(plain: bytes, at: int, ack_delay_exponent: int) -> tuple[dict[str, Any], int]:
+    """A frame, and the position after it. Raises IndexError for an invalid one."""
+    kind, begin = read_varint(plain, at)
+    if kind == errors.PADDING:
+        return {"frame_type": "padding"}, len(plain) - len(plain[at:].lstrip(b"\0"))
+    if kind & 0xF8 == errors.STREAM:
+        frame, at = _read_stream(plain, kind, begin)
+    elif kind in (errors.ACK, errors.ACK_ECN):
+        frame, at = _read_ack(plain, kind, begin, ack_delay_exponent)
+    else:
+        frame, at = _read_other(plain, kind, begin)
+    if at > len(plain):
+        raise IndexError
+    return frame, at
 
 
 def _stream_frame(stream_id: int, offset: int, length: int, *, fin: bool) -> dict[str, Any]:

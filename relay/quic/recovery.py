@@ -87,36 +87,11 @@ class Recovery:
     """
 
     __slots__ = (
-        *(
-            "acked_acks",
-            "acked_bytes",
-            "acked_frames",
-            "acked_full",
-            "arrived_probe",
-            "congestion",
-            "failed_probe",
-        ),
-        *(
-            "first_rtt_at",
-            "largest_acked",
-            "last_sent",
-            "loss_time",
-            "lost_frames",
-            "lost_full",
-            "lost_packets",
-            "lost_traced",
-        ),
-        *(
-            "max_ack_delay",
-            "outstanding",
-            "pacer",
-            "pto_count",
-            "rtt",
-            "rtt_latest",
-            "rtt_min",
-            "rtt_variance",
-        ),
-        *("sent", "skipped", "traced", "_ack_delay", "_news", "_sample_sent", "_sampled"),
+        *("acked_acks", "acked_bytes", "acked_frames", "acked_full", "arrived_probe", "congestion"),
+        *("failed_probe", "first_rtt_at", "largest_acked", "last_sent", "loss_time", "lost_frames"),
+        *("lost_full", "lost_packets", "lost_traced", "max_ack_delay", "outstanding", "pacer", "pto_count"),
+        *("rtt", "rtt_latest", "rtt_min", "rtt_variance", "sent", "skipped", "traced", "_ack_delay"),
+        *("_news", "_sample_sent", "_sampled"),
     )
 
     def __init__(self, congestion: Congestion, *, max_ack_delay: float) -> None:

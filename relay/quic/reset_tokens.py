@@ -41,11 +41,3 @@ class ResetTokens:
         noise = bytearray(self._random.randbytes(size - TOKEN))
         noise[0] = noise[0] & 0x3F | 0x40
         return bytes(noise) + self.token_of(datagram[1 : 1 + cid_size])
-
-
-def is_reset(datagram: bytes, tokens: list[bytes]) -> bool:
-    """A packet that did not authenticate ends with one of the peer's tokens. Takes the same time for each."""
-    if len(datagram) < SHORTEST:
-        return False
-    end = datagram[-TOKEN:]
-    return any([hmac.compare_digest(end, token) for token in tokens])  # noqa: C419 - compare all

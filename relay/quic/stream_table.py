@@ -28,17 +28,10 @@ class StreamTable(StreamOwner):
     __slots__ = (
         *("awake", "handler", "is_client", "queue", "refused", "send_limit", "send_used", "waker"),
         *("_bidi_opened", "_bidi_limit", "_by_id", "_chunks", "_control", "_delivered", "_ended"),
-        *("_gathered", "_gathering", "_local_bit", "_openings", "_peer_bidi", "_peer_bidi_limit", "_peer_bidi_sent"),
-        *("_peer_uni", "_peer_uni_limit", "_peer_uni_sent", "_receive_limit", "_receive_limit_sent"),
-        *(
-            "_received",
-            "_send_bidi_local",
-            "_send_bidi_remote",
-            "_send_uni",
-            "_stream_window",
-            "_streams_due",
-        ),
-        *("_uni_limit", "_uni_opened", "_window", "_blocked_at"),
+        *("_gathered", "_gathering", "_local_bit", "_openings", "_peer_bidi", "_peer_bidi_limit"),
+        *("_peer_bidi_sent", "_peer_uni", "_peer_uni_limit", "_peer_uni_sent", "_receive_limit"),
+        *("_receive_limit_sent", "_received", "_send_bidi_local", "_send_bidi_remote", "_send_uni"),
+        *("_stream_window", "_streams_due", "_uni_limit", "_uni_opened", "_window", "_blocked_at"),
     )
 
     def __init__(self, start: Start, settings: QuicSettings, waker: Waker) -> None:

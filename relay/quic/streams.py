@@ -52,23 +52,8 @@ class SendHalf:
     """Our half. Offsets are bytes of the stream."""
 
     __slots__ = (
-        "acked",
-        "acked_above",
-        "blocked_at",
-        "chunks",
-        "cursor",
-        "done",
-        "ends",
-        "fin_acked",
-        "fin_at",
-        "fin_pending",
-        "limit",
-        "lost",
-        "reset_code",
-        "reset_pending",
-        "sent",
-        "stream",
-        "written",
+        *("acked", "acked_above", "blocked_at", "chunks", "cursor", "done", "ends", "fin_acked", "fin_at"),
+        *("fin_pending", "limit", "lost", "reset_code", "reset_pending", "sent", "stream", "written"),
     )
 
     def __init__(self, stream: Stream | None, limit: int) -> None:
@@ -225,17 +210,8 @@ class ReceiveHalf:
     """The peer's half. Offsets are bytes of the stream."""
 
     __slots__ = (
-        "buffered",
-        "done",
-        "final_size",
-        "highest",
-        "limit",
-        "limit_sent",
-        "offset",
-        "parts",
-        "starts",
-        "stop_code",
-        "stop_pending",
+        *("buffered", "done", "final_size", "highest", "limit", "limit_sent", "offset", "parts", "starts"),
+        *("stop_code", "stop_pending"),
     )
 
     def __init__(self, limit: int) -> None:
