@@ -1,6 +1,6 @@
 """Packets: sealing and opening a burst, and its acknowledgement, by public methods of connections.
 
-A burst is one frame of 8300 bytes: 8 packets. `fast` and `stock` are the two values of `[server.quic] fast`.
+A burst is one frame of 8300 bytes: 8 packets. `native` and `pure` are the two values of `[server.quic] native`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ FRAME = 8300
 ROUNDS = 1000
 
 
-@pytest.fixture(params=["fast", "stock"])
+@pytest.fixture(params=["native", "pure"])
 def pair(request: pytest.FixtureRequest) -> Pair:
-    return Pair(fast=request.param == "fast")
+    return Pair(native=request.param == "native")
 
 
 def test_seal_a_burst(benchmark: Any, pair: Pair) -> None:
@@ -32,7 +32,7 @@ def test_seal_a_burst(benchmark: Any, pair: Pair) -> None:
         pair.write(FRAME)
 
     def seal() -> None:
-        sealed[:] = pair.flight(FRAME)
+        sealed[:] = pair.burst(FRAME)
 
     benchmark.pedantic(seal, setup=prepare, rounds=ROUNDS)
     assert sum(map(len, sealed)) > FRAME
@@ -46,7 +46,7 @@ def test_open_a_burst(benchmark: Any, pair: Pair) -> None:
         pair.answer()
         pair.now += 0.033
         pair.write(FRAME)
-        return (pair.flight(FRAME),), {}
+        return (pair.burst(FRAME),), {}
 
     def open_(packets: list[bytes]) -> None:
         nonlocal received
@@ -64,7 +64,7 @@ def test_take_an_acknowledgement(benchmark: Any, pair: Pair) -> None:
         nonlocal count
         pair.now += 0.033
         pair.write(FRAME)
-        pair.take(pair.client, pair.flight(FRAME))
+        pair.take(pair.client, pair.burst(FRAME))
         packets = pair.acknowledgements()
         count = len(packets)
         return (packets,), {}
