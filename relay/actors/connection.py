@@ -1,7 +1,6 @@
-"""The connection actor: one session with one peer.
+"""The connection actor: one session with one peer, its permissions, drain and close.
 
-Owns the session's life: permissions and their end, drain and close. Feeds the protocol state machine (`relay.moq`). Its
-parts take the events: `ingest.py` for what the peer publishes, `egress.py` for what it consumes.
+It drives the protocol (`relay.moq`). `ingest.py` and `egress.py` handle events of the publishing and consuming sides.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ SESSION_CODES: Final = {401: SessionCode.UNAUTHORIZED, 500: SessionCode.INTERNAL
 
 
 class MoqTimer(NamedTuple):
-    """Timer: the session's deadline has come."""
+    """Timer: the session's deadline."""
 
 
 class Expired(NamedTuple):
-    """The token of this session has run out."""
+    """The session's token has expired."""
 
 
 class Decided(NamedTuple):
-    """The authorization has an outcome."""
+    """The outcome of authorization."""
 
     outcome: Permissions | Rejection
 
@@ -56,9 +55,9 @@ class ConnectionActor(LoopActor):
         peer: Ref | None = None,
         offered: tuple[str, ...] = (),
     ) -> None:
-        """`permissions` are set if the peer's URL was known before; `offered`: protocols it named before the session.
+        """`permissions`: known before the session. `offered`: protocols that the peer named before it.
 
-        `gate` is notified of the end, `peer` of the beginning and the end of a session with another relay.
+        `gate` learns of the end, `peer` of the beginning and end of a session with another relay.
         """
         super().__init__(environment.runtime)
         self.session = session
@@ -170,14 +169,14 @@ class ConnectionActor(LoopActor):
     # --- events of the session -------------------------------------------------------------------------------------
 
     def _handle_events(self) -> None:
-        """Handle the session's events, also those that our own commands caused."""
+        """Includes events that our own commands caused."""
         while self._closed is None and (events := self._moq.poll()):
             open_before = not self._moq.closed
             for event in events:
                 if not (self.ingest.on_event(event) or self.egress.on_event(event)):
                     self._on_event(event)
                 if open_before and self._moq.closed:
-                    break  # we have closed the session for this event: those after it count for nothing
+                    break  # we closed the session for this event: drop later ones
         due = self._moq.deadline
         if due != moq.NEVER and (self._timer is None or due < self._due):
             if self._timer is not None:
@@ -228,7 +227,7 @@ class ConnectionActor(LoopActor):
             self._moq.goaway()
 
     def _drain(self) -> None:
-        """Ask the peer to leave, now or as soon as the session has begun."""
+        """Ask the peer to leave once the session has begun."""
         asked = self._established and self._moq.has_goaway
         if self._established and not self._draining:
             self._moq.goaway()

@@ -1,4 +1,4 @@
-"""Part of the track actor: asks the directory for group numbers. Messages that depend on numbers or units wait here."""
+"""Part of the track actor: asks the directory for group numbers, and defers messages that need them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from relay.model.translation import Translation
 from relay.moq import session as moq
 
 GROUPS = (moq.GroupData, moq.DatagramReceived, moq.FetchedData, moq.SubscriptionDropped, m.UpstreamEnded)
-"""Messages about groups of the publisher."""
 
 WITH_NUMBERS = (
     *(*GROUPS, m.UpstreamProperties, m.UpstreamStarted, m.UpstreamFailed),
     *(m.Subscribe, m.UpdateSubscription, m.Unsubscribe, m.Describe, m.Fetch),
 )
-"""Messages that depend on numbers or units, or would overtake one that does."""
+"""Messages that need numbers or units, or would overtake one that does."""
 
 
 class Numbers(Translation):
     """The translation of one track, as the directory grants it."""
 
     def __init__(self, track: Ref, directory: Ref | None, path: str, name: str, life: int) -> None:
-        """Without a `directory` numbers stay as the publisher counts them. `life` is its number of the publication."""
+        """Without a `directory` the publisher's numbers stay. `life` numbers the publication."""
         super().__init__()
         self._track, self._directory = track, directory
         self._path, self._name, self._life = path, name, life
         self._over = False
-        self.deferred: list[object] | None = None  # waiting for the directory, or for the publisher's unit
-        self.deferring: tuple[type, ...] = WITH_NUMBERS  # types of messages that wait
+        self.deferred: list[object] | None = None  # until the directory, or the publisher's unit, answers
+        self.deferring: tuple[type, ...] = WITH_NUMBERS  # types that wait
         self.deferred_bytes = 0
 
     # --- waiting ---------------------------------------------------------------------------------------------------
@@ -39,7 +38,7 @@ class Numbers(Translation):
         return self.deferred is not None and self.deferring is GROUPS
 
     def wait(self, deferring: tuple[type, ...]) -> None:
-        """Messages of these types wait from now on."""
+        """Defer messages of these types."""
         self.deferred, self.deferring = self.deferred or [], deferring
 
     def defer(self, message: object) -> None:
@@ -50,7 +49,7 @@ class Numbers(Translation):
                 self.deferred_bytes += sum(len(chunk) for chunk in part.parts if isinstance(chunk, bytes))
 
     def release(self) -> list[object]:
-        """The deferred messages, to be handled in order: one may be deferred again, and all behind it."""
+        """The deferred messages, in order. If one is deferred again, all behind it are."""
         deferred, self.deferred = self.deferred or [], None
         self.deferred_bytes = 0
         return deferred
@@ -58,7 +57,6 @@ class Numbers(Translation):
     # --- the directory ---------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Ask for the span that the publication already has."""
         if self._directory is not None:
             self.ask(None)
 
@@ -67,7 +65,7 @@ class Numbers(Translation):
         return None if self.properties is None else self.properties.timescale
 
     def ask(self, sequence: int | None, floor: int = 0) -> None:
-        """Ask the directory. Until it answers, messages that depend on numbers wait."""
+        """Ask the directory. Messages that need numbers wait for its answer."""
         self.wait(WITH_NUMBERS)
         track = self._track
         question = m.AskNumbers(track, self._path, self._name, self._life, sequence, floor, self._timescale)
@@ -79,7 +77,7 @@ class Numbers(Translation):
             send(track, m.Numbered(span, self._free, self.timescale))
 
     def close(self, last: int | None, *, watched: bool) -> None:
-        """The track runs no more; `last` is the highest number that it had."""
+        """`last`: the track's highest number."""
         if self._directory is not None and not self._over:
             self._over = True
             following = 0 if last is None else last + 1
@@ -87,7 +85,7 @@ class Numbers(Translation):
             send(self._directory, over)
 
     def part(self, part: m.GroupPart, number: int) -> m.GroupPart:
-        """Part of a group, with the viewers' number and timestamps."""
+        """With the viewers' number and timestamps."""
         if self._units is None:
             return part._replace(sequence=number)
         return part._replace(sequence=number, parts=self.translated(part.parts))

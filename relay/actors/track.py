@@ -1,8 +1,8 @@
 """The track actor: one upstream subscription, a cache of the newest groups, any number of subscribers.
 
-Started by its broadcast. Parts: `groups`, `subscribers`, `fetches`, `upstream`, `older_groups`, `numbers`, `reporting`;
-`model/track_end.py` has the rules of the end. Sends one message per turn to each subscriber; those of one encoding
-share the bytes.
+Its parts: `groups`, `subscribers`, `fetches`, `upstream`, `older_groups`, `numbers`, `reporting`;
+`model/track_end.py` has the rules of the end. Each subscriber gets one message per turn; those of one encoding share
+the bytes.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class IdleCheck(NamedTuple):
 
 
 class EndGraceOver(NamedTuple):
-    """Timer: no more groups are expected after the end of the track."""
+    """Timer: expect no more groups after the track's end."""
 
 
 class TrackActor(LoopActor):
-    """One track of one publication of a broadcast."""
+    """One track of one publication."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class TrackActor(LoopActor):
         directory: Ref | None = None,
         life: int = 0,
     ) -> None:
-        """`directory` gives out the numbers of groups; `life` is its number of the publication."""
+        """`directory` gives out group numbers; `life` numbers the publication."""
         super().__init__(runtime)
         ref, timeout = self.actor_ref, limits.answer_timeout
         self._broadcast = broadcast
@@ -71,7 +71,7 @@ class TrackActor(LoopActor):
             self, figures, groups, subscribers, fetches, counters=counters, budget=cache_budget
         )
         self._describing: dict[m.Key, m.Describe] = {}
-        self._handled = 0  # requests that the broadcast has forwarded to us
+        self._handled = 0  # requests that the broadcast forwarded
         self._idle: Timer | None = None
 
     def __str__(self) -> str:
@@ -112,7 +112,7 @@ class TrackActor(LoopActor):
             case m.UpstreamProperties():
                 self._on_properties(message)
             case m.UpstreamStarted():
-                self._upstream.answer()  # groups are taken as they come, whichever the first one is
+                self._upstream.answer()  # whichever group is first
                 self._ending.patience = message.patience
                 numbers.first_published = message.group
             case moq.SubscriptionDropped():
@@ -150,7 +150,7 @@ class TrackActor(LoopActor):
             case IdleCheck():
                 self._idle = None
                 if self._unused():
-                    # the broadcast stops us, unless a request of its own is on its way to us
+                    # the broadcast stops us, unless a request is under way
                     send(self._broadcast, m.TrackIdle(self._path, self._name, self._handled))
             case _:
                 return super().on_receive(message)
@@ -216,7 +216,7 @@ class TrackActor(LoopActor):
         published = None if latest is None else numbers.published(latest.sequence)
         number = None if published is None else numbers.shown(published)
         if number is not None and number < request.floor - MOST_REPEATED:
-            # the subscriber has seen higher numbers of another publisher: the newest group gets another number
+            # the subscriber saw higher numbers of another publisher: renumber the newest group
             numbers.ask(published, request.floor)
             self._defer(request)
             return
@@ -265,7 +265,7 @@ class TrackActor(LoopActor):
         self._past.drop(key)
 
     def _want(self) -> None:
-        """Subscribe upstream for all subscribers together, with the first of them."""
+        """Subscribe upstream for all subscribers together."""
         self._subscribers.changed = False
         wanted = self._subscribers.wanted
         if wanted and self._ending.phase is Phase.RUNNING and not self._upstream.want(together(wanted)):
@@ -299,10 +299,10 @@ class TrackActor(LoopActor):
             self.on_receive(message)
 
     def _may_number(self, message: object, sequences: list[int]) -> bool:
-        """True if numbers and unit of these groups are known; else the message waits for them."""
+        """True if numbers and unit of these groups are known; else the message waits."""
         numbers = self._numbers
         if numbers.timescale is not None and numbers.properties is None:
-            # viewers count in a unit, and may not get timestamps in another one
+            # viewers count in one unit
             numbers.wait(GROUPS)
             self._upstream.expect(DESCRIBE)
         else:
@@ -314,7 +314,7 @@ class TrackActor(LoopActor):
         return False
 
     def _numbered(self, message: moq.GroupData) -> tuple[m.GroupPart, ...]:
-        """The groups with the viewers' numbers and timestamps."""
+        """With the viewers' numbers and timestamps."""
         numbers = self._numbers
         for part in message.parts:
             if part.sequence >= numbers.below:
@@ -326,7 +326,7 @@ class TrackActor(LoopActor):
         parts = []
         for part in message.parts:
             known = list(numbers.all_of(part.sequence))
-            # one that began under an older number goes on under it
+            # it goes on under the number it began with
             number = next((n for n in known if n in self._groups.unfinished), known[0] if known else None)
             if number is not None:
                 parts.append(numbers.part(part, number))
@@ -346,7 +346,7 @@ class TrackActor(LoopActor):
             self._upstream.stop(group)
 
     def _evict_to(self, message: m.EvictTo) -> None:
-        """All tracks together hold too much, and this one more than its share."""
+        """The caches together are full, and this one exceeds its share."""
         self.flush()
         groups, reports = self._groups, self._reports
         groups.evict_to(message.size)
@@ -392,7 +392,7 @@ class TrackActor(LoopActor):
         properties = self._numbers.describe(message.properties)
         self._upstream.answer(DESCRIBE, real=message.answered)
         if message.answered:
-            # 0 leaves it to us
+            # 0: our default
             self._groups.cache.age = properties.max_latency_ms / 1000 or self._limits.cache_age
         for request in self._describing.values():
             send(request.subscriber, m.Described(request.key, properties))
@@ -411,7 +411,7 @@ class TrackActor(LoopActor):
             self._stay()
 
     def _on_due(self, what: int | str) -> None:
-        """The publisher has not answered: refuse the requests that wait for it."""
+        """The publisher did not answer: refuse the requests that wait."""
         code = StreamCode.CONTROL_TIMEOUT
         if not self._upstream.is_overdue(what):
             return
@@ -438,7 +438,7 @@ class TrackActor(LoopActor):
         if groups.unfinished or self._past.queue or self._past.request is not None:
             return
         if end.late:
-            # streams overtake each other, and lost packets take a while to come again
+            # streams overtake each other, and lost packets come late
             if not end.numbered or groups.seen.last is None:
                 return
             if groups.missing(0, end.final - 1, self._numbers.first):
@@ -446,10 +446,10 @@ class TrackActor(LoopActor):
         self._finish()
 
     def _finish(self) -> None:
-        """The track is over: no more groups can come."""
+        """No more groups can come."""
         self.flush()
         self._ending.complete(self._groups.seen.last)
-        self._close_numbers()  # numbers of the next publisher concern no viewer of this track
+        self._close_numbers()  # the next publisher's numbers concern no viewer
         self._subscribers.finish(self._groups, self._ending.final)
 
     def _end_range(self, subscriber: Subscriber) -> None:
@@ -458,14 +458,14 @@ class TrackActor(LoopActor):
         self._remove(subscriber.id)
 
     def _fail(self, code: int, *, lost: bool = False) -> None:
-        """The source cannot serve the track, or no longer can."""
+        """The source cannot serve the track any more."""
         if self._ending.failed:
             return
         self._groups.break_off(code)
         self.flush()
         self._past.fail()
         if lost and self._ending.phase is Phase.ENDING:
-            self._finish()  # it had finished before it left
+            self._finish()  # it had finished before
         self._ending.fail(code, lost=lost)
         self._close_numbers()  # before viewers ask again
         self._refuse_all(code)

@@ -1,4 +1,4 @@
-"""Part of the track actor: requests upstream, with the publisher's group numbers (all else: viewers'), and timeouts."""
+"""Part of the track actor: requests upstream, by the publisher's group numbers, and timeouts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DESCRIBE = "describe"
 
 
 class AnswerDue(NamedTuple):
-    """Timer: the publisher should have answered by now. `what` is a fetched group's sequence, or a word."""
+    """Timer: an answer is overdue. `what`: a fetched group's sequence, or a word."""
 
     what: int | str
 
@@ -43,15 +43,15 @@ class Upstream:
     def __init__(
         self, owner: Owner, source: Ref, path: str, name: str, numbers: Numbers, timeout: float
     ) -> None:
-        """`timeout` is for answers, in seconds."""
+        """`timeout`: seconds."""
         self._owner, self._track, self._source = owner, owner.actor_ref, source
         self._path, self._name, self._numbers = path, name, numbers
         self._timeout = timeout
-        self._due: dict[int | str, Timer] = {}  # questions without an answer
+        self._due: dict[int | str, Timer] = {}  # unanswered questions
         self._wanted: SubscribeParams | None = None
-        self.opened: SubscribeParams | None = None  # the first parameters of the subscription
+        self.opened: SubscribeParams | None = None  # the subscription's first parameters
         self.asked = self.asked_properties = False  # the connection may hold state for us
-        self.answered = False  # the publisher has answered or sent anything of this track
+        self.answered = False  # the publisher answered or sent anything
 
     # --- questions: False if the connection has ended --------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class Upstream:
         return send(self._source, m.DescribeUpstream(self._track, self._path, self._name))
 
     def fetch(self, number: int, published: int, priority: int) -> bool:
-        """Ask for one group; `number` is that of viewers."""
+        """`number` is the viewers', `published` the publisher's."""
         self.asked = True
         self.expect(number)
         return send(self._source, m.FetchUpstream(self._track, self._path, self._name, published, priority))
@@ -103,7 +103,7 @@ class Upstream:
             self.stop_published(published, stopped.code, past=stopped.past)
 
     def stop_published(self, sequence: int, code: int, *, past: bool = False) -> None:
-        """`sequence` is the publisher's number."""
+        """`sequence` is the publisher's."""
         send(self._source, m.StopGroup(self._track, sequence, code, past))
 
     def stop_fetch(self, number: int) -> None:
@@ -113,7 +113,7 @@ class Upstream:
             send(self._source, m.StopFetch(self._track, published))
 
     def close(self) -> None:
-        if self.asked:  # also of a track that has failed: not all that was asked need be answered
+        if self.asked:  # also after a failure: an answer may be missing
             send(self._source, m.CloseUpstream(self._track))
 
     def over_limit(self, limit: str, **fields: object) -> None:
@@ -123,12 +123,12 @@ class Upstream:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def expect(self, what: int | str) -> None:
-        """Wait for an answer: the owner gets `AnswerDue`."""
+        """The owner gets `AnswerDue` after the timeout."""
         if what not in self._due:
             self._due[what] = self._owner.call_later(self._timeout, AnswerDue(what))
 
     def answer(self, what: int | str = SUBSCRIBE, *, real: bool = True) -> None:
-        """An answer came. If `real`, it came from the publisher, which hence knows the track."""
+        """`real`: from the publisher, which hence knows the track."""
         self._answer(what)
         if real:
             self.answered = True
@@ -140,7 +140,7 @@ class Upstream:
             timer.cancel()
 
     def is_overdue(self, what: int | str) -> bool:
-        """`AnswerDue`: False if the answer has come in this very turn."""
+        """`AnswerDue`: False if the answer came in this turn."""
         if self._due.pop(what, None) is None:
             return False
         self.over_limit("answer_timeout", **{"request": what} if isinstance(what, str) else {"fetch": what})

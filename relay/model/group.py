@@ -1,6 +1,6 @@
 """Groups: the unit of caching and delivery. `relay.moq.encoding` derives byte streams from them.
 
-A group holds frames as they came: the start, then chunks of payload, the same `bytes` objects from decoder to packet.
+A group holds frames as they came: a start, then chunks of payload, the same `bytes` from decoder to packet.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
-FRAME_OVERHEAD = 128  # bytes of a frame besides its payload: empty frames count against the cache, too
+FRAME_OVERHEAD = 128  # bytes besides the payload: empty frames fill the cache, too
 
 
 class FrameStart(Protocol):
@@ -20,10 +20,10 @@ class FrameStart(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes of payload, which follow."""
+        """Bytes of payload."""
 
 
-Part: TypeAlias = FrameStart | bytes  # the start of a frame, or a chunk of the payload that follows it
+Part: TypeAlias = FrameStart | bytes  # a start, or a chunk of the payload after it
 
 
 class Group:
@@ -36,25 +36,24 @@ class Group:
 
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
         self.sequence = sequence
-        self.first_frame = first_frame  # the first frame we hold; above 0 in a partial group
+        self.first_frame = first_frame  # the first one held; above 0 in a partial group
         self.arrived = now
-        self.past = False  # it came by a request for the past, not by the running subscription
+        self.past = False  # it came by a request for older groups
         self.parts: list[Part] = []
         self.frames = 0
         self.size = 0
         self.finished = False
-        self.code: int | None = None  # stream code the group was aborted with
+        self.code: int | None = None  # stream code of the abort
         self.first_timestamp: int | None = None
         self.last_timestamp: int | None = None
 
     @property
     def payload(self) -> int:
-        """Bytes of payload held."""
+        """Bytes."""
         return self.size - self.frames * FRAME_OVERHEAD
 
     @property
     def open(self) -> bool:
-        """More may come."""
         return not self.finished and self.code is None
 
     def extend(self, parts: Iterable[Part]) -> None:
@@ -74,6 +73,5 @@ class Group:
             own.append(part)
 
     def clear(self) -> None:
-        """Drop the content."""
         self.parts.clear()
         self.frames = self.size = 0
