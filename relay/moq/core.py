@@ -1,7 +1,6 @@
-"""Shared state of all streams of a session: the transport, the version, limits, and the events not yet taken.
+"""State that all streams of a session share: transport, version, limits, request numbers, and waiting events.
 
-Owns the request numbers, the events and the counters. Must never know a message: the handlers of streams do. The
-handlers hold the `Core`; the session (`relay.moq.lite`) is its subclass.
+Stream handlers hold the `Core`, and know the messages; the session (`relay.moq.lite`) is its subclass.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Handler:
         """The peer wants no more of our half."""
 
     def on_fault(self, error: WireError) -> None:
-        """The peer broke a rule on this stream, and the stream has been refused."""
+        """The peer broke a rule on this stream, which has been refused."""
 
 
 class AnswerOwner:
@@ -43,7 +42,7 @@ class RequestOwner:
     """The owner of a request of the peer."""
 
     def cancelled(self, request: int, code: int | None) -> None:
-        """The peer needs nothing more of the request; `code` if it reset or stopped the stream."""
+        """The peer left the request; `code` if it reset or stopped the stream."""
 
 
 class PeerRequest(Handler):
@@ -66,7 +65,7 @@ class PeerRequest(Handler):
         self._owner.cancelled(self.request, error.stream_code)
 
 
-IGNORE = Handler()  # of streams whose further events do not matter
+IGNORE = Handler()  # for streams whose further events do not matter
 
 
 def code_name(code: int) -> str:
@@ -106,13 +105,13 @@ class Core:
         return self._requests
 
     def spend(self) -> None:
-        """Count one control message, or one stream opened for one. Raises TooManyMessages."""
+        """Count a control message, or a stream opened for one. Raises TooManyMessages."""
         rate, burst = self.control_rate, self.control_burst
         if not self._control.spend(self.now, rate=rate, burst=burst):
             raise TooManyMessages(f"more than {rate} control messages a second, after {burst} at once")
 
     def code(self, code: int) -> int:
-        """The code in the registry of this peer's version, from one of the current stream registry."""
+        """Translate a code of the current stream registry to this version's."""
         return stream_code_for(self.version, code)
 
     def refuse(self, stream: Stream, code: int) -> None:
