@@ -1,7 +1,4 @@
-"""The words of messages about values: their place, their value, and what would be right.
-
-Must never repeat what may be a secret. Called by `load`, its sources, and the command line.
-"""
+"""The words of messages: a value's place, the value without secrets, and what would be right."""
 
 from __future__ import annotations
 
@@ -25,14 +22,14 @@ from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
 
 _LONGEST_VALUE: Final = 100
-_SHORTEST_SECRET: Final = 32  # characters: neither the content of a key file nor a token is shorter
+_SHORTEST_SECRET: Final = 32  # characters: key files and tokens are longer
 
 _OPENING: Final = re.compile("public|disable.verify")
 _NEARLY: Final = 0.85
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name closest to a mistyped one; one that opens access or trusts more only if nearly equal."""
+    """The known name closest to a mistyped one; one that opens access or trusts more only if nearly equal."""
     found = difflib.get_close_matches(name, known, n=1)
     if found and _OPENING.search(found[0].lower()):
         found = difflib.get_close_matches(name, found, n=1, cutoff=_NEARLY)
@@ -40,17 +37,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def nearest_key(name: str, known: Iterable[str]) -> str | None:
-    """As `nearest`, whatever the case of `name`."""
+    """As `nearest`, in any case."""
     return nearest(name.lower(), known)
 
 
 def label(keys: Keys) -> str:
-    """Write the place of a key: `[server.tls] cert`."""
+    """The place of a key: `[server.tls] cert`."""
     return f"[{'.'.join(keys[:-1])}] {keys[-1]}" if keys[:-1] else keys[-1]
 
 
 def shown(keys: Keys, value: object) -> str:
-    """Write ` = value`, without a possible secret in place of a file name."""
+    """` = value`, without a possible secret in place of a file name."""
     if any(option.secret and option.keys == keys for option in OPTIONS):
         if not isinstance(value, (str, Path)):
             return ""
@@ -64,7 +61,7 @@ def shown(keys: Keys, value: object) -> str:
 
 
 def quoted(value: object) -> str:
-    """Write a value as in the file, shortened, and a URL without secrets."""
+    """A value as in the file, shortened, and a URL without secrets."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, (bool, int, float)):
@@ -79,7 +76,7 @@ def quoted(value: object) -> str:
 
 
 def wanted(error: ErrorDetails) -> str:
-    """Say what would be right instead of a value that the tables refused."""
+    """What would be right instead of a refused value."""
     match error["type"]:
         case "value_error":
             return str(error["ctx"]["error"])
@@ -117,7 +114,7 @@ def unknown(keys: Keys, value: object) -> str:
 def _schema(model: type[BaseModel], keys: Keys = ()) -> dict[Keys, tuple[str, ...]]:
     found: dict[Keys, tuple[str, ...]] = {keys: tuple(model.model_fields)}
     for name, field in model.model_fields.items():
-        # A table may be optional.
+        # a table may be optional
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 found |= _schema(kind, (*keys, name))
