@@ -1,8 +1,4 @@
-"""The certificates of a relay for QUIC and HTTPS: at start, at reload and when they expire.
-
-Owns when they are read, renewed and warned about. Errors name `[table] key`, so it is not part of the rooms
-that use certificates. The application has one.
-"""
+"""The certificates of a relay for QUIC and HTTPS: when to read them, renew them and warn. Errors name `[table] key`."""
 
 from __future__ import annotations
 
@@ -109,14 +105,14 @@ class Certificates:
         return HttpsCertificate(context, pair)
 
     def _use_newest(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:  # noqa: ARG002
-        """Set the context per handshake: reloading into one would keep certificates of other key types."""
+        """A context per handshake: reloading into one would keep certificates of other key types."""
         if self._https is not None:
             connection.context = self._https.context
 
     # --- validity --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Check periodically while the relay runs: the tool that renews the files may fail silently."""
+        """Check periodically: the tool that renews the files may fail silently."""
         self.look()
         self._next_look = self._runtime.call_later(INTERVAL, self.start)
 

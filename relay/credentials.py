@@ -1,7 +1,6 @@
-"""Keys for checking tokens, and tokens for other relays, as configured.
+"""Keys for checking tokens, and tokens for other relays, as configured: read at start and reload, with warnings.
 
-Owns their reading at start and at a reload, and the warnings about them. Errors name `[table] key`, so it is
-not part of the rooms that use them. The application calls it.
+Errors name `[table] key`.
 """
 
 from __future__ import annotations

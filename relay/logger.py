@@ -4,11 +4,11 @@
     log.info("accepted", transport="webtransport", path="/demo")
     [session 7] accepted transport=webtransport path=/demo
 
-Concerns about the configuration are whole sentences instead: `--check` prints them, too.
+Concerns about the configuration are whole sentences: `--check` prints them, too.
 
-Lines go through the standard `logging`, so that an embedding program decides where they go; nothing global is
-configured, of structlog neither. The message of a record is the whole text; its fields come along for formatters.
-Nothing is formatted below the level of the standard logger. Called by every room.
+Lines go through the standard `logging`: an embedding program decides where they go, and nothing global is configured,
+of structlog neither. A record's message is the whole text; formatters also get its fields. Nothing is formatted below
+the level of the standard logger.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIELDS: Final = "relay_fields"
 """Attribute of a log record: its context, `event` (the phrase) and fields."""
 
 _OUTERMOST_FIRST: Final = ("peer", "session", "broadcast", "track")
-"""Fields that name the subject of a line. They stand before the phrase, bound or not."""
+"""Fields that name the subject of a line. They precede the phrase, bound or not."""
 
 _OF_PEERS: Final = ("path", "broadcast", "track", "prefix", "uri")  # peers choose their length and content
 
@@ -50,7 +50,7 @@ class Logger(structlog.BoundLoggerBase):
     """Writes lines with its context; `bind` returns a logger with more of it."""
 
     def debug(self, event: str, /, **fields: Any) -> None:
-        if self._logger.isEnabledFor(logging.DEBUG):  # saves a call where it is off, as it mostly is
+        if self._logger.isEnabledFor(logging.DEBUG):  # saves a call: it is mostly off
             self._write(logging.DEBUG, event, fields)
 
     def info(self, event: str, /, **fields: Any) -> None:
@@ -64,7 +64,7 @@ class Logger(structlog.BoundLoggerBase):
         self._write(logging.ERROR, event, fields)
 
     def exception(self, event: str, /, **fields: Any) -> None:
-        """Write an error with the traceback of the exception that is being handled."""
+        """With the traceback of the current exception."""
         self._write(logging.ERROR, event, {"exc_info": True, **fields})
 
     def log(self, level: int, event: str, /, **fields: Any) -> None:
@@ -77,18 +77,18 @@ class Logger(structlog.BoundLoggerBase):
 
 
 def get_logger(name: str, **context: Any) -> Logger:
-    """Return the logger of that name in the standard `logging`, bound to `context`."""
+    """The standard `logging` logger of that name, bound to `context`."""
     return Logger(logging.getLogger(name), (_as_record,), context)
 
 
 def loggable(path: str) -> str:
-    """Shorten a peer's path, and remove a token that is in it by mistake."""
+    """Shorten a peer's path, and remove a stray token."""
     shown = TOKEN.sub("<token>", path.encode("utf-8", "backslashreplace").decode())
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}... ({len(path)} characters)"
 
 
 def _as_record(_logger: object, _method: str, fields: Any) -> tuple[tuple[str], dict[str, Any]]:
-    """Turn an event into arguments of the standard logger, for which the line comes from the caller of our own."""
+    """Arguments of the standard logger, with the caller of ours as the source line."""
     exc_info = fields.pop("exc_info", None)
     fields |= {key: loggable(fields[key]) for key in _OF_PEERS if key in fields}
     return (_line(fields),), {"exc_info": exc_info, "extra": {FIELDS: fields}, "stacklevel": 3}
@@ -104,7 +104,7 @@ def _line(fields: Mapping[str, Any]) -> str:
 
 
 def _text(value: object, *, quoted: bool) -> str:
-    """Write a value that peers may have chosen: in quotes, or without a character that ends it or drives a terminal."""
+    """Write a value that peers may have chosen: quoted if a character could end it or drive a terminal."""
     if value is None:
         return "-"
     text = ",".join(map(str, value)) or "-" if isinstance(value, list | tuple) else str(value)

@@ -1,7 +1,4 @@
-"""The relay as a process: signals and exit status.
-
-Owns SIGTERM, SIGINT and SIGHUP, notifications to systemd, and the event loop; must never know the inside of a relay. The
-command line calls `run`.
+"""The relay as a process: signals, systemd, the event loop, and the exit status.
 
 | exit status | |
 |---|---|
@@ -45,7 +42,7 @@ def run(config: Config, reread: Callable[[], Config], set_up_log: Callable[[str,
     _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(_serve(config, reread, set_up_log))
-        # Everything is closed. Closing the loop would wait for pending name resolutions, which cannot be cancelled.
+        # Everything is closed. Closing the loop would wait for name resolutions, which cannot be cancelled.
         os._exit(status)
 
 
@@ -131,7 +128,7 @@ def _spare_the_collector() -> None:
 
 def _allow_open_files() -> None:
     """Raise the limit on open files: each TCP connection is one, and the usual 1024 are less than `[limits] http`."""
-    with suppress(OSError, ValueError):  # unchanged
+    with suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

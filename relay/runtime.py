@@ -1,7 +1,7 @@
 """The clock, the randomness and the timers of one relay.
 
-Everything that needs one gets it: nothing else in `relay/` except `process.py` and command-line tools reads a clock or
-draws a random number. Tests pass a runtime with their own clock.
+Only this, `process.py` and command-line tools read a clock or draw a random number. Tests pass a runtime with their
+own clock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Runtime:
         return dt.datetime.fromtimestamp(self.wall_time(), dt.UTC)
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
-        """Call `callback(*args)` in `delay` seconds. A timer may fire early by less than a millisecond."""
+        """`delay` is in seconds. A timer may fire early by less than a millisecond."""
         return asyncio.get_running_loop().call_later(max(0.0, delay), callback, *args)
 
 

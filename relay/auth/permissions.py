@@ -1,7 +1,4 @@
-"""Permissions: the prefixes that a session may publish and subscribe, reduced from grants to its URL.
-
-Owns the rules for paths of URLs. Called by `claims`; the session keeps the result.
-"""
+"""Permissions: the prefixes that a session may publish and subscribe at its URL, and the rules for paths of URLs."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ class Permissions:
 
 
 def shown(prefixes: Iterable[str]) -> tuple[str, ...]:
-    """Prefixes for logs: `*` is everything."""
+    """For logs: `*` is everything."""
     return tuple(prefix or "*" for prefix in prefixes)
 
 

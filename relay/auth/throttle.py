@@ -1,8 +1,4 @@
-"""The throttle: repeated refusals of one address are delayed.
-
-It bounds the work and the log lines that one address can cause. Holders of good tokens never wait. Called by the
-authenticator.
-"""
+"""Delays repeated refusals of one address, to bound its work and log lines. Holders of good tokens never wait."""
 
 from __future__ import annotations
 

@@ -99,6 +99,7 @@ def _syntax(message: str, text: str) -> str:
 
 
 def from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
+    """The values of our variables."""
     for option in OPTIONS:
         texts = {
             name: environ[name]
