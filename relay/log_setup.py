@@ -1,7 +1,9 @@
-"""Logging set-up of the program: one handler, and the form of its lines. Rooms log through `relay.logger`.
+"""Logging set-up of the program: one handler, and the form of its lines.
 
     2026-03-01T12:00:00.123Z INFO  [session 7] accepted transport=webtransport path=/demo
     {"time": "2026-03-01T12:00:00.123Z", "level": "info", "logger": "relay.session", "session": 7, ...}
+
+Rooms log through `relay.logger`.
 """
 
 from __future__ import annotations

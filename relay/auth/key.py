@@ -152,7 +152,7 @@ class Key:
         return encode(_compact(content))
 
     def save(self, file: Path, *, as_json: bool = False, replace: bool = False) -> None:
-        """Write the file in one piece, with mode 0600 if private. Raises FileExistsError unless `replace`, and OSError."""
+        """Write the file at once, with mode 0600 if private. Raises FileExistsError unless `replace`, and OSError."""
         if file.exists() and not (replace and file.is_file()):  # never replace a device such as /dev/null
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         mode = 0o600 if self.private else 0o644

@@ -64,7 +64,11 @@ REFUSALS: Final = frozenset(
         ),
     )
 )
-"""Session codes after which another attempt would end the same way: the numbers of both generations, the bare status of 0.9.3, and the statuses that newer relays carry as application codes."""
+"""Session codes after which another attempt would end the same way.
+
+The numbers of both generations, the bare status of 0.9.3, and the statuses that newer relays carry as application
+codes.
+"""
 
 MINUTE: Final = "%Y-%m-%d %H:%M:"
 SECOND: Final = "%S"
