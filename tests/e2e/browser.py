@@ -4,8 +4,7 @@
         group = await page.wait_for("group")
         assert bytes.fromhex(group["frames"][0]) == payload(0, 0, 1000)
 
-http://127.0.0.1 is a secure context, so the page may use WebTransport. The browser's network is loopback,
-and its profile is new each time.
+http://127.0.0.1 is a secure context, so the page may use WebTransport. Each browser has a new profile.
 """
 
 from __future__ import annotations
@@ -46,18 +45,18 @@ FLAGS = (
 
 
 def chromium_path() -> str | None:
-    """The browser to test with, or None: then there is nothing to run these tests on."""
+    """None: skip the tests."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Page(EventLog):
-    """One page in a browser of its own; its events are what it posts to /event."""
+    """One page in its own browser; its events are the posts to /event."""
 
     modules: Path | None = None
-    """A folder of npm packages, for pages that import some."""
+    """A folder of npm packages."""
 
     def __init__(self, name: str, /, *, modules: Path | None = None, **query: object) -> None:
-        """`modules` is a folder of npm packages, which the page finds at `modules/`."""
+        """The page finds `modules` at `modules/`."""
         super().__init__(f"{name}?{urlencode(query)}")
         self._modules = modules
         self._stack = contextlib.AsyncExitStack()
@@ -110,7 +109,7 @@ class Page(EventLog):
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "HOME": profile},  # where else it leaves caches and crash reports
+            env={**os.environ, "HOME": profile},  # for caches and crash reports
         )
         reader = asyncio.create_task(self._read_stderr(process))
         self._stack.push_async_callback(self._close, process, reader)
@@ -118,7 +117,7 @@ class Page(EventLog):
     async def _read_stderr(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
         async for line in process.stderr:
-            if b"dbus/" not in line:  # it misses a desktop, at length
+            if b"dbus/" not in line:  # it misses a desktop
                 self.stderr.append(line.decode(errors="replace").rstrip("\n"))
         self._end()
 

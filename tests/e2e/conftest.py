@@ -1,5 +1,3 @@
-"""Fixtures for tests with real processes."""
-
 from __future__ import annotations
 
 import shutil
@@ -12,7 +10,7 @@ from tests.e2e.namespaces import Network
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    """A network of hosts; skips the test where none can be made."""
+    """Skips the test without the means for it."""
     if shutil.which("ip") is None:
         pytest.skip("iproute2 is not installed")
     try:

@@ -1,8 +1,8 @@
-"""The commands of docs/auth.md are run, as they stand and in their order, in one shell in an empty directory.
+"""Runs the commands of docs/auth.md in their order, in one shell in an empty directory.
 
-A block of ```sh is run and must succeed. A block of ```console is a transcript as in docs/http.md: `...` in the output
-stands for anything, and `^C` ends the command once the output is there. Only the port is another one. What a relay or a
-publisher that starts in the background has not got to yet is looked at again.
+A block of ```sh must succeed. A block of ```console is a transcript as in docs/http.md: `...` in the output stands
+for anything, and `^C` ends the command once the output is there. Only the port differs. Commands that depend on a
+starting background process are repeated.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ WITHIN: Final = 30.0
 """Seconds that any command may take."""
 
 AGAIN: Final = 15.0
-"""Seconds after which its output must be right."""
+"""Seconds until a repeated command's output must be right."""
 
 PACKAGE: Final = "@moq/token@0.2.3"
 INSTALL_S: Final = 300
 
 
 class Step(NamedTuple):
-    """A command and its output; None is any output of a successful command."""
+    """None is any output of a successful command."""
 
     command: str
     output: str | None
@@ -69,7 +69,7 @@ def fits(expected: str, output: str) -> bool:
 
 
 class Shell:
-    """A bash that stays, so that variables and background jobs do."""
+    """A bash that stays, with its variables and background jobs."""
 
     END = "--end-of-command--"
 
@@ -86,7 +86,7 @@ class Shell:
             stderr=asyncio.subprocess.STDOUT,
             cwd=self._folder,
             env=self._environment,
-            start_new_session=True,  # so that the end of the test ends whatever it has started
+            start_new_session=True,  # the test's end ends all its children
         )
         return self
 
@@ -102,7 +102,6 @@ class Shell:
         await self._process.communicate()
 
     async def run(self, command: str) -> str:
-        """The output of one command, or of several."""
         assert self._process is not None
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -114,7 +113,7 @@ class Shell:
 
 
 async def until_it_fits(command: str, expected: str, folder: Path, environment: dict[str, str]) -> str:
-    """The output of a command that is left with ^C; all that there was, if it never fits."""
+    """The output of a command that ^C ends; all of it, if it never fits."""
     process = await asyncio.create_subprocess_shell(
         command,
         stdout=asyncio.subprocess.PIPE,
@@ -155,7 +154,7 @@ async def output_of(step: Step, shell: Shell, folder: Path, environment: dict[st
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """With the commands of the package in the path, as an installation puts them there."""
+    """With the package's commands in the path."""
     folder.mkdir()
     for name, module in COMMANDS.items():
         script = folder / name
@@ -194,7 +193,7 @@ async def test_every_command_does_what_the_page_says(folder: Path, tmp_path: Pat
                 wrong.append(
                     f"$ {step.command}\n{step.output}\n--- but was:\n{output}\n--- relay.log_setup:\n{log}"
                 )
-                break  # what follows builds upon it
+                break  # later steps depend on it
     assert wrong == []
 
 
@@ -203,13 +202,13 @@ def test_the_private_keys_of_the_page_are_private_and_the_relay_has_public_ones(
     made = re.findall(r"moq-token generate (.*)", commands)
     assert (
         sum("--public" in line for line in made) == len(made) - 1
-    )  # all but the secret of the first minutes
+    )  # without the secret of the first minutes
     for part in ("--expires", "--root", "--auth-key public.jwk", "key_dir", "kill -HUP", "--json", "--url"):
         assert part in commands, part
 
 
 def npm_modules() -> Path:
-    """A folder of installed packages, made when it is missing; processes that race for it wait."""
+    """Made if missing; concurrent processes wait."""
     home = VENVS / "npm-moq-token"
     home.mkdir(parents=True, exist_ok=True)
     (VENVS / ".gitignore").write_text("*\n")

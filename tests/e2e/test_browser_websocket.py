@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 @functools.cache
 def npm_modules() -> Path:
-    """The folder with the package and what it needs, which is made when it is missing."""
+    """Made if missing."""
     home = VENVS / "npm-moq-lite"
     modules = home / "node_modules"
     home.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ class NpmPage(Page):
 
 @pytest.mark.parametrize(("framing", "version"), [("qmux-00", 2), ("webtransport", 2), ("webtransport", 1)])
 async def test_publishes_and_watches(framing: str, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames larger than a message, and larger than what the page lets us send ahead, both ways."""
+    """Frames larger than a message, and than the page's window, in both directions."""
     npm_modules()
     known = websocket.choices
 
@@ -71,7 +71,7 @@ async def test_publishes_and_watches(framing: str, version: int, monkeypatch: py
 
     monkeypatch.setattr(websocket, "choices", only)
     size = 700_000
-    # Held: the end of a track may reach the library before its last groups do, and then it drops them.
+    # held: the library drops last groups that arrive after the track's end
     options = (
         "--groups",
         2,
@@ -92,7 +92,7 @@ async def test_publishes_and_watches(framing: str, version: int, monkeypatch: py
     ):
         await page.wait_for("first_frame", 30)
         await source.send_line("go")
-        await source.send_line("more 1")  # which ends the second group
+        await source.send_line("more 1")  # ends the second group
         for group in range(2):
             found = await page.wait_for("group", 20, sequence=group)
             sent = [payload(group, frame, size) for frame in range(2)]
@@ -100,7 +100,7 @@ async def test_publishes_and_watches(framing: str, version: int, monkeypatch: py
         async with viewer("0.5.1", webtransport(relay), "page/cam", "--frames", 6) as sink:
             await page.wait_for("requested", 20, track="video")
             result = await sink.wait_for("result", 30)
-        # Frames of the page carry no numbers; complete they are all the same.
+        # the page's frames carry no numbers: complete ones are all the same
         assert [len(frames) for _, frames in result["groups"]] == [2, 2, 2]
         assert result["errors"] == []
         assert page.count("error") == 0, page.find("error")

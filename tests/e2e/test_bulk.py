@@ -1,4 +1,4 @@
-"""A publisher limited only by its viewer: the path is always busy, and nothing may be lost."""
+"""A publisher limited only by its viewer: the connection is always busy, and nothing may be lost."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FRAMES = 3_000
 PER_GROUP = 4
 SIZE = 20_000
 WINDOW = 32
-"""Frames that may be on their way."""
+"""Frames in flight."""
 
 
 @pytest.mark.parametrize("fast", first(True, False))
 async def test_no_frame_is_lost_on_a_line_without_pauses(fast: bool) -> None:
-    # the end of a group takes longer than this where newer ones go first, and the viewer does not mind
+    # with newer groups first, a group takes longer than this, which the viewer permits
     limits = Limits(backlog_time=0.1)
     async with (
         running(limits=limits, quic=QuicSettings(fast=fast)) as relay,

@@ -1,6 +1,6 @@
 """A cluster of relays in network namespaces, whose cables can be pulled.
 
-Each relay and each pair of clocks has a host of `tests.e2e.namespaces`; where there are none the test is skipped.
+Each relay and each pair of clocks has a host.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.e2e.namespaces import Host, Network
 IDLE: Final = 3.0
 LINGER: Final = 1.0
 NEXT_GROUP: Final = 90.0
-"""Seconds within which the clock begins a group, with room: one per minute. Viewers are moved where one begins."""
+"""Seconds until the clock begins a group, one per minute: viewers change publishers there."""
 
 PORT: Final = 4443
 
@@ -47,8 +47,6 @@ level = "info"
 
 
 class RelayProcess(Peer):
-    """A relay on a host."""
-
     def __init__(self, host: Host, folder: Path, root: str) -> None:
         file = folder / f"{host.space}.toml"
         file.write_text(
@@ -66,7 +64,7 @@ class RelayProcess(Peer):
         self.host = host
 
     async def announced(self) -> list[str]:
-        """Its announcements under `demo`, queried from its own host, independent of cables."""
+        """Its announcements under `demo`, queried from its own host."""
         code = (
             "import sys, urllib.request as u; "
             "sys.stdout.write(u.urlopen(sys.argv[1], timeout=5).read().decode())"
@@ -81,7 +79,7 @@ class RelayProcess(Peer):
 
 
 def clock(host: Host, verb: str, *options: str) -> Peer:
-    """moq-clock, at the relay of its host."""
+    """At the relay of its host."""
     url = f"http://{host.address}:{PORT}/demo"
     return Peer(
         host.command("-m", "relay.commands.clock", verb, url, *options), f"moq-clock {verb} {host.address}"
@@ -112,7 +110,7 @@ async def test_cable_is_pulled_and_put_back(network: Network, tmp_path: Path) ->
         watcher = await stack.enter_async_context(clock(other, "watch"))
         await ticks(watcher)
 
-        # The publisher's relay is cut off: gone everywhere else, and still there where it is.
+        # without its cable the publisher's relay alone has the broadcast
         one.cable("down")
         pulled = time.monotonic()
         await eventually(lambda: announced([], ["clock"], []))
@@ -122,10 +120,10 @@ async def test_cable_is_pulled_and_put_back(network: Network, tmp_path: Path) ->
         await eventually(lambda: announced(["clock"], ["clock"], ["clock"]))
         await ticks(watcher, within=30.0)
 
-        # The root is cut off: the two leaves go on between themselves.
+        # without the root the two leaves continue
         root.cable("down")
         await eventually(lambda: announced([], ["clock"], ["clock"]))
-        await ticks(watcher, within=NEXT_GROUP)  # it may have been watching by way of the root
+        await ticks(watcher, within=NEXT_GROUP)  # its route may have led through the root
         root.cable("up")
         await eventually(lambda: announced(["clock"], ["clock"], ["clock"]))
         for relay in relays:

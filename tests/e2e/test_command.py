@@ -26,8 +26,6 @@ OPEN = ("--tls-generate", "localhost", "--auth-public", "")
 
 
 class Command:
-    """A running command whose output is kept."""
-
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.out: list[str] = []
@@ -56,14 +54,12 @@ class Command:
                 await self._changed.wait()
 
     async def more(self, lines: int, within: float = 15.0) -> None:
-        """Until it has printed that many lines."""
         async with asyncio.timeout(within):
             while len(self.out) < lines:
                 self._changed.clear()
                 await self._changed.wait()
 
     async def exit(self, within: float = 30.0) -> int:
-        """Its exit status."""
         async with asyncio.timeout(within):
             status = await self.process.wait()
             await self._readers
@@ -76,7 +72,6 @@ def command(module: str, *args: str, cwd: Path = ROOT) -> contextlib.AbstractAsy
 
 @contextlib.asynccontextmanager
 async def program(code: str, *args: str, cwd: Path = ROOT) -> AsyncIterator[Command]:
-    """Start it as a program of its own; end it at the end of the block."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MOQ_", "RUST_LOG"))}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-u", "-c", code, *args),
@@ -126,7 +121,7 @@ async def test_a_signal_closes_sessions_with_a_reason_and_exits_0(
 
 
 async def test_a_second_signal_ends_it_at_once() -> None:
-    """While the first one still waits for a request that follows a track."""
+    """The first one still waits for a request that follows a track."""
     port = free_udp_port()
     async with (
         relay("--listen", f"localhost:{port}", *OPEN) as running,
@@ -150,7 +145,7 @@ async def test_a_second_signal_ends_it_at_once() -> None:
 async def test_systemd_is_notified_when_sighup_reloads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before that it has no handler: with `Type=simple` a reload just after the start would kill it."""
+    """Earlier there is no handler: with `Type=simple` a reload just after the start would kill it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(tmp_path / "notify"))
         supervisor.setblocking(False)
@@ -174,7 +169,7 @@ sys.exit(main())
 async def test_it_starts_without_a_reader_of_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader of its output is gone, and systemd as well."""
+    """systemd is gone, too."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     own = ("--listen", f"localhost:{free_udp_port()}", *OPEN)
     async with program(MUTE, *own) as running:

@@ -53,12 +53,11 @@ class Tab:
         self._replies: dict[int, asyncio.Future[Json]] = {}
         self._loaded = asyncio.Event()
         self.requests: list[str] = []
-        """Every address that the page asked for."""
+        """Addresses that the page requested."""
         self.complaints: list[str] = []
         """Uncaught errors, errors on the console, breaches of the policy."""
 
     async def listen(self) -> None:
-        """Take in what the browser says, until it ends."""
         async for message in self._socket:
             said = json.loads(message.data)
             if "id" in said:
@@ -78,7 +77,6 @@ class Tab:
                         self.complaints.append(text)
 
     async def call(self, method: str, **params: object) -> Json:
-        """One command."""
         number = next(self._numbers)
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         target = {"sessionId": self._session} if self._session else {}
@@ -89,7 +87,6 @@ class Tab:
         return result
 
     async def attach(self) -> None:
-        """Make the page."""
         target = await self.call("Target.createTarget", url="about:blank")
         attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
@@ -103,7 +100,6 @@ class Tab:
             await self._loaded.wait()
 
     async def evaluate(self, expression: str) -> Any:
-        """Value of an expression, or of the promise that it gives."""
         said = await self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -111,7 +107,7 @@ class Tab:
         return said["result"].get("value")
 
     async def until(self, expression: str) -> Any:
-        """Value of an expression as soon as it is true; each drawing of the page looks again."""
+        """Value of an expression as soon as it is true, tested with each drawing of the page."""
         look = f"""new Promise((done) => {{
             const now = () => {{ try {{ return {expression}; }} catch {{ return null; }} }};  // not there yet
             const look = () => {{ const value = now(); value ? done(value) : requestAnimationFrame(look); }};
@@ -134,7 +130,6 @@ class Tab:
 
 @contextlib.asynccontextmanager
 async def tab(url: str) -> AsyncIterator[Tab]:
-    """A new browser with the page open."""
     path = chromium_path()
     assert path is not None
     async with contextlib.AsyncExitStack() as stack:
@@ -180,8 +175,6 @@ async def state(relay: Relay) -> Json:
 
 
 def picture(width: int, height: int) -> bytes:
-    """A PNG in one colour."""
-
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -271,7 +264,7 @@ async def test_without_the_right_to_the_state() -> None:
 
 
 async def test_watching_a_track() -> None:
-    """Text, then a picture, then bytes, each as it is written."""
+    """Text, then a picture, then bytes."""
     async with (
         running() as relay,
         await Client.connect(relay.url) as source,
@@ -299,11 +292,11 @@ async def test_watching_a_track() -> None:
         assert page.complaints == []
 
 
-# -- with a made-up relay: what a real one does too rarely, or has too little of
+# -- with a made-up relay, for what a real one rarely does
 
 
 def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
-    """A state in the form of /state."""
+    """In the form of /state."""
     return {
         "relay": {
             "version": "0.1.0",
@@ -378,7 +371,7 @@ def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
 
 @contextlib.asynccontextmanager
 async def serving(known: Json, port: int = 0) -> AsyncIterator[str]:
-    """A made-up relay: answers /state, one second later each time."""
+    """Each answer to /state is one second later."""
 
     async def answer(_: web.Request) -> web.Response:
         known["relay"]["now"] += 1
@@ -481,7 +474,7 @@ IMPATIENT_PAGE: Final = """
         return wait(then, Math.min(milliseconds, 20), ...rest);
     };
 """
-"""Run before the page's own scripts: its pauses are short, and remembered as they were meant."""
+"""Before the page's scripts: shortens its pauses, and remembers the original ones."""
 
 SECRET_TRACK: Final = "#broadcast=secret%2Fcam&track=video%2Fhd"
 
@@ -544,7 +537,7 @@ async def test_rates_come_from_differences() -> None:
         await page.until(f"{rate} === '0 B/s'")
         track["received_bytes"] += 1_000_000  # within one second, then no more
         await page.until(f"/^(1.00 M|500 k|333 k)B\\/s$/.test({rate})")
-        track["received_bytes"] = 5  # begun anew: no negative rate
+        track["received_bytes"] = 5  # a new count: no negative rate
         await page.until(f"{rate} === '0 B/s'")
         assert page.complaints == []
 

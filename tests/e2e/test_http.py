@@ -26,15 +26,12 @@ CURL_PARTIAL = 18
 
 @dataclass
 class Answer:
-    """What curl printed."""
-
     status: int
     headers: dict[str, str]
     body: bytes
 
 
 async def curl(url: str, *options: str) -> Answer:
-    """One request."""
     process = await asyncio.create_subprocess_exec(
         *("curl", "--silent", "--include", "--max-time", "20", *options, url),
         stdout=asyncio.subprocess.PIPE,
@@ -176,7 +173,7 @@ async def test_paths_are_percent_decoded() -> None:
 
 
 async def test_what_is_no_http_writes_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
-    """Every scanner of the network sends it."""
+    """Scanners of the network send it."""
     caplog.set_level(logging.INFO, "relay")
     async with running() as relay:
         port = URL(relay.url).port

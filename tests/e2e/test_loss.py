@@ -18,8 +18,8 @@ VIEWERS = 10
 async def test_a_live_track_gets_through_heavy_loss(fast: bool) -> None:
     """2 Mbit/s at 30 frames/s, 5 % lost each way, 100 ms round trip: real viewers get all of it, as it happens.
 
-    They wait for three seconds at most, of which a busy machine takes its part. Congestion control that takes loss for a
-    full line lets through a fifth of it, and would need sixteen.
+    They wait for three seconds at most, part of which a busy machine takes. Congestion control that mistakes loss for
+    a full path would send a fifth of it, and need sixteen.
     """
     groups, frames = 4, 30
     async with running(limits=Limits(), quic=QuicSettings(fast=fast, congestion="bbr")) as relay:
@@ -55,8 +55,8 @@ async def test_what_a_line_can_carry_arrives_in_time(
 ) -> None:
     """With default limits nothing is skipped, and no viewer falls behind.
 
-    How late a frame is, is a matter of round trips: what is lost of it is missed after a good one and takes half of one,
-    and at the higher rates of loss congestion control makes it wait for some more.
+    Delay is in round trips: a loss is noticed after one, its repair takes half of one, and at higher loss rates
+    congestion control adds some more.
     """
     shape = Shape(30, rate // 30, 15)
     async with stage(fast=fast) as on:

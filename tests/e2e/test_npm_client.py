@@ -25,7 +25,7 @@ pytestmark = [
 
 @functools.cache
 def modules() -> Path:
-    """A folder of installed packages, made when it is missing; processes that race for it wait."""
+    """Made if missing; concurrent processes wait."""
     home = VENVS / "npm"
     home.mkdir(parents=True, exist_ok=True)
     (VENVS / ".gitignore").write_text("*\n")

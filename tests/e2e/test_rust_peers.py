@@ -34,7 +34,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("peer", "version"), PAIRS, ids=lambda value: str(getattr(value, "name", value)))
 async def test_thousand_frames(peer: str, version: Version) -> None:
-    """Announced, subscribed, and 1000 frames in groups of 10 arrive complete, on each version.
+    """1000 frames in groups of 10 arrive complete, on each version.
 
     One publisher is on WebTransport and its viewer on raw QUIC, the other pair the other way round.
     """
@@ -53,7 +53,7 @@ async def test_thousand_frames(peer: str, version: Version) -> None:
 
 
 async def test_every_version_pair() -> None:
-    """A publisher on any version is watched by a viewer on any version: 36 pairs of real clients on one relay."""
+    """36 pairs of real clients on one relay."""
     async with running() as relay, listeners(relay) as urls, contextlib.AsyncExitStack() as stack:
         sources = [
             await stack.enter_async_context(
@@ -119,7 +119,7 @@ async def test_publishers_that_have_nothing_yet_are_not_taken_for_dead() -> None
 
 @contextlib.asynccontextmanager
 async def listeners(relay: Relay) -> AsyncIterator[dict[Version, str]]:
-    """One more listener for each version, so that clients that offer all of them speak that one."""
+    """A listener per version, so that clients that offer all use that one."""
     store = CertificateStore([], ["localhost"], dt.datetime.now(dt.UTC))
     servers: dict[Version, QuicServer] = {}
     for version in Version:
@@ -143,9 +143,9 @@ async def listeners(relay: Relay) -> AsyncIterator[dict[Version, str]]:
 
 @pytest.mark.parametrize(("source_peer", "sink_peer"), [(NEW, OLD), (OLD, NEW)])
 async def test_generations_mixed(source_peer: str, sink_peer: str) -> None:
-    """An old client watches a new one and the other way round, each on the best version it has."""
+    """In both directions, each on its best version."""
     groups = GROUPS // 4
-    # An old viewer gives up a group as soon as the next one is there.
+    # an old viewer drops a group as soon as the next one begins
     slowly = ("--groups", groups, "--frames-per-group", FRAMES, "--interval", 0.024, "--frame-size", 400)
     async with running() as relay:
         url = webtransport(relay)
@@ -191,7 +191,7 @@ async def test_twenty_viewers_make_one_upstream_subscription() -> None:
 
 @pytest.mark.parametrize("url_of", [webtransport, raw], ids=["webtransport", "quic"])
 async def test_a_publisher_is_killed_and_another_one_takes_its_place(url_of: object) -> None:
-    """A viewer that has seen the first one goes on with the second, in the same subscription."""
+    """Its viewer goes on with the second, in the same subscription."""
     assert callable(url_of)
     async with running(quic=QuicSettings(idle_timeout=3.0, keep_alive=1.0)) as relay:
         url = url_of(relay)
@@ -212,7 +212,7 @@ async def test_a_publisher_is_killed_and_another_one_takes_its_place(url_of: obj
 
 @pytest.mark.parametrize("url_of", [webtransport, raw], ids=["webtransport", "quic"])
 async def test_a_publisher_is_killed_and_does_not_come_back(url_of: object) -> None:
-    """Viewers learn of it within the idle time-out and the time that it is waited for."""
+    """Viewers learn it within the idle time-out and the linger time."""
     assert callable(url_of)
     idle, linger = 3.0, 0.5
     quic = QuicSettings(idle_timeout=idle, keep_alive=1.0)
@@ -261,7 +261,7 @@ async def test_withdrawn_and_announced_again() -> None:
 
 
 async def test_paths_are_relative_to_the_url() -> None:
-    """Broadcasts under one URL are seen under others, each relative to its own; nothing leaks above."""
+    """Under one URL, seen under others, each relative to its own; nothing leaks above."""
     async with running() as relay:
         held = ("--groups", 1, "--frames-per-group", 5, "--hold")
         async with (
@@ -284,7 +284,7 @@ async def test_paths_are_relative_to_the_url() -> None:
 async def test_outside_the_public_prefix_is_unauthorized(url_of: object, events: list[str]) -> None:
     """WebTransport is refused before it is accepted; raw QUIC, whose path comes in-band, is closed.
 
-    If that is soon, it is still connecting as far as the client is concerned.
+    An early close may look like a failed connect.
     """
     assert callable(url_of)
     async with running(public="anon") as relay:

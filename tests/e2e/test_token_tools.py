@@ -1,4 +1,4 @@
-"""Keys and tokens of `moq-token` and of the npm package @moq/token, each read by the other."""
+"""`moq-token` and the npm package @moq/token read each other's keys and tokens."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ pytestmark = [
 
 LATER = 4_102_444_800
 
-# For each algorithm: a key of its own, with the public half and a token; what it says of our keys and tokens; and
-# tokens that it signs with our keys. All in one process, as starting one takes longer than all of that.
+# For each algorithm: its key, public half and token; its opinion of our keys and tokens; tokens that it signs with
+# our keys. One process, since its start takes longest.
 SCRIPT = """
 import { readFileSync } from "node:fs";
 import { generate, load, loadPublic, sign, toPublicKey, verify } from "@moq/token";
@@ -65,7 +65,7 @@ console.log(JSON.stringify(answers));
 
 @functools.cache
 def home() -> Path:
-    """A folder with the package, made when it is missing; processes that race for it wait."""
+    """Made if missing; concurrent processes wait."""
     folder = VENVS / "npm-moq-token"
     folder.mkdir(parents=True, exist_ok=True)
     (VENVS / ".gitignore").write_text("*\n")
@@ -168,7 +168,7 @@ def test_keys_and_tokens_go_both_ways(algorithm: str) -> None:
 
 
 def test_the_commands_take_each_others_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same words, either program."""
+    """The same arguments."""
     cli = str(home() / "node_modules/@moq/token/cli.js")
     private, public, theirs = (str(tmp_path / name) for name in ("private.jwk", "public.jwk", "npm.jwk"))
     assert tool.main(["generate", "--key", private, "--public", public, "--algorithm", "ES256"]) == 0
@@ -191,7 +191,7 @@ def test_the_commands_take_each_others_files(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_scope_of_a_key_is_ours_to_keep(tmp_path: Path) -> None:
-    """This release of theirs knows no scope: it reads the key, signs anything, and we refuse what exceeds it."""
+    """Their release knows no scope: it signs anything, and we refuse what exceeds it."""
     key = Key.generate("HS256", scope=Scope("demo", ("",)))
     script = """
         import { readFileSync } from "node:fs";

@@ -43,8 +43,6 @@ SCHEMES = ["moqt", "https"]
 
 
 class Owner(Recorder):
-    """A recorder that can be waited on."""
-
     def __init__(self, session: Session, on_event: Callable[[Event], None] | None = None) -> None:
         self._changed = asyncio.Event()
         self.session = session
@@ -72,8 +70,6 @@ def echo(event: Event) -> None:
 
 
 class Host:
-    """A server whose sessions echo."""
-
     def __init__(self, **options: Any) -> None:
         self.store: CertificateStore = options.pop("store", None) or CertificateStore([], NAMES, NOW)
         self.requests: list[SessionRequest] = []
@@ -151,7 +147,7 @@ async def leaves_nothing() -> AsyncIterator[None]:
     loop: Any = asyncio.get_running_loop()
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not [task for task in tasks if "relay" in repr(task.get_coro())]
-    # What is left belongs to the loop itself and to the fixtures' runner.
+    # the rest belongs to the loop itself and to the fixtures' runner
     mine = [key for key in loop._selector.get_map().values() if "UdpSocket" in repr(key.data)]
     assert not mine
 
@@ -280,15 +276,13 @@ async def test_datagrams_and_pings(scheme: str) -> None:
 
 
 async def test_our_own_pause_is_not_the_peers_silence() -> None:
-    """The process is stopped for longer than the idle time-out, like a suspended machine: no session is
-    dropped.
-    """
+    """The process is stopped for longer than the idle time-out, like a suspended machine: no session is dropped."""
     settings = QuicSettings(idle_timeout=0.8, keep_alive=0.3)
     async with hosting(settings=settings) as host:
         session = await connect(host.url("moqt"), tls=host.tls, settings=settings)
         owner, peer = Owner(session), await host.owner()
         for count, pause in enumerate((0.3, 0.7, 1.2), 1):
-            # Packets that are outstanding have a deadline of their own, which is the first to be late.
+            # unacknowledged packets have the earliest deadline
             for side in (session, peer.session):
                 assert isinstance(side, QuicSession)
                 side.open_uni().write([bytes(3000)], fin=True)
@@ -304,7 +298,7 @@ async def test_our_own_pause_is_not_the_peers_silence() -> None:
 
 
 async def test_a_deadline_that_has_passed_is_no_pause(caplog: pytest.LogCaptureFixture) -> None:
-    """A peer that ends a long back-off must not make the relay excuse the silence of all others."""
+    """A peer at the end of a long back-off must not excuse the silence of all others."""
     async with hosting() as host:
         session = await connect(host.url("moqt"), tls=host.tls)
         Owner(session)
@@ -426,7 +420,7 @@ async def test_wrong_name(tmp_path: Path) -> None:
 
 
 async def test_certificate_by_server_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    # An RSA and an EC certificate: the signature algorithm must follow the choice.
+    # an RSA and an EC certificate: the signature algorithm must follow the choice
     first = generate_certificate(["first.test"], NOW)
     today = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
     monkeypatch.setattr("tests.transport.test_certificates.NOW", today)
@@ -445,7 +439,7 @@ async def test_certificate_by_server_name(monkeypatch: pytest.MonkeyPatch) -> No
             ("second.test", second),
             ("localhost", store.pairs[2]),
             ("unknown.test", first),
-            ("127.0.0.1", first),  # no name is sent for an address
+            ("127.0.0.1", first),  # an address sends no name
         ):
             tls = ClientTls(fingerprints=(pair.fingerprint,))
             await leave(await connect(host.url("moqt", name), tls=tls))
@@ -525,7 +519,7 @@ async def test_cancelled_dialling_leaves_nothing() -> None:
 
 
 async def test_http_fetches_the_fingerprint() -> None:
-    async with hosting(address=("127.0.0.1", free_udp_port())) as host:  # a port that is free for TCP as well
+    async with hosting(address=("127.0.0.1", free_udp_port())) as host:  # free for TCP as well
         answers: dict[str, Any] = {"text": host.store.fingerprint, "status": 200}
 
         async def serve(request: web.Request) -> web.Response:
@@ -584,7 +578,7 @@ UNKNOWN_VERSION = b"\xc0\x1a\x2a\x3a\x4a" + b"\x08" + b"d" * 8 + b"\x08" + b"s" 
 
 
 async def answered(host: Host) -> bytes:
-    """The server's answer to an unknown version: everything sent before has been looked at when it is here."""
+    """The answer to an unknown version: it follows all earlier packets."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -595,7 +589,6 @@ async def answered(host: Host) -> bytes:
 
 
 async def first_packets(count: int) -> list[bytes]:
-    """The first packet of a client, `count` times."""
     packets = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("127.0.0.1", 0))
@@ -614,7 +607,7 @@ async def first_packets(count: int) -> list[bytes]:
 
 
 async def test_garbage() -> None:
-    """Random bytes, and real packets cut and bent, from the address of a live client and from elsewhere."""
+    """Random bytes, and damaged real packets, from a live client's address and from others."""
     dice = random.Random(5)
     async with hosting() as host:
         real = await first_packets(5)
@@ -634,7 +627,7 @@ async def test_garbage() -> None:
                         )
                     packet = bytes(bent[: dice.choice([1, 6, 30, 1199, 1200, 1200])])
                 if dice.random() < 0.3:
-                    # Long headers with the server's own connection id, so that they reach the connection.
+                    # long headers with the server's own connection id reach the connection
                     cid = dice.choice(sorted(next(iter(host.server.connections)).cids))
                     packet = bytes([0x40 | dice.randrange(64)]) + cid + packet
                 other.sendto(packet, target)
@@ -656,7 +649,7 @@ async def test_version_negotiation_and_its_guard() -> None:
             sock.bind(("127.0.0.1", 0))
             sock.setblocking(False)
             sock.sendto(negotiation + bytes(1200), ("127.0.0.1", host.port))
-            sock.sendto(UNKNOWN_VERSION, ("127.0.0.1", host.port))  # too small to be worth an answer
+            sock.sendto(UNKNOWN_VERSION, ("127.0.0.1", host.port))  # too small for an answer
             answer = await answered(host)
             assert answer[1:5] == bytes(4)
             assert answer[6:14] == b"s" * 8
@@ -730,7 +723,7 @@ async def test_rust_client(release: str, scheme: str) -> None:
         await peer.wait_for("connected")
         owner = await host.owner()
         assert owner.session.version is BEST[release]
-        # Its first stream asks what is announced.
+        # its first stream asks what is announced
         await owner.until(lambda owner: any(data.startswith(b"\x01") for data in opened(owner)))
         request = host.requests[0]
         if scheme == "https":
@@ -798,7 +791,7 @@ async def test_rust_server(release: str, scheme: str) -> None:
         owner = Owner(session)
         assert session.version is BEST[release]
         if BEST[release] >= Version.LITE_05:
-            # Its server waits for our SETUP (an empty list of parameters) before it goes on.
+            # its server waits for our SETUP (an empty list of parameters)
             session.open_uni().write([b"\x01\x01\x00"], fin=True)
         announce = session.open_bidi()
         announce.write([b"\x01\x01\x00"] if BEST[release] < Version.LITE_04 else [b"\x01\x02\x00\x00"])
