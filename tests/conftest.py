@@ -1,4 +1,4 @@
-"""Event loops in virtual time for tests that are marked so, and a sample of the ways that QUIC packets are made."""
+"""Event loops in virtual time for marked tests, and a sample of QUIC packet implementations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.sampling import FULL, rotated
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The loop of a test and of its fixtures."""
+    """For a test and its fixtures."""
     mark = item.get_closest_marker("virtual")
     return {"loop": VirtualLoop if mark is not None and mark.args != (False,) else asyncio.new_event_loop}
 
@@ -21,7 +21,7 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of each case of a test with the fixture `pairing`, keep the first pairing and another one in turn.
 
-    All are kept if a test is named with its parameters.
+    All stay if a test is named with its parameters.
     """
     if FULL or any("[" in argument for argument in config.invocation_params.args):
         return

@@ -1,8 +1,8 @@
 """The public names of the relay with their signatures, as docs/embedding.md promises them.
 
-    python -m tests.public_api > tests/public_api.txt
+python -m tests.public_api > tests/public_api.txt
 
-writes down a change that is meant. The changelog has to name it, under *Breaking* unless it only adds.
+records an intended change. The changelog has to name it, under *Breaking* unless it only adds.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ CONSTRUCTED = ("relay.Relay", "relay.config.ConfigError")
 """Classes that programs construct, beside the tables; methods return the others."""
 
 SHARED = ("Endpoint", "Handle", "Reader")
-"""Bases of the client's classes that are no promise; what they bring is listed with each class."""
+"""Bases of the client's classes, not promised themselves; their members are listed with each class."""
 
 PLAIN = (bool, int, float, str, type(None), tuple)
 
 
 def public_api() -> list[str]:
-    """Return a line for each public name."""
+    """A line for each public name."""
     return [
         line for name in sorted(relay.__all__) for line in _described(f"relay.{name}", getattr(relay, name))
     ]

@@ -1,4 +1,4 @@
-"""The connection actor over an in-memory session, driven with raw wire messages: set-up, dispatch, the end."""
+"""The connection actor over an in-memory session, with raw wire messages: set-up, dispatch, the end."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ async def test_the_time_that_we_take_is_not_held_against_the_peer() -> None:
 
 
 async def test_the_end_of_a_token_is_a_date(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who sets the clock, or lets the machine sleep, changes nothing about when a token ends."""
+    """A changed clock or a sleeping machine does not shift it."""
     now = [1_000.0]
     monkeypatch.setattr("relay.actors.expiry.LOOK_INTERVAL", 0.01)
     world.environment = replace(world.environment, expiries=Expiries(Runtime(wall_time=lambda: now[0])))
@@ -506,7 +506,7 @@ async def test_a_closed_session_leaves_nothing(version: Version) -> None:
     assert actors() == ["origin"]
     assert await world.count() == (0, 0, 0)
     assert [gone.session for gone in world.gate.got(m.SessionGone)] == [1]
-    assert not peer.relay.closes  # the peer closed; there is nothing left to close
+    assert not peer.relay.closes  # the peer closed first
     await world.close()
 
 
@@ -535,7 +535,7 @@ async def test_closing_by_message_carries_code_and_reason(world: World) -> None:
 
 async def test_a_failing_connection_ends_alone(world: World, trouble: Trouble) -> None:
     class Explosive:
-        """No message that anybody knows how to handle."""
+        """An unknown message."""
 
         @property
         def key(self) -> int:

@@ -1,4 +1,4 @@
-"""The gate: who is let in, who is turned away, and how everybody leaves."""
+"""The gate: admission, rejection, and the drain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.clock import RUNTIME, TIMEOUT, advance, run_virtual, settle
 
 
 class FakeRequest:
-    """A peer that wants a session; keeps every answer it gets."""
+    """Keeps every answer."""
 
     transport = "memory"
     remote = "192.0.2.1:5"
@@ -97,7 +97,7 @@ class Bench:
         send(self.gate, m.UseCluster(self.cluster.ref))
 
     async def comes(self, **options: Any) -> FakeRequest:
-        """A peer asks, and everything happens that can."""
+        """A peer asks; wait until nothing more happens."""
         request = FakeRequest(**options)
         send(self.gate, m.Admit(cast("Any", request)))
         await settle()

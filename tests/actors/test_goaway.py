@@ -1,4 +1,4 @@
-"""GOAWAY: told to peers by a relay that is about to end, and heard from peers that are."""
+"""GOAWAY in both directions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ async def drained(world: World, peer: RawPeer) -> m.Draining:
     return world.gate.got(m.Draining)[-1]
 
 
-# --- told ------------------------------------------------------------------------------------------------------------
+# --- sent
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -105,7 +106,8 @@ async def test_a_relay_that_is_about_to_end_is_no_member_any_more(world: World) 
     await settle()
 
 
-# --- heard -----------------------------------------------------------------------------------------------------------
+# --- received
+# --------------------------------------------------------------------------------------------------------
 
 
 def says_goodbye(peer: RawPeer) -> None:
@@ -140,7 +142,7 @@ async def test_who_is_about_to_end_serves_only_where_nobody_else_does(
     says_goodbye(leaving)
     leaving.publish("late")
     await settle()
-    # what is asked for from now on
+    # new requests
     later = await world.viewer(version)
     later.subscribe("p")
     later.subscribe("alone")
@@ -150,12 +152,12 @@ async def test_who_is_about_to_end_serves_only_where_nobody_else_does(
     await follow_up(leaving)
     assert [r.broadcast for _, r in staying.live_subscriptions()] == ["p"]
     assert [r.broadcast for _, r in leaving.live_subscriptions()] == ["p", "alone", "late"]
-    # what runs goes on
+    # running subscriptions continue
     leaving.group(request.id, 0, b"x")
     await settle()
     assert [group.fins for group in viewer.groups(early)] == [1]
     assert not running.over
-    # and is handed over at the end
+    # and move at the end
     leaving.close()
     await settle()
     await follow_up(staying)

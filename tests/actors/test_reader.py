@@ -1,4 +1,4 @@
-"""The reader actor: groups of one track, for whoever is no session; its sink hears of one end and nothing after it."""
+"""The reader actor: groups of one track for an HTTP request, then one end."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ async def test_a_following_reader_goes_on_until_the_track_ends() -> None:
 
 
 def searching(*, wait: float = 0.0) -> Desk:
-    """A reader that does not know yet which part of `demo/cam/video/hd` is the broadcast."""
+    """A reader that must find the broadcast in `demo/cam/video/hd`."""
     made = Desk.__new__(Desk)
     made.origin, made.track, made.got = Fake(), Fake(), []
     wanted = Reading("demo/cam/video", "hd", otherwise=(("demo/cam", "video/hd"),), wait=wait)

@@ -1,4 +1,4 @@
-"""What the counters hears of tracks: how they stand and what they have counted, at most once a second."""
+"""Tracks report figures and counts to the counters, at most once a second."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ async def test_subscribers_of_one_dialect_share_the_delivered_tuples() -> None:
     assert all(other is first for other in others)
     one, two = (viewer.got(m.Deliver)[0].fragments for viewer in timeds)
     assert one is two
-    assert first[0].chunks[-1] is one[0].chunks[-1]  # the payload itself, in both dialects
+    assert first[0].chunks[-1] is one[0].chunks[-1]  # the payload itself, in both encodings
     assert b"".join(one[0].chunks) == timed((77, b"x" * 20_000))
 
 
@@ -269,12 +269,12 @@ async def test_a_failing_upstream_aborts_groups_and_subscriptions_with_its_code_
     assert viewer.groups()[0].code == StreamCode.NOT_FOUND
     assert viewer.got(m.Refused) == [m.Refused(1, StreamCode.NOT_FOUND)]
     assert not stage.track.is_alive()
-    assert stage.source.got(m.CloseUpstream) == [m.CloseUpstream(stage.track)]  # it may have been asked more
+    assert stage.source.got(m.CloseUpstream) == [m.CloseUpstream(stage.track)]  # it may have more requests
     assert [ended.ref for ended in stage.broadcast.got(m.TrackEnded)] == [stage.track]
 
 
 async def test_a_source_that_is_gone_is_told_as_lost() -> None:
-    """Whoever subscribes or describes may ask again; a fetch is refused."""
+    """Subscriptions and descriptions may be repeated; a fetch is refused."""
     stage = Stage()
     viewer = await stage.viewer()
     stage.viewers[0].describe(stage.track, 2)
@@ -326,7 +326,7 @@ async def test_a_dead_source_refuses_a_fetch_and_loses_a_description() -> None:
 
 
 async def test_a_request_that_meets_a_failing_track_is_answered() -> None:
-    """The track has failed and is about to stop when one more request arrives in its inbox."""
+    """One more request reaches the inbox of the failed track."""
     source = FakePublisher()
     broadcast = BroadcastActor.start(RUNTIME, path="room/cam", source=source.ref, limits=QUICK)
     first, second = FakeSubscriber(), FakeSubscriber()
@@ -359,7 +359,7 @@ async def test_a_stopped_track_closes_its_upstream_and_refuses_everybody() -> No
 
 
 class House:
-    """A real broadcast, so that idle tracks really go."""
+    """With a real broadcast, idle tracks really end."""
 
     def __init__(self, limits: Limits = QUICK) -> None:
         self.source = FakePublisher()
@@ -368,7 +368,7 @@ class House:
         )
 
     async def names(self) -> tuple[str, ...]:
-        """Names of the tracks that the broadcast holds."""
+        """Running tracks."""
         tracks = await ask(self.broadcast, m.ListTracks(), timeout=TIMEOUT)
         return tuple(str(actor_of(ref)).split()[-1] for ref in tracks)
 
@@ -579,7 +579,7 @@ async def test_history_starts_at_the_oldest_group_young_enough() -> None:
 
 
 async def test_an_update_does_not_cut_off_a_group_in_flight_silently() -> None:
-    """A group under way when the bounds move past it is either finished or aborted, never left hanging."""
+    """It is finished or aborted."""
     for params in (SubscribeParams(start_group=7), SubscribeParams(end_group=2)):
         stage = Stage()
         viewer = await stage.viewer()
@@ -616,7 +616,7 @@ async def test_the_interests_of_all_subscribers_are_told_upstream_together() -> 
     assert stage.updates[-1].params == SubscribeParams(priority=200, latency_ms=100)
     count = len(stage.updates)
     await stage.viewer(SubscribeParams(priority=5))
-    assert len(stage.updates) == count  # nothing new in that
+    assert len(stage.updates) == count  # no change
     two.leave(stage.track)
     await settle()
     assert stage.updates[-1].params.priority == 5
@@ -627,7 +627,7 @@ async def test_the_interests_of_all_subscribers_are_told_upstream_together() -> 
 
 
 async def test_the_first_subscribers_future_start_does_not_starve_the_others() -> None:
-    """If upstream was asked to begin in the future, a subscriber that wants the present must be heard too."""
+    """Another subscriber's present group must come."""
     stage = Stage()
     await stage.viewer(SubscribeParams(start_group=1000))
     assert stage.opened[0].params.start_group is None or await _asks_again(stage)
@@ -740,7 +740,7 @@ async def test_a_fetch_that_upstream_refuses_is_refused() -> None:
 
 
 async def test_a_flood_of_updates_is_looked_at_once_in_a_turn() -> None:
-    """One message upstream, and one look at all subscribers, however many of them change their mind how often."""
+    """One message upstream and one scan of the subscribers, however many update."""
     stage = Stage()
     viewers = [FakeSubscriber() for _ in range(20)]
     for viewer in viewers:

@@ -1,4 +1,4 @@
-"""Every input that once found a defect, or that goes a way of its own through the code, again."""
+"""Replays inputs that found a defect, or that reach rare code."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_source_ends_in_first_choices() -> None:
 
 
 def test_a_target_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that reads other numbers than Python would be seen."""
+    """A kernel that reads other numbers than Python must be found."""
     monkeypatch.setattr(keys, "read_ack", lambda data, at: (0, 0, 0, None, at))
     with pytest.raises(AssertionError):
         quic_targets.acknowledgements(b"\x05\x00\x00\x00")

@@ -1,4 +1,4 @@
-"""How often something may happen, and how often it is told."""
+"""Rates of events and of their log lines."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ def test_a_log_has_a_few_lines_at_once_and_a_few_a_minute_of_a_flood() -> None:
     assert passed[:LOG_BURST] == [0] * LOG_BURST
     assert len(passed) <= LOG_BURST + 600 * LOG_RATE
     assert throttle.held_back == 60_000 - len(passed)
-    assert throttle.passes(1000.0)  # what was held back is not to be paid for
+    assert throttle.passes(1000.0)  # suppressed events cost nothing later

@@ -1,4 +1,4 @@
-"""What is told of our broadcasts: the initial set, changes that a version can express, and what cannot be told at all."""
+"""Our announcements: the initial set, changes that a version can express, and others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_initial_set_is_complete_when_all_of_it_is_there(version: Version, c
     _, client, _, _ = watched(version, *(Offer(path) for path in paths))
     kinds = [type(event) for event in client.events if isinstance(event, Announced | AnnouncementsComplete)]
     expected = [Announced] * count + [AnnouncementsComplete]
-    # 03 and 04 cannot tell.
+    # 03 and 04 have no updates
     assert kinds == (expected[::-1] if version in {V3, V4} else expected)
     assert [event.path for event in client.of(Announced)] == paths
 
@@ -66,7 +66,7 @@ def test_a_route_of_too_many_hops_is_not_told(version: Version) -> None:
     serving.announce(request, "demo/b", None)
     pair.settle()
     assert (len(client.of(Announced)), client.of(Unannounced)) == (1, [])
-    # A path whose only route has become too long has ended for the peer.
+    # for the peer, a path whose only route is too long has ended
     serving.announce(request, "demo/a", Offer("demo/a", beyond, 1))
     pair.settle()
     assert [event.path for event in client.of(Unannounced)] == ["demo/a"]
@@ -74,12 +74,12 @@ def test_a_route_of_too_many_hops_is_not_told(version: Version) -> None:
 
 
 CHANGES = [
-    # Of another route of the same publisher, 05 can tell the hops, 06 also the costs.
+    # of another route of the same publisher, 05 carries the hops, 06 also the costs
     (Route((5, 6), 1, 2), 1, Route((5, 6), 3, 4), 1, {V6: "update"}),
     (Route((5, 6)), 1, Route((5, 7)), 1, {V5: "update", V6: "update"}),
     (Route((5, 6)), 1, Route((5, 7)), 2, {V5: "update", V6: "update"}),
     (Route((5, 6)), 1, Route((5, 6)), 2, {}),
-    # Another publisher is the end, and a new beginning. Publishers without an id are never the same.
+    # another publisher: an end, and a new beginning; publishers without an id are never the same
     (Route((5, 6)), 1, Route((8, 6)), 2, dict.fromkeys(ALL, "anew")),
     (Route(()), 1, Route(()), 2, dict.fromkeys(ALL, "anew")),
     (Route((0, 6)), 1, Route((0, 6)), 2, dict.fromkeys(ALL, "anew")),
@@ -103,7 +103,7 @@ def test_a_change_is_told_as_far_as_the_version_can(
             assert (len(ends), [event.update for event in later]) == (1, [False])
         case _:
             assert (ends, later) == ([], [])
-    # The last state counts for the next change, told or not.
+    # the next change compares with the last state, sent or not
     server.moq.serving.announce(request, "demo/cam", Offer("demo/cam", after, new))
     server.moq.serving.announce(request, "demo/cam", None)
     pair.settle()

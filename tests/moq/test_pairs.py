@@ -93,7 +93,7 @@ def test_announcements(version: Version, step: int, swap: bool) -> None:
     if version >= Version.LITE_05:
         assert [(event.path, event.update) for event in update] == [("demo/cam", True)]
     else:
-        # A version that cannot express another route of the same publisher is told nothing.
+        # a version without updates sends nothing for another route of the same publisher
         assert update == []
     assert watcher.of(Unannounced) == []
 

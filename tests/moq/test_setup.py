@@ -1,4 +1,4 @@
-"""How a session begins: the version, the introductions, admission, and what waits until then."""
+"""How a session begins: version, SETUP, admission, and requests held until then."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def make(
     admitted: bool | None = None,
     options: Options | None = None,
 ) -> End:
-    """A started session; the server waits for admission unless told otherwise."""
+    """A started session; the server waits for admission by default."""
     session = FakeSession(version, is_client=is_client, transport=transport, path=path, query=query)
     session.alpn = alpn or session.alpn
     known = is_client if admitted is None else admitted
@@ -69,7 +69,7 @@ def kinds(events: Iterable[Event]) -> list[type]:
 
 
 def opening(end: End, version: Version, request: AnnounceRequest | Subscribe) -> FakeStream:
-    """The peer opens a stream and asks."""
+    """The peer opens a stream with a request."""
     stream = end.session.peer_opens(unidirectional=False)
     end.receive(StreamData(stream, open_request(version, request), False))
     return stream
@@ -118,7 +118,7 @@ def test_the_server_takes_the_first_version_that_it_speaks(
 @pytest.mark.parametrize(
     "alpn, offer, form, expected",
     [
-        # Servers of the first generation choose no subprotocol, or name themselves by ALPN.
+        # servers of the first generation choose no subprotocol, or name themselves by ALPN
         ("", ALL, None, (SetupForm.SESSION, (V1,))),
         ("moql-01", ALL, None, (SetupForm.SESSION, (V1,))),
         ("moql", ALL, None, (SetupForm.DRAFT14, (V2, V1))),
@@ -266,7 +266,7 @@ def test_a_server_without_a_url_waits_for_the_target(version: Version) -> None:
 def test_a_server_with_a_url_asks_at_once(version: Version) -> None:
     end = make(version, transport="webtransport", path="/room")
     assert end.events == [Introduced(None)]
-    assert end.moq.deadline == NEVER  # how long admission takes is the owner's doing
+    assert end.moq.deadline == NEVER  # admission may take any time
     end.moq.admit(3.0)
     end.poll()
     waits = version.needs_peer_setup
@@ -278,7 +278,7 @@ def test_a_server_with_a_url_asks_at_once(version: Version) -> None:
 def test_requests_wait_for_the_hop_id_of_the_peer(is_client: bool) -> None:
     end = make(V6, is_client=is_client, transport="webtransport", path="/", admitted=True)
     assert kinds(end.events) == [Opened]
-    # Ours need not wait.
+    # ours need not wait
     end.moq.requests.request_announcements("")
     first = opening(end, V6, AnnounceRequest("a"))
     opening(end, V6, Subscribe(0, "demo/cam", "video/hd"))
@@ -417,13 +417,13 @@ def test_a_held_stream_stays_in_order() -> None:
 def test_a_peer_without_setup_is_closed_in_time(version: Version | None, is_client: bool) -> None:
     end = make(version, is_client=is_client)
     if is_client and version is V5:
-        assert end.moq.deadline == NEVER  # established: the peer's SETUP is not needed
+        assert end.moq.deadline == NEVER  # established without the peer's SETUP
         return
     assert end.moq.deadline == TIMEOUT
     assert end.on_time(TIMEOUT - 0.1) == []
     assert kinds(end.on_time(TIMEOUT)) == [LimitExceeded, Closed]
     assert end.one(LimitExceeded).limit == "setup_timeout"
-    # No version was agreed on: 01 has the numbers that every peer knows.
+    # without a version: every peer knows the numbers of 01
     assert end.one(Closed) == (3 if version is None else 17, "no SETUP in time", False)
     assert end.moq.deadline == NEVER
     assert end.on_time(TIMEOUT * 2) == []
@@ -442,12 +442,12 @@ def test_time_to_be_admitted_is_not_the_peers() -> None:
 def test_a_sign_of_life(answers: bool) -> None:
     end = Pair(V6).server
     end.moq.check_alive(5.0)
-    end.moq.check_alive(5.5)  # one question at a time
+    end.moq.check_alive(5.5)  # one ping at a time
     assert (end.session.pings, end.moq.deadline) == (1, 6.0)
     new = end.receive(Pong(), Pong()) if answers else end.on_time(6.0)
     assert new == [PeerAlive(alive=answers)]
     assert end.moq.deadline == NEVER
-    # A peer that was only stalled is heard of once more.
+    # a stalled peer is reported once more
     assert end.receive(Pong()) == ([] if answers else [PeerAlive(alive=True)])
     assert end.receive(Pong()) == end.on_time(9.0) == []
 
@@ -485,7 +485,7 @@ def test_nothing_follows_a_close(version: Version, is_client: bool) -> None:
 
 @versions
 def test_no_common_stream_type_of_set_up_reaches_an_established_session(version: Version) -> None:
-    """Numbers that open SETUP elsewhere are unknown streams once the version stands."""
+    """Stream types that open SETUP in other versions are unknown once the version is chosen."""
     pair = Pair(version)
     for kind in (b"\x00", b"\x20", b"\x40\x40"):
         stream = pair.server.session.peer_opens(unidirectional=False)
