@@ -1,7 +1,4 @@
-"""The parts of HTTP/3 that are parsed before aioquic, so that it never sees WebTransport bytes.
-
-Owns two sans-IO parsers: a peer stream's kind, and a HEADERS frame. The WebTransport sessions call it.
-"""
+"""Sans-IO parsers of HTTP/3 in front of aioquic, which sees no WebTransport bytes: stream kinds and HEADERS frames."""
 
 from __future__ import annotations
 
@@ -24,8 +21,8 @@ H3_ID_ERROR = 0x108
 H3_REQUEST_INCOMPLETE = 0x10D
 H3_MESSAGE_ERROR = 0x10E
 
-HEADERS_LIMIT = 64 * 1024  # most bytes of a HEADERS frame; a token in the path is the largest part
-CONTROL_LIMIT = 16 * 1024  # most bytes of a buffered frame on the control stream; SETTINGS have some dozens
+HEADERS_LIMIT = 64 * 1024  # bytes of a HEADERS frame; most are a token in the path
+CONTROL_LIMIT = 16 * 1024  # bytes of a buffered frame on the control stream; SETTINGS have some dozens
 FORBIDDEN_FRAMES = frozenset((0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xD))
 """Frame types forbidden before HEADERS on a request stream. Unknown ones are skipped."""
 
@@ -57,7 +54,7 @@ class StreamHead:
         self._data = b""
 
     def feed(self, data: bytes) -> StreamKind | None:
-        """Feed bytes; `None` until the kind is known."""
+        """`None` until the kind is known."""
         self._data += data
         first = decode_varint(self._data)
         if first is None:
@@ -81,7 +78,7 @@ class HeadersReader:
         self._skip = 0
 
     def feed(self, data: bytes) -> bytes | None:
-        """Feed bytes; return the complete HEADERS frame with its header, else `None`. Raises `Http3Error`."""
+        """The complete HEADERS frame with its header, else `None`. Raises `Http3Error`."""
         self._data += data
         if self._done:  # the frame may wait for the QPACK encoder stream, later bytes for `rest`
             if len(self._data) > HEADERS_LIMIT:
@@ -103,7 +100,7 @@ class HeadersReader:
         return None
 
     def _skip_done(self) -> bool:
-        """Skip the payload of an unknown frame as far as it has arrived."""
+        """Skip what has arrived of an unknown frame."""
         skipped = min(self._skip, len(self._data))
         self._data = self._data[skipped:]
         self._skip -= skipped
@@ -120,7 +117,7 @@ class HeadersReader:
         return None if size is None else (kind[0], *size)
 
     def rest(self) -> bytes:
-        """Return the bytes after the last HEADERS frame; a further `feed` parses the next one."""
+        """The bytes after the last HEADERS frame; a further `feed` parses the next one."""
         data, self._data = self._data, b""
         self._done = False
         return data

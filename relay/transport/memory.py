@@ -1,8 +1,7 @@
 """A transport without a network: two joined sessions in one process, for tests of actors and the soak.
 
-Owns a `Session` with QUIC's semantics (stream credit, resets that drop queued data, a slow reader) and a
-deterministic order: calls of one loop turn arrive in the next, as one batch per side. Must never open a
-socket or read a clock. `pause`, `credit` and `silent` simulate faulty peers.
+Streams have QUIC's semantics (credit, resets that drop queued data, a slow reader). The order is deterministic: calls
+of one loop turn arrive in the next, as one batch per side. `pause`, `credit` and `silent` simulate faulty peers.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from relay.transport.session import (
 )
 from relay.wire.version import Version, alpns_for
 
-DATAGRAM_LIMIT = 1160  # as in a QUIC packet of 1200 bytes, so that code fits the real transport
+DATAGRAM_LIMIT = 1160  # bytes, as in a QUIC packet of 1200
 PROBE_TIMEOUT = 0.05  # seconds; there is no round trip to measure
 
 
@@ -57,10 +56,10 @@ class MemoryStream(Sender):
         self.opened_by_peer = opened_by_peer
         self.context: Any = None
         self.twin: MemoryStream | None = None
-        self.pending_stop: int | None = None  # a stop called before the peer could know the stream
+        self.pending_stop: int | None = None  # a stop before the peer could know the stream
         readable = opened_by_peer or not unidirectional
-        self.receiving = readable  # until this side receives the end or a reset
-        self.stopped = not readable  # this side has stopped it
+        self.receiving = readable  # until the end or a reset arrives
+        self.stopped = not readable  # by this side
         self.sending = not opened_by_peer or not unidirectional  # until the end or a reset left this side
         self.writable = self.sending  # until `write(fin=True)`, reset or stopped
         self._session = session
@@ -118,7 +117,7 @@ class MemoryStream(Sender):
         self._session.forget(self)
 
     def transfer(self, twin: MemoryStream) -> StreamData | None:
-        """Move queued data to the peer's view; `None` if it has nothing to report."""
+        """Move queued data to the peer's view; `None` without news."""
         data = b"".join(self._chunks)
         self._chunks.clear()
         self._queued = 0
@@ -151,7 +150,7 @@ class MemorySession:
         self.path = path
         self.query = query
         self.datagram_limit = DATAGRAM_LIMIT
-        self.silent = False  # pings of the other side stay unanswered
+        self.silent = False  # answer no pings
         self._credit = {False: credit_bidi, True: credit_uni}
         self.finished = False
         self.peer: MemorySession = self
@@ -233,7 +232,7 @@ class MemorySession:
         self.admit(unidirectional=True)
 
     def fail(self, reason: str = "idle timeout") -> None:
-        """Fail both sides, like a network failure."""
+        """Like a network failure, on both sides."""
         if not self.finished:
             self.tell(SessionClosed(None, reason, by_peer=False))
             self.peer.tell(SessionClosed(None, reason, by_peer=False))
@@ -292,7 +291,7 @@ class MemorySession:
     def _exchange(self) -> None:
         self._scheduled = False
         batch = self.peer.inbox
-        # Data first: a stop, reset or close of the same turn has removed its stream's data already.
+        # data first: a stop, reset or close of the same turn has removed its stream's data already
         if not self.peer.paused:
             while (stream := self.queue.top) is not None:
                 twin = stream.twin or self._claim(stream)
@@ -357,8 +356,8 @@ def memory_pair(
 ) -> tuple[MemorySession, MemorySession]:
     """Join two sessions and return (client, server).
 
-    Both report `version`; `None` leaves it to SETUP messages (01, 02). The first of `client_offers`, the
-    client's tokens, is negotiated. The credits limit each side's open streams.
+    Both report `version`; `None` leaves it to SETUP messages (01, 02). The first of `client_offers`, the client's
+    tokens, is negotiated. The credits limit each side's open streams.
     """
     tokens = client_offers or ("moql" if version is None else alpns_for((version,))[0],)
     client, server = (

@@ -1,7 +1,6 @@
 """WebTransport over HTTP/3: one session per connection.
 
-Owns the CONNECT exchange, stream prefixes, the close capsule and what aioquic's HTTP/3 layer gets: control
-and QPACK streams and HEADERS frames, never WebTransport streams. Must never know the content of streams.
+aioquic's HTTP/3 layer gets control and QPACK streams and HEADERS frames, never WebTransport streams.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class WebTransportSession(QuicSession):
             return
         if not 0 <= code <= MAX_CODE:
             code = 0
-        self.pump()  # data written before the close is still sent, but may arrive after it
+        self.pump()  # data written before the close still leaves, but may arrive after it
         if self._session_id is not None:
             self._finish_connect(encode_close_capsule(code, reason, in_data_frame=True))
             self.connection.close_later(to_http3(code), reason)
@@ -106,7 +105,7 @@ class WebTransportSession(QuicSession):
             self._on_request_data(stream_id, kind.rest, fin=fin)
 
     def _check_session_id(self, session_id: int) -> None:
-        # A stream may overtake the CONNECT request; its session id counts until the request checks it.
+        # a stream may overtake the CONNECT request, which then checks the stream's session id
         if self._session_id is None:
             expected = self._named_id
             if expected is None and session_id % 4 == 0:
@@ -154,7 +153,7 @@ class WebTransportSession(QuicSession):
 
     def _on_datagram(self, data: bytes) -> None:
         prefix = decode_varint(data)
-        # The draft says a quarter of the session id, one implementation sends the id; both are 0 in practice.
+        # the draft says a quarter of the session id, one implementation sends the id; both are 0 in practice
         if prefix is not None and self._session_id in (prefix[0], prefix[0] * 4):
             super()._on_datagram(data[prefix[1] :])
 
@@ -173,7 +172,7 @@ class WebTransportSession(QuicSession):
         try:
             events = self._h3.handle_event(event)
         except RuntimeError:
-            # aioquic writes to its QPACK stream, which the peer has stopped; the event follows.
+            # aioquic writes to its QPACK stream, which the peer has stopped; the event follows
             raise http3.Http3Error(http3.H3_CLOSED_CRITICAL_STREAM, "a QPACK stream was stopped") from None
         for h3_event in events:
             self._on_h3(h3_event)

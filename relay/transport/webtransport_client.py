@@ -1,7 +1,4 @@
-"""The client side of WebTransport.
-
-Owns the CONNECT request, sent once the server's settings allow it, and its answer. Must never dial.
-"""
+"""The client side of WebTransport: sends the CONNECT request once the server's settings allow it."""
 
 from __future__ import annotations
 
@@ -42,12 +39,12 @@ class WebTransportClientSession(WebTransportSession):
         self.status: int | None = None
 
     def established(self) -> None:
-        # Only now: HTTP/3 sends application data, and the server's certificate is checked.
+        # only now: HTTP/3 sends application data, and the server's certificate is checked
         self._h3 = compat.RelayH3Connection(self.connection.quic)
         self.connection.touch()
 
     def _on_data(self, event: StreamDataReceived) -> None:
-        # The answer comes on a stream of ours, which is in no table of streams.
+        # the answer comes on a stream of ours, which is in no table of streams
         if event.stream_id in (self._request_id, self._session_id) and event.stream_id not in self._streams:
             self._on_unknown(event.stream_id, event.data, fin=event.end_stream)
         else:

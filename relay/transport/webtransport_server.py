@@ -1,7 +1,4 @@
-"""The server side of WebTransport.
-
-Owns the CONNECT request's check, the subprotocol, all answers. Must never decide on admission.
-"""
+"""The server side of WebTransport: checks the CONNECT request, chooses the subprotocol, answers."""
 
 from __future__ import annotations
 
@@ -23,12 +20,12 @@ from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
 
 ALREADY_IN_USE = 409  # answer to a second CONNECT: a connection carries one session
-FAMILIAR_OFFER = 512  # longest offer of subprotocols in characters that is cached; real ones are shorter
+FAMILIAR_OFFER = 512  # characters of a cached offer of subprotocols; real ones are shorter
 SHUTTING_DOWN = 503  # answer to unanswered CONNECT requests when the server closes
 
 
 def _offered(header: str) -> tuple[str, ...]:
-    """The subprotocols offered. Raises ValueError."""
+    """Raises ValueError."""
     return _parsed(header) if len(header) <= FAMILIAR_OFFER else tuple(parse_protocol_list(header))
 
 
@@ -55,7 +52,7 @@ class WebTransportServerSession(WebTransportSession):
         self._incompatible = incompatible
         self._accepted = False
         self.offered: tuple[str, ...] = ()
-        # Our settings are sent with the handshake, which saves clients a round trip.
+        # sending our settings with the handshake saves clients a round trip
         self._h3 = compat.RelayH3Connection(connection.quic)
 
     def close(self, code: int = 0, reason: str = "") -> None:
@@ -76,7 +73,7 @@ class WebTransportServerSession(WebTransportSession):
             self._on_connect(stream_id, fields)
 
     def _on_connect(self, stream_id: int, fields: dict[str, str]) -> None:
-        # Invalid text stays recognisable for whatever decides on the path.
+        # invalid text stays recognisable for the check of the path
         target = fields[":path"].encode("latin-1").decode("utf-8", "surrogateescape")
         self.path, _, self.query = target.partition("?")
         self.connection.setup_deadline = None
@@ -94,7 +91,7 @@ class WebTransportServerSession(WebTransportSession):
             self.alpn = chosen
             self.version = ALPN_VERSIONS[chosen]
         elif not any(version.has_setup_exchange for version in self._versions):
-            # Without a subprotocol, SETUP messages negotiate one of the two oldest versions.
+            # without a subprotocol, SETUP messages negotiate one of the two oldest versions
             if self._incompatible is not None:
                 self._incompatible.met(self.remote, "webtransport", self.offered)
             self.reject(400)

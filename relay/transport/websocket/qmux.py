@@ -1,9 +1,8 @@
 """QMux over WebSocket, drafts 00 to 02: QUIC's streams and flow control in messages.
 
-Owns the transport parameters, the limits of both directions and QMux's ping. Must never touch a socket.
-Received data counts against limits that were really sent. Ours grow as data is delivered, in steps of about a
-third of a window, before a peer reaches them: deployed peers stall there silently. Data to send waits in its
-stream for the peer's limit.
+Received data counts against limits that were really sent. Ours grow as data is delivered, in steps of about a third
+of a window, before a peer reaches them: deployed peers stall there silently. Data to send waits in its stream for the
+peer's limit.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ from relay.wire.qmux import (
 from relay.wire.version import Version
 
 STREAM_WINDOW = 1 << 20  # bytes: a large key frame at once, or 80 Mbit/s at 100 ms round trip
-IDLE_TIMEOUT = 30.0  # idle time-out in seconds, without a frame; WebSocket pings do not count, QMux's do
+IDLE_TIMEOUT = 30.0  # seconds without a frame; WebSocket pings do not count, QMux's do
 PARAMETERS_TIMEOUT = 10.0  # seconds until the peer's transport parameters must arrive, as deployed peers wait
-MAX_DATAGRAM = 1_280  # most bytes of a datagram frame: a larger one fits no QUIC packet to another peer
+MAX_DATAGRAM = 1_280  # bytes of a datagram frame: a larger one fits no QUIC packet to another peer
 DATAGRAM_HEADER = 3  # type and length before a datagram
-PENDING_DATAGRAMS = 64  # queued datagrams; late ones are worthless, so the newest is dropped
+PENDING_DATAGRAMS = 64  # late ones are worthless, so the newest is dropped
 
 
 class Window:
@@ -58,12 +57,12 @@ class Window:
         self._released = 0
 
     def take(self, amount: int) -> bool:
-        """Count received data. Returns whether it is within the limit."""
+        """Count received data. False if it exceeds the limit."""
         self.used += amount
         return self.used <= self.limit
 
     def release(self, amount: int) -> bool:
-        """Count delivered data. Returns whether to raise the limit."""
+        """Count delivered data. True if the limit must grow."""
         self._released += amount
         if self.used + 2 * self._released <= self._granted:
             return False
@@ -97,7 +96,7 @@ class QmuxSession(FramedSession):
             stream_data_uni=stream_window,
             streams_bidi=max_streams,
             streams_uni=max_streams,
-            # Versions before 05 have no datagrams.
+            # versions before 05 have no datagrams
             max_datagram=MAX_DATAGRAM if draft.packs and (self.version or 0) >= Version.LITE_05 else 0,
             reset_stream_at=draft >= Draft.QMUX_02,
         )
@@ -163,7 +162,7 @@ class QmuxSession(FramedSession):
 
     def _send_ping(self) -> None:
         super()._send_ping()
-        # No ping before the parameters; draft 00 lacks the frame.
+        # no ping before the parameters; draft 00 lacks the frame
         if self.packs and self._theirs is not None and not self._pings:
             self._pings[self._next_ping] = self._clock()
             self._control(Ping(self._next_ping).encode())

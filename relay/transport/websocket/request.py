@@ -1,4 +1,4 @@
-"""A WebSocket session request and its session, for the HTTP server and the client. Never touches a socket."""
+"""A WebSocket session request and its session, for the HTTP server and the client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_session(
     query: str,
     clock: Callable[[], float],
 ) -> FramedSession:
-    """Return a session of the chosen framing."""
+    """A session of the chosen framing."""
     framing = PlainSession if choice.draft is None else QmuxSession
     return framing(choice, limits, Opening(remote, is_client, path, query), clock)
 

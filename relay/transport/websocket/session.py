@@ -1,8 +1,7 @@
 """Message-based sessions: life, keep-alive and delivery, for every framing over a WebSocket.
 
-Owns the events of `relay.transport.session`, the pings and the end. Must never touch a socket or read a clock
-other than the given one: a pump passes messages and takes them one by one when the socket has room. Until
-then data waits in its stream, where the owner sees it (`unsent`) and may drop it.
+A pump passes messages in, and takes them one by one when the socket has room. Until then data waits in its stream,
+where the owner sees it (`unsent`) and may drop it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from relay.wire.errors import ProtocolViolation, WireError
 from relay.wire.qmux import Close
 
 KEEP_ALIVE = 5.0  # seconds between our pings, as deployed peers do
-DEAD_AFTER = 30.0  # seconds without any message or pong until the peer is gone
+DEAD_AFTER = 30.0  # seconds without any message or pong
 PROBE_TIMEOUT = 6.0  # seconds to answer a ping: some peers delay the pong to their next message or ping
 MAX_REASON = 1_024  # characters of a close reason kept and sent
 CONTROL_BACKLOG = 1_000  # queued control frames; beyond it reading pauses: the peer must read answers first
@@ -61,7 +60,7 @@ class FramedSession(FramedStreams):
 
     def __init__(self, choice: Choice, limits: Limits, opening: Opening, clock: Callable[[], float]) -> None:
         super().__init__(is_client=opening.is_client, max_streams=limits.websocket_streams)
-        self.max_message = limits.websocket_message  # the largest accepted message in bytes
+        self.max_message = limits.websocket_message  # bytes accepted
         self.remote, _, self.path, self.query = opening
         self.alpn, self.version = choice.subprotocol, choice.version
         self.finished = False  # everything is sent, the close included
@@ -98,7 +97,7 @@ class FramedSession(FramedStreams):
         self.wake()
 
     def send_datagram(self, data: bytes) -> None:
-        """Drop it; framings with datagrams override this."""
+        """Framings with datagrams override this."""
 
     def ping(self) -> None:
         if not self.ended:
@@ -131,7 +130,7 @@ class FramedSession(FramedStreams):
 
     @property
     def readable(self) -> bool:
-        """Reading is allowed: the session is started, and queued answers are few."""
+        """True if the session is started, and queued answers are few."""
         return self._started and len(self._controls) + len(self._signals) < CONTROL_BACKLOG
 
     def receive(self, message: bytes) -> None:
@@ -149,7 +148,7 @@ class FramedSession(FramedStreams):
             self.violation(str(error))
 
     def received_ping(self, data: bytes) -> None:
-        """Handle a WebSocket ping. Deployed peers treat unsolicited pongs as errors."""
+        """Deployed peers treat unsolicited pongs as errors."""
         self._note_alive()
         if not self.ended:
             self._signals.append(Outgoing(Opcode.PONG, data))

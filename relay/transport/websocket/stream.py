@@ -1,7 +1,6 @@
-"""A stream of a message-based session, as its owner sees it.
+"""A stream of a message-based session: both halves and queued data.
 
-Owns both halves, queued data and the record of the peer's streams. Must never touch a socket: the session
-takes bytes when there is room. Only the session uses members beyond `Stream`.
+Owners use the members of `Stream`, sessions all.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class OpenedStreams:
     def __init__(self) -> None:
         self._count = 0
         self._unseen: set[int] = set()
-        self.over = 0  # how many of them are over in both directions
+        self.over = 0  # in both directions
 
     def has(self, index: int) -> bool:
         """A frame of this stream was received."""
@@ -59,13 +58,13 @@ class FramedStream(Sender):
         self.context: Any = None
         self.queued = 0
         self.sent = 0
-        self.send_limit = 0  # the peer's limit on data to send, if the framing has limits
+        self.send_limit = 0  # the peer's, if the framing has limits
         self.fin = False
         self.closed = unidirectional and opened_by_peer  # our half: its end or a reset was sent
         self.received = unidirectional and not opened_by_peer  # the peer's half has ended
-        self.stopped = self.received  # the owner has stopped it
-        self.shown = False  # the owner has received an event of it
-        self.stop_code: int | None = None  # a stop called before the stream had a number
+        self.stopped = self.received  # by the owner
+        self.shown = False  # the owner got an event of it
+        self.stop_code: int | None = None  # a stop before the stream had a number
         self.peer_stop: int | None = None  # the peer's stop, before its first byte
         self.credit: Any = None  # our limit on received data, if the framing has limits
         self._session = session

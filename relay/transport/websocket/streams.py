@@ -1,7 +1,4 @@
-"""The streams of a message-based session.
-
-Owns their table, send queue and frame handling. Must never know clock, socket or form of frames.
-"""
+"""The streams of a message-based session: their table, send queue and frame handling."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from relay.wire.qmux import ResetStream, StopSending, StreamFrame
 from relay.wire.varint import MAX_VARINT
 
 MAX_PAYLOAD = 16_360  # stream bytes per message: deployed peers reject above 16384, with a header of 24
-MAX_HEADER = 24  # most bytes that a frame adds to its payload
+MAX_HEADER = 24  # bytes that a frame adds to its payload
 
 
 class FramedStreams:
@@ -25,13 +22,13 @@ class FramedStreams:
 
     ended = False
     packs = False  # a message holds several frames
-    strict = False  # an invalid stream's frame ends the session; the oldest peers expect that it is ignored
+    strict = False  # an invalid stream's frame ends the session; the oldest peers expect us to ignore it
 
     def __init__(self, *, is_client: bool, max_streams: int) -> None:
         self.is_client = is_client
         self.wake: Callable[[], None] = lambda: (
             None
-        )  # called if there is something to send or read, or the end
+        )  # called when there is something to send or read, and at the end
         self._max_streams = max_streams
         self._streams: dict[int, FramedStream] = {}
         self._opened = {False: OpenedStreams(), True: OpenedStreams()}
@@ -96,7 +93,7 @@ class FramedStreams:
     def _released(self, *, unidirectional: bool) -> None: ...
 
     def _index_limit(self, *, unidirectional: bool) -> int:
-        """How many streams the peer may have opened so far: opening one opens all below it."""
+        """Streams that the peer may have opened so far: opening one opens all below it."""
         return self._max_streams + self._opened[unidirectional].over
 
     def _next_control(self, room: int) -> bytes | None:
@@ -218,7 +215,7 @@ class FramedStreams:
         return None
 
     def _write(self, stream: FramedStream, size: int) -> bytes:
-        """Compose a frame with the next bytes of the most urgent stream."""
+        """A frame with the next bytes of the most urgent stream."""
         fin = stream.fin and size == stream.queued
         frame = b"".join((self._stream_header(stream, size, fin=fin), *stream.take(size)))
         self._sent(stream, size)
@@ -253,5 +250,5 @@ class FramedStreams:
 
 
 def _writable(code: int) -> int:
-    """The code, or 0 if it fits into no frame."""
+    """The code, or 0 if no frame can hold it."""
     return code if 0 <= code <= MAX_VARINT else 0
