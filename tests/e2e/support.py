@@ -13,6 +13,19 @@ from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version
 from tests.clock import RUNTIME
 from tests.e2e.harness import RustPeer, free_udp_port
+from tests.sampling import first
+
+NEW, OLD = "0.5.1", "0.3.3"
+"""Releases of moq-rs."""
+
+SPOKEN = [
+    *((NEW, version) for version in Version),
+    *(
+        (OLD, version)
+        for version in first(Version.LITE_04, Version.LITE_03, Version.LITE_02, Version.LITE_01)
+    ),
+]
+"""Releases and their versions. The old one reads slowly: a sample has its newest version only."""
 
 PATIENT = Limits(backlog_time=30.0)
 """For most tests: on a busy machine healthy viewers fall behind."""
