@@ -12,6 +12,7 @@ from typing import Any, Final
 from relay.config.foreign import ENV_PREFIX, foreign_variable
 from relay.config.options import Kind, Option
 from relay.config.tables import OPTIONS
+from relay.config.values import short
 from relay.config.wording import label, nearest, quoted
 
 Tables = dict[str, Any]
@@ -126,7 +127,7 @@ def strange_variables(environ: Mapping[str, str]) -> Iterator[str]:
             advice = f"unknown, did you mean {near}?"
         else:
             advice = "unknown; docs/config.md lists those that are used"
-        yield f"environment variable {name} is not used: {advice}"
+        yield f"environment variable {short(name)} is not used: {advice}"
 
 
 def _counts(option: Option, name: str, text: str) -> bool:

@@ -63,6 +63,14 @@ LIMITS_RANGES: Final[Mapping[str, Range]] = {
 """Other fields are counts if they are whole numbers and seconds otherwise."""
 
 
+LONGEST_SHOWN: Final = 100  # characters of a value or name in a message
+
+
+def short(text: str) -> str:
+    """The text, or its beginning if it is too long for a message."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
 class Table(BaseModel):
     """Base of all tables."""
 
@@ -162,7 +170,7 @@ def _public_path(text: str) -> str:
     except UnicodeEncodeError:
         raise ValueError("expected UTF-8") from None
     except PatternError as error:
-        raise ValueError(f'"{text}" is {error}') from None
+        raise ValueError(f'"{short(text)}" is {error}') from None
     names = [unquote(segment) for segment in path.split("/")]
     if any(name in (".", "..") or "/" in name or "\0" in name for name in names):
         raise ValueError(

@@ -18,10 +18,10 @@ from pydantic_core import ErrorDetails
 from relay.config.options import Keys
 from relay.config.tables import OPTIONS, Config
 from relay.config.url import is_url, redacted
+from relay.config.values import short
 from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
 
-_LONGEST_VALUE: Final = 100
 _SHORTEST_SECRET: Final = 32  # characters: key files and tokens are longer
 
 _OPENING: Final = re.compile("public|disable.verify")
@@ -43,7 +43,7 @@ def nearest_key(name: str, known: Iterable[str]) -> str | None:
 
 def label(keys: Keys) -> str:
     """The place of a key: `[server.tls] cert`."""
-    return f"[{'.'.join(keys[:-1])}] {keys[-1]}" if keys[:-1] else keys[-1]
+    return f"[{'.'.join(map(short, keys[:-1]))}] {short(keys[-1])}" if keys[:-1] else short(keys[-1])
 
 
 def shown(keys: Keys, value: object) -> str:
@@ -55,7 +55,8 @@ def shown(keys: Keys, value: object) -> str:
         if is_url(text) or text != str(value):
             return f" = {quoted(text)}"
         parent = os.path.dirname(text)  # noqa: PTH120 - Path would normalise what is shown and measured.
-        if len(text) >= _SHORTEST_SECRET and (parent in ("", "/") or not Path(parent).is_dir()):
+        known = os.path.isdir(parent)  # noqa: PTH112 - Path would raise for a name that is too long
+        if len(text) >= _SHORTEST_SECRET and (parent in ("", "/") or not known):
             return f" ({len(text)} characters, not shown because they may be the secret itself)"
     return f" = {quoted(value)}"
 
@@ -72,7 +73,7 @@ def quoted(value: object) -> str:
         text = f"[{', '.join(map(quoted, value))}]"
     else:
         text = json.dumps(redacted(str(value)), ensure_ascii=False)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    return short(text)
 
 
 def wanted(error: ErrorDetails) -> str:
@@ -101,7 +102,7 @@ def unknown(keys: Keys, value: object) -> str:
     near = nearest_key(name, known)
     if not table and isinstance(value, dict):
         advice = f"did you mean [{near}]?" if near else f"known are {', '.join(f'[{key}]' for key in known)}"
-        return f"[{name}]: unknown table, {advice}"
+        return f"[{short(name)}]: unknown table, {advice}"
     if near:
         return f'{label(keys)}: unknown key, did you mean "{near}"?'
     elsewhere = [place for place, names in SCHEMA.items() if place and name in names]

@@ -1,7 +1,7 @@
 """The HTTP server: debug routes over TCP, and again with full permissions on an internal address.
 
-`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, unless a query asks for more;
-docs/http.md describes the rest.
+`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, unless a query asks for more,
+and with a newline after the last path of `/announced`; docs/http.md describes the rest.
 """
 
 from __future__ import annotations
@@ -229,7 +229,9 @@ async def announced(request: web.Request) -> web.Response:
         kind in request.headers.get("accept", "") for kind in ("application/json", "application/msgpack")
     ):
         offers = await ask(services.sources.origin, m.ListAnnounced(prefixes), timeout=state.ASK_TIMEOUT)
-        return _text(200, "\n".join(sorted(strip(offer.path, prefix) or "" for offer in offers)))
+        return _text(
+            200, "".join(f"{path}\n" for path in sorted(strip(offer.path, prefix) or "" for offer in offers))
+        )
     return _structure(request, await state.announced(services.sources, prefixes, prefix))
 
 

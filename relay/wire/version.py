@@ -10,6 +10,9 @@ from typing import Final
 _SETUP_BASE: Final = 0xFF0DAD00
 
 
+LONGEST_NAME: Final = 32  # characters of an unknown version in a message
+
+
 class Version(IntEnum):
     """One moq-lite version; they compare by age."""
 
@@ -163,4 +166,5 @@ def version_from_name(name: str) -> Version:
         if digits in (f"{version.value:02}", str(version.value)):
             return version
     valid = ", ".join(version.name_on_wire for version in Version)
-    raise ValueError(f"unknown version {name!r}; valid are {valid} (or just the number)")
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+    raise ValueError(f"unknown version {shown!r}; valid are {valid} (or just the number)")

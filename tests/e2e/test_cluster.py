@@ -214,7 +214,7 @@ async def test_http_hides_the_members(tmp_path: Path) -> None:
                 assert [row["path"] for row in rows] == ([] if prefix else ["cam"]), (node, prefix)
                 assert node._http is not None
                 async with node._http.get(f"http://127.0.0.1:{node.port}/announced/{prefix}") as response:
-                    assert (await response.text()) == ("" if prefix else "cam"), (node, prefix)
+                    assert (await response.text()) == ("" if prefix else "cam\n"), (node, prefix)
 
 
 async def test_relay_without_a_name(tmp_path: Path) -> None:

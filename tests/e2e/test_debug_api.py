@@ -142,7 +142,7 @@ async def test_announced_lists_a_path_once_however_many_publish_it() -> None:
         await requested(second, 1)
         async with http.get(f"{relay.url}announced/", headers=JSON) as response:
             assert [row["path"] for row in await response.json()] == ["demo/cam"]
-        assert await get(http, f"{relay.url}announced/") == (200, "demo/cam")
+        assert await get(http, f"{relay.url}announced/") == (200, "demo/cam\n")
 
 
 # --- /fetch: frames ---------------------------------------------------------------------------------------------

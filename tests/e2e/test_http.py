@@ -79,10 +79,10 @@ async def test_announced_is_relative_to_the_prefix() -> None:
     async with running() as relay, held(relay, "demo/cam") as cam, held(relay, "demo/deep/mic") as mic:
         for peer in (cam, mic):
             await peer.wait_for("published")
-        assert (await curl(f"{relay.url}announced")).body == b"demo/cam\ndemo/deep/mic"
-        assert (await curl(f"{relay.url}announced/")).body == b"demo/cam\ndemo/deep/mic"
-        assert (await curl(f"{relay.url}announced/demo")).body == b"cam\ndeep/mic"
-        assert (await curl(f"{relay.url}announced/demo/cam")).body == b""
+        assert (await curl(f"{relay.url}announced")).body == b"demo/cam\ndemo/deep/mic\n"
+        assert (await curl(f"{relay.url}announced/")).body == b"demo/cam\ndemo/deep/mic\n"
+        assert (await curl(f"{relay.url}announced/demo")).body == b"cam\ndeep/mic\n"
+        assert (await curl(f"{relay.url}announced/demo/cam")).body == b"\n"
         answer = await curl(f"{relay.url}announced/dem")
         assert (answer.status, answer.body) == (200, b"")
         assert answer.headers["content-type"].startswith("text/plain")
@@ -167,7 +167,7 @@ async def test_anonymous_outside_the_public_prefix() -> None:
 async def test_paths_are_percent_decoded() -> None:
     async with running() as relay, held(relay, "demo/caf\u00e9 one") as source:
         await source.wait_for("published")
-        assert (await curl(f"{relay.url}announced/")).body.decode() == "demo/caf\u00e9 one"
+        assert (await curl(f"{relay.url}announced/")).body.decode() == "demo/caf\u00e9 one\n"
         answer = await curl(f"{relay.url}fetch/demo/caf%C3%A9%20one/video", "--max-time", "1")
         assert answer.status == 200
 
