@@ -196,7 +196,6 @@ class Relay:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the first certificate, as hex."""
         return self._certificates.fingerprint
 
     @property
@@ -207,12 +206,10 @@ class Relay:
 
     @property
     def connections(self) -> dict[int, Ref]:
-        """Live connection actors by number."""
         return {} if self._actors is None else dict(self._actors.connections)
 
     @property
     def limits(self) -> Limits:
-        """Limits for new peers."""
         return self._config.limits
 
     @property
@@ -225,13 +222,11 @@ class Relay:
         return self._listening.url
 
     def identity(self) -> Identity:
-        """For the debug API."""
         draining = self._quic is not None and self._quic.draining
         known = self._membership.hop, self._since, self.fingerprint, self._certificates.rows()
         return identity(self._config, self._listening, *known, draining=draining)
 
     def banner(self) -> str:
-        """Human-readable start message."""
         signs = may_sign(self._authenticator.keys)
         return banner(self._config, self._listening, self.fingerprint, may_sign=signs)
 

@@ -66,7 +66,6 @@ class Certificates:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the first certificate, as hex."""
         return self.store.fingerprint
 
     def renewed_fingerprint(self) -> str:
@@ -76,7 +75,6 @@ class Certificates:
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        """For the HTTPS listener; follows reloads."""
         return None if self._https is None else self._https.context
 
     def load(self, config: Config) -> Loaded:
@@ -136,7 +134,6 @@ class Certificates:
             logger.warning(text)
 
     def rows(self) -> tuple[CertificateRow, ...]:
-        """Validity, for the debug API and the metrics."""
         listed = [("quic", number, pair) for number, pair in enumerate(self.store.pairs, start=1)]
         if self._https is not None:
             listed.append(("https", 1, self._https.pair))

@@ -94,7 +94,6 @@ class LibraryThrottle(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._throttles: dict[tuple[str, int], LogThrottle] = {}
-        """By file and line, a bounded number."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """A passed record reports how many were suppressed before it."""

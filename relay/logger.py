@@ -4,11 +4,9 @@
     log.info("accepted", transport="webtransport", path="/demo")
     [session 7] accepted transport=webtransport path=/demo
 
-Concerns about the configuration are whole sentences: `--check` prints them, too.
-
-Lines go through the standard `logging`: an embedding program decides where they go, and nothing global is configured,
-of structlog neither. A record's message is the whole text; formatters also get its fields. Nothing is formatted below
-the level of the standard logger.
+Concerns about the configuration are whole sentences: `--check` prints them, too. Lines go through the standard
+`logging`, so an embedding program decides where. A record's message is the whole text; formatters also get its
+fields. Disabled levels format nothing.
 """
 
 from __future__ import annotations
@@ -60,11 +58,11 @@ class Logger(structlog.BoundLoggerBase):
         self._write(logging.WARNING, event, fields)
 
     def error(self, event: str, /, **fields: Any) -> None:
-        """`exc_info` is an exception whose traceback follows."""
+        """`exc_info`: an exception."""
         self._write(logging.ERROR, event, fields)
 
     def exception(self, event: str, /, **fields: Any) -> None:
-        """With the traceback of the current exception."""
+        """With the current exception."""
         self._write(logging.ERROR, event, {"exc_info": True, **fields})
 
     def log(self, level: int, event: str, /, **fields: Any) -> None:
@@ -88,7 +86,7 @@ def loggable(path: str) -> str:
 
 
 def _as_record(_logger: object, _method: str, fields: Any) -> tuple[tuple[str], dict[str, Any]]:
-    """Arguments of the standard logger, with the caller of ours as the source line."""
+    """Keeps our caller as the source line."""
     exc_info = fields.pop("exc_info", None)
     fields |= {key: loggable(fields[key]) for key in _OF_PEERS if key in fields}
     return (_line(fields),), {"exc_info": exc_info, "extra": {FIELDS: fields}, "stacklevel": 3}
@@ -104,7 +102,7 @@ def _line(fields: Mapping[str, Any]) -> str:
 
 
 def _text(value: object, *, quoted: bool) -> str:
-    """Write a value that peers may have chosen: quoted if a character could end it or drive a terminal."""
+    """Quoted if a peer's character could end it or drive a terminal."""
     if value is None:
         return "-"
     text = ",".join(map(str, value)) or "-" if isinstance(value, list | tuple) else str(value)

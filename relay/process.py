@@ -85,7 +85,6 @@ async def _serve(
 
 
 async def _unless(failed: asyncio.Task[Any], step: Coroutine[Any, Any, Any]) -> None:
-    """Run `step` unless something fails first."""
     if failed.done():
         step.close()
         return
@@ -120,7 +119,7 @@ def _tell_systemd() -> None:
 
 
 def _spare_the_collector() -> None:
-    """Freeze modules and settings, and collect garbage less often: sessions leave almost no reference cycles."""
+    """Sessions leave almost no reference cycles, so collect garbage less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 10, 10)

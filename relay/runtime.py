@@ -26,7 +26,7 @@ class Runtime:
     random: random.Random = field(default_factory=random.SystemRandom)
     """Unpredictable: fit for ids and secrets."""
     actors: dict[Any, None] = field(default_factory=dict)
-    """References to live actors, in the order of their start."""
+    """In the order of their start."""
 
     def date(self) -> dt.datetime:
         return dt.datetime.fromtimestamp(self.wall_time(), dt.UTC)

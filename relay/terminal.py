@@ -47,7 +47,7 @@ def printable(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line to standard error if possible."""
+    """Standard error, if possible."""
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

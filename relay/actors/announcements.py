@@ -12,7 +12,7 @@ from relay.moq import session as moq
 from relay.runtime import Runtime
 from relay.wire.errors import SessionCode
 
-SUBSCRIBER_ONLY = 2  # role in SETUP of a peer that publishes nothing
+SUBSCRIBER_ONLY = 2  # peer's role in SETUP
 
 
 def random_hop(runtime: Runtime) -> int:
@@ -124,7 +124,6 @@ class Announcements:
         )
 
     def _within_limits(self, absolute: str) -> bool:
-        """Closes the session of a peer that announces too much."""
         context = self._context
         limit = context.limit_of("announces")
         if len(self._announced) >= limit:
@@ -138,7 +137,7 @@ class Announcements:
                 text = f"a path of {size} bytes, at most {longest} are allowed"
                 context.moq.close(SessionCode.PROTOCOL_VIOLATION, text)
             return False
-        # A deeper path does not fit into messages to viewers of the root.
+        # Too deep for messages to viewers of the root.
         return absolute.count("/") < MAX_SEGMENTS
 
     def _withdraw(self, absolute: str, *, said: bool = True) -> None:
@@ -162,7 +161,7 @@ class Announcements:
         return route.plus_cost(1 if peer is None or peer.cost is None else peer.cost)
 
     def _identified(self, route: Route, identity: int) -> Route:
-        """The route, with an id of ours if the publisher gave none, so that the cluster's relays recognise it.
+        """Gives a route without a publisher id one of ours, so that the cluster's relays recognise it.
 
         It serves one announcement: the next by a 01 to 03 relay may be another publisher's. Newer relays withhold
         ids.

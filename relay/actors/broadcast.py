@@ -1,6 +1,6 @@
 """The broadcast actor: one session's publication of one path, and its requested tracks.
 
-The first request starts a track's actor; an idle track stops. After `Withdraw` it ends with its last track.
+After `Withdraw` it ends with its last track.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ class ClusterActor(LoopActor):
         self._deduplicate()
 
     def _dial(self, name: str, *, known: bool) -> None:
-        """Start a member's peer actor, unless the member is a root."""
+        """A root has its peer actor already."""
         if not self._roots or not self._mesh or self._target(name) in self._peers:
             return
         if len(self._peers) < self._limits.peers:
@@ -207,7 +207,6 @@ class ClusterActor(LoopActor):
             self._revival = self.call_later(REVIVAL, Revive())
 
     def _target(self, name: str) -> str:
-        """A root's peer actor is known by its spelling in the configuration."""
         return next((root for root in self._roots if same_host(name, root)), name)
 
     def _start(self, target: str, *, first: bool) -> None:
@@ -240,7 +239,6 @@ class ClusterActor(LoopActor):
         return member.hop != UNKNOWN_HOP and any(s.hop == member.hop for s in self._sessions.values())
 
     def _known(self) -> list[tuple[str, Member]]:
-        """Announced members, and those with a session."""
         return [*self._leaving.items(), *self._members.items()]
 
     def _deduplicate(self) -> None:

@@ -27,7 +27,7 @@ class TrackFigures(NamedTuple):
     broadcast: str  # URN of its broadcast actor
     path: str
     name: str
-    viewers: int  # subscriptions, without other relays'
+    viewers: int
     cached_bytes: int
     cached_groups: int
 
@@ -35,7 +35,7 @@ class TrackFigures(NamedTuple):
 class Report(NamedTuple):
     """Track to counters: its figures (None at the end), and its counts since the last report."""
 
-    track: str  # URN of its actor
+    track: str
     figures: TrackFigures | None
     counts: Counts
 

@@ -32,14 +32,14 @@ class Environment:
     origin: Ref
     hop: int  # our id in hop lists
     limits: Limits
-    versions: tuple[Any, ...]  # that SETUP may choose
+    versions: tuple[Any, ...]
     authorize: Callable[[str, str, str], Awaitable[Permissions]]
     """Takes path, query and remote address; raises UnauthorizedError."""
     counters: Ref | None = None
     cache_budget: Ref | None = None
-    cluster: Ref | None = None  # learns of sessions that other relays dialled
+    cluster: Ref | None = None  # learns of incoming sessions with relays
     members: str = "internal/origins"  # path of the relays' own announcements
-    incompatible: IncompatiblePeers | None = None  # logs peers without a common version
+    incompatible: IncompatiblePeers | None = None
 
 
 class Context:
@@ -75,7 +75,7 @@ class Context:
         }
 
     def incompatible(self, *offered: str) -> None:
-        """Log a peer without a common version; `offered`: protocols in its SETUP."""
+        """`offered`: protocols in its SETUP."""
         session, incompatible = self.moq.session, self.environment.incompatible
         if incompatible is not None:
             incompatible.met(session.remote, session.transport, [*self.offered, *offered])
@@ -92,7 +92,7 @@ class Context:
             self.log.info("closed", by=by, code=closed.code, reason=closed.reason, after=after)
 
     def over(self, limit: str, **fields: object) -> None:
-        """Count each refusal, and log the first of an episode."""
+        """Log the first of an episode."""
         self.counts["refused", limit] += 1
         if self._episodes.begins(limit, self.clock()):
             self.log.warning("over limit", limit=limit, value=self.limit_of(limit), **fields)

@@ -1,7 +1,6 @@
 """Callbacks at wall-clock dates: expiry of tokens, for connection actors and the web server.
 
-A timer of the event loop stands still while the machine is suspended, and misses changes of the clock. So one timer
-per relay compares dates with the wall clock.
+The event loop's clock stands still in a suspend, and misses changes of the wall clock: so one timer looks at that.
 """
 
 from __future__ import annotations

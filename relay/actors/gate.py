@@ -149,7 +149,7 @@ class GateActor(LoopActor):
             self._refused["sessions"] += 1
             request.reject(503, "too many sessions")
             return None
-        if request.path is None:  # the connection actor authorizes later
+        if request.path is None:  # not known yet
             self._accept(number, request, environment, None)
             return None
         task = begin(self._authorize(number, request.path, request))
@@ -173,7 +173,6 @@ class GateActor(LoopActor):
         admission.answered.set()
 
     def _rejected(self, request: SessionRequest) -> bool:
-        """True if the relay is about to end."""
         if self._state is State.OPEN:
             return False
         self._refused["draining"] += 1
@@ -198,7 +197,7 @@ class GateActor(LoopActor):
         permissions: Permissions | None,
         **options: Any,
     ) -> Ref | None:
-        """Returns None, with the session closed, if the actor did not start."""
+        """None if the actor did not start: the session is closed."""
         try:
             connection: Ref = ConnectionActor.start(
                 session=session,
@@ -293,7 +292,6 @@ class GateActor(LoopActor):
             send(connection, m.CloseSession(code, reason))
 
     def _cancel_admissions(self) -> None:
-        """The peers' transports close without an answer."""
         for admission in self._admissions.values():
             admission.task.cancel()
             admission.answered.set()

@@ -1,7 +1,6 @@
 """Part of the track actor: requests older groups upstream, for one subscriber at a time.
 
-The first subscriber's start bounds the upstream subscription. A later one that wants older groups gets them by a
-second upstream subscription, up to the first group of the other.
+The first subscriber's start bounds the upstream subscription: later ones need a second for older groups.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ class PastRequest:
     def __init__(self, number: int, key: m.Key, wanted: SubscribeParams) -> None:
         assert wanted.end_group is not None
         self.number = number
-        self.key = key  # of the subscriber
-        self.start, self.end = wanted.start_group or 0, wanted.end_group  # both included
+        self.key = key
+        self.start, self.end = wanted.start_group or 0, wanted.end_group
         self.explicit = wanted.start_group is not None and not wanted.start_is_floor
         """It names its first group, not an age."""
         self.first: int | None = None  # its first group, if the publisher said so

@@ -44,7 +44,7 @@ class TrackRow:
 
     path: str
     name: str
-    viewers: int  # subscriptions, without other relays'
+    viewers: int
     relays: int
     upstream: str
     groups: tuple[GroupRow, ...]

@@ -33,7 +33,7 @@ logger = get_logger("relay.actors")
 
 Ref: TypeAlias = "pykka.ActorRef[Any]"
 
-PASS_BUDGET = 512  # turns before the loop's sockets and timers have theirs
+PASS_BUDGET = 512  # turns before the loop's sockets and timers
 DEPTH_WARNING = 10_000  # messages of one inbox that deserve a warning
 
 
@@ -116,7 +116,6 @@ class LoopInbox:
         self.ended = False  # read no more
 
     def attach(self, actor: LoopActor, dispatcher: Dispatcher) -> None:
-        """Serve `actor`, and start its first turn (`on_start`)."""
         self._actor = actor
         self._dispatcher = dispatcher
         self.waiting = True
@@ -149,7 +148,6 @@ class LoopInbox:
             self._queue.appendleft(Overrun(depth))
 
     def allow_one(self) -> None:
-        """Let pykka's loop take one message, and end."""
         self._budget = 1
 
     def get(self) -> Envelope[Any]:
@@ -264,7 +262,6 @@ class LoopActor(pykka.Actor):
 
     @classmethod
     def start(cls, *args: Any, **kwargs: Any) -> Ref:
-        """Takes the constructor's arguments."""
         actor = cls(*args, **kwargs)
         actor.runtime.actors[actor.actor_ref] = None
         actor._start_actor_loop()

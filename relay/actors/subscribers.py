@@ -77,7 +77,6 @@ class Subscribers:
         self.bind(subscriber)
 
     def bind(self, subscriber: Subscriber) -> None:
-        """Note its new parameters, perhaps with an end."""
         self.changed = True
         self._unbind(subscriber)
         if subscriber.feed.params.end_group is not None:
@@ -149,7 +148,6 @@ class Subscribers:
         return not all(map(subscriber.feed.is_over, groups.unfinished.values()))
 
     def overdue(self, key: m.Key, groups: TrackGroups) -> Subscriber | None:
-        """`RangeOverdue`: the subscription to end."""
         subscriber = self.bounded.get(key)
         if subscriber is None or subscriber.overdue is None:
             return None

@@ -43,7 +43,7 @@ class ActorSystem:
         failed: asyncio.Event,
     ) -> None:
         """`spoken`: names of `versions`. `failed` is set if a vital actor fails."""
-        self.connections: dict[int, Ref] = {}  # by session number; the gate alone changes it
+        self.connections: dict[int, Ref] = {}
         self.expiries = Expiries(runtime)
         self.incompatible = IncompatiblePeers(spoken, runtime.now)
         self.origin: Ref = OriginActor.start(
@@ -75,7 +75,7 @@ class ActorSystem:
         self.cluster: Ref = ClusterActor.start(
             runtime,
             origin=self.origin,
-            number=0,  # no session has it
+            number=0,
             membership=membership,
             limits=limits,
             gate=self.gate,
@@ -109,12 +109,11 @@ class ActorSystem:
         await self._ask_gate(m.CloseSessions(reason))
 
     async def end(self) -> None:
-        """End the remaining actors."""
         await _stop(*self.connections.values())
         await _stop(self.gate, self.origin, self.counters, self.cache_budget)
 
     async def _ask_gate(self, message: object) -> None:
-        with suppress(ActorDeadError):  # failed before
+        with suppress(ActorDeadError):
             await ask(self.gate, message, timeout=None)
 
 

@@ -71,7 +71,7 @@ class Claims:
         )
 
     def payload(self) -> dict[str, Any]:
-        """The claims in the spelling that all relays read."""
+        """In the spelling that all relays read."""
         whole = {"exp": self.expires, "nbf": self.not_before, "iat": self.issued}
         return {
             "root": self.root,

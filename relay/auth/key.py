@@ -56,7 +56,6 @@ class Key:
 
     @property
     def private(self) -> bool:
-        """True if it has secret members."""
         return self._material.signer is not None
 
     # -- files

@@ -91,7 +91,7 @@ class Material:
 
     @classmethod
     def read(cls, algorithm: str, content: Mapping[str, Any]) -> Self:
-        """Read the members that `algorithm` needs. Raises MaterialError."""
+        """Raises MaterialError."""
         kind = KINDS[algorithm]
         if content.get("kty", "oct") != kind.kty:
             raise MaterialError(f"kty does not fit alg, {algorithm} goes with {kind.kty}")
@@ -115,7 +115,6 @@ class Material:
 
     @classmethod
     def of(cls, algorithm: str, key: Any) -> Self:
-        """`key` is a secret, or a key of `cryptography`."""
         jwk = jwt.get_algorithm_by_name(algorithm).to_jwk(key, as_dict=True)
         members = tuple((name, jwk[name]) for name in _ORDER if name in jwk)
         verifier = key.public_key() if hasattr(key, "public_key") else key

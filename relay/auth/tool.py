@@ -261,7 +261,6 @@ def _check_root(claims: Claims, root: str | None) -> None:
 
 
 def _read_url(url: str) -> tuple[str, str | None]:
-    """Path, and token if there is one."""
     try:
         parts = urlsplit(url)
         if parts.scheme and parts.netloc:
@@ -286,7 +285,7 @@ def _times(claims: Claims, now: float) -> Iterator[str]:
 
 
 def _grants(claims: Claims, path: str | None) -> Iterator[str]:
-    """Describe the permissions at `path`, or at the token's root. Raises UnauthorizedError."""
+    """Raises UnauthorizedError."""
     here = claims.at(claims.root if path is None else path)
     yield f"A session at /{here.root} may"
     for verb, prefixes in (("publish  ", here.publish), ("subscribe", here.subscribe)):

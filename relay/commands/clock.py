@@ -114,7 +114,7 @@ class Options:
 async def seconds(
     now: Callable[[], datetime], sleep: Callable[[float], Awaitable[object]]
 ) -> AsyncIterator[datetime]:
-    """Each second as it begins, once: a timer may fire early."""
+    """Each second once: a timer may fire early."""
     last: datetime | None = None
     while True:
         moment = now().replace(microsecond=0)
@@ -125,7 +125,7 @@ async def seconds(
 
 
 async def keep_time(track: TrackWriter, moments: AsyncIterator[datetime]) -> None:
-    """Write the time to `track` until `moments` ends."""
+    """Until `moments` ends."""
     group = None
     minute = ""
     async for moment in moments:
@@ -254,7 +254,7 @@ async def connect(options: Options) -> Client:
 
 
 async def until_stopped(options: Options) -> None:
-    """Run until a signal says stop; then close the session in order."""
+    """Until a signal says stop; then close in order."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -346,14 +346,13 @@ def command_of(text: str) -> str:
 
 
 def url_of(text: str) -> str:
-    """Check a URL as far as one can without dialling."""
+    """As far as one can without dialling."""
     try:
         parts = urlsplit(text)
         usable = parts.scheme in SCHEMES and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
     if not usable:
-        # not quoted: it may hold a token
         raise argparse.ArgumentTypeError(
             "want http://, https://, moqt://, moql://, ws:// or wss://, a host, and perhaps a port"
         )
@@ -361,7 +360,7 @@ def url_of(text: str) -> str:
 
 
 def broadcast_of(text: str) -> str:
-    """Bring a path into its normal form."""
+    """In normal form."""
     try:
         path = checked(text)
     except ValueError as error:
@@ -372,7 +371,7 @@ def broadcast_of(text: str) -> str:
 
 
 def version_of(text: str) -> Version:
-    """Read a version's name."""
+    """ArgumentTypeError lists the valid names."""
     try:
         return version_from_name(text)
     except ValueError as error:
@@ -380,7 +379,7 @@ def version_of(text: str) -> Version:
 
 
 def fingerprint_of(text: str) -> str:
-    """Read 64 hex digits, with or without colons."""
+    """With or without colons."""
     digits = text.replace(":", "").strip().lower()
     if not re.fullmatch("[0-9a-f]{64}", digits):
         raise argparse.ArgumentTypeError("want the 64 hex digits of a SHA-256")
@@ -388,7 +387,7 @@ def fingerprint_of(text: str) -> str:
 
 
 def with_token(url: str, token: str | None) -> str:
-    """Append `token` to the query of `url`."""
+    """In the query."""
     if token is None:
         return url
     parts = urlsplit(url)

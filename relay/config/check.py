@@ -16,13 +16,13 @@ from relay.config.tables import Config
 class Problem:
     """One fault of the configuration."""
 
-    keys: Keys  # the key at fault, or the table if `missing`
+    keys: Keys  # or the table, if `missing`
     text: str
     value: object = None  # shown behind the key; None shows nothing
     missing: tuple[Keys, ...] = ()
     """Keys whose absence is the fault. A mistyped key beside them explains it already."""
 
-    related: tuple[Keys, ...] = ()  # other keys that take part in the fault
+    related: tuple[Keys, ...] = ()
 
 
 def check(config: Config) -> Iterator[Problem]:

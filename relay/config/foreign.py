@@ -204,12 +204,12 @@ def foreign_keys(keys: tuple[str, ...], value: object) -> list[tuple[tuple[str, 
 
 
 def foreign_flag(flag: str) -> Foreign | None:
-    """Their option with the flag, such as `--listen-tls-cert`."""
+    """Such as `--listen-tls-cert`."""
     return _NAMED.get(flag.lstrip("-").removeprefix("no-"))
 
 
 def foreign_variable(name: str) -> Foreign | None:
-    """Their option with the variable, such as `MOQ_LISTEN_TLS_CERT`."""
+    """Such as `MOQ_LISTEN_TLS_CERT`."""
     if name == "MOQ_LISTEN":
         return FOREIGN["listen.bind"]
     return _NAMED.get(name.removeprefix(ENV_PREFIX).lower().replace("_", "-"))

@@ -75,7 +75,7 @@ class _Origins:
         self.spelled: dict[Keys, Keys] = {}
 
     def of(self, keys: Keys) -> str:
-        """Origin of a value, or of the first part of a table."""
+        """Or the origin of a table's first part."""
         parts = (name for place, name in self.names.items() if place[: len(keys)] == keys)
         return self.names.get(keys) or next(parts, self.file)
 
@@ -87,7 +87,6 @@ class _Origins:
 
 
 def _fold_aliases(tables: Tables, origins: _Origins, problems: list[str]) -> None:
-    """Move the values of second names to the first ones."""
     for option in OPTIONS:
         table = _table(tables, option.keys[:-1])
         name = option.keys[-1]
@@ -188,12 +187,11 @@ def _refused(tables: Tables) -> ValidationError | None:
 
 
 def _explains(mistyped: Keys, absent: Keys) -> bool:
-    """True if `absent` is missing because it was spelled `mistyped`."""
     return mistyped[:-1] == absent[:-1] and nearest_key(mistyped[-1], (absent[-1],)) is not None
 
 
 def _explained(keys: Keys, entry: Foreign | None) -> set[Keys]:
-    """Places whose absence another relay's key explains."""
+    """Places that another relay's key explains."""
     here = set() if entry is None or entry.here is None else {tuple(entry.here.split("."))}
     return here | ({("auth", "key")} if keys[0] == "auth" else set())
 

@@ -44,7 +44,6 @@ class Option:
     secret: bool = False  # messages never repeat it: it may be a secret in place of a file name
     empty: bool = False  # the empty text is a value, unlike elsewhere
 
-    # `options_of` fills it in
     keys: Keys = ()
     metavar: str = ""
     kind: Kind = Kind.TEXT
@@ -57,7 +56,6 @@ class Option:
 
     @property
     def table(self) -> str:
-        """Its table in the file: `server.tls`."""
         return ".".join(self.keys[:-1])
 
     @property

@@ -37,7 +37,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value from the environment or a flag."""
+    """From the environment or a flag."""
 
     option: Option
     value: object
@@ -164,7 +164,6 @@ def _value(option: Option, texts: Sequence[str]) -> object:
 
 
 def _agree(option: Option, texts: Mapping[str, object], noun: str, problems: list[str]) -> None:
-    """Refuse two spellings of one option with different values."""
     if len(set(texts.values())) > 1:
         both = " and ".join(f"{name} = {quoted(value)}" for name, value in texts.items())
         problems.append(f"{both}: two {noun} for the same option, {label(option.keys)}; expected one")

@@ -125,7 +125,6 @@ class Cluster(Table):
         return tuple(root for root in self.root if self.node is None or not same_host(root.target, self.node))
 
     def role(self) -> str:
-        """The role of this relay, in words."""
         if not self.others:
             return "none" if self.node is None else f"root of a cluster as {self.node}"
         name = "without a name: what is published here stays here" if self.node is None else f"as {self.node}"
@@ -208,7 +207,6 @@ class Auth(Table):
 
     @property
     def key_directory(self) -> Path | None:
-        """`key_dir`, if it is a directory."""
         return None if self.key_dir is None or is_url(self.key_dir) else Path(self.key_dir)
 
     @property
@@ -217,7 +215,6 @@ class Auth(Table):
         return self.key_dir if self.key_dir is not None and is_url(self.key_dir) else None
 
     def rights(self) -> Iterator[str]:
-        """The permissions, in words."""
         if self.key is not None:
             yield f"tokens of {self.key}"
         if self.key_directory is not None:
@@ -316,7 +313,7 @@ class Config(Table):
         return self.web.https.listen
 
 
-INTERNAL_OFFSET: Final = 1000  # from QUIC's port to the default port of internal HTTP
+INTERNAL_OFFSET: Final = 1000  # from QUIC's port
 
 MAX_PORT: Final = 65_535
 

@@ -23,7 +23,7 @@ from relay.model.path import PatternError, granted, minimal, normalize
 from relay.transport.quic.settings import QuicSettings
 from relay.wire.version import Version, version_from_name
 
-Range = tuple[float, float]  # smallest and largest value allowed
+Range = tuple[float, float]  # least and greatest
 
 _COUNT: Range = (1, 1_000_000)
 _BYTES: Range = (1_024, 1 << 40)
@@ -67,7 +67,7 @@ LONGEST_SHOWN: Final = 100  # characters of a value or name in a message
 
 
 def short(text: str) -> str:
-    """The text, or its beginning if it is too long for a message."""
+    """Cut for a message."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
@@ -79,7 +79,7 @@ class Table(BaseModel):
 
 
 def _one(parse: Callable[[str], object], wanted: str) -> BeforeValidator:
-    """Read a string by `parse`; the finished value passes."""
+    """`parse` reads a string; the finished value passes."""
 
     def read(raw: object) -> object:
         if isinstance(raw, str):
@@ -92,7 +92,7 @@ def _one(parse: Callable[[str], object], wanted: str) -> BeforeValidator:
 
 
 def _many(parse: Callable[[str], object], wanted: str) -> BeforeValidator:
-    """Read a string or a list of strings into a tuple; finished items pass."""
+    """A string or a list of strings becomes a tuple; finished items pass."""
 
     def read(raw: object) -> tuple[object, ...]:
         items = raw if isinstance(raw, (list, tuple)) else (raw,)
@@ -249,7 +249,7 @@ def _seconds(raw: object) -> object:
 
 
 def _table_of(cls: type[Any], ranges: Mapping[str, Range]) -> BeforeValidator:
-    """Read a table into `cls`, a dataclass of another room, as strictly as a `Table`."""
+    """For `cls`, a dataclass of another room, as strict as a `Table`."""
     hints = get_type_hints(cls)
     columns: dict[str, Any] = {
         field.name: (_ranged(field.name, hints[field.name], ranges), field.default)

@@ -22,7 +22,7 @@ from relay.config.values import short
 from relay.model.limits import Limits
 from relay.transport.quic.settings import QuicSettings
 
-_SHORTEST_SECRET: Final = 32  # characters: key files and tokens are longer
+_SHORTEST_SECRET: Final = 32  # characters; secrets have more
 
 _OPENING: Final = re.compile("public|disable.verify")
 _NEARLY: Final = 0.85

@@ -15,7 +15,7 @@ from relay.model.limits import Limits
 
 RANK_BITS = 52  # bits: with 8 of priority and 1 for promotion, groups stay below control streams
 RANK_STEP = 1 << 16  # gap between new groups, for older ones
-SLICES = 32  # resolution of `Flow`
+SLICES = 32
 TURN = 4
 """Promote a passed group after a quarter of the backlog's time, if that time's writes exceed its queue."""
 
@@ -29,7 +29,7 @@ class Stream(Protocol):
 
     @property
     def undelivered(self) -> bool:
-        """The peer may lack a part of it."""
+        pass
 
     context: Any  # free for the owner
 
@@ -78,13 +78,13 @@ class Sending(Generic[S]):
         self.sequence = sequence
         self.stream = stream
         self.rank = rank
-        self.open = True  # for writes
+        self.open = True
         self.promoted = False  # ahead of newer groups
         self.passed: float | None = None  # when a newer group began
         self.size = 0  # bytes written
 
 
-Waiting = tuple[Sending[S], int]  # group, unsent bytes
+Waiting = tuple[Sending[S], int]
 
 
 class GivenUp(NamedTuple, Generic[S]):
@@ -115,7 +115,6 @@ class Flow:
         slices.append((now, size))
 
     def within(self, now: float, span: float) -> int:
-        """Bytes of the last `span` seconds."""
         return sum(size for start, size in self._slices if now - start < span)
 
 
@@ -159,7 +158,6 @@ class Backlog(Generic[S]):
         return any(stream.undelivered for stream in streams)
 
     def measure(self) -> int:
-        """Bytes queued now."""
         self.unsent = sum(sending.stream.unsent for sending in self._groups.values())
         return self.unsent
 
@@ -187,7 +185,6 @@ class Backlog(Generic[S]):
     # --- groups ----------------------------------------------------------------------------------------------------
 
     def rank(self, sequence: int) -> int:
-        """The rank of a new group."""
         if self._ordered:
             if not self._groups:
                 return self._ranks.fresh()
@@ -281,7 +278,7 @@ class Backlog(Generic[S]):
         while leaving and not leaving[0].undelivered:
             leaving.popleft()
         leaving.append(sending.stream)
-        sending.stream.context = None  # break the reference cycle with its owner
+        sending.stream.context = None  # a reference cycle
         if not sending.promoted:
             self._promote(sending)  # newer groups must not delay its lost packets or its end
 

@@ -1,7 +1,6 @@
 """The cache policy of a track.
 
-The newest unbroken group stays; others stay for `GroupCache.age` seconds, within `Limits.cache_groups`,
-`cache_track`.
+The newest unbroken group stays; others for `GroupCache.age` seconds, within `Limits.cache_groups`, `cache_track`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from relay.model.group import Group, Part
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 
-SLACK = 8  # tracks report changes by an eighth; an eighth of the budget is freed at once
+SLACK = 8  # an eighth: of a reported change, and of the budget freed at once
 G = TypeVar("G", bound=Group)
 
 
@@ -33,7 +32,6 @@ class GroupCache(Generic[G]):
         self.size = 0  # bytes
 
     def __iter__(self) -> Iterator[G]:
-        """In order of sequence."""
         return iter([self.groups[sequence] for sequence in sorted(self.groups)])
 
     def __len__(self) -> int:
@@ -63,7 +61,6 @@ class GroupCache(Generic[G]):
         self.size += group.size - before
 
     def empty(self, group: G) -> None:
-        """Drop the content of an aborted group."""
         if self.groups.get(group.sequence) is group:
             self.size -= group.size
         group.clear()
@@ -73,7 +70,7 @@ class GroupCache(Generic[G]):
         floor = params.start_group or 0
         if params.start_group is not None and not params.start_is_floor:
             return floor
-        # in an empty cache the first group to come is the newest
+        # the first group to come is the newest
         return max(floor, self.start(max_age) or 0)
 
     def start(self, max_age: int) -> int | None:
@@ -94,7 +91,7 @@ class GroupCache(Generic[G]):
         """Apply the policy. Returns the evicted groups: open ones must be aborted."""
         dropped: list[G] = []
         newest = self.newest
-        for group in self.groups.values():  # in order of arrival
+        for group in self.groups.values():
             if now - group.arrived < self.age:
                 break
             if group is not newest and group is not self.latest and not group.open:
@@ -108,7 +105,7 @@ class GroupCache(Generic[G]):
         return dropped
 
     def shrink(self, size: int) -> list[G]:
-        """For the cache budget: evict the oldest groups, never the newest, down to `size` bytes. Returns them."""
+        """Evict the oldest groups, never the newest, down to `size` bytes. Returns them."""
         return self._down_to(size, self._limits.cache_groups)
 
     def _down_to(self, size: int, groups: int) -> list[G]:

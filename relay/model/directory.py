@@ -1,11 +1,11 @@
 """The directory: publishers of each path, the serving one, and its watchers.
 
-Parts: `publications.py` (preference), `watchers.py` (offers), `withdrawals.py` (of relays). Commands append effects,
-timers included; the origin actor takes them with `poll` and carries them out in order.
+Parts: `publications.py` (preference), `watchers.py` (offers), `withdrawals.py` (of relays). The origin actor takes
+the effects with `poll`, timers included, and carries them out in order.
 
 * A new announcement pings the path's other sessions, since a restarted publisher leaves its old session behind.
   One that does not answer serves only paths without another publisher; its viewers ask again.
-* The only publication of a path lingers if its session breaks off: watchers hear nothing, requests wait, and the
+* The only publication of a path lingers if its session breaks off: watchers get no news, requests wait, and the
   next publisher of the path replaces it.
 """
 
@@ -25,14 +25,14 @@ from relay.model.withdrawals import SETTLE, Withdrawals
 class Notice(Enum):
     """News for a publication's session or broadcast."""
 
-    CHECK_ALIVE = auto()  # another session announced the path: ping this one
+    CHECK_ALIVE = auto()  # another session announced the path: ping
     ROUTE_CHANGED = auto()  # its relay has another route, or none
     PUBLISHER_LOST = auto()  # the session is dead and another publishes the path: viewers ask again
     WITHDRAWN = auto()  # `broadcast_over` follows its last track
 
 
 class Notify(NamedTuple):
-    """Effect: notify a publication's session or broadcast."""
+    """Effect: for a session or broadcast."""
 
     publication: Publication
     notice: Notice
@@ -51,7 +51,7 @@ class LingerOver(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """Timer: announce the routes left after a withdrawal, unless another withdrawal came since."""
+    """Timer: announce the routes left, unless another withdrawal came since."""
 
     path: str
     turn: int
@@ -71,18 +71,18 @@ class Directory:
     """The directory of one relay."""
 
     def __init__(self, *, linger: float = 0.0, members: str = "") -> None:
-        """`linger`: seconds. `members`: path of the relays' own names."""
+        """`linger`: seconds. `members`: path of the relays' names."""
         self.linger = linger
         self.publications = Publications(members)
         self._effects: list[Effect] = []
-        self._leaving: set[int] = set()  # sessions about to end
+        self._leaving: set[int] = set()
         self._withdrawn: dict[str, dict[int, Publication]] = {}  # still running; by path and id
         self._withdrawals: dict[str, Withdrawals] = {}  # by path, while they matter
         self.watchers = Watchers(self.publications, self._effects.append, self._withdrawals)
-        self._denying: set[int] = set()  # sessions whose peers sent them
+        self._denying: set[int] = set()
 
     def poll(self) -> list[Effect]:
-        """Take the effects, in order."""
+        """In order."""
         effects = self._effects.copy()
         self._effects.clear()
         return effects
@@ -108,7 +108,7 @@ class Directory:
             self._effects.append(Resume(lingering))
             return
         for other in (*present, *self._withdrawn.get(path, {}).values()):
-            # two routes of other relays, or two echoes, tell nothing about a session's health
+            # of relays or echoes, neither disproves the other
             alike = (other.relayed and publication.relayed) or (other.tentative and publication.tentative)
             if not alike and other.session != session:
                 self._notify(other, Notice.CHECK_ALIVE)
@@ -165,7 +165,6 @@ class Directory:
             self.watchers.refresh(publication.path)
 
     def session_alive(self, session: int, *, alive: bool) -> None:
-        """The answer to a ping, or its absence."""
         for publication in self.publications.of(session):
             if publication.dead == alive:
                 publication.dead = not alive
@@ -182,7 +181,7 @@ class Directory:
                 self._abandon_dead(path)
 
     def broadcast_over(self, publication: int, path: str) -> bool:
-        """Nothing of a publication runs. True if it was withdrawn, and is now forgotten."""
+        """True if it was withdrawn, and is now forgotten."""
         still = self._withdrawn.get(path, {})
         known = still.pop(publication, None)
         if not still:
@@ -216,14 +215,14 @@ class Directory:
         return self.publications.above(path, usable) if exact is None else exact
 
     def announcements(self, prefixes: Sequence[str]) -> tuple[Announcement, ...]:
-        """Announced paths under the prefixes, without the relays' names."""
+        """Without the relays' names."""
         table = self.publications
         paths = (path for path in table.under(prefixes) if not table.is_member(path))
         serving = (best(table.living(path)) for path in paths)
         return tuple(Announcement(p.path, p.route, p.source) for p in serving if p is not None)
 
     def withdrawn(self, prefixes: Iterable[str]) -> list[Publication]:
-        """Withdrawn publications under the prefixes that still run."""
+        """Those that still run."""
         prefixes = tuple(prefixes)
         return [
             publication
@@ -274,7 +273,6 @@ class Directory:
             self._effects.append(Later(SETTLE, Settled(publication.path, withdrawals.turn)))
 
     def _drop_withdrawals(self, path: str) -> None:
-        """Forget past withdrawals; a path without publications must settle first."""
         withdrawals = self._withdrawals.get(path)
         if withdrawals is not None and not (
             withdrawals.settling or (withdrawals and self.publications.at(path))
@@ -282,7 +280,7 @@ class Directory:
             del self._withdrawals[path]
 
     def _deny(self, withdrawn: Publication) -> None:
-        """A relay lost its route: others' routes through it lead nowhere."""
+        """Others' routes through the relay lead nowhere."""
         end = withdrawn.route.hops[-1:]
         if any(p.route.hops[-1:] == end for p in self.publications.at(withdrawn.path)):
             return  # another of its sessions has one
@@ -307,7 +305,6 @@ class Directory:
         publication.usable = withdrawals.usable(publication.route)
 
     def _forget_peer(self, session: int) -> None:
-        """The ended session's withdrawals no longer deny routes."""
         if session not in self._denying:
             return
         self._denying.discard(session)

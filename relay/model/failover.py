@@ -35,7 +35,7 @@ class Failover:
         self.floor = 0  # former publishers delivered the groups below
 
     def lost(self, code: int, now: float) -> float | None:
-        """The publisher is gone at `now` (seconds). Returns the delay of the next retry; `None`: give up."""
+        """`now`: seconds. Returns the delay of the next retry; `None`: give up."""
         self.code = code
         self._failures = 1 if now - self._last > RETRY_MEMORY else self._failures + 1
         self._last = now
@@ -44,20 +44,18 @@ class Failover:
         return 0.0 if self._failures == 1 else RETRY_DELAY * (1 << self._failures - 2)
 
     def accepted(self) -> bool:
-        """A track accepted. True if it is not the first."""
+        """True if it is not the first track."""
         moved, self._moved = self._moved, True
         if moved:
             self.floor = self.next
         return moved
 
     def take(self, pieces: tuple[P, ...]) -> tuple[P, ...]:
-        """The fragments to deliver."""
         if self.floor:
             pieces = tuple(piece for piece in pieces if piece.sequence >= self.floor)
         return pieces
 
     def passed(self, sequences: Iterable[int]) -> None:
-        """Groups with these sequences began."""
         for sequence in sequences:
             self._failures = 0
             self.code = None

@@ -1,6 +1,6 @@
 """Groups: the unit of caching and delivery. `relay.moq.encoding` derives byte streams from them.
 
-A group holds frames as they came: a start, then chunks of payload, the same `bytes` from decoder to packet.
+Chunks of payload are the same `bytes` from decoder to packet.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ class Group:
 
     @property
     def payload(self) -> int:
-        """Bytes."""
         return self.size - self.frames * FRAME_OVERHEAD
 
     @property

@@ -12,7 +12,7 @@ from relay.model.pace import LogThrottle
 
 logger = get_logger("relay")
 
-REMEMBERED: Final = 1_024  # addresses
+REMEMBERED: Final = 1_024
 SHOWN: Final = 8  # names of an offer in a line: peers choose their number
 SHOWN_NAME: Final = 32  # characters of each
 

@@ -1,9 +1,8 @@
 """One order of group numbers for each track of a path, across all its publishers.
 
-A publisher may count anew, but a number that viewers saw must keep its group, and their numbers must rise. So spans
-of numbers are given out, one per announcement's life: the first publisher keeps its numbers, later ones are shifted
-beyond. Routes announced side by side are one life with one span. The origin actor keeps a `Numbering` per running
-track; tracks keep their spans.
+A publisher may count anew, but a number that viewers saw must keep its group, and their numbers must rise. So each
+announcement's life gets a span of numbers: the first publisher keeps its own, later ones are shifted beyond. Routes
+announced side by side are one life. The origin actor keeps a `Numbering` per running track; tracks keep their spans.
 """
 
 from __future__ import annotations
@@ -30,21 +29,19 @@ class Numbering:
     __slots__ = ("_following", "_left", "_lives", "_spans", "_top", "timescale")
 
     def __init__(self) -> None:
-        self._top = 0  # above all numbers given out
-        self._following = 0  # above all numbers of ended tracks
+        self._top = 0  # above all given out
+        self._following = 0  # above those of ended tracks
         self._spans: dict[int, Span] = {}  # newest, by life
         self._lives: dict[str, int] = {}  # of running tracks, by URN
         self._left: set[int] = set()  # with a span, without a track
-        self.timescale: int | None = None  # units per second for viewers; None if unknown
+        self.timescale: int | None = None  # units per second, for viewers
 
     @property
     def free(self) -> bool:
-        """No track has numbers."""
         return not self._spans
 
     @property
     def used(self) -> bool:
-        """A track runs."""
         return bool(self._lives)
 
     def ask(self, track: str, life: int, sequence: int | None, floor: int = 0) -> Span | None:
@@ -75,7 +72,7 @@ class Numbering:
         return span
 
     def leave(self, track: str, following: int) -> None:
-        """A track has ended; `following`: the number after its newest group, or 0. Frees numbers given ahead.
+        """`following`: the number after its newest group, or 0. Frees numbers given ahead.
 
         Its span stays until the next: viewers may take another route to the same publisher.
         """

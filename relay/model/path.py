@@ -90,11 +90,9 @@ class Ordered:
         self._paths: list[str] = []
 
     def add(self, path: str) -> None:
-        """The path must be new."""
         insort(self._paths, path)
 
     def remove(self, path: str) -> None:
-        """The path must be there."""
         del self._paths[bisect_left(self._paths, path)]
 
     def below(self, prefix: str) -> list[str]:

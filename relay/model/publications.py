@@ -1,10 +1,7 @@
-"""The table of publications, by path and session, and their order of preference. Called by the directory.
+"""The table of publications, by path and session, and their order of preference.
 
-Criteria, in order:
 * A session that answers; surely no echo of ours; not lingering; not leaving.
-* A publisher connected to this relay, the newest; else the nearest. If the newest of others won, two relays that
-  learn
-  of two publishers in different orders would each route to the other for ever.
+* A publisher connected to this relay, the newest; else the nearest (by age, two relays might route to each other).
 * Of routes to the same original publisher, the cheapest.
 """
 
@@ -26,13 +23,13 @@ class Publication:
     path: str
     generation: int
     route: Route
-    prefix: bool = False  # also serves every path below
-    tentative: bool = False  # may be an echo of our own announcement
-    relayed: bool = False  # from another relay of the cluster
-    onward: bool = True  # other relays may be offered it
-    dead: bool = False  # its session did not answer a ping
-    lingering: bool = False  # its session was lost; a successor may come
-    leaving: bool = False  # its session is about to end
+    prefix: bool = False
+    tentative: bool = False
+    relayed: bool = False
+    onward: bool = True
+    dead: bool = False
+    lingering: bool = False  # lost; a successor may come
+    leaving: bool = False
     usable: bool = True  # no peer on its route has withdrawn the path
     source: int = 0  # identity for watchers; a successor inherits it
     life: int = 0  # equal for routes announced side by side, with the same groups
@@ -47,7 +44,7 @@ class Publication:
 
 
 def best(publications: Iterable[Publication]) -> Publication | None:
-    """The serving publication among those that a requester can use."""
+    """Among those that a requester can use."""
     present = [p for p in publications if p.usable]
     if len(present) <= 1:
         return present[0] if present else None
@@ -68,8 +65,8 @@ def _distance(publication: Publication) -> tuple[object, ...]:
 def same_groups(one: Publication, other: Publication) -> bool:
     """True if both are routes to one publisher at the same time.
 
-    An equal id is not enough: a publisher may return and count anew while its old session hangs. But if a relay on
-    one route was lost, the publisher's own relay, common to both routes, still has it.
+    An equal id is not enough: a publisher may return and count anew while its old session hangs. But when a relay on
+    one route is lost, the publisher's own relay, on both routes, still has it.
     """
     if not same_publisher(one.route, other.route) or one.route.hops == other.route.hops:
         return False
@@ -83,7 +80,7 @@ class Publications:
         """`members`: path of the relays' own names."""
         self._members = members
         self._paths: dict[str, list[Publication]] = {}
-        self._ordered = Ordered()  # the same paths
+        self._ordered = Ordered()
         self._sessions: dict[int, dict[str, Publication]] = {}
         self.prefix_routes = 0
 
@@ -109,7 +106,6 @@ class Publications:
             self._ordered.remove(publication.path)
 
     def is_member(self, path: str) -> bool:
-        """True for the names of relays."""
         return bool(self._members) and covers(self._members, path)
 
     def at(self, path: str) -> Sequence[Publication]:
@@ -127,7 +123,7 @@ class Publications:
         return best(self.at(publication.path)) is publication
 
     def living(self, path: str) -> Sequence[Publication]:
-        """The publications that may serve a path; dead ones only if all are, whatever a requester can use.
+        """Those that may serve a path; dead ones only if all are, whatever a requester can use.
 
         Else a relay with a publisher of its own would wait for our dead one.
         """
@@ -135,7 +131,7 @@ class Publications:
         return [p for p in present if not p.dead] or present
 
     def above(self, path: str, usable: Callable[[Publication], bool]) -> Publication | None:
-        """The longest usable prefix route that covers a path."""
+        """The longest."""
         if self.prefix_routes:
             for prefix in ancestors(path):
                 chosen = best(p for p in self.living(prefix) if p.prefix and usable(p))
@@ -144,7 +140,7 @@ class Publications:
         return None
 
     def under(self, prefixes: Sequence[str]) -> dict[str, None]:
-        """The paths that one of the prefixes covers, each once."""
+        """Each once."""
         own = (prefix for prefix in prefixes if prefix in self._paths)
         return dict.fromkeys((*own, *(path for prefix in prefixes for path in self._ordered.below(prefix))))
 

@@ -42,7 +42,6 @@ class Ranges:
             ranges[:2] = [(ranges[0][0], ranges[1][1])]
 
     def gaps(self, start: int, end: int) -> list[Range]:
-        """The missing numbers from `start` to `end`."""
         found = []
         for first, last in self._ranges:
             if first > end:

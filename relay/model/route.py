@@ -11,7 +11,7 @@ UNKNOWN_HOP = 0  # a relay that hides its id
 
 
 class Route(NamedTuple):
-    """`hops` runs from the original publisher to the announcing peer."""
+    """`hops`: from the original publisher to the announcing peer."""
 
     hops: tuple[int, ...] = ()
     warm: int = 0
@@ -27,10 +27,10 @@ class Route(NamedTuple):
         return (UNKNOWN_HOP in self.hops, self.warm, self.cold, len(self.hops))
 
     def plus_cost(self, cost: int) -> Route:
-        """The route behind a connection of that cost (06: added to both costs on receipt)."""
+        """06: a connection's cost is added to both costs on receipt."""
         return self._replace(warm=min(self.warm + cost, MAX_COST), cold=min(self.cold + cost, MAX_COST))
 
 
 def same_publisher(one: Route, other: Route) -> bool:
-    """True if two routes lead to the same original publisher: one may replace the other."""
+    """Then one may replace the other."""
     return one.publisher != UNKNOWN_HOP and one.publisher == other.publisher

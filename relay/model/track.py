@@ -34,7 +34,7 @@ class SubscribeParams(NamedTuple):
 
 
 def together(wanted: Sequence[SubscribeParams]) -> SubscribeParams:
-    """Parameters of one upstream subscription for all of `wanted`, which is not empty."""
+    """For one upstream subscription; `wanted` is not empty."""
     # we apply floors; an explicit start concerns the publisher if all subscribers have one
     starts = [None if params.start_is_floor else params.start_group for params in wanted]
     return SubscribeParams(

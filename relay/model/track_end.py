@@ -32,7 +32,7 @@ class TrackEnd:
         self.final = 0  # from `ENDING` on: first sequence that never comes
         self.numbered = False  # the publisher named `final`
         self.late = False  # groups before `final` may come
-        self.patience = LATE_AT_LEAST  # seconds to wait for them
+        self.patience = LATE_AT_LEAST  # seconds
         self.code = 0  # stream code of a failure
 
     @property

@@ -1,6 +1,6 @@
 """Translates a publisher's numbers and timestamps to those of viewers.
 
-The directory gives each track its spans of numbers (`relay.model.numbering`), and the viewers' unit of time.
+The directory gives the spans of numbers (`relay.model.numbering`) and the viewers' unit.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Translation:
         self._units: tuple[int, int] | None = None  # publisher's and viewers' per second, if different
         self.first_published: int | None = None
         self.timescale: int | None = None  # units per second for viewers; None if unknown
-        self.properties: TrackProperties | None = None  # for viewers
+        self.properties: TrackProperties | None = None
         self.below = 0  # the publisher's numbers below are known and, if `plain`, equal the viewers'
         self.plain = False
 
     def add(self, span: Span | None, timescale: int | None, *, free: bool) -> int:
-        """The directory's answer. Returns the number from which the track counts on elsewhere, else 0."""
+        """Returns the number from which the track counts on elsewhere, else 0."""
         self._free = free
         self.timescale = self.timescale or timescale
         if span is None:
@@ -93,7 +93,6 @@ class Translation:
                 yield number
 
     def end(self, final: int) -> int:
-        """The number after all that viewers see."""
         span = self._spans[-1] if self._spans and final else None
         return final if span is None else min(final + span.shift, MAX_SEQUENCE)
 
@@ -108,7 +107,6 @@ class Translation:
         return None
 
     def asked(self, params: SubscribeParams) -> SubscribeParams:
-        """Parameters with the publisher's numbers."""
         start = params.start_group
         return params if start is None else params._replace(start_group=self.published(start))
 
@@ -135,12 +133,10 @@ class Translation:
         return min(timestamp * viewers // publisher, MAX_SEQUENCE)
 
     def translated(self, parts: Iterable[Part]) -> tuple[Part, ...]:
-        """Parts with timestamps in the viewers' unit."""
         return tuple(
             part if isinstance(part, bytes) else Frame(self.timestamp(part.timestamp), part.size)
             for part in parts
         )
 
     def age(self, params: SubscribeParams) -> int:
-        """Greatest age of a group at the start, in the viewers' unit."""
         return params.history_ms * (self.properties or TrackProperties()).timescale // 1000

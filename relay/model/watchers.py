@@ -1,4 +1,4 @@
-"""Announce interests of all sessions, and the last offers to each. Called by the directory.
+"""Announce interests of all sessions, and the last offers to each.
 
 * No session is offered its own publications, nor a route through the relay that it excludes.
 * Only relays are offered the names of relays (`members`).
@@ -23,11 +23,11 @@ class AnnounceInterest(NamedTuple):
     """One announce interest of one session."""
 
     session: int
-    watch: int  # chosen by the session, unique within it
+    watch: int
     prefixes: tuple[str, ...]
     exclude: int = 0  # hop id to avoid; 0: none
     routes_above: bool = False  # wants prefix routes above its prefixes, too (moq-lite-06)
-    relay: bool = False  # the watcher is another relay of the cluster
+    relay: bool = False
     one_hop: bool = False  # sees our own publishers alone: its version has no hop ids
 
 
@@ -40,7 +40,7 @@ class Announcement(NamedTuple):
 
 
 class WatchChanged(NamedTuple):
-    """Effect, and message to the watcher: the best route of a path has changed; None: the path is gone."""
+    """Effect, and message to the watcher; None: the path is gone."""
 
     watch: int
     path: str
@@ -81,7 +81,7 @@ class Watchers:
         self._withdrawals = withdrawals
         self._by_session: dict[int, dict[int, Watcher]] = {}
         self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
-        self._prefixes = Ordered()  # the same prefixes
+        self._prefixes = Ordered()
         self._neighbours: dict[int, dict[int, str]] = {}
         """By session with a relay: hop ids of its neighbours, with their names' paths."""
 
@@ -120,7 +120,6 @@ class Watchers:
             self.remove(session, watch)
 
     def refresh(self, path: str) -> None:
-        """Update the watchers of `path` after a change."""
         first = self._first(path)
         covering = [same for prefix in ancestors(path) if (same := self._by_prefix.get(prefix))]
         concerned = covering[0] if len(covering) == 1 else dict(ChainMap(*covering))
@@ -147,7 +146,7 @@ class Watchers:
         self._emit(WatchChanged(watcher.interest.watch, path, offer, watcher.interest.session))
 
     def _offer(self, watcher: Watcher, path: str, first: Publication | None) -> Announcement | None:
-        """The offer of `path`, below a watched prefix; `first` serves it here. A prefix route above may serve it, too."""
+        """`first` serves the path here. A prefix route above may serve it, too."""
         interest, publications = watcher.interest, self._publications
         if (not interest.relay or interest.one_hop) and publications.is_member(path):
             return None  # old relays would dial these names in vain
@@ -183,14 +182,14 @@ class Watchers:
         self._neighbours.pop(session, None)
 
     def _offer_second_routes(self, session: int, hop: int) -> None:
-        """The relay of `session` lost its connection to `hop`: offer it our routes through that."""
+        """Routes through `hop`, to which the session's relay lost its connection."""
         for watcher in self._by_session.get(session, {}).values():
             for path in self._publications.under(watcher.interest.prefixes):
                 if any(p.route.hops[-1:] == (hop,) for p in self._publications.at(path)):
                     self._refresh(watcher, path, self._first(path))
 
     def _has_its_own(self, watcher: Watcher, publication: Publication) -> bool:
-        """True if the watcher is connected to the relay that we have the publication from."""
+        """The watcher is connected to the relay that we have it from."""
         neighbours = self._neighbours.get(watcher.interest.session)
         if not neighbours or not watcher.interest.relay or not publication.relayed:
             return False

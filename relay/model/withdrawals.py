@@ -1,7 +1,8 @@
-"""Withdrawals of one path: which other routes may be used or announced. Called by the directory.
+"""Withdrawals of one path: which other routes may be used or announced.
 
 Peers withdraw a path one after the other, and the later ones' routes look alive meanwhile. Announced again, they
 return longer and longer (path hunting, as in BGP). Two rules prevent that, with any relay that sends hop lists:
+
 * A route through a peer of ours that has withdrawn the path is not used.
 * A route that replaces a better one to the same publisher serves at once, but is announced `SETTLE` seconds later.
   An end is never delayed.
@@ -17,7 +18,7 @@ SETTLE: Final = 1.0  # seconds: a withdrawal crosses a cluster across continents
 
 
 def _same_source(one: Route, other: Route) -> bool:
-    """True if both lead to one publisher by the relay it is connected to."""
+    """One publisher, by the relay it is connected to."""
     common = min(2, len(other.hops))
     return one.publisher != UNKNOWN_HOP and one.hops[:common] == other.hops[:common]
 
@@ -33,22 +34,20 @@ class Withdrawals:
         self.turn = 0  # number of losses: timers of earlier ones are void
 
     def __bool__(self) -> bool:
-        """True while it matters."""
         return self._lost is not None or bool(self._denied)
 
     @property
     def settling(self) -> bool:
-        """True if a route was lost less than `SETTLE` ago."""
         return self._lost is not None
 
     def withdrawn(self, session: int, route: Route) -> None:
-        """The last relay of `route`, our peer in `session`, withdrew the path."""
+        """The last relay of `route`, our peer in `session`, withdrew."""
         hop = route.hops[-1] if route.hops else UNKNOWN_HOP
         if hop != UNKNOWN_HOP:
             self._denied[hop] = (session, route)
 
     def announced(self, route: Route) -> bool:
-        """The last relay of `route` announces the path. True if it had withdrawn it."""
+        """True if the route's last relay had withdrawn the path."""
         former = self._denied.pop(route.hops[-1], None) if route.hops else None
         if former is None:
             return False
@@ -57,26 +56,24 @@ class Withdrawals:
         return True
 
     def session_ended(self, session: int) -> bool:
-        """True if the session's peer had withdrawn the path."""
+        """True if its peer had withdrawn the path."""
         count = len(self._denied)
         self._denied = {hop: said for hop, said in self._denied.items() if said[0] != session}
         return len(self._denied) < count
 
     def usable(self, route: Route) -> bool:
-        """True if no peer on the route has withdrawn the path; the last hop announced it."""
+        """True if no peer on the route has withdrawn; the last hop announced it."""
         return not self._denied or self._denied.keys().isdisjoint(route.hops[:-1])
 
     def lost(self, route: Route) -> None:
-        """The serving route is gone. The path now settles."""
         if self._lost is None or not _same_source(route, self._lost) or route.cost() < self._lost.cost():
             self._lost = route
         self.turn += 1
 
     def settled(self) -> None:
-        """`SETTLE` has passed: the routes left are alive."""
         self._lost = None
 
     def doubtful(self, route: Route) -> bool:
-        """True if the route may lead to the publisher just withdrawn."""
+        """The route may lead to the publisher just withdrawn."""
         lost = self._lost
         return lost is not None and route.cost() >= lost.cost() and _same_source(route, lost)

@@ -232,7 +232,7 @@ class Delivery(Handler):
         self.check_end(now)
 
     def check_end(self, now: float) -> None:
-        """Send the end if all groups are delivered, else check again later."""
+        """Else check again later."""
         if self.over:
             return
         backlog = self.backlog
@@ -250,7 +250,7 @@ class Delivery(Handler):
         self.check_at = now + wait
 
     def reject(self, code: int) -> None:
-        """Refuse the subscription, or abort it with its open groups."""
+        """Or abort it, with its open groups."""
         wire = self._core.code(code)
         for sending in self.backlog:
             if sending.open:

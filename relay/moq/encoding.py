@@ -52,7 +52,7 @@ class Encoder:
         self.ended = end is not None and (self._frame > end or (self._frame == end and self._left <= 0))
 
     def take(self, parts: list[Part]) -> list[Any]:
-        """Encode parts that are new since the last call: as parts for `FRAMES`, else as bytes."""
+        """New parts, as parts for `FRAMES`, else as bytes."""
         chunks: list[Any] = []
         head: Any = b""
         copy = self._copy_below
@@ -115,7 +115,7 @@ class EncodedGroup(Group):
         self._encodings.clear()
 
     def update(self, encoding: Encoding) -> tuple[Any, ...]:
-        """Encode new parts. Returns the chunks since the last call."""
+        """New chunks."""
         shared = self._encodings.get(encoding)
         if shared is None:
             first = self.first_frame
@@ -126,6 +126,6 @@ class EncodedGroup(Group):
         return tuple(fresh)
 
     def encoded(self, encoding: Encoding) -> tuple[Any, ...]:
-        """All chunks so far, for a late subscriber."""
+        """For a late subscriber."""
         self.update(encoding)
         return tuple(self._encodings[encoding][1])

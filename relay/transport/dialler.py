@@ -43,7 +43,7 @@ class Dialler:
         return self._read(target)
 
     async def dial(self, target: str) -> QuicSession:
-        """Open a session with `target`, `host[:port]` or a URL. Raises ConnectError or TokenError."""
+        """`target`: `host[:port]` or a URL. Raises ConnectError or TokenError."""
         url = target if "://" in target else f"https://{target}/"
         token = self._read(target)
         settings = replace(
