@@ -28,8 +28,8 @@ _OF_PEERS: Final = ("path", "broadcast", "track", "prefix", "uri")  # peers choo
 
 _SHOWN: Final = 200  # characters of such a field in a line
 
-TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
-"""Shape of a token, RFC 7515 section 7.1."""
+TOKEN: Final = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
+"""Shape of a token, RFC 7515 section 7.1. It starts where its letters do: a search elsewhere is quadratic."""
 
 _AMBIGUOUS: Final = re.compile(r"""[ '"\\]|^$""")
 

@@ -99,6 +99,12 @@ def fail(logger: Logger, error: Exception) -> None:
         raise
 
 
+@pytest.mark.parametrize("path", ["a" * 3_000_000, "a" * 8 + "." + "a" * 3_000_000])
+def test_a_path_of_any_length_is_read_once(path: str) -> None:
+    """A search from each letter anew takes hours."""
+    assert loggable(path) == f"{path[:200]}... ({len(path)} characters)"
+
+
 def test_a_record_is_one_of_the_standard_logger(caplog: pytest.LogCaptureFixture) -> None:
     """Handlers of an embedding program get all they need."""
     with caplog.at_level(logging.INFO, "relay"):
