@@ -13,9 +13,10 @@ from tests.sampling import FULL, rotated
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """For a test and its fixtures."""
+    """For a test and its fixtures. Tests of actors need no mark: a pause of the machine expires nothing in them."""
     mark = item.get_closest_marker("virtual")
-    return {"loop": VirtualLoop if mark is not None and mark.args != (False,) else asyncio.new_event_loop}
+    virtual = "actors" in item.path.parts if mark is None else mark.args != (False,)
+    return {"loop": VirtualLoop if virtual else asyncio.new_event_loop}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
