@@ -17,7 +17,8 @@ from relay.model.path import join
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq import session as moq
-from relay.moq.lite import HELD_BYTES, LiteSession, Options, State
+from relay.moq.lite import LiteSession, Options, State
+from relay.moq.lite_setup import HELD_BYTES
 from relay.transport.session import (
     CONTROL_PRIORITY,
     DatagramReceived,
@@ -252,7 +253,7 @@ class Play:
         if self.moq.closed:
             assert self.told, "no event tells of the end"
             assert self.moq.deadline == moq.NEVER
-        assert self.moq._held_bytes <= HELD_BYTES + 2 * FLOOD
+        assert self.moq.setup.held._bytes <= HELD_BYTES + 2 * FLOOD
         assert self.session.unsent <= self.allowed, (self.session.unsent, self.allowed)
         if not self.moq.closed:
             self.check_tables()
@@ -738,16 +739,16 @@ class Play:
 
     def admit(self) -> None:
         if self.introduced:
-            self.moq.admit(self.now)
+            self.moq.setup.admit(self.now)
 
     def check_alive(self) -> None:
         if not self.moq.closed:
-            self.moq.check_alive(self.now)
+            self.moq.alive.begin(self.now)
 
     def goaway(self) -> None:
         if self.moq.state is State.ESTABLISHED and not self.leaving:
             self.leaving = True
-            assert self.moq.goaway("x") == self.moq.version.has_goaway
+            assert self.moq.requests.goaway("x") == self.moq.version.has_goaway
             self.allowed += OFFERS
 
     def close(self) -> None:

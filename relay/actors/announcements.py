@@ -103,7 +103,7 @@ class Announcements:
         )
         self._announced[absolute] = Announcement(self._generation, route, broadcast, identity)
         # Versions without hop ids cannot tell an echo of our announcement from a publisher.
-        echo = not self._moq.has_hops and self._moq.serving.has_offered(
+        echo = not self._moq.features.hops and self._moq.serving.has_offered(
             strip(absolute, context.permissions.root) or ""
         )
         context.log.debug("announced", broadcast=absolute, hops=route.hops)
@@ -116,10 +116,10 @@ class Announcements:
                 generation=self._generation,
                 route=route,
                 broadcast=broadcast,
-                prefix=self._moq.announces_prefixes,
+                prefix=self._moq.features.prefixes,
                 tentative=echo,
                 relayed=context.permissions.cluster,
-                onward=not context.permissions.cluster or self._moq.has_hops,
+                onward=not context.permissions.cluster or self._moq.features.hops,
             ),
         )
 
@@ -155,7 +155,7 @@ class Announcements:
         if len(chain) > MAX_HOPS or len(set(known)) < len(known) or own in known:
             return None
         route = route._replace(hops=chain)
-        if not self._moq.announces_prefixes:  # versions with costs
+        if not self._moq.features.prefixes:  # the versions with costs
             return route
         peer = self._moq.peer
         return route.plus_cost(1 if peer is None or peer.cost is None else peer.cost)
@@ -166,7 +166,7 @@ class Announcements:
         It serves one announcement: the next by a 01 to 03 relay may be another publisher's. Newer relays withhold
         ids.
         """
-        newer_relay = self._context.permissions.cluster and self._moq.has_hops
+        newer_relay = self._context.permissions.cluster and self._moq.features.hops
         if route.publisher != UNKNOWN_HOP or newer_relay:
             return route
         return route._replace(hops=(identity, *route.hops[1:]))

@@ -103,7 +103,7 @@ class ConnectionActor(LoopActor):
                 self._timer = None
                 self._moq.on_time(self._clock())
             case m.CheckAlive():
-                self._moq.check_alive(self._clock())
+                self._moq.alive.begin(self._clock())
             case m.CloseSession():
                 self._moq.close(message.code, message.reason)
             case m.Drain():
@@ -224,13 +224,13 @@ class ConnectionActor(LoopActor):
             hop = 0 if self._moq.peer is None else self._moq.peer.hop or 0
             send(self._peer, m.PeerConnected(context.number, self.actor_ref, hop))
         if self._draining:
-            self._moq.goaway()
+            self._moq.requests.goaway()
 
     def _drain(self) -> None:
         """Ask the peer to leave once the session has begun."""
-        asked = self._established and self._moq.has_goaway
+        asked = self._established and self._moq.features.goaway
         if self._established and not self._draining:
-            self._moq.goaway()
+            self._moq.requests.goaway()
         self._draining = True
         if self._gate is not None:
             send(self._gate, m.Draining(self._context.number, asked, self._context.permissions.cluster))
@@ -247,7 +247,7 @@ class ConnectionActor(LoopActor):
     def _on_decided(self, outcome: Permissions | Rejection) -> None:
         if isinstance(outcome, Permissions):
             self._permit(outcome)
-            self._moq.admit(self._clock())
+            self._moq.setup.admit(self._clock())
         else:
             code = SESSION_CODES.get(outcome.status, FIRST_APP_CODE + outcome.status)
             self._moq.close(code, outcome.reason)
@@ -255,8 +255,8 @@ class ConnectionActor(LoopActor):
     def _permit(self, permissions: Permissions) -> None:
         context = self._context
         context.permissions = permissions
-        self._moq.control_rate = context.limit_of("control_rate")
-        self._moq.control_burst = context.limit_of("control_burst")
+        self._moq.control.rate = context.limit_of("control_rate")
+        self._moq.control.burst = context.limit_of("control_burst")
         self._moq.serving.backlog_limit = context.limit_of("backlog_session")
 
     def _on_opened(self) -> None:

@@ -114,7 +114,7 @@ class Egress:
         self._watches[event.request] = event.prefix
         peer = self._moq.peer
         exclude = event.exclude
-        if self._moq.announces_prefixes and peer is not None and peer.hop is not None:
+        if self._moq.features.prefixes and peer is not None and peer.hop is not None:
             exclude = peer.hop
         prefixes = narrow(permissions.subscribe, event.prefix)
         interest = AnnounceInterest(
@@ -122,9 +122,9 @@ class Egress:
             watch=event.request,
             prefixes=tuple(join(permissions.root, prefix) for prefix in prefixes),
             exclude=exclude,
-            routes_above=self._moq.announces_prefixes,
+            routes_above=self._moq.features.prefixes,
             relay=permissions.cluster,
-            one_hop=permissions.cluster and not self._moq.has_hops,
+            one_hop=permissions.cluster and not self._moq.features.hops,
         )
         send(context.environment.origin, m.Watch(context.ref, interest))
 

@@ -104,6 +104,10 @@ class TrackGroups:
         limit = "cache_track" if self.cache.size > self._limits.cache_track else "cache_groups"
         self._abort_open(self.cache.evict(now), limit)
 
+    def take_stopped(self) -> list[Stopped]:
+        stopped, self.stopped = self.stopped, []
+        return stopped
+
     def evict_to(self, size: int) -> None:
         """Evict the oldest groups, but not the newest, down to `size` bytes."""
         self._abort_open(self.cache.shrink(size), "cache")

@@ -69,7 +69,7 @@ class Ingest:
                 self._fetch(message)
             case m.UpdateUpstream():
                 request = self._requests.get(message.track.actor_urn)
-                if request is not None and self._moq.has_updates:
+                if request is not None and self._moq.features.updates:
                     self._moq.requests.update(request, self._asked(message.params))
             case m.StopGroup():
                 track = message.track
@@ -120,7 +120,9 @@ class Ingest:
         params, moq_session = message.params, self._moq
         self._close_past(message.track)
         by_age = params.start_group is None or params.start_is_floor
-        if not (moq_session.has_history if by_age else moq_session.has_updates):  # it has no such field
+        if not (
+            moq_session.features.history if by_age else moq_session.features.updates
+        ):  # it has no field for that
             send(message.track, m.PastOver(message.number, 0.0))
             return
         asked = self._asked(params)._replace(end_group=params.end_group)
@@ -143,7 +145,7 @@ class Ingest:
                 send(past.track, m.PastOver(past.number, self._moq.patience(LATE_AT_LEAST)))
 
     def _describe(self, track: Ref, path: str, name: str) -> None:
-        if self._moq.describes_tracks:
+        if self._moq.features.descriptions:
             request = self._moq.requests.request_info(self._relative(path), name)
             self._questions[request] = Question(track, None)
         else:
@@ -151,7 +153,7 @@ class Ingest:
 
     def _fetch(self, message: m.FetchUpstream) -> None:
         track, sequence = message.track, message.sequence
-        if self._moq.describes_tracks:
+        if self._moq.features.descriptions:
             request = self._moq.requests.fetch(
                 self._relative(message.path), message.name, sequence, priority=message.priority
             )

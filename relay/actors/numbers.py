@@ -17,6 +17,39 @@ WITH_NUMBERS = (
 """Messages that need numbers or units, or would overtake one that does."""
 
 
+class Deferred:
+    """Messages of one track that wait for the directory, or for the publisher's unit."""
+
+    __slots__ = ("messages", "size", "types")
+
+    def __init__(self) -> None:
+        self.messages: list[object] | None = None  # in order; `None` if nothing has to wait
+        self.types: tuple[type, ...] = WITH_NUMBERS  # of the messages that wait
+        self.size = 0  # bytes of groups
+
+    @property
+    def for_unit(self) -> bool:
+        """True if groups wait for the publisher's unit."""
+        return self.messages is not None and self.types is GROUPS
+
+    def begin(self, types: tuple[type, ...]) -> None:
+        """Defer messages of these types."""
+        self.messages, self.types = self.messages or [], types
+
+    def add(self, message: object) -> None:
+        assert self.messages is not None
+        self.messages.append(message)
+        if self.types is GROUPS and isinstance(message, moq.GroupData):
+            for part in message.parts:
+                self.size += sum(len(chunk) for chunk in part.parts if isinstance(chunk, bytes))
+
+    def take(self) -> list[object]:
+        """Stop waiting. The messages are to be handled in order: one may be deferred again, and all behind it."""
+        messages, self.messages = self.messages or [], None
+        self.size = 0
+        return messages
+
+
 class Numbers(Translation):
     """The translation of one track, as the directory grants it."""
 
@@ -25,36 +58,7 @@ class Numbers(Translation):
         super().__init__()
         self._track, self._directory = track, directory
         self._path, self._name, self._life = path, name, life
-        self._over = False
-        self.deferred: list[object] | None = None  # until the directory, or the publisher's unit, answers
-        self.deferring: tuple[type, ...] = WITH_NUMBERS  # types that wait
-        self.deferred_bytes = 0
-
-    # --- waiting ---------------------------------------------------------------------------------------------------
-
-    @property
-    def await_unit(self) -> bool:
-        """True if groups wait for the publisher's unit."""
-        return self.deferred is not None and self.deferring is GROUPS
-
-    def wait(self, deferring: tuple[type, ...]) -> None:
-        """Defer messages of these types."""
-        self.deferred, self.deferring = self.deferred or [], deferring
-
-    def defer(self, message: object) -> None:
-        assert self.deferred is not None
-        self.deferred.append(message)
-        if self.deferring is GROUPS and isinstance(message, moq.GroupData):
-            for part in message.parts:
-                self.deferred_bytes += sum(len(chunk) for chunk in part.parts if isinstance(chunk, bytes))
-
-    def release(self) -> list[object]:
-        """The deferred messages, in order. If one is deferred again, all behind it are."""
-        deferred, self.deferred = self.deferred or [], None
-        self.deferred_bytes = 0
-        return deferred
-
-    # --- the directory ---------------------------------------------------------------------------------------------
+        self.deferred = Deferred()
 
     def open(self) -> None:
         if self._directory is not None:
@@ -66,10 +70,10 @@ class Numbers(Translation):
 
     def ask(self, sequence: int | None, floor: int = 0) -> None:
         """Ask the directory. Messages that need numbers wait for its answer."""
-        self.wait(WITH_NUMBERS)
+        self.deferred.begin(WITH_NUMBERS)
         track = self._track
         question = m.AskNumbers(track, self._path, self._name, self._life, sequence, floor, self._timescale)
-        if self._over or self._directory is None or not send(self._directory, question):
+        if self._directory is None or not send(self._directory, question):
             if self._spans and sequence is not None and not floor:  # no other track needs to know
                 span: Span | None = self._spans[-1]._replace(limit=sequence + self._spans[-1].shift + RESERVE)
             else:
@@ -78,11 +82,11 @@ class Numbers(Translation):
 
     def close(self, last: int | None, *, watched: bool) -> None:
         """`last`: the track's highest number."""
-        if self._directory is not None and not self._over:
-            self._over = True
+        if self._directory is not None:
             following = 0 if last is None else last + 1
             over = m.NumbersOver(self._track, self._path, self._name, following, self._timescale, watched)
             send(self._directory, over)
+            self._directory = None
 
     def part(self, part: m.GroupPart, number: int) -> m.GroupPart:
         """With the viewers' number and timestamps."""

@@ -51,6 +51,13 @@ class DialFailed(NamedTuple):
     reason: str
 
 
+class Connected(NamedTuple):
+    """Our session, while it lasts."""
+
+    session: int
+    since: float  # seconds, by the runtime's clock
+
+
 class Stale(NamedTuple):
     """Timer: the relay is gone for too long."""
 
@@ -78,12 +85,11 @@ class PeerActor(LoopActor):
         self._first = first
         self._attempt: asyncio.Task[None] | None = None  # until the session has a connection actor
         self._connection: Ref | None = None
-        self._session: int | None = None
         self._other_session: int | None = None  # with the same relay
         self._timer: Timer | None = None
         self._stale: Timer | None = None
         self._delay = FIRST_DELAY
-        self._up: float | None = None
+        self._up: Connected | None = None
         self._unclean = False
         self._withdrawn = False
         self._error: str | None = None  # why there is no session; else None
@@ -149,7 +155,7 @@ class PeerActor(LoopActor):
 
     @property
     def _state(self) -> State:
-        if self._other_session is not None or self._session is not None:
+        if self._other_session is not None or self._up is not None:
             return State.CONNECTED
         if self._attempt is not None or self._connection is not None:
             return State.DIALLING
@@ -209,8 +215,7 @@ class PeerActor(LoopActor):
     def _on_connected(self, message: m.PeerConnected) -> None:
         if message.connection != self._connection:
             return
-        self._up = self.runtime.now()
-        self._session = message.session
+        self._up = Connected(message.session, self.runtime.now())
         self._connected()
         self._log.info("connected", session=message.session)
         send(self._cluster, message._replace(peer=self.actor_ref))
@@ -224,9 +229,8 @@ class PeerActor(LoopActor):
         if message.connection != self._connection:
             return
         self._connection = None
-        self._session = None
         self._unclean = message.lost
-        if self._up is not None and self.runtime.now() - self._up >= HEALTHY:
+        if self._up is not None and self.runtime.now() - self._up.since >= HEALTHY:
             self._delay = FIRST_DELAY
         self._up = None
         send(self._cluster, message._replace(peer=self.actor_ref))
@@ -263,11 +267,12 @@ class PeerActor(LoopActor):
             self._stale = None
 
     def _describe(self) -> PeerRow:
+        session = None if self._up is None else self._up.session
         return PeerRow(
             node=self.target,
             state=self._state,
             dialled_by="us" if self._other_session is None else "it",
             since=None,
-            session=self._session if self._other_session is None else self._other_session,
+            session=session if self._other_session is None else self._other_session,
             error=self._error,
         )

@@ -13,7 +13,7 @@ from relay.actors import messages as m
 from relay.actors.counters import TrackFigures
 from relay.actors.fetches import Fetches
 from relay.actors.groups import TrackGroups
-from relay.actors.numbers import GROUPS, Numbers
+from relay.actors.numbers import Numbers
 from relay.actors.older_groups import Past, PastOverdue
 from relay.actors.reporting import ReportDue, Reports
 from relay.actors.runtime import LoopActor, Ref, Timer, send
@@ -37,7 +37,11 @@ class EndGraceOver(NamedTuple):
 
 
 class TrackActor(LoopActor):
-    """One track of one publication."""
+    """One track of one publication of a broadcast.
+
+    Size: its parts own the state. Here is the order between them, one method for each request and each step of the
+    end, which touch nearly all parts.
+    """
 
     def __init__(
         self,
@@ -84,7 +88,7 @@ class TrackActor(LoopActor):
 
     def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912, PLR0915 - one line per message
         numbers = self._numbers
-        if numbers.deferred is not None and isinstance(message, numbers.deferring):
+        if numbers.deferred.messages is not None and isinstance(message, numbers.deferred.types):
             self._defer(message)
             return None
         match message:
@@ -95,14 +99,18 @@ class TrackActor(LoopActor):
                 if parts:
                     self._groups.take(parts, self.runtime.now())
                     if self._groups.stopped:
-                        self._stop_groups()
+                        self._upstream.stop(self._groups.take_stopped())
             case m.Numbered():
                 self._groups.skip(numbers.add(message.span, message.timescale, free=message.free))
-                self._release()
+                for deferred in numbers.deferred.take():
+                    self.on_receive(deferred)
             case m.Subscribe():
                 self._on_subscribe(message)
             case m.Unsubscribe():
-                self._on_leave((message.subscriber.actor_urn, message.key))
+                key = message.subscriber.actor_urn, message.key
+                self._remove(key)
+                self._describing.pop(key, None)
+                self._fetches.leave(key)
             case m.UpdateSubscription():
                 self._on_update(message)
             case m.Describe():
@@ -127,7 +135,11 @@ class TrackActor(LoopActor):
             case moq.FetchedData():
                 self._fetches.take(message.part)
             case m.UpstreamEnded():
-                self._on_upstream_end(message)
+                self._upstream.answer()
+                final = None if message.final is None else numbers.end(message.final)
+                self._ending.announce(final, self._groups.seen.last)
+                if self._ending.late:
+                    self.call_later(message.patience, EndGraceOver())
             case m.UpstreamFailed():
                 self._fail(message.code, lost=message.gone)
             case m.EvictTo():
@@ -137,12 +149,14 @@ class TrackActor(LoopActor):
             case ReportDue():
                 self._reports.due()
             case m.DescribeTrack():
-                return self._reports.row(self._state(), self.runtime.now())
+                return self._reports.row(
+                    self._ending.state(subscribed=self._upstream.opened is not None), self.runtime.now()
+                )
             case EndGraceOver():
                 self._ending.late = False
             case m.PastGroups() | m.PastStarted() | m.PastOver() | PastOverdue():
                 self._past.on_message(message, self.runtime.now())
-                self._stop_groups()
+                self._upstream.stop(self._groups.take_stopped())
             case RangeOverdue():
                 subscriber = self._subscribers.overdue(message.subscriber, self._groups)
                 if subscriber is not None:
@@ -180,7 +194,7 @@ class TrackActor(LoopActor):
         self._upstream.close()
         self._close_numbers()
         self._refuse_all(StreamCode.INTERNAL if error is not None else StreamCode.CANCELLED)
-        for deferred in self._numbers.release():
+        for deferred in self._numbers.deferred.take():
             self.on_dead_letter(deferred)
         send(self._broadcast, m.TrackEnded(self._path, self._name, self.actor_ref))
         self._reports.end()
@@ -196,12 +210,6 @@ class TrackActor(LoopActor):
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-
-    def _state(self) -> str:
-        phase = self._ending.phase
-        if phase is Phase.RUNNING:
-            return "idle" if self._upstream.opened is None else "open"
-        return "ending" if phase is Phase.ENDING else "ended"
 
     # --- subscribers -----------------------------------------------------------------------------------------------
 
@@ -255,11 +263,6 @@ class TrackActor(LoopActor):
             subscriber.deliver(fragments)
         self._subscribers.bind(subscriber)
 
-    def _on_leave(self, key: m.Key) -> None:
-        self._remove(key)
-        self._describing.pop(key, None)
-        self._fetches.leave(key)
-
     def _remove(self, key: m.Key) -> None:
         self._subscribers.remove(key)
         self._past.drop(key)
@@ -286,39 +289,21 @@ class TrackActor(LoopActor):
     # --- numbers ---------------------------------------------------------------------------------------------------
 
     def _defer(self, message: object) -> None:
-        self._numbers.defer(message)
+        self._numbers.deferred.add(message)
         if isinstance(message, moq.GroupData):
             if not self._upstream.answered:
                 self._upstream.answer()
-            if self._numbers.deferred_bytes > self._limits.cache_track:
+            if self._numbers.deferred.size > self._limits.cache_track:
                 self._upstream.over_limit("cache_track", reason="groups before the properties of the track")
                 self._fail(StreamCode.GROUP_TOO_LARGE)
-
-    def _release(self) -> None:
-        for message in self._numbers.release():
-            self.on_receive(message)
-
-    def _may_number(self, message: object, sequences: list[int]) -> bool:
-        """True if numbers and unit of these groups are known; else the message waits."""
-        numbers = self._numbers
-        if numbers.timescale is not None and numbers.properties is None:
-            # viewers count in one unit
-            numbers.wait(GROUPS)
-            self._upstream.expect(DESCRIBE)
-        else:
-            missing = numbers.missing(sequences)
-            if missing is None:
-                return True
-            numbers.ask(*missing)
-        self._defer(message)
-        return False
 
     def _numbered(self, message: moq.GroupData) -> tuple[m.GroupPart, ...]:
         """With the viewers' numbers and timestamps."""
         numbers = self._numbers
         for part in message.parts:
             if part.sequence >= numbers.below:
-                if not self._may_number(message, [part.sequence for part in message.parts]):
+                if not self._upstream.may_number([part.sequence for part in message.parts]):
+                    self._defer(message)
                     return ()
                 break
         if numbers.plain:
@@ -340,11 +325,6 @@ class TrackActor(LoopActor):
 
     # --- groups from upstream --------------------------------------------------------------------------------------
 
-    def _stop_groups(self) -> None:
-        stopped, self._groups.stopped = self._groups.stopped, []
-        for group in stopped:
-            self._upstream.stop(group)
-
     def _evict_to(self, message: m.EvictTo) -> None:
         """The caches together are full, and this one exceeds its share."""
         self.flush()
@@ -360,12 +340,13 @@ class TrackActor(LoopActor):
                     self._upstream.over_limit("cache", group=latest.sequence)
                     latest.code = latest.code or StreamCode.EVICTED
                     groups.cache.empty(latest)
-        self._stop_groups()
+        self._upstream.stop(self._groups.take_stopped())
         reports.size(reports.held, answer=True)
 
     def _on_datagram(self, message: moq.DatagramReceived) -> None:
         numbers = self._numbers
-        if message.sequence >= numbers.below and not self._may_number(message, [message.sequence]):
+        if message.sequence >= numbers.below and not self._upstream.may_number([message.sequence]):
+            self._defer(message)
             return
         self._upstream.answer()
         number = numbers.shown(message.sequence)
@@ -397,8 +378,9 @@ class TrackActor(LoopActor):
         for request in self._describing.values():
             send(request.subscriber, m.Described(request.key, properties))
         self._describing.clear()
-        if self._numbers.await_unit:
-            self._release()
+        if self._numbers.deferred.for_unit:
+            for deferred in self._numbers.deferred.take():
+                self.on_receive(deferred)
 
     def _on_fetch(self, request: m.Fetch) -> None:
         self._handled += 1
@@ -417,7 +399,7 @@ class TrackActor(LoopActor):
             return
         if isinstance(what, int):
             self._fetches.fail(what, code)
-        elif what == SUBSCRIBE or self._numbers.await_unit:
+        elif what == SUBSCRIBE or self._numbers.deferred.for_unit:
             self._fail(code)
         else:
             for request in self._describing.values():
@@ -425,13 +407,6 @@ class TrackActor(LoopActor):
             self._describing.clear()
 
     # --- the end ---------------------------------------------------------------------------------------------------
-
-    def _on_upstream_end(self, message: m.UpstreamEnded) -> None:
-        self._upstream.answer()
-        final = None if message.final is None else self._numbers.end(message.final)
-        self._ending.announce(final, self._groups.seen.last)
-        if self._ending.late:
-            self.call_later(message.patience, EndGraceOver())
 
     def _end_if_complete(self) -> None:
         end, groups = self._ending, self._groups

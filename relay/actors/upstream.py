@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from relay.actors import messages as m
 from relay.actors.groups import Stopped
-from relay.actors.numbers import Numbers
+from relay.actors.numbers import GROUPS, Numbers
 from relay.actors.runtime import Ref, Timer, send
 from relay.model.track import SubscribeParams
 
@@ -80,6 +80,19 @@ class Upstream:
         self.asked_properties = self.asked = True
         return send(self._source, m.DescribeUpstream(self._track, self._path, self._name))
 
+    def may_number(self, sequences: list[int]) -> bool:
+        """True if numbers and unit of these groups are known; else they are asked for, and messages have to wait."""
+        numbers = self._numbers
+        if numbers.timescale is not None and numbers.properties is None:
+            # viewers count in one unit
+            numbers.deferred.begin(GROUPS)
+            self.expect(DESCRIBE)
+            return False
+        missing = numbers.missing(sequences)
+        if missing is not None:
+            numbers.ask(*missing)
+        return missing is None
+
     def fetch(self, number: int, published: int, priority: int) -> bool:
         """`number` is the viewers', `published` the publisher's."""
         self.asked = True
@@ -95,12 +108,13 @@ class Upstream:
     def close_past(self) -> None:
         send(self._source, m.ClosePast(self._track))
 
-    def stop(self, stopped: Stopped) -> None:
-        if stopped.limit:
-            self.over_limit(stopped.limit, group=stopped.sequence)
-        published = self._numbers.published(stopped.sequence)
-        if published is not None:
-            self.stop_published(published, stopped.code, past=stopped.past)
+    def stop(self, groups: list[Stopped]) -> None:
+        for stopped in groups:
+            if stopped.limit:
+                self.over_limit(stopped.limit, group=stopped.sequence)
+            published = self._numbers.published(stopped.sequence)
+            if published is not None:
+                self.stop_published(published, stopped.code, past=stopped.past)
 
     def stop_published(self, sequence: int, code: int, *, past: bool = False) -> None:
         """`sequence` is the publisher's."""

@@ -8,19 +8,20 @@ LOG_BURST = 3  # lines at once
 
 
 class TokenBucket:
-    """Limits a rate and a burst."""
+    """Limits a rate, in tokens a second, and a burst. Both may change."""
 
-    __slots__ = ("_at", "_level")
+    __slots__ = ("_at", "_level", "burst", "rate")
 
-    def __init__(self) -> None:
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate, self.burst = rate, burst
         self._level = 0.0
         self._at = 0.0
 
-    def spend(self, now: float, *, rate: float, burst: float) -> bool:
-        """False if no token is left of `burst`; `rate` tokens come back per second."""
-        self._level = max(0.0, self._level - (now - self._at) * rate)
+    def spend(self, now: float) -> bool:
+        """Take a token. False if none is left."""
+        self._level = max(0.0, self._level - (now - self._at) * self.rate)
         self._at = now
-        if self._level > burst - 1:
+        if self._level > self.burst - 1:
             return False
         self._level += 1
         return True
@@ -32,12 +33,12 @@ class LogThrottle(TokenBucket):
     __slots__ = ("held_back",)
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(LOG_RATE, LOG_BURST)
         self.held_back = 0  # since the last line
 
     def passes(self, now: float) -> bool:
         """True if a line may be written."""
-        passes = self.spend(now, rate=LOG_RATE, burst=LOG_BURST)
+        passes = self.spend(now)
         self.held_back += not passes
         return passes
 

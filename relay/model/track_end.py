@@ -39,6 +39,12 @@ class TrackEnd:
     def failed(self) -> bool:
         return self.phase >= Phase.FAILED
 
+    def state(self, *, subscribed: bool) -> str:
+        """The state of the subscription upstream, in words."""
+        if self.phase is Phase.RUNNING:
+            return "open" if subscribed else "idle"
+        return "ending" if self.phase is Phase.ENDING else "ended"
+
     def announce(self, final: int | None, latest: int | None) -> None:
         """`final`: `None` if the publisher named no number. `latest`: the highest so far."""
         if self.phase is not Phase.RUNNING:

@@ -6,13 +6,28 @@ Stream handlers hold the `Core`, and know the messages; the session (`relay.moq.
 from __future__ import annotations
 
 from collections import Counter
+from enum import Enum
 
 from relay.model.limits import Limits
 from relay.model.pace import TokenBucket
-from relay.moq.session import Event, Fault, LimitExceeded
+from relay.moq.session import Event, Fault, LimitExceeded, PeerInfo
 from relay.transport.session import Session, Stream
 from relay.wire.errors import StreamCode, TooManyMessages, WireError, stream_code_for
 from relay.wire.version import Version
+
+
+class State(Enum):
+    """Steps of a session's life."""
+
+    NEGOTIATING = "negotiating"  # the version is not known: SETUP of 01 and 02 decides
+
+    INTRODUCING = "introducing"  # awaits the peer's path, or the owner's admission
+
+    OPEN = "open"
+    """We may make requests; on 06 the requests of the peer are held until its SETUP."""
+
+    ESTABLISHED = "established"
+    CLOSED = "closed"
 
 
 class Handler:
@@ -84,11 +99,11 @@ class Core:
         self.limits = limits
         self.hop = hop  # our own id in hop lists
         self.version = session.version or Version.LITE_01
+        self.state = State.NEGOTIATING if session.version is None else State.INTRODUCING
+        self.peer: PeerInfo | None = None  # from the peer's SETUP (05 and newer)
         self.now = 0.0  # seconds, as of the last call
         self.counts: Counter[tuple[str, str]] = Counter()  # by name and label, for metrics
-        self.control_rate = limits.control_rate
-        self.control_burst = limits.control_burst
-        self._control = TokenBucket()
+        self.control = TokenBucket(limits.control_rate, limits.control_burst)  # control messages of the peer
         self._events: list[Event] = []
         self._requests = 0
 
@@ -106,9 +121,10 @@ class Core:
 
     def spend(self) -> None:
         """Count a control message, or a stream opened for one. Raises TooManyMessages."""
-        rate, burst = self.control_rate, self.control_burst
-        if not self._control.spend(self.now, rate=rate, burst=burst):
-            raise TooManyMessages(f"more than {rate} control messages a second, after {burst} at once")
+        control = self.control
+        if not control.spend(self.now):
+            at_once = f"after {control.burst} at once"
+            raise TooManyMessages(f"more than {control.rate} control messages a second, {at_once}")
 
     def code(self, code: int) -> int:
         """Translate a code of the current stream registry to this version's."""

@@ -29,7 +29,7 @@ from relay.moq.session import (
 )
 from relay.transport.session import Stream
 from relay.wire.announce import AnnounceRequest
-from relay.wire.control import Fetch, ProbeRequest, TrackRequest
+from relay.wire.control import Fetch, Goaway, ProbeRequest, TrackRequest
 from relay.wire.decoder import ProbeDecoder, SubscribeDecoder, TrackInfoDecoder
 from relay.wire.errors import StreamCode, WireError, relay_stream_code
 from relay.wire.frame import Datagram, FrameHeader, GroupHeader, Request, open_request
@@ -366,6 +366,17 @@ class Requests(AnswerOwner):
     def probe(self) -> int:
         """Ask for estimates of the connection. ValueError where the version has no such request."""
         return self._ask(ProbeRequest(), partial(ProbeStream, self._core, self))
+
+    def goaway(self, uri: str = "") -> bool:
+        """Ask the peer to leave. Returns False if its version has no message for that."""
+        core = self._core
+        if not core.version.has_goaway:
+            return False
+        opening = open_request(core.version, Goaway(uri))
+        stream = core.session.open_bidi()
+        stream.context = IGNORE
+        stream.write((opening,), fin=True)
+        return True
 
     def cancel(self, request: int, code: int | None = None) -> None:
         """Cancel a request. No event of it follows."""

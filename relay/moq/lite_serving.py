@@ -104,6 +104,45 @@ class IncomingRequest(Handler):
             self._answer.on_fault(error)
 
 
+class LooseStreams:
+    """Streams of fetches and ended requests that may have unsent bytes, the oldest first."""
+
+    __slots__ = ("_look_at", "_requests")
+
+    def __init__(self) -> None:
+        self._requests: dict[Stream, int] = {}
+        self._look_at = LOOK_AT_LEAST
+
+    def add(self, stream: Stream, request: int) -> int:
+        """Keep a stream of a request. Returns the bytes that it counts, besides its data."""
+        cost = 0 if stream in self._requests else STREAM_COST
+        self._requests[stream] = request
+        if len(self._requests) >= self._look_at:
+            self.measure()
+        return cost
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def measure(self) -> int:
+        """Forget the streams that are fully sent. Returns the bytes that the others count."""
+        self._requests = {stream: request for stream, request in self._requests.items() if stream.unsent}
+        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._requests))
+        return sum(stream.unsent + STREAM_COST for stream in self._requests)
+
+    def take(self, excess: int) -> list[tuple[Stream, int]]:
+        """Remove the oldest streams with their requests, until `excess` bytes are gone."""
+        taken: list[tuple[Stream, int]] = []
+        for stream, request in self._requests.items():
+            if excess <= 0:
+                break
+            excess -= stream.unsent + STREAM_COST
+            taken.append((stream, request))
+        for stream, _ in taken:
+            del self._requests[stream]
+        return taken
+
+
 class Serving(RequestOwner):
     """All requests of the peer."""
 
@@ -119,9 +158,7 @@ class Serving(RequestOwner):
         self._ending: set[int] = set()  # subscriptions whose end is sent once their groups have left
         self._ranks = Ranks()
         self._unsent = 0  # upper bound for all streams: measured anew when it exceeds the limit
-        self._loose: dict[Stream, int] = {}
-        """Streams of fetches and ended requests that may have unsent bytes, with the request of each."""
-        self._look_at = LOOK_AT_LEAST
+        self._loose = LooseStreams()
 
     # --- requests of the peer
 
@@ -326,32 +363,24 @@ class Serving(RequestOwner):
 
     def _keep_account(self, stream: Stream, request: int, size: int) -> None:
         """Count unsent bytes of a fetch, or of a stream whose request is over."""
-        if stream not in self._loose:
-            size += STREAM_COST
-        self._loose[stream] = request
-        if len(self._loose) >= self._look_at:
-            self._look_at_loose()
-        self._account(size)
-
-    def _look_at_loose(self) -> None:
-        self._loose = {stream: request for stream, request in self._loose.items() if stream.unsent}
-        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._loose))
+        self._account(size + self._loose.add(stream, request))
 
     def _shed(self) -> None:
         """Too much is unsent: the least important subscription loses its oldest group, then the next."""
         deliveries = list(self._deliveries.values())
-        self._look_at_loose()
-        self._unsent = sum(delivery.backlog.measure() for delivery in deliveries)
-        self._unsent += sum(stream.unsent + STREAM_COST for stream in self._loose)
+        self._unsent = self._loose.measure() + sum(delivery.backlog.measure() for delivery in deliveries)
         self._unsent += sum(writer.stream.unsent for writer in self._writers.values())
         if self._unsent <= self.backlog_limit:
             return
         enough = self.backlog_limit * 3 // 4  # the limit itself would be exceeded again at once
-        for stream, request in list(self._loose.items()):  # the oldest first: fetches are the past
-            if self._unsent <= enough:
-                break
-            self._unsent -= stream.unsent + STREAM_COST
-            self._drop_loose(stream, request)
+        for stream, request in self._loose.take(
+            self._unsent - enough
+        ):  # the first to go: fetches are the past
+            unsent = stream.unsent
+            self._unsent -= unsent + STREAM_COST
+            self._core.emit(LimitExceeded("backlog_session", {"request": request, "queued_bytes": unsent}))
+            self.cancelled(request, StreamCode.TOO_FAR_BEHIND)
+            self._core.refuse(stream, StreamCode.TOO_FAR_BEHIND)
         order = [(d.backlog.priority, -d.backlog.unsent, number) for number, d in enumerate(deliveries)]
         heapify(order)
         while self._unsent > enough and order:
@@ -370,9 +399,3 @@ class Serving(RequestOwner):
             del self._writers[request]
             self._core.refuse(writer.stream, StreamCode.TOO_FAR_BEHIND)
             self._core.emit(RequestCancelled(request, StreamCode.TOO_FAR_BEHIND))
-
-    def _drop_loose(self, stream: Stream, request: int) -> None:
-        del self._loose[stream]
-        self._core.emit(LimitExceeded("backlog_session", {"request": request, "queued_bytes": stream.unsent}))
-        self.cancelled(request, StreamCode.TOO_FAR_BEHIND)
-        self._core.refuse(stream, StreamCode.TOO_FAR_BEHIND)

@@ -45,7 +45,7 @@ class PeerInfo(NamedTuple):
 
 
 class PeerAlive(NamedTuple):
-    """Answer to `check_alive`."""
+    """Answer to `alive.begin`."""
 
     alive: bool  # in time
 
@@ -347,6 +347,26 @@ Event: TypeAlias = (
 
 
 # --- values of commands --------------------------------------------------------------------------------------------------
+
+
+class Features(NamedTuple):
+    """The abilities of a session's protocol version."""
+
+    hops: bool
+    """Announcements list the relays that they came through."""
+
+    prefixes: bool
+    """An announcement is a route with costs that also serves every path below its own."""
+
+    goaway: bool
+    descriptions: bool
+    """The peer can be asked for properties and single groups of a track."""
+
+    history: bool
+    """A subscription can ask for groups by their age."""
+
+    updates: bool
+    """A subscription can change its parameters."""
 
 
 class Offer(NamedTuple):

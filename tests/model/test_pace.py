@@ -6,17 +6,17 @@ from relay.model.pace import EPISODE, LOG_BURST, LOG_RATE, LogOnce, LogThrottle,
 
 
 def test_an_allowance_is_a_burst_and_a_rate() -> None:
-    allowance = TokenBucket()
-    assert [allowance.spend(0.0, rate=10, burst=3) for _ in range(4)] == [True, True, True, False]
-    assert not allowance.spend(0.05, rate=10, burst=3)
-    assert allowance.spend(0.1, rate=10, burst=3)
-    assert not allowance.spend(0.15, rate=10, burst=3)
-    assert all(allowance.spend(1.0 + number / 10, rate=10, burst=3) for number in range(1_000))
+    allowance = TokenBucket(rate=10, burst=3)
+    assert [allowance.spend(0.0) for _ in range(4)] == [True, True, True, False]
+    assert not allowance.spend(0.05)
+    assert allowance.spend(0.1)
+    assert not allowance.spend(0.15)
+    assert all(allowance.spend(1.0 + number / 10) for number in range(1_000))
 
 
 def test_an_allowance_does_not_grow_with_peace() -> None:
-    allowance = TokenBucket()
-    assert [allowance.spend(1e9, rate=10, burst=2) for _ in range(3)] == [True, True, False]
+    allowance = TokenBucket(rate=10, burst=2)
+    assert [allowance.spend(1e9) for _ in range(3)] == [True, True, False]
 
 
 def test_an_episode_is_told_once_and_ends_with_peace() -> None:

@@ -86,7 +86,7 @@ def tables(end: End) -> dict[str, int]:
         "by id": moq.requests._by_id,
         "others": moq.requests._others,
         "fresh": moq.requests.fresh,
-        "held": moq._held,
+        "held": moq.setup.held.events,
     }
     return {name: len(table) for name, table in kept.items() if table}
 
@@ -431,14 +431,14 @@ def spend_unknown(end: End, version: Version) -> Callable[[], TransportEvent]:
 def spend_updates(end: End, version: Version) -> Callable[[], TransportEvent]:
     stream = incoming(end)
     end.receive(StreamData(stream, subscribe(version), False))
-    end.moq._control._level = 0.0
+    end.moq.control._level = 0.0
     return lambda: StreamData(stream, SubscribeUpdate().encode(version), False)
 
 
 def spend_announcements(end: End, version: Version) -> Callable[[], TransportEvent]:
     stream = announcements(end)
     end.receive(StreamData(stream, first(version), False))
-    end.moq._control._level = 0.0
+    end.moq.control._level = 0.0
     names = iter(range(100))
     return lambda: StreamData(stream, active(version, f"cam{next(names)}"), False)
 
@@ -498,7 +498,7 @@ def test_one_message_with_many_paths_counts_them_all(version: Version) -> None:
 
 def test_cluster_peers_may_have_another_rate() -> None:
     end = lone(V6, limits=FEW)
-    end.moq.control_burst = 100
+    end.moq.control.burst = 100
     end.receive(
         *(StreamData(incoming(end), open_request(V6, AnnounceRequest("")), False) for _ in range(100))
     )
@@ -722,7 +722,7 @@ UNWRITABLE: dict[str, Callable[[End], object]] = {
     "fetch": lambda end: end.moq.requests.fetch(DEEP, "video/hd", 0),
     "info": lambda end: end.moq.requests.request_info(DEEP, "video/hd"),
     "announcements": lambda end: end.moq.requests.request_announcements(DEEP),
-    "goaway": lambda end: end.moq.goaway("x" * 10_000),
+    "goaway": lambda end: end.moq.requests.goaway("x" * 10_000),
 }
 
 
@@ -985,7 +985,7 @@ class Chaos:
                 if self.mine:
                     moq.requests.cancel(self.mine.pop(values[0] % len(self.mine)), 70 if values[1] else None)
             case _ if not self.end.of(Closed):
-                moq.check_alive(self.end.now)
+                moq.alive.begin(self.end.now)
                 self.take(self.end.on_time(self.end.now + values[0]))
         self.take(self.end.poll())
         groups = (stream for stream in session.streams if stream.unidirectional and not stream.opened_by_peer)

@@ -233,7 +233,7 @@ def write_server_setup(id_: str, version: Version, fields: Fields) -> bytes:
     stream = end.session.peer_opens(unidirectional=False)
     end.receive(StreamData(stream, ClientSetup(form_of(id_), (version.setup_code,)).encode(), False))
     assert stream.written == b""
-    end.moq.admit(0.0)
+    end.moq.setup.admit(0.0)
     return stream.written
 
 
@@ -331,7 +331,7 @@ def write_request(id_: str, version: Version, fields: Fields) -> bytes:
         case 4:
             moq.requests.probe()
         case 5:
-            assert moq.goaway(fields["uri"])
+            assert moq.requests.goaway(fields["uri"])
         case _:
             moq.requests.request_info(broadcast, track)
     return end.session.streams[-1].written
