@@ -121,8 +121,10 @@ async def _session(source: Source) -> None:
                 if session.readable:
                     session.receive(message(source, plain=choice.draft is None))
         # one message may hold many frames that need an answer
-        assert len(session._controls) + len(session._signals) <= CONTROL_BACKLOG + SMALL.websocket_message
-        by_peer = [stream for stream in session._streams.values() if stream.opened_by_peer]
+        assert (
+            len(session.streams.controls) + len(session._signals) <= CONTROL_BACKLOG + SMALL.websocket_message
+        )
+        by_peer = [stream for stream in session.streams.table.values() if stream.opened_by_peer]
         assert len(by_peer) <= 2 * SMALL.websocket_streams
         await asyncio.sleep(0)
     session.close(0, "over")
@@ -130,9 +132,9 @@ async def _session(source: Source) -> None:
         pass
     await asyncio.sleep(0)
     assert owner.ended
-    assert not session._streams
-    assert not session._controls
-    assert session._queue.top is None
+    assert not session.streams.table
+    assert not session.streams.controls
+    assert session.streams.queue.top is None
 
 
 def session(data: bytes) -> None:

@@ -66,7 +66,7 @@ class Pump:
         self._timer: asyncio.TimerHandle | None = None
         self._due = runtime.now()
         self._reader: asyncio.Task[None] | None = None
-        session.wake = self._on_wake
+        session.streams.wake = self._on_wake
 
     async def run(self) -> None:
         """Run until the session has ended and its close was sent, or the peer is gone."""
