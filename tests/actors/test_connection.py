@@ -578,7 +578,7 @@ async def test_a_peer_that_was_found_dead_and_answers_late_is_alive_again() -> N
     await advance(1.5)
     assert [found.alive for found in origin.got(m.Alive)] == [False]
     for _ in range(2):
-        peer.session.tell(Pong())
+        peer.session.side.tell(Pong())
     await settle()
     assert [found.alive for found in origin.got(m.Alive)] == [False, True]
     await world.close(clean=False)
