@@ -40,11 +40,11 @@ test-lowest: $(LOWEST)/.dev ## Run all tests with the lowest release of each dep
 	@sh tests/e2e/install-chromium.sh
 	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
-check: $(VENV)/.dev ## Check style, types and which room may import which
+check: $(VENV)/.dev ## Check style, types, the size of classes and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet tests/test_imports.py
+	$(BIN)/python -m pytest --quiet tests/test_imports.py tests/test_classes.py
 
 format: $(VENV)/.dev ## Put the source into the house style
 	$(BIN)/ruff check --fix .

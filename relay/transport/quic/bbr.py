@@ -117,7 +117,11 @@ class _AckAggregation:
 
 
 class Bbr(QuicCongestionControl):
-    """Controller of one connection. Sizes are bytes, times are seconds, rates are bytes per second."""
+    """Controller of one connection. Sizes are bytes, times are seconds, rates are bytes per second.
+
+    Size: the state is flat, as in the algorithm's draft. Each acknowledgement reads and changes most of it, and each hop
+    to another object costs on the packet path.
+    """
 
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)

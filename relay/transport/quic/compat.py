@@ -202,7 +202,10 @@ class KeyUpdatePair(CryptoPair):
 
 
 class RelayQuicConnection(QuicConnection):
-    """A QUIC connection with the limits, certificates and receive windows of our settings."""
+    """A QUIC connection with the limits, certificates and receive windows of our settings.
+
+    Size: it is one method for each place where aioquic's connection gets a limit, a check or a way in that it lacks.
+    """
 
     fast = False  # packets take the fast path, see `relay.transport.quic.fast`
 

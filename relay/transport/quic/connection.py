@@ -95,7 +95,11 @@ class Owner(Protocol):
 
 
 class Connection:
-    """A connection of an endpoint."""
+    """A connection of an endpoint.
+
+    Size: one connection's timers, addresses and counters are kept flat, because each hop to another object costs on the
+    packet path.
+    """
 
     __slots__ = (
         "__weakref__",

@@ -60,7 +60,11 @@ class SessionLostError(Exception):
 
 
 class QuicSession:
-    """A session over a connection; see `relay.transport.session.Session`. Subclasses add their framing."""
+    """A session over a connection; see `relay.transport.session.Session`. Subclasses add their framing.
+
+    Size: it is the whole interface of a session, the receiver of each QUIC event, and the streams' send order at once, so
+    that an event of the connection reaches the owner without another hop.
+    """
 
     transport = "quic"
 

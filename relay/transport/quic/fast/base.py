@@ -37,7 +37,10 @@ def stream_order(stream: FastStream) -> tuple[int, int]:
 
 
 class FastBase(ServerStart):
-    """State of a fast connection."""
+    """State of a fast connection.
+
+    Size: one connection's state is kept flat, because each hop to another object costs on the packet path.
+    """
 
     fast = True
 

@@ -44,7 +44,10 @@ _BITS = (1 << SEEN) - 1
 
 
 class ReceiveConnection(AckConnection):
-    """The receiving side."""
+    """The receiving side.
+
+    Size: it continues the flat state of `FastBase`, with a handler for each kind of frame.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

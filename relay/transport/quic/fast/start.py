@@ -163,7 +163,10 @@ def blueprint_of(configuration: QuicConfiguration) -> Blueprint:
 
 
 class ServerStart(RelayQuicConnection):
-    """The start of a server's connection."""
+    """The start of a server's connection.
+
+    Size: it sets, on the same object, the fields that aioquic's constructor would set.
+    """
 
     _blueprint: Blueprint
 
