@@ -345,7 +345,7 @@ def main() -> None:
     parser.add_argument("--nameless", action="store_true", help="relays that do not tell their names")
     options = parser.parse_args()
     print(
-        "| relays | published: messages | CPU | a viewer hears | withdrawn: messages | CPU | a viewer hears |"
+        "| relays | published: messages | CPU | a viewer gets | withdrawn: messages | CPU | a viewer gets |"
     )
     print("|---|---|---|---|---|---|---|")
     for size in options.relays:

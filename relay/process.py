@@ -115,7 +115,7 @@ def _tell_systemd() -> None:
             sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
             sock.send(b"READY=1")
     except OSError as error:
-        logger.warning("systemd was not told that the relay has started", reason=error.strerror or error)
+        logger.warning("systemd did not get the notice of the start", reason=error.strerror or error)
 
 
 def _spare_the_collector() -> None:

@@ -46,7 +46,7 @@ class BroadcastActor(LoopActor):
         self._directory = directory
         self._counters = counters
         self._cache_budget = cache_budget
-        self._episodes = LogOnce()
+        self._log_once = LogOnce()
         self._path = path
         self._source = source
         self._limits = limits
@@ -101,7 +101,7 @@ class BroadcastActor(LoopActor):
         if entry is None or not entry.ref.is_alive():
             if len(self._tracks) >= self._limits.tracks:
                 send(request.subscriber, m.Refused(request.key, StreamCode.NO_CAPACITY))
-                if self._episodes.begins("tracks", self.runtime.now()):
+                if self._log_once.begins("tracks", self.runtime.now()):
                     logger.warning(
                         "over limit",
                         session=request.session,

@@ -59,7 +59,7 @@ class Context:
         self.offered = offered  # protocols named before the session
         self.since = self.clock()
         self.since_epoch = environment.runtime.wall_time()
-        self._episodes = LogOnce()
+        self._log_once = LogOnce()
 
     def limit_of(self, name: str) -> int:
         limit: int = getattr(self.environment.limits, name)
@@ -94,5 +94,5 @@ class Context:
     def over(self, limit: str, **fields: object) -> None:
         """Log the first of an episode."""
         self.counts["refused", limit] += 1
-        if self._episodes.begins(limit, self.clock()):
+        if self._log_once.begins(limit, self.clock()):
             self.log.warning("over limit", limit=limit, value=self.limit_of(limit), **fields)

@@ -50,10 +50,10 @@ class Failover:
             self.floor = self.next
         return moved
 
-    def take(self, pieces: tuple[P, ...]) -> tuple[P, ...]:
+    def take(self, fragments: tuple[P, ...]) -> tuple[P, ...]:
         if self.floor:
-            pieces = tuple(piece for piece in pieces if piece.sequence >= self.floor)
-        return pieces
+            fragments = tuple(fragment for fragment in fragments if fragment.sequence >= self.floor)
+        return fragments
 
     def passed(self, sequences: Iterable[int]) -> None:
         for sequence in sequences:

@@ -326,7 +326,9 @@ async def test_the_end_of_the_announce_stream_withdraws_everything(
 
 @pytest.mark.parametrize("version", ALL)
 @pytest.mark.parametrize("how", ["fin", "reset", "stop"])
-async def test_a_watcher_that_leaves_is_told_no_more(world: World, version: Version, how: str) -> None:
+async def test_a_watcher_that_leaves_gets_no_more_announcements(
+    world: World, version: Version, how: str
+) -> None:
     publisher = await world.publisher(Version.LITE_05)
     viewer = await world.viewer(version)
     watching = viewer.watch()
@@ -465,7 +467,7 @@ async def test_06_excludes_the_hop_of_the_peers_setup(world: World) -> None:
     assert refused.resets == [54]
 
 
-async def test_nobody_is_told_of_its_own_announcements(world: World) -> None:
+async def test_no_session_gets_its_own_announcements(world: World) -> None:
     for version in Version:
         peer = await world.publisher(version, f"own{version.value}")
         watching = peer.watch()

@@ -210,7 +210,7 @@ async def test_what_ended_tracks_held_is_free_again(kept: Kept) -> None:
         assert not actor_of(kept.cache_budget)._sizes
 
 
-async def test_a_track_that_ends_instead_of_answering_does_not_stop_the_keeper() -> None:
+async def test_a_track_that_ends_instead_of_answering_does_not_stop_the_cache_budget() -> None:
     cache_budget: Ref = CacheBudgetActor.start(RUNTIME, 1_000)
     first, second = Fake(), Fake()
     send(cache_budget, m.CacheSize(first.ref, 2_000))

@@ -279,7 +279,7 @@ def test_it_does_not_dial_itself(name: str) -> None:
     run_virtual(scenario)
 
 
-def test_its_own_id_under_another_name_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_its_own_id_under_another_name_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         bench = Bench()
         await bench.start()

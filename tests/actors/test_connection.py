@@ -75,7 +75,7 @@ async def test_the_three_openings_get_their_reply(
     assert [s.request for s in peer.announce_streams()] == [AnnounceRequest("")]
 
 
-async def test_the_first_version_of_the_client_that_is_spoken_wins(world: World) -> None:
+async def test_the_first_supported_version_of_the_client_wins(world: World) -> None:
     peer = world.connect(Version.LITE_01, introduce=False)
     stream = peer.bidi(ClientSetup(SetupForm.DRAFT14, (0xFF000000, 0xFF0DAD01, 0xFF0DAD02)).encode())
     await settle()
@@ -518,7 +518,7 @@ async def test_a_failing_transport_leaves_nothing(world: World) -> None:
     assert await world.count() == (0, 0, 0)
 
 
-async def test_a_stopped_connection_says_goodbye(world: World) -> None:
+async def test_a_stopped_connection_closes_its_session(world: World) -> None:
     peer = await world.publisher(Version.LITE_05, "room/cam")
     halt(peer.ref)
     await settle()
@@ -555,7 +555,7 @@ async def test_a_failing_connection_ends_alone(world: World, trouble: Trouble) -
     trouble.records.clear()
 
 
-async def test_a_peer_is_told_dead_or_alive(world: World) -> None:
+async def test_a_peer_is_reported_dead_or_alive(world: World) -> None:
     peer = await world.viewer(Version.LITE_03)
     peer.ref.tell(m.CheckAlive())
     await settle()

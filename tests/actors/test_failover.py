@@ -177,7 +177,7 @@ async def test_the_failure_of_a_track_is_no_loss_of_its_publisher(
 
 
 @pytest.mark.parametrize("version", ALL)
-async def test_without_another_publisher_the_viewer_hears_why_its_own_was_lost(
+async def test_without_another_publisher_the_viewer_gets_the_code_of_the_loss(
     world: World, version: Version
 ) -> None:
     publisher = await world.publisher(Version.LITE_04, "p")
@@ -266,7 +266,7 @@ async def test_viewers_who_moved_and_who_come_later_see_the_same_numbers(world: 
 
 
 @pytest.mark.parametrize("version", ALL)
-async def test_older_groups_of_the_new_publisher_are_not_told(world: World, version: Version) -> None:
+async def test_older_groups_of_the_new_publisher_are_not_delivered(world: World, version: Version) -> None:
     """Its numbers are shifted for its first group; earlier ones would go backward."""
     first, spare = await stand_in(world, Version.LITE_04, Version.LITE_04)
     viewer = await world.viewer(version)

@@ -585,7 +585,7 @@ async def test_members_are_announced_by_relays_and_shown_to_relays(version: Vers
 
 
 @pytest.mark.parametrize("version", ALL)
-async def test_what_relays_of_each_version_are_told(version: Version) -> None:
+async def test_announcements_to_relays_of_each_version(version: Version) -> None:
     """Versions up to 03 name no relays: their routes have one."""
     world = World()
     await world.publisher(Version.LITE_05, "own")

@@ -116,7 +116,7 @@ async def test_a_withdrawal_from_a_full_mesh_is_one_end(version: Version, seed: 
 
 @pytest.mark.parametrize("size", [4, 8, 16])
 @in_mesh
-async def test_in_a_full_mesh_each_relay_hears_of_a_broadcast_once(size: int) -> None:
+async def test_in_a_full_mesh_each_relay_gets_a_broadcast_announced_once(size: int) -> None:
     mesh = await a_mesh(size, 1)
     for change, kind in ((mesh[0].publish, "start"), (mesh[0].withdraw, "end")):
         with counted() as counts:
@@ -248,7 +248,7 @@ async def test_a_broadcast_that_nobody_else_reaches_ends_when_that_is_clear(lost
 
 
 @in_mesh
-async def test_a_relay_that_says_goodbye_takes_its_broadcasts_with_it_at_once() -> None:
+async def test_a_relay_that_closes_takes_its_broadcasts_with_it_at_once() -> None:
     mesh = await a_mesh(3, 1)
     watcher = mesh[2].watch()
     mesh[0].publish(PATH)
@@ -312,7 +312,7 @@ async def test_a_route_that_was_announced_stays_when_its_relay_is_found_to_be_co
 
 
 @in_mesh
-async def test_members_are_told_by_everybody_who_is_connected_to_them() -> None:
+async def test_members_are_announced_by_every_relay_connected_to_them() -> None:
     mesh = await a_mesh(4, 1)
     assert routes(mesh, 3, f"{MEMBERS}/relay-0") == [[0], [0, 1], [0, 2]]
     mesh[0].withdraw(f"{MEMBERS}/relay-0")

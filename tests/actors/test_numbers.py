@@ -111,7 +111,7 @@ def stamps(viewer: RawPeer, number: int) -> list[int]:
 
 @pytest.mark.parametrize("version", TIMED)
 @pytest.mark.parametrize("returns", [False, True], ids=["another publisher", "the same id"])
-async def test_whoever_asks_means_the_same_group_after_a_takeover(
+async def test_every_request_gets_the_same_group_after_a_takeover(
     world: World, version: Version, returns: bool
 ) -> None:
     first = await publisher(world, version, 7)
@@ -332,7 +332,7 @@ async def answered(peer: RawPeer, scale: int) -> Subscribe:
 
 @pytest.mark.parametrize("scale", [1_000_000, 1_000, 90_000])
 @pytest.mark.parametrize(("one", "two"), pairs(TIMED, TIMED))
-async def test_timestamps_stay_in_the_unit_that_the_viewer_was_told(
+async def test_timestamps_stay_in_the_viewers_unit(
     world: World, one: Version, two: Version, scale: int
 ) -> None:
     first = await publisher(world, one)

@@ -129,7 +129,7 @@ async def test_a_watcher_gets_the_initial_set_and_then_changes() -> None:
     assert watcher.changes() == [("room/b", True), ("room/a", False)]
 
 
-async def test_several_watches_of_one_session_are_told_apart() -> None:
+async def test_several_watches_of_one_session_are_distinct() -> None:
     stage = Stage()
     publisher, watcher = stage.session(), stage.session()
     await watcher.watch("a", watch=1)
@@ -282,7 +282,7 @@ async def test_a_lost_publication_lingers_and_is_withdrawn_at_last() -> None:
 
 
 @pytest.mark.virtual
-async def test_whoever_comes_in_time_takes_the_place_of_the_lost_one() -> None:
+async def test_a_publisher_that_comes_in_time_replaces_the_lost_one() -> None:
     stage = Stage(linger=5)
     one, two, watcher = (stage.session() for _ in range(3))
     await one.announce("p", route=Route((70,)))
@@ -521,7 +521,7 @@ async def test_a_route_above_all_paths_serves_the_longest() -> None:
 
 
 @pytest.mark.parametrize("path, prefix", [("demo/cam", False), ("demo", True)])
-async def test_who_waits_for_a_path_hears_once_when_it_is_announced(path: str, prefix: bool) -> None:
+async def test_a_request_that_waits_for_a_path_is_answered_once(path: str, prefix: bool) -> None:
     stage = Stage()
     source = stage.session()
     seeker = await found(stage, "demo/cam/video", "demo/cam", wait=True)

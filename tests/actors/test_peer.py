@@ -245,7 +245,7 @@ async def test_the_row_tells_what_it_is_doing() -> None:
 
 
 @pytest.mark.virtual
-async def test_the_cluster_hears_of_its_session() -> None:
+async def test_the_cluster_is_notified_of_its_session() -> None:
     bench = Bench()
     await bench.connected()
     connection = bench.net.connections[0]
@@ -387,7 +387,7 @@ def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == level]
 
 
-def test_the_same_trouble_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_same_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         bench = Bench()
         await bench.start()

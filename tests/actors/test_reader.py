@@ -98,7 +98,7 @@ async def test_no_group_is_said_once() -> None:
     assert not made.reader.is_alive()
 
 
-async def test_a_group_that_breaks_off_is_told_with_its_code() -> None:
+async def test_an_aborted_group_is_reported_with_its_code() -> None:
     made = await reading()
     made.deliver(fragment(4, b"a"))
     made.deliver(fragment(4, first=False, code=StreamCode.OLD))

@@ -294,7 +294,7 @@ class _whatever:  # noqa: N801 - reads as a context manager
         return True
 
 
-async def test_what_made_an_actor_fail_is_told_to_on_end(trouble: Trouble) -> None:
+async def test_on_end_gets_the_error_of_a_failed_actor(trouble: Trouble) -> None:
     log: list[Any] = []
     ref = Diary.start(log=log)
     ref.tell(raising(KeyError("k")))

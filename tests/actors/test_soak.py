@@ -137,14 +137,14 @@ async def _rest(publisher: RawPeer) -> None:
 
 async def test_500_sessions_that_come_and_go_leave_nothing() -> None:
     world = World(LIMITS)
-    keeper = await world.publisher(Version.LITE_05, "keeper")
+    publisher = await world.publisher(Version.LITE_05, "publisher")
     before: Counter[str] = Counter()
-    peer = other = keeper
+    peer = other = publisher
     for cycle in range(500):
         version = Version(cycle % 6 + 1)
         peer = await world.publisher(version, f"p{cycle % 5}")
         peer.watch()
-        peer.subscribe("keeper")
+        peer.subscribe("publisher")
         other = await world.viewer(Version((cycle + 3) % 6 + 1))
         other.subscribe(f"p{cycle % 5}")
         other.watch()
@@ -154,9 +154,9 @@ async def test_500_sessions_that_come_and_go_leave_nothing() -> None:
         await settle()
         del world.peers[1:]
         world.gate.log.clear()
-        keeper.answer_tracks()
-        end_with_the_relay(keeper)
-        prune(keeper)
+        publisher.answer_tracks()
+        end_with_the_relay(publisher)
+        prune(publisher)
         if cycle == 99:
             await settle()
             before = census()

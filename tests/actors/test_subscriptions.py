@@ -526,7 +526,7 @@ async def test_a_track_without_groups_ends_with_zero(world: World, version: Vers
     assert stream.fins == 1
 
 
-async def test_a_track_that_is_over_is_told_in_one_go() -> None:
+async def test_a_track_that_is_over_is_delivered_at_once() -> None:
     world = World(Limits(track_idle=0.3))  # the second subscription needs the same track
     publisher, viewer = await couple(world, Version.LITE_06, Version.LITE_06)
     viewer.subscribe("p")

@@ -192,7 +192,7 @@ async def test_frames_without_a_time_get_the_time_of_their_arrival() -> None:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_end_after_the_last_group_is_told_at_once() -> None:
+async def test_the_end_after_the_last_group_is_reported_at_once() -> None:
     stage = Stage()
     viewer = await stage.viewer()
     await stage.feed(part(0, b"a"), part(1, b"b"))
@@ -273,7 +273,7 @@ async def test_a_failing_upstream_aborts_groups_and_subscriptions_with_its_code_
     assert [ended.ref for ended in stage.broadcast.got(m.TrackEnded)] == [stage.track]
 
 
-async def test_a_source_that_is_gone_is_told_as_lost() -> None:
+async def test_a_source_that_is_gone_is_reported_as_lost() -> None:
     """Subscriptions and descriptions may be repeated; a fetch is refused."""
     stage = Stage()
     viewer = await stage.viewer()
@@ -298,7 +298,7 @@ async def test_the_answer_names_the_publisher() -> None:
     assert viewer.got(m.Accepted) == [m.Accepted(1, stage.track)]
 
 
-async def test_a_dead_source_is_told_as_lost_to_the_subscriber() -> None:
+async def test_a_dead_source_is_reported_as_lost_to_the_subscriber() -> None:
     stage = Stage()
     halt(stage.source.ref)
     await settle()
@@ -606,7 +606,7 @@ async def test_an_update_that_cuts_a_group_leaves_nothing_of_it_behind() -> None
 # --- params --------------------------------------------------------------------------------------------------------
 
 
-async def test_the_interests_of_all_subscribers_are_told_upstream_together() -> None:
+async def test_the_parameters_of_all_subscribers_go_upstream_together() -> None:
     stage = Stage()
     one = await stage.viewer(SubscribeParams(priority=3, latency_ms=100, ordered=True))
     assert stage.opened[0].params == SubscribeParams(priority=3, latency_ms=100, ordered=True)

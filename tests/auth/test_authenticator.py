@@ -101,7 +101,7 @@ GOOD: dict[str, Any] = {"root": "room", "get": ""}
         ("/room/..", "", "token needed"),
     ],
 )
-def test_a_refusal_is_told_in_a_word(path: str, query: str, told: str) -> None:
+def test_a_refusal_has_a_word(path: str, query: str, told: str) -> None:
     with pytest.raises(UnauthorizedError) as caught:
         run(authenticator(), path, query)
     assert caught.value.answer == f"unauthorized: {told}"
@@ -249,7 +249,7 @@ def test_any_other_pattern_is_refused_with_the_reason(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("claims", [{"publish": ["alice"]}, {"subscribe": ["*/chat"], "sub": "someone"}])
-def test_a_token_of_patterns_alone_is_told_so(claims: dict[str, Any]) -> None:
+def test_a_token_of_patterns_alone_gets_its_reason(claims: dict[str, Any]) -> None:
     assert "hold patterns, which are not supported: sign put and get" in refused(signed(claims), "/")
     with pytest.raises(
         KeyFileError, match="scope cannot be read: claims publish and subscribe hold patterns"

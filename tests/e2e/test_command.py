@@ -173,7 +173,7 @@ async def test_it_starts_without_a_reader_of_its_output(
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     own = ("--listen", f"localhost:{free_udp_port()}", *OPEN)
     async with program(MUTE, *own) as running:
-        await running.line("systemd was not told that the relay has started reason='No such file")
+        await running.line("systemd did not get the notice of the start reason='No such file")
         running.process.send_signal(signal.SIGTERM)
         assert await running.exit() == 0
     assert not any("Traceback" in line for line in running.err)

@@ -170,7 +170,7 @@ def served_by(stage: Stage, path: str, *candidates: Publication, exclude: int = 
 # --- watching --------------------------------------------------------------------------------------------------------
 
 
-def test_an_empty_initial_set_is_told_too() -> None:
+def test_an_empty_initial_set_is_announced_too() -> None:
     stage = Stage()
     watcher = stage.session()
     watcher.watch("nothing/here")
@@ -186,7 +186,7 @@ def test_prefixes_match_whole_segments() -> None:
     assert sorted(watcher.sees()) == ["foo", "foo/bar"]
 
 
-def test_a_path_under_two_prefixes_of_one_watch_is_told_once() -> None:
+def test_a_path_under_two_prefixes_of_one_watch_is_announced_once() -> None:
     stage = Stage()
     publisher, watcher = stage.session(), stage.session()
     watcher.watch("a", "a/b")
@@ -242,7 +242,7 @@ def test_the_newest_publication_serves_and_the_older_one_returns() -> None:
     assert watcher.sees() == {}
 
 
-def test_the_end_of_a_fallback_is_not_told() -> None:
+def test_the_end_of_a_fallback_is_not_announced() -> None:
     stage = Stage()
     one, two, watcher = stage.session(), stage.session(), stage.session()
     one.announce("p")
@@ -404,7 +404,7 @@ def test_a_watch_narrower_than_a_route_is_offered_it() -> None:
     assert below.sees() == {}
 
 
-def test_a_watch_narrower_than_a_route_is_told_when_it_comes() -> None:
+def test_a_watch_narrower_than_a_route_is_notified_when_it_comes() -> None:
     stage = Stage()
     one, above = stage.session(), stage.session()
     above.watch("dyn/a/b", routes_above=True)
@@ -414,7 +414,7 @@ def test_a_watch_narrower_than_a_route_is_told_when_it_comes() -> None:
     assert above.sees()["dyn/a/b"].route.hops == (one.number, 4)
 
 
-def test_a_watch_narrower_than_a_route_is_told_of_its_end() -> None:
+def test_a_watch_narrower_than_a_route_is_notified_of_its_end() -> None:
     stage = Stage()
     one, above = stage.session(), stage.session()
     above.watch("dyn/a/b", routes_above=True)
@@ -461,7 +461,7 @@ def test_what_concerns_one_room_is_no_matter_of_how_many_others_there_are(
 # --- lingering -------------------------------------------------------------------------------------------------------
 
 
-def test_a_return_by_the_same_route_is_not_told_at_all() -> None:
+def test_a_return_by_the_same_route_is_not_announced() -> None:
     stage = Stage(linger=5)
     one, two, watcher = (stage.session() for _ in range(3))
     one.announce("p", route=Route((70,)))
@@ -563,7 +563,7 @@ def test_a_session_that_comes_back_for_some_of_its_paths() -> None:
 # --- other relays ----------------------------------------------------------------------------------------------------
 
 
-def test_a_relay_is_told_only_of_what_may_go_onward() -> None:
+def test_a_relay_is_offered_only_what_may_go_onward() -> None:
     stage = Stage()
     own, named_, nameless = (stage.session() for _ in range(3))
     relay, one_hop, viewer = (stage.session() for _ in range(3))
@@ -602,7 +602,7 @@ def test_a_publisher_of_our_own_comes_before_those_of_other_relays() -> None:
     assert viewer.sees()["p"].route.hops[0] == near.number
 
 
-def test_a_relay_is_told_of_the_best_route_that_may_go_onward() -> None:
+def test_a_relay_is_offered_the_best_route_that_may_go_onward() -> None:
     stage = Stage()
     own, nameless = stage.session(), stage.session()
     relay, viewer = stage.session(), stage.session()
@@ -813,7 +813,7 @@ def test_another_route_serves_at_once_but_is_announced_when_the_path_has_settled
     assert watcher.sees()["p"].route.hops == (50, 70, 81)
 
 
-def test_the_end_of_the_last_route_is_told_at_once() -> None:
+def test_the_end_of_the_last_route_is_announced_at_once() -> None:
     stage = Stage()
     near, far, watcher = (stage.session() for _ in range(3))
     watcher.watch()
@@ -944,7 +944,7 @@ class Play:
 
 @settings(max_examples=repeats(1_000), deadline=None)
 @given(st.lists(step, max_size=50))
-def test_any_order_of_events_is_told_in_turn_and_leaves_nothing(
+def test_any_order_of_events_gives_alternating_announcements_and_leaves_nothing(
     steps: list[tuple[str, int, int, int]],
 ) -> None:
     play = Play()

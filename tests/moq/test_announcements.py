@@ -55,7 +55,7 @@ def test_a_set_beyond_one_message_goes_on_in_single_announcements(version: Versi
 
 
 @versions
-def test_a_route_of_too_many_hops_is_not_told(version: Version) -> None:
+def test_a_route_of_too_many_hops_is_not_announced(version: Version) -> None:
     """The sender adds itself in 03 and 04."""
     longest = MAX_HOPS - (version in {V3, V4})
     fits, beyond = Route(tuple(range(100, 100 + longest))), Route(tuple(range(100, 101 + longest)))
@@ -89,7 +89,7 @@ CHANGES = [
 
 @versions
 @pytest.mark.parametrize("before, old, after, new, told", CHANGES)
-def test_a_change_is_told_as_far_as_the_version_can(
+def test_a_change_is_sent_as_far_as_the_version_can(
     version: Version, before: Route, old: int, after: Route, new: int, told: dict[Version, str]
 ) -> None:
     pair, client, server, request = watched(version, Offer("demo/cam", before, old))
@@ -127,7 +127,7 @@ def test_two_routes_above_the_prefix_are_one_announcement() -> None:
 
 @versions
 @pytest.mark.parametrize("how", ["fin", "reset", "stop", "reject"])
-def test_nothing_is_told_on_a_stream_that_is_over(version: Version, how: str) -> None:
+def test_nothing_is_sent_on_a_stream_that_is_over(version: Version, how: str) -> None:
     end = lone(version)
     stream = end.session.peer_opens(unidirectional=False)
     end.receive(StreamData(stream, open_request(version, AnnounceRequest("")), False))

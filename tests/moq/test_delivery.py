@@ -293,7 +293,7 @@ def ending(version: Version, final: int) -> bytes:
 
 
 @versions
-def test_the_end_is_told_at_once_if_all_is_delivered(version: Version) -> None:
+def test_the_end_is_sent_at_once_if_all_is_delivered(version: Version) -> None:
     network = Network(version)
     request, stream = network.subscribe(3)
     network.serving.accept(request)
@@ -343,7 +343,7 @@ def test_a_peer_that_takes_nothing_is_looked_at_more_and_more_rarely(version: Ve
 
 @versions
 @pytest.mark.parametrize("how", ["fin", "reset", "stop"])
-def test_a_viewer_that_leaves_before_the_end_is_told_nothing(version: Version, how: str) -> None:
+def test_a_viewer_that_leaves_before_the_end_gets_nothing(version: Version, how: str) -> None:
     network = Network(version)
     request, stream = network.subscribe()
     group = network.send(request, 0, QUEUED)
@@ -372,7 +372,7 @@ def test_a_track_without_groups_ends(version: Version) -> None:
 
 
 @versions
-def test_groups_that_never_came_are_told_before_the_end(version: Version) -> None:
+def test_groups_that_never_came_are_reported_before_the_end(version: Version) -> None:
     network = Network(version)
     request, stream = network.subscribe()
     network.send(request, 0, 10)

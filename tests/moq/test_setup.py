@@ -100,7 +100,7 @@ def send_setup(end: End, version: Version, setup: Setup) -> list[Event]:
         ((V2, V1), (V1, V6), V1),
     ],
 )
-def test_the_server_takes_the_first_version_that_it_speaks(
+def test_the_server_takes_the_first_version_that_it_supports(
     form: SetupForm, offered: tuple[Version, ...], spoken: tuple[Version, ...], chosen: Version
 ) -> None:
     end = make(versions=spoken)

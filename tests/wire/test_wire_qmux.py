@@ -187,7 +187,7 @@ VECTOR_BYTES = [bytes.fromhex(vector["hex"]) for vector in VECTORS.values()]
 
 @given(st.binary(max_size=64) | st.sampled_from(VECTOR_BYTES), st.sampled_from(Draft), st.integers(0, 70))
 @example(bytes.fromhex("0a04ff"), Draft.QMUX_00, 70)
-def test_garbage_and_pieces_raise_only_what_is_told(data: bytes, draft: Draft, size: int) -> None:
+def test_garbage_and_fragments_raise_only_documented_errors(data: bytes, draft: Draft, size: int) -> None:
     for read in (decode_plain, lambda message: decode_message(message, draft)):
         with contextlib.suppress(DecodeError, ProtocolViolation):
             read(data[:size])
