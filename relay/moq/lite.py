@@ -1,9 +1,7 @@
 """A moq-lite session, 01 to 06: the state machine of either end, without I/O.
 
-Owns the life of the session: the handler of each stream, and the close; its parts own set-up and requests. Must never
-read a clock (`now`, in seconds, is a parameter) or decide for its owner, which passes the transport's events to
-`receive`, takes the session's events with `poll` after each call, answers with commands, and calls `on_time` at
-`deadline`.
+Its owner passes the transport's events to `receive`, takes the session's events with `poll` after each call, answers
+with commands, and calls `on_time` at `deadline`. `now` is in seconds.
 
 A server's owner decides on admission: `Introduced` comes once the peer's path is known, and `setup.admit` answers.
 After `Opened` requests may be made, after `Established` those of the peer follow.
@@ -54,15 +52,15 @@ FEATURES = {
 
 ALIVE_AT_LEAST = 1.0  # seconds that a peer has, at least, to answer a ping
 
-LATE_ROUND_TRIPS = 6  # a late group is awaited this long: what was lost twice has come by then
+LATE_ROUND_TRIPS = 6  # time for a late group: packets lost twice have come by then
 
-LATE_AT_MOST = 10.0  # seconds of the same, at most: a peer can make its round trip look long
+LATE_AT_MOST = 10.0  # seconds: a peer can make its round trip look long
 
 MAX_DATAGRAM_HEADER = 24  # bytes of three varints
 
 
 class AliveCheck:
-    """The question whether the peer still answers."""
+    """Pings the peer to learn if it answers."""
 
     __slots__ = ("_core", "_late", "deadline")
 
@@ -72,7 +70,7 @@ class AliveCheck:
         self.deadline = NEVER
 
     def begin(self, now: float) -> None:
-        """Ping the peer. `PeerAlive` follows: after a late answer a second time."""
+        """`PeerAlive` follows: after a late answer a second time."""
         core = self._core
         if self.deadline == NEVER and core.state is not State.CLOSED:
             core.session.ping()
@@ -92,7 +90,7 @@ class AliveCheck:
 
 
 class LiteSession(SetupOwner):
-    """One session. See the module for how it is driven."""
+    """One session, driven as the module says."""
 
     def __init__(
         self,
@@ -104,7 +102,7 @@ class LiteSession(SetupOwner):
         admitted: bool = False,
         options: Options | None = None,
     ) -> None:
-        """`versions` are those that SETUP may choose. With `admitted` there is no `Introduced`."""
+        """`versions`: those that SETUP may choose. With `admitted` there is no `Introduced`."""
         super().__init__(session, limits, hop)
         options = options or Options()
         self.setup = SetupExchange(self, versions, admitted=admitted, options=options)
@@ -135,7 +133,7 @@ class LiteSession(SetupOwner):
 
     @property
     def closed(self) -> bool:
-        """True once the session is over, even before `Closed` is taken."""
+        """True even before `Closed` is taken."""
         return self.state is State.CLOSED
 
     @property
@@ -153,12 +151,12 @@ class LiteSession(SetupOwner):
 
     @property
     def datagram_limit(self) -> int:
-        """Payload of the largest datagram that can be sent for certain, 0 if none can."""
+        """Payload that a datagram can carry for certain, 0 if none can."""
         limit = self.session.datagram_limit - MAX_DATAGRAM_HEADER if self.version.has_timestamps else 0
         return max(0, limit)
 
     def patience(self, at_least: float) -> float:
-        """Seconds to wait for a late group of the peer, `at_least` so many."""
+        """Seconds to wait for a late group of the peer."""
         return max(at_least, min(LATE_ROUND_TRIPS * (self.session.stats().rtt or 0.0), LATE_AT_MOST))
 
     def on_time(self, now: float) -> None:
@@ -209,7 +207,7 @@ class LiteSession(SetupOwner):
             self._on_wire_error(error, stream)
 
     def _on_wire_error(self, error: WireError, stream: Stream | None) -> None:
-        """The peer broke a rule: refuse the stream if that is enough, else the session."""
+        """Refuse the stream if that is enough, else the session."""
         if error.stream_only and stream is not None:
             handler = stream.context
             self.refuse_for(stream, error)
@@ -233,7 +231,7 @@ class LiteSession(SetupOwner):
         self.emit(Closed(event.code, event.reason, event.by_peer))
 
     def _handler(self, event: StreamData) -> Handler | None:
-        """The handler of a stream that the peer has just opened; `None` while its events are held."""
+        """For a stream that the peer has just opened; `None` while its events are held."""
         stream = event.stream
         held = self.setup.held
         if self.state is State.NEGOTIATING:

@@ -1,8 +1,4 @@
-"""The set-up of a moq-lite session: version, SETUP in both generations, admission.
-
-Owns the steps until `State.ESTABLISHED`, and the events of the peer that come before. Must never handle a request. The
-session (`relay.moq.lite`) calls it.
-"""
+"""The set-up of a moq-lite session: version, SETUP in both generations, admission, and events held until then."""
 
 from __future__ import annotations
 
@@ -27,10 +23,10 @@ from relay.wire.frame import setup_stream
 from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
 from relay.wire.version import Version, version_from_setup_code
 
-HELD_BYTES = 262_144  # bytes that a peer may send before it is admitted
+HELD_BYTES = 262_144  # bytes from a peer before admission
 
 EVENT_COST = 64
-"""Bytes that an event counts, besides its data, while held until admission."""
+"""Bytes that a held event counts besides its data."""
 
 OLDEST_ALPN = "moql-01"  # of the generation that opens with the first form of SETUP
 
@@ -46,7 +42,7 @@ class Options:
     cost: int | None = None
     probe: int | None = None
     target: str | None = None
-    """Path and query for a transport without a URL, instead of those it was dialled with."""
+    """Path and query for a transport without a URL, in place of the dialled ones."""
 
     authority: str | None = None
     form: SetupForm | None = None
@@ -60,16 +56,15 @@ class SetupOwner(Core):
     """The session, as its set-up sees it."""
 
     def receive(self, events: Iterable[Event], now: float) -> None:
-        """Handle events of the transport."""
         raise NotImplementedError
 
     def close(self, code: int, reason: str) -> None:
-        """End the session with a code of the current session registry."""
+        """A code of the current session registry."""
         raise NotImplementedError
 
 
 class Held:
-    """Events that came before the set-up was over."""
+    """Events from before the end of the set-up."""
 
     __slots__ = ("_bytes", "events", "streams")
 
@@ -95,7 +90,7 @@ class Held:
 
 
 class SetupExchange:
-    """The set-up of one session. `versions` are those that SETUP may choose."""
+    """The set-up of one session. `versions`: those that SETUP may choose."""
 
     def __init__(
         self, core: SetupOwner, versions: Iterable[Version], *, admitted: bool, options: Options
@@ -110,9 +105,9 @@ class SetupExchange:
         self._admitted = admitted
         self._introduced = False
         self._target: str | None = None
-        # Reply to SETUP (01, 02), sent once the peer is admitted.
+        # reply to SETUP (01, 02), sent after admission
         self._answer: tuple[Stream, ServerSetup] | None = None
-        self._stream: Stream | None = None  # the setup stream of 01 and 02
+        self._stream: Stream | None = None  # of 01 and 02
 
     def start(self) -> None:
         """Send what can be sent. Raises NoCommonVersion."""
@@ -125,7 +120,7 @@ class SetupExchange:
             self._send_client_setup()
 
     def admit(self, now: float) -> None:
-        """Admit the peer: its SETUP is answered and requests may be made. `Opened` follows."""
+        """Answers the peer's SETUP; `Opened` follows."""
         core = self._core
         core.now = now
         if not self._admitted and core.state is not State.CLOSED:
@@ -145,7 +140,7 @@ class SetupExchange:
         self.held.take()
 
     def handler(self, stream: Stream) -> Handler | None:
-        """The handler of a stream that the peer opens before the version is known; `None` if it has to wait."""
+        """For a stream before the version is known; `None` if it has to wait."""
         if self._core.session.is_client or stream.unidirectional or self._stream is not None:
             return None
         self._stream = stream
@@ -189,7 +184,7 @@ class SetupExchange:
             raise NoCommonVersion("the transport left the version to SETUP, which offers only 01 and 02")
         form = self._options.form
         if form is None:
-            # Servers of the first generation choose no subprotocol, and know the first form alone.
+            # servers of the first generation choose no subprotocol, and know the first form alone
             first = self._core.session.alpn in ("", OLDEST_ALPN) and Version.LITE_01 in self._versions
             form = SetupForm.SESSION if first else SetupForm.DRAFT14
         if form is SetupForm.SESSION and self._options.form is None:
@@ -211,7 +206,7 @@ class SetupExchange:
         return tuple(sorted((v for v in self._versions if v.has_setup_exchange), reverse=True))
 
     def on_client_setup(self, stream: Stream, setup: ClientSetup) -> None:
-        """01 and 02, server side: choose the first of the client's versions that we speak."""
+        """01 and 02, server side: choose the first of the client's versions that we support."""
         spoken = self._setup_versions()
         offered = (version_from_setup_code(code) for code in setup.versions)
         chosen = next((version for version in offered if version in spoken), None)
@@ -236,7 +231,7 @@ class SetupExchange:
         self._advance()
 
     def _advance(self) -> None:
-        """Take every step of the set-up that is possible now."""
+        """Take every possible step."""
         core = self._core
         if core.state is State.INTRODUCING:
             if not self._admitted:
@@ -244,7 +239,7 @@ class SetupExchange:
                     return  # raw QUIC: path and token come with the peer's SETUP
                 if not self._introduced:
                     self._introduced = True
-                    self.deadline = NEVER  # the peer does not answer for the time that admission takes
+                    self.deadline = NEVER  # admission does not count against the peer's time
                     core.emit(Introduced(self._target))
                 return
             if self._answer is not None:
