@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import pytest
 
@@ -26,11 +26,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if FULL or any("[" in argument for argument in config.invocation_params.args):
         return
-    tests: dict[str, dict[Hashable, dict[str, pytest.Item]]] = defaultdict(lambda: defaultdict(dict))
+    tests: dict[str, dict[tuple[tuple[str, str], ...], dict[str, pytest.Item]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
     for item in items:
         spec = getattr(item, "callspec", None)
         if spec is not None and "pairing" in spec.params:
-            case = tuple(sorted((name, index) for name, index in spec.indices.items() if name != "pairing"))
+            case = tuple((name, repr(value)) for name, value in spec.params.items() if name != "pairing")
             tests[item.nodeid.partition("[")[0]][case][spec.params["pairing"]] = item
     left: set[pytest.Item] = set()
     for test, cases in tests.items():

@@ -61,7 +61,7 @@ MEMBERS: Final = "internal/origins"
 ANYONE: Final = ClientTls(disable_verify=True)
 
 
-async def eventually(check: Callable[[], Awaitable[T]], within: float = WITHIN) -> T:
+async def eventually(check: Callable[[], Awaitable[T]], within: float = WITHIN, *, every: float = 0.03) -> T:
     """The result of `check` once it raises no AssertionError; its last error if time runs out."""
     deadline = RUNTIME.now() + within
     while True:
@@ -70,7 +70,7 @@ async def eventually(check: Callable[[], Awaitable[T]], within: float = WITHIN) 
         except AssertionError:
             if RUNTIME.now() > deadline:
                 raise
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(every)
 
 
 # --- rights ------------------------------------------------------------------------------------------------------

@@ -30,7 +30,9 @@ from relay.wire.version import Version
 from tests.clock import RUNTIME
 from tests.e2e.harness import Peer, RustPeer, free_udp_port, peer_python
 from tests.e2e.quic_support import open_connections
+from tests.e2e.support import NEW, OLD
 from tests.pem import chain_pem
+from tests.sampling import first, repeats
 from tests.transport.conftest import PAIRINGS
 from tests.transport.test_certificates import self_signed
 from tests.transport.virtual import Recorder
@@ -186,13 +188,14 @@ async def test_each_version(scheme: str, version: Version) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_many_streams_over_a_small_credit(scheme: str) -> None:
+    count = repeats(5000)
     async with hosting(settings=QuicSettings(max_streams_uni=16)) as host:
         session = await connect(host.url(scheme), tls=host.tls)
         Owner(session)
-        for _ in range(5000):
+        for _ in range(count):
             session.open_uni().write([b"group" * 20], fin=True)
         peer = await host.owner()
-        await peer.until(lambda peer: len(peer.finished) == 5000, 60)
+        await peer.until(lambda peer: len(peer.finished) == count, 60)
         await leave(session)
 
 
@@ -711,12 +714,14 @@ async def test_many_clients_at_once() -> None:
 
 # -- the Rust stack
 
-RUST = ["0.5.1", "0.3.3"]
-BEST = {"0.5.1": Version.LITE_06, "0.3.3": Version.LITE_04}
+BEST = {NEW: Version.LITE_06, OLD: Version.LITE_04}
+RUST = pytest.mark.parametrize(
+    "release, scheme",
+    [*((NEW, scheme) for scheme in SCHEMES), *((OLD, scheme) for scheme in first("https", "moqt"))],
+)
 
 
-@pytest.mark.parametrize("release", RUST)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@RUST
 async def test_rust_client(release: str, scheme: str) -> None:
     async with hosting() as host, RustPeer(release, "announced", host.url(scheme)) as peer:
         host.on_event = None
@@ -733,7 +738,7 @@ async def test_rust_client(release: str, scheme: str) -> None:
             assert request.offered == (BEST[release].name_on_wire,)
         owner.session.close(468, "app code=404")
         closed = await peer.wait_for("closed")
-        if release == "0.5.1":
+        if release == NEW:
             assert (closed["code"], closed["message"]) == (468, "app code=404")
 
 
@@ -741,7 +746,7 @@ def opened(owner: Owner) -> list[bytes]:
     return [e.data for e in owner.events if isinstance(e, StreamData)]
 
 
-@pytest.mark.parametrize("release", RUST)
+@pytest.mark.parametrize("release", BEST)
 async def test_rust_client_is_rejected(release: str) -> None:
     async with hosting() as host:
         host.reject = 401
@@ -780,8 +785,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("release", RUST)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@RUST
 async def test_rust_server(release: str, scheme: str) -> None:
     python = await asyncio.to_thread(peer_python, release)
     async with Peer([python, "-c", SERVER], f"moq-rs {release} server") as peer:
