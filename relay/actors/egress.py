@@ -282,9 +282,9 @@ class Egress:
                 self._serving.send_info(key, message.properties)
                 del self._requests[key]
             case m.FetchData():
-                if message.fin:
+                if message.part.fin:
                     del self._requests[key]
-                self._serving.send_fetched(key, message.chunks, fin=message.fin)
+                self._serving.send_fetched(key, message.part.chunks, fin=message.part.fin)
             case m.Refused():
                 code = message.code
                 if isinstance(request, Subscription) and request.failover.code is not None:

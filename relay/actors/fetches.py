@@ -9,7 +9,8 @@ from relay.actors.numbers import Numbers
 from relay.actors.runtime import Ref, send
 from relay.actors.upstream import Upstream
 from relay.model.cache import GroupCache
-from relay.moq.encoding import EncodedGroup, Encoder
+from relay.moq.encoding import EncodedGroup
+from relay.moq.feed import GroupFetch
 from relay.wire.errors import StreamCode
 
 
@@ -17,20 +18,17 @@ class Fetch(NamedTuple):
     """A running fetch."""
 
     request: m.Fetch
-    group: EncodedGroup
-    encoder: Encoder
+    part: GroupFetch
 
     def feed(self) -> bool:
         """Send new chunks of the group. True at the end."""
-        request, group = self.request, self.group
-        chunks = tuple(self.encoder.take(group.parts))
-        if group.code is not None:
-            send(request.subscriber, m.Refused(request.key, group.code))
+        subscriber, key, new = self.request.subscriber, self.request.key, self.part.take()
+        if new.code is not None:
+            send(subscriber, m.Refused(key, new.code))
             return True
-        fin = group.finished or self.encoder.ended
-        if (chunks or fin) and not send(request.subscriber, m.FetchData(request.key, chunks, fin)):
+        if (new.chunks or new.fin) and not send(subscriber, m.FetchData(key, new)):
             return True
-        return fin
+        return new.fin
 
 
 class Fetches:
@@ -66,11 +64,8 @@ class Fetches:
     def _serve(self, request: m.Fetch, group: EncodedGroup) -> None:
         """The group may still grow."""
         params = request.params
-        if group.finished and params.start_frame > group.first_frame + group.frames:
-            send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
-            return
-        encoder = Encoder(request.encoding, params.start_frame, params.end_frame, group.first_frame)
-        fetch = Fetch(request, group, encoder)
+        part = GroupFetch(group, request.encoding, params.start_frame, params.end_frame)
+        fetch = Fetch(request, part)
         if not fetch.feed() and send(request.subscriber, m.Accepted(request.key, self._track)):
             key = (request.subscriber.actor_urn, request.key)
             self.all[key] = fetch
@@ -101,10 +96,10 @@ class Fetches:
     def _drop(self, key: m.Key) -> Fetch | None:
         fetch = self.all.pop(key, None)
         if fetch is not None:
-            same = self._by_group[id(fetch.group)]
+            same = self._by_group[id(fetch.part.group)]
             del same[key]
             if not same:
-                del self._by_group[id(fetch.group)]
+                del self._by_group[id(fetch.part.group)]
         return fetch
 
     def _let_go(self, group: EncodedGroup) -> None:
@@ -120,7 +115,7 @@ class Fetches:
     def leave(self, key: m.Key) -> None:
         fetch = self._drop(key)
         if fetch is not None:
-            self._let_go(fetch.group)
+            self._let_go(fetch.part.group)
 
     def fail(self, sequence: int, code: int) -> None:
         group = self._coming.get(sequence)

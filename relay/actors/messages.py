@@ -375,8 +375,7 @@ class FetchData(NamedTuple):
     """Part of a fetched group."""
 
     key: int
-    chunks: tuple[Any, ...]  # as in a fragment
-    fin: bool
+    part: GroupFragment
 
 
 class Ended(NamedTuple):

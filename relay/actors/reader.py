@@ -65,7 +65,6 @@ class ReaderActor(LoopActor):
         self._sink = sink
         self._track: Ref | None = None
         self._sequence = reading.group
-        self._begun = False
         self._failover = Failover()
         self._done = False
 
@@ -119,11 +118,7 @@ class ReaderActor(LoopActor):
                     self._failover.passed((fragment.sequence,))
                     self._on_fragment(fragment)
             case m.FetchData():
-                assert self._sequence is not None
-                first, self._begun = not self._begun, True
-                self._on_fragment(
-                    m.GroupFragment(self._sequence, first, 0, message.chunks, message.fin, None)
-                )
+                self._on_fragment(message.part)
             case m.Found():
                 self._on_found(message.path)
             case WaitOver():

@@ -1,4 +1,4 @@
-"""The part of a track that one subscription gets: groups, their frames, and the encoding. Tracks send it.
+"""The part of a track that one subscription or fetch gets: groups, their frames, and the encoding. Tracks send it.
 
 Unbounded subscriptions share the result of `shared_fragments`; `Feed` narrows it for the others.
 """
@@ -164,3 +164,25 @@ class Feed:
         """True if the subscription wants nothing more of an unfinished group."""
         last = self._frames_of(group)[1]
         return not self.wants(group) or (last is not None and group.sequence not in self._encoders)
+
+
+class GroupFetch:
+    """One group as a fetch wants it: frames `first` to `last`, inclusive."""
+
+    __slots__ = ("_encoder", "_first", "group")
+
+    def __init__(self, group: EncodedGroup, encoding: Encoding, first: int, last: int | None) -> None:
+        self.group = group
+        self._first = first
+        self._encoder = Encoder(encoding, first, last, group.first_frame)
+
+    def take(self) -> GroupFragment:
+        """New data of the group. It is refused if frame `first` is missing, also behind the end (draft 06)."""
+        group, first = self.group, self._first
+        chunks = tuple(self._encoder.take(group.parts))
+        end = group.first_frame + max(1, group.frames)  # of an empty group, frame 0 may be asked for
+        code = group.code
+        if code is None and (first < group.first_frame or (group.finished and first >= end)):
+            code = StreamCode.NOT_FOUND
+        fin = group.finished or self._encoder.ended
+        return GroupFragment(group.sequence, False, first, chunks, fin, code)

@@ -137,7 +137,9 @@ class FakeSubscriber(Fake):
         return found
 
     def fetched(self, key: int = 1) -> bytes:
-        return b"".join(c for message in self.got(m.FetchData) if message.key == key for c in message.chunks)
+        return b"".join(
+            c for message in self.got(m.FetchData) if message.key == key for c in message.part.chunks
+        )
 
 
 def part(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.runtime import Ref, ask, halt, send
@@ -678,8 +680,34 @@ async def test_fetch_is_served_from_the_cache() -> None:
     await settle()
     assert viewer.fetched(5) == plain(b"a", b"b", b"c")
     assert viewer.fetched(6) == plain(b"b")
-    assert [data.fin for data in viewer.got(m.FetchData)] == [True, True]
+    assert [data.part.fin for data in viewer.got(m.FetchData)] == [True, True]
     assert not stage.source.got(m.FetchUpstream)
+
+
+@pytest.mark.parametrize("first", [3, 9])
+async def test_a_fetch_from_a_frame_behind_the_end_of_a_group_is_refused(first: int) -> None:
+    stage = Stage()
+    viewer = await stage.viewer()
+    await stage.feed(part(0, b"a", b"b", b"c"), part(1, fin=False))
+    for key, group in enumerate((0, 1, 7), start=5):
+        viewer.fetch(stage.track, group, key, first=first)
+    await settle()
+    assert [refused.key for refused in viewer.got(m.Refused)] == [5]
+    await stage.feed(part(1, b"a"))
+    await stage.say(moq.FetchedData(1, part(7, b"a")))
+    assert [(refused.key, refused.code) for refused in viewer.got(m.Refused)] == [
+        (key, StreamCode.NOT_FOUND) for key in (5, 6, 7)
+    ]
+    assert not viewer.got(m.FetchData)
+
+
+async def test_a_fetch_of_an_empty_group_gets_its_end() -> None:
+    stage = Stage()
+    viewer = await stage.viewer()
+    await stage.feed(part(0), part(1, b"x"))
+    viewer.fetch(stage.track, 0)
+    await settle()
+    assert [data.part.fin for data in viewer.got(m.FetchData)] == [True]
 
 
 async def test_fetch_of_an_open_group_follows_it_to_its_end() -> None:
@@ -691,7 +719,7 @@ async def test_fetch_of_an_open_group_follows_it_to_its_end() -> None:
     assert viewer.fetched(5) == plain(b"a")
     await stage.feed(part(0, b"b"))
     assert viewer.fetched(5) == plain(b"a", b"b")
-    assert [data.fin for data in viewer.got(m.FetchData)] == [False, True]
+    assert [data.part.fin for data in viewer.got(m.FetchData)] == [False, True]
 
 
 async def test_fetch_of_an_open_group_that_is_aborted_is_refused_with_its_code() -> None:
@@ -725,8 +753,8 @@ async def test_fetch_of_an_unknown_group_goes_upstream_once() -> None:
     await stage.say(moq.FetchedData(1, part(7, b"b")))
     assert one.fetched(1) == plain(b"a", b"b")
     assert two.fetched(2) == plain(b"b")
-    assert one.got(m.FetchData)[-1].fin
-    assert two.got(m.FetchData)[-1].fin
+    assert one.got(m.FetchData)[-1].part.fin
+    assert two.got(m.FetchData)[-1].part.fin
 
 
 async def test_a_fetch_that_upstream_refuses_is_refused() -> None:
