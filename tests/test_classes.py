@@ -29,7 +29,6 @@ MAX_METHODS = 25
 FRAMEWORK = {"relay.actors.runtime.LoopActor"}
 
 PENDING = {
-    *("relay.client.client.Client", "relay.client.endpoint.Endpoint", "relay.client.watching.Subscription"),
     "relay.transport.webtransport.WebTransportSession",
     "relay.transport.webtransport_client.WebTransportClientSession",
     "relay.transport.webtransport_server.WebTransportServerSession",

@@ -5,6 +5,7 @@ Chunks of payload are the same `bytes` from decoder to packet.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
@@ -74,3 +75,45 @@ class Group:
     def clear(self) -> None:
         self.parts.clear()
         self.frames = self.size = 0
+
+
+class FrameQueue:
+    """Parts of one group that were not read yet, in order. True if there is a whole frame."""
+
+    __slots__ = ("_missing", "_starts", "parts")
+
+    def __init__(self) -> None:
+        self.parts: deque[Part] = deque()
+        self._starts = 0  # of frames, among the parts
+        self._missing = 0  # bytes that the newest frame lacks
+
+    def __bool__(self) -> bool:
+        return self._starts > (self._missing > 0)
+
+    def extend(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            self.parts.append(part)
+            if isinstance(part, bytes):
+                self._missing -= len(part)
+            else:
+                self._starts += 1
+                self._missing = part.size
+
+    def pop_part(self) -> Part:
+        part = self.parts.popleft()
+        self._starts -= not isinstance(part, bytes)
+        return part
+
+    def popleft(self) -> tuple[FrameStart, bytes]:
+        """Take a whole frame: its start, and its payload. The rest of a frame begun by `pop_part` is skipped."""
+        start = self.pop_part()
+        while isinstance(start, bytes):
+            start = self.pop_part()
+        chunks: list[bytes] = []
+        missing = start.size
+        while missing:
+            chunk = self.parts.popleft()
+            assert isinstance(chunk, bytes)
+            chunks.append(chunk)
+            missing -= len(chunk)
+        return start, chunks[0] if len(chunks) == 1 else b"".join(chunks)

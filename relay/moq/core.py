@@ -104,16 +104,16 @@ class Core:
         self.now = 0.0  # seconds, as of the last call
         self.counts: Counter[tuple[str, str]] = Counter()  # by name and label, for metrics
         self.control = TokenBucket(limits.control_rate, limits.control_burst)  # control messages of the peer
-        self._events: list[Event] = []
+        self.events: list[Event] = []  # not taken yet
         self._requests = 0
 
     def poll(self) -> list[Event]:
         """Take the events since the last call."""
-        events, self._events = self._events, []
+        events, self.events = self.events, []
         return events
 
     def emit(self, event: Event) -> None:
-        self._events.append(event)
+        self.events.append(event)
 
     def new_request(self) -> int:
         self._requests += 1

@@ -154,6 +154,7 @@ class Serving(RequestOwner):
         self._leaving = False  # the peer has sent GOAWAY
         self._ending: set[int] = set()  # subscriptions whose end waits for their groups
         self._ranks = Ranks()
+        self.offers: dict[str, Offer] = {}  # by path: of `offer`
         self._unsent = 0  # upper bound for all streams: measured anew when it exceeds the limit
         self._loose = LooseStreams()
 
@@ -237,9 +238,12 @@ class Serving(RequestOwner):
         """True while an announcement of that path to the peer is live."""
         return any(writer.has_offered(path) for writer in self._writers.values())
 
-    def announce_initial(self, request: int, offers: Iterable[Offer]) -> None:
+    def announce_initial(self, request: int, offers: Iterable[Offer] | None = None) -> None:
+        """Answer an interest with `offers`, or with those of `offer` that it covers."""
         writer = self._writers.get(request)
         if writer is not None:
+            if offers is None:
+                offers = [offer for offer in self.offers.values() if writer.covers(offer.path)]
             self._account(writer.begin(offers))
 
     def announce(self, request: int, path: str, offer: Offer | None) -> None:
@@ -248,11 +252,15 @@ class Serving(RequestOwner):
         if writer is not None:
             self._account(writer.change(path, offer))
 
-    def announce_to_all(self, path: str, offer: Offer | None) -> None:
-        """For every interest that covers the path."""
-        for writer in list(self._writers.values()):
+    def offer(self, path: str, offer: Offer | None) -> None:
+        """The same, for every interest that covers the path, now or later."""
+        if offer is None:
+            self.offers.pop(path, None)
+        else:
+            self.offers[path] = offer
+        for request, writer in list(self._writers.items()):
             if writer.covers(path):
-                self._account(writer.change(path, offer))
+                self.announce(request, path, offer)
 
     def accept(self, request: int) -> None:
         """The track exists."""

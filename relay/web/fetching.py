@@ -26,7 +26,7 @@ from relay.actors.reader import Over, Reading
 from relay.auth.permissions import Reason
 from relay.logger import get_logger
 from relay.model.address import readable_host
-from relay.model.group import FRAME_OVERHEAD, FrameStart
+from relay.model.group import FRAME_OVERHEAD, FrameQueue, FrameStart
 from relay.model.path import normalize
 from relay.wire.errors import StreamCode
 
@@ -148,24 +148,19 @@ class Frames:
 
     def __init__(self, encode: Callable[[int, int, FrameStart, bytes], bytes]) -> None:
         self._encode = encode
-        self._open: dict[int, tuple[int, FrameStart | None, list[bytes]]] = {}
-        """By group: number of the next frame, its start and its chunks so far."""
+        self._open: dict[
+            int, tuple[int, FrameQueue]
+        ] = {}  # by group: number of the next frame, and its parts
 
     def take(self, fragment: m.GroupFragment) -> Iterator[bytes]:
         sequence = fragment.sequence
-        number, start, chunks = self._open.pop(sequence, (fragment.start_frame, None, []))
-        left = 0 if start is None else start.size - sum(map(len, chunks))
-        for part in fragment.chunks:
-            if isinstance(part, bytes):
-                chunks.append(part)
-                left -= len(part)
-            else:
-                start, left = part, part.size
-            if not left and start is not None:
-                yield self._encode(sequence, number, start, b"".join(chunks))
-                number, start, chunks = number + 1, None, []
+        number, frames = self._open.pop(sequence, (fragment.start_frame, FrameQueue()))
+        frames.extend(fragment.chunks)
+        while frames:
+            yield self._encode(sequence, number, *frames.popleft())
+            number += 1
         if not fragment.fin and fragment.code is None:
-            self._open[sequence] = number, start, chunks
+            self._open[sequence] = number, frames
 
 
 def _row(group: int, frame: int, start: FrameStart, payload: object) -> dict[str, object]:

@@ -117,7 +117,7 @@ async def test_the_end_of_one_track_does_not_wait_for_that_of_another(
         group.write(b"x")
         group.finish()
         stalled.finish()
-        while far.moq.deadline < far.now() + 30:  # noqa: ASYNC110 - the machine has no event for it
+        while far.moq.deadline < far.runtime.now() + 30:  # noqa: ASYNC110 - the machine has no event for it
             await asyncio.sleep(0)
         near.session.resume()  # type: ignore[attr-defined]
         group = other.group()

@@ -597,8 +597,9 @@ async def test_06_fetches_a_range_of_frames() -> None:
         ]
         group.finish()
         assert await near.fetch("demo", "video/hd", 0, start_frame=3, end_frame=9) == [Frame(b"3", 3)]
-        with pytest.raises(FetchError):
+        with pytest.raises(FetchError) as caught:
             await near.fetch("demo", "video/hd", 0, start_frame=4)
+        assert caught.value.code == StreamCode.NOT_FOUND
 
 
 @fetching
@@ -688,7 +689,7 @@ async def test_a_cancelled_request_is_withdrawn(version: Version) -> None:
         if version in FETCHING:
             fetching = asyncio.ensure_future(near.fetch("demo", "video/hd", 0))
             await requested(publication, 3)
-            assert len(video._feeds) == 2
+            assert (len(video._feeds), len(video._fetches)) == (1, 1)
             fetching.cancel()
             await asyncio.gather(fetching, return_exceptions=True)
             assert fetching.cancelled()
@@ -697,9 +698,8 @@ async def test_a_cancelled_request_is_withdrawn(version: Version) -> None:
         await asyncio.gather(waiting, return_exceptions=True)
         await subscription.close()
         await video.unused()
-        assert near.sleepers == {}
         assert near.handles == {}
-        assert video._feeds == {}
+        assert (video._feeds, video._fetches) == ({}, {})
 
 
 @versions

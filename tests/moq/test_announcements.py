@@ -156,11 +156,11 @@ def test_a_change_goes_to_every_interest_that_it_is_under(version: Version) -> N
     pair.settle()
     serving = pair.server.moq.serving
     for request in pair.server.of(AnnounceRequested):
-        serving.announce_initial(request.request, ())
-    serving.announce_to_all("demo/cam", Offer("demo/cam"))
+        serving.announce_initial(request.request)
+    serving.offer("demo/cam", Offer("demo/cam"))
     pair.settle()
     told = {requests[event.request]: event.path for event in pair.client.of(Announced)}
     assert told == dict.fromkeys(prefixes[:3], "demo/cam")
-    serving.announce_to_all("demo/cam", None)
+    serving.offer("demo/cam", None)
     pair.settle()
     assert {requests[event.request] for event in pair.client.of(Unannounced)} == set(prefixes[:3])
