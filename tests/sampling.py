@@ -57,9 +57,9 @@ def covering(ones: Sequence[S], twos: Sequence[T], *, full: bool = FULL) -> list
     return [(ones[step % len(ones)], twos[step % len(twos)]) for step in steps]
 
 
-def first(*values: T) -> tuple[T, ...]:
-    """The first value, or all: for tests that last for seconds."""
-    return values if FULL else values[:1]
+def first(*values: T, count: int = 1) -> tuple[T, ...]:
+    """The first value, or so many, or all: for tests that last for seconds."""
+    return values if FULL else values[:count]
 
 
 def repeats(everything: int) -> int:
