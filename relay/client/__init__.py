@@ -1,9 +1,7 @@
-"""A moq-lite client for asyncio: publish and watch broadcasts over any session.
-
-Async handles on `relay.moq`, which is the protocol. Must never know the relay's actors. docs/client.md has examples.
+"""A moq-lite client for asyncio: publish and watch broadcasts over any session. docs/client.md has examples.
 
 Reading order: `client` (called by applications), `endpoint` (the session, and the base of all handles), `watching`,
-`publishing`.
+`publishing`. The protocol is `relay.moq`.
 """
 
 from relay.client.client import Client

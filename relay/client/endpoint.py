@@ -1,7 +1,4 @@
-"""One end of a session on asyncio, with the state machine and its timer; and the base of every handle on it.
-
-Must never read or write a message: `relay.moq` does. `Client` is an `Endpoint`; the handles keep a reference to it.
-"""
+"""One end of a session on asyncio, with the state machine and its timer; and the base of every handle on it."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ T = TypeVar("T")
 KEPT: Final = 4_096  # items that a reader may leave unread
 SETUP_TIMEOUT: Final = 10.0  # seconds that a peer has for its part of the set-up
 CLOSE_TIMEOUT: Final = 5.0  # seconds for written data to reach the peer, and then for the transport to end
-FLUSH_POLL: Final = 0.005  # seconds between checks whether it has reached the peer
+FLUSH_POLL: Final = 0.005  # seconds between checks for that
 
 TRUSTING: Final = Limits(control_rate=1 << 62, control_burst=1 << 62)  # the peer is a relay
 
@@ -125,10 +122,10 @@ class Reader(Handle, Generic[T]):
 
 
 class Endpoint(Handle):
-    """One end of a session. No wait outlasts it: each then raises SessionEnded.
+    """One end of a session. At its end each wait raises SessionEnded.
 
-    `versions` may be spoken where SETUP decides, `hop` is our origin id (random by default), `max_frame` limits a
-    received frame, in bytes. `setup` are further `Options` of `relay.moq.lite`.
+    SETUP may choose one of `versions`, `hop` is our origin id (random by default), `max_frame` limits a received
+    frame, in bytes. `setup` are further `Options` of `relay.moq.lite`.
     """
 
     def __init__(
@@ -191,7 +188,7 @@ class Endpoint(Handle):
 
     @property
     def version(self) -> Version:
-        """The negotiated version; RuntimeError before the set-up has settled it."""
+        """RuntimeError before SETUP has decided the version."""
         if not self._started or self.moq.state is State.NEGOTIATING:
             raise RuntimeError("the version is not known before the client has started")
         return self.moq.version
@@ -202,7 +199,6 @@ class Endpoint(Handle):
         return self.moq.hop
 
     def check(self) -> None:
-        """Raise SessionEnded if the session is over."""
         if (over := self.ended) is not None:  # each waiting task raises an exception of its own
             raise SessionEnded(over.code, over.reason, by_peer=over.by_peer, fault=over.fault) from over.fault
 
@@ -246,7 +242,7 @@ class Endpoint(Handle):
     def flush(self) -> None:
         """Handle events of the state machine. Called after commands."""
         if self._flushing:
-            return  # a handler gave the command: the events of it follow those before
+            return  # a handler gave the command: its events follow earlier ones
         self._flushing = True
         try:
             while self.moq.events:
@@ -263,9 +259,9 @@ class Endpoint(Handle):
         try:
             self.moq.receive(events, self.runtime.now())
             self.flush()
-        except Exception:  # the boundary: a fault of ours must not leave a task waiting
+        except Exception:  # a fault of ours must not leave a task waiting
             logger.exception("closing the session over an internal error")
-            self.handles.clear()  # what is left to handle must not fail once more
+            self.handles.clear()  # remaining events must not fail again
             self.publications.clear()
             self._end(SessionCode.INTERNAL, "internal error")
         if any(isinstance(event, SessionClosed) for event in events):
@@ -276,7 +272,7 @@ class Endpoint(Handle):
         self.flush()
 
     def on_event(self, event: moq.Event) -> None:
-        """Handle an event of the state machine: all of them pass here, in order."""
+        """All events of the state machine, in order."""
         match event:
             case moq.AnnounceRequested():
                 self.moq.serving.announce_initial(event.request)

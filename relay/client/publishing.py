@@ -28,11 +28,11 @@ class TrackWriter(PublishedTrack, Handle):
         self.requests: deque[moq.SubscribeRequested | moq.FetchRequested] = deque(maxlen=KEPT)  # the newest
 
     async def used(self) -> None:
-        """Wait until there is a subscription."""
+        """Wait for a subscription."""
         await self.until(lambda: self.subscribers)
 
     async def unused(self) -> None:
-        """Wait until there is none."""
+        """Wait until there is no subscription."""
         await self.until(lambda: not self.subscribers)
 
     def on_event(self, event: moq.Event) -> None:

@@ -1,7 +1,4 @@
-"""The watching side of a client, an object for each request: it holds what has arrived and is not read yet.
-
-Must never reorder groups or fill gaps: a reader sees what the peer sent.
-"""
+"""The watching side of a client, an object for each request: what arrived and is unread, unchanged."""
 
 from __future__ import annotations
 
@@ -127,7 +124,7 @@ class GroupReader(Reader[Frame]):
         super().__init__(endpoint, fetch, FetchError if fetch else GroupAborted, FrameQueue())
 
     async def read_all(self) -> list[Frame]:
-        """Return all frames not read yet, once the group is complete."""
+        """All unread frames, once the group is complete."""
         return [frame async for frame in self]
 
     async def pieces(self) -> AsyncIterator[Part]:

@@ -78,13 +78,13 @@ class Group:
 
 
 class FrameQueue:
-    """Parts of one group that were not read yet, in order. True if there is a whole frame."""
+    """Unread parts of one group, in order. True if there is a whole frame."""
 
     __slots__ = ("_missing", "_starts", "parts")
 
     def __init__(self) -> None:
         self.parts: deque[Part] = deque()
-        self._starts = 0  # of frames, among the parts
+        self._starts = 0  # of frames
         self._missing = 0  # bytes that the newest frame lacks
 
     def __bool__(self) -> bool:
@@ -105,7 +105,7 @@ class FrameQueue:
         return part
 
     def popleft(self) -> tuple[FrameStart, bytes]:
-        """Take a whole frame: its start, and its payload. The rest of a frame begun by `pop_part` is skipped."""
+        """A whole frame: its start, and its payload. Skips the rest of a frame begun by `pop_part`."""
         start = self.pop_part()
         while isinstance(start, bytes):
             start = self.pop_part()

@@ -50,7 +50,6 @@ class PublishedTrack:
         return len(self._feeds)
 
     def now(self) -> int:
-        """The clock in this track's timescale."""
         return int(self._clock() * self.info.timescale)
 
     def group(self, sequence: int | None = None, frame_start: int = 0) -> GroupWriter:
@@ -115,7 +114,6 @@ class PublishedTrack:
             raise ValueError(f"track {self.name} has ended")
 
     def on_event(self, event: moq.Event) -> None:
-        """Handle a request for this track, or a change of one."""
         match event:
             case moq.SubscribeRequested() | moq.InfoRequested() | moq.FetchRequested() if (
                 self.code is not None
@@ -143,7 +141,7 @@ class PublishedTrack:
                 self._leave(request)
 
     def send(self, group: EncodedGroup, *, new: bool = False) -> None:
-        """Send new data of a group."""
+        """New data of a group."""
         if self._feeds:
             touched = ((group, new),)
             shared = shared_fragments(touched, self._session.encoding)
@@ -174,7 +172,7 @@ class PublishedTrack:
         return self.cache.start_of(params, params.history_ms * self.info.timescale // 1000)
 
     def _end_if_complete(self) -> None:
-        """Send the end to the subscriptions that have all they asked for."""
+        """To the subscriptions that have all they asked for."""
         unfinished = [group for group in self.cache if group.open]
         for request, feed in self._feeds.items():
             last, final = feed.params.end_group, self.end
@@ -208,7 +206,6 @@ class GroupWriter:
 
     @property
     def finished(self) -> bool:
-        """True if all of it is written."""
         return self.group.finished
 
     def write(self, payload: bytes, timestamp: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The end of a session: what was written before it counts."""
+"""The end of a session: earlier writes arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two clients over memory, in every version: what one publishes the other sees."""
+"""Two clients over memory, in every version: one publishes, the other watches."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ updating = pytest.mark.parametrize("version", UPDATING, ids=lambda version: vers
 
 
 def missing(version: Version, code: StreamCode) -> int:
-    """What 'not here' is called."""
+    """The code of 'not here'."""
     return 13 if version in OLD else code
 
 
 def stamped(version: Version, *frames: tuple[bytes, int]) -> list[Frame]:
-    """The frames as a version carries them."""
+    """The frames of a version."""
     return [Frame(payload, time if version >= Version.LITE_05 else None) for payload, time in frames]
 
 
@@ -369,7 +369,7 @@ async def test_unsubscribing_is_noticed_and_stops_what_is_under_way(version: Ver
         await polite.close()
         rude.reset(70)
         await video.unused()
-        # 01 and 02 leave by a reset, as their clients expect.
+        # 01 and 02 leave by a reset, as their clients expect
         assert [one.code for one in far.seen(RequestCancelled)] == ([0, 0] if version in OLD else [None, 70])
         for reader in readers:
             assert (await anext(reader)).payload == b"x"
@@ -429,7 +429,7 @@ async def test_an_unannounced_broadcast_goes_on(version: Version) -> None:
         publication.unannounce()
         video.group().write(b"x")
         assert (await anext(subscription)).sequence == 0
-        # A successor may take the path over.
+        # a successor may take the path over
         far.publish("demo", tracks=["audio"])
         with pytest.raises(SubscribeError):
             await near.subscribe("demo", "video/hd")
@@ -451,7 +451,7 @@ async def test_a_range_of_groups(version: Version) -> None:
         subscription = await near.subscribe(
             "demo", "video/hd", start_group=1, end_group=4, max_latency_ms=60_000, describe=False
         )
-        # Newer groups go out first.
+        # newer groups are sent first
         assert [(await anext(subscription)).sequence for _ in range(3)] == [3, 2, 1]
         subscription.update(end_group=5, priority=8)
         (update,) = await far.wait_for(SubscribeUpdated)
@@ -570,7 +570,7 @@ async def test_fetch(version: Version) -> None:
             await near.fetch("demo", "video/hd", 0)
         assert caught.value.code == StreamCode.NOT_FOUND
         assert [r.group for r in requests_of(publication) if isinstance(r, FetchRequested)] == [1, 0]
-        # One that is still open is followed to its end, or to its abort.
+        # an open one is followed to its end or abort
         following = near.fetch_group("demo", "video/hd", 2)
         assert await anext(following) == Frame(b"a2", 10)
         groups[2].write(b"c2", 6)

@@ -1,4 +1,4 @@
-"""How a session begins, to the byte, and on either end."""
+"""How a session begins, byte by byte, on either end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(20)
 
 
 async def opening(client: Client, peer: RawPeer, stream: int) -> bytes:
-    """What the client says first on `stream`, while nobody answers."""
+    """The client's first bytes on `stream`, without an answer."""
     starting = asyncio.create_task(client.start())
     data = await peer.until(lambda: peer.received.get(stream))
     starting.cancel()
@@ -183,7 +183,7 @@ async def test_what_overtakes_the_setup_is_kept_for_after_it() -> None:
         await starting
         assert [one.prefix for one in client.seen(AnnounceRequested)] == [""]
         assert await peer.until(lambda: peer.received.get(1)) == b"\x01\x00"
-        # SESSION_INFO may follow, and the end of this stream is the end of the session.
+        # SESSION_INFO may follow; the end of this stream is the end of the session
         stream.write([b"\x01\x2a"], fin=True)
         closed = await client.closed()
         assert [one.bitrate for one in client.seen(BitrateReported)] == [42]
