@@ -66,7 +66,7 @@ async def test_an_error_ends_the_session_at_once(version: Version) -> None:
 
 
 @versions
-async def test_whoever_is_cancelled_while_it_closes_has_closed(version: Version) -> None:
+async def test_a_cancelled_close_has_closed(version: Version) -> None:
     async with pair(version) as (near, far):
         track = far.publish("demo").track("video/hd")
         await near.subscribe("demo", "video/hd", wait=False)

@@ -428,7 +428,7 @@ async def test_a_stop_beside_the_reset_does_not_hide_its_code(version: Version) 
 
 
 @versions
-async def test_who_reads_no_changes_is_told_how_it_is_in_the_end(
+async def test_unread_changes_are_reduced_to_the_latest_state(
     version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`wait_for` reads none, and a broadcast may come and go for months."""

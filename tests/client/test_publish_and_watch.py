@@ -146,7 +146,7 @@ async def test_two_publications_that_share_a_path_are_withdrawn_one_by_one(versi
 
 
 @versions
-async def test_who_stops_watching_is_told_nothing_more(version: Version) -> None:
+async def test_a_closed_interest_gets_no_more_announcements(version: Version) -> None:
     async with pair(version) as (near, far):
         announced = near.announced()
         await requested(far, 1)
@@ -655,7 +655,7 @@ async def test_datagrams_go_to_every_subscription_once(version: Version) -> None
 
 
 @updating
-async def test_a_probe_is_held_where_it_cannot_be_told_and_refused_where_it_can(version: Version) -> None:
+async def test_a_probe_is_held_or_refused_by_version(version: Version) -> None:
     async with pair(version) as (near, far):
         probes = near.probe()
         await requested(far, 1)

@@ -113,7 +113,7 @@ async def test_a_server_takes_every_form_and_answers_in_it(form: SetupForm, vers
         await client.close()
 
 
-async def test_a_server_takes_the_first_version_that_it_speaks() -> None:
+async def test_a_server_takes_the_first_version_that_it_supports() -> None:
     _near, far = memory_pair(None)
     server = Client(far)
     async with asyncio.timeout(PATIENCE):
@@ -127,7 +127,7 @@ async def test_a_server_takes_the_first_version_that_it_speaks() -> None:
 
 
 @pytest.mark.parametrize("server_speaks", [[Version.LITE_01], list(ALL[2:])])
-async def test_without_a_common_version_both_ends_are_told(server_speaks: list[Version]) -> None:
+async def test_without_a_common_version_both_ends_get_the_reason(server_speaks: list[Version]) -> None:
     near, far = memory_pair(None)
     client, server = Client(near, versions=[Version.LITE_02]), Client(far, versions=server_speaks)
     async with asyncio.timeout(PATIENCE):
