@@ -1,17 +1,15 @@
-"""WebTransport over HTTP/3: one session per connection.
-
-aioquic's HTTP/3 layer gets control and QPACK streams and HEADERS frames, never WebTransport streams.
-"""
+"""WebTransport over HTTP/3: one session per connection."""
 
 from __future__ import annotations
 
 import contextlib
 
-from aioquic.h3.events import H3Event, Headers, HeadersReceived
-from aioquic.quic.events import QuicEvent, StopSendingReceived, StreamDataReceived
+from aioquic.h3.events import Headers
+from aioquic.quic.events import QuicEvent, StopSendingReceived
 from aioquic.quic.events import StreamReset as QuicStreamReset
 
 from relay.transport import http3
+from relay.transport.http3_streams import Http3Streams
 from relay.transport.quic import compat
 from relay.transport.quic.connection import Connection
 from relay.transport.quic.session import QuicSession
@@ -28,14 +26,10 @@ class WebTransportSession(QuicSession):
     def __init__(self, connection: Connection, *, is_client: bool) -> None:
         super().__init__(connection, is_client=is_client)
         self.may_write = False  # streams opened before the CONNECT exchange cannot name a session yet
-        self._h3: compat.RelayH3Connection | None = None
         self._session_id: int | None = None
         self._named_id: int | None = None  # the first stream's, if it came before the CONNECT request
         self._capsules = CloseCapsuleDecoder()
-        self._heads: dict[int, http3.StreamHead] = {}
-        self._requests: dict[int, http3.HeadersReader] = {}
-        self._h3_streams: set[int] = set()  # the peer's control and QPACK streams, and unknown ones
-        self._ignored: set[int] = set()  # streams whose remaining bytes are ignored
+        self._http3 = Http3Streams(self)
 
     # -- Session
 
@@ -68,43 +62,12 @@ class WebTransportSession(QuicSession):
         return uni_prefix(session_id) if unidirectional else bidi_prefix(session_id)
 
     def _on_unknown(self, stream_id: int, data: bytes, *, fin: bool) -> None:
-        if stream_id in self._ignored:
-            if fin:
-                self._ignored.discard(stream_id)
-        elif stream_id == self._session_id:
-            self._on_connect_data(data, fin=fin)
-        elif stream_id in self._requests:
-            self._on_request_data(stream_id, data, fin=fin)
-        elif stream_id in self._h3_streams:
-            self._feed_h3(stream_id, data, fin=fin)
+        if stream_id == self._session_id:
+            self.on_connect_data(data, fin=fin)
         else:
-            self._on_head(stream_id, data, fin=fin)
+            self._http3.on_data(stream_id, data, fin=fin)
 
-    def _on_head(self, stream_id: int, data: bytes, *, fin: bool) -> None:
-        head = self._heads.get(stream_id)
-        if head is None:
-            head = self._heads[stream_id] = http3.StreamHead(unidirectional=bool(stream_id & 2))
-        kind = head.feed(data)
-        if kind is None:
-            if fin:
-                del self._heads[stream_id]  # it ended before its kind was known: our half must end too
-                if not stream_id & 2:
-                    self.connection.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
-            return
-        del self._heads[stream_id]
-        if kind.session_id is not None:
-            self._check_session_id(kind.session_id)
-            self._open_by_peer(stream_id, kind.rest, fin=fin)
-        elif stream_id & 2:
-            self._h3_streams.add(stream_id)
-            self._feed_h3(stream_id, kind.rest, fin=fin)
-        elif self.is_client:
-            raise http3.Http3Error(http3.H3_STREAM_CREATION_ERROR, "a request stream from the server")
-        else:
-            self._requests[stream_id] = http3.HeadersReader()
-            self._on_request_data(stream_id, kind.rest, fin=fin)
-
-    def _check_session_id(self, session_id: int) -> None:
+    def on_stream(self, stream_id: int, session_id: int, data: bytes, *, fin: bool) -> None:
         # a stream may overtake the CONNECT request, which then checks the stream's session id
         if self._session_id is None:
             expected = self._named_id
@@ -114,28 +77,12 @@ class WebTransportSession(QuicSession):
             expected = self._session_id
         if session_id != expected:
             raise http3.Http3Error(http3.H3_ID_ERROR, f"a stream names session {session_id}")
-
-    def _settle_session_id(self, stream_id: int) -> None:
-        if self._named_id is not None and self._named_id != stream_id:
-            raise http3.Http3Error(http3.H3_ID_ERROR, f"a stream names session {self._named_id}")
-        self._session_id = stream_id
-        self.may_write = self.is_client
+        self._open_by_peer(stream_id, data, fin=fin)
 
     def _on_reset(self, event: QuicStreamReset) -> None:
-        stream_id = event.stream_id
-        if stream_id == self._session_id:
+        if event.stream_id == self._session_id:
             self._connect_aborted(event.error_code)
-        elif stream_id in self._h3_streams:
-            self._h3_streams.discard(stream_id)
-            self._h3_event(event)
-        elif stream_id in self._ignored:
-            self._ignored.discard(stream_id)
-        elif self._requests.pop(stream_id, None) is not None or self._heads.pop(stream_id, None) is not None:
-            if not stream_id & 2:
-                self.connection.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
-                if self._h3 is not None:
-                    self._h3.forget(stream_id)
-        else:
+        elif not self._http3.on_reset(event):
             super()._on_reset(event)
 
     def _on_stop(self, event: StopSendingReceived) -> None:
@@ -144,7 +91,7 @@ class WebTransportSession(QuicSession):
         elif event.stream_id in self._streams:
             super()._on_stop(event)
         else:
-            self._h3_event(event)
+            self._http3.on_event(event)
 
     # -- datagrams
 
@@ -159,72 +106,32 @@ class WebTransportSession(QuicSession):
 
     # -- HTTP/3
 
-    def _feed_h3(self, stream_id: int, data: bytes, *, fin: bool) -> None:
-        self._h3_event(StreamDataReceived(data=data, end_stream=fin, stream_id=stream_id))
-        if fin:
-            self._h3_streams.discard(stream_id)
-        elif self._h3 is not None and self._h3.waiting(stream_id) > http3.CONTROL_LIMIT:
-            raise http3.Http3Error(http3.H3_EXCESSIVE_LOAD, "a frame on the control stream is too long")
+    def on_settings(self, settings: dict[int, int]) -> None: ...
 
-    def _h3_event(self, event: StreamDataReceived | QuicStreamReset | StopSendingReceived) -> None:
-        if self._h3 is None:
-            return
-        try:
-            events = self._h3.handle_event(event)
-        except RuntimeError:
-            # aioquic writes to its QPACK stream, which the peer has stopped; the event follows
-            raise http3.Http3Error(http3.H3_CLOSED_CRITICAL_STREAM, "a QPACK stream was stopped") from None
-        for h3_event in events:
-            self._on_h3(h3_event)
-
-    def _on_h3(self, event: H3Event) -> None:
-        if isinstance(event, HeadersReceived):
-            self._on_headers(event.stream_id, event.headers)
-
-    def _on_request_data(self, stream_id: int, data: bytes, *, fin: bool) -> None:
-        """Feed bytes of a request, or of the response to ours, until its HEADERS are complete."""
-        frame = self._requests[stream_id].feed(data)
-        if frame is not None:
-            self._h3_event(StreamDataReceived(data=frame, end_stream=False, stream_id=stream_id))
-        if not fin or self.ended:
-            return
-        if stream_id == self._session_id:
-            self._on_connect_data(b"", fin=True)
-        elif self._requests.pop(stream_id, None) is not None:
-            self._ended_without_headers(stream_id)
-        else:
-            self._ignored.discard(stream_id)
-
-    def _ended_without_headers(self, stream_id: int) -> None:
-        self.connection.quic.reset_stream(stream_id, http3.H3_REQUEST_INCOMPLETE)
-        assert self._h3 is not None
-        self._h3.forget(stream_id)
-
-    def _on_headers(self, stream_id: int, headers: Headers) -> None:
+    def on_headers(self, stream_id: int, headers: Headers) -> None:
         raise NotImplementedError
-
-    def _violation(self, code: int, reason: str) -> None:
-        self.end(None, f"HTTP/3 error {code:#x}: {reason}", by_peer=False, kind="transport")
-        self.connection.close(code, reason)
 
     def handle(self, event: QuicEvent) -> None:
         try:
             super().handle(event)
         except http3.Http3Error as error:
-            self._violation(error.code, error.reason)
+            reason = f"HTTP/3 error {error.code:#x}: {error.reason}"
+            self.end(None, reason, by_peer=False, kind="transport")
+            self.connection.close(error.code, error.reason)
 
     # -- the CONNECT stream, after its HEADERS
 
     def _begin_session(self, stream_id: int) -> None:
         """From here on, the CONNECT stream carries capsules."""
-        rest = self._requests.pop(stream_id).rest()
-        self._settle_session_id(stream_id)
-        if self._h3 is not None:
-            self._h3.forget(stream_id)
+        if self._named_id is not None and self._named_id != stream_id:
+            raise http3.Http3Error(http3.H3_ID_ERROR, f"a stream names session {self._named_id}")
+        rest = self._http3.take(stream_id)
+        self._session_id = stream_id
+        self.may_write = self.is_client
         if rest:
-            self._on_connect_data(rest, fin=False)
+            self.on_connect_data(rest, fin=False)
 
-    def _on_connect_data(self, data: bytes, *, fin: bool) -> None:
+    def on_connect_data(self, data: bytes, *, fin: bool) -> None:
         try:
             close = self._capsules.feed(data)
         except WireError as error:

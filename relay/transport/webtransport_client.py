@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from aioquic.h3.events import Headers
-from aioquic.quic.events import StopSendingReceived, StreamDataReceived
-from aioquic.quic.events import StreamReset as QuicStreamReset
+from aioquic.quic.events import StreamDataReceived
 
 from relay.transport import http3
-from relay.transport.quic import compat
 from relay.transport.quic.connection import Connection
 from relay.transport.refusal import answered
 from relay.transport.webtransport import WebTransportSession
@@ -40,7 +38,7 @@ class WebTransportClientSession(WebTransportSession):
 
     def established(self) -> None:
         # only now: HTTP/3 sends application data, and the server's certificate is checked
-        self._h3 = compat.RelayH3Connection(self.connection.quic)
+        self._http3.start()
         self.connection.touch()
 
     def _on_data(self, event: StreamDataReceived) -> None:
@@ -50,18 +48,13 @@ class WebTransportClientSession(WebTransportSession):
         else:
             super()._on_data(event)
 
-    def _h3_event(self, event: StreamDataReceived | QuicStreamReset | StopSendingReceived) -> None:
-        super()._h3_event(event)
-        assert self._h3 is not None
-        if self._request_id is None and self._h3.received_settings is not None and not self.ended:
-            self._request(self._h3.received_settings)
-
-    def _request(self, settings: dict[int, int]) -> None:
+    def on_settings(self, settings: dict[int, int]) -> None:
+        if self.ended:
+            return
         if not _supports_webtransport(settings):
             self.end(None, "the server does not support WebTransport", by_peer=True, kind="transport")
             self.connection.close(http3.H3_NO_ERROR)
             return
-        assert self._h3 is not None
         target = f"{self.path}?{self.query}" if self.query else str(self.path)
         headers = [
             (b":method", b"CONNECT"),
@@ -76,16 +69,15 @@ class WebTransportClientSession(WebTransportSession):
             headers.append((b"wt-available-protocols", offers.encode()))
         stream_id = self.connection.quic.get_next_available_stream_id()
         self._request_id = stream_id
-        self._requests[stream_id] = http3.HeadersReader()
-        self._h3.send_headers(stream_id, headers)
+        self._http3.request(stream_id, headers)
         self.connection.touch()
 
-    def _on_headers(self, stream_id: int, headers: Headers) -> None:
+    def on_headers(self, stream_id: int, headers: Headers) -> None:
         fields = dict(headers)
         status = int(fields[b":status"])
         if status < FIRST_FINAL_STATUS:
-            rest = self._requests[stream_id].rest()  # an interim answer; the final one may be buffered
-            self._on_request_data(stream_id, rest, fin=False)
+            rest = self._http3.requests[stream_id].rest()  # an interim answer; the final one may be buffered
+            self._http3.on_request_data(stream_id, rest, fin=False)
             return
         self.status = status
         if status >= FIRST_REFUSAL:
@@ -107,9 +99,6 @@ class WebTransportClientSession(WebTransportSession):
         self._begin_session(stream_id)
         if self.opened is not None and not self.opened.done():
             self.opened.set_result(None)
-
-    def _ended_without_headers(self, stream_id: int) -> None:  # noqa: ARG002 - there is only one
-        raise http3.Http3Error(http3.H3_MESSAGE_ERROR, "no answer to the CONNECT request")
 
 
 def _supports_webtransport(settings: dict[int, int]) -> bool:

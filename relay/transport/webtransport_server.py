@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from http import HTTPStatus
@@ -11,7 +10,6 @@ from aioquic.h3.events import Headers
 
 from relay.model.incompatible import IncompatiblePeers
 from relay.transport import http3
-from relay.transport.quic import compat
 from relay.transport.quic.connection import Connection
 from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
@@ -53,7 +51,7 @@ class WebTransportServerSession(WebTransportSession):
         self._accepted = False
         self.offered: tuple[str, ...] = ()
         # sending our settings with the handshake saves clients a round trip
-        self._h3 = compat.RelayH3Connection(connection.quic)
+        self._http3.start()
 
     def close(self, code: int = 0, reason: str = "") -> None:
         if self._session_id is not None and not self._accepted:
@@ -61,14 +59,14 @@ class WebTransportServerSession(WebTransportSession):
         else:
             super().close(code, reason)
 
-    def _on_headers(self, stream_id: int, headers: Headers) -> None:
+    def on_headers(self, stream_id: int, headers: Headers) -> None:
         fields = {name.decode("ascii", "replace"): value.decode("latin-1") for name, value in headers}
         if fields.get(":method") != "CONNECT" or ":protocol" not in fields:
-            self._answer(stream_id, 404 if fields.get(":method") in ("GET", "HEAD") else 405)
+            self._http3.refuse(stream_id, 404 if fields.get(":method") in ("GET", "HEAD") else 405)
         elif fields[":protocol"] != "webtransport" or not fields.get(":path", "").startswith("/"):
-            self._answer(stream_id, 400)
+            self._http3.refuse(stream_id, 400)
         elif self._session_id is not None:
-            self._answer(stream_id, ALREADY_IN_USE)
+            self._http3.refuse(stream_id, ALREADY_IN_USE)
         else:
             self._on_connect(stream_id, fields)
 
@@ -121,19 +119,6 @@ class WebTransportServerSession(WebTransportSession):
         self.connection.close_later(http3.H3_NO_ERROR)
 
     def _respond(self, headers: Headers, *, end: bool) -> None:
-        assert self._h3 is not None
         assert self._session_id is not None
-        with contextlib.suppress(RuntimeError, ValueError):  # the peer has aborted it; the event follows
-            self._h3.send_headers(self._session_id, headers, end_stream=end)
-        self._h3.forget(self._session_id)
+        self._http3.answer(self._session_id, headers, end=end)
         self.connection.touch()
-
-    def _answer(self, stream_id: int, status: int) -> None:
-        """Reject a request that is not served here, and ignore the rest of it."""
-        assert self._h3 is not None
-        self._requests.pop(stream_id, None)
-        self._ignored.add(stream_id)
-        with contextlib.suppress(RuntimeError, ValueError):  # the peer has aborted the stream
-            self._h3.send_headers(stream_id, [(b":status", str(status).encode())], end_stream=True)
-            self.connection.quic.stop_stream(stream_id, http3.H3_NO_ERROR)
-        self._h3.forget(stream_id)

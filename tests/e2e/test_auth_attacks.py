@@ -168,10 +168,10 @@ async def over_websocket(relay: Relay, target: bytes, *fields: bytes) -> Outcome
 @contextlib.contextmanager
 def asking_for(target: bytes) -> Iterator[None]:
     """Our client requests exactly these bytes as the `:path` of its WebTransport session."""
-    request = WebTransportClientSession._request
+    request = WebTransportClientSession.on_settings
 
     def altered(self: WebTransportClientSession, settings: dict[int, int]) -> None:
-        h3: Any = self._h3
+        h3: Any = self._http3.layer
 
         def sending(stream_id: int, headers: Any) -> None:
             fields = [(name, target if name == b":path" else value) for name, value in headers]
@@ -180,11 +180,11 @@ def asking_for(target: bytes) -> Iterator[None]:
         h3.send_headers = sending
         request(self, settings)
 
-    WebTransportClientSession._request = altered  # type: ignore[method-assign]
+    WebTransportClientSession.on_settings = altered  # type: ignore[method-assign]
     try:
         yield
     finally:
-        WebTransportClientSession._request = request  # type: ignore[method-assign]
+        WebTransportClientSession.on_settings = request  # type: ignore[method-assign]
 
 
 def headers_frame(fields: list[tuple[bytes, bytes]]) -> bytes:

@@ -662,14 +662,14 @@ async def test_webtransport_refusals_differ_in_the_word_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = []
-    on_headers = WebTransportClientSession._on_headers
+    on_headers = WebTransportClientSession.on_headers
 
     def heard(self: WebTransportClientSession, stream_id: int, headers: Any) -> None:
         answers.append(tuple(headers))
         on_headers(self, stream_id, headers)
 
     async with stage(tmp_path) as scene:
-        monkeypatch.setattr(WebTransportClientSession, "_on_headers", heard)
+        monkeypatch.setattr(WebTransportClientSession, "on_headers", heard)
         for cell in REFUSED:
             found = await refusal(scene.relay, "webtransport", cell.url, cell.credential())
             assert found == unauthorized("webtransport", Version.LITE_06, cell.word)

@@ -27,19 +27,19 @@ def test_the_state_of_an_open_h3_connection() -> None:
     wire = Wire("webtransport")
     wire.open()
     handler: Any = wire.server_connection.handler
-    assert isinstance(handler._h3._stream, dict)
-    assert 0 not in handler._h3._stream  # the request's record is dropped
-    control = handler._h3._stream[2]
+    assert isinstance(handler._http3.layer._stream, dict)
+    assert 0 not in handler._http3.layer._stream  # the request's record is dropped
+    control = handler._http3.layer._stream[2]
     assert (control.blocked, control.buffer) == (False, b"")
-    assert handler._h3._local_decoder_stream_id == 11
-    assert handler._h3._decoder.cancel_stream(4)
+    assert handler._http3.layer._local_decoder_stream_id == 11
+    assert handler._http3.layer._decoder.cancel_stream(4)
 
 
 def test_settings_satisfy_every_generation() -> None:
     wire = Wire("webtransport")
     wire.open()
     handler: Any = wire.client_connection.handler
-    settings = handler._h3.received_settings
+    settings = handler._http3.layer.received_settings
     for name in (0x08, 0x33, 0xFFD277, 0x2B603742, 0x2B603743, 0xC671706A):
         assert settings[name] == 1
 
@@ -48,7 +48,7 @@ def test_the_control_stream_comes_first() -> None:
     wire = Wire("webtransport")
     wire.open()
     handler: Any = wire.server_connection.handler
-    assert handler._h3._local_control_stream_id == 3
+    assert handler._http3.layer._local_control_stream_id == 3
 
 
 def test_stream_limits_are_ours() -> None:

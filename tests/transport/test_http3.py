@@ -230,7 +230,7 @@ def test_other_requests_get_an_answer(headers: list[tuple[bytes, bytes]], status
     seen = Recorder(client.wire.server)
     client.send(8, encode_varint(0x41) + encode_varint(4) + b"data")
     assert seen.data(8) == b"data"
-    assert not session._ignored
+    assert not session._http3.ignored
 
 
 def test_second_connect_is_refused() -> None:
@@ -363,8 +363,8 @@ def test_request_streams_that_end_early(data: bytes) -> None:
     client.request(CONNECT, 4)
     assert client.status(4) == b"200"
     session: Any = client.wire.server
-    assert not session._heads
-    assert not session._requests
+    assert not session._http3.heads
+    assert not session._http3.requests
 
 
 def test_reset_of_streams_that_said_nothing() -> None:
@@ -376,7 +376,7 @@ def test_reset_of_streams_that_said_nothing() -> None:
         client.run()
     assert not seen.events
     session: Any = client.wire.server
-    assert not session._heads
+    assert not session._http3.heads
     assert client.closed_with is None
 
 
@@ -390,8 +390,8 @@ def test_unknown_uni_streams_are_ignored() -> None:
     client.run()
     assert client.closed_with is None
     session: Any = client.wire.server
-    assert 14 not in session._h3_streams
-    assert 18 not in session._h3_streams
+    assert 14 not in session._http3.control
+    assert 18 not in session._http3.control
 
 
 def test_closing_the_control_stream_is_an_error() -> None:
@@ -476,7 +476,7 @@ def test_a_frame_on_the_control_stream_has_a_limit(kind: int, code: int | None) 
     assert client.closed_with == code
     if code is None:
         session: Any = client.wire.server
-        assert session._h3.waiting(2) == 0
+        assert session._http3.layer.waiting(2) == 0
 
 
 @pytest.mark.parametrize("ending", ["reset", "end"])
@@ -500,4 +500,4 @@ def test_a_request_that_goes_while_its_headers_wait_for_qpack(ending: str) -> No
     assert client.closed_with is None
     assert not seen.events
     session: Any = client.wire.server
-    assert stream_id not in session._h3._stream
+    assert stream_id not in session._http3.layer._stream
