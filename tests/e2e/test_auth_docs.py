@@ -188,10 +188,10 @@ async def test_every_command_does_what_the_page_says(folder: Path, tmp_path: Pat
                 good = fits(expected.removesuffix(LEAVE).rstrip("\n"), output)
             if not good:
                 log = (
-                    (folder / "relay.log_setup").read_text() if (folder / "relay.log_setup").exists() else ""
+                    (folder / "relay.log").read_text() if (folder / "relay.log").exists() else ""
                 )
                 wrong.append(
-                    f"$ {step.command}\n{step.output}\n--- but was:\n{output}\n--- relay.log_setup:\n{log}"
+                    f"$ {step.command}\n{step.output}\n--- but was:\n{output}\n--- relay.log:\n{log}"
                 )
                 break  # later steps depend on it
     assert wrong == []
