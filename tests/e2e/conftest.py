@@ -5,7 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.browser import Browser
 from tests.e2e.namespaces import Network
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _browser_ends() -> Iterator[None]:
+    yield
+    Browser.end()
 
 
 @pytest.fixture

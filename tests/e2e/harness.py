@@ -233,6 +233,26 @@ def _has_moq(python: Path, version: str) -> bool:
     return found.returncode == 0 and found.stdout.strip() == version
 
 
+@functools.cache
+def npm_modules(package: str) -> Path:
+    """A folder with an npm package and all that it needs, which is made when it is missing.
+
+    Concurrent processes wait for the first. Raises RuntimeError with npm's output.
+    """
+    home = VENVS / f"npm-{package.partition('@')[2].replace('/', '-')}"
+    VENVS.mkdir(exist_ok=True)
+    (VENVS / ".gitignore").write_text("*\n")
+    with home.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir()
+            options = ("--no-audit", "--no-fund", "--ignore-scripts", "--no-save")
+            _install("npm", "install", "--prefix", str(home), package, *options)
+            (home / "complete").touch()
+    return home / "node_modules"
+
+
 def _install(*command: str) -> None:
     done = subprocess.run(
         command,

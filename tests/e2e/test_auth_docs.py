@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from typing import Final, NamedTuple, Self
 import pytest
 
 from relay.auth.key import Key, token_kid
-from tests.e2e.harness import VENVS, free_udp_port
+from tests.e2e.harness import free_udp_port, npm_modules
 
 PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "auth.md").read_text()
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -40,7 +39,6 @@ AGAIN: Final = 15.0
 """Seconds until a repeated command's output must be right."""
 
 PACKAGE: Final = "@moq/token@0.2.3"
-INSTALL_S: Final = 300
 
 
 class Step(NamedTuple):
@@ -187,9 +185,7 @@ async def test_every_command_does_what_the_page_says(folder: Path, tmp_path: Pat
             else:
                 good = fits(expected.removesuffix(LEAVE).rstrip("\n"), output)
             if not good:
-                log = (
-                    (folder / "relay.log").read_text() if (folder / "relay.log").exists() else ""
-                )
+                log = (folder / "relay.log").read_text() if (folder / "relay.log").exists() else ""
                 wrong.append(
                     f"$ {step.command}\n{step.output}\n--- but was:\n{output}\n--- relay.log:\n{log}"
                 )
@@ -207,33 +203,13 @@ def test_the_private_keys_of_the_page_are_private_and_the_relay_has_public_ones(
         assert part in commands, part
 
 
-def npm_modules() -> Path:
-    """Made if missing; concurrent processes wait."""
-    home = VENVS / "npm-moq-token"
-    home.mkdir(parents=True, exist_ok=True)
-    (VENVS / ".gitignore").write_text("*\n")
-    with (VENVS / "npm-moq-token.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "node_modules/@moq/token/index.js").exists():
-            done = subprocess.run(
-                ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), PACKAGE],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=INSTALL_S,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout
-    return home / "node_modules"
-
-
 @pytest.mark.skipif(
     shutil.which("npm") is None or shutil.which("node") is None, reason="node or npm is not installed"
 )
 @pytest.mark.parametrize("algorithm", ["HS256", "ES256", "EdDSA"])
 def test_the_javascript_snippet_signs(algorithm: str, folder: Path) -> None:
     [snippet] = re.findall(r"^```js\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    (folder / "node_modules").symlink_to(npm_modules())
+    (folder / "node_modules").symlink_to(npm_modules(PACKAGE))
     (folder / "sign.mjs").write_text(snippet)
     key = Key.generate(algorithm)
     key.save(folder / "app.jwk", as_json=True)

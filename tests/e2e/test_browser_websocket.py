@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import functools
+import asyncio
 import hashlib
 import shutil
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +13,7 @@ from relay.transport.websocket import choice as websocket
 from relay.transport.websocket.choice import Choice
 from relay.wire.version import Version
 from tests.e2e.browser import Page, chromium_path
-from tests.e2e.harness import INSTALL_S, VENVS
+from tests.e2e.harness import npm_modules
 from tests.e2e.peers.frames import payload
 from tests.e2e.support import publisher, running, viewer, webtransport
 
@@ -28,42 +25,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@functools.cache
-def npm_modules() -> Path:
-    """Made if missing."""
-    home = VENVS / "npm-moq-lite"
-    modules = home / "node_modules"
-    home.mkdir(parents=True, exist_ok=True)
-    (VENVS / ".gitignore").write_text("*\n")
-    with (VENVS / "npm-moq-lite.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (modules / "@moq" / "lite" / "index.js").exists():
-            done = subprocess.run(
-                [
-                    *("npm", "install", "--prefix", str(home), PACKAGE),
-                    *("--no-audit", "--no-fund", "--ignore-scripts", "--no-save"),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=INSTALL_S,
-                check=False,
-            )
-            if done.returncode:
-                pytest.skip(f"npm cannot install {PACKAGE}: {done.stdout[-500:]}")
-    return modules
-
-
-class NpmPage(Page):
-    @property
-    def modules(self) -> Path:  # type: ignore[override]
-        return npm_modules()
-
-
 @pytest.mark.parametrize(("framing", "version"), [("qmux-00", 2), ("webtransport", 2), ("webtransport", 1)])
 async def test_publishes_and_watches(framing: str, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames larger than a message, and than the page's window, in both directions."""
-    npm_modules()
+    folder = await asyncio.to_thread(npm_modules, PACKAGE)
     known = websocket.choices
 
     def only(versions: Sequence[Version]) -> list[Choice]:
@@ -86,8 +51,14 @@ async def test_publishes_and_watches(framing: str, version: int, monkeypatch: py
     async with (
         running(versions=[Version(version), Version.LITE_06]) as relay,
         publisher("0.5.1", webtransport(relay), "demo/cam", *options) as source,
-        NpmPage(
-            "websocket.html", relay=relay.url, broadcast="demo/cam", track="video", own="page/cam", size=size
+        Page(
+            "websocket.html",
+            modules=folder,
+            relay=relay.url,
+            broadcast="demo/cam",
+            track="video",
+            own="page/cam",
+            size=size,
         ) as page,
     ):
         await page.wait_for("first_frame", 30)

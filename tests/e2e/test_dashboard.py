@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
 import logging
-import os
 import re
-import shutil
 import struct
-import tempfile
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +22,7 @@ from aiohttp import web
 from relay.app import Relay
 from relay.client import Client
 from relay.web import dashboard
-from tests.e2e.browser import FLAGS, chromium_path
+from tests.e2e.browser import DevTools, Json, chromium_path
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import guarded, token
 from tests.e2e.support import running
@@ -40,55 +36,35 @@ WITHIN: Final = 20.0
 
 HOSTILE: Final = "<img src=x onerror=alert(1)>"
 
-Json = dict[str, Any]
 
-
-class Tab:
-    """One page in a browser, driven over the DevTools protocol."""
+class Tab(DevTools):
+    """One page in a browser."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self._session = ""
-        self._numbers = itertools.count(1)
-        self._replies: dict[int, asyncio.Future[Json]] = {}
+        super().__init__(socket)
         self._loaded = asyncio.Event()
         self.requests: list[str] = []
         """Addresses that the page requested."""
         self.complaints: list[str] = []
         """Uncaught errors, errors on the console, breaches of the policy."""
 
-    async def listen(self) -> None:
-        async for message in self._socket:
-            said = json.loads(message.data)
-            if "id" in said:
-                self._replies.pop(said["id"]).set_result(said)
-                continue
-            match said["method"], said["params"]:
-                case "Page.loadEventFired", _:
-                    self._loaded.set()
-                case "Network.requestWillBeSent", params:
-                    self.requests.append(params["request"]["url"])
-                case "Runtime.exceptionThrown", params:
-                    self.complaints.append(json.dumps(params["exceptionDetails"])[:1000])
-                case "Page.javascriptDialogOpening", params:
-                    self.complaints.append(f"dialog: {params['message']}")
-                case "Log.entryAdded", {"entry": {"level": "error", "source": source, "text": text}}:
-                    if source != "network":  # a refusal of the relay is no fault of the page
-                        self.complaints.append(text)
-
-    async def call(self, method: str, **params: object) -> Json:
-        number = next(self._numbers)
-        reply = self._replies[number] = asyncio.get_running_loop().create_future()
-        target = {"sessionId": self._session} if self._session else {}
-        await self._socket.send_json({"id": number, "method": method, "params": params, **target})
-        said = await reply
-        assert "error" not in said, said
-        result: Json = said["result"]
-        return result
+    def on_event(self, method: str, params: Json) -> None:
+        match method, params:
+            case "Page.loadEventFired", _:
+                self._loaded.set()
+            case "Network.requestWillBeSent", _:
+                self.requests.append(params["request"]["url"])
+            case "Runtime.exceptionThrown", _:
+                self.complaints.append(json.dumps(params["exceptionDetails"])[:1000])
+            case "Page.javascriptDialogOpening", _:
+                self.complaints.append(f"dialog: {params['message']}")
+            case "Log.entryAdded", {"entry": {"level": "error", "source": source, "text": text}}:
+                if source != "network":  # a refusal of the relay is no fault of the page
+                    self.complaints.append(text)
 
     async def attach(self) -> None:
-        target = await self.call("Target.createTarget", url="about:blank")
-        attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        target = await self.create("about:blank")
+        attached = await self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
@@ -130,41 +106,10 @@ class Tab:
 
 @contextlib.asynccontextmanager
 async def tab(url: str) -> AsyncIterator[Tab]:
-    path = chromium_path()
-    assert path is not None
-    async with contextlib.AsyncExitStack() as stack:
-        profile = tempfile.mkdtemp(prefix="chromium-")
-        stack.callback(shutil.rmtree, profile, ignore_errors=True)
-        process = await asyncio.create_subprocess_exec(
-            *(path, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "HOME": profile},
-        )
-        assert process.stderr is not None
-        stack.push_async_callback(_end, process)
-        async with asyncio.timeout(WITHIN):
-            async for line in process.stderr:
-                if found := re.search(rb"DevTools listening on (ws://\S+)", line):
-                    break
-            else:
-                raise AssertionError("the browser did not start")
-        drain = asyncio.create_task(process.stderr.read())
-        stack.callback(drain.cancel)
-        client = await stack.enter_async_context(aiohttp.ClientSession())
-        page = Tab(await stack.enter_async_context(client.ws_connect(found[1].decode(), max_msg_size=0)))
-        listening = asyncio.create_task(page.listen())
-        stack.callback(listening.cancel)
+    async with Tab.connect() as page:
         await page.attach()
         await page.open(url)
         yield page
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    await process.wait()
 
 
 async def state(relay: Relay) -> Json:
@@ -522,7 +467,9 @@ async def test_the_fingerprint_is_copied() -> None:
     async with serving(made_up()) as url, tab(url) as page:
         await page.until("document.querySelector('#status').dataset.status === 'live'")
         await page.call(
-            "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
+            "Browser.grantPermissions",
+            browserContextId=page.context,
+            permissions=["clipboardReadWrite", "clipboardSanitizedWrite"],
         )
         await page.click("[data-copy=certificate]")
         await page.until("document.querySelector('[data-copy=certificate]').textContent === 'Copied'")
