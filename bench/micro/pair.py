@@ -18,8 +18,6 @@ ORDER = (1, 1)
 
 
 class Pair:
-    """A server that sends, and a client that receives."""
-
     def __init__(self, *, fast: bool) -> None:
         self.now = 1000.0
         settings = QuicSettings(fast=fast, idle_timeout=3600.0)
@@ -42,7 +40,7 @@ class Pair:
         self.answer()
         for _ in range(20):
             self.exchange()
-        # Slow start would leave data unsent at first: from here on each burst leaves whole.
+        # past slow start each burst leaves whole
         for _ in range(50):
             self.write(20_000)
             for _ in range(4):
@@ -51,23 +49,21 @@ class Pair:
         self.exchange()
 
     def exchange(self) -> None:
-        """Exchange packets, delayed acknowledgements included."""
+        """With delayed acknowledgements."""
         self.now += 0.01
         to_client = self.packets(self.server)
         self.take(self.client, to_client)
         self.answer()
 
     def answer(self) -> None:
-        """Deliver the client's packets."""
         self.take(self.server, self.acknowledgements())
 
     def write(self, size: int) -> None:
-        """Let the server write a group of one frame to a new stream."""
+        """A group of one frame, on a new stream of the server."""
         stream = self.server.get_next_available_stream_id(is_unidirectional=True)
         self.server.write_stream(stream, [bytes(size)], fin=True, order=ORDER)
 
     def packets(self, end: RelayQuicConnection) -> list[bytes]:
-        """Packets of one end."""
         return [packet for packet, _ in end.datagrams_to_send(self.now)]
 
     def flight(self, size: int) -> list[bytes]:
@@ -83,7 +79,7 @@ class Pair:
         return found
 
     def acknowledgements(self) -> list[bytes]:
-        """The client's acknowledgements, once due."""
+        """Of the client, once due."""
         found = self.packets(self.client)
         for _ in range(3):
             due = self.client.get_timer()
@@ -95,7 +91,7 @@ class Pair:
         return found
 
     def take(self, end: RelayQuicConnection, packets: Sequence[bytes]) -> int:
-        """Let one end receive packets as in one drain of a socket; return their stream bytes."""
+        """Receive packets as in one drain of a socket; returns their stream bytes."""
         source = CLIENT if end is self.server else SERVER
         now = self.now
         for packet in packets:

@@ -28,7 +28,15 @@ class StreamTable(StreamOwner):
     __slots__ = (
         *("awake", "handler", "is_client", "queue", "refused", "send_limit", "send_used", "waker"),
         *("_bidi_opened", "_bidi_limit", "_by_id", "_chunks", "_control", "_delivered", "_ended"),
-        *("_gathered", "_gathering", "_local_bit", "_openings", "_peer_bidi", "_peer_bidi_limit", "_peer_bidi_sent"),
+        *(
+            "_gathered",
+            "_gathering",
+            "_local_bit",
+            "_openings",
+            "_peer_bidi",
+            "_peer_bidi_limit",
+            "_peer_bidi_sent",
+        ),
         *("_peer_uni", "_peer_uni_limit", "_peer_uni_sent", "_receive_limit", "_receive_limit_sent"),
         *(
             "_received",

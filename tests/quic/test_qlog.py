@@ -103,7 +103,7 @@ def exchange(lab: Fixed) -> None:
     up, down = dice.randbytes(SIZE), dice.randbytes(SIZE)
     lab.client.give(up)
     lab.server.give(down)
-    given_up = lab.server.give(dice.randbytes(SIZE), order=(-1, 0))
+    given_up = lab.server.give(dice.randbytes(SIZE), priority=-1)
     lab.send_all()
     lab.run(lambda: len(lab.client.log.received.get(3, b"")) > SIZE / 3)
     lab.server.update_keys()

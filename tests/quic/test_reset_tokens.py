@@ -7,8 +7,9 @@ import random
 import pytest
 from aioquic.quic.connection import QuicConnection
 
-from relay.quic.reset_tokens import LONGEST, SHORTEST, TOKEN, ResetTokens, is_reset
+from relay.quic.reset_tokens import LONGEST, SHORTEST, TOKEN, ResetTokens
 from tests.quic.handshaking import CLIENT, SERVER, Line, plain_client, server
+from tests.quic.lab import PEER_TOKEN, Hand
 
 
 def tokens(secret: bytes = bytes(32), seed: int = 1) -> ResetTokens:
@@ -34,7 +35,7 @@ def test_the_token_in_the_transport_parameters_is_the_answer() -> None:
     [(packet, _)] = quic.datagrams_to_send(line.now)
     answer = tokens(seed=9).answer(packet, 8)
     assert answer is not None
-    assert is_reset(answer, [quic._peer_cid.stateless_reset_token])
+    assert answer.endswith(quic._peer_cid.stateless_reset_token)
     assert isinstance(quic, QuicConnection)
     assert (line.server.get_peer_address(), quic.get_peer_address()) == (CLIENT, SERVER)
 
@@ -70,12 +71,14 @@ def test_answers_differ() -> None:
 
 
 def test_recognition() -> None:
-    token, other = b"t" * 16, b"o" * 16
-    assert is_reset(b"\x41" + bytes(4) + token, [other, token])
-    assert not is_reset(b"\x41" + bytes(3) + token, [token])  # shorter than any packet
-    assert not is_reset(b"\x41" + bytes(40), [other, token])
-    assert not is_reset(b"\x41" + bytes(4) + token, [])
-    assert not is_reset(b"", [token])
+    hand = Hand(is_client=True).quiet()
+    hand.deliver(b"\x41" + bytes(3) + PEER_TOKEN)  # shorter than any packet
+    hand.deliver(b"\x41" + bytes(40), b"\x41" + bytes(4) + PEER_TOKEN[:-1] + b"?")
+    assert hand.close is None
+    hand.deliver(b"\x41" + bytes(4) + PEER_TOKEN)
+    assert hand.close is not None
+    assert hand.close.reset
+    assert hand.flush() == hand.say(b"\1") == []
 
 
 def test_short_secrets_are_refused() -> None:
