@@ -8,6 +8,10 @@ LOWEST := $(VENV)-lowest
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 UV := uv==0.13.9
 BUILD := build==1.6.1 twine==7.0.0
+# Of the tests: four of them wait for peers while two cores work.
+WORKERS := 4
+# Tests start hundreds of processes, which would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-full test-lowest coverage check format bench soak bench-micro bench-docs fuzz lock dist clean
@@ -21,26 +25,26 @@ run: $(VENV)/.run ## Start a relay with dev.toml
 
 test: $(VENV)/.dev ## Run all tests, with a sample of their combinations; TESTS="tests/web tests/wire" chooses
 	@sh tests/e2e/install-chromium.sh
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 test-full: export TEST_FULL := 1
 test-full: test ## Run all tests with all combinations: pairs of versions, ways to make packets
 
 coverage: $(VENV)/.dev ## Show which lines and branches of each room the tests reach; TESTS chooses
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -n 2 --dist worksteal $(TESTS)
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python -m tests.rooms
 
 test-lowest: $(LOWEST)/.dev ## Run all tests with the lowest release of each dependency that pyproject.toml allows
 	@sh tests/e2e/install-chromium.sh
-	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
-check: $(VENV)/.dev ## Check style, types and which room may import which
+check: $(VENV)/.dev ## Check style, types, the size of classes and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet tests/test_imports.py
+	$(BIN)/python -m pytest --quiet tests/test_imports.py tests/test_classes.py
 
 format: $(VENV)/.dev ## Put the source into the house style
 	$(BIN)/ruff check --fix .

@@ -46,7 +46,6 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
     top = argparse.ArgumentParser(
         prog="python -m bench",
         description=DESCRIPTION,
@@ -99,7 +98,7 @@ def _how(command: argparse.ArgumentParser, *, rounds: int) -> None:
 
 
 class Store:
-    """The file of results, written after each run, so that an interrupted benchmark loses nothing."""
+    """The file of results, written after each run: an interrupted benchmark loses nothing."""
 
     def __init__(self, path: Path, *, keep: bool) -> None:
         self._path = path
@@ -115,7 +114,6 @@ class Store:
         self.rounds = 1 + max((run["round"] for run in self.data["runs"]), default=-1)
 
     def add(self, result: dict[str, Any]) -> None:
-        """Keep a run."""
         runs = self.data["runs"]
         runs.append(result)
         busy = [run["machine_cores"] for run in runs if "machine_cores" in run]
@@ -140,7 +138,7 @@ def contenders_for(asked: Sequence[str] | None) -> list[str]:
 
 
 async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], store: Store) -> None:
-    """Run everything, relay after relay, round after round; failed runs are printed, stored and not counted."""
+    """Relay after relay, round after round; failed runs are printed, stored and not counted."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that they, too, end their processes
@@ -174,7 +172,6 @@ async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], 
 
 
 def in_short(scenario: Scenario, result: dict[str, Any]) -> str:
-    """A short description of a run."""
     if "failed" in result:
         return f"failed: {result['failed']}"
     words = []
@@ -187,7 +184,6 @@ def in_short(scenario: Scenario, result: dict[str, Any]) -> str:
 
 
 def show(data: dict[str, Any], folder: Path) -> None:
-    """Print all tables and draw all plots."""
     print()
     for name, text in report.blocks(data).items():
         print(f"## {name}\n\n{report.aligned(text)}\n")
@@ -205,14 +201,12 @@ def _relative(path: Path) -> Path:
 
 
 def write_docs(data: dict[str, Any]) -> None:
-    """Write tables and plots into the page."""
     PAGE.write_text(report.fill(PAGE.read_text(), report.blocks(data)))
     files = plots.write(data, IMAGES)
     print("\n".join(["written:", *(f"  {_relative(path)}" for path in [PAGE, *files])]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
     arguments = parser().parse_args(argv)
     try:
         return _do(arguments)

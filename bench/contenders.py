@@ -1,8 +1,4 @@
-"""The compared relays.
-
-Each run gets a fresh process on a free port of 127.0.0.1. Only processes started here are ended, by their own
-id.
-"""
+"""The compared relays, each run in a fresh process on a free port of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -42,12 +38,10 @@ public = ""
 
 @dataclass(frozen=True)
 class Contender:
-    """A relay to compare."""
-
     name: str
     title: str
     ready: str
-    """Part of the line that it prints when it listens."""
+    """Part of its line when it listens."""
 
 
 CONTENDERS = {
@@ -78,13 +72,11 @@ class RunningRelay:
 
     @property
     def pid(self) -> int:
-        """For /proc."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def url(self) -> str:
-        """URL for clients."""
         return f"https://127.0.0.1:{self.port}/"
 
     async def __aenter__(self) -> Self:
@@ -117,7 +109,6 @@ class RunningRelay:
         await self._stop()
 
     def check(self) -> None:
-        """Raise RelayFailedError if the relay has ended."""
         assert self._process is not None
         if (status := self._process.returncode) is not None:
             raise RelayFailedError(self._explain(f"ended with status {status}"))
@@ -131,7 +122,6 @@ class RunningRelay:
         return [sys.executable, "-u", "-m", "relay.cli", str(config)]
 
     def said(self) -> str:
-        """The log so far."""
         return self._log.read_text(errors="replace")
 
     def _explain(self, what: str) -> str:
@@ -146,7 +136,7 @@ class RunningRelay:
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
-    """Terminate the process; kill it if it does not end."""
+    """Terminate the process, then kill it."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
@@ -159,12 +149,12 @@ async def end(process: asyncio.subprocess.Process) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Our environment without variables that configure a relay."""
+    """Without variables that configure a relay."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MOQ_")}
 
 
 def free_ports() -> tuple[int, int]:
-    """Return two ports of 127.0.0.1 that are free for UDP and TCP."""
+    """Free for UDP and TCP, on 127.0.0.1."""
     with contextlib.ExitStack() as sockets:
         found: list[int] = []
         while len(found) < 2:

@@ -60,7 +60,7 @@ NAMES = {AnnounceActive: "start", AnnounceUpdate: "update", AnnounceEnded: "end"
 
 
 class _Selector(selectors.DefaultSelector):
-    """Does not wait: the waiting time has passed at once."""
+    """Waiting time passes at once."""
 
     passed = 0.0
 
@@ -82,7 +82,6 @@ class VirtualTime(asyncio.SelectorEventLoop):
 
 
 def in_virtual_time(scenario: Coroutine[Any, Any, Any]) -> Any:
-    """Run it to its end."""
     with asyncio.Runner(loop_factory=VirtualTime) as runner:
         return runner.run(scenario)
 
@@ -91,7 +90,7 @@ def in_virtual_time(scenario: Coroutine[Any, Any, Any]) -> Any:
 
 
 class LateSession:
-    """A session whose events arrive after a latency, in order."""
+    """Events arrive after a latency, in order."""
 
     def __init__(self, session: Session, latency: float) -> None:
         self._session = session
@@ -101,7 +100,6 @@ class LateSession:
         return getattr(self._session, name)
 
     def start(self, sink: Sink) -> None:
-        """Begin delivering events."""
         under_way: deque[tuple[Event, ...]] = deque()
 
         def arrive(events: tuple[Event, ...]) -> None:
@@ -112,7 +110,7 @@ class LateSession:
 
 
 class Watcher(LoopActor):
-    """A watcher of one relay that keeps every change."""
+    """Keeps every change at one relay."""
 
     def __init__(self, relay: Relay, session: int, prefix: str) -> None:
         super().__init__(RUNTIME)
@@ -124,12 +122,10 @@ class Watcher(LoopActor):
         """`start`, `update` or `end`, and the path."""
 
     def on_start(self) -> None:
-        """Watch everything."""
         interest = AnnounceInterest(self._session, 1, (self._prefix,))
         send(self._relay.origin, m.Watch(self.actor_ref, interest))
 
     def on_receive(self, message: object) -> None:
-        """Record a change."""
         match message:
             case m.WatchStarted():
                 self.live.update((offer.path, offer) for offer in message.offers)
@@ -141,13 +137,12 @@ class Watcher(LoopActor):
                 self.live[path] = offer
 
     def count(self) -> dict[str, int]:
-        """Count changes by kind."""
         counts = Counter(kind for kind, _ in self.changes)
         return {kind: counts[kind] for kind in NAMES.values()}
 
 
 class Publisher(LoopActor):
-    """A publisher's session that answers pings."""
+    """Answers pings."""
 
     def __init__(self, origin: Ref, session: int) -> None:
         super().__init__(RUNTIME)
@@ -155,7 +150,7 @@ class Publisher(LoopActor):
         self._session = session
 
     def on_receive(self, message: object) -> None:
-        """Ignore requests for its tracks."""
+        """Ignores requests for its tracks."""
         if isinstance(message, m.CheckAlive):
             send(self._origin, m.Alive(self._session, alive=True))
 
@@ -188,7 +183,6 @@ class Relay:
         self.actors.append(self._publisher)
 
     def publish(self, path: str, *, publisher: int = PUBLISHER, route: Route | None = None) -> None:
-        """Announce a path."""
         generation = self._published[path] = self._published.get(path, 0) + 1
         broadcast = BroadcastActor.start(
             RUNTIME, path=path, source=self._publisher, limits=self.environment.limits
@@ -210,11 +204,9 @@ class Relay:
         )
 
     def withdraw(self, path: str) -> None:
-        """Withdraw it."""
         send(self.origin, m.Unannounce(self._session, path, self._published[path]))
 
     def watch(self, prefix: str = "demo") -> Watcher:
-        """Watch everything under `prefix`."""
         ref = Watcher.start(self, next(self.sessions), prefix)
         self.actors.append(ref)
         return cast("Watcher", cast("Any", ref.actor_inbox)._actor)  # noqa: SLF001
@@ -241,7 +233,6 @@ class Mesh(list[Relay]):
         self._ends: dict[tuple[int, int], tuple[MemorySession, MemorySession]] = {}
 
     def connect(self, one: int, other: int, version: Version = Version.LITE_06) -> None:
-        """Connect two relays."""
         latency = self._random.uniform(*self._latency)
         ends = memory_pair(version, path="/")
         first, second = (
@@ -257,12 +248,10 @@ class Mesh(list[Relay]):
         self._ends[one, other] = ends
 
     def connect_all(self, version: Version = Version.LITE_06) -> None:
-        """Connect each relay with every other one."""
         for one, other in itertools.combinations(range(len(self)), 2):
             self.connect(one, other, version)
 
     def announce_members(self) -> None:
-        """Each relay announces its name to the others."""
         for relay in self:
             relay.publish(join(MEMBERS, f"relay-{relay.number}"), route=Route((), 0, 0))
 
@@ -356,7 +345,7 @@ def main() -> None:
     parser.add_argument("--nameless", action="store_true", help="relays that do not tell their names")
     options = parser.parse_args()
     print(
-        "| relays | published: messages | CPU | a viewer hears | withdrawn: messages | CPU | a viewer hears |"
+        "| relays | published: messages | CPU | a viewer gets | withdrawn: messages | CPU | a viewer gets |"
     )
     print("|---|---|---|---|---|---|---|")
     for size in options.relays:

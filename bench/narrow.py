@@ -1,6 +1,6 @@
 """A viewer behind a bottleneck with half of the needed rate: video and audio of one broadcast, frame by frame.
 
-Owns the bottleneck, a proxy in this process, and the evaluation. `python -m bench narrow` calls it.
+The bottleneck is a proxy in this process. `python -m bench narrow` calls it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WIDE_S = 2.0
 PATIENCE_S = 1.0
 """Max latency of the viewer."""
 SLICE_S = 0.1
-"""Slices of the plot, which shows the worst audio frame of each."""
+"""Seconds of a slice of the plot, which shows the worst audio frame of each."""
 PACKETS = 1.06
 """Bytes on the network per byte of payload; about two for audio's small packets."""
 
@@ -46,7 +46,7 @@ def _rate(track: dict[str, float]) -> float:
 
 
 async def run(contender: Contender, python: Path, duration: float) -> Result:
-    """One relay, for so many seconds. Raises RelayFailedError or LoadFailedError."""
+    """Raises RelayFailedError or LoadFailedError."""
     async with RunningRelay(contender, python) as relay, AsyncExitStack() as stack:
         proxy = stack.enter_context(UdpProxy(_free_port(), relay.port))
         proxy.weather().both(delay=DELAY_S)
@@ -83,7 +83,7 @@ def _free_port() -> int:
 
 
 def ages(result: Result, track: str) -> list[float]:
-    """Ages in seconds of frames received during the reduced rate."""
+    """Seconds, of frames received during the reduced rate."""
     return [age for at, age in result["arrivals"][track] if WIDE_S <= at < result["duration"]]
 
 
@@ -97,7 +97,6 @@ def worst(arrivals: Sequence[tuple[float, float]]) -> dict[float, float]:
 
 
 def table(runs: Sequence[Result]) -> str:
-    """Received frames of each track, by relay."""
     rows = []
     for run_ in runs:
         cells = [CONTENDERS[run_["relay"]].title]

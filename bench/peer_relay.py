@@ -1,8 +1,8 @@
 """The reference: the Rust core of moq-rs as a relay. Every session publishes into, and watches, the same origin.
 
-    python -m bench.peer_relay PORT
+python -m bench.peer_relay PORT
 
-Needs moq-rs and nothing else. Python only accepts the sessions; what they carry stays in the Rust runtime.
+Needs only moq-rs. Python accepts the sessions; all else stays in the Rust runtime.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import moq
 
 
 async def serve(port: int) -> None:
-    """Accept all sessions on a port of 127.0.0.1, without end."""
     origin = moq.OriginProducer()
     sessions: set[asyncio.Task[None]] = set()
 

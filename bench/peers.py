@@ -12,11 +12,11 @@ MOQ_RS = "0.5.1"
 
 
 class PeersMissingError(RuntimeError):
-    """The native clients could not be installed."""
+    pass
 
 
 def peer_python() -> Path:
-    """Return its interpreter; the first call installs moq-rs from wheels into a directory of the project."""
+    """Its interpreter; the first call installs moq-rs from wheels into a directory of the project."""
     if not (harness.VENVS / f"moq-rs-{MOQ_RS}").exists():
         print(f"installing moq-rs {MOQ_RS} into {harness.VENVS.name}/", file=sys.stderr, flush=True)
     try:

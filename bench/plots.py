@@ -1,7 +1,4 @@
-"""SVG plots of runs for light and dark pages: no background, mid-tone text.
-
-The only file that needs matplotlib.
-"""
+"""SVG plots of runs for light and dark pages: no background, mid-tone text. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ SOAK = (
 
 
 class PlotsMissingError(RuntimeError):
-    """matplotlib is not installed."""
+    pass
 
 
 def _library() -> tuple[Any, Any]:
@@ -62,7 +59,7 @@ def _library() -> tuple[Any, Any]:
 
 
 def write(data: Any, folder: Path) -> list[Path]:
-    """Write a plot for each measured row, and one of all ratios; return the files."""
+    """One for each measured row, and one of all ratios; returns the files."""
     mpl, plt = _library()
     results = Results(data["runs"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +76,7 @@ def write(data: Any, folder: Path) -> list[Path]:
 
 
 def write_narrow(runs: Sequence[Any], path: Path) -> None:
-    """Draw the age of each frame behind a bottleneck, one panel per relay."""
+    """The age of each frame behind a bottleneck, one panel per relay."""
     mpl, plt = _library()
     runs = [run for run in runs if "failed" not in run]
     with mpl.rc_context(STYLE):
@@ -114,7 +111,7 @@ def write_narrow(runs: Sequence[Any], path: Path) -> None:
 
 
 def soak(rows: Sequence[Mapping[str, float]], folder: Path) -> Path:
-    """Write `soak.svg`: memory, sessions and actors, lag and cores over time; return the file."""
+    """`soak.svg`: memory, sessions and actors, lag and cores over time."""
     mpl, plt = _library()
     with mpl.rc_context(STYLE):
         figure, panels = plt.subplots(4, 1, figsize=(9.5, 8.4), sharex=True, layout="constrained")
@@ -136,7 +133,7 @@ def soak(rows: Sequence[Mapping[str, float]], folder: Path) -> Path:
 def _save(plt: Any, figure: Any, path: Path) -> Path:
     figure.savefig(path, metadata={"Date": None, "Creator": None}, bbox_inches="tight")
     plt.close(figure)
-    # Version control complains of trailing blanks and a missing last newline only.
+    # version control complains of trailing blanks and a missing last newline
     path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
     return path
 

@@ -1,6 +1,6 @@
 """CPU time and memory of a process and its children, and of the whole machine, from /proc.
 
-Linux only, as the whole benchmark: other systems count neither per thread nor in nanoseconds.
+Linux only: other systems count neither per thread nor in nanoseconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def supported() -> bool:
-    """/proc has the needed files."""
     return (PROC / "self" / "stat").exists() and (PROC / "self" / "task").exists()
 
 
@@ -38,14 +37,13 @@ class Spent:
     """By the scheduler's exact clock, of live threads."""
 
     def since(self, before: Spent) -> float:
-        """The difference: the exact sum, unless threads have ended."""
+        """The exact difference, unless threads have ended."""
         exact = sum(spent - before.threads.get(thread, 0.0) for thread, spent in self.threads.items())
         coarse = self.ticks - before.ticks
         return coarse if not self.threads or coarse - exact > 4 / TICKS else exact
 
 
 def spent(pid: int) -> Spent:
-    """Read the CPU time of a process and its children."""
     ticks = 0
     threads = {}
     for member in family(pid):
@@ -66,13 +64,13 @@ def used_ticks(stat: str) -> int:
 
 
 def memory(pid: int, *, peak: bool = False) -> int:
-    """Resident memory of a process and its children in bytes, current or peak."""
+    """Resident bytes of a process and its children, current or peak."""
     field = "VmHWM" if peak else "VmRSS"
     return sum(status_bytes(_text(PROC / str(member) / "status"), field) for member in family(pid))
 
 
 def status_bytes(status: str, field: str) -> int:
-    """Return a size from the text of /proc/PID/status, which is in kB."""
+    """A size in /proc/PID/status is in kB."""
     for line in status.splitlines():
         name, _, value = line.partition(":")
         if name == field:
@@ -81,13 +79,13 @@ def status_bytes(status: str, field: str) -> int:
 
 
 def machine_busy() -> float:
-    """Return the seconds that all processors together were busy since the start of the machine."""
+    """Busy seconds of all processors since the start of the machine."""
     fields = [int(field) for field in _text(PROC / "stat").partition("\n")[0].split()[1:]]
     return (sum(fields[:8]) - fields[3] - fields[4]) / TICKS
 
 
 def machine() -> dict[str, str | int | None]:
-    """Describe the machine as far as results depend on it, without identifying it."""
+    """Properties that affect results, without identifying the machine."""
     model = next(
         (
             line.partition(":")[2].strip()

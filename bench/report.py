@@ -50,7 +50,7 @@ class Results:
         self.relays = [name for name in CONTENDERS if any(relay == name for _, relay in self._runs)]
 
     def of(self, scenario: str, relay: str) -> list[Run]:
-        """Return the runs of a scenario on a relay, in order."""
+        """In order."""
         return self._runs.get((scenario, relay), [])
 
     def median(self, scenario: Scenario, relay: str, path: str) -> Summary | None:
@@ -62,19 +62,19 @@ class Results:
         return stats.ratio(self.of(scenario.name, relay), self.of(scenario.name, REFERENCE), path)
 
     def marks(self, scenario: Scenario) -> str:
-        """Relays with runs that were not good."""
+        """Relays with bad runs."""
         words = [
             (CONTENDERS[relay].title, stats.marks(self.of(scenario.name, relay))) for relay in self.relays
         ]
         return "; ".join(f"{title}: {mark}" for title, mark in words if mark)
 
     def in_series(self, series: Series) -> list[Scenario]:
-        """Return the scenarios of a row that were run."""
+        """The measured scenarios of a row."""
         return [scenario for scenario in self.scenarios if scenario.series == series.name]
 
 
 def number(value: float) -> str:
-    """Write a number with three significant digits."""
+    """With three significant digits."""
     if value == 0:
         return "0"
     if abs(value) >= 99.95:  # 99.95 is written as 100
@@ -94,7 +94,7 @@ def with_spread(summary: Summary | None, scale: float = 1.0) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table; empty without rows."""
+    """A Markdown table; empty without rows."""
     rows = list(rows)
     if not rows:
         return ""
@@ -117,7 +117,7 @@ def aligned(text: str) -> str:
 
 
 def ratios(results: Results) -> str:
-    """Compare every single scenario: the cost of the reference, and the others as multiples of it."""
+    """The cost of the reference, and the others as multiples of it, by scenario."""
     others = [relay for relay in results.relays if relay != REFERENCE]
     head = ["scenario", f"{CONTENDERS[REFERENCE].title}"]
     head += [f"{CONTENDERS[relay].title}, times that" for relay in others]
@@ -194,7 +194,7 @@ def growth(results: Results, series: Series) -> str:
 
 
 def capacity(results: Results) -> str:
-    """Convert costs into capacity per core. Omits what was not measured."""
+    """Costs as capacity per core. Omits what was not measured."""
     relays = [relay for relay in (REFERENCE, OURS) if relay in results.relays]
     rows = []
     fullest = {relay: _fullest(results, relay) for relay in relays}
@@ -252,7 +252,7 @@ def setting(data: Mapping[str, Any]) -> str:
 
 
 def blocks(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return every part of the report, by name."""
+    """The parts of the report, by name."""
     results = Results(data["runs"])
     parts = {
         "setting": setting(data),

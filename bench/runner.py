@@ -1,7 +1,6 @@
 """One run: a relay, its load, and the relay's consumption.
 
-The runner starts the load processes, signals begin and end of the window, and reads the relay's counters at
-these moments. It does not interpret the numbers.
+The runner starts the load processes, signals begin and end of the window, and reads the relay's counters then.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ HEAD_START_S = 0.4
 """From the order to start to the first frame, for every process to receive it."""
 BROADCAST = "bench"
 READERS = 4
-"""Viewers per process that read frames at once and measure latency."""
+"""Per process."""
 BULK_WINDOW = 16
 """Frames in flight in bulk: 1.6 MB keep a relay busy without a growing queue."""
 PATIENCE_S = 60.0
@@ -38,8 +37,6 @@ class LoadFailedError(RuntimeError):
 
 
 class Load:
-    """A load process and its reports."""
-
     def __init__(self, process: asyncio.subprocess.Process, role: str) -> None:
         self._process = process
         self._role = role
@@ -47,12 +44,11 @@ class Load:
 
     @property
     def pid(self) -> int:
-        """For /proc."""
         return self._process.pid
 
     @property
     def over(self) -> bool:
-        """It has ended: `hear` then raises LoadFailedError with its last output."""
+        """It has ended: `hear` raises LoadFailedError with its last output."""
         return self._process.returncode is not None
 
     async def hear(self, event: str) -> Result:
@@ -71,12 +67,11 @@ class Load:
         return report
 
     def tell(self, **order: Any) -> None:
-        """Give an order."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
     async def close(self) -> None:
-        """Let it close its sessions; end it if it does not."""
+        """Let it close its sessions; else end it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -92,7 +87,7 @@ class Load:
 
 
 async def start_load(python: Path, module: str, job: Result) -> Load:
-    """Start a load process; the caller closes it."""
+    """The caller closes it."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         str(python),
@@ -121,20 +116,20 @@ class Bench:
         self._stack = stack
 
     async def load(self, role: str, **job: Any) -> Load:
-        """Start a load process, which ends with the run."""
+        """It ends with the run."""
         whole = {"role": role, "url": self.relay.url, "broadcast": BROADCAST, **job}
         load = await start_load(self._python, "bench.load", whole)
         self._stack.push_async_callback(load.close)
         return load
 
     async def publisher(self, scenario: Scenario) -> Load:
-        """Start a publisher and wait until it has announced."""
+        """Wait until it has announced."""
         load = await self.load("publish", **_shape(scenario))
         await load.hear("ready")
         return load
 
     async def viewers(self, scenario: Scenario, count: int) -> tuple[list[Load], list[Result]]:
-        """Start viewers, spread over processes, and wait until they have subscribed."""
+        """Spread over processes; wait until they have subscribed."""
         shares = spread(count, self._viewer_processes)
         loads = [
             await self.load("view", viewers=share, readers=min(share, READERS), **_shape(scenario))
@@ -143,7 +138,7 @@ class Bench:
         return loads, [await load.hear("ready") for load in loads]
 
     async def stalled(self, scenario: Scenario) -> None:
-        """Let two more watch: one does not read, the other reads a hundredth."""
+        """Two more viewers: one does not read, the other reads a hundredth."""
         for share in (0.0, 0.01):
             watching = stalled.watching(self.relay.port, BROADCAST, scenario, share)
             await self._stack.enter_async_context(watching)
@@ -159,7 +154,7 @@ def _shape(scenario: Scenario) -> dict[str, Any]:
 
 
 def spread(count: int, parts: int) -> list[int]:
-    """Split `count` into nearly equal parts, none of them 0."""
+    """Nearly equal parts, none of them 0."""
     parts = max(1, min(count, parts))
     return [count // parts + (i < count % parts) for i in range(parts)]
 
@@ -174,7 +169,7 @@ class Meter:
         self._at = time.monotonic()
 
     def stop(self) -> Result:
-        """The consumption since its creation."""
+        """Since its creation."""
         wall = time.monotonic() - self._at
         cpu = proc.spent(self._relay.pid).since(self._spent)
         return {
@@ -186,7 +181,7 @@ class Meter:
 
 
 async def run(contender: Contender, scenario: Scenario, python: Path, processes: int = 2) -> Result:
-    """Run a scenario once. Raises RelayFailedError or LoadFailedError."""
+    """Raises RelayFailedError or LoadFailedError."""
     async with RunningRelay(contender, python) as relay, _bench(relay, python, processes) as bench:
         try:
             result = await SCRIPTS[scenario.kind](bench, scenario)
@@ -242,7 +237,7 @@ async def _stream(bench: Bench, scenario: Scenario) -> Result:
 def stream_result(
     scenario: Scenario, spent: Result, written: Result, windows: Sequence[Result], counts: Sequence[Result]
 ) -> Result:
-    """Combine the reports of a stream's processes."""
+    """Combine the processes' reports."""
     due = round(scenario.fps * scenario.duration) * scenario.tracks * scenario.viewers
     missing = sum(count["missing"] for count in counts)
     checked = sum(count["checked"] for count in counts)
@@ -333,7 +328,7 @@ async def _late(bench: Bench, scenario: Scenario) -> Result:
     joiner = await bench.load("join", count=scenario.count, **_shape(scenario))
     await joiner.hear("ready")
     plan = _plan(scenario)
-    # Written until all have joined; the runner ends the publisher by closing its stdin.
+    # written until all have joined: closing stdin ends the publisher
     forever = plan["from"] + int(PATIENCE_S * SECOND)
     publisher.tell(order="start", **{**plan, "to": forever})
     joiner.tell(order="start", **plan)

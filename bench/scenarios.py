@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """Kind of a scenario, which determines its results."""
+    """It determines the results."""
 
     STREAM = "stream"
     BULK = "bulk"
@@ -49,8 +49,6 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Series:
-    """A row of scenarios."""
-
     name: str
     title: str
     axis: str
@@ -196,11 +194,11 @@ EVERYTHING |= {scenario.name: scenario for name in ("short", "stalled") for scen
 
 
 class UnknownScenarioError(ValueError):
-    """An unknown scenario or set."""
+    pass
 
 
 def chosen(names: list[str]) -> list[Scenario]:
-    """The scenarios of these names or sets, each once, in order."""
+    """By names or sets, each once, in order."""
     found: dict[str, Scenario] = {}
     for name in names:
         if name in SETS:

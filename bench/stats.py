@@ -10,12 +10,11 @@ from typing import Any
 Run = Mapping[str, Any]
 
 LATE_SHARE = 0.05
-"""A run with more than this share of its bytes after the window has fallen behind: its CPU time was read
-before the work was done."""
+"""A run with more than this share of its bytes after the window is bad: its CPU time was read before the work was done."""
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float] | None:
-    """Return median, 99th percentile, maximum and number of values; None if there are none."""
+    """Median, 99th percentile, maximum and number; None without values."""
     ordered = sorted(values)
     if not ordered:
         return None
@@ -63,7 +62,7 @@ def _summary(values: Sequence[float], *, doubtful: bool) -> Summary | None:
 
 
 def median(runs: Sequence[Run], path: str) -> Summary | None:
-    """The median of the good runs; of all runs with a value if none is good."""
+    """Of the good runs; of all runs with a value if none is good."""
     good = [value for run in runs if is_good(run) and (value := lookup(run, path)) is not None]
     if good:
         return _summary(good, doubtful=False)
@@ -88,7 +87,7 @@ def ratio(ours: Sequence[Run], reference: Sequence[Run], path: str) -> Summary |
 
 
 def marks(runs: Sequence[Run]) -> str:
-    """The number of runs that were not good, and the reasons; empty if all were."""
+    """The number of bad runs, and the reasons; empty without any."""
     failed = sum(bool(run.get("failed")) for run in runs)
     lost = [run.get("missing", 0) for run in runs if run.get("missing")]
     behind = sum(

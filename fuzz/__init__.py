@@ -1,5 +1,4 @@
-"""Fuzzing of everything in the relay that reads bytes of a peer or an operator.
+"""Fuzzing of everything in the relay that reads bytes of a peer or an operator: `python -m fuzz`.
 
-Owns the targets (`targets/`), the corpus (`corpus/`, one file per target) and the runner: `python -m fuzz`.
-Must never be imported by the relay. `tests/fuzz` replays the corpus.
+`targets/` are run, `corpus/` has one file per target, which `tests/fuzz` replays.
 """

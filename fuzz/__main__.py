@@ -31,13 +31,13 @@ PAGE = resource.getpagesize()
 
 
 def resident() -> int:
-    """Resident memory of this process in bytes, without garbage."""
+    """Bytes of this process, without garbage."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def guided(name: str, inputs: list[bytes], seconds: float) -> tuple[list[bytes], list[bytes]]:
-    """Run atheris for `seconds`. Returns findings and interesting inputs."""
+    """Returns findings and interesting inputs."""
     with tempfile.TemporaryDirectory() as folder:
         known, crashes = Path(folder, "known"), Path(folder, "crashes")
         known.mkdir()
@@ -81,7 +81,7 @@ def at_random(name: str, inputs: list[bytes], seconds: float, seed: int) -> tupl
 
 
 def passes(name: str, data: bytes) -> bool:
-    """Run the target on one input; print a failure. Returns whether it passed."""
+    """Run the target on one input; print a failure. True if it passed."""
     try:
         TARGETS[name](data)
     except Exception:  # noqa: BLE001 - whatever it is, it is a finding
@@ -92,7 +92,6 @@ def passes(name: str, data: bytes) -> bool:
 
 
 def main() -> int:
-    """Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument(
         "targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all by default"

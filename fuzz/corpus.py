@@ -1,7 +1,6 @@
 """The corpus: one text file per target, one input a line, in base64.
 
-Owns the files and the selection: inputs that cover a new step between lines and are shorter than others that
-do, and inputs that once found a defect, which come first, after a `!`.
+It holds the shortest inputs for each step between lines and, first and after a `!`, those that found a defect.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def write(target: str, found: Iterable[bytes], others: Iterable[bytes]) -> None:
 
 
 def arcs(target: Callable[[bytes], None], data: bytes) -> set[tuple[CodeType, int, int]]:
-    """The steps from line to line in the relay's code that an input covers."""
+    """The covered steps from line to line in the relay's code."""
     seen: set[tuple[CodeType, int, int]] = set()
 
     def enter(frame: FrameType, _event: str, _arg: Any) -> Callable[..., Any] | None:

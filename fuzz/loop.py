@@ -1,6 +1,6 @@
 """One event loop for all inputs of a process.
 
-Owns the loop. Exceptions of callbacks, which asyncio would only log, are raised to the fuzzer.
+Exceptions of callbacks, which asyncio would only log, are raised to the fuzzer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ def _note(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 @functools.cache
 def loop() -> asyncio.AbstractEventLoop:
-    """The loop of this process."""
     made = asyncio.new_event_loop()
     made.set_exception_handler(_note)
     atexit.register(made.close)

@@ -10,7 +10,6 @@ INTERESTING = (0, 1, 2, 3, 6, 0x3F, 0x40, 0x41, 0x7F, 0x80, 0xBF, 0xC0, 0xFE, 0x
 
 
 def mutated(dice: random.Random, inputs: Sequence[bytes]) -> bytes:
-    """A mutation of one of the inputs."""
     if not inputs or dice.random() < 0.05:
         return dice.randbytes(dice.randrange(200))
     data = bytearray(dice.choice(inputs))

@@ -1,7 +1,4 @@
-"""The owner of a fuzzed session: operates on its streams as the input says, and keeps a few of them.
-
-Must never know the transport. The targets of all kinds of sessions use it.
-"""
+"""The owner of a fuzzed session, of any transport: operates on its streams as the input says, and keeps a few."""
 
 from __future__ import annotations
 
@@ -14,8 +11,6 @@ STREAMS_KEPT = 64
 
 
 class Owner:
-    """Receives streams, and operates on them."""
-
     def __init__(self) -> None:
         self.streams: dict[int, Stream] = {}
         self.session: Any = None

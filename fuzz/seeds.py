@@ -1,7 +1,4 @@
-"""First inputs: from the golden bytes of the protocol, or noise for targets that build messages.
-
-Owns the conversion of tests/wire/vectors.json into inputs of a target.
-"""
+"""First inputs: from the golden bytes (tests/wire/vectors.json), or noise for targets that build messages."""
 
 from __future__ import annotations
 
@@ -129,7 +126,6 @@ def _step(step: Callable[[Play], None], *choices: int) -> bytes:
 
 
 def seeds(target: str) -> list[bytes]:
-    """Inputs for `target`."""
     found = []
     for vector in json.loads(VECTORS.read_text())["vectors"]:
         data = bytes.fromhex(vector["hex"])

@@ -1,7 +1,6 @@
 """Choices derived from bytes, from which a fuzzer builds messages, frames and orders of events.
 
-Owns the mapping from bytes to choices. After the last byte every choice is the first one, so that short
-inputs work as well.
+After the last byte every choice is the first one, so that short inputs work as well.
 """
 
 from __future__ import annotations
@@ -54,7 +53,6 @@ class Source:
         return int.from_bytes(self.take(1 << first % 4), "big") & MAX_VARINT
 
     def varint(self) -> bytes:
-        """A number, encoded."""
         return encode_varint(self.number())
 
     def take(self, size: int) -> bytes:
@@ -68,11 +66,10 @@ class Source:
         return self.take(min(self.byte(), most))
 
     def text(self, most: int = 255) -> str:
-        """Some text; invalid UTF-8 becomes lone surrogates, as in names from the system."""
+        """Invalid UTF-8 becomes lone surrogates, as in names from the system."""
         return self.chunk(most).decode("utf-8", "surrogateescape")
 
     def rest(self) -> bytes:
-        """All bytes left."""
         return self.take(len(self._data))
 
     def slices(self, data: bytes, step: int) -> list[bytes]:

@@ -10,7 +10,7 @@ __all__ = ["Relay", "client", "config"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: commands such as `moq-token` need little of a relay.
+    # on first use: commands such as `moq-token` need little of a relay
     if name == "Relay":
         return import_module("relay.app").Relay
     if name in __all__:

@@ -1,7 +1,6 @@
-"""The relay as a whole: builds servers and actors from a configuration, and closes them.
+"""The relay as a whole: builds, connects and closes servers and actors.
 
-Owns wiring, start, reload and stop; holds no protocol, admission or routing logic. Called by `relay.process`, and by
-programs that embed a relay: `async with Relay(config) as relay: print(relay.url)`.
+Programs embed it: `async with Relay(config) as relay: print(relay.url)`.
 """
 
 from __future__ import annotations
@@ -150,7 +149,7 @@ class Relay:
         loaded = self._certificates.load(wanted)
         keys = reloaded_keys(former, wanted, self._authenticator.keys, self.runtime)
         self._certificates.use(loaded)
-        # Nothing can fail from here on.
+        # nothing can fail from here on
         self._config = wanted
         self._authenticator.use(keys, public_claims(wanted.auth), wanted.limits)
         self._addresses.limit = wanted.limits.sessions_address
@@ -189,7 +188,7 @@ class Relay:
         await self._authenticator.close()
 
     def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
-        """Answer a session request once the peer's permissions are known. `versions` are those of a listener."""
+        """Answer a session request once the peer's permissions are known. `versions`: the listener's."""
         assert self._actors is not None
         self._actors.accept(request, versions)
 
@@ -205,7 +204,6 @@ class Relay:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the first certificate, as hex."""
         return self._certificates.fingerprint
 
     @property
@@ -216,12 +214,10 @@ class Relay:
 
     @property
     def connections(self) -> dict[int, Ref]:
-        """Live connection actors by number."""
         return {} if self._actors is None else dict(self._actors.connections)
 
     @property
     def limits(self) -> Limits:
-        """Limits for new peers."""
         return self._config.limits
 
     @property
@@ -234,13 +230,11 @@ class Relay:
         return self._listening.url
 
     def identity(self) -> Identity:
-        """Identity of this relay, for the debug API."""
         draining = self._quic is not None and self._quic.draining
         known = self._membership.hop, self._since, self.fingerprint, self._certificates.rows()
         return identity(self._config, self._listening, *known, draining=draining)
 
     def banner(self) -> str:
-        """Human-readable start message."""
         signs = may_sign(self._authenticator.keys)
         return banner(self._config, self._listening, self.fingerprint, may_sign=signs)
 

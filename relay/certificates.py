@@ -1,8 +1,4 @@
-"""The certificates of a relay for QUIC and HTTPS: at start, at reload and when they expire.
-
-Owns when they are read, renewed and warned about. Errors name `[table] key`, so it is not part of the rooms
-that use certificates. The application has one.
-"""
+"""The certificates of a relay for QUIC and HTTPS: when to read them, renew them and warn. Errors name `[table] key`."""
 
 from __future__ import annotations
 
@@ -70,7 +66,6 @@ class Certificates:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the first certificate, as hex."""
         return self.store.fingerprint
 
     def renewed_fingerprint(self) -> str:
@@ -80,7 +75,6 @@ class Certificates:
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        """For the HTTPS listener; follows reloads."""
         return None if self._https is None else self._https.context
 
     def load(self, config: Config) -> Loaded:
@@ -109,14 +103,14 @@ class Certificates:
         return HttpsCertificate(context, pair)
 
     def _use_newest(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:  # noqa: ARG002
-        """Set the context per handshake: reloading into one would keep certificates of other key types."""
+        """A context per handshake: reloading into one would keep certificates of other key types."""
         if self._https is not None:
             connection.context = self._https.context
 
     # --- validity --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Check periodically while the relay runs: the tool that renews the files may fail silently."""
+        """Check periodically: the tool that renews the files may fail silently."""
         self.look()
         self._next_look = self._runtime.call_later(INTERVAL, self.start)
 
@@ -140,7 +134,6 @@ class Certificates:
             logger.warning(text)
 
     def rows(self) -> tuple[CertificateRow, ...]:
-        """Validity, for the debug API and the metrics."""
         listed = [("quic", number, pair) for number, pair in enumerate(self.store.pairs, start=1)]
         if self._https is not None:
             listed.append(("https", 1, self._https.pair))

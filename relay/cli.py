@@ -1,7 +1,6 @@
-"""The command `moq-relay`: the command line and its help.
+"""The command `moq-relay`: its flags and help, configuration and logging, then `relay.process`.
 
-Must never hold logic of the relay: it loads the configuration, sets up logging and starts `relay.process`, which it
-imports late so that `--help` is fast.
+Imports come late, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ class _Collect(argparse.Action):
 
 
 def build_parser() -> Parser:
-    """Return the parser, its flags taken from the table of options."""
+    """With flags from the table of options."""
     parser = Parser(
         prog="moq-relay",
         usage=USAGE,
@@ -149,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_warnings(warnings)
             with log_setup.warnings_to(_warn):
                 check(config)
-            # One write: a reader such as `head -1` may close the pipe after the first line.
+            # one write: a reader such as `head -1` may close the pipe after the first line
             lines = (f"{arguments.file or 'configuration'}: ok", *summary(config))
             fault = terminal.put("".join(f"{line}\n" for line in lines))
             if fault:
@@ -201,7 +200,7 @@ def _stray(word: str) -> str:
 
 
 def summary(config: Config) -> Iterator[str]:
-    """Yield some lines about a relay with this configuration."""
+    """Lines about a relay with this configuration."""
     tls = config.server.tls
     yield f"  QUIC        {config.server.listen} (UDP)"
     yield f"  versions    {', '.join(entry.name_on_wire for entry in config.server.version)}"

@@ -1,7 +1,6 @@
 """Keys for checking tokens, tokens for other relays, and the secret of stateless resets, as configured.
 
-Owns their reading at start and at a reload, and the warnings about them. Errors name `[table] key`, so it is
-not part of the rooms that use them. The application calls it.
+Errors name `[table] key`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ AS_CLIENT: Final = (
     "a relay like this one takes us for a client: it names no other members to us and does not tell them of us, and "
     "what comes through us counts as published by us"
 )
-"""Restrictions of a session without the permissions of a relay."""
+"""Restrictions without a relay's permissions."""
 
 
 def load_authenticator(config: Config, runtime: Runtime) -> Authenticator:
@@ -48,7 +47,7 @@ def load_authenticator(config: Config, runtime: Runtime) -> Authenticator:
 
 
 def reloaded_keys(former: Config, config: Config, keys: Keys | None, runtime: Runtime) -> Keys | None:
-    """`keys`, unless `config` needs a file read again. Raises ConfigError."""
+    """`keys`, if their file need not be read again. Raises ConfigError."""
     auth = config.auth
     same = auth.key is None and (auth.key, auth.key_dir) == (former.auth.key, former.auth.key_dir)
     return keys if same else load_keys(config, runtime)
@@ -77,7 +76,7 @@ def load_keys(config: Config, runtime: Runtime) -> Keys | None:
 
 
 def may_sign(keys: Keys | None) -> bool:
-    """True if the operator can sign tokens: the key is not only a public one."""
+    """True if the operator's key is not only a public one."""
     return isinstance(keys, OneKey) and keys.key.private and "sign" in keys.key.operations
 
 
@@ -134,7 +133,7 @@ def _check_token(runtime: Runtime, dialler: Dialler, target: str, place: str) ->
     try:
         claims = unverified_claims(token)
     except UnauthorizedError as error:
-        # relays of other makers may have their own claims
+        # other makers may have their own claims
         _warn(place, "a relay like this one refuses it", error)
         return
     if not claims.cluster:

@@ -1,7 +1,4 @@
-"""Identity of a relay: its addresses, its part of `/state`, and the start banner.
-
-Owns texts only. Must never start or query anything: the application passes the values.
-"""
+"""Identity of a relay: its addresses, its part of `/state`, and the start banner, as texts of passed values."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Logging set-up: where lines go and what they look like.
-
-Owns the one handler of the program. Must never be imported by the rooms below: they log through `relay.logger`. Called
-by the command line.
+"""Logging set-up of the program: one handler, and the form of its lines.
 
     2026-03-01T12:00:00.123Z INFO  [session 7] accepted transport=webtransport path=/demo
     {"time": "2026-03-01T12:00:00.123Z", "level": "info", "logger": "relay.session", "session": 7, ...}
+
+Rooms log through `relay.logger`.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Formatter(logging.Formatter):
-    """One line per record: time in UTC, level, text. A traceback follows on lines of its own."""
+    """One line per record: time in UTC, level, text; then a traceback, if any."""
 
     def __init__(self, *, colour: bool = False) -> None:
         super().__init__()
@@ -53,7 +52,7 @@ class Formatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as the standard library calls it
         time, level = _time(record), _NAMES.get(record.levelno, record.levelname)
-        # Libraries quote peers, too: no control character of theirs may start a line or drive a terminal.
+        # libraries quote peers, too: no control character of theirs may start a line or drive a terminal
         text = _CONTROL.sub(_escaped, record.getMessage())
         if record.name.partition(".")[0] != "relay":
             text = f"[{record.name}] {text}"
@@ -89,16 +88,15 @@ def _escaped(found: re.Match[str]) -> str:
 class LibraryThrottle(logging.Filter):
     """Passes a few lines a minute of each place in a library: aioquic, for one, warns of every malformed packet.
 
-    The relay's own lines have limits where they are logged. Lines below a warning pass: they are asked for.
+    The relay limits its own lines. Lines below a warning pass: somebody asked for them.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._throttles: dict[tuple[str, int], LogThrottle] = {}
-        """By file and line: as many as the libraries have."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Pass the record; a passed one reports how many were suppressed before it."""
+        """A passed record reports how many were suppressed before it."""
         if record.levelno < logging.WARNING or record.name.partition(".")[0] == "relay":
             return True
         throttle = self._throttles.setdefault((record.pathname, record.lineno), LogThrottle())

@@ -4,11 +4,9 @@
     log.info("accepted", transport="webtransport", path="/demo")
     [session 7] accepted transport=webtransport path=/demo
 
-Concerns about the configuration are whole sentences instead: `--check` prints them, too.
-
-Lines go through the standard `logging`, so that an embedding program decides where they go; nothing global is
-configured, of structlog neither. The message of a record is the whole text; its fields come along for formatters.
-Nothing is formatted below the level of the standard logger. Called by every room.
+Concerns about the configuration are whole sentences: `--check` prints them, too. Lines go through the standard
+`logging`, so an embedding program decides where. A record's message is the whole text; formatters also get its
+fields. Disabled levels format nothing.
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ FIELDS: Final = "relay_fields"
 """Attribute of a log record: its context, `event` (the phrase) and fields."""
 
 _OUTERMOST_FIRST: Final = ("peer", "session", "broadcast", "track")
-"""Fields that name the subject of a line. They stand before the phrase, bound or not."""
+"""Fields that name the subject of a line. They precede the phrase, bound or not."""
 
 _OF_PEERS: Final = ("path", "broadcast", "track", "prefix", "uri")  # peers choose their length and content
 
 _SHOWN: Final = 200  # characters of such a field in a line
 
-TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
-"""Shape of a token, RFC 7515 section 7.1."""
+TOKEN: Final = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
+"""Shape of a token, RFC 7515 section 7.1. It starts where its letters do: a search elsewhere is quadratic."""
 
 _AMBIGUOUS: Final = re.compile(r"""[ '"\\]|^$""")
 
@@ -50,7 +48,7 @@ class Logger(structlog.BoundLoggerBase):
     """Writes lines with its context; `bind` returns a logger with more of it."""
 
     def debug(self, event: str, /, **fields: Any) -> None:
-        if self._logger.isEnabledFor(logging.DEBUG):  # saves a call where it is off, as it mostly is
+        if self._logger.isEnabledFor(logging.DEBUG):  # saves a call: it is mostly off
             self._write(logging.DEBUG, event, fields)
 
     def info(self, event: str, /, **fields: Any) -> None:
@@ -60,11 +58,11 @@ class Logger(structlog.BoundLoggerBase):
         self._write(logging.WARNING, event, fields)
 
     def error(self, event: str, /, **fields: Any) -> None:
-        """`exc_info` is an exception whose traceback follows."""
+        """`exc_info`: an exception."""
         self._write(logging.ERROR, event, fields)
 
     def exception(self, event: str, /, **fields: Any) -> None:
-        """Write an error with the traceback of the exception that is being handled."""
+        """With the current exception."""
         self._write(logging.ERROR, event, {"exc_info": True, **fields})
 
     def log(self, level: int, event: str, /, **fields: Any) -> None:
@@ -77,18 +75,18 @@ class Logger(structlog.BoundLoggerBase):
 
 
 def get_logger(name: str, **context: Any) -> Logger:
-    """Return the logger of that name in the standard `logging`, bound to `context`."""
+    """The standard `logging` logger of that name, bound to `context`."""
     return Logger(logging.getLogger(name), (_as_record,), context)
 
 
 def loggable(path: str) -> str:
-    """Shorten a peer's path, and remove a token that is in it by mistake."""
+    """Shorten a peer's path, and remove a stray token."""
     shown = TOKEN.sub("<token>", path.encode("utf-8", "backslashreplace").decode())
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}... ({len(path)} characters)"
 
 
 def _as_record(_logger: object, _method: str, fields: Any) -> tuple[tuple[str], dict[str, Any]]:
-    """Turn an event into arguments of the standard logger, for which the line comes from the caller of our own."""
+    """Keeps our caller as the source line."""
     exc_info = fields.pop("exc_info", None)
     fields |= {key: loggable(fields[key]) for key in _OF_PEERS if key in fields}
     return (_line(fields),), {"exc_info": exc_info, "extra": {FIELDS: fields}, "stacklevel": 3}
@@ -104,7 +102,7 @@ def _line(fields: Mapping[str, Any]) -> str:
 
 
 def _text(value: object, *, quoted: bool) -> str:
-    """Write a value that peers may have chosen: in quotes, or without a character that ends it or drives a terminal."""
+    """Quoted if a peer's character could end it or drive a terminal."""
     if value is None:
         return "-"
     text = ",".join(map(str, value)) or "-" if isinstance(value, list | tuple) else str(value)

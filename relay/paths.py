@@ -1,7 +1,4 @@
-"""Normal form and depth limit of a broadcast path, shared by wire and model, below all rooms.
-
-Must never match, join or authorise paths: `relay.model.path` does.
-"""
+"""Normal form and depth limit of a broadcast path, for wire and model. `relay.model.path` has the path algebra."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The relay as a process: signals and exit status.
-
-Owns SIGTERM, SIGINT and SIGHUP, notifications to systemd, and the event loop; must never know the inside of a relay. The
-command line calls `run`.
+"""The relay as a process: signals, systemd, the event loop, and the exit status.
 
 | exit status | |
 |---|---|
@@ -46,7 +43,7 @@ def run(config: Config, reread: Callable[[], Config], set_up_log: Callable[[str,
     _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(_serve(config, reread, set_up_log))
-        # Everything is closed. Closing the loop would wait for pending name resolutions, which cannot be cancelled.
+        # Everything is closed. Closing the loop would wait for name resolutions, which cannot be cancelled.
         os._exit(status)
 
 
@@ -89,7 +86,6 @@ async def _serve(
 
 
 async def _unless(failed: asyncio.Task[Any], step: Coroutine[Any, Any, Any]) -> None:
-    """Run `step` unless something fails first."""
     if failed.done():
         step.close()
         return
@@ -120,11 +116,11 @@ def _tell_systemd() -> None:
             sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
             sock.send(b"READY=1")
     except OSError as error:
-        logger.warning("systemd was not told that the relay has started", reason=error.strerror or error)
+        logger.warning("systemd did not get the notice of the start", reason=error.strerror or error)
 
 
 def _spare_the_collector() -> None:
-    """Freeze modules and settings, and collect garbage less often: sessions leave almost no reference cycles."""
+    """Sessions leave almost no reference cycles, so collect garbage less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 10, 10)
@@ -132,7 +128,7 @@ def _spare_the_collector() -> None:
 
 def _allow_open_files() -> None:
     """Raise the limit on open files: each TCP connection is one, and the usual 1024 are less than `[limits] http`."""
-    with suppress(OSError, ValueError):  # unchanged
+    with suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -1,7 +1,7 @@
 """The clock, the randomness and the timers of one relay.
 
-Everything that needs one gets it: nothing else in `relay/` except `process.py` and command-line tools reads a clock or
-draws a random number. Tests pass a runtime with their own clock.
+Only this, `process.py` and command-line tools read a clock or draw a random number. Tests pass a runtime with their
+own clock.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Runtime:
     random: random.Random = field(default_factory=random.SystemRandom)
     """Unpredictable: fit for ids and secrets."""
     actors: dict[Any, None] = field(default_factory=dict)
-    """References to live actors, in the order of their start."""
+    """In the order of their start."""
 
     def date(self) -> dt.datetime:
         return dt.datetime.fromtimestamp(self.wall_time(), dt.UTC)
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
-        """Call `callback(*args)` in `delay` seconds. A timer may fire early by less than a millisecond."""
+        """`delay` is in seconds. A timer may fire early by less than a millisecond."""
         return asyncio.get_running_loop().call_later(max(0.0, delay), callback, *args)
 
 

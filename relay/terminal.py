@@ -1,7 +1,4 @@
-"""Standard streams of a command that may be closed, full, or a pipe without a reader.
-
-Must never decide on an exit status. Called by the commands, and by `relay.process`.
-"""
+"""Standard streams of a command that may be closed, full, or a pipe without a reader."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ from typing import TextIO
 def open_closed_streams() -> None:
     """Open the null device for each closed standard stream (`2>&-`, as some init systems do).
 
-    Python has None in its place, and the next socket would get its number, with everything a library writes to it.
+    Else the next socket would get its number, and all that libraries write to it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # The lowest free number is the stream's, unless it is taken.
+            # the lowest free number is the stream's, unless it is taken
             setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode))  # noqa: PTH123, SIM115 - open for good
 
 
@@ -45,12 +42,12 @@ def put(text: str) -> str | None:
 
 
 def printable(text: str) -> str:
-    """Replace control characters of untrusted tokens, names and payloads, which could drive a terminal."""
+    """Replace control characters of untrusted text, which could drive a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def say(text: str) -> None:
-    """Print a line to standard error if possible."""
+    """Standard error, if possible."""
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

@@ -1,6 +1,4 @@
-"""Event loops in virtual time, and ways to wait without sleeping: `settle` until nothing is left to do, `until` a condition
-holds, `advance` a `VirtualLoop`.
-"""
+"""Event loops in virtual time, and waits without sleeping: `settle`, `until` a condition, `advance` a `VirtualLoop`."""
 
 from __future__ import annotations
 
@@ -15,10 +13,10 @@ from relay.runtime import Runtime
 TIMEOUT = 5.0
 
 TURN: Final = 20e-6
-"""Seconds that each turn of a `VirtualLoop` takes by its own clock, so that whoever spins on it comes to an end."""
+"""Virtual seconds of each turn, so that a busy loop ends."""
 
 GRACE: Final = 0.0002
-"""Real seconds for a datagram to get through the kernel before a `VirtualLoop` skips to its next timer."""
+"""Real seconds for a datagram to cross the kernel before a `VirtualLoop` skips to its next timer."""
 
 
 def loop_time() -> float:
@@ -28,14 +26,14 @@ def loop_time() -> float:
 _BEGAN: Final = time.time() - time.monotonic()
 
 RUNTIME: Final = Runtime(now=loop_time, wall_time=lambda: _BEGAN + loop_time())
-"""Of all relays and actors that tests run in this process: its clocks are those of the loop, which may be virtual."""
+"""For all relays and actors in this process: its clocks are those of the loop, which may be virtual."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop with a clock of its own, which stands still while anything is to be done.
+    """An event loop whose clock stands still during work, and skips to the next timer when idle.
 
-    When nothing is, it skips to the next timer. So an hour takes no longer than what happens in it, and no pause of the
-    machine is felt. Sockets of this process work as ever; other processes live in another time.
+    An hour takes no longer than its events, and pauses of the machine do not count. Sockets of this process work as
+    ever; other processes have another time.
     """
 
     def __init__(self) -> None:
@@ -50,7 +48,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         await super().shutdown_default_executor()
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
-        """Run in a thread; time stands still until it is done."""
+        """In a thread; virtual time stands still meanwhile."""
         future = super().run_in_executor(executor, func, *args)
         self._threads += 1
         future.add_done_callback(self._thread_is_done)
@@ -60,7 +58,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._threads -= 1
 
     def wait(self, select: Callable[[float | None], list[Any]], timeout: float | None) -> list[Any]:
-        """What a selector that waits in virtual time has found."""
+        """For a selector that waits in virtual time."""
         self.now += TURN
         events = select(0)
         if events or timeout == 0:
@@ -93,7 +91,7 @@ def timer_count() -> int:
 
 
 async def settle(limit: int = 100_000) -> None:
-    """Return when no actor, session or callback has anything left to do but wait for time to pass."""
+    """Return when all actors, sessions and callbacks only wait for time to pass."""
     for _ in range(limit):
         await asyncio.sleep(0)
         if not ready_count():
@@ -112,7 +110,7 @@ async def until(condition: Callable[[], object], timeout: float = TIMEOUT) -> No
 
 
 async def advance(seconds: float) -> None:
-    """Let `seconds` pass on a `VirtualLoop`, with everything that comes of it."""
+    """Let `seconds` pass on a `VirtualLoop`, with all their events."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     await settle()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,9 +17,10 @@ from tests.sampling import FULL, rotated
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The loop of a test and of its fixtures."""
+    """For a test and its fixtures. Tests of actors need no mark: a pause of the machine expires nothing in them."""
     mark = item.get_closest_marker("virtual")
-    return {"loop": VirtualLoop if mark is not None and mark.args != (False,) else asyncio.new_event_loop}
+    virtual = "actors" in item.path.parts if mark is None else mark.args != (False,)
+    return {"loop": VirtualLoop if virtual else asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,15 +34,19 @@ def _state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of each case of a test with the fixture `pairing`, keep the first pairing and another one in turn.
 
-    All are kept if a test is named with its parameters.
+    All stay if a test is named with its parameters.
     """
     if FULL or any("[" in argument for argument in config.invocation_params.args):
         return
-    tests: dict[str, dict[Hashable, dict[str, pytest.Item]]] = defaultdict(lambda: defaultdict(dict))
+    tests: dict[str, dict[Hashable, dict[str, pytest.Item]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
     for item in items:
         spec = getattr(item, "callspec", None)
         if spec is not None and "pairing" in spec.params:
-            case = tuple(sorted((name, id(value)) for name, value in spec.params.items() if name != "pairing"))
+            case = tuple(
+                sorted((name, id(value)) for name, value in spec.params.items() if name != "pairing")
+            )
             tests[item.nodeid.partition("[")[0]][case][spec.params["pairing"]] = item
     left: set[pytest.Item] = set()
     for test, cases in tests.items():

@@ -1,8 +1,8 @@
 """The public names of the relay with their signatures, as docs/embedding.md promises them.
 
-    python -m tests.public_api > tests/public_api.txt
+python -m tests.public_api > tests/public_api.txt
 
-writes down a change that is meant. The changelog has to name it, under *Breaking* unless it only adds.
+records an intended change. The changelog has to name it, under *Breaking* unless it only adds.
 """
 
 from __future__ import annotations
@@ -25,23 +25,22 @@ NOT_PROMISED = {
     "Relay": {"accept", "admit", "connections", "origin"},
     "Handle": {"on_event", "ring", "until"},
     "Reader": {"conclude", "put"},
-    "Client": {"cancel", "flush", "offer"},
-    "GroupReader": {"feed"},
-    "TrackWriter": {"send", "serve"},
+    "Client": {"cancel", "flush", "hop"},
+    "PublishedTrack": {"on_event", "send"},
 }
 """Methods for other files of the relay, and for its tests."""
 
 CONSTRUCTED = ("relay.Relay", "relay.config.ConfigError")
 """Classes that programs construct, beside the tables; methods return the others."""
 
-SHARED = ("Endpoint", "Handle", "Reader")
-"""Bases of the client's classes that are no promise; what they bring is listed with each class."""
+SHARED = ("Endpoint", "Handle", "PublishedTrack", "Reader")
+"""Bases of the client's classes, not promised themselves; their members are listed with each class."""
 
 PLAIN = (bool, int, float, str, type(None), tuple)
 
 
 def public_api() -> list[str]:
-    """Return a line for each public name."""
+    """A line for each public name."""
     return [
         line for name in sorted(relay.__all__) for line in _described(f"relay.{name}", getattr(relay, name))
     ]
@@ -74,7 +73,9 @@ def _described(name: str, value: Any) -> Iterator[str]:
 
 
 def _members(name: str, cls: type) -> Iterator[str]:
-    own = [base for base in cls.__mro__ if base.__module__.startswith("relay.client.")] or [cls]
+    own = [
+        base for base in cls.__mro__ if base.__module__.startswith(("relay.client.", "relay.moq.published"))
+    ] or [cls]
     hidden = {member for base in own for member in NOT_PROMISED.get(base.__name__, ())}
     found = {member: value for base in reversed(own) for member, value in vars(base).items()}
     for member, value in sorted(found.items()):

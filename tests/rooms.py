@@ -10,10 +10,10 @@ from pathlib import Path
 from coverage import Coverage
 
 LEAST = 95.0
-"""Per cent that each room has but those of `BELOW`."""
+"""Per cent that each room needs, except `BELOW`."""
 
 BELOW = ("transport/quic/fast",)
-"""Loops over packets, with branches for what a peer does once in a million packets."""
+"""Loops over packets, with very rare branches."""
 
 
 def room_of(path: str) -> str:
@@ -44,7 +44,7 @@ def measure() -> dict[str, float]:
 
 
 def main() -> int:
-    """Print the table; 1 if a room is below what it should have."""
+    """Print the table; 1 if a room is too low."""
     found = measure()
     for room, share in found.items():
         print(f"{room:22}{share:6.1f} %")  # noqa: T201

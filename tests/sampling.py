@@ -1,7 +1,4 @@
-"""How often a rule is tested: with a sample of the combinations every day, with all of them by `make test-full`.
-
-A sample is always the same, so that a failure is seen again.
-"""
+"""How often a rule is tested: daily with a fixed sample of the combinations, with all by `make test-full`."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import TypeVar
 from relay.wire.version import Version
 
 FULL = os.environ.get("TEST_FULL", "") not in {"", "0"}
-"""Whether all combinations are tested; `make test-full` sets the variable."""
+"""`make test-full` sets the variable."""
 
 ALL = tuple(Version)
 
@@ -24,8 +21,10 @@ FAMILIES = (
     (Version.LITE_04, Version.LITE_05),
     (Version.LITE_05, Version.LITE_06),
 )
-"""The oldest with the newest, and the last of each family with the first of the next: with a SETUP of draft 14, without
-timestamps, with timestamps, with announcements by number."""
+"""The oldest with the newest, and the last of each family with the first of the next.
+
+The families: a SETUP of draft 14; no timestamps; timestamps; announcements by number.
+"""
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -34,10 +33,10 @@ T = TypeVar("T")
 def pairs(
     ones: Iterable[Version] = ALL, twos: Iterable[Version] = ALL, *, full: bool = FULL
 ) -> list[tuple[Version, Version]]:
-    """Pairs of versions, as a rule that the versions do not change is tested with: `ones` with `twos`.
+    """Pairs of versions for a rule that does not depend on the version: `ones` with `twos`.
 
-    The sample has the oldest and the newest with themselves and `FAMILIES` both ways, as far as `ones` and `twos` have
-    them, and each version at least once on each side.
+    The sample has the oldest and the newest with themselves and `FAMILIES` both ways, as far as `ones` and `twos`
+    have them, and each version at least once on each side.
     """
     ones, twos = sorted(ones), sorted(twos)
     every = list(itertools.product(ones, twos))
@@ -51,25 +50,25 @@ def pairs(
 
 
 def covering(ones: Sequence[S], twos: Sequence[T], *, full: bool = FULL) -> list[tuple[S, T]]:
-    """All combinations, or as few as have each value of both: in step, the shorter one again and again."""
+    """All combinations, or the fewest with each value of both: in step, repeating the shorter one."""
     if full:
         return list(itertools.product(ones, twos))
     steps = range(max(len(ones), len(twos)))
     return [(ones[step % len(ones)], twos[step % len(twos)]) for step in steps]
 
 
-def first(*values: T) -> tuple[T, ...]:
-    """The first value, or all: for tests that last for seconds."""
-    return values if FULL else values[:1]
+def first(*values: T, count: int = 1) -> tuple[T, ...]:
+    """The first value, or so many, or all: for tests that last for seconds."""
+    return values if FULL else values[:count]
 
 
 def repeats(everything: int) -> int:
-    """How many random plays or repetitions: a quarter of them all."""
+    """A quarter of the random plays or repetitions, or all."""
     return everything if FULL else everything // 4
 
 
 def rotated(values: Sequence[T], name: str, number: int, *, full: bool = FULL) -> set[T]:
-    """The values that case `number` of the test `name` runs with: the first, and another one in turn."""
+    """Values for case `number` of the test `name`: the first, and another one in turn."""
     if full or len(values) < 3:
         return set(values)
     others = values[1:]

@@ -1,4 +1,4 @@
-"""The command line: what it passes on, what it prints, and how it leaves."""
+"""The command line: the options it passes on, its output, and its exit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEV = str(ROOT / "dev.toml")
 
 
 class App(ModuleType):
-    """Stands in for `relay.app` and `relay.process`: keeps what it was asked to run."""
+    """Stands in for `relay.app` and `relay.process`: keeps the requested runs."""
 
     def __init__(self) -> None:
         super().__init__("relay.app")
@@ -202,7 +202,7 @@ def test_check_tells_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> N
 def test_check_names_a_certificate_that_clients_refuse(
     made: int, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A generated one lives for 14 days, from the day before it was made: here it is a file like any other."""
+    """A generated one lives for 14 days, from the day before; here it is a file like any other."""
     written_leaf()
     pair = generate_certificate(["localhost"], dt.datetime.now(dt.UTC) + dt.timedelta(days=made - 2))
     Path("cert.pem").write_bytes(chain_pem(pair))

@@ -36,7 +36,7 @@ def config() -> Config:
 
 
 async def run(example: str) -> None:
-    """Run an example of the page as a program of its own would."""
+    """As a program of its own."""
     code = compile(example, "docs/embedding.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     pending = eval(code, {"__name__": "example"})
     if inspect.isawaitable(pending):
@@ -44,7 +44,7 @@ async def run(example: str) -> None:
 
 
 async def carried(server: relay.Relay) -> bytes:
-    """Return a frame that a viewer got through the relay."""
+    """A frame that a viewer got through the relay."""
     async with await Client.connect(server.url) as publisher, await Client.connect(server.url) as viewer:
         group = publisher.publish("demo/cam").track("video/hd").group()
         group.write(b"a frame")

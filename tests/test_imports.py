@@ -1,4 +1,4 @@
-"""Which room may import which: imports point downward only, and no files import each other in a circle."""
+"""Which room may import which: imports point downward only, and there is no cycle of files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = sorted((ROOT / "relay").rglob("*.py"))
 
 
 def module_of(path: Path) -> str:
-    """Return the name that a file is imported by."""
+    """The name that a file is imported by."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -30,21 +30,21 @@ PRIVATE_PARTS = {"relay/quic/{handshake,handover}.py", "relay/actors/runtime.py"
 
 @dataclass(frozen=True)
 class Room:
-    """What the files of one place may import, next to the standard library. Names stand for all below them."""
+    """Permitted imports of the files at one place, beside the standard library. A name includes all below it."""
 
     own: tuple[str, ...]
     """Parts of relay."""
 
     libraries: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
-    """Parts of the standard library that do not belong here."""
+    """Forbidden parts of the standard library."""
 
     only: tuple[tuple[str, str], ...] = ()
     """(library, place) that narrow `libraries`: only the places named for a library import it."""
 
 
 CLOCKS = ("random", "secrets", "time", "uuid")
-"""What `relay.runtime` stands for."""
+"""Replaced by `relay.runtime`."""
 
 CLOCK_OWNERS = ("relay/runtime.py", "relay/process.py", "relay/auth/tool.py", "relay/commands/clock.py")
 """The runtime, the process and the command-line tools."""
@@ -158,7 +158,7 @@ ROOMS = {
 
 
 def room_of(path: str) -> Room | None:
-    """Return the rules for a file."""
+    """The rules for a file."""
     found = [
         room
         for place, room in ROOMS.items()
@@ -168,7 +168,7 @@ def room_of(path: str) -> Room | None:
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield line and full name of every import, those for type checkers and inside functions included."""
+    """Line and full name of every import, those for type checkers and inside functions included."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -195,7 +195,7 @@ def below(name: str, place: str) -> bool:
 
 
 def violations(path: str, source: str) -> list[str]:
-    """Return what `source` at `path` imports and must not."""
+    """Forbidden imports of `source` at `path`."""
     room = room_of(path)
     if room is None:
         return [f"{path}: in no room; add it to the table"]
@@ -307,7 +307,7 @@ def test_what_the_rules_allow(path: str, source: str) -> None:
 
 
 def cycle(sources: dict[str, str]) -> list[str]:
-    """Return the modules of one import cycle, the first of them again at the end; empty if there is none.
+    """The modules of one import cycle, the first of them again at the end; empty if there is none.
 
     `sources` holds each module's text. Imports for type checkers and inside functions count.
     """
@@ -348,7 +348,7 @@ def test_a_circle_of_files_is_found(back: str) -> None:
 
 
 def test_private_parts_of_libraries_stay_where_they_are_guarded() -> None:
-    """SLF001 of ruff finds every use elsewhere; here we see that nothing else is exempt from it."""
+    """Ruff's SLF001 finds every other use; this shows that no other file is exempt from it."""
     ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
     exempt = {path for path, rules in ruff["per-file-ignores"].items() if "SLF001" in rules or "SLF" in rules}
     assert exempt == PRIVATE_PARTS | {"tests/**", "fuzz/**"}

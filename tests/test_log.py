@@ -1,4 +1,4 @@
-"""What lines of the log look like, as text and as JSON, and what they never hold."""
+"""Lines of the log, as text and as JSON, and what they never hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RELAY = Path(log.__file__).parent
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    """Loggers and handlers as they were."""
+    """Restores loggers and handlers."""
     root = logging.getLogger()
     handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", "relay")}
     yield
@@ -99,8 +99,14 @@ def fail(logger: Logger, error: Exception) -> None:
         raise
 
 
+@pytest.mark.parametrize("path", ["a" * 3_000_000, "a" * 8 + "." + "a" * 3_000_000])
+def test_a_path_of_any_length_is_read_once(path: str) -> None:
+    """A search from each letter anew takes hours."""
+    assert loggable(path) == f"{path[:200]}... ({len(path)} characters)"
+
+
 def test_a_record_is_one_of_the_standard_logger(caplog: pytest.LogCaptureFixture) -> None:
-    """Handlers of the program that a relay lives in get what they need."""
+    """Handlers of an embedding program get all they need."""
     with caplog.at_level(logging.INFO, "relay"):
         error = RuntimeError("broken")
         with contextlib.suppress(RuntimeError):
@@ -156,7 +162,7 @@ def test_a_line_that_is_not_wanted_is_not_formatted(method: str) -> None:
 
 
 def test_all_lines_go_through_one_file() -> None:
-    """`log.py` sets up what the command line wants."""
+    """`log_setup.py` configures the command's log."""
     others = [path for path in RELAY.rglob("*.py") if path.name not in ("logger.py", "log_setup.py")]
     assert [path for path in others if "getLogger" in path.read_text()] == []
 
@@ -284,7 +290,7 @@ def test_an_object_is_one_line_whatever_a_peer_sends() -> None:
     log.setup("info", "json", stream)
     evil = 'a\n{"level": "error"}\x1b[2J\u2028\ud800\x7f"'
     get_logger("relay.x").info("closed", reason=evil)
-    sendable = evil.replace("\ud800", "")  # pytest reports what libraries log, in UTF-8
+    sendable = evil.replace("\ud800", "")  # pytest reports library logs in UTF-8
     logging.getLogger("quic").warning("%s", sendable)
     text = stream.getvalue()
     assert len(text.splitlines()) == 2
@@ -319,7 +325,7 @@ def test_a_second_setup_replaces_the_first() -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_no_line_holds_a_token(form: str, tmp_path: Path) -> None:
-    """Of sessions and requests that are accepted or refused, at the level that shows the most."""
+    """Accepted and refused sessions and requests, at the most detailed level."""
     stream = io.StringIO()
     log.setup("trace", form, stream)
     good, bad = everything(), garbled(everything())

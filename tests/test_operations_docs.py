@@ -1,4 +1,4 @@
-"""docs/operations.md says what is so."""
+"""docs/operations.md against the code."""
 
 from __future__ import annotations
 

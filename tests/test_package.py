@@ -1,4 +1,4 @@
-"""What a package index and `pip install` get to see: metadata, source distribution, wheel."""
+"""Metadata, source distribution and wheel, for a package index and `pip install`."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def tracked() -> list[str]:
 
 @pytest.fixture(scope="module")
 def built(tracked: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with both distributions, built from a copy: what else lies in a work tree is not in it."""
+    """The folder with both distributions, built from a copy without untracked files."""
     clone = tmp_path_factory.mktemp("clone")
     for name in tracked:
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, clone / name)
-    (clone / "relay" / "stray.so").touch()  # as a build leaves them
+    (clone / "relay" / "stray.so").touch()  # left by a build
     subprocess.run([sys.executable, "-c", BUILD], cwd=clone, check=True, capture_output=True)
     return clone / "dist"
 
@@ -81,7 +81,7 @@ def test_no_python_is_too_new() -> None:
 
 
 def test_every_dependency_has_a_lower_bound() -> None:
-    """`make test-lowest` tries these; without one it would try releases that are twenty years old."""
+    """`make test-lowest` installs these; without a bound it would take releases of twenty years ago."""
     listed = list(chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()))
     assert not [requirement for requirement in listed if not re.match(r"[\w.-]+(>|=)=\d", requirement)]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pytest
 
 from relay.wire.version import Version
-from tests.sampling import ALL, covering, pairs, rotated
+from tests.sampling import ALL, FULL, covering, pairs, rotated
 
 SETS = [ALL, ALL[2:], ALL[4:], ALL[:3], ALL[:1]]
 
@@ -42,3 +43,16 @@ def test_as_few_combinations_as_have_each_value() -> None:
     assert covering("ab", "123", full=False) == [("a", "1"), ("b", "2"), ("a", "3")]
     assert covering("123", "ab", full=False) == [("1", "a"), ("2", "b"), ("3", "a")]
     assert covering("ab", "123", full=True) == list(itertools.product("ab", "123"))
+
+
+@pytest.mark.skipif(FULL, reason="nothing is left out")
+def test_each_case_of_a_whole_run_has_two_pairings(request: pytest.FixtureRequest) -> None:
+    found: Counter[tuple[str, ...]] = Counter()
+    for item in request.session.items:
+        params = (
+            item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        )
+        if "pairing" in params:
+            others = (repr(value) for name, value in params.items() if name != "pairing")
+            found[item.nodeid.partition("[")[0], *others] += 1
+    assert not [case for case, pairings in found.items() if pairings > 2]

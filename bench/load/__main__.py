@@ -1,4 +1,4 @@
-"""A load process: `python -m bench.load '{"role": ..., ...}'`. Only `bench.runner` starts it."""
+"""A load process: `python -m bench.load '{"role": ..., ...}'`, started by `bench.runner`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ ROLES = {
 
 
 async def main(job: dict[str, Any]) -> None:
-    """Run the job until the runner says `end`."""
-    # The native client's thread needs the interpreter for each wake-up; the default 5 ms would add latency.
+    # the native client's thread needs the interpreter for each wake-up; the default 5 ms would add latency
     sys.setswitchinterval(0.0005)
     await ROLES[job["role"]](job, Orders())
 

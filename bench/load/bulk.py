@@ -1,6 +1,6 @@
 """Maximum throughput: one publisher and one viewer, with a full window of frames in flight.
 
-Both live in one process, so that the publisher knows arrivals at once.
+In one process, the publisher knows arrivals at once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from bench.load import clients
 from bench.load.talk import SECOND, STAMP, Orders, milliseconds, now, say
 
 GIVE_UP_S = 1.0
-"""A frame missing for so long, while others wait, leaves the window; it is lost unless it comes later."""
+"""A frame missing for so long leaves the window; it is lost unless it comes later."""
 
 
 class Pipe:
-    """Frames in flight and arrived."""
-
     def __init__(self) -> None:
         self.under_way: dict[int, int] = {}
         self.arrivals: list[tuple[int, int]] = []
@@ -28,7 +26,6 @@ class Pipe:
         self.moved = asyncio.Event()
 
     def came(self, payload: bytes) -> None:
-        """Record a frame."""
         written, number = STAMP.unpack_from(payload)
         moment = now()
         if self.under_way.pop(number, None) is not None or number in self.overdue:
@@ -46,7 +43,7 @@ class Pipe:
 
 
 async def bulk(job: dict[str, Any], orders: Orders) -> None:
-    """Run when told `start`; report frames that came in the window."""
+    """Report the frames of the window."""
     sender = await clients.enter(clients.dial(job["url"], publish=moq.OriginProducer()))
     broadcast = sender.create_broadcast(job["broadcast"])
     track = broadcast.publish_track("bulk", moq.TrackInfo(max_age_us=clients.KEEP_US))

@@ -8,12 +8,12 @@ from typing import Any
 import moq
 
 KEEP_US = 10 * 1_000_000
-"""Cache time of clients: longer than a run, so that no group is dropped before it is counted."""
+"""Longer than a run: clients must not drop groups before they are counted."""
 OPEN_S = 30.0
 
 
 def dial(url: str, *, publish: Any = None, subscribe: Any = None) -> Any:
-    """Return a client with its own WebTransport connection, without reconnection."""
+    """Its own WebTransport connection, without reconnection."""
     return moq.Client(
         url,
         tls_verify=False,
@@ -33,17 +33,16 @@ async def enter(client: Any) -> Any:
 
 
 async def leave(client: Any) -> None:
-    """Close the session."""
     await client.__aexit__(None, None, None)
 
 
 async def subscribe(client: Any, broadcast: str, track: str, *, keep_us: int = KEEP_US) -> Any:
-    """Return a subscription to a track of a broadcast that is, or will be, announced."""
+    """The broadcast may be announced later."""
     async with asyncio.timeout(OPEN_S):
         found = await client.announced_broadcast(broadcast)
         return await found.subscribe_track(track, moq.Subscription(max_age_us=keep_us))
 
 
 def bytes_received(client: Any) -> int:
-    """Bytes of UDP payload that the connection has received so far."""
+    """UDP payload of the connection so far."""
     return client.session.stats().bytes_received or 0

@@ -18,7 +18,7 @@ TRACKS = ("audio", "video")
 
 
 class Guests:
-    """All sessions of this process; `paths` are watched, `own` is published."""
+    """All sessions of this process: `own` is published, `paths` are watched."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
@@ -26,7 +26,7 @@ class Guests:
         self.counts: Counter[str] = Counter()
 
     async def keep(self, slot: int) -> None:
-        """Fill one slot, session after session."""
+        """Session after session."""
         act = self._publish if slot == 0 else self._watch
         while True:
             try:
@@ -89,7 +89,7 @@ class Guests:
 
 
 async def guests(job: dict[str, Any], orders: Orders) -> None:
-    """Keep `sessions` slots full until told `end`; then close all and report it."""
+    """At the order `end`, close all and report."""
     hosts = Guests(job)
     tasks = [asyncio.create_task(hosts.keep(slot)) for slot in range(job["sessions"])]
     say(event="ready")

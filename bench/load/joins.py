@@ -17,7 +17,7 @@ WAIT_S = 10.0
 
 
 async def connect(job: dict[str, Any], orders: Orders) -> None:
-    """Connect `count` times when told `start`: one after the other, or all at once."""
+    """Connect `count` times: one after the other, or all at once."""
     say(event="ready")
     opened: list[Any] = []
     while (order := await orders.next())["order"] != "end":
@@ -60,7 +60,7 @@ async def connect(job: dict[str, Any], orders: Orders) -> None:
 async def join_late(job: dict[str, Any], orders: Orders) -> None:
     """Join `count` times, each at a random moment of the running group.
 
-    The publisher writes by the clock, which so gives the newest frame at the moment of joining.
+    The publisher writes by the clock, which gives the newest frame at the moment of joining.
     """
     say(event="ready")
     while (order := await orders.next())["order"] != "end":

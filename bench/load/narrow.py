@@ -14,7 +14,7 @@ from bench.load.talk import STAMP, Orders, now, say
 
 TRACKS = ("video", "audio")
 LAST_S = 1.0
-"""After the end of the window, for frames in flight."""
+"""After the window, for frames in flight."""
 
 
 async def narrow(job: dict[str, Any], orders: Orders) -> None:

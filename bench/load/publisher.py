@@ -13,14 +13,13 @@ from bench.load.talk import SECOND, STAMP, Orders, now, say, until
 
 
 def track_name(number: int) -> str:
-    """Return the name of a track."""
     return f"track-{number}"
 
 
 async def publish(job: dict[str, Any], orders: Orders) -> None:
-    """Publish when told `start`, from `begin` to `to`; report the count; stay until the end.
+    """Publish from `begin` to `to`; report the count; stay until the end.
 
-    Each track has its own phase, so that many tracks do not write at once.
+    Phases differ, so that tracks do not write at once.
     """
     client = await clients.enter(clients.dial(job["url"], publish=moq.OriginProducer()))
     broadcast = client.create_broadcast(job["broadcast"])
@@ -45,7 +44,7 @@ async def publish(job: dict[str, Any], orders: Orders) -> None:
 
 
 async def pace(track: Any, job: dict[str, Any], order: dict[str, Any], phase: float) -> tuple[int, int]:
-    """Write to one track; return the number of frames, and the greatest delay of one."""
+    """Returns the number of frames, and the greatest delay of one."""
     interval = SECOND / job["fps"]
     begin = order["begin"] + int(phase * interval)
     body = bytes(max(0, job["frame_size"] - STAMP.size))

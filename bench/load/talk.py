@@ -1,7 +1,7 @@
 """The protocol between a load process and its runner, and their clock.
 
-One JSON object a line: the job as the only argument, then `ready`, then orders from the runner on stdin and
-reports on stdout. Times are monotonic nanoseconds, shared by all processes of a machine.
+One JSON object a line: the job as the only argument, then `ready`, then orders from the runner on stdin and reports
+on stdout. Times are monotonic nanoseconds, shared by all processes of a machine.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ now = time.monotonic_ns
 
 
 def say(**fields: Any) -> None:
-    """Report to the runner."""
     sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 
 class Orders:
-    """Orders of the runner, line by line; the end of stdin is the order `end`."""
+    """Line by line; the end of stdin is the order `end`."""
 
     def __init__(self) -> None:
         self._lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -43,12 +42,10 @@ class Orders:
         threading.Thread(target=read, daemon=True).start()
 
     async def next(self) -> dict[str, Any]:
-        """Return the next one."""
         return await self._lines.get()
 
 
 async def until(moment: int) -> None:
-    """Sleep to a moment of the clock."""
     await asyncio.sleep(max(0, moment - now()) / SECOND)
 
 

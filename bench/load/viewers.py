@@ -1,8 +1,8 @@
 """Viewers: each with its own connection, watching every track of the broadcast.
 
-*Readers* read each frame at once and measure its latency. *Keepers* let the native client collect, and count
-after the run: a read costs Python time, which would make a load of fifty viewers the bottleneck. Their
-connections' bytes show that frames came in time.
+*Readers* read each frame at once and measure its latency. *Keepers* let the native client collect, and count after
+the run: reading costs Python time, which would make a load of fifty viewers the bottleneck. Bytes of their
+connections show that frames came in time.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from bench.load.publisher import track_name
 from bench.load.talk import SECOND, STAMP, Orders, milliseconds, now, say, until
 
 TAIL_S = 4.0
-"""Seconds at the end of a run that a keeper checks where each frame is a group: the client keeps about 5 s.
-"""
+"""Seconds at the end of a run that a keeper checks if each frame is a group: the client keeps about 5 s."""
 DRAIN_S = 4.0
-"""Without a further frame for so long, missing ones are lost."""
+"""Seconds without a frame after which missing ones are lost."""
 AT_ONCE = 10
-"""Viewers that connect at a time."""
+"""Concurrent connects."""
 
 
 class Watch:
-    """One track of one viewer, and its received frames."""
+    """One track of one viewer."""
 
     def __init__(self, subscription: Any, *, reads: bool, single: bool) -> None:
         self._inner = subscription._inner  # noqa: SLF001 - the wrapper makes an object per group
@@ -45,7 +44,7 @@ class Watch:
         self._look.set()
 
     def lost(self, written: int, fps: float) -> tuple[int, int]:
-        """Return how many frames are missing, of how many that were checked."""
+        """Missing frames, and checked ones."""
         first = 0
         if self._single and not self._reads:
             first = max(0, written - int(TAIL_S * fps))
@@ -55,7 +54,7 @@ class Watch:
         async with asyncio.TaskGroup() as reading:
             with contextlib.suppress(moq.Error):
                 while (group := await self._inner.recv_group()) is not None:
-                    # References keep the groups in the client's cache.
+                    # references keep the groups in the client's cache
                     if not self._reads and not self._single:
                         reading.create_task(self._later(group))
                         continue
@@ -81,8 +80,6 @@ class Watch:
 
 
 class Viewer:
-    """One connection."""
-
     def __init__(self, job: dict[str, Any], *, reads: bool) -> None:
         self._job = job
         self._reads = reads
@@ -91,7 +88,6 @@ class Viewer:
         self.connect_ns = 0
 
     async def open(self, gate: asyncio.Semaphore) -> None:
-        """Connect and subscribe."""
         async with gate:
             begin = now()
             self.client = await clients.enter(clients.dial(self._job["url"], subscribe=moq.OriginProducer()))
@@ -101,7 +97,6 @@ class Viewer:
                 self.watches.append(Watch(track, reads=self._reads, single=self._job["group"] == 1))
 
     async def close(self) -> None:
-        """Stop watching and close."""
         for watch in self.watches:
             watch.task.cancel()
         await asyncio.gather(*(watch.task for watch in self.watches), return_exceptions=True)
@@ -109,7 +104,7 @@ class Viewer:
 
 
 async def view(job: dict[str, Any], orders: Orders) -> None:
-    """Open `viewers` viewers, `readers` of them readers, and report a run when told `start` and `count`."""
+    """`readers` of the `viewers` are readers. Reports at the orders `start` and `count`."""
     gate = asyncio.Semaphore(AT_ONCE)
     viewers = [Viewer(job, reads=i < job["readers"]) for i in range(job["viewers"])]
     await asyncio.gather(*(viewer.open(gate) for viewer in viewers))

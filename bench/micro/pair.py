@@ -96,13 +96,12 @@ class Pair:
         self.exchange()
 
     def exchange(self) -> None:
-        """Exchange packets, delayed acknowledgements included."""
+        """With delayed acknowledgements."""
         self.now += 0.01
         self.take(self.client, self.packets(self.server))
         self.answer()
 
     def answer(self) -> None:
-        """Deliver the client's packets."""
         self.take(self.server, self.acknowledgements())
 
     def write(self, size: int) -> None:

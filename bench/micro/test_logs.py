@@ -1,4 +1,4 @@
-"""A log line that is not wanted: ours, and the same with the standard library alone."""
+"""A disabled log line: ours, and the same with the standard library alone."""
 
 from __future__ import annotations
 

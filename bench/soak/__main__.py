@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def jobs(arguments: argparse.Namespace, relay: RunningRelay) -> list[dict[str, Any]]:
-    """Distribute the sessions over processes; every process knows every path."""
+    """Every process knows every path."""
     shares = spread(max(1, arguments.sessions - arguments.native), arguments.processes)
     publishers = [max(1, round(share * PUBLISHERS)) for share in shares]
     own = [
@@ -85,7 +85,6 @@ def jobs(arguments: argparse.Namespace, relay: RunningRelay) -> list[dict[str, A
 
 @asynccontextmanager
 async def load_on(arguments: argparse.Namespace, relay: RunningRelay) -> AsyncIterator[list[Load]]:
-    """Start all processes of the load."""
     todo = jobs(arguments, relay)
     async with AsyncExitStack() as stack:
         loads = [await start_load(Path(sys.executable), "bench.soak.crowd", job) for job in todo]
@@ -106,7 +105,7 @@ async def load_on(arguments: argparse.Namespace, relay: RunningRelay) -> AsyncIt
 
 
 async def soak(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
-    """Run it; return the rows before, under and after load, and the findings.
+    """Rows before, under and after load, and the findings.
 
     The relay's log is always kept.
     """
@@ -188,7 +187,7 @@ def in_short(row: Row) -> str:
 
 
 def keep(rows: Sequence[Row], found: dict[str, Any], folder: Path) -> None:
-    """Write `rows.csv`, `verdict.json` and, with matplotlib, `soak.svg`; `relay.log_setup` is there already."""
+    """Write `rows.csv`, `verdict.json` and, with matplotlib, `soak.svg`, beside the relay's log."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "rows.csv").open("w", newline="") as file:
         writer = csv.DictWriter(
@@ -204,7 +203,7 @@ def keep(rows: Sequence[Row], found: dict[str, Any], folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 1 if something stayed."""
+    """Returns 1 if something stayed."""
     arguments = parser().parse_args(argv)
     if not proc.supported():
         print("soak: the relay's memory is read from /proc: this needs Linux", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""A process of the soak's load: `python -m bench.soak.crowd '{"port": ..., ...}'`. Only the soak starts it.
+"""A process of the soak's load: `python -m bench.soak.crowd '{"port": ..., ...}'`.
 
-Owns the slots, each with one session after another: transport, version, duration and kind of end. Prints
-`ready`, and after `end`, once every session has closed, `left` with counts.
+Each slot has one session after another: transport, version, duration and kind of end. Prints `ready`, and after
+`end`, once every session has closed, `left` with counts.
 """
 
 from __future__ import annotations
@@ -33,21 +33,19 @@ SLOW: Final = 0.1
 """Share of viewers on a bad network."""
 
 HASTE: Final = 0.02
-"""Most seconds until a stranger leaves, during the handshake or before it."""
+"""Most seconds until an incompatible peer leaves, during the handshake or before it."""
 
 PAGES: Final = ("announced/", "announced/soak", "certificate.sha256", "fetch/none/none")
 
 
 class Slots:
-    """All sessions of this process."""
-
     def __init__(self, job: dict[str, Any], proxy: UdpProxy) -> None:
         self._job = job
         self._proxy = proxy
         self.crowd = Crowd(random.Random(job["seed"]), job["paths"], job["rate"])
 
     async def keep(self, slot: int) -> None:
-        """Fill one slot, session after session."""
+        """Session after session."""
         role, act = self._role(slot)
         await asyncio.sleep(self.crowd.random.uniform(0, 3))
         while True:
@@ -157,7 +155,6 @@ class Slots:
 
 
 async def main(job: dict[str, Any]) -> None:
-    """Keep the slots full until told `end`."""
     orders = Orders()
     with UdpProxy(free_udp_port(), job["port"], seed=job["seed"]) as proxy:
         slots = Slots(job, proxy)

@@ -1,7 +1,6 @@
-"""Activity of one session of the crowd: publish, watch, announcements.
+"""Activity of one session of the crowd: publish, watch, announcements. `crowd` ends it, at any moment.
 
-Owns the choices, from one random generator, and the counts. Must never end a session: `crowd` does, at any
-moment. Any answer of the relay is counted; other exceptions are faults.
+One random generator makes the choices. Answers of the relay are counted; other exceptions are faults.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def _write_group(crowd: Crowd, track: TrackWriter) -> None:
 
 
 async def watch(crowd: Crowd, client: Client) -> None:
-    """Watch one to three tracks at a time, for a while each."""
+    """One to three tracks at a time, for a while each."""
     async with asyncio.TaskGroup() as watching:
         for _ in range(crowd.random.choice((1, 2, 3))):
             watching.create_task(_watch(crowd, client))

@@ -1,7 +1,6 @@
-"""Bad networks for single guests: cut silently, or slow.
+"""Bad networks for single guests: cut silently, or slow. Proxies that never read the content.
 
-Owns the sockets between a guest and the relay. Must never read their content. A guest opens one for each
-session that is to end uncleanly, or to be slow.
+A guest opens one for each session that is to end uncleanly, or to be slow.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ LOSS: Final = 0.3
 DELAY: Final = 0.05
 PIECE: Final = 1024
 PIECES_A_SECOND: Final = 4
-"""Rate of a slow TCP connection: far less than two tracks of small groups."""
+"""Chunks per second on a slow TCP connection: far less than two tracks of small groups."""
 
 
 class Line(Protocol):
@@ -32,7 +31,7 @@ class Line(Protocol):
         """Drop everything from now on, silently."""
 
     def close(self) -> None:
-        """Close the sockets."""
+        pass
 
 
 class UdpLine:
@@ -53,7 +52,7 @@ class UdpLine:
 
 
 class TcpLine:
-    """A listener of its own, for one guest."""
+    """A listener for one guest."""
 
     def __init__(self, target: int, host: str, *, slow: bool) -> None:
         self.port = 0

@@ -45,7 +45,7 @@ DELAY: Final = "delay <= "
 
 
 def row_of(text: str) -> Row:
-    """The columns from the text of `/metrics`; values of one name are added."""
+    """The columns of `/metrics`; values of one name are added."""
     sums: Row = {}
     row: Row = {}
     for found in LINE.finditer(text):
@@ -72,7 +72,7 @@ class Sampler:
         self._busy = proc.machine_busy()
 
     async def row(self) -> Row:
-        """Read now. Raises RelayFailedError if the relay has ended or does not answer."""
+        """Raises RelayFailedError if the relay has ended or does not answer."""
         self._relay.check()
         try:
             text = await asyncio.to_thread(self._get)

@@ -15,7 +15,7 @@ WARM_UP: Final = 1 / 3
 """Share of the run for warm-up: caches fill, and the allocator grows."""
 
 POINTS: Final = 120
-"""Means for the slope of all pairs, so that a peak of some seconds has no effect."""
+"""Means for the slope of all pairs: short peaks have no effect."""
 
 FLAT_BYTES: Final = 3 * 1024 * 1024
 FLAT_SHARE: Final = 0.04
@@ -40,7 +40,7 @@ class Finding:
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Return the median slope over all pairs of points (Theil and Sen); 0 for fewer than two."""
+    """The median slope over all pairs of points (Theil and Sen); 0 for fewer than two."""
     slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if b[0] > a[0]]
     return statistics.median(slopes) if slopes else 0.0
 
@@ -77,10 +77,7 @@ def quantile(before: Row, after: Row, share: float) -> float:
 def judge(
     rows: Sequence[Row], baseline: Row, rest: Row, counts: Mapping[str, int], faults: Sequence[str]
 ) -> list[Finding]:
-    """Compare.
-
-    `rows` are under load, `baseline` is the one before, `rest` the last one after all sessions ended.
-    """
+    """`rows` are under load, `baseline` is the one before, `rest` the last one after all sessions ended."""
     return [
         _memory(rows),
         *(_left(name, rows, baseline, rest) for name in _tables(baseline, rest)),

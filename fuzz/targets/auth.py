@@ -121,7 +121,7 @@ def verdict(key: Key, token: str, path: str, query: str = "") -> None:
 
 
 def tokens(data: bytes) -> None:
-    """Tokens: raw, and with a valid signature for any header and payload."""
+    """Raw, and with a valid signature for any header and payload."""
     source = Source(data)
     key = source.pick(keys())
     path = source.text() if source.flag() else source.pick(WORDS)

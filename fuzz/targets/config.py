@@ -31,7 +31,6 @@ FLAGS = [option.flags[0] for option in OPTIONS if option.flags]
 
 @functools.cache
 def folder() -> Path:
-    """The directory of the file."""
     made = Path(tempfile.mkdtemp(prefix="moq-relay-fuzz-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
@@ -67,7 +66,6 @@ def loading(data: bytes) -> None:
 
 
 def texts(data: bytes) -> None:
-    """Addresses, URLs, names of members, times and queries."""
     text = data.decode("utf-8", "surrogateescape")
     with suppress(ValueError):
         address = Address.parse(text)

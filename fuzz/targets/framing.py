@@ -1,7 +1,6 @@
 """WebSocket framings, and the sessions on top of them.
 
-The owner operates on streams as the input says. Beyond "no exception": memory for a peer is bounded, and an
-ended session keeps nothing.
+Beyond "no exception": memory for a peer is bounded, and an ended session keeps nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ KINDS = tuple(Kind)
 
 
 def qmux_frames(data: bytes) -> None:
-    """QMux messages of every draft."""
+    """Of every draft."""
     source = Source(data)
     draft = source.pick(tuple(Draft))
     with suppress(WireError):
@@ -38,13 +37,13 @@ def qmux_frames(data: bytes) -> None:
 
 
 def plain_frames(data: bytes) -> None:
-    """Messages of the oldest framing."""
+    """Of the oldest framing."""
     with suppress(WireError):
         decode_plain(data)
 
 
 def message(source: Source, *, plain: bool) -> bytes:
-    """A message: raw bytes, or frames with fields from the input."""
+    """Raw bytes, or frames with fields from the input."""
     if source.byte() % 8 == 0:
         return source.chunk()
     if plain:
@@ -74,7 +73,7 @@ def message(source: Source, *, plain: bool) -> bytes:
 
 
 def parameters(source: Source) -> bytes:
-    """Transport parameters, usual ones or arbitrary."""
+    """Usual ones or arbitrary."""
     if source.flag():
         usual = Parameters(
             idle_timeout=source.number(), max_data=source.number(), stream_data_uni=source.number(),
@@ -121,9 +120,11 @@ async def _session(source: Source) -> None:
             case _:
                 if session.readable:
                     session.receive(message(source, plain=choice.draft is None))
-        # One message may hold many frames that need an answer.
-        assert len(session._controls) + len(session._signals) <= CONTROL_BACKLOG + SMALL.websocket_message
-        by_peer = [stream for stream in session._streams.values() if stream.opened_by_peer]
+        # one message may hold many frames that need an answer
+        assert (
+            len(session.streams.controls) + len(session._signals) <= CONTROL_BACKLOG + SMALL.websocket_message
+        )
+        by_peer = [stream for stream in session.streams.table.values() if stream.opened_by_peer]
         assert len(by_peer) <= 2 * SMALL.websocket_streams
         await asyncio.sleep(0)
     session.close(0, "over")
@@ -131,18 +132,17 @@ async def _session(source: Source) -> None:
         pass
     await asyncio.sleep(0)
     assert owner.ended
-    assert not session._streams
-    assert not session._controls
-    assert session._queue.top is None
+    assert not session.streams.table
+    assert not session.streams.controls
+    assert session.streams.queue.top is None
 
 
 def session(data: bytes) -> None:
-    """A session of any subprotocol, with pings, time and an owner."""
+    """Of any subprotocol, with pings, time and an owner."""
     run(_session(Source(data)))
 
 
 def subprotocols(data: bytes) -> None:
-    """The subprotocols offered in an upgrade."""
     names = data.decode("utf-8", "surrogateescape").split(",")
     chosen = choose(tuple(name.strip() for name in names if name.strip()), tuple(Version))
     assert (

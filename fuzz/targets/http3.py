@@ -100,7 +100,7 @@ VALUES = ("CONNECT", "webtransport", "https", "relay.test", "/demo?jwt=a.b.c", "
 
 
 def fields(source: Source) -> list[tuple[bytes, bytes]]:
-    """A header block: the valid one with changes, or an arbitrary one."""
+    """The valid header block with changes, or an arbitrary one."""
     usual = [*zip(NAMES[:5], VALUES[:5], strict=True), (NAMES[6], VALUES[6])]
     if source.flag():
         usual = [(":status", "200"), ("wt-protocol", '"moq-lite-05"')]
@@ -166,7 +166,7 @@ def play(source: Source, pair: Pair, *, first_bidi: int, first_uni: int) -> None
         unidirectional = source.flag()
         base = first_uni if unidirectional else first_bidi
         stream_id = base + 4 * (source.byte() % 5)
-        # Both errors: the stream has ended.
+        # both errors: the stream has ended
         with suppress(RuntimeError, ValueError, AssertionError):
             match source.byte() % 8:
                 case 0:
@@ -186,7 +186,7 @@ def play(source: Source, pair: Pair, *, first_bidi: int, first_uni: int) -> None
 
 
 def webtransport_server(data: bytes) -> None:
-    """A server whose client speaks HTTP/3 arbitrarily."""
+    """Its client speaks HTTP/3 arbitrarily."""
     source = Source(data)
     with Pair("h3", way=source.byte()) as pair:
         if source.byte() % 8:
@@ -196,7 +196,7 @@ def webtransport_server(data: bytes) -> None:
 
 
 def webtransport_client(data: bytes) -> None:
-    """A client whose server answers arbitrarily."""
+    """Its server answers arbitrarily."""
     source = Source(data)
     with Pair("h3", way=source.byte(), hostile_server=True) as pair:
         if source.byte() % 8:

@@ -1,8 +1,8 @@
 """A whole session of moq-lite: peer and owner act in any order, while time passes.
 
-Beyond "only the documented ValueError of a command": events follow the life of their request, which gets at
-most one answer; `Closed` is the last event, and nothing is written after it; memory for a peer is bounded; a
-stream ended by the peer is ended by us as well; all sent bytes can be parsed.
+Beyond "only the documented ValueError of a command": events follow the life of their request, which gets at most one
+answer; `Closed` is the last event, and nothing is written after it; memory for a peer is bounded; a stream ended by
+the peer is ended by us as well; all sent bytes can be parsed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from relay.model.path import join
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq import session as moq
-from relay.moq.lite import HELD_BYTES, LiteSession, Options, State
+from relay.moq.lite import LiteSession, Options, State
+from relay.moq.lite_setup import HELD_BYTES
 from relay.transport.session import (
     CONTROL_PRIORITY,
     DatagramReceived,
@@ -66,10 +67,10 @@ OFFERS = 1024
 PATHS = ("demo/cam", "demo", "", "demo/cam/low", "other")
 TRACKS = ("video/hd", "audio/data", "")
 FLOOD = 16_384
-"""Large packets of a peer in bytes."""
+"""Bytes of a peer's large packets."""
 
 STREAMS = 128
-"""Streams of each side; a peer's stay within its credit."""
+"""Of each side; a peer's stay within its credit."""
 
 ANSWERS = {"announce": AnnounceDecoder, "subscribe": SubscribeDecoder, "info": TrackInfoDecoder}
 """Our writes on streams of the peer, by its request."""
@@ -92,7 +93,7 @@ class FuzzStream:
         self.peer_over = unidirectional and not by_peer
         """The peer's half has ended."""
         self.stopped = False
-        """We have stopped the peer's half."""
+        """By us, the peer's half."""
         self.asked = ""
         """The request for which we opened the stream."""
         self.twin: FuzzStream | None = None
@@ -160,7 +161,7 @@ class FuzzSession:
         self.streams: list[FuzzStream] = []
         self.closed = False
         self.quiet = False
-        """The session machine has seen the end and must not use the transport any more."""
+        """The machine has seen the end and must not use the transport any more."""
 
     def use(self) -> None:
         """Record a call of the transport."""
@@ -234,7 +235,7 @@ class Play:
         self.theirs: dict[int, Any] = {}
         """Open requests of the peer, with their events."""
         self.groups: dict[int, dict[int, bool]] = {}
-        """Groups that we have sent and may continue, by request and sequence."""
+        """Sent groups that may continue, by request and sequence."""
         self.announcing: set[int] = set()
         self.allowed = LIMITS.backlog_session
         """Bytes that may be unsent."""
@@ -252,7 +253,7 @@ class Play:
         if self.moq.closed:
             assert self.told, "no event tells of the end"
             assert self.moq.deadline == moq.NEVER
-        assert self.moq._held_bytes <= HELD_BYTES + 2 * FLOOD
+        assert self.moq.setup.held._bytes <= HELD_BYTES + 2 * FLOOD
         assert self.session.unsent <= self.allowed, (self.session.unsent, self.allowed)
         if not self.moq.closed:
             self.check_tables()
@@ -340,7 +341,6 @@ class Play:
             self.moq.receive(pending, self.now)
 
     def finish(self) -> None:
-        """The input is at its end."""
         self.flush()
         self.check()
         if self.moq.state is State.ESTABLISHED:
@@ -385,7 +385,6 @@ class Play:
         return found[-1 - self.source.byte() % len(found)] if found else None
 
     def send(self, stream: FuzzStream, data: bytes, *, fin: bool) -> None:
-        """Send bytes of the peer on one stream."""
         stream.peer_over = fin
         if (data or fin) and not stream.stopped:
             self.pending.append(StreamData(stream, data, fin))
@@ -575,7 +574,7 @@ class Play:
     # --- the owner
 
     def ask(self, kind: str, command: Callable[[], int]) -> None:
-        """Make a request; ValueError if the version lacks it."""
+        """ValueError if the version lacks the request."""
         if self.moq.state not in (State.OPEN, State.ESTABLISHED) or len(self.session.streams) >= STREAMS:
             return
         count = len(self.session.streams)
@@ -678,7 +677,6 @@ class Play:
             self.moq.serving.accept(request)
 
     def frame(self, payload: bytes) -> bytes:
-        """An encoded frame."""
         timed = self.moq.version.has_timestamps
         return (frame_header_timed(1, len(payload)) if timed else frame_header_plain(len(payload))) + payload
 
@@ -711,7 +709,7 @@ class Play:
     def serve_end(self) -> None:
         request = self.their(moq.SubscribeRequested)
         if request is not None and -1 not in self.groups.get(request, {}):
-            # Nothing can be written after it: the sequences are used up.
+            # nothing can be written after it: the sequences are used up
             self.groups[request] = dict.fromkeys(range(-1, 16), False)
             self.moq.serving.end_track(request, self.source.number() & 0xFFFF, self.now, [(1, 2)])
 
@@ -741,16 +739,16 @@ class Play:
 
     def admit(self) -> None:
         if self.introduced:
-            self.moq.admit(self.now)
+            self.moq.setup.admit(self.now)
 
     def check_alive(self) -> None:
         if not self.moq.closed:
-            self.moq.check_alive(self.now)
+            self.moq.alive.begin(self.now)
 
     def goaway(self) -> None:
         if self.moq.state is State.ESTABLISHED and not self.leaving:
             self.leaving = True
-            assert self.moq.goaway("x") == self.moq.version.has_goaway
+            assert self.moq.requests.goaway("x") == self.moq.version.has_goaway
             self.allowed += OFFERS
 
     def close(self) -> None:
@@ -847,7 +845,7 @@ class Pair:
             play.check()
 
     def move(self, number: int, size: int) -> bool:
-        """Deliver at most `size` bytes of each stream of one side. Returns False if there were none."""
+        """At most `size` bytes of each stream of one side. False if there were none."""
         here, there = self.plays[number], self.plays[1 - number]
         if there.told:
             return False
@@ -900,7 +898,7 @@ SLICES = (1, 7, 100, 1 << 20)
 
 
 def pairs(data: bytes) -> None:
-    """Both ends of a session: if both owners keep the rules, neither session finds a fault."""
+    """If both owners keep the rules, neither session finds a fault."""
     source = Source(data)
     pair = Pair(source)
     for _ in range(MOST_STEPS):

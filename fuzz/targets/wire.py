@@ -1,7 +1,7 @@
 """The moq-lite decoders of every version, fed whole and in slices.
 
-Beyond "only WireError": slices never matter, memory is bounded, and a decoded message can be encoded and
-decodes the same.
+Beyond "only WireError": slices never matter, memory is bounded, and a decoded message can be encoded and decodes the
+same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from relay.wire.version import Version
 
 VERSIONS = tuple(Version)
 LIMIT = 4096
-"""Message limit in bytes, so small that inputs reach it."""
+"""Bytes; small, so that inputs reach it."""
 
 LONGEST_PREFIX = 16
 """Bytes buffered before a message: type and length."""
@@ -96,7 +96,7 @@ def requests(data: bytes) -> None:
 
 
 def replies(data: bytes) -> None:
-    """What a peer answers on streams of ours."""
+    """Answers of a peer on our streams."""
     source = Source(data)
     version, step = source.pick(VERSIONS), source.byte() % 8
     kinds: list[Callable[[int], Decoder]] = [
@@ -156,7 +156,7 @@ def setups(data: bytes) -> None:
         items = drive(lambda: ServerSetupDecoder(form, LIMIT), rest, step)
     for item in items[:1]:
         assert type(item).decode is not None
-        # A form with both numbers and bytes may be ambiguous; then it cannot be encoded again.
+        # a form with both numbers and bytes may be ambiguous, and not encodable
         with suppress(ValueError):
             item.encode()
 
@@ -180,7 +180,7 @@ def datagrams(data: bytes) -> None:
 
 
 def built(data: bytes) -> None:
-    """Messages with a valid length prefix and fields from the input, to pass the first checks."""
+    """Valid length prefixes and fields from the input, to pass the first checks."""
     source = Source(data)
     version, step, kind = source.pick(VERSIONS), source.byte() % 8, source.byte() % 6
     stream = b""

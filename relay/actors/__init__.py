@@ -1,1 +1,1 @@
-"""The actors: each connection, broadcast, track and the directory, exchanging immutable messages on the event loop."""
+"""The actors of a relay: they exchange immutable messages on the event loop."""

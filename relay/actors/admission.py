@@ -1,7 +1,4 @@
-"""Authorization of a peer: asks the authenticator for its permissions, and logs a rejection.
-
-Run as a task by the gate if the path is known before the session, else by the connection actor.
-"""
+"""Authorization of a peer: by the gate if the path is known before the session, else by the connection actor."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from relay.transport.session import Session, SessionRequest
 
 
 class Rejection(NamedTuple):
-    """HTTP status, and the reason as the peer gets it."""
+    """HTTP status, and the reason that the peer gets."""
 
     status: int
     reason: str
@@ -24,12 +21,12 @@ class Rejection(NamedTuple):
 async def decide(
     environment: Environment, peer: Session | SessionRequest, path: str, query: str, log: Logger
 ) -> Permissions | Rejection:
-    """The peer's permissions. `log` is bound to the session."""
+    """`log` is bound to the session."""
     try:
         return await environment.authorize(path, query, peer.remote)
     except UnauthorizedError as error:
         log.info("refused", transport=peer.transport, remote=peer.remote, path=path, reason=error)
         return Rejection(error.status, error.answer)
-    except Exception:  # the boundary of a task: the peer must get an answer
+    except Exception:  # the peer must get an answer
         log.exception("authorisation failed")
         return Rejection(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")

@@ -1,4 +1,4 @@
-"""Part of the connection actor, under `ingest.py`: the peer's announcements. Owns their broadcasts until withdrawn."""
+"""Part of the connection actor: the peer's announcements and their broadcasts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from relay.moq import session as moq
 from relay.runtime import Runtime
 from relay.wire.errors import SessionCode
 
-SUBSCRIBER_ONLY = 2  # role in SETUP of a peer that publishes nothing
+SUBSCRIBER_ONLY = 2  # peer's role in SETUP
 
 
 def random_hop(runtime: Runtime) -> int:
-    """An id for a peer or relay that has none."""
+    """An id for a peer or relay without one."""
     return runtime.random.randint(1, MAX_HOP_ID)
 
 
@@ -28,8 +28,8 @@ class Announcement:
     def __init__(self, generation: int, route: Route, broadcast: Ref | None, identity: int) -> None:
         self.generation = generation
         self.route = route
-        self.identity = identity  # id of its publisher where the peer gives none
-        self.broadcast = broadcast  # `None` if the announcement is not used: a loop, or too long
+        self.identity = identity  # publisher id where the peer gives none
+        self.broadcast = broadcast  # `None` if unused: a loop, or too long
 
 
 class Announcements:
@@ -42,18 +42,15 @@ class Announcements:
         self._generation = 0
 
     def start(self) -> None:
-        """Request the peer's announcements, within its permissions."""
         peer = self._moq.peer
         if peer is None or peer.role != SUBSCRIBER_ONLY:
             for prefix in self._context.permissions.publish:
                 self._moq.requests.request_announcements(prefix)
 
     def paths(self) -> tuple[str, ...]:
-        """Paths the peer announces, absolute."""
         return tuple(sorted(self._announced))
 
     def announced(self, event: moq.Announced) -> None:
-        """The peer announces a path, or another route to it."""
         absolute = join(self._context.permissions.root, event.path)
         route = self._usable(event.route)
         known = self._announced.get(absolute)
@@ -62,7 +59,7 @@ class Announcements:
             return
         if route is not None:
             route = self._identified(route, known.identity)
-        # An update by another relay is the same broadcast, even if its publisher came back under another id.
+        # An update by another relay is the same broadcast, even if its publisher has another id now.
         goes_on = route is not None and (
             same_publisher(route, known.route) or self._context.permissions.cluster
         )
@@ -78,15 +75,14 @@ class Announcements:
         self._withdraw(join(self._context.permissions.root, event.path), said=event.said)
 
     def _announce(self, absolute: str, route: Route | None) -> None:
-        """Without a usable `route` the path is only remembered."""
         context = self._context
         environment = context.environment
         if not self._within_limits(absolute):
             route = None
         self._generation += 1
         if covers(environment.members, absolute) and not context.permissions.cluster:
-            # A member is dialled with the token of the cluster.
-            if not context.counts["refused", "members"]:  # logged once
+            # We dial members with the cluster's token, so no other peer may name one.
+            if not context.counts["refused", "members"]:
                 context.log.warning("ignored announcement", path=absolute, reason="for relays of the cluster")
             context.counts["refused", "members"] += 1
             route = None
@@ -106,8 +102,8 @@ class Announcements:
             directory=environment.origin,
         )
         self._announced[absolute] = Announcement(self._generation, route, broadcast, identity)
-        # Versions without hop ids cannot tell an echo of our own announcement from a publisher.
-        echo = not self._moq.has_hops and self._moq.serving.has_offered(
+        # Versions without hop ids cannot tell an echo of our announcement from a publisher.
+        echo = not self._moq.features.hops and self._moq.serving.has_offered(
             strip(absolute, context.permissions.root) or ""
         )
         context.log.debug("announced", broadcast=absolute, hops=route.hops)
@@ -120,15 +116,14 @@ class Announcements:
                 generation=self._generation,
                 route=route,
                 broadcast=broadcast,
-                prefix=self._moq.announces_prefixes,
+                prefix=self._moq.features.prefixes,
                 tentative=echo,
                 relayed=context.permissions.cluster,
-                onward=not context.permissions.cluster or self._moq.has_hops,
+                onward=not context.permissions.cluster or self._moq.features.hops,
             ),
         )
 
     def _within_limits(self, absolute: str) -> bool:
-        """True if a path may be used. Closes the session of a peer that announces too much."""
         context = self._context
         limit = context.limit_of("announces")
         if len(self._announced) >= limit:
@@ -138,11 +133,11 @@ class Announcements:
         size, longest = len(absolute.encode()), context.environment.limits.path
         if size > longest:
             context.over("path", path=absolute)
-            if not context.permissions.cluster:  # not the fault of the relay that passes it on
+            if not context.permissions.cluster:  # the passing relay is not at fault
                 text = f"a path of {size} bytes, at most {longest} are allowed"
                 context.moq.close(SessionCode.PROTOCOL_VIOLATION, text)
             return False
-        # A deeper path fits into no message to viewers of the root.
+        # Too deep for messages to viewers of the root.
         return absolute.count("/") < MAX_SEGMENTS
 
     def _withdraw(self, absolute: str, *, said: bool = True) -> None:
@@ -153,24 +148,25 @@ class Announcements:
             send(self._context.environment.origin, message)
 
     def _usable(self, route: Route) -> Route | None:
-        """The route as it is passed on, or `None` if it must not be used (moq-lite, "Announce")."""
+        """The route to pass on, or `None` if it must not be used (moq-lite, "Announce")."""
         chain = route.hops or (UNKNOWN_HOP,)
         known = [hop for hop in chain if hop != UNKNOWN_HOP]
         own = self._context.environment.hop
         if len(chain) > MAX_HOPS or len(set(known)) < len(known) or own in known:
             return None
         route = route._replace(hops=chain)
-        if not self._moq.announces_prefixes:  # the versions with costs
+        if not self._moq.features.prefixes:  # the versions with costs
             return route
         peer = self._moq.peer
         return route.plus_cost(1 if peer is None or peer.cost is None else peer.cost)
 
     def _identified(self, route: Route, identity: int) -> Route:
-        """The route, with an id of ours if the publisher gave none: relays of the cluster know the publisher by it.
+        """Gives a route without a publisher id one of ours, so that the cluster's relays recognise it.
 
-        Good for one announcement: the next by a 01 to 03 relay may be another publisher's. Newer relays withhold ids.
+        It serves one announcement: the next by a 01 to 03 relay may be another publisher's. Newer relays withhold
+        ids.
         """
-        newer_relay = self._context.permissions.cluster and self._moq.has_hops
+        newer_relay = self._context.permissions.cluster and self._moq.features.hops
         if route.publisher != UNKNOWN_HOP or newer_relay:
             return route
         return route._replace(hops=(identity, *route.hops[1:]))

@@ -1,7 +1,6 @@
-"""The broadcast actor: one publication of one path by one session, and its requested tracks.
+"""The broadcast actor: one session's publication of one path, and its requested tracks.
 
-Started by the publishing connection, found through the origin. Starts a track's actor on the first request, stops it
-when idle. After `Withdraw` no new request can come: it ends with its last track.
+After `Withdraw` it ends with its last track.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class TrackEntry:
 
 
 class BroadcastActor(LoopActor):
-    """Tracks of one publication, by path and name (a prefix route serves several paths)."""
+    """Tracks by path and name: a prefix route serves several paths."""
 
     def __init__(
         self,
@@ -47,12 +46,12 @@ class BroadcastActor(LoopActor):
         self._directory = directory
         self._counters = counters
         self._cache_budget = cache_budget
-        self._episodes = LogOnce()
+        self._log_once = LogOnce()
         self._path = path
         self._source = source
         self._limits = limits
         self._tracks: dict[tuple[str, str], TrackEntry] = {}
-        self._withdrawn: m.Withdraw | None = None  # set once it is out of the directory
+        self._withdrawn: m.Withdraw | None = None
 
     def __str__(self) -> str:
         return f"broadcast {self._path}"
@@ -102,7 +101,7 @@ class BroadcastActor(LoopActor):
         if entry is None or not entry.ref.is_alive():
             if len(self._tracks) >= self._limits.tracks:
                 send(request.subscriber, m.Refused(request.key, StreamCode.NO_CAPACITY))
-                if self._episodes.begins("tracks", self.runtime.now()):
+                if self._log_once.begins("tracks", self.runtime.now()):
                     logger.warning(
                         "over limit",
                         session=request.session,

@@ -1,7 +1,7 @@
-"""The cache budget: one limit on the bytes in the caches of all tracks, kept to within an eighth.
+"""The cache budget: limits the bytes in all tracks' caches together, to within an eighth.
 
-Owns the sum. Must never look into a track: tracks report their size, and those above their fair share evict, old groups
-first. Only if the newest groups alone exceed the budget do tracks above their share lose these too.
+Tracks report their sizes. Those above their fair share evict old groups first, and the newest only if that is not
+enough.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ class CacheBudgetActor(LoopActor):
     """One per relay."""
 
     def __init__(self, runtime: Runtime, budget: int) -> None:
-        """`budget` is in bytes."""
         super().__init__(runtime)
         self._budget = budget
         self._sizes: dict[str, tuple[Ref, int]] = {}
         self._total = 0
-        self._asked: set[str] = set()  # tracks asked to evict that have not answered
+        self._asked: set[str] = set()  # tracks that have not answered
         self._newest = False  # evicting old groups was not enough
 
     def __str__(self) -> str:
@@ -62,4 +61,4 @@ class CacheBudgetActor(LoopActor):
             self._sizes[urn] = (track, size)
         else:
             self._sizes.pop(urn, None)
-            self._asked.discard(urn)  # it has ended, or given up everything
+            self._asked.discard(urn)

@@ -1,7 +1,6 @@
-"""The cluster actor: the other relays of the cluster, and a session with each.
+"""The cluster actor: announces this relay, watches for other members, and keeps a peer actor for each.
 
-Announces this relay under the members' path, watches that path, and keeps a peer actor for each root and each member.
-Must never know broadcasts or tracks. Of two members the one whose name comes first dials, the other only if that fails.
+Of two members the one whose name comes first dials; the other dials if that fails.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ logger = get_logger("relay.cluster")
 WATCH: Final = 1
 GENERATION: Final = 1
 
-REVIVAL: Final = 10.0  # seconds until a failed peer actor is started again
+REVIVAL: Final = 10.0  # seconds until a failed peer actor starts again
 
 
 class Revive(NamedTuple):
-    """Timer: start the peers that are missing."""
+    """Timer: start missing peers."""
 
 
 class Membership(NamedTuple):
-    """This relay among others, as `[cluster]` says. `hop` is its id in lists of hops."""
+    """This relay among others, as `[cluster]` says. `hop`: its id in hop lists."""
 
     hop: int
     node: str | None
@@ -48,7 +47,7 @@ class Membership(NamedTuple):
 
 
 class ClusterActor(LoopActor):
-    """The membership of one relay."""
+    """One per relay."""
 
     def __init__(
         self,
@@ -70,9 +69,9 @@ class ClusterActor(LoopActor):
         self._limits = limits
         self._dialling = Dialling(dial, gate)
         self._peers: dict[str, Ref] = {}  # by target
-        self._members: dict[str, Member] = {}  # announced members, by name
-        self._leaving: dict[str, Member] = {}  # withdrawn members that still have a session with us
-        self._sessions: dict[int, m.PeerConnected] = {}  # sessions with other relays, by number
+        self._members: dict[str, Member] = {}  # announced, by name
+        self._leaving: dict[str, Member] = {}  # withdrawn, but still connected
+        self._sessions: dict[int, m.PeerConnected] = {}  # with other relays, by number
         self._revival: Timer | None = None
 
     def __str__(self) -> str:
@@ -128,9 +127,9 @@ class ClusterActor(LoopActor):
             case m.CheckAlive():
                 send(self._origin, m.Alive(self._number, alive=True))
             case m.OpenUpstream() | m.DescribeUpstream() | m.FetchUpstream():
-                send(message.track, m.UpstreamFailed(StreamCode.NOT_FOUND))  # a member has no tracks
+                send(message.track, m.UpstreamFailed(StreamCode.NOT_FOUND))
             case m.UpdateUpstream() | m.CloseUpstream() | m.StopGroup():
-                """Of a track that was refused."""
+                pass
             case _:
                 return super().on_receive(message)
         return None
@@ -181,7 +180,7 @@ class ClusterActor(LoopActor):
         self._deduplicate()
 
     def _dial(self, name: str, *, known: bool) -> None:
-        """Start the peer of a member, unless it is one of the roots."""
+        """A root has its peer actor already."""
         if not self._roots or not self._mesh or self._target(name) in self._peers:
             return
         if len(self._peers) < self._limits.peers:
@@ -199,17 +198,15 @@ class ClusterActor(LoopActor):
         self._deduplicate()
 
     def _on_peer_ended(self, ended: m.PeerEnded) -> None:
-        """A peer actor has ended: its relay is gone, or it has failed."""
         if self._peers.get(ended.target) != ended.peer:
             return
         del self._peers[ended.target]
-        # the actors that would report their end have ended
+        # their actors ended before they could report it
         self._sessions = {n: s for n, s in self._sessions.items() if s.peer != ended.peer}
         if self._revival is None:
             self._revival = self.call_later(REVIVAL, Revive())
 
     def _target(self, name: str) -> str:
-        """Target of a member's peer actor: for a root, its spelling in the configuration."""
         return next((root for root in self._roots if same_host(name, root)), name)
 
     def _start(self, target: str, *, first: bool) -> None:
@@ -218,7 +215,7 @@ class ClusterActor(LoopActor):
         )
 
     def _notify(self, name: str, message: object) -> None:
-        """Tell the peer actor of a member, but not of a root: roots are dialled, announced or not."""
+        """Roots are dialled whether announced or not, so their peer actors get no notice."""
         peer = self._peers.get(name)
         if peer is not None and name not in self._roots:
             send(peer, message)
@@ -242,11 +239,10 @@ class ClusterActor(LoopActor):
         return member.hop != UNKNOWN_HOP and any(s.hop == member.hop for s in self._sessions.values())
 
     def _known(self) -> list[tuple[str, Member]]:
-        """All members that are announced or have a session with us."""
         return [*self._leaving.items(), *self._members.items()]
 
     def _deduplicate(self) -> None:
-        """Report redundant sessions to peer actors. The dialler whose name comes first keeps its own: both agree."""
+        """Report redundant sessions. The dialler whose name comes first keeps its own, so both ends agree."""
         for name, member in self._known():
             peer = self._peers.get(self._target(name))
             if peer is None or not member.hop:
@@ -257,7 +253,7 @@ class ClusterActor(LoopActor):
             send(peer, m.OtherSession(None if keep or not others else others[0].session))
 
     def _others(self) -> tuple[PeerRow, ...]:
-        """Relays that have dialled us and that we do not dial, as rows of `/state`."""
+        """Rows of `/state` for relays that only dialled us."""
         names = {member.hop: name for name, member in self._known() if member.hop}
         return tuple(
             PeerRow(

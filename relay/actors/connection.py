@@ -1,7 +1,6 @@
-"""The connection actor: one session with one peer.
+"""The connection actor: one session with one peer, its permissions, drain and close.
 
-Owns the session's life: permissions and their end, drain and close. Feeds the protocol state machine (`relay.moq`). Its
-parts take the events: `ingest.py` for what the peer publishes, `egress.py` for what it consumes.
+It drives the protocol (`relay.moq`). `ingest.py` and `egress.py` handle events of the publishing and consuming sides.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ SESSION_CODES: Final = {401: SessionCode.UNAUTHORIZED, 500: SessionCode.INTERNAL
 
 
 class MoqTimer(NamedTuple):
-    """Timer: the session's deadline has come."""
+    """Timer: the session's deadline."""
 
 
 class Expired(NamedTuple):
-    """The token of this session has run out."""
+    """The session's token has expired."""
 
 
 class Decided(NamedTuple):
-    """The authorization has an outcome."""
+    """The outcome of authorization."""
 
     outcome: Permissions | Rejection
 
@@ -56,9 +55,9 @@ class ConnectionActor(LoopActor):
         peer: Ref | None = None,
         offered: tuple[str, ...] = (),
     ) -> None:
-        """`permissions` are set if the peer's URL was known before; `offered`: protocols it named before the session.
+        """`permissions`: known before the session. `offered`: protocols that the peer named before it.
 
-        `gate` is notified of the end, `peer` of the beginning and the end of a session with another relay.
+        `gate` learns of the end, `peer` of the beginning and end of a session with another relay.
         """
         super().__init__(environment.runtime)
         self.session = session
@@ -104,7 +103,7 @@ class ConnectionActor(LoopActor):
                 self._timer = None
                 self._moq.on_time(self._clock())
             case m.CheckAlive():
-                self._moq.check_alive(self._clock())
+                self._moq.alive.begin(self._clock())
             case m.CloseSession():
                 self._moq.close(message.code, message.reason)
             case m.Drain():
@@ -170,14 +169,14 @@ class ConnectionActor(LoopActor):
     # --- events of the session -------------------------------------------------------------------------------------
 
     def _handle_events(self) -> None:
-        """Handle the session's events, also those that our own commands caused."""
+        """Includes events that our own commands caused."""
         while self._closed is None and (events := self._moq.poll()):
             open_before = not self._moq.closed
             for event in events:
                 if not (self.ingest.on_event(event) or self.egress.on_event(event)):
                     self._on_event(event)
                 if open_before and self._moq.closed:
-                    break  # we have closed the session for this event: those after it count for nothing
+                    break  # we closed the session for this event: drop later ones
         due = self._moq.deadline
         if due != moq.NEVER and (self._timer is None or due < self._due):
             if self._timer is not None:
@@ -225,13 +224,13 @@ class ConnectionActor(LoopActor):
             hop = 0 if self._moq.peer is None else self._moq.peer.hop or 0
             send(self._peer, m.PeerConnected(context.number, self.actor_ref, hop))
         if self._draining:
-            self._moq.goaway()
+            self._moq.requests.goaway()
 
     def _drain(self) -> None:
-        """Ask the peer to leave, now or as soon as the session has begun."""
-        asked = self._established and self._moq.has_goaway
+        """Ask the peer to leave once the session has begun."""
+        asked = self._established and self._moq.features.goaway
         if self._established and not self._draining:
-            self._moq.goaway()
+            self._moq.requests.goaway()
         self._draining = True
         if self._gate is not None:
             send(self._gate, m.Draining(self._context.number, asked, self._context.permissions.cluster))
@@ -248,7 +247,7 @@ class ConnectionActor(LoopActor):
     def _on_decided(self, outcome: Permissions | Rejection) -> None:
         if isinstance(outcome, Permissions):
             self._permit(outcome)
-            self._moq.admit(self._clock())
+            self._moq.setup.admit(self._clock())
         else:
             code = SESSION_CODES.get(outcome.status, FIRST_APP_CODE + outcome.status)
             self._moq.close(code, outcome.reason)
@@ -256,8 +255,8 @@ class ConnectionActor(LoopActor):
     def _permit(self, permissions: Permissions) -> None:
         context = self._context
         context.permissions = permissions
-        self._moq.control_rate = context.limit_of("control_rate")
-        self._moq.control_burst = context.limit_of("control_burst")
+        self._moq.control.rate = context.limit_of("control_rate")
+        self._moq.control.burst = context.limit_of("control_burst")
         self._moq.serving.backlog_limit = context.limit_of("backlog_session")
 
     def _on_opened(self) -> None:

@@ -1,6 +1,6 @@
-"""The counters actor: sums of all counts, so that totals never go down, and the figures of every track.
+"""The counters actor: totals that outlive the counted actors, and figures of every track.
 
-A connection adds its counts at its end (add live ones for totals); a track reports: thousands need not be asked.
+Connections add their counts when they end. Tracks report changes: asking thousands would cost too much.
 """
 
 from __future__ import annotations
@@ -12,42 +12,42 @@ from relay.actors.runtime import LoopActor
 from relay.model.path import covers
 from relay.runtime import Runtime
 
-Counts: TypeAlias = dict[tuple[str, str], int]  # by name and one label: a reason, a kind, or `""`
+Counts: TypeAlias = dict[tuple[str, str], int]  # by name and a label: a reason, a kind, or `""`
 
 
 class AddCounts(NamedTuple):
-    """An actor has ended: its counts over its whole life."""
+    """An actor's counts over its whole life, at its end."""
 
     counts: Counts
 
 
 class TrackFigures(NamedTuple):
-    """The figures of a track."""
+    """Figures of a track."""
 
     broadcast: str  # URN of its broadcast actor
     path: str
     name: str
-    viewers: int  # subscriptions, without those of other relays
+    viewers: int
     cached_bytes: int
     cached_groups: int
 
 
 class Report(NamedTuple):
-    """Track to counters: its figures, None once it has ended, and its counts since the last report."""
+    """Track to counters: its figures (None at the end), and its counts since the last report."""
 
-    track: str  # URN of its actor
+    track: str
     figures: TrackFigures | None
     counts: Counts
 
 
 class ListFigures(NamedTuple):
-    """Asked by HTTP: the `TrackFigures` of all tracks below the prefixes, as of their last reports."""
+    """Asked by HTTP: last reported `TrackFigures` of tracks below the prefixes."""
 
     prefixes: tuple[str, ...]
 
 
 class Totals(NamedTuple):
-    """Asked by the metrics: the sums, as `Counts`."""
+    """Asked by the metrics. The reply is `Counts`."""
 
 
 class CountersActor(LoopActor):

@@ -1,7 +1,4 @@
-"""Part of the connection actor: what the peer consumes (our announcements to it, its subscriptions and fetches).
-
-Turns its requests into messages to directory and tracks, their answers into commands. Keys are its request numbers.
-"""
+"""Part of the connection actor: our announcements to the peer, its subscriptions and fetches."""
 
 from __future__ import annotations
 
@@ -30,26 +27,26 @@ class AskAgain(NamedTuple):
 
 
 class Request:
-    """A request of the peer, and the track that answers it."""
+    """A request of the peer."""
 
     __slots__ = ("message", "track")
 
     def __init__(self, message: m.Subscribe | m.Describe | m.Fetch) -> None:
-        self.message = message  # as sent to the directory
+        self.message = message
         self.track: Ref | None = None
 
 
 class Subscription(Request):
-    """A request that continues with another publisher when its own is lost: SUBSCRIBE or TRACK."""
+    """SUBSCRIBE or TRACK: continues with another publisher when its own is lost."""
 
     __slots__ = ("bounded", "failover", "params")
 
     def __init__(self, message: m.Subscribe | m.Describe) -> None:
         super().__init__(message)
         self.failover = Failover()
-        self.params: SubscribeParams | None = None  # of the last update
+        self.params: SubscribeParams | None = None  # from the last update
         self.bounded = isinstance(message, m.Subscribe) and message.params.end_group is not None
-        """It ends with a certain group, by a number that another publisher would not have."""
+        """Its last group has a number that another publisher would not use."""
 
 
 class Egress:
@@ -60,29 +57,27 @@ class Egress:
         self._moq = context.moq
         self._serving = context.moq.serving
         self._call_later = call_later
-        self._watches: dict[int, str] = {}  # prefixes that the peer watches, by request
+        self._watches: dict[int, str] = {}  # prefixes, by request
         self._requests: dict[int, Request] = {}
 
     def count(self) -> int:
-        """Subscriptions and fetches."""
         return len(self._requests)
 
     def end(self) -> None:
-        """The session is over. The connection tells the directory."""
         for request in self._requests.values():
             self._leave(request)
         self._requests.clear()
         self._watches.clear()
 
     def _leave(self, request: Request) -> None:
-        """Take a request back: from its track, or from the directory if no track has it yet."""
+        """Cancel at the track, or at the directory if no track has accepted yet."""
         to = self._context.environment.origin if request.track is None else request.track
         send(to, m.Unsubscribe(self._context.ref, request.message.key))
 
     # --- requests of the peer --------------------------------------------------------------------------------------
 
     def on_event(self, event: moq.Event) -> bool:
-        """Handle a request of the peer. True if it was one."""
+        """True if the event was a request of the peer."""
         match event:
             case moq.SubscribeRequested():
                 self._on_subscribe(event)
@@ -101,7 +96,7 @@ class Egress:
             case moq.GroupSkipped():
                 self._on_skipped(event)
             case moq.GroupStopped() | moq.ProbeRequested():
-                """Handled by the session."""
+                pass
             case _:
                 return False
         return True
@@ -119,7 +114,7 @@ class Egress:
         self._watches[event.request] = event.prefix
         peer = self._moq.peer
         exclude = event.exclude
-        if self._moq.announces_prefixes and peer is not None and peer.hop is not None:
+        if self._moq.features.prefixes and peer is not None and peer.hop is not None:
             exclude = peer.hop
         prefixes = narrow(permissions.subscribe, event.prefix)
         interest = AnnounceInterest(
@@ -127,9 +122,9 @@ class Egress:
             watch=event.request,
             prefixes=tuple(join(permissions.root, prefix) for prefix in prefixes),
             exclude=exclude,
-            routes_above=self._moq.announces_prefixes,
+            routes_above=self._moq.features.prefixes,
             relay=permissions.cluster,
-            one_hop=permissions.cluster and not self._moq.has_hops,
+            one_hop=permissions.cluster and not self._moq.features.hops,
         )
         send(context.environment.origin, m.Watch(context.ref, interest))
 
@@ -142,7 +137,6 @@ class Egress:
             self._leave(request)
 
     def _too_long(self, *names: str) -> bool:
-        """True if a path or track name exceeds the limit: nothing of that name is announced."""
         longest = self._context.environment.limits.path
         for name in names:
             if len(name.encode()) > longest:
@@ -151,14 +145,14 @@ class Egress:
         return False
 
     def _begin(self, event: Requested) -> Asked | None:
-        """The fields that all requests have in common; `None` if it was refused."""
+        """The fields common to all requests; `None` if refused."""
         context, broadcast = self._context, event.broadcast
         if len(self._requests) >= context.limit_of("subscriptions"):
             context.over("subscriptions", path=broadcast)
             self._serving.reject(event.request, StreamCode.NO_CAPACITY)
             return None
         path = join(context.permissions.root, broadcast)
-        # Without permission the answer is the one for what does not exist.
+        # Without permission the peer learns the same as for a missing broadcast.
         allowed = path.count("/") < MAX_SEGMENTS and not self._too_long(path, event.track)
         if allowed and not context.permissions.may_subscribe(broadcast):
             context.log.info("refused subscribe", path=broadcast, reason="not permitted")
@@ -225,7 +219,7 @@ class Egress:
     # --- answers of directory and tracks -------------------------------------------------------------------------
 
     def deliver(self, message: m.Deliver) -> None:
-        """Groups of a subscription. Hot."""
+        """The hot path."""
         request = self._requests.get(message.key)
         if isinstance(request, Subscription):
             failover = request.failover
@@ -236,7 +230,7 @@ class Egress:
             self._serving.send_group(message.key, fragments, self._context.clock())
 
     def on_message(self, message: object) -> bool:
-        """Handle an answer. True if it was one of these."""
+        """True if the message was an answer."""
         match message:
             case m.WatchStarted():
                 offers = [self._offer(offer) for offer in message.offers]
@@ -288,13 +282,13 @@ class Egress:
                 self._serving.send_info(key, message.properties)
                 del self._requests[key]
             case m.FetchData():
-                if message.fin:
+                if message.part.fin:
                     del self._requests[key]
-                self._serving.send_fetched(key, message.chunks, fin=message.fin)
+                self._serving.send_fetched(key, message.part.chunks, fin=message.part.fin)
             case m.Refused():
                 code = message.code
                 if isinstance(request, Subscription) and request.failover.code is not None:
-                    code = request.failover.code  # the loss of the first publisher is the cause
+                    code = request.failover.code  # the first publisher's loss is the cause
                 self._refuse(key, code)
             case m.PublisherLost():
                 self._on_lost(request, message.code)
@@ -308,7 +302,7 @@ class Egress:
             if request.failover.accepted():
                 about = {"broadcast": request.message.path, "track": request.message.track}
                 self._context.log.info("moved", **about, from_group=request.failover.floor)
-                if params is not None:  # the first group was a number of the former publisher
+                if params is not None:  # the first group was the former publisher's number
                     params = params._replace(start_group=None, start_frame=0)
             else:
                 self._serving.accept(request.message.key)
@@ -316,7 +310,7 @@ class Egress:
                 send(track, m.UpdateSubscription(self._context.ref, request.message.key, params))
 
     def _on_lost(self, request: Request, code: int) -> None:
-        """The publisher is gone: ask for another one, now or later."""
+        """Ask for another publisher, now or later."""
         request.track = None
         key = request.message.key
         delay = None
@@ -338,6 +332,6 @@ class Egress:
 
 
 def again(request: m.Subscribe, failover: Failover) -> m.Subscribe:
-    """The request for another publisher: without bounds of the first one, so from the newest group on."""
+    """The request without the first publisher's bounds: from the newest group on."""
     params = request.params._replace(start_group=None, start_frame=0, history_ms=0)
     return request._replace(params=params, floor=failover.next, life=0)

@@ -1,4 +1,4 @@
-"""The context of connections: shared by all of a relay, and by the parts of one."""
+"""Context of connections: of a whole relay, and of one connection's parts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from relay.moq.protocol import ProtocolSession
 from relay.moq.session import Closed
 from relay.runtime import Runtime
 
-RELAY_FACTOR = 20  # multiplier on `PER_PEER` limits for a cluster peer, which stands for all of its peers
+RELAY_FACTOR = 20  # multiplier on `PER_PEER` limits for a cluster peer, which serves many peers
 PER_PEER = frozenset(("announces", "subscriptions", "control_rate", "control_burst", "backlog_session"))
-"""Limits that a relay needs for each of its own peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +28,18 @@ class Environment:
     """Shared by all connections of a relay."""
 
     runtime: Runtime
-    expiries: Expiries  # calls back when a token expires
+    expiries: Expiries
     origin: Ref
-    hop: int  # this relay's id in hop lists
+    hop: int  # our id in hop lists
     limits: Limits
-    versions: tuple[Any, ...]  # protocol versions that SETUP may choose
+    versions: tuple[Any, ...]
     authorize: Callable[[str, str, str], Awaitable[Permissions]]
     """Takes path, query and remote address; raises UnauthorizedError."""
-    counters: Ref | None = None  # for the counts of ended actors
-    cache_budget: Ref | None = None  # for the sizes of tracks
-    cluster: Ref | None = None  # for sessions that other relays dialled
-    members: str = "internal/origins"  # path under which the relays of a cluster announce themselves
-    incompatible: IncompatiblePeers | None = None  # logs peers without a common version
+    counters: Ref | None = None
+    cache_budget: Ref | None = None
+    cluster: Ref | None = None  # learns of incoming sessions with relays
+    members: str = "internal/origins"  # path of the relays' own announcements
+    incompatible: IncompatiblePeers | None = None
 
 
 class Context:
@@ -56,19 +55,18 @@ class Context:
         self.clock = environment.runtime.now
         self.log = get_logger("relay.session", session=number)
         self.permissions = Permissions()
-        self.counts: Counter[tuple[str, str]] = moq.counts  # for metrics, by name and label
-        self.offered = offered  # protocols that the peer named before the session
+        self.counts: Counter[tuple[str, str]] = moq.counts  # by name and label
+        self.offered = offered  # protocols named before the session
         self.since = self.clock()
         self.since_epoch = environment.runtime.wall_time()
-        self._episodes = LogOnce()
+        self._log_once = LogOnce()
 
     def limit_of(self, name: str) -> int:
-        """The limit `name` for this session."""
         limit: int = getattr(self.environment.limits, name)
         return limit * RELAY_FACTOR if self.permissions.cluster and name in PER_PEER else limit
 
     def counted(self) -> Counts:
-        """The counts so far, bytes included."""
+        """Counts so far, bytes included."""
         stats, transport = self.moq.session.stats(), self.moq.session.transport
         return {
             **self.counts,
@@ -77,13 +75,13 @@ class Context:
         }
 
     def incompatible(self, *offered: str) -> None:
-        """Log a peer without a common version, by the protocols that it named before, and in SETUP `offered`."""
+        """`offered`: protocols in its SETUP."""
         session, incompatible = self.moq.session, self.environment.incompatible
         if incompatible is not None:
             incompatible.met(session.remote, session.transport, [*self.offered, *offered])
 
     def log_end(self, closed: Closed | None, error: BaseException | None) -> None:
-        """Write the last line of a session: who closed it, or `error` if its actor failed."""
+        """Log who closed the session, or `error` if its actor failed."""
         after = Seconds(self.clock() - self.since)
         if error is not None:
             self.log.error("closed", by="relay", reason="internal error", error=repr(error), after=after)
@@ -94,7 +92,7 @@ class Context:
             self.log.info("closed", by=by, code=closed.code, reason=closed.reason, after=after)
 
     def over(self, limit: str, **fields: object) -> None:
-        """Count a refusal by a limit, and log it once in an episode."""
+        """Log the first of an episode."""
         self.counts["refused", limit] += 1
-        if self._episodes.begins(limit, self.clock()):
+        if self._log_once.begins(limit, self.clock()):
             self.log.warning("over limit", limit=limit, value=self.limit_of(limit), **fields)

@@ -1,7 +1,6 @@
-"""Callbacks at dates of the wall clock: the ends of tokens, for connection actors and the web server.
+"""Callbacks at wall-clock dates: expiry of tokens, for connection actors and the web server.
 
-Owns the one timer of a relay that compares dates with the wall clock: the event loop's clock stands still while the
-machine is suspended, and is never set. Its timers alone would be late by as much.
+The event loop's clock stands still in a suspend, and misses changes of the wall clock: so one timer looks at that.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from typing import Final
 
 from relay.runtime import Runtime
 
-LOOK_INTERVAL: Final = 1.0  # seconds between looks: the lateness after a suspend, or after the clock was set
-SOONEST: Final = 0.001  # least seconds until the next look: timers of the loop fire early by less than that
+LOOK_INTERVAL: Final = 1.0  # seconds: greatest delay after a suspend or a change of the clock
+SOONEST: Final = 0.001  # seconds: timers of the loop fire early by less
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expiry:
-    """One date. `cancel` is safe at any time."""
+    """One date. `cancel` is always safe."""
 
     owner: Expiries
     moment: float  # seconds since the epoch
@@ -34,16 +33,16 @@ class Expiries:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        # An ordered set, no heap: a look at thousands takes less than 1 ms, and most sessions end before their tokens.
+        # An ordered set, no heap: scanning thousands takes under 1 ms, and most sessions end before their tokens.
         self._dates: dict[Expiry, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._next = 0.0  # when the timer is due, by `Runtime.now`
+        self._next = 0.0  # by `Runtime.now`
 
     def __len__(self) -> int:
         return len(self._dates)
 
     def at(self, moment: float, callback: Callable[[], object]) -> Expiry:
-        """Call `callback` once the wall clock shows `moment`, in seconds since the epoch; soon if it is past."""
+        """Call `callback` at `moment`, in seconds since the epoch; soon if it is past."""
         date = Expiry(self, moment, callback)
         self._dates[date] = None
         self._plan(moment)
@@ -72,7 +71,7 @@ class Expiries:
         now = self._runtime.wall_time()
         try:
             for date in [date for date in self._dates if date.moment <= now]:
-                if date in self._dates:  # another callback may have cancelled it
+                if date in self._dates:  # another callback may cancel it
                     del self._dates[date]
                     date.callback()
         finally:

@@ -1,4 +1,4 @@
-"""Part of the track actor: fetches. A fetch reads one group, cached or on its way from upstream, to its end."""
+"""Part of the track actor: fetches of whole groups, cached or from upstream."""
 
 from __future__ import annotations
 
@@ -9,28 +9,26 @@ from relay.actors.numbers import Numbers
 from relay.actors.runtime import Ref, send
 from relay.actors.upstream import Upstream
 from relay.model.cache import GroupCache
-from relay.moq.encoding import EncodedGroup, Encoder
+from relay.moq.encoding import EncodedGroup
+from relay.moq.feed import GroupFetch
 from relay.wire.errors import StreamCode
 
 
 class Fetch(NamedTuple):
-    """One fetch under way."""
+    """A running fetch."""
 
     request: m.Fetch
-    group: EncodedGroup
-    encoder: Encoder
+    part: GroupFetch
 
     def feed(self) -> bool:
-        """Send the new part of the group. True once the fetch is over."""
-        request, group = self.request, self.group
-        chunks = tuple(self.encoder.take(group.parts))
-        if group.code is not None:
-            send(request.subscriber, m.Refused(request.key, group.code))
+        """Send new chunks of the group. True at the end."""
+        subscriber, key, new = self.request.subscriber, self.request.key, self.part.take()
+        if new.code is not None:
+            send(subscriber, m.Refused(key, new.code))
             return True
-        fin = group.finished or self.encoder.ended
-        if (chunks or fin) and not send(request.subscriber, m.FetchData(request.key, chunks, fin)):
+        if (new.chunks or new.fin) and not send(subscriber, m.FetchData(key, new)):
             return True
-        return fin
+        return new.fin
 
 
 class Fetches:
@@ -39,23 +37,23 @@ class Fetches:
     __slots__ = ("_by_group", "_coming", "_most", "_numbers", "_track", "_upstream", "all", "size")
 
     def __init__(self, track: Ref, upstream: Upstream, numbers: Numbers, most: int) -> None:
-        """`most` limits the bytes held of groups from upstream."""
+        """`most`: bytes of groups held for fetches alone."""
         self._track, self._upstream, self._numbers, self._most = track, upstream, numbers, most
         self.all: dict[m.Key, Fetch] = {}
-        self._by_group: dict[int, dict[m.Key, Fetch]] = {}  # the same, by `id` of the group
-        self._coming: dict[int, EncodedGroup] = {}  # groups requested upstream
-        self.size = 0  # bytes of groups from upstream, held for fetches alone
+        self._by_group: dict[int, dict[m.Key, Fetch]] = {}  # by `id` of the group
+        self._coming: dict[int, EncodedGroup] = {}  # requested upstream
+        self.size = 0  # bytes held for fetches alone
 
     def begin(self, request: m.Fetch, cache: GroupCache[EncodedGroup], now: float) -> bool:
-        """Answer a fetch. False if it needs the publisher, and its connection has ended."""
+        """False if the publisher's connection has ended."""
         wanted = request.params.start_group
         group = cache.newest if wanted is None else cache.groups.get(wanted)
         if wanted is not None and (group is None or group.code is not None):
-            group = self._coming.get(wanted)  # aborted here, it may be whole upstream
+            group = self._coming.get(wanted)  # it may be whole upstream
         published = None if wanted is None else self._numbers.published(wanted)
         if group is not None:
             self._serve(request, group)
-        elif wanted is None or published is None:  # of another publisher, or of none yet
+        elif wanted is None or published is None:  # another publisher's, or none yet
             send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
         else:
             self._coming[wanted] = group = EncodedGroup(wanted, now)
@@ -64,20 +62,16 @@ class Fetches:
         return True
 
     def _serve(self, request: m.Fetch, group: EncodedGroup) -> None:
-        """Begin to answer from a group, which may still grow."""
+        """The group may still grow."""
         params = request.params
-        if group.finished and params.start_frame > group.first_frame + group.frames:
-            send(request.subscriber, m.Refused(request.key, StreamCode.NOT_FOUND))
-            return
-        encoder = Encoder(request.encoding, params.start_frame, params.end_frame, group.first_frame)
-        fetch = Fetch(request, group, encoder)
+        part = GroupFetch(group, request.encoding, params.start_frame, params.end_frame)
+        fetch = Fetch(request, part)
         if not fetch.feed() and send(request.subscriber, m.Accepted(request.key, self._track)):
             key = (request.subscriber.actor_urn, request.key)
             self.all[key] = fetch
             self._by_group.setdefault(id(group), {})[key] = fetch
 
     def take(self, part: m.GroupPart) -> None:
-        """Part of a group came from upstream."""
         group = next(filter(None, map(self._coming.get, self._numbers.all_of(part.sequence))), None)
         if group is None:
             return
@@ -94,7 +88,6 @@ class Fetches:
         self.feed(group)
 
     def feed(self, group: EncodedGroup) -> None:
-        """Send the new parts of a group to its fetches."""
         for key, fetch in list(self._by_group.get(id(group), {}).items()):
             if fetch.feed():
                 self._drop(key)
@@ -103,14 +96,14 @@ class Fetches:
     def _drop(self, key: m.Key) -> Fetch | None:
         fetch = self.all.pop(key, None)
         if fetch is not None:
-            same = self._by_group[id(fetch.group)]
+            same = self._by_group[id(fetch.part.group)]
             del same[key]
             if not same:
-                del self._by_group[id(fetch.group)]
+                del self._by_group[id(fetch.part.group)]
         return fetch
 
     def _let_go(self, group: EncodedGroup) -> None:
-        """Forget a group from upstream that is complete, or that no fetch reads any more."""
+        """Drop an upstream group that is complete or unread."""
         sequence = group.sequence
         if self._coming.get(sequence) is not group or (group.open and id(group) in self._by_group):
             return
@@ -122,10 +115,9 @@ class Fetches:
     def leave(self, key: m.Key) -> None:
         fetch = self._drop(key)
         if fetch is not None:
-            self._let_go(fetch.group)
+            self._let_go(fetch.part.group)
 
     def fail(self, sequence: int, code: int) -> None:
-        """Upstream cannot deliver a group."""
         group = self._coming.get(sequence)
         if group is not None:
             group.code = code
@@ -133,12 +125,10 @@ class Fetches:
             self.feed(group)
 
     def give_up(self, code: int) -> None:
-        """Refuse the fetches of groups from upstream."""
         for sequence in list(self._coming):
             self.fail(sequence, code)
 
     def refuse(self, code: int) -> None:
-        """The track is over."""
         for fetch in self.all.values():
             send(fetch.request.subscriber, m.Refused(fetch.request.key, code))
         self.all.clear()

@@ -1,7 +1,4 @@
-"""The gate actor: admits sessions, owns their actors and numbers, the limits `sessions` and `readers`, and the drain.
-
-Must never know a transport: a listener hands over a request and gets an answer.
-"""
+"""The gate actor: admits sessions, owns their actors and numbers, limits `sessions` and `readers`, and drains."""
 
 from __future__ import annotations
 
@@ -28,22 +25,22 @@ logger = get_logger("relay")
 
 
 class State(Enum):
-    """The gate is open, or rejects new sessions."""
+    """Open, or about to end."""
 
     OPEN = auto()
-    DRAINING = auto()  # rejection; existing ones continue
-    CLOSING = auto()  # rejection; existing ones are closed
+    DRAINING = auto()  # rejects new sessions
+    CLOSING = auto()  # closes existing ones, too
 
 
 class Decided(NamedTuple):
-    """The authorization has an outcome."""
+    """The outcome of authorization."""
 
     number: int
     outcome: Permissions | Rejection
 
 
 class DrainOver(NamedTuple):
-    """Timer: the drain has lasted for `[limits] drain`."""
+    """Timer: `[limits] drain` has passed."""
 
 
 class Admission(NamedTuple):
@@ -51,7 +48,7 @@ class Admission(NamedTuple):
 
     request: SessionRequest
     environment: Environment
-    answered: LoopFuture  # set when the peer has its answer
+    answered: LoopFuture
     task: asyncio.Task[None]
 
 
@@ -66,7 +63,7 @@ class GateActor(LoopActor):
         connections: dict[int, Ref],
         failed: asyncio.Event,
     ) -> None:
-        """`dialled`: rights of relays we dial. Only the gate changes `connections`; it sets `failed` if it fails."""
+        """`dialled`: permissions of relays we dial. Only the gate changes `connections`; its failure sets `failed`."""
         super().__init__(environment.runtime)
         self._environment = environment
         self._dialled = dialled
@@ -75,7 +72,7 @@ class GateActor(LoopActor):
         self._state = State.OPEN
         self._numbers = itertools.count(1)
         self._admissions: dict[int, Admission] = {}
-        self._peers: set[int] = set()  # sessions with other relays, which a drain does not wait for
+        self._peers: set[int] = set()  # sessions with other relays; a drain does not await them
         self._asked_to_leave: set[int] = set()
         self._readers: set[object] = set()
         self._refused: Counter[str] = Counter()
@@ -141,7 +138,7 @@ class GateActor(LoopActor):
     # --- admission -------------------------------------------------------------------------------------------------
 
     def _on_admit(self, message: m.Admit) -> LoopFuture | None:
-        """The reply is a future if the answer to the peer comes later."""
+        """The reply is a future if the peer's answer comes later."""
         request, environment = message.request, self._environment
         if message.versions is not None:
             environment = replace(environment, versions=message.versions)
@@ -152,7 +149,7 @@ class GateActor(LoopActor):
             self._refused["sessions"] += 1
             request.reject(503, "too many sessions")
             return None
-        if request.path is None:  # it comes later, and the connection actor asks then
+        if request.path is None:  # not known yet
             self._accept(number, request, environment, None)
             return None
         task = begin(self._authorize(number, request.path, request))
@@ -167,7 +164,7 @@ class GateActor(LoopActor):
     def _on_decided(self, message: Decided) -> None:
         admission = self._admissions.pop(message.number, None)
         if admission is None:
-            return  # the relay closes
+            return
         request, outcome = admission.request, message.outcome
         if not isinstance(outcome, Permissions):
             request.reject(*outcome)
@@ -176,7 +173,6 @@ class GateActor(LoopActor):
         admission.answered.set()
 
     def _rejected(self, request: SessionRequest) -> bool:
-        """Reject the request if the relay is about to end. True if it was rejected."""
         if self._state is State.OPEN:
             return False
         self._refused["draining"] += 1
@@ -201,7 +197,7 @@ class GateActor(LoopActor):
         permissions: Permissions | None,
         **options: Any,
     ) -> Ref | None:
-        """Start a connection actor; None if that failed, and the session is closed."""
+        """None if the actor did not start: the session is closed."""
         try:
             connection: Ref = ConnectionActor.start(
                 session=session,
@@ -211,7 +207,7 @@ class GateActor(LoopActor):
                 gate=self.actor_ref,
                 **options,
             )
-        except Exception:  # one session is no reason to end all others
+        except Exception:  # other sessions go on
             logger.exception("a session cannot begin", session=number)
             session.close(SessionCode.INTERNAL, "internal error")
             return None
@@ -219,7 +215,6 @@ class GateActor(LoopActor):
         return connection
 
     def _on_dialled(self, message: m.OpenDialled) -> None:
-        """A peer actor has dialled: the other end has the rights of a relay."""
         number, peer = next(self._numbers), message.peer
         connection = self._start(number, message.session, self._environment, self._dialled, peer=peer)
         if connection is not None:
@@ -247,7 +242,7 @@ class GateActor(LoopActor):
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def _drain(self) -> LoopFuture:
-        """Ask all sessions to leave. The reply comes when they have, or when the time is over."""
+        """The reply comes when all sessions have left or time is up."""
         if self._drained is not None:
             return self._drained
         seconds = self._environment.limits.drain
@@ -297,7 +292,6 @@ class GateActor(LoopActor):
             send(connection, m.CloseSession(code, reason))
 
     def _cancel_admissions(self) -> None:
-        """Peers without an answer get none: their transports close."""
         for admission in self._admissions.values():
             admission.task.cancel()
             admission.answered.set()
@@ -305,7 +299,7 @@ class GateActor(LoopActor):
 
 
 def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Run `work` as a task. From Python 3.12 on it runs at once until it blocks: most of it never does."""
+    """From Python 3.12 on `work` starts at once, and mostly ends without blocking."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
     return asyncio.get_running_loop().create_task(work)

@@ -1,6 +1,6 @@
 """Part of the track actor: its cached, unfinished and changed groups, by the viewers' numbers.
 
-Owns the cache and the numbers seen. Must never send: the track delivers `touched` and stops `stopped` groups upstream.
+The track delivers `touched` groups, and stops `stopped` ones upstream.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from relay.wire.errors import StreamCode
 
 
 class Stopped(NamedTuple):
-    """A group to be stopped at the publisher."""
+    """A group to stop at the publisher."""
 
     sequence: int
     code: int
     past: bool
-    limit: str = ""  # the limit that it exceeded, if any
+    limit: str = ""  # the exceeded limit, if any
 
 
 class TrackGroups:
@@ -39,16 +39,16 @@ class TrackGroups:
         self.cache: GroupCache[EncodedGroup] = GroupCache(limits)
         self.unfinished: dict[int, EncodedGroup] = {}
         self.touched: dict[int, tuple[EncodedGroup, bool]] = {}
-        """Groups that changed since the last delivery; True if they began since."""
+        """Groups changed since the last delivery; True if they began since."""
         self.stopped: list[Stopped] = []
         self.seen, self.dropped = Ranges(), Ranges()
-        """Numbers of groups that came (also as datagrams, or refused), and of those that never will."""
+        """Numbers that came (also as datagrams, or refused), and those that never will."""
         self.received_bytes = self.received_frames = self.received_groups = 0
 
     # --- arrival ---------------------------------------------------------------------------------------------------
 
     def take(self, parts: Iterable[GroupPart], now: float, *, past: bool = False) -> None:
-        """Parts of groups arrived; `past`: by a request for the past."""
+        """`past`: by a request for older groups."""
         cache, most = self.cache, self._limits.cache_track
         for part in parts:
             sequence = part.sequence
@@ -79,7 +79,7 @@ class TrackGroups:
         group = EncodedGroup(part.sequence, now, part.first_frame)
         group.past = past
         self.seen.add(part.sequence, part.sequence)
-        # a group without its beginning was not asked for, and is useless
+        # useless without its beginning
         if part.first_frame or not self.cache.add(group):
             self.stopped.append(Stopped(part.sequence, StreamCode.OLD, past))
             return None
@@ -93,7 +93,7 @@ class TrackGroups:
         return group
 
     def skip(self, number: int) -> None:
-        """Numbers between the newest and `number` are other publishers', and not to be waited for."""
+        """Numbers between the newest and `number` belong to other publishers: expect none."""
         last = self.seen.last
         if last is not None and last + 1 < number:
             self.seen.add(last + 1, number - 1)
@@ -104,8 +104,12 @@ class TrackGroups:
         limit = "cache_track" if self.cache.size > self._limits.cache_track else "cache_groups"
         self._abort_open(self.cache.evict(now), limit)
 
+    def take_stopped(self) -> list[Stopped]:
+        stopped, self.stopped = self.stopped, []
+        return stopped
+
     def evict_to(self, size: int) -> None:
-        """Evict the oldest groups, but not the newest, until no more than `size` bytes are held."""
+        """Evict the oldest groups, but not the newest, down to `size` bytes."""
         self._abort_open(self.cache.shrink(size), "cache")
 
     def _abort_open(self, dropped: Iterable[EncodedGroup], limit: str) -> None:
@@ -114,7 +118,7 @@ class TrackGroups:
                 self.abort(group, StreamCode.TOO_FAR_BEHIND, limit)
 
     def abort(self, group: EncodedGroup, code: int, limit: str = "") -> None:
-        """Abort an unfinished group; for a `limit` its content is dropped, and the publisher is to stop it."""
+        """For a `limit`, drop the content and stop the publisher."""
         if limit:
             self.stopped.append(Stopped(group.sequence, code, group.past, limit))
             self.cache.empty(group)
@@ -123,7 +127,6 @@ class TrackGroups:
         self.touched.setdefault(group.sequence, (group, False))
 
     def break_off(self, code: int, *, past: bool = False) -> None:
-        """Abort all unfinished groups, or those of the past."""
         for group in list(self.unfinished.values()):
             if group.past or not past:
                 self.abort(group, code)
@@ -131,7 +134,7 @@ class TrackGroups:
     # --- bounds and gaps -------------------------------------------------------------------------------------------
 
     def lowest(self, first: int | None) -> int | None:
-        """The first group that is here or on its way; `first` if the publisher named it."""
+        """The first group here or on its way; `first` if the publisher named it."""
         known = [number for number in (first, self.seen.first) if number is not None]
         return max(min(known), self.cache.floor) if known else None
 
@@ -140,7 +143,7 @@ class TrackGroups:
         if first is None:
             first = self.seen.first
         if first is None:
-            return []  # before the first group, nothing is on its way
+            return []  # nothing comes before the first group
         start = max(start, first, self.cache.floor)
         return [late for gap in self.seen.gaps(start, end) for late in self.dropped.gaps(*gap)]
 
@@ -152,5 +155,4 @@ class TrackGroups:
 
     @property
     def past_arrives(self) -> bool:
-        """A group of the past is unfinished."""
         return any(group.past for group in self.unfinished.values())

@@ -1,7 +1,4 @@
-"""Part of the connection actor: what the peer publishes. One upstream subscription per track, however many viewers.
-
-Turns session events into messages to directory and tracks, and messages of tracks into requests.
-"""
+"""Part of the connection actor: what the peer publishes, by one upstream subscription per track."""
 
 from __future__ import annotations
 
@@ -16,12 +13,12 @@ from relay.model.track_end import LATE_AT_LEAST
 from relay.moq import session as moq
 from relay.wire.errors import StreamCode
 
-UPSTREAM_LATENCY_MS = 5_000  # accepted lateness: with less, a publisher drops groups after a short stall
-PAST_MS = 3_600_000  # history requested with a first group: on 06 the number alone brings none
+UPSTREAM_LATENCY_MS = 5_000  # greatest lateness: below it, a publisher drops groups after a short stall
+PAST_MS = 3_600_000  # history requested along with a first group, which alone brings none on 06
 
 
 class Question(NamedTuple):
-    """A TRACK or FETCH that the peer has not answered."""
+    """An unanswered TRACK or FETCH."""
 
     track: Ref
     sequence: int | None  # of the fetched group
@@ -41,14 +38,13 @@ class Ingest:
         self._context = context
         self._moq = context.moq
         self.announcements = Announcements(context)
-        self._tracks: dict[int, Ref] = {}  # our subscriptions, by request
-        self._requests: dict[str, int] = {}  # the same, by the URN of the track
-        self._ended: set[int] = set()  # subscriptions whose end was reported to the track
+        self._tracks: dict[int, Ref] = {}  # by request
+        self._requests: dict[str, int] = {}  # by the track's URN
+        self._ended: set[int] = set()  # subscriptions with a reported end
         self._questions: dict[int, Question] = {}
-        self._pasts: dict[int, Past] = {}  # by request: one for a track at a time
+        self._pasts: dict[int, Past] = {}  # by request; at most one per track
 
     def end(self) -> None:
-        """The session is over. The connection tells the directory."""
         tracks = [*self._tracks.values(), *(question.track for question in self._questions.values())]
         for track in tracks:
             send(track, m.UpstreamFailed(StreamCode.INTERNAL, gone=True))
@@ -58,13 +54,12 @@ class Ingest:
         self._pasts.clear()
 
     def count(self) -> int:
-        """Upstream subscriptions."""
         return len(self._tracks)
 
     # --- messages of tracks ----------------------------------------------------------------------------------------
 
     def on_message(self, message: object) -> bool:  # noqa: C901 - one line per message
-        """Handle a message of a track. True if it was one."""
+        """True if the message was a track's."""
         match message:
             case m.OpenUpstream():
                 self._open(message)
@@ -74,7 +69,7 @@ class Ingest:
                 self._fetch(message)
             case m.UpdateUpstream():
                 request = self._requests.get(message.track.actor_urn)
-                if request is not None and self._moq.has_updates:
+                if request is not None and self._moq.features.updates:
                     self._moq.requests.update(request, self._asked(message.params))
             case m.StopGroup():
                 track = message.track
@@ -98,7 +93,7 @@ class Ingest:
         return path[len(root) + 1 :] if root else path
 
     def _asked(self, params: SubscribeParams) -> SubscribeParams:
-        """Parameters upstream. Subscribers limit lateness: we take what we would cache. History is as wanted (06)."""
+        """Parameters upstream. Lateness limits are the subscribers': we take what we would cache. 06 asks for history."""
         explicit = params.start_group is not None and not params.start_is_floor
         return SubscribeParams(
             priority=params.priority,
@@ -125,7 +120,9 @@ class Ingest:
         params, moq_session = message.params, self._moq
         self._close_past(message.track)
         by_age = params.start_group is None or params.start_is_floor
-        if not (moq_session.has_history if by_age else moq_session.has_updates):  # it has no field for that
+        if not (
+            moq_session.features.history if by_age else moq_session.features.updates
+        ):  # it has no field for that
             send(message.track, m.PastOver(message.number, 0.0))
             return
         asked = self._asked(params)._replace(end_group=params.end_group)
@@ -148,7 +145,7 @@ class Ingest:
                 send(past.track, m.PastOver(past.number, self._moq.patience(LATE_AT_LEAST)))
 
     def _describe(self, track: Ref, path: str, name: str) -> None:
-        if self._moq.describes_tracks:
+        if self._moq.features.descriptions:
             request = self._moq.requests.request_info(self._relative(path), name)
             self._questions[request] = Question(track, None)
         else:
@@ -156,7 +153,7 @@ class Ingest:
 
     def _fetch(self, message: m.FetchUpstream) -> None:
         track, sequence = message.track, message.sequence
-        if self._moq.describes_tracks:
+        if self._moq.features.descriptions:
             request = self._moq.requests.fetch(
                 self._relative(message.path), message.name, sequence, priority=message.priority
             )
@@ -173,7 +170,6 @@ class Ingest:
                 self._moq.requests.cancel(request, StreamCode.CANCELLED)
 
     def _close(self, track: Ref) -> None:
-        """The track has ended."""
         self._close_past(track)
         self._stop_questions(track)
         request = self._requests.get(track.actor_urn)
@@ -190,7 +186,7 @@ class Ingest:
     # --- events of the session -------------------------------------------------------------------------------------
 
     def on_event(self, event: moq.Event) -> bool:  # noqa: C901, PLR0912 - one line per event
-        """Handle an event of the publishing side. True if it was one."""
+        """True if the event was of the publishing side."""
         if self._pasts and (past := self._pasts.get(getattr(event, "request", 0))) is not None:
             self._on_past(event, past)
             return True
@@ -244,10 +240,10 @@ class Ingest:
             part = moq.GroupPart(question.sequence, 0, (), False, event.code)
             send(question.track, moq.FetchedData(event.request, part))
         elif question is not None:
-            # A track that cannot be described does not exist: its other requests go, too.
+            # A track without a description does not exist: end its other requests.
             self._close(question.track)
             send(question.track, m.UpstreamFailed(event.code, gone=self._is_elsewhere(event.code)))
 
     def _is_elsewhere(self, code: int) -> bool:
-        """True if another relay refuses because it lost the track; False if the publisher refuses."""
+        """True if a relay lost the track; False if the publisher refuses."""
         return self._context.permissions.cluster and code != StreamCode.NOT_FOUND

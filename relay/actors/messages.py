@@ -1,8 +1,8 @@
-"""Every message that actors exchange, by conversation. Immutable, and named for what happened or is wanted.
+"""Every message between actors, by conversation: immutable, named for an event or a request.
 
 `session`: number of a connection actor, unique in the process. `key`: chosen by the subscriber, unique among its
-requests. Paths are absolute and normalised. Codes are of the current stream-code registry (moq-lite, error codes);
-connections translate them for their peers.
+requests. Paths are absolute and normalised. Codes are those of the current stream-code registry (moq-lite, error
+codes); connections translate them for their peers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Key: TypeAlias = tuple[str, int]  # URN of the subscriber, and its `key`
 
 
 class SessionEvents(NamedTuple):
-    """Events of the peer since the last loop turn."""
+    """Events since the last loop turn."""
 
     events: tuple[Event, ...]
 
@@ -44,19 +44,19 @@ class CloseSession(NamedTuple):
 
 
 class Drain(NamedTuple):
-    """The relay is about to end. Gate to the cluster, and to each connection, which answers `Draining`."""
+    """Gate to cluster and connections: the relay is about to end. A connection answers `Draining`."""
 
 
 class Draining(NamedTuple):
     """Connection to gate: the answer to `Drain`."""
 
     session: int
-    asked: bool  # asked to leave: its version has GOAWAY, and its session has begun
-    cluster: bool  # the peer is a relay, which stays as long as we do
+    asked: bool  # the peer got GOAWAY: its version has it, and its session has begun
+    cluster: bool  # a relay, which stays as long as we do
 
 
 class CountSession(NamedTuple):
-    """Asked of a connection: its counts so far, by name and label."""
+    """Asked of a connection. The reply is its counts so far, by name and label."""
 
 
 class DescribeSession(NamedTuple):
@@ -67,40 +67,40 @@ class DescribeSession(NamedTuple):
 
 
 class Admit(NamedTuple):
-    """A peer wants a session. Sent, or asked to await the peer's answer."""
+    """A peer wants a session. Ask to await its answer."""
 
     request: SessionRequest
-    versions: tuple[Any, ...] | None = None  # of its listener; None: all of the relay
+    versions: tuple[Any, ...] | None = None  # the listener's; None: the relay's
 
 
 class OpenDialled(NamedTuple):
-    """Peer to gate: start the connection actor of a dialled session. The answer is `DialledOpened`."""
+    """Peer to gate: start the connection actor of a dialled session. Answered by `DialledOpened`."""
 
     session: Session
     peer: Ref
 
 
 class DialledOpened(NamedTuple):
-    """Gate to peer: the connection actor, which sends `PeerConnected` and `PeerDisconnected`; None if it failed."""
+    """Gate to peer: the connection actor, or None if it failed. It sends `PeerConnected` and `PeerDisconnected`."""
 
     connection: Ref | None
 
 
 class EnterReader(NamedTuple):
-    """Asked by HTTP before it reads a track. The reply is `ReaderEntered`; `LeaveReader` follows in any case."""
+    """Asked by HTTP before reading a track. The reply is `ReaderEntered`; `LeaveReader` always follows."""
 
     reader: object  # its identity
 
 
 class ReaderEntered(NamedTuple):
-    """`number` is unique among those of sessions; None if there is no room, or the relay is about to end."""
+    """`number` is unique among sessions; None if there is no room, or the relay is about to end."""
 
     number: int | None
     draining: bool
 
 
 class LeaveReader(NamedTuple):
-    """HTTP to gate: that reader has ended, or no longer waits for the reply."""
+    """HTTP to gate: the reader has ended, or no longer awaits the reply."""
 
     reader: object
 
@@ -110,25 +110,25 @@ class DescribeGate(NamedTuple):
 
 
 class GateReport(NamedTuple):
-    """The sessions, and the rejections."""
+    """Sessions and rejections."""
 
-    draining: bool  # the relay is about to end
+    draining: bool
     connections: tuple[Ref, ...]
-    refused: dict[str, int]  # how many were rejected, by limit
+    refused: dict[str, int]  # rejections, by limit
 
 
 class UseCluster(NamedTuple):
-    """The cluster actor, which comes after the gate."""
+    """The cluster actor, which starts after the gate."""
 
     cluster: Ref
 
 
 class DrainSessions(NamedTuple):
-    """Asked of the gate: ask sessions to leave. Replied when they have, or after `[limits] drain`."""
+    """Asked of the gate: have sessions leave. Replied when they have, or after `[limits] drain`."""
 
 
 class CloseSessions(NamedTuple):
-    """Asked of the gate: close all sessions. Replied when their connection actors are notified."""
+    """Asked of the gate: close all sessions. Replied once their actors know."""
 
     reason: str
 
@@ -145,14 +145,14 @@ class Announce(NamedTuple):
     generation: int
     route: Route
     broadcast: Ref
-    prefix: bool  # the route also serves every path below `path` (moq-lite-06)
-    tentative: bool  # maybe our own announcement's echo: a fallback until the publisher is dead or leaves
+    prefix: bool  # the route serves every path below `path` (moq-lite-06)
+    tentative: bool  # maybe an echo of our own: a fallback until the publisher is dead or leaves
     relayed: bool = False  # from another relay of the cluster
-    onward: bool = True  # other relays may be offered it; False from a version without hop ids: loops
+    onward: bool = True  # offer it to other relays; False for versions without hop ids, which allow loops
 
 
 class Reroute(NamedTuple):
-    """The same announcement now has another route."""
+    """The same announcement has another route now."""
 
     session: int
     path: str
@@ -166,18 +166,18 @@ class Unannounce(NamedTuple):
     session: int
     path: str
     generation: int
-    said: bool = True  # the peer said so; it did not just end the announce stream
+    said: bool = True  # by a message, not by the end of the announce stream
 
 
 class SessionGone(NamedTuple):
-    """A connection ended, and all that it announced and watched. `lost`: neither side closed it; the publisher may return."""
+    """A connection ended with its announcements and watches. `lost`: neither side closed it; the publisher may return."""
 
     session: int
     lost: bool = False
 
 
 class Leaving(NamedTuple):
-    """The peer is about to end: its publications serve only where there is no other."""
+    """The peer is about to end: prefer other publications to its own."""
 
     session: int
 
@@ -187,7 +187,7 @@ class CheckAlive(NamedTuple):
 
 
 class Alive(NamedTuple):
-    """Connection to origin: the peer answered in time, or not."""
+    """Connection to origin: `alive` if the peer answered in time."""
 
     session: int
     alive: bool
@@ -215,13 +215,13 @@ class WatchStarted(NamedTuple):
 
 
 class ListAnnounced(NamedTuple):
-    """Asked by HTTP: the announced paths under the prefixes. The reply is a tuple of `Announcement`."""
+    """Asked by HTTP: announced paths under the prefixes. The reply is a tuple of `Announcement`."""
 
     prefixes: tuple[str, ...]
 
 
 class ListPublications(NamedTuple):
-    """Asked by HTTP: every publication under the prefixes. The reply is a tuple of `Published`."""
+    """Asked by HTTP: publications under the prefixes. The reply is a tuple of `Published`."""
 
     prefixes: tuple[str, ...]
 
@@ -233,7 +233,7 @@ class ListWithdrawn(NamedTuple):
 
 
 class Published(NamedTuple):
-    """One session's announcement of one path; `serving` if requests go to it."""
+    """One session's announcement of one path; `serving` if it gets the requests."""
 
     path: str
     session: int
@@ -243,7 +243,7 @@ class Published(NamedTuple):
 
 
 class NewLimits(NamedTuple):
-    """To the gate, origin, cluster and cache budget: the limits from now on."""
+    """To gate, origin, cluster and cache budget: limits from now on."""
 
     limits: Limits
 
@@ -252,7 +252,7 @@ class NewLimits(NamedTuple):
 
 
 class Subscribe(NamedTuple):
-    """`subscriber` wants the groups of a track. Answered by `Accepted` or `Refused`."""
+    """`subscriber` wants groups of a track. Answered by `Accepted` or `Refused`."""
 
     path: str
     track: str
@@ -262,13 +262,13 @@ class Subscribe(NamedTuple):
     encoding: Encoding
     params: SubscribeParams
     exclude: int
-    floor: int = 0  # the next wanted group, if others of the path were seen
-    life: int = 0  # set by the origin: equal lives have the same groups
-    relay: bool = False  # a relay of the cluster, which is no viewer
+    floor: int = 0  # next wanted group, after those of another publisher
+    life: int = 0  # set by the origin: equal lives have equal groups
+    relay: bool = False  # from another relay, which is no viewer
 
 
 class Describe(NamedTuple):
-    """`subscriber` wants the properties of a track. Answered by `Described` or `Refused`."""
+    """`subscriber` wants a track's properties. Answered by `Described` or `Refused`."""
 
     path: str
     track: str
@@ -280,7 +280,7 @@ class Describe(NamedTuple):
 
 
 class Fetch(NamedTuple):
-    """`subscriber` wants one group once. Answered by `FetchData` or `Refused`."""
+    """`subscriber` wants one group. Answered by `FetchData` or `Refused`."""
 
     path: str
     track: str
@@ -294,7 +294,7 @@ class Fetch(NamedTuple):
 
 
 class UpdateSubscription(NamedTuple):
-    """SUBSCRIBE_UPDATE: new parameters of a subscription."""
+    """SUBSCRIBE_UPDATE: new parameters."""
 
     subscriber: Ref
     key: int
@@ -302,23 +302,23 @@ class UpdateSubscription(NamedTuple):
 
 
 class Unsubscribe(NamedTuple):
-    """End of a subscription or fetch; to the origin if no track has accepted it yet."""
+    """End of a subscription or fetch; to the origin while no track has accepted it."""
 
     subscriber: Ref
     key: int
 
 
 class Find(NamedTuple):
-    """Which of `paths` is announced? Answered by `Found`; with `wait`, as soon as one is, or until `Unsubscribe`."""
+    """Find an announced path among `paths`. Answered by `Found`: at once, or with `wait` when one is."""
 
-    paths: tuple[str, ...]  # one path and ancestors of it, the longest first
+    paths: tuple[str, ...]  # a path and ancestors, longest first
     subscriber: Ref
     key: int
     wait: bool
 
 
 class Found(NamedTuple):
-    """The longest of the paths that is announced; None if none is."""
+    """The longest announced path; None if none is."""
 
     key: int
     path: str | None
@@ -328,21 +328,21 @@ class Found(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """The track exists as far as is known; `track` takes `UpdateSubscription` and `Unsubscribe`."""
+    """The track exists as far as we know; `track` takes `UpdateSubscription` and `Unsubscribe`."""
 
     key: int
     track: Ref
 
 
 class Refused(NamedTuple):
-    """The request cannot be served, or no longer can."""
+    """The request fails, now or later."""
 
     key: int
     code: int
 
 
 class PublisherLost(NamedTuple):
-    """The publisher is gone without an end of the track: ask again, there may be another one."""
+    """The publisher is gone, the track may not be: ask again for another publisher."""
 
     key: int
     code: int
@@ -363,7 +363,7 @@ class Deliver(NamedTuple):
 
 
 class DeliverDatagram(NamedTuple):
-    """A one-frame group that travels as a datagram."""
+    """A group of one frame, to be sent as a datagram."""
 
     key: int
     sequence: int
@@ -372,60 +372,59 @@ class DeliverDatagram(NamedTuple):
 
 
 class FetchData(NamedTuple):
-    """Part of the result of a fetch."""
+    """Part of a fetched group."""
 
     key: int
-    chunks: tuple[Any, ...]  # as those of a fragment
-    fin: bool
+    part: GroupFragment
 
 
 class Ended(NamedTuple):
-    """Nothing more comes: the track is over, or all that was asked for has been delivered."""
+    """Nothing more comes: the end of the track or of the range."""
 
     key: int
-    final: int  # the first sequence that will never be sent
-    missing: tuple[Range, ...] = ()  # groups before it that never came
+    final: int  # first sequence that never comes
+    missing: tuple[Range, ...] = ()  # earlier groups that never came
 
 
 # --- track and directory: numbers of groups ------------------------------------------------------------------------
 
 
 class AskNumbers(NamedTuple):
-    """Track to origin: it runs, and `sequence` is the number of a group of its publisher. Answered by `Numbered`."""
+    """Track to origin: `sequence` is a group of its publisher. Answered by `Numbered`."""
 
     track: Ref
     path: str
     name: str
     life: int
-    sequence: int | None = None  # None as long as there is no group
-    floor: int = 0  # least number, if it has to count anew
-    timescale: int | None = None  # units a second of its timestamps, if known
+    sequence: int | None = None  # None without a group
+    floor: int = 0  # least number if counting starts anew
+    timescale: int | None = None  # units per second of its timestamps, if known
 
 
 class Numbered(NamedTuple):
-    """Origin to track: the numbers that are its own."""
+    """Origin to track: its numbers."""
 
     span: Span | None
-    free: bool  # no track has numbers of it
-    timescale: int | None  # units a second, as viewers know it; None if unknown
+    free: bool  # no track uses them
+    timescale: int | None  # units per second for viewers; None if unknown
 
 
 class NumbersOver(NamedTuple):
-    """Track to origin: it has ended. `following` is the number after its newest group's, as viewers see it."""
+    """Track to origin: it has ended. `following`: the number after its newest group's, for viewers."""
 
     track: Ref
     path: str
     name: str
     following: int
     timescale: int | None
-    watched: bool  # viewers will ask again, and continue
+    watched: bool  # viewers will ask again
 
 
 # --- broadcast and track -------------------------------------------------------------------------------------------
 
 
 class Withdraw(NamedTuple):
-    """Origin to broadcast: it is out of the directory. It ends with its last track, and says so by `BroadcastOver`."""
+    """Origin to broadcast: it left the directory. It ends with its last track, and sends `BroadcastOver`."""
 
     origin: Ref
     publication: int
@@ -441,14 +440,14 @@ class BroadcastOver(NamedTuple):
 class RouteChanged(NamedTuple):
     """Origin to broadcast to tracks: a publication has another route or none. Tracks without a group ask again.
 
-    In a loop of relays each waits for the next, as the withdrawal of a publisher reaches them one after the other.
+    In a loop of relays each waits for the next while the withdrawal travels.
     """
 
-    lost: bool  # the publisher's session is dead and another publishes the path: all tracks ask again
+    lost: bool  # the session is dead and another publishes the path: all tracks ask again
 
 
 class TrackIdle(NamedTuple):
-    """Track to broadcast: it has no subscriber. `handled`: number of requests that the broadcast forwarded to it."""
+    """Track to broadcast: it has no subscriber. `handled`: requests forwarded so far."""
 
     path: str
     track: str
@@ -456,7 +455,7 @@ class TrackIdle(NamedTuple):
 
 
 class TrackEnded(NamedTuple):
-    """Track to broadcast: it has ended; messages on their way to it are lost."""
+    """Track to broadcast: it has ended; messages under way to it are lost."""
 
     path: str
     track: str
@@ -464,7 +463,7 @@ class TrackEnded(NamedTuple):
 
 
 class ListTracks(NamedTuple):
-    """Asked of a broadcast: references to its running tracks, in order of path and name."""
+    """Asked of a broadcast. The reply is its running tracks, by path and name."""
 
 
 class DescribeTrack(NamedTuple):
@@ -475,13 +474,13 @@ class DescribeTrack(NamedTuple):
 
 
 class OpenUpstream(NamedTuple):
-    """Subscribe to a track at the peer. Answered by the `Upstream...` messages."""
+    """Subscribe at the peer. Answered by `Upstream...` messages."""
 
     track: Ref
     path: str
     name: str
     params: SubscribeParams
-    describe: bool  # `UpstreamProperties` is wanted, too
+    describe: bool  # `UpstreamProperties` are wanted, too
 
 
 class DescribeUpstream(NamedTuple):
@@ -503,19 +502,19 @@ class FetchUpstream(NamedTuple):
 
 
 class UpdateUpstream(NamedTuple):
-    """The parameters of all subscribers together have changed."""
+    """New parameters of all subscribers together."""
 
     track: Ref
     params: SubscribeParams
 
 
 class StopGroup(NamedTuple):
-    """The track does not want the rest of that group."""
+    """Stop the rest of that group."""
 
     track: Ref
     sequence: int
     code: int
-    past: bool = False  # it came by `OpenPast`
+    past: bool = False  # by `OpenPast`
 
 
 class OpenPast(NamedTuple):
@@ -529,13 +528,13 @@ class OpenPast(NamedTuple):
 
 
 class ClosePast(NamedTuple):
-    """Nothing more is wanted of the latest `OpenPast`."""
+    """Cancel the latest `OpenPast`."""
 
     track: Ref
 
 
 class StopFetch(NamedTuple):
-    """That fetch is not wanted any more."""
+    """Cancel that fetch."""
 
     track: Ref
     sequence: int
@@ -548,7 +547,7 @@ class CloseUpstream(NamedTuple):
 
 
 class OverLimit(NamedTuple):
-    """The peer's publication exceeded a limit: to be counted and logged for its session."""
+    """The peer's publication exceeded a limit: count and log it for its session."""
 
     limit: str
     fields: Mapping[str, object]  # for the log
@@ -558,45 +557,45 @@ class OverLimit(NamedTuple):
 
 
 class UpstreamProperties(NamedTuple):
-    """Properties of the track; the defaults, and no answer of the publisher, where its version has none."""
+    """Properties of the track; defaults if the publisher's version has no such answer."""
 
     properties: TrackProperties
     answered: bool = True
 
 
 class UpstreamStarted(NamedTuple):
-    """The peer accepted; `group` is the first that it will send, if it named one."""
+    """The peer accepted. `group`: its first one, if it said so."""
 
     group: int | None
-    patience: float = LATE_AT_LEAST  # seconds to wait for a late group: by the round trip to the peer
+    patience: float = LATE_AT_LEAST  # seconds to wait for late groups, by the round trip
 
 
 class PastStarted(NamedTuple):
-    """The first group that the peer will send of the past."""
+    """The first older group that the peer will send."""
 
     number: int
     group: int | None
 
 
 class PastGroups(NamedTuple):
-    """Groups of the past, as they arrived."""
+    """Older groups, as they arrived."""
 
     number: int
     parts: tuple[GroupPart, ...]
 
 
 class PastOver(NamedTuple):
-    """The peer has no more of the past, or refuses; the last groups may be late by `patience` seconds."""
+    """The peer has no more older groups, or refuses; the last may be late by `patience` seconds."""
 
     number: int
     patience: float
 
 
 class UpstreamEnded(NamedTuple):
-    """The peer ended the track; `final` is the first sequence that will never come, if it named one."""
+    """The peer ended the track. `final`: first sequence that never comes, if it said so."""
 
     final: int | None
-    patience: float  # seconds to wait for a late group: by the round trip to the peer
+    patience: float  # seconds to wait for late groups, by the round trip
 
 
 class UpstreamFailed(NamedTuple):
@@ -610,7 +609,7 @@ class UpstreamFailed(NamedTuple):
 
 
 class CacheSize(NamedTuple):
-    """Track to cache budget: the bytes of its groups changed, or the `answer` to `EvictTo`."""
+    """Track to cache budget: its bytes changed, or the `answer` to `EvictTo`."""
 
     track: Ref
     size: int
@@ -618,7 +617,7 @@ class CacheSize(NamedTuple):
 
 
 class EvictTo(NamedTuple):
-    """Cache budget to track: evict groups down to `size` bytes, the newest one only with `newest`."""
+    """Cache budget to track: evict down to `size` bytes, the newest group only with `newest`."""
 
     size: int
     newest: bool
@@ -647,21 +646,21 @@ class PeerDisconnected(NamedTuple):
 
 
 class OtherSession(NamedTuple):
-    """Cluster to peer: the number of another session with the same relay, which makes yours redundant, or None."""
+    """Cluster to peer: number of another session with the same relay, which makes yours redundant, or None."""
 
     session: int | None
 
 
 class PeerSessionLost(NamedTuple):
-    """Cluster to peer: a session that its relay had dialled has broken off."""
+    """Cluster to peer: a session that the relay dialled broke off."""
 
 
 class MemberGone(NamedTuple):
-    """Cluster to peer: its relay is not announced any more."""
+    """Cluster to peer: the relay withdrew its name."""
 
 
 class MemberBack(NamedTuple):
-    """Cluster to peer: its relay is announced, still or again."""
+    """Cluster to peer: the relay's name is announced."""
 
 
 class PeerEnded(NamedTuple):
@@ -672,11 +671,11 @@ class PeerEnded(NamedTuple):
 
 
 class ListPeers(NamedTuple):
-    """Asked of the cluster: its peers, and relays that only dialled us. The reply is `Peers`."""
+    """Asked of the cluster. The reply is `Peers`."""
 
 
 class Peers(NamedTuple):
-    """References to peer actors, and rows of `/state` as they give them."""
+    """Peer actors, and rows of `/state` for relays that only dialled us."""
 
     refs: tuple[Ref, ...]
     others: tuple[PeerRow, ...]

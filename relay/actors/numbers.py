@@ -1,4 +1,4 @@
-"""Part of the track actor: asks the directory for group numbers. Messages that depend on numbers or units wait here."""
+"""Part of the track actor: asks the directory for group numbers, and defers messages that need them."""
 
 from __future__ import annotations
 
@@ -9,56 +9,58 @@ from relay.model.translation import Translation
 from relay.moq import session as moq
 
 GROUPS = (moq.GroupData, moq.DatagramReceived, moq.FetchedData, moq.SubscriptionDropped, m.UpstreamEnded)
-"""Messages about groups of the publisher."""
 
 WITH_NUMBERS = (
     *(*GROUPS, m.UpstreamProperties, m.UpstreamStarted, m.UpstreamFailed),
     *(m.Subscribe, m.UpdateSubscription, m.Unsubscribe, m.Describe, m.Fetch),
 )
-"""Messages that depend on numbers or units, or would overtake one that does."""
+"""Messages that need numbers or units, or would overtake one that does."""
+
+
+class Deferred:
+    """Messages of one track that wait for the directory, or for the publisher's unit."""
+
+    __slots__ = ("messages", "size", "types")
+
+    def __init__(self) -> None:
+        self.messages: list[object] | None = None  # in order; `None` if nothing has to wait
+        self.types: tuple[type, ...] = WITH_NUMBERS  # of the messages that wait
+        self.size = 0  # bytes of groups
+
+    @property
+    def for_unit(self) -> bool:
+        """True if groups wait for the publisher's unit."""
+        return self.messages is not None and self.types is GROUPS
+
+    def begin(self, types: tuple[type, ...]) -> None:
+        """Defer messages of these types."""
+        self.messages, self.types = self.messages or [], types
+
+    def add(self, message: object) -> None:
+        assert self.messages is not None
+        self.messages.append(message)
+        if self.types is GROUPS and isinstance(message, moq.GroupData):
+            for part in message.parts:
+                self.size += sum(len(chunk) for chunk in part.parts if isinstance(chunk, bytes))
+
+    def take(self) -> list[object]:
+        """Stop waiting. The messages are to be handled in order: one may be deferred again, and all behind it."""
+        messages, self.messages = self.messages or [], None
+        self.size = 0
+        return messages
 
 
 class Numbers(Translation):
     """The translation of one track, as the directory grants it."""
 
     def __init__(self, track: Ref, directory: Ref | None, path: str, name: str, life: int) -> None:
-        """Without a `directory` numbers stay as the publisher counts them. `life` is its number of the publication."""
+        """Without a `directory` the publisher's numbers stay. `life` numbers the publication."""
         super().__init__()
         self._track, self._directory = track, directory
         self._path, self._name, self._life = path, name, life
-        self._over = False
-        self.deferred: list[object] | None = None  # waiting for the directory, or for the publisher's unit
-        self.deferring: tuple[type, ...] = WITH_NUMBERS  # types of messages that wait
-        self.deferred_bytes = 0
-
-    # --- waiting ---------------------------------------------------------------------------------------------------
-
-    @property
-    def await_unit(self) -> bool:
-        """True if groups wait for the publisher's unit."""
-        return self.deferred is not None and self.deferring is GROUPS
-
-    def wait(self, deferring: tuple[type, ...]) -> None:
-        """Messages of these types wait from now on."""
-        self.deferred, self.deferring = self.deferred or [], deferring
-
-    def defer(self, message: object) -> None:
-        assert self.deferred is not None
-        self.deferred.append(message)
-        if self.deferring is GROUPS and isinstance(message, moq.GroupData):
-            for part in message.parts:
-                self.deferred_bytes += sum(len(chunk) for chunk in part.parts if isinstance(chunk, bytes))
-
-    def release(self) -> list[object]:
-        """The deferred messages, to be handled in order: one may be deferred again, and all behind it."""
-        deferred, self.deferred = self.deferred or [], None
-        self.deferred_bytes = 0
-        return deferred
-
-    # --- the directory ---------------------------------------------------------------------------------------------
+        self.deferred = Deferred()
 
     def open(self) -> None:
-        """Ask for the span that the publication already has."""
         if self._directory is not None:
             self.ask(None)
 
@@ -67,11 +69,11 @@ class Numbers(Translation):
         return None if self.properties is None else self.properties.timescale
 
     def ask(self, sequence: int | None, floor: int = 0) -> None:
-        """Ask the directory. Until it answers, messages that depend on numbers wait."""
-        self.wait(WITH_NUMBERS)
+        """Ask the directory. Messages that need numbers wait for its answer."""
+        self.deferred.begin(WITH_NUMBERS)
         track = self._track
         question = m.AskNumbers(track, self._path, self._name, self._life, sequence, floor, self._timescale)
-        if self._over or self._directory is None or not send(self._directory, question):
+        if self._directory is None or not send(self._directory, question):
             if self._spans and sequence is not None and not floor:  # no other track needs to know
                 span: Span | None = self._spans[-1]._replace(limit=sequence + self._spans[-1].shift + RESERVE)
             else:
@@ -79,15 +81,15 @@ class Numbers(Translation):
             send(track, m.Numbered(span, self._free, self.timescale))
 
     def close(self, last: int | None, *, watched: bool) -> None:
-        """The track runs no more; `last` is the highest number that it had."""
-        if self._directory is not None and not self._over:
-            self._over = True
+        """`last`: the track's highest number."""
+        if self._directory is not None:
             following = 0 if last is None else last + 1
             over = m.NumbersOver(self._track, self._path, self._name, following, self._timescale, watched)
             send(self._directory, over)
+            self._directory = None
 
     def part(self, part: m.GroupPart, number: int) -> m.GroupPart:
-        """Part of a group, with the viewers' number and timestamps."""
+        """With the viewers' number and timestamps."""
         if self._units is None:
             return part._replace(sequence=number)
         return part._replace(sequence=number, parts=self.translated(part.parts))

@@ -1,7 +1,6 @@
-"""Part of the track actor: requests older groups from the publisher, for one subscriber at a time.
+"""Part of the track actor: requests older groups upstream, for one subscriber at a time.
 
-The upstream subscription begins where the first subscriber wanted. A later one that wants more of the past gets it by
-a second subscription upstream, which ends before the first group of the other.
+The first subscriber's start bounds the upstream subscription: later ones need a second for older groups.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from relay.wire.errors import StreamCode
 
 
 class PastOverdue(NamedTuple):
-    """Timer: nothing more is expected of a request for the past."""
+    """Timer: expect no more of a request."""
 
     number: int
 
@@ -48,27 +47,27 @@ def past_of(
     else:
         came = opened.history_ms >= params.history_ms
     if came and not evicted:
-        return None  # all that the publisher had then is here
+        return None  # the publisher's whole history is here
     return params._replace(end_group=lowest - 1, start_frame=0, end_frame=None)
 
 
 class PastRequest:
-    """A requested range of the past."""
+    """A requested range of older groups."""
 
     __slots__ = ("end", "explicit", "first", "key", "lowest", "number", "start")
 
     def __init__(self, number: int, key: m.Key, wanted: SubscribeParams) -> None:
         assert wanted.end_group is not None
         self.number = number
-        self.key = key  # the subscriber that wants it
-        self.start, self.end = wanted.start_group or 0, wanted.end_group  # both included
+        self.key = key
+        self.start, self.end = wanted.start_group or 0, wanted.end_group
         self.explicit = wanted.start_group is not None and not wanted.start_is_floor
         """It names its first group, not an age."""
-        self.first: int | None = None  # its first group, if the publisher named it
-        self.lowest = self.end + 1  # its oldest group that came
+        self.first: int | None = None  # its first group, if the publisher said so
+        self.lowest = self.end + 1  # the oldest arrived
 
     def came(self, sequence: int) -> bool:
-        """A group begins. False if it was not requested."""
+        """False if the group was not requested."""
         if not self.start <= sequence <= self.end:
             return False
         self.lowest = min(self.lowest, sequence)
@@ -80,12 +79,12 @@ class PastRequest:
             self.first = self.start
 
     def complete(self, seen: Ranges) -> bool:
-        """True if its first group is known and all have begun to arrive."""
+        """Its first group is known, and all have begun to arrive."""
         return self.first is not None and not seen.gaps(self.first, self.end)
 
 
 class Past:
-    """The requests for the past of one track."""
+    """The requests for older groups of one track."""
 
     __slots__ = (
         *("_groups", "_number", "_numbers", "_owner", "_subscribers", "_timeout"),
@@ -101,17 +100,16 @@ class Past:
         subscribers: Subscribers,
         timeout: float,
     ) -> None:
-        """`timeout`: seconds for each sign of life of a request."""
+        """`timeout`: seconds without a sign of life."""
         self._owner, self._upstream, self._numbers = owner, upstream, numbers
         self._groups, self._subscribers = groups, subscribers
         self._timeout = timeout
-        self.queue: dict[m.Key, None] = {}  # subscribers that may want more of the past than is here
+        self.queue: dict[m.Key, None] = {}  # subscribers that may want older groups
         self.request: PastRequest | None = None
         self._number = 0
         self._timer: Timer | None = None
 
     def concerns(self, key: m.Key) -> bool:
-        """True if that subscriber still waits for the past."""
         return key in self.queue or (self.request is not None and key == self.request.key)
 
     def want(self, key: m.Key) -> None:
@@ -123,7 +121,7 @@ class Past:
             self._close()
 
     def seek(self, *, wait: bool) -> None:
-        """Ask for the next range, if none is under way. `wait` until the track begins, where the past ends."""
+        """Ask for the next range, one at a time. `wait` until the track begins: older groups end there."""
         while self.request is None and self.queue:
             lowest = self._groups.lowest(self._numbers.first)
             if lowest is None and wait:
@@ -194,7 +192,6 @@ class Past:
             self._timer = None
 
     def fail(self) -> None:
-        """The publisher is gone."""
         self.request = None
         self.queue.clear()
         self._cancel()
@@ -208,4 +205,4 @@ class Past:
         subscriber = self._subscribers.all.get(request.key)
         if subscriber is not None and not request.explicit:
             self._owner.flush()
-            subscriber.feed.past = request.lowest  # groups of the past for others are not for it
+            subscriber.feed.past = request.lowest  # older groups for others are not for it

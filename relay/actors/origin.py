@@ -1,6 +1,6 @@
-"""The origin actor: the inbox of the directory (`relay.model.directory`), whose effects it carries out.
+"""The origin actor: inbox of the directory (`relay.model.directory`), whose effects it carries out.
 
-Owns the actors of publications and watchers, waiting requests, and group numbers. Forwards requests to broadcasts.
+It owns broadcast actors, watchers, waiting requests and group numbers, and forwards requests to broadcasts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from relay.wire.errors import StreamCode
 
 Request: TypeAlias = m.Subscribe | m.Describe | m.Fetch
 
-NUMBERS_KEPT = 5.0  # seconds in which viewers of a lost track and broadcast resume where they were
-MOST_WAITING = 10_000  # requests that wait for one publisher to return
+NUMBERS_KEPT = 5.0  # seconds in which viewers of a lost track resume where they were
+MOST_WAITING = 10_000  # requests waiting for a publisher to return
 
 
 class NumbersForgotten(NamedTuple):
-    """Timer: viewers of a lost track have had time to ask again."""
+    """Timer: viewers of a lost track had time to ask again."""
 
     key: tuple[str, str]
 
@@ -48,18 +48,18 @@ class OriginActor(LoopActor):
         linger: float = 0.0,
         members: str = "",
     ) -> None:
-        """`on_failure`: called if this actor fails (fatal). `linger`: seconds. `members`: path of relays' names."""
+        """`on_failure`: its failure is fatal. `linger`: seconds. `members`: path of the relays' names."""
         super().__init__(runtime)
         self._on_failure = on_failure
         self._directory = Directory(linger=linger, members=members)
         self._ids = itertools.count(1)
         self._publishers: dict[int, Publisher] = {}  # by publication; withdrawn ones while they run
         self._watchers: dict[int, dict[int, Ref]] = {}  # by session and number
-        self._waiting: dict[int, dict[m.Key, Request]] = {}  # by the lingering publication that they wait for
-        self._awaited: dict[m.Key, int] = {}  # the same, the other way round
-        self._finding: dict[m.Key, m.Find] = {}  # requests that wait for a path to be announced
+        self._waiting: dict[int, dict[m.Key, Request]] = {}  # by the lingering publication
+        self._awaited: dict[m.Key, int] = {}  # the inverse
+        self._finding: dict[m.Key, m.Find] = {}  # waiting for an announcement
         self._numbers: dict[tuple[str, str], Numbering] = {}
-        """By path and name of the track, of those that run or whose viewers are about to ask again."""
+        """By path and track name: running, or soon asked for again."""
         self._numbers_kept: dict[tuple[str, str], Timer] = {}
 
     def __str__(self) -> str:
@@ -146,7 +146,6 @@ class OriginActor(LoopActor):
             del self._publishers[publication]
 
     def _carry_out(self) -> None:
-        """Carry out the directory's effects."""
         for effect in self._directory.poll():
             match effect:
                 case m.WatchChanged():

@@ -1,7 +1,6 @@
-"""The peer actor: dials one other relay of the cluster, again and again.
+"""The peer actor: keeps a session with one other relay, and dials again when it ends.
 
-Owns the attempts, their pace, and the last error; the session is a connection actor with the rights of a relay. Started
-by the cluster actor, which reports redundant sessions. Must never know how to dial: it is given a function.
+The cluster actor starts it, and reports redundant sessions.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from relay.wire.errors import SessionCode
 FIRST_DELAY: Final = 1.0  # seconds between attempts: doubled up to the longest,
 LONGEST_DELAY: Final = 10.0  # less a random part of up to a half
 HEALTHY: Final = 10.0  # seconds of a session that reset the delay
-PATIENCE: Final = 3.0  # seconds that we wait to be dialled by a relay whose name comes first
-STALE: Final = 60.0  # seconds for which we dial a relay whose session broke off and whose name is withdrawn
+PATIENCE: Final = 3.0  # seconds that a relay whose name comes first has to dial us
+STALE: Final = 60.0  # seconds to redial a relay that withdrew its name after its session broke off
 
 
 class State(StrEnum):
-    """The state of a peer, as `/state` shows it."""
+    """State of a peer, as `/state` shows it."""
 
     WAITING = "waiting"  # until the next attempt, or to be dialled
     DIALLING = "dialling"
-    CONNECTED = "connected"  # by a session that either side dialled
+    CONNECTED = "connected"  # by either side's session
 
 
 class Dial(NamedTuple):
-    """Timer: time for an attempt."""
+    """Timer: the next attempt."""
 
 
 class Dialled(NamedTuple):
-    """An attempt succeeded: a session that has not begun yet."""
+    """An attempt succeeded: a session that has not begun."""
 
     session: Session
 
@@ -52,8 +51,15 @@ class DialFailed(NamedTuple):
     reason: str
 
 
+class Connected(NamedTuple):
+    """Our session, while it lasts."""
+
+    session: int
+    since: float  # seconds, by the runtime's clock
+
+
 class Stale(NamedTuple):
-    """Timer: it has been gone for too long."""
+    """Timer: the relay is gone for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class PeerActor(LoopActor):
     def __init__(
         self, runtime: Runtime, *, cluster: Ref, target: str, dialling: Dialling, first: bool
     ) -> None:
-        """`target` is `host[:port]` or a URL. `first`: we dial at once; else the other relay may dial us first."""
+        """`target` is `host[:port]` or a URL. `first`: dial at once; else the other relay may dial first."""
         super().__init__(runtime)
         self._cluster = cluster
         self.target = target
@@ -79,15 +85,14 @@ class PeerActor(LoopActor):
         self._first = first
         self._attempt: asyncio.Task[None] | None = None  # until the session has a connection actor
         self._connection: Ref | None = None
-        self._session: int | None = None
-        self._other_session: int | None = None  # number of another session with the same relay
+        self._other_session: int | None = None  # with the same relay
         self._timer: Timer | None = None
         self._stale: Timer | None = None
         self._delay = FIRST_DELAY
-        self._up: float | None = None
+        self._up: Connected | None = None
         self._unclean = False
         self._withdrawn = False
-        self._error: str | None = None  # why there is no session; None while there is one
+        self._error: str | None = None  # why there is no session; else None
 
     def __str__(self) -> str:
         return f"peer {self.target}"
@@ -150,8 +155,7 @@ class PeerActor(LoopActor):
 
     @property
     def _state(self) -> State:
-        """Derived, so that it cannot contradict the rest."""
-        if self._other_session is not None or self._session is not None:
+        if self._other_session is not None or self._up is not None:
             return State.CONNECTED
         if self._attempt is not None or self._connection is not None:
             return State.DIALLING
@@ -195,12 +199,12 @@ class PeerActor(LoopActor):
             send(connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
 
     def _fail(self, reason: str) -> None:
-        """Our session failed or ended: try again later, unless the other relay has dialled one."""
+        """Try again later, unless the other relay has dialled."""
         if self._other_session is not None:
             return
         delay = self._delay * self.runtime.random.uniform(0.5, 1.0)
         self._delay = min(2 * self._delay, LONGEST_DELAY)
-        # the same error is logged once; /state shows it all the time
+        # log the same error once; /state always shows it
         level = logging.DEBUG if reason == self._error else logging.WARNING
         self._log.log(level, "failed", reason=reason, next_attempt=Seconds(delay))
         self._error = reason
@@ -211,14 +215,12 @@ class PeerActor(LoopActor):
     def _on_connected(self, message: m.PeerConnected) -> None:
         if message.connection != self._connection:
             return
-        self._up = self.runtime.now()
-        self._session = message.session
+        self._up = Connected(message.session, self.runtime.now())
         self._connected()
         self._log.info("connected", session=message.session)
         send(self._cluster, message._replace(peer=self.actor_ref))
 
     def _connected(self) -> None:
-        """Clear the last error."""
         self._error = None
         self._unclean = False
         self._cancel_stale()
@@ -227,9 +229,8 @@ class PeerActor(LoopActor):
         if message.connection != self._connection:
             return
         self._connection = None
-        self._session = None
         self._unclean = message.lost
-        if self._up is not None and self.runtime.now() - self._up >= HEALTHY:
+        if self._up is not None and self.runtime.now() - self._up.since >= HEALTHY:
             self._delay = FIRST_DELAY
         self._up = None
         send(self._cluster, message._replace(peer=self.actor_ref))
@@ -237,7 +238,7 @@ class PeerActor(LoopActor):
         self._leave_if_gone()
 
     def _on_other_session(self, session: int | None) -> None:
-        """Another session with the same relay has begun or ended."""
+        """Another session with the same relay began or ended."""
         if session == self._other_session:
             return
         self._other_session = session
@@ -251,9 +252,9 @@ class PeerActor(LoopActor):
             send(self._connection, m.CloseSession(SessionCode.NO_ERROR, "one session is enough"))
 
     def _leave_if_gone(self) -> None:
-        """Stop once the relay withdrew its name: at once, or after `STALE` if its session broke off: it may return."""
+        """Stop when the relay has withdrawn its name: after `STALE` if its session broke off, since it may return."""
         if not self._withdrawn or self._connection is not None or self._other_session is not None:
-            return  # it is still connected
+            return
         if self._unclean:
             self._cancel_stale()
             self._stale = self.call_later(STALE, Stale())
@@ -266,11 +267,12 @@ class PeerActor(LoopActor):
             self._stale = None
 
     def _describe(self) -> PeerRow:
+        session = None if self._up is None else self._up.session
         return PeerRow(
             node=self.target,
             state=self._state,
             dialled_by="us" if self._other_session is None else "it",
             since=None,
-            session=self._session if self._other_session is None else self._other_session,
+            session=session if self._other_session is None else self._other_session,
             error=self._error,
         )

@@ -1,6 +1,6 @@
-"""The reader actor: reads the frames of one track for an HTTP request.
+"""The reader actor: reads frames of one track for an HTTP request.
 
-Subscribes or fetches like a connection. Ends with the newest or the requested group or, following, with the track.
+It ends with the newest or the requested group or, following, with the track.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from relay.wire.errors import StreamCode
 
 
 class Over(NamedTuple):
-    """The end: refused or aborted with that stream code, `None` if the track has ended."""
+    """The stream code of a refusal or abort, `None` at the end of the track."""
 
     code: int | None
-    ours: bool = False  # this relay ended it, not the publisher, nor the lack of one
+    ours: bool = False  # this relay ended it, not the publisher or its absence
 
 
 Sink: TypeAlias = Callable[[m.GroupFragment | Over], None]
@@ -36,11 +36,11 @@ class Reading:
 
     path: str
     track: str
-    group: int | None = None  # one group by its sequence; `None` is the newest
-    follow: bool = False  # go on with the groups after it, until the track ends
+    group: int | None = None  # a sequence; `None`: the newest
+    follow: bool = False  # read on until the track ends
     otherwise: tuple[tuple[str, str], ...] = ()
     """Shorter paths, each with its track there: the longest announced path is read."""
-    wait: float = 0.0  # seconds to wait for the broadcast to be announced
+    wait: float = 0.0  # seconds to wait for an announcement
 
 
 class AskAgain(NamedTuple):
@@ -48,7 +48,7 @@ class AskAgain(NamedTuple):
 
 
 class WaitOver(NamedTuple):
-    """Timer: the broadcast has not been announced in time."""
+    """Timer: no announcement in time."""
 
 
 class ReaderActor(LoopActor):
@@ -65,9 +65,8 @@ class ReaderActor(LoopActor):
         self._sink = sink
         self._track: Ref | None = None
         self._sequence = reading.group
-        self._begun = False
         self._failover = Failover()
-        self._done = False  # the sink gets nothing more
+        self._done = False
 
     def __str__(self) -> str:
         return f"reader {self._path} {self._track_name}"
@@ -119,11 +118,7 @@ class ReaderActor(LoopActor):
                     self._failover.passed((fragment.sequence,))
                     self._on_fragment(fragment)
             case m.FetchData():
-                assert self._sequence is not None
-                first, self._begun = not self._begun, True
-                self._on_fragment(
-                    m.GroupFragment(self._sequence, first, 0, message.chunks, message.fin, None)
-                )
+                self._on_fragment(message.part)
             case m.Found():
                 self._on_found(message.path)
             case WaitOver():
@@ -141,7 +136,7 @@ class ReaderActor(LoopActor):
             case m.Ended():
                 self._finish(None)
             case m.DeliverDatagram():
-                """A datagram is no part of a group stream."""
+                pass
             case _:
                 return super().on_receive(message)
         return None
@@ -156,7 +151,6 @@ class ReaderActor(LoopActor):
             send(message.track, m.Unsubscribe(self.actor_ref, KEY))
 
     def _on_lost(self, code: int) -> None:
-        """The publisher is gone: with `follow`, ask for another one."""
         self._track = None
         delay = self._failover.lost(code, self._clock()) if self._reading.follow else None
         if delay is None:

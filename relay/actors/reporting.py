@@ -1,6 +1,6 @@
-"""Part of the track actor: reports figures and counts to the counters, its size to the cache budget.
+"""Part of the track actor: reports figures to the counters, and its size to the cache budget.
 
-Viewers, and a size changed by an eighth, are reported at once, all else once a second: each frame would cost too much.
+Viewers, and sizes changed by an eighth, go at once, all else once a second: each frame would cost too much.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from relay.actors.subscribers import Subscribers
 from relay.actors.upstream import Owner
 from relay.model.cache import SLACK
 
-REPORT_INTERVAL: Final = 1.0  # seconds between reports while groups come
-LEAST_CHANGE: Final = 4_096  # bytes below which a change of the size is not reported
+REPORT_INTERVAL: Final = 1.0  # seconds
+LEAST_CHANGE: Final = 4_096  # bytes: least reported change of the size
 
 
 class ReportDue(NamedTuple):
-    """Timer: the last report is old enough for another one."""
+    """Timer: the next report."""
 
 
 class Reports:
@@ -45,15 +45,15 @@ class Reports:
         counters: Ref | None,
         budget: Ref | None,
     ) -> None:
-        """`track` is as it stands without groups. Without `counters` and `budget`, nothing is reported."""
+        """`track`: figures without groups. Without `counters` and `budget` there are no reports."""
         self._owner, self._track = owner, track
         self._groups, self._subscribers, self._fetches = groups, subscribers, fetches
         self._counters, self._budget = counters, budget
         self._figures: TrackFigures | None = None
         self._counts: Counter[tuple[str, str]] = Counter()
         self._size = 0
-        self._viewers = 0  # subscriptions at the last report
-        self._waiting = False  # the last report is too new for another one
+        self._viewers = 0  # at the last report
+        self._waiting = False  # for the next report
 
     @property
     def held(self) -> int:
@@ -61,7 +61,6 @@ class Reports:
         return self._groups.cache.size + self._fetches.size
 
     def turn(self) -> None:
-        """Report changes, at the end of a turn."""
         viewers = len(self._subscribers.all)
         if self._counters is not None and not (self._waiting and viewers == self._viewers):
             self._viewers = viewers
@@ -83,7 +82,7 @@ class Reports:
             self.size(0)
 
     def size(self, held: int, *, answer: bool = False) -> None:
-        """Report the size; `answer` if the budget has asked for less."""
+        """`answer`: the budget asked for less."""
         self._size = held
         if self._budget is not None:
             send(self._budget, m.CacheSize(self._owner.actor_ref, held, answer))
@@ -107,7 +106,7 @@ class Reports:
         return self._track._replace(viewers=viewers, cached_bytes=cache.size, cached_groups=len(cache))
 
     def row(self, upstream: str, now: float) -> TrackRow:
-        """The track in the debug API; `upstream` is the state of its subscription upstream."""
+        """For the debug API; `upstream` is the state of the upstream subscription."""
         groups, relays = self._groups, self._subscribers.relays
         latest = groups.cache.latest
         return TrackRow(

@@ -1,4 +1,4 @@
-"""Rows of the debug API that actors answer with. Their fields are the keys of `/state`, in its order (docs/http.md)."""
+"""Rows of the debug API. Their fields are the keys of `/state`, in its order (docs/http.md)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """Answer to `DescribeSession`. `since` is in seconds since the epoch, `rtt` in seconds."""
+    """Answer to `DescribeSession`. `since`: seconds since the epoch, `rtt`: seconds."""
 
     session: int
     remote: str
@@ -29,7 +29,7 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """A cached group. `age` is in seconds."""
+    """A cached group. `age`: seconds."""
 
     sequence: int
     frames: int
@@ -40,11 +40,11 @@ class GroupRow:
 
 @dataclass(frozen=True, slots=True)
 class TrackRow:
-    """Answer to `DescribeTrack`. Counts are since the track began."""
+    """Answer to `DescribeTrack`. Counts since the track began."""
 
     path: str
     name: str
-    viewers: int  # subscriptions, without those of other relays
+    viewers: int
     relays: int
     upstream: str
     groups: tuple[GroupRow, ...]

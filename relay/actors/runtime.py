@@ -1,9 +1,8 @@
-"""pykka actors on the asyncio event loop: inbox, future, loop, and the dispatcher of turns.
+"""pykka actors on the asyncio event loop: inbox, future, timers, and the dispatcher of turns.
 
-References, stop, failure and dead letters are pykka's own. The registry is `Runtime.actors`: pykka has one per process.
-Only this file uses private names of pykka (4.5); `tests/actors/test_runtime.py` fails if one of them changes. In its
-turn an actor handles the messages that its inbox held when the turn began, then `on_turn_end` runs once, so that the
-effects of many messages can leave as one message.
+References, stop, failure and dead letters are pykka's. `Runtime.actors` is the registry: pykka has one per process.
+Only this file uses private names of pykka (4.5); `tests/actors/test_runtime.py` tests them. A turn handles the
+messages that the inbox held at its start; `on_turn_end` then sends the effects of many messages as one.
 """
 
 from __future__ import annotations
@@ -34,35 +33,34 @@ logger = get_logger("relay.actors")
 
 Ref: TypeAlias = "pykka.ActorRef[Any]"
 
-PASS_BUDGET = 512  # turns of one pass, before sockets and timers of the loop have theirs
-DEPTH_WARNING = 10_000  # queued messages of one actor above which something is wrong with it
+PASS_BUDGET = 512  # turns before the loop's sockets and timers
+DEPTH_WARNING = 10_000  # messages of one inbox that deserve a warning
 
 
 class Overrun(NamedTuple):
-    """The inbox is over its limit: handled before everything else, and nothing more gets in."""
+    """The inbox is over its limit: handled before all else, and nothing more gets in."""
 
     waiting: int
 
 
 _SPECIAL = (Envelope, ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop)
-"""Handled by pykka: messages that want an answer, and its own."""
+"""Handled by pykka: questions, and its own messages."""
 
 
 class CancelledInActorError(RuntimeError):
-    """A non-`Exception` such as `CancelledError` in a handler. It fails this actor; pykka would stop all, blocking."""
+    """A handler raised a non-`Exception` such as `CancelledError`. This actor fails; pykka would stop all, blocking."""
 
 
 class Dispatcher:
-    """Gives actors of one event loop their turns, first come, first served."""
+    """Gives actors of one event loop their turns, in order of request."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)  # a loop that is gone takes its dispatcher with it
+        self._loop = weakref.ref(loop)  # a dispatcher ends with its loop
         self._thread = threading.get_ident()
         self._ready: deque[LoopActor] = deque()
         self._scheduled = False
 
     def wake(self, actor: LoopActor) -> None:
-        """Give `actor` a turn: its inbox has messages."""
         if threading.get_ident() == self._thread:
             self._ready.append(actor)
             if not self._scheduled:
@@ -114,18 +112,17 @@ class LoopInbox:
         self._budget = 0
         self._limit = sys.maxsize
         self._alarm = DEPTH_WARNING
-        self.waiting = False  # a turn is due
-        self.ended = False  # nothing more will be read
+        self.waiting = False  # for a turn
+        self.ended = False  # read no more
 
     def attach(self, actor: LoopActor, dispatcher: Dispatcher) -> None:
-        """Start to serve `actor`, whose first turn (`on_start`) is due."""
         self._actor = actor
         self._dispatcher = dispatcher
         self.waiting = True
         dispatcher.wake(actor)
 
     def bound(self, limit: int) -> None:
-        """Queue `limit` messages at most. A sender of one more finds the actor ended, and the actor gets `Overrun`."""
+        """Queue at most `limit` messages. A sender of more finds the actor ended, and the actor gets `Overrun`."""
         self._limit = limit
         self._alarm = min(DEPTH_WARNING, limit)
 
@@ -151,11 +148,10 @@ class LoopInbox:
             self._queue.appendleft(Overrun(depth))
 
     def allow_one(self) -> None:
-        """Let the loop of pykka take the next message, and then end."""
         self._budget = 1
 
     def get(self) -> Envelope[Any]:
-        """Next message of this turn; `queue.Empty` ends the turn."""
+        """Next message of this turn; `queue.Empty` ends it."""
         if self._budget <= 0:
             raise Empty
         self._budget -= 1
@@ -172,7 +168,7 @@ class LoopInbox:
         return len(self._queue)
 
     def waiting_messages(self) -> list[Any]:
-        """Messages sent and not handled, without those that wait for a reply."""
+        """Unhandled messages, without questions."""
         return [
             item.message if isinstance(item, Envelope) else item
             for item in self._queue
@@ -181,7 +177,7 @@ class LoopInbox:
 
 
 class LoopFuture(pykka.Future[Any]):
-    """A pykka future that the event loop can await. `get` never blocks: it raises if there is no result yet."""
+    """A pykka future for `await`. `get` never blocks: it raises if there is no result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,7 +222,7 @@ class LoopFuture(pykka.Future[Any]):
 
 
 class Timer:
-    """A later message to oneself; `cancel` is safe at any time."""
+    """A later message to oneself; `cancel` is always safe."""
 
     __slots__ = ("_actor", "_handle", "message")
 
@@ -244,7 +240,7 @@ class Timer:
             self._let_go()
 
     def _let_go(self) -> LoopActor:
-        """Drop the references both ways: no reference cycle for the garbage collector."""
+        """Break the reference cycle."""
         actor, self._actor, self._handle = self._actor, None, None
         assert actor is not None
         actor._timers.discard(self)
@@ -254,7 +250,7 @@ class Timer:
 class LoopActor(pykka.Actor):
     """Base of every actor: `on_receive` and, where needed, `on_start`, `on_turn_end` and `on_end`.
 
-    `on_end` is the one way out: it runs exactly once, whether the actor was stopped, failed, or could not start.
+    `on_end` runs exactly once, whether the actor was stopped, failed, or could not start.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -266,7 +262,6 @@ class LoopActor(pykka.Actor):
 
     @classmethod
     def start(cls, *args: Any, **kwargs: Any) -> Ref:
-        """Start an actor; the arguments are those of its constructor."""
         actor = cls(*args, **kwargs)
         actor.runtime.actors[actor.actor_ref] = None
         actor._start_actor_loop()
@@ -294,10 +289,10 @@ class LoopActor(pykka.Actor):
         self._stop()
 
     def on_turn_end(self) -> None:
-        """The messages of this turn have been handled."""
+        """All messages of this turn are handled."""
 
     def on_dead_letter(self, message: Any) -> None:
-        """A message that was queued when the actor ended; its sender believes that it arrived."""
+        """The actor ended before this message, whose sender believes that it arrived."""
 
     def on_end(self, error: BaseException | None) -> None:
         """Release children, watchers and all else. `error`: the failure, if any."""
@@ -339,7 +334,7 @@ class LoopActor(pykka.Actor):
         if self._ended:
             self._wind_up(inbox)
             return
-        inbox.waiting = False  # before the look: what another thread puts in after it asks for a turn itself
+        inbox.waiting = False  # first: a message that another thread queues now asks for a turn itself
         if queue:
             inbox.waiting = True
             _dispatcher().wake(self)
@@ -347,7 +342,7 @@ class LoopActor(pykka.Actor):
     def _wind_up(self, inbox: LoopInbox) -> None:
         self._actor_loop_teardown()
         inbox.detach()
-        # Break large reference cycles, which only the garbage collector would find.
+        # Break large reference cycles, which need the garbage collector.
         self.__dict__.clear()
 
     def _guarded(self, hook: Callable[[], None]) -> None:
@@ -421,7 +416,7 @@ async def ask(ref: Ref, message: Any, *, timeout: float | None) -> Any:  # noqa:
 
 
 def inbox_depths(runtime: Runtime) -> list[tuple[str, int]]:
-    """Kind and number of queued messages of each living actor; a `TrackActor` is a `track`."""
+    """Kind and queue length of each living actor; a `TrackActor` is a `track`."""
     return [
         (reference.actor_class.__name__.removesuffix("Actor").lower(), len(reference.actor_inbox))
         for reference in runtime.actors
@@ -429,12 +424,12 @@ def inbox_depths(runtime: Runtime) -> list[tuple[str, int]]:
 
 
 def halt(ref: Ref) -> None:
-    """Stop an actor after the messages in its inbox, without awaiting that."""
+    """Stop an actor after its queued messages, without awaiting that."""
     send(ref, _ActorStop())
 
 
 async def stop(ref: Ref, *, timeout: float) -> bool:  # noqa: ASYNC109
-    """Stop an actor and await its end; `False` if it was dead already."""
+    """Stop an actor and await its end; `False` if it had ended."""
     try:
         await ask(ref, _ActorStop(), timeout=timeout)
     except ActorDeadError:

@@ -1,4 +1,4 @@
-"""Part of the track actor: its subscriptions, delivery to each, and the end of those with an end."""
+"""Part of the track actor: its subscriptions, delivery, and the end of bounded ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relay.moq.feed import Feed, shared_fragments
 
 
 class RangeOverdue(NamedTuple):
-    """Timer: groups inside the range of a bounded subscription are not waited for any longer."""
+    """Timer: wait no longer for groups of a bounded subscription."""
 
     subscriber: m.Key
 
@@ -30,23 +30,22 @@ class Subscriber:
         self.key = request.key
         self.relay = request.relay
         self.feed = Feed(request.encoding, request.params, start)
-        self.overdue: Timer | None = None  # runs once its last group is here and an earlier one is not
-        self.renumbered: tuple[int, int] | None = None  # its first group, and its own number for that
+        self.overdue: Timer | None = None  # runs while an earlier group than its last is missing
+        self.renumbered: tuple[int, int] | None = None  # its first group, and that group's number for it
 
     @property
     def id(self) -> m.Key:
-        """Its key among the subscriptions of all subscribers."""
         return self.ref.actor_urn, self.key
 
     def deliver(self, fragments: tuple[m.GroupFragment, ...]) -> bool:
-        """Send fragments of groups. False if the subscriber has ended."""
+        """False if the subscriber has ended."""
         if self.renumbered is not None:
             number, other = self.renumbered
             fragments = tuple(p._replace(sequence=other) if p.sequence == number else p for p in fragments)
         return send(self.ref, m.Deliver(self.key, fragments))
 
     def end(self, groups: TrackGroups, final: int | None = None) -> None:
-        """Tell it the end: of the track, which is `final`, or of its own range."""
+        """`final`: the track's end; None: the end of its range."""
         last = self.feed.params.end_group
         own = MAX_SEQUENCE if last is None else min(last + 1, MAX_SEQUENCE)
         missing = groups.lost(self.feed.start, (own if final is None else min(own, final)) - 1)
@@ -61,17 +60,15 @@ class Subscribers:
     def __init__(self, call_later: Callable[[float, object], Timer]) -> None:
         self.all: dict[m.Key, Subscriber] = {}
         self._call_later = call_later
-        self.bounded: dict[m.Key, Subscriber] = {}  # those that end with a certain group
-        self.changed = False  # the parameters of all together may have changed in this turn
+        self.bounded: dict[m.Key, Subscriber] = {}  # with a last group
+        self.changed = False  # since the last turn
 
     @property
     def relays(self) -> int:
-        """Subscriptions of other relays."""
         return sum(subscriber.relay for subscriber in self.all.values())
 
     @property
     def wanted(self) -> list[SubscribeParams]:
-        """The parameters of each."""
         return [subscriber.feed.params for subscriber in self.all.values()]
 
     def add(self, subscriber: Subscriber) -> None:
@@ -80,7 +77,6 @@ class Subscribers:
         self.bind(subscriber)
 
     def bind(self, subscriber: Subscriber) -> None:
-        """Its parameters are new, perhaps with an end."""
         self.changed = True
         self._unbind(subscriber)
         if subscriber.feed.params.end_group is not None:
@@ -99,7 +95,7 @@ class Subscribers:
             self._unbind(subscriber)
 
     def deliver(self, touched: Sequence[tuple[EncodedGroup, bool]]) -> list[m.Key]:
-        """Send changes of groups: one message per subscriber. Returns subscribers that have ended."""
+        """Send one message per subscriber. Returns subscribers that have ended."""
         shared: dict[Encoding, tuple[m.GroupFragment, ...]] = {}
         lowest, past = MAX_SEQUENCE, False
         for group, _ in touched:
@@ -131,7 +127,7 @@ class Subscribers:
     def complete(
         self, groups: TrackGroups, first: int | None, patience: float, concerns: Callable[[m.Key], bool]
     ) -> list[Subscriber]:
-        """Bounded subscriptions with all groups; late ones get `patience` seconds. `concerns(key)`: awaits the past."""
+        """Bounded subscriptions with all groups; late groups get `patience` seconds. `concerns(key)`: older ones may come."""
         latest = groups.seen.last
         complete: list[Subscriber] = []
         for key, subscriber in self.bounded.items():
@@ -148,11 +144,10 @@ class Subscribers:
 
     @staticmethod
     def _is_awaiting(subscriber: Subscriber, groups: TrackGroups) -> bool:
-        """True if more is to come of a group that it wants."""
+        """True if a group it wants may grow."""
         return not all(map(subscriber.feed.is_over, groups.unfinished.values()))
 
     def overdue(self, key: m.Key, groups: TrackGroups) -> Subscriber | None:
-        """`RangeOverdue`: the subscription that is to end."""
         subscriber = self.bounded.get(key)
         if subscriber is None or subscriber.overdue is None:
             return None

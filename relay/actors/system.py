@@ -1,4 +1,4 @@
-"""The single actors of a relay: starts them in order, passes on new limits, ends them in order. One per application."""
+"""The single actors of a relay: starts them in order, passes on new limits, ends them in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from relay.transport.session import SessionRequest
 
 logger = get_logger("relay")
 
-STOP_TIMEOUT: Final = 1.0  # seconds that an actor gets to end
+STOP_TIMEOUT: Final = 1.0  # seconds for an actor to end
 
 
 class ActorSystem:
@@ -42,8 +42,8 @@ class ActorSystem:
         membership: Membership,
         failed: asyncio.Event,
     ) -> None:
-        """`spoken` are the names of the protocol `versions`. `failed` is set if a vital actor fails."""
-        self.connections: dict[int, Ref] = {}  # by session number; changed by the gate alone
+        """`spoken`: names of `versions`. `failed` is set if a vital actor fails."""
+        self.connections: dict[int, Ref] = {}
         self.expiries = Expiries(runtime)
         self.incompatible = IncompatiblePeers(spoken, runtime.now)
         self.origin: Ref = OriginActor.start(
@@ -64,7 +64,7 @@ class ActorSystem:
             members=membership.prefix,
             incompatible=self.incompatible,
         )
-        # Without a name of our own, our publications stay here.
+        # Other relays cannot reach one without a name.
         offered = () if membership.node is None else ("",)
         self.gate: Ref = GateActor.start(
             environment=environment,
@@ -75,7 +75,7 @@ class ActorSystem:
         self.cluster: Ref = ClusterActor.start(
             runtime,
             origin=self.origin,
-            number=0,  # no session has it
+            number=0,
             membership=membership,
             limits=limits,
             gate=self.gate,
@@ -83,7 +83,7 @@ class ActorSystem:
         send(self.gate, m.UseCluster(self.cluster))
 
     def use(self, limits: Limits) -> None:
-        """Sessions keep the limits they began with, and so do the tracks that they publish."""
+        """Running sessions and their tracks keep their limits."""
         for actor in (self.gate, self.origin, self.cluster, self.cache_budget):
             send(actor, m.NewLimits(limits))
 
@@ -100,21 +100,20 @@ class ActorSystem:
             request.reject(503, "the relay is about to end")
 
     async def drain(self) -> None:
-        """Return when sessions and readers have left, or had the time for it."""
+        """Return when sessions and readers have left, or their time is up."""
         await self._ask_gate(m.DrainSessions())
 
     async def close_sessions(self, reason: str) -> None:
-        """Return when all connection actors are notified."""
-        await _stop(self.cluster)  # first, or it would dial those who leave
+        """Return when all connection actors know."""
+        await _stop(self.cluster)  # first, or it would dial leaving peers
         await self._ask_gate(m.CloseSessions(reason))
 
     async def end(self) -> None:
-        """End the remaining actors."""
         await _stop(*self.connections.values())
         await _stop(self.gate, self.origin, self.counters, self.cache_budget)
 
     async def _ask_gate(self, message: object) -> None:
-        with suppress(ActorDeadError):  # it has failed
+        with suppress(ActorDeadError):
             await ask(self.gate, message, timeout=None)
 
 

@@ -1,8 +1,8 @@
 """The track actor: one upstream subscription, a cache of the newest groups, any number of subscribers.
 
-Started by its broadcast. Parts: `groups`, `subscribers`, `fetches`, `upstream`, `older_groups`, `numbers`, `reporting`;
-`model/track_end.py` has the rules of the end. Sends one message per turn to each subscriber; those of one encoding
-share the bytes.
+Its parts: `groups`, `subscribers`, `fetches`, `upstream`, `older_groups`, `numbers`, `reporting`;
+`model/track_end.py` has the rules of the end. Each subscriber gets one message per turn; those of one encoding share
+the bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relay.actors import messages as m
 from relay.actors.counters import TrackFigures
 from relay.actors.fetches import Fetches
 from relay.actors.groups import TrackGroups
-from relay.actors.numbers import GROUPS, Numbers
+from relay.actors.numbers import Numbers
 from relay.actors.older_groups import Past, PastOverdue
 from relay.actors.reporting import ReportDue, Reports
 from relay.actors.runtime import LoopActor, Ref, Timer, send
@@ -33,11 +33,15 @@ class IdleCheck(NamedTuple):
 
 
 class EndGraceOver(NamedTuple):
-    """Timer: no more groups are expected after the end of the track."""
+    """Timer: expect no more groups after the track's end."""
 
 
 class TrackActor(LoopActor):
-    """One track of one publication of a broadcast."""
+    """One track of one publication of a broadcast.
+
+    Size: its parts own the state. Here is the order between them, one method for each request and each step of the
+    end, which touch nearly all parts.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class TrackActor(LoopActor):
         directory: Ref | None = None,
         life: int = 0,
     ) -> None:
-        """`directory` gives out the numbers of groups; `life` is its number of the publication."""
+        """`directory` gives out group numbers; `life` numbers the publication."""
         super().__init__(runtime)
         ref, timeout = self.actor_ref, limits.answer_timeout
         self._broadcast = broadcast
@@ -71,7 +75,7 @@ class TrackActor(LoopActor):
             self, figures, groups, subscribers, fetches, counters=counters, budget=cache_budget
         )
         self._describing: dict[m.Key, m.Describe] = {}
-        self._handled = 0  # requests that the broadcast has forwarded to us
+        self._handled = 0  # requests that the broadcast forwarded
         self._idle: Timer | None = None
 
     def __str__(self) -> str:
@@ -84,7 +88,7 @@ class TrackActor(LoopActor):
 
     def on_receive(self, message: object) -> object:  # noqa: C901, PLR0912, PLR0915 - one line per message
         numbers = self._numbers
-        if numbers.deferred is not None and isinstance(message, numbers.deferring):
+        if numbers.deferred.messages is not None and isinstance(message, numbers.deferred.types):
             self._defer(message)
             return None
         match message:
@@ -95,14 +99,18 @@ class TrackActor(LoopActor):
                 if parts:
                     self._groups.take(parts, self.runtime.now())
                     if self._groups.stopped:
-                        self._stop_groups()
+                        self._upstream.stop(self._groups.take_stopped())
             case m.Numbered():
                 self._groups.skip(numbers.add(message.span, message.timescale, free=message.free))
-                self._release()
+                for deferred in numbers.deferred.take():
+                    self.on_receive(deferred)
             case m.Subscribe():
                 self._on_subscribe(message)
             case m.Unsubscribe():
-                self._on_leave((message.subscriber.actor_urn, message.key))
+                key = message.subscriber.actor_urn, message.key
+                self._remove(key)
+                self._describing.pop(key, None)
+                self._fetches.leave(key)
             case m.UpdateSubscription():
                 self._on_update(message)
             case m.Describe():
@@ -112,7 +120,7 @@ class TrackActor(LoopActor):
             case m.UpstreamProperties():
                 self._on_properties(message)
             case m.UpstreamStarted():
-                self._upstream.answer()  # groups are taken as they come, whichever the first one is
+                self._upstream.answer()  # whichever group is first
                 self._ending.patience = message.patience
                 numbers.first_published = message.group
             case moq.SubscriptionDropped():
@@ -127,7 +135,11 @@ class TrackActor(LoopActor):
             case moq.FetchedData():
                 self._fetches.take(message.part)
             case m.UpstreamEnded():
-                self._on_upstream_end(message)
+                self._upstream.answer()
+                final = None if message.final is None else numbers.end(message.final)
+                self._ending.announce(final, self._groups.seen.last)
+                if self._ending.late:
+                    self.call_later(message.patience, EndGraceOver())
             case m.UpstreamFailed():
                 self._fail(message.code, lost=message.gone)
             case m.EvictTo():
@@ -137,12 +149,14 @@ class TrackActor(LoopActor):
             case ReportDue():
                 self._reports.due()
             case m.DescribeTrack():
-                return self._reports.row(self._state(), self.runtime.now())
+                return self._reports.row(
+                    self._ending.state(subscribed=self._upstream.opened is not None), self.runtime.now()
+                )
             case EndGraceOver():
                 self._ending.late = False
             case m.PastGroups() | m.PastStarted() | m.PastOver() | PastOverdue():
                 self._past.on_message(message, self.runtime.now())
-                self._stop_groups()
+                self._upstream.stop(self._groups.take_stopped())
             case RangeOverdue():
                 subscriber = self._subscribers.overdue(message.subscriber, self._groups)
                 if subscriber is not None:
@@ -150,7 +164,7 @@ class TrackActor(LoopActor):
             case IdleCheck():
                 self._idle = None
                 if self._unused():
-                    # the broadcast stops us, unless a request of its own is on its way to us
+                    # the broadcast stops us, unless a request is under way
                     send(self._broadcast, m.TrackIdle(self._path, self._name, self._handled))
             case _:
                 return super().on_receive(message)
@@ -180,7 +194,7 @@ class TrackActor(LoopActor):
         self._upstream.close()
         self._close_numbers()
         self._refuse_all(StreamCode.INTERNAL if error is not None else StreamCode.CANCELLED)
-        for deferred in self._numbers.release():
+        for deferred in self._numbers.deferred.take():
             self.on_dead_letter(deferred)
         send(self._broadcast, m.TrackEnded(self._path, self._name, self.actor_ref))
         self._reports.end()
@@ -197,12 +211,6 @@ class TrackActor(LoopActor):
             self._idle.cancel()
             self._idle = None
 
-    def _state(self) -> str:
-        phase = self._ending.phase
-        if phase is Phase.RUNNING:
-            return "idle" if self._upstream.opened is None else "open"
-        return "ending" if phase is Phase.ENDING else "ended"
-
     # --- subscribers -----------------------------------------------------------------------------------------------
 
     def _on_subscribe(self, request: m.Subscribe) -> None:
@@ -216,7 +224,7 @@ class TrackActor(LoopActor):
         published = None if latest is None else numbers.published(latest.sequence)
         number = None if published is None else numbers.shown(published)
         if number is not None and number < request.floor - MOST_REPEATED:
-            # the subscriber has seen higher numbers of another publisher: the newest group gets another number
+            # the subscriber saw higher numbers of another publisher: renumber the newest group
             numbers.ask(published, request.floor)
             self._defer(request)
             return
@@ -255,17 +263,12 @@ class TrackActor(LoopActor):
             subscriber.deliver(fragments)
         self._subscribers.bind(subscriber)
 
-    def _on_leave(self, key: m.Key) -> None:
-        self._remove(key)
-        self._describing.pop(key, None)
-        self._fetches.leave(key)
-
     def _remove(self, key: m.Key) -> None:
         self._subscribers.remove(key)
         self._past.drop(key)
 
     def _want(self) -> None:
-        """Subscribe upstream for all subscribers together, with the first of them."""
+        """Subscribe upstream for all subscribers together."""
         self._subscribers.changed = False
         wanted = self._subscribers.wanted
         if wanted and self._ending.phase is Phase.RUNNING and not self._upstream.want(together(wanted)):
@@ -286,39 +289,21 @@ class TrackActor(LoopActor):
     # --- numbers ---------------------------------------------------------------------------------------------------
 
     def _defer(self, message: object) -> None:
-        self._numbers.defer(message)
+        self._numbers.deferred.add(message)
         if isinstance(message, moq.GroupData):
             if not self._upstream.answered:
                 self._upstream.answer()
-            if self._numbers.deferred_bytes > self._limits.cache_track:
+            if self._numbers.deferred.size > self._limits.cache_track:
                 self._upstream.over_limit("cache_track", reason="groups before the properties of the track")
                 self._fail(StreamCode.GROUP_TOO_LARGE)
 
-    def _release(self) -> None:
-        for message in self._numbers.release():
-            self.on_receive(message)
-
-    def _may_number(self, message: object, sequences: list[int]) -> bool:
-        """True if numbers and unit of these groups are known; else the message waits for them."""
-        numbers = self._numbers
-        if numbers.timescale is not None and numbers.properties is None:
-            # viewers count in a unit, and may not get timestamps in another one
-            numbers.wait(GROUPS)
-            self._upstream.expect(DESCRIBE)
-        else:
-            missing = numbers.missing(sequences)
-            if missing is None:
-                return True
-            numbers.ask(*missing)
-        self._defer(message)
-        return False
-
     def _numbered(self, message: moq.GroupData) -> tuple[m.GroupPart, ...]:
-        """The groups with the viewers' numbers and timestamps."""
+        """With the viewers' numbers and timestamps."""
         numbers = self._numbers
         for part in message.parts:
             if part.sequence >= numbers.below:
-                if not self._may_number(message, [part.sequence for part in message.parts]):
+                if not self._upstream.may_number([part.sequence for part in message.parts]):
+                    self._defer(message)
                     return ()
                 break
         if numbers.plain:
@@ -326,7 +311,7 @@ class TrackActor(LoopActor):
         parts = []
         for part in message.parts:
             known = list(numbers.all_of(part.sequence))
-            # one that began under an older number goes on under it
+            # it goes on under the number it began with
             number = next((n for n in known if n in self._groups.unfinished), known[0] if known else None)
             if number is not None:
                 parts.append(numbers.part(part, number))
@@ -340,13 +325,8 @@ class TrackActor(LoopActor):
 
     # --- groups from upstream --------------------------------------------------------------------------------------
 
-    def _stop_groups(self) -> None:
-        stopped, self._groups.stopped = self._groups.stopped, []
-        for group in stopped:
-            self._upstream.stop(group)
-
     def _evict_to(self, message: m.EvictTo) -> None:
-        """All tracks together hold too much, and this one more than its share."""
+        """The caches together are full, and this one exceeds its share."""
         self.flush()
         groups, reports = self._groups, self._reports
         groups.evict_to(message.size)
@@ -360,12 +340,13 @@ class TrackActor(LoopActor):
                     self._upstream.over_limit("cache", group=latest.sequence)
                     latest.code = latest.code or StreamCode.EVICTED
                     groups.cache.empty(latest)
-        self._stop_groups()
+        self._upstream.stop(self._groups.take_stopped())
         reports.size(reports.held, answer=True)
 
     def _on_datagram(self, message: moq.DatagramReceived) -> None:
         numbers = self._numbers
-        if message.sequence >= numbers.below and not self._may_number(message, [message.sequence]):
+        if message.sequence >= numbers.below and not self._upstream.may_number([message.sequence]):
+            self._defer(message)
             return
         self._upstream.answer()
         number = numbers.shown(message.sequence)
@@ -392,13 +373,14 @@ class TrackActor(LoopActor):
         properties = self._numbers.describe(message.properties)
         self._upstream.answer(DESCRIBE, real=message.answered)
         if message.answered:
-            # 0 leaves it to us
+            # 0: our default
             self._groups.cache.age = properties.max_latency_ms / 1000 or self._limits.cache_age
         for request in self._describing.values():
             send(request.subscriber, m.Described(request.key, properties))
         self._describing.clear()
-        if self._numbers.await_unit:
-            self._release()
+        if self._numbers.deferred.for_unit:
+            for deferred in self._numbers.deferred.take():
+                self.on_receive(deferred)
 
     def _on_fetch(self, request: m.Fetch) -> None:
         self._handled += 1
@@ -411,13 +393,13 @@ class TrackActor(LoopActor):
             self._stay()
 
     def _on_due(self, what: int | str) -> None:
-        """The publisher has not answered: refuse the requests that wait for it."""
+        """The publisher did not answer: refuse the requests that wait."""
         code = StreamCode.CONTROL_TIMEOUT
         if not self._upstream.is_overdue(what):
             return
         if isinstance(what, int):
             self._fetches.fail(what, code)
-        elif what == SUBSCRIBE or self._numbers.await_unit:
+        elif what == SUBSCRIBE or self._numbers.deferred.for_unit:
             self._fail(code)
         else:
             for request in self._describing.values():
@@ -426,19 +408,12 @@ class TrackActor(LoopActor):
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
-    def _on_upstream_end(self, message: m.UpstreamEnded) -> None:
-        self._upstream.answer()
-        final = None if message.final is None else self._numbers.end(message.final)
-        self._ending.announce(final, self._groups.seen.last)
-        if self._ending.late:
-            self.call_later(message.patience, EndGraceOver())
-
     def _end_if_complete(self) -> None:
         end, groups = self._ending, self._groups
         if groups.unfinished or self._past.queue or self._past.request is not None:
             return
         if end.late:
-            # streams overtake each other, and lost packets take a while to come again
+            # streams overtake each other, and lost packets come late
             if not end.numbered or groups.seen.last is None:
                 return
             if groups.missing(0, end.final - 1, self._numbers.first):
@@ -446,10 +421,10 @@ class TrackActor(LoopActor):
         self._finish()
 
     def _finish(self) -> None:
-        """The track is over: no more groups can come."""
+        """No more groups can come."""
         self.flush()
         self._ending.complete(self._groups.seen.last)
-        self._close_numbers()  # numbers of the next publisher concern no viewer of this track
+        self._close_numbers()  # the next publisher's numbers concern no viewer
         self._subscribers.finish(self._groups, self._ending.final)
 
     def _end_range(self, subscriber: Subscriber) -> None:
@@ -458,14 +433,14 @@ class TrackActor(LoopActor):
         self._remove(subscriber.id)
 
     def _fail(self, code: int, *, lost: bool = False) -> None:
-        """The source cannot serve the track, or no longer can."""
+        """The source cannot serve the track any more."""
         if self._ending.failed:
             return
         self._groups.break_off(code)
         self.flush()
         self._past.fail()
         if lost and self._ending.phase is Phase.ENDING:
-            self._finish()  # it had finished before it left
+            self._finish()  # it had finished before
         self._ending.fail(code, lost=lost)
         self._close_numbers()  # before viewers ask again
         self._refuse_all(code)

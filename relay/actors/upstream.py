@@ -1,4 +1,4 @@
-"""Part of the track actor: requests upstream, with the publisher's group numbers (all else: viewers'), and timeouts."""
+"""Part of the track actor: requests upstream, by the publisher's group numbers, and timeouts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from relay.actors import messages as m
 from relay.actors.groups import Stopped
-from relay.actors.numbers import Numbers
+from relay.actors.numbers import GROUPS, Numbers
 from relay.actors.runtime import Ref, Timer, send
 from relay.model.track import SubscribeParams
 
@@ -15,7 +15,7 @@ DESCRIBE = "describe"
 
 
 class AnswerDue(NamedTuple):
-    """Timer: the publisher should have answered by now. `what` is a fetched group's sequence, or a word."""
+    """Timer: an answer is overdue. `what`: a fetched group's sequence, or a word."""
 
     what: int | str
 
@@ -43,15 +43,15 @@ class Upstream:
     def __init__(
         self, owner: Owner, source: Ref, path: str, name: str, numbers: Numbers, timeout: float
     ) -> None:
-        """`timeout` is for answers, in seconds."""
+        """`timeout`: seconds."""
         self._owner, self._track, self._source = owner, owner.actor_ref, source
         self._path, self._name, self._numbers = path, name, numbers
         self._timeout = timeout
-        self._due: dict[int | str, Timer] = {}  # questions without an answer
+        self._due: dict[int | str, Timer] = {}  # unanswered questions
         self._wanted: SubscribeParams | None = None
-        self.opened: SubscribeParams | None = None  # the first parameters of the subscription
+        self.opened: SubscribeParams | None = None  # the subscription's first parameters
         self.asked = self.asked_properties = False  # the connection may hold state for us
-        self.answered = False  # the publisher has answered or sent anything of this track
+        self.answered = False  # the publisher answered or sent anything
 
     # --- questions: False if the connection has ended --------------------------------------------------------------
 
@@ -80,8 +80,21 @@ class Upstream:
         self.asked_properties = self.asked = True
         return send(self._source, m.DescribeUpstream(self._track, self._path, self._name))
 
+    def may_number(self, sequences: list[int]) -> bool:
+        """True if numbers and unit of these groups are known; else they are asked for, and messages have to wait."""
+        numbers = self._numbers
+        if numbers.timescale is not None and numbers.properties is None:
+            # viewers count in one unit
+            numbers.deferred.begin(GROUPS)
+            self.expect(DESCRIBE)
+            return False
+        missing = numbers.missing(sequences)
+        if missing is not None:
+            numbers.ask(*missing)
+        return missing is None
+
     def fetch(self, number: int, published: int, priority: int) -> bool:
-        """Ask for one group; `number` is that of viewers."""
+        """`number` is the viewers', `published` the publisher's."""
         self.asked = True
         self.expect(number)
         return send(self._source, m.FetchUpstream(self._track, self._path, self._name, published, priority))
@@ -95,15 +108,16 @@ class Upstream:
     def close_past(self) -> None:
         send(self._source, m.ClosePast(self._track))
 
-    def stop(self, stopped: Stopped) -> None:
-        if stopped.limit:
-            self.over_limit(stopped.limit, group=stopped.sequence)
-        published = self._numbers.published(stopped.sequence)
-        if published is not None:
-            self.stop_published(published, stopped.code, past=stopped.past)
+    def stop(self, groups: list[Stopped]) -> None:
+        for stopped in groups:
+            if stopped.limit:
+                self.over_limit(stopped.limit, group=stopped.sequence)
+            published = self._numbers.published(stopped.sequence)
+            if published is not None:
+                self.stop_published(published, stopped.code, past=stopped.past)
 
     def stop_published(self, sequence: int, code: int, *, past: bool = False) -> None:
-        """`sequence` is the publisher's number."""
+        """`sequence` is the publisher's."""
         send(self._source, m.StopGroup(self._track, sequence, code, past))
 
     def stop_fetch(self, number: int) -> None:
@@ -113,7 +127,7 @@ class Upstream:
             send(self._source, m.StopFetch(self._track, published))
 
     def close(self) -> None:
-        if self.asked:  # also of a track that has failed: not all that was asked need be answered
+        if self.asked:  # also after a failure: an answer may be missing
             send(self._source, m.CloseUpstream(self._track))
 
     def over_limit(self, limit: str, **fields: object) -> None:
@@ -123,12 +137,12 @@ class Upstream:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def expect(self, what: int | str) -> None:
-        """Wait for an answer: the owner gets `AnswerDue`."""
+        """The owner gets `AnswerDue` after the timeout."""
         if what not in self._due:
             self._due[what] = self._owner.call_later(self._timeout, AnswerDue(what))
 
     def answer(self, what: int | str = SUBSCRIBE, *, real: bool = True) -> None:
-        """An answer came. If `real`, it came from the publisher, which hence knows the track."""
+        """`real`: from the publisher, which hence knows the track."""
         self._answer(what)
         if real:
             self.answered = True
@@ -140,7 +154,7 @@ class Upstream:
             timer.cancel()
 
     def is_overdue(self, what: int | str) -> bool:
-        """`AnswerDue`: False if the answer has come in this very turn."""
+        """`AnswerDue`: False if the answer came in this turn."""
         if self._due.pop(what, None) is None:
             return False
         self.over_limit("answer_timeout", **{"request": what} if isinstance(what, str) else {"fetch": what})

@@ -1,1 +1,1 @@
-"""Keys, claims, and the permissions they grant. Must never know an actor or a socket."""
+"""Keys, claims, and the permissions they grant."""

@@ -1,7 +1,4 @@
-"""The authenticator: URL path and `?jwt=` in, permissions or a refusal out.
-
-Owns the rules of `[auth]`. The relay asks for every session and HTTP request.
-"""
+"""The authenticator: applies `[auth]` to the URL path and `?jwt=` of every session and HTTP request."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ MOST_FIELDS: Final = 32  # of a query; real ones have one
 
 
 class KeyServiceError(UnauthorizedError):
-    """The key of a token is not available at the moment: no fault of the peer."""
+    """A token's key is not available at the moment: no fault of the peer."""
 
     status = HTTPStatus.BAD_GATEWAY
 
@@ -46,7 +43,7 @@ class Keys:
         """Answer pending requests, then close."""
 
     async def close(self) -> None:
-        """Close connections."""
+        pass
 
 
 def load_verifying(file: Path) -> Key:
@@ -74,9 +71,9 @@ class OneKey(Keys):
 
 
 def token_of(query: str) -> str | None:
-    """Return `jwt` of a URL query. Raises UnauthorizedError for two: a proxy in front might read the other one."""
+    """`jwt` of a URL query. Raises UnauthorizedError for two: a proxy in front might read the other one."""
     try:
-        # URL parsers cut off a fragment; peers on raw QUIC may send it.
+        # URL parsers cut off a fragment; peers on raw QUIC may send it
         fields = parse_qsl(query.partition("#")[0], keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise UnauthorizedError(f"the query has more than {MOST_FIELDS} fields", Reason.BAD) from None
@@ -98,7 +95,7 @@ class Authenticator:
         waiting: int = 256,
         now: Callable[[], float],
     ) -> None:
-        """`public` holds the rights without a token; at most `waiting` refusals are delayed at the same time."""
+        """`public`: permissions without a token. At most `waiting` refusals are delayed at the same time."""
         self.keys = keys
         self.public = public
         self.throttle = throttle
@@ -109,7 +106,7 @@ class Authenticator:
         self.refused: Counter[str] = Counter()  # by `admit`, by reason
 
     def use(self, keys: Keys | None, public: Claims | None, limits: Limits) -> None:
-        """Replace these, for later peers."""
+        """For later peers."""
         former, self.keys = self.keys, keys
         if former is not None and former is not keys:
             task = asyncio.get_running_loop().create_task(former.drain())
@@ -128,7 +125,7 @@ class Authenticator:
             await self.keys.close()
 
     async def admit(self, path: str, query: str, remote: str) -> Permissions:
-        """As `verify`, but many refusals of one address are delayed."""
+        """As `verify`, but delays many refusals of one address."""
         try:
             return await self.verify(path, query)
         except UnauthorizedError as error:
@@ -139,7 +136,7 @@ class Authenticator:
             raise
 
     async def verify(self, path: str, query: str) -> Permissions:
-        """Permissions of a peer that asked for `path?query`. Raises UnauthorizedError."""
+        """Permissions of a peer that requests `path?query`. Raises UnauthorizedError."""
         token = token_of(query)
         if token:
             claims = await self._claims(token)

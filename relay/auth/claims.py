@@ -1,7 +1,4 @@
-"""Claims: the payload of a token, read strictly, and the permissions it grants at a URL.
-
-Owns the names and types of claims and of a key's scope. Called by the authenticator and by `moq-token`.
-"""
+"""Claims: the payload of a token, read strictly, and the permissions it grants at a URL."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ class Claims:
         In a token with another spelling, `sub` is the subject of RFC 7519 section 4.1.2.
         """
         if payload.get("aud") is not None:
-            # RFC 7519 section 4.1.3: a reader outside the audience must refuse, and a relay has no name.
+            # RFC 7519 section 4.1.3: a reader outside the audience must refuse, and a relay has no name
             raise ClaimError("claim aud names an audience, so the token is for another service")
         root = payload.get("root", "")
         if not isinstance(root, str):
@@ -74,7 +71,7 @@ class Claims:
         )
 
     def payload(self) -> dict[str, Any]:
-        """The claims in the spelling that all relays read."""
+        """In the spelling that all relays read."""
         whole = {"exp": self.expires, "nbf": self.not_before, "iat": self.issued}
         return {
             "root": self.root,
@@ -85,7 +82,7 @@ class Claims:
         }
 
     def check_time(self, now: float) -> None:
-        """Raise UnauthorizedError before `not_before` and from `expires` on."""
+        """UnauthorizedError before `not_before` and from `expires` on."""
         if self.expires is not None and now >= self.expires:
             raise UnauthorizedError(f"the token expired {_span(now - self.expires)} ago", Reason.EXPIRED)
         if self.not_before is not None and now + CLOCK_SKEW < self.not_before:

@@ -1,8 +1,7 @@
 """A key: one JWK (RFC 7517), which signs and verifies tokens (RFC 7515, RFC 7519).
 
 PyJWT makes and checks signatures; this file reads everything around them strictly, so that all readers understand a
-token alike. Must never put a secret or a part of a token into a message, nor read a clock. Called by the authenticator
-and by `moq-token`.
+token alike. No message holds a secret or a part of a token.
 """
 
 from __future__ import annotations
@@ -57,14 +56,13 @@ class Key:
 
     @property
     def private(self) -> bool:
-        """True if it has secret members."""
         return self._material.signer is not None
 
     # -- files
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """Read a key file. Raises KeyFileError, or OSError."""
+        """Raises KeyFileError, or OSError."""
         try:
             with file.open("rb") as stream:
                 content = stream.read(LARGEST_FILE + 1)
@@ -84,7 +82,7 @@ class Key:
             raise KeyFileError(f"{name}: larger than {LARGEST_FILE} bytes, which no key is")
         try:
             if not text.startswith("{"):
-                # General tools write the standard alphabet.
+                # general tools write the standard alphabet
                 text = decode(unpadded(text.translate(_TO_BASE64URL))).decode()
             content = _json_object(text)
         except _TwiceError:
@@ -119,7 +117,7 @@ class Key:
 
     @classmethod
     def generate(cls, algorithm: str, kid: str | None = None, scope: Scope | None = None) -> Self:
-        """Make a key, with a random `kid` unless one is given. Raises ValueError."""
+        """The default `kid` is random. Raises ValueError."""
         if algorithm not in KINDS:
             raise ValueError(f"unknown algorithm, expected one of {', '.join(ALGORITHMS)}")
         if kid is None:
@@ -153,12 +151,12 @@ class Key:
         return encode(_compact(content))
 
     def save(self, file: Path, *, as_json: bool = False, replace: bool = False) -> None:
-        """Write the file in one piece, with mode 0600 if private. Raises FileExistsError unless `replace`, and OSError."""
+        """Write the file at once, with mode 0600 if private. Raises FileExistsError unless `replace`, and OSError."""
         if file.exists() and not (replace and file.is_file()):  # never replace a device such as /dev/null
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         mode = 0o600 if self.private else 0o644
         draft = file.with_name(f".moq-token-{SYSTEM.random.randbytes(8).hex()}")
-        # `fchmod` adds the bits that the umask takes.
+        # `fchmod` adds the bits that the umask takes
         stream = os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8")
         try:
             with stream:
@@ -188,7 +186,7 @@ class Key:
         if self.scope is not None and not self.scope.allows(claims):
             raise ValueError("the token would grant more than the scope of the key allows")
         payload, header = _compact(claims.payload()), None if self.kid is None else {"kid": self.kid}
-        # PyJWT warns of secrets shorter than the hash, which other tools make and accept.
+        # PyJWT warns of secrets shorter than the hash, which other tools make and accept
         with warnings.catch_warnings(action="ignore", category=jwt.InsecureKeyLengthWarning):
             token = jwt.PyJWS().encode(payload, self._material.signer, self.algorithm, header)
         if len(token) > LONGEST_TOKEN:
@@ -214,23 +212,23 @@ class Key:
         return claims
 
     def _signed(self, data: bytes, signature: bytes) -> bool:
-        # `jwt.decode` would check the key anew for each token.
+        # `jwt.decode` would check the key anew for each token
         algorithm = jwt.get_algorithm_by_name(self.algorithm)
         return algorithm.verify(data, self._material.verifier, signature)
 
 
 def random_kid() -> str:
-    """Return 16 hexadecimal digits."""
+    """16 hexadecimal digits."""
     return SYSTEM.random.randbytes(8).hex()
 
 
 def is_kid(text: str) -> bool:
-    """Check a key id: it must be safe in the name of a file and in a URL."""
+    """True if the key id is safe in a file name and in a URL."""
     return _KID.fullmatch(text) is not None
 
 
 def token_kid(token: str) -> str | None:
-    """Return the unverified `kid` of a token, or None. Raises UnauthorizedError."""
+    """The unverified `kid` of a token, or None. Raises UnauthorizedError."""
     header = _header(_split(token)[0])
     kid = header.get("kid")
     if "kid" in header and not (isinstance(kid, str) and is_kid(kid)):
@@ -239,7 +237,7 @@ def token_kid(token: str) -> str | None:
 
 
 def unverified_claims(token: str) -> Claims:
-    """Return claims without a check of the signature. Raises UnauthorizedError."""
+    """Claims without a check of the signature. Raises UnauthorizedError."""
     return Claims.parse(_part(_split(token)[1], "payload"))
 
 
@@ -337,6 +335,6 @@ def _claim(draft: Path, file: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        # Without links in the file system a reader may see an empty file for a moment.
+        # without links in the file system a reader may see an empty file for a moment
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         draft.replace(file)

@@ -1,6 +1,6 @@
 """A directory of keys: `{kid}.jwk` checks the tokens whose header names that kid.
 
-A file that is added, replaced or removed counts from the next token on. Called by the authenticator.
+Changes count from the next token on.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ logger = get_logger("relay.auth")
 SUFFIX: Final = ".jwk"
 CACHED: Final = 1_024  # keys; any other costs reading a file
 
-Stamp = tuple[int, int, int]  # inode, size and time of the last change of a file
+Stamp = tuple[int, int, int]  # inode, size and time of a file's last change
 
 
 class KeyDirectory(Keys):
     """`[auth] key_dir` with a path."""
 
     def __init__(self, directory: Path) -> None:
-        """Read all files once. Raises KeyFileError for a key that cannot be used, OSError for the directory."""
+        """Reads all files. Raises KeyFileError for an unusable key, OSError for the directory."""
         self._directory = directory
         self._cache: LRUCache[str, tuple[Stamp, Key | None]] = LRUCache(CACHED)
         files = sorted(file for file in directory.iterdir() if file.suffix == SUFFIX)
@@ -57,7 +57,7 @@ class KeyDirectory(Keys):
         return known[1]
 
     def _load(self, file: Path, kid: str) -> Key | None:
-        """Return None for a bad key, and log it once for each content of the file."""
+        """None for a bad key, logged once per content of the file."""
         try:
             return _read(file, kid)
         except (KeyFileError, OSError) as error:
@@ -68,7 +68,7 @@ class KeyDirectory(Keys):
 def _read(file: Path, kid: str) -> Key:
     key = load_verifying(file)
     if key.kid not in (None, kid):
-        # On a file system that folds case, "A.jwk" would also be the key "a".
+        # on a file system that folds case, "A.jwk" would also be the key "a"
         raise KeyFileError(f"{file}: holds the key {key.kid!r}, expected {kid!r} as in the name of the file")
     return key
 

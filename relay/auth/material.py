@@ -1,7 +1,4 @@
-"""The cryptographic members of a JWK. PyJWT reads and writes them; this file adds the checks that it lacks.
-
-Owns key types, curves and sizes (RFC 7518 section 6, RFC 8037 section 2). Must never put a secret into a message.
-"""
+"""The cryptographic members of a JWK (RFC 7518 section 6, RFC 8037 section 2), with checks that PyJWT lacks."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ SHORTEST_SECRET: Final = 32
 MODULUS_BITS: Final = (2_048, 8_192)  # RFC 7518 section 3.3; above 8192 a check takes milliseconds
 
 EXPONENT: Final = 65_537
-LONGEST_EXPONENT: Final = 32  # bits; the time of a check grows with it, real ones have seventeen
+LONGEST_EXPONENT: Final = 32  # bits: a check takes time in proportion; real ones have seventeen
 
 
 class Form(NamedTuple):
@@ -94,7 +91,7 @@ class Material:
 
     @classmethod
     def read(cls, algorithm: str, content: Mapping[str, Any]) -> Self:
-        """Read the members that `algorithm` needs. Raises MaterialError."""
+        """Raises MaterialError."""
         kind = KINDS[algorithm]
         if content.get("kty", "oct") != kind.kty:
             raise MaterialError(f"kty does not fit alg, {algorithm} goes with {kind.kty}")
@@ -103,7 +100,7 @@ class Material:
         form = FORMS[kind.kty]
         key = _made(algorithm, content, form.public, form.invalid)
         if kind.kty == "RSA" and "oth" in content:
-            # RFC 7518 section 6.3.2.7. PyJWT checks it in private keys only.
+            # RFC 7518 section 6.3.2.7; PyJWT checks it in private keys only
             raise MaterialError("there are more than two primes (oth), which is not supported")
         missing = [name for name in form.private if name not in content]
         if len(missing) < len(form.private):
@@ -118,7 +115,6 @@ class Material:
 
     @classmethod
     def of(cls, algorithm: str, key: Any) -> Self:
-        """Wrap a secret, or a key of `cryptography`, of this algorithm."""
         jwk = jwt.get_algorithm_by_name(algorithm).to_jwk(key, as_dict=True)
         members = tuple((name, jwk[name]) for name in _ORDER if name in jwk)
         verifier = key.public_key() if hasattr(key, "public_key") else key
@@ -136,13 +132,13 @@ class Material:
 
 
 def encode(data: bytes) -> str:
-    """Write base64url without padding, RFC 7515 section 2."""
+    """base64url without padding, RFC 7515 section 2."""
     return base64url_encode(data).decode()
 
 
 def decode(text: str) -> bytes:
-    """Read base64url without padding. Raises ValueError for anything that `encode` does not write."""
-    # Python's decoder skips characters outside the alphabet, or warns (3.15), and ignores bits left at the end.
+    """Raises ValueError for anything that `encode` does not write."""
+    # Python's decoder skips characters outside the alphabet, or warns (3.15), and ignores bits left at the end
     if not _ALPHABET.fullmatch(text) or encode(data := base64url_decode(text)) != text:
         raise ValueError("not base64url")
     return data
@@ -183,7 +179,7 @@ def _made(algorithm: str, content: Mapping[str, Any], names: tuple[str, ...], wr
     jwk = {"kty": kind.kty, "crv": kind.crv, **{name: encode(data) for name, data in octets.items()}}
     try:
         made = jwt.PyJWK(jwk, algorithm)
-        # `prepare_key` refuses a secret that is an encoded, perhaps public, key.
+        # `prepare_key` refuses a secret that is an encoded, perhaps public, key
         return made.Algorithm.prepare_key(made.key)
     except (ValueError, jwt.InvalidKeyError):
         raise MaterialError(wrong.format(crv=kind.crv)) from None
@@ -218,5 +214,5 @@ def _on_ed25519(encoded: bytes) -> bool:
     squared = (y * y - 1) * pow(d * y * y + 1, -1, prime) % prime  # x squared; the divisor is never 0
     if pow(squared, (prime - 1) // 2, prime) > 1:
         return False
-    # Orders 1 and 2 have y = 1 and -1, order 4 has y = 0; points of order 8 have a double with y = 0.
+    # orders 1 and 2 have y = 1 and -1, order 4 has y = 0; points of order 8 have a double with y = 0
     return y * (y * y - 1) * (d * y**4 + 2 * y * y - 1) % prime != 0

@@ -1,7 +1,4 @@
-"""Permissions: the prefixes that a session may publish and subscribe, reduced from grants to its URL.
-
-Owns the rules for paths of URLs. Called by `claims`; the session keeps the result.
-"""
+"""Permissions: the prefixes that a session may publish and subscribe at its URL, and the rules for paths of URLs."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ class Permissions:
 
 
 def shown(prefixes: Iterable[str]) -> tuple[str, ...]:
-    """Prefixes for logs: `*` is everything."""
+    """For logs: `*` is everything."""
     return tuple(prefix or "*" for prefix in prefixes)
 
 
@@ -100,8 +97,7 @@ def requested_path(path: str) -> str:
 def reduce_grants(grants: Iterable[str], claim_root: str, url_path: str) -> tuple[str, ...] | None:
     """Rewrite `grants`, relative to `claim_root`, for a session at `url_path`; None if the two are unrelated.
 
-    A URL below the root keeps the grants below it, and a grant that covers it becomes everything. At a URL above the
-    root, each grant gets the rest of the root as a prefix.
+    A URL below the root narrows the grants; above it, they get the rest of the root as a prefix.
     """
     root, path = normalize(claim_root), normalize(url_path)
     below = strip(path, root)

@@ -1,8 +1,4 @@
-"""The throttle: repeated refusals of one address are delayed.
-
-It bounds the work and the log lines that one address can cause. Holders of good tokens never wait. Called by the
-authenticator.
-"""
+"""Delays repeated refusals of one address, to bound its work and log lines. Holders of good tokens never wait."""
 
 from __future__ import annotations
 
@@ -37,7 +33,7 @@ class Throttle:
         self._records: LRUCache[str, _Record] = LRUCache(ADDRESSES)
 
     def failed(self, remote: str) -> float:
-        """Count a failure of `host` or `host:port`. Return the seconds to delay its refusal."""
+        """Seconds to delay the refusal of `host` or `host:port`."""
         address, now = address_of(remote), self._clock()
         known = self._records.get(address)
         level = 0.0 if known is None else max(0.0, known.level - (now - known.at) / self.delay)

@@ -1,6 +1,6 @@
-"""The command `moq-token`: make keys, sign tokens, and check tokens.
+"""The command `moq-token`: makes keys, signs and checks tokens.
 
-Must never show a secret except on standard output: no message repeats a word that may be a token or a key.
+Secrets go to standard output alone: no message repeats a word that may be a token or a key.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _targets(found: argparse.Namespace, kid: str) -> list[tuple[bool, Path | Non
         raise UsageError("both keys to standard output: give one of them a file, with --out or --public")
     if private and public and private.resolve() == public.resolve():
         raise UsageError("--public: this is the file of the private key, the public one needs another")
-    # Standard output comes last, as it cannot be undone; the public key comes first, as the private one has it, too.
+    # standard output last, as it cannot be undone; the public key first, as the private one has it, too
     return sorted([(True, public), (False, private)], key=lambda target: target[1] is None)
 
 
@@ -261,7 +261,6 @@ def _check_root(claims: Claims, root: str | None) -> None:
 
 
 def _read_url(url: str) -> tuple[str, str | None]:
-    """Path, and token if there is one."""
     try:
         parts = urlsplit(url)
         if parts.scheme and parts.netloc:
@@ -270,7 +269,7 @@ def _read_url(url: str) -> tuple[str, str | None]:
         raise Refused(f"refused: {error}") from None
     except ValueError:
         pass
-    # Not quoted: it may hold a token.
+    # not quoted: it may hold a token
     raise UsageError("--url: want a URL such as https://relay.example.com/rooms/123")
 
 
@@ -286,7 +285,7 @@ def _times(claims: Claims, now: float) -> Iterator[str]:
 
 
 def _grants(claims: Claims, path: str | None) -> Iterator[str]:
-    """Describe the permissions at `path`, or at the root of the token. Raises UnauthorizedError."""
+    """Raises UnauthorizedError."""
     here = claims.at(claims.root if path is None else path)
     yield f"A session at /{here.root} may"
     for verb, prefixes in (("publish  ", here.publish), ("subscribe", here.subscribe)):
@@ -297,7 +296,7 @@ def _grants(claims: Claims, path: str | None) -> Iterator[str]:
 
 
 def _json(content: dict[str, Any]) -> str:
-    # Control characters could drive a terminal. JSON may escape them, as any character of a string.
+    # control characters could drive a terminal; JSON may escape any character
     text = json.dumps(content, indent=2, ensure_ascii=False)
     return (
         "".join(

@@ -1,7 +1,4 @@
-"""Files and standard streams, for `moq-token`.
-
-Must never quote a name that may be a secret. Called by `tool` and `tool_parser`.
-"""
+"""Files and standard streams of `moq-token`. No message quotes a name that may be a secret."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ def read_key(name: str | None) -> Key:
 
 def _file(name: str, flag: str) -> Path:
     if name.lstrip().startswith(("eyJ", "{")) and not os.path.lexists(name):
-        # Not quoted: this is a key or a token.
+        # not quoted: this is a key or a token
         raise UsageError(f"{flag}: want the name of a file, not its content")
     return Path(name)
 
@@ -74,6 +71,6 @@ def put(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line to standard error; standard output is for keys and tokens."""
+    """On standard error: standard output is for keys and tokens."""
     if sys.stderr is not None:
         terminal.say(f"moq-token: {terminal.printable(text)}")

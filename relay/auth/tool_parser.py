@@ -1,4 +1,4 @@
-"""The command line of `moq-token`: its flags, and its help, whose words it owns. Called by `tool`."""
+"""The command line of `moq-token`: flags and help."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    """Return the parser of the command line."""
+    """With the help of each command."""
     parser = _parser(
         Parser,
         prog="moq-token",
@@ -155,10 +155,10 @@ def _add_verify(parser: Parser) -> None:
 
 
 def read_arguments(words: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; without a command `command` is None. Raises UsageError, and SystemExit after --help."""
+    """Without a command `command` is None. Raises UsageError, and SystemExit after --help."""
     words = list(words)
     if words[:1] == ["--key"] and len(words) > 2:  # noqa: PLR2004 - with FILE and the command
-        # The older word order.
+        # the older word order
         words = [words[2], "--key", words[1], *words[3:]]
     elif len(words) > 1 and words[0].startswith("--key="):
         words = [words[1], words[0], *words[2:]]
@@ -166,7 +166,7 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     if words and words[0].partition("=")[0] == "--key":
         parser.error(f"want a command: {', '.join(COMMANDS)}")
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        # Not quoted, like other stray words: it may be a token or a key.
+        # not quoted, like other stray words: it may be a token or a key
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         parser.error(
             f"unknown command, did you mean {near[0]}?" if near else f"want one of {', '.join(COMMANDS)}"

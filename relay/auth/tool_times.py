@@ -1,7 +1,4 @@
-"""Human-readable times and durations on the command line.
-
-Must never read a clock: `now` is a parameter, in seconds since the epoch. Called by `moq-token`.
-"""
+"""Human-readable times and durations on the command line. `now` is in seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ from typing import Final
 
 FIRST: Final = 1_000_000_000  # September 2001; a smaller number is a duration without its unit
 
-LAST: Final = 253_402_300_799  # the end of the year 9999, the last one that other languages can write
+LAST: Final = 253_402_300_799  # the end of the year 9999, the last one of other languages
 
-MILLISECONDS: Final = 100_000_000_000  # the year 5138; from here on milliseconds, as in JavaScript
+MILLISECONDS: Final = 100_000_000_000  # the year 5138; larger numbers are milliseconds, as in JavaScript
 
 FORMS: Final = (
     "want a duration from now such as 90s, 15m, 1h30m, 7d or 2w, a time such as 2026-12-31T23:59:59Z, "
@@ -26,7 +23,7 @@ _NAMES: Final = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 
 
 def moment_of(text: str, now: float) -> int:
-    """Return seconds since the epoch for a duration from `now`, a time in ISO 8601 (UTC by default), or such seconds.
+    """Seconds since the epoch for a duration from `now`, a time in ISO 8601 (UTC by default), or such seconds.
 
     ValueError says what would be right.
     """
@@ -65,7 +62,7 @@ def in_utc(moment: float) -> str:
     try:
         return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
-        # A token may hold any number.
+        # a token may hold any number
         return f"{moment:.0f} seconds after 1970"
 
 

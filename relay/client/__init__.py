@@ -1,10 +1,7 @@
-"""A moq-lite client for asyncio: publish and watch broadcasts over any session.
+"""A moq-lite client for asyncio: publish and watch broadcasts over any session. docs/client.md has examples.
 
-Owns the handles on announcements, subscriptions, tracks and groups; the protocol is `relay.moq`. Must never know the
-relay's actors. `moq-clock`, embedders and the test suite call it; docs/client.md has examples.
-
-Reading order: `client` (called by applications), `endpoint` (the session, and the base of all handles), `watching`
-(requests and reading), `publishing` (offers and answers).
+Reading order: `client` (called by applications), `endpoint` (the session, and the base of all handles), `watching`,
+`publishing`. The protocol is `relay.moq`.
 """
 
 from relay.client.client import Client
@@ -18,8 +15,9 @@ from relay.client.errors import (
     SubscribeError,
     TrackInfoError,
 )
-from relay.client.publishing import GroupWriter, Publication, TrackWriter
+from relay.client.publishing import Publication, TrackWriter
 from relay.client.watching import Announced, Change, Frame, GroupReader, Subscription, Wanted
+from relay.moq.published import GroupWriter
 from relay.transport.client import ClientTls, ConnectError
 
 __all__ = [

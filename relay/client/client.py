@@ -1,7 +1,4 @@
-"""A client of one session: its requests, and what it publishes.
-
-Must never read or write a message: `relay.moq` does. It works on either end, so two clients can talk to each other.
-"""
+"""A client of one session: its requests, and what it publishes. Two clients can talk to each other."""
 
 from __future__ import annotations
 
@@ -69,7 +66,7 @@ class Client(Endpoint):
         properties. Without `announce` it only answers requests for the path.
         """
         path = checked(path)
-        if path in self.offers:
+        if path in self.moq.serving.offers:
             raise ValueError(f"{path} is published already")
         publication = Publication(self, path, Route(tuple(hops), warm, cold))
         for name in tracks:

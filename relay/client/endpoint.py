@@ -1,8 +1,4 @@
-"""One end of a session on asyncio, and the base of every handle on it.
-
-Owns the state machine with its timer, waiting tasks, the handle of each request and the session's end. Must never
-read or write a message: `relay.moq` does. `Client` is an `Endpoint`; the handles keep a reference to it.
-"""
+"""One end of a session on asyncio, with the state machine and its timer; and the base of every handle on it."""
 
 from __future__ import annotations
 
@@ -12,11 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, Generic, Self, TypeVar
+from weakref import WeakSet
 
 from relay.client.errors import RequestError, SessionEnded
-from relay.logger import Seconds, get_logger
+from relay.logger import get_logger
 from relay.model.limits import Limits
-from relay.model.path import strip
 from relay.model.route import MAX_HOP_ID
 from relay.moq import session as moq
 from relay.moq.lite import LiteSession, Options, State
@@ -32,52 +28,34 @@ logger = get_logger(__name__)
 T = TypeVar("T")
 
 KEPT: Final = 4_096  # items that a reader may leave unread
-
 SETUP_TIMEOUT: Final = 10.0  # seconds that a peer has for its part of the set-up
+CLOSE_TIMEOUT: Final = 5.0  # seconds for written data to reach the peer, and then for the transport to end
+FLUSH_POLL: Final = 0.005  # seconds between checks for that
 
-CLOSE_TIMEOUT: Final = 5.0
-"""Seconds for written data to reach the peer at a close, and then for the transport to end."""
-
-FLUSH_POLL: Final = 0.005  # seconds between checks whether it has reached the peer
-
-UNLIMITED: Final = 1 << 62
-
-TRUSTING: Final = replace(Limits(), control_rate=UNLIMITED, control_burst=UNLIMITED)
-"""Limits of a session: the relay at the other end is trusted, except for the size of a frame."""
+TRUSTING: Final = Limits(control_rate=1 << 62, control_burst=1 << 62)  # the peer is a relay
 
 
 class Handle:
     """A changing part of a session that tasks wait for."""
 
-    def __init__(self, endpoint: Endpoint, label: str = "") -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._label = label
-        self.sleepers: dict[asyncio.Future[None], None] = {}
-        """Waiting tasks; those of an endpoint are all of the session, so that its end leaves none waiting."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._label}>"
+        self._news = asyncio.Event()  # set for a moment at each change
+        endpoint.all.add(self)
 
     def on_event(self, event: moq.Event) -> None:
         """A request of this handle has changed."""
 
     def ring(self) -> None:
         """Let all waiting tasks check again."""
-        for sleeper in self.sleepers:
-            if not sleeper.done():
-                sleeper.set_result(None)
+        self._news.set()
+        self._news.clear()
 
     async def until(self, ready: Callable[[], object]) -> None:
         """Wait until `ready()` is true. An exception that it raises ends the wait, and so does the session's end."""
         while not ready():
             self._endpoint.check()
-            sleeper = asyncio.get_running_loop().create_future()
-            self.sleepers[sleeper] = self._endpoint.sleepers[sleeper] = None
-            try:
-                await sleeper
-            finally:
-                self.sleepers.pop(sleeper, None)
-                self._endpoint.sleepers.pop(sleeper, None)
+            await self._news.wait()
 
 
 class Reader(Handle, Generic[T]):
@@ -87,15 +65,19 @@ class Reader(Handle, Generic[T]):
     """
 
     def __init__(
-        self, endpoint: Endpoint, request: int = 0, error: type[RequestError] = RequestError, label: str = ""
+        self,
+        endpoint: Endpoint,
+        request: int = 0,
+        error: type[RequestError] = RequestError,
+        unread: Any = None,
     ) -> None:
         """`request` is a number of the state machine, 0 for a reader that is fed by another handle."""
-        super().__init__(endpoint, label)
+        super().__init__(endpoint)
         self.finished = False  # no more will come
         self.code: int | None = None  # the code of the peer's refusal or abort, as received
         self._error = error
         self._request = request
-        self._unread: deque[Any] = deque()
+        self._unread: Any = deque(maxlen=KEPT) if unread is None else unread
         if request:
             endpoint.handles[request] = self
             endpoint.flush()
@@ -104,15 +86,13 @@ class Reader(Handle, Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        await self.until(lambda: self._ready() or self._over())
-        if not self._ready():
+        await self.until(lambda: self._unread or self._over())
+        if not self._unread:
             raise StopAsyncIteration
         return self._take()
 
     def put(self, item: Any) -> None:
         self._unread.append(item)
-        if len(self._unread) > KEPT:
-            self._lose()
         self.ring()
 
     def on_event(self, event: moq.Event) -> None:
@@ -127,20 +107,13 @@ class Reader(Handle, Generic[T]):
     def conclude(self, code: int | None = None) -> None:
         """No more items come; `code` if the peer refused or aborted."""
         if not self.finished:
-            self.code = code
-            self.finished = True
+            self.finished, self.code = True, code
         self._endpoint.handles.pop(self._request, None)
         self.ring()
-
-    def _ready(self) -> bool:
-        return bool(self._unread)
 
     def _take(self) -> T:
         item: T = self._unread.popleft()
         return item
-
-    def _lose(self) -> None:
-        self._unread.popleft()
 
     def _over(self) -> bool:
         if self.code is not None:
@@ -149,10 +122,10 @@ class Reader(Handle, Generic[T]):
 
 
 class Endpoint(Handle):
-    """One end of a session. No wait outlasts it: each then raises SessionEnded.
+    """One end of a session. At its end each wait raises SessionEnded.
 
-    `versions` may be spoken where SETUP decides, `hop` is our origin id (random by default), `max_frame` limits a
-    received frame, in bytes. `setup` are further `Options` of `relay.moq.lite`.
+    SETUP may choose one of `versions`, `hop` is our origin id (random by default), `max_frame` limits a received
+    frame, in bytes. `setup` are further `Options` of `relay.moq.lite`.
     """
 
     def __init__(
@@ -165,34 +138,27 @@ class Endpoint(Handle):
         runtime: Runtime = SYSTEM,
         **setup: Any,
     ) -> None:
-        super().__init__(self, repr(session))
         self.session = session
         self.runtime = runtime
-        self.now = runtime.now
-        self.hop = runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop  # our own origin id
         self.goaway: str | None = None  # the URI of the peer's GOAWAY, which may be empty
         self.moq = LiteSession(
             session,
             limits=replace(TRUSTING, frame=max_frame),
-            hop=self.hop,
+            hop=runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop,
             versions=versions,
             admitted=True,
             options=Options(waits_for_setup=False, **setup),
         )
         self.handles: dict[int, Handle] = {}  # by request
-        self.offers: dict[str, moq.Offer] = {}  # our announcements, by path
         self.publications: dict[str, Handle] = {}  # handlers of the peer's requests, by path
+        self.all: WeakSet[Handle] = WeakSet()  # the end of the session concerns them
+        self.ended: SessionEnded | None = None
         self._started = False
-        self._events: deque[moq.Event] = deque()  # not handled yet: if a handler fails, the others still come
         self._flushing = False
-        self._due = moq.NEVER
         self._timer: asyncio.TimerHandle | None = None
         self._fault: WireError | None = None  # the last fault of the peer
-        self.ended: SessionEnded | None = None
-        self._closed: SessionClosed | None = None
-        self._gone = asyncio.Event()
-
-    # -- for the application
+        self._released = asyncio.Event()  # the transport has ended
+        super().__init__(self)
 
     async def start(self, timeout: float = SETUP_TIMEOUT) -> None:  # noqa: ASYNC109 - running out closes the session
         """Do our part of the set-up; where nothing can be sent before (01 and 02), wait for the peer's.
@@ -204,7 +170,7 @@ class Endpoint(Handle):
         self._started = True
         self.session.start(self._on_transport)
         self.moq.limits = replace(self.moq.limits, setup_timeout=timeout)
-        self.moq.start(self.now())
+        self.moq.start(self.runtime.now())
         self.flush()
         try:
             await self.until(lambda: self.moq.state is State.ESTABLISHED)
@@ -222,21 +188,25 @@ class Endpoint(Handle):
 
     @property
     def version(self) -> Version:
-        """The negotiated version; RuntimeError before the set-up has settled it."""
+        """RuntimeError before SETUP has decided the version."""
         if not self._started or self.moq.state is State.NEGOTIATING:
             raise RuntimeError("the version is not known before the client has started")
         return self.moq.version
 
+    @property
+    def hop(self) -> int:
+        """Our origin id in announcements."""
+        return self.moq.hop
+
     def check(self) -> None:
-        """Raise SessionEnded if the session is over."""
         if (over := self.ended) is not None:  # each waiting task raises an exception of its own
             raise SessionEnded(over.code, over.reason, by_peer=over.by_peer, fault=over.fault) from over.fault
 
     async def closed(self) -> SessionClosed:
         """Wait for the session's end."""
-        await self._gone.wait()
-        assert self._closed is not None
-        return self._closed
+        await self._released.wait()
+        assert self.ended is not None
+        return SessionClosed(self.ended.code, self.ended.reason, self.ended.by_peer)
 
     async def close(self, code: int = 0, reason: str = "") -> None:
         """End the session and wait until its transport is released. Every waiting task gets SessionEnded.
@@ -245,90 +215,67 @@ class Endpoint(Handle):
         """
         try:
             if not code and self._started:
-                await self._deliver()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_TIMEOUT):
+                        while self.ended is None and (self.moq.serving.ending or self.session.undelivered):  # noqa: ASYNC110 - transports have no event for it
+                            await asyncio.sleep(FLUSH_POLL)
         finally:
             self._end(code, reason)
-        if not self._started:
-            return
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._gone.wait()
-                if (released := getattr(self.session, "wait_closed", None)) is not None:
-                    await released()
-        except TimeoutError:
-            logger.debug("the transport is not released", after=Seconds(CLOSE_TIMEOUT))
-
-    async def _deliver(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                while self.ended is None and (self.moq.serving.ending or self.session.undelivered):  # noqa: ASYNC110 - transports have no event for it
-                    await asyncio.sleep(FLUSH_POLL)
+        if self._started:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._released.wait()
+                    if (released := getattr(self.session, "wait_closed", None)) is not None:
+                        await released()
 
     def _end(self, code: int, reason: str) -> None:
         self.moq.close(code, reason)
         self.flush()
 
-    # -- for the handles
-
     def cancel(self, request: int, code: int | None = None) -> None:
-        if self.handles.pop(request, None) is not None:
+        """End a request of ours, unless it is over."""
+        if (handle := self.handles.pop(request, None)) is not None:
             self.moq.requests.cancel(request, code)
             self.flush()
+            handle.ring()
 
     def flush(self) -> None:
         """Handle events of the state machine. Called after commands."""
         if self._flushing:
-            return  # a handler gave the command: the events of it follow those before
+            return  # a handler gave the command: its events follow earlier ones
         self._flushing = True
         try:
-            while events := self._events or deque(self.moq.poll()):
-                self._events = events
-                self.on_event(events.popleft())
+            while self.moq.events:
+                self.on_event(self.moq.events.pop(0))  # one by one: after a fault the others are still there
         finally:
             self._flushing = False
-        deadline = self.moq.deadline
-        if deadline < self._due:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._due = deadline
-            self._timer = self.runtime.call_later(deadline - self.now(), self._on_timer)
-
-    def offer(self, path: str, offer: moq.Offer | None) -> None:
-        """Announce a path of ours, or withdraw it (`None`)."""
-        if offer is None:
-            self.offers.pop(path, None)
-        else:
-            self.offers[path] = offer
-        self.moq.serving.announce_to_all(path, offer)
-        self.flush()
-
-    # -- events
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.moq.deadline != moq.NEVER:
+            self._timer = self.runtime.call_later(self.moq.deadline - self.runtime.now(), self._on_timer)
 
     def _on_transport(self, events: tuple[TransportEvent, ...]) -> None:
         try:
-            self.moq.receive(events, self.now())
+            self.moq.receive(events, self.runtime.now())
             self.flush()
-        except Exception:  # the boundary: a fault of ours must not leave a task waiting
+        except Exception:  # a fault of ours must not leave a task waiting
             logger.exception("closing the session over an internal error")
-            self.handles.clear()  # what is left to handle must not fail once more
+            self.handles.clear()  # remaining events must not fail again
             self.publications.clear()
             self._end(SessionCode.INTERNAL, "internal error")
-        for event in events:
-            if isinstance(event, SessionClosed):
-                self._closed = event
-                self._gone.set()
+        if any(isinstance(event, SessionClosed) for event in events):
+            self._released.set()
 
     def _on_timer(self) -> None:
-        self._due = moq.NEVER
-        self.moq.on_time(self.now())
+        self.moq.on_time(self.runtime.now())
         self.flush()
 
     def on_event(self, event: moq.Event) -> None:
-        """Handle an event of the state machine: all of them pass here, in order."""
+        """All events of the state machine, in order."""
         match event:
             case moq.AnnounceRequested():
-                offers = [o for path, o in self.offers.items() if strip(path, event.prefix) is not None]
-                self.moq.serving.announce_initial(event.request, offers)
+                self.moq.serving.announce_initial(event.request)
             case moq.SubscribeRequested() | moq.InfoRequested() | moq.FetchRequested():
                 if (publication := self.publications.get(event.broadcast)) is None:
                     self.moq.serving.reject(event.request, StreamCode.UNROUTABLE)
@@ -344,7 +291,8 @@ class Endpoint(Handle):
                 fault = None if event.by_peer else self._fault
                 self.ended = SessionEnded(event.code, event.reason, by_peer=event.by_peer, fault=fault)
                 self.handles.clear()
-                self.ring()
+                for handle in list(self.all):
+                    handle.ring()
             case _:
-                if (handle := self.handles.get(getattr(event, "request", 0))) is not None:
-                    handle.on_event(event)
+                if (found := self.handles.get(getattr(event, "request", 0))) is not None:
+                    found.on_event(event)

@@ -1,13 +1,4 @@
-"""Exceptions of a client.
-
-    ClientError
-    +- SessionEnded        the session is over, by either side
-    +- RequestError        the peer ended one stream with a code
-       +- AnnounceError    it stopped announcements
-       +- SubscribeError   it refused or aborted a subscription
-       +- TrackInfoError   it knows no such track
-       +- FetchError       it has no such group
-       +- GroupAborted     it aborted a group
+"""Exceptions of a client. `ClientError` is the base; a stream that the peer ended with a code gives a `RequestError`.
 
 Wrong use (a frame longer than announced, a message the version lacks) is ValueError.
 """

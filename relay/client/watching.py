@@ -1,28 +1,23 @@
-"""The watching side of a client: announcements, subscriptions with their groups, single groups, estimates.
-
-Owns data that arrived and is not read yet. Must never reorder groups or fill gaps: a reader sees what the peer sent.
-`Client` makes one object per request.
-"""
+"""The watching side of a client, an object for each request: what arrived and is unread, unchanged."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypedDict, Unpack
 
 from relay.client.endpoint import KEPT, Endpoint, Reader
 from relay.client.errors import AnnounceError, ClientError, FetchError, GroupAborted, SubscribeError
-from relay.model.group import Part
+from relay.model.group import FrameQueue, Part
 from relay.model.route import MAX_COST
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq import session as moq
 from relay.moq.session import DatagramReceived, GroupPart, ProbeReceived
 from relay.wire.errors import StreamCode
 
-LATE_GROUPS: Final = 0.2
-"""Seconds, at least, for which groups are accepted after the end of a subscription: the end can overtake the last."""
+LATE_GROUPS: Final = 0.2  # seconds, at least, in which late groups are taken: the end can overtake the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +36,6 @@ class Change:
     update: bool = False
 
 
-def apply(change: Change, live: dict[str, Change]) -> None:
-    """Apply a change to the live paths."""
-    if change.active:
-        live[change.path] = change
-    else:
-        live.pop(change.path, None)
-
-
 class Announced(Reader[Change]):
     """The announcements under `prefix`, as changes in order (`async for`).
 
@@ -59,11 +46,11 @@ class Announced(Reader[Change]):
     def __init__(self, endpoint: Endpoint, prefix: str) -> None:
         self.prefix = prefix
         self.origin: int | None = None  # the peer's own hop id, given on 05 and 06 (0: withheld)
-        self.live: dict[str, Change] = {}
-        """Announced now, by path, whether the change was read or not."""
+        self.live: dict[str, Change] = {}  # announced now, by path, whether the change was read or not
         self.complete = False  # the initial set is here; 03 and 04 do not mark it: true from the start
-        self._read: dict[str, Change] = {}  # what was live when the last change was read
-        super().__init__(endpoint, endpoint.moq.requests.request_announcements(prefix), AnnounceError)
+        self._most = KEPT  # unread changes
+        request = endpoint.moq.requests.request_announcements(prefix)
+        super().__init__(endpoint, request, AnnounceError, deque())
 
     async def initial(self) -> dict[str, Change]:
         """Wait for the initial set and return what is live."""
@@ -87,9 +74,8 @@ class Announced(Reader[Change]):
         match event:
             case moq.AnnouncementsStarted():
                 self.origin = event.origin
-            case moq.Announced():
-                route = event.route
-                self.put(Change(event.path, True, event.listed, route.warm, route.cold, event.update))
+            case moq.Announced(_, path, listed, route, update):
+                self.put(Change(path, True, listed, route.warm, route.cold, update))
             case moq.Unannounced():
                 self.put(Change(event.path, active=False))
             case moq.AnnouncementsComplete():
@@ -99,25 +85,19 @@ class Announced(Reader[Change]):
         self.ring()
 
     def put(self, item: Change) -> None:
-        apply(item, self.live)
-        super().put(item)
-
-    def _take(self) -> Change:
-        change = super()._take()
-        apply(change, self._read)
-        return change
-
-    def _lose(self) -> None:
-        if len(self._unread) > KEPT + len(self.live) + len(self._read):
-            self._unread = deque(self._shortest())
-
-    def _shortest(self) -> Iterator[Change]:
-        """The changes from what was live at the last read to what is live now."""
-        for path in self._read.keys() - self.live.keys():
-            yield Change(path, active=False)
-        for path, change in self.live.items():
-            if change != self._read.get(path):
-                yield Change(path, True, change.hops, change.warm, change.cold, update=path in self._read)
+        self.live.pop(item.path, None)
+        if item.active:
+            self.live[item.path] = item
+        self._unread.append(item)
+        if len(self._unread) > self._most:
+            # Of each path, what leads from its state at the last read, which the first change shows, to that of now.
+            first = {change.path: change for change in reversed(self._unread)}
+            new = {path for path, change in first.items() if change.active and not change.update}
+            gone = (Change(path, active=False) for path in first.keys() - self.live.keys() - new)
+            live = (replace(self.live[path], update=path not in new) for path in first if path in self.live)
+            self._unread = deque((*gone, *live))
+            self._most = KEPT + 2 * len(self._unread)
+        self.ring()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,26 +117,23 @@ class GroupReader(Reader[Frame]):
     def __init__(
         self, endpoint: Endpoint, sequence: int, frame_start: int, stop: Callable[[int], None], fetch: int = 0
     ) -> None:
-        """`stop` asks the peer to send no more, with a stream code; `fetch` is the request of a fetched group."""
+        """`stop(code)` asks the peer to send no more; `fetch` is the request of a fetched group."""
         self.sequence = sequence
         self.frame_start = frame_start  # number of the first frame that comes
         self._stop = stop
-        self._frames = 0
-        """Starts of frames among the unread items, each followed by the chunks of its payload."""
-        self._missing = 0  # bytes that the newest frame lacks
-        super().__init__(endpoint, fetch, FetchError if fetch else GroupAborted, str(sequence))
+        super().__init__(endpoint, fetch, FetchError if fetch else GroupAborted, FrameQueue())
 
     async def read_all(self) -> list[Frame]:
-        """Return all frames not read yet, once the group is complete."""
+        """All unread frames, once the group is complete."""
         return [frame async for frame in self]
 
     async def pieces(self) -> AsyncIterator[Part]:
         """Give the start of each frame (on 01..04 its time is the arrival), then its payload as the chunks arrive."""
         while True:
-            await self.until(lambda: self._unread or self._over())
-            if not self._unread:
+            await self.until(lambda: self._unread.parts or self._over())
+            if not self._unread.parts:
                 return
-            yield self._next()
+            yield self._unread.pop_part()
 
     def stop(self, code: int = StreamCode.CANCELLED) -> None:
         """Read no more of it: ask the peer to stop sending."""
@@ -164,45 +141,16 @@ class GroupReader(Reader[Frame]):
             self._stop(code)
             self.conclude(code)
 
-    def feed(self, part: GroupPart) -> None:
-        for item in part.parts:
-            self._unread.append(item)
-            if isinstance(item, bytes):
-                self._missing -= len(item)
-            else:
-                self._frames += 1
-                self._missing = item.size
-        if part.code is not None:
+    def put(self, item: GroupPart | moq.FetchedData) -> None:
+        part = item.part if isinstance(item, moq.FetchedData) else item
+        self._unread.extend(part.parts)
+        if part.fin or part.code is not None:
             self.conclude(part.code)
-        elif part.fin:
-            self.conclude()
         self.ring()
 
-    def _ready(self) -> bool:
-        return self._frames > (self._missing > 0)
-
     def _take(self) -> Frame:
-        start = self._next()
-        while isinstance(start, bytes):  # the rest of a frame that `pieces` began
-            start = self._next()
-        chunks: list[Any] = []
-        missing = start.size
-        while missing:
-            chunks.append(self._unread.popleft())
-            missing -= len(chunks[-1])
-        timestamp = start.timestamp if self._endpoint.moq.version.has_timestamps else None
-        return Frame(chunks[0] if len(chunks) == 1 else b"".join(chunks), timestamp)
-
-    def _next(self) -> Part:
-        part: Part = self._unread.popleft()
-        self._frames -= not isinstance(part, bytes)
-        return part
-
-    def on_event(self, event: moq.Event) -> None:
-        if isinstance(event, moq.FetchedData):
-            self.feed(event.part)
-        else:
-            super().on_event(event)
+        start, payload = self._unread.popleft()
+        return Frame(payload, start.timestamp if self._endpoint.moq.version.has_timestamps else None)
 
 
 class Probes(Reader[ProbeReceived]):
@@ -217,8 +165,7 @@ class Wanted(TypedDict, total=False):
     """Parameters of a subscription. Bounds are inclusive, None removes one. What a version lacks is not sent."""
 
     priority: int  # 0 to 255; tracks with a higher one are sent first
-    max_latency_ms: int
-    """Milliseconds after which a group is skipped; on 06, the history wanted."""
+    max_latency_ms: int  # milliseconds after which a group is skipped; on 06, the history wanted
     start_group: int | None
     end_group: int | None
     start_frame: int  # the first frame wanted of the first group (06)
@@ -251,9 +198,8 @@ class Subscription(Reader[GroupReader]):
         self.datagrams = Reader[DatagramReceived](endpoint)
         """Groups of one frame that came as datagrams, some of them lost. Only the session's end ends them."""
         self.drops: deque[moq.SubscriptionDropped] = deque(maxlen=KEPT)  # ranges that the peer declared lost
-        self._lost = 0  # their groups
         self._open: dict[int, GroupReader] = {}
-        super().__init__(endpoint, request.request, SubscribeError, f"{request.broadcast} {request.track}")
+        super().__init__(endpoint, request.request, SubscribeError)
 
     async def accepted(self) -> None:
         """Wait until the peer accepts; SubscribeError if it refuses. 05 and 06 accept by the first group."""
@@ -282,27 +228,11 @@ class Subscription(Reader[GroupReader]):
         self._leave(code)
 
     def _leave(self, code: int | None) -> None:
-        self._forget(code)
-        self.finished = True
+        self._endpoint.cancel(self._request, code)
         for group in self._open.values():
             group.conclude(StreamCode.CANCELLED)
         self._open.clear()
-        self.ring()
-
-    def _over(self) -> bool:
-        return super()._over() and (self._all_here() or self._request not in self._endpoint.handles)
-
-    def _all_here(self) -> bool:
-        """True if every group from the first to the last has arrived, or was declared lost."""
-        if self.end is None:
-            return False
-        if self.ok is None or self.ok.group is None:
-            return self.end == 0
-        return self.received + self._lost >= self.end - self.ok.group
-
-    def _forget(self, code: int | None = None) -> None:
-        self._endpoint.cancel(self._request, code)
-        self.ring()
+        self.conclude()
 
     def on_event(self, event: moq.Event) -> None:
         match event:
@@ -316,22 +246,16 @@ class Subscription(Reader[GroupReader]):
                 self.ok = event
             case moq.SubscriptionDropped():
                 self.drops.append(event)
-                self._lost += event.end - event.start + 1
             case moq.SubscriptionEnded():
                 self.end = event.final
                 if event.closed and not self.finished:
                     self.finished = True
                     patience = self._endpoint.moq.patience(LATE_GROUPS)
-                    self._endpoint.runtime.call_later(patience, self._forget)
+                    self._endpoint.runtime.call_later(patience, self._endpoint.cancel, self._request)
             case moq.RequestRejected() if not self.finished:
                 self.finished, self.code = True, event.received
         self._settle()
         self.ring()
-
-    def _settle(self) -> None:
-        """After a refusal, open groups come whole: the peer may have left after it had sent them."""
-        if self.code is not None and not self._open:
-            self._forget()
 
     def _on_part(self, part: GroupPart) -> None:
         reader = self._open.get(part.sequence)
@@ -340,16 +264,30 @@ class Subscription(Reader[GroupReader]):
             reader = GroupReader(self._endpoint, part.sequence, part.first_frame, stop)
             self.received += 1
             self._open[part.sequence] = reader
+            if len(self._unread) == self._unread.maxlen:
+                self._unread.popleft().stop(StreamCode.TOO_FAR_BEHIND)
             self.put(reader)
-        reader.feed(part)
+        reader.put(part)
         if reader.finished:
             self._open.pop(part.sequence, None)
-
-    def _lose(self) -> None:
-        self._unread.popleft().stop(StreamCode.TOO_FAR_BEHIND)
 
     def _stop(self, sequence: int, code: int) -> None:
         self._open.pop(sequence, None)
         self._endpoint.moq.requests.stop_group(self._request, sequence, code)
         self._endpoint.flush()
         self._settle()
+
+    def _settle(self) -> None:
+        """After a refusal, open groups come whole: the peer may have left after it had sent them."""
+        if self.code is not None and not self._open:
+            self._endpoint.cancel(self._request)
+
+    def _over(self) -> bool:
+        return super()._over() and (self._is_complete() or self._request not in self._endpoint.handles)
+
+    def _is_complete(self) -> bool:
+        """True if every group from the first to the last has arrived, or was declared lost."""
+        if self.end is None or self.ok is None or self.ok.group is None:
+            return self.end == 0
+        lost = sum(drop.end - drop.start + 1 for drop in self.drops)
+        return self.received + lost >= self.end - self.ok.group

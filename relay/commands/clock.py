@@ -1,9 +1,7 @@
-"""The command `moq-clock`: publish the time through a relay, or watch it come.
+"""The command `moq-clock`: publishes the time through a relay, or watches it. The smallest use of `relay.client`.
 
-Owns the command line, the text of the clock and the attempts to reach the relay. Must never print the token, nor
-control characters that a publisher chose. It is the smallest complete use of `relay.client` and a check of a relay.
-
-A group is one minute. Its first frame is the text `2026-11-22 07:30:`, each further one two digits of seconds.
+It prints neither the token nor control characters of a publisher. A group is one minute. Its first frame is the text
+`2026-11-22 07:30:`, each further one two digits of seconds.
 """
 
 from __future__ import annotations
@@ -46,12 +44,12 @@ SCHEMES: Final = ("http", "https", "moqt", "moql", "ws", "wss")
 FIRST_PAUSE: Final = 0.5
 """Seconds before the second attempt; each further pause is twice as long."""
 
-LONGEST_PAUSE: Final = 5.0  # seconds: an operator who restarts a relay wants its clients back soon
+LONGEST_PAUSE: Final = 5.0  # seconds: after a restart of the relay clients come back soon
 
 STEADY: Final = 20.0
-"""Seconds: after an attempt that lasted longer the next pause is short again. More than any time-out."""
+"""Seconds of an attempt that make the next pause short again. More than any time-out."""
 
-KEPT_MINUTES: Final = 2  # groups held for late viewers: this minute, and the last one at its turn
+KEPT_MINUTES: Final = 2  # groups for late viewers: this minute, and the last one at its turn
 
 REFUSALS: Final = frozenset(
     (
@@ -66,8 +64,11 @@ REFUSALS: Final = frozenset(
         ),
     )
 )
-"""Session codes after which another attempt would end the same way: the numbers of both generations, the bare status
-of 0.9.3, and the statuses that newer relays carry as application codes."""
+"""Session codes after which another attempt would end the same way.
+
+The numbers of both generations, the bare status of 0.9.3, and the statuses that newer relays carry as application
+codes.
+"""
 
 MINUTE: Final = "%Y-%m-%d %H:%M:"
 SECOND: Final = "%S"
@@ -113,7 +114,7 @@ class Options:
 async def seconds(
     now: Callable[[], datetime], sleep: Callable[[float], Awaitable[object]]
 ) -> AsyncIterator[datetime]:
-    """Give each second as it begins. A timer that fires early must not give one twice."""
+    """Each second once: a timer may fire early."""
     last: datetime | None = None
     while True:
         moment = now().replace(microsecond=0)
@@ -124,7 +125,7 @@ async def seconds(
 
 
 async def keep_time(track: TrackWriter, moments: AsyncIterator[datetime]) -> None:
-    """Write the time to `track` until `moments` ends."""
+    """Until `moments` ends."""
     group = None
     minute = ""
     async for moment in moments:
@@ -139,7 +140,7 @@ async def keep_time(track: TrackWriter, moments: AsyncIterator[datetime]) -> Non
 
 
 async def read_minute(group: GroupReader, line: Callable[[str], None]) -> None:
-    """Give a line for each second of one group; missing seconds of an aborted one are skipped."""
+    """One line for each second of a group; missing seconds of an aborted one are skipped."""
     minute = ""
     with contextlib.suppress(GroupAborted):
         async for frame in group:
@@ -154,7 +155,7 @@ async def read_minute(group: GroupReader, line: Callable[[str], None]) -> None:
 
 
 async def publish(client: Client, options: Options) -> None:
-    """Publish until the session ends."""
+    """Until the session ends."""
     publication = client.publish(options.broadcast)
     track = publication.track(options.track, keep=KEPT_MINUTES)
     say(f"publishing {options.broadcast}, track {options.track}, {client.version.name_on_wire}")
@@ -162,7 +163,7 @@ async def publish(client: Client, options: Options) -> None:
 
 
 async def watch(client: Client, options: Options, line: Callable[[str], None]) -> None:
-    """Watch until the session ends, through every start and end of the broadcast."""
+    """Until the session ends, through every start and end of the broadcast."""
     path = options.broadcast
     announced = client.announced(path)
     say(f"waiting for {path}, {client.version.name_on_wire}")
@@ -175,14 +176,14 @@ async def watch(client: Client, options: Options, line: Callable[[str], None]) -
             async for group in subscription:
                 pause = FIRST_PAUSE
                 if group.sequence < latest:
-                    group.stop()  # a minute that was overtaken is past
+                    group.stop()  # a past minute
                     continue
                 latest = group.sequence
                 await read_minute(group, line)
             trouble = "the track has ended"
         except SubscribeError as error:
             trouble = str(error)
-        # The end of a subscription and that of its announcement come on two streams, in either order.
+        # a subscription and its announcement end on two streams, in either order
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await announced.wait_for(path, active=False)
@@ -253,7 +254,7 @@ async def connect(options: Options) -> Client:
 
 
 async def until_stopped(options: Options) -> None:
-    """Run until a signal says stop; then close the session in order."""
+    """Until a signal says stop; then close in order."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -267,7 +268,7 @@ async def until_stopped(options: Options) -> None:
 
 
 def put_line(text: str) -> None:
-    """Print one line of the clock, at once: a reader of a pipe is waiting for it."""
+    """Print at once, for readers of a pipe."""
     try:
         terminal.write(f"{text}\n")
     except BrokenPipeError:
@@ -277,7 +278,7 @@ def put_line(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a status line to standard error; standard output has the clock alone."""
+    """On standard error; standard output has the clock alone."""
     terminal.say(f"moq-clock: {printable(text)}")
 
 
@@ -289,7 +290,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    """Return the parser of the command line."""
+    """With help and defaults."""
     parser = Parser(
         prog="moq-clock",
         usage="moq-clock {publish,watch} [URL] [flags]",
@@ -338,21 +339,20 @@ def build_parser() -> Parser:
 
 
 def command_of(text: str) -> str:
-    """Check the first argument, which is not quoted: a URL in its place may hold a token."""
+    """Not quoted in messages: a URL in its place may hold a token."""
     if text not in ("publish", "watch"):
         raise argparse.ArgumentTypeError("want publish or watch")
     return text
 
 
 def url_of(text: str) -> str:
-    """Check a URL as far as one can without dialling."""
+    """As far as one can without dialling."""
     try:
         parts = urlsplit(text)
         usable = parts.scheme in SCHEMES and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
     if not usable:
-        # Not quoted either: it may hold a token.
         raise argparse.ArgumentTypeError(
             "want http://, https://, moqt://, moql://, ws:// or wss://, a host, and perhaps a port"
         )
@@ -360,7 +360,7 @@ def url_of(text: str) -> str:
 
 
 def broadcast_of(text: str) -> str:
-    """Bring a path into its normal form."""
+    """In normal form."""
     try:
         path = checked(text)
     except ValueError as error:
@@ -371,7 +371,7 @@ def broadcast_of(text: str) -> str:
 
 
 def version_of(text: str) -> Version:
-    """Read a version's name."""
+    """ArgumentTypeError lists the valid names."""
     try:
         return version_from_name(text)
     except ValueError as error:
@@ -379,7 +379,7 @@ def version_of(text: str) -> Version:
 
 
 def fingerprint_of(text: str) -> str:
-    """Read 64 hex digits, with or without colons."""
+    """With or without colons."""
     digits = text.replace(":", "").strip().lower()
     if not re.fullmatch("[0-9a-f]{64}", digits):
         raise argparse.ArgumentTypeError("want the 64 hex digits of a SHA-256")
@@ -387,7 +387,7 @@ def fingerprint_of(text: str) -> str:
 
 
 def with_token(url: str, token: str | None) -> str:
-    """Append `token` to the query of `url`."""
+    """In the query."""
     if token is None:
         return url
     parts = urlsplit(url)
@@ -396,11 +396,11 @@ def with_token(url: str, token: str | None) -> str:
 
 
 def read_options(argv: Sequence[str] | None) -> Options:
-    """Read the command line; leaves with status 2 if it is wrong, 0 after --help."""
+    """Exits with status 2 if the command line is wrong, 0 after --help."""
     parser = build_parser()
     found, unknown = parser.parse_known_args(argv)
     if unknown:
-        # Names only: what follows a misspelt --jwt is a token all the same.
+        # names only: after a misspelt --jwt comes a token
         flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
         parser.error(f"unknown flag {', '.join(flags)}" if flags else "too many arguments")
     return Options(
@@ -422,7 +422,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = read_options(argv)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 2
-    # Libraries keep quiet: whatever matters here is said in a line of our own.
+    # libraries keep quiet: our own lines say what matters
     logging.basicConfig(handlers=[logging.NullHandler()])
     try:
         asyncio.run(until_stopped(options))

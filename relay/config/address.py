@@ -1,7 +1,4 @@
-"""Addresses as an operator writes them: `[::]:4443`, `0.0.0.0:4443`, `localhost:4443`, `:4443`.
-
-Must never resolve a name or open a socket. Called by the configuration tables.
-"""
+"""Addresses as an operator writes them: `[::]:4443`, `0.0.0.0:4443`, `localhost:4443`, `:4443`. Nothing is resolved."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read `host:port`. ValueError says what would be right."""
+        """ValueError says what would be right."""
         host, colon, digits = text.strip().rpartition(":")
         if not colon:
             raise ValueError(WANTED)
@@ -57,7 +54,7 @@ def is_host(text: str) -> bool:
     """True for a host name or an IP address (IPv6 without brackets)."""
     if _is_ip(text, 4) or _is_ip(text, 6):
         return True
-    # Digits and dots alone are a mistyped IPv4 address.
+    # digits and dots alone are a mistyped IPv4 address
     return _NAME.fullmatch(text) is not None and not text.replace(".", "").isdigit()
 
 
@@ -67,7 +64,7 @@ def is_authority(text: str) -> bool:
 
 
 def host_of(authority: str) -> str:
-    """The host of `host` or `host:port`, without brackets; `""` if it is neither."""
+    """The host, without brackets; `""` if `authority` is invalid."""
     try:
         return Address.parse(authority).host
     except ValueError:

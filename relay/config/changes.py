@@ -1,7 +1,4 @@
-"""The difference between two configurations, and the part of it that a running relay can take over.
-
-Owns the list of keys that may change at run time; the relay applies them. Called at a reload.
-"""
+"""The difference between two configurations, and the part of it that a reload applies."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ LIVE: Final[tuple[Keys, ...]] = (
 
 
 def _differences(old: object, new: object, keys: Keys = ()) -> Iterator[Keys]:
-    """Yield each key whose value differs; a missing table counts as one key."""
+    """A missing table counts as one key."""
     names = _names(old)
     if type(old) is type(new) and names:
         for name in names:
@@ -48,10 +45,10 @@ def _names(table: object) -> tuple[str, ...]:
 
 
 def taken_over(old: Config, new: Config) -> Config:
-    """Return `old` with everything of `new` that takes effect at a reload."""
+    """`old` with all of `new` that takes effect at a reload."""
     https = new.web.https
     for place in LIVE:
-        # Without its files HTTPS continues until a restart ends it.
+        # HTTPS without files continues until a restart
         if place[:2] != ("web", "https") or (https.cert is not None and https.key is not None):
             old = _with(old, new, place)
     return old
@@ -66,5 +63,5 @@ def _with(old: ModelT, new: ModelT, place: Keys) -> ModelT:
 
 
 def listed(old: Config, new: Config) -> str:
-    """Return the keys whose values differ, as an operator writes them: `[server.tls] cert, [limits] sessions`."""
+    """The keys whose values differ: `[server.tls] cert, [limits] sessions`."""
     return ", ".join(f"[{'.'.join(keys[:-1])}] {keys[-1]}" for keys in _differences(old, new))

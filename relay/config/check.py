@@ -1,7 +1,4 @@
-"""Faults of a configuration whose keys are each valid: combinations without sense, and files that cannot be read.
-
-Must never open a file. Called by `load`.
-"""
+"""Faults of a configuration with valid keys: combinations without sense, and unreadable files (which stay closed)."""
 
 from __future__ import annotations
 
@@ -19,17 +16,17 @@ from relay.config.tables import Config
 class Problem:
     """One fault of the configuration."""
 
-    keys: Keys  # the key at fault, or the table if `missing`
+    keys: Keys  # or the table, if `missing`
     text: str
     value: object = None  # shown behind the key; None shows nothing
     missing: tuple[Keys, ...] = ()
     """Keys whose absence is the fault. A mistyped key beside them explains it already."""
 
-    related: tuple[Keys, ...] = ()  # other keys that take part in the fault
+    related: tuple[Keys, ...] = ()
 
 
 def check(config: Config) -> Iterator[Problem]:
-    """Yield every problem, in the order of the tables."""
+    """In the order of the tables."""
     yield from _server(config)
     yield from _files(config)
     yield from _auth(config)
@@ -78,7 +75,7 @@ def _files(config: Config) -> Iterator[Problem]:
 
 
 def unreadable(file: Path) -> str | None:
-    """Say why `file` cannot be read, or None if it can."""
+    """The reason why `file` cannot be read, or None."""
     return _unusable(file, "file", "is a directory, expected a file", os.R_OK, folder=False)
 
 
@@ -86,13 +83,13 @@ _KEY_DIR: Final = "expected a directory with one {kid}.jwk for each key"
 
 
 def unreadable_directory(directory: Path) -> str | None:
-    """Say why files in `directory` cannot be read, or None if they can."""
+    """The reason why its files cannot be read, or None."""
     needed = os.R_OK | os.X_OK
     return _unusable(directory, f"directory, {_KEY_DIR}", f"is a file, {_KEY_DIR}", needed, folder=True)
 
 
 def unwritable_directory(directory: Path) -> str | None:
-    """Say why no file can be made in `directory`, or None if one can."""
+    """The reason why it cannot hold new files, or None."""
     absent, needed = "directory, expected one that exists", os.R_OK | os.W_OK | os.X_OK
     return _unusable(directory, absent, "is a file, expected a directory", needed, folder=True)
 

@@ -1,4 +1,4 @@
-"""Durations as an operator writes them: `"10s"`, `"500ms"`, `"1m30s"`. Called by the configuration tables."""
+"""Durations as an operator writes them: `"10s"`, `"500ms"`, `"1m30s"`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WANTED: Final = 'expected a number of seconds, or a duration such as "10s", "500
 
 
 def seconds(text: str) -> float:
-    """Read a duration. `"0"` is none. ValueError says what would be right."""
+    """`"0"` is none. ValueError says what would be right."""
     text = text.strip()
     if text == "0":
         return 0.0
@@ -34,5 +34,5 @@ def seconds(text: str) -> float:
     )
     if not parts or any(unit not in _UNITS for _, unit in parts):
         raise ValueError(WANTED)
-    # To nanoseconds, which binary fractions miss.
+    # to nanoseconds, which binary fractions miss
     return round(sum(float(number) * _UNITS[unit] for number, unit in parts), 9)

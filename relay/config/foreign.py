@@ -1,7 +1,6 @@
 """The options of moq-relay 0.14 to 0.17.10, and former ones of ours: the name of each here, or that there is none.
 
-Must never advise an option that lets more people in. Called by `load` for files and the environment, and by the
-command line for flags.
+No answer advises an option that admits more people.
 """
 
 from __future__ import annotations
@@ -17,27 +16,27 @@ ENV_PREFIX: Final = "MOQ_"
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """An option that this relay does not have under this name."""
+    """An option that has another name here, or none."""
 
     path: str  # place in their file: `listen.tls.cert`
-    here: str | None = None  # place in our file of the option that does its work; None: there is none
+    here: str | None = None  # place in our file of the equivalent; None: there is none
     note: str = ""
 
     @property
     def answer(self) -> str:
-        """Message for a key of the file."""
+        """For a key of the file."""
         return self._answer("")
 
     @property
     def answer_to_flag(self) -> str:
-        """For a flag: a flag of ours if there is one, else the key of the file."""
+        """A flag of ours if there is one, else the key of the file."""
         return self._answer(
             " in FILE", next((entry.flags[0] for entry in OPTIONS if entry.path == self.here), "")
         )
 
     @property
     def answer_to_variable(self) -> str:
-        """For an environment variable: one of ours if there is one, else the key of the file."""
+        """A variable of ours if there is one, else the key of the file."""
         return self._answer(
             " in FILE", next((entry.env[-1] for entry in OPTIONS if entry.path == self.here), "")
         )
@@ -72,9 +71,9 @@ _QUIC: Final[Rows] = {
     "qlog": ("server.qlog_dir", ""),
     **_absent("", "send_window preferred_v4 preferred_v6 lb_id lb_nonce"),
 }
-"""Keys below a QUIC table: the other relay had one such table, later one for each direction."""
+"""Keys below a QUIC table: one in older releases, later one per direction."""
 
-# Keys of [server.quic] with the same name here; ours are in files only.
+# keys of [server.quic] with the same name here, in files only
 _SAME_OF_QUIC: Final = ("idle_timeout", "keep_alive", "mtu_discovery")
 
 _LISTEN: Final[Rows] = {
@@ -179,7 +178,7 @@ _FLAGS: Final[Mapping[str, str]] = {  # flags that are not the path with hyphens
 def _named() -> dict[str, Foreign]:
     """By name in lower case with hyphens, as in flags and variables."""
     found = {path.replace(".", "-").replace("_", "-"): entry for path, entry in FOREIGN.items()}
-    # `client` and `server` are our tables, too: only files have keys with the same names in both relays.
+    # both relays have tables `client` and `server`, with keys of equal names in files only
     ours = {
         "client.tls": ("root", "disable_verify"),
         "server.tls": ("cert", "key", "generate"),
@@ -194,7 +193,7 @@ _NAMED: Final = _named()
 
 
 def foreign_keys(keys: tuple[str, ...], value: object) -> list[tuple[tuple[str, ...], Foreign | None]]:
-    """Return the places below `keys` with their options, None for an unknown one; empty if `keys` is unknown."""
+    """The places below `keys` with their options, None for an unknown one; empty if `keys` is unknown."""
     path = ".".join(keys)
     if not isinstance(value, dict) or not any(known.startswith(f"{path}.") for known in FOREIGN):
         return [(keys, FOREIGN[path])] if path in FOREIGN else []
@@ -206,12 +205,12 @@ def foreign_keys(keys: tuple[str, ...], value: object) -> list[tuple[tuple[str, 
 
 
 def foreign_flag(flag: str) -> Foreign | None:
-    """Their option that has this flag, `--listen-tls-cert`."""
+    """Such as `--listen-tls-cert`."""
     return _NAMED.get(flag.lstrip("-").removeprefix("no-"))
 
 
 def foreign_variable(name: str) -> Foreign | None:
-    """Their option that has this variable, `MOQ_LISTEN_TLS_CERT`."""
+    """Such as `MOQ_LISTEN_TLS_CERT`."""
     if name == "MOQ_LISTEN":
         return FOREIGN["listen.bind"]
     return _NAMED.get(name.removeprefix(ENV_PREFIX).lower().replace("_", "-"))

@@ -1,7 +1,4 @@
-"""Putting a configuration together: file, environment and flags into one `Config`, or one `ConfigError`.
-
-Must never print, start anything, or repeat a possible secret. Called by the command line.
-"""
+"""Merges file, environment and flags into one `Config`, or one `ConfigError` that repeats no secret."""
 
 from __future__ import annotations
 
@@ -78,7 +75,7 @@ class _Origins:
         self.spelled: dict[Keys, Keys] = {}
 
     def of(self, keys: Keys) -> str:
-        """Origin of a value, or of the first part of a table."""
+        """Or the origin of a table's first part."""
         parts = (name for place, name in self.names.items() if place[: len(keys)] == keys)
         return self.names.get(keys) or next(parts, self.file)
 
@@ -90,7 +87,6 @@ class _Origins:
 
 
 def _fold_aliases(tables: Tables, origins: _Origins, problems: list[str]) -> None:
-    """Move the values of second names to the first ones."""
     for option in OPTIONS:
         table = _table(tables, option.keys[:-1])
         name = option.keys[-1]
@@ -114,7 +110,7 @@ def _overlay(tables: Tables, entry: Given, origins: _Origins) -> None:
         if keys[:depth] == _PUBLIC and isinstance(inner, (str, list)):
             inner = table[key] = _spread(inner, origins)
         if not isinstance(inner, dict):
-            return  # The file has a plain value in place of the table, which is reported.
+            return  # a plain value in place of the table is an error elsewhere
         table = inner
     table[keys[-1]] = entry.value
     origins.names[keys] = f"{entry.origin}: "
@@ -122,7 +118,7 @@ def _overlay(tables: Tables, entry: Given, origins: _Origins) -> None:
 
 
 def _spread(short: object, origins: _Origins) -> Tables:
-    """Write out the short form of `public` as a table, so that one key of it can be replaced."""
+    """The short form of `public` as a table, whose keys flags can replace."""
     origin = origins.of(_PUBLIC)
     for name in SCHEMA[_PUBLIC]:
         origins.names[*_PUBLIC, name] = origin
@@ -147,7 +143,7 @@ def _copy(table: Mapping[str, Any]) -> Tables:
 
 
 def _validated(tables: Tables, origins: _Origins) -> tuple[Config, list[str]]:
-    """Return the configuration and its faults; a wrong key counts as absent."""
+    """The configuration and its faults; a wrong key counts as absent."""
     faults: list[str] = []
     wrong: set[Keys] = set()
     mistyped: set[Keys] = set()
@@ -157,7 +153,7 @@ def _validated(tables: Tables, origins: _Origins) -> tuple[Config, list[str]]:
             keys = tuple(key for key in error["loc"] if isinstance(key, str))
             table = _table(tables, keys[:-1])
             if table is None or keys[-1] not in table:
-                continue  # One key can be wrong in two ways.
+                continue  # one key can be wrong in two ways
             extra = error["type"] == "extra_forbidden"
             foreign = foreign_keys(keys, error["input"]) if extra else []
             for place, entry in foreign:
@@ -168,10 +164,10 @@ def _validated(tables: Tables, origins: _Origins) -> tuple[Config, list[str]]:
                 faults.append(_fault(error, keys, origins))
             (mistyped if extra else wrong).add(keys)
             del table[keys[-1]]
-            if not table and keys[:-2]:  # a table is absent, too, if nothing in it is right
+            if not table and keys[:-2]:  # a table without a valid key is absent, too
                 del (_table(tables, keys[:-2]) or {})[keys[-2]]
         if len(faults) == before:
-            raise failure  # A fault of ours: the loop would not end.
+            raise failure  # a fault of ours: the loop would not end
     config = Config.model_validate(tables)
     for problem in check(config):
         consequence = wrong.intersection((problem.keys, *problem.missing, *problem.related)) or any(
@@ -191,12 +187,11 @@ def _refused(tables: Tables) -> ValidationError | None:
 
 
 def _explains(mistyped: Keys, absent: Keys) -> bool:
-    """True if `absent` is missing because it was spelled `mistyped`."""
     return mistyped[:-1] == absent[:-1] and nearest_key(mistyped[-1], (absent[-1],)) is not None
 
 
 def _explained(keys: Keys, entry: Foreign | None) -> set[Keys]:
-    """Places whose absence is explained by a key of another relay."""
+    """Places that another relay's key explains."""
     here = set() if entry is None or entry.here is None else {tuple(entry.here.split("."))}
     return here | ({("auth", "key")} if keys[0] == "auth" else set())
 

@@ -1,7 +1,4 @@
-"""Options: the flags, environment variables and help of keys in the file.
-
-The tables make one for each key by `setting`; the command line and `load` use them.
-"""
+"""Options: flags, environment variables and help of the file's keys. Tables define them with `setting`."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from relay.wire.version import Version
 
-Keys = tuple[str, ...]  # place of a key or table in the file, by segments
+Keys = tuple[str, ...]  # place in the file, by segments
 
 
 class Metavar(str):
@@ -24,7 +21,7 @@ class Metavar(str):
 
 
 class Kind(Enum):
-    """How the text of a flag or environment variable is read."""
+    """How to read the text of a flag or variable."""
 
     TEXT = "text"
     LIST = "list"  # items between commas; a repeated flag adds to the list
@@ -35,7 +32,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. Its table gives the spellings that do not follow from its place, and the help."""
+    """One option. Its table gives the help, and spellings that differ from its place."""
 
     help: str
     flag: str = ""  # if it is not the place with hyphens
@@ -48,7 +45,6 @@ class Option:
     hidden: bool = False  # never shown at all: the value is a secret
     empty: bool = False  # the empty text is a value; elsewhere it is as good as none
 
-    # Filled in by `options_of`.
     keys: Keys = ()
     metavar: str = ""
     kind: Kind = Kind.TEXT
@@ -61,7 +57,6 @@ class Option:
 
     @property
     def table(self) -> str:
-        """The table of the file that holds it: `server.tls`."""
         return ".".join(self.keys[:-1])
 
     @property
@@ -72,7 +67,7 @@ class Option:
 
     @property
     def env(self) -> tuple[str, ...]:
-        """Environment variables, strongest first."""
+        """The strongest first."""
         names = tuple(f"MOQ_{'_'.join(keys)}".upper() for keys in self._spellings())
         return (self.variable, *names) if self.variable else names
 
@@ -83,7 +78,7 @@ class Option:
 
     @property
     def default_text(self) -> str:
-        """The default as an operator would write it, or what happens without a value."""
+        """The default as an operator writes it, or the effect of no value."""
         value = self.default
         if value is None or value == ():
             return self.unset
@@ -93,25 +88,25 @@ class Option:
 
 
 def setting(default: Any, text: str, flag: str = "", **more: Any) -> Any:
-    """Return the default of a key in a table, with its `Option`."""
+    """The default of a table's key, with its `Option`."""
     field = Field(default)
     field.metadata.append(Option(text, flag, **more))
     return field
 
 
 def options_of(model: type[BaseModel], value: object, keys: Keys = ()) -> Iterator[Option]:
-    """Yield the options in a table and the tables inside it; `value` has the defaults."""
+    """The options in a table and the tables inside it; `value` has the defaults."""
     for name, field in model.model_fields.items():
         place, default = (*keys, name), getattr(value, name, None)
         types = (field.annotation, *get_args(field.annotation))
         tables = [kind for kind in types if isinstance(kind, type) and issubclass(kind, BaseModel)]
         for entry in field.metadata:
             if isinstance(entry, Option):
-                # The short form of a table is a list.
+                # a list is the short form of a table
                 listed = bool(tables) or get_origin(field.annotation) is tuple
                 number = Kind.NUMBER if int in types else Kind.TEXT
                 kind = Kind.LIST if listed else Kind.BOOL if bool in types else number
-                # The type of an optional value has its metadata inside.
+                # an optional value's metadata is inside its type
                 known = (
                     *field.metadata,
                     *(data for inner in types for data in getattr(inner, "__metadata__", ())),

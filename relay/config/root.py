@@ -1,7 +1,4 @@
-"""A relay to join, `[cluster] root`: a name, a URL, or a table of a URL and a token.
-
-Must never repeat a token in a message. Called by the configuration tables.
-"""
+"""A relay to join, `[cluster] root`: a name, a URL, or a table of a URL and a token. No message repeats a token."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ WANTED: Final = (
 )
 _TABLE: Final = '{ url = "https://relay.example.com", token = "relay.jwt" }'
 _JWT: Final = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
-"""A token instead of the name of its file: it begins with a JSON object in base64url."""
+"""A token in place of its file's name: it begins with a JSON object in base64url."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +25,7 @@ class Root:
 
     target: str  # `host[:port]`, or a URL without a query
     token: Path | None = None
-    """File with the token for this relay; without it `[cluster] token` counts."""
+    """File with the token for this relay; default: `[cluster] token`."""
 
     jwt: str | None = field(default=None, repr=False)  # the token itself
 
@@ -37,7 +34,7 @@ class Root:
 
 
 def parse_root(item: object) -> Root:
-    """Read one item of the list. ValueError says what would be right."""
+    """Read one item. ValueError says what would be right."""
     if isinstance(item, str):
         return _from_text(item)
     if isinstance(item, Mapping):
@@ -51,7 +48,7 @@ def _from_text(text: str) -> Root:
     authority, slash, path = rest.partition("/")
     if separator and scheme.lower() not in ("https", "moqt"):
         raise ValueError(WANTED)
-    # Without a scheme it could be the path of a file.
+    # without a scheme it could be a file's path
     if not is_authority(authority) or authority.endswith(":0") or ((slash or question) and not separator):
         raise ValueError(WANTED)
     if not path.isascii() or not path.isprintable() or any(mark in path for mark in "#@ "):

@@ -1,4 +1,4 @@
-"""The sources of values: a TOML file, environment variables, flags. Called by `load`."""
+"""The sources of values: a TOML file, environment variables, flags."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Final
 from relay.config.foreign import ENV_PREFIX, foreign_variable
 from relay.config.options import Kind, Option
 from relay.config.tables import OPTIONS
+from relay.config.values import short
 from relay.config.wording import label, nearest, quoted
 
 Tables = dict[str, Any]
@@ -36,7 +37,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value from the environment or a flag."""
+    """From the environment or a flag."""
 
     option: Option
     value: object
@@ -47,7 +48,7 @@ class Given:
 
 
 def read_file(file: Path) -> Tables:
-    """Return the tables of a TOML file. Raises ConfigError."""
+    """The tables of a TOML file. Raises ConfigError."""
     text = ""
     try:
         text = file.read_bytes().decode("utf-8-sig")
@@ -65,7 +66,7 @@ def read_file(file: Path) -> Tables:
     except tomllib.TOMLDecodeError as error:
         fault = _syntax(str(error), text)
     except (ValueError, RecursionError):
-        # Python reads 4300 digits at most, and parses by recursion.
+        # Python reads 4300 digits at most, and parses by recursion
         fault = (
             f"too large to be a configuration: expected numbers of {_MOST_BITS} bits at most, "
             f"and no more than {_DEEPEST} tables or lists inside each other"
@@ -76,7 +77,7 @@ def read_file(file: Path) -> Tables:
 
 
 def _check_size(value: object, depth: int = 0) -> None:
-    """Raise ValueError for a number or depth that no key takes and no message can show."""
+    """ValueError for a number or depth beyond any key and message."""
     if depth > _DEEPEST or (isinstance(value, int) and value.bit_length() > _MOST_BITS):
         raise ValueError("too large")
     if isinstance(value, (dict, list)):
@@ -99,7 +100,7 @@ def _syntax(message: str, text: str) -> str:
 
 
 def from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
-    """Yield the values of our variables."""
+    """The values of our variables."""
     for option in OPTIONS:
         texts = {
             name: environ[name]
@@ -114,7 +115,7 @@ def from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterato
 
 
 def strange_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """Name unknown variables, without their values: one may be a secret."""
+    """Unknown variables, without their values: one may be a secret."""
     known = {name for option in OPTIONS for name in option.env}
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX) or name in known or _OF_KUBERNETES.search(name):
@@ -126,7 +127,7 @@ def strange_variables(environ: Mapping[str, str]) -> Iterator[str]:
             advice = f"unknown, did you mean {near}?"
         else:
             advice = "unknown; docs/config.md lists those that are used"
-        yield f"environment variable {name} is not used: {advice}"
+        yield f"environment variable {short(name)} is not used: {advice}"
 
 
 def _counts(option: Option, name: str, text: str) -> bool:
@@ -136,7 +137,7 @@ def _counts(option: Option, name: str, text: str) -> bool:
 
 
 def from_flags(flags: Iterable[tuple[str, str]], problems: list[str]) -> Iterator[Given]:
-    """Yield the values of flags, pairs such as `("--listen", "[::]:443")`."""
+    """`flags` are pairs such as `("--listen", "[::]:443")`."""
     texts: dict[str, list[str]] = {}
     for flag, text in flags:
         texts.setdefault(flag, []).append(text)
@@ -148,10 +149,10 @@ def from_flags(flags: Iterable[tuple[str, str]], problems: list[str]) -> Iterato
 
 
 def _value(option: Option, texts: Sequence[str]) -> object:
-    """Read text as the kind of the option demands; the tables refuse text that is left."""
+    """Read text as the option's kind; the tables refuse what stays text."""
     if option.kind is Kind.LIST:
         items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
-        # Only the empty text itself: a comma too many must not open everything.
+        # only the empty text itself: a comma too many must not open everything
         return [*items, ""] if option.empty and "" in texts else items
     text = texts[-1]
     if option.kind is Kind.BOOL:
@@ -163,7 +164,6 @@ def _value(option: Option, texts: Sequence[str]) -> object:
 
 
 def _agree(option: Option, texts: Mapping[str, object], noun: str, problems: list[str]) -> None:
-    """Refuse two spellings of one option with different values."""
     if len(set(texts.values())) > 1:
         both = " and ".join(f"{name} = {quoted(value)}" for name, value in texts.items())
         problems.append(f"{both}: two {noun} for the same option, {label(option.keys)}; expected one")

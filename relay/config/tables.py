@@ -1,7 +1,4 @@
-"""The tables of the configuration file, typed: one frozen, checked model for each, with the options of its keys.
-
-Must never look at files, the environment or flags: `load` does.
-"""
+"""The tables of the configuration file: one frozen, checked model for each, with its keys' options."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ from relay.wire.version import Version
 
 
 class ServerTls(Table):
-    """`[server.tls]`: the certificates of the QUIC endpoint; the i-th of `cert` belongs to the i-th of `key`."""
+    """`[server.tls]`: certificates of the QUIC endpoint; the i-th of `cert` belongs to the i-th of `key`."""
 
     cert: Files = setting((), "PEM certificate chains", "--tls-cert")
     key: Files = setting((), "PEM private keys, one for each certificate, in the same order", "--tls-key")
@@ -102,7 +99,7 @@ class Client(Table):
 class Log(Table):
     """`[log]`."""
 
-    # RUST_LOG counts only if it is one of the level words: its filter syntax means nothing here.
+    # RUST_LOG counts only with one of the level words, not with its filter syntax
     level: Level = setting("info", "error, warn, info, debug or trace", variable="RUST_LOG")
     format: LogFormat = setting("text", "human-readable text, or json for machines: an object on each line")
 
@@ -121,7 +118,7 @@ class Cluster(Table):
     token: File | None = setting(
         None, "file with the token that this relay presents to the others", secret=True
     )
-    """A root may have a token of its own, which is stronger."""
+    """A root's own token is stronger."""
 
     prefix: Prefix = setting(
         "internal/origins", "broadcast path under which the relays of a cluster announce themselves"
@@ -136,7 +133,6 @@ class Cluster(Table):
         return tuple(root for root in self.root if self.node is None or not same_host(root.target, self.node))
 
     def role(self) -> str:
-        """The role of this relay, in words."""
         if not self.others:
             return "none" if self.node is None else f"root of a cluster as {self.node}"
         name = "without a name: what is published here stays here" if self.node is None else f"as {self.node}"
@@ -144,7 +140,7 @@ class Cluster(Table):
 
 
 class Public(Table):
-    """`[auth.public]`: rights without a token. Paths are in normal form; none covers another.
+    """`[auth.public]`: permissions without a token. Paths are in normal form; none covers another.
 
     `("",)` is everything, `()` is nothing. One of the two keys must grant something.
     """
@@ -181,7 +177,7 @@ class Public(Table):
 
 
 def _public(raw: object) -> object:
-    """Read a string or a list of them as the value of both keys."""
+    """A string or a list of them is the value of both keys."""
     if raw is None or isinstance(raw, (dict, Public)):
         return raw
     if isinstance(raw, (str, list, tuple)):
@@ -193,13 +189,13 @@ def _public(raw: object) -> object:
 
 
 class Auth(Table):
-    """`[auth]`: the keys of tokens, and the rights without one."""
+    """`[auth]`: the keys of tokens, and the permissions without one."""
 
     key: File | None = setting(None, "file with the key that tokens are verified with", secret=True)
     key_dir: KeyDir | None = setting(
         None, "directory, or https:// URL of one, with a file {kid}.jwk for each key", secret=True
     )
-    # Its flag replaces the whole table; those of the keys in it come later and change it.
+    # Its flag replaces the whole table; flags of the table's keys come later and change it.
     public: Annotated[Public | None, BeforeValidator(_public), Metavar("PATH[,...]")] = setting(
         None,
         'paths that anyone may publish and subscribe without a token; "" is everything',
@@ -208,7 +204,7 @@ class Auth(Table):
     )
 
     if TYPE_CHECKING:
-        # Type checkers do not see the validator that reads the short forms of `public`.
+        # for type checkers, which do not see the validator of `public`'s short forms
         def __init__(
             self,
             *,
@@ -219,16 +215,14 @@ class Auth(Table):
 
     @property
     def key_directory(self) -> Path | None:
-        """`key_dir`, if it is a directory."""
         return None if self.key_dir is None or is_url(self.key_dir) else Path(self.key_dir)
 
     @property
     def key_url(self) -> str | None:
-        """`key_dir`, if it is a URL; `/{kid}.jwk` is to be appended."""
+        """`key_dir`, if it is a URL; append `/{kid}.jwk`."""
         return self.key_dir if self.key_dir is not None and is_url(self.key_dir) else None
 
     def rights(self) -> Iterator[str]:
-        """Yield the rights, in words."""
         if self.key is not None:
             yield f"tokens of {self.key}"
         if self.key_directory is not None:
@@ -314,7 +308,7 @@ class Config(Table):
 
     @property
     def internal_listen(self) -> Address:
-        """The address of the operator's HTTP; without `[internal] listen`, one of this machine only."""
+        """The address of the operator's HTTP; by default one of this machine only."""
         if self.internal.listen is not None:
             return self.internal.listen
         port = self.server.listen.port
@@ -327,7 +321,7 @@ class Config(Table):
         return self.web.https.listen
 
 
-INTERNAL_OFFSET: Final = 1000  # from QUIC's port to that of internal HTTP, if none is configured
+INTERNAL_OFFSET: Final = 1000  # from QUIC's port
 
 MAX_PORT: Final = 65_535
 

@@ -1,8 +1,4 @@
-"""The URL of a key server, which an operator may write in place of a directory.
-
-Owns its syntax, and the part of a URL that messages may repeat. Must never open a connection. Called by the
-configuration tables, and for messages.
-"""
+"""The URL of a key server, in place of a directory: its syntax, and the part that messages may repeat."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ def is_url(text: str) -> bool:
 
 
 def key_server(text: str) -> str:
-    """Return the URL without slashes at its end. ValueError says what would be right, without the URL."""
+    """The URL without slashes at its end. ValueError says what would be right, without the URL."""
     text = text.strip()
     found = _SCHEME.match(text)
     scheme = found[0].lower() if found else ""
@@ -47,8 +43,8 @@ def key_server(text: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """Remove all but the scheme of a URL that may hold a password or a signature."""
+    """Only the scheme, if the URL may hold a password or a signature."""
     if is_url(text):
         return f"{text.strip().partition(':')[0]}://..." if re.search("[@?#]", text) else text
-    # A URL whose scheme is mistyped or missing may hold a password or a token as well.
+    # with a wrong or missing scheme, too
     return "..." if re.search(r"(?s):.*@|\?.*=", text) else text

@@ -1,7 +1,4 @@
-"""The types of single values: how text is read into each, its range, and the words of `expected ...`.
-
-Must never look at files, the environment or flags. Called by the tables.
-"""
+"""The types of single values: how to read text, the range, and the words of `expected ...`."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from relay.model.path import PatternError, granted, minimal, normalize
 from relay.quic.settings import QuicSettings
 from relay.wire.version import Version, version_from_name
 
-Range = tuple[float, float]  # smallest and largest value allowed
+Range = tuple[float, float]  # least and greatest
 
 _COUNT: Range = (1, 1_000_000)
 _BYTES: Range = (1_024, 1 << 40)
@@ -40,42 +37,50 @@ QUIC_RANGES: Final[Mapping[str, Range]] = {
     "max_streams_uni": _COUNT,
     "stream_window": (16_384, 1 << 30),
     "connection_window": (16_384, 1 << 40),
-    # RFC 9000 section 14 demands 1200; 65507 is what fits into one UDP packet over IPv4.
+    # RFC 9000 section 14 demands 1200; one UDP packet over IPv4 holds 65507
     "max_datagram_size": (1_200, 65_507),
     "socket_buffer": (16_384, 1 << 30),
 }
 
 LIMITS_RANGES: Final[Mapping[str, Range]] = {
-    # A deep path with its list of hops needs this much.
+    # a deep path with its list of hops needs this much
     "message": (4_096, 1 << 24),
-    # 0: every client proves its address.
+    # 0: every client proves its address
     "handshakes_unverified": (0, 1_000_000),
-    # 0: a broadcast ends with its publisher.
+    # 0: a broadcast ends with its publisher
     "linger": (0, 3_600),
-    # 0: all sessions close at once.
+    # 0: all sessions close at once
     "drain": (0, 3_600),
     "frame": _BYTES,
     "cache": _BYTES,
     "cache_track": _BYTES,
-    # The longest message has no room for a longer path.
+    # the longest message has no room for a longer path
     "path": (64, 1 << 16),
     "backlog_bytes": _BYTES,
     "backlog_session": _BYTES,
     "websocket_window": _BYTES,
     "websocket_message": _BYTES,
 }
-"""Fields without an entry are counts if they are whole numbers and seconds otherwise."""
+"""Other fields are counts if they are whole numbers and seconds otherwise."""
+
+
+LONGEST_SHOWN: Final = 100  # characters of a value or name in a message
+
+
+def short(text: str) -> str:
+    """Cut for a message."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 class Table(BaseModel):
     """Base of all tables."""
 
-    # Values stay out of pydantic's own messages: one may be a secret that was put in place of a path.
+    # pydantic's messages must not quote values: one may be a secret in place of a path
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 def _one(parse: Callable[[str], object], wanted: str) -> BeforeValidator:
-    """Read a string by `parse`; the finished value passes."""
+    """`parse` reads a string; the finished value passes."""
 
     def read(raw: object) -> object:
         if isinstance(raw, str):
@@ -88,7 +93,7 @@ def _one(parse: Callable[[str], object], wanted: str) -> BeforeValidator:
 
 
 def _many(parse: Callable[[str], object], wanted: str) -> BeforeValidator:
-    """Read a string or a list of strings into a tuple; finished items pass."""
+    """A string or a list of strings becomes a tuple; finished items pass."""
 
     def read(raw: object) -> tuple[object, ...]:
         items = raw if isinstance(raw, (list, tuple)) else (raw,)
@@ -132,7 +137,7 @@ def _host(text: str) -> str:
 
 def _authority(text: str) -> str:
     if is_authority(text):
-        with suppress(ValueError):  # the other relays ignore it by the same rule
+        with suppress(ValueError):  # other relays ignore it, by the same rule
             return Member.parse(text, 0).name
     raise ValueError('expected host or host:port without a scheme, e.g. "relay.example.com:4443"')
 
@@ -159,14 +164,14 @@ def _key_dir(text: str) -> str:
 
 
 def _public_path(text: str) -> str:
-    """Check a path by the rule for paths of URLs: nobody could use a right for another path."""
+    """Check by the rule for paths of URLs: nobody could use other paths."""
     try:
         text.encode()  # first: no message can quote half a character
         path = granted(text)
     except UnicodeEncodeError:
         raise ValueError("expected UTF-8") from None
     except PatternError as error:
-        raise ValueError(f'"{text}" is {error}') from None
+        raise ValueError(f'"{short(text)}" is {error}') from None
     names = [unquote(segment) for segment in path.split("/")]
     if any(name in (".", "..") or "/" in name or "\0" in name for name in names):
         raise ValueError(
@@ -176,7 +181,7 @@ def _public_path(text: str) -> str:
 
 
 def public_paths(raw: object) -> tuple[str, ...]:
-    """Read a string or a list of them. `()` is the finished value for nowhere; an empty list is an oversight."""
+    """A string or a list of them. `()` is the finished value for nowhere; an empty list is an oversight."""
     items = (raw,) if isinstance(raw, str) else raw
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
         raise ValueError('expected a path such as "anon", or a list of them')
@@ -245,7 +250,7 @@ def _ranged(name: str, hint: object, ranges: Mapping[str, Range]) -> object:
 
     if hint is int:
         return Annotated[hint, AfterValidator(check)]
-    # All fields that are no whole numbers are times.
+    # all other fields are times
     return Annotated[hint, AfterValidator(check), BeforeValidator(_seconds)]
 
 
@@ -254,7 +259,7 @@ def _seconds(raw: object) -> object:
 
 
 def _table_of(cls: type[Any], ranges: Mapping[str, Range]) -> BeforeValidator:
-    """Read a table into `cls`, a dataclass of another room, as strictly as a `Table` of our own."""
+    """For `cls`, a dataclass of another room, as strict as a `Table`."""
     hints = get_type_hints(cls)
     columns: dict[str, Any] = {
         field.name: (_ranged(field.name, hints[field.name], ranges), field.default)
@@ -263,7 +268,7 @@ def _table_of(cls: type[Any], ranges: Mapping[str, Range]) -> BeforeValidator:
     table = create_model(cls.__name__, __base__=Table, **columns)
 
     def read(raw: object) -> object:
-        # pydantic adds the errors of the inner model, with their keys, to those of the outer one.
+        # pydantic adds the inner model's errors, with their keys, to the outer one's
         return raw if isinstance(raw, cls) else cls(**table.model_validate(raw).model_dump())
 
     return BeforeValidator(read)

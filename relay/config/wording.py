@@ -1,7 +1,4 @@
-"""The words of messages about values: their place, their value, and what would be right.
-
-Must never repeat what may be a secret. Called by `load`, its sources, and the command line.
-"""
+"""The words of messages: a value's place, the value without secrets, and what would be right."""
 
 from __future__ import annotations
 
@@ -21,18 +18,18 @@ from pydantic_core import ErrorDetails
 from relay.config.options import Keys
 from relay.config.tables import OPTIONS, Config
 from relay.config.url import is_url, redacted
+from relay.config.values import short
 from relay.model.limits import Limits
 from relay.quic.settings import QuicSettings
 
-_LONGEST_VALUE: Final = 100
-_SHORTEST_SECRET: Final = 32  # characters: neither the content of a key file nor a token is shorter
+_SHORTEST_SECRET: Final = 32  # characters; secrets have more
 
 _OPENING: Final = re.compile("public|disable.verify")
 _NEARLY: Final = 0.85
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name closest to a mistyped one; one that opens access or trusts more only if nearly equal."""
+    """The known name closest to a mistyped one; one that opens access or trusts more only if nearly equal."""
     found = difflib.get_close_matches(name, known, n=1)
     if found and _OPENING.search(found[0].lower()):
         found = difflib.get_close_matches(name, found, n=1, cutoff=_NEARLY)
@@ -40,13 +37,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def nearest_key(name: str, known: Iterable[str]) -> str | None:
-    """As `nearest`, whatever the case of `name`."""
+    """As `nearest`, in any case."""
     return nearest(name.lower(), known)
 
 
 def label(keys: Keys) -> str:
-    """Write the place of a key: `[server.tls] cert`."""
-    return f"[{'.'.join(keys[:-1])}] {keys[-1]}" if keys[:-1] else keys[-1]
+    """The place of a key: `[server.tls] cert`."""
+    return f"[{'.'.join(map(short, keys[:-1]))}] {short(keys[-1])}" if keys[:-1] else short(keys[-1])
 
 
 def shown(keys: Keys, value: object) -> str:
@@ -60,13 +57,14 @@ def shown(keys: Keys, value: object) -> str:
         if is_url(text) or text != str(value):
             return f" = {quoted(text)}"
         parent = os.path.dirname(text)  # noqa: PTH120 - Path would normalise what is shown and measured.
-        if len(text) >= _SHORTEST_SECRET and (parent in ("", "/") or not Path(parent).is_dir()):
+        known = os.path.isdir(parent)  # noqa: PTH112 - Path would raise for a name that is too long
+        if len(text) >= _SHORTEST_SECRET and (parent in ("", "/") or not known):
             return f" ({len(text)} characters, not shown because they may be the secret itself)"
     return f" = {quoted(value)}"
 
 
 def quoted(value: object) -> str:
-    """Write a value as in the file, shortened, and a URL without secrets."""
+    """A value as in the file, shortened, and a URL without secrets."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, (bool, int, float)):
@@ -77,11 +75,11 @@ def quoted(value: object) -> str:
         text = f"[{', '.join(map(quoted, value))}]"
     else:
         text = json.dumps(redacted(str(value)), ensure_ascii=False)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    return short(text)
 
 
 def wanted(error: ErrorDetails) -> str:
-    """Say what would be right instead of a value that the tables refused."""
+    """What would be right instead of a refused value."""
     match error["type"]:
         case "value_error":
             return str(error["ctx"]["error"])
@@ -106,7 +104,7 @@ def unknown(keys: Keys, value: object) -> str:
     near = nearest_key(name, known)
     if not table and isinstance(value, dict):
         advice = f"did you mean [{near}]?" if near else f"known are {', '.join(f'[{key}]' for key in known)}"
-        return f"[{name}]: unknown table, {advice}"
+        return f"[{short(name)}]: unknown table, {advice}"
     if near:
         return f'{label(keys)}: unknown key, did you mean "{near}"?'
     elsewhere = [place for place, names in SCHEMA.items() if place and name in names]
@@ -119,7 +117,7 @@ def unknown(keys: Keys, value: object) -> str:
 def _schema(model: type[BaseModel], keys: Keys = ()) -> dict[Keys, tuple[str, ...]]:
     found: dict[Keys, tuple[str, ...]] = {keys: tuple(model.model_fields)}
     for name, field in model.model_fields.items():
-        # A table may be optional.
+        # a table may be optional
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 found |= _schema(kind, (*keys, name))

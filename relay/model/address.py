@@ -1,15 +1,15 @@
-"""Addresses of peers, as shown and as limits count them. Must never resolve a name."""
+"""Addresses of peers, for display and for limits. Nothing resolves names."""
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-PREFIX_V6: Final = 64  # bits of a customer's IPv6 network, who may use any number of addresses
+PREFIX_V6: Final = 64  # bits of a customer's IPv6 network
 
 
 def address_of(remote: str) -> str:
-    """The IPv4 address of `remote` (`host` or `host:port`), or the network of its IPv6 address; else the host."""
+    """The IPv4 address of `remote` (`host` or `host:port`), the network of an IPv6 address, or the host."""
     host = remote.removeprefix("[").partition("]")[0] if remote.startswith("[") else remote
     if host.count(":") == 1:
         host = host.partition(":")[0]
@@ -25,7 +25,7 @@ def address_of(remote: str) -> str:
 
 
 def readable_host(host: str) -> str:
-    """A readable address: IPv4 that came in through a dual-stack socket is shown as IPv4."""
+    """IPv4 addresses from a dual-stack socket appear as IPv4."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

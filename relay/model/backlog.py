@@ -1,6 +1,6 @@
-"""The queue of one subscription: the order of its open and unsent groups, and which of them a slow peer skips.
+"""The queue of one subscription: order of its open and unsent groups, and the groups a slow peer skips.
 
-Decides only: `relay.moq.delivery` writes, resets and reports. `now` is in seconds. Reasons: docs/architecture.md.
+Decides only: `relay.moq.delivery` writes and resets. `now` is in seconds. Reasons: docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from relay.model.limits import Limits
 
-RANK_BITS = 52  # bits of a rank: with 8 of priority and 1 for promotion, groups stay below control streams
-RANK_STEP = 1 << 16  # between groups in order of their beginning: room for those out of order
-SLICES = 32  # resolution of `Flow`
+RANK_BITS = 52  # bits: with 8 of priority and 1 for promotion, groups stay below control streams
+RANK_STEP = 1 << 16  # gap between new groups, for older ones
+SLICES = 32
 TURN = 4
-"""A passed group is promoted after a quarter of the backlog's time, if no more is queued than was written in it."""
+"""Promote a passed group after a quarter of the backlog's time, if that time's writes exceed its queue."""
 
 
 class Stream(Protocol):
@@ -25,16 +25,16 @@ class Stream(Protocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes queued and not yet sent for the first time."""
+        """Bytes not yet sent for the first time."""
 
     @property
     def undelivered(self) -> bool:
-        """The peer may lack a part of it."""
+        pass
 
-    context: Any  # free for the stream's owner
+    context: Any  # free for the owner
 
     def prioritize(self, priority: int) -> None:
-        """Give the stream another send priority."""
+        pass
 
 
 S = TypeVar("S", bound=Stream)
@@ -44,11 +44,11 @@ class Reason(Enum):
     """Reason to skip a group."""
 
     TOO_FAR_BEHIND = "too_far_behind"
-    DELIVERY_TIMEOUT = "delivery_timeout"  # later than the subscriber's latency allows
+    DELIVERY_TIMEOUT = "delivery_timeout"  # later than the subscriber's latency
 
 
 def send_priority(priority: int, rank: int, *, promoted: bool = False) -> int:
-    """Order of sending: higher track priority first, then promoted groups, then the higher rank."""
+    """Order of sending: track priority, then promotion, then rank; higher is earlier."""
     return (priority << RANK_BITS + 1) | (promoted << RANK_BITS) | (rank & ((1 << RANK_BITS) - 1))
 
 
@@ -61,11 +61,11 @@ class Ranks:
         self._next = itertools.count(1)
 
     def fresh(self) -> int:
-        """A rank above all so far."""
+        """Above all ranks so far."""
         return next(self._next) * RANK_STEP
 
     def turn(self) -> int:
-        """A rank for a promoted group: they are sent in the order of their promotion."""
+        """For a promoted group: earlier promotions first."""
         return -next(self._next)
 
 
@@ -78,13 +78,13 @@ class Sending(Generic[S]):
         self.sequence = sequence
         self.stream = stream
         self.rank = rank
-        self.open = True  # more may be written
-        self.promoted = False  # it is sent before newer groups
-        self.passed: float | None = None  # time at which a newer group began
+        self.open = True
+        self.promoted = False  # ahead of newer groups
+        self.passed: float | None = None  # when a newer group began
         self.size = 0  # bytes written
 
 
-Waiting = tuple[Sending[S], int]  # a group and its unsent bytes
+Waiting = tuple[Sending[S], int]
 
 
 class GivenUp(NamedTuple, Generic[S]):
@@ -104,7 +104,7 @@ class Flow:
         self._slices: deque[tuple[float, int]] = deque()
 
     def add(self, size: int, now: float, span: float) -> None:
-        """Count bytes. `span` is the longest time that `within` is asked for."""
+        """`span`: longest time of a later `within`."""
         slices = self._slices
         if slices and now - slices[-1][0] < span / SLICES:
             start, before = slices[-1]
@@ -115,12 +115,11 @@ class Flow:
         slices.append((now, size))
 
     def within(self, now: float, span: float) -> int:
-        """Bytes written in the last `span` seconds."""
         return sum(size for start, size in self._slices if now - start < span)
 
 
 class Backlog(Generic[S]):
-    """The group streams of one subscription that are open or not sent yet."""
+    """The group streams of one subscription that are open or not fully sent."""
 
     def __init__(self, limits: Limits, ranks: Ranks, priority: int) -> None:
         self._limits = limits
@@ -128,12 +127,12 @@ class Backlog(Generic[S]):
         self._groups: dict[int, Sending[S]] = {}
         self._flow = Flow()
         self._newest = -1
-        self._leaving: deque[S] = deque()  # sent and perhaps not acknowledged, oldest first
+        self._leaving: deque[S] = deque()  # sent, perhaps not acknowledged; oldest first
         self.priority = priority
         self._ordered = False
         self._latency = 0.0
         self._patience = limits.backlog_time
-        self.unsent = 0  # bytes queued at the last `measure` or `waiting`, and all written since
+        self.unsent = 0  # bytes queued at the last `measure` or `waiting`, plus all written since
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -142,11 +141,9 @@ class Backlog(Generic[S]):
         return iter(self._groups.values())
 
     def get(self, sequence: int) -> Sending[S] | None:
-        """A group that is open or not sent yet."""
         return self._groups.get(sequence)
 
     def drop(self, sequence: int) -> None:
-        """Forget a group: the peer refused it, or it was reset."""
         self._groups.pop(sequence, None)
 
     def clear(self) -> None:
@@ -161,14 +158,13 @@ class Backlog(Generic[S]):
         return any(stream.undelivered for stream in streams)
 
     def measure(self) -> int:
-        """Bytes queued now."""
         self.unsent = sum(sending.stream.unsent for sending in self._groups.values())
         return self.unsent
 
     # --- the subscriber's parameters -------------------------------------------------------------------------------
 
     def prefer(self, priority: int, *, ordered: bool, latency: float) -> None:
-        """Apply parameters. `latency` is in seconds; 0 leaves it to the relay."""
+        """`latency`: seconds; 0 leaves it to the relay."""
         limits = self._limits
         self._latency = latency
         self._patience = max(limits.backlog_time, min(latency, limits.cache_age))
@@ -189,11 +185,10 @@ class Backlog(Generic[S]):
     # --- groups ----------------------------------------------------------------------------------------------------
 
     def rank(self, sequence: int) -> int:
-        """The rank of a group that begins."""
         if self._ordered:
             if not self._groups:
                 return self._ranks.fresh()
-            # the subscription keeps its place among others of its priority by its oldest group
+            # among tracks of equal priority, the oldest group sets the subscription's rank
             oldest = self._groups[min(self._groups)]
             if sequence > oldest.sequence and not oldest.promoted:
                 oldest.rank = self._ranks.fresh()
@@ -209,7 +204,7 @@ class Backlog(Generic[S]):
     def begin(self, sequence: int, stream: S, rank: int, now: float) -> Sending[S]:
         sending = Sending(sequence, stream, rank)
         if sequence > self._newest:
-            before = self._groups.get(self._newest)  # older ones have been passed already
+            before = self._groups.get(self._newest)  # older ones were passed before
             if before is not None:
                 before.passed = now
             self._newest = sequence
@@ -219,7 +214,7 @@ class Backlog(Generic[S]):
         return sending
 
     def wrote(self, sending: Sending[S], size: int, now: float, overhead: int = 0) -> None:
-        """Bytes were handed to a stream, to which the transport may add `overhead`."""
+        """`overhead`: bytes that the transport may add."""
         sending.size += size
         size += overhead
         self.unsent += size
@@ -255,7 +250,7 @@ class Backlog(Generic[S]):
         return given_up
 
     def shed(self) -> list[GivenUp[S]]:
-        """The session holds too much: skip the oldest queued group, if there is one."""
+        """The session queues too much: skip the oldest queued group, if any."""
         waiting = self.waiting()
         given_up: list[GivenUp[S]] = []
         if waiting:
@@ -264,7 +259,7 @@ class Backlog(Generic[S]):
         return given_up
 
     def waiting(self) -> list[Waiting[S]]:
-        """Groups with unsent bytes, and their number; those complete and sent are forgotten."""
+        """Groups with unsent bytes; forgets complete, sent ones."""
         waiting: list[Waiting[S]] = []
         total = 0
         for sending in tuple(self._groups.values()):
@@ -283,9 +278,9 @@ class Backlog(Generic[S]):
         while leaving and not leaving[0].undelivered:
             leaving.popleft()
         leaving.append(sending.stream)
-        sending.stream.context = None  # its owner refers to us: a reference cycle
+        sending.stream.context = None  # a reference cycle
         if not sending.promoted:
-            self._promote(sending)  # its lost packets or end must not wait behind newer groups
+            self._promote(sending)  # newer groups must not delay its lost packets or its end
 
     def _promote(self, sending: Sending[S]) -> None:
         sending.promoted = True
@@ -293,14 +288,14 @@ class Backlog(Generic[S]):
         self._place(sending)
 
     def _finish(self, waiting: list[Waiting[S]], now: float) -> None:
-        """Promote groups more than half sent and soon done: else a slow peer gets all beginnings and no end."""
+        """Promote groups more than half sent and soon done: else a slow peer gets beginnings and no ends."""
         soon = self._flow.within(now, self._limits.backlog_time / TURN)
         for sending, unsent in waiting:
             if not sending.open and not sending.promoted and unsent <= min(sending.size // 2, soon):
                 self._promote(sending)
 
     def _take_turns(self, waiting: list[Waiting[S]], now: float) -> None:
-        """Promote the passed groups of a peer that keeps up, but never catches up."""
+        """Promote passed groups of a peer that keeps up, but never catches up."""
         turn = min(self._limits.backlog_time, self._latency or self._patience) / TURN
         late = [s for s, _ in waiting if s.passed is not None and now - s.passed >= turn and not s.promoted]
         if late and self.unsent <= self._flow.within(now, self._patience / TURN):

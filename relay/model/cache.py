@@ -1,6 +1,6 @@
-"""The cache policy of a track, called by track actors: groups that are kept, and arrivals that are too old.
+"""The cache policy of a track.
 
-The newest unbroken group stays; others stay for `GroupCache.age` seconds, within `Limits.cache_groups`, `cache_track`.
+The newest unbroken group stays; others for `GroupCache.age` seconds, within `Limits.cache_groups`, `cache_track`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from relay.model.group import Group, Part
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 
-SLACK = 8  # tracks report a size changed by an eighth; an eighth of the budget is freed at once
+SLACK = 8  # an eighth: of a reported change, and of the budget freed at once
 G = TypeVar("G", bound=Group)
 
 
@@ -24,15 +24,14 @@ class GroupCache(Generic[G]):
     __slots__ = ("_limits", "age", "floor", "groups", "latest", "size")
 
     def __init__(self, limits: Limits) -> None:
-        self.groups: dict[int, G] = {}  # by sequence; changed by `add` and `empty`
+        self.groups: dict[int, G] = {}  # by sequence; only `add` and `empty` change it
         self._limits = limits
-        self.age = limits.cache_age  # seconds from its arrival that a group stays, if a newer one exists
+        self.age = limits.cache_age  # seconds that a group stays after a newer one came
         self.latest: G | None = None
-        self.floor = 0  # sequences below are rejected: `floor - 1` was evicted
-        self.size = 0  # bytes held
+        self.floor = 0  # lower sequences are rejected: `floor - 1` was evicted
+        self.size = 0  # bytes
 
     def __iter__(self) -> Iterator[G]:
-        """Groups in order of sequence."""
         return iter([self.groups[sequence] for sequence in sorted(self.groups)])
 
     def __len__(self) -> int:
@@ -48,7 +47,7 @@ class GroupCache(Generic[G]):
         return max(whole, key=attrgetter("sequence"), default=None)
 
     def add(self, group: G) -> bool:
-        """Add a new group. `False` if it is a duplicate, or older than an evicted one and not asked for anew."""
+        """False if the group is a duplicate, or older than an evicted one and not requested again."""
         if group.sequence in self.groups or (group.sequence < self.floor and not group.past):
             return False
         self.groups[group.sequence] = group
@@ -62,38 +61,37 @@ class GroupCache(Generic[G]):
         self.size += group.size - before
 
     def empty(self, group: G) -> None:
-        """Drop the content of an aborted group."""
         if self.groups.get(group.sequence) is group:
             self.size -= group.size
         group.clear()
 
     def start_of(self, params: SubscribeParams, max_age: int) -> int:
-        """Sequence of the first group of a new subscription; `max_age` is its history in the track's timescale."""
+        """First sequence for a new subscription; `max_age`: its history in the track's timescale."""
         floor = params.start_group or 0
         if params.start_group is not None and not params.start_is_floor:
             return floor
-        # without a group, the first that comes is the newest there is
+        # the first group to come is the newest
         return max(floor, self.start(max_age) or 0)
 
     def start(self, max_age: int) -> int | None:
-        """Sequence of the oldest group that is not expired for a subscriber that accepts `max_age`."""
+        """Oldest sequence not expired for a subscriber that accepts `max_age`."""
         newest = self.newest
-        # below the floor are only groups that still arrive, with gaps between them
+        # below the floor groups have gaps: some still arrive
         groups = [group for group in self if group.sequence >= self.floor or group is newest]
         return oldest_fresh(groups, max_age)
 
     def covers(self, max_age: int) -> bool:
-        """All groups before the oldest are expired for a subscriber that accepts `max_age`."""
+        """True if all groups before the oldest are expired for `max_age`."""
         groups = [group for group in self if group.sequence >= self.floor and group.code is None]
         newest = max((g.last_timestamp for g in groups if g.last_timestamp is not None), default=None)
         oldest = groups[0].first_timestamp if groups else None
         return newest is not None and oldest is not None and newest - oldest >= max_age
 
     def evict(self, now: float) -> list[G]:
-        """Apply the policy. Returns the evicted groups, so that open ones can be aborted."""
+        """Apply the policy. Returns the evicted groups: open ones must be aborted."""
         dropped: list[G] = []
         newest = self.newest
-        for group in self.groups.values():  # in order of arrival
+        for group in self.groups.values():
             if now - group.arrived < self.age:
                 break
             if group is not newest and group is not self.latest and not group.open:
@@ -107,14 +105,14 @@ class GroupCache(Generic[G]):
         return dropped
 
     def shrink(self, size: int) -> list[G]:
-        """For the cache budget: evict the oldest groups, never the newest, down to `size` bytes. Returns them."""
+        """Evict the oldest groups, never the newest, down to `size` bytes. Returns them."""
         return self._down_to(size, self._limits.cache_groups)
 
     def _down_to(self, size: int, groups: int) -> list[G]:
         dropped: list[G] = []
         newest = self.newest
         older = [g for _, g in sorted(self.groups.items()) if g is not newest and g is not self.latest]
-        # open groups go last: viewers wait for their end
+        # viewers wait for the end of open groups: evict them last
         for group in sorted(older, key=attrgetter("open")):
             if self.size <= size and len(self.groups) <= groups:
                 break
@@ -133,9 +131,9 @@ class GroupCache(Generic[G]):
 
 
 def oldest_fresh(groups: Iterable[Group], max_age: int) -> int | None:
-    """Sequence of the oldest of `groups` (in order) that is neither aborted nor expired; `None` if there is none.
+    """The oldest of `groups` (in order) that is neither aborted nor expired; `None` if there is none.
 
-    Expired: its successor's first timestamp is `max_age` (track units) older than the newest; never without one (06).
+    A group expires when its successor's first timestamp is `max_age` (track units) older than the newest (06).
     """
     groups = [group for group in groups if group.code is None]
     if not groups:
@@ -150,7 +148,7 @@ def oldest_fresh(groups: Iterable[Group], max_age: int) -> int | None:
 
 
 def fair_share(sizes: Iterable[int], budget: int) -> int:
-    """The limit for each, to hold no more than `budget` together: unused shares go to the others."""
+    """The limit for each, so that all fit into `budget`: unused shares go to the others."""
     ordered = sorted(sizes)
     left = budget
     for position, size in enumerate(ordered):

@@ -1,12 +1,12 @@
-"""The directory: the publishers of each path, the one that serves, and who is notified.
+"""The directory: publishers of each path, the serving one, and its watchers.
 
-Parts: `publications.py` (preference), `watchers.py` (offers), `withdrawals.py` (of relays). Must never know actors
-or a clock: commands append effects, timers too, that the origin actor takes with `poll` and carries out in order.
+Parts: `publications.py` (preference), `watchers.py` (offers), `withdrawals.py` (of relays). The origin actor takes
+the effects with `poll`, timers included, and carries them out in order.
 
-* A new announcement pings the sessions that published the path before: a restarted publisher leaves its old session
-  behind. One that does not answer serves and is offered only where nobody else publishes; its viewers ask again.
-* The only publication of a path lingers if its session breaks off: watchers are not notified, requests wait, and the
-  next publisher of the path takes its place.
+* A new announcement pings the path's other sessions, since a restarted publisher leaves its old session behind.
+  One that does not answer serves only paths without another publisher; its viewers ask again.
+* The only publication of a path lingers if its session breaks off: watchers get no news, requests wait, and the
+  next publisher of the path replaces it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from relay.model.withdrawals import SETTLE, Withdrawals
 
 
 class Notice(Enum):
-    """News for the publishing side of a publication."""
+    """News for a publication's session or broadcast."""
 
-    CHECK_ALIVE = auto()  # another session announced the path: ping this one
-    ROUTE_CHANGED = auto()  # its relay has another route to it, or none
+    CHECK_ALIVE = auto()  # another session announced the path: ping
+    ROUTE_CHANGED = auto()  # its relay has another route, or none
     PUBLISHER_LOST = auto()  # the session is dead and another publishes the path: viewers ask again
-    WITHDRAWN = auto()  # out of the directory; `broadcast_over` follows once nothing of it runs
+    WITHDRAWN = auto()  # `broadcast_over` follows its last track
 
 
 class Notify(NamedTuple):
-    """Effect: tell the session or the broadcast of a publication."""
+    """Effect: for a session or broadcast."""
 
     publication: Publication
     notice: Notice
@@ -51,7 +51,7 @@ class LingerOver(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """Timer: the routes left after a withdrawal may be announced, unless another one came since."""
+    """Timer: announce the routes left, unless another withdrawal came since."""
 
     path: str
     turn: int
@@ -71,18 +71,18 @@ class Directory:
     """The directory of one relay."""
 
     def __init__(self, *, linger: float = 0.0, members: str = "") -> None:
-        """`linger`: seconds. `members`: path under which the relays of a cluster announce themselves."""
+        """`linger`: seconds. `members`: path of the relays' names."""
         self.linger = linger
         self.publications = Publications(members)
         self._effects: list[Effect] = []
-        self._leaving: set[int] = set()  # sessions that are about to end
+        self._leaving: set[int] = set()
         self._withdrawn: dict[str, dict[int, Publication]] = {}  # still running; by path and id
-        self._withdrawals: dict[str, Withdrawals] = {}  # by path, where they still matter
+        self._withdrawals: dict[str, Withdrawals] = {}  # by path, while they matter
         self.watchers = Watchers(self.publications, self._effects.append, self._withdrawals)
-        self._denying: set[int] = set()  # sessions whose peers those withdrawals come from
+        self._denying: set[int] = set()
 
     def poll(self) -> list[Effect]:
-        """Take the effects, in order."""
+        """In order."""
         effects = self._effects.copy()
         self._effects.clear()
         return effects
@@ -108,7 +108,7 @@ class Directory:
             self._effects.append(Resume(lingering))
             return
         for other in (*present, *self._withdrawn.get(path, {}).values()):
-            # two routes of other relays, or two echoes, say nothing about each other's sessions
+            # of relays or echoes, neither disproves the other
             alike = (other.relayed and publication.relayed) or (other.tentative and publication.tentative)
             if not alike and other.session != session:
                 self._notify(other, Notice.CHECK_ALIVE)
@@ -117,7 +117,6 @@ class Directory:
         self.watchers.refresh(path)
 
     def reroute(self, session: int, path: str, generation: int, route: Route) -> None:
-        """The same announcement has another route."""
         publication = self.publications.find(session, path)
         if publication is None or publication.generation != generation:
             return
@@ -138,14 +137,14 @@ class Directory:
             self._withdraw(publication, said=said)
 
     def session_gone(self, session: int, *, lost: bool) -> None:
-        """`lost`: the connection broke off, neither side closed it."""
+        """`lost`: neither side closed the connection."""
         self._leaving.discard(session)
         self.watchers.remove_session(session)
         table = self.publications
         publications = table.of(session)
         linger = self.linger if lost else 0.0
         if any(p.relayed and table.is_member(p.path) and len(p.route.hops) == 1 for p in publications):
-            # the relay's own name: it runs on, and others announce now what they had left to it
+            # a relay's name: others announce their routes to it now
             linger = max(linger, SETTLE)
         for publication in publications:
             alone = table.serves(publication) and sum(p.usable for p in table.at(publication.path)) == 1
@@ -159,20 +158,19 @@ class Directory:
         self.watchers.forget_neighbours(session)
 
     def session_leaving(self, session: int) -> None:
-        """A session is about to end: new requests go to other publishers, where there are any."""
+        """Route new requests to other publishers, where there are any."""
         self._leaving.add(session)
         for publication in self.publications.of(session):
             publication.leaving = True
             self.watchers.refresh(publication.path)
 
     def session_alive(self, session: int, *, alive: bool) -> None:
-        """A session that was pinged has answered, or has not in time."""
         for publication in self.publications.of(session):
             if publication.dead == alive:
                 publication.dead = not alive
                 chosen = best(self.publications.at(publication.path))
                 if chosen is not None and not chosen.dead:
-                    chosen.tentative = False  # it has taken over, so it is no echo
+                    chosen.tentative = False  # it serves, so it is no echo
                 self._abandon_dead(publication.path)
                 self.watchers.refresh(publication.path)
         for path, still in self._withdrawn.items():
@@ -183,7 +181,7 @@ class Directory:
                 self._abandon_dead(path)
 
     def broadcast_over(self, publication: int, path: str) -> bool:
-        """Nothing of a publication runs. True if it was withdrawn, and is now forgotten."""
+        """True if it was withdrawn, and is now forgotten."""
         still = self._withdrawn.get(path, {})
         known = still.pop(publication, None)
         if not still:
@@ -207,7 +205,7 @@ class Directory:
     # --- questions -------------------------------------------------------------------------------------------------
 
     def serving(self, path: str, session: int, exclude: int) -> Publication | None:
-        """The publication that serves a request of a session; `exclude` is a hop id, 0 for none."""
+        """`exclude`: a hop id, or 0."""
 
         def usable(publication: Publication) -> bool:
             route = publication.route
@@ -217,14 +215,14 @@ class Directory:
         return self.publications.above(path, usable) if exact is None else exact
 
     def announcements(self, prefixes: Sequence[str]) -> tuple[Announcement, ...]:
-        """The announced paths under the prefixes, without the names of relays."""
+        """Without the relays' names."""
         table = self.publications
         paths = (path for path in table.under(prefixes) if not table.is_member(path))
         serving = (best(table.living(path)) for path in paths)
         return tuple(Announcement(p.path, p.route, p.source) for p in serving if p is not None)
 
     def withdrawn(self, prefixes: Iterable[str]) -> list[Publication]:
-        """The publications under the prefixes that are withdrawn but run still."""
+        """Those that still run."""
         prefixes = tuple(prefixes)
         return [
             publication
@@ -257,7 +255,7 @@ class Directory:
         self._notify(publication, Notice.WITHDRAWN)
 
     def _abandon_dead(self, path: str) -> None:
-        """Viewers of publishers that were found dead ask again, if somebody else publishes the path."""
+        """Viewers of dead publishers ask again, if another publishes the path."""
         present = self.publications.at(path)
         if all(p.dead for p in present):
             return
@@ -268,14 +266,13 @@ class Directory:
     # --- withdrawals by other relays -------------------------------------------------------------------------------
 
     def _settle(self, publication: Publication, lost: Route) -> None:
-        """The route that served is gone: a worse one to its publisher is announced after `SETTLE`."""
+        """The serving route is gone: announce a worse one to its publisher after `SETTLE`."""
         if publication.relayed and not self.publications.is_member(publication.path):
             withdrawals = self._withdrawals.setdefault(publication.path, Withdrawals())
             withdrawals.lost(lost)
             self._effects.append(Later(SETTLE, Settled(publication.path, withdrawals.turn)))
 
     def _drop_withdrawals(self, path: str) -> None:
-        """Forget withdrawals that no longer matter: those of a path that is gone matter until it has settled."""
         withdrawals = self._withdrawals.get(path)
         if withdrawals is not None and not (
             withdrawals.settling or (withdrawals and self.publications.at(path))
@@ -283,10 +280,10 @@ class Directory:
             del self._withdrawals[path]
 
     def _deny(self, withdrawn: Publication) -> None:
-        """A relay has no route to a path any more: routes of others through it lead nowhere."""
+        """Others' routes through the relay lead nowhere."""
         end = withdrawn.route.hops[-1:]
         if any(p.route.hops[-1:] == end for p in self.publications.at(withdrawn.path)):
-            return  # another session with it says otherwise
+            return  # another of its sessions has one
         withdrawals = self._withdrawals.setdefault(withdrawn.path, Withdrawals())
         withdrawals.withdrawn(withdrawn.session, withdrawn.route)
         self._denying.add(withdrawn.session)
@@ -300,7 +297,6 @@ class Directory:
             publication.usable = usable
 
     def _judge_new(self, publication: Publication) -> None:
-        """A publication is new, or has a new route."""
         withdrawals = self._withdrawals.get(publication.path)
         if withdrawals is None:
             return
@@ -309,7 +305,6 @@ class Directory:
         publication.usable = withdrawals.usable(publication.route)
 
     def _forget_peer(self, session: int) -> None:
-        """A session has ended: its peer's withdrawals no longer concern the routes through it."""
         if session not in self._denying:
             return
         self._denying.discard(session)

@@ -1,14 +1,14 @@
-"""Failover of a lost publisher, for sessions and HTTP readers: when to retry, and which groups are new then."""
+"""Failover of a lost publisher: when to retry, and which groups are new then."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-MOST_RETRIES = 6  # retries after losses in a row, without a group from any publisher
+MOST_RETRIES = 6  # in a row, without a group
 RETRY_MEMORY = 10.0  # seconds until retries count anew: a track without groups may outlive many routes
 RETRY_DELAY = 0.1
-"""Seconds before the second retry, then doubled; the first is immediate. A relay may reject before it withdraws."""
+"""Seconds before the second retry, then doubled. A relay may reject before it withdraws."""
 
 
 class Numbered(Protocol):
@@ -30,12 +30,12 @@ class Failover:
         self._failures = 0
         self._last = 0.0
         self._moved = False
-        self.code: int | None = None  # stream code of the last loss, until another publisher's group comes
-        self.next = 0  # the sequence after the newest that was delivered
-        self.floor = 0  # groups below it were delivered by former publishers
+        self.code: int | None = None  # stream code of the last loss, until the next group
+        self.next = 0  # sequence after the newest delivered
+        self.floor = 0  # former publishers delivered the groups below
 
     def lost(self, code: int, now: float) -> float | None:
-        """The publisher is gone at `now` (seconds). Returns the seconds until the next retry; `None`: no more."""
+        """`now`: seconds. Returns the delay of the next retry; `None`: give up."""
         self.code = code
         self._failures = 1 if now - self._last > RETRY_MEMORY else self._failures + 1
         self._last = now
@@ -44,20 +44,18 @@ class Failover:
         return 0.0 if self._failures == 1 else RETRY_DELAY * (1 << self._failures - 2)
 
     def accepted(self) -> bool:
-        """A track accepted. True if it is not the first."""
+        """True if it is not the first track."""
         moved, self._moved = self._moved, True
         if moved:
             self.floor = self.next
         return moved
 
-    def take(self, pieces: tuple[P, ...]) -> tuple[P, ...]:
-        """The fragments to deliver."""
+    def take(self, fragments: tuple[P, ...]) -> tuple[P, ...]:
         if self.floor:
-            pieces = tuple(piece for piece in pieces if piece.sequence >= self.floor)
-        return pieces
+            fragments = tuple(fragment for fragment in fragments if fragment.sequence >= self.floor)
+        return fragments
 
     def passed(self, sequences: Iterable[int]) -> None:
-        """Groups with these sequences began."""
         for sequence in sequences:
             self._failures = 0
             self.code = None

@@ -1,14 +1,15 @@
 """Groups: the unit of caching and delivery. `relay.moq.encoding` derives byte streams from them.
 
-A group holds frames as they came: the start, then chunks of payload, the same `bytes` objects from decoder to packet.
+Chunks of payload are the same `bytes` from decoder to packet.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
-FRAME_OVERHEAD = 128  # bytes of a frame besides its payload: empty frames count against the cache, too
+FRAME_OVERHEAD = 128  # bytes besides the payload: empty frames fill the cache, too
 
 
 class FrameStart(Protocol):
@@ -20,10 +21,10 @@ class FrameStart(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes of payload, which follow."""
+        """Bytes of payload."""
 
 
-Part: TypeAlias = FrameStart | bytes  # the start of a frame, or a chunk of the payload that follows it
+Part: TypeAlias = FrameStart | bytes  # a start, or a chunk of the payload after it
 
 
 class Group:
@@ -36,25 +37,23 @@ class Group:
 
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
         self.sequence = sequence
-        self.first_frame = first_frame  # the first frame we hold; above 0 in a partial group
+        self.first_frame = first_frame  # the first one held; above 0 in a partial group
         self.arrived = now
-        self.past = False  # it came by a request for the past, not by the running subscription
+        self.past = False  # it came by a request for older groups
         self.parts: list[Part] = []
         self.frames = 0
         self.size = 0
         self.finished = False
-        self.code: int | None = None  # stream code the group was aborted with
+        self.code: int | None = None  # stream code of the abort
         self.first_timestamp: int | None = None
         self.last_timestamp: int | None = None
 
     @property
     def payload(self) -> int:
-        """Bytes of payload held."""
         return self.size - self.frames * FRAME_OVERHEAD
 
     @property
     def open(self) -> bool:
-        """More may come."""
         return not self.finished and self.code is None
 
     def extend(self, parts: Iterable[Part]) -> None:
@@ -74,6 +73,47 @@ class Group:
             own.append(part)
 
     def clear(self) -> None:
-        """Drop the content."""
         self.parts.clear()
         self.frames = self.size = 0
+
+
+class FrameQueue:
+    """Unread parts of one group, in order. True if there is a whole frame."""
+
+    __slots__ = ("_missing", "_starts", "parts")
+
+    def __init__(self) -> None:
+        self.parts: deque[Part] = deque()
+        self._starts = 0  # of frames
+        self._missing = 0  # bytes that the newest frame lacks
+
+    def __bool__(self) -> bool:
+        return self._starts > (self._missing > 0)
+
+    def extend(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            self.parts.append(part)
+            if isinstance(part, bytes):
+                self._missing -= len(part)
+            else:
+                self._starts += 1
+                self._missing = part.size
+
+    def pop_part(self) -> Part:
+        part = self.parts.popleft()
+        self._starts -= not isinstance(part, bytes)
+        return part
+
+    def popleft(self) -> tuple[FrameStart, bytes]:
+        """A whole frame: its start, and its payload. Skips the rest of a frame begun by `pop_part`."""
+        start = self.pop_part()
+        while isinstance(start, bytes):
+            start = self.pop_part()
+        chunks: list[bytes] = []
+        missing = start.size
+        while missing:
+            chunk = self.parts.popleft()
+            assert isinstance(chunk, bytes)
+            chunks.append(chunk)
+            missing -= len(chunk)
+        return start, chunks[0] if len(chunks) == 1 else b"".join(chunks)

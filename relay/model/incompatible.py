@@ -1,4 +1,4 @@
-"""Peers without a common version: one log line per address, up to a rate. Called by listeners and connection actors."""
+"""Peers without a common version: logs each address once, up to a rate."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from relay.model.pace import LogThrottle
 
 logger = get_logger("relay")
 
-REMEMBERED: Final = 1_024  # addresses; the oldest is forgotten
-SHOWN: Final = 8  # names of an offer in a line: peers choose their number and length
+REMEMBERED: Final = 1_024
+SHOWN: Final = 8  # names of an offer in a line: peers choose their number
 SHOWN_NAME: Final = 32  # characters of each
 
 
@@ -21,14 +21,14 @@ class IncompatiblePeers:
     """One per relay."""
 
     def __init__(self, spoken: Sequence[str], now: Callable[[], float]) -> None:
-        """`spoken` are the names of the versions in use, `now` is a clock in seconds."""
+        """`spoken`: names of our versions. `now`: a clock in seconds."""
         self._spoken = ",".join(spoken)
         self._now = now
         self._named: OrderedDict[str, None] = OrderedDict()
         self._throttle = LogThrottle()
 
     def met(self, remote: str, transport: str, offered: Sequence[str]) -> None:
-        """Log a peer, `host:port`, and its offer, unless its address was logged before."""
+        """`remote` is `host:port`."""
         key = address_of(remote)
         if key in self._named or not self._throttle.passes(self._now()):  # addresses may be forged
             return

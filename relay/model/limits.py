@@ -1,7 +1,6 @@
-"""The named bounds of the relay: every queue, map, buffer and timer that a peer can make grow.
+"""The limits of the relay: on every queue, map, buffer and timer that a peer can make grow.
 
-Owns the defaults and their reasons. `relay.config` exposes each as a key of the `[limits]` table; the room that
-enforces a limit refuses the offender with a clear code and counts it.
+`[limits]` has a key for each. The room that enforces a limit counts refusals, and refuses with a clear code.
 """
 
 from __future__ import annotations
@@ -14,130 +13,130 @@ class Limits:
     """What one relay holds at most. Sizes are bytes, times are seconds."""
 
     sessions: int = 10_000
-    """Sessions on this relay. Beyond it new ones are refused before they are accepted."""
+    """Refused before they are accepted."""
 
     sessions_address: int = 1_000
-    """Sessions of one client address (IPv6: of one /64): many share one, but it takes ten of them to fill a relay."""
+    """Of one client address (IPv6: one /64): many share one, but it takes ten to fill a relay."""
 
     handshakes: int = 1_000
-    """QUIC connections that have not finished their handshake: what a flood of first packets can cost."""
+    """Unfinished QUIC handshakes: the cost of a flood of first packets."""
 
     handshakes_unverified: int = 250
-    """Of these, those whose address may be forged. Beyond it an address is proven first, by a Retry; 0: always."""
+    """Of these, with an address that may be forged. Beyond it a Retry proves addresses; 0: always."""
 
     handshakes_address: int = 500
-    """Of these, those of one address that is proven, so that no single one takes all. Beyond it nothing is answered."""
+    """Of these, with one proven address, so that none takes all. More get no answer."""
 
     packet_time: float = 0.1
-    """CPU seconds a second that one QUIC connection may take beyond 0.1 ms a packet, before its packets are dropped."""
+    """CPU seconds per second of one QUIC connection, beyond 0.1 ms a packet; then its packets are dropped."""
 
     setup_timeout: float = 10.0
-    """From accept to an established moq session, and on TCP to a complete request, the first and each further one."""
+    """From accept to an established moq session; on TCP to each complete request."""
 
     http: int = 2_000
-    """TCP connections that are no session. Beyond it new ones are closed unread, on the internal listener apart."""
+    """TCP connections without a session. More are closed unread. The internal listener counts apart."""
 
     http_address: int = 500
-    """Of these, those of one address."""
+    """Of these, from one address."""
 
     auth_failures: int = 20
-    """Refusals for bad credentials that one address gets without delay: a mistyped token annoys nobody."""
+    """Immediate refusals of bad credentials, per address: a mistyped token annoys nobody."""
 
     auth_delay: float = 1.0
-    """How much longer than the one before each further refusal is held back, and after which one of them is forgotten."""
+    """Each further refusal waits that much longer than the one before; one is forgotten after as long."""
 
     auth_waiting: int = 256
-    """Refusals held back on the whole relay. Beyond it they come at once: an open connection costs more than a quick no."""
+    """Delayed refusals. More are immediate: an open connection costs more than a quick answer."""
 
     announces: int = 5_000
-    """Live broadcasts that one session may announce."""
+    """Live broadcasts announced by one session."""
 
     announce_streams: int = 100
-    """Announce streams that one session may hold open toward us."""
+    """Open Announce streams of one session."""
 
     subscriptions: int = 2_000
     """Live subscriptions and fetches of one session."""
 
     control_rate: int = 500
-    """Control messages a second of one session, for long: each costs us more than the peer, and none needs so many."""
+    """Control messages per second of one session, sustained: each costs us more than the peer."""
 
     control_burst: int = 10_000
-    """Control messages that one session may send ahead of that rate: all its announcements and subscriptions at once."""
+    """Control messages at once: all announcements and subscriptions of a session."""
 
     path: int = 1_024
-    """Bytes of one broadcast's path, root included, and of one track's name: they are kept while they live."""
+    """Bytes of a broadcast's path, root included, and of a track's name: they are kept."""
 
     inbox: int = 200_000
-    """Messages that may wait for the actor of one session: some 50 MB, and more than all changes of a busy relay."""
+    """Queued messages of one session's actor: some 50 MB, and more than all changes of a busy relay."""
 
     answer_timeout: float = 10.0
-    """How long a publisher may take to answer a subscription, a question about a track or a fetch, before it is refused."""
+    """For a publisher's answer to a subscription, a question about a track or a fetch."""
 
     readers: int = 1_000
-    """HTTP requests that read a track at the same time; each is a subscriber of its own."""
+    """Concurrent HTTP requests that read a track; each is a subscriber."""
 
     tracks: int = 2_000
-    """Tracks of one broadcast that are subscribed to at the same time."""
+    """Concurrently subscribed tracks of one broadcast."""
 
     message: int = 65_536
     """One control message. The longest legal one, a path of 32 segments and 32 hops, is far below."""
 
     frame: int = 64 * 1024 * 1024
-    """One frame. Frames are forwarded as they arrive, but the newest group is held in the cache."""
+    """One frame. It is forwarded as it arrives, but the newest group is cached."""
 
     cache_track: int = 128 * 1024 * 1024
-    """Payload that one track keeps. The oldest groups go first; a group that alone exceeds it is ended."""
+    """Cached payload of one track. The oldest groups go first; a group that alone exceeds it is ended."""
 
     cache: int = 1024 * 1024 * 1024
-    """Payload that all tracks together keep: 5 s of 1.6 Gbit/s. Those with more than their fair share give up first."""
+    """Cached payload of all tracks: 5 s of 1.6 Gbit/s. Those above their fair share evict first."""
 
     cache_groups: int = 256
-    """Groups that one track keeps, so that one-frame groups stay bounded too."""
+    """Cached groups of one track, which bounds groups of one frame."""
 
     cache_age: float = 5.0
-    """How long a group stays fetchable once a newer one exists, where the publisher states no time of its own (05, 06)."""
+    """A group stays that long after a newer one came, unless the publisher has its own time (05, 06)."""
 
     groups_in_flight: int = 256
-    """Unfinished groups that a publisher may have open on one track."""
+    """Unfinished groups of one track."""
 
     track_idle: float = 1.0
-    """How long a track without viewers keeps its upstream subscription, so that a reload costs nothing."""
+    """A track without viewers keeps its upstream subscription that long: a reload costs nothing."""
 
     linger: float = 5.0
-    """How long a broadcast is kept whose publisher broke off without a word, so that it may come back; 0: not at all."""
+    """A broadcast whose publisher broke off waits that long for its return; 0: not at all."""
 
     peers: int = 256
-    """Other relays of a cluster. Each is dialled, or dials."""
+    """Other relays of a cluster, dialled or dialling."""
 
     backlog_groups: int = 2
-    """Groups that may wait, unsent, in one subscription, however slow its peer is."""
+    """Unsent groups in one slow subscription."""
 
     backlog_time: float = 1.0
-    """A peer is slow once more waits for it than was written in this time; then the oldest group is given up."""
+    """A peer is slow if its queue exceeds what was written in this time; then the oldest group is skipped."""
 
     backlog_bytes: int = 64 * 1024 * 1024
-    """Unsent payload of one subscription, whatever its age."""
+    """Unsent payload of one subscription."""
 
     backlog_session: int = 256 * 1024 * 1024
-    """Unsent bytes of one session, fetches and announcements included; beyond it the least important group goes."""
+    """Unsent bytes of one session, with fetches and announcements; the least important group goes first."""
 
     websocket_streams: int = 1024
-    """Streams of each kind that a peer on WebSocket may have open at once: one per group, announce, subscription."""
+    """Concurrent streams of each kind of a WebSocket peer: one per group, announce, subscription."""
 
     websocket_window: int = 16 * 1024 * 1024
-    """Unread bytes that a QMux peer may send on all its streams together; 1 MiB of them on one stream."""
+    """Unread bytes of a QMux peer's streams together; 1 MiB of them on one stream."""
 
     websocket_message: int = 1024 * 1024
     """One message of a `webtransport` peer, which knows no other limit. Deployed ones stay at 16 KiB."""
 
     qlog_files: int = 100
-    """Files in `qlog_dir`, of which the oldest goes first, and QUIC connections that are logged at the same time."""
+    """Files in `qlog_dir`, the oldest of which go first, and QUIC connections logged at the same time."""
 
     qlog_events: int = 10_000
-    """Events of one such connection, frames of its packets included: the first half of them and the newest."""
+    """Events of one connection, frames of its packets included: the first half of them and the newest."""
 
     drain: float = 5.0
-    """How long a relay that is told to stop serves on, after it has asked its sessions to leave; 0: not at all."""
+    """A stopping relay serves that long, after it has asked its sessions to leave; 0: not at all."""
 
     close_timeout: float = 3.0
-    """How long a closing relay waits for its sessions to close."""
+    """A closing relay waits that long for its sessions."""

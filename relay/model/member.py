@@ -1,4 +1,4 @@
-"""Names of cluster relays, `host[:port]`: syntax and equality. Called by the cluster actor, for untrusted names."""
+"""Names of cluster relays, `host[:port]`, which are untrusted: syntax and equality."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _NAME: Final = re.compile(
 
 
 class Member(NamedTuple):
-    """A relay that announced itself. `hop` is its id in hop lists, 0 if unknown."""
+    """An announced relay. `hop` is its id in hop lists, 0 if unknown."""
 
     name: str
     hop: int
 
     @classmethod
     def parse(cls, name: str, hop: int) -> Self:
-        """Check a name that is going to be dialled. Raises ValueError."""
+        """Check a name before dialling it. Raises ValueError."""
         found = _NAME.fullmatch(name) if len(name) <= LONGEST else None
         if found is None or not 0 < int(found["port"] or DEFAULT_PORT) < 1 << 16:
             raise ValueError("not host or host:port")
@@ -43,5 +43,5 @@ def authority_of(target: str) -> tuple[str, int]:
 
 
 def same_host(one: str, other: str) -> bool:
-    """True if two targets are the same relay, as far as their spelling tells."""
+    """True if two targets are spelled like one relay."""
     return authority_of(one) == authority_of(other)

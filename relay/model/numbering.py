@@ -1,27 +1,26 @@
-"""One order of group numbers for each track of a path, across all its publishers. Knows no actors.
+"""One order of group numbers for each track of a path, across all its publishers.
 
-A publisher may count anew, but a number that viewers saw must keep its group, and their numbers must rise. So numbers
-are given out in spans, one per announcement's life: the first publisher keeps its numbers, later ones are shifted
-beyond those given out. Routes announced beside each other are one life, and share its span. The origin actor keeps
-a `Numbering` for each running track, tracks keep their spans.
+A publisher may count anew, but a number that viewers saw must keep its group, and their numbers must rise. So each
+announcement's life gets a span of numbers: the first publisher keeps its own, later ones are shifted beyond. Routes
+announced side by side are one life. The origin actor keeps a `Numbering` per running track; tracks keep their spans.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-MAX_SEQUENCE = (1 << 62) - 1  # the highest group number that a message can carry
-RESERVE = 1 << 16  # numbers given ahead to a running track: 20 minutes of 50 groups a second
+MAX_SEQUENCE = (1 << 62) - 1  # the highest group number of the wire
+RESERVE = 1 << 16  # numbers given ahead: 20 minutes of 50 groups a second
 MOST_REPEATED = 8
-"""Groups that a second route may be behind and catch up. One further behind counts differently, perhaps shifted."""
+"""Groups that a second route may lag. One further behind counts differently, perhaps shifted."""
 
 
 class Span(NamedTuple):
-    """Numbers that belong to one life. The publisher's number plus `shift` is the number that viewers see."""
+    """Numbers of one life. The publisher's number plus `shift` is the viewers'."""
 
-    first: int  # the publisher's first number
+    first: int  # the publisher's
     shift: int
-    limit: int  # viewers' numbers are below it, or asked for again
+    limit: int  # the viewers' numbers end before it
 
 
 class Numbering:
@@ -30,21 +29,19 @@ class Numbering:
     __slots__ = ("_following", "_left", "_lives", "_spans", "_top", "timescale")
 
     def __init__(self) -> None:
-        self._top = 0  # no track was given this number or a higher one
-        self._following = 0  # the number after the highest of tracks that have ended
-        self._spans: dict[int, Span] = {}  # the newest of each life
-        self._lives: dict[str, int] = {}  # the life of each running track, by its URN
-        self._left: set[int] = set()  # lives that have a span and no track
-        self.timescale: int | None = None  # units in a second for viewers; None if unknown
+        self._top = 0  # above all given out
+        self._following = 0  # above those of ended tracks
+        self._spans: dict[int, Span] = {}  # newest, by life
+        self._lives: dict[str, int] = {}  # of running tracks, by URN
+        self._left: set[int] = set()  # with a span, without a track
+        self.timescale: int | None = None  # units per second, for viewers
 
     @property
     def free(self) -> bool:
-        """No track was given numbers."""
         return not self._spans
 
     @property
     def used(self) -> bool:
-        """A track of it runs."""
         return bool(self._lives)
 
     def ask(self, track: str, life: int, sequence: int | None, floor: int = 0) -> Span | None:
@@ -75,9 +72,9 @@ class Numbering:
         return span
 
     def leave(self, track: str, following: int) -> None:
-        """A track has ended; `following`: the number after its newest group, or 0. Numbers given ahead are free again.
+        """`following`: the number after its newest group, or 0. Frees numbers given ahead.
 
-        Its span is kept until another is given: its viewers may go on by another route to the same publisher.
+        Its span stays until the next: viewers may take another route to the same publisher.
         """
         self._following = max(self._following, following)
         life = self._lives.pop(track, None)

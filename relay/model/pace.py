@@ -1,49 +1,50 @@
-"""Rates of events and of log lines. Must never read a clock: `now` is a parameter, in seconds."""
+"""Rates of events and of log lines. `now` is in seconds."""
 
 from __future__ import annotations
 
-EPISODE = 10.0  # seconds without an event, after which the next is logged again
-LOG_RATE = 0.05  # lines a second, sustained, that anybody can cause
-LOG_BURST = 3  # lines of them at once
+EPISODE = 10.0  # seconds of silence that end an episode
+LOG_RATE = 0.05  # lines per second that anybody can cause
+LOG_BURST = 3  # lines at once
 
 
 class TokenBucket:
-    """Limits a rate, and a burst."""
+    """Limits a rate, in tokens a second, and a burst. Both may change."""
 
-    __slots__ = ("_at", "_level")
+    __slots__ = ("_at", "_level", "burst", "rate")
 
-    def __init__(self) -> None:
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate, self.burst = rate, burst
         self._level = 0.0
         self._at = 0.0
 
-    def spend(self, now: float, *, rate: float, burst: float) -> bool:
-        """Take a token. False if none of `burst` is left; `rate` tokens come back in a second."""
-        self._level = max(0.0, self._level - (now - self._at) * rate)
+    def spend(self, now: float) -> bool:
+        """Take a token. False if none is left."""
+        self._level = max(0.0, self._level - (now - self._at) * self.rate)
         self._at = now
-        if self._level > burst - 1:
+        if self._level > self.burst - 1:
             return False
         self._level += 1
         return True
 
 
 class LogThrottle(TokenBucket):
-    """Lets a few log lines a minute pass, and counts those that it holds back."""
+    """Passes a few log lines per minute, and counts the others."""
 
     __slots__ = ("held_back",)
 
     def __init__(self) -> None:
-        super().__init__()
-        self.held_back = 0  # lines since the one that passed last
+        super().__init__(LOG_RATE, LOG_BURST)
+        self.held_back = 0  # since the last line
 
     def passes(self, now: float) -> bool:
-        """True if a line may be written. One held back takes no room from those that follow."""
-        passes = self.spend(now, rate=LOG_RATE, burst=LOG_BURST)
+        """True if a line may be written."""
+        passes = self.spend(now)
         self.held_back += not passes
         return passes
 
 
 class LogOnce:
-    """Lets the first of many events of one name into the log. Its size is the number of names."""
+    """Logs the first of many events of a name. Its size is the number of names."""
 
     __slots__ = ("_last",)
 

@@ -1,6 +1,6 @@
 """Broadcast paths: `/`-separated, compared by whole segments, byte for byte.
 
-Owns the path algebra. Its arguments are normalised; the normal form (`relay.paths`) is re-exported for raw text.
+Arguments are normalised; `relay.paths` has the normal form of raw text.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ __all__ = ["MAX_SEGMENTS", "checked", "normalize"]
 
 
 class PatternError(ValueError):
-    """A pattern that no path stands for. The text says what would be right."""
+    """A pattern that grants no path. The text says what would be right."""
 
 
 def granted(text: str) -> str:
-    """The path of a grant, with all below it: `room`, or as others write, `room/**`, `**`. Raises PatternError."""
+    """The path of a grant, which includes all below: `room`, or as others write, `room/**`, `**`. Raises PatternError."""
     path = normalize(text)
     if "*" not in path:
         return path
@@ -53,7 +53,7 @@ def strip(path: str, prefix: str) -> str | None:
 
 
 def ancestors(path: str) -> Iterator[str]:
-    """`a/b/c` gives `a/b/c`, `a/b`, `a`, `""`: every prefix that covers it, longest first."""
+    """`a/b/c` gives `a/b/c`, `a/b`, `a`, `""`."""
     yield path
     while path:
         path = path.rpartition("/")[0]
@@ -61,9 +61,9 @@ def ancestors(path: str) -> Iterator[str]:
 
 
 def minimal(prefixes: Iterable[str]) -> tuple[str, ...]:
-    """The same coverage without prefixes that another one covers, sorted."""
+    """The same coverage with the fewest prefixes, sorted."""
     kept: list[str] = []
-    # By segments, so that what a prefix covers comes right after it ("a", "a/b", "a-b"; plain text would not).
+    # by segments, so that all that a prefix covers follows it: "a", "a/b", "a-b"
     for prefix in sorted(set(prefixes), key=lambda path: path.split("/")):
         if not kept or not covers(kept[-1], prefix):
             kept.append(prefix)
@@ -71,7 +71,7 @@ def minimal(prefixes: Iterable[str]) -> tuple[str, ...]:
 
 
 def narrow(granted: Iterable[str], requested: str) -> tuple[str, ...]:
-    """The part of `granted` that lies within `requested`: a wider request keeps the grants, a narrower one narrows."""
+    """The part of `granted` within `requested`: a wider request keeps the grants, a narrower one narrows."""
     found = []
     for grant in granted:
         if covers(grant, requested):
@@ -82,7 +82,7 @@ def narrow(granted: Iterable[str], requested: str) -> tuple[str, ...]:
 
 
 class Ordered:
-    """Paths in order, so that those below a prefix are found without a look at all others."""
+    """Paths in order, for quick lookup below a prefix."""
 
     __slots__ = ("_paths",)
 
@@ -90,15 +90,13 @@ class Ordered:
         self._paths: list[str] = []
 
     def add(self, path: str) -> None:
-        """Take in a path that is not there yet."""
         insort(self._paths, path)
 
     def remove(self, path: str) -> None:
-        """Take out a path that is there."""
         del self._paths[bisect_left(self._paths, path)]
 
     def below(self, prefix: str) -> list[str]:
-        """Those that `prefix` covers, but for itself."""
+        """Paths below `prefix`, without itself."""
         paths = self._paths
         if not prefix:
             return [path for path in paths if path]

@@ -1,15 +1,15 @@
-"""A set of group numbers as few ranges, to find the gaps between them. Bounded: of too many gaps the oldest close."""
+"""A set of group numbers as ranges, to find gaps. Bounded: the oldest gaps close."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 MAX_RANGES = 64  # numbers with gaps make one range per group; only the newest matter
-Range = tuple[int, int]  # first and last number, both included
+Range = tuple[int, int]  # first and last, inclusive
 
 
 class Ranges:
-    """A set of numbers, kept as ranges in ascending order."""
+    """Ranges in ascending order."""
 
     __slots__ = ("_ranges",)
 
@@ -28,7 +28,7 @@ class Ranges:
         return self._ranges[0][0] if self._ranges else None
 
     def add(self, start: int, end: int) -> None:
-        """Add the numbers from `start` to `end`, both included."""
+        """Both included."""
         ranges = self._ranges
         if ranges and ranges[-1][0] <= start <= ranges[-1][1] + 1:  # nearly always
             ranges[-1] = ranges[-1][0], max(ranges[-1][1], end)
@@ -42,7 +42,6 @@ class Ranges:
             ranges[:2] = [(ranges[0][0], ranges[1][1])]
 
     def gaps(self, start: int, end: int) -> list[Range]:
-        """The missing numbers from `start` to `end`."""
         found = []
         for first, last in self._ranges:
             if first > end:

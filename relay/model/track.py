@@ -25,17 +25,17 @@ class SubscribeParams(NamedTuple):
     priority: int = 0
     ordered: bool = False
     latency_ms: int = 0  # lateness at which the subscriber skips a group (03 and later)
-    history_ms: int = 0  # past wanted at the start (06: max age); 0: the newest group only
+    history_ms: int = 0  # history at the start (06: max age); 0: the newest group only
     start_group: int | None = None
-    start_is_floor: bool = False  # 06: nothing older than `start_group`; alone it asks for no past
+    start_is_floor: bool = False  # 06: nothing older than `start_group`; alone it requests no history
     end_group: int | None = None
     start_frame: int = 0
     end_frame: int | None = None
 
 
 def together(wanted: Sequence[SubscribeParams]) -> SubscribeParams:
-    """The parameters of one subscription upstream for all subscribers; there is at least one."""
-    # a floor is ours to keep; an explicit start concerns the publisher if all subscribers have one
+    """For one upstream subscription; `wanted` is not empty."""
+    # we apply floors; an explicit start concerns the publisher if all subscribers have one
     starts = [None if params.start_is_floor else params.start_group for params in wanted]
     return SubscribeParams(
         priority=max(params.priority for params in wanted),

@@ -1,6 +1,6 @@
-"""Translates numbers and timestamps of a publisher to those of viewers. Called by track actors.
+"""Translates a publisher's numbers and timestamps to those of viewers.
 
-The directory gives each track its spans of numbers (`relay.model.numbering`), and the viewers' unit of time.
+The directory gives the spans of numbers (`relay.model.numbering`) and the viewers' unit.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from relay.model.group import Part
 from relay.model.numbering import MAX_SEQUENCE, MOST_REPEATED, Span
 from relay.model.track import SubscribeParams, TrackProperties
 
-MOST_SPANS = 16  # of one track, which gets another when two publishers of a path run beside each other
+MOST_SPANS = 16  # of one track: two publishers side by side need several
 
 
 class Frame(NamedTuple):
-    """The start of a frame in the unit of viewers."""
+    """The start of a frame in the viewers' unit."""
 
     timestamp: int
     size: int
@@ -26,18 +26,18 @@ class Translation:
     """Translates between a publisher and the viewers of one track."""
 
     def __init__(self) -> None:
-        self._spans: list[Span] = []  # in order of the publisher's and the viewers' numbers
-        self._free = True  # no track of the path was given numbers
-        self._floor = 0  # number that viewers of another route want next; 0 once a group is near it
-        self._units: tuple[int, int] | None = None  # units in a second: publisher's, viewers'; if different
+        self._spans: list[Span] = []  # in order of both sides' numbers
+        self._free = True  # no track of the path has numbers
+        self._floor = 0  # next number for viewers from another route; 0 once a group is near it
+        self._units: tuple[int, int] | None = None  # publisher's and viewers' per second, if different
         self.first_published: int | None = None
-        self.timescale: int | None = None  # units in a second for viewers; None if unknown
-        self.properties: TrackProperties | None = None  # as viewers get them
-        self.below = 0  # the publisher's numbers below it are known and, if `plain`, the same as the viewers'
+        self.timescale: int | None = None  # units per second for viewers; None if unknown
+        self.properties: TrackProperties | None = None
+        self.below = 0  # the publisher's numbers below are known and, if `plain`, equal the viewers'
         self.plain = False
 
     def add(self, span: Span | None, timescale: int | None, *, free: bool) -> int:
-        """The directory's answer. Returns the number from which the track counts on elsewhere, else 0."""
+        """Returns the number from which the track counts on elsewhere, else 0."""
         self._free = free
         self.timescale = self.timescale or timescale
         if span is None:
@@ -52,7 +52,7 @@ class Translation:
         return elsewhere
 
     def expect(self, floor: int) -> None:
-        """A viewer comes that has seen the numbers below `floor`."""
+        """A viewer has seen the numbers below `floor`."""
         self._floor = max(self._floor, floor)
         self._review()
 
@@ -62,9 +62,9 @@ class Translation:
         self.plain = len(self._spans) == 1 and self._spans[0][:2] == (0, 0) and self._units is None
 
     def missing(self, sequences: Iterable[int]) -> tuple[int, int] | None:
-        """The publisher's number to ask the directory about, and from where to count anew; None if all are known."""
+        """The publisher's number to ask about, and the floor for a new count; None if all are known."""
         if not self._spans:
-            # forgotten numbers are not taken for those of this publisher
+            # forgotten numbers are not this publisher's
             return min(sequences), self._floor if self._free else 0
         span = self._spans[-1]
         beyond = min((s for s in sequences if s + span.shift >= span.limit), default=None)
@@ -79,26 +79,25 @@ class Translation:
     # --- numbers ---------------------------------------------------------------------------------------------------
 
     def shown(self, sequence: int) -> int | None:
-        """The viewers' number of a group; None if it has none: it comes too late, or beyond all numbers."""
+        """The viewers' number of a group; None if it comes too late, or beyond all numbers."""
         return next(self.all_of(sequence), None)
 
     def all_of(self, sequence: int) -> Iterator[int]:
-        """The numbers of a group, the newest first: two if it was the newest when the track had to count anew."""
+        """A group's numbers, newest first: two if it was the newest at a new count."""
         if not self._spans:
             yield sequence
         for span in reversed(self._spans):
             number = sequence + span.shift
-            # the end of the track needs a number of its own, after the last group's
+            # the track's end needs a number after the last group's
             if sequence >= span.first and number < span.limit and (number < MAX_SEQUENCE or not span.shift):
                 yield number
 
     def end(self, final: int) -> int:
-        """The number after all that viewers see."""
         span = self._spans[-1] if self._spans and final else None
         return final if span is None else min(final + span.shift, MAX_SEQUENCE)
 
     def published(self, number: int) -> int | None:
-        """The publisher's number of a group; None if the number is not one of this track's."""
+        """The publisher's number of a group; None if it is another track's."""
         if not self._spans:
             return number if self._free else None
         for span in reversed(self._spans):
@@ -108,7 +107,6 @@ class Translation:
         return None
 
     def asked(self, params: SubscribeParams) -> SubscribeParams:
-        """Parameters with the publisher's numbers."""
         start = params.start_group
         return params if start is None else params._replace(start_group=self.published(start))
 
@@ -120,7 +118,6 @@ class Translation:
     # --- time ------------------------------------------------------------------------------------------------------
 
     def describe(self, properties: TrackProperties) -> TrackProperties:
-        """The publisher's properties, as viewers get them."""
         if self.timescale is None:
             self.timescale = properties.timescale
         if self.timescale != properties.timescale:
@@ -130,19 +127,16 @@ class Translation:
         return self.properties
 
     def timestamp(self, timestamp: int) -> int:
-        """The timestamp in the unit of viewers."""
         if self._units is None:
             return timestamp
         publisher, viewers = self._units
         return min(timestamp * viewers // publisher, MAX_SEQUENCE)
 
     def translated(self, parts: Iterable[Part]) -> tuple[Part, ...]:
-        """The same with all timestamps in the unit of viewers."""
         return tuple(
             part if isinstance(part, bytes) else Frame(self.timestamp(part.timestamp), part.size)
             for part in parts
         )
 
     def age(self, params: SubscribeParams) -> int:
-        """How old a group may be at the start of a subscription, in the unit of viewers."""
         return params.history_ms * (self.properties or TrackProperties()).timescale // 1000

@@ -1,10 +1,10 @@
-"""Who is offered which path: announce interests of all sessions, and the last offers. Called by the directory.
+"""Announce interests of all sessions, and the last offers to each.
 
 * No session is offered its own publications, nor a route through the relay that it excludes.
-* Names of relays (`members`) are offered to relays alone.
-* A relay connected to the relay that we have a path from is not offered our second route until that connection ends:
-  else every relay of a full mesh would announce every path to every other. Connections are known from names of members:
-  a relay passes the name of a neighbour on with two hops.
+* Only relays are offered the names of relays (`members`).
+* A relay gets no second route to a path whose relay it is connected to: else every relay of a full mesh would
+  announce every path to every other. Names of members show connections: a relay passes a neighbour's name on with
+  two hops.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class AnnounceInterest(NamedTuple):
     """One announce interest of one session."""
 
     session: int
-    watch: int  # chosen by the session, unique within it
+    watch: int
     prefixes: tuple[str, ...]
-    exclude: int = 0  # hop id: routes through it are not offered; 0: none
+    exclude: int = 0  # hop id to avoid; 0: none
     routes_above: bool = False  # wants prefix routes above its prefixes, too (moq-lite-06)
-    relay: bool = False  # the watcher is another relay of the cluster
-    one_hop: bool = False  # is offered our own publishers alone: its version has no hop ids
+    relay: bool = False
+    one_hop: bool = False  # sees our own publishers alone: its version has no hop ids
 
 
 class Announcement(NamedTuple):
-    """One path that a watcher may use; `source` changes when another publication takes the path over."""
+    """An offered path; `source` changes when another publication takes over."""
 
     path: str
     route: Route
@@ -40,7 +40,7 @@ class Announcement(NamedTuple):
 
 
 class WatchChanged(NamedTuple):
-    """Effect, and message to the watcher: the best route of a path has changed; None: the path is gone."""
+    """Effect, and message to the watcher; None: the path is gone."""
 
     watch: int
     path: str
@@ -58,7 +58,6 @@ class Watcher:
         self.known: dict[str, Announcement] = {}
 
     def sees(self, publication: Publication) -> bool:
-        """True if the publication may be offered."""
         interest = self.interest
         if publication.session == interest.session:
             return False
@@ -82,12 +81,12 @@ class Watchers:
         self._withdrawals = withdrawals
         self._by_session: dict[int, dict[int, Watcher]] = {}
         self._by_prefix: dict[str, dict[tuple[int, int], Watcher]] = {}
-        self._prefixes = Ordered()  # the same prefixes
+        self._prefixes = Ordered()
         self._neighbours: dict[int, dict[int, str]] = {}
-        """By session with a relay: hop ids of its neighbours, with the paths of their names."""
+        """By session with a relay: hop ids of its neighbours, with their names' paths."""
 
     def add(self, interest: AnnounceInterest) -> tuple[Announcement, ...]:
-        """Add an interest; returns the existing offers. Changes follow as effects."""
+        """Returns the existing offers. Changes follow as effects."""
         watcher = Watcher(interest)
         self._by_session.setdefault(interest.session, {})[interest.watch] = watcher
         for prefix in interest.prefixes:
@@ -121,7 +120,6 @@ class Watchers:
             self.remove(session, watch)
 
     def refresh(self, path: str) -> None:
-        """Bring the watchers of `path` up to date after a change."""
         first = self._first(path)
         covering = [same for prefix in ancestors(path) if (same := self._by_prefix.get(prefix))]
         concerned = covering[0] if len(covering) == 1 else dict(ChainMap(*covering))
@@ -148,24 +146,24 @@ class Watchers:
         self._emit(WatchChanged(watcher.interest.watch, path, offer, watcher.interest.session))
 
     def _offer(self, watcher: Watcher, path: str, first: Publication | None) -> Announcement | None:
-        """The offer of `path`, below a watched prefix; `first` serves it here. A prefix may be served from above it."""
+        """`first` serves the path here. A prefix route above may serve it, too."""
         interest, publications = watcher.interest, self._publications
         if (not interest.relay or interest.one_hop) and publications.is_member(path):
             return None  # old relays would dial these names in vain
         if first is None or (first.relayed and watcher.sees(first)):
-            chosen = first  # the nearest of all; only publishers of our own are not chosen by distance
+            chosen = first  # the nearest; only our own publishers have another order
         else:
             chosen = best(p for p in publications.living(path) if watcher.sees(p))
         if chosen is None and interest.routes_above and path in interest.prefixes:
             chosen = publications.above(path, watcher.sees)
         if chosen is None or (path not in watcher.known and self._has_its_own(watcher, chosen)):
-            return None  # where it is known already, a connection of theirs may be too new to be relied on
+            return None  # the watcher's connection may be too new to rely on
         return Announcement(path, chosen.route, chosen.source)
 
     # --- connections between other relays ------------------------------------------------------------------------
 
     def learn_neighbour(self, publication: Publication) -> None:
-        """The name of a relay came, changed or went: note whether the session's relay is connected to it."""
+        """A relay's name came, changed or went: note if the session's relay is connected to it."""
         path, session, publications = publication.path, publication.session, self._publications
         if not (publication.relayed and publications.is_member(path)):
             return
@@ -184,14 +182,14 @@ class Watchers:
         self._neighbours.pop(session, None)
 
     def _offer_second_routes(self, session: int, hop: int) -> None:
-        """The relay of `session` has lost its connection to the relay `hop`: offer it our routes through that."""
+        """Routes through `hop`, to which the session's relay lost its connection."""
         for watcher in self._by_session.get(session, {}).values():
             for path in self._publications.under(watcher.interest.prefixes):
                 if any(p.route.hops[-1:] == (hop,) for p in self._publications.at(path)):
                     self._refresh(watcher, path, self._first(path))
 
     def _has_its_own(self, watcher: Watcher, publication: Publication) -> bool:
-        """True if the watcher is a relay connected to the relay that we have the publication from."""
+        """The watcher is connected to the relay that we have it from."""
         neighbours = self._neighbours.get(watcher.interest.session)
         if not neighbours or not watcher.interest.relay or not publication.relayed:
             return False

@@ -1,19 +1,33 @@
-"""Shared state of all streams of a session: the transport, the version, limits, and the events not yet taken.
+"""State that all streams of a session share: transport, version, limits, request numbers, and waiting events.
 
-Owns the request numbers, the events and the counters. Must never know a message: the handlers of streams do. The
-handlers hold the `Core`; the session (`relay.moq.lite`) is its subclass.
+Stream handlers hold the `Core`, and know the messages; the session (`relay.moq.lite`) is its subclass.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from enum import Enum
 
 from relay.model.limits import Limits
 from relay.model.pace import TokenBucket
-from relay.moq.session import Event, Fault, LimitExceeded
+from relay.moq.session import Event, Fault, LimitExceeded, PeerInfo
 from relay.transport.session import Session, Stream
 from relay.wire.errors import StreamCode, TooManyMessages, WireError, stream_code_for
 from relay.wire.version import Version
+
+
+class State(Enum):
+    """Steps of a session's life."""
+
+    NEGOTIATING = "negotiating"  # the version is not known: SETUP of 01 and 02 decides
+
+    INTRODUCING = "introducing"  # awaits the peer's path, or the owner's admission
+
+    OPEN = "open"
+    """We may make requests; on 06 the requests of the peer are held until its SETUP."""
+
+    ESTABLISHED = "established"
+    CLOSED = "closed"
 
 
 class Handler:
@@ -29,7 +43,7 @@ class Handler:
         """The peer wants no more of our half."""
 
     def on_fault(self, error: WireError) -> None:
-        """The peer broke a rule on this stream, and the stream has been refused."""
+        """The peer broke a rule on this stream, which has been refused."""
 
 
 class AnswerOwner:
@@ -43,7 +57,7 @@ class RequestOwner:
     """The owner of a request of the peer."""
 
     def cancelled(self, request: int, code: int | None) -> None:
-        """The peer needs nothing more of the request; `code` if it reset or stopped the stream."""
+        """The peer left the request; `code` if it reset or stopped the stream."""
 
 
 class PeerRequest(Handler):
@@ -66,7 +80,7 @@ class PeerRequest(Handler):
         self._owner.cancelled(self.request, error.stream_code)
 
 
-IGNORE = Handler()  # of streams whose further events do not matter
+IGNORE = Handler()  # for streams whose further events do not matter
 
 
 def code_name(code: int) -> str:
@@ -85,34 +99,35 @@ class Core:
         self.limits = limits
         self.hop = hop  # our own id in hop lists
         self.version = session.version or Version.LITE_01
+        self.state = State.NEGOTIATING if session.version is None else State.INTRODUCING
+        self.peer: PeerInfo | None = None  # from the peer's SETUP (05 and newer)
         self.now = 0.0  # seconds, as of the last call
         self.counts: Counter[tuple[str, str]] = Counter()  # by name and label, for metrics
-        self.control_rate = limits.control_rate
-        self.control_burst = limits.control_burst
-        self._control = TokenBucket()
-        self._events: list[Event] = []
+        self.control = TokenBucket(limits.control_rate, limits.control_burst)  # control messages of the peer
+        self.events: list[Event] = []  # not taken yet
         self._requests = 0
 
     def poll(self) -> list[Event]:
         """Take the events since the last call."""
-        events, self._events = self._events, []
+        events, self.events = self.events, []
         return events
 
     def emit(self, event: Event) -> None:
-        self._events.append(event)
+        self.events.append(event)
 
     def new_request(self) -> int:
         self._requests += 1
         return self._requests
 
     def spend(self) -> None:
-        """Count one control message, or one stream opened for one. Raises TooManyMessages."""
-        rate, burst = self.control_rate, self.control_burst
-        if not self._control.spend(self.now, rate=rate, burst=burst):
-            raise TooManyMessages(f"more than {rate} control messages a second, after {burst} at once")
+        """Count a control message, or a stream opened for one. Raises TooManyMessages."""
+        control = self.control
+        if not control.spend(self.now):
+            at_once = f"after {control.burst} at once"
+            raise TooManyMessages(f"more than {control.rate} control messages a second, {at_once}")
 
     def code(self, code: int) -> int:
-        """The code in the registry of this peer's version, from one of the current stream registry."""
+        """Translate a code of the current stream registry to this version's."""
         return stream_code_for(self.version, code)
 
     def refuse(self, stream: Stream, code: int) -> None:

@@ -1,7 +1,6 @@
-"""Sending a track to the peer: one subscription, its group streams, and its end.
+"""Sends one subscription's groups and end to the peer. `lite_serving` calls it.
 
-Owns the Subscribe stream and the group streams of one subscription of the peer; `relay.model.backlog` decides their
-order, and what a slow peer skips. Must never encode a frame: groups come encoded. `lite_serving` calls it.
+`relay.model.backlog` decides the order of groups, and what a slow peer skips. Groups come encoded.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, Subscri
 from relay.wire.version import Version
 
 END_POLL = 0.02
-"""Seconds until undelivered groups are checked again before the end of a track; later a quarter of the time waited."""
+"""Seconds until the first check that all groups arrived, before a track's end; then a quarter of the time waited."""
 
-END_POLL_MAX = 5.0  # seconds between such checks, at most
+END_POLL_MAX = 5.0  # greatest seconds between checks
 
-STREAM_OVERHEAD = 16  # bytes that a transport may put in front of a stream, at most
+STREAM_OVERHEAD = 16  # greatest bytes that a transport puts before a stream
 
 
 def params_of(request: Subscribe | SubscribeUpdate, version: Version) -> SubscribeParams:
-    """Parameters of a subscription; `max_latency` is history on 06, lateness before."""
+    """`max_latency` is history on 06, lateness before."""
     return SubscribeParams(
         priority=request.priority,
         ordered=request.ordered,
@@ -43,7 +42,7 @@ def params_of(request: Subscribe | SubscribeUpdate, version: Version) -> Subscri
 
 
 class GroupStream(Handler):
-    """A group stream of ours: the peer may stop it."""
+    """The peer may stop it."""
 
     __slots__ = ("_delivery", "_sequence")
 
@@ -65,15 +64,15 @@ class Delivery(Handler):
         self.id = message.id
         self.stream = stream
         self.over = False
-        # Groups that are open or not sent yet.
+        # open or not fully sent
         self.backlog: Backlog[Stream] = Backlog(core.limits, ranks, message.priority)
-        self.check_at = NEVER  # next check for undelivered groups, before the end of the track is sent
+        self.check_at = NEVER  # next check before the track's end
         self._core = core
         self._owner = owner
         self._version = core.version
         self._priority = message.priority
         self._accepted = False
-        self._behind = False  # the peer skips groups: reported once until it has caught up
+        self._behind = False  # the peer skips groups: reported once until it catches up
         self._final = 0
         self._waited = 0.0
         self._prefer(params_of(message, core.version))
@@ -124,7 +123,7 @@ class Delivery(Handler):
     # --- groups
 
     def accept(self) -> None:
-        """Accept: at once (01 to 04), or with the first group (05 and 06)."""
+        """At once (01 to 04), or with the first group (05 and 06)."""
         if not self._accepted and self._version.accepts_at_once:
             self._accepted = True
             self.stream.write((SubscribeOk(priority=self._priority).encode(self._version),))
@@ -146,7 +145,7 @@ class Delivery(Handler):
             else:
                 found = backlog.get(fragment.sequence)
                 if found is None or not self._continue(found, fragment):
-                    continue  # refused by the peer, or skipped
+                    continue  # refused or skipped
                 sending = found
             for chunk in fragment.chunks:
                 size += len(chunk)
@@ -159,7 +158,7 @@ class Delivery(Handler):
         return backlog.unsent - before
 
     def _begin(self, fragment: GroupFragment, now: float) -> tuple[Sending[Stream], int]:
-        """Open a stream and write. Returns the sending group, and the size of its header."""
+        """Returns the sending group, and the size of its header."""
         core = self._core
         backlog = self.backlog
         version = self._version
@@ -175,7 +174,7 @@ class Delivery(Handler):
         return backlog.begin(fragment.sequence, stream, rank, now), len(header)
 
     def _continue(self, sending: Sending[Stream], fragment: GroupFragment) -> bool:
-        """Write more of a group, or abort it. Returns False if no more can be written."""
+        """Write more of a group, or abort it. Returns False if it cannot grow any more."""
         stream = sending.stream
         if fragment.code is not None:
             if sending.open or stream.unsent:
@@ -187,7 +186,7 @@ class Delivery(Handler):
         return sending.open
 
     def shed(self) -> bool:
-        """Too much is unsent in the session: skip a group. Returns False if there is none."""
+        """The session has too much unsent: skip a group. Returns False if there is none."""
         skipped = self.backlog.shed()
         self._skip(skipped)
         return bool(skipped)
@@ -204,7 +203,7 @@ class Delivery(Handler):
             sending.stream.reset(core.code(StreamCode[reason.name]))
 
     def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
-        """Send a group of one frame as a datagram. Returns False if version or session cannot carry it."""
+        """Send a group of one frame. Returns False if version or session cannot carry it."""
         if not self._version.has_timestamps:
             return False
         session = self._core.session
@@ -217,7 +216,7 @@ class Delivery(Handler):
     # --- the end
 
     def drop(self, missing: Iterable[Range]) -> None:
-        """Report groups that will never come. Versions before 03 have no message for them."""
+        """Report groups that never come; versions before 03 cannot."""
         if self._version.has_updates:
             for start, end in missing:
                 drop = SubscribeDrop(start, end, StreamCode.DELIVERY_TIMEOUT)
@@ -233,7 +232,7 @@ class Delivery(Handler):
         self.check_end(now)
 
     def check_end(self, now: float) -> None:
-        """Send the end if all groups are delivered, else look again later."""
+        """Else check again later."""
         if self.over:
             return
         backlog = self.backlog
@@ -245,13 +244,13 @@ class Delivery(Handler):
             self.over = True
             self.check_at = NEVER
             return
-        # At first in the next loop turn, when a session without acknowledgements has sent what it was given.
+        # First check in the next turn: a session without acknowledgements has sent everything by then.
         wait = min(max(END_POLL, self._waited / 4), END_POLL_MAX) if self._waited else 0.0
         self._waited += wait or END_POLL
         self.check_at = now + wait
 
     def reject(self, code: int) -> None:
-        """Refuse the subscription, or abort it with its open groups."""
+        """Or abort it, with its open groups."""
         wire = self._core.code(code)
         for sending in self.backlog:
             if sending.open:

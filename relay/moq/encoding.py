@@ -1,7 +1,6 @@
-"""Groups as bytes: each encoding of a group is derived once, incrementally, and shared by all its readers.
+"""Groups as bytes: each encoding is derived once, incrementally, and all its readers share it.
 
-Owns the form of frames on a group stream. Must never copy a large payload: chunks are the `bytes` objects of the
-group. Called by tracks, for their subscribers.
+Large payloads are never copied: chunks are the `bytes` objects of the group.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from relay.model.group import FrameStart, Group, Part
 from relay.wire.frame import frame_header_plain, frame_header_timed
 
 COPY_BELOW = 2_048
-"""Bytes: payload chunks up to this size are joined with their header, a copy cheaper than one more chunk."""
+"""Bytes: below this, copying a chunk behind its header costs less than another chunk."""
 
 JOIN_BELOW = 16_384
-"""Bytes: chunks of one turn are joined up to this size, so that many small frames travel as one chunk."""
+"""Bytes: chunks of one turn are joined up to this size, so that many small frames travel as one."""
 
 
 class Encoding(IntEnum):
-    """The form in which a reader gets the frames of a group."""
+    """The form in which a reader gets a group's frames."""
 
     PLAIN = 0  # moq-lite-01 to 04: size, payload
     TIMED = 1  # moq-lite-05 and 06: timestamp delta, size, payload
     FRAMES = 2
-    """No bytes but the group's parts: the start of each frame, and the chunks of its payload (HTTP)."""
+    """No bytes but the group's parts: the start of each frame, and its payload chunks (HTTP)."""
 
 
 class Encoder:
-    """Derives one encoding's byte stream of a group, incrementally, for frames `start`..`end` (inclusive)."""
+    """Derives one encoding of a group's frames `start`..`end` (inclusive)."""
 
     __slots__ = (
         *("_copy_below", "_encoding", "_end", "_frame", "_inside", "_left", "_position"),
@@ -53,7 +52,7 @@ class Encoder:
         self.ended = end is not None and (self._frame > end or (self._frame == end and self._left <= 0))
 
     def take(self, parts: list[Part]) -> list[Any]:
-        """Encode the parts beyond those of the last call: parts for `FRAMES`, else chunks of bytes."""
+        """New parts, as parts for `FRAMES`, else as bytes."""
         chunks: list[Any] = []
         head: Any = b""
         copy = self._copy_below
@@ -102,13 +101,13 @@ class Encoder:
 
 
 class EncodedGroup(Group):
-    """A group with its encodings that have readers."""
+    """A group with the encodings that readers use."""
 
     __slots__ = ("_encodings",)
 
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
         super().__init__(sequence, now, first_frame)
-        # The encoder of each, and all chunks so far.
+        # each encoder, and all its chunks so far
         self._encodings: dict[Encoding, tuple[Encoder, list[Any]]] = {}
 
     def clear(self) -> None:
@@ -116,7 +115,7 @@ class EncodedGroup(Group):
         self._encodings.clear()
 
     def update(self, encoding: Encoding) -> tuple[Any, ...]:
-        """Encode new parts. Returns the chunks since the last call."""
+        """New chunks."""
         shared = self._encodings.get(encoding)
         if shared is None:
             first = self.first_frame
@@ -127,6 +126,6 @@ class EncodedGroup(Group):
         return tuple(fresh)
 
     def encoded(self, encoding: Encoding) -> tuple[Any, ...]:
-        """The whole group so far, as a late subscriber gets it first."""
+        """For a late subscriber."""
         self.update(encoding)
         return tuple(self._encodings[encoding][1])

@@ -1,7 +1,6 @@
-"""The part of a track that one subscription gets: which groups, which frames of them, in which encoding.
+"""The part of a track that one subscription or fetch gets: groups, their frames, and the encoding. Tracks send it.
 
-Owns the bounds of a subscription. Must never send: tracks send the result. Subscriptions without bounds share the
-result of `shared_fragments`; `Feed` narrows it for the others.
+Unbounded subscriptions share the result of `shared_fragments`; `Feed` narrows it for the others.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from relay.wire.errors import StreamCode
 def shared_fragments(
     touched: Iterable[tuple[EncodedGroup, bool]], encoding: Encoding
 ) -> tuple[GroupFragment, ...]:
-    """New data of groups, for all subscriptions without bounds. The flag of a group says that it has just begun."""
+    """New data of groups, for all unbounded subscriptions. A group's flag: it has just begun."""
     fragments = [
         GroupFragment(
             group.sequence, new, group.first_frame, group.update(encoding), group.finished, group.code
@@ -35,40 +34,40 @@ class Feed:
     def __init__(self, encoding: Encoding, params: SubscribeParams, start: int) -> None:
         self.encoding = encoding
         self.params = params
-        self.start = start  # first sequence that is sent
+        self.start = start  # first sequence to send
         asks = params.start_group is not None or params.history_ms
         self.past: int | None = start if asks else None
-        """First sequence of groups requested from the past, `None` for none."""
-        self._encoders: dict[int, Encoder] = {}  # of groups that are wanted in part, by sequence
-        self._sent: set[int] = set()  # groups of an earlier range, which are not sent again
+        """First sequence of requested older groups, `None` for none."""
+        self._encoders: dict[int, Encoder] = {}  # of partly wanted groups, by sequence
+        self._sent: set[int] = set()  # groups of an earlier range: do not send again
 
     def wants(self, group: EncodedGroup) -> bool:
-        """True if a group lies within the bounds."""
+        """True if the group lies within the bounds."""
         end = self.params.end_group
         start = self.past if group.past else self.start
         return start is not None and group.sequence >= start and (end is None or group.sequence <= end)
 
     def _frames_of(self, group: EncodedGroup) -> tuple[int, int | None]:
-        """The frames wanted of a group: the bounds qualify the first and the last group only (06)."""
+        """Frame bounds apply to the first and the last group only (06)."""
         params = self.params
         first = params.start_frame if group.sequence == (params.start_group or 0) else 0
         last = params.end_frame if group.sequence == params.end_group else None
         return first, last
 
     def _lacks(self, group: EncodedGroup, first: int) -> bool:
-        """True if a group lacks frame `first`: the subscription then starts with the next whole group."""
+        """True if frame `first` is missing: the subscription then starts with the next whole group."""
         if group.first_frame > first or (group.finished and group.first_frame + group.frames < first):
             self.start = max(self.start, group.sequence + 1)
             return True
         return False
 
     def begin(self, groups: Iterable[EncodedGroup]) -> tuple[GroupFragment, ...]:
-        """The parts of existing groups that a new subscription gets."""
+        """Parts of existing groups for a new subscription."""
         wanted = [group for group in groups if group.code is None and self.wants(group)]
         return tuple(fragment for group in wanted for fragment in self.join(group))
 
     def join(self, group: EncodedGroup) -> tuple[GroupFragment, ...]:
-        """The part of an existing group that the subscription gets."""
+        """The wanted part of an existing group."""
         first, last = self._frames_of(group)
         if first == 0 and last is None:
             chunks = group.encoded(self.encoding)
@@ -82,7 +81,7 @@ class Feed:
         return (GroupFragment(group.sequence, True, first, fresh, group.finished or encoder.ended, None),)
 
     def is_narrow(self, lowest: int) -> bool:
-        """True if a part of the groups from `lowest` on may be outside the bounds. None of them is of the past."""
+        """True if a part of the groups from `lowest` on may be outside the bounds. No older groups are among them."""
         params = self.params
         return bool(
             params.end_group is not None or params.start_frame or self.start > lowest or self._encoders
@@ -91,7 +90,7 @@ class Feed:
     def narrow(
         self, touched: Sequence[tuple[EncodedGroup, bool]], fragments: tuple[GroupFragment, ...]
     ) -> tuple[GroupFragment, ...]:
-        """The part of `fragments`, which `shared_fragments` made of `touched`, that the subscription wants."""
+        """The wanted part of `fragments`, which `shared_fragments` made of `touched`."""
         result: list[GroupFragment] = []
         for (group, new), fragment in zip(touched, fragments, strict=True):
             if not self.wants(group):
@@ -103,7 +102,7 @@ class Feed:
                     result.append(fragment)
                     continue
                 if not new or self._lacks(group, first):
-                    continue  # all its wanted frames were sent before, or are missing
+                    continue  # all wanted frames were sent, or are missing
                 encoder = self._encoders[group.sequence] = Encoder(
                     self.encoding, first, last, group.first_frame
                 )
@@ -119,7 +118,7 @@ class Feed:
     ) -> tuple[GroupFragment, ...]:
         """SUBSCRIBE_UPDATE: data to send and groups to abort by the new bounds, of all `groups` of the track.
 
-        `start` is the sequence that a new subscription with these parameters would begin with.
+        `start`: where a new subscription with these parameters would begin.
         """
         groups = list(groups)
         before = {group.sequence for group in groups if self.wants(group)}
@@ -134,7 +133,7 @@ class Feed:
         for group in groups:
             sequence, wanted = group.sequence, self.wants(group)
             if sequence in before and not wanted:
-                # The group may be complete here and still unsent.
+                # the group may be complete here and still unsent
                 self._encoders.pop(sequence, None)
                 fragments.append(GroupFragment(sequence, False, 0, (), False, StreamCode.CANCELLED))
                 if group.open:
@@ -147,14 +146,14 @@ class Feed:
         return tuple(fragments)
 
     def _limit(self, group: EncodedGroup) -> tuple[GroupFragment, ...]:
-        """Apply the new last frame to an open group that is being sent."""
+        """Apply the new last frame to an open group."""
         last = self._frames_of(group)[1]
         encoder = self._encoders.get(group.sequence)
         if encoder is None:
             if last is None:
                 return ()
             encoder = self._encoders[group.sequence] = Encoder(self.encoding, 0, last, group.first_frame)
-            encoder.take(group.parts)  # sent before
+            encoder.take(group.parts)  # already sent
         encoder.limit(last)
         if not encoder.ended:
             return ()
@@ -162,6 +161,28 @@ class Feed:
         return (GroupFragment(group.sequence, False, 0, (), True, None),)
 
     def is_over(self, group: EncodedGroup) -> bool:
-        """True if nothing more of an unfinished group is wanted: out of bounds, or its last wanted frame was sent."""
+        """True if the subscription wants nothing more of an unfinished group."""
         last = self._frames_of(group)[1]
         return not self.wants(group) or (last is not None and group.sequence not in self._encoders)
+
+
+class GroupFetch:
+    """One group as a fetch wants it: frames `first` to `last`, inclusive."""
+
+    __slots__ = ("_encoder", "_first", "group")
+
+    def __init__(self, group: EncodedGroup, encoding: Encoding, first: int, last: int | None) -> None:
+        self.group = group
+        self._first = first
+        self._encoder = Encoder(encoding, first, last, group.first_frame)
+
+    def take(self) -> GroupFragment:
+        """New data of the group. It is refused if frame `first` is missing, also behind the end (draft 06)."""
+        group, first = self.group, self._first
+        chunks = tuple(self._encoder.take(group.parts))
+        end = group.first_frame + max(1, group.frames)  # of an empty group, frame 0 may be asked for
+        code = group.code
+        if code is None and (first < group.first_frame or (group.finished and first >= end)):
+            code = StreamCode.NOT_FOUND
+        fin = group.finished or self._encoder.ended
+        return GroupFragment(group.sequence, False, first, chunks, fin, code)

@@ -1,8 +1,8 @@
 """Announcements of moq-lite, one object per Announce stream.
 
-`AnnounceReader` is a stream of ours and reports the peer's announcements. `AnnounceWriter` is a stream of the peer and
-writes ours in the form of its version. Both keep the live paths of their stream: a sender must alternate between the
-begin and the end of a path (moq-lite, "Announce"). Must never choose a route. The session calls them.
+`AnnounceReader` is a stream of ours and reports the peer's announcements. `AnnounceWriter` is a stream of the peer
+and writes ours. Both keep the live paths of their stream: a sender must alternate between the begin and the end of a
+path (moq-lite, "Announce").
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from relay.wire.announce import AnnounceActive, AnnounceEnded, AnnounceInit, Ann
 from relay.wire.decoder import AnnounceDecoder, AnnounceItem
 from relay.wire.errors import DuplicateAnnounce, StreamCode, UnknownAnnounce, WireError
 
-INIT_SIZE = 32_768  # bytes of suffixes in ANNOUNCE_INIT: peers bound the size of a message
+INIT_SIZE = 32_768  # bytes of suffixes in ANNOUNCE_INIT: peers limit messages
 
-MAX_PREFIX = 8  # bytes of a length prefix, at most
+MAX_PREFIX = 8  # bytes of a length prefix
 
 
 class AnnounceReader(Handler):
@@ -45,7 +45,7 @@ class AnnounceReader(Handler):
         self._live: set[str] = set()
         self._by_id: dict[int, str] = {}
         self._starts = 0
-        self._missing = 0  # announcements of the initial set that are still to come (05, 06)
+        self._missing = 0  # of the initial set (05, 06)
         self._over = False
         version = core.version
         if not (version.has_announce_init or version.has_announce_ok):
@@ -68,7 +68,7 @@ class AnnounceReader(Handler):
         self._end(error.stream_code)
 
     def close(self) -> None:
-        """Leave the stream. No event follows."""
+        """No event follows."""
         self._over = True
         self.stream.write((), fin=True)
         self.stream.stop(self._core.code(StreamCode.INTERNAL))
@@ -174,7 +174,7 @@ class AnnounceWriter(PeerRequest):
         usable = list({self._suffix(offer.path): offer for offer in offers if self._sendable(offer)}.values())
         first = b""
         if version.has_announce_init:
-            # One message holds the set; suffixes beyond its largest size follow as single announcements.
+            # one message holds the set; suffixes beyond its largest size follow as single announcements
             size, suffixes = 0, []
             for offer in usable:
                 size += len(offer.path.encode()) + MAX_PREFIX
@@ -189,7 +189,7 @@ class AnnounceWriter(PeerRequest):
         return self._write(b"".join((first, *map(self._start, usable))))
 
     def change(self, path: str, offer: Offer | None) -> int:
-        """Announce, withdraw (`None`) or update a path, if the version can express it. Returns the bytes written."""
+        """Announce, withdraw (`None`) or update a path, if the version can. Returns the bytes written."""
         suffix = self._suffix(path)
         sent = self._sent.get(suffix)
         if offer is not None and not self._sendable(offer):
@@ -212,7 +212,7 @@ class AnnounceWriter(PeerRequest):
         return len(offer.route.hops) + self._core.version.sender_is_listed <= MAX_HOPS
 
     def _suffix(self, path: str) -> str:
-        # A route above the prefix covers it: that is the empty suffix.
+        # the empty suffix: a route above the prefix covers it
         return strip(path, self._prefix) or ""
 
     def _start(self, offer: Offer) -> bytes:

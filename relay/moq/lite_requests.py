@@ -1,7 +1,6 @@
 """Our requests: subscriptions, fetches, track properties, estimates; and the groups that the peer sends for them.
 
-Owns one object per stream, and the table of subscriptions by the id that groups carry. Must never decide what to ask
-for: the owner of the session does. All data of a subscription in one call of `receive` is reported as one event.
+One call of `receive` makes one event of all data of a subscription.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from relay.moq.session import (
 )
 from relay.transport.session import Stream
 from relay.wire.announce import AnnounceRequest
-from relay.wire.control import Fetch, ProbeRequest, TrackRequest
+from relay.wire.control import Fetch, Goaway, ProbeRequest, TrackRequest
 from relay.wire.decoder import ProbeDecoder, SubscribeDecoder, TrackInfoDecoder
 from relay.wire.errors import StreamCode, WireError, relay_stream_code
 from relay.wire.frame import Datagram, FrameHeader, GroupHeader, Request, open_request
@@ -47,7 +46,7 @@ class Subscription(Handler):
         self.request = request
         self.id = subscribe_id
         self.stream = stream
-        self.groups: dict[int, Stream] = {}  # open group streams, by sequence
+        self.groups: dict[int, Stream] = {}  # by sequence
         self._core = core
         self._owner = owner
         self._decoder = SubscribeDecoder(core.version, core.limits.message)
@@ -55,9 +54,9 @@ class Subscription(Handler):
         """Our parameters as the peer knows them: the last SUBSCRIBE_UPDATE."""
         self._final: int | None = None
         self._started = False
-        self._closed = False  # the peer's half has ended
-        self._left = False  # our half has ended
-        # Data of this call, by sequence: first frame, parts, fin, code.
+        self._closed = False  # the peer's half
+        self._left = False  # our half
+        # data of this call, by sequence: first frame, parts, fin, code
         self._fresh: dict[int, tuple[int, _Parts, bool, int | None]] = {}
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
@@ -101,7 +100,7 @@ class Subscription(Handler):
                 self.stream.write((), fin=True)
 
     def leave(self, code: int | None) -> None:
-        """Leave the subscription: with `code` abort both halves, else read the peer's half to its end."""
+        """With `code` abort both halves, else read the peer's half to its end."""
         for group in self.groups.values():
             self._core.refuse(group, StreamCode.CANCELLED)
         if code is not None or (self._core.version.leaves_by_reset and not self._left):
@@ -144,7 +143,7 @@ class Subscription(Handler):
 
 
 class IncomingGroup(Handler):
-    """A group stream of the peer, once its header is known."""
+    """A group stream of the peer, after its header."""
 
     __slots__ = ("_core", "_decoder", "_sequence", "_start", "_subscription")
 
@@ -180,7 +179,7 @@ class IncomingGroup(Handler):
 
 
 class Question(Handler):
-    """A stream of ours for one request other than a subscription. The answer comes on its other half."""
+    """A stream of ours for one request other than a subscription. The other half carries the answer."""
 
     def __init__(self, core: Core, owner: Requests, request: int, stream: Stream) -> None:
         self.stream = stream
@@ -263,11 +262,11 @@ class Requests(AnswerOwner):
         self._core = core
         self._next_id = 0
         self._subscriptions: dict[int, Subscription] = {}  # by request
-        self._by_id: dict[int, Subscription] = {}  # the same, by the id on the wire
+        self._by_id: dict[int, Subscription] = {}  # by the id on the wire
         self._others: dict[int, AnnounceReader | Question] = {}
 
     def flush(self) -> None:
-        """End of a call: one event per subscription."""
+        """At the end of a call: one event per subscription."""
         fresh, self.fresh = self.fresh, []
         for subscription in fresh:
             subscription.flush()
@@ -275,7 +274,7 @@ class Requests(AnswerOwner):
     # --- commands
 
     def _ask(self, message: Request, handler: Callable[[int, Stream], AnnounceReader | Question]) -> int:
-        """Open a stream for a request. A FIN before the answer would cancel it."""
+        """A FIN before the answer would cancel the request."""
         core = self._core
         opening = open_request(core.version, message)
         stream = core.session.open_bidi()
@@ -290,7 +289,7 @@ class Requests(AnswerOwner):
         return self._ask(message, lambda number, stream: AnnounceReader(core, self, number, prefix, stream))
 
     def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
-        """Ask for a track. Fields that the version lacks are not sent."""
+        """Subscribe, without fields that the version lacks."""
         core = self._core
         subscribe_id = self._next_id
         wanted = self._update(params)
@@ -318,15 +317,15 @@ class Requests(AnswerOwner):
         return subscription.request
 
     def update(self, request: int, params: SubscribeParams) -> None:
-        """Replace the parameters of a subscription. ValueError where the version has no updates."""
+        """ValueError where the version has no updates."""
         core = self._core
         update = self._update(params).encode(core.version)
         subscription = self._subscriptions.get(request)
         if subscription is None or update == subscription.sent:
-            return  # over, or the version has no field for the change
+            return  # over, or the version lacks the field
         queued = subscription.stream.unsent
         if queued > core.limits.message:
-            # Viewers may change their parameters without end, while this peer reads no update.
+            # viewers may change their parameters without end, while this peer reads no update
             core.emit(LimitExceeded("message", {"request": request, "queued_bytes": queued}))
             core.refuse(subscription.stream, StreamCode.CANCELLED)
             self.failed(subscription, StreamCode.CONTROL_TIMEOUT, StreamCode.CONTROL_TIMEOUT)
@@ -346,7 +345,7 @@ class Requests(AnswerOwner):
         )
 
     def request_info(self, broadcast: str, track: str) -> int:
-        """Ask for the properties of a track. ValueError where the version has no such request."""
+        """ValueError where the version has no such request."""
         return self._ask(TrackRequest(broadcast, track), partial(InfoStream, self._core, self))
 
     def fetch(
@@ -359,16 +358,27 @@ class Requests(AnswerOwner):
         start_frame: int = 0,
         end_frame: int | None = None,
     ) -> int:
-        """Ask for one group. ValueError where the version has no such request."""
+        """ValueError where the version has no such request."""
         fetch = Fetch(broadcast, track, priority, group, start_frame, end_frame)
         return self._ask(fetch, partial(FetchStream, self._core, self, fetch=fetch))
 
     def probe(self) -> int:
-        """Ask for estimates of the connection. ValueError where the version has no such request."""
+        """ValueError where the version has no such request."""
         return self._ask(ProbeRequest(), partial(ProbeStream, self._core, self))
 
+    def goaway(self, uri: str = "") -> bool:
+        """False if the version has no GOAWAY."""
+        core = self._core
+        if not core.version.has_goaway:
+            return False
+        opening = open_request(core.version, Goaway(uri))
+        stream = core.session.open_bidi()
+        stream.context = IGNORE
+        stream.write((opening,), fin=True)
+        return True
+
     def cancel(self, request: int, code: int | None = None) -> None:
-        """Cancel a request. No event of it follows."""
+        """No event of the request follows."""
         subscription = self._subscriptions.get(request)
         if subscription is not None:
             self._forget(subscription)
@@ -399,14 +409,14 @@ class Requests(AnswerOwner):
         self._others.pop(request, None)
 
     def failed(self, subscription: Subscription, code: int, received: int) -> None:
-        """The peer refused or aborted a subscription. Open groups continue until the owner cancels the request."""
+        """The peer refused or aborted it. Open groups continue until the owner cancels the request."""
         if self._by_id.pop(subscription.id, None) is not None:
             subscription.flush()
             self.look_whether_over(subscription)
             self._core.emit(RequestRejected(subscription.request, code, received))
 
     def look_whether_over(self, subscription: Subscription) -> None:
-        """Forget a rejected subscription once its last group has ended."""
+        """Forget a rejected subscription after its last group."""
         if not subscription.groups and subscription.id not in self._by_id:
             self._subscriptions.pop(subscription.request, None)
 
@@ -415,10 +425,10 @@ class Requests(AnswerOwner):
         self._by_id.pop(subscription.id, None)
 
     def begin_group(self, stream: Stream, header: GroupHeader, decoder: FrameDecoder) -> IncomingGroup | None:
-        """The peer opened a group stream; `None` if it was refused."""
+        """`None` if the group stream was refused."""
         subscription = self._by_id.get(header.subscribe_id)
         if subscription is None:
-            # The subscription may have been cancelled while the group was under way.
+            # the subscription may be cancelled while the group is in flight
             self._core.emit(StrayGroup(header.subscribe_id, header.sequence))
             self._core.refuse(stream, StreamCode.CANCELLED)
             return None
@@ -432,7 +442,7 @@ class Requests(AnswerOwner):
         return group
 
     def on_datagram(self, data: bytes) -> None:
-        """A group of one frame. A datagram that cannot be read, or of no subscription, is dropped like a lost one."""
+        """A group of one frame. Drops unreadable datagrams, and those without a subscription."""
         core = self._core
         if not core.version.has_timestamps:
             return
@@ -451,5 +461,5 @@ class Requests(AnswerOwner):
 
 
 def _fitting(group: int | None) -> int | None:
-    """The group number, or the largest that fits where it is stored as value + 1."""
+    """The largest that fits is stored as value + 1."""
     return None if group is None else min(group, MAX_VARINT - 1)

@@ -1,7 +1,4 @@
-"""Requests of the peer, one object per stream, and the unsent bytes of all their streams together.
-
-Owns the streams that the peer opened. Must never decide an answer: the owner of the session does, by commands.
-"""
+"""Requests of the peer, one object per stream, and the unsent bytes of all their streams together."""
 
 from __future__ import annotations
 
@@ -36,13 +33,13 @@ from relay.wire.errors import DecodeError, ProtocolViolation, StreamCode, WireEr
 from relay.wire.subscribe import Subscribe, SubscribeUpdate
 
 LOOK_AT_LEAST = 64
-"""Number of streams of fetches and ended requests from which on fully sent ones are searched and forgotten."""
+"""Streams of fetches and ended requests: with more, those fully sent are forgotten."""
 
 STREAM_COST = 2_048  # bytes of memory for such a stream, besides its unsent data
 
 
 class SilentStream(Handler):
-    """A stream that stays open without an answer: closing it would end the whole session of some clients."""
+    """Stays open without an answer: some clients end their session when it closes."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -56,7 +53,7 @@ class SilentStream(Handler):
 
 
 class IncomingRequest(Handler):
-    """A bidirectional stream of the peer: reads its request, and passes on what follows."""
+    """A bidirectional stream of the peer: reads its request, and passes on the rest."""
 
     def __init__(self, core: Core, owner: Serving) -> None:
         self._core = core
@@ -71,7 +68,7 @@ class IncomingRequest(Handler):
             if fin:
                 self._decoder.end()
         except DecodeError as error:
-            # An unreadable request costs the peer this stream alone.
+            # an unreadable request costs the peer this stream alone
             self._core.refuse_for(stream, error)
             self.on_fault(error)
             return
@@ -87,7 +84,7 @@ class IncomingRequest(Handler):
             if self._answer is not None:
                 self._answer.on_data(stream, b"", fin=True)
             elif stream.context is self:
-                stream.write((), fin=True)  # it ended before it asked for anything
+                stream.write((), fin=True)  # it ended without a request
 
     def on_reset(self, stream: Stream, code: int) -> None:
         if self._answer is None:
@@ -104,29 +101,67 @@ class IncomingRequest(Handler):
             self._answer.on_fault(error)
 
 
+class LooseStreams:
+    """Streams of fetches and ended requests that may have unsent bytes, the oldest first."""
+
+    __slots__ = ("_look_at", "_requests")
+
+    def __init__(self) -> None:
+        self._requests: dict[Stream, int] = {}
+        self._look_at = LOOK_AT_LEAST
+
+    def add(self, stream: Stream, request: int) -> int:
+        """Returns the bytes that the stream counts, besides its data."""
+        cost = 0 if stream in self._requests else STREAM_COST
+        self._requests[stream] = request
+        if len(self._requests) >= self._look_at:
+            self.measure()
+        return cost
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def measure(self) -> int:
+        """Forget fully sent streams. Returns the bytes that the others count."""
+        self._requests = {stream: request for stream, request in self._requests.items() if stream.unsent}
+        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._requests))
+        return sum(stream.unsent + STREAM_COST for stream in self._requests)
+
+    def take(self, excess: int) -> list[tuple[Stream, int]]:
+        """Remove the oldest streams with their requests, until `excess` bytes are gone."""
+        taken: list[tuple[Stream, int]] = []
+        for stream, request in self._requests.items():
+            if excess <= 0:
+                break
+            excess -= stream.unsent + STREAM_COST
+            taken.append((stream, request))
+        for stream, _ in taken:
+            del self._requests[stream]
+        return taken
+
+
 class Serving(RequestOwner):
     """All requests of the peer."""
 
     def __init__(self, core: Core, *, offers_probe: bool) -> None:
-        self.backlog_limit = core.limits.backlog_session  # unsent bytes of the whole session, at most
+        self.backlog_limit = core.limits.backlog_session  # unsent bytes of the whole session
         self._core = core
         self._offers_probe = offers_probe
         self._deliveries: dict[int, Delivery] = {}
         self._answers: dict[int, PeerRequest] = {}
         self._writers: dict[int, AnnounceWriter] = {}
-        self._ids: set[int] = set()  # subscribe ids in use
+        self._ids: set[int] = set()  # in use, on the wire
         self._leaving = False  # the peer has sent GOAWAY
-        self._ending: set[int] = set()  # subscriptions whose end is sent once their groups have left
+        self._ending: set[int] = set()  # subscriptions whose end waits for their groups
         self._ranks = Ranks()
+        self.offers: dict[str, Offer] = {}  # by path: of `offer`
         self._unsent = 0  # upper bound for all streams: measured anew when it exceeds the limit
-        self._loose: dict[Stream, int] = {}
-        """Streams of fetches and ended requests that may have unsent bytes, with the request of each."""
-        self._look_at = LOOK_AT_LEAST
+        self._loose = LooseStreams()
 
     # --- requests of the peer
 
     def open(self, stream: Stream, message: object) -> Handler | None:
-        """Handle the first message of a stream; `None` if the stream was refused."""
+        """`None` if the stream was refused."""
         core = self._core
         match message:
             case Subscribe():
@@ -203,9 +238,12 @@ class Serving(RequestOwner):
         """True while an announcement of that path to the peer is live."""
         return any(writer.has_offered(path) for writer in self._writers.values())
 
-    def announce_initial(self, request: int, offers: Iterable[Offer]) -> None:
+    def announce_initial(self, request: int, offers: Iterable[Offer] | None = None) -> None:
+        """Answer an interest with `offers`, or with those of `offer` that it covers."""
         writer = self._writers.get(request)
         if writer is not None:
+            if offers is None:
+                offers = [offer for offer in self.offers.values() if writer.covers(offer.path)]
             self._account(writer.begin(offers))
 
     def announce(self, request: int, path: str, offer: Offer | None) -> None:
@@ -214,31 +252,35 @@ class Serving(RequestOwner):
         if writer is not None:
             self._account(writer.change(path, offer))
 
-    def announce_to_all(self, path: str, offer: Offer | None) -> None:
-        """The same, for every interest that covers the path."""
-        for writer in list(self._writers.values()):
+    def offer(self, path: str, offer: Offer | None) -> None:
+        """The same, for every interest that covers the path, now or later."""
+        if offer is None:
+            self.offers.pop(path, None)
+        else:
+            self.offers[path] = offer
+        for request, writer in list(self._writers.items()):
             if writer.covers(path):
-                self._account(writer.change(path, offer))
+                self.announce(request, path, offer)
 
     def accept(self, request: int) -> None:
-        """The track of a subscription exists."""
+        """The track exists."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
             delivery.accept()
 
     def send_group(self, request: int, fragments: tuple[GroupFragment, ...], now: float) -> None:
-        """Send groups of a subscription: the path of every frame."""
+        """The path of every frame."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
             self._account(delivery.send(fragments, now))
 
     def send_datagram(self, request: int, sequence: int, timestamp: int, payload: bytes) -> bool:
-        """Send a group of one frame as a datagram. Returns False if that is not possible."""
+        """False if version or session cannot carry the datagram."""
         delivery = self._deliveries.get(request)
         return delivery is not None and delivery.send_datagram(sequence, timestamp, payload)
 
     def end_track(self, request: int, final: int, now: float, missing: Iterable[Range] = ()) -> None:
-        """End a subscription: `final` is the first sequence that will never come, `missing` are groups before it."""
+        """`final`: first sequence that never comes; `missing`: earlier ones."""
         delivery = self._deliveries.get(request)
         if delivery is not None:
             delivery.drop(missing)
@@ -248,7 +290,6 @@ class Serving(RequestOwner):
             self._after_end(delivery)
 
     def send_info(self, request: int, properties: TrackProperties) -> None:
-        """Answer a request for track properties."""
         answer = self._answers.pop(request, None)
         if answer is not None:
             info = TrackInfo(*properties)
@@ -325,33 +366,23 @@ class Serving(RequestOwner):
             self._shed()
 
     def _keep_account(self, stream: Stream, request: int, size: int) -> None:
-        """Count unsent bytes of a fetch, or of a stream whose request is over."""
-        if stream not in self._loose:
-            size += STREAM_COST
-        self._loose[stream] = request
-        if len(self._loose) >= self._look_at:
-            self._look_at_loose()
-        self._account(size)
-
-    def _look_at_loose(self) -> None:
-        self._loose = {stream: request for stream, request in self._loose.items() if stream.unsent}
-        self._look_at = max(LOOK_AT_LEAST, 2 * len(self._loose))
+        """Count unsent bytes of a fetch, or of an ended request."""
+        self._account(size + self._loose.add(stream, request))
 
     def _shed(self) -> None:
-        """Too much is unsent: the least important subscription loses its oldest group, then the next."""
+        """The least important subscription loses its oldest group, then the next."""
         deliveries = list(self._deliveries.values())
-        self._look_at_loose()
-        self._unsent = sum(delivery.backlog.measure() for delivery in deliveries)
-        self._unsent += sum(stream.unsent + STREAM_COST for stream in self._loose)
+        self._unsent = self._loose.measure() + sum(delivery.backlog.measure() for delivery in deliveries)
         self._unsent += sum(writer.stream.unsent for writer in self._writers.values())
         if self._unsent <= self.backlog_limit:
             return
-        enough = self.backlog_limit * 3 // 4  # the limit itself would be exceeded again at once
-        for stream, request in list(self._loose.items()):  # the oldest first: fetches are the past
-            if self._unsent <= enough:
-                break
-            self._unsent -= stream.unsent + STREAM_COST
-            self._drop_loose(stream, request)
+        enough = self.backlog_limit * 3 // 4  # at the limit itself the next write would exceed it again
+        for stream, request in self._loose.take(self._unsent - enough):  # first: fetches are the past
+            unsent = stream.unsent
+            self._unsent -= unsent + STREAM_COST
+            self._core.emit(LimitExceeded("backlog_session", {"request": request, "queued_bytes": unsent}))
+            self.cancelled(request, StreamCode.TOO_FAR_BEHIND)
+            self._core.refuse(stream, StreamCode.TOO_FAR_BEHIND)
         order = [(d.backlog.priority, -d.backlog.unsent, number) for number, d in enumerate(deliveries)]
         heapify(order)
         while self._unsent > enough and order:
@@ -360,7 +391,7 @@ class Serving(RequestOwner):
             if least.shed():
                 heappush(order, (priority, -least.backlog.unsent, number))
             self._unsent += least.backlog.unsent + unsent
-        # Announcements go last: a peer without them can ask for nothing.
+        # announcements last: without them a peer can ask for nothing
         for request, writer in sorted(self._writers.items(), key=lambda pair: -pair[1].stream.unsent):
             if self._unsent <= enough:
                 break
@@ -370,9 +401,3 @@ class Serving(RequestOwner):
             del self._writers[request]
             self._core.refuse(writer.stream, StreamCode.TOO_FAR_BEHIND)
             self._core.emit(RequestCancelled(request, StreamCode.TOO_FAR_BEHIND))
-
-    def _drop_loose(self, stream: Stream, request: int) -> None:
-        del self._loose[stream]
-        self._core.emit(LimitExceeded("backlog_session", {"request": request, "queued_bytes": stream.unsent}))
-        self.cancelled(request, StreamCode.TOO_FAR_BEHIND)
-        self._core.refuse(stream, StreamCode.TOO_FAR_BEHIND)

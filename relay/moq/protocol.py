@@ -1,7 +1,4 @@
-"""Selects the state machine of a session: the one place that knows all of them.
-
-Owners that serve any protocol (the connection actor) open theirs here, and know nothing of versions.
-"""
+"""Selects the state machine of a session, so that the connection actor knows no versions."""
 
 from __future__ import annotations
 
@@ -22,5 +19,5 @@ def open_session(
     versions: tuple[Version, ...],
     admitted: bool,  # noqa: FBT001
 ) -> ProtocolSession:
-    """Open the state machine of a session. `versions` are those that its SETUP may choose."""
+    """`versions`: those that SETUP may choose."""
     return LiteSession(session, limits=limits, hop=hop, versions=versions, admitted=admitted)

@@ -1,11 +1,8 @@
-"""The vocabulary of a moq session: events, and the values that commands take.
+"""The vocabulary of a moq session: events, in the order of its life, and values of commands.
 
-Owns the events, in the order of a session's life, and the values that commands take. Must never know a version, a
-stream or a byte: the state machines that report these events do. Owners (connection actors, the client) handle the
-events and answer with commands of the machine.
-
-A *request* is a number that names one exchange of a session: a subscription, a fetch, a question about a track, an
-interest in announcements. Numbers of both sides come from one counter and are never used again.
+Owners (connection actors, the client) handle the events and answer with commands of the state machine. A *request* is
+a number for one exchange: a subscription, a fetch, a question about a track, an interest in announcements. Both
+sides' numbers come from one counter, and none returns.
 """
 
 from __future__ import annotations
@@ -18,20 +15,20 @@ from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.wire.errors import WireError
 
-NEVER = float("inf")  # a deadline that does not come
+NEVER = float("inf")  # no deadline
 
 
 # --- the session ---------------------------------------------------------------------------------------------------
 
 
 class Introduced(NamedTuple):
-    """The path of the peer is known: answer with `admit` or `close`."""
+    """The peer's path is known: answer with `admit` or `close`."""
 
-    target: str | None  # path and query from SETUP; `None` where the transport's own URL counts
+    target: str | None  # path and query from SETUP; `None`: the transport has a URL
 
 
 class Opened(NamedTuple):
-    """The version is negotiated and the peer is admitted: requests may be made."""
+    """The version is negotiated and the peer admitted: requests may be made."""
 
 
 class Established(NamedTuple):
@@ -48,9 +45,9 @@ class PeerInfo(NamedTuple):
 
 
 class PeerAlive(NamedTuple):
-    """Answer to `check_alive`."""
+    """Answer to `alive.begin`."""
 
-    alive: bool  # the peer answered in time
+    alive: bool  # in time
 
 
 class PeerLeaving(NamedTuple):
@@ -66,20 +63,20 @@ class BitrateReported(NamedTuple):
 
 
 class LimitExceeded(NamedTuple):
-    """The peer exceeded a limit, and its stream or session was refused."""
+    """The peer exceeded a limit, which ended its stream or session."""
 
     limit: str
     fields: Mapping[str, object]  # for the log
 
 
 class Incompatible(NamedTuple):
-    """The peer's SETUP offers no version that we support; `Closed` follows."""
+    """The peer's SETUP offers no version of ours; `Closed` follows."""
 
     offered: tuple[str, ...]
 
 
 class Fault(NamedTuple):
-    """The peer broke a rule: the stream is refused, or with `fatal` the session, and `Closed` follows."""
+    """The peer broke a rule, which ends the stream, or with `fatal` the session; `Closed` follows."""
 
     error: WireError
     fatal: bool
@@ -104,7 +101,7 @@ class AnnouncementsStarted(NamedTuple):
 
 
 class AnnouncementsComplete(NamedTuple):
-    """The initial set has been reported. 03 and 04 do not mark its end; there this comes at once."""
+    """The initial set is complete. 03 and 04 do not mark its end; there this comes at once."""
 
     request: int
 
@@ -131,7 +128,7 @@ class Unannounced(NamedTuple):
 
 
 class AnnouncementsEnded(NamedTuple):
-    """The Announce stream has ended; `Unannounced` came for each live path. `code` is that of a reset."""
+    """The Announce stream has ended; `Unannounced` came for each live path. `code` is a reset's."""
 
     request: int
     code: int | None
@@ -146,7 +143,7 @@ class SubscriptionStarted(NamedTuple):
 
 
 class SubscriptionDropped(NamedTuple):
-    """Groups from `start` to `end` inclusive will not come (03 and newer)."""
+    """Groups from `start` to `end` inclusive never come (03 and newer)."""
 
     request: int
     start: int
@@ -155,13 +152,13 @@ class SubscriptionDropped(NamedTuple):
 
 
 class GroupPart(NamedTuple):
-    """Data that one call of `receive` added to one group."""
+    """Data of one group from one call of `receive`."""
 
     sequence: int
     first_frame: int
     parts: tuple[Part, ...]
     fin: bool
-    code: int | None  # set if the group was aborted
+    code: int | None  # of an abort
 
 
 class GroupData(NamedTuple):
@@ -181,10 +178,10 @@ class DatagramReceived(NamedTuple):
 
 
 class SubscriptionEnded(NamedTuple):
-    """No further group will begin; open groups may continue."""
+    """No further group begins; open groups may continue."""
 
     request: int
-    final: int | None  # the first sequence that will never come (05 and 06)
+    final: int | None  # first sequence that never comes (05 and 06)
     closed: bool  # the Subscribe stream has ended, too
 
 
@@ -211,7 +208,7 @@ class ProbeReceived(NamedTuple):
 
 
 class RequestRejected(NamedTuple):
-    """The peer refused or aborted a request of ours with `received`; `code` is that of the current registry."""
+    """The peer refused or aborted our request with `received`; `code` is that of the current registry."""
 
     request: int
     code: int
@@ -225,7 +222,7 @@ class RequestFinished(NamedTuple):
 
 
 class StrayGroup(NamedTuple):
-    """A group came for no subscription, and was stopped."""
+    """We stopped a group without a subscription."""
 
     subscribe_id: int
     sequence: int
@@ -239,7 +236,7 @@ class AnnounceRequested(NamedTuple):
 
     request: int
     prefix: str
-    exclude: int  # hop id: routes through it are of no use to the peer; 0 is none
+    exclude: int  # hop id: the peer cannot use routes through it; 0: none
 
 
 class SubscribeRequested(NamedTuple):
@@ -252,7 +249,7 @@ class SubscribeRequested(NamedTuple):
 
 
 class SubscribeUpdated(NamedTuple):
-    """SUBSCRIBE_UPDATE: replaces what was asked for."""
+    """SUBSCRIBE_UPDATE: new parameters."""
 
     request: int
     params: SubscribeParams
@@ -279,13 +276,13 @@ class FetchRequested(NamedTuple):
 
 
 class ProbeRequested(NamedTuple):
-    """The peer wants estimates; nothing needs to be answered."""
+    """The peer wants estimates; an answer is optional."""
 
     request: int
 
 
 class RequestCancelled(NamedTuple):
-    """The peer left a request: no answer is needed. `code` is that of its reset or stop."""
+    """The peer left a request: no answer is needed. `code` is of its reset or stop."""
 
     request: int
     code: int | None
@@ -352,23 +349,43 @@ Event: TypeAlias = (
 # --- values of commands --------------------------------------------------------------------------------------------------
 
 
+class Features(NamedTuple):
+    """The abilities of a session's protocol version."""
+
+    hops: bool
+    """Announcements list the relays that they came through."""
+
+    prefixes: bool
+    """An announcement is a route with costs that also serves every path below its own."""
+
+    goaway: bool
+    descriptions: bool
+    """The peer can be asked for properties and single groups of a track."""
+
+    history: bool
+    """A subscription can ask for groups by their age."""
+
+    updates: bool
+    """A subscription can change its parameters."""
+
+
 class Offer(NamedTuple):
     """A path to announce, relative to the session's root."""
 
     path: str
     route: Route = Route()
-    """From the original publisher to the relay before us; our own id is added where the version has it."""
+    """From the original publisher to the relay before us; the session adds our id where the version has it."""
 
     source: int = 0  # number of the publication; another one means another publisher
 
 
 class GroupFragment(NamedTuple):
-    """Data that one turn adds to one group of a subscription; shared by all subscriptions that get the same."""
+    """Data of one group from one turn; all subscriptions with the same data share it."""
 
     sequence: int
     first: bool  # opens the group for the subscriber
     start_frame: int
     chunks: tuple[Any, ...]
-    """`bytes` of the group stream; where `Encoding.FRAMES` was asked for, parts of the group."""
+    """`bytes` of the group stream, or parts of the group for `Encoding.FRAMES`."""
     fin: bool
-    code: int | None  # set if the group was aborted
+    code: int | None  # of an abort

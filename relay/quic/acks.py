@@ -80,8 +80,7 @@ class ReceivedPackets:
         starts, stops = self.older.starts, self.older.stops
         count = len(starts)
         delay = int((now - self.largest_at) * 1_000_000) >> DELAY_EXPONENT
-        if start > largest:  # nothing since the last number that the peer knows to be acknowledged
-            start = largest
+        start = min(start, largest)  # empty if the peer knows that all is acknowledged
         if not count:
             return b"".join((b"\x02", varint(largest), varint(delay), b"\x00", varint(largest - start)))
         parts = [b"\x02", varint(largest), varint(delay), varint(count), varint(largest - start)]

@@ -289,9 +289,10 @@ class Connection:
         trace = self.trace
         if trace is not None:
             trace.received(now, number, len(data), plain)
+        if first & RESERVED:
+            self.close(errors.PROTOCOL_VIOLATION, "reserved bits must be zero", transport=True)
+            return
         try:
-            if first & RESERVED:
-                raise QuicError(errors.PROTOCOL_VIOLATION, errors.PADDING, "reserved bits must be zero")
             flags = self._read_frames(plain, data, path, now)
         except QuicError as error:
             self.close(error.code, error.reason, transport=True, frame_type=error.frame_type)
@@ -467,7 +468,7 @@ class Connection:
                     at = self._read_limit(plain, at)
                 elif errors.NEW_CONNECTION_ID <= kind <= errors.PATH_RESPONSE:
                     flags |= _ELICITING if kind != errors.RETIRE_CONNECTION_ID else _BOTH
-                    at = self._read_path_frame(plain, at, data, path, now)
+                    at = self._read_path_frame(plain, at, data, path)
                 else:
                     flags |= _BOTH
                     at = self._read_rare(plain, at, now)
@@ -541,7 +542,7 @@ class Connection:
             raise QuicError(errors.FRAME_ENCODING_ERROR, kind, "more than 2^60 streams")
         return at
 
-    def _read_path_frame(self, plain: bytes, at: int, data: bytes, path: Path, now: float) -> int:
+    def _read_path_frame(self, plain: bytes, at: int, data: bytes, path: Path) -> int:
         """Connection ids and path validation (RFC 9000, 19.15 to 19.18)."""
         kind = plain[at]
         at += 1

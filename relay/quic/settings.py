@@ -36,7 +36,7 @@ class QuicSettings:
 
     congestion: Literal["cubic", "reno", "bbr"] = "cubic"
     """Congestion control algorithm. `bbr` does not take every loss for congestion: [when to choose
-    it](delivery.md#on-a-line-that-loses-packets)."""
+    it](delivery.md#on-a-lossy-path)."""
 
     socket_buffer: int = 4 * 1024 * 1024
     """Kernel receive and send buffer asked for; the kernel may grant less."""

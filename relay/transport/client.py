@@ -1,7 +1,6 @@
-"""Dialling: from a URL to a session.
+"""Dialling, from a URL to a session: name resolution, the race between addresses, the certificate check.
 
-Owns name resolution, the race between addresses, the certificate check and human-readable errors. Must never
-log more of a URL than its path: the query may hold a token. Cluster peers, tools and tests call `connect`.
+Logs and errors show no query of a URL: it may hold a token.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ __all__ = ["ClientTls", "ConnectError", "ErrorKind", "connect", "connect_websock
 
 HEAD_START = 0.25  # seconds before the next address is tried as well (RFC 8305)
 RAW_PORT = 4443  # default port of `moqt` and `moql` URLs
-FINGERPRINT_BODY = 256  # most bytes read of `/certificate.sha256`, which has 64
+FINGERPRINT_BODY = 256  # bytes read of `/certificate.sha256`, which has 64
 RAW_SCHEMES = ("moqt", "moql")
 DEFAULT_PORTS = {"https": 443, "http": 80, "moqt": RAW_PORT, "moql": RAW_PORT}
 WEBSOCKET_PORTS = {"wss": 443, "ws": 80}
@@ -81,7 +80,7 @@ class _Target:
 
 
 def _parse(url: str, ports: Mapping[str, int] = DEFAULT_PORTS) -> tuple[_Target, bool]:
-    """Parse a URL; the flag says that a fingerprint has to be fetched first."""
+    """Parse a URL; the flag asks for a fingerprint first."""
     try:
         url.encode()
         parts = urlsplit(url)
@@ -129,9 +128,9 @@ async def connect(
 ) -> QuicSession:
     """Dial a server and return an open session, not yet started. Raises `ConnectError`.
 
-    `https` is WebTransport, `moqt` and `moql` are raw QUIC. `http` (a development server) connects as
-    `https`, pinned to the fingerprint that the same host and port serve. `ws` and `wss`: `connect_websocket`.
-    The socket is closed with the session.
+    `https` is WebTransport, `moqt` and `moql` are raw QUIC. `http` (a development server) connects as `https`, pinned
+    to the fingerprint that the same host and port serve. `ws` and `wss`: `connect_websocket`. The socket closes with
+    the session.
     """
     target, insecure = _parse(url)
     race: _Race | None = None
@@ -250,7 +249,7 @@ class _Race:
             if endpoint is not winner:
                 endpoint.give_up()
         if winner is None:
-            # A rejected certificate explains more than a closed port.
+            # a rejected certificate explains more than a closed port
             raise min(self._errors, key=lambda error: error.kind == "refused")
         session = winner.session
         assert session is not None
@@ -334,7 +333,7 @@ def _explain(target: _Target, lost: SessionLostError, status: int | None) -> Con
 
 
 async def _resolve(target: _Target) -> list[tuple[int, Address]]:
-    """Addresses of the host, IPv6 and IPv4 alternating."""
+    """IPv6 and IPv4 alternating."""
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)
     except OSError as error:
@@ -352,7 +351,7 @@ def _bind(family: int, bind: tuple[str, int] | None) -> socket.socket:
     try:
         if bind is not None:
             host, port = bind
-            # The wildcard stands for both families; another address for its own only.
+            # the wildcard stands for both families; another address for its own only
             if host in ("", IPV6_ANY, IPV4_ANY):
                 host = IPV6_ANY if family == socket.AF_INET6 else IPV4_ANY
             sock.bind((host, port))

@@ -1,7 +1,4 @@
-"""Dialling the other relays of a cluster.
-
-Owns a target's URL and token. Must never log a URL's query, which has the token. Peer actors call it.
-"""
+"""Dials the other relays of a cluster, with their tokens. Logs show no query of a URL: it has the token."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ from relay.transport.quic_session import QuicSession
 from relay.wire.version import Version
 
 TIMEOUT: Final = 30.0  # seconds for one attempt, from name resolution to an open session
-STREAMS: Final = 16_384  # streams of each kind for another relay, which serves many peers
-LONGEST_TOKEN: Final = 8_192  # longest token in characters that relays accept
+STREAMS: Final = 16_384  # of each kind for another relay, which serves many peers
+LONGEST_TOKEN: Final = 8_192  # characters that relays accept
 
 
 class TokenError(ValueError):
@@ -46,7 +43,7 @@ class Dialler:
         return self._read(target)
 
     async def dial(self, target: str) -> QuicSession:
-        """Open a session with `target`, `host[:port]` or a URL. Raises ConnectError or TokenError."""
+        """`target`: `host[:port]` or a URL. Raises ConnectError or TokenError."""
         url = target if "://" in target else f"https://{target}/"
         token = self._read(target)
         settings = replace(

@@ -1,8 +1,7 @@
 """A transport without a network: two joined sessions in one process, for tests of actors and the soak.
 
-Owns a `Session` with QUIC's semantics (stream credit, resets that drop queued data, a slow reader) and a
-deterministic order: calls of one loop turn arrive in the next, as one batch per side. Must never open a
-socket or read a clock. `pause`, `credit` and `silent` simulate faulty peers.
+Streams have QUIC's semantics (credit, resets that drop queued data, a slow reader). The order is deterministic: calls
+of one loop turn arrive in the next, as one batch per side. `pause`, `credit` and `silent` simulate faulty peers.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from relay.transport.session import (
 )
 from relay.wire.version import Version, alpns_for
 
-DATAGRAM_LIMIT = 1160  # as in a QUIC packet of 1200 bytes, so that code fits the real transport
+DATAGRAM_LIMIT = 1160  # bytes, as in a QUIC packet of 1200
 PROBE_TIMEOUT = 0.05  # seconds; there is no round trip to measure
 
 
@@ -37,7 +36,7 @@ class MemoryStream(Sender):
         "_chunks",
         "_fin",
         "_queued",
-        "_session",
+        "_side",
         "context",
         "id",
         "opened_by_peer",
@@ -46,24 +45,22 @@ class MemoryStream(Sender):
         "sending",
         "stopped",
         "twin",
-        "writable",
     )
 
     def __init__(
-        self, session: MemorySession, *, order: tuple[int, int], unidirectional: bool, opened_by_peer: bool
+        self, side: SendingSide, *, order: tuple[int, int], unidirectional: bool, opened_by_peer: bool
     ) -> None:
         super().__init__(order, unidirectional=unidirectional)
         self.id = -1
         self.opened_by_peer = opened_by_peer
         self.context: Any = None
         self.twin: MemoryStream | None = None
-        self.pending_stop: int | None = None  # a stop called before the peer could know the stream
+        self.pending_stop: int | None = None  # a stop before the peer could know the stream
         readable = opened_by_peer or not unidirectional
-        self.receiving = readable  # until this side receives the end or a reset
-        self.stopped = not readable  # this side has stopped it
+        self.receiving = readable  # until the end or a reset arrives
+        self.stopped = not readable  # by this side
         self.sending = not opened_by_peer or not unidirectional  # until the end or a reset left this side
-        self.writable = self.sending  # until `write(fin=True)`, reset or stopped
-        self._session = session
+        self._side = side
         self._chunks: list[bytes] = []
         self._queued = 0
         self._fin = False
@@ -80,45 +77,44 @@ class MemoryStream(Sender):
         return self.sending and self.send_state is not SendState.IDLE
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
-        if not self.writable or self._session.finished:
+        if not self.sending or self._fin or self._side.session.finished:
             return
         self._chunks.extend(chunks)
         self._queued += sum(map(len, chunks))
         if fin:
             self._fin = True
-            self.writable = False
-        self._session.ready(self)
+        self._side.ready(self)
 
     def prioritize(self, priority: int) -> None:
-        self._session.queue.reorder(self, (priority, self.order[1]))
+        self._side.queue.reorder(self, (priority, self.order[1]))
 
     def reset(self, code: int) -> None:
-        if not self.sending or self._session.finished:
+        if not self.sending or self._side.session.finished:
             return
         known = self.twin
         self.end_sending()
         if known is not None:
-            self._session.tell(StreamReset(known, code))
+            self._side.tell(StreamReset(known, code))
 
     def stop(self, code: int) -> None:
-        if self.stopped or not self.receiving or self._session.finished:
+        if self.stopped or not self.receiving or self._side.session.finished:
             return
         self.stopped = True
         if self.twin is None:
             self.pending_stop = code
         elif self.twin.sending:
             self.twin.end_sending()
-            self._session.tell(StreamStopped(self.twin, code))
-            self._session.peer.tell(StreamReset(self, code))  # a reset answers the stop, as in QUIC
+            self._side.tell(StreamStopped(self.twin, code))
+            self._side.session.peer.side.tell(StreamReset(self, code))  # a reset answers the stop, as in QUIC
 
     def end_sending(self) -> None:
-        self.sending = self.writable = False
+        self.sending = False
         self._chunks.clear()
         self._queued = 0
-        self._session.forget(self)
+        self._side.forget(self)
 
     def transfer(self, twin: MemoryStream) -> StreamData | None:
-        """Move queued data to the peer's view; `None` if it has nothing to report."""
+        """Move queued data to the peer's view; `None` without news."""
         data = b"".join(self._chunks)
         self._chunks.clear()
         self._queued = 0
@@ -129,8 +125,111 @@ class MemoryStream(Sender):
         return StreamData(twin, data, self._fin)
 
 
+class SendingSide:
+    """What one end sends: its streams with their order, numbers and credit, and events for the other end."""
+
+    def __init__(self, session: MemorySession, credit_bidi: int | None, credit_uni: int | None) -> None:
+        self.session = session
+        self.queue: SendQueue[MemoryStream] = SendQueue()
+        self.bytes = 0
+        self._credit = {False: credit_bidi, True: credit_uni}
+        self._open = {False: 0, True: 0}
+        self._next_id = {False: 0, True: 2} if session.is_client else {False: 1, True: 3}
+        self._streams = 0  # of either end, for their order
+        self._events: list[Event] = []
+        self._scheduled = False
+
+    def stream(self, priority: int, *, unidirectional: bool, opened_by_peer: bool) -> MemoryStream:
+        """This end's view of a new stream."""
+        self._streams += 1
+        order = (priority, -self._streams)
+        return MemoryStream(self, order=order, unidirectional=unidirectional, opened_by_peer=opened_by_peer)
+
+    def ready(self, stream: MemoryStream) -> None:
+        self.queue.add(stream)
+        self.schedule()
+
+    def tell(self, event: Event) -> None:
+        self._events.append(event)
+        self.schedule()
+
+    def forget(self, stream: MemoryStream) -> None:
+        """Forget a stream once both halves are over, and return its credit."""
+        self.queue.remove(stream)
+        for end in (stream, stream.twin):
+            if end is None or end.sending or end.receiving:
+                return
+        session = self.session
+        if stream.twin is None or session.streams.pop(stream.id, None) is None:
+            return
+        session.peer.streams.pop(stream.id, None)
+        opener = session.peer.side if stream.opened_by_peer else self
+        opener.give_back(unidirectional=stream.unidirectional)
+
+    def give_back(self, *, unidirectional: bool) -> None:
+        """A stream is over: its credit serves another one."""
+        self._open[unidirectional] -= 1
+        self._admit(unidirectional=unidirectional)
+
+    def allow(self, *, bidi: int | None, uni: int | None) -> None:
+        self._credit = {False: bidi, True: uni}
+        self._admit(unidirectional=False)
+        self._admit(unidirectional=True)
+
+    def _admit(self, *, unidirectional: bool) -> None:
+        self.queue.admit(unidirectional=unidirectional)
+        self.schedule()
+
+    def schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._exchange)
+
+    def _exchange(self) -> None:
+        self._scheduled = False
+        peer = self.session.peer
+        # data first: a stop, reset or close of the same turn has removed its stream's data already
+        if not peer.paused:
+            while (stream := self.queue.top) is not None:
+                twin = stream.twin or self._claim(stream)
+                if twin is None:
+                    self.queue.hold()
+                    continue
+                self.queue.done()
+                event = stream.transfer(twin)
+                if event is not None:
+                    peer.inbox.append(event)
+                    self.bytes += len(event.data)
+                if stream.pending_stop is not None:
+                    code, stream.pending_stop, stream.stopped = stream.pending_stop, None, False
+                    stream.stop(code)
+        peer.inbox += self._events
+        self._events = []
+        peer.deliver()
+        self.session.deliver()
+
+    def _claim(self, stream: MemoryStream) -> MemoryStream | None:
+        """Number a stream and show it to the peer; `None` without credit."""
+        kind = stream.unidirectional
+        credit = self._credit[kind]
+        if credit is not None and self._open[kind] >= credit:
+            return None
+        self._open[kind] += 1
+        peer = self.session.peer
+        twin = peer.side.stream(CONTROL_PRIORITY, unidirectional=kind, opened_by_peer=True)
+        stream.id = twin.id = self._next_id[kind]
+        self._next_id[kind] += 4
+        stream.twin, twin.twin = twin, stream
+        self.session.streams[stream.id] = stream
+        peer.streams[stream.id] = twin
+        return twin
+
+
 class MemorySession:
     """One end of a pair, with extra methods for tests."""
+
+    transport = "memory"
+    datagram_limit = DATAGRAM_LIMIT
 
     def __init__(
         self,
@@ -143,29 +242,20 @@ class MemorySession:
         credit_bidi: int | None,
         credit_uni: int | None,
     ) -> None:
-        self.transport = "memory"
         self.remote = "server:0" if is_client else "client:0"
         self.is_client = is_client
         self.version = version
         self.alpn = alpn
         self.path = path
         self.query = query
-        self.datagram_limit = DATAGRAM_LIMIT
-        self.silent = False  # pings of the other side stay unanswered
-        self._credit = {False: credit_bidi, True: credit_uni}
+        self.silent = False  # answer no pings
+        self.paused = False
         self.finished = False
         self.peer: MemorySession = self
+        self.side = SendingSide(self, credit_bidi, credit_uni)
         self.streams: dict[int, MemoryStream] = {}
-        self._sink: Sink | None = None
-        self._outbox: list[Event] = []  # events for the peer, in order
         self.inbox: list[Event] = []  # events for the owner
-        self.queue: SendQueue[MemoryStream] = SendQueue()
-        self._opened = 0
-        self._next_id = {False: 0 if is_client else 1, True: 2 if is_client else 3}
-        self.open_count = {False: 0, True: 0}
-        self.paused = False
-        self._scheduled = False
-        self._bytes_sent = 0
+        self._sink: Sink | None = None
         self._bytes_received = 0
 
     def __repr__(self) -> str:
@@ -175,28 +265,28 @@ class MemorySession:
 
     @property
     def undelivered(self) -> bool:
-        return bool(self.queue)
+        return bool(self.side.queue)
 
     def start(self, sink: Sink) -> None:
         if self._sink is not None:
             raise RuntimeError("a session is started once")
         self._sink = sink
-        self.schedule()
+        self.side.schedule()
 
     def open_bidi(self, priority: int = CONTROL_PRIORITY) -> MemoryStream:
-        return self._new_stream(priority, unidirectional=False)
+        return self.side.stream(priority, unidirectional=False, opened_by_peer=False)
 
     def open_uni(self, priority: int = CONTROL_PRIORITY) -> MemoryStream:
-        return self._new_stream(priority, unidirectional=True)
+        return self.side.stream(priority, unidirectional=True, opened_by_peer=False)
 
     def send_datagram(self, data: bytes) -> None:
         if not self.finished and len(data) <= self.datagram_limit:
-            self._bytes_sent += len(data)
-            self.tell(DatagramReceived(data))
+            self.side.bytes += len(data)
+            self.side.tell(DatagramReceived(data))
 
     def ping(self) -> None:
         if not self.finished and not self.peer.silent:
-            self.peer.tell(Pong())
+            self.peer.side.tell(Pong())
 
     def trust(self) -> None:
         pass
@@ -205,15 +295,11 @@ class MemorySession:
         return PROBE_TIMEOUT
 
     def close(self, code: int = 0, reason: str = "") -> None:
-        if self.finished:
-            return
-        self.tell(SessionClosed(code, reason, by_peer=True))
-        self.peer.tell(SessionClosed(code, reason, by_peer=False))
-        self._finish()
+        self._finish(SessionClosed(code, reason, by_peer=False), SessionClosed(code, reason, by_peer=True))
 
     def stats(self) -> SessionStats:
         return SessionStats(
-            bytes_received=self._bytes_received, bytes_sent=self._bytes_sent, streams=len(self.streams)
+            bytes_received=self._bytes_received, bytes_sent=self.side.bytes, streams=len(self.streams)
         )
 
     # -- for tests
@@ -224,108 +310,28 @@ class MemorySession:
 
     def resume(self) -> None:
         self.paused = False
-        self.peer.schedule()
+        self.peer.side.schedule()
 
     def allow(self, *, bidi: int | None = None, uni: int | None = None) -> None:
         """Limit this side's open streams; `None` is no limit."""
-        self._credit = {False: bidi, True: uni}
-        self.admit(unidirectional=False)
-        self.admit(unidirectional=True)
+        self.side.allow(bidi=bidi, uni=uni)
 
     def fail(self, reason: str = "idle timeout") -> None:
-        """Fail both sides, like a network failure."""
-        if not self.finished:
-            self.tell(SessionClosed(None, reason, by_peer=False))
-            self.peer.tell(SessionClosed(None, reason, by_peer=False))
-            self._finish()
+        """Like a network failure, on both sides."""
+        failure = SessionClosed(None, reason, by_peer=False)
+        self._finish(failure, failure)
 
-    # -- delivery; methods without underscore are called by streams and the other end
-
-    def _finish(self) -> None:
-        for side in (self, self.peer):
-            side.finished = True
-            side.queue.clear()
-            side.streams.clear()
-
-    def _new_stream(self, priority: int, *, unidirectional: bool) -> MemoryStream:
-        self._opened += 1
-        order = (priority, -self._opened)
-        return MemoryStream(self, order=order, unidirectional=unidirectional, opened_by_peer=False)
-
-    def opened_by_peer(self, *, unidirectional: bool) -> MemoryStream:
-        """This side's view of a stream that the other side opens."""
-        self._opened += 1
-        order = (CONTROL_PRIORITY, -self._opened)
-        return MemoryStream(self, order=order, unidirectional=unidirectional, opened_by_peer=True)
-
-    def ready(self, stream: MemoryStream) -> None:
-        self.queue.add(stream)
-        self.schedule()
-
-    def tell(self, event: Event) -> None:
-        self._outbox.append(event)
-        self.schedule()
-
-    def forget(self, stream: MemoryStream) -> None:
-        """Forget a stream once both halves are over, and return its credit."""
-        self.queue.remove(stream)
-        for side in (stream, stream.twin):
-            if side is None or side.sending or side.receiving:
-                return
-        twin = stream.twin
-        if twin is None or self.streams.pop(stream.id, None) is None:
+    def _finish(self, ours: SessionClosed, theirs: SessionClosed) -> None:
+        if self.finished:
             return
-        self.peer.streams.pop(stream.id, None)
-        opener = self.peer if stream.opened_by_peer else self
-        opener.open_count[stream.unidirectional] -= 1
-        opener.admit(unidirectional=stream.unidirectional)
+        self.side.tell(theirs)
+        self.peer.side.tell(ours)
+        for session in (self, self.peer):
+            session.finished = True
+            session.side.queue.clear()
+            session.streams.clear()
 
-    def admit(self, *, unidirectional: bool) -> None:
-        self.queue.admit(unidirectional=unidirectional)
-        self.schedule()
-
-    def schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._exchange)
-
-    def _exchange(self) -> None:
-        self._scheduled = False
-        batch = self.peer.inbox
-        # Data first: a stop, reset or close of the same turn has removed its stream's data already.
-        if not self.peer.paused:
-            while (stream := self.queue.top) is not None:
-                twin = stream.twin or self._claim(stream)
-                if twin is None:
-                    self.queue.hold()
-                    continue
-                self.queue.done()
-                event = stream.transfer(twin)
-                if event is not None:
-                    batch.append(event)
-                    self._bytes_sent += len(event.data)
-                if stream.pending_stop is not None:
-                    code, stream.pending_stop, stream.stopped = stream.pending_stop, None, False
-                    stream.stop(code)
-        batch += self._outbox
-        self._outbox = []
-        self.peer.deliver()
-        self.deliver()
-
-    def _claim(self, stream: MemoryStream) -> MemoryStream | None:
-        kind = stream.unidirectional
-        credit = self._credit[kind]
-        if credit is not None and self.open_count[kind] >= credit:
-            return None
-        self.open_count[kind] += 1
-        stream.id = self._next_id[kind]
-        self._next_id[kind] += 4
-        twin = self.peer.opened_by_peer(unidirectional=kind)
-        twin.id = stream.id
-        stream.twin, twin.twin = twin, stream
-        self.streams[stream.id] = stream
-        self.peer.streams[stream.id] = twin
-        return twin
+    # -- delivery
 
     def deliver(self) -> None:
         if self._sink is None or not self.inbox:
@@ -343,7 +349,7 @@ class MemorySession:
 
     def _ended(self, stream: Any) -> None:
         stream.receiving = False
-        self.forget(stream)
+        self.side.forget(stream)
 
 
 def memory_pair(
@@ -357,8 +363,8 @@ def memory_pair(
 ) -> tuple[MemorySession, MemorySession]:
     """Join two sessions and return (client, server).
 
-    Both report `version`; `None` leaves it to SETUP messages (01, 02). The first of `client_offers`, the
-    client's tokens, is negotiated. The credits limit each side's open streams.
+    Both report `version`; `None` leaves it to SETUP messages (01, 02). The first of `client_offers`, the client's
+    tokens, is negotiated. The credits limit each side's open streams.
     """
     tokens = client_offers or ("moql" if version is None else alpns_for((version,))[0],)
     client, server = (

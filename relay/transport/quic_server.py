@@ -90,7 +90,7 @@ class QuicServer(Endpoint):
             addresses = Slots("sessions_address", limits.sessions_address, self.refused, self.now)
         self._admission = Admission(limits, self.refused, addresses, self.now)
         self._incompatible = incompatible
-        self._resets = TokenBucket()
+        self._resets = TokenBucket(rate=RESETS, burst=RESETS_BURST)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -200,7 +200,7 @@ class QuicServer(Endpoint):
     def _reset(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
         """Answer a packet of a connection that we know nothing of: perhaps of before a restart."""
         reset = self.tokens.answer(data, CONNECTION_ID_LENGTH)
-        if reset is not None and self._resets.spend(now, rate=RESETS, burst=RESETS_BURST):
+        if reset is not None and self._resets.spend(now):
             self.refused["unknown_connection"] += 1
             sock.send(reset, address)
 

@@ -1,7 +1,4 @@
-"""Raw QUIC: moq streams are QUIC streams without framing.
-
-Owns the differences to HTTP/3: version by ALPN, plain close codes. The endpoint and the client use it.
-"""
+"""Raw QUIC: moq streams are QUIC streams, the ALPN names the version, and close codes are plain."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ _DESCRIPTION: Final = re.compile(r'(?i)error_description="([^"\\]*)"')
 
 
 def challenge(reason: str) -> str:
-    """Write the field `www-authenticate`, which RFC 9110, 15.5.2 demands with 401, in the form of RFC 6750."""
+    """RFC 9110, 15.5.2 demands the field with 401; the form is of RFC 6750."""
     return 'Bearer error_description="{}"'.format(reason.replace("\\", "").replace('"', ""))
 
 

@@ -1,7 +1,4 @@
-"""The send order of one session's streams.
-
-Owns their send states. Must never know data or framing. WebSocket and in-memory sessions use it.
-"""
+"""The send order of one session's streams, for WebSocket and memory. It knows no data and no framing."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ class SendState(Enum):
 
 
 class Sender:
-    """A stream as the queue sees it. Kinds of streams inherit it."""
+    """A stream in the queue: the base of its kinds."""
 
     __slots__ = ("order", "send_state", "unidirectional")
 
@@ -67,7 +64,7 @@ class SendQueue(Generic[S]):
         return len(self._ready) == 1
 
     def add(self, stream: S) -> bool:
-        """Make an idle stream ready. Returns whether it was idle."""
+        """Make an idle stream ready. True if it was idle."""
         if stream.send_state is not SendState.IDLE:
             return False
         ready = self._ready
@@ -83,7 +80,7 @@ class SendQueue(Generic[S]):
         self._ready.pop().send_state = SendState.IDLE
 
     def block(self) -> None:
-        """The most urgent stream is blocked by flow control."""
+        """Flow control blocks the most urgent stream."""
         stream = self._ready.pop()
         self._blocked[stream] = None
         stream.send_state = SendState.BLOCKED
@@ -95,12 +92,12 @@ class SendQueue(Generic[S]):
         stream.send_state = SendState.UNOPENED
 
     def unblock(self) -> None:
-        """Make blocked streams ready: the flow control limit has grown."""
+        """The flow control limit has grown: make blocked streams ready."""
         streams, self._blocked = self._blocked, {}
         self._return(streams)
 
     def admit(self, *, unidirectional: bool) -> None:
-        """Make unopened streams of one kind ready: there is more stream credit."""
+        """There is more stream credit: make unopened streams of one kind ready."""
         streams, self._unopened[unidirectional] = self._unopened[unidirectional], {}
         self._return(streams)
 
@@ -115,7 +112,7 @@ class SendQueue(Generic[S]):
         stream.send_state = SendState.IDLE
 
     def reorder(self, stream: S, order: tuple[int, int]) -> None:
-        """Change the urgency of a stream in any state."""
+        """In any state."""
         if stream.send_state is SendState.READY:
             self.remove(stream)
             stream.order = order

@@ -1,7 +1,4 @@
-"""Slots per key up to a limit.
-
-Owns one limit's counts, refusals and log lines. Must never decide how to refuse. QUIC and HTTP use it.
-"""
+"""Slots per key up to a limit, with counts and log lines of refusals."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ class Slots:
         self._refused[self._name] += 1
         if key in self._episodes:
             self._episodes[key] += 1
-        # Without a taken slot nothing would ever clear the record. Addresses may be forged, in great numbers.
+        # a record without a taken slot would stay for ever; addresses may be forged, in great numbers
         elif self._taken[key] and self._throttle.passes(self._now()):
             self._episodes[key] = 1
             logger.warning("limit is reached", limit=self._name, value=self.limit, **_remote(key))

@@ -1,7 +1,4 @@
-"""Binding listening sockets, UDP and TCP, by the same rules.
-
-Owns the meaning of a listen address. Must never read or write a socket. QUIC and web servers call it.
-"""
+"""Binds listening sockets, UDP and TCP, by the same rules."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from relay.logger import get_logger
 
 logger = get_logger(__name__)
 
-PORT_ATTEMPTS = 16  # attempts to find a port that is free for 127.0.0.1 and ::1, and for UDP and TCP
+PORT_ATTEMPTS = 16  # to find a port that is free for 127.0.0.1 and ::1, and for UDP and TCP
 NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # errors where a whole address family is missing
 
 
@@ -79,7 +76,7 @@ def _bind_localhost(port: int, kind: socket.SocketKind) -> list[socket.socket]:
             if error.errno in NO_FAMILY:
                 return [first]
             first.close()
-            # A port that the kernel picked for one family may be taken in the other: pick again.
+            # a port that the kernel picked for one family may be taken in the other: pick again
             if port or error.errno != errno.EADDRINUSE:
                 raise
     raise OSError(errno.EADDRINUSE, "found no port that is free for both 127.0.0.1 and ::1")
@@ -91,7 +88,7 @@ def _bind_one(family: int, kind: socket.SocketKind, address: Any, *, dual: bool 
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
         if kind == socket.SOCK_STREAM:
-            # A restart must not wait for old connections in TIME_WAIT.
+            # a restart must not wait for old connections in TIME_WAIT
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         if kind == socket.SOCK_STREAM:

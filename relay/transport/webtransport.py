@@ -6,7 +6,6 @@ and QPACK streams and HEADERS frames, never WebTransport streams. Must never kno
 
 from __future__ import annotations
 
-import contextlib
 from enum import Enum
 
 from aioquic.h3.events import H3Event, Headers, HeadersReceived

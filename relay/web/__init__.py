@@ -1,1 +1,1 @@
-"""HTTP beside QUIC: what a person with curl, or a browser about to open a session, needs to know."""
+"""HTTP beside QUIC: for curl, and for browsers about to open a session."""

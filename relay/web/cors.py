@@ -1,7 +1,7 @@
 """Rules for web pages: they may read answers on the public address, and nothing on the operator's.
 
-Owns the headers, and the check of Host, Origin and Sec-Fetch-Site on the operator's address, which asks for no token
-and is reachable from a page in the operator's browser. Must never know a route. `server.build` applies one of the two.
+The operator's address asks for no token, and pages in the operator's browser can reach it: hence its check of Host,
+Origin and Sec-Fetch-Site.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ OPERATOR: Final = {
 }
 """Pages of other origins may not read an answer, show it as an image or run it as a script."""
 
-SHOWN: Final = 100  # characters of a header that a refusal repeats
+SHOWN: Final = 100  # characters of a header in a refusal
 
 
 def add_headers(app: web.Application, headers: Mapping[str, str]) -> None:
-    """Send `headers` with every answer of the application."""
+    """Send `headers` with every answer."""
 
     async def add(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001
         vary = response.headers.get(hdrs.VARY, "")
@@ -54,7 +54,7 @@ def foreign(request: web.Request, hosts: Collection[str]) -> str | None:
         same = authority.lower() == headers.get(hdrs.HOST, "").lower()
         if not authority or not (same or _name(authority) in hosts):
             return f"Origin {origin[:SHOWN]!r}"
-    # Images and scripts are requested without an Origin. Following a link is allowed.
+    # Image and script requests have no Origin. Links are allowed.
     site, mode = (headers.get(f"sec-fetch-{name}", "") for name in ("site", "mode"))
     if site in ("cross-site", "same-site") and mode != "navigate":
         return f"Sec-Fetch-Site {site!r}"

@@ -1,7 +1,6 @@
-"""The dashboard: a page for browsers and its files, from the package.
+"""The dashboard's files, from the package, with caching and a policy that lets the page load only these.
 
-Owns types, caching, and a policy that lets the page load only these files. Must never know the relay: the page
-uses the debug routes like any client. `server.build` calls `add_dashboard` and routes `/` to `landing`.
+The page uses the debug routes like any client.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class Site:
 
 @cache
 def site() -> Site:
-    """Read the files of the package once."""
+    """Read the files once."""
     folder = resources.files("relay.web") / "static"
     found = (file for file in folder.iterdir() if _suffix(file.name) in TYPES)
     files = {file.name: file.read_bytes() for file in sorted(found, key=lambda file: file.name)}
@@ -76,20 +75,20 @@ def site() -> Site:
 
 
 def add_dashboard(app: web.Application) -> None:
-    """Serve the page's files. The caller routes `/`, see `landing`."""
+    """Serve the page's files. The caller routes `/` to `landing`."""
     site()  # fail at start, not at the first visit, if the package lacks them
     app.router.add_get("/static/{digest}/{name}", static)
 
 
 async def landing(request: web.Request) -> web.Response:
-    """Answer `/`: the page for a browser, else a list of the routes."""
+    """The page for a browser, else a list of the routes."""
     if "text/html" in request.headers.get("accept", ""):
         return _response(site().page, PAGE, "no-cache")
     return web.Response(text=ROUTES, headers={"vary": "accept"})
 
 
 async def static(request: web.Request) -> web.Response:
-    """Serve a file of the page. A digest of another version gets this version's file, not to be cached."""
+    """Under a digest of another version, send this version's file, not to be cached."""
     name = request.match_info["name"]
     content = site().files.get(name)
     if content is None or name == PAGE:

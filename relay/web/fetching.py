@@ -1,11 +1,11 @@
 """`/fetch`: groups of a track over HTTP, streamed.
 
-Without a query it is the route of moq-relay 0.9.3: the payloads of the newest group, concatenated. `?group=N`
-asks for another group, `?follow=1` continues with later groups, `?frames=1` separates frames: one JSON object
-a line, or with `Accept: application/msgpack` one msgpack map each, with binary payload.
+Without a query it is the route of moq-relay 0.9.3: the payloads of the newest group, concatenated. `?group=N` asks
+for another group, `?follow=1` continues with later groups, `?frames=1` separates frames: one JSON object a line, or
+with `Accept: application/msgpack` one msgpack map each, with binary payload.
 
-Track names have slashes, such as `video/hd`: the longest announced path is the broadcast, unless `?track=`
-names the track. `?wait=SECONDS` waits for the broadcast to be announced.
+Track names have slashes, such as `video/hd`: the longest announced path is the broadcast, unless `?track=` names the
+track. `?wait=SECONDS` waits for the broadcast to be announced.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from relay.actors.reader import Over, Reading
 from relay.auth.permissions import Reason
 from relay.logger import get_logger
 from relay.model.address import readable_host
-from relay.model.group import FRAME_OVERHEAD, FrameStart
+from relay.model.group import FRAME_OVERHEAD, FrameQueue, FrameStart
 from relay.model.path import normalize
 from relay.wire.errors import StreamCode
 
@@ -36,9 +36,9 @@ FETCH_TIMEOUT: Final = 10.0  # seconds until a group must begin
 
 STALL_TIMEOUT: Final = 20.0  # seconds without progress of a write until the client is aborted
 
-LONGEST_WAIT: Final = 60.0  # most seconds that a client may wait for a broadcast
+LONGEST_WAIT: Final = 60.0  # greatest `?wait=`, in seconds
 
-LOOK_INTERVAL: Final = 1.0  # seconds between checks for a client that has left, while nothing is sent
+LOOK_INTERVAL: Final = 1.0  # seconds between checks for a lost client while nothing is sent
 
 QUEUE_BYTES: Final = 16 * 1024 * 1024
 """Queued bytes at which a client is aborted. Cached groups at the start do not count."""
@@ -102,8 +102,8 @@ class FetchQueue:
 
     def __init__(self) -> None:
         self.on_full: Callable[[], object] = lambda: None
-        """Called once when the queue is full: the response may be blocked in a write."""
-        self.on_cut: Callable[[], object] = lambda: None  # called by `cut`, for the same reason
+        """Called once when the queue is full: a write may block the response."""
+        self.on_cut: Callable[[], object] = lambda: None  # called by `cut`, likewise
         self._queue: asyncio.Queue[tuple[m.GroupFragment | Over, int]] = asyncio.Queue()
         self._waiting = 0
         self._begun = False
@@ -112,7 +112,7 @@ class FetchQueue:
     def put(self, item: m.GroupFragment | Over) -> None:
         if self._full:
             return
-        # cached groups come at once, whatever the client's speed
+        # cached groups come at once, however slow the client is
         size = _size_of(item) if self._begun and isinstance(item, m.GroupFragment) else 0
         if self._waiting and self._waiting + size > QUEUE_BYTES:
             self._end(Over(StreamCode.TOO_FAR_BEHIND, ours=True))
@@ -148,24 +148,19 @@ class Frames:
 
     def __init__(self, encode: Callable[[int, int, FrameStart, bytes], bytes]) -> None:
         self._encode = encode
-        self._open: dict[int, tuple[int, FrameStart | None, list[bytes]]] = {}
-        """By group: number of the next frame, its start and its chunks so far."""
+        self._open: dict[
+            int, tuple[int, FrameQueue]
+        ] = {}  # by group: number of the next frame, and its parts
 
     def take(self, fragment: m.GroupFragment) -> Iterator[bytes]:
         sequence = fragment.sequence
-        number, start, chunks = self._open.pop(sequence, (fragment.start_frame, None, []))
-        left = 0 if start is None else start.size - sum(map(len, chunks))
-        for part in fragment.chunks:
-            if isinstance(part, bytes):
-                chunks.append(part)
-                left -= len(part)
-            else:
-                start, left = part, part.size
-            if not left and start is not None:
-                yield self._encode(sequence, number, start, b"".join(chunks))
-                number, start, chunks = number + 1, None, []
+        number, frames = self._open.pop(sequence, (fragment.start_frame, FrameQueue()))
+        frames.extend(fragment.chunks)
+        while frames:
+            yield self._encode(sequence, number, *frames.popleft())
+            number += 1
         if not fragment.fin and fragment.code is None:
-            self._open[sequence] = number, start, chunks
+            self._open[sequence] = number, frames
 
 
 def _row(group: int, frame: int, start: FrameStart, payload: object) -> dict[str, object]:
@@ -215,7 +210,7 @@ async def respond(
     except TimeoutError:
         _give_up(request)
     except ConnectionError:
-        """The client has left."""
+        pass
     return response
 
 
@@ -238,7 +233,7 @@ async def _stream(
 
 
 async def _next(request: web.Request, queue: FetchQueue) -> m.GroupFragment | Over:
-    """The next item. Raises ConnectionResetError if the client has left: aiohttp reports it only to writers."""
+    """Raises ConnectionResetError if the client has left: aiohttp reports it only to writers."""
     while request.transport is not None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_INTERVAL):
@@ -247,7 +242,7 @@ async def _next(request: web.Request, queue: FetchQueue) -> m.GroupFragment | Ov
 
 
 async def _send(response: web.StreamResponse, chunks: Iterable[bytes]) -> None:
-    """Write chunks. Raises TimeoutError if the client reads nothing."""
+    """Raises TimeoutError if the client reads nothing."""
     batch: list[bytes] = []
     size = 0
     for chunk in chunks:

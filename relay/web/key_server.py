@@ -1,7 +1,6 @@
-"""Keys from a web server: `GET {url}/{kid}.jwk`.
+"""Keys from a web server, `GET {url}/{kid}.jwk`, with a cache.
 
-Owns the requests and a cache of their answers. Untrusted peers choose the kid, so concurrent requests, their
-size and duration are limited, and unknown kids are cached. The authenticator calls it.
+Untrusted peers choose the kid: the number, size and duration of requests are limited, and unknown kids cached.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ STALE: Final = 3_600.0
 """Seconds that a key stays usable while the server fails, so that maintenance ends no broadcast."""
 
 KEYS: Final = 256
-UNKNOWN_KEYS: Final = 4_096  # cache entries; peers can fill only the second cache
+UNKNOWN_KEYS: Final = 4_096  # cache entries; peers can fill only this second cache
 
 AT_ONCE: Final = 8
-"""Concurrent requests to the server. Beyond it, tokens that need another are refused."""
+"""Concurrent requests; tokens that need another are refused."""
 
 TIMEOUT: Final = 5.0  # seconds for one request, name resolution included
 
@@ -68,16 +67,16 @@ class KeyServer(Keys):
                 raise KeyServiceError("too many keys are asked for at the same time")
             request = self._requests[kid] = asyncio.create_task(self._ask(kid))
             request.add_done_callback(lambda task: self._answered(kid, task))
-        # Shielded: the request is shared, and cancelling one peer must not fail the others.
+        # peers share the request: cancelling one must not fail the others
         return await asyncio.shield(request)
 
     def _answered(self, kid: str, request: asyncio.Task[Key]) -> None:
         del self._requests[kid]
         if not request.cancelled():
-            request.exception()  # retrieve the exception, in case no peer waits any more
+            request.exception()  # retrieve the exception, in case no peer waits
 
     async def drain(self) -> None:
-        """As `close`, but wait for running requests first."""
+        """Wait for running requests, then close."""
         try:
             await asyncio.gather(*self._requests.values(), return_exceptions=True)
         finally:
@@ -114,7 +113,7 @@ class KeyServer(Keys):
     async def _get(self, url: str) -> tuple[int, bytes]:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT))
-        # A redirect could lead to another host, or plain http.
+        # a redirect could lead to another host, or plain http
         async with self._session.get(
             url, allow_redirects=False, ssl=True if self._tls is None else self._tls
         ) as answer:

@@ -1,8 +1,4 @@
-"""TCP connections of the HTTP server: from accept until they close or become a session.
-
-Owns the sockets, the limits on connections and on the time of a request, and the answer to invalid HTTP. Must
-never know a route: `relay.web.server` has them. `app.py` starts one server per application.
-"""
+"""TCP connections of the HTTP server, their limits, and answers to invalid HTTP. `relay.web.server` has the routes."""
 
 from __future__ import annotations
 
@@ -31,7 +27,7 @@ ACCEPT_PAUSE: Final = 0.25  # seconds before the next accept after the system ra
 class Handler(web.RequestHandler):
     """aiohttp's side of one TCP connection, with own handling of its end and of invalid requests.
 
-    aiohttp answers those with a part of the request, which may hold a token, and logs it with a traceback.
+    aiohttp answers and logs those with a part of the request, which may hold a token.
     """
 
     __slots__ = ("_leave", "_unreadable")
@@ -45,7 +41,7 @@ class Handler(web.RequestHandler):
         self._leave: Callable[[], None] | None = leave
 
     def leave(self) -> None:
-        """Free the slot among the connections. Idempotent."""
+        """Free the connection's slot. Idempotent."""
         leave, self._leave = self._leave, None
         if leave is not None:
             leave()
@@ -61,7 +57,7 @@ class Handler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer an error. Faults of ours are logged."""
+        """Log only faults of ours."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return super().handle_error(request, status, exc, message)
         if self._unreadable():
@@ -100,7 +96,7 @@ class WebServer:
         await self._runner.setup()
 
     def listen(self, sockets: list[socket], tls: ssl.SSLContext | None = None) -> list[tuple[str, int]]:
-        """Serve on sockets that listen and do not block. Returns their addresses."""
+        """`sockets` listen and do not block. Returns their addresses."""
         for sock in sockets:
             self._sockets.append(sock)
             self._spawn(self._accept(sock, tls))
@@ -112,14 +108,14 @@ class WebServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _accept(self, sock: socket, tls: ssl.SSLContext | None) -> None:
-        """Accept connections, and close those above the limit at once: before a TLS handshake, unread."""
+        """Connections above the limit close at once: before a TLS handshake, unread."""
         loop = asyncio.get_running_loop()
         failing = False
         while True:
             try:
                 connection, address = await loop.sock_accept(sock)
             except ConnectionError:
-                continue  # already closed
+                continue
             except OSError as error:
                 if not failing:
                     logger.warning("no TCP connection can be accepted", reason=error.strerror or error)
@@ -146,7 +142,7 @@ class WebServer:
 
         loop = asyncio.get_running_loop()
         assert self._runner.server is not None
-        # aiohttp closes a connection without complete headers after its keep-alive time-out.
+        # aiohttp's keep-alive time-out closes connections without complete headers
         handler = Handler(
             self._runner.server,
             leave,

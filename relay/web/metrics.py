@@ -1,7 +1,6 @@
 """`/metrics`: the relay's figures for Prometheus.
 
-Owns names and meanings. A scrape queries sessions; the counters actor knows the reports of tracks, up to a second ago,
-and the counts of everything ended.
+A scrape queries sessions; the counters actor has the tracks' reports, up to a second old, and all ended counts.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ COUNTERS: Final = {
     "refused": ("sessions, requests and data rejected by a limit", ("limit",)),
     "segments_refused": ("segmented sends that the kernel refused", ()),
 }
-"""Counters: help text and label names."""
+"""Help text and label names."""
 
 NAMES: Final = {
     "sessions": "sessions_accepted",
@@ -196,7 +195,7 @@ class Metrics:
         for reason, number in refused.items():
             sums["refused", reason] += number
         sums["segments_refused", ""] = self._sources.segments_refused()
-        # a session that ends between two queries is counted twice or not at all: never decrease
+        # a session that ends between two queries counts twice or not at all: never decrease
         self._shown |= sums
         return [self._family(name) for name in COUNTERS]
 

@@ -1,4 +1,4 @@
-"""Rows of `/state` and `/announced`. The fields of each class are the keys of its object, in order."""
+"""Rows of `/state` and `/announced`. Fields are the keys of the objects, in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relay.actors.rows import PeerRow, SessionRow, TrackRow
 
 
 def plain(row: object) -> dict[str, Any]:
-    """A row as a dictionary, as encoders' hook for each. Raises TypeError for other types."""
+    """A row as a dictionary: the hook of encoders. Raises TypeError for other types."""
     if not is_dataclass(row):
         raise TypeError(f"{type(row).__name__} is no row")
     return {name: getattr(row, name) for name in type(row).__slots__}  # type: ignore[union-attr]

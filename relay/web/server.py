@@ -1,7 +1,7 @@
 """The HTTP server: debug routes over TCP, and again with full permissions on an internal address.
 
-`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, to the byte, unless a query asks for
-more; docs/http.md describes the rest. Must never touch actors except by message.
+`/certificate.sha256`, `/announced` and `/fetch` are those of moq-relay 0.9.3, unless a query asks for more,
+and with a newline after the last path of `/announced`; docs/http.md describes the rest.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from relay.wire.errors import StreamCode
 
 logger = get_logger("relay.web")
 
-LOG_INTERVAL: Final = 60.0  # seconds between log lines of refusals, per client and kind of reason
+LOG_INTERVAL: Final = 60.0  # seconds between log lines of refusals, per client and kind
 
-MOST_LOGGED: Final = 1_024  # clients remembered for it
+MOST_LOGGED: Final = 1_024  # remembered clients
 
 
 class Readers:
-    """Requests that read a track now, on all listeners."""
+    """Running requests that read a track, on all listeners."""
 
     def __init__(self) -> None:
         self._queues: set[fetching.FetchQueue] = set()
@@ -79,7 +79,7 @@ class Services:
 
 SERVICES: Final = web.AppKey("services", Services)
 LOGGED: Final = web.AppKey("logged", TTLCache[tuple[str, str], bool])
-"""Refusals in the log, by client and kind."""
+"""Logged refusals, by client and kind."""
 
 
 def build(services: Services) -> web.Application:
@@ -116,7 +116,7 @@ Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def _preflight(request: web.Request, handler: Next) -> web.StreamResponse:
-    """Answer OPTIONS: pages of any origin may ask."""
+    """Pages of any origin may ask."""
     if request.method == hdrs.METH_OPTIONS:
         return web.Response(headers={"access-control-allow-methods": "GET"})
     return await handler(request)
@@ -186,7 +186,7 @@ async def _authorized(request: web.Request, path: str, *, below: str = "") -> Pe
     except UnauthorizedError as error:
         return _text(400, f"{error}\n")
     try:
-        # Not `query_string`, which is already decoded: the fields are decoded later.
+        # not `query_string`: the fields must be decoded only once, later
         query = request.rel_url.raw_query_string
         permissions = await request.app[SERVICES].authorize(path, query, str(request.remote))
     except UnauthorizedError as error:
@@ -229,12 +229,14 @@ async def announced(request: web.Request) -> web.Response:
         kind in request.headers.get("accept", "") for kind in ("application/json", "application/msgpack")
     ):
         offers = await ask(services.sources.origin, m.ListAnnounced(prefixes), timeout=state.ASK_TIMEOUT)
-        return _text(200, "\n".join(sorted(strip(offer.path, prefix) or "" for offer in offers)))
+        return _text(
+            200, "".join(f"{path}\n" for path in sorted(strip(offer.path, prefix) or "" for offer in offers))
+        )
     return _structure(request, await state.announced(services.sources, prefixes, prefix))
 
 
 async def show_state(request: web.Request) -> web.Response:
-    """Everything under a path. It shows sessions, so anonymous permissions are not enough."""
+    """It shows sessions, so anonymous permissions are not enough."""
     path = normalize(request.match_info.get("path", ""))
     services = request.app[SERVICES]
     if services.metrics is None and not request.query.get("jwt"):
@@ -248,12 +250,12 @@ async def show_state(request: web.Request) -> web.Response:
 
 
 async def fetch(request: web.Request) -> web.StreamResponse:
-    """Groups of a track; see `relay.web.fetching`."""
+    """See `relay.web.fetching`."""
     path = request.match_info["path"]
     candidates = fetching.candidates(path, request.query.get("track"))
     if not candidates:
         return _text(400, "expected /fetch/<broadcast>/<track> or /fetch/<broadcast>?track=<track>\n")
-    # At the top, where permissions name whole paths: the split into broadcast and track is not known yet.
+    # at the top: the split into broadcast and track is not known yet
     permissions = await _authorized(request, "", below=normalize(path))
     if isinstance(permissions, web.Response):
         return permissions

@@ -1,8 +1,4 @@
-"""The HTTP servers of a relay: the public one, with or without TLS, and the operator's on its own address.
-
-Owns the assignment of applications to listeners. The relay's application has one; `server.py` has the routes,
-`listener.py` the connections.
-"""
+"""The HTTP servers of a relay: the public one, with or without TLS, and the operator's on its own address."""
 
 from __future__ import annotations
 
@@ -54,7 +50,7 @@ class WebServers:
         return self._public.listen(bind_tcp(host, port), tls)
 
     async def listen_internal(self, host: str, port: int, *, required: bool) -> list[tuple[str, int]]:
-        """Unless it is `required`, an unavailable address is only logged."""
+        """Unless `required`, an unavailable address is only logged."""
         try:
             sockets = bind_tcp(host, port)
         except OSError as error:

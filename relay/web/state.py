@@ -1,7 +1,4 @@
-"""The state of the relay, queried from its actors.
-
-Must never touch an actor except by message, nor keep anything between requests. Debug routes and metrics call it.
-"""
+"""The state of the relay, queried from its actors by messages, for debug routes and metrics."""
 
 from __future__ import annotations
 
@@ -62,7 +59,7 @@ async def every(refs: Iterable[Ref], question: object) -> list[Any]:
 
 
 async def announced(sources: Sources, prefixes: tuple[str, ...], base: str) -> list[AnnouncedRow]:
-    """The serving publications under the prefixes, relative to `base`, with what their tracks have reported."""
+    """The serving publications under the prefixes, relative to `base`, with their tracks' reports."""
     published, figures = await asyncio.gather(
         ask(sources.origin, m.ListPublications(prefixes), timeout=ASK_TIMEOUT),
         ask(sources.counters, ListFigures(prefixes), timeout=ASK_TIMEOUT),
@@ -91,12 +88,12 @@ async def broadcasts(
 ) -> tuple[BroadcastRow, ...]:
     """Publications with their tracks. Raises TimeoutError or ActorDeadError of the directory."""
     published = await ask(sources.origin, question, timeout=ASK_TIMEOUT)
-    # Concurrently: one after the other, each would wait for turns of a busy event loop.
+    # concurrently: each wait takes turns of a busy event loop
     rows = await asyncio.gather(
         *(
             _broadcast(publication)
             for publication in published
-            # members are listed as peers, not as broadcasts
+            # members are peers
             if not covers(sources.members, publication.path)
         )
     )
@@ -118,7 +115,7 @@ def _hops(publication: m.Published) -> tuple[str, ...]:
 async def _peers(
     sources: Sources, sessions: Iterable[SessionRow], rows: Iterable[BroadcastRow]
 ) -> Iterator[PeerRow]:
-    """The other relays of the cluster: connection state and number of broadcasts."""
+    """Connection state and number of broadcasts of the cluster's other relays."""
     answers = [] if sources.cluster is None else await every([sources.cluster], m.ListPeers())
     found: list[PeerRow] = []
     for known in answers:

@@ -1,8 +1,4 @@
-"""WebSocket sessions on the HTTP port: the upgrade, and aiohttp's side of the socket.
-
-Owns upgrades of `/` and of every path without a route; other requests are answered as usual. Must never decide on
-admission: `on_request` does, before the upgrade. `app.py` adds it to the application.
-"""
+"""WebSocket sessions on the HTTP port, on `/` and on every path without a route; `on_request` admits them."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ from relay.transport.websocket.pump import CLOSE_TIMEOUT, WRITE_BUFFER, Pump
 from relay.transport.websocket.request import WebSocketRequest
 from relay.web.listener import Handler
 
-MESSAGE_SLACK: Final = 65_536  # slightly larger messages are read, to report the limit to the sender
+MESSAGE_SLACK: Final = 65_536  # bytes: slightly larger messages are read, to report the limit to the sender
 
 
 @dataclass(frozen=True, slots=True)

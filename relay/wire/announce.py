@@ -1,7 +1,4 @@
-"""Messages of the Announce stream.
-
-Owns: the request, the opening reply and the announcements, in all versions. Must never: remember which paths
-or announce ids are live. Called by: decoders here, sessions that announce.
+"""Messages of the Announce stream: request, first reply and announcements, in all versions.
 
 A suffix is relative to the requested prefix; the empty suffix is the prefix itself. Hop ids name the relays that an
 announcement passed, first publisher first; 0 is a hop without identity.
@@ -18,7 +15,7 @@ from relay.wire.text import encode_path
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 
-MAX_HOPS: Final = 32  # current peers close the session over a longer list, which means a loop
+MAX_HOPS: Final = 32  # a longer list means a loop: current peers close the session
 
 _ENDED: Final = 0
 _ACTIVE: Final = 1
@@ -80,7 +77,7 @@ class AnnounceRequest:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceInit:
-    """01 and 02: the paths that are live when the request arrives; the first reply."""
+    """01 and 02: the live paths, as first reply."""
 
     suffixes: tuple[str, ...] = ()
 
@@ -99,7 +96,7 @@ class AnnounceInit:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceOk:
-    """05 and 06: the publisher's hop id (0: withheld), and how many announcements make up the initial set."""
+    """05 and 06: the publisher's hop id (0: withheld), and the number of announcements in the initial set."""
 
     origin: int
     active_count: int
@@ -117,8 +114,8 @@ class AnnounceOk:
 class AnnounceActive:
     """A broadcast (06: a route) became available; on 06 it implicitly takes the stream's next announce id.
 
-    `hop_count` is of 03 alone, `hops` of 04 and newer, `warm` and `cold` (costs) of 06, `restart` of 05. A field that
-    the version lacks is not written, and reads as its default.
+    `hop_count` is of 03 alone, `hops` of 04 and newer, `warm` and `cold` (costs) of 06, `restart` of 05. A version
+    without a field omits it and reads its default.
     """
 
     suffix: str
@@ -190,7 +187,7 @@ class AnnounceUpdate:
 
 
 def decode_announce(cursor: Cursor, version: Version) -> AnnounceActive | AnnounceEnded:
-    """Read an announcement of 01..05: a status byte tells active from ended. Hops of an ended one are skipped."""
+    """Read an announcement of 01..05: a status byte tells active from ended. Skips hops of an ended one."""
     status = cursor.byte()
     if status > (_RESTART if version == Version.LITE_05 else _ACTIVE):
         raise DecodeError(f"unknown announcement status {status}")

@@ -1,7 +1,4 @@
-"""The short exchanges: track properties, fetch, probe, goaway and session information.
-
-Owns: these messages in all versions. Must never: decide what to answer. Called by: decoders here, sessions.
-"""
+"""Track properties, fetch, probe, goaway and session information, in all versions."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ MAX_GOAWAY_URI: Final = 8192  # bytes; the draft's limit
 
 @dataclass(frozen=True, slots=True)
 class TrackRequest:
-    """05 and 06: ask for the properties of a track."""
+    """05 and 06: ask for a track's properties."""
 
     broadcast: str
     track: str
@@ -88,7 +85,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """03 and newer: the subscriber opened a Probe stream; it has no message of its own."""
+    """03 and newer: opens a Probe stream; it has no message of its own."""
 
     def encode(self, version: Version) -> bytes:
         require(version, Version.LITE_03, "Probe stream")

@@ -1,7 +1,6 @@
-"""Reading one complete message body, and the few helpers that all encoders share.
+"""Reads one complete message body, and has helpers for all encoders.
 
-Owns: the reader of a body whose last byte has arrived, and the length prefix. Must never: wait for bytes (a body
-that is too short is malformed, unlike a stream). Called by: the message files.
+Unlike a stream, a body that is too short is malformed.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Cursor:
         self._offset = 0
 
     def __len__(self) -> int:
-        """Bytes not read yet."""
+        """Unread bytes."""
         return len(self._body) - self._offset
 
     def varint(self) -> int:
@@ -37,7 +36,7 @@ class Cursor:
         return value
 
     def optional(self) -> int | None:
-        """Read a number stored as value + 1, where 0 means none."""
+        """Read value + 1; 0 means none."""
         value = self.varint()
         return value - 1 if value else None
 
@@ -69,23 +68,23 @@ class Cursor:
         return text_of(self.sized())
 
     def path(self) -> str:
-        """Read a string as a path in normal form."""
+        """Read a path in normal form."""
         return path_of(self.text())
 
     def done(self) -> None:
-        """Raise DecodeError unless the whole body was read."""
+        """Raise DecodeError if bytes are left."""
         if len(self):
             raise DecodeError(f"message has {len(self)} bytes too many")
 
 
 def framed(*parts: bytes) -> bytes:
-    """Return the parts as one message: their total length, then the parts."""
+    """The parts as one message, after their total length."""
     body = b"".join(parts)
     return encode_varint(len(body)) + body
 
 
 def encode_optional(value: int | None) -> bytes:
-    """Write a number as value + 1, None as 0."""
+    """Value + 1, or 0 for None."""
     if value is None:
         return b"\x00"
     if value < 0:
@@ -94,18 +93,18 @@ def encode_optional(value: int | None) -> bytes:
 
 
 def encode_byte(value: int) -> bytes:
-    """Write one raw byte; ValueError outside 0..255."""
+    """One raw byte; ValueError outside 0..255."""
     if not 0 <= value <= _MAX_BYTE:
         raise ValueError(f"one byte holds 0..{_MAX_BYTE}: {value}")
     return bytes((value,))
 
 
 def lacks(version: Version, what: str) -> NoReturn:
-    """Raise ValueError for a message that the version lacks: our fault, never the peer's."""
+    """ValueError for a message that the version lacks: our fault, never the peer's."""
     raise ValueError(f"{version.name_on_wire} has no {what}")
 
 
 def require(version: Version, first: Version, what: str) -> None:
-    """Raise ValueError if `version` is older than the `first` one that has `what`."""
+    """ValueError if `version` is older than the `first` one that has `what`."""
     if version < first:
         lacks(version, what)

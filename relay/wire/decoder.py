@@ -1,7 +1,6 @@
 """One decoder per stream direction: slices in, messages out.
 
-Owns: which messages a stream carries, in which order, by version. Must never: answer, or keep what it returned.
-Called by: sessions. All raise WireError for the peer's faults (see `Incremental`).
+They know which messages a stream carries, in which order, by version, and raise WireError (see `Incremental`).
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ class _Versioned(Incremental[Item]):
     def __init__(self, version: Version, max_message: int = MAX_MESSAGE) -> None:
         super().__init__(max_message)
         self.version = version
-        self._opened = False  # the first message has been read, where it is a special one
+        self._opened = False  # a special first message has been read
 
     def _read(self, decode: Callable[[Cursor, Version], Item]) -> Item | None:
-        """Read a message; DecodeError if bytes are left over."""
+        """DecodeError if bytes are left over."""
         body = self._message()
         if body is None:
             return None
@@ -109,7 +108,7 @@ class RequestDecoder(_Versioned[RequestItem]):
 
 
 class _Typed(_Versioned[Item]):
-    """Replies whose type stands before their length."""
+    """Replies whose type precedes their length."""
 
     __slots__ = ("_kind",)
 
@@ -121,7 +120,7 @@ class _Typed(_Versioned[Item]):
         return self._kind is not None
 
     def _typed(self, what: str, *decoders: Callable[[Cursor, Version], Item]) -> Item | None:
-        """Read one of the messages, whose types are numbered in their order."""
+        """The messages' types are their positions here."""
         if self._kind is None:
             self._kind = self._varint()
             if self._kind is None:
@@ -135,7 +134,7 @@ class _Typed(_Versioned[Item]):
 
 
 class AnnounceDecoder(_Typed[AnnounceItem]):
-    """The replies on an Announce stream of ours: AnnounceInit (01, 02) or AnnounceOk (05, 06), then changes."""
+    """Replies on an Announce stream of ours: AnnounceInit (01, 02) or AnnounceOk (05, 06), then changes."""
 
     __slots__ = ()
 
@@ -156,7 +155,7 @@ class AnnounceDecoder(_Typed[AnnounceItem]):
 
 
 class SubscribeDecoder(_Typed[SubscribeItem]):
-    """The replies on a Subscribe stream of ours: 01 and 02 have exactly one, a SubscribeOk."""
+    """Replies on a Subscribe stream of ours: 01 and 02 have exactly one, a SubscribeOk."""
 
     __slots__ = ()
 
@@ -173,7 +172,7 @@ class SubscribeDecoder(_Typed[SubscribeItem]):
 
 
 class TrackInfoDecoder(_Versioned[TrackInfo]):
-    """The one reply on a Track stream of ours (05 and 06)."""
+    """The reply on a Track stream of ours (05 and 06)."""
 
     __slots__ = ()
 
@@ -191,7 +190,7 @@ class TrackInfoDecoder(_Versioned[TrackInfo]):
 
 
 class ProbeDecoder(_Versioned[Probe]):
-    """The estimates that arrive on a Probe stream of ours (03 and newer)."""
+    """Estimates on a Probe stream of ours (03 and newer)."""
 
     __slots__ = ()
 
@@ -204,7 +203,7 @@ class ProbeDecoder(_Versioned[Probe]):
 
 
 class _SetupStream(Incremental[Item]):
-    """Common to both ends of the older exchange: one setup in some form, then session information."""
+    """The older exchange: one setup in some form, then session information."""
 
     __slots__ = ("_done", "_form")
 

@@ -1,24 +1,12 @@
 """Faults of a peer's bytes, and their codes on the wire.
 
-    WireError               a fault of the peer
-    +- DecodeError          bytes that are no message of this version
-    |  +- Truncated         the stream ended inside a message or frame
-    |  +- BadFrameRange     an end frame without an end group
-    |  +- BadTimestamp      a time before zero, or too late to be restated
-    |  +- PathTooDeep       a path with too many segments
-    +- MessageTooLarge      the length prefix exceeds the limit
-    +- FrameTooLarge        the frame size exceeds the limit
-    +- TooManyMessages      more control messages than the rate allows
-    +- ProtocolViolation    readable, but forbidden
-    |  +- DuplicateAnnounce a live path is announced again
-    |  +- UnknownAnnounce   an announcement that is not live ends or changes
-    |  +- NoCommonVersion   neither side speaks a version that the other offers
-    +- UnknownStreamType    a stream this version does not have
+    WireError
+    +- DecodeError: Truncated, BadFrameRange, BadTimestamp, PathTooDeep
+    +- MessageTooLarge, FrameTooLarge, TooManyMessages
+    +- ProtocolViolation: DuplicateAnnounce, UnknownAnnounce, NoCommonVersion
+    +- UnknownStreamType
 
 Our own faults (a value that does not fit, a message the version lacks) are ValueError and never reach a peer.
-
-Owns: the tree, the code tables, and every translation of a code. Must never: hold a session's state.
-Called by: decoders (raise), sessions (turn an error into a reset or a close), transports (HTTP/3 mapping).
 """
 # ruff: noqa: N818 - each name says what happened; the tree says that it is an error
 
@@ -31,7 +19,7 @@ from relay.wire.version import Version
 
 
 class SessionCode(IntEnum):
-    """Why a session is closed; a space of its own, apart from `StreamCode`."""
+    """Why a session closes; its numbers are not those of `StreamCode`."""
 
     NO_ERROR = 0
     INTERNAL = 1
@@ -45,7 +33,7 @@ class SessionCode(IntEnum):
 
 
 class StreamCode(IntEnum):
-    """Why a stream is reset, or its sender asked to stop."""
+    """Why a stream is reset or stopped."""
 
     INTERNAL = 0
     CANCELLED = 1
@@ -86,13 +74,13 @@ class OldCode(IntEnum):
 FIRST_APP_CODE: Final = 64  # 64 + n are application codes, in every table
 
 MAX_CODE: Final = 2**32 - 1
-"""Largest code that WebTransport carries; a larger one (possible on plain QUIC) cannot be passed on."""
+"""Largest code of WebTransport; plain QUIC has larger ones, which cannot be passed on."""
 
 
 class WireError(Exception):
     """A fault of the peer. `stream_only`: refusing the stream is enough, though its owner may be stricter.
 
-    `limit` names the limit that was exceeded, "" for none.
+    `limit` names the exceeded limit, "" for none.
     """
 
     session_code: ClassVar[SessionCode] = SessionCode.PROTOCOL_VIOLATION
@@ -119,7 +107,7 @@ class Truncated(DecodeError):
 
 
 class BadFrameRange(DecodeError):
-    """An end frame without an end group: only the request is refused, the session lives on."""
+    """An end frame without an end group: refuse only the request."""
 
     stream_only = True
 
@@ -132,7 +120,7 @@ class BadTimestamp(DecodeError):
 
 
 class PathTooDeep(DecodeError):
-    """A path with more segments than peers of the current generation take."""
+    """A path with more segments than current peers accept."""
 
     limit = "path"
 
@@ -185,12 +173,12 @@ class NoCommonVersion(ProtocolViolation):
 
 
 def afresh(error: WireError) -> WireError:
-    """A copy without a traceback, to be kept or raised again: the frames of a traceback would refer to its keeper."""
+    """A copy without a traceback, which would refer back to the error's keeper."""
     return type(error)(*error.args)
 
 
 class UnknownStreamType(WireError):
-    """A stream opened with a type this version does not have; the caller refuses just that stream."""
+    """A stream opened with a type that this version lacks: refuse only that stream."""
 
     old_code = OldCode.UNEXPECTED_STREAM
     stream_only = True
@@ -216,7 +204,7 @@ def _is_stream_code(code: int) -> bool:
 
 
 def stream_code_for(version: Version, code: int) -> int:
-    """Translate a code of the current table for a reset or stop toward a peer of `version`.
+    """The code for a reset or stop toward a peer of `version`, from the current table.
 
     01 and 02 know "not found" (13) and "cancel" (0); a code outside the table becomes 0.
     """
@@ -227,7 +215,7 @@ def stream_code_for(version: Version, code: int) -> int:
 
 
 def session_code_for(version: Version, code: int) -> int:
-    """Translate a code of the current table for a close toward a peer of `version`.
+    """The code for a close toward a peer of `version`, from the current table.
 
     Application codes pass unchanged; a number outside the table becomes "internal error".
     """
@@ -238,9 +226,9 @@ def session_code_for(version: Version, code: int) -> int:
 
 
 def relay_stream_code(received: int, version: Version) -> int:
-    """Return the current-table code to pass on after a peer of `version` reset a stream with `received`.
+    """The current-table code to pass on after a peer of `version` reset a stream with `received`.
 
-    Registered and application codes keep their number, others become 0. Of 01 and 02 only "not found" is passed on.
+    Registered and application codes keep their number, others become 0. 01 and 02 pass only "not found" on.
     """
     if version <= Version.LITE_02:
         return int(StreamCode.NOT_FOUND if received == OldCode.NOT_FOUND else StreamCode.INTERNAL)
@@ -253,14 +241,14 @@ _HTTP3_RUN: Final = 0x1E  # between two numbers that HTTP/3 reserves (0x1f * N +
 
 
 def to_http3(code: int) -> int:
-    """Map a code to the HTTP/3 range that WebTransport reserves for it; ValueError outside 32 bits."""
+    """Map a code to WebTransport's range in HTTP/3; ValueError outside 32 bits."""
     if not 0 <= code <= MAX_CODE:
         raise ValueError(f"a WebTransport code has 32 bits: {code}")
     return _HTTP3_FIRST + code + code // _HTTP3_RUN
 
 
 def from_http3(code: int) -> int | None:
-    """Undo `to_http3`; None for a number outside the range or in one of its reserved gaps."""
+    """Undo `to_http3`; None outside the range or in one of its reserved gaps."""
     if not _HTTP3_FIRST <= code <= _HTTP3_LAST:
         return None
     shifted = code - _HTTP3_FIRST

@@ -1,8 +1,4 @@
-"""Groups, frames and datagrams, and how a stream of each kind opens.
-
-Owns: everything written on the path of live data. Must never: hold a payload. Called by: sessions for each group,
-encoders for each frame, decoders here.
-"""
+"""Groups, frames and datagrams, and the first bytes of each kind of stream."""
 
 from __future__ import annotations
 
@@ -49,8 +45,7 @@ FIRST_VERSION: Final = {
     StreamType.GOAWAY: Version.LITE_04,
     StreamType.TRACK: Version.LITE_05,
 }
-"""Streams that may be opened on an established session, by the first version that has them.
-Toward older peers they must not be opened: an 01 peer ends the session over an unknown type."""
+"""Streams by their first version. An 01 peer ends the session over an unknown type."""
 
 Request = AnnounceRequest | Subscribe | Fetch | ProbeRequest | Goaway | TrackRequest
 
@@ -114,7 +109,7 @@ class Datagram:
 
     @classmethod
     def decode(cls, data: bytes, version: Version) -> Self:
-        """Read a whole datagram, without the prefix that WebTransport adds."""
+        """Read a datagram without WebTransport's prefix."""
         require(version, Version.LITE_05, "datagram")
         cursor = Cursor(data)
         subscribe_id, sequence, timestamp = cursor.varint(), cursor.varint(), cursor.varint()
@@ -124,27 +119,27 @@ class Datagram:
 
 
 def frame_header_plain(size: int) -> bytes:
-    """Return what precedes a payload on 01..04."""
+    """The header on 01..04."""
     return encode_varint(size)
 
 
 def frame_header_timed(delta: int, size: int) -> bytes:
-    """Return what precedes a payload on 05 and 06; `delta` counts from the stream's previous frame, or from 0."""
+    """The header on 05 and 06; `delta` counts from the stream's previous frame, or from 0."""
     return encode_varint(2 * delta if delta >= 0 else -2 * delta - 1) + encode_varint(size)
 
 
 def group_header(version: Version, header: GroupHeader) -> bytes:
-    """Return how a group stream opens, its type included."""
+    """Type and header of a group stream."""
     return b"\x00" + header.encode(version)
 
 
 def setup_stream(version: Version, setup: Setup) -> bytes:
-    """Return the whole content of a Setup stream, its type included."""
+    """The whole Setup stream."""
     return encode_varint(UniType.SETUP) + setup.encode(version)
 
 
 def open_request(version: Version, message: Request) -> bytes:
-    """Return how a bidi stream opens: its type and the request; ValueError if the version lacks it."""
+    """The first bytes of a bidi stream: type and request. ValueError if the version lacks it."""
     kind = _STREAM_OF[type(message)]
     if version < FIRST_VERSION[kind]:
         lacks(version, f"{kind.name} stream")

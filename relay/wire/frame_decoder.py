@@ -1,7 +1,6 @@
-"""The decoders of live data: a group's frames, and the unidirectional streams they arrive on.
+"""Decoders of live data: a group's frames, and the unidirectional streams they arrive on.
 
-Owns: finding frame boundaries. Must never: copy a payload into a buffer, or wait for a whole frame. Called by:
-sessions, once per slice of each stream; this is the hot path.
+The hot path: they run once per slice, copy no payload and wait for no whole frame.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from relay.wire.version import Version
 MAX_FRAME: Final = 16 * 1024 * 1024
 """Default limit of a frame in bytes: several times the largest key frame of a 4K stream."""
 
-_MAX_HEADER: Final = 16  # two varints: with this many bytes at hand a frame header is complete
+_MAX_HEADER: Final = 16  # bytes of two varints: the longest frame header
 
 FrameItem = FrameHeader | bytes
 UniItem = GroupHeader | Setup | FrameHeader | bytes
@@ -57,13 +56,13 @@ class FrameDecoder:
 
     @property
     def in_frame(self) -> bool:
-        """True if a frame, or its header, is incomplete."""
+        """True inside a frame or its header."""
         return self._left > 0 or bool(self._head)
 
     def feed(self, data: bytes, start: int = 0) -> list[FrameItem]:
         """Take the next slice, `data` from `start` on; raises WireError.
 
-        A slice wholly inside one frame comes back as the same object. Payload chunks are never empty.
+        A slice within one frame comes back as the same object. Payload chunks are never empty.
         """
         if self._error is not None:
             raise afresh(self._error)
@@ -103,7 +102,7 @@ class FrameDecoder:
             raise afresh(self._error)
 
     def _resume(self, data: bytes, start: int, items: list[FrameItem]) -> int | None:
-        """Finish a header that began in an earlier slice; None while it is still incomplete."""
+        """Finish a header from an earlier slice; None while it is incomplete."""
         known = len(self._head)
         joined = self._head + data[start : start + _MAX_HEADER]
         found = self._header(joined, 0, items)
@@ -111,7 +110,7 @@ class FrameDecoder:
         return None if found is None else start + found - known
 
     def _header(self, data: bytes, offset: int, items: list[FrameItem]) -> int | None:
-        """Read one header, note what it announces and return the offset of its payload; None: incomplete."""
+        """Read a header and return the offset of its payload; None while it is incomplete."""
         if self._timed:
             found = decode_varint(data, offset)
             if found is None:
@@ -151,7 +150,7 @@ class UniDecoder:
     def __init__(self, version: Version, max_frame: int = MAX_FRAME, max_message: int = MAX_MESSAGE) -> None:
         self.frames: FrameDecoder | None = None
         """The decoder of the group's frames once its header is known; then it may be fed directly."""
-        self.arrival = 0.0  # as of `FrameDecoder`, for the frames that come with the header
+        self.arrival = 0.0  # as in `FrameDecoder`, for frames in the header's slice
         self._version = version
         self._max_frame = max_frame
         self._max_message = max_message
@@ -161,11 +160,11 @@ class UniDecoder:
 
     @property
     def buffered(self) -> int:
-        """Bytes kept until the rest of the opening message arrives."""
+        """Bytes of an incomplete opening message."""
         return len(self._pending)
 
     def feed(self, data: bytes) -> Sequence[UniItem]:
-        """Return the items that the slice completes. Raises WireError; UnknownStreamType: refuse only this stream."""
+        """The items that the slice completes. Raises WireError; UnknownStreamType: refuse only this stream."""
         if self.frames is not None:
             return self.frames.feed(data)
         if self._error is not None:
@@ -213,7 +212,7 @@ class UniDecoder:
         return [message]
 
     def _message(self, source: bytes | bytearray) -> tuple[GroupHeader | Setup, int] | None:
-        """Read the stream type and its message: (message, offset of what follows), None while incomplete."""
+        """The message and the offset after it; None while incomplete."""
         kind = decode_varint(source)
         if kind is None:
             return None

@@ -1,8 +1,4 @@
-"""The base of every decoder of control messages.
-
-Owns: the buffer, the size limit, and the error that every call raises after a fault. Must never: know a message.
-Called by: the decoders of this package, which subclass it.
-"""
+"""The base of every decoder of control messages: buffer, size limit, and the error of all calls after a fault."""
 
 from __future__ import annotations
 
@@ -12,16 +8,16 @@ from relay.wire.errors import MessageTooLarge, Truncated, WireError, afresh
 from relay.wire.varint import decode_varint
 
 MAX_MESSAGE: Final = 65536
-"""Default limit of a message body in bytes: the longest that the oldest setup form can announce, rounded up."""
+"""Default limit of a message body in bytes: the longest of the oldest setup form, rounded up."""
 
 Item = TypeVar("Item")
 
 
 class Incremental(Generic[Item]):
-    """Feed it slices, take complete items; a subclass reads one item at a time in `_next`.
+    """Feed it slices, take complete items; a subclass reads one item in `_next`.
 
-    It keeps at most one incomplete message: `max_message` bytes and its prefix. Items before a fault in the same slice
-    are dropped. After an error every call raises that error again.
+    It keeps at most one incomplete message: `max_message` bytes and its prefix. A fault drops earlier items of the
+    same slice. After an error every call raises that error again.
     """
 
     __slots__ = ("_buffer", "_error", "_offset", "max_message")
@@ -34,7 +30,7 @@ class Incremental(Generic[Item]):
 
     @property
     def buffered(self) -> int:
-        """Bytes kept until the rest of their message arrives."""
+        """Bytes of an incomplete message."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> list[Item]:
@@ -55,7 +51,7 @@ class Incremental(Generic[Item]):
     def end(self) -> None:
         """The peer finished the stream; raises Truncated if anything is incomplete.
 
-        A stream that ends before its first byte is no error here: the caller knows if an answer is missing.
+        An empty stream is no error here: the caller knows if an answer is missing.
         """
         self._raise_if_dead()
         if self._buffer or self._inside():
@@ -64,11 +60,11 @@ class Incremental(Generic[Item]):
             raise error
 
     def _next(self) -> Item | None:
-        """Read one item from the buffer, or return None while it is incomplete."""
+        """Read an item from the buffer; None while it is incomplete."""
         raise NotImplementedError
 
     def _inside(self) -> bool:
-        """True if a message has begun although no byte of it is buffered."""
+        """True inside a message without buffered bytes."""
         return False
 
     def _waiting(self) -> bool:
@@ -86,7 +82,7 @@ class Incremental(Generic[Item]):
         return None if found is None else self._body(*found)
 
     def _body(self, size: int, start: int) -> bytes | None:
-        """Read a body of `size` bytes from `start`, once the size is within the limit."""
+        """Read a body of `size` bytes from `start`, within the limit."""
         if size > self.max_message:
             raise MessageTooLarge(f"message of {size} bytes, at most {self.max_message} are allowed")
         end = start + size

@@ -1,10 +1,7 @@
-"""QMux: the frames of QUIC in the messages of a WebSocket, drafts 00 to 02.
+"""QMux: the frames of QUIC in the messages of a WebSocket, drafts 00 to 02, and their transport parameters.
 
-Owns: the frames, how they stand in a message, and the transport parameters. Must never: know a stream's state, a
-limit or a clock. Called by: the QMux transport; `websocket` shares the frame types.
-
-A message holds one frame in draft 00 and any number later, without a length in front. What cannot be read, an unknown
-frame type included, raises DecodeError; a forbidden value of a transport parameter ProtocolViolation.
+A message holds one frame in draft 00 and any number later, without a length in front. Unreadable bytes and unknown
+frame types raise DecodeError; forbidden values of transport parameters ProtocolViolation.
 """
 
 from __future__ import annotations
@@ -20,13 +17,13 @@ from relay.wire.errors import DecodeError, ProtocolViolation
 from relay.wire.varint import decode_varint, encode_varint
 
 MAX_RECORD: Final = 16_382
-"""Bytes of a message unless `max_record_size` allows more; the smallest value that may be advertised."""
+"""Bytes of a message without `max_record_size`, whose smallest legal value it is."""
 
 MAX_MESSAGE_00: Final = 16_384  # bytes of a message in draft 00
 
 
 class Draft(IntEnum):
-    """Which draft two peers agreed on."""
+    """The draft that two peers agreed on."""
 
     QMUX_00 = 0
     QMUX_01 = 1
@@ -95,7 +92,7 @@ class ResetStream(NamedTuple):
 
 
 class StopSending(NamedTuple):
-    """STOP_SENDING: the receiver wants no more data."""
+    """The receiver wants no more data."""
 
     stream_id: int
     code: int
@@ -105,7 +102,7 @@ class StopSending(NamedTuple):
 
 
 class MaxData(NamedTuple):
-    """Bytes that may be sent on all streams together, since the beginning."""
+    """Bytes allowed on all streams together, since the beginning."""
 
     limit: int
 
@@ -114,7 +111,7 @@ class MaxData(NamedTuple):
 
 
 class MaxStreamData(NamedTuple):
-    """Bytes that may be sent on one stream, since its beginning."""
+    """Bytes allowed on one stream, since its beginning."""
 
     stream_id: int
     limit: int
@@ -124,7 +121,7 @@ class MaxStreamData(NamedTuple):
 
 
 class MaxStreams(NamedTuple):
-    """Number of streams of one kind that may be opened, since the beginning."""
+    """Streams of one kind that may be opened, since the beginning."""
 
     unidirectional: bool
     limit: int
@@ -134,13 +131,13 @@ class MaxStreams(NamedTuple):
 
 
 class Blocked(NamedTuple):
-    """The peer has reached one of our limits. For logs: we raise limits without being asked."""
+    """The peer has reached one of our limits. For logs: we raise limits unasked."""
 
     kind: int
 
 
 class Close(NamedTuple):
-    """The end of the session; what follows it in the message is ignored."""
+    """The end of the session; the rest of the message is ignored."""
 
     code: int
     reason: str
@@ -149,7 +146,7 @@ class Close(NamedTuple):
     def encode(self) -> bytes:
         text = self.reason.encode(errors="replace")
         kind = Kind.APPLICATION_CLOSE if self.application else Kind.CONNECTION_CLOSE
-        fault = () if self.application else (0,)  # the frame type at fault, unknown
+        fault = () if self.application else (0,)  # unknown frame type at fault
         return _frame(kind, self.code, *fault, len(text)) + text
 
 
@@ -176,18 +173,21 @@ class DatagramFrame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The limits that a side grants the other. Sizes are bytes, the time is milliseconds; 0 is nothing, or no limit of time."""
+    """The limits that a side grants the other.
+
+    Sizes are bytes, the time is milliseconds; 0 is nothing, or no limit of time.
+    """
 
     idle_timeout: int = 0
     max_data: int = 0
     stream_data_bidi_local: int = 0  # opened by the sender of the parameters
-    stream_data_bidi_remote: int = 0  # opened by the receiver of the parameters
+    stream_data_bidi_remote: int = 0  # opened by their receiver
     stream_data_uni: int = 0
     streams_bidi: int = 0
     streams_uni: int = 0
     max_datagram: int = 0  # of a whole datagram frame
     max_record: int = MAX_RECORD
-    reset_stream_at: bool = False  # the sender of the parameters takes RESET_STREAM_AT
+    reset_stream_at: bool = False  # the sender takes RESET_STREAM_AT
 
     def encode(self) -> bytes:
         body = b""
@@ -201,7 +201,7 @@ class Parameters:
 
     @classmethod
     def decode(cls, body: bytes) -> Parameters:
-        """Read the content of the frame. Unknown parameters are skipped, those that QMux rules out are not."""
+        """Read the frame's content. Skips unknown parameters, but not those that QMux rules out."""
         cursor = Cursor(body)
         values: dict[str, Any] = {}
         seen: set[int] = set()
@@ -238,7 +238,7 @@ _PARAMETERS: Final[Mapping[int, str]] = MappingProxyType(
     }
 )
 _RESET_STREAM_AT: Final = 0x1D
-# Parameters of QUIC version 1 without sense over a reliable transport.
+# QUIC version 1 parameters without sense over a reliable transport.
 _FORBIDDEN: Final = frozenset((0x00, 0x02, 0x03, *range(0x0A, 0x11)))
 
 Frame: TypeAlias = (
@@ -257,12 +257,12 @@ Frame: TypeAlias = (
 
 
 def stream_header(stream_id: int, offset: int, size: int, *, fin: bool) -> bytes:
-    """Return the header of `size` bytes of a stream."""
+    """The header of `size` bytes of a stream."""
     return _frame(Kind.STREAM | OFF | LEN | (FIN if fin else 0), stream_id, offset, size)
 
 
 def decode_message(message: bytes, draft: Draft) -> list[Frame]:
-    """Return the frames of one message; none for an empty one. Raises DecodeError or ProtocolViolation."""
+    """The frames of one message, which may be empty. Raises DecodeError or ProtocolViolation."""
     cursor = Cursor(message)
     frames: list[Frame] = []
     while len(cursor):
@@ -281,7 +281,7 @@ def decode_message(message: bytes, draft: Draft) -> list[Frame]:
             frame = frame._replace(size=before - len(cursor))
         frames.append(frame)
         if isinstance(frame, Close):
-            break  # some writers put one field more into it than there is
+            break  # some writers add a field
     return frames
 
 
@@ -297,7 +297,7 @@ def _read_stream(cursor: Cursor, kind: int) -> StreamFrame:
 
 
 def _read_reset_at(cursor: Cursor) -> ResetStream:
-    """All data before a reset has arrived, since messages keep order: treat it as a plain one."""
+    """Treat it as a plain reset: messages keep order, so all data before it is here."""
     frame = ResetStream(cursor.varint(), cursor.varint(), cursor.varint())
     if cursor.varint() > frame.final_size:
         raise ProtocolViolation("a reset promises more than the stream has")
@@ -306,7 +306,7 @@ def _read_reset_at(cursor: Cursor) -> ResetStream:
 
 def _read_connection_close(cursor: Cursor) -> Close:
     code = cursor.varint()
-    cursor.varint()  # the frame type at fault
+    cursor.varint()  # frame type at fault
     return Close(code, cursor.sized().decode(errors="replace"), application=False)
 
 

@@ -1,8 +1,4 @@
-"""The messages that open a session.
-
-Owns: SETUP of 05 and 06, and the older exchange on the first bidi stream, which chooses 01 or 02, in its three
-forms. Must never: choose a version or judge a parameter's meaning. Called by: decoders here, sessions.
-"""
+"""The messages that open a session: SETUP of 05 and 06, and the older exchange for 01 and 02, in its three forms."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from relay.wire.text import text_of
 from relay.wire.varint import encode_varint
 from relay.wire.version import Version
 
-MAX_SETUP_PARAMS: Final = 64  # in one SETUP; the protocol's own limit, applied to the older exchange as well
+MAX_SETUP_PARAMS: Final = 64  # in one SETUP; the protocol's limit, here for the older exchange, too
 
 _MAX_U16: Final = 0xFFFF
 
@@ -62,8 +58,8 @@ class Setup:
     """05 and 06: the one message of each side's Setup stream; None is an absent parameter, unknown ones are dropped.
 
     `probe` is the level offered (0 none, 1 report, 2 or more increase), `path` the request path with its query
-    (clients on raw QUIC), `role` 1 for a peer that only publishes and 2 for one that only subscribes, `cost` that
-    of the connection (absent: 1), `origin` the sender's hop id.
+    (clients on raw QUIC), `role` 1 for a peer that only publishes and 2 for one that only subscribes, `cost` that of
+    the connection (absent: 1), `origin` the sender's hop id.
     """
 
     probe: int | None = None
@@ -189,7 +185,7 @@ class ClientSetup:
 
 @dataclass(frozen=True, slots=True)
 class ServerSetup:
-    """The server's reply: the version it chose, by setup code."""
+    """The server's reply: its chosen version, by setup code."""
 
     form: SetupForm
     version: int

@@ -1,12 +1,9 @@
-"""Messages of the Subscribe stream.
-
-Owns: the subscription, its updates and the publisher's replies, in all versions. Must never: judge a range
-against a track (the model does). Called by: decoders here, sessions.
+"""Messages of the Subscribe stream: the subscription, its updates and the publisher's replies, in all versions.
 
 Groups are named by sequence number; `end_group` and `end_frame` are inclusive, None is unbounded. `start_group` None
 asks for no particular group; 06 writes that as plain 0, so there 0 reads back as None. `max_latency` is in
-milliseconds (06: max age). 01 and 02 know the priority alone, 06 dropped `ordered` and added the frames; a field that
-the version lacks is not written, and reads as its default.
+milliseconds (06: max age). 01 and 02 know the priority alone, 06 dropped `ordered` and added the frames. A version
+without a field omits it and reads its default.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ _Range = tuple[int, bool, int, int | None, int | None, int, int | None]
 
 
 def drop_type(version: Version) -> int:
-    """Return the reply type of SUBSCRIBE_DROP: 05 put SUBSCRIBE_END before it."""
+    """The type of SUBSCRIBE_DROP: 05 put SUBSCRIBE_END before it."""
     return 2 if version >= Version.LITE_05 else 1
 
 
@@ -67,7 +64,7 @@ def _read_long(cursor: Cursor) -> tuple[int, bool, int, int | None, int | None]:
 
 
 def _read_range(cursor: Cursor, version: Version) -> _Range:
-    """Read the common fields, in the order the classes declare them."""
+    """Read the common fields, in the order of the classes."""
     if version <= Version.LITE_02:
         return cursor.byte(), False, 0, None, None, 0, None
     if version <= Version.LITE_05:
@@ -105,7 +102,7 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeUpdate:
-    """03 and newer: replace what a running subscription asked for."""
+    """03 and newer: new parameters of a running subscription."""
 
     priority: int = 0
     ordered: bool = False
@@ -160,7 +157,7 @@ class SubscribeOk:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeEnd:
-    """05 and 06: `group` is the first sequence that will never be sent; 0 means there were none."""
+    """05 and 06: `group` is the first sequence that never comes; 0 means there were none."""
 
     group: int
 
@@ -175,7 +172,7 @@ class SubscribeEnd:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeDrop:
-    """03 and newer: the groups from `start` to `end` inclusive will not come, for the reason `code`."""
+    """03 and newer: groups from `start` to `end` inclusive never come, for the reason `code`."""
 
     start: int
     end: int

@@ -1,4 +1,4 @@
-"""Strings (UTF-8 after their length) and paths in normal form, as they travel. Called by: message codecs."""
+"""Strings (UTF-8 after their length) and paths in normal form."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from relay.wire.varint import encode_varint
 
 
 def encode_string(value: str) -> bytes:
-    """Return length and UTF-8 bytes; ValueError for a lone surrogate."""
+    """ValueError for a lone surrogate."""
     data = value.encode()
     return encode_varint(len(data)) + data
 
 
 def encode_path(path: str) -> bytes:
-    """Return `path` in normal form, encoded; ValueError beyond the segment limit."""
+    """ValueError beyond the segment limit."""
     return encode_string(checked(path))
 
 
 def text_of(data: bytes | bytearray | memoryview) -> str:
-    """Return `data` as text; DecodeError if it is not UTF-8."""
+    """DecodeError if `data` is not UTF-8."""
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError as error:
@@ -27,7 +27,7 @@ def text_of(data: bytes | bytearray | memoryview) -> str:
 
 
 def path_of(text: str) -> str:
-    """Return received `text` as a path in normal form; PathTooDeep beyond the segment limit."""
+    """The path in normal form; PathTooDeep beyond the segment limit."""
     try:
         return checked(text)
     except ValueError as error:

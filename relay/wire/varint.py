@@ -1,16 +1,15 @@
 """QUIC variable-length integers (RFC 9000, section 16).
 
-Owns: how a number becomes bytes, and back. Must never: keep state, or raise an error of the peer: a short buffer is no
-fault, and every byte pattern is some number. Called by: all of this package, and transports that read a stream prefix.
+A short buffer is no fault, and every byte pattern is some number.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-MAX_VARINT: Final = 2**62 - 1  # largest number of a varint
+MAX_VARINT: Final = 2**62 - 1
 
-BELOW_ONE_BYTE: Final = 1 << 6  # such numbers take one byte, which is the number itself
+BELOW_ONE_BYTE: Final = 1 << 6  # such numbers are their own single byte
 
 _BELOW_TWO_BYTES: Final = 1 << 14
 _BELOW_FOUR_BYTES: Final = 1 << 30
@@ -18,7 +17,7 @@ _ONE_BYTE: Final = tuple(bytes((value,)) for value in range(BELOW_ONE_BYTE))
 
 
 def encode_varint(value: int) -> bytes:
-    """Return the shortest encoding of `value`; ValueError outside 0..MAX_VARINT."""
+    """The shortest encoding; ValueError outside 0..MAX_VARINT."""
     if value < BELOW_ONE_BYTE:
         if value < 0:
             raise ValueError(f"a varint cannot be negative: {value}")
@@ -33,7 +32,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def decode_varint(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[int, int] | None:
-    """Return (value, offset of the next byte), None while incomplete; RFC 9000 allows longer encodings than needed."""
+    """(value, offset of the next byte), None while incomplete; RFC 9000 allows longer encodings than needed."""
     if offset >= len(data):
         return None
     first = data[offset]

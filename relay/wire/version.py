@@ -1,8 +1,4 @@
-"""The protocol versions, and the names they are negotiated by.
-
-Owns: which versions exist, and their names in ALPN, SETUP, configuration and logs. Must never: decide which version
-a session uses (the transport does). Called by: all codecs, transports, configuration.
-"""
+"""The protocol versions, and their names in ALPN, SETUP, configuration and logs."""
 
 from __future__ import annotations
 
@@ -12,6 +8,9 @@ from types import MappingProxyType
 from typing import Final
 
 _SETUP_BASE: Final = 0xFF0DAD00
+
+
+LONGEST_NAME: Final = 32  # characters of an unknown version in a message
 
 
 class Version(IntEnum):
@@ -33,11 +32,11 @@ class Version(IntEnum):
         """The published name, such as "moq-lite-05"."""
         return f"moq-lite-{self.value:02}"
 
-    # --- differences between versions; rules of the protocol ask these and never compare versions
+    # --- differences between versions: rules of the protocol ask these and compare no versions
 
     @property
     def has_setup_exchange(self) -> bool:
-        """SETUP goes over the first bidirectional stream, and decides the version (01, 02)."""
+        """SETUP on the first bidirectional stream decides the version (01, 02)."""
         return self <= Version.LITE_02
 
     @property
@@ -47,7 +46,7 @@ class Version(IntEnum):
 
     @property
     def needs_peer_setup(self) -> bool:
-        """True if announcements depend on the hop id in the peer's SETUP (06)."""
+        """Announcements depend on the hop id in the peer's SETUP (06)."""
         return self >= Version.LITE_06
 
     @property
@@ -57,12 +56,12 @@ class Version(IntEnum):
 
     @property
     def has_announce_ok(self) -> bool:
-        """A reply with the publisher's hop id comes before the announcements (05, 06)."""
+        """A reply with the publisher's hop id precedes the announcements (05, 06)."""
         return self >= Version.LITE_05
 
     @property
     def has_announce_ids(self) -> bool:
-        """Announcements are ended and updated by number, and are routes with costs that cover all below (06)."""
+        """Announcements end and change by number, and are routes with costs that cover all below (06)."""
         return self >= Version.LITE_06
 
     @property
@@ -92,12 +91,12 @@ class Version(IntEnum):
 
     @property
     def has_updates(self) -> bool:
-        """There is SUBSCRIBE_UPDATE (03 and newer)."""
+        """SUBSCRIBE_UPDATE exists (03 and newer)."""
         return self >= Version.LITE_03
 
     @property
     def has_subscribe_end(self) -> bool:
-        """There is SUBSCRIBE_END (05, 06)."""
+        """SUBSCRIBE_END exists (05, 06)."""
         return self >= Version.LITE_05
 
     @property
@@ -107,7 +106,7 @@ class Version(IntEnum):
 
     @property
     def latency_is_history(self) -> bool:
-        """The latency of a subscription is the history wanted (06), not how late groups may be."""
+        """A subscription's latency is the wanted history (06), not the lateness of groups."""
         return self >= Version.LITE_06
 
     @property
@@ -122,7 +121,7 @@ class Version(IntEnum):
 
     @property
     def has_goaway(self) -> bool:
-        """There is GOAWAY (04 and newer)."""
+        """GOAWAY exists (04 and newer)."""
         return self >= Version.LITE_04
 
 
@@ -142,7 +141,7 @@ ALPN_VERSIONS: Final[Mapping[str, Version | None]] = MappingProxyType(
 
 
 def alpns_for(versions: Iterable[Version]) -> list[str]:
-    """Return the tokens to offer or accept for `versions`, newest first."""
+    """The tokens to offer or accept for `versions`, newest first."""
     wanted = set(versions)
     tokens = [token for token, version in ALPN_VERSIONS.items() if version in wanted]
     if wanted & {Version.LITE_01, Version.LITE_02}:
@@ -153,7 +152,7 @@ def alpns_for(versions: Iterable[Version]) -> list[str]:
 
 
 def version_from_setup_code(code: int) -> Version | None:
-    """Return the version a SETUP message names by `code`, or None if SETUP cannot choose it (03 and newer)."""
+    """The version of a SETUP `code`, or None if SETUP cannot choose it (03 and newer)."""
     for version in (Version.LITE_02, Version.LITE_01):
         if version.setup_code == code:
             return version
@@ -167,4 +166,5 @@ def version_from_name(name: str) -> Version:
         if digits in (f"{version.value:02}", str(version.value)):
             return version
     valid = ", ".join(version.name_on_wire for version in Version)
-    raise ValueError(f"unknown version {name!r}; valid are {valid} (or just the number)")
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+    raise ValueError(f"unknown version {shown!r}; valid are {valid} (or just the number)")

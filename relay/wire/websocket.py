@@ -1,7 +1,6 @@
-"""The WebSocket subprotocol `webtransport`: one frame a message, as the 0.9.3 generation has it.
+"""The WebSocket subprotocol `webtransport` of the 0.9.3 generation: one frame per message.
 
-Owns: the encoding of its five frames; there are no offsets, flow control or datagrams. Must never: know a stream's
-state. Called by: the WebSocket transport.
+It has five frames, and no offsets, flow control or datagrams.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ PlainFrame: TypeAlias = StreamFrame | ResetStream | StopSending | Close
 
 
 def decode_plain(message: bytes) -> PlainFrame:
-    """Read one message. Raises DecodeError, also for an unknown type."""
+    """Raises DecodeError, also for an unknown type."""
     cursor = Cursor(message)
     kind = cursor.byte()
     number = cursor.varint()
@@ -40,7 +39,7 @@ def decode_plain(message: bytes) -> PlainFrame:
 
 
 def plain_stream_header(stream_id: int, *, fin: bool) -> bytes:
-    """Return the header of stream data, which goes to the end of the message."""
+    """The header of stream data, which fills the message."""
     return bytes((_STREAM_FIN if fin else _STREAM,)) + encode_varint(stream_id)
 
 

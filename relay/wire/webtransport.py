@@ -1,8 +1,4 @@
-"""The bytes that WebTransport over HTTP/3 adds around the protocol.
-
-Owns: stream prefixes, the close capsule and the subprotocol headers. Must never: know a session or a version.
-Called by: the WebTransport transport.
-"""
+"""The bytes that WebTransport over HTTP/3 adds: stream prefixes, the close capsule and subprotocol headers."""
 
 from __future__ import annotations
 
@@ -25,13 +21,13 @@ _MAX_TYPE_AND_LENGTH: Final = 16
 
 
 def bidi_prefix(session_id: int) -> bytes:
-    """Return what precedes the content of a bidi stream that we open."""
+    """The first bytes of a bidi stream of ours."""
     return _BIDI + encode_varint(session_id)
 
 
 @functools.lru_cache(64)
 def uni_prefix(session_id: int) -> bytes:
-    """Return what precedes the content of a unidirectional stream that we open."""
+    """The first bytes of a unidirectional stream of ours."""
     return _UNI + encode_varint(session_id)
 
 
@@ -43,7 +39,7 @@ class WebTransportClose(NamedTuple):
 
 
 def encode_close_capsule(code: int, reason: str, in_data_frame: bool) -> bytes:  # noqa: FBT001 - named by callers
-    """Return the close capsule, in an HTTP/3 DATA frame or bare; ValueError for a code beyond 32 bits.
+    """The close capsule, in an HTTP/3 DATA frame or bare; ValueError for a code beyond 32 bits.
 
     A reason over MAX_CLOSE_REASON bytes is cut at a character.
     """
@@ -102,8 +98,8 @@ class _Records:
 class CloseCapsuleDecoder:
     """Looks for the close capsule in what follows the HEADERS frame on the CONNECT stream.
 
-    It may stand inside DATA frames or, from old peers, directly on the stream. Every other frame or capsule is skipped
-    and not kept. Once closed, it ignores what follows.
+    It may be inside DATA frames or, from old peers, directly on the stream. Other frames and capsules are skipped and
+    not kept, and so is all after a close.
     """
 
     __slots__ = ("_capsules", "_closed", "_error", "_frames", "_payload")
@@ -117,7 +113,7 @@ class CloseCapsuleDecoder:
 
     @property
     def buffered(self) -> int:
-        """Bytes kept of an incomplete close capsule."""
+        """Bytes of an incomplete close capsule."""
         return len(self._payload)
 
     def feed(self, data: bytes) -> WebTransportClose | None:
@@ -196,7 +192,7 @@ def parse_protocol_list(header: str) -> list[str]:
 
 
 def quote_protocol(name: str) -> str:
-    """Return `name` as a quoted string (RFC 8941); ValueError if it has other than printable ASCII."""
+    """A quoted string (RFC 8941); ValueError if `name` has other than printable ASCII."""
     if not (name.isascii() and name.isprintable()):
         raise ValueError(f"only printable ASCII can be quoted: {name!r}")
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,4 +1,4 @@
-"""Every test here starts and ends without actors, and fails if an actor failed that was not expected to."""
+"""Every test here starts and ends without actors, and fails if an actor fails unexpectedly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.clock import RUNTIME, settle
 
 @pytest.fixture
 def trouble() -> Iterator[Trouble]:
-    """What failed so far; empty it if that was the point."""
+    """Failures so far; a test that expects them empties it."""
     with Trouble() as found:
         yield found
 
@@ -28,7 +28,7 @@ async def _alone(trouble: Trouble) -> AsyncIterator[None]:
     forget_actors()
     yield
     for ref in list(RUNTIME.actors):
-        with contextlib.suppress(RuntimeError):  # of an event loop that is closed
+        with contextlib.suppress(RuntimeError):  # of a closed event loop
             ref.stop(block=False)
     await settle()
     left = actors()
@@ -44,7 +44,7 @@ def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest_asyncio.fixture
 async def world() -> AsyncIterator[World]:
-    """A relay without sockets; ends with the proof that nothing is left of it."""
+    """A relay without sockets; at its end nothing of it may be left."""
     made = World()
     yield made
     await made.close()

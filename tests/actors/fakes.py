@@ -1,4 +1,4 @@
-"""Fakes by role. Each keeps lists, so that a second message of a kind is seen as well as a missing one."""
+"""Fakes by role. They keep lists: a repeated message shows as well as a missing one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Recorder(LoopActor):
-    """An actor that only writes down what it is told, into a list that outlives it."""
+    """Writes its messages into a list that outlives it."""
 
     def __init__(self, runtime: Runtime, log: list[Any]) -> None:
         super().__init__(runtime)
@@ -33,19 +33,16 @@ class Recorder(LoopActor):
 
 
 class Fake:
-    """A Recorder and what it was told."""
-
     def __init__(self) -> None:
         self.log: list[Any] = []
         self.ref: Ref = Recorder.start(RUNTIME, self.log)
 
     def got(self, kind: type[T]) -> list[T]:
-        """All messages of that kind, in order."""
         return [message for message in self.log if isinstance(message, kind)]
 
 
 class FakeRef:
-    """A reference to no actor: keeps what it is told. Goes where a `Ref` is only sent to."""
+    """Keeps what is sent to it: a `Ref` without an actor."""
 
     ended = False
 
@@ -61,12 +58,11 @@ class FakeRef:
         self.log.append(message)
 
     def got(self, kind: type[T]) -> list[T]:
-        """All messages of that kind, in order."""
         return [message for message in self.log if isinstance(message, kind)]
 
 
 class FakePublisher(Fake):
-    """Stands for a connection whose peer publishes: the source of a track."""
+    """A connection whose peer publishes: the source of a track."""
 
     def groups(self, track: Ref, *parts: m.GroupPart) -> None:
         send(track, moq.GroupData(1, parts))
@@ -87,7 +83,7 @@ class Received:
 
 
 class FakeSubscriber(Fake):
-    """Stands for a connection whose peer subscribes, with any number of subscriptions by key."""
+    """A connection whose peer subscribes, with any number of subscriptions by key."""
 
     def subscribe(
         self,
@@ -124,7 +120,7 @@ class FakeSubscriber(Fake):
         ]
 
     def groups(self, key: int = 1) -> dict[int, Received]:
-        """The groups of a subscription; fails if the fragments of one do not fit together."""
+        """Fails if the fragments of a group do not fit together."""
         found: dict[int, Received] = {}
         for fragment in self.fragments(key):
             if fragment.first:
@@ -141,7 +137,9 @@ class FakeSubscriber(Fake):
         return found
 
     def fetched(self, key: int = 1) -> bytes:
-        return b"".join(c for message in self.got(m.FetchData) if message.key == key for c in message.chunks)
+        return b"".join(
+            c for message in self.got(m.FetchData) if message.key == key for c in message.part.chunks
+        )
 
 
 def part(
@@ -163,7 +161,7 @@ def part(
 
 
 def payload_of(items: Iterable[object]) -> bytes:
-    """What a reader got, without the starts of frames."""
+    """Without the starts of frames."""
     chunks = (chunk for item in items if isinstance(item, m.GroupFragment) for chunk in item.chunks)
     return b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
 
@@ -203,7 +201,7 @@ def announcement(
 
 
 class View:
-    """What a watcher knows, from the messages it got; fails if they do not alternate."""
+    """A watcher's knowledge; fails if its messages do not alternate."""
 
     def __init__(self, watch: int) -> None:
         self.watch = watch

@@ -36,7 +36,7 @@ from tests.clock import settle
 
 
 class PeerStream:
-    """One stream as the peer sees it: what came, and handles to answer."""
+    """One stream as the peer sees it."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -62,8 +62,6 @@ class PeerStream:
 
 
 class GroupStream(PeerStream):
-    """A unidirectional stream of the relay."""
-
     def __init__(self, stream: Stream, version: Version) -> None:
         super().__init__(stream)
         self.version = version
@@ -90,8 +88,6 @@ class GroupStream(PeerStream):
 
 
 class RequestStream(PeerStream):
-    """A bidirectional stream that the relay opened."""
-
     def __init__(self, stream: Stream, version: Version) -> None:
         super().__init__(stream)
         self._decoder = RequestDecoder(version)
@@ -106,7 +102,7 @@ class RequestStream(PeerStream):
 
 
 class Watching:
-    """An Announce stream of the peer, read as its version reads it; fails if announcements do not alternate."""
+    """An Announce stream of the peer; fails if announcements do not alternate."""
 
     def __init__(self, peer: RawPeer, stream: PeerStream) -> None:
         self.stream = stream
@@ -151,7 +147,7 @@ class Watching:
 
 
 class RawPeer:
-    """A peer driven by hand, one wire message at a time; it answers nothing by itself."""
+    """It answers nothing by itself."""
 
     def __init__(self, session: MemorySession, version: Version, relay: RecordingSession, ref: Ref) -> None:
         self.session = session
@@ -203,7 +199,7 @@ class RawPeer:
             self.requests.append(request)
         return request
 
-    # what the peer does
+    # commands of the peer
 
     def bidi(self, data: bytes, *, fin: bool = False) -> PeerStream:
         stream = PeerStream(self.session.open_bidi())
@@ -220,7 +216,7 @@ class RawPeer:
     def introduce(
         self, *, origin: int | None = None, cost: int | None = None, path: str | None = None
     ) -> None:
-        """SETUP in the form of the version; nothing on 03 and 04."""
+        """SETUP of the version; nothing on 03 and 04."""
         if self.version <= Version.LITE_02:
             form = SetupForm.DRAFT14
             self.bidi(ClientSetup(form, (self.version.setup_code,)).encode())
@@ -244,13 +240,13 @@ class RawPeer:
     def fetch(self, path: str, group: int, track: str = "video", **fields: Any) -> PeerStream:
         return self.request(Fetch(path, track, 0, group, **fields))
 
-    # what the peer publishes
+    # the publishing side
 
     def announce_streams(self) -> list[RequestStream]:
         return [stream for stream in self.requests if isinstance(stream.request, AnnounceRequest)]
 
     def announcing(self, *, origin: int = 0) -> PeerStream:
-        """The relay's Announce stream, with the opening reply of the version sent."""
+        """The relay's Announce stream, after the version's first reply."""
         if self._announcing is None:
             streams = self.announce_streams()
             assert streams, "the relay has not asked for announcements"
@@ -293,7 +289,7 @@ class RawPeer:
         return [(s, s.request) for s in self.requests if isinstance(s.request, Fetch)]
 
     def answer_tracks(self, info: TrackInfo | None = None) -> None:
-        """Answer every TRACK request that has none yet."""
+        """Each TRACK request once."""
         reply = info or TrackInfo(127, ordered=False, max_latency=5000, timescale=1_000_000)
         for stream, _ in self.track_requests():
             if not stream.fins and not stream.resets and not getattr(stream, "answered", False):
@@ -301,7 +297,7 @@ class RawPeer:
                 stream.write(reply.encode(self.version), fin=True)
 
     def accept(self, stream: PeerStream, group: int = 0) -> None:
-        """SUBSCRIBE_OK in the form of the version."""
+        """SUBSCRIBE_OK of the version."""
         stream.write(SubscribeOk(group=group).encode(self.version))
 
     def end_track(self, stream: PeerStream, final: int) -> None:
@@ -310,7 +306,7 @@ class RawPeer:
         stream.write(end, fin=True)
 
     def frames(self, *frames: bytes | tuple[int, bytes]) -> bytes:
-        """Frames as this version writes them; time 0, 1, 2.. where none is given."""
+        """Frames of this version; default times 0, 1, 2..."""
         pairs = [f if isinstance(f, tuple) else (n, f) for n, f in enumerate(frames)]
         if self.version >= Version.LITE_05:
             return timed(*pairs)
@@ -322,15 +318,15 @@ class RawPeer:
         header = group_header(self.version, GroupHeader(subscription, sequence))
         return self.uni(header + self.frames(*frames), fin=fin)
 
-    # what the peer sees
+    # the consuming side
 
     def groups(self, subscription: int) -> list[GroupStream]:
-        """Group streams of one subscription of ours, by sequence (newer groups are sent first)."""
+        """By sequence: newer groups are sent first."""
         found = [g for g in self.incoming if g.header is not None and g.header.subscribe_id == subscription]
         return sorted(found, key=lambda group: group.header.sequence if group.header else 0)
 
     def replies(self, stream: PeerStream) -> list[Any]:
-        """What is on a Subscribe stream of ours so far."""
+        """Received on a Subscribe stream of ours."""
         return list(SubscribeDecoder(self.version).feed(stream.data))
 
     def close(self, code: int = 0) -> None:
@@ -338,11 +334,11 @@ class RawPeer:
 
 
 class SilentPeer(RawPeer):
-    """A peer that never sends a byte of its own."""
+    """It never sends a byte."""
 
 
 async def follow_up(peer: RawPeer, *, grace: int = 2) -> None:
-    """Let the relay's requests arrive and answer the TRACK ones."""
+    """Answer the relay's TRACK requests as they arrive."""
     for _ in range(grace):
         await settle()
         if peer.version >= Version.LITE_05:

@@ -20,7 +20,7 @@ from relay.wire.version import Version
 
 
 class RecordingStream:
-    """A stream of the relay that writes down every call, and what was wrong with it."""
+    """Records every call, and misuse."""
 
     def __init__(self, session: RecordingSession, raw: Any) -> None:
         self.raw = raw
@@ -65,7 +65,7 @@ class RecordingStream:
 
 
 class RecordingSession:
-    """The relay's end of a session, with every stream recorded. Implements `Session`."""
+    """Implements `Session`."""
 
     def __init__(self, raw: MemorySession) -> None:
         self.raw = raw

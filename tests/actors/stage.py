@@ -21,8 +21,6 @@ from tests.clock import RUNTIME, settle
 
 
 class Stage:
-    """A track and everybody around it."""
-
     def __init__(self, limits: Limits = QUICK) -> None:
         self.broadcast = Fake()
         self.source = FakePublisher()
@@ -48,7 +46,7 @@ class Stage:
         return viewer
 
     async def feed(self, *parts: m.GroupPart) -> None:
-        """What one loop turn brings from upstream."""
+        """One loop turn from upstream."""
         self.source.groups(self.track, *parts)
         await settle()
 

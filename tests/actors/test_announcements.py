@@ -326,7 +326,9 @@ async def test_the_end_of_the_announce_stream_withdraws_everything(
 
 @pytest.mark.parametrize("version", ALL)
 @pytest.mark.parametrize("how", ["fin", "reset", "stop"])
-async def test_a_watcher_that_leaves_is_told_no_more(world: World, version: Version, how: str) -> None:
+async def test_a_watcher_that_leaves_gets_no_more_announcements(
+    world: World, version: Version, how: str
+) -> None:
     publisher = await world.publisher(Version.LITE_05)
     viewer = await world.viewer(version)
     watching = viewer.watch()
@@ -373,7 +375,7 @@ async def test_nothing_outside_the_grants_is_announced(world: World, version: Ve
 
 
 async def test_a_route_above_the_grant_is_shown_within_the_grant(world: World) -> None:
-    """A wide 06 route serves what is granted, but nothing beyond the grant may be learnt of it."""
+    """A wide 06 route serves the grant, and reveals nothing beyond it."""
     publisher = await world.viewer(Version.LITE_06)
     publisher.publish("secret", origin=7)
     peer = await world.viewer(Version.LITE_06, permissions=Permissions("", (), ("secret/mine",)))
@@ -465,7 +467,7 @@ async def test_06_excludes_the_hop_of_the_peers_setup(world: World) -> None:
     assert refused.resets == [54]
 
 
-async def test_nobody_is_told_of_its_own_announcements(world: World) -> None:
+async def test_no_session_gets_its_own_announcements(world: World) -> None:
     for version in Version:
         peer = await world.publisher(version, f"own{version.value}")
         watching = peer.watch()
@@ -553,7 +555,7 @@ async def test_announce_requests_of_the_relay_look_right(world: World) -> None:
 async def test_another_route_to_the_same_publisher_is_an_update_at_most(
     world: World, version: Version, how: str
 ) -> None:
-    """The subscriptions of a viewer move by themselves: up to 04, too, it need not be told."""
+    """A viewer's subscriptions move by themselves, so versions up to 04 need no update."""
     longer = await world.viewer(Version.LITE_05)
     longer.publish("p", (7, 8), origin=2)
     await settle()
@@ -581,7 +583,7 @@ async def test_another_route_to_the_same_publisher_is_an_update_at_most(
 async def test_what_a_version_has_no_field_for_is_no_news_to_its_peers(
     world: World, version: Version
 ) -> None:
-    """Costs travel on 06 alone: 05 would hear the same announcement again, which it may take for another route."""
+    """Only 06 has costs: 05 would see the same announcement again, perhaps as another route."""
     publisher = await world.viewer(Version.LITE_06)
     publisher.publish("p", (7,), warm=1, cold=1)
     await settle()

@@ -1,4 +1,4 @@
-"""One budget for the caches of all tracks: who gives up what, and that nothing else is lost."""
+"""One budget for the caches of all tracks: who evicts, and that nothing else is lost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Kept(World):
         await super().close(clean=clean)
 
     def held(self, path: str) -> list[int]:
-        """Groups that the track of that broadcast keeps."""
+        """Cached groups of the broadcast's track."""
         return [
             group.sequence for group in actor_of(named(f"track {path} video"))._groups.cache if group.size
         ]
@@ -74,7 +74,7 @@ async def stream_of(world: Kept, path: str) -> tuple[RawPeer, int, RawPeer, int]
 
 
 def within(total: int) -> bool:
-    """The budget, and what is not told of it."""
+    """The budget, and changes too small to report."""
     return total <= BUDGET + BUDGET // SLACK
 
 
@@ -92,7 +92,7 @@ async def test_who_holds_more_than_its_share_gives_up_first(
     left = kept.held("large")
     assert left == list(range(40 - len(left), 40))
     assert 10 < len(left) < 20
-    # viewers are behind nothing: what is given up was delivered before
+    # evicted groups had been delivered
     assert len(viewer.groups(number)) == len(glutton.groups(all_of_it)) == 40
     assert all(group.fins for group in glutton.groups(all_of_it))
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -156,7 +156,7 @@ async def test_newest_groups_above_their_share_go_when_there_is_nothing_else(
     await settle()
     assert [group.payloads for group in late.groups(again)] == [[b"picture"]]
     assert [group.payloads for group in viewer.groups(number)] == [[b"picture"]]
-    # and whoever lost a group goes on with the next one
+    # viewers that lost a group get the next one
     publisher, upstream_id, group = next(entry for entry in gluttons if entry[2].stops)
     publisher.group(upstream_id, 1, b"next")
     await settle()
@@ -210,13 +210,13 @@ async def test_what_ended_tracks_held_is_free_again(kept: Kept) -> None:
         assert not actor_of(kept.cache_budget)._sizes
 
 
-async def test_a_track_that_ends_instead_of_answering_does_not_stop_the_keeper() -> None:
+async def test_a_track_that_ends_instead_of_answering_does_not_stop_the_cache_budget() -> None:
     cache_budget: Ref = CacheBudgetActor.start(RUNTIME, 1_000)
     first, second = Fake(), Fake()
     send(cache_budget, m.CacheSize(first.ref, 2_000))
     await settle()
     assert first.got(m.EvictTo) == [m.EvictTo(875, newest=False)]
-    send(cache_budget, m.CacheSize(first.ref, 1_500))  # on its way before the question was read: no answer
+    send(cache_budget, m.CacheSize(first.ref, 1_500))  # sent before the question arrived: no answer
     send(cache_budget, m.CacheSize(second.ref, 2_000))
     await settle()
     assert len(first.log) == 1

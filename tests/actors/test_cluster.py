@@ -1,7 +1,7 @@
-"""The cluster actor: whom it has dialled, which of two sessions stays, and what it makes of names from the network.
+"""The cluster actor: which relays it dials, which of two sessions stays, and untrusted names.
 
-Alone it runs between a fake origin and a fake network. Two of them run against each other over sessions whose ends
-learn of everything in an order of Hypothesis' choice.
+One runs between a fake origin and a fake network. Two run against each other over sessions, whose ends learn of
+events in an order of Hypothesis' choice.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ def offered(name: str, hop: int = 7) -> Announcement:
 
 
 class Bench:
-    """A cluster actor between a fake origin and a fake network."""
-
     def __init__(
         self,
         *,
@@ -88,7 +86,7 @@ class Bench:
         return connection
 
     async def up(self, target: str, hop: int) -> Ref:
-        """The session that was dialled to `target` last has begun."""
+        """The session last dialled to `target` has begun."""
         number = max(n for n, dialled in enumerate(self.net.dialled, 1) if dialled == target)
         connection = self.net.connections[-1]
         send(self.peer(target), m.PeerConnected(number, connection, hop))
@@ -100,7 +98,7 @@ class Bench:
         return peers[target]
 
     async def peers(self) -> dict[str, str]:
-        """Name and state of every row, as `/state` has them."""
+        """Name and state, as in `/state`."""
         return {row.node: told(row) for row in await self.rows()}
 
     async def rows(self) -> list[PeerRow]:
@@ -109,7 +107,7 @@ class Bench:
         return [*own, *found.others]
 
     async def close(self) -> None:
-        """End it, and prove that nothing is left of it."""
+        """End it; nothing of it may be left."""
         halt(self.cluster)
         await settle()
         assert not self.cluster.is_alive()
@@ -281,7 +279,7 @@ def test_it_does_not_dial_itself(name: str) -> None:
     run_virtual(scenario)
 
 
-def test_its_own_id_under_another_name_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_its_own_id_under_another_name_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         bench = Bench()
         await bench.start()
@@ -455,7 +453,7 @@ async def test_a_member_that_is_back_while_its_peer_ends_is_dialled_again() -> N
     bench = Bench()
     bench.net.outcomes["z.example"] = OSError("refused")
     await bench.start("z.example")
-    # the peer stops of the first, and never gets the second
+    # the first message stops the peer, which never gets the second
     send(bench.cluster, m.WatchChanged(1, f"{MEMBERS}/z.example", None))
     send(bench.cluster, m.WatchChanged(1, f"{MEMBERS}/z.example", offered("z.example")))
     await advance(0)
@@ -536,7 +534,7 @@ def test_of_two_sessions_that_of_the_first_by_name_stays(name: str, *, kept: boo
 
 @pytest.mark.virtual
 async def test_a_root_that_has_dialled_needs_no_second_session() -> None:
-    """Also if it is spelled otherwise than it calls itself."""
+    """Also if its own name is spelled differently."""
     bench = Bench(roots=("https://a.example:443/",))
     bench.net.outcome = None
     await bench.start()
@@ -639,7 +637,7 @@ async def test_nothing_is_left_of_it_whatever_its_peers_are_doing() -> None:
 
 
 class Link:
-    """A session from one relay to another: what each end knows of it, and when."""
+    """A session between two relays, and what each end knows of it."""
 
     def __init__(self, world: Two, number: int, dialler: int) -> None:
         self.world = world
@@ -654,7 +652,7 @@ class Link:
         return not self.closed
 
     def close_at(self, end: int) -> None:
-        """That end is over; the other one hears of it some time."""
+        """The other end learns it later."""
         if end not in self.closed:
             self.closed.add(end)
             self.world.later(f"{self.number} is over at {1 - end}", lambda: self._hear(1 - end))
@@ -681,8 +679,6 @@ class Link:
 
 
 class End(FakeConnection):
-    """One end of a link."""
-
     def __init__(self, line: Link, end: int, session: FakeSession, link: Ref) -> None:
         super().__init__(line.number, session, link)
         self.line = line
@@ -694,7 +690,7 @@ class End(FakeConnection):
 
 
 class Dialled:
-    """A session in the hand of whoever dialled it; not begun yet."""
+    """A dialled session that has not begun."""
 
     def __init__(self, line: Link) -> None:
         self.line = line
@@ -704,7 +700,7 @@ class Dialled:
 
 
 class Two:
-    """Two relays that know of each other, and a network that takes its time."""
+    """Two relays that know each other, and a slow network."""
 
     def __init__(self, *, roots: bool) -> None:
         """`roots`: each is the other's root, so that both dial at once."""
@@ -776,7 +772,7 @@ class Two:
             self.pending.pop(choice % len(self.pending))[1]()
 
     async def rest(self) -> None:
-        """Let everything happen that is under way, and time pass, until nothing happens any more."""
+        """Until nothing happens any more."""
         quiet = 0
         for _ in range(400):
             await advance(1)
@@ -791,7 +787,7 @@ class Two:
         raise AssertionError(f"they do not come to rest: {self.dials} attempts")
 
     async def assert_one_session(self) -> Link:
-        """Both think of the same session, and of no other."""
+        """Both have the same session, and no other."""
         [link] = [link for link in self.links if link.alive]
         for end in (0, 1):
             known: m.Peers = await ask(self.clusters[end], m.ListPeers(), timeout=TIMEOUT)
@@ -828,7 +824,7 @@ def play(choices: list[int], *, roots: bool, seed: int) -> None:
         await settle()
         for choice in choices:
             world.step(choice >> 3)
-            # how much the actors get done before the next thing happens
+            # turns of the actors before the next event
             match choice & 7:
                 case 0:
                     await advance(1)

@@ -1,4 +1,4 @@
-"""The connection actor over an in-memory session, driven with raw wire messages: set-up, dispatch, the end."""
+"""The connection actor over an in-memory session, with raw wire messages: set-up, dispatch, the end."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_the_three_openings_get_their_reply(
     assert [s.request for s in peer.announce_streams()] == [AnnounceRequest("")]
 
 
-async def test_the_first_version_of_the_client_that_is_spoken_wins(world: World) -> None:
+async def test_the_first_supported_version_of_the_client_wins(world: World) -> None:
     peer = world.connect(Version.LITE_01, introduce=False)
     stream = peer.bidi(ClientSetup(SetupForm.DRAFT14, (0xFF000000, 0xFF0DAD01, 0xFF0DAD02)).encode())
     await settle()
@@ -313,7 +313,7 @@ async def test_the_time_that_we_take_is_not_held_against_the_peer() -> None:
 
 
 async def test_the_end_of_a_token_is_a_date(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who sets the clock, or lets the machine sleep, changes nothing about when a token ends."""
+    """A changed clock or a sleeping machine does not shift it."""
     now = [1_000.0]
     monkeypatch.setattr("relay.actors.expiry.LOOK_INTERVAL", 0.01)
     world.environment = replace(world.environment, expiries=Expiries(Runtime(wall_time=lambda: now[0])))
@@ -506,7 +506,7 @@ async def test_a_closed_session_leaves_nothing(version: Version) -> None:
     assert actors() == ["origin"]
     assert await world.count() == (0, 0, 0)
     assert [gone.session for gone in world.gate.got(m.SessionGone)] == [1]
-    assert not peer.relay.closes  # the peer closed; there is nothing left to close
+    assert not peer.relay.closes  # the peer closed first
     await world.close()
 
 
@@ -518,7 +518,7 @@ async def test_a_failing_transport_leaves_nothing(world: World) -> None:
     assert await world.count() == (0, 0, 0)
 
 
-async def test_a_stopped_connection_says_goodbye(world: World) -> None:
+async def test_a_stopped_connection_closes_its_session(world: World) -> None:
     peer = await world.publisher(Version.LITE_05, "room/cam")
     halt(peer.ref)
     await settle()
@@ -535,7 +535,7 @@ async def test_closing_by_message_carries_code_and_reason(world: World) -> None:
 
 async def test_a_failing_connection_ends_alone(world: World, trouble: Trouble) -> None:
     class Explosive:
-        """No message that anybody knows how to handle."""
+        """An unknown message."""
 
         @property
         def key(self) -> int:
@@ -555,7 +555,7 @@ async def test_a_failing_connection_ends_alone(world: World, trouble: Trouble) -
     trouble.records.clear()
 
 
-async def test_a_peer_is_told_dead_or_alive(world: World) -> None:
+async def test_a_peer_is_reported_dead_or_alive(world: World) -> None:
     peer = await world.viewer(Version.LITE_03)
     peer.ref.tell(m.CheckAlive())
     await settle()
@@ -578,7 +578,7 @@ async def test_a_peer_that_was_found_dead_and_answers_late_is_alive_again() -> N
     await advance(1.5)
     assert [found.alive for found in origin.got(m.Alive)] == [False]
     for _ in range(2):
-        peer.session.tell(Pong())
+        peer.session.side.tell(Pong())
     await settle()
     assert [found.alive for found in origin.got(m.Alive)] == [False, True]
     await world.close(clean=False)

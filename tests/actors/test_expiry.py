@@ -23,7 +23,7 @@ class Handle:
 
 
 class Machine:
-    """A runtime: a wall clock and an event loop, which tests let run, sleep, or set."""
+    """A runtime with a wall clock and an event loop, which tests advance, suspend or set."""
 
     def __init__(self) -> None:
         self.wall = 1_000_000.0
@@ -68,7 +68,7 @@ def machine() -> Machine:
 
 
 class Dates:
-    """When, by the wall clock, what was due."""
+    """When each date was due, by the wall clock."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine

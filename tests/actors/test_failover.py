@@ -1,4 +1,4 @@
-"""Subscriptions outlive their publisher: they go on with whoever publishes the path then, and their numbers rise."""
+"""Subscriptions outlive their publisher: they continue with the path's next publisher, and their numbers rise."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def newest(peer: RawPeer) -> tuple[RequestStream, Subscribe]:
 
 
 async def send_groups(publisher: RawPeer, name: str, *sequences: int) -> None:
-    """Whole groups of one frame, one turn each, that say whose they are."""
+    """Whole groups of one frame, one turn each, with the publisher's name."""
     _, request = await newest(publisher)
     for sequence in sequences:
         publisher.group(request.id, sequence, f"{name}{sequence}".encode())
@@ -61,7 +61,7 @@ async def send_groups(publisher: RawPeer, name: str, *sequences: int) -> None:
 
 
 def seen(viewer: RawPeer, number: int) -> list[tuple[int, bytes]]:
-    """Groups as they came, in order of arrival; those that were broken off are left out."""
+    """Complete groups, in order of arrival."""
     return [
         (group.header.sequence, b"".join(group.payloads))
         for group in viewer.incoming
@@ -70,7 +70,7 @@ def seen(viewer: RawPeer, number: int) -> list[tuple[int, bytes]]:
 
 
 def begun(viewer: RawPeer, number: int) -> list[int]:
-    """Numbers of the groups in order of arrival, broken off or not."""
+    """Numbers of groups, complete or not, in order of arrival."""
     return [
         group.header.sequence
         for group in viewer.incoming
@@ -88,7 +88,7 @@ def accepted(viewer: RawPeer, stream: PeerStream) -> int:
 
 
 async def stand_in(world: World, one: Version, two: Version) -> tuple[RawPeer, RawPeer]:
-    """A publisher that serves `p`, and one that waits behind it."""
+    """A publisher that serves `p`, and one behind it."""
     spare = await world.publisher(two, "p")
     first = await world.publisher(one, "p")
     return first, spare
@@ -177,7 +177,7 @@ async def test_the_failure_of_a_track_is_no_loss_of_its_publisher(
 
 
 @pytest.mark.parametrize("version", ALL)
-async def test_without_another_publisher_the_viewer_hears_why_its_own_was_lost(
+async def test_without_another_publisher_the_viewer_gets_the_code_of_the_loss(
     world: World, version: Version
 ) -> None:
     publisher = await world.publisher(Version.LITE_04, "p")
@@ -266,8 +266,8 @@ async def test_viewers_who_moved_and_who_come_later_see_the_same_numbers(world: 
 
 
 @pytest.mark.parametrize("version", ALL)
-async def test_older_groups_of_the_new_publisher_are_not_told(world: World, version: Version) -> None:
-    """Its numbers are shifted by what its first group needs; what comes late would go backward."""
+async def test_older_groups_of_the_new_publisher_are_not_delivered(world: World, version: Version) -> None:
+    """Its numbers are shifted for its first group; earlier ones would go backward."""
     first, spare = await stand_in(world, Version.LITE_04, Version.LITE_04)
     viewer = await world.viewer(version)
     number, _ = viewer.subscribe("p")
@@ -285,7 +285,7 @@ async def test_older_groups_of_the_new_publisher_are_not_told(world: World, vers
 async def test_the_same_publisher_by_another_route_has_the_same_numbers(
     world: World, publishers: Version, version: Version
 ) -> None:
-    """Groups in flight are broken off, what was sent is not sent again, and it goes on with the next whole group."""
+    """Unfinished groups are aborted, sent ones are not repeated, and the next whole group follows."""
     other = await world.viewer(publishers)
     identify(other, 7, 8)
     first = await world.viewer(publishers)
@@ -312,7 +312,7 @@ async def test_the_same_publisher_by_another_route_has_the_same_numbers(
 
 @pytest.mark.parametrize("version", ALL)
 async def test_the_cache_of_the_other_route_brings_no_duplicate(world: World, version: Version) -> None:
-    """Somebody watches by the other route already: it has the newest group at hand."""
+    """Another viewer uses the other route already: it has the newest group cached."""
     spare = await world.viewer(Version.LITE_06)
     identify(spare, 7, 8)
     other = await world.viewer(Version.LITE_06)
@@ -350,7 +350,7 @@ async def test_a_publisher_without_an_id_is_never_the_same(world: World, version
 async def test_behind_a_relay_that_names_no_publisher_a_new_announcement_is_another_one(
     relays: Version, version: Version
 ) -> None:
-    """It counts anew: taken for the old one, nothing of it would be shown until it has caught up."""
+    """It counts anew: under the old numbers nothing of it would be shown for a while."""
     world = World(Limits(track_idle=0.01))
     relay = await world.publisher(relays, "p", permissions=CLUSTER)
     viewer = await world.viewer(version)
@@ -439,7 +439,7 @@ async def test_a_publisher_that_is_lost_before_its_first_group_makes_no_gap(
 async def test_another_publisher_by_its_second_route_before_its_first_group(
     world: World, version: Version
 ) -> None:
-    """Nothing of it was seen yet, so that its numbers are still to be fitted to what the viewer has."""
+    """No group of it came yet, so that its numbers still have to follow the viewer's."""
     other = await world.viewer(Version.LITE_06)
     identify(other, 8, 1)
     second = await world.viewer(Version.LITE_06)
@@ -475,7 +475,7 @@ async def test_a_session_that_announces_again_serves_its_old_viewers(world: Worl
 
 @pytest.mark.parametrize("version", ALL)
 async def test_the_last_number_of_all_kills_no_viewer_that_moves(world: World, version: Version) -> None:
-    """There is no number after it: the subscription may end, the session of the viewer may not."""
+    """No number follows it: the subscription may end, the viewer's session may not."""
     first, spare = await stand_in(world, Version.LITE_04, Version.LITE_04)
     viewer = await world.viewer(version)
     viewer.subscribe("p")
@@ -719,7 +719,7 @@ async def test_an_update_before_a_move_is_not_forgotten(world: World, version: V
 
 @pytest.mark.parametrize("version", WITH_UPDATES)
 async def test_a_bounded_subscription_is_refused(world: World, version: Version) -> None:
-    """What was asked for by numbers of groups, another publisher does not have."""
+    """Another publisher does not have the requested numbers."""
     first, spare = await stand_in(world, Version.LITE_04, Version.LITE_04)
     viewer = await world.viewer(version)
     number, stream = viewer.subscribe("p", end_group=9)
@@ -765,7 +765,7 @@ async def test_where_a_subscription_began_is_no_concern_of_the_next_publisher(
 
 
 async def test_the_past_is_not_asked_of_the_next_publisher(world: World) -> None:
-    """06: it would be older than what the viewer has."""
+    """06: it would be older than the viewer's groups."""
     first, spare = await stand_in(world, Version.LITE_06, Version.LITE_06)
     viewer = await world.viewer(Version.LITE_06)
     viewer.subscribe("p", max_latency=700)
@@ -779,7 +779,7 @@ async def test_the_past_is_not_asked_of_the_next_publisher(world: World) -> None
 
 @pytest.mark.parametrize("cached", [False, True])
 async def test_06_the_frame_to_begin_with_is_that_of_the_first_group_only(world: World, cached: bool) -> None:
-    """After a move it begins with a whole group, however the subscription began."""
+    """After a move whole groups follow, however the subscription began."""
     spare = await world.publisher(Version.LITE_06, "p")
     if cached:
         (await world.viewer(Version.LITE_04)).subscribe("p")
@@ -794,7 +794,7 @@ async def test_06_the_frame_to_begin_with_is_that_of_the_first_group_only(world:
     await settle()
     began = begun(viewer, number)[0]
     assert seen(viewer, number) == [(began, b"onetwo" if cached else b"two")]
-    assert cached or began == 5  # else its numbers follow those that a viewer of the other publisher may see
+    assert cached or began == 5  # else its numbers follow those that viewers of the other publisher may see
     first.session.fail()
     await settle()
     if not cached:
@@ -806,7 +806,7 @@ async def test_06_the_frame_to_begin_with_is_that_of_the_first_group_only(world:
 
 @pytest.mark.parametrize("version", WITH_UPDATES)
 async def test_a_refusal_by_the_publisher_after_a_move_is_passed_on(world: World, version: Version) -> None:
-    """It served the track for a while: why it no longer does is what the viewer should hear."""
+    """It served the track for a while: the viewer learns why it stopped."""
     first, spare = await stand_in(world, Version.LITE_05, Version.LITE_05)
     viewer = await world.viewer(version)
     _, stream = viewer.subscribe("p")
@@ -973,7 +973,7 @@ WAITS = [0.1, 0.2, 0.4, 0.8, 1.6]
 @pytest.mark.parametrize("publisher", WITH_UPDATES)
 @pytest.mark.virtual
 async def test_a_relay_that_refuses_is_asked_again_more_and_more_slowly(publisher: Version) -> None:
-    """It says no before it withdraws what it announced; it may also have found another way meanwhile."""
+    """It refuses before it withdraws; it may also find another route meanwhile."""
     world = World()
     relay = await world.publisher(publisher, "p", permissions=CLUSTER)
     viewer = await world.viewer(Version.LITE_04)
@@ -1205,7 +1205,7 @@ async def test_a_new_first_hop_of_another_relay_is_an_update(world: World, versi
 async def test_a_relay_that_reaches_the_publisher_another_way_is_asked_anew_and_not_twice(
     world: World, version: Version
 ) -> None:
-    """What had no answer yet is given up there too, or its groups would come for nobody until the session ends."""
+    """Unanswered requests end there too: later groups would have no subscription."""
     relay = await world.viewer(version, permissions=CLUSTER)
     identify(relay, 7, 50)
     await settle()
@@ -1311,7 +1311,7 @@ async def test_a_following_readers_numbers_go_on_rising(world: World) -> None:
 
 
 async def test_a_following_reader_gets_nothing_twice(world: World) -> None:
-    """The same publisher by another route, where its newest group is at hand."""
+    """The same publisher by another route, with its newest group cached."""
     other, first = await world.viewer(Version.LITE_06), await world.viewer(Version.LITE_06)
     identify(other, 7, 8)
     identify(first, 7)

@@ -1,7 +1,7 @@
 """Publishers are lost, closed, come back and are refused, in any order and at any moment, while viewers come and go.
 
-At rest every live subscription is served by a live session, waits for its publisher, or is about to ask again. Whatever
-a viewer got, its numbers rise. In the end everybody who was not refused gets what is published, and nothing is left.
+At rest every live subscription has a live session, waits for its publisher, or is about to retry. Every viewer's
+numbers rise. In the end all viewers that were not refused get what is published, and nothing is left.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ step = st.tuples(st.sampled_from(STEPS), st.integers(0, 5), st.integers(0, 5))
 
 
 class Slot:
-    """One publisher and the session it has now, if any. The first two are ways to the same content."""
+    """One publisher and its session, if any. The first two are routes to the same content."""
 
     def __init__(self, number: int, version: Version) -> None:
         self.version = version
@@ -50,7 +50,7 @@ class Slot:
         self.peer: RawPeer | None = None
         self.announced: set[str] = set()
         self.open: list[PeerStream] = []
-        """Groups that it has not ended."""
+        """unfinished groups"""
 
     @property
     def identity(self) -> int:
@@ -58,13 +58,11 @@ class Slot:
 
 
 def ending_of(connection: Any) -> set[int]:
-    """Keys of the subscriptions whose end waits for their groups."""
+    """Subscriptions whose end waits for their groups."""
     return set(connection._moq.serving._ending)
 
 
 class Viewing:
-    """One subscription."""
-
     def __init__(self, viewer: RawPeer, path: str, number: int, stream: PeerStream) -> None:
         self.viewer = viewer
         self.path = path
@@ -78,7 +76,7 @@ class Viewing:
 
     @property
     def ending(self) -> bool:
-        """Whether its track is over, and it is told so when it has taken the last groups."""
+        """The track is over; its end waits for the last groups."""
         connection = actor_of(self.viewer.ref)
         ending = ending_of(connection)
         return any(
@@ -87,7 +85,7 @@ class Viewing:
         )
 
     def groups(self) -> dict[int, bytes]:
-        """What it was shown, by number."""
+        """By number."""
         return {
             group.header.sequence: group.payloads[0]
             for group in self.viewer.incoming
@@ -95,7 +93,7 @@ class Viewing:
         }
 
     def sequences(self) -> list[int]:
-        """Numbers of the groups that the relay began, in that order."""
+        """In order of their beginning."""
         found = []
         for stream in self.viewer.relay.streams:
             if stream.unidirectional and not stream.opened_by_peer and stream.calls:
@@ -106,7 +104,7 @@ class Viewing:
 
 
 class Play:
-    """Carries the steps out and knows what should be the case."""
+    """Carries out steps, and knows the expected state."""
 
     def __init__(self, versions: list[int]) -> None:
         self.world = World(LIMITS, linger=LINGER)
@@ -142,7 +140,7 @@ class Play:
     # --- publishers
 
     def _nothing(self, _: Slot, __: int, ___: int) -> None:
-        """What longer plays shrink to."""
+        """Longer plays shrink to it."""
 
     def _come(self, slot: Slot, who: int, what: int) -> None:
         if slot.peer is None:
@@ -179,12 +177,12 @@ class Play:
             slot.peer = None
 
     def _watch(self, slot: Slot, _: int, __: int) -> None:
-        """From now on its announcements may be taken for echoes."""
+        """Its next announcements may look like echoes."""
         if slot.peer is not None:
             slot.peer.watch()
 
     def _group(self, slot: Slot, _: int, __: int) -> None:
-        """The next group of its content, on all ways to it."""
+        """The next group of its content, on all routes."""
         self._publish(slot.identity, fin=True)
 
     def _open(self, slot: Slot, _: int, __: int) -> None:
@@ -255,10 +253,10 @@ class Play:
                 viewing.left = viewing.left or viewing.viewer is viewer
             viewer.close() if what else viewer.session.fail()
 
-    # --- what should be the case
+    # expected state
 
     def _check(self) -> None:
-        """Nobody has anything left to do but wait: what does each subscription wait for?"""
+        """At rest: what does each subscription wait for?"""
         waiting = set(actor_of(self.world.origin)._awaited)
         shown: dict[tuple[str, int], bytes] = {}
         for viewing in self.viewings:
@@ -270,11 +268,11 @@ class Play:
             assert not viewer.closed, viewer.closed
             connection = actor_of(viewer.ref)
             again = {timer.message.key for timer in connection._timers if isinstance(timer.message, AskAgain)}
-            # their track is over, and the peer has not all of it
+            # ended tracks with undelivered groups
             ending = ending_of(connection)
             for key, service in connection.egress._requests.items():
                 if key in ending_of(connection):
-                    continue  # its track is over, and the viewer has not taken the last groups
+                    continue  # an ended track with undelivered groups
                 assert isinstance(service, Subscription)
                 track = service.track
                 served = (
@@ -290,7 +288,7 @@ class Play:
         assert requests == sum(viewing.live for viewing in self.viewings)
 
     async def _rest(self) -> None:
-        """Time passes until nothing lingers and nobody searches."""
+        """Until nothing lingers and nobody retries."""
         for _ in range(10):
             await settle()
             for slot in self.slots:
@@ -303,7 +301,7 @@ class Play:
         assert not any(p.lingering for p in everything(actor_of(self.world.origin)._directory))
 
     async def _serve_all(self) -> None:
-        """Whoever is left gets the next group."""
+        """Every live subscription gets the next group."""
         before = {id(viewing): len(viewing.sequences()) for viewing in self.viewings}
         for _ in range(2):
             for identity in self.sent:
@@ -331,13 +329,13 @@ START = [
     ("subscribe", 0, 0), ("settle", 0, 0), ("come", 0, 0), ("settle", 0, 0), ("announce", 0, 0), ("settle", 0, 0),
     ("subscribe", 1, 0), ("subscribe", 2, 0), ("settle", 0, 0), ("group", 0, 0), ("settle", 0, 0),
 ]  # fmt: skip
-"""Two ways to the same content, and viewers of both."""
+"""Two routes to the same content, and viewers of both."""
 
 ANOTHER = [
     ("come", 2, 0), ("settle", 0, 0), ("announce", 2, 0), ("settle", 0, 0),
     ("subscribe", 0, 0), ("subscribe", 1, 0), ("settle", 0, 0), ("group", 2, 0), ("settle", 0, 0),
 ]  # fmt: skip
-"""Another publisher takes the path over, far ahead in its numbers."""
+"""Another publisher takes over, with far higher numbers."""
 
 version_numbers = st.sampled_from((0, 1, 2, 3, 3, 4, 4, 5, 5))
 

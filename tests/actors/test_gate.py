@@ -1,4 +1,4 @@
-"""The gate: who is let in, who is turned away, and how everybody leaves."""
+"""The gate: admission, rejection, and the drain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.clock import RUNTIME, TIMEOUT, advance, run_virtual, settle
 
 
 class FakeRequest:
-    """A peer that wants a session; keeps every answer it gets."""
+    """Keeps every answer."""
 
     transport = "memory"
     remote = "192.0.2.1:5"
@@ -97,7 +97,7 @@ class Bench:
         send(self.gate, m.UseCluster(self.cluster.ref))
 
     async def comes(self, **options: Any) -> FakeRequest:
-        """A peer asks, and everything happens that can."""
+        """A peer asks; wait until nothing more happens."""
         request = FakeRequest(**options)
         send(self.gate, m.Admit(cast("Any", request)))
         await settle()
@@ -142,7 +142,7 @@ async def test_a_session_is_admitted_and_forgotten_at_its_end(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("slow", [False, True])
-async def test_who_asks_hears_when_the_peer_has_its_answer(bench: Bench, slow: bool) -> None:
+async def test_the_reply_comes_when_the_peer_has_its_answer(bench: Bench, slow: bool) -> None:
     bench.desk.slow = slow
     request = FakeRequest()
     task = bench.asked(m.Admit(cast("Any", request)))
@@ -335,7 +335,7 @@ async def test_who_comes_during_a_drain_is_rejected_even_if_it_asked_before(benc
     drained.cancel()
 
 
-def test_a_drain_takes_no_longer_than_its_limit_and_who_stays_is_told_so() -> None:
+def test_a_drain_ends_at_its_limit_and_remaining_sessions_get_the_reason() -> None:
     async def scenario() -> None:
         bench = Bench(drain=5.0)
         request = await bench.comes()

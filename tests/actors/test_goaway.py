@@ -1,4 +1,4 @@
-"""GOAWAY: told to peers by a relay that is about to end, and heard from peers that are."""
+"""GOAWAY in both directions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITH_GOAWAY = [v for v in Version if v >= Version.LITE_04]
 WITHOUT = [v for v in Version if v < Version.LITE_04]
 
 
-def farewells(peer: RawPeer) -> list[Goaway]:
+def goaways(peer: RawPeer) -> list[Goaway]:
     return [stream.request for stream in peer.requests if isinstance(stream.request, Goaway)]
 
 
@@ -31,7 +31,8 @@ async def drained(world: World, peer: RawPeer) -> m.Draining:
     return world.gate.got(m.Draining)[-1]
 
 
-# --- told ------------------------------------------------------------------------------------------------------------
+# --- sent
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -40,7 +41,7 @@ async def test_a_peer_is_asked_to_leave_once_and_served_on(world: World, version
     viewer = await world.viewer(version)
     assert await drained(world, viewer) == m.Draining(2, asked=version >= Version.LITE_04, cluster=False)
     await drained(world, viewer)
-    assert farewells(viewer) == ([Goaway()] if version >= Version.LITE_04 else [])
+    assert goaways(viewer) == ([Goaway()] if version >= Version.LITE_04 else [])
     assert all(stream.fins == 1 for stream in viewer.requests if isinstance(stream.request, Goaway))
     number, _ = viewer.subscribe("p")
     await settle()
@@ -53,7 +54,7 @@ async def test_a_peer_is_asked_to_leave_once_and_served_on(world: World, version
 
 
 @pytest.mark.parametrize("version", WITH_GOAWAY)
-async def test_the_peer_may_refuse_to_hear_it(world: World, version: Version) -> None:
+async def test_the_peer_may_reset_the_stream(world: World, version: Version) -> None:
     """0.5.1 resets the stream."""
     peer = await world.viewer(version)
     await drained(world, peer)
@@ -66,20 +67,20 @@ async def test_the_peer_may_refuse_to_hear_it(world: World, version: Version) ->
 
 
 @pytest.mark.parametrize("version", [Version.LITE_05, Version.LITE_06])
-async def test_a_session_that_has_not_begun_hears_it_when_it_has(world: World, version: Version) -> None:
+async def test_a_session_that_has_not_begun_gets_it_when_it_has(world: World, version: Version) -> None:
     peer = world.connect(version, permissions=None, path=None, introduce=False)
     await settle()
     assert await drained(world, peer) == m.Draining(1, asked=False, cluster=False)
-    assert farewells(peer) == []
+    assert goaways(peer) == []
     peer.introduce()
     await settle()
-    assert farewells(peer) == [Goaway()]
+    assert goaways(peer) == [Goaway()]
 
 
-async def test_another_relay_is_told_and_known_as_such(world: World) -> None:
+async def test_another_relay_is_asked_and_reported_as_such(world: World) -> None:
     peer = await world.viewer(Version.LITE_06, permissions=CLUSTER)
     assert await drained(world, peer) == m.Draining(1, asked=True, cluster=True)
-    assert farewells(peer) == [Goaway()]
+    assert goaways(peer) == [Goaway()]
 
 
 async def test_a_relay_that_is_about_to_end_is_no_member_any_more(world: World) -> None:
@@ -105,20 +106,21 @@ async def test_a_relay_that_is_about_to_end_is_no_member_any_more(world: World) 
     await settle()
 
 
-# --- heard -----------------------------------------------------------------------------------------------------------
+# --- received
+# --------------------------------------------------------------------------------------------------------
 
 
-def says_goodbye(peer: RawPeer) -> None:
+def sends_goaway(peer: RawPeer) -> None:
     peer.request(Goaway(), fin=True)
 
 
 @pytest.mark.parametrize("version", WITH_GOAWAY)
 async def test_a_second_goaway_ends_the_session(world: World, version: Version) -> None:
     peer = await world.viewer(version)
-    says_goodbye(peer)
+    sends_goaway(peer)
     await settle()
     assert not peer.closed
-    says_goodbye(peer)
+    sends_goaway(peer)
     await settle()
     assert [reason.reason for reason in peer.closed] == ["second GOAWAY"]
     if version >= Version.LITE_05:
@@ -137,10 +139,10 @@ async def test_who_is_about_to_end_serves_only_where_nobody_else_does(
     await settle()
     await follow_up(leaving)
     [(running, request)] = leaving.live_subscriptions()
-    says_goodbye(leaving)
+    sends_goaway(leaving)
     leaving.publish("late")
     await settle()
-    # what is asked for from now on
+    # new requests
     later = await world.viewer(version)
     later.subscribe("p")
     later.subscribe("alone")
@@ -150,12 +152,12 @@ async def test_who_is_about_to_end_serves_only_where_nobody_else_does(
     await follow_up(leaving)
     assert [r.broadcast for _, r in staying.live_subscriptions()] == ["p"]
     assert [r.broadcast for _, r in leaving.live_subscriptions()] == ["p", "alone", "late"]
-    # what runs goes on
+    # running subscriptions continue
     leaving.group(request.id, 0, b"x")
     await settle()
     assert [group.fins for group in viewer.groups(early)] == [1]
     assert not running.over
-    # and is handed over at the end
+    # and move at the end
     leaving.close()
     await settle()
     await follow_up(staying)

@@ -1,4 +1,4 @@
-"""The groups of a track as a plain object: what is taken, stopped, and missing."""
+"""The groups of a track as a plain object: accepted, stopped, and missing ones."""
 
 from __future__ import annotations
 

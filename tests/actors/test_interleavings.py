@@ -1,7 +1,7 @@
 """Anything may happen in any order: sessions come and go, announce, withdraw, subscribe, leave and crash.
 
-Whatever the order, every watcher's view alternates and converges to what is really published, nobody waits for ever,
-and when all have left nothing remains: no actor, no timer, no table entry, no logged exception.
+Every watcher's view alternates and converges to what is published, nobody waits for ever, and in the end nothing
+remains: no actor, timer, table entry or logged exception.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ step = st.tuples(st.sampled_from(STEPS), st.integers(0, 5), st.integers(0, 5), s
 
 
 class Player:
-    """One session of the play."""
-
     def __init__(self, peer: RawPeer, number: int) -> None:
         self.peer = peer
         self.number = number
@@ -49,12 +47,12 @@ class Player:
         self.subscriptions: list[tuple[str, str, PeerStream]] = []
         self.left: set[int] = set()
         self.holding: set[tuple[str, str]] = set()
-        """Tracks with a group that this publisher leaves open: their end waits for it."""
+        """Tracks with an unfinished group of this publisher, which delays their end."""
         self.sent = 0
 
 
 class Play:
-    """Carries the steps out and knows what should be the case."""
+    """Carries out steps, and knows the expected state."""
 
     def __init__(self) -> None:
         self.world = World(LIMITS)
@@ -94,7 +92,7 @@ class Play:
         self.all.append(player)
 
     def _nothing(self, _: Player, __: int, ___: int) -> None:
-        """What longer plays shrink to."""
+        """Longer plays shrink to it."""
 
     def _publish(self, player: Player, what: int, _: int) -> None:
         path = PATHS[what % len(PATHS)]
@@ -189,7 +187,7 @@ class Play:
         self.players.remove(player)
 
     async def check(self) -> None:
-        """Everything has come to rest: the views are right and nobody waits for what cannot come."""
+        """At rest the views are right and nobody waits in vain."""
         for _ in range(4):
             await settle()
             for player in self.players:

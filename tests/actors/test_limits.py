@@ -1,6 +1,7 @@
-"""What one session may ask for: each limit met by a real session, while others keep their service.
+"""Limits of one session, exceeded by a real one while others are served.
 
-Limits of groups and caches are in `test_track.py` and `test_cache_budget.py`, those of slow viewers in `test_slow_viewers.py`.
+Limits of groups and caches are in `test_track.py` and `test_cache_budget.py`, those of slow viewers in
+`test_slow_viewers.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ TIMED = [Version.LITE_05, Version.LITE_06]
 
 
 class Pair:
-    """A publisher and a viewer that keep to every limit: whatever others do, each group arrives."""
+    """A publisher and a viewer within every limit: each group must arrive."""
 
     def __init__(self, publisher: RawPeer, viewer: RawPeer, number: int, upstream_id: int) -> None:
         self._publisher, self._viewer = publisher, viewer
@@ -51,7 +52,7 @@ class Pair:
         return cls(publisher, viewer, number, request.id)
 
     async def works(self) -> None:
-        """One more group gets through, and none before it was missed."""
+        """One more group arrives, and none before it is missing."""
         sequence = next(self._sequences)
         self._publisher.group(self._upstream_id, sequence, b"good", b"frames")
         await settle()
@@ -63,7 +64,7 @@ class Pair:
 
 
 def connection(peer: RawPeer) -> ConnectionActor:
-    """The actor, of which the counts outlive it."""
+    """Its counts outlive the actor."""
     found: ConnectionActor = actor_of(peer.ref)
     return found
 
@@ -84,7 +85,7 @@ def subscribe_and_leave(peer: RawPeer) -> None:
 
 
 def reset_last(peer: RawPeer) -> None:
-    """Not the stream of this very turn, of which the relay would never hear."""
+    """Not the stream of this turn, which the relay would never see."""
     for stream in peer.own[1:]:
         stream.reset()
     del peer.own[1:]
@@ -240,7 +241,7 @@ DEEP = "/".join("x" * 33)
 
 
 def deep(peer: RawPeer, stream_type: int) -> PeerStream:
-    """A request with a path that our own codec refuses to write."""
+    """With a path that our own codec refuses to write."""
     body = b"\x00" + encode_varint(len(DEEP)) + DEEP.encode() + bytes(8)
     return peer.bidi(encode_varint(stream_type) + encode_varint(len(body)) + body)
 
@@ -304,7 +305,7 @@ async def test_a_link_of_the_cluster_outlives_a_long_path() -> None:
     await world.close()
 
 
-# --- sizes that are declared -----------------------------------------------------------------------------------------
+# --- announced sizes -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -388,7 +389,7 @@ async def test_a_session_for_which_too_much_waits_is_closed(caplog: pytest.LogCa
     publisher = await world.publisher(Version.LITE_06)
     greedy, modest = await world.viewer(Version.LITE_06), await world.viewer(Version.LITE_06)
     actor = connection(greedy)
-    counts, inbox = actor._context.counts, actor.inbox  # an ended actor lets go of everything
+    counts, inbox = actor._context.counts, actor.inbox  # an ended actor has neither
     for _ in range(10):
         greedy.watch()
     seen = modest.watch()
@@ -426,7 +427,7 @@ def test_a_subscription_that_is_not_answered_is_refused(version: Version) -> Non
         assert [stream.resets for stream in asked] == [[StreamCode.CONTROL_TIMEOUT]] * 2
         assert not any(viewer.closed for viewer in viewers)
         assert counts["refused", "answer_timeout"] >= 1
-        assert not publisher.live_subscriptions()  # nothing is held at a publisher that does not answer
+        assert not publisher.live_subscriptions()  # no state for an unanswered request stays
         assert actors() == sorted(["origin", "broadcast p", "session 1", "session 2", "session 3"])
         await world.close()
 
@@ -533,7 +534,7 @@ async def test_fetches_that_nobody_waits_for_are_called_off(world: World) -> Non
 async def test_a_piece_of_a_fetched_group_concerns_nobody_but_who_waits_for_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Viewers choose how many fetches there are, and publishers in how many pieces they answer."""
+    """Viewers choose the number of fetches, and publishers the number of chunks."""
     publisher, viewer = await world.publisher(Version.LITE_06, "p"), await world.viewer(Version.LITE_06)
     viewer.subscribe("p")
     _, request = await upstream(publisher)
@@ -585,7 +586,7 @@ async def test_updates_that_a_publisher_does_not_take_are_bounded(version: Versi
 async def test_a_publisher_that_refuses_a_track_owes_no_answers_about_it(
     world: World, version: Version
 ) -> None:
-    """Whatever else it was asked is called off: it need not answer, and nobody waits for it."""
+    """Its other requests are cancelled: it need not answer them."""
     publisher, viewer = await world.publisher(version, "p"), await world.viewer(version)
     for attempt in range(3):
         viewer.subscribe("p")
@@ -625,7 +626,7 @@ async def test_what_was_fetched_and_not_taken_is_bounded(caplog: pytest.LogCaptu
 
 
 async def test_what_is_left_of_subscriptions_that_are_over_is_bounded_too() -> None:
-    """Each track ends, or its publisher goes, before the viewer has taken the last group."""
+    """Each track ends, or its publisher goes, before the viewer has the last group."""
     world = World(Limits(track_idle=0.01, backlog_session=100_000))
     pair = await Pair.of(world)
     viewer = await world.viewer(Version.LITE_06)
@@ -710,7 +711,7 @@ async def test_announcements_that_are_not_taken_are_bounded(
     for number in range(50):
         publisher.publish(f"{number}/{'x' * 900}")
         await settle()
-        if leaves:  # or asks, and goes before it has taken the answer
+        if leaves:  # or leaves before it has read the answer
             viewer.watch().stream.write(fin=True)
         else:
             publisher.unpublish(f"{number}/{'x' * 900}")
@@ -734,7 +735,7 @@ async def test_announcements_that_are_not_taken_are_bounded(
 @pytest.mark.parametrize(("latency", "age"), [(60_000, 60.0), (2_000, 2.0), (0, 7.0)])
 @pytest.mark.virtual
 async def test_groups_stay_as_long_as_the_publisher_says(version: Version, latency: int, age: float) -> None:
-    """And as long as we like where it says nothing: 0, or a version that cannot say it."""
+    """And for our own time if it says 0, or cannot."""
     age = age if version >= Version.LITE_05 else 7.0
     world = World(Limits(track_idle=0.01, cache_age=7.0))
     publisher = await world.publisher(version, "p")

@@ -1,4 +1,4 @@
-"""A publisher that breaks off without a word may come back: for a while its broadcast stays, and requests wait for it."""
+"""A lost publisher may return: for a while its broadcast stays, and requests wait for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINGER = 5.0
 
 
 def missing(version: Version) -> int:
-    """The code for what nobody publishes."""
+    """The code of a missing broadcast."""
     return 13 if version <= Version.LITE_02 else 54
 
 
@@ -38,7 +38,7 @@ def kinds(items: Sequence[object]) -> list[str]:
 async def everybody(
     world: World, path: str = "p"
 ) -> dict[Version, tuple[RawPeer, Watching, int, PeerStream]]:
-    """A viewer of each version, who watches and subscribes."""
+    """A viewer of each version, which watches and subscribes."""
     found = {}
     for version in Version:
         viewer = await world.viewer(version)
@@ -68,7 +68,7 @@ def seen(viewer: RawPeer, number: int) -> list[tuple[int, bytes]]:
 
 
 async def with_id(world: World, version: Version, identity: int, path: str = "p") -> RawPeer:
-    """A publisher that says who it is, where its version can."""
+    """A publisher with an id, where its version has one."""
     peer = await world.viewer(version)
     if version == Version.LITE_04:
         peer.publish(path, (identity,))
@@ -103,7 +103,7 @@ async def test_a_publisher_that_comes_back_in_time_was_never_gone(version: Versi
         assert not stream.over
         assert watching.paths == ["p"]
         assert kinds(watching.items[told[v] :]) == []
-        # its id does not prove that it goes on: it may have begun anew
+        # its id does not prove that it continues: it may have begun anew
         assert seen(viewer, number) == [(3, b"a3"), (4, b"b3"), (5, b"b4")]
         accepted = [reply for reply in viewer.replies(stream) if isinstance(reply, SubscribeOk)]
         assert len(accepted) == 1
@@ -113,7 +113,7 @@ async def test_a_publisher_that_comes_back_in_time_was_never_gone(version: Versi
 @pytest.mark.parametrize(("one", "two"), pairs())
 @pytest.mark.virtual
 async def test_another_publisher_takes_the_place_in_time(one: Version, two: Version) -> None:
-    """For those who watch it is another route to the same broadcast."""
+    """Watchers see another route to the same broadcast."""
     world = World(linger=LINGER)
     lost = await world.publisher(one, "p")
     viewers = await everybody(world)
@@ -246,7 +246,7 @@ async def test_a_publisher_that_stays_away_is_withdrawn(version: Version) -> Non
         assert len(watching.read().items) == told[v]
     await advance(1)
     for v, (viewer, watching, _, stream) in viewers.items():
-        assert stream.resets == [0]  # as it was lost, not as it was looked for
+        assert stream.resets == [0]  # lost, not missing
         assert [type(item) for item in watching.read().items[told[v] :]] == [AnnounceEnded]
         assert not viewer.closed
     assert await world.count() == (0, 0, 6)
@@ -368,7 +368,7 @@ async def test_viewers_that_come_meanwhile_wait(version: Version, returns: bool)
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_04, Version.LITE_05])
 @pytest.mark.virtual
 async def test_who_waits_from_the_start_gets_the_group_he_asked_for(version: Version) -> None:
-    """He has seen nothing yet: what he asked for holds."""
+    """It has seen nothing: its bounds hold."""
     world = World(linger=LINGER)
     (await world.publisher(Version.LITE_05, "p")).session.fail()
     await settle()
@@ -534,7 +534,7 @@ async def test_an_echo_of_what_lingers_is_not_taken_for_its_return(version: Vers
 @pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_02, Version.LITE_03])
 @pytest.mark.virtual
 async def test_a_publisher_that_watches_and_comes_back_serves_those_who_waited(version: Version) -> None:
-    """Its announcement looks like an echo; nothing else came, so that it was none."""
+    """Its announcement looks like an echo; without another one it was none."""
     world = World(linger=LINGER)
     lost = await world.publisher(version, "p")
     viewer = await world.viewer(Version.LITE_05)
@@ -585,8 +585,8 @@ async def test_members_are_announced_by_relays_and_shown_to_relays(version: Vers
 
 
 @pytest.mark.parametrize("version", ALL)
-async def test_what_relays_of_each_version_are_told(version: Version) -> None:
-    """Up to 03 no version names the relays on the way: nothing goes through two of them."""
+async def test_announcements_to_relays_of_each_version(version: Version) -> None:
+    """Versions up to 03 name no relays: their routes have one."""
     world = World()
     await world.publisher(Version.LITE_05, "own")
     await world.publisher(Version.LITE_03, "from-03", permissions=CLUSTER)
@@ -660,7 +660,7 @@ async def test_a_following_reader_waits_too(returns: bool) -> None:
 
 @pytest.mark.virtual
 async def test_readers_that_come_meanwhile() -> None:
-    """One of the newest group waits; one of a certain group is a fetch."""
+    """A reader of the newest group waits; one of a certain group is a fetch."""
     world = World(linger=LINGER)
     (await world.publisher(Version.LITE_05, "p")).session.fail()
     await settle()

@@ -1,6 +1,6 @@
-"""Whole clusters, real down to the bytes of their sessions, in virtual time: what a withdrawal or a lost connection causes.
+"""Whole clusters with real sessions, in virtual time: effects of a withdrawal or a lost connection.
 
-The latencies of the sessions are random, so news of one broadcast arrives in a different order in each run.
+Latencies are random: news arrives in a different order in each run.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ PATH = "demo/cam"
 
 
 def in_mesh(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """A test in virtual time of its own."""
-
     @functools.wraps(scenario)
     def run(**given: Any) -> None:
         in_virtual_time(scenario(**given))
@@ -40,7 +38,6 @@ def in_mesh(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
 
 
 async def quiet() -> None:
-    """Until nothing is under way any more."""
     await asyncio.sleep(QUIET)
 
 
@@ -57,7 +54,7 @@ async def over(mesh: Mesh) -> None:
 
 
 async def a_mesh(size: int, seed: int, version: Version = Version.LITE_06, *, members: bool = True) -> Mesh:
-    """A full mesh. Without `members` its relays do not tell their names, as those of other makers do not."""
+    """A full mesh. Without `members` its relays hide their names, like those of other makers."""
     mesh = Mesh(size, seed=seed)
     mesh.connect_all(version)
     if members:
@@ -72,20 +69,20 @@ def path_of(hops: tuple[int, ...]) -> list[int]:
 
 
 def routes(mesh: Mesh, number: int, path: str = PATH) -> list[list[int]]:
-    """All routes that a relay knows, by the numbers of the relays on them."""
+    """All known routes, as numbers of relays."""
     return sorted(
         path_of(p.route.hops) for p in actor_of(mesh[number].origin)._directory.publications.at(path)
     )
 
 
 def served(mesh: Mesh, number: int, path: str = PATH) -> list[int] | None:
-    """The route that serves at a relay."""
+    """The serving route."""
     chosen = best(actor_of(mesh[number].origin)._directory.publications.at(path))
     return None if chosen is None else path_of(chosen.route.hops)
 
 
 def news(watcher: Watcher) -> list[str]:
-    """Starts and ends that it was told of: a longer route may have been faster than the best one."""
+    """Starts and ends, without updates: a longer route may arrive first."""
     return [kind for kind, _ in watcher.changes if kind != "update"]
 
 
@@ -112,14 +109,14 @@ async def test_a_withdrawal_from_a_full_mesh_is_one_end(version: Version, seed: 
     assert counts["update"] == 0
     if members and version >= Version.LITE_05:
         assert counts["end"] == 5
-    else:  # relays that know little of each other's connections have announced it to each other as well
+    else:  # relays that do not know each other's connections have announced it to each other as well
         assert counts["end"] <= 5 * 5
     await over(mesh)
 
 
 @pytest.mark.parametrize("size", [4, 8, 16])
 @in_mesh
-async def test_in_a_full_mesh_each_relay_hears_of_a_broadcast_once(size: int) -> None:
+async def test_in_a_full_mesh_each_relay_gets_a_broadcast_announced_once(size: int) -> None:
     mesh = await a_mesh(size, 1)
     for change, kind in ((mesh[0].publish, "start"), (mesh[0].withdraw, "end")):
         with counted() as counts:
@@ -132,7 +129,7 @@ async def test_in_a_full_mesh_each_relay_hears_of_a_broadcast_once(size: int) ->
 @pytest.mark.parametrize("seed", range(20))
 @in_mesh
 async def test_a_withdrawal_from_any_cluster_is_one_end(seed: int) -> None:
-    """Half of the connections of a mesh, at random, of relays that do not know who is connected to whom."""
+    """Random half of a mesh's connections, unknown to the relays."""
     mesh = Mesh(8, seed=seed)
     pairs = list(itertools.combinations(range(8), 2))
     ring = [(number, number + 1) for number in range(7)]
@@ -219,7 +216,7 @@ async def test_a_relay_without_its_connection_reaches_a_broadcast_by_another_rou
     await asyncio.sleep(0.15)
     viewer = FakeSubscriber()
     viewer.subscribe(mesh[3].origin, path=PATH)
-    # the end, and what the others announce then: not the time that a path needs to settle
+    # the end and its consequences, but not `SETTLE`
     await asyncio.sleep(0.15)
     assert served(mesh, 3) in ([0, 1], [0, 2])
     assert SETTLE > 0.3
@@ -251,7 +248,7 @@ async def test_a_broadcast_that_nobody_else_reaches_ends_when_that_is_clear(lost
 
 
 @in_mesh
-async def test_a_relay_that_says_goodbye_takes_its_broadcasts_with_it_at_once() -> None:
+async def test_a_relay_that_closes_takes_its_broadcasts_with_it_at_once() -> None:
     mesh = await a_mesh(3, 1)
     watcher = mesh[2].watch()
     mesh[0].publish(PATH)
@@ -295,7 +292,7 @@ async def test_requests_take_another_route_at_once_though_it_is_announced_later(
 
 @in_mesh
 async def test_a_route_that_was_announced_stays_when_its_relay_is_found_to_be_connected() -> None:
-    """Relay 2 joins: it must not lose the route by 1 before it has heard of the broadcast from 0 itself."""
+    """Relay 2 joins: it must keep the route by 1 until 0 itself announces the broadcast."""
     mesh = Mesh(3)
     mesh.connect(0, 1)
     mesh.connect(1, 2)
@@ -315,7 +312,7 @@ async def test_a_route_that_was_announced_stays_when_its_relay_is_found_to_be_co
 
 
 @in_mesh
-async def test_members_are_told_by_everybody_who_is_connected_to_them() -> None:
+async def test_members_are_announced_by_every_relay_connected_to_them() -> None:
     mesh = await a_mesh(4, 1)
     assert routes(mesh, 3, f"{MEMBERS}/relay-0") == [[0], [0, 1], [0, 2]]
     mesh[0].withdraw(f"{MEMBERS}/relay-0")
@@ -345,7 +342,7 @@ step = st.one_of(
 
 
 def reachable(mesh: Mesh, number: int) -> set[int]:
-    """Numbers of the relays that are connected to that one, by whatever route."""
+    """Relays connected to that one, by any route."""
     found, left = {number}, [number]
     while left:
         here = left.pop()

@@ -1,7 +1,6 @@
-"""Numbers and timestamps of a track when one publisher follows another, or runs beside it.
+"""Numbers and timestamps of a track with several publishers, one after the other or side by side.
 
-Whoever asks at the same time, viewers, late viewers, FETCH or HTTP, means the same group by a number; and the timestamps
-of a subscription are of one unit as long as it lives.
+Viewers, late viewers, FETCH and HTTP get the same group for a number; the timestamps of a subscription have one unit.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ TRACK = "video/hd"
 
 
 async def publisher(world: World, version: Version, identity: int | None = None) -> RawPeer:
-    """A session that publishes `p`, under that id where one is given."""
+    """Publishes `p`, with an id if given."""
     peer = await world.viewer(version)
     if identity is None:
         peer.publish("p")
@@ -48,7 +47,7 @@ async def newest(peer: RawPeer) -> tuple[RequestStream, Subscribe]:
 
 
 async def groups(peer: RawPeer, name: str, *sequences: int) -> None:
-    """Whole groups of one frame, that say whose they are."""
+    """Whole groups of one frame, with the publisher's name."""
     _, request = await newest(peer)
     for sequence in sequences:
         peer.group(request.id, sequence, b"%s%d" % (name.encode(), sequence))
@@ -56,7 +55,7 @@ async def groups(peer: RawPeer, name: str, *sequences: int) -> None:
 
 
 def seen(viewer: RawPeer, number: int) -> dict[int, bytes]:
-    """Whole groups, by the number that the viewer was shown."""
+    """Whole groups, by the viewer's number."""
     found = {}
     for group in viewer.incoming:
         if group.header is not None and group.header.subscribe_id == number and group.fins:
@@ -67,7 +66,7 @@ def seen(viewer: RawPeer, number: int) -> dict[int, bytes]:
 
 
 async def fetched(viewer: RawPeer, sequence: int, peer: RawPeer, name: str) -> bytes | int:
-    """What FETCH gives for a number: the payload, or the code of the refusal. `peer` has whatever it is asked for."""
+    """The payload, or the code of the refusal. `peer` has every group."""
     before = len(peer.fetches())
     stream = viewer.fetch("p", sequence, TRACK)
     await settle()
@@ -112,7 +111,7 @@ def stamps(viewer: RawPeer, number: int) -> list[int]:
 
 @pytest.mark.parametrize("version", TIMED)
 @pytest.mark.parametrize("returns", [False, True], ids=["another publisher", "the same id"])
-async def test_whoever_asks_means_the_same_group_after_a_takeover(
+async def test_every_request_gets_the_same_group_after_a_takeover(
     world: World, version: Version, returns: bool
 ) -> None:
     first = await publisher(world, version, 7)
@@ -203,7 +202,7 @@ async def test_numbers_of_a_lost_track_are_kept_until_viewers_have_asked_again()
 async def test_a_publisher_that_comes_back_and_counts_anew_is_shown_from_its_first_group(
     version: Version, publishers: Version, how: str
 ) -> None:
-    """It has the same id, and its numbers are but little lower: a catalogue may have one group in all."""
+    """It has the same id and slightly lower numbers: a catalogue may have one group in all."""
     world = World(Limits(track_idle=0.01), linger=5.0 if how == "lost" else 0.0)
     spare = await publisher(world, Version.LITE_05) if how == "closed" else None
     old = await publisher(world, publishers, 7)
@@ -234,7 +233,7 @@ async def test_a_publisher_that_comes_back_and_counts_anew_is_shown_from_its_fir
 async def test_who_moves_to_a_publisher_that_runs_gets_its_newest_group_at_once(
     world: World, version: Version, fin: bool
 ) -> None:
-    """It may be its only one. Others watch it under a lower number, and go on."""
+    """It may be the only one. Other viewers keep its lower number."""
     spare = await publisher(world, Version.LITE_05)
     other = await world.viewer(Version.LITE_06)
     beside, _ = other.subscribe("p", TRACK)
@@ -333,7 +332,7 @@ async def answered(peer: RawPeer, scale: int) -> Subscribe:
 
 @pytest.mark.parametrize("scale", [1_000_000, 1_000, 90_000])
 @pytest.mark.parametrize(("one", "two"), pairs(TIMED, TIMED))
-async def test_timestamps_stay_in_the_unit_that_the_viewer_was_told(
+async def test_timestamps_stay_in_the_viewers_unit(
     world: World, one: Version, two: Version, scale: int
 ) -> None:
     first = await publisher(world, one)
@@ -422,6 +421,6 @@ async def test_a_publisher_that_does_not_say_its_unit_is_not_waited_for_for_ever
     else:
         second.group(request.id, 1, (61_000_000, bytes(1000)))
         await settle()
-    assert stream.resets == [0]  # as its own publisher was lost
+    assert stream.resets == [0]  # its publisher was lost
     assert stamps(viewer, number) == [60_000]
     await world.close()

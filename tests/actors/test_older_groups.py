@@ -1,4 +1,4 @@
-"""Viewers get the past that they ask for where the publisher has it, whoever came first."""
+"""Viewers get the older groups they request if the publisher has them, whoever came first."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PATIENCE = 3.0
 
 
 def asked(stage: Stage) -> list[tuple[int | None, int | None, int]]:
-    """What the publisher was asked of the past: first group, last group, age in milliseconds."""
+    """Requests for older groups: first group, last group, age in milliseconds."""
     found = [message.params for message in stage.source.got(m.OpenPast)]
     return [(params.start_group, params.end_group, params.history_ms) for params in found]
 
 
 async def live(*sequences: int) -> Stage:
-    """A track with a viewer that wanted the newest group alone."""
+    """A track with a viewer of the newest group alone."""
     stage = Stage(Limits(track_idle=1.0))
     await stage.viewer()
     await stage.feed(*(part(sequence, b"x", timestamps=[sequence * 1_000_000]) for sequence in sequences))
@@ -73,7 +73,7 @@ async def test_an_age_that_reaches_behind_the_subscription_is_asked_of_the_publi
     await stage.say(m.PastGroups(1, (part(9, b"y"),)))
     assert len(stage.source.got(m.ClosePast)) == 1
     assert sorted(late.groups()) == [8, 9, 10, 11, 12]
-    # what somebody else wants of the past is not for this one
+    # older groups for another viewer are not for this one
     await stage.viewer(SubscribeParams(start_group=1))
     assert asked(stage)[1:] == [(1, 7, 0)]
     await stage.say(m.PastGroups(2, (part(7, b"x"),)))
@@ -247,7 +247,7 @@ BOUNDED = [v for v in Version if v >= Version.LITE_03]
 PAIRS = [
     (one, two) for one, two in pairs(BOUNDED, BOUNDED) if one == Version.LITE_06 or two != Version.LITE_06
 ]
-"""06 asks for an age, which those before it have no field for."""
+"""06 asks for an age; earlier versions have no field for it."""
 
 
 @pytest.mark.parametrize(("one", "two"), PAIRS)
@@ -261,7 +261,7 @@ async def test_the_past_for_every_pair_of_versions_that_can_ask(one: Version, tw
     publisher.accept(running, 5)
     publisher.group(request.id, 5, (5_000_000, b"new"))
     await settle()
-    # on 06 an age asks for the past, and the first group bounds it
+    # on 06 an age asks for older groups, and the first group bounds them
     number, stream = viewer.subscribe("p", "video/hd", start_group=3, max_latency=9_000)
     (_, (past, wanted)) = await requests(publisher)
     by_age = two == Version.LITE_06

@@ -1,4 +1,4 @@
-"""The origin actor: what wins a path, who is told of it, and what is left afterwards."""
+"""The origin actor: the serving publication of a path, its watchers, and leftovers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.clock import RUNTIME, TIMEOUT, advance, settle, timer_count
 
 
 class Session(Fake):
-    """One session as the origin sees it: publisher, watcher and subscriber."""
+    """Publisher, watcher and subscriber."""
 
     def __init__(self, stage: Stage, number: int) -> None:
         super().__init__()
@@ -76,8 +76,6 @@ class Session(Fake):
 
 
 class Stage:
-    """An origin and its sessions."""
-
     def __init__(self, *, linger: float = 0.0, members: str = "") -> None:
         self.origin: Ref = OriginActor.start(RUNTIME, linger=linger, members=members)
         self._numbers = 0
@@ -91,7 +89,7 @@ class Stage:
         await settle()
 
     async def serves(self, path: str, *, exclude: int = 0) -> list[Fake | int]:
-        """Who got a request for `path`: the broadcast it went to, or the code of the refusal."""
+        """Where a request for `path` went: the broadcast, or the code of the refusal."""
         viewer = FakeSubscriber()
         viewer.subscribe(self.origin, path=path, exclude=exclude)
         await settle()
@@ -102,7 +100,7 @@ class Stage:
 
 
 async def served_by(stage: Stage, path: str, *candidates: Fake, exclude: int = 0) -> int:
-    """Which of the candidates' broadcasts a request goes to; -1 if it was refused as unroutable."""
+    """Index of the serving candidate; -1 if the request was refused as unroutable."""
     before = [len(c.got(m.Subscribe)) for c in candidates]
     refused = await stage.serves(path, exclude=exclude)
     after = [len(c.got(m.Subscribe)) for c in candidates]
@@ -131,7 +129,7 @@ async def test_a_watcher_gets_the_initial_set_and_then_changes() -> None:
     assert watcher.changes() == [("room/b", True), ("room/a", False)]
 
 
-async def test_several_watches_of_one_session_are_told_apart() -> None:
+async def test_several_watches_of_one_session_are_distinct() -> None:
     stage = Stage()
     publisher, watcher = stage.session(), stage.session()
     await watcher.watch("a", watch=1)
@@ -143,7 +141,7 @@ async def test_several_watches_of_one_session_are_told_apart() -> None:
     await stage.say(m.Unwatch(watcher.number, 1))
     await publisher.withdraw("a/x")
     await publisher.withdraw("b/y")
-    assert sorted(watcher.sees(1)) == ["a/x"]  # nothing was told any more
+    assert sorted(watcher.sees(1)) == ["a/x"]  # no further news
     assert watcher.sees(2) == {}
 
 
@@ -284,7 +282,7 @@ async def test_a_lost_publication_lingers_and_is_withdrawn_at_last() -> None:
 
 
 @pytest.mark.virtual
-async def test_whoever_comes_in_time_takes_the_place_of_the_lost_one() -> None:
+async def test_a_publisher_that_comes_in_time_replaces_the_lost_one() -> None:
     stage = Stage(linger=5)
     one, two, watcher = (stage.session() for _ in range(3))
     await one.announce("p", route=Route((70,)))
@@ -310,7 +308,7 @@ async def test_whoever_comes_in_time_takes_the_place_of_the_lost_one() -> None:
 
 @pytest.mark.virtual
 async def test_the_second_loss_has_its_own_time() -> None:
-    """The timer of the first one does not end it."""
+    """The first loss's timer does not end it."""
     stage = Stage(linger=5)
     one, two, three, watcher = (stage.session() for _ in range(4))
     await watcher.watch()
@@ -335,7 +333,7 @@ async def test_the_second_loss_has_its_own_time() -> None:
 
 @pytest.mark.virtual
 async def test_waiting_requests_are_not_refused_while_a_tentative_publication_could_serve_them() -> None:
-    """The publisher has come back behind a version that cannot tell it from an echo."""
+    """The publisher has returned behind a version that cannot tell it from an echo."""
     stage = Stage(linger=5)
     one, two = stage.session(), stage.session()
     await one.announce("p")
@@ -423,7 +421,7 @@ async def test_an_origin_that_stops_while_something_lingers_leaves_no_timer() ->
 
 
 async def lives(stage: Stage, *broadcasts: FakeSubscriber, path: str = "p") -> list[int]:
-    """The lives that the origin gives requests to each of the broadcasts."""
+    """The lives that the origin gives to each broadcast's requests."""
     await ask_for(stage, path)
     await ask_for(stage, path, kind="describe")
     viewer = FakeSubscriber()
@@ -469,7 +467,7 @@ async def test_who_watches_what_a_dead_session_had_withdrawn_asks_again_too() ->
 
 @pytest.mark.virtual
 async def test_waiting_requests_are_not_refused_while_a_route_above_could_serve_them() -> None:
-    """As a request would be that comes a moment later."""
+    """As for a later request."""
     stage = Stage(linger=5)
     one, two = stage.session(), stage.session()
     wide = await two.announce("dyn", prefix=True)
@@ -486,7 +484,7 @@ async def test_waiting_requests_are_not_refused_while_a_route_above_could_serve_
 
 
 async def found(stage: Stage, *paths: str, wait: bool = False) -> Fake:
-    """Somebody who has asked for the longest announced one of the paths."""
+    """A request for the longest announced path."""
     seeker = Fake()
     await stage.say(m.Find(paths, seeker.ref, 7, wait))
     return seeker
@@ -523,7 +521,7 @@ async def test_a_route_above_all_paths_serves_the_longest() -> None:
 
 
 @pytest.mark.parametrize("path, prefix", [("demo/cam", False), ("demo", True)])
-async def test_who_waits_for_a_path_hears_once_when_it_is_announced(path: str, prefix: bool) -> None:
+async def test_a_request_that_waits_for_a_path_is_answered_once(path: str, prefix: bool) -> None:
     stage = Stage()
     source = stage.session()
     seeker = await found(stage, "demo/cam/video", "demo/cam", wait=True)

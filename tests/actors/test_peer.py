@@ -1,4 +1,4 @@
-"""The peer actor: when it dials, what it makes of the outcome, and when it stops."""
+"""The peer actor: its attempts, their outcomes, and its end."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.actors.watching import Trouble, actors, told
 from tests.clock import RUNTIME, TIMEOUT, advance, run_virtual, settle, timer_count
 
 MARGIN = 0.2
-"""Seconds that a slow machine may take for what takes none."""
+"""Seconds for a slow machine."""
 
 TARGET = "relay.example:4443"
 
 
 class FakeSession:
-    """A session that has been dialled; keeps how often it was closed."""
+    """Counts its closes."""
 
     def __init__(self) -> None:
         self.closed: list[tuple[int, str]] = []
@@ -39,7 +39,7 @@ class FakeSession:
 
 
 class FakeConnection(LoopActor):
-    """Stands for a connection actor: tells its peer actor of its end, and ends when it is told to."""
+    """Reports its end to the peer actor."""
 
     def __init__(self, number: int, session: FakeSession, link: Ref) -> None:
         super().__init__(RUNTIME)
@@ -68,13 +68,13 @@ class FakeConnection(LoopActor):
 
 
 class FakeGate(FakeRef):
-    """Stands for the gate: answers within the turn. `opened` gives the connection actor."""
+    """Answers within the turn. `opened` gives the connection actor."""
 
     def __init__(self, opened: Callable[[Session, Ref], Ref | None]) -> None:
         super().__init__()
         self._opened = opened
         self.slow = False
-        """Whether the test answers."""
+        """the test answers"""
 
     def put(self, message: object) -> None:
         super().put(message)
@@ -90,7 +90,7 @@ HANG = TimeoutError("until the test says how it ends")
 
 
 class FakeDialling:
-    """Dials as it is told: `outcome` is an exception, `None` for a session, or `HANG`."""
+    """`outcome` is an exception, `None` for a session, or `HANG`."""
 
     def __init__(self) -> None:
         self.outcome: Exception | None = None
@@ -136,8 +136,6 @@ class FakeDialling:
 
 
 class Bench:
-    """A peer actor between a fake cluster and a fake network."""
-
     def __init__(self, *, first: bool = True) -> None:
         self.net = FakeDialling()
         self.cluster = Fake()
@@ -159,7 +157,7 @@ class Bench:
         await advance(0)
 
     async def up(self, hop: int = 5) -> None:
-        """The session that was dialled last has begun."""
+        """The last dialled session has begun."""
         connection = self.net.connections[-1]
         await self.tell(m.PeerConnected(len(self.net.connections), connection, hop))
 
@@ -177,7 +175,7 @@ class Bench:
         return self.peer.is_alive()
 
     async def close(self) -> None:
-        """End it, and prove that nothing is left of it."""
+        """End it; nothing of it may be left."""
         halt(self.peer)
         await settle()
         assert not self.alive()
@@ -196,7 +194,7 @@ class Bench:
 
 @pytest.fixture
 def longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No chance: every delay is as long as it can be."""
+    """Every random delay is the longest."""
     monkeypatch.setattr(RUNTIME.random, "uniform", lambda _low, high: high)
     monkeypatch.setattr(RUNTIME.random, "random", lambda: 1.0)
 
@@ -247,7 +245,7 @@ async def test_the_row_tells_what_it_is_doing() -> None:
 
 
 @pytest.mark.virtual
-async def test_the_cluster_hears_of_its_session() -> None:
+async def test_the_cluster_is_notified_of_its_session() -> None:
     bench = Bench()
     await bench.connected()
     connection = bench.net.connections[0]
@@ -354,7 +352,7 @@ def test_only_a_session_that_lasted_makes_the_next_attempt_come_soon(
 
 @pytest.mark.virtual
 async def test_a_session_that_never_begins_is_a_failed_attempt() -> None:
-    """The attempt succeeded, and then the relay had nothing to say, or said no."""
+    """The attempt succeeded, and then the relay was silent, or refused."""
     bench = Bench()
     await bench.start()
     for reason in ("no SETUP in time", "unauthorized", "unauthorized"):
@@ -389,7 +387,7 @@ def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == level]
 
 
-def test_the_same_trouble_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_same_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         bench = Bench()
         await bench.start()
@@ -641,7 +639,7 @@ async def test_it_stays_when_it_is_announced_again() -> None:
 
 @pytest.mark.virtual
 async def test_it_lives_while_its_session_lives() -> None:
-    """Found again in time, if only by us: nobody announces it."""
+    """Nobody announces it: only our session shows that it is back."""
     bench = Bench()
     await bench.connected()
     await bench.down("idle", lost=True)
@@ -714,7 +712,7 @@ async def test_it_ends_in_the_middle_of_an_attempt() -> None:
 
 
 async def waiting(_: Bench) -> None:
-    """Between two attempts."""
+    pass
 
 
 async def dialling(bench: Bench) -> None:
@@ -778,7 +776,7 @@ def test_nothing_is_left_whenever_it_fails(state: Callable[[Bench], Any], troubl
 
 
 class Broken:
-    """Cannot be compared with anything."""
+    """It cannot be compared."""
 
     def __eq__(self, other: object) -> bool:
         raise RuntimeError("a fault of ours")

@@ -1,4 +1,4 @@
-"""The reader actor: groups of one track, for whoever is no session; its sink hears of one end and nothing after it."""
+"""The reader actor: groups of one track for an HTTP request, then one end."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_no_group_is_said_once() -> None:
     assert not made.reader.is_alive()
 
 
-async def test_a_group_that_breaks_off_is_told_with_its_code() -> None:
+async def test_an_aborted_group_is_reported_with_its_code() -> None:
     made = await reading()
     made.deliver(fragment(4, b"a"))
     made.deliver(fragment(4, first=False, code=StreamCode.OLD))
@@ -170,7 +170,7 @@ async def test_a_following_reader_goes_on_until_the_track_ends() -> None:
 
 
 def searching(*, wait: float = 0.0) -> Desk:
-    """A reader that does not know yet which part of `demo/cam/video/hd` is the broadcast."""
+    """A reader that must find the broadcast in `demo/cam/video/hd`."""
     made = Desk.__new__(Desk)
     made.origin, made.track, made.got = Fake(), Fake(), []
     wanted = Reading("demo/cam/video", "hd", otherwise=(("demo/cam", "video/hd"),), wait=wait)

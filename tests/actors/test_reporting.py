@@ -1,4 +1,4 @@
-"""What the counters hears of tracks: how they stand and what they have counted, at most once a second."""
+"""Tracks report figures and counts to the counters, at most once a second."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_a_track_reports_at_once_and_then_once_a_second_however_much_comes
 
 
 @staged
-async def test_the_first_viewer_is_told_at_once_though_the_track_has_reported_before() -> None:
+async def test_the_first_viewer_is_reported_at_once_though_the_track_has_reported_before() -> None:
     stage = Stage()
     FakeSubscriber().describe(stage.track, 2)
     await settle()
@@ -60,7 +60,7 @@ async def test_the_first_viewer_is_told_at_once_though_the_track_has_reported_be
 
 
 @staged
-async def test_viewers_are_told_at_once_and_relays_are_none() -> None:
+async def test_viewers_are_reported_at_once_and_relays_are_none() -> None:
     stage = Stage()
     await stage.viewer()
     relay = FakeSubscriber()
@@ -86,7 +86,7 @@ async def test_the_last_report_has_what_was_counted_since_and_takes_the_track_ou
     assert counted(stage)["groups_received", ""] == 2
 
 
-async def test_the_ledger_lists_what_lives_and_sums_what_was_counted() -> None:
+async def test_the_counters_list_living_tracks_and_sum_all_counts() -> None:
     counters: Ref = CountersActor.start(RUNTIME)
     counts: Counts = {("groups_received", ""): 2}
     for urn, path in (("a", "demo/cam"), ("b", "demo/camera"), ("c", "demo/cam/low")):

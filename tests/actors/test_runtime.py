@@ -35,7 +35,7 @@ from tests.clock import RUNTIME, TIMEOUT, settle, timer_count, until
 
 
 class Diary(LoopActor):
-    """Writes down what happens to it; a message that is callable is called, its result is the reply."""
+    """Records its life; calls callable messages and replies with the result."""
 
     def __init__(self, name: str = "diary", log: list[Any] | None = None) -> None:
         super().__init__(RUNTIME)
@@ -164,7 +164,7 @@ async def test_an_actor_may_stop_itself() -> None:
 
 async def test_an_unknown_message_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     class Plain(LoopActor):
-        """Handles nothing."""
+        pass
 
     ref = Plain.start(RUNTIME)
     ref.tell("what")
@@ -285,7 +285,7 @@ async def test_an_exit_in_a_handler_ends_the_actor_too(trouble: Trouble) -> None
 
 
 class _whatever:  # noqa: N801 - reads as a context manager
-    """An answered question is as good as a refused one."""
+    """Questions may be answered or refused."""
 
     def __enter__(self) -> None:
         return None
@@ -294,7 +294,7 @@ class _whatever:  # noqa: N801 - reads as a context manager
         return True
 
 
-async def test_what_made_an_actor_fail_is_told_to_on_end(trouble: Trouble) -> None:
+async def test_on_end_gets_the_error_of_a_failed_actor(trouble: Trouble) -> None:
     log: list[Any] = []
     ref = Diary.start(log=log)
     ref.tell(raising(KeyError("k")))
@@ -445,7 +445,7 @@ async def test_tell_from_other_threads() -> None:
 
 
 async def test_a_message_from_a_thread_at_the_end_of_a_turn_is_not_forgotten() -> None:
-    """It arrives after the actor has looked into its inbox, and before it has said that it sleeps."""
+    """After the actor's last look into its inbox, before it sleeps."""
     log: list[Any] = []
     ref = Diary.start(log=log)
     await settle()
@@ -505,7 +505,7 @@ async def test_timers_die_with_their_actor(trouble: Trouble, how: str) -> None:
 
 @pytest.mark.parametrize("fires", [True, False])
 async def test_an_actor_that_keeps_its_timer_leaves_no_ring(fires: bool) -> None:
-    """It goes when it ends, with all that it holds, and not when the garbage collector comes by."""
+    """It is freed when it ends, without the garbage collector."""
 
     class Patient(LoopActor):
         def on_start(self) -> None:
@@ -609,7 +609,7 @@ async def test_living_actors_are_listed_in_the_order_of_their_start() -> None:
 
 
 def test_the_private_names_of_pykka_that_the_runtime_uses_exist() -> None:
-    """If one of these vanishes, read `relay/actors/runtime.py` against the new pykka before moving the pin."""
+    """If one is missing, read `relay/actors/runtime.py` against the new pykka before moving the pin."""
     assert Envelope("message").message == "message"
     assert Envelope("message").reply_to is None
     assert _ActorStop() is not None

@@ -1,4 +1,4 @@
-"""What a connection does with a viewer that cannot take everything: order, skipping, and how a group is given up."""
+"""A viewer that cannot take everything: order, skipping, and resets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ORDERING = [version for version in UPDATING if version < Version.LITE_06]
 async def begun(
     world: World, version: Version, **fields: Any
 ) -> tuple[RawPeer, RawPeer, int, int, GroupStream]:
-    """A publisher, a viewer that has read the beginning of group 0 and reads no more, and their subscriptions."""
+    """A publisher, a viewer that stops reading in group 0, and their subscriptions."""
     publisher, slow = await world.publisher(Version.LITE_05, "p"), await world.viewer(version)
     number, _ = slow.subscribe("p", **fields)
     _, request = await upstream(publisher)
@@ -39,7 +39,7 @@ async def begun(
 
 
 def sequences(peer: RawPeer, number: int) -> list[int]:
-    """Groups of a subscription in the order in which they came."""
+    """In order of arrival."""
     return [g.header.sequence for g in peer.incoming if g.header and g.header.subscribe_id == number]
 
 
@@ -177,7 +177,7 @@ async def test_a_session_that_holds_too_much_loses_what_matters_least(low: int) 
 async def test_what_matters_least_is_not_looked_for_anew_for_each_group(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A viewer that takes nothing chooses how many subscriptions and groups there are."""
+    """A viewer that takes nothing chooses the number of subscriptions and groups."""
     world = World(Limits(track_idle=0.01, backlog_time=60.0, backlog_session=1_000_000))
     publisher, slow = await world.publisher(Version.LITE_05, "p"), await world.viewer(Version.LITE_05)
     for _ in range(100):
@@ -196,16 +196,14 @@ async def test_what_matters_least_is_not_looked_for_anew_for_each_group(
         await settle()
     dropped = actor_of(slow.ref)._context.counts["groups_dropped", "too_far_behind"]
     assert dropped >= 1_000
-    assert (
-        len(looks) <= 2_000 + 100 * 10
-    )  # each group as it begins, and each subscription whenever there is too much
+    assert len(looks) <= 2_000 + 100 * 10  # each new group, and each subscription over the limit
     await world.close()
 
 
 async def test_another_relay_is_not_measured_before_it_holds_too_much(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It may hold more than others: to look at all it has with every group would cost the more the more it has."""
+    """It may queue more than others: measuring each group would cost in proportion."""
     world = World(Limits(track_idle=0.01, backlog_time=60.0, backlog_session=100_000))
     publisher = await world.publisher(Version.LITE_05, "p")
     slow = await world.viewer(Version.LITE_05, permissions=CLUSTER)
@@ -229,7 +227,7 @@ async def test_another_relay_is_not_measured_before_it_holds_too_much(
 
 @pytest.mark.virtual
 async def test_the_end_of_a_track_waits_for_a_viewer_that_takes_nothing_at_little_cost() -> None:
-    """Else each of its requests would cost the relay hundreds of looks."""
+    """Else each of its requests would cost the relay hundreds of checks."""
     world = World()
     publisher, slow = await world.publisher(Version.LITE_06, "p"), await world.viewer(Version.LITE_06)
     number, stream = slow.subscribe("p")

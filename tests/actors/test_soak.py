@@ -20,7 +20,7 @@ LIMITS = Limits(track_idle=0.0, cache_groups=64)
 
 
 def census() -> Counter[str]:
-    """Living objects of the relay, by type. Timers that are cancelled do not count: asyncio drops them when they are many."""
+    """Living objects of the relay, by type, without cancelled timers: asyncio drops these when they are many."""
     gc.collect()
     return Counter(
         type(thing).__qualname__
@@ -31,7 +31,7 @@ def census() -> Counter[str]:
 
 
 def prune(*peers: RawPeer) -> None:
-    """Forget what the fakes have recorded of streams that are over."""
+    """Forget the fakes' records of ended streams."""
     for peer in peers:
         peer.requests[:] = [stream for stream in peer.requests if not stream.over]
         peer.own[:] = [stream for stream in peer.own if not stream.over]
@@ -49,13 +49,13 @@ def end_with_the_relay(peer: RawPeer) -> None:
 
 
 def grown(before: Counter[str], after: Counter[str]) -> dict[str, int]:
-    """What there is clearly more of."""
+    """Types with clearly more objects."""
     return {name: after[name] - before[name] for name in after if after[name] > before[name] + 20}
 
 
 GROUPS = repeats(20_000)
 SUBSCRIPTIONS = repeats(8_000)
-"""The census after the first thousand is what it must be in the end."""
+"""The census after the first thousand must be that of the end."""
 
 
 async def test_groups_leave_no_more_than_the_cache() -> None:
@@ -125,7 +125,7 @@ async def test_subscriptions_leave_nothing() -> None:
 
 
 async def _rest(publisher: RawPeer) -> None:
-    """Idle tracks have gone, and the publisher has ended what the relay ended."""
+    """Idle tracks are gone, and the publisher has ended what the relay ended."""
     for _ in range(3):
         await settle()
         end_with_the_relay(publisher)
@@ -137,14 +137,14 @@ async def _rest(publisher: RawPeer) -> None:
 
 async def test_500_sessions_that_come_and_go_leave_nothing() -> None:
     world = World(LIMITS)
-    keeper = await world.publisher(Version.LITE_05, "keeper")
+    publisher = await world.publisher(Version.LITE_05, "publisher")
     before: Counter[str] = Counter()
-    peer = other = keeper
+    peer = other = publisher
     for cycle in range(500):
         version = Version(cycle % 6 + 1)
         peer = await world.publisher(version, f"p{cycle % 5}")
         peer.watch()
-        peer.subscribe("keeper")
+        peer.subscribe("publisher")
         other = await world.viewer(Version((cycle + 3) % 6 + 1))
         other.subscribe(f"p{cycle % 5}")
         other.watch()
@@ -154,9 +154,9 @@ async def test_500_sessions_that_come_and_go_leave_nothing() -> None:
         await settle()
         del world.peers[1:]
         world.gate.log.clear()
-        keeper.answer_tracks()
-        end_with_the_relay(keeper)
-        prune(keeper)
+        publisher.answer_tracks()
+        end_with_the_relay(publisher)
+        prune(publisher)
         if cycle == 99:
             await settle()
             before = census()
@@ -173,7 +173,7 @@ async def test_500_sessions_that_come_and_go_leave_nothing() -> None:
 
 def test_an_event_loop_that_is_gone_is_forgotten() -> None:
     class Idle(LoopActor):
-        """Does nothing."""
+        pass
 
     async def scenario() -> None:
         ref = Idle.start(RUNTIME)

@@ -111,7 +111,7 @@ async def test_an_unknown_track_is_refused_for_every_pair(world: World, one: Ver
 async def test_a_refused_subscription_leaves_no_half_open_stream_behind(
     world: World, version: Version
 ) -> None:
-    """The peer only resets its half: ours has to end too, or the peer runs out of streams for us."""
+    """The peer only resets its half: if ours stayed, it would run out of streams."""
     publisher, viewer = await couple(world, version, Version.LITE_05)
     viewer.subscribe("p")
     await settle()
@@ -343,14 +343,14 @@ async def test_a_viewer_that_leaves_while_the_publisher_is_silent_leaves_no_trac
 
 
 LOST = m.SessionEvents((SessionClosed(None, "idle timeout", by_peer=False),))
-"""Told to a connection directly, so that what else happens in that pass of the dispatcher is known exactly."""
+"""Sent to a connection directly: this pass of the dispatcher has nothing else."""
 
 
 @pytest.mark.parametrize("asked", ["subscribe", "describe", "fetch"])
 async def test_a_request_that_reaches_a_publisher_behind_its_stop_is_answered(
     world: World, asked: str
 ) -> None:
-    """The publisher's connection has seen the end of its session and is about to stop: ask again, but for a fetch."""
+    """The publisher's connection is about to stop: ask again, but not for a fetch."""
     publisher = await world.publisher(Version.LITE_05, "p")
     viewer = FakeSubscriber()
     broadcast = named("broadcast p")
@@ -407,7 +407,7 @@ async def test_data_that_crosses_the_end_of_a_track_does_not_keep_the_subscripti
 async def test_a_viewer_whose_source_dies_behind_another_route_keeps_its_stream(
     world: World, version: Version
 ) -> None:
-    """Two routes to one publisher: the path stays, and the subscription moves to the other route by itself."""
+    """Two routes to one publisher: the path stays, and the subscription moves to the other."""
     lost = await world.viewer(Version.LITE_05)
     lost.publish("p", (7,), origin=1)
     other = await world.viewer(Version.LITE_05)
@@ -526,8 +526,8 @@ async def test_a_track_without_groups_ends_with_zero(world: World, version: Vers
     assert stream.fins == 1
 
 
-async def test_a_track_that_is_over_is_told_in_one_go() -> None:
-    world = World(Limits(track_idle=0.3))  # so that it is there for the second subscription
+async def test_a_track_that_is_over_is_delivered_at_once() -> None:
+    world = World(Limits(track_idle=0.3))  # the second subscription needs the same track
     publisher, viewer = await couple(world, Version.LITE_06, Version.LITE_06)
     viewer.subscribe("p")
     upstream_, request = await upstream(publisher)
@@ -678,7 +678,7 @@ async def test_an_update_is_forwarded(world: World, version: Version) -> None:
     publisher, viewer = await couple(world, version, version)
     _, stream = viewer.subscribe("p", priority=3, max_latency=100)
     upstream_, request = await upstream(publisher)
-    # before 06 the latency is how late a group may come: a relay takes what it would keep
+    # before 06 the latency limits lateness: a relay takes what it would cache
     least = 0 if version >= Version.LITE_06 else 5_000
     assert (request.priority, request.max_latency) == (3, max(100, least))
     stream.write(SubscribeUpdate(priority=20, max_latency=9_000).encode(version))
@@ -700,7 +700,7 @@ async def test_an_update_right_behind_its_subscription_is_not_lost(world: World,
 async def test_an_update_that_a_publisher_cannot_tell_from_the_last_is_not_sent(
     world: World, version: Version
 ) -> None:
-    """05 asks for latencies that 06 does not know, and 03 to 05 are asked for five seconds at least."""
+    """05 has latencies that 06 does not, and 03 to 05 get five seconds at least."""
     publisher, viewer = await couple(world, version, Version.LITE_05)
     _, stream = viewer.subscribe("p", priority=3, max_latency=100)
     upstream_, _ = await upstream(publisher)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.runtime import Ref, ask, halt, send
@@ -100,7 +102,7 @@ async def test_subscribers_of_one_dialect_share_the_delivered_tuples() -> None:
     assert all(other is first for other in others)
     one, two = (viewer.got(m.Deliver)[0].fragments for viewer in timeds)
     assert one is two
-    assert first[0].chunks[-1] is one[0].chunks[-1]  # the payload itself, in both dialects
+    assert first[0].chunks[-1] is one[0].chunks[-1]  # the payload itself, in both encodings
     assert b"".join(one[0].chunks) == timed((77, b"x" * 20_000))
 
 
@@ -192,7 +194,7 @@ async def test_frames_without_a_time_get_the_time_of_their_arrival() -> None:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_end_after_the_last_group_is_told_at_once() -> None:
+async def test_the_end_after_the_last_group_is_reported_at_once() -> None:
     stage = Stage()
     viewer = await stage.viewer()
     await stage.feed(part(0, b"a"), part(1, b"b"))
@@ -269,12 +271,12 @@ async def test_a_failing_upstream_aborts_groups_and_subscriptions_with_its_code_
     assert viewer.groups()[0].code == StreamCode.NOT_FOUND
     assert viewer.got(m.Refused) == [m.Refused(1, StreamCode.NOT_FOUND)]
     assert not stage.track.is_alive()
-    assert stage.source.got(m.CloseUpstream) == [m.CloseUpstream(stage.track)]  # it may have been asked more
+    assert stage.source.got(m.CloseUpstream) == [m.CloseUpstream(stage.track)]  # it may have more requests
     assert [ended.ref for ended in stage.broadcast.got(m.TrackEnded)] == [stage.track]
 
 
-async def test_a_source_that_is_gone_is_told_as_lost() -> None:
-    """Whoever subscribes or describes may ask again; a fetch is refused."""
+async def test_a_source_that_is_gone_is_reported_as_lost() -> None:
+    """Subscriptions and descriptions may be repeated; a fetch is refused."""
     stage = Stage()
     viewer = await stage.viewer()
     stage.viewers[0].describe(stage.track, 2)
@@ -298,7 +300,7 @@ async def test_the_answer_names_the_publisher() -> None:
     assert viewer.got(m.Accepted) == [m.Accepted(1, stage.track)]
 
 
-async def test_a_dead_source_is_told_as_lost_to_the_subscriber() -> None:
+async def test_a_dead_source_is_reported_as_lost_to_the_subscriber() -> None:
     stage = Stage()
     halt(stage.source.ref)
     await settle()
@@ -326,7 +328,7 @@ async def test_a_dead_source_refuses_a_fetch_and_loses_a_description() -> None:
 
 
 async def test_a_request_that_meets_a_failing_track_is_answered() -> None:
-    """The track has failed and is about to stop when one more request arrives in its inbox."""
+    """One more request reaches the inbox of the failed track."""
     source = FakePublisher()
     broadcast = BroadcastActor.start(RUNTIME, path="room/cam", source=source.ref, limits=QUICK)
     first, second = FakeSubscriber(), FakeSubscriber()
@@ -359,7 +361,7 @@ async def test_a_stopped_track_closes_its_upstream_and_refuses_everybody() -> No
 
 
 class House:
-    """A real broadcast, so that idle tracks really go."""
+    """With a real broadcast, idle tracks really end."""
 
     def __init__(self, limits: Limits = QUICK) -> None:
         self.source = FakePublisher()
@@ -368,7 +370,7 @@ class House:
         )
 
     async def names(self) -> tuple[str, ...]:
-        """Names of the tracks that the broadcast holds."""
+        """Running tracks."""
         tracks = await ask(self.broadcast, m.ListTracks(), timeout=TIMEOUT)
         return tuple(str(actor_of(ref)).split()[-1] for ref in tracks)
 
@@ -579,7 +581,7 @@ async def test_history_starts_at_the_oldest_group_young_enough() -> None:
 
 
 async def test_an_update_does_not_cut_off_a_group_in_flight_silently() -> None:
-    """A group under way when the bounds move past it is either finished or aborted, never left hanging."""
+    """It is finished or aborted."""
     for params in (SubscribeParams(start_group=7), SubscribeParams(end_group=2)):
         stage = Stage()
         viewer = await stage.viewer()
@@ -606,7 +608,7 @@ async def test_an_update_that_cuts_a_group_leaves_nothing_of_it_behind() -> None
 # --- params --------------------------------------------------------------------------------------------------------
 
 
-async def test_the_interests_of_all_subscribers_are_told_upstream_together() -> None:
+async def test_the_parameters_of_all_subscribers_go_upstream_together() -> None:
     stage = Stage()
     one = await stage.viewer(SubscribeParams(priority=3, latency_ms=100, ordered=True))
     assert stage.opened[0].params == SubscribeParams(priority=3, latency_ms=100, ordered=True)
@@ -616,7 +618,7 @@ async def test_the_interests_of_all_subscribers_are_told_upstream_together() -> 
     assert stage.updates[-1].params == SubscribeParams(priority=200, latency_ms=100)
     count = len(stage.updates)
     await stage.viewer(SubscribeParams(priority=5))
-    assert len(stage.updates) == count  # nothing new in that
+    assert len(stage.updates) == count  # no change
     two.leave(stage.track)
     await settle()
     assert stage.updates[-1].params.priority == 5
@@ -627,7 +629,7 @@ async def test_the_interests_of_all_subscribers_are_told_upstream_together() -> 
 
 
 async def test_the_first_subscribers_future_start_does_not_starve_the_others() -> None:
-    """If upstream was asked to begin in the future, a subscriber that wants the present must be heard too."""
+    """Another subscriber's present group must come."""
     stage = Stage()
     await stage.viewer(SubscribeParams(start_group=1000))
     assert stage.opened[0].params.start_group is None or await _asks_again(stage)
@@ -678,8 +680,34 @@ async def test_fetch_is_served_from_the_cache() -> None:
     await settle()
     assert viewer.fetched(5) == plain(b"a", b"b", b"c")
     assert viewer.fetched(6) == plain(b"b")
-    assert [data.fin for data in viewer.got(m.FetchData)] == [True, True]
+    assert [data.part.fin for data in viewer.got(m.FetchData)] == [True, True]
     assert not stage.source.got(m.FetchUpstream)
+
+
+@pytest.mark.parametrize("first", [3, 9])
+async def test_a_fetch_from_a_frame_behind_the_end_of_a_group_is_refused(first: int) -> None:
+    stage = Stage()
+    viewer = await stage.viewer()
+    await stage.feed(part(0, b"a", b"b", b"c"), part(1, fin=False))
+    for key, group in enumerate((0, 1, 7), start=5):
+        viewer.fetch(stage.track, group, key, first=first)
+    await settle()
+    assert [refused.key for refused in viewer.got(m.Refused)] == [5]
+    await stage.feed(part(1, b"a"))
+    await stage.say(moq.FetchedData(1, part(7, b"a")))
+    assert [(refused.key, refused.code) for refused in viewer.got(m.Refused)] == [
+        (key, StreamCode.NOT_FOUND) for key in (5, 6, 7)
+    ]
+    assert not viewer.got(m.FetchData)
+
+
+async def test_a_fetch_of_an_empty_group_gets_its_end() -> None:
+    stage = Stage()
+    viewer = await stage.viewer()
+    await stage.feed(part(0), part(1, b"x"))
+    viewer.fetch(stage.track, 0)
+    await settle()
+    assert [data.part.fin for data in viewer.got(m.FetchData)] == [True]
 
 
 async def test_fetch_of_an_open_group_follows_it_to_its_end() -> None:
@@ -691,7 +719,7 @@ async def test_fetch_of_an_open_group_follows_it_to_its_end() -> None:
     assert viewer.fetched(5) == plain(b"a")
     await stage.feed(part(0, b"b"))
     assert viewer.fetched(5) == plain(b"a", b"b")
-    assert [data.fin for data in viewer.got(m.FetchData)] == [False, True]
+    assert [data.part.fin for data in viewer.got(m.FetchData)] == [False, True]
 
 
 async def test_fetch_of_an_open_group_that_is_aborted_is_refused_with_its_code() -> None:
@@ -725,8 +753,8 @@ async def test_fetch_of_an_unknown_group_goes_upstream_once() -> None:
     await stage.say(moq.FetchedData(1, part(7, b"b")))
     assert one.fetched(1) == plain(b"a", b"b")
     assert two.fetched(2) == plain(b"b")
-    assert one.got(m.FetchData)[-1].fin
-    assert two.got(m.FetchData)[-1].fin
+    assert one.got(m.FetchData)[-1].part.fin
+    assert two.got(m.FetchData)[-1].part.fin
 
 
 async def test_a_fetch_that_upstream_refuses_is_refused() -> None:
@@ -740,7 +768,7 @@ async def test_a_fetch_that_upstream_refuses_is_refused() -> None:
 
 
 async def test_a_flood_of_updates_is_looked_at_once_in_a_turn() -> None:
-    """One message upstream, and one look at all subscribers, however many of them change their mind how often."""
+    """One message upstream and one scan of the subscribers, however many update."""
     stage = Stage()
     viewers = [FakeSubscriber() for _ in range(20)]
     for viewer in viewers:

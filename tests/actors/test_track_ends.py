@@ -1,4 +1,4 @@
-"""How a track, and a subscription with a range, end: never before the groups that the viewer could still have."""
+"""How a track, and a bounded subscription, end: never before groups that may still come."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 3.0
 
 
 def ends(viewer: FakeSubscriber) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
-    """The ends that a viewer was told: the first number that never comes, and what is missing."""
+    """Reported ends: the first number that never comes, and missing groups."""
     return [(ended.final, ended.missing) for ended in viewer.got(m.Ended)]
 
 
@@ -51,7 +51,7 @@ async def test_a_group_that_never_comes_is_named_with_the_end() -> None:
 
 @staged
 async def test_groups_before_the_first_are_not_waited_for() -> None:
-    """The publisher says where the subscription begins; where it does not, the lowest number does."""
+    """The publisher names the first group; else the lowest number is it."""
     for started in (True, False):
         stage = Stage()
         viewer = await stage.viewer()
@@ -80,7 +80,7 @@ async def test_what_the_publisher_drops_is_not_waited_for() -> None:
     viewer = await stage.viewer()
     await stage.feed(part(0, b"x"), part(4, b"x"))
     await stage.say(moq.SubscriptionDropped(1, 1, 3, 0))
-    await stage.say(moq.SubscriptionDropped(1, 9, 2, 0))  # says nothing
+    await stage.say(moq.SubscriptionDropped(1, 9, 2, 0))  # no news
     await stage.say(m.UpstreamEnded(5, PATIENCE))
     assert ends(viewer) == [(5, ((1, 3),))]
 

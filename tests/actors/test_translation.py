@@ -23,7 +23,6 @@ VIEWER = 42
 
 @asynccontextmanager
 async def joined(world: World, version: Version, number: int, hop: int) -> AsyncIterator[Client]:
-    """A client of that version, connected to the relay."""
     by_setup = version <= Version.LITE_02
     near, far = memory_pair(None if by_setup else version)
     ConnectionActor.start(session=far, number=number, environment=world.environment, permissions=EVERYTHING)

@@ -1,4 +1,4 @@
-"""Ways to look at actors from outside: which live, what failed, in which order they take their turns."""
+"""Questions about living actors, their failures and their turns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.model.support import counts
 def shuffle_turns(seed: int) -> None:
     """From now on the actors of this loop take their turns in a random order, one per pass.
 
-    Only the order of messages between two actors is a promise; whatever else relies on order shows here.
+    Only the order of messages between two actors is a promise.
     """
     rng = random.Random(seed)
     dispatcher = cast("Any", runtime._dispatcher())
@@ -40,7 +40,7 @@ def shuffle_turns(seed: int) -> None:
 
 
 class Trouble(logging.Handler):
-    """Collects what went wrong in any actor: every record of level ERROR."""
+    """Every record of level ERROR."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -63,18 +63,17 @@ class Trouble(logging.Handler):
 
 
 def actor_of(ref: Ref) -> Any:
-    """The actor itself, to look inside."""
     return cast("Any", ref.actor_inbox)._actor
 
 
 async def directory_counts(origin: Ref) -> tuple[int, int, int]:
-    """How many paths, publications and watchers there are, once the inbox is empty."""
+    """Paths, publications and watchers, once the inbox is empty."""
     await ask(origin, m.ListAnnounced(()), timeout=TIMEOUT)
     return counts(actor_of(origin)._directory)
 
 
 def forget_actors() -> None:
-    """Take what a failed test left behind out of the registry."""
+    """Remove a failed test's actors from the registry."""
     RUNTIME.actors.clear()
 
 
@@ -84,24 +83,22 @@ def stop_all() -> None:
 
 
 def named(name: str) -> Ref:
-    """The one living actor of that name."""
     found: Ref
     (found,) = [ref for ref in RUNTIME.actors if str(actor_of(ref)) == name]
     return found
 
 
 def actors() -> list[str]:
-    """Names of all living actors."""
     return sorted(str(actor_of(ref)) for ref in RUNTIME.actors)
 
 
 def told(row: PeerRow) -> str:
-    """The state of a peer in a row of `/state`, and whether its session is one that the other relay dialled."""
+    """The peer's state, and whether the other relay dialled the session."""
     return "dialled by it" if row.dialled_by == "it" and row.state == "connected" else str(row.state)
 
 
 def tally(items: Sequence[Any]) -> dict[str, int]:
-    """How many there are of each class."""
+    """Items by class."""
     counts: dict[str, int] = defaultdict(int)
     for item in items:
         counts[type(item).__name__] += 1

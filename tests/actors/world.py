@@ -1,4 +1,4 @@
-"""A relay without sockets: an origin, and a connection actor for each peer that a test connects."""
+"""A relay without sockets: an origin, and a connection actor for each peer."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from tests.sampling import ALL
 HOP = 999
 EVERYTHING = Permissions("", ("",), ("",))
 CLUSTER = Permissions("", ("",), ("",), cluster=True)
-"""Those of another relay."""
+"""Of another relay."""
 
 MEMBERS = "internal/origins"
 QUICK = Limits(track_idle=0.01)
-"""Limits of most tests: idle tracks go at once."""
+"""Idle tracks end at once."""
 
 LATE = 0.02
-"""Seconds for which most tests wait for groups that are late."""
+"""Seconds to wait for late groups."""
 
 
 class World:
-    """An origin and any number of sessions; `close` proves that nothing is left of them."""
+    """`close` proves that nothing is left."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class World:
         linger: float = 0.0,
         members: str = MEMBERS,
     ) -> None:
-        """`authorize` answers at once, or gives something to wait for."""
+        """`authorize` returns permissions, or an awaitable of them."""
 
         async def decide(path: str, query: str, _remote: str) -> Permissions:
             found = EVERYTHING if authorize is None else authorize(path, query)
@@ -81,7 +81,7 @@ class World:
         offers: tuple[str, ...] = (),
         kind: type[RawPeer] = RawPeer,
     ) -> RawPeer:
-        """A session of that version, the relay's side accepted by a connection actor."""
+        """A connection actor owns the relay's side."""
         by_setup = version <= Version.LITE_02
         client, server = memory_pair(
             None if by_setup else version, path=path, query=query, client_offers=offers
@@ -122,7 +122,7 @@ class World:
         return await directory_counts(self.origin)
 
     async def close(self, *, clean: bool = True) -> None:
-        """Everybody leaves. With `clean`, fails unless all actors and table entries are gone."""
+        """With `clean`, fails unless all actors and table entries are gone."""
         for peer in self.peers:
             peer.close()
         if clean:

@@ -43,8 +43,6 @@ def raw(header: bytes, payload: bytes, *, sign: bool = True) -> str:
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
-
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now
 
@@ -55,7 +53,7 @@ class Clock:
 def authenticator(
     *, keys: Keys | None = None, public: str | Claims | None = None, now: Clock | None = None, **options: Any
 ) -> Authenticator:
-    """One with KEY, unless `keys` are given; `public` is a path open to anyone."""
+    """With KEY, unless `keys` are given; `public` is a path open to anyone."""
     clock = Clock() if now is None else now
     return Authenticator(
         keys=OneKey(KEY) if keys is None else keys,

@@ -1,4 +1,4 @@
-"""The authenticator: every rule of tokens and paths, and every way in which a token can be wrong."""
+"""The authenticator: every rule of tokens and paths, and every fault of a token."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOW = int(Clock().now)
 
 
 def run(checked: Authenticator, path: str, query: str) -> Permissions:
-    """The answer, which must come without waiting for anything."""
+    """The answer, without a wait."""
     coroutine = checked.verify(path, query)
     try:
         coroutine.send(None)
@@ -60,7 +60,7 @@ def refused(token: str, path: str = "/room", **options: Any) -> str:
 @pytest.mark.parametrize("case", VECTORS["verify"], ids=lambda case: str(case["path"]))
 def test_the_golden_token(form: str, case: dict[str, Any]) -> None:
     golden = authenticator(keys=OneKey(Key.parse(VECTORS[form], "golden")))
-    if case["path"] == "/room":  # newer than the vector: a URL above the root sees the way down
+    if case["path"] == "/room":  # newer than the vector: a URL above the root keeps the rest of the path
         case = {**case, "root": "room", "publish": ["123/alice"], "subscribe": ["123"]}
         del case["error"]
     if case["path"] == "/room/123/alice/cam":
@@ -91,7 +91,7 @@ GOOD: dict[str, Any] = {"root": "room", "get": ""}
         ("/elsewhere", "jwt=" + signed({**GOOD, "exp": NOW - 1}), "token expired"),
         ("/room", "jwt=" + signed({**GOOD, "nbf": NOW + 60}), "token not valid yet"),
         ("/room", "jwt=" + signed(GOOD, secret=b"x" * 32), "bad token"),
-        # that it has expired as well is told to those alone who have a token of ours
+        # only holders of our tokens learn that they expired
         ("/room", "jwt=" + signed({**GOOD, "exp": NOW - 1}, secret=b"x" * 32), "bad token"),
         ("/room", "jwt=a.b.c", "bad token"),
         ("/room", "jwt=a&jwt=b", "bad token"),
@@ -101,7 +101,7 @@ GOOD: dict[str, Any] = {"root": "room", "get": ""}
         ("/room/..", "", "token needed"),
     ],
 )
-def test_a_refusal_is_told_in_a_word(path: str, query: str, told: str) -> None:
+def test_a_refusal_has_a_word(path: str, query: str, told: str) -> None:
     with pytest.raises(UnauthorizedError) as caught:
         run(authenticator(), path, query)
     assert caught.value.answer == f"unauthorized: {told}"
@@ -137,7 +137,7 @@ ROOM = {"root": "room/123", "put": "alice", "get": ""}
         (ROOM, "/room/123/alice/cam", ("",), ("",)),
         (ROOM, "/room/123/alicex", (), ("",)),
         ({"root": "a", "put": ["b/c", "d"], "get": []}, "/a/b", ("c",), ()),
-        # above: the way down to the root comes in front
+        # above: the rest of the root becomes a prefix
         (ROOM, "/room", ("123/alice",), ("123",)),
         (ROOM, "/", ("room/123/alice",), ("room/123",)),
         (ROOM, "", ("room/123/alice",), ("room/123",)),
@@ -249,7 +249,7 @@ def test_any_other_pattern_is_refused_with_the_reason(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("claims", [{"publish": ["alice"]}, {"subscribe": ["*/chat"], "sub": "someone"}])
-def test_a_token_of_patterns_alone_is_told_so(claims: dict[str, Any]) -> None:
+def test_a_token_of_patterns_alone_gets_its_reason(claims: dict[str, Any]) -> None:
     assert "hold patterns, which are not supported: sign put and get" in refused(signed(claims), "/")
     with pytest.raises(
         KeyFileError, match="scope cannot be read: claims publish and subscribe hold patterns"
@@ -478,7 +478,7 @@ def test_what_is_no_token(token: str) -> None:
 
 
 def test_the_longest_token() -> None:
-    """What is longer is refused before anything of it is decoded, however good it is."""
+    """Longer ones are refused before decoding."""
     good = signed({"get": "a" * 5_500})
     assert LONGEST_TOKEN - 1_000 < len(good) <= LONGEST_TOKEN
     verify(good, "/")
@@ -585,7 +585,7 @@ some_path = st.lists(segment, max_size=4).map("/".join)
 def test_no_url_gives_more_than_the_token(
     root: str, put: list[str], get: list[str], url: str, broadcast: str
 ) -> None:
-    """Whatever the URL: what may be used below it, written as a whole path, is under a grant; and nothing is lost."""
+    """For any URL: each whole path that may be used below it is under a grant, and no grant is lost."""
 
     def whole(base: str, path: str) -> str:
         return "/".join(part for part in (base, path) if part)
@@ -610,7 +610,7 @@ def test_no_url_gives_more_than_the_token(
 
 
 class Named(Keys):
-    """Keys by kid, and what was asked for."""
+    """Keys by kid; records requests."""
 
     def __init__(self, **keys: Key) -> None:
         self.keys = keys

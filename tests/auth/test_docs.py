@@ -1,6 +1,6 @@
-"""docs/auth.md keeps its word: its tables of examples, reasons and numbers are read and checked against the code.
+"""docs/auth.md against the code: its tables of examples, reasons and numbers.
 
-Its transcripts are run by tests/e2e/test_auth_docs.py.
+tests/e2e/test_auth_docs.py runs its transcripts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def table(first: str) -> list[list[str]]:
 
 
 def written(prefixes: tuple[str, ...]) -> str:
-    """As the page writes what may be published or subscribed."""
+    """As the page writes prefixes."""
     if prefixes == ("",):
         return "everything"
     return ", ".join(f"`{prefix}`" for prefix in prefixes) or "nothing"
@@ -63,7 +63,7 @@ def claims_of(cell: str) -> dict[str, Any]:
 
 
 def seen(checked: Authenticator, url: str, query: str) -> Permissions | None:
-    """What a session has there; None if it is refused."""
+    """None if it is refused."""
     try:
         return asyncio.run(checked.verify(url.strip("`"), query))
     except UnauthorizedError:
@@ -104,7 +104,7 @@ def test_the_examples_cover_every_claim_and_kind_of_url() -> None:
     claims = {name for token in tokens for name in token}
     documented = set(re.findall(r"`(\w+)`", " ".join(name for name, _ in table("claim"))))
     assert documented == {"root", "put", "get", "pub", "sub", "exp", "nbf", "iat", "cluster", "aud"}
-    assert documented < claims  # and one that nobody knows
+    assert documented < claims  # and an unknown one
     urls = " ".join(url for _, url, *_ in EXAMPLES)
     assert all(part in urls for part in ("//", "%20", "%2F", "..", "%2e", "/Room"))
 
@@ -132,7 +132,7 @@ def test_what_anyone_may_do(public: str, url: str, publish: str, subscribe: str)
 
 
 class Try(NamedTuple):
-    """One way to be refused."""
+    """A refused request."""
 
     token: str | None = None
     path: str = "/room"
@@ -145,9 +145,9 @@ GOOD = signed({"root": "room", "get": ""})
 
 
 def tries(folder: Path) -> dict[str, Try]:
-    """How each reason comes about, by its text on the page."""
+    """By the reason on the page."""
     directory = KeyDirectory(folder)
-    (folder / "bad.jwk").write_text("{}")  # later, since a start would refuse it
+    (folder / "bad.jwk").write_text("{}")  # later: a start would refuse it
     return {
         "a token is needed": Try(),
         "no token, and for anyone nothing is granted at /...": Try(public="anon"),

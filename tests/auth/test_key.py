@@ -1,4 +1,4 @@
-"""Keys: the forms of key files, what is wrong with a key or a token, and tokens and keys that the Rust tool wrote."""
+"""Keys: forms of key files, faults of keys and tokens, and the Rust tool's tokens and keys."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CLAIMS = Claims("room", ("alice",), ("",), expires=4_102_444_800, issued=1_700_0
 
 @pytest.fixture(autouse=True)
 def no_warnings() -> Iterator[None]:
-    """PyJWT warns of short secrets, on the standard error of whoever runs a relay."""
+    """PyJWT warns of short secrets, on the relay's standard error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -47,7 +47,7 @@ def no_warnings() -> Iterator[None]:
 
 @functools.cache
 def rsa_material() -> Any:
-    """One modulus for all: making it takes longer than all the rest."""
+    """One modulus for all: making it takes longest."""
     return rsa.generate_private_key(65_537, 2_048)
 
 
@@ -66,7 +66,7 @@ def members(algorithm: str = "HS256") -> dict[str, Any]:
 
 
 def changed(algorithm: str = "HS256", **changes: Any) -> str:
-    """The key with some members changed; those that become `...` are gone."""
+    """The key with some members changed, or removed by `...`."""
     content = {**members(algorithm), **changes}
     return json.dumps({name: value for name, value in content.items() if value is not ...})
 
@@ -78,7 +78,7 @@ def refused_key(text: str) -> str:
     assert message.startswith("some.jwk: ")
     assert "\n" not in message
     assert len(message) < 200
-    # a traceback of it would show no text that Python's parsers keep
+    # a traceback must show no text
     assert caught.value.__context__ is None or caught.value.__suppress_context__
     return message
 
@@ -114,7 +114,7 @@ def test_what_a_key_signs_it_verifies(algorithm: str) -> None:
     assert key.verify(token) == CLAIMS
     assert token_kid(token) == key.kid
     assert jwt.get_unverified_header(token) == {"typ": "JWT", "alg": algorithm, "kid": key.kid}
-    # and PyJWT, which has not been told anything of ours, agrees
+    # and PyJWT by itself agrees
     verifier = key._material.verifier
     payload = jwt.decode(token, verifier, algorithms=[algorithm])
     assert payload == CLAIMS.payload()
@@ -199,7 +199,7 @@ def test_a_token_without_a_signature_is_refused(algorithm: str, name: Any) -> No
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)
 @pytest.mark.parametrize("hashed", SYMMETRIC)
 def test_the_public_key_is_no_secret_to_sign_with(algorithm: str, hashed: str) -> None:
-    """Who takes the algorithm from the token checks an HMAC whose secret everybody knows."""
+    """Readers that take the algorithm from the token check an HMAC whose secret everybody knows."""
     public = key_of(algorithm).public()
     verifier = public._material.verifier
     secrets = [
@@ -337,7 +337,7 @@ def test_time_is_not_judged_here() -> None:
 
 
 def test_base64url_has_one_spelling() -> None:
-    """The last character of a signature has bits that mean nothing: other readers take four spellings of it."""
+    """The last character of a signature has unused bits: other readers take four spellings of it."""
     token = HS256.sign(CLAIMS)
     spellings = [
         token[:-1] + character
@@ -770,7 +770,7 @@ def test_the_golden_token(form: str) -> None:
 
 
 def tampered(token: str) -> Iterator[str]:
-    """The token with one character changed, here and there, and with its payload exchanged."""
+    """One character changed, at several places, or the payload exchanged."""
     for index in range(0, len(token), 41):
         if token[index] != ".":
             yield f"{token[:index]}{'A' if token[index] != 'A' else 'B'}{token[index + 1 :]}"

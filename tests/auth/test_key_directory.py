@@ -1,4 +1,4 @@
-"""A directory of keys: found by name only, and always as they are on disk now."""
+"""A directory of keys: by name only, and as they are on disk now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The throttle: who waits how long."""
+"""The throttle: its delays."""
 
 from __future__ import annotations
 

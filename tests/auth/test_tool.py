@@ -1,4 +1,4 @@
-"""The command `moq-token`: what it prints and writes, how it refuses, and that no secret is in any message."""
+"""The command `moq-token`: output, files, refusals, and no secret in any message."""
 
 from __future__ import annotations
 
@@ -563,7 +563,7 @@ def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_as_a_program(tmp_path: Path) -> None:
-    """Pipes, closed and full outputs, and a terminal without UTF-8, in one go: a start takes a fifth of a second."""
+    """Pipes, closed and full outputs, and a terminal without UTF-8, in one test: a start takes a fifth of a second."""
     done = shell(
         """
         moq-token generate --out k.jwk &&

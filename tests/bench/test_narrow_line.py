@@ -1,4 +1,4 @@
-"""What is said of the frames that came through a narrow line."""
+"""Figures of frames that came through a bottleneck."""
 
 from __future__ import annotations
 

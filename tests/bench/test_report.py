@@ -1,4 +1,4 @@
-"""Tables, and the places of the page that they go to."""
+"""Tables, and their places on the page."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_viewers_are_spread_over_processes() -> None:
 
 
 def test_what_is_missing_does_not_count_as_delivered() -> None:
-    """1200 frames are due in the window; a quarter of those looked at did not come."""
+    """1200 frames are due in the window; a quarter of the sampled ones did not come."""
     result = stream_result(
         EVERYTHING["video-10"],
         {"cpu_s": 0.9, "seconds": 4.0},

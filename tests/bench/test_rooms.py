@@ -1,4 +1,4 @@
-"""What the parts of bench may import, and what a relay that does not start leads to."""
+"""Imports inside bench, and a relay that does not start."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_runner_needs_no_library_but_for_plots(path: Path) -> None:
             "tests.e2e.pressure_support",
         },
     }
-    # The relays of a mesh run in the process of the runner.
+    # relays of a mesh run in the runner's process
     parts = ("bench.", "relay.") if path.name == "mesh.py" else ("bench.",)
     found = {name for name in foreign(path) if not (name == "bench" or name.startswith(parts))}
     assert found <= allowed.get(path.name, set())
@@ -60,7 +60,7 @@ def test_ports_differ() -> None:
 
 @pytest.mark.e2e
 async def test_a_relay_that_does_not_start_says_why() -> None:
-    """There is no moq-rs where these tests run."""
+    """There is no moq-rs here."""
     with pytest.raises(RelayFailedError, match=r"(?s)`rust` ended with status 1.*No module named 'moq'"):
         async with RunningRelay(CONTENDERS["rust"], Path(sys.executable)):
             pytest.fail("it runs")

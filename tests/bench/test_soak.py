@@ -1,4 +1,4 @@
-"""The arithmetic of the soak, what its load may import, and a soak of some seconds."""
+"""The soak's arithmetic, its load's imports, and a soak of some seconds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COUNTS = {"sessions": 100, "sessions over quic": 50}
 
 
 def run(growth: float = 0.0, slow: int = 0, **fields: float) -> list[Row]:
-    """Ten minutes: `growth` bytes a second after a steep warm-up, noise, `slow` of a thousand looks above 20 ms."""
+    """Ten minutes: `growth` bytes a second after a steep warm-up, noise, `slow` of a thousand samples above 20 ms."""
     noise = random.Random(1)
     return [
         QUIET
@@ -146,7 +146,7 @@ def test_the_soak_sees_the_relay_from_outside(path: Path) -> None:
 
 @pytest.mark.e2e
 def test_a_soak_of_some_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory cannot be judged in so short a time; everything else can."""
+    """It is too short to judge memory."""
     monkeypatch.setattr(command, "QUIET_S", 0.0)
     words = ["--groups", "300", "--sessions", "12", "--native", "0", "--processes", "1"]
     words += ["--rate", "2000", "--unclean", "0", "--out", str(tmp_path)]

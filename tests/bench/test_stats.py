@@ -1,4 +1,4 @@
-"""Which runs count, and what their numbers become."""
+"""Which runs count, and their figures."""
 
 from __future__ import annotations
 

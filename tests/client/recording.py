@@ -1,4 +1,4 @@
-"""A client that keeps what its state machine reports, for tests to look at and to wait for."""
+"""A client that keeps the events of its state machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REQUESTS = (
 
 
 class RecordingClient(Client):
-    """A client with a list of its events in order, but for the data of groups."""
+    """Keeps events in order, without the data of groups."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.events: list[moq.Event] = []
@@ -34,22 +34,20 @@ class RecordingClient(Client):
         self.ring()
 
     def seen(self, kind: type[E]) -> list[E]:
-        """The events of one kind so far."""
         return [event for event in self.events if isinstance(event, kind)]
 
     async def wait_for(self, kind: type[E], count: int = 1) -> list[E]:
-        """Wait until there are `count` events of a kind, and return them."""
         await self.until(lambda: len(self.seen(kind)) >= count)
         return self.seen(kind)
 
     @property
     def faults(self) -> list[WireError]:
-        """What the peer did wrong."""
+        """The peer's violations."""
         return [fault.error for fault in self.seen(moq.Fault)]
 
 
 def requests_of(asked: Client | Publication) -> list[Any]:
-    """What the peer requested of a client, or of a broadcast."""
+    """The peer's requests to a client, or for a broadcast."""
     client = _recording(asked)
     path = asked.path if isinstance(asked, Publication) else None
     requests = [event for event in client.events if isinstance(event, REQUESTS)]
@@ -57,12 +55,11 @@ def requests_of(asked: Client | Publication) -> list[Any]:
 
 
 def subscriptions_of(asked: Client | Publication) -> list[moq.SubscribeRequested]:
-    """The subscriptions among the requests."""
     return [one for one in requests_of(asked) if isinstance(one, moq.SubscribeRequested)]
 
 
 async def requested(asked: Client | Publication, count: int = 1) -> None:
-    """Wait until there are `count` requests."""
+    """Wait for `count` requests."""
     await _recording(asked).until(lambda: len(requests_of(asked)) >= count)
 
 

@@ -1,4 +1,4 @@
-"""Two clients, joined back to back: what most tests of the client begin with."""
+"""Two clients, joined back to back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relay.wire.version import Version
 from tests.client.recording import RecordingClient
 
 PATIENCE = 5.0
-"""Seconds that anything may take; nothing comes near."""
+"""Seconds that anything may take."""
 
 ALL = list(Version)
 FETCHING = [Version.LITE_05, Version.LITE_06]
@@ -28,13 +28,13 @@ class Pair(NamedTuple):
 
 
 def sessions(version: Version, **options: Any) -> tuple[MemorySession, MemorySession]:
-    """Two ends, whose version is left to SETUP where it is on a real transport."""
+    """SETUP decides the version where it does on a real transport."""
     return memory_pair(version if version >= Version.LITE_03 else None, **options)
 
 
 @contextlib.asynccontextmanager
 async def pair(version: Version, **options: Any) -> AsyncIterator[Pair]:
-    """Two clients that are through with the set-up."""
+    """After the set-up."""
     near, far = (RecordingClient(session, versions=[version], **options) for session in sessions(version))
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(near.start(), far.start())
@@ -45,7 +45,7 @@ async def pair(version: Version, **options: Any) -> AsyncIterator[Pair]:
 
 
 class RawPeer:
-    """The other end without a protocol: it keeps what it is told and says what a test lets it say."""
+    """The other end without a protocol: it keeps what it gets, and sends what a test says."""
 
     def __init__(self, session: MemorySession) -> None:
         self.session = session
@@ -64,14 +64,14 @@ class RawPeer:
         self._news.set()
 
     async def until(self, ready: Any) -> Any:
-        """Wait until `ready()` is true and return what it says."""
+        """Returns the result of `ready()` once it is true."""
         while not (found := ready()):
             self._news.clear()
             await self._news.wait()
         return found
 
     async def bidi(self, start: bytes) -> Any:
-        """Wait for a bidirectional stream that opens with `start`, and return it."""
+        """Wait for a bidirectional stream that opens with `start`."""
         return await self.until(
             lambda: next(
                 (
@@ -84,7 +84,7 @@ class RawPeer:
         )
 
     def codes(self) -> list[int]:
-        """The codes of all resets and stops so far."""
+        """Of all resets and stops so far."""
         return [event.code for event in self.events if isinstance(event, StreamReset | StreamStopped)]
 
 

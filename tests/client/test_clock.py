@@ -34,7 +34,7 @@ async def moments(count: int) -> AsyncIterator[datetime]:
 
 
 class Lines(list[str]):
-    """What was printed, and a way to wait for it."""
+    """Printed lines."""
 
     def __init__(self) -> None:
         self._news = asyncio.Event()
@@ -49,7 +49,7 @@ class Lines(list[str]):
             await self._news.wait()
 
     async def seen(self, count: int) -> AsyncIterator[datetime]:
-        """The moments, each once the one before it was printed."""
+        """The moments, each after the line before."""
         before = len(self)
         async for moment in moments(count):
             yield moment
@@ -67,7 +67,7 @@ async def test_each_second_comes_once_even_if_a_timer_is_early() -> None:
     async def sleep(seconds: float) -> None:
         nonlocal now
         waits.append(seconds)
-        # The third timer fires a little before its time.
+        # the third timer fires a little early
         now += timedelta(seconds=seconds - (0.001 if len(waits) == 3 else 0))
 
     found = []
@@ -108,7 +108,7 @@ async def test_the_watcher_prints_a_line_per_second(
         track = publication.track("seconds")
         await track.used()
         await clock.keep_time(track, lines.seen(3))
-        # The publisher goes, and comes back.
+        # the publisher goes, and comes back
         publication.close()
         returned = far.publish("clock").track("seconds")
         await returned.used()
@@ -168,7 +168,7 @@ def test_a_line_that_cannot_be_written(
 
 
 class Relays:
-    """Stands in for the network: gives what it was told to, attempt after attempt, and then a stop."""
+    """The network: the given results, attempt after attempt, and then a stop."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *outcomes: Any) -> None:
         self.outcomes = list(outcomes)

@@ -1,4 +1,4 @@
-"""docs/client.md keeps its word: each of its examples runs against a relay, and prints what the page says."""
+"""Runs the examples of docs/client.md against a relay: they print what the page says."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def stage() -> AsyncIterator[str]:
 
 
 async def run(code: str, url: str) -> None:
-    """Run an example as a program of its own would."""
+    """As a program of its own."""
     assert URL in code
     program = compile(code.replace(URL, url), "docs/client.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     pending = eval(program, {"__name__": "example"})
@@ -78,7 +78,7 @@ async def run(code: str, url: str) -> None:
 
 
 async def heard(url: str) -> list[tuple[int | None, bytes]]:
-    """What a viewer gets of the example that publishes."""
+    """The groups of the publishing example."""
     async with await Client.connect(url) as viewer:
         await viewer.announced().wait_for("demo/mic")
         groups = [group async for group in await viewer.subscribe("demo/mic", "audio/data")]
@@ -111,7 +111,7 @@ def test_the_page_names_all_that_the_library_has() -> None:
         *("SubscribeError", "GroupAborted", "FetchError", "TrackInfoError", "AnnounceError"),
     }
     assert all(f"`{name}" in PAGE or f"import {name}" in PAGE for name in shown)
-    # The others are what its methods return.
+    # its methods return the others
     returned = {"Announced", "Change", "Frame", "GroupReader", "GroupWriter", "Publication", "Subscription"}
     assert shown | returned | {"TrackWriter", "Wanted"} == set(library.__all__)
 

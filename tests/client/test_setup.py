@@ -1,4 +1,4 @@
-"""How a session begins, to the byte, and on either end."""
+"""How a session begins, byte by byte, on either end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(20)
 
 
 async def opening(client: Client, peer: RawPeer, stream: int) -> bytes:
-    """What the client says first on `stream`, while nobody answers."""
+    """The client's first bytes on `stream`, without an answer."""
     starting = asyncio.create_task(client.start())
     data = await peer.until(lambda: peer.received.get(stream))
     starting.cancel()
@@ -113,7 +113,7 @@ async def test_a_server_takes_every_form_and_answers_in_it(form: SetupForm, vers
         await client.close()
 
 
-async def test_a_server_takes_the_first_version_that_it_speaks() -> None:
+async def test_a_server_takes_the_first_version_that_it_supports() -> None:
     _near, far = memory_pair(None)
     server = Client(far)
     async with asyncio.timeout(PATIENCE):
@@ -127,7 +127,7 @@ async def test_a_server_takes_the_first_version_that_it_speaks() -> None:
 
 
 @pytest.mark.parametrize("server_speaks", [[Version.LITE_01], list(ALL[2:])])
-async def test_without_a_common_version_both_ends_are_told(server_speaks: list[Version]) -> None:
+async def test_without_a_common_version_both_ends_get_the_reason(server_speaks: list[Version]) -> None:
     near, far = memory_pair(None)
     client, server = Client(near, versions=[Version.LITE_02]), Client(far, versions=server_speaks)
     async with asyncio.timeout(PATIENCE):
@@ -183,7 +183,7 @@ async def test_what_overtakes_the_setup_is_kept_for_after_it() -> None:
         await starting
         assert [one.prefix for one in client.seen(AnnounceRequested)] == [""]
         assert await peer.until(lambda: peer.received.get(1)) == b"\x01\x00"
-        # SESSION_INFO may follow, and the end of this stream is the end of the session.
+        # SESSION_INFO may follow; the end of this stream is the end of the session
         stream.write([b"\x01\x2a"], fin=True)
         closed = await client.closed()
         assert [one.bitrate for one in client.seen(BitrateReported)] == [42]

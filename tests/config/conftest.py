@@ -1,4 +1,4 @@
-"""A folder and an environment of its own for each test."""
+"""A folder and an environment for each test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relay.config.tables import OPTIONS
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run in a folder with a few files, away from the real environment's options."""
+    """With a few files, and without the real environment's options."""
     monkeypatch.chdir(tmp_path)
     for name in {name for option in OPTIONS for name in option.env}:
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""Files, environments and flags for the tests of the configuration, and the complaints about them."""
+"""Files, environments and flags for configuration tests, and their messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MINIMAL = {"server.tls.generate": '"localhost"', "auth.public": '"anon"'}
 """The least that can be started."""
 
 JOINING = MINIMAL | {"cluster.token": '"a.pem"'}
-"""The least for a relay that joins a cluster, but for its root."""
+"""The least for a relay that joins a cluster, without its root."""
 
 EVERYTHING = Public(subscribe=("",), publish=("",))
 
@@ -29,7 +29,7 @@ DURATION = 'expected a number of seconds, or a duration such as "10s", "500ms" o
 
 
 def written(keys: Mapping[str, str], name: str = "test.toml") -> str:
-    """Write a file of dotted keys and TOML values, and return its name."""
+    """A file of dotted keys and TOML values; returns its name."""
     tables: dict[str, list[str]] = {}
     for path, value in keys.items():
         table, _, key = path.rpartition(".")
@@ -50,21 +50,21 @@ def get(config: Config, path: str) -> object:
 def problems(
     file: str | None = None, flags: Iterable[tuple[str, str]] = (), environ: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Return what `load` complains about."""
+    """The messages of `load`."""
     with pytest.raises(ConfigError) as caught:
         load(file, flags, environ or {})
     return list(caught.value.problems)
 
 
 def complaint(keys: dict[str, str], **more: Any) -> str:
-    """Return the only problem of a file that would be right without `keys`."""
+    """The only problem of a file that would be right without `keys`."""
     found = problems(written(MINIMAL | keys), **more)
     assert len(found) == 1, found
     return found[0]
 
 
 def public(toml: str | None = None, environ: Mapping[str, str] | None = None, **flags: str) -> Public | None:
-    """Return what is public with `public = toml` in the file and flags such as `public_subscribe`."""
+    """The result of `public = toml` in the file and flags such as `public_subscribe`."""
     keys = {"server.tls.generate": '"localhost"', "auth.key": '"root.jwk"'}
     file = written(keys if toml is None else keys | {"auth.public": toml})
     pairs = [(f"--auth-{name.replace('_', '-')}", text) for name, text in flags.items()]

@@ -126,7 +126,7 @@ def test_what_a_url_may_hide_is_not_repeated(url: str, wanted: str) -> None:
         assert wanted in found
         assert "pa55" not in found
         assert "me:" not in found
-    # As the path of one key, too.
+    # as one key's path, too
     assert "pa55" not in complaint({"auth.key": f'"{url}"'})
 
 
@@ -297,7 +297,7 @@ def test_the_empty_text_opens_everything_and_a_comma_too_many_does_not() -> None
 
 
 def test_the_origin_of_a_part_is_named() -> None:
-    """A value is quoted as it was given, also after a stronger source has replaced another part of it."""
+    """Messages quote a value as given, even if a stronger source replaced another part of it."""
     flags = [("--auth-public-subscribe", "ok")]
     assert complaint({"auth.public": '".."'}, flags=flags) == f'test.toml: [auth] public = "..": {NO_NAME}'
     assert complaint({}, flags=flags, environ={"MOQ_AUTH_PUBLIC": ".."}) == (
@@ -306,7 +306,7 @@ def test_the_origin_of_a_part_is_named() -> None:
     assert complaint({}, flags=[("--auth-public-subscribe", "..")]) == (
         f'--auth-public-subscribe: [auth.public] subscribe = [".."]: {NO_NAME}'
     )
-    # What is no form of `public` at all stays the fault of the file.
+    # an invalid form of `public` is always the file's fault
     assert complaint({"auth.public": "5"}, flags=flags).startswith("test.toml: [auth] public = 5: expected ")
     keys = {"auth.key": '"root.jwk"', "auth.public": '{subscribe = ""}'}
     assert complaint(keys, flags=[("--auth-public-publish", "")]).startswith(

@@ -132,8 +132,8 @@ def test_an_id_that_is_no_number(text: str) -> None:
     )
 
 
-def test_the_root_may_be_told_that_it_is_the_root() -> None:
-    """All relays of a cluster may have the same list, whatever way each writes its own name."""
+def test_a_root_may_have_itself_as_root() -> None:
+    """All relays of a cluster may have the same list, however each writes its own name."""
     for root, node in (
         ("a.example", "a.example"),
         ("a.example:443", "a.example"),

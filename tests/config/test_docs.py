@@ -20,7 +20,7 @@ from tests.config.support import (
 
 
 def sections() -> dict[str, list[list[str]]]:
-    """Return the cells of the tables of docs/config.md by section."""
+    """Cells of the tables by section."""
     found: dict[str, list[list[str]]] = {}
     rows: list[list[str]] = []
     for line in (ROOT / "docs" / "config.md").read_text().splitlines():

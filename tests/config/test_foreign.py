@@ -1,4 +1,4 @@
-"""Every option that moq-relay 0.14 to 0.17.10 has, is one here as well or is answered."""
+"""Every option of moq-relay 0.14 to 0.17.10 is one here as well, or has an answer."""
 
 from __future__ import annotations
 
@@ -422,7 +422,7 @@ OURS = {".".join((*table, name)) for table, names in SCHEMA.items() for name in 
 
 
 def sound(entry: Foreign | None) -> bool:
-    """Whether it names what there is here, or that there is nothing."""
+    """It names an option here, or says that there is none."""
     return entry is not None and (entry.here is None or entry.here in OURS)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from relay.cli import summary
-from relay.config import load
+from relay.config import ConfigError
+from relay.config.load import load
 from relay.config.options import Option
 from relay.config.tables import OPTIONS
 from tests.config.support import (
@@ -464,3 +465,28 @@ def test_a_secret_is_not_shown() -> None:
 
 def test_a_long_path_of_a_key_in_an_existing_folder_is_shown(tmp_path: Path) -> None:
     assert str(tmp_path / "none.jwk") in complaint({"auth.key": f'"{tmp_path}/none.jwk"'})
+
+
+def faults(flags: list[tuple[str, str]], environ: dict[str, str]) -> list[str]:
+    try:
+        load(written(MINIMAL), flags, environ)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
+@pytest.mark.parametrize("text", ["x" * 9_000, "a/" * 4_500, "*" * 9_000, ",".join(["y" * 4_500] * 2)])
+def test_long_values_are_shortened(text: str) -> None:
+    for option in OPTIONS:
+        for found in (faults([(option.flags[0], text)], {}), faults([], {option.env[-1]: text})):
+            assert all(len(line) < 600 for line in found), option.path
+
+
+def test_long_names_are_shortened() -> None:
+    name = "k" * 9_000
+    for keys in ({name: "1"}, {f"server.{name}": "1"}, {f"{name}.a": "1"}):
+        assert len(complaint(keys)) < 600
+    warnings: list[str] = []
+    load(written(MINIMAL), (), {f"MOQ_{name}": "1"}, warn=warnings.append)
+    assert len(warnings) == 1
+    assert len(warnings[0]) < 600

@@ -51,7 +51,7 @@ def test_every_answer_names_what_there_is() -> None:
     known = {".".join((*table, name)) for table, names in SCHEMA.items() for name in names}
     for path, entry in FOREIGN.items():
         assert entry.here is None or entry.here in known, path
-        # What is there is no other relay's alone.
+        # common options need no answer
         assert path not in {place for place in known if tuple(place.split(".")) not in SCHEMA}, path
         for text in (entry.answer, entry.answer_to_flag, entry.answer_to_variable):
             if "public" in text:

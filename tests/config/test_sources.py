@@ -1,4 +1,4 @@
-"""Defaults under the file under the environment under flags, and the faults of a file."""
+"""Precedence of defaults, file, environment and flags, and faults of a file."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
     "internal.listen": ADDRESSES,
     "internal.hosts": ("a.example", "b.example", "c.example"),
 }
-"""Values for file, environment and flag, each different from the one it has to win over."""
+"""Values for file, environment and flag, each different from the weaker one."""
 
 SURROUNDINGS: dict[str, dict[str, str]] = {
     "server.tls.cert": {"server.tls.key": '"a.pem"'},
@@ -113,7 +113,7 @@ SURROUNDINGS: dict[str, dict[str, str]] = {
     "web.https.cert": {"web.https.listen": '"[::]:1"', "web.https.key": '"a.pem"'},
     "web.https.key": {"web.https.listen": '"[::]:1"', "web.https.cert": '"a.pem"'},
 }
-"""What an option cannot do without."""
+"""What an option requires."""
 
 WITHOUT = {
     "server.tls.generate": {
@@ -129,7 +129,7 @@ WITHOUT = {
 
 
 def meant(option: Option, text: str) -> object:
-    """Return the value that `text` stands for."""
+    """The value of `text`."""
     name = option.path.rpartition(".")[2]
     value: object = text
     if option.kind is Kind.BOOL:
@@ -169,7 +169,7 @@ def test_flag_over_environment_over_file_over_default(option: Option) -> None:
 
     base = MINIMAL | SURROUNDINGS.get(option.path, {})
     if option.table == "auth.public":
-        base = WITHOUT[option.path]  # not with a value where the table stands
+        base = WITHOUT[option.path]  # no value in place of the table
     shown = in_file if option.kind in (Kind.BOOL, Kind.NUMBER) else f'"{in_file}"'
     for place in (*(f"{option.table}.{alias}" for alias in option.aliases), option.path):
         file = written(base | {place: shown})
@@ -265,10 +265,10 @@ TOO_LARGE = (
             "line 2, column 8: not valid TOML: expected '=' after a key in a key/value pair",
         ),
         (b'a = "\xff"\n', "line 1: not UTF-8, expected a TOML file"),
-        # Python's own parser raises something else than its error for these.
+        # Python's parser raises another error for these
         (b"a = " + b"[" * 2000, TOO_LARGE),
         (b"[limits]\nframe = " + b"9" * 5000, TOO_LARGE),
-        # And these it reads, but no message could show them.
+        # no message could show these
         (b"[limits]\nframe = 0x" + b"f" * 5000, TOO_LARGE),
         (b"[server.tls]\ncert = " + b"[" * 200 + b"]" * 200, TOO_LARGE),
         (b"[" + b"a." * 2000 + b"a]", TOO_LARGE),

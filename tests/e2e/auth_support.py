@@ -1,7 +1,6 @@
-"""Shared by the tests of permissions over live sessions: broadcasts, tokens, and the expected access of each.
+"""Tests of permissions over live sessions: broadcasts, tokens, and the expected access of each.
 
-The rule for what a token gives at a URL is written here once more, on tuples of segments, so that a mistake in the
-relay's algebra of paths is not made on both sides.
+It computes a token's permissions anew, on tuples of segments, to share no mistake with the relay's path algebra.
 """
 
 from __future__ import annotations
@@ -64,7 +63,6 @@ TRACK: Final = "video"
 
 
 def publish(client: Client, path: str) -> Publication:
-    """A broadcast with one frame that says where it belongs."""
     publication = client.publish(path, announce=False)
     track = publication.track(TRACK)
     group = track.group()
@@ -74,10 +72,8 @@ def publish(client: Client, path: str) -> Publication:
     return publication
 
 
-# --- tokens --------------------------------------------------------------------------------------------------------
-
 given: set[str] = set()
-"""Every token that a test has made, to look for where none belongs."""
+"""Tokens of a test, to search for leaks."""
 
 
 def token(*, secret: Any = SECRET, algorithm: str = "HS256", headers: Any = None, **claims: Any) -> str:
@@ -87,7 +83,7 @@ def token(*, secret: Any = SECRET, algorithm: str = "HS256", headers: Any = None
 
 
 def garbled(text: str) -> str:
-    """The token with another character in the middle of its signature."""
+    """Changes a character inside the signature."""
     place = text.rindex(".") + 10
     made = text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
     given.add(made)
@@ -110,7 +106,6 @@ async def guarded(
     versions: Iterable[Version] = tuple(Version),
     auth: Auth | None = None,
 ) -> AsyncIterator[Relay]:
-    """A relay that wants tokens."""
     chosen = auth or Auth(key=key_file(folder), public=public)
     settings = config(limits=limits, versions=versions).model_copy(update={"auth": chosen})
     async with Relay(settings, RUNTIME) as relay:
@@ -121,7 +116,6 @@ SCHEMES: Final = {"webtransport": "https", "quic": "moqt", "websocket": "ws"}
 
 
 def address(relay: Relay, transport: str, path: str = "", credential: str | None = None) -> str:
-    """URL of the relay for a transport, with a token in its query."""
     port = int(relay.url.rpartition(":")[2].strip("/")) if transport == "websocket" else relay.port
     query = "" if credential is None else f"?jwt={credential}"
     return f"{SCHEMES[transport]}://127.0.0.1:{port}/{path}{query}"
@@ -136,14 +130,12 @@ def http(relay: Relay, path: str = "", credential: str | None = None) -> str:
 async def dial(
     relay: Relay, transport: str, path: str = "", credential: str | None = None, **options: Any
 ) -> Client:
-    """A session of our own client."""
     url = address(relay, transport, path, credential)
     return await RecordingClient.connect(url, tls=ClientTls(fingerprints=(relay.fingerprint,)), **options)
 
 
 @contextlib.asynccontextmanager
 async def all_of(sessions: Iterable[Awaitable[Client]]) -> AsyncIterator[list[Client]]:
-    """Sessions that are opened at the same time, and closed so."""
     clients = await asyncio.gather(*sessions)
     try:
         yield clients
@@ -152,7 +144,7 @@ async def all_of(sessions: Iterable[Awaitable[Client]]) -> AsyncIterator[list[Cl
 
 
 class Answer(Handler):
-    """The exact answer of the relay to one request."""
+    """The relay's exact answer to one request."""
 
     def __init__(self, session: Session, version: Version, request: Request) -> None:
         self.told: list[tuple[str, bytes | int]] = []
@@ -163,7 +155,6 @@ class Answer(Handler):
         stream.write([open_request(version, request)])
 
     async def over(self) -> None:
-        """Wait for the end of it, in whatever way."""
         await self.until(lambda: any(kind != "stop" for kind, _ in self.told))
 
     async def until(self, condition: Callable[[], object]) -> None:
@@ -210,7 +201,7 @@ def below(path: Path_, prefix: Path_) -> bool:
 
 
 def scopes(root: str, grants: Any, url: str) -> set[Path_]:
-    """Absolute prefixes that a session at `url` has of the grants: where both overlap."""
+    """Absolute prefixes of a session at `url`: the overlap of URL and grants."""
     here, found = segments(url), set()
     for grant in [grants] if isinstance(grants, str) else grants:
         whole = segments(root) + segments(grant)
@@ -223,16 +214,13 @@ def scopes(root: str, grants: Any, url: str) -> set[Path_]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A token at a URL, and the expected result."""
-
     name: str
     url: str
     claims: dict[str, Any] | None = None
-    """None: no token is sent."""
+    """None: no token."""
 
     sees: tuple[str, ...] | None = ()
-    """Expected paths, relative to the URL, on versions whose announcements name one broadcast. None: refused.
-    """
+    """Expected paths, relative to the URL, on versions whose announcements name one broadcast. None: refused."""
 
     spoilt: str = ""
     """Fault of the token: `expired`, `early`, `key`, `garbled`, `text`."""
@@ -286,9 +274,9 @@ class Cell:
         return segments(self.url) + segments(path)
 
     def expected(self, live: Iterable[str], *, routes: bool = False) -> set[str]:
-        """Expected announcements, relative to its URL, if `live` is published by others.
+        """Expected announcements, relative to its URL, if others publish `live`.
 
-        With `routes`, an announcement stands for everything below it, too: the 06 way.
+        With `routes` (06) an announcement covers everything below.
         """
         paths = {segments(path) for path in live}
         found = {path for path in paths if any(below(path, scope) for scope in self.subscribes)}
@@ -297,7 +285,7 @@ class Cell:
         return {self.relative(path) for path in found}
 
     def attempts(self) -> list[str]:
-        """Paths that it tries to publish: new ones, and those of the administrator."""
+        """Paths to try to publish: new ones, and the administrator's."""
         here = segments(self.url)
         names = {f"by-{self.name}", f"secret/by-{self.name}", f"124/by-{self.name}"}
         for scope in self.publishes:
@@ -315,7 +303,7 @@ class Cell:
         return {text(path) for path in map(self.absolute, self.attempts()) if self.may_publish(path)}
 
     def outside(self) -> list[str]:
-        """Paths that exist and are none of its business, as far as it can name them; relative to its URL."""
+        """Existing paths without permission, relative to its URL."""
         here = segments(self.url)
         return [
             self.relative(path)
@@ -324,13 +312,12 @@ class Cell:
         ]
 
     def grants(self, path: str) -> bool:
-        """The token permits a session to watch this absolute path."""
         return replace(self, url=path).subscribes == {segments(path)}
 
     def missing(self) -> list[str]:
-        """Paths that do not exist, relative to its URL: beside everything, and within what it may see.
+        """Missing paths, relative to its URL, with and without permission.
 
-        Below what exists nothing is missing: there the publisher is asked, if the path is granted.
+        Below an existing path the publisher answers.
         """
         inside = [self.relative((*scope, "nothing")) for scope in self.subscribes]
         return [
@@ -344,7 +331,6 @@ class Cell:
 
 
 PUBLIC: Final = ("lobby",)
-"""Public paths of the matrix relay."""
 
 ROOM: Final = {"root": "room/123", "put": "alice", "get": ""}
 IN_ROOM: Final = ("alice", "alice/screen", "alicex", "bob")
@@ -361,7 +347,7 @@ CELLS: Final = (
     Cell("deepest", "room/123/alice/screen/a/b", ROOM, ()),
     Cell("above", "room", ROOM, tuple(f"123/{name}" for name in IN_ROOM)),
     Cell("top", "", ROOM, tuple(f"room/123/{name}" for name in IN_ROOM)),
-    # grants that are narrower than the root
+    # grants narrower than the root
     Cell("narrow", "room/123", ABOVE, ("alice", "alice/screen")),
     Cell("narrow-above", "room", ABOVE, ("123/alice", "123/alice/screen")),
     Cell("narrow-top", "", ABOVE, ("room/123/alice", "room/123/alice/screen")),
@@ -372,19 +358,18 @@ CELLS: Final = (
         ("12/eve", "123/bob", "124/carol"),
     ),
     Cell("lost-put", "room/123/bob/cam", ROOM, ()),
-    # one way only
+    # one direction only
     Cell("viewer", "room", {"root": "room/123", "get": ""}, tuple(f"123/{name}" for name in IN_ROOM)),
     Cell("publisher", "room/123", {"root": "room/123", "put": "alice"}, ()),
-    # an administrator, and one of a part
+    # an administrator, also of a part
     Cell("admin-room", "room/124", {"put": "", "get": ""}, ("carol",)),
     Cell("admin", "", {"put": "", "get": ""}, WORLD),
-    # without a token
     Cell("public", "lobby", None, ("hall",)),
     Cell("public-above", "", None, ("lobby/hall",)),
     Cell("public-deeper", "lobby/hall", None, ("",)),
-    # a token that names what is public gives what it says, no more
+    # a token for a public path grants no more than it says
     Cell("lobby-viewer", "lobby", {"root": "lobby", "get": "hall"}, ("hall",)),
-    # refused: beside the root, beside by one character, other case, nothing left
+    # refused: beside the root, one character off, other case, nothing left
     Cell("secret", "secret", ROOM, None),
     Cell("secret-x", "secret/x", ROOM, None),
     Cell("nowhere", "nowhere", ROOM, None),
@@ -414,11 +399,10 @@ REFUSED: Final = tuple(cell for cell in CELLS if cell.sees is None)
 # --- nothing of a token shows --------------------------------------------------------------------------------------
 
 PART: Final = 13
-"""Characters of a token that are too many."""
+"""characters: more of a token in a text are a leak"""
 
 
 def leaks(*texts: str) -> list[str]:
-    """Parts of tokens in the texts."""
     parts = {one[start : start + PART] for one in given for start in range(len(one) - PART + 1)}
     return [
         shown[max(0, start - 100) : start + PART]
@@ -429,8 +413,6 @@ def leaks(*texts: str) -> list[str]:
 
 
 class Record(logging.Handler):
-    """All log records, of every logger and level."""
-
     def __init__(self) -> None:
         super().__init__(0)
         self.records: list[logging.LogRecord] = []
@@ -447,7 +429,7 @@ class Record(logging.Handler):
         return [line for line in self.texts if all(part in line for part in parts)]
 
     def faults(self) -> list[str]:
-        """Log records that peers must never be able to cause."""
+        """Log records that no peer may cause."""
         return [
             line
             for record, line in zip(self.records, self.texts, strict=True)
@@ -457,7 +439,7 @@ class Record(logging.Handler):
 
 @contextlib.contextmanager
 def recorded() -> Iterator[Record]:
-    """Record all log records; at the end, none may contain a token or a failure."""
+    """Afterwards no log record may contain a token or a failure."""
     given.clear()
     record, root = Record(), logging.getLogger()
     loggers = {logger: logger.level for logger in (root, *map(logging.getLogger, ("relay", "aiohttp")))}

@@ -1,25 +1,33 @@
-"""Headless Chromium on a page of `pages/`, which reports to the test over HTTP.
+"""Headless Chromium, one for all tests of a process. Each page has a context of its own, as a new profile.
 
     async with Page("webtransport.html", relay=url, broadcast="demo/cam", track="video") as page:
         group = await page.wait_for("group")
         assert bytes.fromhex(group["frames"][0]) == payload(0, 0, 1000)
 
-http://127.0.0.1 is a secure context, so the page may use WebTransport. The browser's network is loopback,
-and its profile is new each time.
+A page of `pages/` reports to the test over HTTP. http://127.0.0.1 is a secure context: such pages may use WebTransport.
+The browser's network is loopback.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
+import itertools
+import json
 import os
+import re
 import shutil
+import subprocess
 import tempfile
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Any, Self
 from urllib.parse import urlencode
 
+import aiohttp
 from aiohttp import web
 
 from tests.e2e.harness import EventLog
@@ -33,28 +41,141 @@ FLAGS = (
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
     "--disable-component-update",
     "--disable-default-apps",
     "--disable-extensions",
+    "--disable-renderer-backgrounding",
     "--disable-sync",
     "--enable-logging=stderr",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1, EXCLUDE ::1",
     "--no-default-browser-check",
     "--no-first-run",
     "--no-proxy-server",
+    "--remote-debugging-port=0",
 )
+
+Json = dict[str, Any]
 
 
 def chromium_path() -> str | None:
-    """The browser to test with, or None: then there is nothing to run these tests on."""
+    """None: there is no browser to test with."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
-class Page(EventLog):
-    """One page in a browser of its own; its events are what it posts to /event."""
+class Browser:
+    """A process that every page of these tests shares."""
 
-    modules: Path | None = None
-    """A folder of npm packages, for pages that import some."""
+    _running: Browser | None = None
+    _starting = threading.Lock()
+
+    @classmethod
+    def get(cls) -> Browser:
+        """Start it, unless it runs. Blocks for about a second then."""
+        with cls._starting:
+            if cls._running is None or cls._running._process.poll() is not None:
+                cls.end()
+                cls._running = Browser()
+            return cls._running
+
+    @classmethod
+    def end(cls) -> None:
+        browser, cls._running = cls._running, None
+        if browser is not None:
+            browser._process.kill()
+            browser._process.wait(CLOSE_S)
+            shutil.rmtree(browser._profile, ignore_errors=True)
+
+    def __init__(self) -> None:
+        path = chromium_path()
+        if path is None:
+            raise RuntimeError("no Chromium on PATH")
+        self._profile = tempfile.mkdtemp(prefix="chromium-")
+        self._process = subprocess.Popen(
+            [path, *FLAGS, f"--user-data-dir={self._profile}", "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HOME": self._profile},  # where else it leaves caches and crash reports
+        )
+        self.stderr: collections.deque[str] = collections.deque(maxlen=100)
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if found := re.search(r"DevTools listening on (ws://\S+)", line):
+                self.address = found[1]
+                break
+            self.stderr.append(line)
+        else:
+            raise RuntimeError(f"the browser did not start: {''.join(self.stderr)}")
+        threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True).start()
+
+    def _read(self, lines: IO[str]) -> None:
+        for line in lines:
+            if "dbus/" not in line:  # it misses a desktop, at length
+                self.stderr.append(line.rstrip("\n"))
+
+
+class DevTools:
+    """A connection to the browser."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self.context = ""
+        self._session = ""  # of the page that calls are for; none: for the browser
+        self._numbers = itertools.count(1)
+        self._replies: dict[int, asyncio.Future[Json]] = {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls) -> AsyncIterator[Self]:
+        browser = await asyncio.to_thread(Browser.get)
+        async with (
+            aiohttp.ClientSession() as client,
+            client.ws_connect(browser.address, max_msg_size=0) as socket,
+        ):
+            tools = cls(socket)
+            listening = asyncio.create_task(tools._listen())
+            try:
+                yield tools
+            finally:
+                listening.cancel()
+
+    async def _listen(self) -> None:
+        async for message in self._socket:
+            said = json.loads(message.data)
+            if "id" in said:
+                self._replies.pop(said["id"]).set_result(said)
+            else:
+                self.on_event(said["method"], said["params"])
+
+    def on_event(self, method: str, params: Json) -> None:
+        """What the browser says unasked."""
+
+    async def call(self, method: str, **params: object) -> Json:
+        number = next(self._numbers)
+        reply = self._replies[number] = asyncio.get_running_loop().create_future()
+        target = {"sessionId": self._session} if self._session else {}
+        await self._socket.send_json({"id": number, "method": method, "params": params, **target})
+        said = await reply
+        assert "error" not in said, said
+        result: Json = said["result"]
+        return result
+
+    async def create(self, url: str) -> str:
+        """The id of a new page, in a window and a context of its own; both end with this connection."""
+        self.context = (await self.call("Target.createBrowserContext", disposeOnDetach=True))[
+            "browserContextId"
+        ]
+        target = await self.call(
+            "Target.createTarget", url=url, browserContextId=self.context, newWindow=True
+        )
+        return str(target["targetId"])
+
+
+class Page(EventLog):
+    """Its events are what it posts to /event."""
 
     def __init__(self, name: str, /, *, modules: Path | None = None, **query: object) -> None:
         """`modules` is a folder of npm packages, which the page finds at `modules/`."""
@@ -65,7 +186,9 @@ class Page(EventLog):
     async def __aenter__(self) -> Self:
         async with self._stack:
             port = await self._serve()
-            await self._open(f"http://127.0.0.1:{port}/{self.name}")
+            tools = await self._stack.enter_async_context(DevTools.connect())
+            self.stderr = (await asyncio.to_thread(Browser.get)).stderr
+            await tools.create(f"http://127.0.0.1:{port}/{self.name}")
             self._stack = self._stack.pop_all()
         return self
 
@@ -82,10 +205,8 @@ class Page(EventLog):
         app.router.add_post("/event", self._on_event)
         if self._modules is not None:
             app.router.add_static("/modules", self._modules)
-        if self.modules is not None:
-            app.router.add_static("/node_modules", self.modules)
         app.router.add_static("/", PAGES)
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -95,40 +216,3 @@ class Page(EventLog):
     async def _on_event(self, request: web.Request) -> web.Response:
         self._add(await request.json())
         return web.Response()
-
-    async def _open(self, url: str) -> None:
-        path = chromium_path()
-        if path is None:
-            raise RuntimeError("no Chromium on PATH")
-        profile = tempfile.mkdtemp(prefix="chromium-")
-        self._stack.callback(shutil.rmtree, profile, ignore_errors=True)
-        process = await asyncio.create_subprocess_exec(
-            path,
-            *FLAGS,
-            f"--user-data-dir={profile}",
-            url,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "HOME": profile},  # where else it leaves caches and crash reports
-        )
-        reader = asyncio.create_task(self._read_stderr(process))
-        self._stack.push_async_callback(self._close, process, reader)
-
-    async def _read_stderr(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None
-        async for line in process.stderr:
-            if b"dbus/" not in line:  # it misses a desktop, at length
-                self.stderr.append(line.decode(errors="replace").rstrip("\n"))
-        self._end()
-
-    async def _close(self, process: asyncio.subprocess.Process, reader: asyncio.Task[None]) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-        await reader

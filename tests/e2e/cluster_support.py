@@ -1,4 +1,4 @@
-"""Clusters of relays in this process, over real QUIC on loopback, and clients that publish and watch at them.
+"""Clusters of relays in this process, over real QUIC on loopback, with clients.
 
     async with cluster(tmp_path, leaves=4) as relays:
         await relays.settled()
@@ -6,8 +6,7 @@
             camera.write()
             await viewer.reaches(0)
 
-A `Node` keeps its ports while its relay is killed and started again. Time-outs are short, so that a test of one
-waits about a second.
+A `Node` keeps its ports while its relay is killed and started again. Time-outs are short.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ MEMBERS: Final = "internal/origins"
 ANYONE: Final = ClientTls(disable_verify=True)
 
 
-async def eventually(check: Callable[[], Awaitable[T]], within: float = WITHIN) -> T:
-    """The result of `check` once it raises no AssertionError; its last one if time runs out."""
+async def eventually(check: Callable[[], Awaitable[T]], within: float = WITHIN, *, every: float = 0.03) -> T:
+    """The result of `check` once it raises no AssertionError; its last error if time runs out."""
     deadline = RUNTIME.now() + within
     while True:
         try:
@@ -71,14 +70,13 @@ async def eventually(check: Callable[[], Awaitable[T]], within: float = WITHIN) 
         except AssertionError:
             if RUNTIME.now() > deadline:
                 raise
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(every)
 
 
 # --- rights ------------------------------------------------------------------------------------------------------
 
 
 def key_in(folder: Path) -> Path:
-    """The file of the key that all relays of a cluster check tokens with."""
     file = folder / "root.jwk"
     if not file.exists():
         Key.generate("HS256").save(file)
@@ -86,13 +84,11 @@ def key_in(folder: Path) -> Path:
 
 
 def member_token(folder: Path, *, key: Key | None = None, expires: float | None = None) -> str:
-    """A token for relays."""
     claims = Claims(publish=("",), subscribe=("",), cluster=True, expires=expires)
     return (key or Key.load(key_in(folder))).sign(claims)
 
 
 def token_in(folder: Path) -> Path:
-    """The file with such a token."""
     file = folder / "cluster.jwt"
     if not file.exists():
         file.write_text(member_token(folder))
@@ -103,7 +99,7 @@ def token_in(folder: Path) -> Path:
 
 
 class Node:
-    """A relay of a cluster. `host` is its source address, `name` the address that others dial."""
+    """`host` is its source address, `name` the address that others dial."""
 
     def __init__(self, config: Config, name: str, host: str = "127.0.0.1", label: str = "") -> None:
         self.config = config
@@ -132,7 +128,7 @@ class Node:
 
     @property
     def hop(self) -> str:
-        """Its id in lists of hops, as the debug API writes it."""
+        """As the debug API writes it."""
         hop = self.running.identity().hop
         assert isinstance(hop, str)
         return hop
@@ -148,7 +144,6 @@ class Node:
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN))
 
     async def close(self) -> None:
-        """Close all sessions and relays in order."""
         relay, self.relay = self.relay, None
         if self._http is not None:
             await self._http.close()
@@ -157,7 +152,7 @@ class Node:
             await relay.close()
 
     async def kill(self) -> None:
-        """End like a crash: nothing more is sent, then the sockets are closed."""
+        """Like a crash: nothing leaves before the sockets close."""
         relay = self.running
         assert relay._quic is not None
         silence(relay._quic)
@@ -180,11 +175,11 @@ class Node:
         return state
 
     async def routes(self) -> dict[str, list[str]]:
-        """The hops of the serving route of every live broadcast."""
+        """Hops of each live broadcast's serving route."""
         return {row["path"]: row["hops"] for row in (await self.state())["broadcasts"] if row["serving"]}
 
     async def members(self) -> list[m.Published]:
-        """Every route to every relay that is announced, its own among them."""
+        """Every route to every announced relay, itself included."""
         question = m.ListPublications((MEMBERS,))
         found: tuple[m.Published, ...] = await ask(self.running.origin, question, timeout=WITHIN)
         return list(found)
@@ -197,14 +192,14 @@ def mute(session: QuicSession) -> None:
 
 
 def silence(endpoint: Endpoint) -> None:
-    """From now on nothing that it sends gets anywhere."""
+    """Drop all its packets from now on."""
     for sock in endpoint._sockets:
         sock.send = lambda data, address: None  # type: ignore[method-assign]
         sock.send_all = lambda buffers, size, address: None  # type: ignore[method-assign]
 
 
 class Nodes(list[Node]):
-    """The relays of a cluster, the root first."""
+    """The root first."""
 
     @property
     def root(self) -> Node:
@@ -215,9 +210,9 @@ class Nodes(list[Node]):
         return [node for node in self if node.alive]
 
     async def settled(self, clients: dict[Node, int] | None = None, within: float = WITHIN) -> None:
-        """Wait until there is exactly one session between each two live relays.
+        """Wait for exactly one session between each two live relays.
 
-        `clients` are the sessions that are no relays: none unless they are given.
+        `clients`: sessions of other peers.
         """
 
         async def check() -> None:
@@ -227,7 +222,6 @@ class Nodes(list[Node]):
         await eventually(check, within)
 
     async def check_sessions(self, node: Node, clients: int | None) -> None:
-        """`node` has a session with every other live relay, and no second one with any."""
         state = await node.state()
         others = {other.name for other in self.live if other is not node}
         peers = {peer["node"]: peer for peer in state["peers"]}
@@ -238,7 +232,7 @@ class Nodes(list[Node]):
             assert state["totals"]["sessions"] == len(others) + clients, (node, state["sessions"])
 
     async def announce(self, paths: Iterable[str], within: float = WITHIN) -> None:
-        """Wait until exactly these broadcasts are announced at every live relay."""
+        """Wait until every live relay announces exactly these."""
         wanted = set(paths)
 
         async def check() -> None:
@@ -251,7 +245,7 @@ class Nodes(list[Node]):
     # -- the network, where there are proxies
 
     def ways(self, one: Node, other: Node) -> Iterator[Any]:
-        """The weather between two relays: one for each that may dial."""
+        """Both directions' weather between two relays."""
         for dialler, dialled in ((one, other), (other, one)):
             assert dialled.proxy is not None
             yield dialled.proxy.weather(dialler.host)
@@ -268,7 +262,7 @@ class Nodes(list[Node]):
 
 @contextlib.contextmanager
 def quick_peers(**more: float) -> Iterator[None]:
-    """Relays try again soon."""
+    """Relays retry soon."""
     timers = {"FIRST_DELAY": 0.2, "LONGEST_DELAY": 0.5, "PATIENCE": 0.4, **more}
     with contextlib.ExitStack() as stack:
         for name, seconds in timers.items():
@@ -287,7 +281,6 @@ def node_config(
     limits: Limits = LIMITS,
     quic: QuicSettings = QUIC,
 ) -> Config:
-    """A relay of a cluster, open to everyone."""
     base = config(versions=versions, limits=limits, quic=quic, host="127.0.0.1")
     server = base.server
     if port is not None:
@@ -323,9 +316,9 @@ async def cluster(
     seed: int = 0,
     **options: Any,
 ) -> AsyncIterator[Nodes]:
-    """A root and leaves. With `proxies` relays reach each other through one in front of each.
+    """With `proxies` relays reach each other through one in front of each.
 
-    Names sort in the order of the nodes. `versions` limits what a node speaks, by its index.
+    Names sort in the order of the nodes. `versions` limits a node's versions, by its index.
     """
     names = sorted(f"127.0.0.1:{free_udp_port()}" for _ in range(leaves + 1))
     nodes = Nodes()
@@ -363,15 +356,13 @@ async def dial(node: Node, path: str = "", **options: Any) -> Client:
 
 
 async def drop(client: Client) -> None:
-    """End a client like a crash: without a close."""
+    """Like a crash: without a close."""
     assert isinstance(client.session, QuicSession)
     mute(client.session)
     await client.close()
 
 
 class Guest:
-    """Something with a client of its own, for the length of a block."""
-
     def __init__(self, node: Node, path: str, **options: Any) -> None:
         self.node = node
         self.path = path
@@ -400,14 +391,14 @@ class Guest:
         await self.end()
 
     async def begin(self) -> None:
-        """The session is there."""
+        pass
 
     async def end(self) -> None:
         await self.client.close()
 
 
 class Camera(Guest):
-    """A publisher of one broadcast with one track, `video`. Every group is two frames that say where they are from."""
+    """Publishes one broadcast with one track, `video`. The two frames of a group name it."""
 
     async def begin(self) -> None:
         self.publication = self.client.publish(self.path)
@@ -415,7 +406,7 @@ class Camera(Guest):
         self._writing: asyncio.Task[None] | None = None
 
     def write(self, count: int = 1) -> int:
-        """So many groups; the sequence of the last one."""
+        """Returns the last group's sequence."""
         for _ in range(count):
             group = self.track.group()
             for frame in range(2):
@@ -425,8 +416,6 @@ class Camera(Guest):
         return self.track.latest
 
     def go_on(self, every: float = 0.05) -> None:
-        """Write one group after the other until the end."""
-
         async def write() -> None:
             while True:
                 self.write()
@@ -450,7 +439,7 @@ def payload(path: str, sequence: int, frame: int) -> bytes:
 
 
 class Viewer(Guest):
-    """Reads the track `video` of a broadcast to its end."""
+    """Reads the track `video` to its end."""
 
     def __init__(self, node: Node, path: str, **options: Any) -> None:
         super().__init__(node, path, **options)
@@ -458,7 +447,6 @@ class Viewer(Guest):
         """Complete groups, in order of arrival."""
         self.begun: list[int] = []
         self.over: str | None = None
-        """End of the subscription."""
         self._changed = asyncio.Event()
         self._reading: set[asyncio.Task[None]] = set()
 
@@ -492,7 +480,7 @@ class Viewer(Guest):
             self._changed.set()
 
     async def until(self, condition: Callable[[], object], within: float = WITHIN) -> None:
-        """Raises AssertionError if the subscription ends, or time runs out, before."""
+        """Raises AssertionError if the subscription ends, or time runs out."""
         try:
             async with asyncio.timeout(within):
                 while not condition():
@@ -509,20 +497,17 @@ class Viewer(Guest):
         await self.until(lambda: self.groups and max(self.groups) >= sequence, within)
 
     async def goes_on(self, groups: int = 3, within: float = WITHIN) -> None:
-        """Wait for so many more complete groups."""
         wanted = len(self.groups) + groups
         await self.until(lambda: len(self.groups) >= wanted, within)
 
     def assert_once(self) -> None:
-        """No number came twice, from any publisher. (The newer of two concurrent groups may come first.)"""
+        """No number came twice. (Of two concurrent groups the newer may be first.)"""
         assert len(set(self.begun)) == len(self.begun), self.begun
         late = [now for before, now in itertools.pairwise(self.begun) if now < before - 8]
         assert not late, self.begun
 
 
 class Guide(Guest):
-    """Counts what is announced."""
-
     async def begin(self) -> None:
         self.announced = self.client.announced(self.path)
         await self.announced.initial()
@@ -552,7 +537,7 @@ class Guide(Guest):
 
 
 class Log(logging.Handler):
-    """Everything that any relay of this process logs, however little it matters."""
+    """All log records of this process."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)

@@ -1,5 +1,3 @@
-"""Fixtures for tests with real processes."""
-
 from __future__ import annotations
 
 import shutil
@@ -7,12 +5,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.browser import Browser
 from tests.e2e.namespaces import Network
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _browser_ends() -> Iterator[None]:
+    yield
+    Browser.end()
 
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    """A network of hosts; skips the test where none can be made."""
+    """Skips the test without the means for it."""
     if shutil.which("ip") is None:
         pytest.skip("iproute2 is not installed")
     try:

@@ -1,4 +1,4 @@
-"""Real peers as subprocesses, for tests that run them against a relay on loopback.
+"""Real peers as subprocesses, for tests against a relay on loopback.
 
     async with RustPeer("0.5.1", "publish", url, "demo/cam", "--track", "video", "--hold") as peer:
         await peer.wait_for("track_request", name="video")
@@ -6,8 +6,7 @@
         await peer.wait_for("track_released")
         assert peer.count("track_request") == 1
 
-A peer prints one JSON object a line. `EventLog` keeps them all, so a wait may begin after what it waits
-for has happened. Nothing here knows the relay.
+A peer prints one JSON object a line. `EventLog` keeps them: a wait may begin after its event.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ RUST_PEER = "tests.e2e.peers.rust_peer"
 VENVS = ROOT / ".venv-peers"
 CLOSE_S = 10.0
 INSTALL_S = 600.0
-LINE_LIMIT = 1 << 26  # the result of a viewer is one line
-# Below the ephemeral ports, among which a client's socket might take one just found to be free.
+LINE_LIMIT = 1 << 26  # bytes: a viewer's result is one line
+# below the ephemeral ports: a client's socket could take a free one of these
 PORTS = range(20_000, 32_000)
 
 Event = dict[str, Any]
 
 
 class PeerError(AssertionError):
-    """A peer ended, or time ran out, before the event awaited. Holds its events and its stderr."""
+    """A peer ended, or time ran out, before the event. Holds its events and its stderr."""
 
 
 class EventLog:
-    """The events of one peer, in order. Subclasses feed it with `_add` and `_end`."""
+    """The events of one peer, in order. Subclasses call `_add` and `_end`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -56,7 +55,7 @@ class EventLog:
         self._changed = asyncio.Event()
 
     def find(self, event: str, **match: object) -> list[Event]:
-        """The events of this name so far whose fields equal the given ones."""
+        """Events so far with these fields."""
         return [
             e for e in self.events if e.get("event") == event and all(e.get(k) == v for k, v in match.items())
         ]
@@ -65,9 +64,9 @@ class EventLog:
         return len(self.find(event, **match))
 
     async def wait_for(self, event: str, within: float = 10.0, *, nth: int = 1, **match: object) -> Event:
-        """The nth such event since the start, be it past or yet to come within so many seconds.
+        """The nth such event since the start.
 
-        Raises PeerError, at once if the peer has ended without it.
+        Raises PeerError, at once if the peer has ended.
         """
         try:
             async with asyncio.timeout(within):
@@ -95,7 +94,7 @@ class EventLog:
 
 
 class Peer(EventLog):
-    """A subprocess that prints events. A line that is no JSON object becomes a `line` event."""
+    """A subprocess that prints events. Other lines become `line` events."""
 
     def __init__(self, command: Sequence[str | Path], name: str = "") -> None:
         self._command = [str(part) for part in command]
@@ -141,14 +140,14 @@ class Peer(EventLog):
         await stdin.drain()
 
     async def finish(self, within: float = CLOSE_S) -> int:
-        """Ends stdin, upon which a peer reports and exits. Returns the exit status."""
+        """Ends stdin: the peer reports and exits. Returns the exit status."""
         stdin = self.process.stdin
         assert stdin is not None
         stdin.close()
         return await self.wait(within)
 
     async def close(self, within: float = CLOSE_S) -> int:
-        """Terminates the process; kills it when it is still there after so many seconds."""
+        """Terminates the process, then kills it."""
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
         try:
@@ -157,13 +156,13 @@ class Peer(EventLog):
             return await self.kill()
 
     async def kill(self) -> int:
-        """End like a crash: no close, no result."""
+        """Like a crash: no close, no result."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         return await self.wait(CLOSE_S)
 
     async def wait(self, within: float) -> int:
-        """Until the process has ended and all it wrote is read. Raises TimeoutError."""
+        """Until the process ends and its output is read. Raises TimeoutError."""
         assert self._readers is not None
         async with asyncio.timeout(within):
             status = await self.process.wait()
@@ -188,7 +187,7 @@ class Peer(EventLog):
 
 
 class RustPeer(Peer):
-    """A peer of that moq-rs version. See `peers/rust_peer.py` for the commands and their events."""
+    """See `peers/rust_peer.py` for commands and events."""
 
     def __init__(self, version: str, command: str, *args: object) -> None:
         self._version = version
@@ -196,16 +195,16 @@ class RustPeer(Peer):
         super().__init__(["-m", RUST_PEER, *words], f"moq-rs {version} {' '.join(words)}")
 
     async def start(self) -> Self:
-        # In a thread: the test's loop may have a relay to run while the environment is being made.
+        # in a thread: the test's loop may run a relay meanwhile
         self._command[:0] = [str(await asyncio.to_thread(peer_python, self._version))]
         return await super().start()
 
 
 @functools.cache
 def peer_python(version: str) -> Path:
-    """The interpreter of a virtual environment with that moq-rs, which is made when it is missing.
+    """Python of a virtual environment with that moq-rs, made if missing.
 
-    Processes that race for it wait for the first one. Raises RuntimeError with pip's output.
+    Concurrent processes wait for the first one. Raises RuntimeError with pip's output.
     """
     home = VENVS / f"moq-rs-{version}"
     python = home / "bin" / "python"
@@ -234,6 +233,26 @@ def _has_moq(python: Path, version: str) -> bool:
     return found.returncode == 0 and found.stdout.strip() == version
 
 
+@functools.cache
+def npm_modules(package: str) -> Path:
+    """A folder with an npm package and all that it needs, which is made when it is missing.
+
+    Concurrent processes wait for the first. Raises RuntimeError with npm's output.
+    """
+    home = VENVS / f"npm-{package.partition('@')[2].replace('/', '-')}"
+    VENVS.mkdir(exist_ok=True)
+    (VENVS / ".gitignore").write_text("*\n")
+    with home.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir()
+            options = ("--no-audit", "--no-fund", "--ignore-scripts", "--no-save")
+            _install("npm", "install", "--prefix", str(home), package, *options)
+            (home / "complete").touch()
+    return home / "node_modules"
+
+
 def _install(*command: str) -> None:
     done = subprocess.run(
         command,
@@ -251,9 +270,9 @@ _given_ports: set[int] = set()
 
 
 def free_udp_port() -> int:
-    """A port that is free for UDP and for TCP, on 127.0.0.1 and (where there is IPv6) on ::1.
+    """Free for UDP and for TCP, on 127.0.0.1 and (with IPv6) on ::1.
 
-    None is given twice in a process. Raises OSError when there is none.
+    Never the same twice in a process. Raises OSError.
     """
     for port in random.sample(PORTS, len(PORTS)):
         if port not in _given_ports and _is_free(port):

@@ -1,4 +1,4 @@
-"""Shared by the HTTP tests: relays with keys and certificates, and a live publisher."""
+"""HTTP tests: relays with keys and certificates, and a live publisher."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WITHIN: Final = 15.0
 """Seconds that anything awaited may take."""
 
 IMPATIENT: Final = Limits(track_idle=0.01)
-"""A track without subscribers ends at once, to keep tests short."""
+"""A track without subscribers ends at once."""
 
 SECRET: Final = b"0123456789abcdef0123456789abcdef"
 
@@ -44,7 +44,7 @@ SECRET: Final = b"0123456789abcdef0123456789abcdef"
 
 
 async def live(relay: Relay, publication: Publication) -> Publication:
-    """The publication, once the relay knows it."""
+    """Wait until the relay knows it."""
     async with asyncio.timeout(WITHIN), aiohttp.ClientSession() as session:
         while True:
             async with session.get(f"{relay.internal_url}announced/") as response:
@@ -56,14 +56,12 @@ async def live(relay: Relay, publication: Publication) -> Publication:
 async def published(
     relay: Relay, path: str = "demo/cam", **options: Any
 ) -> AsyncIterator[tuple[Client, Publication]]:
-    """A client of ours with one broadcast."""
     async with await RecordingClient.connect(relay.url, **options) as client:
         yield client, await live(relay, client.publish(path))
 
 
 @contextlib.asynccontextmanager
 async def stage(**options: Any) -> AsyncIterator[tuple[Relay, aiohttp.ClientSession]]:
-    """A relay and someone to ask it."""
     timeout = aiohttp.ClientTimeout(total=WITHIN)
     async with (
         running(**{"limits": IMPATIENT, **options}) as relay,
@@ -73,14 +71,13 @@ async def stage(**options: Any) -> AsyncIterator[tuple[Relay, aiohttp.ClientSess
 
 
 async def no_readers_left() -> None:
-    """Wait until every actor that reads for an HTTP request has ended."""
+    """Wait until all reader actors have ended."""
     for reader in _readers():
         assert await asyncio.to_thread(reader.actor_stopped.wait, WITHIN), reader
     assert readers() == 0
 
 
 def readers() -> int:
-    """Number of readers."""
     return len(_readers())
 
 
@@ -89,8 +86,6 @@ def _readers() -> list[Ref]:
 
 
 class Lines(logging.Handler):
-    """Log lines that can be waited for."""
-
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
@@ -112,7 +107,6 @@ class Lines(logging.Handler):
 
 @contextlib.contextmanager
 def logged(name: str) -> Iterator[Lines]:
-    """Log records under `name` from now on."""
     lines = Lines()
     logger = logging.getLogger(name)
     logger.addHandler(lines)
@@ -126,7 +120,6 @@ def logged(name: str) -> Iterator[Lines]:
 
 
 def key_file(folder: Path) -> Path:
-    """A key as `[auth] key` wants it."""
     file = folder / "root.jwk"
     secret = base64.urlsafe_b64encode(SECRET).decode().rstrip("=")
     file.write_text(json.dumps({"kty": "oct", "alg": "HS256", "key_ops": ["verify"], "k": secret}))
@@ -134,12 +127,10 @@ def key_file(folder: Path) -> Path:
 
 
 def token(**claims: Any) -> str:
-    """A token that the key signs."""
     return jwt.encode(claims, SECRET, algorithm="HS256")
 
 
 def guarded(folder: Path, public: str | None = None) -> Config:
-    """A relay that wants tokens."""
     return config(limits=IMPATIENT).model_copy(update={"auth": Auth(key=key_file(folder), public=public)})
 
 
@@ -147,7 +138,6 @@ def guarded(folder: Path, public: str | None = None) -> Config:
 
 
 def certificate(key: PrivateKey | None = None) -> CertificatePair:
-    """A self-signed certificate for localhost, as an operator might bring one."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
@@ -171,7 +161,7 @@ def rsa_certificate() -> CertificatePair:
 
 
 def install(folder: Path, pair: CertificatePair) -> tuple[Path, Path]:
-    """Write it where the relay of `secured` reads it."""
+    """Where `secured` reads it."""
     cert, key = folder / "cert.pem", folder / "key.pem"
     cert.write_bytes(chain_pem(pair))
     key.write_bytes(key_pem(pair))
@@ -179,7 +169,7 @@ def install(folder: Path, pair: CertificatePair) -> tuple[Path, Path]:
 
 
 def secured(folder: Path, pair: CertificatePair) -> Config:
-    """A relay whose QUIC and HTTPS use certificates from files, next to HTTP."""
+    """QUIC and HTTPS use certificates from files; HTTP, too."""
     cert, key = install(folder, pair)
     base = config(limits=IMPATIENT)
     tls = base.server.tls.model_copy(update={"cert": (cert,), "key": (key,), "generate": ()})

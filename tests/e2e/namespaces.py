@@ -1,7 +1,7 @@
-"""Hosts in network namespaces, with real cables and addresses.
+"""Hosts in network namespaces, with cables and addresses.
 
-A bridge in a namespace of its own is the switch; each host hangs on it by a cable (a veth pair). Needs root with
-CAP_NET_ADMIN and iproute2; tests are skipped where these are missing.
+A bridge is the switch, and veth pairs are the cables. Needs root with CAP_NET_ADMIN and iproute2; else tests are
+skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def ip(*words: str) -> str:
 
 
 class Network:
-    """A switch and what hangs on it. Names are unique, so that runs do not meet."""
+    """Names are unique: concurrent runs stay apart."""
 
     def __init__(self) -> None:
         self._tag = f"mq{os.getpid() % 10_000:04d}{secrets.token_hex(2)}"
@@ -42,7 +42,6 @@ class Network:
         return space
 
     def host(self, number: int) -> Host:
-        """A host at its own cable."""
         space = self._space(f"h{number}")
         far = f"port{number}"
         ip("-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", far, "netns", self.switch)
@@ -52,7 +51,7 @@ class Network:
         return Host(self, number, space)
 
     def close(self) -> None:
-        """Remove everything; a namespace is removed with its interfaces once no process runs in it."""
+        """A namespace takes its interfaces along once no process runs in it."""
         for space in reversed(self._spaces):
             with contextlib.suppress(OSError):
                 ip("netns", "del", space)
@@ -66,12 +65,12 @@ class Host:
         self.address = f"{SUBNET}.{number}"
 
     def add_address(self, address: str) -> None:
-        """One more, with the length of its prefix."""
+        """`address` has a prefix length."""
         words = ("nodad",) if ":" in address else ()
         ip("-n", self.space, "addr", "add", address, "dev", "eth0", *words)
 
     def cable(self, state: str) -> None:
-        """`down` unplugs the cable at the switch: the host keeps its address and gets no signal."""
+        """`down` unplugs the cable at the switch: the host keeps its address and sees no signal."""
         ip("-n", self._network.switch, "link", "set", self._port, state)
 
     def command(self, *words: str | Path) -> list[str | Path]:

@@ -7,8 +7,8 @@
         await source.run(4.0)
         assert max(arrival.age for arrival in watch.arrivals) < 1.0
 
-Source, relay and viewers share one event loop and so one clock. Tests run it on a `VirtualLoop`: how busy the machine is
-changes no age.
+Source, relay and viewers share one event loop and so one clock. A `VirtualLoop` makes ages independent of the
+machine.
 """
 
 from __future__ import annotations
@@ -52,8 +52,6 @@ STAMP: Final = struct.Struct(">dI")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A live track."""
-
     fps: float
     size: int
     """Bytes of a frame."""
@@ -62,7 +60,7 @@ class Shape:
 
     @property
     def rate(self) -> float:
-        """Payload, bytes per second."""
+        """Payload bytes per second."""
         return self.fps * self.size
 
     @property
@@ -72,16 +70,15 @@ class Shape:
 
 
 VIDEO: Final = Shape(30, 8300, 6)
-"""2 Mbit/s, in groups so short that a test of a few seconds has some twenty."""
+"""2 Mbit/s, with some twenty groups in a few seconds."""
 
 AUDIO: Final = Shape(50, 160, 1)
 
 SMALL_WINDOW: Final = 16_384
-"""Bytes that a session takes unread which is to stand still soon."""
+"""Unread bytes of a session that stalls soon."""
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which that share of them lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
@@ -104,14 +101,14 @@ def _driver(client: Client) -> Driver:
 
 
 async def trickle(client: Client, rate: float, every: float = 0.05) -> None:
-    """Grant so many bytes per second."""
+    """Grant `rate` bytes per second."""
     while True:
         await asyncio.sleep(every)
         thaw(client, math.ceil(rate * every))
 
 
 class Source:
-    """A track that is written at a steady pace. Which frame is due is a matter of the clock, never of sleeping."""
+    """Writes a track at a steady pace: the clock decides which frame is due."""
 
     def __init__(self, track: TrackWriter, shape: Shape) -> None:
         self.track = track
@@ -119,7 +116,7 @@ class Source:
         self.groups = 0
 
     async def run(self, seconds: float) -> None:
-        """Write whole groups for about so long."""
+        """Whole groups."""
         loop = asyncio.get_running_loop()
         shape = self.shape
         begin = loop.time()
@@ -135,8 +132,6 @@ class Source:
 
 
 class Arrival(NamedTuple):
-    """A frame."""
-
     at: float
     age: float
     group: int
@@ -144,41 +139,36 @@ class Arrival(NamedTuple):
 
 
 class Watch:
-    """A subscription and everything received for it."""
-
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
         self.arrivals: list[Arrival] = []
         self.begun: list[int] = []
-        """Groups in order of their arrival."""
+        """In order of arrival."""
         self.whole: list[int] = []
-        """Groups that came to their end, in order of that."""
+        """Complete groups, in order of their ends."""
         self.broken: dict[int, int] = {}
-        """Codes of groups that were given up."""
+        """Codes of aborted groups."""
         self.ended = False
-        """The track has ended."""
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._watch())
 
     async def until(self, check: Callable[[], object], within: float = 10.0) -> None:
-        """Wait for something that frames bring about."""
         async with asyncio.timeout(within):
             while not check():
                 self._changed.clear()
                 await self._changed.wait()
 
     async def leave(self) -> None:
-        """Stop reading."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
     def ages(self, begin: float = 0.0, end: float = math.inf) -> list[float]:
-        """Ages of frames received between two moments."""
+        """Of frames received between two moments."""
         return [arrival.age for arrival in self.arrivals if begin <= arrival.at < end]
 
     def check_boundaries(self, per_group: int) -> None:
-        """Each group is an unbroken prefix; a complete one is whole, any other was reset."""
+        """Each group is an unbroken prefix; an incomplete one was reset."""
         numbers: dict[int, list[int]] = {}
         for arrival in self.arrivals:
             numbers.setdefault(arrival.group, []).append(arrival.number)
@@ -214,14 +204,12 @@ class Watch:
 
 
 class Viewer:
-    """A session that watches."""
-
     def __init__(self, client: Client) -> None:
         self.client = client
         self.watches: list[Watch] = []
 
     async def watch(self, track: str, **options: Any) -> Watch:
-        """Subscribe; `options` are those of `Client.subscribe`."""
+        """`options` are those of `Client.subscribe`."""
         async for change in self.client.announced():
             if change.path == PATH:
                 break
@@ -230,14 +218,13 @@ class Viewer:
         return watch
 
     async def close(self) -> None:
-        """Leave."""
         for watch in self.watches:
             await watch.leave()
         await self.client.close()
 
 
 class Stage:
-    """A relay, a publisher beside it, and viewers, behind a bad network where they are to be."""
+    """A relay, a publisher beside it, and viewers, behind a bad network or beside the relay."""
 
     def __init__(self, relay: Relay, proxy: UdpProxy, publication: Publication) -> None:
         self.relay = relay
@@ -246,18 +233,17 @@ class Stage:
         self._viewers: list[Viewer] = []
 
     async def close(self) -> None:
-        """Close all viewers, on a good network."""
+        """On a good network."""
         self.weather.both()
         self.weather.down.rate = self.weather.up.rate = None
         await asyncio.gather(*(viewer.close() for viewer in self._viewers))
 
     @property
     def weather(self) -> Weather:
-        """Set the network of all viewers; each has its own bottleneck."""
+        """The network of all viewers; each has its own bottleneck."""
         return self.proxy.weather()
 
     def source(self, track: str, shape: Shape) -> Source:
-        """Offer a track."""
         return Source(self._publication.track(track, keep=64), shape)
 
     async def viewer(
@@ -267,7 +253,7 @@ class Stage:
         versions: tuple[Version, ...] = tuple(Version),
         window: int | None = None,
     ) -> Viewer:
-        """A viewer behind the network, or beside the relay. `window` is what it may have unread, in bytes."""
+        """Behind the network, or beside the relay. `window`: unread bytes."""
         port = self.proxy.port if behind else self.relay.port
         settings = QuicSettings() if window is None else QuicSettings(connection_window=window)
         session = await connect(
@@ -279,7 +265,7 @@ class Stage:
         return viewer
 
     def backlogs(self, sessions: Collection[int] | None = None) -> dict[int, int]:
-        """Unsent bytes of each session, or of these, that has a subscription; by its number."""
+        """Unsent bytes of sessions with a subscription, by number."""
         found: dict[int, int] = {}
         for number, ref in self.relay.connections.items():
             if sessions is not None and number not in sessions:
@@ -291,7 +277,6 @@ class Stage:
         return found
 
     async def viewers(self, count: int, **options: Any) -> list[Viewer]:
-        """So many of them."""
         return await asyncio.gather(*(self.viewer(**options) for _ in range(count)))
 
 
@@ -299,7 +284,7 @@ class Stage:
 async def stage(
     *, limits: Limits | None = None, versions: tuple[Version, ...] = tuple(Version), seed: int = 1
 ) -> AsyncIterator[Stage]:
-    """A relay with these limits, by default those of the configuration's defaults."""
+    """Default limits are those of the configuration."""
     async with (
         running(limits=limits or Limits(), versions=versions) as relay,
         contextlib.AsyncExitStack() as stack,

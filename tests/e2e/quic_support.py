@@ -1,4 +1,4 @@
-"""What tests ask of a relay's QUIC endpoint."""
+"""Questions to a relay's QUIC endpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from relay.transport.quic_server import QuicServer
 
 
 def open_connections(server: QuicServer | None) -> int:
-    """Connections that are not closed, before and after their handshake."""
+    """Before and after their handshake."""
     assert server is not None
     return sum(not connection.over for connection in server.connections)

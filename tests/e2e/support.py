@@ -1,4 +1,4 @@
-"""Relays for tests that open sockets: in this process, on loopback, each with ports of its own."""
+"""Relays in this process, on loopback, each with ports of its own."""
 
 from __future__ import annotations
 
@@ -13,13 +13,26 @@ from relay.quic.settings import QuicSettings
 from relay.wire.version import Version
 from tests.clock import RUNTIME
 from tests.e2e.harness import RustPeer, free_udp_port
+from tests.sampling import first
+
+NEW, OLD = "0.5.1", "0.3.3"
+"""Releases of moq-rs."""
+
+SPOKEN = [
+    *((NEW, version) for version in Version),
+    *(
+        (OLD, version)
+        for version in first(Version.LITE_04, Version.LITE_03, Version.LITE_02, Version.LITE_01)
+    ),
+]
+"""Releases and their versions. The old one reads slowly: a sample has its newest version only."""
 
 PATIENT = Limits(backlog_time=30.0)
-"""Limits of most tests: on a busy machine a viewer falls behind that would not elsewhere."""
+"""For most tests: on a busy machine healthy viewers fall behind."""
 
 
 def paced(peer: str, groups: int, frames: int) -> tuple[object, ...]:
-    """Options of a publisher that writes at a pace at which the client itself drops nothing."""
+    """Options of a publisher whose own client drops nothing at this pace."""
     interval = 0.006 if peer.startswith("0.3") else 0.002
     return ("--groups", groups, "--frames-per-group", frames, "--interval", interval, "--frame-size", 400)
 
@@ -50,29 +63,25 @@ def config(
 
 @contextlib.asynccontextmanager
 async def running(**options: Any) -> AsyncIterator[Relay]:
-    """A relay for the length of a test."""
     async with Relay(config(**options), RUNTIME) as relay:
         yield relay
 
 
 def webtransport(relay: Relay, path: str = "") -> str:
-    """URL of the relay for WebTransport."""
     return f"https://127.0.0.1:{relay.port}/{path}"
 
 
 def raw(relay: Relay, path: str = "") -> str:
-    """URL of the relay for raw QUIC."""
     return f"moqt://127.0.0.1:{relay.port}/{path}"
 
 
 def publisher(version: str, url: str, broadcast: str, *options: object, track: str = "video") -> RustPeer:
-    """A real publisher. 0.3 gets origins of its own, as a publisher that is not also a viewer has."""
+    """0.3 gets separate origins, like a publisher that is not also a viewer."""
     extra = ["--explicit-origins"] if version.startswith("0.3") else []
     return RustPeer(version, "publish", url, broadcast, "--track", track, *extra, *options)
 
 
 def viewer(version: str, url: str, broadcast: str, *options: object, track: str = "video") -> RustPeer:
-    """A process with one or more real viewers."""
     extra = ["--explicit-origins"] if version.startswith("0.3") else []
     return RustPeer(version, "watch", url, broadcast, "--track", track, *extra, *options)
 

@@ -1,6 +1,6 @@
-"""Very many QUIC clients of one process on one socket, attackers or unfinished handshakes.
+"""Very many QUIC clients of one process on one socket: attackers or unfinished handshakes.
 
-They speak through aioquic alone, none of our code, and say no more than a handshake needs.
+They use aioquic alone, and only what a handshake needs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from aioquic.tls import Epoch
 Address = tuple[str, int]
 
 PLAIN = "moq-lite-04"
-"""A version without SETUP: who is connected has a session, and may stay."""
+"""A version without SETUP: a connection is a session, and may stay."""
 
 
 def newcomer(alpn: str = PLAIN) -> QuicConnection:
-    """A client that has not connected yet."""
     return QuicConnection(
         configuration=QuicConfiguration(
             alpn_protocols=[alpn], server_name="localhost", verify_mode=ssl.CERT_NONE, idle_timeout=60.0
@@ -33,14 +32,13 @@ def newcomer(alpn: str = PLAIN) -> QuicConnection:
 
 
 def first_packet(target: Address) -> bytes:
-    """The first packet of a client."""
     quic = newcomer()
     quic.connect(target, 0.0)
     return quic.datagrams_to_send(0.0)[0][0]
 
 
 def one_rtt_packets(quic: QuicConnection, payload: bytes, count: int) -> list[bytes]:
-    """Packets of an established client with a payload that it would not send by itself."""
+    """Packets of an established client with a payload that aioquic would not send."""
     keys = quic._cryptos[Epoch.ONE_RTT]
     first = quic._packet_number + 1000
     packets = []
@@ -53,14 +51,12 @@ def one_rtt_packets(quic: QuicConnection, payload: bytes, count: int) -> list[by
 
 
 class Swarm(asyncio.DatagramProtocol):
-    """The clients and their socket."""
-
     def __init__(self, target: Address) -> None:
         self.target = target
         self.established: dict[bytes, QuicConnection] = {}
-        """Clients by their connection id."""
+        """By connection id."""
         self.ended: dict[bytes, int] = {}
-        """The ids of those that are over, with the code of the close."""
+        """Codes of closes, by connection id."""
         self.answers: list[bytes] = []
         """Datagrams for unknown hosts."""
         self._routes: dict[bytes, QuicConnection] = {}
@@ -75,7 +71,7 @@ class Swarm(asyncio.DatagramProtocol):
         return self._transport
 
     def join(self, alpn: str = PLAIN) -> bytes:
-        """Start one more client. Returns its connection id."""
+        """Returns the new client's connection id."""
         quic = newcomer(alpn)
         self._routes[quic.host_cid] = quic
         quic.connect(self.target, self._loop.time())
@@ -83,7 +79,6 @@ class Swarm(asyncio.DatagramProtocol):
         return quic.host_cid
 
     def leave(self) -> None:
-        """All clients close their connections."""
         for quic in tuple(self.established.values()):
             quic.close()
             self._serve(quic)
@@ -138,7 +133,7 @@ class Swarm(asyncio.DatagramProtocol):
 
 @contextlib.asynccontextmanager
 async def swarm(port: int, *, host: str = "127.0.0.1", source: str = "127.0.0.2") -> AsyncIterator[Swarm]:
-    """Clients that all come from `source`."""
+    """All come from `source`."""
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.create_datagram_endpoint(
         lambda: Swarm((host, port)), local_addr=(source, 0)

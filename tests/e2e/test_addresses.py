@@ -48,7 +48,6 @@ async def probed(host: Host, *addresses: str) -> list[dict[str, Any]]:
 async def test_answers_come_from_the_address_that_was_asked(
     network: Network, tmp_path: Path, listening: str, unverified: int
 ) -> None:
-    """Version negotiation, refusals, groups; and Retry, where no handshake may be unverified."""
     listen, addresses = LISTENING[listening]
     server, client = network.host(1), network.host(2)
     server.add_address(f"{IPV4[1]}/24")

@@ -1,6 +1,7 @@
 """Attacks by connections: floods of first packets, many sessions of one address, silence. Other sessions are served.
 
-`ATTACK_CONNECTIONS=5000 pytest -s tests/e2e/test_attacks_connections.py -k many` attacks a relay of its own with more.
+`ATTACK_CONNECTIONS=5000 pytest -s tests/e2e/test_attacks_connections.py -k many` attacks a relay of its own with
+more.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def trusting(relay: Relay) -> ClientTls:
 
 
 class Bystander:
-    """A publisher and a viewer of somebody else's, and how long a frame takes from one to the other."""
+    """Another peer's publisher and viewer, and the delay of a frame between them."""
 
     def __init__(self, publication: Publication, subscription: Subscription) -> None:
         self._publication = publication
@@ -70,7 +71,6 @@ class Bystander:
         self._numbers = itertools.count()
 
     async def frame(self) -> float:
-        """Seconds that a frame took."""
         payload = f"frame {next(self._numbers)}".encode()
         begin = time.monotonic()
         group = self._publication.tracks["video"].group()
@@ -129,7 +129,7 @@ async def test_real_clients_come_in_through_a_retry(peer: str, way: str) -> None
 
 @ways
 async def test_first_packets_of_abandoned_handshakes(way: str) -> None:
-    """From any number of forged addresses. Real clients still connect."""
+    """From forged addresses; real clients still connect."""
     limits = limited(handshakes=40, handshakes_unverified=10)
     async with contextlib.AsyncExitStack() as stack:
         relay = await stack.enter_async_context(running(limits=limits, quic=WAYS[way]))
@@ -138,7 +138,7 @@ async def test_first_packets_of_abandoned_handshakes(way: str) -> None:
             packets = [first_packet(attacker.target) for _ in range(100)]
             for packet in packets:
                 attacker.transport.sendto(packet, attacker.target)
-            # Ten first packets, and Retries that only the sender's address could receive.
+            # ten first packets, and Retries that only the sender's address could receive
             await until(relay, "refused_total", 90, limit="handshakes_unverified")
             assert relay._quic is not None
             assert open_connections(relay._quic) == 12
@@ -154,7 +154,7 @@ async def test_handshakes_that_stop_half_way_end_in_time() -> None:
     async with running(limits=limits) as relay, swarm(relay.port) as attacker:
         for _ in range(5):
             attacker.transport.sendto(first_packet(attacker.target), attacker.target)
-        quiet = [attacker.join("h3") for _ in range(5)]  # these go on, but never ask for a session
+        quiet = [attacker.join("h3") for _ in range(5)]  # these never ask for a session
         await attacker.until(lambda: set(quiet) <= set(attacker.established))
         await until(relay, "refused_total", 10, limit="setup")
         await attacker.until(lambda: len(attacker.ended) == 5)
@@ -180,7 +180,7 @@ async def test_one_address_has_so_many_sessions_and_no_more() -> None:
         assert value(await scrape(relay), "refused_total", limit="sessions_address") == 2
         for client in mine:
             await client.close()
-        # A place is free once the connection is forgotten, shortly after its close.
+        # shortly after the close
         async with asyncio.timeout(WITHIN):
             while relay._addresses.taken("127.0.0.1"):
                 await scrape(relay)
@@ -243,13 +243,13 @@ async def test_tcp_connections_have_a_limit_and_sessions_are_none_of_them() -> N
         async with connected(tcp_port(relay)) as (reader, _), asyncio.timeout(WITHIN):
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
-        # From elsewhere there is one left.
+        # another address has one left
         async with http.get(f"{relay.url}health") as response:
             assert await response.text() == "ok\n"
         async with connected(tcp_port(relay), "127.0.0.1") as (reader, _), asyncio.timeout(WITHIN):
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
-        values = await scrape(relay)  # on the internal listener, which has places of its own
+        values = await scrape(relay)  # on the internal listener, which has its own limit
         assert value(values, "refused_total", limit="http_address") == 1
         assert value(values, "refused_total", limit="http") == 1
         await held.aclose()
@@ -281,7 +281,7 @@ async def test_a_tls_handshake_that_does_not_begin(tmp_path: Path) -> None:
 # -- packets that cost more than they should
 
 RETIREMENTS = b"\x19\x01" * 570
-"""A packet full of frames that each cost us a thousand times what they cost the peer: RETIRE_CONNECTION_ID."""
+"""RETIRE_CONNECTION_ID frames: each costs us a thousand times what it costs the peer."""
 
 
 @ways
@@ -298,7 +298,7 @@ async def test_packets_full_of_tiny_frames_are_read_within_a_share_of_the_cpu(wa
             packets = iter(one_rtt_packets(client, RETIREMENTS, 6_000))
             assert relay._quic is not None
             async with asyncio.timeout(WITHIN):
-                # On a busy machine some are lost in the socket, and the share grows back while they are read.
+                # on a busy machine the socket drops some, and the share grows back meanwhile
                 while relay._quic.refused["packet_time"] < 100:
                     for packet in itertools.islice(packets, 600):
                         attacker.transport.sendto(packet, attacker.target)
@@ -311,13 +311,13 @@ async def test_packets_full_of_tiny_frames_are_read_within_a_share_of_the_cpu(wa
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that the process takes."""
+    """Bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 async def test_many_connections_of_one_address(tmp_path: Path) -> None:
-    """An attacker opens `COUNT` connections; a fifth is admitted and stays. Other sessions notice little."""
+    """A fifth of `COUNT` connections is admitted. Other sessions notice little."""
     port, share = free_udp_port(), COUNT // 5
     pair = certificate()
     cert, key = install(tmp_path, pair)
@@ -357,7 +357,7 @@ async def test_many_connections_of_one_address(tmp_path: Path) -> None:
             await attack
             seconds, during = time.monotonic() - begin, resident(pid)
             storm.append(await other.frame())
-            # Those that were one too many by the end of their handshake learn it right after.
+            # connections over the limit learn it right after their handshake
             await attacker.until(lambda: len(attacker.established) == share)
             assert set(attacker.ended.values()) == {0x2}
             async with http.get(f"http://localhost:{port + 1}/metrics") as response:
@@ -374,7 +374,7 @@ async def test_many_connections_of_one_address(tmp_path: Path) -> None:
                 f"a bystander's frame: {_spread(calm)} before, {_spread(storm)} during\n"
             )
             attacker.leave()
-            # Once they are forgotten, after three probe time-outs, the same address comes in again.
+            # three probe time-outs later the address may come again
             async with asyncio.timeout(60):
                 while not attacker.established:
                     await _settled(attacker, attacker.join())
@@ -385,7 +385,7 @@ async def test_many_connections_of_one_address(tmp_path: Path) -> None:
 
 
 async def _attack(attacker: Swarm, count: int) -> None:
-    """All connect, a hundred at a time, and have their answer."""
+    """A hundred at a time."""
     for start in range(0, count, 100):
         batch = []
         for _ in range(min(100, count - start)):

@@ -65,7 +65,7 @@ WAYS: Final = ("http", "websocket", "webtransport", "quic")
 
 @pytest.fixture(autouse=True)
 def record() -> Iterator[Record]:
-    """Whatever is attempted, no part of a token is logged, and nothing fails inside."""
+    """No attempt logs a part of a token, or fails inside."""
     with recorded() as everything_logged:
         yield everything_logged
 
@@ -73,7 +73,7 @@ def record() -> Iterator[Record]:
 # --- ways in, down to the byte -----------------------------------------------------------------------------------------
 
 Outcome = tuple[bool, object]
-"""Admitted, and the paths that it saw; else the refusal."""
+"""Admitted with these paths; else the refusal."""
 
 UNAUTHORIZED: Final[dict[str, Outcome]] = {
     "http": (False, (401, "unauthorized")),
@@ -94,18 +94,18 @@ WORDS: Final = (
 
 
 def without_word(told: str) -> str:
-    """The refusal without its prefix; nothing else may follow."""
+    """Nothing may follow the prefix."""
     refusal, colon, word = told.partition(": ")
     return refusal if colon and refusal == "unauthorized" and word in WORDS else told
 
 
 async def ask(relay: Relay, target: bytes, *fields: bytes) -> tuple[int, str]:
-    """One HTTP request through a plain socket, sent as it stands; status and body of the answer."""
+    """One HTTP request through a plain socket; status and body of the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", yarl.URL(relay.url).port)
     try:
         head = (b"GET " + target + b" HTTP/1.1", b"host: relay", b"connection: close", *fields)
         writer.write(b"\r\n".join((*head, b"", b"")))
-        # It may answer before it has read everything, and then not read the rest.
+        # it may answer before it has read everything
         with contextlib.suppress(ConnectionError):
             await writer.drain()
         answer = b""
@@ -167,7 +167,7 @@ async def over_websocket(relay: Relay, target: bytes, *fields: bytes) -> Outcome
 
 @contextlib.contextmanager
 def asking_for(target: bytes) -> Iterator[None]:
-    """Our client asks for exactly these bytes as the `:path` of its WebTransport session."""
+    """Our client requests exactly these bytes as the `:path` of its WebTransport session."""
     request = WebTransportClientSession._request
 
     def altered(self: WebTransportClientSession, settings: dict[int, int]) -> None:
@@ -190,7 +190,7 @@ def asking_for(target: bytes) -> Iterator[None]:
 
 
 def headers_frame(fields: list[tuple[bytes, bytes]]) -> bytes:
-    """A HEADERS frame whose fields are spelled out: the usual encoder takes no value over 64 KiB."""
+    """Spelled out: the usual encoder takes no value over 64 KiB."""
 
     def prefixed(flags: int, bits: int, number: int) -> bytes:
         most = (1 << bits) - 1
@@ -227,21 +227,21 @@ async def over_webtransport(relay: Relay, target: bytes, *fields: bytes) -> Outc
 
 
 class Introduction:
-    """The stream of our SETUP, in which the bytes of `target` stand where the client has put tildes."""
+    """The stream of our SETUP, with `target` in place of tildes."""
 
     def __init__(self, stream: Stream, target: bytes) -> None:
         self._stream = stream
         self._target = target
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
-        # The last such run: the length before it may end in a tilde of its own.
+        # the last tildes: the length before them may end in one
         head, found, tail = b"".join(chunks).rpartition(b"~" * len(self._target))
         assert found or not self._target
         self._stream.write([head + self._target + tail], fin=fin)
 
 
 async def over_quic(relay: Relay, target: bytes, *fields: bytes) -> Outcome:
-    """Path and query are a parameter of SETUP, sent as it stands."""
+    """Path and query are a parameter of SETUP."""
     tls = ClientTls(fingerprints=(relay.fingerprint,))
     session: Any = await connect(address(relay, "quic"), versions=(Version.LITE_05,), tls=tls)
     client = Client(session, target="~" * len(target))
@@ -272,13 +272,13 @@ async def outcomes(relay: Relay, target: bytes | str, *fields: bytes) -> dict[st
 
 
 async def assert_refused(relay: Relay, target: bytes | str, *fields: bytes) -> None:
-    """On every way in, like any other refusal."""
+    """By every transport, like any other refusal."""
     found = await outcomes(relay, target, *fields)
     assert all(refused(way, outcome) for way, outcome in found.items()), (target[:100], found)
 
 
 def refused(way: str, outcome: Outcome) -> bool:
-    """Like any other; or, over HTTP, because there can be no such path, for which no token would help."""
+    """Like any other; or, over HTTP, for an impossible path, which no token helps."""
     admitted, found = outcome
     impossible = way == "http" and isinstance(found, tuple) and found[0] == 400
     return outcome == UNAUTHORIZED[way] or (impossible and not admitted)
@@ -294,7 +294,7 @@ async def assert_admitted(relay: Relay, target: bytes | str, expected: set[str])
 async def serving(
     folder: Path, auth: Auth | None = None, credential: str | None = None
 ) -> AsyncIterator[Relay]:
-    """A relay with the world on it, which serves to the end, whatever happens in between."""
+    """It must serve to the end."""
     credential = credential or everything()
     async with (
         guarded(folder, auth=auth) as relay,
@@ -321,7 +321,7 @@ def encoded(part: bytes) -> str:
 
 
 def made(header: bytes | str, payload: bytes | str, secret: bytes | None = SECRET) -> str:
-    """A token of any bytes: signed with HMAC and this secret, or not at all."""
+    """Any bytes, with an HMAC by this secret, or unsigned."""
     parts = [encoded(part if isinstance(part, bytes) else part.encode()) for part in (header, payload)]
     hmac = jwt.get_algorithm_by_name("HS256")
     signature = "" if secret is None else encoded(hmac.sign(".".join(parts).encode(), secret))
@@ -527,18 +527,18 @@ async def test_a_token_behind_another_mark_is_not_honoured(mark: str, tmp_path: 
     async with serving(tmp_path) as relay:
         found = await outcomes(relay, f"/room/123{mark}{token(**ROOM)}")
         assert not any(admitted for admitted, _ in found.values()), found
-        auth_support.given.clear()  # whether it is shown is the next test's question
+        auth_support.given.clear()  # the next test is about leaks
 
 
 @pytest.mark.parametrize("mark", IN_THE_PATH)
 async def test_a_token_in_the_path_is_not_logged(mark: str, tmp_path: Path) -> None:
-    """A client that puts it there by mistake: the next reader of the log must not be able to use it."""
+    """A client may put it there by mistake: readers of the log must not be able to use it."""
     async with serving(tmp_path) as relay:
         await outcomes(relay, f"/room/123{mark}{token(**ROOM)}")
 
 
 class Replaced:
-    """The stream of our SETUP, which says something else instead."""
+    """The stream of our SETUP, with other content."""
 
     def __init__(self, stream: Stream, data: bytes) -> None:
         self._stream = stream
@@ -636,7 +636,7 @@ async def test_a_long_token_is_as_good_as_a_short_one(tmp_path: Path) -> None:
 
 
 HTTP_TARGET: Final = 8_190
-"""Bytes of a request target that the HTTP server reads; with the token, the path is among them."""
+"""Bytes of a request target that the HTTP server reads, path and token."""
 
 
 async def test_a_long_token_over_http_has_as_much_room_as_the_request_line(tmp_path: Path) -> None:
@@ -658,7 +658,7 @@ async def test_a_token_that_is_far_too_long_is_cheap(way: str, tmp_path: Path) -
             assert not admitted, length
             assert not leaks(str(found)), length
             if way in ("http", "websocket"):
-                # The server may close before it has read everything; a writer may see the connection fail.
+                # the server may close before it has read everything
                 assert found[0] in (0, 400, 414), (length, found)
             elif length <= 60_000:
                 assert (admitted, found) == UNAUTHORIZED[way], length
@@ -689,14 +689,14 @@ REFUSED_PATHS: Final = (
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_paths_that_readers_understand_differently(way: str, tmp_path: Path) -> None:
-    """Whatever is granted: neither a token for everything nor one for the room comes in with it."""
+    """Neither a token for everything nor one for the room is admitted."""
     async with serving(tmp_path) as relay:
         wrong = await let_in(relay, way, REFUSED_PATHS, everything(), token(**ROOM))
         assert not wrong
 
 
 async def let_in(relay: Relay, way: str, paths: Sequence[str], *credentials: str) -> dict[str, Outcome]:
-    """Those of the paths that are not refused like any other, and what comes of them."""
+    """The admitted paths, and their outcomes."""
     found = {
         path: await OVER[way](relay, f"{path}?jwt={credential}".encode())
         for path in paths
@@ -746,7 +746,7 @@ async def test_slashes_at_the_ends_and_runs_of_them_mean_nothing(tmp_path: Path)
 
 
 async def test_a_letter_that_need_not_be_encoded_gives_no_more_than_without(tmp_path: Path) -> None:
-    """HTTP routes decode it, as web servers do; a session keeps it as it is, which is another place."""
+    """HTTP routes decode it, as web servers do; a session keeps it, as another path."""
     async with serving(tmp_path) as relay:
         found = await outcomes(relay, f"/%72oom/123?jwt={token(**ROOM)}")
         assert found == {**UNAUTHORIZED, "http": (True, set(IN_ROOM))}
@@ -764,7 +764,6 @@ async def test_an_encoded_slash_is_a_slash_to_http_routes_and_no_path_to_session
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_paths_that_are_no_text(way: str, tmp_path: Path) -> None:
-    """Every transport rejects them in its own way, whatever is granted."""
     async with serving(tmp_path) as relay:
         for path in (b"/room\xff/123", b"/room/123/\xff", b"/\xc0\xafroom/123", b"/room/123/\xed\xa0\x80"):
             for credential in (everything(), token(**ROOM)):
@@ -775,7 +774,7 @@ async def test_paths_that_are_no_text(way: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_control_characters(way: str, tmp_path: Path) -> None:
-    """Neither a way into the room nor into anything else."""
+    """They open neither the room nor anything else."""
     async with serving(tmp_path) as relay:
         for path in (
             b"/room/123\0",
@@ -792,14 +791,14 @@ async def test_control_characters(way: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_very_long_paths(way: str, tmp_path: Path, record: Record) -> None:
-    """They are refused, and the peer does not determine the size of log lines."""
+    """The peer does not determine the size of log lines."""
     async with serving(tmp_path) as relay:
         credential = everything()
         for length in (3_000, 60_000, 200_000):
             for filler in ("a", "a/", "/"):
                 path = "/room/123/" + filler * (length // len(filler))
                 admitted, found = await OVER[way](relay, f"{path}?jwt={credential}".encode())
-                # Slashes mean nothing, as many as there are.
+                # any number of slashes is one
                 assert not admitted or filler == "/", length
                 assert not leaks(str(found)), length
     assert max(map(len, record.texts)) < 10_000
@@ -810,7 +809,7 @@ async def test_very_long_paths(way: str, tmp_path: Path, record: Record) -> None
 
 @pytest.mark.parametrize("version", list(Version))
 async def test_announcements_do_not_climb_out_of_what_is_granted(version: Version, tmp_path: Path) -> None:
-    """Dots and slashes in a path that a publisher announces are names like others, below what is granted."""
+    """Dots and slashes in an announced path are plain names, below the grants."""
     names = [
         "alice/../../124/carol",
         "alice//..//bob",
@@ -827,7 +826,7 @@ async def test_announcements_do_not_climb_out_of_what_is_granted(version: Versio
             await announced.wait_for(path)
         async with await dial(relay, "websocket", "room/123", token(**ROOM), versions=[version]) as client:
             for name in names:
-                with contextlib.suppress(ValueError):  # "bob" is there by two names
+                with contextlib.suppress(ValueError):  # "bob" has two names
                     publish(client, name)
             publish(client, "alice/last")
             await announced.wait_for("room/123/alice/last")
@@ -842,7 +841,7 @@ async def test_announcements_do_not_climb_out_of_what_is_granted(version: Versio
 
 CALLS: Final = 30
 SLOWEST: Final = 0.005
-"""Seconds of one check: on any machine, a class below what a network hides."""
+"""Seconds of one check: a class below the jitter of a network."""
 
 NOISE: Final = 0.001
 
@@ -878,7 +877,7 @@ async def test_no_refusal_takes_longer_than_another_in_a_way_that_tells(tmp_path
     }
     assert max(kinds.values()) < SLOWEST, sorted(kinds.items(), key=lambda kind: kind[1])[-5:]
 
-    # The first character of the signature that is wrong, or the last; a path that differs early, or late.
+    # the first or last wrong character of a signature; a path that differs early, or late
     head, _, signature = good.rpartition(".")
     early = f"{head}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
     late = f"{head}.{signature[:-4]}{'A' if signature[-4] != 'A' else 'B'}{signature[-3:]}"

@@ -1,15 +1,14 @@
-"""The commands of docs/auth.md are run, as they stand and in their order, in one shell in an empty directory.
+"""Runs the commands of docs/auth.md in their order, in one shell in an empty directory.
 
-A block of ```sh is run and must succeed. A block of ```console is a transcript as in docs/http.md: `...` in the output
-stands for anything, and `^C` ends the command once the output is there. Only the port is another one. What a relay or a
-publisher that starts in the background has not got to yet is looked at again.
+A block of ```sh must succeed. A block of ```console is a transcript as in docs/http.md: `...` in the output stands
+for anything, and `^C` ends the command once the output is there. Only the port differs. Commands that depend on a
+starting background process are repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from typing import Final, NamedTuple, Self
 import pytest
 
 from relay.auth.key import Key, token_kid
-from tests.e2e.harness import VENVS, free_udp_port
+from tests.e2e.harness import free_udp_port, npm_modules
 
 PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "auth.md").read_text()
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -37,14 +36,13 @@ WITHIN: Final = 30.0
 """Seconds that any command may take."""
 
 AGAIN: Final = 15.0
-"""Seconds after which its output must be right."""
+"""Seconds until a repeated command's output must be right."""
 
 PACKAGE: Final = "@moq/token@0.2.3"
-INSTALL_S: Final = 300
 
 
 class Step(NamedTuple):
-    """A command and its output; None is any output of a successful command."""
+    """None is any output of a successful command."""
 
     command: str
     output: str | None
@@ -69,7 +67,7 @@ def fits(expected: str, output: str) -> bool:
 
 
 class Shell:
-    """A bash that stays, so that variables and background jobs do."""
+    """A bash that stays, with its variables and background jobs."""
 
     END = "--end-of-command--"
 
@@ -86,7 +84,7 @@ class Shell:
             stderr=asyncio.subprocess.STDOUT,
             cwd=self._folder,
             env=self._environment,
-            start_new_session=True,  # so that the end of the test ends whatever it has started
+            start_new_session=True,  # the test's end ends all its children
         )
         return self
 
@@ -102,7 +100,6 @@ class Shell:
         await self._process.communicate()
 
     async def run(self, command: str) -> str:
-        """The output of one command, or of several."""
         assert self._process is not None
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -114,7 +111,7 @@ class Shell:
 
 
 async def until_it_fits(command: str, expected: str, folder: Path, environment: dict[str, str]) -> str:
-    """The output of a command that is left with ^C; all that there was, if it never fits."""
+    """The output of a command that ^C ends; all of it, if it never fits."""
     process = await asyncio.create_subprocess_shell(
         command,
         stdout=asyncio.subprocess.PIPE,
@@ -155,7 +152,7 @@ async def output_of(step: Step, shell: Shell, folder: Path, environment: dict[st
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """With the commands of the package in the path, as an installation puts them there."""
+    """With the package's commands in the path."""
     folder.mkdir()
     for name, module in COMMANDS.items():
         script = folder / name
@@ -188,13 +185,11 @@ async def test_every_command_does_what_the_page_says(folder: Path, tmp_path: Pat
             else:
                 good = fits(expected.removesuffix(LEAVE).rstrip("\n"), output)
             if not good:
-                log = (
-                    (folder / "relay.log_setup").read_text() if (folder / "relay.log_setup").exists() else ""
-                )
+                log = (folder / "relay.log").read_text() if (folder / "relay.log").exists() else ""
                 wrong.append(
-                    f"$ {step.command}\n{step.output}\n--- but was:\n{output}\n--- relay.log_setup:\n{log}"
+                    f"$ {step.command}\n{step.output}\n--- but was:\n{output}\n--- relay.log:\n{log}"
                 )
-                break  # what follows builds upon it
+                break  # later steps depend on it
     assert wrong == []
 
 
@@ -203,29 +198,9 @@ def test_the_private_keys_of_the_page_are_private_and_the_relay_has_public_ones(
     made = re.findall(r"moq-token generate (.*)", commands)
     assert (
         sum("--public" in line for line in made) == len(made) - 1
-    )  # all but the secret of the first minutes
+    )  # without the secret of the first minutes
     for part in ("--expires", "--root", "--auth-key public.jwk", "key_dir", "kill -HUP", "--json", "--url"):
         assert part in commands, part
-
-
-def npm_modules() -> Path:
-    """A folder of installed packages, made when it is missing; processes that race for it wait."""
-    home = VENVS / "npm-moq-token"
-    home.mkdir(parents=True, exist_ok=True)
-    (VENVS / ".gitignore").write_text("*\n")
-    with (VENVS / "npm-moq-token.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "node_modules/@moq/token/index.js").exists():
-            done = subprocess.run(
-                ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), PACKAGE],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=INSTALL_S,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout
-    return home / "node_modules"
 
 
 @pytest.mark.skipif(
@@ -234,7 +209,7 @@ def npm_modules() -> Path:
 @pytest.mark.parametrize("algorithm", ["HS256", "ES256", "EdDSA"])
 def test_the_javascript_snippet_signs(algorithm: str, folder: Path) -> None:
     [snippet] = re.findall(r"^```js\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    (folder / "node_modules").symlink_to(npm_modules())
+    (folder / "node_modules").symlink_to(npm_modules(PACKAGE))
     (folder / "sign.mjs").write_text(snippet)
     key = Key.generate(algorithm)
     key.save(folder / "app.jwk", as_json=True)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("opening", ["0x20", "0x40", "0x00"])
 async def test_chromium_reads_a_group(opening: str) -> None:
-    """Each of the three SETUP openings; without a subprotocol they decide the version."""
+    """Without a subprotocol the three SETUP openings decide the version."""
     options = ("--groups", 2, "--frames-per-group", 3, "--frame-size", 40, "--pause", "first-frame")
     async with (
         running() as relay,

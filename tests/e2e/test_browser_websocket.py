@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import functools
+import asyncio
 import hashlib
 import shutil
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +13,7 @@ from relay.transport.websocket import choice as websocket
 from relay.transport.websocket.choice import Choice
 from relay.wire.version import Version
 from tests.e2e.browser import Page, chromium_path
-from tests.e2e.harness import INSTALL_S, VENVS
+from tests.e2e.harness import npm_modules
 from tests.e2e.peers.frames import payload
 from tests.e2e.support import publisher, running, viewer, webtransport
 
@@ -28,42 +25,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@functools.cache
-def npm_modules() -> Path:
-    """The folder with the package and what it needs, which is made when it is missing."""
-    home = VENVS / "npm-moq-lite"
-    modules = home / "node_modules"
-    home.mkdir(parents=True, exist_ok=True)
-    (VENVS / ".gitignore").write_text("*\n")
-    with (VENVS / "npm-moq-lite.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (modules / "@moq" / "lite" / "index.js").exists():
-            done = subprocess.run(
-                [
-                    *("npm", "install", "--prefix", str(home), PACKAGE),
-                    *("--no-audit", "--no-fund", "--ignore-scripts", "--no-save"),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=INSTALL_S,
-                check=False,
-            )
-            if done.returncode:
-                pytest.skip(f"npm cannot install {PACKAGE}: {done.stdout[-500:]}")
-    return modules
-
-
-class NpmPage(Page):
-    @property
-    def modules(self) -> Path:  # type: ignore[override]
-        return npm_modules()
-
-
 @pytest.mark.parametrize(("framing", "version"), [("qmux-00", 2), ("webtransport", 2), ("webtransport", 1)])
 async def test_publishes_and_watches(framing: str, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames larger than a message, and larger than what the page lets us send ahead, both ways."""
-    npm_modules()
+    """Frames larger than a message, and than the page's window, in both directions."""
+    folder = await asyncio.to_thread(npm_modules, PACKAGE)
     known = websocket.choices
 
     def only(versions: Sequence[Version]) -> list[Choice]:
@@ -71,7 +36,7 @@ async def test_publishes_and_watches(framing: str, version: int, monkeypatch: py
 
     monkeypatch.setattr(websocket, "choices", only)
     size = 700_000
-    # Held: the end of a track may reach the library before its last groups do, and then it drops them.
+    # held: the library drops last groups that arrive after the track's end
     options = (
         "--groups",
         2,
@@ -86,13 +51,19 @@ async def test_publishes_and_watches(framing: str, version: int, monkeypatch: py
     async with (
         running(versions=[Version(version), Version.LITE_06]) as relay,
         publisher("0.5.1", webtransport(relay), "demo/cam", *options) as source,
-        NpmPage(
-            "websocket.html", relay=relay.url, broadcast="demo/cam", track="video", own="page/cam", size=size
+        Page(
+            "websocket.html",
+            modules=folder,
+            relay=relay.url,
+            broadcast="demo/cam",
+            track="video",
+            own="page/cam",
+            size=size,
         ) as page,
     ):
         await page.wait_for("first_frame", 30)
         await source.send_line("go")
-        await source.send_line("more 1")  # which ends the second group
+        await source.send_line("more 1")  # ends the second group
         for group in range(2):
             found = await page.wait_for("group", 20, sequence=group)
             sent = [payload(group, frame, size) for frame in range(2)]
@@ -100,7 +71,7 @@ async def test_publishes_and_watches(framing: str, version: int, monkeypatch: py
         async with viewer("0.5.1", webtransport(relay), "page/cam", "--frames", 6) as sink:
             await page.wait_for("requested", 20, track="video")
             result = await sink.wait_for("result", 30)
-        # Frames of the page carry no numbers; complete they are all the same.
+        # the page's frames carry no numbers: complete ones are all the same
         assert [len(frames) for _, frames in result["groups"]] == [2, 2, 2]
         assert result["errors"] == []
         assert page.count("error") == 0, page.find("error")

@@ -1,4 +1,4 @@
-"""A publisher limited only by its viewer: the path is always busy, and nothing may be lost."""
+"""A publisher limited only by its viewer: the connection is always busy, and nothing may be lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRAMES = 3_000
 PER_GROUP = 4
 SIZE = 20_000
 WINDOW = 32
-"""Frames that may be on their way."""
+"""Frames in flight."""
 
 
 async def test_no_frame_is_lost_on_a_line_without_pauses() -> None:

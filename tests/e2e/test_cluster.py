@@ -54,7 +54,7 @@ pytestmark = pytest.mark.virtual
 NEW, OLD = "0.5.1", "0.3.3"
 
 GONE = IDLE + LINGER + 3.0
-"""Seconds in which a lost relay's broadcasts are gone everywhere; 3 of them are for a slow machine."""
+"""Seconds in which a lost relay's broadcasts are gone everywhere, with 3 for a slow machine."""
 
 
 def complete(path: str, first: int, last: int) -> dict[int, list[bytes]]:
@@ -65,9 +65,9 @@ def complete(path: str, first: int, last: int) -> dict[int, list[bytes]]:
 
 
 async def test_every_broadcast_everywhere(tmp_path: Path) -> None:
-    """100 broadcasts, 20 at each of 5 relays: every client gets each announcement once, and every track whole.
+    """20 broadcasts at each of 5 relays: every client gets each announcement once, and every track whole.
 
-    Routes are the shortest ones and there is one session between each two relays.
+    Routes are the shortest, with one session between each two relays.
     """
     groups = 5
     async with cluster(tmp_path) as nodes, contextlib.AsyncExitStack() as stack:
@@ -125,12 +125,10 @@ async def test_every_broadcast_everywhere(tmp_path: Path) -> None:
 
 
 def site(index: int) -> list[str]:
-    """The broadcasts of one relay."""
     return [f"site{index}/cam{number}" for number in range(20)]
 
 
 def write(tracks: dict[str, TrackWriter]) -> None:
-    """One more group of each."""
     for path, track in tracks.items():
         group = track.group()
         for frame in range(2):
@@ -139,7 +137,7 @@ def write(tracks: dict[str, TrackWriter]) -> None:
 
 
 async def test_one_subscription_per_hop(tmp_path: Path) -> None:
-    """However many watch, the publisher and each relay on the way send a track once per relay."""
+    """However many watch, the publisher and each relay send a track once per next relay."""
     async with cluster(tmp_path) as nodes, contextlib.AsyncExitStack() as stack:
         await nodes.settled()
         camera = await stack.enter_async_context(Camera(nodes[1], "cam"))
@@ -160,7 +158,7 @@ async def test_one_subscription_per_hop(tmp_path: Path) -> None:
             others = [r for r in state["broadcasts"] if r["path"] == "cam" and not r["serving"]]
             assert all(not r["tracks"] for r in others), node
 
-        # the last one turns out the light, all the way to the publisher
+        # the last viewer's end reaches the publisher
         for one in viewers:
             await one.end()
         async with asyncio.timeout(WITHIN):
@@ -179,7 +177,7 @@ async def test_late_viewer_far_away_gets_the_current_group(tmp_path: Path) -> No
 
 
 async def test_clients_see_no_members(tmp_path: Path) -> None:
-    """Clients see no members and cannot announce one: no relay dials it."""
+    """They cannot announce one either: no relay dials it."""
     with everything_logged() as log, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trap:
         trap.bind(("127.0.0.1", 0))
         trap.setblocking(False)
@@ -216,7 +214,7 @@ async def test_http_hides_the_members(tmp_path: Path) -> None:
                 assert [row["path"] for row in rows] == ([] if prefix else ["cam"]), (node, prefix)
                 assert node._http is not None
                 async with node._http.get(f"http://127.0.0.1:{node.port}/announced/{prefix}") as response:
-                    assert (await response.text()) == ("" if prefix else "cam"), (node, prefix)
+                    assert (await response.text()) == ("" if prefix else "cam\n"), (node, prefix)
 
 
 async def test_relay_without_a_name(tmp_path: Path) -> None:
@@ -285,7 +283,7 @@ async def test_relay_without_the_rights_of_one(tmp_path: Path, token: str) -> No
 
 
 class Trouble:
-    """A leaf that cannot get at its root, and what is said about it."""
+    """A leaf without a session with its root, and the reported reason."""
 
     def __init__(self, folder: Path, log: Log) -> None:
         self.folder = folder
@@ -342,7 +340,7 @@ class Trouble:
             [peer] = [peer for peer in state["peers"] if peer["node"] == self.target]
             assert peer["state"] == "connected", state["peers"]
             assert peer["error"] is None, peer
-            # by another name it is the same relay, and one session is enough
+            # another name of the same relay, for one session
             assert {peer["session"] for peer in state["peers"]} == {peer["session"]}, state["peers"]
             assert state["totals"]["sessions"] == 1, state["sessions"]
 
@@ -384,7 +382,7 @@ async def test_expired_token(tmp_path: Path) -> None:
 
 
 async def test_token_file_gone(tmp_path: Path) -> None:
-    """It is read anew for each attempt."""
+    """Each attempt reads it."""
     async with trouble(tmp_path) as it:
         await it.leaf.start()
         await it.told("Connection refused", target=it.root.name)
@@ -401,14 +399,14 @@ async def test_token_file_gone(tmp_path: Path) -> None:
 
 
 async def test_token_without_the_claim(tmp_path: Path) -> None:
-    """An ordinary token makes an ordinary session: the leaf's name is not taken for that of a relay."""
+    """An ordinary token makes an ordinary session: the leaf is no member."""
     ordinary = Key.load(key_in(tmp_path)).sign(Claims(publish=("",), subscribe=("",)))
     async with trouble(tmp_path) as it:
         await it.leaf.start()
         await it.told("Connection refused", target=it.root.name)
         await it.root.start()
         await it.recovers()
-        it.use_token(ordinary)  # before anything is dialled again
+        it.use_token(ordinary)  # before the next attempt
         await it.root.close()
         it.root.config = it.root.config.model_copy(
             update={"cluster": it.root.config.cluster.model_copy(update={"token": None})}
@@ -453,7 +451,7 @@ async def test_unknown_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_wrong_certificate(tmp_path: Path) -> None:
-    """Until the root has one that the leaf trusts."""
+    """Until the leaf trusts the root's."""
     async with trouble(tmp_path) as it:
         target = f"localhost:{it.port}"
         trusted, other = certificate(), certificate()
@@ -475,7 +473,7 @@ async def test_wrong_certificate(tmp_path: Path) -> None:
 
 
 async def test_relay_that_dials_itself(tmp_path: Path) -> None:
-    """Through a name that it does not know for its own."""
+    """By a name that it does not recognise."""
     async with trouble(tmp_path) as it:
         port = free_udp_port()
         it.leaf = it.make_leaf(f"localhost:{port}", name=f"127.0.0.1:{port}", port=port)
@@ -487,7 +485,7 @@ async def test_relay_that_dials_itself(tmp_path: Path) -> None:
 
 
 async def test_root_that_names_itself(tmp_path: Path) -> None:
-    """A `root` equal to the own name is not dialled, silently."""
+    """It does not dial itself, silently."""
     async with trouble(tmp_path) as it:
         port = free_udp_port()
         it.leaf = it.make_leaf(f"127.0.0.1:{port}", port=port)
@@ -502,8 +500,6 @@ async def test_root_that_names_itself(tmp_path: Path) -> None:
 
 
 class Process(Peer):
-    """A relay in a process of its own."""
-
     def __init__(self, folder: Path, name: str, port: int, root: str) -> None:
         self.file = folder / f"{name}.toml"
         self.file.write_text(f"""
@@ -535,7 +531,7 @@ level = "debug"
 
 @pytest.mark.virtual(False)
 async def test_relay_is_killed_and_returns(tmp_path: Path) -> None:
-    """SIGKILL: its broadcasts vanish everywhere, and when it runs again it is found again."""
+    """SIGKILL: its broadcasts vanish everywhere, and return with it."""
     async with cluster(tmp_path, 2) as nodes, Camera(nodes[2], "demo/stays") as other:
         other.go_on()
         port = free_udp_port()
@@ -583,7 +579,7 @@ def names_on_wire() -> list[str]:
 
 @pytest.mark.parametrize("how", ["close", "kill"])
 async def test_root_goes_and_returns(tmp_path: Path, how: str) -> None:
-    """Without it the members serve each other; with it again, all of them and a new one find each other."""
+    """Meanwhile the members serve each other; then all, and a new one, find each other."""
     async with cluster(tmp_path, 3, start=False) as nodes:
         late = nodes[3]
         for node in nodes[:3]:
@@ -625,7 +621,7 @@ async def test_leaf_goes_and_returns(tmp_path: Path, how: str, which: int) -> No
 
 
 async def test_leaf_returns_while_the_root_is_away(tmp_path: Path) -> None:
-    """Members connected to it when it was lost retry for a while, in both directions."""
+    """Connected members retry for a while, in both directions."""
     async with cluster(tmp_path, 3) as nodes:
         await nodes.settled()
         await nodes.root.kill()
@@ -638,7 +634,7 @@ async def test_leaf_returns_while_the_root_is_away(tmp_path: Path) -> None:
 
 
 async def test_two_publishers_of_one_path(tmp_path: Path) -> None:
-    """Each relay serves its own, the others all the same one; if that one's relay dies, their viewers go on with the other."""
+    """Each relay serves its own, all others the same one; if its relay dies, their viewers get the other."""
     async with cluster(tmp_path) as nodes, contextlib.AsyncExitStack() as stack:
         await nodes.settled()
         cameras = {node: await stack.enter_async_context(Camera(node, "cam")) for node in nodes[1:3]}
@@ -673,7 +669,7 @@ async def test_two_publishers_of_one_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rivals", [2, 5])
 async def test_rivals_come_to_rest(tmp_path: Path, rivals: int) -> None:
-    """Several publish the same path at once, each at another relay: somebody wins everywhere, and then it is quiet."""
+    """Publishers of one path, each at another relay: one wins everywhere, and then it is quiet."""
     with everything_logged() as log:
         async with cluster(tmp_path) as nodes, contextlib.AsyncExitStack() as stack:
             await nodes.settled()
@@ -702,7 +698,7 @@ async def test_rivals_come_to_rest(tmp_path: Path, rivals: int) -> None:
 
 
 async def test_another_path(tmp_path: Path) -> None:
-    """The cable between two leaves is cut: the viewer goes on by way of the root, and back when it is mended."""
+    """Two leaves lose their connection: the viewer's route leads through the root, and back afterwards."""
     async with (
         cluster(tmp_path, 2, proxies=True) as nodes,
         Camera(nodes[1], "cam") as camera,
@@ -788,7 +784,7 @@ async def test_publisher_moves_to_another_leaf(tmp_path: Path, noticed: bool) ->
 
 
 async def test_publisher_gone_for_good(tmp_path: Path) -> None:
-    """After the linger time it is withdrawn everywhere, and viewers are notified."""
+    """After the linger time it is withdrawn everywhere, and viewers learn it."""
     async with cluster(tmp_path, 2) as nodes, contextlib.AsyncExitStack() as stack:
         camera = await stack.enter_async_context(Camera(nodes[1], "cam"))
         await nodes.announce(["cam"])
@@ -818,7 +814,7 @@ async def test_real_peers(tmp_path: Path, peer: str) -> None:
         source = await stack.enter_async_context(publisher(peer, nodes[1].url(), "demo/cam", *pace))
         await source.wait_for("negotiated")
         await nodes.announce(["demo/cam"])
-        await stack.enter_async_context(Viewer(nodes[3], "demo/cam"))  # so that the track is never idle
+        await stack.enter_async_context(Viewer(nodes[3], "demo/cam"))  # the track is never idle
         sinks = [
             await stack.enter_async_context(viewer(kind, node.url(), "demo/cam", "--frames", 25))
             for kind, node in ((NEW, nodes[2]), (NEW, nodes[0]), (OLD, nodes[2]), (OLD, nodes[0]))
@@ -846,7 +842,7 @@ async def test_real_peers(tmp_path: Path, peer: str) -> None:
 
 @pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_02, Version.LITE_03])
 async def test_older_publisher_at_the_edge(tmp_path: Path, version: Version) -> None:
-    """Its identity is made up by its relay, and then is the same for all others."""
+    """Its relay gives it an id, the same for all others."""
     async with (
         cluster(tmp_path, 2) as nodes,
         Camera(nodes[1], "cam", versions=[version]) as camera,
@@ -898,7 +894,7 @@ async def test_peer_relay_of_an_older_version(tmp_path: Path, version: Version) 
 
 @pytest.mark.parametrize("version", [Version.LITE_02, Version.LITE_03])
 async def test_one_hop_rule(tmp_path: Path, version: Version) -> None:
-    """Broadcasts of a relay of an older version are not forwarded to further relays: they could loop."""
+    """Relays do not forward broadcasts of a relay of an older version: they could loop."""
     async with cluster(tmp_path, 2, proxies=True, versions={2: [version]}) as nodes:
         old = nodes[2]
         nodes.cut(nodes[1], old)
@@ -943,7 +939,7 @@ async def relay_of_today() -> AsyncIterator[int]:
 @pytest.mark.virtual(False)
 @pytest.mark.parametrize("scheme", ["https", "moqt"])
 async def test_a_relay_of_today_is_joined_without_a_token(tmp_path: Path, scheme: str) -> None:
-    """Broadcasts are shared in both directions; a withdrawal is one end."""
+    """Broadcasts in both directions; a withdrawal is one end."""
     async with relay_of_today() as port, cluster(tmp_path, 1, start=False) as nodes:
         node = nodes.root
         root = (Root(f"{scheme}://127.0.0.1:{port}"),)

@@ -1,7 +1,7 @@
 """Five relays on a bad network with all kinds of failures, in sequence and at once.
 
-What happens is drawn from a seed; after each step the cluster must have come to rest within a bound, in the one state
-that the model of this file says. `MOQ_CHAOS_EVENTS` and `MOQ_CHAOS_SEED` ask for more of it, or for something else.
+A seed determines the events; after each step the cluster must soon reach the one state of this file's model.
+`MOQ_CHAOS_EVENTS` and `MOQ_CHAOS_SEED` choose more events, or others.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ EVENTS: Final = int(os.environ.get("MOQ_CHAOS_EVENTS", repeats(120)))
 SEED: Final = int(os.environ.get("MOQ_CHAOS_SEED", "1"))
 
 BOUND: Final = 12.0
-"""Seconds in which the cluster comes to rest after the last event: time-out, linger and a few attempts."""
+"""Seconds until the cluster is at rest: time-out, linger and a few attempts."""
 
 MOST_DEAD: Final = 2
 MOST_CUTS: Final = 4
@@ -77,7 +77,7 @@ EVENT_WEIGHTS: Final = {
 
 
 class World:
-    """The cluster and what should be true of it."""
+    """The cluster and its expected state."""
 
     def __init__(self, nodes: Nodes, folder: Path, seed: int) -> None:
         self.nodes = nodes
@@ -94,7 +94,7 @@ class World:
         self._hops = itertools.count(1_000_001)
         self._bad_token = False
         self._fresh: set[Node] = set()
-        """Relays that have just started: until they have found the others they need the root."""
+        """New relays: they need the root until they have found the others."""
 
     def _index(self, node: Node) -> int:
         return self.nodes.index(node)
@@ -105,7 +105,7 @@ class World:
         return one.alive and other.alive and frozenset((one, other)) not in self.cuts
 
     def reach(self, node: Node) -> set[Node]:
-        """The live relays that are connected with it, by whatever way, and itself."""
+        """Live relays connected with it, by any route, and itself."""
         found, new = {node}, [node]
         while new:
             at = new.pop()
@@ -195,7 +195,7 @@ class World:
         return f"{camera.path} at {camera.node}"
 
     async def move(self) -> str:
-        """The same publisher, lost at one relay, is back at another one at once."""
+        """The publisher lost at one relay returns at another at once."""
         camera = self._take()
         await camera.crash()
         there = await self._open(self._anywhere(), camera.path, camera.client.hop)
@@ -258,7 +258,7 @@ class World:
         return f"{node}"
 
     async def mend(self) -> str:
-        """One of the cables, or all of them."""
+        """One connection, or all."""
         cuts = sorted(self.cuts, key=lambda pair: sorted(map(self._index, pair)))
         if self.random.random() < 0.5:
             cuts = [self.random.choice(cuts)]
@@ -285,7 +285,7 @@ class World:
     # -- what must be true
 
     async def rest(self, before: dict[tuple[Node, str], frozenset[int]], *, alone: bool) -> None:
-        """The cluster is as the model says, soon. `alone`: only one thing has happened since `before`."""
+        """The cluster soon matches the model. `alone`: one event since `before`."""
         started = RUNTIME.now()
         await eventually(self._as_modelled, BOUND)
         view = self.view()
@@ -334,7 +334,7 @@ class World:
         links = sum(self.linked(a, b) for a, b in itertools.combinations(self.nodes, 2))
         live = len(self.nodes.live)
         tracks = sum(len(row["tracks"]) for row in rows)
-        # who watched a publisher that was displaced stays with it, on every relay of the way
+        # a viewer stays with a displaced publisher, on every relay of the route
         spare = len(self.viewers) * live
         wanted: dict[type[pykka.Actor], tuple[int, int]] = {
             OriginActor: (live, 0),
@@ -379,10 +379,10 @@ class World:
         return rows
 
     async def calm(self) -> None:
-        """All relays are back and no broadcast is published: nothing is left."""
+        """With all relays and no broadcast, nothing is left."""
         while self.cuts:
             await self.mend()
-        for node in self.nodes:  # the root is the first
+        for node in self.nodes:  # the root first
             if not node.alive:
                 await node.start()
         for guest in (*self.cameras, *self.viewers):
@@ -397,7 +397,7 @@ class World:
 
 
 async def run(folder: Path, seed: int, events: int) -> World:
-    """So many events. What went wrong comes with the history of it."""
+    """A failure tells its history."""
     limits = dataclasses.replace(LIMITS, linger=0.5)
     tasks = len(asyncio.all_tasks())
     with mock.patch("relay.actors.peer.STALE", 3600.0):

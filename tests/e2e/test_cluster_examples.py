@@ -1,7 +1,4 @@
-"""root.toml and leaf.toml are run unchanged, after the command that both name.
-
-Only the ports are others, by flags: the ones in the files may be taken.
-"""
+"""Runs root.toml and leaf.toml unchanged, after the command that both name; only flags change the ports."""
 
 from __future__ import annotations
 
@@ -33,13 +30,13 @@ WITHIN: Final = 30.0
 
 
 def commands(file: Path) -> list[str]:
-    """The command lines in the comment at the top of a file."""
+    """The commands in the comment at the top of a file."""
     head = file.read_text().partition("\n\n")[0]
     return re.findall(r"^#     (.*)$", head, re.MULTILINE)
 
 
 def flags(port: int, root: int | None = None) -> tuple[str, ...]:
-    """Flags that put a relay of the files on other ports."""
+    """Other ports."""
     name = f"localhost:{port}"
     found = ("--listen", name, "--cluster-node", name, "--internal-listen", "localhost:0")
     return found if root is None else (*found, "--cluster-root", f"localhost:{root}")
@@ -47,7 +44,7 @@ def flags(port: int, root: int | None = None) -> tuple[str, ...]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty directory in which the first command of the files has been run."""
+    """A directory after the files' first command."""
     [line] = {commands(file)[0] for file in (ROOT, LEAF)}
     tool = f"PYTHONPATH='{HERE}' '{sys.executable}' -m relay.auth.tool"
     made = subprocess.run(
@@ -64,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def peers(internal: str) -> dict[str, str]:
-    """The other relays as the dashboard shows them: name and state."""
+    """Name and state, from the debug API."""
     async with aiohttp.ClientSession() as http, http.get(f"{internal}state") as response:
         rows: list[dict[str, Any]] = (await response.json())["peers"]
     return {row["node"]: row["state"] for row in rows}
@@ -74,7 +71,7 @@ async def test_a_clock_of_one_leaf_is_watched_on_the_other_and_on_the_root(folde
     first, second, third = sorted(free_udp_port() for _ in range(3))
     token = (folder / "cluster.jwt").read_text().strip()
     started = (
-        # a leaf comes first: it waits for its root
+        # the leaf starts first: it waits for its root
         relay(str(LEAF), *flags(second, first), cwd=folder),
         relay(str(ROOT), *flags(first), cwd=folder),
         relay(str(LEAF), *flags(third, first), cwd=folder),
@@ -107,7 +104,7 @@ async def test_a_clock_of_one_leaf_is_watched_on_the_other_and_on_the_root(folde
             root.process.send_signal(signal.SIGTERM)
             assert await root.exit() == 0
             printed = [*root.out, *root.err, *other.out, *other.err]
-        # without the root, and after it is back, as before
+        # without the root, and with it again, as before
         async with relay(str(ROOT), *flags(first), cwd=folder) as root:
             await leaf.line(rf"\[peer localhost:{first}\] \[session (?!{before}\b)\d+\] connected", WITHIN)
             printed += [*root.out, *root.err, *leaf.out, *leaf.err]

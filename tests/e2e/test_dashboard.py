@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
 import logging
-import os
 import re
-import shutil
 import struct
-import tempfile
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +22,7 @@ from aiohttp import web
 from relay.app import Relay
 from relay.client import Client
 from relay.web import dashboard
-from tests.e2e.browser import FLAGS, chromium_path
+from tests.e2e.browser import DevTools, Json, chromium_path
 from tests.e2e.harness import free_udp_port
 from tests.e2e.http_support import guarded, token
 from tests.e2e.support import running
@@ -40,58 +36,35 @@ WITHIN: Final = 20.0
 
 HOSTILE: Final = "<img src=x onerror=alert(1)>"
 
-Json = dict[str, Any]
 
-
-class Tab:
-    """One page in a browser, driven over the DevTools protocol."""
+class Tab(DevTools):
+    """One page in a browser."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self._session = ""
-        self._numbers = itertools.count(1)
-        self._replies: dict[int, asyncio.Future[Json]] = {}
+        super().__init__(socket)
         self._loaded = asyncio.Event()
         self.requests: list[str] = []
-        """Every address that the page asked for."""
+        """Addresses that the page requested."""
         self.complaints: list[str] = []
         """Uncaught errors, errors on the console, breaches of the policy."""
 
-    async def listen(self) -> None:
-        """Take in what the browser says, until it ends."""
-        async for message in self._socket:
-            said = json.loads(message.data)
-            if "id" in said:
-                self._replies.pop(said["id"]).set_result(said)
-                continue
-            match said["method"], said["params"]:
-                case "Page.loadEventFired", _:
-                    self._loaded.set()
-                case "Network.requestWillBeSent", params:
-                    self.requests.append(params["request"]["url"])
-                case "Runtime.exceptionThrown", params:
-                    self.complaints.append(json.dumps(params["exceptionDetails"])[:1000])
-                case "Page.javascriptDialogOpening", params:
-                    self.complaints.append(f"dialog: {params['message']}")
-                case "Log.entryAdded", {"entry": {"level": "error", "source": source, "text": text}}:
-                    if source != "network":  # a refusal of the relay is no fault of the page
-                        self.complaints.append(text)
-
-    async def call(self, method: str, **params: object) -> Json:
-        """One command."""
-        number = next(self._numbers)
-        reply = self._replies[number] = asyncio.get_running_loop().create_future()
-        target = {"sessionId": self._session} if self._session else {}
-        await self._socket.send_json({"id": number, "method": method, "params": params, **target})
-        said = await reply
-        assert "error" not in said, said
-        result: Json = said["result"]
-        return result
+    def on_event(self, method: str, params: Json) -> None:
+        match method, params:
+            case "Page.loadEventFired", _:
+                self._loaded.set()
+            case "Network.requestWillBeSent", _:
+                self.requests.append(params["request"]["url"])
+            case "Runtime.exceptionThrown", _:
+                self.complaints.append(json.dumps(params["exceptionDetails"])[:1000])
+            case "Page.javascriptDialogOpening", _:
+                self.complaints.append(f"dialog: {params['message']}")
+            case "Log.entryAdded", {"entry": {"level": "error", "source": source, "text": text}}:
+                if source != "network":  # a refusal of the relay is no fault of the page
+                    self.complaints.append(text)
 
     async def attach(self) -> None:
-        """Make the page."""
-        target = await self.call("Target.createTarget", url="about:blank")
-        attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        target = await self.create("about:blank")
+        attached = await self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
@@ -103,7 +76,6 @@ class Tab:
             await self._loaded.wait()
 
     async def evaluate(self, expression: str) -> Any:
-        """Value of an expression, or of the promise that it gives."""
         said = await self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -111,7 +83,7 @@ class Tab:
         return said["result"].get("value")
 
     async def until(self, expression: str) -> Any:
-        """Value of an expression as soon as it is true; each drawing of the page looks again."""
+        """Value of an expression as soon as it is true, tested with each drawing of the page."""
         look = f"""new Promise((done) => {{
             const now = () => {{ try {{ return {expression}; }} catch {{ return null; }} }};  // not there yet
             const look = () => {{ const value = now(); value ? done(value) : requestAnimationFrame(look); }};
@@ -134,42 +106,10 @@ class Tab:
 
 @contextlib.asynccontextmanager
 async def tab(url: str) -> AsyncIterator[Tab]:
-    """A new browser with the page open."""
-    path = chromium_path()
-    assert path is not None
-    async with contextlib.AsyncExitStack() as stack:
-        profile = tempfile.mkdtemp(prefix="chromium-")
-        stack.callback(shutil.rmtree, profile, ignore_errors=True)
-        process = await asyncio.create_subprocess_exec(
-            *(path, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "HOME": profile},
-        )
-        assert process.stderr is not None
-        stack.push_async_callback(_end, process)
-        async with asyncio.timeout(WITHIN):
-            async for line in process.stderr:
-                if found := re.search(rb"DevTools listening on (ws://\S+)", line):
-                    break
-            else:
-                raise AssertionError("the browser did not start")
-        drain = asyncio.create_task(process.stderr.read())
-        stack.callback(drain.cancel)
-        client = await stack.enter_async_context(aiohttp.ClientSession())
-        page = Tab(await stack.enter_async_context(client.ws_connect(found[1].decode(), max_msg_size=0)))
-        listening = asyncio.create_task(page.listen())
-        stack.callback(listening.cancel)
+    async with Tab.connect() as page:
         await page.attach()
         await page.open(url)
         yield page
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    await process.wait()
 
 
 async def state(relay: Relay) -> Json:
@@ -180,8 +120,6 @@ async def state(relay: Relay) -> Json:
 
 
 def picture(width: int, height: int) -> bytes:
-    """A PNG in one colour."""
-
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -271,7 +209,7 @@ async def test_without_the_right_to_the_state() -> None:
 
 
 async def test_watching_a_track() -> None:
-    """Text, then a picture, then bytes, each as it is written."""
+    """Text, then a picture, then bytes."""
     async with (
         running() as relay,
         await Client.connect(relay.url) as source,
@@ -299,11 +237,11 @@ async def test_watching_a_track() -> None:
         assert page.complaints == []
 
 
-# -- with a made-up relay: what a real one does too rarely, or has too little of
+# -- with a made-up relay, for what a real one rarely does
 
 
 def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
-    """A state in the form of /state."""
+    """In the form of /state."""
     return {
         "relay": {
             "version": "0.1.0",
@@ -378,7 +316,7 @@ def made_up(sessions: int = 0, broadcasts: int = 0, **parts: Any) -> Json:
 
 @contextlib.asynccontextmanager
 async def serving(known: Json, port: int = 0) -> AsyncIterator[str]:
-    """A made-up relay: answers /state, one second later each time."""
+    """Each answer to /state is one second later."""
 
     async def answer(_: web.Request) -> web.Response:
         known["relay"]["now"] += 1
@@ -481,7 +419,7 @@ IMPATIENT_PAGE: Final = """
         return wait(then, Math.min(milliseconds, 20), ...rest);
     };
 """
-"""Run before the page's own scripts: its pauses are short, and remembered as they were meant."""
+"""Before the page's scripts: shortens its pauses, and remembers the original ones."""
 
 SECRET_TRACK: Final = "#broadcast=secret%2Fcam&track=video%2Fhd"
 
@@ -529,7 +467,9 @@ async def test_the_fingerprint_is_copied() -> None:
     async with serving(made_up()) as url, tab(url) as page:
         await page.until("document.querySelector('#status').dataset.status === 'live'")
         await page.call(
-            "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
+            "Browser.grantPermissions",
+            browserContextId=page.context,
+            permissions=["clipboardReadWrite", "clipboardSanitizedWrite"],
         )
         await page.click("[data-copy=certificate]")
         await page.until("document.querySelector('[data-copy=certificate]').textContent === 'Copied'")
@@ -544,7 +484,7 @@ async def test_rates_come_from_differences() -> None:
         await page.until(f"{rate} === '0 B/s'")
         track["received_bytes"] += 1_000_000  # within one second, then no more
         await page.until(f"/^(1.00 M|500 k|333 k)B\\/s$/.test({rate})")
-        track["received_bytes"] = 5  # begun anew: no negative rate
+        track["received_bytes"] = 5  # a new count: no negative rate
         await page.until(f"{rate} === '0 B/s'")
         assert page.complaints == []
 

@@ -142,7 +142,7 @@ async def test_announced_lists_a_path_once_however_many_publish_it() -> None:
         await requested(second, 1)
         async with http.get(f"{relay.url}announced/", headers=JSON) as response:
             assert [row["path"] for row in await response.json()] == ["demo/cam"]
-        assert await get(http, f"{relay.url}announced/") == (200, "demo/cam")
+        assert await get(http, f"{relay.url}announced/") == (200, "demo/cam\n")
 
 
 # --- /fetch: frames ---------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ async def test_announced_lists_a_path_once_however_many_publish_it() -> None:
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_04, Version.LITE_05, Version.LITE_06])
 async def test_frames_keep_their_boundaries(version: Version) -> None:
     frames = [bytes(range(256)), b"", b"\n\x00\xff", b"", b"x" * 70_000]
-    # the track stays between the requests: without timestamps of its publisher it gets new ones when it comes again
+    # a new track would have new timestamps, where its publisher has none
     async with cam(Limits(track_idle=WITHIN), versions=[version]) as (relay, http, _, track):
         write(track, b"old")
         write(track, *frames)
@@ -189,7 +189,7 @@ async def test_a_frame_in_many_chunks_is_one_frame() -> None:
             group.start_frame(20)
             for number in range(20):
                 group.write_chunk(bytes([number]))
-                assert await plain.content.readexactly(1) == bytes([number])  # each travelled alone
+                assert await plain.content.readexactly(1) == bytes([number])  # each came alone
             group.finish()
             assert await plain.content.read() == b""
             assert short(rows(await framed.content.read())) == [(0, 2, bytes(range(20)))]
@@ -210,7 +210,7 @@ async def test_the_longest_announced_path_is_the_broadcast_and_the_rest_the_trac
         write(demo.track("cam/video/sd"), b"demo cam/video/sd")
         for name in names:
             assert await get(http, f"{relay.url}fetch/demo/cam/{name}") == (200, f"cam {name}"), name
-        # of the longest, whether it has such a track or not; what the query says holds
+        # of the longest, with or without that track; the query's names hold
         missing = (404, "no such track or group\n")
         assert await get(http, f"{relay.url}fetch/demo/cam/video/sd") == missing
         assert await get(http, f"{relay.url}fetch/demo?track=cam/video/sd") == (200, "demo cam/video/sd")
@@ -243,7 +243,7 @@ async def test_an_encoded_slash_is_a_slash_and_is_decoded_once(version: Version)
         async with http.get(URL(f"{relay.url}announced%2Fdemo", encoded=True)) as response:
             assert response.status == 404
         async with http.get(URL(f"{relay.url}announced/demo%2Fcam", encoded=True)) as response:
-            assert (response.status, await response.text()) == (200, "")
+            assert (response.status, await response.text()) == (200, "\n")
 
 
 async def test_a_broadcast_at_the_empty_path_is_read_by_the_name_of_its_track() -> None:
@@ -460,7 +460,7 @@ async def test_following_ends_the_subscription_upstream_when_the_client_leaves(v
                 text = f"group {number}".encode()
                 write(track, text)
                 assert await response.content.readexactly(len(text)) == text
-            response.close()  # nothing more is sent that could tell
+            response.close()  # no failing write tells the relay
         async with asyncio.timeout(WITHIN):
             await track.unused()
         assert len(subscriptions_of(publication)) == 1
@@ -712,7 +712,7 @@ async def test_the_state_on_the_public_address_wants_a_token_and_shows_what_it_c
 
 
 async def known(relay: Relay, publication: Publication) -> None:
-    """Wait until the relay lists a path that ends so."""
+    """Wait until the relay lists the path."""
     async with asyncio.timeout(WITHIN), aiohttp.ClientSession() as http:
         while publication.path not in (await get(http, f"{relay.internal_url}announced/"))[1]:
             pass
@@ -836,7 +836,6 @@ def deaf(relay: Relay, path: str) -> socket.socket:
 
 
 async def viewers(relay: Relay, http: aiohttp.ClientSession, wanted: int) -> None:
-    """Wait until the relay serves so many."""
     async with asyncio.timeout(WITHIN):
         while True:
             async with http.get(f"{relay.internal_url}state") as response:
@@ -862,7 +861,7 @@ async def test_a_client_that_never_reads_a_flood_is_given_up_alone(
                         write(track, block)
                         sent += len(block)
                         assert await good.content.readexactly(len(block)) == block
-                assert sent < 32 << 20  # the kernel's buffers aside, a queue and a write
+                assert sent < 32 << 20  # besides the kernel's buffers, a queue and a write
                 assert "'the client reads too slowly'" in await log.line("gave up")
                 await viewers(relay, http, 1)
                 write(track, b"goes on")
@@ -913,13 +912,13 @@ async def test_a_large_group_in_the_cache_is_no_fault_of_who_asks_for_it(
 @pytest.mark.parametrize("query", ["", "?frames=1", "?follow=1", "?group=0", "?follow=1&frames=1&group=0"])
 @pytest.mark.parametrize("moment", ["before", "during"])
 async def test_a_client_that_leaves_takes_its_actor_along(moment: str, query: str) -> None:
-    """Though nothing is sent to it that would fail."""
+    """Even without a write that would fail."""
     async with cam(versions=[Version.LITE_06]) as (relay, http, publication, track):
         url = f"{relay.url}fetch/demo/cam/video/hd{query}"
         with logged("aiohttp") as log:
             if moment == "before":
                 if query == "?group=0":
-                    track.group()  # begun, without a frame
+                    track.group()  # without a frame
                 asking = asyncio.create_task(http.get(url))
                 async with asyncio.timeout(WITHIN):
                     await requested(publication)

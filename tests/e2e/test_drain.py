@@ -34,7 +34,7 @@ from tests.e2e.test_websocket import ws
 pytestmark = pytest.mark.e2e
 
 LONG = replace(PATIENT, drain=60.0)
-"""A drain that no test waits for the end of."""
+"""Longer than any test."""
 
 SHORT = replace(PATIENT, drain=0.1)
 URLS = pytest.mark.parametrize("url_of", [webtransport, raw, ws], ids=["webtransport", "quic", "websocket"])
@@ -42,7 +42,7 @@ WITHIN = 10.0
 
 
 async def connect(url: str, **options: Any) -> Client:
-    """A client whose session has begun on the relay's side as well."""
+    """The relay's side of the session has begun, too."""
     client = await Client.connect(url, tls=ANYONE, **options)
     try:
         # the answer to a request
@@ -57,7 +57,7 @@ async def connect(url: str, **options: Any) -> Client:
 
 @contextlib.asynccontextmanager
 async def draining(relay: Relay) -> AsyncIterator[asyncio.Task[None]]:
-    """While the relay drains, from the moment on at which everybody has been asked to leave."""
+    """From GOAWAY on."""
     said = asyncio.Event()
 
     class Said(logging.Handler):
@@ -186,7 +186,7 @@ async def test_http_requests_that_wait_or_follow_end_with_the_relay() -> None:
 
 
 async def test_a_relay_of_a_cluster_is_not_waited_for_and_comes_back_later(tmp_path: Path) -> None:
-    """Broadcasts that do not pass it continue without a gap; others continue by another route."""
+    """Broadcasts that do not pass it continue without a gap; others by another route."""
     async with cluster(tmp_path, 2, limits=replace(LIMITS, drain=60.0)) as nodes:
         await nodes.settled()
         root, one, two = nodes
@@ -263,7 +263,7 @@ async def test_a_relay_whose_directory_fails_ends_with_1() -> None:
 async def test_an_actor_that_does_not_end_keeps_nothing_else_alive(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A program that embeds the relay goes on after it."""
+    """An embedding program goes on after it."""
     stuck: list[Ref] = []
 
     async def stop_but_one(ref: Ref, *, timeout: float) -> bool:  # noqa: ASYNC109

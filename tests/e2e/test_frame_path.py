@@ -1,7 +1,7 @@
-"""How far a frame travels through the code: from the datagram that brings it to the call that sends it to a viewer.
+"""Path of a frame through the code: from the datagram that brings it to the call that sends it to a viewer.
 
-The figures count and measure no time, so they are the same on every machine: files of relay/ that are visited, returns
-to a file that was left before, and calls. `docs/architecture.md` has a table of them.
+Counts, no times: files of relay/, returns to a file that was left before, and calls, equal on every machine.
+`docs/architecture.md` has a table of them.
 """
 
 from __future__ import annotations
@@ -35,33 +35,31 @@ pytestmark = [
 SOURCE = f"{Path(relay.__file__).parent}/"
 
 QUIET = 0.15
-"""Seconds in which all acknowledgements of what was sent before have come."""
+"""Seconds in which all acknowledgements have come."""
 
 ROUNDS = 7
-"""Frames that are traced. The one in the middle counts: a timer, or another datagram, may come in the time of one."""
+"""Traced frames. The median counts: a timer, or another datagram, may come in between."""
 
 
 class Figures(NamedTuple):
-    """The path of one frame."""
-
     files: int
     returns: int
     calls: int
 
 
 BUDGET = Figures(14, 8, 60)
-"""The goal for the path. The test allows twice as much."""
+"""The goal. The test allows twice as much."""
 
 BOUNDS = {"frame": Figures(40, 95, 182), "group": Figures(43, 146, 287)}
 """While the path is longer than twice the budget: its length when this was written, plus 5 %."""
 
 
 class Trace:
-    """The calls from a datagram of one sender until the relay sends to somebody else."""
+    """Calls from one sender's datagram until the relay sends to somebody else."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        """Address of the datagram's sender."""
+        """Of the datagram's sender."""
         self.steps: list[str] = []
         """The file of each call."""
         self._begun = False
@@ -93,16 +91,15 @@ class Trace:
         return Figures(len(set(entered)), len(entered) - len(set(entered)), len(self.steps))
 
     def table(self) -> str:
-        """Calls by file, in the order in which files are entered."""
+        """Calls by file, in order of entry."""
         return "\n".join(f"{count:4} {file}" for file, count in Counter(self.steps).items())
 
 
 @contextmanager
 def tracing(relay: Relay, port: int) -> Iterator[Trace]:
-    """A trace of what happens in the block."""
     assert relay._quic is not None
     for connection in relay._quic.connections:
-        connection.cost.ordinary, connection.cost.measured = 10.0, 0  # a packet that is traced is not slow
+        connection.cost.ordinary, connection.cost.measured = 10.0, 0  # tracing slows packets
     trace = Trace(port)
     sys.setprofile(trace)
     try:
@@ -119,7 +116,7 @@ async def client(relay: Relay) -> AsyncIterator[Client]:
 
 
 async def usual(kind: str) -> Trace:
-    """The path from a publisher to one viewer: of a `frame` of an open group, or of a `group` of one frame."""
+    """From a publisher to one viewer: a `frame` of an open group, or a `group` of one frame."""
     traces = []
     async with running() as relay, client(relay) as publisher, client(relay) as viewer:
         track = publisher.publish("demo/cam").track("video/hd")

@@ -39,7 +39,7 @@ def queries(dashboard: dict[str, Any]) -> list[str]:
 
 
 async def exported() -> set[str]:
-    """Every metric, by the name that a query uses."""
+    """By the names that queries use."""
     async with stage() as (relay, http), http.get(f"{relay.internal_url}metrics") as response:
         text = await response.text()
     return set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
@@ -54,7 +54,7 @@ async def test_every_metric_of_the_dashboard_is_exported(dashboard: dict[str, An
 
 
 async def test_every_metric_of_the_relay_is_on_the_dashboard(dashboard: dict[str, Any]) -> None:
-    """But those that say more to a person who asks than on a curve."""
+    """Except those that no curve helps."""
     shown = {name for query in queries(dashboard) for name in NAME.findall(query)}
     ours = {name for name in await exported() if name.startswith("moq_relay_")}
     assert ours - shown == {

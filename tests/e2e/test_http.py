@@ -26,15 +26,12 @@ CURL_PARTIAL = 18
 
 @dataclass
 class Answer:
-    """What curl printed."""
-
     status: int
     headers: dict[str, str]
     body: bytes
 
 
 async def curl(url: str, *options: str) -> Answer:
-    """One request."""
     process = await asyncio.create_subprocess_exec(
         *("curl", "--silent", "--include", "--max-time", "20", *options, url),
         stdout=asyncio.subprocess.PIPE,
@@ -82,10 +79,10 @@ async def test_announced_is_relative_to_the_prefix() -> None:
     async with running() as relay, held(relay, "demo/cam") as cam, held(relay, "demo/deep/mic") as mic:
         for peer in (cam, mic):
             await peer.wait_for("published")
-        assert (await curl(f"{relay.url}announced")).body == b"demo/cam\ndemo/deep/mic"
-        assert (await curl(f"{relay.url}announced/")).body == b"demo/cam\ndemo/deep/mic"
-        assert (await curl(f"{relay.url}announced/demo")).body == b"cam\ndeep/mic"
-        assert (await curl(f"{relay.url}announced/demo/cam")).body == b""
+        assert (await curl(f"{relay.url}announced")).body == b"demo/cam\ndemo/deep/mic\n"
+        assert (await curl(f"{relay.url}announced/")).body == b"demo/cam\ndemo/deep/mic\n"
+        assert (await curl(f"{relay.url}announced/demo")).body == b"cam\ndeep/mic\n"
+        assert (await curl(f"{relay.url}announced/demo/cam")).body == b"\n"
         answer = await curl(f"{relay.url}announced/dem")
         assert (answer.status, answer.body) == (200, b"")
         assert answer.headers["content-type"].startswith("text/plain")
@@ -170,13 +167,13 @@ async def test_anonymous_outside_the_public_prefix() -> None:
 async def test_paths_are_percent_decoded() -> None:
     async with running() as relay, held(relay, "demo/caf\u00e9 one") as source:
         await source.wait_for("published")
-        assert (await curl(f"{relay.url}announced/")).body.decode() == "demo/caf\u00e9 one"
+        assert (await curl(f"{relay.url}announced/")).body.decode() == "demo/caf\u00e9 one\n"
         answer = await curl(f"{relay.url}fetch/demo/caf%C3%A9%20one/video", "--max-time", "1")
         assert answer.status == 200
 
 
 async def test_what_is_no_http_writes_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
-    """Every scanner of the network sends it."""
+    """Scanners of the network send it."""
     caplog.set_level(logging.INFO, "relay")
     async with running() as relay:
         port = URL(relay.url).port

@@ -1,4 +1,4 @@
-"""docs/http.md keeps its word: every transcript of it is run against a relay and compared.
+"""Runs every transcript of docs/http.md against a relay and compares.
 
 A block of ```console is a transcript: lines after `$ ` are commands, lines after `> ` continue them, the others are
 the output. `...` in the output stands for anything; a last line `^C` ends the command once the output is there.
@@ -32,8 +32,6 @@ LEAVE = "^C"
 
 
 class Step(NamedTuple):
-    """One command and what it prints."""
-
     command: str
     output: str
 
@@ -56,7 +54,7 @@ def pattern(output: str) -> re.Pattern[str]:
 
 @contextlib.asynccontextmanager
 async def described(folder: Path) -> AsyncIterator[dict[str, str]]:
-    """The relay and the publisher of the page; yields what to put in place of its addresses."""
+    """The page's relay and publisher; yields replacements of its addresses."""
     cert, key = install(folder, certificate())
     base = config()
     web = base.web.model_copy(
@@ -93,7 +91,7 @@ async def run(command: str, folder: Path, expected: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd=folder,
-        start_new_session=True,  # so that leaving ends all of a pipeline
+        start_new_session=True,  # ends all of a pipeline
         env={**os.environ, "TOKEN": token(root="private", get=[""])},
     )
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""HTTPS next to HTTP, and certificates that are replaced while the relay runs."""
+"""HTTPS next to HTTP, with certificates replaced while the relay runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def https_port(relay: Relay) -> int:
 
 
 async def shown(port: int) -> str:
-    """Fingerprint of the certificate that a new HTTPS connection is shown."""
+    """Fingerprint of a new HTTPS connection's certificate."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -56,7 +56,7 @@ def trusting(pair: CertificatePair) -> ssl.SSLContext:
 
 
 async def pinned(url: str, pair: CertificatePair) -> Client:
-    """A session whose QUIC handshake must have shown that certificate."""
+    """A session whose QUIC handshake must show that certificate."""
     return await Client.connect(url, tls=ClientTls(fingerprints=(pair.fingerprint,)))
 
 
@@ -133,7 +133,7 @@ async def first_frame(client: Client) -> bytes:
 
 
 async def test_a_certificate_of_another_kind_of_key_replaces_the_old_one(tmp_path: Path) -> None:
-    """A context that both were loaded into would go on to show the old one to most clients."""
+    """A context with both would still show most clients the old one."""
     old, new, newest = certificate(), rsa_certificate(), certificate()
     async with Relay(secured(tmp_path, old), RUNTIME) as relay:
         assert await shown(https_port(relay)) == old.fingerprint

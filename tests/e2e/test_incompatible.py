@@ -1,4 +1,4 @@
-"""A peer without a common version is named in the log, on every transport."""
+"""The log names a peer without a common version, on every transport."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WITHIN = 10
 
 
 class Lines(logging.Handler):
-    """The lines about such peers; `enough` is set when there are as many as expected."""
+    """Sets `enough` at the expected number."""
 
     def __init__(self, expected: int) -> None:
         super().__init__()

@@ -23,12 +23,12 @@ OTHER = b"another secret, also long enough for it"
 
 
 def naming(kid: str) -> str:
-    """A token that says it is signed with that key."""
+    """A token whose header names that key."""
     return signed({}, kid=kid)
 
 
 class Server:
-    """Gives what a test puts into `answers`, and keeps the requests."""
+    """Answers from `answers`, and keeps the requests."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}

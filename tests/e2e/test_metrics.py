@@ -57,7 +57,7 @@ def value(values: Values, name: str, /, **labels: str) -> float:
 
 
 async def until(relay: Relay, name: str, wanted: float, **labels: str) -> Values:
-    """The first scrape that shows that value."""
+    """The first scrape with that value."""
     async with asyncio.timeout(WITHIN):
         while True:
             values = await scrape(relay)
@@ -83,7 +83,7 @@ def write(publication: Publication, *frames: bytes, track: str = "video/hd") -> 
 
 
 async def read(client: Client, groups: int, path: str = "demo/cam", track: str = "video/hd") -> None:
-    """Watch so many groups, and leave."""
+    """Watch `groups` groups, and leave."""
     async with asyncio.timeout(WITHIN):
         subscription = await client.subscribe(path, track)
         for _ in range(groups):
@@ -355,7 +355,7 @@ async def test_refusals_are_counted_by_limit() -> None:
         assert value(values, "refused_total", limit="announce_streams") == 1
         assert value(values, "streams_reset_total", reason="no_capacity") == 2
         async with http.get(f"{relay.internal_url}state", headers={"accept": "application/json"}) as response:
-            # the session that flooded has ended: the counters knows
+            # the flooding session has ended; the counters actor has its counts
             assert (await response.json())["totals"]["refused"] == {
                 "announce_streams": 1,
                 "announces": 1,

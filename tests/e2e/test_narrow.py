@@ -23,21 +23,20 @@ from tests.e2e.udp_proxy import UdpProxy
 SECONDS = 3.0
 DELAY = 0.02
 QUEUE = 0.1
-"""Seconds of what the narrow place lets through that may wait in front of it."""
+"""Seconds of the bottleneck's queue."""
 PATH = 2 * DELAY + QUEUE
 RECOVERY = 0.3
-"""Most delay of a lost packet here: it is detected a round trip later, and its retransmission may be lost,
-too."""
+"""Most seconds of a lost packet: detected a round trip later, and its retransmission may be lost, too."""
 PATIENCE = 0.2
 QUICK = Limits(backlog_time=PATIENCE)
-"""So that a test of a few seconds sees many groups given up. Everything scales with it."""
+"""A test of a few seconds sees many skipped groups. Everything scales with it."""
 
 OLD = (Version.LITE_05,)
-"""The newest version that knows ordered delivery, and in which max latency does not ask for history, too."""
+"""The newest version with ordered delivery, whose max latency is not history."""
 
 
 def squeeze(on: Stage, rate: float) -> None:
-    """A line for so much payload and the packets around it."""
+    """A bottleneck for that payload and its packets."""
     rate *= 1.06
     on.weather.both(delay=DELAY)
     on.weather.down.rate = rate
@@ -47,15 +46,15 @@ def squeeze(on: Stage, rate: float) -> None:
 def oldest(shape: Shape, share: float = 0.5) -> float:
     """Greatest age of a frame on arrival, with newer groups first.
 
-    Once a newer group has begun, what the line cannot carry piles up in front of a group at rate * (1 - share). When
-    that is more than was written within the patience, i.e. after patience / (1 - share), the group is given up as the
-    next one begins. So it has a group's span until it is overtaken, that time, and a span until the next begins.
+    Once a newer group has begun, the rest of a group is queued at rate * (1 - share). The group is skipped as the
+    next one begins, if more is queued than was written within the patience, i.e. after patience / (1 - share). So the
+    age is a group's span, that time, and another span.
     """
     return 2 * shape.span + PATIENCE / (1 - share) + PATH + RECOVERY
 
 
 def test_the_bound_says_something() -> None:
-    """Without skipping, half of what was written would wait at the end, and be that old."""
+    """Without skipping, half of all data would be queued at the end, and be that old."""
     assert oldest(VIDEO) < SECONDS / 2 - 0.2
 
 
@@ -65,7 +64,7 @@ async def test_video_skips_and_audio_loses_nothing() -> None:
         video, audio = on.source("video", VIDEO), on.source("audio", AUDIO)
         viewers = await on.viewers(3)
         pictures = [await viewer.watch("video", priority=1) for viewer in viewers]
-        # a player waits this long for sound before it goes on without
+        # the player's patience for sound
         sounds = [await viewer.watch("audio", priority=2, max_latency_ms=1000) for viewer in viewers]
         for source in (video, audio):
             await source.track.used()
@@ -76,8 +75,7 @@ async def test_video_skips_and_audio_loses_nothing() -> None:
             await asyncio.sleep(0.01)
             most = max(most, *on.backlogs().values())
         end = asyncio.get_running_loop().time()
-        # Data written within the patience may be queued, and groups are skipped only when the next one
-        # begins.
+        # data of the patience may be queued, and a skip waits for the next group
         waits = VIDEO.rate * PATIENCE + VIDEO.group * VIDEO.size + AUDIO.rate
         assert most < waits + VIDEO.rate * (2 / VIDEO.fps)
         for watch in sounds:
@@ -95,7 +93,7 @@ def check_newest(on: Stage, watch: Watch, groups: int, end: float) -> None:
     """Frames until `end` are new; only whole ends of groups are missing."""
     watch.check_boundaries(VIDEO.group)
     assert max(watch.ages(end=end)) < oldest(VIDEO)
-    # the beginning of a group goes before everything of the groups before it
+    # a group's beginning precedes all older groups
     assert watch.begun[-1] == groups - 1
     assert len(watch.begun) > 0.8 * groups
     first = [arrival.age for arrival in watch.arrivals if arrival.number == 0]
@@ -121,10 +119,10 @@ async def test_ordered_delivery_keeps_the_order_and_skips() -> None:
         watch.check_boundaries(VIDEO.group)
         assert watch.begun == sorted(watch.begun)
         assert StreamCode.TOO_FAR_BEHIND in watch.broken.values()
-        # the end of a group goes before the beginning of the next, but for what is lost and repeated
+        # a group's end precedes the next beginning, retransmissions aside
         assert len(watch.whole) > 1
         assert 15 * out_of_order(watch) <= len(watch.arrivals)
-        # Oldest first: queued data is sent in order, so its age is the queueing time
+        # oldest first: the age is the queueing time
         waits = (VIDEO.rate * PATIENCE + VIDEO.group * VIDEO.size) / (VIDEO.rate / 2)
         assert max(watch.ages(end=end)) < VIDEO.span + waits + PATH + RECOVERY
 
@@ -151,12 +149,12 @@ async def test_max_latency_bounds_the_age_of_what_arrives() -> None:
         squeeze(on, VIDEO.rate / 2)
         await source.run(SECONDS)
         end = asyncio.get_running_loop().time()
-        # it counts from the beginning of the next group, and is looked at with each frame
+        # counted from the beginning of the next group, and checked with each frame
         bound = VIDEO.span + latency + 2 / VIDEO.fps + PATH + RECOVERY
         assert max(watch.ages(end=end)) < bound
         assert set(watch.broken.values()) == {StreamCode.DELIVERY_TIMEOUT}
         assert len(watch.broken) > source.groups // 4
-        # who has more patience gets older frames, and loses less
+        # more patience gets older frames, and loses less
         assert max(other.ages(end=end)) > max(watch.ages(end=end))
         assert len(other.broken) < len(watch.broken)
 
@@ -181,7 +179,7 @@ async def test_an_update_swaps_who_skips() -> None:
         for watch in (first, second):
             await watch.until(lambda watch=watch: watch.ended)  # type: ignore[misc]
             watch.check_boundaries(shape.group)
-        # a group each way belongs to both halves, and the line has to be found out at first
+        # without a group of both halves each, and the discovery of the rate
         before, after = range(2, middle - 1), range(middle + 2, one.groups - 1)
         assert len(set(before) - set(first.whole)) <= 1
         assert len(set(after) - set(second.whole)) <= 1

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import functools
+import asyncio
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.e2e.browser import Page, chromium_path
-from tests.e2e.harness import VENVS
+from tests.e2e.harness import npm_modules
 from tests.e2e.support import running
 
 PACKAGE = "@moq/lite@0.2.2"
-INSTALL_S = 300
 
 pytestmark = [
     pytest.mark.skipif(chromium_path() is None, reason="Chromium is not installed"),
@@ -23,33 +19,12 @@ pytestmark = [
 ]
 
 
-@functools.cache
-def modules() -> Path:
-    """A folder of installed packages, made when it is missing; processes that race for it wait."""
-    home = VENVS / "npm"
-    home.mkdir(parents=True, exist_ok=True)
-    (VENVS / ".gitignore").write_text("*\n")
-    with (VENVS / "npm.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "node_modules/@moq/lite/index.js").exists():
-            done = subprocess.run(
-                ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), PACKAGE],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=INSTALL_S,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout
-    return home / "node_modules"
-
-
 @pytest.mark.parametrize(
     ("source", "sink"),
     [("webtransport", "webtransport"), ("websocket", "websocket"), ("websocket", "webtransport")],
 )
 async def test_one_tab_publishes_and_another_watches(source: str, sink: str) -> None:
-    folder = modules()
+    folder = await asyncio.to_thread(npm_modules, PACKAGE)
     async with (
         running() as relay,
         Page(

@@ -29,7 +29,7 @@ def logging_relay(folder: Path, settings: Config | None = None, **server: Any) -
 
 
 def traces(folder: Path) -> list[dict[str, Any]]:
-    """The trace of each file; no file is anything else."""
+    """There are no other files."""
     found = []
     for path in sorted(folder.iterdir()):
         document = json.loads(path.read_text())
@@ -45,7 +45,7 @@ def contents(folder: Path) -> list[str]:
 
 
 def packets(trace: dict[str, Any]) -> Counter[tuple[str, str]]:
-    """Packets of each kind by direction."""
+    """By kind and direction."""
     return Counter(
         (event["name"].removeprefix("transport:packet_"), event["data"]["header"]["packet_type"])
         for event in trace["events"]
@@ -110,7 +110,7 @@ async def test_files_and_events_have_a_limit(tmp_path: Path) -> None:
     limits = replace(PATIENT, qlog_files=3, qlog_events=60)
     async with logging_relay(tmp_path, config(limits=limits)) as relay, swarm(relay.port) as clients:
         for round_ in range(1, 4):
-            for _ in range(4):  # of which one is not logged
+            for _ in range(4):  # one more than logged
                 clients.join()
             await clients.until(lambda: len(clients.established) == 4)
             clients.leave()

@@ -38,7 +38,7 @@ def with_limits(relay: Relay, **limits: float) -> Config:
 
 
 async def sees(relay: Relay, path: str) -> int:
-    """The status of a question about what is live there."""
+    """The status of `/announced`."""
     async with (
         aiohttp.ClientSession() as http,
         http.get(f"http://127.0.0.1:{relay.port}/announced/{path}") as response,
@@ -78,7 +78,6 @@ async def test_sessions_keep_the_limits_that_they_began_with() -> None:
 
 
 async def test_every_limit_of_the_whole_relay_is_reloaded() -> None:
-    """Limits that apply to the whole relay, not to a session."""
     changed = {"readers": 7, "auth_failures": 8, "auth_delay": 9.0, "auth_waiting": 10, "handshakes": 11}
     async with running() as relay:
         relay.reload(with_limits(relay, **changed))
@@ -186,7 +185,7 @@ async def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
             return False
 
     written("sessions = 2")
-    # a flag stays stronger than the file
+    # flags override the file
     flags = ("--listen", f"localhost:{port}", "--tls-generate", "localhost")
     async with relay_command(str(file), *flags) as running:
         await running.line("certificate sha256")

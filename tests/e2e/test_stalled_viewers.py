@@ -30,18 +30,17 @@ HEALTHY = 20
 WINDOWS = 3
 """Intervals, the best of which counts."""
 PATIENT_WINDOWS = 50
-"""Most intervals measured before the test fails."""
+"""Intervals until the test fails."""
 SPAN = 0.4
-"""Seconds of one of them: 240 frames reach the healthy."""
+"""Seconds: 240 frames reach the healthy."""
 
 PATIENCE = 0.3
 KEPT = 100_000
-"""`backlog_bytes`, below what the patience alone would let wait, so that both limits have something to do."""
+"""Below the queue that the patience alone allows, so that both limits matter."""
 
 
 @contextlib.asynccontextmanager
 async def running(*coroutines: asyncio.Task[None]) -> AsyncIterator[None]:
-    """Tasks for the length of a block."""
     try:
         yield
     finally:
@@ -51,8 +50,6 @@ async def running(*coroutines: asyncio.Task[None]) -> AsyncIterator[None]:
 
 
 class Felt(NamedTuple):
-    """Quality of service for viewers in an interval."""
-
     late: float
     """The 99th percentile of the ages of frames, in virtual seconds."""
     cost: float
@@ -60,7 +57,7 @@ class Felt(NamedTuple):
 
 
 async def feel(viewers: list[Viewer]) -> Felt:
-    """Measure these viewers in the next interval."""
+    """In the next interval."""
     clock = asyncio.get_running_loop().time
     begin, cpu = clock(), time.process_time()
     await asyncio.sleep(SPAN)
@@ -70,9 +67,9 @@ async def feel(viewers: list[Viewer]) -> Felt:
 
 
 async def best(viewers: list[Viewer], be: Callable[[Felt], bool] = lambda felt: True) -> Felt:
-    """The best of some stretches from now on, and of as many more as it takes until it is as it should `be`.
+    """The best of some intervals, and of more until it satisfies `be`.
 
-    What else the machine does only ever adds. What the relay does adds to each.
+    Other load of the machine only adds to some; the relay's adds to each.
     """
     found = Felt(math.inf, math.inf)
     for number in range(PATIENT_WINDOWS):
@@ -83,7 +80,7 @@ async def best(viewers: list[Viewer], be: Callable[[Felt], bool] = lambda felt: 
 
 
 async def dropped(on: Stage) -> dict[int, int]:
-    """Groups given up for each session that lost some, by its number."""
+    """Skipped groups, by session."""
     found: dict[int, int] = {}
     for number, ref in on.relay.connections.items():
         counts = await ask(ref, m.CountSession(), timeout=5.0)
@@ -120,7 +117,7 @@ async def test_the_slow_cost_the_healthy_nothing(caplog: pytest.LogCaptureFixtur
 
             reading = asyncio.create_task(trickle(hardly.client, VIDEO.rate / 100))
             async with running(asyncio.create_task(look()), reading):
-                # The healthy: as before. A relay that waits for the slow has frames as old as those have.
+                # the healthy: a relay that waits for the slow would deliver frames as old as theirs
                 bound = Felt(2 * without.late + 0.05, 2 * without.cost)
                 with_them = await best(
                     healthy, lambda felt: felt.late < bound.late and felt.cost < bound.cost
@@ -131,20 +128,20 @@ async def test_the_slow_cost_the_healthy_nothing(caplog: pytest.LogCaptureFixtur
             for viewer in healthy:
                 assert viewer.watches[0].broken == {}
 
-            # Memory. What was written within the patience may wait, and a group is given up as the next one begins:
-            # 0.3 s * 249 kB/s + 50 kB = 125 kB, were it not for backlog_bytes, which nothing exceeds.
+            # Memory: a group is skipped as the next one begins, so the patience allows 0.3 s * 249 kB/s + 50 kB = 125
+            # kB; backlog_bytes is less.
             assert VIDEO.rate * PATIENCE + VIDEO.group * VIDEO.size > KEPT
             for number in slow:
                 assert KEPT / 2 < most[number] <= KEPT
             assert sum(most[number] for number in slow) <= len(slow) * limits.backlog_bytes
 
-            # Counted for each group, logged once.
+            # counted for each group, logged once
             counts = await dropped(on)
             assert set(counts) == slow
             assert min(counts.values()) > WINDOWS * SPAN / VIDEO.span / 3
             assert sorted(told(caplog)) == sorted(slow)
 
-            # The one that never read begins to: it goes on with the newest group, and the episode is over.
+            # the stalled viewer reads again: it gets the newest group, which ends the episode
             newest = video.track.latest
             assert newest is not None
             watch = never.watches[0]
@@ -155,6 +152,6 @@ async def test_the_slow_cost_the_healthy_nothing(caplog: pytest.LogCaptureFixtur
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[int]:
-    """Sessions with a log line about slowness, once per line."""
+    """One per log line about slowness."""
     lines = [record.getMessage() for record in caplog.records if "slow subscriber" in record.getMessage()]
     return [int(line.partition("]")[0].removeprefix("[session ")) for line in lines]

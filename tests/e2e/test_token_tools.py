@@ -1,8 +1,7 @@
-"""Keys and tokens of `moq-token` and of the npm package @moq/token, each read by the other."""
+"""`moq-token` and the npm package @moq/token read each other's keys and tokens."""
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import shutil
@@ -17,10 +16,9 @@ from relay.auth import tool
 from relay.auth.claims import Claims, Scope
 from relay.auth.key import ALGORITHMS, Key, token_kid
 from relay.auth.permissions import UnauthorizedError
-from tests.e2e.harness import VENVS
+from tests.e2e.harness import npm_modules
 
 PACKAGE = "@moq/token@0.2.3"
-INSTALL_S = 300
 RUN_S = 60
 
 pytestmark = [
@@ -32,8 +30,8 @@ pytestmark = [
 
 LATER = 4_102_444_800
 
-# For each algorithm: a key of its own, with the public half and a token; what it says of our keys and tokens; and
-# tokens that it signs with our keys. All in one process, as starting one takes longer than all of that.
+# For each algorithm: its key, public half and token; its opinion of our keys and tokens; tokens that it signs with
+# our keys. One process, since its start takes longest.
 SCRIPT = """
 import { readFileSync } from "node:fs";
 import { generate, load, loadPublic, sign, toPublicKey, verify } from "@moq/token";
@@ -63,33 +61,15 @@ console.log(JSON.stringify(answers));
 """
 
 
-@functools.cache
-def home() -> Path:
-    """A folder with the package, made when it is missing; processes that race for it wait."""
-    folder = VENVS / "npm-moq-token"
-    folder.mkdir(parents=True, exist_ok=True)
-    (VENVS / ".gitignore").write_text("*\n")
-    with (VENVS / "npm-moq-token.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "node_modules/@moq/token/cli.js").exists():
-            done = subprocess.run(
-                [
-                    *("npm", "install", "--prefix", str(folder), PACKAGE),
-                    *("--no-audit", "--no-fund", "--ignore-scripts", "--no-save"),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=INSTALL_S,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout
-    return folder
-
-
 def node(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["node", *words], cwd=home(), input=stdin, capture_output=True, text=True, timeout=RUN_S, check=False
+        ["node", *words],
+        cwd=npm_modules(PACKAGE).parent,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=False,
     )
 
 
@@ -168,8 +148,8 @@ def test_keys_and_tokens_go_both_ways(algorithm: str) -> None:
 
 
 def test_the_commands_take_each_others_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same words, either program."""
-    cli = str(home() / "node_modules/@moq/token/cli.js")
+    """The same arguments."""
+    cli = str(npm_modules(PACKAGE).parent / "node_modules/@moq/token/cli.js")
     private, public, theirs = (str(tmp_path / name) for name in ("private.jwk", "public.jwk", "npm.jwk"))
     assert tool.main(["generate", "--key", private, "--public", public, "--algorithm", "ES256"]) == 0
     capsys.readouterr()
@@ -191,7 +171,7 @@ def test_the_commands_take_each_others_files(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_scope_of_a_key_is_ours_to_keep(tmp_path: Path) -> None:
-    """This release of theirs knows no scope: it reads the key, signs anything, and we refuse what exceeds it."""
+    """Their release knows no scope: it signs anything, and we refuse what exceeds it."""
     key = Key.generate("HS256", scope=Scope("demo", ("",)))
     script = """
         import { readFileSync } from "node:fs";

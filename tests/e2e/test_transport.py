@@ -29,8 +29,10 @@ from relay.wire.version import Version
 from tests.clock import RUNTIME
 from tests.e2e.harness import Peer, RustPeer, free_udp_port, peer_python
 from tests.e2e.quic_support import open_connections
+from tests.e2e.support import NEW, OLD
 from tests.pem import chain_pem
 from tests.quic.test_certificates import self_signed
+from tests.sampling import first, repeats
 from tests.transport.virtual import Recorder
 
 pytestmark = pytest.mark.e2e
@@ -41,8 +43,6 @@ SCHEMES = ["moqt", "https"]
 
 
 class Owner(Recorder):
-    """A recorder that can be waited on."""
-
     def __init__(self, session: Session, on_event: Callable[[Event], None] | None = None) -> None:
         self._changed = asyncio.Event()
         self.session = session
@@ -70,8 +70,6 @@ def echo(event: Event) -> None:
 
 
 class Host:
-    """A server whose sessions echo."""
-
     def __init__(self, **options: Any) -> None:
         self.store: CertificateStore = options.pop("store", None) or CertificateStore([], NAMES, NOW)
         self.requests: list[SessionRequest] = []
@@ -141,7 +139,7 @@ async def leaves_nothing() -> AsyncIterator[None]:
     loop: Any = asyncio.get_running_loop()
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not [task for task in tasks if "relay" in repr(task.get_coro())]
-    # What is left belongs to the loop itself and to the fixtures' runner.
+    # the rest belongs to the loop itself and to the fixtures' runner
     mine = [key for key in loop._selector.get_map().values() if "UdpSocket" in repr(key.data)]
     assert not mine
 
@@ -180,13 +178,14 @@ async def test_each_version(scheme: str, version: Version) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_many_streams_over_a_small_credit(scheme: str) -> None:
+    count = repeats(5000)
     async with hosting(settings=QuicSettings(max_streams_uni=16)) as host:
         session = await connect(host.url(scheme), tls=host.tls)
         Owner(session)
-        for _ in range(5000):
+        for _ in range(count):
             session.open_uni().write([b"group" * 20], fin=True)
         peer = await host.owner()
-        await peer.until(lambda peer: len(peer.finished) == 5000, 60)
+        await peer.until(lambda peer: len(peer.finished) == count, 60)
         await leave(session)
 
 
@@ -272,15 +271,13 @@ async def test_datagrams_and_pings(scheme: str) -> None:
 
 
 async def test_our_own_pause_is_not_the_peers_silence() -> None:
-    """The process is stopped for longer than the idle time-out, like a suspended machine: no session is
-    dropped.
-    """
+    """The process is stopped for longer than the idle time-out, like a suspended machine: no session is dropped."""
     settings = QuicSettings(idle_timeout=0.8, keep_alive=0.3)
     async with hosting(settings=settings) as host:
         session = await connect(host.url("moqt"), tls=host.tls, settings=settings)
         owner, peer = Owner(session), await host.owner()
         for count, pause in enumerate((0.3, 0.7, 1.2), 1):
-            # Packets that are outstanding have a deadline of their own, which is the first to be late.
+            # unacknowledged packets have the earliest deadline
             for side in (session, peer.session):
                 assert isinstance(side, QuicSession)
                 side.open_uni().write([bytes(3000)], fin=True)
@@ -296,7 +293,7 @@ async def test_our_own_pause_is_not_the_peers_silence() -> None:
 
 
 async def test_a_deadline_that_has_passed_is_no_pause(caplog: pytest.LogCaptureFixture) -> None:
-    """A peer that ends a long back-off must not make the relay excuse the silence of all others."""
+    """A peer at the end of a long back-off must not excuse the silence of all others."""
     async with hosting() as host:
         session = await connect(host.url("moqt"), tls=host.tls)
         Owner(session)
@@ -418,7 +415,7 @@ async def test_wrong_name(tmp_path: Path) -> None:
 
 
 async def test_certificate_by_server_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    # An RSA and an EC certificate: the signature algorithm must follow the choice.
+    # an RSA and an EC certificate: the signature algorithm must follow the choice
     first = generate_certificate(["first.test"], NOW)
     today = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
     monkeypatch.setattr("tests.quic.test_certificates.NOW", today)
@@ -437,7 +434,7 @@ async def test_certificate_by_server_name(monkeypatch: pytest.MonkeyPatch) -> No
             ("second.test", second),
             ("localhost", store.pairs[2]),
             ("unknown.test", first),
-            ("127.0.0.1", first),  # no name is sent for an address
+            ("127.0.0.1", first),  # an address sends no name
         ):
             tls = ClientTls(fingerprints=(pair.fingerprint,))
             await leave(await connect(host.url("moqt", name), tls=tls))
@@ -517,7 +514,7 @@ async def test_cancelled_dialling_leaves_nothing() -> None:
 
 
 async def test_http_fetches_the_fingerprint() -> None:
-    async with hosting(address=("127.0.0.1", free_udp_port())) as host:  # a port that is free for TCP as well
+    async with hosting(address=("127.0.0.1", free_udp_port())) as host:  # free for TCP as well
         answers: dict[str, Any] = {"text": host.store.fingerprint, "status": 200}
 
         async def serve(request: web.Request) -> web.Response:
@@ -576,7 +573,7 @@ UNKNOWN_VERSION = b"\xc0\x1a\x2a\x3a\x4a" + b"\x08" + b"d" * 8 + b"\x08" + b"s" 
 
 
 async def answered(host: Host) -> bytes:
-    """The server's answer to an unknown version: everything sent before has been looked at when it is here."""
+    """The answer to an unknown version: it follows all earlier packets."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -587,7 +584,6 @@ async def answered(host: Host) -> bytes:
 
 
 async def first_packets(count: int) -> list[bytes]:
-    """The first packet of a client, `count` times."""
     packets = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("127.0.0.1", 0))
@@ -606,7 +602,7 @@ async def first_packets(count: int) -> list[bytes]:
 
 
 async def test_garbage() -> None:
-    """Random bytes, and real packets cut and bent, from the address of a live client and from elsewhere."""
+    """Random bytes, and damaged real packets, from a live client's address and from others."""
     dice = random.Random(5)
     async with hosting() as host:
         real = await first_packets(5)
@@ -626,7 +622,7 @@ async def test_garbage() -> None:
                         )
                     packet = bytes(bent[: dice.choice([1, 6, 30, 1199, 1200, 1200])])
                 if dice.random() < 0.3:
-                    # Long headers with the server's own connection id, so that they reach the connection.
+                    # long headers with the server's own connection id reach the connection
                     cid = dice.choice(sorted(next(iter(host.server.connections)).cids))
                     packet = bytes([0x40 | dice.randrange(64)]) + cid + packet
                 other.sendto(packet, target)
@@ -648,7 +644,7 @@ async def test_version_negotiation_and_its_guard() -> None:
             sock.bind(("127.0.0.1", 0))
             sock.setblocking(False)
             sock.sendto(negotiation + bytes(1200), ("127.0.0.1", host.port))
-            sock.sendto(UNKNOWN_VERSION, ("127.0.0.1", host.port))  # too small to be worth an answer
+            sock.sendto(UNKNOWN_VERSION, ("127.0.0.1", host.port))  # too small for an answer
             answer = await answered(host)
             assert answer[1:5] == bytes(4)
             assert answer[6:14] == b"s" * 8
@@ -710,19 +706,21 @@ async def test_many_clients_at_once() -> None:
 
 # -- the Rust stack
 
-RUST = ["0.5.1", "0.3.3"]
-BEST = {"0.5.1": Version.LITE_06, "0.3.3": Version.LITE_04}
+BEST = {NEW: Version.LITE_06, OLD: Version.LITE_04}
+RUST = pytest.mark.parametrize(
+    "release, scheme",
+    [*((NEW, scheme) for scheme in SCHEMES), *((OLD, scheme) for scheme in first("https", "moqt"))],
+)
 
 
-@pytest.mark.parametrize("release", RUST)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@RUST
 async def test_rust_client(release: str, scheme: str) -> None:
     async with hosting() as host, RustPeer(release, "announced", host.url(scheme)) as peer:
         host.on_event = None
         await peer.wait_for("connected")
         owner = await host.owner()
         assert owner.session.version is BEST[release]
-        # Its first stream asks what is announced.
+        # its first stream asks what is announced
         await owner.until(lambda owner: any(data.startswith(b"\x01") for data in opened(owner)))
         request = host.requests[0]
         if scheme == "https":
@@ -732,7 +730,7 @@ async def test_rust_client(release: str, scheme: str) -> None:
             assert request.offered == (BEST[release].name_on_wire,)
         owner.session.close(468, "app code=404")
         closed = await peer.wait_for("closed")
-        if release == "0.5.1":
+        if release == NEW:
             assert (closed["code"], closed["message"]) == (468, "app code=404")
 
 
@@ -740,7 +738,7 @@ def opened(owner: Owner) -> list[bytes]:
     return [e.data for e in owner.events if isinstance(e, StreamData)]
 
 
-@pytest.mark.parametrize("release", RUST)
+@pytest.mark.parametrize("release", BEST)
 async def test_rust_client_is_rejected(release: str) -> None:
     async with hosting() as host:
         host.reject = 401
@@ -779,8 +777,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("release", RUST)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@RUST
 async def test_rust_server(release: str, scheme: str) -> None:
     python = await asyncio.to_thread(peer_python, release)
     async with Peer([python, "-c", SERVER], f"moq-rs {release} server") as peer:
@@ -790,7 +787,7 @@ async def test_rust_server(release: str, scheme: str) -> None:
         owner = Owner(session)
         assert session.version is BEST[release]
         if BEST[release] >= Version.LITE_05:
-            # Its server waits for our SETUP (an empty list of parameters) before it goes on.
+            # its server waits for our SETUP (an empty list of parameters)
             session.open_uni().write([b"\x01\x01\x00"], fin=True)
         announce = session.open_bidi()
         announce.write([b"\x01\x01\x00"] if BEST[release] < Version.LITE_04 else [b"\x01\x02\x00\x00"])

@@ -1,4 +1,4 @@
-"""The bad network of other tests works as configured."""
+"""The simulated network works as configured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tests.e2e.udp_proxy import Lane, UdpProxy, _Direction
 
 @contextlib.contextmanager
 def ends(seed: int = 1) -> Iterator[tuple[UdpProxy, socket.socket, socket.socket]]:
-    """A proxy, a peer, and who is behind it."""
     with contextlib.ExitStack() as stack:
         behind, peer = (
             stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2)
@@ -31,7 +30,6 @@ def ends(seed: int = 1) -> Iterator[tuple[UdpProxy, socket.socket, socket.socket
 
 
 async def received(sock: socket.socket, count: int) -> list[int]:
-    """The numbers in so many datagrams, in order of arrival."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(5):
         return [int.from_bytes((await loop.sock_recv(sock, 100))[:4], "big") for _ in range(count)]

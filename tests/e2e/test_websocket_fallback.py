@@ -15,7 +15,7 @@ GROUPS, FRAMES = 100, 10
 
 
 async def test_a_client_whose_udp_is_refused_falls_back_to_websocket() -> None:
-    """It is given the HTTP address, where nothing listens on UDP."""
+    """It dials the HTTP address, where nothing listens on UDP."""
     base = config()
     listen = Address("localhost", free_udp_port())
     async with Relay(base.model_copy(update={"web": Web(http=Http(listen=listen))})) as relay:

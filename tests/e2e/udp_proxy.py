@@ -1,8 +1,7 @@
-"""A bad network between relays and clients on loopback: a UDP proxy that loses, delays, reorders or drops packets.
+"""A bad network on loopback: a UDP proxy that loses, delays or reorders packets between relays and clients.
 
-Owns one socket that peers talk to, and one per peer toward the relay behind it. Must never know what a datagram
-holds. What becomes of a datagram is up to the `Weather` on its way, one for each host that peers send from; each
-peer has a narrow place and a fate of its own.
+Peers share one socket; each has one of its own toward the relay. The `Weather` of a sender's host decides; each peer
+has its own bottleneck and its own random numbers.
 """
 
 from __future__ import annotations
@@ -18,38 +17,36 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 MOST_FLOWS: Final = 64
-"""Peers with a socket of their own. Beyond it the one that was silent for longest loses its."""
+"""Peers with a socket of their own; the longest silent one loses its first."""
 
 DRAIN: Final = 256
-"""Datagrams taken from a socket at a time."""
+"""Datagrams read from a socket at a time."""
 
 LARGEST: Final = 65_536
 
 
 @dataclass(slots=True)
 class Lane:
-    """Properties of one direction, changeable at any time."""
+    """One direction, changeable at any time."""
 
     loss: float = 0.0
     """Probability for each datagram."""
 
     delay: float = 0.0
-    """Seconds that each datagram takes."""
+    """Seconds."""
 
     jitter: float = 0.0
-    """Seconds that it may take longer, evenly spread: others overtake it."""
+    """Extra seconds at most, evenly spread: datagrams overtake each other."""
 
     rate: float | None = None
-    """UDP payload, in bytes per second, that a narrow place lets through for each peer."""
+    """Bottleneck for each peer, in bytes of UDP payload per second."""
 
     queue: int = 32_000
-    """Bytes that may wait in front of the narrow place. What comes then is lost."""
+    """Bytes of its queue; further datagrams are lost."""
 
 
 @dataclass(slots=True)
 class Weather:
-    """Properties of both directions."""
-
     up: Lane = field(default_factory=Lane)
     """Toward the relay."""
 
@@ -57,17 +54,14 @@ class Weather:
     """From the relay."""
 
     cut: bool = False
-    """Nothing gets through, what is under way included."""
+    """Nothing gets through, not even datagrams under way."""
 
     def both(self, *, loss: float = 0.0, delay: float = 0.0, jitter: float = 0.0) -> None:
-        """The same in both directions."""
         for lane in (self.up, self.down):
             lane.loss, lane.delay, lane.jitter = loss, delay, jitter
 
 
 class _Direction:
-    """One direction of one peer."""
-
     __slots__ = ("dice", "free_at", "lane")
 
     def __init__(self, lane: Lane, seed: str) -> None:
@@ -77,7 +71,7 @@ class _Direction:
         """When the bottleneck's queue will be empty."""
 
     def due(self, size: int, now: float) -> float | None:
-        """When a datagram arrives; None if it is lost."""
+        """Arrival of a datagram; None if it is lost."""
         lane = self.lane
         if lane.loss and self.dice.random() < lane.loss:
             return None
@@ -93,8 +87,6 @@ class _Direction:
 
 
 class _Flow:
-    """One peer."""
-
     __slots__ = ("address", "down", "sock", "up", "weather")
 
     def __init__(self, sock: socket.socket, address: tuple[str, int], weather: Weather, seed: str) -> None:
@@ -135,7 +127,7 @@ class UdpProxy:
         self.close()
 
     def weather(self, host: str = "127.0.0.1") -> Weather:
-        """The weather for those who send from `host`. It may be changed at any time."""
+        """Of senders at `host`, changeable at any time."""
         return self._weather.setdefault(host, Weather())
 
     def close(self) -> None:

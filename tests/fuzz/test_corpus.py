@@ -1,4 +1,4 @@
-"""Every input that once found a defect, or that goes a way of its own through the code, again."""
+"""Replays inputs that found a defect, or that reach rare code."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Peers of every version that do anything at all, beside two that behave.
+"""Peers of every version do anything at all, beside two that behave.
 
-Whatever they do, in any order: no exception is logged, every byte that the relay answers can be read, the two that
-behave keep their service, and when all have left there is no actor, no timer and no entry in any table.
+In any order: no exception is logged, every answer of the relay can be read, the two are served, and in the end there
+is no actor, no timer and no entry in any table.
 
 A short run by default. FUZZ_EXAMPLES=20000 makes it a long one, of other plays each time.
 """
@@ -35,7 +35,7 @@ LIMITS = Limits(
     track_idle=0.5, message=512, frame=1024, cache_track=4096, cache_groups=3, groups_in_flight=2, announces=5,
     announce_streams=3, subscriptions=6, tracks=4, backlog_bytes=4096, backlog_session=8192,
 )  # fmt: skip
-"""So small that plays reach them."""
+"""Small enough for plays to reach."""
 
 PATHS = ("good/cam", "b", "good/cam", "good", "", "b/c", "internal/origins/x", "x/" * 31 + "x", "é")
 TRACKS = ("video", "video", "", "audio")
@@ -50,7 +50,7 @@ POLITE = (
 )  # fmt: skip
 RUDE = ("goaway", "junk_bidi", "junk_uni", "junk_on", "message", "close", "crash")
 STEPS = (*POLITE, *POLITE, *RUDE)
-"""A session does not survive much, and there is most to harm in those that last."""
+"""Polite steps are more frequent: sessions that last can do more harm."""
 
 step = st.tuples(
     st.sampled_from(STEPS), st.integers(0, 8), st.integers(0, 11), st.integers(0, 11), st.binary(max_size=40)
@@ -58,7 +58,7 @@ step = st.tuples(
 
 
 class Play:
-    """Two that behave, and whoever comes."""
+    """The two that behave, and all others."""
 
     def __init__(self, publishing: Version, watching: Version) -> None:
         self.world = World(LIMITS)
@@ -82,7 +82,7 @@ class Play:
         assert timer_count() == 0
 
     async def serve(self) -> None:
-        """One more group from the one to the other."""
+        """One more group between the two."""
         assert not self.publisher.closed, self.publisher.closed
         assert not self.viewer.closed, self.viewer.closed
         live = [
@@ -113,7 +113,7 @@ class Play:
             getattr(self, f"_{kind}")(peer, what, how, data)
 
     async def somebody(self, who: int, what: int, how: int) -> RawPeer:
-        """One of those who came, or one more where fewer are there."""
+        """One of the others, or a new one."""
         self.wild = [peer for peer in self.wild if not peer.closed]
         if who % MOST >= len(self.wild):
             version = tuple(Version)[(what + how) % 6]
@@ -123,7 +123,7 @@ class Play:
                 await settle()
         return self.wild[min(who % MOST, len(self.wild) - 1)]
 
-    # what they do: right in form, of whatever content
+    # valid messages, of any content
 
     def _announce(self, peer: RawPeer, what: int, how: int, _: bytes) -> None:
         if peer.announce_streams():
@@ -185,7 +185,7 @@ class Play:
             peer.request(Goaway(data.decode("latin-1")), fin=how > 5)
 
     def _answer(self, peer: RawPeer, what: int, how: int, data: bytes) -> None:
-        """An answer to something that the relay has asked, fitting or not."""
+        """An answer to some request of the relay, fitting or not."""
         if not peer.requests:
             return
         stream = peer.requests[-1 - what % len(peer.requests)]
@@ -227,7 +227,7 @@ class Play:
         lead = b"".join(map(encode_varint, numbers)) if what % 4 else b""
         peer.session.send_datagram(lead + data)
 
-    # what they do: nothing of the sort
+    # invalid messages
 
     def _junk_bidi(self, peer: RawPeer, what: int, how: int, data: bytes) -> None:
         peer.bidi(bytes((what % 8,)) * (how > 2) + data, fin=how == 11)
@@ -243,7 +243,7 @@ class Play:
             streams[-1 - what % len(streams)].write(data, fin=how > 9)
 
     def _message(self, peer: RawPeer, what: int, how: int, data: bytes) -> None:
-        """A message of a right length, for a stream of its own or for one that exists."""
+        """A message of a valid length, on its own stream or another."""
         message = bytes((what % 7,)) + encode_varint(len(data) + 600 * (how == 11)) + data
         streams = self._streams(peer)
         if how % 2 and streams:

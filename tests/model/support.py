@@ -1,5 +1,3 @@
-"""A look into a directory."""
-
 from __future__ import annotations
 
 from relay.model.directory import Directory
@@ -7,12 +5,11 @@ from relay.model.publications import Publication
 
 
 def everything(directory: Directory) -> list[Publication]:
-    """All publications."""
     table = directory.publications
     return [publication for path in table.under(("",)) for publication in table.at(path)]
 
 
 def counts(directory: Directory) -> tuple[int, int, int]:
-    """How many paths, publications and watchers there are."""
+    """Paths, publications and watchers."""
     watchers = sum(map(len, directory.watchers._by_session.values()))
     return (len(directory.publications.under(("",))), len(everything(directory)), watchers)

@@ -1,4 +1,4 @@
-"""What stands for one peer, and how people read its address."""
+"""Identity of one peer by its address, and readable addresses."""
 
 from __future__ import annotations
 

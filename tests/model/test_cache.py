@@ -181,7 +181,7 @@ def test_fair_shares_use_the_budget_and_keep_within_it(sizes: list[int], budget:
     if sum(sizes) <= budget:
         assert kept == sum(sizes)
     else:
-        assert kept > budget - len(sizes)  # nothing but what cannot be divided is left
+        assert kept > budget - len(sizes)  # only an indivisible rest is left
 
 
 def test_the_newest_whole_group_stays_when_the_newest_is_broken() -> None:

@@ -1,4 +1,4 @@
-"""The directory without actors: what wins a path, who is told of it, and what is left afterwards."""
+"""The directory without actors: the serving publication, watchers, and leftovers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.sampling import repeats
 
 
 class Stage:
-    """A directory in time of its own, and its sessions."""
+    """A directory with its own clock, and its sessions."""
 
     def __init__(self, *, linger: float = 0.0, members: str = "") -> None:
         self.directory = Directory(linger=linger, members=members)
@@ -59,7 +59,7 @@ class Stage:
             self.carry_out()
 
     def lost(self, publication: Publication) -> int:
-        """How often its viewers were made to ask again."""
+        """How often its viewers had to ask again."""
         return self.notices[publication.id, Notice.PUBLISHER_LOST]
 
     def withdrawn(self, publication: Publication) -> bool:
@@ -70,7 +70,7 @@ class Stage:
 
 
 class Session:
-    """One session as the directory sees it: publisher, watcher and subscriber."""
+    """Publisher, watcher and subscriber."""
 
     def __init__(self, stage: Stage, number: int) -> None:
         self.stage = stage
@@ -162,7 +162,7 @@ VIEWER = 1_000_000
 
 
 def served_by(stage: Stage, path: str, *candidates: Publication, exclude: int = 0) -> int:
-    """Which of the candidates a request goes to; -1 if it would be refused as unroutable."""
+    """Index of the candidate that gets a request; -1: unroutable."""
     serving = stage.directory.serving(path, VIEWER, exclude)
     return -1 if serving is None else candidates.index(serving)
 
@@ -170,7 +170,7 @@ def served_by(stage: Stage, path: str, *candidates: Publication, exclude: int = 
 # --- watching --------------------------------------------------------------------------------------------------------
 
 
-def test_an_empty_initial_set_is_told_too() -> None:
+def test_an_empty_initial_set_is_announced_too() -> None:
     stage = Stage()
     watcher = stage.session()
     watcher.watch("nothing/here")
@@ -186,7 +186,7 @@ def test_prefixes_match_whole_segments() -> None:
     assert sorted(watcher.sees()) == ["foo", "foo/bar"]
 
 
-def test_a_path_under_two_prefixes_of_one_watch_is_told_once() -> None:
+def test_a_path_under_two_prefixes_of_one_watch_is_announced_once() -> None:
     stage = Stage()
     publisher, watcher = stage.session(), stage.session()
     watcher.watch("a", "a/b")
@@ -242,7 +242,7 @@ def test_the_newest_publication_serves_and_the_older_one_returns() -> None:
     assert watcher.sees() == {}
 
 
-def test_the_end_of_a_fallback_is_not_told() -> None:
+def test_the_end_of_a_fallback_is_not_announced() -> None:
     stage = Stage()
     one, two, watcher = stage.session(), stage.session(), stage.session()
     one.announce("p")
@@ -352,7 +352,7 @@ def test_a_real_announcement_goes_before_an_earlier_and_a_later_tentative_one() 
 
 
 def test_the_echo_of_a_dead_session_does_not_take_over_a_living_publisher() -> None:
-    """A session found dead is itself the holder of an echo: that one must not win."""
+    """A session found dead is itself the source of an echo, which must not win."""
     stage = Stage()
     living, dead, returned = (stage.session() for _ in range(3))
     real = living.announce("p")
@@ -404,7 +404,7 @@ def test_a_watch_narrower_than_a_route_is_offered_it() -> None:
     assert below.sees() == {}
 
 
-def test_a_watch_narrower_than_a_route_is_told_when_it_comes() -> None:
+def test_a_watch_narrower_than_a_route_is_notified_when_it_comes() -> None:
     stage = Stage()
     one, above = stage.session(), stage.session()
     above.watch("dyn/a/b", routes_above=True)
@@ -414,12 +414,12 @@ def test_a_watch_narrower_than_a_route_is_told_when_it_comes() -> None:
     assert above.sees()["dyn/a/b"].route.hops == (one.number, 4)
 
 
-def test_a_watch_narrower_than_a_route_is_told_of_its_end() -> None:
+def test_a_watch_narrower_than_a_route_is_notified_of_its_end() -> None:
     stage = Stage()
     one, above = stage.session(), stage.session()
     above.watch("dyn/a/b", routes_above=True)
     one.announce("dyn", prefix=True)
-    one.withdraw("dyn")  # the last prefix route there was
+    one.withdraw("dyn")  # the last prefix route
     assert above.sees() == {}
 
 
@@ -437,7 +437,7 @@ def test_a_plain_announcement_above_a_watch_is_not_offered() -> None:
 def test_what_concerns_one_room_is_no_matter_of_how_many_others_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Who may open Announce streams and announce chooses how many prefixes and paths there are."""
+    """Anybody who may announce and open Announce streams chooses the number of prefixes and paths."""
     stage = Stage()
     compared: list[str] = []
 
@@ -461,7 +461,7 @@ def test_what_concerns_one_room_is_no_matter_of_how_many_others_there_are(
 # --- lingering -------------------------------------------------------------------------------------------------------
 
 
-def test_a_return_by_the_same_route_is_not_told_at_all() -> None:
+def test_a_return_by_the_same_route_is_not_announced() -> None:
     stage = Stage(linger=5)
     one, two, watcher = (stage.session() for _ in range(3))
     one.announce("p", route=Route((70,)))
@@ -502,7 +502,7 @@ def test_of_two_lost_publications_the_last_one_lingers() -> None:
 
 
 def test_a_tentative_announcement_does_not_end_the_waiting() -> None:
-    """It may be an echo of what lingers. Once nobody came back, it is all there is."""
+    """It may be an echo of the lingering one. Afterwards it is the only one."""
     stage = Stage(linger=5)
     one, two, three, watcher = (stage.session() for _ in range(4))
     watcher.watch()
@@ -563,7 +563,7 @@ def test_a_session_that_comes_back_for_some_of_its_paths() -> None:
 # --- other relays ----------------------------------------------------------------------------------------------------
 
 
-def test_a_relay_is_told_only_of_what_may_go_onward() -> None:
+def test_a_relay_is_offered_only_what_may_go_onward() -> None:
     stage = Stage()
     own, named_, nameless = (stage.session() for _ in range(3))
     relay, one_hop, viewer = (stage.session() for _ in range(3))
@@ -582,7 +582,7 @@ def test_a_relay_is_told_only_of_what_may_go_onward() -> None:
 
 
 def test_a_publisher_of_our_own_comes_before_those_of_other_relays() -> None:
-    """However late they come, and in whichever order: or relays would hand two publishers to each other for ever."""
+    """In any order: else relays would hand two publishers to each other for ever."""
     stage = Stage()
     older, newer, near, far = (stage.session() for _ in range(4))
     viewer = stage.session()
@@ -602,7 +602,7 @@ def test_a_publisher_of_our_own_comes_before_those_of_other_relays() -> None:
     assert viewer.sees()["p"].route.hops[0] == near.number
 
 
-def test_a_relay_is_told_of_the_best_route_that_may_go_onward() -> None:
+def test_a_relay_is_offered_the_best_route_that_may_go_onward() -> None:
     stage = Stage()
     own, nameless = stage.session(), stage.session()
     relay, viewer = stage.session(), stage.session()
@@ -658,7 +658,7 @@ def test_without_a_members_path_nothing_is_hidden() -> None:
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_between_routes_of_the_same_cost_the_smaller_hops_win(order: tuple[int, ...]) -> None:
-    """Whichever came first: all relays decide alike."""
+    """In any order: all relays decide alike."""
     stage = Stage()
     watcher = stage.session()
     watcher.watch()
@@ -783,7 +783,7 @@ def test_without_another_publisher_viewers_of_a_dead_session_wait_until_there_is
 
 
 def test_a_dead_publisher_is_not_offered_to_the_relay_that_has_the_living_one() -> None:
-    """Its viewers there go on waiting as long as we offer it."""
+    """Its viewers there wait as long as we offer it."""
     stage = Stage()
     own, relay = stage.session(), stage.session()
     own.announce("p")
@@ -813,7 +813,7 @@ def test_another_route_serves_at_once_but_is_announced_when_the_path_has_settled
     assert watcher.sees()["p"].route.hops == (50, 70, 81)
 
 
-def test_the_end_of_the_last_route_is_told_at_once() -> None:
+def test_the_end_of_the_last_route_is_announced_at_once() -> None:
     stage = Stage()
     near, far, watcher = (stage.session() for _ in range(3))
     watcher.watch()
@@ -822,7 +822,7 @@ def test_the_end_of_the_last_route_is_told_at_once() -> None:
     near.withdraw("p")  # the other route leads through the relay that has withdrawn the path
     assert watcher.sees() == {}
     assert stage.directory.serving("p", VIEWER, 0) is None
-    near.go()  # that relay is a neighbour no more
+    near.go()  # that relay is no longer a neighbour
     assert stage.directory.serving("p", VIEWER, 0) is not None
 
 
@@ -846,13 +846,13 @@ step = st.tuples(st.sampled_from(STEPS), st.integers(0, 4), st.integers(0, 7), s
 
 
 def route_of(number: int, how: int) -> Route:
-    """Some route by way of the relay or publisher `number`."""
+    """A route through the relay or publisher `number`."""
     source = (50, 51, 0, number + 60)[how % 4]
     return Route((source, *range(70, 71 + how // 8), 80 + number), warm=how % 3)
 
 
 class Play:
-    """Carries out steps, and knows what should be the case."""
+    """Carries out steps, and knows the expected state."""
 
     def __init__(self) -> None:
         self.stage = Stage(linger=5, members="in/members")
@@ -891,7 +891,7 @@ class Play:
             self.stage.advance((0.5, 1.0, 5.0)[how % 3])
 
     def check(self) -> None:
-        """All that is live is in the table, and one of it serves: an own one before those of other relays."""
+        """All live publications are in the table, and one serves: an own one before other relays'."""
         stage, table = self.stage, self.stage.directory.publications
         present = set(everything(stage.directory))
         assert set(self.live.values()) <= present
@@ -908,7 +908,7 @@ class Play:
                 assert own is None or own.session != player.number
 
     def settle(self) -> None:
-        """Once nothing is held back any more, each watcher knows what it would be told if it came anew."""
+        """At the end each watcher has what a new one would get."""
         self.stage.advance(10)
         for player in self.players:
             for watch, known in list(player.known.items()):
@@ -944,7 +944,7 @@ class Play:
 
 @settings(max_examples=repeats(1_000), deadline=None)
 @given(st.lists(step, max_size=50))
-def test_any_order_of_events_is_told_in_turn_and_leaves_nothing(
+def test_any_order_of_events_gives_alternating_announcements_and_leaves_nothing(
     steps: list[tuple[str, int, int, int]],
 ) -> None:
     play = Play()

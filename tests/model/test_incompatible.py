@@ -1,4 +1,4 @@
-"""Who is named in the log for want of a common version, and how often."""
+"""Log lines about peers without a common version."""
 
 from __future__ import annotations
 

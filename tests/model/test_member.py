@@ -1,4 +1,4 @@
-"""Names of relays: what is one, and when two of them are the same."""
+"""Names of relays: validity and equality."""
 
 from __future__ import annotations
 

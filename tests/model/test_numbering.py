@@ -1,4 +1,4 @@
-"""Numbers of groups: no number is two groups, and those of a later publisher follow on."""
+"""Numbers of groups: each is one group, and a later publisher's follow on."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_beside_one_that_runs_another_publisher_has_numbers_of_its_own() -> None
     two = numbering.ask("b", 2, 0)
     assert one is not None
     assert number(two, 0) == one.limit == 5 + RESERVE
-    # beyond what it was given ahead, the older one goes on behind the newer one
+    # beyond its reserve, the older one continues behind the newer one
     again = numbering.ask("a", 1, one.limit)
     assert again is not None
     assert two is not None

@@ -1,4 +1,4 @@
-"""The end of a track: announced, waited for, complete, or a failure."""
+"""The end of a track: announced, delayed by late groups, complete, or a failure."""
 
 from __future__ import annotations
 

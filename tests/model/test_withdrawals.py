@@ -1,4 +1,4 @@
-"""After a withdrawal: which of the other routes are used, and which are announced."""
+"""Other routes after a withdrawal: used, and announced."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_a_peer_without_an_id_says_nothing_of_other_routes() -> None:
     [
         ((P, A, C), True),
         ((P, A, C, D), True),
-        ((P, A, B), True),  # as long, but news of the same age
-        ((P, A), False),  # shorter: it cannot come from what was lost
+        ((P, A, B), True),  # as long: no fresher news
+        ((P, A), False),  # shorter: it cannot come from the lost one
         ((P, C, D), False),  # the publisher is connected to another relay now
         ((2, A, C), False),  # another publisher
         ((0, A, C), False),

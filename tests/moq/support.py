@@ -1,6 +1,6 @@
-"""Transports that keep what is written, and two sessions joined by them; no event loop, time is a number.
+"""Transports that keep what is written, and two sessions joined by them, without an event loop.
 
-`Wire` moves the bytes that one side wrote to the other, in slices of any size, and keeps each write, reset and stop.
+`Wire` moves bytes from one side to the other, in slices of any size, and keeps each write, reset and stop.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class FakeStream:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more can be written."""
+        """Nothing more can be written."""
         return self.finished or bool(self.resets)
 
     @property
     def gone(self) -> bool:
-        """Whether nothing is left to be aborted: all was sent, or is aborted already."""
+        """Nothing can be aborted: all is sent, or aborted."""
         return bool(self.resets) or (self.finished and not self.queued and not self.fin_queued)
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
@@ -95,7 +95,7 @@ class FakeStream:
 
 
 class FakeSession:
-    """A transport session; `other` is the far end, if there is one."""
+    """`other` is the far end, if there is one."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class FakeSession:
         return any(stream.undelivered for stream in self.streams)
 
     def take_all(self) -> None:
-        """The peer takes what is queued."""
+        """Of queued bytes."""
         for stream in self.streams:
             stream.queued.clear()
             stream.fin_queued = False
@@ -151,7 +151,7 @@ class FakeSession:
         return stream
 
     def peer_opens(self, *, unidirectional: bool) -> FakeStream:
-        """A stream as the peer would open it, without a far end."""
+        """A stream of the peer, without a far end."""
         stream = FakeStream(self, len(self.streams), unidirectional, opened_by_peer=True)
         self.streams.append(stream)
         return stream
@@ -177,7 +177,7 @@ class FakeSession:
         return SessionStats()
 
     def deliver(self, size: int) -> bool:
-        """Put what is queued, in slices of `size`, into the far end's inbox; whether there was anything."""
+        """Move queued bytes, in slices of `size`, into the far end's inbox. True if there were any."""
         assert self.other is not None
         moved = False
         for stream in list(self.streams):
@@ -199,7 +199,7 @@ class FakeSession:
 
 
 class End:
-    """One machine with its transport, and the events it has reported."""
+    """One machine with its transport, and its events."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class End:
         return self
 
     def receive(self, *events: TransportEvent) -> list[Event]:
-        """Feed events; return what is new."""
+        """Returns new events."""
         self.moq.receive(events, self.now)
         return self.poll()
 
@@ -247,11 +247,9 @@ class End:
         return self.poll()
 
     def of(self, kind: type[T]) -> list[T]:
-        """Events of a kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
     def one(self, kind: type[T]) -> T:
-        """The only event of a kind."""
         (event,) = self.of(kind)
         return event
 
@@ -274,7 +272,7 @@ def lone(
 
 
 class Pair:
-    """A client and a server, joined. `step` is the size of the slices in which bytes arrive."""
+    """A client and a server, joined. `step`: bytes per slice."""
 
     def __init__(self, version: Version, step: int = 1 << 20, **options: Any) -> None:
         named = version if not version.has_setup_exchange else None

@@ -1,4 +1,4 @@
-"""What is told of our broadcasts: the initial set, changes that a version can express, and what cannot be told at all."""
+"""Our announcements: the initial set, changes that a version can express, and others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_initial_set_is_complete_when_all_of_it_is_there(version: Version, c
     _, client, _, _ = watched(version, *(Offer(path) for path in paths))
     kinds = [type(event) for event in client.events if isinstance(event, Announced | AnnouncementsComplete)]
     expected = [Announced] * count + [AnnouncementsComplete]
-    # 03 and 04 cannot tell.
+    # 03 and 04 have no updates
     assert kinds == (expected[::-1] if version in {V3, V4} else expected)
     assert [event.path for event in client.of(Announced)] == paths
 
@@ -55,7 +55,7 @@ def test_a_set_beyond_one_message_goes_on_in_single_announcements(version: Versi
 
 
 @versions
-def test_a_route_of_too_many_hops_is_not_told(version: Version) -> None:
+def test_a_route_of_too_many_hops_is_not_announced(version: Version) -> None:
     """The sender adds itself in 03 and 04."""
     longest = MAX_HOPS - (version in {V3, V4})
     fits, beyond = Route(tuple(range(100, 100 + longest))), Route(tuple(range(100, 101 + longest)))
@@ -66,7 +66,7 @@ def test_a_route_of_too_many_hops_is_not_told(version: Version) -> None:
     serving.announce(request, "demo/b", None)
     pair.settle()
     assert (len(client.of(Announced)), client.of(Unannounced)) == (1, [])
-    # A path whose only route has become too long has ended for the peer.
+    # for the peer, a path whose only route is too long has ended
     serving.announce(request, "demo/a", Offer("demo/a", beyond, 1))
     pair.settle()
     assert [event.path for event in client.of(Unannounced)] == ["demo/a"]
@@ -74,12 +74,12 @@ def test_a_route_of_too_many_hops_is_not_told(version: Version) -> None:
 
 
 CHANGES = [
-    # Of another route of the same publisher, 05 can tell the hops, 06 also the costs.
+    # of another route of the same publisher, 05 carries the hops, 06 also the costs
     (Route((5, 6), 1, 2), 1, Route((5, 6), 3, 4), 1, {V6: "update"}),
     (Route((5, 6)), 1, Route((5, 7)), 1, {V5: "update", V6: "update"}),
     (Route((5, 6)), 1, Route((5, 7)), 2, {V5: "update", V6: "update"}),
     (Route((5, 6)), 1, Route((5, 6)), 2, {}),
-    # Another publisher is the end, and a new beginning. Publishers without an id are never the same.
+    # another publisher: an end, and a new beginning; publishers without an id are never the same
     (Route((5, 6)), 1, Route((8, 6)), 2, dict.fromkeys(ALL, "anew")),
     (Route(()), 1, Route(()), 2, dict.fromkeys(ALL, "anew")),
     (Route((0, 6)), 1, Route((0, 6)), 2, dict.fromkeys(ALL, "anew")),
@@ -89,7 +89,7 @@ CHANGES = [
 
 @versions
 @pytest.mark.parametrize("before, old, after, new, told", CHANGES)
-def test_a_change_is_told_as_far_as_the_version_can(
+def test_a_change_is_sent_as_far_as_the_version_can(
     version: Version, before: Route, old: int, after: Route, new: int, told: dict[Version, str]
 ) -> None:
     pair, client, server, request = watched(version, Offer("demo/cam", before, old))
@@ -103,7 +103,7 @@ def test_a_change_is_told_as_far_as_the_version_can(
             assert (len(ends), [event.update for event in later]) == (1, [False])
         case _:
             assert (ends, later) == ([], [])
-    # The last state counts for the next change, told or not.
+    # the next change compares with the last state, sent or not
     server.moq.serving.announce(request, "demo/cam", Offer("demo/cam", after, new))
     server.moq.serving.announce(request, "demo/cam", None)
     pair.settle()
@@ -127,7 +127,7 @@ def test_two_routes_above_the_prefix_are_one_announcement() -> None:
 
 @versions
 @pytest.mark.parametrize("how", ["fin", "reset", "stop", "reject"])
-def test_nothing_is_told_on_a_stream_that_is_over(version: Version, how: str) -> None:
+def test_nothing_is_sent_on_a_stream_that_is_over(version: Version, how: str) -> None:
     end = lone(version)
     stream = end.session.peer_opens(unidirectional=False)
     end.receive(StreamData(stream, open_request(version, AnnounceRequest("")), False))
@@ -156,11 +156,11 @@ def test_a_change_goes_to_every_interest_that_it_is_under(version: Version) -> N
     pair.settle()
     serving = pair.server.moq.serving
     for request in pair.server.of(AnnounceRequested):
-        serving.announce_initial(request.request, ())
-    serving.announce_to_all("demo/cam", Offer("demo/cam"))
+        serving.announce_initial(request.request)
+    serving.offer("demo/cam", Offer("demo/cam"))
     pair.settle()
     told = {requests[event.request]: event.path for event in pair.client.of(Announced)}
     assert told == dict.fromkeys(prefixes[:3], "demo/cam")
-    serving.announce_to_all("demo/cam", None)
+    serving.offer("demo/cam", None)
     pair.settle()
     assert {requests[event.request] for event in pair.client.of(Unannounced)} == set(prefixes[:3])

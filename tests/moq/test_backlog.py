@@ -1,4 +1,4 @@
-"""The order in which the groups of a subscription are sent, and which of them are given up, on a bottleneck of known speed."""
+"""The order of a subscription's groups, and the skipped ones, on a bottleneck of known speed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LATE = Reason.DELIVERY_TIMEOUT
 
 
 class FakeStream:
-    """A stream of a bottleneck: what waits, and what became of it."""
+    """A stream of a bottleneck."""
 
     id = 0
     unidirectional = True
@@ -29,9 +29,9 @@ class FakeStream:
         self.unsent = 0
         self.written = 0
         self.lost = False
-        """Whether something that went out has not arrived."""
+        """a sent part has not arrived"""
         self.done: float | None = None
-        """When the last byte went out."""
+        """when the last byte left"""
         bottleneck.streams.append(self)
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
@@ -54,7 +54,7 @@ class FakeStream:
 
 
 class Bottleneck:
-    """What a session can send: so many bytes in a while, strictly by priority."""
+    """Bytes per time, strictly by priority."""
 
     def __init__(self) -> None:
         self.streams: list[FakeStream] = []
@@ -123,7 +123,7 @@ class Viewer:
 
     @property
     def waiting(self) -> list[int]:
-        """Sequences of what waits, the next to be sent first."""
+        """Queued groups, next first."""
         waits = [(stream.priority, sequence) for sequence, stream in self.streams.items() if stream.unsent]
         return [sequence for _, sequence in sorted(waits, reverse=True)]
 
@@ -224,7 +224,7 @@ def test_tracks_of_one_priority_take_turns_whatever_their_numbers(ordered: bool)
 def test_a_bottleneck_without_pauses_loses_no_end_of_a_group(latency: float) -> None:
     bottleneck = Bottleneck()
     viewer = Viewer(bottleneck).want(latency=latency)
-    viewer.deliver(0, 50_000)  # the bottleneck is busy from here on, and never catches up
+    viewer.deliver(0, 50_000)  # from here on the bottleneck is busy, and never catches up
     viewer.deliver(1, 50_000)
     for sequence in range(2, 100):
         for number in range(10):
@@ -261,7 +261,7 @@ def test_a_short_stall_costs_nothing() -> None:
 def test_groups_of_a_slow_publisher_are_not_old_because_they_began_long_ago() -> None:
     bottleneck = Bottleneck()
     viewer = Viewer(bottleneck)
-    for sequence in range(4):  # each trickles on for long, and is written a moment before the next one begins
+    for sequence in range(4):  # each grows slowly, last just before the next one begins
         viewer.deliver(sequence, 100)
         for _ in range(30):
             bottleneck.run(0.1, 10_000)
@@ -390,7 +390,7 @@ def test_groups_that_are_sent_and_not_delivered_are_remembered() -> None:
     assert viewer.backlog.undelivered
     viewer.streams[1].lost = False
     assert not viewer.backlog.undelivered
-    # and forgotten as they are, so that a subscription of months holds none of them
+    # long subscriptions keep none of them
     viewer.streams[0].lost = True
     for sequence in range(3, 500):
         viewer.deliver(sequence, 10, fin=True)

@@ -1,4 +1,4 @@
-"""Slow peers and the ends of tracks: the order of sending, what is skipped, and when the end is told."""
+"""Slow peers and the ends of tracks: the order of sending, skips, and the time of the end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ V4, V5, V6 = Version.LITE_04, Version.LITE_05, Version.LITE_06
 NEVER = float("inf")
 UPDATED = [version for version in ALL if version.has_updates]
 ORDERED = [Version.LITE_03, V4, V5]
-"""Versions in which a subscriber says how late groups may be, and that older groups go first."""
+"""Versions in which a subscriber limits lateness, and may ask for older groups first."""
 
 QUEUED = 32_768
 
@@ -43,7 +43,7 @@ versions = pytest.mark.parametrize("version", ALL, ids=lambda version: version.n
 
 
 class Network:
-    """A session and a network path that takes so many bytes, strictly by priority."""
+    """A session and its network path: bytes per time, strictly by priority."""
 
     def __init__(self, version: Version = V4, limits: Limits | None = None) -> None:
         self.version = version
@@ -67,7 +67,7 @@ class Network:
     def send(
         self, request: int, sequence: int, size: int, *, fin: bool = True, first: bool = True
     ) -> FakeStream:
-        """Send (part of) a group; the stream it goes on."""
+        """Send (part of) a group; returns its stream."""
         before = len(self.end.session.streams)
         fragment = GroupFragment(sequence, first, 0, (bytes(size),), fin, None)
         self.serving.send_group(request, (fragment,), self.now)
@@ -76,7 +76,7 @@ class Network:
         return streams[-1] if len(streams) > before else streams[0]
 
     def order(self) -> list[FakeStream]:
-        """Streams with something to send, the next one first."""
+        """Streams with something to send, next first."""
         return sorted(
             (stream for stream in self.end.session.streams if stream.unsent),
             key=lambda stream: -stream.priority,
@@ -114,7 +114,7 @@ def test_control_goes_first_then_priority_then_the_newest(version: Version) -> N
         low_stream,
         *(s for s in network.end.session.streams if not s.unidirectional),
     )
-    # What comes late is older, though it begins last.
+    # late groups are older, though they begin last
     late = network.send(high, 9, 1000), network.send(high, 8, 1000)
     assert [stream for stream in network.order() if stream in late] == list(late)
 
@@ -156,7 +156,7 @@ def test_a_peer_that_is_too_slow_skips_the_oldest_groups(version: Version) -> No
     lost = [number for number, stream in enumerate(streams) if stream.resets]
     assert len(lost) > 15
     assert {stream.resets[0] for stream in streams if stream.resets} == {network.end.moq.code(5)}
-    # Told once, until the peer has caught up; counted each time.
+    # reported once until the peer catches up; counted each time
     (skipped,) = network.end.of(GroupSkipped)
     assert (skipped.request, skipped.sequence, skipped.reason) == (request, lost[0], "too_far_behind")
     assert 0 < skipped.unsent <= 10_016
@@ -164,11 +164,11 @@ def test_a_peer_that_is_too_slow_skips_the_oldest_groups(version: Version) -> No
     assert network.end.moq.counts["groups_dropped", "too_far_behind"] == len(lost)
     assert network.end.moq.counts["groups_sent", ""] == 40
     assert not subscribe_stream.resets
-    # More of a group that was skipped goes nowhere.
+    # more of a skipped group is dropped
     written = streams[lost[-1]].written
     network.send(request, lost[-1], 10, first=False)
     assert streams[lost[-1]].written == written
-    # It catches up, and falls behind again: that is news.
+    # it catches up, and falls behind again: another report
     network.run(1.0, 1 << 20)
     network.send(request, 40, 10_000)
     network.run(1.0, 1 << 20)
@@ -241,8 +241,8 @@ def test_a_session_that_holds_too_much_loses_fetches_then_subscriptions_then_ann
     assert not any(stream.resets for stream in network.end.session.streams)
     events = len(network.end.events)
 
-    # Fetches are the past; then the oldest group of what matters least. Down to three quarters, so that it is not
-    # looked for anew with each group.
+    # first fetches, then the oldest group of the least important subscription; down to three quarters, so that the
+    # next group triggers no new search
     lost.append(network.send(low, 3, 70_000))
     assert [stream.resets for _, stream in fetches] == [[5], [5]]
     assert [stream.resets for stream in lost] == [[5], [], [], []]
@@ -250,14 +250,14 @@ def test_a_session_that_holds_too_much_loses_fetches_then_subscriptions_then_ann
     assert network.unsent <= 300_000
     new = network.end.events[events:]
     assert [event.limit for event in new if isinstance(event, LimitExceeded)] == ["backlog_session"] * 2
-    # One was over for us, and still queued.
+    # one was over for us, and still queued
     assert [event for event in new if isinstance(event, RequestCancelled)] == [(fetches[1][0], 5)]
 
-    # Then all of the less important subscription, before the other one loses a group.
+    # then all of the less important subscription, before the other one loses a group
     network.send(high, 2, 250_000)
     assert [stream.resets for stream in lost] == [[5]] * 4
     assert not announce_stream.resets
-    # Announcements are the last.
+    # announcements are the last
     for number in range(30):
         path = "/".join((str(number), *"x" * 30))
         network.serving.announce(interest, path, Offer(path, Route(tuple(range(1, 30))), 1))
@@ -293,7 +293,7 @@ def ending(version: Version, final: int) -> bytes:
 
 
 @versions
-def test_the_end_is_told_at_once_if_all_is_delivered(version: Version) -> None:
+def test_the_end_is_sent_at_once_if_all_is_delivered(version: Version) -> None:
     network = Network(version)
     request, stream = network.subscribe(3)
     network.serving.accept(request)
@@ -315,7 +315,7 @@ def test_the_end_waits_for_groups_that_are_queued(version: Version) -> None:
     network.serving.end_track(request, 1, 0.0)
     assert not stream.finished
     due = network.end.moq.deadline
-    assert due == 0.0  # the first look comes in the next loop turn
+    assert due == 0.0  # the first check comes in the next loop turn
     assert network.end.on_time(due) == []
     assert network.end.moq.deadline > due
     network.run(0.0, QUEUED + 1_000)
@@ -343,7 +343,7 @@ def test_a_peer_that_takes_nothing_is_looked_at_more_and_more_rarely(version: Ve
 
 @versions
 @pytest.mark.parametrize("how", ["fin", "reset", "stop"])
-def test_a_viewer_that_leaves_before_the_end_is_told_nothing(version: Version, how: str) -> None:
+def test_a_viewer_that_leaves_before_the_end_gets_nothing(version: Version, how: str) -> None:
     network = Network(version)
     request, stream = network.subscribe()
     group = network.send(request, 0, QUEUED)
@@ -372,7 +372,7 @@ def test_a_track_without_groups_ends(version: Version) -> None:
 
 
 @versions
-def test_groups_that_never_came_are_told_before_the_end(version: Version) -> None:
+def test_groups_that_never_came_are_reported_before_the_end(version: Version) -> None:
     network = Network(version)
     request, stream = network.subscribe()
     network.send(request, 0, 10)
@@ -394,7 +394,7 @@ def test_a_refusal_aborts_open_groups_and_lets_complete_ones_finish(version: Ver
     code = network.end.moq.code(StreamCode.UNROUTABLE)
     assert (begun.resets, stream.resets, stream.stops) == ([code], [code], [code])
     assert (complete.resets, complete.unsent > 0) == ([], True)
-    # Nothing of it has an effect any more, and what is queued still counts.
+    # nothing of it has an effect any more, and queued bytes still count
     network.send(request, 1, 10, first=False)
     network.serving.end_track(request, 2, 0.0)
     network.serving.reject(request, 0)
@@ -428,7 +428,7 @@ def test_an_aborted_group_is_reset_unless_it_was_sent(version: Version) -> None:
     network.run(0.0, 1 << 20)
     network.serving.send_group(request, (abort._replace(sequence=1),), 0.0)
     assert sent.resets == []
-    # A group that was aborted before it began here is not opened.
+    # a group that was aborted before it began here is not opened
     streams = len(network.end.session.streams)
     network.serving.send_group(request, (abort._replace(sequence=2, first=True),), 0.0)
     assert len(network.end.session.streams) == streams
@@ -454,7 +454,7 @@ def test_datagrams_have_a_limit(version: Version, limit: int) -> None:
 
 
 def test_parameters_of_a_subscription_are_those_of_its_version() -> None:
-    """06 asks for history by the number that says in 03 to 05 how late groups may be."""
+    """06 asks for history by the number that limits lateness in 03 to 05."""
     for version, expected in (
         (V5, SubscribeParams(1, latency_ms=700)),
         (V6, SubscribeParams(1, latency_ms=700, history_ms=700, start_is_floor=True)),

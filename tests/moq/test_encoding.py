@@ -37,7 +37,7 @@ def plainly(encoding: Encoding, frames: list[Frame]) -> bytes:
 
 
 def turns_of(frames: list[Frame], cuts: list[int]) -> list[Parts]:
-    """The frames as they might arrive: payloads in pieces, so many parts in each turn."""
+    """Frames as they might arrive: payloads in chunks, several parts in each turn."""
     flat: Parts = []
     for timestamp, payload in frames:
         flat.append(FrameHeader(timestamp, len(payload)))
@@ -101,7 +101,7 @@ def test_each_encoding_is_made_once_and_shared(encoding: Encoding) -> None:
     group.extend([FrameHeader(6, 1), b"d"])
     (second,) = group.update(encoding)
     assert [*map(id, group.encoded(encoding))] == [id(first), id(second)]
-    # Others are not disturbed by it.
+    # it does not disturb others
     other = Encoding((encoding + 1) % 2)
     assert b"".join(group.update(other)) == plainly(other, [(5, b"abc"), (6, b"d")])
 

@@ -74,7 +74,7 @@ def kinds(events: Iterable[Event]) -> list[type]:
 
 
 def tables(end: End) -> dict[str, int]:
-    """What a session keeps of requests."""
+    """State kept for requests."""
     moq = end.moq
     kept: dict[str, Any] = {
         "deliveries": moq.serving._deliveries,
@@ -86,7 +86,7 @@ def tables(end: End) -> dict[str, int]:
         "by id": moq.requests._by_id,
         "others": moq.requests._others,
         "fresh": moq.requests.fresh,
-        "held": moq._held,
+        "held": moq.setup.held.events,
     }
     return {name: len(table) for name, table in kept.items() if table}
 
@@ -133,7 +133,7 @@ def probe(end: End) -> FakeStream:
 
 
 def first(version: Version) -> bytes:
-    """What comes before single announcements."""
+    """The bytes before single announcements."""
     if version.has_announce_init:
         return AnnounceInit().encode(version)
     return AnnounceOk(9, 0).encode(version) if version.has_announce_ok else b""
@@ -163,7 +163,7 @@ DEEP = "/".join("x" * 40)
 
 
 class Bad(NamedTuple):
-    """A peer that breaks a rule; it costs the stream (`stream`), or the session by a code of new and old versions."""
+    """A violation; it costs the stream (`stream`), or the session by a code of new and old versions."""
 
     name: str
     on: Callable[[End], FakeStream]
@@ -174,12 +174,12 @@ class Bad(NamedTuple):
     session: int | None = None
     old: int | None = None
     says: tuple[type, ...] = ()
-    """What else is reported, in order."""
+    """Further events, in order."""
     limit: str = ""
 
 
 TABLE = [
-    # Requests that cannot be read concern the peer's stream alone.
+    # unreadable requests cost the peer's stream alone
     Bad("unknown-type", incoming, lambda v: b"\x1f", stream=1),
     Bad("type-of-a-newer-version", incoming, lambda v: b"\x03\x00", [v for v in ALL if v < V5], stream=1),
     Bad("request-too-long", incoming, lambda v: b"\x01\x05\x00\x00\x00\x00\x00", stream=1),
@@ -201,13 +201,13 @@ TABLE = [
     Bad("bytes-after-fetch", incoming, lambda v: open_request(v, Fetch(*TRACK, 0, 0)) + b"\x00", TIMED, stream=1,
         says=(FetchRequested, RequestCancelled)),
     Bad("request-huge", incoming, lambda v: b"\x01" + HUGE, session=3, old=11, limit="message"),
-    # Streams of the peer in one direction.
+    # unidirectional streams of the peer
     Bad("unknown-uni-type", incoming_uni, lambda v: b"\x1f", stream=1),
     Bad("header-cut", incoming_uni, lambda v: b"\x00\x03\x00", fin=True, stream=55),
     Bad("header-too-long", incoming_uni, lambda v: b"\x00\x04\x00\x00\x00\x00", session=3, old=5),
     Bad("header-huge", incoming_uni, lambda v: b"\x00" + HUGE, session=3, old=11, limit="message"),
     Bad("setup-cut", incoming_uni, lambda v: b"\x01\x03\x00", TIMED, fin=True, stream=55),
-    # Announcements: they are all that the peer publishes.
+    # announcements: all that the peer publishes
     Bad("active-twice", announcements, lambda v: first(v) + active(v) * 2, [v for v in ALL if v != V5],
         session=3, old=12),
     Bad("end-of-no-id", announcements, lambda v: first(v) + AnnounceEnded(announce_id=0).encode(v), [V6], session=3),
@@ -222,14 +222,14 @@ TABLE = [
         session=3, old=11, limit="message"),
     Bad("announce-deep", announcements, lambda v: first(v) + framed(b"\x01", encode_string(DEEP)), OLD,
         session=3, old=5, limit="path"),
-    # Answers to a subscription.
+    # answers to a subscription
     Bad("answer-of-no-type", subscription, lambda v: b"\x09\x01\x00", UPDATED, session=3, old=5),
     Bad("second-answer", subscription, lambda v: ok(v) * 2, OLD, session=3, old=5),
     Bad("answer-garbage", subscription, lambda v: b"\x00\x09" + bytes(9) if v > 2 else b"\x02\x00\x00",
         session=3, old=5),
     Bad("answer-cut", subscription, lambda v: (b"\x00" if v > 2 else b"") + b"\x01", fin=True, stream=55,
         says=(RequestRejected,)),
-    # Groups, and answers to a fetch.
+    # groups, and answers to a fetch
     Bad("frame-cut", group, lambda v: header(v) + frames(v, (0, b"abc"))[0][:-1], fin=True, stream=55,
         says=(GroupData,)),
     Bad("frame-huge", group,
@@ -240,7 +240,7 @@ TABLE = [
     Bad("fetched-huge", fetch, lambda v: b"\x00" + (FRAME + 1 | 2 << 30).to_bytes(4, "big"), TIMED, stream=56,
         says=(RequestRejected,), limit="frame"),
     Bad("fetched-time", fetch, lambda v: b"\x01\x00", TIMED, stream=18, says=(RequestRejected,)),
-    # Other answers.
+    # other answers
     Bad("info-cut", info, lambda v: b"\x05\x00", TIMED, fin=True, stream=55, says=(RequestRejected,)),
     Bad("info-timescale-0", info, lambda v: b"\x03\x00\x00\x00" if v == V6 else b"\x04\x00\x00\x00\x00", TIMED,
         session=3),
@@ -285,7 +285,7 @@ def test_garbage(bad: Bad, version: Version, step: int) -> None:
         assert end.moq.requests._subscriptions[1].groups == {}
     elif bad.on is not subscription or RequestRejected in bad.says:
         assert tables(end) == {}
-    # The session goes on.
+    # the session goes on
     assert kinds(
         end.receive(StreamData(incoming(end), open_request(version, AnnounceRequest("")), False))
     ) == [AnnounceRequested]
@@ -366,7 +366,7 @@ def test_a_subscribe_id_in_use_is_refused(version: Version) -> None:
     end.receive(StreamData(one, subscribe(version, 5), False), StreamData(other, subscribe(version, 5), True))
     assert kinds(end.events) == [SubscribeRequested, Fault]
     assert (one.stops, other.stops, other.resets) == ([], [end.moq.code(1)], [end.moq.code(1)])
-    # It is free again once the first one is over.
+    # free again once the first one is over
     end.receive(StreamReset(one, 0), StreamData(incoming(end), subscribe(version, 5), False))
     assert kinds(end.events)[2:] == [RequestCancelled, SubscribeRequested]
 
@@ -382,7 +382,7 @@ def test_a_second_goaway_ends_the_session(version: Version) -> None:
 @pytest.mark.parametrize("version", UPDATED)
 @pytest.mark.parametrize("offered", [False, True])
 def test_a_probe_is_held_or_refused(version: Version, offered: bool) -> None:
-    """Some browsers end their whole session once a Probe stream is reset; 05 and 06 know what was offered."""
+    """Some browsers end their whole session once a Probe stream is reset; 05 and 06 offer it in SETUP."""
     end = lone(version, options=Options(probe=int(offered), waits_for_setup=False))
     stream = incoming(end)
     data = open_request(version, ProbeRequest())
@@ -431,14 +431,14 @@ def spend_unknown(end: End, version: Version) -> Callable[[], TransportEvent]:
 def spend_updates(end: End, version: Version) -> Callable[[], TransportEvent]:
     stream = incoming(end)
     end.receive(StreamData(stream, subscribe(version), False))
-    end.moq._control._level = 0.0
+    end.moq.control._level = 0.0
     return lambda: StreamData(stream, SubscribeUpdate().encode(version), False)
 
 
 def spend_announcements(end: End, version: Version) -> Callable[[], TransportEvent]:
     stream = announcements(end)
     end.receive(StreamData(stream, first(version), False))
-    end.moq._control._level = 0.0
+    end.moq.control._level = 0.0
     names = iter(range(100))
     return lambda: StreamData(stream, active(version, f"cam{next(names)}"), False)
 
@@ -498,7 +498,7 @@ def test_one_message_with_many_paths_counts_them_all(version: Version) -> None:
 
 def test_cluster_peers_may_have_another_rate() -> None:
     end = lone(V6, limits=FEW)
-    end.moq.control_burst = 100
+    end.moq.control.burst = 100
     end.receive(
         *(StreamData(incoming(end), open_request(V6, AnnounceRequest("")), False) for _ in range(100))
     )
@@ -522,7 +522,7 @@ def test_updates_for_a_peer_that_reads_none_are_bounded(version: Version) -> Non
 
 @pytest.mark.parametrize("version", UPDATED)
 def test_an_update_that_changes_nothing_is_not_sent(version: Version) -> None:
-    """Each costs the peer a control message; some parameters have no field in a version."""
+    """Each costs the peer a control message; a version may lack the field."""
     end = lone(version)
     stream = subscription(end)
     opening = stream.written
@@ -562,7 +562,7 @@ def test_a_second_stream_of_a_group_is_stopped(version: Version, ended: bool) ->
     (part,) = end.one(GroupData).parts
     assert (part.parts[1:], part.fin) == ((b"x",), ended)
     assert (one.stops, other.stops) == ([], [end.moq.code(52)])
-    # The first one is not harmed by it.
+    # the first one is unharmed
     if not ended:
         end.receive(StreamData(one, frames(version, (0, b"y"))[0], True))
         assert end.of(GroupData)[-1].parts[0].parts[1:] == (b"y",)
@@ -722,7 +722,7 @@ UNWRITABLE: dict[str, Callable[[End], object]] = {
     "fetch": lambda end: end.moq.requests.fetch(DEEP, "video/hd", 0),
     "info": lambda end: end.moq.requests.request_info(DEEP, "video/hd"),
     "announcements": lambda end: end.moq.requests.request_announcements(DEEP),
-    "goaway": lambda end: end.moq.goaway("x" * 10_000),
+    "goaway": lambda end: end.moq.requests.goaway("x" * 10_000),
 }
 
 
@@ -825,7 +825,7 @@ def test_streams_of_fetches_are_forgotten_once_they_are_sent() -> None:
 
 
 def corpus(version: Version) -> dict[str, list[bytes]]:
-    """Good messages of a version, by the handler of the stream that they belong on."""
+    """Valid messages of a version, by the handler of their stream."""
     requests: list[Request] = [AnnounceRequest("demo"), *(Subscribe(number, *TRACK) for number in range(4))]
     if version.has_timestamps:
         requests += [Fetch(*TRACK, 1, 3), TrackRequest(*TRACK)]
@@ -877,18 +877,18 @@ actions = st.lists(st.one_of(*common, *common, *rare), min_size=25, max_size=60)
 
 
 class Chaos:
-    """A session between an owner and a peer that do anything, but keep the promises of a transport."""
+    """A session between an owner and a peer that do anything a transport permits."""
 
     def __init__(self, version: Version, *, is_client: bool) -> None:
         self.version = version
         self.end = lone(version, is_client=is_client, limits=Limits(frame=1000, backlog_session=3000))
         self.ended: set[FakeStream] = set()
-        """Streams of which the peer's half is over."""
+        """The peer's half is over."""
         self.stopped: set[FakeStream] = set()
         self.said: set[FakeStream] = set()
         self.mine: list[int] = []
         self.rejected: list[int] = []
-        """Groups of these may still come to their end."""
+        """Groups of these may still end."""
         self.theirs: dict[int, Event] = {}
         self.sequence = 0
 
@@ -929,7 +929,7 @@ class Chaos:
         return streams[number % len(streams)] if streams else None
 
     def proper(self, stream: FakeStream, number: int) -> bytes:
-        """A message that belongs on a stream now."""
+        """A message that fits the stream now."""
         kind = type(stream.context).__name__
         fresh = stream not in self.said
         self.said.add(stream)
@@ -985,7 +985,7 @@ class Chaos:
                 if self.mine:
                     moq.requests.cancel(self.mine.pop(values[0] % len(self.mine)), 70 if values[1] else None)
             case _ if not self.end.of(Closed):
-                moq.check_alive(self.end.now)
+                moq.alive.begin(self.end.now)
                 self.take(self.end.on_time(self.end.now + values[0]))
         self.take(self.end.poll())
         groups = (stream for stream in session.streams if stream.unidirectional and not stream.opened_by_peer)
@@ -1032,13 +1032,12 @@ class Chaos:
             serving.send_group(request, (fragment,), now)
 
     def finish(self) -> None:
-        """Everybody leaves."""
         for stream in self.end.session.streams:
             incoming_half = not stream.unidirectional or stream.opened_by_peer
             if incoming_half and stream not in self.ended and not stream.stops:
                 self.feed(StreamReset(stream, 0))
             elif not stream.unidirectional and stream not in self.stopped:
-                # A peer that has asked and ended its half may still wait for the answer.
+                # a peer that has ended its half may still wait for the answer
                 stream.reset(0)
                 self.feed(StreamStopped(stream, 0))
         for request in (*self.mine, *self.rejected):

@@ -20,7 +20,7 @@ from relay.wire.version import Version
 
 
 class Received:
-    """The subscriber's side: what came of each group."""
+    """The subscriber's side."""
 
     def __init__(self) -> None:
         self.first: dict[int, int] = {}
@@ -52,7 +52,7 @@ class Received:
 
 
 class Track:
-    """A publisher's side: groups, and one subscription that joins at some time."""
+    """The publisher's side, and one subscription that joins at some time."""
 
     def __init__(self) -> None:
         self.groups: dict[int, EncodedGroup] = {}
@@ -67,7 +67,7 @@ class Track:
                 self.received.take(self.feed.join(group))
 
     def turn(self, *changes: tuple[int, list[bytes], bool | int], first_frame: int = 0) -> None:
-        """Frames of groups, and whether they end (`True`) or are aborted (a code)."""
+        """Frames of groups, and their end (`True`) or abort (a code)."""
         touched = []
         for sequence, frames, end in changes:
             new = sequence not in self.groups
@@ -122,7 +122,7 @@ bounds = st.builds(
 def test_a_subscription_gets_the_frames_within_its_bounds(
     bounds: Bounds, joins: int, turns: list[int]
 ) -> None:
-    """Groups of six frames come interleaved: each turn adds to one of those that are not complete."""
+    """Six-frame groups arrive interleaved: each turn adds to an unfinished one."""
     track = Track()
     params = SubscribeParams(
         start_group=bounds.start,
@@ -249,12 +249,12 @@ def begun(params: SubscribeParams, start: int) -> Track:
 @pytest.mark.parametrize(
     "before, start, params, then, cancelled, came",
     [
-        # An end that is nearer takes away what is beyond.
+        # a nearer end removes what is beyond
         ({}, 0, {"end_group": 1}, 0, [2], [0, 1, 2]),
         ({}, 0, {"end_group": 0}, 0, [1, 2], [0, 1, 2]),
-        # A later start too; group 3 is still to come.
+        # a later start, too; group 3 is still to come
         ({}, 0, {"start_group": 2}, 2, [0, 1], [0, 1, 2, 3]),
-        # Wider bounds bring what lies within, once.
+        # wider bounds add what lies within, once
         ({"end_group": 0}, 0, {}, 0, [], [0, 1, 2, 3]),
         ({}, 2, {"start_group": 1}, 1, [], [1, 2, 3]),
         ({}, 2, {"start_group": 0, "end_group": 1}, 0, [2], [0, 1, 2]),
@@ -286,7 +286,7 @@ def test_groups_that_went_and_come_back_are_sent_once_if_they_were_complete() ->
     track = begun(SubscribeParams(), 0)
     track.replace(SubscribeParams(end_group=0), 0)
     assert sorted(track.received.codes) == [1, 2]
-    # Group 2 was cut: it may come again, on another stream.
+    # group 2 was cut: it may come again, on another stream
     del track.received.decoders[2]
     track.replace(SubscribeParams(), 0)
     track.turn((2, some(2, 3, 6), True))

@@ -93,7 +93,7 @@ def test_announcements(version: Version, step: int, swap: bool) -> None:
     if version >= Version.LITE_05:
         assert [(event.path, event.update) for event in update] == [("demo/cam", True)]
     else:
-        # A version that cannot express another route of the same publisher is told nothing.
+        # a version without updates sends nothing for another route of the same publisher
         assert update == []
     assert watcher.of(Unannounced) == []
 
@@ -286,17 +286,17 @@ def test_fetch_info_and_datagrams(version: Version, step: int, swap: bool) -> No
 @pytest.mark.parametrize("version", [version for version in ALL if version.has_goaway])
 def test_goaway(version: Version) -> None:
     pair = Pair(version)
-    assert pair.server.moq.goaway("https://other.example/")
+    assert pair.server.moq.requests.goaway("https://other.example/")
     pair.settle()
     assert pair.client.one(PeerLeaving) == ("https://other.example/",)
-    pair.server.moq.goaway()
+    pair.server.moq.requests.goaway()
     pair.settle()
     assert pair.client.one(Closed).reason == "second GOAWAY"
 
 
 @pytest.mark.parametrize("version", [version for version in ALL if not version.has_goaway])
 def test_no_goaway_before_04(version: Version) -> None:
-    assert not Pair(version).server.moq.goaway()
+    assert not Pair(version).server.moq.requests.goaway()
 
 
 @versions

@@ -1,4 +1,4 @@
-"""How a session begins: the version, the introductions, admission, and what waits until then."""
+"""How a session begins: version, SETUP, admission, and requests held until then."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
-from relay.moq.lite import EVENT_COST, HELD_BYTES, Options, State
+from relay.moq.lite import Options, State
+from relay.moq.lite_setup import EVENT_COST, HELD_BYTES
 from relay.moq.session import (
     AnnounceRequested,
     Closed,
@@ -57,7 +58,7 @@ def make(
     admitted: bool | None = None,
     options: Options | None = None,
 ) -> End:
-    """A started session; the server waits for admission unless told otherwise."""
+    """A started session; the server waits for admission by default."""
     session = FakeSession(version, is_client=is_client, transport=transport, path=path, query=query)
     session.alpn = alpn or session.alpn
     known = is_client if admitted is None else admitted
@@ -69,7 +70,7 @@ def kinds(events: Iterable[Event]) -> list[type]:
 
 
 def opening(end: End, version: Version, request: AnnounceRequest | Subscribe) -> FakeStream:
-    """The peer opens a stream and asks."""
+    """The peer opens a stream with a request."""
     stream = end.session.peer_opens(unidirectional=False)
     end.receive(StreamData(stream, open_request(version, request), False))
     return stream
@@ -99,7 +100,7 @@ def send_setup(end: End, version: Version, setup: Setup) -> list[Event]:
         ((V2, V1), (V1, V6), V1),
     ],
 )
-def test_the_server_takes_the_first_version_that_it_speaks(
+def test_the_server_takes_the_first_version_that_it_supports(
     form: SetupForm, offered: tuple[Version, ...], spoken: tuple[Version, ...], chosen: Version
 ) -> None:
     end = make(versions=spoken)
@@ -107,7 +108,7 @@ def test_the_server_takes_the_first_version_that_it_speaks(
     stream = client_setup(end, ClientSetup(form, codes))
     assert end.events == [Introduced(None)]
     assert stream.written == b""
-    end.moq.admit(0.0)
+    end.moq.setup.admit(0.0)
     assert stream.written == ServerSetup(form, chosen.setup_code).encode()
     assert kinds(end.poll()) == [Opened, Established]
     assert end.moq.version is chosen
@@ -118,7 +119,7 @@ def test_the_server_takes_the_first_version_that_it_speaks(
 @pytest.mark.parametrize(
     "alpn, offer, form, expected",
     [
-        # Servers of the first generation choose no subprotocol, or name themselves by ALPN.
+        # servers of the first generation choose no subprotocol, or name themselves by ALPN
         ("", ALL, None, (SetupForm.SESSION, (V1,))),
         ("moql-01", ALL, None, (SetupForm.SESSION, (V1,))),
         ("moql", ALL, None, (SetupForm.DRAFT14, (V2, V1))),
@@ -258,7 +259,7 @@ def test_a_server_without_a_url_waits_for_the_target(version: Version) -> None:
     send_setup(end, version, Setup(path="/room?jwt=a", role=1, cost=3, origin=9))
     assert end.events == [PeerInfo(9, 3, 1, None), Introduced("/room?jwt=a")]
     assert end.moq.peer == PeerInfo(9, 3, 1, None)
-    end.moq.admit(1.0)
+    end.moq.setup.admit(1.0)
     assert kinds(end.poll()) == [Opened, Established]
 
 
@@ -266,8 +267,8 @@ def test_a_server_without_a_url_waits_for_the_target(version: Version) -> None:
 def test_a_server_with_a_url_asks_at_once(version: Version) -> None:
     end = make(version, transport="webtransport", path="/room")
     assert end.events == [Introduced(None)]
-    assert end.moq.deadline == NEVER  # how long admission takes is the owner's doing
-    end.moq.admit(3.0)
+    assert end.moq.deadline == NEVER  # admission may take any time
+    end.moq.setup.admit(3.0)
     end.poll()
     waits = version.needs_peer_setup
     assert kinds(end.events) == [Introduced, Opened] + ([] if waits else [Established])
@@ -278,7 +279,7 @@ def test_a_server_with_a_url_asks_at_once(version: Version) -> None:
 def test_requests_wait_for_the_hop_id_of_the_peer(is_client: bool) -> None:
     end = make(V6, is_client=is_client, transport="webtransport", path="/", admitted=True)
     assert kinds(end.events) == [Opened]
-    # Ours need not wait.
+    # ours need not wait
     end.moq.requests.request_announcements("")
     first = opening(end, V6, AnnounceRequest("a"))
     opening(end, V6, Subscribe(0, "demo/cam", "video/hd"))
@@ -335,12 +336,12 @@ def test_older_versions_refuse_a_setup_stream(version: Version) -> None:
 
 def test_admission_may_come_before_the_peer_is_introduced() -> None:
     end = make()
-    end.moq.admit(0.0)
+    end.moq.setup.admit(0.0)
     assert end.poll() == []
     client_setup(end, ClientSetup(SetupForm.SESSION, (V1.setup_code,)))
     assert kinds(end.events) == [Opened, Established]
     end = make(V5)
-    end.moq.admit(0.0)
+    end.moq.setup.admit(0.0)
     assert kinds(end.poll()) == [Opened, Established]
     assert kinds(send_setup(end, V5, Setup(path="/room"))) == [PeerInfo]
 
@@ -356,7 +357,7 @@ def test_requests_wait_for_admission_in_their_order(version: Version) -> None:
     left = opening(end, version, Subscribe(3, "demo/cam", "video/hd"))
     end.receive(StreamReset(left, 0), TransportDatagram(b"\x00\x00\x00x"))
     assert kinds(end.events)[-1:] in ([Introduced], [PeerInfo])
-    end.moq.admit(0.0)
+    end.moq.setup.admit(0.0)
     assert kinds(end.poll()) == [
         Opened,
         Established,
@@ -364,7 +365,7 @@ def test_requests_wait_for_admission_in_their_order(version: Version) -> None:
         SubscribeRequested,
         RequestCancelled,
     ]
-    assert end.moq._held == []
+    assert end.moq.setup.held.events == []
 
 
 @pytest.mark.parametrize("version", [None, *ALL])
@@ -379,7 +380,7 @@ def test_what_is_held_before_admission_is_bounded(version: Version | None, size:
     assert end.session.closed == []
     end.receive(*(StreamData(stream, bytes(size), False) for _ in range(5)))
     assert end.one(Closed).reason == "too much before SETUP"
-    assert end.moq._held == []
+    assert end.moq.setup.held.events == []
 
 
 def test_streams_of_a_peer_without_a_version_are_held() -> None:
@@ -403,7 +404,7 @@ def test_a_held_stream_stays_in_order() -> None:
     )
     end.receive(StreamData(setup, data[:3], False), StreamData(group, header[:1], False))
     end.receive(StreamData(setup, data[3:], False), StreamData(group, header[1:], False))
-    end.moq.admit(0.0)
+    end.moq.setup.admit(0.0)
     end.poll()
     assert end.of(Fault) == []
     assert end.one(StrayGroup) == (0, 7)
@@ -417,13 +418,13 @@ def test_a_held_stream_stays_in_order() -> None:
 def test_a_peer_without_setup_is_closed_in_time(version: Version | None, is_client: bool) -> None:
     end = make(version, is_client=is_client)
     if is_client and version is V5:
-        assert end.moq.deadline == NEVER  # established: the peer's SETUP is not needed
+        assert end.moq.deadline == NEVER  # established without the peer's SETUP
         return
     assert end.moq.deadline == TIMEOUT
     assert end.on_time(TIMEOUT - 0.1) == []
     assert kinds(end.on_time(TIMEOUT)) == [LimitExceeded, Closed]
     assert end.one(LimitExceeded).limit == "setup_timeout"
-    # No version was agreed on: 01 has the numbers that every peer knows.
+    # without a version: every peer knows the numbers of 01
     assert end.one(Closed) == (3 if version is None else 17, "no SETUP in time", False)
     assert end.moq.deadline == NEVER
     assert end.on_time(TIMEOUT * 2) == []
@@ -432,7 +433,7 @@ def test_a_peer_without_setup_is_closed_in_time(version: Version | None, is_clie
 def test_time_to_be_admitted_is_not_the_peers() -> None:
     end = make(V6, transport="webtransport", path="/")
     assert end.on_time(10 * TIMEOUT) == []
-    end.moq.admit(100.0)
+    end.moq.setup.admit(100.0)
     end.poll()
     assert end.moq.deadline == 100.0 + TIMEOUT
     assert kinds(end.on_time(100.0 + TIMEOUT)) == [LimitExceeded, Closed]
@@ -441,13 +442,13 @@ def test_time_to_be_admitted_is_not_the_peers() -> None:
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_sign_of_life(answers: bool) -> None:
     end = Pair(V6).server
-    end.moq.check_alive(5.0)
-    end.moq.check_alive(5.5)  # one question at a time
+    end.moq.alive.begin(5.0)
+    end.moq.alive.begin(5.5)  # one question at a time
     assert (end.session.pings, end.moq.deadline) == (1, 6.0)
     new = end.receive(Pong(), Pong()) if answers else end.on_time(6.0)
     assert new == [PeerAlive(alive=answers)]
     assert end.moq.deadline == NEVER
-    # A peer that was only stalled is heard of once more.
+    # a stalled peer is reported once more
     assert end.receive(Pong()) == ([] if answers else [PeerAlive(alive=True)])
     assert end.receive(Pong()) == end.on_time(9.0) == []
 
@@ -459,8 +460,8 @@ def test_late_admission_starts_no_clock(state: str) -> None:
     if state == "closed":
         end.receive(SessionClosed(None, "timed out", by_peer=True))
     else:
-        end.moq.admit(0.0)
-    end.moq.admit(1.0)
+        end.moq.setup.admit(0.0)
+    end.moq.setup.admit(1.0)
     end.poll()
     assert end.moq.deadline == NEVER
     assert end.on_time(100.0) == []
@@ -485,7 +486,7 @@ def test_nothing_follows_a_close(version: Version, is_client: bool) -> None:
 
 @versions
 def test_no_common_stream_type_of_set_up_reaches_an_established_session(version: Version) -> None:
-    """Numbers that open SETUP elsewhere are unknown streams once the version stands."""
+    """Stream types that open SETUP in other versions are unknown once the version is chosen."""
     pair = Pair(version)
     for kind in (b"\x00", b"\x20", b"\x40\x40"):
         stream = pair.server.session.peer_opens(unidirectional=False)

@@ -1,7 +1,7 @@
-"""The golden bytes through a session: each vector is read as the events with its fields, and commands write its bytes.
+"""The golden bytes through a session: each vector becomes events with its fields, and commands write its bytes.
 
-Every vector is fed whole and byte by byte. What belongs to other rooms is listed by id, so that nothing is skipped by
-accident; so is what a session reads and never writes.
+Every vector is fed whole and byte by byte. Lists by id name what other rooms test, and what a session reads and never
+writes, so that nothing is skipped by accident.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ DOCUMENT = json.loads((Path(__file__).parents[1] / "wire" / "vectors.json").read
 VECTORS: dict[str, dict[str, Any]] = {vector["id"]: vector for vector in DOCUMENT["vectors"]}
 
 LEFT_TO_WIRE = {
-    # Values and codes, no messages.
+    # values and codes, no messages
     *(id_ for id_, vector in VECTORS.items() if vector["message"] in ("varint", "h3-error-code")),
     *("string-demo-cam", "zigzag"),
 }
@@ -80,18 +80,18 @@ LEFT_TO_TRANSPORTS = {
         "wt-close-l6",
         "wt-bidi",
     ),
-    # Frames of WebSocket messages.
+    # frames of WebSocket messages
     *(id_ for id_, vector in VECTORS.items() if vector["version"].startswith("ws ")),
 }
 READ = [id_ for id_ in VECTORS if id_ not in LEFT_TO_WIRE | LEFT_TO_TRANSPORTS]
 
 REFUSED = {"annstart-l6-wip", "annstart-l6-duphop"}
-"""Sent by no peer in order: they end the session."""
+"""They end the session."""
 
 NOT_WRITTEN = {
-    # Sessions that report a bitrate, drop groups for other reasons than lateness or answer probes are other implementations.
+    # only other implementations report a bitrate, drop groups for other reasons than lateness, or answer probes
     *("l1-session-info", "subdrop-l3", "subdrop-l6", "probe-l3", "probe-l4", "probe-l6"),
-    # SETUP with parameters that are not ours, or without our hop id.
+    # SETUP with parameters that we do not send, or without our hop id
     *("l1-compat-client", "setup-l5-sub-role", "setup-l6-empty"),
     *(id_ for id_ in VECTORS if id_.startswith("d14-client-")),
     *REFUSED,
@@ -99,7 +99,7 @@ NOT_WRITTEN = {
 
 
 def number(value: Any) -> int:
-    """Numbers stand as such or as hex text."""
+    """Plain, or as hex text."""
     return int(value, 16) if isinstance(value, str) else int(value)
 
 
@@ -113,7 +113,7 @@ def versions_of(vector: dict[str, Any]) -> list[Version]:
 
 
 def payload(frame: Any) -> bytes:
-    """Payloads stand as hex if they have hex digits alone, else as text."""
+    """Hex digits alone are hex, else text."""
     text = frame if isinstance(frame, str) else frame["data"]
     return bytes.fromhex(text) if re.fullmatch(r"([0-9a-f]{2})+", text) else text.encode()
 
@@ -130,7 +130,7 @@ def frames_of(id_: str, fields: Fields) -> list[tuple[int, bytes]]:
 
 
 def bytes_of(id_: str) -> bytes:
-    """What of a vector reaches the session: prefixes of WebTransport are the transport's."""
+    """Without WebTransport's prefix."""
     vector = VECTORS[id_]
     data = bytes.fromhex(vector["hex"])
     fields: Fields = vector.get("fields") or {}
@@ -146,7 +146,7 @@ def latency_of(fields: Fields) -> int:
 
 
 def params(fields: Fields, version: Version) -> SubscribeParams:
-    """What a subscriber wants, as its vector lists it."""
+    """Parameters as the vector lists them."""
     latency = latency_of(fields)
     return SubscribeParams(
         priority=fields["priority"],
@@ -162,7 +162,7 @@ def params(fields: Fields, version: Version) -> SubscribeParams:
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
-    """The same events, were all bytes to come at once: parts of a group become one, and fragments of a payload too."""
+    """As if all bytes came at once: with the parts of a group, and of a payload, joined."""
     result: list[Event] = []
     for event in events:
         last = result[-1] if result else None
@@ -189,7 +189,7 @@ def joined(before: GroupPart, part: GroupPart) -> GroupPart:
 
 @dataclass
 class Reading:
-    """A session that is ready for a vector, the stream it comes on (else a datagram), and the events it makes."""
+    """A session ready for a vector, its stream (else a datagram), and the expected events."""
 
     end: End
     stream: FakeStream | None
@@ -233,7 +233,7 @@ def write_server_setup(id_: str, version: Version, fields: Fields) -> bytes:
     stream = end.session.peer_opens(unidirectional=False)
     end.receive(StreamData(stream, ClientSetup(form_of(id_), (version.setup_code,)).encode(), False))
     assert stream.written == b""
-    end.moq.admit(0.0)
+    end.moq.setup.admit(0.0)
     return stream.written
 
 
@@ -331,7 +331,7 @@ def write_request(id_: str, version: Version, fields: Fields) -> bytes:
         case 4:
             moq.requests.probe()
         case 5:
-            assert moq.goaway(fields["uri"])
+            assert moq.requests.goaway(fields["uri"])
         case _:
             moq.requests.request_info(broadcast, track)
     return end.session.streams[-1].written
@@ -350,7 +350,7 @@ def write_update(id_: str, version: Version, fields: Fields) -> bytes:
 
 
 def subscribed(version: Version, subscribe_id: int = 0, priority: int = 0) -> tuple[End, FakeStream, int]:
-    """A session of which the peer has subscribed to something."""
+    """A session with a subscription of the peer."""
     end = lone(version)
     stream = end.session.peer_opens(unidirectional=False)
     opening = open_request(version, Subscribe(subscribe_id, "demo/cam", "video/hd", priority))
@@ -439,7 +439,7 @@ def announce_before(end: End, stream: FakeStream, fields: Fields, version: Versi
 
 
 def asked(version: Version, prefix: str, hop: int = 1) -> tuple[End, FakeStream, int]:
-    """A session that the peer has asked for its announcements, of which there are none yet."""
+    """A session with an announce interest of the peer, before any announcement."""
     end = lone(version, hop=hop)
     peer = lone(version)
     peer.moq.requests.request_announcements(prefix)
@@ -536,7 +536,7 @@ def part_of(id_: str, version: Version, fields: Fields) -> GroupPart:
 
 
 def subscribes(version: Version, subscribe_id: int) -> tuple[End, int]:
-    """A session that has subscribed, the last time by that id."""
+    """A session with a subscription of that id."""
     end = lone(version)
     request = 0
     for _ in range(subscribe_id + 1):
@@ -587,7 +587,7 @@ def read_fetched(id_: str, version: Version, fields: Fields) -> Reading:
 
 
 def answering(version: Version, ask: Callable[[End], object]) -> tuple[End, FakeStream, int]:
-    """A session that the peer has asked for something."""
+    """A session with a request of the peer."""
     end, peer = lone(version), lone(version)
     ask(peer)
     stream = end.session.peer_opens(unidirectional=False)
@@ -682,7 +682,7 @@ def test_a_vector_is_read(id_: str, version: Version, step: int) -> None:
             fin = has_fin(id_) and start + step >= len(data)
             events += end.receive(StreamData(reading.stream, data[start : start + step], fin))
     found = [event for event in merged(events) if not isinstance(event, Opened | Established)]
-    # Tuples of the same values are equal, whatever they are named.
+    # tuples of equal values are equal, whatever their type
     assert [(type(event), event) for event in found] == [(type(event), event) for event in reading.expected]
     assert reading.chosen in (None, end.moq.version)
     assert end.session.closed == []
@@ -709,7 +709,7 @@ def test_a_vector_ends_the_session(id_: str, step: int) -> None:
     events: list[Event] = []
     for start in range(0, len(data), step):
         events += end.receive(StreamData(stream, data[start : start + step], False))
-    # Messages before the bad one in the same slice are lost with the session.
+    # messages before the bad one in the same slice are lost with the session
     assert events[:-2] == ([AnnouncementsStarted(request, 1)] if step == 1 else [])
     assert [type(event) for event in events[-2:]] == [Fault, Closed]
     assert end.one(Closed).code == 3

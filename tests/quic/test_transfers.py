@@ -270,6 +270,17 @@ def test_a_client_whose_address_changes(pairing: Pairing, network: str, host: st
     lab = Lab(pairing, seed, NETWORKS[network])
     lab.establish()
     up, down = both_ways(lab, seed)
+    said = lab.now
+
+    def over() -> bool:
+        nonlocal said
+        if lab.now > said + 1.0:
+            # A client that only receives would never tell its new address if the first packets are lost.
+            said = lab.now
+            lab.client.ping()
+            lab.send("client")
+        return arrived(lab)
+
     for number, share in ((1, 0.2), (2, 0.6)):
         lab.run(lambda share=share: len(lab.client.log.received.get(3, b"")) > share * SIZE, within=600)
         lab.addresses["client"] = (host, 2000 + number)
@@ -277,14 +288,15 @@ def test_a_client_whose_address_changes(pairing: Pairing, network: str, host: st
         lab.send("client")
         if pairing[1] == "aioquic":
             continue
-        server = lab.server.open
-        lab.run(lambda: server.path.address == lab.addresses["client"], within=60)
-        # Until it is validated, the new address gets three times its bytes (RFC 9000, 8).
-        while not server.path.validated:
-            assert server.path.sent <= 3 * server.path.received
-            lab.step(lab.now + 1)
-        assert server.path.address == lab.addresses["client"]
-    lab.run(lambda: arrived(lab), within=600)
+
+        def followed() -> bool:
+            path = lab.server.open.path
+            # Until it is validated, the new address gets three times its bytes (RFC 9000, 8).
+            assert path.validated or path.sent <= 3 * path.received
+            return path.validated and path.address == lab.addresses["client"]
+
+        lab.run(lambda: followed() if not over() else True, within=60)
+    lab.run(over, within=600)
     assert lab.server.log.received[2] == up
     assert lab.client.log.received[3] == down
     lab.settle(5.0)

@@ -19,6 +19,7 @@ class Idle:
     readable = ended = False
 
     def __init__(self) -> None:
+        self.streams = SimpleNamespace()
         self.resumed: list[float] = []
         self.ticks = 0
 
@@ -64,6 +65,7 @@ class SlowSession:
 
     def __init__(self, clock: list[float], cost: float) -> None:
         self._clock, self._cost = clock, cost
+        self.streams = SimpleNamespace()
         self.taken = 0
 
     def receive(self, data: bytes) -> None:

@@ -14,8 +14,8 @@ from relay.transport.session import DatagramReceived, Pong, SessionClosed, Strea
 from relay.transport.websocket import qmux
 from relay.transport.websocket import session as framed
 from relay.transport.websocket.choice import Choice, choices, choose
-from relay.transport.websocket.plain import PlainSession
-from relay.transport.websocket.qmux import QmuxSession, Window
+from relay.transport.websocket.plain import PlainFraming
+from relay.transport.websocket.qmux import QmuxFraming, Window
 from relay.transport.websocket.request import make_session
 from relay.transport.websocket.session import (
     CONTROL_BACKLOG,
@@ -442,14 +442,14 @@ def lone(
     parameters: Parameters | None = GENEROUS,
     limits: Limits = SMALL,
     version: Version = Version.LITE_06,
-) -> tuple[QmuxSession, Recorder, list[float]]:
+) -> tuple[FramedSession, Recorder, list[float]]:
     """A server's session; the test is its peer."""
     clock = [100.0]
     choice = Choice("name", draft, version)
     session = make_session(
         choice, limits, remote="peer:1", is_client=False, path="/", query="", clock=lambda: clock[0]
     )
-    assert isinstance(session, QmuxSession)
+    assert isinstance(session.framing, QmuxFraming)
     seen = Recorder(session)
     if parameters is not None:
         session.receive(parameters.encode())
@@ -475,8 +475,8 @@ async def closed(session: FramedSession, seen: Recorder, reason: str) -> None:
     assert seen.closed is not None
     assert reason in seen.closed.reason
     assert seen.closed == SessionClosed(None, seen.closed.reason, by_peer=False)
-    if isinstance(session, QmuxSession):
-        farewell = drain(session, session.draft)
+    if isinstance(session.framing, QmuxFraming):
+        farewell = drain(session, session.framing.draft)
         assert farewell == [Close(framed.VIOLATION, seen.closed.reason, application=False)]
     assert session.next_message() in (None, Outgoing(Opcode.CLOSE, b""))
 
@@ -766,9 +766,9 @@ async def test_nothing_is_read_before_the_session_is_started() -> None:
 # -- the oldest framing
 
 
-async def plain() -> tuple[PlainSession, Recorder]:
+async def plain() -> tuple[FramedSession, Recorder]:
     wire = Wire(None)
-    assert isinstance(wire.server, PlainSession)
+    assert isinstance(wire.server.framing, PlainFraming)
     return wire.server, wire.at_server
 
 

@@ -24,7 +24,7 @@ def nobody() -> Identity:
 
 
 async def turns_for(broadcasts: int) -> int:
-    """Turns of the event loop until so many broadcasts, with one track each, are described."""
+    """Turns of the event loop to describe so many broadcasts, with one track each."""
     world = World()
     publisher = await world.publisher(Version.LITE_05, *(f"p{number}" for number in range(broadcasts)))
     viewer = await world.viewer(Version.LITE_05)

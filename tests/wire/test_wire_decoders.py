@@ -1,4 +1,4 @@
-"""Control streams: which types a version has, what may follow, limits, and what our own side refuses to write."""
+"""Control streams: types by version, order, limits, and messages that we refuse to write."""
 
 from __future__ import annotations
 
@@ -422,7 +422,7 @@ MAKERS: list[tuple[Callable[[], Any], bytes]] = [
 @pytest.mark.parametrize(("make", "beginning"), MAKERS)
 @pytest.mark.parametrize("cut", [False, True])
 def test_a_dead_decoder_keeps_no_frames(make: Callable[[], Any], beginning: bytes, cut: bool) -> None:
-    """It raises its error again and again, but does not keep through what it came: that knows the decoder."""
+    """It repeats its error, without the frames of the traceback, which refer to the decoder."""
     decoder = make()
     fail = partial(decoder.feed, b"\x3e\xff\xff\xff\xff\xff\xff\xff\xff\xff")
     if cut:

@@ -1,7 +1,4 @@
-"""What holds for all messages, all versions and any bytes.
-
-Round trips, garbage that never does worse than a WireError, and slices that never matter.
-"""
+"""Properties of all messages and versions, for any bytes: round trips, no error but WireError, any slices."""
 
 from __future__ import annotations
 
@@ -184,7 +181,7 @@ Kind = tuple[Callable[[], Decoder], st.SearchStrategy[Messages]]
 
 
 def kinds(version: Version) -> dict[str, Kind]:
-    """Every decoder of a version with a strategy for what a stream of its kind carries."""
+    """Every decoder of a version with a strategy for its stream."""
     found: dict[str, Kind] = {
         "request": (lambda: RequestDecoder(version), requests(version)),
         "announce": (lambda: AnnounceDecoder(version), announcements(version)),
@@ -242,7 +239,7 @@ def glued(items: list[object]) -> list[object]:
 
 
 def outcome(decoder: Decoder, pieces: list[bytes]) -> tuple[list[object], type[WireError] | None]:
-    """Feed it all; a decoder that raised must go on raising the same."""
+    """Feed it all; a decoder that raised must repeat the error."""
     items: list[object] = []
     try:
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Frames in WebSocket messages: QMux and the older framing, held against the golden bytes and against garbage."""
+"""Frames in WebSocket messages, QMux and the older framing, against golden bytes and garbage."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_forms_that_only_others_write() -> None:
     assert read(bytes.fromhex("30 4447"), Draft.QMUX_01) == [DatagramFrame(b"DG", 3)]
     assert read(bytes.fromhex("24 09 05 08 03"), Draft.QMUX_02) == [ResetStream(9, 5, 8)]
     assert read(bytes.fromhex("1c 43ea 00 02 6e6f"), Draft.QMUX_02) == [Close(1002, "no", application=False)]
-    # With the field of a transport close in it, as early browser clients write it.
+    # with the field of a transport close, as early browser clients write it
     assert read(bytes.fromhex("1d 05 00 02 6e6f"), Draft.QMUX_00) == [Close(5, "")]
     assert read(bytes.fromhex("14 01 15 01 02 16 01 17 01"), Draft.QMUX_00) == [
         Blocked(kind) for kind in range(0x14, 0x18)
@@ -187,7 +187,7 @@ VECTOR_BYTES = [bytes.fromhex(vector["hex"]) for vector in VECTORS.values()]
 
 @given(st.binary(max_size=64) | st.sampled_from(VECTOR_BYTES), st.sampled_from(Draft), st.integers(0, 70))
 @example(bytes.fromhex("0a04ff"), Draft.QMUX_00, 70)
-def test_garbage_and_pieces_raise_only_what_is_told(data: bytes, draft: Draft, size: int) -> None:
+def test_garbage_and_fragments_raise_only_documented_errors(data: bytes, draft: Draft, size: int) -> None:
     for read in (decode_plain, lambda message: decode_message(message, draft)):
         with contextlib.suppress(DecodeError, ProtocolViolation):
             read(data[:size])

@@ -1,4 +1,4 @@
-"""The 0x20 opening has had two parameter encodings; both are understood."""
+"""The two parameter encodings of the 0x20 opening."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_length_prefixed_parameters_in_any_order() -> None:
 
 
 def test_draft_14_parameters_come_first() -> None:
-    """Where both readings are possible, the published one holds."""
+    """The published form wins if both are possible."""
     body = encode_varint(1) + encode_varint(0xFF0DAD02) + bytes([1, 2, 0])
     (setup,) = SetupDecoder().feed(b"\x20" + len(body).to_bytes(2) + body)
     assert isinstance(setup, ClientSetup)

@@ -1,7 +1,7 @@
 """The golden bytes: each vector decodes to its fields, and the fields encode to its bytes.
 
-Every vector is fed whole and byte by byte. What is left to other rooms is listed by id, so that nothing is
-skipped by accident.
+Every vector is fed whole and byte by byte. A list by id names what other rooms test, so that nothing is skipped by
+accident.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ LEFT_TO_OTHER_ROOMS = {
 }
 
 FRAMES_IN_MESSAGES = {id_ for id_, vector in VECTORS.items() if vector["version"].startswith("ws ")}
-"""Read by test_wire_qmux.py."""
+"""Tested by test_wire_qmux.py."""
 
 BY_MESSAGE = {
     "varint": [id_ for id_, vector in VECTORS.items() if vector["message"] == "varint"],
@@ -87,7 +87,7 @@ INVALID: dict[str, type[WireError]] = {
 
 
 def number(value: Any) -> int:
-    """Numbers stand as such or as hex text."""
+    """Plain, or as hex text."""
     return int(value, 16) if isinstance(value, str) else int(value)
 
 
@@ -97,12 +97,12 @@ def versions_of(vector: dict[str, Any]) -> list[Version]:
 
 
 def text_bytes(value: str) -> bytes:
-    """Payloads stand as hex where the field says so by having only hex digits, else as ASCII."""
+    """Hex digits alone are hex, else ASCII."""
     return bytes.fromhex(value) if re.fullmatch(r"([0-9a-f]{2})+", value) else value.encode()
 
 
 def joined(items: Sequence[object]) -> list[object]:
-    """Glue the payload pieces between headers."""
+    """Joins the payload chunks between headers."""
     glued: list[object] = []
     for item in items:
         last = glued[-1] if glued else None
@@ -120,7 +120,7 @@ class Decoder(Protocol):
 
 @dataclass
 class WholeDatagram:
-    """A datagram comes in one piece; this makes it look like a stream of one."""
+    """Feeds a datagram like a stream."""
 
     version: Version
 
@@ -133,7 +133,7 @@ class WholeDatagram:
 
 @dataclass
 class Case:
-    """One vector at one version: how to read it, what must come out, and how that is written."""
+    """One vector at one version: its decoder, expected items, and encoder."""
 
     decoder: Decoder
     expected: list[object]
@@ -306,7 +306,7 @@ def probe_case(_: str, version: Version, fields: Fields, data: bytes) -> Case:
 def setup_case(_: str, version: Version, fields: Fields, data: bytes) -> Case:
     hello = setup(fields)
     assert UniDecoder(version).feed(data) == [hello]
-    # Peers write the parameters in random order, we in the order of their ids: compare them sorted.
+    # peers write the parameters in random order, we in the order of their ids: compare them sorted
     return Case(UniDecoder(version), [hello], setup_stream(version, hello), in_order_of_id(data))
 
 
@@ -323,7 +323,7 @@ def client_setup_case(_: str, __: Version, fields: Fields, data: bytes) -> Case:
     assert opening.path == fields.get("params", {}).get("0x1 path")
     (read,) = SetupDecoder().feed(data)
     assert isinstance(read, ClientSetup)
-    # The fields are listed in another order than the bytes; what was read keeps that of the bytes.
+    # the listed order differs from the bytes' order, which decoding keeps
     return Case(SetupDecoder(), [opening], read.encode(), data)
 
 

@@ -8,14 +8,14 @@ from typing import NamedTuple
 from relay.wire.qmux import Draft
 from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
 
-PLAIN = "webtransport"  # subprotocol of the plain framing, also the one without an offered subprotocol
+PLAIN = "webtransport"  # the plain framing's subprotocol, also if the peer offers none
 UNPAIRED = frozenset(("moql-01",))  # ALPN names of raw QUIC, never used after a framing
 
 
 class Choice(NamedTuple):
     """A negotiated framing and version."""
 
-    subprotocol: str  # subprotocol to answer; `""` if the peer offered none
+    subprotocol: str  # for the answer; `""` if the peer offered none
     draft: Draft | None  # `None` is the framing `webtransport`
     version: Version | None  # `None` leaves it to SETUP messages
 

@@ -1,7 +1,4 @@
-"""Dialling a WebSocket: the upgrade, and aiohttp's side of the socket.
-
-Owns the offer of subprotocols, the answer's check and the session's task. Must never log a URL's query.
-"""
+"""Dials a WebSocket: the offer of subprotocols, the upgrade, and the session's task. Logs show no query of a URL."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from relay.transport.websocket.session import FramedSession
 from relay.wire.version import Version
 
 LIMITS = Limits()  # servers get the limits that a relay gives clients
-MESSAGE_SLACK = 65_536  # slightly larger messages are read, to report the limit to the sender
+MESSAGE_SLACK = 65_536  # bytes: slightly larger messages are read, to report the limit to the sender
 
 
 class HandshakeError(Exception):

@@ -1,9 +1,7 @@
-"""The pump: moves messages between a WebSocket and its session.
+"""The pump: moves messages between a WebSocket and its session, until the orderly end.
 
-Owns the two tasks, the timer and the orderly end. Must never look into a message or know an HTTP library:
-`Socket` is the interface. The writer takes a message from the session only when the socket has room: data for
-a slow reader stays in the session's streams, where the owner may drop it; a peer that does not read answers
-is not read either.
+The writer takes a message from the session only when the socket has room: data for a slow reader stays in the
+session's streams, where the owner may drop it. A peer that does not read answers is not read either.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ UNSENT_IN_KERNEL = 131_072  # bytes not yet on the wire in the kernel: urgent da
 LAST_WORDS = 0.25  # seconds that the socket outlives the session: else some clients report a broken transport
 CLOSE_TIMEOUT = 1.0  # seconds for the peer to read and answer the close
 BURST = 64  # messages sent before other tasks run, where the socket takes everything at once
-STALL = 0.2  # seconds that a timer may be late until it is taken for a pause of the whole process
+STALL = 0.2  # seconds: a later timer means a pause of the whole process
 READ_TIME = 0.01  # seconds of reading before other tasks run: a library with buffered messages does not wait
 
 
@@ -68,7 +66,7 @@ class Pump:
         self._timer: asyncio.TimerHandle | None = None
         self._due = runtime.now()
         self._reader: asyncio.Task[None] | None = None
-        session.wake = self._on_wake
+        session.streams.wake = self._on_wake
 
     async def run(self) -> None:
         """Run until the session has ended and its close was sent, or the peer is gone."""
@@ -108,7 +106,7 @@ class Pump:
         self._timer = self._runtime.call_later(wait, self._on_timer)
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let an exception end this session only."""
+        """An exception ends this session only."""
         try:
             await work
         except Exception:
@@ -141,7 +139,7 @@ class Pump:
                 sent += 1
                 if sent % BURST == 0:
                     await asyncio.sleep(0)
-        except (OSError, RuntimeError):  # the socket is closed by either side
+        except (OSError, RuntimeError):  # either side closed the socket
             session.end(None, "connection lost", by_peer=False)
 
     async def _close(self, *, last_words: bool) -> None:

@@ -1,4 +1,4 @@
-"""A WebSocket session request and its session, for the HTTP server and the client. Never touches a socket."""
+"""A WebSocket session request and its session, for the HTTP server and the client."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import partial
 
 from relay.model.limits import Limits
 from relay.transport.websocket.choice import Choice
-from relay.transport.websocket.plain import PlainSession
-from relay.transport.websocket.qmux import QmuxSession
+from relay.transport.websocket.plain import PlainFraming
+from relay.transport.websocket.qmux import QmuxFraming
 from relay.transport.websocket.session import FramedSession, Opening
 from relay.wire.errors import SessionCode
 
@@ -23,9 +23,9 @@ def make_session(
     query: str,
     clock: Callable[[], float],
 ) -> FramedSession:
-    """Return a session of the chosen framing."""
-    framing = PlainSession if choice.draft is None else QmuxSession
-    return framing(choice, limits, Opening(remote, is_client, path, query), clock)
+    """A session of the chosen framing."""
+    framing = PlainFraming if choice.draft is None else QmuxFraming
+    return FramedSession(framing(choice, limits, clock), Opening(remote, is_client, path, query))
 
 
 class WebSocketRequest:

@@ -1,8 +1,7 @@
 """Message-based sessions: life, keep-alive and delivery, for every framing over a WebSocket.
 
-Owns the events of `relay.transport.session`, the pings and the end. Must never touch a socket or read a clock
-other than the given one: a pump passes messages and takes them one by one when the socket has room. Until
-then data waits in its stream, where the owner sees it (`unsent`) and may drop it.
+A pump passes messages in, and takes them one by one when the socket has room. Until then data waits in its stream,
+where the owner sees it (`unsent`) and may drop it.
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ from enum import Enum
 from typing import NamedTuple
 
 from relay.model.limits import Limits
-from relay.transport.session import Event, Pong, SessionClosed, SessionStats, Sink
+from relay.transport.session import CONTROL_PRIORITY, Event, Pong, SessionClosed, SessionStats, Sink
 from relay.transport.websocket.choice import Choice
-from relay.transport.websocket.streams import FramedStreams
+from relay.transport.websocket.stream import FramedStream
+from relay.transport.websocket.streams import FlowControl, FramedStreams, StreamFraming
 from relay.wire.errors import ProtocolViolation, WireError
 from relay.wire.qmux import Close
 
 KEEP_ALIVE = 5.0  # seconds between our pings, as deployed peers do
-DEAD_AFTER = 30.0  # seconds without any message or pong until the peer is gone
+DEAD_AFTER = 30.0  # seconds without any message or pong
 PROBE_TIMEOUT = 6.0  # seconds to answer a ping: some peers delay the pong to their next message or ping
 MAX_REASON = 1_024  # characters of a close reason kept and sent
 CONTROL_BACKLOG = 1_000  # queued control frames; beyond it reading pauses: the peer must read answers first
@@ -54,209 +54,118 @@ class Opening(NamedTuple):
     query: str
 
 
-class FramedSession(FramedStreams):
-    """A session over messages; see `relay.transport.session.Session`. Subclasses define the frames."""
+class Framing(StreamFraming):
+    """The messages of one subprotocol. Here for one that has no pings, no datagrams and no flow control."""
 
-    transport = "websocket"
+    def __init__(self, choice: Choice, limits: Limits, clock: Callable[[], float]) -> None:
+        self.choice = choice
+        self.clock = clock
+        self.max_message = limits.websocket_message  # bytes accepted
+        self.flow = FlowControl(limits.websocket_streams)
 
-    def __init__(self, choice: Choice, limits: Limits, opening: Opening, clock: Callable[[], float]) -> None:
-        super().__init__(is_client=opening.is_client, max_streams=limits.websocket_streams)
-        self.max_message = limits.websocket_message  # the largest accepted message in bytes
-        self.remote, _, self.path, self.query = opening
-        self.alpn, self.version = choice.subprotocol, choice.version
-        self.finished = False  # everything is sent, the close included
-        self.released = asyncio.Event()  # set by the socket's owner when the socket is closed
-        self._clock = clock
-        self._sink: Sink | None = None
-        self._started = False
-        self._events: list[Event] = []
-        self._scheduled = False
-        self._signals: deque[Outgoing] = deque()
-        self._close_message: bytes | None = None
-        self._asked = False
-        self._pinged_at: float | None = None
-        self._rtt: float | None = None
-        self._alive_at = self._ping_at = clock()
-        self._bytes_sent = 0
-        self._bytes_received = 0
+    def begin(self, session: FramedSession) -> None:
+        """The session exists."""
+        self._session = session
+        self._streams = session.streams
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.remote}>"
+    @property
+    def measures_pongs(self) -> bool:
+        """The answers to WebSocket pings measure the round trip."""
+        return True
 
-    # -- Session
+    @property
+    def ping_interval(self) -> float:
+        """Seconds between our pings."""
+        return KEEP_ALIVE
+
+    def handle(self, message: bytes) -> None:
+        """Handle a message. Raises WireError."""
+        raise NotImplementedError
+
+    def close_frame(self, code: int, reason: str, *, application: bool) -> bytes:
+        raise NotImplementedError
+
+    def ping(self) -> None:
+        """Send a ping of the framing's own."""
+
+    def deadline(self) -> tuple[float, str]:
+        """When the session ends if no frame comes, and the reason."""
+        return float("inf"), ""
+
+    def resume(self, seconds: float) -> None:
+        """The process stood still for so long."""
 
     @property
     def datagram_limit(self) -> int:
         return 0
 
-    def start(self, sink: Sink) -> None:
-        if self._started:
-            raise RuntimeError("a session is started once")
-        self._started = True
-        self._sink = sink
-        self._schedule()
-        self.wake()
+    def send_datagram(self, data: bytes) -> None: ...
 
-    def send_datagram(self, data: bytes) -> None:
-        """Drop it; framings with datagrams override this."""
-
-    def ping(self) -> None:
-        if not self.ended:
-            self._asked = True
-            self._send_ping()
-            self.wake()
-
-    def trust(self) -> None: ...
-
-    def probe_timeout(self) -> float:
-        return PROBE_TIMEOUT + 3 * (self._rtt or 0.0)
-
-    def close(self, code: int = 0, reason: str = "") -> None:
-        close_frame = self._close_frame(code, reason[:MAX_REASON], application=True)
-        self.end(code, reason, by_peer=False, close_frame=close_frame)
-
-    def stats(self) -> SessionStats:
-        return SessionStats(
-            rtt=self._rtt,
-            bytes_received=self._bytes_received,
-            bytes_sent=self._bytes_sent,
-            streams=len(self._streams),
-        )
-
-    async def wait_closed(self) -> None:
-        """Wait until the session has ended and its socket is released."""
-        await self.released.wait()
-
-    # -- for the pump
-
-    @property
-    def readable(self) -> bool:
-        """Reading is allowed: the session is started, and queued answers are few."""
-        return self._started and len(self._controls) + len(self._signals) < CONTROL_BACKLOG
-
-    def receive(self, message: bytes) -> None:
-        if self.ended:
-            return
-        self._note_alive()
-        self._bytes_received += len(message)
-        try:
-            if len(message) > self.max_message:
-                raise ProtocolViolation(
-                    f"message of {len(message)} bytes, at most {self.max_message} are allowed"
-                )
-            self._handle(message)
-        except WireError as error:
-            self.violation(str(error))
-
-    def received_ping(self, data: bytes) -> None:
-        """Handle a WebSocket ping. Deployed peers treat unsolicited pongs as errors."""
-        self._note_alive()
-        if not self.ended:
-            self._signals.append(Outgoing(Opcode.PONG, data))
-            self.wake()
-
-    def received_pong(self) -> None:
-        self._note_alive()
-        self._measure()
-
-    def violation(self, reason: str) -> None:
-        """End the session for a violation of the framing, and send the reason."""
-        close_frame = self._close_frame(VIOLATION, reason, application=False)
-        self.end(None, reason, by_peer=False, close_frame=close_frame)
-
-    def end(self, code: int | None, reason: str, *, by_peer: bool, close_frame: bytes | None = None) -> None:
-        """Queue `SessionClosed`, then `close_frame`. Later calls on the session or a stream do nothing."""
-        if self.ended:
-            return
-        self._emit(SessionClosed(code, reason, by_peer))
-        self.ended = True
-        self._close_message = close_frame
-        self._queue.clear()
-        self._streams.clear()
-        self._controls.clear()
-        self._signals.clear()
-        self.wake()
-
-    def resume(self, seconds: float) -> None:
-        """The process stood still for so long: what the peer sent meanwhile is not read yet."""
-        self._alive_at += seconds
-
-    def tick(self) -> float:
-        """Handle timers; return the seconds until the next call."""
-        now = self._clock()
-        if self.ended:
-            return KEEP_ALIVE
-        if now - self._alive_at >= DEAD_AFTER:
-            self.end(None, "idle timeout", by_peer=False)
-            return KEEP_ALIVE
-        if now - self._ping_at >= self._ping_interval():
-            self._ping_at = now
-            self._send_ping()
-            self.wake()
-        return min(self._ping_at + self._ping_interval(), self._alive_at + DEAD_AFTER) - now
-
-    def next_message(self) -> Outgoing | None:
-        """The next message, the most urgent first; `None` if there is none."""
-        if self.ended:
-            if self._close_message is not None:
-                close_frame, self._close_message = self._close_message, None
-                return Outgoing(Opcode.BINARY, close_frame)
-            if not self.finished:
-                self.finished = True
-                return Outgoing(Opcode.CLOSE, b"")
-            return None
-        if self._signals:
-            return self._signals.popleft()
-        message = self._compose()
-        if message is None:
-            return None
-        self._bytes_sent += len(message)
-        return Outgoing(Opcode.BINARY, message)
-
-    # -- for subclasses
-
-    def _handle(self, message: bytes) -> None:
-        """Parse a message. Raises WireError."""
-        raise NotImplementedError
-
-    def _close_frame(self, code: int, reason: str, *, application: bool) -> bytes:
-        raise NotImplementedError
-
-    def _send_ping(self) -> None:
-        """Ping in every way that the framing has."""
-        if not any(signal.opcode is Opcode.PING for signal in self._signals):  # one queued ping is enough
-            self._signals.append(Outgoing(Opcode.PING, b""))
-            if self._pinged_at is None:
-                self._pinged_at = self._clock()
-
-    def _ping_interval(self) -> float:
-        return KEEP_ALIVE
-
-    def _note_alive(self) -> None:
-        """Any message proves that the peer is alive."""
-        self._alive_at = self._clock()
-        if self._asked:
-            self._asked = False
-            self._emit(Pong())
-
-    def _measure(self) -> None:
-        """Measure the round trip by the oldest unanswered ping."""
-        if self._pinged_at is not None:
-            sample = self._clock() - self._pinged_at
-            self._pinged_at = None
-            self._rtt = sample if self._rtt is None else self._rtt + (sample - self._rtt) / RTT_SHARE
-
-    def _on_close(self, frame: Close) -> None:
+    def on_close(self, frame: Close) -> None:
         code = frame.code if frame.application else None
         reason = frame.reason[:MAX_REASON] or ("" if frame.application else f"transport error {frame.code}")
-        self.end(code, reason, by_peer=True)
+        self._session.end(code, reason, by_peer=True)
 
-    def _emit(self, event: Event) -> None:
+
+class Liveness:
+    """Signs of life of the peer, and the round trip to it."""
+
+    __slots__ = ("_clock", "_pinged_at", "asked", "at", "ping_at", "received", "rtt")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._pinged_at: float | None = None  # of the oldest unanswered ping
+        self.asked = False  # the owner waits for a sign of life
+        self.at = self.ping_at = clock()  # of the last sign of life, and of our last ping
+        self.received = 0  # bytes
+        self.rtt: float | None = None
+
+    def heard(self, size: int = 0) -> bool:
+        """Any message proves that the peer is alive. True if the owner has asked."""
+        self.at = self._clock()
+        self.received += size
+        asked, self.asked = self.asked, False
+        return asked
+
+    def pinged(self) -> None:
+        if self._pinged_at is None:
+            self._pinged_at = self._clock()
+
+    def answered(self) -> None:
+        """Measure the round trip by the oldest unanswered ping."""
+        sent_at, self._pinged_at = self._pinged_at, None
+        if sent_at is not None:
+            self.measure(sent_at)
+
+    def measure(self, sent_at: float) -> None:
+        """A ping that was sent then is answered now."""
+        sample = self._clock() - sent_at
+        self.rtt = sample if self.rtt is None else self.rtt + (sample - self.rtt) / RTT_SHARE
+
+
+class EventQueue:
+    """Events for the owner: one batch per loop turn."""
+
+    __slots__ = ("_events", "_scheduled", "_sink", "ended", "started")
+
+    def __init__(self) -> None:
+        self.started = False
+        self.ended = False  # nothing more is taken
+        self._sink: Sink | None = None
+        self._events: list[Event] = []
+        self._scheduled = False
+
+    def start(self, sink: Sink) -> None:
+        if self.started:
+            raise RuntimeError("a session is started once")
+        self.started = True
+        self._sink = sink
+        self._schedule()
+
+    def add(self, event: Event) -> None:
         if not self.ended:
             self._events.append(event)
             self._schedule()
-
-    # -- delivery
 
     def _schedule(self) -> None:
         if self._sink is not None and self._events and not self._scheduled:
@@ -271,3 +180,167 @@ class FramedSession(FramedStreams):
             self._sink = None
         if sink is not None and batch:
             sink(batch)
+
+
+class FramedSession:
+    """A session over messages of a framing; see `relay.transport.session.Session`."""
+
+    transport = "websocket"
+
+    def __init__(self, framing: Framing, opening: Opening) -> None:
+        self.remote, self.is_client, self.path, self.query = opening
+        self.alpn, _, self.version = framing.choice
+        self.framing = framing
+        self.finished = False  # everything is sent, the close included
+        self.ended = False  # `SessionClosed` was queued: nothing follows it
+        self.released = asyncio.Event()  # set by the socket's owner when the socket is closed
+        self.events = EventQueue()
+        self.streams = FramedStreams(framing, framing.flow, self.events.add, is_client=self.is_client)
+        self.alive = Liveness(framing.clock)
+        self._signals: deque[Outgoing] = deque()
+        self._bytes_sent = 0
+        framing.begin(self)
+
+    def __repr__(self) -> str:
+        return f"<FramedSession {self.remote}>"
+
+    # -- Session
+
+    @property
+    def datagram_limit(self) -> int:
+        return self.framing.datagram_limit
+
+    @property
+    def undelivered(self) -> bool:
+        return bool(self.streams.queue)
+
+    def start(self, sink: Sink) -> None:
+        self.events.start(sink)
+        self.streams.wake()
+
+    def open_bidi(self, priority: int = CONTROL_PRIORITY) -> FramedStream:
+        return self.streams.open(priority, unidirectional=False)
+
+    def open_uni(self, priority: int = CONTROL_PRIORITY) -> FramedStream:
+        return self.streams.open(priority, unidirectional=True)
+
+    def send_datagram(self, data: bytes) -> None:
+        self.framing.send_datagram(data)
+
+    def ping(self) -> None:
+        if not self.ended:
+            self.alive.asked = True
+            self._send_ping()
+
+    def trust(self) -> None: ...
+
+    def probe_timeout(self) -> float:
+        return PROBE_TIMEOUT + 3 * (self.alive.rtt or 0.0)
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        close_frame = self.framing.close_frame(code, reason[:MAX_REASON], application=True)
+        self.end(code, reason, by_peer=False, close_frame=close_frame)
+
+    def stats(self) -> SessionStats:
+        return SessionStats(
+            rtt=self.alive.rtt,
+            bytes_received=self.alive.received,
+            bytes_sent=self._bytes_sent,
+            streams=len(self.streams.table),
+        )
+
+    async def wait_closed(self) -> None:
+        """Wait until the session has ended and its socket is released."""
+        await self.released.wait()
+
+    # -- for the pump
+
+    @property
+    def readable(self) -> bool:
+        """True if the session is started, and queued answers are few."""
+        return self.events.started and len(self.streams.controls) + len(self._signals) < CONTROL_BACKLOG
+
+    def receive(self, message: bytes) -> None:
+        if self.ended:
+            return
+        self._note_alive(len(message))
+        try:
+            if len(message) > self.framing.max_message:
+                most = self.framing.max_message
+                raise ProtocolViolation(f"message of {len(message)} bytes, at most {most} are allowed")
+            self.framing.handle(message)
+        except WireError as error:
+            self.violation(str(error))
+
+    def received_ping(self, data: bytes) -> None:
+        """Deployed peers treat unsolicited pongs as errors."""
+        self._note_alive()
+        if not self.ended:
+            self._signals.append(Outgoing(Opcode.PONG, data))
+            self.streams.wake()
+
+    def received_pong(self) -> None:
+        self._note_alive()
+        if self.framing.measures_pongs:
+            self.alive.answered()
+
+    def violation(self, reason: str) -> None:
+        """End the session for a violation of the framing, and send the reason."""
+        close_frame = self.framing.close_frame(VIOLATION, reason, application=False)
+        self.end(None, reason, by_peer=False, close_frame=close_frame)
+
+    def end(self, code: int | None, reason: str, *, by_peer: bool, close_frame: bytes | None = None) -> None:
+        """Queue `SessionClosed`, then `close_frame`. Later calls on the session or a stream do nothing."""
+        if self.ended:
+            return
+        self.events.add(SessionClosed(code, reason, by_peer))
+        self.ended = self.events.ended = True
+        self._signals.clear()
+        if close_frame is not None:
+            self._signals.append(Outgoing(Opcode.BINARY, close_frame))
+        self._signals.append(Outgoing(Opcode.CLOSE, b""))
+        self.streams.end()
+        self.streams.wake()
+
+    def resume(self, seconds: float) -> None:
+        """The process stood still for so long: what the peer sent meanwhile is not read yet."""
+        self.alive.at += seconds
+        self.framing.resume(seconds)
+
+    def tick(self) -> float:
+        """Handle timers; return the seconds until the next call."""
+        if self.ended:
+            return KEEP_ALIVE
+        now, alive, framing = self.framing.clock(), self.alive, self.framing
+        due, reason = min((alive.at + DEAD_AFTER, "idle timeout"), framing.deadline())
+        if now >= due:
+            self.end(None, reason, by_peer=False)
+            return KEEP_ALIVE
+        if now - alive.ping_at >= framing.ping_interval:
+            alive.ping_at = now
+            self._send_ping()
+        return max(0.0, min(alive.ping_at + framing.ping_interval, due) - now)
+
+    def next_message(self) -> Outgoing | None:
+        """The next message, the most urgent first; `None` if there is none."""
+        if self._signals:
+            signal = self._signals.popleft()
+            self.finished = signal.opcode is Opcode.CLOSE
+            return signal
+        message = None if self.ended else self.streams.compose()
+        if message is None:
+            return None
+        self._bytes_sent += len(message)
+        return Outgoing(Opcode.BINARY, message)
+
+    def _send_ping(self) -> None:
+        """Ping in every way that the framing has."""
+        if not any(signal.opcode is Opcode.PING for signal in self._signals):  # one queued ping is enough
+            self._signals.append(Outgoing(Opcode.PING, b""))
+            self.alive.pinged()
+        self.framing.ping()
+        self.streams.wake()
+
+    def _note_alive(self, size: int = 0) -> None:
+        if self.alive.heard(size):
+            self.events.add(Pong())

@@ -1,7 +1,6 @@
-"""A stream of a message-based session, as its owner sees it.
+"""A stream of a message-based session: both halves and queued data.
 
-Owns both halves, queued data and the record of the peer's streams. Must never touch a socket: the session
-takes bytes when there is room. Only the session uses members beyond `Stream`.
+Owners use the members of `Stream`, sessions all.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class OpenedStreams:
     def __init__(self) -> None:
         self._count = 0
         self._unseen: set[int] = set()
-        self.over = 0  # how many of them are over in both directions
+        self.over = 0  # in both directions
 
     def has(self, index: int) -> bool:
         """A frame of this stream was received."""
@@ -36,12 +35,40 @@ class OpenedStreams:
             self._count = index + 1
 
 
+class SendBuffer:
+    """Queued data of a stream."""
+
+    __slots__ = ("chunks", "fin", "queued", "sent")
+
+    def __init__(self) -> None:
+        self.chunks: deque[bytes | memoryview] = deque()
+        self.queued = 0
+        self.sent = 0
+        self.fin = False  # the stream ends after them
+
+    def take(self, size: int) -> list[bytes | memoryview]:
+        """The next `size` bytes, which must be queued."""
+        chunks = self.chunks
+        taken: list[bytes | memoryview] = []
+        self.queued -= size
+        self.sent += size
+        while size:
+            chunk = chunks.popleft()
+            if len(chunk) > size:
+                view = memoryview(chunk)
+                chunks.appendleft(view[size:])
+                chunk = view[:size]
+            taken.append(chunk)
+            size -= len(chunk)
+        return taken
+
+
 class FramedStream(Sender):
     """A stream of a message-based session; see `relay.transport.session.Stream`."""
 
     __slots__ = (
-        *("_chunks", "_session", "closed", "context", "credit", "fin", "id", "opened_by_peer"),
-        *("peer_stop", "queued", "received", "send_limit", "sent", "shown", "stop_code", "stopped"),
+        *("_session", "buffer", "closed", "context", "flow", "id", "opened_by_peer"),
+        *("peer_stop", "received", "shown", "stop_code"),
     )
 
     def __init__(
@@ -57,40 +84,37 @@ class FramedStream(Sender):
         self.id = stream_id
         self.opened_by_peer = opened_by_peer
         self.context: Any = None
-        self.queued = 0
-        self.sent = 0
-        self.send_limit = 0  # the peer's limit on data to send, if the framing has limits
-        self.fin = False
+        self.buffer = SendBuffer()
+        self.flow: Any = None  # the limits of both directions, if the framing has limits
         self.closed = unidirectional and opened_by_peer  # our half: its end or a reset was sent
         self.received = unidirectional and not opened_by_peer  # the peer's half has ended
-        self.stopped = self.received  # the owner has stopped it
-        self.shown = False  # the owner has received an event of it
-        self.stop_code: int | None = None  # a stop called before the stream had a number
+        self.shown = False  # the owner got an event of it
+        self.stop_code: int | None = None  # set once the owner has stopped it
         self.peer_stop: int | None = None  # the peer's stop, before its first byte
-        self.credit: Any = None  # our limit on received data, if the framing has limits
         self._session = session
-        self._chunks: deque[bytes | memoryview] = deque()
 
     def __repr__(self) -> str:
         return f"<FramedStream {self.id} {'uni' if self.unidirectional else 'bidi'}>"
 
     @property
     def unsent(self) -> int:
-        return self.queued
+        return self.buffer.queued
 
     @property
     def undelivered(self) -> bool:
-        return not self.closed and (self.queued > 0 or self.fin) and not self._session.ended
+        buffer = self.buffer
+        return not self.closed and (buffer.queued > 0 or buffer.fin) and not self._session.ended
 
     def write(self, chunks: Sequence[bytes], *, fin: bool = False) -> None:
-        if self.closed or self.fin or self._session.ended:
+        buffer = self.buffer
+        if self.closed or buffer.fin or self._session.ended:
             return
         for chunk in chunks:
             if chunk:
-                self._chunks.append(chunk)
-                self.queued += len(chunk)
-        self.fin = fin
-        if self.queued or fin:
+                buffer.chunks.append(chunk)
+                buffer.queued += len(chunk)
+        buffer.fin = fin
+        if buffer.queued or fin:
             self._session.ready(self)
 
     def prioritize(self, priority: int) -> None:
@@ -104,31 +128,14 @@ class FramedStream(Sender):
         self._session.abort(self, code)
 
     def stop(self, code: int) -> None:
-        if self.stopped or self.received or self._session.ended:
+        if self.stop_code is not None or self.received or self._session.ended:
             return
-        self.stopped = True
-        if self.id < 0:
-            self.stop_code = code
-        else:
+        self.stop_code = code
+        if self.id >= 0:
             self._session.ask_to_stop(self, code)
 
     def close(self) -> None:
         """End our half and drop queued data."""
         self.closed = True
-        self._chunks.clear()
-        self.queued = 0
-
-    def take(self, size: int) -> list[bytes | memoryview]:
-        """The next `size` bytes, which must be queued."""
-        taken: list[bytes | memoryview] = []
-        self.queued -= size
-        self.sent += size
-        while size:
-            chunk = self._chunks.popleft()
-            if len(chunk) > size:
-                view = memoryview(chunk)
-                self._chunks.appendleft(view[size:])
-                chunk = view[:size]
-            taken.append(chunk)
-            size -= len(chunk)
-        return taken
+        self.buffer.chunks.clear()
+        self.buffer.queued = 0

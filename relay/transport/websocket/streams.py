@@ -1,7 +1,4 @@
-"""The streams of a message-based session.
-
-Owns their table, send queue and frame handling. Must never know clock, socket or form of frames.
-"""
+"""The streams of a message-based session: their table, send queue and frame handling."""
 
 from __future__ import annotations
 
@@ -17,114 +14,134 @@ from relay.wire.qmux import ResetStream, StopSending, StreamFrame
 from relay.wire.varint import MAX_VARINT
 
 MAX_PAYLOAD = 16_360  # stream bytes per message: deployed peers reject above 16384, with a header of 24
-MAX_HEADER = 24  # most bytes that a frame adds to its payload
+MAX_HEADER = 24  # bytes that a frame adds to its payload
+
+
+class StreamFraming:
+    """The form of a stream's frames, in one framing."""
+
+    packs = False  # a message holds several frames
+    strict = False  # an invalid stream's frame ends the session; the oldest peers expect us to ignore it
+    room = MAX_PAYLOAD + MAX_HEADER  # bytes of the largest message to send
+
+    def stream_header(self, stream: FramedStream, size: int, *, fin: bool) -> bytes:
+        raise NotImplementedError
+
+    def reset_frame(self, stream: FramedStream, code: int) -> bytes:
+        raise NotImplementedError
+
+    def stop_frame(self, stream: FramedStream, code: int) -> bytes:
+        raise NotImplementedError
+
+
+class FlowControl:
+    """The limits of both directions: here for a framing that limits only the number of the peer's open streams."""
+
+    def __init__(self, max_streams: int) -> None:
+        self.max_streams = max_streams
+
+    def begin(self, stream: FramedStream) -> None:
+        """A stream has got its number."""
+
+    def may_open(self, index: int, *, unidirectional: bool) -> bool:  # noqa: ARG002
+        """The peer allows our stream with that index of its kind."""
+        return True
+
+    def send_credit(self, stream: FramedStream) -> int:  # noqa: ARG002
+        """Bytes of a stream that the peer allows now."""
+        return MAX_PAYLOAD
+
+    def sent(self, size: int) -> None: ...
+
+    def count(self, stream: FramedStream, size: int) -> bool:  # noqa: ARG002
+        """Count received bytes of a stream. True if a limit is to be raised. Raises WireError beyond the limit."""
+        return False
+
+    def released(self, *, unidirectional: bool) -> bool:  # noqa: ARG002
+        """A stream of the peer is over. True if a limit is to be raised."""
+        return False
+
+    def index_limit(self, over: int, *, unidirectional: bool) -> int:  # noqa: ARG002
+        """How many streams the peer may have opened so far, of which `over` are over."""
+        return self.max_streams + over
+
+    def next_frame(self, room: int) -> bytes | None:  # noqa: ARG002
+        """A frame of at most `room` bytes that precedes stream data."""
+        return None
 
 
 class FramedStreams:
     """The streams of one session, of either side."""
 
-    ended = False
-    packs = False  # a message holds several frames
-    strict = False  # an invalid stream's frame ends the session; the oldest peers expect that it is ignored
-
-    def __init__(self, *, is_client: bool, max_streams: int) -> None:
-        self.is_client = is_client
-        self.wake: Callable[[], None] = lambda: (
-            None
-        )  # called if there is something to send or read, or the end
-        self._max_streams = max_streams
-        self._streams: dict[int, FramedStream] = {}
+    def __init__(
+        self, framing: StreamFraming, flow: FlowControl, emit: Callable[[Event], None], *, is_client: bool
+    ) -> None:
+        self.ended = False
+        self.wake: Callable[[], None] = _nothing  # called if there is something to send or read, or the end
+        self.table: dict[int, FramedStream] = {}
+        self.queue: SendQueue[FramedStream] = SendQueue()
+        self.controls: deque[bytes] = deque()
+        self._framing = framing
+        self._flow = flow
+        self._emit = emit
         self._opened = {False: OpenedStreams(), True: OpenedStreams()}
         self._next_id = {False: 0 if is_client else 1, True: 2 if is_client else 3}
         self._local_bit = 0 if is_client else 1
         self._openings = itertools.count()
-        self._queue: SendQueue[FramedStream] = SendQueue()
-        self._controls: deque[bytes] = deque()
 
-    def open_bidi(self, priority: int = CONTROL_PRIORITY) -> FramedStream:
-        return self._new_stream(priority, unidirectional=False)
+    def open(self, priority: int, *, unidirectional: bool) -> FramedStream:
+        order = (priority, -next(self._openings))
+        return FramedStream(self, -1, unidirectional=unidirectional, opened_by_peer=False, order=order)
 
-    def open_uni(self, priority: int = CONTROL_PRIORITY) -> FramedStream:
-        return self._new_stream(priority, unidirectional=True)
-
-    @property
-    def undelivered(self) -> bool:
-        return bool(self._queue) and not self.ended
+    def end(self) -> None:
+        self.ended = True
+        self.queue.clear()
+        self.table.clear()
+        self.controls.clear()
 
     # -- for the streams
 
     def ready(self, stream: FramedStream) -> None:
-        if self._queue.add(stream):
+        if self.queue.add(stream):
             self.wake()
 
     def reorder(self, stream: FramedStream, order: tuple[int, int]) -> None:
-        self._queue.reorder(stream, order)
+        self.queue.reorder(stream, order)
 
     def abort(self, stream: FramedStream, code: int) -> None:
-        self._queue.remove(stream)
+        self.queue.remove(stream)
         if stream.id >= 0:
-            self._control(self._reset_frame(stream, _writable(code)))
+            self.control(self._framing.reset_frame(stream, _writable(code)))
         self._forget(stream)
 
     def ask_to_stop(self, stream: FramedStream, code: int) -> None:
-        self._control(self._stop_frame(stream, _writable(code)))
+        self.control(self._framing.stop_frame(stream, _writable(code)))
 
-    # -- for subclasses
+    # -- for the framing
 
-    def _stream_header(self, stream: FramedStream, size: int, *, fin: bool) -> bytes:
-        raise NotImplementedError
+    def unblock(self) -> None:
+        """A limit on data to send has grown."""
+        self.queue.unblock()
+        self.wake()
 
-    def _reset_frame(self, stream: FramedStream, code: int) -> bytes:
-        raise NotImplementedError
+    def admit(self, *, unidirectional: bool) -> None:
+        """A limit on our streams has grown."""
+        self.queue.admit(unidirectional=unidirectional)
+        self.wake()
 
-    def _stop_frame(self, stream: FramedStream, code: int) -> bytes:
-        raise NotImplementedError
-
-    def _may_open(self, *, unidirectional: bool) -> bool:  # noqa: ARG002 - for subclasses
-        """The peer allows one more stream of ours."""
-        return True
-
-    def _send_credit(self, stream: FramedStream) -> int:  # noqa: ARG002 - for subclasses
-        """Bytes of a stream that the peer allows now."""
-        return MAX_PAYLOAD
-
-    def _sent(self, stream: FramedStream, size: int) -> None: ...
-
-    def _count(self, stream: FramedStream, size: int) -> None:
-        """Count received bytes of a stream. Raises WireError beyond the limit."""
-
-    def _released(self, *, unidirectional: bool) -> None: ...
-
-    def _index_limit(self, *, unidirectional: bool) -> int:
-        """How many streams the peer may have opened so far: opening one opens all below it."""
-        return self._max_streams + self._opened[unidirectional].over
-
-    def _next_control(self, room: int) -> bytes | None:
-        """A frame that precedes all stream data, of at most `room` bytes."""
-        if self._controls and len(self._controls[0]) <= room:
-            return self._controls.popleft()
-        return None
-
-    @property
-    def _room(self) -> int:
-        """Bytes of the largest message to send."""
-        return MAX_PAYLOAD + MAX_HEADER
-
-    def _emit(self, event: Event) -> None:
-        raise NotImplementedError
-
-    def _control(self, frame: bytes) -> None:
-        self._controls.append(frame)
+    def control(self, frame: bytes) -> None:
+        self.controls.append(frame)
         self.wake()
 
     # -- receiving
 
-    def _on_stream(self, frame: StreamFrame) -> None:
+    def on_stream(self, frame: StreamFrame) -> None:
         stream = self._stream_of(frame.stream_id)
         if stream is None or stream.received:
             return
-        self._count(stream, len(frame.data))
-        if (frame.data or frame.fin) and not stream.stopped:
+        if self._flow.count(stream, len(frame.data)):
+            self.wake()
+        if (frame.data or frame.fin) and stream.stop_code is None:
             self._emit(StreamData(stream, frame.data, frame.fin))
             if stream.peer_stop is not None:
                 code, stream.peer_stop = stream.peer_stop, None
@@ -134,7 +151,7 @@ class FramedStreams:
             stream.received = True
             self._forget(stream)
 
-    def _on_reset(self, frame: ResetStream) -> FramedStream | None:
+    def on_reset(self, frame: ResetStream) -> FramedStream | None:
         stream = self._stream_of(frame.stream_id)
         if stream is None or stream.received:
             return None
@@ -147,7 +164,7 @@ class FramedStreams:
         self._forget(stream)
         return stream
 
-    def _on_stop(self, frame: StopSending) -> None:
+    def on_stop(self, frame: StopSending) -> None:
         stream = self._stream_of(frame.stream_id, sending=True)
         if stream is None or stream.closed:
             return
@@ -160,11 +177,11 @@ class FramedStreams:
 
     def _stream_of(self, stream_id: int, *, sending: bool = False) -> FramedStream | None:
         """The stream of a frame; `None` if it is over. Raises WireError for an impossible one."""
-        stream = self._streams.get(stream_id)
+        stream = self.table.get(stream_id)
         ours = stream_id & 1 == self._local_bit
         unidirectional = bool(stream_id & 2)
         if unidirectional and ours is not sending:
-            if not self.strict:
+            if not self._framing.strict:
                 return None
             raise ProtocolViolation(f"stream {stream_id} goes the other way")
         if stream is not None or ours:
@@ -172,29 +189,23 @@ class FramedStreams:
         opened, index = self._opened[unidirectional], stream_id >> 2
         if opened.has(index):
             return None
-        if index >= self._index_limit(unidirectional=unidirectional):
+        if index >= self._flow.index_limit(opened.over, unidirectional=unidirectional):
             raise ProtocolViolation(f"stream {stream_id} is beyond the streams that may be open at once")
         opened.add(index)
         order = (CONTROL_PRIORITY, -next(self._openings))
         stream = FramedStream(
             self, stream_id, unidirectional=unidirectional, opened_by_peer=True, order=order
         )
-        self._streams[stream_id] = stream
-        self._begin(stream)
+        self.table[stream_id] = stream
+        self._flow.begin(stream)
         return stream
-
-    def _begin(self, stream: FramedStream) -> None: ...
 
     # -- sending
 
-    def _new_stream(self, priority: int, *, unidirectional: bool) -> FramedStream:
-        order = (priority, -next(self._openings))
-        return FramedStream(self, -1, unidirectional=unidirectional, opened_by_peer=False, order=order)
-
-    def _compose(self) -> bytes | None:
-        room = self._room
+    def compose(self) -> bytes | None:
+        room = self._framing.room
         frame = self._next_frame(room)
-        if frame is None or not self.packs:
+        if frame is None or not self._framing.packs:
             return frame
         frames: list[bytes] = []
         while frame is not None:
@@ -204,26 +215,33 @@ class FramedStreams:
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _next_frame(self, room: int) -> bytes | None:
-        frame = self._next_control(room)
-        if frame is not None or self._controls or room <= MAX_HEADER:
+        controls = self.controls
+        if controls:
+            return controls.popleft() if len(controls[0]) <= room else None
+        if room <= MAX_HEADER:
+            return None
+        frame = self._flow.next_frame(room)
+        if frame is not None:
             return frame
-        while (stream := self._queue.top) is not None:
+        while (stream := self.queue.top) is not None:
             if stream.id < 0 and not self._claim(stream):
                 continue
-            size = min(self._send_credit(stream), stream.queued, room - MAX_HEADER, MAX_PAYLOAD)
-            if stream.queued and not size:
-                self._queue.block()
+            queued = stream.buffer.queued
+            size = min(self._flow.send_credit(stream), queued, room - MAX_HEADER, MAX_PAYLOAD)
+            if queued and not size:
+                self.queue.block()
                 continue
             return self._write(stream, size)
         return None
 
     def _write(self, stream: FramedStream, size: int) -> bytes:
-        """Compose a frame with the next bytes of the most urgent stream."""
-        fin = stream.fin and size == stream.queued
-        frame = b"".join((self._stream_header(stream, size, fin=fin), *stream.take(size)))
-        self._sent(stream, size)
-        if not stream.queued:
-            self._queue.done()
+        """A frame with the next bytes of the most urgent stream."""
+        buffer = stream.buffer
+        fin = buffer.fin and size == buffer.queued
+        frame = b"".join((self._framing.stream_header(stream, size, fin=fin), *buffer.take(size)))
+        self._flow.sent(size)
+        if not buffer.queued:
+            self.queue.done()
         if fin:
             stream.close()
             self._forget(stream)
@@ -232,26 +250,30 @@ class FramedStreams:
     def _claim(self, stream: FramedStream) -> bool:
         """Number the most urgent stream, or make it wait for stream credit."""
         unidirectional = stream.unidirectional
-        if not self._may_open(unidirectional=unidirectional):
-            self._queue.hold()
+        if not self._flow.may_open(self._next_id[unidirectional] >> 2, unidirectional=unidirectional):
+            self.queue.hold()
             return False
         stream.id = self._next_id[unidirectional]
         self._next_id[unidirectional] += 4
-        self._streams[stream.id] = stream
-        self._begin(stream)
+        self.table[stream.id] = stream
+        self._flow.begin(stream)
         if stream.stop_code is not None:
             self.ask_to_stop(stream, stream.stop_code)
         return True
 
     def _forget(self, stream: FramedStream) -> None:
         """Forget a stream once both halves have ended."""
-        if not (stream.received and stream.closed) or self._streams.pop(stream.id, None) is None:
+        if not (stream.received and stream.closed) or self.table.pop(stream.id, None) is None:
             return
         if stream.opened_by_peer:
             self._opened[stream.unidirectional].over += 1
-            self._released(unidirectional=stream.unidirectional)
+            if self._flow.released(unidirectional=stream.unidirectional):
+                self.wake()
+
+
+def _nothing() -> None: ...
 
 
 def _writable(code: int) -> int:
-    """The code, or 0 if it fits into no frame."""
+    """The code, or 0 if no frame can hold it."""
     return code if 0 <= code <= MAX_VARINT else 0

@@ -1,9 +1,9 @@
-"""Asks a relay at each of its addresses, and prints one JSON object a line about what came back.
+"""Asks a relay at each of its addresses, and prints one JSON object a line.
 
-    python -m tests.e2e.peers.address_probe PORT HOST...
+python -m tests.e2e.peers.address_probe PORT HOST...
 
-Every socket is connected, as those of all QUIC clients are: what does not come from the address that was asked is not
-heard. Per address: a Version Negotiation packet, the refusal of a first packet, and a group from a publisher to a viewer.
+Sockets are connected, like those of QUIC clients: an answer from another address is lost. Per address: Version
+Negotiation, the refusal of a first packet, and a group from a publisher to a viewer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIZE = 100_000
 
 
 def answered(host: str, port: int, packet: bytes) -> bytes:
-    """The first bytes of the answer to `packet`: flags and version."""
+    """The first bytes of the answer: flags and version."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.connect((host, port))
@@ -48,7 +48,7 @@ def invalid_token() -> bytes:
 
 
 async def group(host: str, port: int) -> bool:
-    """Whether a group comes from publisher to viewer, many packets long."""
+    """A group of many packets arrives."""
     url = f"moqt://[{host}]:{port}/" if ":" in host else f"moqt://{host}:{port}/"
     tls = ClientTls(disable_verify=True)
     size = 0

@@ -1,12 +1,12 @@
-"""Many real sessions in one process: the Rust client of the PyPI package moq-rs (0.5), to see what each may do.
+"""Many real sessions in one process: the Rust client of the PyPI package moq-rs (0.5).
 
-    python -m tests.e2e.peers.auth_peer
+python -m tests.e2e.peers.auth_peer
 
-It emits `started`, and then wants one line on stdin: a list of JSON objects {cell, url, publish: [path], watch:
-[path]}. For each, a session is opened with origins of its own; it announces every `publish` (a track with one frame
-that says its path), emits `ready`, then `announce` and `unannounce` for what it is told. After the line `look` it
-subscribes the track of every `watch`, and emits `frame` or `failed` for each. A session that is refused or closed emits
-`error` (at stage `connect`) or `closed`, then `over`. Each event carries its `cell`. The end of stdin stops it.
+It emits `started`, and then reads one line: a list of JSON objects {cell, url, publish: [path], watch: [path]}. Each
+is a session with origins of its own; it announces every `publish` (a track with one frame that says its path), emits
+`ready`, then `announce` and `unannounce`. After the line `look` it subscribes the track of every `watch`, and emits
+`frame` or `failed` for each. A refused or closed session emits `error` (at stage `connect`) or `closed`, then `over`.
+Each event carries its `cell`. The end of stdin stops it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,10 @@ from tests.e2e.peers.rust_client import Dial, MoqError, connected, describe, emi
 TRACK = "video"
 FRAME_S = 10.0
 SESSION_S = 60.0
-AT_ONCE = 8  # handshakes; more of them only wait for each other
+AT_ONCE = 8  # handshakes: more would only wait for each other
 
 
 class Session:
-    """One cell."""
-
     def __init__(self, wanted: dict[str, Any], look: asyncio.Event, turn: asyncio.Semaphore) -> None:
         self._cell: str = wanted["cell"]
         self._wanted = wanted
@@ -49,7 +47,7 @@ class Session:
                     )
                 await race(client, self._work(client), SESSION_S, cell=self._cell)
             except ConnectionError:
-                """It was reported already."""
+                pass
             emit("over", cell=self._cell)
 
     async def _work(self, client: Any) -> str:
@@ -111,5 +109,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sys.setswitchinterval(0.0002)  # the library's thread wants the GIL for each wake-up
+    sys.setswitchinterval(0.0002)  # the library's thread needs the GIL for each wake-up
     asyncio.run(main())

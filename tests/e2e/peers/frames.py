@@ -1,4 +1,4 @@
-"""Content of frames of the publishing peers, by which a receiver checks them."""
+"""Content of frames of the publishing peers, which receivers check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def payload(group: int, frame: int, size: int) -> bytes:
 
 
 def numbers(data: bytes) -> tuple[int, int] | None:
-    """Group and frame as the publisher counted them, or None if the payload is damaged."""
+    """The publisher's group and frame, or None if the payload is damaged."""
     if len(data) < HEAD.size:
         return None
     group, frame = HEAD.unpack_from(data)

@@ -1,7 +1,4 @@
-"""One interface to the clients of moq-rs 0.5 and 0.3, and the report format of a peer.
-
-Each event of a peer is one JSON object on a line of stdout.
-"""
+"""One interface to the clients of moq-rs 0.5 and 0.3, and the report format of a peer: a JSON object a line."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from typing import Any
 import moq
 
 VERSION = importlib.metadata.version("moq-rs")
-# 0.5 has structured errors, timestamps and withdrawals, and awaits its subscriptions.
+# 0.5 has structured errors, timestamps and withdrawals, and awaits its subscriptions
 NEW = tuple(map(int, VERSION.split(".")[:2])) >= (0, 5)
 MoqError: type[Exception] = moq.Error if NEW else moq.MoqError
 CONNECT_S = 10.0
-GRACE_S = 1.0  # for work to notice that its session is over, and for a farewell to leave
+GRACE_S = 1.0  # for work to notice the end of its session, and for a close to leave
 
 
 def emit(event: str, **fields: object) -> None:
@@ -32,7 +29,7 @@ def emit(event: str, **fields: object) -> None:
 
 
 def describe(error: BaseException, scope: str) -> dict[str, Any]:
-    """Scope, code and text of an error. `scope` is where it came up, for errors that do not say."""
+    """Scope, code and text of an error. `scope` is for errors without their own."""
     if (details := getattr(error, "details", None)) is not None:
         scope, code, kind = details.scope.name.lower(), details.code, details.kind.name.lower()
         return {"scope": scope, "code": code, "kind": kind, "message": details.message}
@@ -48,18 +45,16 @@ def describe(error: BaseException, scope: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Dial:
-    """Where to connect, and how."""
-
     url: str
     tls_verify: bool = False
     explicit_origins: bool = False
     fallback: bool = False
-    """Try WebSocket beside QUIC, as an application does."""
+    """Try WebSocket beside QUIC, as applications do."""
 
 
 @contextlib.asynccontextmanager
 async def connected(dial: Dial, **tags: object) -> AsyncIterator[Any]:
-    """A connected client. Emits `connected`, or `error` and raises ConnectionError."""
+    """Emits `connected`, or `error` and raises ConnectionError."""
     url = urllib.parse.urlsplit(dial.url)
     options: dict[str, Any] = {"tls_verify": dial.tls_verify}
     if url.hostname in {"127.0.0.1", "::1"}:
@@ -89,7 +84,7 @@ async def connected(dial: Dial, **tags: object) -> AsyncIterator[Any]:
 
 
 async def race(client: Any, work: Coroutine[Any, Any, str], limit: float, **tags: object) -> str:
-    """Does the work while the session lasts: what it returns, or `timeout`, or `closed`."""
+    """Do the work while the session lasts: its result, or `timeout`, or `closed`."""
     closed = asyncio.ensure_future(client.session.closed())
     task = asyncio.ensure_future(work)
     try:

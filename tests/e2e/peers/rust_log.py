@@ -1,8 +1,7 @@
 """Facts from the log of moq-rs: the protocol version, and every request on the wire.
 
-The library answers repeated requests for a track from one track object, so its API cannot count
-them; its log has a line for each. `capture` takes over file descriptor 2, where the log goes.
-The wording is that of moq-rs 0.5.1 and 0.3.3.
+The library answers repeated requests for a track from one track object, so only its log can count them. `capture`
+redirects file descriptor 2, where the log goes. The wording is that of moq-rs 0.5.1 and 0.3.3.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ FIELD = re.compile(r"\b(id|broadcast|track|version)(?:=|: )([^\s,]+)")
 
 
 class Log:
-    """Turns lines of the Rust library's log, which it writes to file descriptor 2, into events."""
+    """Turns lines of the log into events."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -61,7 +60,7 @@ class Log:
         match module.rsplit("::", 1)[-1], text.split(" ")[:3]:
             case "client", ["connected", *_]:
                 emit("negotiated", version=fields.get("version"))
-            case "websocket", _:  # for https:// URLs 0.3 tries it beside QUIC, and takes what is up first
+            case "websocket", _:  # for https:// URLs 0.3 tries it beside QUIC, and takes the first
                 emit("websocket", text=text)
             case "publisher", ["track", "info", "started"]:
                 emit("track_info", **track, count=self._count("info", name))
@@ -73,7 +72,7 @@ class Log:
                 emit("track_released", **track, how=how, live=self._count("live", name, -1))
             case "subscriber", ["subscribe", "started", *_]:
                 emit("subscribe_sent", **track, count=self._count("sent", name))
-            case "subscriber", ["unannounced", *_] if not NEW:  # which has no other sign of it
+            case "subscriber", ["unannounced", *_] if not NEW:  # its only sign of it
                 emit("unannounce", path=fields.get("broadcast"))
 
     def _count(self, what: str, name: str, step: int = 1) -> int:

@@ -33,8 +33,6 @@ from tests.e2e.peers.rust_log import Log
 
 
 class Publisher:
-    """Publishes one track of one broadcast."""
-
     def __init__(self, args: argparse.Namespace, log: Log, commands: asyncio.Queue[str]) -> None:
         self._args, self._log, self._commands = args, log, commands
         self._broadcast: Any = None
@@ -65,7 +63,7 @@ class Publisher:
     async def _publish(self) -> str:
         args, track = self._args, self._args.track
         if args.wait_for_viewers:
-            # Not TrackProducer.used(): a TRACK request alone satisfies that, for an instant.
+            # not TrackProducer.used(): a TRACK request alone satisfies that, for an instant
             await self._log.until(lambda: self._log.count("live", track) >= args.wait_for_viewers)
             emit("used")
         if args.pause == "start":
@@ -74,7 +72,7 @@ class Publisher:
         if not args.hold:
             self._finish_group()
             self._track.finish()
-        # The session stays in either case: one that closes takes what is still in flight with it.
+        # the session stays: its close would drop what is in flight
         while True:
             await self._obey(await self._commands.get())
 
@@ -126,8 +124,6 @@ class Publisher:
 
 
 class Viewer:
-    """Watches one track over a session of its own, and keeps account of every frame."""
-
     def __init__(self, index: int, args: argparse.Namespace) -> None:
         self._args, self._tag = args, {"viewer": index}
         self._groups: list[tuple[int, list[int]]] = []
@@ -160,7 +156,7 @@ class Viewer:
             receive = asyncio.create_task(self._receive(track))
             enough = asyncio.create_task(self._enough.wait())
             tasks |= {receive, enough}
-            await asyncio.sleep(0)  # 0.5 sends its SUBSCRIBE when the first group is asked for
+            await asyncio.sleep(0)  # 0.5 sends its SUBSCRIBE with the first group's request
             emit("subscribed", **self._tag)
             stage = "track"
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -198,7 +194,7 @@ class Viewer:
     async def _receive(self, track: Any) -> str:
         readers: set[asyncio.Task[None]] = set()
         try:
-            # recv_group skips nothing; next_group, the plain iteration, drops what comes late.
+            # recv_group skips nothing; next_group, the plain iteration, drops late groups
             while (group := await track.recv_group()) is not None:
                 readers.add(asyncio.create_task(self._read(group)))
             emit("ended", **self._tag)
@@ -268,7 +264,7 @@ async def announced(args: argparse.Namespace, log: Log, commands: asyncio.Queue[
 
 
 def listen(on_line: Callable[[str], object], on_end: Callable[[], object]) -> None:
-    """Reads stdin in a thread: asyncio cannot poll every kind of file that it may be."""
+    """In a thread: asyncio cannot poll every kind of stdin."""
     loop = asyncio.get_running_loop()
 
     def pump() -> None:
@@ -292,7 +288,7 @@ async def main(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     listen(commands.put_nowait, stop.set)
-    # 0.3 reports a withdrawal only in its debug log.
+    # 0.3 reports a withdrawal only in its debug log
     with log.capture("debug" if args.run is announced and not NEW else args.log):
         work = asyncio.create_task(args.run(args, log, commands))
         stopped = asyncio.create_task(stop.wait())
@@ -358,7 +354,7 @@ def option(parser: argparse.ArgumentParser, name: str, default: float | str, tex
 
 
 if __name__ == "__main__":
-    sys.setswitchinterval(0.0002)  # the library's thread wants the GIL for each wake-up
+    sys.setswitchinterval(0.0002)  # the library's thread needs the GIL for each wake-up
     status = asyncio.run(main(parse()))
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a late one must not kill what ends by itself
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a late one must not kill a normal end
     sys.exit(status)

@@ -1,0 +1,283 @@
+"""The set-up of a moq-lite session: version, SETUP in both generations, admission, and events held until then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from relay.moq.core import IGNORE, Core, Handler, State
+from relay.moq.session import (
+    NEVER,
+    BitrateReported,
+    Established,
+    Incompatible,
+    Introduced,
+    LimitExceeded,
+    Opened,
+    PeerInfo,
+)
+from relay.transport.session import Event, Stream, StreamData
+from relay.wire.decoder import ServerSetupDecoder, SetupDecoder
+from relay.wire.errors import NoCommonVersion, ProtocolViolation, SessionCode
+from relay.wire.frame import setup_stream
+from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
+from relay.wire.version import Version, version_from_setup_code
+
+HELD_BYTES = 262_144  # bytes from a peer before admission
+
+EVENT_COST = 64
+"""Bytes that a held event counts besides its data."""
+
+OLDEST_ALPN = "moql-01"  # of the generation that opens with the first form of SETUP
+
+_PATH_PARAM = 1
+_AUTHORITY_PARAM = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a session introduces itself; the defaults are a relay's."""
+
+    role: int | None = None
+    cost: int | None = None
+    probe: int | None = None
+    target: str | None = None
+    """Path and query for a transport without a URL, in place of the dialled ones."""
+
+    authority: str | None = None
+    form: SetupForm | None = None
+    """Opening of the older SETUP; `None` takes what servers of the peer's generation know."""
+
+    waits_for_setup: bool = True
+    """Hold the peer's requests until its hop id is known, where the version has routes to exclude (06)."""
+
+
+class SetupOwner(Core):
+    """The session, as its set-up sees it."""
+
+    def receive(self, events: Iterable[Event], now: float) -> None:
+        raise NotImplementedError
+
+    def close(self, code: int, reason: str) -> None:
+        """A code of the current session registry."""
+        raise NotImplementedError
+
+
+class Held:
+    """Events from before the end of the set-up."""
+
+    __slots__ = ("_bytes", "events", "streams")
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.streams: set[Stream] = set()
+        self._bytes = 0
+
+    def add(self, event: Event) -> None:
+        """Raises ProtocolViolation above `HELD_BYTES`."""
+        self.events.append(event)
+        self._bytes += EVENT_COST
+        if isinstance(event, StreamData):
+            self.streams.add(event.stream)
+            self._bytes += len(event.data)
+        if self._bytes > HELD_BYTES:
+            raise ProtocolViolation("too much before SETUP")
+
+    def take(self) -> list[Event]:
+        events, self.events = self.events, []
+        self.streams.clear()
+        return events
+
+
+class SetupExchange:
+    """The set-up of one session. `versions`: those that SETUP may choose."""
+
+    def __init__(
+        self, core: SetupOwner, versions: Iterable[Version], *, admitted: bool, options: Options
+    ) -> None:
+        self.chosen = core.session.version  # `None` until SETUP decides
+        self.deadline = NEVER
+        self.held = Held()
+        self._core = core
+        self._options = options
+        self._versions = tuple(versions)
+        self._offered: tuple[Version, ...] = ()  # named by our SETUP
+        self._admitted = admitted
+        self._introduced = False
+        self._target: str | None = None
+        # reply to SETUP (01, 02), sent after admission
+        self._answer: tuple[Stream, ServerSetup] | None = None
+        self._stream: Stream | None = None  # of 01 and 02
+
+    def start(self) -> None:
+        """Send what can be sent. Raises NoCommonVersion."""
+        core = self._core
+        self.deadline = core.now + core.limits.setup_timeout
+        if core.state is not State.NEGOTIATING:
+            self._send_setup()
+            self._advance()
+        elif core.session.is_client:
+            self._send_client_setup()
+
+    def admit(self, now: float) -> None:
+        """Answers the peer's SETUP; `Opened` follows."""
+        core = self._core
+        core.now = now
+        if not self._admitted and core.state is not State.CLOSED:
+            self._admitted = True
+            self.deadline = now + core.limits.setup_timeout
+            self._advance()
+
+    def on_time(self, now: float) -> None:
+        if now >= self.deadline:
+            self.deadline = NEVER
+            core = self._core
+            core.emit(LimitExceeded("setup_timeout", {"transport": core.session.transport}))
+            self._core.close(SessionCode.CONTROL_TIMEOUT, "no SETUP in time")
+
+    def stop(self) -> None:
+        self.deadline = NEVER
+        self.held.take()
+
+    def handler(self, stream: Stream) -> Handler | None:
+        """For a stream before the version is known; `None` if it has to wait."""
+        if self._core.session.is_client or stream.unidirectional or self._stream is not None:
+            return None
+        self._stream = stream
+        return _SetupStream(self._core, self, SetupDecoder())
+
+    # --- messages
+
+    def _own_target(self) -> str | None:
+        """Path and query for SETUP: those of a client whose transport has no URL."""
+        session = self._core.session
+        if not session.is_client or session.transport not in ("quic", "memory"):
+            return None
+        if self._options.target is not None or session.transport == "memory":
+            return self._options.target
+        if not session.path and not session.query:
+            return None
+        return (session.path or "/") + (f"?{session.query}" if session.query else "")
+
+    def _send_setup(self) -> None:
+        core = self._core
+        if not core.version.has_setup_stream:
+            return
+        options = self._options
+        stream = core.session.open_uni()
+        stream.context = IGNORE
+        setup = Setup(options.probe, self._own_target(), options.role, options.cost, core.hop)
+        stream.write((setup_stream(core.version, setup),), fin=True)
+
+    def on_peer_setup(self, setup: Setup) -> None:
+        core = self._core
+        if core.peer is not None:
+            raise ProtocolViolation("second SETUP")
+        core.peer = PeerInfo(setup.origin, setup.cost, setup.role, setup.probe)
+        self._target = setup.path
+        core.emit(core.peer)
+        self._advance()
+
+    def _send_client_setup(self) -> None:
+        offered = self._setup_versions()
+        if not offered:
+            raise NoCommonVersion("the transport left the version to SETUP, which offers only 01 and 02")
+        form = self._options.form
+        if form is None:
+            # servers of the first generation choose no subprotocol, and know the first form alone
+            first = self._core.session.alpn in ("", OLDEST_ALPN) and Version.LITE_01 in self._versions
+            form = SetupForm.SESSION if first else SetupForm.DRAFT14
+        if form is SetupForm.SESSION and self._options.form is None:
+            offered = (Version.LITE_01,)
+        params: dict[int, int | bytes] = {}
+        target = self._own_target()
+        if form is SetupForm.DRAFT14 and target is not None:
+            params[_PATH_PARAM] = target.encode()
+            if self._options.authority is not None:
+                params[_AUTHORITY_PARAM] = self._options.authority.encode()
+        stream = self._stream = self._core.session.open_bidi()
+        self._offered = offered
+        stream.context = _SetupStream(self._core, self, ServerSetupDecoder(form))
+        stream.write((ClientSetup(form, tuple(v.setup_code for v in offered), params).encode(),))
+
+    def _setup_versions(self) -> tuple[Version, ...]:
+        if self._core.session.alpn == OLDEST_ALPN:
+            return (Version.LITE_01,)
+        return tuple(sorted((v for v in self._versions if v.has_setup_exchange), reverse=True))
+
+    def on_client_setup(self, stream: Stream, setup: ClientSetup) -> None:
+        """01 and 02, server side: choose the first of the client's versions that we support."""
+        spoken = self._setup_versions()
+        offered = (version_from_setup_code(code) for code in setup.versions)
+        chosen = next((version for version in offered if version in spoken), None)
+        if chosen is None:
+            self._core.emit(Incompatible(tuple(map(hex, setup.versions))))
+            raise NoCommonVersion("no common version")
+        self._target = setup.path
+        self._answer = stream, ServerSetup(setup.form, chosen.setup_code)
+        self._negotiated(chosen)
+
+    def on_server_setup(self, setup: ServerSetup) -> None:
+        """01 and 02, client side: the server chose."""
+        chosen = version_from_setup_code(setup.version)
+        if chosen not in self._offered:
+            raise NoCommonVersion(f"the server chose version {setup.version:#x}, which was not offered")
+        assert chosen is not None
+        self._negotiated(chosen)
+
+    def _negotiated(self, version: Version) -> None:
+        self.chosen = self._core.version = version
+        self._core.state = State.INTRODUCING
+        self._advance()
+
+    def _advance(self) -> None:
+        """Take every possible step."""
+        core = self._core
+        if core.state is State.INTRODUCING:
+            if not self._admitted:
+                if core.version.has_setup_stream and core.session.path is None and core.peer is None:
+                    return  # raw QUIC: path and token come with the peer's SETUP
+                if not self._introduced:
+                    self._introduced = True
+                    self.deadline = NEVER  # admission does not count against the peer's time
+                    core.emit(Introduced(self._target))
+                return
+            if self._answer is not None:
+                stream, setup = self._answer
+                self._answer = None
+                stream.write((setup.encode(),))
+            core.state = State.OPEN
+            core.emit(Opened())
+        if core.state is State.OPEN:
+            if self._options.waits_for_setup and core.version.needs_peer_setup and core.peer is None:
+                return
+            core.state = State.ESTABLISHED
+            self.deadline = NEVER
+            core.emit(Established())
+            core.receive(self.held.take(), core.now)
+
+
+class _SetupStream(Handler):
+    """The setup stream of 01 and 02; its end is the end of the session."""
+
+    def __init__(
+        self, core: SetupOwner, setup: SetupExchange, decoder: SetupDecoder | ServerSetupDecoder
+    ) -> None:
+        self._core = core
+        self._setup = setup
+        self._decoder = decoder
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        for message in self._decoder.feed(data):
+            if isinstance(message, ClientSetup):
+                self._setup.on_client_setup(stream, message)
+            elif isinstance(message, ServerSetup):
+                self._setup.on_server_setup(message)
+            else:
+                self._core.spend()
+                self._core.emit(BitrateReported(message.bitrate))
+        if fin:
+            self._core.close(SessionCode.NO_ERROR, "setup stream ended")
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._core.close(SessionCode.NO_ERROR, "setup stream reset")
