@@ -213,7 +213,7 @@ class Ours(Waker):
         if self.handshake is not None:
             timer = self.handshake.get_timer()
             times += [timer] if timer is not None else []
-        if self.quic is not None:
+        if self.quic is not None and self.quic.state != CLOSED:
             times += [at for at in (self.quic.deadline(), self.quic.probe_at()) if at >= 0]
         return min(times, default=NEVER)
 
@@ -555,7 +555,7 @@ class Packet(NamedTuple):
 
 
 NUMBERS = {0x01: 0, 0x04: 3, 0x05: 2, 0x10: 1, 0x11: 2, 0x12: 1, 0x13: 1, 0x14: 1, 0x15: 2, 0x16: 1, 0x17: 1,
-           0x19: 1, 0x1E: 0, 0x40AF: 4}  # fmt: skip
+           0x19: 1, 0x1E: 0, 0xAF: 4}  # fmt: skip
 """Frames that consist of this many numbers."""
 
 
@@ -688,6 +688,7 @@ class Hand(Waker):
         self.number = 0  # the peer's next packet number
         self.heard: list[Packet] = []
         self.wakes = 0
+        self.expected = 0  # the next number of our connection
         self.keys = PacketProtection(0x1301, 1, SECRETS[1], SECRETS[0], native=False)
         start = Start(
             is_client=is_client,
@@ -767,13 +768,14 @@ class Hand(Waker):
     def open(self, data: bytes, address: Any) -> Packet:
         protection = self.keys
         size = len(PEER_CID)
-        expected = max((packet.number for packet in self.heard), default=-1) + 1
+        expected = self.expected
         opened = protection.receiving.open(data, size, expected, protection.receiving_phase)
         if opened is not None and opened[2] is None:
             opened = protection.open_other_phase(data, size, expected)
         assert opened is not None
         number, first, plain = opened
         assert plain
+        self.expected = max(expected, number + 1)
         return Packet(
             number, len(data), address, data[1 : 1 + size], frames_of(plain), plain, first >> 2 & 1
         )
