@@ -118,7 +118,10 @@ class _AckAggregation:
 
 
 class Bbr(Congestion):
-    """Controller of one connection. Sizes are bytes, times are seconds, rates are bytes per second."""
+    """Controller of one connection. Sizes are bytes, times are seconds, rates are bytes per second.
+
+    Size: the state of the draft's model; each acknowledgement reads most of it.
+    """
 
     __slots__ = (
         *("_acked", "_aggregation", "_bound_step", "_bursts", "_delivered", "_delivered_at", "_first_sent"),

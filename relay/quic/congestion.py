@@ -175,7 +175,10 @@ class HyStart:
 
 
 class Cubic(LossBased):
-    """CUBIC (RFC 9438) with HyStart++. Names of the RFC are beside the attributes."""
+    """CUBIC (RFC 9438) with HyStart++. Names of the RFC are beside the attributes.
+
+    Size: the variables of the RFC, which each acknowledgement reads, and sums since the last drain.
+    """
 
     __slots__ = (
         *("_alpha", "_drained_at", "_epoch", "_hystart", "_k", "_most", "_newest", "_packets"),

@@ -264,6 +264,8 @@ class PacketProtection:
 
     Our own update changes what we send; what we receive changes with the first packet of the peer in the new
     phase. The keys before serve late packets until the next update.
+
+    Size: both directions have keys of up to three phases, and the secrets that the next ones come from.
     """
 
     def __init__(

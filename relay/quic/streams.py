@@ -49,7 +49,10 @@ class StreamOwner:
 
 
 class SendHalf:
-    """Our half. Offsets are bytes of the stream."""
+    """Our half. Offsets are bytes of the stream.
+
+    Size: each packet reads or changes most of it; a hop to another object costs as much as the work.
+    """
 
     __slots__ = (
         *("acked", "acked_above", "blocked_at", "chunks", "cursor", "done", "ends", "fin_acked", "fin_at"),

@@ -74,7 +74,10 @@ def plain_code(code: int) -> int:
 
 
 class QuicSession(Handler):
-    """A session over a connection; see `relay.transport.session.Session`. Subclasses add their framing."""
+    """A session over a connection; see `relay.transport.session.Session`. Subclasses add their framing.
+
+    Size: it implements two interfaces, the session's and the connection's handler.
+    """
 
     transport = "quic"
 
