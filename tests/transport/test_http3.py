@@ -482,7 +482,7 @@ def test_a_frame_on_the_control_stream_has_a_limit(kind: int, code: int | None) 
     assert client.closed_with == code
     if code is None:
         session: Any = client.wire.server
-        assert session._http3.layer.waiting(2) == 0
+        assert session._h3.waiting(2) == 0
 
 
 @pytest.mark.parametrize("ending", ["reset", "end"])
@@ -506,4 +506,4 @@ def test_a_request_that_goes_while_its_headers_wait_for_qpack(ending: str) -> No
     assert client.closed_with is None
     assert not seen.events
     session: Any = client.wire.server
-    assert stream_id not in session._http3.layer._stream
+    assert stream_id not in session._h3._stream
