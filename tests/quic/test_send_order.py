@@ -22,7 +22,7 @@ def narrow(pair: Pairing, **settings: int) -> Lab:
 
 
 def write(lab: Lab, size: int, priority: int) -> Any:
-    stream = lab.server.give(bytes(size), order=(priority, 0))
+    stream = lab.server.give(bytes(size), priority=priority)
     lab.send("server")
     return stream
 
@@ -48,7 +48,7 @@ def test_what_is_more_urgent_overtakes(pair: Pairing) -> None:
 def test_one_after_the_other(pair: Pairing) -> None:
     """The order of calls does not matter, that of urgency does."""
     lab = narrow(pair)
-    streams = [lab.server.give(bytes(100_000), order=(priority, 0)) for priority in (1, 3, 2, 4)]
+    streams = [lab.server.give(bytes(100_000), priority=priority) for priority in (1, 3, 2, 4)]
     lab.send("server")
     ended: list[int] = []
 
