@@ -77,9 +77,7 @@ class Driver(Waker):
     Size: it joins the parts of a connection's whole life, and holds nothing of any of them.
     """
 
-    def __init__(
-        self, endpoint: Owner, sock: UdpSocket, handshake: Handshake, address: Address, now: float
-    ) -> None:
+    def __init__(self, endpoint: Owner, sock: UdpSocket, handshake: Handshake, address: Address) -> None:
         self.endpoint = endpoint
         self.sock = sock
         self.handshake: Handshake | None = handshake  # until complete; a client's until it is confirmed

@@ -54,5 +54,5 @@ def _written(moment: dt.datetime) -> str:
 
 def _left(span: dt.timedelta) -> str:
     hours = int(span.total_seconds() // 3_600)
-    count, noun = (hours // 24, "day") if hours >= 48 else (hours, "hour")  # noqa: PLR2004 - two days
+    count, noun = (hours // 24, "day") if hours >= 48 else (hours, "hour")
     return f"{count} {noun}{'' if count == 1 else 's'}" if hours else "less than an hour"

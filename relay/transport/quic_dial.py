@@ -53,7 +53,7 @@ class ClientEndpoint(Endpoint):
             max_streams_bidi=self.settings.max_streams_bidi,
             max_streams_uni=self.settings.max_streams_uni,
         )
-        driver = Driver(self, udp, handshake, peer, self.now())
+        driver = Driver(self, udp, handshake, peer)
         self.add_connection(driver, handshake.host_cid)
         handshake.connect(peer, self.now())
         self.touch(driver)

@@ -222,7 +222,7 @@ class QuicServer(Endpoint):
             retry_source_connection_id=admitted.retry_cid,
             credentials=self._select if len(self._certificates.pairs) > 1 else None,
         )
-        driver = Driver(self, sock, handshake, address, now)
+        driver = Driver(self, sock, handshake, address)
         driver.setup_deadline = now + self.limits.setup_timeout
         self.add_connection(driver, cid, handshake.host_cid)
         self._admission.begin(driver, admitted)

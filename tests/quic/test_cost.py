@@ -101,7 +101,7 @@ class Side:
         pass
 
     def connection(self) -> tuple[Driver, Quic]:
-        driver = Driver(cast("Any", self), cast("Any", None), cast("Any", None), CLIENT, self.clock)
+        driver = Driver(cast("Any", self), cast("Any", None), cast("Any", None), CLIENT)
         quic = Quic(self)
         driver.connection = cast("Any", quic)
         return driver, quic

@@ -259,7 +259,7 @@ class Wire:
                 max_streams_uni=settings.max_streams_uni,
             )
             sock = cast("UdpSocket", _Socket(wire, "server", CLIENT))
-            driver = Driver(wire.client_side, sock, handshake, SERVER, wire.now)
+            driver = Driver(wire.client_side, sock, handshake, SERVER)
             handshake.connect(SERVER, wire.now)
             driver.touch()
             return driver, handshake.original_destination_connection_id
@@ -284,7 +284,7 @@ class Wire:
                 original_destination_connection_id=original,
             )
             sock = cast("UdpSocket", _Socket(wire, "client", SERVER))
-            return Driver(wire.server_side, sock, handshake, CLIENT, wire.now)
+            return Driver(wire.server_side, sock, handshake, CLIENT)
 
         return end
 
