@@ -717,11 +717,11 @@ class Connection:
 
     # -- sending
 
-    def wants_to_send(self) -> bool:
-        """`flush` may return something. Otherwise timers stay as they are."""
+    def wants_to_send(self, now: float) -> bool:
+        """`flush` may return something. Otherwise only timers may have moved."""
         streams = self.streams
         return bool(
-            self.received.ack_at >= 0
+            0 <= self.received.ack_at <= now
             or streams.queue.top is not None
             or self._frames
             or streams.has_control
@@ -731,7 +731,6 @@ class Connection:
             or self._cids_due
             or self._repeat
             or self.state == CLOSING
-            or self.recovery.loss_time >= 0
             or self.path.has_frames
             or self._other_paths
         )

@@ -192,8 +192,10 @@ class Driver(Waker):
         elif connection.state in (DRAINING, CLOSED):
             self._note_over()
             self.arm(now)
-        elif self.handshake is not None or connection.wants_to_send():
+        elif self.handshake is not None or connection.wants_to_send(now):
             self.touch()
+        elif connection.received.ack_at >= 0:
+            self.arm(now)  # the ACK may wait
         elif (probe := connection.probe_at()) < 0:
             self.endpoint.unwatch(self)
         else:

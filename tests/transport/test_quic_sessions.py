@@ -668,7 +668,7 @@ def test_an_acknowledgement_that_ends_a_back_off_brings_the_next_look_nearer(res
     quic._read_frames(ack, b"", quic.path, wire.now)
     wire.server_driver.drained(wire.now)
     assert quic.recovery.pto_count == 0
-    assert not quic.wants_to_send()
+    assert not quic.wants_to_send(wire.now)
     assert looks == ([quic.probe_at()] if rest else [])
 
 
