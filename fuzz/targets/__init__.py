@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzz.targets import auth, config, framing, http3, moq, quic, wire
+from fuzz.targets import auth, config, engine, framing, http3, moq, quic, wire
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     **wire.TARGETS,
@@ -12,6 +12,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     **framing.TARGETS,
     **http3.TARGETS,
     **quic.TARGETS,
+    **engine.TARGETS,
     **auth.TARGETS,
     **config.TARGETS,
 }

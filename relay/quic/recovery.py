@@ -159,8 +159,7 @@ class Recovery:
         low = largest - length
         if largest >= next_number:
             raise QuicError(errors.PROTOCOL_VIOLATION, errors.ACK, "ACK of a packet that was never sent")
-        if largest > self.largest_acked:
-            self.largest_acked = largest
+        self.largest_acked = max(self.largest_acked, largest)
         sent = self.sent
         if not count:
             if low < 0:
@@ -246,8 +245,7 @@ class Recovery:
                     other.on_acked(start, stop, fin)
         if record.frames is not None:
             self.acked_frames += record.frames
-        if record.acks > self.acked_acks:
-            self.acked_acks = record.acks
+        self.acked_acks = max(self.acked_acks, record.acks)
 
     def settle(self, now: float, in_use: bool) -> None:  # noqa: FBT001 - the hot path
         """Apply the acknowledgements since the last call (RFC 9002, A.7). `in_use`: the window was used."""
@@ -281,8 +279,7 @@ class Recovery:
             self.rtt = self.rtt_min = latest
             self.rtt_variance = latest / 2
             return
-        if latest < self.rtt_min:
-            self.rtt_min = latest
+        self.rtt_min = min(self.rtt_min, latest)
         delay = min(delay, self.max_ack_delay)
         adjusted = latest - delay if latest >= self.rtt_min + delay else latest
         self.rtt_variance = 0.75 * self.rtt_variance + 0.25 * abs(self.rtt - adjusted)
@@ -312,7 +309,7 @@ class Recovery:
             if record.first > self.largest_acked:
                 break
             old = record.time + delay <= now  # as `loss_time`, to the last bit
-            if old and record.last <= self.largest_acked or record.last <= threshold:
+            if (old and record.last <= self.largest_acked) or record.last <= threshold:
                 lost.append(record)
                 index += 1
                 continue

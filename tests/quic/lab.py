@@ -153,7 +153,9 @@ class Ours(Waker):
                 self._receive_one(data, address, now)
         else:
             for source in dict.fromkeys(address for _, address in datagrams):
-                self._receive_trains(quic, [data for data, address in datagrams if address == source], source, now)
+                self._receive_trains(
+                    quic, [data for data, address in datagrams if address == source], source, now
+                )
         if self.quic is not None:
             self.quic.end_of_drain(now)
 
@@ -549,7 +551,7 @@ class Packet(NamedTuple):
     size: int
     address: Any
     cid: bytes
-    frames: list[tuple[int, ...]]  # type and numbers, see `frames_of`
+    frames: list[tuple[Any, ...]]  # type and numbers, see `frames_of`
     plain: bytes
     phase: int
 
@@ -559,7 +561,7 @@ NUMBERS = {0x01: 0, 0x04: 3, 0x05: 2, 0x10: 1, 0x11: 2, 0x12: 1, 0x13: 1, 0x14: 
 """Frames that consist of this many numbers."""
 
 
-def frames_of(plain: bytes) -> list[tuple[Any, ...]]:
+def frames_of(plain: bytes) -> list[tuple[Any, ...]]:  # noqa: C901, PLR0912 - one loop over all types
     """Frames as tuples: the type, then numbers, then data. An ACK has (2, delay, ((low, high), ...))."""
     found: list[tuple[Any, ...]] = []
     at = 0
@@ -767,7 +769,8 @@ class Hand(Waker):
 
     def open(self, data: bytes, address: Any) -> Packet:
         protection = self.keys
-        size = len(PEER_CID)
+        paths = (self.quic.path, *self.quic._other_paths)
+        size = max([len(path.cid) for path in paths if data.startswith(path.cid, 1)], default=len(PEER_CID))
         expected = self.expected
         opened = protection.receiving.open(data, size, expected, protection.receiving_phase)
         if opened is not None and opened[2] is None:
@@ -776,9 +779,7 @@ class Hand(Waker):
         number, first, plain = opened
         assert plain
         self.expected = max(expected, number + 1)
-        return Packet(
-            number, len(data), address, data[1 : 1 + size], frames_of(plain), plain, first >> 2 & 1
-        )
+        return Packet(number, len(data), address, data[1 : 1 + size], frames_of(plain), plain, first >> 2 & 1)
 
     def frames(self, kind: int, packets: list[Packet] | None = None) -> list[tuple[Any, ...]]:
         """The frames of one type, of everything heard by default."""

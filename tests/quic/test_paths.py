@@ -142,7 +142,9 @@ def test_probing_packets_do_not_move_the_connection(frame: bytes) -> None:
     assert all(packet.address == CLIENT or packet.frames[0][0] == errors.PATH_RESPONSE for packet in sent)
 
 
-@pytest.mark.parametrize("frame", [PING, numbers(0x10, 5), numbers(2, 0, 0, 0, 0), b"\x31\x01x", stream_frame(0, 0, b"x")])
+@pytest.mark.parametrize(
+    "frame", [PING, numbers(0x10, 5), numbers(2, 0, 0, 0, 0), b"\x31\x01x", stream_frame(0, 0, b"x")]
+)
 def test_all_others_do(frame: bytes) -> None:
     hand = Hand().quiet()
     hand.say(frame, address=PORT)

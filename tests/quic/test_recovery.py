@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -115,7 +116,9 @@ def test_any_ranges_over_any_trains_as_packet_by_packet() -> None:
             assert sender.left == sorted(sender.left)
             bytes_left = sum(record.bytes for record in sender.recovery.sent)
             assert sender.recovery.congestion.in_flight == bytes_left
-            arrived = sorted(offset for start, stop, _ in sender.half.arrived for offset in range(start, stop))
+            arrived = sorted(
+                offset for start, stop, _ in sender.half.arrived for offset in range(start, stop)
+            )
             assert arrived == sorted(offset for number in acked for offset in range(*where[number]))
             for record in sender.recovery.sent:
                 assert (record.start, record.stop) == (where[record.first][0], where[record.last][1])
@@ -408,7 +411,7 @@ def test_an_unanswered_peer_is_probed_ever_more_rarely() -> None:
         sent = hand.wait(0.05)
         times += [hand.now] * len(sent)
     assert 6 <= len(times) <= 10
-    gaps = [second - first for first, second in zip(times, times[1:], strict=False)]
+    gaps = [second - first for first, second in itertools.pairwise(times)]
     assert gaps == sorted(gaps) or max(gaps) <= 64 * 0.2
 
 

@@ -68,7 +68,9 @@ def test_a_transfer_both_ways(pairing: Pairing, network: str, seed: int) -> None
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("who", ["client", "server", "in turn"])
-@pytest.mark.parametrize("network", ["good", "loss-1", "all", "drains", *first("loss-5", "reordering", "narrow")])
+@pytest.mark.parametrize(
+    "network", ["good", "loss-1", "all", "drains", *first("loss-5", "reordering", "narrow")]
+)
 def test_key_updates(pairing: Pairing, network: str, who: str, seed: int) -> None:
     """Also by an end that only acknowledges."""
     lab = Lab(pairing, seed, NETWORKS[network])
@@ -265,7 +267,9 @@ def test_datagrams_arrive_once(pairing: Pairing, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("host", ["192.0.2.1", "198.51.100.7"], ids=["port", "network"])
-@pytest.mark.parametrize("network", ["good", "loss-1", *first("loss-5", "loss-20", "all", "drains", "narrow")])
+@pytest.mark.parametrize(
+    "network", ["good", "loss-1", *first("loss-5", "loss-20", "all", "drains", "narrow")]
+)
 def test_a_client_whose_address_changes(pairing: Pairing, network: str, host: str, seed: int) -> None:
     lab = Lab(pairing, seed, NETWORKS[network])
     lab.establish()
@@ -293,7 +297,7 @@ def test_a_client_whose_address_changes(pairing: Pairing, network: str, host: st
             path = lab.server.open.path
             # Until it is validated, the new address gets three times its bytes (RFC 9000, 8).
             assert path.validated or path.sent <= 3 * path.received
-            return path.validated and path.address == lab.addresses["client"]
+            return bool(path.validated and path.address == lab.addresses["client"])
 
         lab.run(lambda: followed() if not over() else True, within=60)
     lab.run(over, within=600)
@@ -347,7 +351,11 @@ def test_a_handshake_with_loss_loses_no_early_data(pairing: Pairing, seed: int) 
 
     def done() -> bool:
         for name, end in lab.ends.items():
-            if end.quic is not None and not given[name] and (end.ready or pairing[name == "server"] != "aioquic"):
+            if (
+                end.quic is not None
+                and not given[name]
+                and (end.ready or pairing[name == "server"] != "aioquic")
+            ):
                 given[name] = True
                 end.give(name.encode() * 300)
                 lab.send(name)
