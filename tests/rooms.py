@@ -10,18 +10,12 @@ from pathlib import Path
 from coverage import Coverage
 
 LEAST = 95.0
-"""Per cent that each room needs, except `BELOW`."""
-
-BELOW = ("transport/quic/fast",)
-"""Loops over packets, with very rare branches."""
+"""Per cent that each room needs."""
 
 
 def room_of(path: str) -> str:
-    """The folder below `relay`; the fast packet path is a room of its own."""
+    """The folder below `relay`."""
     parts = Path(path).with_suffix("").parts[1:-1]
-    folder = "/".join(parts)
-    if folder.startswith("transport/quic/fast"):
-        return "transport/quic/fast"
     return parts[0] if parts else "(relay)"
 
 
@@ -48,7 +42,7 @@ def main() -> int:
     found = measure()
     for room, share in found.items():
         print(f"{room:22}{share:6.1f} %")  # noqa: T201
-    low = [room for room, share in found.items() if share < LEAST and room not in (*BELOW, "all")]
+    low = [room for room, share in found.items() if share < LEAST and room != "all"]
     if low:
         print(f"Below {LEAST:.0f} %: {', '.join(low)}", file=sys.stderr)  # noqa: T201
     return bool(low)

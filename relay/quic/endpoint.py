@@ -39,7 +39,6 @@ def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[s
     """Our settings as aioquic's configuration."""
     return QuicConfiguration(
         alpn_protocols=alpns,
-        congestion_control_algorithm=settings.congestion,
         connection_id_length=CONNECTION_ID_LENGTH,
         idle_timeout=settings.idle_timeout,
         is_client=is_client,

@@ -15,6 +15,7 @@ import pytest
 
 from relay.model.pace import LogThrottle
 from relay.quic import udp
+from relay.quic.acks import ReceivedPackets
 from relay.quic.connection import OPEN
 from relay.quic.cost import ORDINARY
 from relay.quic.driver import Driver
@@ -35,6 +36,7 @@ class Quic:
 
     over = False
     state = OPEN
+    received = ReceivedPackets()
 
     def __init__(self, side: Side) -> None:
         self._side = side
@@ -61,7 +63,7 @@ class Quic:
         self._side.run(self._new * self.passing, 0.0)
         self._new = 0
 
-    def wants_to_send(self) -> bool:
+    def wants_to_send(self, now: float) -> bool:
         return False
 
     def probe_at(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from typing import Any
 
 import pytest
 
@@ -832,3 +833,16 @@ def test_deadlines_of_a_connection_stay_in_order(monkeypatch: pytest.MonkeyPatch
         assert driver.armed == sorted(set(driver.armed), reverse=True)
         if dice.random() < 0.3:
             driver.armed.pop()
+
+
+@pytest.mark.parametrize("congestion", ["cubic", "reno", "bbr"])
+def test_each_congestion_control(congestion: Any) -> None:
+    """aioquic, which does the handshake, does not know all of them."""
+    settings = QuicSettings(congestion=congestion)
+    wire = Wire("quic", client_settings=settings, server_settings=settings)
+    client, server = wire.open()
+    seen = Recorder(server)
+    stream = client.open_uni()
+    stream.write([bytes(100_000)], fin=True)
+    wire.advance(2.0)
+    assert len(seen.data(stream.id)) == 100_000
