@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
 
+from relay import compiled
 from tests.clock import VirtualLoop
-from tests.sampling import FULL, rotated
+from tests.sampling import FULL, SHARE, rotated
+
+
+def pytest_report_header() -> str:
+    kernel = "compiled" if compiled.has_kernel() else "interpreted"
+    return f"relay: modules {compiled.describe()}, kernel {kernel}"
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -22,7 +29,7 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of each case of a test with the fixture `pairing`, keep the first pairing and another one in turn.
 
-    All stay if a test is named with its parameters.
+    All stay if a test is named with its parameters. Of what is left, one in `SHARE` stays.
     """
     if FULL or any("[" in argument for argument in config.invocation_params.args):
         return
@@ -34,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if spec is not None and "pairing" in spec.params:
             case = tuple((name, repr(value)) for name, value in spec.params.items() if name != "pairing")
             tests[item.nodeid.partition("[")[0]][case][spec.params["pairing"]] = item
-    left: set[pytest.Item] = set()
+    left = {item for item in items if zlib.crc32(item.nodeid.encode()) % SHARE}
     for test, cases in tests.items():
         for number, pairings in enumerate(cases.values()):
             kept = rotated(list(pairings), test, number)

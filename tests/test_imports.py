@@ -96,7 +96,7 @@ ROOMS = {
         ("aiohttp", "cachetools", "msgpack", "prometheus_client"),
     ),
     "relay/config/": Room(
-        ("config", "logger", "model", "wire.version", "transport.quic.settings"),
+        ("compiled", "config", "logger", "model", "wire.version", "transport.quic.settings"),
         ("pydantic", "pydantic_core"),
         never=EFFECTS,
     ),
@@ -106,8 +106,11 @@ ROOMS = {
     "relay/log_setup.py": Room(("logger", "model.pace")),
     "relay/terminal.py": Room(()),
     "relay/version.py": Room(()),
-    "relay/cli.py": Room(("app", "config", "log_setup", "logger", "process", "terminal", "version")),
-    "relay/process.py": Room(("app", "config", "logger", "terminal"), ("uvloop",)),
+    "relay/compiled.py": Room(()),
+    "relay/cli.py": Room(
+        ("app", "compiled", "config", "log_setup", "logger", "process", "terminal", "version")
+    ),
+    "relay/process.py": Room(("app", "compiled", "config", "logger", "terminal"), ("uvloop",)),
     "relay/app.py": Room(
         (
             *("actors", "config", "model", "runtime", "transport", "web", "wire"),
@@ -120,7 +123,7 @@ ROOMS = {
         ("actors", "auth", "config", "logger", "runtime", "transport", "web.key_server")
     ),
     "relay/identity.py": Room(("config", "model.address", "version", "web.rows"), never=EFFECTS),
-    "relay/__init__.py": Room(("app",)),
+    "relay/__init__.py": Room(("app", "compiled")),
 }
 """By path; one that ends in a slash is a folder."""
 
