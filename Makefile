@@ -13,23 +13,31 @@ WORKERS := 4
 # Tests start hundreds of processes, which would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
+# What sources are tested by as well as compiled modules, an eighth of the tests each time.
+BOTH := tests/wire tests/moq tests/transport tests/actors tests/e2e
+
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full test-lowest coverage check format bench soak bench-micro bench-docs fuzz lock dist clean
+.PHONY: help run compiled test test-full test-lowest coverage check format bench soak bench-micro bench-docs fuzz lock dist clean
 .DELETE_ON_ERROR:
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/.run ## Start a relay with dev.toml
+run: compiled ## Start a relay with dev.toml
 	$(BIN)/moq-relay dev.toml
 
-test: $(VENV)/.dev ## Run all tests, with a sample of their combinations; TESTS="tests/web tests/wire" chooses
+test: $(VENV)/.dev compiled ## Run all tests, with a sample of their combinations; TESTS="tests/web tests/wire" chooses
 	@sh tests/e2e/install-chromium.sh
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+ifndef TESTS
+	MOQ_RELAY_PURE=1 TEST_SHARE=8 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(BOTH)
+endif
 
 test-full: export TEST_FULL := 1
 test-full: test ## Run all tests with all combinations: pairs of versions, ways to make packets
 
+# Lines of compiled modules are not seen.
+coverage: export MOQ_RELAY_PURE := 1
 coverage: $(VENV)/.dev ## Show which lines and branches of each room the tests reach; TESTS chooses
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
@@ -50,18 +58,20 @@ format: $(VENV)/.dev ## Put the source into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## Compare the relay with the Rust one; BENCH="video-25 --rounds 5" chooses
+bench: $(VENV)/.bench compiled ## Compare the relay with the Rust one; BENCH="video-25 --rounds 5" chooses
 	$(BIN)/python -m bench run $(BENCH)
 
-bench-micro: $(VENV)/.bench ## Time single steps in memory; BENCH="-k packet" chooses
+bench-micro: $(VENV)/.bench compiled ## Time single steps in memory; BENCH="-k packet" chooses
 	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-columns=median,iqr,rounds -c bench/micro/pytest.ini $(BENCH) bench/micro
 
-soak: $(VENV)/.bench ## Let sessions come and go for some minutes; fails if anything of them stays; SOAK="--hours 8" for longer
+soak: $(VENV)/.bench compiled ## Let sessions come and go for some minutes; fails if anything of them stays; SOAK="--hours 8" for longer
 	$(BIN)/python -m bench.soak $(SOAK)
 
-bench-docs: $(VENV)/.bench ## Measure everything and write tables and plots into docs/performance.md
+bench-docs: $(VENV)/.bench compiled ## Measure everything and write tables and plots into docs/performance.md
 	$(BIN)/python -m bench docs $(BENCH)
 
+# The fuzzer watches which lines of the source run.
+fuzz: export MOQ_RELAY_PURE ?= 1
 fuzz: $(VENV)/.fuzz ## Look for input that is not taken well; FUZZ="quic-packets --seconds 600" chooses
 	$(BIN)/python -m fuzz $(FUZZ)
 
@@ -71,9 +81,9 @@ lock: $(VENV)/.python ## Renew requirements/*.txt: the newest releases that pypr
 	compile() { "$$tools/bin/uv" pip compile --quiet --no-config --upgrade --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock" "$$@"; } && \
 	compile pyproject.toml -o requirements/run.txt && \
-	compile pyproject.toml --extra dev -c requirements/run.txt -o requirements/dev.txt && \
-	compile pyproject.toml --extra bench -c requirements/dev.txt -o requirements/bench.txt && \
-	compile requirements/build.in -o requirements/build.txt
+	compile requirements/build.in -c requirements/run.txt -o requirements/build.txt && \
+	compile pyproject.toml --extra dev -c requirements/run.txt -c requirements/build.txt -o requirements/dev.txt && \
+	compile pyproject.toml --extra bench -c requirements/dev.txt -o requirements/bench.txt
 
 dist: $(VENV)/.python ## Build what a package index takes, the source distribution and a wheel, and check it
 	rm -rf build dist
@@ -82,17 +92,23 @@ dist: $(VENV)/.python ## Build what a package index takes, the source distributi
 	"$$tools/bin/python" -m build --quiet && "$$tools/bin/python" -m twine check --strict dist/*
 
 clean: ## Remove everything that was made
-	rm -rf $(VENV) .venv-* .coverage .coverage.* build dist relay/quic/_kernel.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* .coverage .coverage.* build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find relay -name '*.so' -delete -o -name '*.record' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps below are older than the lock they were made from only when that lock has changed since.
 
 KERNEL := relay/quic/_kernel.c
 
-$(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml $(KERNEL) | $(VENV)/.python
+$(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml setup.py $(KERNEL) | $(VENV)/.python
 	$(PIP) install --require-hashes -r requirements/run.txt -r requirements/build.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Installing has compiled the hot modules; this renews them when their sources have changed.
+compiled: $(VENV)/.run
+	@$(BIN)/python -c "from relay import compiled; exit(bool(compiled.reason) and not compiled.is_pure())" || \
+	$(BIN)/python setup.py --quiet build_ext --inplace
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 	$(PIP) install --require-hashes -r requirements/dev.txt
@@ -103,7 +119,7 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.run
 	@touch $@
 
 # Not locked: the lowest releases never change, and what these depend on themselves is as pip would install it.
-$(LOWEST)/.dev: pyproject.toml requirements/build.in requirements/venv.sh $(KERNEL)
+$(LOWEST)/.dev: pyproject.toml requirements/build.in requirements/venv.sh setup.py $(KERNEL)
 	@sh requirements/venv.sh $(LOWEST) "$(PYTHON)"
 	$(LOWEST)/bin/python -m pip --quiet install $(UV)
 	$(LOWEST)/bin/uv pip compile --quiet --no-config --resolution lowest-direct --python $(LOWEST)/bin/python \

@@ -150,7 +150,11 @@ async def end(process: asyncio.subprocess.Process) -> None:
 
 def _environment() -> dict[str, str]:
     """Without variables that configure a relay."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("MOQ_")}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MOQ_") or name == "MOQ_RELAY_PURE"
+    }
 
 
 def free_ports() -> tuple[int, int]:

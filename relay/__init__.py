@@ -3,10 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from relay import compiled
+
 if TYPE_CHECKING:
     from relay.app import Relay
 
 __all__ = ["Relay", "client", "config"]
+
+compiled.choose()
 
 
 def __getattr__(name: str) -> Any:

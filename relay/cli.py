@@ -6,12 +6,13 @@ Imports come late, so that `--help` is fast.
 from __future__ import annotations
 
 import argparse
+import platform
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from relay import log_setup, terminal
+from relay import compiled, log_setup, terminal
 from relay.config import Config, ConfigError, load
 from relay.config.foreign import foreign_flag
 from relay.config.options import Kind, Option
@@ -94,6 +95,18 @@ class _Collect(argparse.Action):
         flags.append((str(option_string), str(values)))
 
 
+class _Version(argparse.Action):
+    """Print the version, and on a second line how the code runs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        kernel = "compiled" if compiled.has_kernel() else "interpreted"
+        fault = terminal.put(
+            f"moq-relay {VERSION}\n"
+            f"Python {platform.python_version()}, modules {compiled.describe()}, kernel {kernel}\n"
+        )
+        parser.exit(1 if fault else 0, f"moq-relay: {fault}\n" if fault else None)
+
+
 def build_parser() -> Parser:
     """With flags from the table of options."""
     parser = Parser(
@@ -110,7 +123,10 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--check", action="store_true", help="check the configuration, and exit")
     parser.add_argument(
-        "--version", action="version", version=f"moq-relay {VERSION}", help="print the version, and exit"
+        "--version",
+        action=_Version,
+        nargs=0,
+        help="print the version, and which code is compiled, and exit",
     )
     for table in dict.fromkeys(option.table for option in OPTIONS):
         group = parser.add_argument_group(f"[{table}]")

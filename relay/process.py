@@ -16,11 +16,12 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
-from relay import terminal
+from relay import compiled, terminal
 from relay.app import Relay
 from relay.config import Config, ConfigError
 from relay.logger import get_logger
@@ -40,6 +41,12 @@ def run(config: Config, reread: Callable[[], Config], set_up_log: Callable[[str,
 
     SIGHUP gets a new configuration from `reread`, which may raise ConfigError; `set_up_log` gets its `[log]`.
     """
+    logger.debug(
+        "code",
+        modules=compiled.describe(),
+        kernel="compiled" if compiled.has_kernel() else "interpreted",
+        python=sys.version.partition(" ")[0],
+    )
     _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(_serve(config, reread, set_up_log))

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 
 import pytest
 
+from relay import compiled
 from tests.clock import VirtualLoop
-from tests.sampling import FULL, rotated
+from tests.sampling import FULL, SHARE, rotated
+
+
+def pytest_report_header() -> str:
+    kernel = "compiled" if compiled.has_kernel() else "interpreted"
+    return f"relay: modules {compiled.describe()}, kernel {kernel}"
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -34,7 +41,7 @@ def _state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of each case of a test with the fixture `pairing`, keep the first pairing and another one in turn.
 
-    All stay if a test is named with its parameters.
+    All stay if a test is named with its parameters. Of what is left, one in `SHARE` stays.
     """
     if FULL or any("[" in argument for argument in config.invocation_params.args):
         return
@@ -48,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 sorted((name, id(value)) for name, value in spec.params.items() if name != "pairing")
             )
             tests[item.nodeid.partition("[")[0]][case][spec.params["pairing"]] = item
-    left: set[pytest.Item] = set()
+    left = {item for item in items if zlib.crc32(item.nodeid.encode()) % SHARE}
     for test, cases in tests.items():
         for number, pairings in enumerate(cases.values()):
             kept = rotated(list(pairings), test, number)

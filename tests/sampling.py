@@ -26,6 +26,9 @@ FAMILIES = (
 The families: a SETUP of draft 14; no timestamps; timestamps; announcements by number.
 """
 
+SHARE = 1 if FULL else int(os.environ.get("TEST_SHARE", "1"))
+"""One test in so many is run."""
+
 S = TypeVar("S")
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from relay import cli
+from relay import cli, compiled
 from relay import log_setup as log
 from relay.app import Relay, check
 from relay.config import Auth, Cluster, Config, ConfigError, Public, load
@@ -422,7 +422,10 @@ def test_help_fits_a_narrow_terminal(
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert leave(["--version"], capsys) == (0, f"moq-relay {VERSION}\n", "")
+    status, out, err = leave(["--version"], capsys)
+    first, second, *rest = out.splitlines()
+    assert (status, first, err, rest) == (0, f"moq-relay {VERSION}", "", [])
+    assert f"modules {compiled.describe()}, kernel " in second
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ ROOMS = {
         ("aiohttp", "cachetools", "msgpack", "prometheus_client"),
     ),
     "relay/config/": Room(
-        ("config", "logger", "model", "wire.version", "quic.settings"),
+        ("compiled", "config", "logger", "model", "wire.version", "quic.settings"),
         ("pydantic", "pydantic_core"),
         never=EFFECTS,
     ),
@@ -137,8 +137,13 @@ ROOMS = {
     "relay/log_setup.py": Room(("logger", "model.pace")),
     "relay/terminal.py": Room(()),
     "relay/version.py": Room(()),
-    "relay/cli.py": Room(("app", "config", "log_setup", "logger", "process", "terminal", "version")),
-    "relay/process.py": Room(("app", "config", "logger", "secret_file", "terminal"), ("uvloop",)),
+    "relay/compiled.py": Room(()),
+    "relay/cli.py": Room(
+        ("app", "compiled", "config", "log_setup", "logger", "process", "terminal", "version")
+    ),
+    "relay/process.py": Room(
+        ("app", "compiled", "config", "logger", "secret_file", "terminal"), ("uvloop",)
+    ),
     "relay/secret_file.py": Room(("config", "logger", "runtime"), ("pydantic",)),
     "relay/app.py": Room(
         (
@@ -152,7 +157,7 @@ ROOMS = {
         ("actors", "auth", "config", "logger", "quic", "runtime", "transport", "web.key_server")
     ),
     "relay/identity.py": Room(("config", "model.address", "version", "web.rows"), never=EFFECTS),
-    "relay/__init__.py": Room(("app",)),
+    "relay/__init__.py": Room(("app", "compiled")),
 }
 """By path; one that ends in a slash is a folder."""
 

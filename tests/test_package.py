@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+
+from relay import compiled
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -40,7 +43,9 @@ def built(tracked: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, clone / name)
     (clone / "relay" / "stray.so").touch()  # left by a build
-    subprocess.run([sys.executable, "-c", BUILD], cwd=clone, check=True, capture_output=True)
+    (clone / compiled.RECORD).touch()
+    environ = os.environ | {compiled.PURE: "0"}
+    subprocess.run([sys.executable, "-c", BUILD], cwd=clone, env=environ, check=True, capture_output=True)
     return clone / "dist"
 
 
@@ -64,8 +69,11 @@ def test_the_wheel_has_the_relay_and_nothing_else(built: Path, tracked: list[str
     [wheel] = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    compiled = {name for name in names if re.fullmatch(r"relay/quic/_kernel\..*\.so", name)}
-    assert names - compiled == {
+    extensions = {name for name in names if name.endswith(compiled.SUFFIX)}
+    kernel = compiled.KERNEL.replace(".", "/") + compiled.SUFFIX
+    modules = set() if compiled.why_not(ROOT) else {str(file) for file in compiled.files(Path())}
+    assert extensions - {kernel} == modules
+    assert names - extensions == {
         name for name in tracked if name.startswith("relay/") and not name.endswith(".c")
     }
 

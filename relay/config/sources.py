@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from relay import compiled
 from relay.config.foreign import ENV_PREFIX, foreign_variable
 from relay.config.options import Kind, Option
 from relay.config.tables import OPTIONS
@@ -116,7 +117,7 @@ def from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterato
 
 def strange_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """Unknown variables, without their values: one may be a secret."""
-    known = {name for option in OPTIONS for name in option.env}
+    known = {name for option in OPTIONS for name in option.env} | {compiled.PURE}
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX) or name in known or _OF_KUBERNETES.search(name):
             continue

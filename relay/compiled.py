@@ -1,0 +1,153 @@
+"""Which modules are compiled, and whether this process runs them or their sources.
+
+Owns the list, which setup.py compiles with mypyc as one group, and the choice: all of them run compiled, or none. Must
+never import another file of the relay: `relay/__init__.py` calls `choose` before any other is imported.
+
+In a source tree the compiled modules run only if no source that they were made from has changed since. setup.py writes
+the hashes of these sources into a file, the record. A wheel has no record, and nothing is checked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    FileFinder,
+    ModuleSpec,
+    SourceFileLoader,
+)
+from importlib.util import source_hash
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+MODULES: Final = (
+    "relay.quic.acks",
+    "relay.quic.bbr",
+    "relay.quic.cids",
+    "relay.quic.congestion",
+    "relay.quic.connection",
+    "relay.quic.controller",
+    "relay.quic.errors",
+    "relay.quic.mtu",
+    "relay.quic.packet_keys",
+    "relay.quic.paths",
+    "relay.quic.ranges",
+    "relay.quic.recovery",
+    "relay.quic.start",
+    "relay.quic.stream_table",
+    "relay.quic.streams",
+    "relay.quic.varint",
+    "relay.transport.sending",
+    "relay.wire.varint",
+    "relay.wire.frame_decoder",
+)
+"""They pass the same tests compiled and as sources. One may import others of the relay, too; calls to these are slower."""
+
+LIBRARY: Final = "relay._compiled"
+"""The group's own name: its code is in `_compiled__mypyc`, and the modules refer to it."""
+
+KERNEL: Final = "relay.quic._kernel"
+"""An extension module in C, which no list here changes."""
+
+PURE: Final = "MOQ_RELAY_PURE"
+"""An environment variable: 1 builds and runs without compiled modules. The kernel stays."""
+
+SUFFIX: Final = EXTENSION_SUFFIXES[0]
+"""Of extension modules of this interpreter: it names version and platform."""
+
+RECORD: Final = f"relay/_compiled{SUFFIX}.record"
+
+reason = "`relay.compiled.choose` was not called"
+"""Why sources run; empty if the compiled modules do."""
+
+
+def is_pure() -> bool:
+    """Whether the environment asks for sources."""
+    return os.environ.get(PURE, "") not in {"", "0"}
+
+
+def files(root: Path, suffix: str = SUFFIX) -> list[Path]:
+    """Return the files of the compiled modules below `root`, the folder that holds `relay`; the library is the last."""
+    return [root / (name.replace(".", "/") + suffix) for name in (*MODULES, f"{LIBRARY}__mypyc")]
+
+
+def write_record(root: Path, sources: Sequence[str]) -> None:
+    """Write the hashes of `sources`, paths relative to `root`."""
+    (root / RECORD).write_text("".join(f"{_hash_of(root / source)} {source}\n" for source in sources))
+
+
+def why_not(root: Path) -> str:
+    """Return why the compiled modules below `root` cannot run; empty if they can."""
+    made = files(root)
+    if not made[0].exists():
+        return "not compiled"
+    try:
+        lines = (root / RECORD).read_text().splitlines()
+    except OSError:
+        return "compiled by an unfinished build" if (root / "setup.py").exists() else ""
+    if not all(file.exists() for file in made):
+        return "partly compiled"
+    for line in lines:
+        known, _, source = line.partition(" ")
+        if _hash_of(root / source) != known:
+            return f"{source} has changed since it was compiled"
+    return ""
+
+
+def choose() -> None:
+    """Let the sources of all modules run if the compiled ones cannot."""
+    global reason  # noqa: PLW0603 - a fact of the process
+    reason = f"{PURE} is set" if is_pure() else why_not(Path(__file__).parent.parent)
+    if reason:
+        sys.meta_path.insert(0, _Sources())
+
+
+def describe() -> str:
+    """Return which form of `MODULES` runs, human-readable."""
+    return f"interpreted ({reason})" if reason else "compiled"
+
+
+def has_kernel() -> bool:
+    """Whether the kernel is built and finds libcrypto."""
+    try:
+        import_module(KERNEL)
+    except ImportError:
+        return False
+    return True
+
+
+class _Sources(MetaPathFinder):
+    """Finds source files of the relay, also where a compiled module lies beside one."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,  # noqa: ARG002 - as importlib calls it
+    ) -> ModuleSpec | None:
+        if not fullname.startswith("relay."):
+            return None
+        for folder in path or ():
+            spec = _sources_in(folder).find_spec(fullname)
+            if spec is not None and spec.loader is not None:
+                return spec
+        return None
+
+
+@cache
+def _sources_in(folder: str) -> FileFinder:
+    return FileFinder(folder, (SourceFileLoader, SOURCE_SUFFIXES))
+
+
+def _hash_of(file: Path) -> str:
+    try:
+        return source_hash(file.read_bytes()).hex()
+    except OSError:
+        return ""
