@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tests.quic.lab import PAIRINGS, Pairing
+
+
+@pytest.fixture(autouse=True)
+def _quiet_aioquic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It logs every fault of a peer, which takes longer than the faults themselves."""
+    monkeypatch.setattr(logging.getLogger("quic"), "disabled", True)
 
 
 @pytest.fixture(params=PAIRINGS)

@@ -6,7 +6,6 @@ All randomness comes from one seed. `Lab` joins two ends; `Hand` is a peer whose
 from __future__ import annotations
 
 import heapq
-import logging
 import math
 import random
 from dataclasses import dataclass, field, replace
@@ -397,7 +396,6 @@ class Lab:
     """Two ends on a network."""
 
     def __init__(self, pairing: Pairing, seed: int, network: Network, **settings: Any) -> None:
-        logging.getLogger("quic").disabled = True
         self.dice = random.Random(seed)
         self.network = network
         self.now = 50.0
