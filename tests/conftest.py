@@ -45,9 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if FULL or any("[" in argument for argument in config.invocation_params.args):
         return
-    tests: dict[str, dict[Hashable, dict[str, pytest.Item]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
+    tests: dict[str, dict[Hashable, dict[str, pytest.Item]]] = defaultdict(lambda: defaultdict(dict))
     for item in items:
         spec = getattr(item, "callspec", None)
         if spec is not None and "pairing" in spec.params:

@@ -141,9 +141,7 @@ ROOMS = {
     "relay/cli.py": Room(
         ("app", "compiled", "config", "log_setup", "logger", "process", "terminal", "version")
     ),
-    "relay/process.py": Room(
-        ("app", "compiled", "config", "logger", "secret_file", "terminal"), ("uvloop",)
-    ),
+    "relay/process.py": Room(("app", "compiled", "config", "logger", "secret_file", "terminal"), ("uvloop",)),
     "relay/secret_file.py": Room(("config", "logger", "runtime"), ("pydantic",)),
     "relay/app.py": Room(
         (

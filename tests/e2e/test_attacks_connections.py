@@ -294,7 +294,9 @@ async def test_packets_full_of_tiny_frames_are_read_within_a_share_of_the_cpu(wa
             name = attacker.join()
             await attacker.until(lambda: name in attacker.established)
             client = attacker.established[name]
-            await attacker.until(lambda: bool(client._peer_cid_available))  # the id that is to be retired is there
+            await attacker.until(
+                lambda: bool(client._peer_cid_available)
+            )  # the id that is to be retired is there
             packets = iter(one_rtt_packets(client, RETIREMENTS, 6_000))
             assert relay._quic is not None
             async with asyncio.timeout(WITHIN):
