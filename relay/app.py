@@ -161,10 +161,7 @@ class Relay:
             logger.warning("needs a restart", changed=left)
 
     async def drain(self) -> None:
-        """Before `close`: reject new sessions, ask all but cluster sessions to leave, and serve them until they have.
-
-        Takes at most `[limits] drain` seconds.
-        """
+        """Before `close`: reject new sessions and let others leave, `[limits] drain` seconds at most (`actors/drain.py`)."""
         if self.limits.drain and self._quic is not None and self._actors is not None:
             self._quic.draining = True
             await self._actors.drain()

@@ -1,4 +1,7 @@
-"""The certificates of a relay for QUIC and HTTPS: when to read them, renew them and warn. Errors name `[table] key`."""
+"""The certificates of a relay for QUIC and HTTPS: reads them and warns before they end. Errors name `[table] key`.
+
+`quic/certificate_store.py` decides when the generated one is renewed; it is asked here, hourly and by HTTP.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connection actor: one session with one peer, its permissions, drain and close.
+"""The connection actor: one session with one peer, its permissions, GOAWAY and close.
 
 It drives the protocol (`relay.moq`). `ingest.py` and `egress.py` handle events of the publishing and consuming sides.
 """

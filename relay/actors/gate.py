@@ -1,4 +1,4 @@
-"""The gate actor: admits sessions, owns their actors and numbers, limits `sessions` and `readers`, and drains."""
+"""The gate actor: admits sessions, owns their actors and numbers, limits `sessions` and `readers`. `drain.py` ends them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,20 @@ import sys
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
-from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from relay.actors import messages as m
 from relay.actors.admission import Rejection, decide
 from relay.actors.connection import ConnectionActor
+from relay.actors.drain import Drain, DrainOver
 from relay.actors.environment import Environment
 from relay.actors.runtime import LoopActor, LoopFuture, Ref, send
 from relay.auth.permissions import Permissions
-from relay.logger import Seconds, get_logger
+from relay.logger import get_logger
 from relay.transport.session import Session, SessionRequest
 from relay.wire.errors import SessionCode
 
 logger = get_logger("relay")
-
-
-class State(Enum):
-    """Open, or about to end."""
-
-    OPEN = auto()
-    DRAINING = auto()  # rejects new sessions
-    CLOSING = auto()  # closes existing ones, too
 
 
 class Decided(NamedTuple):
@@ -37,10 +29,6 @@ class Decided(NamedTuple):
 
     number: int
     outcome: Permissions | Rejection
-
-
-class DrainOver(NamedTuple):
-    """Timer: `[limits] drain` has passed."""
 
 
 class Admission(NamedTuple):
@@ -69,15 +57,11 @@ class GateActor(LoopActor):
         self._dialled = dialled
         self._connections = connections
         self._failed = failed
-        self._state = State.OPEN
         self._numbers = itertools.count(1)
         self._admissions: dict[int, Admission] = {}
-        self._peers: set[int] = set()  # sessions with other relays; a drain does not await them
-        self._asked_to_leave: set[int] = set()
         self._readers: set[object] = set()
         self._refused: Counter[str] = Counter()
-        self._drained: LoopFuture | None = None  # the reply to `DrainSessions`
-        self._drain_began = 0.0
+        self._drain = Drain(self.runtime, connections, self._readers)
 
     def __str__(self) -> str:
         return "gate"
@@ -93,27 +77,29 @@ class GateActor(LoopActor):
             case m.OpenDialled():
                 self._on_dialled(message)
             case m.SessionGone():
-                self._on_gone(message.session)
+                self._connections.pop(message.session, None)
+                self._drain.on_gone(message.session)
             case m.EnterReader():
                 return self._on_reader(message.reader)
             case m.LeaveReader():
                 self._readers.discard(message.reader)
-                self._end_drain_if_empty()
+                self._drain.end_if_empty()
             case m.DescribeGate():
                 sessions = tuple(self._connections.values())
-                return m.GateReport(self._state is not State.OPEN, sessions, dict(self._refused))
+                return m.GateReport(self._drain.begun, sessions, dict(self._refused))
             case m.NewLimits():
                 self._environment = replace(self._environment, limits=message.limits)
             case m.UseCluster():
                 self._environment = replace(self._environment, cluster=message.cluster)
             case m.DrainSessions():
-                return self._drain()
+                return self._drain.begin(self._environment, self.call_later)
             case m.Draining():
-                self._on_draining(message)
+                self._drain.on_draining(message)
             case DrainOver():
-                self._end_drain()
+                self._drain.end()
             case m.CloseSessions():
-                self._close(message.reason)
+                self._cancel_admissions()
+                self._drain.close(message.reason)
             case _:
                 return super().on_receive(message)
         return None
@@ -132,8 +118,7 @@ class GateActor(LoopActor):
                 send(connection, m.CloseSession(SessionCode.INTERNAL, "internal error"))
         self._cancel_admissions()
         self._connections.clear()
-        if self._drained is not None:
-            self._drained.set()
+        self._drain.reply()
 
     # --- admission -------------------------------------------------------------------------------------------------
 
@@ -173,7 +158,7 @@ class GateActor(LoopActor):
         admission.answered.set()
 
     def _rejected(self, request: SessionRequest) -> bool:
-        if self._state is State.OPEN:
+        if not self._drain.begun:
             return False
         self._refused["draining"] += 1
         request.reject(503, "the relay is about to end")
@@ -218,78 +203,20 @@ class GateActor(LoopActor):
         number, peer = next(self._numbers), message.peer
         connection = self._start(number, message.session, self._environment, self._dialled, peer=peer)
         if connection is not None:
-            self._peers.add(number)
+            self._drain.peers.add(number)
             if not send(peer, m.DialledOpened(connection)):
                 send(connection, m.CloseSession(SessionCode.NO_ERROR, "no longer a peer"))
         else:
             send(peer, m.DialledOpened(None))
 
-    def _on_gone(self, session: int) -> None:
-        self._connections.pop(session, None)
-        self._peers.discard(session)
-        self._asked_to_leave.discard(session)
-        self._end_drain_if_empty()
-
     def _on_reader(self, reader: object) -> m.ReaderEntered:
-        if self._state is not State.OPEN:
+        if self._drain.begun:
             return m.ReaderEntered(None, draining=True)
         if len(self._readers) >= self._environment.limits.readers:
             self._refused["readers"] += 1
             return m.ReaderEntered(None, draining=False)
         self._readers.add(reader)
         return m.ReaderEntered(next(self._numbers), draining=False)
-
-    # --- the end ---------------------------------------------------------------------------------------------------
-
-    def _drain(self) -> LoopFuture:
-        """The reply comes when all sessions have left or time is up."""
-        if self._drained is not None:
-            return self._drained
-        seconds = self._environment.limits.drain
-        self._state = State.DRAINING
-        drained = self._drained = LoopFuture()
-        if self._environment.cluster is not None:
-            send(self._environment.cluster, m.Drain())
-        logger.info("draining", **self._counts(), at_most=Seconds(seconds))
-        self._drain_began = self.runtime.now()
-        self.call_later(seconds, DrainOver())
-        for connection in self._connections.values():
-            send(connection, m.Drain())
-        self._end_drain_if_empty()
-        return drained
-
-    def _on_draining(self, message: m.Draining) -> None:
-        if message.session in self._connections:
-            if message.cluster:
-                self._peers.add(message.session)
-            elif message.asked:
-                self._asked_to_leave.add(message.session)
-            self._end_drain_if_empty()
-
-    def _end_drain_if_empty(self) -> None:
-        if self._drained is not None and not self._readers and len(self._connections) <= len(self._peers):
-            self._end_drain()
-
-    def _end_drain(self) -> None:
-        drained, self._drained = self._drained, None
-        if drained is not None:
-            lasted = Seconds(self.runtime.now() - self._drain_began)
-            logger.info("drained", **self._counts(), after=lasted)
-            drained.set()
-
-    def _counts(self) -> dict[str, int]:
-        return {"sessions": len(self._connections), "readers": len(self._readers)}
-
-    def _close(self, reason: str) -> None:
-        self._state = State.CLOSING
-        drained, self._drained = self._drained, None
-        if drained is not None:
-            drained.set()
-        self._cancel_admissions()
-        for number, connection in self._connections.items():
-            late = number in self._asked_to_leave
-            code = SessionCode.GOAWAY_TIMEOUT if late else SessionCode.NO_ERROR
-            send(connection, m.CloseSession(code, reason))
 
     def _cancel_admissions(self) -> None:
         for admission in self._admissions.values():

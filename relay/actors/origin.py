@@ -14,7 +14,7 @@ from relay.actors.runtime import LoopActor, Ref, Timer, send
 from relay.model.directory import Directory, Later, LingerOver, Notice, Notify, Resume, Settled
 from relay.model.numbering import Numbering
 from relay.model.path import covers
-from relay.model.publications import Publication
+from relay.model.route import Publication
 from relay.runtime import Runtime
 from relay.wire.errors import StreamCode
 

@@ -1,7 +1,8 @@
-"""The sources of values: a TOML file, environment variables, flags."""
+"""The sources of values, in order of precedence: flags, environment variables, a TOML file."""
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,10 +12,10 @@ from typing import Any, Final
 
 from relay import compiled
 from relay.config.foreign import ENV_PREFIX, foreign_variable
-from relay.config.options import Kind, Option
-from relay.config.tables import OPTIONS
+from relay.config.options import Keys, Kind, Option
+from relay.config.tables import DEMO, OPTIONS
 from relay.config.values import short
-from relay.config.wording import label, nearest, quoted
+from relay.config.wording import SCHEMA, label, nearest, quoted, shown
 
 Tables = dict[str, Any]
 
@@ -23,6 +24,7 @@ _BOOLS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": Fals
 _LONGEST_NUMBER: Final = 20
 _MOST_BITS: Final = 256
 _DEEPEST: Final = 16
+_PUBLIC: Final[Keys] = ("auth", "public")
 
 _OF_KUBERNETES: Final = re.compile(r"_SERVICE_(HOST|PORT\w*)$|_PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?$")
 """Kubernetes sets these for each service in every container, and one may be called `moq-relay`."""
@@ -168,3 +170,100 @@ def _agree(option: Option, texts: Mapping[str, object], noun: str, problems: lis
     if len(set(texts.values())) > 1:
         both = " and ".join(f"{name} = {quoted(value)}" for name, value in texts.items())
         problems.append(f"{both}: two {noun} for the same option, {label(option.keys)}; expected one")
+
+
+# Precedence
+
+
+def merge(
+    file: str | os.PathLike[str] | None,
+    environ: Mapping[str, str],
+    flags: Iterable[tuple[str, str]],
+    problems: list[str],
+) -> tuple[Tables, Origins]:
+    """A flag overrides an environment variable, which overrides the file. Raises ConfigError for an unusable file."""
+    given = [*from_environment(environ, problems), *from_flags(flags, problems)]
+    if file is None:
+        configured = any(entry.option.table != "log" for entry in given)
+        tables: Tables = {} if configured else _copy(DEMO)
+    else:
+        tables = read_file(Path(file))
+    origins = Origins("" if file is None else f"{os.fspath(file)}: ")
+    _fold_aliases(tables, origins, problems)
+    for entry in given:
+        _override(tables, entry, origins)
+    return tables, origins
+
+
+class Origins:
+    """The origin of each value, and the key that spelled it."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.names: dict[Keys, str] = {}
+        self.spelled: dict[Keys, Keys] = {}
+
+    def of(self, keys: Keys) -> str:
+        """Or the origin of a table's first part."""
+        parts = (name for place, name in self.names.items() if place[: len(keys)] == keys)
+        return self.names.get(keys) or next(parts, self.file)
+
+    def table(self, keys: Keys) -> str:
+        return f"{self.of(keys)}[{'.'.join(keys)}]"
+
+    def value(self, keys: Keys, value: object) -> str:
+        return f"{self.of(keys)}{label(self.spelled.get(keys, keys))}{shown(keys, value)}"
+
+
+def _fold_aliases(tables: Tables, origins: Origins, problems: list[str]) -> None:
+    for option in OPTIONS:
+        table = table_at(tables, option.keys[:-1])
+        name = option.keys[-1]
+        for alias in option.aliases:
+            if table is None or alias not in table:
+                continue
+            value = table.pop(alias)
+            if name not in table:
+                table[name] = value
+                origins.spelled[option.keys] = (*option.keys[:-1], alias)
+            elif table[name] != value:
+                both = f"{label(option.keys)} = {quoted(table[name])} and {alias} = {quoted(value)}"
+                problems.append(f"{origins.file}{both}: two names for the same thing, expected one")
+
+
+def _override(tables: Tables, entry: Given, origins: Origins) -> None:
+    keys = entry.option.keys
+    table = tables
+    for depth, key in enumerate(keys[:-1], start=1):
+        inner = table.setdefault(key, {})
+        if keys[:depth] == _PUBLIC and isinstance(inner, (str, list)):
+            inner = table[key] = _spread(inner, origins)
+        if not isinstance(inner, dict):
+            return  # a plain value in place of the table is an error elsewhere
+        table = inner
+    table[keys[-1]] = entry.value
+    origins.names[keys] = f"{entry.origin}: "
+    origins.spelled.pop(keys, None)
+
+
+def _spread(short: object, origins: Origins) -> Tables:
+    """The short form of `public` as a table, whose keys flags can replace."""
+    origin = origins.of(_PUBLIC)
+    for name in SCHEMA[_PUBLIC]:
+        origins.names[*_PUBLIC, name] = origin
+        origins.spelled[*_PUBLIC, name] = _PUBLIC
+    return dict.fromkeys(SCHEMA[_PUBLIC], short)
+
+
+def table_at(tables: Tables, keys: Keys) -> Tables | None:
+    """None if there is no table."""
+    found: object = tables
+    for key in keys:
+        if not isinstance(found, dict):
+            return None
+        found = found.get(key)
+    return found if isinstance(found, dict) else None
+
+
+def _copy(table: Mapping[str, Any]) -> Tables:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in table.items()}

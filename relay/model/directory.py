@@ -1,7 +1,7 @@
 """The directory: publishers of each path, the serving one, and its watchers.
 
-Parts: `publications.py` (preference), `watchers.py` (offers), `withdrawals.py` (of relays). The origin actor takes
-the effects with `poll`, timers included, and carries them out in order.
+Parts: `route.py` (preference), `publications.py` (table), `watchers.py` (offers), `withdrawals.py` (of relays). The
+origin actor takes the effects with `poll`, timers included, and carries them out in order.
 
 * A new announcement pings the path's other sessions, since a restarted publisher leaves its old session behind.
   One that does not answer serves only paths without another publisher; its viewers ask again.
@@ -16,8 +16,8 @@ from enum import Enum, auto
 from typing import NamedTuple, TypeAlias
 
 from relay.model.path import covers
-from relay.model.publications import Publication, Publications, best, same_groups
-from relay.model.route import Route
+from relay.model.publications import Publications
+from relay.model.route import Publication, Route, preferred, same_groups
 from relay.model.watchers import Announcement, WatchChanged, Watchers
 from relay.model.withdrawals import SETTLE, Withdrawals
 
@@ -168,7 +168,7 @@ class Directory:
         for publication in self.publications.of(session):
             if publication.dead == alive:
                 publication.dead = not alive
-                chosen = best(self.publications.at(publication.path))
+                chosen = preferred(self.publications.at(publication.path))
                 if chosen is not None and not chosen.dead:
                     chosen.tentative = False  # it serves, so it is no echo
                 self._abandon_dead(publication.path)
@@ -211,14 +211,14 @@ class Directory:
             route = publication.route
             return publication.session != session and not (exclude and exclude in route.hops)
 
-        exact = best(p for p in self.publications.living(path) if usable(p))
+        exact = preferred(p for p in self.publications.living(path) if usable(p))
         return self.publications.above(path, usable) if exact is None else exact
 
     def announcements(self, prefixes: Sequence[str]) -> tuple[Announcement, ...]:
         """Without the relays' names."""
         table = self.publications
         paths = (path for path in table.under(prefixes) if not table.is_member(path))
-        serving = (best(table.living(path)) for path in paths)
+        serving = (preferred(table.living(path)) for path in paths)
         return tuple(Announcement(p.path, p.route, p.source) for p in serving if p is not None)
 
     def withdrawn(self, prefixes: Iterable[str]) -> list[Publication]:

@@ -1,7 +1,16 @@
-"""Routes to a broadcast: relays and costs, and their order (moq-lite-06, "Announce")."""
+"""Routes to a broadcast, and the choice among several publishers of a path (costs: moq-lite-06, "Announce").
+
+Preferred is, in this order,
+
+* a session that answers; surely no echo of ours; not lingering; not leaving;
+* a publisher connected to this relay, the newest; else the nearest (by age, two relays might route to each other);
+* of routes to the same original publisher, the cheapest.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 MAX_HOPS = 32  # on a route; longer ones are discarded (moq-lite, hop list)
@@ -34,3 +43,62 @@ class Route(NamedTuple):
 def same_publisher(one: Route, other: Route) -> bool:
     """Then one may replace the other."""
     return one.publisher != UNKNOWN_HOP and one.publisher == other.publisher
+
+
+@dataclass(slots=True, eq=False)
+class Publication:
+    """One session's announcement of one path, and the route through it."""
+
+    id: int  # larger for later announcements
+    session: int
+    path: str
+    generation: int
+    route: Route
+    prefix: bool = False
+    tentative: bool = False
+    relayed: bool = False
+    onward: bool = True
+    dead: bool = False
+    lingering: bool = False  # lost; a successor may come
+    leaving: bool = False
+    usable: bool = True  # no peer on its route has withdrawn the path
+    source: int = 0  # identity for watchers; a successor inherits it
+    life: int = 0  # equal for routes announced side by side, with the same groups
+
+    def __post_init__(self) -> None:
+        self.source = self.life = self.id
+
+    @property
+    def standing(self) -> tuple[bool, bool, bool, bool]:
+        """Sort key of trust; more is better."""
+        return (not self.dead, not self.tentative, not self.lingering, not self.leaving)
+
+
+def preferred(publications: Iterable[Publication]) -> Publication | None:
+    """Of those announced for a path, the one that serves."""
+    present = [p for p in publications if p.usable]
+    if len(present) <= 1:
+        return present[0] if present else None
+    standing = max(p.standing for p in present)
+    trusted = [p for p in present if p.standing == standing]
+    own = [p for p in trusted if not p.relayed]
+    chosen = max(own, key=lambda p: p.source) if own else min(trusted, key=_distance)
+    alike = [p for p in trusted if same_publisher(p.route, chosen.route)]
+    return min(alike, key=_distance, default=chosen)
+
+
+def _distance(publication: Publication) -> tuple[object, ...]:
+    """Sort key, nearest first. Hops decide between equal costs, so that all relays decide alike."""
+    route = publication.route
+    return (route.cost(), route.hops, -publication.source)
+
+
+def same_groups(one: Publication, other: Publication) -> bool:
+    """True if both are routes to one publisher at the same time.
+
+    An equal id is not enough: a publisher may return and count anew while its old session hangs. But when a relay on
+    one route is lost, the publisher's own relay, on both routes, still has it.
+    """
+    if not same_publisher(one.route, other.route) or one.route.hops == other.route.hops:
+        return False
+    return not one.lingering or (one.relayed and one.route.hops[:2] == other.route.hops[:2])

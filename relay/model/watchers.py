@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from relay.model.path import Ordered, ancestors
-from relay.model.publications import Publication, Publications, best
-from relay.model.route import UNKNOWN_HOP, Route
+from relay.model.publications import Publications
+from relay.model.route import UNKNOWN_HOP, Publication, Route, preferred
 from relay.model.withdrawals import Withdrawals
 
 
@@ -131,7 +131,7 @@ class Watchers:
                     self._refresh(watcher, prefix, self._first(prefix))
 
     def _first(self, path: str) -> Publication | None:
-        return best(self._publications.living(path))
+        return preferred(self._publications.living(path))
 
     def _refresh(self, watcher: Watcher, path: str, first: Publication | None) -> None:
         offer = self._offer(watcher, path, first)
@@ -153,7 +153,7 @@ class Watchers:
         if first is None or (first.relayed and watcher.sees(first)):
             chosen = first  # the nearest; only our own publishers have another order
         else:
-            chosen = best(p for p in publications.living(path) if watcher.sees(p))
+            chosen = preferred(p for p in publications.living(path) if watcher.sees(p))
         if chosen is None and interest.routes_above and path in interest.prefixes:
             chosen = publications.above(path, watcher.sees)
         if chosen is None or (path not in watcher.known and self._has_its_own(watcher, chosen)):

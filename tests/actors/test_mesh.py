@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bench.mesh import FIRST_HOP, MEMBERS, QUIET, Mesh, Watcher, counted, in_virtual_time
 from relay.actors import messages as m
 from relay.actors.runtime import halt
-from relay.model.publications import best
+from relay.model.route import preferred
 from relay.model.withdrawals import SETTLE
 from relay.wire.version import Version
 from tests.actors.fakes import FakeSubscriber
@@ -77,7 +77,7 @@ def routes(mesh: Mesh, number: int, path: str = PATH) -> list[list[int]]:
 
 def served(mesh: Mesh, number: int, path: str = PATH) -> list[int] | None:
     """The serving route."""
-    chosen = best(actor_of(mesh[number].origin)._directory.publications.at(path))
+    chosen = preferred(actor_of(mesh[number].origin)._directory.publications.at(path))
     return None if chosen is None else path_of(chosen.route.hops)
 
 

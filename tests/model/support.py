@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from relay.model.directory import Directory
-from relay.model.publications import Publication
+from relay.model.route import Publication
 
 
 def everything(directory: Directory) -> list[Publication]:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from relay.model import publications as publications_module
 from relay.model.directory import Directory, Later, LingerOver, Notice, Notify, Resume, Settled
 from relay.model.path import covers
-from relay.model.publications import Publication
-from relay.model.route import Route
+from relay.model.route import Publication, Route
 from relay.model.watchers import AnnounceInterest, Announcement, WatchChanged
 from relay.model.withdrawals import SETTLE
 from tests.model.support import counts, everything
