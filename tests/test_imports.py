@@ -100,7 +100,7 @@ ROOMS = {
     ),
     "relay/transport/": Room(
         ("transport", "quic", "logger", "model", "runtime", "wire"),
-        ("aioquic", "cryptography", "aiohttp"),
+        ("aioquic", "cryptography", "aiohttp", "mypy_extensions"),
         only=(("aiohttp", "relay/transport/client.py"), ("aiohttp", "relay/transport/websocket/dial.py")),
     ),
     "relay/actors/": Room(

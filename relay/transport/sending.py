@@ -6,6 +6,8 @@ import bisect
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 
 class SendState(Enum):
     """Send state of a stream."""
@@ -16,6 +18,7 @@ class SendState(Enum):
     UNOPENED = "unopened"  # waits for stream credit
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Sender:
     """A stream in the queue: the base of its kinds."""
 
