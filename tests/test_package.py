@@ -22,6 +22,8 @@ from relay import compiled
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
+pytestmark = pytest.mark.timeout(600)  # seconds: compiling takes one minute of two idle cores
+
 BUILD = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 
 
@@ -71,8 +73,8 @@ def test_the_wheel_has_the_relay_and_nothing_else(built: Path, tracked: list[str
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     extensions = {name for name in names if name.endswith(compiled.SUFFIX)}
     kernel = compiled.KERNEL.replace(".", "/") + compiled.SUFFIX
-    modules = set() if compiled.why_not(ROOT) else {str(file) for file in compiled.files(Path())}
-    assert extensions - {kernel} == modules
+    modules = {str(file) for file in compiled.files(Path())}
+    assert extensions - {kernel} in ([modules, set()] if compiled.why_not(ROOT) else [modules])
     assert names - extensions == {
         name for name in tracked if name.startswith("relay/") and not name.endswith(".c")
     }
