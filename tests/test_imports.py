@@ -73,7 +73,7 @@ ROOMS = {
     **{
         f"relay/quic/{name}.py": Room(
             (*(f"quic.{part}" for part in (*CONNECTION, "settings", "_kernel")), "transport.sending"),
-            ("aioquic", "cryptography"),
+            ("aioquic", "cryptography", "mypy_extensions"),
             never=tuple(name for name in EFFECTS if name != "random"),
             only=(("aioquic", "relay/quic/packet_keys.py"), ("cryptography", "relay/quic/packet_keys.py")),
         )

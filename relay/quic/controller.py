@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 INITIAL_PACKETS: Final = 10  # RFC 9002, 7.2, as the two below
 INITIAL_BYTES: Final = 14_720
 MINIMUM_PACKETS: Final = 2
@@ -18,6 +20,7 @@ def initial_window(size: int) -> int:
     return min(INITIAL_PACKETS * size, max(MINIMUM_PACKETS * size, INITIAL_BYTES))
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
 class Congestion:
     """Controller of one connection. This one never changes its window.
 

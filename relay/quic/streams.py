@@ -9,6 +9,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from relay.quic import errors
 from relay.quic.errors import QuicError
 from relay.quic.ranges import Ranges
@@ -19,6 +21,7 @@ MOST_FRAGMENTS: Final = 256  # fragments buffered above a gap, beside one for ea
 FRAGMENT: Final = 256  # bytes: a fragment costs us about as much beside its data
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
 class StreamOwner:
     """The connection, as its streams see it."""
 
@@ -48,6 +51,7 @@ class StreamOwner:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
 class SendHalf:
     """Our half. Offsets are bytes of the stream.
 
