@@ -32,7 +32,7 @@ from tests.clock import RUNTIME
 from tests.e2e.http_support import SECRET, key_file
 from tests.e2e.support import config
 
-WITHIN: Final = 20.0
+WITHIN: Final = 30.0
 """Seconds that anything awaited may take."""
 
 GENEROUS: Final = Limits(auth_failures=1_000_000, backlog_time=30.0, track_idle=0.01)
@@ -131,7 +131,9 @@ async def dial(
     relay: Relay, transport: str, path: str = "", credential: str | None = None, **options: Any
 ) -> Client:
     url = address(relay, transport, path, credential)
-    return await RecordingClient.connect(url, tls=ClientTls(fingerprints=(relay.fingerprint,)), **options)
+    return await RecordingClient.connect(
+        url, tls=ClientTls(fingerprints=(relay.fingerprint,)), timeout=WITHIN, **options
+    )
 
 
 @contextlib.asynccontextmanager

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUST_PEER = "tests.e2e.peers.rust_peer"
 VENVS = ROOT / ".venv-peers"
 CLOSE_S = 10.0
+WITHIN = 30.0  # seconds that anything may take on a busy machine
 INSTALL_S = 600.0
 LINE_LIMIT = 1 << 26  # bytes: a viewer's result is one line
 # below the ephemeral ports: a client's socket could take a free one of these
@@ -63,7 +64,7 @@ class EventLog:
     def count(self, event: str, **match: object) -> int:
         return len(self.find(event, **match))
 
-    async def wait_for(self, event: str, within: float = 10.0, *, nth: int = 1, **match: object) -> Event:
+    async def wait_for(self, event: str, within: float = WITHIN, *, nth: int = 1, **match: object) -> Event:
         """The nth such event since the start.
 
         Raises PeerError, at once if the peer has ended.

@@ -57,6 +57,6 @@ async def test_answers_come_from_the_address_that_was_asked(
     file = tmp_path / "relay.toml"
     file.write_text(CONFIG.format(listen=listen, port=PORT, unverified=unverified))
     async with Peer(server.command("-m", "relay.cli", file), "relay") as relay:
-        await relay.wait_for("line", 15)
+        await relay.wait_for("line")
         wanted = [{"host": each, "negotiation": True, "refusal": True, "group": True} for each in addresses]
         assert await probed(client, *addresses) == wanted

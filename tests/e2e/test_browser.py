@@ -27,11 +27,11 @@ async def test_chromium_reads_a_group(opening: str) -> None:
             "webtransport.html", relay=relay.url, broadcast="demo/cam", track="video", opening=opening
         ) as page,
     ):
-        certificate = await page.wait_for("certificate", 30)
+        certificate = await page.wait_for("certificate")
         assert certificate["hash"] == relay.fingerprint
-        await page.wait_for("first_frame", 20)
+        await page.wait_for("first_frame")
         await source.send_line("go")
-        group = await page.wait_for("group", 20)
+        group = await page.wait_for("group")
         assert group["frames"] == [payload(0, frame, 40).hex() for frame in range(3)]
         assert page.count("error") == 0
 
@@ -41,7 +41,7 @@ async def test_chromium_is_refused_with_401_before_accept() -> None:
         running(public="anon") as relay,
         Page("webtransport.html", relay=f"{relay.url}secret", broadcast="cam", track="video") as page,
     ):
-        error = await page.wait_for("error", 30)
+        error = await page.wait_for("error")
         assert error["step"] == "connect"
 
 
@@ -52,7 +52,7 @@ async def test_chromium_on_the_oldest_version_alone() -> None:
         publisher("0.3.3", webtransport(relay), "demo/cam", *options),
         Page("webtransport.html", relay=relay.url, broadcast="demo/cam", track="video") as page,
     ):
-        group = await page.wait_for("group", 30)
+        group = await page.wait_for("group")
         assert group["frames"] == [payload(0, frame, 40).hex() for frame in range(2)]
 
 
@@ -63,7 +63,7 @@ async def test_chromium_proves_its_address() -> None:
         publisher("0.5.1", webtransport(relay), "demo/cam", *options),
         Page("webtransport.html", relay=relay.url, broadcast="demo/cam", track="video") as page,
     ):
-        group = await page.wait_for("group", 30)
+        group = await page.wait_for("group")
         assert group["frames"] == [payload(0, frame, 40).hex() for frame in range(2)]
         assert relay._quic is not None
         assert relay._quic.refused["handshakes_unverified"] >= 2

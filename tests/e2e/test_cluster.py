@@ -833,7 +833,7 @@ async def test_real_peers(tmp_path: Path, peer: str) -> None:
                     if len(await group.read_all()) == 5:
                         break
         for sink in sinks:
-            result = await sink.wait_for("result", 30)
+            result = await sink.wait_for("result")
             assert result["errors"] == []
             assert result["bad"] == []
             assert result["frames"] >= 25
@@ -954,7 +954,7 @@ async def test_a_relay_of_today_is_joined_without_a_token(tmp_path: Path, scheme
                 await nodes.announce(["ours", "theirs"])
                 async with viewer(NEW, url, "ours", "--frames", 4) as there, Viewer(node, "theirs") as here:
                     ours.go_on()
-                    assert (await there.wait_for("result", 30))["errors"] == []
+                    assert (await there.wait_for("result"))["errors"] == []
                     await here.until(lambda: len(here.groups) > 1)
             await nodes.announce(["ours"])
             assert guide.changes()[1] == ["theirs"]

@@ -104,7 +104,7 @@ async def test_cable_is_pulled_and_put_back(network: Network, tmp_path: Path) ->
     async with contextlib.AsyncExitStack() as stack:
         relays = [await stack.enter_async_context(RelayProcess(host, tmp_path, target)) for host in hosts]
         for relay in relays:
-            await relay.wait_for("line", 15)
+            await relay.wait_for("line")
 
         async def announced(*wanted: list[str]) -> None:
             async def check() -> None:

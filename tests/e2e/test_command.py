@@ -43,7 +43,7 @@ class Command:
             self._changed.set()
         self._changed.set()
 
-    async def line(self, pattern: str, within: float = 15.0) -> re.Match[str]:
+    async def line(self, pattern: str, within: float = 30.0) -> re.Match[str]:
         """The first line of either output that matches."""
         async with asyncio.timeout(within):
             while True:
@@ -54,7 +54,7 @@ class Command:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def more(self, lines: int, within: float = 15.0) -> None:
+    async def more(self, lines: int, within: float = 30.0) -> None:
         async with asyncio.timeout(within):
             while len(self.out) < lines:
                 self._changed.clear()

@@ -38,7 +38,7 @@ LONG = replace(PATIENT, drain=60.0)
 
 SHORT = replace(PATIENT, drain=0.1)
 URLS = pytest.mark.parametrize("url_of", [webtransport, raw, ws], ids=["webtransport", "quic", "websocket"])
-WITHIN = 10.0
+WITHIN = 30.0
 
 
 async def connect(url: str, **options: Any) -> Client:
@@ -228,7 +228,7 @@ async def test_real_clients_leave_when_asked_and_the_relay_ends_then(tmp_path: P
             RustPeer("0.5.1", "publish", url, *hold) as source,
             RustPeer("0.5.1", "watch", url, "demo/cam", "--track", "video") as sink,
         ):
-            await sink.wait_for("first_frame", 15)
+            await sink.wait_for("first_frame")
             running.process.send_signal(signal.SIGTERM)
             await source.wait_for("closed")
             await sink.wait_for("closed")

@@ -15,7 +15,7 @@ from relay.quic.trust import ClientTls
 from relay.transport.client import ConnectError, connect, connect_websocket
 from relay.wire.version import Version
 
-WITHIN = 10
+WITHIN = 30
 
 
 class Lines(logging.Handler):

@@ -11,13 +11,13 @@ from tests.e2e.pressure_support import Shape, percentile, stage
 from tests.e2e.support import assert_complete, publisher, running, viewer, webtransport
 from tests.e2e.udp_proxy import UdpProxy
 
-VIEWERS = 5
+VIEWERS = 3
 
 
 async def test_a_live_track_gets_through_heavy_loss() -> None:
     """2 Mbit/s at 30 frames/s, 5 % lost each way, 100 ms round trip: real viewers get all of it, as it happens.
 
-    They wait for five seconds at most, part of which a busy machine takes. Congestion control that mistakes loss for
+    They wait for eight seconds at most, part of which a busy machine takes. Congestion control that mistakes loss for
     a full path would send a fifth of it, and need sixteen.
     """
     groups, frames = 4, 30
@@ -25,7 +25,7 @@ async def test_a_live_track_gets_through_heavy_loss() -> None:
         with UdpProxy(free_udp_port(), relay.port, seed=3) as proxy:
             shape = ("--groups", groups, "--frames-per-group", frames, "--frame-size", 8300)
             pace = ("--interval", 1 / 30, "--pause", "start")
-            many = ("--viewers", VIEWERS, "--max-age-ms", 5000)
+            many = ("--viewers", VIEWERS, "--max-age-ms", 8000)
             url = f"https://127.0.0.1:{proxy.port}/"
             proxy.weather().both(delay=0.05)
             async with (
@@ -37,7 +37,7 @@ async def test_a_live_track_gets_through_heavy_loss() -> None:
                 proxy.weather().both(loss=0.05, delay=0.05)
                 await source.send_line("go")
                 for number in range(VIEWERS):
-                    assert_complete(await peer.wait_for("result", 30.0, viewer=number), groups, frames)
+                    assert_complete(await peer.wait_for("result", viewer=number), groups, frames)
                 proxy.weather().both()
             assert proxy.dropped > 0.03 * proxy.passed
 

@@ -36,7 +36,7 @@ async def test_one_tab_publishes_and_another_watches(source: str, sink: str) -> 
             transport=source,
         ) as publisher,
     ):
-        await publisher.wait_for("published", 30)
+        await publisher.wait_for("published")
         async with Page(
             "lite.html",
             modules=folder,
@@ -46,9 +46,9 @@ async def test_one_tab_publishes_and_another_watches(source: str, sink: str) -> 
             role="watch",
             transport=sink,
         ) as viewer:
-            group = await viewer.wait_for("group", 30)
+            group = await viewer.wait_for("group")
             assert group["frames"] == [f"{group['sequence']}.{frame}" for frame in range(3)]
-            await viewer.wait_for("ended", 30)
+            await viewer.wait_for("ended")
             assert publisher.find("requested")[0]["track"] == "text"
             assert publisher.count("requested") == 1
             assert viewer.count("error") == publisher.count("error") == 0, viewer.events + publisher.events

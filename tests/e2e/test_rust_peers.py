@@ -55,7 +55,7 @@ async def test_thousand_frames(peer: str, version: Version) -> None:
         for source in sources:
             assert (await source.wait_for("negotiated"))["version"] == version.name_on_wire
         for sink in sinks:
-            assert_complete(await sink.wait_for("result", 30), groups, FRAMES)
+            assert_complete(await sink.wait_for("result"), groups, FRAMES)
 
 
 async def test_every_version_pair() -> None:
@@ -79,10 +79,10 @@ async def test_every_version_pair() -> None:
                 for source in watched[version]
             }
             for source, watcher in watchers.items():
-                await watcher.wait_for("first_frame", 30)
+                await watcher.wait_for("first_frame")
                 await publishers[source].send_line("go")  # the first one counts
             for source, watcher in watchers.items():
-                result = await watcher.wait_for("result", 30)
+                result = await watcher.wait_for("result")
                 assert result["errors"] == [], (source, version, result["errors"])
                 assert result["frames"] >= 5
                 for _, frames in result["groups"]:
@@ -109,7 +109,7 @@ async def test_publishers_that_have_nothing_yet_are_not_taken_for_dead() -> None
         subscriptions = [await client.subscribe(path, "video", describe=False) for _, _, path in wanted]
         firsts = [asyncio.ensure_future(anext(subscription)) for subscription in subscriptions]
         for source in sources:
-            await source.wait_for("paused", 30)
+            await source.wait_for("paused")
         done, _ = await asyncio.wait(firsts, timeout=1.5 * impatient.answer_timeout)
         assert not done, [task.exception() for task in done]
         for source in sources:
@@ -154,7 +154,7 @@ async def test_generations_mixed(source_peer: str, sink_peer: str) -> None:
             publisher(source_peer, url, "demo/cam", *slowly) as _,
             viewer(sink_peer, raw(relay), "demo/cam", "--frames", groups * FRAMES) as sink,
         ):
-            assert_complete(await sink.wait_for("result", 30), groups, FRAMES)
+            assert_complete(await sink.wait_for("result"), groups, FRAMES)
 
 
 async def test_late_joiner_gets_the_current_group_from_its_first_frame() -> None:
@@ -183,10 +183,10 @@ async def test_twenty_viewers_make_one_upstream_subscription() -> None:
             viewer(NEW, url, "demo/cam", "--viewers", 20) as sink,
         ):
             for index in range(20):
-                await sink.wait_for("first_frame", 30, viewer=index)
+                await sink.wait_for("first_frame", viewer=index)
             await source.send_line("go")
             for index in range(20):
-                assert_complete(await sink.wait_for("result", 30, viewer=index), 10, 5)
+                assert_complete(await sink.wait_for("result", viewer=index), 10, 5)
             assert source.count("track_request") == 1
 
 
@@ -200,13 +200,13 @@ async def test_a_publisher_is_killed_and_another_one_takes_its_place(url_of: obj
         held = ("--groups", 1, "--frames-per-group", 5, "--hold")
         async with viewer(NEW, url, "demo/cam", "--frames", 6) as sink:
             async with publisher(NEW, url, "demo/cam", *alone) as source:
-                await sink.wait_for("first_frame", 15)
+                await sink.wait_for("first_frame")
                 await source.kill()
             async with asyncio.timeout(15):
                 while len(relay.connections) > 1:  # noqa: ASYNC110 - the relay tells nobody but its log
                     await asyncio.sleep(0.05)
             async with publisher(NEW, url, "demo/cam", *held):
-                result = await sink.wait_for("result", 15)
+                result = await sink.wait_for("result")
         assert result["groups"][-1] == [1, [0, 1, 2, 3, 4]]
         assert sink.count("subscribe_sent") == 1
 
@@ -223,7 +223,7 @@ async def test_a_publisher_is_killed_and_does_not_come_back(url_of: object) -> N
             viewer(NEW, url, "demo/cam") as sink,
             publisher(NEW, url, "demo/cam", "--groups", 2, "--frames-per-group", 5, "--hold") as source,
         ):
-            await sink.wait_for("first_frame", 15)
+            await sink.wait_for("first_frame")
             await source.kill()
             error = await sink.wait_for("error", idle + linger + 1, stage="track")
             assert error["scope"] == "stream"
@@ -239,9 +239,9 @@ async def test_a_reflecting_viewer_does_not_take_the_broadcast_over() -> None:
             echo = viewer(OLD, url, "demo/cam", "--frames", 5)
             echo._command.remove("--explicit-origins")
             async with echo:
-                assert (await echo.wait_for("result", 15))["frames"] >= 5
+                assert (await echo.wait_for("result"))["frames"] >= 5
                 async with viewer(NEW, url, "demo/cam", "--frames", 5) as sink:
-                    assert (await sink.wait_for("result", 15))["errors"] == []
+                    assert (await sink.wait_for("result"))["errors"] == []
             assert source.count("closed") == 0
 
 
@@ -273,7 +273,7 @@ async def test_paths_are_relative_to_the_url() -> None:
         ):
             await elsewhere.wait_for("connected")
             for sink in (above, beside):
-                assert (await sink.wait_for("result", 15))["errors"] == []
+                assert (await sink.wait_for("result"))["errors"] == []
             assert elsewhere.count("announce") == 0
 
 

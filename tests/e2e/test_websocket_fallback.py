@@ -26,9 +26,9 @@ async def test_a_client_whose_udp_is_refused_falls_back_to_websocket() -> None:
             viewer(NEW, webtransport(relay), "demo/a", "--frames", GROUPS * FRAMES) as other,
         ):
             for peer in (source, sink):
-                await peer.wait_for("connected", 20)
+                await peer.wait_for("connected")
             for peer in (sink, other):
-                assert_complete(await peer.wait_for("result", 30), GROUPS, FRAMES)
+                assert_complete(await peer.wait_for("result"), GROUPS, FRAMES)
 
 
 async def test_sessions_over_tls(tmp_path: Path) -> None:
@@ -39,4 +39,4 @@ async def test_sessions_over_tls(tmp_path: Path) -> None:
             publisher(NEW, url, "demo/a", *paced(NEW, 20, FRAMES)) as _,
             viewer(NEW, url, "demo/a", "--frames", 20 * FRAMES) as sink,
         ):
-            assert_complete(await sink.wait_for("result", 30), 20, FRAMES)
+            assert_complete(await sink.wait_for("result"), 20, FRAMES)

@@ -19,7 +19,7 @@ VERSION = importlib.metadata.version("moq-rs")
 # 0.5 has structured errors, timestamps and withdrawals, and awaits its subscriptions
 NEW = tuple(map(int, VERSION.split(".")[:2])) >= (0, 5)
 MoqError: type[Exception] = moq.Error if NEW else moq.MoqError
-CONNECT_S = 10.0
+CONNECT_S = 30.0
 GRACE_S = 1.0  # for work to notice the end of its session, and for a close to leave
 
 
