@@ -1191,6 +1191,8 @@ class Connection:
         if 0 <= self.probe_at() <= now:
             if recovery.on_timer(now):
                 self._probe = True
+                if self.received.stop:
+                    self.received.ack_at = now  # our last ACKs may be lost as well
                 if recovery.pto_count >= BLACK_HOLE_PROBES and self.mtu.black_hole(now):
                     self._resize()
             else:

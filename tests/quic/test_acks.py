@@ -182,3 +182,13 @@ def test_an_ack_goes_with_data() -> None:
     (packet,) = hand.flush()
     assert [frame[0] for frame in packet.frames] == [errors.ACK, errors.STREAM]
     assert all(not each.frames or each.frames[0][0] != errors.ACK for each in hand.wait(0.1))
+
+
+def test_a_probe_repeats_what_may_be_lost() -> None:
+    """Both ends may wait for each other after a silence of the network: our probe tells a sender what it has lost."""
+    hand = Hand().quiet()
+    hand.say(PING, PING)
+    hand.quic.ping()
+    hand.flush()
+    probe, *_ = hand.wait(1.0)
+    assert {errors.ACK, errors.PING} <= {frame[0] for frame in probe.frames}
