@@ -8,10 +8,12 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
 from relay.quic import errors
@@ -422,6 +424,7 @@ class Lab:
             max_stream_data=settings.stream_window,
         )
         configuration.max_datagram_frame_size = 65535
+        self.configure(configuration)
         if kind == "aioquic":
             theirs = QuicConnection(configuration=configuration, original_destination_connection_id=original)
             return Theirs(theirs), theirs
@@ -435,6 +438,9 @@ class Lab:
         settings = replace(settings, native=kind == "ours")
         return Ours(handshake, settings, random.Random(self.dice.random())), handshake
 
+    def configure(self, configuration: QuicConfiguration) -> None:
+        """Change what an end's handshake begins with. For tests with wishes of their own."""
+
     def send(self, name: str) -> None:
         """Transmit for one end, now."""
         network, dice = self.network, self.dice
@@ -443,20 +449,24 @@ class Lab:
             self.bytes[name] += len(packet)
             if address != self.addresses[OTHER[name]] or len(packet) > network.mtu:
                 continue  # the peer is gone from there
-            for _ in range(2 if dice.random() < network.duplicate else 1):
-                if dice.random() < network.loss:
-                    continue
+            for arriving in self.carried(name, packet):
                 at = self.now
                 if network.rate:
                     start = max(at, self._free_at[name])
                     if (start - at) * network.rate > network.queue * 1200:
                         continue
-                    at = self._free_at[name] = start + len(packet) / network.rate
+                    at = self._free_at[name] = start + len(arriving) / network.rate
                 at += network.delay + dice.random() * network.jitter
                 if network.tick:
                     at = math.ceil(at / network.tick) * network.tick
                 self._count += 1
-                heapq.heappush(self._flying, (at, self._count, OTHER[name], self.addresses[name], packet))
+                heapq.heappush(self._flying, (at, self._count, OTHER[name], self.addresses[name], arriving))
+
+    def carried(self, name: str, packet: bytes) -> Iterator[bytes]:
+        """What arrives of a packet sent by `name`. Tests may have rules of their own."""
+        for _ in range(2 if self.dice.random() < self.network.duplicate else 1):
+            if self.dice.random() >= self.network.loss:
+                yield packet
 
     def send_all(self) -> None:
         for name in self.ends:
