@@ -30,7 +30,7 @@ from cryptography import x509
 from relay.quic.errors import QuicError
 from relay.quic.start import PeerParameters, read_parameters
 
-TESTED_VERSION = "1.7.2"  # of aioquic
+TESTED_VERSIONS = ("1.7.1", "1.7.2")  # of aioquic
 
 REASON_LIMIT = 256
 """Bytes of a close reason: three coalesced handshake packets may repeat it, or aioquic raises."""

@@ -1,6 +1,6 @@
 """The private names of aioquic that the relay uses, all of them.
 
-A failure shows what to check when the pinned version changes.
+A failure shows what to check when another release is taken.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ ATTRIBUTES = {"early", "is_client", "offered", "peer", "receive_secret", "send_s
 
 
 def test_they_exist() -> None:
-    """One test for the pin: it lists all missing names at once."""
-    assert importlib.metadata.version("aioquic") == handshake.TESTED_VERSION
+    """Lists all missing names at once."""
+    assert importlib.metadata.version("aioquic") in handshake.TESTED_VERSIONS
     quic: Any = plain_client()
     receiver: Any = QuicStream().receiver
     context: Any = tls.Context(is_client=False)
