@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("opening", ["0x20", "0x40", "0x00"])
 async def test_chromium_reads_a_group(opening: str) -> None:
     """Without a subprotocol the three SETUP openings decide the version."""
-    options = ("--groups", 2, "--frames-per-group", 3, "--frame-size", 40, "--pause", "first-frame")
+    # One group: of several, a newer one may arrive first.
+    options = ("--groups", 1, "--frames-per-group", 3, "--frame-size", 40, "--pause", "first-frame")
     async with (
         running() as relay,
         publisher("0.5.1", webtransport(relay), "demo/cam", *options) as source,
