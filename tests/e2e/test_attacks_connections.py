@@ -223,13 +223,13 @@ async def test_a_request_that_never_ends(before: bytes, start: bytes, more: byte
                 await reader.readuntil(b"ok\n")
             begin = time.monotonic()
             writer.write(start)
-            while not reader.at_eof() and time.monotonic() - begin < 5:
+            while not (reader.at_eof() or reader.exception()):
                 with contextlib.suppress(ConnectionError):
                     writer.write(more)
                     await writer.drain()
                 with contextlib.suppress(TimeoutError, ConnectionError):
                     assert await asyncio.wait_for(reader.read(1), 0.05) == b""
-            assert 0.3 < time.monotonic() - begin < 5
+            assert time.monotonic() - begin > 0.3
 
 
 async def test_tcp_connections_have_a_limit_and_sessions_are_none_of_them() -> None:
