@@ -510,6 +510,9 @@ class Driver(Waker):
             return  # `transmit` follows
         if self._close_plan is not None and self._close_plan[0] <= now:
             _, code, reason = self._close_plan
+            if connection is not None:
+                for burst in connection.flush(now):
+                    self._send(burst)  # what was written just before, after a pause of the process
             self.close(code, reason)
         elif self.setup_deadline is not None and self.setup_deadline <= now:
             self.setup_deadline = None

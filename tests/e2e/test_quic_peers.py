@@ -270,7 +270,7 @@ async def test_quinn_closes(scheme: str) -> None:
 async def test_quinn_is_closed(who: str, scheme: str) -> None:
     """It hears of it by one packet. That is all that is sent from then on, and answers what had crossed it.
 
-    Of WebTransport the session ends; then it is the first to close.
+    Of WebTransport the session ends; then either end closes.
     """
     async with show(who, scheme) as on:
         driver = driver_of(on.relay, on.nat)
@@ -280,10 +280,9 @@ async def test_quinn_is_closed(who: str, scheme: str) -> None:
         closed = await (on.source if who == "publisher" else on.sink).wait_for("closed", 10)
         assert closed["code"] == 468
         await until(lambda: driver.gone)
-        last = connection._close_packet
-        assert bool(last) == (scheme == "moqt")
-        if not last:
+        if scheme == "https":
             return
+        last = connection._close_packet
         at = on.nat.passing.index(("down", last))
         directions = [direction for direction, _ in on.nat.passing[at:]]
         assert {data for direction, data in on.nat.passing[at:] if direction == "down"} == {last}
