@@ -19,6 +19,7 @@ from relay.client import Client, SubscribeError, TrackWriter
 from relay.config.root import Root
 from relay.config.tables import ClientTls as ClientTlsTable
 from relay.config.tables import ServerTls
+from relay.quic.settings import QuicSettings
 from relay.wire.errors import StreamCode
 from relay.wire.version import Version
 from tests.client.recording import subscriptions_of
@@ -52,6 +53,9 @@ from tests.e2e.support import publisher, viewer
 pytestmark = pytest.mark.virtual
 
 NEW, OLD = "0.5.1", "0.3.3"
+
+PATIENT = QuicSettings(idle_timeout=30.0)
+"""Beside other processes, which a busy machine may stop for seconds."""
 
 GONE = IDLE + LINGER + 3.0
 """Seconds in which a lost relay's broadcasts are gone everywhere, with 3 for a slow machine."""
@@ -808,7 +812,7 @@ async def test_publisher_gone_for_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize("peer", [NEW, OLD])
 async def test_real_peers(tmp_path: Path, peer: str) -> None:
     """moq-rs publishes at one leaf and watches at another one and at the root; so do older versions at the edge."""
-    async with cluster(tmp_path, 3) as nodes, contextlib.AsyncExitStack() as stack:
+    async with cluster(tmp_path, 3, quic=PATIENT) as nodes, contextlib.AsyncExitStack() as stack:
         await nodes.settled()
         pace = ("--groups", 400, "--frames-per-group", 5, "--interval", 0.01, "--frame-size", 200)
         source = await stack.enter_async_context(publisher(peer, nodes[1].url(), "demo/cam", *pace))
@@ -940,7 +944,7 @@ async def relay_of_today() -> AsyncIterator[int]:
 @pytest.mark.parametrize("scheme", ["https", "moqt"])
 async def test_a_relay_of_today_is_joined_without_a_token(tmp_path: Path, scheme: str) -> None:
     """Broadcasts in both directions; a withdrawal is one end."""
-    async with relay_of_today() as port, cluster(tmp_path, 1, start=False) as nodes:
+    async with relay_of_today() as port, cluster(tmp_path, 1, start=False, quic=PATIENT) as nodes:
         node = nodes.root
         root = (Root(f"{scheme}://127.0.0.1:{port}"),)
         changed = node.config.cluster.model_copy(update={"root": root, "token": None})

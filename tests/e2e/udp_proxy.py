@@ -130,6 +130,12 @@ class UdpProxy:
         """Of senders at `host`, changeable at any time."""
         return self._weather.setdefault(host, Weather())
 
+    def redirect(self, target: int) -> None:
+        """Have another relay in the place of the first."""
+        self._target = target
+        for flow in self._flows.values():
+            flow.sock.connect(("127.0.0.1", target))
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
