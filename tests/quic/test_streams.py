@@ -13,6 +13,7 @@ from relay.quic.ranges import Ranges
 from relay.quic.stream_table import GATHERED
 from relay.quic.streams import FRAGMENT, LARGEST, MOST_FRAGMENTS, ReceiveHalf, SendHalf, Stream, StreamOwner
 from tests.quic.lab import Hand, Packet, generous, numbers, stream_frame
+from tests.sampling import repeats
 
 # -- ranges
 
@@ -151,7 +152,7 @@ def sending() -> tuple[Owner, Stream, SendHalf]:
 
 def test_bytes_are_taken_once_lost_and_taken_again() -> None:
     """As a model of all the bytes says, whatever the fates of packets."""
-    for seed in range(150):
+    for seed in range(repeats(150)):
         dice = random.Random(seed)
         owner, stream, out = sending()
         content = b""
