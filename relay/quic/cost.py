@@ -1,6 +1,6 @@
 """CPU time spent on the packets of one connection, and its limit.
 
-Owns a leaky bucket. Must never read a clock: times are parameters, in seconds. A packet of a thousand tiny
+Owns a leaky bucket. Times are parameters, in seconds. A packet of a thousand tiny
 frames costs its sender little and us twenty times an ordinary one, while others wait; RFC 9000, 21.9 allows
 to discard packets of such a peer. The wall clock, which includes other processes, finds slow packets; only
 after one, the thread's CPU clock, ten times as expensive to read, measures the next.
@@ -10,16 +10,18 @@ from __future__ import annotations
 
 ORDINARY = 0.0001  # free seconds per packet, delivery included: several times the cost of an ordinary one
 WATCHED = 64  # datagrams measured after a slow one
+MOST = 0.00002  # seconds that a byte may cost at most; what exceeds it is a garbage collection or an import
 
 
 class PacketCost:
     """A leaky bucket of CPU time beyond the ordinary."""
 
-    __slots__ = ("_at", "_level", "datagrams", "logged", "measured", "ordinary", "trusted")
+    __slots__ = ("_at", "_level", "bytes", "datagrams", "logged", "measured", "ordinary", "trusted")
 
     def __init__(self) -> None:
         self.ordinary = ORDINARY  # free seconds for each packet
-        self.datagrams = 0
+        self.datagrams = 0  # of this turn
+        self.bytes = 0
         self.measured = 0  # datagrams still to be measured after a slow one
         self.logged = False
         self.trusted = False  # unlimited: the peer is a relay of the cluster
@@ -33,14 +35,15 @@ class PacketCost:
             self._at = now
         return self._level > rate and not self.trusted
 
-    def add(self, seconds: float) -> None:
-        """Add the CPU time of reading one packet."""
-        self._level += seconds
+    def add(self, seconds: float, size: int) -> None:
+        """Add the CPU time of reading a datagram of `size` bytes."""
+        self._level += min(seconds, MOST * size)
 
     def settle(self, seconds: float) -> None:
         """Add the CPU time of delivering the packets of one turn."""
+        seconds = min(seconds, MOST * self.bytes)
         self._level = max(0.0, self._level + seconds - self.ordinary * self.datagrams)
         if not self._level:
             self.measured = max(0, self.measured - self.datagrams)
             self.logged = False
-        self.datagrams = 0
+        self.datagrams = self.bytes = 0

@@ -137,6 +137,7 @@ class Driver(Waker):
             began = endpoint.cpu_time()
         self.bytes_received += len(data)
         cost.datagrams += 1
+        cost.bytes += len(data)
         try:
             connection = self.connection
             if connection is None or data[0] & LONG_HEADER:
@@ -146,7 +147,7 @@ class Driver(Waker):
         except Exception as error:  # noqa: BLE001 - the boundary of one connection
             self.fail(error)
         if cost.measured:
-            cost.add(endpoint.cpu_time() - began)
+            cost.add(endpoint.cpu_time() - began, len(data))
         elif endpoint.now() - now > cost.ordinary:
             cost.measured = WATCHED
 
@@ -161,8 +162,10 @@ class Driver(Waker):
             self.fail(error)
             return 1
         if count:
+            size = min(count * each, len(buffer))
             cost.datagrams += count
-            self.bytes_received += min(count * each, len(buffer))
+            cost.bytes += size
+            self.bytes_received += size
         return count
 
     def drained(self, now: float) -> None:
@@ -183,7 +186,7 @@ class Driver(Waker):
         else:
             if self.endpoint.now() - began > cost.ordinary * cost.datagrams:
                 cost.measured = WATCHED
-            cost.datagrams = 0
+            cost.datagrams = cost.bytes = 0
         # Callbacks of this batch's events are queued before ours, so their writes leave in the same transmit.
         if self.gone:
             return

@@ -170,6 +170,20 @@ def test_what_others_have_of_the_cpu_does_not_count() -> None:
     assert quic.packets == 2000
 
 
+@pytest.mark.parametrize("part", ["reading", "passing"])
+def test_a_garbage_collection_is_not_the_peers(part: str) -> None:
+    """No packet costs a second. The interpreter collects garbage or imports a module."""
+    side = Side()
+    driver, quic = side.connection()
+    for _ in range(10):
+        setattr(quic, part, 1.0)
+        side.turn(driver)
+        setattr(quic, part, CHEAP)
+        for _ in range(300):
+            side.turn(driver)
+    assert quic.packets == 3010
+
+
 def test_no_other_connection_is_dropped() -> None:
     side = Side()
     (attacker, expensive), (viewer, quic) = side.connection(), side.connection()
