@@ -1,0 +1,181 @@
+"""What each draft does: the only place that names drafts. All other files ask a switch of the `DraftProfile`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+from relay.wire.ietf.codes import (
+    DONE_CODES_OLD,
+    DONE_CODES_14,
+    DONE_CODES_NEW,
+    REFUSALS_14,
+    REFUSALS_16,
+    REFUSALS_18,
+    REFUSALS_20,
+    DoneStatus,
+    Refusal,
+)
+
+
+class FilterForm(Enum):
+    """How a filter is written (section "Filters"): the meaning is the same in all."""
+
+    INLINE = "tag and absolute end among the fields of the message"
+    TAG = "tag and absolute end, after a length"
+    TAG_DELTA = "tag and relative end, after a length"
+    FIELDS = "up to four numbers, after a length; their count is the tag"
+    TYPED = "a type, which tells the count of numbers; no length"
+
+
+class FetchForm(Enum):
+    """How the objects of a fetch are written."""
+
+    FULL = "all fields in each object"
+    FLAGS = "flags tell what is left out; numbers are absolute"
+    DELTA = "flags tell what is left out; numbers are relative to the object before"
+
+
+@dataclass(frozen=True, slots=True)
+class DraftProfile:
+    """The switches of one draft."""
+
+    name: str
+    """In ALPN and in WebTransport's subprotocols."""
+
+    setup_code: int
+    """In SETUP, where `versions_in_setup`."""
+
+    quic_varints: bool = False
+    """Integers are those of RFC 9000, else the number of leading 1 bits tells the length."""
+
+    versions_in_setup: bool = False
+    """CLIENT_SETUP offers versions, SERVER_SETUP chooses one."""
+
+    request_streams: bool = True
+    """Each request has a bidirectional stream, and each side a control stream of its own (unidirectional). Else all
+    requests share one bidirectional control stream, replies carry the request id, cancels are messages, and requests
+    are limited by MAX_REQUEST_ID."""
+
+    namespace_streams: bool = True
+    """SUBSCRIBE_NAMESPACE has a bidirectional stream, and is answered by NAMESPACE; else by PUBLISH_NAMESPACE."""
+
+    fixed_fields: bool = False
+    """Priority, order, forward, filter and largest are fields of the messages, and unknown parameters are ignored."""
+
+    typed_parameters: bool = True
+    """The parameter tells how its value is written; else the parity of its number."""
+
+    delta_types: bool = True
+    """Types of parameters and pairs are relative to the one before."""
+
+    track_properties: bool = True
+    """SUBSCRIBE_OK, PUBLISH and FETCH_OK carry properties of the track."""
+
+    rendezvous: bool = True
+    """Parameter 0x04 is RENDEZVOUS_TIMEOUT, else MAX_CACHE_DURATION."""
+
+    filter_form: FilterForm = FilterForm.TYPED
+
+    fetch_form: FetchForm = FetchForm.DELTA
+
+    has_fill: bool = True
+    """A fetch has its range in a filter, ends are inclusive, FILL_PARAMETERS replace the joining fetch, and filters may
+    be relative to the current group. Else fetches have a range with an exclusive end, or join a subscription."""
+
+    publish_ok_parameters: bool = False
+    """The OK of a PUBLISH says priority, order, forward and filter; else an update does."""
+
+    bare_prefix: bool = True
+    """TRACK_NAMESPACE_PREFIX has no length of its own."""
+
+    optional_priority: bool = True
+    """Objects may be sent without a priority: that of the track holds."""
+
+    marks_first_object: bool = True
+    """Subgroup streams tell if they start with the first object; padding streams and datagrams exist."""
+
+    goaway_timeout: bool = True
+
+    goaway_request: bool = False
+    """GOAWAY may name a request."""
+
+    fin_cancels: bool = False
+    """A requester that finishes its stream cancels the request."""
+
+    subscribe_options: bool = False
+    """SUBSCRIBE_NAMESPACE says if it is for namespaces, tracks or both."""
+
+    tracks_request: bool = True
+    """SUBSCRIBE_TRACKS exists."""
+
+    refusals: Mapping[Refusal, int] = REFUSALS_20
+
+    done_codes: Mapping[DoneStatus, int] = DONE_CODES_NEW
+
+
+DRAFT_22: Final = DraftProfile("moqt-22", 0xFF000016)
+DRAFT_21: Final = replace(
+    DRAFT_22, name="moqt-21", setup_code=0xFF000015, filter_form=FilterForm.FIELDS, bare_prefix=False
+)
+DRAFT_20: Final = replace(DRAFT_21, name="moqt-20", setup_code=0xFF000014)
+DRAFT_18: Final = DraftProfile(
+    "moqt-18",
+    0xFF000012,
+    filter_form=FilterForm.TAG_DELTA,
+    has_fill=False,
+    publish_ok_parameters=True,
+    bare_prefix=False,
+    goaway_request=True,
+    fin_cancels=True,
+    refusals=REFUSALS_18,
+)
+DRAFT_19: Final = replace(DRAFT_18, name="moqt-19", setup_code=0xFF000013, goaway_request=False, fin_cancels=False)
+DRAFT_16: Final = DraftProfile(
+    "moqt-16",
+    0xFF000010,
+    quic_varints=True,
+    request_streams=False,
+    typed_parameters=False,
+    filter_form=FilterForm.TAG,
+    fetch_form=FetchForm.FLAGS,
+    has_fill=False,
+    publish_ok_parameters=True,
+    bare_prefix=False,
+    marks_first_object=False,
+    goaway_timeout=False,
+    subscribe_options=True,
+    tracks_request=False,
+    refusals=REFUSALS_16,
+    done_codes=DONE_CODES_OLD,
+)
+DRAFT_14: Final = replace(
+    DRAFT_16,
+    name="moq-00",
+    setup_code=0xFF00000E,
+    versions_in_setup=True,
+    namespace_streams=False,
+    fixed_fields=True,
+    delta_types=False,
+    track_properties=False,
+    rendezvous=False,
+    filter_form=FilterForm.INLINE,
+    fetch_form=FetchForm.FULL,
+    optional_priority=False,
+    subscribe_options=False,
+    refusals=REFUSALS_14,
+    done_codes=DONE_CODES_14,
+)
+
+DRAFTS: Final = (DRAFT_22, DRAFT_21, DRAFT_20, DRAFT_19, DRAFT_18, DRAFT_16, DRAFT_14)
+"""All, the preferred one first."""
+
+BY_NAME: Final[Mapping[str, DraftProfile]] = MappingProxyType({draft.name: draft for draft in DRAFTS})
+
+BY_SETUP_CODE: Final[Mapping[int, DraftProfile]] = MappingProxyType(
+    {draft.setup_code: draft for draft in DRAFTS if draft.versions_in_setup}
+)
+"""Those that CLIENT_SETUP may choose."""
