@@ -21,7 +21,7 @@ from relay.transport.session import Event as TransportEvent
 from relay.transport.session import Session, SessionClosed
 from relay.wire.errors import SessionCode, StreamCode, WireError
 from relay.wire.frame_decoder import MAX_FRAME
-from relay.wire.version import ALL_VERSIONS, Version
+from relay.wire.version import ALL_VERSIONS, AnyVersion
 
 logger = get_logger(__name__)
 
@@ -132,7 +132,7 @@ class Endpoint(Handle):
         self,
         session: Session,
         *,
-        versions: Iterable[Version] = ALL_VERSIONS,
+        versions: Iterable[AnyVersion] = ALL_VERSIONS,
         hop: int | None = None,
         max_frame: int = MAX_FRAME,
         runtime: Runtime = SYSTEM,
@@ -187,7 +187,7 @@ class Endpoint(Handle):
         await self.close()
 
     @property
-    def version(self) -> Version:
+    def version(self) -> AnyVersion:
         """RuntimeError before SETUP has decided the version."""
         if not self._started or self.moq.state is State.NEGOTIATING:
             raise RuntimeError("the version is not known before the client has started")

@@ -16,7 +16,7 @@ from relay.model.limits import Limits
 from relay.moq.core import Core, Handler, State
 from relay.moq.encoding import Encoding
 from relay.moq.lite_requests import Requests
-from relay.moq.lite_serving import IncomingRequest, Serving
+from relay.moq.lite_serving import IncomingRequest, LiteServing
 from relay.moq.lite_setup import Options, SetupExchange, SetupOwner
 from relay.moq.session import NEVER, Closed, Features, PeerAlive
 from relay.transport.session import (
@@ -107,7 +107,7 @@ class LiteSession(SetupOwner):
         options = options or Options()
         self.setup = SetupExchange(self, versions, admitted=admitted, options=options)
         self.requests = Requests(self)
-        self.serving = Serving(self, offers_probe=bool(options.probe))
+        self.serving = LiteServing(self, offers_probe=bool(options.probe))
         self.alive = AliveCheck(self)
 
     # --- the owner's side ------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from relay.moq.core import IGNORE, Core, Handler, State
+from relay.moq.core import IGNORE, Handler, State
+from relay.moq.lite_core import LiteCore
 from relay.moq.session import (
     NEVER,
     BitrateReported,
@@ -52,7 +53,7 @@ class Options:
     """Hold the peer's requests until its hop id is known, where the version has routes to exclude (06)."""
 
 
-class SetupOwner(Core):
+class SetupOwner(LiteCore):
     """The session, as its set-up sees it."""
 
     def receive(self, events: Iterable[Event], now: float) -> None:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from relay.model.limits import Limits
 from relay.moq.lite import LiteSession
 from relay.transport.session import Session
-from relay.wire.version import Version
+from relay.wire.version import AnyVersion
 
 ProtocolSession: TypeAlias = LiteSession
 
@@ -16,7 +16,7 @@ def open_session(
     session: Session,
     limits: Limits,
     hop: int,
-    versions: tuple[Version, ...],
+    versions: tuple[AnyVersion, ...],
     admitted: bool,  # noqa: FBT001
 ) -> ProtocolSession:
     """`versions`: those that SETUP may choose."""

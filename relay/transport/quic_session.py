@@ -25,7 +25,7 @@ from relay.transport.session import (
     StreamStopped,
 )
 from relay.wire.errors import MAX_CODE, from_http3, to_http3
-from relay.wire.version import Version
+from relay.wire.version import AnyVersion
 
 EARLY_EVENTS: Final = 1024  # events kept for a session before `start`
 EARLY_BYTES: Final = (
@@ -82,7 +82,7 @@ class QuicSession(Handler):
     transport = "quic"
 
     def __init__(
-        self, driver: Driver, *, is_client: bool, alpn: str = "", version: Version | None = None
+        self, driver: Driver, *, is_client: bool, alpn: str = "", version: AnyVersion | None = None
     ) -> None:
         self.driver = driver
         self.connection = driver.quic
