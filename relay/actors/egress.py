@@ -267,7 +267,7 @@ class Egress:
         key = request.message.key
         match message:
             case m.Accepted():
-                self._on_accepted(request, message.track)
+                self._on_accepted(request, message)
             case m.Ended() if isinstance(request, Subscription):
                 floor = request.failover.floor
                 missing = [(max(start, floor), end) for start, end in message.missing if end >= floor]
@@ -295,8 +295,8 @@ class Egress:
             case AskAgain():
                 send(self._context.environment.origin, request.message)
 
-    def _on_accepted(self, request: Request, track: Ref) -> None:
-        request.track = track
+    def _on_accepted(self, request: Request, accepted: m.Accepted) -> None:
+        request.track = track = accepted.track
         if isinstance(request, Subscription) and isinstance(request.message, m.Subscribe):
             params = request.params
             if request.failover.accepted():
@@ -305,7 +305,7 @@ class Egress:
                 if params is not None:  # the first group was the former publisher's number
                     params = params._replace(start_group=None, start_frame=0)
             else:
-                self._serving.accept(request.message.key)
+                self._serving.accept(request.message.key, accepted.largest)
             if params is not None:
                 send(track, m.UpdateSubscription(self._context.ref, request.message.key, params))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from relay.model.limits import Limits
-from relay.moq.core import Core
+from relay.moq.machine import Machine
 from relay.transport.session import Session
 from relay.wire.errors import stream_code_for
 from relay.wire.version import Version
 
 
-class LiteCore(Core):
+class LiteCore(Machine):
     """The common part of one moq-lite session."""
 
     def __init__(self, session: Session, limits: Limits, hop: int) -> None:

@@ -13,6 +13,7 @@ from relay.moq.core import IGNORE, AnswerOwner, Handler
 from relay.moq.lite_announce import AnnounceReader
 from relay.moq.lite_core import LiteCore
 from relay.moq.session import (
+    NEVER,
     DatagramReceived,
     FetchedData,
     GroupData,
@@ -267,6 +268,13 @@ class Requests(AnswerOwner):
         self._subscriptions: dict[int, Subscription] = {}  # by request
         self._by_id: dict[int, Subscription] = {}  # by the id on the wire
         self._others: dict[int, AnnounceReader | Question] = {}
+
+    @property
+    def deadline(self) -> float:
+        return NEVER
+
+    def on_time(self, now: float) -> None:
+        """It has no deadlines."""
 
     def flush(self) -> None:
         """At the end of a call: one event per subscription."""

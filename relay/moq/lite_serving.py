@@ -162,7 +162,7 @@ class LiteServing(Serving[LiteDelivery, AnnounceWriter]):
     def send_info(self, request: int, properties: TrackProperties) -> None:
         answer = self._answers.pop(request, None)
         if answer is not None:
-            info = TrackInfo(*properties)
+            info = TrackInfo(*properties[:4])
             answer.stream.write((info.encode(self._lite.version),), fin=True)
 
     def _forget(self, delivery: LiteDelivery) -> None:

@@ -9,7 +9,7 @@ import pytest
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 from relay.moq.lite import Options, State
-from relay.moq.lite_setup import EVENT_COST, HELD_BYTES
+from relay.moq.setup import EVENT_COST, HELD_BYTES
 from relay.moq.session import (
     AnnounceRequested,
     Closed,
