@@ -18,7 +18,11 @@ from relay.wire.ietf.codes import (
     REFUSALS_20,
     DoneStatus,
     Refusal,
+    RequestKind,
+    ResetCode,
 )
+from relay.wire.ietf.varint import MAX_VI64
+from relay.wire.varint import MAX_VARINT
 
 
 class FilterForm(Enum):
@@ -39,9 +43,9 @@ class FetchForm(Enum):
     DELTA = "flags tell what is left out; numbers are relative to the object before"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DraftProfile:
-    """The switches of one draft."""
+    """The switches of one draft; each draft has one object."""
 
     name: str
     """In ALPN and in WebTransport's subprotocols."""
@@ -51,6 +55,8 @@ class DraftProfile:
 
     quic_varints: bool = False
     """Integers are those of RFC 9000, else the number of leading 1 bits tells the length."""
+
+    max_varint: int = MAX_VI64
 
     versions_in_setup: bool = False
     """CLIENT_SETUP offers versions, SERVER_SETUP chooses one."""
@@ -74,6 +80,12 @@ class DraftProfile:
 
     track_properties: bool = True
     """SUBSCRIBE_OK, PUBLISH and FETCH_OK carry properties of the track."""
+
+    empty_fields: bool = False
+    """A field of a namespace may be empty."""
+
+    empty_namespaces: bool = True
+    """The namespace of a track may have no fields."""
 
     rendezvous: bool = True
     """Parameter 0x04 is RENDEZVOUS_TIMEOUT, else MAX_CACHE_DURATION."""
@@ -112,10 +124,17 @@ class DraftProfile:
     tracks_request: bool = True
     """SUBSCRIBE_TRACKS exists."""
 
+    lacks: frozenset[str] = frozenset(("max_cache_duration",))
+    """Attributes of Parameters that cannot be written: a peer closes the session over an unknown one."""
+
     refusals: Mapping[Refusal, int] = REFUSALS_20
 
     done_codes: Mapping[DoneStatus, int] = DONE_CODES_NEW
 
+
+_NEW: Final = frozenset(("fill", "range_filters", "include_properties"))
+_TYPED: Final = frozenset(("rendezvous_timeout", "subgroup_delivery_timeout", "fill_timeout", "prefix"))
+_LATER: Final = frozenset(("new_group", "hop_path", "route_cost", "hidden"))
 
 DRAFT_22: Final = DraftProfile("moqt-22", 0xFF000016)
 DRAFT_21: Final = replace(
@@ -131,6 +150,7 @@ DRAFT_18: Final = DraftProfile(
     bare_prefix=False,
     goaway_request=True,
     fin_cancels=True,
+    lacks=DRAFT_22.lacks | _NEW,
     refusals=REFUSALS_18,
 )
 DRAFT_19: Final = replace(DRAFT_18, name="moqt-19", setup_code=0xFF000013, goaway_request=False, fin_cancels=False)
@@ -138,8 +158,10 @@ DRAFT_16: Final = DraftProfile(
     "moqt-16",
     0xFF000010,
     quic_varints=True,
+    max_varint=MAX_VARINT,
     request_streams=False,
     typed_parameters=False,
+    empty_namespaces=False,
     filter_form=FilterForm.TAG,
     fetch_form=FetchForm.FLAGS,
     has_fill=False,
@@ -149,6 +171,7 @@ DRAFT_16: Final = DraftProfile(
     goaway_timeout=False,
     subscribe_options=True,
     tracks_request=False,
+    lacks=DRAFT_22.lacks | _NEW | _TYPED,
     refusals=REFUSALS_16,
     done_codes=DONE_CODES_OLD,
 )
@@ -161,11 +184,13 @@ DRAFT_14: Final = replace(
     fixed_fields=True,
     delta_types=False,
     track_properties=False,
+    empty_fields=True,
     rendezvous=False,
     filter_form=FilterForm.INLINE,
     fetch_form=FetchForm.FULL,
     optional_priority=False,
     subscribe_options=False,
+    lacks=_NEW | _TYPED | _LATER,
     refusals=REFUSALS_14,
     done_codes=DONE_CODES_14,
 )
@@ -179,3 +204,47 @@ BY_SETUP_CODE: Final[Mapping[int, DraftProfile]] = MappingProxyType(
     {draft.setup_code: draft for draft in DRAFTS if draft.versions_in_setup}
 )
 """Those that CLIENT_SETUP may choose."""
+
+_BY_KIND: Final = {
+    RequestKind.PUBLISH: Refusal.UNINTERESTED,
+    RequestKind.SUBSCRIBE_NAMESPACE: Refusal.PREFIX_OVERLAP,
+}
+"""Where a number has two meanings (14), the one in the answer to these."""
+
+
+def refusal_code(refusal: Refusal, profile: DraftProfile) -> int:
+    """The code of REQUEST_ERROR; that of an internal error where the draft lacks it."""
+    return profile.refusals.get(refusal, profile.refusals[Refusal.INTERNAL])
+
+
+def refusal_of(code: int, profile: DraftProfile, to: RequestKind | None = None) -> Refusal:
+    """INTERNAL for an unknown code: peers use many."""
+    special = _BY_KIND.get(to) if to else None
+    if special and profile.refusals.get(special) == code:
+        return special
+    return next((refusal for refusal, known in profile.refusals.items() if known == code), Refusal.INTERNAL)
+
+
+def done_code(status: DoneStatus, profile: DraftProfile) -> int:
+    """The code of PUBLISH_DONE; that of an internal error where the draft lacks it."""
+    return profile.done_codes.get(status, profile.done_codes[DoneStatus.INTERNAL])
+
+
+def done_of(code: int, profile: DraftProfile) -> DoneStatus:
+    """INTERNAL for an unknown code."""
+    return next((status for status, known in profile.done_codes.items() if known == code), DoneStatus.INTERNAL)
+
+
+def reset_code(code: ResetCode, profile: DraftProfile) -> int:
+    """For a reset or stop toward a peer of this draft."""
+    if profile.request_streams or code <= ResetCode.SESSION_CLOSED:
+        return int(code)
+    return int(ResetCode.DELIVERY_TIMEOUT if code is ResetCode.TOO_FAR_BEHIND else ResetCode.INTERNAL)
+
+
+def reset_of(code: int) -> ResetCode:
+    """INTERNAL for an unknown code."""
+    return ResetCode(code) if code in _RESET_CODES else ResetCode.INTERNAL
+
+
+_RESET_CODES: Final = frozenset(int(code) for code in ResetCode)
