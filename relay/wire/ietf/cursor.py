@@ -91,20 +91,32 @@ class Reader:
     def location(self) -> Location:
         return Location(self.varint(), self.varint())
 
-    def namespace(self, *, whole: bool = False) -> TrackNamespace:
-        """`whole`: not a prefix or suffix, so that some drafts need fields."""
+    def bounded(self, limit: int) -> int:
+        """A count."""
         count = self.varint()
-        if count > MAX_NAMESPACE_FIELDS or (whole and not count and not self.profile.empty_namespaces):
-            raise DecodeError(f"a namespace of {count} fields")
+        if count > limit:
+            raise DecodeError(f"a count of {count}, at most {limit} are allowed")
+        return count
+
+    def namespace(self) -> TrackNamespace:
+        """A prefix or suffix, or any namespace."""
+        count = self.bounded(MAX_NAMESPACE_FIELDS)
         fields = tuple([self.sized(MAX_NAME) for _ in range(count)])
         fault = name_fault(fields, b"", self.profile)
         if fault:
             raise DecodeError(fault)
         return fields
 
+    def whole_namespace(self) -> TrackNamespace:
+        """That of a track: on some drafts it has fields."""
+        fields = self.namespace()
+        if not fields and not self.profile.empty_namespaces:
+            raise DecodeError("a namespace without fields")
+        return fields
+
     def name(self) -> tuple[TrackNamespace, bytes]:
         """Namespace and name of a track."""
-        namespace, track = self.namespace(whole=True), self.sized(MAX_NAME)
+        namespace, track = self.whole_namespace(), self.sized(MAX_NAME)
         fault = name_fault(namespace, track, self.profile)
         if fault:
             raise DecodeError(fault)
@@ -135,8 +147,9 @@ class Reader:
 
     def block(self) -> Properties:
         """Properties of an object, after their length."""
+        block = self.sized()
         try:
-            return Reader(block, self.profile).pairs() if (block := self.sized()) else ()
+            return Reader(block, self.profile).pairs() if block else ()
         except Short as error:
             raise DecodeError(str(error)) from None
 
@@ -175,8 +188,8 @@ class Writer:
         self.varint(location.group)
         self.varint(location.object)
 
-    def namespace(self, fields: TrackNamespace, *, whole: bool = False) -> None:
-        if len(fields) > MAX_NAMESPACE_FIELDS or (whole and not fields and not self.profile.empty_namespaces):
+    def namespace(self, fields: TrackNamespace) -> None:
+        if len(fields) > MAX_NAMESPACE_FIELDS:
             raise ValueError(f"a namespace of {len(fields)} fields")
         fault = name_fault(fields, b"", self.profile)
         if fault:
@@ -185,11 +198,17 @@ class Writer:
         for field in fields:
             self.sized(field)
 
-    def name(self, namespace: TrackNamespace, track: bytes) -> None:
+    def whole_namespace(self, fields: TrackNamespace) -> None:
+        if not fields and not self.profile.empty_namespaces:
+            raise ValueError("a namespace without fields")
+        self.namespace(fields)
+
+    def name(self, name: tuple[TrackNamespace, bytes]) -> None:
+        namespace, track = name
         fault = name_fault(namespace, track, self.profile)
         if fault:
             raise ValueError(fault)
-        self.namespace(namespace, whole=True)
+        self.whole_namespace(namespace)
         self.sized(track)
 
     def reason(self, text: str) -> None:
@@ -218,7 +237,7 @@ class Writer:
         """Properties of an object, after their length."""
         inner = Writer(self.profile)
         inner.pairs(pairs)
-        self.sized(bytes(inner))
+        self.sized(bytes(inner), 2 * MAX_BLOCK)  # numbers may take more bytes than in the draft they came by
 
 
 def as_flag(value: int) -> bool:

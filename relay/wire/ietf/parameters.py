@@ -51,6 +51,7 @@ class Parameters:
     route_cost: int | None = None
     hidden: int | None = None
 
+
 NO_PARAMETERS: Final = Parameters()
 
 MAX_PARAMETERS: Final = 64
@@ -126,9 +127,7 @@ def _has_length(number: int, kind: _Kind, profile: DraftProfile) -> bool:
 
 def read_parameters(reader: Reader, *, nested: bool = False) -> Parameters:
     """A count and that many parameters. An unknown one is an error, or ignored where `fixed_fields`."""
-    count = reader.varint()
-    if count > MAX_PARAMETERS:
-        raise DecodeError(f"{count} parameters, at most {MAX_PARAMETERS} are allowed")
+    count = reader.bounded(MAX_PARAMETERS)
     values: dict[str, Any] = {}
     number = 0
     for _ in range(count):

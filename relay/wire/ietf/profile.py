@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Final
 
 from relay.wire.ietf.codes import (
-    DONE_CODES_OLD,
     DONE_CODES_14,
     DONE_CODES_NEW,
+    DONE_CODES_OLD,
     REFUSALS_14,
     REFUSALS_16,
     REFUSALS_18,
@@ -153,7 +153,9 @@ DRAFT_18: Final = DraftProfile(
     lacks=DRAFT_22.lacks | _NEW,
     refusals=REFUSALS_18,
 )
-DRAFT_19: Final = replace(DRAFT_18, name="moqt-19", setup_code=0xFF000013, goaway_request=False, fin_cancels=False)
+DRAFT_19: Final = replace(
+    DRAFT_18, name="moqt-19", setup_code=0xFF000013, goaway_request=False, fin_cancels=False
+)
 DRAFT_16: Final = DraftProfile(
     "moqt-16",
     0xFF000010,
@@ -232,7 +234,9 @@ def done_code(status: DoneStatus, profile: DraftProfile) -> int:
 
 def done_of(code: int, profile: DraftProfile) -> DoneStatus:
     """INTERNAL for an unknown code."""
-    return next((status for status, known in profile.done_codes.items() if known == code), DoneStatus.INTERNAL)
+    return next(
+        (status for status, known in profile.done_codes.items() if known == code), DoneStatus.INTERNAL
+    )
 
 
 def reset_code(code: ResetCode, profile: DraftProfile) -> int:
