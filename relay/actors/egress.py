@@ -13,7 +13,6 @@ from relay.model.path import MAX_SEGMENTS, join, narrow, strip
 from relay.model.track import SubscribeParams
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq import session as moq
-from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 
 Requested: TypeAlias = moq.SubscribeRequested | moq.InfoRequested | moq.FetchRequested
@@ -193,7 +192,7 @@ class Egress:
                 start_frame=event.start_frame,
                 end_frame=event.end_frame,
             )
-            self._ask(Request(m.Fetch(*asked, Encoding.TIMED, params, self._exclude)))
+            self._ask(Request(m.Fetch(*asked, self._moq.fetch_encoding, params, self._exclude)))
 
     def _on_update(self, event: moq.SubscribeUpdated) -> None:
         request = self._requests.get(event.request)

@@ -15,7 +15,9 @@ from relay.logger import get_logger
 from relay.model.limits import Limits
 from relay.model.route import MAX_HOP_ID
 from relay.moq import session as moq
-from relay.moq.lite import LiteSession, Options, State
+from relay.moq.core import State
+from relay.moq.protocol import open_session
+from relay.moq.setup import Options
 from relay.runtime import SYSTEM, Runtime
 from relay.transport.session import Event as TransportEvent
 from relay.transport.session import Session, SessionClosed
@@ -141,11 +143,11 @@ class Endpoint(Handle):
         self.session = session
         self.runtime = runtime
         self.goaway: str | None = None  # the URI of the peer's GOAWAY, which may be empty
-        self.moq = LiteSession(
+        self.moq = open_session(
             session,
-            limits=replace(TRUSTING, frame=max_frame),
-            hop=runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop,
-            versions=versions,
+            replace(TRUSTING, frame=max_frame),
+            runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop,
+            versions,
             admitted=True,
             options=Options(waits_for_setup=False, **setup),
         )

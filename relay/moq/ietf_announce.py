@@ -79,7 +79,9 @@ class PeerNamespaces:
         self._core.emit(AnnouncementsEnded(request, code))
 
     def _interest_of(self, path: str) -> int | None:
-        return next((request for request, (prefix, _) in self._interests.items() if covers(prefix, path)), None)
+        return next(
+            (request for request, (prefix, _) in self._interests.items() if covers(prefix, path)), None
+        )
 
     # --- PUBLISH_NAMESPACE, PUBLISH
 

@@ -8,19 +8,23 @@ from relay.model.limits import Limits
 from relay.moq.machine import Machine
 from relay.transport.session import Session, Stream
 from relay.wire.errors import FIRST_APP_CODE, ProtocolViolation, SessionCode, StreamCode, WireError
-from relay.wire.ietf.codes import (
-    DoneStatus,
-    Refusal,
-    RequestKind,
-    ResetCode,
+from relay.wire.ietf.codes import DoneStatus, Refusal, RequestKind, ResetCode
+from relay.wire.ietf.control import encode
+from relay.wire.ietf.messages import Message
+from relay.wire.ietf.profile import (
+    DRAFT_14,
+    DRAFT_16,
+    DRAFT_18,
+    DRAFT_20,
+    DRAFT_22,
+    DraftProfile,
     done_code,
     done_of,
     refusal_code,
     refusal_of,
+    reset_code,
+    reset_of,
 )
-from relay.wire.ietf.control import encode
-from relay.wire.ietf.messages import Message
-from relay.wire.ietf.profile import DRAFT_14, DRAFT_16, DRAFT_18, DRAFT_20, DRAFT_22, DraftProfile
 from relay.wire.version import Draft
 
 PROFILES: Final = {
@@ -77,10 +81,6 @@ ENDED: Final = {
 }
 """Of ends that are no end of the track."""
 
-OLD_RESETS: Final = frozenset(
-    (ResetCode.INTERNAL, ResetCode.CANCELLED, ResetCode.DELIVERY_TIMEOUT, ResetCode.SESSION_CLOSED)
-)
-
 RESETS: Final = {
     **{StreamCode(code): ResetCode(code) for code in (0, 1, 2, 3, 4, 5, 18)},
     StreamCode.NO_CAPACITY: ResetCode.EXCESSIVE_LOAD,
@@ -89,7 +89,9 @@ RESETS: Final = {
 }
 """By code of the current stream registry; others are internal errors."""
 
-RESET: Final = {reset: code for code, reset in RESETS.items() if code not in (StreamCode.EVICTED, StreamCode.OLD)}
+RESET: Final = {
+    reset: code for code, reset in RESETS.items() if code not in (StreamCode.EVICTED, StreamCode.OLD)
+}
 
 
 class SessionFault(ProtocolViolation):
@@ -112,28 +114,23 @@ class IetfCore(Machine):
     # --- codes: from and to the current stream registry
 
     def code(self, code: int) -> int:
-        reset = RESETS.get(_known(code), ResetCode.INTERNAL)
-        if not self.profile.request_streams and reset not in OLD_RESETS:
-            late = reset is ResetCode.TOO_FAR_BEHIND
-            reset = ResetCode.DELIVERY_TIMEOUT if late else ResetCode.INTERNAL
-        return int(reset)
+        return reset_code(RESETS.get(_known(code), ResetCode.INTERNAL), self.profile)
 
     @staticmethod
     def received(code: int) -> int:
         """Of a reset or stop by the peer."""
-        try:
-            return RESET[ResetCode(code)]
-        except (ValueError, KeyError):
-            return StreamCode.INTERNAL
+        return RESET.get(reset_of(code), StreamCode.INTERNAL)
 
-    def refusal(self, code: int, to: RequestKind) -> int:
-        return refusal_code(REFUSALS.get(_known(code), Refusal.INTERNAL), self.profile, to)
+    def refusal(self, code: int) -> int:
+        """For REQUEST_ERROR."""
+        return refusal_code(REFUSALS.get(_known(code), Refusal.INTERNAL), self.profile)
 
     def refused(self, code: int, to: RequestKind) -> int:
         """Of REQUEST_ERROR."""
         return REFUSED.get(refusal_of(code, self.profile, to), StreamCode.INTERNAL)
 
     def done(self, code: int) -> int:
+        """For PUBLISH_DONE."""
         return done_code(DONE.get(_known(code), DoneStatus.INTERNAL), self.profile)
 
     def ended(self, status: int) -> int | None:

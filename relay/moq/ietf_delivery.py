@@ -5,23 +5,24 @@ A group is a stream, and several if the publisher's group has several subgroups 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from relay.model.backlog import Ranks, send_priority
 from relay.model.group import Subgroup
 from relay.model.track import Begin, SubscribeParams, TrackProperties
-from relay.moq.core import Handler, RequestOwner
+from relay.moq.core import RequestOwner
 from relay.moq.delivery import Delivery, GroupStream
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Party
 from relay.moq.session import GroupFragment, Location, SubscribeUpdated
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
-from relay.wire.ietf.codes import DoneStatus, done_code
+from relay.wire.ietf.codes import DoneStatus
 from relay.wire.ietf.data import ObjectDatagram, SubgroupHeader
 from relay.wire.ietf.messages import Message, PublishDone, RequestUpdate, SubscribeOk
 from relay.wire.ietf.parameters import Parameters
+from relay.wire.ietf.profile import done_code
 from relay.wire.ietf.streams import encode_datagram, subgroup_header
 from relay.wire.ietf.values import (
     AbsoluteRange,
@@ -82,7 +83,7 @@ def properties_of(info: TrackProperties) -> Properties:
     )
 
 
-class IetfDelivery(Delivery, Party):
+class IetfDelivery(Delivery):
     """One subscription of the peer, until `over`."""
 
     def __init__(
@@ -98,19 +99,17 @@ class IetfDelivery(Delivery, Party):
         super().__init__(core, owner, request, exchange.stream, wanted, ranks)
         self.wanted = wanted
         self.exchange = exchange
+        self.named = "", ""  # broadcast and track
         self.info = TrackProperties()
         self._ietf = core
         self._accepted = False
         self._paused = params.forward is False
         self._streams = 0
-        self._header = b""  # of the next stream, without the group
+        exchange.party = Subscribing(self)
 
     # --- the peer
 
-    def on_message(self, message: Message) -> None:
-        if not isinstance(message, RequestUpdate):
-            super().on_message(message)
-            return
+    def on_update(self, message: RequestUpdate) -> None:
         if self.over:
             return
         params = message.params
@@ -237,6 +236,25 @@ class IetfDelivery(Delivery, Party):
 
     def _finish(self, status: int) -> None:
         self.exchange.send(PublishDone(status, self._streams, request_id=self.exchange.id), fin=True)
+
+
+class Subscribing(Party):
+    """The exchange of a subscription of the peer."""
+
+    def __init__(self, delivery: IetfDelivery) -> None:
+        self._delivery = delivery
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, RequestUpdate):
+            self._delivery.on_update(message)
+        else:
+            super().on_message(message)
+
+    def on_finished(self) -> None:
+        self._delivery.on_finished()
+
+    def on_left(self, code: int) -> None:
+        self._delivery.on_left(code)
 
 
 class SubgroupStreams:

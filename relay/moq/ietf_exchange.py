@@ -145,7 +145,7 @@ class Exchange(Handler):
 
     def error(self, code: int, reason: str = "") -> None:
         """Refuse. `code` is of the current stream registry."""
-        number = self._core.refusal(code, self.kind)
+        number = self._core.refusal(code)
         self.send(RequestError(number, reason, RETRY_NEVER, request_id=self.id, to=self.kind), fin=True)
         self.party = NOBODY
 
@@ -302,7 +302,9 @@ class Exchanges:
         self._granted = 0 if not core.profile.request_streams else 1 << 62  # ids of ours, by MAX_REQUEST_ID
         self._waiting: deque[tuple[int, Message]] = deque()
         self._live: set[int] = set()  # ids of the peer's requests
-        self._expected = 1 if core.session.is_client else 0  # least next id of the peer, on the control stream
+        self._expected = (
+            1 if core.session.is_client else 0
+        )  # least next id of the peer, on the control stream
         self._by_id: dict[int, ControlExchange] = {}  # of both sides, which have ids of their own
         self._names: dict[tuple[bool, TrackNamespace], int] = {}
         """Requests about namespaces by (is ours, name): 14 ends them by name."""
@@ -361,7 +363,9 @@ class Exchanges:
     def _on_control(self, number: int, kind: RequestKind, message: Request, *, ours: bool) -> ControlExchange:
         assert self.control is not None
         leaving = _leaving(message, ours=ours)
-        exchange = self._by_id[number] = ControlExchange(self._core, self, number, kind, self.control, leaving)
+        exchange = self._by_id[number] = ControlExchange(
+            self._core, self, number, kind, self.control, leaving
+        )
         if isinstance(message, PublishNamespace):
             self._names[ours, message.namespace] = number
         elif isinstance(message, SubscribeNamespace):
@@ -384,7 +388,7 @@ class Exchanges:
 
     # --- the control stream of the older drafts
 
-    def on_control(self, message: Message) -> None:
+    def on_control(self, message: Message) -> None:  # noqa: C901 - one line per message
         """A message of the peer that belongs to a request. Raises WireError."""
         core = self._core
         core.spend()

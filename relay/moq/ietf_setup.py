@@ -21,9 +21,7 @@ MOST_WAITING = 1_024  # messages on the control stream until the peer is admitte
 class SetupExchange:
     """The set-up of one session."""
 
-    def __init__(
-        self, core: IetfCore, exchanges: Exchanges, *, admitted: bool, options: Options
-    ) -> None:
+    def __init__(self, core: IetfCore, exchanges: Exchanges, *, admitted: bool, options: Options) -> None:
         self.chosen = core.version
         self.deadline = NEVER
         self.held = Held()

@@ -99,6 +99,10 @@ class LiteSession(LiteCore):
         return Encoding.TIMED if self.version.has_timestamps else Encoding.PLAIN
 
     @property
+    def fetch_encoding(self) -> Encoding:
+        return Encoding.TIMED
+
+    @property
     def datagram_limit(self) -> int:
         """Payload that a datagram can carry for certain, 0 if none can."""
         limit = self.session.datagram_limit - MAX_DATAGRAM_HEADER if self.version.has_timestamps else 0

@@ -13,7 +13,7 @@ from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq import session as moq
 from relay.moq.encoding import EncodedGroup
 from relay.moq.feed import Feed, GroupFetch, shared_fragments
-from relay.moq.lite import LiteSession
+from relay.moq.protocol import ProtocolSession
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 from relay.wire.varint import MAX_VARINT
@@ -24,7 +24,7 @@ class PublishedTrack:
 
     def __init__(
         self,
-        session: LiteSession,
+        session: ProtocolSession,
         clock: Callable[[], float],
         on_change: Callable[[], object],
         name: str,

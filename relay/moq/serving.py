@@ -35,7 +35,8 @@ STREAM_COST = 2_048  # bytes of memory for such a stream, besides its unsent dat
 class Writer(Protocol):
     """An interest of the peer in announcements, which writes them."""
 
-    stream: Stream
+    @property
+    def stream(self) -> Stream: ...
 
     def covers(self, path: str) -> bool: ...
 
