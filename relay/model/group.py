@@ -41,6 +41,13 @@ class Subgroup:
         self.starts = starts  # it is here from its first object on
         self.ends_group = ends_group  # its last object is the last of the group
 
+    def __len__(self) -> int:
+        """Among chunks of bytes it marks a place."""
+        return 0
+
+    def __bool__(self) -> bool:
+        return True
+
 
 class Object(NamedTuple):
     """The start of a frame of a moq-transport publisher. Ids ascend within a group, with gaps."""

@@ -6,7 +6,7 @@ A group is a stream, and several if the publisher's group has several subgroups 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from relay.model.backlog import Ranks, send_priority
 from relay.model.group import Subgroup
@@ -15,6 +15,7 @@ from relay.moq.core import RequestOwner
 from relay.moq.delivery import Delivery, GroupStream
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Party
+from relay.moq.ietf_fetching import FetchAnswer
 from relay.moq.session import GroupFragment, Location, SubscribeUpdated
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
@@ -83,6 +84,14 @@ def properties_of(info: TrackProperties) -> Properties:
     )
 
 
+class Joining(NamedTuple):
+    """A joining fetch from a group on: by its number, or by their count before the newest."""
+
+    fetch: FetchAnswer
+    start: int
+    relative: bool
+
+
 class IetfDelivery(Delivery):
     """One subscription of the peer, until `over`."""
 
@@ -105,6 +114,8 @@ class IetfDelivery(Delivery):
         self._accepted = False
         self._paused = params.forward is False
         self._streams = 0
+        self._largest: Location | None = None
+        self._joins: list[Joining] = []  # that wait for the answer to SUBSCRIBE
         exchange.party = Subscribing(self)
 
     # --- the peer
@@ -159,6 +170,20 @@ class IetfDelivery(Delivery):
                 order=GroupOrder.ASCENDING if self.info.ordered else GroupOrder.DESCENDING,
             )
         self.exchange.send(SubscribeOk(self.exchange.id, params, properties, request_id=self.exchange.id))
+        self._largest = largest
+        joins, self._joins = self._joins, []
+        for join in joins:
+            self.join(*join)
+
+    def join(self, fetch: FetchAnswer, start: int, relative: bool) -> None:  # noqa: FBT001 - as in `Joining`
+        """A joining fetch, which ends where this subscription begins."""
+        if not self._accepted:
+            self._joins.append(Joining(fetch, start, relative))
+        elif self._largest is None:
+            fetch.refuse(StreamCode.NOT_FOUND)
+        else:
+            group, last = self._largest
+            fetch.begin(WireLocation(max(0, group - start) if relative else start, 0), (group, last))
 
     def send(self, fragments: tuple[GroupFragment, ...], now: float) -> int:
         return 0 if self._paused else super().send(fragments, now)
@@ -226,6 +251,8 @@ class IetfDelivery(Delivery):
         self._done(DoneStatus.TRACK_ENDED)
 
     def refuse(self, code: int) -> None:
+        for join in self._joins:
+            join.fetch.refuse(code)
         if self._accepted:
             self._finish(self._ietf.done(code))
         else:

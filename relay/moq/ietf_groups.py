@@ -100,12 +100,10 @@ class Assembly:
         self.advance()
 
     def advance(self) -> None:
-        while not self.joining and (stream := self._writing or self._next()) is not None:
-            if not stream.waiting:
-                break
-            parts = stream.take()
-            if parts:
-                self._emit(parts)
+        if self.joining:
+            return
+        while (stream := self._writing or self._next()) is not None and stream.waiting:
+            self._emit(stream.take())
             self._writing = stream if not stream.waiting and stream.inside else None
         for stream in [s for s in self._streams if s.ended and not s.waiting and s is not self._writing]:
             del self._streams[stream]
@@ -176,9 +174,13 @@ class Assembly:
 
     def joined(self) -> None:
         """The fetch has ended: the streams go on behind it."""
-        self.joining = False
         for stream in self._streams:
             stream.skip(self._last)
+        waiting = [stream.head for stream in self._streams if stream.waiting]
+        if self._last < 0 and waiting and min(waiting):
+            self.join_failed()  # it brought nothing, and the streams lack the beginning
+            return
+        self.joining = False
         self.advance()
 
     def join_failed(self) -> None:

@@ -176,8 +176,7 @@ class Subscription(Party):
         self.unclaimed_until = NEVER
         if self.info is not None:
             self._start()
-        if self._fresh:
-            self._owner.fresh.append(self)
+        self.flush()
 
     def _start(self) -> None:
         if self.request and self.info is not None:
@@ -381,14 +380,19 @@ class Join(FetchParty):
         self._group.fetched(parts)
         if fin:
             self.end()
-            self._group.joined()
+            self._join()
 
     def failed(self, code: int, received: int) -> None:  # noqa: ARG002 - the subscription goes on without
         if not self._over:
             self.end()
-            for stream in self._group.streams():
+            self._join()
+
+    def _join(self) -> None:
+        streams = self._group.streams()
+        self._group.joined()
+        if self._group.closed:
+            for stream in streams:
                 self._core.refuse(stream, StreamCode.OLD)
-            self._group.join_failed()
 
 
 class GroupFetch(FetchParty):

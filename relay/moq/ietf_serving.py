@@ -6,11 +6,14 @@ request for one group after the other.
 
 from __future__ import annotations
 
+from typing import Any
+
 from relay.model.track import TrackProperties
 from relay.moq.ietf_announce import NamespaceWriter, RequestingWriter, offered
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_delivery import IetfDelivery, properties_of
 from relay.moq.ietf_exchange import Exchange, Exchanges, Party
+from relay.moq.ietf_fetching import FetchAnswer
 from relay.moq.ietf_names import path_of, track_of
 from relay.moq.serving import Serving
 from relay.moq.session import (
@@ -20,14 +23,18 @@ from relay.moq.session import (
     RequestCancelled,
     SubscribeRequested,
 )
+from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
 from relay.wire.ietf.messages import (
+    Fetch,
     Interest,
+    JoiningFetch,
     Request,
     Subscribe,
     SubscribeNamespace,
     TrackStatus,
 )
+from relay.wire.ietf.values import AbsoluteRange
 
 
 class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
@@ -39,6 +46,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
         self._exchanges = exchanges
         self._asking: dict[int, IetfDelivery] = {}  # by the request for the track's properties
         self._statuses: dict[int, Exchange] = {}
+        self._fetches: dict[int, FetchAnswer] = {}  # by the request for the present group
         self._offered: dict[str, Exchange] = {}  # PUBLISH_NAMESPACE of ours, by path
 
     def open(self, exchange: Exchange, message: Request) -> Party:
@@ -48,13 +56,17 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
                 self._on_subscribe(exchange, message)
             case TrackStatus():
                 self._on_status(exchange, message)
+            case Fetch():
+                self._on_fetch(exchange, message)
+            case JoiningFetch():
+                self._on_joining_fetch(exchange, message)
             case SubscribeNamespace():
                 self._on_interest(exchange, message)
             case _:
                 exchange.error(StreamCode.INTERNAL)
         return exchange.party
 
-    def _named(self, exchange: Exchange, message: Subscribe | TrackStatus) -> tuple[str, str] | None:
+    def _named(self, exchange: Exchange, message: Subscribe | TrackStatus | Fetch) -> tuple[str, str] | None:
         """`None` if the names have no path: refused."""
         broadcast, track = path_of(message.namespace), track_of(message.track)
         if broadcast is None or track is None:
@@ -82,6 +94,27 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
             self._statuses[question] = exchange
             exchange.party = Questioner(self, question)
             core.emit(InfoRequested(question, *named))
+
+    def _on_fetch(self, exchange: Exchange, message: Fetch) -> None:
+        named = self._named(exchange, message)
+        wanted = message.range
+        if named is None:
+            return
+        if not isinstance(wanted, AbsoluteRange) or wanted.end_group is None:
+            exchange.error(StreamCode.NOT_FOUND, "a range with an end is expected")
+            return
+        fetch = FetchAnswer(self._ietf, self, exchange, named, message.params)
+        fetch.begin(wanted.start, (wanted.end_group, wanted.end_object))
+
+    def _on_joining_fetch(self, exchange: Exchange, message: JoiningFetch) -> None:
+        found = (d for d in self._deliveries.values() if d.exchange.id == message.subscribe_id)
+        delivery = next(found, None)
+        if delivery is None:
+            exchange.error(StreamCode.NOT_FOUND, "no such subscription")
+            return
+        priority = 255 - delivery.info.priority
+        fetch = FetchAnswer(self._ietf, self, exchange, delivery.named, message.params, priority)
+        delivery.join(fetch, message.start, relative=message.relative)
 
     def _on_interest(self, exchange: Exchange, message: SubscribeNamespace) -> None:
         core = self._ietf
@@ -117,6 +150,10 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
         status = self._statuses.pop(request, None)
         if status is not None:
             status.error(code)
+        fetch = self._fetches.get(request)
+        if fetch is not None:
+            fetch.missing(code)
+            return
         delivery = self._asking.pop(request, None)
         super().reject(request if delivery is None else delivery.request, code)
 
@@ -125,9 +162,28 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
         if question is not None:
             del self._asking[question]
             self._core.emit(RequestCancelled(question, code))
+        fetch = self._fetches.get(request)
+        if fetch is not None:
+            fetch.on_left(StreamCode.CANCELLED if code is None else code)
         if self._statuses.pop(request, None) is not None:
             self._core.emit(RequestCancelled(request, code))
         super().cancelled(request, code)
+
+    # --- fetches
+
+    def track_fetch(self, request: int, fetch: FetchAnswer) -> None:
+        self._fetches[request] = fetch
+
+    def fetch_over(self, request: int) -> None:
+        self._fetches.pop(request, None)
+
+    def wrote(self, stream: Stream, request: int, size: int) -> None:
+        self._keep_account(stream, request, size)
+
+    def send_fetched(self, request: int, chunks: tuple[Any, ...], *, fin: bool) -> None:
+        fetch = self._fetches.get(request)
+        if fetch is not None:
+            fetch.take(chunks, fin=fin)
 
     # --- our broadcasts
 

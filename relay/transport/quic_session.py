@@ -177,6 +177,9 @@ class QuicSession(Handler):
     def wire_code(self, code: int) -> int:
         return wire_code(code)
 
+    def plain_code(self, code: int) -> int:
+        return plain_code(code)
+
     def stream_data(self, stream: Stream, data: bytes, fin: bool) -> None:  # noqa: FBT001 - as the base
         if stream.accepted:
             if data or fin:
@@ -191,18 +194,18 @@ class QuicSession(Handler):
             self._emit(StreamData(stream, data, fin))
         if stream.out.reset_code >= 0:
             # The peer stopped our half before its own first byte arrived.
-            self._emit(StreamStopped(stream, plain_code(stream.out.reset_code)))
+            self._emit(StreamStopped(stream, self.plain_code(stream.out.reset_code)))
 
     def stream_reset(self, stream: Stream, code: int) -> None:
         if stream.accepted:
-            self._emit(StreamReset(stream, plain_code(code)))
+            self._emit(StreamReset(stream, self.plain_code(code)))
         else:
             # Its user never saw this stream, and an open half would use up stream credit of the peer.
-            stream.abort(wire_code(0))
+            stream.abort(self.wire_code(0))
 
     def stream_stopped(self, stream: Stream, code: int) -> None:
         if stream.accepted:
-            self._emit(StreamStopped(stream, plain_code(code)))
+            self._emit(StreamStopped(stream, self.plain_code(code)))
 
     def datagram(self, data: bytes) -> None:
         self._emit(DatagramReceived(data))

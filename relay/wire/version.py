@@ -127,6 +127,11 @@ class Version(IntEnum):
         """GOAWAY exists (04 and newer)."""
         return self >= Version.LITE_04
 
+    @property
+    def maps_codes(self) -> bool:
+        """Codes of streams are those of HTTP/3 on raw QUIC, too."""
+        return True
+
 
 class Draft(IntEnum):
     """One draft of moq-transport; they compare by age. 19 has the rules of 18, and 21 those of 20."""
@@ -173,6 +178,11 @@ class Draft(IntEnum):
     def has_partial_groups(self) -> bool:
         """Groups and subscriptions may begin at a later frame."""
         return True
+
+    @property
+    def maps_codes(self) -> bool:
+        """Codes of streams are those of HTTP/3 on raw QUIC, too."""
+        return False
 
 
 _SAME_AS: Final = {"moq-transport-19": Draft.DRAFT_18, "moq-transport-21": Draft.DRAFT_20}
