@@ -15,6 +15,7 @@ from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Exchanges, Party
 from relay.moq.ietf_names import namespace_of, path_of
 from relay.moq.session import (
+    NEVER,
     Announced,
     AnnouncementsComplete,
     AnnouncementsEnded,
@@ -37,6 +38,11 @@ from relay.wire.ietf.messages import (
 )
 
 
+ASKED_WITHIN = 1.0  # seconds in which our owner asks, if ever
+
+MOST_WAITING = 1_024  # namespaces until then
+
+
 class PeerNamespaces:
     """The namespaces of the peer under the prefixes of our owner."""
 
@@ -45,6 +51,8 @@ class PeerNamespaces:
         self._exchanges = exchanges
         self._interests: dict[int, tuple[str, Interest | None]] = {}  # prefixes, by request
         self._holders: dict[str, set[int]] = {}  # request ids that keep a path announced
+        self._waiting: dict[Exchange, PublishNamespace] = {}  # until our owner asks
+        self.deadline = NEVER
 
     def request(self, prefix: str) -> int:
         """A client asks; the clients of a server announce by themselves."""
@@ -59,6 +67,10 @@ class PeerNamespaces:
         else:
             core.emit(AnnouncementsComplete(request))
         self._interests[request] = prefix, interest
+        waiting, self._waiting = self._waiting, {}
+        self.deadline = NEVER
+        for exchange, message in waiting.items():
+            exchange.party = self.published(exchange, message)
         return request
 
     def cancel(self, request: int) -> bool:
@@ -90,11 +102,23 @@ class PeerNamespaces:
         if path is None:
             exchange.error(StreamCode.NOT_FOUND, "the namespace has no path")
             return exchange.party
+        if not self._interests and len(self._waiting) < MOST_WAITING:
+            # it comes with SETUP, before our owner has seen that
+            self._waiting[exchange] = message
+            self.deadline = min(self.deadline, self._core.now + ASKED_WITHIN)
+            return Waiting(self._waiting, exchange)
         if not self.hold(path, exchange.id):
             exchange.error(StreamCode.UNAUTHORIZED)
             return exchange.party
         exchange.ok()
         return Holder(self, exchange, path)
+
+    def on_time(self, now: float) -> None:
+        if now >= self.deadline:
+            self.deadline = NEVER
+            waiting, self._waiting = self._waiting, {}
+            for exchange in waiting:
+                exchange.error(StreamCode.UNAUTHORIZED)
 
     def hold(self, path: str, number: int) -> bool:
         """Request `number` keeps `path` announced. False if the peer may not publish it."""
@@ -117,6 +141,21 @@ class PeerNamespaces:
             request = self._interest_of(path)
             if request is not None:
                 self._core.emit(Unannounced(request, path, said=said))
+
+
+class Waiting(Party):
+    """PUBLISH_NAMESPACE that is not answered yet."""
+
+    def __init__(self, waiting: dict[Exchange, PublishNamespace], exchange: Exchange) -> None:
+        self._waiting = waiting
+        self._exchange = exchange
+
+    def on_finished(self) -> None:
+        self._waiting.pop(self._exchange, None)
+        self._exchange.leave()
+
+    def on_left(self, code: int) -> None:  # noqa: ARG002 - it is withdrawn either way
+        self._waiting.pop(self._exchange, None)
 
 
 class Holder(Party):

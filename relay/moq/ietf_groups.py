@@ -39,8 +39,8 @@ class Receiver(Protocol):
     def group_over(self, group: Assembly) -> None:
         """The group has ended."""
 
-    def ends(self, sequence: int) -> None:
-        """No group follows that one."""
+    def ends(self, final: int) -> None:
+        """The track ends before that group."""
 
     def has_newer(self, sequence: int) -> bool:
         """A later group has begun, or none can: streams that have ended were all of this one."""
@@ -64,7 +64,7 @@ class Assembly:
     """One group."""
 
     __slots__ = (
-        *("_begun", "_broken", "_last", "_receiver", "_streams", "_writing", "closed"),
+        *("_begun", "_broken", "_last", "_receiver", "_streams", "_void", "_writing", "closed"),
         *("code", "complete", "joining", "sequence", "subgroups"),
     )
 
@@ -80,6 +80,7 @@ class Assembly:
         self._writing: SubgroupStream | None = None  # in the middle of an object
         self._last = -1  # id of the last object
         self._begun = False
+        self._void = False  # it holds the end of the track alone
         self._broken: int | None = None  # code of a stream that was reset
 
     # --- streams
@@ -137,7 +138,8 @@ class Assembly:
             self.abort(self._broken)
         elif self.complete or self._receiver.has_newer(self.sequence):
             self.closed = True
-            self._receiver.add(self.sequence, 0, [], fin=True)
+            if not self._void:
+                self._receiver.add(self.sequence, 0, [], fin=True)
             self._receiver.group_over(self)
 
     def abort(self, code: int) -> None:
@@ -158,10 +160,12 @@ class Assembly:
         else:
             self.advance()
 
-    def ends_with(self, status: ObjectStatus) -> None:
+    def ends_with(self, status: ObjectStatus, number: int) -> None:
+        """An object without payload, with that id, marks the end of the group or of the track."""
         self.complete = True
         if status is ObjectStatus.END_OF_TRACK:
-            self._receiver.ends(self.sequence)
+            self._void = not number  # the track ended with the group before
+            self._receiver.ends(self.sequence + bool(number))
 
     def streams(self) -> list[Stream]:
         return [stream.stream for stream in self._streams]
@@ -284,7 +288,7 @@ class SubgroupStream(Handler):
                         start_of(item.id, item.size, item.properties, subgroup, timed=timed, arrival=now)
                     )
                 elif item.status is not ObjectStatus.DOES_NOT_EXIST:
-                    assembly.ends_with(item.status)
+                    assembly.ends_with(item.status, item.id)
         if self.ended and self.header.end_of_group:
             assembly.complete = True
         assembly.add(self, parts)

@@ -264,8 +264,8 @@ class Subscription(Party):
     def has_newer(self, sequence: int) -> bool:
         return self._done or sequence < self._newest
 
-    def ends(self, sequence: int) -> None:
-        self._final = sequence + 1
+    def ends(self, final: int) -> None:
+        self._final = final
 
     def group_over(self, group: Assembly) -> None:
         if self.groups.get(group.sequence) is group:
@@ -608,9 +608,10 @@ class Requests:
     @property
     def deadline(self) -> float:
         waiting = [subscription.unclaimed_until for subscription in self._unclaimed.values()]
-        return min((*waiting, *self._early.values()), default=NEVER)
+        return min((*waiting, *self._early.values(), self.namespaces.deadline))
 
     def on_time(self, now: float) -> None:
+        self.namespaces.on_time(now)
         for subscription in [s for s in self._unclaimed.values() if s.unclaimed_until <= now]:
             self.drop(subscription)
         for stream in [stream for stream, until in self._early.items() if until <= now]:

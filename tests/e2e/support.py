@@ -91,6 +91,6 @@ def assert_complete(result: Mapping[str, Any], groups: int, frames: int) -> None
     assert result["errors"] == [], result["errors"]
     assert result["bad"] == []
     received = dict(result["groups"])
-    assert sorted(received) == list(range(groups)), f"{len(received)} of {groups} groups"
+    assert sorted(received) == list(range(groups)), f"{len(received)} of {groups} groups: {sorted(received)}"
     for sequence, numbers in received.items():
         assert numbers == list(range(frames)), (sequence, numbers)
