@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum, IntEnum, auto
 from types import MappingProxyType
 from typing import Final
@@ -118,7 +119,7 @@ _OLD_DONE: Final = {
     DoneStatus.TOO_FAR_BEHIND: 0x6,
 }
 
-REFUSALS_14: Final = MappingProxyType(
+REFUSALS_14: Final[Mapping[Refusal, int]] = MappingProxyType(
     {
         **_BASE,
         Refusal.BAD_TOKEN: 0x10,
@@ -131,7 +132,7 @@ REFUSALS_14: Final = MappingProxyType(
         Refusal.BAD_JOINING_ID: 0x7,
     }
 )
-REFUSALS_16: Final = MappingProxyType(
+REFUSALS_16: Final[Mapping[Refusal, int]] = MappingProxyType(
     {
         **_BASE,
         Refusal.BAD_TOKEN: 0x4,
@@ -145,7 +146,7 @@ REFUSALS_16: Final = MappingProxyType(
         Refusal.BAD_JOINING_ID: 0x32,
     }
 )
-REFUSALS_18: Final = MappingProxyType(
+REFUSALS_18: Final[Mapping[Refusal, int]] = MappingProxyType(
     {
         **REFUSALS_16,
         Refusal.GOING_AWAY: 0x6,
@@ -155,7 +156,7 @@ REFUSALS_18: Final = MappingProxyType(
         Refusal.REDIRECT: 0x34,
     }
 )
-REFUSALS_20: Final = MappingProxyType(
+REFUSALS_20: Final[Mapping[Refusal, int]] = MappingProxyType(
     {
         **{
             refusal: code
@@ -167,11 +168,13 @@ REFUSALS_20: Final = MappingProxyType(
     }
 )
 
-DONE_CODES_14: Final = MappingProxyType({**_OLD_DONE, DoneStatus.MALFORMED_TRACK: 0x7})
-DONE_CODES_OLD: Final = MappingProxyType(
+DONE_CODES_14: Final[Mapping[DoneStatus, int]] = MappingProxyType(
+    {**_OLD_DONE, DoneStatus.MALFORMED_TRACK: 0x7}
+)
+DONE_CODES_OLD: Final[Mapping[DoneStatus, int]] = MappingProxyType(
     {**_OLD_DONE, DoneStatus.MALFORMED_TRACK: 0x12, DoneStatus.UPDATE_FAILED: 0x8}
 )
-DONE_CODES_NEW: Final = MappingProxyType(
+DONE_CODES_NEW: Final[Mapping[DoneStatus, int]] = MappingProxyType(
     {
         **DONE_CODES_OLD,
         DoneStatus.EXPIRED: 0x6,

@@ -15,7 +15,7 @@ from relay.wire.ietf.values import (
     Properties,
     TrackNamespace,
 )
-from relay.wire.ietf.varint import MAX_VI64, decode_vi64, encode_vi64
+from relay.wire.ietf.varint import decode_vi64, encode_vi64
 from relay.wire.text import text_of
 from relay.wire.varint import decode_varint, encode_varint
 
@@ -26,7 +26,7 @@ _MAX_BYTE: Final = 0xFF
 _MAX_FLAG: Final = 1
 
 
-class Short(DecodeError):
+class Short(DecodeError):  # noqa: N818 - as in `relay.wire.errors`
     """The bytes end inside a field: malformed in a message, and more may come in a stream."""
 
 
@@ -141,8 +141,8 @@ class Reader:
     def type_after(self, before: int) -> int:
         """The type of a parameter or pair."""
         kind = self.varint() + (before if self.profile.delta_types else 0)
-        if kind > MAX_VI64:
-            raise DecodeError("a type above 2^64 - 1")
+        if kind > self.profile.max_varint:
+            raise DecodeError("a type is too large")
         return kind
 
     def block(self) -> Properties:

@@ -106,13 +106,13 @@ _TABLE: Final[dict[int, tuple[str, _Kind]]] = {
 """Ascending. All are understood on all drafts: peers send some to drafts that lack them."""
 
 FIXED: Final = frozenset(("expires", "largest", "forward", "priority", "filter", "order"))
-"""Fields of messages where `fixed_fields`."""
+"""Fields of messages where `fixed_fields`, and then no parameters."""
 
 
 def _named(number: int, profile: DraftProfile) -> tuple[str, _Kind] | None:
     if number == _CACHE and not profile.rendezvous:
         return "max_cache_duration", _Kind.NUMBER
-    return _TABLE.get(number)
+    return None if profile.fixed_fields and number > _CACHE else _TABLE.get(number)
 
 
 def _has_length(number: int, kind: _Kind, profile: DraftProfile) -> bool:
@@ -197,15 +197,16 @@ def order_of(value: int) -> GroupOrder | None:
     return GroupOrder(value) if value else None
 
 
-def write_parameters(writer: Writer, params: Parameters, *, fixed: frozenset[str] = frozenset()) -> None:
-    """Count and parameters but those in `fixed`; ValueError for what the draft lacks."""
+def write_parameters(writer: Writer, params: Parameters) -> None:
+    """Count and parameters; ValueError for those that the draft lacks."""
     profile = writer.profile
     found: list[tuple[int, _Kind, Any]] = []
     for number in _TABLE:
-        name, kind = _named(number, profile) or ("", _Kind.NUMBER)
-        value = getattr(params, name)
-        if value is None or name in fixed:
+        named = _named(number, profile)
+        value = getattr(params, named[0]) if named else None
+        if named is None or value is None:
             continue
+        kind = named[1]
         if kind is _Kind.RANGE:
             found += [(number, kind, content) for of, content in value if of == number]
         elif kind is _Kind.TOKEN:
@@ -213,8 +214,8 @@ def write_parameters(writer: Writer, params: Parameters, *, fixed: frozenset[str
         else:
             found.append((number, kind, value))
     missing = sorted(name for name in profile.lacks if getattr(params, name) not in (None, ()))
-    if missing or (profile.fixed_fields and any(number > _CACHE for number, _, _ in found)):
-        raise ValueError(f"{profile.name} lacks such parameters: {missing or params}")
+    if missing:
+        raise ValueError(f"{profile.name} lacks parameters: {', '.join(missing)}")
     writer.varint(len(found))
     before = 0
     for number, kind, value in found:
