@@ -62,6 +62,13 @@ class Reader:
     def flag(self) -> bool:
         return as_flag(self.byte())
 
+    def small(self) -> int:
+        """A parameter of 0 to 255."""
+        value = self.byte() if self.profile.typed_parameters else self.varint()
+        if value > _MAX_BYTE:
+            raise DecodeError(f"a byte of {value}")
+        return value
+
     def take(self, size: int) -> bytes:
         end = self.offset + size
         if end > self._end:
@@ -177,6 +184,12 @@ class Writer:
         if not 0 <= value <= _MAX_BYTE:
             raise ValueError(f"one byte holds 0..{_MAX_BYTE}: {value}")
         self._out.append(value)
+
+    def small(self, value: int) -> None:
+        if self.profile.typed_parameters:
+            self.byte(value)
+        else:
+            self.varint(value)
 
     def sized(self, data: bytes, limit: int = MAX_BLOCK) -> None:
         if len(data) > limit:
