@@ -22,6 +22,9 @@ from relay.wire.varint import decode_varint, encode_varint
 MAX_BLOCK: Final = 0xFFFF
 """Bytes of a value, and of the properties of an object: as much as a control message can have."""
 
+MAX_PAIRS: Final = 256
+"""Of an object, a track or a set-up: read, a pair takes some 50 times the memory of its bytes."""
+
 _MAX_BYTE: Final = 0xFF
 _MAX_FLAG: Final = 1
 
@@ -141,6 +144,8 @@ class Reader:
         found: list[tuple[int, int | bytes]] = []
         kind = 0
         while len(found) < count if count is not None else len(self):
+            if len(found) == MAX_PAIRS:
+                raise DecodeError(f"more than {MAX_PAIRS} properties")
             kind = self.type_after(kind)
             found.append((kind, self.sized() if kind & 1 else self.varint()))
         return tuple(found)

@@ -12,7 +12,7 @@ from relay.wire.errors import DecodeError, FrameTooLarge, MessageTooLarge, Trunc
 from relay.wire.ietf import profile as drafts
 from relay.wire.ietf.codes import DoneStatus, Refusal, RequestKind, ResetCode
 from relay.wire.ietf.control import MessageDecoder, encode
-from relay.wire.ietf.cursor import MAX_BLOCK, Writer
+from relay.wire.ietf.cursor import MAX_BLOCK, MAX_PAIRS, Writer
 from relay.wire.ietf.data import (
     FetchGap,
     FetchHeader,
@@ -28,6 +28,7 @@ from relay.wire.ietf.messages import (
     Fetch,
     FetchOk,
     Goaway,
+    Interest,
     JoiningFetch,
     PublishDone,
     PublishNamespace,
@@ -35,6 +36,7 @@ from relay.wire.ietf.messages import (
     PublishStateNotify,
     RequestError,
     RequestOk,
+    RequestUpdate,
     Setup,
     Subscribe,
     SubscribeNamespace,
@@ -73,6 +75,7 @@ from relay.wire.ietf.values import (
     Token,
     Unfiltered,
 )
+from relay.wire.ietf.varint import encode_vi64
 
 NEW = (DRAFT_18, DRAFT_19, DRAFT_20, DRAFT_21, DRAFT_22)
 OLD = (DRAFT_14, DRAFT_16)
@@ -177,6 +180,19 @@ def test_a_block_of_properties_above_the_limit_is_refused_by_its_length(profile:
     writer.varint(MAX_BLOCK + 1)
     with pytest.raises(DecodeError):
         UniDecoder(profile).feed(subgroup_header(header, profile) + bytes(writer))
+
+
+@every
+def test_properties_of_an_object_are_few(profile: DraftProfile) -> None:
+    header = SubgroupHeader(1, 2, priority=3, has_properties=True)
+    lead = subgroup_header(header, profile)
+    most, more = (ObjectHeader(0, 1, ((0x10, 1),) * count) for count in (MAX_PAIRS, MAX_PAIRS + 1))
+    assert UniDecoder(profile).feed(lead + object_header(most, None, profile, has_properties=True)) == [
+        header,
+        most,
+    ]
+    with pytest.raises(DecodeError):
+        UniDecoder(profile).feed(lead + object_header(more, None, profile, has_properties=True))
 
 
 @every
@@ -528,6 +544,13 @@ def test_limits_of_names(profile: DraftProfile) -> None:
     writer.sized(bytes(97))
     with pytest.raises(DecodeError):
         reads(framed(0x06, bytes(writer) + b"\x00", profile), profile)
+    name = Writer(profile)
+    name.varint(0)
+    name.varint(1)
+    name.sized(bytes(4000))
+    name.sized(bytes(97))
+    with pytest.raises(DecodeError):
+        reads(framed(0x0D, bytes(name) + bytes(6), profile), profile)
     with pytest.raises(DecodeError):
         reads(framed(0x06, b"\x00\x21" + b"\x01x" * 33 + b"\x00", profile), profile)
 
@@ -689,3 +712,79 @@ def test_a_datagram_has_a_payload_or_a_status() -> None:
     ):
         with pytest.raises(DecodeError):
             decode_datagram(data, DRAFT_18)
+
+
+# --- our own faults
+
+
+@every
+def test_values_that_do_not_fit_are_our_fault(profile: DraftProfile) -> None:
+    id_ = 0
+    for message in (
+        Subscribe(-1, *NAME),
+        Subscribe(1 << 64, *NAME),
+        Subscribe(id_, *NAME, Parameters(priority=256)) if profile.typed_parameters else Subscribe(-1, *NAME),
+        Subscribe(id_, *NAME, Parameters(filter=AbsoluteRange(Location(1, 0), None, 3))),
+        PublishNamespace(id_, (b"x",) * 33),
+        PublishNamespace(id_, (b"x",), Parameters(tokens=(Token(bytes(40_000)), Token(bytes(40_000))))),
+        PublishNamespace(id_, (b"x",), Parameters(tokens=(Token(bytes(70_000)),))),
+        Goaway("x" * 8193),
+        Setup(other=((0x7F, 5),), versions=(1,)),
+    ):
+        with pytest.raises(ValueError):
+            encode(message, profile)
+    writer = Writer(profile)
+    for wrong in (-1, 256):
+        with pytest.raises(ValueError):
+            writer.byte(wrong)
+    with pytest.raises(ValueError):
+        object_header(ObjectHeader(0, 1, ((0x10, 1),)), None, profile, has_properties=False)
+    with pytest.raises(ValueError):
+        object_header(ObjectHeader(3, 1), 3, profile, has_properties=False)
+
+
+def test_an_integer_has_64_bits() -> None:
+    for wrong in (-1, 1 << 64):
+        with pytest.raises(ValueError):
+            encode_vi64(wrong)
+
+
+def test_a_server_of_14_chooses_one_version() -> None:
+    with pytest.raises(ValueError):
+        encode(Setup(versions=(1, 2), from_server=True), DRAFT_14)
+
+
+@drafts_of(DRAFT_16, *NEW)
+def test_a_status_in_a_fetch_is_of_14(profile: DraftProfile) -> None:
+    ended = FetchObject(1, 0, 0, 9, 0, status=ObjectStatus.END_OF_GROUP)
+    with pytest.raises(ValueError):
+        FetchEncoder(profile).header(ended)
+    stream = fetch_header(0, DRAFT_14) + FetchEncoder(DRAFT_14).header(ended)
+    assert UniDecoder(DRAFT_14).feed(stream) == [FetchHeader(0), ended]
+
+
+def test_an_update_of_14_has_a_range() -> None:
+    with pytest.raises(ValueError):
+        encode(RequestUpdate(0, Parameters(filter=NextObject()), 0), DRAFT_14)
+
+
+@drafts_of(*NEW)
+def test_tracks_are_asked_for_by_a_message_of_their_own(profile: DraftProfile) -> None:
+    with pytest.raises(ValueError):
+        encode(SubscribeNamespace(0, (), interest=Interest.BOTH), profile)
+
+
+def test_numbers_without_a_meaning() -> None:
+    for data in (
+        framed(0x11, b"\x00\x00\x03\x00", DRAFT_16),
+        framed(0x16, b"\x00\x04\x00\x00\x00", DRAFT_16),
+    ):
+        with pytest.raises(DecodeError):
+            reads(data, DRAFT_16)
+    for kind in (0, 5):
+        with pytest.raises(DecodeError):
+            reads(with_parameters(DRAFT_18, bytes((1, 0x21, 1, kind))), DRAFT_18)
+    with pytest.raises(DecodeError):
+        reads(with_parameters(DRAFT_22, b"\x01\x21\x06"), DRAFT_22)
+    with pytest.raises(DecodeError):
+        reads(with_parameters(DRAFT_22, b"\x01\x21\x03" + b"\xff" * 9 + b"\x00\x01"), DRAFT_22)
