@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum, IntEnum, auto
 from types import MappingProxyType
 from typing import Final
@@ -20,44 +21,44 @@ class RequestKind(Enum):
     UPDATE = auto()
 
 
-class Refusal(Enum):
-    """Why a request is refused (REQUEST_ERROR)."""
+class Refusal(IntEnum):
+    """Why a request is refused (REQUEST_ERROR); the numbers are those of newer drafts."""
 
-    INTERNAL = auto()
-    UNAUTHORIZED = auto()
-    TIMEOUT = auto()
-    NOT_SUPPORTED = auto()
-    BAD_TOKEN = auto()
-    EXPIRED_TOKEN = auto()
-    DOES_NOT_EXIST = auto()
-    INVALID_RANGE = auto()
-    MALFORMED_TRACK = auto()
-    DUPLICATE_SUBSCRIPTION = auto()
-    UNINTERESTED = auto()
-    PREFIX_OVERLAP = auto()
-    BAD_JOINING_ID = auto()
-    GOING_AWAY = auto()
-    EXCESSIVE_LOAD = auto()
-    NAMESPACE_TOO_LARGE = auto()
-    UNSUPPORTED_EXTENSION = auto()
-    REDIRECT = auto()
-    CONFLICTING_FILTER = auto()
-    INVALID_FILTER = auto()
+    INTERNAL = 0x0
+    UNAUTHORIZED = 0x1
+    TIMEOUT = 0x2
+    NOT_SUPPORTED = 0x3
+    BAD_TOKEN = 0x4
+    EXPIRED_TOKEN = 0x5
+    GOING_AWAY = 0x6
+    EXCESSIVE_LOAD = 0x9
+    DOES_NOT_EXIST = 0x10
+    INVALID_RANGE = 0x11
+    MALFORMED_TRACK = 0x12
+    DUPLICATE_SUBSCRIPTION = 0x19
+    UNINTERESTED = 0x20
+    PREFIX_OVERLAP = 0x30
+    NAMESPACE_TOO_LARGE = 0x31
+    BAD_JOINING_ID = 0x32
+    UNSUPPORTED_EXTENSION = 0x33
+    REDIRECT = 0x34
+    CONFLICTING_FILTER = 0x35
+    INVALID_FILTER = 0x36
 
 
-class DoneStatus(Enum):
-    """Why a publisher ends a subscription (PUBLISH_DONE)."""
+class DoneStatus(IntEnum):
+    """Why a publisher ends a subscription (PUBLISH_DONE); the numbers are those of newer drafts."""
 
-    INTERNAL = auto()
-    UNAUTHORIZED = auto()
-    TRACK_ENDED = auto()
-    SUBSCRIPTION_ENDED = auto()
-    GOING_AWAY = auto()
-    EXPIRED = auto()
-    TOO_FAR_BEHIND = auto()
-    MALFORMED_TRACK = auto()
-    UPDATE_FAILED = auto()
-    EXCESSIVE_LOAD = auto()
+    INTERNAL = 0x0
+    UNAUTHORIZED = 0x1
+    TRACK_ENDED = 0x2
+    SUBSCRIPTION_ENDED = 0x3
+    GOING_AWAY = 0x4
+    TOO_FAR_BEHIND = 0x5
+    EXPIRED = 0x6
+    UPDATE_FAILED = 0x8
+    EXCESSIVE_LOAD = 0x9
+    MALFORMED_TRACK = 0x12
 
 
 class SessionCode(IntEnum):
@@ -102,80 +103,48 @@ class ResetCode(IntEnum):
     MALFORMED_TRACK = 0x12
 
 
-_BASE: Final = {
-    Refusal.INTERNAL: 0x0,
-    Refusal.UNAUTHORIZED: 0x1,
-    Refusal.TIMEOUT: 0x2,
-    Refusal.NOT_SUPPORTED: 0x3,
-}
-_OLD_DONE: Final = {
-    DoneStatus.INTERNAL: 0x0,
-    DoneStatus.UNAUTHORIZED: 0x1,
-    DoneStatus.TRACK_ENDED: 0x2,
-    DoneStatus.SUBSCRIPTION_ENDED: 0x3,
-    DoneStatus.GOING_AWAY: 0x4,
-    DoneStatus.EXPIRED: 0x5,
-    DoneStatus.TOO_FAR_BEHIND: 0x6,
-}
+_SINCE_18: Final = (
+    *(Refusal.GOING_AWAY, Refusal.EXCESSIVE_LOAD, Refusal.NAMESPACE_TOO_LARGE, Refusal.UNSUPPORTED_EXTENSION),
+    *(Refusal.REDIRECT, Refusal.CONFLICTING_FILTER, Refusal.INVALID_FILTER),
+)
+_SINCE_20: Final = (Refusal.CONFLICTING_FILTER, Refusal.INVALID_FILTER)
+_UNTIL_18: Final = (Refusal.DUPLICATE_SUBSCRIPTION, Refusal.BAD_JOINING_ID)
 
-REFUSALS_14: Final = MappingProxyType(
+REFUSALS_20: Final[Mapping[Refusal, int]] = MappingProxyType(
+    {of: of.value for of in Refusal if of not in _UNTIL_18}
+)
+REFUSALS_18: Final[Mapping[Refusal, int]] = MappingProxyType(
+    {of: of.value for of in Refusal if of not in _SINCE_20}
+)
+REFUSALS_16: Final[Mapping[Refusal, int]] = MappingProxyType(
+    {of: of.value for of in Refusal if of not in _SINCE_18}
+)
+REFUSALS_14: Final[Mapping[Refusal, int]] = MappingProxyType(
     {
-        **_BASE,
-        Refusal.BAD_TOKEN: 0x10,
-        Refusal.EXPIRED_TOKEN: 0x12,
+        **{of: of.value for of in Refusal if of <= Refusal.NOT_SUPPORTED},
         Refusal.DOES_NOT_EXIST: 0x4,
         Refusal.INVALID_RANGE: 0x5,
-        Refusal.MALFORMED_TRACK: 0x9,
         Refusal.UNINTERESTED: 0x4,
         Refusal.PREFIX_OVERLAP: 0x5,
         Refusal.BAD_JOINING_ID: 0x7,
+        Refusal.MALFORMED_TRACK: 0x9,
+        Refusal.BAD_TOKEN: 0x10,
+        Refusal.EXPIRED_TOKEN: 0x12,
     }
 )
-REFUSALS_16: Final = MappingProxyType(
-    {
-        **_BASE,
-        Refusal.BAD_TOKEN: 0x4,
-        Refusal.EXPIRED_TOKEN: 0x5,
-        Refusal.DOES_NOT_EXIST: 0x10,
-        Refusal.INVALID_RANGE: 0x11,
-        Refusal.MALFORMED_TRACK: 0x12,
-        Refusal.DUPLICATE_SUBSCRIPTION: 0x19,
-        Refusal.UNINTERESTED: 0x20,
-        Refusal.PREFIX_OVERLAP: 0x30,
-        Refusal.BAD_JOINING_ID: 0x32,
-    }
-)
-REFUSALS_18: Final = MappingProxyType(
-    {
-        **REFUSALS_16,
-        Refusal.GOING_AWAY: 0x6,
-        Refusal.EXCESSIVE_LOAD: 0x9,
-        Refusal.NAMESPACE_TOO_LARGE: 0x31,
-        Refusal.UNSUPPORTED_EXTENSION: 0x33,
-        Refusal.REDIRECT: 0x34,
-    }
-)
-REFUSALS_20: Final = MappingProxyType(
-    {
-        **{
-            refusal: code
-            for refusal, code in REFUSALS_18.items()
-            if refusal not in (Refusal.DUPLICATE_SUBSCRIPTION, Refusal.BAD_JOINING_ID)
-        },
-        Refusal.CONFLICTING_FILTER: 0x35,
-        Refusal.INVALID_FILTER: 0x36,
-    }
-)
+"""Where a number has two meanings, the more frequent one comes first."""
 
-DONE_CODES_14: Final = MappingProxyType({**_OLD_DONE, DoneStatus.MALFORMED_TRACK: 0x7})
-DONE_CODES_OLD: Final = MappingProxyType(
-    {**_OLD_DONE, DoneStatus.MALFORMED_TRACK: 0x12, DoneStatus.UPDATE_FAILED: 0x8}
-)
-DONE_CODES_NEW: Final = MappingProxyType(
+DONE_CODES_NEW: Final[Mapping[DoneStatus, int]] = MappingProxyType({of: of.value for of in DoneStatus})
+DONE_CODES_OLD: Final[Mapping[DoneStatus, int]] = MappingProxyType(
     {
-        **DONE_CODES_OLD,
-        DoneStatus.EXPIRED: 0x6,
-        DoneStatus.TOO_FAR_BEHIND: 0x5,
-        DoneStatus.EXCESSIVE_LOAD: 0x9,
+        **{of: of.value for of in DoneStatus if of is not DoneStatus.EXCESSIVE_LOAD},
+        DoneStatus.TOO_FAR_BEHIND: 0x6,
+        DoneStatus.EXPIRED: 0x5,
+    }
+)
+DONE_CODES_14: Final[Mapping[DoneStatus, int]] = MappingProxyType(
+    {
+        **{of: code for of, code in DONE_CODES_OLD.items() if of is not DoneStatus.UPDATE_FAILED},
+        DoneStatus.MALFORMED_TRACK: 0x7,
     }
 )

@@ -29,7 +29,7 @@ from relay.wire.ietf.parameters import (
     write_token,
 )
 from relay.wire.ietf.profile import DraftProfile
-from relay.wire.ietf.values import AbsoluteRange, Filter, Location, NextObject
+from relay.wire.ietf.values import AbsoluteRange, Filter, GroupOrder, Location, NextObject
 from relay.wire.ietf.varint import MAX_VI64
 from relay.wire.incremental import MAX_MESSAGE, Incremental
 from relay.wire.text import text_of
@@ -86,8 +86,11 @@ class MessageDecoder(Incremental[m.Message]):
         if body is None:
             return None
         reader = Reader(body, self.profile)
-        message = _read(layout, reader)
-        reader.done()
+        try:
+            message = _read(layout, reader)
+            reader.done()
+        except Short as error:  # the message is complete: no more comes
+            raise DecodeError(str(error)) from None
         return message
 
 
@@ -115,14 +118,6 @@ def _write_largest(writer: Writer, value: Location | None) -> None:
     writer.byte(value is not None)
     if value is not None:
         writer.location(value)
-
-
-def _read_params(reader: Reader) -> Parameters:
-    return read_parameters(reader)
-
-
-def _write_params(writer: Writer, value: Parameters) -> None:
-    write_parameters(writer, value, fixed=FIXED if writer.profile.fixed_fields else frozenset())
 
 
 def _write_more_params(writer: Writer, value: Parameters) -> None:
@@ -201,7 +196,7 @@ def _write_optional(writer: Writer, value: int | None) -> None:
 _NUMBER: Final = _Field(Reader.varint, Writer.varint)
 _NAMESPACE: Final = _Field(Reader.namespace, Writer.namespace)
 _WHOLE: Final = _Field(Reader.whole_namespace, Writer.whole_namespace)
-_PARAMS: Final = _Field(_read_params, _write_params)
+_PARAMS: Final = _Field(read_parameters, write_parameters)
 
 _ID: Final = ("request_id", _NUMBER)
 _NAME: Final = ("namespace track", _Field(Reader.name, Writer.name))
@@ -225,7 +220,7 @@ _RETRY: Final = (
 
 _PRIORITY: Final = ("priority", _Field(Reader.byte, Writer.byte, _DEFAULT_PRIORITY))
 _ORDER: Final = ("order", _Field(lambda r: order_of(r.byte()), Writer.byte, 0))
-_SET_ORDER: Final = ("order", _Field(lambda r: order_of(r.byte()), Writer.byte, 1))
+_SET_ORDER: Final = ("order", _Field(lambda r: order_of(r.byte()) or GroupOrder.ASCENDING, Writer.byte, 1))
 _FORWARD: Final = ("forward", _Field(Reader.flag, Writer.byte, default=True))
 _FILTER: Final = ("filter", _Field(read_filter, write_filter, NextObject()))
 _EXPIRES: Final = ("expires", _Field(Reader.varint, Writer.varint, 0))
@@ -319,7 +314,7 @@ def _write_fetch(writer: Writer, message: m.Fetch | m.JoiningFetch) -> None:
     params = message.params
     if writer.profile.fixed_fields:
         writer.byte(_DEFAULT_PRIORITY if params.priority is None else params.priority)
-        writer.byte(params.order or 1)
+        writer.byte(params.order or 0)
     if isinstance(message, m.JoiningFetch):
         writer.varint(_RELATIVE if message.relative else _ABSOLUTE)
         writer.varint(message.subscribe_id)
@@ -336,7 +331,7 @@ def _write_fetch(writer: Writer, message: m.Fetch | m.JoiningFetch) -> None:
                 _write_end(writer, (group, last))
             case _:
                 raise ValueError(f"a fetch of this draft has a start and an end: {message}")
-    _write_params(writer, params)
+    write_parameters(writer, params)
 
 
 # --- layouts

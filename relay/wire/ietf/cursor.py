@@ -15,18 +15,21 @@ from relay.wire.ietf.values import (
     Properties,
     TrackNamespace,
 )
-from relay.wire.ietf.varint import MAX_VI64, decode_vi64, encode_vi64
+from relay.wire.ietf.varint import decode_vi64, encode_vi64
 from relay.wire.text import text_of
 from relay.wire.varint import decode_varint, encode_varint
 
 MAX_BLOCK: Final = 0xFFFF
 """Bytes of a value, and of the properties of an object: as much as a control message can have."""
 
+MAX_PAIRS: Final = 256
+"""Of an object, a track or a set-up: read, a pair takes some 50 times the memory of its bytes."""
+
 _MAX_BYTE: Final = 0xFF
 _MAX_FLAG: Final = 1
 
 
-class Short(DecodeError):
+class Short(DecodeError):  # noqa: N818 - as in `relay.wire.errors`
     """The bytes end inside a field: malformed in a message, and more may come in a stream."""
 
 
@@ -61,6 +64,13 @@ class Reader:
 
     def flag(self) -> bool:
         return as_flag(self.byte())
+
+    def small(self) -> int:
+        """A parameter of 0 to 255."""
+        value = self.byte() if self.profile.typed_parameters else self.varint()
+        if value > _MAX_BYTE:
+            raise DecodeError(f"a byte of {value}")
+        return value
 
     def take(self, size: int) -> bytes:
         end = self.offset + size
@@ -134,6 +144,8 @@ class Reader:
         found: list[tuple[int, int | bytes]] = []
         kind = 0
         while len(found) < count if count is not None else len(self):
+            if len(found) == MAX_PAIRS:
+                raise DecodeError(f"more than {MAX_PAIRS} properties")
             kind = self.type_after(kind)
             found.append((kind, self.sized() if kind & 1 else self.varint()))
         return tuple(found)
@@ -141,8 +153,8 @@ class Reader:
     def type_after(self, before: int) -> int:
         """The type of a parameter or pair."""
         kind = self.varint() + (before if self.profile.delta_types else 0)
-        if kind > MAX_VI64:
-            raise DecodeError("a type above 2^64 - 1")
+        if kind > self.profile.max_varint:
+            raise DecodeError("a type is too large")
         return kind
 
     def block(self) -> Properties:
@@ -177,6 +189,12 @@ class Writer:
         if not 0 <= value <= _MAX_BYTE:
             raise ValueError(f"one byte holds 0..{_MAX_BYTE}: {value}")
         self._out.append(value)
+
+    def small(self, value: int) -> None:
+        if self.profile.typed_parameters:
+            self.byte(value)
+        else:
+            self.varint(value)
 
     def sized(self, data: bytes, limit: int = MAX_BLOCK) -> None:
         if len(data) > limit:

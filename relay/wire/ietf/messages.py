@@ -46,6 +46,8 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
+    """Asks for a track."""
+
     request_id: int
     namespace: TrackNamespace
     track: bytes
@@ -101,6 +103,8 @@ class JoiningFetch:
 
 @dataclass(frozen=True, slots=True)
 class PublishNamespace:
+    """Announces tracks below a namespace."""
+
     request_id: int
     namespace: TrackNamespace
     params: Parameters = NO_PARAMETERS
@@ -116,6 +120,8 @@ class Interest(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SubscribeNamespace:
+    """Asks for the namespaces below a prefix."""
+
     request_id: int
     prefix: TrackNamespace
     params: Parameters = NO_PARAMETERS
@@ -124,6 +130,8 @@ class SubscribeNamespace:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeTracks:
+    """Asks for the tracks below a prefix: each comes as a Publish."""
+
     request_id: int
     prefix: TrackNamespace
     params: Parameters = NO_PARAMETERS
@@ -143,6 +151,8 @@ class RequestUpdate:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeOk:
+    """Accepts a Subscribe. `alias` names the track on data streams."""
+
     alias: int
     params: Parameters = NO_PARAMETERS
     properties: Properties = ()
@@ -226,6 +236,8 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceDone:
+    """A namespace below the prefix is gone."""
+
     suffix: TrackNamespace
 
 
@@ -242,11 +254,15 @@ class PublishBlocked:
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
+    """Ends a subscription."""
+
     request_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class FetchCancel:
+    """Ends a fetch."""
+
     request_id: int
 
 

@@ -122,8 +122,7 @@ class FetchEncoder:
             if item.kind is GapKind.TIMED_OUT and not self._profile.has_fill:
                 raise ValueError("no gap of a fetch of this draft is timed out")
             writer.varint(item.kind)
-            self._write_group(writer, item.group)
-            writer.varint(item.object)
+            writer.location(Location(item.group, item.object))  # absolute on all drafts
         else:
             self._write_flags(writer, item)
         if isinstance(item, FetchGap):
@@ -140,7 +139,7 @@ class FetchEncoder:
         else:
             writer.varint((before.group - group if self._descending else group - before.group) - 1)
 
-    def _write_flags(self, writer: Writer, item: FetchObject) -> None:
+    def _write_flags(self, writer: Writer, item: FetchObject) -> None:  # noqa: C901 - a branch for each flag
         before, last = self._before, self._object
         flags = PROPERTIES_FIELD if item.properties else 0
         if before is None or item.group != before.group:

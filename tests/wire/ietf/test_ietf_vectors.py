@@ -153,7 +153,8 @@ def content(value: Any) -> bytes:
 
 def filter_of(fields: Fields, profile: DraftProfile) -> Filter:
     """As each family writes it."""
-    numbers, kind = fields.get("fields"), fields.get("type")
+    numbers: list[int] | None = fields.get("fields")
+    kind = fields.get("type")
     if numbers is None:
         if kind in (1, 2):
             return RelativeGroup(0) if kind == 1 else NextObject()
@@ -208,7 +209,7 @@ def params_of(fields: Fields, profile: DraftProfile) -> Parameters:
 
 
 def setup(fields: Fields, message: str) -> Setup:
-    options = fields.get("params", fields.get("options", {}))
+    options: Fields = fields["params"] if "params" in fields else fields.get("options", {})
     versions = fields.get("versions", [fields["version"]] if "version" in fields else [])
     return Setup(
         **{attribute: options[name] for name, attribute in OPTIONS.items() if name in options},
@@ -225,12 +226,12 @@ def end_of(fields: Fields, profile: DraftProfile) -> tuple[int, int | None]:
     return group, object_ - 1 if object_ else None
 
 
-def message_of(name: str, fields: Fields, profile: DraftProfile) -> Message:
+def message_of(name: str, fields: Fields, profile: DraftProfile) -> Message:  # noqa: C901, PLR0912 - one case a message
     id_: int = fields.get("request_id", -1)
     params = params_of(fields, profile) if "SETUP" not in name else Parameters()
     reply: Fields = {"request_id": None if profile.request_streams else id_}
     properties = pairs(fields.get("track_properties", {}))
-    namespace = names(fields.get("namespace", fields.get("prefix", fields.get("suffix", []))))
+    namespace = names(next((fields[key] for key in ("namespace", "prefix", "suffix") if key in fields), []))
     track = fields.get("track", "").encode()
     if name in ERRORS:
         retry = fields.get("retry_interval", 0)
