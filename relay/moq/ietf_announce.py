@@ -37,7 +37,6 @@ from relay.wire.ietf.messages import (
     SubscribeNamespace,
 )
 
-
 ASKED_WITHIN = 1.0  # seconds in which our owner asks, if ever
 
 MOST_WAITING = 1_024  # namespaces until then

@@ -101,7 +101,10 @@ class SessionFault(ProtocolViolation):
 
 
 class IetfCore(Machine):
-    """The common part of one moq-transport session."""
+    """The common part of one moq-transport session.
+
+    Size: a table of codes in each direction, beside the life of a session.
+    """
 
     def __init__(self, session: Session, limits: Limits, hop: int, version: Draft) -> None:
         super().__init__(session, limits, hop)

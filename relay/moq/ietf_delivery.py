@@ -93,7 +93,10 @@ class Joining(NamedTuple):
 
 
 class IetfDelivery(Delivery):
-    """One subscription of the peer, until `over`."""
+    """One subscription of the peer, until `over`.
+
+    Size: what every dialect needs (`Delivery`), and the messages and answers of this one.
+    """
 
     def __init__(
         self,

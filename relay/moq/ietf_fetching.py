@@ -36,7 +36,10 @@ class FetchOwner(Protocol):
 
 
 class FetchAnswer(Party):
-    """One fetch. `end` is the last object, inclusive; without an object, the whole group."""
+    """One fetch. `end` is the last object, inclusive; without an object, the whole group.
+
+    Size: the range, the place in it, and the stream that is written, which change together.
+    """
 
     def __init__(
         self,

@@ -92,7 +92,7 @@ class Assembly:
         """The next parts of a stream; `stream.inside` and `stream.ended` are set."""
         if self.closed:
             return
-        if not self.joining and len(self._streams) == 1 and not stream.waiting:
+        if not self.joining and len(self._streams) == 1 and not stream.pending():
             if parts:
                 self._emit(parts)
                 self._writing = stream if stream.inside else None
@@ -103,22 +103,21 @@ class Assembly:
     def advance(self) -> None:
         if self.joining:
             return
-        while (stream := self._writing or self._next()) is not None and stream.waiting:
+        while (stream := self._writing or self._next()) is not None and stream.pending():
             self._emit(stream.take())
-            self._writing = stream if not stream.waiting and stream.inside else None
-        for stream in [s for s in self._streams if s.ended and not s.waiting and s is not self._writing]:
-            del self._streams[stream]
+            self._writing = stream if not stream.pending() and stream.inside else None
+        self._streams = {stream: None for stream in self._streams if stream.pending() or not stream.ended}
         self.end_if_complete()
 
     def _next(self) -> SubgroupStream | None:
         """The stream with the next object."""
-        ready = [stream for stream in self._streams if stream.waiting]
+        ready = [stream for stream in self._streams if stream.pending()]
         if not ready:
             return None
         best = min(ready, key=lambda stream: stream.head)
         if best.head <= self._last + 1 or len(ready) == len(self._streams):
             return best
-        if all(stream.waiting or stream.ended for stream in self._streams):
+        if all(stream.pending() or stream.ended for stream in self._streams):
             return best
         return best if sum(stream.held for stream in ready) > HELD_BYTES else None
 
@@ -180,7 +179,7 @@ class Assembly:
         """The fetch has ended: the streams go on behind it."""
         for stream in self._streams:
             stream.skip(self._last)
-        waiting = [stream.head for stream in self._streams if stream.waiting]
+        waiting = [stream.head for stream in self._streams if stream.pending()]
         if self._last < 0 and waiting and min(waiting):
             self.join_failed()  # it brought nothing, and the streams lack the beginning
             return
@@ -218,9 +217,9 @@ class SubgroupStream(Handler):
         self._subgroup: Subgroup | None = None
         self._parts: deque[Part] = deque()
 
-    @property
-    def waiting(self) -> bool:
-        return bool(self._parts)
+    def pending(self) -> int:
+        """Parts that wait for lower ids of other streams."""
+        return len(self._parts)
 
     @property
     def head(self) -> int:

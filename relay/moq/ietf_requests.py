@@ -110,7 +110,10 @@ def filter_of(params: SubscribeParams, profile: DraftProfile) -> Filter:
 
 
 class Subscription(Party):
-    """One subscription of ours, and its open groups."""
+    """One subscription of ours, and its open groups.
+
+    Size: until its owner claims it, it keeps what a question found out, and the data of its first groups.
+    """
 
     def __init__(
         self, core: IetfCore, owner: Requests, broadcast: str, track: str, params: SubscribeParams
@@ -466,7 +469,10 @@ class FetchReader(Handler):
 
 
 class Requests:
-    """All requests of our side."""
+    """All requests of our side.
+
+    Size: a method for each command, and for each kind of stream that answers one.
+    """
 
     def __init__(self, core: IetfCore, exchanges: Exchanges) -> None:
         self.exchanges = exchanges

@@ -38,7 +38,10 @@ from relay.wire.ietf.values import AbsoluteRange
 
 
 class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
-    """All requests of the peer."""
+    """All requests of the peer.
+
+    Size: a method for each kind of request and answer, beside those of every dialect (`Serving`).
+    """
 
     def __init__(self, core: IetfCore, exchanges: Exchanges) -> None:
         super().__init__(core)

@@ -51,7 +51,10 @@ MAX_DATAGRAM_HEADER = 24  # bytes of three varints
 
 
 class LiteSession(LiteCore):
-    """One session, driven as the module says."""
+    """One session, driven as the module says.
+
+    Size: the life of a session (`Machine`), and the parts that it is made of.
+    """
 
     setup: SetupExchange
     requests: Requests
