@@ -198,6 +198,7 @@ class Interest(Party):
                 core.emit(AnnouncementsComplete(self._request))
             case RequestError():
                 assert self.exchange is not None
+                self.exchange.leave()
                 self._end(core.refused(message.code, self.exchange.kind))
             case Namespace():
                 path = self._path(message.suffix)

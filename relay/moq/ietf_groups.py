@@ -180,7 +180,7 @@ class Assembly:
         for stream in self._streams:
             stream.skip(self._last)
         waiting = [stream.head for stream in self._streams if stream.pending()]
-        if self._last < 0 and waiting and min(waiting):
+        if self._last < 0 and (not waiting or min(waiting)):
             self.join_failed()  # it brought nothing, and the streams lack the beginning
             return
         self.joining = False

@@ -250,7 +250,8 @@ class Subscription(Party):
         sequence = stream.header.group
         group = self.groups.get(sequence)
         largest = self._largest
-        if group is None and self._joins and largest is not None and sequence <= largest.group:
+        partial = self._joins and not stream.header.first_object
+        if group is None and partial and largest is not None and sequence <= largest.group:
             self._core.refuse(stream.stream, StreamCode.OLD)  # its beginning does not come
             return
         stream.attach(self, self._assembly(sequence) if group is None else group)
