@@ -112,6 +112,8 @@ class IetfDelivery(Delivery):
         self.wanted = wanted
         self.exchange = exchange
         self.named = "", ""  # broadcast and track
+        self.patient_until = 0.0
+        """Until when it waits for a publisher (RENDEZVOUS_TIMEOUT)."""
         self.info = TrackProperties()
         self._ietf = core
         self._accepted = False
