@@ -21,6 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, cast
 
+from relay import compiled
 from relay.actors import messages as m
 from relay.actors.broadcast import BroadcastActor
 from relay.actors.connection import ConnectionActor
@@ -344,6 +345,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nameless", action="store_true", help="relays that do not tell their names")
     options = parser.parse_args()
+    if not compiled.reason:
+        parser.error(f"{compiled.PURE}=1 is needed: messages are counted inside a module that is compiled")
     print(
         "| relays | published: messages | CPU | a viewer gets | withdrawn: messages | CPU | a viewer gets |"
     )

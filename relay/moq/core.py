@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from enum import Enum
 
+from mypy_extensions import mypyc_attr
+
 from relay.model.limits import Limits
 from relay.model.pace import TokenBucket
 from relay.moq.session import Event, Fault, LimitExceeded, PeerInfo
@@ -30,6 +32,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # another dialect has some
 class Handler:
     """The context of a stream: takes its events. Methods may raise WireError for a fault of the peer."""
 
@@ -60,6 +63,7 @@ class RequestOwner:
         """The peer left the request; `code` if it reset or stopped the stream."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # another dialect has some
 class PeerRequest(Handler):
     """A stream of the peer with a request, which ends when the peer leaves it."""
 

@@ -40,6 +40,15 @@ class Receiver(Protocol):
         """Datagrams of `each` bytes, the last one possibly shorter. `view` is reused after the call."""
 
 
+class Sender(Protocol):
+    """A UDP socket, as drivers see it."""
+
+    unfragmented: bool
+
+    def send(self, data: bytes, address: Address) -> None: ...
+    def send_all(self, buffers: list[bytes], size: int, address: Address) -> None: ...
+
+
 class UdpSocket:
     """A non-blocking UDP socket on the event loop.
 

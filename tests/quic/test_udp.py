@@ -99,6 +99,7 @@ async def test_one_peer_that_asks_two_addresses_is_on_two_paths() -> None:
 
 
 @linux
+@pytest.mark.interpreted
 async def test_what_waits_for_a_full_socket_leaves_from_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
     [sock] = bind_udp("0.0.0.0", 0)
     server = UdpSocket(sock, Echo(), buffer=65536, now=time.monotonic, answers=True)
