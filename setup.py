@@ -12,6 +12,7 @@ import runpy
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -132,7 +133,8 @@ class BuildExt(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
 
             def compile_all(sources: list[str], **options: Any) -> list[str]:
-                return sum(pool.map(lambda source: one_by_one([source], **options), sources), [])
+                made = pool.map(lambda source: one_by_one([source], **options), sources)
+                return list(chain.from_iterable(made))
 
             self.compiler.compile = compile_all
             super().build_extensions()

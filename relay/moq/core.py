@@ -127,8 +127,8 @@ class Core:
         """Count a control message, or a stream opened for one. Raises TooManyMessages."""
         control = self.control
         if not control.spend(self.now):
-            at_once = f"after {control.burst} at once"
-            raise TooManyMessages(f"more than {control.rate} control messages a second, {at_once}")
+            at_once = f"after {control.burst:g} at once"
+            raise TooManyMessages(f"more than {control.rate:g} control messages a second, {at_once}")
 
     def code(self, code: int) -> int:
         """Translate a code of the current stream registry to this version's."""
