@@ -1,4 +1,4 @@
-"""First inputs: from the golden bytes (tests/wire/vectors.json), or noise for targets that build messages."""
+"""First inputs: from the golden bytes (tests/wire), or noise for targets that build messages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.targets.moq import OWNER, STEPS, Play
+from relay.wire.ietf.profile import DRAFTS
 from relay.wire.setup import SetupForm
 from relay.wire.version import Version
 
 VECTORS = Path(__file__).parent.parent / "tests" / "wire" / "vectors.json"
+IETF_VECTORS = VECTORS.parent / "ietf" / "moqt-vectors.json"
 VERSIONS = tuple(Version)
 
 LONGEST_CHUNK = 255
@@ -121,6 +123,27 @@ def _joined() -> list[bytes]:
     return [bytes((version,)) + play for version in range(len(VERSIONS)) for play in plays]
 
 
+def _ietf(target: str) -> list[bytes]:
+    """Each vector in its draft."""
+    found = []
+    for vector in json.loads(IETF_VECTORS.read_text())["vectors"]:
+        data = bytes.fromhex(vector["hex"])
+        lead = bytes((_draft(vector["version"]), len(data) % 8))
+        if target == "ietf-messages":
+            found.append(lead + data)
+        elif target == "ietf-streams":
+            found.append(lead + b"\0\0" + data)
+        elif target == "ietf-datagrams":
+            found.append(lead[:1] + b"\0" + data)
+    return found
+
+
+def _draft(name: str) -> int:
+    codes = [draft.setup_code & 0xFF for draft in DRAFTS]
+    number = int(digits.group()) if (digits := re.search(r"\d\d", name)) else 0
+    return codes.index(number) if number in codes else 0
+
+
 def _step(step: Callable[[Play], None], *choices: int) -> bytes:
     return bytes((STEPS.index(step), *choices))
 
@@ -149,6 +172,7 @@ def seeds(target: str) -> list[bytes]:
                     found.append(data)
                 case "http3-capsules" | "http3-headers" | "http3-heads" if not framed and not version:
                     found.append(b"\0\0" + data if target == "http3-heads" else b"\0" + data)
+    found += _ietf(target)
     if target == "moq-sessions":
         found += _services()
     if target == "moq-pairs":
