@@ -44,6 +44,7 @@ class Sender(Protocol):
     """A UDP socket, as drivers see it."""
 
     unfragmented: bool
+    closed: bool
 
     @property
     def address(self) -> tuple[str, int]: ...
