@@ -89,7 +89,7 @@ ROOMS = {
         ),
     ),
     "relay/paths.py": Room((), never=EFFECTS),
-    "relay/wire/": Room(("wire", "paths"), never=EFFECTS),
+    "relay/wire/": Room(("wire", "paths"), ("mypy_extensions",), never=EFFECTS),
     "relay/logger.py": Room((), ("structlog",), never=EFFECTS),
     "relay/model/": Room(("model", "paths", "logger"), never=EFFECTS),
     "relay/moq/": Room(("moq", "model", "wire", "transport.session"), ("mypy_extensions",), never=EFFECTS),
