@@ -36,7 +36,7 @@ from relay.web.servers import WebServers
 from relay.web.state import Sources
 from relay.web.websocket import Sessions
 from relay.wire.errors import SessionCode
-from relay.wire.version import Version
+from relay.wire.version import AnyVersion
 
 logger = get_logger("relay")
 
@@ -184,12 +184,12 @@ class Relay:
             self._actors = None
         await self._authenticator.close()
 
-    def accept(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
+    def accept(self, request: SessionRequest, versions: tuple[AnyVersion, ...] | None = None) -> None:
         """Answer a session request once the peer's permissions are known. `versions`: the listener's."""
         assert self._actors is not None
         self._actors.accept(request, versions)
 
-    async def admit(self, request: SessionRequest, versions: tuple[Version, ...] | None = None) -> None:
+    async def admit(self, request: SessionRequest, versions: tuple[AnyVersion, ...] | None = None) -> None:
         """As `accept`, but return when the peer has its answer."""
         assert self._actors is not None
         await self._actors.admit(request, versions)

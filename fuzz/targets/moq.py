@@ -18,7 +18,7 @@ from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq import session as moq
 from relay.moq.lite import LiteSession, Options, State
-from relay.moq.lite_setup import HELD_BYTES
+from relay.moq.setup import HELD_BYTES
 from relay.transport.session import (
     CONTROL_PRIORITY,
     DatagramReceived,

@@ -13,7 +13,6 @@ from relay.model.path import MAX_SEGMENTS, join, narrow, strip
 from relay.model.track import SubscribeParams
 from relay.model.watchers import AnnounceInterest, Announcement
 from relay.moq import session as moq
-from relay.moq.encoding import Encoding
 from relay.wire.errors import StreamCode
 
 Requested: TypeAlias = moq.SubscribeRequested | moq.InfoRequested | moq.FetchRequested
@@ -193,7 +192,7 @@ class Egress:
                 start_frame=event.start_frame,
                 end_frame=event.end_frame,
             )
-            self._ask(Request(m.Fetch(*asked, Encoding.TIMED, params, self._exclude)))
+            self._ask(Request(m.Fetch(*asked, self._moq.fetch_encoding, params, self._exclude)))
 
     def _on_update(self, event: moq.SubscribeUpdated) -> None:
         request = self._requests.get(event.request)
@@ -267,7 +266,7 @@ class Egress:
         key = request.message.key
         match message:
             case m.Accepted():
-                self._on_accepted(request, message.track)
+                self._on_accepted(request, message)
             case m.Ended() if isinstance(request, Subscription):
                 floor = request.failover.floor
                 missing = [(max(start, floor), end) for start, end in message.missing if end >= floor]
@@ -295,8 +294,8 @@ class Egress:
             case AskAgain():
                 send(self._context.environment.origin, request.message)
 
-    def _on_accepted(self, request: Request, track: Ref) -> None:
-        request.track = track
+    def _on_accepted(self, request: Request, accepted: m.Accepted) -> None:
+        request.track = track = accepted.track
         if isinstance(request, Subscription) and isinstance(request.message, m.Subscribe):
             params = request.params
             if request.failover.accepted():
@@ -305,7 +304,7 @@ class Egress:
                 if params is not None:  # the first group was the former publisher's number
                     params = params._replace(start_group=None, start_frame=0)
             else:
-                self._serving.accept(request.message.key)
+                self._serving.accept(request.message.key, accepted.largest)
             if params is not None:
                 send(track, m.UpdateSubscription(self._context.ref, request.message.key, params))
 

@@ -20,7 +20,7 @@ from relay.model.track import SubscribeParams, TrackProperties
 from relay.model.track_end import LATE_AT_LEAST
 from relay.model.watchers import AnnounceInterest, Announcement, WatchChanged
 from relay.moq.encoding import Encoding
-from relay.moq.session import GroupFragment, GroupPart
+from relay.moq.session import GroupFragment, GroupPart, Location
 from relay.transport.session import Event, Session, SessionRequest
 
 __all__ = ["GroupFragment", "GroupPart", "WatchChanged"]
@@ -332,6 +332,7 @@ class Accepted(NamedTuple):
 
     key: int
     track: Ref
+    largest: Location | None = None  # newest group, and its last complete frame
 
 
 class Refused(NamedTuple):

@@ -21,7 +21,7 @@ from relay.actors.subscribers import RangeOverdue, Subscriber, Subscribers
 from relay.actors.upstream import DESCRIBE, SUBSCRIBE, AnswerDue, Upstream
 from relay.model.limits import Limits
 from relay.model.numbering import MOST_REPEATED
-from relay.model.track import together
+from relay.model.track import placed, together
 from relay.model.track_end import Phase, TrackEnd
 from relay.moq import session as moq
 from relay.runtime import Runtime
@@ -229,7 +229,10 @@ class TrackActor(LoopActor):
             self._defer(request)
             return
         self._handled += 1
-        if not send(request.subscriber, m.Accepted(request.key, self.actor_ref)):
+        params = request.params
+        if params.begin is not None or params.back:
+            request = request._replace(params=placed(params, groups.cache.newest))
+        if not send(request.subscriber, m.Accepted(request.key, self.actor_ref, groups.cache.largest)):
             return
         numbers.expect(request.floor)
         subscriber = Subscriber(request, groups.cache.start_of(request.params, numbers.age(request.params)))
@@ -254,7 +257,7 @@ class TrackActor(LoopActor):
         if subscriber is None:
             return
         self.flush()
-        params, former = message.params, subscriber.feed.params
+        params, former = placed(message.params, self._groups.cache.newest), subscriber.feed.params
         start = self._groups.cache.start_of(params, self._numbers.age(params))
         fragments = subscriber.feed.replace(params, start, self._groups.cache)
         if params.start_group != former.start_group or params.history_ms > former.history_ms:

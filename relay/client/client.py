@@ -18,7 +18,7 @@ from relay.moq.session import InfoReceived, SubscribeRequested
 from relay.runtime import SYSTEM, Runtime
 from relay.transport.client import ClientTls, connect, connect_websocket
 from relay.transport.session import Session
-from relay.wire.version import ALL_VERSIONS, Version
+from relay.wire.version import ALL_VERSIONS, AnyVersion
 
 
 class Client(Endpoint):
@@ -29,7 +29,7 @@ class Client(Endpoint):
         cls,
         url: str,
         *,
-        versions: Iterable[Version] = ALL_VERSIONS,
+        versions: Iterable[AnyVersion] = ALL_VERSIONS,
         tls: ClientTls | None = None,
         bind: tuple[str, int] | None = None,
         timeout: float = SETUP_TIMEOUT,  # noqa: ASYNC109 - it bounds two steps, and the second closes the session

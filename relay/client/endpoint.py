@@ -15,13 +15,15 @@ from relay.logger import get_logger
 from relay.model.limits import Limits
 from relay.model.route import MAX_HOP_ID
 from relay.moq import session as moq
-from relay.moq.lite import LiteSession, Options, State
+from relay.moq.core import State
+from relay.moq.protocol import open_session
+from relay.moq.setup import Options
 from relay.runtime import SYSTEM, Runtime
 from relay.transport.session import Event as TransportEvent
 from relay.transport.session import Session, SessionClosed
 from relay.wire.errors import SessionCode, StreamCode, WireError
 from relay.wire.frame_decoder import MAX_FRAME
-from relay.wire.version import ALL_VERSIONS, Version
+from relay.wire.version import ALL_VERSIONS, AnyVersion
 
 logger = get_logger(__name__)
 
@@ -132,7 +134,7 @@ class Endpoint(Handle):
         self,
         session: Session,
         *,
-        versions: Iterable[Version] = ALL_VERSIONS,
+        versions: Iterable[AnyVersion] = ALL_VERSIONS,
         hop: int | None = None,
         max_frame: int = MAX_FRAME,
         runtime: Runtime = SYSTEM,
@@ -141,11 +143,11 @@ class Endpoint(Handle):
         self.session = session
         self.runtime = runtime
         self.goaway: str | None = None  # the URI of the peer's GOAWAY, which may be empty
-        self.moq = LiteSession(
+        self.moq = open_session(
             session,
-            limits=replace(TRUSTING, frame=max_frame),
-            hop=runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop,
-            versions=versions,
+            replace(TRUSTING, frame=max_frame),
+            runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop,
+            versions,
             admitted=True,
             options=Options(waits_for_setup=False, **setup),
         )
@@ -187,7 +189,7 @@ class Endpoint(Handle):
         await self.close()
 
     @property
-    def version(self) -> Version:
+    def version(self) -> AnyVersion:
         """RuntimeError before SETUP has decided the version."""
         if not self._started or self.moq.state is State.NEGOTIATING:
             raise RuntimeError("the version is not known before the client has started")

@@ -36,7 +36,7 @@ from relay.client import (
 from relay.model.path import checked
 from relay.terminal import printable
 from relay.wire.errors import FIRST_APP_CODE, OldCode, SessionCode
-from relay.wire.version import Version, version_from_name
+from relay.wire.version import ALL_VERSIONS, AnyVersion, preferred, version_from_name
 
 DEFAULT_URL: Final = "http://localhost:4443/"
 SCHEMES: Final = ("http", "https", "moqt", "moql", "ws", "wss")
@@ -102,7 +102,7 @@ class Options:
     url: str  # with the token in its query: never shown
     broadcast: str
     track: str
-    versions: tuple[Version, ...]
+    versions: tuple[AnyVersion, ...]
     roots: tuple[Path, ...] | None
     fingerprints: tuple[str, ...]
     disable_verify: bool
@@ -370,7 +370,7 @@ def broadcast_of(text: str) -> str:
     return path
 
 
-def version_of(text: str) -> Version:
+def version_of(text: str) -> AnyVersion:
     """ArgumentTypeError lists the valid names."""
     try:
         return version_from_name(text)
@@ -408,7 +408,7 @@ def read_options(argv: Sequence[str] | None) -> Options:
         url=with_token(found.url, found.jwt),
         broadcast=found.broadcast,
         track=found.track,
-        versions=tuple(sorted(set(found.version or Version), reverse=True)),
+        versions=preferred(found.version or ALL_VERSIONS),
         roots=tuple(found.tls_root) if found.tls_root else None,
         fingerprints=tuple(found.tls_fingerprint or ()),
         disable_verify=found.tls_disable_verify,

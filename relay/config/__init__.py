@@ -26,7 +26,7 @@ from relay.config.tables import (
 )
 from relay.model.limits import Limits
 from relay.quic.settings import QuicSettings
-from relay.wire.version import Version
+from relay.wire.version import Draft, Version
 
 __all__ = [
     "Address",
@@ -36,6 +36,7 @@ __all__ = [
     "Cluster",
     "Config",
     "ConfigError",
+    "Draft",
     "Http",
     "Https",
     "Internal",

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, Field
 
-from relay.wire.version import Version
+from relay.wire.version import ALL_VERSIONS
 
 Keys = tuple[str, ...]  # place in the file, by segments
 
@@ -82,7 +82,7 @@ class Option:
         value = self.default
         if value is None or value == ():
             return self.unset
-        if value == tuple(sorted(Version, reverse=True)):
+        if value == ALL_VERSIONS:
             return "all"
         return str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -39,7 +39,7 @@ from relay.model.limits import Limits
 from relay.model.member import same_host
 from relay.model.path import covers
 from relay.quic.settings import QuicSettings
-from relay.wire.version import Version
+from relay.wire.version import ALL_VERSIONS
 
 
 class ServerTls(Table):
@@ -59,8 +59,8 @@ class Server(Table):
         Address("::", 443), "UDP address that QUIC listens on; [::] takes IPv4 too", "--listen"
     )
     version: Versions = setting(
-        tuple(sorted(Version, reverse=True)),
-        "protocol versions to offer, e.g. moq-lite-06,moq-lite-05; the newest one that the peer knows is used",
+        ALL_VERSIONS,
+        "protocol versions to offer, e.g. moq-lite-06,moq-transport-18; moq-lite is preferred, and then the newest that the peer knows",
     )
     qlog_dir: Folder | None = setting(
         None,

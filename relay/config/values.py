@@ -21,7 +21,7 @@ from relay.model.limits import Limits
 from relay.model.member import Member
 from relay.model.path import PatternError, granted, minimal, normalize
 from relay.quic.settings import QuicSettings
-from relay.wire.version import Version, version_from_name
+from relay.wire.version import AnyVersion, Draft, Version, preferred, version_from_name
 
 Range = tuple[float, float]  # least and greatest
 
@@ -102,7 +102,7 @@ def _many(parse: Callable[[str], object], wanted: str) -> BeforeValidator:
     def read_one(item: object) -> object:
         if isinstance(item, str):
             return parse(item)
-        if isinstance(item, (Path, Version)):
+        if isinstance(item, (Path, Version, Draft)):
             return item
         raise ValueError(f"expected {wanted} or a list of them")
 
@@ -195,9 +195,9 @@ NO_PATH: Final = (
 )
 
 
-def _versions(versions: tuple[Version, ...]) -> tuple[Version, ...]:
+def _versions(versions: tuple[AnyVersion, ...]) -> tuple[AnyVersion, ...]:
     if versions:
-        return tuple(sorted(set(versions), reverse=True))
+        return preferred(versions)
     raise ValueError('expected at least one version, e.g. "moq-lite-06"')
 
 
@@ -221,7 +221,7 @@ Files = Annotated[tuple[Path, ...], _many(_file, "the path of a file"), Metavar(
 Names = Annotated[tuple[str, ...], _many(_san, "a host name"), Metavar("NAME[,...]")]
 Hosts = Annotated[tuple[str, ...], _many(_host, "a host name"), Metavar("NAME[,...]")]
 Versions = Annotated[
-    tuple[Version, ...],
+    tuple[AnyVersion, ...],
     _many(version_from_name, "a version name"),
     AfterValidator(_versions),
     Metavar("VERSION[,...]"),

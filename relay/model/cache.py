@@ -46,6 +46,15 @@ class GroupCache(Generic[G]):
         whole = [group for group in self.groups.values() if group.code is None]
         return max(whole, key=attrgetter("sequence"), default=None)
 
+    @property
+    def largest(self) -> tuple[int, int] | None:
+        """Sequence of the newest group with a complete frame, and the id of its last one."""
+        for _, group in sorted(self.groups.items(), reverse=True):
+            frame = None if group.code is not None else group.largest()
+            if frame is not None:
+                return group.sequence, frame
+        return None
+
     def add(self, group: G) -> bool:
         """False if the group is a duplicate, or older than an evicted one and not requested again."""
         if group.sequence in self.groups or (group.sequence < self.floor and not group.past):

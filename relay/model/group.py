@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 FRAME_OVERHEAD = 128  # bytes besides the payload: empty frames fill the cache, too
 
@@ -25,6 +25,43 @@ class FrameStart(Protocol):
 
 
 Part: TypeAlias = FrameStart | bytes  # a start, or a chunk of the payload after it
+
+Properties: TypeAlias = tuple[tuple[int, int | bytes], ...]
+"""Type and value, in the publisher's order."""
+
+
+class Subgroup:
+    """A subgroup of a moq-transport publisher, one stream: compared by identity."""
+
+    __slots__ = ("ends_group", "number", "priority", "starts")
+
+    def __init__(self, number: int, priority: int | None, *, starts: bool, ends_group: bool) -> None:
+        self.number = number
+        self.priority = priority  # the publisher's; None: that of the track
+        self.starts = starts  # it is here from its first object on
+        self.ends_group = ends_group  # its last object is the last of the group
+
+    def __len__(self) -> int:
+        """Among chunks of bytes it marks a place."""
+        return 0
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class Object(NamedTuple):
+    """The start of a frame of a moq-transport publisher. Ids ascend within a group, with gaps."""
+
+    timestamp: int
+    size: int
+    id: int
+    subgroup: Subgroup
+    properties: Properties = ()
+
+    @property
+    def weight(self) -> int:
+        """Bytes of its properties."""
+        return sum(16 if isinstance(value, int) else 16 + len(value) for _, value in self.properties)
 
 
 class Group:
@@ -70,7 +107,33 @@ class Group:
                 self.last_timestamp = timestamp
             self.frames += 1
             self.size += FRAME_OVERHEAD
+            if type(part) is Object:
+                self.size += part.weight
             own.append(part)
+
+    def complete(self) -> int:
+        """Number of complete frames: all but perhaps the last."""
+        missing, count = 0, self.frames
+        for part in reversed(self.parts):
+            if not isinstance(part, bytes):
+                return count if missing >= part.size else count - 1
+            missing += len(part)
+        return count
+
+    def largest(self) -> int | None:
+        """Id of the last complete frame: its number, or that of a moq-transport publisher."""
+        count = self.complete()
+        if not count:
+            return None
+        if not isinstance(self.parts[0], Object):
+            return self.first_frame + count - 1
+        begun = self.frames - count
+        for part in reversed(self.parts):
+            if isinstance(part, Object):
+                if not begun:
+                    return part.id
+                begun -= 1
+        return None
 
     def clear(self) -> None:
         self.parts.clear()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import NamedTuple
+
+from relay.model.group import Group, Properties
 
 DEFAULT_PRIORITY = 127
 DEFAULT_LATENCY_MS = 5_000
@@ -17,6 +20,15 @@ class TrackProperties(NamedTuple):
     ordered: bool = False
     max_latency_ms: int = DEFAULT_LATENCY_MS
     timescale: int = MICROSECONDS
+    pairs: Properties | None = None
+    """All properties of a moq-transport publisher's track."""
+
+
+class Begin(Enum):
+    """Where a subscription begins, by what exists when it does (moq-transport)."""
+
+    NEXT_OBJECT = "behind the last complete frame"
+    NEXT_GROUP = "with the group after the newest"
 
 
 class SubscribeParams(NamedTuple):
@@ -31,6 +43,21 @@ class SubscribeParams(NamedTuple):
     end_group: int | None = None
     start_frame: int = 0
     end_frame: int | None = None
+    begin: Begin | None = None
+    back: int = 0
+    """Groups before the newest to begin with (moq-transport)."""
+
+
+def placed(params: SubscribeParams, newest: Group | None) -> SubscribeParams:
+    """With numbers for `begin` and `back`. `newest`: group of the track so far."""
+    if newest is None or not (params.begin or params.back):
+        return params._replace(begin=None, back=0)
+    if params.back:
+        return params._replace(start_group=max(0, newest.sequence - params.back), back=0)
+    frame = newest.first_frame + newest.complete()
+    following = params.begin is Begin.NEXT_GROUP or newest.finished
+    start, frame = (newest.sequence + 1, 0) if following else (newest.sequence, frame)
+    return params._replace(start_group=start, start_frame=frame, start_is_floor=True, begin=None)
 
 
 def together(wanted: Sequence[SubscribeParams]) -> SubscribeParams:

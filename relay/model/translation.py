@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from relay.model.group import Part
+from relay.model.group import FrameStart, Object, Part
 from relay.model.numbering import MAX_SEQUENCE, MOST_REPEATED, Span
 from relay.model.track import SubscribeParams, TrackProperties
 
+TIMESTAMP = 0x10  # property of an object, in units of its track (moq-transport)
 MOST_SPANS = 16  # of one track: two publishers side by side need several
 
 
@@ -133,10 +134,16 @@ class Translation:
         return min(timestamp * viewers // publisher, MAX_SEQUENCE)
 
     def translated(self, parts: Iterable[Part]) -> tuple[Part, ...]:
-        return tuple(
-            part if isinstance(part, bytes) else Frame(self.timestamp(part.timestamp), part.size)
-            for part in parts
+        return tuple(part if isinstance(part, bytes) else self._restated(part) for part in parts)
+
+    def _restated(self, start: FrameStart) -> FrameStart:
+        timestamp = self.timestamp(start.timestamp)
+        if not isinstance(start, Object):
+            return Frame(timestamp, start.size)
+        properties = tuple(
+            (kind, timestamp if kind == TIMESTAMP else value) for kind, value in start.properties
         )
+        return start._replace(timestamp=timestamp, properties=properties)
 
     def age(self, params: SubscribeParams) -> int:
         return params.history_ms * (self.properties or TrackProperties()).timescale // 1000

@@ -1,6 +1,6 @@
-"""State that all streams of a session share: transport, version, limits, request numbers, and waiting events.
+"""State that all streams of a session share: transport, limits, request numbers, and waiting events.
 
-Stream handlers hold the `Core`, and know the messages; the session (`relay.moq.lite`) is its subclass.
+Stream handlers hold the `Core`, and know the messages; the session (`relay.moq.lite`, `relay.moq.ietf`) is its subclass.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from relay.model.limits import Limits
 from relay.model.pace import TokenBucket
 from relay.moq.session import Event, Fault, LimitExceeded, PeerInfo
 from relay.transport.session import Session, Stream
-from relay.wire.errors import StreamCode, TooManyMessages, WireError, stream_code_for
-from relay.wire.version import Version
+from relay.wire.errors import StreamCode, TooManyMessages, WireError
 
 
 class State(Enum):
@@ -73,6 +72,10 @@ class PeerRequest(Handler):
         self._core = core
         self._owner = owner
 
+    def refuse(self, code: int) -> None:
+        """With a code of the current stream registry."""
+        self._core.refuse(self.stream, code)
+
     def on_reset(self, stream: Stream, code: int) -> None:
         stream.reset(self._core.code(StreamCode.CANCELLED))
         self._owner.cancelled(self.request, code)
@@ -102,7 +105,6 @@ class Core:
         self.session = session
         self.limits = limits
         self.hop = hop  # our own id in hop lists
-        self.version = session.version or Version.LITE_01
         self.state = State.NEGOTIATING if session.version is None else State.INTRODUCING
         self.peer: PeerInfo | None = None  # from the peer's SETUP (05 and newer)
         self.now = 0.0  # seconds, as of the last call
@@ -132,7 +134,7 @@ class Core:
 
     def code(self, code: int) -> int:
         """Translate a code of the current stream registry to this version's."""
-        return stream_code_for(self.version, code)
+        raise NotImplementedError
 
     def refuse(self, stream: Stream, code: int) -> None:
         """Stop and reset a stream, with a code of the current stream registry."""

@@ -1,4 +1,4 @@
-"""Sends one subscription's groups and end to the peer. `lite_serving` calls it.
+"""Sends one subscription's groups and end to the peer. `serving` calls it; each dialect has its messages.
 
 `relay.model.backlog` decides the order of groups, and what a slow peer skips. Groups come encoded.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relay.model.backlog import Backlog, GivenUp, Ranks, Sending, send_priority
+from relay.model.backlog import Backlog, GivenUp, Ranks, Sending
 from relay.model.ranges import Range
 from relay.model.track import SubscribeParams
 from relay.moq.core import Core, Handler, RequestOwner
-from relay.moq.session import NEVER, GroupFragment, GroupSkipped, GroupStopped, SubscribeUpdated
+from relay.moq.session import NEVER, GroupFragment, GroupSkipped, GroupStopped, Location
 from relay.transport.session import Stream
-from relay.wire.errors import StreamCode, WireError
-from relay.wire.frame import Datagram, GroupHeader, group_header
-from relay.wire.subscribe import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk, SubscribeUpdate
-from relay.wire.version import Version
+from relay.wire.errors import StreamCode
 
 END_POLL = 0.02
 """Seconds until the first check that all groups arrived, before a track's end; then a quarter of the time waited."""
@@ -24,21 +21,6 @@ END_POLL = 0.02
 END_POLL_MAX = 5.0  # greatest seconds between checks
 
 STREAM_OVERHEAD = 16  # greatest bytes that a transport puts before a stream
-
-
-def params_of(request: Subscribe | SubscribeUpdate, version: Version) -> SubscribeParams:
-    """`max_latency` is history on 06, lateness before."""
-    return SubscribeParams(
-        priority=request.priority,
-        ordered=request.ordered,
-        latency_ms=request.max_latency,
-        history_ms=request.max_latency if version.latency_is_history else 0,
-        start_group=request.start_group,
-        start_is_floor=version.latency_is_history,
-        end_group=request.end_group,
-        start_frame=request.start_frame,
-        end_frame=request.end_frame,
-    )
 
 
 class GroupStream(Handler):
@@ -58,56 +40,58 @@ class Delivery(Handler):
     """One subscription of the peer, until `over`."""
 
     def __init__(
-        self, core: Core, owner: RequestOwner, request: int, message: Subscribe, stream: Stream, ranks: Ranks
+        self,
+        core: Core,
+        owner: RequestOwner,
+        request: int,
+        stream: Stream,
+        params: SubscribeParams,
+        ranks: Ranks,
     ) -> None:
         self.request = request
-        self.id = message.id
         self.stream = stream
+        """Of the request: its unsent bytes are the session's to count."""
         self.over = False
         # open or not fully sent
-        self.backlog: Backlog[Stream] = Backlog(core.limits, ranks, message.priority)
+        self.backlog: Backlog[Stream] = Backlog(core.limits, ranks, params.priority)
         self.check_at = NEVER  # next check before the track's end
         self._core = core
         self._owner = owner
-        self._version = core.version
-        self._priority = message.priority
-        self._accepted = False
         self._behind = False  # the peer skips groups: reported once until it catches up
         self._final = 0
         self._waited = 0.0
-        self._prefer(params_of(message, core.version))
+        self._prefer(params)
 
     def _prefer(self, params: SubscribeParams) -> None:
         self.backlog.prefer(params.priority, ordered=params.ordered, latency=params.latency_ms / 1000)
 
+    # --- messages of the dialect
+
+    def accept(self, largest: Location | None) -> None:
+        """The track exists. `largest`: its newest group and the last complete frame there."""
+
+    def _open(self, fragment: GroupFragment, rank: int) -> tuple[Stream, int]:
+        """Begin a group: returns its stream, and the bytes of its header."""
+        raise NotImplementedError
+
+    def _end(self, final: int) -> None:
+        """Send the end of the track. `final`: first sequence that never comes."""
+        raise NotImplementedError
+
+    def drop(self, missing: Iterable[Range]) -> None:
+        """Report groups that never come, where the version can."""
+
+    def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
+        """Send a group of one frame. Returns False if version or session cannot carry it."""
+        raise NotImplementedError
+
+    def refuse(self, code: int) -> None:
+        """Refuse the request, or abort it."""
+        raise NotImplementedError
+
     # --- the peer
 
-    def on_update(self, message: SubscribeUpdate) -> None:
-        if self.over:
-            return
-        params = params_of(message, self._version)
-        self._priority = params.priority
-        self._prefer(params)
-        self._core.emit(SubscribeUpdated(self.request, params))
-
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002 - the request's decoder reads
-        if fin and not self.over:
-            self._unsubscribe(None)
-            stream.write((), fin=True)
-
-    def on_reset(self, stream: Stream, code: int) -> None:
-        if not self.over:
-            self._unsubscribe(code)
-            stream.reset(self._core.code(StreamCode.CANCELLED))
-
-    def on_stopped(self, stream: Stream, code: int) -> None:  # noqa: ARG002
-        if not self.over:
-            self._unsubscribe(code)
-
-    def on_fault(self, error: WireError) -> None:
-        self.on_stopped(self.stream, error.stream_code)
-
-    def _unsubscribe(self, code: int | None) -> None:
+    def unsubscribe(self, code: int | None) -> None:
         wire = self._core.code(StreamCode.CANCELLED)
         for sending in self.backlog:
             if sending.open or sending.stream.unsent:
@@ -121,12 +105,6 @@ class Delivery(Handler):
         self._core.emit(GroupStopped(self.request, sequence, code))
 
     # --- groups
-
-    def accept(self) -> None:
-        """At once (01 to 04), or with the first group (05 and 06)."""
-        if not self._accepted and self._version.accepts_at_once:
-            self._accepted = True
-            self.stream.write((SubscribeOk(priority=self._priority).encode(self._version),))
 
     def send(self, fragments: tuple[GroupFragment, ...], now: float) -> int:
         """Write new data of groups. Returns the change of the subscription's unsent bytes."""
@@ -159,19 +137,11 @@ class Delivery(Handler):
 
     def _begin(self, fragment: GroupFragment, now: float) -> tuple[Sending[Stream], int]:
         """Returns the sending group, and the size of its header."""
-        core = self._core
         backlog = self.backlog
-        version = self._version
-        if not self._accepted:
-            self._accepted = True
-            self.stream.write((SubscribeOk(self._priority, group=fragment.sequence).encode(version),))
         rank = backlog.rank(fragment.sequence)
-        stream = core.session.open_uni(send_priority(backlog.priority, rank))
-        stream.context = GroupStream(self, fragment.sequence)
-        header = group_header(version, GroupHeader(self.id, fragment.sequence, fragment.start_frame))
-        stream.write((header, *fragment.chunks), fin=fragment.fin)
-        core.counts["groups_sent", ""] += 1
-        return backlog.begin(fragment.sequence, stream, rank, now), len(header)
+        stream, size = self._open(fragment, rank)
+        self._core.counts["groups_sent", ""] += 1
+        return backlog.begin(fragment.sequence, stream, rank, now), size
 
     def _continue(self, sending: Sending[Stream], fragment: GroupFragment) -> bool:
         """Write more of a group, or abort it. Returns False if it cannot grow any more."""
@@ -202,25 +172,7 @@ class Delivery(Handler):
             core.counts["groups_dropped", reason.value] += 1
             sending.stream.reset(core.code(StreamCode[reason.name]))
 
-    def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
-        """Send a group of one frame. Returns False if version or session cannot carry it."""
-        if not self._version.has_timestamps:
-            return False
-        session = self._core.session
-        data = Datagram(self.id, sequence, timestamp, payload).encode(self._version)
-        if len(data) > session.datagram_limit:
-            return False
-        session.send_datagram(data)
-        return True
-
     # --- the end
-
-    def drop(self, missing: Iterable[Range]) -> None:
-        """Report groups that never come; versions before 03 cannot."""
-        if self._version.has_updates:
-            for start, end in missing:
-                drop = SubscribeDrop(start, end, StreamCode.DELIVERY_TIMEOUT)
-                self.stream.write((drop.encode(self._version),))
 
     def end(self, final: int, now: float) -> None:
         """Send the end once the peer has acknowledged all groups: some clients drop groups that the end overtakes.
@@ -238,9 +190,7 @@ class Delivery(Handler):
         backlog = self.backlog
         self._skip(backlog.review(backlog.waiting(), now, begins=False))
         if not backlog.undelivered:
-            version = self._version
-            end = SubscribeEnd(self._final).encode(version) if version.has_subscribe_end else b""
-            self.stream.write((end,), fin=True)
+            self._end(self._final)
             self.over = True
             self.check_at = NEVER
             return
@@ -255,5 +205,5 @@ class Delivery(Handler):
         for sending in self.backlog:
             if sending.open:
                 sending.stream.reset(wire)
-        self._core.refuse(self.stream, code)
+        self.refuse(code)
         self.over = True

@@ -8,8 +8,12 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from relay.model.group import FrameStart, Group, Part
+from relay.model.group import FrameStart, Group, Object, Part, Subgroup
 from relay.wire.frame import frame_header_plain, frame_header_timed
+from relay.wire.ietf.data import ObjectHeader
+from relay.wire.ietf.profile import DRAFT_14, DRAFT_16, DRAFT_18
+from relay.wire.ietf.streams import object_header
+from relay.wire.ietf.values import PropertyType
 
 COPY_BELOW = 2_048
 """Bytes: below this, copying a chunk behind its header costs less than another chunk."""
@@ -25,6 +29,20 @@ class Encoding(IntEnum):
     TIMED = 1  # moq-lite-05 and 06: timestamp delta, size, payload
     FRAMES = 2
     """No bytes but the group's parts: the start of each frame, and its payload chunks (HTTP)."""
+    OBJECTS_14 = 3
+    OBJECTS_16 = 4
+    OBJECTS_18 = 5
+    """Objects of a subgroup stream (moq-transport 14, 16, from 18 on). A `Subgroup` among the bytes: those of its stream follow."""
+
+
+OBJECT_FORMS = {
+    Encoding.OBJECTS_14: DRAFT_14,
+    Encoding.OBJECTS_16: DRAFT_16,
+    Encoding.OBJECTS_18: DRAFT_18,
+}
+"""A draft for each form."""
+
+TIMESTAMP = PropertyType.TIMESTAMP
 
 
 class Encoder:
@@ -100,6 +118,108 @@ class Encoder:
         return frame_header_timed(delta, start.size)
 
 
+class ObjectEncoder:
+    """The same for subgroup streams of moq-transport; `start` and `end` are ids of objects.
+
+    Frames of a moq-lite publisher are objects with their number as id, and their timestamp as a property.
+    """
+
+    __slots__ = (
+        *("_before", "_end", "_inside", "_last", "_left", "_position", "_profile"),
+        *("_start", "_subgroup", "ended"),
+    )
+
+    def __init__(self, encoding: Encoding, start: int = 0, end: int | None = None, first: int = 0) -> None:
+        self._profile = OBJECT_FORMS[encoding]
+        self._start = start
+        self._end = end
+        self._position = 0
+        self._last = first - 1  # id of the last object
+        self._before: dict[Subgroup | None, int] = {}  # ids of the last objects of each stream
+        self._subgroup: Subgroup | None = None
+        self._inside = False
+        self._left = 0
+        self.ended = False  # object `end` is complete
+
+    def limit(self, end: int | None) -> None:
+        self._end = end
+        self.ended = end is not None and (self._last > end or (self._last == end and self._left <= 0))
+
+    def take(self, parts: list[Part]) -> list[Any]:
+        """New parts as bytes, and as `Subgroup` where those of another stream follow."""
+        chunks: list[Any] = []
+        head = b""
+        for part in parts[self._position :]:
+            if not isinstance(part, bytes):
+                if head:
+                    chunks.append(head)
+                head = self._head(part, chunks)
+            elif self._inside:
+                self._left -= len(part)
+                if len(part) <= COPY_BELOW:
+                    chunks.append(head + part if head else part)
+                else:
+                    if head:
+                        chunks.append(head)
+                    chunks.append(part)
+                head = b""
+        if head:
+            chunks.append(head)
+        if self._last == self._end and self._left <= 0:
+            self.ended = True
+        self._position = len(parts)
+        return chunks if len(chunks) <= 1 else joined(chunks)
+
+    def _head(self, start: FrameStart, chunks: list[Any]) -> bytes:
+        self._left = start.size
+        if isinstance(start, Object):
+            number, subgroup, properties = start.id, start.subgroup, start.properties
+        else:
+            number, subgroup, properties = self._last + 1, None, ((TIMESTAMP, start.timestamp),)
+        self._last = number
+        self._inside = number >= self._start
+        if self._end is not None and number > self._end:
+            self._inside = False
+            self.ended = True
+        if not self._inside:
+            return b""
+        if subgroup is not self._subgroup:
+            self._subgroup = subgroup
+            chunks.append(subgroup)
+        before = self._before.get(subgroup)
+        self._before[subgroup] = number
+        header = ObjectHeader(number, start.size, properties)
+        return object_header(header, before, self._profile, has_properties=True)
+
+
+def joined(chunks: list[Any]) -> list[Any]:
+    """Neighbouring bytes joined, up to `JOIN_BELOW`."""
+    result: list[Any] = []
+    run: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        if not isinstance(chunk, bytes) or size + len(chunk) > JOIN_BELOW:
+            if run:
+                result.append(run[0] if len(run) == 1 else b"".join(run))
+            run, size = [], 0
+        if isinstance(chunk, bytes):
+            run.append(chunk)
+            size += len(chunk)
+        else:
+            result.append(chunk)
+    if run:
+        result.append(run[0] if len(run) == 1 else b"".join(run))
+    return result
+
+
+def encoder_of(
+    encoding: Encoding, start: int = 0, end: int | None = None, first: int = 0
+) -> Encoder | ObjectEncoder:
+    """The encoder of a group's frames `start`..`end` (inclusive), whose first one here is `first`."""
+    kind = ObjectEncoder if encoding >= Encoding.OBJECTS_14 else Encoder
+    return kind(encoding, start, end, first)
+
+
 class EncodedGroup(Group):
     """A group with the encodings that readers use."""
 
@@ -108,7 +228,7 @@ class EncodedGroup(Group):
     def __init__(self, sequence: int, now: float, first_frame: int = 0) -> None:
         super().__init__(sequence, now, first_frame)
         # each encoder, and all its chunks so far
-        self._encodings: dict[Encoding, tuple[Encoder, list[Any]]] = {}
+        self._encodings: dict[Encoding, tuple[Encoder | ObjectEncoder, list[Any]]] = {}
 
     def clear(self) -> None:
         super().clear()
@@ -119,7 +239,7 @@ class EncodedGroup(Group):
         shared = self._encodings.get(encoding)
         if shared is None:
             first = self.first_frame
-            shared = self._encodings[encoding] = Encoder(encoding, start=first, first=first), []
+            shared = self._encodings[encoding] = encoder_of(encoding, first, first=first), []
         encoder, chunks = shared
         fresh = encoder.take(self.parts)
         chunks += fresh

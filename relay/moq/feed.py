@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from relay.model.track import SubscribeParams
-from relay.moq.encoding import EncodedGroup, Encoder, Encoding
+from relay.moq.encoding import EncodedGroup, Encoder, Encoding, ObjectEncoder, encoder_of
 from relay.moq.session import GroupFragment
 from relay.wire.errors import StreamCode
 
@@ -38,7 +38,7 @@ class Feed:
         asks = params.start_group is not None or params.history_ms
         self.past: int | None = start if asks else None
         """First sequence of requested older groups, `None` for none."""
-        self._encoders: dict[int, Encoder] = {}  # of partly wanted groups, by sequence
+        self._encoders: dict[int, Encoder | ObjectEncoder] = {}  # of partly wanted groups, by sequence
         self._sent: set[int] = set()  # groups of an earlier range: do not send again
 
     def wants(self, group: EncodedGroup) -> bool:
@@ -74,7 +74,7 @@ class Feed:
             return (GroupFragment(group.sequence, True, group.first_frame, chunks, group.finished, None),)
         if self._lacks(group, first):
             return ()
-        encoder = Encoder(self.encoding, first, last, group.first_frame)
+        encoder = encoder_of(self.encoding, first, last, group.first_frame)
         fresh = tuple(encoder.take(group.parts))
         if group.open and not encoder.ended:
             self._encoders[group.sequence] = encoder
@@ -103,7 +103,7 @@ class Feed:
                     continue
                 if not new or self._lacks(group, first):
                     continue  # all wanted frames were sent, or are missing
-                encoder = self._encoders[group.sequence] = Encoder(
+                encoder = self._encoders[group.sequence] = encoder_of(
                     self.encoding, first, last, group.first_frame
                 )
             fresh = tuple(encoder.take(group.parts))
@@ -152,7 +152,7 @@ class Feed:
         if encoder is None:
             if last is None:
                 return ()
-            encoder = self._encoders[group.sequence] = Encoder(self.encoding, 0, last, group.first_frame)
+            encoder = self._encoders[group.sequence] = encoder_of(self.encoding, 0, last, group.first_frame)
             encoder.take(group.parts)  # already sent
         encoder.limit(last)
         if not encoder.ended:
@@ -174,7 +174,7 @@ class GroupFetch:
     def __init__(self, group: EncodedGroup, encoding: Encoding, first: int, last: int | None) -> None:
         self.group = group
         self._first = first
-        self._encoder = Encoder(encoding, first, last, group.first_frame)
+        self._encoder = encoder_of(encoding, first, last, group.first_frame)
 
     def take(self) -> GroupFragment:
         """New data of the group. It is refused if frame `first` is missing, also behind the end (draft 06)."""

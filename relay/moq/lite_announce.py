@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from relay.model.path import join, normalize, strip
 from relay.model.route import MAX_COST, MAX_HOPS, UNKNOWN_HOP, Route, same_publisher
-from relay.moq.core import AnswerOwner, Core, Handler, PeerRequest, RequestOwner
+from relay.moq.core import AnswerOwner, Handler, PeerRequest, RequestOwner
+from relay.moq.lite_core import LiteCore
 from relay.moq.session import (
     Announced,
     AnnouncementsComplete,
@@ -34,7 +35,7 @@ MAX_PREFIX = 8  # bytes of a length prefix
 class AnnounceReader(Handler):
     """An Announce stream of ours."""
 
-    def __init__(self, core: Core, owner: AnswerOwner, request: int, prefix: str, stream: Stream) -> None:
+    def __init__(self, core: LiteCore, owner: AnswerOwner, request: int, prefix: str, stream: Stream) -> None:
         self.stream = stream
         self._core = core
         self._owner = owner
@@ -156,8 +157,11 @@ class _Sent(NamedTuple):
 class AnnounceWriter(PeerRequest):
     """An Announce stream of the peer: the initial set, then changes."""
 
-    def __init__(self, core: Core, owner: RequestOwner, request: int, prefix: str, stream: Stream) -> None:
+    def __init__(
+        self, core: LiteCore, owner: RequestOwner, request: int, prefix: str, stream: Stream
+    ) -> None:
         super().__init__(core, owner, request, stream)
+        self._lite = core
         self._prefix = prefix
         self._sent: dict[str, _Sent] = {}  # by suffix: two routes above the prefix are one to the peer (06)
         self._next_id = 0
@@ -170,7 +174,7 @@ class AnnounceWriter(PeerRequest):
 
     def begin(self, offers: Iterable[Offer]) -> int:
         """Write the initial set. Returns its size in bytes."""
-        version = self._core.version
+        version = self._lite.version
         usable = list({self._suffix(offer.path): offer for offer in offers if self._sendable(offer)}.values())
         first = b""
         if version.has_announce_init:
@@ -185,7 +189,7 @@ class AnnounceWriter(PeerRequest):
             usable = usable[len(suffixes) :]
             first = AnnounceInit(tuple(suffixes)).encode(version)
         elif version.has_announce_ok:
-            first = AnnounceOk(self._core.hop, len(usable)).encode(version)
+            first = AnnounceOk(self._lite.hop, len(usable)).encode(version)
         return self._write(b"".join((first, *map(self._start, usable))))
 
     def change(self, path: str, offer: Offer | None) -> int:
@@ -209,7 +213,7 @@ class AnnounceWriter(PeerRequest):
         return len(data)
 
     def _sendable(self, offer: Offer) -> bool:
-        return len(offer.route.hops) + self._core.version.sender_is_listed <= MAX_HOPS
+        return len(offer.route.hops) + self._lite.version.sender_is_listed <= MAX_HOPS
 
     def _suffix(self, path: str) -> str:
         # the empty suffix: a route above the prefix covers it
@@ -221,8 +225,8 @@ class AnnounceWriter(PeerRequest):
         return self._active(offer)
 
     def _active(self, offer: Offer) -> bytes:
-        version = self._core.version
-        own = (self._core.hop,) if version.sender_is_listed and version.has_hops else ()
+        version = self._lite.version
+        own = (self._lite.hop,) if version.sender_is_listed and version.has_hops else ()
         return AnnounceActive(
             self._suffix(offer.path),
             hops=(*offer.route.hops, *own),
@@ -233,10 +237,10 @@ class AnnounceWriter(PeerRequest):
 
     def _end(self, suffix: str, sent: _Sent) -> bytes:
         del self._sent[suffix]
-        return AnnounceEnded(suffix, sent.announce_id).encode(self._core.version)
+        return AnnounceEnded(suffix, sent.announce_id).encode(self._lite.version)
 
     def _update(self, sent: _Sent, offer: Offer) -> bytes:
-        version = self._core.version
+        version = self._lite.version
         new, old = offer.route, sent.offer.route
         if version.has_announce_ids and new != old:
             return AnnounceUpdate(sent.announce_id, new.hops, new.warm, new.cold).encode(version)

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from functools import partial
 
 from relay.model.track import SubscribeParams, TrackProperties
-from relay.moq.core import IGNORE, AnswerOwner, Core, Handler
+from relay.moq.core import IGNORE, AnswerOwner, Handler
 from relay.moq.lite_announce import AnnounceReader
+from relay.moq.lite_core import LiteCore
 from relay.moq.session import (
+    NEVER,
     DatagramReceived,
     FetchedData,
     GroupData,
@@ -42,7 +44,9 @@ _Parts = list[FrameHeader | bytes]
 class Subscription(Handler):
     """One subscription of ours, and the streams of its open groups."""
 
-    def __init__(self, core: Core, owner: Requests, request: int, subscribe_id: int, stream: Stream) -> None:
+    def __init__(
+        self, core: LiteCore, owner: Requests, request: int, subscribe_id: int, stream: Stream
+    ) -> None:
         self.request = request
         self.id = subscribe_id
         self.stream = stream
@@ -148,7 +152,7 @@ class IncomingGroup(Handler):
     __slots__ = ("_core", "_decoder", "_sequence", "_start", "_subscription")
 
     def __init__(
-        self, core: Core, subscription: Subscription, header: GroupHeader, decoder: FrameDecoder
+        self, core: LiteCore, subscription: Subscription, header: GroupHeader, decoder: FrameDecoder
     ) -> None:
         self._core = core
         self._subscription = subscription
@@ -181,7 +185,7 @@ class IncomingGroup(Handler):
 class Question(Handler):
     """A stream of ours for one request other than a subscription. The other half carries the answer."""
 
-    def __init__(self, core: Core, owner: Requests, request: int, stream: Stream) -> None:
+    def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream) -> None:
         self.stream = stream
         self._core = core
         self._owner = owner
@@ -206,7 +210,7 @@ class Question(Handler):
 class InfoStream(Question):
     """A Track stream of ours."""
 
-    def __init__(self, core: Core, owner: Requests, request: int, stream: Stream) -> None:
+    def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream) -> None:
         super().__init__(core, owner, request, stream)
         self._decoder = TrackInfoDecoder(core.version, core.limits.message)
 
@@ -223,7 +227,7 @@ class InfoStream(Question):
 class FetchStream(Question):
     """A Fetch stream of ours: bare frames."""
 
-    def __init__(self, core: Core, owner: Requests, request: int, stream: Stream, fetch: Fetch) -> None:
+    def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream, fetch: Fetch) -> None:
         super().__init__(core, owner, request, stream)
         self._fetch = fetch
         self._decoder = FrameDecoder(core.version, core.limits.frame)
@@ -240,7 +244,7 @@ class FetchStream(Question):
 class ProbeStream(Question):
     """A Probe stream of ours."""
 
-    def __init__(self, core: Core, owner: Requests, request: int, stream: Stream) -> None:
+    def __init__(self, core: LiteCore, owner: Requests, request: int, stream: Stream) -> None:
         super().__init__(core, owner, request, stream)
         self._decoder = ProbeDecoder(core.version, core.limits.message)
 
@@ -257,13 +261,20 @@ class ProbeStream(Question):
 class Requests(AnswerOwner):
     """All requests of our side."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: LiteCore) -> None:
         self.fresh: list[Subscription] = []  # with data in this call
         self._core = core
         self._next_id = 0
         self._subscriptions: dict[int, Subscription] = {}  # by request
         self._by_id: dict[int, Subscription] = {}  # by the id on the wire
         self._others: dict[int, AnnounceReader | Question] = {}
+
+    @property
+    def deadline(self) -> float:
+        return NEVER
+
+    def on_time(self, now: float) -> None:
+        """It has no deadlines."""
 
     def flush(self) -> None:
         """At the end of a call: one event per subscription."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from relay.moq.core import IGNORE, Core, Handler, State
+from relay.moq.core import IGNORE, Handler, State
+from relay.moq.lite_core import LiteCore
 from relay.moq.session import (
     NEVER,
     BitrateReported,
@@ -16,17 +16,13 @@ from relay.moq.session import (
     Opened,
     PeerInfo,
 )
-from relay.transport.session import Event, Stream, StreamData
+from relay.moq.setup import Held, Options
+from relay.transport.session import Stream
 from relay.wire.decoder import ServerSetupDecoder, SetupDecoder
 from relay.wire.errors import NoCommonVersion, ProtocolViolation, SessionCode
 from relay.wire.frame import setup_stream
 from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
 from relay.wire.version import Version, version_from_setup_code
-
-HELD_BYTES = 262_144  # bytes from a peer before admission
-
-EVENT_COST = 64
-"""Bytes that a held event counts besides its data."""
 
 OLDEST_ALPN = "moql-01"  # of the generation that opens with the first form of SETUP
 
@@ -34,66 +30,11 @@ _PATH_PARAM = 1
 _AUTHORITY_PARAM = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a session introduces itself; the defaults are a relay's."""
-
-    role: int | None = None
-    cost: int | None = None
-    probe: int | None = None
-    target: str | None = None
-    """Path and query for a transport without a URL, in place of the dialled ones."""
-
-    authority: str | None = None
-    form: SetupForm | None = None
-    """Opening of the older SETUP; `None` takes what servers of the peer's generation know."""
-
-    waits_for_setup: bool = True
-    """Hold the peer's requests until its hop id is known, where the version has routes to exclude (06)."""
-
-
-class SetupOwner(Core):
-    """The session, as its set-up sees it."""
-
-    def receive(self, events: Iterable[Event], now: float) -> None:
-        raise NotImplementedError
-
-    def close(self, code: int, reason: str) -> None:
-        """A code of the current session registry."""
-        raise NotImplementedError
-
-
-class Held:
-    """Events from before the end of the set-up."""
-
-    __slots__ = ("_bytes", "events", "streams")
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.streams: set[Stream] = set()
-        self._bytes = 0
-
-    def add(self, event: Event) -> None:
-        """Raises ProtocolViolation above `HELD_BYTES`."""
-        self.events.append(event)
-        self._bytes += EVENT_COST
-        if isinstance(event, StreamData):
-            self.streams.add(event.stream)
-            self._bytes += len(event.data)
-        if self._bytes > HELD_BYTES:
-            raise ProtocolViolation("too much before SETUP")
-
-    def take(self) -> list[Event]:
-        events, self.events = self.events, []
-        self.streams.clear()
-        return events
-
-
 class SetupExchange:
     """The set-up of one session. `versions`: those that SETUP may choose."""
 
     def __init__(
-        self, core: SetupOwner, versions: Iterable[Version], *, admitted: bool, options: Options
+        self, core: LiteCore, versions: Iterable[Version], *, admitted: bool, options: Options
     ) -> None:
         self.chosen = core.session.version  # `None` until SETUP decides
         self.deadline = NEVER
@@ -261,7 +202,7 @@ class _SetupStream(Handler):
     """The setup stream of 01 and 02; its end is the end of the session."""
 
     def __init__(
-        self, core: SetupOwner, setup: SetupExchange, decoder: SetupDecoder | ServerSetupDecoder
+        self, core: LiteCore, setup: SetupExchange, decoder: SetupDecoder | ServerSetupDecoder
     ) -> None:
         self._core = core
         self._setup = setup

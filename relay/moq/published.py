@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from relay.model.cache import GroupCache
 from relay.model.limits import Limits
-from relay.model.track import SubscribeParams, TrackProperties
+from relay.model.track import SubscribeParams, TrackProperties, placed
 from relay.moq import session as moq
 from relay.moq.encoding import EncodedGroup
 from relay.moq.feed import Feed, GroupFetch, shared_fragments
-from relay.moq.lite import LiteSession
+from relay.moq.protocol import ProtocolSession
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 from relay.wire.varint import MAX_VARINT
@@ -24,7 +24,7 @@ class PublishedTrack:
 
     def __init__(
         self,
-        session: LiteSession,
+        session: ProtocolSession,
         clock: Callable[[], float],
         on_change: Callable[[], object],
         name: str,
@@ -122,7 +122,8 @@ class PublishedTrack:
             case moq.InfoRequested(request):
                 self._session.serving.send_info(request, self.info)
             case moq.SubscribeRequested(request, _, _, params):
-                self._session.serving.accept(request)
+                params = placed(params, self.cache.newest)
+                self._session.serving.accept(request, self.cache.largest)
                 feed = self._feeds[request] = Feed(self._session.encoding, params, self._start_of(params))
                 self._send(request, feed.begin(self.cache))
                 self._end_if_complete()
@@ -131,10 +132,11 @@ class PublishedTrack:
                 if group is None or group.code is not None:
                     self._reject(request, StreamCode.NOT_FOUND)
                     return
-                fetch = GroupFetch(group, self._session.encoding, event.start_frame, event.end_frame)
+                fetch = GroupFetch(group, self._session.fetch_encoding, event.start_frame, event.end_frame)
                 self._fetches[request] = fetch
                 self._continue(request, fetch)
             case moq.SubscribeUpdated(request, params):
+                params = placed(params, self.cache.newest)
                 self._send(request, self._feeds[request].replace(params, self._start_of(params), self.cache))
                 self._end_if_complete()
             case moq.RequestCancelled(request) | moq.RequestFinished(request):
@@ -242,7 +244,7 @@ class GroupWriter:
     def _begin(self, size: int, timestamp: int | None, *payload: bytes) -> None:
         self._check_whole()
         header = FrameHeader(self.track.now() if timestamp is None else timestamp, size)
-        self.group.extend((header, *payload))
+        self.group.extend((header, *filter(None, payload)))  # chunks are never empty
         self.track.send(self.group)
 
     def _check_open(self) -> None:

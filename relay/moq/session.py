@@ -17,6 +17,8 @@ from relay.wire.errors import WireError
 
 NEVER = float("inf")  # no deadline
 
+Location: TypeAlias = tuple[int, int]  # numbers of a group, and of a frame in it
+
 
 # --- the session ---------------------------------------------------------------------------------------------------
 

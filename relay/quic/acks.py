@@ -9,6 +9,7 @@ from relay.quic.varint import varint
 
 ACK_DELAY: Final = 0.02  # seconds that an ACK may wait: below the announced 25 ms, since timers are late
 ACK_EVERY: Final = 2  # ack-eliciting packets until an ACK is sent at once (RFC 9000, 13.2.2)
+MOST_EVERY: Final = 1_000  # the same, at the most, if the peer asks for fewer ACKs
 DELAY_EXPONENT: Final = 3  # as announced
 MOST_RANGES: Final = 32  # ranges kept, and in a frame; packets below them count as received
 
@@ -16,7 +17,9 @@ MOST_RANGES: Final = 32  # ranges kept, and in a frame; packets below them count
 class ReceivedPackets:
     """Of the 1-RTT packet number space. The newest range is kept apart: it grows with every packet."""
 
-    __slots__ = ("ack_at", "floor", "largest_at", "older", "start", "stop", "unacked")
+    __slots__ = (
+        *("ack_at", "delay", "every", "floor", "largest_at", "older", "request", "start", "stop", "unacked"),
+    )
 
     def __init__(self) -> None:
         self.start = 0  # the newest range; empty at first
@@ -26,6 +29,16 @@ class ReceivedPackets:
         self.largest_at = 0.0  # when the largest number arrived
         self.unacked = 0  # ack-eliciting packets since our last ACK
         self.ack_at = -1.0  # when an ACK is due, -1.0 for none
+        self.every = ACK_EVERY
+        self.delay = ACK_DELAY
+        self.request = -1  # number of the peer's last ACK_FREQUENCY
+
+    def ask(self, number: int, every: int, delay: float) -> None:
+        """ACK_FREQUENCY of the peer: it wants an ACK for so many packets, or after `delay` seconds."""
+        if number > self.request:
+            self.request = number
+            self.every = max(1, min(every, MOST_EVERY))
+            self.delay = min(delay, ACK_DELAY)
 
     def is_duplicate(self, number: int) -> bool:
         if number >= self.stop:
@@ -39,10 +52,10 @@ class ReceivedPackets:
             self.largest_at = now
             if eliciting:
                 self.unacked += 1
-                if self.unacked >= ACK_EVERY:
+                if self.unacked >= self.every:
                     self.ack_at = now
                 elif self.ack_at < 0:
-                    self.ack_at = now + ACK_DELAY
+                    self.ack_at = now + self.delay
             return
         older = self.older
         if number > self.stop:
@@ -67,10 +80,10 @@ class ReceivedPackets:
         self.stop += count
         self.largest_at = now
         self.unacked += count
-        if self.unacked >= ACK_EVERY:
+        if self.unacked >= self.every:
             self.ack_at = now
         elif self.ack_at < 0:
-            self.ack_at = now + ACK_DELAY
+            self.ack_at = now + self.delay
 
     def frame(self, now: float) -> bytes:
         """An ACK of everything not yet forgotten."""

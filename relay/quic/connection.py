@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from relay.quic import errors
-from relay.quic.acks import ACK_EVERY, ReceivedPackets
+from relay.quic.acks import ReceivedPackets
 from relay.quic.cids import TOKEN, HostCids, PeerCids
 from relay.quic.congestion import make_congestion
 from relay.quic.errors import QuicError
@@ -22,7 +22,7 @@ from relay.quic.packet_keys import NATIVE, RESERVED, TAG, Keys, PacketProtection
 from relay.quic.paths import MOST_PATHS, MOST_RESPONSES, NEVER, TRIES, Path
 from relay.quic.recovery import ControlFrame, Recovery, Sent
 from relay.quic.settings import QuicSettings
-from relay.quic.start import Start
+from relay.quic.start import OUR_MIN_ACK_DELAY, Start
 from relay.quic.stream_table import StreamTable
 from relay.quic.streams import Stream
 from relay.quic.varint import read_varint, varint
@@ -455,7 +455,7 @@ class Connection:
                     at = end - len(plain[at:].lstrip(b"\0"))
                 elif kind == errors.PING:
                     flags |= _BOTH
-                    self.received.unacked = ACK_EVERY  # asks for an ACK: answer at once
+                    self.received.unacked = self.received.every  # asks for an ACK: answer at once
                     at += 1
                 elif kind & 0xFE == errors.DATAGRAM:
                     flags |= _BOTH
@@ -573,7 +573,7 @@ class Connection:
         return end
 
     def _read_rare(self, plain: bytes, at: int, now: float) -> int:
-        """CRYPTO, NEW_TOKEN, CONNECTION_CLOSE, HANDSHAKE_DONE."""
+        """CRYPTO, NEW_TOKEN, CONNECTION_CLOSE, HANDSHAKE_DONE, ACK_FREQUENCY, IMMEDIATE_ACK."""
         kind = plain[at]
         at += 1
         if kind == errors.CRYPTO:
@@ -603,8 +603,21 @@ class Connection:
                 raise QuicError(errors.PROTOCOL_VIOLATION, kind, "HANDSHAKE_DONE of a client")
             self.confirmed = True
             length = 0
+        elif kind == errors.IMMEDIATE_ACK:
+            self.received.unacked = self.received.every
+            length = 0
         else:
-            raise QuicError(errors.FRAME_ENCODING_ERROR, kind, "unknown frame type")
+            kind, at = read_varint(plain, at - 1)
+            if kind != errors.ACK_FREQUENCY:
+                raise QuicError(errors.FRAME_ENCODING_ERROR, kind, "unknown frame type")
+            number, at = read_varint(plain, at)
+            threshold, at = read_varint(plain, at)
+            delay, at = read_varint(plain, at)
+            _, at = read_varint(plain, at)  # reordering: gaps are acknowledged at once in any case
+            length = 0
+            if delay < OUR_MIN_ACK_DELAY:
+                raise QuicError(errors.PROTOCOL_VIOLATION, kind, "the delay is below min_ack_delay")
+            self.received.ask(number, threshold + 1, delay / 1_000_000)
         if at + length > len(plain):
             raise IndexError
         return at + length

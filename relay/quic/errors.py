@@ -50,6 +50,7 @@ TRANSPORT_CLOSE: Final = 0x1C
 APPLICATION_CLOSE: Final = 0x1D
 HANDSHAKE_DONE: Final = 0x1E
 DATAGRAM: Final = 0x30  # and 0x31, with a length (RFC 9221)
+IMMEDIATE_ACK: Final = 0x1F  # draft-ietf-quic-ack-frequency
 ACK_FREQUENCY: Final = 0xAF  # draft-ietf-quic-ack-frequency
 
 

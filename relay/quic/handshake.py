@@ -28,7 +28,8 @@ from aioquic.quic.packet import QuicErrorCode, pull_quic_header
 from cryptography import x509
 
 from relay.quic.errors import QuicError
-from relay.quic.start import PeerParameters, read_parameters
+from relay.quic.start import MIN_ACK_DELAY, OUR_MIN_ACK_DELAY, PeerParameters, read_parameters
+from relay.quic.varint import varint
 
 TESTED_VERSIONS = ("1.7.1", "1.7.2")  # of aioquic
 
@@ -272,6 +273,12 @@ class Handshake(QuicConnection):
                 "too much CRYPTO data, or in too many pieces",
             )
         super()._handle_crypto_frame(context, frame_type, buf)
+
+    def _serialize_transport_parameters(self) -> bytes:
+        """As aioquic's, with min_ack_delay."""
+        value = varint(OUR_MIN_ACK_DELAY)
+        ours = b"".join((varint(MIN_ACK_DELAY), varint(len(value)), value))
+        return super()._serialize_transport_parameters() + ours
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:  # noqa: FBT001, FBT002 - as the original
         super()._parse_transport_parameters(data, from_session_ticket)

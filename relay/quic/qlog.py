@@ -187,6 +187,7 @@ _FRAMES: Final[dict[int, tuple[str, tuple[str, ...]]]] = {
     errors.TRANSPORT_CLOSE: ("connection_close", ("error_code", "trigger_frame_type", "length")),
     errors.APPLICATION_CLOSE: ("connection_close", ("error_code", "length")),
     errors.HANDSHAKE_DONE: ("handshake_done", ()),
+    errors.IMMEDIATE_ACK: ("immediate_ack", ()),
     errors.DATAGRAM: ("datagram", ()),
     errors.DATAGRAM | 1: ("datagram", ("length",)),
     errors.ACK_FREQUENCY: (

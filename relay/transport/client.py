@@ -28,7 +28,7 @@ from relay.transport.raw_quic import RawSession
 from relay.transport.refusal import answered
 from relay.transport.websocket.session import FramedSession
 from relay.transport.webtransport_client import WebTransportClientSession
-from relay.wire.version import Version, alpns_for
+from relay.wire.version import ALL_VERSIONS, AnyVersion, alpns_for
 
 __all__ = ["ClientTls", "ConnectError", "ErrorKind", "connect", "connect_websocket"]
 
@@ -119,7 +119,7 @@ def _parse(url: str, ports: Mapping[str, int] = DEFAULT_PORTS) -> tuple[_Target,
 async def connect(
     url: str,
     *,
-    versions: tuple[Version, ...] = tuple(Version),
+    versions: tuple[AnyVersion, ...] = ALL_VERSIONS,
     tls: ClientTls = ANY_ROOT,
     bind: tuple[str, int] | None = None,
     settings: QuicSettings = DEFAULTS,
@@ -153,7 +153,7 @@ async def connect(
 async def connect_websocket(
     url: str,
     *,
-    versions: tuple[Version, ...] = tuple(Version),
+    versions: tuple[AnyVersion, ...] = ALL_VERSIONS,
     tls: ClientTls = ANY_ROOT,
     bind: tuple[str, int] | None = None,
     offer: Sequence[str] | None = None,
@@ -223,7 +223,7 @@ class _Race:
     def __init__(
         self,
         target: _Target,
-        versions: tuple[Version, ...],
+        versions: tuple[AnyVersion, ...],
         trust: Trust,
         bind: tuple[str, int] | None,
         settings: QuicSettings,
@@ -231,7 +231,7 @@ class _Race:
     ) -> None:
         self._target = target
         self._runtime = runtime
-        self._protocols = alpns_for(sorted(versions, reverse=True))
+        self._protocols = alpns_for(versions)
         self._trust = trust
         self._bind = bind
         self._settings = settings

@@ -13,7 +13,7 @@ from relay.quic.trust import Trust
 from relay.runtime import SYSTEM, Runtime
 from relay.transport.client import ClientTls, connect
 from relay.transport.quic_session import QuicSession
-from relay.wire.version import Version
+from relay.wire.version import AnyVersion, Version
 
 TIMEOUT: Final = 30.0  # seconds for one attempt, from name resolution to an open session
 STREAMS: Final = 16_384  # of each kind for another relay, which serves many peers
@@ -28,7 +28,7 @@ class TokenError(ValueError):
 class Dialler:
     """Dials cluster members."""
 
-    versions: tuple[Version, ...]
+    versions: tuple[AnyVersion, ...]
     settings: QuicSettings
     tls: ClientTls
     bind: tuple[str, int] | None = None
@@ -53,7 +53,8 @@ class Dialler:
         )
         return await connect(
             url if token is None else f"{url}?jwt={quote(token, safe='')}",
-            versions=self.versions,
+            # relays tell each other their hops, which moq-transport lacks
+            versions=tuple(v for v in self.versions if isinstance(v, Version)) or tuple(Version),
             tls=self.tls,
             bind=self.bind,
             settings=settings,

@@ -23,7 +23,7 @@ from relay.transport.session import (
     StreamReset,
     StreamStopped,
 )
-from relay.wire.version import Version, alpns_for
+from relay.wire.version import AnyVersion, alpns_for
 
 DATAGRAM_LIMIT = 1160  # bytes, as in a QUIC packet of 1200
 PROBE_TIMEOUT = 0.05  # seconds; there is no round trip to measure
@@ -235,7 +235,7 @@ class MemorySession:
         self,
         *,
         is_client: bool,
-        version: Version | None,
+        version: AnyVersion | None,
         alpn: str,
         path: str | None,
         query: str,
@@ -353,7 +353,7 @@ class MemorySession:
 
 
 def memory_pair(
-    version: Version | None,
+    version: AnyVersion | None,
     *,
     path: str | None = "/",
     query: str = "",

@@ -34,7 +34,7 @@ from relay.transport.session import SessionRequest
 from relay.transport.slots import Slots
 from relay.transport.sockets import bind_udp
 from relay.transport.webtransport_server import WebTransportServerSession
-from relay.wire.version import Version, alpns_for
+from relay.wire.version import AnyVersion, alpns_for
 
 logger = get_logger(__name__)
 
@@ -58,7 +58,7 @@ class QuicServer(Endpoint):
         certificates: CertificateStore,
         settings: QuicSettings,
         limits: Limits,
-        versions: tuple[Version, ...],
+        versions: tuple[AnyVersion, ...],
         on_request: Callable[[SessionRequest], None],
         addresses: Slots | None = None,
         qlog: QlogDirectory | None = None,
@@ -76,7 +76,7 @@ class QuicServer(Endpoint):
         self.packet_time = limits.packet_time
         self._address = address
         self._certificates = certificates
-        alpns = [*alpns_for(sorted(versions, reverse=True)), "h3"]
+        alpns = [*alpns_for(versions), "h3"]
         self._configuration = quic_configuration(settings, is_client=False, alpns=alpns)
         self._qlog = qlog
         self._logged = quic_configuration(settings, is_client=False, alpns=alpns)  # of connections with qlog

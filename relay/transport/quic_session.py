@@ -27,7 +27,7 @@ from relay.transport.session import (
     StreamStopped,
 )
 from relay.wire.errors import MAX_CODE, from_http3, to_http3
-from relay.wire.version import Version
+from relay.wire.version import AnyVersion
 
 EARLY_EVENTS: Final = 1024  # events kept for a session before `start`
 EARLY_BYTES: Final = (
@@ -85,7 +85,7 @@ class QuicSession(Handler):
     transport = "quic"
 
     def __init__(
-        self, driver: Driver, *, is_client: bool, alpn: str = "", version: Version | None = None
+        self, driver: Driver, *, is_client: bool, alpn: str = "", version: AnyVersion | None = None
     ) -> None:
         self.driver = driver
         self.connection = driver.quic
@@ -180,6 +180,9 @@ class QuicSession(Handler):
     def wire_code(self, code: int) -> int:
         return wire_code(code)
 
+    def plain_code(self, code: int) -> int:
+        return plain_code(code)
+
     def stream_data(self, stream: Stream, data: bytes, fin: bool) -> None:  # noqa: FBT001 - as the base
         if stream.accepted:
             if data or fin:
@@ -194,18 +197,18 @@ class QuicSession(Handler):
             self._emit(StreamData(stream, data, fin))
         if stream.out.reset_code >= 0:
             # The peer stopped our half before its own first byte arrived.
-            self._emit(StreamStopped(stream, plain_code(stream.out.reset_code)))
+            self._emit(StreamStopped(stream, self.plain_code(stream.out.reset_code)))
 
     def stream_reset(self, stream: Stream, code: int) -> None:
         if stream.accepted:
-            self._emit(StreamReset(stream, plain_code(code)))
+            self._emit(StreamReset(stream, self.plain_code(code)))
         else:
             # Its user never saw this stream, and an open half would use up stream credit of the peer.
-            stream.abort(wire_code(0))
+            stream.abort(self.wire_code(0))
 
     def stream_stopped(self, stream: Stream, code: int) -> None:
         if stream.accepted:
-            self._emit(StreamStopped(stream, plain_code(code)))
+            self._emit(StreamStopped(stream, self.plain_code(code)))
 
     def datagram(self, data: bytes) -> None:
         self._emit(DatagramReceived(data))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from relay.quic.driver import Driver
 from relay.transport.quic_session import QuicSession
 from relay.transport.session import SessionRequest
-from relay.wire.errors import FIRST_APP_CODE, SessionCode
+from relay.wire.errors import FIRST_APP_CODE, MAX_CODE, SessionCode, from_http3
 from relay.wire.version import ALPN_VERSIONS
 
 OLDEST_ALPN = "moql-01"  # the 0.9.3 generation, which closes with the bare HTTP status
@@ -29,6 +29,7 @@ class RawSession(QuicSession):
         super().__init__(driver, is_client=is_client, alpn=alpn, version=ALPN_VERSIONS.get(alpn))
         self.offered: tuple[str, ...] = (alpn,)
         self._on_request = on_request
+        self._maps_codes = self.version is None or self.version.maps_codes
 
     def established(self) -> None:
         self.driver.setup_deadline = None
@@ -41,6 +42,16 @@ class RawSession(QuicSession):
         if not self.ended:
             self.end(code, reason, by_peer=False)
             self.driver.close(code, reason)
+
+    def wire_code(self, code: int) -> int:
+        return super().wire_code(code) if self._maps_codes else code if 0 <= code <= MAX_CODE else 0
+
+    def plain_code(self, code: int) -> int:
+        # some peers map codes in every version
+        mapped = from_http3(code)
+        if mapped is None and not self._maps_codes and code <= MAX_CODE:
+            return code
+        return mapped or 0
 
     # -- SessionRequest: path and token follow inside the session, if at all
 

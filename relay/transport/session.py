@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from relay.wire.version import Version
+from relay.wire.version import AnyVersion
 
 CONTROL_PRIORITY = 1 << 62  # send priority of control streams: above every group
 
@@ -111,10 +111,13 @@ class Session(Protocol):
     transport: str  # `quic`, `webtransport`, `websocket` or `memory`
     remote: str  # the peer's address, `host:port`, for logs
     is_client: bool
-    version: Version | None  # by ALPN or subprotocol; `None` if SETUP messages decide (moq-lite-01 and 02)
     alpn: str  # the negotiated ALPN or subprotocol, `""` if none
     path: str | None  # as requested, percent-encoded as sent; `None` where the transport has none (raw QUIC)
     query: str
+
+    @property
+    def version(self) -> AnyVersion | None:
+        """By ALPN or subprotocol; `None` if SETUP messages decide (moq-lite-01 and 02, moq-transport-14)."""
 
     @property
     def datagram_limit(self) -> int:

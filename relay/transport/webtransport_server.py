@@ -19,7 +19,7 @@ from relay.transport import http3
 from relay.transport.refusal import challenge
 from relay.transport.session import SessionRequest
 from relay.transport.webtransport import Role, WebTransportSession
-from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
+from relay.wire.version import ALPN_VERSIONS, AnyVersion, alpns_for
 from relay.wire.webtransport import parse_protocol_list, quote_protocol
 
 ALREADY_IN_USE = 409  # answer to a second CONNECT: a connection carries one session
@@ -45,7 +45,7 @@ class WebTransportServerSession(WebTransportSession):
         self,
         driver: Driver,
         *,
-        versions: tuple[Version, ...],
+        versions: tuple[AnyVersion, ...],
         on_request: Callable[[SessionRequest], None],
         incompatible: IncompatiblePeers | None = None,
     ) -> None:

@@ -1,14 +1,17 @@
-"""The protocol versions, and their names in ALPN, SETUP, configuration and logs."""
+"""The protocol versions, and their names in ALPN, SETUP, configuration and logs.
+
+There are two families, moq-lite (`Version`) and IETF moq-transport (`Draft`); they have no order between them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 
 _SETUP_BASE: Final = 0xFF0DAD00
-
+_DRAFT_BASE: Final = 0xFF000000
 
 LONGEST_NAME: Final = 32  # characters of an unknown version in a message
 
@@ -124,10 +127,75 @@ class Version(IntEnum):
         """GOAWAY exists (04 and newer)."""
         return self >= Version.LITE_04
 
+    @property
+    def maps_codes(self) -> bool:
+        """Codes of streams are those of HTTP/3 on raw QUIC, too."""
+        return True
 
-ALL_VERSIONS: Final = tuple(sorted(Version, reverse=True))  # newest first
 
-ALPN_VERSIONS: Final[Mapping[str, Version | None]] = MappingProxyType(
+class Draft(IntEnum):
+    """One draft of moq-transport; they compare by age. 19 has the rules of 18, and 21 those of 20."""
+
+    DRAFT_14 = 14
+    DRAFT_16 = 16
+    DRAFT_18 = 18
+    DRAFT_20 = 20
+    DRAFT_22 = 22
+
+    @property
+    def setup_code(self) -> int:
+        """Draft 14 alone names it on the wire."""
+        return _DRAFT_BASE + self.value
+
+    @property
+    def name_on_wire(self) -> str:
+        """Such as "moq-transport-18"."""
+        return f"moq-transport-{self.value:02}"
+
+    # --- differences between versions, as of `Version`
+
+    @property
+    def has_setup_exchange(self) -> bool:
+        """SETUP on the first bidirectional stream decides the version (14)."""
+        return self is Draft.DRAFT_14
+
+    @property
+    def accepts_at_once(self) -> bool:
+        """SUBSCRIBE_OK answers the request, not the first group."""
+        return True
+
+    @property
+    def has_updates(self) -> bool:
+        """A subscription can change."""
+        return True
+
+    @property
+    def has_timestamps(self) -> bool:
+        """Frames carry a timestamp; tracks have properties; there are fetches and datagrams."""
+        return True
+
+    @property
+    def has_partial_groups(self) -> bool:
+        """Groups and subscriptions may begin at a later frame."""
+        return True
+
+    @property
+    def maps_codes(self) -> bool:
+        """Codes of streams are those of HTTP/3 on raw QUIC, too."""
+        return False
+
+
+_SAME_AS: Final = {"moq-transport-19": Draft.DRAFT_18, "moq-transport-21": Draft.DRAFT_20}
+
+AnyVersion: TypeAlias = Version | Draft
+
+ALL_VERSIONS: Final[tuple[AnyVersion, ...]] = (
+    *sorted(Version, reverse=True),
+    *sorted(Draft, reverse=True),
+)
+"""In order of preference: moq-lite first, newest first."""
+
+ALPN_VERSIONS: Final[Mapping[str, AnyVersion | None]] = MappingProxyType(
     {
         "moq-lite-06": Version.LITE_06,
         "moq-lite-05": Version.LITE_05,
@@ -135,20 +203,32 @@ ALPN_VERSIONS: Final[Mapping[str, Version | None]] = MappingProxyType(
         "moq-lite-03": Version.LITE_03,
         "moql": None,
         "moql-01": None,
+        "moqt-22": Draft.DRAFT_22,
+        "moqt-21": Draft.DRAFT_20,
+        "moqt-20": Draft.DRAFT_20,
+        "moqt-18": Draft.DRAFT_18,
+        "moqt-16": Draft.DRAFT_16,
+        "moq-00": Draft.DRAFT_14,
     }
 )
-"""Token (ALPN or WebTransport subprotocol) to version, newest first; None: the SETUP exchange decides, 02 or 01."""
+"""Token (ALPN or WebTransport subprotocol) to version, best first; None: the SETUP exchange decides, 02 or 01."""
 
 
-def alpns_for(versions: Iterable[Version]) -> list[str]:
-    """The tokens to offer or accept for `versions`, newest first."""
+def preferred(versions: Iterable[AnyVersion]) -> tuple[AnyVersion, ...]:
+    """Without repetition, best first."""
     wanted = set(versions)
-    tokens = [token for token, version in ALPN_VERSIONS.items() if version in wanted]
-    if wanted & {Version.LITE_01, Version.LITE_02}:
-        tokens.append("moql")
-    if Version.LITE_01 in wanted:
-        tokens.append("moql-01")
-    return tokens
+    return tuple(version for version in ALL_VERSIONS if version in wanted)
+
+
+def alpns_for(versions: Iterable[AnyVersion]) -> list[str]:
+    """The tokens to offer or accept for `versions`, best first."""
+    wanted = set(versions)
+    exchanged = {"moql": {Version.LITE_01, Version.LITE_02}, "moql-01": {Version.LITE_01}}
+    return [
+        token
+        for token, version in ALPN_VERSIONS.items()
+        if (version in wanted if version is not None else wanted & exchanged[token])
+    ]
 
 
 def version_from_setup_code(code: int) -> Version | None:
@@ -159,12 +239,19 @@ def version_from_setup_code(code: int) -> Version | None:
     return None
 
 
-def version_from_name(name: str) -> Version:
-    """Read "moq-lite-06", "06" or "6"; ValueError lists the valid names."""
-    digits = name.strip().lower().removeprefix("moq-lite-")
-    for version in Version:
-        if digits in (f"{version.value:02}", str(version.value)):
+def version_from_name(name: str) -> AnyVersion:
+    """Read "moq-lite-06", "06", "6" or "moq-transport-18"; ValueError lists the valid names."""
+    text = name.strip().lower()
+    for version in ALL_VERSIONS:
+        if text == version.name_on_wire:
             return version
-    valid = ", ".join(version.name_on_wire for version in Version)
+    digits = text.removeprefix("moq-lite-")
+    for lite in Version:
+        if digits in (f"{lite.value:02}", str(lite.value)):
+            return lite
+    for alias, draft in _SAME_AS.items():
+        if text == alias:
+            return draft
+    valid = ", ".join(version.name_on_wire for version in (*Version, *Draft))
     shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
-    raise ValueError(f"unknown version {shown!r}; valid are {valid} (or just the number)")
+    raise ValueError(f"unknown version {shown!r}; valid are {valid} (of moq-lite, also just the number)")

@@ -13,7 +13,7 @@ import pytest
 from relay.client import Client, ConnectError, SessionEnded
 from relay.commands import clock
 from relay.transport.memory import memory_pair
-from relay.wire.version import Version
+from relay.wire.version import ALL_VERSIONS, Version
 from tests.client.recording import requested
 from tests.client.support import ALL, PATIENCE, pair
 from tests.clock import RUNTIME
@@ -249,7 +249,7 @@ def test_the_defaults() -> None:
     found = options()
     assert (found.command, found.url) == ("watch", "http://localhost:4443/")
     assert (found.broadcast, found.track) == ("clock", "seconds")
-    assert found.versions == tuple(sorted(Version, reverse=True))
+    assert found.versions == ALL_VERSIONS
     assert (found.roots, found.fingerprints, found.disable_verify) == (None, (), False)
 
 

@@ -10,10 +10,10 @@ import pytest
 from relay.config import (
     Limits,
     QuicSettings,
-    Version,
 )
 from relay.config.tables import OPTIONS
 from relay.config.values import QUIC_RANGES
+from relay.wire.version import ALL_VERSIONS
 from tests.config.support import (
     ROOT,
 )
@@ -38,7 +38,7 @@ def test_documentation_lists_every_option() -> None:
         keys, flags, env = (
             ", ".join(f"`{name}`" for name in group) for group in (names, option.flags, option.env)
         )
-        plain = option.default in (None, (), tuple(sorted(Version, reverse=True)))
+        plain = option.default in (None, (), ALL_VERSIONS)
         default = option.default_text if plain else f"`{option.default_text}`"
         [row] = [row for row in documented[option.table] if row[0] == keys]
         assert row[1:4] == [flags, env, default]

@@ -18,11 +18,11 @@ from relay.config import (
     Root,
     Server,
     ServerTls,
-    Version,
     load,
 )
 from relay.config.options import Kind, Option
 from relay.config.tables import OPTIONS
+from relay.wire.version import ALL_VERSIONS
 from tests.config.support import (
     EVERYTHING,
     JOINING,
@@ -34,7 +34,7 @@ from tests.config.support import (
 )
 
 BY_PATH = {option.path: option for option in OPTIONS}
-NEWEST_FIRST = tuple(sorted(Version, reverse=True))
+NEWEST_FIRST = ALL_VERSIONS
 
 DEFAULTS: dict[str, object] = {
     "server.listen": Address("::", 443),
@@ -145,7 +145,7 @@ def meant(option: Option, text: str) -> object:
     elif text in FILES or name == "qlog_dir":
         value = Path(text)
     elif name == "version":
-        value = next(version for version in Version if version.name_on_wire == text)
+        value = next(version for version in ALL_VERSIONS if version.name_on_wire == text)
     if option.path == "auth.public":
         return Public(subscribe=(text,), publish=(text,))
     return (value,) if option.kind is Kind.LIST else value

@@ -10,7 +10,7 @@ from relay.app import Relay
 from relay.config import Address, Auth, Config, Http, Internal, Server, ServerTls, Web
 from relay.model.limits import Limits
 from relay.quic.settings import QuicSettings
-from relay.wire.version import Version
+from relay.wire.version import ALL_VERSIONS, AnyVersion, Version, preferred
 from tests.clock import RUNTIME
 from tests.e2e.harness import RustPeer, free_udp_port
 from tests.sampling import first
@@ -39,7 +39,7 @@ def paced(peer: str, groups: int, frames: int) -> tuple[object, ...]:
 
 def config(
     *,
-    versions: Iterable[Version] = tuple(Version),
+    versions: Iterable[AnyVersion] = ALL_VERSIONS,
     public: str = "",
     limits: Limits | None = None,
     quic: QuicSettings | None = None,
@@ -50,7 +50,7 @@ def config(
     return Config(
         server=Server(
             listen=listen,
-            version=tuple(sorted(versions, reverse=True)),
+            version=preferred(versions),
             tls=ServerTls(generate=("localhost", "127.0.0.1")),
             quic=quic or QuicSettings(),
         ),
@@ -91,6 +91,6 @@ def assert_complete(result: Mapping[str, Any], groups: int, frames: int) -> None
     assert result["errors"] == [], result["errors"]
     assert result["bad"] == []
     received = dict(result["groups"])
-    assert sorted(received) == list(range(groups)), f"{len(received)} of {groups} groups"
+    assert sorted(received) == list(range(groups)), f"{len(received)} of {groups} groups: {sorted(received)}"
     for sequence, numbers in received.items():
         assert numbers == list(range(frames)), (sequence, numbers)

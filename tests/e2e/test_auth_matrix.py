@@ -264,6 +264,7 @@ named = pytest.mark.parametrize(
 
 
 def asking(client: Client, request: Request) -> Answer:
+    assert isinstance(client.version, Version)
     return Answer(client.session, client.version, request)
 
 
@@ -319,6 +320,7 @@ class Visit:
     def push(self) -> None:
         """Groups without a subscription."""
         version = self.client.version
+        assert isinstance(version, Version)
         for number in range(3):
             size = len(INJECTED)
             head = frame_header_plain(size) if version <= Version.LITE_04 else frame_header_timed(0, size)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from relay.model.limits import Limits
-from relay.moq.lite import LiteSession, Options
+from relay.moq.protocol import open_session
 from relay.moq.session import Event, GroupFragment
+from relay.moq.setup import Options
 from relay.transport.session import (
     CONTROL_PRIORITY,
     DatagramReceived,
@@ -25,7 +26,7 @@ from relay.transport.session import (
 )
 from relay.transport.session import Event as TransportEvent
 from relay.wire.frame import frame_header_plain, frame_header_timed
-from relay.wire.version import Version, alpns_for
+from relay.wire.version import AnyVersion, Version, alpns_for
 from tests.sampling import ALL
 
 T = TypeVar("T")
@@ -99,7 +100,7 @@ class FakeSession:
 
     def __init__(
         self,
-        version: Version | None,
+        version: AnyVersion | None,
         *,
         is_client: bool,
         transport: str = "webtransport",
@@ -204,7 +205,7 @@ class End:
     def __init__(
         self,
         session: FakeSession,
-        versions: Iterable[Version] = ALL,
+        versions: Iterable[AnyVersion] = ALL,
         *,
         hop: int,
         admitted: bool = True,
@@ -212,14 +213,7 @@ class End:
         options: Options | None = None,
     ) -> None:
         self.session = session
-        self.moq = LiteSession(
-            session,
-            limits=limits or Limits(),
-            hop=hop,
-            versions=versions,
-            admitted=admitted,
-            options=options,
-        )
+        self.moq: Any = open_session(session, limits or Limits(), hop, versions, admitted, options)
         self.events: list[Event] = []
         self.now = 0.0
 
@@ -237,7 +231,7 @@ class End:
         return self.poll()
 
     def poll(self) -> list[Event]:
-        new = self.moq.poll()
+        new: list[Event] = self.moq.poll()
         self.events += new
         return new
 
@@ -255,7 +249,7 @@ class End:
 
 
 def lone(
-    version: Version,
+    version: AnyVersion,
     *,
     is_client: bool = False,
     hop: int = 1,
@@ -274,8 +268,8 @@ def lone(
 class Pair:
     """A client and a server, joined. `step`: bytes per slice."""
 
-    def __init__(self, version: Version, step: int = 1 << 20, **options: Any) -> None:
-        named = version if not version.has_setup_exchange else None
+    def __init__(self, version: AnyVersion, step: int = 1 << 20, **options: Any) -> None:
+        named = None if isinstance(version, Version) and version.has_setup_exchange else version
         sessions = FakeSession(named, is_client=True), FakeSession(named, is_client=False)
         sessions[0].other, sessions[1].other = sessions[1], sessions[0]
         self.step = step

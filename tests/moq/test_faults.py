@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.lite import Options, State
-from relay.moq.lite_serving import LOOK_AT_LEAST
+from relay.moq.serving import LOOK_AT_LEAST
 from relay.moq.session import (
     Announced,
     AnnouncementsEnded,

@@ -47,7 +47,8 @@ TIMED = [version for version in ALL if version.has_timestamps]
 
 
 def subscribe(viewer: End, params: SubscribeParams | None = None) -> int:
-    return viewer.moq.requests.subscribe("demo/cam", "video/hd", params or SubscribeParams())
+    request: int = viewer.moq.requests.subscribe("demo/cam", "video/hd", params or SubscribeParams())
+    return request
 
 
 @versions

@@ -46,7 +46,7 @@ class Publisher:
         self.pair.settle()
 
     def subscribe(self, params: SubscribeParams | None = None) -> int:
-        request = self.requests.subscribe("demo", "video/hd", params or SubscribeParams())
+        request: int = self.requests.subscribe("demo", "video/hd", params or SubscribeParams())
         self.settle()
         return request
 

@@ -9,7 +9,6 @@ import pytest
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 from relay.moq.lite import Options, State
-from relay.moq.lite_setup import EVENT_COST, HELD_BYTES
 from relay.moq.session import (
     AnnounceRequested,
     Closed,
@@ -26,6 +25,7 @@ from relay.moq.session import (
     StrayGroup,
     SubscribeRequested,
 )
+from relay.moq.setup import EVENT_COST, HELD_BYTES
 from relay.transport.session import DatagramReceived as TransportDatagram
 from relay.transport.session import Pong, SessionClosed, StreamData, StreamReset, StreamStopped
 from relay.wire.announce import AnnounceRequest

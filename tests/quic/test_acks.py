@@ -192,3 +192,23 @@ def test_a_probe_repeats_what_may_be_lost() -> None:
     hand.flush()
     probe, *_ = hand.wait(1.0)
     assert {errors.ACK, errors.PING} <= {frame[0] for frame in probe.frames}
+
+
+def test_a_peer_asks_for_fewer_acknowledgements() -> None:
+    received = ReceivedPackets()
+    received.ask(1, 3, 0.005)
+    received.ask(0, 1, 0.001)  # an older request, which came late
+    received.add(0, 1.0, True)
+    assert received.ack_at == pytest.approx(1.005)
+    received.add(1, 1.001, True)
+    assert received.ack_at == pytest.approx(1.005)
+    received.add(2, 1.002, True)
+    assert received.ack_at == 1.002
+    received.frame(1.002)
+    received.ask(2, 1, 1.0)
+    received.add(3, 2.0, True)
+    assert received.ack_at == 2.0
+    received.frame(2.0)
+    received.ask(3, 1 << 40, 10.0)
+    assert received.every == 1_000
+    assert received.delay == ACK_DELAY

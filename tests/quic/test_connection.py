@@ -58,6 +58,8 @@ RIGHT = {
     "path response": b"\x1b12345678",
     "datagram": b"\x31\x02xy",
     "datagram to the end": b"\x30xyz",
+    "ack frequency": numbers(0xAF, 0, 9, 5_000, 1),
+    "immediate ack": b"\x1f",
 }
 TO_THE_END = {"stream to the end", "datagram to the end"}
 
@@ -80,7 +82,7 @@ def test_all_frames_in_one_packet() -> None:
     assert hand.log.datagrams == [b"xy"]
 
 
-@pytest.mark.parametrize("name", [name for name in RIGHT if name not in TO_THE_END | {"padding", "ping"}])
+@pytest.mark.parametrize("name", [name for name in RIGHT if name not in TO_THE_END | {"padding", "ping", "immediate ack"}])
 def test_each_frame_cut_short(name: str) -> None:
     frame = RIGHT[name]
     for end in range(1, len(frame)):
@@ -94,14 +96,14 @@ def test_each_frame_cut_short(name: str) -> None:
 @pytest.mark.parametrize(
     "frame, code",
     [
-        (b"\x1f", errors.FRAME_ENCODING_ERROR),  # unknown types
-        (b"\x20\0", errors.FRAME_ENCODING_ERROR),
+        (b"\x20\0", errors.FRAME_ENCODING_ERROR),  # unknown types
         (b"\x2f\0", errors.FRAME_ENCODING_ERROR),
         (b"\x32\0", errors.FRAME_ENCODING_ERROR),
         (b"\x3f\0", errors.FRAME_ENCODING_ERROR),
         (b"\x40\x7f", errors.FRAME_ENCODING_ERROR),
         (b"\x40\x01", errors.FRAME_ENCODING_ERROR),  # a ping, longer than it need be
-        (numbers(0xAF, 0, 1, 25_000, 1), errors.FRAME_ENCODING_ERROR),  # ACK_FREQUENCY: we do not announce it
+        (numbers(0xAF, 0, 1, 999, 1), errors.PROTOCOL_VIOLATION),  # ACK_FREQUENCY: below our min_ack_delay
+        (numbers(0xAF, 0, 1), errors.FRAME_ENCODING_ERROR),
         (b"\xff" * 8, errors.FRAME_ENCODING_ERROR),
         (b"\x07\x01t", errors.PROTOCOL_VIOLATION),  # a client's
         (b"\x1e", errors.PROTOCOL_VIOLATION),
@@ -164,7 +166,7 @@ def test_a_packet_without_frames() -> None:
 
 def test_frames_before_a_wrong_one_count_and_none_after_it() -> None:
     hand = Hand().quiet()
-    hand.deliver(hand.seal(b"\x31\x01a", b"\x1f", b"\x31\x01b"))
+    hand.deliver(hand.seal(b"\x31\x01a", b"\x20", b"\x31\x01b"))
     assert hand.log.datagrams == [b"a"]
     assert hand.close is not None
 

@@ -47,6 +47,7 @@ METHODS = {
     "_handle_crypto_frame": (["context", "frame_type", "buf"], "extended: limits"),
     "_initialize": (["peer_cid"], "extended: makes the TLS context"),
     "_parse_transport_parameters": (["data", "from_session_ticket"], "extended: reads what aioquic drops"),
+    "_serialize_transport_parameters": ([], "extended: min_ack_delay, which aioquic does not know"),
     "_update_traffic_key": (
         ["direction", "epoch", "cipher_suite", "secret"],
         "extended: the secrets of 1-RTT packets are ours",

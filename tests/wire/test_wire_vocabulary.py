@@ -19,7 +19,9 @@ from relay.wire.errors import (
 )
 from relay.wire.varint import MAX_VARINT, encode_varint
 from relay.wire.version import (
+    ALL_VERSIONS,
     ALPN_VERSIONS,
+    Draft,
     Version,
     alpns_for,
     version_from_name,
@@ -49,7 +51,10 @@ def test_version_names() -> None:
 
 
 def test_tokens_by_version() -> None:
-    assert alpns_for(Version) == list(ALPN_VERSIONS)
+    assert alpns_for(ALL_VERSIONS) == list(ALPN_VERSIONS)
+    assert alpns_for(Version) == [token for token in ALPN_VERSIONS if token[:5] not in ("moqt-", "moq-0")]
+    assert alpns_for([Draft.DRAFT_18, Draft.DRAFT_20]) == ["moqt-21", "moqt-20", "moqt-18"]
+    assert alpns_for([Draft.DRAFT_14]) == ["moq-00"]
     assert alpns_for([Version.LITE_02]) == ["moql"]
     assert alpns_for([Version.LITE_01, Version.LITE_04]) == ["moq-lite-04", "moql", "moql-01"]
     assert alpns_for([]) == []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from relay.wire.qmux import Draft
-from relay.wire.version import ALPN_VERSIONS, Version, alpns_for
+from relay.wire.version import ALPN_VERSIONS, AnyVersion, alpns_for
 
 PLAIN = "webtransport"  # the plain framing's subprotocol, also if the peer offers none
 UNPAIRED = frozenset(("moql-01",))  # ALPN names of raw QUIC, never used after a framing
@@ -17,10 +17,10 @@ class Choice(NamedTuple):
 
     subprotocol: str  # for the answer; `""` if the peer offered none
     draft: Draft | None  # `None` is the framing `webtransport`
-    version: Version | None  # `None` leaves it to SETUP messages
+    version: AnyVersion | None  # `None` leaves it to SETUP messages
 
 
-def choices(versions: Sequence[Version]) -> list[Choice]:
+def choices(versions: Sequence[AnyVersion]) -> list[Choice]:
     """Best first."""
     found = [
         Choice(f"{draft.name_on_wire}.{alpn}", draft, ALPN_VERSIONS[alpn])
@@ -34,7 +34,7 @@ def choices(versions: Sequence[Version]) -> list[Choice]:
     return found
 
 
-def choose(offered: Sequence[str], versions: Sequence[Version]) -> Choice | None:
+def choose(offered: Sequence[str], versions: Sequence[AnyVersion]) -> Choice | None:
     """The best of a peer's offer; `None` if none fits."""
     found = choices(versions)
     if not offered:

@@ -16,7 +16,7 @@ from relay.transport.websocket.choice import PLAIN, Choice, choices
 from relay.transport.websocket.pump import CLOSE_TIMEOUT, Pump, Socket
 from relay.transport.websocket.request import make_session
 from relay.transport.websocket.session import FramedSession
-from relay.wire.version import Version
+from relay.wire.version import AnyVersion
 
 LIMITS = Limits()  # servers get the limits that a relay gives clients
 MESSAGE_SLACK = 65_536  # bytes: slightly larger messages are read, to report the limit to the sender
@@ -31,7 +31,7 @@ async def dial(
     path: str,
     query: str,
     *,
-    versions: Sequence[Version],
+    versions: Sequence[AnyVersion],
     tls: ClientTls,
     bind: tuple[str, int] | None = None,
     offer: Sequence[str] | None = None,

@@ -35,7 +35,6 @@ from relay.wire.qmux import (
     decode_message,
     stream_header,
 )
-from relay.wire.version import Version
 
 STREAM_WINDOW = 1 << 20  # bytes: a large key frame at once, or 80 Mbit/s at 100 ms round trip
 IDLE_TIMEOUT = 30.0  # seconds without a frame; WebSocket pings do not count, QMux's do
@@ -222,6 +221,8 @@ class QmuxFraming(Framing):
         self.max_message = MAX_RECORD if draft.packs else MAX_MESSAGE_00
         self.flow = self._flow = QmuxFlow(limits)
         window, max_streams = self._flow.stream_window, limits.websocket_streams
+        # versions before 05 have no datagrams
+        datagrams = draft.packs and choice.version is not None and choice.version.has_timestamps
         self._ours = Parameters(
             idle_timeout=int(IDLE_TIMEOUT * 1000),
             max_data=limits.websocket_window,
@@ -230,8 +231,7 @@ class QmuxFraming(Framing):
             stream_data_uni=window,
             streams_bidi=max_streams,
             streams_uni=max_streams,
-            # versions before 05 have no datagrams
-            max_datagram=MAX_DATAGRAM if draft.packs and (choice.version or 0) >= Version.LITE_05 else 0,
+            max_datagram=MAX_DATAGRAM if datagrams else 0,
             reset_stream_at=draft >= Draft.QMUX_02,
         )
         self._pings = Pings()

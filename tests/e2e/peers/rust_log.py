@@ -64,7 +64,7 @@ class Log:
                 emit("websocket", text=text)
             case "publisher", ["track", "info", "started"]:
                 emit("track_info", **track, count=self._count("info", name))
-            case "publisher", ["subscribed", "started", *_]:
+            case "publisher", ["subscribed" | "subscribe", "started", *_]:  # of moq-lite, moq-transport
                 self._count("live", name)
                 count = self._count("requests", name)
                 emit("track_request", **track, id=int(fields["id"]), count=count, request=text)

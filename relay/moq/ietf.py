@@ -1,0 +1,149 @@
+"""A moq-transport session of one draft: the state machine of either end, without I/O. See `machine` for its use.
+
+It gives the events and takes the commands of `relay.moq.lite`. A server's owner decides on admission: `Introduced`
+comes with the peer's SETUP, and `setup.admit` answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from relay.model.limits import Limits
+from relay.moq.core import Handler, State
+from relay.moq.encoding import Encoding
+from relay.moq.ietf_core import IetfCore
+from relay.moq.ietf_exchange import Exchange, Exchanges, Party
+from relay.moq.ietf_requests import Requests
+from relay.moq.ietf_serving import IetfServing
+from relay.moq.ietf_setup import SetupExchange
+from relay.moq.machine import AliveCheck
+from relay.moq.session import Features
+from relay.moq.setup import Options
+from relay.transport.session import Session, Stream, StreamData
+from relay.wire.ietf.data import FetchHeader, SubgroupHeader
+from relay.wire.ietf.decoder import UniDecoder, UniItem
+from relay.wire.ietf.messages import Message, PublishNamespace, Request
+from relay.wire.version import Draft
+
+FEATURES = Features(hops=False, prefixes=False, goaway=True, descriptions=True, history=False, updates=True)
+
+MAX_DATAGRAM_HEADER = 56  # bytes of five numbers, a priority and a timestamp
+
+ENCODINGS = {
+    Draft.DRAFT_14: Encoding.OBJECTS_14,
+    Draft.DRAFT_16: Encoding.OBJECTS_16,
+}
+
+
+class IetfSession(IetfCore):
+    """One session."""
+
+    setup: SetupExchange
+    requests: Requests
+    serving: IetfServing
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        limits: Limits,
+        hop: int,
+        version: Draft,
+        admitted: bool = False,
+        options: Options | None = None,
+    ) -> None:
+        """With `admitted` there is no `Introduced`."""
+        super().__init__(session, limits, hop, version)
+        self.state = State.INTRODUCING
+        self.exchanges = exchanges = Exchanges(self, self._opened)
+        self.setup = SetupExchange(self, exchanges, admitted=admitted, options=options or Options())
+        self.requests = Requests(self, exchanges)
+        self.serving = IetfServing(self, exchanges)
+        self.alive = AliveCheck(self)
+
+    def start(self, now: float) -> None:
+        """Begin. The transport's events follow by `receive`."""
+        self.now = now
+        self.setup.start()
+
+    @property
+    def name(self) -> str | None:
+        return self.version.name_on_wire
+
+    @property
+    def features(self) -> Features:
+        return FEATURES
+
+    @property
+    def encoding(self) -> Encoding:
+        return ENCODINGS.get(self.version, Encoding.OBJECTS_18)
+
+    @property
+    def fetch_encoding(self) -> Encoding:
+        return Encoding.FRAMES
+
+    @property
+    def datagram_limit(self) -> int:
+        """Payload that a datagram can carry for certain, 0 if none can."""
+        return max(0, self.session.datagram_limit - MAX_DATAGRAM_HEADER)
+
+    # --- streams of the peer ---------------------------------------------------------------------------------------
+
+    def _handler(self, event: StreamData) -> Handler | None:
+        stream = event.stream
+        held = self.setup.held
+        if stream.unidirectional:
+            if self.state is State.ESTABLISHED or stream not in held.streams:
+                return _UniStream(self)
+        elif self.state is State.ESTABLISHED:
+            return self.exchanges.accept(stream)
+        else:
+            handler = self.setup.handler()
+            if handler is not None:
+                return handler
+        held.add(event)
+        return None
+
+    def _opened(self, exchange: Exchange, message: Request) -> Party:
+        """A request of the peer."""
+        if isinstance(message, PublishNamespace):
+            return self.requests.namespaces.published(exchange, message)
+        return self.serving.open(exchange, message)
+
+
+class _UniStream(Handler):
+    """A unidirectional stream of the peer until its first message tells what it is."""
+
+    def __init__(self, session: IetfSession) -> None:
+        self._session = session
+        self._decoder = UniDecoder(session.profile, session.limits.frame, lambda _: False)
+        self._is_control = False
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        session, decoder = self._session, self._decoder
+        items = list(decoder.feed(data))
+        if self._is_control:
+            self._control(items)
+        elif items:
+            header = items.pop(0)
+            if isinstance(header, SubgroupHeader):
+                session.requests.begin_subgroup(stream, header, decoder, items, fin=fin)
+                return
+            if isinstance(header, FetchHeader):
+                session.requests.begin_fetch(stream, header, decoder, items, fin=fin)
+                return
+            self._is_control = True
+            self._control([header, *items])
+        if fin:
+            decoder.end()
+            if self._is_control:
+                session.setup.control_ended()
+
+    def _control(self, items: Sequence[UniItem]) -> None:
+        for item in items:
+            self._session.setup.on_control(cast("Message", item))
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        if self._is_control:
+            self._session.setup.control_ended()

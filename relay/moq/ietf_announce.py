@@ -1,0 +1,349 @@
+"""Announcements of moq-transport: namespaces, in both directions.
+
+`PeerNamespaces` are those that the peer publishes, by PUBLISH_NAMESPACE, or by NAMESPACE where we asked. The writers
+write ours to a peer that asked: NAMESPACE on the stream of its request, or on draft 14 requests of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from relay.model.path import covers, join, strip
+from relay.model.route import Route, same_publisher
+from relay.moq.core import RequestOwner
+from relay.moq.ietf_core import IetfCore
+from relay.moq.ietf_exchange import Exchange, Exchanges, Party
+from relay.moq.ietf_names import namespace_of, path_of
+from relay.moq.session import (
+    NEVER,
+    Announced,
+    AnnouncementsComplete,
+    AnnouncementsEnded,
+    AnnouncementsStarted,
+    Offer,
+    Unannounced,
+)
+from relay.transport.session import Stream
+from relay.wire.errors import StreamCode
+from relay.wire.ietf.messages import (
+    Message,
+    Namespace,
+    NamespaceDone,
+    PublishBlocked,
+    PublishNamespace,
+    RequestError,
+    RequestOk,
+    RequestUpdate,
+    SubscribeNamespace,
+)
+
+ASKED_WITHIN = 1.0  # seconds in which our owner asks, if ever
+
+MOST_WAITING = 1_024  # namespaces until then
+
+
+class PeerNamespaces:
+    """The namespaces of the peer under the prefixes of our owner."""
+
+    def __init__(self, core: IetfCore, exchanges: Exchanges) -> None:
+        self._core = core
+        self._exchanges = exchanges
+        self._interests: dict[int, tuple[str, Interest | None]] = {}  # prefixes, by request
+        self._holders: dict[str, set[int]] = {}  # request ids that keep a path announced
+        self._waiting: dict[Exchange, PublishNamespace] = {}  # until our owner asks
+        self.deadline = NEVER
+
+    def request(self, prefix: str) -> int:
+        """A client asks; the clients of a server announce by themselves."""
+        core = self._core
+        request = core.new_request()
+        interest: Interest | None = None
+        if core.session.is_client:
+            interest = Interest(core, self, request, prefix)
+            interest.exchange = self._exchanges.ask(
+                lambda number: SubscribeNamespace(number, namespace_of(prefix)), interest
+            )
+        else:
+            core.emit(AnnouncementsComplete(request))
+        self._interests[request] = prefix, interest
+        waiting, self._waiting = self._waiting, {}
+        self.deadline = NEVER
+        for exchange, message in waiting.items():
+            exchange.party = self.published(exchange, message)
+        return request
+
+    def cancel(self, request: int) -> bool:
+        """False if it is no request of announcements."""
+        found = self._interests.pop(request, None)
+        if found is None:
+            return False
+        interest = found[1]
+        if interest is not None and interest.exchange is not None:
+            interest.exchange.leave()
+        return True
+
+    def ended(self, request: int, paths: Iterable[str], code: int | None) -> None:
+        """The peer ended our request."""
+        self._interests.pop(request, None)
+        for path in paths:
+            self._core.emit(Unannounced(request, path, said=False))
+        self._core.emit(AnnouncementsEnded(request, code))
+
+    def _interest_of(self, path: str) -> int | None:
+        return next(
+            (request for request, (prefix, _) in self._interests.items() if covers(prefix, path)), None
+        )
+
+    # --- PUBLISH_NAMESPACE, PUBLISH
+
+    def published(self, exchange: Exchange, message: PublishNamespace) -> Party:
+        path = path_of(message.namespace)
+        if path is None:
+            exchange.error(StreamCode.NOT_FOUND, "the namespace has no path")
+            return exchange.party
+        if not self._interests and len(self._waiting) < MOST_WAITING:
+            # it comes with SETUP, before our owner has seen that
+            self._waiting[exchange] = message
+            self.deadline = min(self.deadline, self._core.now + ASKED_WITHIN)
+            return Waiting(self._waiting, exchange)
+        if not self.hold(path, exchange.id):
+            exchange.error(StreamCode.UNAUTHORIZED)
+            return exchange.party
+        exchange.ok()
+        return Holder(self, exchange, path)
+
+    def on_time(self, now: float) -> None:
+        if now >= self.deadline:
+            self.deadline = NEVER
+            waiting, self._waiting = self._waiting, {}
+            for exchange in waiting:
+                exchange.error(StreamCode.UNAUTHORIZED)
+
+    def hold(self, path: str, number: int) -> bool:
+        """Request `number` keeps `path` announced. False if the peer may not publish it."""
+        request = self._interest_of(path)
+        if request is None:
+            return False
+        holders = self._holders.setdefault(path, set())
+        if not holders:
+            self._core.emit(Announced(request, path, (), Route()))
+        holders.add(number)
+        return True
+
+    def release(self, path: str, number: int, *, said: bool) -> None:
+        holders = self._holders.get(path)
+        if holders is None or number not in holders:
+            return
+        holders.remove(number)
+        if not holders:
+            del self._holders[path]
+            request = self._interest_of(path)
+            if request is not None:
+                self._core.emit(Unannounced(request, path, said=said))
+
+
+class Waiting(Party):
+    """PUBLISH_NAMESPACE that is not answered yet."""
+
+    def __init__(self, waiting: dict[Exchange, PublishNamespace], exchange: Exchange) -> None:
+        self._waiting = waiting
+        self._exchange = exchange
+
+    def on_finished(self) -> None:
+        self._waiting.pop(self._exchange, None)
+        self._exchange.leave()
+
+    def on_left(self, code: int) -> None:  # noqa: ARG002 - it is withdrawn either way
+        self._waiting.pop(self._exchange, None)
+
+
+class Holder(Party):
+    """PUBLISH_NAMESPACE of the peer."""
+
+    def __init__(self, owner: PeerNamespaces, exchange: Exchange, path: str) -> None:
+        self._owner = owner
+        self._exchange = exchange
+        self._path = path
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, RequestUpdate):
+            self._exchange.updated(message)
+        else:
+            super().on_message(message)
+
+    def on_finished(self) -> None:
+        self._exchange.leave()
+        self._owner.release(self._path, self._exchange.id, said=True)
+
+    def on_left(self, code: int) -> None:  # noqa: ARG002 - some publishers withdraw by a reset
+        self._owner.release(self._path, self._exchange.id, said=True)
+
+
+class Interest(Party):
+    """SUBSCRIBE_NAMESPACE of ours."""
+
+    def __init__(self, core: IetfCore, owner: PeerNamespaces, request: int, prefix: str) -> None:
+        self.exchange: Exchange | None = None
+        self._core = core
+        self._owner = owner
+        self._request = request
+        self._prefix = prefix
+        self._live: set[str] = set()
+
+    def on_message(self, message: Message) -> None:
+        core = self._core
+        match message:
+            case RequestOk():
+                core.emit(AnnouncementsStarted(self._request, None))
+                core.emit(AnnouncementsComplete(self._request))
+            case RequestError():
+                assert self.exchange is not None
+                self.exchange.leave()
+                self._end(core.refused(message.code, self.exchange.kind))
+            case Namespace():
+                path = self._path(message.suffix)
+                if path is not None:
+                    update = path in self._live
+                    self._live.add(path)
+                    core.emit(Announced(self._request, path, (), Route(), update))
+            case NamespaceDone():
+                path = self._path(message.suffix)
+                if path in self._live:
+                    self._live.remove(path)
+                    core.emit(Unannounced(self._request, path))
+            case PublishBlocked():
+                pass
+            case _:
+                super().on_message(message)
+
+    def _path(self, suffix: tuple[bytes, ...]) -> str | None:
+        below = path_of(suffix)
+        return None if below is None else join(self._prefix, below)
+
+    def on_finished(self) -> None:
+        assert self.exchange is not None
+        self.exchange.leave()
+        self._end(None)
+
+    def on_left(self, code: int) -> None:
+        self._end(code)
+
+    def _end(self, code: int | None) -> None:
+        live, self._live = self._live, set()
+        self._owner.ended(self._request, live, code)
+
+
+class NamespaceWriter(Party):
+    """SUBSCRIBE_NAMESPACE of the peer: the initial set, then changes."""
+
+    def __init__(
+        self, core: IetfCore, owner: RequestOwner, request: int, prefix: str, exchange: Exchange
+    ) -> None:
+        self.request = request
+        self._core = core
+        self._owner = owner
+        self._prefix = prefix
+        self._exchange = exchange
+        self._sent: dict[str, Offer] = {}  # by suffix
+        self._begun = False
+
+    @property
+    def stream(self) -> Stream:
+        return self._exchange.stream
+
+    def covers(self, path: str) -> bool:
+        return strip(path, self._prefix) is not None
+
+    def has_offered(self, path: str) -> bool:
+        return self._suffix(path) in self._sent
+
+    def begin(self, offers: Iterable[Offer]) -> int:
+        """Write the initial set. Returns its size in bytes."""
+        self._begun = True
+        size = self._exchange.ok()
+        for offer in {self._suffix(offer.path): offer for offer in offers}.values():
+            size += self._start(offer)
+        return size
+
+    def change(self, path: str, offer: Offer | None) -> int:
+        """Announce, or withdraw (`None`) a path; another route of the same publisher is no news."""
+        suffix = self._suffix(path)
+        sent = self._sent.get(suffix)
+        if sent is None:
+            return 0 if offer is None else self._start(offer)
+        if offer is not None and (offer.source == sent.source or same_publisher(offer.route, sent.route)):
+            self._sent[suffix] = offer
+            return 0
+        del self._sent[suffix]
+        size = self._write(suffix, live=False)
+        return size if offer is None else size + self._start(offer)
+
+    def refuse(self, code: int) -> None:
+        if self._begun:
+            self._exchange.cancel(code)
+        else:
+            self._exchange.error(code)
+
+    def _suffix(self, path: str) -> str:
+        # the empty suffix: a route above the prefix covers it
+        return strip(path, self._prefix) or ""
+
+    def _start(self, offer: Offer) -> int:
+        suffix = self._suffix(offer.path)
+        self._sent[suffix] = offer
+        return self._write(suffix, live=True)
+
+    def _write(self, suffix: str, *, live: bool) -> int:
+        fields = namespace_of(suffix)
+        return self._exchange.send(Namespace(fields) if live else NamespaceDone(fields))
+
+    # --- the peer
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, RequestUpdate):
+            self._exchange.updated(message)
+        else:
+            super().on_message(message)
+
+    def on_finished(self) -> None:
+        self._exchange.leave()
+        self._owner.cancelled(self.request, None)
+
+    def on_left(self, code: int) -> None:
+        self._owner.cancelled(self.request, code)
+
+
+class RequestingWriter(NamespaceWriter):
+    """The same on draft 14: a PUBLISH_NAMESPACE for each path."""
+
+    def __init__(
+        self,
+        core: IetfCore,
+        owner: RequestOwner,
+        request: int,
+        prefix: str,
+        exchange: Exchange,
+        exchanges: Exchanges,
+    ) -> None:
+        super().__init__(core, owner, request, prefix, exchange)
+        self._exchanges = exchanges
+        self._offered: dict[str, Exchange] = {}
+
+    def _write(self, suffix: str, *, live: bool) -> int:
+        if not live:
+            self._offered.pop(suffix).leave()
+        elif path := join(self._prefix, suffix):
+            self._offered[suffix] = offered(self._exchanges, path)
+        return 0
+
+
+class Offered(Party):
+    """PUBLISH_NAMESPACE of ours: the peer's answer does not matter."""
+
+    def on_message(self, message: Message) -> None:
+        pass
+
+
+def offered(exchanges: Exchanges, path: str) -> Exchange:
+    """Announce a path without being asked."""
+    return exchanges.ask(lambda number: PublishNamespace(number, namespace_of(path)), Offered())

@@ -1,0 +1,363 @@
+"""One subscription of a moq-transport peer: its messages, and the streams of its groups. `ietf_serving` calls it.
+
+A group is a stream, and several if the publisher's group has several subgroups (`SubgroupStreams`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from relay.model.backlog import Ranks, send_priority
+from relay.model.group import Subgroup
+from relay.model.track import Begin, SubscribeParams, TrackProperties
+from relay.moq.core import RequestOwner
+from relay.moq.delivery import Delivery, GroupStream
+from relay.moq.ietf_core import IetfCore
+from relay.moq.ietf_exchange import Exchange, Party
+from relay.moq.ietf_fetching import FetchAnswer
+from relay.moq.session import GroupFragment, Location, SubscribeUpdated
+from relay.transport.session import Stream
+from relay.wire.errors import StreamCode
+from relay.wire.ietf.codes import DoneStatus
+from relay.wire.ietf.data import ObjectDatagram, SubgroupHeader
+from relay.wire.ietf.messages import Message, PublishDone, RequestUpdate, SubscribeOk
+from relay.wire.ietf.parameters import Parameters
+from relay.wire.ietf.profile import done_code
+from relay.wire.ietf.streams import encode_datagram, subgroup_header
+from relay.wire.ietf.values import (
+    AbsoluteRange,
+    Filter,
+    GroupOrder,
+    NextObject,
+    Properties,
+    PropertyType,
+    RelativeGroup,
+)
+from relay.wire.ietf.values import Location as WireLocation
+
+DEFAULT_PRIORITY: Final = 128
+
+END_OF_GROUP: Final = b"\x00\x00\x00\x03"
+"""The next object of a stream, without properties: the group has ended."""
+
+
+def params_of(params: Parameters, before: SubscribeParams | None = None) -> SubscribeParams:
+    """Of SUBSCRIBE, or an update of `before`. Lower is more urgent in the peer's priority."""
+    base = before or SubscribeParams(priority=255 - DEFAULT_PRIORITY)
+    if params.priority is not None:
+        base = base._replace(priority=255 - params.priority)
+    if params.order is not None:
+        base = base._replace(ordered=params.order is GroupOrder.ASCENDING)
+    if params.delivery_timeout is not None:
+        base = base._replace(latency_ms=params.delivery_timeout)
+    return base if params.filter is None else _placed(base, params.filter)
+
+
+def _placed(params: SubscribeParams, wanted: Filter) -> SubscribeParams:
+    params = params._replace(
+        start_group=None, start_frame=0, end_group=None, end_frame=None, begin=None, back=0
+    )
+    match wanted:
+        case NextObject():
+            return params._replace(begin=Begin.NEXT_OBJECT)
+        case RelativeGroup(0):
+            return params._replace(begin=Begin.NEXT_GROUP)
+        case RelativeGroup(back):
+            return params._replace(back=back - 1)
+        case AbsoluteRange(start, end_group, end_object):
+            return params._replace(
+                start_group=start.group, start_frame=start.object, end_group=end_group, end_frame=end_object
+            )
+        case _:
+            return params
+
+
+def properties_of(info: TrackProperties) -> Properties:
+    """Of a track, for moq-transport viewers: as its publisher gave them, or those that stand for a moq-lite one."""
+    if info.pairs is not None:
+        return info.pairs
+    return (
+        (PropertyType.TIMESCALE, info.timescale),
+        (PropertyType.DEFAULT_PRIORITY, 255 - info.priority),
+        (PropertyType.DEFAULT_ORDER, GroupOrder.ASCENDING if info.ordered else GroupOrder.DESCENDING),
+    )
+
+
+class Joining(NamedTuple):
+    """A joining fetch from a group on: by its number, or by their count before the newest."""
+
+    fetch: FetchAnswer
+    start: int
+    relative: bool
+
+
+class IetfDelivery(Delivery):
+    """One subscription of the peer, until `over`.
+
+    Size: what every dialect needs (`Delivery`), and the messages and answers of this one.
+    """
+
+    def __init__(
+        self,
+        core: IetfCore,
+        owner: RequestOwner,
+        request: int,
+        params: Parameters,
+        exchange: Exchange,
+        ranks: Ranks,
+    ) -> None:
+        wanted = params_of(params)
+        super().__init__(core, owner, request, exchange.stream, wanted, ranks)
+        self.wanted = wanted
+        self.exchange = exchange
+        self.named = "", ""  # broadcast and track
+        self.info = TrackProperties()
+        self._ietf = core
+        self._accepted = False
+        self._paused = params.forward is False
+        self._streams = 0
+        self._largest: Location | None = None
+        self._joins: list[Joining] = []  # that wait for the answer to SUBSCRIBE
+        exchange.party = Subscribing(self)
+
+    # --- the peer
+
+    def on_update(self, message: RequestUpdate) -> None:
+        if self.over:
+            return
+        params = message.params
+        if params.forward is not None and params.forward is self._paused:
+            self._paused = not params.forward
+            if self._paused:
+                self._abort_groups()
+        former, self.wanted = self.wanted, params_of(params, self.wanted)
+        self.exchange.updated(message)
+        if self.wanted != former:
+            self._prefer(self.wanted)
+            if self._accepted:
+                self._core.emit(SubscribeUpdated(self.request, self.wanted))
+
+    def on_finished(self) -> None:
+        if self._ietf.profile.fin_cancels and not self.over:
+            self.unsubscribe(None)
+            self._done(DoneStatus.SUBSCRIPTION_ENDED)
+
+    def on_left(self, code: int) -> None:
+        if not self.over:
+            self.unsubscribe(code)
+            if self.exchange.shares_stream and self._accepted:
+                self._done(DoneStatus.SUBSCRIPTION_ENDED)
+
+    def _abort_groups(self) -> None:
+        wire = self._core.code(StreamCode.CANCELLED)
+        for sending in list(self.backlog):
+            if sending.open or sending.stream.unsent:
+                sending.stream.reset(wire)
+            self.backlog.drop(sending.sequence)
+
+    # --- messages
+
+    def accept(self, largest: Location | None) -> None:
+        if self._accepted:
+            return
+        self._accepted = True
+        core = self._ietf
+        where = None if largest is None else WireLocation(*largest)
+        properties = properties_of(self.info) if core.profile.track_properties else ()
+        params = Parameters(largest=where)
+        if core.profile.fixed_fields:
+            params = Parameters(
+                largest=where,
+                expires=0,
+                order=GroupOrder.ASCENDING if self.info.ordered else GroupOrder.DESCENDING,
+            )
+        self.exchange.send(SubscribeOk(self.exchange.id, params, properties, request_id=self.exchange.id))
+        self._largest = largest
+        joins, self._joins = self._joins, []
+        for join in joins:
+            self.join(*join)
+
+    def join(self, fetch: FetchAnswer, start: int, relative: bool) -> None:  # noqa: FBT001 - as in `Joining`
+        """A joining fetch, which ends where this subscription begins."""
+        if not self._accepted:
+            self._joins.append(Joining(fetch, start, relative))
+        elif self._largest is None:
+            fetch.refuse(StreamCode.NOT_FOUND)
+        else:
+            group, last = self._largest
+            fetch.begin(WireLocation(max(0, group - start) if relative else start, 0), (group, last))
+
+    def send(self, fragments: tuple[GroupFragment, ...], now: float) -> int:
+        return 0 if self._paused else super().send(fragments, now)
+
+    def _open(self, fragment: GroupFragment, rank: int) -> tuple[Stream, int]:
+        chunks, sequence = fragment.chunks, fragment.sequence
+        priority = send_priority(self.backlog.priority, rank)
+        if not chunks or isinstance(chunks[0], Subgroup):
+            streams = SubgroupStreams(self, sequence, priority, starts=not fragment.start_frame)
+            streams.write(chunks, fin=fragment.fin)
+            return streams, streams.overhead
+        stream, header = self.open_stream(sequence, priority, None, starts=not fragment.start_frame)
+        stream.write((header, *chunks), fin=fragment.fin)
+        return stream, len(header)
+
+    def open_stream(
+        self, sequence: int, priority: int, subgroup: Subgroup | None, *, starts: bool
+    ) -> tuple[Stream, bytes]:
+        """A stream of a group, and its header, which is not written. `starts`: with the first object."""
+        stream = self._core.session.open_uni(priority)
+        stream.context = GroupStream(self, sequence)
+        self._streams += 1
+        if subgroup is None:
+            header = SubgroupHeader(
+                self.exchange.id,
+                sequence,
+                priority=255 - self.info.priority,
+                end_of_group=True,
+                first_object=starts,
+                has_properties=True,
+            )
+        else:
+            own = subgroup.priority
+            header = SubgroupHeader(
+                self.exchange.id,
+                sequence,
+                subgroup.number,
+                255 - self.info.priority if own is None else own,
+                end_of_group=subgroup.ends_group,
+                first_object=starts and subgroup.starts,
+                has_properties=True,
+            )
+        return stream, subgroup_header(header, self._ietf.profile)
+
+    def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
+        if self._paused:
+            return False
+        session = self._core.session
+        datagram = ObjectDatagram(
+            self.exchange.id,
+            sequence,
+            0,
+            payload,
+            255 - self.info.priority,
+            ((PropertyType.TIMESTAMP, timestamp),),
+            end_of_group=True,
+        )
+        data = encode_datagram(datagram, self._ietf.profile)
+        if len(data) > session.datagram_limit:
+            return False
+        session.send_datagram(data)
+        return True
+
+    def _end(self, final: int) -> None:  # noqa: ARG002 - the end has no number
+        self._done(DoneStatus.TRACK_ENDED)
+
+    def refuse(self, code: int) -> None:
+        for join in self._joins:
+            join.fetch.refuse(code)
+        if self._accepted:
+            self._finish(self._ietf.done(code))
+        else:
+            self.exchange.error(code)
+
+    def _done(self, status: DoneStatus) -> None:
+        self._finish(done_code(status, self._ietf.profile))
+
+    def _finish(self, status: int) -> None:
+        self.exchange.send(PublishDone(status, self._streams, request_id=self.exchange.id), fin=True)
+
+
+class Subscribing(Party):
+    """The exchange of a subscription of the peer."""
+
+    def __init__(self, delivery: IetfDelivery) -> None:
+        self._delivery = delivery
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, RequestUpdate):
+            self._delivery.on_update(message)
+        else:
+            super().on_message(message)
+
+    def on_finished(self) -> None:
+        self._delivery.on_finished()
+
+    def on_left(self, code: int) -> None:
+        self._delivery.on_left(code)
+
+
+class SubgroupStreams:
+    """The streams of one group, as one: `Subgroup` among the chunks says whose bytes follow."""
+
+    __slots__ = (
+        *("_current", "_delivery", "_fin", "_priority", "_sequence", "_starts", "_streams"),
+        *("context", "id", "opened_by_peer", "overhead", "unidirectional"),
+    )
+
+    def __init__(self, delivery: IetfDelivery, sequence: int, priority: int, *, starts: bool) -> None:
+        self.context: Any = None
+        self.id = -1
+        self.unidirectional, self.opened_by_peer = True, False
+        self.overhead = 0  # bytes of headers
+        self._delivery = delivery
+        self._sequence = sequence
+        self._priority = priority
+        self._starts = starts
+        self._streams: dict[Subgroup | None, Stream] = {}
+        self._current: Subgroup | None = None
+
+    def write(self, chunks: Sequence[Any], *, fin: bool = False) -> None:
+        run: list[bytes] = []
+        for chunk in chunks:
+            if isinstance(chunk, Subgroup):
+                self._flush(run)
+                run = []
+                self._current = chunk
+            else:
+                run.append(chunk)
+        current = self._current
+        if fin and current is not None and not current.ends_group:
+            run.append(END_OF_GROUP)
+        self._flush(run)
+        if fin:
+            if not self._streams:
+                self._open(None)
+            for stream in self._streams.values():
+                stream.write((), fin=True)
+
+    def _flush(self, run: Sequence[bytes]) -> None:
+        if run:
+            stream = self._streams.get(self._current)
+            if stream is None:
+                stream = self._open(self._current)
+            stream.write(run)
+
+    def _open(self, subgroup: Subgroup | None) -> Stream:
+        stream, header = self._delivery.open_stream(
+            self._sequence, self._priority, subgroup, starts=self._starts
+        )
+        self._streams[subgroup] = stream
+        self.overhead += len(header)
+        stream.write((header,))
+        return stream
+
+    def reset(self, code: int) -> None:
+        for stream in self._streams.values():
+            stream.reset(code)
+
+    def stop(self, code: int) -> None:
+        """They are ours alone."""
+
+    def prioritize(self, priority: int) -> None:
+        self._priority = priority
+        for stream in self._streams.values():
+            stream.prioritize(priority)
+
+    @property
+    def unsent(self) -> int:
+        return sum(stream.unsent for stream in self._streams.values())
+
+    @property
+    def undelivered(self) -> bool:
+        return any(stream.undelivered for stream in self._streams.values())

@@ -1,0 +1,460 @@
+"""Requests of moq-transport on the wire, of either side: `Exchange` is one of them.
+
+From draft 18 on each has a bidirectional stream. Before, all share the control stream and are told apart by their
+request ids, and a message takes the place of each end of a stream; a party cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from relay.moq.core import IGNORE, Handler
+from relay.moq.ietf_core import IetfCore, SessionFault
+from relay.transport.session import Stream
+from relay.wire.errors import ProtocolViolation, StreamCode, WireError
+from relay.wire.ietf.codes import RequestKind, SessionCode
+from relay.wire.ietf.control import MessageDecoder
+from relay.wire.ietf.messages import (
+    Fetch,
+    FetchCancel,
+    FetchOk,
+    JoiningFetch,
+    MaxRequestId,
+    Message,
+    Namespace,
+    NamespaceDone,
+    Publish,
+    PublishBlocked,
+    PublishDone,
+    PublishNamespace,
+    PublishNamespaceCancel,
+    PublishNamespaceDone,
+    PublishStateNotify,
+    Request,
+    RequestError,
+    RequestOk,
+    RequestsBlocked,
+    RequestUpdate,
+    Setup,
+    Subscribe,
+    SubscribeNamespace,
+    SubscribeOk,
+    SubscribeTracks,
+    TrackStatus,
+    Unsubscribe,
+    UnsubscribeNamespace,
+)
+from relay.wire.ietf.parameters import NO_PARAMETERS, Parameters
+from relay.wire.ietf.values import Properties, TrackNamespace
+
+KINDS: Final = {
+    Subscribe: RequestKind.SUBSCRIBE,
+    Publish: RequestKind.PUBLISH,
+    Fetch: RequestKind.FETCH,
+    JoiningFetch: RequestKind.FETCH,
+    TrackStatus: RequestKind.TRACK_STATUS,
+    PublishNamespace: RequestKind.PUBLISH_NAMESPACE,
+    SubscribeNamespace: RequestKind.SUBSCRIBE_NAMESPACE,
+    SubscribeTracks: RequestKind.SUBSCRIBE_TRACKS,
+}
+
+RETRY_NEVER: Final = None
+
+MOST_IDS: Final = 1 << 30
+"""Of MAX_REQUEST_ID: what the requests cost is limited elsewhere, so that no peer waits for ids."""
+
+MOST_WAITING: Final = 4_096  # requests of ours that wait for the peer's MAX_REQUEST_ID
+
+
+class InvalidRequestId(SessionFault):
+    """A request id of the wrong side, or used before."""
+
+    ietf_code = SessionCode.INVALID_REQUEST_ID
+
+
+class TooManyRequests(SessionFault):
+    """A request id that was not granted."""
+
+    ietf_code = SessionCode.TOO_MANY_REQUESTS
+
+
+class Party:
+    """Our side of an exchange: takes the peer's messages and its end."""
+
+    def on_message(self, message: Message) -> None:
+        """The peer's next message. Raises ProtocolViolation for one that has no place here."""
+        raise ProtocolViolation(f"{type(message).__name__} has no place here")
+
+    def on_finished(self) -> None:
+        """The peer will send no more messages."""
+
+    def on_left(self, code: int) -> None:
+        """The peer left or aborted the exchange; `code` is of the current stream registry."""
+
+
+class _Nobody(Party):
+    """Of an exchange that is over."""
+
+    def on_message(self, message: Message) -> None:
+        pass
+
+
+NOBODY: Final = _Nobody()
+
+
+class Exchange(Handler):
+    """One request. Nothing can be sent after `finish`, `cancel` or a message with `fin`."""
+
+    def __init__(
+        self, core: IetfCore, owner: Exchanges, number: int, kind: RequestKind, stream: Stream
+    ) -> None:
+        self.id = number
+        self.kind = kind
+        self.stream = stream
+        """Where its messages go: for the account of unsent bytes."""
+        self.party: Party = NOBODY
+        self.over = False  # our half
+        self._core = core
+        self._owner = owner
+
+    @property
+    def shares_stream(self) -> bool:
+        """Other requests use the same stream."""
+        return False
+
+    def send(self, message: Message, *, fin: bool = False) -> int:
+        """Returns the bytes written."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """We end it in order: no messages follow ours; the peer may finish."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """We send no more."""
+        raise NotImplementedError
+
+    def cancel(self, code: int = StreamCode.CANCELLED) -> None:
+        """Leave it, and take no more messages. `code` is of the current stream registry."""
+        raise NotImplementedError
+
+    def ok(self, params: Parameters = NO_PARAMETERS, properties: Properties = ()) -> int:
+        return self.send(RequestOk(params, properties, request_id=self.id, to=self.kind))
+
+    def error(self, code: int, reason: str = "") -> None:
+        """Refuse. `code` is of the current stream registry."""
+        number = self._core.refusal(code)
+        self.send(RequestError(number, reason, RETRY_NEVER, request_id=self.id, to=self.kind), fin=True)
+        self.party = NOBODY
+
+    def update(self, params: Parameters) -> None:
+        """A later answer comes as a message."""
+        number = self._owner.next_id()
+        self.send(RequestUpdate(number, params, existing_id=self.id))
+
+    def updated(self, update: RequestUpdate) -> None:
+        """Answer an update by the peer, where the draft has an answer."""
+        if not self._core.profile.fixed_fields:
+            self.send(RequestOk(request_id=update.request_id, to=RequestKind.UPDATE))
+
+
+class StreamExchange(Exchange):
+    """A request with a stream of its own."""
+
+    def __init__(
+        self,
+        core: IetfCore,
+        owner: Exchanges,
+        stream: Stream,
+        number: int = 0,
+        kind: RequestKind = RequestKind.SUBSCRIBE,
+        opened: Callable[[Exchange, Request], Party] | None = None,
+    ) -> None:
+        """`opened`: takes the first message of a stream of the peer."""
+        super().__init__(core, owner, number, kind, stream)
+        self._opened = opened
+        self._decoder = MessageDecoder(core.profile)
+        stream.context = self
+
+    def send(self, message: Message, *, fin: bool = False) -> int:
+        if self.over:
+            return 0
+        data = self._core.encoded(message)
+        self.stream.write((data,))
+        if fin:
+            self.finish()
+        return len(data)
+
+    def leave(self) -> None:
+        self.party = NOBODY
+        self.finish()
+
+    def finish(self) -> None:
+        if not self.over:
+            self.over = True
+            self._owner.release(self.id)
+            self.stream.write((), fin=True)
+
+    def cancel(self, code: int = StreamCode.CANCELLED) -> None:
+        self._end()
+        self._core.refuse(self.stream, code)
+
+    def _end(self) -> None:
+        self.over = True
+        self.party = NOBODY
+        self.stream.context = IGNORE
+        self._owner.release(self.id)
+
+    # --- events of the stream
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        core = self._core
+        for message in self._decoder.feed(data):
+            if stream.context is not self:
+                return  # left for an earlier message
+            core.spend()
+            if self._opened is not None:
+                opened, self._opened = self._opened, None
+                if not isinstance(message, Request):
+                    raise ProtocolViolation(f"a request stream begins with {type(message).__name__}")
+                self._owner.claim(message.request_id)
+                self.id, self.kind = message.request_id, KINDS[type(message)]
+                self.party = opened(self, message)
+            else:
+                self.party.on_message(message)
+        if fin and stream.context is self:
+            self._decoder.end()
+            self.party.on_finished()
+            if self._opened is not None:
+                self.finish()  # it ended without a request
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        party = self.party
+        self._end()
+        stream.reset(self._core.code(StreamCode.CANCELLED))
+        party.on_left(self._core.received(code))
+
+    def on_stopped(self, stream: Stream, code: int) -> None:
+        party = self.party
+        self._end()
+        stream.stop(self._core.code(StreamCode.CANCELLED))
+        party.on_left(self._core.received(code))
+
+    def on_fault(self, error: WireError) -> None:
+        party = self.party
+        self._end()
+        party.on_left(error.stream_code)
+
+
+class ControlExchange(Exchange):
+    """A request on the control stream. `leaving` makes the message that ends it from our side."""
+
+    def __init__(
+        self,
+        core: IetfCore,
+        owner: Exchanges,
+        number: int,
+        kind: RequestKind,
+        stream: Stream,
+        leaving: Callable[[], Message | None],
+    ) -> None:
+        super().__init__(core, owner, number, kind, stream)
+        self._leaving = leaving
+
+    @property
+    def shares_stream(self) -> bool:
+        return True
+
+    def send(self, message: Message, *, fin: bool = False) -> int:
+        if self.over:
+            return 0
+        size = self._owner.write(message)
+        if fin:
+            self.finish()
+        return size
+
+    def leave(self) -> None:
+        self.cancel()
+
+    def finish(self) -> None:
+        self.over = True
+        self._owner.forget(self)
+
+    def cancel(self, code: int = StreamCode.CANCELLED) -> None:  # noqa: ARG002 - messages of the end have no code
+        if not self.over:
+            message = self._leaving()
+            if message is not None:
+                self.send(message)
+        self.party = NOBODY
+        self.finish()
+
+
+class Exchanges:
+    """All requests of a session: their ids, and the control stream of the older drafts."""
+
+    def __init__(self, core: IetfCore, opened: Callable[[Exchange, Request], Party]) -> None:
+        """`opened` takes a request of the peer, and returns our side."""
+        self._core = core
+        self._opened = opened
+        self._next = 0 if core.session.is_client else 1
+        self._granted = 0 if not core.profile.request_streams else 1 << 62  # ids of ours, by MAX_REQUEST_ID
+        self._waiting: deque[tuple[int, Message]] = deque()
+        self._live: set[int] = set()  # ids of the peer's requests
+        self._expected = (
+            1 if core.session.is_client else 0
+        )  # least next id of the peer, on the control stream
+        self._by_id: dict[int, ControlExchange] = {}  # of both sides, which have ids of their own
+        self._names: dict[tuple[bool, TrackNamespace], int] = {}
+        """Requests about namespaces by (is ours, name): 14 ends them by name."""
+        self.control: Stream | None = None  # where our control messages go
+
+    # --- ids
+
+    def next_id(self) -> int:
+        number = self._next
+        self._next += 2
+        return number
+
+    def claim(self, number: int) -> None:
+        """The peer uses an id. Raises InvalidRequestId."""
+        if number % 2 == (0 if self._core.session.is_client else 1) or number in self._live:
+            raise InvalidRequestId(f"request id {number} is in use, or not the peer's")
+        self._live.add(number)
+
+    def release(self, number: int) -> None:
+        self._live.discard(number)
+
+    def grant(self, maximum: int) -> None:
+        """The peer's MAX_REQUEST_ID: ours are below."""
+        self._granted = max(self._granted, maximum)
+        while self._waiting and self._waiting[0][0] < self._granted:
+            self.write(self._waiting.popleft()[1])
+
+    # --- streams of requests
+
+    def accept(self, stream: Stream) -> Handler:
+        """The handler of a bidirectional stream that the peer has opened."""
+        return StreamExchange(self._core, self, stream, opened=self._opened)
+
+    def ask(self, make: Callable[[int], Request], party: Party) -> Exchange:
+        """Send the request that `make` makes with an id. ValueError for what does not fit."""
+        core = self._core
+        number = self._next
+        message = make(number)
+        data = core.encoded(message)
+        self._next += 2
+        kind = KINDS[type(message)]
+        exchange: Exchange
+        namespaces = kind is RequestKind.SUBSCRIBE_NAMESPACE and core.profile.namespace_streams
+        if core.profile.request_streams or namespaces:
+            exchange = StreamExchange(core, self, core.session.open_bidi(), number, kind)
+            exchange.stream.write((data,))
+        else:
+            exchange = self._on_control(number, kind, message, ours=True)
+            if number < self._granted:
+                self.write(message)
+            elif len(self._waiting) < MOST_WAITING:
+                self._waiting.append((number, message))
+        exchange.party = party
+        return exchange
+
+    def _on_control(self, number: int, kind: RequestKind, message: Request, *, ours: bool) -> ControlExchange:
+        assert self.control is not None
+        leaving = _leaving(message, ours=ours)
+        exchange = self._by_id[number] = ControlExchange(
+            self._core, self, number, kind, self.control, leaving
+        )
+        if isinstance(message, PublishNamespace):
+            self._names[ours, message.namespace] = number
+        elif isinstance(message, SubscribeNamespace):
+            self._names[ours, message.prefix] = number
+        return exchange
+
+    def write(self, message: Message) -> int:
+        """On the control stream. Returns the bytes."""
+        if self.control is None:
+            return 0
+        data = self._core.encoded(message)
+        self.control.write((data,))
+        return len(data)
+
+    def forget(self, exchange: ControlExchange) -> None:
+        if self._by_id.pop(exchange.id, None) is not None:
+            self.release(exchange.id)
+            for name in [name for name, number in self._names.items() if number == exchange.id]:
+                del self._names[name]
+
+    # --- the control stream of the older drafts
+
+    def on_control(self, message: Message) -> None:  # noqa: C901 - one line per message
+        """A message of the peer that belongs to a request. Raises WireError."""
+        core = self._core
+        core.spend()
+        if isinstance(message, Request):
+            if message.request_id < self._expected:
+                raise InvalidRequestId(f"request id {message.request_id} is not new")
+            if message.request_id >= MOST_IDS:
+                raise TooManyRequests(f"request id {message.request_id} was not granted")
+            self._expected = message.request_id + 1
+            self.claim(message.request_id)
+            kind = KINDS[type(message)]
+            exchange = self._on_control(message.request_id, kind, message, ours=False)
+            exchange.party = self._opened(exchange, message)
+            return
+        match message:
+            case RequestUpdate():
+                self._pass(message, message.existing_id)
+            case SubscribeOk() | FetchOk() | RequestOk() | RequestError() | PublishDone():
+                self._pass(message, message.request_id)
+            case Unsubscribe() | FetchCancel():
+                self._left(message.request_id)
+            case PublishNamespaceDone():
+                self._left(self._named(message.request_id, message.namespace, ours=False))
+            case PublishNamespaceCancel():
+                self._left(self._named(message.request_id, message.namespace, ours=True))
+            case UnsubscribeNamespace():
+                self._left(self._named(None, message.prefix, ours=False))
+            case MaxRequestId():
+                self.grant(message.request_id)
+            case RequestsBlocked():
+                pass
+            case Setup() | Namespace() | NamespaceDone() | PublishBlocked() | PublishStateNotify():
+                raise ProtocolViolation(f"{type(message).__name__} on the control stream")
+
+    def _named(self, number: int | None, name: TrackNamespace | None, *, ours: bool) -> int | None:
+        return number if number is not None or name is None else self._names.get((ours, name))
+
+    def _pass(self, message: Message, number: int | None) -> None:
+        exchange = None if number is None else self._by_id.get(number)
+        if exchange is not None:  # else it is over
+            exchange.party.on_message(message)
+
+    def _left(self, number: int | None) -> None:
+        exchange = None if number is None else self._by_id.get(number)
+        if exchange is not None:
+            party, exchange.party = exchange.party, NOBODY
+            party.on_left(StreamCode.CANCELLED)
+            exchange.finish()
+
+    def stop(self) -> None:
+        self._by_id.clear()
+        self._waiting.clear()
+
+
+def _leaving(message: Request, *, ours: bool) -> Callable[[], Message | None]:
+    """What ends a request on the control stream, from our side."""
+    number = message.request_id
+    if isinstance(message, PublishNamespace):
+        name = message.namespace
+        if ours:
+            return lambda: PublishNamespaceDone(name, number)
+        return lambda: PublishNamespaceCancel(0, "", name, number)
+    if isinstance(message, SubscribeNamespace) and ours:
+        return lambda: UnsubscribeNamespace(message.prefix)
+    if isinstance(message, Fetch | JoiningFetch) and ours:
+        return lambda: FetchCancel(number)
+    if (isinstance(message, Subscribe) and ours) or (isinstance(message, Publish) and not ours):
+        return lambda: Unsubscribe(number)
+    return lambda: None

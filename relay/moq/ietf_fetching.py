@@ -1,0 +1,195 @@
+"""FETCH of a moq-transport peer: its range as requests for one group after the other, answered on one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from relay.model.group import Object, Part
+from relay.moq.core import IGNORE
+from relay.moq.ietf_core import IetfCore
+from relay.moq.ietf_exchange import Exchange, Party
+from relay.moq.session import FetchRequested, RequestCancelled
+from relay.transport.session import Stream
+from relay.wire.errors import StreamCode
+from relay.wire.ietf.data import FetchObject
+from relay.wire.ietf.messages import FetchOk, Message, RequestUpdate
+from relay.wire.ietf.parameters import Parameters
+from relay.wire.ietf.streams import FetchEncoder, fetch_header
+from relay.wire.ietf.values import GroupOrder, Location, PropertyType
+
+MOST_MISSING: Final = 8  # groups in a row that do not exist, until the fetch gives up
+
+DEFAULT_PRIORITY: Final = 128
+
+
+class FetchOwner(Protocol):
+    """The serving side of the session."""
+
+    def track_fetch(self, request: int, fetch: FetchAnswer) -> None:
+        """`request` asks for the next group of the fetch."""
+
+    def fetch_over(self, request: int) -> None: ...
+
+    def wrote(self, stream: Stream, request: int, size: int) -> None:
+        """Count unsent bytes."""
+
+
+class FetchAnswer(Party):
+    """One fetch. `end` is the last object, inclusive; without an object, the whole group.
+
+    Size: the range, the place in it, and the stream that is written, which change together.
+    """
+
+    def __init__(
+        self,
+        core: IetfCore,
+        owner: FetchOwner,
+        exchange: Exchange,
+        named: tuple[str, str],
+        params: Parameters,
+        publisher_priority: int = DEFAULT_PRIORITY,
+    ) -> None:
+        self.request = 0  # for the present group
+        self._core = core
+        self._owner = owner
+        self._exchange = exchange
+        self._named = named
+        self._priority = 255 - (DEFAULT_PRIORITY if params.priority is None else params.priority)
+        self._publisher_priority = publisher_priority
+        self._descending = params.order is GroupOrder.DESCENDING
+        self._start = Location(0, 0)
+        self._end: tuple[int, int | None] = 0, None
+        self._group = 0
+        self._frame = -1  # number of the last frame in it
+        self._wanted = False  # the present object
+        self._missing = 0
+        self._stream: Stream | None = None
+        self._encoder = FetchEncoder(core.profile, descending=self._descending)
+        self._over = False
+        exchange.party = self
+
+    # --- the range
+
+    def begin(self, start: Location, end: tuple[int, int | None]) -> None:
+        """Both inclusive."""
+        self._start, self._end = start, end
+        if start.group > end[0] or (start.group == end[0] and end[1] is not None and start.object > end[1]):
+            self.refuse(StreamCode.NOT_FOUND)
+            return
+        self._ask(end[0] if self._descending else start.group)
+
+    def _ask(self, group: int) -> None:
+        self._group, self._frame = group, -1
+        self.request = self._core.new_request()
+        self._owner.track_fetch(self.request, self)
+        self._core.emit(FetchRequested(self.request, *self._named, group, self._priority, 0, None))
+
+    def _next(self) -> None:
+        """The present group is done."""
+        last = self._start.group if self._descending else self._end[0]
+        if self._group == last or self._missing >= MOST_MISSING:
+            self._finish()
+        else:
+            self._ask(self._group + (-1 if self._descending else 1))
+
+    # --- answers
+
+    def take(self, parts: Iterable[Part], *, fin: bool) -> None:
+        self._missing = 0
+        chunks: list[bytes] = []
+        done = False
+        for part in parts:
+            if isinstance(part, bytes):
+                if self._wanted:
+                    chunks.append(part)
+                continue
+            self._frame += 1
+            number = part.id if isinstance(part, Object) else self._frame
+            if self._is_behind(number):
+                self._wanted, done = False, True
+                break
+            self._wanted = self._group != self._start.group or number >= self._start.object
+            if self._wanted:
+                if isinstance(part, Object):
+                    subgroup, properties = part.subgroup.number, part.properties
+                    priority = part.subgroup.priority
+                else:
+                    subgroup, properties = 0, ((PropertyType.TIMESTAMP, part.timestamp),)
+                    priority = None
+                if priority is None:
+                    priority = self._publisher_priority
+                header = FetchObject(self._group, subgroup, number, priority, part.size, properties)
+                chunks.append(self._encoder.header(header))
+        self._write(chunks)
+        if done and not fin:
+            self._core.emit(RequestCancelled(self.request, None))
+        if done or fin:
+            self._owner.fetch_over(self.request)
+            self._next()
+
+    def _is_behind(self, number: int) -> bool:
+        group, last = self._end
+        return self._group == group and last is not None and number > last
+
+    def missing(self, code: int) -> None:
+        """The present group does not exist, or its publisher refuses."""
+        self._owner.fetch_over(self.request)
+        self._missing += 1
+        if self._frame >= 0:
+            self.refuse(code)  # it broke off
+        elif self._stream is None and self._missing >= MOST_MISSING:
+            self.refuse(code)
+        else:
+            last = self._start.group if self._descending else self._end[0]
+            if self._stream is None and self._group == last:
+                self.refuse(code)
+            else:
+                self._next()
+
+    def _write(self, chunks: list[bytes]) -> None:
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = self._core.session.open_uni()
+            stream.context = IGNORE
+            group, last = self._end
+            self._exchange.send(FetchOk(group, last, request_id=self._exchange.id))
+            chunks = [fetch_header(self._exchange.id, self._core.profile), *chunks]
+        if chunks:
+            stream.write(chunks)
+            self._owner.wrote(stream, self.request, sum(map(len, chunks)))
+
+    def _finish(self) -> None:
+        self._write([])
+        assert self._stream is not None
+        self._stream.write((), fin=True)
+        self._over = True
+        self._exchange.leave()
+
+    def refuse(self, code: int) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._stream is None:
+            self._exchange.error(code)
+        else:
+            self._stream.reset(self._core.code(code))
+            self._exchange.leave()
+
+    # --- the peer
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, RequestUpdate):
+            self._exchange.updated(message)
+        else:
+            super().on_message(message)
+
+    def on_left(self, code: int) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._stream is not None:
+            self._stream.reset(self._core.code(StreamCode.CANCELLED))
+        if self.request:
+            self._owner.fetch_over(self.request)
+            self._core.emit(RequestCancelled(self.request, code))

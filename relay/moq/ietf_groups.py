@@ -1,0 +1,313 @@
+"""Groups that a moq-transport peer sends: the streams of one group, merged into one list of objects.
+
+Objects go on as they arrive. Where several streams of a group are open, ids decide the order as far as that delays an
+object only until the missing ones come or cannot come any more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from relay.model.group import Object, Part, Subgroup
+from relay.moq.core import Handler
+from relay.moq.ietf_core import IetfCore
+from relay.transport.session import Stream
+from relay.wire.errors import BadTimestamp, WireError
+from relay.wire.frame import MAX_TIMESTAMP
+from relay.wire.ietf.data import ObjectHeader, ObjectStatus, SubgroupHeader
+from relay.wire.ietf.decoder import UniDecoder, UniItem
+from relay.wire.ietf.values import Properties, PropertyType
+
+EARLY_BYTES = 1 << 18  # bytes of a group that waits for its track
+
+HELD_BYTES = 1 << 20  # bytes of objects that wait for lower ids of another stream
+
+
+class Receiver(Protocol):
+    """The subscription, as its groups see it."""
+
+    @property
+    def timed(self) -> bool:
+        """Objects have timestamps in units that the track named."""
+
+    def add(
+        self, sequence: int, first_frame: int, parts: list[Part], *, fin: bool, code: int | None = None
+    ) -> None: ...
+
+    def group_over(self, group: Assembly) -> None:
+        """The group has ended."""
+
+    def ends(self, final: int) -> None:
+        """The track ends before that group."""
+
+    def has_newer(self, sequence: int) -> bool:
+        """A later group has begun, or none can: streams that have ended were all of this one."""
+
+
+def start_of(
+    number: int, size: int, properties: Properties, subgroup: Subgroup, *, timed: bool, arrival: float
+) -> Object:
+    """An object; without a usable timestamp its time is that of arrival, in microseconds."""
+    timestamp = None
+    if timed:
+        timestamp = next((v for kind, v in properties if kind == PropertyType.TIMESTAMP), None)
+    if not isinstance(timestamp, int):
+        timestamp = int(arrival * 1_000_000)
+    elif timestamp > MAX_TIMESTAMP:
+        raise BadTimestamp(f"object at time {timestamp}, at most {MAX_TIMESTAMP} is allowed")
+    return Object(timestamp, size, number, subgroup, properties)
+
+
+class Assembly:
+    """One group."""
+
+    __slots__ = (
+        *("_begun", "_broken", "_last", "_receiver", "_streams", "_void", "_writing", "closed"),
+        *("code", "complete", "joining", "sequence", "subgroups"),
+    )
+
+    def __init__(self, receiver: Receiver, sequence: int, *, joining: bool = False) -> None:
+        """`joining`: the objects so far come by a fetch, and precede those of the streams."""
+        self.sequence = sequence
+        self.joining = joining
+        self.subgroups: dict[int, Subgroup] = {}
+        self.complete = False  # its last object is known
+        self.closed = False
+        self._receiver = receiver
+        self._streams: dict[SubgroupStream, None] = {}  # open, or not delivered
+        self._writing: SubgroupStream | None = None  # in the middle of an object
+        self._last = -1  # id of the last object
+        self._begun = False
+        self._void = False  # it holds the end of the track alone
+        self._broken: int | None = None  # code of a stream that was reset
+
+    # --- streams
+
+    def begin(self, stream: SubgroupStream) -> None:
+        self._streams[stream] = None
+
+    def add(self, stream: SubgroupStream, parts: list[Part]) -> None:
+        """The next parts of a stream; `stream.inside` and `stream.ended` are set."""
+        if self.closed:
+            return
+        if not self.joining and len(self._streams) == 1 and not stream.pending():
+            if parts:
+                self._emit(parts)
+                self._writing = stream if stream.inside else None
+        else:
+            stream.hold(parts)
+        self.advance()
+
+    def advance(self) -> None:
+        if self.joining:
+            return
+        while (stream := self._writing or self._next()) is not None and stream.pending():
+            self._emit(stream.take())
+            self._writing = stream if not stream.pending() and stream.inside else None
+        self._streams = {stream: None for stream in self._streams if stream.pending() or not stream.ended}
+        self.end_if_complete()
+
+    def _next(self) -> SubgroupStream | None:
+        """The stream with the next object."""
+        ready = [stream for stream in self._streams if stream.pending()]
+        if not ready:
+            return None
+        best = min(ready, key=lambda stream: stream.head)
+        if best.head <= self._last + 1 or len(ready) == len(self._streams):
+            return best
+        if all(stream.pending() or stream.ended for stream in self._streams):
+            return best
+        return best if sum(stream.held for stream in ready) > HELD_BYTES else None
+
+    def _emit(self, parts: list[Part]) -> None:
+        for part in reversed(parts):
+            if isinstance(part, Object):
+                self._last = max(part.id, self._last)
+                break
+        self._begun = True
+        self._receiver.add(self.sequence, 0, parts, fin=False)
+
+    def end_if_complete(self) -> None:
+        """All streams have ended, and no other will come."""
+        if self.closed or self.joining or self._streams or not (self._begun or self.complete):
+            return
+        if self._broken is not None:
+            self.abort(self._broken)
+        elif self.complete or self._receiver.has_newer(self.sequence):
+            self.closed = True
+            if not self._void:
+                self._receiver.add(self.sequence, 0, [], fin=True)
+            self._receiver.group_over(self)
+
+    def abort(self, code: int) -> None:
+        """Of the current stream registry."""
+        if not self.closed:
+            self.closed = True
+            self._streams.clear()
+            if self._begun:
+                self._receiver.add(self.sequence, 0, [], fin=False, code=code)
+            self._receiver.group_over(self)
+
+    def lost(self, stream: SubgroupStream, code: int) -> None:
+        """A stream was reset: with it the group, unless other subgroups go on."""
+        self._streams.pop(stream, None)
+        self._broken = code
+        if self._writing is stream or not self._streams:
+            self.abort(code)
+        else:
+            self.advance()
+
+    def ends_with(self, status: ObjectStatus, number: int) -> None:
+        """An object without payload, with that id, marks the end of the group or of the track."""
+        self.complete = True
+        if status is ObjectStatus.END_OF_TRACK:
+            self._void = not number  # the track ended with the group before
+            self._receiver.ends(self.sequence + bool(number))
+
+    def streams(self) -> list[Stream]:
+        return [stream.stream for stream in self._streams]
+
+    # --- the joining fetch
+
+    def fetched(self, parts: list[Part]) -> None:
+        if parts and not self.closed:
+            self._emit(parts)
+
+    def joined(self) -> None:
+        """The fetch has ended: the streams go on behind it."""
+        for stream in self._streams:
+            stream.skip(self._last)
+        waiting = [stream.head for stream in self._streams if stream.pending()]
+        if self._last < 0 and (not waiting or min(waiting)):
+            self.join_failed()  # it brought nothing, and the streams lack the beginning
+            return
+        self.joining = False
+        self.advance()
+
+    def join_failed(self) -> None:
+        """Its beginning does not come."""
+        self.joining = False
+        if not self.closed:
+            self.closed = True
+            self._receiver.group_over(self)
+
+
+class SubgroupStream(Handler):
+    """A subgroup stream of the peer. Until its track is known, its items wait in `early`."""
+
+    __slots__ = (
+        *("_assembly", "_core", "_decoder", "_parts", "_receiver", "_subgroup"),
+        *("early", "ended", "header", "held", "inside", "size", "stream"),
+    )
+
+    def __init__(self, core: IetfCore, stream: Stream, header: SubgroupHeader, decoder: UniDecoder) -> None:
+        self.stream = stream
+        self.header = header
+        self.inside = False  # an object
+        self.ended = False
+        self.held = 0  # bytes of waiting parts
+        self.early: list[UniItem] = []
+        self.size = 0  # bytes in `early`
+        self._core = core
+        self._decoder = decoder
+        self._assembly: Assembly | None = None
+        self._receiver: Receiver | None = None
+        self._subgroup: Subgroup | None = None
+        self._parts: deque[Part] = deque()
+
+    def pending(self) -> int:
+        """Parts that wait for lower ids of other streams."""
+        return len(self._parts)
+
+    @property
+    def head(self) -> int:
+        """Id of the first waiting object; -1 for the rest of one."""
+        part = self._parts[0]
+        return part.id if isinstance(part, Object) else -1
+
+    def hold(self, parts: Sequence[Part]) -> None:
+        self._parts.extend(parts)
+        self.held += sum(len(part) for part in parts if isinstance(part, bytes))
+
+    def take(self) -> list[Part]:
+        """The first waiting object, as far as it is here."""
+        parts = [self._parts.popleft()]
+        while self._parts and isinstance(self._parts[0], bytes):
+            parts.append(self._parts.popleft())
+        self.held -= sum(len(part) for part in parts if isinstance(part, bytes))
+        return parts
+
+    def skip(self, last: int) -> None:
+        """Drop objects up to that id."""
+        while self._parts and self.head <= last:
+            self.take()
+
+    def attach(self, receiver: Receiver, assembly: Assembly) -> None:
+        """The track is known: pass on what waits."""
+        self._receiver, self._assembly = receiver, assembly
+        assembly.begin(self)
+        early, self.early = self.early, []
+        self._pass(early)
+
+    # --- events of the stream
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        self.size += len(data)
+        self.begin(self._decoder.feed(data), fin=fin)
+        if self._assembly is None and self.size > EARLY_BYTES:
+            self._core.cancel(stream)
+            self.early.clear()
+
+    def begin(self, items: Sequence[UniItem], *, fin: bool) -> None:
+        """The next items; `fin`: they are the last."""
+        if fin:
+            self._decoder.end()
+            self.ended = True
+        self.inside = self._decoder.in_object
+        if self._assembly is None:
+            self.early += items
+        else:
+            self._pass(items)
+
+    def _pass(self, items: Sequence[UniItem]) -> None:
+        assembly, receiver = self._assembly, self._receiver
+        assert assembly is not None
+        assert receiver is not None
+        parts: list[Part] = []
+        for item in items:
+            if isinstance(item, bytes):
+                parts.append(item)
+            elif isinstance(item, ObjectHeader):
+                if item.status is ObjectStatus.NORMAL:
+                    subgroup = self._subgroup or self._named(item.id, assembly)
+                    timed, now = receiver.timed, self._core.now
+                    parts.append(
+                        start_of(item.id, item.size, item.properties, subgroup, timed=timed, arrival=now)
+                    )
+                elif item.status is not ObjectStatus.DOES_NOT_EXIST:
+                    assembly.ends_with(item.status, item.id)
+        if self.ended and self.header.end_of_group:
+            assembly.complete = True
+        assembly.add(self, parts)
+
+    def _named(self, first: int, assembly: Assembly) -> Subgroup:
+        header = self.header
+        number = first if header.subgroup is None else header.subgroup
+        starts = header.first_object or not first
+        known = Subgroup(number, header.priority, starts=starts, ends_group=header.end_of_group)
+        self._subgroup = assembly.subgroups.setdefault(number, known)
+        return self._subgroup
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._lost(self._core.received(code))
+
+    def on_fault(self, error: WireError) -> None:
+        self._lost(error.stream_code)
+
+    def _lost(self, code: int) -> None:
+        self.ended = True
+        self.early.clear()
+        if self._assembly is not None:
+            self._assembly.lost(self, code)

@@ -1,0 +1,723 @@
+"""Our requests to a moq-transport peer: subscriptions, fetches, and the objects that the peer sends for them.
+
+One call of `receive` makes one event of all data of a subscription. SUBSCRIBE_OK has the properties of a track, so a
+question about them subscribes; a subscription that follows takes that one over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from relay.model.group import Part, Subgroup
+from relay.model.track import (
+    DEFAULT_LATENCY_MS,
+    DEFAULT_PRIORITY,
+    MICROSECONDS,
+    SubscribeParams,
+    TrackProperties,
+)
+from relay.moq.core import Handler
+from relay.moq.ietf_announce import PeerNamespaces
+from relay.moq.ietf_core import IetfCore, SessionFault
+from relay.moq.ietf_exchange import Exchange, Exchanges, Party
+from relay.moq.ietf_groups import Assembly, SubgroupStream, start_of
+from relay.moq.ietf_names import namespace_of
+from relay.moq.session import (
+    NEVER,
+    DatagramReceived,
+    FetchedData,
+    GroupData,
+    GroupPart,
+    InfoReceived,
+    RequestRejected,
+    StrayGroup,
+    SubscriptionEnded,
+    SubscriptionStarted,
+)
+from relay.transport.session import Stream
+from relay.wire.errors import StreamCode, WireError
+from relay.wire.frame import MAX_TIMESTAMP
+from relay.wire.ietf.codes import SessionCode
+from relay.wire.ietf.data import FetchHeader, FetchObject, ObjectStatus, SubgroupHeader
+from relay.wire.ietf.decoder import UniDecoder, UniItem
+from relay.wire.ietf.messages import (
+    Fetch,
+    FetchOk,
+    Goaway,
+    JoiningFetch,
+    Message,
+    PublishDone,
+    PublishStateNotify,
+    RequestError,
+    RequestOk,
+    Subscribe,
+    SubscribeOk,
+)
+from relay.wire.ietf.parameters import Parameters
+from relay.wire.ietf.profile import DraftProfile
+from relay.wire.ietf.streams import decode_datagram
+from relay.wire.ietf.values import (
+    CURRENT_GROUP,
+    AbsoluteRange,
+    Filter,
+    GroupOrder,
+    Location,
+    NextObject,
+    Properties,
+    PropertyType,
+)
+from relay.wire.varint import MAX_VARINT
+
+UNCLAIMED: Final = 2.0  # seconds that a subscription for a track's properties waits for a real one
+
+UNCLAIMED_BYTES: Final = 1 << 20  # bytes of groups that it keeps
+
+EARLY: Final = 3.0  # seconds that a group may precede the answer to its SUBSCRIBE
+
+EARLY_STREAMS: Final = 64  # that wait for an answer
+
+RETIRED: Final = 1_024  # track aliases of ended subscriptions that are remembered
+
+
+class DuplicateAlias(SessionFault):
+    """A track alias that is in use."""
+
+    ietf_code = SessionCode.DUPLICATE_TRACK_ALIAS
+
+
+def info_of(properties: Properties) -> TrackProperties:
+    """Of a track, from SUBSCRIBE_OK or PUBLISH."""
+    known = {kind: value for kind, value in properties if isinstance(value, int)}
+    priority = known.get(PropertyType.DEFAULT_PRIORITY)
+    timescale = known.get(PropertyType.TIMESCALE, 0)
+    return TrackProperties(
+        priority=DEFAULT_PRIORITY if priority is None else max(0, 255 - priority),
+        ordered=known.get(PropertyType.DEFAULT_ORDER) == GroupOrder.ASCENDING,
+        max_latency_ms=min(known.get(PropertyType.MAX_CACHE_DURATION, DEFAULT_LATENCY_MS), MAX_VARINT),
+        timescale=timescale if 0 < timescale <= MAX_VARINT else MICROSECONDS,
+        pairs=properties,
+    )
+
+
+def filter_of(params: SubscribeParams, profile: DraftProfile) -> Filter:
+    """The current group from its start: where filters cannot say that, a fetch brings its beginning."""
+    if params.start_group is not None and not params.start_is_floor:
+        end = params.end_group
+        return AbsoluteRange(Location(params.start_group, params.start_frame), end)
+    return CURRENT_GROUP if profile.has_fill else NextObject()
+
+
+class Subscription(Party):
+    """One subscription of ours, and its open groups.
+
+    Size: until its owner claims it, it keeps what a question found out, and the data of its first groups.
+    """
+
+    def __init__(
+        self, core: IetfCore, owner: Requests, broadcast: str, track: str, params: SubscribeParams
+    ) -> None:
+        self.request = 0  # none while it serves a question alone
+        self.name = broadcast, track
+        self.params = params
+        self.questions: list[int] = []
+        self.alias: int | None = None  # once accepted
+        self.timed = False
+        self.gone = False
+        self.unclaimed_until = NEVER
+        self.info: TrackProperties | None = None
+        self.exchange: Exchange | None = None
+        self.groups: dict[int, Assembly] = {}
+        self._core = core
+        self._owner = owner
+        self._largest: Location | None = None
+        self._newest = -1
+        self._done = False  # no group follows
+        self._final: int | None = None
+        self._kept = 0  # bytes of data that wait for a claim
+        self._joins = isinstance(filter_of(params, core.profile), NextObject)
+        self._join: Join | None = None
+        # data of this call, by sequence: first frame, parts, fin, code
+        self._fresh: dict[int, tuple[int, list[Part], bool, int | None]] = {}
+
+    # --- the answer
+
+    def on_message(self, message: Message) -> None:
+        match message:
+            case SubscribeOk():
+                if self.info is None:
+                    self._accepted(message)
+            case RequestError():
+                if self.info is None:
+                    self._rejected(message.code)
+            case PublishDone():
+                self._on_done(message)
+            case RequestOk() | PublishStateNotify():
+                pass
+            case _:
+                super().on_message(message)
+
+    def _accepted(self, message: SubscribeOk) -> None:
+        info = self.info = info_of(message.properties)
+        self.timed = any(kind == PropertyType.TIMESCALE for kind, _ in message.properties)
+        self._largest = message.params.largest
+        self.alias = message.alias
+        self._owner.name(self, message.alias)
+        for question in self.questions:
+            self._core.emit(InfoReceived(question, info))
+        self.questions.clear()
+        self._start()
+        if self._largest is not None and self._joins:
+            group = self._largest.group
+            self._join = Join(self._core, self._owner, self, self._assembly(group, joining=True))
+        self._owner.adopt(self)
+
+    def claim(self, request: int) -> None:
+        """The subscription that its owner wants."""
+        self.request = request
+        self.unclaimed_until = NEVER
+        if self.info is not None:
+            self._start()
+        self.flush()
+
+    def _start(self) -> None:
+        if self.request and self.info is not None:
+            first = self._largest.group if self._largest is not None and self._joins else None
+            self._core.emit(SubscriptionStarted(self.request, first, self.info.priority))
+
+    def _rejected(self, code: int) -> None:
+        assert self.exchange is not None
+        self._reject(self._core.refused(code, self.exchange.kind), code)
+
+    def _reject(self, code: int, received: int) -> None:
+        if self.gone:
+            return
+        self.flush()
+        self._owner.forget(self)
+        if self.exchange is not None:
+            self.exchange.leave()
+        for request in (*self.questions, self.request):
+            if request:
+                self._core.emit(RequestRejected(request, code, received))
+        self.questions.clear()
+
+    def _on_done(self, message: PublishDone) -> None:
+        code = self._core.ended(message.status)
+        if code is not None:
+            self._reject(code, message.status)
+            return
+        self._ended()
+
+    def _ended(self) -> None:
+        if self._done:
+            return
+        self._done = True
+        for group in list(self.groups.values()):
+            group.end_if_complete()
+        self.flush()
+        if self.exchange is not None:
+            self.exchange.leave()
+        if self.request:
+            self._core.emit(SubscriptionEnded(self.request, self._final, closed=True))
+        self._owner.settle(self)
+
+    def on_finished(self) -> None:
+        """Without PUBLISH_DONE it is the end, too."""
+        if self.info is None:
+            self._reject(StreamCode.NOT_FOUND, StreamCode.NOT_FOUND)
+        else:
+            self._ended()
+
+    def on_left(self, code: int) -> None:
+        self._reject(code, code)
+
+    def leave(self, code: int | None) -> None:
+        """We want no more of it."""
+        for group in list(self.groups.values()):
+            for stream in group.streams():
+                self._core.cancel(stream)
+        self.groups.clear()
+        if self._join is not None:
+            self._join.leave()
+        if self.exchange is not None and not self._done:
+            self.exchange.cancel(StreamCode.CANCELLED if code is None else code)
+
+    # --- groups
+
+    def begin(self, stream: SubgroupStream) -> None:
+        """A subgroup stream of the peer."""
+        sequence = stream.header.group
+        group = self.groups.get(sequence)
+        largest = self._largest
+        partial = self._joins and not stream.header.first_object
+        if group is None and partial and largest is not None and sequence <= largest.group:
+            self._core.refuse(stream.stream, StreamCode.OLD)  # its beginning does not come
+            return
+        stream.attach(self, self._assembly(sequence) if group is None else group)
+
+    def _assembly(self, sequence: int, *, joining: bool = False) -> Assembly:
+        group = self.groups[sequence] = Assembly(self, sequence, joining=joining)
+        if sequence > self._newest:
+            self._newest = sequence
+            for older in list(self.groups.values()):
+                if older is not group:
+                    older.end_if_complete()
+        return group
+
+    def has_newer(self, sequence: int) -> bool:
+        return self._done or sequence < self._newest
+
+    def ends(self, final: int) -> None:
+        self._final = final
+
+    def group_over(self, group: Assembly) -> None:
+        if self.groups.get(group.sequence) is group:
+            del self.groups[group.sequence]
+            self._owner.settle(self)
+
+    def add(
+        self, sequence: int, first_frame: int, parts: list[Part], *, fin: bool, code: int | None = None
+    ) -> None:
+        known = self._fresh.get(sequence)
+        if known is not None:
+            first_frame, former, _, _ = known
+            former += parts
+            parts = former
+        elif not self._fresh and self.request:
+            self._owner.fresh.append(self)
+        self._fresh[sequence] = (first_frame, parts, fin, code)
+        if not self.request:
+            self._kept += sum(len(part) for part in parts if isinstance(part, bytes))
+            if self._kept > UNCLAIMED_BYTES:
+                self._owner.drop(self)
+
+    def flush(self) -> None:
+        if self._fresh and self.request:
+            fresh, self._fresh = self._fresh, {}
+            groups = [
+                GroupPart(sequence, first, tuple(parts), fin, code)
+                for sequence, (first, parts, fin, code) in fresh.items()
+            ]
+            self._core.emit(GroupData(self.request, tuple(groups)))
+
+    def stop_group(self, sequence: int, code: int) -> None:
+        group = self.groups.pop(sequence, None)
+        if group is not None:
+            group.closed = True
+            for stream in group.streams():
+                self._core.refuse(stream, code)
+            self._owner.settle(self)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing of it can come any more."""
+        return self._done and not self.groups
+
+
+class FetchParty(Party):
+    """A fetch of ours: its answer, and the objects of its stream."""
+
+    def __init__(self, core: IetfCore, owner: Requests) -> None:
+        self.exchange: Exchange | None = None
+        self.timed = False
+        self.subgroups: dict[int, Subgroup] = {}
+        self._core = core
+        self._owner = owner
+        self._over = False
+
+    def on_message(self, message: Message) -> None:
+        match message:
+            case RequestError():
+                assert self.exchange is not None
+                self.failed(self._core.refused(message.code, self.exchange.kind), message.code)
+            case FetchOk() | RequestOk():
+                pass
+            case _:
+                super().on_message(message)
+
+    def on_finished(self) -> None:
+        """The objects have a stream of their own."""
+
+    def on_left(self, code: int) -> None:
+        self.failed(code, code)
+
+    def leave(self, code: int = StreamCode.CANCELLED) -> None:
+        self._over = True
+        if self.exchange is not None:
+            self._owner.fetches.pop(self.exchange.id, None)
+            self.exchange.cancel(code)
+
+    def end(self) -> None:
+        self._over = True
+        if self.exchange is not None:
+            self._owner.fetches.pop(self.exchange.id, None)
+            self.exchange.leave()
+
+    def failed(self, code: int, received: int) -> None:
+        raise NotImplementedError
+
+    def took(self, parts: list[Part], *, fin: bool) -> None:
+        raise NotImplementedError
+
+
+class Join(FetchParty):
+    """Fetches the beginning of the group in which a subscription starts."""
+
+    def __init__(self, core: IetfCore, owner: Requests, subscription: Subscription, group: Assembly) -> None:
+        super().__init__(core, owner)
+        self.subscription = subscription
+        self.subgroups = group.subgroups
+        self.timed = subscription.timed
+        self._group = group
+        exchange = subscription.exchange
+        assert exchange is not None
+        self.exchange = owner.exchanges.ask(
+            lambda number: JoiningFetch(
+                number, exchange.id, 0, params=Parameters(order=GroupOrder.ASCENDING)
+            ),
+            self,
+        )
+        owner.fetches[self.exchange.id] = self
+
+    def took(self, parts: list[Part], *, fin: bool) -> None:
+        self._group.fetched(parts)
+        if fin:
+            self.end()
+            self._join()
+
+    def failed(self, code: int, received: int) -> None:  # noqa: ARG002 - the subscription goes on without
+        if not self._over:
+            self.end()
+            self._join()
+
+    def _join(self) -> None:
+        streams = self._group.streams()
+        self._group.joined()
+        if self._group.closed:
+            for stream in streams:
+                self._core.refuse(stream, StreamCode.OLD)
+
+
+class GroupFetch(FetchParty):
+    """Fetches a group for our owner."""
+
+    def __init__(
+        self, core: IetfCore, owner: Requests, request: int, group: int, start: int, *, timed: bool
+    ) -> None:
+        super().__init__(core, owner)
+        self.request = request
+        self.timed = timed
+        self._group = group
+        self._start = start
+
+    def took(self, parts: list[Part], *, fin: bool) -> None:
+        if not self._over:
+            if fin:
+                self.end()
+                self._owner.forget_fetch(self.request)
+            part = GroupPart(self._group, self._start, tuple(parts), fin, None)
+            self._core.emit(FetchedData(self.request, part))
+
+    def failed(self, code: int, received: int) -> None:
+        if not self._over:
+            self.end()
+            self._owner.forget_fetch(self.request)
+            self._core.emit(RequestRejected(self.request, code, received))
+
+
+class FetchReader(Handler):
+    """A fetch stream of the peer."""
+
+    def __init__(self, core: IetfCore, fetch: FetchParty, decoder: UniDecoder) -> None:
+        self._core = core
+        self._fetch = fetch
+        self._decoder = decoder
+
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+        self.take(self._decoder.feed(data), fin=fin)
+
+    def take(self, items: Sequence[UniItem], *, fin: bool) -> None:
+        if fin:
+            self._decoder.end()
+        fetch, parts = self._fetch, list[Part]()
+        for item in items:
+            if isinstance(item, bytes):
+                parts.append(item)
+            elif isinstance(item, FetchObject) and item.status is ObjectStatus.NORMAL:
+                subgroup = fetch.subgroups.get(item.subgroup)
+                if subgroup is None:
+                    subgroup = Subgroup(item.subgroup, item.priority, starts=True, ends_group=False)
+                    fetch.subgroups[item.subgroup] = subgroup
+                subgroup.starts = True
+                parts.append(
+                    start_of(
+                        item.id,
+                        item.size,
+                        item.properties,
+                        subgroup,
+                        timed=fetch.timed,
+                        arrival=self._core.now,
+                    )
+                )
+        fetch.took(parts, fin=fin)
+
+    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+        self._fetch.failed(self._core.received(code), code)
+
+    def on_fault(self, error: WireError) -> None:
+        self._fetch.failed(error.stream_code, error.stream_code)
+
+
+class Requests:
+    """All requests of our side.
+
+    Size: a method for each command, and for each kind of stream that answers one.
+    """
+
+    def __init__(self, core: IetfCore, exchanges: Exchanges) -> None:
+        self.exchanges = exchanges
+        self.namespaces = PeerNamespaces(core, exchanges)
+        self.fresh: list[Subscription] = []  # with data in this call
+        self.fetches: dict[int, FetchParty] = {}  # by request id on the wire
+        self._core = core
+        self._subscriptions: dict[int, Subscription] = {}  # by request
+        self._unclaimed: dict[tuple[str, str], Subscription] = {}
+        self._questions: dict[int, Subscription] = {}
+        self._group_fetches: dict[int, GroupFetch] = {}  # by request
+        self._aliases: dict[int, Subscription] = {}
+        self._retired: deque[int] = deque(maxlen=RETIRED)
+        self._early: dict[SubgroupStream, float] = {}  # until when they wait for their track
+
+    def flush(self) -> None:
+        """At the end of a call: one event per subscription."""
+        fresh, self.fresh = self.fresh, []
+        for subscription in fresh:
+            subscription.flush()
+
+    # --- commands
+
+    def request_announcements(self, prefix: str) -> int:
+        return self.namespaces.request(prefix)
+
+    def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
+        request = self._core.new_request()
+        subscription = self._unclaimed.pop((broadcast, track), None)
+        if subscription is None:
+            subscription = self._subscribe(broadcast, track, params)
+            self._subscriptions[request] = subscription
+            subscription.claim(request)
+        else:
+            self._subscriptions[request] = subscription
+            subscription.claim(request)
+            self.update(request, params)
+        return request
+
+    def _subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> Subscription:
+        core = self._core
+        subscription = Subscription(core, self, broadcast, track, params)
+        wanted = Parameters(
+            forward=True,
+            priority=255 - params.priority,
+            order=GroupOrder.ASCENDING if params.ordered else GroupOrder.DESCENDING,
+            filter=filter_of(params, core.profile),
+        )
+        namespace, name = namespace_of(broadcast), track.encode()
+        subscription.exchange = self.exchanges.ask(
+            lambda number: Subscribe(number, namespace, name, wanted), subscription
+        )
+        return subscription
+
+    def update(self, request: int, params: SubscribeParams) -> None:
+        """Of the priority."""
+        subscription = self._subscriptions.get(request)
+        if subscription is None or subscription.exchange is None:
+            return
+        if params.priority != subscription.params.priority:
+            subscription.exchange.update(Parameters(priority=255 - params.priority))
+        subscription.params = params
+
+    def request_info(self, broadcast: str, track: str) -> int:
+        core = self._core
+        request = core.new_request()
+        key = broadcast, track
+        subscription = self._unclaimed.get(key)
+        if subscription is None:
+            subscription = next((s for s in self._subscriptions.values() if s.name == key), None)
+        if subscription is None:
+            subscription = self._unclaimed[key] = self._subscribe(broadcast, track, SubscribeParams())
+        if subscription.unclaimed_until != NEVER or not subscription.request:
+            subscription.unclaimed_until = core.now + UNCLAIMED
+        if subscription.info is not None:
+            core.emit(InfoReceived(request, subscription.info))
+        else:
+            subscription.questions.append(request)
+            self._questions[request] = subscription
+        return request
+
+    def fetch(
+        self,
+        broadcast: str,
+        track: str,
+        group: int,
+        *,
+        priority: int = 0,
+        start_frame: int = 0,
+        end_frame: int | None = None,
+    ) -> int:
+        core = self._core
+        request = core.new_request()
+        named = [*self._subscriptions.values(), *self._unclaimed.values()]
+        timed = any(s.timed for s in named if s.name == (broadcast, track))
+        fetch = GroupFetch(core, self, request, group, start_frame, timed=timed)
+        where = AbsoluteRange(Location(group, start_frame), group, end_frame)
+        wanted = Parameters(priority=255 - priority, order=GroupOrder.ASCENDING)
+        namespace, name = namespace_of(broadcast), track.encode()
+        fetch.exchange = self.exchanges.ask(
+            lambda number: Fetch(number, namespace, name, where, wanted), fetch
+        )
+        self._group_fetches[request] = self.fetches[fetch.exchange.id] = fetch
+        return request
+
+    def probe(self) -> int:
+        """It has no such request."""
+        raise ValueError(f"{self._core.version.name_on_wire} has no Probe stream")
+
+    def goaway(self, uri: str = "") -> bool:
+        core = self._core
+        if core.session.is_client:
+            uri = ""
+        self.exchanges.write(Goaway(uri))
+        return True
+
+    def cancel(self, request: int, code: int | None = None) -> None:
+        """No event of the request follows."""
+        subscription = self._subscriptions.get(request)
+        question = self._questions.pop(request, None)
+        if subscription is not None:
+            self.forget(subscription)
+            subscription.leave(code)
+        elif question is not None:
+            if request in question.questions:
+                question.questions.remove(request)
+        elif (fetch := self._group_fetches.pop(request, None)) is not None:
+            fetch.leave(StreamCode.CANCELLED if code is None else code)
+        else:
+            self.namespaces.cancel(request)
+
+    def stop_group(self, request: int, sequence: int, code: int) -> None:
+        subscription = self._subscriptions.get(request)
+        if subscription is not None:
+            subscription.stop_group(sequence, code)
+
+    # --- time
+
+    @property
+    def deadline(self) -> float:
+        waiting = [subscription.unclaimed_until for subscription in self._unclaimed.values()]
+        return min((*waiting, *self._early.values(), self.namespaces.deadline))
+
+    def on_time(self, now: float) -> None:
+        self.namespaces.on_time(now)
+        for subscription in [s for s in self._unclaimed.values() if s.unclaimed_until <= now]:
+            self.drop(subscription)
+        for stream in [stream for stream, until in self._early.items() if until <= now]:
+            del self._early[stream]
+            self._stray(stream)
+
+    # --- for subscriptions
+
+    def name(self, subscription: Subscription, alias: int) -> None:
+        """The peer's name of a track on data streams. Raises DuplicateAlias."""
+        if self._aliases.get(alias, subscription) is not subscription:
+            raise DuplicateAlias(f"track alias {alias} is in use")
+        self._aliases[alias] = subscription
+
+    def adopt(self, subscription: Subscription) -> None:
+        """Pass on its groups that came before the answer."""
+        for stream in [s for s in self._early if s.header.alias == subscription.alias]:
+            del self._early[stream]
+            subscription.begin(stream)
+
+    def drop(self, subscription: Subscription) -> None:
+        """Nobody claims it."""
+        self.forget(subscription)
+        subscription.leave(None)
+
+    def forget(self, subscription: Subscription) -> None:
+        subscription.gone = True
+        if self._unclaimed.get(subscription.name) is subscription:
+            del self._unclaimed[subscription.name]
+        self._subscriptions.pop(subscription.request, None)
+        self._retire(subscription)
+
+    def _retire(self, subscription: Subscription) -> None:
+        if subscription.alias is not None and self._aliases.get(subscription.alias) is subscription:
+            del self._aliases[subscription.alias]
+            self._retired.append(subscription.alias)
+
+    def settle(self, subscription: Subscription) -> None:
+        """Its owner cancels it in time; a late question or nobody does not."""
+        if subscription.settled and not subscription.request:
+            self.forget(subscription)
+
+    def forget_fetch(self, request: int) -> None:
+        self._group_fetches.pop(request, None)
+
+    # --- streams of the peer
+
+    def begin_subgroup(
+        self, stream: Stream, header: SubgroupHeader, decoder: UniDecoder, items: list[UniItem], *, fin: bool
+    ) -> None:
+        group = SubgroupStream(self._core, stream, header, decoder)
+        stream.context = group
+        group.begin(items, fin=fin)
+        subscription = self._aliases.get(header.alias)
+        if subscription is not None:
+            subscription.begin(group)
+        elif header.alias in self._retired or not self._is_waiting or len(self._early) >= EARLY_STREAMS:
+            self._stray(group)
+        else:
+            self._early[group] = self._core.now + EARLY
+
+    @property
+    def _is_waiting(self) -> bool:
+        """An answer to a SUBSCRIBE is due."""
+        known = (*self._subscriptions.values(), *self._unclaimed.values())
+        return any(subscription.info is None for subscription in known)
+
+    def _stray(self, stream: SubgroupStream) -> None:
+        self._core.emit(StrayGroup(stream.header.alias, stream.header.group))
+        self._core.cancel(stream.stream)
+
+    def begin_fetch(
+        self, stream: Stream, header: FetchHeader, decoder: UniDecoder, items: list[UniItem], *, fin: bool
+    ) -> None:
+        fetch = self.fetches.get(header.request_id)
+        if fetch is None:
+            self._core.cancel(stream)
+            return
+        reader = FetchReader(self._core, fetch, decoder)
+        stream.context = reader
+        reader.take(items, fin=fin)
+
+    def on_datagram(self, data: bytes) -> None:
+        """A group of one frame. Drops unreadable datagrams, those without a subscription, and further objects."""
+        core = self._core
+        try:
+            datagram = decode_datagram(data, core.profile)
+        except WireError:
+            return
+        subscription = None if datagram is None else self._aliases.get(datagram.alias)
+        if datagram is None or subscription is None or not subscription.request:
+            return
+        if datagram.object or datagram.status is not None or datagram.group > MAX_VARINT:
+            return
+        timestamp = None
+        if subscription.timed:
+            found = (value for kind, value in datagram.properties if kind == PropertyType.TIMESTAMP)
+            timestamp = next(found, None)
+        if not isinstance(timestamp, int) or timestamp > MAX_TIMESTAMP:
+            timestamp = int(core.now * MICROSECONDS)
+        subscription.flush()
+        core.emit(DatagramReceived(subscription.request, datagram.group, timestamp, datagram.payload))

@@ -1,0 +1,214 @@
+"""Requests of a moq-transport peer.
+
+A SUBSCRIBE first asks for the properties of its track, which its answer carries, and then subscribes. A FETCH is a
+request for one group after the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relay.model.track import TrackProperties
+from relay.moq.ietf_announce import NamespaceWriter, RequestingWriter, offered
+from relay.moq.ietf_core import IetfCore
+from relay.moq.ietf_delivery import IetfDelivery, properties_of
+from relay.moq.ietf_exchange import Exchange, Exchanges, Party
+from relay.moq.ietf_fetching import FetchAnswer
+from relay.moq.ietf_names import path_of, track_of
+from relay.moq.serving import Serving
+from relay.moq.session import (
+    AnnounceRequested,
+    InfoRequested,
+    Offer,
+    RequestCancelled,
+    SubscribeRequested,
+)
+from relay.transport.session import Stream
+from relay.wire.errors import StreamCode
+from relay.wire.ietf.messages import (
+    Fetch,
+    Interest,
+    JoiningFetch,
+    Request,
+    Subscribe,
+    SubscribeNamespace,
+    TrackStatus,
+)
+from relay.wire.ietf.values import AbsoluteRange
+
+
+class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
+    """All requests of the peer.
+
+    Size: a method for each kind of request and answer, beside those of every dialect (`Serving`).
+    """
+
+    def __init__(self, core: IetfCore, exchanges: Exchanges) -> None:
+        super().__init__(core)
+        self._ietf = core
+        self._exchanges = exchanges
+        self._asking: dict[int, IetfDelivery] = {}  # by the request for the track's properties
+        self._statuses: dict[int, Exchange] = {}
+        self._fetches: dict[int, FetchAnswer] = {}  # by the request for the present group
+        self._offered: dict[str, Exchange] = {}  # PUBLISH_NAMESPACE of ours, by path
+
+    def open(self, exchange: Exchange, message: Request) -> Party:
+        """A request that consumes. Returns our side."""
+        match message:
+            case Subscribe():
+                self._on_subscribe(exchange, message)
+            case TrackStatus():
+                self._on_status(exchange, message)
+            case Fetch():
+                self._on_fetch(exchange, message)
+            case JoiningFetch():
+                self._on_joining_fetch(exchange, message)
+            case SubscribeNamespace():
+                self._on_interest(exchange, message)
+            case _:
+                exchange.error(StreamCode.INTERNAL)
+        return exchange.party
+
+    def _named(self, exchange: Exchange, message: Subscribe | TrackStatus | Fetch) -> tuple[str, str] | None:
+        """`None` if the names have no path: refused."""
+        broadcast, track = path_of(message.namespace), track_of(message.track)
+        if broadcast is None or track is None:
+            exchange.error(StreamCode.NOT_FOUND, "no such name here")
+            return None
+        return broadcast, track
+
+    def _on_subscribe(self, exchange: Exchange, message: Subscribe) -> None:
+        core = self._ietf
+        named = self._named(exchange, message)
+        if named is None:
+            return
+        request = core.new_request()
+        delivery = IetfDelivery(core, self, request, message.params, exchange, self._ranks)
+        delivery.named = named
+        question = core.new_request()
+        self._deliveries[request] = self._asking[question] = delivery
+        core.emit(InfoRequested(question, *named))
+
+    def _on_status(self, exchange: Exchange, message: TrackStatus) -> None:
+        core = self._ietf
+        named = self._named(exchange, message)
+        if named is not None:
+            question = core.new_request()
+            self._statuses[question] = exchange
+            exchange.party = Questioner(self, question)
+            core.emit(InfoRequested(question, *named))
+
+    def _on_fetch(self, exchange: Exchange, message: Fetch) -> None:
+        named = self._named(exchange, message)
+        wanted = message.range
+        if named is None:
+            return
+        if not isinstance(wanted, AbsoluteRange) or wanted.end_group is None:
+            exchange.error(StreamCode.NOT_FOUND, "a range with an end is expected")
+            return
+        fetch = FetchAnswer(self._ietf, self, exchange, named, message.params)
+        fetch.begin(wanted.start, (wanted.end_group, wanted.end_object))
+
+    def _on_joining_fetch(self, exchange: Exchange, message: JoiningFetch) -> None:
+        found = (d for d in self._deliveries.values() if d.exchange.id == message.subscribe_id)
+        delivery = next(found, None)
+        if delivery is None:
+            exchange.error(StreamCode.NOT_FOUND, "no such subscription")
+            return
+        priority = 255 - delivery.info.priority
+        fetch = FetchAnswer(self._ietf, self, exchange, delivery.named, message.params, priority)
+        delivery.join(fetch, message.start, relative=message.relative)
+
+    def _on_interest(self, exchange: Exchange, message: SubscribeNamespace) -> None:
+        core = self._ietf
+        prefix = path_of(message.prefix)
+        if message.interest is Interest.TRACKS:
+            exchange.error(StreamCode.INTERNAL, "tracks are not announced")
+        elif prefix is None:
+            exchange.error(StreamCode.NOT_FOUND, "the prefix has no path")
+        else:
+            request = core.new_request()
+            if core.profile.namespace_streams:
+                writer = NamespaceWriter(core, self, request, prefix, exchange)
+            else:
+                writer = RequestingWriter(core, self, request, prefix, exchange, self._exchanges)
+            exchange.party = writer
+            self._writers[request] = writer
+            core.emit(AnnounceRequested(request, prefix, 0))
+
+    # --- answers
+
+    def send_info(self, request: int, properties: TrackProperties) -> None:
+        status = self._statuses.pop(request, None)
+        if status is not None:
+            kept = properties_of(properties) if self._ietf.profile.track_properties else ()
+            status.ok(properties=kept)
+            status.finish()
+        delivery = self._asking.pop(request, None)
+        if delivery is not None:
+            delivery.info = properties
+            self._core.emit(SubscribeRequested(delivery.request, *delivery.named, delivery.wanted))
+
+    def reject(self, request: int, code: int) -> None:
+        status = self._statuses.pop(request, None)
+        if status is not None:
+            status.error(code)
+        fetch = self._fetches.get(request)
+        if fetch is not None:
+            fetch.missing(code)
+            return
+        delivery = self._asking.pop(request, None)
+        super().reject(request if delivery is None else delivery.request, code)
+
+    def cancelled(self, request: int, code: int | None) -> None:
+        question = next((number for number, asked in self._asking.items() if asked.request == request), None)
+        if question is not None:
+            del self._asking[question]
+            self._core.emit(RequestCancelled(question, code))
+        fetch = self._fetches.get(request)
+        if fetch is not None:
+            fetch.on_left(StreamCode.CANCELLED if code is None else code)
+        if self._statuses.pop(request, None) is not None:
+            self._core.emit(RequestCancelled(request, code))
+        super().cancelled(request, code)
+
+    # --- fetches
+
+    def track_fetch(self, request: int, fetch: FetchAnswer) -> None:
+        self._fetches[request] = fetch
+
+    def fetch_over(self, request: int) -> None:
+        self._fetches.pop(request, None)
+
+    def wrote(self, stream: Stream, request: int, size: int) -> None:
+        self._keep_account(stream, request, size)
+
+    def send_fetched(self, request: int, chunks: tuple[Any, ...], *, fin: bool) -> None:
+        fetch = self._fetches.get(request)
+        if fetch is not None:
+            fetch.take(chunks, fin=fin)
+
+    # --- our broadcasts
+
+    def offer(self, path: str, offer: Offer | None) -> None:
+        """A client announces without being asked."""
+        super().offer(path, offer)
+        if not self._core.session.is_client or not path:
+            return
+        if offer is None:
+            exchange = self._offered.pop(path, None)
+            if exchange is not None:
+                exchange.leave()
+        elif path not in self._offered:
+            self._offered[path] = offered(self._exchanges, path)
+
+
+class Questioner(Party):
+    """TRACK_STATUS of the peer."""
+
+    def __init__(self, owner: IetfServing, request: int) -> None:
+        self._owner = owner
+        self._request = request
+
+    def on_left(self, code: int) -> None:
+        self._owner.cancelled(self._request, code)

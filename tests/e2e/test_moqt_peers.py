@@ -1,0 +1,76 @@
+"""moq-rs 0.5.1 on drafts of moq-transport: publishes and watches through the relay, across dialects."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+
+from relay.app import Relay
+from relay.model.limits import Limits
+from relay.quic.certificate_store import CertificateStore
+from relay.quic.settings import QuicSettings
+from relay.runtime import SYSTEM
+from relay.transport.quic_server import QuicServer
+from relay.wire.version import AnyVersion, Draft, Version
+from tests.e2e.harness import free_udp_port
+from tests.e2e.support import NEW, assert_complete, paced, publisher, running, viewer
+
+GROUPS, FRAMES = 30, 10
+
+PAIRS: list[tuple[AnyVersion, AnyVersion]] = [
+    *((Version.LITE_06, draft) for draft in Draft),
+    *((draft, Version.LITE_06) for draft in Draft),
+    *((draft, draft) for draft in Draft),
+    (Version.LITE_04, Draft.DRAFT_18),
+    (Draft.DRAFT_18, Version.LITE_02),
+    (Draft.DRAFT_16, Draft.DRAFT_22),
+]
+
+
+@contextlib.asynccontextmanager
+async def listeners(relay: Relay, versions: Iterable[AnyVersion]) -> AsyncIterator[dict[AnyVersion, int]]:
+    """Ports of listeners for one version each, so that clients that offer all use that one."""
+    store = CertificateStore([], ["localhost"], dt.datetime.now(dt.UTC))
+    servers: dict[AnyVersion, QuicServer] = {}
+    for version in versions:
+        server = QuicServer(
+            runtime=SYSTEM,
+            address=("127.0.0.1", free_udp_port()),
+            certificates=store,
+            settings=QuicSettings(),
+            limits=Limits(),
+            versions=(version,),
+            on_request=lambda request, version=version: relay.accept(request, (version,)),  # type: ignore[misc]
+        )
+        await server.start()
+        servers[version] = server
+    try:
+        yield {version: server.addresses[0][1] for version, server in servers.items()}
+    finally:
+        for server in servers.values():
+            await server.close()
+
+
+@pytest.mark.parametrize("scheme", ["https", "moqt"])
+@pytest.mark.parametrize(("source", "sink"), PAIRS, ids=lambda value: getattr(value, "name", value))
+async def test_frames_arrive_complete(source: AnyVersion, sink: AnyVersion, scheme: str) -> None:
+    async with (
+        running() as relay,
+        listeners(relay, {source, sink}) as ports,
+        publisher(
+            NEW,
+            f"{scheme}://127.0.0.1:{ports[source]}/",
+            "demo/cam",
+            *paced(NEW, GROUPS, FRAMES),
+            "--wait-for-viewers",
+            1,
+        ) as publishing,
+        viewer(
+            NEW, f"{scheme}://127.0.0.1:{ports[sink]}/", "demo/cam", "--frames", GROUPS * FRAMES
+        ) as viewing,
+    ):
+        assert (await publishing.wait_for("negotiated"))["version"]
+        assert_complete(await viewing.wait_for("result"), GROUPS, FRAMES)
