@@ -14,7 +14,7 @@ WORKERS := 4
 unexport PYTHONDONTWRITEBYTECODE
 
 # What sources are tested by as well as compiled modules, an eighth of the tests each time.
-BOTH := tests/wire tests/moq tests/transport tests/actors tests/e2e
+BOTH := tests/wire tests/moq tests/quic tests/transport tests/actors tests/e2e
 
 .DEFAULT_GOAL := help
 .PHONY: help run compiled test test-full test-lowest coverage check format bench soak bench-micro bench-docs fuzz lock dist clean

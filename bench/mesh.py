@@ -29,6 +29,7 @@ from relay.actors.expiry import Expiries
 from relay.actors.origin import OriginActor
 from relay.actors.runtime import LoopActor, Ref, halt, send
 from relay.auth.permissions import Permissions
+from relay.compiled import PURE, reason
 from relay.model.limits import Limits
 from relay.model.path import join
 from relay.model.route import Route
@@ -344,6 +345,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nameless", action="store_true", help="relays that do not tell their names")
     options = parser.parse_args()
+    if not reason:
+        parser.error(f"{PURE}=1 is needed: messages are counted inside a module that is compiled")
     print(
         "| relays | published: messages | CPU | a viewer gets | withdrawn: messages | CPU | a viewer gets |"
     )

@@ -41,8 +41,12 @@ def _state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of each case of a test with the fixture `pairing`, keep the first pairing and another one in turn.
 
-    All stay if a test is named with its parameters. Of what is left, one in `SHARE` stays.
+    All stay if a test is named with its parameters. Of what is left, one in `SHARE` stays, and all that compiled
+    modules skip.
     """
+    for item in items:
+        if not compiled.reason and item.get_closest_marker("interpreted"):
+            item.add_marker(pytest.mark.skip("the modules are compiled"))
     if FULL or any("[" in argument for argument in config.invocation_params.args):
         return
     tests: dict[str, dict[Hashable, dict[str, pytest.Item]]] = defaultdict(lambda: defaultdict(dict))
@@ -53,7 +57,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 sorted((name, id(value)) for name, value in spec.params.items() if name != "pairing")
             )
             tests[item.nodeid.partition("[")[0]][case][spec.params["pairing"]] = item
-    left = {item for item in items if zlib.crc32(item.nodeid.encode()) % SHARE}
+    left = {
+        item
+        for item in items
+        if zlib.crc32(item.nodeid.encode()) % SHARE and not item.get_closest_marker("interpreted")
+    }
     for test, cases in tests.items():
         for number, pairings in enumerate(cases.values()):
             kept = rotated(list(pairings), test, number)

@@ -82,17 +82,17 @@ ROOMS = {
     "relay/quic/settings.py": Room((), never=EFFECTS),
     "relay/quic/": Room(
         ("quic", "logger", "model", "runtime", "transport.slots", "transport.sockets"),
-        ("aioquic", "cryptography"),
+        ("aioquic", "cryptography", "mypy_extensions"),
         only=tuple(
             ("aioquic", f"relay/quic/{name}.py")
             for name in ("admission", "endpoint", "handover", "handshake", "qlog", "trust")
         ),
     ),
     "relay/paths.py": Room((), never=EFFECTS),
-    "relay/wire/": Room(("wire", "paths"), never=EFFECTS),
+    "relay/wire/": Room(("wire", "paths"), ("mypy_extensions",), never=EFFECTS),
     "relay/logger.py": Room((), ("structlog",), never=EFFECTS),
     "relay/model/": Room(("model", "paths", "logger"), never=EFFECTS),
-    "relay/moq/": Room(("moq", "model", "wire", "transport.session"), never=EFFECTS),
+    "relay/moq/": Room(("moq", "model", "wire", "transport.session"), ("mypy_extensions",), never=EFFECTS),
     "relay/auth/": Room(
         ("auth", "logger", "model", "runtime", "terminal", "version", "wire"),
         ("jwt", "cryptography", "cachetools"),

@@ -8,7 +8,13 @@ from relay.model.numbering import RESERVE, Numbering, Span
 from relay.model.translation import Translation
 from relay.moq import session as moq
 
-GROUPS = (moq.GroupData, moq.DatagramReceived, moq.FetchedData, moq.SubscriptionDropped, m.UpstreamEnded)
+GROUPS: tuple[type, ...] = (
+    moq.GroupData,
+    moq.DatagramReceived,
+    moq.FetchedData,
+    moq.SubscriptionDropped,
+    m.UpstreamEnded,
+)
 
 WITH_NUMBERS = (
     *(*GROUPS, m.UpstreamProperties, m.UpstreamStarted, m.UpstreamFailed),

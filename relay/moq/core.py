@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from enum import Enum
 
+from mypy_extensions import mypyc_attr
+
 from relay.model.limits import Limits
 from relay.model.pace import TokenBucket
 from relay.moq.session import Event, Fault, LimitExceeded, PeerInfo
@@ -29,6 +31,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # another dialect has some
 class Handler:
     """The context of a stream: takes its events. Methods may raise WireError for a fault of the peer."""
 
@@ -59,6 +62,7 @@ class RequestOwner:
         """The peer left the request; `code` if it reset or stopped the stream."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # another dialect has some
 class PeerRequest(Handler):
     """A stream of the peer with a request, which ends when the peer leaves it."""
 
@@ -125,8 +129,8 @@ class Core:
         """Count a control message, or a stream opened for one. Raises TooManyMessages."""
         control = self.control
         if not control.spend(self.now):
-            at_once = f"after {control.burst} at once"
-            raise TooManyMessages(f"more than {control.rate} control messages a second, {at_once}")
+            at_once = f"after {control.burst:g} at once"
+            raise TooManyMessages(f"more than {control.rate:g} control messages a second, {at_once}")
 
     def code(self, code: int) -> int:
         """Translate a code of the current stream registry to this version's."""

@@ -22,7 +22,7 @@ from relay.quic.handler import APPLICATION, Close, Handler, Waker
 from relay.quic.handover import take_over
 from relay.quic.handshake import Handshake, split
 from relay.quic.settings import QuicSettings
-from relay.quic.udp import Address, UdpSocket
+from relay.quic.udp import Address, Sender
 
 logger = get_logger(__name__)
 
@@ -77,7 +77,7 @@ class Driver(Waker):
     Size: it joins the parts of a connection's whole life, and holds nothing of any of them.
     """
 
-    def __init__(self, endpoint: Owner, sock: UdpSocket, handshake: Handshake, address: Address) -> None:
+    def __init__(self, endpoint: Owner, sock: Sender, handshake: Handshake, address: Address) -> None:
         self.endpoint = endpoint
         self.sock = sock
         self.handshake: Handshake | None = handshake  # until complete; a client's until it is confirmed

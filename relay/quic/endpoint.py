@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from aioquic.quic.configuration import QuicConfiguration
+from mypy_extensions import mypyc_attr
 
 from relay.logger import Seconds, get_logger
 from relay.model.pace import LogThrottle
@@ -23,7 +24,7 @@ from relay.quic.driver import SHORTEST_WAIT, Driver
 from relay.quic.handler import Close, Handler
 from relay.quic.reset_tokens import TOKEN, ResetTokens
 from relay.quic.settings import QuicSettings
-from relay.quic.udp import Address, UdpSocket
+from relay.quic.udp import Address, Sender, UdpSocket
 from relay.runtime import Runtime
 
 logger = get_logger(__name__)
@@ -49,6 +50,7 @@ def quic_configuration(settings: QuicSettings, *, is_client: bool, alpns: list[s
     )
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Endpoint:
     """Common part of server and client; subclasses handle unknown packets and choose sessions.
 
@@ -97,7 +99,7 @@ class Endpoint:
     def on_close(self, driver: Driver) -> None:
         """`driver` has sent or received its close."""
 
-    def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None: ...
+    def unknown(self, sock: Sender, data: bytes, address: Address, now: float) -> None: ...
 
     def count_drop(self, driver: Driver) -> None:
         """A datagram of `driver` was dropped: its packets cost too much."""
@@ -158,7 +160,7 @@ class Endpoint:
         self._routes.pop(cid, None)
         driver.cids.discard(cid)
 
-    def on_datagram(self, sock: UdpSocket, data: bytes, address: Address) -> None:
+    def on_datagram(self, sock: Sender, data: bytes, address: Address) -> None:
         """Route one datagram by the destination connection id of its first packet."""
         if data[0] & 0x80:
             cid = data[6 : 6 + data[5]] if len(data) > LONG_HEADER_START else b""
@@ -173,7 +175,7 @@ class Endpoint:
         driver.receive(data, address, now)
         self._received[driver] = None
 
-    def on_merged(self, sock: UdpSocket, view: memoryview, each: int, address: Address) -> None:
+    def on_merged(self, sock: Sender, view: memoryview, each: int, address: Address) -> None:
         """Route datagrams of `each` bytes that the kernel has merged; the last one may be shorter."""
         at = 0
         while at < len(view):

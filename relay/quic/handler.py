@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from relay.quic.recovery import Recovery, Sent
 from relay.quic.streams import Stream
 
@@ -37,6 +39,7 @@ class Close:
         return self.frame_type == APPLICATION
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
 class Handler:
     """A session. The connection calls it in the order of the wire; its calls on streams take effect at `flush`.
 
@@ -74,6 +77,7 @@ class Handler:
         """The connection is closing, by either side. Called once; nothing follows."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
 class Waker:
     """The driver, as its connection sees it."""
 
@@ -81,6 +85,7 @@ class Waker:
         """There is something to send: call `flush` at the end of this turn."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # the log of `qlog.py`
 class Trace:
     """A log of packets. `plain` is a packet's payload, all its frames. Must never change anything."""
 

@@ -34,10 +34,22 @@ CERTAIN = 8  # after so many single reads in a row, the next so many skip the se
 class Receiver(Protocol):
     """Receiver of datagrams."""
 
-    def on_datagram(self, sock: UdpSocket, data: bytes, address: Address) -> None: ...
+    def on_datagram(self, sock: Sender, data: bytes, address: Address) -> None: ...
 
-    def on_merged(self, sock: UdpSocket, view: memoryview, each: int, address: Address) -> None:
+    def on_merged(self, sock: Sender, view: memoryview, each: int, address: Address) -> None:
         """Datagrams of `each` bytes, the last one possibly shorter. `view` is reused after the call."""
+
+
+class Sender(Protocol):
+    """A UDP socket, as drivers see it."""
+
+    unfragmented: bool
+    closed: bool
+
+    @property
+    def address(self) -> tuple[str, int]: ...
+    def send(self, data: bytes, address: Address) -> None: ...
+    def send_all(self, buffers: list[bytes], size: int, address: Address) -> None: ...
 
 
 class UdpSocket:

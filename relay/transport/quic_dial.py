@@ -19,7 +19,7 @@ from relay.quic.handler import Close, Handler
 from relay.quic.handshake import Handshake
 from relay.quic.settings import QuicSettings
 from relay.quic.trust import Trust
-from relay.quic.udp import Address, UdpSocket
+from relay.quic.udp import Address, Sender, UdpSocket
 from relay.runtime import Runtime
 from relay.transport.quic_session import QuicSession, SessionLostError, lost_of
 
@@ -93,7 +93,7 @@ class ClientEndpoint(Endpoint):
     def handshake_failed(self, driver: Driver, close: Close) -> None:  # noqa: ARG002 - as the base
         self.fail(lost_of(close))
 
-    def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:  # noqa: ARG002 - as the base
+    def unknown(self, sock: Sender, data: bytes, address: Address, now: float) -> None:  # noqa: ARG002 - as the base
         """A stateless reset has a random connection id."""
         for driver in self.connections:
             driver.receive(data, address, now)

@@ -27,7 +27,7 @@ from relay.quic.handshake import Credentials, Handshake
 from relay.quic.qlog import QlogDirectory
 from relay.quic.reset_tokens import ResetTokens
 from relay.quic.settings import QuicSettings
-from relay.quic.udp import Address, UdpSocket
+from relay.quic.udp import Address, Sender, UdpSocket
 from relay.runtime import Runtime
 from relay.transport.raw_quic import RawSession
 from relay.transport.session import SessionRequest
@@ -163,7 +163,7 @@ class QuicServer(Endpoint):
         self._admission.forget(driver)
         self._check_closed()
 
-    def unknown(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
+    def unknown(self, sock: Sender, data: bytes, address: Address, now: float) -> None:
         if not data[0] & 0x80:
             self._reset(sock, data, address, now)
             return
@@ -197,7 +197,7 @@ class QuicServer(Endpoint):
 
     # -- inside
 
-    def _reset(self, sock: UdpSocket, data: bytes, address: Address, now: float) -> None:
+    def _reset(self, sock: Sender, data: bytes, address: Address, now: float) -> None:
         """Answer a packet of a connection that we know nothing of: perhaps of before a restart."""
         reset = self.tokens.answer(data, CONNECTION_ID_LENGTH)
         if reset is not None and self._resets.spend(now):
@@ -210,7 +210,7 @@ class QuicServer(Endpoint):
         self.on_request(request)
 
     def _accept(
-        self, sock: UdpSocket, data: bytes, address: Address, now: float, cid: bytes, admitted: Admitted
+        self, sock: Sender, data: bytes, address: Address, now: float, cid: bytes, admitted: Admitted
     ) -> None:
         self._use_certificates(now)
         handshake = Handshake(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from relay.quic import errors
 from relay.quic.driver import Driver
 from relay.quic.handler import Close, Handler
@@ -73,6 +75,7 @@ def plain_code(code: int) -> int:
     return from_http3(code) or 0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class QuicSession(Handler):
     """A session over a connection; see `relay.transport.session.Session`. Subclasses add their framing.
 

@@ -10,6 +10,7 @@ from enum import Enum
 
 from aioquic.h3.events import H3Event, Headers, HeadersReceived
 from aioquic.quic.events import StopSendingReceived, StreamDataReceived, StreamReset
+from mypy_extensions import mypyc_attr
 
 from relay.quic.driver import Driver
 from relay.quic.streams import Stream
@@ -27,6 +28,7 @@ class Role(Enum):
     IGNORED = "answered; the rest does not matter"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class WebTransportSession(QuicSession):
     """Common part of client and server.
 

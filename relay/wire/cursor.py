@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final, NoReturn
 
+from mypy_extensions import mypyc_attr
+
 from relay.wire.errors import DecodeError
 from relay.wire.text import path_of, text_of
 from relay.wire.varint import decode_varint, encode_varint
@@ -15,6 +17,7 @@ from relay.wire.version import Version
 _MAX_BYTE: Final = 0xFF
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Cursor:
     """A position in one message body; every method raises DecodeError when the body ends too early."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Generic, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from relay.wire.errors import MessageTooLarge, Truncated, WireError, afresh
 from relay.wire.varint import decode_varint
 
@@ -13,6 +15,7 @@ MAX_MESSAGE: Final = 65536
 Item = TypeVar("Item")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Incremental(Generic[Item]):
     """Feed it slices, take complete items; a subclass reads one item in `_next`.
 

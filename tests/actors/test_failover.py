@@ -149,7 +149,6 @@ async def test_however_the_publisher_ends_its_viewers_move(
     elif how == "closed with a code":
         first.close(7)
     else:
-        first.ref.tell(m.SessionEvents((object(),)))  # type: ignore[arg-type]
         first.ref.tell(m.OpenUpstream(None, "", "", None, False))  # type: ignore[arg-type]
     await settle()
     assert len(trouble.records) <= (how == "actor") * 2

@@ -92,6 +92,7 @@ def news(watcher: Watcher) -> list[str]:
 @pytest.mark.parametrize("version", WITH_HOPS)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("members", [True, False])
+@pytest.mark.interpreted
 @in_mesh
 async def test_a_withdrawal_from_a_full_mesh_is_one_end(version: Version, seed: int, members: bool) -> None:
     mesh = await a_mesh(6, seed, version, members=members)
@@ -115,6 +116,7 @@ async def test_a_withdrawal_from_a_full_mesh_is_one_end(version: Version, seed: 
 
 
 @pytest.mark.parametrize("size", [4, 8, 16])
+@pytest.mark.interpreted
 @in_mesh
 async def test_in_a_full_mesh_each_relay_gets_a_broadcast_announced_once(size: int) -> None:
     mesh = await a_mesh(size, 1)

@@ -225,6 +225,7 @@ async def test_another_relay_is_not_measured_before_it_holds_too_much(
     await world.close()
 
 
+@pytest.mark.interpreted
 @pytest.mark.virtual
 async def test_the_end_of_a_track_waits_for_a_viewer_that_takes_nothing_at_little_cost() -> None:
     """Else each of its requests would cost the relay hundreds of checks."""

@@ -10,6 +10,7 @@ import re
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -226,6 +227,20 @@ async def over_webtransport(relay: Relay, target: bytes, *fields: bytes) -> Outc
         return False, (ended.code, without_word(ended.reason))
 
 
+class Opening:
+    """A session that opens unidirectional streams through `wrap`."""
+
+    def __init__(self, session: Any, wrap: Callable[[Stream], Any]) -> None:
+        self._session = session
+        self._wrap = wrap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def open_uni(self, priority: int = 0) -> Any:
+        return self._wrap(self._session.open_uni(priority))
+
+
 class Introduction:
     """The stream of our SETUP, with `target` in place of tildes."""
 
@@ -244,9 +259,7 @@ async def over_quic(relay: Relay, target: bytes, *fields: bytes) -> Outcome:
     """Path and query are a parameter of SETUP."""
     tls = ClientTls(fingerprints=(relay.fingerprint,))
     session: Any = await connect(address(relay, "quic"), versions=(Version.LITE_05,), tls=tls)
-    client = Client(session, target="~" * len(target))
-    open_uni = session.open_uni
-    session.open_uni = lambda: Introduction(open_uni(), target)
+    client = Client(Opening(session, partial(Introduction, target=target)), target="~" * len(target))
     try:
         await client.start()
         return True, await seen(client)
@@ -566,11 +579,8 @@ async def test_a_path_in_band_changes_nothing_where_there_is_a_url(
             if transport == "websocket"
             else connect(url, versions=(version,), tls=tls)
         )
-        client = Client(session)
-        open_uni = session.open_uni
-        claimed = setup_stream(version, Setup(path=f"/?jwt={everything()}", origin=client.hop))
-        session.open_uni = lambda: Replaced(open_uni(), claimed)
-        async with client:
+        claimed = setup_stream(version, Setup(path=f"/?jwt={everything()}", origin=1))
+        async with Client(Opening(session, partial(Replaced, data=claimed))) as client:
             announced = client.announced()
             async with asyncio.timeout(WITHIN):
                 await announced.wait_for("hall")

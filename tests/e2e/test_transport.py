@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -21,6 +21,7 @@ from relay.quic import offload
 from relay.quic.certificate_store import CertificatePair, CertificateStore, generate_certificate
 from relay.quic.endpoint import Endpoint
 from relay.quic.settings import QuicSettings
+from relay.quic.udp import UdpSocket
 from relay.transport.client import ClientTls, ConnectError, connect
 from relay.transport.quic_server import QuicServer
 from relay.transport.quic_session import QuicSession
@@ -609,7 +610,7 @@ async def test_garbage() -> None:
         session = await connect(host.url("https"), tls=host.tls)
         owner = Owner(session)
         target = ("127.0.0.1", host.port)
-        live = session.driver.sock.sock
+        live = cast("UdpSocket", session.driver.sock).sock
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             for _ in range(3000):
                 if dice.random() < 0.5:

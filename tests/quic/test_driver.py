@@ -228,6 +228,7 @@ def test_a_pause_during_the_handshake_is_no_silence_either(late: float) -> None:
     assert wire.server is not None
 
 
+@pytest.mark.interpreted
 async def test_one_pause_counts_once() -> None:
     """Two timers are late by it."""
     endpoint, late = Endpoint(QuicSettings(), SYSTEM), []
@@ -243,6 +244,7 @@ async def test_one_pause_counts_once() -> None:
     assert late == [1.0, 0.5]
 
 
+@pytest.mark.interpreted
 async def test_newcomers_in_every_turn_do_not_silence_others() -> None:
     class Told:
         gone = False

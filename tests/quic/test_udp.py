@@ -16,7 +16,7 @@ import pytest
 
 from relay.model.pace import LOG_BURST
 from relay.quic import offload, udp
-from relay.quic.udp import Address, UdpSocket
+from relay.quic.udp import Address, Sender, UdpSocket
 from relay.transport.sockets import bind_udp
 
 SIZE = 1000
@@ -30,11 +30,11 @@ class Echo:
     def __init__(self) -> None:
         self.addresses: list[Address] = []
 
-    def on_datagram(self, sock: UdpSocket, data: bytes, address: Address) -> None:
+    def on_datagram(self, sock: Sender, data: bytes, address: Address) -> None:
         self.addresses.append(address)
         sock.send_all([bytes(SIZE)] * data[0], SIZE, address)
 
-    def on_merged(self, sock: UdpSocket, view: memoryview, each: int, address: Address) -> None:
+    def on_merged(self, sock: Sender, view: memoryview, each: int, address: Address) -> None:
         for start in range(0, len(view), each):
             self.on_datagram(sock, bytes(view[start : start + each]), address)
 
@@ -99,6 +99,7 @@ async def test_one_peer_that_asks_two_addresses_is_on_two_paths() -> None:
 
 
 @linux
+@pytest.mark.interpreted
 async def test_what_waits_for_a_full_socket_leaves_from_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
     [sock] = bind_udp("0.0.0.0", 0)
     server = UdpSocket(sock, Echo(), buffer=65536, now=time.monotonic, answers=True)
