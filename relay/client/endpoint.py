@@ -147,7 +147,9 @@ class Endpoint(Handle):
             session,
             replace(TRUSTING, frame=max_frame),
             runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop,
-            [version for version in versions if isinstance(version, Version)],  # of those that SETUP may choose
+            [
+                version for version in versions if isinstance(version, Version)
+            ],  # of those that SETUP may choose
             admitted=True,
             options=Options(waits_for_setup=False, **setup),
         )
