@@ -63,6 +63,8 @@ class FetchAnswer(Party):
         self._group = 0
         self._frame = -1  # number of the last frame in it
         self._wanted = False  # the present object
+        self._left = 0  # bytes that it lacks
+        self._is_last = False  # it is the end of the range
         self._missing = 0
         self._stream: Stream | None = None
         self._encoder = FetchEncoder(core.profile, descending=self._descending)
@@ -81,6 +83,7 @@ class FetchAnswer(Party):
 
     def _ask(self, group: int) -> None:
         self._group, self._frame = group, -1
+        self._wanted = self._is_last = False
         self.request = self._core.new_request()
         self._owner.track_fetch(self.request, self)
         self._core.emit(FetchRequested(self.request, *self._named, group, self._priority, 0, None))
@@ -100,15 +103,24 @@ class FetchAnswer(Party):
         chunks: list[bytes] = []
         done = False
         for part in parts:
+            if done:
+                break
             if isinstance(part, bytes):
+                self._left -= len(part)
                 if self._wanted:
                     chunks.append(part)
+                done = self._is_last and not self._left
                 continue
             self._frame += 1
             number = part.id if isinstance(part, Object) else self._frame
-            if self._is_behind(number):
-                self._wanted, done = False, True
+            group, last = self._end
+            bounded = last is not None and self._group == group
+            if bounded and number > (last or 0):
+                done = True
                 break
+            self._left = part.size
+            self._is_last = bounded and number == last
+            done = self._is_last and not self._left
             self._wanted = self._group != self._start.group or number >= self._start.object
             if self._wanted:
                 if isinstance(part, Object):
@@ -127,10 +139,6 @@ class FetchAnswer(Party):
         if done or fin:
             self._owner.fetch_over(self.request)
             self._next()
-
-    def _is_behind(self, number: int) -> bool:
-        group, last = self._end
-        return self._group == group and last is not None and number > last
 
     def missing(self, code: int) -> None:
         """The present group does not exist, or its publisher refuses."""
