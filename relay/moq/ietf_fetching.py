@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from relay.model.group import Object, Part
+from relay.model.group import FrameStart, Object, Part
 from relay.moq.core import IGNORE
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Party
@@ -111,34 +111,42 @@ class FetchAnswer(Party):
                     chunks.append(part)
                 done = self._is_last and not self._left
                 continue
-            self._frame += 1
-            number = part.id if isinstance(part, Object) else self._frame
-            group, last = self._end
-            bounded = last is not None and self._group == group
-            if bounded and number > (last or 0):
-                done = True
-                break
-            self._left = part.size
-            self._is_last = bounded and number == last
+            header = self._begin_object(part)
+            if header is not None:
+                chunks.append(header)
             done = self._is_last and not self._left
-            self._wanted = self._group != self._start.group or number >= self._start.object
-            if self._wanted:
-                if isinstance(part, Object):
-                    subgroup, properties = part.subgroup.number, part.properties
-                    priority = part.subgroup.priority
-                else:
-                    subgroup, properties = 0, ((PropertyType.TIMESTAMP, part.timestamp),)
-                    priority = None
-                if priority is None:
-                    priority = self._publisher_priority
-                header = FetchObject(self._group, subgroup, number, priority, part.size, properties)
-                chunks.append(self._encoder.header(header))
         self._write(chunks)
         if done and not fin:
             self._core.emit(RequestCancelled(self.request, None))
         if done or fin:
             self._owner.fetch_over(self.request)
             self._next()
+
+    def _begin_object(self, start: FrameStart) -> bytes | None:
+        """The header of an object in the range."""
+        self._frame += 1
+        number = start.id if isinstance(start, Object) else self._frame
+        group, last = self._end
+        bounded = last is not None and self._group == group
+        if bounded and number > (last or 0):
+            self._wanted, self._is_last, self._left = False, True, 0
+            return None
+        self._left = start.size
+        self._is_last = bounded and number == last
+        self._wanted = self._group != self._start.group or number >= self._start.object
+        if not self._wanted:
+            return None
+        if isinstance(start, Object):
+            subgroup, properties = start.subgroup.number, start.properties
+            priority = start.subgroup.priority
+        else:
+            subgroup, properties = 0, ((PropertyType.TIMESTAMP, start.timestamp),)
+            priority = None
+        if priority is None:
+            priority = self._publisher_priority
+        return self._encoder.header(
+            FetchObject(self._group, subgroup, number, priority, start.size, properties)
+        )
 
     def missing(self, code: int) -> None:
         """The present group does not exist, or its publisher refuses."""
