@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from relay.actors.environment import Environment
-from relay.auth.permissions import Permissions, UnauthorizedError
+from relay.auth.permissions import Permissions, Reason, UnauthorizedError
 from relay.logger import Logger
 from relay.transport.session import Session, SessionRequest
 
@@ -16,6 +16,7 @@ class Rejection(NamedTuple):
 
     status: int
     reason: str
+    lacks_token: bool = False  # one could still change it
 
 
 async def decide(
@@ -26,7 +27,7 @@ async def decide(
         return await environment.authorize(path, query, peer.remote)
     except UnauthorizedError as error:
         log.info("refused", transport=peer.transport, remote=peer.remote, path=path, reason=error)
-        return Rejection(error.status, error.answer)
+        return Rejection(error.status, error.answer, error.reason is Reason.NEEDED)
     except Exception:  # the peer must get an answer
         log.exception("authorisation failed")
         return Rejection(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")

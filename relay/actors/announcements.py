@@ -41,11 +41,13 @@ class Announcements:
         self._announced: dict[str, Announcement] = {}
         self._generation = 0
 
-    def start(self) -> None:
+    def start(self, before: tuple[str, ...] = ()) -> None:
+        """Ask for what the peer may publish, and was not asked `before`."""
         peer = self._moq.peer
         if peer is None or peer.role != SUBSCRIBER_ONLY:
             for prefix in self._context.permissions.publish:
-                self._moq.requests.request_announcements(prefix)
+                if prefix not in before:
+                    self._moq.requests.request_announcements(prefix)
 
     def paths(self) -> tuple[str, ...]:
         return tuple(sorted(self._announced))

@@ -39,6 +39,7 @@ class Decided(NamedTuple):
     """The outcome of authorization."""
 
     outcome: Permissions | Rejection
+    request: int = 0  # of `TokenOffered`; 0 is the session itself
 
 
 class ConnectionActor(LoopActor):
@@ -136,6 +137,8 @@ class ConnectionActor(LoopActor):
                 self._drain()
             case Expired():
                 self._moq.close(SessionCode.UNAUTHORIZED, "token expired")
+            case Decided() if message.request:
+                self._on_token(message)
             case Decided():
                 self._on_decided(message.outcome)
             case m.OverLimit():
@@ -215,6 +218,9 @@ class ConnectionActor(LoopActor):
         match event:
             case moq.Introduced():
                 self._authorizing = asyncio.get_running_loop().create_task(self._authorize(event.target))
+            case moq.TokenOffered():
+                check = self._check(event.request, f"jwt={event.token}")
+                self._authorizing = asyncio.get_running_loop().create_task(check)
             case moq.Opened():
                 self._on_opened()
             case moq.Established():
@@ -267,10 +273,26 @@ class ConnectionActor(LoopActor):
 
     async def _authorize(self, target: str | None) -> None:
         context, path, query = self._context, self.session.path, self.session.query
-        if path is None:
+        if path is None or target is not None:
             path, _, query = (target or "/").partition("?")
         outcome = await decide(context.environment, self.session, path, query, context.log)
         send(self.actor_ref, Decided(outcome))
+
+    async def _check(self, request: int, query: str) -> None:
+        """A token in a request: it is for the path of the session."""
+        context = self._context
+        path = "/" + context.permissions.root
+        outcome = await decide(context.environment, self.session, path, query, context.log)
+        send(self.actor_ref, Decided(outcome, request))
+
+    def _on_token(self, decided: Decided) -> None:
+        """A good token extends the rights of the session, until it expires."""
+        outcome, before = decided.outcome, self._context.permissions
+        if isinstance(outcome, Permissions):
+            self._permit(before.extended(outcome))
+            self._expire_at(outcome.expires)
+            self.ingest.announcements.start(before.publish)
+        self._moq.authorized(decided.request, granted=isinstance(outcome, Permissions))
 
     def _on_decided(self, outcome: Permissions | Rejection) -> None:
         if isinstance(outcome, Permissions):
@@ -294,10 +316,16 @@ class ConnectionActor(LoopActor):
         rights = {"publish": shown(permissions.publish), "subscribe": shown(permissions.subscribe)}
         peer = {"transport": session.transport, "remote": session.remote, "version": name}
         context.log.info("accepted", **peer, path="/" + permissions.root, **rights)
-        expires, ref = permissions.expires, self.actor_ref
-        if expires is not None:
-            self._expiry = context.environment.expiries.at(expires, lambda: send(ref, Expired()))
+        self._expire_at(permissions.expires)
         self.ingest.announcements.start()
+
+    def _expire_at(self, expires: float | None) -> None:
+        ref = self.actor_ref
+        if expires is not None:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            expires = min(expires, self._context.permissions.expires or expires)
+            self._expiry = self._context.environment.expiries.at(expires, lambda: send(ref, Expired()))
 
     def describe(self) -> SessionRow:
         session, permissions = self.session, self._context.permissions

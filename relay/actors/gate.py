@@ -151,8 +151,10 @@ class GateActor(LoopActor):
         if admission is None:
             return
         request, outcome = admission.request, message.outcome
-        if not isinstance(outcome, Permissions):
-            request.reject(*outcome)
+        if isinstance(outcome, Rejection) and outcome.lacks_token and request.token_may_follow:
+            self._accept(message.number, request, admission.environment, None)
+        elif not isinstance(outcome, Permissions):
+            request.reject(outcome.status, outcome.reason)
         elif not self._rejected(request):
             self._accept(message.number, request, admission.environment, outcome)
         admission.answered.set()

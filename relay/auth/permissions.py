@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Final
@@ -54,6 +54,16 @@ class Permissions:
     subscribe: tuple[str, ...] = ()
     cluster: bool = False
     expires: float | None = None  # end of the session, in seconds since the epoch
+
+    def extended(self, other: Permissions) -> Permissions:
+        """With the prefixes of another token for the same root; the earlier end holds."""
+        ends = [end for end in (self.expires, other.expires) if end is not None]
+        return replace(
+            self,
+            publish=minimal((*self.publish, *other.publish)),
+            subscribe=minimal((*self.subscribe, *other.subscribe)),
+            expires=min(ends, default=None),
+        )
 
     def may_subscribe(self, path: str) -> bool:
         return any(covers(prefix, path) for prefix in self.subscribe)

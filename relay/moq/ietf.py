@@ -7,7 +7,7 @@ comes with the peer's SETUP, and `setup.admit` answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from relay.model.limits import Limits
 from relay.moq.core import Handler, State
@@ -16,11 +16,12 @@ from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Exchanges, Party
 from relay.moq.ietf_requests import Requests
 from relay.moq.ietf_serving import IetfServing
-from relay.moq.ietf_setup import SetupExchange
+from relay.moq.ietf_setup import SetupExchange, token_of
 from relay.moq.machine import AliveCheck
-from relay.moq.session import Features
+from relay.moq.session import Features, TokenOffered
 from relay.moq.setup import Options
 from relay.transport.session import Session, Stream, StreamData
+from relay.wire.errors import StreamCode
 from relay.wire.ietf.data import FetchHeader, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder, UniItem
 from relay.wire.ietf.messages import Message, Publish, PublishNamespace, Request
@@ -36,6 +37,28 @@ ENCODINGS = {
     Draft.DRAFT_14: Encoding.OBJECTS_14,
     Draft.DRAFT_16: Encoding.OBJECTS_16,
 }
+
+
+MOST_PARKED = 64  # requests that wait for a verdict on their token, and tokens remembered as good
+
+
+class Parked(NamedTuple):
+    """A request with a token."""
+
+    exchange: Exchange
+    message: Request
+    token: str
+
+
+class ParkedParty(Party):
+    """Its side until then."""
+
+    def __init__(self, parked: dict[int, Parked], request: int) -> None:
+        self._parked = parked
+        self._request = request
+
+    def on_left(self, code: int) -> None:  # noqa: ARG002 - it is over either way
+        self._parked.pop(self._request, None)
 
 
 class IetfSession(IetfCore):
@@ -63,6 +86,8 @@ class IetfSession(IetfCore):
         self.requests = Requests(self, exchanges)
         self.serving = IetfServing(self, exchanges)
         self.alive = AliveCheck(self)
+        self._parked: dict[int, Parked] = {}  # requests with a token that our owner checks
+        self._tokens: set[str] = set()  # good ones
 
     def start(self, now: float) -> None:
         """Begin. The transport's events follow by `receive`."""
@@ -108,7 +133,30 @@ class IetfSession(IetfCore):
         return None
 
     def _opened(self, exchange: Exchange, message: Request) -> Party:
-        """A request of the peer."""
+        """A request of the peer. One with a token waits for our owner's verdict."""
+        token = token_of(message.params.tokens)
+        if token is None or token in self._tokens:
+            return self._take(exchange, message)
+        if len(self._parked) >= MOST_PARKED:
+            exchange.error(StreamCode.NO_CAPACITY)
+            return exchange.party
+        request = self.new_request()
+        self._parked[request] = Parked(exchange, message, token)
+        self.emit(TokenOffered(request, token))
+        return ParkedParty(self._parked, request)
+
+    def authorized(self, request: int, *, granted: bool) -> None:
+        parked = self._parked.pop(request, None)
+        if parked is None:
+            return
+        if granted:
+            if len(self._tokens) < MOST_PARKED:
+                self._tokens.add(parked.token)
+            parked.exchange.party = self._take(parked.exchange, parked.message)
+        else:
+            parked.exchange.error(StreamCode.UNAUTHORIZED)
+
+    def _take(self, exchange: Exchange, message: Request) -> Party:
         if isinstance(message, PublishNamespace):
             return self.requests.namespaces.published(exchange, message)
         if isinstance(message, Publish):

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import re
+
 from relay.moq.core import IGNORE, Handler, State
-from relay.moq.ietf_core import IetfCore
+from relay.moq.ietf_core import IetfCore, SessionFault
 from relay.moq.ietf_exchange import MOST_IDS, Exchanges
 from relay.moq.session import NEVER, Established, Incompatible, Introduced, LimitExceeded, Opened, PeerLeaving
 from relay.moq.setup import Held, Options
 from relay.transport.session import Stream
 from relay.wire.errors import NoCommonVersion, ProtocolViolation, SessionCode
+from relay.wire.ietf.codes import SessionCode as IetfCode
 from relay.wire.ietf.control import MessageDecoder
 from relay.wire.ietf.messages import Goaway, Message, Setup
 from relay.wire.ietf.values import Token, TokenKind
 
 IMPLEMENTATION = "moq-relay"
 
+TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{1,8192}")
+"""What a token looks like: it becomes part of a query."""
+
 MOST_WAITING = 1_024  # messages on the control stream until the peer is admitted
+
+
+class UnknownTokenAlias(SessionFault):
+    """A token by an alias."""
+
+    ietf_code = IetfCode.UNKNOWN_TOKEN_ALIAS
 
 
 class SetupExchange:
@@ -93,6 +105,7 @@ class SetupExchange:
             path=path,
             authority=authority,
             implementation=IMPLEMENTATION,
+            tokens=() if options.token is None else (Token(options.token.encode()),),
             max_request_id=None if profile.request_streams else MOST_IDS,
             versions=versions,
             from_server=not session.is_client,
@@ -116,14 +129,16 @@ class SetupExchange:
 
     def _target(self) -> str | None:
         """The peer's path and query; its token joins the query."""
-        setup = self._peer
-        if setup is None:
+        setup, session = self._peer, self._core.session
+        token = None if setup is None else token_of(setup.tokens)
+        if setup is None or (session.path is not None and token is None):
             return None
-        target = setup.path or "/"
-        token = token_of(setup.tokens)
-        if token and "jwt=" not in target.partition("?")[2]:
-            target += ("&" if "?" in target else "?") + f"jwt={token}"
-        return target
+        path, _, query = (setup.path or "/").partition("?")
+        if session.path is not None:
+            path, query = session.path, session.query
+        if token is not None and "jwt=" not in query:
+            query += ("&" if query else "") + f"jwt={token}"
+        return f"{path}?{query}" if query else path
 
     def _advance(self) -> None:
         """Take every possible step."""
@@ -181,11 +196,14 @@ class SetupExchange:
 
 
 def token_of(tokens: tuple[Token, ...]) -> str | None:
-    """The first token with a value, as text."""
+    """The first token, as text. Raises UnknownTokenAlias: we keep none, and say so in SETUP."""
+    found = None
     for token in tokens:
-        if token.kind in (TokenKind.USE_VALUE, TokenKind.REGISTER) and token.value.isascii():
-            return token.value.decode()
-    return None
+        if token.kind in (TokenKind.USE_ALIAS, TokenKind.DELETE):
+            raise UnknownTokenAlias(f"token alias {token.alias} was not registered")
+        if found is None and TOKEN.fullmatch(token.value):
+            found = token.value.decode()
+    return found
 
 
 class _ControlStream(Handler):

@@ -126,6 +126,9 @@ class Machine(Core):
         self.alive.on_time(now)
         self.serving.on_time(now)
 
+    def authorized(self, request: int, *, granted: bool) -> None:
+        """Answers `TokenOffered`."""
+
     def close(self, code: int, reason: str) -> None:
         """`code` is of the current session registry."""
         raise NotImplementedError

@@ -28,7 +28,7 @@ Location: TypeAlias = tuple[int, int]  # numbers of a group, and of a frame in i
 class Introduced(NamedTuple):
     """The peer's path is known: answer with `admit` or `close`."""
 
-    target: str | None  # path and query from SETUP; `None`: the transport has a URL
+    target: str | None  # path and query from SETUP; `None`: those of the transport's URL
 
 
 class Opened(NamedTuple):
@@ -37,6 +37,13 @@ class Opened(NamedTuple):
 
 class Established(NamedTuple):
     """Set-up is complete; requests of the peer follow."""
+
+
+class TokenOffered(NamedTuple):
+    """A request of the peer brings a token, and waits: answer with `authorized`."""
+
+    request: int
+    token: str
 
 
 class PeerInfo(NamedTuple):
@@ -319,6 +326,7 @@ class GroupSkipped(NamedTuple):
 
 Event: TypeAlias = (
     Introduced
+    | TokenOffered
     | Opened
     | Established
     | PeerInfo

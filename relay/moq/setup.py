@@ -25,6 +25,9 @@ class Options:
     """Path and query for a transport without a URL, in place of the dialled ones."""
 
     authority: str | None = None
+    token: str | None = None
+    """For moq-transport's SETUP; moq-lite has it in the URL alone."""
+
     form: SetupForm | None = None
     """Opening of the older SETUP; `None` takes what servers of the peer's generation know."""
 

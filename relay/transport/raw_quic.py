@@ -55,6 +55,10 @@ class RawSession(QuicSession):
 
     # -- SessionRequest: path and token follow inside the session, if at all
 
+    @property
+    def token_may_follow(self) -> bool:
+        return True
+
     def accept(self) -> RawSession:
         return self
 

@@ -164,6 +164,10 @@ class SessionRequest(Protocol):
     query: str
     offered: tuple[str, ...]  # the peer's subprotocols, or the negotiated ALPN on raw QUIC
 
+    @property
+    def token_may_follow(self) -> bool:
+        """The version has a place for a token in SETUP, though the URL has one, too."""
+
     def accept(self) -> Session:
         """Accept; the version is the first offered one that the listener supports."""
 

@@ -100,6 +100,10 @@ class WebTransportServerSession(WebTransportSession):
             return
         self._on_request(self)
 
+    @property
+    def token_may_follow(self) -> bool:
+        return self.version is not None and self.version.has_setup_token
+
     def accept(self) -> WebTransportServerSession:
         """Answer the CONNECT request with 200."""
         if self.ended or self._accepted:

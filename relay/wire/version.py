@@ -132,6 +132,11 @@ class Version(IntEnum):
         """Codes of streams are those of HTTP/3 on raw QUIC, too."""
         return True
 
+    @property
+    def has_setup_token(self) -> bool:
+        """SETUP has a place for a token, whatever the transport."""
+        return False
+
 
 class Draft(IntEnum):
     """One draft of moq-transport; they compare by age. 19 has the rules of 18, and 21 those of 20."""
@@ -183,6 +188,11 @@ class Draft(IntEnum):
     def maps_codes(self) -> bool:
         """Codes of streams are those of HTTP/3 on raw QUIC, too."""
         return False
+
+    @property
+    def has_setup_token(self) -> bool:
+        """SETUP has a place for a token, whatever the transport."""
+        return True
 
 
 _SAME_AS: Final = {"moq-transport-19": Draft.DRAFT_18, "moq-transport-21": Draft.DRAFT_20}

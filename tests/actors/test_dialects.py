@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from relay.actors.connection import ConnectionActor
-from relay.auth.permissions import Permissions
-from relay.client import Client, GroupReader, SubscribeError, Subscription, TrackWriter
+from relay.auth.permissions import Permissions, Reason, UnauthorizedError
+from relay.client import Client, GroupReader, SessionEnded, SubscribeError, Subscription, TrackWriter
 from relay.transport.memory import memory_pair
 from relay.wire.version import ALL_VERSIONS, AnyVersion, Draft, Version
 from tests.actors.world import EVERYTHING, World
@@ -45,10 +46,15 @@ class Relay(World):
 
     @contextlib.asynccontextmanager
     async def client(
-        self, version: AnyVersion, permissions: Permissions = EVERYTHING
+        self,
+        version: AnyVersion,
+        permissions: Permissions | None = EVERYTHING,
+        *,
+        path: str | None = "/",
+        **options: Any,
     ) -> AsyncIterator[Client]:
         named = None if isinstance(version, Version) and version.has_setup_exchange else version
-        near, far = memory_pair(named, path="/")
+        near, far = memory_pair(named, path=path)
         self._numbers += 1
         ConnectionActor.start(
             session=far,
@@ -57,13 +63,13 @@ class Relay(World):
             permissions=permissions,
             gate=self.gate.ref,
         )
-        async with Client(near, versions=(version,), runtime=RUNTIME) as client:
+        async with Client(near, versions=(version,), runtime=RUNTIME, **options) as client:
             yield client
 
 
 @contextlib.asynccontextmanager
-async def relay() -> AsyncIterator[Relay]:
-    world = Relay(versions=ALL_VERSIONS)
+async def relay(**options: Any) -> AsyncIterator[Relay]:
+    world = Relay(versions=ALL_VERSIONS, **options)
     async with asyncio.timeout(WITHIN):
         yield world
     await world.close()
@@ -202,3 +208,27 @@ async def test_permissions_hold(draft: Draft) -> None:
         with pytest.raises(SubscribeError):
             await writer.subscribe("demo/cam", "video/hd")
         assert await writer.announced("").initial() == {}
+
+
+def only_with_a_token(path: str, query: str) -> Permissions:
+    """At the root, or at `/room`."""
+    if query != "jwt=good":
+        raise UnauthorizedError("no", Reason.NEEDED)
+    return Permissions(path.strip("/"), ("",), ("",))
+
+
+@drafts
+@pytest.mark.parametrize("path", ["/room", None], ids=["url", "setup"])
+async def test_a_token_in_setup(draft: Draft, path: str | None) -> None:
+    async with relay(authorize=only_with_a_token) as world:
+        async with world.client(draft, None, path=path, token="good") as client:
+            client.publish("cam").track("video")
+            async with world.client(Version.LITE_06) as viewer:
+                await viewer.announced("").wait_for("cam" if path is None else "room/cam")
+        code = None
+        try:
+            async with world.client(draft, None, path=path) as client:
+                code = (await client.closed()).code
+        except SessionEnded as refused:  # before the set-up was complete
+            code = refused.code
+        assert code == 2

@@ -36,6 +36,7 @@ class FakeRequest:
     transport = "memory"
     remote = "192.0.2.1:5"
     offered: tuple[str, ...] = ()
+    token_may_follow = False
 
     def __init__(self, path: str | None = "/", query: str = "", version: Version = Version.LITE_05) -> None:
         self.path = path

@@ -27,6 +27,7 @@ from relay.moq.session import (
     SubscribeRequested,
     SubscriptionEnded,
     SubscriptionStarted,
+    TokenOffered,
     Unannounced,
 )
 from relay.transport.session import StreamStopped
@@ -56,6 +57,7 @@ from relay.wire.ietf.values import (
     NextObject,
     Properties,
     Token,
+    TokenKind,
 )
 from relay.wire.version import Draft
 from tests.moq.ietf_peer import IetfPeer, parameters
@@ -454,6 +456,52 @@ def test_a_token_in_setup_is_part_of_the_target(draft: Draft) -> None:
     peer.end.moq.setup.admit(0.0)
     peer.end.poll()
     assert peer.end.moq.state.value == "established"
+
+
+@drafts
+def test_a_token_in_setup_joins_the_query_of_the_url(draft: Draft) -> None:
+    peer = IetfPeer(draft, setup=False, interest=None, admitted=False, path="/room", query="x=1")
+    peer.set_up(tokens=(Token(b"a.b.c"),))
+    assert peer.end.one(Introduced).target == "/room?x=1&jwt=a.b.c"
+    peer = IetfPeer(draft, setup=False, interest=None, admitted=False, path="/room", query="x=1")
+    peer.set_up()
+    assert peer.end.one(Introduced).target is None
+
+
+@drafts
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_request_with_a_token_waits_for_the_verdict(draft: Draft, granted: bool) -> None:
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Subscribe(peer.next_id(), *NAME, parameters(tokens=(Token(b"a.b.c"),))))
+    assert peer.end.of(InfoRequested) == []
+    offered = peer.end.one(TokenOffered)
+    assert offered.token == "a.b.c"
+    peer.end.moq.authorized(offered.request, granted=granted)
+    peer.end.poll()
+    assert len(peer.end.of(InfoRequested)) == granted
+    if granted:
+        peer.ask(Subscribe(peer.next_id(), *NAME, parameters(tokens=(Token(b"a.b.c"),))))
+        assert len(peer.end.of(TokenOffered)) == 1
+        assert len(peer.end.of(InfoRequested)) == 2
+    else:
+        (refused,) = peer.answers(stream)
+        assert isinstance(refused, RequestError)
+        assert refused.code == 1
+
+
+@drafts
+def test_tokens_by_alias_close(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    token = Token(kind=TokenKind.USE_ALIAS, alias=3)
+    peer.ask(Subscribe(peer.next_id(), *NAME, parameters(tokens=(token,))))
+    assert peer.session.closed[0][0] == 0x17
+
+
+@drafts
+def test_text_that_is_no_token_is_not_taken(draft: Draft) -> None:
+    peer = IetfPeer(draft, setup=False, interest=None, admitted=False, path=None, transport="quic")
+    peer.set_up(path="/", tokens=(Token(b"a&jwt=b"), Token(b"x" * 9_000)))
+    assert peer.end.one(Introduced).target == "/"
 
 
 @drafts

@@ -45,6 +45,7 @@ class WebSocketRequest:
         clock: Callable[[], float],
     ) -> None:
         self.remote = remote
+        self._version = choice.version
         self.path: str | None = path
         self.query = query
         self.offered = tuple(offered)
@@ -56,6 +57,10 @@ class WebSocketRequest:
 
     def __repr__(self) -> str:
         return f"<WebSocketRequest {self.remote} {self.path}>"
+
+    @property
+    def token_may_follow(self) -> bool:
+        return self._version is not None and self._version.has_setup_token
 
     def accept(self) -> FramedSession:
         self.session = self._accepted()
