@@ -57,7 +57,9 @@ class IetfSession(IetfCore):
         super().__init__(session, limits, hop, version)
         self.state = State.INTRODUCING
         self.exchanges = exchanges = Exchanges(self, self._opened)
-        self.setup = self._setup_part = SetupExchange(self, exchanges, admitted=admitted, options=options or Options())
+        self.setup = self._setup_part = SetupExchange(
+            self, exchanges, admitted=admitted, options=options or Options()
+        )
         self.requests = self._requests_part = Requests(self, exchanges)
         self.serving = self._serving_part = IetfServing(self, exchanges)
         self.alive = AliveCheck(self)

@@ -110,7 +110,12 @@ class Machine(Core):
     @property
     def deadline(self) -> float:
         """When `on_time` is due, `inf` for never."""
-        return min(self._setup_part.deadline, self._requests_part.deadline, self.alive.deadline, self._serving_part.deadline())
+        return min(
+            self._setup_part.deadline,
+            self._requests_part.deadline,
+            self.alive.deadline,
+            self._serving_part.deadline(),
+        )
 
     @property
     def closed(self) -> bool:

@@ -82,7 +82,9 @@ def test_all_frames_in_one_packet() -> None:
     assert hand.log.datagrams == [b"xy"]
 
 
-@pytest.mark.parametrize("name", [name for name in RIGHT if name not in TO_THE_END | {"padding", "ping", "immediate ack"}])
+@pytest.mark.parametrize(
+    "name", [name for name in RIGHT if name not in TO_THE_END | {"padding", "ping", "immediate ack"}]
+)
 def test_each_frame_cut_short(name: str) -> None:
     frame = RIGHT[name]
     for end in range(1, len(frame)):
