@@ -116,7 +116,7 @@ class Announcements:
                 generation=self._generation,
                 route=route,
                 broadcast=broadcast,
-                prefix=self._moq.features.prefixes,
+                prefix=self._moq.features.below,
                 tentative=echo,
                 relayed=context.permissions.cluster,
                 onward=not context.permissions.cluster or self._moq.features.hops,

@@ -19,7 +19,7 @@ from relay.actors.rows import SessionRow
 from relay.actors.runtime import LoopActor, Overrun, Ref, Timer, send
 from relay.auth.permissions import Permissions, shown
 from relay.moq import session as moq
-from relay.moq.protocol import open_session
+from relay.moq.protocol import ProtocolSession, open_session
 from relay.transport.session import Session
 from relay.wire.errors import FIRST_APP_CODE, SessionCode, StreamCode
 
@@ -62,13 +62,11 @@ class ConnectionActor(LoopActor):
         super().__init__(environment.runtime)
         self.session = session
         self._clock = self.runtime.now
-        self._moq = open_session(
-            session, environment.limits, environment.hop, environment.versions, permissions is not None
+        admitted = permissions is not None
+        moq_session = open_session(
+            session, environment.limits, environment.hop, environment.versions, admitted
         )
-        context = Context(environment, number, self.actor_ref, self._moq, offered)
-        self._context = context
-        self.ingest = Ingest(context)
-        self.egress = Egress(context, self.call_later)
+        self._use(moq_session, Context(environment, number, self.actor_ref, moq_session, offered))
         self.inbox.bound(environment.limits.inbox)
         self._gate = gate
         self._peer = peer
@@ -84,6 +82,34 @@ class ConnectionActor(LoopActor):
 
     def __str__(self) -> str:
         return f"session {self._context.number}"
+
+    def _use(self, moq_session: ProtocolSession, context: Context) -> None:
+        self._moq = moq_session
+        self._context = context
+        self.ingest = Ingest(context)
+        self.egress = Egress(context, self.call_later)
+
+    def _change(self, chosen: moq.DialectChosen) -> None:
+        """SETUP chose another dialect."""
+        former = self._context
+        environment, permissions = former.environment, former.permissions
+        admitted = self._moq.setup.admitted
+        moq_session = open_session(
+            self.session,
+            environment.limits,
+            environment.hop,
+            environment.versions,
+            admitted,
+            None,
+            chosen.version,
+        )
+        self._use(
+            moq_session, Context(environment, former.number, self.actor_ref, moq_session, former.offered)
+        )
+        if admitted:
+            self._permit(permissions)
+        moq_session.start(self._clock())
+        moq_session.receive(chosen.events, self._clock())
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -184,7 +210,7 @@ class ConnectionActor(LoopActor):
             self._due = due
             self._timer = self.call_later(due - self._clock(), MoqTimer())
 
-    def _on_event(self, event: moq.Event) -> None:  # noqa: C901 - one line per event
+    def _on_event(self, event: moq.Event) -> None:  # noqa: C901, PLR0912 - one line per event
         context = self._context
         match event:
             case moq.Introduced():
@@ -205,6 +231,8 @@ class ConnectionActor(LoopActor):
                 send(context.environment.origin, m.Leaving(context.number))
             case moq.LimitExceeded():
                 context.over(event.limit, **event.fields)
+            case moq.DialectChosen():
+                self._change(event)
             case moq.Incompatible():
                 context.incompatible(*event.offered)
             case moq.Fault() if event.fatal:

@@ -23,7 +23,7 @@ from relay.transport.session import Event as TransportEvent
 from relay.transport.session import Session, SessionClosed
 from relay.wire.errors import SessionCode, StreamCode, WireError
 from relay.wire.frame_decoder import MAX_FRAME
-from relay.wire.version import ALL_VERSIONS, AnyVersion
+from relay.wire.version import ALL_VERSIONS, AnyVersion, Version
 
 logger = get_logger(__name__)
 
@@ -147,7 +147,9 @@ class Endpoint(Handle):
             session,
             replace(TRUSTING, frame=max_frame),
             runtime.random.randint(1, MAX_HOP_ID) if hop is None else hop,
-            versions,
+            [
+                version for version in versions if isinstance(version, Version)
+            ],  # of those that SETUP may choose
             admitted=True,
             options=Options(waits_for_setup=False, **setup),
         )

@@ -23,10 +23,12 @@ from relay.moq.setup import Options
 from relay.transport.session import Session, Stream, StreamData
 from relay.wire.ietf.data import FetchHeader, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder, UniItem
-from relay.wire.ietf.messages import Message, PublishNamespace, Request
+from relay.wire.ietf.messages import Message, Publish, PublishNamespace, Request
 from relay.wire.version import Draft
 
-FEATURES = Features(hops=False, prefixes=False, goaway=True, descriptions=True, history=False, updates=True)
+FEATURES = Features(
+    hops=False, prefixes=False, below=True, goaway=True, descriptions=True, history=False, updates=True
+)
 
 MAX_DATAGRAM_HEADER = 56  # bytes of five numbers, a priority and a timestamp
 
@@ -111,6 +113,8 @@ class IetfSession(IetfCore):
         """A request of the peer."""
         if isinstance(message, PublishNamespace):
             return self.requests.namespaces.published(exchange, message)
+        if isinstance(message, Publish):
+            return self.requests.published(exchange, message)
         return self.serving.open(exchange, message)
 
 

@@ -6,7 +6,7 @@ write ours to a peer that asked: NAMESPACE on the stream of its request, or on d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from relay.model.path import covers, join, strip
 from relay.model.route import Route, same_publisher
@@ -39,7 +39,7 @@ from relay.wire.ietf.messages import (
 
 ASKED_WITHIN = 1.0  # seconds in which our owner asks, if ever
 
-MOST_WAITING = 1_024  # namespaces until then
+MOST_WAITING = 1_024  # requests until then
 
 
 class PeerNamespaces:
@@ -50,7 +50,7 @@ class PeerNamespaces:
         self._exchanges = exchanges
         self._interests: dict[int, tuple[str, Interest | None]] = {}  # prefixes, by request
         self._holders: dict[str, set[int]] = {}  # request ids that keep a path announced
-        self._waiting: dict[Exchange, PublishNamespace] = {}  # until our owner asks
+        self._waiting: dict[Exchange, Callable[[], Party]] = {}  # until our owner asks
         self.deadline = NEVER
 
     def request(self, prefix: str) -> int:
@@ -68,8 +68,8 @@ class PeerNamespaces:
         self._interests[request] = prefix, interest
         waiting, self._waiting = self._waiting, {}
         self.deadline = NEVER
-        for exchange, message in waiting.items():
-            exchange.party = self.published(exchange, message)
+        for exchange, again in waiting.items():
+            exchange.party = again()
         return request
 
     def cancel(self, request: int) -> bool:
@@ -101,16 +101,22 @@ class PeerNamespaces:
         if path is None:
             exchange.error(StreamCode.NOT_FOUND, "the namespace has no path")
             return exchange.party
-        if not self._interests and len(self._waiting) < MOST_WAITING:
-            # it comes with SETUP, before our owner has seen that
-            self._waiting[exchange] = message
-            self.deadline = min(self.deadline, self._core.now + ASKED_WITHIN)
-            return Waiting(self._waiting, exchange)
+        waiting = self.defer(exchange, lambda: self.published(exchange, message))
+        if waiting is not None:
+            return waiting
         if not self.hold(path, exchange.id):
             exchange.error(StreamCode.UNAUTHORIZED)
             return exchange.party
         exchange.ok()
         return Holder(self, exchange, path)
+
+    def defer(self, exchange: Exchange, again: Callable[[], Party]) -> Party | None:
+        """Call `again` once our owner has asked: the peer's first requests come with its SETUP."""
+        if self._interests or len(self._waiting) >= MOST_WAITING:
+            return None
+        self._waiting[exchange] = again
+        self.deadline = min(self.deadline, self._core.now + ASKED_WITHIN)
+        return Waiting(self._waiting, exchange)
 
     def on_time(self, now: float) -> None:
         if now >= self.deadline:
@@ -143,9 +149,9 @@ class PeerNamespaces:
 
 
 class Waiting(Party):
-    """PUBLISH_NAMESPACE that is not answered yet."""
+    """PUBLISH_NAMESPACE or PUBLISH that is not answered yet."""
 
-    def __init__(self, waiting: dict[Exchange, PublishNamespace], exchange: Exchange) -> None:
+    def __init__(self, waiting: dict[Exchange, Callable[[], Party]], exchange: Exchange) -> None:
         self._waiting = waiting
         self._exchange = exchange
 

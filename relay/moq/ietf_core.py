@@ -62,7 +62,6 @@ REFUSED: Final = {
 }
 
 DONE: Final = {
-    **dict.fromkeys(MISSING, DoneStatus.TRACK_ENDED),
     StreamCode.UNAUTHORIZED: DoneStatus.UNAUTHORIZED,
     StreamCode.GOING_AWAY: DoneStatus.GOING_AWAY,
     StreamCode.SESSION_CLOSED: DoneStatus.GOING_AWAY,

@@ -35,8 +35,13 @@ from relay.wire.ietf.values import (
     RelativeGroup,
 )
 from relay.wire.ietf.values import Location as WireLocation
+from relay.wire.ietf.varint import encode_vi64
+from relay.wire.varint import encode_varint
 
 DEFAULT_PRIORITY: Final = 128
+
+HEADERS: Final = 64
+"""Bytes that the headers of a group's streams may have: those of later subgroups are not known when it begins."""
 
 END_OF_GROUP: Final = b"\x00\x00\x00\x03"
 """The next object of a stream, without properties: the group has ended."""
@@ -112,12 +117,16 @@ class IetfDelivery(Delivery):
         self.wanted = wanted
         self.exchange = exchange
         self.named = "", ""  # broadcast and track
+        self.patient_until = 0.0
+        """Until when it waits for a publisher (RENDEZVOUS_TIMEOUT)."""
         self.info = TrackProperties()
         self._ietf = core
         self._accepted = False
         self._paused = params.forward is False
         self._streams = 0
         self._largest: Location | None = None
+        self._leads: dict[bool, tuple[bytes, bytes]] = {}
+        self._number = encode_varint if core.profile.quic_varints else encode_vi64
         self._joins: list[Joining] = []  # that wait for the answer to SUBSCRIBE
         exchange.party = Subscribing(self)
 
@@ -197,7 +206,7 @@ class IetfDelivery(Delivery):
         if not chunks or isinstance(chunks[0], Subgroup):
             streams = SubgroupStreams(self, sequence, priority, starts=not fragment.start_frame)
             streams.write(chunks, fin=fragment.fin)
-            return streams, streams.overhead
+            return streams, HEADERS
         stream, header = self.open_stream(sequence, priority, None, starts=not fragment.start_frame)
         stream.write((header, *chunks), fin=fragment.fin)
         return stream, len(header)
@@ -210,14 +219,8 @@ class IetfDelivery(Delivery):
         stream.context = GroupStream(self, sequence)
         self._streams += 1
         if subgroup is None:
-            header = SubgroupHeader(
-                self.exchange.id,
-                sequence,
-                priority=255 - self.info.priority,
-                end_of_group=True,
-                first_object=starts,
-                has_properties=True,
-            )
+            lead, tail = self._leads.get(starts) or self._lead(starts=starts)
+            return stream, lead + self._number(sequence) + tail
         else:
             own = subgroup.priority
             header = SubgroupHeader(
@@ -230,6 +233,20 @@ class IetfDelivery(Delivery):
                 has_properties=True,
             )
         return stream, subgroup_header(header, self._ietf.profile)
+
+    def _lead(self, *, starts: bool) -> tuple[bytes, bytes]:
+        """What is before and behind the group in the header of a moq-lite publisher's."""
+        header = SubgroupHeader(
+            self.exchange.id,
+            0,
+            priority=255 - self.info.priority,
+            end_of_group=True,
+            first_object=starts,
+            has_properties=True,
+        )
+        data = subgroup_header(header, self._ietf.profile)
+        self._leads[starts] = data[:-2], data[-1:]
+        return self._leads[starts]
 
     def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
         if self._paused:
@@ -292,14 +309,13 @@ class SubgroupStreams:
 
     __slots__ = (
         *("_current", "_delivery", "_fin", "_priority", "_sequence", "_starts", "_streams"),
-        *("context", "id", "opened_by_peer", "overhead", "unidirectional"),
+        *("context", "id", "opened_by_peer", "unidirectional"),
     )
 
     def __init__(self, delivery: IetfDelivery, sequence: int, priority: int, *, starts: bool) -> None:
         self.context: Any = None
         self.id = -1
         self.unidirectional, self.opened_by_peer = True, False
-        self.overhead = 0  # bytes of headers
         self._delivery = delivery
         self._sequence = sequence
         self._priority = priority
@@ -338,7 +354,6 @@ class SubgroupStreams:
             self._sequence, self._priority, subgroup, starts=self._starts
         )
         self._streams[subgroup] = stream
-        self.overhead += len(header)
         stream.write((header,))
         return stream
 

@@ -149,10 +149,11 @@ class Exchange(Handler):
         self.send(RequestError(number, reason, RETRY_NEVER, request_id=self.id, to=self.kind), fin=True)
         self.party = NOBODY
 
-    def update(self, params: Parameters) -> None:
-        """A later answer comes as a message."""
+    def update(self, params: Parameters) -> int:
+        """A later answer comes as a message. Returns the id of the update."""
         number = self._owner.next_id()
         self.send(RequestUpdate(number, params, existing_id=self.id))
+        return number
 
     def updated(self, update: RequestUpdate) -> None:
         """Answer an update by the peer, where the draft has an answer."""
@@ -282,6 +283,11 @@ class ControlExchange(Exchange):
         self.over = True
         self._owner.forget(self)
 
+    def update(self, params: Parameters) -> int:
+        number = super().update(params)
+        self._owner.await_update(number, self)
+        return number
+
     def cancel(self, code: int = StreamCode.CANCELLED) -> None:  # noqa: ARG002 - messages of the end have no code
         if not self.over:
             message = self._leaving()
@@ -306,6 +312,7 @@ class Exchanges:
             1 if core.session.is_client else 0
         )  # least next id of the peer, on the control stream
         self._by_id: dict[int, ControlExchange] = {}  # of both sides, which have ids of their own
+        self._updates: dict[int, ControlExchange] = {}  # unanswered ones of ours
         self._names: dict[tuple[bool, TrackNamespace], int] = {}
         """Requests about namespaces by (is ours, name): 14 ends them by name."""
         self.control: Stream | None = None  # where our control messages go
@@ -380,9 +387,15 @@ class Exchanges:
         self.control.write((data,))
         return len(data)
 
+    def await_update(self, number: int, exchange: ControlExchange) -> None:
+        """Its answer has the id of the update."""
+        if not self._core.profile.fixed_fields and len(self._updates) < MOST_WAITING:
+            self._updates[number] = exchange
+
     def forget(self, exchange: ControlExchange) -> None:
         if self._by_id.pop(exchange.id, None) is not None:
             self.release(exchange.id)
+            self._updates = {n: other for n, other in self._updates.items() if other is not exchange}
             for name in [name for name, number in self._names.items() if number == exchange.id]:
                 del self._names[name]
 
@@ -427,7 +440,7 @@ class Exchanges:
         return number if number is not None or name is None else self._names.get((ours, name))
 
     def _pass(self, message: Message, number: int | None) -> None:
-        exchange = None if number is None else self._by_id.get(number)
+        exchange = None if number is None else self._by_id.get(number) or self._updates.pop(number, None)
         if exchange is not None:  # else it is over
             exchange.party.on_message(message)
 
@@ -437,10 +450,6 @@ class Exchanges:
             party, exchange.party = exchange.party, NOBODY
             party.on_left(StreamCode.CANCELLED)
             exchange.finish()
-
-    def stop(self) -> None:
-        self._by_id.clear()
-        self._waiting.clear()
 
 
 def _leaving(message: Request, *, ours: bool) -> Callable[[], Message | None]:

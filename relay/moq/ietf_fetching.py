@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from relay.model.group import Object, Part
+from relay.model.group import FrameStart, Object, Part
 from relay.moq.core import IGNORE
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Party
@@ -63,6 +63,8 @@ class FetchAnswer(Party):
         self._group = 0
         self._frame = -1  # number of the last frame in it
         self._wanted = False  # the present object
+        self._left = 0  # bytes that it lacks
+        self._is_last = False  # it is the end of the range
         self._missing = 0
         self._stream: Stream | None = None
         self._encoder = FetchEncoder(core.profile, descending=self._descending)
@@ -81,6 +83,7 @@ class FetchAnswer(Party):
 
     def _ask(self, group: int) -> None:
         self._group, self._frame = group, -1
+        self._wanted = self._is_last = False
         self.request = self._core.new_request()
         self._owner.track_fetch(self.request, self)
         self._core.emit(FetchRequested(self.request, *self._named, group, self._priority, 0, None))
@@ -100,27 +103,18 @@ class FetchAnswer(Party):
         chunks: list[bytes] = []
         done = False
         for part in parts:
+            if done:
+                break
             if isinstance(part, bytes):
+                self._left -= len(part)
                 if self._wanted:
                     chunks.append(part)
+                done = self._is_last and not self._left
                 continue
-            self._frame += 1
-            number = part.id if isinstance(part, Object) else self._frame
-            if self._is_behind(number):
-                self._wanted, done = False, True
-                break
-            self._wanted = self._group != self._start.group or number >= self._start.object
-            if self._wanted:
-                if isinstance(part, Object):
-                    subgroup, properties = part.subgroup.number, part.properties
-                    priority = part.subgroup.priority
-                else:
-                    subgroup, properties = 0, ((PropertyType.TIMESTAMP, part.timestamp),)
-                    priority = None
-                if priority is None:
-                    priority = self._publisher_priority
-                header = FetchObject(self._group, subgroup, number, priority, part.size, properties)
-                chunks.append(self._encoder.header(header))
+            header = self._begin_object(part)
+            if header is not None:
+                chunks.append(header)
+            done = self._is_last and not self._left
         self._write(chunks)
         if done and not fin:
             self._core.emit(RequestCancelled(self.request, None))
@@ -128,9 +122,31 @@ class FetchAnswer(Party):
             self._owner.fetch_over(self.request)
             self._next()
 
-    def _is_behind(self, number: int) -> bool:
+    def _begin_object(self, start: FrameStart) -> bytes | None:
+        """The header of an object in the range."""
+        self._frame += 1
+        number = start.id if isinstance(start, Object) else self._frame
         group, last = self._end
-        return self._group == group and last is not None and number > last
+        bounded = last is not None and self._group == group
+        if bounded and number > (last or 0):
+            self._wanted, self._is_last, self._left = False, True, 0
+            return None
+        self._left = start.size
+        self._is_last = bounded and number == last
+        self._wanted = self._group != self._start.group or number >= self._start.object
+        if not self._wanted:
+            return None
+        if isinstance(start, Object):
+            subgroup, properties = start.subgroup.number, start.properties
+            priority = start.subgroup.priority
+        else:
+            subgroup, properties = 0, ((PropertyType.TIMESTAMP, start.timestamp),)
+            priority = None
+        if priority is None:
+            priority = self._publisher_priority
+        return self._encoder.header(
+            FetchObject(self._group, subgroup, number, priority, start.size, properties)
+        )
 
     def missing(self, code: int) -> None:
         """The present group does not exist, or its publisher refuses."""

@@ -23,7 +23,7 @@ from relay.moq.ietf_announce import PeerNamespaces
 from relay.moq.ietf_core import IetfCore, SessionFault
 from relay.moq.ietf_exchange import Exchange, Exchanges, Party
 from relay.moq.ietf_groups import Assembly, SubgroupStream, start_of
-from relay.moq.ietf_names import namespace_of
+from relay.moq.ietf_names import namespace_of, path_of, track_of
 from relay.moq.session import (
     NEVER,
     DatagramReceived,
@@ -48,6 +48,7 @@ from relay.wire.ietf.messages import (
     Goaway,
     JoiningFetch,
     Message,
+    Publish,
     PublishDone,
     PublishStateNotify,
     RequestError,
@@ -77,6 +78,8 @@ UNCLAIMED_BYTES: Final = 1 << 20  # bytes of groups that it keeps
 EARLY: Final = 3.0  # seconds that a group may precede the answer to its SUBSCRIBE
 
 EARLY_STREAMS: Final = 64  # that wait for an answer
+
+NEUTRAL: Final = SubscribeParams(priority=DEFAULT_PRIORITY)  # of a track that nobody wants yet
 
 RETIRED: Final = 1_024  # track aliases of ended subscriptions that are remembered
 
@@ -109,6 +112,11 @@ def filter_of(params: SubscribeParams, profile: DraftProfile) -> Filter:
     return CURRENT_GROUP if profile.has_fill else NextObject()
 
 
+def is_timed(properties: Properties) -> bool:
+    """Objects of a track have timestamps in units that it names."""
+    return any(kind == PropertyType.TIMESCALE for kind, _ in properties)
+
+
 class Subscription(Party):
     """One subscription of ours, and its open groups.
 
@@ -124,6 +132,7 @@ class Subscription(Party):
         self.questions: list[int] = []
         self.alias: int | None = None  # once accepted
         self.timed = False
+        self.takes_updates = True
         self.gone = False
         self.unclaimed_until = NEVER
         self.info: TrackProperties | None = None
@@ -151,6 +160,8 @@ class Subscription(Party):
             case RequestError():
                 if self.info is None:
                     self._rejected(message.code)
+                else:
+                    self.takes_updates = False  # some publishers then finish the stream, and go on
             case PublishDone():
                 self._on_done(message)
             case RequestOk() | PublishStateNotify():
@@ -160,7 +171,7 @@ class Subscription(Party):
 
     def _accepted(self, message: SubscribeOk) -> None:
         info = self.info = info_of(message.properties)
-        self.timed = any(kind == PropertyType.TIMESCALE for kind, _ in message.properties)
+        self.timed = is_timed(message.properties)
         self._largest = message.params.largest
         self.alias = message.alias
         self._owner.name(self, message.alias)
@@ -226,7 +237,7 @@ class Subscription(Party):
         """Without PUBLISH_DONE it is the end, too."""
         if self.info is None:
             self._reject(StreamCode.NOT_FOUND, StreamCode.NOT_FOUND)
-        else:
+        elif self.takes_updates:
             self._ended()
 
     def on_left(self, code: int) -> None:
@@ -313,6 +324,85 @@ class Subscription(Party):
     def settled(self) -> bool:
         """Nothing of it can come any more."""
         return self._done and not self.groups
+
+
+class OfferedTrack(Subscription):
+    """PUBLISH of the peer: a subscription that it began, which pauses while nobody here wants the track."""
+
+    def __init__(
+        self, core: IetfCore, owner: Requests, exchange: Exchange, message: Publish, name: tuple[str, str]
+    ) -> None:
+        super().__init__(core, owner, *name, NEUTRAL)
+        self.exchange = exchange
+        self.info = info_of(message.properties)
+        self.timed = is_timed(message.properties)
+        self.alias = message.alias
+        self._largest = message.params.largest
+        self._awaited = 0  # answers to updates that bring the newest location
+        owner.name(self, message.alias)
+        if core.profile.publish_ok_parameters:
+            exchange.ok(
+                Parameters(
+                    forward=False,
+                    priority=255 - NEUTRAL.priority,
+                    order=GroupOrder.DESCENDING,
+                    filter=filter_of(self.params, core.profile),
+                )
+            )
+        else:
+            exchange.ok()
+            if message.params.forward is not False:
+                exchange.update(Parameters(forward=False))
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, RequestOk):
+            if message.params.largest is not None:
+                self._largest = message.params.largest
+            if self._awaited:
+                self._awaited -= 1
+                if not self._awaited and self.request:
+                    self._begin_groups()
+        elif isinstance(message, RequestError):
+            self._awaited = 0
+            self._reject(StreamCode.INTERNAL, message.code)
+        else:
+            super().on_message(message)
+
+    def claim(self, request: int) -> None:
+        self.request = request
+        assert self.exchange is not None
+        self.exchange.update(Parameters(forward=True))
+        if self._core.profile.fixed_fields:
+            self._begin_groups()  # updates have no answer
+        else:
+            self._awaited += 1
+
+    def _begin_groups(self) -> None:
+        self._start()
+        if self._largest is not None and self._joins:
+            group = self._largest.group
+            self._join = Join(self._core, self._owner, self, self._assembly(group, joining=True))
+        self.flush()
+
+    def begin(self, stream: SubgroupStream) -> None:
+        if self.request:
+            super().begin(stream)
+        else:
+            self._core.cancel(stream.stream)
+
+    def leave(self, code: int | None) -> None:  # noqa: ARG002 - it goes on, paused
+        """Pause."""
+        for group in list(self.groups.values()):
+            for stream in group.streams():
+                self._core.cancel(stream)
+        self.groups.clear()
+        self._fresh.clear()
+        self.request = 0
+        if self._join is not None:
+            self._join.leave()
+            self._join = None
+        if self.exchange is not None and not self._done:
+            self.exchange.update(Parameters(forward=False))
 
 
 class FetchParty(Party):
@@ -483,6 +573,7 @@ class Requests:
         self._core = core
         self._subscriptions: dict[int, Subscription] = {}  # by request
         self._unclaimed: dict[tuple[str, str], Subscription] = {}
+        self._offered: dict[tuple[str, str], OfferedTrack] = {}  # by PUBLISH
         self._questions: dict[int, Subscription] = {}
         self._group_fetches: dict[int, GroupFetch] = {}  # by request
         self._aliases: dict[int, Subscription] = {}
@@ -502,15 +593,20 @@ class Requests:
 
     def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
         request = self._core.new_request()
+        offered = self._offered.get((broadcast, track))
+        if offered is not None and not offered.request:
+            self._subscriptions[request] = offered
+            offered.claim(request)
+            return request
         subscription = self._unclaimed.pop((broadcast, track), None)
         if subscription is None:
             subscription = self._subscribe(broadcast, track, params)
             self._subscriptions[request] = subscription
             subscription.claim(request)
         else:
+            # no update of the priority for that: few publishers need it, and some take none
             self._subscriptions[request] = subscription
             subscription.claim(request)
-            self.update(request, params)
         return request
 
     def _subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> Subscription:
@@ -533,7 +629,7 @@ class Requests:
         subscription = self._subscriptions.get(request)
         if subscription is None or subscription.exchange is None:
             return
-        if params.priority != subscription.params.priority:
+        if params.priority != subscription.params.priority and subscription.takes_updates:
             subscription.exchange.update(Parameters(priority=255 - params.priority))
         subscription.params = params
 
@@ -541,12 +637,12 @@ class Requests:
         core = self._core
         request = core.new_request()
         key = broadcast, track
-        subscription = self._unclaimed.get(key)
+        subscription: Subscription | None = self._offered.get(key) or self._unclaimed.get(key)
         if subscription is None:
             subscription = next((s for s in self._subscriptions.values() if s.name == key), None)
         if subscription is None:
-            subscription = self._unclaimed[key] = self._subscribe(broadcast, track, SubscribeParams())
-        if subscription.unclaimed_until != NEVER or not subscription.request:
+            subscription = self._unclaimed[key] = self._subscribe(broadcast, track, NEUTRAL)
+        if self._unclaimed.get(key) is subscription:
             subscription.unclaimed_until = core.now + UNCLAIMED
         if subscription.info is not None:
             core.emit(InfoReceived(request, subscription.info))
@@ -594,7 +690,11 @@ class Requests:
         """No event of the request follows."""
         subscription = self._subscriptions.get(request)
         question = self._questions.pop(request, None)
-        if subscription is not None:
+        if isinstance(subscription, OfferedTrack) and not subscription.gone:
+            del self._subscriptions[request]
+            subscription.leave(code)
+            self.settle(subscription)
+        elif subscription is not None:
             self.forget(subscription)
             subscription.leave(code)
         elif question is not None:
@@ -646,6 +746,10 @@ class Requests:
 
     def forget(self, subscription: Subscription) -> None:
         subscription.gone = True
+        if self._offered.get(subscription.name) is subscription:
+            del self._offered[subscription.name]
+            assert subscription.exchange is not None
+            self.namespaces.release(subscription.name[0], subscription.exchange.id, said=True)
         if self._unclaimed.get(subscription.name) is subscription:
             del self._unclaimed[subscription.name]
         self._subscriptions.pop(subscription.request, None)
@@ -663,6 +767,27 @@ class Requests:
 
     def forget_fetch(self, request: int) -> None:
         self._group_fetches.pop(request, None)
+
+    # --- tracks that the peer offers
+
+    def published(self, exchange: Exchange, message: Publish) -> Party:
+        """PUBLISH: the first of a namespace announces it."""
+        broadcast, track = path_of(message.namespace), track_of(message.track)
+        if broadcast is None or track is None:
+            exchange.error(StreamCode.NOT_FOUND, "the name has no path")
+        elif (
+            waiting := self.namespaces.defer(exchange, lambda: self.published(exchange, message))
+        ) is not None:
+            return waiting
+        elif (broadcast, track) in self._offered:
+            exchange.error(StreamCode.INTERNAL, "the track is published already")
+        elif not self.namespaces.hold(broadcast, exchange.id):
+            exchange.error(StreamCode.UNAUTHORIZED)
+        else:
+            offered = OfferedTrack(self._core, self, exchange, message, (broadcast, track))
+            self._offered[broadcast, track] = offered
+            return offered
+        return exchange.party
 
     # --- streams of the peer
 

@@ -6,11 +6,12 @@ request for one group after the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from relay.model.track import TrackProperties
 from relay.moq.ietf_announce import NamespaceWriter, RequestingWriter, offered
-from relay.moq.ietf_core import IetfCore
+from relay.moq.ietf_core import MISSING, IetfCore
 from relay.moq.ietf_delivery import IetfDelivery, properties_of
 from relay.moq.ietf_exchange import Exchange, Exchanges, Party
 from relay.moq.ietf_fetching import FetchAnswer
@@ -37,7 +38,39 @@ from relay.wire.ietf.messages import (
 from relay.wire.ietf.values import AbsoluteRange
 
 
-class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
+class Rendezvous:
+    """A SUBSCRIBE that waits for its broadcast to be announced: an interest of its own."""
+
+    def __init__(self, owner: IetfServing, request: int, delivery: IetfDelivery) -> None:
+        self.request = request
+        self.delivery = delivery
+        self._owner = owner
+
+    @property
+    def stream(self) -> Stream:
+        return self.delivery.exchange.stream
+
+    def covers(self, path: str) -> bool:
+        return path == self.delivery.named[0]
+
+    def has_offered(self, path: str) -> bool:  # noqa: ARG002 - it tells the peer nothing
+        return False
+
+    def begin(self, offers: Iterable[Offer]) -> int:
+        for offer in offers:
+            self.change(offer.path, offer)
+        return 0
+
+    def change(self, path: str, offer: Offer | None) -> int:
+        if offer is not None and self.covers(path):
+            self._owner.came(self)
+        return 0
+
+    def refuse(self, code: int) -> None:
+        self._owner.gave_up(self, code)
+
+
+class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
     """All requests of the peer.
 
     Size: a method for each kind of request and answer, beside those of every dialect (`Serving`).
@@ -49,6 +82,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
         self._exchanges = exchanges
         self._asking: dict[int, IetfDelivery] = {}  # by the request for the track's properties
         self._statuses: dict[int, Exchange] = {}
+        self._awaiting: dict[int, Rendezvous] = {}  # by request of the subscription
         self._fetches: dict[int, FetchAnswer] = {}  # by the request for the present group
         self._offered: dict[str, Exchange] = {}  # PUBLISH_NAMESPACE of ours, by path
 
@@ -85,9 +119,15 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
         request = core.new_request()
         delivery = IetfDelivery(core, self, request, message.params, exchange, self._ranks)
         delivery.named = named
-        question = core.new_request()
-        self._deliveries[request] = self._asking[question] = delivery
-        core.emit(InfoRequested(question, *named))
+        if message.params.rendezvous_timeout:
+            delivery.patient_until = core.now + message.params.rendezvous_timeout / 1000
+        self._deliveries[request] = delivery
+        self._ask(delivery)
+
+    def _ask(self, delivery: IetfDelivery) -> None:
+        question = self._core.new_request()
+        self._asking[question] = delivery
+        self._core.emit(InfoRequested(question, *delivery.named))
 
     def _on_status(self, exchange: Exchange, message: TrackStatus) -> None:
         core = self._ietf
@@ -158,13 +198,51 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter]):
             fetch.missing(code)
             return
         delivery = self._asking.pop(request, None)
-        super().reject(request if delivery is None else delivery.request, code)
+        if delivery is None:
+            super().reject(request, code)
+        elif code in MISSING and delivery.patient_until > self._core.now:
+            self._await(delivery)
+        else:
+            super().reject(delivery.request, code)
+
+    # --- subscriptions that wait for their publisher
+
+    def _await(self, delivery: IetfDelivery) -> None:
+        request = self._core.new_request()
+        waiting = self._awaiting[delivery.request] = Rendezvous(self, request, delivery)
+        self._writers[request] = waiting
+        self._core.emit(AnnounceRequested(request, delivery.named[0], 0))
+
+    def came(self, waiting: Rendezvous) -> None:
+        """The broadcast is announced."""
+        self._end_wait(waiting.delivery)
+        self._ask(waiting.delivery)
+
+    def gave_up(self, waiting: Rendezvous, code: int) -> None:
+        self._end_wait(waiting.delivery)
+        super().reject(waiting.delivery.request, code)
+
+    def _end_wait(self, delivery: IetfDelivery) -> None:
+        waiting = self._awaiting.pop(delivery.request, None)
+        if waiting is not None and self._writers.pop(waiting.request, None) is not None:
+            self._core.emit(RequestCancelled(waiting.request, None))
+
+    def deadline(self) -> float:
+        waiting = [waiting.delivery.patient_until for waiting in self._awaiting.values()]
+        return min((super().deadline(), *waiting))
+
+    def on_time(self, now: float) -> None:
+        super().on_time(now)
+        for waiting in [w for w in self._awaiting.values() if w.delivery.patient_until <= now]:
+            self.gave_up(waiting, StreamCode.CONTROL_TIMEOUT)
 
     def cancelled(self, request: int, code: int | None) -> None:
         question = next((number for number, asked in self._asking.items() if asked.request == request), None)
         if question is not None:
             del self._asking[question]
             self._core.emit(RequestCancelled(question, code))
+        if (waiting := self._awaiting.get(request)) is not None:
+            self._end_wait(waiting.delivery)
         fetch = self._fetches.get(request)
         if fetch is not None:
             fetch.on_left(StreamCode.CANCELLED if code is None else code)

@@ -28,7 +28,7 @@ class SetupExchange:
         self._core = core
         self._exchanges = exchanges
         self._options = options
-        self._admitted = admitted
+        self.admitted = admitted
         self._introduced = False
         self._peer: Setup | None = None
         self._stream: Stream | None = None  # the bidirectional control stream of the older drafts
@@ -54,8 +54,8 @@ class SetupExchange:
         """Answers the peer's SETUP; `Opened` follows."""
         core = self._core
         core.now = now
-        if not self._admitted and core.state is not State.CLOSED:
-            self._admitted = True
+        if not self.admitted and core.state is not State.CLOSED:
+            self.admitted = True
             self.deadline = now + core.limits.setup_timeout
             self._advance()
 
@@ -131,7 +131,7 @@ class SetupExchange:
         if self._peer is None:
             return
         if core.state is State.INTRODUCING:
-            if not self._admitted:
+            if not self.admitted:
                 if not self._introduced:
                     self._introduced = True
                     self.deadline = NEVER  # admission does not count against the peer's time

@@ -31,7 +31,7 @@ from relay.wire.errors import NoCommonVersion, WireError, session_code_for
 from relay.wire.frame import FrameHeader, GroupHeader
 from relay.wire.frame_decoder import UniDecoder
 from relay.wire.setup import Setup
-from relay.wire.version import Version
+from relay.wire.version import Draft, Version
 
 __all__ = ["LiteSession", "Options", "State"]
 
@@ -39,6 +39,7 @@ FEATURES = {
     version: Features(
         hops=version.has_hops,
         prefixes=version.has_announce_ids,
+        below=version.has_announce_ids,
         goaway=version.has_goaway,
         descriptions=version.has_timestamps,
         history=version.latency_is_history,
@@ -67,13 +68,19 @@ class LiteSession(LiteCore):
         limits: Limits,
         hop: int,
         versions: Iterable[Version],
+        drafts: Iterable[Draft] = (),
         admitted: bool = False,
         options: Options | None = None,
     ) -> None:
-        """`versions`: those that SETUP may choose. With `admitted` there is no `Introduced`."""
+        """`versions`: those that SETUP may choose. With `admitted` there is no `Introduced`.
+
+        SETUP may also choose one of `drafts`: then `DialectChosen` is the last event.
+        """
         super().__init__(session, limits, hop)
         options = options or Options()
-        self.setup = self._setup_part = SetupExchange(self, versions, admitted=admitted, options=options)
+        self.setup = self._setup_part = SetupExchange(
+            self, versions, drafts, admitted=admitted, options=options
+        )
         self.requests = self._requests_part = Requests(self)
         self.serving = self._serving_part = LiteServing(self, offers_probe=bool(options.probe))
         self.alive = AliveCheck(self)

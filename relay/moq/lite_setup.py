@@ -9,6 +9,7 @@ from relay.moq.lite_core import LiteCore
 from relay.moq.session import (
     NEVER,
     BitrateReported,
+    DialectChosen,
     Established,
     Incompatible,
     Introduced,
@@ -17,12 +18,12 @@ from relay.moq.session import (
     PeerInfo,
 )
 from relay.moq.setup import Held, Options
-from relay.transport.session import Stream
+from relay.transport.session import Stream, StreamData
 from relay.wire.decoder import ServerSetupDecoder, SetupDecoder
 from relay.wire.errors import NoCommonVersion, ProtocolViolation, SessionCode
 from relay.wire.frame import setup_stream
 from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
-from relay.wire.version import Version, version_from_setup_code
+from relay.wire.version import Draft, Version, version_from_setup_code
 
 OLDEST_ALPN = "moql-01"  # of the generation that opens with the first form of SETUP
 
@@ -34,7 +35,13 @@ class SetupExchange:
     """The set-up of one session. `versions`: those that SETUP may choose."""
 
     def __init__(
-        self, core: LiteCore, versions: Iterable[Version], *, admitted: bool, options: Options
+        self,
+        core: LiteCore,
+        versions: Iterable[Version],
+        drafts: Iterable[Draft],
+        *,
+        admitted: bool,
+        options: Options,
     ) -> None:
         self.chosen = core.session.version  # `None` until SETUP decides
         self.deadline = NEVER
@@ -42,8 +49,9 @@ class SetupExchange:
         self._core = core
         self._options = options
         self._versions = tuple(versions)
+        self._drafts = {draft.setup_code: draft for draft in drafts if draft.has_setup_exchange}
         self._offered: tuple[Version, ...] = ()  # named by our SETUP
-        self._admitted = admitted
+        self.admitted = admitted
         self._introduced = False
         self._target: str | None = None
         # reply to SETUP (01, 02), sent after admission
@@ -64,8 +72,8 @@ class SetupExchange:
         """Answers the peer's SETUP; `Opened` follows."""
         core = self._core
         core.now = now
-        if not self._admitted and core.state is not State.CLOSED:
-            self._admitted = True
+        if not self.admitted and core.state is not State.CLOSED:
+            self.admitted = True
             self.deadline = now + core.limits.setup_timeout
             self._advance()
 
@@ -149,14 +157,31 @@ class SetupExchange:
     def on_client_setup(self, stream: Stream, setup: ClientSetup) -> None:
         """01 and 02, server side: choose the first of the client's versions that we support."""
         spoken = self._setup_versions()
-        offered = (version_from_setup_code(code) for code in setup.versions)
-        chosen = next((version for version in offered if version in spoken), None)
+        known = {version.setup_code: version for version in spoken} | (
+            self._drafts if setup.form is SetupForm.DRAFT14 else {}
+        )
+        chosen = next((known[code] for code in setup.versions if code in known), None)
+        if isinstance(chosen, Draft):
+            self._hand_over(stream, chosen)
+            return
         if chosen is None:
             self._core.emit(Incompatible(tuple(map(hex, setup.versions))))
             raise NoCommonVersion("no common version")
         self._target = setup.path
         self._answer = stream, ServerSetup(setup.form, chosen.setup_code)
         self._negotiated(chosen)
+
+    def _hand_over(self, stream: Stream, draft: Draft) -> None:
+        """To the machine of that draft, with all that has come so far."""
+        core = self._core
+        assert isinstance(stream.context, _SetupStream)
+        events = (StreamData(stream, stream.context.received, fin=False), *self.held.take())
+        for event in events:
+            if isinstance(event, StreamData):
+                event.stream.context = None
+        self.stop()
+        core.state = State.CLOSED
+        core.emit(DialectChosen(draft, events))
 
     def on_server_setup(self, setup: ServerSetup) -> None:
         """01 and 02, client side: the server chose."""
@@ -175,7 +200,7 @@ class SetupExchange:
         """Take every possible step."""
         core = self._core
         if core.state is State.INTRODUCING:
-            if not self._admitted:
+            if not self.admitted:
                 if core.version.has_setup_stream and core.session.path is None and core.peer is None:
                     return  # raw QUIC: path and token come with the peer's SETUP
                 if not self._introduced:
@@ -204,11 +229,14 @@ class _SetupStream(Handler):
     def __init__(
         self, core: LiteCore, setup: SetupExchange, decoder: SetupDecoder | ServerSetupDecoder
     ) -> None:
+        self.received = b""  # until SETUP has chosen a version
         self._core = core
         self._setup = setup
         self._decoder = decoder
 
     def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
+        if self._core.state is State.NEGOTIATING:
+            self.received += data
         for message in self._decoder.feed(data):
             if isinstance(message, ClientSetup):
                 self._setup.on_client_setup(stream, message)

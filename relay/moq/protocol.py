@@ -22,12 +22,16 @@ def open_session(
     versions: Iterable[AnyVersion],
     admitted: bool,  # noqa: FBT001
     options: Options | None = None,
+    chosen: Draft | None = None,
 ) -> ProtocolSession:
-    """`versions`: those that SETUP may choose."""
-    version = session.version
+    """`versions`: those that SETUP may choose. `chosen`: by `DialectChosen`."""
+    version = chosen or session.version
     if isinstance(version, Draft):
         return IetfSession(
             session, limits=limits, hop=hop, version=version, admitted=admitted, options=options
         )
     lite = [version for version in versions if isinstance(version, Version)]
-    return LiteSession(session, limits=limits, hop=hop, versions=lite, admitted=admitted, options=options)
+    drafts = [version for version in versions if isinstance(version, Draft)]
+    return LiteSession(
+        session, limits=limits, hop=hop, versions=lite, drafts=drafts, admitted=admitted, options=options
+    )

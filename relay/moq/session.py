@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 from relay.model.group import Part
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
+from relay.transport.session import Event as TransportEvent
 from relay.wire.errors import WireError
+from relay.wire.version import Draft
 
 NEVER = float("inf")  # no deadline
 
@@ -69,6 +71,13 @@ class LimitExceeded(NamedTuple):
 
     limit: str
     fields: Mapping[str, object]  # for the log
+
+
+class DialectChosen(NamedTuple):
+    """SETUP chose a version of another machine, which takes over: it is to receive `events`. Nothing follows."""
+
+    version: Draft
+    events: tuple[TransportEvent, ...]
 
 
 class Incompatible(NamedTuple):
@@ -317,6 +326,7 @@ Event: TypeAlias = (
     | PeerLeaving
     | BitrateReported
     | LimitExceeded
+    | DialectChosen
     | Incompatible
     | Fault
     | Closed
@@ -358,7 +368,10 @@ class Features(NamedTuple):
     """Announcements list the relays that they came through."""
 
     prefixes: bool
-    """An announcement is a route with costs that also serves every path below its own."""
+    """An announcement is a route with costs, and one above an interest is announced, too."""
+
+    below: bool
+    """An announcement also serves every path below its own."""
 
     goaway: bool
     descriptions: bool

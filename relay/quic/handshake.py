@@ -94,6 +94,8 @@ class Handshake(QuicConnection):
     Drive it as aioquic's, but with `receive`. Once `complete`, `handover.take_over` makes the record that our own
     connection begins with. A server drops it at once; a client goes on with it until HANDSHAKE_DONE, so that it
     repeats its Finished. Either calls `release` then.
+
+    Size: aioquic's methods that are extended, and the checks of what it has come to.
     """
 
     def __init__(

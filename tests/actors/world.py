@@ -16,7 +16,7 @@ from relay.actors.runtime import Ref
 from relay.auth.permissions import Permissions
 from relay.model.limits import Limits
 from relay.transport.memory import memory_pair
-from relay.wire.version import Version
+from relay.wire.version import AnyVersion, Version
 from tests.actors.fakes import FakeRef
 from tests.actors.raw_peer import RawPeer, SilentPeer
 from tests.actors.recording import RecordingSession
@@ -45,7 +45,7 @@ class World:
         self,
         limits: Limits = QUICK,
         *,
-        versions: tuple[Version, ...] = ALL,
+        versions: tuple[AnyVersion, ...] = ALL,
         authorize: Callable[[str, str], Permissions | Awaitable[Permissions]] | None = None,
         linger: float = 0.0,
         members: str = MEMBERS,

@@ -18,6 +18,7 @@ import errno
 import fcntl
 import functools
 import json
+import os
 import random
 import shutil
 import socket
@@ -31,6 +32,7 @@ from typing import Any, Self
 ROOT = Path(__file__).resolve().parents[2]
 RUST_PEER = "tests.e2e.peers.rust_peer"
 VENVS = ROOT / ".venv-peers"
+AIOMOQT = "0.13.3"
 CLOSE_S = 10.0
 WITHIN = 30.0  # seconds that anything may take on a busy machine
 INSTALL_S = 600.0
@@ -221,6 +223,43 @@ def peer_python(version: str) -> Path:
             if not _has_moq(python, version):
                 raise RuntimeError(f"moq-rs {version} does not run in {home}")
     return python
+
+
+@functools.cache
+def aiomoqt() -> Path | None:
+    """Folder of the commands of aiomoqt 0.13.3, in an environment that is made if missing; `None` without Python 3.12.
+
+    Concurrent processes wait for the first one. Raises RuntimeError with pip's output.
+    """
+    home = VENVS / f"aiomoqt-{AIOMOQT}"
+    VENVS.mkdir(exist_ok=True)
+    (VENVS / ".gitignore").write_text("*\n")
+    with home.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "complete").exists():
+            base = _python_312()
+            if base is None:
+                return None
+            shutil.rmtree(home, ignore_errors=True)
+            _install(base, "-m", "venv", str(home))
+            pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            _install(str(home / "bin" / "python"), *pip, f"aiomoqt=={AIOMOQT}")
+            (home / "complete").touch()
+    return home / "bin"
+
+
+def _python_312() -> str | None:
+    """A Python of 3.12 or newer: this one, one on the PATH, or one of pyenv's."""
+    if sys.version_info >= (3, 12):
+        return sys.executable
+    names = ("python3.14", "python3.13", "python3.12")
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [str(path) for path in sorted(pyenv.glob("3.1[2-9]*/bin/python"), reverse=True)]
+    found += [path for name in names if (path := shutil.which(name))]
+    for python in found:
+        if subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return python
+    return None
 
 
 def _has_moq(python: Path, version: str) -> bool:

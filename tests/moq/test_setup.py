@@ -9,9 +9,11 @@ import pytest
 from relay.model.limits import Limits
 from relay.model.track import SubscribeParams
 from relay.moq.lite import Options, State
+from relay.moq.protocol import open_session
 from relay.moq.session import (
     AnnounceRequested,
     Closed,
+    DialectChosen,
     Established,
     Event,
     Fault,
@@ -33,7 +35,7 @@ from relay.wire.control import SessionInfo
 from relay.wire.frame import GroupHeader, group_header, open_request, setup_stream
 from relay.wire.setup import ClientSetup, ServerSetup, Setup, SetupForm
 from relay.wire.subscribe import Subscribe
-from relay.wire.version import Version
+from relay.wire.version import Draft, Version
 from tests.moq.support import End, FakeSession, FakeStream, Pair
 from tests.sampling import ALL
 
@@ -496,3 +498,36 @@ def test_no_common_stream_type_of_set_up_reaches_an_established_session(version:
     pair.settle()
     assert request
     assert pair.server.one(SubscribeRequested)
+
+
+@pytest.mark.parametrize("offered", [[0xFF00000E], [0xFF000010, 0xFF00000E], [0xFF00000E, 0xFF0DAD02]])
+@pytest.mark.parametrize("step", [1, 1 << 20], ids=["bytes", "whole"])
+def test_the_same_opening_may_choose_draft_14(offered: list[int], step: int) -> None:
+    """The machine of moq-lite gives the session away, with all that has come."""
+    session = FakeSession(None, is_client=False)
+    end = End(session, (*ALL, Draft.DRAFT_14), hop=1).started()
+    control = session.peer_opens(unidirectional=False)
+    early = session.peer_opens(unidirectional=True)
+    end.receive(StreamData(early, b"early", False))
+    data = ClientSetup(SetupForm.DRAFT14, tuple(offered), {2: 100}).encode()
+    for start in range(0, len(data), step):
+        end.receive(StreamData(control, data[start : start + step], False))
+    chosen = end.one(DialectChosen)
+    assert end.events[-1] is chosen
+    assert end.moq.closed
+    assert session.closed == []
+    moq = open_session(session, Limits(), 1, (), admitted=True, chosen=chosen.version)
+    moq.start(0.0)
+    moq.receive(chosen.events[:1], 0.0)
+    assert [type(event) for event in moq.poll()] == [Opened, Established]
+    assert control.written[:1] == b"\x21"
+    assert chosen.events[1:] == (StreamData(early, b"early", False),)
+
+
+def test_draft_14_is_not_chosen_where_it_is_not_spoken() -> None:
+    session = FakeSession(None, is_client=False)
+    end = End(session, ALL, hop=1).started()
+    control = session.peer_opens(unidirectional=False)
+    data = ClientSetup(SetupForm.DRAFT14, (0xFF00000E, 0xFF0DAD02), {}).encode()
+    end.receive(StreamData(control, data, False))
+    assert end.moq.version is V2

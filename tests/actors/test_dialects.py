@@ -1,0 +1,204 @@
+"""A publisher of any dialect and viewers of any other, with `relay.client` at both ends of a relay."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from relay.actors.connection import ConnectionActor
+from relay.auth.permissions import Permissions
+from relay.client import Client, GroupReader, SubscribeError, Subscription, TrackWriter
+from relay.transport.memory import memory_pair
+from relay.wire.version import ALL_VERSIONS, AnyVersion, Draft, Version
+from tests.actors.world import EVERYTHING, World
+from tests.clock import RUNTIME
+from tests.sampling import FULL
+
+WITHIN = 60.0  # seconds of virtual time
+
+LITE = tuple(Version)
+DRAFTS = tuple(Draft)
+
+PAIRS: list[tuple[AnyVersion, AnyVersion]] = [
+    *((lite, draft) for lite in LITE for draft in DRAFTS),
+    *((draft, lite) for lite in LITE for draft in DRAFTS),
+    *(
+        (one, other)
+        for one in DRAFTS
+        for other in DRAFTS
+        if FULL or one is other or Draft.DRAFT_18 in (one, other)
+    ),
+]
+"""Publisher and viewer."""
+
+pairs = pytest.mark.parametrize(
+    ("source", "sink"), PAIRS, ids=[f"{a.name_on_wire}-{b.name_on_wire}" for a, b in PAIRS]
+)
+drafts = pytest.mark.parametrize("draft", DRAFTS, ids=lambda draft: draft.name_on_wire)
+
+
+class Relay(World):
+    """With clients."""
+
+    @contextlib.asynccontextmanager
+    async def client(
+        self, version: AnyVersion, permissions: Permissions = EVERYTHING
+    ) -> AsyncIterator[Client]:
+        named = None if isinstance(version, Version) and version.has_setup_exchange else version
+        near, far = memory_pair(named, path="/")
+        self._numbers += 1
+        ConnectionActor.start(
+            session=far,
+            number=self._numbers,
+            environment=self.environment,
+            permissions=permissions,
+            gate=self.gate.ref,
+        )
+        async with Client(near, versions=(version,), runtime=RUNTIME) as client:
+            yield client
+
+
+@contextlib.asynccontextmanager
+async def relay() -> AsyncIterator[Relay]:
+    world = Relay(versions=ALL_VERSIONS)
+    async with asyncio.timeout(WITHIN):
+        yield world
+    await world.close()
+
+
+async def watch(client: Client, track: str = "video/hd") -> Subscription:
+    announced = client.announced("")
+    await announced.wait_for("demo/cam")
+    return await client.subscribe("demo/cam", track)
+
+
+def write(track: TrackWriter, *payloads: bytes, finish: bool = True) -> None:
+    group = track.group()
+    for number, payload in enumerate(payloads):
+        group.write(payload, timestamp=100 * group.sequence + number)
+    if finish:
+        group.finish()
+
+
+async def read(group: GroupReader) -> tuple[int, list[bytes]]:
+    return group.sequence, [frame.payload for frame in await group.read_all()]
+
+
+async def begun(group: GroupReader, count: int) -> tuple[int, list[bytes]]:
+    """Its first frames: a joining FETCH does not tell if a group has ended."""
+    return group.sequence, [(await anext(group)).payload for _ in range(count)]
+
+
+@pairs
+async def test_frames_arrive_whole_and_in_order(source: AnyVersion, sink: AnyVersion) -> None:
+    """With their timestamps where both dialects have them; the end of the track follows."""
+    async with relay() as world, world.client(source) as publisher, world.client(sink) as viewer:
+        track = publisher.publish("demo/cam").track("video/hd", timescale=1000)
+        write(track, b"key", b"", finish=False)
+        subscription = await watch(viewer)
+        first = await anext(subscription)
+        frame = await anext(first)
+        assert (first.sequence, frame.payload) == (0, b"key")
+        carried = {Version.LITE_05, Version.LITE_06, *DRAFTS} - {Draft.DRAFT_14}
+        if {source, sink} <= carried:
+            assert frame.timestamp == 0
+            assert subscription.info is not None
+            assert subscription.info.timescale == 1000
+        groups = [[b"x" * 5_000, b"y"], [b"", b"z" * 70_000], [b"last"]]
+        track.cache.latest.finished = True  # type: ignore[union-attr]
+        track.send(track.cache.latest)  # type: ignore[arg-type]
+        assert [frame.payload for frame in await first.read_all()] == [b""]
+        for payloads in groups:
+            write(track, *payloads)
+        received = [await read(await anext(subscription)) for _ in groups]  # the newest may come first
+        assert dict(received) == {number + 1: payloads for number, payloads in enumerate(groups)}
+        track.finish()
+        await subscription.ended()
+        assert subscription.code is None
+
+
+@pairs
+async def test_a_missing_track_or_broadcast_is_refused(source: AnyVersion, sink: AnyVersion) -> None:
+    async with relay() as world, world.client(source) as publisher, world.client(sink) as viewer:
+        publisher.publish("demo/cam").track("video/hd")
+        await viewer.announced("").wait_for("demo/cam")
+        for broadcast, name in (("demo/cam", "audio"), ("demo/none", "video/hd")):
+            with pytest.raises(SubscribeError):
+                await anext(await viewer.subscribe(broadcast, name))
+
+
+@drafts
+async def test_viewers_of_all_dialects_share_one_subscription(draft: Draft) -> None:
+    async with (
+        relay() as world,
+        world.client(draft) as publisher,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        track = publisher.publish("demo/cam").track("video/hd")
+        write(track, b"key", b"more")
+        viewers = [await stack.enter_async_context(world.client(version)) for version in ALL_VERSIONS]
+        subscriptions = [await watch(viewer) for viewer in viewers]
+        for subscription in subscriptions:
+            assert await begun(await anext(subscription), 2) == (0, [b"key", b"more"])
+        assert track.subscribers == 1
+        write(track, b"next")
+        for subscription in subscriptions:
+            assert await read(await anext(subscription)) == (1, [b"next"])
+
+
+@drafts
+async def test_a_late_viewer_gets_the_current_group_from_its_start(draft: Draft) -> None:
+    """Also if the relay itself comes late to a publisher, whose group is half over."""
+    for source in (draft, Version.LITE_06):
+        async with relay() as world, world.client(source) as publisher:
+            track = publisher.publish("demo/cam").track("video/hd")
+            write(track, b"old")
+            write(track, b"key", b"1", b"2", finish=False)
+            async with world.client(draft) as viewer, world.client(draft) as later:
+                one, two = await watch(viewer), None
+                group = await anext(one)
+                assert group.sequence == 1
+                assert [(await anext(group)).payload for _ in range(3)] == [b"key", b"1", b"2"]
+                two = await watch(later)
+                again = await anext(two)
+                assert [(await anext(again)).payload for _ in range(3)] == [b"key", b"1", b"2"]
+                assert track.subscribers == 1
+
+
+@drafts
+async def test_another_publisher_takes_over(draft: Draft) -> None:
+    """A viewer keeps its subscription, and group numbers go on."""
+    async with relay() as world, world.client(draft) as viewer, world.client(draft) as first:
+        track = first.publish("demo/cam").track("video/hd")
+        write(track, b"one")
+        subscription = await watch(viewer)
+        assert await begun(await anext(subscription), 1) == (0, [b"one"])
+        async with world.client(draft) as second:
+            other = second.publish("demo/cam").track("video/hd")
+            write(other, b"two")
+            await first.close()
+            sequence, payloads = await begun(await anext(subscription), 1)
+            assert (sequence > 0, payloads) == (True, [b"two"])
+            write(other, b"three")
+            assert await read(await anext(subscription)) == (sequence + 1, [b"three"])
+
+
+@drafts
+async def test_permissions_hold(draft: Draft) -> None:
+    async with (
+        relay() as world,
+        world.client(draft, Permissions("", (), ("",))) as reader,
+        world.client(draft, Permissions("", ("",), ())) as writer,
+        world.client(draft) as other,
+    ):
+        reader.publish("demo/forbidden").track("video/hd")
+        writer.publish("demo/cam").track("video/hd")
+        announced = other.announced("")
+        await announced.wait_for("demo/cam")
+        assert set(announced.live) == {"demo/cam"}
+        with pytest.raises(SubscribeError):
+            await writer.subscribe("demo/cam", "video/hd")
+        assert await writer.announced("").initial() == {}

@@ -1,0 +1,508 @@
+"""The machine of moq-transport, and a peer that a test plays: objects, tracks that the peer offers, faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relay.model.group import FrameQueue, Object
+from relay.model.track import SubscribeParams, TrackProperties
+from relay.moq.encoding import EncodedGroup, Encoding
+from relay.moq.feed import shared_fragments
+from relay.moq.session import (
+    Announced,
+    AnnounceRequested,
+    Closed,
+    Fault,
+    GroupData,
+    GroupFragment,
+    InfoRequested,
+    Introduced,
+    Offer,
+    RequestCancelled,
+    RequestRejected,
+    StrayGroup,
+    SubscribeRequested,
+    SubscriptionEnded,
+    SubscriptionStarted,
+    Unannounced,
+)
+from relay.transport.session import StreamStopped
+from relay.wire.errors import StreamCode
+from relay.wire.ietf.codes import RequestKind
+from relay.wire.ietf.data import ObjectHeader, ObjectStatus, SubgroupHeader
+from relay.wire.ietf.decoder import UniDecoder
+from relay.wire.ietf.messages import (
+    Publish,
+    PublishDone,
+    PublishNamespace,
+    RequestError,
+    RequestOk,
+    RequestUpdate,
+    Subscribe,
+    SubscribeOk,
+    SubscribeTracks,
+    TrackStatus,
+)
+from relay.wire.ietf.values import Location, Properties, Token
+from relay.wire.version import Draft
+from tests.moq.ietf_peer import IetfPeer, parameters
+
+drafts = pytest.mark.parametrize("draft", Draft, ids=lambda draft: draft.name_on_wire)
+NEW = [Draft.DRAFT_18, Draft.DRAFT_20, Draft.DRAFT_22]
+
+NAME = (b"demo", b"cam"), b"video"
+TIMED: Properties = ((0x08, 1000), (0x4321, b"kept"))
+
+
+class Publisher(IetfPeer):
+    """It has accepted a subscription of the machine, with alias 9."""
+
+    def __init__(self, draft: Draft, largest: Location | None = None) -> None:
+        super().__init__(draft)
+        self.request = self.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
+        self.stream = self.asked()
+        properties = TIMED if self.profile.track_properties else ()
+        ok = SubscribeOk(9, parameters(largest=largest, **self.fixed()), properties, request_id=1)
+        self.say(self.stream, ok)
+
+    def fixed(self) -> dict[str, Any]:
+        return {"expires": 0} if self.profile.fixed_fields else {}
+
+    def begin(self, group: int, subgroup: int | None = 0, **flags: Any) -> Any:
+        header = SubgroupHeader(9, group, subgroup, 128, has_properties=True, **flags)
+        return self.subgroup(header)
+
+    def objects(self) -> dict[int, list[tuple[int, int, bytes]]]:
+        """Whole objects that came, by group: subgroup, id, payload."""
+        queues: dict[int, FrameQueue] = {}
+        for event in self.end.of(GroupData):
+            for part in event.parts:
+                queues.setdefault(part.sequence, FrameQueue()).extend(part.parts)
+        found: dict[int, list[tuple[int, int, bytes]]] = {}
+        for sequence, queue in queues.items():
+            found[sequence] = []
+            while queue:
+                start, payload = queue.popleft()
+                assert isinstance(start, Object)
+                found[sequence].append((start.subgroup.number, start.id, payload))
+        return found
+
+    def ends(self) -> dict[int, int | None]:
+        return {
+            part.sequence: part.code
+            for event in self.end.of(GroupData)
+            for part in event.parts
+            if part.fin or part.code is not None
+        }
+
+
+# --- groups
+
+
+@drafts
+def test_ids_may_have_gaps(draft: Draft) -> None:
+    peer = Publisher(draft)
+    stream = peer.begin(4, end_of_group=True, first_object=True)
+    peer.write(stream, peer.object(0, b"a") + peer.object(5, b"b", 0) + peer.object(6, b"", 5), fin=True)
+    assert peer.objects() == {4: [(0, 0, b"a"), (0, 5, b"b"), (0, 6, b"")]}
+    assert peer.ends() == {4: None}
+
+
+@drafts
+def test_subgroups_are_merged_by_id(draft: Draft) -> None:
+    peer = Publisher(draft)
+    base, detail = peer.begin(4, first_object=True), peer.begin(4, 1, first_object=True)
+    peer.write(base, peer.object(0, b"a") + peer.object(2, b"c", 0))
+    assert peer.objects() == {4: [(0, 0, b"a")]}  # the other one may bring number 1
+    peer.write(detail, peer.object(1, b"b") + peer.object(3, b"d", 1)[:-1])
+    assert peer.objects() == {4: [(0, 0, b"a"), (1, 1, b"b"), (0, 2, b"c")]}
+    peer.write(base, peer.object(4, b"e", 2), fin=True)
+    peer.write(detail, b"d", fin=True)
+    assert peer.objects()[4][3:] == [(1, 3, b"d"), (0, 4, b"e")]
+    assert peer.ends() == {}
+    peer.write(peer.begin(5), peer.object(0, b"next"))
+    assert peer.ends() == {4: None}  # a newer group: nothing else comes
+
+
+@drafts
+def test_a_missing_id_is_not_awaited_without_another_stream(draft: Draft) -> None:
+    peer = Publisher(draft)
+    base, detail = peer.begin(4), peer.begin(4, 1)
+    peer.write(base, peer.object(0, b"a") + peer.object(3, b"d", 0))
+    peer.write(detail, peer.object(1, b"b"), fin=True)
+    assert peer.objects() == {4: [(0, 0, b"a"), (1, 1, b"b"), (0, 3, b"d")]}
+
+
+@drafts
+@pytest.mark.parametrize("status", [ObjectStatus.END_OF_GROUP, ObjectStatus.END_OF_TRACK])
+def test_an_object_ends_the_group(draft: Draft, status: ObjectStatus) -> None:
+    peer = Publisher(draft)
+    stream = peer.begin(4)
+    peer.write(stream, peer.object(0, b"a") + peer.object(1, b"", 0, status=status), fin=True)
+    assert (peer.objects(), peer.ends()) == ({4: [(0, 0, b"a")]}, {4: None})
+    done = PublishDone(2, 1, request_id=1)
+    peer.say(peer.stream, done, fin=peer.profile.request_streams)
+    final = 5 if status is ObjectStatus.END_OF_TRACK else None
+    assert [event.final for event in peer.end.of(SubscriptionEnded)] == [final]
+
+
+@drafts
+def test_the_end_of_the_track_is_no_group(draft: Draft) -> None:
+    peer = Publisher(draft)
+    peer.write(peer.begin(3), peer.object(0, b"a"), fin=True)
+    peer.write(peer.begin(4), peer.object(0, b"", status=ObjectStatus.END_OF_TRACK), fin=True)
+    assert set(peer.objects()) == {3}
+    assert peer.ends() == {3: None}
+
+
+@drafts
+def test_a_reset_subgroup_breaks_the_group_off(draft: Draft) -> None:
+    peer = Publisher(draft)
+    stream = peer.begin(4)
+    peer.write(stream, peer.object(0, b"abc")[:-1])
+    peer.reset(stream, 2)
+    assert peer.ends() == {4: StreamCode.DELIVERY_TIMEOUT}
+    base, detail = peer.begin(5), peer.begin(5, 1)
+    peer.write(base, peer.object(0, b"a"))
+    peer.reset(detail)
+    peer.write(base, peer.object(1, b"b", 0), fin=True)
+    assert peer.objects()[5] == [(0, 0, b"a"), (0, 1, b"b")]
+    assert peer.ends()[5] == StreamCode.CANCELLED  # it lacks a layer
+
+
+@drafts
+def test_groups_before_the_answer_wait(draft: Draft) -> None:
+    peer = IetfPeer(draft)
+    peer.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
+    stream = peer.subgroup(SubgroupHeader(9, 1, end_of_group=True, has_properties=True))
+    peer.write(stream, peer.object(0, b"early"), fin=True)
+    assert peer.end.of(GroupData) == []
+    fixed = {"expires": 0} if peer.profile.fixed_fields else {}
+    peer.say(peer.asked(), SubscribeOk(9, parameters(**fixed), request_id=1))
+    assert [part.fin for event in peer.end.of(GroupData) for part in event.parts] == [True]
+    assert peer.end.of(StrayGroup) == []
+
+
+@drafts
+def test_groups_of_nobody_are_stopped(draft: Draft) -> None:
+    peer = IetfPeer(draft)
+    stray = peer.subgroup(SubgroupHeader(9, 1))
+    assert stray.stops == [1]
+    peer.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
+    waiting = peer.subgroup(SubgroupHeader(9, 1))
+    assert waiting.stops == []
+    peer.end.on_time(3.0)
+    assert waiting.stops == [1]
+    assert len(peer.end.of(StrayGroup)) == 2
+
+
+# --- from one draft to another
+
+
+def decoded(draft: Draft, peer: IetfPeer, stream: Any) -> list[Any]:
+    return list(UniDecoder(peer.profile, 1 << 20, lambda _: False).feed(stream.written))
+
+
+@drafts
+@pytest.mark.parametrize("other", Draft, ids=lambda draft: draft.name_on_wire)
+def test_objects_pass_unchanged_from_draft_to_draft(draft: Draft, other: Draft) -> None:
+    """Ids, gaps, subgroups and unknown properties."""
+    peer = Publisher(draft)
+    properties: Properties = ((0x10, 300), (0x3D, b"\x01\x02"), (0x1234, 5))
+    base, detail = peer.begin(4, first_object=True), peer.begin(4, 7, first_object=True)
+    peer.write(base, peer.object(0, b"a", None, properties) + peer.object(3, b"dd", 0), fin=True)
+    peer.write(detail, peer.object(2, b"", None, properties[:1]), fin=True)
+    peer.write(peer.begin(5), peer.object(0, b"next"))
+    group = EncodedGroup(4, 0.0)
+    for event in peer.end.of(GroupData):
+        for part in event.parts:
+            if part.sequence == 4:
+                group.extend(part.parts)
+                group.finished |= part.fin
+    assert group.finished
+
+    viewer = Viewer(other)
+    viewer.send(shared_fragments([(group, True)], viewer.end.moq.encoding))
+    one, two = (decoded(other, viewer, stream) for stream in viewer.groups())
+    assert (one[0].group, one[0].subgroup, two[0].subgroup) == (4, 0, 7)
+    assert one[1:3] == [ObjectHeader(0, 1, properties), b"a"]
+    assert one[3:5] == [ObjectHeader(3, 2), b"dd"]
+    assert two[1] == ObjectHeader(2, 0, properties[:1])
+    assert all(stream.finished for stream in viewer.groups())
+
+
+class Viewer(IetfPeer):
+    """It has subscribed to a track of the machine."""
+
+    def __init__(self, draft: Draft, info: TrackProperties | None = None, **values: Any) -> None:
+        super().__init__(draft, interest=None)
+        self.stream = self.ask(Subscribe(self.next_id(), *NAME, parameters(**values)))
+        self.end.moq.serving.send_info(self.end.one(InfoRequested).request, info or TrackProperties())
+        self.end.poll()
+        self.request = self.end.one(SubscribeRequested).request
+        self.end.moq.serving.accept(self.request, None)
+
+    def send(self, fragments: tuple[GroupFragment, ...]) -> None:
+        self.end.moq.serving.send_group(self.request, fragments, 0.0)
+        self.end.poll()
+
+
+@drafts
+def test_a_track_is_answered_with_its_properties(draft: Draft) -> None:
+    info = TrackProperties(pairs=((0x08, 90_000), (0x4321, b"kept")))
+    viewer = Viewer(draft, info)
+    (ok,) = viewer.answers(viewer.stream)
+    assert isinstance(ok, SubscribeOk)
+    if draft is not Draft.DRAFT_14:
+        assert ok.properties == info.pairs
+
+
+@drafts
+def test_a_viewer_pauses(draft: Draft) -> None:
+    viewer = Viewer(draft)
+    stream = viewer.stream
+
+    def forward(on: bool) -> None:
+        filters = {"priority": 128} if viewer.profile.fixed_fields else {}
+        existing = None if viewer.profile.request_streams else 0
+        update = RequestUpdate(viewer.next_id(), parameters(forward=on, **filters), existing)
+        viewer.say(stream, update)
+
+    def group(number: int) -> tuple[GroupFragment, ...]:
+        encoded = EncodedGroup(number, 0.0)
+        encoded.finished = True
+        return shared_fragments([(encoded, True)], viewer.end.moq.encoding)
+
+    viewer.send(group(1))
+    forward(False)
+    viewer.send(group(2))
+    forward(True)
+    viewer.send(group(3))
+    assert [decoded(draft, viewer, s)[0].group for s in viewer.groups()] == [1, 3]
+    assert viewer.end.of(Closed) == []
+
+
+# --- tracks that the peer offers
+
+
+class Offering(IetfPeer):
+    """It publishes a track by itself, with alias 3."""
+
+    def __init__(self, draft: Draft, **values: Any) -> None:
+        super().__init__(draft)
+        properties = TIMED if self.profile.track_properties else ()
+        message = Publish(self.next_id(), *NAME, 3, parameters(forward=False, **values), properties)
+        self.stream = self.ask(message)
+
+    def updates(self) -> list[RequestUpdate]:
+        return [m for m in self.answers(self.stream) if isinstance(m, RequestUpdate)]
+
+    def agree(self, update: RequestUpdate, **values: Any) -> None:
+        """Answer an update, where the draft has an answer."""
+        if not self.profile.fixed_fields:
+            ok = RequestOk(parameters(**values), request_id=update.request_id, to=RequestKind.UPDATE)
+            self.say(self.stream, ok)
+        self.end.poll()
+
+
+@drafts
+def test_an_offered_track_starts_on_demand(draft: Draft) -> None:
+    peer = Offering(draft)
+    assert [event.path for event in peer.end.of(Announced)] == ["demo/cam"]
+    assert peer.updates() == []
+    request = peer.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
+    (update,) = peer.updates()
+    assert update.params.forward is True
+    peer.agree(update)
+    assert [event.request for event in peer.end.of(SubscriptionStarted)] == [request]
+    stream = peer.subgroup(SubgroupHeader(3, 0, end_of_group=True, first_object=True, has_properties=True))
+    peer.write(stream, peer.object(0, b"a"), fin=True)
+    assert [part.fin for event in peer.end.of(GroupData) for part in event.parts] == [True]
+
+    peer.end.moq.requests.cancel(request)
+    assert [update.params.forward for update in peer.updates()] == [True, False]
+    peer.agree(peer.updates()[1])
+    unwanted = peer.subgroup(SubgroupHeader(3, 1, has_properties=True))
+    assert unwanted.stops == [1]
+    again = peer.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
+    peer.agree(peer.updates()[2])
+    assert [event.request for event in peer.end.of(SubscriptionStarted)] == [request, again]
+
+    done = PublishDone(2, 1, request_id=0)
+    peer.say(peer.stream, done, fin=peer.profile.request_streams)
+    assert [event.request for event in peer.end.of(SubscriptionEnded)] == [again]
+    peer.end.moq.requests.cancel(again)
+    peer.end.poll()
+    assert [event.path for event in peer.end.of(Unannounced)] == ["demo/cam"]
+    assert peer.end.of(Closed) == []
+
+
+@drafts
+def test_an_offer_without_permission_is_refused(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest="other")
+    stream = peer.ask(Publish(peer.next_id(), *NAME, 3, parameters(forward=False)))
+    (refused,) = peer.answers(stream)
+    assert isinstance(refused, RequestError)
+    assert refused.code == 1
+    assert peer.end.of(Announced) == []
+
+
+@drafts
+def test_a_namespace_lives_as_long_as_one_of_its_requests(draft: Draft) -> None:
+    peer = Offering(draft)
+    stream = peer.ask(PublishNamespace(peer.next_id(), NAME[0]))
+    peer.say(peer.stream, PublishDone(2, 0, request_id=0), fin=peer.profile.request_streams)
+    assert len(peer.end.of(Announced)) == 1
+    assert peer.end.of(Unannounced) == []
+    if peer.profile.request_streams:
+        peer.reset(stream)
+        assert [event.path for event in peer.end.of(Unannounced)] == ["demo/cam"]
+
+
+# --- other requests
+
+
+@pytest.mark.parametrize("draft", NEW)
+def test_a_subscription_waits_for_its_publisher(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Subscribe(peer.next_id(), *NAME, parameters(rendezvous_timeout=3_000)))
+    serving = peer.end.moq.serving
+    serving.reject(peer.end.one(InfoRequested).request, StreamCode.UNROUTABLE)
+    peer.end.poll()
+    interest = peer.end.one(AnnounceRequested)
+    assert interest.prefix == "demo/cam"
+    serving.announce_initial(interest.request, [])
+    assert peer.answers(stream) == []
+    assert peer.end.moq.deadline == 3.0
+    serving.announce(interest.request, "demo/cam", Offer("demo/cam"))
+    peer.end.poll()
+    assert [event.request for event in peer.end.of(RequestCancelled)] == [interest.request]
+    again = peer.end.of(InfoRequested)[1]
+    serving.send_info(again.request, TrackProperties())
+    peer.end.poll()
+    serving.accept(peer.end.one(SubscribeRequested).request, None)
+    assert isinstance(peer.answers(stream)[0], SubscribeOk)
+
+
+@pytest.mark.parametrize("draft", NEW)
+def test_a_subscription_waits_in_vain(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Subscribe(peer.next_id(), *NAME, parameters(rendezvous_timeout=3_000)))
+    peer.end.moq.serving.reject(peer.end.one(InfoRequested).request, StreamCode.UNROUTABLE)
+    peer.end.poll()
+    peer.end.on_time(2.9)
+    assert peer.answers(stream) == []
+    peer.end.on_time(3.0)
+    (refused,) = peer.answers(stream)
+    assert isinstance(refused, RequestError)
+    assert refused.code == 2
+    assert len(peer.end.of(RequestCancelled)) == 1
+
+
+@drafts
+def test_the_state_of_a_track(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(TrackStatus(peer.next_id(), *NAME))
+    peer.end.moq.serving.send_info(peer.end.one(InfoRequested).request, TrackProperties())
+    (answer,) = peer.answers(stream)
+    assert isinstance(answer, RequestOk)
+    stream = peer.ask(TrackStatus(peer.next_id(), *NAME))
+    peer.end.moq.serving.reject(peer.end.of(InfoRequested)[1].request, StreamCode.NOT_FOUND)
+    assert isinstance(peer.answers(stream)[-1], RequestError)
+
+
+@pytest.mark.parametrize("draft", NEW)
+def test_tracks_are_not_announced(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(SubscribeTracks(peer.next_id(), (b"demo",)))
+    assert isinstance(peer.answers(stream)[0], RequestError)
+    assert peer.end.of(Closed) == []
+
+
+@drafts
+@pytest.mark.parametrize("fields", [(b"a/b",), (b"\xff",), (b"a",) * 33][:2], ids=["slash", "bytes"])
+def test_names_without_a_path_are_refused(draft: Draft, fields: tuple[bytes, ...]) -> None:
+    peer = IetfPeer(draft)
+    stream = peer.ask(PublishNamespace(peer.next_id(), fields))
+    assert isinstance(peer.answers(stream)[-1], RequestError)
+    stream = peer.ask(Subscribe(peer.next_id(), fields, b"video"))
+    assert isinstance(peer.answers(stream)[-1], RequestError)
+    assert not [event for event in peer.end.events if isinstance(event, Announced | InfoRequested)]
+
+
+# --- set-up
+
+
+@drafts
+def test_a_token_in_setup_is_part_of_the_target(draft: Draft) -> None:
+    peer = IetfPeer(draft, setup=False, interest=None, admitted=False, path=None, transport="quic")
+    peer.set_up(path="/room?x=1", tokens=(Token(b"a.b.c"),))
+    assert peer.end.one(Introduced).target == "/room?x=1&jwt=a.b.c"
+    peer.end.moq.setup.admit(0.0)
+    peer.end.poll()
+    assert peer.end.moq.state.value == "established"
+
+
+@drafts
+def test_requests_before_setup_wait(draft: Draft) -> None:
+    peer = IetfPeer(draft, setup=False, interest=None)
+    if peer.profile.request_streams:
+        peer.ask(Subscribe(peer.next_id(), *NAME))
+        assert peer.end.of(InfoRequested) == []
+        peer.set_up()
+        assert len(peer.end.of(InfoRequested)) == 1
+    else:
+        peer.ask(Subscribe(peer.next_id(), *NAME))
+        assert [fault.fatal for fault in peer.end.of(Fault)] == [True]  # one stream: it must begin with SETUP
+
+
+@drafts
+def test_request_ids_of_the_wrong_side_close(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    peer.ask(Subscribe(1, *NAME))
+    assert peer.session.closed[0][0] == 4
+    peer = IetfPeer(draft, interest=None)
+    peer.ask(Subscribe(0, *NAME))
+    peer.ask(Subscribe(0, *NAME))
+    assert peer.session.closed[0][0] == 4
+
+
+@drafts
+def test_the_control_stream_stays(draft: Draft) -> None:
+    peer = IetfPeer(draft)
+    peer.write(peer.control, b"", fin=True)
+    assert peer.session.closed[0][0] == 3
+
+
+@drafts
+def test_a_second_setup_closes(draft: Draft) -> None:
+    peer = IetfPeer(draft)
+    peer.set_up()
+    assert peer.session.closed[0][0] == 3
+
+
+@drafts
+def test_a_viewer_that_stops_its_request_leaves(draft: Draft) -> None:
+    viewer = Viewer(draft)
+    if viewer.profile.request_streams:
+        viewer.end.receive(StreamStopped(viewer.stream, 1))
+        assert [event.request for event in viewer.end.of(RequestCancelled)] == [viewer.request]
+
+
+@drafts
+def test_the_peer_aborts_its_track(draft: Draft) -> None:
+    peer = Publisher(draft)
+    unauthorized = PublishDone(1, 0, request_id=1)
+    peer.say(peer.stream, unauthorized, fin=peer.profile.request_streams)
+    rejected = peer.end.one(RequestRejected)
+    assert (rejected.request, rejected.code) == (peer.request, StreamCode.UNAUTHORIZED)
+
+
+def test_encodings_by_draft() -> None:
+    assert [IetfPeer(draft).end.moq.encoding for draft in Draft] == [
+        Encoding.OBJECTS_14,
+        Encoding.OBJECTS_16,
+        *[Encoding.OBJECTS_18] * 3,
+    ]
