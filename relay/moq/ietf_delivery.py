@@ -15,7 +15,7 @@ from relay.moq.core import RequestOwner
 from relay.moq.delivery import Delivery, GroupStream
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Party
-from relay.moq.ietf_fetching import FetchAnswer
+from relay.moq.ietf_fetching import FetchAnswer, Fill
 from relay.moq.session import GroupFragment, Location, SubscribeUpdated
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
@@ -125,6 +125,8 @@ class IetfDelivery(Delivery):
         self._paused = params.forward is False
         self._streams = 0
         self._largest: Location | None = None
+        self.fill: Fill | None = None
+        self.fills: Filter | None = None  # what that selects
         self._leads: dict[bool, tuple[bytes, bytes]] = {}
         self._number = encode_varint if core.profile.quic_varints else encode_vi64
         self._joins: list[Joining] = []  # that wait for the answer to SUBSCRIBE
@@ -149,14 +151,20 @@ class IetfDelivery(Delivery):
 
     def on_finished(self) -> None:
         if self._ietf.profile.fin_cancels and not self.over:
+            self._stop_filling(StreamCode.CANCELLED)
             self.unsubscribe(None)
             self._done(DoneStatus.SUBSCRIPTION_ENDED)
 
     def on_left(self, code: int) -> None:
         if not self.over:
+            self._stop_filling(code)
             self.unsubscribe(code)
             if self.exchange.shares_stream and self._accepted:
                 self._done(DoneStatus.SUBSCRIPTION_ENDED)
+
+    def _stop_filling(self, code: int) -> None:
+        if self.fill is not None:
+            self.fill.on_left(code)
 
     def _abort_groups(self) -> None:
         wire = self._core.code(StreamCode.CANCELLED)
@@ -183,9 +191,23 @@ class IetfDelivery(Delivery):
             )
         self.exchange.send(SubscribeOk(self.exchange.id, params, properties, request_id=self.exchange.id))
         self._largest = largest
+        if self.fill is not None:
+            self._fill_in(self.fill, largest)
         joins, self._joins = self._joins, []
         for join in joins:
             self.join(*join)
+
+    def _fill_in(self, fill: Fill, largest: Location | None) -> None:
+        wanted = self.fills
+        if largest is None:
+            fill.refuse(StreamCode.NOT_FOUND)
+            return
+        start = WireLocation(largest[0] + 1, 0)  # nothing
+        if isinstance(wanted, RelativeGroup) and wanted.back:
+            start = WireLocation(max(0, largest[0] + 1 - wanted.back), 0)
+        elif isinstance(wanted, AbsoluteRange):
+            start = wanted.start
+        fill.begin(start, largest)
 
     def join(self, fetch: FetchAnswer, start: int, relative: bool) -> None:  # noqa: FBT001 - as in `Joining`
         """A joining fetch, which ends where this subscription begins."""
@@ -273,6 +295,8 @@ class IetfDelivery(Delivery):
     def refuse(self, code: int) -> None:
         for join in self._joins:
             join.fetch.refuse(code)
+        if self.fill is not None and self._accepted:
+            self.fill.refuse(code)
         if self._accepted:
             self._finish(self._ietf.done(code))
         else:

@@ -17,6 +17,7 @@ from relay.wire.ietf.messages import FetchOk, Message, RequestUpdate
 from relay.wire.ietf.parameters import Parameters
 from relay.wire.ietf.streams import FetchEncoder, fetch_header
 from relay.wire.ietf.values import GroupOrder, Location, PropertyType
+from relay.wire.varint import MAX_VARINT
 
 MOST_MISSING: Final = 8  # groups in a row that do not exist, until the fetch gives up
 
@@ -69,7 +70,6 @@ class FetchAnswer(Party):
         self._stream: Stream | None = None
         self._encoder = FetchEncoder(core.profile, descending=self._descending)
         self._over = False
-        exchange.party = self
 
     # --- the range
 
@@ -91,7 +91,10 @@ class FetchAnswer(Party):
     def _next(self) -> None:
         """The present group is done."""
         last = self._start.group if self._descending else self._end[0]
-        if self._group == last or self._missing >= MOST_MISSING:
+        beyond = (
+            bool(self._missing) and self._end[0] == MAX_VARINT
+        )  # an open end is at the first missing group
+        if self._group == last or self._missing >= MOST_MISSING or beyond:
             self._finish()
         else:
             self._ask(self._group + (-1 if self._descending else 1))
@@ -168,8 +171,7 @@ class FetchAnswer(Party):
         if stream is None:
             stream = self._stream = self._core.session.open_uni()
             stream.context = IGNORE
-            group, last = self._end
-            self._exchange.send(FetchOk(group, last, request_id=self._exchange.id))
+            self._agree()
             chunks = [fetch_header(self._exchange.id, self._core.profile), *chunks]
         if chunks:
             stream.write(chunks)
@@ -180,17 +182,28 @@ class FetchAnswer(Party):
         assert self._stream is not None
         self._stream.write((), fin=True)
         self._over = True
-        self._exchange.leave()
+        self._leave()
 
     def refuse(self, code: int) -> None:
         if self._over:
             return
         self._over = True
         if self._stream is None:
-            self._exchange.error(code)
+            self._deny(code)
         else:
             self._stream.reset(self._core.code(code))
-            self._exchange.leave()
+            self._leave()
+
+    # --- messages
+
+    def _agree(self) -> None:
+        self._exchange.send(FetchOk(*self._end, request_id=self._exchange.id))
+
+    def _deny(self, code: int) -> None:
+        self._exchange.error(code)
+
+    def _leave(self) -> None:
+        self._exchange.leave()
 
     # --- the peer
 
@@ -209,3 +222,17 @@ class FetchAnswer(Party):
         if self.request:
             self._owner.fetch_over(self.request)
             self._core.emit(RequestCancelled(self.request, code))
+
+
+class Fill(FetchAnswer):
+    """FILL_PARAMETERS of a SUBSCRIBE: what precedes its start, on a fetch stream with its id, without an answer."""
+
+    def _agree(self) -> None:
+        pass
+
+    def _deny(self, code: int) -> None:  # noqa: ARG002 - nothing to fill in
+        self._over = False
+        self._finish()
+
+    def _leave(self) -> None:
+        pass

@@ -14,7 +14,7 @@ from relay.moq.ietf_announce import NamespaceWriter, RequestingWriter, offered
 from relay.moq.ietf_core import MISSING, IetfCore
 from relay.moq.ietf_delivery import IetfDelivery, properties_of
 from relay.moq.ietf_exchange import Exchange, Exchanges, Party
-from relay.moq.ietf_fetching import FetchAnswer
+from relay.moq.ietf_fetching import FetchAnswer, Fill
 from relay.moq.ietf_names import path_of, track_of
 from relay.moq.serving import Serving
 from relay.moq.session import (
@@ -36,6 +36,7 @@ from relay.wire.ietf.messages import (
     TrackStatus,
 )
 from relay.wire.ietf.values import AbsoluteRange
+from relay.wire.varint import MAX_VARINT
 
 
 class Rendezvous:
@@ -119,6 +120,9 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         request = core.new_request()
         delivery = IetfDelivery(core, self, request, message.params, exchange, self._ranks)
         delivery.named = named
+        if message.params.fill is not None:
+            delivery.fill = Fill(core, self, exchange, named, message.params.fill)
+            delivery.fills = message.params.fill.filter
         if message.params.rendezvous_timeout:
             delivery.patient_until = core.now + message.params.rendezvous_timeout / 1000
         self._deliveries[request] = delivery
@@ -143,11 +147,12 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         wanted = message.range
         if named is None:
             return
-        if not isinstance(wanted, AbsoluteRange) or wanted.end_group is None:
-            exchange.error(StreamCode.NOT_FOUND, "a range with an end is expected")
+        if not isinstance(wanted, AbsoluteRange):
+            exchange.error(StreamCode.NOT_FOUND, "a range with a start is expected")
             return
-        fetch = FetchAnswer(self._ietf, self, exchange, named, message.params)
-        fetch.begin(wanted.start, (wanted.end_group, wanted.end_object))
+        end = (MAX_VARINT, None) if wanted.end_group is None else (wanted.end_group, wanted.end_object)
+        fetch = exchange.party = FetchAnswer(self._ietf, self, exchange, named, message.params)
+        fetch.begin(wanted.start, end)
 
     def _on_joining_fetch(self, exchange: Exchange, message: JoiningFetch) -> None:
         found = (d for d in self._deliveries.values() if d.exchange.id == message.subscribe_id)
@@ -157,6 +162,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             return
         priority = 255 - delivery.info.priority
         fetch = FetchAnswer(self._ietf, self, exchange, delivery.named, message.params, priority)
+        exchange.party = fetch
         delivery.join(fetch, message.start, relative=message.relative)
 
     def _on_interest(self, exchange: Exchange, message: SubscribeNamespace) -> None:

@@ -54,6 +54,31 @@ async def listeners(relay: Relay, versions: Iterable[AnyVersion]) -> AsyncIterat
             await server.close()
 
 
+@pytest.mark.parametrize(
+    ("source", "sink"),
+    [*((Version.LITE_06, draft) for draft in Draft), *((draft, Version.LITE_06) for draft in Draft)],
+    ids=lambda value: getattr(value, "name", value),
+)
+async def test_a_late_viewer_gets_the_current_group_from_its_first_frame(
+    source: AnyVersion, sink: AnyVersion
+) -> None:
+    """From the cache, by a joining fetch or a fill; and if the relay itself comes late, from the publisher."""
+    held = ("--groups", 3, "--frames-per-group", 10, "--hold", "--interval", 0.001, "--wait-for-viewers", 0)
+    async with (
+        running() as relay,
+        listeners(relay, {source, sink}) as ports,
+        publisher(NEW, f"https://127.0.0.1:{ports[source]}/", "demo/cam", *held) as publishing,
+    ):
+        await publishing.wait_for("published")
+        url = f"https://127.0.0.1:{ports[sink]}/"
+        for _ in range(2):
+            async with viewer(NEW, url, "demo/cam", "--frames", 10, "--max-age-ms", 0) as late:
+                first = await late.wait_for("first_frame")
+                result = await late.wait_for("result")
+            assert (first["group"], first["frame"]) == (2, 0)
+            assert result["groups"] == [[2, list(range(10))]]
+
+
 @pytest.mark.parametrize("scheme", ["https", "moqt"])
 @pytest.mark.parametrize(("source", "sink"), PAIRS, ids=lambda value: getattr(value, "name", value))
 async def test_frames_arrive_complete(source: AnyVersion, sink: AnyVersion, scheme: str) -> None:

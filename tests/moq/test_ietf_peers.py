@@ -15,6 +15,7 @@ from relay.moq.session import (
     AnnounceRequested,
     Closed,
     Fault,
+    FetchRequested,
     GroupData,
     GroupFragment,
     InfoRequested,
@@ -30,10 +31,13 @@ from relay.moq.session import (
 )
 from relay.transport.session import StreamStopped
 from relay.wire.errors import StreamCode
+from relay.wire.frame import FrameHeader
 from relay.wire.ietf.codes import RequestKind
-from relay.wire.ietf.data import ObjectHeader, ObjectStatus, SubgroupHeader
+from relay.wire.ietf.data import FetchHeader, ObjectHeader, ObjectStatus, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder
 from relay.wire.ietf.messages import (
+    Fetch,
+    FetchOk,
     Publish,
     PublishDone,
     PublishNamespace,
@@ -45,7 +49,14 @@ from relay.wire.ietf.messages import (
     SubscribeTracks,
     TrackStatus,
 )
-from relay.wire.ietf.values import Location, Properties, Token
+from relay.wire.ietf.values import (
+    CURRENT_GROUP,
+    AbsoluteRange,
+    Location,
+    NextObject,
+    Properties,
+    Token,
+)
 from relay.wire.version import Draft
 from tests.moq.ietf_peer import IetfPeer, parameters
 
@@ -506,3 +517,76 @@ def test_encodings_by_draft() -> None:
         Encoding.OBJECTS_16,
         *[Encoding.OBJECTS_18] * 3,
     ]
+
+
+# --- what precedes a subscription
+
+
+@pytest.mark.parametrize("draft", [Draft.DRAFT_20, Draft.DRAFT_22], ids=lambda draft: draft.name_on_wire)
+def test_a_subscription_is_filled_in(draft: Draft) -> None:
+    """On a fetch stream with its own id, up to its start."""
+    viewer = IetfPeer(draft, interest=None)
+    fill = parameters(filter=CURRENT_GROUP)
+    viewer.ask(Subscribe(viewer.next_id(), *NAME, parameters(filter=NextObject(), fill=fill)))
+    serving = viewer.end.moq.serving
+    serving.send_info(viewer.end.one(InfoRequested).request, TrackProperties())
+    viewer.end.poll()
+    serving.accept(viewer.end.one(SubscribeRequested).request, (3, 1))
+    viewer.end.poll()
+    fetch = viewer.end.one(FetchRequested)
+    assert fetch.group == 3
+    parts = (FrameHeader(1, 2), b"ab", FrameHeader(2, 1), b"c", FrameHeader(3, 1), b"d")
+    serving.send_fetched(fetch.request, parts, fin=False)
+    viewer.end.poll()
+    (stream,) = viewer.groups()
+    found = decoded(draft, viewer, stream)
+    assert found[0] == FetchHeader(0)
+    assert [(item.group, item.id, item.size) for item in found[1::2]] == [(3, 0, 2), (3, 1, 1)]
+    assert stream.finished
+    assert [event.request for event in viewer.end.of(RequestCancelled)] == [fetch.request]
+
+
+@pytest.mark.parametrize("draft", [Draft.DRAFT_20, Draft.DRAFT_22], ids=lambda draft: draft.name_on_wire)
+def test_nothing_fills_in_a_new_track(draft: Draft) -> None:
+    fill = parameters(filter=CURRENT_GROUP)
+    viewer = Viewer(draft, filter=NextObject(), fill=fill)
+    (stream,) = viewer.groups()
+    assert decoded(draft, viewer, stream) == [FetchHeader(0)]
+    assert stream.finished
+
+
+@drafts
+def test_a_fetch_of_several_groups(draft: Draft) -> None:
+    """One group after the other on one stream; a missing one is left out."""
+    peer = IetfPeer(draft, interest=None)
+    where = AbsoluteRange(Location(2, 1), 4, 0)
+    stream = peer.ask(Fetch(peer.next_id(), *NAME, where))
+    serving = peer.end.moq.serving
+    serving.send_fetched(
+        peer.end.of(FetchRequested)[-1].request, (FrameHeader(1, 1), b"a", FrameHeader(2, 1), b"b"), fin=True
+    )
+    peer.end.poll()
+    serving.reject(peer.end.of(FetchRequested)[-1].request, StreamCode.NOT_FOUND)
+    peer.end.poll()
+    serving.send_fetched(
+        peer.end.of(FetchRequested)[-1].request, (FrameHeader(3, 1), b"c", FrameHeader(4, 1), b"d"), fin=False
+    )
+    assert [event.group for event in peer.end.of(FetchRequested)] == [2, 3, 4]
+    (data,) = peer.groups()
+    found = decoded(draft, peer, data)
+    assert [(found[n].group, found[n].id, found[n + 1]) for n in (1, 3)] == [(2, 1, b"b"), (4, 0, b"c")]
+    assert data.finished
+    assert isinstance(peer.answers(stream)[0], FetchOk)
+
+
+@drafts
+def test_a_fetch_gives_up_beyond_the_track(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Fetch(peer.next_id(), *NAME, AbsoluteRange(Location(0, 0), 1_000_000, None)))
+    for _ in range(8):
+        request = peer.end.of(FetchRequested)[-1].request
+        peer.end.moq.serving.reject(request, StreamCode.NOT_FOUND)
+        peer.end.poll()
+    assert len(peer.end.of(FetchRequested)) == 8
+    (refused,) = peer.answers(stream)
+    assert isinstance(refused, RequestError)
