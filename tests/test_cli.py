@@ -418,7 +418,7 @@ def test_help_fits_a_narrow_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     _, out, _ = leave(["--help"], capsys)
-    assert "moq-lite-06,moq-lite-05" in out
+    assert "moq-lite-06,moq-transport-18" in out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,9 +82,11 @@ class IetfSession(IetfCore):
         super().__init__(session, limits, hop, version)
         self.state = State.INTRODUCING
         self.exchanges = exchanges = Exchanges(self, self._opened)
-        self.setup = SetupExchange(self, exchanges, admitted=admitted, options=options or Options())
-        self.requests = Requests(self, exchanges)
-        self.serving = IetfServing(self, exchanges)
+        self.setup = self._setup_part = SetupExchange(
+            self, exchanges, admitted=admitted, options=options or Options()
+        )
+        self.requests = self._requests_part = Requests(self, exchanges)
+        self.serving = self._serving_part = IetfServing(self, exchanges)
         self.alive = AliveCheck(self)
         self._parked: dict[int, Parked] = {}  # requests with a token that our owner checks
         self._tokens: set[str] = set()  # good ones

@@ -332,7 +332,7 @@ class OfferedTrack(Subscription):
     def __init__(
         self, core: IetfCore, owner: Requests, exchange: Exchange, message: Publish, name: tuple[str, str]
     ) -> None:
-        super().__init__(core, owner, *name, NEUTRAL)
+        super().__init__(core, owner, name[0], name[1], NEUTRAL)
         self.exchange = exchange
         self.info = info_of(message.properties)
         self.timed = is_timed(message.properties)

@@ -78,9 +78,11 @@ class LiteSession(LiteCore):
         """
         super().__init__(session, limits, hop)
         options = options or Options()
-        self.setup = SetupExchange(self, versions, drafts, admitted=admitted, options=options)
-        self.requests = Requests(self)
-        self.serving = LiteServing(self, offers_probe=bool(options.probe))
+        self.setup = self._setup_part = SetupExchange(
+            self, versions, drafts, admitted=admitted, options=options
+        )
+        self.requests = self._requests_part = Requests(self)
+        self.serving = self._serving_part = LiteServing(self, offers_probe=bool(options.probe))
         self.alive = AliveCheck(self)
 
     # --- the owner's side ------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The life of a session, the same in every dialect.
 
-Transport events go to the handlers of streams; a fault refuses a stream or ends the session. Its owner passes the transport's events to `receive`, takes the session's events with `poll` after each call, answers
-with commands, and calls `on_time` at `deadline`. `now` is in seconds.
+Transport events go to the handlers of streams; a fault refuses a stream or ends the session. Its owner passes the
+transport's events to `receive`, takes the session's events with `poll` after each call, answers with commands, and calls
+`on_time` at `deadline`. `now` is in seconds.
 """
 
 from __future__ import annotations
@@ -92,9 +93,10 @@ class AliveCheck:
 class Machine(Core):
     """The life of one session. Subclasses make its parts."""
 
-    setup: SetupPart
-    requests: RequestsPart
-    serving: ServingPart
+    # Subclasses hold them under their own types, too: a native class cannot narrow an attribute's.
+    _setup_part: SetupPart
+    _requests_part: RequestsPart
+    _serving_part: ServingPart
     alive: AliveCheck
 
     # --- the owner's side ------------------------------------------------------------------------------------------
@@ -103,12 +105,17 @@ class Machine(Core):
         self.now = now
         for event in events:
             self._on_event(event)
-        self.requests.flush()
+        self._requests_part.flush()
 
     @property
     def deadline(self) -> float:
         """When `on_time` is due, `inf` for never."""
-        return min(self.setup.deadline, self.requests.deadline, self.alive.deadline, self.serving.deadline())
+        return min(
+            self._setup_part.deadline,
+            self._requests_part.deadline,
+            self.alive.deadline,
+            self._serving_part.deadline(),
+        )
 
     @property
     def closed(self) -> bool:
@@ -121,10 +128,10 @@ class Machine(Core):
 
     def on_time(self, now: float) -> None:
         self.now = now
-        self.setup.on_time(now)
-        self.requests.on_time(now)
+        self._setup_part.on_time(now)
+        self._requests_part.on_time(now)
         self.alive.on_time(now)
-        self.serving.on_time(now)
+        self._serving_part.on_time(now)
 
     def authorized(self, request: int, *, granted: bool) -> None:
         """Answers `TokenOffered`."""
@@ -158,16 +165,16 @@ class Machine(Core):
                 if stream.context is not None:
                     stream.context.on_reset(stream, event.code)
                 elif self.state is not State.ESTABLISHED:
-                    self.setup.held.add(event)
+                    self._setup_part.held.add(event)
             elif isinstance(event, StreamStopped):
                 stream = event.stream
                 if stream.context is not None:
                     stream.context.on_stopped(stream, event.code)
                 elif self.state is not State.ESTABLISHED:
-                    self.setup.held.add(event)
+                    self._setup_part.held.add(event)
             elif isinstance(event, DatagramReceived):
                 if self.state is State.ESTABLISHED:
-                    self.requests.on_datagram(event.data)
+                    self._requests_part.on_datagram(event.data)
             elif isinstance(event, Pong):
                 self.alive.answered()
             elif isinstance(event, SessionClosed):
@@ -192,11 +199,11 @@ class Machine(Core):
             self._end(SessionClosed(code, reason, by_peer=False))
 
     def _end(self, event: SessionClosed) -> None:
-        self.requests.flush()
+        self._requests_part.flush()
         self.state = State.CLOSED
-        self.setup.stop()
+        self._setup_part.stop()
         self.alive.deadline = NEVER
-        self.serving.stop()
+        self._serving_part.stop()
         self.emit(Closed(event.code, event.reason, event.by_peer))
 
     def _handler(self, event: StreamData) -> Handler | None:

@@ -94,7 +94,7 @@ class UniDecoder:
         source = self._pending + data[:_LONGEST_OPENING]
         reader = Reader(source, self._profile)
         try:
-            header = self._open(reader)
+            body, header = self._open(reader)
         except Short:
             self._pending = source
             return []
@@ -103,13 +103,12 @@ class UniDecoder:
             self._pending = b""
             raise
         known, self._pending = len(self._pending), b""
-        if isinstance(self._body, MessageDecoder):
-            return self._body.feed(
-                source + data[_LONGEST_OPENING:]
-            )  # the stream's type is that of its first message
-        if self._body is None or header is None:
+        self._body = body
+        if isinstance(body, MessageDecoder):
+            return body.feed(source + data[_LONGEST_OPENING:])  # the stream's type is its first message's
+        if body is None or header is None:
             return []
-        return [header, *self._body.feed(data, reader.offset - known)]
+        return [header, *body.feed(data, reader.offset - known)]
 
     def end(self) -> None:
         """The peer finished the stream; raises Truncated inside a message or an object."""
@@ -121,24 +120,23 @@ class UniDecoder:
         if self._error is not None:
             raise afresh(self._error)
 
-    def _open(self, reader: Reader) -> SubgroupHeader | FetchHeader | None:
-        """Read type and header, and choose what reads the rest."""
+    def _open(
+        self, reader: Reader
+    ) -> tuple[MessageDecoder | _ObjectDecoder | None, SubgroupHeader | FetchHeader | None]:
+        """Read type and header. Returns the decoder of the rest, too."""
         profile = self._profile
         kind = reader.varint()
         if kind == SETUP and profile.request_streams:
-            self._body = MessageDecoder(profile, self._max_message)
-            return None
+            return MessageDecoder(profile, self._max_message), None
         if kind == streams.PADDING_STREAM and profile.marks_first_object:
             self._padding = True
-            return None
+            return None, None
         if kind == streams.FETCH:
             request_id = reader.varint()
             descending = self._descending is not None and self._descending(request_id)
-            self._body = _FetchDecoder(profile, self._max_object, descending=descending)
-            return FetchHeader(request_id)
+            return _FetchDecoder(profile, self._max_object, descending=descending), FetchHeader(request_id)
         header = _read_subgroup(reader, kind)
-        self._body = _SubgroupDecoder(profile, self._max_object, has_properties=header.has_properties)
-        return header
+        return _SubgroupDecoder(profile, self._max_object, has_properties=header.has_properties), header
 
 
 def _read_subgroup(reader: Reader, kind: int) -> SubgroupHeader:
