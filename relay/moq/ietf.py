@@ -21,7 +21,7 @@ from relay.moq.machine import AliveCheck
 from relay.moq.session import Features, TokenOffered
 from relay.moq.setup import Options
 from relay.transport.session import Session, Stream, StreamData
-from relay.wire.errors import StreamCode
+from relay.wire.errors import StreamCode, WireError
 from relay.wire.ietf.data import FetchHeader, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder, UniItem
 from relay.wire.ietf.messages import Message, Publish, PublishNamespace, Request
@@ -154,7 +154,10 @@ class IetfSession(IetfCore):
         if granted:
             if len(self._tokens) < MOST_PARKED:
                 self._tokens.add(parked.token)
-            parked.exchange.party = self._take(parked.exchange, parked.message)
+            try:
+                parked.exchange.party = self._take(parked.exchange, parked.message)
+            except WireError as error:
+                self.fail(error)
         else:
             parked.exchange.error(StreamCode.UNAUTHORIZED)
 

@@ -13,7 +13,7 @@ from relay.model.route import Route, same_publisher
 from relay.moq.core import RequestOwner
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Exchanges, Party
-from relay.moq.ietf_names import namespace_of, path_of
+from relay.moq.ietf_names import fits, namespace_of, path_of
 from relay.moq.session import (
     NEVER,
     Announced,
@@ -24,7 +24,7 @@ from relay.moq.session import (
     Unannounced,
 )
 from relay.transport.session import Stream
-from relay.wire.errors import StreamCode
+from relay.wire.errors import StreamCode, WireError
 from relay.wire.ietf.messages import (
     Message,
     Namespace,
@@ -69,7 +69,11 @@ class PeerNamespaces:
         waiting, self._waiting = self._waiting, {}
         self.deadline = NEVER
         for exchange, again in waiting.items():
-            exchange.party = again()
+            try:
+                exchange.party = again()
+            except WireError as error:
+                core.fail(error)
+                break
         return request
 
     def cancel(self, request: int) -> bool:
@@ -268,13 +272,16 @@ class NamespaceWriter(Party):
         self._begun = True
         size = self._exchange.ok()
         for offer in {self._suffix(offer.path): offer for offer in offers}.values():
-            size += self._start(offer)
+            if fits(offer.path):
+                size += self._start(offer)
         return size
 
     def change(self, path: str, offer: Offer | None) -> int:
         """Announce, or withdraw (`None`) a path; another route of the same publisher is no news."""
         suffix = self._suffix(path)
         sent = self._sent.get(suffix)
+        if offer is not None and not fits(offer.path):
+            offer = None
         if sent is None:
             return 0 if offer is None else self._start(offer)
         if offer is not None and (offer.source == sent.source or same_publisher(offer.route, sent.route)):

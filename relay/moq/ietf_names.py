@@ -6,7 +6,7 @@ Fields that are empty, hold a slash or are no UTF-8 have no path: two namespaces
 from __future__ import annotations
 
 from relay.model.path import MAX_SEGMENTS
-from relay.wire.ietf.values import TrackNamespace
+from relay.wire.ietf.values import MAX_NAME, MAX_NAMESPACE_FIELDS, TrackNamespace
 
 
 def path_of(namespace: TrackNamespace) -> str | None:
@@ -23,6 +23,11 @@ def path_of(namespace: TrackNamespace) -> str | None:
 def namespace_of(path: str) -> TrackNamespace:
     """Of a normalised path; the empty one has no fields."""
     return tuple(field.encode() for field in path.split("/")) if path else ()
+
+
+def fits(path: str, track: str = "") -> bool:
+    """A path has a namespace, and it is not too long."""
+    return bool(path) and path.count("/") < MAX_NAMESPACE_FIELDS and len((path + track).encode()) <= MAX_NAME
 
 
 def track_of(name: bytes) -> str | None:

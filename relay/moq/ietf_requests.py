@@ -23,7 +23,7 @@ from relay.moq.ietf_announce import PeerNamespaces
 from relay.moq.ietf_core import IetfCore, SessionFault
 from relay.moq.ietf_exchange import Exchange, Exchanges, Party
 from relay.moq.ietf_groups import Assembly, SubgroupStream, start_of
-from relay.moq.ietf_names import namespace_of, path_of, track_of
+from relay.moq.ietf_names import fits, namespace_of, path_of, track_of
 from relay.moq.session import (
     NEVER,
     DatagramReceived,
@@ -593,6 +593,8 @@ class Requests:
 
     def subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> int:
         request = self._core.new_request()
+        if not self._has_name(request, broadcast, track):
+            return request
         offered = self._offered.get((broadcast, track))
         if offered is not None and not offered.request:
             self._subscriptions[request] = offered
@@ -608,6 +610,13 @@ class Requests:
             self._subscriptions[request] = subscription
             subscription.claim(request)
         return request
+
+    def _has_name(self, request: int, broadcast: str, track: str) -> bool:
+        """Else the request is rejected."""
+        found = fits(broadcast, track)
+        if not found:
+            self._core.emit(RequestRejected(request, StreamCode.NOT_FOUND, StreamCode.NOT_FOUND))
+        return found
 
     def _subscribe(self, broadcast: str, track: str, params: SubscribeParams) -> Subscription:
         core = self._core
@@ -629,13 +638,16 @@ class Requests:
         subscription = self._subscriptions.get(request)
         if subscription is None or subscription.exchange is None:
             return
-        if params.priority != subscription.params.priority and subscription.takes_updates:
+        idle = subscription.exchange.stream.unsent <= self._core.limits.message  # the peer reads
+        if params.priority != subscription.params.priority and subscription.takes_updates and idle:
             subscription.exchange.update(Parameters(priority=255 - params.priority))
         subscription.params = params
 
     def request_info(self, broadcast: str, track: str) -> int:
         core = self._core
         request = core.new_request()
+        if not self._has_name(request, broadcast, track):
+            return request
         key = broadcast, track
         subscription: Subscription | None = self._offered.get(key) or self._unclaimed.get(key)
         if subscription is None:
@@ -663,6 +675,8 @@ class Requests:
     ) -> int:
         core = self._core
         request = core.new_request()
+        if not self._has_name(request, broadcast, track):
+            return request
         named = [*self._subscriptions.values(), *self._unclaimed.values()]
         timed = any(s.timed for s in named if s.name == (broadcast, track))
         fetch = GroupFetch(core, self, request, group, start_frame, timed=timed)

@@ -133,6 +133,10 @@ class Machine(Core):
         self.alive.on_time(now)
         self._serving_part.on_time(now)
 
+    def fail(self, error: WireError) -> None:
+        """End the session for a fault of the peer that showed late."""
+        self._on_wire_error(error, None)
+
     def authorized(self, request: int, *, granted: bool) -> None:
         """Answers `TokenOffered`."""
 
