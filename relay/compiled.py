@@ -28,11 +28,14 @@ from types import ModuleType
 from typing import Final
 
 MODULES: Final = (
+    "relay.actors.connection",
     "relay.actors.egress",
     "relay.actors.groups",
     "relay.actors.ingest",
     "relay.actors.numbers",
+    "relay.actors.reporting",
     "relay.actors.subscribers",
+    "relay.actors.track",
     "relay.model.backlog",
     "relay.model.cache",
     "relay.model.failover",

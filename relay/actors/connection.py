@@ -305,8 +305,8 @@ class ConnectionActor(LoopActor):
     def _permit(self, permissions: Permissions) -> None:
         context = self._context
         context.permissions = permissions
-        self._moq.control.rate = context.limit_of("control_rate")
-        self._moq.control.burst = context.limit_of("control_burst")
+        self._moq.control.rate = float(context.limit_of("control_rate"))
+        self._moq.control.burst = float(context.limit_of("control_burst"))
         self._moq.serving.backlog_limit = context.limit_of("backlog_session")
 
     def _on_opened(self) -> None:

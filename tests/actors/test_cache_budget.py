@@ -233,6 +233,7 @@ async def test_a_track_that_ends_instead_of_answering_does_not_stop_the_cache_bu
     await settle()
 
 
+@pytest.mark.interpreted
 async def test_small_changes_of_the_size_are_not_reported() -> None:
     budget = Fake()
     cache, empty = SimpleNamespace(size=0), SimpleNamespace(all={}, size=0)

@@ -767,6 +767,7 @@ async def test_a_fetch_that_upstream_refuses_is_refused() -> None:
     await until(lambda: stage.broadcast.got(m.TrackIdle))
 
 
+@pytest.mark.interpreted
 async def test_a_flood_of_updates_is_looked_at_once_in_a_turn() -> None:
     """One message upstream and one scan of the subscribers, however many update."""
     stage = Stage()
