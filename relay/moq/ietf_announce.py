@@ -259,6 +259,7 @@ class NamespaceWriter(Party):
         self, core: IetfCore, owner: RequestOwner, request: int, prefix: str, exchange: Exchange
     ) -> None:
         self.request = request
+        self.tracks = 0  # the request for tracks of the same interest, if it has one
         self._core = core
         self._owner = owner
         self._prefix = prefix

@@ -35,6 +35,7 @@ from relay.moq.session import (
     StrayGroup,
     SubscriptionEnded,
     SubscriptionStarted,
+    TrackOffered,
 )
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode, WireError
@@ -752,6 +753,7 @@ class Requests:
         subscription.gone = True
         if self._offered.get(subscription.name) is subscription:
             del self._offered[subscription.name]
+            self._core.emit(TrackOffered(*subscription.name, offered=False))
             assert subscription.exchange is not None
             self.namespaces.release(subscription.name[0], subscription.exchange.id, said=True)
         if self._unclaimed.get(subscription.name) is subscription:
@@ -790,6 +792,7 @@ class Requests:
         else:
             offered = OfferedTrack(self._core, self, exchange, message, (broadcast, track))
             self._offered[broadcast, track] = offered
+            self._core.emit(TrackOffered(broadcast, track, offered=True))
             return offered
         return exchange.party
 

@@ -154,6 +154,9 @@ class Serving(RequestOwner, Generic[D, W]):
             if writer.covers(path):
                 self.announce(request, path, offer)
 
+    def offer_track(self, request: int, path: str, track: str, *, offered: bool) -> None:
+        """Answers `TracksRequested`."""
+
     def accept(self, request: int, largest: Location | None = None) -> None:
         """The track exists. `largest`: its newest group and the last complete frame there."""
         delivery = self._deliveries.get(request)

@@ -145,6 +145,14 @@ class Unannounced(NamedTuple):
     said: bool = True  # False if the Announce stream ended without a message on this path
 
 
+class TrackOffered(NamedTuple):
+    """The peer offers a track of a broadcast by itself (PUBLISH of moq-transport), or no longer."""
+
+    path: str
+    track: str
+    offered: bool
+
+
 class AnnouncementsEnded(NamedTuple):
     """The Announce stream has ended; `Unannounced` came for each live path. `code` is a reset's."""
 
@@ -257,6 +265,13 @@ class AnnounceRequested(NamedTuple):
     exclude: int  # hop id: the peer cannot use routes through it; 0: none
 
 
+class TracksRequested(NamedTuple):
+    """Answer with `offer_track` for each track below that others offer by themselves, until `RequestCancelled`."""
+
+    request: int
+    prefix: str
+
+
 class SubscribeRequested(NamedTuple):
     """Answer with `accept` or `reject`, then `send_group` and `end_track`."""
 
@@ -342,6 +357,7 @@ Event: TypeAlias = (
     | AnnouncementsComplete
     | Announced
     | Unannounced
+    | TrackOffered
     | AnnouncementsEnded
     | SubscriptionStarted
     | SubscriptionDropped
@@ -355,6 +371,7 @@ Event: TypeAlias = (
     | RequestFinished
     | StrayGroup
     | AnnounceRequested
+    | TracksRequested
     | SubscribeRequested
     | SubscribeUpdated
     | InfoRequested

@@ -191,7 +191,7 @@ def test_a_client_asks_for_announcements(draft: Draft, step: int) -> None:
     assert serving.has_offered("demo/cam")
     pair.client.moq.requests.cancel(interest)
     pair.settle()
-    assert [event.request for event in pair.server.of(RequestCancelled)] == [request.request]
+    assert request.request in [event.request for event in pair.server.of(RequestCancelled)]
     assert pair.client.of(AnnouncementsEnded) == []
 
 

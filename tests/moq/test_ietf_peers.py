@@ -29,6 +29,7 @@ from relay.moq.session import (
     SubscriptionEnded,
     SubscriptionStarted,
     TokenOffered,
+    TracksRequested,
     Unannounced,
 )
 from relay.transport.session import StreamStopped
@@ -40,6 +41,8 @@ from relay.wire.ietf.decoder import UniDecoder
 from relay.wire.ietf.messages import (
     Fetch,
     FetchOk,
+    Interest,
+    Message,
     Publish,
     PublishDone,
     PublishNamespace,
@@ -47,6 +50,7 @@ from relay.wire.ietf.messages import (
     RequestOk,
     RequestUpdate,
     Subscribe,
+    SubscribeNamespace,
     SubscribeOk,
     SubscribeTracks,
     TrackStatus,
@@ -454,14 +458,89 @@ def test_the_state_of_a_track(draft: Draft) -> None:
     assert isinstance(peer.answers(stream)[-1], RequestError)
 
 
-@pytest.mark.parametrize("draft", NEW)
-def test_tracks_are_not_announced(draft: Draft) -> None:
-    peer = IetfPeer(draft, interest=None)
-    stream = peer.ask(SubscribeTracks(peer.next_id(), (b"demo",)))
-    (refused,) = peer.answers(stream)
-    assert isinstance(refused, RequestError)
-    assert refused.code == 3
-    assert peer.end.of(Closed) == []
+class TracksViewer(IetfPeer):
+    """It wants the tracks below `demo` that others offer, and was offered one."""
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft, interest=None)
+        number = self.next_id()
+        message: Message = SubscribeTracks(number, (b"demo",))
+        if draft is Draft.DRAFT_16:
+            message = SubscribeNamespace(number, (b"demo",), interest=Interest.TRACKS)
+        elif draft is Draft.DRAFT_14:
+            message = SubscribeNamespace(number, (b"demo",))
+        self.stream = self.session.peer_opens(unidirectional=False)
+        if draft is Draft.DRAFT_14:
+            self.stream = self.control
+        self.say(self.stream, message)
+        self.wanted = self.end.one(TracksRequested)
+        assert self.wanted.prefix == "demo"
+        self.offer("video")
+        self.published = self.publishes()[0]
+
+    def offer(self, track: str, *, offered: bool = True) -> None:
+        self.end.moq.serving.offer_track(self.wanted.request, "demo/cam", track, offered=offered)
+        self.end.poll()
+        for asked in self.end.of(InfoRequested)[-1:] if offered else ():
+            self.end.moq.serving.send_info(asked.request, TrackProperties())
+            self.end.poll()
+
+    def publishes(self) -> list[Publish]:
+        streams = [s for s in self.session.streams if not s.unidirectional]
+        return [m for s in streams for m in self.answers(s) if isinstance(m, Publish)]
+
+    def agree(self, **values: Any) -> None:
+        if self.profile.publish_ok_parameters:
+            values = {"forward": True, "priority": 10, **values}
+        if self.profile.fixed_fields:
+            values = {"filter": NextObject(), **values}
+        ok = RequestOk(parameters(**values), request_id=self.published.request_id, to=RequestKind.PUBLISH)
+        self.say(self.asked(), ok)
+
+
+@drafts
+def test_tracks_that_others_offer_are_offered_on(draft: Draft) -> None:
+    viewer = TracksViewer(draft)
+    assert (viewer.published.namespace, viewer.published.track) == NAME
+    assert viewer.end.of(SubscribeRequested) == []
+    viewer.agree()
+    asked = viewer.end.one(SubscribeRequested)
+    assert (asked.broadcast, asked.track) == ("demo/cam", "video")
+    assert asked.params.priority == (245 if viewer.profile.publish_ok_parameters else 127)
+    serving = viewer.end.moq.serving
+    serving.accept(asked.request, None)
+    group = EncodedGroup(4, 0.0)
+    group.finished = True
+    serving.send_group(asked.request, shared_fragments([(group, True)], viewer.end.moq.encoding), 0.0)
+    (stream,) = viewer.groups()
+    assert decoded(draft, viewer, stream)[0].alias == viewer.published.alias
+    viewer.session.take_all()
+    serving.end_track(asked.request, 5, 1.0)
+    done = viewer.answers(viewer.asked())[-1]
+    assert isinstance(done, PublishDone)
+    assert viewer.end.of(Closed) == []
+
+
+@drafts
+def test_a_track_that_nobody_offers_any_more_is_withdrawn(draft: Draft) -> None:
+    viewer = TracksViewer(draft)
+    viewer.offer("video", offered=False)
+    assert isinstance(viewer.answers(viewer.asked())[-1], PublishDone)
+    viewer.offer("video")
+    assert len(viewer.publishes()) == 2
+
+
+@drafts
+def test_a_viewer_declines_a_track(draft: Draft) -> None:
+    viewer = TracksViewer(draft)
+    refusal = RequestError(0x20, request_id=viewer.published.request_id, to=RequestKind.PUBLISH)
+    viewer.say(viewer.asked(), refusal)
+    assert viewer.end.of(SubscribeRequested) == []
+    if draft is not Draft.DRAFT_14:
+        viewer.write(viewer.stream, b"", fin=True)
+        assert viewer.wanted.request in [event.request for event in viewer.end.of(RequestCancelled)]
+    viewer.offer("audio")
+    assert viewer.end.of(Closed) == []
 
 
 @drafts
