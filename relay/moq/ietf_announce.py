@@ -20,6 +20,7 @@ from relay.moq.session import (
     AnnouncementsComplete,
     AnnouncementsEnded,
     AnnouncementsStarted,
+    LimitExceeded,
     Offer,
     Unannounced,
 )
@@ -50,6 +51,7 @@ class PeerNamespaces:
         self._exchanges = exchanges
         self._interests: dict[int, tuple[str, Interest | None]] = {}  # prefixes, by request
         self._holders: dict[str, set[int]] = {}  # request ids that keep a path announced
+        self._held = 0  # all of them
         self._waiting: dict[Exchange, Callable[[], Party]] = {}  # until our owner asks
         self.deadline = NEVER
 
@@ -108,8 +110,9 @@ class PeerNamespaces:
         waiting = self.defer(exchange, lambda: self.published(exchange, message))
         if waiting is not None:
             return waiting
-        if not self.hold(path, exchange.id):
-            exchange.error(StreamCode.UNAUTHORIZED)
+        code = self.hold(path, exchange.id)
+        if code is not None:
+            exchange.error(code)
             return exchange.party
         exchange.ok()
         return Holder(self, exchange, path)
@@ -129,22 +132,28 @@ class PeerNamespaces:
             for exchange in waiting:
                 exchange.error(StreamCode.UNAUTHORIZED)
 
-    def hold(self, path: str, number: int) -> bool:
-        """Request `number` keeps `path` announced. False if the peer may not publish it."""
+    def hold(self, path: str, number: int) -> int | None:
+        """Request `number` keeps `path` announced. Returns the code of a refusal."""
         request = self._interest_of(path)
         if request is None:
-            return False
+            return StreamCode.UNAUTHORIZED
+        if self._held >= 2 * self._core.limits.announces:
+            # our owner closes a session with too many paths; these are several requests for each
+            self._core.emit(LimitExceeded("announces", {"path": path}))
+            return StreamCode.NO_CAPACITY
         holders = self._holders.setdefault(path, set())
         if not holders:
             self._core.emit(Announced(request, path, (), Route()))
         holders.add(number)
-        return True
+        self._held += 1
+        return None
 
     def release(self, path: str, number: int, *, said: bool) -> None:
         holders = self._holders.get(path)
         if holders is None or number not in holders:
             return
         holders.remove(number)
+        self._held -= 1
         if not holders:
             del self._holders[path]
             request = self._interest_of(path)

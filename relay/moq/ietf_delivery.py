@@ -40,6 +40,8 @@ from relay.wire.varint import encode_varint
 
 DEFAULT_PRIORITY: Final = 128
 
+MOST_JOINS: Final = 8  # joining fetches that wait for the answer to their SUBSCRIBE
+
 HEADERS: Final = 64
 """Bytes that the headers of a group's streams may have: those of later subgroups are not known when it begins."""
 
@@ -211,8 +213,10 @@ class IetfDelivery(Delivery):
 
     def join(self, fetch: FetchAnswer, start: int, relative: bool) -> None:  # noqa: FBT001 - as in `Joining`
         """A joining fetch, which ends where this subscription begins."""
-        if not self._accepted:
+        if not self._accepted and len(self._joins) < MOST_JOINS:
             self._joins.append(Joining(fetch, start, relative))
+        elif not self._accepted:
+            fetch.refuse(StreamCode.NO_CAPACITY)
         elif self._largest is None:
             fetch.refuse(StreamCode.NOT_FOUND)
         else:

@@ -14,7 +14,7 @@ from relay.moq.core import IGNORE, Handler
 from relay.moq.ietf_core import IetfCore, SessionFault
 from relay.transport.session import Stream
 from relay.wire.errors import ProtocolViolation, StreamCode, WireError
-from relay.wire.ietf.codes import RequestKind, SessionCode
+from relay.wire.ietf.codes import Refusal, RequestKind, SessionCode
 from relay.wire.ietf.control import MessageDecoder
 from relay.wire.ietf.messages import (
     Fetch,
@@ -47,6 +47,7 @@ from relay.wire.ietf.messages import (
     UnsubscribeNamespace,
 )
 from relay.wire.ietf.parameters import NO_PARAMETERS, Parameters
+from relay.wire.ietf.profile import refusal_code
 from relay.wire.ietf.values import Properties, TrackNamespace
 
 KINDS: Final = {
@@ -146,6 +147,12 @@ class Exchange(Handler):
     def error(self, code: int, reason: str = "") -> None:
         """Refuse. `code` is of the current stream registry."""
         number = self._core.refusal(code)
+        self.send(RequestError(number, reason, RETRY_NEVER, request_id=self.id, to=self.kind), fin=True)
+        self.party = NOBODY
+
+    def unsupported(self, reason: str) -> None:
+        """Refuse what we do not do."""
+        number = refusal_code(Refusal.NOT_SUPPORTED, self._core.profile)
         self.send(RequestError(number, reason, RETRY_NEVER, request_id=self.id, to=self.kind), fin=True)
         self.party = NOBODY
 

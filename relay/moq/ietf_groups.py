@@ -7,26 +7,31 @@ object only until the missing ones come or cannot come any more.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from relay.model.group import Object, Part, Subgroup
+from relay.model.group import FRAME_OVERHEAD, Object, Part, Subgroup
 from relay.moq.core import Handler
 from relay.moq.ietf_core import IetfCore
 from relay.transport.session import Stream
-from relay.wire.errors import BadTimestamp, WireError
+from relay.wire.errors import BadTimestamp, StreamCode, WireError
 from relay.wire.frame import MAX_TIMESTAMP
 from relay.wire.ietf.data import ObjectHeader, ObjectStatus, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder, UniItem
 from relay.wire.ietf.values import Properties, PropertyType
 
-EARLY_BYTES = 1 << 18  # bytes of a group that waits for its track
+EARLY_BYTES = 1 << 16  # bytes of a group that waits for its track
 
-HELD_BYTES = 1 << 20  # bytes of objects that wait for lower ids of another stream
+HELD_BYTES = 1 << 20  # bytes of objects of a subscription that wait for lower ids of another stream
+
+JOINING_BYTES = 8 << 20  # the same, of streams that wait for the fetch of what precedes them
 
 
 class Receiver(Protocol):
     """The subscription, as its groups see it."""
+
+    held: int
+    """Bytes that wait in all its groups."""
 
     @property
     def timed(self) -> bool:
@@ -98,6 +103,10 @@ class Assembly:
                 self._writing = stream if stream.inside else None
         else:
             stream.hold(parts)
+            if self.joining and self._receiver.held > JOINING_BYTES:
+                self.stop(StreamCode.GROUP_TOO_LARGE)
+                self._receiver.group_over(self)
+                return
         self.advance()
 
     def advance(self) -> None:
@@ -119,7 +128,7 @@ class Assembly:
             return best
         if all(stream.pending() or stream.ended for stream in self._streams):
             return best
-        return best if sum(stream.held for stream in ready) > HELD_BYTES else None
+        return best if self._receiver.held > HELD_BYTES else None
 
     def _emit(self, parts: list[Part]) -> None:
         for part in reversed(parts):
@@ -145,6 +154,8 @@ class Assembly:
         """Of the current stream registry."""
         if not self.closed:
             self.closed = True
+            for stream in self._streams:
+                stream.drop()
             self._streams.clear()
             if self._begun:
                 self._receiver.add(self.sequence, 0, [], fin=False, code=code)
@@ -153,6 +164,7 @@ class Assembly:
     def lost(self, stream: SubgroupStream, code: int) -> None:
         """A stream was reset: with it the group, unless other subgroups go on."""
         self._streams.pop(stream, None)
+        stream.drop()
         self._broken = code
         if self._writing is stream or not self._streams:
             self.abort(code)
@@ -166,8 +178,12 @@ class Assembly:
             self._void = not number  # the track ended with the group before
             self._receiver.ends(self.sequence + bool(number))
 
-    def streams(self) -> list[Stream]:
-        return [stream.stream for stream in self._streams]
+    def stop(self, code: int) -> None:
+        """Nobody wants more of it: stop its streams. `code` is of the current stream registry."""
+        self.closed = True
+        streams, self._streams = self._streams, {}
+        for stream in streams:
+            stream.stop(code)
 
     # --- the joining fetch
 
@@ -190,7 +206,7 @@ class Assembly:
         """Its beginning does not come."""
         self.joining = False
         if not self.closed:
-            self.closed = True
+            self.stop(StreamCode.OLD)
             self._receiver.group_over(self)
 
 
@@ -199,7 +215,7 @@ class SubgroupStream(Handler):
 
     __slots__ = (
         *("_assembly", "_core", "_decoder", "_parts", "_receiver", "_subgroup"),
-        *("early", "ended", "header", "held", "inside", "size", "stream"),
+        *("early", "ended", "header", "inside", "size", "stream"),
     )
 
     def __init__(self, core: IetfCore, stream: Stream, header: SubgroupHeader, decoder: UniDecoder) -> None:
@@ -207,7 +223,6 @@ class SubgroupStream(Handler):
         self.header = header
         self.inside = False  # an object
         self.ended = False
-        self.held = 0  # bytes of waiting parts
         self.early: list[UniItem] = []
         self.size = 0  # bytes in `early`
         self._core = core
@@ -229,14 +244,28 @@ class SubgroupStream(Handler):
 
     def hold(self, parts: Sequence[Part]) -> None:
         self._parts.extend(parts)
-        self.held += sum(len(part) for part in parts if isinstance(part, bytes))
+        self._count(parts)
+
+    def _count(self, parts: Iterable[Part], sign: int = 1) -> None:
+        if self._receiver is not None:
+            size = sum(len(part) if isinstance(part, bytes) else FRAME_OVERHEAD for part in parts)
+            self._receiver.held += sign * size
+
+    def drop(self) -> None:
+        """Forget the waiting parts."""
+        self._count(self._parts, -1)
+        self._parts.clear()
+
+    def stop(self, code: int) -> None:
+        self.drop()
+        self._core.refuse(self.stream, code)
 
     def take(self) -> list[Part]:
         """The first waiting object, as far as it is here."""
         parts = [self._parts.popleft()]
         while self._parts and isinstance(self._parts[0], bytes):
             parts.append(self._parts.popleft())
-        self.held -= sum(len(part) for part in parts if isinstance(part, bytes))
+        self._count(parts, -1)
         return parts
 
     def skip(self, last: int) -> None:

@@ -131,6 +131,7 @@ class Subscription(Party):
         self.params = params
         self.questions: list[int] = []
         self.alias: int | None = None  # once accepted
+        self.held = 0
         self.timed = False
         self.takes_updates = True
         self.gone = False
@@ -245,9 +246,8 @@ class Subscription(Party):
 
     def leave(self, code: int | None) -> None:
         """We want no more of it."""
-        for group in list(self.groups.values()):
-            for stream in group.streams():
-                self._core.cancel(stream)
+        for group in self.groups.values():
+            group.stop(StreamCode.CANCELLED)
         self.groups.clear()
         if self._join is not None:
             self._join.leave()
@@ -315,9 +315,7 @@ class Subscription(Party):
     def stop_group(self, sequence: int, code: int) -> None:
         group = self.groups.pop(sequence, None)
         if group is not None:
-            group.closed = True
-            for stream in group.streams():
-                self._core.refuse(stream, code)
+            group.stop(code)
             self._owner.settle(self)
 
     @property
@@ -392,9 +390,8 @@ class OfferedTrack(Subscription):
 
     def leave(self, code: int | None) -> None:  # noqa: ARG002 - it goes on, paused
         """Pause."""
-        for group in list(self.groups.values()):
-            for stream in group.streams():
-                self._core.cancel(stream)
+        for group in self.groups.values():
+            group.stop(StreamCode.CANCELLED)
         self.groups.clear()
         self._fresh.clear()
         self.request = 0
@@ -474,19 +471,12 @@ class Join(FetchParty):
         self._group.fetched(parts)
         if fin:
             self.end()
-            self._join()
+            self._group.joined()
 
     def failed(self, code: int, received: int) -> None:  # noqa: ARG002 - the subscription goes on without
         if not self._over:
             self.end()
-            self._join()
-
-    def _join(self) -> None:
-        streams = self._group.streams()
-        self._group.joined()
-        if self._group.closed:
-            for stream in streams:
-                self._core.refuse(stream, StreamCode.OLD)
+            self._group.joined()
 
 
 class GroupFetch(FetchParty):
@@ -795,8 +785,8 @@ class Requests:
             return waiting
         elif (broadcast, track) in self._offered:
             exchange.error(StreamCode.INTERNAL, "the track is published already")
-        elif not self.namespaces.hold(broadcast, exchange.id):
-            exchange.error(StreamCode.UNAUTHORIZED)
+        elif (code := self.namespaces.hold(broadcast, exchange.id)) is not None:
+            exchange.error(code)
         else:
             offered = OfferedTrack(self._core, self, exchange, message, (broadcast, track))
             self._offered[broadcast, track] = offered

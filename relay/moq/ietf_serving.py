@@ -101,7 +101,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             case SubscribeNamespace():
                 self._on_interest(exchange, message)
             case _:
-                exchange.error(StreamCode.INTERNAL)
+                exchange.unsupported("tracks are not announced")
         return exchange.party
 
     def _named(self, exchange: Exchange, message: Subscribe | TrackStatus | Fetch) -> tuple[str, str] | None:
@@ -169,7 +169,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         core = self._ietf
         prefix = path_of(message.prefix)
         if message.interest is Interest.TRACKS:
-            exchange.error(StreamCode.INTERNAL, "tracks are not announced")
+            exchange.unsupported("tracks are not announced")
         elif prefix is None:
             exchange.error(StreamCode.NOT_FOUND, "the prefix has no path")
         else:

@@ -41,7 +41,7 @@ from relay.quic.endpoint import Endpoint
 from relay.quic.settings import QuicSettings
 from relay.transport.client import ClientTls
 from relay.transport.quic_session import QuicSession
-from relay.wire.version import Version
+from relay.wire.version import ALL_VERSIONS, AnyVersion
 from tests.client.recording import RecordingClient
 from tests.clock import RUNTIME
 from tests.e2e.harness import free_udp_port
@@ -292,7 +292,7 @@ def node_config(
     root: Sequence[str] = (),
     name: str | None = None,
     host: str = "127.0.0.1",
-    versions: Iterable[Version] = tuple(Version),
+    versions: Iterable[AnyVersion] = ALL_VERSIONS,
     limits: Limits = LIMITS,
     quic: QuicSettings = QUIC,
 ) -> Config:
@@ -326,7 +326,7 @@ async def cluster(
     leaves: int = 4,
     *,
     proxies: bool = False,
-    versions: dict[int, Iterable[Version]] | None = None,
+    versions: dict[int, Iterable[AnyVersion]] | None = None,
     start: bool = True,
     seed: int = 0,
     **options: Any,
@@ -347,7 +347,7 @@ async def cluster(
                 root=(names[0],) if index else (),
                 name=name,
                 host=host,
-                versions=(versions or {}).get(index, tuple(Version)),
+                versions=(versions or {}).get(index, ALL_VERSIONS),
                 **options,
             )
             node = Node(settings, name, host, f"leaf{index}" if index else "root")

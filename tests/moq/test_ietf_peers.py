@@ -10,6 +10,7 @@ from relay.model.group import FrameQueue, Object
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.encoding import EncodedGroup, Encoding
 from relay.moq.feed import shared_fragments
+from relay.moq.ietf_groups import HELD_BYTES, JOINING_BYTES
 from relay.moq.session import (
     Announced,
     AnnounceRequested,
@@ -209,6 +210,33 @@ def test_groups_of_nobody_are_stopped(draft: Draft) -> None:
     peer.end.on_time(3.0)
     assert waiting.stops == [1]
     assert len(peer.end.of(StrayGroup)) == 2
+
+
+@drafts
+def test_little_waits_for_lower_ids(draft: Draft) -> None:
+    """Then the missing ones are given up."""
+    peer = Publisher(draft)
+    peer.write(peer.begin(4), peer.object(0, b"a"))
+    detail = peer.begin(4, 1)
+    large = b"x" * (HELD_BYTES // 2)
+    peer.write(detail, peer.object(5, large))
+    assert len(peer.objects()[4]) == 1
+    peer.write(detail, peer.object(6, large, 5))
+    assert [number for _, number, _ in peer.objects()[4]] == [0, 5, 6]
+
+
+@pytest.mark.parametrize("draft", [Draft.DRAFT_14, Draft.DRAFT_16, Draft.DRAFT_18])
+def test_little_waits_for_a_joining_fetch(draft: Draft) -> None:
+    peer = Publisher(draft, largest=Location(4, 0))
+    stream = peer.begin(4)
+    payload = b"x" * (JOINING_BYTES // 4)
+    for number in range(1, 5):
+        assert stream.stops == []
+        peer.write(stream, peer.object(number, payload, number - 1 if number > 1 else None))
+    assert len(stream.stops) == 1
+    assert peer.objects() == {}
+    peer.write(peer.begin(5), peer.object(0, b"next"))
+    assert peer.objects() == {5: [(0, 0, b"next")]}
 
 
 # --- from one draft to another
@@ -430,7 +458,9 @@ def test_the_state_of_a_track(draft: Draft) -> None:
 def test_tracks_are_not_announced(draft: Draft) -> None:
     peer = IetfPeer(draft, interest=None)
     stream = peer.ask(SubscribeTracks(peer.next_id(), (b"demo",)))
-    assert isinstance(peer.answers(stream)[0], RequestError)
+    (refused,) = peer.answers(stream)
+    assert isinstance(refused, RequestError)
+    assert refused.code == 3
     assert peer.end.of(Closed) == []
 
 
