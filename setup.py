@@ -113,11 +113,12 @@ class BuildExt(build_ext):
     def run(self) -> None:
         if self.inplace:
             Path(compiled["RECORD"]).unlink(missing_ok=True)
-            # Also those of modules that are on the list no more.
-            for file in Path("relay").rglob(f"*{compiled['SUFFIX']}"):
-                source = file.with_name(file.name.removesuffix(compiled["SUFFIX"]) + ".py")
-                if source.exists() or file.name.startswith("_compiled__mypyc"):
-                    file.unlink()
+        # Also those of modules that are on the list no more.
+        folder = Path() if self.inplace else Path(self.build_lib)
+        for file in (folder / "relay").rglob(f"*{compiled['SUFFIX']}"):
+            source = file.relative_to(folder).with_name(file.name.removesuffix(compiled["SUFFIX"]) + ".py")
+            if source.exists() or file.name.startswith("_compiled__mypyc"):
+                file.unlink()
         super().run()
         if self.inplace and self.group:
             compiled["write_record"](Path(), sources())
