@@ -286,7 +286,9 @@ class Egress:
                 if message.sequence < request.failover.floor:
                     return
                 request.failover.passed((message.sequence,))
-                self._serving.send_datagram(key, message.sequence, message.timestamp, message.payload)
+                self._serving.send_datagram(
+                    key, message.sequence, message.timestamp, message.payload, message.start
+                )
             case m.Described():
                 self._serving.send_info(key, message.properties)
                 del self._requests[key]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import Ref
+from relay.model.group import Object
 from relay.model.limits import Limits
 from relay.model.numbering import Span
 from relay.model.ranges import Range
@@ -404,6 +405,7 @@ class DeliverDatagram(NamedTuple):
     sequence: int
     timestamp: int
     payload: bytes
+    start: Object | None = None
 
 
 class FetchData(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from relay.model.backlog import Ranks, send_priority
-from relay.model.group import Subgroup
+from relay.model.group import Object, Subgroup
 from relay.model.track import Begin, SubscribeParams, TrackProperties
 from relay.moq.core import RequestOwner
 from relay.moq.delivery import Delivery, GroupStream
@@ -275,18 +275,19 @@ class IetfDelivery(Delivery):
         self._leads[starts] = data[:-2], data[-1:]
         return self._leads[starts]
 
-    def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
+    def send_datagram(self, sequence: int, timestamp: int, payload: bytes, start: Object | None) -> bool:
         if self._paused:
             return False
         session = self._core.session
+        number, priority, ends = 0, None, True
+        properties: Properties = ((PropertyType.TIMESTAMP, timestamp),)
+        if start is not None:
+            number, properties = start.id, start.properties
+            priority, ends = start.subgroup.priority, start.subgroup.ends_group
+        if priority is None:
+            priority = 255 - self.info.priority
         datagram = ObjectDatagram(
-            self.exchange.id,
-            sequence,
-            0,
-            payload,
-            255 - self.info.priority,
-            ((PropertyType.TIMESTAMP, timestamp),),
-            end_of_group=True,
+            self.exchange.id, sequence, number, payload, priority, properties, end_of_group=ends
         )
         data = encode_datagram(datagram, self._ietf.profile)
         if len(data) > session.datagram_limit:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from relay.model.group import Part
+from relay.model.group import Object, Part
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.transport.session import Event as TransportEvent
@@ -201,6 +201,8 @@ class DatagramReceived(NamedTuple):
     sequence: int
     timestamp: int
     payload: bytes
+    start: Object | None = None
+    """Of a moq-transport publisher, whose groups may have several objects, each in a datagram."""
 
 
 class SubscriptionEnded(NamedTuple):

@@ -432,7 +432,9 @@ def test_a_datagram(draft: Draft) -> None:
     assert track.publisher.moq.serving.send_datagram(track.asked.request, 4, 44, b"tick")
     track.pair.settle()
     came = track.viewer.one(DatagramReceived)
-    assert came == (track.request, 4, 0 if draft is Draft.DRAFT_14 else 44, b"tick")
+    assert came[:4] == (track.request, 4, 0 if draft is Draft.DRAFT_14 else 44, b"tick")
+    assert came.start is not None
+    assert (came.start.id, came.start.properties) == (0, ((0x10, 44),))
     large = b"x" * (track.publisher.session.datagram_limit + 1)
     assert not track.publisher.moq.serving.send_datagram(track.asked.request, 5, 50, large)
 

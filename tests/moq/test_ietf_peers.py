@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,11 +33,12 @@ from relay.moq.session import (
     TracksRequested,
     Unannounced,
 )
-from relay.transport.session import StreamStopped
+from relay.moq.session import DatagramReceived as Datagram
+from relay.transport.session import DatagramReceived, StreamStopped
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 from relay.wire.ietf.codes import RequestKind
-from relay.wire.ietf.data import FetchHeader, ObjectHeader, ObjectStatus, SubgroupHeader
+from relay.wire.ietf.data import FetchHeader, ObjectDatagram, ObjectHeader, ObjectStatus, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder
 from relay.wire.ietf.messages import (
     Fetch,
@@ -55,6 +57,7 @@ from relay.wire.ietf.messages import (
     SubscribeTracks,
     TrackStatus,
 )
+from relay.wire.ietf.streams import decode_datagram, encode_datagram
 from relay.wire.ietf.values import (
     CURRENT_GROUP,
     AbsoluteRange,
@@ -276,6 +279,17 @@ def test_objects_pass_unchanged_from_draft_to_draft(draft: Draft, other: Draft) 
     assert one[3:5] == [ObjectHeader(3, 2), b"dd"]
     assert two[1] == ObjectHeader(2, 0, properties[:1])
     assert all(stream.finished for stream in viewer.groups())
+
+
+@drafts
+def test_objects_in_datagrams_pass_unchanged(draft: Draft) -> None:
+    peer, viewer = Publisher(draft), Viewer(draft)
+    sent = ObjectDatagram(9, 4, 3, b"tick", 77, ((0x3D, b"\x01"),), end_of_group=True)
+    peer.end.receive(DatagramReceived(encode_datagram(sent, peer.profile)))
+    (came,) = peer.end.of(Datagram)
+    viewer.end.moq.serving.send_datagram(viewer.request, *came[1:])
+    (data,) = viewer.session.datagrams
+    assert decode_datagram(data, viewer.profile) == replace(sent, alias=0)
 
 
 class Viewer(IetfPeer):
