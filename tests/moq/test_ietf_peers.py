@@ -9,7 +9,7 @@ import pytest
 
 from relay.model.group import FrameQueue, Object
 from relay.model.track import SubscribeParams, TrackProperties
-from relay.moq.encoding import EncodedGroup, Encoding
+from relay.moq.encoding import EncodedGroup, Encoding, encoder_of
 from relay.moq.feed import shared_fragments
 from relay.moq.ietf_groups import HELD_BYTES, JOINING_BYTES
 from relay.moq.session import (
@@ -761,3 +761,23 @@ def test_a_fetch_gives_up_beyond_the_track(draft: Draft) -> None:
     assert len(peer.end.of(FetchRequested)) == 8
     (refused,) = peer.answers(stream)
     assert isinstance(refused, RequestError)
+
+
+@drafts
+@pytest.mark.parametrize("timestamp", [0, 63, 64, 127, 128, 16_383, 16_384, 1 << 30, (1 << 61) - 1])
+@pytest.mark.parametrize("start", [0, 2])
+def test_frames_are_written_as_objects_are(draft: Draft, timestamp: int, start: int) -> None:
+    """The short way of a frame gives the bytes of the codec."""
+    peer = IetfPeer(draft)
+    group = EncodedGroup(1, 0.0)
+    payloads = [b"a" * 70, b"", b"b" * 300, b"c"]
+    for payload in payloads:
+        group.extend((FrameHeader(timestamp, len(payload)), *filter(None, [payload])))
+    encoder = encoder_of(peer.end.moq.encoding, start)
+    written = b"".join(encoder.take(group.parts))
+    expected = b"".join(
+        peer.object(number, payload, number - 1 if number > start else None, ((0x10, timestamp),))
+        for number, payload in enumerate(payloads)
+        if number >= start
+    )
+    assert written == expected
