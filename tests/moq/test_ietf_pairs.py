@@ -186,8 +186,8 @@ def test_a_client_asks_for_announcements(draft: Draft, step: int) -> None:
     serving.announce(request.request, "demo/cam", Offer("demo/cam", source=3))
     serving.announce(request.request, "demo/mic", None)
     pair.settle()
-    assert [event.path for event in pair.client.of(Announced)] == ["demo/cam", "demo/mic", "demo/cam"]
-    assert sorted(event.path for event in pair.client.of(Unannounced)) == ["demo/cam", "demo/mic"]
+    assert [event.path for event in pair.client.of(Announced)] == ["demo/cam", "demo/mic"]
+    assert [event.path for event in pair.client.of(Unannounced)] == ["demo/mic"]
     assert serving.has_offered("demo/cam")
     pair.client.moq.requests.cancel(interest)
     pair.settle()
