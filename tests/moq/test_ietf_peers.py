@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay.model.group import FrameQueue, Object
+from relay.model.limits import Limits
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.encoding import EncodedGroup, Encoding, encoder_of
 from relay.moq.feed import shared_fragments
@@ -22,6 +23,7 @@ from relay.moq.session import (
     GroupFragment,
     InfoRequested,
     Introduced,
+    LimitExceeded,
     Offer,
     RequestCancelled,
     RequestRejected,
@@ -80,8 +82,8 @@ TIMED: Properties = ((0x08, 1000), (0x4321, b"kept"))
 class Publisher(IetfPeer):
     """It has accepted a subscription of the machine, with alias 9."""
 
-    def __init__(self, draft: Draft, largest: Location | None = None) -> None:
-        super().__init__(draft)
+    def __init__(self, draft: Draft, largest: Location | None = None, **options: Any) -> None:
+        super().__init__(draft, **options)
         self.request = self.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
         self.stream = self.asked()
         properties = TIMED if self.profile.track_properties else ()
@@ -781,3 +783,44 @@ def test_frames_are_written_as_objects_are(draft: Draft, timestamp: int, start: 
         if number >= start
     )
     assert written == expected
+
+
+# --- limits
+
+
+@drafts
+def test_a_large_object_breaks_its_group_off(draft: Draft) -> None:
+    peer = Publisher(draft, limits=replace(Limits(), frame=1_000))
+    stream = peer.begin(4)
+    peer.write(stream, peer.object(0, b"a"))
+    peer.write(stream, peer.object(1, b"x" * 1_001, 0))
+    assert stream.stops
+    assert peer.ends() == {4: StreamCode.FRAME_TOO_LARGE}
+    assert [event.limit for event in peer.end.of(LimitExceeded)] == ["frame"]
+    assert peer.end.of(Closed) == []
+
+
+@drafts
+def test_control_messages_have_a_rate(draft: Draft) -> None:
+    peer = IetfPeer(draft, limits=replace(Limits(), control_rate=1, control_burst=10))
+    for _ in range(20):
+        peer.ask(PublishNamespace(peer.next_id(), NAME[0]))
+    assert [event.limit for event in peer.end.of(LimitExceeded)] == ["control_rate"]
+    assert peer.session.closed[0][0] == 27
+
+
+@drafts
+def test_setup_has_a_time(draft: Draft) -> None:
+    peer = IetfPeer(draft, setup=False, interest=None)
+    peer.end.on_time(peer.end.moq.deadline)
+    assert [event.limit for event in peer.end.of(LimitExceeded)] == ["setup_timeout"]
+    assert peer.session.closed[0][0] == 0x11
+
+
+@drafts
+def test_requests_of_one_namespace_have_a_number(draft: Draft) -> None:
+    peer = IetfPeer(draft, limits=replace(Limits(), announces=2))
+    streams = [peer.ask(PublishNamespace(peer.next_id(), NAME[0])) for _ in range(5)]
+    assert isinstance(peer.answers(streams[-1])[-1], RequestError)
+    assert len(peer.end.of(Announced)) == 1
+    assert [event.limit for event in peer.end.of(LimitExceeded)] == ["announces"]
