@@ -654,10 +654,16 @@ def test_request_ids_of_the_wrong_side_close(draft: Draft) -> None:
 
 
 @drafts
-def test_the_control_stream_stays(draft: Draft) -> None:
-    peer = IetfPeer(draft)
-    peer.write(peer.control, b"", fin=True)
-    assert peer.session.closed[0][0] == 3
+def test_the_session_ends_with_the_control_stream(draft: Draft) -> None:
+    """Peers that leave end it first, so that it is no fault."""
+    for aborted in (False, True):
+        peer = IetfPeer(draft)
+        if aborted:
+            peer.reset(peer.control)
+        else:
+            peer.write(peer.control, b"", fin=True)
+        assert peer.session.closed[0][0] == 0
+        assert peer.end.of(Fault) == []
 
 
 @drafts
