@@ -466,9 +466,10 @@ def test_a_subscription_waits_in_vain(draft: Draft) -> None:
 def test_the_state_of_a_track(draft: Draft) -> None:
     peer = IetfPeer(draft, interest=None)
     stream = peer.ask(TrackStatus(peer.next_id(), *NAME))
-    peer.end.moq.serving.send_info(peer.end.one(InfoRequested).request, TrackProperties())
+    peer.end.moq.serving.send_info(peer.end.one(InfoRequested).request, TrackProperties(), (7, 2))
     (answer,) = peer.answers(stream)
     assert isinstance(answer, RequestOk)
+    assert answer.params.largest == (7, 2)
     stream = peer.ask(TrackStatus(peer.next_id(), *NAME))
     peer.end.moq.serving.reject(peer.end.of(InfoRequested)[1].request, StreamCode.NOT_FOUND)
     assert isinstance(peer.answers(stream)[-1], RequestError)
