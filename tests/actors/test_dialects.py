@@ -21,10 +21,14 @@ from relay.client import (
     Subscription,
     TrackWriter,
 )
+from relay.moq.ietf_exchange import Party
 from relay.transport.memory import memory_pair
+from relay.wire.ietf.messages import Message, RequestError, Subscribe, SubscribeOk
+from relay.wire.ietf.parameters import Parameters
+from relay.wire.ietf.values import Token
 from relay.wire.version import ALL_VERSIONS, AnyVersion, Draft, Version
 from tests.actors.world import EVERYTHING, QUICK, World
-from tests.clock import RUNTIME
+from tests.clock import RUNTIME, until
 from tests.sampling import FULL
 
 WITHIN = 60.0  # seconds of virtual time
@@ -271,3 +275,48 @@ async def test_paths_have_a_longest_length(draft: Draft) -> None:
             await client.subscribe("demo/cam", "x" * 65)
         client.publish("demo/" + "x" * 64)
         assert (await client.closed()).code == 3
+
+
+class Answers(Party):
+    """Keeps what the relay answers."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    def on_message(self, message: Message) -> None:
+        self.messages.append(message)
+
+
+def nothing_without_a_token(path: str, query: str) -> Permissions:
+    if query not in ("", "jwt=good"):
+        raise UnauthorizedError("no", Reason.BAD)
+    return Permissions(path.strip("/"), *((("",), ("",)) if query else ((), ())))
+
+
+@drafts
+async def test_a_token_in_a_request_extends_the_rights_of_the_session(draft: Draft) -> None:
+    async with (
+        relay(authorize=nothing_without_a_token) as world,
+        world.client(Version.LITE_06) as publisher,
+        world.client(draft, None) as client,
+    ):
+        publisher.publish("demo/cam").track("video").group().write(b"key")
+        with pytest.raises(SubscribeError):
+            await client.subscribe("demo/cam", "video")
+
+        async def ask(token: bytes) -> Message:
+            answers = Answers()
+            params = Parameters(tokens=(Token(token),))
+            client.moq.requests.exchanges.ask(  # type: ignore[union-attr]
+                lambda number: Subscribe(number, (b"demo", b"cam"), b"video", params), answers
+            )
+            await until(lambda: answers.messages)
+            return answers.messages[0]
+
+        assert isinstance(await ask(b"bad"), RequestError)
+        with pytest.raises(SubscribeError):
+            await client.subscribe("demo/cam", "video")
+        assert isinstance(await ask(b"good"), SubscribeOk)
+        await anext(await client.subscribe("demo/cam", "video"))
+        client.publish("mine/cam").track("audio")
+        await publisher.announced("").wait_for("mine/cam")

@@ -153,3 +153,17 @@ async def test_peers_leave_a_relay_that_drains(draft: Draft) -> None:
             async with asyncio.timeout(WITHIN / 2):
                 await relay.drain()
             assert not relay.connections
+
+
+@pytest.mark.parametrize(
+    "draft", [Draft.DRAFT_22, Draft.DRAFT_18, Draft.DRAFT_16], ids=lambda draft: draft.name
+)
+async def test_over_websocket(draft: Draft) -> None:
+    async with running(versions=[draft]) as relay:
+        url = f"ws://127.0.0.1:{relay.url.rpartition(':')[2]}"
+        shape = (*paced(NEW, GROUPS, FRAMES), "--wait-for-viewers", 1)
+        async with (
+            publisher(NEW, url, "demo/cam", *shape),
+            viewer(NEW, url, "demo/cam", "--frames", GROUPS * FRAMES) as viewing,
+        ):
+            assert_complete(await viewing.wait_for("result"), GROUPS, FRAMES)
