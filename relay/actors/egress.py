@@ -86,7 +86,7 @@ class Egress:
                 self._on_cancelled(event.request)
             case moq.RequestFinished():
                 self._requests.pop(event.request, None)
-            case moq.AnnounceRequested():
+            case moq.AnnounceRequested() | moq.TracksRequested():
                 self._on_watch(event)
             case moq.InfoRequested():
                 self._on_info(event)
@@ -100,7 +100,7 @@ class Egress:
                 return False
         return True
 
-    def _on_watch(self, event: moq.AnnounceRequested) -> None:
+    def _on_watch(self, event: moq.AnnounceRequested | moq.TracksRequested) -> None:
         context = self._context
         permissions = context.permissions
         if len(self._watches) >= context.environment.limits.announce_streams:
@@ -111,11 +111,16 @@ class Egress:
             self._serving.reject(event.request, StreamCode.UNROUTABLE)
             return
         self._watches[event.request] = event.prefix
+        prefixes = narrow(permissions.subscribe, event.prefix)
+        if isinstance(event, moq.TracksRequested):
+            below = tuple(join(permissions.root, prefix) for prefix in prefixes)
+            watch = m.WatchTracks(context.ref, context.number, event.request, below)
+            send(context.environment.origin, watch)
+            return
         peer = self._moq.peer
         exclude = event.exclude
         if self._moq.features.prefixes and peer is not None and peer.hop is not None:
             exclude = peer.hop
-        prefixes = narrow(permissions.subscribe, event.prefix)
         interest = AnnounceInterest(
             session=context.number,
             watch=event.request,
@@ -129,7 +134,9 @@ class Egress:
 
     def _on_cancelled(self, number: int) -> None:
         if self._watches.pop(number, None) is not None:
-            send(self._context.environment.origin, m.Unwatch(self._context.number, number))
+            origin = self._context.environment.origin
+            send(origin, m.Unwatch(self._context.number, number))
+            send(origin, m.UnwatchTracks(self._context.number, number))
             return
         request = self._requests.pop(number, None)
         if request is not None:
@@ -237,6 +244,9 @@ class Egress:
             case m.WatchChanged():
                 offer = None if message.offer is None else self._offer(message.offer)
                 self._serving.announce(message.watch, self._relative(message.path), offer)
+            case m.TrackChanged():
+                path = self._relative(message.path)
+                self._serving.offer_track(message.watch, path, message.track, offered=message.offered)
             case (
                 m.Accepted()
                 | m.Refused()
@@ -276,7 +286,9 @@ class Egress:
                 if message.sequence < request.failover.floor:
                     return
                 request.failover.passed((message.sequence,))
-                self._serving.send_datagram(key, message.sequence, message.timestamp, message.payload)
+                self._serving.send_datagram(
+                    key, message.sequence, message.timestamp, message.payload, message.start
+                )
             case m.Described():
                 self._serving.send_info(key, message.properties)
                 del self._requests[key]

@@ -8,6 +8,7 @@ from relay.actors import messages as m
 from relay.actors.announcements import Announcements
 from relay.actors.environment import Context
 from relay.actors.runtime import Ref, send
+from relay.model.path import join
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.model.track_end import LATE_AT_LEAST
 from relay.moq import session as moq
@@ -213,6 +214,11 @@ class Ingest:
                 self.announcements.announced(event)
             case moq.Unannounced():
                 self.announcements.withdrawn(event)
+            case moq.TrackOffered():
+                context = self._context
+                path = join(context.permissions.root, event.path)
+                offer = m.OfferTrack(context.number, path, event.track, event.offered)
+                send(context.environment.origin, offer)
             case _:
                 return False
         return True

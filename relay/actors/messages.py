@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from relay.actors.rows import PeerRow
 from relay.actors.runtime import Ref
+from relay.model.group import Object
 from relay.model.limits import Limits
 from relay.model.numbering import Span
 from relay.model.ranges import Range
@@ -214,6 +215,40 @@ class WatchStarted(NamedTuple):
     offers: tuple[Announcement, ...]
 
 
+class OfferTrack(NamedTuple):
+    """`session` offers a track by itself (PUBLISH of moq-transport), or no longer."""
+
+    session: int
+    path: str
+    track: str
+    offered: bool
+
+
+class WatchTracks(NamedTuple):
+    """Report offered tracks below `prefixes` to `watcher`, existing ones first, by `TrackChanged`."""
+
+    watcher: Ref
+    session: int
+    watch: int
+    prefixes: tuple[str, ...]
+
+
+class UnwatchTracks(NamedTuple):
+    """End of interest."""
+
+    session: int
+    watch: int
+
+
+class TrackChanged(NamedTuple):
+    """Origin to watcher: another session offers a track, or none does any more."""
+
+    watch: int
+    path: str
+    track: str
+    offered: bool
+
+
 class ListAnnounced(NamedTuple):
     """Asked by HTTP: announced paths under the prefixes. The reply is a tuple of `Announcement`."""
 
@@ -370,6 +405,7 @@ class DeliverDatagram(NamedTuple):
     sequence: int
     timestamp: int
     payload: bytes
+    start: Object | None = None
 
 
 class FetchData(NamedTuple):

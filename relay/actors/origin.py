@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from relay.actors import messages as m
 from relay.actors.runtime import LoopActor, Ref, Timer, send
+from relay.actors.track_offers import TrackOffers
 from relay.model.directory import Directory, Later, LingerOver, Notice, Notify, Resume, Settled
 from relay.model.numbering import Numbering
 from relay.model.path import covers
@@ -52,6 +53,7 @@ class OriginActor(LoopActor):
         super().__init__(runtime)
         self._on_failure = on_failure
         self._directory = Directory(linger=linger, members=members)
+        self._offers = TrackOffers()
         self._ids = itertools.count(1)
         self._publishers: dict[int, Publisher] = {}  # by publication; withdrawn ones while they run
         self._watchers: dict[int, dict[int, Ref]] = {}  # by session and number
@@ -82,6 +84,7 @@ class OriginActor(LoopActor):
                 directory.unannounce(message.session, message.path, message.generation, said=message.said)
             case m.SessionGone():
                 self._watchers.pop(message.session, None)
+                self._offers.gone(message.session)
                 directory.session_gone(message.session, lost=message.lost)
             case m.Leaving():
                 directory.session_leaving(message.session)
@@ -111,7 +114,8 @@ class OriginActor(LoopActor):
             case m.ListAnnounced():
                 return directory.announcements(message.prefixes)
             case _:
-                return super().on_receive(message)
+                if not self._offers.on_message(message):
+                    return super().on_receive(message)
         self._carry_out()
         return None
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from relay.actors import messages as m
 from relay.actors.groups import TrackGroups
 from relay.actors.runtime import Timer, send
+from relay.model.group import Object
 from relay.model.numbering import MAX_SEQUENCE
 from relay.model.track import SubscribeParams
 from relay.moq.encoding import EncodedGroup, Encoding
@@ -118,9 +119,9 @@ class Subscribers:
                 gone.append(key)
         return gone
 
-    def deliver_datagram(self, number: int, timestamp: int, payload: bytes) -> None:
+    def deliver_datagram(self, number: int, timestamp: int, payload: bytes, start: Object | None) -> None:
         for subscriber in self.all.values():
-            send(subscriber.ref, m.DeliverDatagram(subscriber.key, number, timestamp, payload))
+            send(subscriber.ref, m.DeliverDatagram(subscriber.key, number, timestamp, payload, start))
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

@@ -356,7 +356,8 @@ class TrackActor(LoopActor):
         if number is not None:
             self._groups.seen.add(number, number)
             timestamp = numbers.timestamp(message.timestamp)
-            self._subscribers.deliver_datagram(number, timestamp, message.payload)
+            start = None if message.start is None else numbers.restated(message.start)
+            self._subscribers.deliver_datagram(number, timestamp, message.payload, start)
 
     # --- properties and fetches ------------------------------------------------------------------------------------
 

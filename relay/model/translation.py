@@ -137,9 +137,16 @@ class Translation:
         return tuple(part if isinstance(part, bytes) else self._restated(part) for part in parts)
 
     def _restated(self, start: FrameStart) -> FrameStart:
+        return (
+            self.restated(start)
+            if isinstance(start, Object)
+            else Frame(self.timestamp(start.timestamp), start.size)
+        )
+
+    def restated(self, start: Object) -> Object:
         timestamp = self.timestamp(start.timestamp)
-        if not isinstance(start, Object):
-            return Frame(timestamp, start.size)
+        if timestamp == start.timestamp:
+            return start
         properties = tuple(
             (kind, timestamp if kind == TIMESTAMP else value) for kind, value in start.properties
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from relay.model.backlog import Backlog, GivenUp, Ranks, Sending
+from relay.model.group import Object
 from relay.model.ranges import Range
 from relay.model.track import SubscribeParams
 from relay.moq.core import Core, Handler, RequestOwner
@@ -81,8 +82,8 @@ class Delivery(Handler):
     def drop(self, missing: Iterable[Range]) -> None:
         """Report groups that never come, where the version can."""
 
-    def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
-        """Send a group of one frame. Returns False if version or session cannot carry it."""
+    def send_datagram(self, sequence: int, timestamp: int, payload: bytes, start: Object | None) -> bool:
+        """Send a group of one frame, or an object. Returns False if version or session cannot carry it."""
         raise NotImplementedError
 
     def refuse(self, code: int) -> None:

@@ -14,6 +14,8 @@ from relay.wire.ietf.data import ObjectHeader
 from relay.wire.ietf.profile import DRAFT_14, DRAFT_16, DRAFT_18
 from relay.wire.ietf.streams import object_header
 from relay.wire.ietf.values import PropertyType
+from relay.wire.ietf.varint import encode_vi64
+from relay.wire.varint import encode_varint
 
 COPY_BELOW = 2_048
 """Bytes: below this, copying a chunk behind its header costs less than another chunk."""
@@ -42,7 +44,8 @@ OBJECT_FORMS = {
 }
 """A draft for each form."""
 
-TIMESTAMP = PropertyType.TIMESTAMP
+_SIZES = [bytes((size + 1, PropertyType.TIMESTAMP)) for size in range(10)]
+"""Size and type of a timestamp of so many bytes, as the only property of an object."""
 
 
 class Encoder:
@@ -125,8 +128,8 @@ class ObjectEncoder:
     """
 
     __slots__ = (
-        *("_before", "_end", "_inside", "_last", "_left", "_position", "_profile"),
-        *("_start", "_subgroup", "ended"),
+        *("_before", "_end", "_follows", "_inside", "_last", "_left", "_number", "_position"),
+        *("_profile", "_start", "_subgroup", "ended"),
     )
 
     def __init__(self, encoding: Encoding, start: int = 0, end: int | None = None, first: int = 0) -> None:
@@ -135,8 +138,10 @@ class ObjectEncoder:
         self._end = end
         self._position = 0
         self._last = first - 1  # id of the last object
-        self._before: dict[Subgroup | None, int] = {}  # ids of the last objects of each stream
+        self._before: dict[Subgroup, int] = {}  # ids of the last objects of each stream
         self._subgroup: Subgroup | None = None
+        self._number = encode_varint if self._profile.quic_varints else encode_vi64
+        self._follows = False  # there was a frame of a moq-lite publisher
         self._inside = False
         self._left = 0
         self.ended = False  # object `end` is complete
@@ -172,10 +177,7 @@ class ObjectEncoder:
 
     def _head(self, start: FrameStart, chunks: list[Any]) -> bytes:
         self._left = start.size
-        if isinstance(start, Object):
-            number, subgroup, properties = start.id, start.subgroup, start.properties
-        else:
-            number, subgroup, properties = self._last + 1, None, ((TIMESTAMP, start.timestamp),)
+        number = start.id if isinstance(start, Object) else self._last + 1
         self._last = number
         self._inside = number >= self._start
         if self._end is not None and number > self._end:
@@ -183,13 +185,25 @@ class ObjectEncoder:
             self.ended = True
         if not self._inside:
             return b""
+        if not isinstance(start, Object):
+            return self._frame_head(start, number)
+        subgroup = start.subgroup
         if subgroup is not self._subgroup:
             self._subgroup = subgroup
             chunks.append(subgroup)
         before = self._before.get(subgroup)
         self._before[subgroup] = number
-        header = ObjectHeader(number, start.size, properties)
+        header = ObjectHeader(number, start.size, start.properties)
         return object_header(header, before, self._profile, has_properties=True)
+
+    def _frame_head(self, start: FrameStart, number: int) -> bytes:
+        """As `object_header` writes it: a frame of a moq-lite publisher follows the one before."""
+        encode = self._number
+        delta = b"\0" if self._follows else encode(number)
+        self._follows = True
+        timestamp = encode(start.timestamp)
+        status = b"" if start.size else b"\0"
+        return b"".join((delta, _SIZES[len(timestamp)], timestamp, encode(start.size), status))
 
 
 def joined(chunks: list[Any]) -> list[Any]:

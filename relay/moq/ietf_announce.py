@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from relay.model.path import covers, join, strip
-from relay.model.route import Route, same_publisher
+from relay.model.route import Route
 from relay.moq.core import RequestOwner
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Exchanges, Party
@@ -259,6 +259,7 @@ class NamespaceWriter(Party):
         self, core: IetfCore, owner: RequestOwner, request: int, prefix: str, exchange: Exchange
     ) -> None:
         self.request = request
+        self.tracks = 0  # the request for tracks of the same interest, if it has one
         self._core = core
         self._owner = owner
         self._prefix = prefix
@@ -286,19 +287,21 @@ class NamespaceWriter(Party):
         return size
 
     def change(self, path: str, offer: Offer | None) -> int:
-        """Announce, or withdraw (`None`) a path; another route of the same publisher is no news."""
+        """Announce, or withdraw (`None`) a path.
+
+        Another route or publisher is no news: subscriptions go on, but some viewers would subscribe again.
+        """
         suffix = self._suffix(path)
         sent = self._sent.get(suffix)
         if offer is not None and not fits(offer.path):
             offer = None
         if sent is None:
             return 0 if offer is None else self._start(offer)
-        if offer is not None and (offer.source == sent.source or same_publisher(offer.route, sent.route)):
+        if offer is not None:
             self._sent[suffix] = offer
             return 0
         del self._sent[suffix]
-        size = self._write(suffix, live=False)
-        return size if offer is None else size + self._start(offer)
+        return self._write(suffix, live=False)
 
     def refuse(self, code: int) -> None:
         if self._begun:

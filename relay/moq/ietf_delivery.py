@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from relay.model.backlog import Ranks, send_priority
-from relay.model.group import Subgroup
+from relay.model.group import Object, Subgroup
 from relay.model.track import Begin, SubscribeParams, TrackProperties
 from relay.moq.core import RequestOwner
 from relay.moq.delivery import Delivery, GroupStream
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Party
 from relay.moq.ietf_fetching import FetchAnswer, Fill
-from relay.moq.session import GroupFragment, Location, SubscribeUpdated
+from relay.moq.session import GroupFragment, Location, SubscribeRequested, SubscribeUpdated
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
 from relay.wire.ietf.codes import DoneStatus
 from relay.wire.ietf.data import ObjectDatagram, SubgroupHeader
-from relay.wire.ietf.messages import Message, PublishDone, RequestUpdate, SubscribeOk
+from relay.wire.ietf.messages import Message, PublishDone, RequestError, RequestOk, RequestUpdate, SubscribeOk
 from relay.wire.ietf.parameters import Parameters
 from relay.wire.ietf.profile import done_code
 from relay.wire.ietf.streams import encode_datagram, subgroup_header
@@ -119,6 +119,7 @@ class IetfDelivery(Delivery):
         self.wanted = wanted
         self.exchange = exchange
         self.named = "", ""  # broadcast and track
+        self.begun = False  # of a track that we offer: our owner was asked for it
         self.patient_until = 0.0
         """Until when it waits for a publisher (RENDEZVOUS_TIMEOUT)."""
         self.info = TrackProperties()
@@ -274,18 +275,19 @@ class IetfDelivery(Delivery):
         self._leads[starts] = data[:-2], data[-1:]
         return self._leads[starts]
 
-    def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
+    def send_datagram(self, sequence: int, timestamp: int, payload: bytes, start: Object | None) -> bool:
         if self._paused:
             return False
         session = self._core.session
+        number, priority, ends = 0, None, True
+        properties: Properties = ((PropertyType.TIMESTAMP, timestamp),)
+        if start is not None:
+            number, properties = start.id, start.properties
+            priority, ends = start.subgroup.priority, start.subgroup.ends_group
+        if priority is None:
+            priority = 255 - self.info.priority
         datagram = ObjectDatagram(
-            self.exchange.id,
-            sequence,
-            0,
-            payload,
-            255 - self.info.priority,
-            ((PropertyType.TIMESTAMP, timestamp),),
-            end_of_group=True,
+            self.exchange.id, sequence, number, payload, priority, properties, end_of_group=ends
         )
         data = encode_datagram(datagram, self._ietf.profile)
         if len(data) > session.datagram_limit:
@@ -313,6 +315,44 @@ class IetfDelivery(Delivery):
         self.exchange.send(PublishDone(status, self._streams, request_id=self.exchange.id), fin=True)
 
 
+class OfferedDelivery(IetfDelivery):
+    """A track that we offer by PUBLISH: a subscription of the peer once it agrees."""
+
+    def __init__(
+        self,
+        core: IetfCore,
+        owner: RequestOwner,
+        request: int,
+        params: Parameters,
+        exchange: Exchange,
+        ranks: Ranks,
+    ) -> None:
+        super().__init__(core, owner, request, params, exchange, ranks)
+        self._accepted = True  # there is no SUBSCRIBE to answer
+        exchange.party = Offering(self)
+
+    def agreed(self, params: Parameters) -> None:
+        """PUBLISH_OK, or an update of the peer: it wants objects, unless `forward` is 0."""
+        if params.forward is False or self.over:
+            return
+        if not self.begun:
+            self.begun = True
+            self.wanted = params_of(params, self.wanted)
+            self._prefer(self.wanted)
+            self._core.emit(SubscribeRequested(self.request, *self.named, self.wanted))
+
+    def denied(self) -> None:
+        if not self.over:
+            self.unsubscribe(None)
+
+    def on_update(self, message: RequestUpdate) -> None:
+        if self.begun:
+            super().on_update(message)
+        else:
+            self.exchange.updated(message)
+            self.agreed(message.params)
+
+
 class Subscribing(Party):
     """The exchange of a subscription of the peer."""
 
@@ -330,6 +370,22 @@ class Subscribing(Party):
 
     def on_left(self, code: int) -> None:
         self._delivery.on_left(code)
+
+
+class Offering(Subscribing):
+    """The exchange of a track that we offer."""
+
+    def __init__(self, delivery: OfferedDelivery) -> None:
+        super().__init__(delivery)
+        self._offered = delivery
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, RequestOk):
+            self._offered.agreed(message.params)
+        elif isinstance(message, RequestError):
+            self._offered.denied()
+        else:
+            super().on_message(message)
 
 
 class SubgroupStreams:

@@ -35,10 +35,10 @@ from relay.moq.session import (
     StrayGroup,
     SubscriptionEnded,
     SubscriptionStarted,
+    TrackOffered,
 )
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode, WireError
-from relay.wire.frame import MAX_TIMESTAMP
 from relay.wire.ietf.codes import SessionCode
 from relay.wire.ietf.data import FetchHeader, FetchObject, ObjectStatus, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder, UniItem
@@ -752,6 +752,7 @@ class Requests:
         subscription.gone = True
         if self._offered.get(subscription.name) is subscription:
             del self._offered[subscription.name]
+            self._core.emit(TrackOffered(*subscription.name, offered=False))
             assert subscription.exchange is not None
             self.namespaces.release(subscription.name[0], subscription.exchange.id, said=True)
         if self._unclaimed.get(subscription.name) is subscription:
@@ -790,6 +791,7 @@ class Requests:
         else:
             offered = OfferedTrack(self._core, self, exchange, message, (broadcast, track))
             self._offered[broadcast, track] = offered
+            self._core.emit(TrackOffered(broadcast, track, offered=True))
             return offered
         return exchange.party
 
@@ -831,7 +833,7 @@ class Requests:
         reader.take(items, fin=fin)
 
     def on_datagram(self, data: bytes) -> None:
-        """A group of one frame. Drops unreadable datagrams, those without a subscription, and further objects."""
+        """An object. Drops unreadable datagrams, those without a subscription, and states of objects."""
         core = self._core
         try:
             datagram = decode_datagram(data, core.profile)
@@ -840,13 +842,14 @@ class Requests:
         subscription = None if datagram is None else self._aliases.get(datagram.alias)
         if datagram is None or subscription is None or not subscription.request:
             return
-        if datagram.object or datagram.status is not None or datagram.group > MAX_VARINT:
+        if datagram.status is not None or max(datagram.group, datagram.object) > MAX_VARINT:
             return
-        timestamp = None
-        if subscription.timed:
-            found = (value for kind, value in datagram.properties if kind == PropertyType.TIMESTAMP)
-            timestamp = next(found, None)
-        if not isinstance(timestamp, int) or timestamp > MAX_TIMESTAMP:
-            timestamp = int(core.now * MICROSECONDS)
+        alone = Subgroup(0, datagram.priority, starts=True, ends_group=datagram.end_of_group)
+        properties, size, timed = datagram.properties, len(datagram.payload), subscription.timed
+        try:
+            start = start_of(datagram.object, size, properties, alone, timed=timed, arrival=core.now)
+        except WireError:
+            return
         subscription.flush()
-        core.emit(DatagramReceived(subscription.request, datagram.group, timestamp, datagram.payload))
+        request, group = subscription.request, datagram.group
+        core.emit(DatagramReceived(request, group, start.timestamp, datagram.payload, start))

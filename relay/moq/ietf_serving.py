@@ -12,10 +12,10 @@ from typing import Any
 from relay.model.track import TrackProperties
 from relay.moq.ietf_announce import NamespaceWriter, RequestingWriter, offered
 from relay.moq.ietf_core import MISSING, IetfCore
-from relay.moq.ietf_delivery import IetfDelivery, properties_of
-from relay.moq.ietf_exchange import Exchange, Exchanges, Party
+from relay.moq.ietf_delivery import IetfDelivery, OfferedDelivery, properties_of
+from relay.moq.ietf_exchange import NOBODY, Exchange, Exchanges, Party
 from relay.moq.ietf_fetching import FetchAnswer, Fill
-from relay.moq.ietf_names import path_of, track_of
+from relay.moq.ietf_names import fits, namespace_of, path_of, track_of
 from relay.moq.serving import Serving
 from relay.moq.session import (
     AnnounceRequested,
@@ -23,6 +23,7 @@ from relay.moq.session import (
     Offer,
     RequestCancelled,
     SubscribeRequested,
+    TracksRequested,
 )
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
@@ -30,12 +31,17 @@ from relay.wire.ietf.messages import (
     Fetch,
     Interest,
     JoiningFetch,
+    Message,
+    Publish,
     Request,
+    RequestUpdate,
     Subscribe,
     SubscribeNamespace,
+    SubscribeTracks,
     TrackStatus,
 )
-from relay.wire.ietf.values import AbsoluteRange
+from relay.wire.ietf.parameters import NO_PARAMETERS, Parameters
+from relay.wire.ietf.values import AbsoluteRange, TrackNamespace
 from relay.wire.varint import MAX_VARINT
 
 
@@ -71,6 +77,38 @@ class Rendezvous:
         self._owner.gave_up(self, code)
 
 
+class TrackOffer:
+    """A track that we offer to the peer."""
+
+    def __init__(self, path: str, track: str) -> None:
+        self.path = path
+        self.track = track
+        self.withdrawn = False
+        self.delivery: IetfDelivery | None = None
+
+
+class TracksInterest(Party):
+    """SUBSCRIBE_TRACKS of the peer."""
+
+    def __init__(self, owner: IetfServing, request: int, exchange: Exchange) -> None:
+        self._owner = owner
+        self._request = request
+        self._exchange = exchange
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, RequestUpdate):
+            self._exchange.updated(message)
+        else:
+            super().on_message(message)
+
+    def on_finished(self) -> None:
+        self._exchange.leave()
+        self._owner.end_interest(self._request)
+
+    def on_left(self, code: int) -> None:  # noqa: ARG002 - it is over either way
+        self._owner.end_interest(self._request)
+
+
 class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
     """All requests of the peer.
 
@@ -84,6 +122,8 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         self._asking: dict[int, IetfDelivery] = {}  # by the request for the track's properties
         self._statuses: dict[int, Exchange] = {}
         self._awaiting: dict[int, Rendezvous] = {}  # by request of the subscription
+        self._tracks: dict[int, dict[tuple[str, str], TrackOffer]] = {}  # offered, by interest
+        self._offering: dict[int, TrackOffer] = {}  # by the request for their properties
         self._fetches: dict[int, FetchAnswer] = {}  # by the request for the present group
         self._offered: dict[str, Exchange] = {}  # PUBLISH_NAMESPACE of ours, by path
 
@@ -100,8 +140,10 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
                 self._on_joining_fetch(exchange, message)
             case SubscribeNamespace():
                 self._on_interest(exchange, message)
+            case SubscribeTracks():
+                self._on_tracks(exchange, message.prefix)
             case _:
-                exchange.unsupported("tracks are not announced")
+                exchange.unsupported("no such request here")
         return exchange.party
 
     def _named(self, exchange: Exchange, message: Subscribe | TrackStatus | Fetch) -> tuple[str, str] | None:
@@ -169,7 +211,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         core = self._ietf
         prefix = path_of(message.prefix)
         if message.interest is Interest.TRACKS:
-            exchange.unsupported("tracks are not announced")
+            self._on_tracks(exchange, message.prefix)
         elif prefix is None:
             exchange.error(StreamCode.NOT_FOUND, "the prefix has no path")
         else:
@@ -181,6 +223,55 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             exchange.party = writer
             self._writers[request] = writer
             core.emit(AnnounceRequested(request, prefix, 0))
+            if message.interest is Interest.BOTH or not core.profile.namespace_streams:
+                writer.tracks = core.new_request()
+                core.emit(TracksRequested(writer.tracks, prefix))
+                self._tracks[writer.tracks] = {}
+
+    def _on_tracks(self, exchange: Exchange, prefix: TrackNamespace) -> None:
+        path = path_of(prefix)
+        if path is None:
+            exchange.error(StreamCode.NOT_FOUND, "the prefix has no path")
+            return
+        request = self._core.new_request()
+        self._tracks[request] = {}
+        exchange.party = TracksInterest(self, request, exchange)
+        exchange.ok()
+        self._core.emit(TracksRequested(request, path))
+
+    # --- tracks that others offer, and we to the peer
+
+    def offer_track(self, request: int, path: str, track: str, *, offered: bool) -> None:
+        tracks = self._tracks.get(request)
+        if tracks is None or not fits(path, track):
+            return
+        if offered and (path, track) not in tracks:
+            question = self._core.new_request()
+            tracks[path, track] = self._offering[question] = TrackOffer(path, track)
+            self._core.emit(InfoRequested(question, path, track))
+        elif not offered and (offer := tracks.pop((path, track), None)) is not None:
+            offer.withdrawn = True
+            if offer.delivery is not None and not offer.delivery.over and not offer.delivery.begun:
+                super().reject(offer.delivery.request, StreamCode.CANCELLED)
+
+    def _publish(self, offer: TrackOffer, info: TrackProperties) -> None:
+        """PUBLISH: the answer begins a subscription of the peer."""
+        core = self._ietf
+        request = core.new_request()
+        namespace, name = namespace_of(offer.path), offer.track.encode()
+        properties = properties_of(info) if core.profile.track_properties else ()
+        exchange = self._exchanges.ask(
+            lambda number: Publish(number, namespace, name, number, Parameters(forward=True), properties),
+            NOBODY,
+        )
+        delivery = OfferedDelivery(core, self, request, NO_PARAMETERS, exchange, self._ranks)
+        delivery.named, delivery.info = (offer.path, offer.track), info
+        offer.delivery = self._deliveries[request] = delivery
+
+    def end_interest(self, request: int) -> None:
+        """The peer wants to know of no more tracks: what it got goes on."""
+        if self._tracks.pop(request, None) is not None:
+            self._core.emit(RequestCancelled(request, None))
 
     # --- answers
 
@@ -190,6 +281,9 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             kept = properties_of(properties) if self._ietf.profile.track_properties else ()
             status.ok(properties=kept)
             status.finish()
+        offer = self._offering.pop(request, None)
+        if offer is not None and not offer.withdrawn:
+            self._publish(offer, properties)
         delivery = self._asking.pop(request, None)
         if delivery is not None:
             delivery.info = properties
@@ -199,6 +293,8 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         status = self._statuses.pop(request, None)
         if status is not None:
             status.error(code)
+        if self._offering.pop(request, None) is not None:
+            return
         fetch = self._fetches.get(request)
         if fetch is not None:
             fetch.missing(code)
@@ -254,6 +350,9 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             fetch.on_left(StreamCode.CANCELLED if code is None else code)
         if self._statuses.pop(request, None) is not None:
             self._core.emit(RequestCancelled(request, code))
+        writer = self._writers.get(request)
+        if isinstance(writer, NamespaceWriter) and writer.tracks:
+            self.end_interest(writer.tracks)
         super().cancelled(request, code)
 
     # --- fetches

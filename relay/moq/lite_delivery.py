@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from relay.model.backlog import Ranks, send_priority
+from relay.model.group import Object
 from relay.model.ranges import Range
 from relay.model.track import SubscribeParams
 from relay.moq.core import RequestOwner
@@ -97,9 +98,9 @@ class LiteDelivery(Delivery):
         stream.write((header, *fragment.chunks), fin=fragment.fin)
         return stream, len(header)
 
-    def send_datagram(self, sequence: int, timestamp: int, payload: bytes) -> bool:
-        if not self._version.has_timestamps:
-            return False
+    def send_datagram(self, sequence: int, timestamp: int, payload: bytes, start: Object | None) -> bool:
+        if not self._version.has_timestamps or (start is not None and start.id):
+            return False  # a group has one frame here
         session = self._core.session
         data = Datagram(self.id, sequence, timestamp, payload).encode(self._version)
         if len(data) > session.datagram_limit:

@@ -88,7 +88,10 @@ class IncomingRequest(Handler):
 
 
 class LiteServing(Serving[LiteDelivery, AnnounceWriter]):
-    """All requests of the peer."""
+    """All requests of the peer.
+
+    Size: those of every dialect (`Serving`), and how moq-lite asks.
+    """
 
     def __init__(self, core: LiteCore, *, offers_probe: bool) -> None:
         super().__init__(core)

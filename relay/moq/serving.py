@@ -10,6 +10,7 @@ from heapq import heapify, heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
 from relay.model.backlog import Ranks
+from relay.model.group import Object
 from relay.model.ranges import Range
 from relay.model.track import TrackProperties
 from relay.moq.core import Core, PeerRequest, RequestOwner
@@ -154,6 +155,9 @@ class Serving(RequestOwner, Generic[D, W]):
             if writer.covers(path):
                 self.announce(request, path, offer)
 
+    def offer_track(self, request: int, path: str, track: str, *, offered: bool) -> None:
+        """Answers `TracksRequested`."""
+
     def accept(self, request: int, largest: Location | None = None) -> None:
         """The track exists. `largest`: its newest group and the last complete frame there."""
         delivery = self._deliveries.get(request)
@@ -166,10 +170,12 @@ class Serving(RequestOwner, Generic[D, W]):
         if delivery is not None:
             self._account(delivery.send(fragments, now))
 
-    def send_datagram(self, request: int, sequence: int, timestamp: int, payload: bytes) -> bool:
+    def send_datagram(
+        self, request: int, sequence: int, timestamp: int, payload: bytes, start: Object | None = None
+    ) -> bool:
         """False if version or session cannot carry the datagram."""
         delivery = self._deliveries.get(request)
-        return delivery is not None and delivery.send_datagram(sequence, timestamp, payload)
+        return delivery is not None and delivery.send_datagram(sequence, timestamp, payload, start)
 
     def end_track(self, request: int, final: int, now: float, missing: Iterable[Range] = ()) -> None:
         """`final`: first sequence that never comes; `missing`: earlier ones."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from relay.model.group import Part
+from relay.model.group import Object, Part
 from relay.model.route import Route
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.transport.session import Event as TransportEvent
@@ -145,6 +145,14 @@ class Unannounced(NamedTuple):
     said: bool = True  # False if the Announce stream ended without a message on this path
 
 
+class TrackOffered(NamedTuple):
+    """The peer offers a track of a broadcast by itself (PUBLISH of moq-transport), or no longer."""
+
+    path: str
+    track: str
+    offered: bool
+
+
 class AnnouncementsEnded(NamedTuple):
     """The Announce stream has ended; `Unannounced` came for each live path. `code` is a reset's."""
 
@@ -193,6 +201,8 @@ class DatagramReceived(NamedTuple):
     sequence: int
     timestamp: int
     payload: bytes
+    start: Object | None = None
+    """Of a moq-transport publisher, whose groups may have several objects, each in a datagram."""
 
 
 class SubscriptionEnded(NamedTuple):
@@ -255,6 +265,13 @@ class AnnounceRequested(NamedTuple):
     request: int
     prefix: str
     exclude: int  # hop id: the peer cannot use routes through it; 0: none
+
+
+class TracksRequested(NamedTuple):
+    """Answer with `offer_track` for each track below that others offer by themselves, until `RequestCancelled`."""
+
+    request: int
+    prefix: str
 
 
 class SubscribeRequested(NamedTuple):
@@ -342,6 +359,7 @@ Event: TypeAlias = (
     | AnnouncementsComplete
     | Announced
     | Unannounced
+    | TrackOffered
     | AnnouncementsEnded
     | SubscriptionStarted
     | SubscriptionDropped
@@ -355,6 +373,7 @@ Event: TypeAlias = (
     | RequestFinished
     | StrayGroup
     | AnnounceRequested
+    | TracksRequested
     | SubscribeRequested
     | SubscribeUpdated
     | InfoRequested

@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from relay.actors.connection import ConnectionActor
 from relay.auth.permissions import Permissions, Reason, UnauthorizedError
-from relay.client import Client, GroupReader, SessionEnded, SubscribeError, Subscription, TrackWriter
+from relay.client import (
+    AnnounceError,
+    Client,
+    GroupReader,
+    SessionEnded,
+    SubscribeError,
+    Subscription,
+    TrackWriter,
+)
 from relay.transport.memory import memory_pair
 from relay.wire.version import ALL_VERSIONS, AnyVersion, Draft, Version
-from tests.actors.world import EVERYTHING, World
+from tests.actors.world import EVERYTHING, QUICK, World
 from tests.clock import RUNTIME
 from tests.sampling import FULL
 
@@ -232,3 +241,33 @@ async def test_a_token_in_setup(draft: Draft, path: str | None) -> None:
         except SessionEnded as refused:  # before the set-up was complete
             code = refused.code
         assert code == 2
+
+
+@drafts
+async def test_limits_of_a_session(draft: Draft) -> None:
+    limits = replace(QUICK, announces=2, subscriptions=1, announce_streams=1)
+    async with relay(limits=limits) as world, world.client(draft) as publisher, world.client(draft) as viewer:
+        for name in ("a", "b"):
+            publisher.publish(f"demo/{name}").track("video").group().write(b"key")
+        announced = viewer.announced("demo")
+        await announced.wait_for("demo/a")
+        await announced.wait_for("demo/b")
+        with pytest.raises(AnnounceError):
+            await viewer.announced("demo/a").initial()
+        subscription = await viewer.subscribe("demo/a", "video")
+        await anext(subscription)
+        with pytest.raises(SubscribeError):
+            await viewer.subscribe("demo/b", "video")
+        publisher.publish("demo/c")
+        assert (await publisher.closed()).code == 3
+
+
+@drafts
+async def test_paths_have_a_longest_length(draft: Draft) -> None:
+    async with relay(limits=replace(QUICK, path=64)) as world, world.client(draft) as client:
+        with pytest.raises(SubscribeError):
+            await client.subscribe("demo/" + "x" * 64, "video")
+        with pytest.raises(SubscribeError):
+            await client.subscribe("demo/cam", "x" * 65)
+        client.publish("demo/" + "x" * 64)
+        assert (await client.closed()).code == 3

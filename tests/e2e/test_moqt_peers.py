@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator, Iterable
@@ -16,7 +17,7 @@ from relay.runtime import SYSTEM
 from relay.transport.quic_server import QuicServer
 from relay.wire.version import AnyVersion, Draft, Version
 from tests.e2e.harness import free_udp_port
-from tests.e2e.support import NEW, assert_complete, paced, publisher, running, viewer
+from tests.e2e.support import NEW, assert_complete, paced, publisher, running, viewer, webtransport
 
 GROUPS, FRAMES = 30, 10
 
@@ -99,3 +100,43 @@ async def test_frames_arrive_complete(source: AnyVersion, sink: AnyVersion, sche
     ):
         assert (await publishing.wait_for("negotiated"))["version"]
         assert_complete(await viewing.wait_for("result"), GROUPS, FRAMES)
+
+
+@pytest.mark.parametrize(
+    "draft", [Draft.DRAFT_22, Draft.DRAFT_18, Draft.DRAFT_16], ids=lambda draft: draft.name
+)
+async def test_a_publisher_is_killed_and_another_one_takes_its_place(draft: Draft) -> None:
+    """Its viewer goes on with the second, in the same subscription."""
+    quic = QuicSettings(idle_timeout=3.0, keep_alive=1.0)
+    async with running(quic=quic, versions=[draft]) as relay:
+        url = webtransport(relay)
+        alone = ("--groups", 1, "--frames-per-group", 1, "--hold")
+        held = ("--groups", 1, "--frames-per-group", 5, "--hold")
+        async with viewer(NEW, url, "demo/cam", "--frames", 6) as sink:
+            async with publisher(NEW, url, "demo/cam", *alone) as source:
+                await sink.wait_for("first_frame")
+                await source.kill()
+            async with asyncio.timeout(15):
+                while len(relay.connections) > 1:  # noqa: ASYNC110 - the relay tells nobody but its log
+                    await asyncio.sleep(0.05)
+            async with publisher(NEW, url, "demo/cam", *held):
+                result = await sink.wait_for("result")
+        assert result["groups"][-1] == [1, [0, 1, 2, 3, 4]]
+        assert sink.count("subscribe_sent") == 1
+
+
+@pytest.mark.parametrize("draft", Draft, ids=lambda draft: draft.name)
+async def test_viewers_of_one_relay_make_one_upstream_subscription(draft: Draft) -> None:
+    paced = ("--groups", 5, "--frames-per-group", 5, "--interval", 0.02, "--pause", "first-frame")
+    async with running(versions=[draft]) as relay:
+        url = webtransport(relay)
+        async with (
+            publisher(NEW, url, "demo/cam", *paced) as source,
+            viewer(NEW, url, "demo/cam", "--viewers", 5) as sink,
+        ):
+            for index in range(5):
+                await sink.wait_for("first_frame", viewer=index)
+            await source.send_line("go")
+            for index in range(5):
+                assert_complete(await sink.wait_for("result", viewer=index), 5, 5)
+            assert source.count("track_request") == 1

@@ -186,12 +186,12 @@ def test_a_client_asks_for_announcements(draft: Draft, step: int) -> None:
     serving.announce(request.request, "demo/cam", Offer("demo/cam", source=3))
     serving.announce(request.request, "demo/mic", None)
     pair.settle()
-    assert [event.path for event in pair.client.of(Announced)] == ["demo/cam", "demo/mic", "demo/cam"]
-    assert sorted(event.path for event in pair.client.of(Unannounced)) == ["demo/cam", "demo/mic"]
+    assert [event.path for event in pair.client.of(Announced)] == ["demo/cam", "demo/mic"]
+    assert [event.path for event in pair.client.of(Unannounced)] == ["demo/mic"]
     assert serving.has_offered("demo/cam")
     pair.client.moq.requests.cancel(interest)
     pair.settle()
-    assert [event.request for event in pair.server.of(RequestCancelled)] == [request.request]
+    assert request.request in [event.request for event in pair.server.of(RequestCancelled)]
     assert pair.client.of(AnnouncementsEnded) == []
 
 
@@ -432,7 +432,9 @@ def test_a_datagram(draft: Draft) -> None:
     assert track.publisher.moq.serving.send_datagram(track.asked.request, 4, 44, b"tick")
     track.pair.settle()
     came = track.viewer.one(DatagramReceived)
-    assert came == (track.request, 4, 0 if draft is Draft.DRAFT_14 else 44, b"tick")
+    assert came[:4] == (track.request, 4, 0 if draft is Draft.DRAFT_14 else 44, b"tick")
+    assert came.start is not None
+    assert (came.start.id, came.start.properties) == (0, ((0x10, 44),))
     large = b"x" * (track.publisher.session.datagram_limit + 1)
     assert not track.publisher.moq.serving.send_datagram(track.asked.request, 5, 50, large)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from relay.model.group import FrameQueue, Object
+from relay.model.limits import Limits
 from relay.model.track import SubscribeParams, TrackProperties
-from relay.moq.encoding import EncodedGroup, Encoding
+from relay.moq.encoding import EncodedGroup, Encoding, encoder_of
 from relay.moq.feed import shared_fragments
 from relay.moq.ietf_groups import HELD_BYTES, JOINING_BYTES
 from relay.moq.session import (
@@ -21,6 +23,7 @@ from relay.moq.session import (
     GroupFragment,
     InfoRequested,
     Introduced,
+    LimitExceeded,
     Offer,
     RequestCancelled,
     RequestRejected,
@@ -29,17 +32,21 @@ from relay.moq.session import (
     SubscriptionEnded,
     SubscriptionStarted,
     TokenOffered,
+    TracksRequested,
     Unannounced,
 )
-from relay.transport.session import StreamStopped
+from relay.moq.session import DatagramReceived as Datagram
+from relay.transport.session import DatagramReceived, StreamStopped
 from relay.wire.errors import StreamCode
 from relay.wire.frame import FrameHeader
 from relay.wire.ietf.codes import RequestKind
-from relay.wire.ietf.data import FetchHeader, ObjectHeader, ObjectStatus, SubgroupHeader
+from relay.wire.ietf.data import FetchHeader, ObjectDatagram, ObjectHeader, ObjectStatus, SubgroupHeader
 from relay.wire.ietf.decoder import UniDecoder
 from relay.wire.ietf.messages import (
     Fetch,
     FetchOk,
+    Interest,
+    Message,
     Publish,
     PublishDone,
     PublishNamespace,
@@ -47,10 +54,12 @@ from relay.wire.ietf.messages import (
     RequestOk,
     RequestUpdate,
     Subscribe,
+    SubscribeNamespace,
     SubscribeOk,
     SubscribeTracks,
     TrackStatus,
 )
+from relay.wire.ietf.streams import decode_datagram, encode_datagram
 from relay.wire.ietf.values import (
     CURRENT_GROUP,
     AbsoluteRange,
@@ -73,8 +82,8 @@ TIMED: Properties = ((0x08, 1000), (0x4321, b"kept"))
 class Publisher(IetfPeer):
     """It has accepted a subscription of the machine, with alias 9."""
 
-    def __init__(self, draft: Draft, largest: Location | None = None) -> None:
-        super().__init__(draft)
+    def __init__(self, draft: Draft, largest: Location | None = None, **options: Any) -> None:
+        super().__init__(draft, **options)
         self.request = self.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams())
         self.stream = self.asked()
         properties = TIMED if self.profile.track_properties else ()
@@ -274,6 +283,17 @@ def test_objects_pass_unchanged_from_draft_to_draft(draft: Draft, other: Draft) 
     assert all(stream.finished for stream in viewer.groups())
 
 
+@drafts
+def test_objects_in_datagrams_pass_unchanged(draft: Draft) -> None:
+    peer, viewer = Publisher(draft), Viewer(draft)
+    sent = ObjectDatagram(9, 4, 3, b"tick", 77, ((0x3D, b"\x01"),), end_of_group=True)
+    peer.end.receive(DatagramReceived(encode_datagram(sent, peer.profile)))
+    (came,) = peer.end.of(Datagram)
+    viewer.end.moq.serving.send_datagram(viewer.request, *came[1:])
+    (data,) = viewer.session.datagrams
+    assert decode_datagram(data, viewer.profile) == replace(sent, alias=0)
+
+
 class Viewer(IetfPeer):
     """It has subscribed to a track of the machine."""
 
@@ -454,14 +474,89 @@ def test_the_state_of_a_track(draft: Draft) -> None:
     assert isinstance(peer.answers(stream)[-1], RequestError)
 
 
-@pytest.mark.parametrize("draft", NEW)
-def test_tracks_are_not_announced(draft: Draft) -> None:
-    peer = IetfPeer(draft, interest=None)
-    stream = peer.ask(SubscribeTracks(peer.next_id(), (b"demo",)))
-    (refused,) = peer.answers(stream)
-    assert isinstance(refused, RequestError)
-    assert refused.code == 3
-    assert peer.end.of(Closed) == []
+class TracksViewer(IetfPeer):
+    """It wants the tracks below `demo` that others offer, and was offered one."""
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft, interest=None)
+        number = self.next_id()
+        message: Message = SubscribeTracks(number, (b"demo",))
+        if draft is Draft.DRAFT_16:
+            message = SubscribeNamespace(number, (b"demo",), interest=Interest.TRACKS)
+        elif draft is Draft.DRAFT_14:
+            message = SubscribeNamespace(number, (b"demo",))
+        self.stream = self.session.peer_opens(unidirectional=False)
+        if draft is Draft.DRAFT_14:
+            self.stream = self.control
+        self.say(self.stream, message)
+        self.wanted = self.end.one(TracksRequested)
+        assert self.wanted.prefix == "demo"
+        self.offer("video")
+        self.published = self.publishes()[0]
+
+    def offer(self, track: str, *, offered: bool = True) -> None:
+        self.end.moq.serving.offer_track(self.wanted.request, "demo/cam", track, offered=offered)
+        self.end.poll()
+        for asked in self.end.of(InfoRequested)[-1:] if offered else ():
+            self.end.moq.serving.send_info(asked.request, TrackProperties())
+            self.end.poll()
+
+    def publishes(self) -> list[Publish]:
+        streams = [s for s in self.session.streams if not s.unidirectional]
+        return [m for s in streams for m in self.answers(s) if isinstance(m, Publish)]
+
+    def agree(self, **values: Any) -> None:
+        if self.profile.publish_ok_parameters:
+            values = {"forward": True, "priority": 10, **values}
+        if self.profile.fixed_fields:
+            values = {"filter": NextObject(), **values}
+        ok = RequestOk(parameters(**values), request_id=self.published.request_id, to=RequestKind.PUBLISH)
+        self.say(self.asked(), ok)
+
+
+@drafts
+def test_tracks_that_others_offer_are_offered_on(draft: Draft) -> None:
+    viewer = TracksViewer(draft)
+    assert (viewer.published.namespace, viewer.published.track) == NAME
+    assert viewer.end.of(SubscribeRequested) == []
+    viewer.agree()
+    asked = viewer.end.one(SubscribeRequested)
+    assert (asked.broadcast, asked.track) == ("demo/cam", "video")
+    assert asked.params.priority == (245 if viewer.profile.publish_ok_parameters else 127)
+    serving = viewer.end.moq.serving
+    serving.accept(asked.request, None)
+    group = EncodedGroup(4, 0.0)
+    group.finished = True
+    serving.send_group(asked.request, shared_fragments([(group, True)], viewer.end.moq.encoding), 0.0)
+    (stream,) = viewer.groups()
+    assert decoded(draft, viewer, stream)[0].alias == viewer.published.alias
+    viewer.session.take_all()
+    serving.end_track(asked.request, 5, 1.0)
+    done = viewer.answers(viewer.asked())[-1]
+    assert isinstance(done, PublishDone)
+    assert viewer.end.of(Closed) == []
+
+
+@drafts
+def test_a_track_that_nobody_offers_any_more_is_withdrawn(draft: Draft) -> None:
+    viewer = TracksViewer(draft)
+    viewer.offer("video", offered=False)
+    assert isinstance(viewer.answers(viewer.asked())[-1], PublishDone)
+    viewer.offer("video")
+    assert len(viewer.publishes()) == 2
+
+
+@drafts
+def test_a_viewer_declines_a_track(draft: Draft) -> None:
+    viewer = TracksViewer(draft)
+    refusal = RequestError(0x20, request_id=viewer.published.request_id, to=RequestKind.PUBLISH)
+    viewer.say(viewer.asked(), refusal)
+    assert viewer.end.of(SubscribeRequested) == []
+    if draft is not Draft.DRAFT_14:
+        viewer.write(viewer.stream, b"", fin=True)
+        assert viewer.wanted.request in [event.request for event in viewer.end.of(RequestCancelled)]
+    viewer.offer("audio")
+    assert viewer.end.of(Closed) == []
 
 
 @drafts
@@ -668,3 +763,64 @@ def test_a_fetch_gives_up_beyond_the_track(draft: Draft) -> None:
     assert len(peer.end.of(FetchRequested)) == 8
     (refused,) = peer.answers(stream)
     assert isinstance(refused, RequestError)
+
+
+@drafts
+@pytest.mark.parametrize("timestamp", [0, 63, 64, 127, 128, 16_383, 16_384, 1 << 30, (1 << 61) - 1])
+@pytest.mark.parametrize("start", [0, 2])
+def test_frames_are_written_as_objects_are(draft: Draft, timestamp: int, start: int) -> None:
+    """The short way of a frame gives the bytes of the codec."""
+    peer = IetfPeer(draft)
+    group = EncodedGroup(1, 0.0)
+    payloads = [b"a" * 70, b"", b"b" * 300, b"c"]
+    for payload in payloads:
+        group.extend((FrameHeader(timestamp, len(payload)), *filter(None, [payload])))
+    encoder = encoder_of(peer.end.moq.encoding, start)
+    written = b"".join(encoder.take(group.parts))
+    expected = b"".join(
+        peer.object(number, payload, number - 1 if number > start else None, ((0x10, timestamp),))
+        for number, payload in enumerate(payloads)
+        if number >= start
+    )
+    assert written == expected
+
+
+# --- limits
+
+
+@drafts
+def test_a_large_object_breaks_its_group_off(draft: Draft) -> None:
+    peer = Publisher(draft, limits=replace(Limits(), frame=1_000))
+    stream = peer.begin(4)
+    peer.write(stream, peer.object(0, b"a"))
+    peer.write(stream, peer.object(1, b"x" * 1_001, 0))
+    assert stream.stops
+    assert peer.ends() == {4: StreamCode.FRAME_TOO_LARGE}
+    assert [event.limit for event in peer.end.of(LimitExceeded)] == ["frame"]
+    assert peer.end.of(Closed) == []
+
+
+@drafts
+def test_control_messages_have_a_rate(draft: Draft) -> None:
+    peer = IetfPeer(draft, limits=replace(Limits(), control_rate=1, control_burst=10))
+    for _ in range(20):
+        peer.ask(PublishNamespace(peer.next_id(), NAME[0]))
+    assert [event.limit for event in peer.end.of(LimitExceeded)] == ["control_rate"]
+    assert peer.session.closed[0][0] == 27
+
+
+@drafts
+def test_setup_has_a_time(draft: Draft) -> None:
+    peer = IetfPeer(draft, setup=False, interest=None)
+    peer.end.on_time(peer.end.moq.deadline)
+    assert [event.limit for event in peer.end.of(LimitExceeded)] == ["setup_timeout"]
+    assert peer.session.closed[0][0] == 0x11
+
+
+@drafts
+def test_requests_of_one_namespace_have_a_number(draft: Draft) -> None:
+    peer = IetfPeer(draft, limits=replace(Limits(), announces=2))
+    streams = [peer.ask(PublishNamespace(peer.next_id(), NAME[0])) for _ in range(5)]
+    assert isinstance(peer.answers(streams[-1])[-1], RequestError)
+    assert len(peer.end.of(Announced)) == 1
+    assert [event.limit for event in peer.end.of(LimitExceeded)] == ["announces"]

@@ -280,7 +280,7 @@ def test_fetch_info_and_datagrams(version: Version, step: int, swap: bool) -> No
     parts = [event.part for event in viewer.of(FetchedData) if event.request == fetch]
     assert b"".join(item for part in parts for item in part.parts if isinstance(item, bytes)) == b"xyy"
     assert [part.fin for part in parts][-1]
-    assert viewer.one(DatagramReceived) == (mine, 4, 99, b"ping")
+    assert viewer.one(DatagramReceived) == DatagramReceived(mine, 4, 99, b"ping")
     assert viewer.of(Fault) == publisher.of(Fault) == []
 
 

@@ -88,7 +88,7 @@ def test_a_subscription_gets_what_is_held_what_comes_and_the_end() -> None:
     publisher.track.finish()
     publisher.settle()
     assert publisher.got() == [1, 2]
-    assert publisher.end.one(DatagramReceived)[1:] == (3, 2500, b"x")
+    assert publisher.end.one(DatagramReceived)[1:4] == (3, 2500, b"x")
     publisher.server.on_time(5.0)
     publisher.settle()
     assert publisher.end.of(SubscriptionEnded)[-1][1:] == (4, True)
