@@ -290,7 +290,7 @@ class Egress:
                     key, message.sequence, message.timestamp, message.payload, message.start
                 )
             case m.Described():
-                self._serving.send_info(key, message.properties)
+                self._serving.send_info(key, message.properties, message.largest)
                 del self._requests[key]
             case m.FetchData():
                 if message.part.fin:

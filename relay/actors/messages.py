@@ -385,10 +385,11 @@ class PublisherLost(NamedTuple):
 
 
 class Described(NamedTuple):
-    """Properties of the track."""
+    """Properties of the track, its newest group so far, and the last complete frame there."""
 
     key: int
     properties: TrackProperties
+    largest: Location | None = None
 
 
 class Deliver(NamedTuple):

@@ -21,7 +21,7 @@ from relay.actors.subscribers import RangeOverdue, Subscriber, Subscribers
 from relay.actors.upstream import DESCRIBE, SUBSCRIBE, AnswerDue, Upstream
 from relay.model.limits import Limits
 from relay.model.numbering import MOST_REPEATED
-from relay.model.track import placed, together
+from relay.model.track import TrackProperties, placed, together
 from relay.model.track_end import Phase, TrackEnd
 from relay.moq import session as moq
 from relay.runtime import Runtime
@@ -366,12 +366,15 @@ class TrackActor(LoopActor):
         if self._ending.failed:
             self._refuse(request, self._ending.code)
         elif self._numbers.properties is not None:
-            send(request.subscriber, m.Described(request.key, self._numbers.properties))
+            self._describe(request, self._numbers.properties)
         elif send(request.subscriber, m.Accepted(request.key, self.actor_ref)):
             self._describing[request.subscriber.actor_urn, request.key] = request
             self._stay()
             if not self._upstream.describe():
                 self._fail(StreamCode.UNROUTABLE, lost=True)
+
+    def _describe(self, request: m.Describe, properties: TrackProperties) -> None:
+        send(request.subscriber, m.Described(request.key, properties, self._groups.cache.largest))
 
     def _on_properties(self, message: m.UpstreamProperties) -> None:
         properties = self._numbers.describe(message.properties)
@@ -380,7 +383,7 @@ class TrackActor(LoopActor):
             # 0: our default
             self._groups.cache.age = properties.max_latency_ms / 1000 or self._limits.cache_age
         for request in self._describing.values():
-            send(request.subscriber, m.Described(request.key, properties))
+            self._describe(request, properties)
         self._describing.clear()
         if self._numbers.deferred.for_unit:
             for deferred in self._numbers.deferred.take():

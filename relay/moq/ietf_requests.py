@@ -568,6 +568,7 @@ class Requests:
         self._group_fetches: dict[int, GroupFetch] = {}  # by request
         self._aliases: dict[int, Subscription] = {}
         self._retired: deque[int] = deque(maxlen=RETIRED)
+        self._asked_to_leave = False
         self._early: dict[SubgroupStream, float] = {}  # until when they wait for their track
 
     def flush(self) -> None:
@@ -687,7 +688,9 @@ class Requests:
         core = self._core
         if core.session.is_client:
             uri = ""
-        self.exchanges.write(Goaway(uri))
+        if not self._asked_to_leave:  # once for each session
+            self._asked_to_leave = True
+            self.exchanges.write(Goaway(uri))
         return True
 
     def cancel(self, request: int, code: int | None = None) -> None:

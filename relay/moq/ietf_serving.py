@@ -20,6 +20,7 @@ from relay.moq.serving import Serving
 from relay.moq.session import (
     AnnounceRequested,
     InfoRequested,
+    Location,
     Offer,
     RequestCancelled,
     SubscribeRequested,
@@ -41,7 +42,8 @@ from relay.wire.ietf.messages import (
     TrackStatus,
 )
 from relay.wire.ietf.parameters import NO_PARAMETERS, Parameters
-from relay.wire.ietf.values import AbsoluteRange, TrackNamespace
+from relay.wire.ietf.values import AbsoluteRange, GroupOrder, TrackNamespace
+from relay.wire.ietf.values import Location as WireLocation
 from relay.wire.varint import MAX_VARINT
 
 
@@ -275,11 +277,12 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
 
     # --- answers
 
-    def send_info(self, request: int, properties: TrackProperties) -> None:
+    def send_info(self, request: int, properties: TrackProperties, largest: Location | None = None) -> None:
         status = self._statuses.pop(request, None)
         if status is not None:
             kept = properties_of(properties) if self._ietf.profile.track_properties else ()
-            status.ok(properties=kept)
+            where = None if largest is None else WireLocation(*largest)
+            status.ok(Parameters(largest=where, **self._fixed()), properties=kept)
             status.finish()
         offer = self._offering.pop(request, None)
         if offer is not None and not offer.withdrawn:
@@ -288,6 +291,11 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         if delivery is not None:
             delivery.info = properties
             self._core.emit(SubscribeRequested(delivery.request, *delivery.named, delivery.wanted))
+
+    def _fixed(self) -> dict[str, Any]:
+        """Fields of an answer about a track, where the draft has them."""
+        fixed = self._ietf.profile.fixed_fields
+        return {"expires": 0, "order": GroupOrder.DESCENDING} if fixed else {}
 
     def reject(self, request: int, code: int) -> None:
         status = self._statuses.pop(request, None)

@@ -192,7 +192,8 @@ class SetupExchange:
             self._exchanges.on_control(message)
 
     def control_ended(self) -> None:
-        raise ProtocolViolation("the control stream has ended")
+        """Not allowed before the session's end; many peers do it just before."""
+        self._core.close(SessionCode.NO_ERROR, "the control stream has ended")
 
 
 def token_of(tokens: tuple[Token, ...]) -> str | None:

@@ -12,6 +12,7 @@ from relay.moq.session import (
     AnnounceRequested,
     FetchRequested,
     InfoRequested,
+    Location,
     PeerLeaving,
     ProbeRequested,
     SubscribeRequested,
@@ -162,7 +163,12 @@ class LiteServing(Serving[LiteDelivery, AnnounceWriter]):
         answer = self._answers[request] = PeerRequest(self._core, self, request, stream)
         return answer
 
-    def send_info(self, request: int, properties: TrackProperties) -> None:
+    def send_info(
+        self,
+        request: int,
+        properties: TrackProperties,
+        largest: Location | None = None,  # noqa: ARG002 - TRACK_INFO has no place for it
+    ) -> None:
         answer = self._answers.pop(request, None)
         if answer is not None:
             info = TrackInfo(*properties[:4])

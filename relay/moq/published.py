@@ -120,7 +120,7 @@ class PublishedTrack:
             ):
                 self._reject(event.request, self.code)
             case moq.InfoRequested(request):
-                self._session.serving.send_info(request, self.info)
+                self._session.serving.send_info(request, self.info, self.cache.largest)
             case moq.SubscribeRequested(request, _, _, params):
                 params = placed(params, self.cache.newest)
                 self._session.serving.accept(request, self.cache.largest)

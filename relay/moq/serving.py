@@ -187,7 +187,7 @@ class Serving(RequestOwner, Generic[D, W]):
             self._account(delivery.backlog.unsent - before)
             self._after_end(delivery)
 
-    def send_info(self, request: int, properties: TrackProperties) -> None:
+    def send_info(self, request: int, properties: TrackProperties, largest: Location | None = None) -> None:
         raise NotImplementedError
 
     def send_fetched(self, request: int, chunks: tuple[bytes, ...], *, fin: bool) -> None:

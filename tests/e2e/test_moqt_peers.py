@@ -16,7 +16,7 @@ from relay.quic.settings import QuicSettings
 from relay.runtime import SYSTEM
 from relay.transport.quic_server import QuicServer
 from relay.wire.version import AnyVersion, Draft, Version
-from tests.e2e.harness import free_udp_port
+from tests.e2e.harness import WITHIN, free_udp_port
 from tests.e2e.support import NEW, assert_complete, paced, publisher, running, viewer, webtransport
 
 GROUPS, FRAMES = 30, 10
@@ -140,3 +140,16 @@ async def test_viewers_of_one_relay_make_one_upstream_subscription(draft: Draft)
             for index in range(5):
                 assert_complete(await sink.wait_for("result", viewer=index), 5, 5)
             assert source.count("track_request") == 1
+
+
+@pytest.mark.parametrize("draft", [Draft.DRAFT_22, Draft.DRAFT_18], ids=lambda draft: draft.name)
+async def test_peers_leave_a_relay_that_drains(draft: Draft) -> None:
+    """By GOAWAY: no session is left to be closed by the relay."""
+    hold = ("--groups", 1, "--frames-per-group", 3, "--hold")
+    async with running(versions=[draft], limits=Limits(drain=WITHIN)) as relay:
+        url = webtransport(relay)
+        async with publisher(NEW, url, "demo/cam", *hold), viewer(NEW, url, "demo/cam") as sink:
+            await sink.wait_for("first_frame")
+            async with asyncio.timeout(WITHIN / 2):
+                await relay.drain()
+            assert not relay.connections

@@ -466,9 +466,10 @@ def test_a_subscription_waits_in_vain(draft: Draft) -> None:
 def test_the_state_of_a_track(draft: Draft) -> None:
     peer = IetfPeer(draft, interest=None)
     stream = peer.ask(TrackStatus(peer.next_id(), *NAME))
-    peer.end.moq.serving.send_info(peer.end.one(InfoRequested).request, TrackProperties())
+    peer.end.moq.serving.send_info(peer.end.one(InfoRequested).request, TrackProperties(), (7, 2))
     (answer,) = peer.answers(stream)
     assert isinstance(answer, RequestOk)
+    assert answer.params.largest == (7, 2)
     stream = peer.ask(TrackStatus(peer.next_id(), *NAME))
     peer.end.moq.serving.reject(peer.end.of(InfoRequested)[1].request, StreamCode.NOT_FOUND)
     assert isinstance(peer.answers(stream)[-1], RequestError)
@@ -654,10 +655,16 @@ def test_request_ids_of_the_wrong_side_close(draft: Draft) -> None:
 
 
 @drafts
-def test_the_control_stream_stays(draft: Draft) -> None:
-    peer = IetfPeer(draft)
-    peer.write(peer.control, b"", fin=True)
-    assert peer.session.closed[0][0] == 3
+def test_the_session_ends_with_the_control_stream(draft: Draft) -> None:
+    """Peers that leave end it first, so that it is no fault."""
+    for aborted in (False, True):
+        peer = IetfPeer(draft)
+        if aborted:
+            peer.reset(peer.control)
+        else:
+            peer.write(peer.control, b"", fin=True)
+        assert peer.session.closed[0][0] == 0
+        assert peer.end.of(Fault) == []
 
 
 @drafts
