@@ -35,7 +35,7 @@ relay. All are put under the same load of native clients, in turn, on free ports
 EPILOGUE = """\
 examples:
   python -m bench run                              what `make bench` runs: a short set, two rounds
-  python -m bench run video-25 --rounds 5 --relays rust,fast
+  python -m bench run video-25 --rounds 5 --relays rust,relay
   python -m bench run viewers --duration 10        a row: cost by number of viewers
   python -m bench run standard growth --rounds 3 --out all.json
   python -m bench show all.json                    the tables and plots of earlier runs again
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         "narrow", help="what a viewer gets whose line carries half of what he watches"
     )
     narrows.add_argument(
-        "--relays", default="rust,fast,pure", help=f"some of {','.join(CONTENDERS)} [%(default)s]"
+        "--relays", default="rust,relay,sources", help=f"some of {','.join(CONTENDERS)} [%(default)s]"
     )
     narrows.add_argument("--duration", type=float, default=20.0, help="seconds for each relay [%(default)s]")
     narrows.add_argument("--docs", action="store_true", help="write table and plot into docs/delivery.md")
@@ -92,7 +92,7 @@ def _how(command: argparse.ArgumentParser, *, rounds: int) -> None:
     )
     command.add_argument(
         "--relays",
-        help=f"some of {','.join(CONTENDERS)}; by default all but `pure`",
+        help=f"some of {','.join(CONTENDERS)}; by default all but `sources`",
     )
     command.add_argument("--processes", type=int, default=2, help="processes of viewers [%(default)s]")
 
@@ -134,7 +134,7 @@ def _version() -> str:
 
 def contenders_for(asked: Sequence[str] | None) -> list[str]:
     """The relays for a scenario: the requested ones, else all but the slow one."""
-    return [name for name in CONTENDERS if name != "pure"] if asked is None else list(asked)
+    return [name for name in CONTENDERS if name != "sources"] if asked is None else list(asked)
 
 
 async def measure(arguments: argparse.Namespace, scenarios: Sequence[Scenario], store: Store) -> None:

@@ -48,11 +48,14 @@ CONTENDERS = {
     contender.name: contender
     for contender in (
         Contender("rust", "Rust core", "listening"),
-        Contender("fast", "moq-relay", "certificate sha256"),
-        Contender("pure", "moq-relay, `native = false`", "certificate sha256"),
+        Contender("relay", "moq-relay", "certificate sha256"),
+        Contender("sources", "moq-relay, sources", "certificate sha256"),
     )
 }
 REFERENCE = "rust"
+
+PURE = "MOQ_RELAY_PURE"
+"""Of the environment: 1 lets the relay's sources run."""
 
 
 class RelayFailedError(RuntimeError):
@@ -88,7 +91,7 @@ class RunningRelay:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                env=_environment(),
+                env=_environment(sources=self._contender.name == "sources"),
                 start_new_session=True,
             )
         try:
@@ -117,7 +120,7 @@ class RunningRelay:
         if self._contender.name == "rust":
             return [str(self._peer_python), "-u", "-m", "bench.peer_relay", str(self.port)]
         config = Path(self._folder.name) / "relay.toml"
-        native = str(self._contender.name == "fast").lower()
+        native = str(self._contender.name == "relay").lower()
         config.write_text(CONFIG.format(port=self.port, internal=self.internal, native=native))
         return [sys.executable, "-u", "-m", "relay.cli", str(config)]
 
@@ -148,13 +151,10 @@ async def end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _environment() -> dict[str, str]:
-    """Without variables that configure a relay."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("MOQ_") or name == "MOQ_RELAY_PURE"
-    }
+def _environment(*, sources: bool) -> dict[str, str]:
+    """Without variables that configure a relay. With `sources` nothing compiled runs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MOQ_") or name == PURE}
+    return kept | ({PURE: "1"} if sources else {})
 
 
 def free_ports() -> tuple[int, int]:

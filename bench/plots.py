@@ -13,8 +13,8 @@ from bench.scenarios import SERIES, Series
 
 INK = "#7f8790"
 GRID = "#7f879055"
-COLOURS = {"rust": "#d9792b", "fast": "#2f8fd0", "pure": "#3aa17e"}
-MARKERS = {"rust": "s", "fast": "o", "pure": "D"}
+COLOURS = {"rust": "#d9792b", "relay": "#2f8fd0", "sources": "#3aa17e"}
+MARKERS = {"rust": "s", "relay": "o", "sources": "D"}
 STYLE = {
     "svg.fonttype": "none",  # text stays text: a fourth of the size
     "svg.hashsalt": "moq-relay",  # reproducible files
@@ -89,7 +89,7 @@ def write_narrow(runs: Sequence[Any], path: Path) -> None:
                 at,
                 age,
                 ".",
-                color=COLOURS["fast"],
+                color=COLOURS["relay"],
                 markersize=4,
                 markeredgewidth=0,
                 label="video, each frame",

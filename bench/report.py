@@ -12,7 +12,7 @@ from bench.contenders import CONTENDERS, REFERENCE
 from bench.scenarios import EVERYTHING, SERIES, Kind, Scenario, Series
 from bench.stats import Run, Summary
 
-OURS = "fast"
+OURS = "relay"
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--seed", type=int, default=1, help="of every choice; what comes of it differs [%(default)s]"
     )
-    top.add_argument("--relay", choices=["fast", "pure"], default="fast", help="[%(default)s]")
+    top.add_argument("--relay", choices=["relay", "sources"], default="relay", help="[%(default)s]")
     top.add_argument("--out", type=Path, default=OUT, help="folder of rows, verdict and plot [%(default)s]")
     return top
 

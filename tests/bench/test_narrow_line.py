@@ -10,7 +10,7 @@ from bench import narrow, report
 from bench.__main__ import DELIVERY
 
 RUN: dict[str, Any] = {
-    "relay": "fast",
+    "relay": "relay",
     "duration": 10.0,
     "written": {"video": 8, "audio": 4},
     "arrivals": {

@@ -22,13 +22,13 @@ def run(scenario: str, relay: str, cost: float, number: int = 0, **fields: Any) 
 
 RUNS = [
     run("video-10", "rust", 100.0),
-    run("video-10", "fast", 150.0),
+    run("video-10", "relay", 150.0),
     run("video-10", "rust", 200.0, 1),
-    run("video-10", "fast", 260.0, 1),
-    run("video-10", "pure", 500.0, missing=7),
+    run("video-10", "relay", 260.0, 1),
+    run("video-10", "sources", 500.0, missing=7),
     run("viewers=1", "rust", 400.0),
-    run("viewers=1", "fast", 800.0),
-    run("viewers=100", "fast", 500.0, late_share=0.3),
+    run("viewers=1", "relay", 800.0),
+    run("viewers=100", "relay", 500.0, late_share=0.3),
 ]
 DATA = {
     "date": "2026-01-02",
@@ -60,12 +60,12 @@ def test_ratios_name_the_runs_that_lost_frames() -> None:
     lines = report.ratios(Results(RUNS)).splitlines()
     assert len(lines) == 3
     assert "| 150 (100 to 200) us | 1.40 (1.30 to 1.50) | 5.00 ? | 2 |" in lines[2]
-    assert "`native = false`: 1 of 1 lost 7" in lines[2]
+    assert "moq-relay, sources: 1 of 1 lost 7" in lines[2]
 
 
 def test_a_row_shows_those_who_took_part() -> None:
     lines = report.growth(Results(RUNS), SERIES[0]).splitlines()
-    assert "`native = false`" not in lines[0]
+    assert "sources" not in lines[0]
     assert lines[2].startswith("| 1 | 400 | 0.40 |  | 800 | 2.00 | 0.80 |")
     assert lines[3].startswith("| 100 |  |  |  | 500 ? |  | 0.50 |")
     assert lines[3].endswith("| moq-relay: 1 of 1 behind |")
@@ -95,8 +95,8 @@ def test_parts_go_between_their_marks_and_nowhere_else() -> None:
 
 def test_the_page_has_a_place_for_every_part() -> None:
     idle = {"bytes_per_viewer": 1, "us_per_viewer_s": 1}
-    rows = [run(f"{series.name}={series.scenarios[0].x:g}", "fast", 1.0) for series in SERIES]
-    runs = [*RUNS, *rows, {"scenario": "idle-200", "relay": "fast", "round": 0, **idle}]
+    rows = [run(f"{series.name}={series.scenarios[0].x:g}", "relay", 1.0) for series in SERIES]
+    runs = [*RUNS, *rows, {"scenario": "idle-200", "relay": "relay", "round": 0, **idle}]
     page = PAGE.read_text()
     for name in report.blocks({**DATA, "runs": runs}):
         assert f"<!-- bench:{name} -->\n" in page
@@ -119,8 +119,8 @@ def test_sets_and_names_give_each_scenario_once() -> None:
 
 
 def test_the_slow_one_stays_out_unless_asked_for() -> None:
-    assert contenders_for(None) == ["rust", "fast"]
-    assert contenders_for(["pure"]) == ["pure"]
+    assert contenders_for(None) == ["rust", "relay"]
+    assert contenders_for(["sources"]) == ["sources"]
 
 
 def test_viewers_are_spread_over_processes() -> None:

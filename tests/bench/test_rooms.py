@@ -67,7 +67,7 @@ async def test_a_relay_that_does_not_start_says_why() -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", ["fast", "pure"])
+@pytest.mark.parametrize("name", ["relay", "sources"])
 async def test_our_relay_starts_and_ends(name: str) -> None:
     async with RunningRelay(CONTENDERS[name], Path(sys.executable)) as relay:
         relay.check()
