@@ -101,6 +101,8 @@ class Assembly:
             if parts:
                 self._emit(parts)
                 self._writing = stream if stream.inside else None
+            if not stream.ended:
+                return  # the hot path
         else:
             stream.hold(parts)
             if self.joining and self._receiver.held > JOINING_BYTES:
