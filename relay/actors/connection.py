@@ -6,6 +6,7 @@ It drives the protocol (`relay.moq`). `ingest.py` and `egress.py` handle events 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Final, NamedTuple
 
 from relay.actors import messages as m
@@ -73,7 +74,7 @@ class ConnectionActor(LoopActor):
         self._peer = peer
         self._established = False
         self._draining = False
-        self._authorizing: asyncio.Task[None] | None = None
+        self._authorizing: set[asyncio.Task[None]] = set()
         self._timer: Timer | None = None
         self._due = moq.NEVER
         self._expiry: Expiry | None = None
@@ -166,8 +167,8 @@ class ConnectionActor(LoopActor):
         if self._closed is None:
             code, reason = (SessionCode.INTERNAL, "internal error") if error else (SessionCode.NO_ERROR, "")
             self._moq.close(code, reason)
-        if self._authorizing is not None:
-            self._authorizing.cancel()
+        for task in self._authorizing:
+            task.cancel()
         if self._expiry is not None:
             self._expiry.cancel()
         context, environment = self._context, self._context.environment
@@ -217,10 +218,9 @@ class ConnectionActor(LoopActor):
         context = self._context
         match event:
             case moq.Introduced():
-                self._authorizing = asyncio.get_running_loop().create_task(self._authorize(event.target))
+                self._verify(self._authorize(event.target))
             case moq.TokenOffered():
-                check = self._check(event.request, f"jwt={event.token}")
-                self._authorizing = asyncio.get_running_loop().create_task(check)
+                self._verify(self._check(event.request, f"jwt={event.token}"))
             case moq.Opened():
                 self._on_opened()
             case moq.Established():
@@ -270,6 +270,11 @@ class ConnectionActor(LoopActor):
             send(self._gate, m.Draining(self._context.number, asked, self._context.permissions.cluster))
 
     # --- permissions -----------------------------------------------------------------------------------------------
+
+    def _verify(self, check: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(check)
+        self._authorizing.add(task)
+        task.add_done_callback(self._authorizing.discard)
 
     async def _authorize(self, target: str | None) -> None:
         context, path, query = self._context, self.session.path, self.session.query

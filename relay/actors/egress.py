@@ -116,6 +116,7 @@ class Egress:
             below = tuple(join(permissions.root, prefix) for prefix in prefixes)
             watch = m.WatchTracks(context.ref, context.number, event.request, below)
             send(context.environment.origin, watch)
+            self._serving.accept(event.request)
             return
         peer = self._moq.peer
         exclude = event.exclude

@@ -56,6 +56,10 @@ class ParkedParty(Party):
     def __init__(self, parked: dict[int, Parked], request: int) -> None:
         self._parked = parked
         self._request = request
+        self.finished = False
+
+    def on_finished(self) -> None:
+        self.finished = True
 
     def on_left(self, code: int) -> None:  # noqa: ARG002 - it is over either way
         self._parked.pop(self._request, None)
@@ -155,7 +159,10 @@ class IetfSession(IetfCore):
             if len(self._tokens) < MOST_PARKED:
                 self._tokens.add(parked.token)
             try:
-                parked.exchange.party = self._take(parked.exchange, parked.message)
+                waited = parked.exchange.party
+                party = parked.exchange.party = self._take(parked.exchange, parked.message)
+                if isinstance(waited, ParkedParty) and waited.finished:
+                    party.on_finished()
             except WireError as error:
                 self.fail(error)
         else:
@@ -181,6 +188,7 @@ class _UniStream(Handler):
         session, decoder = self._session, self._decoder
         items = list(decoder.feed(data))
         if self._is_control:
+            session.setup.count_waiting(len(data))
             self._control(items)
         elif items:
             header = items.pop(0)

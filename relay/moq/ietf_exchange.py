@@ -69,6 +69,17 @@ MOST_IDS: Final = 1 << 30
 MOST_WAITING: Final = 4_096  # requests of ours that wait for the peer's MAX_REQUEST_ID
 
 
+MOST_UNREAD: Final = 1 << 24
+"""Bytes of our messages that wait on the stream of a peer's message: it reads no answers."""
+
+
+class UnreadAnswers(SessionFault):
+    """The peer asks, and does not read what we answer."""
+
+    ietf_code = SessionCode.TOO_MANY_REQUESTS
+    limit = "backlog_session"
+
+
 class InvalidRequestId(SessionFault):
     """A request id of the wrong side, or used before."""
 
@@ -223,6 +234,7 @@ class StreamExchange(Exchange):
             if stream.context is not self:
                 return  # left for an earlier message
             core.spend()
+            self._owner.check_read(stream)
             if self._opened is not None:
                 opened, self._opened = self._opened, None
                 if not isinstance(message, Request):
@@ -270,6 +282,7 @@ class ControlExchange(Exchange):
     ) -> None:
         super().__init__(core, owner, number, kind, stream)
         self._leaving = leaving
+        self.name: tuple[bool, TrackNamespace] | None = None  # in the owner's table of names
 
     @property
     def shares_stream(self) -> bool:
@@ -323,6 +336,7 @@ class Exchanges:
         self._names: dict[tuple[bool, TrackNamespace], int] = {}
         """Requests about namespaces by (is ours, name): 14 ends them by name."""
         self.control: Stream | None = None  # where our control messages go
+        self._most_unread = min(MOST_UNREAD, core.limits.backlog_session)
 
     # --- ids
 
@@ -332,7 +346,9 @@ class Exchanges:
         return number
 
     def claim(self, number: int) -> None:
-        """The peer uses an id. Raises InvalidRequestId."""
+        """The peer uses an id. Raises InvalidRequestId, TooManyRequests."""
+        if number >= MOST_IDS and not self._core.profile.request_streams:
+            raise TooManyRequests(f"request id {number} was not granted")
         if number % 2 == (0 if self._core.session.is_client else 1) or number in self._live:
             raise InvalidRequestId(f"request id {number} is in use, or not the peer's")
         self._live.add(number)
@@ -345,6 +361,11 @@ class Exchanges:
         self._granted = max(self._granted, maximum)
         while self._waiting and self._waiting[0][0] < self._granted:
             self.write(self._waiting.popleft()[1])
+
+    def check_read(self, stream: Stream) -> None:
+        """Raises UnreadAnswers."""
+        if stream.unsent > self._most_unread:
+            raise UnreadAnswers(f"{stream.unsent} bytes of answers are not read")
 
     # --- streams of requests
 
@@ -381,9 +402,11 @@ class Exchanges:
             self._core, self, number, kind, self.control, leaving
         )
         if isinstance(message, PublishNamespace):
-            self._names[ours, message.namespace] = number
+            exchange.name = ours, message.namespace
         elif isinstance(message, SubscribeNamespace):
-            self._names[ours, message.prefix] = number
+            exchange.name = ours, message.prefix
+        if exchange.name is not None:
+            self._names[exchange.name] = number
         return exchange
 
     def write(self, message: Message) -> int:
@@ -402,9 +425,10 @@ class Exchanges:
     def forget(self, exchange: ControlExchange) -> None:
         if self._by_id.pop(exchange.id, None) is not None:
             self.release(exchange.id)
-            self._updates = {n: other for n, other in self._updates.items() if other is not exchange}
-            for name in [name for name, number in self._names.items() if number == exchange.id]:
-                del self._names[name]
+            if self._updates:
+                self._updates = {n: other for n, other in self._updates.items() if other is not exchange}
+            if exchange.name is not None and self._names.get(exchange.name) == exchange.id:
+                del self._names[exchange.name]
 
     # --- the control stream of the older drafts
 
@@ -412,13 +436,13 @@ class Exchanges:
         """A message of the peer that belongs to a request. Raises WireError."""
         core = self._core
         core.spend()
+        if self.control is not None:
+            self.check_read(self.control)
         if isinstance(message, Request):
             if message.request_id < self._expected:
                 raise InvalidRequestId(f"request id {message.request_id} is not new")
-            if message.request_id >= MOST_IDS:
-                raise TooManyRequests(f"request id {message.request_id} was not granted")
-            self._expected = message.request_id + 1
             self.claim(message.request_id)
+            self._expected = message.request_id + 1
             kind = KINDS[type(message)]
             exchange = self._on_control(message.request_id, kind, message, ours=False)
             exchange.party = self._opened(exchange, message)

@@ -31,6 +31,7 @@ from relay.moq.session import (
     GroupData,
     GroupPart,
     InfoReceived,
+    LimitExceeded,
     RequestRejected,
     StrayGroup,
     SubscriptionEnded,
@@ -783,6 +784,9 @@ class Requests:
         broadcast, track = path_of(message.namespace), track_of(message.track)
         if broadcast is None or track is None:
             exchange.error(StreamCode.NOT_FOUND, "the name has no path")
+        elif len(message.track) > self._core.limits.path:
+            self._core.emit(LimitExceeded("path", {"path": broadcast, "track_bytes": len(message.track)}))
+            exchange.error(StreamCode.UNROUTABLE)
         elif (
             waiting := self.namespaces.defer(exchange, lambda: self.published(exchange, message))
         ) is not None:

@@ -95,16 +95,16 @@ class TracksInterest(Party):
     def __init__(self, owner: IetfServing, request: int, exchange: Exchange) -> None:
         self._owner = owner
         self._request = request
-        self._exchange = exchange
+        self.exchange = exchange
 
     def on_message(self, message: Message) -> None:
         if isinstance(message, RequestUpdate):
-            self._exchange.updated(message)
+            self.exchange.updated(message)
         else:
             super().on_message(message)
 
     def on_finished(self) -> None:
-        self._exchange.leave()
+        self.exchange.leave()
         self._owner.end_interest(self._request)
 
     def on_left(self, code: int) -> None:  # noqa: ARG002 - it is over either way
@@ -125,6 +125,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         self._statuses: dict[int, Exchange] = {}
         self._awaiting: dict[int, Rendezvous] = {}  # by request of the subscription
         self._tracks: dict[int, dict[tuple[str, str], TrackOffer]] = {}  # offered, by interest
+        self._unanswered: dict[int, TracksInterest] = {}
         self._offering: dict[int, TrackOffer] = {}  # by the request for their properties
         self._fetches: dict[int, FetchAnswer] = {}  # by the request for the present group
         self._offered: dict[str, Exchange] = {}  # PUBLISH_NAMESPACE of ours, by path
@@ -237,9 +238,15 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             return
         request = self._core.new_request()
         self._tracks[request] = {}
-        exchange.party = TracksInterest(self, request, exchange)
-        exchange.ok()
+        exchange.party = self._unanswered[request] = TracksInterest(self, request, exchange)
         self._core.emit(TracksRequested(request, path))
+
+    def accept(self, request: int, largest: Location | None = None) -> None:
+        interest = self._unanswered.pop(request, None)
+        if interest is not None:
+            interest.exchange.ok()
+        else:
+            super().accept(request, largest)
 
     # --- tracks that others offer, and we to the peer
 
@@ -272,6 +279,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
 
     def end_interest(self, request: int) -> None:
         """The peer wants to know of no more tracks: what it got goes on."""
+        self._unanswered.pop(request, None)
         if self._tracks.pop(request, None) is not None:
             self._core.emit(RequestCancelled(request, None))
 
@@ -302,6 +310,11 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         if status is not None:
             status.error(code)
         if self._offering.pop(request, None) is not None:
+            return
+        if self._tracks.pop(request, None) is not None:
+            interest = self._unanswered.pop(request, None)
+            if interest is not None:
+                interest.exchange.error(code)
             return
         fetch = self._fetches.get(request)
         if fetch is not None:

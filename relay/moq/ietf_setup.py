@@ -23,6 +23,8 @@ TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{1,8192}")
 
 MOST_WAITING = 1_024  # messages on the control stream until the peer is admitted
 
+WAITING_BYTES = 262_144  # of these messages
+
 
 class UnknownTokenAlias(SessionFault):
     """A token by an alias."""
@@ -45,6 +47,7 @@ class SetupExchange:
         self._peer: Setup | None = None
         self._stream: Stream | None = None  # the bidirectional control stream of the older drafts
         self._waiting: list[Message] = []  # on that, until the peer is admitted
+        self._waiting_bytes = 0
         self._leaving = False  # the peer has sent GOAWAY
 
     def start(self) -> None:
@@ -167,6 +170,13 @@ class SetupExchange:
 
     # --- the control stream, once it is set up
 
+    def count_waiting(self, size: int) -> None:
+        """Bytes of the control stream. Raises ProtocolViolation for too many before admission."""
+        if self._core.state is not State.ESTABLISHED:
+            self._waiting_bytes += size
+            if self._waiting_bytes > WAITING_BYTES:
+                raise ProtocolViolation("too much before the answer to SETUP")
+
     def on_control(self, message: Message) -> None:
         """A message of the peer's control stream; most wait until the set-up is complete. Raises WireError."""
         core = self._core
@@ -220,6 +230,7 @@ class _ControlStream(Handler):
         if not self._begun:
             self._begun = True
             self._setup.on_stream(stream)
+        self._setup.count_waiting(len(data))
         for message in self._decoder.feed(data):
             self._setup.on_control(message)
         if fin:

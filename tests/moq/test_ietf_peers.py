@@ -492,6 +492,7 @@ class TracksViewer(IetfPeer):
         self.say(self.stream, message)
         self.wanted = self.end.one(TracksRequested)
         assert self.wanted.prefix == "demo"
+        self.end.moq.serving.accept(self.wanted.request)
         self.offer("video")
         self.published = self.publishes()[0]
 
