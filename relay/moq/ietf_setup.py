@@ -128,6 +128,10 @@ class SetupExchange:
             raise NoCommonVersion("no common version")
         self._peer = setup
         self._exchanges.grant(setup.max_request_id or 0)
+        session = core.session
+        if self.admitted and not session.is_client and "jwt=" not in session.query:
+            # admitted for what is public: a token may grant more
+            self.admitted = token_of(setup.tokens) is None
         self._advance()
 
     def _target(self) -> str | None:
