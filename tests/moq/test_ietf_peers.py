@@ -63,11 +63,14 @@ from relay.wire.ietf.streams import decode_datagram, encode_datagram
 from relay.wire.ietf.values import (
     CURRENT_GROUP,
     AbsoluteRange,
+    Filter,
     Location,
     NextObject,
     Properties,
+    RelativeGroup,
     Token,
     TokenKind,
+    Unfiltered,
 )
 from relay.wire.version import Draft
 from tests.moq.ietf_peer import IetfPeer, parameters
@@ -757,6 +760,65 @@ def test_a_fetch_of_several_groups(draft: Draft) -> None:
     assert [(found[n].group, found[n].id, found[n + 1]) for n in (1, 3)] == [(2, 1, b"b"), (4, 0, b"c")]
     assert data.finished
     assert isinstance(peer.answers(stream)[0], FetchOk)
+
+
+FILLED = [Draft.DRAFT_20, Draft.DRAFT_22]
+
+
+@pytest.mark.parametrize("draft", FILLED, ids=lambda draft: draft.name_on_wire)
+def test_a_fetch_of_the_newest_groups(draft: Draft) -> None:
+    """The track tells its end first."""
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Fetch(peer.next_id(), *NAME, RelativeGroup(2)))
+    serving = peer.end.moq.serving
+    serving.send_info(peer.end.one(InfoRequested).request, TrackProperties(), (7, 0))
+    peer.end.poll()
+    for parts in ((FrameHeader(1, 1), b"a"), (FrameHeader(2, 1), b"b", FrameHeader(3, 1), b"c")):
+        serving.send_fetched(peer.end.of(FetchRequested)[-1].request, parts, fin=len(parts) == 2)
+        peer.end.poll()
+    assert [event.group for event in peer.end.of(FetchRequested)] == [6, 7]
+    (data,) = peer.groups()
+    found = decoded(draft, peer, data)
+    assert [(found[n].group, found[n].id, found[n + 1]) for n in (1, 3)] == [(6, 0, b"a"), (7, 0, b"b")]
+    assert data.finished
+    (ok,) = peer.answers(stream)
+    assert isinstance(ok, FetchOk)
+    assert (ok.end_group, ok.end_object) == (7, 0)
+
+
+@pytest.mark.parametrize("draft", FILLED, ids=lambda draft: draft.name_on_wire)
+@pytest.mark.parametrize(
+    ("wanted", "largest"), [(RelativeGroup(2), None), (RelativeGroup(0), (7, 0)), (NextObject(), None)]
+)
+def test_a_fetch_of_what_is_to_come_is_refused(draft: Draft, wanted: Filter, largest: Any) -> None:
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Fetch(peer.next_id(), *NAME, wanted))
+    for asked in peer.end.of(InfoRequested):
+        peer.end.moq.serving.send_info(asked.request, TrackProperties(), largest)
+    assert isinstance(peer.answers(stream)[0], RequestError)
+    assert peer.end.of(FetchRequested) == []
+
+
+@pytest.mark.parametrize("draft", FILLED, ids=lambda draft: draft.name_on_wire)
+def test_a_fetch_of_the_newest_groups_ends_early(draft: Draft) -> None:
+    """Its track is missing, or the peer leaves."""
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Fetch(peer.next_id(), *NAME, RelativeGroup(1)))
+    peer.end.moq.serving.reject(peer.end.one(InfoRequested).request, StreamCode.UNROUTABLE)
+    assert isinstance(peer.answers(stream)[0], RequestError)
+    peer.reset(peer.ask(Fetch(peer.next_id(), *NAME, RelativeGroup(1))))
+    asked = peer.end.of(InfoRequested)[1].request
+    assert [event.request for event in peer.end.of(RequestCancelled)] == [asked]
+    peer.end.moq.serving.send_info(asked, TrackProperties(), (7, 0))
+    peer.end.poll()
+    assert peer.end.of(FetchRequested) == []
+
+
+@pytest.mark.parametrize("draft", FILLED, ids=lambda draft: draft.name_on_wire)
+def test_a_fetch_of_everything(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    peer.ask(Fetch(peer.next_id(), *NAME, Unfiltered()))
+    assert peer.end.one(FetchRequested).group == 0
 
 
 @drafts
