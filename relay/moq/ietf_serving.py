@@ -105,10 +105,13 @@ class TracksInterest(Party):
         self._exchange = exchange
 
     def on_message(self, message: Message) -> None:
-        if isinstance(message, RequestUpdate):
+        if not isinstance(message, RequestUpdate):
+            super().on_message(message)
+        elif message.params.prefix is None:
             self._exchange.updated(message)
         else:
-            super().on_message(message)
+            self._exchange.unsupported("the prefix cannot change")
+            self._owner.end_interest(self._request)
 
     def on_finished(self) -> None:
         self._exchange.leave()
@@ -241,6 +244,15 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
                 writer.tracks = core.new_request()
                 core.emit(TracksRequested(writer.tracks, prefix))
                 self._tracks[writer.tracks] = {}
+
+    def turn(self, writer: NamespaceWriter, prefix: str) -> None:
+        """The peer wants to know of another prefix: a new request, whose answer `writer.begin` takes."""
+        core = self._core
+        self._writers.pop(writer.request, None)
+        core.emit(RequestCancelled(writer.request, None))
+        writer.request = core.new_request()
+        self._writers[writer.request] = writer
+        core.emit(AnnounceRequested(writer.request, prefix, 0))
 
     def _on_tracks(self, exchange: Exchange, prefix: TrackNamespace) -> None:
         path = path_of(prefix)
