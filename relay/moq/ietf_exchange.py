@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from relay.moq.core import IGNORE, Handler
 from relay.moq.ietf_core import IetfCore, SessionFault
 from relay.transport.session import Stream
@@ -92,6 +94,7 @@ class TooManyRequests(SessionFault):
     ietf_code = SessionCode.TOO_MANY_REQUESTS
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
 class Party:
     """Our side of an exchange: takes the peer's messages and its end."""
 
