@@ -7,10 +7,10 @@ write ours to a peer that asked: NAMESPACE on the stream of its request, or on d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from relay.model.path import covers, join, strip
 from relay.model.route import Route
-from relay.moq.core import RequestOwner
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Exchanges, Party
 from relay.moq.ietf_names import fits, namespace_of, path_of
@@ -37,10 +37,13 @@ from relay.wire.ietf.messages import (
     RequestUpdate,
     SubscribeNamespace,
 )
+from relay.wire.ietf.values import TrackNamespace
 
 ASKED_WITHIN = 1.0  # seconds in which our owner asks, if ever
 
 MOST_WAITING = 1_024  # requests until then
+
+MOST_UPDATES = 16  # of one request, that wait for the answer to the first
 
 
 class PeerNamespaces:
@@ -252,19 +255,30 @@ class Interest(Party):
         self._owner.ended(self._request, live, code)
 
 
+class InterestOwner(Protocol):
+    """The serving side of the session."""
+
+    def cancelled(self, request: int, code: int | None) -> None: ...
+
+    def turn(self, writer: NamespaceWriter, prefix: str) -> None:
+        """The peer wants to know of another prefix: a new request, whose answer `begin` takes."""
+
+
 class NamespaceWriter(Party):
     """SUBSCRIBE_NAMESPACE of the peer: the initial set, then changes."""
 
     def __init__(
-        self, core: IetfCore, owner: RequestOwner, request: int, prefix: str, exchange: Exchange
+        self, core: IetfCore, owner: InterestOwner, request: int, prefix: str, exchange: Exchange
     ) -> None:
         self.request = request
         self.tracks = 0  # the request for tracks of the same interest, if it has one
         self._core = core
         self._owner = owner
         self._prefix = prefix
+        self._told = prefix  # that of the suffixes in messages
         self._exchange = exchange
-        self._sent: dict[str, Offer] = {}  # by suffix
+        self._sent: dict[str, Offer] = {}  # by path
+        self._updates: list[RequestUpdate] = []  # that wait for the set of another prefix
         self._begun = False
 
     @property
@@ -272,18 +286,29 @@ class NamespaceWriter(Party):
         return self._exchange.stream
 
     def covers(self, path: str) -> bool:
-        return strip(path, self._prefix) is not None
+        return covers(self._prefix, path)
 
     def has_offered(self, path: str) -> bool:
-        return self._suffix(path) in self._sent
+        return self._shown(path) in self._sent
 
     def begin(self, offers: Iterable[Offer]) -> int:
-        """Write the initial set. Returns its size in bytes."""
+        """Write the initial set, or the difference to it under another prefix. Returns the size in bytes.
+
+        Suffixes are below the former prefix up to the answer of the update, below its own from there on.
+        """
+        size = 0 if self._begun else self._exchange.ok()
         self._begun = True
-        size = self._exchange.ok()
-        for offer in {self._suffix(offer.path): offer for offer in offers}.values():
-            if fits(offer.path):
-                size += self._start(offer)
+        live = {self._shown(offer.path): offer for offer in offers if fits(offer.path)}
+        for path in [path for path in self._sent if path not in live]:
+            size += self._withdraw(path)
+        self._told = self._prefix
+        updates, self._updates = self._updates, []
+        for update in updates:
+            self._exchange.updated(update)
+        for path, offer in live.items():
+            if path not in self._sent:
+                size += self._write(path, live=True)
+            self._sent[path] = offer
         return size
 
     def change(self, path: str, offer: Offer | None) -> int:
@@ -291,44 +316,67 @@ class NamespaceWriter(Party):
 
         Another route or publisher is no news: subscriptions go on, but some viewers would subscribe again.
         """
-        suffix = self._suffix(path)
-        sent = self._sent.get(suffix)
+        if not self._begun or self._updates:
+            return 0  # the whole set follows
         if offer is not None and not fits(offer.path):
             offer = None
-        if sent is None:
-            return 0 if offer is None else self._start(offer)
-        if offer is not None:
-            self._sent[suffix] = offer
-            return 0
-        del self._sent[suffix]
-        return self._write(suffix, live=False)
+        path = self._shown(path)
+        if offer is None:
+            return self._withdraw(path) if path in self._sent else 0
+        size = 0 if path in self._sent else self._write(path, live=True)
+        self._sent[path] = offer
+        return size
 
     def refuse(self, code: int) -> None:
-        if self._begun:
+        if self._begun and not self._updates:
             self._exchange.cancel(code)
         else:
             self._exchange.error(code)
 
-    def _suffix(self, path: str) -> str:
-        # the empty suffix: a route above the prefix covers it
-        return strip(path, self._prefix) or ""
+    def _shown(self, path: str) -> str:
+        # a route above the prefix covers it
+        return path if self.covers(path) else self._prefix
 
-    def _start(self, offer: Offer) -> int:
-        suffix = self._suffix(offer.path)
-        self._sent[suffix] = offer
-        return self._write(suffix, live=True)
+    def _withdraw(self, path: str) -> int:
+        del self._sent[path]
+        return self._write(path, live=False)
 
-    def _write(self, suffix: str, *, live: bool) -> int:
-        fields = namespace_of(suffix)
+    def _write(self, path: str, *, live: bool) -> int:
+        fields = namespace_of(strip(path, self._told) or "")
         return self._exchange.send(Namespace(fields) if live else NamespaceDone(fields))
 
     # --- the peer
 
     def on_message(self, message: Message) -> None:
-        if isinstance(message, RequestUpdate):
-            self._exchange.updated(message)
-        else:
+        if not isinstance(message, RequestUpdate):
             super().on_message(message)
+        elif message.params.prefix is not None:
+            self._on_prefix(message, message.params.prefix)
+        elif self._updates:
+            self._wait(message)
+        else:
+            self._exchange.updated(message)
+
+    def _on_prefix(self, message: RequestUpdate, fields: TrackNamespace) -> None:
+        prefix = path_of(fields)
+        if prefix is None:
+            self._exchange.error(StreamCode.NOT_FOUND, "the prefix has no path")
+            self._owner.cancelled(self.request, None)
+        elif "prefix" in self._core.profile.lacks:
+            self._exchange.unsupported("the prefix cannot change")
+            self._owner.cancelled(self.request, None)
+        elif self._wait(message):
+            self._prefix = prefix
+            self._owner.turn(self, prefix)
+
+    def _wait(self, message: RequestUpdate) -> bool:
+        """False if too many wait: the request is over."""
+        if len(self._updates) < MOST_UPDATES:
+            self._updates.append(message)
+            return True
+        self._exchange.error(StreamCode.NO_CAPACITY)
+        self._owner.cancelled(self.request, None)
+        return False
 
     def on_finished(self) -> None:
         self._exchange.leave()
@@ -344,7 +392,7 @@ class RequestingWriter(NamespaceWriter):
     def __init__(
         self,
         core: IetfCore,
-        owner: RequestOwner,
+        owner: InterestOwner,
         request: int,
         prefix: str,
         exchange: Exchange,
@@ -354,11 +402,11 @@ class RequestingWriter(NamespaceWriter):
         self._exchanges = exchanges
         self._offered: dict[str, Exchange] = {}
 
-    def _write(self, suffix: str, *, live: bool) -> int:
-        if not live:
-            self._offered.pop(suffix).leave()
-        elif path := join(self._prefix, suffix):
-            self._offered[suffix] = offered(self._exchanges, path)
+    def _write(self, path: str, *, live: bool) -> int:
+        if live:
+            self._offered[path] = offered(self._exchanges, path)
+        else:
+            self._offered.pop(path).leave()
         return 0
 
 

@@ -9,7 +9,8 @@ from relay.model.group import FrameStart, Object, Part
 from relay.moq.core import IGNORE
 from relay.moq.ietf_core import IetfCore
 from relay.moq.ietf_exchange import Exchange, Party
-from relay.moq.session import FetchRequested, RequestCancelled
+from relay.moq.session import FetchRequested, InfoRequested, RequestCancelled
+from relay.moq.session import Location as LastFrame
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
 from relay.wire.ietf.data import FetchObject
@@ -28,7 +29,7 @@ class FetchOwner(Protocol):
     """The serving side of the session."""
 
     def track_fetch(self, request: int, fetch: FetchAnswer) -> None:
-        """`request` asks for the next group of the fetch."""
+        """`request` asks for the next group of the fetch, or for its end."""
 
     def fetch_over(self, request: int) -> None: ...
 
@@ -51,7 +52,7 @@ class FetchAnswer(Party):
         params: Parameters,
         publisher_priority: int = DEFAULT_PRIORITY,
     ) -> None:
-        self.request = 0  # for the present group
+        self.request = 0  # for the present group, or the end of the track
         self._core = core
         self._owner = owner
         self._exchange = exchange
@@ -67,6 +68,7 @@ class FetchAnswer(Party):
         self._left = 0  # bytes that it lacks
         self._is_last = False  # it is the end of the range
         self._missing = 0
+        self._back = 0
         self._stream: Stream | None = None
         self._encoder = FetchEncoder(core.profile, descending=self._descending)
         self._over = False
@@ -80,6 +82,21 @@ class FetchAnswer(Party):
             self.refuse(StreamCode.NOT_FOUND)
             return
         self._ask(end[0] if self._descending else start.group)
+
+    def begin_back(self, back: int) -> None:
+        """The newest `back` groups, up to the newest object, which our owner tells first."""
+        self._back = back
+        self.request = self._core.new_request()
+        self._owner.track_fetch(self.request, self)
+        self._core.emit(InfoRequested(self.request, *self._named))
+
+    def located(self, largest: LastFrame | None) -> None:
+        self._owner.fetch_over(self.request)
+        self.request = 0
+        if largest is None:
+            self.refuse(StreamCode.NOT_FOUND)
+        else:
+            self.begin(Location(max(0, largest[0] + 1 - self._back), 0), largest)
 
     def _ask(self, group: int) -> None:
         self._group, self._frame = group, -1

@@ -42,7 +42,14 @@ from relay.wire.ietf.messages import (
     TrackStatus,
 )
 from relay.wire.ietf.parameters import NO_PARAMETERS, Parameters
-from relay.wire.ietf.values import AbsoluteRange, GroupOrder, TrackNamespace
+from relay.wire.ietf.values import (
+    AbsoluteRange,
+    GroupOrder,
+    NextObject,
+    RelativeGroup,
+    TrackNamespace,
+    Unfiltered,
+)
 from relay.wire.ietf.values import Location as WireLocation
 from relay.wire.varint import MAX_VARINT
 
@@ -98,10 +105,13 @@ class TracksInterest(Party):
         self._exchange = exchange
 
     def on_message(self, message: Message) -> None:
-        if isinstance(message, RequestUpdate):
+        if not isinstance(message, RequestUpdate):
+            super().on_message(message)
+        elif message.params.prefix is None:
             self._exchange.updated(message)
         else:
-            super().on_message(message)
+            self._exchange.unsupported("the prefix cannot change")
+            self._owner.end_interest(self._request)
 
     def on_finished(self) -> None:
         self._exchange.leave()
@@ -126,7 +136,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         self._awaiting: dict[int, Rendezvous] = {}  # by request of the subscription
         self._tracks: dict[int, dict[tuple[str, str], TrackOffer]] = {}  # offered, by interest
         self._offering: dict[int, TrackOffer] = {}  # by the request for their properties
-        self._fetches: dict[int, FetchAnswer] = {}  # by the request for the present group
+        self._fetches: dict[int, FetchAnswer] = {}  # by their present request
         self._offered: dict[str, Exchange] = {}  # PUBLISH_NAMESPACE of ours, by path
 
     def open(self, exchange: Exchange, message: Request) -> Party:
@@ -191,11 +201,16 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         wanted = message.range
         if named is None:
             return
-        if not isinstance(wanted, AbsoluteRange):
-            exchange.error(StreamCode.NOT_FOUND, "a range with a start is expected")
+        if wanted is None or isinstance(wanted, Unfiltered):
+            wanted = AbsoluteRange(WireLocation(0, 0))
+        if isinstance(wanted, NextObject):
+            exchange.error(StreamCode.NOT_FOUND, "it is not there yet")
+            return
+        fetch = exchange.party = FetchAnswer(self._ietf, self, exchange, named, message.params)
+        if isinstance(wanted, RelativeGroup):
+            fetch.begin_back(wanted.back)
             return
         end = (MAX_VARINT, None) if wanted.end_group is None else (wanted.end_group, wanted.end_object)
-        fetch = exchange.party = FetchAnswer(self._ietf, self, exchange, named, message.params)
         fetch.begin(wanted.start, end)
 
     def _on_joining_fetch(self, exchange: Exchange, message: JoiningFetch) -> None:
@@ -229,6 +244,15 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
                 writer.tracks = core.new_request()
                 core.emit(TracksRequested(writer.tracks, prefix))
                 self._tracks[writer.tracks] = {}
+
+    def turn(self, writer: NamespaceWriter, prefix: str) -> None:
+        """The peer wants to know of another prefix: a new request, whose answer `writer.begin` takes."""
+        core = self._core
+        self._writers.pop(writer.request, None)
+        core.emit(RequestCancelled(writer.request, None))
+        writer.request = core.new_request()
+        self._writers[writer.request] = writer
+        core.emit(AnnounceRequested(writer.request, prefix, 0))
 
     def _on_tracks(self, exchange: Exchange, prefix: TrackNamespace) -> None:
         path = path_of(prefix)
@@ -287,6 +311,9 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         offer = self._offering.pop(request, None)
         if offer is not None and not offer.withdrawn:
             self._publish(offer, properties)
+        fetch = self._fetches.get(request)
+        if fetch is not None:
+            fetch.located(largest)
         delivery = self._asking.pop(request, None)
         if delivery is not None:
             delivery.info = properties

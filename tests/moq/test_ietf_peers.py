@@ -12,6 +12,7 @@ from relay.model.limits import Limits
 from relay.model.track import SubscribeParams, TrackProperties
 from relay.moq.encoding import EncodedGroup, Encoding, encoder_of
 from relay.moq.feed import shared_fragments
+from relay.moq.ietf_announce import MOST_UPDATES
 from relay.moq.ietf_groups import HELD_BYTES, JOINING_BYTES
 from relay.moq.session import (
     Announced,
@@ -47,6 +48,8 @@ from relay.wire.ietf.messages import (
     FetchOk,
     Interest,
     Message,
+    Namespace,
+    NamespaceDone,
     Publish,
     PublishDone,
     PublishNamespace,
@@ -63,11 +66,14 @@ from relay.wire.ietf.streams import decode_datagram, encode_datagram
 from relay.wire.ietf.values import (
     CURRENT_GROUP,
     AbsoluteRange,
+    Filter,
     Location,
     NextObject,
     Properties,
+    RelativeGroup,
     Token,
     TokenKind,
+    Unfiltered,
 )
 from relay.wire.version import Draft
 from tests.moq.ietf_peer import IetfPeer, parameters
@@ -422,6 +428,104 @@ def test_a_namespace_lives_as_long_as_one_of_its_requests(draft: Draft) -> None:
         assert [event.path for event in peer.end.of(Unannounced)] == ["demo/cam"]
 
 
+# --- namespaces under another prefix
+
+
+class NamespaceViewer(IetfPeer):
+    """It has asked for the namespaces under `demo`, and got `demo/a` and `demo/b`."""
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft, interest=None)
+        self.stream = self.ask(SubscribeNamespace(self.next_id(), (b"demo",)))
+        self.seen = 0
+        self.answer("demo/a", "demo/b")
+        self.new()
+
+    def answer(self, *paths: str) -> None:
+        asked = self.end.of(AnnounceRequested)[-1].request
+        self.end.moq.serving.announce_initial(asked, [Offer(path) for path in paths])
+
+    def turn(self, *prefix: bytes) -> None:
+        self.say(self.stream, RequestUpdate(self.next_id(), parameters(prefix=prefix)))
+
+    def new(self) -> list[Message]:
+        """Answers since the last call."""
+        found = self.answers(self.stream)[self.seen :]
+        self.seen += len(found)
+        return found
+
+
+@pytest.mark.parametrize("draft", NEW, ids=lambda draft: draft.name_on_wire)
+def test_a_viewer_turns_to_another_prefix(draft: Draft) -> None:
+    """What it does not include is withdrawn below the former one; then its own are announced, unless known."""
+    viewer = NamespaceViewer(draft)
+    former = viewer.end.one(AnnounceRequested).request
+    viewer.turn(b"demo", b"b")
+    assert [event.request for event in viewer.end.of(RequestCancelled)] == [former]
+    assert viewer.end.of(AnnounceRequested)[1].prefix == "demo/b"
+    assert viewer.new() == []
+    viewer.answer("demo/b", "demo/b/low")
+    assert viewer.new() == [NamespaceDone((b"a",)), RequestOk(), Namespace((b"low",))]
+    turned = viewer.end.of(AnnounceRequested)[1].request
+    viewer.end.moq.serving.announce(former, "demo/b", None)
+    viewer.end.moq.serving.announce(turned, "demo/b", None)
+    assert viewer.new() == [NamespaceDone(())]
+    viewer.turn()
+    viewer.answer("demo/b/low", "other")
+    assert viewer.new() == [RequestOk(), Namespace((b"other",))]
+    viewer.reset(viewer.stream)
+    requests = [event.request for event in viewer.end.of(AnnounceRequested)]
+    assert [event.request for event in viewer.end.of(RequestCancelled)] == requests
+
+
+@pytest.mark.parametrize("draft", NEW, ids=lambda draft: draft.name_on_wire)
+def test_a_viewer_turns_twice(draft: Draft) -> None:
+    """Updates are answered in their order, and what changes meanwhile is in the set."""
+    viewer = NamespaceViewer(draft)
+    viewer.turn(b"x")
+    viewer.turn(b"demo")
+    viewer.say(viewer.stream, RequestUpdate(viewer.next_id(), parameters()))
+    asked = viewer.end.of(AnnounceRequested)[-1].request
+    viewer.end.moq.serving.announce(asked, "demo/c", Offer("demo/c"))
+    assert viewer.new() == []
+    viewer.answer("demo/a", "demo/c")
+    assert viewer.new() == [NamespaceDone((b"b",)), *[RequestOk()] * 3, Namespace((b"c",))]
+
+
+@pytest.mark.parametrize("draft", NEW, ids=lambda draft: draft.name_on_wire)
+@pytest.mark.parametrize("prefix", [(b"a/b",), (b"x",)], ids=["no path", "refused"])
+def test_another_prefix_may_be_refused(draft: Draft, prefix: tuple[bytes, ...]) -> None:
+    viewer = NamespaceViewer(draft)
+    viewer.turn(*prefix)
+    for asked in viewer.end.of(AnnounceRequested)[1:]:
+        viewer.end.moq.serving.reject(asked.request, StreamCode.UNROUTABLE)
+    (refused,) = viewer.new()
+    assert isinstance(refused, RequestError)
+    assert viewer.stream.finished
+    former = viewer.end.of(AnnounceRequested)[0].request
+    assert [event.request for event in viewer.end.of(RequestCancelled)] == [former]
+    assert viewer.end.of(Closed) == []
+
+
+@pytest.mark.parametrize("draft", NEW, ids=lambda draft: draft.name_on_wire)
+def test_few_updates_wait(draft: Draft) -> None:
+    viewer = NamespaceViewer(draft)
+    for _ in range(MOST_UPDATES + 1):
+        viewer.turn(b"x")
+    (refused,) = viewer.new()
+    assert isinstance(refused, RequestError)
+    requests = [event.request for event in viewer.end.of(AnnounceRequested)]
+    assert [event.request for event in viewer.end.of(RequestCancelled)] == requests
+
+
+@pytest.mark.parametrize("draft", NEW, ids=lambda draft: draft.name_on_wire)
+def test_tracks_under_another_prefix_are_refused(draft: Draft) -> None:
+    viewer = TracksViewer(draft)
+    viewer.say(viewer.stream, RequestUpdate(viewer.next_id(), parameters(prefix=(b"x",))))
+    assert isinstance(viewer.answers(viewer.stream)[-1], RequestError)
+    assert [event.request for event in viewer.end.of(RequestCancelled)] == [viewer.wanted.request]
+
+
 # --- other requests
 
 
@@ -757,6 +861,65 @@ def test_a_fetch_of_several_groups(draft: Draft) -> None:
     assert [(found[n].group, found[n].id, found[n + 1]) for n in (1, 3)] == [(2, 1, b"b"), (4, 0, b"c")]
     assert data.finished
     assert isinstance(peer.answers(stream)[0], FetchOk)
+
+
+FILLED = [Draft.DRAFT_20, Draft.DRAFT_22]
+
+
+@pytest.mark.parametrize("draft", FILLED, ids=lambda draft: draft.name_on_wire)
+def test_a_fetch_of_the_newest_groups(draft: Draft) -> None:
+    """The track tells its end first."""
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Fetch(peer.next_id(), *NAME, RelativeGroup(2)))
+    serving = peer.end.moq.serving
+    serving.send_info(peer.end.one(InfoRequested).request, TrackProperties(), (7, 0))
+    peer.end.poll()
+    for parts in ((FrameHeader(1, 1), b"a"), (FrameHeader(2, 1), b"b", FrameHeader(3, 1), b"c")):
+        serving.send_fetched(peer.end.of(FetchRequested)[-1].request, parts, fin=len(parts) == 2)
+        peer.end.poll()
+    assert [event.group for event in peer.end.of(FetchRequested)] == [6, 7]
+    (data,) = peer.groups()
+    found = decoded(draft, peer, data)
+    assert [(found[n].group, found[n].id, found[n + 1]) for n in (1, 3)] == [(6, 0, b"a"), (7, 0, b"b")]
+    assert data.finished
+    (ok,) = peer.answers(stream)
+    assert isinstance(ok, FetchOk)
+    assert (ok.end_group, ok.end_object) == (7, 0)
+
+
+@pytest.mark.parametrize("draft", FILLED, ids=lambda draft: draft.name_on_wire)
+@pytest.mark.parametrize(
+    ("wanted", "largest"), [(RelativeGroup(2), None), (RelativeGroup(0), (7, 0)), (NextObject(), None)]
+)
+def test_a_fetch_of_what_is_to_come_is_refused(draft: Draft, wanted: Filter, largest: Any) -> None:
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Fetch(peer.next_id(), *NAME, wanted))
+    for asked in peer.end.of(InfoRequested):
+        peer.end.moq.serving.send_info(asked.request, TrackProperties(), largest)
+    assert isinstance(peer.answers(stream)[0], RequestError)
+    assert peer.end.of(FetchRequested) == []
+
+
+@pytest.mark.parametrize("draft", FILLED, ids=lambda draft: draft.name_on_wire)
+def test_a_fetch_of_the_newest_groups_ends_early(draft: Draft) -> None:
+    """Its track is missing, or the peer leaves."""
+    peer = IetfPeer(draft, interest=None)
+    stream = peer.ask(Fetch(peer.next_id(), *NAME, RelativeGroup(1)))
+    peer.end.moq.serving.reject(peer.end.one(InfoRequested).request, StreamCode.UNROUTABLE)
+    assert isinstance(peer.answers(stream)[0], RequestError)
+    peer.reset(peer.ask(Fetch(peer.next_id(), *NAME, RelativeGroup(1))))
+    asked = peer.end.of(InfoRequested)[1].request
+    assert [event.request for event in peer.end.of(RequestCancelled)] == [asked]
+    peer.end.moq.serving.send_info(asked, TrackProperties(), (7, 0))
+    peer.end.poll()
+    assert peer.end.of(FetchRequested) == []
+
+
+@pytest.mark.parametrize("draft", FILLED, ids=lambda draft: draft.name_on_wire)
+def test_a_fetch_of_everything(draft: Draft) -> None:
+    peer = IetfPeer(draft, interest=None)
+    peer.ask(Fetch(peer.next_id(), *NAME, Unfiltered()))
+    assert peer.end.one(FetchRequested).group == 0
 
 
 @drafts
