@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fuzz.targets.ietf_sessions import IETF_STEPS, IetfPlay
 from fuzz.targets.moq import OWNER, STEPS, Play
 from relay.wire.ietf.profile import DRAFTS
 from relay.wire.setup import SetupForm
-from relay.wire.version import Version
+from relay.wire.version import Draft, Version
 
 VECTORS = Path(__file__).parent.parent / "tests" / "wire" / "vectors.json"
 IETF_VECTORS = VECTORS.parent / "ietf" / "moqt-vectors.json"
@@ -138,6 +139,52 @@ def _ietf(target: str) -> list[bytes]:
     return found
 
 
+def _ietf_sessions() -> list[bytes]:
+    """Requests of the peer with their answers, and requests of ours, on either side of every draft."""
+
+    def act(step: Callable[[IetfPlay], None], *choices: int) -> bytes:
+        return bytes((128 + IETF_STEPS.index(step), *choices))
+
+    begun = act(IetfPlay.serve_groups, 0, 1, *(1, 1, 1, 0, 0, 1, 60, 0, 0, 0), *(2, 0, 0, 0, 0, 0, 60, 0, 1))
+    more = act(IetfPlay.serve_groups, 0, 0, 1, 9, 1, 0, 1)
+    info, accept = act(IetfPlay.serve_answer, 0, 1, 9, 0), act(IetfPlay.serve_accept, 0, 1)
+    fetched, last = act(IetfPlay.serve_answer, 0, 0, 2), act(IetfPlay.serve_answer, 0, 1, 2)
+    objects = act(IetfPlay.peer_group, 0, 0, 3, 0, 1, 1, 2, *(0, 2, 97, 98, 1, 0), *(0, 1, 99, 1, 0))
+    watch = act(IetfPlay.peer_asks, 1, 0, 0, 0, 1, 0, 0)
+    shown = act(IetfPlay.serve_announcements, 0, 0, 2)
+    plays = []
+    for number in (1, 2):  # of the known ids: our first request, as a client or a server
+        agreed = act(IetfPlay.peer_replies, 0, 0, number, 0, 9, 1, 0, 0)
+        subscribed = act(IetfPlay.own_requests, 0, 0, 0, 1) + agreed
+        wanted = act(IetfPlay.own_requests, 0, 0, 1)
+        done = act(IetfPlay.peer_replies, 5, 0, number, 0, 2, 3, 0, 0)
+        plays += [
+            act(IetfPlay.peer_asks, 0, 0, 0, 0, 1, 0) + info + accept + begun + more + act(IetfPlay.serve_end, 0, 9)
+            + act(IetfPlay.time, 9) + act(IetfPlay.peer_reads) + act(IetfPlay.time, 90),
+            act(IetfPlay.peer_asks, 0, 0, 0, 0, 1, 0) + info + accept
+            + act(IetfPlay.peer_asks, 3, 0, 0, 0, 1, 0, 1, 1, 1, 0) + fetched + 3 * last,
+            watch + shown + act(IetfPlay.serve_announcements, 0, 0, 1) + act(IetfPlay.peer_turns, 1, 0, 0, 0) + shown,
+            act(IetfPlay.peer_asks, 6, 0, 0, 0, 1, 0) + act(IetfPlay.serve_tracks, 0, 0, 0, 1) + info
+            + act(IetfPlay.peer_replies, 1, 0, number, 1, 1, 0, 0) + begun,
+            act(IetfPlay.peer_asks, 2, 0, 0, 0, 1, 0, 0, 0, 2, 2, 0) + info + fetched + 3 * last,
+            act(IetfPlay.peer_asks, 2, 0, 0, 0, 1, 1, 0, 2, 0, 0, 0, 0) + fetched + 2 * last
+            + act(IetfPlay.serve_rejection, 0, 1) + last,
+            subscribed + objects + b"\0" + 2 * (objects + b"\1") + act(IetfPlay.peer_goes_on, 0, 1, *(0, 1, 97, 1, 0), 1)
+            + done + act(IetfPlay.own_cancel, 0, 0),
+            subscribed + act(IetfPlay.peer_datagram, 1, 97, 1, 0, 0, 3, 0) + objects + b"\0"
+            + act(IetfPlay.peer_resets, 0, 1) + act(IetfPlay.own_stop_group, 0, 3, 1) + done,
+            act(IetfPlay.own_requests, 0, 0, 3, 5, 0) + act(IetfPlay.peer_fetched, 0, number, 2, 2, 1, 97, 1, 98, 1),
+            act(IetfPlay.own_requests, 0, 0, 2) + agreed + objects + b"\1" + act(IetfPlay.time, 90),
+            wanted + act(IetfPlay.peer_asks, 4, 0, 0, 0, 1, 9, 0) + act(IetfPlay.own_requests, 0, 0, 0, 1)
+            + act(IetfPlay.peer_replies, 1, 0, number, 1, 1, 0, 0) + objects + b"\1" + done,
+            wanted + act(IetfPlay.peer_asks, 5, 0, 0, 0, 1, 0) + act(IetfPlay.peer_replies, 6, 0, 0, 0, 0, 0, 0)
+            + act(IetfPlay.peer_replies, 7, 0, 0, 0, 0, 0, 0) + act(IetfPlay.serve_offer, 0, 1),
+        ]  # fmt: skip
+    set_up = act(IetfPlay.peer_set_up, 0, 0, 0)
+    leads = [bytes((draft, side, 0, 1)) + set_up for draft in range(len(Draft)) for side in (0, 1)]
+    return [lead + play for lead in leads for play in plays]
+
+
 def _draft(name: str) -> int:
     codes = [draft.setup_code & 0xFF for draft in DRAFTS]
     number = int(digits.group()) if (digits := re.search(r"\d\d", name)) else 0
@@ -173,6 +220,8 @@ def seeds(target: str) -> list[bytes]:
                 case "http3-capsules" | "http3-headers" | "http3-heads" if not framed and not version:
                     found.append(b"\0\0" + data if target == "http3-heads" else b"\0" + data)
     found += _ietf(target)
+    if target == "ietf-sessions":
+        found += _ietf_sessions()
     if target == "moq-sessions":
         found += _services()
     if target == "moq-pairs":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzz.targets import auth, config, engine, framing, http3, ietf, moq, quic, wire
+from fuzz.targets import auth, config, engine, framing, http3, ietf, ietf_sessions, moq, quic, wire
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     **wire.TARGETS,
     **ietf.TARGETS,
+    **ietf_sessions.TARGETS,
     **moq.TARGETS,
     **framing.TARGETS,
     **http3.TARGETS,

@@ -178,6 +178,7 @@ class Subscription(Party):
         self.alias = message.alias
         self._owner.name(self, message.alias)
         for question in self.questions:
+            self._owner.answered(question)
             self._core.emit(InfoReceived(question, info))
         self.questions.clear()
         self._start()
@@ -208,10 +209,16 @@ class Subscription(Party):
             return
         self.flush()
         self._owner.forget(self)
+        self._done = True
         if self.exchange is not None:
             self.exchange.leave()
+        if self.request and self.groups:
+            self._owner.linger(self)
+        elif self.groups:
+            self.leave(None)
         for request in (*self.questions, self.request):
             if request:
+                self._owner.answered(request)
                 self._core.emit(RequestRejected(request, code, received))
         self.questions.clear()
 
@@ -764,6 +771,10 @@ class Requests:
         self._subscriptions.pop(subscription.request, None)
         self._retire(subscription)
 
+    def linger(self, subscription: Subscription) -> None:
+        """It is over but for its open groups: our owner cancels them."""
+        self._subscriptions[subscription.request] = subscription
+
     def _retire(self, subscription: Subscription) -> None:
         if subscription.alias is not None and self._aliases.get(subscription.alias) is subscription:
             del self._aliases[subscription.alias]
@@ -771,8 +782,11 @@ class Requests:
 
     def settle(self, subscription: Subscription) -> None:
         """Its owner cancels it in time; a late question or nobody does not."""
-        if subscription.settled and not subscription.request:
+        if subscription.settled and (subscription.gone or not subscription.request):
             self.forget(subscription)
+
+    def answered(self, question: int) -> None:
+        self._questions.pop(question, None)
 
     def forget_fetch(self, request: int) -> None:
         self._group_fetches.pop(request, None)

@@ -10,7 +10,7 @@ from relay.moq.ietf_exchange import MOST_IDS, Exchanges
 from relay.moq.session import NEVER, Established, Incompatible, Introduced, LimitExceeded, Opened, PeerLeaving
 from relay.moq.setup import Held, Options
 from relay.transport.session import Stream
-from relay.wire.errors import NoCommonVersion, ProtocolViolation, SessionCode
+from relay.wire.errors import NoCommonVersion, ProtocolViolation, SessionCode, WireError
 from relay.wire.ietf.codes import SessionCode as IetfCode
 from relay.wire.ietf.control import MessageDecoder
 from relay.wire.ietf.messages import Goaway, Message, Setup
@@ -72,7 +72,10 @@ class SetupExchange:
         if not self.admitted and core.state is not State.CLOSED:
             self.admitted = True
             self.deadline = now + core.limits.setup_timeout
-            self._advance()
+            try:
+                self._advance()
+            except WireError as error:
+                core.fail(error)  # by a message that waited
 
     def on_time(self, now: float) -> None:
         if now >= self.deadline:

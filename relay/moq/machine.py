@@ -110,6 +110,8 @@ class Machine(Core):
     @property
     def deadline(self) -> float:
         """When `on_time` is due, `inf` for never."""
+        if self.closed:
+            return NEVER
         return min(
             self._setup_part.deadline,
             self._requests_part.deadline,
@@ -128,6 +130,8 @@ class Machine(Core):
 
     def on_time(self, now: float) -> None:
         self.now = now
+        if self.closed:
+            return
         self._setup_part.on_time(now)
         self._requests_part.on_time(now)
         self.alive.on_time(now)

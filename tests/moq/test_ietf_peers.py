@@ -22,6 +22,7 @@ from relay.moq.session import (
     FetchRequested,
     GroupData,
     GroupFragment,
+    InfoReceived,
     InfoRequested,
     Introduced,
     LimitExceeded,
@@ -728,6 +729,47 @@ def test_tokens_by_alias_close(draft: Draft) -> None:
     assert peer.session.closed[0][0] == 0x17
 
 
+@pytest.mark.parametrize("draft", [Draft.DRAFT_14, Draft.DRAFT_16], ids=lambda draft: draft.name_on_wire)
+def test_a_message_that_waits_for_admission_may_close(draft: Draft) -> None:
+    """Our owner, which admits, is not at fault."""
+    peer = IetfPeer(draft, interest=None, admitted=False)
+    token = Token(kind=TokenKind.USE_ALIAS, alias=3)
+    peer.ask(Subscribe(peer.next_id(), *NAME, parameters(tokens=(token,))))
+    assert peer.session.closed == []
+    peer.end.moq.setup.admit(0.0)
+    peer.end.poll()
+    assert peer.session.closed[0][0] == 0x17
+
+
+@drafts
+def test_a_closed_session_waits_for_nothing(draft: Draft) -> None:
+    peer = IetfPeer(draft)
+    peer.end.moq.requests.request_info("demo/cam", "video")
+    assert peer.end.moq.deadline == 2.0
+    peer.end.moq.close(0, "enough")
+    assert peer.end.moq.deadline == float("inf")
+    before = [stream.written for stream in peer.session.streams]
+    peer.end.on_time(100.0)
+    assert [stream.written for stream in peer.session.streams] == before
+
+
+@drafts
+@pytest.mark.parametrize("accepted", [True, False])
+def test_answered_questions_are_forgotten(draft: Draft, accepted: bool) -> None:
+    peer = IetfPeer(draft)
+    requests = peer.end.moq.requests
+    question = requests.request_info("demo/cam", "video")
+    fixed = {"expires": 0} if peer.profile.fixed_fields else {}
+    ok, error = (
+        SubscribeOk(9, parameters(**fixed), request_id=1),
+        RequestError(4, request_id=1, to=RequestKind.SUBSCRIBE),
+    )
+    peer.say(peer.asked(), ok if accepted else error)
+    kind: Any = InfoReceived if accepted else RequestRejected
+    assert [event.request for event in peer.end.of(kind)] == [question]
+    assert requests._questions == {}
+
+
 @drafts
 def test_text_that_is_no_token_is_not_taken(draft: Draft) -> None:
     peer = IetfPeer(draft, setup=False, interest=None, admitted=False, path=None, transport="quic")
@@ -794,6 +836,30 @@ def test_the_peer_aborts_its_track(draft: Draft) -> None:
     peer.say(peer.stream, unauthorized, fin=peer.profile.request_streams)
     rejected = peer.end.one(RequestRejected)
     assert (rejected.request, rejected.code) == (peer.request, StreamCode.UNAUTHORIZED)
+
+
+@drafts
+@pytest.mark.parametrize("offered", [True, False])
+def test_the_groups_of_an_aborted_track_go_on_until_they_are_cancelled(draft: Draft, offered: bool) -> None:
+    peer: Any
+    if offered:
+        peer = Offering(draft)
+        request, alias, number = peer.end.moq.requests.subscribe("demo/cam", "video", SubscribeParams()), 3, 0
+        peer.agree(peer.updates()[0])
+    else:
+        peer = Publisher(draft)
+        request, alias, number = peer.request, 9, 1
+    stream = peer.subgroup(SubgroupHeader(alias, 4, first_object=True, has_properties=True))
+    peer.write(stream, peer.object(0, b"a"))
+    peer.say(peer.stream, PublishDone(1, 0, request_id=number), fin=peer.profile.request_streams)
+    assert peer.end.one(RequestRejected).request == request
+    peer.write(stream, peer.object(1, b"b", 0))
+    assert [event.request for event in peer.end.of(GroupData)] == [request] * 2
+    peer.end.moq.requests.cancel(request)
+    assert stream.stops == [1]
+    peer.write(stream, peer.object(2, b"c", 1))
+    assert len(peer.end.of(GroupData)) == 2
+    assert peer.end.moq.requests._subscriptions == {}
 
 
 def test_encodings_by_draft() -> None:
