@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from fuzz.source import Source
-from fuzz.targets.moq import LIMITS, OWNER, PATHS, TRACKS, FuzzSession, FuzzStream, Play
+from fuzz.targets.moq import LIMITS, OWNER, PATHS, TRACKS, FuzzSession, FuzzStream, Play, run
 from relay.model.group import Object, Subgroup
 from relay.model.path import join
 from relay.model.track import TrackProperties
@@ -506,7 +506,6 @@ IETF_OWNER = (
     *(IetfPlay.serve_tracks, IetfPlay.serve_offer, IetfPlay.authorize),
 )
 IETF_STEPS: tuple[Callable[[IetfPlay], None], ...] = (*IETF_PEER, *IETF_OWNER)
-MOST_STEPS = 400
 
 
 def sessions(data: bytes) -> None:
@@ -516,24 +515,7 @@ def sessions(data: bytes) -> None:
     transport = source.pick(("webtransport", "quic", "memory"))
     session = FuzzSession(draft, is_client=is_client, transport=transport)  # type: ignore[arg-type]
     play = IetfPlay(source, session, draft, admitted=source.flag(), options=Options())
-    play.moq.start(play.now)
-    play.check()
-    for _ in range(MOST_STEPS):
-        if not source:
-            break
-        number = source.byte()
-        step = IETF_STEPS[number % 128 % len(IETF_STEPS)]
-        if step in IETF_PEER and number < 128:
-            if not play.session.closed:
-                step(play)  # further events of the same turn
-            continue
-        play.flush()
-        play.check()
-        if not play.session.closed:
-            step(play)
-            play.flush()
-            play.check()
-    play.finish()
+    run(play, source, IETF_PEER, IETF_STEPS)
 
 
 TARGETS = {"ietf-sessions": sessions}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from fuzz.source import EDGES, Source
 from relay.model.limits import Limits
@@ -780,6 +780,8 @@ OWNER = (
 STEPS = (*PEER, *OWNER)
 MOST_STEPS = 400
 
+P = TypeVar("P", bound=Play)
+
 
 def sessions(data: bytes) -> None:
     """Either side of a session of every version."""
@@ -802,14 +804,21 @@ def sessions(data: bytes) -> None:
         admitted=source.flag(),
         options=Options(probe=source.pick((None, 1)), waits_for_setup=source.flag()),
     )
+    run(play, source, PEER, STEPS)
+
+
+def run(
+    play: P, source: Source, peer: Sequence[Callable[[P], None]], steps: Sequence[Callable[[P], None]]
+) -> None:
+    """Take `steps`, as the input says; those of the `peer` may share a turn."""
     play.moq.start(play.now)
     play.check()
     for _ in range(MOST_STEPS):
         if not source:
             break
         number = source.byte()
-        step = STEPS[number % 128 % len(STEPS)]
-        if step in PEER and number < 128:
+        step = steps[number % 128 % len(steps)]
+        if step in peer and number < 128:
             if not play.session.closed:
                 step(play)  # further events of the same turn
             continue
