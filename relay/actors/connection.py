@@ -102,8 +102,7 @@ class ConnectionActor(LoopActor):
             environment.hop,
             environment.versions,
             admitted,
-            None,
-            chosen.version,
+            chosen=chosen.version,
         )
         self._use(
             moq_session, Context(environment, former.number, self.actor_ref, moq_session, former.offered)

@@ -1,4 +1,4 @@
-"""Part of the origin actor: tracks that publishers offer by themselves (moq-transport), and who wants to know of them."""
+"""Part of the origin actor: tracks that publishers offer (PUBLISH of moq-transport), and the sessions that watch them."""
 
 from __future__ import annotations
 

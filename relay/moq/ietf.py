@@ -13,7 +13,7 @@ from relay.model.limits import Limits
 from relay.moq.core import Handler, State
 from relay.moq.encoding import Encoding
 from relay.moq.ietf_core import IetfCore
-from relay.moq.ietf_exchange import Exchange, Exchanges, Party
+from relay.moq.ietf_exchange import Exchange, Exchanges, RequestHandler
 from relay.moq.ietf_requests import Requests
 from relay.moq.ietf_serving import IetfServing
 from relay.moq.ietf_setup import SetupExchange, token_of
@@ -50,7 +50,7 @@ class Parked(NamedTuple):
     token: str
 
 
-class ParkedParty(Party):
+class ParkedParty(RequestHandler):
     """Its side until then."""
 
     def __init__(self, parked: dict[int, Parked], request: int) -> None:
@@ -138,14 +138,14 @@ class IetfSession(IetfCore):
         held.add(event)
         return None
 
-    def _opened(self, exchange: Exchange, message: Request) -> Party:
+    def _opened(self, exchange: Exchange, message: Request) -> RequestHandler:
         """A request of the peer. One with a token waits for our owner's verdict."""
         token = token_of(message.params.tokens)
         if token is None or token in self._tokens:
             return self._take(exchange, message)
         if len(self._parked) >= MOST_PARKED:
             exchange.error(StreamCode.NO_CAPACITY)
-            return exchange.party
+            return exchange.handler
         request = self.new_request()
         self._parked[request] = Parked(exchange, message, token)
         self.emit(TokenOffered(request, token))
@@ -159,16 +159,16 @@ class IetfSession(IetfCore):
             if len(self._tokens) < MOST_PARKED:
                 self._tokens.add(parked.token)
             try:
-                waited = parked.exchange.party
-                party = parked.exchange.party = self._take(parked.exchange, parked.message)
+                waited = parked.exchange.handler
+                handler = parked.exchange.handler = self._take(parked.exchange, parked.message)
                 if isinstance(waited, ParkedParty) and waited.finished:
-                    party.on_finished()
+                    handler.on_finished()
             except WireError as error:
                 self.fail(error)
         else:
             parked.exchange.error(StreamCode.UNAUTHORIZED)
 
-    def _take(self, exchange: Exchange, message: Request) -> Party:
+    def _take(self, exchange: Exchange, message: Request) -> RequestHandler:
         if isinstance(message, PublishNamespace):
             return self.requests.namespaces.published(exchange, message)
         if isinstance(message, Publish):

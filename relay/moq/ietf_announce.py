@@ -12,7 +12,7 @@ from typing import Protocol
 from relay.model.path import covers, join, strip
 from relay.model.route import Route
 from relay.moq.ietf_core import IetfCore
-from relay.moq.ietf_exchange import Exchange, Exchanges, Party
+from relay.moq.ietf_exchange import Exchange, Exchanges, RequestHandler
 from relay.moq.ietf_names import fits, namespace_of, path_of
 from relay.moq.session import (
     NEVER,
@@ -55,7 +55,7 @@ class PeerNamespaces:
         self._interests: dict[int, tuple[str, Interest | None]] = {}  # prefixes, by request
         self._holders: dict[str, set[int]] = {}  # request ids that keep a path announced
         self._held = 0  # all of them
-        self._waiting: dict[Exchange, Callable[[], Party]] = {}  # until our owner asks
+        self._waiting: dict[Exchange, Callable[[], RequestHandler]] = {}  # until our owner asks
         self.deadline = NEVER
 
     def request(self, prefix: str) -> int:
@@ -75,7 +75,7 @@ class PeerNamespaces:
         self.deadline = NEVER
         for exchange, again in waiting.items():
             try:
-                exchange.party = again()
+                exchange.handler = again()
             except WireError as error:
                 core.fail(error)
                 break
@@ -105,22 +105,22 @@ class PeerNamespaces:
 
     # --- PUBLISH_NAMESPACE, PUBLISH
 
-    def published(self, exchange: Exchange, message: PublishNamespace) -> Party:
+    def published(self, exchange: Exchange, message: PublishNamespace) -> RequestHandler:
         path = path_of(message.namespace)
         if path is None:
             exchange.error(StreamCode.NOT_FOUND, "the namespace has no path")
-            return exchange.party
+            return exchange.handler
         waiting = self.defer(exchange, lambda: self.published(exchange, message))
         if waiting is not None:
             return waiting
         code = self.hold(path, exchange.id)
         if code is not None:
             exchange.error(code)
-            return exchange.party
+            return exchange.handler
         exchange.ok()
         return Holder(self, exchange, path)
 
-    def defer(self, exchange: Exchange, again: Callable[[], Party]) -> Party | None:
+    def defer(self, exchange: Exchange, again: Callable[[], RequestHandler]) -> RequestHandler | None:
         """Call `again` once our owner has asked: the peer's first requests come with its SETUP."""
         if self._interests or len(self._waiting) >= MOST_WAITING:
             return None
@@ -164,10 +164,10 @@ class PeerNamespaces:
                 self._core.emit(Unannounced(request, path, said=said))
 
 
-class Waiting(Party):
+class Waiting(RequestHandler):
     """PUBLISH_NAMESPACE or PUBLISH that is not answered yet."""
 
-    def __init__(self, waiting: dict[Exchange, Callable[[], Party]], exchange: Exchange) -> None:
+    def __init__(self, waiting: dict[Exchange, Callable[[], RequestHandler]], exchange: Exchange) -> None:
         self._waiting = waiting
         self._exchange = exchange
 
@@ -179,7 +179,7 @@ class Waiting(Party):
         self._waiting.pop(self._exchange, None)
 
 
-class Holder(Party):
+class Holder(RequestHandler):
     """PUBLISH_NAMESPACE of the peer."""
 
     def __init__(self, owner: PeerNamespaces, exchange: Exchange, path: str) -> None:
@@ -201,7 +201,7 @@ class Holder(Party):
         self._owner.release(self._path, self._exchange.id, said=True)
 
 
-class Interest(Party):
+class Interest(RequestHandler):
     """SUBSCRIBE_NAMESPACE of ours."""
 
     def __init__(self, core: IetfCore, owner: PeerNamespaces, request: int, prefix: str) -> None:
@@ -260,11 +260,11 @@ class InterestOwner(Protocol):
 
     def cancelled(self, request: int, code: int | None) -> None: ...
 
-    def turn(self, writer: NamespaceWriter, prefix: str) -> None:
-        """The peer wants to know of another prefix: a new request, whose answer `begin` takes."""
+    def change_prefix(self, writer: NamespaceWriter, prefix: str) -> None:
+        """The peer changes the prefix: a new request, which `begin` answers."""
 
 
-class NamespaceWriter(Party):
+class NamespaceWriter(RequestHandler):
     """SUBSCRIBE_NAMESPACE of the peer: the initial set, then changes."""
 
     def __init__(
@@ -275,7 +275,7 @@ class NamespaceWriter(Party):
         self._core = core
         self._owner = owner
         self._prefix = prefix
-        self._told = prefix  # that of the suffixes in messages
+        self._base = prefix  # of the suffixes in messages
         self._exchange = exchange
         self._sent: dict[str, Offer] = {}  # by path
         self._updates: list[RequestUpdate] = []  # that wait for the set of another prefix
@@ -301,7 +301,7 @@ class NamespaceWriter(Party):
         live = {self._shown(offer.path): offer for offer in offers if fits(offer.path)}
         for path in [path for path in self._sent if path not in live]:
             size += self._withdraw(path)
-        self._told = self._prefix
+        self._base = self._prefix
         updates, self._updates = self._updates, []
         for update in updates:
             self._exchange.updated(update)
@@ -342,7 +342,7 @@ class NamespaceWriter(Party):
         return self._write(path, live=False)
 
     def _write(self, path: str, *, live: bool) -> int:
-        fields = namespace_of(strip(path, self._told) or "")
+        fields = namespace_of(strip(path, self._base) or "")
         return self._exchange.send(Namespace(fields) if live else NamespaceDone(fields))
 
     # --- the peer
@@ -367,7 +367,7 @@ class NamespaceWriter(Party):
             self._owner.cancelled(self.request, None)
         elif self._wait(message):
             self._prefix = prefix
-            self._owner.turn(self, prefix)
+            self._owner.change_prefix(self, prefix)
 
     def _wait(self, message: RequestUpdate) -> bool:
         """False if too many wait: the request is over."""
@@ -410,7 +410,7 @@ class RequestingWriter(NamespaceWriter):
         return 0
 
 
-class Offered(Party):
+class Offered(RequestHandler):
     """PUBLISH_NAMESPACE of ours: the peer's answer does not matter."""
 
     def on_message(self, message: Message) -> None:

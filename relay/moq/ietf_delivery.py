@@ -14,7 +14,7 @@ from relay.model.track import Begin, SubscribeParams, TrackProperties
 from relay.moq.core import RequestOwner
 from relay.moq.delivery import Delivery, GroupStream
 from relay.moq.ietf_core import IetfCore
-from relay.moq.ietf_exchange import Exchange, Party
+from relay.moq.ietf_exchange import Exchange, RequestHandler
 from relay.moq.ietf_fetching import FetchAnswer, Fill
 from relay.moq.session import GroupFragment, Location, SubscribeRequested, SubscribeUpdated
 from relay.transport.session import Stream
@@ -133,7 +133,7 @@ class IetfDelivery(Delivery):
         self._leads: dict[bool, tuple[bytes, bytes]] = {}
         self._number = encode_varint if core.profile.quic_varints else encode_vi64
         self._joins: list[Joining] = []  # that wait for the answer to SUBSCRIBE
-        exchange.party = Subscribing(self)
+        exchange.handler = Subscribing(self)
 
     # --- the peer
 
@@ -329,7 +329,7 @@ class OfferedDelivery(IetfDelivery):
     ) -> None:
         super().__init__(core, owner, request, params, exchange, ranks)
         self._accepted = True  # there is no SUBSCRIBE to answer
-        exchange.party = Offering(self)
+        exchange.handler = Offering(self)
 
     def agreed(self, params: Parameters) -> None:
         """PUBLISH_OK, or an update of the peer: it wants objects, unless `forward` is 0."""
@@ -353,7 +353,7 @@ class OfferedDelivery(IetfDelivery):
             self.agreed(message.params)
 
 
-class Subscribing(Party):
+class Subscribing(RequestHandler):
     """The exchange of a subscription of the peer."""
 
     def __init__(self, delivery: IetfDelivery) -> None:

@@ -1,7 +1,7 @@
 """Requests of moq-transport on the wire, of either side: `Exchange` is one of them.
 
 From draft 18 on each has a bidirectional stream. Before, all share the control stream and are told apart by their
-request ids, and a message takes the place of each end of a stream; a party cannot tell.
+request ids, and a message takes the place of each end of a stream; a handler cannot tell.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class TooManyRequests(SessionFault):
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # tests have some
-class Party:
+class RequestHandler:
     """Our side of an exchange: takes the peer's messages and its end."""
 
     def on_message(self, message: Message) -> None:
@@ -109,14 +109,14 @@ class Party:
         """The peer left or aborted the exchange; `code` is of the current stream registry."""
 
 
-class _Nobody(Party):
+class _NoHandler(RequestHandler):
     """Of an exchange that is over."""
 
     def on_message(self, message: Message) -> None:
         pass
 
 
-NOBODY: Final = _Nobody()
+NO_HANDLER: Final = _NoHandler()
 
 
 class Exchange(Handler):
@@ -129,7 +129,7 @@ class Exchange(Handler):
         self.kind = kind
         self.stream = stream
         """Where its messages go: for the account of unsent bytes."""
-        self.party: Party = NOBODY
+        self.handler: RequestHandler = NO_HANDLER
         self.over = False  # our half
         self._core = core
         self._owner = owner
@@ -162,13 +162,13 @@ class Exchange(Handler):
         """Refuse. `code` is of the current stream registry."""
         number = self._core.refusal(code)
         self.send(RequestError(number, reason, RETRY_NEVER, request_id=self.id, to=self.kind), fin=True)
-        self.party = NOBODY
+        self.handler = NO_HANDLER
 
     def unsupported(self, reason: str) -> None:
         """Refuse what we do not do."""
         number = refusal_code(Refusal.NOT_SUPPORTED, self._core.profile)
         self.send(RequestError(number, reason, RETRY_NEVER, request_id=self.id, to=self.kind), fin=True)
-        self.party = NOBODY
+        self.handler = NO_HANDLER
 
     def update(self, params: Parameters) -> int:
         """A later answer comes as a message. Returns the id of the update."""
@@ -192,7 +192,7 @@ class StreamExchange(Exchange):
         stream: Stream,
         number: int = 0,
         kind: RequestKind = RequestKind.SUBSCRIBE,
-        opened: Callable[[Exchange, Request], Party] | None = None,
+        opened: Callable[[Exchange, Request], RequestHandler] | None = None,
     ) -> None:
         """`opened`: takes the first message of a stream of the peer."""
         super().__init__(core, owner, number, kind, stream)
@@ -210,7 +210,7 @@ class StreamExchange(Exchange):
         return len(data)
 
     def leave(self) -> None:
-        self.party = NOBODY
+        self.handler = NO_HANDLER
         self.finish()
 
     def finish(self) -> None:
@@ -225,7 +225,7 @@ class StreamExchange(Exchange):
 
     def _end(self) -> None:
         self.over = True
-        self.party = NOBODY
+        self.handler = NO_HANDLER
         self.stream.context = IGNORE
         self._owner.release(self.id)
 
@@ -244,31 +244,31 @@ class StreamExchange(Exchange):
                     raise ProtocolViolation(f"a request stream begins with {type(message).__name__}")
                 self._owner.claim(message.request_id)
                 self.id, self.kind = message.request_id, KINDS[type(message)]
-                self.party = opened(self, message)
+                self.handler = opened(self, message)
             else:
-                self.party.on_message(message)
+                self.handler.on_message(message)
         if fin and stream.context is self:
             self._decoder.end()
-            self.party.on_finished()
+            self.handler.on_finished()
             if self._opened is not None:
                 self.finish()  # it ended without a request
 
     def on_reset(self, stream: Stream, code: int) -> None:
-        party = self.party
+        handler = self.handler
         self._end()
         stream.reset(self._core.code(StreamCode.CANCELLED))
-        party.on_left(self._core.received(code))
+        handler.on_left(self._core.received(code))
 
     def on_stopped(self, stream: Stream, code: int) -> None:
-        party = self.party
+        handler = self.handler
         self._end()
         stream.stop(self._core.code(StreamCode.CANCELLED))
-        party.on_left(self._core.received(code))
+        handler.on_left(self._core.received(code))
 
     def on_fault(self, error: WireError) -> None:
-        party = self.party
+        handler = self.handler
         self._end()
-        party.on_left(error.stream_code)
+        handler.on_left(error.stream_code)
 
 
 class ControlExchange(Exchange):
@@ -316,14 +316,14 @@ class ControlExchange(Exchange):
             message = self._leaving()
             if message is not None:
                 self.send(message)
-        self.party = NOBODY
+        self.handler = NO_HANDLER
         self.finish()
 
 
 class Exchanges:
     """All requests of a session: their ids, and the control stream of the older drafts."""
 
-    def __init__(self, core: IetfCore, opened: Callable[[Exchange, Request], Party]) -> None:
+    def __init__(self, core: IetfCore, opened: Callable[[Exchange, Request], RequestHandler]) -> None:
         """`opened` takes a request of the peer, and returns our side."""
         self._core = core
         self._opened = opened
@@ -376,7 +376,7 @@ class Exchanges:
         """The handler of a bidirectional stream that the peer has opened."""
         return StreamExchange(self._core, self, stream, opened=self._opened)
 
-    def ask(self, make: Callable[[int], Request], party: Party) -> Exchange:
+    def ask(self, make: Callable[[int], Request], handler: RequestHandler) -> Exchange:
         """Send the request that `make` makes with an id. ValueError for what does not fit."""
         core = self._core
         number = self._next
@@ -395,7 +395,7 @@ class Exchanges:
                 self.write(message)
             elif len(self._waiting) < MOST_WAITING:
                 self._waiting.append((number, message))
-        exchange.party = party
+        exchange.handler = handler
         return exchange
 
     def _on_control(self, number: int, kind: RequestKind, message: Request, *, ours: bool) -> ControlExchange:
@@ -448,7 +448,7 @@ class Exchanges:
             self._expected = message.request_id + 1
             kind = KINDS[type(message)]
             exchange = self._on_control(message.request_id, kind, message, ours=False)
-            exchange.party = self._opened(exchange, message)
+            exchange.handler = self._opened(exchange, message)
             return
         match message:
             case RequestUpdate():
@@ -476,13 +476,13 @@ class Exchanges:
     def _pass(self, message: Message, number: int | None) -> None:
         exchange = None if number is None else self._by_id.get(number) or self._updates.pop(number, None)
         if exchange is not None:  # else it is over
-            exchange.party.on_message(message)
+            exchange.handler.on_message(message)
 
     def _left(self, number: int | None) -> None:
         exchange = None if number is None else self._by_id.get(number)
         if exchange is not None:
-            party, exchange.party = exchange.party, NOBODY
-            party.on_left(StreamCode.CANCELLED)
+            handler, exchange.handler = exchange.handler, NO_HANDLER
+            handler.on_left(StreamCode.CANCELLED)
             exchange.finish()
 
 

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from relay.model.group import FrameStart, Object, Part
 from relay.moq.core import IGNORE
 from relay.moq.ietf_core import IetfCore
-from relay.moq.ietf_exchange import Exchange, Party
+from relay.moq.ietf_exchange import Exchange, RequestHandler
 from relay.moq.session import FetchRequested, InfoRequested, RequestCancelled
 from relay.moq.session import Location as LastFrame
 from relay.transport.session import Stream
@@ -37,7 +37,7 @@ class FetchOwner(Protocol):
         """Count unsent bytes."""
 
 
-class FetchAnswer(Party):
+class FetchAnswer(RequestHandler):
     """One fetch. `end` is the last object, inclusive; without an object, the whole group.
 
     Size: the range, the place in it, and the stream that is written, which change together.

@@ -181,7 +181,7 @@ class Assembly:
             self._receiver.ends(self.sequence + bool(number))
 
     def stop(self, code: int) -> None:
-        """Nobody wants more of it: stop its streams. `code` is of the current stream registry."""
+        """The group is no longer needed: stop its streams. `code` is of the current stream registry."""
         self.closed = True
         streams, self._streams = self._streams, {}
         for stream in streams:
@@ -276,7 +276,7 @@ class SubgroupStream(Handler):
             self.take()
 
     def attach(self, receiver: Receiver, assembly: Assembly) -> None:
-        """The track is known: pass on what waits."""
+        """The track is known: pass on the early events."""
         self._receiver, self._assembly = receiver, assembly
         assembly.begin(self)
         early, self.early = self.early, []

@@ -21,7 +21,7 @@ from relay.model.track import (
 from relay.moq.core import Handler
 from relay.moq.ietf_announce import PeerNamespaces
 from relay.moq.ietf_core import IetfCore, SessionFault
-from relay.moq.ietf_exchange import Exchange, Exchanges, Party
+from relay.moq.ietf_exchange import Exchange, Exchanges, RequestHandler
 from relay.moq.ietf_groups import Assembly, SubgroupStream, start_of
 from relay.moq.ietf_names import fits, namespace_of, path_of, track_of
 from relay.moq.session import (
@@ -78,9 +78,9 @@ UNCLAIMED_BYTES: Final = 1 << 20  # bytes of groups that it keeps
 
 EARLY: Final = 3.0  # seconds that a group may precede the answer to its SUBSCRIBE
 
-EARLY_STREAMS: Final = 64  # that wait for an answer
+EARLY_STREAMS: Final = 64  # of subscriptions without an answer yet
 
-NEUTRAL: Final = SubscribeParams(priority=DEFAULT_PRIORITY)  # of a track that nobody wants yet
+NEUTRAL: Final = SubscribeParams(priority=DEFAULT_PRIORITY)  # of a track without subscribers yet
 
 RETIRED: Final = 1_024  # track aliases of ended subscriptions that are remembered
 
@@ -118,7 +118,7 @@ def is_timed(properties: Properties) -> bool:
     return any(kind == PropertyType.TIMESCALE for kind, _ in properties)
 
 
-class Subscription(Party):
+class Subscription(RequestHandler):
     """One subscription of ours, and its open groups.
 
     Size: until its owner claims it, it keeps what a question found out, and the data of its first groups.
@@ -333,7 +333,7 @@ class Subscription(Party):
 
 
 class OfferedTrack(Subscription):
-    """PUBLISH of the peer: a subscription that it began, which pauses while nobody here wants the track."""
+    """PUBLISH of the peer: a subscription that it began, paused while the track has no subscribers here."""
 
     def __init__(
         self, core: IetfCore, owner: Requests, exchange: Exchange, message: Publish, name: tuple[str, str]
@@ -410,7 +410,7 @@ class OfferedTrack(Subscription):
             self.exchange.update(Parameters(forward=False))
 
 
-class FetchParty(Party):
+class FetchParty(RequestHandler):
     """A fetch of ours: its answer, and the objects of its stream."""
 
     def __init__(self, core: IetfCore, owner: Requests) -> None:
@@ -755,7 +755,7 @@ class Requests:
             subscription.begin(stream)
 
     def drop(self, subscription: Subscription) -> None:
-        """Nobody claims it."""
+        """End a subscription of a question that no subscription took over."""
         self.forget(subscription)
         subscription.leave(None)
 
@@ -781,7 +781,7 @@ class Requests:
             self._retired.append(subscription.alias)
 
     def settle(self, subscription: Subscription) -> None:
-        """Its owner cancels it in time; a late question or nobody does not."""
+        """Forget it if all has come. One with an owner stays until the owner cancels it."""
         if subscription.settled and (subscription.gone or not subscription.request):
             self.forget(subscription)
 
@@ -793,7 +793,7 @@ class Requests:
 
     # --- tracks that the peer offers
 
-    def published(self, exchange: Exchange, message: Publish) -> Party:
+    def published(self, exchange: Exchange, message: Publish) -> RequestHandler:
         """PUBLISH: the first of a namespace announces it."""
         broadcast, track = path_of(message.namespace), track_of(message.track)
         if broadcast is None or track is None:
@@ -814,7 +814,7 @@ class Requests:
             self._offered[broadcast, track] = offered
             self._core.emit(TrackOffered(broadcast, track, offered=True))
             return offered
-        return exchange.party
+        return exchange.handler
 
     # --- streams of the peer
 

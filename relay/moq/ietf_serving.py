@@ -13,7 +13,7 @@ from relay.model.track import TrackProperties
 from relay.moq.ietf_announce import NamespaceWriter, RequestingWriter, offered
 from relay.moq.ietf_core import MISSING, IetfCore
 from relay.moq.ietf_delivery import IetfDelivery, OfferedDelivery, properties_of
-from relay.moq.ietf_exchange import NOBODY, Exchange, Exchanges, Party
+from relay.moq.ietf_exchange import NO_HANDLER, Exchange, Exchanges, RequestHandler
 from relay.moq.ietf_fetching import FetchAnswer, Fill
 from relay.moq.ietf_names import fits, namespace_of, path_of, track_of
 from relay.moq.serving import Serving
@@ -96,7 +96,7 @@ class TrackOffer:
         self.delivery: IetfDelivery | None = None
 
 
-class TracksInterest(Party):
+class TracksInterest(RequestHandler):
     """SUBSCRIBE_TRACKS of the peer."""
 
     def __init__(self, owner: IetfServing, request: int, exchange: Exchange) -> None:
@@ -140,7 +140,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         self._fetches: dict[int, FetchAnswer] = {}  # by their present request
         self._offered: dict[str, Exchange] = {}  # PUBLISH_NAMESPACE of ours, by path
 
-    def open(self, exchange: Exchange, message: Request) -> Party:
+    def open(self, exchange: Exchange, message: Request) -> RequestHandler:
         """A request that consumes. Returns our side."""
         match message:
             case Subscribe():
@@ -157,7 +157,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
                 self._on_tracks(exchange, message.prefix)
             case _:
                 exchange.unsupported("no such request here")
-        return exchange.party
+        return exchange.handler
 
     def _named(self, exchange: Exchange, message: Subscribe | TrackStatus | Fetch) -> tuple[str, str] | None:
         """`None` if the names have no path: refused."""
@@ -194,7 +194,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         if named is not None:
             question = core.new_request()
             self._statuses[question] = exchange
-            exchange.party = Questioner(self, question)
+            exchange.handler = Questioner(self, question)
             core.emit(InfoRequested(question, *named))
 
     def _on_fetch(self, exchange: Exchange, message: Fetch) -> None:
@@ -207,7 +207,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         if isinstance(wanted, NextObject):
             exchange.error(StreamCode.NOT_FOUND, "it is not there yet")
             return
-        fetch = exchange.party = FetchAnswer(self._ietf, self, exchange, named, message.params)
+        fetch = exchange.handler = FetchAnswer(self._ietf, self, exchange, named, message.params)
         if isinstance(wanted, RelativeGroup):
             fetch.begin_back(wanted.back)
             return
@@ -222,7 +222,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             return
         priority = 255 - delivery.info.priority
         fetch = FetchAnswer(self._ietf, self, exchange, delivery.named, message.params, priority)
-        exchange.party = fetch
+        exchange.handler = fetch
         delivery.join(fetch, message.start, relative=message.relative)
 
     def _on_interest(self, exchange: Exchange, message: SubscribeNamespace) -> None:
@@ -238,7 +238,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
                 writer = NamespaceWriter(core, self, request, prefix, exchange)
             else:
                 writer = RequestingWriter(core, self, request, prefix, exchange, self._exchanges)
-            exchange.party = writer
+            exchange.handler = writer
             self._writers[request] = writer
             core.emit(AnnounceRequested(request, prefix, 0))
             if message.interest is Interest.BOTH or not core.profile.namespace_streams:
@@ -246,8 +246,8 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
                 core.emit(TracksRequested(writer.tracks, prefix))
                 self._tracks[writer.tracks] = {}
 
-    def turn(self, writer: NamespaceWriter, prefix: str) -> None:
-        """The peer wants to know of another prefix: a new request, whose answer `writer.begin` takes."""
+    def change_prefix(self, writer: NamespaceWriter, prefix: str) -> None:
+        """The peer changes the prefix: a new request, which `writer.begin` answers."""
         core = self._core
         self._writers.pop(writer.request, None)
         core.emit(RequestCancelled(writer.request, None))
@@ -262,7 +262,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             return
         request = self._core.new_request()
         self._tracks[request] = {}
-        exchange.party = self._unanswered[request] = TracksInterest(self, request, exchange)
+        exchange.handler = self._unanswered[request] = TracksInterest(self, request, exchange)
         self._core.emit(TracksRequested(request, path))
 
     def accept(self, request: int, largest: Location | None = None) -> None:
@@ -295,14 +295,14 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
         properties = properties_of(info) if core.profile.track_properties else ()
         exchange = self._exchanges.ask(
             lambda number: Publish(number, namespace, name, number, Parameters(forward=True), properties),
-            NOBODY,
+            NO_HANDLER,
         )
         delivery = OfferedDelivery(core, self, request, NO_PARAMETERS, exchange, self._ranks)
         delivery.named, delivery.info = (offer.path, offer.track), info
         offer.delivery = self._deliveries[request] = delivery
 
     def end_interest(self, request: int) -> None:
-        """The peer wants to know of no more tracks: what it got goes on."""
+        """The peer watches for no further tracks; those offered to it continue."""
         self._unanswered.pop(request, None)
         if self._tracks.pop(request, None) is not None:
             self._core.emit(RequestCancelled(request, None))
@@ -434,7 +434,7 @@ class IetfServing(Serving[IetfDelivery, NamespaceWriter | Rendezvous]):
             self._offered[path] = offered(self._exchanges, path)
 
 
-class Questioner(Party):
+class Questioner(RequestHandler):
     """TRACK_STATUS of the peer."""
 
     def __init__(self, owner: IetfServing, request: int) -> None:

@@ -34,7 +34,7 @@ class ReceivedPackets:
         self.request = -1  # number of the peer's last ACK_FREQUENCY
 
     def ask(self, number: int, every: int, delay: float) -> None:
-        """ACK_FREQUENCY of the peer: it wants an ACK for so many packets, or after `delay` seconds."""
+        """ACK_FREQUENCY of the peer: one ACK for `every` packets, or after `delay` seconds."""
         if number > self.request:
             self.request = number
             self.every = max(1, min(every, MOST_EVERY))

@@ -12,9 +12,8 @@ from relay.quic.errors import CRYPTO, TRANSPORT_PARAMETER_ERROR, QuicError
 from relay.quic.varint import read_varint
 
 MIN_ACK_DELAY: Final = 0xFF04DE1B  # of draft-ietf-quic-ack-frequency: the peer takes ACK_FREQUENCY
-OUR_MIN_ACK_DELAY: Final = (
-    1_000  # microseconds, ours: some peers take the frame only from those that take it, too
-)
+OUR_MIN_ACK_DELAY: Final = 1_000
+"""Microseconds. Announced because picoquic takes ACK_FREQUENCY only from peers that take it."""
 TOKEN: Final = 16  # bytes of a stateless reset token
 LARGEST_PAYLOAD: Final = 65527  # bytes of a UDP payload
 

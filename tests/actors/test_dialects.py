@@ -21,7 +21,7 @@ from relay.client import (
     Subscription,
     TrackWriter,
 )
-from relay.moq.ietf_exchange import Party
+from relay.moq.ietf_exchange import RequestHandler
 from relay.transport.memory import memory_pair
 from relay.wire.ietf.messages import Message, RequestError, Subscribe, SubscribeOk
 from relay.wire.ietf.parameters import Parameters
@@ -277,7 +277,7 @@ async def test_paths_have_a_longest_length(draft: Draft) -> None:
         assert (await client.closed()).code == 3
 
 
-class Answers(Party):
+class Answers(RequestHandler):
     """Keeps what the relay answers."""
 
     def __init__(self) -> None:

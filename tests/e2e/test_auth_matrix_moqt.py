@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from relay.client import Client
-from relay.moq.ietf_exchange import Party
+from relay.moq.ietf_exchange import RequestHandler
 from relay.moq.ietf_names import namespace_of
 from relay.wire.ietf.codes import Refusal, SessionCode
 from relay.wire.ietf.data import ObjectHeader, SubgroupHeader
@@ -93,7 +93,7 @@ def sign_in(cell: Cell, place: str) -> tuple[str | None, dict[str, Any]]:
     return (None, {"token": credential}) if in_setup else (credential, {})
 
 
-class Answers(Party):
+class Answers(RequestHandler):
     """What the relay answers to one request."""
 
     def __init__(self) -> None:
