@@ -36,6 +36,7 @@ from relay.client import (
 from relay.model.path import checked
 from relay.terminal import printable
 from relay.wire.errors import FIRST_APP_CODE, OldCode, SessionCode
+from relay.wire.ietf.codes import SessionCode as IetfCode
 from relay.wire.version import ALL_VERSIONS, AnyVersion, preferred, version_from_name
 
 DEFAULT_URL: Final = "http://localhost:4443/"
@@ -55,6 +56,7 @@ REFUSALS: Final = frozenset(
     (
         SessionCode.UNAUTHORIZED,
         SessionCode.VERSION_NEGOTIATION,
+        IetfCode.EXPIRED_TOKEN,
         OldCode.UNAUTHORIZED,
         OldCode.VERSION,
         HTTPStatus.UNAUTHORIZED,
@@ -66,7 +68,7 @@ REFUSALS: Final = frozenset(
 )
 """Session codes after which another attempt would end the same way.
 
-The numbers of both generations, the bare status of 0.9.3, and the statuses that newer relays carry as application
+The numbers of both generations of moq-lite and of moq-transport, the bare status of 0.9.3, and the statuses that newer relays carry as application
 codes.
 """
 

@@ -232,7 +232,7 @@ async def test_what_will_not_change_ends_the_command(
 
 
 @pytest.mark.parametrize(
-    "code, ends", [(2, True), (6, True), (465, True), (0, False), (1, False), (564, False)]
+    "code, ends", [(2, True), (6, True), (0x18, True), (465, True), (0, False), (1, False), (564, False)]
 )
 async def test_a_refusal_inside_the_session_ends_the_command(
     monkeypatch: pytest.MonkeyPatch, code: int, ends: bool
