@@ -22,11 +22,8 @@ from relay.moq.lite_setup import SetupExchange
 from relay.moq.machine import AliveCheck
 from relay.moq.session import Features
 from relay.moq.setup import Options
-from relay.transport.session import (
-    Session,
-    Stream,
-    StreamData,
-)
+from relay.transport.session import Event as TransportEvent
+from relay.transport.session import Session, Stream, StreamData
 from relay.wire.errors import NoCommonVersion, WireError, session_code_for
 from relay.wire.frame import FrameHeader, GroupHeader
 from relay.wire.frame_decoder import UniDecoder
@@ -95,6 +92,10 @@ class LiteSession(LiteCore):
         except NoCommonVersion as error:
             self._on_wire_error(error, None)
 
+    def receive(self, events: Iterable[TransportEvent], now: float) -> None:
+        super().receive(events, now)
+        self.setup.give_away()
+
     @property
     def name(self) -> str | None:
         chosen = self.setup.chosen
@@ -123,6 +124,9 @@ class LiteSession(LiteCore):
 
     def close_code(self, error: WireError) -> int:
         return error.close_code(self.version)
+
+    def _on_late(self, event: TransportEvent) -> None:
+        self.setup.on_late(event)
 
     # --- streams of the peer ---------------------------------------------------------------------------------------
 

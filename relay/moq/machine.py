@@ -162,6 +162,7 @@ class Machine(Core):
 
     def _on_event(self, event: TransportEvent) -> None:  # noqa: C901, PLR0912 - one branch per kind of event
         if self.state is State.CLOSED:
+            self._on_late(event)
             return
         stream: Stream | None = None
         try:
@@ -195,6 +196,9 @@ class Machine(Core):
                 self._end(event)
         except WireError as error:
             self._on_wire_error(error, stream)
+
+    def _on_late(self, event: TransportEvent) -> None:
+        """An event after the end."""
 
     def _on_wire_error(self, error: WireError, stream: Stream | None) -> None:
         """Refuse the stream if that is enough, else the session."""
