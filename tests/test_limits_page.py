@@ -117,7 +117,7 @@ def driven() -> dict[str, list[str]]:
             code = [ast.unparse(line) for line in (*test.body, *test.decorator_list)]
             used = set(re.findall(r"\w+", "\n".join(line for line in code if "mark.drives" not in line)))
             for limit in marks:
-                assert limit in used, f"{test.name} does not set {limit}"
+                assert limit in used, f"{test.name} does not set {limit!r}"
                 found.setdefault(str(limit), []).append(test.name)
     return found
 
