@@ -801,7 +801,8 @@ def test_a_question_that_nobody_asks_any_more_ends_its_subscription(draft: Draft
     assert left(peer, stream)
     assert requests._questions == requests._unclaimed == {}
     peer.say(stream, accepted(peer))
-    assert peer.end.of(InfoReceived) == peer.end.of(Fault) == []
+    assert peer.end.of(InfoReceived) == []
+    assert peer.end.of(Fault) == []
 
 
 def left(peer: IetfPeer, stream: FakeStream) -> bool:
