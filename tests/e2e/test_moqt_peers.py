@@ -18,6 +18,7 @@ from relay.transport.quic_server import QuicServer
 from relay.wire.version import AnyVersion, Draft, Version
 from tests.e2e.harness import WITHIN, free_udp_port
 from tests.e2e.support import NEW, assert_complete, paced, publisher, running, viewer, webtransport
+from tests.sampling import covering
 
 GROUPS, FRAMES = 30, 10
 
@@ -80,9 +81,13 @@ async def test_a_late_viewer_gets_the_current_group_from_its_first_frame(
             assert result["groups"] == [[2, list(range(10))]]
 
 
-@pytest.mark.parametrize("scheme", ["https", "moqt"])
-@pytest.mark.parametrize(("source", "sink"), PAIRS, ids=lambda value: getattr(value, "name", value))
-async def test_frames_arrive_complete(source: AnyVersion, sink: AnyVersion, scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("pair", "scheme"),
+    covering(PAIRS, ["https", "moqt"]),
+    ids=lambda value: value if isinstance(value, str) else "-".join(version.name for version in value),
+)
+async def test_frames_arrive_complete(pair: tuple[AnyVersion, AnyVersion], scheme: str) -> None:
+    source, sink = pair
     async with (
         running() as relay,
         listeners(relay, {source, sink}) as ports,
