@@ -12,13 +12,15 @@ from typing import Any
 
 from fuzz.source import Source
 from fuzz.targets.ietf_sessions import DRAFTS, IETF_OWNER, IetfPlay
-from fuzz.targets.moq import AMPLE, FuzzSession, Pair, act
+from fuzz.targets.moq import AMPLE, VERSIONS, FuzzSession, Pair, act
 from relay.model.group import Object, Part
 from relay.model.path import join
 from relay.moq import session as moq
 from relay.moq.core import State
+from relay.moq.ietf import IetfSession
 from relay.moq.ietf_announce import NamespaceWriter
 from relay.moq.ietf_exchange import Exchange, StreamExchange
+from relay.moq.lite import LiteSession
 from relay.moq.session import Offer
 from relay.moq.setup import Options
 from relay.wire.frame import FrameHeader
@@ -61,9 +63,34 @@ class JoinedPlay(IetfPlay):
 
     # --- events
 
+    def check(self) -> None:
+        if isinstance(self.moq, LiteSession):
+            for event in self.moq.poll():
+                self.on_event(event)
+        if not isinstance(self.moq, LiteSession):
+            super().check()
+
+    def wait_for_setup(self) -> None:
+        """Begin with the machine of moq-lite, until SETUP chooses the draft."""
+        drafts, admitted = (self.moq.version,), self.moq.setup.admitted
+        self.session.version = None
+        self.moq = LiteSession(
+            self.session, limits=AMPLE, hop=77, versions=VERSIONS, drafts=drafts, admitted=admitted
+        )
+
     def on_event(self, event: moq.Event) -> None:
         super().on_event(event)
         match event:
+            case moq.DialectChosen():
+                self.moq = IetfSession(
+                    self.session,
+                    limits=AMPLE,
+                    hop=77,
+                    version=event.version,
+                    admitted=self.moq.setup.admitted,
+                )
+                self.moq.start(self.now)
+                self.moq.receive(event.events, self.now)
             case moq.AnnouncementsEnded():
                 self.live.pop(event.request, None)
             case moq.Announced():
@@ -291,13 +318,16 @@ OWNER = tuple(getattr(JoinedPlay, step.__name__) for step in IETF_OWNER)
 
 
 def pairs(data: bytes) -> None:
-    """Two ends of one draft."""
+    """Two ends of one draft; 14 may also be the choice of SETUP."""
     source = Source(data)
-    draft = source.pick(DRAFTS)
+    known = source.pick((*DRAFTS, None))
+    draft = known or Draft.DRAFT_14
     options = Options(token=source.pick((None, "a.b.c")), target=source.pick((None, "/demo")))
     ends = [FuzzSession(draft, is_client=is_client) for is_client in (True, False)]
     client = JoinedPlay(source, ends[0], draft, admitted=True, options=options)
     server = JoinedPlay(source, ends[1], draft, admitted=source.flag())
+    if known is None:
+        server.wait_for_setup()
     pair = IetfPair(source, (client, server))
     act(pair, OWNER)
     pair.finish()
