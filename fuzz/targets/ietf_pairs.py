@@ -8,7 +8,7 @@ requests, nothing is kept for any.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from fuzz.source import Source
 from fuzz.targets.ietf_sessions import DRAFTS, IETF_OWNER, IetfPlay
@@ -30,7 +30,7 @@ from relay.wire.version import Draft
 LATE = 200.0
 """Seconds after which nothing waits for time to pass."""
 
-Place = tuple[int, int]
+Place: TypeAlias = tuple[int, int]
 """The id of a SUBSCRIBE on the wire, and a group."""
 
 
