@@ -187,8 +187,9 @@ class JoinedPlay(IetfPlay):
 
     def serve_tracks(self) -> None:
         super().serve_tracks()
-        for tracks in self.moq.serving._tracks.values():
-            self.published.update(path for path, _ in tracks)
+        if isinstance(self.moq, IetfSession):
+            for tracks in self.moq.serving._tracks.values():
+                self.published.update(path for path, _ in tracks)
 
     def leave_all(self) -> None:
         """Every request of ours."""
