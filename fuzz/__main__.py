@@ -53,7 +53,7 @@ def guided(name: str, inputs: list[bytes], seconds: float) -> tuple[list[bytes],
         found = [file.read_bytes() for file in sorted(crashes.iterdir())]
         if done.returncode and not found:
             print("\n".join(lines[-30:]))
-            raise SystemExit(f"{name}: the fuzzer itself has failed")
+            raise SystemExit(f"{name}: the fuzzer itself has failed, with {done.returncode}")
         return found, [file.read_bytes() for file in known.iterdir()]
 
 
