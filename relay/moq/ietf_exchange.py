@@ -311,7 +311,8 @@ class ControlExchange(Exchange):
 
     def update(self, params: Parameters) -> int:
         number = super().update(params)
-        self._owner.await_update(number, self)
+        if not self.over:
+            self._owner.await_update(number, self)
         return number
 
     def cancel(self, code: int = StreamCode.CANCELLED) -> None:  # noqa: ARG002 - messages of the end have no code
