@@ -7,6 +7,7 @@ requests, nothing is kept for any.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -29,6 +30,9 @@ from relay.wire.version import Draft
 
 LATE = 200.0
 """Seconds after which nothing waits for time to pass."""
+
+MOST_TURNS = 2_000
+"""Deadlines until then."""
 
 Place: TypeAlias = tuple[int, int]
 """The id of a SUBSCRIBE on the wire, and a group."""
@@ -275,7 +279,8 @@ class IetfPair(Pair[JoinedPlay]):
             play.check()
         self.move_all()
         end = max(play.now for play in self.plays) + LATE
-        while True:
+        for turn in itertools.count():
+            assert turn < MOST_TURNS, [play.moq.deadline for play in self.plays]
             for play in self.plays:
                 play.peer_reads()
             due = min(play.moq.deadline for play in self.plays)
