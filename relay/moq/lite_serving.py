@@ -71,7 +71,7 @@ class IncomingRequest(Handler):
             if self._answer is not None:
                 self._answer.on_data(stream, b"", fin=True)
             elif stream.context is self:
-                stream.write((), fin=True)  # it ended without a request
+                stream.write((), fin=True)  # without a request
 
     def on_reset(self, stream: Stream, code: int) -> None:
         if self._answer is None:
