@@ -258,11 +258,6 @@ class FramedSession:
 
     # -- for the pump
 
-    def unlink(self) -> None:
-        """The socket is closed: break reference cycles."""
-        self.streams.unlink()
-        self.framing.unlink()
-
     @property
     def readable(self) -> bool:
         """The session is started, and queued answers are few."""

@@ -100,6 +100,7 @@ class FramedStreams:
         self.controls.clear()
 
     def unlink(self) -> None:
+        """The socket is closed: break reference cycles."""
         self.wake = _nothing
 
     # -- for the streams
