@@ -68,6 +68,8 @@ class ParkedParty(RequestHandler):
 class IetfSession(IetfCore):
     """One session."""
 
+    __deletable__ = ("setup", "requests", "serving", "exchanges")
+
     setup: SetupExchange
     requests: Requests
     serving: IetfServing
@@ -99,6 +101,11 @@ class IetfSession(IetfCore):
         """Begin. The transport's events follow by `receive`."""
         self.now = now
         self.setup.start()
+
+    def unlink(self) -> None:
+        super().unlink()
+        self.exchanges.unlink()
+        del self.setup, self.requests, self.serving, self.exchanges
 
     @property
     def name(self) -> str | None:

@@ -198,7 +198,9 @@ class StreamExchange(Exchange):
         super().__init__(core, owner, number, kind, stream)
         self._opened = opened
         self._decoder = MessageDecoder(core.profile, core.limits.message)
+        self._read = False  # the peer's half has ended
         stream.context = self
+        owner.on_streams.add(self)
 
     def send(self, message: Message, *, fin: bool = False) -> int:
         if self.over:
@@ -218,15 +220,19 @@ class StreamExchange(Exchange):
             self.over = True
             self._owner.release(self.id)
             self.stream.write((), fin=True)
+            if self._read:
+                self._end()
 
     def cancel(self, code: int = StreamCode.CANCELLED) -> None:
         self._end()
         self._core.refuse(self.stream, code)
 
     def _end(self) -> None:
+        """Leaves no reference cycle."""
         self.over = True
         self.handler = NO_HANDLER
         self.stream.context = IGNORE
+        self._owner.on_streams.discard(self)
         self._owner.release(self.id)
 
     # --- events of the stream
@@ -249,9 +255,12 @@ class StreamExchange(Exchange):
                 self.handler.on_message(message)
         if fin and stream.context is self:
             self._decoder.end()
+            self._read = True
             self.handler.on_finished()
             if self._opened is not None:
                 self.finish()  # it ended without a request
+            elif self.over:
+                self._end()
 
     def on_reset(self, stream: Stream, code: int) -> None:
         handler = self.handler
@@ -334,12 +343,22 @@ class Exchanges:
         self._expected = (
             1 if core.session.is_client else 0
         )  # least next id of the peer, on the control stream
+        self.on_streams: set[StreamExchange] = set()
         self._by_id: dict[int, ControlExchange] = {}  # of both sides, which have ids of their own
         self._updates: dict[int, ControlExchange] = {}  # unanswered ones of ours
         self._names: dict[tuple[bool, TrackNamespace], int] = {}
         """Requests about namespaces by (is ours, name): 14 ends them by name."""
         self.control: Stream | None = None  # where our control messages go
         self._most_unread = min(MOST_UNREAD, core.limits.backlog_session)
+
+    def unlink(self) -> None:
+        """Break reference cycles."""
+        for exchange in (*self.on_streams, *self._by_id.values()):
+            exchange.handler = NO_HANDLER
+            exchange.stream.context = IGNORE
+        self.on_streams.clear()
+        self._by_id.clear()
+        self._updates.clear()
 
     # --- ids
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from relay.model.group import FRAME_OVERHEAD, Object, Part, Subgroup
-from relay.moq.core import Handler
+from relay.moq.core import IGNORE, Handler
 from relay.moq.ietf_core import IetfCore
 from relay.transport.session import Stream
 from relay.wire.errors import BadTimestamp, StreamCode, WireError
@@ -186,6 +186,13 @@ class Assembly:
         streams, self._streams = self._streams, {}
         for stream in streams:
             stream.stop(code)
+
+    def unlink(self) -> None:
+        """Break reference cycles."""
+        for stream in self._streams:
+            stream.stream.context = IGNORE
+        self._streams.clear()
+        self._writing = None
 
     # --- the joining fetch
 

@@ -17,7 +17,7 @@ from relay.model.track import (
     SubscribeParams,
     TrackProperties,
 )
-from relay.moq.core import Handler
+from relay.moq.core import IGNORE, Handler
 from relay.moq.ietf_announce import PeerNamespaces
 from relay.moq.ietf_core import IetfCore, SessionFault
 from relay.moq.ietf_exchange import Exchange, Exchanges, RequestHandler
@@ -254,6 +254,13 @@ class Subscription(RequestHandler):
     def on_left(self, code: int) -> None:
         self._reject(code, code)
 
+    def unlink(self) -> None:
+        """Break reference cycles."""
+        for group in self.groups.values():
+            group.unlink()
+        self.groups.clear()
+        self._join = None
+
     def leave(self, code: int | None) -> None:
         """We want no more of it."""
         for group in self.groups.values():
@@ -261,6 +268,7 @@ class Subscription(RequestHandler):
         self.groups.clear()
         if self._join is not None:
             self._join.leave()
+            self._join = None
         if self.exchange is not None and not self._done:
             self.exchange.cancel(StreamCode.CANCELLED if code is None else code)
 
@@ -580,6 +588,20 @@ class Requests:
         self._retired: deque[int] = deque(maxlen=RETIRED)
         self._asked_to_leave = False
         self._early: dict[SubgroupStream, float] = {}  # until when they wait for their track
+
+    def unlink(self) -> None:
+        for subscription in (*self._subscriptions.values(), *self._unclaimed.values()):
+            subscription.unlink()
+        for fetch in self.fetches.values():
+            fetch.exchange = None
+        tables = (self._subscriptions, self._unclaimed, self._offered, self._questions, self._aliases)
+        for table in tables:
+            table.clear()
+        self.fetches.clear()
+        self._group_fetches.clear()
+        for stream in self._early:
+            stream.stream.context = IGNORE
+        self._early.clear()
 
     def flush(self) -> None:
         """At the end of a call: one event per subscription."""

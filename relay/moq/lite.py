@@ -54,6 +54,8 @@ class LiteSession(LiteCore):
     Size: the life of a session (`Machine`), and the parts that it is made of.
     """
 
+    __deletable__ = ("setup", "requests", "serving")
+
     setup: SetupExchange
     requests: Requests
     serving: LiteServing
@@ -91,6 +93,10 @@ class LiteSession(LiteCore):
             self.setup.start()
         except NoCommonVersion as error:
             self._on_wire_error(error, None)
+
+    def unlink(self) -> None:
+        super().unlink()
+        del self.setup, self.requests, self.serving
 
     @property
     def name(self) -> str | None:

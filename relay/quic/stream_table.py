@@ -468,6 +468,7 @@ class StreamTable(StreamOwner):
         self._gathering = None
         self._chunks = []
         self.handler = Handler()
+        self.waker = Waker()
         for stream in self._by_id.values():
             stream.out.stream = None
             stream.context = None

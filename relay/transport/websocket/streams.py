@@ -99,6 +99,9 @@ class FramedStreams:
         self.table.clear()
         self.controls.clear()
 
+    def unlink(self) -> None:
+        self.wake = _nothing
+
     # -- for the streams
 
     def ready(self, stream: FramedStream) -> None:
