@@ -11,7 +11,7 @@ from relay.model.backlog import Backlog, GivenUp, Ranks, Sending
 from relay.model.group import Object
 from relay.model.ranges import Range
 from relay.model.track import SubscribeParams
-from relay.moq.core import Core, Handler, RequestOwner
+from relay.moq.core import IGNORE, Core, Handler, RequestOwner
 from relay.moq.session import NEVER, GroupFragment, GroupSkipped, GroupStopped, Location
 from relay.transport.session import Stream
 from relay.wire.errors import StreamCode
@@ -174,6 +174,13 @@ class Delivery(Handler):
                 )
             core.counts["groups_dropped", reason.value] += 1
             sending.stream.reset(core.code(StreamCode[reason.name]))
+
+    def unlink(self) -> None:
+        """Break reference cycles."""
+        for sending in self.backlog:
+            sending.stream.context = IGNORE
+        self.backlog.clear()
+        self.stream.context = IGNORE
 
     # --- the end
 

@@ -51,6 +51,8 @@ class LiteSession(LiteCore):
     Size: the life of a session (`Machine`), and the parts that it is made of.
     """
 
+    __deletable__ = ("setup", "requests", "serving")
+
     setup: SetupExchange
     requests: Requests
     serving: LiteServing
@@ -92,6 +94,10 @@ class LiteSession(LiteCore):
     def receive(self, events: Iterable[TransportEvent], now: float) -> None:
         super().receive(events, now)
         self.setup.give_away()
+
+    def unlink(self) -> None:
+        super().unlink()
+        del self.setup, self.requests, self.serving
 
     @property
     def name(self) -> str | None:

@@ -191,7 +191,8 @@ class Question(Handler):
         self._owner = owner
         self._request = request
 
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+    def on_reset(self, stream: Stream, code: int) -> None:
+        stream.context = IGNORE
         self._reject(relay_stream_code(code, self._core.version), code)
 
     def on_fault(self, error: WireError) -> None:
@@ -214,13 +215,14 @@ class InfoStream(Question):
         super().__init__(core, owner, request, stream)
         self._decoder = TrackInfoDecoder(core.version, core.limits.message)
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         for info in self._decoder.feed(data):
             properties = TrackProperties(info.priority, info.ordered, info.max_latency, info.timescale)
             self._core.emit(InfoReceived(self._request, properties))
             self._finish()
         if fin:
             self._decoder.end()
+            stream.context = IGNORE
             self._reject(StreamCode.NOT_FOUND, StreamCode.NOT_FOUND)
 
 
@@ -232,10 +234,11 @@ class FetchStream(Question):
         self._fetch = fetch
         self._decoder = FrameDecoder(core.version, core.limits.frame)
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         parts = tuple(self._decoder.feed(data))
         if fin:
             self._decoder.end()
+            stream.context = IGNORE
             self._finish()
         part = GroupPart(self._fetch.group, self._fetch.start_frame, parts, fin, None)
         self._core.emit(FetchedData(self._request, part))
@@ -248,12 +251,13 @@ class ProbeStream(Question):
         super().__init__(core, owner, request, stream)
         self._decoder = ProbeDecoder(core.version, core.limits.message)
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         for probe in self._decoder.feed(data):
             self._core.spend()
             self._core.emit(ProbeReceived(self._request, probe.bitrate, probe.rtt))
         if fin:
             self._decoder.end()
+            stream.context = IGNORE
             self._finish()
             self._core.emit(RequestFinished(self._request))
 
@@ -275,6 +279,15 @@ class Requests(AnswerOwner):
 
     def on_time(self, now: float) -> None:
         """It has no deadlines."""
+
+    def unlink(self) -> None:
+        for subscription in self._subscriptions.values():
+            subscription.groups.clear()
+        for handler in (*self._subscriptions.values(), *self._others.values()):
+            handler.stream.context = IGNORE
+        self._subscriptions.clear()
+        self._by_id.clear()
+        self._others.clear()
 
     def flush(self) -> None:
         """One event per subscription."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from relay.moq.core import Core, Handler, State
+from relay.moq.core import IGNORE, Core, Handler, State
 from relay.moq.session import NEVER, Closed, PeerAlive
 from relay.moq.setup import Held
 from relay.transport.session import (
@@ -52,6 +52,7 @@ class RequestsPart(Protocol):
     def on_time(self, now: float) -> None: ...
     def flush(self) -> None: ...
     def on_datagram(self, data: bytes) -> None: ...
+    def unlink(self) -> None: ...
 
 
 class ServingPart(Protocol):
@@ -60,6 +61,7 @@ class ServingPart(Protocol):
     def deadline(self) -> float: ...
     def on_time(self, now: float) -> None: ...
     def stop(self) -> None: ...
+    def unlink(self) -> None: ...
 
 
 class AliveCheck:
@@ -94,6 +96,8 @@ class AliveCheck:
 
 class Machine(Core):
     """Subclasses make its parts."""
+
+    __deletable__ = ("_setup_part", "_requests_part", "_serving_part", "alive")
 
     # Subclasses hold them under their own types, too: a native class cannot narrow an attribute's.
     _setup_part: SetupPart
@@ -143,6 +147,12 @@ class Machine(Core):
         """A fault of the peer that showed late."""
         self._on_wire_error(error, None)
 
+    def unlink(self) -> None:
+        """Break reference cycles. The session has ended, and nothing calls it again."""
+        self._requests_part.unlink()
+        self._serving_part.unlink()
+        del self._setup_part, self._requests_part, self._serving_part, self.alive
+
     def authorized(self, request: int, *, granted: bool) -> None:
         """Answers `TokenOffered`."""
 
@@ -175,10 +185,14 @@ class Machine(Core):
                         return
                     stream.context = handler
                 handler.on_data(stream, event.data, fin=event.fin)
+                if event.fin and stream.unidirectional:
+                    stream.context = IGNORE  # its handler may hold the stream: break the cycle
             elif isinstance(event, StreamReset):
                 stream = event.stream
                 if stream.context is not None:
                     stream.context.on_reset(stream, event.code)
+                    if stream.unidirectional:
+                        stream.context = IGNORE
                 elif self.state is not State.ESTABLISHED:
                     self._setup_part.held.add(event)
             elif isinstance(event, StreamStopped):

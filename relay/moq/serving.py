@@ -13,7 +13,7 @@ from relay.model.backlog import Ranks
 from relay.model.group import Object
 from relay.model.ranges import Range
 from relay.model.track import TrackProperties
-from relay.moq.core import Core, PeerRequest, RequestOwner
+from relay.moq.core import IGNORE, Core, PeerRequest, RequestOwner
 from relay.moq.delivery import Delivery
 from relay.moq.session import (
     NEVER,
@@ -197,6 +197,7 @@ class Serving(RequestOwner, Generic[D, W]):
             answer.stream.write(chunks, fin=fin)
             if fin:
                 del self._answers[request]
+                answer.stream.context = IGNORE
             self._keep_account(answer.stream, request, sum(map(len, chunks)))
 
     def reject(self, request: int, code: int) -> None:
@@ -212,6 +213,17 @@ class Serving(RequestOwner, Generic[D, W]):
 
     def stop(self) -> None:
         self._ending.clear()
+
+    def unlink(self) -> None:
+        for delivery in self._deliveries.values():
+            delivery.unlink()
+        for answer in self._answers.values():
+            answer.stream.context = IGNORE
+        for writer in self._writers.values():
+            writer.stream.context = IGNORE
+        self._deliveries.clear()
+        self._answers.clear()
+        self._writers.clear()
 
     @property
     def ending(self) -> bool:

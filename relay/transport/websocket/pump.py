@@ -88,6 +88,8 @@ class Pump:
                 task.cancel()
             self._abort()
             await asyncio.gather(writer, reader, return_exceptions=True)
+            self._session.streams.unlink()
+            self._session.framing.unlink()
 
     def _on_wake(self) -> None:
         self._wake.set()

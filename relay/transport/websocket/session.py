@@ -67,6 +67,10 @@ class Framing(StreamFraming):
         self._session = session
         self._streams = session.streams
 
+    def unlink(self) -> None:
+        """The socket is closed: break reference cycles."""
+        del self._session, self._streams
+
     @property
     def measures_pongs(self) -> bool:
         """By WebSocket pings."""
@@ -206,7 +210,7 @@ class FramedSession:
 
     @property
     def datagram_limit(self) -> int:
-        return self.framing.datagram_limit
+        return 0 if self.ended else self.framing.datagram_limit
 
     @property
     def undelivered(self) -> bool:
@@ -223,7 +227,8 @@ class FramedSession:
         return self.streams.open(priority, unidirectional=True)
 
     def send_datagram(self, data: bytes) -> None:
-        self.framing.send_datagram(data)
+        if not self.ended:
+            self.framing.send_datagram(data)
 
     def ping(self) -> None:
         if not self.ended:

@@ -99,6 +99,10 @@ class FramedStreams:
         self.table.clear()
         self.controls.clear()
 
+    def unlink(self) -> None:
+        """The socket is closed: break reference cycles."""
+        self.wake = _nothing
+
     # -- for the streams
 
     def ready(self, stream: FramedStream) -> None:
