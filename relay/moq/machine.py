@@ -42,6 +42,7 @@ class SetupPart(Protocol):
 
     def on_time(self, now: float) -> None: ...
     def stop(self) -> None: ...
+    def unlink(self) -> None: ...
 
 
 class RequestsPart(Protocol):
@@ -149,6 +150,7 @@ class Machine(Core):
 
     def unlink(self) -> None:
         """Break reference cycles. The session has ended, and nothing calls it again."""
+        self._setup_part.unlink()
         self._requests_part.unlink()
         self._serving_part.unlink()
         del self._setup_part, self._requests_part, self._serving_part, self.alive
