@@ -261,8 +261,10 @@ class JoinedPlay(IetfPlay):
         tables = {
             name: table
             for part in (requests, requests.namespaces, serving, exchanges)
-            for name, table in vars(part).items()
-            if isinstance(table, dict | set | list) and table
+            for name in dir(part)  # native classes have no `__dict__`
+            if not name.startswith("__")
+            and isinstance(table := getattr(part, name), dict | set | list)
+            and table
         }
         assert not tables, tables
         assert not self.moq._parked
