@@ -38,6 +38,21 @@ Place: TypeAlias = tuple[int, int]
 """The id of a SUBSCRIBE on the wire, and a group."""
 
 
+Lanes: TypeAlias = dict[int, list[tuple[int, int]]]
+"""Id and size of the objects of each subgroup. Those of several may come in any order."""
+
+
+def lanes_of(parts: list[Part]) -> Lanes:
+    lanes: Lanes = {}
+    frames = itertools.count()
+    for part in parts:
+        if isinstance(part, Object):
+            lanes.setdefault(part.subgroup.number, []).append((part.id, part.size))
+        elif isinstance(part, FrameHeader):
+            lanes.setdefault(0, []).append((next(frames), part.size))
+    return lanes
+
+
 class JoinedPlay(IetfPlay):
     """One side of a pair."""
 
@@ -45,13 +60,11 @@ class JoinedPlay(IetfPlay):
         super().__init__(source, session, draft, limits=AMPLE, **options)
         self.wire_ids: dict[int, int] = {}
         """Of subscriptions, by request: ours and those of the peer."""
-        self.sent: dict[Place, list[int]] = {}
-        """Sizes of the frames of each group."""
+        self.sent: dict[Place, Lanes] = {}
         self.whole: set[Place] = set()
         self.joined_at: dict[int, int] = {}
         """Groups that begin with fetched frames, by id of the subscription."""
         self.received: dict[Place, list[Part]] = {}
-        self.starts: dict[Place, int] = {}
         self.complete: set[Place] = set()
         self.shown: dict[int, set[str]] = {}
         """Announced to the peer, by its request."""
@@ -116,7 +129,6 @@ class JoinedPlay(IetfPlay):
             return  # asked for its properties first
         for part in event.parts:
             place = self.wire_ids[event.request], part.sequence
-            self.starts.setdefault(place, part.first_frame)
             self.received.setdefault(place, []).extend(part.parts)
             if part.fin:
                 self.complete.add(place)
@@ -150,7 +162,7 @@ class JoinedPlay(IetfPlay):
             place = self.wire_ids[key[0]], key[1]
             if before.get(key) == len(parts):
                 continue
-            self.sent[place] = [part.size for part in parts if isinstance(part, FrameHeader | Object)]
+            self.sent[place] = lanes_of(parts)
             if self.groups[key[0]].get(key[1]) is False:
                 self.whole.add(place)
 
@@ -249,12 +261,12 @@ class JoinedPlay(IetfPlay):
             number, sequence = place
             if there.joined_at.get(number) == sequence or place not in there.sent:
                 continue
-            sizes = [part.size for part in parts if isinstance(part, FrameHeader | Object)]
-            wanted = there.sent[place][self.starts[place] :]
-            assert sizes == wanted[: len(sizes)], (place, sizes, wanted)
+            came, sent = lanes_of(parts), there.sent[place]
+            for number, objects in came.items():
+                assert objects == sent[number][: len(objects)], (place, objects, sent)
             if place in self.complete:
                 assert place in there.whole, place
-                assert sizes == wanted, (place, sizes, wanted)
+                assert came == sent, (place, came, sent)
 
     def check_nothing_left(self) -> None:
         requests, serving, exchanges = self.moq.requests, self.moq.serving, self.moq.exchanges

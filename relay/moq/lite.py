@@ -46,10 +46,7 @@ MAX_DATAGRAM_HEADER = 24  # bytes of three varints
 
 
 class LiteSession(LiteCore):
-    """One session.
-
-    Size: the life of a session (`Machine`), and the parts that it is made of.
-    """
+    """One session."""
 
     __deletable__ = ("setup", "requests", "serving")
 

@@ -96,7 +96,10 @@ class AliveCheck:
 
 
 class Machine(Core):
-    """Subclasses make its parts."""
+    """Subclasses make its parts.
+
+    Size: the life of a session, with a method for each thing that dialects do in their own way.
+    """
 
     __deletable__ = ("_setup_part", "_requests_part", "_serving_part", "alive")
 
