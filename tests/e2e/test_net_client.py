@@ -18,6 +18,7 @@ from tests.e2e.browser import Page, chromium_path
 from tests.e2e.harness import WITHIN, npm_modules
 from tests.e2e.peers.frames import numbers, payload
 from tests.e2e.support import NEW, assert_complete, publisher, running, viewer, webtransport
+from tests.sampling import covering, first
 
 PACKAGE = "@moq/net@0.3.4"
 GROUPS, FRAMES = 30, 10
@@ -27,12 +28,18 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed: no @moq/net to test with"),
 ]
 
-PUBLISHES = [Draft.DRAFT_18, Draft.DRAFT_16, Draft.DRAFT_14]
+PUBLISHES = first(Draft.DRAFT_18, Draft.DRAFT_14, Draft.DRAFT_16, count=2)
 """On 20 it writes LARGEST_OBJECT with a length, which is a protocol error."""
 
-on_each_draft = pytest.mark.parametrize("draft", [Draft.DRAFT_20, *PUBLISHES], ids=lambda draft: draft.name)
+WATCHES = first(Draft.DRAFT_20, Draft.DRAFT_14, Draft.DRAFT_18, Draft.DRAFT_16, count=2)
+
+that_watches = pytest.mark.parametrize("draft", WATCHES, ids=lambda draft: draft.name)
 that_publishes = pytest.mark.parametrize("draft", PUBLISHES, ids=lambda draft: draft.name)
-of_each_family = pytest.mark.parametrize("family", ["lite", "ietf"])
+of_each_family = pytest.mark.parametrize(
+    ("draft", "family"),
+    covering(PUBLISHES, ["lite", "ietf"]),
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 
 
 async def page(relay: Relay, role: str, *, groups: int = GROUPS, frames: int = FRAMES) -> Page:
@@ -80,7 +87,6 @@ async def test_moq_rs_watches_a_tab(draft: Draft) -> None:
 
 
 @of_each_family
-@that_publishes
 async def test_a_client_watches_a_tab_until_it_withdraws(draft: Draft, family: str) -> None:
     version = draft if family == "ietf" else Version.LITE_06
     async with (
@@ -128,7 +134,7 @@ def assert_received(tab: Page, groups: range) -> None:
     assert tab.count("error") == tab.count("broken") == 0
 
 
-@on_each_draft
+@that_watches
 async def test_a_tab_gets_the_current_group_of_moq_rs_from_its_first_frame(draft: Draft) -> None:
     """The relay comes as late as the tab."""
     shape = ("--groups", 3, "--frames-per-group", FRAMES, "--frame-size", 400)
