@@ -1,4 +1,4 @@
-"""Names: a namespace, a tuple of bytes, is the path of its fields joined by slashes; docs/interop.md has the limits.
+"""A namespace, a tuple of bytes, is the path of its fields joined by slashes; docs/interop.md has the limits.
 
 Fields that are empty, hold a slash or are no UTF-8 have no path: two namespaces never become one.
 """
@@ -21,17 +21,17 @@ def path_of(namespace: TrackNamespace) -> str | None:
 
 
 def namespace_of(path: str) -> TrackNamespace:
-    """Of a normalised path; the empty one has no fields."""
+    """Of a path in normal form; the empty one has no fields."""
     return tuple(field.encode() for field in path.split("/")) if path else ()
 
 
 def fits(path: str, track: str = "") -> bool:
-    """A path has a namespace, and it is not too long."""
+    """There is a namespace, and it is not too long."""
     return bool(path) and path.count("/") < MAX_NAMESPACE_FIELDS and len((path + track).encode()) <= MAX_NAME
 
 
 def track_of(name: bytes) -> str | None:
-    """The name of a track as text; `None` if it is none."""
+    """As text; `None` if it is none."""
     try:
         return name.decode()
     except UnicodeDecodeError:
