@@ -63,7 +63,7 @@ class Subscription(Handler):
         # of this call, by sequence: first frame, parts, fin, code
         self._fresh: dict[int, tuple[int, _Parts, bool, int | None]] = {}
 
-    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:  # noqa: ARG002
+    def on_data(self, stream: Stream, data: bytes, *, fin: bool) -> None:
         core = self._core
         for message in self._decoder.feed(data):
             core.spend()
@@ -82,12 +82,14 @@ class Subscription(Handler):
             self._closed = True
             self._report_end()
             self.end_request()
+            stream.context = IGNORE
 
     def _report_end(self) -> None:
         self.flush()
         self._core.emit(SubscriptionEnded(self.request, self._final, self._closed))
 
-    def on_reset(self, stream: Stream, code: int) -> None:  # noqa: ARG002
+    def on_reset(self, stream: Stream, code: int) -> None:
+        stream.context = IGNORE
         self.end_request()
         self._owner.failed(self, relay_stream_code(code, self._core.version), code)
 
