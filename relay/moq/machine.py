@@ -109,7 +109,7 @@ class Machine(Core):
     _serving_part: ServingPart
     alive: AliveCheck
 
-    # --- the owner's side ------------------------------------------------------------------------------------------
+    # --- the owner's side
 
     def receive(self, events: Iterable[TransportEvent], now: float) -> None:
         self.now = now
@@ -173,7 +173,7 @@ class Machine(Core):
         """On the wire, for a fault of the peer."""
         raise NotImplementedError
 
-    # --- events of the transport -----------------------------------------------------------------------------------
+    # --- events of the transport
 
     def _on_event(self, event: TransportEvent) -> None:  # noqa: C901, PLR0912 - one branch per kind of event
         if self.state is State.CLOSED:
