@@ -57,7 +57,7 @@ QUIET = 10.0
 NAMES = {AnnounceActive: "start", AnnounceUpdate: "update", AnnounceEnded: "end"}
 
 
-# --- virtual time
+# --- virtual time ------------------------------------------------------------------------------------------------
 
 
 class _Selector(selectors.DefaultSelector):
@@ -87,7 +87,7 @@ def in_virtual_time(scenario: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(scenario)
 
 
-# --- relays
+# --- relays ------------------------------------------------------------------------------------------------------
 
 
 class LateSession:
@@ -300,7 +300,7 @@ def counted() -> Iterator[Counter[str]]:
         AnnounceReader._take = original  # type: ignore[method-assign]  # noqa: SLF001
 
 
-# --- the measurement
+# --- the measurement ---------------------------------------------------------------------------------------------
 
 
 async def measure(size: int, broadcasts: int, seed: int, *, nameless: bool) -> list[str]:

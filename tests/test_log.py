@@ -167,7 +167,7 @@ def test_all_lines_go_through_one_file() -> None:
     assert [path for path in others if "getLogger" in path.read_text()] == []
 
 
-# --- the command's lines
+# --- the command's lines -------------------------------------------------------------------------------------------
 
 
 class Terminal(io.StringIO):
@@ -254,7 +254,7 @@ def test_a_traceback_follows_its_line() -> None:
     assert found[-1] == "RuntimeError: broken"
 
 
-# --- JSON
+# --- JSON ----------------------------------------------------------------------------------------------------------
 
 
 def objects(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -319,7 +319,7 @@ def test_a_second_setup_replaces_the_first() -> None:
     assert third.getvalue().endswith("ERROR once\n")
 
 
-# --- tokens
+# --- tokens --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.e2e

@@ -212,7 +212,7 @@ async def test_a_path_too_deep_for_the_wire_kills_no_viewer(world: World, troubl
     assert [watching.paths for watching in watches] == [["deep/down/fine"]] * 6
 
 
-# --- 06 ids
+# --- 06 ids ----------------------------------------------------------------------------------------------------------
 
 
 async def test_06_ids_count_up_and_are_never_reused(world: World) -> None:
@@ -348,7 +348,7 @@ async def test_a_watcher_that_leaves_gets_no_more_announcements(
     assert watching.stream.over
 
 
-# --- scopes
+# --- scopes ----------------------------------------------------------------------------------------------------------
 
 
 async def test_paths_are_relative_to_root_and_prefix(world: World) -> None:
@@ -436,7 +436,7 @@ async def test_before_06_an_announcement_covers_its_path_only(world: World, vers
     assert stream.resets == [54]
 
 
-# --- loops
+# --- loops -----------------------------------------------------------------------------------------------------------
 
 
 async def test_exclude_hop_of_04_and_05_hides_routes_through_the_peer(world: World) -> None:
@@ -547,7 +547,7 @@ async def test_announce_requests_of_the_relay_look_right(world: World) -> None:
         assert stream.data == open_request(version, AnnounceRequest("", HOP))
 
 
-# --- other routes to the same broadcast
+# --- other routes to the same broadcast ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)

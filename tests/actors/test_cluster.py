@@ -134,7 +134,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-# --- its own name
+# --- its own name --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.virtual
@@ -180,7 +180,7 @@ async def test_its_own_broadcast_has_no_tracks() -> None:
     await bench.close()
 
 
-# --- whom it dials
+# --- whom it dials -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.virtual
@@ -385,7 +385,7 @@ def test_more_than_the_limit_of_peers(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-# --- who leaves
+# --- who leaves ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.virtual
@@ -490,7 +490,7 @@ def test_a_root_that_leaves_is_dialled_for_ever(root: str, *, lost: bool) -> Non
     run_virtual(scenario)
 
 
-# --- two sessions with one relay
+# --- two sessions with one relay -----------------------------------------------------------------------------------
 
 
 @pytest.mark.virtual
@@ -560,7 +560,7 @@ async def test_relays_without_an_id_are_not_taken_for_one() -> None:
     await bench.close()
 
 
-# --- faults of ours
+# --- faults of ours ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [ROOT, "z.example"])
@@ -604,7 +604,7 @@ async def test_a_peer_of_a_member_that_has_left_is_not_replaced() -> None:
     await bench.close()
 
 
-# --- the end
+# --- the end -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.virtual
@@ -633,7 +633,7 @@ async def test_nothing_is_left_of_it_whatever_its_peers_are_doing() -> None:
     await bench.close()
 
 
-# --- two of them
+# --- two of them ---------------------------------------------------------------------------------------------------
 
 
 class Link:

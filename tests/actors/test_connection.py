@@ -37,7 +37,7 @@ def hexed(text: str) -> bytes:
     return bytes.fromhex(text.replace(" ", ""))
 
 
-# --- set-up of 01 and 02
+# --- set-up of 01 and 02 ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ async def test_the_url_of_the_session_counts_on_01_and_02_too() -> None:
         await world.close()
 
 
-# --- set-up of 03 to 06
+# --- set-up of 03 to 06 ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_04])
@@ -346,7 +346,7 @@ async def test_a_subscribe_only_peer_is_not_asked_for_announcements(world: World
     assert not peer.announce_streams()
 
 
-# --- streams
+# --- streams ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -492,7 +492,7 @@ def test_no_bytes_make_the_actor_fail(version: Version, streams: list[tuple[bool
     asyncio.run(scenario())
 
 
-# --- the end
+# --- the end ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -592,7 +592,7 @@ async def test_describe_tells_what_a_session_does(world: World) -> None:
     assert described.subscriptions == 0
 
 
-# --- limits
+# --- limits ----------------------------------------------------------------------------------------------------------
 
 
 async def test_too_many_announcements_close_the_session() -> None:

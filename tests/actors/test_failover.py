@@ -105,7 +105,7 @@ async def refuse(peer: RawPeer, code: int) -> None:
     await settle()
 
 
-# --- another publisher
+# --- another publisher -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("one", "two"), pairs())
@@ -277,7 +277,7 @@ async def test_older_groups_of_the_new_publisher_are_not_delivered(world: World,
     assert seen(viewer, number) == [(5, b"a5"), (6, b"b3"), (7, b"b4")]
 
 
-# --- the same publisher
+# --- the same publisher ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("publishers", "version"), pairs(WITH_IDS))
@@ -392,7 +392,7 @@ async def test_a_shift_is_kept_for_another_route_to_the_publisher_it_was_made_fo
     assert seen(viewer, number) == [(20, b"a20"), (21, b"b0"), (22, b"b1"), (23, b"c2"), (24, b"d3")]
 
 
-# --- several moves
+# --- several moves ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("one", "two"), pairs())
@@ -519,7 +519,7 @@ async def test_a_shifted_end_or_datagram_beyond_all_kills_no_viewer(
     assert not viewer.closed
 
 
-# --- an older session that is dead
+# --- an older session that is dead -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("identity", [7, 9], ids=["the same id", "another id"])
@@ -567,7 +567,7 @@ async def test_viewers_of_a_publisher_that_is_alive_stay_with_it() -> None:
     await world.close()
 
 
-# --- what else a subscription has
+# --- what else a subscription has ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -833,7 +833,7 @@ async def test_a_publisher_that_does_not_have_the_track_refuses_the_viewer(
     assert len(spare.subscriptions()) == 1
 
 
-# --- descriptions and fetches
+# --- descriptions and fetches ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", TIMED)
@@ -879,7 +879,7 @@ async def test_a_fetch_does_not_move(world: World, version: Version) -> None:
     assert not spare.fetches()
 
 
-# --- requests and answers that cross an end
+# --- requests and answers that cross an end --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -963,7 +963,7 @@ async def test_an_answer_for_a_viewer_that_has_left_ends_the_new_subscription(wo
     assert not spare.live_subscriptions()
 
 
-# --- searching
+# --- searching -------------------------------------------------------------------------------------------------------
 
 
 WAITS = [0.1, 0.2, 0.4, 0.8, 1.6]
@@ -1106,7 +1106,7 @@ async def test_an_update_while_a_viewer_waits_is_not_lost(version: Version) -> N
     await world.close()
 
 
-# --- other relays
+# --- other relays ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -1252,7 +1252,7 @@ async def test_05_a_restart_of_another_relay_is_an_end_and_a_start(world: World)
     assert [type(item).__name__ for item in watching.read().items[-2:]] == ["AnnounceEnded", "AnnounceActive"]
 
 
-# --- readers
+# --- readers ---------------------------------------------------------------------------------------------------------
 
 
 class Reader:
@@ -1398,7 +1398,7 @@ async def test_a_reader_that_is_stopped_while_it_moves_leaves_nothing(world: Wor
         await settle()
 
 
-# --- a publisher that ends its track and leaves
+# --- a publisher that ends its track and leaves ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("one", "version"), pairs())

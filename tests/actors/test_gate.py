@@ -128,7 +128,7 @@ async def bench() -> AsyncIterator[Bench]:
         await made.close()
 
 
-# --- admission
+# --- admission -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_session_is_admitted_and_forgotten_at_its_end(bench: Bench) -> None:
@@ -237,7 +237,7 @@ async def test_a_connection_that_cannot_begin_is_closed(
     trouble.records.clear()
 
 
-# --- sessions that were dialled
+# --- sessions that were dialled --------------------------------------------------------------------------------------
 
 
 def dialled() -> tuple[MemorySession, MemorySession]:
@@ -261,7 +261,7 @@ async def test_without_its_peer_what_was_dialled_is_closed(bench: Bench) -> None
     assert bench.connections == {}
 
 
-# --- HTTP readers
+# --- HTTP readers ----------------------------------------------------------------------------------------------------
 
 
 async def test_readers_are_limited_and_have_numbers_of_their_own() -> None:
@@ -284,7 +284,7 @@ async def test_readers_are_limited_and_have_numbers_of_their_own() -> None:
     await bench.close()
 
 
-# --- the end
+# --- the end ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_drain_with_nobody_there_is_over_at_once(bench: Bench) -> None:

@@ -75,7 +75,7 @@ def over_limit(caplog: pytest.LogCaptureFixture, limit: str) -> list[str]:
     return [line for line in lines if f"over limit limit={limit} " in line]
 
 
-# --- control messages
+# --- control messages ------------------------------------------------------------------------------------------------
 
 Storm = Callable[[RawPeer], Any]
 
@@ -234,7 +234,7 @@ async def test_ten_storms_one_after_the_other_leave_nothing() -> None:
     await world.close()
 
 
-# --- paths
+# --- paths -----------------------------------------------------------------------------------------------------------
 
 LONG = "x" * 101
 DEEP = "/".join("x" * 33)
@@ -305,7 +305,7 @@ async def test_a_link_of_the_cluster_outlives_a_long_path() -> None:
     await world.close()
 
 
-# --- announced sizes
+# --- announced sizes -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -347,7 +347,7 @@ async def test_giant_frames_end_their_groups_and_are_counted(caplog: pytest.LogC
     await world.close()
 
 
-# --- the log
+# --- the log ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.virtual
@@ -380,7 +380,7 @@ async def test_tracks_beyond_the_limit_are_logged_with_who_asked(caplog: pytest.
     await world.close()
 
 
-# --- the inbox
+# --- the inbox -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_session_for_which_too_much_waits_is_closed(caplog: pytest.LogCaptureFixture) -> None:
@@ -408,7 +408,7 @@ async def test_a_session_for_which_too_much_waits_is_closed(caplog: pytest.LogCa
     await world.close()
 
 
-# --- deadlines
+# --- deadlines -------------------------------------------------------------------------------------------------------
 
 PATIENT = Limits(track_idle=0.01, answer_timeout=10.0)
 
@@ -728,7 +728,7 @@ async def test_announcements_that_are_not_taken_are_bounded(
     await world.close()
 
 
-# --- how long groups stay
+# --- how long groups stay ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)

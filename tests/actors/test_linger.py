@@ -78,7 +78,7 @@ async def with_id(world: World, version: Version, identity: int, path: str = "p"
     return peer
 
 
-# --- it comes back
+# --- it comes back ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [v for v in Version if v >= Version.LITE_04])
@@ -228,7 +228,7 @@ async def test_who_publishes_the_path_himself_is_not_served_by_himself(version: 
     await world.close()
 
 
-# --- it does not
+# --- it does not -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -326,7 +326,7 @@ async def test_a_fallback_takes_over_at_once() -> None:
     await world.close()
 
 
-# --- viewers that come and go meanwhile
+# --- viewers that come and go meanwhile ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -504,7 +504,7 @@ async def test_a_publisher_that_is_lost_again_before_its_first_group() -> None:
     await world.close()
 
 
-# --- echoes
+# --- echoes ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [Version.LITE_01, Version.LITE_02, Version.LITE_03])
@@ -555,7 +555,7 @@ async def test_a_publisher_that_watches_and_comes_back_serves_those_who_waited(v
     await world.close()
 
 
-# --- members and other relays
+# --- members and other relays ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -618,7 +618,7 @@ async def test_what_came_by_a_lost_relay_lingers_too(version: Version) -> None:
     await world.close()
 
 
-# --- readers
+# --- readers ---------------------------------------------------------------------------------------------------------
 
 
 def read(world: World, got: list[Any], *, follow: bool, group: int | None = None) -> Ref:

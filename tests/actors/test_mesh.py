@@ -86,7 +86,7 @@ def news(watcher: Watcher) -> list[str]:
     return [kind for kind, _ in watcher.changes if kind != "update"]
 
 
-# --- a broadcast comes and goes
+# --- a broadcast comes and goes ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", WITH_HOPS)
@@ -199,7 +199,7 @@ async def test_a_relay_that_leaves_takes_its_broadcasts_with_it_once(members: bo
     await over(mesh)
 
 
-# --- a connection of two relays is lost
+# --- a connection of two relays is lost ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lost", [True, False])
@@ -323,7 +323,7 @@ async def test_members_are_announced_by_every_relay_connected_to_them() -> None:
     await over(mesh)
 
 
-# --- anything, in any order
+# --- anything, in any order ------------------------------------------------------------------------------------------
 
 SIZE = 5
 PAIRS = list(itertools.combinations(range(SIZE), 2))

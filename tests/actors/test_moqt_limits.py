@@ -78,7 +78,7 @@ def closes(peer: MoqtPeer) -> list[int | None]:
     return [closed.code for closed in peer.closed]
 
 
-# --- control messages
+# --- control messages ------------------------------------------------------------------------------------------------
 
 
 def subscribe_and_leave(peer: MoqtPeer) -> None:
@@ -177,7 +177,7 @@ async def test_storms_one_after_the_other_leave_nothing(draft: Draft) -> None:
     await world.close()
 
 
-# --- numbers of requests
+# --- numbers of requests ---------------------------------------------------------------------------------------------
 
 
 @drafts
@@ -277,7 +277,7 @@ async def test_tracks_beyond_the_limit_are_refused(draft: Draft, caplog: pytest.
     await world.close()
 
 
-# --- names
+# --- names -----------------------------------------------------------------------------------------------------------
 
 LONG = "x" * 101
 
@@ -340,7 +340,7 @@ def number_of(peer: MoqtPeer, value: int) -> bytes:
     return encode_varint(value) if peer.profile.quic_varints else encode_vi64(value)
 
 
-# --- sizes of messages
+# --- sizes of messages -------------------------------------------------------------------------------------------------
 
 LARGEST = 5_000
 
@@ -415,7 +415,7 @@ async def test_an_answer_beyond_the_limit_ends_its_session(draft: Draft) -> None
     await world.close()
 
 
-# --- request ids, SETUP, the control stream
+# --- request ids, SETUP, the control stream --------------------------------------------------------------------------
 
 
 @drafts
@@ -566,7 +566,7 @@ async def test_little_waits_for_admission(draft: Draft, many: bool) -> None:
     await world.close()
 
 
-# --- tokens in requests
+# --- tokens in requests ----------------------------------------------------------------------------------------------
 
 
 class Verdicts:
@@ -650,7 +650,7 @@ async def test_a_request_that_ends_before_the_verdict_is_over(draft: Draft) -> N
     await world.close()
 
 
-# --- answers that are not read
+# --- answers that are not read ---------------------------------------------------------------------------------------
 
 
 @drafts
@@ -705,7 +705,7 @@ async def test_a_session_for_which_too_much_waits_is_closed(
     await world.close()
 
 
-# --- publishers
+# --- publishers ------------------------------------------------------------------------------------------------------
 
 
 class Published:
@@ -850,7 +850,7 @@ async def test_a_publisher_that_does_not_answer(draft: Draft) -> None:
     await world.close()
 
 
-# --- what is kept of a track
+# --- what is kept of a track ---------------------------------------------------------------------------------------------
 
 
 async def described(viewer: Any) -> TrackInfo:
@@ -1038,7 +1038,7 @@ async def test_a_lost_publisher_is_waited_for(draft: Draft, returns: bool) -> No
     await world.close()
 
 
-# --- viewers that do not read
+# --- viewers that do not read ----------------------------------------------------------------------------------------
 
 
 class Slow:

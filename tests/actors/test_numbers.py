@@ -106,7 +106,7 @@ def stamps(viewer: RawPeer, number: int) -> list[int]:
     ]
 
 
-# --- one number is one group
+# --- one number is one group -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", TIMED)
@@ -192,11 +192,12 @@ async def test_numbers_of_a_lost_track_are_kept_until_viewers_have_asked_again()
     await world.close()
 
 
-# --- a new beginning is shown
+# --- a new beginning is shown ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["lost", "closed", "withdrawn", "hangs"])
-@pytest.mark.parametrize(("publishers", "version"), pairs(WITH_IDS))
+@pytest.mark.parametrize("publishers", WITH_IDS)
+@pytest.mark.parametrize("version", ALL)
 @pytest.mark.virtual
 async def test_a_publisher_that_comes_back_and_counts_anew_is_shown_from_its_first_group(
     version: Version, publishers: Version, how: str
@@ -313,7 +314,7 @@ async def test_datagrams_have_the_numbers_of_groups(world: World) -> None:
     assert await fetched(viewer, 8, second, "b") == b"b2"
 
 
-# --- one unit for a subscription's life
+# --- one unit for a subscription's life ------------------------------------------------------------------------------
 
 
 def info(scale: int) -> TrackInfo:

@@ -38,7 +38,7 @@ async def live(*sequences: int) -> Stage:
     return stage
 
 
-# --- what is asked
+# --- what is asked ---------------------------------------------------------------------------------------------------
 
 
 @staged
@@ -144,7 +144,7 @@ def test_evicted_groups_are_asked_for_though_the_subscription_began_before() -> 
     assert past_of(SubscribeParams(start_group=2, start_is_floor=True), LIVE, 9, cache, 0) is None
 
 
-# --- how it ends
+# --- how it ends -----------------------------------------------------------------------------------------------------
 
 
 @staged
@@ -235,7 +235,7 @@ async def test_groups_that_nobody_asked_for_and_second_copies_are_refused() -> N
     assert late.groups()[9].fin
 
 
-# --- across the relay
+# --- across the relay ------------------------------------------------------------------------------------------------
 
 
 async def requests(peer: RawPeer) -> list[tuple[RequestStream, Subscribe]]:

@@ -113,7 +113,7 @@ async def served_by(stage: Stage, path: str, *candidates: Fake, exclude: int = 0
     return hits[0]
 
 
-# --- watching
+# --- watching --------------------------------------------------------------------------------------------------------
 
 
 async def test_a_watcher_gets_the_initial_set_and_then_changes() -> None:
@@ -154,7 +154,7 @@ async def test_the_list_for_http_names_what_is_announced() -> None:
     assert sorted(offer.path for offer in found) == ["a/x", "a/y"]
 
 
-# --- who serves
+# --- who serves ------------------------------------------------------------------------------------------------------
 
 
 async def test_the_newest_publication_serves_and_the_older_one_returns() -> None:
@@ -184,7 +184,7 @@ async def test_a_publication_whose_broadcast_has_died_is_refused() -> None:
     assert await served_by(stage, "p") == -1
 
 
-# --- tentative announcements
+# --- tentative announcements -----------------------------------------------------------------------------------------
 
 
 async def test_a_tentative_announcement_waits_and_the_incumbent_is_probed() -> None:
@@ -200,7 +200,7 @@ async def test_a_tentative_announcement_waits_and_the_incumbent_is_probed() -> N
     assert watcher.changes() == []
 
 
-# --- cleanliness
+# --- cleanliness -----------------------------------------------------------------------------------------------------
 
 
 async def test_a_session_that_goes_leaves_nothing() -> None:
@@ -233,7 +233,7 @@ async def test_unwatch_and_session_gone_of_strangers_do_nothing() -> None:
     assert await stage.count() == (0, 0, 0)
 
 
-# --- lingering
+# --- lingering -------------------------------------------------------------------------------------------------------
 
 
 async def ask_for(
@@ -417,7 +417,7 @@ async def test_an_origin_that_stops_while_something_lingers_leaves_no_timer() ->
     assert timer_count() == 0
 
 
-# --- other relays
+# --- other relays ----------------------------------------------------------------------------------------------------
 
 
 async def lives(stage: Stage, *broadcasts: FakeSubscriber, path: str = "p") -> list[int]:
@@ -450,7 +450,7 @@ async def test_routes_that_were_announced_beside_each_other_are_one_life() -> No
     assert len(await lives(stage, first, second)) == 1
 
 
-# --- older sessions that may be dead
+# --- older sessions that may be dead ---------------------------------------------------------------------------------
 
 
 async def test_who_watches_what_a_dead_session_had_withdrawn_asks_again_too() -> None:
@@ -480,7 +480,7 @@ async def test_waiting_requests_are_not_refused_while_a_route_above_could_serve_
     stop_all()
 
 
-# --- which of several paths is announced
+# --- which of several paths is announced --------------------------------------------------------------------------
 
 
 async def found(stage: Stage, *paths: str, wait: bool = False) -> Fake:

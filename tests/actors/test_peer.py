@@ -199,7 +199,7 @@ def longest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RUNTIME.random, "random", lambda: 1.0)
 
 
-# --- attempts
+# --- attempts ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.virtual
@@ -380,7 +380,7 @@ async def test_an_attempt_that_hangs_is_the_only_one() -> None:
     assert bench.net.cancelled == 1
 
 
-# --- what it says
+# --- what it says --------------------------------------------------------------------------------------------------
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
@@ -423,7 +423,7 @@ def test_an_exception_without_a_text_is_named(caplog: pytest.LogCaptureFixture) 
     assert "reason='TimeoutError'" in caplog.text
 
 
-# --- a needless session
+# --- a needless session --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.virtual
@@ -572,7 +572,7 @@ def test_whatever_happens_a_peer_is_in_one_state(changes: list[str]) -> None:
     run_virtual(scenario)
 
 
-# --- withdrawal
+# --- withdrawal ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.virtual
@@ -708,7 +708,7 @@ async def test_it_ends_in_the_middle_of_an_attempt() -> None:
     await bench.close()
 
 
-# --- the end
+# --- the end -------------------------------------------------------------------------------------------------------
 
 
 async def waiting(_: Bench) -> None:

@@ -166,7 +166,7 @@ async def test_a_following_reader_goes_on_until_the_track_ends() -> None:
     assert not made.reader.is_alive()
 
 
-# --- which broadcast it is
+# --- which broadcast it is ----------------------------------------------------------------------------------------
 
 
 def searching(*, wait: float = 0.0) -> Desk:

@@ -75,7 +75,7 @@ def ends(log: list[Any]) -> list[Any]:
     return [entry for entry in log if isinstance(entry, tuple) and entry[0] == "end"]
 
 
-# --- what pykka promises
+# --- what pykka promises ---------------------------------------------------------------------------------------------
 
 
 async def test_an_actor_is_registered_while_it_lives() -> None:
@@ -209,7 +209,7 @@ async def test_two_may_await_one_future() -> None:
     assert await asyncio.gather(*tasks) == [5, 5]
 
 
-# --- failing
+# --- failing ---------------------------------------------------------------------------------------------------------
 
 
 class Faulty(Diary):
@@ -361,7 +361,7 @@ async def test_an_inbox_that_overruns_lets_nothing_more_in_and_tells_its_actor_f
     assert not ref.is_alive()
 
 
-# --- turns
+# --- turns -----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_batch_is_one_turn() -> None:
@@ -422,7 +422,7 @@ async def test_actors_take_turns() -> None:
     assert log == [0, 1, 2] * 4
 
 
-# --- threads and timers
+# --- threads and timers ----------------------------------------------------------------------------------------------
 
 
 async def test_tell_from_other_threads() -> None:
@@ -576,7 +576,7 @@ async def test_a_timer_may_be_cancelled_after_it_fired() -> None:
     timers[0].cancel()
 
 
-# --- size
+# --- size ------------------------------------------------------------------------------------------------------------
 
 
 async def test_3_000_actors_and_100_000_messages() -> None:
@@ -597,7 +597,7 @@ async def test_3_000_actors_and_100_000_messages() -> None:
     assert not list(RUNTIME.actors)
 
 
-# --- pykka's insides
+# --- pykka's insides -------------------------------------------------------------------------------------------------
 
 
 async def test_living_actors_are_listed_in_the_order_of_their_start() -> None:

@@ -35,7 +35,7 @@ async def couple(world: World, one: Version, two: Version, path: str = "p") -> t
     return await world.publisher(one, path), await world.viewer(two)
 
 
-# --- accepting and refusing
+# --- accepting and refusing ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -196,7 +196,7 @@ async def test_groups_may_come_before_the_subscription_is_accepted(world: World,
     assert [group.payloads for group in viewer.groups(number)] == [[b"early"]]
 
 
-# --- leaving
+# --- leaving ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -436,7 +436,7 @@ async def test_a_viewer_whose_source_dies_behind_another_route_keeps_its_stream(
         assert kinds == ["AnnounceUpdate"]
 
 
-# --- the end of a track
+# --- the end of a track ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("one", "two"), pairs())
@@ -555,7 +555,7 @@ async def test_the_last_sequence_number_of_all_kills_nobody(world: World, versio
     assert not publisher.closed
 
 
-# --- group errors
+# --- group errors ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("one", "two"), pairs())
@@ -670,7 +670,7 @@ async def test_a_drop_message_is_read_and_changes_nothing(world: World) -> None:
         assert not stream.over
 
 
-# --- params
+# --- params --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [v for v in Version if v >= Version.LITE_03])
@@ -800,7 +800,7 @@ async def test_06_an_end_frame_without_an_end_group_refuses_the_request_only(wor
     assert not viewer.closed
 
 
-# --- properties, fetch, datagrams
+# --- properties, fetch, datagrams ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("one", "two"), pairs(twos=TIMED))
@@ -876,7 +876,7 @@ async def test_datagrams_of_older_peers_are_ignored(world: World, version: Versi
     assert not publisher.closed
 
 
-# --- slow viewers
+# --- slow viewers ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ALL)

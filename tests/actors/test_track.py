@@ -19,7 +19,7 @@ from tests.actors.watching import actor_of
 from tests.actors.world import LATE, QUICK
 from tests.clock import RUNTIME, TIMEOUT, settle, until
 
-# --- delivery
+# --- delivery --------------------------------------------------------------------------------------------------------
 
 
 async def test_the_first_subscriber_opens_the_upstream_and_is_accepted() -> None:
@@ -191,7 +191,7 @@ async def test_frames_without_a_time_get_the_time_of_their_arrival() -> None:
     assert data[0] >= 0x40  # a time since some epoch needs more than one byte
 
 
-# --- the end
+# --- the end ---------------------------------------------------------------------------------------------------------
 
 
 async def test_the_end_after_the_last_group_is_reported_at_once() -> None:
@@ -357,7 +357,7 @@ async def test_a_stopped_track_closes_its_upstream_and_refuses_everybody() -> No
     assert stage.source.got(m.CloseUpstream) == [m.CloseUpstream(stage.track)]
 
 
-# --- idle
+# --- idle ------------------------------------------------------------------------------------------------------------
 
 
 class House:
@@ -505,7 +505,7 @@ async def test_a_dead_subscriber_is_dropped() -> None:
     await until(lambda: stage.broadcast.got(m.TrackIdle))
 
 
-# --- bounds
+# --- bounds ----------------------------------------------------------------------------------------------------------
 
 
 async def test_start_and_end_group_bound_a_subscription() -> None:
@@ -605,7 +605,7 @@ async def test_an_update_that_cuts_a_group_leaves_nothing_of_it_behind() -> None
     assert viewer.groups()[2].fin
 
 
-# --- params
+# --- params --------------------------------------------------------------------------------------------------------
 
 
 async def test_the_parameters_of_all_subscribers_go_upstream_together() -> None:
@@ -640,7 +640,7 @@ async def _asks_again(stage: Stage) -> bool:
     return bool(stage.updates) or len(stage.opened) > 1
 
 
-# --- properties and fetches
+# --- properties and fetches ------------------------------------------------------------------------------------------
 
 
 async def test_describe_asks_upstream_once_and_answers_everybody() -> None:
@@ -793,7 +793,7 @@ async def test_a_flood_of_updates_is_looked_at_once_in_a_turn() -> None:
     assert [update.params.priority for update in stage.updates] == [100]
 
 
-# --- limits
+# --- limits ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_group_larger_than_the_cache_is_ended() -> None:

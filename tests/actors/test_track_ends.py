@@ -22,7 +22,7 @@ def ends(viewer: FakeSubscriber) -> list[tuple[int, tuple[tuple[int, int], ...]]
     return [(ended.final, ended.missing) for ended in viewer.got(m.Ended)]
 
 
-# --- groups that are late
+# --- groups that are late --------------------------------------------------------------------------------------------
 
 
 @staged
@@ -109,7 +109,7 @@ async def test_an_end_without_a_number_always_waits() -> None:
     assert sorted(viewer.groups()) == [0, 1]
 
 
-# --- a publisher that finishes and leaves
+# --- a publisher that finishes and leaves ----------------------------------------------------------------------------
 
 
 @staged
@@ -137,7 +137,7 @@ async def test_a_publisher_that_leaves_in_the_middle_of_its_last_group_breaks_th
     assert ends(viewer) == [(4, ((2, 3),))]
 
 
-# --- subscriptions with a range
+# --- subscriptions with a range --------------------------------------------------------------------------------------
 
 
 @staged
@@ -224,7 +224,7 @@ async def test_a_viewer_that_leaves_while_its_range_waits_leaves_nothing() -> No
     assert not viewer.got(m.Ended)
 
 
-# --- updates
+# --- updates ---------------------------------------------------------------------------------------------------------
 
 
 @staged
@@ -284,7 +284,7 @@ async def test_an_update_moves_the_end_or_takes_it_away() -> None:
     assert ends(viewer) == [(3, ())]
 
 
-# --- the newest group is broken
+# --- the newest group is broken --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("history", [0, 60_000])

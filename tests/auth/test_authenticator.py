@@ -53,7 +53,7 @@ def refused(token: str, path: str = "/room", **options: Any) -> str:
     return str(caught.value)
 
 
-# --- the golden token
+# --- the golden token ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["key_json", "key_file"])
@@ -77,7 +77,7 @@ def test_the_golden_token(form: str, case: dict[str, Any]) -> None:
     assert not permissions.cluster
 
 
-# --- what the peer is told
+# --- what the peer is told -------------------------------------------------------------------------------------------
 
 GOOD: dict[str, Any] = {"root": "room", "get": ""}
 
@@ -117,7 +117,7 @@ def test_a_key_server_that_fails_is_no_fault_of_the_token() -> None:
     assert (caught.value.status, caught.value.answer) == (502, "unauthorized: no key at the moment")
 
 
-# --- what a token gives at a URL
+# --- what a token gives at a URL -------------------------------------------------------------------------------------
 
 ROOM = {"root": "room/123", "put": "alice", "get": ""}
 
@@ -216,7 +216,7 @@ def test_alone_or_with_pub_sub_is_a_grant() -> None:
     assert "claim sub" in refused(raw(HEADER, b'{"sub":7}'), "/")
 
 
-# --- patterns
+# --- patterns --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_only_true_is_a_cluster() -> None:
         refused(signed({"get": "", "cluster": other}))
 
 
-# --- without a token
+# --- without a token -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_a_token_without_a_configured_key_is_refused() -> None:
         run(without, "/", "jwt=" + signed({"get": ""}))
 
 
-# --- time
+# --- time ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_token_ends_with_the_second_it_names() -> None:
@@ -341,7 +341,7 @@ def test_a_token_begins_when_it_says_give_or_take_a_clock() -> None:
     assert "not valid for another" in refused(signed({"get": "", "nbf": NOW + CLOCK_SKEW + 1}))
 
 
-# --- the query
+# --- the query -------------------------------------------------------------------------------------------------------
 
 
 def test_the_token_of_a_query_is_form_decoded() -> None:
@@ -368,7 +368,7 @@ def test_a_query_of_very_many_fields_is_refused() -> None:
         token_of("&".join(f"a{number}=1" for number in range(10_000)))
 
 
-# --- paths that nobody honest asks for
+# --- paths that nobody honest asks for -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_paths_that_only_look_odd() -> None:
         verify(signed({"get": ""}), path)
 
 
-# --- signatures
+# --- signatures ------------------------------------------------------------------------------------------------------
 
 
 def test_wrong_signatures_and_algorithms() -> None:
@@ -465,7 +465,7 @@ def test_a_key_in_the_header_of_the_token_is_not_used() -> None:
     refused(signed({"get": ""}, algorithm="RS256", secret=mine, jku="https://example.com/keys"))
 
 
-# --- what is no token
+# --- what is no token ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -606,7 +606,7 @@ def test_no_url_gives_more_than_the_token(
     assert permissions.may_subscribe(broadcast) == granted(path, get)
 
 
-# --- keys by name
+# --- keys by name ----------------------------------------------------------------------------------------------------
 
 
 class Named(Keys):
@@ -661,7 +661,7 @@ def test_the_scope_of_a_key_limits_every_token() -> None:
         assert "scope" in refused(signed(claims), "/", keys=keys)
 
 
-# --- refusals come slowly
+# --- refusals come slowly --------------------------------------------------------------------------------------------
 
 
 async def test_repeated_refusals_of_one_address_are_held_back(monkeypatch: pytest.MonkeyPatch) -> None:

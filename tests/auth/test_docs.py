@@ -70,7 +70,7 @@ def seen(checked: Authenticator, url: str, query: str) -> Permissions | None:
         return None
 
 
-# --- tokens
+# --- tokens ----------------------------------------------------------------------------------------------------------
 
 EXAMPLES = table("token | URL | may publish")
 OLDER = table("token | URL | 0.9.3")
@@ -109,7 +109,7 @@ def test_the_examples_cover_every_claim_and_kind_of_url() -> None:
     assert all(part in urls for part in ("//", "%20", "%2F", "..", "%2e", "/Room"))
 
 
-# --- without a token
+# --- without a token -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_what_anyone_may_do(public: str, url: str, publish: str, subscribe: str)
     assert seen(open_to_all, url, "jwt=bad") is None
 
 
-# --- reasons
+# --- reasons ---------------------------------------------------------------------------------------------------------
 
 
 class Try(NamedTuple):
@@ -197,7 +197,7 @@ async def test_the_log_has_these_reasons(tmp_path: Path) -> None:
             await attempt.keys.close()
 
 
-# --- keys
+# --- keys ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_form_of_a_kid() -> None:
@@ -236,7 +236,7 @@ def test_the_python_snippet_signs(algorithm: str, tmp_path: Path, monkeypatch: p
     assert claims.expires is not None
 
 
-# --- numbers
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_numbers_in_the_text() -> None:

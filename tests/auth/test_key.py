@@ -104,7 +104,7 @@ ALL = encode(b'{"get":""}')
 HEADER = b'{"typ":"JWT","alg":"HS256"}'
 
 
-# --- every algorithm
+# --- every algorithm -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -179,7 +179,7 @@ def test_an_elliptic_signature_of_zeros_is_refused() -> None:
         refused(key_of(algorithm), f"{head}.{encode(bytes(size))}")
 
 
-# --- attacks on the choice of the algorithm
+# --- attacks on the choice of the algorithm --------------------------------------------------------------------------
 
 
 def unsigned(header: dict[str, Any], signature: str = "") -> str:
@@ -228,7 +228,7 @@ def test_keys_that_come_in_the_header_do_not_matter() -> None:
     assert "does not fit" in refused(key_of("ES256"), f"{signed}.{encode(signature)}")
 
 
-# --- tokens that are wrong in other ways
+# --- tokens that are wrong in other ways -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_the_kid_of_a_token() -> None:
             token_kid(token)
 
 
-# --- what a key is for, and how far it reaches
+# --- what a key is for, and how far it reaches -----------------------------------------------------------------------
 
 
 def test_operations_are_kept_to() -> None:
@@ -438,7 +438,7 @@ def test_without_a_kid_the_header_has_none() -> None:
     assert "kid" not in jwt.get_unverified_header(HS256.sign(CLAIMS))
 
 
-# --- key files
+# --- key files -------------------------------------------------------------------------------------------------------
 
 
 def test_every_form_of_a_key_file() -> None:
@@ -628,7 +628,7 @@ def test_keys_cannot_be_changed() -> None:
         HS256.algorithm = "none"  # type: ignore[misc]
 
 
-# --- making, loading and saving
+# --- making, loading and saving --------------------------------------------------------------------------------------
 
 
 def test_new_keys_differ_and_have_names() -> None:
@@ -760,7 +760,7 @@ def test_files_that_are_no_keys(tmp_path: Path) -> None:
         Key.load(Path("/dev/zero"))
 
 
-# --- golden keys and tokens
+# --- golden keys and tokens ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["key_json", "key_file"])
@@ -810,7 +810,7 @@ def test_scoped_keys_of_the_rust_tool(algorithm: str) -> None:
     assert "scope" in refused(key, golden["beyond_scope"])
 
 
-# --- anything at all
+# --- anything at all -------------------------------------------------------------------------------------------------
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -77,7 +77,7 @@ def files(folder: Path) -> set[str]:
     return {found.name for found in folder.iterdir()}
 
 
-# --- help
+# --- help ------------------------------------------------------------------------------------------------------------
 
 
 def test_help(run: Run) -> None:
@@ -144,7 +144,7 @@ def test_wrong_usage(run: Run, words: list[str], reason: str) -> None:
     assert done.out == ""
 
 
-# --- generate
+# --- generate --------------------------------------------------------------------------------------------------------
 
 
 def test_a_key_goes_to_standard_output(run: Run, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_when_the_second_file_fails_the_first_is_taken_back(
     assert files(tmp_path) == set()
 
 
-# --- sign
+# --- sign ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_token_and_nothing_else_is_printed(run: Run, key: Key) -> None:
@@ -385,7 +385,7 @@ def test_what_a_key_does_not_sign(run: Run, tmp_path: Path) -> None:
     )
 
 
-# --- verify
+# --- verify ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_claims_and_what_they_mean(run: Run, key: Key, tmp_path: Path) -> None:
@@ -497,7 +497,7 @@ def test_tokens_of_others_do_not_drive_the_terminal(run: Run, key: Key) -> None:
     assert not {"\x1b", "\x9b"} & set(done.out + done.err)
 
 
-# --- no secret in a message
+# --- no secret in a message ------------------------------------------------------------------------------------------
 
 
 def test_what_is_typed_in_the_wrong_place_is_not_repeated(run: Run, key: Key, tmp_path: Path) -> None:
@@ -525,7 +525,7 @@ def test_what_is_typed_in_the_wrong_place_is_not_repeated(run: Run, key: Key, tm
     assert files(tmp_path) == {"key.jwk"}
 
 
-# --- older word orders
+# --- older word orders -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("before", [["--key", "old.jwk"], ["--key=old.jwk"]])
@@ -547,7 +547,7 @@ def test_the_words_of_npm(run: Run, tmp_path: Path) -> None:
     assert run("verify", "--key", "p.jwk", "--root", "", stdin=token).status == 0
 
 
-# --- the world outside
+# --- the world outside -----------------------------------------------------------------------------------------------
 
 
 def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -603,7 +603,7 @@ def test_an_internal_error_is_one_line_without_its_text(run: Run, monkeypatch: p
     assert run("generate").status == 130
 
 
-# --- moments and spans
+# --- moments and spans -----------------------------------------------------------------------------------------------
 
 NOW = 1_800_000_000.75
 

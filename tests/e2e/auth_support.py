@@ -43,7 +43,7 @@ OTHER_SECRET: Final = b"another secret that signs nothing that counts"
 Path_: TypeAlias = tuple[str, ...]
 
 
-# --- the world
+# --- the world -----------------------------------------------------------------------------------------------------
 
 WORLD: Final = (
     "lobby/hall",
@@ -94,7 +94,7 @@ def everything() -> str:
     return token(put="", get="")
 
 
-# --- relays and sessions
+# --- relays and sessions -------------------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
@@ -187,7 +187,7 @@ class Answer(Handler):
         raise AssertionError from error
 
 
-# --- who should see what
+# --- who should see what -------------------------------------------------------------------------------------------
 
 
 def segments(path: str) -> Path_:
@@ -398,7 +398,7 @@ WELCOME: Final = tuple(cell for cell in CELLS if cell.sees is not None)
 REFUSED: Final = tuple(cell for cell in CELLS if cell.sees is None)
 
 
-# --- nothing of a token shows
+# --- nothing of a token shows --------------------------------------------------------------------------------------
 
 PART: Final = 13
 """characters: more of a token in a text are a leak"""

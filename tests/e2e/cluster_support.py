@@ -74,7 +74,7 @@ async def eventually(check: Callable[[], Awaitable[T]], within: float = WITHIN, 
         await asyncio.sleep(every)
 
 
-# --- rights
+# --- rights ------------------------------------------------------------------------------------------------------
 
 
 def key_in(folder: Path) -> Path:
@@ -96,7 +96,7 @@ def token_in(folder: Path) -> Path:
     return file
 
 
-# --- relays
+# --- relays ------------------------------------------------------------------------------------------------------
 
 
 class Node:
@@ -363,7 +363,7 @@ async def cluster(
             await asyncio.gather(*(node.close() for node in nodes))
 
 
-# --- clients
+# --- clients -----------------------------------------------------------------------------------------------------
 
 
 async def dial(node: Node, path: str = "", **options: Any) -> Client:
@@ -548,7 +548,7 @@ class Guide(Guest):
         await eventually(check, within)
 
 
-# --- what is said
+# --- what is said ------------------------------------------------------------------------------------------------
 
 
 class Log(logging.Handler):

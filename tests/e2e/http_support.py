@@ -40,7 +40,7 @@ IMPATIENT: Final = Limits(track_idle=0.01)
 SECRET: Final = b"0123456789abcdef0123456789abcdef"
 
 
-# --- publishing
+# --- publishing --------------------------------------------------------------------------------------------------
 
 
 async def live(relay: Relay, publication: Publication) -> Publication:
@@ -116,7 +116,7 @@ def logged(name: str) -> Iterator[Lines]:
         logger.removeHandler(lines)
 
 
-# --- rights
+# --- rights ------------------------------------------------------------------------------------------------------
 
 
 def key_file(folder: Path) -> Path:
@@ -134,7 +134,7 @@ def guarded(folder: Path, public: str | None = None) -> Config:
     return config(limits=IMPATIENT).model_copy(update={"auth": Auth(key=key_file(folder), public=public)})
 
 
-# --- certificates
+# --- certificates ------------------------------------------------------------------------------------------------
 
 
 def certificate(key: PrivateKey | None = None) -> CertificatePair:

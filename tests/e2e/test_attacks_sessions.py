@@ -56,7 +56,7 @@ LIMITS = Limits(
 )
 
 
-# --- the healthy pair
+# --- the healthy pair ------------------------------------------------------------------------------------------------
 
 
 class Service:
@@ -131,7 +131,7 @@ def actors() -> int:
     return len(list(RUNTIME.actors))
 
 
-# --- the attacker
+# --- the attacker ----------------------------------------------------------------------------------------------------
 
 
 class Attacker(RawPeer):
@@ -193,7 +193,7 @@ def connection(relay: Relay, peer: Attacker) -> ConnectionActor:
     return found
 
 
-# --- control
+# --- control ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_06])
@@ -285,7 +285,7 @@ async def test_giant_messages_and_long_paths() -> None:
         )
 
 
-# --- streams
+# --- streams ---------------------------------------------------------------------------------------------------------
 
 
 async def test_stream_flood() -> None:
@@ -320,7 +320,7 @@ async def test_a_flood_of_whole_streams() -> None:
         await until(relay, "refused_total", 1, limit="control_rate")
 
 
-# --- groups
+# --- groups ----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
@@ -428,7 +428,7 @@ async def test_a_publisher_that_never_answers(version: Version) -> None:
         assert not peer.closed
 
 
-# --- viewers
+# --- viewers ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_viewer_that_withholds_credit() -> None:

@@ -73,7 +73,7 @@ def record() -> Iterator[Record]:
         yield everything_logged
 
 
-# --- ways in, down to the byte
+# --- ways in, down to the byte -----------------------------------------------------------------------------------------
 
 Outcome = tuple[bool, object]
 """Admitted with these paths; else the refusal."""
@@ -337,7 +337,7 @@ async def serving(
             client.check()
 
 
-# --- tokens that are none
+# --- tokens that are none ----------------------------------------------------------------------------------------------
 
 
 def encoded(part: bytes) -> str:
@@ -508,7 +508,7 @@ async def test_a_key_outside_of_the_directory_is_not_found(tmp_path: Path) -> No
         await assert_refused(relay, f"/?jwt={token(headers={'kid': 'good'}, secret=OTHER_SECRET, get='')}")
 
 
-# --- tokens in the wrong place
+# --- tokens in the wrong place -----------------------------------------------------------------------------------------
 
 
 async def test_a_token_is_taken_from_one_place_only(tmp_path: Path) -> None:
@@ -634,7 +634,7 @@ async def hasty(relay: Relay, version: Version, credential: str) -> tuple[Client
     return client, first, second, third
 
 
-# --- long ones
+# --- long ones ---------------------------------------------------------------------------------------------------------
 
 
 def sized(length: int, **claims: Any) -> str:
@@ -688,7 +688,7 @@ async def test_a_token_that_is_far_too_long_is_cheap(way: str, tmp_path: Path) -
                 assert (admitted, found) == UNAUTHORIZED[way], length
 
 
-# --- paths
+# --- paths -------------------------------------------------------------------------------------------------------------
 
 REFUSED_PATHS: Final = (
     "/room/123/..",
@@ -778,11 +778,9 @@ async def test_a_letter_that_need_not_be_encoded_gives_no_more_than_without(tmp_
 
 async def test_an_encoded_slash_is_a_slash_to_http_routes_and_no_path_to_sessions(tmp_path: Path) -> None:
     async with serving(tmp_path) as relay:
-        for number, path in enumerate(ENCODED_SLASHES):
-            ways = some_ways(number)
-            found = await outcomes(relay, f"{path}?jwt={token(**ROOM)}", ways=ways)
-            expected = {**UNAUTHORIZED, "http": (True, set(IN_ROOM))}
-            assert found == {way: expected[way] for way in ways}, path
+        for path in ENCODED_SLASHES:
+            found = await outcomes(relay, f"{path}?jwt={token(**ROOM)}")
+            assert found == {**UNAUTHORIZED, "http": (True, set(IN_ROOM))}, path
         for path in ("/room%2f124", "/room%2f123%2f..%2f124", "/secret%2fx", "/room%2f1234"):
             wrong = await let_in(relay, "http", [path], token(**ROOM))
             assert not wrong
@@ -830,7 +828,7 @@ async def test_very_long_paths(way: str, tmp_path: Path, record: Record) -> None
     assert max(map(len, record.texts)) < 10_000
 
 
-# --- publishing where it is not allowed
+# --- publishing where it is not allowed --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", list(Version))
@@ -863,7 +861,7 @@ async def test_announcements_do_not_climb_out_of_what_is_granted(version: Versio
             await announced.wait_for(path, active=False)
 
 
-# --- time
+# --- time --------------------------------------------------------------------------------------------------------------
 
 CALLS: Final = 30
 SLOWEST: Final = 0.005

@@ -83,7 +83,7 @@ def test_the_table_and_the_rule_say_the_same() -> None:
             assert cell.expected(WORLD) == set(cell.sees), cell
 
 
-# --- what everybody is measured by
+# --- what everybody is measured by -----------------------------------------------------------------------------------
 
 
 class Stage:
@@ -154,7 +154,7 @@ async def stage(folder: Path, **options: Any) -> AsyncIterator[Stage]:
         yield found
 
 
-# --- real clients
+# --- real clients ------------------------------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
@@ -246,14 +246,11 @@ async def test_real_clients_are_refused_alike_whatever_is_wrong(transport: str, 
             assert not leaks(json.dumps(peer.events), *peer.stderr)
 
 
-# --- our own client, on every version
+# --- our own client, on every version ----------------------------------------------------------------------------------
 
 INJECTED = b"injected"
 
-WITH_A_URL = covering(
-    ["webtransport", "websocket"],
-    first(*(Version(number) for number in (6, 1, 4, 3, 5, 2)), count=4),
-)
+WITH_A_URL = covering(["webtransport", "websocket"], list(Version))
 IN_BAND = [
     ("quic", version)
     for version in first(Version.LITE_06, Version.LITE_02, Version.LITE_05, Version.LITE_01, count=2)
@@ -438,7 +435,7 @@ async def test_without_a_place_for_a_token_there_is_only_what_is_public(
         assert found == unauthorized("quic", version, "token needed")
 
 
-# --- the end of a token
+# --- the end of a token ------------------------------------------------------------------------------------------------
 
 EARLY, LATE = 0.5, 10.0
 """Seconds by which an end may miss the token's time."""
@@ -555,7 +552,7 @@ async def test_a_running_http_request_ends_with_its_token(tmp_path: Path) -> Non
             assert response.status == HTTPStatus.UNAUTHORIZED
 
 
-# --- HTTP
+# --- HTTP --------------------------------------------------------------------------------------------------------------
 
 
 async def got(session: aiohttp.ClientSession, url: str, **headers: str) -> tuple[int, Any, bytes]:
@@ -628,7 +625,7 @@ async def test_the_state_without_a_token_is_refused_alike_everywhere(tmp_path: P
         assert found.pop()[0] == HTTPStatus.UNAUTHORIZED
 
 
-# --- what a refusal looks like on the wire
+# --- what a refusal looks like on the wire -----------------------------------------------------------------------------
 
 
 async def upgrade(relay: Relay, target: str) -> bytes:
@@ -692,7 +689,7 @@ async def test_webtransport_refusals_differ_in_the_word_only(
         assert len(scene.relay.connections) == 2
 
 
-# --- what the operator sees, and does not see
+# --- what the operator sees, and does not see --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -755,7 +752,7 @@ async def test_the_log_says_who_may_do_what_and_why_others_may_not(
         assert not leaks(*shown)
 
 
-# --- who fails often waits
+# --- who fails often waits ---------------------------------------------------------------------------------------------
 
 
 async def refused_over(relay: Relay, way: str) -> None:

@@ -298,7 +298,7 @@ async def test_every_draft_gets_the_reason(transport: str, draft: Draft, place: 
         assert not leaks(str(found))
 
 
-# --- tokens in requests
+# --- tokens in requests ------------------------------------------------------------------------------------------------
 
 
 async def answered(client: Client, path: str, credential: str | None) -> dict[str, Message | None]:

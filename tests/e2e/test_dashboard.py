@@ -387,7 +387,7 @@ async def test_a_token_goes_with_every_request() -> None:
         assert made not in await page.text("body")
 
 
-# --- names with slashes, and refusals
+# --- names with slashes, and refusals ---------------------------------------------------------------------------
 
 
 async def test_tracks_with_slashes_in_their_names_are_watched() -> None:

@@ -111,7 +111,7 @@ async def cam(
         yield relay, http, publication, publication.track("video/hd")
 
 
-# --- /announced
+# --- /announced -------------------------------------------------------------------------------------------------
 
 
 async def test_announced_as_a_structure_tells_tracks_and_viewers() -> None:
@@ -145,7 +145,7 @@ async def test_announced_lists_a_path_once_however_many_publish_it() -> None:
         assert await get(http, f"{relay.url}announced/") == (200, "demo/cam\n")
 
 
-# --- /fetch: frames
+# --- /fetch: frames ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [Version.LITE_03, Version.LITE_04, Version.LITE_05, Version.LITE_06])
@@ -195,7 +195,7 @@ async def test_a_frame_in_many_chunks_is_one_frame() -> None:
             assert short(rows(await framed.content.read())) == [(0, 2, bytes(range(20)))]
 
 
-# --- /fetch: names
+# --- /fetch: names ----------------------------------------------------------------------------------------------
 
 
 async def test_the_longest_announced_path_is_the_broadcast_and_the_rest_the_track() -> None:
@@ -336,7 +336,7 @@ async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> No
         await no_readers_left()
 
 
-# --- /fetch: groups
+# --- /fetch: groups ---------------------------------------------------------------------------------------------
 
 
 async def test_a_group_by_number_from_the_cache() -> None:
@@ -446,7 +446,7 @@ async def test_two_groups_at_once_are_kept_apart() -> None:
             assert await plain.content.readexactly(27) == b"old 0new 0.old 1.new 1old 2"
 
 
-# --- /fetch: following
+# --- /fetch: following ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [Version.LITE_02, Version.LITE_04, Version.LITE_06])
@@ -508,7 +508,7 @@ async def test_following_a_publisher_that_is_lost_does_not_look_complete() -> No
         await no_readers_left()
 
 
-# --- refusals
+# --- refusals ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -594,7 +594,7 @@ async def test_ipv4_on_a_dual_stack_socket_is_shown_as_ipv4(caplog: pytest.LogCa
     assert "::ffff:" not in caplog.text
 
 
-# --- /state
+# --- /state -----------------------------------------------------------------------------------------------------
 
 
 async def test_the_state_of_everything() -> None:
@@ -756,7 +756,7 @@ async def test_the_internal_address_shows_everything_without_a_token(tmp_path: P
             assert (await get(http, f"{relay.url}metrics"))[0] == 404
 
 
-# --- small routes, methods
+# --- small routes, methods --------------------------------------------------------------------------------------
 
 
 async def test_health() -> None:
@@ -822,7 +822,7 @@ async def test_other_methods_are_refused(path: str) -> None:
         assert await response.text() == "DELETE is not possible here, only GET, HEAD\n"
 
 
-# --- clients that leave or do not read
+# --- clients that leave or do not read --------------------------------------------------------------------------
 
 
 def deaf(relay: Relay, path: str) -> socket.socket:

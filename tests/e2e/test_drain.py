@@ -209,7 +209,7 @@ async def test_a_relay_of_a_cluster_is_not_waited_for_and_comes_back_later(tmp_p
             assert whole == list(range(whole[0], whole[-1] + 1))
 
 
-# --- as a process
+# --- as a process ----------------------------------------------------------------------------------------------------
 
 
 def config(folder: Path, drain: float) -> str:

@@ -97,7 +97,7 @@ async def viewer(relay: Relay, **options: Any) -> AsyncIterator[Client]:
         yield client
 
 
-# --- names
+# --- names -------------------------------------------------------------------------------------------------------
 
 
 async def test_names_follow_the_conventions_of_prometheus() -> None:
@@ -137,7 +137,7 @@ async def test_a_fresh_relay_shows_every_metric_and_zeros() -> None:
     assert {"moq_relay_refused", "moq_relay_groups_dropped", "moq_relay_sessions"} <= found
 
 
-# --- values
+# --- values ------------------------------------------------------------------------------------------------------
 
 
 async def test_the_end_of_each_certificate() -> None:
@@ -330,7 +330,7 @@ async def test_two_scrapes_at_once_agree() -> None:
         assert set(counters(first)) == set(counters(second))
 
 
-# --- limits
+# --- limits ------------------------------------------------------------------------------------------------------
 
 
 async def test_refusals_are_counted_by_limit() -> None:

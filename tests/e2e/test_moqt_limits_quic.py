@@ -114,7 +114,7 @@ async def publishing(relay: Relay, draft: Draft) -> AsyncIterator[Attacker]:
                 await task
 
 
-# --- streams and their bytes
+# --- streams and their bytes -----------------------------------------------------------------------------------------
 
 
 @drafts
@@ -181,7 +181,7 @@ async def test_streams_that_end_at_once(draft: Draft) -> None:
         await until(relay, "refused_total", 1, limit="control_rate")
 
 
-# --- requests
+# --- requests --------------------------------------------------------------------------------------------------------
 
 
 @drafts
@@ -221,7 +221,7 @@ async def test_messages_that_announce_too_much(draft: Draft) -> None:
         await until(relay, "refused_total", 1, limit="message")
 
 
-# --- groups
+# --- groups ----------------------------------------------------------------------------------------------------------
 
 
 @drafts
@@ -279,7 +279,7 @@ async def test_a_viewer_that_withholds_credit(draft: Draft) -> None:
         assert not peer.closed
 
 
-# --- sessions
+# --- sessions --------------------------------------------------------------------------------------------------------
 
 
 @drafts
@@ -378,7 +378,7 @@ async def test_tokens_that_are_guessed(draft: Draft, tmp_path: Path) -> None:
         await until(relay, "refused_total", 5, limit="unauthorized")
 
 
-# --- WebSocket
+# --- WebSocket -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager

@@ -46,7 +46,7 @@ async def sees(relay: Relay, path: str) -> int:
         return response.status
 
 
-# --- what is taken over
+# --- what is taken over ------------------------------------------------------------------------------------------
 
 
 async def test_a_limit_is_lowered_and_raised_while_sessions_go_on() -> None:
@@ -115,7 +115,7 @@ async def test_a_key_becomes_a_directory_of_keys(tmp_path: Path) -> None:
         assert [await status(relay, NEW, "new"), await sees(relay, "")] == [401, 200]
 
 
-# --- what is not
+# --- what is not --------------------------------------------------------------------------------------------------
 
 
 async def test_what_needs_a_restart_is_named_and_left(caplog: pytest.LogCaptureFixture) -> None:
@@ -164,7 +164,7 @@ async def test_all_or_nothing(tmp_path: Path, bad: str) -> None:
         assert (relay._config, relay.limits, relay._authenticator.keys, relay.fingerprint) == before
 
 
-# --- as a process
+# --- as a process -------------------------------------------------------------------------------------------------
 
 
 async def test_sighup_reads_the_file_again(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def served_by(stage: Stage, path: str, *candidates: Publication, exclude: int = 
     return -1 if serving is None else candidates.index(serving)
 
 
-# --- watching
+# --- watching --------------------------------------------------------------------------------------------------------
 
 
 def test_an_empty_initial_set_is_announced_too() -> None:
@@ -220,7 +220,7 @@ def test_routes_through_the_excluded_hop_are_not_offered_and_not_used() -> None:
     assert watcher.sees() == {}
 
 
-# --- who serves
+# --- who serves ------------------------------------------------------------------------------------------------------
 
 
 def test_the_newest_publication_serves_and_the_older_one_returns() -> None:
@@ -315,7 +315,7 @@ def test_a_better_route_is_a_change_not_an_end() -> None:
     assert change.offer.source == started[0].source
 
 
-# --- tentative announcements
+# --- tentative announcements -----------------------------------------------------------------------------------------
 
 
 def test_a_tentative_announcement_is_promoted_when_the_incumbent_is_dead() -> None:
@@ -373,7 +373,7 @@ def test_a_dead_fallback_does_not_promote_echoes_over_the_living_incumbent() -> 
     assert served_by(stage, "p", old, real, echo) == 1
 
 
-# --- prefix routes
+# --- prefix routes ---------------------------------------------------------------------------------------------------
 
 
 def test_a_prefix_route_serves_every_path_below_and_the_longest_wins() -> None:
@@ -430,7 +430,7 @@ def test_a_plain_announcement_above_a_watch_is_not_offered() -> None:
     assert above.sees() == {}
 
 
-# --- cleanliness
+# --- cleanliness -----------------------------------------------------------------------------------------------------
 
 
 def test_what_concerns_one_room_is_no_matter_of_how_many_others_there_are(
@@ -457,7 +457,7 @@ def test_what_concerns_one_room_is_no_matter_of_how_many_others_there_are(
     assert len(compared) <= 150
 
 
-# --- lingering
+# --- lingering -------------------------------------------------------------------------------------------------------
 
 
 def test_a_return_by_the_same_route_is_not_announced() -> None:
@@ -559,7 +559,7 @@ def test_a_session_that_comes_back_for_some_of_its_paths() -> None:
     assert stage.count() == (2, 2, 1)
 
 
-# --- other relays
+# --- other relays ----------------------------------------------------------------------------------------------------
 
 
 def test_a_relay_is_offered_only_what_may_go_onward() -> None:
@@ -721,7 +721,7 @@ def test_a_publisher_goes_on_while_a_relay_is_lost_on_the_way_to_it(
     assert (second.life == known) == same
 
 
-# --- older sessions that may be dead
+# --- older sessions that may be dead ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hops", [(50, 3), (50,), (60,)], ids=["another route", "the same id", "another id"])
@@ -796,7 +796,7 @@ def test_a_dead_publisher_is_not_offered_to_the_relay_that_has_the_living_one() 
     assert list(relay.sees()) == ["p"]
 
 
-# --- withdrawals by other relays
+# --- withdrawals by other relays -----------------------------------------------------------------------------------
 
 
 def test_another_route_serves_at_once_but_is_announced_when_the_path_has_settled() -> None:
@@ -835,7 +835,7 @@ def test_a_publication_that_took_over_from_a_dead_one_is_no_echo_any_more() -> N
     assert served_by(stage, "p", returned, echo) == 0
 
 
-# --- anything, in any order
+# --- anything, in any order ----------------------------------------------------------------------------------------
 
 PATHS = ("a", "a/b", "c", "in/members/x")
 STEPS = ("announce", "announce", "announce", "withdraw", "reroute", "go", "lost", "leave", "dead", "alive",

@@ -143,7 +143,7 @@ def publish(viewer: Viewer, groups: int, *, rate: float, frame: int = 10_000, ti
             viewer.bottleneck.run(tick, rate)
 
 
-# --- order
+# --- order -----------------------------------------------------------------------------------------------------------
 
 
 def test_priorities_stay_below_control_streams_and_in_their_order() -> None:
@@ -217,7 +217,7 @@ def test_tracks_of_one_priority_take_turns_whatever_their_numbers(ordered: bool)
         assert 10 <= sum(stream.done is not None for stream in viewer.streams.values()) <= 30
 
 
-# --- a peer that keeps up
+# --- a peer that keeps up --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.5, 30.0])
@@ -270,7 +270,7 @@ def test_groups_of_a_slow_publisher_are_not_old_because_they_began_long_ago() ->
     assert viewer.lost == []
 
 
-# --- a peer that does not
+# --- a peer that does not ----------------------------------------------------------------------------------------------
 
 
 def test_a_slow_peer_gets_the_newest_groups_in_time_and_loses_the_oldest() -> None:
@@ -340,7 +340,7 @@ def test_the_newest_groups_wait_however_slow_the_peer_is() -> None:
     assert sorted(viewer.waiting) == [7, 8, 9]
 
 
-# --- max latency
+# --- max latency -------------------------------------------------------------------------------------------------------
 
 
 def test_a_group_is_given_up_once_it_is_later_than_the_subscriber_takes() -> None:

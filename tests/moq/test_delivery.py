@@ -97,7 +97,7 @@ class Network:
         return sum(stream.unsent for stream in self.end.session.streams)
 
 
-# --- order
+# --- order -----------------------------------------------------------------------------------------------------------
 
 
 @versions
@@ -142,7 +142,7 @@ def test_an_update_of_the_priority_concerns_what_is_queued(version: Version) -> 
     assert network.send(one, 1, 10).priority > first.priority
 
 
-# --- what a slow peer skips
+# --- what a slow peer skips ------------------------------------------------------------------------------------------
 
 
 @versions
@@ -223,7 +223,7 @@ def test_queued_groups_of_a_subscription_are_bounded() -> None:
     assert not streams[-1].resets
 
 
-# --- what a slow session loses
+# --- what a slow session loses ---------------------------------------------------------------------------------------
 
 
 def test_a_session_that_holds_too_much_loses_fetches_then_subscriptions_then_announcements() -> None:
@@ -285,7 +285,7 @@ def test_the_unsent_bytes_of_a_session_are_no_more_than_it_counts() -> None:
     assert network.unsent <= network.serving._unsent < 1200
 
 
-# --- the end of a track
+# --- the end of a track ----------------------------------------------------------------------------------------------
 
 
 def ending(version: Version, final: int) -> bytes:
@@ -434,7 +434,7 @@ def test_an_aborted_group_is_reset_unless_it_was_sent(version: Version) -> None:
     assert len(network.end.session.streams) == streams
 
 
-# --- datagrams
+# --- datagrams -------------------------------------------------------------------------------------------------------
 
 
 @versions

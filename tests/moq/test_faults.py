@@ -92,7 +92,7 @@ def tables(end: End) -> dict[str, int]:
     return {name: len(table) for name, table in kept.items() if table}
 
 
-# --- garbage on each kind of stream
+# --- garbage on each kind of stream ----------------------------------------------------------------------------------
 
 
 def incoming(end: End) -> FakeStream:
@@ -419,7 +419,7 @@ def test_a_held_stream_ends_as_its_peer_ends_it(version: Version) -> None:
     assert stream.resets == [70]
 
 
-# --- how much, and how often
+# --- how much, and how often -----------------------------------------------------------------------------------------
 
 FEW = Limits(control_rate=2, control_burst=10)
 
@@ -537,7 +537,7 @@ def test_an_update_that_changes_nothing_is_not_sent(version: Version) -> None:
     assert stream.written == opening + SubscribeUpdate(5).encode(version)
 
 
-# --- groups
+# --- groups ----------------------------------------------------------------------------------------------------------
 
 
 def group_data(version: Version, sequence: int, payload: bytes = b"x", subscribe_id: int = 0) -> bytes:
@@ -656,7 +656,7 @@ def test_datagrams_that_are_not_ours_are_lost(version: Version, data: bytes) -> 
     assert end.session.closed == []
 
 
-# --- what is over stays over
+# --- what is over stays over -----------------------------------------------------------------------------------------
 
 
 def delivering(version: Version) -> tuple[End, FakeStream, FakeStream, int]:
@@ -697,7 +697,7 @@ def test_no_end_of_a_track_is_due_after_the_close() -> None:
     assert end.on_time(10.0) == []
 
 
-# --- faults of our own
+# --- faults of our own -----------------------------------------------------------------------------------------------
 
 
 @versions
@@ -763,7 +763,7 @@ def test_a_request_that_the_version_lacks_is_a_value_error(
     assert tables(end) == {}
 
 
-# --- nothing grows
+# --- nothing grows ---------------------------------------------------------------------------------------------------
 
 
 def everything(pair: Pair, version: Version, viewer: End, publisher: End, ending: str) -> None:
@@ -826,7 +826,7 @@ def test_streams_of_fetches_are_forgotten_once_they_are_sent() -> None:
     assert tables(end) == {}
 
 
-# --- anything at all
+# --- anything at all -------------------------------------------------------------------------------------------------
 
 
 def corpus(version: Version) -> dict[str, list[bytes]]:

@@ -233,7 +233,7 @@ def test_a_group_that_ends_under_a_bounded_subscription_is_forgotten(end: bool |
     assert track.feed._encoders == {}
 
 
-# --- updates
+# --- updates ---------------------------------------------------------------------------------------------------------
 
 
 def begun(params: SubscribeParams, start: int) -> Track:

@@ -94,7 +94,7 @@ def send_setup(end: End, version: Version, setup: Setup) -> list[Event]:
     return end.receive(StreamData(stream, setup_stream(version, setup), True))
 
 
-# --- 01 and 02: SETUP on the first bidirectional stream
+# --- 01 and 02: SETUP on the first bidirectional stream --------------------------------------------------------------
 
 
 @forms
@@ -224,7 +224,7 @@ def test_the_end_of_the_setup_stream_is_the_end_of_the_session(is_client: bool, 
     assert end.of(Fault) == []
 
 
-# --- 05 and 06: a stream of its own
+# --- 05 and 06: a stream of its own ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [V5, V6])
@@ -338,7 +338,7 @@ def test_older_versions_refuse_a_setup_stream(version: Version) -> None:
     assert end.session.closed == []
 
 
-# --- admission, and what comes before it
+# --- admission, and what comes before it -----------------------------------------------------------------------------
 
 
 def test_admission_may_come_before_the_peer_is_introduced() -> None:
@@ -417,7 +417,7 @@ def test_a_held_stream_stays_in_order() -> None:
     assert end.one(StrayGroup) == (0, 7)
 
 
-# --- time
+# --- time ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [None, V5, V6])

@@ -198,7 +198,7 @@ class Reading:
     """The version that the vector decides."""
 
 
-# --- set-up
+# --- set-up ----------------------------------------------------------------------------------------------------------
 
 FORMS = {"l1-session": SetupForm.SESSION, "l1-compat": SetupForm.COMPAT, "d14": SetupForm.DRAFT14}
 
@@ -284,7 +284,7 @@ def in_order_of_id(data: bytes) -> bytes:
     return data[:3] + b"".join(sorted(found))
 
 
-# --- requests
+# --- requests --------------------------------------------------------------------------------------------------------
 
 
 def read_request(id_: str, version: Version, fields: Fields) -> Reading:
@@ -365,7 +365,7 @@ def added(stream: FakeStream, step: Callable[[], object]) -> bytes:
     return stream.written[before:]
 
 
-# --- announcements
+# --- announcements ---------------------------------------------------------------------------------------------------
 
 
 def announcements_of(id_: str, fields: Fields) -> list[Fields]:
@@ -479,7 +479,7 @@ def write_announce(id_: str, version: Version, fields: Fields) -> bytes:
     return data
 
 
-# --- subscriptions
+# --- subscriptions ---------------------------------------------------------------------------------------------------
 
 
 def replies_of(fields: Fields) -> list[Fields]:
@@ -576,7 +576,7 @@ def write_datagram(id_: str, version: Version, fields: Fields) -> bytes:
     return data
 
 
-# --- other answers
+# --- other answers ---------------------------------------------------------------------------------------------------
 
 
 def read_fetched(id_: str, version: Version, fields: Fields) -> Reading:
