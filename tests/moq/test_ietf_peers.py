@@ -1070,23 +1070,23 @@ def test_a_fetch_gives_up_beyond_the_track(draft: Draft) -> None:
 
 
 @drafts
-@pytest.mark.parametrize("timestamp", [0, 63, 64, 127, 128, 16_383, 16_384, 1 << 30, (1 << 61) - 1])
 @pytest.mark.parametrize("start", [0, 2])
-def test_frames_are_written_as_objects_are(draft: Draft, timestamp: int, start: int) -> None:
+def test_frames_are_written_as_objects_are(draft: Draft, start: int) -> None:
     """The short way of a frame gives the bytes of the codec."""
     peer = IetfPeer(draft)
-    group = EncodedGroup(1, 0.0)
     payloads = [b"a" * 70, b"", b"b" * 300, b"c"]
-    for payload in payloads:
-        group.extend((FrameHeader(timestamp, len(payload)), *filter(None, [payload])))
-    encoder = encoder_of(peer.end.moq.encoding, start)
-    written = b"".join(encoder.take(group.parts))
-    expected = b"".join(
-        peer.object(number, payload, number - 1 if number > start else None, ((0x10, timestamp),))
-        for number, payload in enumerate(payloads)
-        if number >= start
-    )
-    assert written == expected
+    for timestamp in (0, 63, 64, 127, 128, 16_383, 16_384, 1 << 30, (1 << 61) - 1):
+        group = EncodedGroup(1, 0.0)
+        for payload in payloads:
+            group.extend((FrameHeader(timestamp, len(payload)), *filter(None, [payload])))
+        encoder = encoder_of(peer.end.moq.encoding, start)
+        written = b"".join(encoder.take(group.parts))
+        expected = b"".join(
+            peer.object(number, payload, number - 1 if number > start else None, ((0x10, timestamp),))
+            for number, payload in enumerate(payloads)
+            if number >= start
+        )
+        assert written == expected, timestamp
 
 
 # --- limits
