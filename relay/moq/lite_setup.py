@@ -187,6 +187,7 @@ class SetupExchange:
         for event in self._left:
             if isinstance(event, StreamData):
                 event.stream.context = None
+        self._stream = None
         self.stop()
         core.state = State.CLOSED
         self._successor = draft
