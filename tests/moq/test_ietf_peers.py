@@ -63,6 +63,7 @@ from relay.wire.ietf.messages import (
     SubscribeTracks,
     TrackStatus,
     Unsubscribe,
+    UnsubscribeNamespace,
 )
 from relay.wire.ietf.streams import decode_datagram, encode_datagram
 from relay.wire.ietf.values import (
@@ -653,6 +654,30 @@ def test_a_track_that_nobody_offers_any_more_is_withdrawn(draft: Draft) -> None:
     assert isinstance(viewer.answers(viewer.asked())[-1], PublishDone)
     viewer.offer("video")
     assert len(viewer.publishes()) == 2
+
+
+@drafts
+@pytest.mark.parametrize("agreed", [True, False])
+def test_tracks_that_a_viewer_does_not_take_go_with_its_interest(draft: Draft, agreed: bool) -> None:
+    """Else they would pile up with each interest."""
+    viewer = TracksViewer(draft)
+    if agreed:
+        viewer.agree()
+    serving = viewer.end.moq.serving
+    serving.offer_track(viewer.wanted.request, "demo/cam", "audio", offered=True)
+    viewer.end.poll()
+    question = viewer.end.of(InfoRequested)[-1].request
+    if draft is Draft.DRAFT_14:
+        viewer.say(viewer.control, UnsubscribeNamespace((b"demo",)))
+    else:
+        viewer.write(viewer.stream, b"", fin=True)
+    cancelled = [event.request for event in viewer.end.of(RequestCancelled)]
+    assert {question, viewer.wanted.request} <= set(cancelled)
+    assert any(isinstance(m, PublishDone) for m in viewer.answers(viewer.asked())) is not agreed
+    assert len(serving._deliveries) == agreed
+    assert serving._offering == {}
+    serving.send_info(question, TrackProperties())
+    assert len(viewer.publishes()) == 1
 
 
 @drafts
