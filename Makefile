@@ -103,7 +103,7 @@ clean: ## Remove everything that was made
 KERNEL := relay/quic/_kernel.c
 
 $(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml setup.py $(KERNEL) | $(VENV)/.python
-	$(PIP) install --require-hashes -r requirements/run.txt -r requirements/build.txt
+	$(PIP) install --no-compile --require-hashes -r requirements/run.txt -r requirements/build.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
